@@ -1,0 +1,51 @@
+"""Neural differential equations in Python. The public names; everything is imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "MLP": "fields",
+    "Linear": "fields",
+    "SEIR": "fields",
+    "Field": "fields",
+    "solve": "models",
+    "NeuralODE": "models",
+    "AugmentedNeuralODE": "models",
+    "load": "models",
+    "Control": "engines.base",
+    "Solution": "engines.base",
+    "Tableau": "engines.torch_engine.tableaus",
+    "Backprop": "gradients",
+    "Checkpointed": "gradients",
+    "Backsolve": "gradients",
+    "fit": "fitting",
+    "FitResult": "fitting",
+    "GrowingSpan": "fitting",
+    "Stage": "fitting",
+    "Adam": "fitting",
+    "AdamW": "fitting",
+    "RMSprop": "fitting",
+    "SGD": "fitting",
+    "LBFGS": "fitting",
+    "PyNeuralODEError": "errors",
+    "ArgumentError": "errors",
+    "SolverError": "errors",
+    "ModelFileError": "errors",
+    "EngineError": "errors",
+    "DataError": "errors",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'pyneuralode' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,5 @@
+"""Data sets, read from small tables that the package carries."""
+
+from .sweden import sweden
+
+__all__ = ["sweden"]

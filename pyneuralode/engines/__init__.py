@@ -1,0 +1,1 @@
+"""The engines that carry out solves, gradients and fits."""

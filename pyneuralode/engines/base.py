@@ -1,0 +1,151 @@
+"""What both engines share: the problem that an engine solves, the controls of a solve and its solution."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError, EngineError, unknown_name
+
+log = logging.getLogger("pyneuralode")
+
+ENGINES = ("auto", "torch", "julia")
+
+
+@dataclass(frozen=True)
+class Control:
+    """How steps are chosen.
+
+    Parameters
+    ----------
+    rtol, atol : float or array of the state's shape
+        The error of a step is measured as the root mean square of error / (atol + rtol |y|) and kept below 1.
+    step : float, optional
+        Size of fixed steps (time units). Without it a method that estimates its error adapts its steps, and
+        one that does not steps from one of the times asked for to the next.
+    first_step, min_step, max_step : float, optional
+        Sizes of the first, smallest and largest adaptive step (time units).
+    max_steps : int
+        Most steps, accepted and rejected, of one solve.
+    """
+
+    rtol: Any = 1e-6
+    atol: Any = 1e-6
+    step: float | None = None
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    max_steps: int = 100_000
+
+    def __post_init__(self):
+        for name in ("rtol", "atol"):
+            value = np.asarray(getattr(self, name), dtype=float)
+            if not np.isfinite(value).all() or (value < 0).any():
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give finite numbers of at least 0, such as 1e-6.")
+        if not np.any(np.asarray(self.rtol)) and not np.any(np.asarray(self.atol)):
+            raise ArgumentError("rtol and atol are both 0: give at least one a positive value, such as 1e-6.")
+        for name in ("step", "first_step", "max_step"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ArgumentError(f"{name} is {value}: give a positive size; the direction follows the times.")
+        if not self.min_step >= 0:
+            raise ArgumentError(f"min_step is {self.min_step}: give a size of at least 0.")
+        if self.min_step > self.max_step:
+            raise ArgumentError(f"min_step is {self.min_step} and max_step {self.max_step}: give a min_step below max_step.")
+        if int(self.max_steps) < 1:
+            raise ArgumentError(f"max_steps is {self.max_steps}: give a number of at least 1.")
+
+    def check_dtype(self, dtype: str, eps: float) -> None:
+        """Raise if a relative tolerance asks for more digits than numbers of `dtype` have."""
+        positive = np.asarray(self.rtol, dtype=float)
+        positive = positive[positive > 0]
+        if positive.size and positive.min() < 2 * eps:
+            advice = f"write rtol={10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
+            raise ArgumentError(f"rtol is {positive.min():g}, below what {dtype} can hold: {advice}.")
+
+
+@dataclass
+class Statistics:
+    """Work done by a solve: evaluations of the field, accepted and rejected steps."""
+
+    nfev: int = 0
+    accepted: int = 0
+    rejected: int = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A whole solve, handed to an engine in one piece.
+
+    `dynamics` is a `Field`, a `torch.nn.Module` or a callable; `parameters` maps names to arrays or tensors;
+    `y0` is an array, a tensor or a tuple of tensors; `ts` an array or tensor (T,) of monotone times.
+    """
+
+    dynamics: Any
+    parameters: dict[str, Any]
+    y0: Any
+    ts: Any
+    solver: Any
+    control: Control
+    gradient: Any
+    dense: bool = False
+    fused: bool = True
+
+
+@dataclass
+class Solution:
+    """The result of a solve.
+
+    Attributes
+    ----------
+    ts : array or tensor (T,)
+        The times asked for.
+    ys : array or tensor (T, *state shape), or a tuple of them
+        The states at those times.
+    nfev, accepted, rejected : int
+        Evaluations of the field, accepted and rejected steps.
+    reason : str
+        Why the solve ended.
+    solver, engine : str
+        What solved it; the torch engine says "torch (fused)" where its compiled path ran.
+    """
+
+    ts: Any
+    ys: Any
+    nfev: int
+    accepted: int
+    rejected: int
+    reason: str
+    solver: str
+    engine: str
+    dense: Callable | None = field(default=None, repr=False)
+
+    def __call__(self, t):
+        """Return the state at time(s) `t` (time units) inside the span, by the method's own interpolant.
+
+        A scalar gives a state, an array (T,) gives (T, *state shape). Needs a solve with ``dense=True``.
+        """
+        if self.dense is None:
+            raise ArgumentError("this solution kept no dense output: solve with dense=True.")
+        return self.dense(t)
+
+
+_announced: set[str] = set()
+
+
+def choose_engine(engine: str) -> str:
+    """Return the engine that `engine` means here: "torch" or "julia"; "auto" is decided, and logged, once."""
+    name = str(engine).lower()
+    if name not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
+    if name == "julia":
+        raise EngineError("engine is 'julia', which this version does not have yet: write engine='torch' or 'auto'.")
+    if name == "auto" and name not in _announced:
+        _announced.add(name)
+        log.info("engine: torch, since the Julia engine is not part of this version")
+    return "torch"

@@ -1,0 +1,107 @@
+"""From a description, a module or a callable to the function ``f(t, y)`` that the torch engine integrates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError
+from ...fields import MLP, SEIR, Field, Linear
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "swish": nn.functional.silu,
+    "softplus": nn.functional.softplus,
+    "elu": nn.functional.elu,
+    "gelu": nn.functional.gelu,
+    "sigmoid": torch.sigmoid,
+    "sin": torch.sin,
+}
+INPUT_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "square": torch.square,
+    "cube": lambda x: x * x * x,
+}
+
+Parameters = dict[str, Tensor]
+Dynamics = Callable[[float, Tensor], Tensor]
+
+
+@singledispatch
+def build(field: Field, parameters: Parameters) -> Dynamics:
+    """Return ``f(t, y)`` for a described field and its parameters; y is (..., dim)."""
+    raise ArgumentError(f"the torch engine has no builder for the field {type(field).__name__}.")
+
+
+@build.register
+def _(field: MLP, parameters: Parameters) -> Dynamics:
+    layers = len(field.sizes) - 1
+    pairs = [(parameters[f"weight_{i}"], parameters[f"bias_{i}"]) for i in range(1, layers + 1)]
+    activate, enter = ACTIVATIONS[field.activation], INPUT_MAPS[field.input_map]
+    linear = nn.functional.linear
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        x = enter(y)
+        if field.input_scale != 1:
+            x = x / field.input_scale
+        for weight, bias in pairs[:-1]:
+            x = activate(linear(x, weight, bias))
+        x = linear(x, *pairs[-1])
+        return x * field.output_scale if field.output_scale != 1 else x
+
+    return slope
+
+
+@build.register
+def _(field: Linear, parameters: Parameters) -> Dynamics:
+    matrix, enter = parameters["A"], INPUT_MAPS[field.input_map]
+    return lambda t, y: nn.functional.linear(enter(y), matrix)
+
+
+@build.register
+def _(field: SEIR, parameters: Parameters) -> Dynamics:
+    gamma, R0, sigma = parameters["gamma"], parameters["R0"], parameters["sigma"]
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        s, e, i, _ = y.unbind(-1)
+        infected, onset, recovered = gamma * R0 * s * i, sigma * e, gamma * i
+        return torch.stack([-infected, infected - onset, onset - recovered, recovered], dim=-1)
+
+    return slope
+
+
+def check_slope(slope: object, y: Tensor, name: str) -> None:
+    """Raise unless what the field returned is a tensor like the state."""
+    if not isinstance(slope, Tensor):
+        raise ArgumentError(f"{name} returned a {type(slope).__name__}: it must return dy/dt as a tensor like y.")
+    for kind, ours, theirs in (
+        ("shape", tuple(y.shape), tuple(slope.shape)),
+        ("dtype", y.dtype, slope.dtype),
+        ("device", y.device, slope.device),
+    ):
+        if ours != theirs:
+            raise ArgumentError(
+                f"{name} returned {kind} {theirs} for a state of {kind} {ours}: give y0 and the field the same {kind}."
+            )
+
+
+def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
+    """Return ``f(t, y)`` for any dynamics, and whether it wants t as a tensor (a user's does, our fields do not)."""
+    if isinstance(dynamics, Field):
+        return build(dynamics, parameters), False
+    if isinstance(dynamics, nn.Module):
+        own = dict(dynamics.named_parameters())
+        if all(own[name] is value for name, value in parameters.items()):
+            return dynamics, True
+        return lambda t, y: torch.func.functional_call(dynamics, parameters, (t, y)), True
+    if callable(dynamics):
+        return dynamics, True
+    raise ArgumentError(
+        f"the field is a {type(dynamics).__name__}: give a Field such as MLP((2, 50, 2)), a torch.nn.Module or a "
+        "callable f(t, y)."
+    )

@@ -1,0 +1,245 @@
+"""Runge-Kutta steps on flat torch tensors: one step, fixed and adaptive marches, and saving at given times.
+
+Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
+plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError, SolverError
+from ..base import Control, Statistics
+from .tableaus import Tableau
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+
+Slope = Callable[[float, Tensor], Tensor]
+
+
+class Method:
+    """A tableau as tensors of one dtype and device, its zero weights left out."""
+
+    def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
+        self.tableau = tableau
+        s = tableau.stages
+        rows = [tableau.A[i, :i] for i in range(1, s)] + [tableau.b]
+        self.estimates = 0 if tableau.error is None else len(tableau.error)
+        rows += [] if tableau.error is None else list(tableau.error)
+        rows += [] if tableau.extra_A is None else [row[: s + i] for i, row in enumerate(tableau.extra_A)]
+        self.used = [np.flatnonzero(row).tolist() for row in rows]
+        self.sizes = [len(used) for used in self.used]
+        flat = np.concatenate([row[used] for row, used in zip(rows, self.used)])
+        self.numbers = np.split(flat, np.cumsum(self.sizes)[:-1])
+        self.weights = torch.tensor(flat, dtype=dtype, device=device)
+        self.c = tableau.c.tolist() + ([] if tableau.extra_c is None else tableau.extra_c.tolist())
+        self.dtype, self.device = dtype, device
+        # A slope at the end, where the method evaluates one, is handed on as the next step's first stage.
+        self.end_stage = tableau.end_stage
+
+
+@lru_cache(maxsize=64)
+def as_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Method:
+    return Method(tableau, dtype, device)
+
+
+class Step:
+    """One step from (t, y) to (t_end, end): the stages, and the state anywhere between."""
+
+    __slots__ = ("method", "f", "t", "t_end", "h", "y", "end", "stages", "_weights")
+
+    def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, first: Tensor | None = None):
+        self.method, self.f, self.t, self.t_end, self.y = method, f, t, t_end, y
+        self.h = t_end - t
+        self._weights = (method.weights * self.h).split(method.sizes)
+        self.stages = [f(t, y) if first is None else first]
+        s = method.tableau.stages
+        for i in range(1, s):
+            at = self._combine(i - 1)
+            self.stages.append(f(t + method.c[i] * self.h, at))
+        self.end = at if method.tableau.fsal else self._combine(s - 1)
+
+    def _combine(self, row: int) -> Tensor:
+        used = self.method.used[row]
+        if len(used) == 1:
+            return torch.add(self.y, self.stages[used[0]], alpha=float(self.method.numbers[row][0]) * self.h)
+        stack = torch.stack([self.stages[j] for j in used])
+        return torch.addmv(self.y, stack.t(), self._weights[row])
+
+    def _extend(self) -> None:
+        """Evaluate the further stages that only the interpolant needs."""
+        for i in range(len(self.stages), len(self.method.c)):
+            at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimates)
+            self.stages.append(self.f(self.t + self.method.c[i] * self.h, at))
+
+    @property
+    def end_slope(self) -> Tensor | None:
+        """The slope at the end, if this step evaluated it."""
+        i = self.method.end_stage
+        return self.stages[i] if i is not None and i < len(self.stages) else None
+
+    def at(self, times: list[float]) -> Tensor:
+        """Return the states (len(times), n) at times inside the step."""
+        self._extend()
+        interpolant = self.method.tableau.interpolant
+        theta = (np.asarray(times) - self.t) / self.h
+        powers = theta[:, None] ** np.arange(1, interpolant.shape[1] + 1)
+        weights = torch.tensor(self.h * powers @ interpolant.T, dtype=self.method.dtype, device=self.method.device)
+        return torch.addmm(self.y, weights, torch.stack(self.stages))
+
+    def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Callable[[Tensor], Tensor]) -> float:
+        """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+        s = self.method.tableau.stages
+        with torch.no_grad():
+            scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
+            estimates = []
+            for row in range(s, s + self.method.estimates):
+                stack = torch.stack([self.stages[j] for j in self.method.used[row]])
+                estimates.append(float(norm(torch.mv(stack.t(), self._weights[row]).div_(scale))))
+        if len(estimates) == 1 or estimates[0] == 0:
+            return estimates[0]
+        # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+        fifth, third = estimates
+        return fifth**2 / math.sqrt(fifth**2 + 0.01 * third**2)
+
+
+def rms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x) / math.sqrt(x.numel())
+
+
+def fixed_march(method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics) -> Iterator[Step]:
+    """Step through the times of `grid`."""
+    slope = None
+    for t, t_end in zip(grid, grid[1:]):
+        step = Step(method, f, t, t_end, y, slope)
+        statistics.accepted += 1
+        yield step
+        y, slope = step.end, step.end_slope
+
+
+def adaptive_march(
+    method: Method,
+    f: Slope,
+    y: Tensor,
+    t: float,
+    t_end: float,
+    control: Control,
+    statistics: Statistics,
+    norm: Callable[[Tensor], Tensor] = rms,
+    guess: float | None = None,
+) -> Iterator[Step]:
+    """Yield accepted steps from `t` to `t_end` in either direction.
+
+    Step sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k,
+    k = order of the error estimate + 1. `guess` is the first step's size where the caller knows a good one.
+    Tolerances are numbers or NumPy arrays (n,).
+    """
+    rtol, atol = (v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y.dtype, device=y.device)
+                  for v in (control.rtol, control.atol))
+    order = method.tableau.error_order + 1
+    direction = math.copysign(1.0, t_end - t)
+    slope = f(t, y)
+    if not bool(torch.isfinite(slope).all()):
+        raise SolverError(
+            f"the field returned a non-finite value at the start, t = {t:g}: check the initial state and the parameters.",
+            t,
+        )
+    size = guess or control.first_step or _first_size(f, t, y, slope, direction, method.tableau, rtol, atol, norm)
+    previous, growth, finite = 1.0, GROW, True
+    while t != t_end:
+        if statistics.accepted + statistics.rejected >= control.max_steps:
+            raise SolverError(
+                f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
+                "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
+                t,
+                size,
+            )
+        size = min(size, control.max_step)
+        smallest = max(control.min_step, 10 * math.ulp(t))
+        remaining = abs(t_end - t)
+        if size < smallest and size < remaining:
+            cause = "the error stays above the tolerance" if finite else "the state becomes non-finite"
+            raise SolverError(
+                f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}, because {cause}: "
+                "look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
+                t,
+                size,
+            )
+        step = Step(method, f, t, t_end if size >= remaining else t + direction * size, y, slope)
+        error = step.error(rtol, atol, norm)
+        finite = math.isfinite(error)
+        if finite and error <= 1:
+            statistics.accepted += 1
+            yield step
+            t, y, slope = step.t_end, step.end, step.end_slope
+            error = max(error, 1e-10)
+            factor = SAFETY * error ** (-0.7 / order) * previous ** (0.4 / order)
+            size = abs(step.h) * min(growth, max(SHRINK, factor))
+            previous, growth = max(error, 1e-4), GROW
+        else:
+            statistics.rejected += 1
+            factor = SAFETY * error ** (-1 / order) if finite else SHRINK
+            size = abs(step.h) * max(SHRINK, factor)
+            growth, slope = 1.0, step.stages[0]  # the step after a rejection does not grow
+
+
+@torch.no_grad()
+def _first_size(f, t, y, slope, direction, tableau, rtol, atol, norm) -> float:
+    """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
+    scale = y.abs() * rtol + atol
+    d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
+    trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    other = f(t + direction * trial, y + direction * trial * slope)
+    d2 = float(norm((other - slope) / scale)) / trial
+    largest = max(d1, d2)
+    second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (tableau.order + 1))
+    size = min(100 * trial, second)
+    return size if math.isfinite(size) else trial
+
+
+@dataclass
+class Stop:
+    """One step of a march and the outputs that fall into it: indices into the times asked for."""
+
+    step: Step
+    outputs: list[int]
+
+
+def march(
+    method: Method, f: Slope, y: Tensor, ts: list[float], control: Control, statistics: Statistics
+) -> Iterator[Stop]:
+    """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers."""
+    tableau = method.tableau
+    if control.step is not None:
+        count = math.ceil(abs(ts[-1] - ts[0]) / control.step * (1 - 1e-12))
+        if count > control.max_steps:
+            raise ArgumentError(f"step is {control.step}: the span needs {count} such steps, above max_steps = {control.max_steps}.")
+        direction = math.copysign(control.step, ts[-1] - ts[0])
+        grid = [ts[0] + i * direction for i in range(count)] + [ts[-1]]
+        steps = fixed_march(method, f, y, grid, statistics)
+    elif tableau.error is None:
+        steps = fixed_march(method, f, y, ts, statistics)
+    else:
+        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics)
+    forward = ts[-1] > ts[0]
+    j = 1
+    for step in steps:
+        first = j
+        while j < len(ts) and (ts[j] <= step.t_end if forward else ts[j] >= step.t_end):
+            j += 1
+        yield Stop(step, list(range(first, j)))
+
+
+def outputs_of(stop: Stop, ts: list[float]) -> list[Tensor]:
+    """Return the states at the times that `stop` covers, one tensor (n,) each."""
+    step = stop.step
+    inside = [ts[j] for j in stop.outputs if ts[j] != step.t_end]
+    states = list(step.at(inside).unbind()) if inside else []
+    return states + [step.end] * (len(stop.outputs) - len(inside))

@@ -1,0 +1,174 @@
+"""Solving a whole problem on the torch engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, SolverError
+from ...fields import Field
+from ...gradients import Backprop, Backsolve, Checkpointed
+from ...solvers import find_solver, require_engine
+from ..base import Control, Problem, Solution, Statistics
+from .differentiate import Task, attach_outputs, attach_start, backprop, backsolve, checkpointed
+from .dynamics import bind, check_slope
+from .march import Step, as_method
+from .state import Layout, as_tensor, check_times, flat_slope, flatten
+from .tableaus import TABLEAUS, Tableau
+
+
+def solve(problem: Problem) -> Solution:
+    """Solve `problem`; see `pyneuralode.solve` for what it may hold."""
+    y0, layout = flatten(problem.y0)
+    ts = check_times(problem.ts)
+    if ts.dtype != y0.dtype:
+        # Double times beside a single state keep the step arithmetic exact; a graph on them passes the cast.
+        ts = ts.to(torch.float64)
+    parameters = _parameters(problem, y0)
+    tableau = find_tableau(problem.solver)
+    control = _flat_control(problem.control, y0, layout)
+    statistics = Statistics()
+    f = _counted_slope(problem.dynamics, parameters, layout, statistics)
+    if parameters == {} and callable(problem.dynamics) and not isinstance(problem.gradient, Backprop):
+        _refuse_hidden_parameters(f, float(ts[0]), y0, problem.gradient)
+    task = Task(
+        f=f,
+        ts=ts.detach().tolist(),
+        method=as_method(tableau, y0.dtype, y0.device),
+        control=control,
+        parameters=tuple(p for p in parameters.values() if p.requires_grad),
+        statistics=statistics,
+    )
+    times_matter = ts.requires_grad and torch.is_grad_enabled()
+    start = attach_start(f, ts, y0) if times_matter else y0
+    steps: list[Step] | None = [] if problem.dense else None
+    if steps is not None:
+        states = backprop(task, start, steps)
+    else:
+        states = _differentiable(problem, task, start)
+    if not bool(torch.isfinite(states.detach()).all()):
+        first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
+        raise SolverError(
+            f"the state is non-finite at t = {task.ts[first]:g}: take smaller steps or an adaptive solver such as Tsit5.",
+            task.ts[first],
+        )
+    if times_matter:
+        states = attach_outputs(f, ts, states)
+    return Solution(
+        ts=problem.ts if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float),
+        ys=layout.deliver(states),
+        nfev=statistics.nfev,
+        accepted=statistics.accepted,
+        rejected=statistics.rejected,
+        reason="reached the last time",
+        solver=tableau.name,
+        engine="torch",
+        dense=None if steps is None else _dense(steps, layout),
+    )
+
+
+def find_tableau(solver: str | Tableau) -> Tableau:
+    """Return the tableau for a catalogue name, or the caller's own."""
+    if isinstance(solver, Tableau):
+        return solver
+    entry = find_solver(solver)
+    require_engine(entry, "torch")
+    return TABLEAUS[entry.name]
+
+
+def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
+    needs_gradient = torch.is_grad_enabled() and (start.requires_grad or bool(task.parameters))
+    gradient = problem.gradient
+    if not needs_gradient or isinstance(gradient, Backprop):
+        return backprop(task, start)
+    if isinstance(gradient, Checkpointed):
+        return checkpointed(task, start, gradient.every)
+    if isinstance(gradient, Backsolve):
+        return backsolve(task, start, gradient)
+    raise ArgumentError(f"gradient {type(gradient).__name__} is not in the torch engine.")
+
+
+def _parameters(problem: Problem, y0: Tensor) -> dict[str, Tensor]:
+    """Return the parameters in the state's dtype; another device is the caller's mistake."""
+    ours = isinstance(problem.dynamics, (Field, nn.Module))
+    parameters = {}
+    for name, value in problem.parameters.items():
+        value = as_tensor(name, value)
+        if value.device != y0.device:
+            raise ArgumentError(f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r}).")
+        if not ours and value.dtype != y0.dtype:
+            # A callable holds its own reference: a converted copy would get the gradient in its place.
+            raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
+        parameters[name] = value.to(y0.dtype)
+    return parameters
+
+
+def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, gradient) -> None:
+    """A callable's closure is invisible to the adjoint methods: its tensors would get no gradient."""
+    if torch.is_grad_enabled() and f(t, y0.detach()).requires_grad:
+        raise ArgumentError(
+            f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot see: name them, "
+            "parameters={'k': k}, or make the field a torch.nn.Module."
+        )
+
+
+def _flat_control(control: Control, y0: Tensor, layout: Layout) -> Control:
+    control.check_dtype(str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps)
+    changes = {}
+    for name in ("rtol", "atol"):
+        value = getattr(control, name)
+        if np.ndim(value) == 0:
+            continue
+        shape = y0.shape if layout.is_tuple else layout.shapes[0]
+        try:
+            changes[name] = np.broadcast_to(np.asarray(value, dtype=float), shape).reshape(-1).copy()
+        except ValueError:
+            raise ArgumentError(
+                f"{name} has shape {np.shape(value)} and the state {tuple(shape)}: give a number or one per component."
+            ) from None
+    return replace(control, **changes) if changes else control
+
+
+def _counted_slope(dynamics, parameters: dict[str, Tensor], layout: Layout, statistics: Statistics) -> Callable:
+    if isinstance(dynamics, Field):
+        shape = layout.shapes[0]
+        if layout.is_tuple or not shape or shape[-1] != dynamics.dim:
+            got = "a tuple" if layout.is_tuple else f"shape {tuple(shape)}"
+            raise ArgumentError(
+                f"y0 has {got} and {type(dynamics).__name__} a state of {dynamics.dim}: give y0 of shape (..., {dynamics.dim})."
+            )
+        missing = set(dynamics.shapes()) - set(parameters)
+        if missing:
+            raise ArgumentError(f"parameters lacks {sorted(missing)[0]!r}: give {', '.join(dynamics.shapes())}.")
+    call, wants_tensor = bind(dynamics, parameters)
+    name = type(dynamics).__name__ if isinstance(dynamics, (Field, nn.Module)) else "the field"
+    plain = flat_slope(call, layout, wants_tensor, check_slope, name)
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        statistics.nfev += 1
+        return plain(t, y)
+
+    return slope
+
+
+def _dense(steps: list[Step], layout: Layout) -> Callable:
+    """Return the function of time that the steps' interpolants make."""
+    forward = steps[-1].t_end > steps[0].t
+    sign = 1 if forward else -1
+    ends = np.array([sign * step.t_end for step in steps])
+    first, last = steps[0].t, steps[-1].t_end
+
+    def at(t):
+        times = np.atleast_1d(np.asarray(t.detach() if isinstance(t, Tensor) else t, dtype=float))
+        outside = (sign * times < sign * first) | (sign * times > sign * last)
+        if outside.any():
+            raise ArgumentError(f"t is {times[outside][0]:g}, outside the span solved, {first:g} to {last:g}.")
+        which = np.searchsorted(ends, sign * times)
+        states = torch.cat([steps[k].at([time]) for k, time in zip(which, times)])
+        return layout.deliver(states[0] if np.ndim(t) == 0 else states)
+
+    return at

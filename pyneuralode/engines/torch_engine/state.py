@@ -1,0 +1,112 @@
+"""Conversion at the engine's door: arrays and tensors of any shape, and tuples of them, to one flat tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """Return `value` as a floating tensor; lists and integer arrays become float64."""
+    if isinstance(value, Tensor):
+        if not value.is_floating_point():
+            raise ArgumentError(f"{name} has dtype {value.dtype}: give floating-point numbers, such as {name}.double().")
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise ArgumentError(f"{name} has dtype {array.dtype}: give real numbers.")
+    if array.dtype not in (np.float32, np.float64):
+        array = array.astype(np.float64)
+    return torch.from_numpy(np.array(array))  # a copy: the caller's array stays his own
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    if not bool(torch.isfinite(value.detach()).all()):
+        where = int((~torch.isfinite(value.detach().reshape(-1))).nonzero()[0])
+        raise ArgumentError(f"{name} holds a non-finite number (flat index {where}): give finite numbers.")
+
+
+def check_times(ts: Any) -> Tensor:
+    """Return the times as a 1-D tensor, checked to be finite and strictly monotone."""
+    ts = as_tensor("ts", ts)
+    if ts.ndim != 1 or len(ts) < 2:
+        raise ArgumentError(f"ts has shape {tuple(ts.shape)}: give at least two times, such as [0.0, 1.0].")
+    check_finite("ts", ts)
+    steps = ts.detach().diff()
+    if bool((steps == 0).any()):
+        twice = float(ts[int((steps == 0).nonzero()[0])])
+        raise ArgumentError(f"ts holds the time {twice:g} twice: give every time once.")
+    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        turn = int((steps.sign() != steps[0].sign()).nonzero()[0])
+        raise ArgumentError(
+            f"ts is not sorted: {float(ts[turn]):g} is followed by {float(ts[turn + 1]):g}; sort the times, rising or falling."
+        )
+    return ts
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a flat vector becomes the user's state again: shapes of the parts, and NumPy or torch."""
+
+    shapes: tuple[torch.Size, ...]
+    is_tuple: bool
+    numpy: bool
+
+    def unpack(self, flat: Tensor) -> Any:
+        """Return the state(s) of flat (..., n): the leading axes are kept."""
+        lead = flat.shape[:-1]
+        parts = flat.split([s.numel() for s in self.shapes], dim=-1)
+        states = tuple(part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes))
+        return states if self.is_tuple else states[0]
+
+    def deliver(self, flat: Tensor) -> Any:
+        """As `unpack`, in the kind (NumPy or torch) of the initial state."""
+        states = self.unpack(flat)
+        if not self.numpy:
+            return states
+        return tuple(s.detach().numpy() for s in states) if self.is_tuple else states.detach().numpy()
+
+
+def flatten(y0: Any) -> tuple[Tensor, Layout]:
+    """Return the initial state as one vector, and the layout to undo it."""
+    parts = y0 if isinstance(y0, tuple) else (y0,)
+    if not parts:
+        raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
+    numpy = not any(isinstance(part, Tensor) for part in parts)
+    tensors = [as_tensor("y0", part) for part in parts]
+    for part in tensors[1:]:
+        if part.dtype != tensors[0].dtype or part.device != tensors[0].device:
+            raise ArgumentError(
+                f"y0 mixes {tensors[0].dtype} on {tensors[0].device} with {part.dtype} on {part.device}: give all parts "
+                "one dtype and device."
+            )
+    flat = tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([part.reshape(-1) for part in tensors])
+    if flat.numel() == 0:
+        raise ArgumentError("y0 is empty: give at least one state component.")
+    check_finite("y0", flat)
+    return flat, Layout(tuple(part.shape for part in tensors), isinstance(y0, tuple), numpy)
+
+
+def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callable, name: str) -> Callable:
+    """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked."""
+    def slope(t: float, y: Tensor) -> Tensor:
+        time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor else t
+        states = layout.unpack(y)
+        slopes = call(time, states)
+        if not layout.is_tuple:
+            check(slopes, states, name)
+            return slopes.reshape(-1)
+        if not isinstance(slopes, tuple) or len(slopes) != len(states):
+            raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, as many as y0 has.")
+        for part, state in zip(slopes, states):
+            check(part, state, name)
+        return torch.cat([part.reshape(-1) for part in slopes])
+
+    return slope

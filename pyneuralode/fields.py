@@ -1,0 +1,220 @@
+"""Vector fields: what is integrated, described without any engine.
+
+A field is a small frozen dataclass. It knows the shape of the state, the names, shapes and order of its
+parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers).
+The engines build the function that is integrated from this description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import ArgumentError, unknown_name
+
+ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
+INPUT_MAPS = ("identity", "square", "cube")
+INITIALISATIONS = ("glorot_uniform", "normal", "lecun_uniform")
+_ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none": "identity"}
+
+Parameters = dict[str, np.ndarray]
+
+
+def _canonical(argument: str, value: str, known: tuple[str, ...]) -> str:
+    name = str(value).lower()
+    name = _ALIASES.get(name, name)
+    if name not in known:
+        raise unknown_name(argument, value, known)
+    return name
+
+
+@dataclass(frozen=True)
+class Field:
+    """Base of all vector fields ``dy/dt = f(t, y; parameters)``.
+
+    A subclass is a frozen dataclass of plain values (so that it can be written as JSON) and gives
+
+    1. ``dim``: number of state components, the last axis of the state;
+    2. ``shapes()``: parameter names and shapes, in the order every engine keeps;
+    3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes.
+
+    Each engine has a builder for each subclass.
+    """
+
+    @property
+    def dim(self) -> int:
+        raise ArgumentError(f"{type(self).__name__} does not say its dimension: give it a property `dim`.")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the parameters' shapes by name, in the documented order."""
+        return {}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        """Return the initial parameters, float64 arrays of `shapes()`."""
+        return {}
+
+    def describe(self) -> dict:
+        """Return the description as JSON values; `from_description` reads it back."""
+        values = dataclasses.asdict(self)
+        return {"kind": type(self).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+
+
+@dataclass(frozen=True)
+class MLP(Field):
+    """A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths of all layers; the first and the last are the dimension of the state.
+    activation : str
+        One of `ACTIVATIONS`, between layers; the last layer is linear.
+    input_map : {"identity", "square", "cube"}
+        Fixed map of the state before the first layer, component by component.
+    input_scale, output_scale : float
+        Fixed scales: states of size `input_scale` reach the net as ones, and the net's ones mean a slope
+        of `output_scale` (state units per unit of time).
+    init : {"glorot_uniform", "normal", "lecun_uniform"}
+        Weights ~ U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1), or U(-a, a) with
+        a = sqrt(1 / in) (as PyTorch's linear layer); each times `init_scale`. Biases start at zero.
+
+    The parameters are ``weight_1`` (out, in), ``bias_1`` (out,), ``weight_2``, ... in that order.
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "tanh"
+    input_map: str = "identity"
+    input_scale: float = 1.0
+    output_scale: float = 1.0
+    init: str = "glorot_uniform"
+    init_scale: float = 1.0
+
+    def __post_init__(self):
+        sizes = tuple(int(n) for n in self.sizes)
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ArgumentError(f"sizes is {self.sizes!r}: give at least two positive widths, such as (2, 50, 2).")
+        if sizes[0] != sizes[-1]:
+            raise ArgumentError(
+                f"sizes is {sizes}: the first and the last width are both the state's dimension, "
+                f"write ({sizes[0]}, ..., {sizes[0]})."
+            )
+        object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "activation", _canonical("activation", self.activation, ACTIVATIONS))
+        object.__setattr__(self, "input_map", _canonical("input_map", self.input_map, INPUT_MAPS))
+        object.__setattr__(self, "init", _canonical("init", self.init, INITIALISATIONS))
+        for name in ("input_scale", "output_scale", "init_scale"):
+            value = float(getattr(self, name))
+            if not np.isfinite(value) or value <= 0:
+                raise ArgumentError(f"{name} is {value}: give a positive number, such as 1.0.")
+            object.__setattr__(self, name, value)
+
+    @property
+    def dim(self) -> int:
+        return self.sizes[0]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        for layer, (n_in, n_out) in enumerate(zip(self.sizes, self.sizes[1:]), start=1):
+            shapes[f"weight_{layer}"] = (n_out, n_in)
+            shapes[f"bias_{layer}"] = (n_out,)
+        return shapes
+
+    def initial(self, seed: int = 0) -> Parameters:
+        rng = np.random.default_rng(seed)
+        parameters = {}
+        for name, shape in self.shapes().items():
+            parameters[name] = self.init_scale * self._draw(rng, shape) if len(shape) == 2 else np.zeros(shape)
+        return parameters
+
+    def _draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        n_out, n_in = shape
+        if self.init == "normal":
+            return rng.normal(size=shape)
+        bound = np.sqrt(6 / (n_in + n_out)) if self.init == "glorot_uniform" else np.sqrt(1 / n_in)
+        return rng.uniform(-bound, bound, size=shape)
+
+
+@dataclass(frozen=True)
+class Linear(Field):
+    """The linear field ``dy/dt = A map(y)``; the parameter is ``A`` (d, d), starting from `matrix`.
+
+    `input_map` is applied to each component first: with "cube" and A = [[-0.1, -2], [2, -0.1]] this is the
+    cubic spiral of Chen et al. 2018.
+    """
+
+    matrix: tuple[tuple[float, ...], ...]
+    input_map: str = "identity"
+
+    def __post_init__(self):
+        matrix = np.asarray(self.matrix, dtype=float)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+            raise ArgumentError(
+                f"matrix has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
+            )
+        object.__setattr__(self, "matrix", tuple(tuple(map(float, row)) for row in matrix))
+        object.__setattr__(self, "input_map", _canonical("input_map", self.input_map, INPUT_MAPS))
+
+    @property
+    def dim(self) -> int:
+        return len(self.matrix)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"A": (self.dim, self.dim)}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return {"A": np.array(self.matrix)}
+
+
+@dataclass(frozen=True)
+class SEIR(Field):
+    """The SEIR epidemic model in fractions of the population (Kermack and McKendrick 1927; Hethcote 2000).
+
+    ::
+
+        ds/dt = -gamma R0 s i      de/dt = gamma R0 s i - sigma e
+        di/dt = sigma e - gamma i  dr/dt = gamma i
+
+    State: (s, e, i, r). Parameters, each of shape (): ``gamma`` recovery rate (1/day), ``R0`` basic
+    reproduction number (dimensionless), ``sigma`` rate of leaving the exposed state (1/day). The fields of
+    this dataclass are their initial values.
+    """
+
+    gamma: float = 0.17
+    R0: float = 5.7
+    sigma: float = 0.17
+
+    def __post_init__(self):
+        for name in ("gamma", "R0", "sigma"):
+            value = float(getattr(self, name))
+            if not np.isfinite(value) or value < 0:
+                raise ArgumentError(f"{name} is {value}: give a finite rate of at least 0, such as 0.17.")
+            object.__setattr__(self, name, value)
+
+    @property
+    def dim(self) -> int:
+        return 4
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gamma": (), "R0": (), "sigma": ()}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return {"gamma": np.array(self.gamma), "R0": np.array(self.R0), "sigma": np.array(self.sigma)}
+
+
+def _kinds() -> dict[str, type[Field]]:
+    return {kind.__name__: kind for kind in Field.__subclasses__()}
+
+
+def from_description(description: dict) -> Field:
+    """Return the field that `Field.describe` described."""
+    values = dict(description)
+    kind = values.pop("kind", None)
+    kinds = _kinds()
+    if kind not in kinds:
+        raise unknown_name("the field's kind", kind, kinds)
+    known = {f.name for f in dataclasses.fields(kinds[kind])}
+    if not set(values) <= known:
+        raise ArgumentError(f"{kind} has no setting {sorted(set(values) - known)[0]!r}: it has {', '.join(sorted(known))}.")
+    return kinds[kind](**values)

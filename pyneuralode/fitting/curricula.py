@@ -1,0 +1,81 @@
+"""The order in which a fit sees its data: stages, and curricula that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..errors import ArgumentError
+from .optimisers import Adam, Optimiser
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a fit: which data it sees (times up to `end`; None: all), with which optimiser, how long."""
+
+    optimiser: Optimiser = field(default_factory=Adam)
+    iterations: int = 1000
+    end: float | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.optimiser, Optimiser):
+            raise ArgumentError(f"optimiser is a {type(self.optimiser).__name__}: give one such as Adam(lr=1e-3).")
+        if int(self.iterations) < 1:
+            raise ArgumentError(f"iterations is {self.iterations}: give a number of at least 1.")
+
+    def stages(self) -> list[Stage]:
+        return [self]
+
+
+@dataclass(frozen=True)
+class GrowingSpan:
+    """Time spans that grow: each stage fits the data up to its end, from the best parameters of the one before.
+
+    Fitting a long trajectory at once often ends in its mean; a short one first, and then more and more of it,
+    does not (the SciML tutorials' "iterative growing of fits").
+
+    Parameters
+    ----------
+    ends : sequence of float
+        Last time of each stage, rising.
+    optimisers : Optimiser, or one for each stage
+    iterations : int, or one for each stage
+    finish : sequence of Stage
+        Stages on the data up to the last end, after the growing ones.
+    """
+
+    ends: Sequence[float]
+    optimisers: Optimiser | Sequence[Optimiser] = field(default_factory=Adam)
+    iterations: int | Sequence[int] = 1000
+    finish: Sequence[Stage] = ()
+
+    def stages(self) -> list[Stage]:
+        ends = list(self.ends)
+        if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
+            raise ArgumentError(f"ends is {ends}: give rising times, such as [60, 91, 170].")
+        optimisers = _each("optimisers", self.optimisers, len(ends), Optimiser)
+        iterations = _each("iterations", self.iterations, len(ends), int)
+        growing = [Stage(o, n, end) for o, n, end in zip(optimisers, iterations, ends)]
+        return growing + [Stage(s.optimiser, s.iterations, ends[-1] if s.end is None else s.end) for s in self.finish]
+
+
+def _each(name: str, value, count: int, kind: type) -> list:
+    values = [value] * count if isinstance(value, kind) else list(value)
+    if len(values) != count:
+        raise ArgumentError(f"{name} has {len(values)} entries and ends {count}: give one, or one for each end.")
+    return values
+
+
+def stages_of(plan: Stage | GrowingSpan | Optimiser | Sequence) -> list[Stage]:
+    """Return the stages of a plan: a stage, a curriculum, an optimiser alone, or a sequence of these."""
+    if isinstance(plan, Optimiser):
+        return [Stage(plan)]
+    if isinstance(plan, (Stage, GrowingSpan)):
+        return plan.stages()
+    try:
+        stages = [stage for part in plan for stage in stages_of(part)]
+    except TypeError:
+        raise ArgumentError(f"plan is a {type(plan).__name__}: give a Stage, a GrowingSpan, or a list of them.") from None
+    if not stages:
+        raise ArgumentError("plan is empty: give at least one Stage.")
+    return stages

@@ -1,0 +1,260 @@
+"""The fit itself: stages run one after the other, the best parameters kept, whatever happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, SolverError
+from ..models import NeuralODE
+from ..reports.progress import Progress, RichProgress, SilentProgress
+from .checkpoint import Checkpoint
+from .curricula import GrowingSpan, Stage, stages_of
+from .objective import Objective
+from .optimisers import LBFGS, Optimiser
+from .result import FitResult, StageResult
+from .variables import Bound, Variables
+
+
+def fit(
+    model: NeuralODE,
+    ts: Any,
+    data: Any,
+    *,
+    y0: Any,
+    plan: Stage | GrowingSpan | Optimiser | Sequence = Stage(),
+    t0: float | None = None,
+    observed: Sequence[int] | None = None,
+    observe: Callable | None = None,
+    weights: Any = None,
+    mask: Any = None,
+    reduction: str = "sum",
+    penalty: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
+    fixed: Sequence[str] = (),
+    extra: Mapping[str, float] | None = None,
+    progress: bool | Progress = False,
+    callback: Callable[[int, int, float], None] | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+) -> FitResult:
+    """Fit a model's parameters to a time series by least squares.
+
+    Parameters
+    ----------
+    model : NeuralODE
+        Its parameters are the start, and on return the best ones found.
+    ts, data, observed, observe, weights, mask, reduction
+        The data and the loss: see `pyneuralode.fitting.objective.Objective`.
+    y0 : array, tensor, or callable
+        State at `t0`; a callable ``y0(parameters)`` makes it from the parameters (and `extra`), for initial
+        conditions that are fitted too.
+    plan : Stage, GrowingSpan, Optimiser, or a sequence of them
+        What to do, in order. Each stage starts from the best parameters of the one before.
+    t0 : float, optional
+        Time of `y0`; the first time of the data unless given.
+    penalty : callable, optional
+        ``penalty(parameters)`` -> tensor of shape (), added to the loss.
+    bounds : mapping of name to (low, high), optional
+        Open bounds of parameters, None for an open end; kept by a change of variables.
+    fixed : sequence of str
+        Names of parameters that do not move.
+    extra : mapping of name to number, optional
+        Further parameters, known to `y0`, `observe` and `penalty` by name.
+    progress : bool or Progress
+        True draws a progress bar.
+    callback : callable, optional
+        ``callback(stage, iteration, loss)`` after every iteration.
+    checkpoint : path, optional
+        File to which the fit is saved every `checkpoint_every` iterations; with ``resume=True`` a fit stopped in
+        between goes on from there and ends exactly as if it had not been stopped.
+
+    Returns
+    -------
+    FitResult
+        Also after Ctrl-C and where the loss becomes non-finite: then ``finished`` is False, ``reason`` says what
+        happened, and the best parameters so far are in the model.
+    """
+    stages = stages_of(plan)
+    state = y0 if not callable(y0) else y0(_starting_tensors(model, extra))
+    dtype, device = _kind(state)
+    objective = Objective(
+        ts, data, observed=observed, observe=observe, weights=weights, mask=mask, reduction=reduction, dtype=dtype, device=device
+    )
+    start = objective.ts[0] if t0 is None else float(t0)
+    if start > objective.ts[0]:
+        raise ArgumentError(f"t0 is {start:g}, after the first time of the data, {objective.ts[0]:g}: give it or less.")
+    variables = Variables(
+        {name: value.to(dtype) for name, value in _starting_tensors(model, extra).items()}, bounds or {}, tuple(fixed)
+    )
+    names = list(model.tensors())
+
+    def loss_of(parameters: dict[str, Tensor], rows: int) -> Tensor:
+        before = start < objective.ts[0]
+        times = np.concatenate([[start], objective.ts[:rows]]) if before else objective.ts[:rows]
+        initial = y0(parameters) if callable(y0) else y0_tensor
+        if len(times) == 1:
+            states = model.prepare(initial)[None]
+        else:
+            states = model.solve(initial, times, parameters={n: parameters[n] for n in names}).ys
+        states = states[1:] if before else states
+        loss = objective.loss(objective.predict(torch.as_tensor(objective.ts[:rows], dtype=dtype), states, parameters))
+        return loss if penalty is None else loss + penalty(parameters)
+
+    y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device)
+    run = _Run(stages, variables, objective, loss_of, callback)
+    store = None if checkpoint is None else Checkpoint(Path(checkpoint), repr(stages), checkpoint_every)
+    if progress is True:
+        with RichProgress() as bars:
+            reason = run.execute(bars, store, resume)
+    else:
+        reason = run.execute(progress or SilentProgress(), store, resume)
+    best = run.results[-1]
+    model.set_arrays({name: best.parameters[name] for name in names})
+    return FitResult(model, best.best_loss, best.parameters, run.results, reason is None, reason or "the whole plan ran")
+
+
+def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> dict[str, Tensor]:
+    tensors = {name: value.detach() for name, value in model.tensors().items()}
+    for name, value in (extra or {}).items():
+        if name in tensors:
+            raise ArgumentError(f"extra names {name!r}, which is a parameter of the model: give another name.")
+        tensors[name] = torch.as_tensor(value, dtype=torch.float64)
+    return tensors
+
+
+def _kind(y0: Any) -> tuple[torch.dtype, torch.device]:
+    if isinstance(y0, Tensor):
+        return y0.dtype, y0.device
+    single = isinstance(y0, np.ndarray) and y0.dtype == np.float32
+    return (torch.float32 if single else torch.float64), torch.device("cpu")
+
+
+class _Failed(Exception):
+    """The loss at the current parameters is not a finite number."""
+
+
+class _Run:
+    """The state of a fit between its iterations; all of it goes into a checkpoint."""
+
+    def __init__(self, stages: list[Stage], variables: Variables, objective: Objective, loss_of: Callable, callback):
+        self.stages, self.variables, self.objective, self.loss_of = stages, variables, objective, loss_of
+        self.callback = callback
+        self.results: list[StageResult] = []
+        self.best: dict[str, Tensor] = variables.snapshot()
+        self.optimiser: torch.optim.Optimizer | None = None
+
+    def execute(self, progress: Progress, store: Checkpoint | None, resume: bool) -> str | None:
+        """Run all stages that are left; return why it stopped early, or None."""
+        if store is not None and resume and store.exists():
+            store.load(self)
+        first = max(0, len(self.results) - 1)
+        for k in range(first, len(self.stages)):
+            stage = self.stages[k]
+            if k == len(self.results):
+                self._begin(stage)
+            label = f"stage {k + 1} of {len(self.stages)}"
+            end = stage.end if stage.end is not None else self.objective.ts[-1]
+            task = progress.task(f"{label}, t up to {end:g}", stage.iterations)
+            task.advance(len(self.results[-1].losses))
+            try:
+                self._stage(k, stage, task, store)
+            except KeyboardInterrupt:
+                reason = f"interrupted in {label}, iteration {len(self.results[-1].losses)}"
+            except (SolverError, _Failed) as error:
+                reason = f"stopped in {label}, iteration {len(self.results[-1].losses)}: {error}"
+            else:
+                continue
+            finally:
+                self._close()
+            return f"{reason}; the parameters are the best so far"
+        return None
+
+    def _begin(self, stage: Stage) -> None:
+        rows = self.objective.rows(stage.end)
+        if rows == 0:
+            raise ArgumentError(f"end is {stage.end}, before the first time of the data, {self.objective.ts[0]:g}: give a later end.")
+        self.variables.restore(self.best)
+        self.results.append(StageResult(stage.end, repr(stage.optimiser), parameters=self.variables.arrays()))
+        self.make_optimiser(stage)
+
+    def make_optimiser(self, stage: Stage) -> None:
+        self.optimiser = stage.optimiser.make(list(self.variables.free.values()))
+
+    def _stage(self, k: int, stage: Stage, task, store: Checkpoint | None) -> None:
+        result, rows, settings = self.results[-1], self.objective.rows(stage.end), stage.optimiser
+        closure = _Closure(self, rows, settings.clip, isinstance(settings, LBFGS))
+        tick = time.perf_counter()
+        while len(result.losses) < stage.iterations:
+            for group in self.optimiser.param_groups:
+                group["lr"] = settings.rate(len(result.losses), stage.iterations)
+            loss = float(self.optimiser.step(closure))
+            result.losses.append(loss)
+            now = time.perf_counter()
+            result.seconds += now - tick
+            tick = now
+            task.advance(1, f"loss {result.best_loss:.3g}")
+            if self.callback is not None:
+                self.callback(k, len(result.losses) - 1, loss)
+            if store is not None and len(result.losses) % store.every == 0:
+                self._close()
+                store.save(self)
+            if settings.converged(result.losses):
+                break
+
+    def _close(self) -> None:
+        """Write down the best parameters of the stage as arrays within their bounds."""
+        now = self.variables.snapshot()
+        self.variables.restore(self.best)
+        self.results[-1].parameters = self.variables.arrays()
+        self.variables.restore(now)
+
+
+class _Closure:
+    """The loss and its gradient at the current parameters, as torch optimisers call it; keeps the best."""
+
+    def __init__(self, run: _Run, rows: int, clip: float | None, searching: bool):
+        self.run, self.rows, self.clip, self.searching = run, rows, clip, searching
+        self.at: list[Tensor] | None = None
+        self.loss: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        free = list(self.run.variables.free.values())
+        # L-BFGS begins each iteration where its last line search ended: no need to solve there again.
+        if self.searching and self.at is not None and all(torch.equal(a, b) for a, b in zip(self.at, free)):
+            return self.loss
+        result = self.run.results[-1]
+        for tensor in free:
+            tensor.grad = None
+        try:
+            loss = self.run.loss_of(self.run.variables.values(), self.rows)
+            if not bool(torch.isfinite(loss)):
+                raise _Failed(f"the loss is {float(loss)}")
+            loss.backward()
+        except (SolverError, _Failed):
+            if not self.searching or self.at is None:
+                raise
+            # A line search may try parameters that cannot be solved: a wall sends it back.
+            for tensor in free:
+                tensor.grad = torch.zeros_like(tensor)
+            return torch.full_like(self.loss, 1e6 * (1 + abs(float(self.loss))))
+        result.evaluations += 1
+        for tensor in free:
+            if tensor.grad is None:
+                tensor.grad = torch.zeros_like(tensor)
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(free, self.clip)
+        loss = loss.detach()
+        if float(loss) < result.best_loss:
+            result.best_loss = float(loss)
+            self.run.best = self.run.variables.snapshot()
+        if self.searching:
+            self.at, self.loss = [t.detach().clone() for t in free], loss
+        return loss

@@ -1,0 +1,132 @@
+"""What a fit minimises: weighted squares of prediction minus data, over the observed components."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, DataError, unknown_name
+
+REDUCTIONS = ("sum", "mean")
+
+
+class Objective:
+    """Data at irregular times, and the loss of a prediction of it.
+
+    Parameters
+    ----------
+    ts : (T,)
+        Times of the data, rising, in the model's unit of time.
+    data : (T,) or (T, ..., k)
+        Values of the k observed components.
+    observed : sequence of int, optional
+        Which state components they are; the first k unless given.
+    observe : callable, optional
+        ``observe(ts, ys, parameters)`` -> (T, ..., k) in place of `observed`, for a function of the state.
+    weights : array that broadcasts to data, optional
+        Weight of each square.
+    mask : "nan" or boolean array of data's shape, optional
+        What counts: True where there is a value; "nan" takes NaN as missing.
+    reduction : {"sum", "mean"}
+        Sum or (weighted) mean of the squares.
+    """
+
+    def __init__(
+        self,
+        ts: Any,
+        data: Any,
+        *,
+        observed: Sequence[int] | None = None,
+        observe: Callable | None = None,
+        weights: Any = None,
+        mask: Any = None,
+        reduction: str = "sum",
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ):
+        if reduction not in REDUCTIONS:
+            raise unknown_name("reduction", reduction, REDUCTIONS)
+        if observed is not None and observe is not None:
+            raise ArgumentError("observed and observe are both given: give one of them.")
+        self.ts = np.asarray(ts, dtype=float)
+        values = torch.as_tensor(np.asarray(data) if not isinstance(data, Tensor) else data, dtype=dtype, device=device)
+        if values.ndim == 1:
+            values = values[:, None]
+        if self.ts.ndim != 1 or len(self.ts) != len(values):
+            raise DataError(f"data has {len(values)} rows and ts shape {self.ts.shape}: give one time for each row.")
+        if len(self.ts) == 0:
+            raise DataError("data is empty: give at least one row.")
+        if not np.isfinite(self.ts).all() or (np.diff(self.ts) <= 0).any():
+            raise DataError("ts must rise and be finite: sort the data by time and give every time once.")
+        self.data, self.mask = _masked(values, mask)
+        self.weights = self._weights(weights, dtype, device)
+        self.observed = list(range(values.shape[-1])) if observed is None else [int(i) for i in observed]
+        if observe is None and len(self.observed) != values.shape[-1]:
+            raise ArgumentError(f"observed names {len(self.observed)} components and data has {values.shape[-1]} columns.")
+        self.observe, self.reduction = observe, reduction
+
+    def _weights(self, weights: Any, dtype: torch.dtype, device) -> Tensor:
+        counted = self.mask.to(dtype)
+        if weights is None:
+            return counted
+        weights = torch.as_tensor(weights, dtype=dtype, device=device)
+        if weights.ndim == 1 and self.data.ndim > 1:
+            weights = weights.reshape(-1, *[1] * (self.data.ndim - 1))
+        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+            raise ArgumentError("weights holds a negative or non-finite number: give finite numbers of at least 0.")
+        try:
+            return counted * weights
+        except RuntimeError:
+            raise ArgumentError(
+                f"weights has shape {tuple(weights.shape)} and data {tuple(self.data.shape)}: give shapes that broadcast."
+            ) from None
+
+    def rows(self, end: float | None) -> int:
+        """Return how many rows lie at or before `end`."""
+        return len(self.ts) if end is None else int(np.searchsorted(self.ts, end, side="right"))
+
+    def predict(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        """Return the prediction (T, ..., k) of states ys (T, ..., d)."""
+        if self.observe is not None:
+            return self.observe(ts, ys, parameters)
+        if max(self.observed) >= ys.shape[-1] or min(self.observed) < 0:
+            raise ArgumentError(f"observed is {self.observed}: the state has the components 0 to {ys.shape[-1] - 1}.")
+        return ys[..., self.observed]
+
+    def loss(self, prediction: Tensor) -> Tensor:
+        """Return the loss of a prediction of the first rows."""
+        rows = len(prediction)
+        data, weights = self.data[:rows], self.weights[:rows]
+        if prediction.shape != data.shape:
+            raise ArgumentError(
+                f"the prediction has shape {tuple(prediction.shape)} and data {tuple(data.shape)}: give data as (T, ..., k) "
+                "for states (T, ..., d)."
+            )
+        total = (weights * (prediction - data) ** 2).sum()
+        return total if self.reduction == "sum" else total / weights.sum()
+
+
+def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
+    """Return the values with zeros where they do not count, and where they do."""
+    finite = torch.isfinite(values)
+    if isinstance(mask, str):
+        if mask != "nan":
+            raise unknown_name("mask", mask, ["nan"])
+        counted = ~torch.isnan(values)
+    elif mask is None:
+        counted = torch.ones_like(finite)
+    else:
+        counted = torch.as_tensor(mask, dtype=torch.bool, device=values.device)
+        counted = counted.reshape(values.shape) if counted.numel() == values.numel() else counted
+        if counted.shape != values.shape:
+            raise ArgumentError(f"mask has shape {tuple(counted.shape)}: give that of data, {tuple(values.shape)}.")
+    if bool((counted & ~finite).any()):
+        row = int((counted & ~finite).flatten(1).any(1).nonzero()[0])
+        raise DataError(f"data holds a non-finite number in row {row}: remove it, or give mask='nan' to leave NaN out.")
+    if not bool(counted.any()):
+        raise DataError("data holds no value that counts: give at least one that is not masked.")
+    return torch.where(counted, values, torch.zeros_like(values)), counted

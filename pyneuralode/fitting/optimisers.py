@@ -1,0 +1,120 @@
+"""Optimisers as plain descriptions; `make` turns one into the torch optimiser that does the work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+from ..errors import ArgumentError, unknown_name
+
+SCHEDULES = ("constant", "cosine", "exponential")
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Base of the first-order optimisers.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate at the start of a stage.
+    schedule : {"constant", "cosine", "exponential"}
+        How the rate goes from `lr` to ``final * lr`` over the iterations of a stage.
+    final : float
+        The last rate as a part of the first.
+    clip : float, optional
+        Largest norm of the gradient; a longer one is shortened to it.
+    """
+
+    lr: float = 1e-3
+    schedule: str = "constant"
+    final: float = 0.01
+    clip: float | None = None
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for name in ("lr", "final", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ArgumentError(f"{name} is {value}: give a positive number.")
+
+    def rate(self, iteration: int, iterations: int) -> float:
+        """Return the learning rate of one iteration, counted from 0, of a stage."""
+        part = iteration / max(1, iterations - 1)
+        if self.schedule == "cosine":
+            return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
+        return self.lr * self.final**part if self.schedule == "exponential" else self.lr
+
+    def converged(self, losses: list[float]) -> bool:
+        """Whether a stage may end before its last iteration."""
+        return False
+
+    def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
+        """Return the torch optimiser for these tensors."""
+        shared = {f.name for f in fields(Optimiser)} - {"lr"}
+        settings = {name: value for name, value in vars(self).items() if name not in shared}
+        return getattr(torch.optim, type(self).__name__)(tensors, **settings)
+
+
+@dataclass(frozen=True)
+class Adam(Optimiser):
+    """Adam (Kingma and Ba 2015), as torch.optim.Adam."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
+
+    weight_decay: float = 1e-2
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimiser):
+    """RMSprop (Tieleman and Hinton 2012), as torch.optim.RMSprop."""
+
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class SGD(Optimiser):
+    """Gradient descent, with momentum if asked for, as torch.optim.SGD."""
+
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True)
+class LBFGS(Optimiser):
+    """L-BFGS with a strong Wolfe line search (Nocedal and Wright, Numerical Optimization, ch. 7).
+
+    One iteration is one search direction; its line search may take several evaluations. The stage ends early
+    when `patience` iterations in a row bring the loss down by less than a relative `tolerance`.
+    """
+
+    lr: float = 1.0
+    history: int = 50
+    tolerance: float = 1e-12
+    patience: int = 5
+
+    def converged(self, losses: list[float]) -> bool:
+        recent = losses[-self.patience - 1 :]
+        steps = zip(recent, recent[1:])
+        return len(recent) > self.patience and all(a - b <= self.tolerance * abs(a) for a, b in steps)
+
+    def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(
+            tensors,
+            lr=self.lr,
+            max_iter=1,
+            max_eval=1000,  # the line search has its own limit
+            history_size=self.history,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )

@@ -1,0 +1,63 @@
+"""What a fit returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class StageResult:
+    """One stage: its last time, the loss of every iteration, the best loss and its parameters, the work done."""
+
+    end: float | None
+    optimiser: str
+    losses: list[float] = field(default_factory=list)
+    best_loss: float = float("inf")
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    evaluations: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class FitResult:
+    """The outcome of a fit.
+
+    Attributes
+    ----------
+    model
+        The model that was fitted, holding the best parameters.
+    loss : float
+        The best loss of the last stage that ran.
+    parameters : dict of arrays
+        The best parameters by name, the extra ones (initial conditions, factors) included.
+    stages : list of StageResult
+        History, stage by stage.
+    finished : bool
+        Whether the whole plan ran.
+    reason : str
+        Why the fit ended.
+    """
+
+    model: Any
+    loss: float
+    parameters: dict[str, np.ndarray]
+    stages: list[StageResult]
+    finished: bool
+    reason: str
+
+    @property
+    def losses(self) -> np.ndarray:
+        """The loss of every iteration of all stages, in order."""
+        return np.concatenate([stage.losses for stage in self.stages])
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the loss and its gradient."""
+        return sum(stage.evaluations for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)

@@ -1,0 +1,67 @@
+"""The catalogue of gradient methods: how the derivative of a solve is computed.
+
+All give the derivative with respect to parameters, initial state and times. `gradient="Backprop"` and
+`gradient=Backprop()` are the same; the class is for those who want to set something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ArgumentError, unknown_name
+
+
+@dataclass(frozen=True)
+class GradientMethod:
+    """Base of the gradient methods."""
+
+
+@dataclass(frozen=True)
+class Backprop(GradientMethod):
+    """Differentiate through the steps taken: exact for the discrete solution, memory grows with every stage.
+
+    The default. May itself be differentiated again where the generic path runs (`fused=False`).
+    """
+
+
+@dataclass(frozen=True)
+class Checkpointed(GradientMethod):
+    """The same derivative as `Backprop` from far less memory, at the price of one more forward pass.
+
+    The state is stored every `every` accepted steps; going back, each block is solved again and
+    differentiated (discretise-then-optimise; ANODE, Gholami et al. 2019).
+    """
+
+    every: int = 1
+
+    def __post_init__(self):
+        if int(self.every) < 1:
+            raise ArgumentError(f"every is {self.every}: give a number of steps of at least 1.")
+
+
+@dataclass(frozen=True)
+class Backsolve(GradientMethod):
+    """The continuous adjoint with the state solved backwards too (Chen et al. 2018): memory does not grow.
+
+    Right only as far as the backward solve retraces the forward one: on stiff or strongly contracting problems
+    it does not, and the gradient is wrong. `rtol` and `atol` are those of the backward solve, by default the
+    forward one's.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+
+
+GRADIENTS: dict[str, type[GradientMethod]] = {kind.__name__: kind for kind in (Backprop, Checkpointed, Backsolve)}
+
+_LOWERED = {name.lower(): name for name in GRADIENTS}
+
+
+def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
+    """Return the gradient method for a name (matched without regard to case) or an instance."""
+    if isinstance(gradient, GradientMethod):
+        return gradient
+    try:
+        return GRADIENTS[_LOWERED[gradient.lower()]]()
+    except (KeyError, AttributeError):
+        raise unknown_name("gradient", gradient, GRADIENTS) from None

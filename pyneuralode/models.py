@@ -1,0 +1,273 @@
+"""Models that users hold: a vector field with a solver, a gradient method and an engine; and `solve` for one call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from .engines import torch_engine
+from .engines.base import Control, Problem, Solution, choose_engine
+from .engines.torch_engine.tableaus import Tableau
+from .errors import ArgumentError, ModelFileError
+from .fields import Field, from_description
+from .gradients import GradientMethod, find_gradient
+from .solvers import find_solver
+
+FORMAT = 1
+
+
+def solve(
+    f: Field | nn.Module | Callable,
+    y0: Any,
+    ts: Any,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    solver: str | Tableau = "Tsit5",
+    gradient: str | GradientMethod = "Backprop",
+    engine: str = "auto",
+    dense: bool = False,
+    fused: bool = True,
+    seed: int = 0,
+    **control: Any,
+) -> Solution:
+    """Solve the initial-value problem ``dy/dt = f(t, y)``, ``y(ts[0]) = y0``.
+
+    Parameters
+    ----------
+    f : Field, torch.nn.Module or callable
+        A described field, or ``f(t, y)`` returning dy/dt like y (torch tensors, t of shape ()).
+    y0 : array, tensor or tuple of them
+        Initial state of any shape; a described field wants (..., dim). Its dtype is the dtype of the solve, and
+        NumPy in gives NumPy out, torch in gives torch out with autograd.
+    ts : array or tensor (T,)
+        The times at which the state is wanted, rising or falling; the solve starts at ``ts[0]``.
+    parameters : mapping, optional
+        Parameters by name: a described field's (default: its initial ones, of `seed`), or the tensors that a
+        callable depends on. A module brings its own.
+    solver : str or Tableau
+        A name of `pyneuralode.solvers.SOLVERS`, or an own explicit Runge-Kutta method.
+    gradient : str or GradientMethod
+        A name or instance of `pyneuralode.gradients`.
+    dense : bool
+        Keep what is needed to call the solution at any time.
+    fused : bool
+        Let the compiled path run where it applies (described fields on the CPU).
+    **control
+        `rtol`, `atol`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`: see `pyneuralode.Control`.
+
+    Returns
+    -------
+    Solution
+        ``ys`` has shape (T, *y0.shape), or is a tuple of such.
+
+    Raises
+    ------
+    ArgumentError
+        For arguments that do not fit; the sentence says what to write.
+    SolverError
+        Where the solve cannot reach its end.
+    """
+    choose_engine(engine)
+    if parameters is None:
+        parameters = f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
+    return torch_engine.solve(
+        Problem(f, dict(parameters), y0, ts, solver, make_control(control), find_gradient(gradient), dense, fused)
+    )
+
+
+def make_control(settings: Mapping[str, Any]) -> Control:
+    """Return the `Control` of keyword arguments; an unknown one is answered with the known ones."""
+    try:
+        return Control(**settings)
+    except TypeError:
+        known = set(Control.__dataclass_fields__)
+        wrong = sorted(set(settings) - known)
+        if not wrong:
+            raise
+        raise ArgumentError(f"{wrong[0]} is not an argument here: control takes {', '.join(sorted(known))}.") from None
+
+
+class NeuralODE(nn.Module):
+    """A vector field with trainable parameters, solved as an initial-value problem.
+
+    Parameters
+    ----------
+    field : Field, torch.nn.Module or callable
+        What is integrated; see `solve`.
+    solver, gradient, engine, fused, **control
+        As in `solve`.
+    seed : int
+        Seed of a described field's initial parameters.
+    dtype : torch.dtype
+        Dtype in which a described field's parameters are kept; a solve computes in that of its initial state.
+
+    Calling ``model(y0, ts)`` returns the states (T, *y0.shape), ``model.solve(y0, ts)`` the whole `Solution`.
+    """
+
+    def __init__(
+        self,
+        field: Field | nn.Module | Callable,
+        *,
+        solver: str | Tableau = "Tsit5",
+        gradient: str | GradientMethod = "Backprop",
+        engine: str = "auto",
+        fused: bool = True,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
+        **control: Any,
+    ):
+        super().__init__()
+        if not isinstance(solver, Tableau):
+            solver = find_solver(solver).name
+        choose_engine(engine)
+        self.field, self.solver, self.engine, self.fused = field, solver, engine, fused
+        self.gradient = find_gradient(gradient)
+        self.control = make_control(control)
+        self.weights = nn.ParameterDict()
+        if isinstance(field, Field):
+            for name, value in field.initial(seed).items():
+                self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
+        elif not callable(field):
+            raise ArgumentError(
+                f"field is a {type(field).__name__}: give a Field such as MLP((2, 50, 2)), a torch.nn.Module or a callable."
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the field's parameters by name, in the documented order."""
+        return dict(self.field.named_parameters()) if isinstance(self.field, nn.Module) else dict(self.weights.items())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of the field's parameters as NumPy arrays by name, in the documented order."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self.tensors().items()}
+
+    @torch.no_grad()
+    def set_arrays(self, parameters: Mapping[str, Any]) -> None:
+        """Set the field's parameters from arrays or tensors by name; names and shapes must be those of `arrays`."""
+        tensors = self.tensors()
+        if set(parameters) != set(tensors):
+            odd = sorted(set(parameters) ^ set(tensors))[0]
+            raise ArgumentError(f"parameters: {odd!r} is missing or unknown; give {', '.join(tensors)}.")
+        for name, value in parameters.items():
+            value = torch.as_tensor(value)
+            if value.shape != tensors[name].shape:
+                raise ArgumentError(f"{name} has shape {tuple(value.shape)}: give {tuple(tensors[name].shape)}.")
+            tensors[name].copy_(value)
+
+    def prepare(self, y0: Any) -> Any:
+        """Return the state that is integrated for the caller's initial state; here the same."""
+        return y0
+
+    def solve(self, y0: Any, ts: Any, *, parameters: Mapping[str, Any] | None = None, dense: bool = False) -> Solution:
+        """Solve from `y0` at ``ts[0]`` through `ts`; `parameters` stand in for the model's own."""
+        return solve(
+            self.field,
+            self.prepare(y0),
+            ts,
+            parameters=self.tensors() if parameters is None else parameters,
+            solver=self.solver,
+            gradient=self.gradient,
+            engine=self.engine,
+            dense=dense,
+            fused=self.fused,
+            **vars(self.control),
+        )
+
+    def forward(self, y0: Any, ts: Any) -> Any:
+        return self.solve(y0, ts).ys
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to one safetensors file: its arrays, and its description as JSON in the header."""
+        if not isinstance(self.field, Field):
+            raise ArgumentError(
+                f"the field is a {type(self.field).__name__}, which has no description: save its state_dict yourself, "
+                "or use a described field such as MLP."
+            )
+        if isinstance(self.solver, Tableau):
+            raise ArgumentError(f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save.")
+        control = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in vars(self.control).items() if v != np.inf}
+        description = {
+            "format": FORMAT,
+            "model": type(self).__name__,
+            "field": self.field.describe(),
+            "solver": self.solver,
+            "gradient": {"kind": type(self.gradient).__name__, **vars(self.gradient)},
+            "control": control,
+            **self._extra_description(),
+        }
+        save_file({n: np.ascontiguousarray(a) for n, a in self.arrays().items()}, str(path), {"pyneuralode": json.dumps(description)})
+
+    def _extra_description(self) -> dict:
+        return {}
+
+
+class AugmentedNeuralODE(NeuralODE):
+    """A neural ODE whose state is extended by `extra` components that start at zero (Dupont et al. 2019).
+
+    The initial state (..., d) becomes (..., d + extra); the field's dimension is d + extra, and the states
+    returned keep all components: the first d are the caller's.
+    """
+
+    def __init__(self, field: Field | nn.Module | Callable, extra: int, **settings: Any):
+        super().__init__(field, **settings)
+        if int(extra) < 0 or (isinstance(field, Field) and extra >= field.dim):
+            limit = f"from 0 to {field.dim - 1}" if isinstance(field, Field) else "of at least 0"
+            raise ArgumentError(f"extra is {extra}: give a number of added components {limit}.")
+        self.extra = int(extra)
+
+    def prepare(self, y0: Any) -> Any:
+        if isinstance(y0, Tensor):
+            return torch.cat([y0, y0.new_zeros(*y0.shape[:-1], self.extra)], dim=-1)
+        y0 = np.asarray(y0)
+        return np.concatenate([y0, np.zeros((*y0.shape[:-1], self.extra), dtype=y0.dtype)], axis=-1)
+
+    def _extra_description(self) -> dict:
+        return {"extra": self.extra}
+
+
+def load(path: str | Path) -> NeuralODE:
+    """Read a model that `NeuralODE.save` wrote.
+
+    Raises ModelFileError where the file is absent, damaged, of a newer version, or not a model of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not there: give the path of a saved model.")
+    try:
+        arrays = load_file(str(path))
+        description = json.loads(_header(path).get("pyneuralode", "null"))
+    except (SafetensorError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
+    if description is None:
+        raise ModelFileError(f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote.")
+    if description.get("format", 0) > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {description['format']}, newer than the {FORMAT} that this version reads: update pyneuralode."
+        )
+    gradient = dict(description["gradient"])
+    settings = {
+        "solver": description["solver"],
+        "gradient": type(find_gradient(gradient.pop("kind")))(**gradient),
+        **description["control"],
+    }
+    kinds: dict[str, Callable[..., NeuralODE]] = {"NeuralODE": NeuralODE, "AugmentedNeuralODE": AugmentedNeuralODE}
+    if description["model"] == "AugmentedNeuralODE":
+        settings["extra"] = description["extra"]
+    dtype = torch.as_tensor(next(iter(arrays.values()))).dtype if arrays else torch.float64
+    model = kinds[description["model"]](from_description(description["field"]), dtype=dtype, **settings)
+    model.set_arrays(arrays)
+    return model
+
+
+def _header(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file: eight bytes of length, then JSON."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)).get("__metadata__", {})

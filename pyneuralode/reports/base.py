@@ -1,0 +1,167 @@
+"""What an experiment is given (`Context`) and what it hands back (`Report`: rows, tables, figures, notes)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import ArgumentError, unknown_name
+from .progress import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALES = ("quick", "full")
+_BETTER = ("lower", "higher", "match")
+
+
+@dataclass(frozen=True)
+class Context:
+    """How an experiment is to run.
+
+    Attributes
+    ----------
+    scale : {"quick", "full"}
+        "quick" shows in a few minutes that everything works; targets hold for "full".
+    engine : {"torch", "julia"}
+        The engine to compute on; the runner has settled what "auto" means.
+    seed : int
+        Every random number of the experiment follows from it.
+    workers : int
+        How many processes may run at once.
+    progress : Progress
+        Where to tell how far it is.
+    """
+
+    scale: Literal["quick", "full"] = "full"
+    engine: str = "torch"
+    seed: int = 0
+    workers: int = 1
+    progress: Progress = field(default_factory=SilentProgress)
+
+    @property
+    def quick(self) -> bool:
+        return self.scale == "quick"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of ours beside one of theirs.
+
+    Attributes
+    ----------
+    name : str
+        What the number is, in words; unique within a report.
+    ours, theirs : float or None
+        Computed here, and printed in the source; None where there is none.
+    better : {"lower", "higher", "match"}
+        Which way is better, or that the two are to agree.
+    source : str
+        Where their number is printed, such as "R Fig. 6".
+    target : float or None
+        What the full scale is to reach: at most this for "lower", at least for "higher". For "match" it is `theirs`
+        as soon as a tolerance is given, and is not given itself.
+    tolerance : float or None
+        For "match": |ours - theirs| <= tolerance |theirs| meets the target.
+    """
+
+    name: str
+    ours: float | None
+    theirs: float | None = None
+    unit: str = ""
+    better: Literal["lower", "higher", "match"] = "lower"
+    source: str = ""
+    target: float | None = None
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.better not in _BETTER:
+            raise unknown_name("better", self.better, _BETTER)
+        if self.better != "match":
+            if self.tolerance is not None:
+                raise ArgumentError(
+                    f"tolerance is {self.tolerance} in row {self.name!r}: give it with better='match'."
+                )
+        elif self.target is not None:
+            raise ArgumentError(
+                f"target is {self.target} in row {self.name!r}: give theirs and a tolerance instead."
+            )
+        elif self.tolerance is not None:
+            if self.theirs is None:
+                raise ArgumentError(
+                    f"theirs is None in row {self.name!r}: give the number that ours is to match."
+                )
+            object.__setattr__(self, "target", self.theirs)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None where there is no target. A number that is not finite meets none."""
+        if self.target is None:
+            return None
+        if self.ours is None or not math.isfinite(self.ours):
+            return False
+        if self.better == "match":
+            return bool(abs(self.ours - self.target) <= self.tolerance * abs(self.target))
+        return bool(self.ours <= self.target if self.better == "lower" else self.ours >= self.target)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A further table for the page: any cells (numbers, words, None) under the names of the columns."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for cells in self.rows:
+            if len(cells) != len(self.columns):
+                raise ArgumentError(
+                    f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}, one a column."
+                )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an experiment found.
+
+    Attributes
+    ----------
+    rows : sequence of Row
+    figures : dict of str to matplotlib.figure.Figure
+        In the order of the page; the names become file names.
+    tables : sequence of Table
+    notes : str or sequence of str
+        Plain paragraphs: what differs from the source, what is deduced, what to see in the figures.
+    captions : dict of str to str
+        Captions of figures, by name.
+    """
+
+    rows: Sequence[Row]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    tables: Sequence[Table] = ()
+    notes: str | Sequence[str] = ()
+    captions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, count in Counter(row.name for row in self.rows).items():
+            if count > 1:
+                raise ArgumentError(
+                    f"the row name {name!r} stands {count} times in a report: make the names differ."
+                )
+        for name in self.figures:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ArgumentError(f"a figure's name is {name!r}: write letters, digits, - and _ only.")
+        for name in self.captions:
+            if name not in self.figures:
+                raise unknown_name("a caption's figure", name, self.figures)
+
+    @property
+    def paragraphs(self) -> list[str]:
+        """The notes as a list of paragraphs."""
+        return [self.notes] if isinstance(self.notes, str) and self.notes else list(self.notes)

@@ -1,0 +1,52 @@
+"""The experiments that `pyneuralode report` knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from ..errors import unknown_name
+from .base import Context, Report
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment: its id, its title, the document it is from, and the module whose `run` computes it."""
+
+    id: str
+    title: str
+    source: str
+    module: str
+
+    def load(self) -> Callable[[Context], Report]:
+        """Import the module, which may be slow, and return its `run(context)`."""
+        return import_module(self.module).run
+
+
+_KTH_REPORT = '"Exploring Neural Ordinary Differential Equations", KTH, DD2424 project report, 2022'
+
+EXPERIMENTS: dict[str, Experiment] = {
+    experiment.id: experiment
+    for experiment in (
+        Experiment(
+            "covid",
+            "Sweden's epidemic by a neural ODE, with growing time spans",
+            f"{_KTH_REPORT}, Fig. 3, 6 and 7",
+            "pyneuralode.reports.covid",
+        ),
+        Experiment(
+            "seir",
+            "Sweden's epidemic by the SEIR model",
+            f"{_KTH_REPORT}, Fig. 2, 3 and 5",
+            "pyneuralode.reports.seir",
+        ),
+    )
+}
+
+
+def find_experiment(id: str) -> Experiment:
+    """Return the experiment of that id; an id that is not known is an ArgumentError naming the nearest."""
+    if id not in EXPERIMENTS:
+        raise unknown_name("the experiment", id, EXPERIMENTS)
+    return EXPERIMENTS[id]

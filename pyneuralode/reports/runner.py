@@ -1,0 +1,116 @@
+"""Run experiments and write what they found."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engines.base import choose_engine
+from ..errors import ArgumentError, unknown_name
+from .base import SCALES, Context, Row
+from .format import number
+from .page import render
+from .progress import Progress, SilentProgress
+from .registry import EXPERIMENTS, find_experiment
+from .store import check_destination, read_results, write_page, write_result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the page is, how many targets were met of how many in each experiment, and which were missed."""
+
+    page: Path
+    tally: dict[str, tuple[int, int]]
+    missed: tuple[str, ...]
+
+
+def run_reports(
+    ids: Iterable[str],
+    out: str | os.PathLike[str] = "pyneuralode-report",
+    scale: str = "full",
+    engine: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    check: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Compute experiments, write `OUT/ID/` for each and `OUT/index.html` for all that OUT holds.
+
+    Parameters
+    ----------
+    ids : iterable of str
+        Keys of `registry.EXPERIMENTS`; repeated ones run once.
+    out : path
+        Folder of the results, made where it does not exist. Results of other experiments in it stay.
+    scale : {"quick", "full"}
+    engine : {"auto", "torch", "julia"}
+    seed : int
+        From 0 to 2^32 - 1.
+    workers : int, optional
+        Processes that may run at once; by default one for each core.
+    check : bool
+        Whether `missed` is wanted; only the full scale has targets to miss.
+    progress : Progress, optional
+        Silent by default.
+
+    Returns
+    -------
+    Outcome
+        `missed` holds one sentence for each row whose target was missed, and is empty without `check`.
+
+    Raises
+    ------
+    ArgumentError
+        Before anything is computed, if an argument is not as above or `out` cannot take the results.
+    EngineError
+        Before anything is computed, if the engine is not here.
+
+    Notes
+    -----
+    An experiment that ends with an exception leaves nothing behind; those completed before it stay, page included.
+    """
+    experiments = [find_experiment(id) for id in dict.fromkeys(ids)]
+    out = Path(out)
+    if not experiments:
+        raise ArgumentError(f"no experiment is named: give one or more of {', '.join(EXPERIMENTS)}.")
+    if scale not in SCALES:
+        raise unknown_name("scale", scale, SCALES)
+    engine = choose_engine(engine)
+    if not 0 <= seed < 2**32:
+        raise ArgumentError(f"seed is {seed}: give a whole number from 0 to {2**32 - 1}.")
+    if workers is not None and workers < 1:
+        raise ArgumentError(f"workers is {workers}: give 1 or more, or leave it out for one a core.")
+    if check and scale != "full":
+        raise ArgumentError(
+            f"check is asked for at scale {scale!r}, but targets hold at full scale: leave one out."
+        )
+    check_destination(out, [experiment.id for experiment in experiments])
+
+    context = Context(scale, engine, seed, workers or os.cpu_count() or 1, progress or SilentProgress())
+    tally: dict[str, tuple[int, int]] = {}
+    missed: list[str] = []
+    for experiment, run in [(experiment, experiment.load()) for experiment in experiments]:
+        start = time.perf_counter()
+        report = run(context)
+        write_result(out, experiment, context, report, time.perf_counter() - start)
+        page = write_page(out, render(_in_order(read_results(out))))
+        judged = [row for row in report.rows if row.met is not None]
+        tally[experiment.id] = (sum(row.met for row in judged), len(judged))
+        if check:
+            missed += [f"{experiment.id}: {_shortfall(row)}" for row in judged if not row.met]
+    return Outcome(page, tally, tuple(missed))
+
+
+def _in_order(results: list[dict]) -> list[dict]:
+    places = {id: place for place, id in enumerate(EXPERIMENTS)}
+    return sorted(results, key=lambda result: (places.get(result["id"], len(places)), result["folder"]))
+
+
+def _shortfall(row: Row) -> str:
+    ours = number(row.ours) if row.ours is not None and math.isfinite(row.ours) else "not a finite number"
+    wanted = {"lower": "at most", "higher": "at least", "match": "near"}[row.better]
+    return f"{row.name!r} is {ours}, and {wanted} {number(row.target, trim=True)} is the target."

@@ -1,0 +1,231 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pyneuralode.engines.julia_engine.probe import probe
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for julia are shell scripts")
+
+MANIFEST = """\
+manifest_format = "2.0"
+
+[[deps.PyNeuralODE]]
+path = "../julia"
+
+[[deps.PythonCall]]
+version = "0.9.34"
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """An empty home, an empty PATH, and none of the variables that the probe reads."""
+    for name in list(os.environ):
+        if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA")):
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", str(home / "bin"))
+    return home
+
+
+def script(path, body):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def untouchable(path):
+    """A julia that leaves a trace if anything starts it."""
+    return script(path, f"echo started > {path}.started; echo julia version 1.11.2")
+
+
+def started(path):
+    return path.with_name(path.name + ".started").exists()
+
+
+def installed(root, version="1.11.2"):
+    """A Julia with the files of a real installation around it."""
+    header = root / "include" / "julia" / "julia_version.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(f'#define JULIA_VERSION_STRING "{version}"\n#define JULIA_VERSION_MAJOR 1\n')
+    return untouchable(root / "bin" / "julia")
+
+
+def environment(folder, manifest=MANIFEST, name="Manifest.toml"):
+    folder.mkdir(parents=True)
+    (folder / "Project.toml").write_text("[deps]\n")
+    (folder / name).write_text(manifest)
+    return folder
+
+
+def test_without_julia_the_reason_says_so_in_one_sentence():
+    answer = probe()
+    assert not answer.found and answer.executable is None and answer.how == ""
+    assert "no julia on PATH" in answer.reason and "not in this version" in answer.reason
+    assert "\n" not in answer.reason
+
+
+def test_julia_on_path_with_our_package_in_its_default_environment(home):
+    julia = installed(home / "julia-1.11.2")
+    (home / "bin" / "julia").symlink_to(julia)
+    folder = environment(home / ".julia" / "environments" / "v1.11")
+    answer = probe()
+    assert answer.found and answer.reason == ""
+    assert (answer.executable, answer.project, answer.version, answer.how) == (
+        julia,
+        folder,
+        "1.11.2",
+        "PATH",
+    )
+    assert not started(julia)
+
+
+def test_julia_on_path_without_our_package(home):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    environment(home / ".julia" / "environments" / "v1.11", MANIFEST.replace("PyNeuralODE", "Other"))
+    answer = probe()
+    assert not answer.found and answer.version == "1.11.2" and answer.project is None
+    assert "PYNEURALODE_JULIA_PROJECT" in answer.reason
+
+
+def test_the_depot_and_the_project_that_julia_itself_would_take(home, tmp_path, monkeypatch):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    folder = environment(tmp_path / "depot" / "environments" / "v1.11", name="Manifest-v1.11.toml")
+    monkeypatch.setenv(
+        "JULIA_DEPOT_PATH", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'depot'}{os.pathsep}"
+    )
+    assert probe().project == folder
+    shared = environment(tmp_path / "depot" / "environments" / "shared")
+    monkeypatch.setenv("JULIA_PROJECT", "@shared")
+    assert probe().project == shared
+    monkeypatch.setenv("JULIA_PROJECT", str(environment(tmp_path / "own")))
+    assert probe().project == tmp_path / "own"
+
+
+@pytest.mark.parametrize("version", ["1.9.4", "2.0.0", "0.7.0"])
+def test_a_version_out_of_range_is_refused(home, version):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia", version))
+    answer = probe()
+    assert not answer.found and answer.version == version and "1.10 or newer" in answer.reason
+
+
+@pytest.mark.parametrize("version", ["1.10.0", "1.13.0-rc1"])
+def test_a_version_in_range_is_taken(home, version):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia", version))
+    environment(home / ".julia" / "environments" / "v{}.{}".format(*version.split(".")[:2]))
+    assert probe().found
+
+
+def test_the_version_from_the_standard_library_s_folder(home):
+    julia = untouchable(home / "usr" / "bin" / "julia")
+    (home / "usr" / "share" / "julia" / "stdlib" / "v1.12").mkdir(parents=True)
+    (home / "bin" / "julia").symlink_to(julia)
+    assert probe().version == "1.12"
+    assert not started(julia)
+
+
+def test_a_wrapper_script_is_asked_for_its_version(home):
+    script(home / "bin" / "julia", 'test "$*" = --version && echo julia version 1.10.5')
+    assert probe().version == "1.10.5"
+
+
+def test_an_executable_that_is_not_julia(home):
+    script(home / "bin" / "julia", "echo hello")
+    answer = probe()
+    assert not answer.found and "does not tell its version" in answer.reason
+
+
+def test_our_setting_goes_first_and_decides(home, tmp_path, monkeypatch):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia-path"))
+    environment(home / ".julia" / "environments" / "v1.11")
+    ours = installed(tmp_path / "ours", "1.12.1")
+    folder = environment(tmp_path / "project")
+    monkeypatch.setenv("PYNEURALODE_JULIA", str(ours))
+    monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(folder))
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", "elsewhere")
+    answer = probe()
+    assert answer.found and (answer.executable, answer.project) == (ours, folder)
+    assert answer.how == "PYNEURALODE_JULIA"
+
+    monkeypatch.setenv("PYNEURALODE_JULIA", str(tmp_path / "absent"))
+    answer = probe()
+    assert not answer.found and "PYNEURALODE_JULIA is" in answer.reason and "absent" in answer.reason
+
+
+def test_our_project_alone_goes_with_julia_on_path(home, tmp_path, monkeypatch):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(environment(tmp_path / "project")))
+    answer = probe()
+    assert answer.found and answer.project == tmp_path / "project" and answer.how == "PATH"
+
+
+def test_a_project_that_lacks_a_package_is_named_with_it(home, tmp_path, monkeypatch):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    manifest = MANIFEST.replace("PythonCall", "Lux")
+    monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(environment(tmp_path / "project", manifest)))
+    answer = probe()
+    assert not answer.found and "lacks PythonCall:" in answer.reason
+
+
+def test_the_package_s_own_folder_is_a_project_that_holds_it(home, tmp_path, monkeypatch):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    folder = environment(tmp_path / "julia", '[[deps.PythonCall]]\nversion = "0.9.34"\n')
+    (folder / "Project.toml").write_text('name = "PyNeuralODE"\n')
+    monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(folder))
+    assert probe().found
+
+
+@pytest.mark.parametrize("present", ["PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT"])
+def test_juliacall_s_variables_count_together_only(home, monkeypatch, present):
+    monkeypatch.setenv(present, str(home))
+    answer = probe()
+    assert not answer.found and answer.reason.startswith(f"{present} is set without PYTHON_JULIACALL_")
+
+
+def test_juliacall_s_two_variables(tmp_path, monkeypatch):
+    julia, folder = installed(tmp_path / "julia"), environment(tmp_path / "project")
+    monkeypatch.setenv("PYTHON_JULIACALL_EXE", str(julia))
+    monkeypatch.setenv("PYTHON_JULIACALL_PROJECT", str(folder))
+    answer = probe()
+    assert answer.found and (answer.executable, answer.project) == (julia, folder)
+    assert answer.how == "PYTHON_JULIACALL_EXE"
+
+
+@pytest.mark.parametrize("kind", ["version", "path", "command"])
+def test_juliaup_s_launcher_is_read_past_and_never_started(home, monkeypatch, kind):
+    launcher = untouchable(home / ".juliaup" / "bin" / "julialauncher")
+    (home / "bin" / "julia").symlink_to(launcher)
+    depot = home / ".julia" / "juliaup"
+    julia = installed(depot / "julia-1.11.2+0")
+    channel = {
+        "version": {"Version": "1.11.2+0"},
+        "path": {"Path": "./julia-1.11.2+0", "Version": "1.11.2-DEV"},
+        "command": {"Command": str(julia)},
+    }[kind]
+    settings = {
+        "Default": "1.9",
+        "InstalledVersions": {"1.11.2+0": {"Path": "./julia-1.11.2+0"}},
+        "InstalledChannels": {"release": channel},
+    }
+    (depot / "juliaup.json").write_text(json.dumps(settings))
+    answer = probe()
+    assert not answer.found and "juliaup's launcher" in answer.reason  # the default channel is not installed
+    monkeypatch.setenv("JULIAUP_CHANNEL", "release")
+    answer = probe()
+    assert (answer.executable, answer.version) == (julia, "1.11.2")
+    assert not started(launcher) and not started(julia)
+
+
+def test_the_probe_imports_neither_juliacall_nor_torch():
+    code = (
+        "import sys; from pyneuralode.engines.julia_engine.probe import probe; probe(); "
+        "print(sorted({'juliacall', 'juliapkg', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
