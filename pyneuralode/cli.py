@@ -12,10 +12,10 @@ import typer
 from .errors import PyNeuralODEError
 
 app = typer.Typer(
-    help="Neural differential equations: published experiments computed again, and the state of this installation.",
+    help="Neural differential equations: published experiments computed again, and what is installed.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a defect of ours shows the plain traceback that people know how to report
+    pretty_exceptions_enable=False,  # a defect of ours shows Python's plain traceback
 )
 
 
@@ -84,7 +84,7 @@ def report(
             )
         return
 
-    from .reports.progress import RichProgress
+    from .progress import RichProgress
     from .reports.runner import run_reports
 
     with RichProgress() as progress:
@@ -145,9 +145,9 @@ def doctor() -> None:
     typer.echo("")
     if torch is None:
         typer.echo(
-            "Next: install torch anew, `python -m pip install --force-reinstall torch`; nothing runs without it."
+            "Next: install torch anew, for nothing runs without it: "
+            "`python -m pip install --force-reinstall torch`."
         )
         raise typer.Exit(1)
-    typer.echo(
-        "Everything in this version runs on the torch engine, which is ready. Next: `pyneuralode report --list`."
-    )
+    typer.echo("Everything in this version runs on the torch engine, which is ready.")
+    typer.echo("Next: `pyneuralode report --list`.")

@@ -222,6 +222,19 @@ def test_juliaup_s_launcher_is_read_past_and_never_started(home, monkeypatch, ki
     assert not started(launcher) and not started(julia)
 
 
+def test_a_julia_that_juliaup_installed_is_taken_as_named(tmp_path, monkeypatch):
+    julia = installed(tmp_path / "juliaup" / "julia-1.11.2+0")
+    monkeypatch.setenv("PYNEURALODE_JULIA", str(julia))
+    assert probe().executable == julia and not started(julia)
+
+
+def test_a_launcher_with_juliaup_beside_it_is_not_started(home):
+    launcher = untouchable(home / "bin" / "julia")
+    untouchable(home / "bin" / "juliaup")
+    assert "juliaup's launcher" in probe().reason
+    assert not started(launcher)
+
+
 def test_the_probe_imports_neither_juliacall_nor_torch():
     code = (
         "import sys; from pyneuralode.engines.julia_engine.probe import probe; probe(); "

@@ -102,10 +102,10 @@ def test_the_page_shows_the_numbers_and_escapes_the_words(tmp_path, experiment):
     experiment("fake")
     page = run_reports(["fake"], tmp_path).page.read_text(encoding="utf-8")
     for text in (
-        "Title of &lt;fake&gt;", "A report &amp; a poster", "loss &lt;best&gt;", "R &amp; P", "1.250×10⁻⁴", "1.97×10⁻⁴",
-        "≤&nbsp;1.97×10⁻⁴", "≥&nbsp;0.99", "≈&nbsp;0.01124 ± 2&nbsp;%", "0.9871", "5,754", "✓&nbsp;met",
-        "✗&nbsp;missed", "a &lt;b&gt;", "−1.235×10⁻⁴", "The curve &amp; its points.", "x &lt; y", "A note.",
-        'src="fake/curve.png"', 'href="fake/curve.svg"', "2 of 4",
+        "Title of &lt;fake&gt;", "A report &amp; a poster", "loss &lt;best&gt;", "R &amp; P", "1.250×10⁻⁴",
+        "1.97×10⁻⁴", "≤&nbsp;1.97×10⁻⁴", "≥&nbsp;0.99", "≈&nbsp;0.01124 ± 2&nbsp;%", "0.9871", "5,754",
+        "✓&nbsp;met", "✗&nbsp;missed", "a &lt;b&gt;", "−1.235×10⁻⁴", "x &lt; y", "A note.",
+        "The curve &amp; its points.", 'src="fake/curve.png"', 'href="fake/curve.svg"', "2 of 4",
     ):  # fmt: skip
         assert text in page, text
     for text in (

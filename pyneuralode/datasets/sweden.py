@@ -19,15 +19,15 @@ def sweden(series: Literal["official", "report"] = "official") -> pd.DataFrame:
     ----------
     series : {"official", "report"}
         `"official"`: the 81 days with a report from 2 November 2021 to 14 April 2022.
-        `"report"`: the 56 points that the KTH student report "Exploring Neural Ordinary Differential Equations"
-        (DD2424, 2022) fitted, apparently read off a chart; for comparison with that report.
+        `"report"`: the 56 points that the KTH student report "Exploring Neural Ordinary Differential
+        Equations" (DD2424, 2022) fitted, apparently read off a chart; for comparison with that report.
 
     Returns
     -------
     pandas.DataFrame
-        One row a point, in the order of time, with irregular gaps. `day` (int64, days since 1 November 2021),
-        `new_cases_avg7` (float64, persons per day in the whole country) and, in the official series, `date`
-        (datetime64) as first column.
+        One row a point, in the order of time, with irregular gaps. `day` (int64, days since 1 November
+        2021), `new_cases_avg7` (float64, persons per day in the whole country) and, in the official
+        series, `date` (datetime64) as first column.
 
     Raises
     ------
@@ -36,12 +36,13 @@ def sweden(series: Literal["official", "report"] = "official") -> pd.DataFrame:
 
     Notes
     -----
-    Official series: numbers of Folkhälsomyndigheten as collated in the COVID-19 Data Repository by the Center for
-    Systems Science and Engineering (CSSE) at Johns Hopkins University, CC BY 4.0; cite Dong, Du and Gardner, Lancet
-    Infectious Diseases 20(5), 533-534, 2020, doi:10.1016/S1473-3099(20)30120-1. Changed: differenced, averaged over
-    seven days, days without a report left out.
-    Report's points: github.com/jannikwagner/DD2424, which states no licence. More in `tables/README.md` beside
-    this module.
+    Official series: numbers of Folkhälsomyndigheten as collated in the COVID-19 Data Repository by the
+    Center for Systems Science and Engineering (CSSE) at Johns Hopkins University, CC BY 4.0; cite Dong,
+    Du and Gardner, Lancet Infectious Diseases 20(5), 533-534, 2020, doi:10.1016/S1473-3099(20)30120-1.
+    Changed: differenced, averaged over seven days, days without a report left out.
+
+    Report's points: github.com/jannikwagner/DD2424, which states no licence. More in `tables/README.md`
+    beside this module.
     """
     if series not in _TABLES:
         raise unknown_name("series", series, _TABLES)

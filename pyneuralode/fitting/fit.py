@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, SolverError
 from ..models import NeuralODE
-from ..reports.progress import Progress, RichProgress, SilentProgress
+from ..progress import Progress, RichProgress, SilentProgress
 from .checkpoint import Checkpoint
 from .curricula import GrowingSpan, Stage, stages_of
 from .objective import Objective

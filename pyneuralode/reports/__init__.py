@@ -1,1 +1,1 @@
-"""Experiments that compute published figures and tables again, and the page that puts our numbers beside theirs."""
+"""Experiments that compute published figures again, and the page that puts our numbers beside theirs."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ArgumentError, unknown_name
-from .progress import Progress, SilentProgress
+from ..progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,8 +63,8 @@ class Row:
     source : str
         Where their number is printed, such as "R Fig. 6".
     target : float or None
-        What the full scale is to reach: at most this for "lower", at least for "higher". For "match" it is `theirs`
-        as soon as a tolerance is given, and is not given itself.
+        What the full scale is to reach: at most this for "lower", at least for "higher". For "match" it
+        is `theirs` as soon as a tolerance is given, and is not given itself.
     tolerance : float or None
         For "match": |ours - theirs| <= tolerance |theirs| meets the target.
     """
@@ -99,7 +99,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is no target. A number that is not finite meets none."""
+        """Whether the target is met; None without a target. A number that is not finite meets none."""
         if self.target is None:
             return None
         if self.ours is None or not math.isfinite(self.ours):
@@ -122,7 +122,7 @@ class Table:
         for cells in self.rows:
             if len(cells) != len(self.columns):
                 raise ArgumentError(
-                    f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}, one a column."
+                    f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}."
                 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -12,6 +13,7 @@ from .format import number
 from .store import PAGE_MARK
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_NONE = "–"
 
 
 def render(results: list[dict[str, Any]]) -> str:
@@ -30,10 +32,9 @@ def render(results: list[dict[str, Any]]) -> str:
 <body>
 <header>
 <h1>Our numbers beside theirs</h1>
-<p>Published neural-ODE experiments computed again with pyneuralode. Every number under &#8220;ours&#8221; was computed
-by the run described beside it; every number under &#8220;theirs&#8221; is printed in the source named.</p>
-{_contents(results)}
-</header>
+<p>Published neural-ODE experiments computed again with pyneuralode. Every number under “ours” was
+computed by the run described with it; every number under “theirs” is printed in the source named.</p>
+{_contents(results)}</header>
 <main>
 {"".join(_section(result) for result in results)}</main>
 </body>
@@ -42,107 +43,124 @@ by the run described beside it; every number under &#8220;theirs&#8221; is print
 
 
 def _contents(results: list[dict]) -> str:
-    lines = "".join(
-        f'<tr><td><a href="#{quote(result["folder"])}">{escape(result["page"]["title"])}</a></td>'
-        f"<td>{escape(result['scale'])}</td><td>{escape(result['engine'])}</td>"
-        f'<td class="number">{_duration(result["seconds"])}</td><td>{_tally(result)}</td></tr>\n'
-        for result in results
-    )
-    return (
-        '<div class="scroll"><table class="contents">\n<thead><tr><th>Experiment</th><th>Scale</th><th>Engine</th>'
-        f'<th class="number">Time</th><th>Targets met</th></tr></thead>\n<tbody>\n{lines}</tbody></table></div>'
+    return _grid(
+        ("Experiment", "Scale", "Engine", "Time", "Targets met"),
+        [
+            (
+                f'<a href="#{quote(result["folder"])}">{escape(result["page"]["title"])}</a>',
+                escape(result["scale"]),
+                escape(result["engine"]),
+                _duration(result["seconds"]),
+                _tally(result),
+            )
+            for result in results
+        ],
+        numeric=(3,),
     )
 
 
 def _section(result: dict) -> str:
     page = result["page"]
     folder = quote(result["folder"])
-    quick = (
-        '<p class="quick">A quick run, to see that everything works: the targets are set for the full scale.</p>\n'
-        if result["scale"] == "quick"
-        else ""
+    parts = [
+        f'<section id="{folder}" class="{escape(result["scale"])}-scale">\n',
+        f"<h2>{escape(page['title'])}</h2>\n",
+        f'<p class="source">From {escape(page["source"])}</p>\n',
+        f'<p class="run"><span class="badge">{escape(result["folder"])}</span>\n'
+        f'<span class="badge">{escape(result["scale"])} scale</span>\n'
+        f"<span>{_duration(result['seconds'])}</span>\n"
+        f"<span>engine {escape(result['engine'])}</span> <span>seed {result['seed']}</span>\n"
+        f'<a href="{folder}/metrics.json">metrics.json</a></p>\n',
+    ]
+    if result["scale"] == "quick":
+        parts.append(
+            '<p class="quick">A quick run, to see that everything works: '
+            "the targets are set for the full scale.</p>\n"
+        )
+    if result["rows"]:
+        parts.append(
+            _grid(
+                ("Quantity", "Ours", "Theirs", "Target", "Met", "Source"),
+                [_row(row, page["tolerances"].get(row["name"])) for row in result["rows"]],
+                numeric=(1, 2, 3),
+            )
+        )
+    parts += [_figure(folder, figure) for figure in page["figures"]]
+    parts += [_table(table) for table in result["tables"]]
+    parts += [f"<p>{escape(note)}</p>\n" for note in page["notes"]]
+    parts.append(
+        f'<p class="colophon">Finished {escape(page["finished"])} on {escape(page["machine"])}, '
+        f"pyneuralode {escape(page['version'])}.</p>\n</section>\n"
     )
-    return f"""<section id="{folder}" class="{escape(result["scale"])}-scale">
-<h2>{escape(page["title"])}</h2>
-<p class="source">From {escape(page["source"])}</p>
-<p class="run"><span class="badge">{escape(result["folder"])}</span>
-<span class="badge">{escape(result["scale"])} scale</span>
-<span>{_duration(result["seconds"])}</span> <span>engine {escape(result["engine"])}</span>
-<span>seed {result["seed"]}</span> <span><a href="{folder}/metrics.json">metrics.json</a></span></p>
-{quick}{_rows(result)}
-{"".join(_figure(folder, figure) for figure in page["figures"])}{"".join(_table(table) for table in result["tables"])}\
-{"".join(f"<p>{escape(note)}</p>{chr(10)}" for note in page["notes"])}\
-<p class="colophon">Finished {escape(page["finished"])} on {escape(page["machine"])},
-pyneuralode {escape(page["version"])}.</p>
-</section>
-"""
+    return "".join(parts)
 
 
-def _rows(result: dict) -> str:
-    if not result["rows"]:
-        return ""
-    lines = "".join(_row(row, result["page"]["tolerances"].get(row["name"])) for row in result["rows"])
-    return (
-        '<div class="scroll"><table class="rows">\n<thead><tr><th>Quantity</th><th class="number">Ours</th>'
-        '<th class="number">Theirs</th><th class="number">Target</th><th>Met</th><th>Source</th></tr></thead>\n'
-        f"<tbody>\n{lines}</tbody></table></div>"
-    )
-
-
-def _row(row: dict, tolerance: float | None) -> str:
-    unit = f' <span class="unit">{escape(row["unit"])}</span>' if row["unit"] else ""
+def _row(row: dict, tolerance: float | None) -> tuple[str, ...]:
     ours, theirs = row["ours"], row["theirs"]
     ahead = {"lower": -1, "higher": 1, "match": 0}[row["better"]]
-    best = " best" if None not in (ours, theirs) and ahead * (ours - theirs) > 0 else ""
-    sign = {"lower": "≤", "higher": "≥", "match": "≈"}[row["better"]]
-    target = "" if row["target"] is None else f"{sign}&nbsp;{_cell(row['target'], trim=True)}"
+    first = _measure(ours, row["unit"])
+    if None not in (ours, theirs) and ahead * (ours - theirs) > 0:
+        first = f"<strong>{first}</strong>"
+    target = ""
+    if row["target"] is not None:
+        sign = {"lower": "≤", "higher": "≥", "match": "≈"}[row["better"]]
+        target = f"{sign}&nbsp;{_cell(row['target'], trim=True)}"
     if tolerance is not None:
         target += f" ± {_cell(100 * tolerance, trim=True)}&nbsp;%"
-    verdict = {
-        True: '<span class="met">✓&nbsp;met</span>',
-        False: '<span class="missed">✗&nbsp;missed</span>',
-        None: "",
-    }[row["met"]]
-    return (
-        f'<tr><td>{escape(row["name"])}</td><td class="number{best}">{_cell(ours)}{unit if ours is not None else ""}'
-        f'</td><td class="number">{_cell(theirs, trim=True)}{unit if theirs is not None else ""}</td>'
-        f'<td class="number">{target}</td><td>{verdict}</td><td class="from">{escape(row["source"])}</td></tr>\n'
-    )
+    verdict = {True: _mark("met", "✓&nbsp;met"), False: _mark("missed", "✗&nbsp;missed"), None: ""}[
+        row["met"]
+    ]
+    source = _mark("from", escape(row["source"]))
+    return escape(row["name"]), first, _measure(theirs, row["unit"], trim=True), target, verdict, source
 
 
 def _figure(folder: str, figure: dict) -> str:
     path = f"{folder}/{escape(figure['name'])}"
     caption = escape(figure["caption"])
+    links = f'<a href="{path}.png">PNG</a> <a href="{path}.svg">SVG</a>'
     return (
-        f'<figure><a href="{path}.svg"><img src="{path}.png" alt="{caption or escape(figure["name"])}"></a>'
-        f'<figcaption>{caption} <span class="files"><a href="{path}.png">PNG</a> <a href="{path}.svg">SVG</a></span>'
-        "</figcaption></figure>\n"
+        f'<figure><a href="{path}.svg"><img src="{path}.png" alt="{caption or escape(figure["name"])}"></a>\n'
+        f"<figcaption>{caption} {_mark('files', links)}</figcaption></figure>\n"
     )
 
 
 def _table(table: dict) -> str:
-    # A column of numbers is set flush right, its heading too; "–" for a missing one does not make it words.
     numeric = [
-        all(isinstance(cells[column], (int, float, type(None))) for cells in table["rows"])
+        column
         for column in range(len(table["columns"]))
+        if all(isinstance(cells[column], (int, float, type(None))) for cells in table["rows"])
     ]
-    marks = [' class="number"' if flag else "" for flag in numeric]
-    head = "".join(f"<th{mark}>{escape(str(name))}</th>" for name, mark in zip(table["columns"], marks))
-    body = "".join(
-        "<tr>" + "".join(f"<td{mark}>{_cell(cell)}</td>" for cell, mark in zip(cells, marks)) + "</tr>\n"
-        for cells in table["rows"]
-    )
+    names = [escape(str(name)) for name in table["columns"]]
+    grid = _grid(names, [[_cell(cell) for cell in cells] for cells in table["rows"]], numeric)
     note = f'<p class="note">{escape(table["note"])}</p>\n' if table["note"] else ""
-    return (
-        f'<h3>{escape(table["title"])}</h3>\n<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>\n{note}"
-    )
+    return f"<h3>{escape(table['title'])}</h3>\n{grid}{note}"
+
+
+def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[int]) -> str:
+    """Return a table of cells that are HTML already; the columns in `numeric` are set flush right."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        marks = [' class="number"' if column in numeric else "" for column in range(len(cells))]
+        return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
+
+    body = "".join(f"<tr>{line('td', cells)}</tr>\n" for cells in rows)
+    head = f"<thead><tr>{line('th', names)}</tr></thead>"
+    return f'<div class="scroll"><table>\n{head}\n<tbody>\n{body}</tbody></table></div>\n'
+
+
+def _mark(kind: str, html: str) -> str:
+    return f'<span class="{kind}">{html}</span>'
+
+
+def _measure(value: float | None, unit: str, trim: bool = False) -> str:
+    text = _cell(value, trim)
+    return f"{text} {_mark('unit', escape(unit))}" if unit and value is not None else text
 
 
 def _cell(value: object, trim: bool = False) -> str:
-    """Return a cell's text: numbers with four digits and a proper minus and power of ten, everything else escaped."""
+    """Return a cell's HTML: a number with a proper minus and power of ten, anything else escaped."""
     if value is None:
-        return "–"
+        return _NONE
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, (int, float)):
@@ -162,6 +180,5 @@ def _duration(seconds: float) -> str:
 def _tally(result: dict) -> str:
     judged = [row["met"] for row in result["rows"] if row["met"] is not None]
     if not judged or result["scale"] == "quick":
-        return "–"
-    kind = "met" if all(judged) else "missed"
-    return f'<span class="{kind}">{sum(judged)} of {len(judged)}</span>'
+        return _NONE
+    return _mark("met" if all(judged) else "missed", f"{sum(judged)} of {len(judged)}")

@@ -14,7 +14,7 @@ from ..errors import ArgumentError, unknown_name
 from .base import SCALES, Context, Row
 from .format import number
 from .page import render
-from .progress import Progress, SilentProgress
+from ..progress import Progress, SilentProgress
 from .registry import EXPERIMENTS, find_experiment
 from .store import check_destination, read_results, write_page, write_result
 
@@ -71,7 +71,7 @@ def run_reports(
 
     Notes
     -----
-    An experiment that ends with an exception leaves nothing behind; those completed before it stay, page included.
+    An experiment that ends with an exception leaves nothing; those completed before it stay on the page.
     """
     experiments = [find_experiment(id) for id in dict.fromkeys(ids)]
     out = Path(out)

@@ -34,7 +34,7 @@ _DPI = 150
 
 
 def check_destination(out: Path, ids: Iterable[str]) -> None:
-    """Raise before anything is computed if results could not be written to `out`, or would overwrite other files."""
+    """Raise, before anything is computed, if `out` cannot be written to or holds other files in the way."""
     with _sentence(out):
         nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
         if not nearest.is_dir():
@@ -53,7 +53,7 @@ def check_destination(out: Path, ids: Iterable[str]) -> None:
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """Return every result in the folder: its metrics.json, with its page.json as "page" and its place as "folder"."""
+    """Return every result in `out`: its metrics.json, and with it its page.json ("page") and its "folder"."""
     results = []
     for folder in sorted(path for path in out.glob("[!.]*") if _is_result(path)):
         try:
@@ -119,7 +119,7 @@ def _sentence(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ArgumentError(
-            f"out is {str(out)!r}, which cannot be written to ({error.strerror or error}): give another folder."
+            f"out is {str(out)!r}, which cannot be written to ({error.strerror or error}): give another."
         ) from error
 
 

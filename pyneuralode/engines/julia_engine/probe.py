@@ -1,4 +1,4 @@
-"""Look for a Julia that holds our Julia package, without side effects: nothing is installed, downloaded or imported.
+"""Look for a Julia that holds our Julia package; nothing is installed, downloaded or imported.
 
 juliacall is not imported here, because its import starts Julia and, where none fits, reaches for the network.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 OLDEST = (1, 10)
 BELOW = (2, 0)
 _NEEDED = ("PyNeuralODE", "PythonCall")
+_LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
 _SETUP = "installing it for you with `pyneuralode setup-julia` is not in this version"
 
 
@@ -48,9 +49,10 @@ class JuliaProbe:
 def probe() -> JuliaProbe:
     """Look for Julia: our own variables first, then juliacall's, then `julia` on PATH.
 
-    `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may stand alone.
-    `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` count together. A variable that is set decides: where what
-    it names does not fit, that is the answer, and the search does not go on behind the user's back.
+    `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may stand
+    alone. `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` count together. A variable that is set
+    decides: where what it names does not fit, that is the answer, and the search does not go on behind
+    the user's back.
     """
     executable, project = _setting("PYNEURALODE_JULIA"), _setting("PYNEURALODE_JULIA_PROJECT")
     if executable:
@@ -79,7 +81,8 @@ def _on_path(project: Path | None) -> JuliaProbe:
     if executable is None:
         return JuliaProbe(
             False,
-            reason=f"there is no julia on PATH: install Julia 1.10 or newer, or set PYNEURALODE_JULIA; {_SETUP}.",
+            reason="there is no julia on PATH: install Julia 1.10 or newer, or set PYNEURALODE_JULIA; "
+            f"{_SETUP}.",
         )
     return _examine(Path(executable), project, how="PATH")
 
@@ -87,7 +90,7 @@ def _on_path(project: Path | None) -> JuliaProbe:
 def _examine(named: Path, project: Path | None, how: str) -> JuliaProbe:
     if not (named.is_file() and os.access(named, os.X_OK)):
         return JuliaProbe(
-            False, how=how, reason=f"{how} is {named}, which is no executable file: name Julia's."
+            False, how=how, reason=f"{how} is {named}, which is no executable file: give the path of julia."
         )
     executable = _behind_juliaup(named.resolve())
     if executable is None:
@@ -103,7 +106,7 @@ def _examine(named: Path, project: Path | None, how: str) -> JuliaProbe:
             False,
             executable,
             how=how,
-            reason=f"{executable} does not tell its version: set PYNEURALODE_JULIA to Julia.",
+            reason=f"{executable} does not tell its version: set PYNEURALODE_JULIA to the path of julia.",
         )
     if not OLDEST <= _pair(version) < BELOW:
         return JuliaProbe(
@@ -111,7 +114,8 @@ def _examine(named: Path, project: Path | None, how: str) -> JuliaProbe:
             executable,
             version=version,
             how=how,
-            reason=f"{executable} is Julia {version}, and 1.10 or newer (below 2) is needed: set PYNEURALODE_JULIA.",
+            reason=f"{executable} is Julia {version}, but 1.10 or newer and below 2 is needed: "
+            "set PYNEURALODE_JULIA to such a one.",
         )
     if project is not None:
         missing = _missing(project, version)
@@ -133,14 +137,18 @@ def _examine(named: Path, project: Path | None, how: str) -> JuliaProbe:
 def _behind_juliaup(executable: Path) -> Path | None:
     """Return the julia that juliaup's launcher would start, and any other executable as it is.
 
-    The launcher may install a Julia or update itself whenever it runs, be it only for `--version`; so its settings
-    file is read instead and the launcher is left alone.
+    The launcher may install a Julia or update itself whenever it runs, be it only for `--version`; so its
+    settings file is read instead and the launcher is left alone.
     """
-    if (
-        "juliaup" not in executable.parts
-        and ".juliaup" not in executable.parts
-        and "launcher" not in executable.stem
-    ):
+    root = executable.parent.parent
+    if (root / "share" / "julia").is_dir() or (root / "include" / "julia").is_dir():
+        return executable
+    launcher = (
+        "launcher" in executable.stem
+        or not _LAUNCHER_FOLDERS.isdisjoint(executable.parts)
+        or executable.with_stem("juliaup").exists()
+    )
+    if not launcher:
         return executable
     home = _setting("JULIAUP_DEPOT_PATH") or Path.home() / ".julia"
     try:
@@ -157,7 +165,7 @@ def _behind_juliaup(executable: Path) -> Path | None:
 
 
 def _version(executable: Path) -> str | None:
-    """Read the version from the files beside the executable; ask the executable only where they do not say."""
+    """Read the version from the files beside the executable; ask it only where they do not say."""
     root = executable.parent.parent
     header = root / "include" / "julia" / "julia_version.h"
     if header.is_file():
@@ -167,7 +175,7 @@ def _version(executable: Path) -> str | None:
     folders = [path.name[1:] for path in (root / "share" / "julia" / "stdlib").glob("v*.*")]
     if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
         return folders[0]
-    # A wrapper script, say of a cluster's module system. `--version` prints and ends before Julia's runtime starts.
+    # A wrapper script, say of a cluster's modules. `--version` ends before Julia's runtime starts.
     try:
         answer = subprocess.run(
             [executable, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5
@@ -184,7 +192,7 @@ def _pair(version: str) -> tuple[int, int]:
 
 
 def _environments(version: str) -> list[Path]:
-    """Return the folders where this Julia looks for packages when told nothing: JULIA_PROJECT, then the depots."""
+    """Return where this Julia looks for packages when told nothing: JULIA_PROJECT, then the depots."""
     depots = [Path(entry) for entry in os.environ.get("JULIA_DEPOT_PATH", "").split(os.pathsep) if entry]
     depots = depots or [Path.home() / ".julia"]
     named = os.environ.get("JULIA_PROJECT", "")

@@ -1,0 +1,176 @@
+"""Adaptive steps with torchdiffeq's controller, which steps past the last time and interpolates back to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engines.torch_engine.tableaus import Tableau
+from .errors import StuckError
+from .event import locate
+from .options import AdaptiveOptions, read
+from .problem import Problem
+from .runge_kutta import Step
+from .tableaus import ADAPTIVE
+
+
+def integrate(problem: Problem) -> Tensor:
+    """Return the states (T, n)."""
+    times = problem.times.to(_time_dtype(problem))
+    ts = times.tolist()
+    states = [problem.y0[None]]
+    march = March(problem, ADAPTIVE[problem.method], ts[0]) if len(ts) > 1 else None
+    j = 1
+    while j < len(ts):
+        march.reach(ts[j])
+        first = j
+        while j < len(ts) and ts[j] <= march.t:
+            j += 1
+        step = march.step
+        if problem.records_times:
+            theta = (times[first:j] - times[0] + (ts[0] - step.t)) / (step.t_end - step.t)
+        else:
+            theta = (np.array(ts[first:j]) - step.t) / (step.t_end - step.t)
+        states.append(step.at(theta))
+    return torch.cat(states)
+
+
+def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
+    """Return the event's internal time and the states (2, n) at the start and there."""
+    times = problem.times.to(_time_dtype(problem))
+    t0, event = float(times[0]), problem.event
+    march = March(problem, ADAPTIVE[problem.method], t0)
+    value = event(t0, problem.y0)
+    if value == 0:
+        return t0, torch.stack([problem.y0, problem.y0])
+    march.reach(math.inf, lambda: not event(march.t, march.y) * value > 0)
+    step = march.step
+
+    def state(t: float) -> Tensor:
+        theta = (t - step.t) / (step.t_end - step.t)
+        if problem.records_times:
+            return step.at((theta - (times[0] - t0) / (step.t_end - step.t))[None])[0]
+        return step.at(np.array([theta]))[0]
+
+    found = locate(event, state, value, step.t, step.t_end, problem.atol)
+    return found, torch.stack([problem.y0, state(found)])
+
+
+def _time_dtype(problem: Problem) -> torch.dtype:
+    return torch.promote_types(problem.options.get("dtype", torch.float64), problem.slope.real)
+
+
+class March:
+    """The state of an adaptive solve: time, state, slope there, size of the next step, last step accepted."""
+
+    def __init__(self, problem: Problem, tableau: Tableau, t0: float):
+        self.problem, self.tableau = problem, tableau
+        self.options = read(AdaptiveOptions, problem.method, problem.options)
+        dtype = _time_dtype(problem)
+        self.rounded = (lambda t: t) if dtype == torch.float64 else (lambda t: float(torch.tensor(t, dtype=dtype)))
+        self.t, self.y, self.step = t0, problem.y0, None
+        self.first = problem.slope(t0, self.y)
+        self.forced = self.options.forced_times(problem.slope.direction, t0)
+        self.finite = True  # whether the last trial's error was a number
+        self.size = self.options.first_step or self.rounded(self._first_size())
+
+    def reach(self, t: float, done: Callable[[], bool] | None = None) -> None:
+        """Step until `t` is reached or, after an accepted step, `done` says so."""
+        trials = 0
+        while self.t < t:
+            if trials >= self.options.max_num_steps:
+                raise self._stuck(
+                    f"the solve took max_num_steps = {self.options.max_num_steps:g} steps since the last output",
+                    "raise options['max_num_steps'], loosen rtol and atol, or take a stiff solver if the problem is stiff",
+                )
+            trials += 1
+            if self._try() and done is not None and done():
+                break
+
+    def _try(self) -> bool:
+        """Try one step, set the size of the next, and return whether this one was accepted."""
+        options, problem, t, y = self.options, self.problem, self.t, self.y
+        callbacks = problem.callbacks
+        size = min(max(self.size if math.isfinite(self.size) else options.min_step, options.min_step), options.max_step)
+        if callbacks:
+            self._call("callback_step", t, y, size)
+        t_end = self.rounded(t + size)
+        if not t_end > t:
+            raise self._stuck("underflow in the step", self._remedy())
+        if problem.own_norm and not bool(torch.isfinite(y).all()):
+            raise self._stuck("the state became non-finite", self._remedy())
+        while self.forced and self.forced[0][0] <= t:
+            del self.forced[0]
+        jump = False
+        if self.forced and self.forced[0][0] <= t_end:
+            t_end, jump = self.forced[0]
+            size = self.rounded(t_end - t)
+        step = Step(self.tableau, problem.slope, t, t_end, size, y, self.first, nudge=-1)
+        ratio = self._error_ratio(step)
+        self.finite = math.isfinite(ratio)
+        accepted = ratio <= 1 or size <= options.min_step
+        if accepted:
+            if not self.finite:
+                raise self._stuck("the state became non-finite in a step of min_step", self._remedy())
+            if callbacks:
+                self._call("callback_accept_step", t, y, size)
+            self.t, self.y, self.step = t_end, step.end, step
+            self.first = problem.slope(t_end, step.end, 1) if jump else step.stages[-1]
+        elif callbacks:
+            self._call("callback_reject_step", t, y, size)
+        self.size = min(max(self.rounded(size * self._factor(ratio)), options.min_step), options.max_step)
+        return accepted
+
+    @torch.no_grad()
+    def _error_ratio(self, step: Step) -> float:
+        scale = torch.maximum(step.y.abs(), step.end.abs()).mul_(self.problem.rtol).add_(self.problem.atol)
+        return abs(float(self.problem.norm(step.error().div_(scale))))
+
+    def _factor(self, ratio: float) -> float:
+        options = self.options
+        if ratio == 0:
+            return options.ifactor
+        if math.isnan(ratio):  # torchdiffeq gives up here; a smaller step may still succeed
+            return options.dfactor
+        smallest = 1.0 if ratio < 1 else options.dfactor
+        return min(options.ifactor, max(options.safety / ratio ** (1 / self.tableau.order), smallest))
+
+    @torch.no_grad()
+    def _first_size(self) -> float:
+        """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
+        problem, y, slope = self.problem, self.y, self.first
+        norm = problem.norm
+        scale = y.abs().mul_(problem.rtol).add_(problem.atol)
+        d0, d1 = abs(float(norm(y / scale))), abs(float(norm(slope / scale)))
+        trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+        if not trial > 0:
+            self.finite = False
+            return trial
+        other = problem.slope(self.t + trial, torch.add(y, slope, alpha=problem.slope.direction * trial))
+        d2 = abs(float(norm((other - slope) / scale))) / trial
+        if d1 <= 1e-15 and d2 <= 1e-15:
+            size = max(1e-6, trial * 1e-3)
+        else:
+            size = (0.01 / max(d1, d2)) ** (1 / self.tableau.order)
+        return min(100 * trial, size)
+
+    def _call(self, name: str, t: float, y: Tensor, size: float) -> None:
+        if name in self.problem.callbacks:
+            dtype = _time_dtype(self.problem)
+            self.problem.callbacks[name](torch.tensor(t, dtype=dtype), y, torch.tensor(size, dtype=dtype))
+
+    def _remedy(self) -> str:
+        if not self.finite or not bool(torch.isfinite(self.y).all() & torch.isfinite(self.first).all()):
+            return "func or the state is non-finite there: look for a singularity, and check y0 and the parameters"
+        return (
+            "the error stays above the tolerance: look for a singularity, loosen rtol and atol, or take a stiff solver "
+            "if the problem is stiff"
+        )
+
+    def _stuck(self, what: str, remedy: str) -> StuckError:
+        t = self.problem.slope.direction * self.t
+        return StuckError(f"{what} at t = {t:g} with a step of {self.size:.3g}: {remedy}.", t, self.size)

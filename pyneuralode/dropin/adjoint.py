@@ -1,0 +1,185 @@
+"""The continuous adjoint of Chen et al. 2018 as torchdiffeq solves it: backwards between one output time and the last.
+
+The joint state is flat: state y (n), adjoint a (n), then the integrals of the time's and the parameters' gradient. The
+latter do not enter the slope, so a step combines its stages for y and a alone and the integrals once at its end.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..engines.torch_engine.state import Layout
+from .norms import Norm, largest_rms
+from .problem import Problem, callbacks_of, tolerance
+from .slope import Slope, Time
+
+
+@dataclass
+class Backward:
+    """How the backward problem is solved."""
+
+    rtol: Any
+    atol: Any
+    method: str | None
+    options: dict[str, Any]
+
+
+def parameters_of(func: nn.Module) -> list[Tensor]:
+    """Return the parameters of a module, also of a replica inside DataParallel, where they are plain attributes."""
+    if not getattr(func, "_is_replica", False):
+        return list(func.parameters())
+    attributes = (value for module in func.modules() for value in module.__dict__.values())
+    return [value for value in attributes if isinstance(value, Tensor) and value.requires_grad]
+
+
+class Adjoint(torch.autograd.Function):
+    """Solves without a graph; the gradient comes from the backward problem.
+
+    Returns the states (T, n), or with an event its internal time and the states (2, n).
+    """
+
+    @staticmethod
+    def forward(ctx, solve: Callable, problem: Problem, backward: Backward, y0: Tensor, times: Tensor, *parameters: Tensor):
+        ctx.solve, ctx.problem, ctx.backward_settings = solve, problem, backward
+        solution = solve(problem)
+        if problem.event is None:
+            ctx.save_for_backward(solution, times, *parameters)
+            return solution
+        event_t, states = solution
+        event_t = torch.tensor(event_t, dtype=times.dtype, device=times.device)
+        ctx.save_for_backward(states, torch.stack([times[0], event_t]), *parameters)
+        ctx.mark_non_differentiable(event_t)
+        return event_t, states
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        problem, (states, times, *parameters) = ctx.problem, ctx.saved_tensors
+        gradients = gradients[-1]
+        slope, n, wants_times = problem.slope, states.shape[1], ctx.needs_input_grad[4]
+        augmented = AugmentedSlope(slope, n, tuple(parameters))
+        task = backward_problem(problem, ctx.backward_settings, augmented)
+        integrals = states.new_zeros(1 + sum(p.numel() for p in parameters))
+        adjoint, time_gradients = gradients[-1], torch.zeros_like(times)
+        for j in range(len(times) - 1, 0, -1):
+            if wants_times:
+                moved = torch.dot(slope(float(times[j]), states[j]), gradients[j])
+                time_gradients[j] = moved
+                integrals[0] -= moved
+            task.y0 = torch.cat([states[j], adjoint, integrals])
+            task.times = torch.stack([-times[j], -times[j - 1]])
+            joint = ctx.solve(task)[1]
+            adjoint, integrals = joint[n : 2 * n] + gradients[j - 1], joint[2 * n :].clone()
+        time_gradients[0] = integrals[0]
+        if problem.event is not None:
+            time_gradients[1] = 0  # the end was found, not given
+        parts = integrals[1:].split([p.numel() for p in parameters]) if parameters else ()
+        return (
+            None, None, None, adjoint, slope.direction * time_gradients if wants_times else None,
+            *(part.view_as(p).to(p.dtype) for part, p in zip(parts, parameters)),
+        )
+
+
+class AugmentedSlope(Slope):
+    """The slope of the joint state, in internal time against that of the solve forward."""
+
+    def __init__(self, forward: Slope, n: int, parameters: tuple[Tensor, ...]):
+        like = torch.empty((), dtype=forward.dtype, device=forward.device)
+        shapes = tuple(p.shape for p in parameters)
+        state = torch.Size([n]) if forward.layout.is_tuple else forward.layout.shapes[0]
+        joint = Layout((state, state, torch.Size([]), *shapes), is_tuple=True, numpy=False)
+        super().__init__(forward.func, joint, -forward.direction, like)
+        self.forward, self.n, self.parameters = forward, n, parameters
+        self.active = 2 * n
+
+    def at(self, time: Tensor, y: Tensor) -> Tensor:
+        n = self.n
+        with torch.enable_grad():
+            state, time = y[:n].detach().requires_grad_(), time.detach().requires_grad_()
+            slope = self.forward.at(time, state)
+            inputs = (state, time, *self.parameters)
+            # The user's function may share a graph between calls, so it is not freed.
+            parts = (
+                torch.autograd.grad(slope, inputs, -y[n : 2 * n], allow_unused=True, retain_graph=True)
+                if slope.requires_grad else [None] * len(inputs)
+            )
+        return torch.cat([
+            slope.detach(), *(torch.zeros_like(x).reshape(-1) if part is None else part.reshape(-1)
+                              for part, x in zip(parts, inputs)),
+        ])
+
+
+class TorchdiffeqView:
+    """The joint state as torchdiffeq shows it to callbacks and norms: the tuple (time's gradient, y, a, *parameters)."""
+
+    is_tuple = True
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
+
+    def unpack(self, flat: Tensor) -> tuple[Tensor, ...]:
+        y, a, t, *parameters = self.layout.unpack(flat)
+        return (t, y, a, *parameters)
+
+
+def backward_problem(problem: Problem, settings: Backward, slope: AugmentedSlope) -> Problem:
+    """Return the backward problem; its times and initial state are set for each interval."""
+    layout = slope.layout
+    sample = torch.empty(sum(slope.sizes), dtype=slope.dtype, device=slope.device)
+    options = dict(settings.options)
+    norm, own_norm = adjoint_norm(options.get("norm"), problem, layout)
+    rtol, atol = (tolerance(f"adjoint_{name}", _reordered(value), layout, sample)
+                  for name, value in (("rtol", settings.rtol), ("atol", settings.atol)))
+    method = settings.method or "dopri5"
+    callbacks = callbacks_of(slope.func, slope, method, TorchdiffeqView(layout), "_adjoint")
+    return Problem(slope, sample, torch.empty(0), rtol, atol, method, options, norm, own_norm, layout, None, callbacks)
+
+
+def _reordered(value: Any) -> Any:
+    """Return tolerances given for torchdiffeq's order (time, y, a, *parameters) in ours."""
+    if not isinstance(value, (tuple, list)) or len(value) < 3:
+        return value
+    t, y, a, *parameters = value
+    return (y, a, t, *parameters)
+
+
+def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bool]:
+    """Return the norm of the joint error: torchdiffeq's default, its "seminorm" (no parameters), or the user's."""
+    n = layout.shapes[0].numel()
+    state_sizes = [shape.numel() for shape in problem.layout.shapes]
+    if callable(given):
+        view = TorchdiffeqView(layout)
+
+        def own(flat: Tensor):
+            t, y, a, *parameters = view.unpack(flat)
+            if problem.layout.is_tuple:
+                return given((t, *problem.layout.unpack(y), *problem.layout.unpack(a), *parameters))
+            return given((t, y, a, *parameters))
+
+        return own, True
+    rest = [1] if given == "seminorm" else [1, *(shape.numel() for shape in layout.shapes[3:])]
+    end = 2 * n + sum(rest)
+    if not problem.own_norm:
+        parts = largest_rms([*state_sizes, *state_sizes, *rest])
+        return lambda flat: parts(flat[:end]), False
+    others = largest_rms(rest)
+
+    def mixed(flat: Tensor) -> float:
+        return max(float(problem.norm(flat[:n])), float(problem.norm(flat[n : 2 * n])), float(others(flat[2 * n : end])))
+
+    return mixed, True
+
+
+def warn_of_norm(options: dict[str, Any]) -> None:
+    if callable(options.get("norm")):
+        warnings.warn(
+            "some adjoint_params do not require a gradient: they are left out of the backward solve and of what "
+            "adjoint_options['norm'] is given.",
+            stacklevel=3,
+        )

@@ -1,0 +1,251 @@
+"""The three functions of torchdiffeq 0.2.5: `odeint`, `odeint_adjoint`, `odeint_event`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArgumentError, unknown_name
+from . import adaptive, fixed, scipy_solver
+from .adjoint import Adjoint, Backward, parameters_of, warn_of_norm
+from .problem import METHODS, Problem, combine, prepare
+from .tableaus import ADAPTIVE
+
+State = Tensor | tuple[Tensor, ...]
+
+
+def odeint(
+    func: Callable[[Tensor, Any], Any],
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+    event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+) -> Any:
+    """Solve dy/dt = func(t, y), y(t[0]) = y0, as torchdiffeq 0.2.5 does; autograd records the steps.
+
+    Parameters
+    ----------
+    func : callable or torch.nn.Module
+        ``func(t, y)`` with t a tensor of no dimension and y like y0, returning dy/dt like y0. Its attributes
+        `callback_step`, `callback_accept_step` and `callback_reject_step`, where it has them, are called as
+        ``callback(t, y, step size)``: before each step, and when an adaptive step is accepted or rejected.
+    y0 : tensor of any shape, or tuple of tensors
+        State at t[0], real or complex; the solve runs in its dtype.
+    t : (T,) tensor
+        Times, strictly rising or falling. Gradients reach them.
+    rtol, atol : float, tensor, or one for each part of a tuple y0
+        Tolerances of an adaptive step's error.
+    method : str
+        "dopri5" unless given. Adaptive: "dopri8" (Prince and Dormand's 8(7)), "dopri5", "bosh3", "fehlberg2",
+        "adaptive_heun". Fixed steps: "euler", "midpoint", "heun2", "heun3", "rk4" (Kutta's 3/8 rule),
+        "explicit_adams", "implicit_adams" (also called "fixed_adams"). "scipy_solver" hands over to SciPy,
+        without gradients. `explicit_adams` is unstable unless its steps are very short; see `dropin.adams`.
+    options : dict
+        See `dropin.options` for the options of each kind of method; one that a method does not have is left out
+        with a warning.
+    event_fn : callable
+        ``event_fn(t, y)`` returning a tensor; the solve ends where one of its components first crosses zero. t then
+        holds two times, of which the second only gives the direction.
+
+    Returns
+    -------
+    Tensor (T, *y0.shape), or a tuple of such tensors for a tuple y0: the states at the times t. With event_fn, a pair:
+    the event's time, and the states at t[0] and at the event.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument has a value that cannot be used. Where torchdiffeq raises an AssertionError or a TypeError the
+        error is of that class too.
+    SolverError
+        If an adaptive solve underflows, runs out of steps or becomes non-finite (an AssertionError too), or no event
+        is found.
+
+    References
+    ----------
+    R. T. Q. Chen, torchdiffeq, version 0.2.5, 2024.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pyneuralode import odeint
+    >>> odeint(lambda t, y: -y, torch.ones(1), torch.tensor([0.0, 1.0]), method="rk4").shape
+    torch.Size([2, 1])
+    """
+    problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
+    return deliver(problem, solve(problem), t)
+
+
+def odeint_adjoint(
+    func: Callable[[Tensor, Any], Any],
+    y0: State,
+    t: Tensor,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+    event_fn: Callable[[Tensor, Any], Tensor] | None = None,
+    adjoint_rtol: Any = None,
+    adjoint_atol: Any = None,
+    adjoint_method: str | None = None,
+    adjoint_options: dict[str, Any] | None = None,
+    adjoint_params: Iterable[Tensor] | None = None,
+) -> Any:
+    """Solve as `odeint` does, with gradients from a solve backwards in time that needs no memory per step.
+
+    Parameters
+    ----------
+    func, y0, t, rtol, atol, method, options, event_fn
+        As in `odeint`. Callbacks whose names end in `_adjoint` are called in the backward solve, with its state
+        (gradient of time, y, adjoint, *gradients of adjoint_params).
+    adjoint_rtol, adjoint_atol, adjoint_method : optional
+        Those of the backward solve; as forward unless given.
+    adjoint_options : dict, optional
+        Options of the backward solve; as `options` without its norm unless given. Times in them are the user's times.
+        Its "norm" may be "seminorm", which leaves the parameters' gradients out of the error (Kidger et al. 2021), or
+        a function of the tuple (gradient of time, y, adjoint, *gradients of adjoint_params).
+    adjoint_params : iterable of tensors, optional
+        What func depends on and is differentiated by; the parameters of func unless given. Those that require no
+        gradient are left out.
+
+    Returns
+    -------
+    As `odeint`.
+
+    Raises
+    ------
+    ArgumentError, SolverError
+        As `odeint`; ArgumentError too if func is not a torch.nn.Module and adjoint_params is not given, or if
+        adjoint_method differs from method while options are given for the latter only.
+
+    References
+    ----------
+    R. T. Q. Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018; P. Kidger, R. T. Q. Chen, T. Lyons,
+    "Hey, that's not an ODE", ICML 2021.
+    """
+    if adjoint_params is None and not isinstance(func, nn.Module):
+        raise ArgumentError(
+            "adjoint_params is not given and func is not a torch.nn.Module: give the tensors to differentiate by, or () for "
+            "none."
+        )
+    adjoint_method = method if adjoint_method is None else adjoint_method
+    if adjoint_method not in (None, *METHODS):
+        raise unknown_name("adjoint_method", adjoint_method, METHODS)
+    if adjoint_method != method and options is not None and adjoint_options is None:
+        raise ArgumentError(
+            f"adjoint_method is {adjoint_method!r}, another than method, and options are given: give adjoint_options too."
+        )
+    if adjoint_options is None:
+        adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
+    backward = Backward(
+        rtol if adjoint_rtol is None else adjoint_rtol, atol if adjoint_atol is None else adjoint_atol, adjoint_method,
+        dict(adjoint_options),
+    )
+    parameters = parameters_of(func) if adjoint_params is None else list(adjoint_params)
+    kept = [p for p in parameters if p.requires_grad]
+    if len(kept) < len(parameters):
+        warn_of_norm(adjoint_options)
+    problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
+    problem.slope.shift = None  # the gradient of the times comes from the backward solve
+    return deliver(problem, Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *kept), t)
+
+
+def odeint_event(
+    func: Callable[[Tensor, Any], Any],
+    y0: State,
+    t0: Tensor,
+    *,
+    event_fn: Callable[[Tensor, Any], Tensor],
+    reverse_time: bool = False,
+    odeint_interface: Callable = odeint,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:
+    """Solve from t0 until an event, and connect the event's time to autograd.
+
+    Parameters
+    ----------
+    func, y0
+        As in `odeint`.
+    t0 : tensor with one element
+        Time of y0.
+    event_fn : callable
+        ``event_fn(t, y)``; the event is where one of its components first crosses zero.
+    reverse_time : bool
+        Whether to solve towards earlier times.
+    odeint_interface : callable
+        `odeint` or `odeint_adjoint`.
+    **kwargs
+        Further arguments of `odeint_interface`.
+
+    Returns
+    -------
+    Time of the event, and the states at t0 and at the event, (2, *y0.shape) or a tuple of such tensors. The gradient
+    of both includes the motion of the event (implicit function theorem), also with respect to parameters of event_fn,
+    which torchdiffeq leaves out.
+
+    Raises
+    ------
+    ArgumentError, SolverError
+        As `odeint`.
+
+    References
+    ----------
+    R. T. Q. Chen, B. Amos, M. Nickel, Learning Neural Event Functions for Ordinary Differential Equations, ICLR 2021.
+    """
+    if not isinstance(t0, Tensor) or t0.numel() != 1:
+        raise ArgumentError(f"t0 is {t0!r}: give a tensor with one time, such as torch.tensor(0.0).")
+    start = t0.reshape(-1)
+    t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
+    event_t, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
+    if not torch.is_grad_enabled():
+        return event_t, solution
+    is_tuple = isinstance(solution, tuple)
+    parts = solution if is_tuple else (solution,)
+
+    def pack(states: list[Tensor]) -> Any:
+        return tuple(states) if is_tuple else states[0]
+
+    event_t = event_t.detach()
+    ends = [part[-1] for part in parts]
+    event = combine(event_fn, t[0].detach(), y0)
+    with torch.no_grad():
+        slopes = func(event_t.to(ends[0].real.dtype), pack(ends))
+    slopes = list(slopes) if is_tuple else [slopes]
+    value = event(event_t, pack(ends))
+    if value.requires_grad:
+        inputs = [event_t.clone().requires_grad_(), *(end.detach().requires_grad_() for end in ends)]
+        rates = torch.autograd.grad(event(inputs[0], pack(inputs[1:])), inputs, allow_unused=True)
+        rate = 1e-12  # torchdiffeq's guard against a tangent crossing
+        for part, speed in zip(rates, [torch.ones_like(event_t), *slopes]):
+            rate = rate + (0 if part is None else (part * speed).sum())
+        event_t = event_t - (value - value.detach()) / rate
+        moved = event_t - event_t.detach()
+        ends = [end + speed * moved for end, speed in zip(ends, slopes)]
+    return event_t, pack([torch.cat([part[:-1], end[None]]) for part, end in zip(parts, ends)])
+
+
+def solve(problem: Problem) -> Any:
+    """Return the states (T, n), or with an event its internal time and the states (2, n)."""
+    if problem.method == "scipy_solver":
+        if problem.event is not None:
+            raise ArgumentError("method is 'scipy_solver', which finds no events: give another, such as 'dopri5'.")
+        return scipy_solver.integrate(problem)
+    solver = adaptive if problem.method in ADAPTIVE else fixed
+    return solver.integrate(problem) if problem.event is None else solver.integrate_until_event(problem)
+
+
+def deliver(problem: Problem, solution: Any, t: Tensor) -> Any:
+    """Return a solution in the shape of the user's state."""
+    if problem.event is None:
+        return problem.layout.unpack(solution)
+    event_t, states = solution
+    event_t = problem.slope.direction * torch.as_tensor(event_t, device=states.device).to(t.dtype)
+    return event_t, problem.layout.unpack(states)

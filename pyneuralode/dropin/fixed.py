@@ -1,0 +1,136 @@
+"""Fixed steps: along the output times, a step size or the user's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, SolverError
+from .adams import Adams
+from .errors import RefusedError
+from .event import locate
+from .options import AdamsOptions, FixedOptions, read
+from .problem import Problem
+from .runge_kutta import Step
+from .slope import Time
+from .tableaus import FIXED
+
+MOST_EVENT_STEPS = 20000
+
+# (t, t_end, h, y) -> the state at the end and the slope at the start
+Stepper = Callable[[Time, Time, Time, Tensor], tuple[Tensor, Tensor]]
+
+
+def stepper_of(problem: Problem) -> tuple[Stepper, FixedOptions]:
+    """Return the method's step function and its options."""
+    ignored = ("norm",)
+    if problem.method not in FIXED:
+        options = read(AdamsOptions, problem.method, problem.options, ignored)
+        return Adams(problem, options, options.implicit and problem.method != "explicit_adams"), options
+    options = read(FixedOptions, problem.method, problem.options, ignored)
+    tableau, slope = FIXED[problem.method], problem.slope
+    before, after = (-1, 1) if options.perturb else (0, 0)
+
+    def step(t: Time, t_end: Time, h: Time, y: Tensor) -> tuple[Tensor, Tensor]:
+        first = slope(t, y, after)
+        return Step(tableau, slope, t, t_end, h, y, first, before).end, first
+
+    return step, options
+
+
+def integrate(problem: Problem) -> Tensor:
+    """Return the states (T, n)."""
+    step, options = stepper_of(problem)
+    times = problem.times
+    grid = grid_of(problem, options)
+    ends, targets = grid.tolist(), times.tolist()
+    if grid.requires_grad and torch.is_grad_enabled():
+        knots, sizes = grid.unbind(), grid.diff().unbind()
+    else:
+        knots, sizes = ends, grid.diff().tolist()
+    callback = problem.callbacks.get("callback_step")
+    states, y, j = [problem.y0], problem.y0, 1
+    for i, h in enumerate(sizes):
+        t, t_end = knots[i], knots[i + 1]
+        if callback is not None:
+            callback(grid[i], y, grid[i + 1] - grid[i])
+        end, first = step(t, t_end, h, y)
+        last = None
+        while j < len(targets) and ends[i + 1] >= targets[j]:
+            if targets[j] == ends[i + 1]:
+                states.append(end)
+            else:
+                if last is None and options.interp == "cubic":
+                    last = problem.slope(t_end, end)
+                theta = (times[j] - t) / h if problem.records_times else (targets[j] - ends[i]) / float(h)
+                states.append(between(theta, problem.slope.direction * h, y, end, first, last))
+            j += 1
+        y = end
+    return torch.stack(states)
+
+
+def grid_of(problem: Problem, options: FixedOptions) -> Tensor:
+    """Return the internal times to step through, from the first output time to the last."""
+    times, slope = problem.times, problem.slope
+    if options.step_size is not None:
+        count = torch.ceil((times[-1] - times[0]).detach() / options.step_size + 1).item()
+        grid = torch.arange(0, count, dtype=times.dtype, device=times.device) * options.step_size + times[0]
+        return torch.cat([grid[:-1], times[-1:]])
+    if options.grid_constructor is None:
+        return times
+    shape = problem.y0.shape if problem.layout.is_tuple else problem.layout.shapes[0]
+
+    def func(t: Tensor, y: Tensor) -> Tensor:
+        return slope.at(t, y.reshape(-1)).view(shape)
+
+    user_times = slope.direction * times
+    grid = slope.direction * options.grid_constructor(func, problem.y0.view(shape), user_times)
+    if not bool((grid[0] == times[0]) & (grid[-1] == times[-1])):
+        first, last = float(slope.direction * grid[0]), float(slope.direction * grid[-1])
+        raise RefusedError(
+            f"grid_constructor returned a grid from {first:g} to {last:g}: give one from {float(user_times[0]):g} to "
+            f"{float(user_times[-1]):g}, as t has."
+        )
+    return grid
+
+
+def between(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: Tensor | None) -> Tensor:
+    """Return the state at part `theta` of a step: cubic Hermite with the slope `last` at the end, linear without."""
+    if last is None:
+        return y + (end - y) * theta
+    rest = 1 - theta
+    return (
+        ((1 + 2 * theta) * rest * rest) * y + (theta * rest * rest * h) * first
+        + (theta * theta * (3 - 2 * theta)) * end - (theta * theta * rest * h) * last
+    )
+
+
+def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
+    """Return the event's internal time and the states (2, n) at the start and there."""
+    step, options = stepper_of(problem)
+    if options.step_size is None:
+        raise RefusedError(f"event_fn is given to {problem.method} without options['step_size']: give the step to take.")
+    event, y, h = problem.event, problem.y0, options.step_size
+    start = problem.times[0] if problem.records_times else float(problem.times[0])
+    t, value = start, event(float(start), y)
+    if value == 0:
+        return float(start), torch.stack([y, y])
+    for _ in range(MOST_EVENT_STEPS):
+        t_end = t + h
+        end, first = step(t, t_end, h, y)
+        if not event(float(t_end), end) * value > 0:
+            break
+        t, y = t_end, end
+    else:
+        at = problem.slope.direction * float(t)
+        raise SolverError(f"no event was found in {MOST_EVENT_STEPS} steps, up to t = {at:g}: check event_fn, or raise "
+                          "options['step_size'].", at, h)
+    last = problem.slope(t_end, end) if options.interp == "cubic" else None
+
+    def state(time: float) -> Tensor:
+        return between((time - t) / h, problem.slope.direction * h, y, end, first, last)
+
+    found = locate(event, state, value, float(t), float(t_end), problem.atol)
+    return found, torch.stack([problem.y0, state(found)])

@@ -1,0 +1,146 @@
+"""The options of each kind of solver, with torchdiffeq 0.2.5's names and defaults."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from .errors import KindError, RefusedError
+
+T = TypeVar("T")
+
+
+def read(kind: type[T], method: str, options: dict[str, Any], ignored: tuple[str, ...] = ()) -> T:
+    """Return the options as an object of `kind`; options it does not have are left out with a warning."""
+    known = [field.name for field in fields(kind)]
+    unused = [name for name in options if name not in known and name not in ignored]
+    if unused:
+        warnings.warn(
+            f"{method} does not use the option{'s' * (len(unused) > 1)} {', '.join(map(repr, unused))}, left out here; "
+            f"its options are {', '.join(known)}.",
+            stacklevel=6,
+        )
+    return kind(**{name: value for name, value in options.items() if name in known})
+
+
+def number(name: str, value: Any, least: float = -math.inf, above: bool = False) -> float:
+    """Return an option as a number, checked to be at least (or above) `least`."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise KindError(f"{name} is {value!r}: give a number.") from None
+    if not (result > least if above else result >= least):
+        raise ArgumentError(f"{name} is {result:g}: give a number {'above' if above else 'of at least'} {least:g}.")
+    return result
+
+
+@dataclass
+class FixedOptions:
+    """Options of the fixed-step methods.
+
+    step_size : the step; unless given, one step goes from each time to the next.
+    grid_constructor : ``(func, y0, t) -> grid``, the times to step through; excludes step_size.
+    interp : "linear" or "cubic", for times between steps.
+    perturb : whether func sees the ends of a step a rounding unit inside it, for discontinuities there.
+    """
+
+    step_size: float | None = None
+    grid_constructor: Callable | None = None
+    interp: str = "linear"
+    perturb: bool = False
+
+    def __post_init__(self):
+        if self.step_size is not None:
+            self.step_size = number("step_size", self.step_size, 0, above=True)
+            if self.grid_constructor is not None:
+                raise ArgumentError("step_size and grid_constructor are both given: give one of them.")
+        if self.interp not in ("linear", "cubic"):
+            raise ArgumentError(f"interp is {self.interp!r}: give 'linear' or 'cubic'.")
+
+
+@dataclass
+class AdamsOptions(FixedOptions):
+    """Options of the Adams methods: those of fixed steps, and
+
+    implicit : whether to correct the prediction.
+    max_iters : the most corrections in a step.
+    max_order : up to 12; the method keeps one slope fewer.
+    """
+
+    implicit: bool = True
+    max_iters: int = 4
+    max_order: int = 12
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.max_order = int(number("max_order", self.max_order, 1))
+        if self.max_order > 12:
+            raise RefusedError(f"max_order is {self.max_order}: give at most 12.")
+        if self.max_order < 4:
+            warnings.warn(f"max_order is {self.max_order}: below 4 every step is one of rk4.", stacklevel=8)
+
+
+@dataclass
+class AdaptiveOptions:
+    """Options of the adaptive methods.
+
+    min_step, max_step : bounds of the step; a step of min_step is accepted whatever its error.
+    first_step : the first step's size.
+    step_t : times that a step must end at.
+    jump_t : times where func is discontinuous: a step ends there, and func is evaluated again beyond.
+    safety, ifactor, dfactor : safety factor, largest and smallest change of the step.
+    max_num_steps : the most steps, accepted or not, between one output time and the next.
+    dtype : precision of times and step sizes.
+    norm : ``state -> number``, the norm of the error over the tolerance.
+    """
+
+    min_step: float = 0.0
+    max_step: float = math.inf
+    first_step: float | None = None
+    step_t: Tensor | None = None
+    jump_t: Tensor | None = None
+    safety: float = 0.9
+    ifactor: float = 10.0
+    dfactor: float = 0.2
+    max_num_steps: int = 2**31 - 1
+    dtype: torch.dtype = torch.float64
+    norm: Callable | None = None
+
+    def __post_init__(self):
+        self.min_step = number("min_step", self.min_step, 0)
+        self.max_step = number("max_step", self.max_step, self.min_step)
+        if self.first_step is not None:
+            self.first_step = number("first_step", self.first_step, 0, above=True)
+        for name in ("safety", "ifactor", "dfactor"):
+            setattr(self, name, number(name, getattr(self, name), 0, above=True))
+        self.max_num_steps = number("max_num_steps", self.max_num_steps)
+
+    def forced_times(self, direction: float, t0: float) -> list[tuple[float, bool]]:
+        """Return the internal times from `t0` on that a step must end at, in order, and whether each is a jump."""
+        forced = []
+        for name, jump in (("step_t", False), ("jump_t", True)):
+            value = getattr(self, name)
+            if value is not None:
+                times = torch.as_tensor(value, dtype=torch.float64).reshape(-1).tolist()
+                forced += [(direction * t, jump) for t in times if direction * t >= t0]
+        forced.sort()
+        for (a, _), (b, _) in zip(forced, forced[1:]):
+            if a == b:
+                raise ArgumentError(f"step_t and jump_t hold {direction * a:g} twice: give every time once.")
+        return forced
+
+
+@dataclass
+class ScipyOptions:
+    """Options of scipy_solver: `solver` is the method of scipy.integrate.solve_ivp."""
+
+    solver: str = "LSODA"
+    min_step: float = 0.0
+    max_step: float = math.inf

@@ -1,0 +1,176 @@
+"""`Problem`: the arguments of `odeint`, checked and brought to one flat state and increasing times."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engines.torch_engine.state import Layout
+from ..errors import ArgumentError, unknown_name
+from .errors import KindError, RefusedError
+from .norms import Norm, largest_rms
+from .slope import Slope
+from .tableaus import ADAPTIVE, FIXED
+
+ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
+METHODS = (*ADAPTIVE, *FIXED, *ADAMS, "scipy_solver")
+CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
+
+Callback = Callable[[Tensor, Tensor, Tensor], None]
+
+
+@dataclass
+class Problem:
+    """An initial-value problem on a flat state.
+
+    slope : derivative (n,) at internal time, see `Slope`.
+    y0 : (n,)
+    times : (T,), increasing; on autograd's record where the user's times are.
+    rtol, atol : numbers or tensors (n,).
+    norm : of a flat error; `own_norm` says that the user gave it.
+    event : value of the event function at internal time and flat state, or None.
+    callbacks : by torchdiffeq's names, each taking internal time, flat state and step size.
+    """
+
+    slope: Slope
+    y0: Tensor
+    times: Tensor
+    rtol: float | Tensor
+    atol: float | Tensor
+    method: str
+    options: dict[str, Any]
+    norm: Norm
+    own_norm: bool
+    layout: Layout
+    event: Callable[[float, Tensor], float] | None
+    callbacks: dict[str, Callback]
+
+    @property
+    def records_times(self) -> bool:
+        """Whether autograd records what is done with the times."""
+        return self.times.requires_grad and torch.is_grad_enabled()
+
+
+def prepare(func: Callable, y0: Any, t: Tensor, rtol: Any, atol: Any, method: str | None, options: dict | None,
+            event_fn: Callable | None) -> Problem:
+    """Check the arguments of `odeint` and return them as a `Problem`."""
+    if not callable(func):
+        raise KindError(f"func is a {type(func).__name__}: give a function func(t, y).")
+    flat, layout = flatten(y0)
+    check_times(t)
+    if event_fn is not None and len(t) != 2:
+        raise ArgumentError(f"t holds {len(t)} times: give two when event_fn is given; the second is not used.")
+    name = "dopri5" if method is None else method
+    if name not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    if t.device != flat.device:
+        warnings.warn(f"t is on {t.device} and y0 on {flat.device}: t is moved there.", stacklevel=3)
+        t = t.to(flat.device)
+    options = {} if options is None else dict(options)
+    direction = -1.0 if len(t) > 1 and bool(t[0] > t[1]) else 1.0
+    shift = (t[0] - t[0].detach()).to(flat.real.dtype) if t.requires_grad and torch.is_grad_enabled() else None
+    slope = Slope(func, layout, direction, flat, shift)
+    norm, own_norm = state_norm(options.get("norm"), layout)
+    combined = None if event_fn is None else combine(event_fn, t[0], y0)
+    return Problem(
+        slope, flat, direction * t, tolerance("rtol", rtol, layout, flat), tolerance("atol", atol, layout, flat), name,
+        options, norm, own_norm, layout, combined and on_flat(combined, slope), callbacks_of(func, slope, name, layout),
+    )
+
+
+def flatten(y0: Any) -> tuple[Tensor, Layout]:
+    """Return the initial state as one vector, and its layout."""
+    parts = (y0,) if isinstance(y0, Tensor) else y0
+    if not isinstance(parts, tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
+        raise RefusedError(f"y0 is a {type(y0).__name__}: give a tensor or a tuple of tensors.")
+    flat = y0.reshape(-1) if parts[0] is y0 else torch.cat([part.reshape(-1) for part in parts])
+    if not (flat.is_floating_point() or flat.is_complex()):
+        raise KindError(f"y0 has dtype {flat.dtype}: give floating-point numbers, such as y0.double().")
+    return flat, Layout(tuple(part.shape for part in parts), parts[0] is not y0, numpy=False)
+
+
+def check_times(t: Any) -> None:
+    if not isinstance(t, Tensor):
+        raise RefusedError(f"t is a {type(t).__name__}: give a tensor of times.")
+    if not t.is_floating_point():
+        raise KindError(f"t has dtype {t.dtype}: give floating-point times, such as t.double().")
+    if t.ndim != 1 or len(t) == 0:
+        raise RefusedError(f"t has shape {tuple(t.shape)}: give times in one dimension, at least one.")
+    steps = t.detach().diff().sign()
+    if not bool((steps == 1).all() | (steps == -1).all()):
+        i = int((steps != (steps[0] if steps[0] != 0 else 1)).nonzero()[0])
+        raise RefusedError(f"t holds {float(t[i]):g} and then {float(t[i + 1]):g}: give strictly rising or falling times.")
+
+
+def tolerance(name: str, value: Any, layout: Layout, flat: Tensor) -> float | Tensor:
+    """Return a tolerance as a number or, where it differs between components, as a tensor (n,)."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        raise RefusedError(f"{name} requires a gradient: give {name}.detach().")
+    real = flat.real.dtype
+    if not isinstance(value, (int, float)):
+        try:
+            if layout.is_tuple and (not isinstance(value, Tensor) or value.ndim):
+                if len(value) != len(layout.shapes):
+                    raise RefusedError(f"{name} has {len(value)} parts: give one number or {len(layout.shapes)}, as y0 has.")
+                parts = [torch.as_tensor(v, dtype=real, device=flat.device).reshape(-1).expand(shape.numel())
+                         for v, shape in zip(value, layout.shapes)]
+                value = torch.cat(parts)
+            elif torch.as_tensor(value).ndim:
+                value = torch.as_tensor(value, dtype=real, device=flat.device).expand(layout.shapes[0]).reshape(-1)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            if isinstance(problem, RefusedError):
+                raise
+            raise ArgumentError(f"{name} is {value!r}: give a positive number, or one for every component.") from None
+    if isinstance(value, Tensor) and value.ndim:
+        smallest = float(value.min())
+    else:
+        smallest = value = float(value)
+    if not smallest >= 0:
+        raise ArgumentError(f"{name} is {smallest:g}: give a positive number, such as 1e-6.")
+    return value
+
+
+def state_norm(given: Callable | None, layout: Layout) -> tuple[Norm, bool]:
+    """Return the norm of a flat error and whether it is the user's."""
+    if given is None:
+        return largest_rms([shape.numel() for shape in layout.shapes]), False
+    if not callable(given):
+        raise KindError(f"options['norm'] is {given!r}: give a function of the state.")
+    return lambda flat: given(layout.unpack(flat)), True
+
+
+def callbacks_of(func: Callable, slope: Slope, method: str, layout: Layout, suffix: str = "") -> dict[str, Callback]:
+    """Return the callbacks that `func` has (by names ending in `suffix`) and `method` calls; warn of others."""
+    supported = CALLBACKS if method in ADAPTIVE else () if method == "scipy_solver" else CALLBACKS[:1]
+    given = {name: getattr(func, name + suffix) for name in CALLBACKS if hasattr(func, name + suffix)}
+    others = [name for name in given if name not in supported]
+    if others:
+        warnings.warn(f"{method} does not call {', '.join(others)}, which func has.", stacklevel=4)
+    return {name: _on_flat_step(given[name], slope.direction, layout) for name in given if name in supported}
+
+
+def _on_flat_step(callback: Callable, direction: float, layout: Layout) -> Callback:
+    def call(t: Tensor, y: Tensor, h: Tensor) -> None:
+        callback(direction * t.to(y.device), layout.unpack(y), h.to(y.device))
+
+    return call
+
+
+def combine(event_fn: Callable, t0: Tensor, y0: Any) -> Callable:
+    """Return one event function that is positive at the start and crosses zero as soon as any component does."""
+    with torch.no_grad():
+        signs = torch.sign(event_fn(t0, y0))
+    return lambda t, y: (event_fn(t, y) * signs).min()
+
+
+def on_flat(event: Callable, slope: Slope) -> Callable[[float, Tensor], float]:
+    @torch.no_grad()
+    def value(t: float, y: Tensor) -> float:
+        return float(event(slope.clock(t), slope.layout.unpack(y)))
+
+    return value

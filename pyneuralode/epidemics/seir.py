@@ -1,0 +1,112 @@
+"""The SEIR model fitted to an epidemic curve, as prevalence or as incidence, its initial conditions free or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import unknown_name
+from ..fields import SEIR
+from ..fitting import LBFGS, FitResult, Stage, fit
+from ..models import NeuralODE
+
+OBSERVABLES = ("infectious", "incidence")
+
+
+@dataclass
+class EpidemicFit:
+    """A fitted epidemic: the `FitResult`, and the curve that was compared with the data.
+
+    ``states(days)`` gives the model's states (T, 4) and ``curve(days)`` the observed quantity (T,), both from day 0.
+    """
+
+    result: FitResult
+    observable: str
+
+    def states(self, days: np.ndarray) -> np.ndarray:
+        p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
+        return _from_zero(self.result.model, _initial(p).numpy(), days)
+
+    def curve(self, days: np.ndarray) -> np.ndarray:
+        states, p = self.states(days), self.result.parameters
+        return states[:, 2] if self.observable == "infectious" else p["factor"] * p["sigma"] * states[:, 1]
+
+
+def fit_seir(
+    days: np.ndarray,
+    values: np.ndarray,
+    *,
+    field: SEIR = SEIR(),
+    i0: float = 1e-7,
+    e0: float = 4e-7,
+    observable: str = "infectious",
+    factor: float = 1.0,
+    fit_initial: bool = False,
+    bounded: bool = True,
+    plan: Any = Stage(LBFGS(), 300),
+    **settings: Any,
+) -> EpidemicFit:
+    """Fit the SEIR model to values at given days by least squares.
+
+    Parameters
+    ----------
+    days, values : (T,)
+        Days since the start of the model (day 0), and the observed quantity then.
+    field : SEIR
+        Holds the starting values of gamma, R0 and sigma.
+    i0, e0 : float
+        Infectious and exposed parts of the population at day 0; the rest is susceptible. The starting values
+        where `fit_initial` is true.
+    observable : {"infectious", "incidence"}
+        What the values are: the infectious part i, or new cases a day, ``factor * sigma * e``, whose `factor` is
+        fitted too.
+    bounded : bool
+        Keep every parameter positive by fitting its logarithm.
+    plan, **settings
+        As in `pyneuralode.fit`.
+    """
+    if observable not in OBSERVABLES:
+        raise unknown_name("observable", observable, OBSERVABLES)
+    model = NeuralODE(field, rtol=1e-8, atol=1e-10)
+    extra: dict[str, float] = {"i0": i0, "e0": e0}
+    observe = None
+    if observable == "incidence":
+        extra["factor"] = factor
+        observe = _incidence
+    free = [*model.tensors(), *extra] if fit_initial else [n for n in (*model.tensors(), *extra) if n not in ("i0", "e0")]
+    result = fit(
+        model,
+        days,
+        values,
+        y0=_initial,
+        t0=0.0,
+        plan=plan,
+        observed=None if observe else [2],
+        observe=observe,
+        extra=extra,
+        fixed=() if fit_initial else ("i0", "e0"),
+        bounds={name: (0.0, None) for name in free} if bounded else None,
+        **settings,
+    )
+    return EpidemicFit(result, observable)
+
+
+def _initial(p: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    i0, e0 = p["i0"], p["e0"]
+    return torch.stack([1 - e0 - i0, e0, i0, torch.zeros_like(i0)])
+
+
+def _incidence(ts, ys, p):
+    return (p["factor"] * p["sigma"] * ys[:, 1])[:, None]
+
+
+def _from_zero(model: NeuralODE, y0: Any, days: np.ndarray) -> np.ndarray:
+    """Return the states (T, d) at rising days of at least 0, solved from day 0."""
+    days = np.asarray(days, dtype=float)
+    if days[0] == 0:
+        return model.solve(y0, days).ys
+    return model.solve(y0, np.concatenate([[0.0], days])).ys[1:]

@@ -1,0 +1,77 @@
+"""Figures of epidemics: compartments, fitted curves, the fits of growing spans, forecasts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .style import COLOURS, DATA, INK, label, new_figure
+
+DAYS = "days since 1 November 2021"
+
+
+def compartments(days: np.ndarray, states: np.ndarray, title: str) -> Figure:
+    """Draw S, E, I and R, states (T, 4) in fractions of the population, against the days (T,)."""
+    figure, axes = new_figure()
+    names = ("susceptible", "exposed", "infectious", "recovered")
+    for name, column, colour in zip(names, states.T, COLOURS):
+        axes[0, 0].plot(days, column, color=colour, linewidth=1.8, label=name)
+    label(axes[0, 0], title, "days", "part of the population")
+    return figure
+
+
+def fitted_curves(days: np.ndarray, values: np.ndarray, curves: Mapping[str, tuple], title: str, y: str) -> Figure:
+    """Draw the data (T,) and curves by name, each a pair of times and values, with what it misses below."""
+    figure, axes = new_figure(rows=2, height=2.9)
+    upper, lower = axes[:, 0]
+    upper.plot(days, values, "o", color=DATA, markersize=4, label="data")
+    for (name, (times, curve)), colour in zip(curves.items(), COLOURS):
+        upper.plot(times, curve, color=colour, linewidth=1.6, label=name)
+        lower.plot(days, np.interp(days, times, curve) - values, color=colour, linewidth=1.2, label=name)
+    lower.axhline(0, color=INK, linewidth=0.8)
+    label(upper, title, "", y)
+    label(lower, "fit minus data", DAYS, y, legend=False)
+    return figure
+
+
+def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y: str) -> Figure:
+    """Draw a panel for each stage: (end of its span, times, curve); data beyond the end is drawn open."""
+    columns = min(3, len(fits))
+    rows = -(-len(fits) // columns)
+    figure, axes = new_figure(columns, rows, width=3.4, height=2.5)
+    for ax, (end, times, curve), colour in zip(axes.flat, fits, COLOURS * len(fits)):
+        seen = days <= end
+        ax.plot(days[seen], values[seen], "o", color=DATA, markersize=3)
+        ax.plot(days[~seen], values[~seen], "o", color=DATA, markersize=3, markerfacecolor="none", alpha=0.6)
+        inside = times <= end
+        ax.plot(times[inside], curve[inside], color=colour, linewidth=1.6)
+        ax.set_xlim(-4, days[-1] + 4)
+        ax.set_ylim(-0.08 * values.max(), 1.15 * values.max())
+        label(ax, f"fitted to day {end:g}", DAYS, y)
+    for ax in list(axes.flat)[len(fits):]:
+        ax.set_visible(False)
+    return figure
+
+
+def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: str) -> Figure:
+    """Draw held-out forecasts: a panel for each (last fitted day, times, {name: curves (n, T)}).
+
+    Of several curves of a name the median is drawn as a line and the range as a band.
+    """
+    figure, axes = new_figure(len(panels), width=5.2)
+    for ax, (end, times, models) in zip(axes[0], panels):
+        seen = days <= end
+        ax.plot(days[seen], values[seen], "o", color=DATA, markersize=4, label="fitted")
+        ax.plot(days[~seen], values[~seen], "o", color=INK, markersize=4, markerfacecolor="none", label="held out")
+        for (name, curves), colour in zip(models.items(), COLOURS):
+            curves = np.atleast_2d(curves)
+            ax.plot(times, np.median(curves, axis=0), color=colour, linewidth=1.6, label=name)
+            if len(curves) > 1:
+                ax.fill_between(times, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+        ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")
+        ax.set_xlim(days[-1] - 75, days[-1] + 2)
+        ax.set_ylim(-0.1 * values.max(), 1.2 * values.max())
+        label(ax, f"the last {days[-1] - end:g} days held out", DAYS, y)
+    return figure

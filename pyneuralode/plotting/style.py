@@ -1,0 +1,33 @@
+"""The look that all figures share."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+INK = "#1f2933"
+DATA = "#7b8794"
+# Okabe and Ito's palette: told apart by colour-blind readers too.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31")
+
+
+def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Figure, np.ndarray]:
+    """Return a figure of `rows` x `columns` panels, each of the given size in inches, and its axes (rows, columns)."""
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for ax in axes.flat:
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+        ax.grid(True, color="#e4e7eb", linewidth=0.6)
+        ax.set_axisbelow(True)
+    return figure, axes
+
+
+def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = True) -> None:
+    """Write a panel's title, axis labels with units, and its legend if anything has a label."""
+    ax.set_title(title, color=INK, fontsize=11, loc="left")
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if legend and ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=9)
