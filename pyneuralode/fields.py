@@ -78,7 +78,10 @@ class MLP(Field):
         of `output_scale` (state units per unit of time).
     init : {"glorot_uniform", "normal", "lecun_uniform"}
         Weights ~ U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1), or U(-a, a) with
-        a = sqrt(1 / in) (as PyTorch's linear layer); each times `init_scale`. Biases start at zero.
+        a = sqrt(1 / in) (as PyTorch's linear layer); each times `init_scale`.
+    init_bias : float
+        Biases ~ U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state, and a solve
+        that starts there stays there until the last bias moves.
 
     The parameters are ``weight_1`` (out, in), ``bias_1`` (out,), ``weight_2``, ... in that order.
     """
@@ -90,6 +93,7 @@ class MLP(Field):
     output_scale: float = 1.0
     init: str = "glorot_uniform"
     init_scale: float = 1.0
+    init_bias: float = 0.0
 
     def __post_init__(self):
         sizes = tuple(int(n) for n in self.sizes)
@@ -109,6 +113,8 @@ class MLP(Field):
             if not np.isfinite(value) or value <= 0:
                 raise ArgumentError(f"{name} is {value}: give a positive number, such as 1.0.")
             object.__setattr__(self, name, value)
+        if not (np.isfinite(self.init_bias) and self.init_bias >= 0):
+            raise ArgumentError(f"init_bias is {self.init_bias}: give a number of at least 0, such as 1.0.")
 
     @property
     def dim(self) -> int:
@@ -125,7 +131,10 @@ class MLP(Field):
         rng = np.random.default_rng(seed)
         parameters = {}
         for name, shape in self.shapes().items():
-            parameters[name] = self.init_scale * self._draw(rng, shape) if len(shape) == 2 else np.zeros(shape)
+            if len(shape) == 2:
+                parameters[name] = self.init_scale * self._draw(rng, shape)
+            else:
+                parameters[name] = rng.uniform(-self.init_bias, self.init_bias, size=shape)
         return parameters
 
     def _draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

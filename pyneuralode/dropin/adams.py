@@ -1,10 +1,11 @@
-"""The Adams methods with torchdiffeq's rule for the order: as many past slopes as there are, up to max_order - 1.
+"""The Adams methods, with torchdiffeq's rule for the order: the number of past slopes, up to max_order - 1.
 
-Two properties of torchdiffeq's methods are kept, since values are to agree. The weights are those of equal steps,
-whatever the grid, so on an uneven grid the order is lost. And `explicit_adams` climbs to order 11, whose interval of
-stability is so short that a step h is stable for |h lambda| below about 0.003 only: as the step shrinks from coarse
-values the error first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5), and falls at last
-once the step is inside that interval (320 steps: 1e-11). `max_order=5` (order 4) or `implicit_adams` avoid it.
+Two properties of torchdiffeq's methods are kept, since values are to agree. The weights are those of equal
+steps, whatever the grid, so on an uneven grid the order is lost. And `explicit_adams` climbs to order 11,
+whose interval of stability is so short that a step h is stable for |h lambda| below about 0.003 only: as the
+step shrinks from coarse values the error first grows by many orders of magnitude (y' = -y on [0, 1] in 80
+steps: error 0.5), and falls at last once the step is inside that interval (320 steps: 1e-11). `max_order=5`
+(order 4) or `implicit_adams` avoid it.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ START = 3  # past slopes needed; until then steps are those of the 3/8 rule
 
 @cache
 def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
-    """Return the weights, one per node, that integrate from 0 to 1 the polynomial through values at the nodes.
+    """Return the weights, one per node, that integrate the polynomial through the nodes from 0 to 1.
 
-    Nodes 0, -1, ..., 1 - k give the Adams-Bashforth method of order k, nodes 1, 0, ..., 2 - k the Adams-Moulton one.
-    Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section III.1.
+    Nodes 0, -1, ..., 1 - k give the Adams-Bashforth method of order k, nodes 1, 0, ..., 2 - k the
+    Adams-Moulton one. Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section III.1.
     """
     weights = []
     for a in nodes:
@@ -44,7 +45,7 @@ def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
 
 
 class Adams:
-    """Steps of an Adams method: predicted by Adams-Bashforth, and if `corrects` corrected by Adams-Moulton."""
+    """Steps predicted by Adams-Bashforth and, if `corrects`, corrected by Adams-Moulton."""
 
     def __init__(self, problem: Problem, options: AdamsOptions, corrects: bool):
         self.problem, self.options, self.corrects = problem, options, corrects
@@ -61,7 +62,8 @@ class Adams:
         rows = [adams_weights(tuple(range(0, -order, -1)))]
         if self.corrects:
             rows.append(adams_weights(tuple(range(1, -order, -1))))
-        weights = slope.direction * h * torch.tensor([row[-order:] for row in rows], dtype=y.dtype, device=y.device)
+        table = torch.tensor([row[-order:] for row in rows], dtype=y.dtype, device=y.device)
+        weights = slope.direction * h * table
         known = weights @ torch.stack(list(past))
         change = known[0]
         if self.corrects:
@@ -73,12 +75,13 @@ class Adams:
         for _ in range(self.options.max_iters):
             before, change = change, known + weight * self.problem.slope(t_end, y + change, self.before)
             with torch.no_grad():
-                scale = torch.maximum(before.abs(), change.abs()).mul_(self.problem.rtol).add_(self.problem.atol)
-                if bool((change - before).abs_().div_(scale).max() < 1):
+                size = torch.maximum(before.abs(), change.abs())
+                scale = size.mul_(self.problem.rtol).add_(self.problem.atol)
+                if bool((change - before).abs().div_(scale).max() < 1):
                     return change
         warnings.warn(
-            f"{self.problem.method} did not converge in max_iters = {self.options.max_iters} corrections at t = "
-            f"{self.problem.slope.direction * float(t_end):g}: take smaller steps.",
+            f"{self.problem.method} did not converge in max_iters = {self.options.max_iters} corrections at "
+            f"t = {self.problem.slope.direction * float(t_end):g}: take smaller steps.",
             stacklevel=6,
         )
         self.past.pop()

@@ -1,4 +1,4 @@
-"""Adaptive steps with torchdiffeq's controller, which steps past the last time and interpolates back to it."""
+"""Adaptive steps with torchdiffeq's controller, which steps past the last time and interpolates back."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ class March:
         self.problem, self.tableau = problem, tableau
         self.options = read(AdaptiveOptions, problem.method, problem.options)
         dtype = _time_dtype(problem)
-        self.rounded = (lambda t: t) if dtype == torch.float64 else (lambda t: float(torch.tensor(t, dtype=dtype)))
+        exact = dtype == torch.float64
+        self.rounded = (lambda t: t) if exact else (lambda t: float(torch.tensor(t, dtype=dtype)))
         self.t, self.y, self.step = t0, problem.y0, None
         self.first = problem.slope(t0, self.y)
         self.forced = self.options.forced_times(problem.slope.direction, t0)
@@ -84,8 +85,9 @@ class March:
         while self.t < t:
             if trials >= self.options.max_num_steps:
                 raise self._stuck(
-                    f"the solve took max_num_steps = {self.options.max_num_steps:g} steps since the last output",
-                    "raise options['max_num_steps'], loosen rtol and atol, or take a stiff solver if the problem is stiff",
+                    f"max_num_steps = {self.options.max_num_steps:g} steps since the last output were taken",
+                    "raise options['max_num_steps'], loosen rtol and atol, or take a stiff solver if the "
+                    "problem is stiff",
                 )
             trials += 1
             if self._try() and done is not None and done():
@@ -95,7 +97,8 @@ class March:
         """Try one step, set the size of the next, and return whether this one was accepted."""
         options, problem, t, y = self.options, self.problem, self.t, self.y
         callbacks = problem.callbacks
-        size = min(max(self.size if math.isfinite(self.size) else options.min_step, options.min_step), options.max_step)
+        size = self.size if math.isfinite(self.size) else options.min_step
+        size = min(max(size, options.min_step), options.max_step)
         if callbacks:
             self._call("callback_step", t, y, size)
         t_end = self.rounded(t + size)
@@ -165,10 +168,10 @@ class March:
 
     def _remedy(self) -> str:
         if not self.finite or not bool(torch.isfinite(self.y).all() & torch.isfinite(self.first).all()):
-            return "func or the state is non-finite there: look for a singularity, and check y0 and the parameters"
+            return "func or the state is non-finite there: look for a singularity, check y0 and parameters"
         return (
-            "the error stays above the tolerance: look for a singularity, loosen rtol and atol, or take a stiff solver "
-            "if the problem is stiff"
+            "the error stays above the tolerance: look for a singularity, loosen rtol and atol, or take a "
+            "stiff solver if the problem is stiff"
         )
 
     def _stuck(self, what: str, remedy: str) -> StuckError:

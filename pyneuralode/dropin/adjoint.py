@@ -1,7 +1,8 @@
-"""The continuous adjoint of Chen et al. 2018 as torchdiffeq solves it: backwards between one output time and the last.
+"""The continuous adjoint of Chen et al. 2018, solved backwards from each output time to the one before.
 
-The joint state is flat: state y (n), adjoint a (n), then the integrals of the time's and the parameters' gradient. The
-latter do not enter the slope, so a step combines its stages for y and a alone and the integrals once at its end.
+The joint state is flat: state y (n), adjoint a (n), then the integrals of the time's and the parameters'
+gradient. The latter do not enter the slope, so a step combines its stages for y and a alone and the integrals
+once at its end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engines.torch_engine.state import Layout
+from .layout import Layout
 from .norms import Norm, largest_rms
 from .problem import Problem, callbacks_of, tolerance
 from .slope import Slope, Time
@@ -31,7 +32,7 @@ class Backward:
 
 
 def parameters_of(func: nn.Module) -> list[Tensor]:
-    """Return the parameters of a module, also of a replica inside DataParallel, where they are plain attributes."""
+    """Return the parameters of a module; in a replica of DataParallel they are plain attributes."""
     if not getattr(func, "_is_replica", False):
         return list(func.parameters())
     attributes = (value for module in func.modules() for value in module.__dict__.values())
@@ -45,7 +46,10 @@ class Adjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, solve: Callable, problem: Problem, backward: Backward, y0: Tensor, times: Tensor, *parameters: Tensor):
+    def forward(
+        ctx, solve: Callable, problem: Problem, backward: Backward, y0: Tensor, times: Tensor,
+        *parameters: Tensor,
+    ):
         ctx.solve, ctx.problem, ctx.backward_settings = solve, problem, backward
         solution = solve(problem)
         if problem.event is None:
@@ -93,7 +97,9 @@ class AugmentedSlope(Slope):
         like = torch.empty((), dtype=forward.dtype, device=forward.device)
         shapes = tuple(p.shape for p in parameters)
         state = torch.Size([n]) if forward.layout.is_tuple else forward.layout.shapes[0]
-        joint = Layout((state, state, torch.Size([]), *shapes), is_tuple=True, numpy=False)
+        # Callbacks and norms see torchdiffeq's order: (time's gradient, y, a, *parameters' gradients).
+        order = (2, 0, 1, *range(3, 3 + len(shapes)))
+        joint = Layout((state, state, torch.Size([]), *shapes), True, order)
         super().__init__(forward.func, joint, -forward.direction, like)
         self.forward, self.n, self.parameters = forward, n, parameters
         self.active = 2 * n
@@ -115,30 +121,19 @@ class AugmentedSlope(Slope):
         ])
 
 
-class TorchdiffeqView:
-    """The joint state as torchdiffeq shows it to callbacks and norms: the tuple (time's gradient, y, a, *parameters)."""
-
-    is_tuple = True
-
-    def __init__(self, layout: Layout):
-        self.layout = layout
-
-    def unpack(self, flat: Tensor) -> tuple[Tensor, ...]:
-        y, a, t, *parameters = self.layout.unpack(flat)
-        return (t, y, a, *parameters)
-
-
 def backward_problem(problem: Problem, settings: Backward, slope: AugmentedSlope) -> Problem:
     """Return the backward problem; its times and initial state are set for each interval."""
     layout = slope.layout
-    sample = torch.empty(sum(slope.sizes), dtype=slope.dtype, device=slope.device)
+    sample = torch.empty(sum(layout.sizes), dtype=slope.dtype, device=slope.device)
     options = dict(settings.options)
     norm, own_norm = adjoint_norm(options.get("norm"), problem, layout)
     rtol, atol = (tolerance(f"adjoint_{name}", _reordered(value), layout, sample)
                   for name, value in (("rtol", settings.rtol), ("atol", settings.atol)))
     method = settings.method or "dopri5"
-    callbacks = callbacks_of(slope.func, slope, method, TorchdiffeqView(layout), "_adjoint")
-    return Problem(slope, sample, torch.empty(0), rtol, atol, method, options, norm, own_norm, layout, None, callbacks)
+    callbacks = callbacks_of(slope.func, slope, method, layout, "_adjoint")
+    return Problem(
+        slope, sample, torch.empty(0), rtol, atol, method, options, norm, own_norm, layout, None, callbacks
+    )
 
 
 def _reordered(value: Any) -> Any:
@@ -150,20 +145,17 @@ def _reordered(value: Any) -> Any:
 
 
 def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bool]:
-    """Return the norm of the joint error: torchdiffeq's default, its "seminorm" (no parameters), or the user's."""
-    n = layout.shapes[0].numel()
-    state_sizes = [shape.numel() for shape in problem.layout.shapes]
+    """Return the norm of the joint error: the default, "seminorm" (without parameters), or the user's."""
+    n, state_sizes = layout.sizes[0], problem.layout.sizes
     if callable(given):
-        view = TorchdiffeqView(layout)
-
         def own(flat: Tensor):
-            t, y, a, *parameters = view.unpack(flat)
+            t, y, a, *parameters = layout.unpack(flat)
             if problem.layout.is_tuple:
                 return given((t, *problem.layout.unpack(y), *problem.layout.unpack(a), *parameters))
             return given((t, y, a, *parameters))
 
         return own, True
-    rest = [1] if given == "seminorm" else [1, *(shape.numel() for shape in layout.shapes[3:])]
+    rest = [1] if given == "seminorm" else layout.sizes[2:]
     end = 2 * n + sum(rest)
     if not problem.own_norm:
         parts = largest_rms([*state_sizes, *state_sizes, *rest])
@@ -171,7 +163,8 @@ def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bo
     others = largest_rms(rest)
 
     def mixed(flat: Tensor) -> float:
-        return max(float(problem.norm(flat[:n])), float(problem.norm(flat[n : 2 * n])), float(others(flat[2 * n : end])))
+        norms = problem.norm(flat[:n]), problem.norm(flat[n : 2 * n]), others(flat[2 * n : end])
+        return max(float(norm) for norm in norms)
 
     return mixed, True
 
@@ -179,7 +172,7 @@ def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bo
 def warn_of_norm(options: dict[str, Any]) -> None:
     if callable(options.get("norm")):
         warnings.warn(
-            "some adjoint_params do not require a gradient: they are left out of the backward solve and of what "
-            "adjoint_options['norm'] is given.",
+            "some adjoint_params do not require a gradient: they are left out of the backward solve and of "
+            "what adjoint_options['norm'] is given.",
             stacklevel=3,
         )

@@ -48,25 +48,25 @@ def odeint(
         "explicit_adams", "implicit_adams" (also called "fixed_adams"). "scipy_solver" hands over to SciPy,
         without gradients. `explicit_adams` is unstable unless its steps are very short; see `dropin.adams`.
     options : dict
-        See `dropin.options` for the options of each kind of method; one that a method does not have is left out
-        with a warning.
+        See `dropin.options` for the options of each kind of method; one that a method does not have is left
+        out with a warning.
     event_fn : callable
-        ``event_fn(t, y)`` returning a tensor; the solve ends where one of its components first crosses zero. t then
-        holds two times, of which the second only gives the direction.
+        ``event_fn(t, y)`` returning a tensor; the solve ends where one of its components first crosses zero.
+        t then holds two times, of which the second only gives the direction.
 
     Returns
     -------
-    Tensor (T, *y0.shape), or a tuple of such tensors for a tuple y0: the states at the times t. With event_fn, a pair:
-    the event's time, and the states at t[0] and at the event.
+    Tensor (T, *y0.shape), or a tuple of such tensors for a tuple y0: the states at the times t. With
+    event_fn, a pair: the event's time, and the states at t[0] and at the event.
 
     Raises
     ------
     ArgumentError
-        If an argument has a value that cannot be used. Where torchdiffeq raises an AssertionError or a TypeError the
-        error is of that class too.
+        If an argument has a value that cannot be used. Where torchdiffeq raises an AssertionError or a
+        TypeError the error is of that class too.
     SolverError
-        If an adaptive solve underflows, runs out of steps or becomes non-finite (an AssertionError too), or no event
-        is found.
+        If an adaptive solve underflows, runs out of steps or becomes non-finite (an AssertionError too), or
+        no event is found.
 
     References
     ----------
@@ -104,17 +104,18 @@ def odeint_adjoint(
     Parameters
     ----------
     func, y0, t, rtol, atol, method, options, event_fn
-        As in `odeint`. Callbacks whose names end in `_adjoint` are called in the backward solve, with its state
-        (gradient of time, y, adjoint, *gradients of adjoint_params).
+        As in `odeint`. Callbacks whose names end in `_adjoint` are called in the backward solve, with its
+        state (gradient of time, y, adjoint, *gradients of adjoint_params).
     adjoint_rtol, adjoint_atol, adjoint_method : optional
         Those of the backward solve; as forward unless given.
     adjoint_options : dict, optional
-        Options of the backward solve; as `options` without its norm unless given. Times in them are the user's times.
-        Its "norm" may be "seminorm", which leaves the parameters' gradients out of the error (Kidger et al. 2021), or
-        a function of the tuple (gradient of time, y, adjoint, *gradients of adjoint_params).
+        Options of the backward solve; as `options` without its norm unless given. Times in them are the
+        user's times. Its "norm" may be "seminorm", which leaves the parameters' gradients out of the error
+        (Kidger et al. 2021), or a function of the tuple (gradient of time, y, adjoint, *gradients of
+        adjoint_params).
     adjoint_params : iterable of tensors, optional
-        What func depends on and is differentiated by; the parameters of func unless given. Those that require no
-        gradient are left out.
+        What func depends on and is differentiated by; the parameters of func unless given. Those that require
+        no gradient are left out.
 
     Returns
     -------
@@ -128,25 +129,28 @@ def odeint_adjoint(
 
     References
     ----------
-    R. T. Q. Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018; P. Kidger, R. T. Q. Chen, T. Lyons,
-    "Hey, that's not an ODE", ICML 2021.
+    R. T. Q. Chen et al., Neural Ordinary Differential Equations, NeurIPS 2018; P. Kidger, R. T. Q. Chen, T.
+    Lyons, "Hey, that's not an ODE", ICML 2021.
     """
     if adjoint_params is None and not isinstance(func, nn.Module):
         raise ArgumentError(
-            "adjoint_params is not given and func is not a torch.nn.Module: give the tensors to differentiate by, or () for "
-            "none."
+            "adjoint_params is not given and func is not a torch.nn.Module: give the tensors to "
+            "differentiate by, or () for none."
         )
     adjoint_method = method if adjoint_method is None else adjoint_method
     if adjoint_method not in (None, *METHODS):
         raise unknown_name("adjoint_method", adjoint_method, METHODS)
     if adjoint_method != method and options is not None and adjoint_options is None:
         raise ArgumentError(
-            f"adjoint_method is {adjoint_method!r}, another than method, and options are given: give adjoint_options too."
+            f"adjoint_method is {adjoint_method!r}, another than method, and options are given: give "
+            "adjoint_options too."
         )
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
     backward = Backward(
-        rtol if adjoint_rtol is None else adjoint_rtol, atol if adjoint_atol is None else adjoint_atol, adjoint_method,
+        rtol if adjoint_rtol is None else adjoint_rtol,
+        atol if adjoint_atol is None else adjoint_atol,
+        adjoint_method,
         dict(adjoint_options),
     )
     parameters = parameters_of(func) if adjoint_params is None else list(adjoint_params)
@@ -187,9 +191,9 @@ def odeint_event(
 
     Returns
     -------
-    Time of the event, and the states at t0 and at the event, (2, *y0.shape) or a tuple of such tensors. The gradient
-    of both includes the motion of the event (implicit function theorem), also with respect to parameters of event_fn,
-    which torchdiffeq leaves out.
+    Time of the event, and the states at t0 and at the event, (2, *y0.shape) or a tuple of such tensors. The
+    gradient of both includes the motion of the event (implicit function theorem), also with respect to
+    parameters of event_fn, which torchdiffeq leaves out.
 
     Raises
     ------
@@ -198,7 +202,8 @@ def odeint_event(
 
     References
     ----------
-    R. T. Q. Chen, B. Amos, M. Nickel, Learning Neural Event Functions for Ordinary Differential Equations, ICLR 2021.
+    R. T. Q. Chen, B. Amos, M. Nickel, Learning Neural Event Functions for Ordinary Differential Equations,
+    ICLR 2021.
     """
     if not isinstance(t0, Tensor) or t0.numel() != 1:
         raise ArgumentError(f"t0 is {t0!r}: give a tensor with one time, such as torch.tensor(0.0).")
@@ -236,7 +241,7 @@ def solve(problem: Problem) -> Any:
     """Return the states (T, n), or with an event its internal time and the states (2, n)."""
     if problem.method == "scipy_solver":
         if problem.event is not None:
-            raise ArgumentError("method is 'scipy_solver', which finds no events: give another, such as 'dopri5'.")
+            raise ArgumentError("method is 'scipy_solver', which finds no events: give 'dopri5', for one.")
         return scipy_solver.integrate(problem)
     solver = adaptive if problem.method in ADAPTIVE else fixed
     return solver.integrate(problem) if problem.event is None else solver.integrate_until_event(problem)
@@ -247,5 +252,5 @@ def deliver(problem: Problem, solution: Any, t: Tensor) -> Any:
     if problem.event is None:
         return problem.layout.unpack(solution)
     event_t, states = solution
-    event_t = problem.slope.direction * torch.as_tensor(event_t, device=states.device).to(t.dtype)
+    event_t = problem.slope.direction * torch.as_tensor(event_t, dtype=t.dtype, device=states.device)
     return event_t, problem.layout.unpack(states)

@@ -12,7 +12,7 @@ from torch import Tensor
 @torch.no_grad()
 def locate(event: Callable[[float, Tensor], float], state: Callable[[float], Tensor], start: float, t: float,
            t_end: float, atol: float | Tensor) -> float:
-    """Return the time in [t, t_end] where `event` loses the sign of `start`, by bisection to within `atol`."""
+    """Return the time in [t, t_end] where `event` loses the sign of `start`, to within `atol`."""
     width = float(atol.min()) if isinstance(atol, Tensor) else atol
     while t_end - t > width:
         middle = (t + t_end) / 2

@@ -90,14 +90,14 @@ def grid_of(problem: Problem, options: FixedOptions) -> Tensor:
     if not bool((grid[0] == times[0]) & (grid[-1] == times[-1])):
         first, last = float(slope.direction * grid[0]), float(slope.direction * grid[-1])
         raise RefusedError(
-            f"grid_constructor returned a grid from {first:g} to {last:g}: give one from {float(user_times[0]):g} to "
-            f"{float(user_times[-1]):g}, as t has."
+            f"grid_constructor returned a grid from {first:g} to {last:g}: give one from "
+            f"{float(user_times[0]):g} to {float(user_times[-1]):g}, as t has."
         )
     return grid
 
 
 def between(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: Tensor | None) -> Tensor:
-    """Return the state at part `theta` of a step: cubic Hermite with the slope `last` at the end, linear without."""
+    """Return the state at part `theta` of a step: cubic Hermite with the end slope `last`, else linear."""
     if last is None:
         return y + (end - y) * theta
     rest = 1 - theta
@@ -111,7 +111,7 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
     """Return the event's internal time and the states (2, n) at the start and there."""
     step, options = stepper_of(problem)
     if options.step_size is None:
-        raise RefusedError(f"event_fn is given to {problem.method} without options['step_size']: give the step to take.")
+        raise RefusedError(f"event_fn is given to {problem.method} without options['step_size']: give it.")
     event, y, h = problem.event, problem.y0, options.step_size
     start = problem.times[0] if problem.records_times else float(problem.times[0])
     t, value = start, event(float(start), y)
@@ -125,8 +125,12 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
         t, y = t_end, end
     else:
         at = problem.slope.direction * float(t)
-        raise SolverError(f"no event was found in {MOST_EVENT_STEPS} steps, up to t = {at:g}: check event_fn, or raise "
-                          "options['step_size'].", at, h)
+        raise SolverError(
+            f"no event was found in {MOST_EVENT_STEPS} steps, up to t = {at:g}: check event_fn, or raise "
+            "options['step_size'].",
+            at,
+            h,
+        )
     last = problem.slope(t_end, end) if options.interp == "cubic" else None
 
     def state(time: float) -> Tensor:

@@ -12,7 +12,7 @@ Norm = Callable[[Tensor], Tensor | float]
 
 
 def largest_rms(sizes: Sequence[int]) -> Norm:
-    """Return the norm that is the largest of the root mean squares of consecutive parts of the given sizes."""
+    """Return the norm that is the largest root mean square of consecutive parts of these sizes."""
     if len(sizes) == 1:
         root = math.sqrt(sizes[0])
         return lambda x: torch.linalg.vector_norm(x) / root

@@ -23,8 +23,8 @@ def read(kind: type[T], method: str, options: dict[str, Any], ignored: tuple[str
     unused = [name for name in options if name not in known and name not in ignored]
     if unused:
         warnings.warn(
-            f"{method} does not use the option{'s' * (len(unused) > 1)} {', '.join(map(repr, unused))}, left out here; "
-            f"its options are {', '.join(known)}.",
+            f"{method} does not use the option{'s' * (len(unused) > 1)} {', '.join(map(repr, unused))}, left "
+            f"out here; its options are {', '.join(known)}.",
             stacklevel=6,
         )
     return kind(**{name: value for name, value in options.items() if name in known})
@@ -37,7 +37,8 @@ def number(name: str, value: Any, least: float = -math.inf, above: bool = False)
     except (TypeError, ValueError, RuntimeError):
         raise KindError(f"{name} is {value!r}: give a number.") from None
     if not (result > least if above else result >= least):
-        raise ArgumentError(f"{name} is {result:g}: give a number {'above' if above else 'of at least'} {least:g}.")
+        bound = "above" if above else "of at least"
+        raise ArgumentError(f"{name} is {result:g}: give a number {bound} {least:g}.")
     return result
 
 
@@ -123,7 +124,7 @@ class AdaptiveOptions:
         self.max_num_steps = number("max_num_steps", self.max_num_steps)
 
     def forced_times(self, direction: float, t0: float) -> list[tuple[float, bool]]:
-        """Return the internal times from `t0` on that a step must end at, in order, and whether each is a jump."""
+        """Return, in order, the internal times from `t0` on that end a step, and whether each is a jump."""
         forced = []
         for name, jump in (("step_t", False), ("jump_t", True)):
             value = getattr(self, name)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engines.torch_engine.state import Layout
 from ..errors import ArgumentError, unknown_name
 from .errors import KindError, RefusedError
+from .layout import Layout
 from .norms import Norm, largest_rms
 from .slope import Slope
 from .tableaus import ADAPTIVE, FIXED
@@ -56,15 +56,17 @@ class Problem:
         return self.times.requires_grad and torch.is_grad_enabled()
 
 
-def prepare(func: Callable, y0: Any, t: Tensor, rtol: Any, atol: Any, method: str | None, options: dict | None,
-            event_fn: Callable | None) -> Problem:
+def prepare(
+    func: Callable, y0: Any, t: Tensor, rtol: Any, atol: Any, method: str | None, options: dict | None,
+    event_fn: Callable | None,
+) -> Problem:
     """Check the arguments of `odeint` and return them as a `Problem`."""
     if not callable(func):
         raise KindError(f"func is a {type(func).__name__}: give a function func(t, y).")
     flat, layout = flatten(y0)
     check_times(t)
     if event_fn is not None and len(t) != 2:
-        raise ArgumentError(f"t holds {len(t)} times: give two when event_fn is given; the second is not used.")
+        raise ArgumentError(f"t holds {len(t)} times: give two with event_fn; the second is not used.")
     name = "dopri5" if method is None else method
     if name not in METHODS:
         raise unknown_name("method", method, METHODS)
@@ -73,13 +75,24 @@ def prepare(func: Callable, y0: Any, t: Tensor, rtol: Any, atol: Any, method: st
         t = t.to(flat.device)
     options = {} if options is None else dict(options)
     direction = -1.0 if len(t) > 1 and bool(t[0] > t[1]) else 1.0
-    shift = (t[0] - t[0].detach()).to(flat.real.dtype) if t.requires_grad and torch.is_grad_enabled() else None
+    recorded = t.requires_grad and torch.is_grad_enabled()
+    shift = (t[0] - t[0].detach()).to(flat.real.dtype) if recorded else None
     slope = Slope(func, layout, direction, flat, shift)
     norm, own_norm = state_norm(options.get("norm"), layout)
     combined = None if event_fn is None else combine(event_fn, t[0], y0)
     return Problem(
-        slope, flat, direction * t, tolerance("rtol", rtol, layout, flat), tolerance("atol", atol, layout, flat), name,
-        options, norm, own_norm, layout, combined and on_flat(combined, slope), callbacks_of(func, slope, name, layout),
+        slope=slope,
+        y0=flat,
+        times=direction * t,
+        rtol=tolerance("rtol", rtol, layout, flat),
+        atol=tolerance("atol", atol, layout, flat),
+        method=name,
+        options=options,
+        norm=norm,
+        own_norm=own_norm,
+        layout=layout,
+        event=None if combined is None else on_flat(combined, slope),
+        callbacks=callbacks_of(func, slope, name, layout),
     )
 
 
@@ -91,7 +104,7 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
     flat = y0.reshape(-1) if parts[0] is y0 else torch.cat([part.reshape(-1) for part in parts])
     if not (flat.is_floating_point() or flat.is_complex()):
         raise KindError(f"y0 has dtype {flat.dtype}: give floating-point numbers, such as y0.double().")
-    return flat, Layout(tuple(part.shape for part in parts), parts[0] is not y0, numpy=False)
+    return flat, Layout(tuple(part.shape for part in parts), parts[0] is not y0)
 
 
 def check_times(t: Any) -> None:
@@ -104,48 +117,56 @@ def check_times(t: Any) -> None:
     steps = t.detach().diff().sign()
     if not bool((steps == 1).all() | (steps == -1).all()):
         i = int((steps != (steps[0] if steps[0] != 0 else 1)).nonzero()[0])
-        raise RefusedError(f"t holds {float(t[i]):g} and then {float(t[i + 1]):g}: give strictly rising or falling times.")
+        raise RefusedError(
+            f"t holds {float(t[i]):g} and then {float(t[i + 1]):g}: give strictly rising or falling times."
+        )
 
 
 def tolerance(name: str, value: Any, layout: Layout, flat: Tensor) -> float | Tensor:
     """Return a tolerance as a number or, where it differs between components, as a tensor (n,)."""
     if isinstance(value, Tensor) and value.requires_grad:
         raise RefusedError(f"{name} requires a gradient: give {name}.detach().")
-    real = flat.real.dtype
-    if not isinstance(value, (int, float)):
-        try:
-            if layout.is_tuple and (not isinstance(value, Tensor) or value.ndim):
-                if len(value) != len(layout.shapes):
-                    raise RefusedError(f"{name} has {len(value)} parts: give one number or {len(layout.shapes)}, as y0 has.")
-                parts = [torch.as_tensor(v, dtype=real, device=flat.device).reshape(-1).expand(shape.numel())
-                         for v, shape in zip(value, layout.shapes)]
-                value = torch.cat(parts)
-            elif torch.as_tensor(value).ndim:
-                value = torch.as_tensor(value, dtype=real, device=flat.device).expand(layout.shapes[0]).reshape(-1)
-        except (RuntimeError, TypeError, ValueError) as problem:
-            if isinstance(problem, RefusedError):
-                raise
-            raise ArgumentError(f"{name} is {value!r}: give a positive number, or one for every component.") from None
-    if isinstance(value, Tensor) and value.ndim:
-        smallest = float(value.min())
+    if isinstance(value, (int, float)):
+        smallest = value
     else:
-        smallest = value = float(value)
+        value = _expanded(name, value, layout, flat)
+        smallest = float(value.min())
+        value = value if value.ndim else float(value)
     if not smallest >= 0:
         raise ArgumentError(f"{name} is {smallest:g}: give a positive number, such as 1e-6.")
     return value
 
 
+def _expanded(name: str, value: Any, layout: Layout, flat: Tensor) -> Tensor:
+    """Return a tolerance given as a tensor, or as one for each part, as a tensor of no dimension or (n,)."""
+    like = {"dtype": flat.real.dtype, "device": flat.device}
+    per_part = layout.is_tuple and not (isinstance(value, Tensor) and value.ndim == 0)
+    if per_part and hasattr(value, "__len__") and len(value) != len(layout.shapes):
+        raise RefusedError(f"{name} has {len(value)} parts: give one number or {len(layout.shapes)}, as y0.")
+    try:
+        if per_part:
+            parts = zip(value, layout.sizes, strict=True)
+            return torch.cat([torch.as_tensor(part, **like).reshape(-1).expand(size) for part, size in parts])
+        if torch.as_tensor(value).ndim == 0:
+            return torch.as_tensor(value, dtype=torch.float64)
+        return torch.as_tensor(value, **like).expand(layout.shapes[0]).reshape(-1)
+    except (RuntimeError, TypeError, ValueError):
+        raise ArgumentError(f"{name} is {value!r}: give a positive number, or one per component.") from None
+
+
 def state_norm(given: Callable | None, layout: Layout) -> tuple[Norm, bool]:
     """Return the norm of a flat error and whether it is the user's."""
     if given is None:
-        return largest_rms([shape.numel() for shape in layout.shapes]), False
+        return largest_rms(layout.sizes), False
     if not callable(given):
         raise KindError(f"options['norm'] is {given!r}: give a function of the state.")
     return lambda flat: given(layout.unpack(flat)), True
 
 
-def callbacks_of(func: Callable, slope: Slope, method: str, layout: Layout, suffix: str = "") -> dict[str, Callback]:
-    """Return the callbacks that `func` has (by names ending in `suffix`) and `method` calls; warn of others."""
+def callbacks_of(
+    func: Callable, slope: Slope, method: str, layout: Layout, suffix: str = ""
+) -> dict[str, Callback]:
+    """Return the callbacks of `func` (names ending in `suffix`) that `method` calls; warn of others."""
     supported = CALLBACKS if method in ADAPTIVE else () if method == "scipy_solver" else CALLBACKS[:1]
     given = {name: getattr(func, name + suffix) for name in CALLBACKS if hasattr(func, name + suffix)}
     others = [name for name in given if name not in supported]
@@ -162,7 +183,7 @@ def _on_flat_step(callback: Callable, direction: float, layout: Layout) -> Callb
 
 
 def combine(event_fn: Callable, t0: Tensor, y0: Any) -> Callable:
-    """Return one event function that is positive at the start and crosses zero as soon as any component does."""
+    """Return one event function, positive at the start, that crosses zero as soon as a component does."""
     with torch.no_grad():
         signs = torch.sign(event_fn(t0, y0))
     return lambda t, y: (event_fn(t, y) * signs).min()

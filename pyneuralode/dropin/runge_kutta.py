@@ -1,28 +1,78 @@
 """One explicit Runge-Kutta step in torchdiffeq's sense, with as few tensor operations as that needs.
 
-It differs from the engine's `Step` in where a stage's time is nudged to one side of a discontinuity, in which stage
-opens the next step (always the last one, even where that is not the slope at the end), and in that step sizes may be
-tensors, so that fixed steps carry the gradient of the times.
+It differs from the engine's `Step` in where a stage's time is nudged to one side of a discontinuity, in which
+stage opens the next step (always the last one, even where that is not the slope at the end), and in that step
+sizes may be tensors, so that fixed steps carry the gradient of the times.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.torch_engine.march import Method, as_method
 from ..engines.torch_engine.tableaus import Tableau
 from .slope import Slope, Time
 
 
+CHAIN = 3  # up to so many stages are added one by one, more as one product of matrix and vector
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One combination of stages: which ones, their weights, and the same as ratios to the first of them."""
+
+    used: list[int]
+    tensor: Tensor
+    lead: float
+    ratios: list[float]
+
+    def total(self, stages: list[Tensor]) -> Tensor:
+        """Return the weighted sum of the stages (n,), over `lead` where the chain is short."""
+        used = self.used
+        if len(used) > CHAIN:
+            stack = torch.stack(stages if len(used) == len(stages) else [stages[j] for j in used])
+            return torch.mv(stack.t(), self.tensor)
+        total = stages[used[0]]
+        for j, ratio in zip(used[1:], self.ratios):
+            total = torch.add(total, stages[j], alpha=ratio)
+        return total
+
+    def add(self, y: Tensor, stages: list[Tensor], h: Time) -> Tensor:
+        """Return y + h times the weighted sum, summed before it meets y.
+
+        That keeps rounding out of the stages, and so out of the error, where rtol is near the dtype's
+        precision.
+        """
+        scale = h if len(self.used) > CHAIN else self.lead * h
+        total = self.total(stages)
+        return torch.add(y, total, alpha=scale) if type(scale) is float else y + total * scale
+
+    def scaled(self, stages: list[Tensor], h: Time) -> Tensor:
+        """Return h times the weighted sum."""
+        return self.total(stages) * (h if len(self.used) > CHAIN else self.lead * h)
+
+
 @lru_cache(maxsize=64)
-def weights_of(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> tuple[Method, tuple[Tensor, ...]]:
-    """Return the tableau as tensors, and its rows of weights: stages, solution, error estimate."""
-    method = as_method(tableau, dtype, device)
-    return method, method.weights.split(method.sizes)
+def weights_of(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[Weights]:
+    """Return the weights of the stages after the first, of the solution, and of any error estimate."""
+    rows = [*tableau.A[1:], tableau.b, *([] if tableau.error is None else tableau.error)]
+    result = []
+    for row in rows:
+        used = np.flatnonzero(row).tolist()
+        numbers = row[used].tolist()
+        tensor = torch.tensor(numbers, dtype=dtype, device=device)
+        result.append(Weights(used, tensor, numbers[0], [number / numbers[0] for number in numbers[1:]]))
+    return result
+
+
+@lru_cache(maxsize=64)
+def times_of(tableau: Tableau) -> list[float]:
+    """Return the times of the stages after the first, as parts of the step."""
+    return tableau.c[1:].tolist()
 
 
 class Step:
@@ -32,42 +82,41 @@ class Step:
     components only (`Slope.active`), the others are integrals and are combined once, at the end.
     """
 
-    __slots__ = ("method", "rows", "slope", "t", "t_end", "h", "y", "stages", "end")
+    __slots__ = ("tableau", "weights", "slope", "t", "t_end", "h", "y", "stages", "end")
 
-    def __init__(self, tableau: Tableau, slope: Slope, t: Time, t_end: Time, h: Time, y: Tensor, first: Tensor,
-                 nudge: int = 0):
-        self.method, self.rows = weights_of(tableau, y.dtype, y.device)
+    def __init__(
+        self, tableau: Tableau, slope: Slope, t: Time, t_end: Time, h: Time, y: Tensor, first: Tensor,
+        nudge: int = 0,
+    ):
+        self.tableau, self.weights = tableau, weights_of(tableau, y.dtype, y.device)
         self.slope, self.t, self.t_end, self.y = slope, t, t_end, y
         self.h = slope.direction * h
         self.stages = [first]
-        active, c, s = slope.active, self.method.c, tableau.stages
+        active, times = slope.active, times_of(tableau)
         start, heads = (y, self.stages) if active is None else (y[:active], [first[:active]])
-        for i in range(1, s):
-            at = self._combine(start, heads, i - 1)
-            stage = slope(t_end, at, nudge) if c[i] == 1 else slope(t + c[i] * h, at)
+        for weights, c in zip(self.weights, times):
+            at = weights.add(start, heads, self.h)
+            stage = slope(t_end, at, nudge) if c == 1 else slope(t + c * h, at)
             self.stages.append(stage)
             if active is not None:
                 heads.append(stage[:active])
-        self.end = at if tableau.fsal and active is None else self._combine(y, self.stages, s - 1)
-
-    def _combine(self, y: Tensor, stages: list[Tensor], row: int, keep: int = 1) -> Tensor:
-        used, weights, h = self.method.used[row], self.rows[row], self.h
-        if isinstance(h, Tensor):
-            weights, h = weights * h, 1
-        elif len(used) == 1 and keep:
-            return torch.add(y, stages[used[0]], alpha=float(self.method.numbers[row][0]) * h)
-        stack = torch.stack(stages if len(used) == len(stages) else [stages[j] for j in used])
-        return torch.addmv(y, stack.t(), weights, beta=keep, alpha=h)
+        if tableau.fsal and active is None:
+            self.end = at
+        else:
+            self.end = self.weights[len(times)].add(y, self.stages, self.h)
 
     def error(self) -> Tensor:
         """Return the estimated error (n,)."""
-        return self._combine(self.y, self.stages, self.method.tableau.stages, keep=0)
+        return self.weights[-1].scaled(self.stages, self.h)
 
     def at(self, theta: np.ndarray | Tensor) -> Tensor:
         """Return the states (k, n) at parts theta (k,) of the step; a tensor theta carries its gradient."""
-        interpolant = self.method.tableau.interpolant
-        powers = theta[..., None] ** np.arange(1, interpolant.shape[1] + 1) if isinstance(theta, np.ndarray) else (
-            torch.stack([theta**q for q in range(1, interpolant.shape[1] + 1)], dim=-1))
-        weights = powers @ (interpolant.T if isinstance(theta, np.ndarray) else torch.tensor(interpolant.T).to(powers))
-        weights = torch.as_tensor(weights * self.h).to(self.y)
-        return torch.addmm(self.y, weights, torch.stack(self.stages))
+        interpolant = self.tableau.interpolant
+        exponents = np.arange(1, interpolant.shape[1] + 1)
+        if isinstance(theta, Tensor):
+            like = {"dtype": theta.dtype, "device": theta.device}
+            powers = theta[:, None] ** torch.as_tensor(exponents, **like)
+            weights = powers @ torch.tensor(interpolant.T, **like)
+        else:
+            weights = torch.from_numpy(theta[:, None] ** exponents @ interpolant.T)
+        return torch.addmm(self.y, (weights * self.h).to(self.y), torch.stack(self.stages))

@@ -15,7 +15,7 @@ def integrate(problem: Problem) -> Tensor:
     try:
         from scipy.integrate import solve_ivp
     except ImportError:
-        raise EngineError("method is 'scipy_solver' but SciPy is not installed: run pip install scipy.") from None
+        raise EngineError("method is 'scipy_solver' but SciPy is missing: run pip install scipy.") from None
     options = read(ScipyOptions, problem.method, problem.options, ("norm", "grid_points", "eps"))
     y0, slope, ts = problem.y0.detach(), problem.slope, problem.times.tolist()
     if len(ts) == 1:
@@ -30,8 +30,10 @@ def integrate(problem: Problem) -> Tensor:
     if options.solver == "LSODA":
         limits["min_step"] = number("min_step", options.min_step, 0)
     rtol, atol = (v.cpu().numpy() if isinstance(v, Tensor) else v for v in (problem.rtol, problem.atol))
-    found = solve_ivp(derivative, (ts[0], ts[-1]), y0.cpu().numpy(), method=options.solver, t_eval=ts, rtol=rtol,
-                      atol=atol, **limits)
+    found = solve_ivp(
+        derivative, (ts[0], ts[-1]), y0.cpu().numpy(), method=options.solver, t_eval=ts, rtol=rtol, atol=atol,
+        **limits,
+    )
     if found.status != 0:
         reached = slope.direction * (found.t[-1] if len(found.t) else ts[0])
         message = found.message.strip().rstrip(".")

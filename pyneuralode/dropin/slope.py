@@ -1,7 +1,7 @@
 """The user's function as the solvers call it: on flat states, in a time that always increases.
 
-Internal time runs upwards; the user's time is `direction` (1 or -1) times it. Slopes stay derivatives with respect
-to the user's time, so the solvers multiply every step size by `direction`.
+Internal time runs upwards; the user's time is `direction` (1 or -1) times it. Slopes stay derivatives with
+respect to the user's time, so the solvers multiply every step size by `direction`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.torch_engine.state import Layout
 from ..errors import ArgumentError
 from .errors import KindError
+from .layout import Layout
 
 Time = float | Tensor
 
@@ -24,25 +24,25 @@ Time = float | Tensor
 class Slope:
     """``slope(t, y)``: the derivative (n,) at internal time t, a number or, on autograd's record, a tensor.
 
-    `shift` is a zero that carries the first time's gradient; it is added to every time given as a number. `nudge`
-    of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
+    `shift` is a zero that carries the first time's gradient; it is added to every time given as a number.
+    `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
     """
 
     active: int | None = None  # how many leading components of the state the slope depends on; None is all
 
-    def __init__(self, func: Callable, layout: Layout, direction: float, like: Tensor, shift: Tensor | None = None):
+    def __init__(
+        self, func: Callable, layout: Layout, direction: float, like: Tensor, shift: Tensor | None = None
+    ):
         self.func, self.layout, self.direction, self.shift = func, layout, direction, shift
         self.dtype, self.device = like.dtype, like.device
         self.real = like.real.dtype
-        self.sizes = [shape.numel() for shape in layout.shapes]
-        self.is_vector = not layout.is_tuple and len(layout.shapes[0]) == 1
 
     def __call__(self, t: Time, y: Tensor, nudge: int = 0) -> Tensor:
         return self.at(self.clock(t, nudge), y)
 
     def clock(self, t: Time, nudge: int = 0) -> Tensor:
         """Return the user's time as a tensor of no dimension in the state's (real) dtype."""
-        if isinstance(t, Tensor):
+        if type(t) is not float:
             t = t.to(self.real)
             return self.direction * (t + (self._next(float(t), nudge) - float(t)) if nudge else t)
         if nudge:
@@ -57,16 +57,17 @@ class Slope:
 
     def at(self, time: Tensor, y: Tensor) -> Tensor:
         """Return the slope (n,) at the user's time."""
-        if self.is_vector:
-            return self._fitted(self.func(time, y), self.layout.shapes[0])
         if not self.layout.is_tuple:
             shape = self.layout.shapes[0]
+            if len(shape) == 1:
+                return self._fitted(self.func(time, y), shape)
             return self._fitted(self.func(time, y.view(shape)), shape).reshape(-1)
         shapes = self.layout.shapes
-        parts = self.func(time, tuple(part.view(shape) for part, shape in zip(y.split(self.sizes), shapes)))
+        pieces = y.split(self.layout.sizes)
+        parts = self.func(time, tuple(piece.view(shape) for piece, shape in zip(pieces, shapes)))
         if isinstance(parts, Tensor) or len(parts) != len(shapes):
             found = "a tensor" if isinstance(parts, Tensor) else f"{len(parts)} parts"
-            raise ArgumentError(f"func returned {found}: return a tuple of {len(shapes)} tensors, as y0 is one.")
+            raise ArgumentError(f"func returned {found}: return a tuple of {len(shapes)}, as y0 is.")
         return torch.cat([self._fitted(part, shape).reshape(-1) for part, shape in zip(parts, shapes)])
 
     def _fitted(self, part: Any, shape: torch.Size) -> Tensor:
@@ -80,7 +81,7 @@ class Slope:
                 part = part.expand(shape)
             except RuntimeError:
                 raise ArgumentError(
-                    f"func returned shape {tuple(part.shape)} for a state of shape {tuple(shape)}: return dy/dt in the "
-                    "state's shape."
+                    f"func returned shape {tuple(part.shape)} for a state of shape {tuple(shape)}: return "
+                    f"dy/dt in the state's shape."
                 ) from None
         return part

@@ -1,6 +1,6 @@
 """Epidemics: the SEIR model and neural ODEs fitted to counts of cases."""
 
-from .neural import fit_neural, neural_model
+from .neural import fit_neural, neural_curve, neural_model, neural_plan
 from .seir import EpidemicFit, fit_seir
 
-__all__ = ["EpidemicFit", "fit_neural", "fit_seir", "neural_model"]
+__all__ = ["EpidemicFit", "fit_neural", "fit_seir", "neural_curve", "neural_model", "neural_plan"]

@@ -15,6 +15,7 @@ from ..fitting import LBFGS, FitResult, Stage, fit
 from ..models import NeuralODE
 
 OBSERVABLES = ("infectious", "incidence")
+INITIAL = ("i0", "e0")
 
 
 @dataclass
@@ -59,13 +60,14 @@ def fit_seir(
     field : SEIR
         Holds the starting values of gamma, R0 and sigma.
     i0, e0 : float
-        Infectious and exposed parts of the population at day 0; the rest is susceptible. The starting values
-        where `fit_initial` is true.
+        Infectious and exposed parts of the population at day 0; the rest is susceptible.
+    fit_initial : bool
+        Fit these two as well, from the given values.
     observable : {"infectious", "incidence"}
         What the values are: the infectious part i, or new cases a day, ``factor * sigma * e``, whose `factor` is
         fitted too.
     bounded : bool
-        Keep every parameter positive by fitting its logarithm.
+        Keep rates positive and parts of the population between 0 and 1, by a change of variables.
     plan, **settings
         As in `pyneuralode.fit`.
     """
@@ -77,7 +79,8 @@ def fit_seir(
     if observable == "incidence":
         extra["factor"] = factor
         observe = _incidence
-    free = [*model.tensors(), *extra] if fit_initial else [n for n in (*model.tensors(), *extra) if n not in ("i0", "e0")]
+    fixed = () if fit_initial else INITIAL
+    free = [name for name in (*model.tensors(), *extra) if name not in fixed]
     result = fit(
         model,
         days,
@@ -88,15 +91,15 @@ def fit_seir(
         observed=None if observe else [2],
         observe=observe,
         extra=extra,
-        fixed=() if fit_initial else ("i0", "e0"),
-        bounds={name: (0.0, None) for name in free} if bounded else None,
+        fixed=fixed,
+        bounds={name: (0.0, 1.0 if name in INITIAL else None) for name in free} if bounded else None,
         **settings,
     )
     return EpidemicFit(result, observable)
 
 
 def _initial(p: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    i0, e0 = p["i0"], p["e0"]
+    i0, e0 = (p[name] for name in INITIAL)
     return torch.stack([1 - e0 - i0, e0, i0, torch.zeros_like(i0)])
 
 

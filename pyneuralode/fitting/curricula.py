@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..errors import ArgumentError
 from .optimisers import Adam, Optimiser
@@ -11,11 +11,24 @@ from .optimisers import Adam, Optimiser
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a fit: which data it sees (times up to `end`; None: all), with which optimiser, how long."""
+    """One part of a fit.
+
+    Parameters
+    ----------
+    optimiser : Optimiser
+    iterations : int
+        Most iterations.
+    end : float, optional
+        Last time of the data that the stage sees; all of them unless given.
+    goal : float, optional
+        Loss at which the stage ends early. With noise of a known size in the data, going on below its level
+        fits the noise (Morozov's discrepancy principle).
+    """
 
     optimiser: Optimiser = field(default_factory=Adam)
     iterations: int = 1000
     end: float | None = None
+    goal: float | None = None
 
     def __post_init__(self):
         if not isinstance(self.optimiser, Optimiser):
@@ -56,7 +69,7 @@ class GrowingSpan:
         optimisers = _each("optimisers", self.optimisers, len(ends), Optimiser)
         iterations = _each("iterations", self.iterations, len(ends), int)
         growing = [Stage(o, n, end) for o, n, end in zip(optimisers, iterations, ends)]
-        return growing + [Stage(s.optimiser, s.iterations, ends[-1] if s.end is None else s.end) for s in self.finish]
+        return growing + [replace(s, end=ends[-1] if s.end is None else s.end) for s in self.finish]
 
 
 def _each(name: str, value, count: int, kind: type) -> list:

@@ -35,7 +35,7 @@ def fit(
     weights: Any = None,
     mask: Any = None,
     reduction: str = "sum",
-    penalty: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    penalty: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor] | None = None,
     bounds: Mapping[str, Bound] | None = None,
     fixed: Sequence[str] = (),
     extra: Mapping[str, float] | None = None,
@@ -61,7 +61,9 @@ def fit(
     t0 : float, optional
         Time of `y0`; the first time of the data unless given.
     penalty : callable, optional
-        ``penalty(parameters)`` -> tensor of shape (), added to the loss.
+        ``penalty(ts, ys, parameters)`` -> tensor of shape (), added to the loss to make the objective that is
+        minimised. The losses reported, and a stage's goal, leave it out. Rows of NaN, with ``mask="nan"``, are
+        times at which it sees the states (T, ..., d) though there is no data.
     bounds : mapping of name to (low, high), optional
         Open bounds of parameters, None for an open end; kept by a change of variables.
     fixed : sequence of str
@@ -96,7 +98,7 @@ def fit(
     )
     names = list(model.tensors())
 
-    def loss_of(parameters: dict[str, Tensor], rows: int) -> Tensor:
+    def loss_of(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
         before = start < objective.ts[0]
         times = np.concatenate([[start], objective.ts[:rows]]) if before else objective.ts[:rows]
         initial = y0(parameters) if callable(y0) else y0_tensor
@@ -105,8 +107,9 @@ def fit(
         else:
             states = model.solve(initial, times, parameters={n: parameters[n] for n in names}).ys
         states = states[1:] if before else states
-        loss = objective.loss(objective.predict(torch.as_tensor(objective.ts[:rows], dtype=dtype), states, parameters))
-        return loss if penalty is None else loss + penalty(parameters)
+        seen = torch.as_tensor(objective.ts[:rows], dtype=dtype, device=device)
+        loss = objective.loss(objective.predict(seen, states, parameters))
+        return loss, loss if penalty is None else loss + penalty(seen, states, parameters)
 
     y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device)
     run = _Run(stages, variables, objective, loss_of, callback)
@@ -118,7 +121,15 @@ def fit(
         reason = run.execute(progress or SilentProgress(), store, resume)
     best = run.results[-1]
     model.set_arrays({name: best.parameters[name] for name in names})
-    return FitResult(model, best.best_loss, best.parameters, run.results, reason is None, reason or "the whole plan ran")
+    return FitResult(
+        model=model,
+        loss=best.best_loss,
+        parameters=best.parameters,
+        stages=run.results,
+        finished=reason is None,
+        interrupted=run.interrupted,
+        reason=reason or "the whole plan ran",
+    )
 
 
 def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> dict[str, Tensor]:
@@ -150,6 +161,7 @@ class _Run:
         self.results: list[StageResult] = []
         self.best: dict[str, Tensor] = variables.snapshot()
         self.optimiser: torch.optim.Optimizer | None = None
+        self.interrupted = False
 
     def execute(self, progress: Progress, store: Checkpoint | None, resume: bool) -> str | None:
         """Run all stages that are left; return why it stopped early, or None."""
@@ -167,6 +179,7 @@ class _Run:
             try:
                 self._stage(k, stage, task, store)
             except KeyboardInterrupt:
+                self.interrupted = True
                 reason = f"interrupted in {label}, iteration {len(self.results[-1].losses)}"
             except (SolverError, _Failed) as error:
                 reason = f"stopped in {label}, iteration {len(self.results[-1].losses)}: {error}"
@@ -195,8 +208,11 @@ class _Run:
         while len(result.losses) < stage.iterations:
             for group in self.optimiser.param_groups:
                 group["lr"] = settings.rate(len(result.losses), stage.iterations)
-            loss = float(self.optimiser.step(closure))
+            self.optimiser.step(closure)
+            loss, total = closure.first
+            closure.first = None
             result.losses.append(loss)
+            result.objectives.append(total)
             now = time.perf_counter()
             result.seconds += now - tick
             tick = now
@@ -206,7 +222,8 @@ class _Run:
             if store is not None and len(result.losses) % store.every == 0:
                 self._close()
                 store.save(self)
-            if settings.converged(result.losses):
+            reached = stage.goal is not None and result.best_loss <= stage.goal
+            if reached or settings.converged(result.objectives):
                 break
 
     def _close(self) -> None:
@@ -222,39 +239,55 @@ class _Closure:
 
     def __init__(self, run: _Run, rows: int, clip: float | None, searching: bool):
         self.run, self.rows, self.clip, self.searching = run, rows, clip, searching
+        self.first: tuple[float, float] | None = None  # loss and objective where an iteration begins
         self.at: list[Tensor] | None = None
-        self.loss: Tensor | None = None
+        self.last: tuple[float, float] | None = None
+        # torch's L-BFGS drops curvature below an absolute 1e-10: the objective it sees starts at 1.
+        before = run.results[-1].objectives
+        self.scale = 1 / before[0] if before and before[0] > 0 else None
 
     def __call__(self) -> Tensor:
         free = list(self.run.variables.free.values())
         # L-BFGS begins each iteration where its last line search ended: no need to solve there again.
         if self.searching and self.at is not None and all(torch.equal(a, b) for a, b in zip(self.at, free)):
-            return self.loss
-        result = self.run.results[-1]
+            return self._deliver(free)
         for tensor in free:
             tensor.grad = None
         try:
-            loss = self.run.loss_of(self.run.variables.values(), self.rows)
-            if not bool(torch.isfinite(loss)):
-                raise _Failed(f"the loss is {float(loss)}")
-            loss.backward()
+            loss, total = self.run.loss_of(self.run.variables.values(), self.rows)
+            if not bool(torch.isfinite(total)):
+                raise _Failed(f"the loss is {float(total)}")
+            total.backward()
         except (SolverError, _Failed):
             if not self.searching or self.at is None:
                 raise
             # A line search may try parameters that cannot be solved: a wall sends it back.
             for tensor in free:
                 tensor.grad = torch.zeros_like(tensor)
-            return torch.full_like(self.loss, 1e6 * (1 + abs(float(self.loss))))
-        result.evaluations += 1
+            return torch.full((), 1e6 * (1 + abs(self.last[1]) * self.scale), dtype=free[0].dtype)
+        self.last = float(loss), float(total)
+        self._account(self.run.results[-1])
         for tensor in free:
             if tensor.grad is None:
                 tensor.grad = torch.zeros_like(tensor)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(free, self.clip)
-        loss = loss.detach()
-        if float(loss) < result.best_loss:
-            result.best_loss = float(loss)
-            self.run.best = self.run.variables.snapshot()
         if self.searching:
-            self.at, self.loss = [t.detach().clone() for t in free], loss
-        return loss
+            if self.scale is None:
+                self.scale = 1 / self.last[1] if self.last[1] > 0 else 1.0
+            for tensor in free:
+                tensor.grad.mul_(self.scale)
+            self.at = [t.detach().clone() for t in free]
+        return self._deliver(free)
+
+    def _account(self, result: StageResult) -> None:
+        result.evaluations += 1
+        loss, total = self.last
+        if total < result.best_objective:
+            result.best_loss, result.best_objective = loss, total
+            self.run.best = self.run.variables.snapshot()
+
+    def _deliver(self, free: list[Tensor]) -> Tensor:
+        if self.first is None:
+            self.first = self.last
+        return torch.full((), self.last[1] * (self.scale or 1.0), dtype=free[0].dtype)

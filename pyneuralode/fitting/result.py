@@ -10,12 +10,15 @@ import numpy as np
 
 @dataclass
 class StageResult:
-    """One stage: its last time, the loss of every iteration, the best loss and its parameters, the work done."""
+    """One stage: its last time, the loss and the objective (loss and penalty) where every iteration began, those
+    of the best parameters by the objective, and the work done."""
 
     end: float | None
     optimiser: str
     losses: list[float] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
     best_loss: float = float("inf")
+    best_objective: float = float("inf")
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     evaluations: int = 0
     seconds: float = 0.0
@@ -30,13 +33,15 @@ class FitResult:
     model
         The model that was fitted, holding the best parameters.
     loss : float
-        The best loss of the last stage that ran.
+        The loss of the best parameters, a penalty not counted.
     parameters : dict of arrays
         The best parameters by name, the extra ones (initial conditions, factors) included.
     stages : list of StageResult
         History, stage by stage.
     finished : bool
         Whether the whole plan ran.
+    interrupted : bool
+        Whether Ctrl-C stopped it.
     reason : str
         Why the fit ended.
     """
@@ -46,6 +51,7 @@ class FitResult:
     parameters: dict[str, np.ndarray]
     stages: list[StageResult]
     finished: bool
+    interrupted: bool
     reason: str
 
     @property

@@ -147,31 +147,17 @@ def adaptive_march(
     direction = math.copysign(1.0, t_end - t)
     slope = f(t, y)
     if not bool(torch.isfinite(slope).all()):
-        raise SolverError(
-            f"the field returned a non-finite value at the start, t = {t:g}: check the initial state and the parameters.",
-            t,
-        )
+        raise bad_start(t)
     size = guess or control.first_step or _first_size(f, t, y, slope, direction, method.tableau, rtol, atol, norm)
     previous, growth, finite = 1.0, GROW, True
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
-            raise SolverError(
-                f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
-                "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
-                t,
-                size,
-            )
+            raise too_many_steps(control, t, size)
         size = min(size, control.max_step)
-        smallest = max(control.min_step, 10 * math.ulp(t))
+        smallest = smallest_step(control, t)
         remaining = abs(t_end - t)
         if size < smallest and size < remaining:
-            cause = "the error stays above the tolerance" if finite else "the state becomes non-finite"
-            raise SolverError(
-                f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}, because {cause}: "
-                "look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
-                t,
-                size,
-            )
+            raise too_small_step(control, t, size, finite)
         step = Step(method, f, t, t_end if size >= remaining else t + direction * size, y, slope)
         error = step.error(rtol, atol, norm)
         finite = math.isfinite(error)
@@ -188,6 +174,36 @@ def adaptive_march(
             factor = SAFETY * error ** (-1 / order) if finite else SHRINK
             size = abs(step.h) * max(SHRINK, factor)
             growth, slope = 1.0, step.stages[0]  # the step after a rejection does not grow
+
+
+def smallest_step(control: Control, t: float) -> float:
+    return max(control.min_step, 10 * math.ulp(t))
+
+
+def bad_start(t: float) -> SolverError:
+    return SolverError(
+        f"the field returned a non-finite value at the start, t = {t:g}: check the initial state and the parameters.",
+        t,
+    )
+
+
+def too_many_steps(control: Control, t: float, size: float) -> SolverError:
+    return SolverError(
+        f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
+        "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
+        t,
+        size,
+    )
+
+
+def too_small_step(control: Control, t: float, size: float, finite: bool) -> SolverError:
+    cause = "the error stays above the tolerance" if finite else "the state becomes non-finite"
+    return SolverError(
+        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest_step(control, t):.3g}, because {cause}: "
+        "look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
+        t,
+        size,
+    )
 
 
 @torch.no_grad()
@@ -212,22 +228,26 @@ class Stop:
     outputs: list[int]
 
 
+def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
+    """Return the times between which steps are taken, or None where the method adapts its steps."""
+    if control.step is None:
+        return ts if tableau.error is None else None
+    count = math.ceil(abs(ts[-1] - ts[0]) / control.step * (1 - 1e-12))
+    if count > control.max_steps:
+        raise ArgumentError(f"step is {control.step}: the span needs {count} such steps, above max_steps = {control.max_steps}.")
+    direction = math.copysign(control.step, ts[-1] - ts[0])
+    return [ts[0] + i * direction for i in range(count)] + [ts[-1]]
+
+
 def march(
     method: Method, f: Slope, y: Tensor, ts: list[float], control: Control, statistics: Statistics
 ) -> Iterator[Stop]:
     """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers."""
-    tableau = method.tableau
-    if control.step is not None:
-        count = math.ceil(abs(ts[-1] - ts[0]) / control.step * (1 - 1e-12))
-        if count > control.max_steps:
-            raise ArgumentError(f"step is {control.step}: the span needs {count} such steps, above max_steps = {control.max_steps}.")
-        direction = math.copysign(control.step, ts[-1] - ts[0])
-        grid = [ts[0] + i * direction for i in range(count)] + [ts[-1]]
-        steps = fixed_march(method, f, y, grid, statistics)
-    elif tableau.error is None:
-        steps = fixed_march(method, f, y, ts, statistics)
-    else:
+    grid = fixed_grid(method.tableau, ts, control)
+    if grid is None:
         steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics)
+    else:
+        steps = fixed_march(method, f, y, grid, statistics)
     forward = ts[-1] > ts[0]
     j = 1
     for step in steps:

@@ -14,6 +14,7 @@ from ...fields import Field
 from ...gradients import Backprop, Backsolve, Checkpointed
 from ...solvers import find_solver, require_engine
 from ..base import Control, Problem, Solution, Statistics
+from . import fused
 from .differentiate import Task, attach_outputs, attach_start, backprop, backsolve, checkpointed
 from .dynamics import bind, check_slope
 from .march import Step, as_method
@@ -46,8 +47,11 @@ def solve(problem: Problem) -> Solution:
     times_matter = ts.requires_grad and torch.is_grad_enabled()
     start = attach_start(f, ts, y0) if times_matter else y0
     steps: list[Step] | None = [] if problem.dense else None
+    compiled = fused.applies(problem, start, parameters)
     if steps is not None:
         states = backprop(task, start, steps)
+    elif compiled:
+        states = fused.solve(problem, task, start, parameters)
     else:
         states = _differentiable(problem, task, start)
     if not bool(torch.isfinite(states.detach()).all()):
@@ -66,7 +70,7 @@ def solve(problem: Problem) -> Solution:
         rejected=statistics.rejected,
         reason="reached the last time",
         solver=tableau.name,
-        engine="torch",
+        engine="torch (fused)" if compiled else "torch",
         dense=None if steps is None else _dense(steps, layout),
     )
 

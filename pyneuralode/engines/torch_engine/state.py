@@ -63,7 +63,7 @@ class Layout:
         """Return the state(s) of flat (..., n): the leading axes are kept."""
         lead = flat.shape[:-1]
         parts = flat.split([s.numel() for s in self.shapes], dim=-1)
-        states = tuple(part.reshape(*lead, *shape) for part, shape in zip(parts, self.shapes))
+        states = tuple(part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes))
         return states if self.is_tuple else states[0]
 
     def deliver(self, flat: Tensor) -> Any:

@@ -4,11 +4,12 @@ import math
 from functools import cache
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import overload
 
 from ....fields import ACTIVATIONS
 from .elementary import elementary
+from .kernels import contracted, part
 
 _REALS = {types.float64: np.float64, types.float32: np.float32}
 IDENTITY, TANH, RELU, SWISH, SOFTPLUS, ELU, GELU, SIGMOID, SIN = range(len(ACTIVATIONS))
@@ -23,52 +24,52 @@ def _pairs(real: type) -> list:
     # Above 20 PyTorch's softplus is x itself; below -60 the negative branch of elu is -1 in either dtype.
     straight, bottom = real(20), real(-60)
     root_half, density = real(math.sqrt(0.5)), real(1 / math.sqrt(2 * math.pi))
-    scalar = njit(fastmath={"contract"}, error_model="numpy")
 
-    @scalar
+
+    @contracted
     def identity(x):
         return x, one
 
-    @scalar
+    @contracted
     def tanh(x):
         value = tanh_(x)
         return value, one - value * value
 
-    @scalar
+    @contracted
     def relu(x):
         return zero if x <= zero else x, zero if x <= zero else one
 
-    @scalar
+    @contracted
     def swish(x):
         gate = sigmoid_(x)
         value = x * gate
         return value, gate + value * (one - gate)
 
-    @scalar
+    @contracted
     def softplus(x):
         small = exp(-abs(x))
         value = (x if x > zero else zero) + log1p(small)
         slope = (small if x < zero else one) / (one + small)
         return x if x > straight else value, one if x > straight else slope
 
-    @scalar
+    @contracted
     def elu(x):
         below = zero if x > zero else x
         below = bottom if below < bottom else below
         fall = expm1(below)
         return x if x > zero else fall, one if x > zero else one + fall
 
-    @scalar
+    @contracted
     def gelu(x):
         below = half * (one + math.erf(x * root_half))
         return x * below, below + x * density * exp(-half * x * x)
 
-    @scalar
+    @contracted
     def sigmoid(x):
         value = sigmoid_(x)
         return value, value * (one - value)
 
-    @scalar
+    @contracted
     def sin(x):
         return math.sin(x), math.cos(x)
 
@@ -78,7 +79,7 @@ def _pairs(real: type) -> list:
 def _over_arrays(pair):
     """Return the loop that applies `pair` in place."""
 
-    @njit(error_model="numpy")
+    @part
     def loop(values, slopes):
         for i in range(len(values)):
             values[i], slopes[i] = pair(values[i])

@@ -12,8 +12,10 @@ from types import SimpleNamespace
 
 import llvmlite.ir as ir
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from .kernels import contracted
 
 _INTEGERS = {types.float64: types.int64, types.float32: types.int32}
 _REALS = {integer: real for real, integer in _INTEGERS.items()}
@@ -62,15 +64,15 @@ def elementary(real: type) -> SimpleNamespace:
     odd = tuple(real(2 / (2 * n + 1)) for n in range(16 if double else 8, 0, -1))
     series, more_powers = powers[0], powers[1:]
     area, more_odd = odd[0], odd[1:]
-    arithmetic = njit(fastmath={"contract"}, error_model="numpy")
 
-    @arithmetic
+
+    @contracted
     def split(x):
         whole = x * per_log2 + shift
         n = whole - shift
         return _bits(whole) - shift_bits, (x - n * log2_high) - n * log2_low
 
-    @arithmetic
+    @contracted
     def rise(r):
         """exp(r) - 1 for small r."""
         total = series
@@ -78,12 +80,12 @@ def elementary(real: type) -> SimpleNamespace:
             total = total * r + term
         return r + r * r * total
 
-    @arithmetic
+    @contracted
     def power(n):
         """2^n for n in the range of normal numbers."""
         return _real(integer((n + bias) << mantissa))
 
-    @arithmetic
+    @contracted
     def exp(x):
         x = highest if x > highest else x
         x = lowest if x < lowest else x
@@ -91,13 +93,13 @@ def elementary(real: type) -> SimpleNamespace:
         half = integer(n >> integer(1))
         return (one + rise(r)) * power(half) * power(integer(n - half))  # in two steps: 2^n itself may overflow
 
-    @arithmetic
+    @contracted
     def expm1(x):
         n, r = split(x)
         scale = power(n)
         return scale * rise(r) + (scale - one)
 
-    @arithmetic
+    @contracted
     def log1p(x):
         """2 artanh(s) with s = x / (2 + x)."""
         s = x / (two + x)
@@ -107,14 +109,14 @@ def elementary(real: type) -> SimpleNamespace:
             total = total * square + term
         return two * s + s * square * total
 
-    @arithmetic
+    @contracted
     def tanh(x):
         size = abs(x)
         size = flat if size > flat else size
         rising = expm1(two * size)
         return math.copysign(rising / (rising + two), x)
 
-    @arithmetic
+    @contracted
     def sigmoid(x):
         return one / (one + exp(-x))
 

@@ -9,12 +9,12 @@ cotangents with the values, over all rows at once.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .activations import activate
+from .kernels import maker, part
 from .plan import (ACTIVATION, BACKWARD, BIASES, COMPARTMENTS, FORWARD, INPUT_MAP, KIND, PACKED, PADDED, SLOPES,
-                   SLOPES_WIDTH, VALUES, VALUES_WIDTH, WEIGHTS, WIDTH)
-from .vectors import add_rows, aligned
+                   SLOPES_WIDTH, VALUES, VALUES_WIDTH, WEIGHTS, WIDEST, WIDTH)
+from .vectors import add_rows, aligned, fill
 
 SQUARE, CUBE = 1, 2
 ROWS_AT_ONCE = 32
@@ -32,11 +32,11 @@ class Net(NamedTuple):
     samples: int
 
 
-@njit(error_model="numpy")
+@maker
 def make_net(head, layers, scales, theta, samples):
     """Return the net with its weights padded to whole vectors, transposed and as they are."""
     packed = aligned(head[PACKED], theta)
-    packed[:] = 0
+    fill(packed, 0)
     if head[KIND] != COMPARTMENTS:
         for l in range(1, len(layers)):
             n_in, n_out = layers[l - 1, WIDTH], layers[l, WIDTH]
@@ -49,18 +49,18 @@ def make_net(head, layers, scales, theta, samples):
                     packed[ahead + i * p_out + j] = weight
                 if biases >= 0:
                     packed[ahead + n_in * p_out + j] = theta[biases + j]
-    real = theta.dtype.type
-    scratch = aligned(layers[:, PADDED].max(), theta)
+    scratch = aligned(head[WIDEST], theta)
     return Net(head, layers, scales.astype(theta.dtype), theta, packed, scratch, samples)
 
 
-@njit(error_model="numpy")
+@part
 def evaluate(net, y, k, at, values, slopes, row):
     """k[at:] = f(y), leaving the evaluation's rows on the tape."""
     if net.head[KIND] == COMPARTMENTS:
         _compartments(net, y, k, at, values, row)
         return
     layers, theta, packed = net.layers, net.theta, net.packed
+    none, one = np.intp(0), np.intp(1)
     last = len(layers) - 1
     dim, kind, enter = layers[0, WIDTH], net.head[ACTIVATION], net.head[INPUT_MAP]
     scale_in, scale_out = net.scales[0], net.scales[1]
@@ -77,11 +77,11 @@ def evaluate(net, y, k, at, values, slopes, row):
                 values[v + i] = x / scale_in
         for l in range(1, last + 1):
             width, padded, ahead = layers[l - 1, WIDTH], layers[l, PADDED], layers[l, FORWARD]
-            out, o = (values, v + layers[l, VALUES]) if l < last else (net.scratch, 0)
+            out, o = (values, v + layers[l, VALUES]) if l < last else (net.scratch, none)
             bias = ahead + width * padded
             for j in range(padded):
                 out[o + j] = packed[bias + j]
-            add_rows(out, o, values, v + layers[l - 1, VALUES], 1, packed, ahead, padded, width, padded)
+            add_rows(out, o, values, v + layers[l - 1, VALUES], one, packed, ahead, padded, width, padded)
             if l < last:
                 d = s + layers[l, SLOPES]
                 activate(kind, values[o : o + padded], slopes[d : d + padded])
@@ -89,12 +89,13 @@ def evaluate(net, y, k, at, values, slopes, row):
             k[at + sample * dim + i] = net.scratch[i] * scale_out
 
 
-@njit(error_model="numpy")
+@part
 def pull_back(net, cotangent, at, adjoint, values, slopes, row, rates):
     """adjoint += J^T cotangent[at:] with the Jacobian J of the evaluation that left `row`."""
     if net.head[KIND] == COMPARTMENTS:
         _pull_back_compartments(net, cotangent, at, adjoint, values, row, rates)
         return
+    none, one = np.intp(0), np.intp(1)
     layers, packed, scratch = net.layers, net.packed, net.scratch
     last = len(layers) - 1
     dim, enter = layers[0, WIDTH], net.head[INPUT_MAP]
@@ -107,7 +108,7 @@ def pull_back(net, cotangent, at, adjoint, values, slopes, row, rates):
             padded, below = layers[l - 1, PADDED], s + layers[l - 1, SLOPES]
             for j in range(padded):
                 scratch[j] = 0
-            add_rows(scratch, 0, slopes, s + layers[l, SLOPES], 1, packed, layers[l, BACKWARD], padded, layers[l, WIDTH], padded)
+            add_rows(scratch, none, slopes, s + layers[l, SLOPES], one, packed, layers[l, BACKWARD], padded, layers[l, WIDTH], padded)
             if l > 1:
                 for j in range(padded):
                     slopes[below + j] *= scratch[j]
@@ -116,17 +117,18 @@ def pull_back(net, cotangent, at, adjoint, values, slopes, row, rates):
             adjoint[sample * dim + i] += scratch[i] * factor
 
 
-@njit(error_model="numpy")
+@maker
 def add_gradient(net, values, slopes, rows, gradient, unit):
     """gradient += the parameters' gradient from the first `rows` rows of the tape; `unit` is an array of one 1."""
     layers = net.layers
     if net.head[KIND] == COMPARTMENTS:
         return
+    none = np.intp(0)
     across, down = net.head[VALUES_WIDTH], net.head[SLOPES_WIDTH]
     for l in range(1, len(layers)):
         n_in, n_out, p_in, p_out = layers[l - 1, WIDTH], layers[l, WIDTH], layers[l - 1, PADDED], layers[l, PADDED]
         total = aligned(n_out * p_in, gradient)
-        total[:] = 0
+        fill(total, 0)
         v, d = layers[l - 1, VALUES], layers[l, SLOPES]
         for first in range(0, rows, ROWS_AT_ONCE):
             count = min(ROWS_AT_ONCE, rows - first)
@@ -137,13 +139,13 @@ def add_gradient(net, values, slopes, rows, gradient, unit):
                 gradient[layers[l, WEIGHTS] + j * n_in + i] += total[j * p_in + i]
         if layers[l, BIASES] >= 0:
             total = aligned(p_out, gradient)
-            total[:] = 0
-            add_rows(total, 0, unit, 0, 0, slopes, d, down, rows, p_out)
+            fill(total, 0)
+            add_rows(total, none, unit, none, none, slopes, d, down, rows, p_out)
             for j in range(n_out):
                 gradient[layers[l, BIASES] + j] += total[j]
 
 
-@njit(error_model="numpy")
+@part
 def _compartments(net, y, k, at, values, row):
     gamma, ratio, sigma = net.theta[0], net.theta[1], net.theta[2]
     for sample in range(net.samples):
@@ -159,7 +161,7 @@ def _compartments(net, y, k, at, values, row):
         k[o + 3] = gamma * infectious
 
 
-@njit(error_model="numpy")
+@part
 def _pull_back_compartments(net, cotangent, at, adjoint, values, row, rates):
     gamma, ratio, sigma = net.theta[0], net.theta[1], net.theta[2]
     for sample in range(net.samples):

@@ -20,7 +20,7 @@ NETWORK, COMPARTMENTS = 0, 1
 # biases lie among the parameters (-1: none); where the padded weights lie, transposed and as they are.
 WIDTH, PADDED, VALUES, SLOPES, WEIGHTS, BIASES, FORWARD, BACKWARD = range(8)
 # Entries of FieldPlan.head.
-KIND, ACTIVATION, INPUT_MAP, VALUES_WIDTH, SLOPES_WIDTH, PACKED = range(6)
+KIND, ACTIVATION, INPUT_MAP, VALUES_WIDTH, SLOPES_WIDTH, PACKED, WIDEST = range(7)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def field_plan(field: Field, itemsize: int) -> FieldPlan | None:
         above[BACKWARD], packed = packed, packed + above[WIDTH] * below[PADDED]
     input_map = getattr(field, "input_map", "identity")
     total = int(layers[:, PADDED].sum())
-    head = [kind, activation, INPUT_MAPS.index(input_map), total - layers[-1, PADDED], total, packed]
+    head = [kind, activation, INPUT_MAPS.index(input_map), total - layers[-1, PADDED], total, packed, layers[:, PADDED].max()]
     return FieldPlan(np.array(head, dtype=np.int64), layers, np.array(scales), field.shapes())
 
 

@@ -7,8 +7,10 @@ processors with shorter vectors LLVM splits each into several.
 
 import llvmlite.ir as ir
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, models, overload, register_model
+
+from .kernels import maker, part
 
 BYTES = 64
 
@@ -104,7 +106,7 @@ def times(typing, a, b):
     return a(a, b), lambda context, builder, signature, arguments: builder.fmul(*arguments)
 
 
-@njit(error_model="numpy")
+@maker
 def aligned(size, like):
     """Return `size` uninitialised numbers of the dtype of `like`, starting on a whole vector."""
     room = np.empty(size + lanes(like), like.dtype)
@@ -112,7 +114,20 @@ def aligned(size, like):
     return room[skip : skip + size]
 
 
-@njit(error_model="numpy")
+@part
+def fill(array, number):
+    for i in range(array.size):
+        array[i] = number
+
+
+@part
+def copy(out, array, size):
+    """out[:size] = array[:size]; Numba's own compiles for a second, for its error messages."""
+    for i in range(size):
+        out[i] = array[i]
+
+
+@part
 def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
     """out[o + j] += sum over i < rows of weights[w + i dw] matrix[m + i dm + j], for j < width.
 

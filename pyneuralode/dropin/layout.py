@@ -1,0 +1,34 @@
+"""`Layout`: the parts of a flat state, and how it becomes the user's state again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes of the parts of a flat state.
+
+    `order` is the order in which the user sees the parts, unless that is the order they lie in.
+    """
+
+    shapes: tuple[torch.Size, ...]
+    is_tuple: bool
+    order: tuple[int, ...] | None = None
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        return [shape.numel() for shape in self.shapes]
+
+    def unpack(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the state(s) of flat (..., n), its leading axes kept."""
+        lead = flat.shape[:-1]
+        if not self.is_tuple:
+            return flat.reshape(lead + self.shapes[0])
+        pieces = flat.split(self.sizes, dim=-1)
+        parts = [piece.reshape(lead + shape) for piece, shape in zip(pieces, self.shapes)]
+        return tuple(parts if self.order is None else [parts[i] for i in self.order])

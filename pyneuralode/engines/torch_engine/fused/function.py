@@ -1,0 +1,140 @@
+"""The door to the compiled path: where it applies, and its place in autograd."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....errors import SolverError
+from ....fields import Field
+from ....gradients import Backprop, Checkpointed
+from ...base import Control, Problem
+from ..differentiate import Task
+from ..march import bad_start, fixed_grid, too_many_steps, too_small_step
+from .plan import FieldPlan, TableauPlan, field_plan, tableau_plan
+
+log = logging.getLogger("pyneuralode")
+
+# Numbers of the tape of evaluations; a longer solve is differentiated by taking its steps again.
+TAPE_BYTES = 256 << 20
+
+
+@cache
+def _kernels() -> tuple[ModuleType, ModuleType] | None:
+    """Return the modules of the two kernels, or None, said once in the log, where Numba does not run."""
+    try:
+        from . import backward, forward
+    except (ImportError, OSError, AttributeError) as error:
+        log.info("the compiled path needs Numba, which does not start here (%s): solving on plain PyTorch", error)
+        return None
+    return forward, backward
+
+
+def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
+    """Return whether the compiled path can solve `problem` from the flat state `y0`."""
+    if not problem.fused or problem.dense or not isinstance(problem.dynamics, Field):
+        return False
+    if y0.device.type != "cpu" or y0.dtype not in (torch.float64, torch.float32):
+        return False
+    plan = field_plan(problem.dynamics, y0.itemsize)
+    if plan is None or any(parameters[name].shape != shape for name, shape in plan.shapes.items()):
+        return False
+    wants_gradient = torch.is_grad_enabled() and (
+        y0.requires_grad or any(parameters[name].requires_grad for name in plan.shapes)
+    )
+    return (not wants_gradient or isinstance(problem.gradient, (Backprop, Checkpointed))) and _kernels() is not None
+
+
+def solve(problem: Problem, task: Task, y0: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    """Solve and return the states (T, n) at the times asked for, connected to autograd."""
+    field, tableau = field_plan(problem.dynamics, y0.itemsize), tableau_plan(task.method.tableau, y0.dtype)
+    tensors = [parameters[name] for name in field.shapes]
+    if torch.is_grad_enabled() and (y0.requires_grad or any(p.requires_grad for p in tensors)):
+        every = problem.gradient.every if isinstance(problem.gradient, Checkpointed) else 1
+        tape = not isinstance(problem.gradient, Checkpointed)
+        return _Fused.apply(_Call(task, field, tableau, every, tape), y0, *tensors)
+    with torch.no_grad():
+        return _Call(task, field, tableau, 0, False).march(y0, tensors)
+
+
+@dataclass
+class _Call:
+    """One solve: what it is of, and what its adjoint needs."""
+
+    task: Task
+    field: FieldPlan
+    tableau: TableauPlan
+    every: int
+    tape: bool
+
+    def march(self, y0: Tensor, parameters: list[Tensor]) -> Tensor:
+        task, field, tableau, control = self.task, self.field, self.tableau, self.task.control
+        forward, _ = _kernels()
+        y0 = y0.numpy()
+        self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
+        self.ts = np.array(task.ts)
+        grid = fixed_grid(task.method.tableau, task.ts, control)
+        controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        status, t, size, counts, ys, *self.record = forward.march(
+            field.head, field.layers, field.scales, self.theta, y0, self.ts,
+            np.empty(0) if grid is None else np.array(grid),
+            tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers,
+            np.atleast_1d(np.asarray(control.rtol, dtype=float)), np.atleast_1d(np.asarray(control.atol, dtype=float)),
+            np.array(controls, dtype=float), self.every, TAPE_BYTES // y0.itemsize if self.tape else 0,
+        )
+        nfev, self.accepted, rejected, self.taped = counts
+        statistics = task.statistics
+        statistics.nfev += nfev
+        statistics.accepted += self.accepted
+        statistics.rejected += rejected
+        if status:
+            raise _error(forward, status, t, size, control)
+        return torch.from_numpy(ys)
+
+    def sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
+        """Return the gradients with respect to the initial state and to each parameter."""
+        field, tableau = self.field, self.tableau
+        _, backward = _kernels()
+        y0_bar, theta_bar = backward.sweep(
+            field.head, field.layers, field.scales, self.theta, self.ts,
+            tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers,
+            self.accepted, *self.record, self.taped, self.every, cotangents.contiguous().numpy(), wants_parameters,
+        )
+        self.taped = False  # the sweep used the tape up; another one takes the steps again
+        parts, used = [], 0
+        for shape in field.shapes.values():
+            size = math.prod(shape)
+            parts.append(torch.from_numpy(theta_bar[used : used + size].reshape(shape)))
+            used += size
+        return torch.from_numpy(y0_bar), parts
+
+
+def _error(forward: ModuleType, status: int, t: float, size: float, control: Control) -> SolverError:
+    if status == forward.BAD_START:
+        return bad_start(t)
+    if status == forward.TOO_MANY:
+        return too_many_steps(control, t, size)
+    return too_small_step(control, t, size, finite=status == forward.TOO_SMALL)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call: _Call, y0: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.call = call
+        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
+        return call.march(y0, parameters)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, cotangents: Tensor):
+        ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
+        wanted = ctx.needs_input_grad[2:]
+        y0_bar, parts = ctx.call.sweep(cotangents, any(wanted))
+        return None, y0_bar, *(part if want else None for part, want in zip(parts, wanted))

@@ -1,0 +1,29 @@
+"""How functions are compiled: the two kernels that Python calls without its lock and kept on disk, the rest as their parts."""
+
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from numba import njit
+
+# Numba looks at a kernel's own file to see whether what it kept is out of date. As the default of an argument, this
+# number becomes part of the kernel's signature and stands for all files here.
+SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+# For functions that only compiled code calls: without doors for Python they compile in half the time, and without
+# reference counts, which they need not as long as they make no arrays, small ones run twice as fast.
+_inner = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+maker = njit(**_inner)
+part = njit(_nrt=False, **_inner)
+contracted = njit(_nrt=False, fastmath={"contract"}, **_inner)
+
+
+def kernel(function: Callable) -> Callable:
+    """Return `function`, compiled at its first call for each dtype."""
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError as error:  # neither this folder nor a user's cache folder can be written to
+        logging.getLogger("pyneuralode").info("%s: compiling anew in every process", error)
+        return njit(nogil=True, error_model="numpy")(function)
