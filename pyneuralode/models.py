@@ -192,7 +192,7 @@ class NeuralODE(nn.Module):
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save.")
-        control = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in vars(self.control).items() if v != np.inf}
+        control = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in vars(self.control).items() if k != "max_step" or v < np.inf}
         description = {
             "format": FORMAT,
             "model": type(self).__name__,

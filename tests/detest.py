@@ -71,7 +71,9 @@ def torus(t, y):
 # Class C: moderate systems.
 
 problem("C1", 1, *[0] * 9)(lambda t, y: [-y[0], *(y[i - 1] - y[i] for i in range(1, 9)), y[8]])
-problem("C2", 1, *[0] * 9)(lambda t, y: [-y[0], *(i * y[i - 1] - (i + 1) * y[i] for i in range(1, 9)), 9 * y[8]])
+problem("C2", 1, *[0] * 9)(
+    lambda t, y: [-y[0], *(i * y[i - 1] - (i + 1) * y[i] for i in range(1, 9)), 9 * y[8]]
+)
 
 
 @problem("C4", 1, *[0] * 50)
@@ -81,7 +83,8 @@ def heat(t, y):
     return [left - 2 * middle + right for left, middle, right in zip(padded, y, padded[2:])]
 
 
-# The outer planets' masses (the sun's is SUN), positions and velocities: Jupiter to Pluto; the time unit is 100 days.
+# Jupiter to Pluto: masses (SUN is that of the sun and the inner planets), positions and velocities.
+# The unit of time is 100 days.
 GRAVITY, SUN = 2.95912208286, 1.00000597682
 MASSES = [0.000954786104043, 0.000285583733151, 0.0000437273164546, 0.0000517759138449, 0.00000277777777778]
 
@@ -145,11 +148,11 @@ SAMPLES = np.array([0.0, *np.linspace(0, END, 24)[1:-1] + 0.137, END])
 
 @cache
 def reference(name: str) -> np.ndarray:
-    """Return the states (len(SAMPLES), n) by SciPy's DOP853 at 1e-13, restarted at each so that none is interpolated."""
+    """Return the states (len(SAMPLES), n) by SciPy's DOP853 at 1e-13, anew from each; none interpolated."""
     from scipy.integrate import solve_ivp
 
-    states = [PROBLEMS[name].y0]
+    field, states = PROBLEMS[name].numpy_field, [PROBLEMS[name].y0]
     for start, end in zip(SAMPLES, SAMPLES[1:]):
-        part = solve_ivp(PROBLEMS[name].numpy_field, (start, end), states[-1], "DOP853", rtol=1e-13, atol=1e-13)
+        part = solve_ivp(field, (start, end), states[-1], "DOP853", rtol=1e-13, atol=1e-13)
         states.append(part.y[:, -1])
     return np.array(states)

@@ -60,19 +60,22 @@ def fit_neural(
     plan: Any = None,
     model: AugmentedNeuralODE | None = None,
     smoothness: float = 0.0,
+    horizon: float | None = None,
     **settings: Any,
 ) -> FitResult:
     """Fit a neural ODE to values (T,) at given days (T,) by least squares, from the zero state at day 0.
 
     `plan` defaults to `neural_plan`, `model` to `neural_model(seed)`; `**settings` go to `pyneuralode.fit`. With
     `smoothness` the total variation of the curve on a one-day grid, times `smoothness`, is added to what is
-    minimised, so that the curve does not swing between the points; the days must then be whole numbers.
+    minimised, so that the curve does not swing between the points; the days must then be whole numbers. With a
+    `horizon`, a day after the last point, that holds up to there: for a forecast that does not run away.
     """
-    plan = plan or neural_plan(float(np.max(days)))
+    last = float(np.max(days) if horizon is None else horizon)
+    plan = plan or neural_plan(last)
     if smoothness:
         if not np.array_equal(days, np.round(days)):
             raise ArgumentError("days holds fractions: give whole days, or smoothness=0.")
-        grid = np.arange(0.0, days[-1] + 1)
+        grid = np.arange(0.0, last + 1)
         on_grid = np.full(len(grid), np.nan)
         on_grid[np.asarray(days, dtype=int)] = values
         days, values = grid, on_grid

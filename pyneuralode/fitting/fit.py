@@ -256,7 +256,7 @@ class _Closure:
         try:
             loss, total = self.run.loss_of(self.run.variables.values(), self.rows)
             if not bool(torch.isfinite(total)):
-                raise _Failed(f"the loss is {float(total)}")
+                raise _Failed(f"the loss is {total.item()}")
             total.backward()
         except (SolverError, _Failed):
             if not self.searching or self.at is None:
@@ -265,7 +265,7 @@ class _Closure:
             for tensor in free:
                 tensor.grad = torch.zeros_like(tensor)
             return torch.full((), 1e6 * (1 + abs(self.last[1]) * self.scale), dtype=free[0].dtype)
-        self.last = float(loss), float(total)
+        self.last = loss.item(), total.item()
         self._account(self.run.results[-1])
         for tensor in free:
             if tensor.grad is None:

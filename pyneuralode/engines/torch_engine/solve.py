@@ -145,9 +145,11 @@ def _counted_slope(dynamics, parameters: dict[str, Tensor], layout: Layout, stat
             raise ArgumentError(
                 f"y0 has {got} and {type(dynamics).__name__} a state of {dynamics.dim}: give y0 of shape (..., {dynamics.dim})."
             )
-        missing = set(dynamics.shapes()) - set(parameters)
-        if missing:
-            raise ArgumentError(f"parameters lacks {sorted(missing)[0]!r}: give {', '.join(dynamics.shapes())}.")
+        for name, expected in dynamics.shapes().items():
+            if name not in parameters:
+                raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(dynamics.shapes())}.")
+            if tuple(parameters[name].shape) != expected:
+                raise ArgumentError(f"{name} has shape {tuple(parameters[name].shape)}: give {expected}.")
     call, wants_tensor = bind(dynamics, parameters)
     name = type(dynamics).__name__ if isinstance(dynamics, (Field, nn.Module)) else "the field"
     plain = flat_slope(call, layout, wants_tensor, check_slope, name)

@@ -88,13 +88,14 @@ def _over_arrays(pair):
 
 
 def activate(kind, values, slopes):
-    """Replace the pre-activations `values` by the activation of that number, and write its derivatives to `slopes`."""
+    """Apply the activation of number `kind` to `values` in place, and write its derivatives to `slopes`."""
     raise NotImplementedError("activate runs in compiled code only")
 
 
 @overload(activate)
 def _activate(kind, values, slopes):
-    identity, tanh, relu, swish, softplus, elu, gelu, sigmoid, sin = map(_over_arrays, _pairs(_REALS[values.dtype]))
+    loops = map(_over_arrays, _pairs(_REALS[values.dtype]))
+    identity, tanh, relu, swish, softplus, elu, gelu, sigmoid, sin = loops
 
     def choose(kind, values, slopes):
         if kind == TANH:

@@ -42,8 +42,8 @@ def replay(net, scheme, times, places, kept, begin, stop, every, local, values, 
 
 
 @kernel
-def sweep(head, layers, scales, theta, ts, rows, ends, interpolant, numbers, accepted, times, kept, places, values, slopes,
-          taped, every, cotangents, wants_parameters, sources=SOURCES):
+def sweep(head, layers, scales, theta, ts, rows, ends, interpolant, numbers, accepted, times, kept, places,
+          values, slopes, taped, every, cotangents, wants_parameters, sources=SOURCES):
     """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`).
 
     `cotangents` (T, n) are those of the states; the tape is used up.
@@ -95,7 +95,8 @@ def sweep(head, layers, scales, theta, ts, rows, ends, interpolant, numbers, acc
                     weigh(scheme, (ts[j] - t) / h, h)
                     add_to_stages(scheme, bars, output, all_stages)
                 j -= 1
-            step_back(net, scheme, h, place[2] - place[1] > stages - 1, bars, end_bar, y_bar, values, slopes, place[1], rates)
+            extended = place[2] - place[1] > stages - 1
+            step_back(net, scheme, h, extended, bars, end_bar, y_bar, values, slopes, place[1], rates)
             # The first stage is either the last step's slope at its end, or an evaluation of its own.
             if m > begin and place[0] < local[m - begin - 1, 2]:
                 for i in range(padded):

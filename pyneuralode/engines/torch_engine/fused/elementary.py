@@ -1,6 +1,6 @@
 """Exponentials that LLVM vectorises: straight-line arithmetic, good to a few units in the last place.
 
-x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n put together from bits.
+x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits.
 The constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
 Comparisons are written so that a NaN passes through.
 """
@@ -91,7 +91,8 @@ def elementary(real: type) -> SimpleNamespace:
         x = lowest if x < lowest else x
         n, r = split(x)
         half = integer(n >> integer(1))
-        return (one + rise(r)) * power(half) * power(integer(n - half))  # in two steps: 2^n itself may overflow
+        # In two steps, as 2^n itself may overflow.
+        return (one + rise(r)) * power(half) * power(integer(n - half))
 
     @contracted
     def expm1(x):

@@ -75,15 +75,16 @@ def longer_tape(times, kept, places, steps, every):
 
 
 @kernel
-def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, numbers, rtol, atol, controls, every, room,
-          sources=SOURCES):
+def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, numbers, rtol, atol, controls,
+          every, room, values, slopes, sources=SOURCES):
     """Solve from y0 through ts, in adaptive steps or along `grid` where that is not empty.
 
-    With `every` above 0 the solve can be differentiated: the state is kept every so many steps, and the tape of
-    evaluations too as long as it fits in `room` numbers.
+    With `every` above 0 the solve can be differentiated: the state is kept every so many steps, and the tape
+    of evaluations too as long as it fits in `room` numbers. `values` and `slopes` are memory for the tape,
+    replaced where they are too small.
 
-    Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is whole),
-    the states (T, n), and for the adjoint the steps' times, kept states, tape rows, values and slopes.
+    Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is
+    whole), the states (T, n); for the adjoint the steps' times, kept states, tape rows, values and slopes.
     """
     samples = y0.size // layers[0, WIDTH]
     net = make_net(head, layers, scales, theta, samples)
@@ -101,7 +102,9 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
         taped = False
     if taped:
         capacity = max(capacity, min(FIRST_ROWS, room // (values_row + slopes_row)))
-    values, slopes = aligned(capacity * values_row, y0), aligned(capacity * slopes_row, y0)
+    if values.size < capacity * values_row or slopes.size < capacity * slopes_row:
+        values, slopes = aligned(capacity * values_row, y0), aligned(capacity * slopes_row, y0)
+    capacity = min(values.size // values_row, slopes.size // slopes_row)
     steps = 64
     times, places = np.empty(steps + 1), np.empty((steps, 3), np.int64)
     kept = np.empty((steps // every + 1 if every > 0 else 0, n), y0.dtype)

@@ -22,8 +22,11 @@ from .plan import FieldPlan, TableauPlan, field_plan, tableau_plan
 
 log = logging.getLogger("pyneuralode")
 
-# Numbers of the tape of evaluations; a longer solve is differentiated by taking its steps again.
+# Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
+# A fit solves thousands of times: fresh memory for each tape would cost more than the arithmetic on it.
+SPARE_BYTES = 32 << 20
+_spare: dict[np.dtype, list[tuple[np.ndarray, np.ndarray]]] = {np.dtype("f4"): [], np.dtype("f8"): []}
 
 
 @cache
@@ -32,7 +35,7 @@ def _kernels() -> tuple[ModuleType, ModuleType] | None:
     try:
         from . import backward, forward
     except (ImportError, OSError, AttributeError) as error:
-        log.info("the compiled path needs Numba, which does not start here (%s): solving on plain PyTorch", error)
+        log.info("the compiled path needs Numba, which does not start here (%s): solving without it", error)
         return None
     return forward, backward
 
@@ -49,7 +52,9 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
     wants_gradient = torch.is_grad_enabled() and (
         y0.requires_grad or any(parameters[name].requires_grad for name in plan.shapes)
     )
-    return (not wants_gradient or isinstance(problem.gradient, (Backprop, Checkpointed))) and _kernels() is not None
+    if wants_gradient and not isinstance(problem.gradient, (Backprop, Checkpointed)):
+        return False
+    return _kernels() is not None
 
 
 def solve(problem: Problem, task: Task, y0: Tensor, parameters: dict[str, Tensor]) -> Tensor:
@@ -86,14 +91,17 @@ class _Call:
             field.head, field.layers, field.scales, self.theta, y0, self.ts,
             np.empty(0) if grid is None else np.array(grid),
             tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers,
-            np.atleast_1d(np.asarray(control.rtol, dtype=float)), np.atleast_1d(np.asarray(control.atol, dtype=float)),
+            np.array(control.rtol, dtype=float, ndmin=1), np.array(control.atol, dtype=float, ndmin=1),
             np.array(controls, dtype=float), self.every, TAPE_BYTES // y0.itemsize if self.tape else 0,
+            *_memory(y0),
         )
         nfev, self.accepted, rejected, self.taped = counts
         statistics = task.statistics
         statistics.nfev += nfev
         statistics.accepted += self.accepted
         statistics.rejected += rejected
+        if not (self.taped and self.every):
+            self._give_back()
         if status:
             raise _error(forward, status, t, size, control)
         return torch.from_numpy(ys)
@@ -105,15 +113,34 @@ class _Call:
         y0_bar, theta_bar = backward.sweep(
             field.head, field.layers, field.scales, self.theta, self.ts,
             tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers,
-            self.accepted, *self.record, self.taped, self.every, cotangents.contiguous().numpy(), wants_parameters,
+            self.accepted, *self.record, self.taped, self.every, cotangents.contiguous().numpy(),
+            wants_parameters,
         )
-        self.taped = False  # the sweep used the tape up; another one takes the steps again
+        if self.taped:
+            self.taped = False  # the sweep used the tape up; another one takes the steps again
+            self._give_back()
         parts, used = [], 0
         for shape in field.shapes.values():
             size = math.prod(shape)
             parts.append(torch.from_numpy(theta_bar[used : used + size].reshape(shape)))
             used += size
         return torch.from_numpy(y0_bar), parts
+
+
+    def _give_back(self) -> None:
+        """Leave the tape's memory to the next solve."""
+        *self.record, values, slopes = self.record
+        self.record += [values[:0], slopes[:0]]
+        spare = _spare[values.dtype]
+        if not spare and values.nbytes + slopes.nbytes <= SPARE_BYTES:
+            spare.append((values, slopes))
+
+
+def _memory(y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        return _spare[y0.dtype].pop()
+    except IndexError:
+        return np.empty(0, y0.dtype), np.empty(0, y0.dtype)
 
 
 def _error(forward: ModuleType, status: int, t: float, size: float, control: Control) -> SolverError:

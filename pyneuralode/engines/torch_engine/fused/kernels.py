@@ -1,4 +1,4 @@
-"""How functions are compiled: the two kernels that Python calls without its lock and kept on disk, the rest as their parts."""
+"""How functions are compiled: the two kernels that Python calls and the parts they are made of."""
 
 import logging
 import zlib
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from numba import njit
 
-# Numba looks at a kernel's own file to see whether what it kept is out of date. As the default of an argument, this
-# number becomes part of the kernel's signature and stands for all files here.
+# Numba looks at a kernel's own file to see whether what it kept is out of date. As the default of an
+# argument, this number becomes part of the kernel's signature and stands for all files here.
 SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
 
-# For functions that only compiled code calls: without doors for Python they compile in half the time, and without
-# reference counts, which they need not as long as they make no arrays, small ones run twice as fast.
+# For functions that only compiled code calls. Without doors for Python they compile in half the time; without
+# reference counts, which only makers of arrays need, small ones run twice as fast.
 _inner = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 maker = njit(**_inner)
 part = njit(_nrt=False, **_inner)

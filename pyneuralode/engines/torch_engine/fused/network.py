@@ -12,8 +12,10 @@ import numpy as np
 
 from .activations import activate
 from .kernels import maker, part
-from .plan import (ACTIVATION, BACKWARD, BIASES, COMPARTMENTS, FORWARD, INPUT_MAP, KIND, PACKED, PADDED, SLOPES,
-                   SLOPES_WIDTH, VALUES, VALUES_WIDTH, WEIGHTS, WIDEST, WIDTH)
+from .plan import (
+    ACTIVATION, BACKWARD, BIASES, COMPARTMENTS, FORWARD, INPUT_MAP, KIND, PACKED, PADDED, SLOPES,
+    SLOPES_WIDTH, VALUES, VALUES_WIDTH, WEIGHTS, WIDEST, WIDTH,
+)
 from .vectors import add_rows, aligned, fill
 
 SQUARE, CUBE = 1, 2
@@ -41,7 +43,8 @@ def make_net(head, layers, scales, theta, samples):
         for l in range(1, len(layers)):
             n_in, n_out = layers[l - 1, WIDTH], layers[l, WIDTH]
             p_in, p_out = layers[l - 1, PADDED], layers[l, PADDED]
-            ahead, back, weights, biases = layers[l, FORWARD], layers[l, BACKWARD], layers[l, WEIGHTS], layers[l, BIASES]
+            ahead, back = layers[l, FORWARD], layers[l, BACKWARD]
+            weights, biases = layers[l, WEIGHTS], layers[l, BIASES]
             for j in range(n_out):
                 for i in range(n_in):
                     weight = theta[weights + j * n_in + i]
@@ -105,10 +108,11 @@ def pull_back(net, cotangent, at, adjoint, values, slopes, row, rates):
         for i in range(dim):
             slopes[delta + i] = cotangent[at + sample * dim + i] * net.scales[1]
         for l in range(last, 0, -1):
-            padded, below = layers[l - 1, PADDED], s + layers[l - 1, SLOPES]
+            width, padded, back = layers[l, WIDTH], layers[l - 1, PADDED], layers[l, BACKWARD]
+            above, below = s + layers[l, SLOPES], s + layers[l - 1, SLOPES]
             for j in range(padded):
                 scratch[j] = 0
-            add_rows(scratch, none, slopes, s + layers[l, SLOPES], one, packed, layers[l, BACKWARD], padded, layers[l, WIDTH], padded)
+            add_rows(scratch, none, slopes, above, one, packed, back, padded, width, padded)
             if l > 1:
                 for j in range(padded):
                     slopes[below + j] *= scratch[j]
@@ -119,21 +123,23 @@ def pull_back(net, cotangent, at, adjoint, values, slopes, row, rates):
 
 @maker
 def add_gradient(net, values, slopes, rows, gradient, unit):
-    """gradient += the parameters' gradient from the first `rows` rows of the tape; `unit` is an array of one 1."""
+    """gradient += the parameters' gradient from the tape's first `rows` rows; `unit` is an array of one 1."""
     layers = net.layers
     if net.head[KIND] == COMPARTMENTS:
         return
     none = np.intp(0)
     across, down = net.head[VALUES_WIDTH], net.head[SLOPES_WIDTH]
     for l in range(1, len(layers)):
-        n_in, n_out, p_in, p_out = layers[l - 1, WIDTH], layers[l, WIDTH], layers[l - 1, PADDED], layers[l, PADDED]
+        n_in, n_out = layers[l - 1, WIDTH], layers[l, WIDTH]
+        p_in, p_out = layers[l - 1, PADDED], layers[l, PADDED]
         total = aligned(n_out * p_in, gradient)
         fill(total, 0)
         v, d = layers[l - 1, VALUES], layers[l, SLOPES]
         for first in range(0, rows, ROWS_AT_ONCE):
             count = min(ROWS_AT_ONCE, rows - first)
+            a, b = first * down + d, first * across + v
             for j in range(n_out):
-                add_rows(total, j * p_in, slopes, first * down + d + j, down, values, first * across + v, across, count, p_in)
+                add_rows(total, j * p_in, slopes, a + j, down, values, b, across, count, p_in)
         for j in range(n_out):
             for i in range(n_in):
                 gradient[layers[l, WEIGHTS] + j * n_in + i] += total[j * p_in + i]

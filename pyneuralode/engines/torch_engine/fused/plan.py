@@ -16,8 +16,8 @@ VECTOR_BYTES = 64
 NETWORK, COMPARTMENTS = 0, 1
 
 # Columns of FieldPlan.layers, one row a layer of values (the input is layer 0): its width; the width in whole
-# vectors; where its values and its slopes lie in a row of the tape; where the weights that lead to it and their
-# biases lie among the parameters (-1: none); where the padded weights lie, transposed and as they are.
+# vectors; where its values and its slopes lie in a row of the tape; where the weights that lead to it and
+# their biases lie among the parameters (-1: none); where the padded weights lie, transposed and as they are.
 WIDTH, PADDED, VALUES, SLOPES, WEIGHTS, BIASES, FORWARD, BACKWARD = range(8)
 # Entries of FieldPlan.head.
 KIND, ACTIVATION, INPUT_MAP, VALUES_WIDTH, SLOPES_WIDTH, PACKED, WIDEST = range(7)
@@ -35,7 +35,7 @@ class FieldPlan:
 
 @dataclass(frozen=True)
 class TableauPlan:
-    """A tableau: stage weights (with the interpolant's), `ends` (solution, then error estimates), interpolant, numbers."""
+    """A tableau: `rows` of all stages, `ends` (weights of the solution, then of the error estimates), ..."""
 
     rows: np.ndarray
     ends: np.ndarray
@@ -45,7 +45,7 @@ class TableauPlan:
 
 @lru_cache(maxsize=64)
 def field_plan(field: Field, itemsize: int) -> FieldPlan | None:
-    """Return the plan of a described field for numbers of `itemsize` bytes, or None where no kernel knows it."""
+    """Return the plan of a field for numbers of `itemsize` bytes, or None where no kernel knows the field."""
     if type(field) is MLP:
         sizes, kind, activation = field.sizes, NETWORK, ACTIVATIONS.index(field.activation)
         scales = (field.input_scale, field.output_scale)
@@ -69,8 +69,9 @@ def field_plan(field: Field, itemsize: int) -> FieldPlan | None:
         above[FORWARD], packed = packed, packed + (below[WIDTH] + 1) * above[PADDED]
         above[BACKWARD], packed = packed, packed + above[WIDTH] * below[PADDED]
     input_map = getattr(field, "input_map", "identity")
-    total = int(layers[:, PADDED].sum())
-    head = [kind, activation, INPUT_MAPS.index(input_map), total - layers[-1, PADDED], total, packed, layers[:, PADDED].max()]
+    padded = layers[:, PADDED]
+    enter = INPUT_MAPS.index(input_map)
+    head = [kind, activation, enter, padded[:-1].sum(), padded.sum(), packed, padded.max()]
     return FieldPlan(np.array(head, dtype=np.int64), layers, np.array(scales), field.shapes())
 
 

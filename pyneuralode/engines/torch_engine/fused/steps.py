@@ -12,7 +12,7 @@ from .vectors import add_rows, aligned, copy, fill, lanes
 class Scheme(NamedTuple):
     """A tableau in the dtype of the state, and room for one step.
 
-    `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, one padded row each.
+    `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, a row each;
     `end_stage` is the stage that is the slope at the step's end, -1 where there is none.
     """
 
@@ -38,8 +38,9 @@ def make_scheme(rows, ends, interpolant, numbers, y0):
     point = aligned(padded, y0)
     fill(point, 0)
     return Scheme(
-        rows.astype(y0.dtype), ends.astype(y0.dtype), interpolant, numbers[0], numbers[1], numbers[2], numbers[3],
-        y0.size, padded, k, np.empty(len(rows), y0.dtype), point,
+        rows.astype(y0.dtype), ends.astype(y0.dtype), interpolant,
+        numbers[0], numbers[1], numbers[2], numbers[3], y0.size, padded,
+        k, np.empty(len(rows), y0.dtype), point,
     )
 
 
@@ -73,7 +74,7 @@ def take(net, scheme, h, y, end, values, slopes, row):
 
 @part
 def extend(net, scheme, h, y, end, values, slopes, row):
-    """Evaluate the further stages that only the interpolant needs; `row` is that of the step's second stage."""
+    """Evaluate the further stages that only the interpolant needs; `row` is the second stage's."""
     for i in range(scheme.stages, len(scheme.rows)):
         if i == scheme.end_stage:
             evaluate(net, end, scheme.k, i * scheme.padded, values, slopes, row + i - 1)
@@ -126,7 +127,7 @@ def add_to_stages(scheme, bars, adjoint, count):
 
 @part
 def pull_stage(net, scheme, h, i, bars, push, y_bar, values, slopes, row, rates):
-    """Pull stage i back to the state at the start and to the earlier stages; `push` is added to its argument's."""
+    """Pull stage i back to the step's start and the earlier stages; `push` is its argument's cotangent."""
     pull_back(net, bars, i * scheme.padded, push, values, slopes, row, rates)
     for j in range(scheme.padded):
         y_bar[j] += push[j]
@@ -139,9 +140,9 @@ def pull_stage(net, scheme, h, i, bars, push, y_bar, values, slopes, row, rates)
 def step_back(net, scheme, h, extended, bars, end_bar, y_bar, values, slopes, row, rates):
     """Carry the adjoint of a step's end to its start.
 
-    On entry `bars` holds the cotangents of the stages, `y_bar` that of the start (from outputs inside the step) and
-    `end_bar` that of the end. On return `y_bar` is complete up to the first stage's part, whose cotangent stays in
-    the first row of `bars`.
+    On entry `bars` holds the cotangents of the stages, `y_bar` that of the start (from outputs inside the
+    step) and `end_bar` that of the end. On return `y_bar` is complete up to the first stage's part, whose
+    cotangent stays in the first row of `bars`.
     """
     s, push = scheme.stages, scheme.point
     if extended:

@@ -1,8 +1,8 @@
-"""SIMD vectors for Numba: a 64-byte vector type, and the one loop nest that all the linear algebra here is made of.
+"""SIMD vectors for Numba: a 64-byte vector type, and the one loop nest of all the linear algebra here.
 
-LLVM's automatic vectoriser leaves a factor of two to three on matrices of some tens of rows: it checks for overlap
-and treats the last few columns one by one. Here rows are padded to whole vectors and sums stay in registers. On
-processors with shorter vectors LLVM splits each into several.
+LLVM's automatic vectoriser leaves up to a factor of two on matrices of some tens of rows: it checks for
+overlap and treats the last few columns one by one. Here rows are padded to whole vectors and sums stay in
+registers. On processors with shorter vectors LLVM splits each into several.
 """
 
 import llvmlite.ir as ir
@@ -136,7 +136,8 @@ def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
     n = lanes(out)
     j = 0
     while j + 4 * n <= width:
-        a, b, c, d = load(out, o + j), load(out, o + j + n), load(out, o + j + 2 * n), load(out, o + j + 3 * n)
+        a, b = load(out, o + j), load(out, o + j + n)
+        c, d = load(out, o + j + 2 * n), load(out, o + j + 3 * n)
         p, q = m + j, w
         for _ in range(rows):
             x = spread(weights, q)
