@@ -21,6 +21,8 @@ _HOME = {
     "Backprop": "gradients",
     "Checkpointed": "gradients",
     "Backsolve": "gradients",
+    "Interpolating": "gradients",
+    "ForwardMode": "gradients",
     "odeint": "dropin",
     "odeint_adjoint": "dropin",
     "odeint_event": "dropin",

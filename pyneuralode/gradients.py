@@ -52,7 +52,29 @@ class Backsolve(GradientMethod):
     atol: float | None = None
 
 
-GRADIENTS: dict[str, type[GradientMethod]] = {kind.__name__: kind for kind in (Backprop, Checkpointed, Backsolve)}
+@dataclass(frozen=True)
+class Interpolating(GradientMethod):
+    """The continuous adjoint along the forward solution's own dense output, which is kept.
+
+    Right where `Backsolve` is not, since nothing is solved backwards but the adjoint itself; memory grows with the
+    steps. `rtol` and `atol` are those of the adjoint's solve, by default the forward one's.
+    """
+
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(frozen=True)
+class ForwardMode(GradientMethod):
+    """The sensitivities dy/dp and dy/dy0 solved forwards beside the state: the work grows with their number.
+
+    For few parameters (say, up to a hundred with the components of the initial state).
+    """
+
+
+GRADIENTS: dict[str, type[GradientMethod]] = {
+    kind.__name__: kind for kind in (Backprop, Checkpointed, Backsolve, Interpolating, ForwardMode)
+}
 
 _LOWERED = {name.lower(): name for name in GRADIENTS}
 

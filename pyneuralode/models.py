@@ -202,7 +202,7 @@ class NeuralODE(nn.Module):
             "control": control,
             **self._extra_description(),
         }
-        save_file({n: np.ascontiguousarray(a) for n, a in self.arrays().items()}, str(path), {"pyneuralode": json.dumps(description)})
+        save_file(self.arrays(), str(path), {"pyneuralode": json.dumps(description)})
 
     def _extra_description(self) -> dict:
         return {}

@@ -8,16 +8,17 @@ solution by minus the slope at the start.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...gradients import Backsolve
+from ...gradients import Backsolve, Interpolating
 from ..base import Control, Statistics
-from .march import Method, Slope, Step, adaptive_march, march, outputs_of, rms
+from .march import Method, Norm, Slope, Step, march, outputs_of, rms
 
 
 @dataclass
@@ -32,12 +33,13 @@ class Task:
     statistics: Statistics
 
 
-def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
-    """Solve with every operation recorded by autograd (or by nobody, under no_grad)."""
+def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None, norm: Norm = rms) -> Tensor:
+    """Solve with every operation recorded by autograd (or by nobody, under no_grad); `steps` receives the steps."""
     states = [y0]
-    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics):
+    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, norm):
         states += outputs_of(stop, task.ts)
         if steps is not None:
+            stop.step.extend()  # now: the field may have changed by the time somebody asks
             steps.append(stop.step)
     return torch.stack(states)
 
@@ -46,8 +48,12 @@ def checkpointed(task: Task, y0: Tensor, every: int) -> Tensor:
     return _Checkpointed.apply(task, every, y0, *task.parameters)
 
 
-def backsolve(task: Task, y0: Tensor, settings: Backsolve) -> Tensor:
-    return _Backsolve.apply(task, settings, y0, *task.parameters)
+def continuous(task: Task, y0: Tensor, settings: Backsolve | Interpolating) -> Tensor:
+    return _Continuous.apply(task, settings, y0, *task.parameters)
+
+
+def forward_mode(task: Task, y0: Tensor) -> Tensor:
+    return _Forward.apply(task, y0, *task.parameters)
 
 
 @dataclass
@@ -106,16 +112,18 @@ class _Checkpointed(torch.autograd.Function):
         return None, None, adjoint + grad_states[0], *totals
 
 
-class _Backsolve(torch.autograd.Function):
-    """The continuous adjoint of Chen et al. 2018, restarted from the stored state at every output time.
+class _Continuous(torch.autograd.Function):
+    """The continuous adjoint, restarted at every output time (Chen et al. 2018).
 
-    With a = dL/dy: a' = -a df/dy, and the parameters' gradient is the integral of a df/dp, all solved backwards
-    together with the state itself.
+    With a = dL/dy: a' = -a df/dy, and the parameters' gradient is the integral of a df/dp. `Backsolve` solves the
+    state backwards together with them, from the stored outputs; `Interpolating` takes it from the dense output of
+    the forward solve.
     """
 
     @staticmethod
-    def forward(ctx, task: Task, settings: Backsolve, y0: Tensor, *parameters: Tensor) -> Tensor:
-        states = backprop(task, y0)
+    def forward(ctx, task: Task, settings: Backsolve | Interpolating, y0: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.steps = None if isinstance(settings, Backsolve) else []
+        states = backprop(task, y0, ctx.steps)
         ctx.task, ctx.settings = task, settings
         ctx.save_for_backward(states, *parameters)
         return states
@@ -125,7 +133,9 @@ class _Backsolve(torch.autograd.Function):
     def backward(ctx, grad_states: Tensor):
         task, (states, *parameters) = ctx.task, ctx.saved_tensors
         n = states.shape[1]
-        sizes = [n, n, sum(p.numel() for p in parameters)]
+        forward_state = None if ctx.steps is None else trajectory(ctx.steps)
+        # The parts of the joint state: the state itself (not if it is interpolated), the adjoint, the gradient.
+        sizes = [n if forward_state is None else 0, n, sum(p.numel() for p in parameters)]
         control = replace(
             task.control,
             rtol=ctx.settings.rtol or float(np.min(task.control.rtol)),
@@ -135,31 +145,91 @@ class _Backsolve(torch.autograd.Function):
         def slope(t: float, joint: Tensor) -> Tensor:
             y, a, _ = joint.split(sizes)
             with torch.enable_grad():
-                y = y.detach().requires_grad_()
+                y = (y if forward_state is None else forward_state(t)).detach().requires_grad_()
                 dy = task.f(t, y)
                 parts = vjp(dy, (y, *parameters), a)
-            return torch.cat([dy.detach(), *(-p.reshape(-1) for p in parts)])
-
-        def norm(x: Tensor) -> Tensor:
-            return torch.stack([rms(part) for part in x.split(sizes) if part.numel()]).max()
+            own = [dy.detach()] if forward_state is None else []
+            return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
 
         adjoint, total, guess = grad_states[-1], grad_states.new_zeros(sizes[2]), None
         for j in range(len(task.ts) - 1, 0, -1):
-            joint = torch.cat([states[j], adjoint, total])
+            joint = torch.cat([states[j][: sizes[0]], adjoint, total])
             segment = [task.ts[j], task.ts[j - 1]]
-            if task.method.tableau.error is None or control.step is not None:
-                for stop in march(task.method, slope, joint, segment, control, Statistics()):
-                    joint = stop.step.end
-            else:
-                sizes_taken = []
-                for step in adaptive_march(task.method, slope, joint, *segment, control, Statistics(), norm, guess):
-                    joint = step.end
-                    sizes_taken.append(abs(step.h))
-                guess = max(sizes_taken)  # the last one was cut short by the segment's end
+            taken = []
+            for stop in march(task.method, slope, joint, segment, control, Statistics(), largest_rms(sizes), guess):
+                joint = stop.step.end
+                taken.append(abs(stop.step.h))
+            guess = max(taken)  # the last one was cut short by the segment's end
             _, adjoint, total = joint.split(sizes)
             adjoint = adjoint + grad_states[j - 1]
         parts = total.split([p.numel() for p in parameters]) if parameters else ()
         return None, None, adjoint, *(part.view_as(p) for part, p in zip(parts, parameters))
+
+
+class _Forward(torch.autograd.Function):
+    """The sensitivities S (m, n) of the state to m numbers, solved with it: S' = S (df/dy)^T + df/dp."""
+
+    @staticmethod
+    def forward(ctx, task: Task, y0: Tensor, *parameters: Tensor) -> Tensor:
+        n = len(y0)
+        counts = [n if ctx.needs_input_grad[1] else 0, *(p.numel() for p in parameters)]
+        m = sum(counts)
+        to_start = torch.cat([torch.eye(counts[0], n, dtype=y0.dtype, device=y0.device), y0.new_zeros(m - counts[0], n)])
+        to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device)[:, counts[0] :]
+        directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
+
+        def slope(t: float, joint: Tensor) -> Tensor:
+            y, s = joint[:n], joint[n:].view(m, n)
+            with torch.enable_grad():
+                y = y.detach().requires_grad_()
+                dy = task.f(t, y)
+                return torch.cat([dy.detach(), jvps(dy, (y, *parameters), [s, *directions]).reshape(-1)])
+
+        joint_control = replace(
+            task.control, rtol=float(np.min(task.control.rtol)), atol=float(np.min(task.control.atol))
+        )
+        joint_task = replace(task, f=slope, control=joint_control, parameters=())
+        joint = backprop(joint_task, torch.cat([y0, to_start.reshape(-1)]), norm=largest_rms([n, m * n]))
+        ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
+        ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
+        return joint[:, :n].clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_states: Tensor):
+        (sensitivities,) = ctx.saved_tensors
+        total = torch.einsum("tmn,tn->m", sensitivities, grad_states)
+        start, *parts = total.split(ctx.counts)
+        return None, start if ctx.counts[0] else None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes))
+
+
+def largest_rms(sizes: list[int]) -> Callable[[Tensor], Tensor]:
+    """Return the norm that is the largest of the parts' root mean squares, so that a long part hides no short one."""
+    return lambda x: torch.stack([rms(part) for part in x.split(sizes) if part.numel()]).max()
+
+
+def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:
+    """Return the derivatives (m, n) of output (n,) along m directions (m, *input shape), summed over the inputs.
+
+    Two reverse passes make a forward one, which reaches tensors that a closure holds.
+    """
+    count = len(directions[0])
+    if not output.requires_grad:
+        return output.new_zeros(count, len(output))
+    dummy = torch.zeros_like(output, requires_grad=True)
+    parts = torch.autograd.grad(output, inputs, dummy, create_graph=True, allow_unused=True)
+    used = [(part, d) for part, d in zip(parts, directions) if part is not None and part.requires_grad]
+    if not used:
+        return output.new_zeros(count, len(output))
+    linear, along = zip(*used)
+    return torch.autograd.grad(linear, dummy, along, is_grads_batched=True)[0]
+
+
+def trajectory(steps: list[Step]) -> Callable[[float], Tensor]:
+    """Return the state (n,) as a function of time inside the steps, by their interpolants."""
+    sign = 1 if steps[-1].t_end > steps[0].t else -1
+    ends = [sign * step.t_end for step in steps]
+    return lambda t: steps[min(bisect_left(ends, sign * t), len(steps) - 1)].at([t])[0]
 
 
 def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from .tableaus import Tableau
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
 Slope = Callable[[float, Tensor], Tensor]
+Norm = Callable[[Tensor], Tensor]
 
 
 class Method:
@@ -73,7 +74,7 @@ class Step:
         stack = torch.stack([self.stages[j] for j in used])
         return torch.addmv(self.y, stack.t(), self._weights[row])
 
-    def _extend(self) -> None:
+    def extend(self) -> None:
         """Evaluate the further stages that only the interpolant needs."""
         for i in range(len(self.stages), len(self.method.c)):
             at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimates)
@@ -87,14 +88,14 @@ class Step:
 
     def at(self, times: list[float]) -> Tensor:
         """Return the states (len(times), n) at times inside the step."""
-        self._extend()
+        self.extend()
         interpolant = self.method.tableau.interpolant
         theta = (np.asarray(times) - self.t) / self.h
         powers = theta[:, None] ** np.arange(1, interpolant.shape[1] + 1)
         weights = torch.tensor(self.h * powers @ interpolant.T, dtype=self.method.dtype, device=self.method.device)
         return torch.addmm(self.y, weights, torch.stack(self.stages))
 
-    def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Callable[[Tensor], Tensor]) -> float:
+    def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
         """Return the norm of the estimated error over the tolerance; at most 1 is good."""
         s = self.method.tableau.stages
         with torch.no_grad():
@@ -107,7 +108,7 @@ class Step:
             return estimates[0]
         # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
         fifth, third = estimates
-        return fifth**2 / math.sqrt(fifth**2 + 0.01 * third**2)
+        return fifth * (fifth / math.hypot(fifth, 0.1 * third))
 
 
 def rms(x: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ def adaptive_march(
     t_end: float,
     control: Control,
     statistics: Statistics,
-    norm: Callable[[Tensor], Tensor] = rms,
+    norm: Norm = rms,
     guess: float | None = None,
 ) -> Iterator[Step]:
     """Yield accepted steps from `t` to `t_end` in either direction.
@@ -148,7 +149,8 @@ def adaptive_march(
     slope = f(t, y)
     if not bool(torch.isfinite(slope).all()):
         raise bad_start(t)
-    size = guess or control.first_step or _first_size(f, t, y, slope, direction, method.tableau, rtol, atol, norm)
+    size = guess or control.first_step or _first_size(f, t, y, slope, t_end, method.tableau, rtol, atol, norm)
+    size = max(size, control.min_step)
     previous, growth, finite = 1.0, GROW, True
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
@@ -167,7 +169,7 @@ def adaptive_march(
             t, y, slope = step.t_end, step.end, step.end_slope
             error = max(error, 1e-10)
             factor = SAFETY * error ** (-0.7 / order) * previous ** (0.4 / order)
-            size = abs(step.h) * min(growth, max(SHRINK, factor))
+            size = max(abs(step.h) * min(growth, max(SHRINK, factor)), control.min_step)
             previous, growth = max(error, 1e-4), GROW
         else:
             statistics.rejected += 1
@@ -207,11 +209,13 @@ def too_small_step(control: Control, t: float, size: float, finite: bool) -> Sol
 
 
 @torch.no_grad()
-def _first_size(f, t, y, slope, direction, tableau, rtol, atol, norm) -> float:
+def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
     """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
     trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    trial = min(trial, abs(t_end - t))  # the field may not be defined beyond
+    direction = math.copysign(1.0, t_end - t)
     other = f(t + direction * trial, y + direction * trial * slope)
     d2 = float(norm((other - slope) / scale)) / trial
     largest = max(d1, d2)
@@ -240,12 +244,19 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
 
 
 def march(
-    method: Method, f: Slope, y: Tensor, ts: list[float], control: Control, statistics: Statistics
+    method: Method,
+    f: Slope,
+    y: Tensor,
+    ts: list[float],
+    control: Control,
+    statistics: Statistics,
+    norm: Norm = rms,
+    guess: float | None = None,
 ) -> Iterator[Stop]:
     """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers."""
     grid = fixed_grid(method.tableau, ts, control)
     if grid is None:
-        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics)
+        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess)
     else:
         steps = fixed_march(method, f, y, grid, statistics)
     forward = ts[-1] > ts[0]

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, SolverError
 from ...fields import Field
-from ...gradients import Backprop, Backsolve, Checkpointed
+from ...gradients import Backprop, Backsolve, Checkpointed, ForwardMode, Interpolating
 from ...solvers import find_solver, require_engine
 from ..base import Control, Problem, Solution, Statistics
 from . import fused
-from .differentiate import Task, attach_outputs, attach_start, backprop, backsolve, checkpointed
+from .differentiate import Task, attach_outputs, attach_start, backprop, checkpointed, continuous, forward_mode, trajectory
 from .dynamics import bind, check_slope
 from .march import Step, as_method
 from .state import Layout, as_tensor, check_times, flat_slope, flatten
@@ -91,8 +91,10 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
         return backprop(task, start)
     if isinstance(gradient, Checkpointed):
         return checkpointed(task, start, gradient.every)
-    if isinstance(gradient, Backsolve):
-        return backsolve(task, start, gradient)
+    if isinstance(gradient, (Backsolve, Interpolating)):
+        return continuous(task, start, gradient)
+    if isinstance(gradient, ForwardMode):
+        return forward_mode(task, start)
     raise ArgumentError(f"gradient {type(gradient).__name__} is not in the torch engine.")
 
 
@@ -163,18 +165,16 @@ def _counted_slope(dynamics, parameters: dict[str, Tensor], layout: Layout, stat
 
 def _dense(steps: list[Step], layout: Layout) -> Callable:
     """Return the function of time that the steps' interpolants make."""
-    forward = steps[-1].t_end > steps[0].t
-    sign = 1 if forward else -1
-    ends = np.array([sign * step.t_end for step in steps])
+    state_at = trajectory(steps)
+    sign = 1 if steps[-1].t_end > steps[0].t else -1
     first, last = steps[0].t, steps[-1].t_end
 
     def at(t):
         times = np.atleast_1d(np.asarray(t.detach() if isinstance(t, Tensor) else t, dtype=float))
-        outside = (sign * times < sign * first) | (sign * times > sign * last)
+        outside = ~((sign * times >= sign * first) & (sign * times <= sign * last))
         if outside.any():
             raise ArgumentError(f"t is {times[outside][0]:g}, outside the span solved, {first:g} to {last:g}.")
-        which = np.searchsorted(ends, sign * times)
-        states = torch.cat([steps[k].at([time]) for k, time in zip(which, times)])
+        states = torch.stack([state_at(float(time)) for time in times])
         return layout.deliver(states[0] if np.ndim(t) == 0 else states)
 
     return at

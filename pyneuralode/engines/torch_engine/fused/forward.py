@@ -43,12 +43,14 @@ def scaled_norm(scheme, x, at, y, rtol, atol):
 
 
 @part
-def first_size(net, scheme, y, direction, rtol, atol, values, slopes, row):
+def first_size(net, scheme, y, span, rtol, atol, values, slopes, row):
     """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
     k, point, second_slope = scheme.k, scheme.point, scheme.padded
     start = np.intp(0)
     d0, d1 = scaled_norm(scheme, y, start, y, rtol, atol), scaled_norm(scheme, k, start, y, rtol, atol)
     trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    trial = min(trial, abs(span))
+    direction = 1.0 if span > 0 else -1.0
     for i in range(scheme.n):
         point[i] = y[i] + direction * trial * k[i]
     evaluate(net, point, k, second_slope, values, slopes, row)
@@ -131,8 +133,9 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
         if status == DONE:
             size = controls[FIRST_STEP]
             if size == 0:
-                size = first_size(net, scheme, y, direction, rtol, atol, values, slopes, row)
+                size = first_size(net, scheme, y, t_last - t, rtol, atol, values, slopes, row)
                 nfev += 1
+            size = max(size, controls[MIN_STEP])
 
     while status == DONE and t != t_last:
         if adaptive:
@@ -207,7 +210,7 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
         if adaptive:
             error = max(error, 1e-10)
             factor = SAFETY * error ** (-0.7 / exponent) * previous ** (0.4 / exponent)
-            size = abs(h) * min(growth, max(SHRINK, factor))
+            size = max(abs(h) * min(growth, max(SHRINK, factor)), controls[MIN_STEP])
             previous, growth = max(error, 1e-4), GROW
 
     counts = (nfev, accepted, rejected, taped)

@@ -1,0 +1,149 @@
+"""A user's own time series, read from a CSV file: one column of times, the others values."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, unknown_name
+
+_MISSING = {"", "na", "n/a", "nan", "null"}
+
+
+@dataclass(frozen=True)
+class TimeSeries:
+    """Values over time.
+
+    Attributes
+    ----------
+    time : str
+        Name of the time column.
+    columns : tuple of str
+        Names of the k value columns.
+    ts : (T,)
+        Rising times.
+    values : (T, k)
+        Values, NaN where missing.
+    """
+
+    time: str
+    columns: tuple[str, ...]
+    ts: np.ndarray
+    values: np.ndarray
+
+
+def read_timeseries(
+    path: str | Path, *, time: str | None = None, columns: Sequence[str] | None = None
+) -> TimeSeries:
+    """Read a time series from a CSV file whose first line names the columns.
+
+    Commas, semicolons or tabs separate the cells. An empty cell, NaN, NA or null is a missing value.
+
+    Parameters
+    ----------
+    path : path
+    time : str, optional
+        Name of the time column; the first one unless given.
+    columns : sequence of str, optional
+        Names of the value columns; all but the time unless given.
+
+    Returns
+    -------
+    TimeSeries
+        With at least two rows; every column holds a number somewhere.
+
+    Raises
+    ------
+    DataError
+        If the file is absent, empty or no table, lacks a column, holds anything but numbers in a column that
+        is asked for, if its times do not rise, or if a column holds no number at all.
+    """
+    path = Path(path)
+    lines = _lines(path)
+    names = [name.strip() for name in next(lines)[1]]
+    time, columns = _choose(path, names, time, columns)
+    places = [names.index(name) for name in (time, *columns)]
+    rows: list[list[float]] = []
+    for line, cells in lines:
+        if len(cells) != len(names):
+            raise DataError(f"{path} has {len(cells)} cells in line {line} and {len(names)} columns: give one cell each.")
+        row = [_number(path, names[place], line, cells[place]) for place in places]
+        _check_time(path, time, line, row[0], rows[-1][0] if rows else -math.inf)
+        rows.append(row)
+    if len(rows) < 2:
+        raise DataError(f"{path} has {len(rows) or 'no'} {'row' if rows else 'rows'} of numbers: give at least two.")
+    table = np.array(rows)
+    for name, values in zip(columns, table[:, 1:].T):
+        if np.isnan(values).all():
+            raise DataError(f"column {name!r} of {path} holds no number: leave it out, or fill it in.")
+    return TimeSeries(time, columns, table[:, 0], table[:, 1:])
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of every line that is not blank; there is at least one."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield reader.line_num, cells
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): give the path of a CSV file.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a CSV file ({error}): give a text file in UTF-8.") from None
+    if not header:
+        raise DataError(f"{path} is empty: give a CSV file whose first line names the columns.")
+
+
+def _choose(
+    path: Path, names: list[str], time: str | None, columns: Sequence[str] | None
+) -> tuple[str, tuple[str, ...]]:
+    """Return the names of the time column and of the value columns."""
+    if all(_is_number(name) for name in names):
+        raise DataError(f"{path} begins with the number {names[0]}: write the names of the columns in the first line.")
+    time = names[0] if time is None else time
+    columns = tuple(name for name in names if name != time) if columns is None else tuple(columns)
+    for name in (time, *columns):
+        if name not in names:
+            raise DataError(str(unknown_name(f"a column of {path}", name, names)))
+        if (time, *columns).count(name) > 1 or names.count(name) > 1:
+            raise DataError(f"column {name!r} of {path} is named twice: give each column, time too, a name of its own.")
+    if not columns:
+        raise DataError(f"{path} has only the column {time!r}: give at least one column of values beside it.")
+    return time, columns
+
+
+def _number(path: Path, column: str, line: int, cell: str) -> float:
+    if cell.strip().lower() in _MISSING:
+        return math.nan
+    if not _is_number(cell):
+        raise DataError(
+            f"column {column!r} of {path} holds {cell.strip()!r} in line {line}: write a finite number there, or "
+            "choose other columns."
+        )
+    return float(cell)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return "_" not in cell and math.isfinite(float(cell))  # Python alone reads 1_000 as a number
+    except ValueError:
+        return False
+
+
+def _check_time(path: Path, name: str, line: int, now: float, before: float) -> None:
+    if math.isnan(now):
+        raise DataError(f"column {name!r} of {path} has no time in line {line}: write it there, or remove the line.")
+    if now <= before:
+        wrong = "a second time" if now == before else f"after {before:g}"
+        raise DataError(
+            f"column {name!r} of {path} has the time {now:g} in line {line} {wrong}: sort the lines by time and give "
+            "every time once."
+        )
