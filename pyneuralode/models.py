@@ -18,6 +18,7 @@ from .engines.base import Control, Problem, Solution, choose_engine
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, ModelFileError
 from .fields import Field, from_description
+from .gradient_check import GradientCheck, check_gradient
 from .gradients import GradientMethod, find_gradient
 from .solvers import find_solver
 
@@ -182,6 +183,27 @@ class NeuralODE(nn.Module):
 
     def forward(self, y0: Any, ts: Any) -> Any:
         return self.solve(y0, ts).ys
+
+    def check_gradient(self, y0: Any, ts: Any, **settings: Any) -> GradientCheck:
+        """Print, and return, a table of every gradient method: error, time and peak memory.
+
+        The error is that of the model at its own tolerance, in float64, along random directions in the space of
+        parameters and initial state, against central differences of a tightly solved one.
+
+        Parameters
+        ----------
+        y0, ts
+            As in a call.
+        loss : callable, optional
+            ``loss(ys)`` -> tensor of shape (); the sum of squares unless given.
+        methods : sequence of str or GradientMethod, optional
+            All of `pyneuralode.gradients.GRADIENTS` unless given.
+        directions, seed : int
+            How many directions, and their seed.
+        """
+        check = check_gradient(self, y0, ts, **settings)
+        print(check)
+        return check
 
     def save(self, path: str | Path) -> None:
         """Write the model to one safetensors file: its arrays, and its description as JSON in the header."""

@@ -55,7 +55,7 @@ def read_timeseries(
     Returns
     -------
     TimeSeries
-        With at least two rows; every column holds a number somewhere.
+        With at least two rows; every row and every column holds a value, rows without any are left out.
 
     Raises
     ------
@@ -75,12 +75,16 @@ def read_timeseries(
         row = [_number(path, names[place], line, cells[place]) for place in places]
         _check_time(path, time, line, row[0], rows[-1][0] if rows else -math.inf)
         rows.append(row)
-    if len(rows) < 2:
-        raise DataError(f"{path} has {len(rows) or 'no'} {'row' if rows else 'rows'} of numbers: give at least two.")
+    if not rows:
+        raise DataError(f"{path} has no row of numbers: give at least two.")
     table = np.array(rows)
-    for name, values in zip(columns, table[:, 1:].T):
-        if np.isnan(values).all():
+    missing = np.isnan(table[:, 1:])
+    for name, gone in zip(columns, missing.all(axis=0)):
+        if gone:
             raise DataError(f"column {name!r} of {path} holds no number: leave it out, or fill it in.")
+    table = table[~missing.all(axis=1)]
+    if len(table) == 1:
+        raise DataError(f"{path} has one row with a value: give at least two.")
     return TimeSeries(time, columns, table[:, 0], table[:, 1:])
 
 
@@ -91,14 +95,16 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             header = next((line for line in file if line.strip()), "")
             file.seek(0)
             reader = csv.reader(file, delimiter=max(",;\t", key=header.count), strict=True)
+            blank = True
             for cells in reader:
                 if any(cell.strip() for cell in cells):
+                    blank = False
                     yield reader.line_num, cells
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): give the path of a CSV file.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file ({error}): give a text file in UTF-8.") from None
-    if not header:
+    if blank:
         raise DataError(f"{path} is empty: give a CSV file whose first line names the columns.")
 
 

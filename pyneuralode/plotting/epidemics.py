@@ -49,7 +49,9 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
         ax.plot(times[inside], curve[inside], color=colour, linewidth=1.6)
         ax.set_xlim(-4, days[-1] + 4)
         ax.set_ylim(-0.08 * values.max(), 1.15 * values.max())
-        label(ax, f"fitted to day {end:g}", DAYS, y)
+        label(ax, f"fitted to day {end:g}")
+    figure.supxlabel(DAYS, fontsize=10)
+    figure.supylabel(y, fontsize=10)
     for ax in list(axes.flat)[len(fits):]:
         ax.set_visible(False)
     return figure

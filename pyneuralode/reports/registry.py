@@ -25,6 +25,8 @@ class Experiment:
 
 
 _KTH_REPORT = '"Exploring Neural Ordinary Differential Equations", KTH, DD2424 project report, 2022'
+_KTH_POSTER = '"Neural Ordinary Differential Equations", KTH, SF2525 poster'
+_REVIEW = '"Neural Ordinary Differential Equations: Review of Literature", Pittsburgh, 2023'
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.id: experiment
@@ -40,6 +42,24 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Sweden's epidemic by the SEIR model",
             f"{_KTH_REPORT}, Fig. 2, 3 and 5",
             "pyneuralode.reports.seir",
+        ),
+        Experiment(
+            "cubic",
+            "The cubic spiral from thirty points, over growing time spans",
+            f"{_KTH_POSTER}, Fig. 1",
+            "pyneuralode.reports.cubic",
+        ),
+        Experiment(
+            "spiral",
+            "A spiral from short pieces, by three solvers",
+            f"{_REVIEW}, section 4.3.2",
+            "pyneuralode.reports.spiral",
+        ),
+        Experiment(
+            "depth",
+            "Layers of a residual network against an ODE",
+            f"{_KTH_REPORT}, Fig. 1",
+            "pyneuralode.reports.depth",
         ),
     )
 }

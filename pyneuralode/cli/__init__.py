@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from .errors import PyNeuralODEError
+from ..errors import PyNeuralODEError
 
 app = typer.Typer(
-    help="Neural differential equations: published experiments computed again, and what is installed.",
+    help="Neural differential equations: fit your own data, solve what was fitted, compute published experiments again.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a defect of ours shows Python's plain traceback
@@ -39,7 +39,7 @@ def _one_sentence() -> Iterator[None]:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from . import __version__
+        from .. import __version__
 
         typer.echo(f"pyneuralode {__version__}")
         raise typer.Exit
@@ -74,7 +74,7 @@ def report(
     list_: Annotated[bool, typer.Option("--list", help="List the experiments and end.")] = False,
 ) -> None:
     """Compute experiments again and write a page that puts our numbers beside theirs."""
-    from .reports.registry import EXPERIMENTS
+    from ..reports.registry import EXPERIMENTS
 
     if list_ or not ids:
         width = max(map(len, EXPERIMENTS))
@@ -84,8 +84,8 @@ def report(
             )
         return
 
-    from .progress import RichProgress
-    from .reports.runner import run_reports
+    from ..progress import RichProgress
+    from ..reports.runner import run_reports
 
     with RichProgress() as progress:
         outcome = run_reports(ids, out, "quick" if quick else "full", engine, seed, workers, check, progress)
@@ -101,6 +101,96 @@ def report(
 
 @app.command()
 @_one_sentence()
+def fit(
+    data: Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
+    out: Annotated[Path, typer.Option(help="Folder for the model, the figure and the numbers.")],
+    time: Annotated[str | None, typer.Option(help="Column of the times.", show_default="the first")] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Columns to fit.", show_default="all others")
+    ] = None,
+    hidden: Annotated[str, typer.Option(help="Widths of the net's hidden layers.")] = "32,32",
+    activation: Annotated[str, typer.Option(help="Activation between the layers.")] = "tanh",
+    augment: Annotated[int, typer.Option(help="Hidden state components added to the columns.")] = 0,
+    solver: Annotated[str, typer.Option(help="Solver, by its SciML name.")] = "Tsit5",
+    gradient: Annotated[str, typer.Option(help="Gradient method.")] = "Backprop",
+    rtol: Annotated[float, typer.Option(help="Relative tolerance of the solves.")] = 1e-6,
+    atol: Annotated[float, typer.Option(help="Absolute one, in standard deviations of a column.")] = 1e-6,
+    spans: Annotated[
+        str, typer.Option(metavar="10,20,30", help="Last times of the growing spans; auto takes five.")
+    ] = "auto",
+    optimiser: Annotated[str, typer.Option(help="adam, adamw, rmsprop, sgd or lbfgs.")] = "adam",
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the optimiser's")] = None,
+    iterations: Annotated[int, typer.Option(help="Iterations for each span.")] = 300,
+    finish: Annotated[int, typer.Option(help="L-BFGS iterations at the end.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed of the initial parameters.")] = 0,
+) -> None:
+    """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best so far."""
+    from ..datasets.timeseries import read_timeseries
+    from .files import check_folder
+    from .fitting import FILES, Settings, fit_table, write_fit
+    from .parse import parse_names, parse_numbers
+
+    settings = Settings(
+        hidden=tuple(parse_numbers("hidden", hidden, int, "32,32")),
+        activation=activation,
+        augment=augment,
+        solver=solver,
+        gradient=gradient,
+        rtol=rtol,
+        atol=atol,
+        spans=None if spans == "auto" else tuple(parse_numbers("spans", spans, float, "10,20,30, or auto")),
+        optimiser=optimiser,
+        lr=lr,
+        iterations=iterations,
+        finish=finish,
+        seed=seed,
+    )
+    series = read_timeseries(data, time=time, columns=None if columns is None else parse_names(columns))
+    check_folder(out, FILES)
+
+    from ..progress import RichProgress
+
+    with RichProgress() as progress:
+        fitted = fit_table(series, settings, progress)
+    metrics = write_fit(out, fitted)
+    if not fitted.result.finished:
+        typer.echo(f"The fit was {fitted.result.reason}; they are written.", err=True)
+    for name, rmse in metrics["rmse"].items():
+        typer.echo(f"{name}: root mean square error " + ("unknown, no value was fitted" if rmse is None else f"{rmse:.4g}"))
+    for name in FILES:
+        typer.echo(out.absolute() / name)
+    if not fitted.result.finished:
+        raise typer.Exit(130 if fitted.result.interrupted else 1)
+
+
+@app.command()
+@_one_sentence()
+def solve(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
+    out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure goes beside the table.")],
+    times: Annotated[
+        str | None, typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span")
+    ] = None,
+    y0: Annotated[
+        str | None,
+        typer.Option(metavar="1,0", help="State at the first of the times.", show_default="the fitted one"),
+    ] = None,
+) -> None:
+    """Solve a saved model at given times and write a table and a figure."""
+    from .parse import parse_numbers, parse_times
+    from .solving import solve_saved, write_solution
+
+    table = solve_saved(
+        model,
+        None if times is None else parse_times(times),
+        None if y0 is None else parse_numbers("y0", y0, float, "1,0"),
+    )
+    for path in write_solution(out, table):
+        typer.echo(path.absolute())
+
+
+@app.command()
+@_one_sentence()
 def doctor() -> None:
     """Say what this installation runs on, and what to do next. Downloads nothing and starts nothing."""
     import os
@@ -108,8 +198,8 @@ def doctor() -> None:
     import sys
     from importlib.metadata import PackageNotFoundError, version
 
-    from . import __version__
-    from .engines.julia_engine.probe import probe
+    from .. import __version__
+    from ..engines.julia_engine.probe import probe
 
     def line(name: str, value: str) -> None:
         typer.echo(f"{name:<12} {value}")

@@ -1,0 +1,40 @@
+"""What a saved fit holds beside its model: the names of the columns, the initial state and its time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import ModelFileError
+
+FORMAT = 1
+MODEL, DESCRIPTION = "model.safetensors", "fit.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """Names of the time and the k columns, first and last fitted time, initial state (k,) at the first."""
+
+    time: str
+    columns: tuple[str, ...]
+    t0: float
+    t1: float
+    y0: tuple[float, ...]
+
+    def save(self, path: Path) -> None:
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Description:
+        """Read what `save` wrote; raises ModelFileError where it is damaged or of a newer version."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            version = int(values.pop("format"))
+            if version <= FORMAT:
+                y0 = tuple(float(value) for value in values.pop("y0"))
+                return cls(columns=tuple(values.pop("columns")), y0=y0, **values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            raise ModelFileError(f"{path} is damaged or not a fit's: fit again, or remove it and write --y0 and --times.") from None
+        raise ModelFileError(f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode.")

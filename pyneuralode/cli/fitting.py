@@ -1,0 +1,225 @@
+"""`pyneuralode fit`: a neural ODE for a user's table.
+
+The net is trained on standardised columns, z = (y - mean) / deviation, so that columns of any size and unit
+weigh the same; its first and last layer then take the scaling up, and the model that is saved is one of the
+data itself. The initial state is fitted too, from the first value of each column: noise in one row then does
+not bend the whole curve, and the first row may have gaps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets.timeseries import TimeSeries
+from ..errors import ArgumentError, SolverError, unknown_name
+from ..fields import MLP
+from ..fitting import LBFGS, SGD, Adam, AdamW, FitResult, GrowingSpan, RMSprop, Stage, fit
+from ..models import AugmentedNeuralODE, NeuralODE
+from ..plotting.fits import fitted_columns
+from ..progress import Progress
+from .description import DESCRIPTION, MODEL, Description
+from .files import whole_folder
+
+FIGURE, METRICS = "fit.png", "metrics.json"
+FILES = (MODEL, DESCRIPTION, FIGURE, METRICS)
+_GROWING = (0.2, 0.4, 0.6, 0.8, 1.0)
+_SCHEDULED = {"schedule": "cosine", "final": 0.05, "clip": 1.0}
+_OPTIMISERS = {
+    "adam": lambda lr: Adam(0.01 if lr is None else lr, **_SCHEDULED),
+    "adamw": lambda lr: AdamW(0.01 if lr is None else lr, **_SCHEDULED),
+    "rmsprop": lambda lr: RMSprop(0.003 if lr is None else lr, **_SCHEDULED),
+    "sgd": lambda lr: SGD(0.05 if lr is None else lr, momentum=0.9, **_SCHEDULED),
+    "lbfgs": lambda lr: LBFGS(1.0 if lr is None else lr),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of a fit; `rtol` and `atol` are in standard deviations of a column, `spans` in time units."""
+
+    hidden: tuple[int, ...] = (32, 32)
+    activation: str = "tanh"
+    augment: int = 0
+    solver: str = "Tsit5"
+    gradient: str = "Backprop"
+    rtol: float = 1e-6
+    atol: float = 1e-6
+    spans: tuple[float, ...] | None = None
+    optimiser: str = "adam"
+    lr: float | None = None
+    iterations: int = 300
+    finish: int = 200
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("augment", "finish", "seed"):
+            if getattr(self, name) < 0:
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give a whole number of at least 0.")
+        if self.optimiser.lower() not in _OPTIMISERS:
+            raise unknown_name("optimiser", self.optimiser, _OPTIMISERS)
+
+    def model(self, columns: int, slope: float) -> NeuralODE:
+        """Return the untrained model of standardised columns that change at the rate `slope`."""
+        width = columns + self.augment
+        field = MLP(
+            (width, *self.hidden, width),
+            self.activation,
+            output_scale=slope,
+            init_bias=1.0,  # added components start at zero, where a net without biases would stay
+        )
+        common = {"solver": self.solver, "gradient": self.gradient, "seed": self.seed, "rtol": self.rtol, "atol": self.atol}
+        return AugmentedNeuralODE(field, extra=self.augment, **common) if self.augment else NeuralODE(field, **common)
+
+    def plan(self, ts: np.ndarray) -> GrowingSpan:
+        """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
+        ends = self.spans
+        if ends is None:
+            ends = sorted({float(ts[max(1, int(np.ceil(part * len(ts))) - 1)]) for part in _GROWING})
+        elif ends[0] < ts[1]:
+            raise ArgumentError(f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later.")
+        finish = [Stage(LBFGS(), self.finish)] if self.finish else []
+        return GrowingSpan(ends, _OPTIMISERS[self.optimiser.lower()](self.lr), self.iterations, finish)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The scaling of k columns: values are mean + size * z."""
+
+    mean: np.ndarray
+    size: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Standard:
+        mean, size = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+        level = np.where(mean == 0, 1.0, np.abs(mean))
+        return cls(mean, np.where(size > 1e-12 * level, size, level))  # a constant column has no deviation
+
+    def model(self, model: NeuralODE, extra: int) -> NeuralODE:
+        """Return the model of the values from a trained one of z: the same curve, in the values' units."""
+        mean, size = np.append(self.mean, np.zeros(extra)), np.append(self.size, np.ones(extra))
+        arrays, last = model.arrays(), len(model.field.sizes) - 1
+        arrays["weight_1"] /= size
+        arrays["bias_1"] -= arrays["weight_1"] @ mean
+        arrays[f"weight_{last}"] *= size[:, None]
+        arrays[f"bias_{last}"] *= size
+        # A state far from zero would loosen a relative tolerance: refer it to the deviation.
+        control = {
+            "rtol": model.control.rtol * size / (size + np.abs(mean)),
+            "atol": model.control.atol * size,
+        }
+        settings = {"solver": model.solver, "gradient": model.gradient, **control}
+        kind = {"extra": extra} if extra else {}
+        scaled = type(model)(model.field, **kind, **settings)
+        scaled.set_arrays(arrays)
+        return scaled
+
+
+@dataclass(frozen=True)
+class TableFit:
+    """A fit of a table: the model in the data's units, the fitted initial state (k,), and how it went.
+
+    `end` is the last time that was fitted.
+    """
+
+    data: TimeSeries
+    settings: Settings
+    model: NeuralODE
+    y0: np.ndarray
+    end: float
+    result: FitResult
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that were fitted."""
+        return int(np.searchsorted(self.data.ts, self.end, side="right"))
+
+    def curve(self, ts: np.ndarray) -> np.ndarray:
+        """Return the fitted curve (T, k) at times (T,) that begin with the data's first."""
+        return self.model.solve(self.y0, ts).ys[:, : len(self.y0)]
+
+    def metrics(self) -> dict:
+        """Return the numbers of the fit as JSON values.
+
+        `loss` is the mean square of the errors in standard deviations of their columns, `rmse` is in the
+        data's units; both count the fitted rows.
+        """
+        data, rows = self.data, self.rows
+        errors = self.curve(data.ts[:rows]) - data.values[:rows]
+        seen = {name: column[~np.isnan(column)] for name, column in zip(data.columns, errors.T)}
+        return {
+            "loss": float(np.nanmean((errors / Standard.of(data.values).size) ** 2)),
+            "rmse": {name: float(np.sqrt(np.mean(e**2))) if len(e) else None for name, e in seen.items()},
+            "rows": rows,
+            "end": self.end,
+            "iterations": sum(len(stage.losses) for stage in self.result.stages),
+            "evaluations": self.result.evaluations,
+            "seconds": round(self.result.seconds, 3),
+            "seed": self.settings.seed,
+            "finished": self.result.finished,
+            "reason": self.result.reason,
+            "settings": dataclasses.asdict(self.settings),
+        }
+
+
+def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> TableFit:
+    """Fit a neural ODE to a table; Ctrl-C returns the best so far.
+
+    Raises KeyboardInterrupt or SolverError where the fit ended before its loss was known once.
+    """
+    standard = Standard.of(data.values)
+    z = (data.values - standard.mean) / standard.size
+    extra = settings.augment
+    result = fit(
+        settings.model(len(data.columns), _slope(data.ts, z)),
+        data.ts,
+        z,
+        y0=lambda parameters: parameters["initial_state"],
+        extra={"initial_state": _first_values(z)},
+        plan=settings.plan(data.ts),
+        mask="nan",
+        reduction="mean",
+        progress=progress,
+    )
+    evaluated = [stage for stage in result.stages if stage.evaluations]
+    if not evaluated and result.interrupted:
+        raise KeyboardInterrupt
+    if not evaluated:
+        raise SolverError(result.reason)
+    y0 = standard.mean + standard.size * result.parameters["initial_state"]
+    end = min(evaluated[-1].end, float(data.ts[-1]))
+    return TableFit(data, settings, standard.model(result.model, extra), y0, end, result)
+
+
+def write_fit(out: Path, fitted: TableFit) -> dict:
+    """Write the model, its description, the figure and the numbers, all of them or nothing; return the numbers."""
+    data = fitted.data
+    grid = np.linspace(data.ts[0], fitted.end, 401)
+    figure = fitted_columns(data.ts, data.values, grid, fitted.curve(grid), data.columns, data.time)
+    metrics = fitted.metrics()
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+    description = Description(data.time, data.columns, float(data.ts[0]), fitted.end, tuple(fitted.y0.tolist()))
+    with whole_folder(out) as folder:
+        fitted.model.save(folder / MODEL)
+        description.save(folder / DESCRIPTION)
+        figure.savefig(folder / FIGURE, dpi=150)
+        (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+    return metrics
+
+
+def _first_values(z: np.ndarray) -> np.ndarray:
+    """Return the first value of each column (T, k) that is not missing."""
+    return z[np.argmin(np.isnan(z), axis=0), np.arange(z.shape[1])]
+
+
+def _slope(ts: np.ndarray, z: np.ndarray) -> float:
+    """Return the typical size of dz/dt, from 50 equal parts of the time, so that noise in close rows counts little."""
+    grid = np.linspace(ts[0], ts[-1], 51)
+    held = [~np.isnan(column) for column in z.T]
+    lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])
+    slope = np.sqrt(np.mean(np.square(np.diff(lines)))) / (grid[1] - grid[0])
+    return float(slope) or 1.0 / float(ts[-1] - ts[0])

@@ -1,0 +1,90 @@
+"""`pyneuralode solve`: a saved model at given times, as a table and a figure."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ArgumentError, ModelFileError
+from ..models import NeuralODE, load
+from ..plotting.fits import solution_columns
+from .description import DESCRIPTION, MODEL, Description
+from .files import whole_files
+
+
+@dataclass(frozen=True)
+class Table:
+    """States (T, k) of the named columns at times (T,); `time` names the time column."""
+
+    time: str
+    columns: tuple[str, ...]
+    ts: np.ndarray
+    states: np.ndarray
+
+
+def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) -> Table:
+    """Solve a saved model.
+
+    Parameters
+    ----------
+    path : path
+        Of a model, or of the folder of a fit.
+    times : (T,), optional
+        Rising times; 201 of the fitted span unless given.
+    y0 : k numbers, optional
+        State at the first of the times; unless given it is the fitted state at the fitted span's begin.
+
+    Raises
+    ------
+    ModelFileError, ArgumentError, SolverError
+    """
+    path = path / MODEL if path.is_dir() else path
+    model = load(path)
+    beside = path.with_name(DESCRIPTION)
+    dim = model.field.dim - getattr(model, "extra", 0)
+    if beside.is_file():
+        about = Description.load(beside)
+        if not len(about.columns) == len(about.y0) == dim:
+            raise ModelFileError(f"{beside} describes another model than {path}: keep the two files of a fit together.")
+    elif times is None or y0 is None:
+        lacking = "times" if times is None else "y0"
+        raise ArgumentError(f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101.")
+    else:
+        about = Description("t", tuple(f"y{i}" for i in range(1, dim + 1)), times[0], times[-1], tuple(y0))
+    if times is None:
+        times = np.linspace(about.t0, about.t1, 201)
+    if y0 is None and times[0] < about.t0:
+        raise ArgumentError(
+            f"times begins with {times[0]:g}, before the fitted initial state at {about.t0:g}: begin there, or write "
+            f"--y0 for the state at {times[0]:g}."
+        )
+    if y0 is not None and len(y0) != dim:
+        raise ArgumentError(f"y0 has {len(y0)} numbers and the model {dim} columns: give one each ({', '.join(about.columns)}).")
+    start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
+    states = _states(model, np.array(state, dtype=float), start, times)
+    return Table(about.time, about.columns, times, states[:, :dim])
+
+
+def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
+    """Return the states (T, d) at rising times from `start` on."""
+    later = times[times > start]
+    if len(later) == 0:
+        return model.prepare(y0)[None]
+    return model.solve(y0, np.append(start, later)).ys[len(later) + 1 - len(times):]
+
+
+def write_solution(out: Path, table: Table) -> tuple[Path, Path]:
+    """Write OUT.csv and OUT.png, or a folder's solution.csv and solution.png; return the two paths."""
+    final = out if out.suffix.lower() == ".csv" else out / "solution.csv"
+    picture = final.with_suffix(".png")
+    figure = solution_columns(table.ts, table.states, table.columns, table.time)
+    with whole_files(final, picture) as (csv_path, png_path):
+        with csv_path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([table.time, *table.columns])
+            writer.writerows(np.column_stack([table.ts, table.states]).tolist())
+        figure.savefig(png_path, dpi=150)
+    return final, picture

@@ -1,0 +1,151 @@
+"""A check of a model's gradients that a user can run: every method against finite differences."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .engines.torch_engine.memory import PeakMemory
+from .engines.torch_engine.solve import find_tableau
+from .errors import ArgumentError
+from .fields import Field
+from .gradients import GRADIENTS, ForwardMode, GradientMethod, find_gradient
+
+if TYPE_CHECKING:
+    from .models import NeuralODE
+
+FEW = 200  # numbers beyond which forward mode is not worth the wait
+
+
+@dataclass(frozen=True)
+class GradientRow:
+    """One method: relative error of the gradient, seconds, peak bytes of torch tensors (None where not run)."""
+
+    method: str
+    error: float | None
+    seconds: float | None
+    peak_bytes: int | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GradientCheck:
+    """The rows of a check; printed it is a table."""
+
+    rows: list[GradientRow]
+    about: str
+
+    def __str__(self) -> str:
+        lines = [self.about, f"{'method':<24}{'error':>10}{'ms':>10}{'peak kB':>10}"]
+        for row in self.rows:
+            if row.error is None:
+                lines.append(f"{row.method:<24}{'-':>10}{'-':>10}{'-':>10}  {row.note}")
+            else:
+                lines.append(f"{row.method:<24}{row.error:>10.1e}{1e3 * row.seconds:>10.1f}{row.peak_bytes / 1e3:>10.1f}")
+        return "\n".join(lines)
+
+
+def check_gradient(
+    model: NeuralODE,
+    y0: Any,
+    ts: Any,
+    *,
+    loss: Callable[[Tensor], Tensor] | None = None,
+    methods: Sequence[str | GradientMethod] = tuple(GRADIENTS),
+    directions: int = 8,
+    seed: int = 0,
+) -> GradientCheck:
+    """Compare every gradient method with finite differences, in float64; see `NeuralODE.check_gradient`."""
+    model = copy.deepcopy(model).double()
+    model.fused = False  # so that the memory counted is that of the method
+    y0 = torch.as_tensor(y0).detach().to(torch.float64)
+    ts = torch.as_tensor(ts).detach().to(torch.float64)
+    loss = loss or (lambda ys: ys.square().sum())
+    parameters = {name: value.detach().clone() for name, value in model.tensors().items()}
+    count = y0.numel() + sum(p.numel() for p in parameters.values())
+
+    _require_differentiable(model, y0, ts)
+
+    def run() -> tuple[dict[str, Tensor], Tensor]:
+        point = {n: p.clone().requires_grad_() for n, p in parameters.items()}
+        start = y0.clone().requires_grad_()
+        result = loss(model.solve(start, ts, parameters=point).ys)
+        if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
+            raise ArgumentError("loss does not return a differentiable tensor of shape (): write it in torch operations.")
+        result.backward()
+        return point, start
+
+    chosen = _directions(parameters, y0, directions, seed)
+    expected = np.array([_difference(_tight(model), loss, ts, parameters, y0, d) for d in chosen])
+    if not np.isfinite(expected).all():
+        raise ArgumentError("loss is not finite around y0: give a loss, an initial state and times where it is.")
+    scale = np.abs(expected).max() or 1.0
+    rows = []
+    for method in map(find_gradient, methods):
+        name = type(method).__name__
+        if isinstance(method, ForwardMode) and count > FEW:
+            rows.append(GradientRow(name, None, None, None, f"not run: {count} numbers, and it is for at most {FEW}"))
+            continue
+        model.gradient = method
+        with PeakMemory() as memory:
+            point, start = run()
+        tick = time.perf_counter()
+        run()  # once more, since counting costs time
+        seconds = time.perf_counter() - tick
+        found = [_along({n: p.grad for n, p in point.items()}, start.grad, d) for d in chosen]
+        rows.append(GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak))
+    return GradientCheck(
+        rows, f"{count} numbers; error along {len(chosen)} directions, relative to the largest derivative, by central differences"
+    )
+
+
+def _require_differentiable(model: NeuralODE, y0: Tensor, ts: Tensor) -> None:
+    if isinstance(model.field, Field):
+        return
+    remedy = "write it in torch operations, without .detach(), .item() or NumPy."
+    try:
+        slope = model.field(ts[0], model.prepare(y0.clone().requires_grad_()))
+    except RuntimeError as error:
+        raise ArgumentError(f"the field cannot be differentiated ({str(error).splitlines()[0].rstrip('.')}): {remedy}") from None
+    if not slope.requires_grad:
+        raise ArgumentError(f"the field's slope depends on neither state nor parameters through torch: {remedy}")
+
+
+def _directions(parameters: dict[str, Tensor], y0: Tensor, count: int, seed: int) -> list[tuple[dict, Tensor]]:
+    """Return random directions in the space of parameters and initial state, of the size of their values."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(value: Tensor) -> Tensor:
+        size = value.abs().mean().clamp(min=1e-3) if value.numel() else 1.0
+        return size * torch.randn(value.shape, generator=generator, dtype=torch.float64)
+
+    return [({n: draw(p) for n, p in parameters.items()}, draw(y0)) for _ in range(count)]
+
+
+def _along(grads: dict[str, Tensor | None], start: Tensor | None, direction: tuple[dict, Tensor]) -> float:
+    pairs = [(grads[n], d) for n, d in direction[0].items()] + [(start, direction[1])]
+    return float(sum((g * d).sum() for g, d in pairs if g is not None))
+
+
+def _tight(model: NeuralODE) -> NeuralODE:
+    """Return the model for the reference: tight tolerances where it adapts its steps, else the very same steps."""
+    tight = copy.copy(model)
+    if find_tableau(model.solver).error is not None and model.control.step is None:
+        tight.solver, tight.control = "Vern7", replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0)
+    return tight
+
+
+@torch.no_grad()
+def _difference(model, loss, ts, parameters, y0, direction, h: float = 1e-5) -> float:
+    values = []
+    for sign in (h, -h):
+        moved = {n: p + sign * direction[0][n] for n, p in parameters.items()}
+        values.append(float(loss(model.solve(y0 + sign * direction[1], ts, parameters=moved).ys)))
+    return (values[0] - values[1]) / (2 * h)

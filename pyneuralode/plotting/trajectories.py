@@ -1,0 +1,122 @@
+"""Figures of trajectories: in the plane, over time, over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .style import COLOURS, DATA, INK, label, new_figure
+
+_FIELD = "#b8c2cc"
+
+
+def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
+    """Draw trajectories (T, 2) in the plane, a row for each run and a column for each iteration it kept."""
+    shown = list(next(iter(runs.values())))
+    figure, axes = new_figure(len(shown), len(runs), width=2.7, height=2.6)
+    reach = 1.25 * np.abs(truth).max()
+    for row, (name, trajectories), colour in zip(axes, runs.items(), COLOURS):
+        for ax, iteration in zip(row, shown):
+            ax.plot(*truth.T, color=DATA, linewidth=1.0, label="exact")
+            ax.plot(*trajectories[iteration].T, color=colour, linewidth=1.3, label="neural ODE")
+            _square(ax, reach)
+            error = np.mean((trajectories[iteration] - truth) ** 2)
+            label(ax, f"{name}, {iteration}: {error:.3g}", "state 1", "state 2" if ax is row[0] else "", legend=False)
+    _legend_below(figure, axes[0, 0])
+    return figure
+
+
+def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns: int) -> Figure:
+    """Draw a panel for each fit: (title, end of its span, times, states (T, d)); beyond the end data is open and
+    the curve dashed."""
+    figure, axes = new_figure(columns, -(-len(panels) // columns), width=3.6, height=2.7)
+    reach = 1.3 * np.abs(data).max()
+    for ax, (title, end, times, states) in zip(axes.flat, panels):
+        seen, inside = ts <= end, times <= end
+        for k, colour in zip(range(data.shape[1]), COLOURS):
+            ax.plot(ts[seen], data[seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, data")
+            ax.plot(ts[~seen], data[~seen, k], "o", color=colour, markersize=4, markerfacecolor="none", alpha=0.6)
+            ax.plot(times[inside], states[inside, k], color=colour, linewidth=1.5, label=f"state {k + 1}, fit")
+            ax.plot(times[~inside], states[~inside, k], "--", color=colour, linewidth=1.0, alpha=0.7)
+        ax.set_ylim(-reach, reach)
+        label(ax, title, "time", "state", legend=False)
+    _legend_below(figure, axes[0, 0])
+    return figure
+
+
+def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
+    """Draw a panel for each (title, trajectory (T, 2), slopes at the lattice (n, n, 2)), with data and truth."""
+    figure, axes = new_figure(len(planes), width=4.2, height=4.2)
+    for ax, (title, states, slopes), colour in zip(axes[0], planes, COLOURS):
+        directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
+        ax.quiver(lattice[..., 0], lattice[..., 1], directions[..., 0], directions[..., 1], color=_FIELD, scale=26, width=0.004)
+        ax.plot(*truth.T, color=INK, linewidth=1.0, label="exact")
+        ax.plot(*states.T, color=colour, linewidth=1.6, label="neural ODE")
+        ax.plot(*data.T, "o", color=DATA, markersize=4, label="data")
+        _square(ax, np.abs(lattice).max() * 1.06)
+        label(ax, title, "state 1", "state 2")
+        ax.legend(loc="upper right", fontsize=9, framealpha=0.9, edgecolor="none")
+    return figure
+
+
+def span_losses(ends: Sequence[float], runs: Mapping[str, Sequence[np.ndarray]]) -> Figure:
+    """Draw a panel for each span with the losses of every run in it (name -> losses of each span)."""
+    figure, axes = new_figure(len(ends), width=3.6, height=2.9)
+    for k, (ax, end) in enumerate(zip(axes[0], ends)):
+        for (name, losses), colour in zip(runs.items(), COLOURS):
+            ax.semilogy(np.arange(1, len(losses[k]) + 1), losses[k], color=colour, linewidth=1.1, label=name)
+        label(ax, f"span 0 to {end:g}", "iteration", "sum of squares", legend=False)
+    _legend_below(figure, axes[0, 0])
+    return figure
+
+
+def residual_and_ode(networks: Sequence[tuple], ode: tuple, slope: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Figure:
+    """Draw states against depth: residual networks (depths (n + 1,), states (n + 1, starts)), then the ODE.
+
+    ``slope(ts, ys)`` returns the field (T, Y), drawn as arrows at the layers, and everywhere for the ODE.
+    """
+    panels = [(f"residual network, {len(ts) - 1} layers", ts, states, True) for ts, states in networks]
+    panels.append(("ODE", *ode, False))
+    figure, axes = new_figure(len(panels), width=3.8, height=4.4)
+    reach = 1.1 * max(np.abs(states).max() for _, _, states, _ in panels)
+    across = np.linspace(-reach, reach, 27)
+    for ax, (title, ts, states, layered) in zip(axes[0], panels):
+        at = ts[:-1] if layered and len(ts) < 30 else np.linspace(ts[0], ts[-1], 26)
+        slopes = slope(at, across)
+        length = np.hypot(slopes, 1)
+        ax.quiver(
+            np.broadcast_to(across, slopes.shape), np.broadcast_to(at[:, None], slopes.shape), slopes / length, 1 / length,
+            color=_FIELD, angles="xy", scale=32, width=0.0035,
+        )
+        for k, path in enumerate(states.T):
+            colour = COLOURS[k % len(COLOURS)]
+            ax.plot(path, ts, "-", color=colour, linewidth=1.4)
+            ax.plot(path if layered else path[[0, -1]], ts if layered else ts[[0, -1]], "o", color=colour,
+                    markersize=4 if len(ts) < 30 or not layered else 1.8)
+        ax.set_xlim(-reach, reach)
+        label(ax, title, "state", "depth" if ax is axes[0, 0] else "")
+    return figure
+
+
+def depth_errors(distances: Mapping[int, float]) -> Figure:
+    """Draw the distance from the ODE (by number of layers) on logarithmic axes, beside a line of slope -1."""
+    figure, axes = new_figure()
+    depths, values = np.array(list(distances)), np.array(list(distances.values()))
+    axes[0, 0].loglog(depths, values, "o-", color=COLOURS[0], linewidth=1.6, label="residual network")
+    axes[0, 0].loglog(depths, values[-1] * depths[-1] / depths, ":", color=INK, linewidth=1.0, label="1 / depth")
+    label(axes[0, 0], "Distance from the ODE at the end", "layers", "root mean square, units of the state")
+    return figure
+
+
+def _square(ax: Axes, reach: float) -> None:
+    ax.set_xlim(-reach, reach)
+    ax.set_ylim(-reach, reach)
+    ax.set_aspect("equal")
+
+
+def _legend_below(figure: Figure, ax: Axes) -> None:
+    handles, names = ax.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)

@@ -1,0 +1,71 @@
+"""The check that users run: its table is right, and it notices gradients that are wrong."""
+
+import numpy as np
+import pytest
+import torch
+
+import pyneuralode as pn
+from pyneuralode.engines.torch_engine.memory import PeakMemory
+from pyneuralode.gradients import GRADIENTS
+
+
+def test_the_table_has_every_method_with_a_small_error(capsys):
+    model = pn.NeuralODE(pn.MLP((2, 6, 2), init_bias=0.3), rtol=1e-8, atol=1e-8)
+    check = model.check_gradient([1.0, 0.5], np.linspace(0, 2, 5))
+    assert [row.method for row in check.rows] == list(GRADIENTS)
+    for row in check.rows:
+        assert row.error < 1e-6 and row.seconds > 0 and row.peak_bytes > 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in GRADIENTS) and "error" in printed
+
+
+def test_a_wrong_gradient_is_noticed():
+    class Wrong(torch.nn.Module):
+        def forward(self, t, y):
+            return -y * y.detach()  # half of its derivative is hidden
+
+    check = pn.NeuralODE(Wrong(), rtol=1e-8, atol=1e-8).check_gradient([1.0, 0.5], [0.0, 1.0], methods=["Backprop"])
+    assert check.rows[0].error > 1e-2
+
+
+def test_forward_mode_is_left_out_where_there_are_many_parameters():
+    model = pn.NeuralODE(pn.MLP((2, 60, 2), init_bias=0.3))
+    row = model.check_gradient([1.0, 0.5], [0.0, 1.0], methods=["ForwardMode"]).rows[0]
+    assert row.error is None and "at most 200" in row.note
+
+
+@pytest.mark.parametrize("field", [
+    lambda t, y: torch.as_tensor(-y.detach().numpy()),
+    lambda t, y: torch.as_tensor(-y.numpy()),
+], ids=["detached", "numpy"])
+def test_a_model_that_is_not_differentiable_is_refused_in_one_sentence(field):
+    with pytest.raises(pn.ArgumentError, match="write it in torch operations") as caught:
+        pn.NeuralODE(field).check_gradient([1.0, 2.0], [0.0, 1.0])
+    assert "\n" not in str(caught.value)
+
+
+def test_peak_memory_counts_what_is_alive():
+    with PeakMemory() as memory:
+        a = torch.zeros(1000, dtype=torch.float64)
+        b = a + 1
+        del a
+        c = b * 2
+    assert memory.peak == 16000 and memory.now == 16000
+    del b, c
+
+
+def test_memory_grows_as_each_method_says():
+    """A hundred times the steps: flat for Backsolve, one state a step for Checkpointed, every stage for Backprop."""
+    peaks = {}
+    for method in ("Backprop", "Checkpointed", "Backsolve"):
+        for steps in (20, 200):
+            model = pn.NeuralODE(pn.MLP((4, 32, 4), init_bias=0.3), solver="RK4", step=1.0 / steps, gradient=method, fused=False)
+            y0 = torch.ones(16, 4, dtype=torch.float64)
+            with PeakMemory() as memory:
+                model(y0, torch.tensor([0.0, 1.0], dtype=torch.float64))[-1].sum().backward()
+            peaks[method, steps] = memory.peak
+    growth = {m: (peaks[m, 200] - peaks[m, 20]) / 180 for m in ("Backprop", "Checkpointed", "Backsolve")}
+    state = 16 * 4 * 8
+    assert growth["Backsolve"] < 0.1 * state
+    assert growth["Checkpointed"] <= 1.01 * state
+    assert growth["Backprop"] > 4 * state
