@@ -25,21 +25,20 @@ def side_by_side(
     if workers == 1 or len(jobs) == 1:
         return [work(*job, advance=task.advance) for job, task in zip(jobs, tasks)]
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        reports = manager.Queue()
-        with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (reports,)) as pool:
-            running = [pool.submit(_run, work, index, job) for index, job in enumerate(jobs)]
-            left = set(running)
-            try:
-                while left:
-                    done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        future.result()  # a failure ends the whole experiment at once
-                    _pass_on(reports, tasks)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            return [future.result() for future in running]
+    reports = context.Queue()
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (reports,)) as pool:
+        running = [pool.submit(_run, work, index, job) for index, job in enumerate(jobs)]
+        left = set(running)
+        try:
+            while left:
+                done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()  # a failure ends the whole experiment at once
+                _pass_on(reports, tasks)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [future.result() for future in running]
 
 
 def _start(reports: Any) -> None:

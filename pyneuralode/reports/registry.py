@@ -61,6 +61,12 @@ EXPERIMENTS: dict[str, Experiment] = {
             f"{_KTH_REPORT}, Fig. 1",
             "pyneuralode.reports.depth",
         ),
+        Experiment(
+            "adjoint",
+            "Gradient methods: their error and their memory",
+            f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
+            "pyneuralode.reports.adjoint",
+        ),
     )
 }
 

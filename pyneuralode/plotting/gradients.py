@@ -1,0 +1,48 @@
+"""Figures of gradient methods: error against tolerance, memory against the number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .style import COLOURS, INK, label, new_figure
+
+MARKERS = "osD^vP"
+
+
+def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Draw relative gradient errors: a panel for each problem and solver, a line for each method."""
+    columns = 2
+    rows = -(-len(panels) // columns)
+    figure, axes = new_figure(columns, rows, width=4.8, height=3.2)
+    for ax, (title, methods) in zip(axes.flat, panels.items()):
+        for colour, marker, (name, errors) in zip(COLOURS, MARKERS, methods.items()):
+            ax.loglog(tolerances, errors, marker=marker, color=colour, markersize=4, linewidth=1.2, label=name, alpha=0.85)
+        ax.loglog(tolerances, tolerances, color=INK, linewidth=0.8, linestyle=":", label="error = tolerance")
+        ax.axhline(1, color=INK, linewidth=0.6)
+        ax.invert_xaxis()
+        label(ax, title, "rtol = atol", "relative error of the gradient", legend=ax is axes.flat[0])
+    return figure
+
+
+def memory_growth(steps: Sequence[int], peaks: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the peak memory (bytes) of a gradient by each method against the number of steps."""
+    figure, axes = new_figure()
+    for colour, marker, (name, values) in zip(COLOURS, MARKERS, peaks.items()):
+        axes[0, 0].loglog(steps, np.asarray(values) / 1e3, marker=marker, color=colour, markersize=4, label=name)
+    label(axes[0, 0], "Memory of one gradient", "steps", "peak memory, kB")
+    return figure
+
+
+def wrong_sign(tolerances: Sequence[float], truth: float, derivatives: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw a derivative by each method against the tolerance, and its true value."""
+    figure, axes = new_figure()
+    for colour, marker, (name, values) in zip(COLOURS, MARKERS, derivatives.items()):
+        axes[0, 0].semilogx(tolerances, values, marker=marker, color=colour, markersize=4, label=name, alpha=0.85)
+    axes[0, 0].axhline(truth, color=INK, linewidth=0.8, linestyle=":", label="truth")
+    axes[0, 0].set_ylim(-4 * abs(truth), 2 * abs(truth))
+    axes[0, 0].invert_xaxis()
+    label(axes[0, 0], "y' = -25 (y - cos t): the derivative dy(1)/dk", "rtol = atol", "dy(1)/dk")
+    return figure
