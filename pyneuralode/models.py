@@ -168,17 +168,10 @@ class NeuralODE(nn.Module):
 
     def solve(self, y0: Any, ts: Any, *, parameters: Mapping[str, Any] | None = None, dense: bool = False) -> Solution:
         """Solve from `y0` at ``ts[0]`` through `ts`; `parameters` stand in for the model's own."""
-        return solve(
-            self.field,
-            self.prepare(y0),
-            ts,
-            parameters=self.tensors() if parameters is None else parameters,
-            solver=self.solver,
-            gradient=self.gradient,
-            engine=self.engine,
-            dense=dense,
-            fused=self.fused,
-            **vars(self.control),
+        parameters = self.tensors() if parameters is None else dict(parameters)
+        choose_engine(self.engine)
+        return torch_engine.solve(
+            Problem(self.field, parameters, self.prepare(y0), ts, self.solver, self.control, self.gradient, dense, self.fused)
         )
 
     def forward(self, y0: Any, ts: Any) -> Any:

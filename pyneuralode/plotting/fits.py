@@ -17,7 +17,7 @@ def solution_columns(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str],
     figure, axes = new_figure(across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2)
     for ax, name, curve, colour in zip(axes.flat, columns, curves.T, COLOURS * len(columns)):
         ax.plot(ts, curve, color=colour, linewidth=1.8, label="model")
-        label(ax, "", time, name, legend=False)
+        label(ax, "", _plain(time), _plain(name), legend=False)
     for ax in list(axes.flat)[len(columns):]:
         ax.set_visible(False)
     return figure
@@ -40,3 +40,8 @@ def fitted_columns(
             ax.plot(ts[~fitted], column[~fitted], "o", markerfacecolor="none", label="not fitted", **dots)
     figure.axes[0].legend(frameon=False, fontsize=9)
     return figure
+
+
+def _plain(name: str) -> str:
+    """Return a user's name for an axis, where matplotlib would take dollars for mathematics."""
+    return name.replace("$", r"\$")

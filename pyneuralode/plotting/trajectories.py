@@ -18,13 +18,14 @@ def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]
     shown = list(next(iter(runs.values())))
     figure, axes = new_figure(len(shown), len(runs), width=2.7, height=2.6)
     reach = 1.25 * np.abs(truth).max()
-    for row, (name, trajectories), colour in zip(axes, runs.items(), COLOURS):
+    for row, (name, trajectories) in zip(axes, runs.items()):
         for ax, iteration in zip(row, shown):
-            ax.plot(*truth.T, color=DATA, linewidth=1.0, label="exact")
-            ax.plot(*trajectories[iteration].T, color=colour, linewidth=1.3, label="neural ODE")
+            ax.plot(*truth.T, color=INK, linewidth=0.9, label="exact")
+            ax.plot(*trajectories[iteration].T, color=COLOURS[1], linewidth=1.2, label="neural ODE")
             _square(ax, reach)
             error = np.mean((trajectories[iteration] - truth) ** 2)
-            label(ax, f"{name}, {iteration}: {error:.3g}", "state 1", "state 2" if ax is row[0] else "", legend=False)
+            x, y = "state 1" if row is axes[-1] else "", f"{name}\nstate 2" if ax is row[0] else ""
+            label(ax, f"iteration {iteration}: {error:.3g}", x, y, legend=False)
     _legend_below(figure, axes[0, 0])
     return figure
 
@@ -49,16 +50,16 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
 
 def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
     """Draw a panel for each (title, trajectory (T, 2), slopes at the lattice (n, n, 2)), with data and truth."""
-    figure, axes = new_figure(len(planes), width=4.2, height=4.2)
-    for ax, (title, states, slopes), colour in zip(axes[0], planes, COLOURS):
+    figure, axes = new_figure(len(planes), width=4.2, height=4.4)
+    for ax, (title, states, slopes) in zip(axes[0], planes):
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
         ax.quiver(lattice[..., 0], lattice[..., 1], directions[..., 0], directions[..., 1], color=_FIELD, scale=26, width=0.004)
         ax.plot(*truth.T, color=INK, linewidth=1.0, label="exact")
-        ax.plot(*states.T, color=colour, linewidth=1.6, label="neural ODE")
+        ax.plot(*states.T, color=COLOURS[1], linewidth=1.6, label="neural ODE")
         ax.plot(*data.T, "o", color=DATA, markersize=4, label="data")
         _square(ax, np.abs(lattice).max() * 1.06)
-        label(ax, title, "state 1", "state 2")
-        ax.legend(loc="upper right", fontsize=9, framealpha=0.9, edgecolor="none")
+        label(ax, title, "state 1", "state 2", legend=False)
+    _legend_below(figure, axes[0, 0])
     return figure
 
 

@@ -26,6 +26,8 @@ log = logging.getLogger("pyneuralode")
 TAPE_BYTES = 256 << 20
 # A fit solves thousands of times: fresh memory for each tape would cost more than the arithmetic on it.
 SPARE_BYTES = 32 << 20
+# Multiplications in one evaluation of the field beyond which torch's matrix products are as fast (measured).
+LARGE = 1_000_000
 _spare: dict[np.dtype, list[tuple[np.ndarray, np.ndarray]]] = {np.dtype("f4"): [], np.dtype("f8"): []}
 
 
@@ -48,6 +50,8 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
         return False
     plan = field_plan(problem.dynamics, y0.itemsize)
     if plan is None or any(parameters[name].shape != shape for name, shape in plan.shapes.items()):
+        return False
+    if y0.numel() // problem.dynamics.dim * sum(map(math.prod, plan.shapes.values())) > LARGE:
         return False
     wants_gradient = torch.is_grad_enabled() and (
         y0.requires_grad or any(parameters[name].requires_grad for name in plan.shapes)
