@@ -124,7 +124,7 @@ def test_a_residual_network_is_its_layers():
     y = torch.as_tensor(depth.STARTS)
     for layer in range(5):
         np.testing.assert_allclose(states[layer], y.numpy(), atol=1e-12)
-        y = y + 1.0 * depth.field(torch.tensor(float(layer)), y)
+        y = y + 1.0 * depth.field(torch.tensor(layer, dtype=y.dtype), y)
     np.testing.assert_allclose(states[5], y.numpy(), atol=1e-12)
 
 

@@ -43,7 +43,8 @@ def test_a_short_neural_fit_lowers_the_loss_over_growing_spans():
     plan = GrowingSpan([60, 91], Adam(5e-3, schedule="cosine"), 100)
     result = fit_neural(DAYS, VALUES, plan=plan)
     assert [stage.end for stage in result.stages] == [60, 91]
-    assert result.stages[0].best_loss < 1e-3 and result.stages[1].best_loss < 0.05
+    first, second = result.stages
+    assert first.best_loss < 0.02 * first.losses[0] and second.best_loss < 0.05
     seen = DAYS <= 91
     assert ((neural_curve(result.model, DAYS[seen]) - VALUES[seen]) ** 2).sum() == pytest.approx(result.loss, rel=1e-6)
 

@@ -17,7 +17,7 @@ from ..models import AugmentedNeuralODE
 from ..plotting.curves import stage_losses
 from ..plotting.epidemics import fitted_curves, forecasts, growing_fits
 from .base import Context, Report, Row, Table
-from .parallel import side_by_side
+from .parallel import Job, side_by_side
 from .seir import SCALE, UNIT
 
 THEIR_RUNS = (1.97e-4, 4.39e-4, 1.99e-2)
@@ -30,18 +30,26 @@ def run(context: Context) -> Report:
     seeds = [context.seed + k for k in range(1 if context.quick else 5)]
     iterations = 150 if context.quick else 1000
     finish = 300 if context.quick else 3000
-    theirs = {
-        activation: _fits(context, f"the report's set-up, {activation}", _their_fit, [(activation, s, iterations) for s in seeds],
-                          iterations * len(SPANS))
+    groups: dict[str, list[Job]] = {
+        f"report's set-up, {activation}": [
+            Job(f"report's set-up, {activation}, seed {s}", _their_fit, (activation, s, iterations), iterations * len(SPANS))
+            for s in seeds
+        ]
         for activation in ("swish", "relu")
     }
-    ours = _fits(context, "our set-up", _our_fit, [("report", s, None, finish) for s in seeds], _length(finish))
-    official = _fits(context, "official series", _our_fit, [("official", s, None, finish) for s in seeds], _length(finish))
-    ahead = {
-        held_out: _fits(context, f"last {held_out} days held out", _our_fit, [("official", s, held_out, finish) for s in seeds],
-                        _length(finish))
-        for held_out in HELD_OUT
-    }
+    for name, series, held_out in [
+        ("our set-up", "report", 0),
+        ("official series", "official", 0),
+        *((f"last {days} days held out", "official", days) for days in HELD_OUT),
+    ]:
+        groups[name] = [
+            Job(f"{name}, seed {s}", _our_fit, (series, s, held_out, finish), 100 * len(SPANS) + finish) for s in seeds
+        ]
+    fits = iter(_fits(context, [job for jobs in groups.values() for job in jobs]))
+    results = {name: [next(fits) for _ in jobs] for name, jobs in groups.items()}
+    theirs = {activation: results[f"report's set-up, {activation}"] for activation in ("swish", "relu")}
+    ours, official = results["our set-up"], results["official series"]
+    ahead = {held_out: results[f"last {held_out} days held out"] for held_out in HELD_OUT}
     rows = _their_rows(theirs) + _our_rows(ours, official)
     table, panels = _forecasts(ahead)
     return Report(
@@ -72,12 +80,8 @@ def run(context: Context) -> Report:
     )
 
 
-def _length(finish: int) -> int:
-    return 100 * len(SPANS) + finish
-
-
-def _fits(context: Context, title: str, work, jobs: list[tuple], total: int) -> list[FitResult]:
-    results = side_by_side(work, jobs, context.workers, context.progress, [f"{title}, seed {job[1]}" for job in jobs], total)
+def _fits(context: Context, jobs: list[Job]) -> list[FitResult]:
+    results = side_by_side(jobs, context.workers, context.progress)
     if any(result.interrupted for result in results):
         raise KeyboardInterrupt  # a fit that was stopped is not a result
     return results
@@ -94,10 +98,10 @@ def _their_fit(activation: str, seed: int, iterations: int, advance) -> FitResul
     return fit_neural(*_points("report"), model=model, plan=plan, callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}"))
 
 
-def _our_fit(series: str, seed: int, held_out: int | None, finish: int, advance) -> FitResult:
+def _our_fit(series: str, seed: int, held_out: int, finish: int, advance) -> FitResult:
     days, values = _points(series)
     horizon = days[-1]
-    seen = days <= horizon - (held_out or 0)
+    seen = days <= horizon - held_out
     # The goal is a mean square, so that fewer points are not fitted more closely.
     plan = neural_plan(horizon, goal=7.5e-5 / 56 * seen.sum(), finish=finish)
     return fit_neural(

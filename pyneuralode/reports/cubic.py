@@ -13,7 +13,7 @@ from ..fitting import LBFGS, Adam, FitResult, GrowingSpan, Stage, StageResult, f
 from ..models import NeuralODE, solve
 from ..plotting.trajectories import learned_planes, span_fits, span_losses
 from .base import Context, Report, Row, Table
-from .parallel import side_by_side
+from .parallel import Job, side_by_side
 
 # u' = (u^3) A in row vectors, A = [-0.1 2; -2 -0.1]: the transpose acts on columns.
 TRUTH = Linear(((-0.1, -2.0), (2.0, -0.1)), input_map="cube")
@@ -31,8 +31,8 @@ def run(context: Context) -> Report:
     """Quick: one seed of everything. Full: five."""
     seeds = [context.seed + k for k in range(1 if context.quick else 5)]
     jobs = [(kind, seed) for kind in WORDS for seed in seeds]
-    labels = [f"{WORDS[kind]}, seed {seed}" for kind, seed in jobs]
-    fits = side_by_side(fit_spiral, jobs, context.workers, context.progress, labels, sum(ITERATIONS))
+    work = [Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed), sum(ITERATIONS)) for kind, seed in jobs]
+    fits = side_by_side(work, context.workers, context.progress)
     if any(result.interrupted for found in fits for result in found):
         raise KeyboardInterrupt  # a fit that was stopped is not a result
     ended = {kind: [span_ends(found) for (k, _), found in zip(jobs, fits) if k == kind] for kind in WORDS}

@@ -17,7 +17,6 @@ DEPTHS = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 def field(t, y):
     """Return dy/dt for torch tensors: states drift towards lines that wander with t; df/dy is at least -1.3."""
-    t = torch.as_tensor(t)
     return torch.cos(t) - torch.sin(1.3 * y + t)
 
 

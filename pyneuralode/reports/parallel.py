@@ -6,35 +6,46 @@ import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
-from ..progress import Progress
+from ..progress import Progress, Task
 
 _reports: Any = None
 
 
-def side_by_side(
-    work: Callable[..., Any], jobs: Sequence[tuple], workers: int, progress: Progress, names: Sequence[str], total: int
-) -> list[Any]:
-    """Return ``[work(*job, advance=...) for job in jobs]``, up to `workers` at once.
+@dataclass(frozen=True)
+class Job:
+    """A piece of work: ``work(*arguments, advance=...)`` calls ``advance(n, note)`` for each unit of its `total`.
 
-    `work` is a function of a module (processes import it by name) that calls ``advance(n, note)`` for each unit
-    of its `total`. Processes are spawned, since a forked torch may hang, and use one thread each.
+    `work` is a function of a module, since processes import it by name.
     """
-    tasks = [progress.task(name, total) for name in names]
+
+    name: str
+    work: Callable[..., Any]
+    arguments: tuple
+    total: int
+
+
+def side_by_side(jobs: Sequence[Job], workers: int, progress: Progress) -> list[Any]:
+    """Return what each job's work returns, in their order, with up to `workers` at once.
+
+    A bar appears when its job begins. Processes are spawned, since a forked torch may hang, and use one thread each.
+    """
     if workers == 1 or len(jobs) == 1:
-        return [work(*job, advance=task.advance) for job, task in zip(jobs, tasks)]
+        return [job.work(*job.arguments, advance=progress.task(job.name, job.total).advance) for job in jobs]
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
+    tasks: dict[int, Task] = {}
     with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (reports,)) as pool:
-        running = [pool.submit(_run, work, index, job) for index, job in enumerate(jobs)]
+        running = [pool.submit(_run, index, job) for index, job in enumerate(jobs)]
         left = set(running)
         try:
             while left:
                 done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()  # a failure ends the whole experiment at once
-                _pass_on(reports, tasks)
+                _pass_on(reports, jobs, tasks, progress)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -49,8 +60,9 @@ def _start(reports: Any) -> None:
     torch.set_num_threads(1)
 
 
-def _run(work: Callable[..., Any], index: int, job: tuple) -> Any:
+def _run(index: int, job: Job) -> Any:
     pending = 0
+    _reports.put((index, 0, ""))
 
     def advance(n: int = 1, note: str = "") -> None:
         # A message for every iteration would cost more than the iteration.
@@ -60,15 +72,17 @@ def _run(work: Callable[..., Any], index: int, job: tuple) -> Any:
             _reports.put((index, pending, note))
             pending = 0
 
-    result = work(*job, advance=advance)
+    result = job.work(*job.arguments, advance=advance)
     _reports.put((index, pending, ""))
     return result
 
 
-def _pass_on(reports: Any, tasks: Sequence) -> None:
+def _pass_on(reports: Any, jobs: Sequence[Job], tasks: dict[int, Task], progress: Progress) -> None:
     while True:
         try:
             index, n, note = reports.get_nowait()
         except queue.Empty:
             return
+        if index not in tasks:
+            tasks[index] = progress.task(jobs[index].name, jobs[index].total)
         tasks[index].advance(n, note)
