@@ -44,7 +44,7 @@ def main():
             make_table(path)
         table = pd.read_csv(path)
         names = list(table.columns[1:])
-        ts, values = table.iloc[:, 0].to_numpy(float), table.iloc[:, 1:].to_numpy(float)
+        ts, values = np.array(table.iloc[:, 0], float), np.array(table.iloc[:, 1:], float)
 
         # A net trains best on values around 1; the slope's size goes into the net's output.
         mean, size = np.nanmean(values, axis=0), np.nanstd(values, axis=0)

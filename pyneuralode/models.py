@@ -177,6 +177,10 @@ class NeuralODE(nn.Module):
     def forward(self, y0: Any, ts: Any) -> Any:
         return self.solve(y0, ts).ys
 
+    def slope(self, t: float, y: Any) -> Any:
+        """Return dy/dt (like y) at time `t` for a whole state `y`, NumPy or torch; its added components included."""
+        return torch_engine.slope(self.field, self.tensors(), t, y)
+
     def check_gradient(self, y0: Any, ts: Any, **settings: Any) -> GradientCheck:
         """Print, and return, a table of every gradient method: error, time and peak memory.
 

@@ -72,7 +72,8 @@ def test_the_cubic_data_spiral_inward_as_written():
     def written(t, u):
         return u**3 @ torch.tensor([[-0.1, 2.0], [-2.0, -0.1]], dtype=u.dtype)
 
-    np.testing.assert_allclose(pn.solve(written, cubic.START, cubic.TIMES, rtol=1e-10, atol=1e-10).ys, states, atol=1e-7)
+    again = pn.solve(written, cubic.START, cubic.TIMES, rtol=1e-10, atol=1e-10).ys
+    np.testing.assert_allclose(again, states, atol=1e-7)
 
 
 def test_spans_hold_9_18_and_30_points():
@@ -88,11 +89,9 @@ def test_the_misfit_adds_up_to_the_loss_of_the_fit():
 
 
 def test_the_poster_plan_is_the_one_printed():
-    stages = cubic.plans_of("warm")[0].stages()
-    assert [(s.end, s.optimiser.lr, s.iterations) for s in stages] == [(1.5, 0.05, 300), (3.0, 0.05, 500), (5.0, 0.01, 500)]
-    assert [(s.end, s.optimiser.lr, s.iterations) for s in cubic.plans_of("scratch")] == [
-        (1.5, 0.05, 300), (3.0, 0.05, 500), (5.0, 0.01, 500),
-    ]
+    for stages in (cubic.plans_of("warm")[0].stages(), cubic.plans_of("scratch")):
+        settings = [(s.end, s.optimiser.lr, s.iterations) for s in stages]
+        assert settings == [(1.5, 0.05, 300), (3.0, 0.05, 500), (5.0, 0.01, 500)]
 
 
 def test_cubic_reports_every_span(monkeypatch):
@@ -103,7 +102,9 @@ def test_cubic_reports_every_span(monkeypatch):
     monkeypatch.setattr(cubic, "plans_of", short_plans)
     report = cubic.run(Context("quick"))
     rows = {row.name: row for row in report.rows}
-    assert [rows[f"poster's set-up, span {s}: state 1, median seed"].target for s in ("1.5", "3", "5")] == [0.0432, 0.755, 0.825]
+    names = [f"poster's set-up, span {span}: state 1, median seed" for span in ("1.5", "3", "5")]
+    targets = [rows[name].target for name in names]
+    assert targets == [0.0432, 0.755, 0.825]
     final = rows["our plan, span 5: both states, worst seed"]
     assert final.target == 0.02 and final.met is False  # two iterations do not get there
     assert len(report.tables[0].rows) == 3
@@ -143,7 +144,8 @@ def test_depth_shows_first_order_and_no_crossing_of_the_ode():
     report = depth.run(Context("quick"))
     rows = {row.name: row.ours for row in report.rows}
     assert rows["order of the distance in 1 / depth, 100 to 1,000 layers"] == pytest.approx(1.0, abs=0.05)
-    assert rows["distance of 50 layers from the ODE at the end"] < 0.1 * rows["distance of 5 layers from the ODE at the end"]
+    far, near = (rows[f"distance of {n} layers from the ODE at the end"] for n in (5, 50))
+    assert 0 < near < 0.1 * far
     assert rows["pairs of neighbours that change places, ODE"] == 0
     assert rows["pairs of neighbours that change places, 5 layers"] > 0
     assert set(report.figures) == {"trajectories", "distance"}

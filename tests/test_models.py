@@ -121,3 +121,12 @@ def test_files_that_are_not_models_are_refused(tmp_path):
         pn.load(path)
     with pytest.raises(pn.ModelFileError, match="not there"):
         pn.load(tmp_path / "absent")
+
+
+def test_slope_is_the_field_in_numpy_and_in_torch():
+    model = pn.NeuralODE(pn.Linear(((0.0, 1.0), (-1.0, 0.0))))
+    y = np.array([[1.0, 2.0], [3.0, 4.0]])
+    np.testing.assert_array_equal(model.slope(0.0, y), [[2.0, -1.0], [4.0, -3.0]])
+    assert model.slope(0.0, torch.as_tensor(y)).requires_grad
+    clock = pn.NeuralODE(lambda t, y: t * y)
+    np.testing.assert_array_equal(clock.slope(2.0, y), 2 * y)

@@ -24,23 +24,27 @@ def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]
             ax.plot(*trajectories[iteration].T, color=COLOURS[1], linewidth=1.2, label="neural ODE")
             _square(ax, reach)
             error = np.mean((trajectories[iteration] - truth) ** 2)
-            x, y = "state 1" if row is axes[-1] else "", f"{name}\nstate 2" if ax is row[0] else ""
-            label(ax, f"iteration {iteration}: {error:.3g}", x, y, legend=False)
+            label(ax, f"iteration {iteration}: {error:.3g}", legend=False)
+        row[0].set_ylabel(f"{name}\nstate 2")
+    for ax in axes[-1]:
+        ax.set_xlabel("state 1")
     _legend_below(figure, axes[0, 0])
     return figure
 
 
 def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns: int) -> Figure:
-    """Draw a panel for each fit: (title, end of its span, times, states (T, d)); beyond the end data is open and
-    the curve dashed."""
+    """Draw a panel for each fit: (title, end of its span, times, states (T, d)).
+
+    Beyond the end of its span, data is drawn open and the curve dashed.
+    """
     figure, axes = new_figure(columns, -(-len(panels) // columns), width=3.6, height=2.7)
     reach = 1.3 * np.abs(data).max()
     for ax, (title, end, times, states) in zip(axes.flat, panels):
         seen, inside = ts <= end, times <= end
         for k, colour in zip(range(data.shape[1]), COLOURS):
             ax.plot(ts[seen], data[seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, data")
-            ax.plot(ts[~seen], data[~seen, k], "o", color=colour, markersize=4, markerfacecolor="none", alpha=0.6)
-            ax.plot(times[inside], states[inside, k], color=colour, linewidth=1.5, label=f"state {k + 1}, fit")
+            ax.plot(ts[~seen], data[~seen, k], "o", color=colour, markersize=4, fillstyle="none", alpha=0.6)
+            ax.plot(times[inside], states[inside, k], color=colour, label=f"state {k + 1}, fit")
             ax.plot(times[~inside], states[~inside, k], "--", color=colour, linewidth=1.0, alpha=0.7)
         ax.set_ylim(-reach, reach)
         label(ax, title, "time", "state", legend=False)
@@ -48,12 +52,16 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
     return figure
 
 
-def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
-    """Draw a panel for each (title, trajectory (T, 2), slopes at the lattice (n, n, 2)), with data and truth."""
+def learned_planes(
+    data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]
+) -> Figure:
+    """Draw data, truth and a panel for each (title, trajectory (T, 2), slopes at the lattice (n, n, 2))."""
     figure, axes = new_figure(len(planes), width=4.2, height=4.4)
     for ax, (title, states, slopes) in zip(axes[0], planes):
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
-        ax.quiver(lattice[..., 0], lattice[..., 1], directions[..., 0], directions[..., 1], color=_FIELD, scale=26, width=0.004)
+        ax.quiver(
+            *np.moveaxis(lattice, -1, 0), *np.moveaxis(directions, -1, 0), color=_FIELD, scale=26, width=0.004
+        )
         ax.plot(*truth.T, color=INK, linewidth=1.0, label="exact")
         ax.plot(*states.T, color=COLOURS[1], linewidth=1.6, label="neural ODE")
         ax.plot(*data.T, "o", color=DATA, markersize=4, label="data")
@@ -74,7 +82,9 @@ def span_losses(ends: Sequence[float], runs: Mapping[str, Sequence[np.ndarray]])
     return figure
 
 
-def residual_and_ode(networks: Sequence[tuple], ode: tuple, slope: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Figure:
+def residual_and_ode(
+    networks: Sequence[tuple], ode: tuple, slope: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Figure:
     """Draw states against depth: residual networks (depths (n + 1,), states (n + 1, starts)), then the ODE.
 
     ``slope(ts, ys)`` returns the field (T, Y), drawn as arrows at the layers, and everywhere for the ODE.
@@ -85,18 +95,16 @@ def residual_and_ode(networks: Sequence[tuple], ode: tuple, slope: Callable[[np.
     reach = 1.1 * max(np.abs(states).max() for _, _, states, _ in panels)
     across = np.linspace(-reach, reach, 27)
     for ax, (title, ts, states, layered) in zip(axes[0], panels):
-        at = ts[:-1] if layered and len(ts) < 30 else np.linspace(ts[0], ts[-1], 26)
+        few = layered and len(ts) < 30
+        at = ts[:-1] if few else np.linspace(ts[0], ts[-1], 26)
         slopes = slope(at, across)
-        length = np.hypot(slopes, 1)
-        ax.quiver(
-            np.broadcast_to(across, slopes.shape), np.broadcast_to(at[:, None], slopes.shape), slopes / length, 1 / length,
-            color=_FIELD, angles="xy", scale=32, width=0.0035,
-        )
+        arrows = np.stack([slopes, np.ones_like(slopes)]) / np.hypot(slopes, 1)
+        ax.quiver(*np.meshgrid(across, at), *arrows, color=_FIELD, angles="xy", scale=32, width=0.0035)
+        dots = slice(None, None, 1 if layered else len(ts) - 1)  # every layer; of the ODE the two ends
         for k, path in enumerate(states.T):
             colour = COLOURS[k % len(COLOURS)]
-            ax.plot(path, ts, "-", color=colour, linewidth=1.4)
-            ax.plot(path if layered else path[[0, -1]], ts if layered else ts[[0, -1]], "o", color=colour,
-                    markersize=4 if len(ts) < 30 or not layered else 1.8)
+            ax.plot(path, ts, color=colour, linewidth=1.4)
+            ax.plot(path[dots], ts[dots], "o", color=colour, markersize=4 if few or not layered else 1.8)
         ax.set_xlim(-reach, reach)
         label(ax, title, "state", "depth" if ax is axes[0, 0] else "")
     return figure
@@ -107,7 +115,8 @@ def depth_errors(distances: Mapping[int, float]) -> Figure:
     figure, axes = new_figure()
     depths, values = np.array(list(distances)), np.array(list(distances.values()))
     axes[0, 0].loglog(depths, values, "o-", color=COLOURS[0], linewidth=1.6, label="residual network")
-    axes[0, 0].loglog(depths, values[-1] * depths[-1] / depths, ":", color=INK, linewidth=1.0, label="1 / depth")
+    guide = values[-1] * depths[-1] / depths
+    axes[0, 0].loglog(depths, guide, ":", color=INK, linewidth=1.0, label="1 / depth")
     label(axes[0, 0], "Distance from the ODE at the end", "layers", "root mean square, units of the state")
     return figure
 

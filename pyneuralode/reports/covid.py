@@ -14,8 +14,7 @@ from ..epidemics.neural import SPANS
 from ..fields import MLP
 from ..fitting import Adam, FitResult, GrowingSpan
 from ..models import AugmentedNeuralODE
-from ..plotting.curves import stage_losses
-from ..plotting.epidemics import fitted_curves, forecasts, growing_fits
+from ..plotting.epidemics import fitted_curves, forecasts, growing_fits, stage_losses
 from .base import Context, Report, Row, Table
 from .parallel import Job, side_by_side
 from .seir import SCALE, UNIT

@@ -1,4 +1,4 @@
-"""Experiment `depth`: a residual network's layers are Euler steps of an ODE; what they miss, and how fast it shrinks."""
+"""Experiment `depth`: a residual network's layers are Euler steps of an ODE; how far they end from it."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ DEPTHS = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def field(t, y):
-    """Return dy/dt for torch tensors: states drift towards lines that wander with t; df/dy is at least -1.3."""
+    """Return dy/dt for torch tensors: states drift to lines that wander with t; df/dy is at least -1.3."""
     return torch.cos(t) - torch.sin(1.3 * y + t)
 
 
 def run(context: Context) -> Report:
-    """The scales do not differ, it takes a second."""
+    """Run both; the scales do not differ, it takes a second."""
     ends = ode(np.array([0.0, SPAN]))[-1]
     layers = {depth: residual_network(depth) for depth in DEPTHS}
     distances = {depth: float(np.sqrt(np.mean((states[-1] - ends) ** 2))) for depth, states in layers.items()}
     times = np.linspace(0, SPAN, 401)
     paths = ode(times)
+    slope = order(distances, 100, 1000)
     return Report(
         rows=[
             Row(f"distance of {SHALLOW} layers from the ODE at the end", distances[SHALLOW]),
             Row(f"distance of {DEEP} layers from the ODE at the end", distances[DEEP]),
-            Row("order of the distance in 1 / depth, 100 to 1,000 layers", order(distances, 100, 1000), better="match"),
+            Row("order of the distance in 1 / depth, 100 to 1,000 layers", slope, better="match"),
             Row(f"pairs of neighbours that change places, {SHALLOW} layers", swaps(layers[SHALLOW])),
             Row(f"pairs of neighbours that change places, {DEEP} layers", swaps(layers[DEEP])),
             Row("pairs of neighbours that change places, ODE", swaps(paths)),
         ],
         figures={
             "trajectories": residual_and_ode(
-                [(np.linspace(0, SPAN, depth + 1), layers[depth]) for depth in (SHALLOW, DEEP)], (times, paths), _arrows
+                [(np.linspace(0, SPAN, depth + 1), layers[depth]) for depth in (SHALLOW, DEEP)],
+                (times, paths),
+                _slopes,
             ),
             "distance": depth_errors(distances),
         },
@@ -51,15 +54,17 @@ def run(context: Context) -> Report:
             )
         ],
         captions={
-            "trajectories": "States against depth from the same starts, and the field's direction where it is evaluated: at "
-            "the layers of a residual network, anywhere for the ODE (R Fig. 1).",
+            "trajectories": "States against depth from the same starts, with the field's direction: at the "
+            "layers of the network of five, everywhere for the others (R Fig. 1).",
             "distance": "The residual network tends to the ODE as 1 / depth: Euler's method has order 1.",
         },
         notes=[
-            "The source draws a picture and gives no number. The field here is fixed, dy/dt = cos t - sin(1.3 y + t), and "
-            "a residual network of n layers is y + (5 / n) f(t, y) n times over. The ODE is solved by Tsit5 at 1e-10.",
-            "Trajectories of an ODE never meet. Those of a residual network may, where its step (1 for five layers) "
-            "times df/dy is below -1: five layers put neighbours in another order, fifty do not.",
+            "The source draws a picture and gives no number. The field here is fixed, dy/dt = cos t - "
+            "sin(1.3 y + t), and a residual network of n layers is y + (5 / n) f(t, y) n times over. The "
+            "ODE is solved by Tsit5 at 1e-10.",
+            "Trajectories of an ODE never meet. Those of a residual network may, where its step (1 for "
+            "five layers) times df/dy is below -1: five layers put neighbours in another order, fifty do "
+            "not.",
         ],
     )
 
@@ -85,6 +90,6 @@ def order(distances: dict[int, float], low: int, high: int) -> float:
     return -float(np.polyfit(np.log(depths), np.log([distances[depth] for depth in depths]), 1)[0])
 
 
-def _arrows(ts: np.ndarray, ys: np.ndarray) -> np.ndarray:
+def _slopes(ts: np.ndarray, ys: np.ndarray) -> np.ndarray:
     """Return the field's slopes (T, Y) at every time and state."""
     return field(torch.as_tensor(ts)[:, None], torch.as_tensor(ys)).numpy()

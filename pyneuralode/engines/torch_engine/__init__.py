@@ -1,5 +1,5 @@
 """The embedded engine: everything in PyTorch, from wheels alone."""
 
-from .solve import solve
+from .solve import slope, solve
 
-__all__ = ["solve"]
+__all__ = ["slope", "solve"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def solve(problem: Problem) -> Solution:
     if ts.dtype != y0.dtype:
         # Double times beside a single state keep the step arithmetic exact; a graph on them passes the cast.
         ts = ts.to(torch.float64)
-    parameters = _parameters(problem, y0)
+    parameters = _parameters(problem.dynamics, problem.parameters, y0)
     tableau = find_tableau(problem.solver)
     control = _flat_control(problem.control, y0, layout)
     statistics = Statistics()
@@ -75,6 +76,13 @@ def solve(problem: Problem) -> Solution:
     )
 
 
+def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
+    """Return dy/dt at time `t` and state `y`, in the kind (NumPy or torch) of `y`."""
+    flat, layout = flatten(y)
+    own = _parameters(dynamics, parameters, flat)
+    return layout.deliver(_counted_slope(dynamics, own, layout, Statistics())(float(t), flat))
+
+
 def find_tableau(solver: str | Tableau) -> Tableau:
     """Return the tableau for a catalogue name, or the caller's own."""
     if isinstance(solver, Tableau):
@@ -98,11 +106,11 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
     raise ArgumentError(f"gradient {type(gradient).__name__} is not in the torch engine.")
 
 
-def _parameters(problem: Problem, y0: Tensor) -> dict[str, Tensor]:
+def _parameters(dynamics: Any, given: dict[str, Any], y0: Tensor) -> dict[str, Tensor]:
     """Return the parameters in the state's dtype; another device is the caller's mistake."""
-    ours = isinstance(problem.dynamics, (Field, nn.Module))
+    ours = isinstance(dynamics, (Field, nn.Module))
     parameters = {}
-    for name, value in problem.parameters.items():
+    for name, value in given.items():
         value = as_tensor(name, value)
         if value.device != y0.device:
             raise ArgumentError(f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r}).")
