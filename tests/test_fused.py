@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from pyneuralode.engines.torch_engine import fused
 from pyneuralode.engines.torch_engine.fused import function
 from pyneuralode.engines.torch_engine.tableaus import TABLEAUS, Tableau
 from pyneuralode.errors import SolverError

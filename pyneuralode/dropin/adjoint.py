@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .layout import Layout
 from .norms import Norm, largest_rms
 from .problem import Problem, callbacks_of, tolerance
-from .slope import Slope, Time
+from .slope import Slope
 
 
 @dataclass

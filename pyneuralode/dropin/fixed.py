@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError, SolverError
+from ..errors import SolverError
 from .adams import Adams
 from .errors import RefusedError
 from .event import locate

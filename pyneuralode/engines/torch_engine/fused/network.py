@@ -62,7 +62,7 @@ def evaluate(net, y, k, at, values, slopes, row):
     if net.head[KIND] == COMPARTMENTS:
         _compartments(net, y, k, at, values, row)
         return
-    layers, theta, packed = net.layers, net.theta, net.packed
+    layers, packed = net.layers, net.packed
     none, one = np.intp(0), np.intp(1)
     last = len(layers) - 1
     dim, kind, enter = layers[0, WIDTH], net.head[ACTIVATION], net.head[INPUT_MAP]
