@@ -1,7 +1,7 @@
 """An own `torch.nn.Module` in an own training loop.
 
-What is known of a pendulum is written down, d(angle)/dt = velocity, and its one unknown, the force, is a net of
-the angle. Any module with `forward(t, y)` can be solved; gradients arrive in its parameters as usual.
+What is known of a pendulum is written down, d(angle)/dt = velocity, and its one unknown, the force, is a net
+of the angle. Any module with `forward(t, y)` can be solved; gradients arrive in its parameters as usual.
 """
 
 import argparse
@@ -59,7 +59,12 @@ def main():
 
         truth = -torch.sin(angles)[:, None]
         figure = fitted_columns(
-            angles[::5].numpy(), truth[::5].numpy(), angles.numpy(), force[:, None].numpy(), ["force"], "angle"
+            angles[::5].numpy(),
+            truth[::5].numpy(),
+            angles.numpy(),
+            force[:, None].numpy(),
+            ["force"],
+            "angle",
         )
         figure.savefig(options.figure)
 

@@ -12,7 +12,7 @@ import typer
 from ..errors import PyNeuralODEError
 
 app = typer.Typer(
-    help="Neural differential equations: fit your own data, solve what was fitted, compute published experiments again.",
+    help="Neural differential equations: fit your data, solve the fit, compute published results again.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a defect of ours shows Python's plain traceback
@@ -102,7 +102,9 @@ def report(
 @app.command()
 @_one_sentence()
 def fit(
-    data: Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the model, the figure and the numbers.")],
     time: Annotated[str | None, typer.Option(help="Column of the times.", show_default="the first")] = None,
     columns: Annotated[
@@ -154,9 +156,12 @@ def fit(
         fitted = fit_table(series, settings, progress)
     metrics = write_fit(out, fitted)
     if not fitted.result.finished:
-        typer.echo(f"The fit was {fitted.result.reason}; they are written.", err=True)
+        typer.echo(f"The fit was {fitted.result.reason}, and are written.", err=True)
     for name, rmse in metrics["rmse"].items():
-        typer.echo(f"{name}: root mean square error " + ("unknown, no value was fitted" if rmse is None else f"{rmse:.4g}"))
+        typer.echo(
+            f"{name}: root mean square error "
+            + ("unknown, no value was fitted" if rmse is None else f"{rmse:.4g}")
+        )
     for name in FILES:
         typer.echo(out.absolute() / name)
     if not fitted.result.finished:
@@ -169,7 +174,8 @@ def solve(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
     out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure goes beside the table.")],
     times: Annotated[
-        str | None, typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span")
+        str | None,
+        typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span"),
     ] = None,
     y0: Annotated[
         str | None,

@@ -31,10 +31,16 @@ class Description:
         """Read what `save` wrote; raises ModelFileError where it is damaged or of a newer version."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            version = int(values.pop("format"))
+            version = int(values["format"])
             if version <= FORMAT:
-                y0 = tuple(float(value) for value in values.pop("y0"))
-                return cls(columns=tuple(values.pop("columns")), y0=y0, **values)
+                y0 = tuple(float(value) for value in values["y0"])
+                names = tuple(str(name) for name in values["columns"])
+                return cls(str(values["time"]), names, float(values["t0"]), float(values["t1"]), y0)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise ModelFileError(f"{path} is damaged or not a fit's: fit again, or remove it and write --y0 and --times.") from None
-        raise ModelFileError(f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode.")
+            raise ModelFileError(
+                f"{path} is damaged or not a fit's: fit again, or remove it and write --y0 and --times."
+            ) from None
+        raise ModelFileError(
+            f"{path} has format {version}, newer than the {FORMAT} that this version reads: update "
+            "pyneuralode."
+        )

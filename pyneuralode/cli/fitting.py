@@ -40,7 +40,7 @@ _OPTIMISERS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """The options of a fit; `rtol` and `atol` are in standard deviations of a column, `spans` in time units."""
+    """The options of a fit; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
 
     hidden: tuple[int, ...] = (32, 32)
     activation: str = "tanh"
@@ -72,8 +72,18 @@ class Settings:
             output_scale=slope,
             init_bias=1.0,  # added components start at zero, where a net without biases would stay
         )
-        common = {"solver": self.solver, "gradient": self.gradient, "seed": self.seed, "rtol": self.rtol, "atol": self.atol}
-        return AugmentedNeuralODE(field, extra=self.augment, **common) if self.augment else NeuralODE(field, **common)
+        common = {
+            "solver": self.solver,
+            "gradient": self.gradient,
+            "seed": self.seed,
+            "rtol": self.rtol,
+            "atol": self.atol,
+        }
+        return (
+            AugmentedNeuralODE(field, extra=self.augment, **common)
+            if self.augment
+            else NeuralODE(field, **common)
+        )
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
         """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
@@ -81,7 +91,9 @@ class Settings:
         if ends is None:
             ends = sorted({float(ts[max(1, int(np.ceil(part * len(ts))) - 1)]) for part in _GROWING})
         elif ends[0] < ts[1]:
-            raise ArgumentError(f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later.")
+            raise ArgumentError(
+                f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later."
+            )
         finish = [Stage(LBFGS(), self.finish)] if self.finish else []
         return GrowingSpan(ends, _OPTIMISERS[self.optimiser.lower()](self.lr), self.iterations, finish)
 
@@ -196,13 +208,15 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
 
 
 def write_fit(out: Path, fitted: TableFit) -> dict:
-    """Write the model, its description, the figure and the numbers, all of them or nothing; return the numbers."""
+    """Write the model, its description, the figure and the numbers, all or nothing; return the numbers."""
     data = fitted.data
     grid = np.linspace(data.ts[0], fitted.end, 401)
     figure = fitted_columns(data.ts, data.values, grid, fitted.curve(grid), data.columns, data.time)
     metrics = fitted.metrics()
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    description = Description(data.time, data.columns, float(data.ts[0]), fitted.end, tuple(fitted.y0.tolist()))
+    description = Description(
+        data.time, data.columns, float(data.ts[0]), fitted.end, tuple(fitted.y0.tolist())
+    )
     with whole_folder(out) as folder:
         fitted.model.save(folder / MODEL)
         description.save(folder / DESCRIPTION)
@@ -217,7 +231,7 @@ def _first_values(z: np.ndarray) -> np.ndarray:
 
 
 def _slope(ts: np.ndarray, z: np.ndarray) -> float:
-    """Return the typical size of dz/dt, from 50 equal parts of the time, so that noise in close rows counts little."""
+    """Return a typical size of dz/dt, over 50 equal parts of the time: noise in close rows counts little."""
     grid = np.linspace(ts[0], ts[-1], 51)
     held = [~np.isnan(column) for column in z.T]
     lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])

@@ -48,21 +48,28 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     if beside.is_file():
         about = Description.load(beside)
         if not len(about.columns) == len(about.y0) == dim:
-            raise ModelFileError(f"{beside} describes another model than {path}: keep the two files of a fit together.")
+            raise ModelFileError(
+                f"{beside} describes another model than {path}: keep the two files of a fit together."
+            )
     elif times is None or y0 is None:
         lacking = "times" if times is None else "y0"
-        raise ArgumentError(f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101.")
+        raise ArgumentError(
+            f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101."
+        )
     else:
         about = Description("t", tuple(f"y{i}" for i in range(1, dim + 1)), times[0], times[-1], tuple(y0))
     if times is None:
         times = np.linspace(about.t0, about.t1, 201)
     if y0 is None and times[0] < about.t0:
         raise ArgumentError(
-            f"times begins with {times[0]:g}, before the fitted initial state at {about.t0:g}: begin there, or write "
-            f"--y0 for the state at {times[0]:g}."
+            f"times begins with {times[0]:g}, before the fitted initial state at {about.t0:g}: begin there, "
+            f"or write --y0 for the state at {times[0]:g}."
         )
     if y0 is not None and len(y0) != dim:
-        raise ArgumentError(f"y0 has {len(y0)} numbers and the model {dim} columns: give one each ({', '.join(about.columns)}).")
+        raise ArgumentError(
+            f"y0 has {len(y0)} numbers and the model {dim} columns: "
+            f"give one each ({', '.join(about.columns)})."
+        )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
     states = _states(model, np.array(state, dtype=float), start, times)
     return Table(about.time, about.columns, times, states[:, :dim])
@@ -73,7 +80,7 @@ def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -
     later = times[times > start]
     if len(later) == 0:
         return model.prepare(y0)[None]
-    return model.solve(y0, np.append(start, later)).ys[len(later) + 1 - len(times):]
+    return model.solve(y0, np.append(start, later)).ys[len(later) + 1 - len(times) :]
 
 
 def write_solution(out: Path, table: Table) -> tuple[Path, Path]:

@@ -52,7 +52,7 @@ class Objective:
             raise unknown_name("reduction", reduction, REDUCTIONS)
         if observed is not None and observe is not None:
             raise ArgumentError("observed and observe are both given: give one of them.")
-        self.ts = np.asarray(ts, dtype=float)
+        self.ts = np.array(ts, dtype=float)
         values = torch.as_tensor(np.asarray(data) if not isinstance(data, Tensor) else data, dtype=dtype, device=device)
         if values.ndim == 1:
             values = values[:, None]

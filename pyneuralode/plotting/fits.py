@@ -14,17 +14,24 @@ def solution_columns(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str],
     """Draw each column of curves (T, k) against the times (T,); `time` names the time axis."""
     across = min(3, len(columns))
     down = -(-len(columns) // across)
-    figure, axes = new_figure(across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2)
+    figure, axes = new_figure(
+        across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2
+    )
     for ax, name, curve, colour in zip(axes.flat, columns, curves.T, COLOURS * len(columns)):
         ax.plot(ts, curve, color=colour, linewidth=1.8, label="model")
         label(ax, "", _plain(time), _plain(name), legend=False)
-    for ax in list(axes.flat)[len(columns):]:
+    for ax in list(axes.flat)[len(columns) :]:
         ax.set_visible(False)
     return figure
 
 
 def fitted_columns(
-    ts: np.ndarray, values: np.ndarray, curve_ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str
+    ts: np.ndarray,
+    values: np.ndarray,
+    curve_ts: np.ndarray,
+    curves: np.ndarray,
+    columns: Sequence[str],
+    time: str,
 ) -> Figure:
     """Draw data (T, k) at times (T,) and the fitted curves (n, k) at times (n,), a panel for each column.
 

@@ -1,0 +1,79 @@
+"""The examples run as a user runs them, at quick scale, and find what they set out to find."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(name, folder, *arguments):
+    """Run an example in an empty folder; return what it printed, and the files that it left there."""
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--quick", *map(str, arguments)]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    return done.stdout, sorted(path.name for path in folder.iterdir())
+
+
+def number(pattern, text):
+    """Return the number in the place of # in the one place where the pattern is."""
+    (found,) = re.findall(re.escape(pattern).replace(r"\#", r"([-+.e\d]*\d)"), text)
+    return float(found)
+
+
+def test_fit_csv_reaches_the_noise(tmp_path):
+    text, files = run("fit_csv", tmp_path, "--figure", "fit.png")
+    # The noise of the table is 0.2; the hares alone deviate by 3.5 from their mean.
+    assert 0.1 < number("hares: root mean square error #", text) < 0.35
+    assert 0.1 < number("lynxes: root mean square error #", text) < 0.35
+    assert files == ["fit.png"]
+
+
+def test_fit_csv_takes_a_table_of_the_users(tmp_path):
+    rows = [f"{t / 5},{100 * 0.6 ** (t / 5)}" for t in range(21)]
+    (tmp_path / "decay.csv").write_text("\n".join(["hours,level", *rows]))
+    text, files = run("fit_csv", tmp_path, "decay.csv")
+    assert number("level: root mean square error #", text) < 1.0
+    assert files == ["decay.csv"]
+
+
+def test_growing_spans_goes_past_the_mean(tmp_path):
+    text, files = run("growing_spans", tmp_path)
+    data = number("the data itself: mean square #", text)
+    assert number("all at once: mean square #", text) > 0.5 * data
+    assert number("t up to 20: mean square #", text) < 0.3 * data
+    assert files == []
+
+
+def test_own_module_finds_the_force(tmp_path):
+    text, files = run("own_module", tmp_path)
+    assert number("differs from -sin(angle) by at most #", text) < 0.35
+    assert number("iteration 150: mean square #", text) < 0.01 * number("iteration 0: mean square #", text)
+    assert files == []
+
+
+def test_own_tableau_sees_the_orders(tmp_path):
+    text, files = run("own_tableau", tmp_path)
+    assert number("Ralston2: order 2 written down, # seen", text) == pytest.approx(2, abs=0.1)
+    assert number("Ralston3: order 3 written down, # seen", text) == pytest.approx(3, abs=0.1)
+    assert number("steps, error #", text) < 1e-5
+    assert files == []
+
+
+def test_from_torchdiffeq_learns(tmp_path):
+    text, files = run("from_torchdiffeq", tmp_path)
+    start = number("iteration 0: mean error of the pieces #", text)
+    assert number("\nmean error of the pieces #", text) < 0.3 * start
+    assert number("of the whole spiral #", text) < 1.5
+    assert files == []
+
+
+def test_every_example_is_tested():
+    names = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert names == {"fit_csv", "growing_spans", "own_module", "own_tableau", "from_torchdiffeq"}
