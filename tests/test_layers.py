@@ -10,7 +10,7 @@ import pyneuralode
 ROOT = Path(pyneuralode.__file__).parent
 # Each room may import the rooms of its own rank or a lower one.
 RANKS = {
-    "errors": 0, "progress": 0,
+    "errors": 0, "files": 0, "progress": 0,
     "fields": 1, "solvers": 1, "gradients": 1, "datasets": 1, "plotting": 1,
     "engines": 2,
     "gradient_check": 3, "models": 3, "dropin": 3,

@@ -128,7 +128,7 @@ def fit(
 ) -> None:
     """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best so far."""
     from ..datasets.timeseries import read_timeseries
-    from .files import check_folder
+    from ..files import check_folder
     from .fitting import FILES, Settings, fit_table, write_fit
     from .parse import parse_names, parse_numbers
 

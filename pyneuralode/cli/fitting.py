@@ -23,7 +23,7 @@ from ..models import AugmentedNeuralODE, NeuralODE
 from ..plotting.fits import fitted_columns
 from ..progress import Progress
 from .description import DESCRIPTION, MODEL, Description
-from .files import whole_folder
+from ..files import whole_folder
 
 FIGURE, METRICS = "fit.png", "metrics.json"
 FILES = (MODEL, DESCRIPTION, FIGURE, METRICS)

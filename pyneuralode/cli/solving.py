@@ -12,7 +12,7 @@ from ..errors import ArgumentError, ModelFileError
 from ..models import NeuralODE, load
 from ..plotting.fits import solution_columns
 from .description import DESCRIPTION, MODEL, Description
-from .files import whole_files
+from ..files import whole_files
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, DataError
+from ..files import check_writable, one_sentence, whole_files, whole_folder
 from .base import Context, Report
 from .registry import Experiment
 
@@ -35,12 +32,8 @@ _DPI = 150
 
 def check_destination(out: Path, ids: Iterable[str]) -> None:
     """Raise, before anything is computed, if `out` cannot be written to or holds other files in the way."""
-    with _sentence(out):
-        nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-        if not nearest.is_dir():
-            raise ArgumentError(f"out is {str(out)!r}, but {nearest} is a file: give a folder.")
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+    check_writable(out)
+    with one_sentence(out):
         for id in ids:
             if (out / id).exists() and not _is_result(out / id):
                 raise ArgumentError(
@@ -73,54 +66,23 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 
 def write_result(out: Path, experiment: Experiment, context: Context, report: Report, seconds: float) -> None:
     """Write one experiment's folder under a name of its own and move it into place when it is complete."""
-    final = out / experiment.id
-    partial = out / f".{experiment.id}.{os.getpid()}.partial"
-    former = out / f".{experiment.id}.{os.getpid()}.former"
-    with _sentence(out):
-        out.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.mkdir()
-            _write_figures(partial, experiment.id, report)
-            _write_json(partial / _METRICS, _metrics(experiment, context, report, seconds))
-            _write_json(partial / _PAGE, _page(experiment, report))
-            if final.exists():
-                final.rename(former)
-            try:
-                partial.rename(final)
-            except OSError:
-                if former.exists():
-                    former.rename(final)
-                raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.rmtree(former, ignore_errors=True)
+    with whole_folder(out / experiment.id) as folder:
+        _write_figures(folder, experiment.id, report)
+        _write_json(folder / _METRICS, _metrics(experiment, context, report, seconds))
+        _write_json(folder / _PAGE, _page(experiment, report))
 
 
 def write_page(out: Path, html: str) -> Path:
     """Write the page in one move and return its path."""
     page = out / INDEX
-    partial = out / f".{INDEX}.{os.getpid()}.partial"
-    with _sentence(out):
-        try:
-            partial.write_text(html, encoding="utf-8")
-            partial.replace(page)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole_files(page) as (partial,):
+        partial.write_text(html, encoding="utf-8")
     return page
 
 
 def _is_result(folder: Path) -> bool:
     return (folder / _METRICS).is_file() and (folder / _PAGE).is_file()
 
-
-@contextmanager
-def _sentence(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ArgumentError(
-            f"out is {str(out)!r}, which cannot be written to ({error.strerror or error}): give another."
-        ) from error
 
 
 def _write_figures(folder: Path, id: str, report: Report) -> None:
