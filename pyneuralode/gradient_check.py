@@ -114,6 +114,8 @@ def _require_differentiable(model: NeuralODE, y0: Tensor, ts: Tensor) -> None:
         slope = model.field(ts[0], model.prepare(y0.clone().requires_grad_()))
     except RuntimeError as error:
         raise ArgumentError(f"the field cannot be differentiated ({str(error).splitlines()[0].rstrip('.')}): {remedy}") from None
+    if not isinstance(slope, Tensor):
+        raise ArgumentError(f"the field returns a {type(slope).__name__}, not a tensor: {remedy}")
     if not slope.requires_grad:
         raise ArgumentError(f"the field's slope depends on neither state nor parameters through torch: {remedy}")
 

@@ -211,7 +211,7 @@ class NeuralODE(nn.Module):
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save.")
-        control = {k: (v.tolist() if isinstance(v, np.ndarray) else v) for k, v in vars(self.control).items() if k != "max_step" or v < np.inf}
+        control = {k: v for k, v in vars(self.control).items() if k != "max_step" or v < np.inf}
         description = {
             "format": FORMAT,
             "model": type(self).__name__,
@@ -221,7 +221,7 @@ class NeuralODE(nn.Module):
             "control": control,
             **self._extra_description(),
         }
-        save_file(self.arrays(), str(path), {"pyneuralode": json.dumps(description)})
+        save_file(self.arrays(), str(path), {"pyneuralode": json.dumps(description, default=lambda value: value.tolist())})
 
     def _extra_description(self) -> dict:
         return {}
@@ -266,6 +266,15 @@ def load(path: str | Path) -> NeuralODE:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
     if description is None:
         raise ModelFileError(f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote.")
+    try:
+        return _from_description(path, description, arrays)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path} has a damaged description ({error}): save the model again.") from None
+
+
+def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> NeuralODE:
     if description.get("format", 0) > FORMAT:
         raise ModelFileError(
             f"{path} has format {description['format']}, newer than the {FORMAT} that this version reads: update pyneuralode."

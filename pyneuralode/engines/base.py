@@ -51,7 +51,7 @@ class Control:
             raise ArgumentError("rtol and atol are both 0: give at least one a positive value, such as 1e-6.")
         for name in ("step", "first_step", "max_step"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (value > 0 and (name == "max_step" or math.isfinite(value))):
                 raise ArgumentError(f"{name} is {value}: give a positive size; the direction follows the times.")
         if not self.min_step >= 0:
             raise ArgumentError(f"min_step is {self.min_step}: give a size of at least 0.")
@@ -60,13 +60,19 @@ class Control:
         if int(self.max_steps) < 1:
             raise ArgumentError(f"max_steps is {self.max_steps}: give a number of at least 1.")
 
-    def check_dtype(self, dtype: str, eps: float) -> None:
-        """Raise if a relative tolerance asks for more digits than numbers of `dtype` have."""
-        positive = np.asarray(self.rtol, dtype=float)
-        positive = positive[positive > 0]
-        if positive.size and positive.min() < 2 * eps:
-            advice = f"write rtol={10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
-            raise ArgumentError(f"rtol is {positive.min():g}, below what {dtype} can hold: {advice}.")
+    def check_against(self, y0: np.ndarray, dtype: str, eps: float) -> None:
+        """Raise if the tolerances ask for more digits than numbers of `dtype` have, or for none at all, at y0 (n,)."""
+        rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
+        advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
+        if (rtol[rtol > 0] < 2 * eps).any():
+            raise ArgumentError(f"rtol is {rtol[rtol > 0].min():g}, below what {dtype} can hold: write rtol={advice}.")
+        if ((atol == 0) & (y0 == 0)).any():
+            raise ArgumentError("atol is 0 where y0 is 0, so no error is small enough: give a positive atol, such as 1e-9.")
+        absolute = (rtol == 0) & (atol < 2 * eps * np.abs(y0))
+        if absolute.any():
+            raise ArgumentError(
+                f"atol is {atol[absolute].min():g} without an rtol, below what {dtype} can hold for y0: give rtol={advice}."
+            )
 
 
 @dataclass

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class Checkpoint:
     """The file of one fit: variables, best variables, optimiser state and history."""
 
-    def __init__(self, path: Path, plan: str, every: int):
+    def __init__(self, path: Path, identity: dict[str, str], every: int):
         if int(every) < 1:
             raise ArgumentError(f"checkpoint_every is {every}: give a number of at least 1.")
-        self.path, self.plan, self.every = path, plan, int(every)
+        self.path, self.identity, self.every = path, identity, int(every)
+        if not path.parent.is_dir():
+            raise ArgumentError(f"checkpoint is {str(path)!r}, whose folder is not there: make it first.")
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -41,7 +43,7 @@ class Checkpoint:
                 tensors[f"stage/{k}/{name}"] = torch.as_tensor(array).clone()
             results.append({key: value for key, value in vars(result).items() if key != "parameters"})
         optimiser = _flatten(run.optimiser.state_dict()["state"], "optimiser", tensors)
-        header = {"plan": self.plan, "results": results, "optimiser": optimiser}
+        header = {"identity": self.identity, "results": results, "optimiser": optimiser}
         partial = self.path.with_name(self.path.name + ".partial")
         save_file(tensors, str(partial), {"pyneuralode_fit": json.dumps(header)})
         os.replace(partial, self.path)  # never half a checkpoint
@@ -55,8 +57,9 @@ class Checkpoint:
             raise ModelFileError(f"{self.path} is damaged ({error}): remove it to start the fit anew.") from None
         if header is None:
             raise ModelFileError(f"{self.path} is not the checkpoint of a fit: give another path.")
-        if header["plan"] != self.plan:
-            raise ArgumentError(f"plan differs from the one in {self.path}: give the same plan, or remove the file to start anew.")
+        for name, value in self.identity.items():
+            if header["identity"][name] != value:
+                raise ArgumentError(f"{name} differs from that in {self.path}: give the same, or remove the file to start anew.")
         run.best = {name: tensors[f"best/{name}"] for name in run.variables.free}
         run.variables.restore({name: tensors[f"now/{name}"] for name in run.variables.free})
         run.results = []

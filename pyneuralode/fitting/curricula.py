@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from numbers import Integral
+
 from ..errors import ArgumentError
 from .optimisers import Adam, Optimiser
 
@@ -63,11 +65,11 @@ class GrowingSpan:
     finish: Sequence[Stage] = ()
 
     def stages(self) -> list[Stage]:
-        ends = list(self.ends)
+        ends = [float(end) for end in self.ends]
         if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
             raise ArgumentError(f"ends is {ends}: give rising times, such as [60, 91, 170].")
         optimisers = _each("optimisers", self.optimisers, len(ends), Optimiser)
-        iterations = _each("iterations", self.iterations, len(ends), int)
+        iterations = _each("iterations", self.iterations, len(ends), Integral)
         growing = [Stage(o, n, end) for o, n, end in zip(optimisers, iterations, ends)]
         return growing + [replace(s, end=ends[-1] if s.end is None else s.end) for s in self.finish]
 

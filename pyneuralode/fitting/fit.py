@@ -94,7 +94,7 @@ def fit(
     if start > objective.ts[0]:
         raise ArgumentError(f"t0 is {start:g}, after the first time of the data, {objective.ts[0]:g}: give it or less.")
     variables = Variables(
-        {name: value.to(dtype) for name, value in _starting_tensors(model, extra).items()}, bounds or {}, tuple(fixed)
+        {name: value.to(dtype) for name, value in _starting_tensors(model, extra).items()}, bounds or {}, (*_names("fixed", fixed), *_frozen(model))
     )
     names = list(model.tensors())
 
@@ -113,13 +113,13 @@ def fit(
 
     y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device)
     run = _Run(stages, variables, objective, loss_of, callback)
-    store = None if checkpoint is None else Checkpoint(Path(checkpoint), repr(stages), checkpoint_every)
+    store = None if checkpoint is None else Checkpoint(Path(checkpoint), run.identity(), checkpoint_every)
     if progress is True:
         with RichProgress() as bars:
             reason = run.execute(bars, store, resume)
     else:
         reason = run.execute(progress or SilentProgress(), store, resume)
-    best = run.results[-1]
+    best = next((stage for stage in reversed(run.results) if stage.evaluations), run.results[-1])
     model.set_arrays({name: best.parameters[name] for name in names})
     return FitResult(
         model=model,
@@ -130,6 +130,14 @@ def fit(
         interrupted=run.interrupted,
         reason=reason or "the whole plan ran",
     )
+
+
+def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _frozen(model: NeuralODE) -> list[str]:
+    return [name for name, value in model.tensors().items() if not value.requires_grad]
 
 
 def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> dict[str, Tensor]:
@@ -162,6 +170,16 @@ class _Run:
         self.best: dict[str, Tensor] = variables.snapshot()
         self.optimiser: torch.optim.Optimizer | None = None
         self.interrupted = False
+
+    def identity(self) -> dict[str, str]:
+        """Return what has to be the same for a fit to go on from a checkpoint."""
+        free = {name: (str(value.dtype), *value.shape) for name, value in self.variables.free.items()}
+        return {
+            "plan": repr(self.stages),
+            "free parameters": repr(free),
+            "bounds": repr(self.variables.bounds),
+            "data": self.objective.digest(),
+        }
 
     def execute(self, progress: Progress, store: Checkpoint | None, resume: bool) -> str | None:
         """Run all stages that are left; return why it stopped early, or None."""
@@ -257,6 +275,11 @@ class _Closure:
             loss, total = self.run.loss_of(self.run.variables.values(), self.rows)
             if not bool(torch.isfinite(total)):
                 raise _Failed(f"the loss is {total.item()}")
+            if not total.requires_grad:
+                raise ArgumentError(
+                    f"the loss of the first {self.rows} rows depends on no free parameter: let the stage end later, or give "
+                    "an earlier t0, and write the field in torch operations."
+                )
             total.backward()
         except (SolverError, _Failed):
             if not self.searching or self.at is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,6 +86,11 @@ class Objective:
                 f"weights has shape {tuple(weights.shape)} and data {tuple(self.data.shape)}: give shapes that broadcast."
             ) from None
 
+    def digest(self) -> str:
+        """Return a fingerprint of times, data and weights."""
+        parts = (self.ts, self.data.cpu().numpy(), self.weights.cpu().numpy())
+        return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
+
     def rows(self, end: float | None) -> int:
         """Return how many rows lie at or before `end`."""
         return len(self.ts) if end is None else int(np.searchsorted(self.ts, end, side="right"))
@@ -121,7 +127,8 @@ def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
         counted = torch.ones_like(finite)
     else:
         counted = torch.as_tensor(mask, dtype=torch.bool, device=values.device)
-        counted = counted.reshape(values.shape) if counted.numel() == values.numel() else counted
+        if counted.shape == values.shape[:1]:  # one for each row
+            counted = counted.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
         if counted.shape != values.shape:
             raise ArgumentError(f"mask has shape {tuple(counted.shape)}: give that of data, {tuple(values.shape)}.")
     if bool((counted & ~finite).any()):

@@ -11,14 +11,31 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ArgumentError
 from ...gradients import Backsolve, Interpolating
 from ..base import Control, Statistics
 from .march import Method, Norm, Slope, Step, march, outputs_of, rms
+
+
+def first_order(backward: Callable) -> Callable:
+    """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
+    once = torch.autograd.function.once_differentiable(backward)
+
+    @wraps(backward)
+    def checked(ctx, *cotangents):
+        if torch.is_grad_enabled():  # that is what create_graph=True means here
+            raise ArgumentError(
+                "create_graph is True, and this gradient cannot be differentiated again: solve with gradient='Backprop' and fused=False."
+            )
+        return once(ctx, *cotangents)
+
+    return checked
 
 
 @dataclass
@@ -83,7 +100,7 @@ class _Checkpointed(torch.autograd.Function):
         return torch.stack(states)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, grad_states: Tensor):
         task, parameters = ctx.task, ctx.saved_tensors
         adjoint = torch.zeros_like(grad_states[0])
@@ -112,6 +129,19 @@ class _Checkpointed(torch.autograd.Function):
         return None, None, adjoint + grad_states[0], *totals
 
 
+class Tied(torch.autograd.Function):
+    """The states, with every parameter connected: one that the field does not use gets zeros, not None."""
+
+    @staticmethod
+    def forward(ctx, states: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(*parameters)
+        return states.view_as(states)
+
+    @staticmethod
+    def backward(ctx, cotangents: Tensor):
+        return cotangents, *(torch.zeros_like(p) for p in ctx.saved_tensors)
+
+
 class _Continuous(torch.autograd.Function):
     """The continuous adjoint, restarted at every output time (Chen et al. 2018).
 
@@ -129,7 +159,7 @@ class _Continuous(torch.autograd.Function):
         return states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, grad_states: Tensor):
         task, (states, *parameters) = ctx.task, ctx.saved_tensors
         n = states.shape[1]
@@ -195,7 +225,7 @@ class _Forward(torch.autograd.Function):
         return joint[:, :n].clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, grad_states: Tensor):
         (sensitivities,) = ctx.saved_tensors
         total = torch.einsum("tmn,tn->m", sensitivities, grad_states)
@@ -243,12 +273,12 @@ def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor) -> list[Ten
 def attach_start(f: Slope, ts: Tensor, y0: Tensor) -> Tensor:
     """Return `y0`, connected to the first time: d(solution)/dt0 = -(d solution/dy0) f(t0, y0)."""
     with torch.no_grad():
-        slope = f(float(ts[0]), y0)
+        slope = f(float(ts[0].detach()), y0)
     return y0 - slope * (ts[0] - ts[0].detach())
 
 
-def attach_outputs(f: Slope, ts: Tensor, states: Tensor) -> Tensor:
+def attach_outputs(f: Slope, ts: Tensor, times: list[float], states: Tensor) -> Tensor:
     """Return the states (T, n), each connected to its own time by the slope there."""
     with torch.no_grad():
-        slopes = torch.stack([f(float(t), y) for t, y in zip(ts, states)])
-    return states + slopes * (ts - ts.detach())[:, None]
+        slopes = torch.stack([f(t, y) for t, y in zip(times, states)])
+    return states + slopes * (ts - ts.detach()).to(states.dtype)[:, None]

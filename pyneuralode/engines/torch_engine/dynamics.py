@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import singledispatch
 
@@ -90,10 +91,24 @@ def check_slope(slope: object, y: Tensor, name: str) -> None:
             )
 
 
+def _require_time_and_state(dynamics: object) -> None:
+    call = dynamics.forward if isinstance(dynamics, nn.Module) else dynamics
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):  # not callable, or compiled code that does not tell
+        return
+    try:
+        signature.bind(0.0, None)
+    except TypeError:
+        name = type(dynamics).__name__ if isinstance(dynamics, nn.Module) else "the field"
+        raise ArgumentError(f"{name} is called as {name}{signature}: it must take (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y).") from None
+
+
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
     """Return ``f(t, y)`` for any dynamics, and whether it wants t as a tensor (a user's does, our fields do not)."""
     if isinstance(dynamics, Field):
         return build(dynamics, parameters), False
+    _require_time_and_state(dynamics)
     if isinstance(dynamics, nn.Module):
         own = dict(dynamics.named_parameters())
         if all(own[name] is value for name, value in parameters.items()):

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArgumentError, SolverError
+from ...errors import ArgumentError, PyNeuralODEError, SolverError, unknown_name
 from ...fields import Field
 from ...gradients import Backprop, Backsolve, Checkpointed, ForwardMode, Interpolating
 from ...solvers import find_solver, require_engine
 from ..base import Control, Problem, Solution, Statistics
 from . import fused
-from .differentiate import Task, attach_outputs, attach_start, backprop, checkpointed, continuous, forward_mode, trajectory
+from .differentiate import Task, Tied, attach_outputs, attach_start, backprop, checkpointed, continuous, forward_mode, trajectory
 from .dynamics import bind, check_slope
 from .march import Step, as_method
 from .state import Layout, as_tensor, check_times, flat_slope, flatten
@@ -30,13 +30,16 @@ def solve(problem: Problem) -> Solution:
     if ts.dtype != y0.dtype:
         # Double times beside a single state keep the step arithmetic exact; a graph on them passes the cast.
         ts = ts.to(torch.float64)
-    parameters = _parameters(problem.dynamics, problem.parameters, y0)
+    if layout.numpy:
+        ts = ts.detach()
+    parameters = _parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
     tableau = find_tableau(problem.solver)
-    control = _flat_control(problem.control, y0, layout)
+    adaptive = tableau.error is not None and problem.control.step is None
+    control = _flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
-    f = _counted_slope(problem.dynamics, parameters, layout, statistics)
-    if parameters == {} and callable(problem.dynamics) and not isinstance(problem.gradient, Backprop):
-        _refuse_hidden_parameters(f, float(ts[0]), y0, problem.gradient)
+    f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
+    if not isinstance(problem.dynamics, (Field, nn.Module)) and not isinstance(problem.gradient, Backprop):
+        _refuse_hidden_parameters(f, float(ts[0].detach()), y0, parameters, problem.gradient)
     task = Task(
         f=f,
         ts=ts.detach().tolist(),
@@ -62,7 +65,7 @@ def solve(problem: Problem) -> Solution:
             task.ts[first],
         )
     if times_matter:
-        states = attach_outputs(f, ts, states)
+        states = attach_outputs(f, ts, task.ts, states)
     return Solution(
         ts=problem.ts if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float),
         ys=layout.deliver(states),
@@ -79,8 +82,8 @@ def solve(problem: Problem) -> Solution:
 def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
     """Return dy/dt at time `t` and state `y`, in the kind (NumPy or torch) of `y`."""
     flat, layout = flatten(y)
-    own = _parameters(dynamics, parameters, flat)
-    return layout.deliver(_counted_slope(dynamics, own, layout, Statistics())(float(t), flat))
+    own = _parameters(dynamics, parameters, flat, constant=layout.numpy)
+    return layout.deliver(_counted_slope(dynamics, own, layout, flat.dtype, Statistics())(float(t), flat))
 
 
 def find_tableau(solver: str | Tableau) -> Tableau:
@@ -95,8 +98,10 @@ def find_tableau(solver: str | Tableau) -> Tableau:
 def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
     needs_gradient = torch.is_grad_enabled() and (start.requires_grad or bool(task.parameters))
     gradient = problem.gradient
-    if not needs_gradient or isinstance(gradient, Backprop):
+    if not needs_gradient:
         return backprop(task, start)
+    if isinstance(gradient, Backprop):
+        return Tied.apply(backprop(task, start), *task.parameters)
     if isinstance(gradient, Checkpointed):
         return checkpointed(task, start, gradient.every)
     if isinstance(gradient, (Backsolve, Interpolating)):
@@ -106,9 +111,15 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
     raise ArgumentError(f"gradient {type(gradient).__name__} is not in the torch engine.")
 
 
-def _parameters(dynamics: Any, given: dict[str, Any], y0: Tensor) -> dict[str, Tensor]:
+def _parameters(dynamics: Any, given: dict[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
     """Return the parameters in the state's dtype; another device is the caller's mistake."""
     ours = isinstance(dynamics, (Field, nn.Module))
+    if isinstance(dynamics, nn.Module):
+        own = dict(dynamics.named_parameters())
+        for name in given:
+            if name not in own:
+                raise unknown_name("a parameter", name, own)
+        given = own | given  # those not named keep their values and their gradients
     parameters = {}
     for name, value in given.items():
         value = as_tensor(name, value)
@@ -117,21 +128,32 @@ def _parameters(dynamics: Any, given: dict[str, Any], y0: Tensor) -> dict[str, T
         if not ours and value.dtype != y0.dtype:
             # A callable holds its own reference: a converted copy would get the gradient in its place.
             raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
-        parameters[name] = value.to(y0.dtype)
+        parameters[name] = value.detach().to(y0.dtype) if constant and ours else value.to(y0.dtype)
     return parameters
 
 
-def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, gradient) -> None:
-    """A callable's closure is invisible to the adjoint methods: its tensors would get no gradient."""
-    if torch.is_grad_enabled() and f(t, y0.detach()).requires_grad:
+def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, parameters: dict[str, Tensor], gradient) -> None:
+    """A callable's closure is invisible to the adjoint methods: tensors that are not named would get no gradient."""
+    if not torch.is_grad_enabled():
+        return
+    named = {id(p) for p in parameters.values()}
+    nodes = {p.grad_fn for p in parameters.values() if p.grad_fn is not None}
+    waiting, hidden = [f(t, y0.detach()).grad_fn], False
+    while waiting and not hidden:
+        node = waiting.pop()
+        if node is None or node in nodes:
+            continue
+        nodes.add(node)
+        hidden = hasattr(node, "variable") and id(node.variable) not in named
+        waiting += [following for following, _ in node.next_functions]
+    if hidden:
         raise ArgumentError(
             f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot see: name them, "
             "parameters={'k': k}, or make the field a torch.nn.Module."
         )
 
 
-def _flat_control(control: Control, y0: Tensor, layout: Layout) -> Control:
-    control.check_dtype(str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps)
+def _flat_control(control: Control, y0: Tensor, layout: Layout, adaptive: bool) -> Control:
     changes = {}
     for name in ("rtol", "atol"):
         value = getattr(control, name)
@@ -144,10 +166,15 @@ def _flat_control(control: Control, y0: Tensor, layout: Layout) -> Control:
             raise ArgumentError(
                 f"{name} has shape {np.shape(value)} and the state {tuple(shape)}: give a number or one per component."
             ) from None
-    return replace(control, **changes) if changes else control
+    control = replace(control, **changes) if changes else control
+    if adaptive:
+        control.check_against(y0.detach().cpu().numpy(), str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps)
+    return control
 
 
-def _counted_slope(dynamics, parameters: dict[str, Tensor], layout: Layout, statistics: Statistics) -> Callable:
+def _counted_slope(
+    dynamics: Any, parameters: dict[str, Tensor], layout: Layout, dtype: torch.dtype, statistics: Statistics
+) -> Callable:
     if isinstance(dynamics, Field):
         shape = layout.shapes[0]
         if layout.is_tuple or not shape or shape[-1] != dynamics.dim:
@@ -160,13 +187,27 @@ def _counted_slope(dynamics, parameters: dict[str, Tensor], layout: Layout, stat
                 raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(dynamics.shapes())}.")
             if tuple(parameters[name].shape) != expected:
                 raise ArgumentError(f"{name} has shape {tuple(parameters[name].shape)}: give {expected}.")
+    if isinstance(dynamics, nn.Module):
+        for label, buffer in dynamics.named_buffers():
+            if buffer.is_floating_point() and dtype != buffer.dtype:
+                raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both one dtype.")
     call, wants_tensor = bind(dynamics, parameters)
     name = type(dynamics).__name__ if isinstance(dynamics, (Field, nn.Module)) else "the field"
     plain = flat_slope(call, layout, wants_tensor, check_slope, name)
 
     def slope(t: float, y: Tensor) -> Tensor:
         statistics.nfev += 1
-        return plain(t, y)
+        if statistics.nfev > 1:
+            return plain(t, y)
+        try:
+            return plain(t, y)
+        except RuntimeError as error:  # torch's word for shapes and dtypes that do not fit; later ones are not y0's fault
+            if isinstance(error, PyNeuralODEError):
+                raise
+            raise ArgumentError(
+                f"{name} cannot be evaluated at y0 of shape {layout.describe()} and {y.dtype} "
+                f"({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
+            ) from error
 
     return slope
 

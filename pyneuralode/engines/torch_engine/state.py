@@ -17,7 +17,8 @@ def as_tensor(name: str, value: Any) -> Tensor:
     """Return `value` as a floating tensor; lists and integer arrays become float64."""
     if isinstance(value, Tensor):
         if not value.is_floating_point():
-            raise ArgumentError(f"{name} has dtype {value.dtype}: give floating-point numbers, such as {name}.double().")
+            remedy = "split it into real and imaginary parts" if value.is_complex() else f"write {name}.double()"
+            raise ArgumentError(f"{name} has dtype {value.dtype}, which is not of real floating-point numbers: {remedy}.")
         return value
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
@@ -58,6 +59,11 @@ class Layout:
     shapes: tuple[torch.Size, ...]
     is_tuple: bool
     numpy: bool
+
+    def describe(self) -> str:
+        """Return the state's shape in words."""
+        shapes = [str(tuple(shape)) for shape in self.shapes]
+        return f"({', '.join(shapes)})" if self.is_tuple else shapes[0]
 
     def unpack(self, flat: Tensor) -> Any:
         """Return the state(s) of flat (..., n): the leading axes are kept."""

@@ -16,7 +16,7 @@ from ....errors import SolverError
 from ....fields import Field
 from ....gradients import Backprop, Checkpointed
 from ...base import Control, Problem
-from ..differentiate import Task
+from ..differentiate import Task, first_order
 from ..march import bad_start, fixed_grid, too_many_steps, too_small_step
 from .plan import FieldPlan, TableauPlan, field_plan, tableau_plan
 
@@ -163,7 +163,7 @@ class _Fused(torch.autograd.Function):
         return call.march(y0, parameters)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx, cotangents: Tensor):
         ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
         wanted = ctx.needs_input_grad[2:]
