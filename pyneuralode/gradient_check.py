@@ -63,6 +63,8 @@ def check_gradient(
     seed: int = 0,
 ) -> GradientCheck:
     """Compare every gradient method with finite differences, in float64; see `NeuralODE.check_gradient`."""
+    if isinstance(y0, tuple):
+        raise ArgumentError("y0 is a tuple: check_gradient takes one tensor; join the parts into one.")
     model = copy.deepcopy(model).double()
     model.fused = False  # so that the memory counted is that of the method
     y0 = torch.as_tensor(y0).detach().to(torch.float64)

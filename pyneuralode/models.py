@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from .engines import torch_engine
@@ -58,7 +59,7 @@ def solve(
     gradient : str or GradientMethod
         A name or instance of `pyneuralode.gradients`.
     dense : bool
-        Keep what is needed to call the solution at any time.
+        Keep what is needed to call the solution at any time; it then takes the generic path and `Backprop`.
     fused : bool
         Let the compiled path run where it applies (described fields on the CPU).
     **control
@@ -166,8 +167,18 @@ class NeuralODE(nn.Module):
         """Return the state that is integrated for the caller's initial state; here the same."""
         return y0
 
-    def solve(self, y0: Any, ts: Any, *, parameters: Mapping[str, Any] | None = None, dense: bool = False) -> Solution:
-        """Solve from `y0` at ``ts[0]`` through `ts`; `parameters` stand in for the model's own."""
+    def solve(
+        self, y0: Any, ts: Any, *, t0: float | None = None, parameters: Mapping[str, Any] | None = None, dense: bool = False
+    ) -> Solution:
+        """Solve from `y0` through `ts`; `parameters` stand in for the model's own.
+
+        `y0` is the state at ``ts[0]``, or at `t0` where that is another time before it.
+        """
+        if t0 is not None and float(t0) != float(ts[0]):
+            own = torch.cat([ts.new_tensor([t0]), ts]) if isinstance(ts, Tensor) else np.concatenate([[t0], ts])
+            whole = self.solve(y0, own, parameters=parameters, dense=dense)
+            states = tuple(part[1:] for part in whole.ys) if isinstance(whole.ys, tuple) else whole.ys[1:]
+            return replace(whole, ts=whole.ts[1:], ys=states)
         parameters = self.tensors() if parameters is None else dict(parameters)
         choose_engine(self.engine)
         return torch_engine.solve(
@@ -221,6 +232,9 @@ class NeuralODE(nn.Module):
             "control": control,
             **self._extra_description(),
         }
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise ArgumentError(f"path is {str(path)!r}, whose folder is not there: make it first.")
         save_file(self.arrays(), str(path), {"pyneuralode": json.dumps(description, default=lambda value: value.tolist())})
 
     def _extra_description(self) -> dict:
@@ -260,8 +274,9 @@ def load(path: str | Path) -> NeuralODE:
     if not path.is_file():
         raise ModelFileError(f"{path} is not there: give the path of a saved model.")
     try:
-        arrays = load_file(str(path))
-        description = json.loads(_header(path).get("pyneuralode", "null"))
+        with safe_open(str(path), "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
     if description is None:
@@ -292,10 +307,3 @@ def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarra
     model = kinds[description["model"]](from_description(description["field"]), dtype=dtype, **settings)
     model.set_arrays(arrays)
     return model
-
-
-def _header(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file: eight bytes of length, then JSON."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(length)).get("__metadata__", {})

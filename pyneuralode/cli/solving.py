@@ -77,10 +77,9 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
 
 def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
     """Return the states (T, d) at rising times from `start` on."""
-    later = times[times > start]
-    if len(later) == 0:
+    if len(times) == 1 and times[0] == start:
         return model.prepare(y0)[None]
-    return model.solve(y0, np.append(start, later)).ys[len(later) + 1 - len(times) :]
+    return model.solve(y0, times, t0=start).ys
 
 
 def write_solution(out: Path, table: Table) -> tuple[Path, Path]:

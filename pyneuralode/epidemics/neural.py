@@ -38,10 +38,10 @@ def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **sett
     return AugmentedNeuralODE(field, extra=3, seed=seed, **(tight | settings))
 
 
-def neural_plan(last: float, *, goal: float | None = 7.5e-5, adam: int = 100, finish: int = 2000) -> GrowingSpan:
+def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, finish: int = 2000) -> GrowingSpan:
     """Return the plan of `fit_neural`: growing spans up to day `last` by Adam, then L-BFGS on the whole span.
 
-    `goal` is the sum of squares at which L-BFGS stops.
+    `goal` is the sum of squares at which L-BFGS stops, in the squared unit of the data.
     """
     ends = [end for end in SPANS if end < last] + [last]
     return GrowingSpan(
@@ -89,7 +89,4 @@ def fit_neural(
 
 def neural_curve(model: AugmentedNeuralODE, days: np.ndarray, parameters: Any = None) -> np.ndarray:
     """Return the observed component (T,) at rising days of at least 0; `parameters` stand in for the model's own."""
-    days = np.asarray(days, dtype=float)
-    times = days if days[0] == 0 else np.concatenate([[0.0], days])
-    curve = model.solve(np.zeros(1), times, parameters=parameters).ys[:, 0]
-    return curve if days[0] == 0 else curve[1:]
+    return model.solve(np.zeros(1), np.asarray(days, dtype=float), t0=0.0, parameters=parameters).ys[:, 0]

@@ -30,7 +30,7 @@ class EpidemicFit:
 
     def states(self, days: np.ndarray) -> np.ndarray:
         p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
-        return _from_zero(self.result.model, _initial(p).numpy(), days)
+        return self.result.model.solve(_initial(p).numpy(), np.asarray(days, dtype=float), t0=0.0).ys
 
     def curve(self, days: np.ndarray) -> np.ndarray:
         states, p = self.states(days), self.result.parameters
@@ -105,11 +105,3 @@ def _initial(p: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 def _incidence(ts, ys, p):
     return (p["factor"] * p["sigma"] * ys[:, 1])[:, None]
-
-
-def _from_zero(model: NeuralODE, y0: Any, days: np.ndarray) -> np.ndarray:
-    """Return the states (T, d) at rising days of at least 0, solved from day 0."""
-    days = np.asarray(days, dtype=float)
-    if days[0] == 0:
-        return model.solve(y0, days).ys
-    return model.solve(y0, np.concatenate([[0.0], days])).ys[1:]

@@ -90,23 +90,27 @@ def fit(
     objective = Objective(
         ts, data, observed=observed, observe=observe, weights=weights, mask=mask, reduction=reduction, dtype=dtype, device=device
     )
+    for stage in stages:
+        if objective.rows(stage.end) == 0:
+            raise ArgumentError(f"end is {stage.end}, before the first time of the data, {objective.ts[0]:g}: give a later end.")
     start = objective.ts[0] if t0 is None else float(t0)
     if start > objective.ts[0]:
         raise ArgumentError(f"t0 is {start:g}, after the first time of the data, {objective.ts[0]:g}: give it or less.")
+    # A parameter that asks for no gradient is not to be moved.
+    frozen = [name for name, value in model.tensors().items() if not value.requires_grad]
     variables = Variables(
-        {name: value.to(dtype) for name, value in _starting_tensors(model, extra).items()}, bounds or {}, (*_names("fixed", fixed), *_frozen(model))
+        {name: value.to(dtype) for name, value in _starting_tensors(model, extra).items()},
+        bounds or {},
+        ((fixed,) if isinstance(fixed, str) else tuple(fixed)) + tuple(frozen),
     )
     names = list(model.tensors())
 
     def loss_of(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
-        before = start < objective.ts[0]
-        times = np.concatenate([[start], objective.ts[:rows]]) if before else objective.ts[:rows]
         initial = y0(parameters) if callable(y0) else y0_tensor
-        if len(times) == 1:
+        if rows == 1 and start == objective.ts[0]:
             states = model.prepare(initial)[None]
         else:
-            states = model.solve(initial, times, parameters={n: parameters[n] for n in names}).ys
-        states = states[1:] if before else states
+            states = model.solve(initial, objective.ts[:rows], t0=start, parameters={n: parameters[n] for n in names}).ys
         seen = torch.as_tensor(objective.ts[:rows], dtype=dtype, device=device)
         loss = objective.loss(objective.predict(seen, states, parameters))
         return loss, loss if penalty is None else loss + penalty(seen, states, parameters)
@@ -132,14 +136,6 @@ def fit(
     )
 
 
-def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _frozen(model: NeuralODE) -> list[str]:
-    return [name for name, value in model.tensors().items() if not value.requires_grad]
-
-
 def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> dict[str, Tensor]:
     tensors = {name: value.detach() for name, value in model.tensors().items()}
     for name, value in (extra or {}).items():
@@ -151,7 +147,7 @@ def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> di
 
 def _kind(y0: Any) -> tuple[torch.dtype, torch.device]:
     if isinstance(y0, Tensor):
-        return y0.dtype, y0.device
+        return (y0.dtype if y0.is_floating_point() else torch.float64), y0.device
     single = isinstance(y0, np.ndarray) and y0.dtype == np.float32
     return (torch.float32 if single else torch.float64), torch.device("cpu")
 
@@ -188,13 +184,13 @@ class _Run:
         first = max(0, len(self.results) - 1)
         for k in range(first, len(self.stages)):
             stage = self.stages[k]
-            if k == len(self.results):
-                self._begin(stage)
             label = f"stage {k + 1} of {len(self.stages)}"
             end = stage.end if stage.end is not None else self.objective.ts[-1]
             task = progress.task(f"{label}, t up to {end:g}", stage.iterations)
-            task.advance(len(self.results[-1].losses))
             try:
+                if k == len(self.results):
+                    self._begin(stage)
+                task.advance(len(self.results[-1].losses))
                 self._stage(k, stage, task, store)
             except KeyboardInterrupt:
                 self.interrupted = True
@@ -209,9 +205,6 @@ class _Run:
         return None
 
     def _begin(self, stage: Stage) -> None:
-        rows = self.objective.rows(stage.end)
-        if rows == 0:
-            raise ArgumentError(f"end is {stage.end}, before the first time of the data, {self.objective.ts[0]:g}: give a later end.")
         self.variables.restore(self.best)
         self.results.append(StageResult(stage.end, repr(stage.optimiser), parameters=self.variables.arrays()))
         self.make_optimiser(stage)

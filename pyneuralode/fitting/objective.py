@@ -27,9 +27,9 @@ class Objective:
     observed : sequence of int, optional
         Which state components they are; the first k unless given.
     observe : callable, optional
-        ``observe(ts, ys, parameters)`` -> (T, ..., k) in place of `observed`, for a function of the state.
-    weights : array that broadcasts to data, optional
-        Weight of each square.
+        ``observe(ts, ys, parameters)`` -> (T,) or (T, ..., k) in place of `observed`, for a function of the state.
+    weights : array, optional
+        Weight of each square: (T,) is one for each row, other shapes broadcast to that of data.
     mask : "nan" or boolean array of data's shape, optional
         What counts: True where there is a value; "nan" takes NaN as missing.
     reduction : {"sum", "mean"}
@@ -53,8 +53,9 @@ class Objective:
             raise unknown_name("reduction", reduction, REDUCTIONS)
         if observed is not None and observe is not None:
             raise ArgumentError("observed and observe are both given: give one of them.")
-        self.ts = np.array(ts, dtype=float)
-        values = torch.as_tensor(np.asarray(data) if not isinstance(data, Tensor) else data, dtype=dtype, device=device)
+        self.ts = np.array(ts.detach().cpu() if isinstance(ts, Tensor) else ts, dtype=float)
+        data = data.detach() if isinstance(data, Tensor) else np.array(data, dtype=float)  # copied: it may be read-only
+        values = torch.as_tensor(data, dtype=dtype, device=device)
         if values.ndim == 1:
             values = values[:, None]
         if self.ts.ndim != 1 or len(self.ts) != len(values):
@@ -65,7 +66,7 @@ class Objective:
             raise DataError("ts must rise and be finite: sort the data by time and give every time once.")
         self.data, self.mask = _masked(values, mask)
         self.weights = self._weights(weights, dtype, device)
-        self.observed = list(range(values.shape[-1])) if observed is None else [int(i) for i in observed]
+        self.observed = list(range(values.shape[-1])) if observed is None else [int(i) for i in np.atleast_1d(observed)]
         if observe is None and len(self.observed) != values.shape[-1]:
             raise ArgumentError(f"observed names {len(self.observed)} components and data has {values.shape[-1]} columns.")
         self.observe, self.reduction = observe, reduction
@@ -75,15 +76,16 @@ class Objective:
         if weights is None:
             return counted
         weights = torch.as_tensor(weights, dtype=dtype, device=device)
-        if weights.ndim == 1 and self.data.ndim > 1:
+        given = tuple(weights.shape)
+        if weights.ndim == 1:
             weights = weights.reshape(-1, *[1] * (self.data.ndim - 1))
         if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
             raise ArgumentError("weights holds a negative or non-finite number: give finite numbers of at least 0.")
         try:
-            return counted * weights
+            return counted * weights.expand_as(counted)
         except RuntimeError:
             raise ArgumentError(
-                f"weights has shape {tuple(weights.shape)} and data {tuple(self.data.shape)}: give shapes that broadcast."
+                f"weights has shape {given} and data {tuple(self.data.shape)}: give one for each row, or a shape that broadcasts."
             ) from None
 
     def digest(self) -> str:
@@ -98,7 +100,8 @@ class Objective:
     def predict(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         """Return the prediction (T, ..., k) of states ys (T, ..., d)."""
         if self.observe is not None:
-            return self.observe(ts, ys, parameters)
+            prediction = self.observe(ts, ys, parameters)
+            return prediction[:, None] if prediction.ndim == 1 else prediction
         if max(self.observed) >= ys.shape[-1] or min(self.observed) < 0:
             raise ArgumentError(f"observed is {self.observed}: the state has the components 0 to {ys.shape[-1] - 1}.")
         return ys[..., self.observed]

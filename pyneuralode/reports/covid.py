@@ -178,14 +178,15 @@ def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
         last = days[-1] - held_out
         unseen = days > last
         grid = np.linspace(days[0], days[-1], 341)
+        seir = fit_seir(days[~unseen], values[~unseen], fit_initial=True)
         curves = {
             "neural ODE": [neural_curve(r.model, days) for r in results],
-            "SEIR": [fit_seir(days[~unseen], values[~unseen], fit_initial=True).curve(days)],
+            "SEIR": [seir.curve(days)],
             "last value": [np.where(unseen, values[~unseen][-1], values)],
         }
         drawn = {
             "neural ODE": np.array([neural_curve(r.model, grid) for r in results]),
-            "SEIR": fit_seir(days[~unseen], values[~unseen], fit_initial=True).curve(grid),
+            "SEIR": seir.curve(grid),
         }
         panels.append((last, grid, drawn))
         for name, predictions in curves.items():

@@ -149,7 +149,7 @@ def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, parameters: dic
     if hidden:
         raise ArgumentError(
             f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot see: name them, "
-            "parameters={'k': k}, or make the field a torch.nn.Module."
+            "solve(..., parameters={'k': k}), or make the field a torch.nn.Module."
         )
 
 
