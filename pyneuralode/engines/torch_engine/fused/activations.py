@@ -89,7 +89,7 @@ def _over_arrays(pair):
 
 def activate(kind, values, slopes):
     """Apply the activation of number `kind` to `values` in place, and write its derivatives to `slopes`."""
-    raise NotImplementedError("activate runs in compiled code only")
+    raise TypeError("activate runs in compiled code only")
 
 
 @overload(activate)
