@@ -225,5 +225,7 @@ def from_description(description: dict) -> Field:
         raise unknown_name("the field's kind", kind, kinds)
     known = {f.name for f in dataclasses.fields(kinds[kind])}
     if not set(values) <= known:
-        raise ArgumentError(f"{kind} has no setting {sorted(set(values) - known)[0]!r}: it has {', '.join(sorted(known))}.")
+        raise ArgumentError(
+            f"{kind} has no setting {sorted(set(values) - known)[0]!r}: it has {', '.join(sorted(known))}."
+        )
     return kinds[kind](**values)

@@ -48,7 +48,9 @@ class GradientCheck:
             if row.error is None:
                 lines.append(f"{row.method:<24}{'-':>10}{'-':>10}{'-':>10}  {row.note}")
             else:
-                lines.append(f"{row.method:<24}{row.error:>10.1e}{1e3 * row.seconds:>10.1f}{row.peak_bytes / 1e3:>10.1f}")
+                lines.append(
+                    f"{row.method:<24}{row.error:>10.1e}{1e3 * row.seconds:>10.1f}{row.peak_bytes / 1e3:>10.1f}"
+                )
         return "\n".join(lines)
 
 
@@ -80,7 +82,9 @@ def check_gradient(
         start = y0.clone().requires_grad_()
         result = loss(model.solve(start, ts, parameters=point).ys)
         if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
-            raise ArgumentError("loss does not return a differentiable tensor of shape (): write it in torch operations.")
+            raise ArgumentError(
+                "loss does not return a differentiable tensor of shape (): write it in torch operations."
+            )
         result.backward()
         return point, start
 
@@ -104,7 +108,8 @@ def check_gradient(
         found = [_along({n: p.grad for n, p in point.items()}, start.grad, d) for d in chosen]
         rows.append(GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak))
     return GradientCheck(
-        rows, f"{count} numbers; error along {len(chosen)} directions, relative to the largest derivative, by central differences"
+        rows,
+        f"{count} numbers; error along {len(chosen)} directions, relative to the largest derivative, by central differences",
     )
 
 
@@ -115,7 +120,9 @@ def _require_differentiable(model: NeuralODE, y0: Tensor, ts: Tensor) -> None:
     try:
         slope = model.field(ts[0], model.prepare(y0.clone().requires_grad_()))
     except RuntimeError as error:
-        raise ArgumentError(f"the field cannot be differentiated ({str(error).splitlines()[0].rstrip('.')}): {remedy}") from None
+        raise ArgumentError(
+            f"the field cannot be differentiated ({str(error).splitlines()[0].rstrip('.')}): {remedy}"
+        ) from None
     if not isinstance(slope, Tensor):
         raise ArgumentError(f"the field returns a {type(slope).__name__}, not a tensor: {remedy}")
     if not slope.requires_grad:
@@ -142,7 +149,10 @@ def _tight(model: NeuralODE) -> NeuralODE:
     """Return the model for the reference: tight tolerances where it adapts its steps, else the very same steps."""
     tight = copy.copy(model)
     if find_tableau(model.solver).error is not None and model.control.step is None:
-        tight.solver, tight.control = "Vern7", replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0)
+        tight.solver, tight.control = (
+            "Vern7",
+            replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0),
+        )
     return tight
 
 

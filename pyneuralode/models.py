@@ -79,7 +79,9 @@ def solve(
     """
     choose_engine(engine)
     if parameters is None:
-        parameters = f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
+        parameters = (
+            f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
+        )
     return torch_engine.solve(
         Problem(f, dict(parameters), y0, ts, solver, make_control(control), find_gradient(gradient), dense, fused)
     )
@@ -168,7 +170,13 @@ class NeuralODE(nn.Module):
         return y0
 
     def solve(
-        self, y0: Any, ts: Any, *, t0: float | None = None, parameters: Mapping[str, Any] | None = None, dense: bool = False
+        self,
+        y0: Any,
+        ts: Any,
+        *,
+        t0: float | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        dense: bool = False,
     ) -> Solution:
         """Solve from `y0` through `ts`; `parameters` stand in for the model's own.
 
@@ -182,7 +190,17 @@ class NeuralODE(nn.Module):
         parameters = self.tensors() if parameters is None else dict(parameters)
         choose_engine(self.engine)
         return torch_engine.solve(
-            Problem(self.field, parameters, self.prepare(y0), ts, self.solver, self.control, self.gradient, dense, self.fused)
+            Problem(
+                self.field,
+                parameters,
+                self.prepare(y0),
+                ts,
+                self.solver,
+                self.control,
+                self.gradient,
+                dense,
+                self.fused,
+            )
         )
 
     def forward(self, y0: Any, ts: Any) -> Any:
@@ -221,7 +239,9 @@ class NeuralODE(nn.Module):
                 "or use a described field such as MLP."
             )
         if isinstance(self.solver, Tableau):
-            raise ArgumentError(f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save.")
+            raise ArgumentError(
+                f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save."
+            )
         control = {k: v for k, v in vars(self.control).items() if k != "max_step" or v < np.inf}
         description = {
             "format": FORMAT,
@@ -235,7 +255,9 @@ class NeuralODE(nn.Module):
         path = Path(path)
         if not path.parent.is_dir():
             raise ArgumentError(f"path is {str(path)!r}, whose folder is not there: make it first.")
-        save_file(self.arrays(), str(path), {"pyneuralode": json.dumps(description, default=lambda value: value.tolist())})
+        save_file(
+            self.arrays(), str(path), {"pyneuralode": json.dumps(description, default=lambda value: value.tolist())}
+        )
 
     def _extra_description(self) -> dict:
         return {}
@@ -280,7 +302,9 @@ def load(path: str | Path) -> NeuralODE:
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
     if description is None:
-        raise ModelFileError(f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote.")
+        raise ModelFileError(
+            f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
+        )
     try:
         return _from_description(path, description, arrays)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

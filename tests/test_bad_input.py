@@ -51,7 +51,10 @@ ARGUMENTS = {
     "matrix not square": (lambda: pn.Linear(((1.0, 2.0),)), "square matrix"),
     "negative rate": (lambda: pn.SEIR(gamma=-1.0), "gamma is -1.0"),
     "field is a number": (lambda: solve(3.0), "the field is a float"),
-    "field of the wrong shape": (lambda: solve(lambda t, y: y[:1]), r"returned shape \(1,\) for a state of shape \(2,\)"),
+    "field of the wrong shape": (
+        lambda: solve(lambda t, y: y[:1]),
+        r"returned shape \(1,\) for a state of shape \(2,\)",
+    ),
     "field of the wrong dtype": (lambda: solve(lambda t, y: y.float()), "returned dtype torch.float32"),
     "field returns no tensor": (lambda: solve(lambda t, y: 1.0), "returned a float"),
     "missing parameter": (lambda: solve(parameters={}), "lacks 'A'"),
@@ -74,10 +77,16 @@ ARGUMENTS = {
     "unknown bound": (lambda: fit(bounds={"B": (0, None)}), "bounds names 'B'"),
     "start outside its bounds": (lambda: fit(bounds={"A": (0, None)}), "not inside its bounds"),
     "everything fixed": (lambda: fit(fixed=["A"]), "leave at least one free"),
-    "plan of another kind": (lambda: pn.fit(pn.NeuralODE(LINEAR), [0.0, 1.0], [1.0, 1.0], y0=Y0, plan=3), "plan is a int"),
+    "plan of another kind": (
+        lambda: pn.fit(pn.NeuralODE(LINEAR), [0.0, 1.0], [1.0, 1.0], y0=Y0, plan=3),
+        "plan is a int",
+    ),
     "no iterations": (lambda: pn.Stage(pn.Adam(), 0), "iterations is 0"),
     "falling ends": (lambda: pn.GrowingSpan([2.0, 1.0]).stages(), "rising times"),
-    "end before the data": (lambda: pn.fit(pn.NeuralODE(LINEAR), [1.0, 2.0], [1.0, 1.0], y0=Y0, plan=pn.Stage(end=0.5)), "end is 0.5"),
+    "end before the data": (
+        lambda: pn.fit(pn.NeuralODE(LINEAR), [1.0, 2.0], [1.0, 1.0], y0=Y0, plan=pn.Stage(end=0.5)),
+        "end is 0.5",
+    ),
     "negative rate of learning": (lambda: pn.Adam(lr=-1.0), "lr is -1.0"),
     "unknown schedule": (lambda: pn.Adam(schedule="cosin"), "did you mean 'cosine'"),
 }
@@ -96,7 +105,10 @@ def test_wrong_arguments(case):
 SOLVES = {
     "non-finite at the start": (lambda: solve(lambda t, y: y / 0 * NAN), "non-finite value at the start"),
     "blows up": (lambda: solve(lambda t, y: y**2, y0=[1.0], ts=[0.0, 2.0]), "the step fell to"),
-    "blows up in fixed steps": (lambda: solve(lambda t, y: y**3, y0=[10.0], ts=[0.0, 50.0], solver="Euler", step=1.0), "state is non-finite at t = 50"),
+    "blows up in fixed steps": (
+        lambda: solve(lambda t, y: y**3, y0=[10.0], ts=[0.0, 50.0], solver="Euler", step=1.0),
+        "state is non-finite at t = 50",
+    ),
     "too many steps": (lambda: solve(max_steps=3, ts=[0.0, 100.0]), "max_steps = 3 steps and reached t ="),
     "min_step too large": (lambda: solve(min_step=5.0, ts=[0.0, 100.0]), "below the smallest of 5"),
     "turns into NaN": (lambda: solve(lambda t, y: y * (1 if t < 0.5 else NAN)), "becomes non-finite"),

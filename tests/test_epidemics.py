@@ -70,7 +70,9 @@ def test_variation_of_a_known_curve():
     curve = neural_curve(result.model, np.arange(0, 170.05, 0.1))
     data = np.abs(np.diff(VALUES)).sum()
     assert covid.variation(result, DAYS, VALUES) == pytest.approx(np.abs(np.diff(curve)).sum() / data)
-    assert data == pytest.approx(SCALE * (2 * DATA["new_cases_avg7"].max() - DATA["new_cases_avg7"].iloc[[0, -1]].sum()), rel=0.15)
+    assert data == pytest.approx(
+        SCALE * (2 * DATA["new_cases_avg7"].max() - DATA["new_cases_avg7"].iloc[[0, -1]].sum()), rel=0.15
+    )
 
 
 @pytest.mark.slow

@@ -24,7 +24,9 @@ def test_lbfgs_recovers_the_matrix(gradient):
     np.testing.assert_array_equal(result.model.arrays()["A"], result.parameters["A"])
 
 
-@pytest.mark.parametrize("optimiser", [pn.Adam(0.05), pn.AdamW(0.05, weight_decay=0.0), pn.RMSprop(0.02), pn.SGD(0.005, momentum=0.9)])
+@pytest.mark.parametrize(
+    "optimiser", [pn.Adam(0.05), pn.AdamW(0.05, weight_decay=0.0), pn.RMSprop(0.02), pn.SGD(0.005, momentum=0.9)]
+)
 def test_first_order_optimisers_lower_the_loss_and_keep_the_best(optimiser):
     result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(optimiser, 80))
     assert result.loss < 0.05 * result.losses[0]
@@ -41,9 +43,22 @@ def test_observed_components_weights_masks_and_missing_values():
     losses = [
         pn.fit(start(), TS, data, y0=[1.0, 0.0], observed=[1], mask="nan", plan=pn.Stage(pn.Adam(), 1)).loss,
         pn.fit(start(), TS, wrong, y0=[1.0, 0.0], observed=[1], mask=mask, plan=pn.Stage(pn.Adam(), 1)).loss,
-        pn.fit(start(), TS, wrong, y0=[1.0, 0.0], observed=[1], weights=mask.astype(float), plan=pn.Stage(pn.Adam(), 1)).loss,
-        15 * pn.fit(start(), TS, wrong, y0=[1.0, 0.0], observed=[1], mask=mask, reduction="mean", plan=pn.Stage(pn.Adam(), 1)).loss,
-        pn.fit(start(), TS, data, y0=[1.0, 0.0], observe=lambda ts, ys, p: ys[:, 1:], mask="nan", plan=pn.Stage(pn.Adam(), 1)).loss,
+        pn.fit(
+            start(), TS, wrong, y0=[1.0, 0.0], observed=[1], weights=mask.astype(float), plan=pn.Stage(pn.Adam(), 1)
+        ).loss,
+        15
+        * pn.fit(
+            start(), TS, wrong, y0=[1.0, 0.0], observed=[1], mask=mask, reduction="mean", plan=pn.Stage(pn.Adam(), 1)
+        ).loss,
+        pn.fit(
+            start(),
+            TS,
+            data,
+            y0=[1.0, 0.0],
+            observe=lambda ts, ys, p: ys[:, 1:],
+            mask="nan",
+            plan=pn.Stage(pn.Adam(), 1),
+        ).loss,
     ]
     states = start()([1.0, 0.0], TS)
     expected = ((states[:, 1] - TRUTH[:, 1])[mask] ** 2).sum()
@@ -51,7 +66,9 @@ def test_observed_components_weights_masks_and_missing_values():
 
 
 def test_growing_spans_start_from_the_best_of_the_stage_before():
-    plan = pn.GrowingSpan([1.0, 2.0, 3.0], [pn.Adam(0.5), pn.Adam(0.05), pn.Adam(0.05)], [30, 20, 10], finish=[pn.Stage(pn.LBFGS(), 5)])
+    plan = pn.GrowingSpan(
+        [1.0, 2.0, 3.0], [pn.Adam(0.5), pn.Adam(0.05), pn.Adam(0.05)], [30, 20, 10], finish=[pn.Stage(pn.LBFGS(), 5)]
+    )
     result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=plan)
     assert [stage.end for stage in result.stages] == [1.0, 2.0, 3.0, 3.0]
     for before, after in zip(result.stages, result.stages[1:]):
@@ -65,20 +82,31 @@ def test_growing_spans_start_from_the_best_of_the_stage_before():
 def test_goal_ends_a_stage_and_a_penalty_is_kept_apart():
     result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(), 100, goal=1e-3))
     assert result.loss <= 1e-3 and len(result.losses) < 100
-    penalised = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.Adam(), 1), penalty=lambda ts, ys, p: 7 + 0 * ys.sum())
+    penalised = pn.fit(
+        start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.Adam(), 1), penalty=lambda ts, ys, p: 7 + 0 * ys.sum()
+    )
     assert penalised.stages[0].objectives[0] == pytest.approx(penalised.losses[0] + 7)
 
 
 def test_bounds_fixed_and_extra_parameters_with_fitted_initial_state():
-    truth = pn.solve(pn.SEIR(0.3, 2.5, 0.5), [0.98, 0.015, 0.005, 0.0], np.linspace(0, 40, 21), rtol=1e-10, atol=1e-12).ys[:, 2]
+    truth = pn.solve(
+        pn.SEIR(0.3, 2.5, 0.5), [0.98, 0.015, 0.005, 0.0], np.linspace(0, 40, 21), rtol=1e-10, atol=1e-12
+    ).ys[:, 2]
     model = pn.NeuralODE(pn.SEIR(0.2, 3.0, 0.5), rtol=1e-9, atol=1e-11)
 
     def y0(p):
         return torch.stack([1 - p["e0"] - p["i0"], p["e0"], p["i0"], 0 * p["i0"]])
 
     result = pn.fit(
-        model, np.linspace(0, 40, 21), truth, y0=y0, observed=[2], plan=pn.Stage(pn.LBFGS(), 200), fixed=["sigma"],
-        extra={"e0": 0.01, "i0": 0.01}, bounds={"gamma": (0, None), "R0": (1.0, 6.0), "e0": (0, 0.1), "i0": (0, 0.1)},
+        model,
+        np.linspace(0, 40, 21),
+        truth,
+        y0=y0,
+        observed=[2],
+        plan=pn.Stage(pn.LBFGS(), 200),
+        fixed=["sigma"],
+        extra={"e0": 0.01, "i0": 0.01},
+        bounds={"gamma": (0, None), "R0": (1.0, 6.0), "e0": (0, 0.1), "i0": (0, 0.1)},
     )
     values = {name: float(value) for name, value in result.parameters.items()}
     assert values == pytest.approx({"gamma": 0.3, "R0": 2.5, "sigma": 0.5, "e0": 0.015, "i0": 0.005}, rel=1e-2)
@@ -97,10 +125,14 @@ def test_bounds_are_kept_and_undone():
         assert bound[1] is None or bool((moved < bound[1]).all())
 
 
-@pytest.mark.parametrize("plan", [
-    pn.GrowingSpan([1.5, 3.0], pn.Adam(0.05, schedule="cosine", clip=1.0), 30),
-    [pn.Stage(pn.RMSprop(0.01), 20), pn.Stage(pn.LBFGS(), 25)],
-], ids=["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pn.GrowingSpan([1.5, 3.0], pn.Adam(0.05, schedule="cosine", clip=1.0), 30),
+        [pn.Stage(pn.RMSprop(0.01), 20), pn.Stage(pn.LBFGS(), 25)],
+    ],
+    ids=["adam", "lbfgs"],
+)
 @pytest.mark.parametrize("stop", [13, 37])
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_path):
     whole = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=plan)

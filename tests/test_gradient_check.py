@@ -34,10 +34,14 @@ def test_forward_mode_is_left_out_where_there_are_many_parameters():
     assert row.error is None and "at most 200" in row.note
 
 
-@pytest.mark.parametrize("field", [
-    lambda t, y: torch.as_tensor(-y.detach().numpy()),
-    lambda t, y: torch.as_tensor(-y.numpy()),
-], ids=["detached", "numpy"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda t, y: torch.as_tensor(-y.detach().numpy()),
+        lambda t, y: torch.as_tensor(-y.numpy()),
+    ],
+    ids=["detached", "numpy"],
+)
 def test_a_model_that_is_not_differentiable_is_refused_in_one_sentence(field):
     with pytest.raises(pn.ArgumentError, match="write it in torch operations") as caught:
         pn.NeuralODE(field).check_gradient([1.0, 2.0], [0.0, 1.0])
@@ -59,7 +63,9 @@ def test_memory_grows_as_each_method_says():
     peaks = {}
     for method in ("Backprop", "Checkpointed", "Backsolve"):
         for steps in (20, 200):
-            model = pn.NeuralODE(pn.MLP((4, 32, 4), init_bias=0.3), solver="RK4", step=1.0 / steps, gradient=method, fused=False)
+            model = pn.NeuralODE(
+                pn.MLP((4, 32, 4), init_bias=0.3), solver="RK4", step=1.0 / steps, gradient=method, fused=False
+            )
             y0 = torch.ones(16, 4, dtype=torch.float64)
             with PeakMemory() as memory:
                 model(y0, torch.tensor([0.0, 1.0], dtype=torch.float64))[-1].sum().backward()

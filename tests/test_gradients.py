@@ -30,7 +30,9 @@ def test_lotka_volterra_reference(method):
     assert loss.item() == pytest.approx(450.7640640395, rel=1e-9)
     expected = torch.tensor([8.30536266, -159.48429272, 75.20350821, -339.19509277], dtype=torch.float64)
     torch.testing.assert_close(p.grad, expected, rtol=1e-6, atol=0)
-    torch.testing.assert_close(u0.grad, torch.tensor([-39.12754122, -8.78778022], dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        u0.grad, torch.tensor([-39.12754122, -8.78778022], dtype=torch.float64), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("solver", ["Tsit5", "DP5", "RK4", "Euler"])
@@ -65,7 +67,9 @@ def test_times_state_and_parameters_against_finite_differences(method, direction
                 with torch.no_grad():
                     shifted.append(loss(*moved).item())
             difference = (shifted[0] - shifted[1]) / 2e-5
-            assert leaf.grad.reshape(-1)[j].item() == pytest.approx(difference, rel=rtol, abs=2e-4 if solver != "Euler" else 0.3)
+            assert leaf.grad.reshape(-1)[j].item() == pytest.approx(
+                difference, rel=rtol, abs=2e-4 if solver != "Euler" else 0.3
+            )
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -75,7 +79,9 @@ def test_described_fields_agree_with_backprop(method, fused):
     start = {name: torch.tensor(v, requires_grad=True) for name, v in field.initial(3).items()}
     reference = {name: torch.tensor(v, requires_grad=True) for name, v in field.initial(3).items()}
     y0, ts = torch.tensor([[1.0, 0.5], [-0.3, 0.8]], dtype=torch.float64), torch.linspace(0, 2, 9, dtype=torch.float64)
-    pn.solve(field, y0, ts, parameters=start, gradient=method, fused=fused, rtol=1e-10, atol=1e-10).ys.square().sum().backward()
+    pn.solve(
+        field, y0, ts, parameters=start, gradient=method, fused=fused, rtol=1e-10, atol=1e-10
+    ).ys.square().sum().backward()
     pn.solve(field, y0, ts, parameters=reference, fused=False, **TIGHT).ys.square().sum().backward()
     for name in start:
         torch.testing.assert_close(start[name].grad, reference[name].grad, rtol=1e-6, atol=1e-9)
@@ -130,7 +136,9 @@ def test_parameters_changed_between_forward_and_backward_are_noticed():
 
 def test_backprop_can_be_differentiated_twice():
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    y = pn.solve(lambda t, y: -k * y, torch.ones(1, dtype=torch.float64), [0.0, 1.0], parameters={"k": k}, **TIGHT).ys[-1]
+    y = pn.solve(lambda t, y: -k * y, torch.ones(1, dtype=torch.float64), [0.0, 1.0], parameters={"k": k}, **TIGHT).ys[
+        -1
+    ]
     (first,) = torch.autograd.grad(y.sum(), k, create_graph=True)
     (second,) = torch.autograd.grad(first, k)
     assert second.item() == pytest.approx(torch.exp(torch.tensor(-0.5)).item(), rel=1e-6)

@@ -10,12 +10,23 @@ import pyneuralode
 ROOT = Path(pyneuralode.__file__).parent
 # Each room may import the rooms of its own rank or a lower one.
 RANKS = {
-    "errors": 0, "files": 0, "progress": 0,
-    "fields": 1, "solvers": 1, "gradients": 1, "datasets": 1, "plotting": 1,
+    "errors": 0,
+    "files": 0,
+    "progress": 0,
+    "fields": 1,
+    "solvers": 1,
+    "gradients": 1,
+    "datasets": 1,
+    "plotting": 1,
     "engines": 2,
-    "gradient_check": 3, "models": 3, "dropin": 3,
+    "gradient_check": 3,
+    "models": 3,
+    "dropin": 3,
     "fitting": 4,
-    "epidemics": 5, "flows": 5, "images": 5, "latent": 5,
+    "epidemics": 5,
+    "flows": 5,
+    "images": 5,
+    "latent": 5,
     "reports": 6,
     "cli": 7,
 }

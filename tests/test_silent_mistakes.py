@@ -17,7 +17,11 @@ def test_second_derivatives_are_right_or_refused(method):
     matrix = torch.tensor(ROTATION.matrix, dtype=torch.float64)
 
     def loss(a):
-        return pn.solve(ROTATION, Y0, [0.0, 1.0], parameters={"A": a}, gradient=method, fused=method != "Backprop").ys[-1].sum()
+        return (
+            pn.solve(ROTATION, Y0, [0.0, 1.0], parameters={"A": a}, gradient=method, fused=method != "Backprop")
+            .ys[-1]
+            .sum()
+        )
 
     if method == "Backprop":
         hessian = torch.autograd.functional.hessian(loss, matrix)
@@ -69,7 +73,9 @@ def test_a_tensor_of_a_closure_that_is_not_named_is_refused(method):
 @pytest.mark.parametrize("method", GRADIENTS)
 def test_an_unused_parameter_gets_zeros(method):
     unused = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    pn.solve(lambda t, y: torch.ones_like(y), Y0, [0.0, 1.0], parameters={"p": unused}, gradient=method).ys.sum().backward()
+    pn.solve(
+        lambda t, y: torch.ones_like(y), Y0, [0.0, 1.0], parameters={"p": unused}, gradient=method
+    ).ys.sum().backward()
     assert bool((unused.grad == 0).all())
 
 
@@ -102,12 +108,15 @@ FIT = {"y0": [1.0, 0.0], "plan": [pn.Stage(pn.Adam(), 20)]}
 TS, DATA = np.linspace(0, 2, 6), np.ones((6, 2))
 
 
-@pytest.mark.parametrize("change, named", [
-    ({"data": 3 * DATA}, "data differs"),
-    ({"bounds": {"A": (-9.0, None)}}, "bounds differs"),
-    ({"weights": np.arange(6.0)}, "data differs"),
-    ({"plan": [pn.Stage(pn.Adam(), 21)]}, "plan differs"),
-])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"data": 3 * DATA}, "data differs"),
+        ({"bounds": {"A": (-9.0, None)}}, "bounds differs"),
+        ({"weights": np.arange(6.0)}, "data differs"),
+        ({"plan": [pn.Stage(pn.Adam(), 21)]}, "plan differs"),
+    ],
+)
 def test_a_checkpoint_of_another_fit_is_refused(tmp_path, change, named):
     file = tmp_path / "fit.checkpoint"
     settings = {"ts": TS, "data": DATA, **FIT, "checkpoint": file, "checkpoint_every": 5}
@@ -125,7 +134,12 @@ def test_shapes_of_masks_and_weights_mean_what_they_say():
         return pn.fit(pn.NeuralODE(ROTATION), TS, wrong, y0=[1.0, 0.0], plan=pn.Stage(pn.Adam(), 1), **settings).loss
 
     expected = loss(mask=np.stack([rows, rows], axis=1))
-    assert loss(mask=rows) == loss(weights=rows.astype(float)) == loss(weights=np.stack([rows, rows], 1).astype(float)) == expected
+    assert (
+        loss(mask=rows)
+        == loss(weights=rows.astype(float))
+        == loss(weights=np.stack([rows, rows], 1).astype(float))
+        == expected
+    )
     with pytest.raises(pn.ArgumentError, match=r"mask has shape \(2, 6\)"):
         loss(mask=np.stack([rows, rows]))
     for shape in ((2,), (2, 6, 2)):
@@ -136,15 +150,29 @@ def test_shapes_of_masks_and_weights_mean_what_they_say():
 REFUSED = {
     "a step that is not finite": (lambda: pn.solve(ROTATION, Y0, [0.0, 1.0], step=np.inf), "step is inf"),
     "atol 0 at a zero state": (lambda: pn.solve(ROTATION, [0.0, 1.0], [0.0, 1.0], atol=0.0), "atol is 0 where y0 is 0"),
-    "atol below the dtype": (lambda: pn.solve(ROTATION, Y0.float(), [0.0, 1.0], rtol=0.0, atol=1e-12), "below what float32 can hold"),
-    "a module without time": (lambda: pn.NeuralODE(nn.Sequential(nn.Linear(2, 2)))(Y0, [0.0, 1.0]), r"must take \(t, y\)"),
-    "a net of another width": (lambda: pn.solve(lambda t, y: nn.Linear(3, 3).double()(y), Y0, [0.0, 1.0]), "cannot be evaluated at y0"),
+    "atol below the dtype": (
+        lambda: pn.solve(ROTATION, Y0.float(), [0.0, 1.0], rtol=0.0, atol=1e-12),
+        "below what float32 can hold",
+    ),
+    "a module without time": (
+        lambda: pn.NeuralODE(nn.Sequential(nn.Linear(2, 2)))(Y0, [0.0, 1.0]),
+        r"must take \(t, y\)",
+    ),
+    "a net of another width": (
+        lambda: pn.solve(lambda t, y: nn.Linear(3, 3).double()(y), Y0, [0.0, 1.0]),
+        "cannot be evaluated at y0",
+    ),
     "a complex state": (lambda: pn.solve(ROTATION, Y0.to(torch.complex128), [0.0, 1.0]), "real and imaginary"),
     "nothing to fit": (lambda: pn.fit(pn.NeuralODE(lambda t, y: -y), TS, np.ones(6), y0=[1.0]), "no parameters to fit"),
     "bounds of one number": (lambda: pn.fit(pn.NeuralODE(ROTATION), TS, DATA, bounds={"A": 3.0}, **FIT), "a pair"),
-    "one row at the start": (lambda: pn.fit(pn.NeuralODE(ROTATION), [0.0], [[1.0, 1.0]], **FIT), "depends on no free parameter"),
+    "one row at the start": (
+        lambda: pn.fit(pn.NeuralODE(ROTATION), [0.0], [[1.0, 1.0]], **FIT),
+        "depends on no free parameter",
+    ),
     "a checkpoint in no folder": (
-        lambda: pn.fit(pn.NeuralODE(ROTATION), TS, DATA, **FIT, checkpoint="absent/folder/fit"), "folder is not there"),
+        lambda: pn.fit(pn.NeuralODE(ROTATION), TS, DATA, **FIT, checkpoint="absent/folder/fit"),
+        "folder is not there",
+    ),
     "falling data": (lambda: pn.fit(pn.NeuralODE(ROTATION), TS[::-1], DATA[::-1], **FIT), "sort the data by time"),
 }
 

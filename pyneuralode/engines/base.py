@@ -46,7 +46,9 @@ class Control:
         for name in ("rtol", "atol"):
             value = np.asarray(getattr(self, name), dtype=float)
             if not np.isfinite(value).all() or (value < 0).any():
-                raise ArgumentError(f"{name} is {getattr(self, name)}: give finite numbers of at least 0, such as 1e-6.")
+                raise ArgumentError(
+                    f"{name} is {getattr(self, name)}: give finite numbers of at least 0, such as 1e-6."
+                )
         if not np.any(np.asarray(self.rtol)) and not np.any(np.asarray(self.atol)):
             raise ArgumentError("rtol and atol are both 0: give at least one a positive value, such as 1e-6.")
         for name in ("step", "first_step", "max_step"):
@@ -56,7 +58,9 @@ class Control:
         if not self.min_step >= 0:
             raise ArgumentError(f"min_step is {self.min_step}: give a size of at least 0.")
         if self.min_step > self.max_step:
-            raise ArgumentError(f"min_step is {self.min_step} and max_step {self.max_step}: give a min_step below max_step.")
+            raise ArgumentError(
+                f"min_step is {self.min_step} and max_step {self.max_step}: give a min_step below max_step."
+            )
         if int(self.max_steps) < 1:
             raise ArgumentError(f"max_steps is {self.max_steps}: give a number of at least 1.")
 
@@ -67,7 +71,9 @@ class Control:
         if (rtol[rtol > 0] < 2 * eps).any():
             raise ArgumentError(f"rtol is {rtol[rtol > 0].min():g}, below what {dtype} can hold: write rtol={advice}.")
         if ((atol == 0) & (y0 == 0)).any():
-            raise ArgumentError("atol is 0 where y0 is 0, so no error is small enough: give a positive atol, such as 1e-9.")
+            raise ArgumentError(
+                "atol is 0 where y0 is 0, so no error is small enough: give a positive atol, such as 1e-9."
+            )
         absolute = (rtol == 0) & (atol < 2 * eps * np.abs(y0))
         if absolute.any():
             raise ArgumentError(

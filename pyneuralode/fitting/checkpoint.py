@@ -59,7 +59,9 @@ class Checkpoint:
             raise ModelFileError(f"{self.path} is not the checkpoint of a fit: give another path.")
         for name, value in self.identity.items():
             if header["identity"][name] != value:
-                raise ArgumentError(f"{name} differs from that in {self.path}: give the same, or remove the file to start anew.")
+                raise ArgumentError(
+                    f"{name} differs from that in {self.path}: give the same, or remove the file to start anew."
+                )
         run.best = {name: tensors[f"best/{name}"] for name in run.variables.free}
         run.variables.restore({name: tensors[f"now/{name}"] for name in run.variables.free})
         run.results = []

@@ -90,7 +90,9 @@ def stages_of(plan: Stage | GrowingSpan | Optimiser | Sequence) -> list[Stage]:
     try:
         stages = [stage for part in plan for stage in stages_of(part)]
     except TypeError:
-        raise ArgumentError(f"plan is a {type(plan).__name__}: give a Stage, a GrowingSpan, or a list of them.") from None
+        raise ArgumentError(
+            f"plan is a {type(plan).__name__}: give a Stage, a GrowingSpan, or a list of them."
+        ) from None
     if not stages:
         raise ArgumentError("plan is empty: give at least one Stage.")
     return stages

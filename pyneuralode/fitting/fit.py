@@ -88,11 +88,21 @@ def fit(
     state = y0 if not callable(y0) else y0(_starting_tensors(model, extra))
     dtype, device = _kind(state)
     objective = Objective(
-        ts, data, observed=observed, observe=observe, weights=weights, mask=mask, reduction=reduction, dtype=dtype, device=device
+        ts,
+        data,
+        observed=observed,
+        observe=observe,
+        weights=weights,
+        mask=mask,
+        reduction=reduction,
+        dtype=dtype,
+        device=device,
     )
     for stage in stages:
         if objective.rows(stage.end) == 0:
-            raise ArgumentError(f"end is {stage.end}, before the first time of the data, {objective.ts[0]:g}: give a later end.")
+            raise ArgumentError(
+                f"end is {stage.end}, before the first time of the data, {objective.ts[0]:g}: give a later end."
+            )
     start = objective.ts[0] if t0 is None else float(t0)
     if start > objective.ts[0]:
         raise ArgumentError(f"t0 is {start:g}, after the first time of the data, {objective.ts[0]:g}: give it or less.")
@@ -110,7 +120,9 @@ def fit(
         if rows == 1 and start == objective.ts[0]:
             states = model.prepare(initial)[None]
         else:
-            states = model.solve(initial, objective.ts[:rows], t0=start, parameters={n: parameters[n] for n in names}).ys
+            states = model.solve(
+                initial, objective.ts[:rows], t0=start, parameters={n: parameters[n] for n in names}
+            ).ys
         seen = torch.as_tensor(objective.ts[:rows], dtype=dtype, device=device)
         loss = objective.loss(objective.predict(seen, states, parameters))
         return loss, loss if penalty is None else loss + penalty(seen, states, parameters)

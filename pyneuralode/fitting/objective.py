@@ -68,7 +68,9 @@ class Objective:
         self.weights = self._weights(weights, dtype, device)
         self.observed = list(range(values.shape[-1])) if observed is None else [int(i) for i in np.atleast_1d(observed)]
         if observe is None and len(self.observed) != values.shape[-1]:
-            raise ArgumentError(f"observed names {len(self.observed)} components and data has {values.shape[-1]} columns.")
+            raise ArgumentError(
+                f"observed names {len(self.observed)} components and data has {values.shape[-1]} columns."
+            )
         self.observe, self.reduction = observe, reduction
 
     def _weights(self, weights: Any, dtype: torch.dtype, device) -> Tensor:

@@ -21,11 +21,15 @@ class Variables:
 
     def __init__(self, start: Mapping[str, Tensor], bounds: Mapping[str, Bound], fixed: tuple[str, ...]):
         if not start:
-            raise ArgumentError("the model has no parameters to fit: give it a field that has, such as MLP((2, 50, 2)).")
+            raise ArgumentError(
+                "the model has no parameters to fit: give it a field that has, such as MLP((2, 50, 2))."
+            )
         for label, names in (("bounds", bounds), ("fixed", fixed)):
             for name in names:
                 if name not in start:
-                    raise ArgumentError(f"{label} names {name!r}, which is not a parameter: known are {', '.join(start)}.")
+                    raise ArgumentError(
+                        f"{label} names {name!r}, which is not a parameter: known are {', '.join(start)}."
+                    )
         for name, bound in bounds.items():
             if not isinstance(bound, (tuple, list)) or len(bound) != 2:
                 raise ArgumentError(f"bounds of {name} is {bound!r}: give a pair (low, high), None for an open end.")

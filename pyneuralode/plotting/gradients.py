@@ -19,7 +19,9 @@ def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[st
     figure, axes = new_figure(columns, rows, width=4.8, height=3.2)
     for ax, (title, methods) in zip(axes.flat, panels.items()):
         for colour, marker, (name, errors) in zip(COLOURS, MARKERS, methods.items()):
-            ax.loglog(tolerances, errors, marker=marker, color=colour, markersize=4, linewidth=1.2, label=name, alpha=0.85)
+            ax.loglog(
+                tolerances, errors, marker=marker, color=colour, markersize=4, linewidth=1.2, label=name, alpha=0.85
+            )
         ax.loglog(tolerances, tolerances, color=INK, linewidth=0.8, linestyle=":", label="error = tolerance")
         ax.axhline(1, color=INK, linewidth=0.6)
         ax.invert_xaxis()

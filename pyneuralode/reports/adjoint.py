@@ -92,11 +92,31 @@ def run(context: Context) -> Report:
     state = 8 * 16 * 4
     growth = {name: (values[-1] - values[0]) / (counts[-1] - counts[0]) / state for name, values in peaks.items()}
     rows = [
-        Row("dy(1)/dk in closed form, k = 25", stiff_truth(), THEIR_DERIVATIVE, better="match", tolerance=0.005, source="definition"),
-        Row("dy(1)/dk by odeint_adjoint at tolerance 1e-3 (wrong sign)", derivatives["odeint_adjoint"][third], THEIR_BACKSOLVE,
-            better="match", tolerance=0.01, source="torchdiffeq"),
-        Row("dy(1)/dk by Backsolve at tolerance 1e-2 (wrong sign)", derivatives["Backsolve"][loose], THEIR_DERIVATIVE, better="match"),
-        Row("dy(1)/dk by Backsolve at tolerance 1e-3", derivatives["Backsolve"][third], THEIR_DERIVATIVE, better="match"),
+        Row(
+            "dy(1)/dk in closed form, k = 25",
+            stiff_truth(),
+            THEIR_DERIVATIVE,
+            better="match",
+            tolerance=0.005,
+            source="definition",
+        ),
+        Row(
+            "dy(1)/dk by odeint_adjoint at tolerance 1e-3 (wrong sign)",
+            derivatives["odeint_adjoint"][third],
+            THEIR_BACKSOLVE,
+            better="match",
+            tolerance=0.01,
+            source="torchdiffeq",
+        ),
+        Row(
+            "dy(1)/dk by Backsolve at tolerance 1e-2 (wrong sign)",
+            derivatives["Backsolve"][loose],
+            THEIR_DERIVATIVE,
+            better="match",
+        ),
+        Row(
+            "dy(1)/dk by Backsolve at tolerance 1e-3", derivatives["Backsolve"][third], THEIR_DERIVATIVE, better="match"
+        ),
         Row("dy(1)/dk by Backprop at tolerance 1e-3", derivatives["Backprop"][third], THEIR_DERIVATIVE, better="match"),
         Row("Backsolve: memory a step", growth["Backsolve"], 0.0, "states", source="R 2.1: O(1)", target=0.1),
         Row("Checkpointed: memory a step", growth["Checkpointed"], None, "states", target=1.01),
@@ -105,7 +125,9 @@ def run(context: Context) -> Report:
     for problem, solver in [(p, s) for p in problems for s in ("DP5", "Tsit5")]:
         exact = [n for n in GRADIENTS if n != "Backsolve"]
         last = max(panels[f"{problem}, {solver}"][n][-1] for n in exact)
-        rows.append(Row(f"{problem}, {solver} at {tolerances[-1]:.0e}: largest error but Backsolve's", last, None, target=1e-5))
+        rows.append(
+            Row(f"{problem}, {solver} at {tolerances[-1]:.0e}: largest error but Backsolve's", last, None, target=1e-5)
+        )
     return Report(
         rows=rows,
         figures={
@@ -114,8 +136,12 @@ def run(context: Context) -> Report:
             "memory": memory_growth(counts, peaks),
         },
         tables=[
-            Table(title, ["rtol = atol", *methods], [[t, *(v[i] for v in methods.values())] for i, t in enumerate(tolerances)],
-                  note="Relative error of the gradient.")
+            Table(
+                title,
+                ["rtol = atol", *methods],
+                [[t, *(v[i] for v in methods.values())] for i, t in enumerate(tolerances)],
+                note="Relative error of the gradient.",
+            )
             for title, methods in panels.items()
         ],
         captions={
@@ -141,7 +167,9 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
         for count in counts:
             # Forward mode carries a sensitivity for every number: a smaller net keeps it to a few seconds.
             width = 2 if name == "ForwardMode" else 32
-            model = NeuralODE(MLP((4, width, 4), init_bias=0.3), solver="RK4", step=1.0 / count, gradient=name, fused=False)
+            model = NeuralODE(
+                MLP((4, width, 4), init_bias=0.3), solver="RK4", step=1.0 / count, gradient=name, fused=False
+            )
             start, ts = torch.ones(16, 4, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
             with PeakMemory() as memory:
                 model(start, ts)[-1].sum().backward()

@@ -31,7 +31,12 @@ def run(context: Context) -> Report:
     finish = 300 if context.quick else 3000
     groups: dict[str, list[Job]] = {
         f"report's set-up, {activation}": [
-            Job(f"report's set-up, {activation}, seed {s}", _their_fit, (activation, s, iterations), iterations * len(SPANS))
+            Job(
+                f"report's set-up, {activation}, seed {s}",
+                _their_fit,
+                (activation, s, iterations),
+                iterations * len(SPANS),
+            )
             for s in seeds
         ]
         for activation in ("swish", "relu")
@@ -94,7 +99,9 @@ def _points(series: str) -> tuple[np.ndarray, np.ndarray]:
 def _their_fit(activation: str, seed: int, iterations: int, advance) -> FitResult:
     model = AugmentedNeuralODE(MLP((4, 100, 50, 4), activation), extra=3, solver="Tsit5", seed=seed)
     plan = GrowingSpan(SPANS, Adam(1e-3), iterations)
-    return fit_neural(*_points("report"), model=model, plan=plan, callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}"))
+    return fit_neural(
+        *_points("report"), model=model, plan=plan, callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}")
+    )
 
 
 def _our_fit(series: str, seed: int, held_out: int, finish: int, advance) -> FitResult:
@@ -104,7 +111,12 @@ def _our_fit(series: str, seed: int, held_out: int, finish: int, advance) -> Fit
     # The goal is a mean square, so that fewer points are not fitted more closely.
     plan = neural_plan(horizon, goal=7.5e-5 / 56 * seen.sum(), finish=finish)
     return fit_neural(
-        days[seen], values[seen], seed=seed, plan=plan, smoothness=1e-3, horizon=horizon,
+        days[seen],
+        values[seen],
+        seed=seed,
+        plan=plan,
+        smoothness=1e-3,
+        horizon=horizon,
         callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}"),
     )
 
@@ -126,7 +138,12 @@ def _their_rows(theirs: dict[str, list[FitResult]]) -> list[Row]:
         losses = _losses(results)
         rows += [
             Row(f"report's set-up, {activation}: best loss", losses.min(), min(THEIR_RUNS), source="R 4.1"),
-            Row(f"report's set-up, {activation}: median loss", float(np.median(losses)), float(np.median(THEIR_RUNS)), source="R 4.1"),
+            Row(
+                f"report's set-up, {activation}: median loss",
+                float(np.median(losses)),
+                float(np.median(THEIR_RUNS)),
+                source="R 4.1",
+            ),
         ]
     return rows
 
@@ -138,7 +155,9 @@ def _our_rows(ours: list[FitResult], official: list[FitResult]) -> list[Row]:
         losses = _losses(results)
         ratios = [variation(result, days, values) for result in results]
         # Best, median and worst of the report's three runs; the official series is not in it.
-        best, median, worst = (min(THEIR_RUNS), float(np.median(THEIR_RUNS)), max(THEIR_RUNS)) if name == "ours" else (None,) * 3
+        best, median, worst = (
+            (min(THEIR_RUNS), float(np.median(THEIR_RUNS)), max(THEIR_RUNS)) if name == "ours" else (None,) * 3
+        )
         source = "R 4.1" if name == "ours" else ""
         rows += [
             Row(f"{name}: best loss", losses.min(), best, source=source, target=targets[0]),
@@ -153,8 +172,14 @@ def _our_rows(ours: list[FitResult], official: list[FitResult]) -> list[Row]:
 def _stage_table(theirs: dict[str, list[FitResult]], ours: list[FitResult]) -> Table:
     best = {f"report's set-up, {a}": min(results, key=lambda r: r.loss) for a, results in theirs.items()}
     best["ours"] = min(ours, key=lambda r: r.loss)
-    rows = [["0 to %g" % end, THEIR_STAGES[k], *(r.stages[k].best_loss if k < len(r.stages) else None for r in best.values())]
-            for k, end in enumerate(SPANS)]
+    rows = [
+        [
+            "0 to %g" % end,
+            THEIR_STAGES[k],
+            *(r.stages[k].best_loss if k < len(r.stages) else None for r in best.values()),
+        ]
+        for k, end in enumerate(SPANS)
+    ]
     rows.append(["L-BFGS on 0 to 170", None, None, None, best["ours"].loss])
     return Table("Best loss in each stage, best seeds", ["days", "report's best run", *best], rows)
 
@@ -167,7 +192,9 @@ def _seed_table(theirs: dict[str, list[FitResult]], ours: list[FitResult], offic
         for k, result in enumerate(results):
             ratio = variation(result, *_points(series))
             rows.append([name, k, result.loss, ratio, result.evaluations, result.seconds])
-    return Table("Every seed", ["set-up", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"], rows)
+    return Table(
+        "Every seed", ["set-up", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"], rows
+    )
 
 
 def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
@@ -192,7 +219,9 @@ def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
         for name, predictions in curves.items():
             middle = np.median(predictions, axis=0)
             errors = (middle - values)[unseen] / SCALE
-            rows.append([held_out, int(unseen.sum()), name, float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors)))])
+            rows.append(
+                [held_out, int(unseen.sum()), name, float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors)))]
+            )
     return Table(
         "Forecast errors on held-out days, official series",
         ["days held out", "points", "model", "root mean square (cases a day)", "mean absolute (cases a day)"],
@@ -202,7 +231,9 @@ def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
     ), panels
 
 
-def _figures(theirs: dict[str, list[FitResult]], ours: list[FitResult], official: list[FitResult], panels: list[tuple]) -> dict:
+def _figures(
+    theirs: dict[str, list[FitResult]], ours: list[FitResult], official: list[FitResult], panels: list[tuple]
+) -> dict:
     days, values = _points("report")
     grid = np.linspace(0, days[-1], 681)
     best = min(ours, key=lambda r: r.loss)
@@ -222,7 +253,16 @@ def _figures(theirs: dict[str, list[FitResult]], ours: list[FitResult], official
         "losses": stage_losses(best.stages, "Our set-up, best seed"),
         "losses_theirs": stage_losses(best_theirs.stages, "The report's set-up, best seed"),
         "official": fitted_curves(
-            official_days, official_values, {"neural ODE, ours": (grid[grid <= official_days[-1]],
-            neural_curve(best_official.model, grid[grid <= official_days[-1]]))}, "The official series", UNIT),
+            official_days,
+            official_values,
+            {
+                "neural ODE, ours": (
+                    grid[grid <= official_days[-1]],
+                    neural_curve(best_official.model, grid[grid <= official_days[-1]]),
+                )
+            },
+            "The official series",
+            UNIT,
+        ),
         "forecast": forecasts(official_days, official_values, panels, UNIT),
     }

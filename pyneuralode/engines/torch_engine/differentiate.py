@@ -118,7 +118,7 @@ class _Checkpointed(torch.autograd.Function):
                         cotangents.append(grad_states[inside])
                     if len(inside) < len(outputs):
                         ends.append(step.end)
-                        cotangents.append(grad_states[outputs[len(inside):]].sum(0))
+                        cotangents.append(grad_states[outputs[len(inside) :]].sum(0))
                     y, slope = step.end, step.end_slope
                 ends.append(y)
                 cotangents.append(adjoint)
@@ -204,7 +204,9 @@ class _Forward(torch.autograd.Function):
         n = len(y0)
         counts = [n if ctx.needs_input_grad[1] else 0, *(p.numel() for p in parameters)]
         m = sum(counts)
-        to_start = torch.cat([torch.eye(counts[0], n, dtype=y0.dtype, device=y0.device), y0.new_zeros(m - counts[0], n)])
+        to_start = torch.cat(
+            [torch.eye(counts[0], n, dtype=y0.dtype, device=y0.device), y0.new_zeros(m - counts[0], n)]
+        )
         to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device)[:, counts[0] :]
         directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
 

@@ -101,7 +101,9 @@ def _require_time_and_state(dynamics: object) -> None:
         signature.bind(0.0, None)
     except TypeError:
         name = type(dynamics).__name__ if isinstance(dynamics, nn.Module) else "the field"
-        raise ArgumentError(f"{name} is called as {name}{signature}: it must take (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y).") from None
+        raise ArgumentError(
+            f"{name} is called as {name}{signature}: it must take (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)."
+        ) from None
 
 
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:

@@ -142,8 +142,10 @@ def adaptive_march(
     k = order of the error estimate + 1. `guess` is the first step's size where the caller knows a good one.
     Tolerances are numbers or NumPy arrays (n,).
     """
-    rtol, atol = (v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y.dtype, device=y.device)
-                  for v in (control.rtol, control.atol))
+    rtol, atol = (
+        v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y.dtype, device=y.device)
+        for v in (control.rtol, control.atol)
+    )
     order = method.tableau.error_order + 1
     direction = math.copysign(1.0, t_end - t)
     slope = f(t, y)
@@ -238,7 +240,9 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
         return ts if tableau.error is None else None
     count = math.ceil(abs(ts[-1] - ts[0]) / control.step * (1 - 1e-12))
     if count > control.max_steps:
-        raise ArgumentError(f"step is {control.step}: the span needs {count} such steps, above max_steps = {control.max_steps}.")
+        raise ArgumentError(
+            f"step is {control.step}: the span needs {count} such steps, above max_steps = {control.max_steps}."
+        )
     direction = math.copysign(control.step, ts[-1] - ts[0])
     return [ts[0] + i * direction for i in range(count)] + [ts[-1]]
 

@@ -16,7 +16,17 @@ from ...gradients import Backprop, Backsolve, Checkpointed, ForwardMode, Interpo
 from ...solvers import find_solver, require_engine
 from ..base import Control, Problem, Solution, Statistics
 from . import fused
-from .differentiate import Task, Tied, attach_outputs, attach_start, backprop, checkpointed, continuous, forward_mode, trajectory
+from .differentiate import (
+    Task,
+    Tied,
+    attach_outputs,
+    attach_start,
+    backprop,
+    checkpointed,
+    continuous,
+    forward_mode,
+    trajectory,
+)
 from .dynamics import bind, check_slope
 from .march import Step, as_method
 from .state import Layout, as_tensor, check_times, flat_slope, flatten
@@ -38,7 +48,7 @@ def solve(problem: Problem) -> Solution:
     control = _flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
     f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
-    if not isinstance(problem.dynamics, (Field, nn.Module)) and not isinstance(problem.gradient, Backprop):
+    if not (layout.numpy or isinstance(problem.dynamics, (Field, nn.Module)) or isinstance(problem.gradient, Backprop)):
         _refuse_hidden_parameters(f, float(ts[0].detach()), y0, parameters, problem.gradient)
     task = Task(
         f=f,
@@ -124,7 +134,9 @@ def _parameters(dynamics: Any, given: dict[str, Any], y0: Tensor, constant: bool
     for name, value in given.items():
         value = as_tensor(name, value)
         if value.device != y0.device:
-            raise ArgumentError(f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r}).")
+            raise ArgumentError(
+                f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r})."
+            )
         if not ours and value.dtype != y0.dtype:
             # A callable holds its own reference: a converted copy would get the gradient in its place.
             raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
@@ -168,7 +180,9 @@ def _flat_control(control: Control, y0: Tensor, layout: Layout, adaptive: bool) 
             ) from None
     control = replace(control, **changes) if changes else control
     if adaptive:
-        control.check_against(y0.detach().cpu().numpy(), str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps)
+        control.check_against(
+            y0.detach().cpu().numpy(), str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps
+        )
     return control
 
 
@@ -201,7 +215,9 @@ def _counted_slope(
             return plain(t, y)
         try:
             return plain(t, y)
-        except RuntimeError as error:  # torch's word for shapes and dtypes that do not fit; later ones are not y0's fault
+        except (
+            RuntimeError
+        ) as error:  # torch's word for shapes and dtypes that do not fit; later ones are not y0's fault
             if isinstance(error, PyNeuralODEError):
                 raise
             raise ArgumentError(

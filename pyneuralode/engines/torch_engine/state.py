@@ -18,7 +18,9 @@ def as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             remedy = "split it into real and imaginary parts" if value.is_complex() else f"write {name}.double()"
-            raise ArgumentError(f"{name} has dtype {value.dtype}, which is not of real floating-point numbers: {remedy}.")
+            raise ArgumentError(
+                f"{name} has dtype {value.dtype}, which is not of real floating-point numbers: {remedy}."
+            )
         return value
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
@@ -102,6 +104,7 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
 
 def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callable, name: str) -> Callable:
     """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked."""
+
     def slope(t: float, y: Tensor) -> Tensor:
         time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor else t
         states = layout.unpack(y)
