@@ -175,4 +175,4 @@ def test_user_module_is_fitted():
 
     model = pn.NeuralODE(Rate(), rtol=1e-8, atol=1e-8)
     pn.fit(model, TS, np.exp(-0.7 * TS), y0=[1.0], plan=pn.Stage(pn.LBFGS(), 30))
-    assert float(model.field.k) == pytest.approx(0.7, abs=1e-5)
+    assert model.field.k.item() == pytest.approx(0.7, abs=1e-5)

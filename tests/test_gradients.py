@@ -142,3 +142,21 @@ def test_backprop_can_be_differentiated_twice():
     (first,) = torch.autograd.grad(y.sum(), k, create_graph=True)
     (second,) = torch.autograd.grad(first, k)
     assert second.item() == pytest.approx(torch.exp(torch.tensor(-0.5)).item(), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_robertson_reference_by_an_explicit_method():
+    """Stiff: 46,000 steps where a stiff solver takes a few hundred, but the gradient is the right one."""
+    k = torch.tensor([0.04, 3e7, 1e4], dtype=torch.float64, requires_grad=True)
+
+    def slope(t, y):
+        decay, meet, back = k[0] * y[0], k[1] * y[1] ** 2, k[2] * y[1] * y[2]
+        return torch.stack([back - decay, decay - back - meet, meet])
+
+    y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    settings = {"solver": "BS3", "rtol": 1e-8, "atol": 1e-12, "gradient": "Checkpointed"}
+    ys = pn.solve(slope, y0, [0.0, 40.0], parameters={"k": k}, **settings).ys
+    assert ys[-1, 0].item() == pytest.approx(0.7158270688, abs=1e-9)
+    (found,) = torch.autograd.grad(ys[-1, 0], k)
+    expected = torch.tensor([-4.24755877, -2.28835509e-9, 1.37308080e-5], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
