@@ -176,3 +176,17 @@ def test_user_module_is_fitted():
     model = pn.NeuralODE(Rate(), rtol=1e-8, atol=1e-8)
     pn.fit(model, TS, np.exp(-0.7 * TS), y0=[1.0], plan=pn.Stage(pn.LBFGS(), 30))
     assert model.field.k.item() == pytest.approx(0.7, abs=1e-5)
+
+
+def test_a_line_search_that_meets_a_wall_goes_on():
+    """A penalty that is not finite beyond a line: L-BFGS is sent back and still finds the minimum before it."""
+    walls = []
+
+    def penalty(ts, ys, parameters):
+        beyond = bool(parameters["A"].abs().max() > 1.02)
+        walls.append(beyond)
+        return ys.sum() * (float("nan") if beyond else 0.0)
+
+    result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(), 80), penalty=penalty)
+    assert any(walls) and result.finished
+    np.testing.assert_allclose(result.parameters["A"], MATRIX, atol=1e-3)

@@ -127,7 +127,7 @@ def fit(
         loss = objective.loss(objective.predict(seen, states, parameters))
         return loss, loss if penalty is None else loss + penalty(seen, states, parameters)
 
-    y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device)
+    y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device).detach()
     run = _Run(stages, variables, objective, loss_of, callback)
     store = None if checkpoint is None else Checkpoint(Path(checkpoint), run.identity(), checkpoint_every)
     if progress is True:
@@ -162,6 +162,11 @@ def _kind(y0: Any) -> tuple[torch.dtype, torch.device]:
         return (y0.dtype if y0.is_floating_point() else torch.float64), y0.device
     single = isinstance(y0, np.ndarray) and y0.dtype == np.float32
     return (torch.float32 if single else torch.float64), torch.device("cpu")
+
+
+def _over(stage: Stage, result: StageResult) -> bool:
+    reached = stage.goal is not None and result.best_loss <= stage.goal
+    return reached or len(result.losses) >= stage.iterations or stage.optimiser.converged(result.objectives)
 
 
 class _Failed(Exception):
@@ -228,7 +233,7 @@ class _Run:
         result, rows, settings = self.results[-1], self.objective.rows(stage.end), stage.optimiser
         closure = _Closure(self, rows, settings.clip, isinstance(settings, LBFGS))
         tick = time.perf_counter()
-        while len(result.losses) < stage.iterations:
+        while not _over(stage, result):
             for group in self.optimiser.param_groups:
                 group["lr"] = settings.rate(len(result.losses), stage.iterations)
             self.optimiser.step(closure)
@@ -245,9 +250,6 @@ class _Run:
             if store is not None and len(result.losses) % store.every == 0:
                 self._close()
                 store.save(self)
-            reached = stage.goal is not None and result.best_loss <= stage.goal
-            if reached or settings.converged(result.objectives):
-                break
 
     def _close(self) -> None:
         """Write down the best parameters of the stage as arrays within their bounds."""
@@ -287,11 +289,12 @@ class _Closure:
                 )
             total.backward()
         except (SolverError, _Failed):
-            if not self.searching or self.at is None:
+            if not self.searching or self.last is None:
                 raise
             # A line search may try parameters that cannot be solved: a wall sends it back.
             for tensor in free:
                 tensor.grad = torch.zeros_like(tensor)
+            self.at = None  # the gradients of the last good point are gone
             return torch.full((), 1e6 * (1 + abs(self.last[1]) * self.scale), dtype=free[0].dtype)
         self.last = loss.item(), total.item()
         self._account(self.run.results[-1])
