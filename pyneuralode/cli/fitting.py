@@ -18,12 +18,12 @@ import numpy as np
 from ..datasets.timeseries import TimeSeries
 from ..errors import ArgumentError, SolverError, unknown_name
 from ..fields import MLP
+from ..files import whole_folder
 from ..fitting import LBFGS, SGD, Adam, AdamW, FitResult, GrowingSpan, RMSprop, Stage, fit
 from ..models import AugmentedNeuralODE, NeuralODE
 from ..plotting.fits import fitted_columns
 from ..progress import Progress
 from .description import DESCRIPTION, MODEL, Description
-from ..files import whole_folder
 
 FIGURE, METRICS = "fit.png", "metrics.json"
 FILES = (MODEL, DESCRIPTION, FIGURE, METRICS)

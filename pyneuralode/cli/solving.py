@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ArgumentError, ModelFileError
+from ..files import whole_files
 from ..models import NeuralODE, load
 from ..plotting.fits import solution_columns
 from .description import DESCRIPTION, MODEL, Description
-from ..files import whole_files
 
 
 @dataclass(frozen=True)

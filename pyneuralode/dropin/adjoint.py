@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engines.torch_engine.march import Norm, largest_rms
 from .layout import Layout
-from .norms import Norm, largest_rms
 from .problem import Problem, callbacks_of, tolerance
 from .slope import Slope
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engines.torch_engine.march import Norm, largest_rms
 from ..errors import ArgumentError, unknown_name
 from .errors import KindError, RefusedError
 from .layout import Layout
-from .norms import Norm, largest_rms
 from .slope import Slope
 from .tableaus import ADAPTIVE, FIXED
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..engines.torch_engine.tableaus import Tableau
 from .slope import Slope, Time
 
-
 CHAIN = 3  # up to so many stages are added one by one, more as one product of matrix and vector
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ..engines.base import choose_engine
 from ..errors import ArgumentError, unknown_name
+from ..progress import Progress, SilentProgress
 from .base import SCALES, Context, Row
 from .format import number
 from .page import render
-from ..progress import Progress, SilentProgress
 from .registry import EXPERIMENTS, find_experiment
 from .store import check_destination, read_results, write_page, write_result
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ...gradients import Backsolve, Interpolating
 from ..base import Control, Statistics
-from .march import Method, Norm, Slope, Step, march, outputs_of, rms
+from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms
 
 
 def first_order(backward: Callable) -> Callable:
@@ -181,12 +181,13 @@ class _Continuous(torch.autograd.Function):
             own = [dy.detach()] if forward_state is None else []
             return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
 
-        adjoint, total, guess = grad_states[-1], grad_states.new_zeros(sizes[2]), None
+        norm, guess = largest_rms(sizes), None
+        adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(task.ts) - 1, 0, -1):
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
             segment = [task.ts[j], task.ts[j - 1]]
             taken = []
-            for stop in march(task.method, slope, joint, segment, control, Statistics(), largest_rms(sizes), guess):
+            for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, guess):
                 joint = stop.step.end
                 taken.append(abs(stop.step.h))
             guess = max(taken)  # the last one was cut short by the segment's end
@@ -233,11 +234,6 @@ class _Forward(torch.autograd.Function):
         total = torch.einsum("tmn,tn->m", sensitivities, grad_states)
         start, *parts = total.split(ctx.counts)
         return None, start if ctx.counts[0] else None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes))
-
-
-def largest_rms(sizes: list[int]) -> Callable[[Tensor], Tensor]:
-    """Return the norm that is the largest of the parts' root mean squares, so that a long part hides no short one."""
-    return lambda x: torch.stack([rms(part) for part in x.split(sizes) if part.numel()]).max()
 
 
 def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:

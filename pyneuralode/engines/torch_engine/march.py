@@ -7,7 +7,7 @@ plain numbers, so a graph that autograd records holds the arithmetic of the acce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -113,6 +113,20 @@ class Step:
 
 def rms(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x) / math.sqrt(x.numel())
+
+
+def largest_rms(sizes: Sequence[int]) -> Norm:
+    """Return the largest root mean square of consecutive parts of these sizes: a long part hides no short one."""
+    if len(sizes) == 1:
+        root = math.sqrt(sizes[0])
+        return lambda x: torch.linalg.vector_norm(x) / root
+    roots = torch.tensor([math.sqrt(size) for size in sizes if size], dtype=torch.float64)
+
+    def norm(x: Tensor) -> Tensor:
+        parts = [torch.linalg.vector_norm(part) for part in x.split(sizes) if part.numel()]
+        return (torch.stack(parts) / roots.to(x.real)).max()
+
+    return norm
 
 
 def fixed_march(method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics) -> Iterator[Step]:
