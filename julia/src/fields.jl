@@ -1,72 +1,135 @@
 # Vector fields with the meaning, the parameter names and the parameter order of pyneuralode/fields.py.
-
-const ACTIVATIONS = Dict{String,Function}(
-    "identity" => identity,
-    "tanh" => tanh,
-    "relu" => x -> max(x, zero(x)),
-    "swish" => x -> x / (1 + exp(-x)),
-    "softplus" => x -> max(x, zero(x)) + log1p(exp(-abs(x))),
-    "elu" => x -> x > 0 ? x : expm1(x),
-    "sigmoid" => x -> 1 / (1 + exp(-x)),
-    "sin" => sin,
-)
-
-const INPUT_MAPS = Dict{String,Function}("identity" => identity, "square" => x -> x^2, "cube" => x -> x^3)
+#
+# A field is a description without numbers; its parameters are a ComponentVector in the documented order, weights as
+# (out, in). A state is a vector (dim,) or a matrix (dim, samples): the last axis of Python's row-major arrays is the
+# first here.
 
 """
-    MLP(weights, biases; activation="tanh", input_map="identity", input_scale=1, output_scale=1)
+    Field
 
-A fully connected network of the state; the last layer is linear. `weights[k]` is `(out, in)`, `biases[k]` is `(out,)`.
-Throws `ArgumentError` for an activation or input map that is not known.
+Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype gives
+
+1. `dimension(field)`, the number of state components;
+2. `shapes(field)`, pairs of parameter name and shape, in the order of pyneuralode/fields.py;
+3. `slope(field, u, p, t)`, which mutates nothing, so that any automatic differentiation can trace it;
+4. `evaluator(field, u, p)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """
-struct MLP{T<:Real,A<:Function,M<:Function}
-    weights::Vector{Matrix{T}}
-    biases::Vector{Vector{T}}
+abstract type Field end
+
+"""
+    MLP(sizes; activation="tanh", input_map="identity", input_scale=1, output_scale=1)
+
+A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``; the last layer is linear.
+Its parameters are `weight_1` (out, in), `bias_1` (out,), `weight_2`, ...
+"""
+struct MLP{A,M} <: Field
+    sizes::Vector{Int}
     activation::A
     input_map::M
-    input_scale::T
-    output_scale::T
+    input_scale::Float64
+    output_scale::Float64
 end
 
-function MLP(weights::Vector{Matrix{T}}, biases::Vector{Vector{T}}; activation="tanh", input_map="identity",
-             input_scale=1, output_scale=1) where {T<:Real}
-    activate = known("activation", activation, ACTIVATIONS)
-    enter = known("input_map", input_map, INPUT_MAPS)
-    return MLP(weights, biases, activate, enter, T(input_scale), T(output_scale))
-end
-
-"""
-    SEIR(gamma, R0, sigma)
-
-The SEIR model in fractions of the population; `gamma` and `sigma` in 1/day.
-"""
-struct SEIR{T<:Real}
-    gamma::T
-    R0::T
-    sigma::T
+function MLP(sizes; activation="tanh", input_map="identity", input_scale=1.0, output_scale=1.0)
+    return MLP(collect(Int, sizes), known("activation", activation, ACTIVATIONS), known("input_map", input_map, INPUT_MAPS),
+               Float64(input_scale), Float64(output_scale))
 end
 
 """
-    evaluate(field, y)
+    Linear(dim; input_map="identity")
 
-The slope `dy/dt` of the field at the state `y`, an array of `y`'s shape.
+The linear field ``dy/dt = A map(y)`` with the parameter `A` (dim, dim).
 """
-function evaluate(field::MLP, y::AbstractVecOrMat)
-    x = field.input_map.(y) ./ field.input_scale
-    for k in eachindex(field.weights)
-        x = field.weights[k] * x .+ field.biases[k]
-        k < lastindex(field.weights) && (x = field.activation.(x))
+struct Linear{M} <: Field
+    dim::Int
+    input_map::M
+end
+
+Linear(dim; input_map="identity") = Linear(Int(dim), known("input_map", input_map, INPUT_MAPS))
+
+"""
+    SEIR()
+
+The SEIR epidemic model in fractions (s, e, i, r) of the population; parameters `gamma`, `R0`, `sigma` (rates in 1/day).
+"""
+struct SEIR <: Field end
+
+dimension(field::MLP) = field.sizes[1]
+dimension(field::Linear) = field.dim
+dimension(::SEIR) = 4
+
+shapes(field::Linear) = Pair{Symbol,Dims}[:A => (field.dim, field.dim)]
+shapes(::SEIR) = Pair{Symbol,Dims}[:gamma => (), :R0 => (), :sigma => ()]
+function shapes(field::MLP)
+    pairs = Pair{Symbol,Dims}[]
+    for k in 1:length(field.sizes)-1
+        push!(pairs, Symbol(:weight_, k) => (field.sizes[k+1], field.sizes[k]), Symbol(:bias_, k) => (field.sizes[k+1],))
     end
-    return x .* field.output_scale
+    return pairs
 end
 
-function evaluate(field::SEIR, y::AbstractVector)
-    s, e, i, _ = y
-    infected, onset, recovered = field.gamma * field.R0 * s * i, field.sigma * e, field.gamma * i
+"""
+    parameters(field, T=Float64)
+
+Return a ComponentVector of zeros with the field's names and shapes. Scalars (shape ()) are scalars in it.
+"""
+function parameters(field::Field, ::Type{T}=Float64) where {T<:AbstractFloat}
+    pairs = shapes(field)
+    return ComponentVector(NamedTuple{Tuple(first.(pairs))}(Tuple(isempty(s) ? zero(T) : zeros(T, s) for (_, s) in pairs)))
+end
+
+"""
+    parameters(field, arrays, T=Float64)
+
+Return the field's ComponentVector filled from a dictionary of arrays by name (strings), which are read as they lie.
+"""
+function parameters(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
+    flat = T[]
+    pairs = shapes(field)
+    sizehint!(flat, sum(prod(shape; init=1) for (_, shape) in pairs; init=0))
+    for (name, shape) in pairs
+        array = get(arrays, string(name), nothing)
+        array === nothing && throw(UserError("parameters lacks \"$name\": give $(join(string.(first.(pairs)), ", "))."))
+        size(array) == shape || throw(UserError("$name has shape $(size(array)): give $shape."))
+        append!(flat, array isa Number ? (array,) : vec(array))
+    end
+    return ComponentVector(flat, getaxes(parameters(field, T)))
+end
+
+"""
+    field_from(description)
+
+Return the field that Python's `Field.describe` wrote: a dictionary with "kind" and the settings.
+"""
+function field_from(description::AbstractDict)
+    kind = description["kind"]
+    if kind == "MLP"
+        return MLP(description["sizes"]; activation=description["activation"], input_map=description["input_map"],
+                   input_scale=description["input_scale"], output_scale=description["output_scale"])
+    elseif kind == "Linear"
+        return Linear(length(description["matrix"]); input_map=description["input_map"])
+    elseif kind == "SEIR"
+        return SEIR()
+    end
+    throw(UserError("the Julia engine has no field $(repr(kind)): use engine=\"torch\"."))
+end
+
+slope(field::Linear, u, p, t) = p.A * activate.(field.input_map, u)
+
+function slope(field::MLP, u, p, t)
+    x = activate.(field.input_map, u) ./ eltype(u)(field.input_scale)
+    last = length(field.sizes) - 1
+    for k in 1:last
+        x = getproperty(p, Symbol(:weight_, k)) * x .+ getproperty(p, Symbol(:bias_, k))
+        k < last && (x = activate.(field.activation, x))
+    end
+    return x .* eltype(u)(field.output_scale)
+end
+
+slope(::SEIR, u::AbstractVector, p, t) = compartments(u[1], u[2], u[3], p)
+slope(field::SEIR, u::AbstractMatrix, p, t) = reduce(hcat, [slope(field, u[:, k], p, t) for k in axes(u, 2)])
+
+function compartments(s, e, i, p)
+    infected, onset, recovered = p.gamma * p.R0 * s * i, p.sigma * e, p.gamma * i
     return [-infected, infected - onset, onset - recovered, recovered]
-end
-
-function known(argument, name, catalogue)
-    haskey(catalogue, name) && return catalogue[name]
-    throw(ArgumentError("$argument is $(repr(name)), which is not known: known are $(join(sort!(collect(keys(catalogue))), ", "))."))
 end

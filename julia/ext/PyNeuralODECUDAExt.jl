@@ -1,0 +1,2 @@
+module PyNeuralODECUDAExt
+end

@@ -1,0 +1,2 @@
+module PyNeuralODEPythonCallExt
+end

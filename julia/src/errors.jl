@@ -1,0 +1,32 @@
+# The two kinds of failure that a caller can do something about; the bridge turns them into the Python exceptions.
+
+"""
+    UserError(message)
+
+An argument that does not fit; the message is one sentence that says what to write instead.
+"""
+struct UserError <: Exception
+    message::String
+end
+
+Base.showerror(io::IO, error::UserError) = print(io, error.message)
+
+"""
+    SolveFailure(message, t, step)
+
+A solve that could not reach its end; `t` is the time it reached and `step` the size of its last step (NaN if not known).
+"""
+struct SolveFailure <: Exception
+    message::String
+    t::Float64
+    step::Float64
+end
+
+Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
+
+"Return `catalogue[name]`; an unknown name is answered with the known ones."
+function known(argument, name, catalogue)
+    haskey(catalogue, name) && return catalogue[name]
+    names = join(sort!(string.(collect(keys(catalogue)))), ", ")
+    throw(UserError("$argument is $(repr(string(name))), which is not known: known are $names."))
+end

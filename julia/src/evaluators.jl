@@ -1,0 +1,142 @@
+# In-place evaluation of the fields and their vector-Jacobian products, written by hand: what SciML's solvers and
+# adjoints call, thousands of times a solve. Automatic differentiation spends a hundred times the evaluation itself here.
+
+"""
+    Evaluator
+
+A field with room to work in: `slope!(du, e, u, p, t)` writes the slope, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
+``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either may be `nothing`). One evaluator serves one task at a time.
+Arguments that are not of the evaluator's number type (duals, say) take the slower way through `slope`.
+"""
+abstract type Evaluator{T} end
+
+slope!(du, e::Evaluator, u, p, t) = copyto!(du, slope(e.field, u, p, t))
+
+"Return the evaluator of a field for states like `u`."
+function evaluator end
+
+struct PlainEvaluator{T,F<:Field} <: Evaluator{T}
+    field::F
+    mapped::Vector{T}
+end
+
+struct MLPEvaluator{T,F<:MLP,U<:AbstractVecOrMat{T}} <: Evaluator{T}
+    field::F
+    before::Vector{U}     # before[k]: argument of layer k's activation
+    after::Vector{U}      # after[k]: input of layer k
+    bars::Vector{U}       # cotangents of `before`
+    weights::Vector{UnitRange{Int}}
+    biases::Vector{UnitRange{Int}}
+end
+
+function evaluator(field::MLP, u::U) where {T,U<:AbstractVecOrMat{T}}
+    room(n) = fill!(similar(u, n, size(u)[2:end]...), 0)
+    inner = field.sizes[2:end]
+    weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
+    for (name, shape) in shapes(field)
+        range = last+1:last+prod(shape)
+        push!(startswith(string(name), "weight") ? weights : biases, range)
+        last = range[end]
+    end
+    return MLPEvaluator{T,typeof(field),U}(field, room.(inner), room.(field.sizes[1:end-1]), room.(inner), weights, biases)
+end
+
+evaluator(field::Field, u::AbstractVecOrMat{T}) where {T} = PlainEvaluator{T,typeof(field)}(field, zeros(T, dimension(field)))
+
+weight(e::MLPEvaluator, p, k) = reshape(view(p, e.weights[k]), e.field.sizes[k+1], e.field.sizes[k])
+
+function forward!(e::MLPEvaluator{T}, u, p) where {T}
+    field, flat = e.field, getdata(p)
+    e.after[1] .= activate.(field.input_map, u) .* T(inv(field.input_scale))
+    last = length(e.before)
+    for k in 1:last
+        e.before[k] .= view(flat, e.biases[k])
+        mul!(e.before[k], weight(e, flat, k), e.after[k], true, true)
+        k < last && (e.after[k+1] .= activate.(field.activation, e.before[k]))
+    end
+    return e.before[last]
+end
+
+function slope!(du::AbstractArray{T}, e::MLPEvaluator{T}, u::AbstractArray{T}, p::AbstractVector{T}, t) where {T}
+    du .= forward!(e, u, p) .* T(e.field.output_scale)
+    return du
+end
+
+function pullback!(ubar, pbar, e::MLPEvaluator{T}, λ, u, p, t) where {T}
+    forward!(e, u, p)
+    field, flat = e.field, getdata(p)
+    last = length(e.before)
+    e.bars[last] .= λ .* T(field.output_scale)
+    for k in last:-1:1
+        if pbar !== nothing
+            grad = getdata(pbar)
+            mul!(weight(e, grad, k), e.bars[k], transpose(e.after[k]))
+            sum_columns!(view(grad, e.biases[k]), e.bars[k])
+        end
+        if k > 1
+            # `before` has done its work: its derivative is taken into the bar of the layer below.
+            mul!(e.bars[k-1], transpose(weight(e, flat, k)), e.bars[k])
+            e.bars[k-1] .*= derivative.(field.activation, e.before[k-1], e.after[k])
+        elseif ubar !== nothing
+            mul!(ubar, transpose(weight(e, flat, 1)), e.bars[1])
+            ubar .*= derivative.(field.input_map, u, u) .* T(inv(field.input_scale))
+        end
+    end
+    return nothing
+end
+
+sum_columns!(out, x::AbstractVector) = copyto!(out, x)
+sum_columns!(out, x::AbstractMatrix) = sum!(reshape(out, :, 1), x)
+
+function slope!(du::AbstractVecOrMat{T}, e::PlainEvaluator{T,<:Linear}, u::AbstractVecOrMat{T}, p::AbstractVector{T}, t) where {T}
+    A = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
+    for k in axes(u, 2)
+        e.mapped .= activate.(e.field.input_map, view(u, :, k))
+        mul!(view(du, :, k), A, e.mapped)
+    end
+    return du
+end
+
+function pullback!(ubar, pbar, e::PlainEvaluator{T,<:Linear}, λ, u, p, t) where {T}
+    A = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
+    pbar === nothing || fill!(getdata(pbar), 0)
+    for k in axes(u, 2)
+        y, bar = view(u, :, k), view(λ, :, k)
+        if pbar !== nothing
+            e.mapped .= activate.(e.field.input_map, y)
+            mul!(reshape(getdata(pbar), size(A)), bar, transpose(e.mapped), true, true)
+        end
+        if ubar !== nothing
+            out = view(ubar, :, k)
+            mul!(out, transpose(A), bar)
+            out .*= derivative.(e.field.input_map, y, y)
+        end
+    end
+    return nothing
+end
+
+function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR}, u, p, t) where {T}
+    gamma, R0, sigma = getdata(p)
+    for k in axes(u, 2)
+        s, e, i = u[1, k], u[2, k], u[3, k]
+        infected, onset, recovered = gamma * R0 * s * i, sigma * e, gamma * i
+        du[1, k], du[2, k], du[3, k], du[4, k] = -infected, infected - onset, onset - recovered, recovered
+    end
+    return du
+end
+
+function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR}, λ, u, p, t) where {T}
+    gamma, R0, sigma = getdata(p)
+    bars = zero(T), zero(T), zero(T)
+    for k in axes(u, 2)
+        s, e, i = u[1, k], u[2, k], u[3, k]
+        infected, onset, recovered = λ[2, k] - λ[1, k], λ[3, k] - λ[2, k], λ[4, k] - λ[3, k]
+        bars = bars .+ (infected * R0 * s * i + recovered * i, infected * gamma * s * i, onset * e)
+        if ubar !== nothing
+            ubar[1, k], ubar[2, k] = infected * gamma * R0 * i, onset * sigma
+            ubar[3, k], ubar[4, k] = infected * gamma * R0 * s + recovered * gamma, zero(T)
+        end
+    end
+    pbar === nothing || (getdata(pbar) .= bars)
+    return nothing
+end
