@@ -213,6 +213,8 @@ class SEIR(Field):
 
 
 def _kinds() -> dict[str, type[Field]]:
+    from . import equations  # noqa: F401 - the kinds that have a module of their own
+
     return {kind.__name__: kind for kind in Field.__subclasses__()}
 
 
@@ -223,7 +225,10 @@ def from_description(description: dict) -> Field:
     kinds = _kinds()
     if kind not in kinds:
         raise unknown_name("the field's kind", kind, kinds)
-    known = {f.name for f in dataclasses.fields(kinds[kind])}
+    settings = dataclasses.fields(kinds[kind])
+    known = {f.name for f in settings if f.init}
+    for derived in {f.name for f in settings} - known:  # written for the engines, computed again when read
+        values.pop(derived, None)
     if not set(values) <= known:
         raise ArgumentError(
             f"{kind} has no setting {sorted(set(values) - known)[0]!r}: it has {', '.join(sorted(known))}."

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .engines.choice import choose_engine
 from .engines.torch_engine.memory import PeakMemory
-from .engines.torch_engine.solve import find_tableau
+from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError
 from .fields import Field
-from .gradients import GRADIENTS, ForwardMode, GradientMethod, find_gradient
+from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
+from .solvers import find_solver
 
 if TYPE_CHECKING:
     from .models import NeuralODE
@@ -26,7 +28,7 @@ FEW = 200  # numbers beyond which forward mode is not worth the wait
 
 @dataclass(frozen=True)
 class GradientRow:
-    """One method: relative error of the gradient, seconds, peak bytes of torch tensors (None where not run)."""
+    """One method: relative error of the gradient, seconds, peak bytes of torch tensors (None where not run or not counted)."""
 
     method: str
     error: float | None
@@ -48,9 +50,8 @@ class GradientCheck:
             if row.error is None:
                 lines.append(f"{row.method:<24}{'-':>10}{'-':>10}{'-':>10}  {row.note}")
             else:
-                lines.append(
-                    f"{row.method:<24}{row.error:>10.1e}{1e3 * row.seconds:>10.1f}{row.peak_bytes / 1e3:>10.1f}"
-                )
+                peak = "-" if row.peak_bytes is None else f"{row.peak_bytes / 1e3:.1f}"
+                lines.append(f"{row.method:<24}{row.error:>10.1e}{1e3 * row.seconds:>10.1f}{peak:>10}")
         return "\n".join(lines)
 
 
@@ -60,7 +61,7 @@ def check_gradient(
     ts: Any,
     *,
     loss: Callable[[Tensor], Tensor] | None = None,
-    methods: Sequence[str | GradientMethod] = tuple(GRADIENTS),
+    methods: Sequence[str | GradientMethod] | None = None,
     directions: int = 8,
     seed: int = 0,
 ) -> GradientCheck:
@@ -68,7 +69,9 @@ def check_gradient(
     if isinstance(y0, tuple):
         raise ArgumentError("y0 is a tuple: check_gradient takes one tensor; join the parts into one.")
     model = copy.deepcopy(model).double()
-    model.fused = False  # so that the memory counted is that of the method
+    model.engine = choose_engine(model.engine) if isinstance(model.field, Field) else "torch"
+    counted = model.engine == "torch"
+    model.fused = model.fused and not counted  # so that the memory counted is that of the method
     y0 = torch.as_tensor(y0).detach().to(torch.float64)
     ts = torch.as_tensor(ts).detach().to(torch.float64)
     loss = loss or (lambda ys: ys.square().sum())
@@ -94,7 +97,7 @@ def check_gradient(
         raise ArgumentError("loss is not finite around y0: give a loss, an initial state and times where it is.")
     scale = np.abs(expected).max() or 1.0
     rows = []
-    for method in map(find_gradient, methods):
+    for method in map(find_gradient, gradients_of(model.engine) if methods is None else methods):
         name = type(method).__name__
         if isinstance(method, ForwardMode) and count > FEW:
             rows.append(GradientRow(name, None, None, None, f"not run: {count} numbers, and it is for at most {FEW}"))
@@ -106,7 +109,7 @@ def check_gradient(
         run()  # once more, since counting costs time
         seconds = time.perf_counter() - tick
         found = [_along({n: p.grad for n, p in point.items()}, start.grad, d) for d in chosen]
-        rows.append(GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak))
+        rows.append(GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak if counted else None))
     return GradientCheck(
         rows,
         f"{count} numbers; error along {len(chosen)} directions, relative to the largest derivative, by central differences",
@@ -148,9 +151,11 @@ def _along(grads: dict[str, Tensor | None], start: Tensor | None, direction: tup
 def _tight(model: NeuralODE) -> NeuralODE:
     """Return the model for the reference: tight tolerances where it adapts its steps, else the very same steps."""
     tight = copy.copy(model)
-    if find_tableau(model.solver).error is not None and model.control.step is None:
+    own = model.solver if isinstance(model.solver, Tableau) else find_solver(model.solver)
+    adaptive = own.error is not None if isinstance(own, Tableau) else own.adaptive
+    if adaptive and model.control.step is None:
         tight.solver, tight.control = (
-            "Vern7",
+            "Vern7" if isinstance(own, Tableau) or own.kind == "explicit" else "Rodas5P",
             replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0),
         )
     return tight

@@ -7,13 +7,16 @@ All give the derivative with respect to parameters, initial state and times. `gr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from .errors import ArgumentError, unknown_name
 
 
 @dataclass(frozen=True)
 class GradientMethod:
-    """Base of the gradient methods."""
+    """Base of the gradient methods; `engines` says which engine has one."""
+
+    engines: ClassVar[tuple[str, ...]] = ("torch", "julia")
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,27 @@ class Interpolating(GradientMethod):
 
 
 @dataclass(frozen=True)
+class Gauss(GradientMethod):
+    """As `Interpolating`, the parameters' part by Gauss-Kronrod quadrature beside the adjoint (SciMLSensitivity).
+
+    The backward solve carries the state's adjoint alone, which pays where there are many parameters.
+    """
+
+    engines: ClassVar[tuple[str, ...]] = ("julia",)
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(frozen=True)
+class Quadrature(GradientMethod):
+    """As `Interpolating`, the parameters' part by adaptive quadrature after the adjoint's solve, which is kept too."""
+
+    engines: ClassVar[tuple[str, ...]] = ("julia",)
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(frozen=True)
 class ForwardMode(GradientMethod):
     """The sensitivities dy/dp and dy/dy0 solved forwards beside the state: the work grows with their number.
 
@@ -72,8 +96,10 @@ class ForwardMode(GradientMethod):
     """
 
 
+# "Backprop" and "Checkpointed" differentiate the steps: on the Julia engine those of explicit solvers, for described fields.
 GRADIENTS: dict[str, type[GradientMethod]] = {
-    kind.__name__: kind for kind in (Backprop, Checkpointed, Backsolve, Interpolating, ForwardMode)
+    kind.__name__: kind
+    for kind in (Backprop, Checkpointed, Backsolve, Interpolating, Gauss, Quadrature, ForwardMode)
 }
 
 _LOWERED = {name.lower(): name for name in GRADIENTS}
@@ -87,3 +113,16 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
         return GRADIENTS[_LOWERED[gradient.lower()]]()
     except (KeyError, AttributeError):
         raise unknown_name("gradient", gradient, GRADIENTS) from None
+
+
+def gradients_of(engine: str) -> list[str]:
+    """Return the names of the gradient methods that an engine has."""
+    return [name for name, kind in GRADIENTS.items() if engine in kind.engines]
+
+
+def require_gradient(gradient: GradientMethod, engine: str) -> None:
+    """Raise if `engine` lacks the method, saying which engine has it."""
+    if engine not in gradient.engines:
+        raise ArgumentError(
+            f"gradient {type(gradient).__name__!r} is not in the {engine} engine: write engine={gradient.engines[0]!r}."
+        )

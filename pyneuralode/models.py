@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from .engines import torch_engine
-from .engines.base import Control, Problem, Solution, choose_engine
+from .engines import choice, torch_engine
+from .engines.base import Control, Problem, Solution
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, ModelFileError
 from .fields import Field, from_description
@@ -58,10 +58,13 @@ def solve(
         A name of `pyneuralode.solvers.SOLVERS`, or an own explicit Runge-Kutta method.
     gradient : str or GradientMethod
         A name or instance of `pyneuralode.gradients`.
+    engine : {"auto", "torch", "julia"}
+        "auto" takes Julia where it is installed and ready and has what is asked for, else torch.
     dense : bool
         Keep what is needed to call the solution at any time; it then takes the generic path and `Backprop`.
     fused : bool
-        Let the compiled path run where it applies (described fields on the CPU).
+        Let the compiled path run where it applies (described fields on the CPU); on the Julia engine also the
+        hand-written vector-Jacobian products, which otherwise are those of automatic differentiation.
     **control
         `rtol`, `atol`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`: see `pyneuralode.Control`.
 
@@ -77,14 +80,12 @@ def solve(
     SolverError
         Where the solve cannot reach its end.
     """
-    choose_engine(engine)
     if parameters is None:
         parameters = (
             f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
         )
-    return torch_engine.solve(
-        Problem(f, dict(parameters), y0, ts, solver, make_control(control), find_gradient(gradient), dense, fused)
-    )
+    problem = Problem(f, dict(parameters), y0, ts, solver, make_control(control), find_gradient(gradient), dense, fused)
+    return choice.solve(problem, engine)
 
 
 def make_control(settings: Mapping[str, Any]) -> Control:
@@ -131,13 +132,15 @@ class NeuralODE(nn.Module):
         super().__init__()
         if not isinstance(solver, Tableau):
             solver = find_solver(solver).name
-        choose_engine(engine)
+        choice.choose_engine(engine)
         self.field, self.solver, self.engine, self.fused = field, solver, engine, fused
         self.gradient = find_gradient(gradient)
         self.control = make_control(control)
         self.weights = nn.ParameterDict()
         if isinstance(field, Field):
             for name, value in field.initial(seed).items():
+                if hasattr(self.weights, name):
+                    raise ArgumentError(f"a parameter has the name {name!r}, which torch keeps for itself: name it {name}_.")
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
         elif not callable(field):
             raise ArgumentError(
@@ -188,20 +191,10 @@ class NeuralODE(nn.Module):
             states = tuple(part[1:] for part in whole.ys) if isinstance(whole.ys, tuple) else whole.ys[1:]
             return replace(whole, ts=whole.ts[1:], ys=states)
         parameters = self.tensors() if parameters is None else dict(parameters)
-        choose_engine(self.engine)
-        return torch_engine.solve(
-            Problem(
-                self.field,
-                parameters,
-                self.prepare(y0),
-                ts,
-                self.solver,
-                self.control,
-                self.gradient,
-                dense,
-                self.fused,
-            )
+        problem = Problem(
+            self.field, parameters, self.prepare(y0), ts, self.solver, self.control, self.gradient, dense, self.fused
         )
+        return choice.solve(problem, self.engine)
 
     def forward(self, y0: Any, ts: Any) -> Any:
         return self.solve(y0, ts).ys
@@ -223,7 +216,7 @@ class NeuralODE(nn.Module):
         loss : callable, optional
             ``loss(ys)`` -> tensor of shape (); the sum of squares unless given.
         methods : sequence of str or GradientMethod, optional
-            All of `pyneuralode.gradients.GRADIENTS` unless given.
+            All that the model's engine has unless given.
         directions, seed : int
             How many directions, and their seed.
         """

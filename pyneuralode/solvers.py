@@ -12,7 +12,11 @@ from .errors import ArgumentError, unknown_name
 
 @dataclass(frozen=True)
 class Solver:
-    """One method: `order` of convergence, `kind` ("explicit"), `adaptive` if it estimates its error."""
+    """One method: `order` of convergence, `kind`, `adaptive` if it estimates its error, and the engines that have it.
+
+    Kinds: "explicit"; "stabilised" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff ones);
+    "switching" between an explicit and a stiff one.
+    """
 
     name: str
     order: int
@@ -22,21 +26,31 @@ class Solver:
     about: str
 
 
-_TORCH = ("torch",)
+_TORCH, _BOTH, _JULIA = ("torch",), ("torch", "julia"), ("julia",)
 
 SOLVERS: dict[str, Solver] = {
     solver.name: solver
     for solver in (
-        Solver("Euler", 1, "explicit", False, _TORCH, "Euler's method; linear interpolant"),
-        Solver("Midpoint", 2, "explicit", False, _TORCH, "explicit midpoint rule"),
-        Solver("Heun", 2, "explicit", False, _TORCH, "Heun's trapezoidal method"),
-        Solver("RK4", 4, "explicit", False, _TORCH, "the classical Runge-Kutta method"),
+        Solver("Euler", 1, "explicit", False, _BOTH, "Euler's method; linear interpolant"),
+        Solver("Midpoint", 2, "explicit", False, _BOTH, "explicit midpoint rule"),
+        Solver("Heun", 2, "explicit", False, _BOTH, "Heun's trapezoidal method"),
+        Solver("RK4", 4, "explicit", False, _BOTH, "the classical Runge-Kutta method"),
         Solver("RK38", 4, "explicit", False, _TORCH, "Kutta's 3/8 rule"),
-        Solver("BS3", 3, "explicit", True, _TORCH, "Bogacki-Shampine 3(2), for loose tolerances"),
-        Solver("DP5", 5, "explicit", True, _TORCH, "Dormand-Prince 5(4)"),
-        Solver("Tsit5", 5, "explicit", True, _TORCH, "Tsitouras 5(4), the first choice for non-stiff problems"),
-        Solver("Vern7", 7, "explicit", True, _TORCH, "Verner's most efficient 7(6), for tight tolerances"),
-        Solver("DP8", 8, "explicit", True, _TORCH, "Hairer's 8(5,3), for very tight tolerances"),
+        Solver("BS3", 3, "explicit", True, _BOTH, "Bogacki-Shampine 3(2), for loose tolerances"),
+        Solver("DP5", 5, "explicit", True, _BOTH, "Dormand-Prince 5(4)"),
+        Solver("Tsit5", 5, "explicit", True, _BOTH, "Tsitouras 5(4), the first choice for non-stiff problems"),
+        Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6), for tight tolerances"),
+        Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
+        Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
+        Solver("ROCK4", 4, "stabilised", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
+        Solver("Rosenbrock23", 2, "rosenbrock", True, _JULIA, "for stiff problems at loose tolerances"),
+        Solver("Rodas5P", 5, "rosenbrock", True, _JULIA, "Steinebach's, the first choice for stiff problems"),
+        Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
+        Solver("KenCarp4", 4, "sdirk", True, _JULIA, "Kennedy and Carpenter's, for large stiff problems"),
+        Solver("Kvaerno5", 5, "sdirk", True, _JULIA, "Kvaerno's, for stiff problems at tight tolerances"),
+        Solver("FBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients, for very large stiff problems"),
+        Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _JULIA, "Tsit5, and Rosenbrock23 where it turns stiff"),
+        Solver("AutoVern7(Rodas5P)", 7, "switching", True, _JULIA, "Vern7, and Rodas5P where it turns stiff"),
     )
 }
 
@@ -49,6 +63,11 @@ def find_solver(name: str) -> Solver:
         return SOLVERS[_LOWERED[name.lower()]]
     except (KeyError, AttributeError):
         raise unknown_name("solver", name, SOLVERS) from None
+
+
+def solvers_of(engine: str) -> list[str]:
+    """Return the names of the solvers that an engine has."""
+    return [name for name, solver in SOLVERS.items() if engine in solver.engines]
 
 
 def require_engine(solver: Solver, engine: str) -> None:

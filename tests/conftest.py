@@ -8,6 +8,9 @@ import torch
 
 torch.set_num_threads(1)
 
+# Tests say which engine they mean; "auto" would be another one wherever Julia is installed.
+os.environ.setdefault("PYNEURALODE_ENGINE", "torch")
+
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
@@ -17,3 +20,15 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}; set PYNEURALODE_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def julia() -> None:
+    """A running Julia engine; tests that need it are skipped where there is none."""
+    from pyneuralode.engines.julia_engine.probe import probe
+    from pyneuralode.engines.julia_engine.session import start_julia
+
+    found = probe()
+    if not found.found:
+        pytest.skip(f"no Julia: {found.reason}")
+    start_julia()

@@ -33,7 +33,7 @@ def test_the_exact_spiral_solves_its_equation():
 
 @pytest.mark.parametrize("name", spiral.SOLVERS)
 def test_training_on_the_spiral_lowers_the_loss(name):
-    training = spiral.train(name, 0, silent, iterations=60)
+    training = spiral.train(name, 0, "torch", silent, iterations=60)
     assert list(training.trajectories) == [0, 50, 59]
     assert training.losses[-10:].mean() < 0.3 * training.losses[:10].mean()
     wrong = np.mean((training.trajectories[59] - spiral.truth(spiral.TIMES)) ** 2)
@@ -42,12 +42,12 @@ def test_training_on_the_spiral_lowers_the_loss(name):
 
 def test_evaluations_are_those_of_the_steps():
     # Nine steps a solve: one slope each for Euler, four for RK4.
-    assert spiral.train("Euler", 0, silent, iterations=3).evaluations == 3 * 9
-    assert spiral.train("RK4", 0, silent, iterations=3).evaluations == 3 * 9 * 4
+    assert spiral.train("Euler", 0, "torch", silent, iterations=3).evaluations == 3 * 9
+    assert spiral.train("RK4", 0, "torch", silent, iterations=3).evaluations == 3 * 9 * 4
 
 
 def test_spiral_reports_every_solver(monkeypatch):
-    short = spiral.train("Euler", 0, silent, iterations=2)
+    short = spiral.train("Euler", 0, "torch", silent, iterations=2)
     short.trajectories = {k: spiral.truth(spiral.TIMES) + 0.1 for k in spiral.SHOWN}
     monkeypatch.setattr(spiral, "train", lambda name, seed, advance: short)
     report = spiral.run(Context("quick"))
@@ -112,7 +112,7 @@ def test_cubic_reports_every_span(monkeypatch):
 
 
 def test_our_plan_reaches_the_converged_fit():
-    result = cubic.fit_spiral("ours", 0, silent)[0]
+    result = cubic.fit_spiral("ours", 0, "torch", silent)[0]
     assert result.finished and result.loss < 0.02
     assert [stage.end for stage in cubic.span_ends([result])] == list(cubic.SPANS)
 

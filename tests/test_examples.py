@@ -66,6 +66,14 @@ def test_own_tableau_sees_the_orders(tmp_path):
     assert files == []
 
 
+def test_equations_finds_the_parameters(tmp_path):
+    text, files = run("equations", tmp_path)
+    for name, value in {"growth": 1.1, "hunting": 0.4, "gain": 0.25, "death": 0.4}.items():
+        assert number(f"{name}: {value} written down, # found", text) == pytest.approx(value, rel=0.1)
+    assert 0.15 < number("root mean square error #", text) < 0.25  # the noise is 0.2
+    assert files == []
+
+
 def test_from_torchdiffeq_learns(tmp_path):
     text, files = run("from_torchdiffeq", tmp_path)
     start = number("iteration 0: mean error of the pieces #", text)
@@ -76,4 +84,4 @@ def test_from_torchdiffeq_learns(tmp_path):
 
 def test_every_example_is_tested():
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"fit_csv", "growing_spans", "own_module", "own_tableau", "from_torchdiffeq"}
+    assert names == {"fit_csv", "growing_spans", "own_module", "own_tableau", "from_torchdiffeq", "equations"}

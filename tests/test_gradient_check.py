@@ -6,7 +6,9 @@ import torch
 
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.memory import PeakMemory
-from pyneuralode.gradients import GRADIENTS
+from pyneuralode.gradients import gradients_of
+
+GRADIENTS = gradients_of("torch")
 
 
 def test_the_table_has_every_method_with_a_small_error(capsys):

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.gradients import GRADIENTS
+from pyneuralode.gradients import gradients_of
+
+GRADIENTS = gradients_of("torch")
 
 METHODS = [*GRADIENTS, pn.Checkpointed(every=4)]
 TIGHT = {"rtol": 1e-11, "atol": 1e-11, "solver": "Vern7"}

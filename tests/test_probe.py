@@ -1,19 +1,29 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from pyneuralode.engines.julia_engine.probe import probe
+from pyneuralode.engines.julia_engine import executables, project, sources
+from pyneuralode.engines.julia_engine.probe import forget, probe
+from pyneuralode.engines.julia_engine.record import Record, default_project, write_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for julia are shell scripts")
 
-MANIFEST = """\
+MANIFEST = f"""\
 manifest_format = "2.0"
 
 [[deps.PyNeuralODE]]
-path = "../julia"
+deps = [{", ".join(json.dumps(name) for name in sorted(sources.dependencies(sources.folder())))}]
+path = {json.dumps(str(sources.folder()))}
+version = "0.1.0"
+
+    [deps.PyNeuralODE.extensions]
+    PyNeuralODEPythonCallExt = "PythonCall"
 
 [[deps.PythonCall]]
 version = "0.9.34"
@@ -22,10 +32,12 @@ version = "0.9.34"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """An empty home, an empty PATH, and none of the variables that the probe reads."""
+    """An empty home, an empty PATH, and none of the variables that the probe reads; juliacall 0.9.34."""
     for name in list(os.environ):
-        if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA")):
+        if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA", "XDG_DATA_HOME")):
             monkeypatch.delenv(name)
+    monkeypatch.setattr(project, "installed_version", {"juliacall": "0.9.34"}.__getitem__)
+    forget()
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -57,6 +69,11 @@ def installed(root, version="1.11.2"):
     return untouchable(root / "bin" / "julia")
 
 
+def copied(folder):
+    """A copy of our Julia sources."""
+    return Path(shutil.copytree(sources.folder(), folder, ignore=shutil.ignore_patterns("Manifest*.toml")))
+
+
 def environment(folder, manifest=MANIFEST, name="Manifest.toml"):
     folder.mkdir(parents=True)
     (folder / "Project.toml").write_text("[deps]\n")
@@ -67,7 +84,7 @@ def environment(folder, manifest=MANIFEST, name="Manifest.toml"):
 def test_without_julia_the_reason_says_so_in_one_sentence():
     answer = probe()
     assert not answer.found and answer.executable is None and answer.how == ""
-    assert "no julia on PATH" in answer.reason and "not in this version" in answer.reason
+    assert "no julia on PATH" in answer.reason and "pyneuralode setup-julia" in answer.reason
     assert "\n" not in answer.reason
 
 
@@ -97,9 +114,7 @@ def test_julia_on_path_without_our_package(home):
 def test_the_depot_and_the_project_that_julia_itself_would_take(home, tmp_path, monkeypatch):
     (home / "bin" / "julia").symlink_to(installed(home / "julia"))
     folder = environment(tmp_path / "depot" / "environments" / "v1.11", name="Manifest-v1.11.toml")
-    monkeypatch.setenv(
-        "JULIA_DEPOT_PATH", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'depot'}{os.pathsep}"
-    )
+    monkeypatch.setenv("JULIA_DEPOT_PATH", f"{tmp_path / 'first'}{os.pathsep}{tmp_path / 'depot'}{os.pathsep}")
     assert probe().project == folder
     shared = environment(tmp_path / "depot" / "environments" / "shared")
     monkeypatch.setenv("JULIA_PROJECT", "@shared")
@@ -176,7 +191,7 @@ def test_a_project_that_lacks_a_package_is_named_with_it(home, tmp_path, monkeyp
 def test_the_package_s_own_folder_is_a_project_that_holds_it(home, tmp_path, monkeypatch):
     (home / "bin" / "julia").symlink_to(installed(home / "julia"))
     folder = environment(tmp_path / "julia", '[[deps.PythonCall]]\nversion = "0.9.34"\n')
-    (folder / "Project.toml").write_text('name = "PyNeuralODE"\n')
+    (folder / "Project.toml").write_text('name = "PyNeuralODE"\nversion = "0.1.0"\n')
     monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(folder))
     assert probe().found
 
@@ -242,3 +257,131 @@ def test_the_probe_imports_neither_juliacall_nor_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_project_that_a_wrapper_script_brings_is_found(home, tmp_path):
+    folder = environment(tmp_path / "own")
+    depots = f"{tmp_path / 'depot'}\n{tmp_path / 'share'}"
+    body = f"""test "$*" = --version && echo julia version 1.11.2 && exit
+echo asked >> {tmp_path}/asked; printf '%s\\n%s' '{folder}/Project.toml' '{depots}'"""
+    wrapper = script(home / "bin" / "julia", body)
+    answer = probe()
+    assert answer.found and (answer.executable, answer.project) == (wrapper, folder)
+    assert answer.depot == f"{tmp_path / 'depot'}{os.pathsep}{tmp_path / 'share'}"
+    forget()
+    assert probe() == answer
+    assert (tmp_path / "asked").read_text() == "asked\n"  # once
+
+
+def test_a_wrapper_script_that_hangs_is_given_up(home, monkeypatch):
+    # Its child keeps the output open after the script itself was ended.
+    script(home / "bin" / "julia", 'test "$*" = --version && echo julia version 1.11.2 && exit\nsleep 20')
+    monkeypatch.setattr(executables, "_SECONDS", 0.3)
+    before = time.monotonic()
+    answer = probe()
+    assert not answer.found and time.monotonic() - before < 10
+    assert "do not hold PyNeuralODE and PythonCall: run `pyneuralode setup-julia`" in answer.reason
+
+
+def test_pythoncall_and_juliacall_must_be_equal(home, monkeypatch):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    environment(home / ".julia" / "environments" / "v1.11")
+    monkeypatch.setattr(project, "installed_version", {"juliacall": "0.9.37"}.__getitem__)
+    answer = probe()
+    assert not answer.found and answer.pythoncall == "0.9.34" and answer.project is not None
+    assert "PythonCall is 0.9.34" in answer.reason and "juliacall is 0.9.37" in answer.reason
+    assert "pip install 'juliacall==0.9.34'" in answer.reason and "\n" not in answer.reason
+
+
+def test_juliacall_absent(home, monkeypatch):
+    def absent(name):
+        raise project.PackageNotFoundError(name)
+
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    environment(home / ".julia" / "environments" / "v1.11")
+    monkeypatch.setattr(project, "installed_version", absent)
+    answer = probe()
+    assert not answer.found and "pip install 'juliacall==0.9.34'" in answer.reason
+
+
+def test_what_setup_julia_installed_goes_before_path_and_after_the_variables(home, tmp_path, monkeypatch):
+    untouchable(home / "bin" / "julia")
+    julia, folder = installed(tmp_path / "julia"), environment(tmp_path / "project")
+    write_record(Record(str(julia), str(folder), "1.11.2"), default_project())
+    answer = probe()
+    assert answer.found and answer.how == "setup-julia"
+    assert (answer.executable, answer.project, answer.package) == (julia, folder, sources.folder())
+    assert not started(home / "bin" / "julia")
+
+    other = installed(tmp_path / "other")
+    monkeypatch.setenv("PYNEURALODE_JULIA", str(other))
+    assert probe().how == "PYNEURALODE_JULIA"
+
+
+def test_a_julia_from_setup_that_is_gone_is_told(home, tmp_path):
+    write_record(Record(str(tmp_path / "gone"), str(tmp_path), "1.11.2"), default_project())
+    answer = probe()
+    assert not answer.found and "gone" in answer.reason and "run it again" in answer.reason
+
+
+def test_a_damaged_record_is_as_none(home):
+    default_project().mkdir(parents=True)
+    (default_project() / "pyneuralode-julia.json").write_text("{")
+    assert "no julia on PATH" in probe().reason
+
+
+def test_a_stale_copy_of_our_sources_is_noticed(home, tmp_path):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    folder = home / ".julia" / "environments" / "v1.11"
+    copy = copied(tmp_path / "copy")
+    relative = os.path.relpath(copy, folder)  # as Pkg writes it where it can
+    environment(folder, MANIFEST.replace(json.dumps(str(sources.folder())), json.dumps(relative)))
+    answer = probe()
+    assert answer.found and answer.warning == "" and answer.package.resolve() == copy.resolve()
+
+    with (copy / "src" / "PyNeuralODE.jl").open("a") as file:
+        file.write("# changed\n")
+    forget()
+    answer = probe()
+    assert answer.found and "whose sources differ from ours" in answer.warning
+
+    shutil.rmtree(copy)
+    forget()
+    answer = probe()
+    assert not answer.found and "which is not there: run `pyneuralode setup-julia`" in answer.reason
+
+
+def test_a_project_resolved_before_a_dependency_came_is_noticed(home):
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    folder = home / ".julia" / "environments" / "v1.11"
+    environment(folder, MANIFEST.replace('"Lux", ', ""))
+    answer = probe()
+    assert answer.found and answer.warning.startswith("PyNeuralODE needs Lux, which")
+
+
+def test_a_system_image_is_used_as_long_as_it_is_current(home, tmp_path):
+    julia, folder = installed(tmp_path / "julia"), environment(tmp_path / "project")
+    image = folder / "image.so"
+    image.touch()
+    digest = sources.digest(sources.folder())
+    write_record(Record(str(julia), str(folder), "1.11.2", str(image), digest), default_project())
+    write_record(Record(str(julia), str(folder), "1.11.2", str(image), digest), folder)
+    assert probe().sysimage == image
+
+    write_record(Record(str(julia), str(folder), "1.11.2", str(image), "of older sources"), folder)
+    forget()
+    answer = probe()
+    assert answer.found and answer.sysimage is None and "is not used" in answer.warning
+
+    write_record(Record("/another/julia", str(folder), "1.11.2", str(image), digest), folder)
+    forget()
+    assert probe().sysimage is None
+
+
+def test_the_answer_is_kept_until_the_environment_changes(home, monkeypatch):
+    assert probe() is probe()
+    (home / "bin" / "julia").symlink_to(installed(home / "julia"))
+    environment(home / ".julia" / "environments" / "v1.11")
+    assert not probe().found
+    monkeypatch.setenv("JULIA_PROJECT", "@.")
+    assert probe().found

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 import pyneuralode as pn
-from pyneuralode.gradients import GRADIENTS
+from pyneuralode.gradients import gradients_of
+
+GRADIENTS = gradients_of("torch")
 
 ROTATION = pn.Linear(((0.0, 1.0), (-1.0, 0.0)))
 Y0 = torch.tensor([1.0, 0.5], dtype=torch.float64)

@@ -10,14 +10,14 @@ import torch
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.tableaus import TABLEAUS, Tableau
 from pyneuralode.errors import ArgumentError, SolverError
-from pyneuralode.solvers import SOLVERS
+from pyneuralode.solvers import SOLVERS, solvers_of
 
 torch.set_num_threads(1)
 
-ADAPTIVE = [name for name, solver in SOLVERS.items() if solver.adaptive]
+ADAPTIVE = [name for name in solvers_of("torch") if SOLVERS[name].adaptive]
 PEERS = {"BS3": "RK23", "DP5": "RK45", "DP8": "DOP853"}
 
-every_method = pytest.mark.parametrize("solver", SOLVERS)
+every_method = pytest.mark.parametrize("solver", solvers_of("torch"))
 every_adaptive_method = pytest.mark.parametrize("solver", ADAPTIVE)
 both_ways = pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
 

@@ -1,2 +1,62 @@
+# Values between Python and Julia: dictionaries, lists, numbers and strings are converted, arrays are shared.
 module PyNeuralODEPythonCallExt
+
+using PyNeuralODE: PyNeuralODE, call, reply_of
+using PythonCall
+
+"Return Python's function entry(name, request, progress), which takes and returns Python values."
+PyNeuralODE.python_entry() = pyfunc(entry; name="pyneuralode")
+
+function entry(name::Py, request::Py, progress::Py)
+    reply = try
+        # The request keeps its arrays alive: they are read where they lie.
+        GC.@preserve request call(pyconvert(String, name), from_python(request), listener(progress))
+    catch error
+        error isa PyException && rethrow()  # out of a callback: Python's own
+        reply_of(error)
+    end
+    return to_python(reply)
+end
+
+"Return a function that tells Python of progress and returns whether to go on; Ctrl-C there means no."
+function listener(progress::Py)
+    pyis(progress, pybuiltins.None) && return nothing
+    return function (told...)
+        try
+            return pyconvert(Bool, progress(told...))
+        catch error
+            error isa PyException && pyissubclass(error.t, pybuiltins.KeyboardInterrupt) && return false
+            rethrow()
+        end
+    end
+end
+
+function from_python(x::Py)
+    pyis(x, pybuiltins.None) && return nothing
+    pyisinstance(x, pybuiltins.str) && return pyconvert(String, x)
+    pyisinstance(x, pybuiltins.bool) && return pyconvert(Bool, x)
+    pyisinstance(x, pybuiltins.int) && return pyconvert(Int, x)
+    pyisinstance(x, pybuiltins.float) && return pyconvert(Float64, x)
+    pyisinstance(x, pybuiltins.dict) && return Dict{String,Any}(pyconvert(String, k) => from_python(x[k]) for k in x)
+    (pyisinstance(x, pybuiltins.list) || pyisinstance(x, pybuiltins.tuple)) && return Any[from_python(item) for item in x]
+    return from_array(PyArray(x; copy=false))
+end
+
+from_array(x::AbstractArray{T,0}) where {T} = x[]
+
+# A true Array over the same memory where that is contiguous: SciML's code is compiled for those.
+function from_array(x::AbstractArray{T,N}) where {T,N}
+    dims = size(x)
+    strides(x) == Base.size_to_strides(1, dims...) && return unsafe_wrap(Array, pointer(x), dims)
+    backwards = reverse(strides(x)) == Base.size_to_strides(1, reverse(dims)...)
+    return backwards ? PermutedDimsArray(unsafe_wrap(Array, pointer(x), reverse(dims)), N:-1:1) : x
+end
+
+to_python(x::Union{Nothing,Bool,Int,Float64,String}) = Py(x)
+to_python(x::Real) = to_python(Float64(x))
+to_python(x::AbstractDict) = pydict(pairs_of(x))
+to_python(x::Union{Tuple,AbstractVector{Any}}) = pylist(to_python(item) for item in x)
+to_python(x::AbstractArray{<:Real}) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
+pairs_of(x) = (pytuple((Py(string(k)), to_python(v))) for (k, v) in x)
+
 end

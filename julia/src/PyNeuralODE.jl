@@ -8,11 +8,29 @@ module PyNeuralODE
 using ComponentArrays: ComponentVector, getaxes, getdata
 using LinearAlgebra
 
-export Linear, MLP, SEIR, dimension, evaluator, field_from, parameters, pullback!, shapes, slope, slope!
+export Equations, Linear, MLP, SEIR, dimension, evaluator, field_from, parameters, pullback!, shapes, slope, slope!
 
 include("errors.jl")
 include("activations.jl")
 include("fields.jl")
 include("evaluators.jl")
+include("control.jl")
+include("solvers.jl")
+include("networks.jl")
+include("solving.jl")
+include("equations.jl")
+include("discrete.jl")
+include("adjoints.jl")
+include("batches.jl")
+include("devices.jl")
+include("flows.jl")
+include("fitting/variables.jl")
+include("fitting/described.jl")
+include("seir.jl")
+include("fitting/objective.jl")
+include("fitting/optimisers.jl")
+include("fitting/lbfgs.jl")
+include("fitting/plan.jl")
+include("bridge.jl")
 
 end

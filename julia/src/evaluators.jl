@@ -15,9 +15,9 @@ slope!(du, e::Evaluator, u, p, t) = copyto!(du, slope(e.field, u, p, t))
 "Return the evaluator of a field for states like `u`."
 function evaluator end
 
-struct PlainEvaluator{T,F<:Field} <: Evaluator{T}
+struct PlainEvaluator{T,F<:Field,M<:AbstractVecOrMat{T}} <: Evaluator{T}
     field::F
-    mapped::Vector{T}
+    room::M
 end
 
 struct MLPEvaluator{T,F<:MLP,U<:AbstractVecOrMat{T}} <: Evaluator{T}
@@ -29,7 +29,7 @@ struct MLPEvaluator{T,F<:MLP,U<:AbstractVecOrMat{T}} <: Evaluator{T}
     biases::Vector{UnitRange{Int}}
 end
 
-function evaluator(field::MLP, u::U) where {T,U<:AbstractVecOrMat{T}}
+function evaluator(field::MLP, u::AbstractVecOrMat)
     room(n) = fill!(similar(u, n, size(u)[2:end]...), 0)
     inner = field.sizes[2:end]
     weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
@@ -38,10 +38,11 @@ function evaluator(field::MLP, u::U) where {T,U<:AbstractVecOrMat{T}}
         push!(startswith(string(name), "weight") ? weights : biases, range)
         last = range[end]
     end
-    return MLPEvaluator{T,typeof(field),U}(field, room.(inner), room.(field.sizes[1:end-1]), room.(inner), weights, biases)
+    return MLPEvaluator(field, room.(inner), room.(field.sizes[1:end-1]), room.(inner), weights, biases)
 end
 
-evaluator(field::Field, u::AbstractVecOrMat{T}) where {T} = PlainEvaluator{T,typeof(field)}(field, zeros(T, dimension(field)))
+evaluator(field::Linear, u::AbstractVecOrMat) = PlainEvaluator(field, similar(u))
+evaluator(field::SEIR, u::AbstractVecOrMat) = PlainEvaluator(field, similar(u, 3, length(u) ÷ 4))
 
 weight(e::MLPEvaluator, p, k) = reshape(view(p, e.weights[k]), e.field.sizes[k+1], e.field.sizes[k])
 
@@ -89,33 +90,25 @@ sum_columns!(out, x::AbstractVector) = copyto!(out, x)
 sum_columns!(out, x::AbstractMatrix) = sum!(reshape(out, :, 1), x)
 
 function slope!(du::AbstractVecOrMat{T}, e::PlainEvaluator{T,<:Linear}, u::AbstractVecOrMat{T}, p::AbstractVector{T}, t) where {T}
-    A = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
-    for k in axes(u, 2)
-        e.mapped .= activate.(e.field.input_map, view(u, :, k))
-        mul!(view(du, :, k), A, e.mapped)
-    end
-    return du
+    e.room .= activate.(e.field.input_map, u)
+    return mul!(du, square(e, p), e.room)
 end
 
 function pullback!(ubar, pbar, e::PlainEvaluator{T,<:Linear}, λ, u, p, t) where {T}
-    A = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
-    pbar === nothing || fill!(getdata(pbar), 0)
-    for k in axes(u, 2)
-        y, bar = view(u, :, k), view(λ, :, k)
-        if pbar !== nothing
-            e.mapped .= activate.(e.field.input_map, y)
-            mul!(reshape(getdata(pbar), size(A)), bar, transpose(e.mapped), true, true)
-        end
-        if ubar !== nothing
-            out = view(ubar, :, k)
-            mul!(out, transpose(A), bar)
-            out .*= derivative.(e.field.input_map, y, y)
-        end
+    if pbar !== nothing
+        e.room .= activate.(e.field.input_map, u)
+        mul!(square(e, pbar), λ, transpose(e.room))
+    end
+    if ubar !== nothing
+        mul!(ubar, transpose(square(e, p)), λ)
+        ubar .*= derivative.(e.field.input_map, u, u)
     end
     return nothing
 end
 
-function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR}, u, p, t) where {T}
+square(e::PlainEvaluator{T,<:Linear}, p) where {T} = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
+
+function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR,<:Array}, u, p, t) where {T}
     gamma, R0, sigma = getdata(p)
     for k in axes(u, 2)
         s, e, i = u[1, k], u[2, k], u[3, k]
@@ -125,7 +118,7 @@ function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR}, u, p, t) where {
     return du
 end
 
-function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR}, λ, u, p, t) where {T}
+function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR,<:Array}, λ, u, p, t) where {T}
     gamma, R0, sigma = getdata(p)
     bars = zero(T), zero(T), zero(T)
     for k in axes(u, 2)
@@ -138,5 +131,43 @@ function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR}, λ, u, p, t) where {T}
         end
     end
     pbar === nothing || (getdata(pbar) .= bars)
+    return nothing
+end
+
+# Arrays of a device have no cheap single numbers: there the compartments are rows, and the rates arrays of one.
+
+row(x, k) = view(x, k:k, :)
+rates(p) = ntuple(k -> view(getdata(p), k:k), 3)
+compartment_rows(x) = (y = reshape(x, 4, :); ntuple(k -> row(y, k), 4))
+
+function slope!(du::AbstractVecOrMat, e::PlainEvaluator{T,SEIR}, u, p, t) where {T}
+    (gamma, R0, sigma), (s, exposed, i, _) = rates(p), compartment_rows(u)
+    infected, onset, recovered = ntuple(k -> row(e.room, k), 3)
+    infected .= gamma .* R0 .* s .* i
+    onset .= sigma .* exposed
+    recovered .= gamma .* i
+    ds, de, di, dr = compartment_rows(du)
+    ds .= .-infected
+    de .= infected .- onset
+    di .= onset .- recovered
+    dr .= recovered
+    return du
+end
+
+function pullback!(ubar, pbar, e::PlainEvaluator{T,SEIR}, λ, u, p, t) where {T}
+    (gamma, R0, sigma), (s, exposed, i, _), (λs, λe, λi, λr) = rates(p), compartment_rows(u), compartment_rows(λ)
+    if pbar !== nothing
+        row(e.room, 1) .= (λe .- λs) .* R0 .* s .* i .+ (λr .- λi) .* i
+        row(e.room, 2) .= (λe .- λs) .* gamma .* s .* i
+        row(e.room, 3) .= (λi .- λe) .* exposed
+        sum!(reshape(getdata(pbar), 3, 1), e.room)
+    end
+    if ubar !== nothing
+        bs, be, bi, br = compartment_rows(ubar)
+        bs .= (λe .- λs) .* gamma .* R0 .* i
+        be .= (λi .- λe) .* sigma
+        bi .= (λe .- λs) .* gamma .* R0 .* s .+ (λr .- λi) .* gamma
+        br .= 0
+    end
     return nothing
 end

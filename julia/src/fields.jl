@@ -103,16 +103,17 @@ Return the field that Python's `Field.describe` wrote: a dictionary with "kind" 
 """
 function field_from(description::AbstractDict)
     kind = description["kind"]
-    if kind == "MLP"
-        return MLP(description["sizes"]; activation=description["activation"], input_map=description["input_map"],
-                   input_scale=description["input_scale"], output_scale=description["output_scale"])
-    elseif kind == "Linear"
-        return Linear(length(description["matrix"]); input_map=description["input_map"])
-    elseif kind == "SEIR"
-        return SEIR()
-    end
-    throw(UserError("the Julia engine has no field $(repr(kind)): use engine=\"torch\"."))
+    haskey(FIELDS, kind) || throw(UserError("the Julia engine has no field $(repr(kind)): use engine=\"torch\"."))
+    return FIELDS[kind](description)
 end
+
+"How each kind of field is made from its description."
+const FIELDS = Dict{String,Function}(
+    "MLP" => d -> MLP(d["sizes"]; activation=d["activation"], input_map=d["input_map"],
+                      input_scale=d["input_scale"], output_scale=d["output_scale"]),
+    "Linear" => d -> Linear(length(d["matrix"]); input_map=d["input_map"]),
+    "SEIR" => d -> SEIR(),
+)
 
 slope(field::Linear, u, p, t) = p.A * activate.(field.input_map, u)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..errors import PyNeuralODEError
+from .doctor import doctor
+from .sentences import one_sentence
+from .setup_julia import setup_julia
 
 app = typer.Typer(
     help="Neural differential equations: fit your data, solve the fit, compute published results again.",
@@ -22,19 +22,6 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; the console script `pyneuralode`."""
     app()
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Answer a mistake with its sentence and status 2, and Ctrl-C with a sentence and status 130."""
-    try:
-        yield
-    except PyNeuralODEError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("Interrupted: what was complete by then is kept, nothing else was written.", err=True)
-        raise typer.Exit(130) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,7 +43,7 @@ def _options(
 
 
 @app.command()
-@_one_sentence()
+@one_sentence()
 def report(
     ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Experiments to compute.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path(
@@ -100,7 +87,7 @@ def report(
 
 
 @app.command()
-@_one_sentence()
+@one_sentence()
 def fit(
     data: Annotated[
         Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")
@@ -169,7 +156,7 @@ def fit(
 
 
 @app.command()
-@_one_sentence()
+@one_sentence()
 def solve(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
     out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure goes beside the table.")],
@@ -195,55 +182,5 @@ def solve(
         typer.echo(path.absolute())
 
 
-@app.command()
-@_one_sentence()
-def doctor() -> None:
-    """Say what this installation runs on, and what to do next. Downloads nothing and starts nothing."""
-    import os
-    import platform
-    import sys
-    from importlib.metadata import PackageNotFoundError, version
-
-    from .. import __version__
-    from ..engines.julia_engine.probe import probe
-
-    def line(name: str, value: str) -> None:
-        typer.echo(f"{name:<12} {value}")
-
-    line("pyneuralode", __version__)
-    line("Python", f"{platform.python_version()} ({sys.executable})")
-    line("Platform", f"{platform.platform()}, {os.cpu_count()} cores")
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library that is missing or does not fit
-        line("torch", f"cannot be loaded: {error}")
-        torch = None
-    else:
-        line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
-        if torch.cuda.is_available():
-            names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-            line("CUDA", f"{torch.version.cuda}: {', '.join(names)}")
-        elif torch.version.cuda is None:
-            line("CUDA", "no: this build of torch is for the CPU")
-        else:
-            line("CUDA", f"no: torch is built for CUDA {torch.version.cuda}, but sees no device")
-    for package in ("numba", "juliacall"):
-        try:
-            line(package, version(package))
-        except PackageNotFoundError:
-            line(package, "not installed")
-    julia = probe()
-    if julia.found:
-        line("Julia", f"{julia.version} ({julia.executable}), project {julia.project}, through {julia.how}")
-    else:
-        line("Julia", f"not ready: {julia.reason}")
-
-    typer.echo("")
-    if torch is None:
-        typer.echo(
-            "Next: install torch anew, for nothing runs without it: "
-            "`python -m pip install --force-reinstall torch`."
-        )
-        raise typer.Exit(1)
-    typer.echo("Everything in this version runs on the torch engine, which is ready.")
-    typer.echo("Next: `pyneuralode report --list`.")
+app.command()(doctor)
+app.command()(setup_julia)

@@ -57,7 +57,8 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
             f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101."
         )
     else:
-        about = Description("t", tuple(f"y{i}" for i in range(1, dim + 1)), times[0], times[-1], tuple(y0))
+        names = getattr(model.field, "components", [f"y{i}" for i in range(1, dim + 1)])
+        about = Description("t", tuple(names[:dim]), times[0], times[-1], tuple(y0))
     if times is None:
         times = np.linspace(about.t0, about.t1, 201)
     if y0 is None and times[0] < about.t0:

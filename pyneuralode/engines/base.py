@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, EngineError, unknown_name
-
-log = logging.getLogger("pyneuralode")
-
-ENGINES = ("auto", "torch", "julia")
-
+from ..errors import ArgumentError
 
 @dataclass(frozen=True)
 class Control:
@@ -124,7 +118,7 @@ class Solution:
     reason : str
         Why the solve ended.
     solver, engine : str
-        What solved it; the torch engine says "torch (fused)" where its compiled path ran.
+        What solved it; "torch (fused)" and "julia (fused)" where an engine's compiled path for our own fields ran.
     """
 
     ts: Any
@@ -145,19 +139,3 @@ class Solution:
         if self.dense is None:
             raise ArgumentError("this solution kept no dense output: solve with dense=True.")
         return self.dense(t)
-
-
-_announced: set[str] = set()
-
-
-def choose_engine(engine: str) -> str:
-    """Return the engine that `engine` means here: "torch" or "julia"; "auto" is decided, and logged, once."""
-    name = str(engine).lower()
-    if name not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
-    if name == "julia":
-        raise EngineError("engine is 'julia', which this version does not have yet: write engine='torch' or 'auto'.")
-    if name == "auto" and name not in _announced:
-        _announced.add(name)
-        log.info("engine: torch, since the Julia engine is not part of this version")
-    return "torch"

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..fields import MLP
-from ..fitting import LBFGS, Adam, FitResult, GrowingSpan, Stage, fit
+from ..fitting import LBFGS, Adam, FitResult, GrowingSpan, Stage, TotalVariation, fit
 from ..models import AugmentedNeuralODE
 
 SPANS = (60.0, 91.0, 103.0, 134.0, 149.0, 170.0)
@@ -79,11 +79,7 @@ def fit_neural(
         on_grid = np.full(len(grid), np.nan)
         on_grid[np.asarray(days, dtype=int)] = values
         days, values = grid, on_grid
-
-        def roughness(ts, ys, parameters):
-            return smoothness * (ys[:, 0].diff().square() + 1e-10).sqrt().sum()  # smooth where the curve turns
-
-        settings |= {"mask": "nan", "penalty": roughness}
+        settings |= {"mask": "nan", "penalty": TotalVariation(smoothness)}
     return fit(model or neural_model(seed), days, values, y0=np.zeros(1), t0=0.0, plan=plan, **settings)
 
 

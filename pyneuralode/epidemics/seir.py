@@ -12,10 +12,28 @@ import torch
 from ..errors import unknown_name
 from ..fields import SEIR
 from ..fitting import LBFGS, FitResult, Stage, fit
+from ..fitting.described import Described
 from ..models import NeuralODE
 
 OBSERVABLES = ("infectious", "incidence")
 INITIAL = ("i0", "e0")
+
+
+@dataclass(frozen=True)
+class SEIRStart(Described):
+    """The initial state (1 - e0 - i0, e0, i0, 0) of a fit's parameters `e0` and `i0`, each of shape ()."""
+
+    def __call__(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        i0, e0 = (parameters[name] for name in INITIAL)
+        return torch.stack([1 - e0 - i0, e0, i0, torch.zeros_like(i0)])
+
+
+@dataclass(frozen=True)
+class Incidence(Described):
+    """New cases a day (T, 1) in states (T, 4), ``factor * sigma * e``; both are parameters of the fit."""
+
+    def __call__(self, ts: Any, ys: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return (parameters["factor"] * parameters["sigma"] * ys[:, 1])[:, None]
 
 
 @dataclass
@@ -30,7 +48,7 @@ class EpidemicFit:
 
     def states(self, days: np.ndarray) -> np.ndarray:
         p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
-        return self.result.model.solve(_initial(p).numpy(), np.asarray(days, dtype=float), t0=0.0).ys
+        return self.result.model.solve(SEIRStart()(p).numpy(), np.asarray(days, dtype=float), t0=0.0).ys
 
     def curve(self, days: np.ndarray) -> np.ndarray:
         states, p = self.states(days), self.result.parameters
@@ -48,6 +66,7 @@ def fit_seir(
     factor: float = 1.0,
     fit_initial: bool = False,
     bounded: bool = True,
+    engine: str = "auto",
     plan: Any = Stage(LBFGS(), 300),
     **settings: Any,
 ) -> EpidemicFit:
@@ -68,24 +87,25 @@ def fit_seir(
         fitted too.
     bounded : bool
         Keep rates positive and parts of the population between 0 and 1, by a change of variables.
+    engine : {"auto", "torch", "julia"}
     plan, **settings
         As in `pyneuralode.fit`.
     """
     if observable not in OBSERVABLES:
         raise unknown_name("observable", observable, OBSERVABLES)
-    model = NeuralODE(field, rtol=1e-8, atol=1e-10)
+    model = NeuralODE(field, rtol=1e-8, atol=1e-10, engine=engine)
     extra: dict[str, float] = {"i0": i0, "e0": e0}
     observe = None
     if observable == "incidence":
         extra["factor"] = factor
-        observe = _incidence
+        observe = Incidence()
     fixed = () if fit_initial else INITIAL
     free = [name for name in (*model.tensors(), *extra) if name not in fixed]
     result = fit(
         model,
         days,
         values,
-        y0=_initial,
+        y0=SEIRStart(),
         t0=0.0,
         plan=plan,
         observed=None if observe else [2],
@@ -96,12 +116,3 @@ def fit_seir(
         **settings,
     )
     return EpidemicFit(result, observable)
-
-
-def _initial(p: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    i0, e0 = (p[name] for name in INITIAL)
-    return torch.stack([1 - e0 - i0, e0, i0, torch.zeros_like(i0)])
-
-
-def _incidence(ts, ys, p):
-    return (p["factor"] * p["sigma"] * ys[:, 1])[:, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..models import NeuralODE
 from ..progress import Progress, RichProgress, SilentProgress
 from .checkpoint import Checkpoint
 from .curricula import GrowingSpan, Stage, stages_of
+from .in_julia import JuliaFit
 from .objective import Objective
 from .optimisers import LBFGS, Optimiser
 from .result import FitResult, StageResult
@@ -81,7 +83,8 @@ def fit(
     Returns
     -------
     FitResult
-        Also after Ctrl-C and where the loss becomes non-finite: then ``finished`` is False, ``reason`` says what
+        On the Julia engine the plan runs whole in Julia where all parts are described (see `Described`) and there is no
+        checkpoint; otherwise Julia gives each gradient and the optimisers are torch's. Also after Ctrl-C and where the loss becomes non-finite: then ``finished`` is False, ``reason`` says what
         happened, and the best parameters so far are in the model.
     """
     stages = stages_of(plan)
@@ -128,13 +131,13 @@ def fit(
         return loss, loss if penalty is None else loss + penalty(seen, states, parameters)
 
     y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device).detach()
+    whole = JuliaFit(model, objective, variables, stages, y0 if callable(y0) else y0_tensor, start, penalty)
     run = _Run(stages, variables, objective, loss_of, callback)
     store = None if checkpoint is None else Checkpoint(Path(checkpoint), run.identity(), checkpoint_every)
-    if progress is True:
-        with RichProgress() as bars:
-            reason = run.execute(bars, store, resume)
-    else:
-        reason = run.execute(progress or SilentProgress(), store, resume)
+    with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
+        if store is None and whole.applies():
+            return whole.run(bars, callback)
+        reason = run.execute(bars, store, resume)
     best = next((stage for stage in reversed(run.results) if stage.evaluations), run.results[-1])
     model.set_arrays({name: best.parameters[name] for name in names})
     return FitResult(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from .style import COLOURS, INK, label, new_figure
 
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX*"
 
 
 def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..datasets import sweden
-from ..epidemics import fit_neural, fit_seir, neural_curve, neural_plan
+from ..epidemics import fit_neural, fit_seir, neural_curve, neural_model, neural_plan
 from ..epidemics.neural import SPANS
 from ..fields import MLP
 from ..fitting import Adam, FitResult, GrowingSpan
@@ -34,7 +34,7 @@ def run(context: Context) -> Report:
             Job(
                 f"report's set-up, {activation}, seed {s}",
                 _their_fit,
-                (activation, s, iterations),
+                (activation, s, context.engine, iterations),
                 iterations * len(SPANS),
             )
             for s in seeds
@@ -47,7 +47,7 @@ def run(context: Context) -> Report:
         *((f"last {days} days held out", "official", days) for days in HELD_OUT),
     ]:
         groups[name] = [
-            Job(f"{name}, seed {s}", _our_fit, (series, s, held_out, finish), 100 * len(SPANS) + finish) for s in seeds
+            Job(f"{name}, seed {s}", _our_fit, (series, s, context.engine, held_out, finish), 100 * len(SPANS) + finish) for s in seeds
         ]
     fits = iter(_fits(context, [job for jobs in groups.values() for job in jobs]))
     results = {name: [next(fits) for _ in jobs] for name, jobs in groups.items()}
@@ -55,10 +55,10 @@ def run(context: Context) -> Report:
     ours, official = results["our set-up"], results["official series"]
     ahead = {held_out: results[f"last {held_out} days held out"] for held_out in HELD_OUT}
     rows = _their_rows(theirs) + _our_rows(ours, official)
-    table, panels = _forecasts(ahead)
+    table, panels = _forecasts(ahead, context.engine)
     return Report(
         rows=rows,
-        figures=_figures(theirs, ours, official, panels),
+        figures=_figures(theirs, ours, official, panels, context.engine),
         tables=[_stage_table(theirs, ours), _seed_table(theirs, ours, official), table],
         captions={
             "fit": "The best fit of our set-up, the converged SEIR model and the data (R Fig. 3).",
@@ -96,15 +96,15 @@ def _points(series: str) -> tuple[np.ndarray, np.ndarray]:
     return data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
 
 
-def _their_fit(activation: str, seed: int, iterations: int, advance) -> FitResult:
-    model = AugmentedNeuralODE(MLP((4, 100, 50, 4), activation), extra=3, solver="Tsit5", seed=seed)
+def _their_fit(activation: str, seed: int, engine: str, iterations: int, advance) -> FitResult:
+    model = AugmentedNeuralODE(MLP((4, 100, 50, 4), activation), extra=3, solver="Tsit5", engine=engine, seed=seed)
     plan = GrowingSpan(SPANS, Adam(1e-3), iterations)
     return fit_neural(
         *_points("report"), model=model, plan=plan, callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}")
     )
 
 
-def _our_fit(series: str, seed: int, held_out: int, finish: int, advance) -> FitResult:
+def _our_fit(series: str, seed: int, engine: str, held_out: int, finish: int, advance) -> FitResult:
     days, values = _points(series)
     horizon = days[-1]
     seen = days <= horizon - held_out
@@ -113,7 +113,7 @@ def _our_fit(series: str, seed: int, held_out: int, finish: int, advance) -> Fit
     return fit_neural(
         days[seen],
         values[seen],
-        seed=seed,
+        model=neural_model(seed, engine=engine),
         plan=plan,
         smoothness=1e-3,
         horizon=horizon,
@@ -197,7 +197,7 @@ def _seed_table(theirs: dict[str, list[FitResult]], ours: list[FitResult], offic
     )
 
 
-def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
+def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, list[tuple]]:
     """Return the errors of the held-out days, and for each span (last fitted day, times, curves by model)."""
     days, values = _points("official")
     rows, panels = [], []
@@ -205,7 +205,7 @@ def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
         last = days[-1] - held_out
         unseen = days > last
         grid = np.linspace(days[0], days[-1], 341)
-        seir = fit_seir(days[~unseen], values[~unseen], fit_initial=True)
+        seir = fit_seir(days[~unseen], values[~unseen], fit_initial=True, engine=engine)
         curves = {
             "neural ODE": [neural_curve(r.model, days) for r in results],
             "SEIR": [seir.curve(days)],
@@ -232,13 +232,13 @@ def _forecasts(ahead: dict[int, list[FitResult]]) -> tuple[Table, list[tuple]]:
 
 
 def _figures(
-    theirs: dict[str, list[FitResult]], ours: list[FitResult], official: list[FitResult], panels: list[tuple]
+    theirs: dict[str, list[FitResult]], ours: list[FitResult], official: list[FitResult], panels: list[tuple], engine: str
 ) -> dict:
     days, values = _points("report")
     grid = np.linspace(0, days[-1], 681)
     best = min(ours, key=lambda r: r.loss)
     best_theirs = min((r for results in theirs.values() for r in results), key=lambda r: r.loss)
-    seir = fit_seir(days, values, fit_initial=True)
+    seir = fit_seir(days, values, fit_initial=True, engine=engine)
     curves = {
         "neural ODE, ours": (grid, neural_curve(best.model, grid)),
         "neural ODE, report's set-up": (grid, neural_curve(best_theirs.model, grid)),

@@ -31,7 +31,7 @@ def run(context: Context) -> Report:
     seeds = [context.seed + k for k in range(1 if context.quick else 5)]
     jobs = [(kind, seed) for kind in WORDS for seed in seeds]
     totals = {kind: sum(stage.iterations for stage in stages_of(plans_of(kind))) for kind in WORDS}
-    work = [Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed), totals[kind]) for kind, seed in jobs]
+    work = [Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed, context.engine), totals[kind]) for kind, seed in jobs]
     fits = side_by_side(work, context.workers, context.progress)
     if any(result.interrupted for found in fits for result in found):
         raise KeyboardInterrupt  # a fit that was stopped is not a result
@@ -78,13 +78,13 @@ def data() -> np.ndarray:
     return solve(TRUTH, START, TIMES, solver="Vern7", rtol=1e-10, atol=1e-10).ys
 
 
-def model_of(kind: str, seed: int = 0) -> NeuralODE:
+def model_of(kind: str, seed: int = 0, engine: str = "torch") -> NeuralODE:
     """Return the untrained model: "ours" scales the cubes, the poster's ("warm", "scratch") does not."""
     if kind == "ours":
         field = MLP((2, 16, 2), "tanh", input_map="cube", input_scale=8.0)
-        return NeuralODE(field, solver="Vern7", rtol=1e-8, atol=1e-8, gradient="Checkpointed", seed=seed)
+        return NeuralODE(field, solver="Vern7", rtol=1e-8, atol=1e-8, gradient="Checkpointed", engine=engine, seed=seed)
     field = MLP((2, 16, 2), "tanh", input_map="cube")
-    return NeuralODE(field, solver="Tsit5", gradient="Checkpointed", seed=seed)
+    return NeuralODE(field, solver="Tsit5", gradient="Checkpointed", engine=engine, seed=seed)
 
 
 def plans_of(kind: str) -> list[Any]:
@@ -98,7 +98,7 @@ def plans_of(kind: str) -> list[Any]:
     return [[begin, *(Stage(LBFGS(), n, end) for end, n in ((short, 200), (middle, 200), (full, 300)))]]
 
 
-def fit_spiral(kind: str, seed: int, advance) -> list[FitResult]:
+def fit_spiral(kind: str, seed: int, engine: str, advance) -> list[FitResult]:
     """Fit the thirty points in one of the ways of `WORDS`; `advance(n, note)` is told of every iteration."""
     states = data()
 
@@ -106,7 +106,7 @@ def fit_spiral(kind: str, seed: int, advance) -> list[FitResult]:
         advance(1, f"loss {loss:.3g}")
 
     return [
-        fit(model_of(kind, seed), TIMES, states, y0=START, plan=plan, callback=told)
+        fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=told)
         for plan in plans_of(kind)
     ]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engines.base import choose_engine
+from ..engines.choice import choose_engine
 from ..errors import ArgumentError, unknown_name
 from ..progress import Progress, SilentProgress
 from .base import SCALES, Context, Row

@@ -24,7 +24,7 @@ def run(context: Context) -> Report:
     """Fit the SEIR model five ways; the scales do not differ, it takes seconds."""
     data = sweden("report")
     days, values = data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
-    settings = {"days": days, "values": values, "field": THEIR_START}
+    settings = {"days": days, "values": values, "field": THEIR_START, "engine": context.engine}
     converge = Stage(LBFGS(), 500)
     plans = {
         "as in the report": {"plan": Stage(Adam(1e-3), 200), "bounded": False},
@@ -45,7 +45,7 @@ def run(context: Context) -> Report:
         task.advance(1, f"{name}: {fits[name].result.loss:.4g}")
     return Report(
         rows=_rows(fits),
-        figures=_figures(fits, days, values),
+        figures=_figures(fits, days, values, context.engine),
         tables=[_table(fits)],
         captions={
             "dynamics": "The SEIR model with the report's starting parameters over 170 days (R Fig. 2).",
@@ -134,9 +134,9 @@ def _table(fits: dict[str, EpidemicFit]) -> Table:
     )
 
 
-def _figures(fits: dict[str, EpidemicFit], days: np.ndarray, values: np.ndarray) -> dict:
+def _figures(fits: dict[str, EpidemicFit], days: np.ndarray, values: np.ndarray, engine: str) -> dict:
     grid = np.linspace(0, days[-1], 341)
-    start = NeuralODE(THEIR_START, rtol=1e-8, atol=1e-10).solve([1 - 5e-7, 4e-7, 1e-7, 0.0], grid).ys
+    start = NeuralODE(THEIR_START, rtol=1e-8, atol=1e-10, engine=engine).solve([1 - 5e-7, 4e-7, 1e-7, 0.0], grid).ys
     best = fits["converged, initial state too"]
     return {
         "dynamics": compartments(grid, start, "SEIR dynamics: gamma 0.17, R0 5.7, sigma 0.17"),

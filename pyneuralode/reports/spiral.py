@@ -60,7 +60,7 @@ def run(context: Context) -> Report:
     """Quick: three seeds a solver. Full: five."""
     seeds = [context.seed + k for k in range(3 if context.quick else 5)]
     jobs = [(name, seed) for name in SOLVERS for seed in seeds]
-    work = [Job(f"{name}, seed {seed}", train, (name, seed), ITERATIONS) for name, seed in jobs]
+    work = [Job(f"{name}, seed {seed}", train, (name, seed, context.engine), ITERATIONS) for name, seed in jobs]
     trainings = side_by_side(work, context.workers, context.progress)
     runs = {name: [t for (n, _), t in zip(jobs, trainings) if n == name] for name in SOLVERS}
     best = {name: min(found, key=lambda t: t.error) for name, found in runs.items()}
@@ -100,10 +100,10 @@ def run(context: Context) -> Report:
     )
 
 
-def train(name: str, seed: int, advance, iterations: int = ITERATIONS) -> Training:
+def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIONS) -> Training:
     """Train one net by the solver of that name; `advance(n, note)` is told of every iteration."""
     field = MLP((2, 50, 2), "tanh", init="normal", init_scale=0.1)
-    model = NeuralODE(field, solver=SOLVERS[name].solver, rtol=1e-7, atol=1e-9, seed=seed)
+    model = NeuralODE(field, solver=SOLVERS[name].solver, rtol=1e-7, atol=1e-9, engine=engine, seed=seed)
     states, times = torch.as_tensor(truth(TIMES)), torch.as_tensor(TIMES)
     pieces = states.unfold(0, PIECE, 1).permute(2, 0, 1)  # (10, 491, 2): the pieces from every start
     optimiser = torch.optim.RMSprop(model.parameters(), lr=1e-3)

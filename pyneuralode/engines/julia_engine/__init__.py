@@ -1,1 +1,1 @@
-"""The Julia engine: for now only the probe that looks for a Julia to run it on."""
+"""The Julia engine: SciML's solvers and adjoints through juliacall. Importing it starts nothing."""

@@ -5,19 +5,16 @@ juliacall is not imported here, because its import starts Julia and, where none 
 
 from __future__ import annotations
 
-import json
+import functools
 import os
-import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-OLDEST = (1, 10)
-BELOW = (2, 0)
-_NEEDED = ("PyNeuralODE", "PythonCall")
-_LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
-_SETUP = "installing it for you with `pyneuralode setup-julia` is not in this version"
+from . import sources
+from .executables import Julia, JuliaMissing, examine, own_places, pair, setting
+from .project import NEEDED, JuliaProject, read_project
+from .record import default_project, read_record
 
 
 @dataclass(frozen=True)
@@ -27,15 +24,26 @@ class JuliaProbe:
     Attributes
     ----------
     found : bool
-        True where there is a Julia in range and a project that holds PyNeuralODE and PythonCall.
+        True where there is a Julia in range and a project in which our engine can run.
     executable, project : pathlib.Path or None
         The Julia to start, and the folder of the project to start it in.
     version : str or None
         Julia's version, such as "1.11.2"; only "1.11" where the files beside it say no more.
     how : str
-        Where the executable was named: an environment variable, or "PATH"; empty where none was named.
+        Where the executable was named: an environment variable, "setup-julia" or "PATH"; empty where none was.
     reason : str
         One sentence that says what is missing and what to do; empty where `found`.
+    warning : str
+        One sentence where what was found is out of date; empty otherwise.
+    package : pathlib.Path or None
+        The folder of PyNeuralODE that the project uses.
+    pythoncall : str or None
+        The version of PythonCall in the project.
+    sysimage : pathlib.Path or None
+        The system image that `setup-julia --sysimage` built for this Julia and project, if it is current.
+    depot : str or None
+        What to set JULIA_DEPOT_PATH to before Julia starts inside Python, where a wrapper script sets it for a
+        Julia that is started through it.
     """
 
     found: bool
@@ -44,154 +52,111 @@ class JuliaProbe:
     version: str | None = None
     how: str = ""
     reason: str = ""
+    warning: str = ""
+    package: Path | None = None
+    pythoncall: str | None = None
+    sysimage: Path | None = None
+    depot: str | None = None
 
 
 def probe() -> JuliaProbe:
-    """Look for Julia: our own variables first, then juliacall's, then `julia` on PATH.
+    """Look for Julia: our own variables, then juliacall's, then what `setup-julia` installed, then PATH.
 
     `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may stand
     alone. `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` count together. A variable that is set
     decides: where what it names does not fit, that is the answer, and the search does not go on behind
-    the user's back.
+    the user's back. The answer is kept for as long as the environment variables stay as they are.
     """
-    executable, project = _setting("PYNEURALODE_JULIA"), _setting("PYNEURALODE_JULIA_PROJECT")
-    if executable:
-        return _examine(executable, project, how="PYNEURALODE_JULIA")
-    if project:
-        return _on_path(project)
+    return _probe(frozenset(os.environ.items()))
 
-    executable, project = _setting("PYTHON_JULIACALL_EXE"), _setting("PYTHON_JULIACALL_PROJECT")
+
+def forget() -> None:
+    """Make the next probe look again: something was installed."""
+    _probe.cache_clear()
+
+
+def named_julia() -> tuple[Path, str] | None:
+    """Return the julia that our variable names, or the one on PATH, and which of the two it was."""
+    executable = setting("PYNEURALODE_JULIA")
+    if executable:
+        return executable, "PYNEURALODE_JULIA"
+    on_path = shutil.which("julia")
+    return (Path(on_path), "PATH") if on_path else None
+
+
+@functools.lru_cache(maxsize=8)
+def _probe(environment: frozenset[tuple[str, str]]) -> JuliaProbe:
+    project = setting("PYNEURALODE_JULIA_PROJECT")
+    if setting("PYNEURALODE_JULIA") or project:
+        return _named(project)
+
+    executable, project = setting("PYTHON_JULIACALL_EXE"), setting("PYTHON_JULIACALL_PROJECT")
     if executable and project:
-        return _examine(executable, project, how="PYTHON_JULIACALL_EXE")
+        return _answer(executable, "PYTHON_JULIACALL_EXE", project)
     if executable or project:
         present, absent = "PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT"
         if project:
             present, absent = absent, present
         return JuliaProbe(False, reason=f"{present} is set without {absent}: set both or neither.")
-    return _on_path(None)
+
+    record = read_record(default_project())
+    if record is not None:
+        return _answer(Path(record.executable), "setup-julia", Path(record.project))
+    return _named(None)
 
 
-def _setting(name: str) -> Path | None:
-    value = os.environ.get(name, "").strip()
-    return Path(value).expanduser() if value else None
-
-
-def _on_path(project: Path | None) -> JuliaProbe:
-    executable = shutil.which("julia")
-    if executable is None:
+def _named(project: Path | None) -> JuliaProbe:
+    named = named_julia()
+    if named is None:
         return JuliaProbe(
             False,
-            reason="there is no julia on PATH: install Julia 1.10 or newer, or set PYNEURALODE_JULIA; "
-            f"{_SETUP}.",
+            reason="there is no julia on PATH: run `pyneuralode setup-julia`, or set PYNEURALODE_JULIA to the path "
+            "of Julia 1.10 or newer.",
         )
-    return _examine(Path(executable), project, how="PATH")
+    return _answer(*named, project)
 
 
-def _examine(named: Path, project: Path | None, how: str) -> JuliaProbe:
-    if not (named.is_file() and os.access(named, os.X_OK)):
-        return JuliaProbe(
-            False, how=how, reason=f"{how} is {named}, which is no executable file: give the path of julia."
-        )
-    executable = _behind_juliaup(named.resolve())
-    if executable is None:
+def _answer(named: Path, how: str, project: Path | None) -> JuliaProbe:
+    try:
+        julia = examine(named, how)
+    except JuliaMissing as missing:
+        reason = str(missing)
+        if how == "setup-julia":
+            reason = f"the Julia that `pyneuralode setup-julia` installed or found, {named}, is gone: run it again."
+        return JuliaProbe(False, missing.executable, version=missing.version, how=how, reason=reason)
+
+    own_project, depots = own_places(julia.executable) if julia.wrapper else (None, ())
+    candidates = [project] if project else _environments(julia) + [own_project] * (own_project is not None)
+    looked_at = [read_project(candidate, julia.version) for candidate in candidates]
+    fitting = [candidate for candidate in looked_at if not candidate.missing]
+    if project is None and not fitting:
         return JuliaProbe(
             False,
+            julia.executable,
+            version=julia.version,
             how=how,
-            reason=f"{named} is juliaup's launcher, and its settings name no installed Julia: "
-            "run `juliaup add release`, or set PYNEURALODE_JULIA to the julia itself.",
+            reason=f"Julia {julia.version} is there, but its environments do not hold {' and '.join(NEEDED)}: run "
+            "`pyneuralode setup-julia`, or set PYNEURALODE_JULIA_PROJECT to a project that does.",
         )
-    version = _version(executable)
-    if version is None:
-        return JuliaProbe(
-            False,
-            executable,
-            how=how,
-            reason=f"{executable} does not tell its version: set PYNEURALODE_JULIA to the path of julia.",
-        )
-    if not OLDEST <= _pair(version) < BELOW:
-        return JuliaProbe(
-            False,
-            executable,
-            version=version,
-            how=how,
-            reason=f"{executable} is Julia {version}, but 1.10 or newer and below 2 is needed: "
-            "set PYNEURALODE_JULIA to such a one.",
-        )
-    if project is not None:
-        missing = _missing(project, version)
-        reason = f"the Julia project {project} lacks {' and '.join(missing)}: add what is missing there."
-        return JuliaProbe(not missing, executable, project, version, how, reason if missing else "")
-    for candidate in _environments(version):
-        if not _missing(candidate, version):
-            return JuliaProbe(True, executable, candidate, version, how)
+    chosen = (fitting or looked_at)[0]
+    fault = chosen.fault()
+    sysimage, outdated = (None, "") if fault else _sysimage(julia, chosen)
     return JuliaProbe(
-        False,
-        executable,
-        version=version,
-        how=how,
-        reason=f"Julia {version} is there, but its environments do not hold {' and '.join(_NEEDED)}: "
-        f"set PYNEURALODE_JULIA_PROJECT to a project that does; {_SETUP}.",
+        not fault,
+        julia.executable,
+        chosen.folder,
+        julia.version,
+        how,
+        fault,
+        warning="" if fault else chosen.warning() or outdated,
+        package=chosen.package,
+        pythoncall=chosen.pythoncall,
+        sysimage=sysimage,
+        depot=os.pathsep.join(depots) or None,
     )
 
 
-def _behind_juliaup(executable: Path) -> Path | None:
-    """Return the julia that juliaup's launcher would start, and any other executable as it is.
-
-    The launcher may install a Julia or update itself whenever it runs, be it only for `--version`; so its
-    settings file is read instead and the launcher is left alone.
-    """
-    root = executable.parent.parent
-    if (root / "share" / "julia").is_dir() or (root / "include" / "julia").is_dir():
-        return executable
-    launcher = (
-        "launcher" in executable.stem
-        or not _LAUNCHER_FOLDERS.isdisjoint(executable.parts)
-        or executable.with_stem("juliaup").exists()
-    )
-    if not launcher:
-        return executable
-    home = _setting("JULIAUP_DEPOT_PATH") or Path.home() / ".julia"
-    try:
-        settings = json.loads((home / "juliaup" / "juliaup.json").read_text(encoding="utf-8"))
-        channel = settings["InstalledChannels"][os.environ.get("JULIAUP_CHANNEL") or settings["Default"]]
-        if "Command" in channel:
-            julia = Path(channel["Command"])
-        else:
-            folder = channel.get("Path") or settings["InstalledVersions"][channel["Version"]]["Path"]
-            julia = home / "juliaup" / folder / "bin" / executable.with_stem("julia").name
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return julia.resolve() if julia.is_file() else None
-
-
-def _version(executable: Path) -> str | None:
-    """Read the version from the files beside the executable; ask it only where they do not say."""
-    root = executable.parent.parent
-    header = root / "include" / "julia" / "julia_version.h"
-    if header.is_file():
-        match = re.search(r'JULIA_VERSION_STRING\s+"([^"]+)"', header.read_text(encoding="utf-8"))
-        if match:
-            return match[1]
-    folders = [path.name[1:] for path in (root / "share" / "julia" / "stdlib").glob("v*.*")]
-    if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
-        return folders[0]
-    # A wrapper script, say of a cluster's modules. `--version` ends before Julia's runtime starts.
-    try:
-        answer = subprocess.run(
-            [executable, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    match = re.search(r"julia version (\d+\.\d+\S*)", answer.stdout)
-    return match[1] if match else None
-
-
-def _pair(version: str) -> tuple[int, int]:
-    major, minor = re.findall(r"\d+", version)[:2]
-    return int(major), int(minor)
-
-
-def _environments(version: str) -> list[Path]:
+def _environments(julia: Julia) -> list[Path]:
     """Return where this Julia looks for packages when told nothing: JULIA_PROJECT, then the depots."""
     depots = [Path(entry) for entry in os.environ.get("JULIA_DEPOT_PATH", "").split(os.pathsep) if entry]
     depots = depots or [Path.home() / ".julia"]
@@ -201,25 +166,24 @@ def _environments(version: str) -> list[Path]:
         folders += [depot / "environments" / named[1:] for depot in depots]
     elif named and not named.startswith("@"):
         folders.append(Path(named))
-    major, minor = _pair(version)
+    major, minor = pair(julia.version)
     return folders + [depot / "environments" / f"v{major}.{minor}" for depot in depots]
 
 
-def _missing(project: Path, version: str) -> list[str]:
-    """Return the needed packages that the project's manifest (or the project itself) does not hold."""
-    folder = project.parent if project.suffix == ".toml" else project
-    major, minor = _pair(version)
-    own = _first_text(folder, ("JuliaProject.toml", "Project.toml"))
-    manifests = (f"JuliaManifest-v{major}.{minor}.toml", f"Manifest-v{major}.{minor}.toml")
-    manifest = _first_text(folder, (*manifests, "JuliaManifest.toml", "Manifest.toml"))
-    # Read by pattern: Python 3.10 has no TOML reader, and these headings are all that is wanted.
-    present = set(re.findall(r"^\[\[(?:deps\.)?(\w+)\]\]", manifest, re.MULTILINE))
-    present.update(re.findall(r'^name\s*=\s*"(\w+)"', own, re.MULTILINE))
-    return [name for name in _NEEDED if name not in present]
+def _sysimage(julia: Julia, project: JuliaProject) -> tuple[Path | None, str]:
+    """Return the system image built for this Julia and project, or a sentence where it is out of date.
 
-
-def _first_text(folder: Path, names: tuple[str, ...]) -> str:
-    for name in names:
-        if (folder / name).is_file():
-            return (folder / name).read_text(encoding="utf-8")
-    return ""
+    An image holds compiled sources: an old one would run old code without a word.
+    """
+    record = read_record(project.folder)
+    if record is None or record.sysimage is None or Path(record.executable) != julia.executable:
+        return None, ""
+    image = Path(record.sysimage)
+    if not image.is_file():
+        return None, ""
+    if project.package is None or sources.digest(project.package) != record.digest:
+        return None, (
+            f"the system image {image} is older than the Julia sources and is not used: "
+            "run `pyneuralode setup-julia --sysimage`."
+        )
+    return image, ""

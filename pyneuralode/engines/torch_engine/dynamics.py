@@ -9,8 +9,10 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from ...equations import Equations
 from ...errors import ArgumentError
 from ...fields import MLP, SEIR, Field, Linear
+from .equations import bound_equations
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -74,6 +76,9 @@ def _(field: SEIR, parameters: Parameters) -> Dynamics:
         return torch.stack([-infected, infected - onset, onset - recovered, recovered], dim=-1)
 
     return slope
+
+
+build.register(Equations, bound_equations)
 
 
 def check_slope(slope: object, y: Tensor, name: str) -> None:

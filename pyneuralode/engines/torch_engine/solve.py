@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArgumentError, PyNeuralODEError, SolverError, unknown_name
+from ...errors import ArgumentError, PyNeuralODEError, SolverError
 from ...fields import Field
-from ...gradients import Backprop, Backsolve, Checkpointed, ForwardMode, Interpolating
+from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, require_gradient
 from ...solvers import find_solver, require_engine
-from ..base import Control, Problem, Solution, Statistics
+from ..base import Problem, Solution, Statistics
+from ..inputs import check_described, flat_control, read_parameters
+from ..state import Layout, check_times, flat_slope, flatten
 from . import fused
 from .differentiate import (
     Task,
@@ -29,7 +30,6 @@ from .differentiate import (
 )
 from .dynamics import bind, check_slope
 from .march import Step, as_method
-from .state import Layout, as_tensor, check_times, flat_slope, flatten
 from .tableaus import TABLEAUS, Tableau
 
 
@@ -42,10 +42,11 @@ def solve(problem: Problem) -> Solution:
         ts = ts.to(torch.float64)
     if layout.numpy:
         ts = ts.detach()
-    parameters = _parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
+    parameters = read_parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
     tableau = find_tableau(problem.solver)
+    require_gradient(problem.gradient, "torch")
     adaptive = tableau.error is not None and problem.control.step is None
-    control = _flat_control(problem.control, y0, layout, adaptive)
+    control = flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
     f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
     if not (layout.numpy or isinstance(problem.dynamics, (Field, nn.Module)) or isinstance(problem.gradient, Backprop)):
@@ -92,7 +93,7 @@ def solve(problem: Problem) -> Solution:
 def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
     """Return dy/dt at time `t` and state `y`, in the kind (NumPy or torch) of `y`."""
     flat, layout = flatten(y)
-    own = _parameters(dynamics, parameters, flat, constant=layout.numpy)
+    own = read_parameters(dynamics, parameters, flat, constant=layout.numpy)
     return layout.deliver(_counted_slope(dynamics, own, layout, flat.dtype, Statistics())(float(t), flat))
 
 
@@ -116,32 +117,8 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
         return checkpointed(task, start, gradient.every)
     if isinstance(gradient, (Backsolve, Interpolating)):
         return continuous(task, start, gradient)
-    if isinstance(gradient, ForwardMode):
-        return forward_mode(task, start)
-    raise ArgumentError(f"gradient {type(gradient).__name__} is not in the torch engine.")
+    return forward_mode(task, start)
 
-
-def _parameters(dynamics: Any, given: dict[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
-    """Return the parameters in the state's dtype; another device is the caller's mistake."""
-    ours = isinstance(dynamics, (Field, nn.Module))
-    if isinstance(dynamics, nn.Module):
-        own = dict(dynamics.named_parameters())
-        for name in given:
-            if name not in own:
-                raise unknown_name("a parameter", name, own)
-        given = own | given  # those not named keep their values and their gradients
-    parameters = {}
-    for name, value in given.items():
-        value = as_tensor(name, value)
-        if value.device != y0.device:
-            raise ArgumentError(
-                f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r})."
-            )
-        if not ours and value.dtype != y0.dtype:
-            # A callable holds its own reference: a converted copy would get the gradient in its place.
-            raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
-        parameters[name] = value.detach().to(y0.dtype) if constant and ours else value.to(y0.dtype)
-    return parameters
 
 
 def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, parameters: dict[str, Tensor], gradient) -> None:
@@ -165,42 +142,12 @@ def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, parameters: dic
         )
 
 
-def _flat_control(control: Control, y0: Tensor, layout: Layout, adaptive: bool) -> Control:
-    changes = {}
-    for name in ("rtol", "atol"):
-        value = getattr(control, name)
-        if np.ndim(value) == 0:
-            continue
-        shape = y0.shape if layout.is_tuple else layout.shapes[0]
-        try:
-            changes[name] = np.broadcast_to(np.asarray(value, dtype=float), shape).reshape(-1).copy()
-        except ValueError:
-            raise ArgumentError(
-                f"{name} has shape {np.shape(value)} and the state {tuple(shape)}: give a number or one per component."
-            ) from None
-    control = replace(control, **changes) if changes else control
-    if adaptive:
-        control.check_against(
-            y0.detach().cpu().numpy(), str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps
-        )
-    return control
-
 
 def _counted_slope(
     dynamics: Any, parameters: dict[str, Tensor], layout: Layout, dtype: torch.dtype, statistics: Statistics
 ) -> Callable:
     if isinstance(dynamics, Field):
-        shape = layout.shapes[0]
-        if layout.is_tuple or not shape or shape[-1] != dynamics.dim:
-            got = "a tuple" if layout.is_tuple else f"shape {tuple(shape)}"
-            raise ArgumentError(
-                f"y0 has {got} and {type(dynamics).__name__} a state of {dynamics.dim}: give y0 of shape (..., {dynamics.dim})."
-            )
-        for name, expected in dynamics.shapes().items():
-            if name not in parameters:
-                raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(dynamics.shapes())}.")
-            if tuple(parameters[name].shape) != expected:
-                raise ArgumentError(f"{name} has shape {tuple(parameters[name].shape)}: give {expected}.")
+        check_described(dynamics, parameters, layout)
     if isinstance(dynamics, nn.Module):
         for label, buffer in dynamics.named_buffers():
             if buffer.is_floating_point() and dtype != buffer.dtype:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError
+from ..errors import ArgumentError
 
 
 def as_tensor(name: str, value: Any) -> Tensor:

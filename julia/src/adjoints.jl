@@ -1,0 +1,160 @@
+# Gradients of SciML's solves by SciMLSensitivity's continuous adjoints, with our products in place of automatic
+# differentiation, and by dual numbers through the solver.
+
+using ReverseDiff: ReverseDiff
+using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiffVJP, ZygoteVJP,
+    adjoint_sensitivities
+using Zygote: Zygote
+
+export AdjointSolve
+
+const ADJOINTS = Dict(
+    "Interpolating" => vjp -> InterpolatingAdjoint(autojacvec=vjp),
+    "Gauss" => vjp -> GaussAdjoint(autojacvec=vjp),
+    "Quadrature" => vjp -> QuadratureAdjoint(autojacvec=vjp),
+    # The state is set to the stored outputs wherever there is one, as the embedded engine does.
+    "Backsolve" => vjp -> BacksolveAdjoint(autojacvec=vjp, checkpointing=true),
+    "ForwardMode" => _ -> nothing,
+)
+
+# SciMLSensitivity takes the products by hand from the ODEFunction; its own choice would then only be asked for what they lack.
+const PRODUCTS = Dict("hand" => ZygoteVJP(), "zygote" => ZygoteVJP(), "reversediff" => ReverseDiffVJP(true))
+
+"""
+    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control(), rtol=nothing, atol=nothing, vjp=:hand)
+
+A differentiable solve by SciML, with the gradients
+
+- "Interpolating", "Gauss", "Quadrature", "Backsolve": SciMLSensitivity's continuous adjoints. The backward solve has the
+  tolerances `rtol` and `atol`, by default the forward one's (the smallest of them where they are arrays);
+- "ForwardMode": dual numbers through the solver in chunks, whose partials count in the error of a step. Unlike
+  SciMLSensitivity's ForwardSensitivity it gives the derivative with respect to the start too and needs no Jacobian of the
+  joint system, which for an implicit solver has as many rows as there are sensitivities.
+
+`vjp` is the vector-Jacobian product of the field: :hand (ours, `pullback!`), :zygote or :reversediff (of `traceable`).
+"""
+mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <: DifferentiableSolve
+    const field::Field
+    const start::U
+    const ts::Vector{T}
+    const solver::Solver
+    const gradient::String
+    const control::Control
+    const backward::Control
+    const method::Any         # SciMLSensitivity's choice; nothing for ForwardMode
+    const f::ODEFunction
+    const ys::Y
+    p::Vector{T}
+    solution::Any
+end
+
+function AdjointSolve(field::Field, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="Interpolating", control=Control(),
+                      rtol=nothing, atol=nothing, vjp=:hand) where {T<:AbstractFloat}
+    check_times(ts)
+    make, product = known("gradient", gradient, ADJOINTS), known("vjp", string(vjp), PRODUCTS)
+    f = vjp == :hand ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
+    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step,
+                       control.min_step, control.max_step, control.max_steps)
+    ys = zeros(T, size(u0)..., length(ts))
+    return AdjointSolve(field, copy(u0), collect(T, ts), find_solver(solver), gradient, control, backward, make(product), f, ys, T[], nothing)
+end
+
+# "Interpolating" and "Backsolve" ask for both products at the same place, one after the other: one pass gives both.
+function hand_function(field, u0, gradient)
+    d = Dynamics(field, u0)
+    together = gradient in ("Interpolating", "Backsolve")
+    function vjp!(ubar, λ, u, p, t)
+        copyto!(d.λ, λ)
+        pullback!(d.ubar, together ? d.pbar : nothing, d.evaluator, d.λ, u, p, t)
+        copyto!(ubar, d.ubar)
+        return nothing
+    end
+    function vjp_p!(pbar, λ, u, p, t)
+        if !together
+            copyto!(d.λ, λ)
+            pullback!(nothing, d.pbar, d.evaluator, d.λ, u, p, t)
+        end
+        copyto!(pbar, d.pbar)
+        return nothing
+    end
+    # A prototype makes "Gauss" and "Quadrature" take our Jacobian, transposed, for the adjoint of a stiff problem. The others
+    # would make a sparse matrix of it, without the parameters' rows: theirs is left to finite differences.
+    together && return ode_function(d; vjp=vjp!, vjp_p=vjp_p!)
+    return ode_function(d; vjp=vjp!, vjp_p=vjp_p!, jac_prototype=zeros(eltype(u0), length(u0), length(u0)))
+end
+
+function solve!(s::AdjointSolve{T}, p, u0) where {T}
+    s.p = collect(T, getdata(p))
+    copyto!(s.start, u0)
+    problem = ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p)
+    dense = s.gradient in ("Interpolating", "Gauss", "Quadrature")
+    s.solution = integrate(problem, s.solver, s.ts, s.control; saving(s.solver, s.ts, s.control, dense)...)
+    return write_states!(s.ys, s.solution, s.ts)
+end
+
+counts(s::AdjointSolve) = tally(s.solution)
+
+pullback!(pbar, u0bar, s::AdjointSolve, ysbar) =
+    s.method === nothing ? forwards!(pbar, u0bar, s, ysbar) : backwards!(pbar, u0bar, s, ysbar)
+
+function backwards!(pbar, u0bar, s, ysbar)
+    n, times = length(s.start), stops(s)
+    index = indexin(times, s.ts)
+    pending, reached = length(times), Ref(s.ts[end])
+    # The start is among the times: its cotangent is added there, and that it is asked for says that the solve arrived.
+    function cotangent!(out, u, p, t, i)
+        index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
+        pending = i - 1
+    end
+    steps = settings(s.solver, reverse(s.ts), s.backward)
+    steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(n, length(s.p), reached),)))
+    stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
+    u0grad, pgrad = try
+        adjoint_sensitivities(s.solution, s.solver.make(AutoFiniteDiff()); sensealg=s.method, t=times, dgdu_discrete=cotangent!, stored..., steps...)
+    catch error     # of numbers that are no longer finite, met by a linear solve or by the quadrature
+        error isa Union{SingularException,DomainError} || rethrow()
+        pending = -1
+        u0bar, pbar
+    end
+    pending == 0 || throw(SolveFailure(
+        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, loosen its rtol and atol, " *
+        "or take another solver or gradient.", Float64(reached[]), NaN))
+    copyto!(getdata(pbar), pgrad)
+    copyto!(u0bar, u0grad)
+    return nothing
+end
+
+# Quadrature over a whole interval of a stiff problem misses the layer at its start; over the forward solve's steps it does not.
+stops(s) = s.gradient == "Quadrature" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
+
+"""
+    largest_norm(n, m, reached)
+
+Return the norm of a joint adjoint state, (n,) or (n + m,) or (n + m + n,): the largest of its parts' norms, so that many
+parameters do not hide the few components of the state's adjoint. `reached` is set to the time.
+"""
+function largest_norm(n, m, reached)
+    function norm(x::AbstractVector, t)
+        reached[] = t
+        length(x) == n && return bounded_norm(x, t)
+        parts = (1:n, n+1:n+m, n+m+1:length(x))
+        return maximum(bounded_norm(view(x, part), t) for part in parts if !isempty(part))
+    end
+    norm(x, t) = bounded_norm(x, t)
+    return norm
+end
+
+function forwards!(pbar, u0bar, s, ysbar)
+    m = length(s.p)
+    f! = ODEFunction{true,FullSpecialize}(Dynamics(s.field, s.start))
+    function product(z)
+        u0 = reshape(z[m+1:end], size(s.start))
+        problem = ODEProblem(f!, u0, (s.ts[1], s.ts[end]), z[1:m])
+        solution = integrate(problem, s.solver, s.ts, s.control; saveat=s.ts, save_everystep=false, dense=false)
+        return sum(dot(selectdim(ysbar, ndims(ysbar), i), u) for (i, u) in enumerate(solution.u))
+    end
+    bars = ForwardDiff.gradient(product, [s.p; vec(s.start)])
+    copyto!(getdata(pbar), view(bars, 1:m))
+    copyto!(u0bar, view(bars, m+1:length(bars)))
+    return nothing
+end

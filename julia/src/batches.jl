@@ -1,0 +1,115 @@
+# Solves of many samples at once, on the device where the state lies: no Jacobian of the joint state (it would have
+# (dim samples)² entries), and every array made by `similar`.
+
+"""
+    BatchSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control())
+
+A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("Interpolating", "Gauss",
+"Quadrature", "Backsolve") with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
+"""
+mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
+    const start::U
+    const ts::Vector{T}
+    const solver::Solver
+    const control::Control
+    const backward::Control
+    const gradient::String
+    const method::Any
+    const f::ODEFunction
+    const ys::Y
+    const p::P
+    solution::Any
+end
+
+function BatchSolve(field::Field, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="Interpolating",
+                    control=Control()) where {T<:AbstractFloat}
+    check_times(ts)
+    method = known("gradient", gradient, BATCH_ADJOINTS)(PRODUCTS["hand"])
+    backward = Control(; rtol=minimum(control.rtol), atol=minimum(control.atol), control.step, control.min_step, control.max_step,
+                       control.max_steps)
+    p = similar(u0, sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0))
+    return BatchSolve(copy(u0), collect(T, ts), explicit(solver), control, backward, String(gradient), method,
+                      batch_function(BatchSlope(evaluator(field, u0), size(u0)), u0, similar(p), gradient), similar(u0, size(u0)..., length(ts)), p, nothing)
+end
+
+const BATCH_ADJOINTS = filter(pair -> first(pair) != "ForwardMode", ADJOINTS)
+
+function explicit(name)
+    solver = find_solver(name)
+    implicit(solver) && throw(UserError(
+        "solver is $(repr(solver.name)), which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."))
+    return solver
+end
+
+# The evaluator's type is hidden from SciML, whose solvers and adjoints then compile once for all fields; to find it costs a
+# fraction of a microsecond a call, which a batch does not notice. Backsolve hands over flattened states.
+struct BatchSlope
+    evaluator::Evaluator
+    shape::Dims
+end
+
+(f::BatchSlope)(du, u, p, t) = (slope!(reshape(du, f.shape), f.evaluator, reshape(u, f.shape), p, t); nothing)
+
+# The adjoints that ask for both products at one place get them from one pass, as in `hand_function`.
+function batch_function(slope, u0, pbar, gradient)
+    λ, ubar, together = similar(u0), similar(u0), gradient in ("Interpolating", "Backsolve")
+    function vjp!(out, cotangent, u, p, t)
+        copyto!(λ, cotangent)
+        pullback!(ubar, together ? pbar : nothing, slope.evaluator, λ, reshape(u, slope.shape), p, t)
+        copyto!(out, ubar)
+        return nothing
+    end
+    function vjp_p!(out, cotangent, u, p, t)
+        if !together
+            copyto!(λ, cotangent)
+            pullback!(nothing, pbar, slope.evaluator, λ, reshape(u, slope.shape), p, t)
+        end
+        copyto!(out, pbar)
+        return nothing
+    end
+    return ODEFunction{true,FullSpecialize}(slope; vjp=vjp!, vjp_p=vjp_p!)
+end
+
+function solve!(s::BatchSolve, p, u0)
+    copyto!(s.p, getdata(p))
+    copyto!(s.start, u0)
+    saving = s.gradient == "Backsolve" ? (saveat=s.ts, save_everystep=false, dense=false) : (dense=true, save_everystep=true)
+    s.solution = integrate(ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p), s.solver, s.ts, s.control; saving...)
+    return write_states!(s.ys, s.solution, s.ts)
+end
+
+counts(s::BatchSolve) = tally(s.solution)
+
+function pullback!(pbar, u0bar, s::BatchSolve, ysbar)
+    pending, reached = length(s.ts), s.ts[end]
+    function cotangent!(out, u, p, t, i)
+        copyto!(out, selectdim(ysbar, ndims(ysbar), i))
+        pending, reached = i - 1, t
+    end
+    steps = settings(s.solver, reverse(s.ts), s.backward)
+    s.backward.step === nothing && s.solver.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p)),)))
+    stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
+    u0grad, pgrad = adjoint_sensitivities(s.solution, s.solver.make(nothing); sensealg=s.method, t=s.ts, dgdu_discrete=cotangent!,
+                                          stored..., steps...)
+    pending == 0 || throw(SolveFailure(
+        "the backward solve of the gradient $(repr(s.gradient)) stopped before t = $(brief(reached)): raise max_steps or loosen rtol and atol.",
+        reached, NaN))
+    # SciMLSensitivity's pgrad is a row, which a device's copyto! does not take.
+    copyto!(getdata(pbar), vec(pgrad))
+    copyto!(u0bar, u0grad)
+    return nothing
+end
+
+"""
+    solve_batch(field, p, u0, ts; solver="Tsit5", control=Control())
+
+Return the states at `ts`, (size(u0)..., T), on the device of u0 and p; nothing is kept for a gradient.
+"""
+function solve_batch(field::Field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control()) where {T<:AbstractFloat}
+    check_times(ts)
+    times = collect(T, ts)
+    f! = ODEFunction{true,FullSpecialize}(BatchSlope(evaluator(field, u0), size(u0)))
+    solution = integrate(ODEProblem(f!, u0, (times[1], times[end]), getdata(p)), explicit(solver), times, control;
+                         saveat=times, save_everystep=false, dense=false)
+    return states(solution, times, u0)
+end

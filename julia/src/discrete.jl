@@ -1,0 +1,341 @@
+# Whole solves in explicit Runge-Kutta steps and their exact derivative: the accepted steps, differentiated last to first.
+# The march is that of pyneuralode/engines/torch_engine/march.py, so that both engines take the same steps.
+
+include("discrete/vectors.jl")
+include("discrete/elementary.jl")
+include("discrete/kernels.jl")
+include("discrete/tape.jl")
+include("discrete/steps.jl")
+include("tableaus.jl")
+
+const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+# Size of the tape of records; a longer solve is differentiated by taking its steps again.
+const TAPE_BYTES = 256 << 20
+# Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
+const REPLAY_ROOM = 1 << 18
+
+"""
+    DiscreteSolve(field, u0, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control())
+
+A `DifferentiableSolve` of an MLP, Linear or SEIR field from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
+or Float64, at the times `ts` (time units, rising or falling). `solver` is an explicit one; its steps are differentiated exactly.
+
+`gradient` "Backprop" keeps every stage; "Checkpointed" keeps the state at the start of every `every`-th step and takes the steps
+between again; with `nothing` there is no `pullback!`. The same solve is used for any number of parameters and initial states, and
+allocates nothing once it has grown to its size.
+
+Raises `UserError` for what it cannot solve. `solve!` raises `SolveFailure` where the solve cannot reach its end.
+"""
+mutable struct DiscreteSolve{T,N,M,F<:TapedField{T},C<:Control} <: DifferentiableSolve
+    const field::F
+    const scheme::Scheme{T}
+    const ts::Vector{Float64}
+    const grid::Vector{Float64}    # of fixed steps; empty where they adapt
+    const control::C
+    const rtol::Vector{T}
+    const atol::Vector{T}
+    const every::Int               # 0 where nothing is kept
+    const keeps_tape::Bool
+    const shape::NTuple{M,Int}
+    const ys::Array{T,N}
+    const states::NTuple{2,Vector{T}}   # the start and the end of a step
+    # The accepted steps, of the last solve
+    const times::Vector{Float64}
+    const places::Vector{NTuple{3,Int}} # records of the first, the second and the last stage
+    const kept::Vector{T}               # states at the start of every so many steps
+    const again::Vector{NTuple{3,Int}}  # as `places`, of steps taken again
+    nfev::Int
+    accepted::Int
+    rejected::Int
+    taped::Bool                         # whether all records are there
+end
+
+function DiscreteSolve(field::Field, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
+    T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
+        throw(UserError("u0 is $(summary(u0)): give $(dimension(field)) numbers of Float32 or Float64, or a matrix with such columns."))
+    (gradient === nothing || gradient in ("Backprop", "Checkpointed")) ||
+        throw(UserError("gradient is $(repr(gradient)), which does not differentiate steps: write \"Backprop\" or \"Checkpointed\"."))
+    every >= 1 || throw(UserError("every is $every: give a number of steps of at least 1."))
+    check_times(ts)
+    tableau = known("solver", find_solver(solver).name, TABLEAUS)
+    times = collect(Float64, ts)
+    grid = something(fixed_grid(find_solver(solver), times, control), Float64[])
+    samples = M == 1 ? 1 : size(u0, 2)
+    lead = room(dimension(field), samples, T)
+    every = gradient === nothing ? 0 : gradient == "Backprop" ? 1 : Int(every)
+    return DiscreteSolve(taped(field, T, samples), Scheme(tableau, length(u0), lead, T), times, collect(grid), control,
+                         spread_out("rtol", control.rtol, u0), spread_out("atol", control.atol, u0), every, gradient == "Backprop",
+                         size(u0), zeros(T, size(u0)..., length(times)), (aligned(T, lead), aligned(T, lead)),
+                         zeros(65), fill((0, 0, 0), 64), zeros(T, 64 * length(u0)), fill((0, 0, 0), 64), 0, 0, 0, false)
+end
+
+function spread_out(name, tolerance, u0::AbstractArray{T}) where {T}
+    tolerance isa Number && return fill(T(tolerance), length(u0))
+    size(tolerance) == size(u0) ||
+        throw(UserError("$name has shape $(size(tolerance)) and the state $(size(u0)): give a number or one per component."))
+    return vec(T.(tolerance))
+end
+
+counts(s::DiscreteSolve) = (nfev=s.nfev, accepted=s.accepted, rejected=s.rejected)
+
+"Whether a solve of this field by this solver is one that `DiscreteSolve` takes."
+has_discrete(field, solver) = field isa Union{MLP,Linear,SEIR} && haskey(TABLEAUS, find_solver(solver).name)
+
+function solve!(s::DiscreteSolve, p, u0)
+    size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)): this solve is for $(s.shape)."))
+    load!(s.field, getdata(p))
+    copyto!(s.states[1], u0)
+    copyto!(s.ys, u0)
+    GC.@preserve s march!(s)
+    check_states(s)
+    return s.ys
+end
+
+function check_states(s::DiscreteSolve)
+    for j in eachindex(s.ts), i in 1:s.scheme.n
+        isfinite(s.ys[(j-1)*s.scheme.n+i]) && continue
+        throw(SolveFailure("the state is non-finite at t = $(brief(s.ts[j], 6)): take smaller steps or an adaptive solver such as Tsit5.",
+                           s.ts[j], NaN))
+    end
+end
+
+grow!(v::Vector, count) = (length(v) < count && resize!(v, max(count, 2length(v))); nothing)
+
+"March through the times: states to `s.ys`, what the derivative needs to the rest of `s`."
+function march!(s::DiscreteSolve{T}) where {T}
+    field, scheme, ts, control = s.field, s.scheme, s.ts, s.control
+    tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
+    adapts, k = isempty(s.grid), tableau.error_order + 1
+    y, stop = pointer(s.states[1]), pointer(s.states[2])
+    t, t_last, j = ts[1], ts[end], 2
+    direction = copysign(1.0, t_last - t)
+    s.nfev = s.accepted = s.rejected = 0
+    s.taped = s.keeps_tape
+    s.times[1] = t
+    reserve!(field, total + 2)
+    has_slope, first, row, size = false, 0, 0, 0.0
+    previous, growth, finite = 0.0, GROW, true   # `previous` is a logarithm
+    if adapts
+        evaluate!(field, stage(scheme, 1), y, 0)
+        s.nfev, has_slope, row = 1, true, 1
+        all(i -> isfinite(unsafe_load(stage(scheme, 1), i)), 1:n) || throw(bad_start(t))
+        size = max(something(control.first_step, 0.0), control.min_step)
+        control.first_step === nothing && (size = max(first_size(s, y, t_last - t), control.min_step))
+    end
+    while t != t_last
+        if adapts
+            s.accepted + s.rejected >= control.max_steps && throw(too_many_steps(control, t, size))
+            size = min(size, control.max_step)
+            remaining = abs(t_last - t)
+            size < smallest_step(control, t) && size < remaining && throw(too_small_step(control, t, size, finite))
+            t_next = size >= remaining ? t_last : t + direction * size
+        else
+            t_next = s.grid[s.accepted+2]
+        end
+        h = t_next - t
+        s.taped = s.taped && 2 * sizeof(T) * (row + total + 1) * numbers(field) <= TAPE_BYTES
+        s.taped ? reserve!(field, row + total + 1) : ((first, row) = (0, 1))
+        if !has_slope
+            s.taped && ((first, row) = (row, row + 1))
+            evaluate!(field, stage(scheme, 1), y, first)
+            s.nfev, has_slope = s.nfev + 1, true
+        end
+        advance!(field, scheme, h, y, stop, row)
+        s.nfev += tableau.stages - 1
+        error = adapts ? error_size(scheme, y, stop, s.rtol, s.atol) : 0.0
+        finite = isfinite(error)
+        if !finite || error > 1
+            s.rejected += 1
+            size = abs(h) * max(SHRINK, finite ? SAFETY * error^(-1 / k) : SHRINK)
+            growth = 1.0   # the step after a rejection does not grow
+            continue
+        end
+        last, has_slope = row + tableau.stages - 1, 0 < tableau.end_stage <= tableau.stages
+        extended = false
+        while j <= length(ts) && direction * ts[j] <= direction * t_next
+            to = pointer(s.ys, (j - 1) * n + 1)
+            if ts[j] == t_next
+                unsafe_copyto!(to, stop, n)
+            else
+                if !extended
+                    extend!(field, scheme, y, stop, row)
+                    s.nfev += total - tableau.stages
+                    last, has_slope, extended = row + total - 1, tableau.end_stage > 0, true
+                end
+                weigh!(scheme, (ts[j] - t) / h, h)
+                combine!(scheme, pointer(scheme.point), y, pointer(scheme.mix), scheme.k, total)
+                unsafe_copyto!(to, pointer(scheme.point), n)
+            end
+            j += 1
+        end
+        s.every > 0 && remember!(s, y, t_next, (first, row, last))
+        s.accepted += 1
+        t = t_next
+        y, stop = stop, y
+        first, row = row + tableau.end_stage - 2, last
+        has_slope && copy_vectors!(stage(scheme, 1), stage(scheme, tableau.end_stage), scheme.lead)
+        if adapts
+            # A proportional-integral controller (Gustafsson 1991).
+            size_of_error = log(max(error, 1e-10))
+            factor = SAFETY * exp((0.4 * previous - 0.7 * size_of_error) / k)
+            size = max(abs(h) * min(growth, max(SHRINK, factor)), control.min_step)
+            previous, growth = max(size_of_error, log(1e-4)), GROW
+        end
+    end
+    return nothing
+end
+
+"Keep of an accepted step what its derivative needs."
+function remember!(s::DiscreteSolve, y, t_next, place)
+    m, n = s.accepted, s.scheme.n
+    grow!(s.times, m + 2)
+    grow!(s.places, m + 1)
+    s.times[m+2], s.places[m+1] = t_next, place
+    if m % s.every == 0
+        first = m ÷ s.every * n
+        grow!(s.kept, first + n)
+        unsafe_copyto!(pointer(s.kept, first + 1), y, n)
+    end
+    return nothing
+end
+
+"Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."
+function first_size(s::DiscreteSolve{T}, y, span) where {T}
+    scheme, slope, second, point = s.scheme, stage(s.scheme, 1), stage(s.scheme, 2), pointer(s.scheme.point)
+    d0, d1 = scaled_size(scheme, y, y, s.rtol, s.atol), scaled_size(scheme, slope, y, s.rtol, s.atol)
+    trial = min(d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, abs(span))  # the field may not be defined beyond
+    scheme.mix[1] = T(copysign(trial, span))
+    combine!(scheme, point, y, pointer(scheme.mix), scheme.k, 1)
+    evaluate!(s.field, second, point, 1)
+    s.nfev += 1
+    for i in 1:scheme.n
+        unsafe_store!(second, unsafe_load(second, i) - unsafe_load(slope, i), i)
+    end
+    largest = max(d1, scaled_size(scheme, second, y, s.rtol, s.atol) / trial)
+    other = largest <= 1e-15 ? max(1e-6, trial * 1e-3) : (0.01 / largest)^(1 / (scheme.tableau.order + 1))
+    size = min(100 * trial, other)
+    return isfinite(size) ? size : trial
+end
+
+smallest_step(control, t) = max(control.min_step, 10 * eps(t))
+
+function brief(x, digits)
+    rounded = round(x; sigdigits=digits)
+    return isinteger(rounded) && abs(rounded) < 1e6 ? string(Int(rounded)) : string(rounded)
+end
+
+bad_start(t) =
+    SolveFailure("the field returned a non-finite value at the start, t = $(brief(t, 6)): check the initial state and the parameters.", t, NaN)
+
+too_many_steps(control, t, size) =
+    SolveFailure("the solve took max_steps = $(control.max_steps) steps and reached t = $(brief(t, 6)) with a step of $(brief(size, 3)): " *
+                 "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.", t, size)
+
+function too_small_step(control, t, size, finite)
+    cause = finite ? "the error stays above the tolerance" : "the state becomes non-finite"
+    return SolveFailure("the step fell to $(brief(size, 3)) at t = $(brief(t, 6)), below the smallest of $(brief(smallest_step(control, t), 3)), " *
+                        "because $cause: look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.", t, size)
+end
+
+function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
+    s.every > 0 || throw(UserError("this solve keeps nothing to differentiate: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
+    size(ysbar) == size(s.ys) || throw(UserError("ysbar has shape $(size(ysbar)): give $(size(s.ys)), like the states."))
+    GC.@preserve s sweep!(s, ysbar, pbar !== nothing)
+    pbar === nothing || gradient!(getdata(pbar), s.field)
+    if u0bar !== nothing
+        for i in 1:s.scheme.n
+            u0bar[i] = s.scheme.pushes[i]
+        end
+    end
+    return nothing
+end
+
+"Differentiate the accepted steps, last to first; the initial state's cotangent ends in the first column of `pushes`."
+function sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
+    field, scheme, ts = s.field, s.scheme, s.ts
+    tableau, n, lead, total = scheme.tableau, scheme.n, scheme.lead, all_stages(scheme)
+    stop_bar, start_bar, zeros = pointer(scheme.pushes), pointer(scheme.point), pointer(scheme.zeros)
+    direction = copysign(1.0, ts[end] - ts[1])
+    clear!(field, gathers)
+    copy_vectors!(stop_bar, zeros, lead)
+    fill!(scheme.bars, 0)
+    j, stop = length(ts), s.accepted
+    block = s.taped ? max(1, stop) : s.every * max(1, REPLAY_ROOM ÷ (2 * numbers(field) * total * s.every))
+    while stop > 0
+        start = (stop - 1) ÷ block * block
+        s.taped || replay!(s, start, stop)
+        places = s.taped ? s.places : s.again
+        for m in stop:-1:start+1
+            first, row, last = places[m-start]
+            t, t_end = s.times[m], s.times[m+1]
+            h = t_end - t
+            count = last - row > tableau.stages - 1 ? total : tableau.stages
+            copy_vectors!(start_bar, zeros, lead)
+            while j > 1 && direction * ts[j] > direction * t
+                o = (j - 1) * n
+                if ts[j] == t_end
+                    add_scaled!(stop_bar, one(T), ysbar, o, n)
+                else
+                    add_scaled!(start_bar, one(T), ysbar, o, n)
+                    weigh!(scheme, (ts[j] - t) / h, h)
+                    for i in 1:total
+                        add_scaled!(bar(scheme, i), scheme.mix[i], ysbar, o, n)
+                    end
+                end
+                j -= 1
+            end
+            step_back!(field, scheme, h, count, start_bar, row)
+            # The first stage is either the last step's slope at its end, or an evaluation of its own.
+            if m > start + 1 && first < places[m-start-1][3]
+                copy_vectors!(bar(scheme, tableau.end_stage), bar(scheme, 1), lead)
+            else
+                pull!(field, start_bar, start_bar, bar(scheme, 1), first)
+                copy_vectors!(bar(scheme, tableau.end_stage > 0 ? tableau.end_stage : 1), zeros, lead)
+            end
+            for i in 1:total
+                i == tableau.end_stage || copy_vectors!(bar(scheme, i), zeros, lead)
+            end
+            copy_vectors!(stop_bar, start_bar, lead)
+        end
+        flush!(field)
+        stop = start
+    end
+    add_scaled!(stop_bar, one(T), ysbar, 0, n)
+    return nothing
+end
+
+"x += weight y[offset + 1:offset + n]"
+function add_scaled!(x::Ptr{T}, weight, y, offset, n) where {T}
+    @inbounds @simd ivdep for i in 1:n
+        unsafe_store!(x, muladd(weight, T(y[offset+i]), unsafe_load(x, i)), i)
+    end
+    return nothing
+end
+
+"Take the steps from `start` to `stop` again, with records from the first on."
+function replay!(s::DiscreteSolve, start, stop)
+    field, scheme = s.field, s.scheme
+    tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
+    y, y_next = pointer(s.states[1]), pointer(s.states[2])
+    unsafe_copyto!(y, pointer(s.kept, start ÷ s.every * n + 1), n)
+    reserve!(field, (stop - start) * total + 1)
+    grow!(s.again, stop - start)
+    first, row, has_slope = 0, 0, false
+    for m in start+1:stop
+        h = s.times[m+1] - s.times[m]
+        extended = s.places[m][3] - s.places[m][2] > tableau.stages - 1
+        if !has_slope
+            first, row = row, row + 1
+            evaluate!(field, stage(scheme, 1), y, first)
+        end
+        advance!(field, scheme, h, y, y_next, row)
+        extended && extend!(field, scheme, y, y_next, row)
+        last = row + (extended ? total : tableau.stages) - 1
+        s.again[m-start] = (first, row, last)
+        y, y_next = y_next, y
+        has_slope = 0 < tableau.end_stage <= (extended ? total : tableau.stages)
+        first, row = row + tableau.end_stage - 2, last
+        has_slope && copy_vectors!(stage(scheme, 1), stage(scheme, tableau.end_stage), scheme.lead)
+    end
+    return nothing
+end

@@ -1,0 +1,105 @@
+# Exponentials and the activations of whole vectors, each with its derivative: straight-line arithmetic, good to a few units
+# in the last place.
+#
+# x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits. log 2 is split in
+# two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
+
+shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it leaves the nearest whole number in the last bits
+shift(::Type{Float32}) = 1.5f0 * 2.0f0^23
+log2_parts(::Type{T}) where {T} = (high = round(log(big(2)) * 2^(T == Float64 ? 32 : 9)) / 2^(T == Float64 ? 32 : 9);
+                                   (T(high), T(log(big(2)) - high)))
+# exp(x) is a normal number up to this size of x, and 1 + exp(-x) is 1 long before.
+largest(::Type{Float64}) = 708.0
+largest(::Type{Float32}) = 87.0f0
+
+# Further terms are below half a unit in the last place.
+taylor(::Type{T}) where {T} = Tuple(T(inv(big(factorial(n)))) for n in 2:(T == Float64 ? 13 : 8))
+@generated area(::Type{T}) where {T} = Tuple(T(big(2) / (2n + 1)) for n in 1:(T == Float64 ? 16 : 8))
+
+"""
+    polynomial(x, coefficients)
+
+Return the polynomial with these coefficients, constant first, by Estrin's scheme: pairs, then pairs of pairs, which waits less
+than Horner's.
+"""
+@inline polynomial(x, coefficients::Tuple{Any}) = coefficients[1]
+@inline polynomial(x, coefficients::Tuple) = polynomial(x * x, pairs_of(x, coefficients...))
+@inline pairs_of(x, a, b, others...) = (muladd(x, b, a), pairs_of(x, others...)...)
+@inline pairs_of(x, a) = (a,)
+@inline pairs_of(x) = ()
+
+"Return 2^n and exp(r) - 1 for x = n log 2 + r."
+@generated function split_exponential(x::Vec{N,T}) where {N,T}
+    high, low = log2_parts(T)
+    return quote
+        $(Expr(:meta, :inline))
+        whole = muladd(x, $(T(inv(log(big(2))))), $(shift(T)))
+        n = whole - $(shift(T))
+        r = muladd(n, $(-low), muladd(n, $(-high), x))
+        return power_of_two(whole), muladd(r * r, polynomial(r, $(taylor(T))), r)
+    end
+end
+
+"Return exp(x), for |x| up to `largest`; beyond it, exp of that."
+@inline function exponential(x::Vec{N,T}) where {N,T}
+    scale, rise = split_exponential(at_least(at_most(x, largest(T)), -largest(T)))
+    return muladd(scale, rise, scale)
+end
+
+"Return exp(x) - 1 for |x| up to `largest`."
+@inline function exponential_less_one(x::Vec)
+    scale, rise = split_exponential(x)
+    return muladd(scale, rise, scale - 1)
+end
+
+"Return log(1 + x) for x in [0, 1], as 2 artanh(x / (2 + x))."
+@inline function log_one_plus(x::Vec{N,T}) where {N,T}
+    s = x / (2 + x)
+    return muladd(s * s * s, polynomial(s * s, area(T)), 2 * s)
+end
+
+@inline gate(x::Vec) = 1 / (1 + exponential(0 - x))
+
+# value_and_slope: an activation and its derivative, for all lanes at once. Where none is written down, lane by lane.
+
+@inline value_and_slope(::Val{:identity}, x::Vec{N,T}) where {N,T} = x, fill_lanes(Vec{N,T}, 1)
+
+@inline function value_and_slope(::Val{:tanh}, x::Vec{N,T}) where {N,T}
+    rising = exponential_less_one(2 * at_most(abs(x), T == Float64 ? 20 : 10))  # tanh is 1 from there on
+    value = copysign(rising / (rising + 2), x)
+    return value, muladd(value, 0 - value, 1)
+end
+
+@inline function value_and_slope(::Val{:swish}, x::Vec)
+    opening = gate(x)
+    value = x * opening
+    return value, muladd(value, 1 - opening, opening)
+end
+
+@inline function value_and_slope(::Val{:sigmoid}, x::Vec)
+    value = gate(x)
+    return value, value * (1 - value)
+end
+
+@inline function value_and_slope(::Val{:relu}, x::Vec{N,T}) where {N,T}
+    zero, one = fill_lanes(Vec{N,T}, 0), fill_lanes(Vec{N,T}, 1)
+    return at_least(x, 0), pick(x, zero, one, zero)
+end
+
+@inline function value_and_slope(::Val{:softplus}, x::Vec{N,T}) where {N,T}
+    zero, one, small = fill_lanes(Vec{N,T}, 0), fill_lanes(Vec{N,T}, 1), exponential(0 - abs(x))
+    return at_least(x, 0) + log_one_plus(small), pick(x, zero, one, small) / (1 + small)
+end
+
+@inline function value_and_slope(::Val{:elu}, x::Vec{N,T}) where {N,T}
+    zero, one, fall = fill_lanes(Vec{N,T}, 0), fill_lanes(Vec{N,T}, 1), exponential_less_one(at_least(at_most(x, 0), -60))
+    return pick(x, zero, x, fall), pick(x, zero, one, 1 + fall)
+end
+
+@inline value_and_slope(::Val{:square}, x::Vec) = x * x, 2 * x
+@inline value_and_slope(::Val{:cube}, x::Vec) = x * x * x, 3 * x * x
+
+@inline function value_and_slope(kind::Val, x::Vec)
+    value = map(number -> activate(kind, number), x)
+    return value, Vec(map((a, b) -> VecElement(derivative(kind, a.value, b.value)), x.data, value.data))
+end

@@ -1,0 +1,157 @@
+# Products of small matrices: the arithmetic of networks and of Runge-Kutta steps, with the sums kept in registers.
+#
+# Matrices are given by a pointer and the distance of their columns. Those whose columns are read as vectors are padded to
+# whole vectors, and `count`s of vectors say how long the columns are.
+
+const ROWS, COLUMNS = 4, 4   # a tile of sums: 4 vectors of rows, 4 columns
+
+"""
+    product!(finish, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns)
+
+c[:, s] = finish(init[:, s] + sum over k < count of a[:, k] b[k, s]) for s < columns, each column `vectors` vectors long. Columns of c, e,
+init and a are ldc, lde, ldi and lda apart; b[k, s] is at b + k bk + s bs. `e` is a further array that `finish` reads or writes:
+
+- `Plain()` stores the sums;
+- `Times()` stores them times e;
+- `Added(x)` stores them plus x e;
+- `Onto(distance)` stores them times e, plus what lies `distance` behind c;
+- `Activated(activation)` stores the activation of them, and its derivative to e.
+"""
+function product!(finish, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns) where {T}
+    s = 0
+    while s + COLUMNS <= columns
+        for v in 0:ROWS:vectors-1
+            o = v * lanes(T)
+            Base.Cartesian.@nif 4 d -> vectors - v <= d || d == ROWS d ->
+                tile!(finish, at(c, o), ldc, at(e, o), lde, at(init, o), ldi, at(a, o), lda, b, bk, bs, count, Val(d), Val(COLUMNS), Val(1))
+        end
+        s += COLUMNS
+        c, e, init, b = at(c, COLUMNS * ldc), at(e, COLUMNS * lde), at(init, COLUMNS * ldi), at(b, COLUMNS * bs)
+    end
+    while s < columns
+        for v in 0:8:vectors-1
+            o = v * lanes(T)
+            Base.Cartesian.@nif 8 d -> vectors - v <= d || d == 8 d ->
+                tile!(finish, at(c, o), 0, at(e, o), 0, at(init, o), 0, at(a, o), lda, b, bk, 0, count, Val(d), Val(1), Val(d <= 2 ? 4 : d == 3 ? 3 : d <= 5 ? 2 : 1))
+        end
+        s += 1
+        c, e, init, b = at(c, ldc), at(e, lde), at(init, ldi), at(b, bs)
+    end
+    return nothing
+end
+
+struct Plain end
+struct Times end
+struct Added{T}
+    weight::T
+end
+struct Onto
+    distance::Int   # in bytes
+end
+struct Activated{A}
+    activation::A
+end
+
+@inline finish!(::Plain, c, e, sum) = store!(c, sum)
+@inline finish!(::Times, c, e, sum) = store!(c, sum * load(e))
+@inline finish!(kind::Added, c, e, sum) = store!(c, muladd(load(e), kind.weight, sum))
+@inline finish!(kind::Onto, c, e, sum) = store!(c, muladd(sum, load(e), load(c + kind.distance)))
+@inline function finish!(kind::Activated, c, e, sum)
+    value, slope = value_and_slope(kind.activation, sum)
+    store!(c, value)
+    store!(e, slope)
+end
+
+"""
+    tile!(finish, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, Val(N), Val(S), Val(U))
+
+As `product!`, for S columns of N vectors. Every U-th column of `a` goes to sums of its own, which hides the latency of additions.
+"""
+@generated function tile!(finish, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, ::Val{N}, ::Val{S}, ::Val{U}) where {T,N,S,U}
+    L = lanes(T)
+    sums = [Symbol(:sum_, v, :_, s, :_, u) for v in 1:N, s in 1:S, u in 1:U]
+    first(v, s, u) = u == 1 ? :(load(init, $(s - 1) * ldi + $((v - 1) * L))) : :(fill_lanes(Vec{$L,T}, 0))
+    starts = [:($(sums[v, s, u]) = $(first(v, s, u))) for v in 1:N, s in 1:S, u in 1:U]
+    function step(u)
+        vectors = [:($(Symbol(:a_, v)) = load(a, $(u - 1) * lda + $((v - 1) * L))) for v in 1:N]
+        adds = [quote
+            x = fill_lanes(Vec{$L,T}, unsafe_load(at(b, $(u - 1) * bk + $(s - 1) * bs)))
+            $([:($(sums[v, s, u]) = muladd(x, $(Symbol(:a_, v)), $(sums[v, s, u]))) for v in 1:N]...)
+        end for s in 1:S]
+        return [vectors; adds]
+    end
+    left = [:(k + $(u - 1) < count && $(Expr(:block, step(u)...))) for u in 1:U-1]
+    total(v, s) = foldl((x, y) -> :($x + $y), sums[v, s, :])
+    place(p, ld, v, s) = :(at($p, $(s - 1) * $ld + $((v - 1) * L)))
+    ends = [:(finish!(finish, $(place(:c, :ldc, v, s)), $(place(:e, :lde, v, s)), $(total(v, s)))) for v in 1:N, s in 1:S]
+    return quote
+        $(starts...)
+        k = 0
+        while k + $U <= count
+            $(reduce(vcat, step.(1:U))...)
+            a, b, k = at(a, $U * lda), at(b, $U * bk), k + $U
+        end
+        $(left...)
+        $(ends...)
+        return nothing
+    end
+end
+
+"""
+    dots(init, a, lda, x, vectors, Val(M))
+
+Return the vector `init` with the dot products of the columns of `a` with x added to its first M lanes.
+"""
+@generated function dots(init::Ptr{T}, a, lda, x, vectors, ::Val{M}) where {T,M}
+    L = lanes(T)
+    sums = [Symbol(:sum_, i) for i in 1:M]
+    return quote
+        $([:($sum = fill_lanes(Vec{$L,T}, 0)) for sum in sums]...)
+        for v in 0:vectors-1
+            part = load(x, v * $L)
+            $([:($(sums[i]) = muladd(load(a, $(i - 1) * lda + v * $L), part, $(sums[i]))) for i in 1:M]...)
+        end
+        return load(init) + lane_sums($(sums...))
+    end
+end
+
+"""
+    dots!(finish, c, e, init, a, lda, x, vectors, rows)
+
+c = finish(init + the dot products of `rows` columns of `a` with x, as many vectors long), one vector for at most FEW rows; `finish` and e
+as in `product!`.
+"""
+@inline function dots!(finish, c::Ptr{T}, e, init, a, lda, x, vectors, rows) where {T}
+    sums = Base.Cartesian.@nif 8 d -> rows == d d -> dots(init, a, lda, x, vectors, Val(d))
+    finish!(finish, c, e, sums)
+    return nothing
+end
+
+const FEW = 8
+
+# One vector times a matrix costs the vectors that are loaded, and with dot products about two more each, for adding up.
+
+"Whether a product of so many rows and columns, by one vector, is faster by dot products."
+dots_pay(rows, columns, ::Type{T}) where {T} = rows <= FEW && rows * (cld(columns, lanes(T)) + 2) < columns * (cld(rows, lanes(T)) + 1)
+
+"Whether it is faster with dot products for the rows that do not fill a vector: for matrices that strain the first cache (measured)."
+function rest_by_dots(rows, columns, ::Type{T}) where {T}
+    rest = rows % lanes(T)
+    return rows > lanes(T) && 0 < rest <= FEW && rest * (cld(columns, lanes(T)) + 2) < columns && rows * columns * sizeof(T) > 32_000
+end
+
+"As `product!` of one column, rows after the last whole vector by dot products with the columns of `transposed`, the transpose of `a`."
+@inline function split_product!(finish, c::Ptr{T}, e, init, a, lda, transposed, ldt, x, count, rows) where {T}
+    o = rows ÷ lanes(T) * lanes(T)
+    product!(finish, c, 0, e, 0, init, 0, a, lda, x, 1, 0, count, o ÷ lanes(T), 1)
+    dots!(finish, at(c, o), at(e, o), at(init, o), at(transposed, o * ldt), ldt, x, cld(count, lanes(T)), rows - o)
+    return nothing
+end
+
+"Copy `count` numbers, whole vectors."
+function copy_vectors!(to::Ptr{T}, from, count) where {T}
+    for i in 0:lanes(T):count-1
+        store!(to, load(from, i), i)
+    end
+    return nothing
+end

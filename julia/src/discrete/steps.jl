@@ -1,0 +1,184 @@
+# One explicit Runge-Kutta step and its adjoint.
+
+"""
+    Tableau
+
+An explicit Runge-Kutta method, as `Tableau` of pyneuralode/engines/torch_engine/tableaus/tableau.py.
+
+- `stages` of a step; all stages, with those that only the interpolant needs, are the columns of `rows`: column i holds the weights
+  of the earlier stages in the argument of stage i;
+- `ends`: the weights of the solution, and in further columns those of the error estimates (none, one, or DOP853's two);
+- `interpolant`: row i holds the coefficients of theta, theta^2, ... in the weight of stage i;
+- `end_stage`: the stage that is the slope at the end of the step (0: none).
+"""
+struct Tableau
+    name::String
+    order::Int
+    error_order::Int
+    stages::Int
+    end_stage::Int
+    rows::Matrix{Float64}
+    ends::Matrix{Float64}
+    interpolant::Matrix{Float64}
+end
+
+adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
+
+"A tableau and the room for one step with a state of n numbers, in memory `lead`; stages are columns."
+struct Scheme{T}
+    tableau::Tableau
+    n::Int
+    lead::Int
+    ahead::Matrix{Float64}          # `rows` and `ends` side by side
+    back::NTuple{2,Matrix{Float64}} # see `weights_back`; for a step without and with the interpolant's stages
+    weights::Vector{T}              # `ahead` times the step's size
+    weights_back::Vector{T}         # `back` times the step's size
+    mix::Vector{T}                  # weights of the stages inside the step
+    k::Vector{T}                    # slopes
+    bars::Vector{T}                 # and their cotangents
+    pushes::Vector{T}               # cotangents of the end and of the stages' arguments, the last stage's first
+    point::Vector{T}
+    zeros::Vector{T}
+    ones::Vector{T}
+end
+
+function Scheme(tableau::Tableau, n, lead, ::Type{T}) where {T}
+    columns(count) = aligned(T, lead * count)
+    total = size(tableau.rows, 2)
+    ahead = hcat(tableau.rows, vcat(tableau.ends, zeros(total - tableau.stages, size(tableau.ends, 2))))
+    back = weights_back(tableau, tableau.stages), weights_back(tableau, total)
+    return Scheme{T}(tableau, n, lead, ahead, back, zeros(T, length(ahead)), zeros(T, length(back[1])), zeros(T, total), columns(total),
+                     columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
+end
+
+"""
+    weights_back(tableau, count)
+
+Return the weights of stage i in what comes after it in a step of `count` stages, as column i: in the end, then in the arguments of the
+stages from the last one down to i + 1. The stage at the end has the end for an argument: its part is in the first.
+"""
+function weights_back(tableau, count)
+    total = size(tableau.rows, 2)
+    table = zeros(total + 1, total)
+    table[1, 1:tableau.stages] = tableau.ends[:, 1]
+    for i in 1:count, j in i+1:count
+        table[count-j+2, i] = j == tableau.end_stage ? 0.0 : tableau.rows[i, j]
+    end
+    return table
+end
+
+all_stages(scheme::Scheme) = size(scheme.tableau.rows, 2)
+stage(scheme::Scheme, i) = pointer(scheme.k, (i - 1) * scheme.lead + 1)
+bar(scheme::Scheme, i) = pointer(scheme.bars, (i - 1) * scheme.lead + 1)
+stage_weights(scheme::Scheme, i) = pointer(scheme.weights, (i - 1) * all_stages(scheme) + 1)
+end_weights(scheme::Scheme, i) = stage_weights(scheme, all_stages(scheme) + i)
+
+function scale!(weights::Vector{T}, table, h) where {T}
+    @inbounds @simd for i in eachindex(table)
+        weights[i] = T(table[i] * h)
+    end
+    return nothing
+end
+
+"out = init + sum over i <= count of weights[i] columns[i]; the last column, which is the newest, is added last."
+function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {T}
+    lead, a = scheme.lead, pointer(columns)
+    newest, finish = at(a, (count - 1) * lead), Added(unsafe_load(weights, count))
+    lead == lanes(T) &&
+        return tile!(finish, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, Val(1), Val(1), Val(4))
+    return product!(finish, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
+end
+
+"Evaluate the stages after the first, with records from `row` on, and the state at the end."
+function advance!(field, scheme, h, y, stop, row)
+    tableau = scheme.tableau
+    scale!(scheme.weights, scheme.ahead, h)
+    for i in 2:tableau.stages
+        point = i == tableau.end_stage ? stop : pointer(scheme.point)
+        combine!(scheme, point, y, stage_weights(scheme, i), scheme.k, i - 1)
+        evaluate!(field, stage(scheme, i), point, row + i - 2)
+    end
+    tableau.end_stage == tableau.stages || combine!(scheme, stop, y, end_weights(scheme, 1), scheme.k, tableau.stages)
+    return nothing
+end
+
+"Evaluate the further stages that only the interpolant needs; `row` is the second stage's."
+function extend!(field, scheme, y, stop, row)
+    tableau = scheme.tableau
+    for i in tableau.stages+1:all_stages(scheme)
+        point = i == tableau.end_stage ? stop : pointer(scheme.point)
+        i == tableau.end_stage || combine!(scheme, point, y, stage_weights(scheme, i), scheme.k, i - 1)
+        evaluate!(field, stage(scheme, i), point, row + i - 2)
+    end
+    return nothing
+end
+
+"Set the weights of the stages in the state at `theta`, a part of the step."
+function weigh!(scheme::Scheme{T}, theta, h) where {T}
+    interpolant, mix = scheme.tableau.interpolant, scheme.mix
+    @inbounds @simd for i in axes(interpolant, 1)
+        weight = 0.0
+        for q in size(interpolant, 2):-1:1
+            weight = (weight + interpolant[i, q]) * theta
+        end
+        mix[i] = T(weight * h)
+    end
+    return nothing
+end
+
+"Return the norm of the estimated error over the tolerance; at most 1 is good."
+function error_size(scheme, y, stop, rtol, atol)
+    fifth = estimate(scheme, 2, y, stop, rtol, atol)
+    (size(scheme.tableau.ends, 2) == 2 || fifth == 0) && return fifth
+    # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+    third = estimate(scheme, 3, y, stop, rtol, atol)
+    return fifth^2 / sqrt(fifth^2 + 0.01 * third^2)
+end
+
+function estimate(scheme, column, y, stop, rtol, atol)
+    point = pointer(scheme.point)
+    combine!(scheme, point, pointer(scheme.zeros), end_weights(scheme, column), scheme.k, scheme.tableau.stages)
+    total = 0.0
+    @inbounds @simd for i in 1:scheme.n
+        largest = max(abs(unsafe_load(y, i)), abs(unsafe_load(stop, i)))
+        total += abs2(Float64(unsafe_load(point, i) / (largest * rtol[i] + atol[i])))
+    end
+    return sqrt(total / scheme.n)
+end
+
+"Return the root mean square of x over the tolerance at y."
+function scaled_size(scheme, x, y, rtol, atol)
+    total = 0.0
+    @inbounds for i in 1:scheme.n
+        total += abs2(Float64(unsafe_load(x, i)) / (Float64(abs(unsafe_load(y, i))) * rtol[i] + atol[i]))
+    end
+    return sqrt(total / scheme.n)
+end
+
+"""
+    step_back!(field, scheme, h, count, start, row)
+
+Carry the cotangent of a step's end to its start, for a step with `count` stages whose second has record `row`.
+
+On entry the first column of `pushes` holds the end's cotangent, `start` that of the start and `bars` those of the stages, both
+from outputs inside the step. On return `start` lacks the first stage's part alone; its cotangent is the first of `bars`.
+"""
+function step_back!(field, scheme, h, count, start, row)
+    tableau, lead, total = scheme.tableau, scheme.lead, all_stages(scheme)
+    push(column) = pointer(scheme.pushes, (column - 1) * lead + 1)
+    scale!(scheme.weights_back, scheme.back[count == tableau.stages ? 1 : 2], h)
+    for i in count:-1:1
+        weights = pointer(scheme.weights_back, (i - 1) * (total + 1) + 1)
+        combine!(scheme, bar(scheme, i), bar(scheme, i), weights, scheme.pushes, count - i + 1)
+        i == 1 && break
+        own = push(count - i + 2)
+        if i == tableau.end_stage
+            pull!(field, push(1), push(1), bar(scheme, i), row + i - 2)
+            copy_vectors!(own, pointer(scheme.zeros), lead)
+        else
+            pull!(field, own, pointer(scheme.zeros), bar(scheme, i), row + i - 2)
+        end
+    end
+    combine!(scheme, start, start, pointer(scheme.ones), scheme.pushes, count)
+    return nothing
+end

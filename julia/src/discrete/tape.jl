@@ -1,0 +1,359 @@
+# The described fields as a discrete adjoint needs them: every evaluation leaves a record on a tape, from which its
+# vector-Jacobian product is taken without evaluating again, and the parameters' gradient for many evaluations at once.
+
+"""
+    TapedField{T}
+
+A field for states of a given size, in numbers of type T.
+
+1. `load!(f, p)` takes the parameters (flat), `reserve!(f, rows)` makes room for so many records, `numbers(f)` in a record;
+2. `evaluate!(f, k, y, row)` writes the slope at y to k (pointers) and its record to `row` (from 0);
+3. `pull!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. Rows come in falling order;
+   `clear!(f)` comes before them, `flush!(f)` before the records change;
+4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the pulls.
+
+Pointers to states lead to `room(dim, samples, T)` numbers, zeros behind the state.
+"""
+abstract type TapedField{T} end
+
+"Return how many numbers a state takes in memory: whole vectors, of which one may start at the last sample."
+room(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + max(dim, lanes(T)), T)
+
+"A layer's width, also in whole vectors, and where its numbers lie: in a record, among the cotangents of one, in p, in packed arrays."
+struct Layer
+    width::Int
+    padded::Int
+    record::Int       # values and slopes
+    bar::Int          # cotangents of what the activation is taken of
+    weight::Int       # in p: the weights that lead here, and the biases (-1: none)
+    bias::Int
+    biases::Int       # packed: the biases
+    ahead::Int        # packed: a column of `padded` numbers for every input
+    back::Int         # packed: a column of the lower layer's padded width for every output
+    by_dots::Bool     # whether it is computed from `back`, by dot products, and the lower one's cotangent, likewise, from `ahead`
+    back_by_dots::Bool
+    split::Bool       # whether its last outputs are computed by dot products, and the last of the lower one's cotangent
+    back_split::Bool
+    scale::Float64    # of weights and biases: the field's scales are taken into them
+    bias_scale::Float64
+end
+
+mutable struct Network{T,A,M} <: TapedField{T}
+    const activation::A
+    const input_map::M
+    const layers::Vector{Layer}
+    const samples::Int
+    const record::Int           # numbers of one evaluation of one sample in `values`, as in `slopes`
+    const bar_record::Int
+    const block::Int            # rows whose cotangents are kept until their part of the gradient is taken
+    const packed::Vector{T}
+    const nothings::Vector{T}   # zeros
+    const unit::Vector{T}
+    const scratch::Vector{T}
+    const bars::Vector{T}
+    const gradient::Vector{T}   # of a layer's weights, from `ahead` or `back` on (see `across`), and biases
+    values::Vector{T}
+    slopes::Vector{T}
+    low::Int                    # first row of the block, and first row of it that is filled, and the one after its last
+    first::Int
+    high::Int
+    gathers::Bool               # whether the parameters' gradient is wanted
+end
+
+const COLUMNS_AT_ONCE = 64
+
+taped(field::MLP, ::Type{T}, samples) where {T} =
+    Network{T}(field.sizes, field.activation, field.input_map, inv(field.input_scale), field.output_scale, true, samples)
+taped(field::Linear, ::Type{T}, samples) where {T} =
+    Network{T}([field.dim, field.dim], Val(:identity), field.input_map, 1.0, 1.0, false, samples)
+
+function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, biased, samples) where {T,A,M}
+    layers = Layer[]
+    record = bar = used = packed = 0
+    for (l, width) in enumerate(sizes)
+        long = padded(width, T)
+        below, below_long = l == 1 ? (0, 0) : (sizes[l-1], layers[l-1].padded)
+        last = l == length(sizes)
+        bias_scale = last ? scale_out : 1.0
+        dots = dots_pay(width, below, T) && (last || samples < COLUMNS)   # many samples share what a product loads
+        back_dots = l == 2 && dots_pay(below, width, T)
+        ahead = packed + long
+        back = ahead + below * long
+        push!(layers, Layer(width, long, record, bar, used, biased ? used + width * below : -1, packed, ahead, back, dots, back_dots,
+                            !last && !dots && samples < COLUMNS && rest_by_dots(width, below, T),
+                            l > 2 && samples < COLUMNS && rest_by_dots(below, width, T),
+                            (l == 2 ? scale_in : 1.0) * bias_scale, bias_scale))
+        record += long
+        if l > 1
+            bar += long
+            used += width * below + (biased ? width : 0)
+            packed = back + width * below_long
+        end
+    end
+    record -= layers[end].padded
+    block = max(1, COLUMNS_AT_ONCE ÷ samples)
+    widest = maximum(layer.padded for layer in layers)
+    unit = aligned(T, 1)
+    unit[1] = 1
+    return Network{T,A,M}(activation, input_map, layers, samples, record, bar, block, aligned(T, packed), aligned(T, widest),
+                          unit, aligned(T, widest * samples), aligned(T, bar * block * samples), aligned(T, packed),
+                          aligned(T, 0), aligned(T, 0), 0, 0, 0, false)
+end
+
+numbers(net::Network) = net.samples * net.record
+
+"Whether the gradient of the weights below `layer` lies like `ahead` (else like `back`): what takes fewer whole vectors."
+across(below::Layer, layer::Layer) = layer.padded * below.width <= below.padded * layer.width
+
+function load!(net::Network{T}, p::AbstractVector) where {T}
+    packed = net.packed
+    for l in 2:length(net.layers)
+        below, layer = net.layers[l-1], net.layers[l]
+        scale, bias_scale = T(layer.scale), T(layer.bias_scale)
+        if !layer.by_dots || layer.back_by_dots || layer.back_split
+            @inbounds for i in 0:below.width-1
+                @simd ivdep for j in 1:layer.width
+                    packed[layer.ahead+i*layer.padded+j] = scale * T(p[layer.weight+i*layer.width+j])
+                end
+            end
+        end
+        if layer.by_dots || layer.split || !layer.back_by_dots
+            @inbounds for j in 0:layer.width-1
+                @simd ivdep for i in 0:below.width-1
+                    packed[layer.back+j*below.padded+i+1] = scale * T(p[layer.weight+i*layer.width+j+1])
+                end
+            end
+        end
+        layer.bias < 0 && continue
+        @inbounds @simd ivdep for j in 1:layer.width
+            packed[layer.biases+j] = bias_scale * T(p[layer.bias+j])
+        end
+    end
+    return nothing
+end
+
+function reserve!(net::Network, rows)
+    size, old = rows * numbers(net), length(net.values)
+    size <= old && return nothing
+    for tape in (net.values, net.slopes)
+        resize!(tape, max(size, 2old))
+        tape[old+1:end] .= 0   # what is between the layers must be finite
+    end
+    return nothing
+end
+
+function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, row) where {T}
+    at_row = row * numbers(net)
+    values, slopes = pointer(net.values, at_row + 1), pointer(net.slopes, at_row + 1)
+    enter!(net, values, slopes, y)
+    last = length(net.layers)
+    @inbounds for l in 2:last-1
+        layer = net.layers[l]
+        layer!(net, Activated(net.activation), at(values, layer.record), net.record, at(slopes, layer.record), net.record,
+               at(values, net.layers[l-1].record), net.layers[l-1], layer)
+    end
+    @inbounds leave!(net, k, values, net.layers[last-1], net.layers[last])
+    return nothing
+end
+
+"From the inputs of a layer, all samples, to its outputs; see `product!`."
+@inline function layer!(net::Network{T}, finish, c, ldc, e, lde, inputs, below, layer) where {T}
+    biases, ahead, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
+    if layer.by_dots
+        for s in 0:net.samples-1
+            dots!(finish, at(c, s * ldc), at(e, s * lde), biases, back, below.padded, at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
+        end
+        return nothing
+    end
+    if layer.split
+        for s in 0:net.samples-1
+            split_product!(finish, at(c, s * ldc), at(e, s * lde), biases, ahead, layer.padded, back, below.padded,
+                           at(inputs, s * net.record), below.width, layer.width)
+        end
+        return nothing
+    end
+    product!(finish, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, layer.padded ÷ lanes(T), net.samples)
+    return nothing
+end
+
+function enter!(net::Network{T}, values, slopes, y) where {T}
+    dim = net.layers[1].width
+    for s in 0:net.samples-1, i in 0:dim-1
+        x, o = unsafe_load(at(y, s * dim + i)), s * net.record + i
+        value = activate(net.input_map, x)
+        unsafe_store!(at(values, o), value)
+        unsafe_store!(at(slopes, o), derivative(net.input_map, x, value))
+    end
+    return nothing
+end
+
+"The last layer, from its input to the slope."
+function leave!(net::Network{T}, k, values, below, layer) where {T}
+    inputs = at(values, below.record)
+    # By dot products what lies behind a sample is overwritten by the next one.
+    direct = layer.by_dots || net.samples == 1
+    out = direct ? k : pointer(net.scratch)
+    layer!(net, Plain(), out, direct ? layer.width : layer.padded, out, 0, inputs, below, layer)
+    direct && return nothing
+    for s in 0:net.samples-1
+        unsafe_copyto!(at(k, s * layer.width), at(out, s * layer.padded), layer.width)
+    end
+    return nothing
+end
+
+function clear!(net::Network, gathers)
+    net.gathers = gathers
+    gathers && fill!(net.gradient, 0)
+    net.low = net.first = net.high = 0
+    return nothing
+end
+
+function pull!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
+    if net.first == net.low
+        flush!(net)
+        net.high = row + 1
+        net.low = max(0, net.high - net.block)
+    end
+    net.first = row
+    samples, top = net.samples, net.layers[end]
+    bars = pointer(net.bars, (row - net.low) * samples * net.bar_record + 1)
+    slopes = pointer(net.slopes, row * numbers(net) + 1)
+    for s in 0:samples-1, i in 1:top.width
+        unsafe_store!(at(bars, s * net.bar_record + top.bar), unsafe_load(kbar, s * top.width + i), i)
+    end
+    @inbounds for l in length(net.layers):-1:3
+        pull_layer!(net, bars, slopes, net.layers[l-1], net.layers[l])
+    end
+    @inbounds pull_input!(net, out, init, bars, slopes, net.layers[1], net.layers[2])
+    return nothing
+end
+
+"From the cotangents of a layer to those of the one below."
+@inline function pull_layer!(net::Network{T}, bars, slopes, below, layer) where {T}
+    zeros, ahead, back = pointer(net.nothings), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
+    to, from, by = at(bars, below.bar), at(bars, layer.bar), at(slopes, below.record)
+    if layer.back_split
+        for s in 0:net.samples-1
+            o = s * net.bar_record
+            split_product!(Times(), at(to, o), at(by, s * net.record), zeros, back, below.padded, ahead, layer.padded, at(from, o), layer.width, below.width)
+        end
+        return nothing
+    end
+    product!(Times(), to, net.bar_record, by, net.record, zeros, 0, back, below.padded, from, 1, net.bar_record, layer.width,
+             below.padded ÷ lanes(T), net.samples)
+    return nothing
+end
+
+function pull_input!(net::Network{T}, out, init, bars, slopes, below, layer) where {T}
+    zeros, samples = pointer(net.nothings), net.samples
+    if layer.back_by_dots
+        columns = pointer(net.packed, layer.ahead + 1)
+        for s in 0:samples-1
+            place = at(out, s * below.width)
+            dots!(Onto((init - out) % Int), place, at(slopes, s * net.record), zeros, columns, layer.padded,
+                  at(bars, s * net.bar_record + layer.bar), layer.padded ÷ lanes(T), below.width)
+        end
+        return nothing
+    end
+    scratch = pointer(net.scratch)
+    product!(Plain(), scratch, below.padded, scratch, 0, zeros, 0, pointer(net.packed, layer.back + 1), below.padded, at(bars, layer.bar), 1,
+             net.bar_record, layer.width, below.padded ÷ lanes(T), samples)
+    for s in 0:samples-1
+        o, from, by = s * below.width, at(scratch, s * below.padded), at(slopes, s * net.record)
+        @simd ivdep for i in 1:below.width
+            unsafe_store!(out, muladd(unsafe_load(from, i), unsafe_load(by, i), unsafe_load(init, o + i)), o + i)
+        end
+    end
+    return nothing
+end
+
+"Add the block's part to the gradient: for each layer one product of cotangents and inputs."
+function flush!(net::Network{T}) where {T}
+    columns = (net.high - net.first) * net.samples
+    (net.gathers && columns > 0) || (net.low = net.first = net.high; return nothing)
+    bars = pointer(net.bars, (net.first - net.low) * net.samples * net.bar_record + 1)
+    values = pointer(net.values, net.first * numbers(net) + 1)
+    for l in 2:length(net.layers)
+        below, layer = net.layers[l-1], net.layers[l]
+        a, b = at(bars, layer.bar), at(values, below.record)
+        if across(below, layer)
+            sums = pointer(net.gradient, layer.ahead + 1)
+            product!(Plain(), sums, layer.padded, sums, 0, sums, layer.padded, a, net.bar_record, b, net.record, 1, columns, layer.padded ÷ lanes(T), below.width)
+        else
+            sums = pointer(net.gradient, layer.back + 1)
+            product!(Plain(), sums, below.padded, sums, 0, sums, below.padded, b, net.record, a, net.bar_record, 1, columns, below.padded ÷ lanes(T), layer.width)
+        end
+        layer.bias < 0 && continue
+        sums = pointer(net.gradient, layer.biases + 1)
+        product!(Plain(), sums, 0, sums, 0, sums, 0, a, net.bar_record, pointer(net.unit), 0, 0, columns, layer.padded ÷ lanes(T), 1)
+    end
+    net.low = net.first = net.high
+    return nothing
+end
+
+function gradient!(pbar, net::Network)
+    flush!(net)
+    for (below, layer) in zip(net.layers, Iterators.drop(net.layers, 1))
+        inner, outer, start = across(below, layer) ? (1, layer.padded, layer.ahead) : (below.padded, 1, layer.back)
+        @inbounds for i in 0:below.width-1, j in 0:layer.width-1
+            pbar[layer.weight+i*layer.width+j+1] = layer.scale * net.gradient[start+i*outer+j*inner+1]
+        end
+        layer.bias < 0 && continue
+        @inbounds for j in 1:layer.width
+            pbar[layer.bias+j] = layer.bias_scale * net.gradient[layer.biases+j]
+        end
+    end
+    return nothing
+end
+
+"The SEIR model; a record is the state."
+mutable struct Compartments{T} <: TapedField{T}
+    const samples::Int
+    rates::NTuple{3,T}          # gamma, R0, sigma
+    bars::NTuple{3,Float64}     # their cotangents
+    values::Vector{T}
+end
+
+taped(::SEIR, ::Type{T}, samples) where {T} = Compartments{T}(samples, (zero(T), zero(T), zero(T)), (0.0, 0.0, 0.0), T[])
+
+numbers(f::Compartments) = 4f.samples
+load!(f::Compartments{T}, p::AbstractVector) where {T} = (f.rates = (T(p[1]), T(p[2]), T(p[3])); nothing)
+clear!(f::Compartments, gathers) = (f.bars = (0.0, 0.0, 0.0); nothing)
+flush!(::Compartments) = nothing
+gradient!(pbar, f::Compartments) = (pbar .= f.bars; nothing)
+
+function reserve!(f::Compartments, rows)
+    rows * numbers(f) > length(f.values) && resize!(f.values, max(rows * numbers(f), 2length(f.values)))
+    return nothing
+end
+
+function evaluate!(f::Compartments, k::Ptr, y::Ptr, row)
+    gamma, R0, sigma = f.rates
+    unsafe_copyto!(pointer(f.values, row * numbers(f) + 1), y, 4f.samples)
+    for o in 0:4:4f.samples-1
+        s, e, i = unsafe_load(y, o + 1), unsafe_load(y, o + 2), unsafe_load(y, o + 3)
+        infected, onset, recovered = gamma * R0 * s * i, sigma * e, gamma * i
+        unsafe_store!(k, -infected, o + 1)
+        unsafe_store!(k, infected - onset, o + 2)
+        unsafe_store!(k, onset - recovered, o + 3)
+        unsafe_store!(k, recovered, o + 4)
+    end
+    return nothing
+end
+
+function pull!(f::Compartments{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
+    gamma, R0, sigma = f.rates
+    add!(x, i) = unsafe_store!(out, unsafe_load(init, i) + x, i)
+    for o in 0:4:4f.samples-1
+        values = pointer(f.values, row * numbers(f) + o + 1)
+        s, e, i = unsafe_load(values, 1), unsafe_load(values, 2), unsafe_load(values, 3)
+        bars = unsafe_load(kbar, o + 1), unsafe_load(kbar, o + 2), unsafe_load(kbar, o + 3), unsafe_load(kbar, o + 4)
+        infected, onset, recovered = bars[2] - bars[1], bars[3] - bars[2], bars[4] - bars[3]
+        f.bars = f.bars .+ (infected * R0 * s * i + recovered * i, infected * gamma * s * i, onset * e)
+        add!(infected * gamma * R0 * i, o + 1)
+        add!(onset * sigma, o + 2)
+        add!(infected * gamma * R0 * s + recovered * gamma, o + 3)
+        add!(zero(T), o + 4)
+    end
+    return nothing
+end

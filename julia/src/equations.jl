@@ -1,0 +1,240 @@
+# Formulas written in Python (pyneuralode/equations.py), which arrive parsed, as steps of three words.
+#
+# The steps are data that a loop carries out, not Julia code made from them: every model of every user has one type, so
+# that solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated.
+# Lotka and Volterra's nine steps take 20 ns this way and their products 50; compiling one solver for a type of its own
+# takes three seconds, in every process again.
+
+using ForwardDiff: ForwardDiff
+using Zygote: Zygote
+
+# Operation, its value z for operands x and y, ∂z/∂x, ∂z/∂y. Outside its domain a function is NaN, as in Python's
+# engine, so that the solver rejects a step there. Where max and min have a tie, both operands count half.
+const OPERATIONS = (
+    ("+", :(x + y), 1, 1),
+    ("-", :(x - y), 1, -1),
+    ("*", :(x * y), :y, :x),
+    ("/", :(x / y), :(inv(y)), :(-z / y)),
+    ("**", :(power(x, y)), :(iszero(y) ? y : y * power(x, y - 1)), :(iszero(x) && y >= 0 ? x : z * log(abs(x)))),
+    ("square", :(x * x), :(x + x), 0),
+    ("neg", :(-x), -1, 0),
+    ("abs", :(abs(x)), :(sign(x)), 0),
+    ("acos", :(within(acos, x, abs(x) <= 1)), :(-inv(root(1 - x * x))), 0),
+    ("asin", :(within(asin, x, abs(x) <= 1)), :(inv(root(1 - x * x))), 0),
+    ("atan", :(atan(x)), :(inv(1 + x * x)), 0),
+    ("cos", :(within(cos, x, isfinite(x))), :(-within(sin, x, isfinite(x))), 0),
+    ("cosh", :(cosh(x)), :(sinh(x)), 0),
+    ("exp", :(exp(x)), :z, 0),
+    ("expm1", :(expm1(x)), :(z + 1), 0),
+    ("log", :(within(log, x, x >= 0)), :(inv(x)), 0),
+    ("log10", :(within(log10, x, x >= 0)), :(inv(x * oftype(x, log(10)))), 0),
+    ("log1p", :(within(log1p, x, x >= -1)), :(inv(1 + x)), 0),
+    ("sigmoid", :(logistic(x)), :(z * (1 - z)), 0),
+    ("sin", :(within(sin, x, isfinite(x))), :(within(cos, x, isfinite(x))), 0),
+    ("sinh", :(sinh(x)), :(cosh(x)), 0),
+    ("sqrt", :(root(x)), :(inv(z + z)), 0),
+    ("tan", :(within(tan, x, isfinite(x))), :(1 + z * z), 0),
+    ("tanh", :(tanh(x)), :(1 - z * z), 0),
+    ("max", :(max(x, y)), :(share(x > y, x == y)), :(share(y > x, x == y))),
+    ("min", :(min(x, y)), :(share(x < y, x == y)), :(share(y < x, x == y))),
+)
+const OPERATION_NUMBERS = Dict(name => number for (number, (name, _...)) in enumerate(OPERATIONS))
+const TWO_OPERANDS = ("+", "-", "*", "/", "**", "max", "min")
+
+within(f, x, inside) = inside ? f(x) : oftype(float(x), NaN)
+root(x) = within(sqrt, x, x >= 0)
+share(wins, ties) = wins ? 1.0 : ties ? 0.5 : 0.0
+# A dual exponent takes the logarithm of the base, which must not be negative then.
+power(x, y) = x >= 0 ? x^y : isinteger(y) ? cospi(y) * (-x)^y : oftype(x^one(y), NaN)
+
+# One branch an operation, which the compiler makes a jump of.
+function branches(rows)
+    none = :(throw(ArgumentError("there is no such operation.")))
+    return foldr(((number, result), rest) -> :(operation == $number ? $result : $rest), enumerate(rows); init=none)
+end
+@eval @inline computed(operation, x, y) = $(branches([value for (_, value, _, _) in OPERATIONS]))
+@eval @inline partials(operation, x, y, z) = $(branches([:((oftype(z, $dx), oftype(z, $dy))) for (_, _, dx, dy) in OPERATIONS]))
+
+"The number of an operation, and the registers of its operands; `y` is `x` where there is one."
+struct FormulaStep
+    operation::Int8
+    binary::Bool
+    x::Int32
+    y::Int32
+end
+
+"""
+    Equations(components, parameters, steps, outputs)
+
+A vector field of formulas. `steps` are strings such as "* a x" or "exp #3" (an operation and its operands: a name, a
+number, or the value of an earlier step) and `outputs` the operands that are the components' time derivatives, both as
+`pyneuralode.Equations` writes them; `t` is the time. The parameters are scalars.
+"""
+struct Equations <: Field
+    components::Vector{String}
+    parameters::Vector{String}
+    steps::Vector{FormulaStep}
+    constants::Vector{Float64}
+    outputs::Vector{Int32}
+end
+
+# Registers: the state, the parameters, the time, the value of each step, the constants.
+function Equations(components, parameters, steps, outputs)
+    names = String[components..., parameters..., "t"]
+    registers = Dict{String,Int32}(name => place for (place, name) in enumerate(names))
+    first_constant = length(names) + length(steps)
+    constants, code = Float64[], FormulaStep[]
+    function register(word)
+        return get!(registers, word) do
+            number = tryparse(Float64, word)
+            number === nothing && throw(UserError("the equations hold $(repr(word)), which is no name, number or step."))
+            push!(constants, number)
+            return first_constant + length(constants)
+        end
+    end
+    for (place, step) in enumerate(steps)
+        name, words... = string.(split(step))
+        name == "**" && words[end] == "2.0" && ((name, words) = ("square", words[1:1]))
+        operation, binary = known("an operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
+        length(words) == 1 + binary || throw(UserError("the step $(repr(step)) has $(length(words)) operands: give $(1 + binary)."))
+        push!(code, FormulaStep(operation, binary, register(words[1]), register(words[end])))
+        registers["#$place"] = length(names) + place
+    end
+    length(outputs) == length(components) || throw(UserError("outputs has $(length(outputs)) entries: give $(length(components))."))
+    return Equations(String[components...], String[parameters...], code, constants, Int32[register(string(word)) for word in outputs])
+end
+
+FIELDS["Equations"] = description -> Equations(first.(description["equations"]), first.(description["parameters"]),
+                                               description["steps"], description["outputs"])
+
+dimension(field::Equations) = length(field.components)
+shapes(field::Equations) = Pair{Symbol,Dims}[Symbol(name) => () for name in field.parameters]
+
+function autonomous(field::Equations)
+    time = offsets(field)[2] + 1
+    return time ∉ field.outputs && !any(step -> time == step.x || time == step.y, field.steps)
+end
+
+"How many registers there are before those of the parameters, the time, the steps and the constants."
+function offsets(field::Equations)
+    d = length(field.components)
+    q = d + length(field.parameters)
+    return d, q, q + 1, q + 1 + length(field.steps)
+end
+
+"Return registers of number type T that hold the constants."
+function registers_of(::Type{T}, field::Equations) where {T}
+    constants = offsets(field)[4]
+    registers = zeros(T, constants + length(field.constants))
+    registers[constants+1:end] .= field.constants
+    return registers
+end
+
+"Write the parameters and the time, which all states of a batch share, to the registers."
+function set_shared!(registers, field::Equations, p, t)
+    d, q, _, _ = offsets(field)
+    for j in eachindex(field.parameters)
+        registers[d+j] = p[j]
+    end
+    registers[q+1] = t
+    return registers
+end
+
+"Compute every step for state k, a column of `u`."
+function forward!(registers, field::Equations, u, k)
+    for i in 1:dimension(field)
+        registers[i] = u[i, k]
+    end
+    last = offsets(field)[3]
+    @inbounds for step in field.steps
+        registers[last+=1] = computed(step.operation, registers[step.x], registers[step.y])
+    end
+    return registers
+end
+
+# A step has one number type here and another there where automatic differentiation traces numbers.
+register_type(::Type{T}) where {T<:Union{AbstractFloat,ForwardDiff.Dual}} = T
+register_type(::Type) = Real
+
+flat_values(p) = getdata(p)
+flat_values(p::NamedTuple) = [values(p)...]
+
+function slope(field::Equations, u::AbstractVecOrMat, p, t)
+    flat = flat_values(p)
+    numbers = isempty(field.parameters) ? eltype(u) : promote_type(eltype(u), eltype(flat))
+    T = register_type(t isa Union{AbstractFloat,Integer} ? numbers : promote_type(numbers, typeof(t)))
+    registers = set_shared!(registers_of(T, field), field, flat, t)
+    columns = [[forward!(registers, field, u, k)[i] for i in field.outputs] for k in axes(u, 2)]
+    return u isa AbstractVector ? columns[1] : reduce(hcat, columns)
+end
+
+# Zygote cannot look into code that writes to arrays. The time is taken as a constant.
+Zygote.@adjoint function slope(field::Equations, u::AbstractVecOrMat, p, t)
+    function pullback(λ)
+        flat = flat_values(p)
+        ubar, pbar = similar(u), similar(flat)
+        pullback!(ubar, pbar, evaluator(field, u), λ, u, flat, t)
+        return nothing, ubar, p isa NamedTuple ? NamedTuple{keys(p)}(Tuple(pbar)) : copyto!(similar(p), pbar), nothing
+    end
+    return slope(field, u, p, t), pullback
+end
+
+struct EquationsEvaluator{T} <: Evaluator{T}
+    field::Equations
+    registers::Vector{T}
+    bars::Vector{T}     # cotangents of the registers
+end
+
+function evaluator(field::Equations, ::AbstractVecOrMat{T}) where {T}
+    registers = registers_of(T, field)
+    return EquationsEvaluator{T}(field, registers, zero(registers))
+end
+
+function slope!(du::AbstractVecOrMat{T}, e::EquationsEvaluator{T}, u::AbstractVecOrMat{T}, p::AbstractVector{T}, t::Union{AbstractFloat,Integer}) where {T}
+    set_shared!(e.registers, e.field, getdata(p), t)
+    for k in axes(u, 2)
+        forward!(e.registers, e.field, u, k)
+        for (i, output) in enumerate(e.field.outputs)
+            du[i, k] = e.registers[output]
+        end
+    end
+    return du
+end
+
+function pullback!(ubar, pbar, e::EquationsEvaluator, λ, u, p, t)
+    field, registers, bars = e.field, e.registers, e.bars
+    d, _, before, _ = offsets(field)
+    set_shared!(registers, field, getdata(p), t)
+    pbar === nothing || fill!(getdata(pbar), 0)
+    for k in axes(u, 2)
+        forward!(registers, field, u, k)
+        fill!(bars, 0)
+        for (i, output) in enumerate(field.outputs)
+            bars[output] += λ[i, k]
+        end
+        @inbounds for place in length(field.steps):-1:1
+            step, bar = field.steps[place], bars[before+place]
+            dx, dy = partials(step.operation, registers[step.x], registers[step.y], registers[before+place])
+            bars[step.x] += bar * dx
+            step.binary && (bars[step.y] += bar * dy)
+        end
+        if ubar !== nothing
+            for i in 1:d
+                ubar[i, k] = bars[i]
+            end
+        end
+        if pbar !== nothing
+            out = getdata(pbar)
+            for j in eachindex(field.parameters)
+                out[j] += bars[d+j]
+            end
+        end
+    end
+    return nothing
+end
+
+# The parameters stay a plain vector for SciML's solvers: their names would make a type of its own of every model again.
+function Dynamics(field::Equations, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
+    return Dynamics(evaluator(field, u0), nothing, similar(u0), similar(u0), zeros(T, length(field.parameters)))
+end
+

@@ -1,0 +1,120 @@
+# What a fit minimises: weighted squares of prediction minus data over the first rows, and a penalty; with its gradient.
+
+"The loss is not a finite number."
+struct NotFinite <: Exception
+    value::Float64
+end
+
+Base.showerror(io::IO, error::NotFinite) = print(io, "the loss is ", isnan(error.value) ? "nan" : error.value > 0 ? "inf" : "-inf")
+
+"""
+    Objective
+
+The data of a fit and the pieces that turn parameters into a prediction of it; states are (dim, samples, times), data and
+weights (components, samples, times). `Span(objective, rows)` is the part that a stage sees.
+
+Its pieces are not in its type: a fit of another field or penalty then needs no compilation of all that runs a plan.
+"""
+struct Objective{T}
+    field::Field
+    variables::Variables{T}
+    start::Start
+    observable::Observable
+    penalty::Penalty
+    shape::Dims              # of the initial state
+    t0::Float64
+    ts::Vector{Float64}
+    data::Array{T,3}
+    weights::Array{T,3}
+    mean::Bool
+    make::Any                # make(u0, ts) -> a DifferentiableSolve
+end
+
+"The first rows of an objective with room to work in: one solve, used again for every evaluation of a stage."
+struct Span{T}
+    objective::Objective{T}
+    solve::Union{Nothing,DifferentiableSolve}   # `nothing` where the start is all there is
+    skip::Int                # times of the solve before the first row
+    v::Vector{T}
+    vbar::Vector{T}
+    p::Vector{T}             # the field's part of v
+    pbar::Vector{T}
+    u0::Array{T}
+    u0bar::Array{T}
+    ysbar::Array{T}
+    z::Array{T,3}
+    zbar::Array{T,3}
+    data::Array{T,3}
+    weights::Array{T,3}
+    norm::T
+end
+
+function Span(objective::Objective{T}, rows) where {T}
+    (; variables, start, shape, t0, ts) = objective
+    skip = Int(t0 < ts[1])
+    times = [t0; ts[2-skip:rows]]
+    v = copy(variables.start)
+    u0 = initial!(zeros(T, shape), start, v)
+    solve = length(times) == 1 ? nothing : objective.make(u0, times)
+    data, weights = objective.data[:, :, 1:rows], objective.weights[:, :, 1:rows]
+    p = zeros(T, length(parameters(objective.field, T)))
+    span = Span{T}(objective, solve, skip, v, zero(v), p, zero(p), u0, zero(u0), zeros(T, shape..., length(times)), zero(data),
+                   zero(data), data, weights, objective.mean ? sum(weights) : one(T))
+    check_depends(span, rows)
+    return span
+end
+
+function check_depends(span::Span, rows)
+    (; variables, start, observable, penalty) = span.objective
+    own = span.solve === nothing ? () : eachindex(span.pbar)
+    any(k -> isfree(variables, k), Iterators.flatten((own, reads(start), reads(observable), reads(penalty)))) && return
+    throw(UserError("the loss of the first $rows rows depends on no free parameter: let the stage end later, or give an earlier t0."))
+end
+
+"""
+    value_and_gradient!(bar, span, x) -> loss, objective
+
+Loss, and loss with penalty, at the free vector `x`; writes the gradient of the latter into `bar`. Throws `SolveFailure` where the
+parameters cannot be solved and `NotFinite` where the objective is no number.
+"""
+function value_and_gradient!(bar, span::Span, x)
+    (; objective, v, vbar, u0, u0bar, ysbar, z, zbar) = span
+    (; variables, start, observable, penalty) = objective
+    values!(v, variables, x)
+    copyto!(span.p, 1, v, 1, length(span.p))
+    initial!(u0, start, v)
+    ys = span.solve === nothing ? u0 : solve!(span.solve, span.p, u0)
+    seen = seen_times(ys, span)
+    seenbar = seen_times(fill!(ysbar, 0), span)
+    fill!(vbar, 0)
+    predict!(z, observable, seen, v)
+    loss = squares!(zbar, z, span)
+    predict_pullback!(seenbar, vbar, observable, zbar, seen, v)
+    total = loss + penalty!(seenbar, vbar, penalty, seen, v)
+    isfinite(total) || throw(NotFinite(total))
+    if span.solve === nothing
+        copyto!(u0bar, ysbar)
+    else
+        pullback!(span.pbar, u0bar, span.solve, ysbar)
+        view(vbar, eachindex(span.pbar)) .+= span.pbar
+    end
+    initial_pullback!(vbar, start, u0bar)
+    values_pullback!(bar, variables, vbar, x)
+    return loss, total
+end
+
+"States (dim, samples, times) at the rows of the data."
+function seen_times(ys, span::Span)
+    dim, samples = size(span.u0, 1), size(span.z, 2)
+    return view(reshape(ys, dim, samples, :), :, :, 1+span.skip:size(span.z, 3)+span.skip)
+end
+
+function squares!(zbar, z, span::Span{T}) where {T}
+    total = zero(T)
+    for k in eachindex(z, zbar, span.data, span.weights)
+        residual = z[k] - span.data[k]
+        zbar[k] = 2 * span.weights[k] * residual / span.norm
+        total += span.weights[k] * residual * residual
+    end
+    return total / span.norm
+end

@@ -1,0 +1,44 @@
+# Optimisers from their descriptions, with the meaning of pyneuralode/fitting/optimisers.py (that is, of torch.optim).
+
+import Optimisers
+
+"Learning rate of one iteration, counted from 0, of a stage."
+function rate(settings::AbstractDict, iteration, iterations)
+    lr, part = settings["lr"], iteration / max(1, iterations - 1)
+    schedule, final = settings["schedule"], settings["final"]
+    schedule == "constant" && return lr
+    schedule == "cosine" && return lr * (final + (1 - final) * 0.5 * (1 + cospi(part)))
+    schedule == "exponential" && return lr * final^part
+    throw(UserError("schedule is $(repr(schedule)), which is not known: known are constant, cosine, exponential."))
+end
+
+"Shorten a gradient that is longer than `most` to it; `nothing` leaves it."
+clip!(gradient, ::Nothing) = gradient
+clip!(gradient, most) = gradient .*= min(1, most / (norm(gradient) + oftype(norm(gradient), 1e-6)))
+
+# The rules have rate 1 and their step is scaled by the rate of the iteration: torch's momentum remembers gradients, that of
+# Optimisers.jl steps, which differs where the rate changes.
+const RULES = Dict{String,Function}(
+    "Adam" => s -> Optimisers.Adam(1.0, Tuple(s["betas"]), s["eps"]),
+    "AdamW" => s -> Optimisers.AdamW(1.0, Tuple(s["betas"]), s["weight_decay"], s["eps"]),
+    "RMSprop" => s -> Optimisers.RMSProp(1.0, s["alpha"], s["eps"]),
+    "SGD" => s -> s["momentum"] == 0 ? Optimisers.Descent(1.0) : Optimisers.Momentum(1.0, s["momentum"]),
+)
+
+"A first-order optimiser and what it remembers."
+mutable struct FirstOrder{R,S}
+    const rule::R
+    state::S
+end
+
+function FirstOrder(settings::AbstractDict, x)
+    rule = known("optimiser", settings["kind"], RULES)(settings)
+    return FirstOrder(rule, Optimisers.init(rule, x))
+end
+
+"Move `x` by one step of the optimiser."
+function step!(optimiser::FirstOrder, x, gradient, lr)
+    optimiser.state, step = Optimisers.apply!(optimiser.rule, optimiser.state, x, gradient)
+    x .-= eltype(x)(lr) .* step
+    return x
+end

@@ -1,0 +1,211 @@
+# A plan from Python run whole: stages one after the other, the best parameters kept, whatever happens.
+
+"What a `progress` throws to end a fit; returning `false` does the same."
+struct Interrupted <: Exception end
+
+"One stage's history: loss and objective where every iteration began, those of the best parameters, and the work done."
+mutable struct History{T}
+    const losses::Vector{T}
+    const objectives::Vector{T}
+    best_loss::T
+    best_objective::T
+    parameters::Dict{String,Any}
+    evaluations::Int
+    seconds::Float64
+end
+
+mutable struct Run{T}
+    const objective::Objective{T}
+    best::Vector{T}            # free vector of the best parameters so far
+    const histories::Vector{History{T}}
+    const progress::Any
+    const every::Int
+    const report_every::Float64
+    reported::Float64          # when, by `time`
+    interrupted::Bool
+end
+
+"A stage while it runs."
+mutable struct Stage{T}
+    const run::Run{T}
+    const settings::Dict{String,Any}   # of the optimiser
+    const iterations::Int
+    const goal::Union{Nothing,Float64}
+    const span::Span{T}
+    const history::History{T}
+    tick::Float64
+end
+
+"Loss and objective at the free vector `x`, its gradient (clipped) in `gradient`; the best is kept."
+function evaluate!(gradient, stage::Stage, x)
+    (; run, history, settings) = stage
+    loss, total = value_and_gradient!(gradient, stage.span, x)
+    history.evaluations += 1
+    if total < history.best_objective
+        history.best_loss, history.best_objective = loss, total
+        run.best = copy(x)
+    end
+    time() - run.reported > run.report_every && report(stage)
+    clip!(gradient, settings["clip"])
+    return loss, total
+end
+
+"Tell the caller of the fit where it is; the iteration is the last one that is done, -1 before the first."
+function report(stage::Stage)
+    (; run, history) = stage
+    run.reported = time()
+    run.progress === nothing && return
+    done = length(history.losses)
+    last = done == 0 ? oftype(history.best_loss, NaN) : history.losses[end]
+    run.progress(length(run.histories) - 1, done - 1, history.best_loss, last) === false && throw(Interrupted())
+end
+
+current_rate(stage::Stage) = rate(stage.settings, length(stage.history.losses), stage.iterations)
+
+function finish_iteration!(stage::Stage, loss, total)
+    (; run, history) = stage
+    push!(history.losses, loss)
+    push!(history.objectives, total)
+    now = time()
+    history.seconds += now - stage.tick
+    stage.tick = now
+    done = length(history.losses)
+    (done % run.every == 0 || now - run.reported > run.report_every || isover(stage)) && report(stage)
+end
+
+function isover(stage::Stage)
+    (; history, goal) = stage
+    reached = goal !== nothing && history.best_loss <= goal
+    return reached || length(history.losses) >= stage.iterations || converged(stage.settings, history.objectives)
+end
+
+"Whether a stage may end before its last iteration: where L-BFGS has brought next to nothing for `patience` iterations in a row."
+function converged(settings, objectives)
+    settings["kind"] == "LBFGS" || return false
+    patience, tolerance = settings["patience"], settings["tolerance"]
+    length(objectives) > patience || return false
+    recent = view(objectives, lastindex(objectives)-patience:lastindex(objectives))
+    return all(recent[k] - recent[k+1] <= tolerance * abs(recent[k]) for k in 1:patience)
+end
+
+function run_stage!(stage::Stage)
+    x = copy(stage.run.best)
+    stage.settings["kind"] == "LBFGS" && return run_lbfgs!(stage, x)
+    return run_first_order!(stage, x, FirstOrder(stage.settings, x))
+end
+
+function run_first_order!(stage::Stage, x, optimiser)
+    gradient = zero(x)
+    while !isover(stage)
+        loss, total = evaluate!(gradient, stage, x)
+        step!(optimiser, x, gradient, current_rate(stage))
+        finish_iteration!(stage, loss, total)
+    end
+end
+
+"""
+    fit_plan(request; progress=nothing) -> Dict
+
+Fit a field's parameters to a time series by a plan of stages, as `pyneuralode.fit` does; `request` is what Python sends, in
+plain values:
+
+- `"field"`: its description; `"parameters"`: arrays by name; `"extra"`: further numbers by name;
+- `"u0"`: state (dim,) or (dim, samples), or `"start"`: a described one; `"t0"`: its time;
+- `"ts"` (T,), `"data"` and `"weights"` (k, T) or (k, samples, T), the latter 0 where a value is missing;
+- `"observed"`: components counted from 0, or `"observe"`: a described observable; `"reduction"`: "sum" or "mean";
+  `"penalty"`: described;
+- `"bounds"`: pairs [low, high] by name; `"fixed"`: names;
+- `"stages"`: dictionaries with `"optimiser"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
+- `"solver"`, `"control"`, `"fused"` as in `differentiable`, `"gradient"`: its kind and settings;
+- `"every"` iterations, and every `"report_every"` seconds, `progress(stage, iteration, best_loss, loss)` is called, stage and
+  iteration counted from 0.
+
+Returns the best parameters, their loss, the history of every stage, and why the fit ended; also where it was interrupted
+(`progress` returned false or threw `Interrupted`, or Ctrl-C) and where a loss could not be computed.
+"""
+function fit_plan(request::AbstractDict; progress=nothing)
+    objective = objective_from(request)
+    T = eltype(objective.variables.start)
+    run = Run{T}(objective, start_vector(objective.variables), History{T}[], progress, Int(get(request, "every", 1)),
+                 Float64(get(request, "report_every", 0.2)), time(), false)
+    reason = run_stages!(run, request["stages"])
+    last = something(findlast(h -> h.evaluations > 0, run.histories), lastindex(run.histories))
+    best = run.histories[last]
+    return Dict{String,Any}(
+        "loss" => best.best_loss, "parameters" => best.parameters, "finished" => reason === nothing,
+        "stages" => [Dict{String,Any}(string(name) => getfield(h, name) for name in fieldnames(History)) for h in run.histories],
+        "interrupted" => run.interrupted,
+        "reason" => something(reason, "the whole plan ran"),
+    )
+end
+
+"Run all stages; return why it stopped early, or `nothing`."
+function run_stages!(run::Run{T}, stages) where {T}
+    for (k, described) in enumerate(stages)
+        history = History(T[], T[], T(Inf), T(Inf), arrays(run.objective.variables, run.best), 0, 0.0)
+        push!(run.histories, history)
+        place = "stage $k of $(length(stages)), iteration "
+        reason = nothing
+        try
+            goal = get(described, "goal", nothing)
+            run_stage!(Stage(run, Dict{String,Any}(described["optimiser"]), Int(described["iterations"]),
+                             goal === nothing ? nothing : Float64(goal), Span(run.objective, Int(described["rows"])), history, time()))
+        catch error
+            if error isa Union{InterruptException,Interrupted}
+                run.interrupted = true
+                reason = "interrupted in $place$(length(history.losses))"
+            elseif error isa Union{SolveFailure,NotFinite}
+                reason = "stopped in $place$(length(history.losses)): $(sprint(showerror, error))"
+            else
+                rethrow()
+            end
+        end
+        history.parameters = arrays(run.objective.variables, run.best)
+        reason === nothing || return "$reason; the parameters are the best so far"
+    end
+    return nothing
+end
+
+function objective_from(request)
+    field = field_from(request["field"])
+    u0 = get(request, "u0", nothing)
+    T = u0 !== nothing && eltype(u0) === Float32 ? Float32 : Float64
+    variables = variables_from(request, field, T)
+    dim = dimension(field)
+    if haskey(request, "start")
+        start, shape = described("start", STARTS, request["start"], variables, dim), (dim,)
+    else
+        start, shape = Fixed(Array{T}(u0)), Dims(size(u0))
+    end
+    ts = Vector{Float64}(request["ts"])
+    observable = observable_from(request, variables, dim)
+    penalty = get(request, "penalty", nothing)
+    penalty = penalty === nothing ? NoPenalty() : described("penalty", PENALTIES, penalty, variables, dim)
+    data, weights = Array{T}(request["data"]), Array{T}(request["weights"])
+    seen = (width(observable), shape[2:end]..., length(ts))
+    size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)) and data $(reverse(size(data))): give data as " *
+                                          "(T, ..., k) for states (T, ..., d)."))
+    size(weights) == seen || throw(UserError("weights has shape $(reverse(size(weights))): give that of data, $(reverse(seen))."))
+    data[iszero.(weights)] .= 0   # a missing value may be NaN
+    cube = (width(observable), prod(shape[2:end]), length(ts))
+    make(u0, times) = differentiable_from(request, field, u0, times)
+    t0 = get(request, "t0", nothing)
+    return Objective{T}(field, variables, start, observable, penalty, shape, t0 === nothing ? ts[1] : Float64(t0), ts,
+                        reshape(data, cube), reshape(weights, cube), get(request, "reduction", "sum") == "mean", make)
+end
+
+function variables_from(request, field, ::Type{T}) where {T}
+    extra = get(request, "extra", Dict{String,Float64}())
+    given = request["parameters"]
+    own = string.(first.(shapes(field)))
+    parameters(field, given, T)   # names and shapes are those of the field
+    pairs = Pair{String,Any}[name => given[name] for name in own]
+    append!(pairs, (name => extra[name] for name in sort!(collect(String, keys(extra)))))
+    return Variables(pairs, get(request, "bounds", Dict{String,Any}()), get(request, "fixed", String[]), T)
+end
+
+function observable_from(request, variables, dim)
+    observe = get(request, "observe", nothing)
+    observe === nothing || return described("observe", OBSERVABLES, observe, variables, dim)
+    return Components([component_place("observed", j, dim) for j in request["observed"]])
+end

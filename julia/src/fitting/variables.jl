@@ -1,0 +1,111 @@
+# The numbers that a fit moves: an unbounded vector of the free ones, and the parameters within bounds that it stands for.
+
+# A lower or an upper bound is kept by an exponential, a pair of them by a logistic curve.
+bounded(x, ::Nothing, ::Nothing) = x
+bounded(x, low, ::Nothing) = low + exp(x)
+bounded(x, ::Nothing, high) = high - exp(x)
+bounded(x, low, high) = low + (high - low) * logistic(x)
+
+unbounded(v, ::Nothing, ::Nothing) = v
+unbounded(v, low, ::Nothing) = log(v - low)
+unbounded(v, ::Nothing, high) = log(high - v)
+unbounded(v, low, high) = (part = (v - low) / (high - low); log(part / (1 - part)))
+
+"Derivative of `bounded` at `x`."
+stretch(x, ::Nothing, ::Nothing) = one(x)
+stretch(x, low, ::Nothing) = exp(x)
+stretch(x, ::Nothing, high) = -exp(x)
+stretch(x, low, high) = (s = logistic(x); (high - low) * s * (1 - s))
+
+struct Variable{L,H}
+    name::String
+    shape::Dims
+    all::UnitRange{Int}                   # its place in the vector of all parameters
+    free::Union{Nothing,UnitRange{Int}}   # its place in the vector of free ones; `nothing` where it is fixed
+    low::L
+    high::H
+end
+
+"""
+    Variables(arrays, bounds, fixed, T)
+
+Free and fixed parameters by name. `arrays` is a vector of pairs of name and array, in order; `bounds` maps names to pairs
+(low, high) with `nothing` for an open end; `fixed` names those that do not move.
+
+The vector of all parameters holds every array one after the other, the free vector the unbounded values of those that move.
+"""
+struct Variables{T}
+    list::Vector{Variable}
+    start::Vector{T}
+end
+
+function Variables(arrays, bounds::AbstractDict, fixed, ::Type{T}) where {T}
+    names = first.(arrays)
+    for (label, given) in (("bounds", keys(bounds)), ("fixed", fixed)), name in given
+        name in names || throw(UserError("$label names \"$name\", which is not a parameter: known are $(join(names, ", "))."))
+    end
+    list, start, free = Variable[], T[], 0
+    for (name, array) in arrays
+        low, high = map(end_ -> end_ === nothing ? nothing : T(end_), get(bounds, name, (nothing, nothing)))
+        count = length(array)
+        moves = !(name in fixed)
+        push!(list, Variable(String(name), Dims(size(array)), length(start)+1:length(start)+count,
+                             moves ? (free+1:free+count) : nothing, low, high))
+        append!(start, array isa Number ? (array,) : vec(array))
+        free += moves * count
+        moves && check_inside(name, view(start, list[end].all), low, high)
+    end
+    free > 0 || throw(UserError("fixed names every parameter: leave at least one free."))
+    return Variables{T}(list, start)
+end
+
+function check_inside(name, values, low, high)
+    if low !== nothing && high !== nothing && !(low < high)
+        throw(UserError("bounds of $name are ($low, $high): give a lower one below the upper one."))
+    end
+    inside = all(v -> (low === nothing || v > low) && (high === nothing || v < high), values)
+    inside || throw(UserError("$name starts at $(collect(values)), not inside its bounds ($low, $high): start inside."))
+end
+
+"Place of the single number `name` in the vector of all parameters."
+function index_of(variables::Variables, name)
+    k = findfirst(v -> v.name == name, variables.list)
+    k === nothing && throw(UserError("extra lacks \"$name\": give it a number."))
+    return first(variables.list[k].all)
+end
+
+"Whether the number at `index` of the vector of all parameters moves."
+isfree(variables::Variables, index) = any(v -> v.free !== nothing && index in v.all, variables.list)
+
+"The free vector of the starting values."
+function start_vector(variables::Variables{T}) where {T}
+    free = T[]
+    for v in variables.list
+        v.free === nothing || append!(free, unbounded.(view(variables.start, v.all), Ref(v.low), Ref(v.high)))
+    end
+    return free
+end
+
+"Write all parameters of the free vector `x` into `all`."
+function values!(all, variables::Variables, x)
+    for v in variables.list
+        v.free === nothing ? copyto!(view(all, v.all), view(variables.start, v.all)) :
+        broadcast!(bounded, view(all, v.all), view(x, v.free), v.low, v.high)
+    end
+    return all
+end
+
+"Write the gradient with respect to `x` into `bar`, from that with respect to all parameters."
+function values_pullback!(bar, variables::Variables, allbar, x)
+    for v in variables.list
+        v.free === nothing && continue
+        view(bar, v.free) .= view(allbar, v.all) .* stretch.(view(x, v.free), v.low, v.high)
+    end
+    return bar
+end
+
+"All parameters of the free vector `x` by name, within their bounds; a number is an array of shape ()."
+function arrays(variables::Variables, x)
+    all = values!(similar(variables.start), variables, x)
+    return Dict{String,Any}(v.name => reshape(all[v.all], v.shape) for v in variables.list)
+end

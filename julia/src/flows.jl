@@ -1,0 +1,205 @@
+# Continuous normalizing flows: densities, samples and training gradients of any field that can be described.
+#
+# DiffEqFlux.FFJORD is not used, for measured defects (DiffEqFlux 4.4.0): with regularize=true it returns two samples in the
+# place of the two penalties, and it redraws Hutchinson's noise at every call of the right-hand side, so that the solver
+# follows a slope that is not a function. Here the noise is fixed during a solve, and penalties are integrals of their own.
+
+using Random: Xoshiro, rand!, randn!
+
+include("flows/curvature.jl")
+include("flows/augmented.jl")
+include("flows/layered.jl")
+include("flows/traces.jl")
+include("flows/generic.jl")
+
+"""
+    Flow(field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Interpolating", control=Control())
+
+A continuous normalizing flow: a standard normal sample z at times[1] moves along the field and is the data x at times[2]
+(Chen et al. 2018; Grathwohl et al. 2019); ``log p(x) = log N(z) - ∫ tr ∂f/∂y dt``.
+
+- `trace`: "exact" (closed form for linear fields and networks of one hidden layer, otherwise `dim` products), or "hutchinson" with
+  one vector of `noise` ("rademacher", "gaussian") a sample, drawn from a seed before a solve and fixed during it;
+- `gradient`: "Interpolating", "Gauss", "Quadrature", "Backsolve"; `solver`: an explicit one.
+
+Samples are columns of matrices (dim, samples), on any device; the parameters p lie there too.
+"""
+struct Flow{F<:Field}
+    field::F
+    times::Tuple{Float64,Float64}
+    trace::String
+    noise::String
+    solver::String
+    gradient::String
+    control::Control
+end
+
+function Flow(field::Field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Interpolating", control=Control())
+    trace in ("exact", "hutchinson") || throw(UserError("trace is $(repr(trace)): give \"exact\" or \"hutchinson\"."))
+    known("noise", noise, NOISES)
+    known("gradient", gradient, BATCH_ADJOINTS)
+    start, stop = Float64.(Tuple(times))
+    start == stop && throw(UserError("times are both $start: give the time of the normal samples and that of the data."))
+    return Flow(field, (start, stop), String(trace), String(noise), explicit(solver).name, String(gradient), control)
+end
+
+"""
+    transform(flow, p, z; times=[flow.times[2]])
+
+Carry samples z (dim, samples) of the base to `times`, in order and beyond flow.times[1]; returns (dim, samples, times).
+"""
+transform(flow::Flow, p, z; times=[flow.times[2]]) = carry(flow, p, z, flow.times[1], times)
+
+"""
+    inverse(flow, p, x; times=[flow.times[1]])
+
+Carry data x (dim, samples) back from flow.times[2] to `times`; returns (dim, samples, times).
+"""
+inverse(flow::Flow, p, x; times=[flow.times[1]]) = carry(flow, p, x, flow.times[2], times)
+
+function carry(flow, p, y, from, times)
+    check_samples(flow, y)
+    # The start may itself be asked for.
+    asked = first(times) == from
+    ys = length(times) == 1 && asked ? reshape(copy(y), size(y)..., 1) :
+         solve_batch(flow.field, p, y, asked ? times : [from; times]; flow.solver, flow.control)
+    return asked ? ys : ys[:, :, 2:end]
+end
+
+function check_samples(flow, y)
+    ndims(y) == 2 && size(y, 1) == dimension(flow.field) ||
+        throw(UserError("samples have shape $(size(y)): give ($(dimension(flow.field)), samples), one sample a column."))
+end
+
+"""
+    sample(flow, p, n; seed=0)
+
+Return n samples (dim, n) of the flow's density, on the device of p; they depend on p and the seed alone.
+"""
+function sample(flow::Flow, p, n; seed=0)
+    z = draw!(similar(getdata(p), dimension(flow.field), n), "gaussian", seed)
+    return dropdims(transform(flow, p, z); dims=3)
+end
+
+"""
+    FlowSolve(flow, x; kinetic=false, jacobian=false)
+
+Room to solve and differentiate the flow for samples like x (dim, samples), again and again: `solve!`, `pullback!`,
+`loss_gradient!`. `kinetic` and `jacobian` add the penalties' integrals to the state.
+"""
+struct FlowSolve{F<:Flow,A<:Augmented,S<:BatchSolve,M<:AbstractMatrix}
+    flow::F
+    field::A
+    joint::S
+    start::M
+    startbar::M
+end
+
+function FlowSolve(flow::Flow, x::AbstractMatrix; kinetic=false, jacobian=false)
+    check_samples(flow, x)
+    field = augmented(flow, x, kinetic, jacobian)
+    start = fill!(similar(x, dimension(field), size(x, 2)), 0)
+    base, data = flow.times
+    joint = BatchSolve(field, start, [data, base]; flow.solver, flow.gradient, flow.control)
+    return FlowSolve(flow, field, joint, start, similar(start))
+end
+
+augmented(flow, x, kinetic, jacobian) =
+    Augmented(flow.field, flow.trace == "exact" ? nothing : fill!(similar(x), 0); kinetic, jacobian)
+
+redraw!(flow, field, seed) = field.noise === nothing ? nothing : draw!(field.noise, flow.noise, seed)
+
+"""
+    solve!(s::FlowSolve, p, x; seed=0)
+
+Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the base samples they come from
+(dim, samples), and along each path the integrals of |f|² and |∂f/∂y|² over time (samples,), positive in either direction of
+time, `nothing` if not asked for. The seed draws Hutchinson's noise.
+"""
+function solve!(s::FlowSolve, p, x; seed=0)
+    check_samples(s.flow, x)
+    redraw!(s.flow, s.field, seed)
+    view(s.start, 1:size(x, 1), :) .= x
+    ys = solve!(s.joint, p, s.start)
+    return integrals(s.flow, s.field, selectdim(ys, 3, 2))
+end
+
+function integrals(flow, field, y)
+    d, T = dimension(flow.field), eltype(y)
+    base = y[1:d, :]
+    log_density = y[trace_row(field), :] .- vec(sum(abs2, base; dims=1)) ./ 2 .- T(d * log(2π) / 2)
+    return (; log_density, base, kinetic=field.kinetic ? arrow(flow) .* y[kinetic_row(field), :] : nothing,
+            jacobian=field.jacobian ? arrow(flow) .* y[jacobian_row(field), :] : nothing)
+end
+
+# Densities are solved from the data to the base, usually against the time.
+arrow(flow) = flow.times[1] > flow.times[2] ? 1 : -1
+
+"""
+    pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, kinetic=nothing, jacobian=nothing)
+
+After `solve!`: overwrite pbar (flat, like p) and xbar (like x; or `nothing`) with the products of the derivative and the given
+cotangents of the results.
+"""
+function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, kinetic=nothing, jacobian=nothing)
+    d, y = dimension(s.flow.field), selectdim(s.joint.ys, 3, 2)
+    bars = fill!(similar(s.joint.ys), 0)
+    bar = selectdim(bars, 3, 2)
+    flat(x) = reshape(x, 1, :)
+    base === nothing || (view(bar, 1:d, :) .+= base)
+    if log_density !== nothing
+        view(bar, 1:d, :) .-= flat(log_density) .* view(y, 1:d, :)
+        row(bar, trace_row(s.field)) .= flat(log_density)
+    end
+    for (name, cotangent, kept, place) in (("kinetic", kinetic, s.field.kinetic, kinetic_row(s.field)),
+                                           ("jacobian", jacobian, s.field.jacobian, jacobian_row(s.field)))
+        cotangent === nothing && continue
+        kept || throw(UserError("$name has a cotangent, but this FlowSolve has no such integral: make it with $name=true."))
+        row(bar, place) .= arrow(s.flow) .* flat(cotangent)
+    end
+    pullback!(pbar, s.startbar, s.joint, bars)
+    xbar === nothing || (xbar .= view(s.startbar, 1:d, :))
+    return nothing
+end
+
+"""
+    loss_gradient!(grad, s::FlowSolve, p, x; kinetic=0.0, jacobian=0.0, seed=0)
+
+Write the gradient with respect to p of the mean over the samples of -log p(x) + kinetic ∫|f|² dt + jacobian ∫|∂f/∂y|² dt, and return
+`(; loss, nll, kinetic, jacobian)`: that mean, and the means of its three terms without their weights (0 where not computed).
+"""
+function loss_gradient!(grad, s::FlowSolve, p, x; kinetic=0.0, jacobian=0.0, seed=0)
+    r = solve!(s, p, x; seed)
+    n, T = size(x, 2), eltype(x)
+    mean(values) = values === nothing ? zero(T) : sum(values) / n
+    each(weight) = fill!(similar(x, n), T(weight / n))
+    pullback!(grad, nothing, s; log_density=each(-1), kinetic=iszero(kinetic) ? nothing : each(kinetic),
+              jacobian=iszero(jacobian) ? nothing : each(jacobian))
+    nll, energy, norm = -mean(r.log_density), mean(r.kinetic), mean(r.jacobian)
+    return (; loss=nll + T(kinetic) * energy + T(jacobian) * norm, nll, kinetic=energy, jacobian=norm)
+end
+
+"""
+    log_density(flow, p, x; seed=0)
+
+Return log p(x) (samples,) of samples x (dim, samples).
+"""
+log_density(flow::Flow, p, x; seed=0) = along_paths(flow, p, x, false, seed).log_density
+
+"""
+    penalties(flow, p, x; seed=0)
+
+Return `(; log_density, base, kinetic, jacobian)` as `solve!` of a `FlowSolve` does, with both penalties, keeping nothing for a gradient.
+"""
+penalties(flow::Flow, p, x; seed=0) = along_paths(flow, p, x, true, seed)
+
+function along_paths(flow, p, x, both, seed)
+    check_samples(flow, x)
+    field = augmented(flow, x, both, both)
+    redraw!(flow, field, seed)
+    start = fill!(similar(x, dimension(field), size(x, 2)), 0)
+    view(start, 1:size(x, 1), :) .= x
+    base, data = flow.times
+    ys = solve_batch(field, p, start, [data, base]; flow.solver, flow.control)
+    return integrals(flow, field, selectdim(ys, 3, 2))
+end

@@ -1,0 +1,82 @@
+# The state of a continuous flow: the samples, and below them what is integrated along their paths.
+
+"""
+    Augmented(inner, noise=nothing; kinetic=false, jacobian=false)
+
+The field of a continuous normalizing flow. A state is a matrix (rows, samples): the `d` components of `inner`, then
+
+- the trace of J = ∂f/∂y: exact, or with `noise` (d, samples) Hutchinson's estimate εᵀJε (Grathwohl et al. 2019, FFJORD);
+- with `kinetic`, the squared speed |f|²;
+- with `jacobian`, |J|² (Frobenius), or with noise its estimate |εᵀJ|² (Finlay et al. 2020, How to train your neural ODE).
+
+The noise belongs to the field, not to its evaluation: however often a solver evaluates the slope at a point, it finds
+the same value there. It may be redrawn between two solves (`draw!`). Its parameters are those of `inner`.
+"""
+struct Augmented{F<:Field,N<:Union{Nothing,AbstractMatrix}} <: Field
+    inner::F
+    noise::N
+    kinetic::Bool
+    jacobian::Bool
+end
+
+Augmented(inner, noise=nothing; kinetic=false, jacobian=false) = Augmented(inner, noise, kinetic, jacobian)
+
+dimension(field::Augmented) = dimension(field.inner) + 1 + field.kinetic + field.jacobian
+shapes(field::Augmented) = shapes(field.inner)
+# Which row of a state holds what.
+trace_row(field::Augmented) = dimension(field.inner) + 1
+kinetic_row(field::Augmented) = trace_row(field) + 1
+jacobian_row(field::Augmented) = dimension(field)
+
+const NOISES = Dict("rademacher" => (rng, out) -> rand!(rng, out, (-1, 1)), "gaussian" => randn!)
+
+"""
+    draw!(noise, kind, seed)
+
+Fill a matrix of any device with "rademacher" (±1) or "gaussian" numbers, which depend on `kind` and `seed` alone.
+"""
+function draw!(noise::AbstractMatrix{T}, kind, seed) where {T}
+    return copyto!(noise, known("noise", kind, NOISES)(Xoshiro(seed), Matrix{T}(undef, size(noise))))
+end
+
+"Return the vectors whose products with J give the trace: the noise, or the unit vectors as (d, 1) columns."
+function directions(field::Augmented, ::Type{T}) where {T}
+    field.noise === nothing || return (field.noise,)
+    d = dimension(field.inner)
+    return [T.(reshape(1:d .== k, d, 1)) for k in 1:d]
+end
+
+function slope(field::Augmented, u, p, t)
+    y = u[1:dimension(field.inner), :]
+    f = slope(field.inner, y, p, t)
+    vectors = directions(field, eltype(u))
+    products = [transposed(field.inner, y, e, p, t) for e in vectors]
+    rows = vcat(f, sum(sum(v .* e; dims=1) for (v, e) in zip(products, vectors)))
+    field.kinetic && (rows = vcat(rows, sum(abs2, f; dims=1)))
+    field.jacobian && (rows = vcat(rows, sum(sum(abs2, v; dims=1) for v in products)))
+    return rows
+end
+
+"Return ``Jᵀe`` for every sample, mutating nothing; `e` is (d, samples) or (d, 1)."
+transposed(field::Linear, y, e, p, t) = (transpose(p.A) * e) .* derivative.(field.input_map, y, y)
+
+function transposed(field::MLP, y, e, p, t)
+    T = eltype(y)
+    x = activate.(field.input_map, y) ./ T(field.input_scale)
+    return derivative.(field.input_map, y, y) .* T(field.output_scale / field.input_scale) .* from_layer(field, 1, x, e, p)
+end
+
+"Return the product of `e` with the derivative of the layers from the k-th on, taken at their input x."
+function from_layer(field::MLP, k, x, e, p)
+    W = getproperty(p, Symbol(:weight_, k))
+    k == length(field.sizes) - 1 && return transpose(W) * e
+    z = W * x .+ getproperty(p, Symbol(:bias_, k))
+    after = activate.(field.activation, z)
+    return transpose(W) * (derivative.(field.activation, z, after) .* from_layer(field, k + 1, after, e, p))
+end
+
+function transposed(::SEIR, y, e, p, t)
+    infected, onset, recovered = e[2:2, :] .- e[1:1, :], e[3:3, :] .- e[2:2, :], e[4:4, :] .- e[3:3, :]
+    s, i, contacts = y[1:1, :], y[3:3, :], p.gamma * p.R0
+    return vcat(contacts .* infected .* i, p.sigma .* onset .+ zero(i), contacts .* infected .* s .+ p.gamma .* recovered, zero(i))
+end

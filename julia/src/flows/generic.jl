@@ -1,0 +1,76 @@
+# The augmented slope of any other field, from its own evaluator: the trace by one vector-Jacobian product a vector, and
+# the second derivatives by those products on dual numbers.
+
+struct FlowTag end
+
+struct GenericFlow{T,F<:Augmented,E<:Evaluator,D<:Evaluator} <: Evaluator{T}
+    field::F
+    inner::E
+    dual::D                       # the same field for dual states
+    y::Matrix{T}
+    f::Matrix{T}
+    product::Matrix{T}
+    pbar::Vector{T}
+    moved::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
+    bent::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
+    bent_pbar::Vector{ForwardDiff.Dual{FlowTag,T,1}}
+end
+
+evaluator(field::Augmented, u::AbstractMatrix) = GenericFlow(field, u)
+
+function GenericFlow(field::Augmented, u::AbstractMatrix{T}) where {T}
+    d, samples, n = dimension(field.inner), size(u, 2), sum(prod(s; init=1) for (_, s) in shapes(field); init=0)
+    dual = ForwardDiff.Dual{FlowTag,T,1}
+    room(S) = zeros(S, d, samples)
+    return GenericFlow(field, evaluator(field.inner, room(T)), evaluator(field.inner, room(dual)), room(T), room(T), room(T),
+                       zeros(T, n), room(dual), room(dual), zeros(dual, n))
+end
+
+spread(e, y) = e .+ zero(y)
+
+function slope!(du::AbstractMatrix{T}, e::GenericFlow{T}, u::AbstractMatrix{T}, p::AbstractVector{T}, t) where {T}
+    field, flat = e.field, getdata(p)
+    d = dimension(field.inner)
+    e.y .= view(u, 1:d, :)
+    slope!(e.f, e.inner, e.y, flat, t)
+    view(du, 1:d, :) .= e.f
+    field.kinetic && sum!(row(du, kinetic_row(field)), abs2.(e.f))
+    trace, norm = row(du, trace_row(field)), row(du, jacobian_row(field))
+    trace .= 0
+    field.jacobian && (norm .= 0)
+    for vector in directions(field, T)
+        pullback!(e.product, nothing, e.inner, spread(vector, e.y), e.y, flat, t)
+        trace .+= sum(e.product .* vector; dims=1)
+        field.jacobian && (norm .+= sum(abs2, e.product; dims=1))
+    end
+    return du
+end
+
+function pullback!(ubar, pbar, e::GenericFlow{T}, λ, u, p, t) where {T}
+    field, flat = e.field, getdata(p)
+    d = dimension(field.inner)
+    e.y .= view(u, 1:d, :)
+    bar = λ[1:d, :]
+    if field.kinetic
+        slope!(e.f, e.inner, e.y, flat, t)
+        bar .+= 2 .* row(λ, kinetic_row(field)) .* e.f
+    end
+    pullback!(e.product, e.pbar, e.inner, bar, e.y, flat, t)
+    ubar === nothing || (fill!(ubar, 0); view(ubar, 1:d, :) .= e.product)
+    pbar === nothing || (getdata(pbar) .= e.pbar)
+    for vector in directions(field, T)
+        # The gradient of λᵗ v·ε + λʲ v·v with v = Jᵀε is that of εᵀJb with b = λᵗ ε + 2 λʲ v: the tangent along b of the
+        # product with ε.
+        ε = spread(vector, e.y)
+        tangent = row(λ, trace_row(field)) .* ε
+        if field.jacobian
+            pullback!(e.product, nothing, e.inner, ε, e.y, flat, t)
+            tangent .+= 2 .* row(λ, jacobian_row(field)) .* e.product
+        end
+        e.moved .= ForwardDiff.Dual{FlowTag}.(e.y, tangent)
+        pullback!(e.bent, e.bent_pbar, e.dual, ε, e.moved, flat, t)
+        ubar === nothing || (view(ubar, 1:d, :) .+= ForwardDiff.partials.(e.bent, 1))
+        pbar === nothing || (getdata(pbar) .+= ForwardDiff.partials.(e.bent_pbar, 1))
+    end
+    return nothing
+end

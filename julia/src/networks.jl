@@ -1,0 +1,66 @@
+# Fields as functions that any automatic differentiation can trace: networks as Lux models, other fields by their `slope`.
+# They take the flat parameter vector; the in-place evaluators with products by hand are a hundred times faster.
+
+using Lux: Lux, Chain, Dense, WrappedFunction
+using Random: default_rng
+
+"""
+    network(field::MLP)
+
+Return the Lux model of a network: a chain of the input map, the dense layers and the output scale. `lux_parameters` gives
+its parameters; it has no state.
+"""
+function network(field::MLP)
+    last = length(field.sizes) - 1
+    layers = map(1:last) do k
+        Dense(field.sizes[k] => field.sizes[k+1], k < last ? Base.Fix1(activate, field.activation) : identity)
+    end
+    # Functions of one number, which ReverseDiff broadcasts as a whole.
+    enter(x) = activate(field.input_map, x) / oftype(x, field.input_scale)
+    leave(y) = y * oftype(y, field.output_scale)
+    return Chain(; enter=WrappedFunction(u -> enter.(u)), (Symbol(:dense_, k) => layers[k] for k in 1:last)...,
+                 leave=WrappedFunction(y -> leave.(y)))
+end
+
+"Return the parameters of `network(field)` from arrays by name."
+function lux_parameters(field::MLP, arrays)
+    layer(k) = (weight=getproperty(arrays, Symbol(:weight_, k)), bias=getproperty(arrays, Symbol(:bias_, k)))
+    last = length(field.sizes) - 1
+    dense = NamedTuple{ntuple(k -> Symbol(:dense_, k), last)}(ntuple(layer, last))
+    return merge((enter=(;),), dense, (leave=(;),))
+end
+
+"Slices of a flat vector by name; a call returns the arrays. Duals, tapes and traces pass, which is not so of every view."
+struct Unpack{names,R,S}
+    ranges::R
+    shapes::S
+end
+
+function Unpack(field::Field)
+    names, sizes = first.(shapes(field)), last.(shapes(field))
+    ends = cumsum(prod.(sizes; init=1))
+    ranges = Tuple(stop-prod(size)+1:stop for (stop, size) in zip(ends, sizes))
+    return Unpack{Tuple(names),typeof(ranges),typeof(Tuple(sizes))}(ranges, Tuple(sizes))
+end
+
+piece(flat, range, ::Tuple{}) = flat[first(range)]
+piece(flat, range, ::Dims{1}) = flat[range]
+piece(flat, range, shape::Dims) = reshape(flat[range], shape)
+(unpack::Unpack{names})(flat) where {names} =
+    NamedTuple{names}(map((range, shape) -> piece(flat, range, shape), unpack.ranges, unpack.shapes))
+
+"""
+    traceable(field)
+
+Return the field as `f(u, p, t)` of the flat parameters `p`, for Zygote, ReverseDiff or any other; nothing is mutated.
+"""
+function traceable(field::Field)
+    unpack = Unpack(field)
+    return (u, p, t) -> slope(field, u, unpack(p), t)
+end
+
+function traceable(field::MLP)
+    unpack, model = Unpack(field), network(field)
+    state = Lux.initialstates(default_rng(), model)
+    return (u, p, t) -> first(model(u, lux_parameters(field, unpack(p)), state))
+end

@@ -1,0 +1,245 @@
+# Solves by SciML: fields and plain Julia functions, fixed and adaptive steps, failures that name their cause.
+
+using ForwardDiff: ForwardDiff, Dual
+using OrdinaryDiffEqCore: ODE_DEFAULT_NORM
+using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, ReturnCode
+
+export Control, DifferentiableSolve, SolveFailure, UserError, counts, differentiable, solve!, solve_field, solve_problem
+
+"Whether the time does not enter the field; then SciML need not differentiate with respect to it."
+autonomous(::Field) = false
+autonomous(::Union{MLP,Linear,SEIR}) = true
+
+"""
+    Dynamics(field, u0)
+
+A field as SciML's functions of a flat parameter vector, with room to work in: `(du, u, p, t)` is the slope, `jacobian!` the
+Jacobian with respect to the flattened state. One serves one task at a time.
+
+The field is no part of its type: one compiled solver and one compiled adjoint serve all fields, and compiling them takes seconds
+where finding the field's method at every evaluation takes a tenth of a microsecond.
+"""
+struct Dynamics{T,U<:AbstractVecOrMat{T}}
+    evaluator::Evaluator{T}
+    axes::Any     # of the parameters by name, for numbers that are not of type T
+    λ::U
+    ubar::U
+    pbar::Vector{T}
+end
+
+function Dynamics(field::Field, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
+    template = parameters(field, T)
+    return Dynamics(evaluator(field, u0), getaxes(template), similar(u0), similar(u0), similar(getdata(template)))
+end
+
+# Numbers of the evaluator's type go to its own code as they are, others (duals, say) by name through `slope`.
+named(::Dynamics{T}, ::AbstractArray{T}, p::AbstractVector{T}) where {T} = p
+named(d::Dynamics, u, p) = d.axes === nothing ? p : ComponentVector(p, d.axes)
+
+(d::Dynamics)(du, u, p, t) = (slope!(shaped(du, u), d.evaluator, u, named(d, u, p), t); nothing)
+
+# "Backsolve" asks for the slope of a matrix as a vector.
+shaped(x::AbstractArray{<:Any,N}, ::AbstractArray{<:Any,N}) where {N} = x
+shaped(x, u) = reshape(x, size(u))
+
+# One product a component: the samples of a batch do not act on each other, so a row of ones serves all of them.
+function jacobian!(J, d::Dynamics, u, p, t)
+    fill!(J, 0)
+    rows = size(u, 1)
+    for i in 1:rows
+        fill!(d.λ, 0)
+        fill!(selectdim(d.λ, 1, i), 1)
+        pullback!(d.ubar, nothing, d.evaluator, d.λ, u, p, t)
+        for k in axes(u, 2), j in 1:rows
+            J[(k-1)*rows+i, (k-1)*rows+j] = d.ubar[j, k]
+        end
+    end
+    return nothing
+end
+
+function time_slope!(dT, d::Dynamics, u, p, t)
+    autonomous(d.evaluator.field) && return fill!(dT, 0)
+    return ForwardDiff.derivative!(dT, (du, t) -> d(du, u, p, t), similar(u), t)
+end
+
+# The Jacobian by hand costs `dim` products; dual numbers would take the slow way through `slope`.
+function ode_function(d::Dynamics; options...)
+    return ODEFunction{true,FullSpecialize}(d; jac=(J, u, p, t) -> jacobian!(J, d, u, p, t),
+                                            tgrad=(dT, u, p, t) -> time_slope!(dT, d, u, p, t), options...)
+end
+
+"""
+    bounded_norm(u, t)
+
+SciML's root mean square, and a large number where that is not finite: a trial step into nonsense is then rejected and
+cut, as in the embedded engine, where SciML's own norm ends the solve.
+"""
+function bounded_norm(u, t)
+    size = ODE_DEFAULT_NORM(u, t)
+    return isfinite(size) ? size : oftype(size, NONSENSE)
+end
+
+const NONSENSE = 1e18
+
+# The largest of the norms of the value and of each partial derivative: many small ones do not hide a large one.
+function bounded_norm(u::AbstractArray{<:Dual}, t)
+    size = maximum(k -> ODE_DEFAULT_NORM(part.(u, k), t), 0:ForwardDiff.npartials(eltype(u)))
+    return isfinite(size) ? size : oftype(size, NONSENSE)
+end
+
+part(x::Dual, k) = k == 0 ? ForwardDiff.value(x) : ForwardDiff.partials(x, k)
+
+# How a control reads for SciML, adaptively or on a grid of times.
+function settings(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
+    grid = fixed_grid(solver, ts, control)
+    span = abs(ts[end] - ts[1])
+    # With a step beyond every gap SciML stops exactly at the times of the grid and nowhere else.
+    tolerances = (reltol=control.rtol, abstol=control.atol, verbose=false)
+    grid === nothing || return (; tolerances..., adaptive=false, dt=span, tstops=grid, maxiters=typemax(Int))
+    first_step = control.first_step === nothing ? (;) : (dt=T(min(control.first_step, span)),)
+    return (; tolerances..., adaptive=true, dtmin=T(control.min_step), dtmax=T(min(control.max_step, span)),
+            maxiters=control.max_steps, internalnorm=bounded_norm, first_step...)
+end
+
+"""
+    integrate(problem, solver, ts, control; saving...)
+
+Solve a SciML problem over `ts` and return SciML's solution; a solve that does not reach the end is a `SolveFailure`.
+"""
+function integrate(problem, solver::Solver, ts, control::Control; autodiff=AutoForwardDiff(), saving...)
+    solver.name == "FBDF" && control.step !== nothing &&
+        throw(UserError("step is $(control.step), but FBDF chooses its steps itself: leave step out, or take KenCarp4."))
+    integrator = SciMLBase.init(problem, solver.make(autodiff); settings(solver, ts, control)..., saving...)
+    SciMLBase.solve!(integrator)
+    SciMLBase.successful_retcode(integrator.sol) || throw(failure(integrator, control))
+    return integrator.sol
+end
+
+# The sentences that both engines have are in discrete.jl.
+function failure(integrator, control)
+    problem, t, step = integrator.sol.prob, plain(integrator.t), abs(plain(integrator.dt))
+    start = similar(problem.u0)
+    problem.f(start, problem.u0, problem.p, problem.tspan[1])
+    all(isfinite, start) || return bad_start(plain(problem.tspan[1]))
+    code = integrator.sol.retcode
+    code == ReturnCode.ConvergenceFailure && return no_stage(t, step)
+    integrator.opts.adaptive || return not_finite(t)
+    code == ReturnCode.MaxIters && return too_many_steps(control, t, step)
+    return too_small_step(control, t, step, integrator.EEst < NONSENSE)
+end
+
+plain(x) = Float64(ForwardDiff.value(x))
+
+no_stage(t, step) = SolveFailure(
+    "the equations of an implicit step of $(brief(step, 3)) found no solution at t = $(brief(t, 6)): take smaller steps, or leave step out.", t, step)
+
+not_finite(t) = SolveFailure(
+    "the state is non-finite at t = $(brief(t, 6)): take smaller steps or an adaptive solver such as Tsit5.", t, NaN)
+
+"""
+    Solved
+
+The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. One that kept its
+dense output is called with a time inside the span, or with a vector of times for an array as `ys` is.
+"""
+struct Solved{Y,S}
+    ys::Y
+    nfev::Int
+    accepted::Int
+    rejected::Int
+    interpolant::S
+end
+
+(s::Solved)(t::Real) = s.interpolant(t)
+(s::Solved)(ts::AbstractVector) = stack(s.interpolant(t) for t in ts)
+(s::Solved{<:Any,Nothing})(t::Real) = throw(UserError("this solution kept no dense output: solve with dense=true."))
+(s::Solved{<:Any,Nothing})(ts::AbstractVector) = s(first(ts))
+
+function run(problem, ts, solver, control, dense)
+    solver = find_solver(solver)
+    solution = integrate(problem, solver, ts, control; saving(solver, ts, control, dense)...)
+    return Solved(states(solution, ts, problem.u0), tally(solution)..., dense ? solution : nothing)
+end
+
+# Euler's outputs lie on straight lines here, which SciML draws where it keeps every step but no slopes.
+function saving(solver, ts, control, dense)
+    straight = solver.name == "Euler" && (dense || control.step !== nothing)
+    straight && return (dense=false, save_everystep=true)
+    return dense ? (dense=true, save_everystep=true) : (saveat=ts, save_everystep=false, dense=false)
+end
+
+tally(solution) = (solution.stats.nf, solution.stats.naccept, solution.stats.nreject)
+
+"Return the states at `ts` as one array and raise where they are not finite, which fixed steps do not notice by themselves."
+function states(solution, ts, u0)
+    ys = similar(u0, size(u0)..., length(ts))
+    write_states!(ys, solution, ts)
+    return ys
+end
+
+function write_states!(ys, solution, ts)
+    stored = solution.t == ts
+    for (i, t) in enumerate(ts)
+        y = selectdim(ys, ndims(ys), i)
+        copyto!(y, stored ? solution.u[i] : solution(t))
+        all(isfinite, y) || throw(not_finite(Float64(t)))
+    end
+    return ys
+end
+
+function check_times(ts)
+    length(ts) > 1 && (all(>(0), diff(ts)) || all(<(0), diff(ts))) && all(isfinite, ts) ||
+        throw(UserError("ts is $(summary(ts)) that does not rise or fall throughout: give at least two times in order."))
+end
+
+"""
+    solve_field(field, p, u0, ts; solver="Tsit5", control=Control(), dense=false)
+
+Solve ``du/dt = f(u, p, t)`` from u0 (dim,) or (dim, samples) at ts[1] and return a `Solved` with the states at ts, in either
+direction. Times are turned into numbers of the state's type. Raises `SolveFailure` where the solve cannot reach the end.
+"""
+function solve_field(field::Field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
+    check_times(ts)
+    times = collect(T, ts)
+    problem = ODEProblem(ode_function(Dynamics(field, u0)), u0, (times[1], times[end]), collect(T, getdata(p)))
+    return run(problem, times, solver, control, dense)
+end
+
+"""
+    solve_problem(f!, u0, ts, p=nothing; solver="Tsit5", control=Control(), dense=false)
+
+As `solve_field` for a Julia function `f!(du, u, p, t)`.
+"""
+function solve_problem(f!, u0::AbstractArray{T}, ts, p=nothing; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
+    check_times(ts)
+    times = collect(T, ts)
+    return run(ODEProblem{true,FullSpecialize}(f!, u0, (times[1], times[end]), p), times, solver, control, dense)
+end
+
+"""
+    DifferentiableSolve
+
+A solve and its derivative: `solve!(s, p, u0)` returns the states at the times, (size(u0)..., T), in an array that `s` owns; then
+`pullback!(pbar, u0bar, s, ysbar)` overwrites pbar (flat, like p) and u0bar (like u0) with the products of the states' cotangent `ysbar`
+(like the states); `counts(s)` gives the evaluations of the field and the accepted and rejected steps of the forward solve.
+"""
+abstract type DifferentiableSolve end
+
+"Gradients that differentiate the steps of a solve."
+const STEPWISE = ("Backprop", "Checkpointed")
+
+"""
+    differentiable(field, u0, ts; solver="Tsit5", gradient="Backprop", fused=true, control=Control(), settings...)
+
+Return the `DifferentiableSolve` for a gradient by name: "Backprop" and "Checkpointed" differentiate the steps (`DiscreteSolve`; setting
+`every`), the others are SciML's (`AdjointSolve`; settings `rtol` and `atol` of the backward solve). `fused=false` takes Zygote's
+products instead of ours. What differentiates no steps here is a `UserError` that says what to write.
+"""
+function differentiable(field::Field, u0, ts; solver="Tsit5", gradient="Backprop", fused=true, control=Control(), settings...)
+    haskey(ADJOINTS, gradient) &&
+        return AdjointSolve(field, u0, ts; solver, gradient, control, vjp=fused ? :hand : :zygote, settings...)
+    gradient in STEPWISE || known("gradient", gradient, ADJOINTS)
+    fused && has_discrete(field, solver) && return DiscreteSolve(field, u0, ts; solver, gradient, control, settings...)
+    throw(UserError("gradient is '$gradient', which in Julia differentiates the steps of explicit solvers only, in compiled code " *
+                    "(fused=True): write gradient='Interpolating'."))
+end

@@ -1,0 +1,117 @@
+# Fields, solves and gradients on JLArrays, which forbid what a GPU is slow at: reading single numbers.
+module DevicesTest
+
+using ComponentArrays: ComponentVector, getdata
+using JLArrays: JLArray, JLArrays
+using PyNeuralODE
+using PyNeuralODE: BatchSolve, Control, Flow, FlowSolve, UserError, borrow, counts, loss_gradient!, place, sample, solve!,
+    solve_batch, to_device, to_host
+using Random: Xoshiro
+using Test
+
+JLArrays.allowscalar(false)
+
+on_device(x) = to_device(JLArray, x)
+
+# Positive numbers that suit compartments too.
+function example(field, samples)
+    p = parameters(field)
+    p .= 0.2 .+ 0.3 .* rand(Xoshiro(1), length(p))
+    return p, rand(Xoshiro(2), dimension(field), samples)
+end
+
+@testset "devices: $(nameof(typeof(field)))" for field in (MLP([3, 6, 3]; input_map="cube"), Linear(3; input_map="cube"), SEIR())
+    p, u = example(field, 5)
+    λ = randn(Xoshiro(3), size(u))
+    far_p, far_u = on_device(p), on_device(u)
+    @test getdata(far_p) isa JLArray
+
+    near, far = evaluator(field, u), evaluator(field, far_u)
+    du, far_du = similar(u), similar(far_u)
+    @test to_host(slope!(far_du, far, far_u, far_p, 0.0)) ≈ slope!(du, near, u, p, 0.0)
+    ubar, pbar, far_ubar, far_pbar = similar(u), similar(p), similar(far_u), on_device(similar(p))
+    pullback!(ubar, pbar, near, λ, u, p, 0.0)
+    pullback!(far_ubar, far_pbar, far, on_device(λ), far_u, far_p, 0.0)
+    @test to_host(far_ubar) ≈ ubar
+    @test to_host(far_pbar) ≈ pbar
+
+    ts, control = [0.0, 0.4, 1.0], Control(rtol=1e-8, atol=1e-8)
+    @test to_host(solve_batch(field, far_p, far_u, ts; control)) ≈ solve_batch(field, p, u, ts; control) rtol = 1e-7
+
+    ysbar = randn(Xoshiro(4), size(u)..., 3)
+    s, far_s = BatchSolve(field, u, ts; control), BatchSolve(field, far_u, ts; control)
+    @test to_host(solve!(far_s, far_p, far_u)) ≈ solve!(s, p, u) rtol = 1e-7
+    @test counts(far_s) == counts(s)
+    pullback!(pbar, ubar, s, ysbar)
+    pullback!(far_pbar, far_ubar, far_s, on_device(ysbar))
+    @test far_ubar isa JLArray
+    @test to_host(far_ubar) ≈ ubar rtol = 1e-6
+    @test to_host(far_pbar) ≈ pbar rtol = 1e-6
+end
+
+@testset "devices: one sample" for field in (MLP([3, 6, 3]), Linear(3), SEIR())
+    p, u = example(field, 1)
+    @test to_host(solve_batch(field, on_device(p), on_device(u[:, 1]), [0.0, 1.0])) ≈ solve_batch(field, p, u[:, 1], [0.0, 1.0]) rtol = 1e-5
+end
+
+@testset "devices: flows" for (trace, penalised) in (("exact", false), ("hutchinson", true))
+    field = MLP([2, 6, 2])
+    p, x = example(field, 5)
+    flow = Flow(field; trace, control=Control(rtol=1e-7, atol=1e-7))
+    run(p, x) = begin
+        grad = similar(getdata(p))
+        s = FlowSolve(flow, x; kinetic=penalised, jacobian=penalised)
+        loss_gradient!(grad, s, p, x; kinetic=0.1penalised, jacobian=0.1penalised, seed=2).loss, grad
+    end
+    loss, grad = run(p, x)
+    far_loss, far_grad = run(on_device(p), on_device(x))
+    @test far_loss ≈ loss rtol = 1e-6
+    @test far_grad isa JLArray
+    @test to_host(far_grad) ≈ grad rtol = 1e-6
+    @test to_host(sample(flow, on_device(p), 4; seed=1)) ≈ sample(flow, p, 4; seed=1) rtol = 1e-6
+end
+
+@testset "devices: places and borrowed memory" begin
+    @test place("cpu") === Array
+    @test_throws UserError place("cuda")
+    @test_throws UserError place("tpu")
+    moved = on_device(Dict("A" => [1.0 2.0], "b" => [3.0f0]))
+    @test moved["A"] isa JLArray{Float64} && moved["b"] isa JLArray{Float32}
+    owner = [1.0, 2.0, 3.0, 4.0]
+    @test borrow(Array, Float64, [(UInt(pointer(owner)), (2, 2))]; owner) do array
+        array[1, 2] = 7.0
+        sum(array)
+    end == 14.0
+    @test owner[3] == 7.0
+end
+
+# The few names of CUDA.jl that the extension uses, on the processor's memory: its lines run, though on no GPU.
+module CUDA
+struct CuPtr{T}
+    address::UInt
+end
+struct CuArray{T,N}
+    data::Array{T,N}
+end
+CuArray(x::Array{T,N}) where {T,N} = CuArray{T,N}(x)
+const waits = Ref(0)
+functional() = true
+device_synchronize() = (waits[] += 1; nothing)
+Base.unsafe_wrap(::Type{CuArray}, pointer::CuPtr{T}, dims::NTuple{N,Int}) where {T,N} =
+    CuArray(unsafe_wrap(Array, Ptr{T}(pointer.address), dims))
+end
+
+@testset "devices: the CUDA extension on a stand-in" begin
+    # As a file it says `using CUDA`; here that is the module above.
+    source = read(joinpath(@__DIR__, "..", "ext", "PyNeuralODECUDAExt.jl"), String)
+    extension = include_string(@__MODULE__, replace(source, "using CUDA:" => "using ..CUDA:"))
+    extension.__init__()
+    @test place("cuda") === CUDA.CuArray
+    owner = [1.0, 2.0, 3.0]
+    @test borrow(array -> sum(array.data), place("cuda"), Float64, [(UInt(pointer(owner)), (3,))]; owner) == 6.0
+    @test CUDA.waits[] == 2
+    @test to_device(place("cuda"), [1.0, 2.0]) isa CUDA.CuArray
+    delete!(PyNeuralODE.PLACES, "cuda")
+end
+
+end

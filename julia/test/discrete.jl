@@ -1,0 +1,209 @@
+using ForwardDiff
+using LinearAlgebra
+using OrdinaryDiffEqTsit5: Tsit5
+using PyNeuralODE
+using PyNeuralODE: ACTIVATIONS, Control, DiscreteSolve, FEW, SolveFailure, TABLEAUS, UserError, activate, counts, derivative, lanes, load, solve!,
+    store!, value_and_slope
+using Random
+using SciMLBase: SciMLBase
+using Test
+
+# Small nets with every path of the kernels: few and many outputs, more than a vector, one and several samples.
+randomised(field, T=Float64; seed=1) = T.(0.4 .* randn(Xoshiro(seed), length(parameters(field))))
+const FIELDS = Dict(
+    "tanh on cubes" => (MLP([2, 9, 2]; input_map="cube", input_scale=2, output_scale=1.5), [0.8, -0.5]),
+    "deep swish" => (MLP([4, 20, 37, 4]; activation="swish"), [0.1, 0.2, -0.3, 0.0]),
+    "wide state" => (MLP([19, 8, 19]; activation="softplus", input_map="square", input_scale=3, output_scale=0.2), collect(range(-0.5, 0.5; length=19))),
+    "no hidden layer" => (MLP([3, 3]), [0.3, 0.1, -0.2]),
+    "linear" => (Linear(2; input_map="cube"), [1.1, -0.4]),
+    "SEIR" => (SEIR(), [0.9, 0.07, 0.03, 0.0]),
+)
+start_parameters(field, T=Float64) = field isa SEIR ? T[0.3, 2.5, 0.4] : randomised(field, T)
+
+function gradient(s, p, u0, ysbar)
+    solve!(s, p, u0)
+    pbar, u0bar = similar(p), similar(u0)
+    pullback!(pbar, u0bar, s, ysbar)
+    return pbar, u0bar
+end
+
+"The states of fixed steps by the tableau's formulas, written plainly."
+function plain_steps(tableau, field, p, u0, grid)
+    y, states = u0, Any[u0]
+    for (t, t_end) in zip(grid, grid[2:end])
+        h, k = t_end - t, []
+        for i in 1:tableau.stages
+            push!(k, slope(field, i == 1 ? y : y .+ h .* sum(tableau.rows[j, i] .* k[j] for j in 1:i-1), p, t))
+        end
+        y = y .+ h .* sum(tableau.ends[j, 1] .* k[j] for j in 1:tableau.stages)
+        push!(states, y)
+    end
+    return states
+end
+
+as_components(field, flat) = PyNeuralODE.ComponentVector(flat, PyNeuralODE.getaxes(parameters(field)))
+
+@testset "discrete: activations to a few units in the last place, $T" for T in (Float32, Float64)
+    xs = T[range(-12, 12; length=4000); exp10.(range(-6, 1; length=1000)); -exp10.(range(-6, 1; length=1000))]
+    xs = xs[1:end-length(xs)%lanes(T)]
+    for (name, kind) in ACTIVATIONS
+        values, slopes = similar(xs), similar(xs)
+        GC.@preserve xs values slopes for i in 0:lanes(T):length(xs)-1
+            value, slope = value_and_slope(kind, load(pointer(xs), i))
+            store!(pointer(values), value, i)
+            store!(pointer(slopes), slope, i)
+        end
+        exact = activate.(kind, big.(xs))
+        exact_slopes = derivative.(kind, big.(xs), exact)
+        @test maximum(abs, values .- exact) < 12eps(T)
+        @test maximum(abs, slopes .- exact_slopes) < 8eps(T)
+        # These two are Base's; gelu cancels where it is nearly 0.
+        name in ("gelu", "sin") || @test maximum(abs.(values .- exact) ./ eps.(max.(abs.(T.(exact)), floatmin(T)))) < 4
+    end
+    nothing_known = fill(T(NaN), lanes(T))
+    for kind in (Val(:tanh), Val(:swish), Val(:softplus), Val(:elu), Val(:relu), Val(:sigmoid))
+        GC.@preserve nothing_known @test isnan(first(value_and_slope(kind, load(pointer(nothing_known)))).data[1].value)
+    end
+end
+
+@testset "discrete: gradient of $name against finite differences" for (name, (field, u0)) in FIELDS
+    p, ts, e = start_parameters(field), [0.0, 0.3, 0.35, 1.0, 2.0], 1e-5
+    ysbar = cos.(reshape(1.0:length(u0)*length(ts), length(u0), :))
+    for solver in ("Tsit5", "Vern7")
+        s = DiscreteSolve(field, u0, ts; solver, control=Control(rtol=1e-12, atol=1e-12))
+        pbar, u0bar = gradient(s, p, u0, ysbar)
+        loss(p, u0) = dot(solve!(s, p, u0), ysbar)
+        for i in unique([1; length(p) ÷ 2; length(p)])
+            d = e .* (eachindex(p) .== i)
+            @test pbar[i] ≈ (loss(p .+ d, u0) - loss(p .- d, u0)) / 2e rtol = 1e-5 atol = 1e-7
+        end
+        for i in eachindex(u0)
+            d = e .* (eachindex(u0) .== i)
+            @test u0bar[i] ≈ (loss(p, u0 .+ d) - loss(p, u0 .- d)) / 2e rtol = 1e-5 atol = 1e-7
+        end
+    end
+end
+
+@testset "discrete: fixed steps of $solver are its formulas, and ForwardDiff's gradient" for solver in sort!(collect(keys(TABLEAUS)))
+    solver == "RK38" && continue   # not in the catalogue of this engine
+    for (field, u0) in values(FIELDS)
+        p, ts, h = start_parameters(field), [0.0, 0.25, 1.0], 0.25
+        s = DiscreteSolve(field, u0, ts; solver, control=Control(step=h))
+        ysbar = sin.(reshape(1.0:3length(u0), :, 3))
+        states(p, u0) = reduce(hcat, plain_steps(TABLEAUS[solver], field, as_components(field, p), u0, 0:h:1)[[1, 2, 5]])
+        @test solve!(s, p, u0) ≈ states(p, u0) rtol = 1e-13
+        pbar, u0bar = gradient(s, p, u0, ysbar)
+        @test pbar ≈ ForwardDiff.gradient(p -> dot(states(p, u0), ysbar), p) rtol = 1e-11
+        @test u0bar ≈ ForwardDiff.gradient(u0 -> dot(states(p, u0), ysbar), u0) rtol = 1e-11
+    end
+end
+
+@testset "discrete: order of $solver" for solver in sort!(collect(keys(TABLEAUS)))
+    solver == "RK38" && continue
+    field, u0 = Linear(2), [1.0, 0.0]
+    A = [-0.2 1.0; -1.0 -0.1]
+    order = TABLEAUS[solver].order
+    h = order > 6 ? 0.5 : 0.05
+    error(h, t) = norm(solve!(DiscreteSolve(field, u0, [0.0, t, 4.0]; solver, control=Control(step=h)), vec(A), u0)[:, 2] - exp(A * t) * u0)
+    @test log2(error(h, 3.0) / error(h / 2, 3.0)) > order - 0.35
+    # Between the steps the interpolant's order, which is 1 below, counts.
+    inside = 3.0 + 0.3h / 4
+    @test error(h / 4, inside) < 5 * max(error(h, 3.0), 1e-13)
+end
+
+@testset "discrete: Checkpointed is Backprop to rounding" for solver in ("Tsit5", "Vern7", "RK4", "DP8"), every in (1, 3, 1000)
+    for (field, u0) in values(FIELDS)
+        p, ts = start_parameters(field), [0.0, 0.1, 0.13, 0.9, 2.0]
+        control = Control(rtol=1e-7, atol=1e-7, step=solver == "RK4" ? 0.02 : nothing)
+        ysbar = cos.(reshape(1.0:5length(u0), :, 5))
+        whole = DiscreteSolve(field, u0, ts; solver, control)
+        pbar, u0bar = gradient(whole, p, u0, ysbar)
+        s = DiscreteSolve(field, u0, ts; solver, control, gradient="Checkpointed", every)
+        again = gradient(s, p, u0, ysbar)
+        @test again[1] ≈ pbar rtol = 1e-12
+        @test again[2] ≈ u0bar rtol = 1e-12
+        pullback!(again..., s, 2 .* ysbar)   # the tape outlives a pullback
+        @test again[1] ≈ 2 .* pbar rtol = 1e-12
+        @test counts(s) == counts(whole)
+    end
+end
+
+@testset "discrete: a batch is its samples, times may fall, $T" for T in (Float32, Float64)
+    for (field, u0) in values(FIELDS), samples in (1, 3, 6)
+        p = start_parameters(field, T)
+        starts = T.(u0) .* T.(1 .+ (1:samples) ./ 20)'
+        for ts in ([0.0, 0.3, 1.0], [1.0, 0.45, 0.0])
+            control = Control(step=0.125)
+            batch = DiscreteSolve(field, starts, ts; control)
+            ysbar = T.(cos.(reshape(1:length(starts)*3, size(starts)..., 3)))
+            ys = copy(solve!(batch, p, starts))
+            pbar, startsbar = gradient(batch, p, starts, ysbar)
+            total = zero(p)
+            for k in 1:samples
+                one = DiscreteSolve(field, T.(u0), ts; control)
+                @test solve!(one, p, starts[:, k]) ≈ ys[:, k, :] rtol = 20eps(T) atol = 20eps(T)
+                parts = gradient(one, p, starts[:, k], ysbar[:, k, :])
+                total .+= parts[1]
+                @test parts[2] ≈ startsbar[:, k] rtol = 200eps(T)
+            end
+            @test total ≈ pbar rtol = 200eps(T)
+        end
+    end
+    field, u0 = FIELDS["tanh on cubes"]
+    p = start_parameters(field)
+    there = solve!(DiscreteSolve(field, u0, [0.0, 2.0]; control=Control(rtol=1e-10, atol=1e-10)), p, u0)[:, end]
+    back = solve!(DiscreteSolve(field, u0, [2.0, 0.7, 0.0]; control=Control(rtol=1e-10, atol=1e-10)), p, there)[:, end]
+    @test back ≈ u0 rtol = 1e-8
+end
+
+@testset "discrete: OrdinaryDiffEq agrees" begin
+    field, u0 = FIELDS["deep swish"]
+    p, ts = start_parameters(field), [0.0, 0.7, 1.5, 3.0]
+    f(u, p, t) = slope(field, u, as_components(field, p), t)
+    theirs(p, u0) = reduce(hcat, SciMLBase.solve(SciMLBase.ODEProblem(f, u0, (0.0, 3.0), p), Tsit5(); saveat=ts, reltol=1e-11, abstol=1e-11).u)
+    s = DiscreteSolve(field, u0, ts; control=Control(rtol=1e-11, atol=1e-11))
+    @test solve!(s, p, u0) ≈ theirs(p, u0) rtol = 1e-9
+    ysbar = cos.(reshape(1.0:16, 4, 4))
+    pbar, u0bar = gradient(s, p, u0, ysbar)
+    @test u0bar ≈ ForwardDiff.gradient(u0 -> dot(theirs(p, u0), ysbar), u0) rtol = 1e-7
+    d, e = randn(Xoshiro(2), length(p)), 1e-5
+    @test dot(pbar, d) ≈ dot(theirs(p .+ e .* d, u0) .- theirs(p .- e .* d, u0), ysbar) / 2e rtol = 1e-6
+end
+
+allocated(s, p, u0, pbar, u0bar, ysbar) =
+    (@allocated(solve!(s, p, u0)), @allocated(pullback!(pbar, u0bar, s, ysbar)))
+
+@testset "discrete: nothing is allocated once it has grown" for T in (Float32, Float64), gradient in ("Backprop", "Checkpointed")
+    for (field, u0) in values(FIELDS), starts in (T.(u0), T.(u0) .* ones(T, 1, 5))
+        p = as_components(field, start_parameters(field, T))
+        s = DiscreteSolve(field, starts, [0.0, 0.4, 2.0]; gradient)
+        pbar, u0bar, ysbar = zero(p), zero(starts), ones(T, size(starts)..., 3)
+        allocated(s, p, starts, pbar, u0bar, ysbar)
+        @test allocated(s, p, starts, pbar, u0bar, ysbar) == (0, 0)
+    end
+end
+
+@testset "discrete: failures say what to do" begin
+    field, u0 = Linear(1; input_map="square"), [1.0]   # u' = u^2 runs away at t = 1
+    s(ts; settings...) = DiscreteSolve(field, u0, ts; control=Control(; settings...))
+    message(f) = try f(); "" catch failure; sprint(showerror, failure) end
+    runs(ts; settings...) = solve!(s(ts; settings...), [1.0], u0)
+    @test_throws SolveFailure runs([0.0, 2.0])
+    @test occursin(r"the step fell to .* at t = 1(\.0+\d*)?, below the smallest of .*: look for a singularity there", message(() -> runs([0.0, 2.0])))
+    @test occursin("the solve took max_steps = 5 steps and reached t = 0", message(() -> runs([0.0, 0.9]; max_steps=5)))
+    @test occursin("raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver", message(() -> runs([0.0, 0.9]; max_steps=5)))
+    @test occursin("non-finite value at the start, t = 0: check the initial state", message(() -> solve!(s([0.0, 1.0]), [NaN], u0)))
+    @test occursin("the state is non-finite at t = 20", message(() -> solve!(s([0.0, 20.0]; step=0.5), [1.0], u0)))
+    @test occursin("step is 0.001: the span needs 2000 such steps, above max_steps = 100", message(() -> s([0.0, 2.0]; step=1e-3, max_steps=100)))
+    ready = s([0.0, 0.5])
+    @test length(solve!(ready, [1.0], u0)) == 2   # a failure leaves no trace
+    try solve!(ready, [NaN], u0) catch end
+    @test solve!(ready, [1.0], u0)[end] ≈ 2 rtol = 1e-5
+    @test_throws UserError DiscreteSolve(field, [1.0, 2.0], [0.0, 1.0])
+    @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; gradient="Gauss")
+    @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; solver="Rodas5P")
+    @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; control=Control(rtol=[1e-3, 1e-3]))
+    @test_throws UserError solve!(ready, [1.0], [1.0, 2.0])
+    @test_throws UserError pullback!([0.0], [0.0], ready, zeros(1, 3))
+    @test_throws UserError pullback!([0.0], [0.0], DiscreteSolve(field, u0, [0.0, 1.0]; gradient=nothing), zeros(1, 2))
+end

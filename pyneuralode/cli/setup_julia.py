@@ -1,0 +1,51 @@
+"""`pyneuralode setup-julia`: install what the Julia engine needs. The only command that may use the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .sentences import one_sentence
+
+
+@one_sentence()
+def setup_julia(
+    project: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of the Julia project.", show_default="one of your own")
+    ] = None,
+    sysimage: Annotated[
+        bool, typer.Option("--sysimage", help="Build a system image too: faster starts, half an hour more.")
+    ] = False,
+    with_diffeqpy: Annotated[
+        bool, typer.Option("--with-diffeqpy", help="Install diffeqpy's Julia packages too (large).")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Install and compile what the Julia engine needs, and solve a first problem with it."""
+    from ..engines.julia_engine.executables import setting
+    from ..engines.julia_engine.installation import LOG, Installation, download_julia, find_julia
+    from ..engines.julia_engine.record import default_project
+    from ..progress import RichProgress
+
+    folder = (project or setting("PYNEURALODE_JULIA_PROJECT") or default_project()).absolute()
+    julia = find_julia()
+    name = "a Julia to be downloaded (about 1 GB)" if julia is None else f"Julia {julia.version} ({julia.executable})"
+    typer.echo(f"This sets up {name} with a project in {folder}.")
+    typer.echo(
+        "Packages that are not there yet are downloaded (about 2 GB on disk); "
+        "compiling them takes 5 to 40 minutes, once."
+    )
+    if not yes and not typer.confirm("Go on?", default=True):
+        raise typer.Exit(1)
+
+    installation = Installation(julia or download_julia(), folder)
+    with RichProgress() as progress:
+        installation.resolve(progress, with_diffeqpy)
+        installation.precompile(progress)
+        image = installation.build_image(progress) if sysimage else None
+        installation.verify(progress, image)
+    installation.keep(image)  # only now: what was not seen to work is not left to be picked up
+    typer.echo(f"The Julia engine is ready. What Julia printed: {folder / LOG}")
+    typer.echo("Next: `pyneuralode doctor --time`.")

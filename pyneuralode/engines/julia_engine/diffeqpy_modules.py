@@ -1,0 +1,147 @@
+"""diffeqpy's modules of Julia functions, loaded only where all their Julia packages are there.
+
+diffeqpy adds what is missing with Julia's package manager as it is imported, and Julia itself where there is
+none on PATH. Here nothing reaches for the network without the user's yes: the packages are looked for first.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ...errors import EngineError
+from ...progress import RichProgress
+from . import session
+from .executables import examine
+from .installation import Installation
+from .probe import probe
+
+PACKAGES = {
+    "ode": ("OrdinaryDiffEq", "OrdinaryDiffEqDefault"),
+    "de": (
+        "DifferentialEquations",
+        "OrdinaryDiffEq",
+        "OrdinaryDiffEqDefault",
+        "StochasticDiffEq",
+        "DelayDiffEq",
+        "Sundials",
+        "DiffEqCallbacks",
+        "ModelingToolkit",
+    ),
+}
+SETUP = "run `pyneuralode setup-julia --with-diffeqpy`"
+
+_modules: dict[str, Any] = {}
+
+_MISSING = """
+names -> filter(collect(names)) do name
+    id = Base.identify_package(name)
+    id === nothing || Base.locate_package(id) === nothing
+end
+"""
+# Whether every package that runs is still the version that the project names.
+_UNMOVED = """
+() -> all(pathof(m) === nothing || Base.locate_package(id) in (nothing, pathof(m)) for (id, m) in Base.loaded_modules)
+"""
+
+
+@contextmanager
+def julia_inside() -> Iterator[Any]:
+    """Give juliacall's Main, and keep other threads out of Julia as long: Python code that Julia calls lets them run.
+
+    Raises EngineError where Julia is to run in the worker process, which no Python function reaches.
+    """
+    if (session._process or session._default()) != "inside":
+        raise EngineError(
+            "Julia runs in the worker process, from where it cannot call a Python function: set "
+            "PYNEURALODE_JULIA_PROCESS=inside before anything uses Julia, or write engine='torch'."
+        )
+    session.start_julia("inside")
+    if session._session._process != os.getpid():
+        raise EngineError(
+            "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
+            "method 'spawn'."
+        )
+    from juliacall import Main
+
+    with session._session._lock:
+        yield Main
+
+
+def diffeqpy(name: str, Main: Any) -> Any:
+    """Return diffeqpy's module "ode" or "de"; `Main` is what `julia_inside` gives.
+
+    Raises EngineError where Julia packages are missing, unless a user at the terminal has them installed now.
+    """
+    if name in _modules:
+        return _modules[name]
+    missing = _missing(name, Main)
+    if missing and _wants_installation(tuple(missing)):
+        _install(Main)
+        missing = _missing(name, Main)
+    if missing:
+        raise EngineError(f"Julia has no {', '.join(missing)}, which diffeqpy needs for this: {SETUP}.")
+    return _modules.setdefault(name, _import(name, Main))
+
+
+def _missing(name: str, Main: Any) -> list[str]:
+    return [str(package) for package in Main.seval(_MISSING)(PACKAGES[name])]
+
+
+def _import(name: str, Main: Any) -> Any:
+    from juliacall import JuliaError
+
+    try:
+        # After this diffeqpy's own import finds them loaded; where it fails, diffeqpy would add them anew.
+        Main.seval("import " + ", ".join(PACKAGES[name]))
+    except JuliaError as error:
+        first = str(error).splitlines()[0].rstrip(".")
+        raise EngineError(f"the Julia packages of diffeqpy do not load ({first}): {SETUP}.") from error
+    with _julia_on_path(str(Main.seval("Sys.BINDIR"))):
+        try:
+            return importlib.import_module(f"diffeqpy.{name}")
+        except ModuleNotFoundError as error:
+            raise EngineError("diffeqpy is not installed: run `python -m pip install diffeqpy`.") from error
+
+
+@contextmanager
+def _julia_on_path(folder: str) -> Iterator[None]:
+    """Let diffeqpy find the Julia that runs, where none is on PATH: it would install one."""
+    before = os.environ.get("PATH", "")
+    if shutil.which("julia") is None:
+        os.environ["PATH"] = os.pathsep.join((folder, before))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+@functools.cache
+def _wants_installation(missing: tuple[str, ...]) -> bool:
+    """Ask, once, where somebody sits at a terminal to answer."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    question = (
+        f"Julia has no {', '.join(missing)}. Install diffeqpy's Julia packages now, from the network? [y/n] "
+    )
+    return input(question).strip().lower() in ("y", "yes")
+
+
+def _install(Main: Any) -> None:
+    found = probe()
+    project = Path(str(Main.seval("dirname(Base.active_project())")))
+    installation = Installation(examine(found.executable, found.how), project)
+    with RichProgress() as progress:
+        installation.resolve(progress, with_diffeqpy=True)
+        installation.precompile(progress)
+    if not Main.seval(_UNMOVED)():
+        raise EngineError(
+            "diffeqpy's Julia packages are installed, with other versions of some that run here: start Python again."
+        )

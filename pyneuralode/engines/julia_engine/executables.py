@@ -1,0 +1,162 @@
+"""Look at a Julia executable without starting Julia where that can be avoided."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import EngineError
+
+OLDEST = (1, 10)
+BELOW = (2, 0)
+_LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
+_SECONDS = 20.0  # after which a wrapper script that does not answer is given up
+_PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), DEPOT_PATH)"
+
+
+@dataclass(frozen=True)
+class Julia:
+    """A Julia in range: where it is, its version, and where it was named."""
+
+    executable: Path
+    version: str
+    how: str
+
+    @property
+    def wrapper(self) -> bool:
+        """Whether this is a script in front of Julia, with settings of its own, such as a cluster's module."""
+        return not _has_julia_around(self.executable)
+
+
+class JuliaMissing(EngineError):
+    """No Julia that could be used; `executable` and `version` say which one was looked at, if any."""
+
+    def __init__(self, reason: str, executable: Path | None = None, version: str | None = None):
+        super().__init__(reason)
+        self.executable = executable
+        self.version = version
+
+
+def setting(name: str) -> Path | None:
+    """Return the path in the environment variable `name`."""
+    value = os.environ.get(name, "").strip()
+    return Path(value).expanduser() if value else None
+
+
+def examine(named: Path, how: str) -> Julia:
+    """Return the Julia at `named`; raise JuliaMissing where it is none, or none in range."""
+    if not (named.is_file() and os.access(named, os.X_OK)):
+        raise JuliaMissing(f"{how} is {named}, which is no executable file: give the path of julia.")
+    executable = _behind_juliaup(named.resolve())
+    if executable is None:
+        raise JuliaMissing(
+            f"{named} is juliaup's launcher, and its settings name no installed Julia: "
+            "run `juliaup add release`, or set PYNEURALODE_JULIA to the julia itself."
+        )
+    version = _version(executable)
+    if version is None:
+        raise JuliaMissing(
+            f"{executable} does not tell its version: set PYNEURALODE_JULIA to the path of julia.",
+            executable,
+        )
+    if not OLDEST <= pair(version) < BELOW:
+        raise JuliaMissing(
+            f"{executable} is Julia {version}, but 1.10 or newer and below 2 is needed: "
+            "set PYNEURALODE_JULIA to such a one, or run `pyneuralode setup-julia`.",
+            executable,
+            version,
+        )
+    return Julia(executable, version, how)
+
+
+def pair(version: str) -> tuple[int, int]:
+    """Return major and minor of a version such as "1.11.2"."""
+    major, minor = re.findall(r"\d+", version)[:2]
+    return int(major), int(minor)
+
+
+@functools.lru_cache
+def own_places(executable: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """Ask a wrapper script once for the project and the depots that it gives its Julia.
+
+    Julia starts for this, without the user's startup file, prints them and ends.
+    """
+    answer = _ask(executable, "--startup-file=no", "-e", _PLACES, seconds=_SECONDS).splitlines()
+    if not answer:
+        return None, ()
+    project = Path(answer[0])
+    return (project.parent if project.is_file() else None), tuple(answer[1:])
+
+
+def _has_julia_around(executable: Path) -> bool:
+    root = executable.parent.parent
+    return (root / "share" / "julia").is_dir() or (root / "include" / "julia").is_dir()
+
+
+def _behind_juliaup(executable: Path) -> Path | None:
+    """Return the julia that juliaup's launcher would start, and any other executable as it is.
+
+    The launcher may install a Julia or update itself whenever it runs, be it only for `--version`; so its
+    settings file is read instead and the launcher is left alone.
+    """
+    if _has_julia_around(executable):
+        return executable
+    launcher = (
+        "launcher" in executable.stem
+        or not _LAUNCHER_FOLDERS.isdisjoint(executable.parts)
+        or executable.with_stem("juliaup").exists()
+    )
+    if not launcher:
+        return executable
+    home = setting("JULIAUP_DEPOT_PATH") or Path.home() / ".julia"
+    try:
+        settings = json.loads((home / "juliaup" / "juliaup.json").read_text(encoding="utf-8"))
+        channel = settings["InstalledChannels"][os.environ.get("JULIAUP_CHANNEL") or settings["Default"]]
+        if "Command" in channel:
+            julia = Path(channel["Command"])
+        else:
+            folder = channel.get("Path") or settings["InstalledVersions"][channel["Version"]]["Path"]
+            julia = home / "juliaup" / folder / "bin" / executable.with_stem("julia").name
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return julia.resolve() if julia.is_file() else None
+
+
+def _version(executable: Path) -> str | None:
+    """Read the version from the files beside the executable; ask it only where they do not say."""
+    root = executable.parent.parent
+    header = root / "include" / "julia" / "julia_version.h"
+    if header.is_file():
+        match = re.search(r'JULIA_VERSION_STRING\s+"([^"]+)"', header.read_text(encoding="utf-8"))
+        if match:
+            return match[1]
+    folders = [path.name[1:] for path in (root / "share" / "julia" / "stdlib").glob("v*.*")]
+    if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
+        return folders[0]
+    # A wrapper script. `--version` ends before Julia's runtime starts.
+    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version", seconds=5))
+    return match[1] if match else None
+
+
+def _ask(executable: Path, *arguments: str, seconds: float) -> str:
+    # A file takes the answer: a pipe would be waited for as long as a grandchild of a wrapper holds it open.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as answer:
+        try:
+            subprocess.run(
+                [executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=answer,
+                stderr=subprocess.DEVNULL,
+                timeout=seconds,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        answer.seek(0)
+        return answer.read()

@@ -1,0 +1,290 @@
+"""Set up Julia for our engine: what `pyneuralode setup-julia` does, and the one place that may use the network.
+
+What has run: every step but the downloads, offline, against a Julia and packages that were there already. Not yet
+run: the download of Julia, of registries and of packages, PackageCompiler's system image, and diffeqpy's stack.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...errors import EngineError
+from ...progress import Progress
+from . import sources
+from .executables import Julia, JuliaMissing, examine
+from .probe import forget, named_julia
+from .record import Record, data_folder, default_project, make_folder, write_record
+
+LOG = "setup.log"
+
+# juliapkg's own way: the requirements go into Project.toml, so that later updates keep to them.
+_RESOLVE = """
+using Pkg, TOML
+file = Base.active_project()
+project = isfile(file) ? TOML.parsefile(file) : Dict{String,Any}()
+for requirement in ARGS[2:end]
+    name, uuid, range = split(requirement, '|')
+    get!(project, "deps", Dict{String,Any}())[name] = uuid
+    get!(project, "compat", Dict{String,Any}())[name] = range
+end
+mkpath(dirname(file))
+open(io -> TOML.print(io, project; sorted=true), file, "w")
+Pkg.develop(path=ARGS[1])
+Pkg.resolve()
+Pkg.instantiate()
+"""
+
+_PRECOMPILE = "using Pkg; Pkg.precompile()"
+
+_BUILD_IMAGE = """
+using Pkg
+Pkg.add("PackageCompiler")
+using PackageCompiler
+create_sysimage(["PyNeuralODE", "PythonCall"]; project=ARGS[1], sysimage_path=ARGS[2])
+"""
+
+_VERIFY = """
+import math
+import numpy as np
+import pyneuralode as pn
+solution = pn.solve(pn.Linear(((-1.0,),)), np.array([1.0]), np.array([0.0, 1.0]), engine="julia")
+error = abs(float(solution.ys[-1, 0]) - math.exp(-1))
+if not error < 1e-5:
+    raise SystemExit(f"the solution of dy/dt = -y is {error:g} off at t = 1")
+"""
+
+# What a step printed, and what it means for the user.
+_CAUSES = (
+    (r"no space left on device|ENOSPC|not enough (disk )?space", "the disk is full: make room (about 6 GB)"),
+    (
+        (
+            r"could(n't| not) (resolve|connect)|connection (refused|reset|timed out)|timed out|name resolution"
+            r"|urlopen error|failed to (download|clone|fetch)|RequestError|network is unreachable"
+        ),
+        "the network cannot be reached: connect, or set the variables of your proxy (https_proxy)",
+    ),
+    (r"permission denied|EACCES|read-only file system", "a folder cannot be written: give another with --project"),
+    (r"unsatisfiable requirements", "the versions of the Julia packages do not fit together: give a fresh --project"),
+    (
+        r"expected package .* to be registered|no registries have been installed",
+        "Julia's registry lacks a package: run `julia -e 'using Pkg; Pkg.Registry.update()'` with a network",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A Julia, and the folder of the project to set up for it.
+
+    Attributes
+    ----------
+    julia : Julia
+        The Julia that is used.
+    project : pathlib.Path
+        The folder of the project; made where it is not there.
+    """
+
+    julia: Julia
+    project: Path
+
+    def resolve(self, progress: Progress, with_diffeqpy: bool = False) -> None:
+        """Choose the versions of all packages and download those that are not there."""
+        wanted = requirements("juliacall")
+        if with_diffeqpy:
+            wanted |= requirements("diffeqpy")
+        make_folder(self.project)
+        (self.project / LOG).unlink(missing_ok=True)
+        self._step(progress, "Choosing Julia packages", _RESOLVE, *_arguments(wanted))
+        openssl = _openssl()[0]
+        if "[[deps.OpenSSL_jll]]" in self._manifest() and "OpenSSL_jll" not in wanted:
+            wanted["OpenSSL_jll"] = ("458c3c95-2e84-50aa-8efc-19380b2a3a95", openssl)
+            self._step(progress, "Fitting OpenSSL to Python's", _RESOLVE, *_arguments(wanted))
+
+    def precompile(self, progress: Progress) -> None:
+        """Compile the packages for this machine; the long step."""
+        total = max(1, self._manifest().count("[[deps."))
+        self._step(progress, "Compiling Julia packages", _PRECOMPILE, total=total)
+
+    def build_image(self, progress: Progress) -> Path:
+        """Build a system image of our package with PackageCompiler, in an environment of its own; return its path."""
+        suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+        image = self.project / f"pyneuralode{suffix}"
+        builder = self.project / "image-builder"
+        self._step(progress, "Building the system image", _BUILD_IMAGE, str(self.project), str(image), project=builder)
+        return image
+
+    def verify(self, progress: Progress, image: Path | None = None) -> None:
+        """Solve one problem on the Julia engine, in a Python process of its own."""
+        environment = _for_child() | {
+            "PYNEURALODE_JULIA": str(self.julia.executable),
+            "PYNEURALODE_JULIA_PROJECT": str(self.project),
+        }
+        if image is not None:
+            environment["PYTHON_JULIACALL_SYSIMAGE"] = str(image)
+        self._follow(progress, "Solving a first problem", [sys.executable, "-c", _VERIFY], environment)
+
+    def keep(self, image: Path | None = None) -> None:
+        """Write down what was set up: beside the project, and where the probe finds it without being told."""
+        record = Record(
+            str(self.julia.executable),
+            str(self.project),
+            self.julia.version,
+            sysimage=None if image is None else str(image),
+            digest=None if image is None else sources.digest(sources.folder()),
+        )
+        for folder in {self.project, default_project()}:
+            write_record(record, folder)
+        forget()
+
+    def _manifest(self) -> str:
+        manifest = self.project / "Manifest.toml"
+        return manifest.read_text(encoding="utf-8") if manifest.is_file() else ""
+
+    def _step(
+        self,
+        progress: Progress,
+        description: str,
+        code: str,
+        *arguments: str,
+        total: int = 1,
+        project: Path | None = None,
+    ) -> None:
+        julia = [str(self.julia.executable), "--startup-file=no", f"--project={project or self.project}"]
+        environment = _for_child() | {"JULIA_PKG_PRECOMPILE_AUTO": "0"}
+        self._follow(progress, description, [*julia, "-e", code, *arguments], environment, total)
+
+    def _follow(
+        self,
+        progress: Progress,
+        description: str,
+        command: list[str],
+        environment: dict[str, str],
+        total: int = 1,
+    ) -> None:
+        """Run a command; show its lines as they come and compiled packages as progress; keep all in the log."""
+        task, left = progress.task(description, total=total), total
+        last: deque[str] = deque(maxlen=200)
+        with (
+            (self.project / LOG).open("a", encoding="utf-8") as log,
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            ) as process,
+        ):
+            for line in process.stdout:
+                log.write(line)
+                last.append(line)
+                compiled = int("✓" in line and left > 1)
+                left -= compiled
+                task.advance(compiled, note=" ".join(line.split())[:40])
+        if process.returncode:
+            raise EngineError(f"setting up Julia failed: {_cause(''.join(last))} (see {self.project / LOG}).")
+        task.advance(left, note="done")
+
+
+def find_julia() -> Julia | None:
+    """Return the Julia to use: the one our variable names, or a suitable one on PATH; None where there is none.
+
+    Raises EngineError where our variable names one that does not fit.
+    """
+    named = named_julia()
+    if named is None:
+        return None
+    try:
+        julia = examine(*named)
+    except JuliaMissing:
+        if named[1] == "PATH":
+            return None
+        raise
+    return julia if named[1] != "PATH" or _suits(julia.version) else None
+
+
+def download_julia() -> Julia:
+    """Download a Julia through juliapkg (or its juliaup, where that is installed); it serves every later set-up.
+
+    Never run so far: the machines that this was written on have no network.
+    """
+    from juliapkg.find_julia import find_julia as find_or_install
+
+    prefix = data_folder() / "julia"
+    try:
+        executable, _ = find_or_install(_compat(), prefix=str(prefix), install=True)
+    except Exception as error:  # juliapkg raises bare exceptions
+        raise EngineError(
+            f"Julia could not be installed: {_cause(str(error))}; or install it yourself and put it on PATH."
+        ) from error
+    return examine(Path(executable), "download")
+
+
+def requirements(distribution: str) -> dict[str, tuple[str, str]]:
+    """Return the Julia packages, with UUID and range of versions, that an installed Python package asks for.
+
+    They are read from its juliapkg.json; nothing is imported, since importing juliacall starts Julia.
+    """
+    spec = find_spec(distribution)
+    if spec is None:
+        raise EngineError(f"{distribution} is not installed: run `python -m pip install {distribution}`.")
+    text = (Path(spec.origin).parent / "juliapkg.json").read_text(encoding="utf-8")
+    packages = json.loads(text)["packages"]
+    # "<=python" is juliapkg's word for what Python's own OpenSSL allows; see `Installation.resolve`.
+    return {
+        name: (package["uuid"], package["version"])
+        for name, package in packages.items()
+        if package["version"] != "<=python"
+    }
+
+
+def _arguments(wanted: dict[str, tuple[str, str]]) -> list[str]:
+    return [str(sources.folder()), *("|".join((name, *rest)) for name, rest in wanted.items())]
+
+
+def _compat():
+    """Return the Julia versions that we, juliacall and Python's OpenSSL allow, as juliapkg writes them."""
+    from juliapkg.compat import Compat
+
+    allowed = Compat.parse(json.loads(sources.REQUIREMENTS.read_text(encoding="utf-8"))["julia"])
+    origin = Path(find_spec("juliacall").origin)
+    allowed &= Compat.parse(json.loads((origin.parent / "juliapkg.json").read_text(encoding="utf-8"))["julia"])
+    openssl = _openssl()[1]
+    return allowed if openssl is None else allowed & Compat.parse(openssl)
+
+
+def _openssl() -> tuple[str, str | None]:
+    """Return the ranges of OpenSSL_jll and of Julia that can share a process with Python's OpenSSL."""
+    from juliapkg.deps import openssl_compat
+
+    return openssl_compat()
+
+
+def _suits(version: str) -> bool:
+    from juliapkg.compat import Version
+
+    return Version.parse(version if version.count(".") > 1 else f"{version}.99") in _compat()
+
+
+def _for_child() -> dict[str, str]:
+    """Return the environment for a child, in which Julia is told nothing that concerns this process."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_JULIACALL_")}
+    return environment | {"JULIA_CONDAPKG_BACKEND": "Null"}
+
+
+def _cause(output: str) -> str:
+    for pattern, sentence in _CAUSES:
+        if re.search(pattern, output, re.IGNORECASE):
+            return sentence
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
+    return (errors or lines or ["it printed nothing"])[-1].rstrip(".")

@@ -1,0 +1,132 @@
+"""Read from a Julia project's files whether our engine could run in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from . import sources
+from .executables import pair
+
+NEEDED = (sources.NAME, "PythonCall")
+
+
+@dataclass(frozen=True)
+class JuliaProject:
+    """What a project's manifest says of the packages that we need.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        The folder of the project.
+    missing : list of str
+        The needed packages that it does not hold.
+    pythoncall : str or None
+        PythonCall's version.
+    package : pathlib.Path or None
+        The folder of PyNeuralODE, where the manifest names one.
+    dependencies : set of str or None
+        The packages that PyNeuralODE was resolved with, where the manifest lists them.
+    """
+
+    folder: Path
+    missing: list[str]
+    pythoncall: str | None = None
+    package: Path | None = None
+    dependencies: set[str] | None = None
+
+    def fault(self) -> str:
+        """Return one sentence on why our engine cannot run here; empty where it can."""
+        if self.missing:
+            return (
+                f"the Julia project {self.folder} lacks {' and '.join(self.missing)}: add what is missing there, "
+                "or run `pyneuralode setup-julia`."
+            )
+        if self.package is not None and not (self.package / "Project.toml").is_file():
+            return (
+                f"the Julia project {self.folder} takes PyNeuralODE from {self.package}, which is not there: "
+                "run `pyneuralode setup-julia`."
+            )
+        juliacall = juliacall_version()
+        if juliacall is None:
+            return "juliacall is not installed: run `python -m pip install 'juliacall" + (
+                f"=={self.pythoncall}'`." if self.pythoncall else "'`."
+            )
+        if self.pythoncall not in (None, juliacall):
+            return (
+                f"PythonCall is {self.pythoncall} in the Julia project {self.folder} but juliacall is {juliacall}, "
+                "and only equal versions start: run `pyneuralode setup-julia`, or "
+                f"`python -m pip install 'juliacall=={self.pythoncall}'`."
+            )
+        return ""
+
+    def warning(self) -> str:
+        """Return one sentence where the project's PyNeuralODE is not the one that came with this Python package."""
+        ours = sources.folder()
+        if self.package is None:
+            return ""
+        if self.package.resolve() != ours and sources.digest(self.package) != sources.digest(ours):
+            return (
+                f"the Julia project {self.folder} takes PyNeuralODE from {self.package}, whose sources differ from "
+                f"ours in {ours}: run `pyneuralode setup-julia`."
+            )
+        lacking = sources.dependencies(self.package) - (self.dependencies or set())
+        if self.dependencies is not None and lacking:
+            return (
+                f"PyNeuralODE needs {', '.join(sorted(lacking))}, which the Julia project {self.folder} was not "
+                "resolved with: run `pyneuralode setup-julia`."
+            )
+        return ""
+
+
+def read_project(project: Path, version: str) -> JuliaProject:
+    """Read the files of `project`, a folder or its Project.toml, as Julia `version` would choose them."""
+    folder = project.parent if project.suffix == ".toml" else project
+    major, minor = pair(version)
+    own = _first(folder, "JuliaProject.toml", "Project.toml")
+    manifests = (f"JuliaManifest-v{major}.{minor}.toml", f"Manifest-v{major}.{minor}.toml")
+    # Read by pattern: Python 3.10 has no TOML reader, and these few entries are all that is wanted.
+    entries = {}
+    for match in re.finditer(
+        r"^\[\[(?:deps\.)?(\w+)\]\]\s*?\n(.*?)(?=^\[\[|\Z)",
+        _first(folder, *manifests, "JuliaManifest.toml", "Manifest.toml"),
+        re.MULTILINE | re.DOTALL,
+    ):
+        entries[match[1]] = match[2]
+
+    itself = _text(own.split("\n[", 1)[0], "name") == sources.NAME
+    present = {*entries, sources.NAME} if itself else set(entries)
+    entry = entries.get(sources.NAME, "")
+    path = _text(entry, "path")
+    listed = re.search(r"^deps\s*=\s*\[(.*?)\]", entry, re.MULTILINE | re.DOTALL)
+    return JuliaProject(
+        folder,
+        [name for name in NEEDED if name not in present],
+        pythoncall=_text(entries.get("PythonCall", ""), "version"),
+        package=folder if itself else (folder / path if path else None),
+        dependencies=set(re.findall(r'"(\w+)"', listed[1])) if listed else None,
+    )
+
+
+def juliacall_version() -> str | None:
+    """Return the version of the installed juliacall, without importing it: that would start Julia."""
+    try:
+        return installed_version("juliacall")
+    except PackageNotFoundError:
+        return None
+
+
+def _text(entry: str, key: str) -> str | None:
+    match = re.search(rf'^{key}\s*=\s*("(?:[^"\\]|\\.)*")', entry, re.MULTILINE)
+    return json.loads(match[1]) if match else None  # TOML's basic strings are written like json's
+
+
+def _first(folder: Path, *names: str) -> str:
+    for name in names:
+        if (folder / name).is_file():
+            return (folder / name).read_text(encoding="utf-8")
+    return ""

@@ -1,0 +1,162 @@
+"""What crosses between Julia and a Python function: states, slopes, failures and the solution."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ...errors import ArgumentError, SolverError
+from ..base import Control, Solution
+from ..inputs import flat_control
+from ..state import check_times, flatten
+from .diffeqpy_modules import julia_inside
+from .reply import read_reply
+
+ENGINE = "julia (diffeqpy)"
+
+
+class Start:
+    """The initial state and the times of a problem, checked.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        The state's shape.
+    y0 : array (n,)
+        The initial state, flat.
+    ts : array (T,)
+        The times, float64.
+    """
+
+    def __init__(self, y0: Any, ts: Any):
+        if isinstance(y0, tuple):
+            raise ArgumentError(
+                "y0 is a tuple, which Julia does not take with a Python function: join its parts into one array."
+            )
+        if isinstance(y0, Tensor):
+            raise ArgumentError(
+                "y0 is a torch tensor, but Julia solves a Python function on NumPy arrays and gives no "
+                "gradients: write engine='torch', or y0.numpy()."
+            )
+        self._flat, self._layout = flatten(y0)
+        self.shape = tuple(self._layout.shapes[0])
+        self.y0 = self._flat.numpy()
+        self.ts = check_times(ts).detach().double().numpy()
+
+    def control(self, control: Control, adaptive: bool) -> Control:
+        """Return the controls with tolerances as numbers or as arrays (n,), checked."""
+        return flat_control(control, self._flat, self._layout, adaptive)
+
+    def small(self, control: Control) -> np.ndarray:
+        """Return the size (n,) below which a component hardly counts: where the absolute tolerance takes over."""
+        sizes = np.clip(control.atol / np.maximum(control.rtol, np.finfo(float).tiny), 1e-8, 1.0)
+        return np.broadcast_to(sizes, self.y0.shape).astype(self.y0.dtype)
+
+    def array(self, name: str, value: Any) -> np.ndarray:
+        """Return an argument of the state's shape as a flat array of the state's dtype."""
+        if np.shape(value) != self.shape:
+            raise ArgumentError(
+                f"{name} has shape {np.shape(value)} and y0 {self.shape}: give both the same shape."
+            )
+        return np.asarray(value, dtype=self.y0.dtype).reshape(-1)
+
+
+class Callback:
+    """A Python function of time and `inputs` arrays like the state, called by Julia with the time alone.
+
+    Julia writes `inputs` before and reads `output` after; the function gets copies, which it may keep.
+    """
+
+    def __init__(self, function: Callable, start: Start, inputs: int, name: str = "the field"):
+        self.calls = 0
+        self.inputs = tuple(np.empty_like(start.y0) for _ in range(inputs))
+        self.output = np.empty_like(start.y0)
+        self._function, self._name = function, name
+        self._values = self.output.reshape(start.shape)
+        self._arguments = [array.reshape(start.shape) for array in self.inputs]
+
+    def __call__(self, t: float) -> None:
+        self.calls += 1
+        values, expected = self._function(t, *[array.copy() for array in self._arguments]), self._values
+        # A state of shape () is computed on as a NumPy number.
+        if not isinstance(values, (np.ndarray, np.generic)):
+            raise ArgumentError(
+                f"{self._name} returned a {type(values).__name__}: it must return a NumPy array like y, such as "
+                "np.array([...]), or for torch write engine='torch'."
+            )
+        if values.shape != expected.shape or values.dtype != expected.dtype:
+            kind = "shape" if values.shape != expected.shape else "dtype"
+            raise ArgumentError(
+                f"{self._name} returned {kind} {getattr(values, kind)} for a state of {kind} "
+                f"{getattr(expected, kind)}: give y0 and what it returns the same {kind}."
+            )
+        expected[...] = values
+
+
+@functools.cache
+def python_functions(Main: Any) -> Any:
+    """Return the Julia module of python_functions.jl."""
+    Main.include(str(Path(__file__).with_suffix("").with_name("python_functions.jl")))
+    return Main.PythonFunctions
+
+
+@contextmanager
+def julia_failures(Main: Any) -> Iterator[None]:
+    """Turn Julia's exceptions into ours; an exception of the Python function passes through Julia as it is."""
+    from juliacall import JuliaError
+
+    failure = None
+    try:
+        yield
+    except JuliaError as error:
+        failure = error.exception
+    if failure is not None:  # raised outside the handler: Julia's stack, pages of types, would come along
+        read_reply(Main.PyNeuralODE.reply_of(failure))
+
+
+def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Main: Any) -> Solution:
+    """Return SciML's solution as ours."""
+    functions = python_functions(Main)
+    states = functions.interpolated(solution, Main.collect(start.ts)) if dense else functions.saved(solution)
+    ys = np.array(np.asarray(states).T, order="C").reshape(-1, *start.shape)
+    bad = ~np.isfinite(ys.reshape(len(ys), -1)).all(1)
+    if bad.any():
+        first = float(start.ts[bad.argmax()])
+        raise SolverError(
+            f"the state is non-finite at t = {first:g}: take smaller steps or a solver that adapts its steps.",
+            first,
+        )
+    return Solution(
+        ts=start.ts,
+        ys=ys,
+        nfev=calls,
+        accepted=int(solution.stats.naccept),
+        rejected=int(solution.stats.nreject),
+        reason="reached the last time",
+        solver=solver,
+        engine=ENGINE,
+        dense=_dense(solution, start) if dense else None,
+    )
+
+
+def _dense(solution: Any, start: Start) -> Callable:
+    low, high = sorted((start.ts[0], start.ts[-1]))
+
+    def at(t):
+        times = np.atleast_1d(np.asarray(t, dtype=float))
+        outside = ~((times >= low) & (times <= high))
+        if outside.any():
+            raise ArgumentError(
+                f"t is {times[outside][0]:g}, outside the span solved, {start.ts[0]:g} to {start.ts[-1]:g}."
+            )
+        with julia_inside() as Main:
+            states = np.asarray(python_functions(Main).interpolated(solution, Main.collect(times)))
+        return np.array(states.T, order="C").reshape(*np.shape(t), *start.shape)
+
+    return at

@@ -1,0 +1,85 @@
+"""What `pyneuralode setup-julia` installed: a small json file that the probe reads later.
+
+It lies beside the project that was set up, and once more in the user's data folder, where the probe finds it
+without being told. Each installation of pyneuralode has its own, since a Julia project refers to the sources of
+one of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import EngineError
+from . import sources
+
+FILE = "pyneuralode-julia.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A Julia and a project that were set up together.
+
+    Attributes
+    ----------
+    executable, project : str
+        The Julia, and the folder of the project.
+    version : str
+        Julia's version.
+    sysimage, digest : str or None
+        The system image, if one was built, and the digest of the Julia sources that went into it.
+    """
+
+    executable: str
+    project: str
+    version: str
+    sysimage: str | None = None
+    digest: str | None = None
+
+
+def data_folder() -> Path:
+    """Return the user's data folder for pyneuralode, as the operating system has it."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    return base / "pyneuralode"
+
+
+def default_project() -> Path:
+    """Return the folder where `setup-julia` puts the project of this installation of pyneuralode."""
+    key = hashlib.sha256(str(sources.folder()).encode()).hexdigest()[:8]
+    return data_folder() / f"project-{key}"
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record in `folder`; None where there is none, or none that can be read."""
+    try:
+        return Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Write `record` into `folder`."""
+    make_folder(folder)
+    text = json.dumps(dataclasses.asdict(record), indent=4)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, unless it is there; raise EngineError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"the folder {folder} cannot be made ({error.strerror}): give another as project.") from error
+    if not os.access(folder, os.W_OK):
+        raise EngineError(f"the folder {folder} cannot be written: give another as project.")

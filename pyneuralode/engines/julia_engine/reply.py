@@ -1,0 +1,20 @@
+"""What comes back from Julia: a dictionary, or one of our exceptions with Julia's own message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ArgumentError, EngineError, SolverError
+
+
+def read_reply(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the reply, or raise what its "error" stands for."""
+    failure = reply.get("error")
+    if failure is None:
+        return reply
+    message = failure["message"]
+    if failure["kind"] == "argument":
+        raise ArgumentError(message)
+    if failure["kind"] == "solver":
+        raise SolverError(message, failure["t"], failure["step"])
+    raise EngineError(f"Julia ended with an error of its own: {message}")

@@ -1,0 +1,159 @@
+"""A fit that runs whole on the Julia engine: one crossing for the plan, progress through a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..engines.base import Problem
+from ..engines.choice import choose_engine
+from ..models import NeuralODE
+from ..progress import Progress
+from .curricula import Stage
+from .described import Described
+from .objective import Objective
+from .optimisers import LBFGS, SGD, Adam, AdamW, RMSprop
+from .result import FitResult, StageResult
+from .variables import Variables
+
+OPTIMISERS = (Adam, AdamW, RMSprop, SGD, LBFGS)
+
+
+@dataclass
+class JuliaFit:
+    """The parts of a fit, as `pyneuralode.fit` has checked them.
+
+    `y0` is a state, or a callable that makes it from the parameters.
+    """
+
+    model: NeuralODE
+    objective: Objective
+    variables: Variables
+    stages: list[Stage]
+    y0: Tensor | Callable
+    start: float
+    penalty: Callable | None
+
+    def applies(self) -> bool:
+        """Whether the model's engine is Julia and all parts are described, so that nothing has to be called back."""
+        pieces = (self.objective.observe, self.penalty, self.y0)
+        described = all(piece is None or isinstance(piece, (Described, Tensor)) for piece in pieces)
+        # A start that is made from parameters is not augmented in Julia.
+        described = described and (isinstance(self.y0, Tensor) or type(self.model).prepare is NeuralODE.prepare)
+        known = all(type(stage.optimiser) in OPTIMISERS for stage in self.stages)
+        if not (described and known) or self.objective.data.is_cuda or choose_engine(self.model.engine) != "julia":
+            return False
+        from ..engines.julia_engine.solve import refusal
+
+        m = self.model
+        return refusal(Problem(m.field, {}, None, self.objective.ts, m.solver, m.control, m.gradient)) is None
+
+    def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
+        """Run the plan; the model's parameters are the best ones in the end."""
+        from ..engines.julia_engine.session import call
+
+        reporter = _Reporter(self, bars, callback)
+        reply = call("fit", self.request() | {"every": 10 if callback is None else 1}, reporter)
+        results = [
+            StageResult(
+                stage.end,
+                repr(stage.optimiser),
+                np.asarray(history["losses"]).tolist(),
+                np.asarray(history["objectives"]).tolist(),
+                history["best_loss"],
+                history["best_objective"],
+                {name: self._array(history["parameters"][name]) for name in self.variables.order},
+                history["evaluations"],
+                history["seconds"],
+            )
+            for stage, history in zip(self.stages, reply["stages"])
+        ]
+        parameters = {name: self._array(reply["parameters"][name]) for name in self.variables.order}
+        self.model.set_arrays({name: parameters[name] for name in self.model.tensors()})
+        return FitResult(
+            model=self.model,
+            loss=reply["loss"],
+            parameters=parameters,
+            stages=results,
+            finished=reply["finished"],
+            interrupted=reply["interrupted"],
+            reason=reply["reason"],
+        )
+
+    def _array(self, value: Any) -> np.ndarray:
+        return np.array(value, dtype=self.objective.data.numpy().dtype, order="C")
+
+    def request(self) -> dict[str, Any]:
+        """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
+        from ..engines.julia_engine.solve import solver_request
+
+        own = list(self.model.tensors())
+        objective, values = self.objective, self.variables.arrays()
+        request = solver_request(self.model.field, self.model.solver, self.model.gradient, self.model.fused)
+        control = dict(vars(self.model.control))
+        request |= {
+            "control": control | {name: _tolerance(control[name]) for name in ("rtol", "atol")},
+            "parameters": {name: values[name] for name in own},
+            "extra": {name: float(value) for name, value in values.items() if name not in own},
+            "ts": objective.ts,
+            "t0": self.start,
+            "data": objective.data.numpy().T,
+            "weights": objective.weights.numpy().T,
+            "observed": list(objective.observed),
+            "reduction": objective.reduction,
+            "bounds": {name: list(bound) for name, bound in self.variables.bounds.items()},
+            "fixed": list(self.variables.fixed),
+            "stages": [
+                {
+                    "optimiser": {"kind": type(stage.optimiser).__name__, **vars(stage.optimiser)},
+                    "iterations": int(stage.iterations),
+                    "rows": objective.rows(stage.end),
+                    "goal": stage.goal,
+                }
+                for stage in self.stages
+            ],
+        }
+        if isinstance(self.y0, Described):
+            request["start"] = self.y0.describe()
+        else:
+            state = self.model.prepare(self.y0).numpy()
+            request["u0"] = state if state.ndim == 1 else state.reshape(-1, state.shape[-1]).T
+            if state.ndim > 2:  # samples along several axes become one
+                for name in ("data", "weights"):
+                    array = request[name].T
+                    request[name] = array.reshape(len(array), -1, array.shape[-1]).T
+        if objective.observe is not None:
+            request["observe"] = objective.observe.describe()
+        if self.penalty is not None:
+            request["penalty"] = self.penalty.describe()
+        return request
+
+
+def _tolerance(value: Any) -> Any:
+    return float(value) if np.ndim(value) == 0 else np.asarray(value, dtype=float).T
+
+
+class _Reporter:
+    """What Julia calls as the fit goes on: draws a bar for each stage and calls the caller's callback."""
+
+    def __init__(self, fit: JuliaFit, bars: Progress, callback: Callable[[int, int, float], None] | None):
+        self.fit, self.bars, self.callback = fit, bars, callback
+        self.stage, self.done, self.task = -1, 0, None
+
+    def __call__(self, stage: int, iteration: int, best_loss: float, loss: float) -> bool:
+        if stage != self.stage:
+            described, count = self.fit.stages[stage], len(self.fit.stages)
+            end = described.end if described.end is not None else self.fit.objective.ts[-1]
+            self.task = self.bars.task(f"stage {stage + 1} of {count}, t up to {end:g}", described.iterations)
+            self.stage, self.done = stage, 0
+        new = iteration + 1 - self.done
+        if new > 0:
+            self.task.advance(new, f"loss {best_loss:.3g}")
+            self.done = iteration + 1
+            if self.callback is not None:
+                self.callback(stage, iteration, loss)
+        return True

@@ -1,0 +1,155 @@
+"""Stochastic and differential-algebraic equations of a user's own Python functions.
+
+Julia solves them through diffeqpy, on NumPy arrays, in this process; there are no gradients. Every evaluation
+crosses from Julia to Python and back. `pyneuralode setup-julia --with-diffeqpy` installs what they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .engines.base import Solution
+from .engines.julia_engine.sde_dae import (
+    MASS_MATRIX_SOLVERS,
+    RESIDUAL_SOLVERS,
+    SDE_SOLVERS,
+    solve_mass_matrix,
+    solve_noise,
+    solve_residual,
+)
+from .errors import ArgumentError, unknown_name
+from .models import make_control
+
+
+def solve_sde(
+    f: Callable,
+    g: Callable,
+    y0: Any,
+    ts: Any,
+    *,
+    solver: str = "SOSRI",
+    seed: int = 0,
+    rtol: Any = 1e-2,
+    atol: Any = 1e-2,
+    **control: Any,
+) -> Solution:
+    """Solve the stochastic equation ``dy = f(t, y) dt + g(t, y) dW`` (Ito's, diagonal noise) once.
+
+    Not yet run with Julia's StochasticDiffEq: what crosses to Julia was tested against a stand-in for it.
+
+    Parameters
+    ----------
+    f, g : callable
+        Drift and size of the noise, of t (float) and y (array); both return an array like y. Each component
+        has a Wiener process of its own.
+    y0 : array
+        Initial state, of any shape.
+    ts : array (T,)
+        The times at which the state is wanted, rising; the solve starts at ``ts[0]``.
+    solver : {"SOSRI", "SOSRA", "SRIW1", "SRA1", "EM"}
+        SOSRI and SRIW1 (Roessler 2010; Rackauckas and Nie 2020) take any diagonal noise, SOSRA and SRA1 one
+        that does not depend on y; all of strong order 1.5, choosing their steps. EM is Euler and Maruyama's,
+        of order 0.5, with fixed steps of size `step`.
+    seed : int
+        Seed of Julia's random numbers, at least 0: the same one gives the same path again.
+    rtol, atol : float or array of the state's shape
+        Tolerances of each step; the defaults are SciML's for stochastic equations.
+    **control
+        The other controls of `pyneuralode.solve`.
+
+    Returns
+    -------
+    Solution
+        ``ys`` (T, *y0.shape); ``nfev`` counts evaluations of f.
+
+    Raises
+    ------
+    ArgumentError, SolverError
+        As `pyneuralode.solve`.
+    EngineError
+        Where Julia or its packages are missing; the sentence says what to do.
+    """
+    settings = make_control({"rtol": rtol, "atol": atol, **control})
+    if int(seed) != seed or seed < 0:
+        raise ArgumentError(f"seed is {seed}: give a whole number of at least 0.")
+    return solve_noise(f, g, y0, ts, _known(solver, SDE_SOLVERS), settings, int(seed))
+
+
+def solve_dae(
+    f: Callable,
+    y0: Any,
+    ts: Any,
+    *,
+    mass_matrix: Any = None,
+    dy0: Any = None,
+    differential: Any = None,
+    solver: str | None = None,
+    dense: bool = False,
+    **control: Any,
+) -> Solution:
+    """Solve a differential-algebraic equation, ``M dy/dt = f(t, y)`` or ``f(t, y, dy/dt) = 0``.
+
+    Parameters
+    ----------
+    f : callable
+        With `mass_matrix` the right-hand side of t (float) and y (array), with `dy0` the residual of t, y and
+        dy/dt; it returns an array like y.
+    y0 : array
+        Initial state; (n,) with `mass_matrix`.
+    ts : array (T,)
+        The times at which the state is wanted; the solve starts at ``ts[0]``.
+    mass_matrix : array (n, n)
+        M. A row of zeros stands for an algebraic equation; where y0 does not fulfil it, Julia first corrects
+        the components that have no slope, and ``ys[0]`` is what it starts from.
+    dy0 : array
+        For a residual: dy/dt at the start.
+    differential : array of bool, optional
+        For a residual: True for the components whose slopes occur in it. With it Julia corrects the start;
+        without it the residual must be 0 there.
+    solver : str, optional
+        With `mass_matrix` "Rodas5P" (the default), "Rosenbrock23" or "FBDF". For a residual "IDA" (the
+        default), Sundials', which has not yet been run here, or "DFBDF", which needs no Sundials.
+    dense : bool
+        Keep what is needed to call the solution at any time.
+    **control
+        The controls of `pyneuralode.solve`.
+
+    Returns
+    -------
+    Solution
+        ``ys`` (T, *y0.shape).
+
+    Raises
+    ------
+    ArgumentError, SolverError
+        As `pyneuralode.solve`.
+    EngineError
+        Where Julia or its packages are missing; the sentence says what to do.
+    """
+    settings = make_control(control)
+    if (mass_matrix is None) == (dy0 is None):
+        given = (
+            "neither mass_matrix nor dy0 is given" if dy0 is None else "mass_matrix and dy0 are both given"
+        )
+        raise ArgumentError(
+            f"{given}: give mass_matrix for M dy/dt = f(t, y), or dy0 for f(t, y, dy/dt) = 0."
+        )
+    if mass_matrix is not None:
+        if differential is not None:
+            raise ArgumentError(
+                "differential is given with mass_matrix, whose rows say it already: leave it out."
+            )
+        return solve_mass_matrix(
+            f, y0, ts, mass_matrix, _known(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense
+        )
+    return solve_residual(
+        f, y0, ts, dy0, differential, _known(solver or "IDA", RESIDUAL_SOLVERS), settings, dense
+    )
+
+
+def _known(solver: str, names: Any) -> str:
+    for name in names:
+        if name.lower() == str(solver).lower():
+            return name
+    raise unknown_name("solver", solver, names)

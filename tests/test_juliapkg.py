@@ -1,0 +1,116 @@
+"""juliapkg.json: found and right in a checkout (which an editable install uses as it is) and in a built wheel."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pyneuralode.engines.julia_engine import sources
+
+ROOT = Path(__file__).resolve().parents[1]
+UUID = "6f0d3b52-8c0e-4b57-9d1a-2f7c6f1f0e55"
+CHECKOUT = (ROOT / "hatch_build.py").is_file()
+
+# What juliapkg itself makes of the json files on sys.path; the folder in front is the one that holds pyneuralode.
+LOOK = """
+import contextlib, json, sys
+sys.path.insert(0, sys.argv[1])
+with contextlib.redirect_stdout(sys.stderr):
+    from juliapkg.deps import find_requirements
+    packages = {package.name: package.dict() for package in find_requirements()[1]}
+from pyneuralode.engines.julia_engine import sources
+print(json.dumps([packages, str(sources.folder()), sources.digest(sources.folder())]))
+"""
+
+
+def requirements(folder):
+    pytest.importorskip("juliapkg")
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK, str(folder)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert done.returncode == 0, done.stderr
+    packages, ours, digest = json.loads(done.stdout)
+    return packages["PyNeuralODE"], Path(ours), digest
+
+
+def is_our_package(folder):
+    return f'uuid = "{UUID}"' in (folder / "Project.toml").read_text() and (folder / "src" / "PyNeuralODE.jl").is_file()
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
+def test_the_checkout_leads_to_its_own_julia_folder():
+    package, ours, _ = requirements(ROOT)
+    assert (package["uuid"], package["dev"]) == (UUID, True)
+    assert Path(package["path"]) == ours == ROOT / "julia" and is_our_package(ours)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("hatchling")
+    if not CHECKOUT:
+        pytest.skip("needs a checkout")
+    folder = tmp_path_factory.mktemp("wheel")
+    build = (
+        "import os, sys; from hatchling.build import build_wheel; "
+        f"os.chdir({str(ROOT)!r}); build_wheel({str(folder)!r})"
+    )
+    subprocess.run([sys.executable, "-c", build], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_a_built_wheel_leads_to_the_julia_folder_that_it_carries(wheel, tmp_path):
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*pip, str(tmp_path / "site"), str(wheel)], check=True, capture_output=True)
+    package, ours, digest = requirements(tmp_path / "site")
+    assert Path(package["path"]) == ours == tmp_path / "site" / "pyneuralode" / "julia"
+    assert is_our_package(ours) and package["uuid"] == UUID
+    assert digest == sources.digest(ROOT / "julia")
+
+
+def test_a_wheel_carries_no_manifest_and_each_file_once(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert len(names) == len(set(names))
+    assert not [name for name in names if "Manifest" in name or "/julia/test/" in name]
+
+
+def test_juliapkg_json_is_current():
+    kept = json.loads(sources.REQUIREMENTS.read_text())["pyneuralode"]
+    assert kept == sources.stamp(sources.folder()), (
+        f"julia/Project.toml has changed since juliapkg.json was written: run `{sources.REFRESH}`."
+    )
+
+
+def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_path):
+    project, code = tmp_path / "Project.toml", tmp_path / "src" / "A.jl"
+    code.parent.mkdir()
+    project.write_bytes(b'version = "0.1.0"\n[deps]\nLux = "b2"\n\n[compat]\nZygote = "1"\n')
+    code.write_bytes(b"module A\nend\n")
+    stamp, digest = sources.stamp(tmp_path), sources.digest(tmp_path)
+    assert stamp["version"] == "0.1.0" and sources.dependencies(tmp_path) == {"Lux"}
+
+    code.write_bytes(b"module A\r\nend\r\n")  # a checkout on Windows
+    assert sources.digest(tmp_path) == digest
+    code.write_bytes(b"module A\nf() = 1\nend\n")
+    assert sources.digest(tmp_path) != digest and sources.stamp(tmp_path) == stamp
+    project.write_bytes(project.read_bytes().replace(b'Lux = "b2"', b'Lux = "b2"\nZygote = "e8"'))
+    assert sources.stamp(tmp_path) != stamp
+
+
+def test_the_pin_of_juliacall_is_the_pythoncall_that_it_asks_for():
+    juliacall = find_spec("juliacall")
+    if juliacall is None or not CHECKOUT:
+        pytest.skip("needs juliacall and a checkout")
+    asked = json.loads((Path(juliacall.origin).parent / "juliapkg.json").read_text())["packages"]["PythonCall"]
+    pin = asked["version"].removeprefix("=")
+    assert f'"juliacall=={pin}"' in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,269 @@
+"""`pyneuralode setup-julia` with a stand-in for julia that records what it is asked; really, in a slow test."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pyneuralode.cli import app
+from pyneuralode.engines.julia_engine import installation, record, sources
+from pyneuralode.engines.julia_engine.executables import Julia
+from pyneuralode.engines.julia_engine.installation import Installation
+from pyneuralode.engines.julia_engine.probe import forget, probe
+from pyneuralode.errors import EngineError
+from pyneuralode.progress import SilentProgress
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for julia are shell scripts")
+
+pytest.importorskip("juliapkg")  # comes with juliacall, which it does not start
+
+JULIACALL = version("juliacall")
+ORIGINAL = dict(os.environ)
+MANIFEST = "[[deps.PyNeuralODE]]\npath = {path}\n\n[[deps.PythonCall]]\nversion = {pythoncall}\n\n[[deps.Lux]]\n"
+
+
+class Heard(SilentProgress):
+    """Progress that keeps what it is told."""
+
+    def __init__(self):
+        self.tasks, self.notes, self.done = {}, [], 0
+
+    def task(self, description, total=None):
+        self.tasks[description] = total
+        self.done = 0
+        return self
+
+    def advance(self, n=1, note=""):
+        self.done += n
+        self.notes.append(note)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA", "XDG_DATA_HOME")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.setenv("COLUMNS", "200")
+    forget()
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def julia(tmp_path):
+    """A julia that records its arguments, writes the manifest that it is asked for, and prints what Pkg prints."""
+    manifest = MANIFEST.format(path=json.dumps(str(sources.folder())), pythoncall=json.dumps(JULIACALL))
+    return stand_in(
+        tmp_path / "bin" / "julia",
+        f"""
+for argument; do printf '%s\\n' "$argument" >> {tmp_path}/calls; done; echo ------ >> {tmp_path}/calls
+project=${{2#--project=}}
+case "$4" in
+*Pkg.develop*) cp {tmp_path}/Manifest.toml "$project"; echo "   Resolving package versions..." ;;
+*Pkg.precompile*) echo "Precompiling project..."; echo "  1310.2 ms  ✓ Lux"; echo "  20.1 ms  ✓ PythonCall" ;;
+*create_sysimage*) touch "$6" ;;
+esac""",
+        (tmp_path / "Manifest.toml", manifest),
+    )
+
+
+def stand_in(path, body, manifest=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\ntest "$*" = --version && echo julia version 1.11.2 && exit\n{body}\n')
+    path.chmod(0o755)
+    if manifest:
+        manifest[0].write_text(manifest[1])
+    return path
+
+
+def calls(tmp_path):
+    return [call.splitlines() for call in (tmp_path / "calls").read_text().split("------\n") if call]
+
+
+def at(julia, project):
+    return Installation(Julia(julia, "1.11.2", "PATH"), project)
+
+
+def test_the_project_gets_our_sources_and_juliacall_s_pythoncall(julia, tmp_path):
+    progress = Heard()
+    at(julia, tmp_path / "project").resolve(progress)
+    (call,) = calls(tmp_path)
+    assert call[:2] == ["--startup-file=no", f"--project={tmp_path / 'project'}"]
+    wanted = f"PythonCall|6099a3de-0909-46bc-b1f4-468b9a2dfc0d|={JULIACALL}"
+    assert call[-2:] == [str(sources.folder()), wanted]
+    assert "Resolving package versions..." in progress.notes
+
+
+def test_openssl_is_fitted_to_python_s_where_a_package_brings_it(julia, tmp_path):
+    with (tmp_path / "Manifest.toml").open("a") as manifest:
+        manifest.write('\n[[deps.OpenSSL_jll]]\nversion = "3.9.0"\n')
+    at(julia, tmp_path / "project").resolve(SilentProgress())
+    first, second = calls(tmp_path)
+    assert second[:-1] == first
+    name, _, versions = second[-1].split("|")
+    assert name == "OpenSSL_jll" and versions == installation._openssl()[0]
+
+
+def test_diffeqpy_s_packages_come_only_when_asked_for(julia, tmp_path):
+    at(julia, tmp_path / "project").resolve(SilentProgress())
+    at(julia, tmp_path / "project").resolve(SilentProgress(), with_diffeqpy=True)
+    without, with_it = (" ".join(call) for call in calls(tmp_path))
+    assert "DifferentialEquations|" in with_it and "Sundials|" in with_it
+    assert "DifferentialEquations|" not in without
+
+
+def test_juliacall_asks_for_nothing_that_we_leave_out():
+    folder = Path(find_spec("juliacall").origin).parent
+    asked = json.loads((folder / "juliapkg.json").read_text())["packages"]
+    assert set(asked) == {"PythonCall", "OpenSSL_jll"} and asked["OpenSSL_jll"]["version"] == "<=python"
+
+
+def test_compiled_packages_are_progress_and_the_log_keeps_all(julia, tmp_path):
+    progress, install = Heard(), at(julia, tmp_path / "project")
+    install.resolve(progress)
+    install.precompile(progress)
+    assert progress.tasks["Compiling Julia packages"] == progress.done == 3
+    assert "1310.2 ms ✓ Lux" in progress.notes
+    assert "✓ PythonCall" in (tmp_path / "project" / "setup.log").read_text()
+
+
+def test_a_system_image_is_built_apart_and_remembered(julia, tmp_path):
+    install = at(julia, tmp_path / "project")
+    install.resolve(SilentProgress())
+    image = install.build_image(SilentProgress())
+    call = calls(tmp_path)[-1]
+    assert call[1] == f"--project={tmp_path / 'project' / 'image-builder'}"
+    assert call[-2:] == [str(tmp_path / "project"), str(image)]
+    install.keep(image)
+    found = probe()
+    assert found.found and found.how == "setup-julia" and found.sysimage == image
+
+
+@pytest.mark.parametrize(
+    ("printed", "sentence"),
+    [
+        ("ERROR: failed to clone from ..., error: could not resolve host: github.com", "the network cannot be reached"),
+        ("RequestError: Connection timed out after 30000 ms", "the network cannot be reached"),
+        ("ERROR: IOError: write: no space left on device (ENOSPC)", "the disk is full"),
+        ("ERROR: mkdir: permission denied (EACCES)", "give another with --project"),
+        ("ERROR: Unsatisfiable requirements detected for package Lux [b2108857]:\n  restricted", "fresh --project"),
+        ("ERROR: expected package `Lux [b2108857]` to be registered", "registry lacks a package"),
+        (
+            "all well\nERROR: LoadError: boom.\nStacktrace:\n [1] f",
+            "setting up Julia failed: ERROR: LoadError: boom (see ",
+        ),
+        ("", "it printed nothing"),
+    ],
+)
+def test_a_failure_is_one_sentence(tmp_path, printed, sentence):
+    (tmp_path / "printed").write_text(printed)
+    julia = stand_in(tmp_path / "bin" / "julia", f"cat {tmp_path}/printed >&2; exit 1")
+    with pytest.raises(EngineError) as error:
+        at(julia, tmp_path / "project").resolve(SilentProgress())
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert str(tmp_path / "project" / "setup.log") in str(error.value)
+
+
+def test_a_folder_that_cannot_be_made(julia, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match="cannot be made .*: give another as project"):
+        at(julia, tmp_path / "file" / "project").resolve(SilentProgress())
+
+
+def run(*arguments, input=None):
+    return CliRunner().invoke(app, ["setup-julia", *arguments], input=input)
+
+
+def test_the_command_leaves_what_the_probe_finds(julia, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Installation, "verify", lambda self, progress, image: seen.append((self.project, image)))
+    result = run("--yes")
+    assert result.exit_code == 0, result.output
+    folder = record.default_project()
+    assert seen == [(folder, None)] and tmp_path in folder.parents
+    assert f"Julia 1.11.2 ({julia})" in result.stdout and "Next: `pyneuralode doctor --time`" in result.stdout
+    found = probe()
+    assert found.found and (found.how, found.project) == ("setup-julia", folder)
+
+    elsewhere = tmp_path / "elsewhere"
+    result = run("--yes", "--sysimage", "--project", str(elsewhere))
+    assert result.exit_code == 0, result.output
+    assert (probe().project, probe().sysimage) == (elsewhere, seen[-1][1]) and probe().sysimage.parent == elsewhere
+
+
+def test_the_project_that_our_variable_names_is_set_up(julia, tmp_path, monkeypatch):
+    monkeypatch.setattr(Installation, "verify", lambda self, progress, image: None)
+    monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(tmp_path / "named"))
+    assert run("--yes").exit_code == 0
+    assert probe().found and probe().project == tmp_path / "named"
+
+
+def test_it_asks_first(julia, tmp_path):
+    result = run(input="n\n")
+    assert result.exit_code == 1 and "Go on?" in result.output
+    assert not (tmp_path / "calls").exists()
+
+
+def test_what_does_not_solve_a_problem_is_not_left_to_be_found(julia, tmp_path):
+    # The stand-in starts for juliacall too, and says nothing that juliacall could use.
+    result = run("--yes")
+    assert result.exit_code == 2 and result.stderr.strip().splitlines()[-1].startswith("setting up Julia failed: ")
+    assert not (record.default_project() / record.FILE).exists()
+
+
+def test_without_a_suitable_julia_one_is_downloaded(julia, tmp_path, monkeypatch):
+    import juliapkg.find_julia
+
+    asked = []
+
+    def download(compat, prefix, install):
+        asked.append((str(compat), prefix, install))
+        return str(julia), None
+
+    monkeypatch.setattr(juliapkg.find_julia, "find_julia", download)
+    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # so that 1.11.2 does not fit
+    assert installation.find_julia() is None
+    assert installation.download_julia().executable == julia
+    assert asked == [("~1.10.3", str(record.data_folder() / "julia"), True)]
+
+    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.5", None))
+    assert installation.find_julia().executable == julia
+
+
+def test_a_download_without_a_network_is_one_sentence(tmp_path, monkeypatch):
+    import juliapkg.find_julia
+
+    def download(compat, prefix, install):
+        raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
+
+    monkeypatch.setattr(juliapkg.find_julia, "find_julia", download)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = run("--yes")
+    assert result.exit_code == 2
+    (sentence,) = result.stderr.strip().splitlines()
+    assert sentence.startswith("Julia could not be installed: the network cannot be reached")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_fresh_project_is_really_set_up(tmp_path):
+    """Resolves, instantiates, compiles and solves; without a network where Julia has the packages already."""
+    environment = {name: value for name, value in ORIGINAL.items() if name != "PYNEURALODE_JULIA_PROJECT"}
+    find = "from pyneuralode.engines.julia_engine.probe import probe; raise SystemExit(not probe().found)"
+    if subprocess.run([sys.executable, "-c", find], check=False, env=ORIGINAL).returncode:
+        pytest.skip("needs a Julia with our packages; pyneuralode doctor says what is missing")
+    project = tmp_path / "project"
+    command = [sys.executable, "-c", "from pyneuralode.cli import main; main()", "setup-julia", "--yes"]
+    environment["XDG_DATA_HOME"] = environment["LOCALAPPDATA"] = str(tmp_path / "data")
+    command += ["--project", str(project)]
+    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + (project / "setup.log").read_text()
+    kept = json.loads((project / record.FILE).read_text())
+    assert kept["project"] == str(project) and "The Julia engine is ready" in done.stdout
