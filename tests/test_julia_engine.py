@@ -57,8 +57,6 @@ def test_trajectories_agree(name, solver, fused):
 @pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("gradient", gradients_of("julia"))
 def test_gradients_agree_with_the_embedded_engine(name, gradient, batch):
-    if name == "Equations" and gradient in ("Backprop", "Checkpointed"):
-        pytest.skip("formulas have no discrete adjoint in Julia; the refusal is tested below")
     y0 = start_of(name)
     y0 = np.stack([y0, 0.9 * y0, 0.8 * y0]) if batch else y0
     truth = gradients(name, "torch", "Backprop", y0, solver="Vern7", rtol=1e-12, atol=1e-12)
@@ -143,7 +141,7 @@ def test_every_solver_of_the_catalogue_runs(solver):
     step = {} if SOLVERS[solver].adaptive else {"step": 1e-3}
     truth = pn.solve(FIELDS["Linear"], start_of("Linear"), TIMES, engine="torch", solver="DP8", rtol=1e-12, atol=1e-12).ys
     found = pn.solve(FIELDS["Linear"], start_of("Linear"), TIMES, engine="julia", solver=solver.upper(), rtol=1e-7, atol=1e-7, **step)
-    np.testing.assert_allclose(found.ys, truth, rtol=0, atol=2e-3 if solver == "Euler" else 2e-5)
+    np.testing.assert_allclose(found.ys, truth, rtol=0, atol={"Euler": 2e-2, "Rosenbrock23": 2e-4}.get(solver, 2e-5))
     assert found.solver == solver
 
 
@@ -181,8 +179,6 @@ STIFF = {
 @pytest.mark.parametrize("solver", ["Rodas5P", "KenCarp4", "FBDF"])
 def test_stiff_problems_meet_their_references(problem, solver):
     field, y0, end, truth = STIFF[problem]
-    if (problem, solver) in {("Robertson", "FBDF"), ("Van der Pol", "FBDF"), ("OREGO", "FBDF")}:
-        pytest.skip("FBDF's accuracy is tested in Julia, at the tolerance that it needs")
     found = pn.solve(field, np.array(y0), [0.0, end], solver=solver, engine="julia", rtol=1e-8, atol=1e-14, max_steps=10**6)
     np.testing.assert_allclose(found.ys[-1], truth, rtol=1e-5)
 

@@ -54,9 +54,24 @@ end
 
 to_python(x::Union{Nothing,Bool,Int,Float64,String}) = Py(x)
 to_python(x::Real) = to_python(Float64(x))
-to_python(x::AbstractDict) = pydict(pairs_of(x))
-to_python(x::Union{Tuple,AbstractVector{Any}}) = pylist(to_python(item) for item in x)
-to_python(x::AbstractArray{<:Real}) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
-pairs_of(x) = (pytuple((Py(string(k)), to_python(v))) for (k, v) in x)
+to_python(x::AbstractDict) = pydict(pytuple((Py(string(name)), to_python(value))) for (name, value) in x)
+to_python(x::Tuple) = pylist(to_python(item) for item in x)
+to_python(x::AbstractArray) = eltype(x) <: Real ? shared(x) : pylist(to_python(item) for item in x)
+
+# NumPy's view of a Julia array, which keeps it alive.
+shared(x) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
+
+# Compiled with the package: no Python runs then, so they cannot be called, only named.
+precompile(entry, (Py, Py, Py))
+precompile(from_python, (Py,))
+precompile(to_python, (Dict{String,Any},))
+for T in (Float32, Float64)
+    precompile(shared, (Array{T,0},))
+    for N in 1:3
+        precompile(from_array, (PyArray{T,N,true,true,T},))
+        precompile(from_array, (PyArray{T,N,false,true,T},))
+        precompile(shared, (Array{T,N},))
+    end
+end
 
 end

@@ -32,5 +32,6 @@ include("fitting/optimisers.jl")
 include("fitting/lbfgs.jl")
 include("fitting/plan.jl")
 include("bridge.jl")
+include("workload.jl")
 
 end

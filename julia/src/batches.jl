@@ -81,19 +81,19 @@ end
 counts(s::BatchSolve) = tally(s.solution)
 
 function pullback!(pbar, u0bar, s::BatchSolve, ysbar)
-    pending, reached = length(s.ts), s.ts[end]
+    pending, reached = length(s.ts), Ref(s.ts[end])
     function cotangent!(out, u, p, t, i)
         copyto!(out, selectdim(ysbar, ndims(ysbar), i))
-        pending, reached = i - 1, t
+        pending = i - 1
     end
     steps = settings(s.solver, reverse(s.ts), s.backward)
-    s.backward.step === nothing && s.solver.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p)),)))
+    steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p), reached),)))
     stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = adjoint_sensitivities(s.solution, s.solver.make(nothing); sensealg=s.method, t=s.ts, dgdu_discrete=cotangent!,
                                           stored..., steps...)
     pending == 0 || throw(SolveFailure(
-        "the backward solve of the gradient $(repr(s.gradient)) stopped before t = $(brief(reached)): raise max_steps or loosen rtol and atol.",
-        reached, NaN))
+        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, or loosen " *
+        "rtol and atol.", Float64(reached[]), NaN))
     # SciMLSensitivity's pgrad is a row, which a device's copyto! does not take.
     copyto!(getdata(pbar), vec(pgrad))
     copyto!(u0bar, u0grad)

@@ -32,7 +32,7 @@ function reply_of(error)
     else
         # The type parameters of SciML's errors fill pages; the first lines say what happened.
         lines = split(sprint(showerror, error), '\n')
-        Dict{String,Any}("kind" => "julia", "message" => join(first(lines, 3), " ")[1:min(end, 600)])
+        Dict{String,Any}("kind" => "julia", "message" => first(join(first(lines, 3), " "), 600))
     end
     return Dict{String,Any}("error" => reply)
 end
@@ -52,7 +52,7 @@ end
 
 function call_solve(request, _)
     field, u0, ts = field_from(request["field"]), request["u0"], Vector{Float64}(request["ts"])
-    p = parameters(field, request["parameters"], eltype(u0))
+    p = flatten(field, request["parameters"], eltype(u0))
     solver = request["solver"]
     differentiates, by_steps = request["differentiable"], request["gradient"]["kind"] in STEPWISE
     # Without a derivative too: the same trajectory, whether it is asked for or not.
@@ -72,15 +72,12 @@ end
 
 function call_pullback(request, _)
     (field, s), ysbar = KEPT[request["kept"]], request["ysbar"]
-    pbar, u0bar = parameters(field, eltype(ysbar)), similar(ysbar, size(ysbar)[1:end-1])
-    pullback!(getdata(pbar), u0bar, s, ysbar)
-    return Dict{String,Any}("u0" => u0bar, "parameters" => arrays(pbar))
+    pbar, u0bar = zeros(eltype(ysbar), parameter_count(field)), similar(ysbar, size(ysbar)[1:end-1])
+    pullback!(pbar, u0bar, s, ysbar)
+    return Dict{String,Any}("u0" => u0bar, "parameters" => unflatten(field, pbar))
 end
 
 call_interpolate(request, _) = Dict{String,Any}("ys" => KEPT[request["kept"]](Vector{Float64}(request["times"])))
-
-"The arrays of a ComponentVector by name."
-arrays(p::ComponentVector) = Dict{String,Any}(string(name) => p[name] for name in keys(p))
 
 call_fit(request, progress) = fit_plan(request; progress)
 

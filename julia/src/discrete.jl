@@ -5,6 +5,7 @@ include("discrete/vectors.jl")
 include("discrete/elementary.jl")
 include("discrete/kernels.jl")
 include("discrete/tape.jl")
+include("discrete/evaluated.jl")
 include("discrete/steps.jl")
 include("tableaus.jl")
 
@@ -17,7 +18,7 @@ const REPLAY_ROOM = 1 << 18
 """
     DiscreteSolve(field, u0, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control())
 
-A `DifferentiableSolve` of an MLP, Linear or SEIR field from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
+A `DifferentiableSolve` of an MLP, Linear, SEIR or Equations field from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
 or Float64, at the times `ts` (time units, rising or falling). `solver` is an explicit one; its steps are differentiated exactly.
 
 `gradient` "Backprop" keeps every stage; "Checkpointed" keeps the state at the start of every `every`-th step and takes the steps
@@ -79,7 +80,7 @@ end
 counts(s::DiscreteSolve) = (nfev=s.nfev, accepted=s.accepted, rejected=s.rejected)
 
 "Whether a solve of this field by this solver is one that `DiscreteSolve` takes."
-has_discrete(field, solver) = field isa Union{MLP,Linear,SEIR} && haskey(TABLEAUS, find_solver(solver).name)
+has_discrete(field, solver) = field isa Union{MLP,Linear,SEIR,Equations} && haskey(TABLEAUS, find_solver(solver).name)
 
 function solve!(s::DiscreteSolve, p, u0)
     size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)): this solve is for $(s.shape)."))
@@ -116,11 +117,11 @@ function march!(s::DiscreteSolve{T}) where {T}
     has_slope, first, row, size = false, 0, 0, 0.0
     previous, growth, finite = 0.0, GROW, true   # `previous` is a logarithm
     if adapts
-        evaluate!(field, stage(scheme, 1), y, 0)
+        evaluate!(field, stage(scheme, 1), y, t, 0)
         s.nfev, has_slope, row = 1, true, 1
         all(i -> isfinite(unsafe_load(stage(scheme, 1), i)), 1:n) || throw(bad_start(t))
         size = max(something(control.first_step, 0.0), control.min_step)
-        control.first_step === nothing && (size = max(first_size(s, y, t_last - t), control.min_step))
+        control.first_step === nothing && (size = max(first_size(s, y, t, t_last - t), control.min_step))
     end
     while t != t_last
         if adapts
@@ -137,10 +138,10 @@ function march!(s::DiscreteSolve{T}) where {T}
         s.taped ? reserve!(field, row + total + 1) : ((first, row) = (0, 1))
         if !has_slope
             s.taped && ((first, row) = (row, row + 1))
-            evaluate!(field, stage(scheme, 1), y, first)
+            evaluate!(field, stage(scheme, 1), y, t, first)
             s.nfev, has_slope = s.nfev + 1, true
         end
-        advance!(field, scheme, h, y, stop, row)
+        advance!(field, scheme, t, t_next, y, stop, row)
         s.nfev += tableau.stages - 1
         error = adapts ? error_size(scheme, y, stop, s.rtol, s.atol) : 0.0
         finite = isfinite(error)
@@ -158,7 +159,7 @@ function march!(s::DiscreteSolve{T}) where {T}
                 unsafe_copyto!(to, stop, n)
             else
                 if !extended
-                    extend!(field, scheme, y, stop, row)
+                    extend!(field, scheme, t, t_next, y, stop, row)
                     s.nfev += total - tableau.stages
                     last, has_slope, extended = row + total - 1, tableau.end_stage > 0, true
                 end
@@ -200,13 +201,14 @@ function remember!(s::DiscreteSolve, y, t_next, place)
 end
 
 "Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."
-function first_size(s::DiscreteSolve{T}, y, span) where {T}
+function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     scheme, slope, second, point = s.scheme, stage(s.scheme, 1), stage(s.scheme, 2), pointer(s.scheme.point)
     d0, d1 = scaled_size(scheme, y, y, s.rtol, s.atol), scaled_size(scheme, slope, y, s.rtol, s.atol)
     trial = min(d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, abs(span))  # the field may not be defined beyond
-    scheme.mix[1] = T(copysign(trial, span))
+    move = copysign(trial, span)
+    scheme.mix[1] = T(move)
     combine!(scheme, point, y, pointer(scheme.mix), scheme.k, 1)
-    evaluate!(s.field, second, point, 1)
+    evaluate!(s.field, second, point, t + move, 1)
     s.nfev += 1
     for i in 1:scheme.n
         unsafe_store!(second, unsafe_load(second, i) - unsafe_load(slope, i), i)
@@ -322,14 +324,14 @@ function replay!(s::DiscreteSolve, start, stop)
     grow!(s.again, stop - start)
     first, row, has_slope = 0, 0, false
     for m in start+1:stop
-        h = s.times[m+1] - s.times[m]
+        t, t_end = s.times[m], s.times[m+1]
         extended = s.places[m][3] - s.places[m][2] > tableau.stages - 1
         if !has_slope
             first, row = row, row + 1
-            evaluate!(field, stage(scheme, 1), y, first)
+            evaluate!(field, stage(scheme, 1), y, t, first)
         end
-        advance!(field, scheme, h, y, y_next, row)
-        extended && extend!(field, scheme, y, y_next, row)
+        advance!(field, scheme, t, t_end, y, y_next, row)
+        extended && extend!(field, scheme, t, t_end, y, y_next, row)
         last = row + (extended ? total : tableau.stages) - 1
         s.again[m-start] = (first, row, last)
         y, y_next = y_next, y

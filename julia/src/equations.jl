@@ -235,6 +235,6 @@ end
 
 # The parameters stay a plain vector for SciML's solvers: their names would make a type of its own of every model again.
 function Dynamics(field::Equations, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
-    return Dynamics(evaluator(field, u0), nothing, similar(u0), similar(u0), zeros(T, length(field.parameters)))
+    return Dynamics(evaluator(field, u0), identity, similar(u0), similar(u0), zeros(T, length(field.parameters)))
 end
 

@@ -68,6 +68,9 @@ function shapes(field::MLP)
     return pairs
 end
 
+"Return how many numbers the field's parameters are."
+parameter_count(field::Field) = sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0)
+
 """
     parameters(field, T=Float64)
 
@@ -83,17 +86,37 @@ end
 
 Return the field's ComponentVector filled from a dictionary of arrays by name (strings), which are read as they lie.
 """
-function parameters(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
+parameters(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat} =
+    ComponentVector(flatten(field, arrays, T), getaxes(parameters(field, T)))
+
+"""
+    flatten(field, arrays, T=Float64)
+
+Return the numbers of `parameters(field, arrays, T)` as a plain vector, in the documented order. A ComponentVector carries every size in
+its type, so that code for it is compiled again for every network; what Python calls keeps to plain vectors.
+"""
+function flatten(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
     flat = T[]
     pairs = shapes(field)
-    sizehint!(flat, sum(prod(shape; init=1) for (_, shape) in pairs; init=0))
+    sizehint!(flat, parameter_count(field))
     for (name, shape) in pairs
         array = get(arrays, string(name), nothing)
         array === nothing && throw(UserError("parameters lacks \"$name\": give $(join(string.(first.(pairs)), ", "))."))
         size(array) == shape || throw(UserError("$name has shape $(size(array)): give $shape."))
         append!(flat, array isa Number ? (array,) : vec(array))
     end
-    return ComponentVector(flat, getaxes(parameters(field, T)))
+    return flat
+end
+
+"Return the arrays of a flat vector by name (strings): what `flatten` was given."
+function unflatten(field::Field, flat::AbstractVector)
+    arrays, last = Dict{String,Any}(), 0
+    for (name, shape) in shapes(field)
+        range = last+1:last+prod(shape; init=1)
+        arrays[string(name)] = isempty(shape) ? flat[last+1] : reshape(flat[range], shape)
+        last = range[end]
+    end
+    return arrays
 end
 
 """

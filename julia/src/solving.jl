@@ -21,20 +21,19 @@ where finding the field's method at every evaluation takes a tenth of a microsec
 """
 struct Dynamics{T,U<:AbstractVecOrMat{T}}
     evaluator::Evaluator{T}
-    axes::Any     # of the parameters by name, for numbers that are not of type T
+    by_name::Any     # of a flat vector, for numbers that are not of type T
     λ::U
     ubar::U
     pbar::Vector{T}
 end
 
 function Dynamics(field::Field, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
-    template = parameters(field, T)
-    return Dynamics(evaluator(field, u0), getaxes(template), similar(u0), similar(u0), similar(getdata(template)))
+    return Dynamics(evaluator(field, u0), Unpack(field), similar(u0), similar(u0), zeros(T, parameter_count(field)))
 end
 
 # Numbers of the evaluator's type go to its own code as they are, others (duals, say) by name through `slope`.
 named(::Dynamics{T}, ::AbstractArray{T}, p::AbstractVector{T}) where {T} = p
-named(d::Dynamics, u, p) = d.axes === nothing ? p : ComponentVector(p, d.axes)
+named(d::Dynamics, u, p) = d.by_name(p)
 
 (d::Dynamics)(du, u, p, t) = (slope!(shaped(du, u), d.evaluator, u, named(d, u, p), t); nothing)
 

@@ -9,6 +9,12 @@ using SciMLBase: SciMLBase
 using Test
 
 # Small nets with every path of the kernels: few and many outputs, more than a vector, one and several samples.
+# Forced predators and prey.
+const FORCED = Equations(["x", "y"], ["a", "b", "c", "d", "w"],
+                         ["* a x", "* b x", "* #2 y", "- #1 #3", "* w t", "sin #5", "+ #4 #6", "* d x", "* #8 y", "* c y", "neg t", "exp #11",
+                          "+ 1.0 #12", "/ #10 #13", "- #9 #14"], ["#7", "#15"])
+forced(u, p, t) = [p[1] * u[1] - p[2] * u[1] * u[2] + sin(p[5] * t), p[4] * u[1] * u[2] - p[3] * u[2] / (1 + exp(-t))]
+
 randomised(field, T=Float64; seed=1) = T.(0.4 .* randn(Xoshiro(seed), length(parameters(field))))
 const FIELDS = Dict(
     "tanh on cubes" => (MLP([2, 9, 2]; input_map="cube", input_scale=2, output_scale=1.5), [0.8, -0.5]),
@@ -17,8 +23,11 @@ const FIELDS = Dict(
     "no hidden layer" => (MLP([3, 3]), [0.3, 0.1, -0.2]),
     "linear" => (Linear(2; input_map="cube"), [1.1, -0.4]),
     "SEIR" => (SEIR(), [0.9, 0.07, 0.03, 0.0]),
+    "formulas" => (FORCED, [1.0, 0.8]),
 )
-start_parameters(field, T=Float64) = field isa SEIR ? T[0.3, 2.5, 0.4] : randomised(field, T)
+start_parameters(field, T=Float64) = randomised(field, T)
+start_parameters(::SEIR, T=Float64) = T[0.3, 2.5, 0.4]
+start_parameters(::Equations, T=Float64) = T[1.5, 1.0, 3.0, 1.0, 2.0]
 
 function gradient(s, p, u0, ysbar)
     solve!(s, p, u0)
@@ -33,7 +42,8 @@ function plain_steps(tableau, field, p, u0, grid)
     for (t, t_end) in zip(grid, grid[2:end])
         h, k = t_end - t, []
         for i in 1:tableau.stages
-            push!(k, slope(field, i == 1 ? y : y .+ h .* sum(tableau.rows[j, i] .* k[j] for j in 1:i-1), p, t))
+            argument = i == 1 ? y : y .+ h .* sum(tableau.rows[j, i] .* k[j] for j in 1:i-1)
+            push!(k, slope(field, argument, p, t + h * sum(tableau.rows[:, i])))
         end
         y = y .+ h .* sum(tableau.ends[j, 1] .* k[j] for j in 1:tableau.stages)
         push!(states, y)
@@ -109,6 +119,10 @@ end
     # Between the steps the interpolant's order, which is 1 below, counts.
     inside = 3.0 + 0.3h / 4
     @test error(h / 4, inside) < 5 * max(error(h, 3.0), 1e-13)
+    # The stages' times: one step integrates a polynomial of the time of this order exactly.
+    power = Equations(["x"], ["a"], ["** t $(order - 1).0", "* a #1"], ["#2"])
+    s = DiscreteSolve(power, [0.0], [0.5, 2.0]; solver, control=Control(step=1.5))
+    @test solve!(s, [3.0], [0.0])[end] ≈ 3 / order * (2.0^order - 0.5^order) rtol = 1e-13
 end
 
 @testset "discrete: Checkpointed is Backprop to rounding" for solver in ("Tsit5", "Vern7", "RK4", "DP8"), every in (1, 3, 1000)
@@ -168,6 +182,52 @@ end
     @test u0bar ≈ ForwardDiff.gradient(u0 -> dot(theirs(p, u0), ysbar), u0) rtol = 1e-7
     d, e = randn(Xoshiro(2), length(p)), 1e-5
     @test dot(pbar, d) ≈ dot(theirs(p .+ e .* d, u0) .- theirs(p .- e .* d, u0), ysbar) / 2e rtol = 1e-6
+end
+
+@testset "discrete: formulas, states $(size(u0))" for u0 in ([1.0, 0.8], [1.0 0.9 1.2; 0.8 1.1 0.5])
+    p, ts, ysbar = start_parameters(FORCED), [0.0, 0.3, 0.35, 1.0, 2.5], cos.(reshape(1.0:5length(u0), size(u0)..., 5))
+    f(u, p, t) = reduce(hcat, [forced(u[:, k], p, t) for k in axes(u, 2)])
+    function truth(inputs)
+        problem = SciMLBase.ODEProblem(f, reshape(inputs[6:end], 2, :), (0.0, 2.5), inputs[1:5])
+        return vec(stack(SciMLBase.solve(problem, Tsit5(); saveat=ts, reltol=1e-11, abstol=1e-11).u))
+    end
+    inputs = [p; vec(u0)]
+    states, products = truth(inputs), ForwardDiff.gradient(inputs -> dot(truth(inputs), vec(ysbar)), inputs)
+    for (T, tolerance) in ((Float64, 1e-9), (Float32, 1e-5)), (gradient, every) in (("Backprop", 1), ("Checkpointed", 1), ("Checkpointed", 3))
+        s = DiscreteSolve(FORCED, T.(u0), ts; gradient, every, control=Control(rtol=tolerance, atol=tolerance))
+        @test vec(solve!(s, T.(p), T.(u0))) ≈ states rtol = 10tolerance
+        pbar, u0bar = zeros(T, 5), zeros(T, size(u0))
+        pullback!(pbar, u0bar, s, ysbar)
+        @test [pbar; vec(u0bar)] ≈ products rtol = 10tolerance
+        pullback!(nothing, u0bar .= 0, s, ysbar)
+        @test vec(u0bar) ≈ products[6:end] rtol = 10tolerance
+    end
+end
+
+@testset "discrete: formulas take the steps of Python's embedded engine by $solver" for (solver, alone, together) in (
+    # pyneuralode.solve(..., engine="torch"): evaluations, accepted, rejected
+    ("Tsit5", (518, 86, 0), (578, 96, 0)),
+    ("Vern7", (445, 42, 1), (505, 48, 1)),
+    ("DP8", (419, 31, 3), (467, 34, 4)),
+    ("BS3", (2636, 878, 0), (2930, 976, 0)),
+)
+    p, ts = start_parameters(FORCED), [0.0, 0.3, 0.35, 1.0, 2.0, 6.0]
+    for (u0, expected) in (([1.0, 0.8], alone), ([1.0 0.9 1.2; 0.8 1.1 0.5], together))
+        s = DiscreteSolve(FORCED, u0, ts; solver, control=Control(rtol=1e-7, atol=1e-7))
+        solve!(s, p, u0)
+        @test Tuple(counts(s)) == expected
+    end
+end
+
+@testset "discrete: no stage lies beyond the end, by $solver" for solver in ("Euler", "Midpoint", "RK4", "DP5", "Tsit5", "Vern7", "DP8")
+    field = Equations(["x"], String[], ["- 0.7 t", "** #1 1.5"], ["#2"])   # not a number after t = 0.7
+    for step in (0.1, 0.2), gradient in ("Backprop", "Checkpointed")
+        s = DiscreteSolve(field, [0.0], [0.1, 0.45, 0.7]; solver, gradient, control=Control(; step))
+        @test solve!(s, Float64[], [0.0])[end] ≈ 0.6^2.5 / 2.5 rtol = solver == "Euler" ? 0.5 : 0.02
+        u0bar = [0.0]
+        pullback!(Float64[], u0bar, s, ones(1, 3))
+        @test u0bar == [3.0]
+    end
 end
 
 allocated(s, p, u0, pbar, u0bar, ysbar) =

@@ -7,6 +7,8 @@ using Test
     include("stiff.jl")
     include("discrete.jl")
     include("adjoints.jl")
+    include("equations.jl")
+    include("fitting.jl")
     include("flows.jl")
     include("devices.jl")
 end

@@ -29,6 +29,7 @@ struct Scheme{T}
     tableau::Tableau
     n::Int
     lead::Int
+    nodes::Vector{Float64}          # times of the stages, as parts of the step
     ahead::Matrix{Float64}          # `rows` and `ends` side by side
     back::NTuple{2,Matrix{Float64}} # see `weights_back`; for a step without and with the interpolant's stages
     weights::Vector{T}              # `ahead` times the step's size
@@ -47,8 +48,14 @@ function Scheme(tableau::Tableau, n, lead, ::Type{T}) where {T}
     total = size(tableau.rows, 2)
     ahead = hcat(tableau.rows, vcat(tableau.ends, zeros(total - tableau.stages, size(tableau.ends, 2))))
     back = weights_back(tableau, tableau.stages), weights_back(tableau, total)
-    return Scheme{T}(tableau, n, lead, ahead, back, zeros(T, length(ahead)), zeros(T, length(back[1])), zeros(T, total), columns(total),
+    return Scheme{T}(tableau, n, lead, nodes_of(tableau), ahead, back, zeros(T, length(ahead)), zeros(T, length(back[1])), zeros(T, total), columns(total),
                      columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
+end
+
+"The sums of the rows; a node at the end is exactly there."
+function nodes_of(tableau)
+    nodes = vec(sum(tableau.rows; dims=1))
+    return ifelse.(abs.(nodes .- 1) .< 1e-12, 1.0, nodes)
 end
 
 """
@@ -89,26 +96,29 @@ function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {
     return product!(finish, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
 end
 
+# Rounding must not lead beyond the end, where the field may not be defined.
+stage_time(scheme, i, t, t_end) = scheme.nodes[i] == 1 ? t_end : t + scheme.nodes[i] * (t_end - t)
+
 "Evaluate the stages after the first, with records from `row` on, and the state at the end."
-function advance!(field, scheme, h, y, stop, row)
+function advance!(field, scheme, t, t_end, y, stop, row)
     tableau = scheme.tableau
-    scale!(scheme.weights, scheme.ahead, h)
+    scale!(scheme.weights, scheme.ahead, t_end - t)
     for i in 2:tableau.stages
         point = i == tableau.end_stage ? stop : pointer(scheme.point)
         combine!(scheme, point, y, stage_weights(scheme, i), scheme.k, i - 1)
-        evaluate!(field, stage(scheme, i), point, row + i - 2)
+        evaluate!(field, stage(scheme, i), point, stage_time(scheme, i, t, t_end), row + i - 2)
     end
     tableau.end_stage == tableau.stages || combine!(scheme, stop, y, end_weights(scheme, 1), scheme.k, tableau.stages)
     return nothing
 end
 
 "Evaluate the further stages that only the interpolant needs; `row` is the second stage's."
-function extend!(field, scheme, y, stop, row)
+function extend!(field, scheme, t, t_end, y, stop, row)
     tableau = scheme.tableau
     for i in tableau.stages+1:all_stages(scheme)
         point = i == tableau.end_stage ? stop : pointer(scheme.point)
         i == tableau.end_stage || combine!(scheme, point, y, stage_weights(scheme, i), scheme.k, i - 1)
-        evaluate!(field, stage(scheme, i), point, row + i - 2)
+        evaluate!(field, stage(scheme, i), point, stage_time(scheme, i, t, t_end), row + i - 2)
     end
     return nothing
 end

@@ -7,7 +7,7 @@
 A field for states of a given size, in numbers of type T.
 
 1. `load!(f, p)` takes the parameters (flat), `reserve!(f, rows)` makes room for so many records, `numbers(f)` in a record;
-2. `evaluate!(f, k, y, row)` writes the slope at y to k (pointers) and its record to `row` (from 0);
+2. `evaluate!(f, k, y, t, row)` writes the slope at y and time t to k (pointers) and its record to `row` (from 0);
 3. `pull!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. Rows come in falling order;
    `clear!(f)` comes before them, `flush!(f)` before the records change;
 4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the pulls.
@@ -142,7 +142,7 @@ function reserve!(net::Network, rows)
     return nothing
 end
 
-function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, row) where {T}
+function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, _, row) where {T}
     at_row = row * numbers(net)
     values, slopes = pointer(net.values, at_row + 1), pointer(net.slopes, at_row + 1)
     enter!(net, values, slopes, y)
@@ -327,7 +327,7 @@ function reserve!(f::Compartments, rows)
     return nothing
 end
 
-function evaluate!(f::Compartments, k::Ptr, y::Ptr, row)
+function evaluate!(f::Compartments, k::Ptr, y::Ptr, _, row)
     gamma, R0, sigma = f.rates
     unsafe_copyto!(pointer(f.values, row * numbers(f) + 1), y, 4f.samples)
     for o in 0:4:4f.samples-1

@@ -57,7 +57,7 @@ function Span(objective::Objective{T}, rows) where {T}
     u0 = initial!(zeros(T, shape), start, v)
     solve = length(times) == 1 ? nothing : objective.make(u0, times)
     data, weights = objective.data[:, :, 1:rows], objective.weights[:, :, 1:rows]
-    p = zeros(T, length(parameters(objective.field, T)))
+    p = zeros(T, parameter_count(objective.field))
     span = Span{T}(objective, solve, skip, v, zero(v), p, zero(p), u0, zero(u0), zeros(T, shape..., length(times)), zero(data),
                    zero(data), data, weights, objective.mean ? sum(weights) : one(T))
     check_depends(span, rows)

@@ -1,0 +1,72 @@
+# What is compiled when the package is installed: solves, gradients and fits of the shipped fields, as Python asks for them.
+# Without it the first gradient of a session takes a minute.
+
+using PrecompileTools: @compile_workload
+
+# Python's row-major matrices arrive as permuted ones.
+row_major(x) = PermutedDimsArray(permutedims(x), (2, 1))
+
+const NETWORK = Dict{String,Any}("kind" => "MLP", "sizes" => Any[2, 4, 2], "activation" => "tanh", "input_map" => "identity",
+                                 "input_scale" => 1.0, "output_scale" => 1.0)
+
+weights_of(::Type{T}) where {T} = Dict{String,Any}(
+    "weight_1" => row_major(T[0.1 0.2; 0.3 -0.4; 0.5 0.1; -0.2 0.3]), "bias_1" => T[0.1, 0.0, -0.1, 0.2],
+    "weight_2" => row_major(T[0.2 -0.1 0.4 0.3; -0.3 0.2 0.1 0.5]), "bias_2" => T[0.1, -0.1])
+
+function asked(field, parameters, u0; solver="Tsit5", gradient="Backprop", differentiable=true, dense=false, tolerance=1e-4)
+    control = Dict{String,Any}("rtol" => tolerance, "atol" => tolerance, "step" => nothing, "first_step" => nothing, "min_step" => 0.0,
+                               "max_step" => Inf, "max_steps" => 100_000)
+    return Dict{String,Any}("field" => field, "parameters" => parameters, "u0" => u0, "ts" => [0.0, 0.5, 1.0], "solver" => solver,
+                            "gradient" => Dict{String,Any}("kind" => gradient), "control" => control, "fused" => true,
+                            "differentiable" => differentiable, "dense" => dense)
+end
+
+function solve_and_differentiate(arguments...; settings...)
+    reply = call("solve", asked(arguments...; settings...))
+    reply["kept"] === nothing && return
+    call("pullback", Dict{String,Any}("kept" => reply["kept"], "ysbar" => one.(reply["ys"])))
+    delete!(KEPT, reply["kept"])
+end
+
+function fit_request(field, parameters, optimiser)
+    request = asked(field, parameters, [1.0, 0.5])
+    settings = Dict{String,Any}("kind" => optimiser, "lr" => 1e-2, "schedule" => "cosine", "final" => 0.1, "clip" => 1.0)
+    merge!(settings, optimiser == "LBFGS" ? Dict{String,Any}("history" => 5, "tolerance" => 1e-12, "patience" => 5) :
+                     Dict{String,Any}("betas" => Any[0.9, 0.999], "eps" => 1e-8))
+    stage = Dict{String,Any}("optimiser" => settings, "iterations" => 3, "rows" => 3, "goal" => nothing)
+    return merge!(request, Dict{String,Any}(
+        "extra" => Dict{String,Any}(), "t0" => 0.0, "data" => ones(1, 3), "weights" => ones(1, 3), "observed" => Any[0],
+        "reduction" => "sum", "bounds" => Dict{String,Any}(), "fixed" => Any[], "stages" => Any[stage], "every" => 1,
+        "penalty" => Dict{String,Any}("kind" => "TotalVariation", "weight" => 1e-3, "component" => 0, "smooth" => 1e-10)))
+end
+
+@compile_workload begin
+    vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
+    seir = Dict{String,Any}("kind" => "SEIR"), Dict{String,Any}("gamma" => 0.2, "R0" => 3.0, "sigma" => 0.4)
+    net = NETWORK, weights_of(Float64)
+    for u0 in (vector, batch)
+        for gradient in ("Backprop", "Checkpointed", "Interpolating", "Gauss", "Quadrature", "Backsolve", "ForwardMode")
+            solve_and_differentiate(net..., u0; gradient)
+        end
+    end
+    solve_and_differentiate(NETWORK, weights_of(Float32), Float32.(vector))
+    solve_and_differentiate(NETWORK, weights_of(Float32), Float32.(batch))
+    solve_and_differentiate(seir..., [0.9, 0.06, 0.04, 0.0])
+    formulas = Dict{String,Any}("kind" => "Equations", "equations" => Any[Any["x", "a*x - x*y"], Any["y", "x*y - y + sin(t)"]],
+                                "parameters" => Any[Any["a", 1.5]], "let" => Any[], "outputs" => Any["#3", "#6"],
+                                "steps" => Any["* a x", "* x y", "- #1 #2", "- #2 y", "sin t", "+ #4 #5"]), Dict{String,Any}("a" => 1.5)
+    for (solver, gradient) in (("Tsit5", "Backprop"), ("Tsit5", "Interpolating"), ("Rodas5P", "Gauss"))
+        solve_and_differentiate(formulas..., vector; solver, gradient)
+    end
+    for gradient in ("Interpolating", "Gauss"), solver in ("Vern7", "Rodas5P")
+        solve_and_differentiate(net..., vector; solver, gradient)
+    end
+    for solver in ("Vern7", "Vern9", "DP5", "Rodas5P", "Rosenbrock23", "KenCarp4", "Kvaerno5", "FBDF", "TRBDF2", "AutoTsit5(Rosenbrock23)")
+        solve_and_differentiate(net..., vector; solver, gradient="Interpolating", differentiable=false)
+    end
+    for optimiser in ("Adam", "LBFGS")
+        call("fit", fit_request(net..., optimiser), (told...) -> true)
+    end
+    call("solve", asked(net..., vector; dense=true))
+    empty!(KEPT)
+end
