@@ -70,7 +70,7 @@ def test_the_experiments_are_listed(arguments):
     [
         (["covd"], "the experiment is 'covd', which is not known: did you mean 'covid'?"),
         (["fake", "--engine", "jula"], "engine is 'jula', which is not known: did you mean 'julia'?"),
-        (["fake", "--engine", "julia"], "engine is 'julia', which this version does not have yet"),
+        (["fake", "--engine", "julia"], "engine is 'julia', and PYNEURALODE_JULIA is /no/julia"),
         (["fake", "--seed", "-1"], "seed is -1: give a whole number"),
         (["fake", "--workers", "0"], "workers is 0: give 1 or more"),
         (["fake", "--quick", "--check"], "targets hold at full scale"),
@@ -82,6 +82,7 @@ def test_a_mistake_is_one_sentence_on_stderr_and_status_2(
 ):
     experiment(lambda context: pytest.fail("computed in spite of a mistake"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
     result = run("report", *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr and len(result.stderr.splitlines()) == 1

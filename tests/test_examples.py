@@ -82,6 +82,17 @@ def test_from_torchdiffeq_learns(tmp_path):
     assert files == []
 
 
+def test_diffeqpy_callable_solves_robertson(julia, tmp_path):
+    from juliacall import Main
+
+    if Main.seval('Base.identify_package("OrdinaryDiffEqDefault")') is None:
+        pytest.skip("the Julia project lacks diffeqpy's packages: run `pyneuralode setup-julia --with-diffeqpy`")
+    text, files = run("diffeqpy_callable", tmp_path)
+    for line in text.splitlines():
+        assert number("relative error at the end #", line) < 1e-5
+    assert len(text.splitlines()) == 2 and files == []
+
+
 def test_every_example_is_tested():
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"fit_csv", "growing_spans", "own_module", "own_tableau", "from_torchdiffeq", "equations"}
+    assert names == {"fit_csv", "growing_spans", "own_module", "own_tableau", "from_torchdiffeq", "equations", "diffeqpy_callable"}
