@@ -124,6 +124,7 @@ def test_solves_that_cannot_reach_their_end(case):
     assert np.isfinite(caught.value.t)
 
 
-def test_julia_is_refused_in_one_sentence():
-    with pytest.raises(pn.EngineError, match="engine='torch'"):
+def test_julia_is_refused_in_one_sentence_where_there_is_none(monkeypatch):
+    monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
+    with pytest.raises(pn.EngineError, match="engine is 'julia', and PYNEURALODE_JULIA is /no/julia"):
         solve(engine="julia")

@@ -49,7 +49,7 @@ def test_evaluations_are_those_of_the_steps():
 def test_spiral_reports_every_solver(monkeypatch):
     short = spiral.train("Euler", 0, "torch", silent, iterations=2)
     short.trajectories = {k: spiral.truth(spiral.TIMES) + 0.1 for k in spiral.SHOWN}
-    monkeypatch.setattr(spiral, "train", lambda name, seed, advance: short)
+    monkeypatch.setattr(spiral, "train", lambda name, seed, engine, advance: short)
     report = spiral.run(Context("quick"))
     rows = {row.name: row for row in report.rows}
     assert len(rows) == 9

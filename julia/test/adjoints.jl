@@ -18,10 +18,15 @@ function PyNeuralODE.slope(::Robertson, u, p, t)
     return [middle - slow, slow - middle - quick, quick]
 end
 
+# An evaluator is given the parameters as one plain vector; these fields name them.
+by_name(field, p) = p isa PyNeuralODE.ComponentVector || p isa NamedTuple ? p : PyNeuralODE.ComponentVector(p, PyNeuralODE.getaxes(parameters(field)))
+
+const Own = PyNeuralODE.PlainEvaluator{<:Any,<:Union{LotkaVolterra,Robertson}}
 PyNeuralODE.evaluator(field::Union{LotkaVolterra,Robertson}, u) = PyNeuralODE.PlainEvaluator(field, similar(u))
-function PyNeuralODE.pullback!(ubar, pbar, e::PyNeuralODE.PlainEvaluator{<:Any,<:Union{LotkaVolterra,Robertson}}, λ, u, p, t)
-    ubar === nothing || copyto!(ubar, ForwardDiff.gradient(u -> dot(λ, slope(e.field, u, p, t)), u))
-    pbar === nothing || copyto!(pbar, ForwardDiff.gradient(p -> dot(λ, slope(e.field, u, p, t)), p))
+PyNeuralODE.slope!(du, e::Own, u, p, t) = copyto!(du, slope(e.field, u, by_name(e.field, p), t))
+function PyNeuralODE.pullback!(ubar, pbar, e::Own, λ, u, p, t)
+    ubar === nothing || copyto!(ubar, ForwardDiff.gradient(u -> dot(λ, slope(e.field, u, by_name(e.field, p), t)), u))
+    pbar === nothing || copyto!(pbar, ForwardDiff.gradient(p -> dot(λ, slope(e.field, u, by_name(e.field, p), t)), collect(p)))
     return nothing
 end
 
