@@ -1,6 +1,7 @@
 """Settings that all tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ torch.set_num_threads(1)
 
 # Tests say which engine they mean; "auto" would be another one wherever Julia is installed.
 os.environ.setdefault("PYNEURALODE_ENGINE", "torch")
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -120,12 +120,10 @@ def test_check_ends_with_1_and_names_the_row(tmp_path, experiment):
 def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
     code = textwrap.dedent(
         """
-        import signal, sys, time, types
+        import sys, time, types
         from pathlib import Path
         from pyneuralode.cli import main
         from pyneuralode.reports import registry
-
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
         def run(context):
             Path(sys.argv[-1] + ".begun").touch()

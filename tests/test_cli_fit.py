@@ -439,7 +439,7 @@ def test_a_solve_that_fails_is_a_sentence(tmp_path):
 
 INTERRUPTED = textwrap.dedent(
     """
-    import signal, sys, time
+    import sys, time
     from pathlib import Path
     from pyneuralode import progress
     from pyneuralode.cli import main
@@ -452,7 +452,6 @@ INTERRUPTED = textwrap.dedent(
                 Path(sys.argv[-1] + ".begun").touch()
                 time.sleep(0.01)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     progress.RichProgress = Slow
     main()
     """

@@ -48,7 +48,7 @@ def turn(t, y):
 def main(julia):
     """juliacall's Main where diffeqpy can run."""
     try:
-        with diffeqpy_modules.julia_inside() as main:
+        with session.julia_inside() as main:
             diffeqpy_modules.diffeqpy("ode", main)
     except pn.EngineError as error:
         pytest.skip(str(error))

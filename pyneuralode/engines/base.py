@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 
+
 @dataclass(frozen=True)
 class Control:
     """How steps are chosen.

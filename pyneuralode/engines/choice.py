@@ -37,7 +37,7 @@ def choose_engine(engine: str) -> str:
 
 
 def _automatic() -> str:
-    wanted = os.environ.get("PYNEURALODE_ENGINE", "auto").lower()
+    wanted = (os.environ.get("PYNEURALODE_ENGINE") or "auto").lower()
     if wanted not in ENGINES:
         raise unknown_name("PYNEURALODE_ENGINE", wanted, ENGINES)
     if wanted != "auto":

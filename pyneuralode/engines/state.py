@@ -54,6 +54,16 @@ def check_times(ts: Any) -> Tensor:
     return ts
 
 
+def times_inside(t: Any, first: float, last: float) -> np.ndarray:
+    """Return time(s) `t` as a 1-D array, checked to lie between the first and the last time of a solve."""
+    times = np.atleast_1d(np.asarray(t.detach() if isinstance(t, Tensor) else t, dtype=float))
+    low, high = sorted((first, last))
+    outside = ~((times >= low) & (times <= high))
+    if outside.any():
+        raise ArgumentError(f"t is {times[outside][0]:g}, outside the span solved, {first:g} to {last:g}.")
+    return times
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a flat vector becomes the user's state again: shapes of the parts, and NumPy or torch."""

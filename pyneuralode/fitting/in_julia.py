@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..engines.base import Problem
 from ..engines.choice import choose_engine
+from ..engines.inputs import flat_control
+from ..engines.state import flatten
 from ..models import NeuralODE
 from ..progress import Progress
 from .curricula import Stage
@@ -89,14 +92,16 @@ class JuliaFit:
 
     def request(self) -> dict[str, Any]:
         """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
-        from ..engines.julia_engine.solve import solver_request
+        from ..engines.julia_engine.solve import control_request, solver_request, to_julia
 
         own = list(self.model.tensors())
         objective, values = self.objective, self.variables.arrays()
         request = solver_request(self.model.field, self.model.solver, self.model.gradient, self.model.fused)
-        control = dict(vars(self.model.control))
+        described = isinstance(self.y0, Described)
+        flat, layout = flatten(torch.zeros(self.model.field.dim) if described else self.model.prepare(self.y0))
+        control = flat_control(self.model.control, flat, layout, adaptive=False)
         request |= {
-            "control": control | {name: _tolerance(control[name]) for name in ("rtol", "atol")},
+            "control": control_request(control, layout),
             "parameters": {name: values[name] for name in own},
             "extra": {name: float(value) for name, value in values.items() if name not in own},
             "ts": objective.ts,
@@ -117,12 +122,11 @@ class JuliaFit:
                 for stage in self.stages
             ],
         }
-        if isinstance(self.y0, Described):
+        if described:
             request["start"] = self.y0.describe()
         else:
-            state = self.model.prepare(self.y0).numpy()
-            request["u0"] = state if state.ndim == 1 else state.reshape(-1, state.shape[-1]).T
-            if state.ndim > 2:  # samples along several axes become one
+            request["u0"] = to_julia(flat.numpy(), layout)
+            if len(layout.shapes[0]) > 2:  # samples along several axes become one
                 for name in ("data", "weights"):
                     array = request[name].T
                     request[name] = array.reshape(len(array), -1, array.shape[-1]).T
@@ -131,10 +135,6 @@ class JuliaFit:
         if self.penalty is not None:
             request["penalty"] = self.penalty.describe()
         return request
-
-
-def _tolerance(value: Any) -> Any:
-    return float(value) if np.ndim(value) == 0 else np.asarray(value, dtype=float).T
 
 
 class _Reporter:

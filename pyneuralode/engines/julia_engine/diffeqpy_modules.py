@@ -18,7 +18,6 @@ from typing import Any
 
 from ...errors import EngineError
 from ...progress import RichProgress
-from . import session
 from .executables import examine
 from .installation import Installation
 from .probe import probe
@@ -50,29 +49,6 @@ end
 _UNMOVED = """
 () -> all(pathof(m) === nothing || Base.locate_package(id) in (nothing, pathof(m)) for (id, m) in Base.loaded_modules)
 """
-
-
-@contextmanager
-def julia_inside() -> Iterator[Any]:
-    """Give juliacall's Main, and keep other threads out of Julia as long: Python code that Julia calls lets them run.
-
-    Raises EngineError where Julia is to run in the worker process, which no Python function reaches.
-    """
-    if (session._process or session._default()) != "inside":
-        raise EngineError(
-            "Julia runs in the worker process, from where it cannot call a Python function: set "
-            "PYNEURALODE_JULIA_PROCESS=inside before anything uses Julia, or write engine='torch'."
-        )
-    session.start_julia("inside")
-    if session._session._process != os.getpid():
-        raise EngineError(
-            "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
-            "method 'spawn'."
-        )
-    from juliacall import Main
-
-    with session._session._lock:
-        yield Main
 
 
 def diffeqpy(name: str, Main: Any) -> Any:

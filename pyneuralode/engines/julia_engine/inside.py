@@ -46,13 +46,19 @@ class Inside:
 
     def raw(self, name: str, request: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
         """As `call`, but failures are returned as "error"."""
+        with self.held():
+            return self._entry(name, request, progress)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other threads out of Julia; EngineError in a process that was forked off the one with Julia."""
         if os.getpid() != self._process:
             raise EngineError(
                 "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
                 "method 'spawn'."
             )
         with self._lock:
-            return self._entry(name, request, progress)
+            yield
 
     alive = True
 

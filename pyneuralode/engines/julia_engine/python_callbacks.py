@@ -14,9 +14,9 @@ from torch import Tensor
 from ...errors import ArgumentError, SolverError
 from ..base import Control, Solution
 from ..inputs import flat_control
-from ..state import check_times, flatten
-from .diffeqpy_modules import julia_inside
+from ..state import check_times, flatten, times_inside
 from .reply import read_reply
+from .session import julia_inside
 
 ENGINE = "julia (diffeqpy)"
 
@@ -146,15 +146,8 @@ def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Ma
 
 
 def _dense(solution: Any, start: Start) -> Callable:
-    low, high = sorted((start.ts[0], start.ts[-1]))
-
     def at(t):
-        times = np.atleast_1d(np.asarray(t, dtype=float))
-        outside = ~((times >= low) & (times <= high))
-        if outside.any():
-            raise ArgumentError(
-                f"t is {times[outside][0]:g}, outside the span solved, {start.ts[0]:g} to {start.ts[-1]:g}."
-            )
+        times = times_inside(t, start.ts[0], start.ts[-1])
         with julia_inside() as Main:
             states = np.asarray(python_functions(Main).interpolated(solution, Main.collect(times)))
         return np.array(states.T, order="C").reshape(*np.shape(t), *start.shape)

@@ -18,8 +18,9 @@ from ...fields import Field
 from ...solvers import find_solver, require_engine
 from ..base import Control, Problem, Solution
 from ..torch_engine.dynamics import bind
-from .diffeqpy_modules import diffeqpy, julia_inside
+from .diffeqpy_modules import diffeqpy
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
+from .session import julia_inside
 
 
 def applies(problem: Problem) -> bool:

@@ -13,8 +13,9 @@ import numpy as np
 from ...errors import ArgumentError, SolverError
 from ..base import Control, Problem, Solution
 from . import python_fields
-from .diffeqpy_modules import diffeqpy, julia_inside
+from .diffeqpy_modules import diffeqpy
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
+from .session import julia_inside
 
 SDE_SOLVERS = ("SOSRI", "SOSRA", "SRIW1", "SRA1", "EM")
 # Which of diffeqpy's modules has them; IDA is Sundials'.

@@ -6,10 +6,11 @@ import atexit
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ...errors import ArgumentError, unknown_name
+from ...errors import ArgumentError, EngineError, unknown_name
 from .inside import Inside
 from .worker import Worker
 
@@ -64,6 +65,24 @@ def call(name: str, request: dict[str, Any], progress: Callable[..., bool] | Non
     if _forgotten:
         request = request | {"forget": [_forgotten.pop() for _ in range(len(_forgotten))]}
     return _session.call(name, request, progress)
+
+
+@contextmanager
+def julia_inside() -> Iterator[Any]:
+    """Give juliacall's Main, and keep other threads out of Julia as long: Python code that Julia calls lets them run.
+
+    Raises EngineError where Julia is to run in the worker process, which no Python function reaches.
+    """
+    if (_process or _default()) != "inside":
+        raise EngineError(
+            "Julia runs in the worker process, from where it cannot call a Python function: set "
+            "PYNEURALODE_JULIA_PROCESS=inside before anything uses Julia, or write engine='torch'."
+        )
+    start_julia("inside")
+    from juliacall import Main
+
+    with _session.held():
+        yield Main
 
 
 class Kept:

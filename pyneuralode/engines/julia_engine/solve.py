@@ -15,7 +15,7 @@ from ...gradients import GradientMethod, require_gradient
 from ...solvers import find_solver, require_engine
 from ..base import Control, Problem, Solution
 from ..inputs import check_described, flat_control, read_parameters
-from ..state import Layout, check_times, flatten
+from ..state import Layout, check_times, flatten, times_inside
 from ..torch_engine.differentiate import attach_outputs, attach_start, first_order
 from ..torch_engine.dynamics import build
 from . import python_fields
@@ -170,13 +170,10 @@ class _Solve(torch.autograd.Function):
 
 def _dense(work: _Work, ts: np.ndarray):
     """Return the function of time that Julia's own interpolant makes."""
-    layout, (low, high) = work.layout, sorted((ts[0], ts[-1]))
+    layout = work.layout
 
     def at(t):
-        times = np.atleast_1d(np.asarray(t.detach() if isinstance(t, Tensor) else t, dtype=float))
-        outside = ~((times >= low) & (times <= high))
-        if outside.any():
-            raise ArgumentError(f"t is {times[outside][0]:g}, outside the span solved, {ts[0]:g} to {ts[-1]:g}.")
+        times = times_inside(t, ts[0], ts[-1])
         states = torch.from_numpy(flat_states(call("interpolate", {"kept": work.kept.number, "times": times})["ys"]))
         return layout.deliver(states[0] if np.ndim(t) == 0 else states)
 

@@ -15,7 +15,7 @@ from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, requi
 from ...solvers import find_solver, require_engine
 from ..base import Problem, Solution, Statistics
 from ..inputs import check_described, flat_control, read_parameters
-from ..state import Layout, check_times, flat_slope, flatten
+from ..state import Layout, check_times, flat_slope, flatten, times_inside
 from . import fused
 from .differentiate import (
     Task,
@@ -178,15 +178,10 @@ def _counted_slope(
 def _dense(steps: list[Step], layout: Layout) -> Callable:
     """Return the function of time that the steps' interpolants make."""
     state_at = trajectory(steps)
-    sign = 1 if steps[-1].t_end > steps[0].t else -1
     first, last = steps[0].t, steps[-1].t_end
 
     def at(t):
-        times = np.atleast_1d(np.asarray(t.detach() if isinstance(t, Tensor) else t, dtype=float))
-        outside = ~((sign * times >= sign * first) & (sign * times <= sign * last))
-        if outside.any():
-            raise ArgumentError(f"t is {times[outside][0]:g}, outside the span solved, {first:g} to {last:g}.")
-        states = torch.stack([state_at(float(time)) for time in times])
+        states = torch.stack([state_at(float(time)) for time in times_inside(t, first, last)])
         return layout.deliver(states[0] if np.ndim(t) == 0 else states)
 
     return at
