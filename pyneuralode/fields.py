@@ -16,13 +16,14 @@ from .errors import ArgumentError, unknown_name
 
 ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
 INPUT_MAPS = ("identity", "square", "cube")
-INITIALISATIONS = ("glorot_uniform", "normal", "lecun_uniform")
+INITIALISATIONS = ("glorot_uniform", "normal", "lecun_uniform", "torch")
 _ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none": "identity"}
 
 Parameters = dict[str, np.ndarray]
 
 
-def _canonical(argument: str, value: str, known: tuple[str, ...]) -> str:
+def canonical(argument: str, value: str, known: tuple[str, ...]) -> str:
+    """Return the catalogue's own spelling of a name."""
     name = str(value).lower()
     name = _ALIASES.get(name, name)
     if name not in known:
@@ -61,6 +62,57 @@ class Field:
         return {"kind": type(self).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 
+def check_sizes(sizes) -> tuple[int, ...]:
+    """Return the widths of a network of the state, checked."""
+    widths = tuple(int(n) for n in sizes)
+    if len(widths) < 2 or min(widths) < 1:
+        raise ArgumentError(f"sizes is {sizes!r}: give at least two positive widths, such as (2, 50, 2).")
+    if widths[0] != widths[-1]:
+        raise ArgumentError(
+            f"sizes is {widths}: the first and the last width are both the state's dimension, "
+            f"write ({widths[0]}, ..., {widths[0]})."
+        )
+    return widths
+
+
+def check_scales(field: Field, *names: str) -> None:
+    """Make the named settings of `field` floats, checked to be positive."""
+    for name in names:
+        value = float(getattr(field, name))
+        if not np.isfinite(value) or value <= 0:
+            raise ArgumentError(f"{name} is {value}: give a positive number, such as 1.0.")
+        object.__setattr__(field, name, value)
+
+
+def check_drawing(field: Field) -> None:
+    """Check a field's `init`, `init_scale` and `init_bias`."""
+    object.__setattr__(field, "init", canonical("init", field.init, INITIALISATIONS))
+    check_scales(field, "init_scale")
+    if not (np.isfinite(field.init_bias) and field.init_bias >= 0):
+        raise ArgumentError(f"init_bias is {field.init_bias}: give a number of at least 0, such as 1.0.")
+
+
+def draw(shapes: dict[str, tuple[int, ...]], init: str, init_scale: float, init_bias: float, seed: int) -> Parameters:
+    """Return initial weights (out, in, ...) and biases (out,), each after its weight; see `MLP` for the settings."""
+    rng = np.random.default_rng(seed)
+    parameters = {}
+    bound = init_bias
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            parameters[name] = rng.uniform(-bound, bound, size=shape)
+            continue
+        window = int(np.prod(shape[2:]))  # a kernel's pixels; 1 for a matrix
+        n_out, n_in = shape[0] * window, shape[1] * window
+        if init == "normal":
+            parameters[name] = init_scale * rng.normal(size=shape)
+        else:
+            limit = np.sqrt(6 / (n_in + n_out)) if init == "glorot_uniform" else np.sqrt(1 / n_in)
+            parameters[name] = init_scale * rng.uniform(-limit, limit, size=shape)
+        if init == "torch":
+            bound = init_scale * np.sqrt(1 / n_in)
+    return parameters
+
+
 @dataclass(frozen=True)
 class MLP(Field):
     """A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``.
@@ -76,9 +128,10 @@ class MLP(Field):
     input_scale, output_scale : float
         Fixed scales: states of size `input_scale` reach the net as ones, and the net's ones mean a slope
         of `output_scale` (state units per unit of time).
-    init : {"glorot_uniform", "normal", "lecun_uniform"}
+    init : {"glorot_uniform", "normal", "lecun_uniform", "torch"}
         Weights ~ U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1), or U(-a, a) with
-        a = sqrt(1 / in) (as PyTorch's linear layer); each times `init_scale`.
+        a = sqrt(1 / in) (as PyTorch's linear layer); each times `init_scale`. "torch" draws the biases so too, in place
+        of `init_bias`: what PyTorch's linear and convolutional layers start from.
     init_bias : float
         Biases ~ U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state, and a solve
         that starts there stays there until the last bias moves.
@@ -96,25 +149,11 @@ class MLP(Field):
     init_bias: float = 0.0
 
     def __post_init__(self):
-        sizes = tuple(int(n) for n in self.sizes)
-        if len(sizes) < 2 or min(sizes) < 1:
-            raise ArgumentError(f"sizes is {self.sizes!r}: give at least two positive widths, such as (2, 50, 2).")
-        if sizes[0] != sizes[-1]:
-            raise ArgumentError(
-                f"sizes is {sizes}: the first and the last width are both the state's dimension, "
-                f"write ({sizes[0]}, ..., {sizes[0]})."
-            )
-        object.__setattr__(self, "sizes", sizes)
-        object.__setattr__(self, "activation", _canonical("activation", self.activation, ACTIVATIONS))
-        object.__setattr__(self, "input_map", _canonical("input_map", self.input_map, INPUT_MAPS))
-        object.__setattr__(self, "init", _canonical("init", self.init, INITIALISATIONS))
-        for name in ("input_scale", "output_scale", "init_scale"):
-            value = float(getattr(self, name))
-            if not np.isfinite(value) or value <= 0:
-                raise ArgumentError(f"{name} is {value}: give a positive number, such as 1.0.")
-            object.__setattr__(self, name, value)
-        if not (np.isfinite(self.init_bias) and self.init_bias >= 0):
-            raise ArgumentError(f"init_bias is {self.init_bias}: give a number of at least 0, such as 1.0.")
+        object.__setattr__(self, "sizes", check_sizes(self.sizes))
+        object.__setattr__(self, "activation", canonical("activation", self.activation, ACTIVATIONS))
+        object.__setattr__(self, "input_map", canonical("input_map", self.input_map, INPUT_MAPS))
+        check_scales(self, "input_scale", "output_scale")
+        check_drawing(self)
 
     @property
     def dim(self) -> int:
@@ -128,21 +167,7 @@ class MLP(Field):
         return shapes
 
     def initial(self, seed: int = 0) -> Parameters:
-        rng = np.random.default_rng(seed)
-        parameters = {}
-        for name, shape in self.shapes().items():
-            if len(shape) == 2:
-                parameters[name] = self.init_scale * self._draw(rng, shape)
-            else:
-                parameters[name] = rng.uniform(-self.init_bias, self.init_bias, size=shape)
-        return parameters
-
-    def _draw(self, rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-        n_out, n_in = shape
-        if self.init == "normal":
-            return rng.normal(size=shape)
-        bound = np.sqrt(6 / (n_in + n_out)) if self.init == "glorot_uniform" else np.sqrt(1 / n_in)
-        return rng.uniform(-bound, bound, size=shape)
+        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
 
 
 @dataclass(frozen=True)
@@ -163,7 +188,7 @@ class Linear(Field):
                 f"matrix has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
             )
         object.__setattr__(self, "matrix", tuple(tuple(map(float, row)) for row in matrix))
-        object.__setattr__(self, "input_map", _canonical("input_map", self.input_map, INPUT_MAPS))
+        object.__setattr__(self, "input_map", canonical("input_map", self.input_map, INPUT_MAPS))
 
     @property
     def dim(self) -> int:
@@ -213,7 +238,7 @@ class SEIR(Field):
 
 
 def _kinds() -> dict[str, type[Field]]:
-    from . import equations  # noqa: F401 - the kinds that have a module of their own
+    from . import conv_fields, equations, time_fields  # noqa: F401 - the kinds that have a module of their own
 
     return {kind.__name__: kind for kind in Field.__subclasses__()}
 

@@ -25,9 +25,15 @@ class JuliaODE(NeuralODE):
     solver, gradient, fused, seed, dtype, **control
         As in `NeuralODE`.
 
-    ``layer(y0)`` takes a batch (..., dim) on the CPU and returns the states (..., dim) at the last of `ts`;
+    ``layer(y0)`` takes a batch (..., dim) and returns the states (..., dim) at the last of `ts`;
     ``layer(y0, ts)`` returns the states (T, ..., dim) at given times, as `NeuralODE` does. Parameters and gradients are
-    torch's, so that any optimiser and any model around it work.
+    torch's, so that any optimiser and any model around it work. Julia reads and writes torch's own memory, nothing is copied
+    between the two (a worker process gets copies: see `start_julia`).
+
+    On a CUDA device (parameters and state there) Julia needs CUDA.jl in its environment, the field must be an `MLP`,
+    `Linear` or `SEIR`, the solver an explicit one, and the gradient "Interpolating", "Gauss", "Quadrature" or
+    "Backsolve". **None of this has run on a GPU yet**: the same lines were tested with the processor's memory, and with
+    arrays that forbid what a GPU is slow at, in the device's place. With ``engine="auto"`` torch solves what is on a GPU.
 
     Raises EngineError where there is no Julia.
 

@@ -48,11 +48,10 @@ def turn(t, y):
 def main(julia):
     """juliacall's Main where diffeqpy can run."""
     try:
-        with session.julia_inside() as main:
-            diffeqpy_modules.diffeqpy("ode", main)
+        session.with_julia(lambda main: diffeqpy_modules.diffeqpy("ode", main))
     except pn.EngineError as error:
         pytest.skip(str(error))
-    return main
+    return session.with_julia(lambda main: main)
 
 
 def solve(f, y0, ts, **settings):

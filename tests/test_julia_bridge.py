@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import pyneuralode as pn
+from pyneuralode.engines.julia_engine import handover, session
 from pyneuralode.epidemics import fit_seir
 from pyneuralode.fitting import TotalVariation
 from pyneuralode.gradients import gradients_of
@@ -134,6 +136,51 @@ def test_several_solves_wait_for_their_gradients(julia):
     torch.testing.assert_close(found, reference.weights["weight_1"].grad)
 
 
+def test_a_loop_uses_its_solves_again_and_none_that_waits(julia):
+    model, reference = (pn.NeuralODE(NET, engine=engine) for engine in ("julia", "torch"))
+    y0 = torch.ones(2, dtype=torch.float64)
+    for _ in range(3):
+        ends = [[m(k * y0, TIMES)[-1] for k in range(7)] for m in (model, reference)]  # more than Julia lets wait idly
+        for m, states in zip((model, reference), ends):
+            m.zero_grad()
+            sum((k + 1) * state.sum() for k, state in enumerate(states)).backward()
+        torch.testing.assert_close(model.weights["weight_1"].grad, reference.weights["weight_1"].grad, rtol=1e-9, atol=1e-11)
+
+
+def test_what_differs_between_two_solves_is_told(julia):
+    y0 = np.ones((3, 2))
+    for change in (
+        {},
+        {"rtol": 1e-3},
+        {"rtol": np.array([1e-3, 1e-9])},
+        {"rtol": np.array([1e-9, 1e-3])},
+        {"atol": np.array([[1e-3], [1e-4], [1e-5]])},
+        {"step": 0.1},
+        {"solver": "DP5"},
+    ):
+        ours, theirs = (pn.solve(NET, y0, TIMES, engine=engine, **change) for engine in ("torch", "julia"))
+        np.testing.assert_allclose(theirs.ys, ours.ys, rtol=0, atol=1e-12)
+        assert (theirs.nfev, theirs.accepted, theirs.rejected) == (ours.nfev, ours.accepted, ours.rejected)
+    for ts in (TIMES, TIMES[:5], -TIMES):
+        np.testing.assert_allclose(*(pn.solve(NET, y0[0], ts, engine=e).ys for e in ("julia", "torch")), rtol=0, atol=1e-12)
+
+
+def test_julia_forgets_the_oldest_of_many_problems(julia, monkeypatch):
+    julia_here = session.running()
+    monkeypatch.setattr(handover, "_MOST_PREPARED", 2)
+    julia_here.prepared.clear()
+    model = pn.NeuralODE(NET, engine="julia")
+    y0 = torch.ones(2, dtype=torch.float64)
+    early = model(y0, [0.0, 1.0])
+    for end in (1.5, 2.0, 2.5):
+        model(y0, [0.0, end])
+    assert len(julia_here.prepared) == 2
+    early.sum().backward()  # its problem is forgotten, it is not
+    reference = pn.NeuralODE(NET, engine="torch")
+    reference(y0, [0.0, 1.0]).sum().backward()
+    torch.testing.assert_close(model.weights["weight_1"].grad, reference.weights["weight_1"].grad)
+
+
 def test_a_gradient_may_be_taken_twice_and_what_julia_keeps_is_forgotten(julia):
     from juliacall import Main
 
@@ -146,7 +193,7 @@ def test_a_gradient_may_be_taken_twice_and_what_julia_keeps_is_forgotten(julia):
     del ys
     for _ in range(3):
         model(torch.ones(2, dtype=torch.float64), TIMES)
-    assert Main.seval("length(PyNeuralODE.KEPT)") <= 2
+    assert Main.seval("count(thing -> thing isa PyNeuralODE.Work, values(PyNeuralODE.KEPT))") <= 2
     with pytest.raises(pn.ArgumentError, match="cannot be differentiated again"):
         ys = model(torch.ones(2, dtype=torch.float64), TIMES)
         torch.autograd.grad(ys.sum(), list(model.parameters()), create_graph=True)
@@ -279,6 +326,32 @@ def test_the_worker_process_gives_the_same_numbers_without_julia_here(julia):
     assert "already runs as 'worker'" in lines[2]
 
 
+def test_julia_runs_in_any_thread(julia):
+    run = python(
+        """
+        import threading
+        import numpy as np, torch, pyneuralode as pn
+        pn.start_julia("inside")
+        from pyneuralode.engines.julia_engine.session import with_julia
+        model = pn.NeuralODE(pn.MLP((2, 6, 2), init_bias=0.3), engine="julia")
+        def work():
+            for _ in range(3):
+                model(torch.ones(2, dtype=torch.float64), np.linspace(0, 2, 9)).sum().backward()
+                with_julia(lambda Main: Main.seval("GC.gc()"))  # which waits for every thread that runs Julia code
+        for _ in range(2):
+            threads = [threading.Thread(target=work) for _ in range(2)]
+            [thread.start() for thread in threads]
+            [thread.join() for thread in threads]
+            work()
+        print(float(model.weights["weight_1"].grad.sum()))
+        """
+    )
+    assert run.returncode == 0, run.stderr
+    model = pn.NeuralODE(NET, engine="torch")
+    model(torch.ones(2, dtype=torch.float64), TIMES).sum().backward()
+    assert float(run.stdout) == pytest.approx(18 * float(model.weights["weight_1"].grad.sum()), rel=1e-9)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_fork_is_told_that_julia_cannot_run_in_it(julia):
     run = python(
@@ -297,6 +370,74 @@ def test_a_fork_is_told_that_julia_cannot_run_in_it(julia):
         """
     )
     assert "cannot run in a fork" in run.stdout
+
+
+# Memory of a device. There is none here: the processor's memory stands in for it, behind the arrays of another name.
+
+ELSEWHERE = """
+    abstract type Elsewhere{T} end
+    Elsewhere(x::AbstractArray) = Array(x)
+    Base.similar(::Type{Elsewhere{T}}, dims::Dims) where {T} = Array{T}(undef, dims)
+    Base.similar(::Type{Elsewhere{T}}, dims::Integer...) where {T} = Array{T}(undef, dims)
+    PyNeuralODE.wrap(::Type{Elsewhere}, ::Type{T}, address::Integer, dims) where {T} = PyNeuralODE.wrap(Array, T, address, dims)
+    const WAITS = Ref(0)
+    PyNeuralODE.synchronize(::Type{Elsewhere}) = (WAITS[] += 1; nothing)
+    PyNeuralODE.PLACES["elsewhere"] = Elsewhere
+"""
+
+
+@pytest.fixture
+def elsewhere(julia, monkeypatch):
+    """Tensors pass for ones on a device that Julia knows by this name."""
+    from juliacall import Main
+
+    if not Main.seval('haskey(PyNeuralODE.PLACES, "elsewhere")'):
+        Main.seval(f"begin {ELSEWHERE} end")
+    monkeypatch.setattr(handover, "place_of", lambda y0: ("elsewhere", 0))
+    return Main
+
+
+@pytest.mark.parametrize("gradient", ["Interpolating", "Gauss", "Backsolve"])
+def test_tensors_on_a_device_are_handed_over_by_address(elsewhere, gradient):
+    found = []
+    for engine in ("torch", "julia"):
+        layer = pn.NeuralODE(NET, engine=engine, gradient="Interpolating" if engine == "torch" else gradient, rtol=1e-9, atol=1e-9)
+        y0 = torch.tensor([[[1.0, 0.5]], [[0.2, -0.3]], [[0.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+        states = layer(y0, TIMES)
+        states.square().sum().backward()
+        found.append([states.detach(), y0.grad, *(p.grad for p in layer.parameters())])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=1e-7)
+    assert elsewhere.seval("WAITS[]") >= 4
+    with torch.no_grad():
+        torch.testing.assert_close(layer.solve(y0, TIMES).ys, found[0][0], rtol=1e-6, atol=1e-8)
+
+
+def test_what_a_device_does_not_have_is_said_in_one_sentence(elsewhere, monkeypatch):
+    y0 = torch.ones(3, 2, requires_grad=True)
+    for settings, sentence in (
+        ({}, "write gradient='Interpolating'"),
+        ({"gradient": "Interpolating", "solver": "Rodas5P"}, "explicit one"),
+    ):
+        with pytest.raises(pn.ArgumentError, match=sentence):
+            pn.solve(NET, y0, TIMES, engine="julia", rtol=1e-4, **settings)
+    with pytest.raises(pn.ArgumentError, match="on the CPU only"):
+        field = pn.Equations({"x": "-x"})
+        pn.solve(field, torch.ones(1), TIMES, engine="julia", rtol=1e-4)
+    if not elsewhere.seval('haskey(PyNeuralODE.PLACES, "cuda")'):
+        monkeypatch.setattr(handover, "place_of", lambda y0: ("cuda", 0))
+        with pytest.raises(pn.ArgumentError, match=r"Pkg.add\("):
+            pn.solve(NET, y0, TIMES, engine="julia", rtol=1e-4, gradient="Interpolating")
+
+
+def test_the_worker_process_cannot_reach_a_device(monkeypatch):
+    asked = SimpleNamespace(dense=False)
+    monkeypatch.setattr(session, "running", lambda: None)
+    with pytest.raises(pn.ArgumentError, match="y0 is on cuda:0, whose memory"):
+        handover.handover(asked, torch.device("cuda:0"))
+    asked.dense = True
+    with pytest.raises(pn.ArgumentError, match="dense is True"):
+        handover.handover(asked, torch.device("cuda:0"))
 
 
 # A layer of a torch model

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -89,6 +90,15 @@ def test_juliapkg_json_is_current():
     assert kept == sources.stamp(sources.folder()), (
         f"julia/Project.toml has changed since juliapkg.json was written: run `{sources.REFRESH}`."
     )
+
+
+def test_what_our_extension_waits_for_is_asked_for_in_the_versions_that_it_allows():
+    asked = json.loads(sources.REQUIREMENTS.read_text())["packages"]["SciMLSensitivity"]
+    project = (sources.folder() / "Project.toml").read_text()
+    weak = re.search(r"^\[weakdeps\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL)[1]
+    assert f'SciMLSensitivity = "{asked["uuid"]}"' in weak
+    assert f'SciMLSensitivity = "{asked["version"]}"' in project.split("[compat]")[1]
+    assert "SciMLSensitivity" not in sources.dependencies(sources.folder())
 
 
 def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_path):

@@ -15,6 +15,8 @@ RANKS = {
     "progress": 0,
     "fields": 1,
     "equations": 1,
+    "time_fields": 1,
+    "conv_fields": 1,
     "solvers": 1,
     "gradients": 1,
     "datasets": 1,

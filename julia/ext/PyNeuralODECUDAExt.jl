@@ -16,4 +16,6 @@ PyNeuralODE.wrap(::Type{CuArray}, ::Type{T}, address::Integer, dims) where {T} =
 # The whole device, not our stream alone: torch has streams of its own.
 PyNeuralODE.synchronize(::Type{CuArray}) = CUDA.device_synchronize()
 
+PyNeuralODE.selected(f, ::Type{CuArray}, index) = CUDA.device!(f, index)
+
 end

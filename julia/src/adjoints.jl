@@ -1,24 +1,43 @@
 # Gradients of SciML's solves by SciMLSensitivity's continuous adjoints, with our products in place of automatic
 # differentiation, and by dual numbers through the solver.
 
-using ReverseDiff: ReverseDiff
-using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiffVJP, ZygoteVJP,
-    adjoint_sensitivities
-using Zygote: Zygote
-
 export AdjointSolve
 
-const ADJOINTS = Dict(
-    "Interpolating" => vjp -> InterpolatingAdjoint(autojacvec=vjp),
-    "Gauss" => vjp -> GaussAdjoint(autojacvec=vjp),
-    "Quadrature" => vjp -> QuadratureAdjoint(autojacvec=vjp),
-    # The state is set to the stored outputs wherever there is one, as the embedded engine does.
-    "Backsolve" => vjp -> BacksolveAdjoint(autojacvec=vjp, checkpointing=true),
-    "ForwardMode" => _ -> nothing,
-)
+# SciMLSensitivity and what it brings load as slowly as all the rest together. Its part is an extension, which is loaded for
+# the first gradient that needs it.
 
-# SciMLSensitivity takes the products by hand from the ODEFunction; its own choice would then only be asked for what they lack.
-const PRODUCTS = Dict("hand" => ZygoteVJP(), "zygote" => ZygoteVJP(), "reversediff" => ReverseDiffVJP(true))
+const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("Interpolating", "Gauss", "Quadrature", "Backsolve", "ForwardMode"))
+const PRODUCTS = Dict(name => Val(Symbol(name)) for name in ("hand", "zygote", "reversediff"))
+const SCIMLSENSITIVITY = Base.PkgId(Base.UUID("1ed8b502-d754-442c-8d5d-10ac956f44a1"), "SciMLSensitivity")
+
+"Defined by the extension: SciMLSensitivity's object for an entry of `ADJOINTS` and one of `PRODUCTS`."
+function sensitivity_method end
+
+"Defined by the extension: the derivatives, with respect to the start and the parameters, of a solution that SciML made."
+function sensitivity_gradients end
+
+"""
+    load_sensitivity(gradient)
+
+Load SciMLSensitivity from the active environment, and with it the extension, unless they are there. Their code is newer than
+the caller's, which finds it through `invokelatest`.
+"""
+function load_sensitivity(gradient)
+    present() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt) !== nothing
+    present() && return nothing
+    needs = "gradient is '$gradient', which is SciMLSensitivity's"
+    Base.locate_package(SCIMLSENSITIVITY) === nothing && throw(UserError(
+        "$needs, and the Julia environment lacks that: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
+    Base.require(SCIMLSENSITIVITY)
+    present() || throw(UserError("$needs, and it does not load with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
+    return nothing
+end
+
+function adjoint_method(gradient, product)
+    gradient == "ForwardMode" && return nothing
+    load_sensitivity(gradient)
+    return Base.invokelatest(sensitivity_method, ADJOINTS[gradient], product)
+end
 
 """
     AdjointSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control(), rtol=nothing, atol=nothing, vjp=:hand)
@@ -51,12 +70,13 @@ end
 function AdjointSolve(field::Field, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="Interpolating", control=Control(),
                       rtol=nothing, atol=nothing, vjp=:hand) where {T<:AbstractFloat}
     check_times(ts)
-    make, product = known("gradient", gradient, ADJOINTS), known("vjp", string(vjp), PRODUCTS)
+    known("gradient", gradient, ADJOINTS)
+    method = adjoint_method(gradient, known("vjp", string(vjp), PRODUCTS))
     f = vjp == :hand ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
     backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step,
                        control.min_step, control.max_step, control.max_steps)
     ys = zeros(T, size(u0)..., length(ts))
-    return AdjointSolve(field, copy(u0), collect(T, ts), find_solver(solver), gradient, control, backward, make(product), f, ys, T[], nothing)
+    return AdjointSolve(field, copy(u0), collect(T, ts), find_solver(solver), gradient, control, backward, method, f, ys, T[], nothing)
 end
 
 # "Interpolating" and "Backsolve" ask for both products at the same place, one after the other: one pass gives both.
@@ -83,7 +103,9 @@ function hand_function(field, u0, gradient)
     return ode_function(d; vjp=vjp!, vjp_p=vjp_p!, jac_prototype=zeros(eltype(u0), length(u0), length(u0)))
 end
 
-function solve!(s::AdjointSolve{T}, p, u0) where {T}
+solve!(s::AdjointSolve, p, u0) = Base.invokelatest(integrate!, s, p, u0)::typeof(s.ys)
+
+function integrate!(s::AdjointSolve{T}, p, u0) where {T}
     s.p = collect(T, getdata(p))
     copyto!(s.start, u0)
     problem = ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p)
@@ -95,9 +117,9 @@ end
 counts(s::AdjointSolve) = tally(s.solution)
 
 pullback!(pbar, u0bar, s::AdjointSolve, ysbar) =
-    s.method === nothing ? forwards!(pbar, u0bar, s, ysbar) : backwards!(pbar, u0bar, s, ysbar)
+    Base.invokelatest(s.method === nothing ? forwards! : backwards!, pbar, u0bar, s, ysbar)
 
-function backwards!(pbar, u0bar, s, ysbar)
+function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     n, times = length(s.start), stops(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
@@ -110,7 +132,7 @@ function backwards!(pbar, u0bar, s, ysbar)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(n, length(s.p), reached),)))
     stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = try
-        adjoint_sensitivities(s.solution, s.solver.make(AutoFiniteDiff()); sensealg=s.method, t=times, dgdu_discrete=cotangent!, stored..., steps...)
+        sensitivity_gradients(s.solution, s.solver.make(AutoFiniteDiff()), s.method, times, cotangent!; stored..., steps...)
     catch error     # of numbers that are no longer finite, met by a linear solve or by the quadrature
         error isa Union{SingularException,DomainError} || rethrow()
         pending = -1

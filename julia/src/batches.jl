@@ -2,10 +2,10 @@
 # (dim samples)² entries), and every array made by `similar`.
 
 """
-    BatchSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control())
+    BatchSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control(), rtol=nothing, atol=nothing)
 
 A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("Interpolating", "Gauss",
-"Quadrature", "Backsolve") with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
+"Quadrature", "Backsolve"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
 """
 mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
     const start::U
@@ -22,10 +22,11 @@ mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractV
 end
 
 function BatchSolve(field::Field, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="Interpolating",
-                    control=Control()) where {T<:AbstractFloat}
+                    control=Control(), rtol=nothing, atol=nothing) where {T<:AbstractFloat}
     check_times(ts)
-    method = known("gradient", gradient, BATCH_ADJOINTS)(PRODUCTS["hand"])
-    backward = Control(; rtol=minimum(control.rtol), atol=minimum(control.atol), control.step, control.min_step, control.max_step,
+    known("gradient", gradient, BATCH_ADJOINTS)
+    method = adjoint_method(gradient, PRODUCTS["hand"])
+    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step, control.min_step, control.max_step,
                        control.max_steps)
     p = similar(u0, sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0))
     return BatchSolve(copy(u0), collect(T, ts), explicit(solver), control, backward, String(gradient), method,
@@ -70,7 +71,9 @@ function batch_function(slope, u0, pbar, gradient)
     return ODEFunction{true,FullSpecialize}(slope; vjp=vjp!, vjp_p=vjp_p!)
 end
 
-function solve!(s::BatchSolve, p, u0)
+solve!(s::BatchSolve, p, u0) = Base.invokelatest(integrate!, s, p, u0)::typeof(s.ys)
+
+function integrate!(s::BatchSolve, p, u0)
     copyto!(s.p, getdata(p))
     copyto!(s.start, u0)
     saving = s.gradient == "Backsolve" ? (saveat=s.ts, save_everystep=false, dense=false) : (dense=true, save_everystep=true)
@@ -80,7 +83,9 @@ end
 
 counts(s::BatchSolve) = tally(s.solution)
 
-function pullback!(pbar, u0bar, s::BatchSolve, ysbar)
+pullback!(pbar, u0bar, s::BatchSolve, ysbar) = Base.invokelatest(backwards!, pbar, u0bar, s, ysbar)
+
+function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
     pending, reached = length(s.ts), Ref(s.ts[end])
     function cotangent!(out, u, p, t, i)
         copyto!(out, selectdim(ysbar, ndims(ysbar), i))
@@ -89,8 +94,7 @@ function pullback!(pbar, u0bar, s::BatchSolve, ysbar)
     steps = settings(s.solver, reverse(s.ts), s.backward)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p), reached),)))
     stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
-    u0grad, pgrad = adjoint_sensitivities(s.solution, s.solver.make(nothing); sensealg=s.method, t=s.ts, dgdu_discrete=cotangent!,
-                                          stored..., steps...)
+    u0grad, pgrad = sensitivity_gradients(s.solution, s.solver.make(nothing), s.method, s.ts, cotangent!; stored..., steps...)
     pending == 0 || throw(SolveFailure(
         "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, or loosen " *
         "rtol and atol.", Float64(reached[]), NaN))
@@ -105,11 +109,14 @@ end
 
 Return the states at `ts`, (size(u0)..., T), on the device of u0 and p; nothing is kept for a gradient.
 """
-function solve_batch(field::Field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control()) where {T<:AbstractFloat}
+solve_batch(field::Field, p, u0::AbstractVecOrMat, ts; settings...) = first(batch_states(field, p, u0, ts; settings...))
+
+"As `solve_batch`, with the counts of the solve."
+function batch_states(field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control()) where {T<:AbstractFloat}
     check_times(ts)
     times = collect(T, ts)
     f! = ODEFunction{true,FullSpecialize}(BatchSlope(evaluator(field, u0), size(u0)))
     solution = integrate(ODEProblem(f!, u0, (times[1], times[end]), getdata(p)), explicit(solver), times, control;
                          saveat=times, save_everystep=false, dense=false)
-    return states(solution, times, u0)
+    return states(solution, times, u0), tally(solution)
 end

@@ -1,4 +1,5 @@
-# What Python calls: functions of one dictionary of plain values, by name. One call is a whole solve, gradient or fit.
+# What Python calls: functions of one dictionary of plain values, by name. One call is a whole solve, gradient or fit. Where
+# Python's memory is ours too, solves go by addresses instead: prepared.jl.
 
 "Things that Python will ask for again, by number."
 const KEPT = Dict{Int,Any}()
@@ -10,6 +11,13 @@ function keep!(thing)
     return LAST_KEPT[]
 end
 
+function forget!(number)
+    give_back!(pop!(KEPT, number, nothing))
+    return nothing
+end
+
+include("prepared.jl")
+
 """
     call(name, request, progress=nothing)
 
@@ -18,7 +26,7 @@ are things kept for Python that it needs no longer.
 """
 function call(name::AbstractString, request::AbstractDict, progress=nothing)
     for number in get(request, "forget", ())
-        delete!(KEPT, number)
+        forget!(number)
     end
     return CALLS[name](request, progress)
 end
@@ -40,30 +48,37 @@ end
 "Defined by the extension that PythonCall loads: the function that Python calls."
 function python_entry end
 
+gradient_settings(gradient) = (Symbol(name) => value for (name, value) in gradient if name != "kind" && value !== nothing)
+
 control_from(settings) = Control(; (Symbol(name) => value for (name, value) in settings if value !== nothing)...)
 
 "The differentiable solve that a request describes; its \"gradient\" holds the method's kind and settings."
-function differentiable_from(request, field, u0, ts)
+function differentiable_from(request, field, u0, ts, control=control_from(request["control"]))
     gradient = request["gradient"]
-    settings = (Symbol(name) => value for (name, value) in gradient if name != "kind" && value !== nothing)
-    return differentiable(field, u0, ts; solver=request["solver"], gradient=gradient["kind"], fused=request["fused"],
-                          control=control_from(request["control"]), settings...)
+    return differentiable(field, u0, ts; solver=request["solver"], gradient=gradient["kind"], fused=request["fused"], control,
+                          gradient_settings(gradient)...)
+end
+
+function call_prepare(request, _)
+    prepared = prepare(request)
+    return Dict{String,Any}("kept" => keep!(prepared), "fused" => last(prepared.idle).solve isa DiscreteSolve)
 end
 
 function call_solve(request, _)
-    field, u0, ts = field_from(request["field"]), request["u0"], Vector{Float64}(request["ts"])
-    p = flatten(field, request["parameters"], eltype(u0))
-    solver = request["solver"]
-    differentiates, by_steps = request["differentiable"], request["gradient"]["kind"] in STEPWISE
-    # Without a derivative too: the same trajectory, whether it is asked for or not.
-    if differentiates || (by_steps && request["fused"] && !request["dense"] && has_discrete(field, solver))
-        s = differentiable_from(request, field, u0, ts)
-        ys = solve!(s, p, u0)
-        return solved(ys, counts(s), s isa DiscreteSolve, differentiates ? keep!((field, s)) : nothing)
-    end
-    result = solve_field(field, p, u0, ts; solver, control=control_from(request["control"]), dense=request["dense"])
-    counts_of = (result.nfev, result.accepted, result.rejected)
-    return solved(result.ys, counts_of, false, request["dense"] ? keep!(result) : nothing)
+    u0 = request["u0"]
+    request["dense"] && return call_dense(request, u0)
+    about = Dict{String,Any}("shape" => size(u0), "dtype" => lowercase(string(eltype(u0))), "device" => "cpu")
+    work = take!(prepare(merge(request, about)))
+    copyto!(work.p, flatten(work.prepared.field, request["parameters"], eltype(u0)))
+    ys = solve!(work.solve, work.p, Array(u0))
+    return solved(ys, counts(work.solve), work.solve isa DiscreteSolve, request["differentiable"] ? keep!(work) : nothing)
+end
+
+function call_dense(request, u0)
+    field = field_from(request["field"])
+    result = solve_field(field, flatten(field, request["parameters"], eltype(u0)), u0, Vector{Float64}(request["ts"]);
+                         solver=request["solver"], control=control_from(request["control"]), dense=true)
+    return solved(result.ys, (result.nfev, result.accepted, result.rejected), false, keep!(result))
 end
 
 function solved(ys, (nfev, accepted, rejected), fused, kept)
@@ -71,17 +86,21 @@ function solved(ys, (nfev, accepted, rejected), fused, kept)
 end
 
 function call_pullback(request, _)
-    (field, s), ysbar = KEPT[request["kept"]], request["ysbar"]
-    pbar, u0bar = zeros(eltype(ysbar), parameter_count(field)), similar(ysbar, size(ysbar)[1:end-1])
-    pullback!(pbar, u0bar, s, ysbar)
-    return Dict{String,Any}("u0" => u0bar, "parameters" => unflatten(field, pbar))
+    work, ysbar = KEPT[request["kept"]], request["ysbar"]
+    u0bar = similar(ysbar, size(ysbar)[1:end-1])
+    pullback!(work.pbar, u0bar, work.solve, ysbar)
+    return Dict{String,Any}("u0" => u0bar, "parameters" => unflatten(work.prepared.field, work.pbar))
 end
 
 call_interpolate(request, _) = Dict{String,Any}("ys" => KEPT[request["kept"]](Vector{Float64}(request["times"])))
 
+call_failure(_, _) = FAILURE[]
+
 call_fit(request, progress) = fit_plan(request; progress)
 
 const CALLS = Dict{String,Function}(
+    "prepare" => call_prepare,
+    "failure" => call_failure,
     "solve" => call_solve,
     "pullback" => call_pullback,
     "interpolate" => call_interpolate,

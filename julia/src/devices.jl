@@ -6,13 +6,22 @@ const PLACES = Dict{String,Any}("cpu" => Array)
 """
     place(name)
 
-Return the array type of a device: "cpu", or "cuda" after `using CUDA` on a machine with a GPU.
+Return the array type of a device: "cpu", or "cuda", for which CUDA.jl is loaded if it is installed.
 """
 function place(name)
-    haskey(PLACES, name) && return PLACES[name]
-    name == "cuda" && throw(UserError(
-        "device is \"cuda\", but CUDA.jl is not loaded or finds no GPU: load it with `using CUDA`, or take device=\"cpu\"."))
+    name == "cuda" && !haskey(PLACES, name) && load_cuda()
     return known("device", name, PLACES)
+end
+
+const CUDA_PACKAGE = Base.PkgId(Base.UUID("052768ef-5323-5732-b1bb-66c8b64840ba"), "CUDA")
+
+function load_cuda()
+    Base.locate_package(CUDA_PACKAGE) === nothing && throw(UserError(
+        "device is \"cuda\", but CUDA.jl is not in Julia's environment: run `import Pkg; Pkg.add(\"CUDA\")` in the one that " *
+        "`pyneuralode doctor` names, move the arrays to the CPU, or write engine='torch'."))
+    Base.require(CUDA_PACKAGE)
+    haskey(PLACES, "cuda") || throw(UserError(
+        "device is \"cuda\", but CUDA.jl finds no GPU: see `CUDA.versioninfo()`, move the arrays to the CPU, or write engine='torch'."))
 end
 
 """
@@ -30,25 +39,30 @@ to_host(x::AbstractArray) = to_device(Array, x)
 """
     wrap(place, T, address, dims)
 
-Return the memory at `address` (an integer, from another library in this process) as an array of `place`, without a copy. Whoever
-owns the memory must outlive the array: see `borrow`.
+Return the memory at `address` (an integer, from another library in this process) as an array of `place`, without a copy. It is
+the memory of whoever gave the address: the array must not be used after he may free it.
 """
 wrap(::Type{Array}, ::Type{T}, address::Integer, dims) where {T} = unsafe_wrap(Array, Ptr{T}(UInt(address)), Tuple(dims))
 
 "Wait until other libraries' work on the device's memory is done, or until ours is; the processor never lags."
 synchronize(place) = nothing
 
-"""
-    borrow(f, place, T, handles; owner=nothing)
+"Call `f` with the device of that number, counted from 0, as the current one; the processor is one device."
+selected(f, place, index) = f()
 
-Call `f` with the arrays at `handles`, pairs of address and dims, on a device; `owner` (whatever holds the memory) is kept alive
-until `f` and the work it started are done. `f` must not let the arrays escape.
 """
-function borrow(f, place, ::Type{T}, handles; owner=nothing) where {T}
-    GC.@preserve owner begin
+    on_device(f, place, index)
+
+Call `f` on a device, after the work that others have started there and until the work that `f` starts is done: so it may use
+memory of theirs, by `wrap`.
+"""
+function on_device(f, place, index)
+    return selected(place, index) do
         synchronize(place)
-        result = f((wrap(place, T, address, dims) for (address, dims) in handles)...)
-        synchronize(place)
-        return result
+        try
+            return f()
+        finally
+            synchronize(place)
+        end
     end
 end

@@ -18,7 +18,7 @@ const REPLAY_ROOM = 1 << 18
 """
     DiscreteSolve(field, u0, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control())
 
-A `DifferentiableSolve` of an MLP, Linear, SEIR or Equations field from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
+A `DifferentiableSolve` of any field with an evaluator, from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
 or Float64, at the times `ts` (time units, rising or falling). `solver` is an explicit one; its steps are differentiated exactly.
 
 `gradient` "Backprop" keeps every stage; "Checkpointed" keeps the state at the start of every `every`-th step and takes the steps
@@ -80,7 +80,7 @@ end
 counts(s::DiscreteSolve) = (nfev=s.nfev, accepted=s.accepted, rejected=s.rejected)
 
 "Whether a solve of this field by this solver is one that `DiscreteSolve` takes."
-has_discrete(field, solver) = field isa Union{MLP,Linear,SEIR,Equations} && haskey(TABLEAUS, find_solver(solver).name)
+has_discrete(field, solver) = field isa Union{MLP,Linear,SEIR,Equations,Timed,Augmented} && haskey(TABLEAUS, find_solver(solver).name)
 
 function solve!(s::DiscreteSolve, p, u0)
     size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)): this solve is for $(s.shape)."))

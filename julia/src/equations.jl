@@ -5,8 +5,8 @@
 # Lotka and Volterra's nine steps take 20 ns this way and their products 50; compiling one solver for a type of its own
 # takes three seconds, in every process again.
 
+using ChainRulesCore: ChainRulesCore, NoTangent, Tangent, unthunk
 using ForwardDiff: ForwardDiff
-using Zygote: Zygote
 
 # Operation, its value z for operands x and y, ∂z/∂x, ∂z/∂y. Outside its domain a function is NaN, as in Python's
 # engine, so that the solver rejects a step there. Where max and min have a tie, both operands count half.
@@ -169,15 +169,18 @@ function slope(field::Equations, u::AbstractVecOrMat, p, t)
 end
 
 # Zygote cannot look into code that writes to arrays. The time is taken as a constant.
-Zygote.@adjoint function slope(field::Equations, u::AbstractVecOrMat, p, t)
-    function pullback(λ)
+function ChainRulesCore.rrule(::typeof(slope), field::Equations, u::AbstractVecOrMat, p, t)
+    function slope_pullback(λ)
         flat = flat_values(p)
         ubar, pbar = similar(u), similar(flat)
-        pullback!(ubar, pbar, evaluator(field, u), λ, u, flat, t)
-        return nothing, ubar, p isa NamedTuple ? NamedTuple{keys(p)}(Tuple(pbar)) : copyto!(similar(p), pbar), nothing
+        pullback!(ubar, pbar, evaluator(field, u), unthunk(λ), u, flat, t)
+        return NoTangent(), NoTangent(), ubar, tangent(p, pbar), NoTangent()
     end
-    return slope(field, u, p, t), pullback
+    return slope(field, u, p, t), slope_pullback
 end
+
+tangent(p, pbar) = copyto!(similar(p), pbar)
+tangent(p::NamedTuple, pbar) = Tangent{typeof(p)}(; (keys(p) .=> pbar)...)
 
 struct EquationsEvaluator{T} <: Evaluator{T}
     field::Equations

@@ -26,7 +26,9 @@ Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
 
 "Return `catalogue[name]`; an unknown name is answered with the known ones."
 function known(argument, name, catalogue)
-    haskey(catalogue, name) && return catalogue[name]
+    # Looked up as a string: code that compares it as anything is compiled anew once other packages define comparisons.
+    key = string(name)::String
+    haskey(catalogue, key) && return catalogue[key]
     names = join(sort!(string.(collect(keys(catalogue)))), ", ")
-    throw(UserError("$argument is $(repr(string(name))), which is not known: known are $names."))
+    throw(UserError("$argument is $(repr(key)), which is not known: known are $names."))
 end

@@ -20,8 +20,13 @@ struct PlainEvaluator{T,F<:Field,M<:AbstractVecOrMat{T}} <: Evaluator{T}
     room::M
 end
 
-struct MLPEvaluator{T,F<:MLP,U<:AbstractVecOrMat{T}} <: Evaluator{T}
+"""
+Evaluator of a network: layers of `map`s and biases with activations between them. The field has `input_map`, `input_scale`, `activation`
+and `output_scale`, its parameters are weight and bias by layer.
+"""
+struct NetworkEvaluator{T,F<:Field,U<:AbstractVecOrMat{T},L} <: Evaluator{T}
     field::F
+    maps::Vector{L}
     before::Vector{U}     # before[k]: argument of layer k's activation
     after::Vector{U}      # after[k]: input of layer k
     bars::Vector{U}       # cotangents of `before`
@@ -29,41 +34,52 @@ struct MLPEvaluator{T,F<:MLP,U<:AbstractVecOrMat{T}} <: Evaluator{T}
     biases::Vector{UnitRange{Int}}
 end
 
-function evaluator(field::MLP, u::AbstractVecOrMat)
+layer_maps(field::MLP) = MatrixMap.(field.sizes[1:end-1], field.sizes[2:end])
+evaluator(field::MLP, u::AbstractVecOrMat) = NetworkEvaluator(field, u)
+
+function NetworkEvaluator(field::Field, u::AbstractVecOrMat)
     room(n) = fill!(similar(u, n, size(u)[2:end]...), 0)
-    inner = field.sizes[2:end]
+    maps = layer_maps(field)
+    weights, biases = layer_ranges(maps, true)
+    out = last.(lengths.(maps))
+    return NetworkEvaluator(field, maps, room.(out), room.(first.(lengths.(maps))), room.(out), weights, biases)
+end
+
+"Return where the weights of layers lie in a flat vector, and their biases behind each, if they are `biased`."
+function layer_ranges(maps, biased)
     weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
-    for (name, shape) in shapes(field)
-        range = last+1:last+prod(shape)
-        push!(startswith(string(name), "weight") ? weights : biases, range)
-        last = range[end]
+    for map in maps
+        count, out = prod(weight_shape(map)), lengths(map)[2]
+        push!(weights, last+1:last+count)
+        push!(biases, last+count+1:last+count+biased*out)
+        last += count + biased * out
     end
-    return MLPEvaluator(field, room.(inner), room.(field.sizes[1:end-1]), room.(inner), weights, biases)
+    return weights, biases
 end
 
 evaluator(field::Linear, u::AbstractVecOrMat) = PlainEvaluator(field, similar(u))
 evaluator(field::SEIR, u::AbstractVecOrMat) = PlainEvaluator(field, similar(u, 3, length(u) ÷ 4))
 
-weight(e::MLPEvaluator, p, k) = reshape(view(p, e.weights[k]), e.field.sizes[k+1], e.field.sizes[k])
+weight(e::NetworkEvaluator, p, k) = view(p, e.weights[k])
 
-function forward!(e::MLPEvaluator{T}, u, p) where {T}
+function forward!(e::NetworkEvaluator{T}, u, p) where {T}
     field, flat = e.field, getdata(p)
     e.after[1] .= activate.(field.input_map, u) .* T(inv(field.input_scale))
     last = length(e.before)
     for k in 1:last
         e.before[k] .= view(flat, e.biases[k])
-        mul!(e.before[k], weight(e, flat, k), e.after[k], true, true)
+        apply!(e.before[k], e.maps[k], weight(e, flat, k), e.after[k], true)
         k < last && (e.after[k+1] .= activate.(field.activation, e.before[k]))
     end
     return e.before[last]
 end
 
-function slope!(du::AbstractArray{T}, e::MLPEvaluator{T}, u::AbstractArray{T}, p::AbstractVector{T}, t) where {T}
+function slope!(du::AbstractArray{T}, e::NetworkEvaluator{T}, u::AbstractArray{T}, p::AbstractVector{T}, t) where {T}
     du .= forward!(e, u, p) .* T(e.field.output_scale)
     return du
 end
 
-function pullback!(ubar, pbar, e::MLPEvaluator{T}, λ, u, p, t) where {T}
+function pullback!(ubar, pbar, e::NetworkEvaluator{T}, λ, u, p, t) where {T}
     forward!(e, u, p)
     field, flat = e.field, getdata(p)
     last = length(e.before)
@@ -71,15 +87,15 @@ function pullback!(ubar, pbar, e::MLPEvaluator{T}, λ, u, p, t) where {T}
     for k in last:-1:1
         if pbar !== nothing
             grad = getdata(pbar)
-            mul!(weight(e, grad, k), e.bars[k], transpose(e.after[k]))
+            gather!(weight(e, grad, k), e.maps[k], e.bars[k], e.after[k], false)
             sum_columns!(view(grad, e.biases[k]), e.bars[k])
         end
         if k > 1
             # `before` has done its work: its derivative is taken into the bar of the layer below.
-            mul!(e.bars[k-1], transpose(weight(e, flat, k)), e.bars[k])
+            apply_back!(e.bars[k-1], e.maps[k], weight(e, flat, k), e.bars[k])
             e.bars[k-1] .*= derivative.(field.activation, e.before[k-1], e.after[k])
         elseif ubar !== nothing
-            mul!(ubar, transpose(weight(e, flat, 1)), e.bars[1])
+            apply_back!(ubar, e.maps[1], weight(e, flat, 1), e.bars[1])
             ubar .*= derivative.(field.input_map, u, u) .* T(inv(field.input_scale))
         end
     end

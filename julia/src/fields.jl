@@ -125,7 +125,7 @@ end
 Return the field that Python's `Field.describe` wrote: a dictionary with "kind" and the settings.
 """
 function field_from(description::AbstractDict)
-    kind = description["kind"]
+    kind = string(description["kind"])::String
     haskey(FIELDS, kind) || throw(UserError("the Julia engine has no field $(repr(kind)): use engine=\"torch\"."))
     return FIELDS[kind](description)
 end

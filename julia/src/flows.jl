@@ -8,19 +8,21 @@ using Random: Xoshiro, rand!, randn!
 
 include("flows/curvature.jl")
 include("flows/augmented.jl")
+include("flows/elementwise.jl")
 include("flows/layered.jl")
 include("flows/traces.jl")
 include("flows/generic.jl")
 
 """
-    Flow(field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Interpolating", control=Control())
+    Flow(field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Backprop", control=Control())
 
 A continuous normalizing flow: a standard normal sample z at times[1] moves along the field and is the data x at times[2]
 (Chen et al. 2018; Grathwohl et al. 2019); ``log p(x) = log N(z) - ∫ tr ∂f/∂y dt``.
 
 - `trace`: "exact" (closed form for linear fields and networks of one hidden layer, otherwise `dim` products), or "hutchinson" with
   one vector of `noise` ("rademacher", "gaussian") a sample, drawn from a seed before a solve and fixed during it;
-- `gradient`: "Interpolating", "Gauss", "Quadrature", "Backsolve"; `solver`: an explicit one.
+- `gradient`: "Backprop" and "Checkpointed" differentiate the steps of the solve, which is then ours (arrays of the CPU); "Interpolating",
+  "Gauss", "Quadrature" and "Backsolve" are SciMLSensitivity's; `solver`: an explicit one.
 
 Samples are columns of matrices (dim, samples), on any device; the parameters p lie there too.
 """
@@ -34,10 +36,10 @@ struct Flow{F<:Field}
     control::Control
 end
 
-function Flow(field::Field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Interpolating", control=Control())
+function Flow(field::Field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Backprop", control=Control())
     trace in ("exact", "hutchinson") || throw(UserError("trace is $(repr(trace)): give \"exact\" or \"hutchinson\"."))
     known("noise", noise, NOISES)
-    known("gradient", gradient, BATCH_ADJOINTS)
+    gradient in STEPWISE || known("gradient", gradient, BATCH_ADJOINTS)
     start, stop = Float64.(Tuple(times))
     start == stop && throw(UserError("times are both $start: give the time of the normal samples and that of the data."))
     return Flow(field, (start, stop), String(trace), String(noise), explicit(solver).name, String(gradient), control)
@@ -82,12 +84,12 @@ function sample(flow::Flow, p, n; seed=0)
 end
 
 """
-    FlowSolve(flow, x; kinetic=false, jacobian=false)
+    FlowSolve(flow, x; kinetic=false, jacobian=false, settings...)
 
 Room to solve and differentiate the flow for samples like x (dim, samples), again and again: `solve!`, `pullback!`,
-`loss_gradient!`. `kinetic` and `jacobian` add the penalties' integrals to the state.
+`loss_gradient!`. `kinetic` and `jacobian` add the penalties' integrals to the state. Settings are the gradient's: `every` of "Checkpointed", `rtol` and `atol` of SciML's backward solve.
 """
-struct FlowSolve{F<:Flow,A<:Augmented,S<:BatchSolve,M<:AbstractMatrix}
+struct FlowSolve{F<:Flow,A<:Augmented,S<:DifferentiableSolve,M<:AbstractMatrix}
     flow::F
     field::A
     joint::S
@@ -95,13 +97,21 @@ struct FlowSolve{F<:Flow,A<:Augmented,S<:BatchSolve,M<:AbstractMatrix}
     startbar::M
 end
 
-function FlowSolve(flow::Flow, x::AbstractMatrix; kinetic=false, jacobian=false)
+function FlowSolve(flow::Flow, x::AbstractMatrix; kinetic=false, jacobian=false, settings...)
     check_samples(flow, x)
     field = augmented(flow, x, kinetic, jacobian)
     start = fill!(similar(x, dimension(field), size(x, 2)), 0)
-    base, data = flow.times
-    joint = BatchSolve(field, start, [data, base]; flow.solver, flow.gradient, flow.control)
-    return FlowSolve(flow, field, joint, start, similar(start))
+    return FlowSolve(flow, field, joint_solve(flow, field, start; settings...), start, similar(start))
+end
+
+function joint_solve(flow, field, start; settings...)
+    times = reverse(collect(flow.times))
+    flow.gradient in STEPWISE || return BatchSolve(field, start, times; flow.solver, flow.gradient, flow.control, settings...)
+    start isa Array || throw(UserError(
+        "gradient is $(repr(flow.gradient)), which differentiates steps on the CPU only: write gradient=\"Interpolating\"."))
+    has_discrete(field, flow.solver) || throw(UserError(
+        "gradient is $(repr(flow.gradient)), and the steps of $(flow.solver) are SciML's: write gradient=\"Interpolating\"."))
+    return DiscreteSolve(field, start, times; flow.solver, flow.gradient, flow.control, settings...)
 end
 
 augmented(flow, x, kinetic, jacobian) =
@@ -119,9 +129,17 @@ time, `nothing` if not asked for. The seed draws Hutchinson's noise.
 function solve!(s::FlowSolve, p, x; seed=0)
     check_samples(s.flow, x)
     redraw!(s.flow, s.field, seed)
+    return integrals(s.flow, s.field, solve_joint!(s, p, x))
+end
+
+"""
+    solve_joint!(s::FlowSolve, p, x)
+
+Return the end of the joint state (rows, samples), see `Augmented`, of samples x and the noise that is in `s.field`; `s` owns it.
+"""
+function solve_joint!(s::FlowSolve, p, x)
     view(s.start, 1:size(x, 1), :) .= x
-    ys = solve!(s.joint, p, s.start)
-    return integrals(s.flow, s.field, selectdim(ys, 3, 2))
+    return selectdim(solve!(s.joint, p, s.start), 3, 2)
 end
 
 function integrals(flow, field, y)
@@ -143,8 +161,7 @@ cotangents of the results.
 """
 function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, kinetic=nothing, jacobian=nothing)
     d, y = dimension(s.flow.field), selectdim(s.joint.ys, 3, 2)
-    bars = fill!(similar(s.joint.ys), 0)
-    bar = selectdim(bars, 3, 2)
+    bar = fill!(similar(s.start), 0)
     flat(x) = reshape(x, 1, :)
     base === nothing || (view(bar, 1:d, :) .+= base)
     if log_density !== nothing
@@ -157,8 +174,15 @@ function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, 
         kept || throw(UserError("$name has a cotangent, but this FlowSolve has no such integral: make it with $name=true."))
         row(bar, place) .= arrow(s.flow) .* flat(cotangent)
     end
+    return pullback_joint!(pbar, xbar, s, bar)
+end
+
+"After `solve_joint!`: as `pullback!`, of a cotangent like its result."
+function pullback_joint!(pbar, xbar, s::FlowSolve, bar)
+    bars = fill!(similar(s.joint.ys), 0)
+    copyto!(selectdim(bars, 3, 2), bar)
     pullback!(pbar, s.startbar, s.joint, bars)
-    xbar === nothing || (xbar .= view(s.startbar, 1:d, :))
+    xbar === nothing || (xbar .= view(s.startbar, 1:dimension(s.flow.field), :))
     return nothing
 end
 

@@ -55,7 +55,7 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
 "Return the catalogue's entry for a name, matched without regard to case."
-find_solver(name) = get(() -> known("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)))
+find_solver(name) = get(() -> known("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
 "Whether a solver needs the Jacobian of the field."
 implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilised))

@@ -235,6 +235,7 @@ Return the `DifferentiableSolve` for a gradient by name: "Backprop" and "Checkpo
 products instead of ours. What differentiates no steps here is a `UserError` that says what to write.
 """
 function differentiable(field::Field, u0, ts; solver="Tsit5", gradient="Backprop", fused=true, control=Control(), settings...)
+    gradient = string(gradient)::String
     haskey(ADJOINTS, gradient) &&
         return AdjointSolve(field, u0, ts; solver, gradient, control, vjp=fused ? :hand : :zygote, settings...)
     gradient in STEPWISE || known("gradient", gradient, ADJOINTS)

@@ -4,14 +4,14 @@ module DevicesTest
 using ComponentArrays: ComponentVector, getdata
 using JLArrays: JLArray, JLArrays
 using PyNeuralODE
-using PyNeuralODE: BatchSolve, Control, Flow, FlowSolve, UserError, borrow, counts, loss_gradient!, place, sample, solve!,
-    solve_batch, to_device, to_host
+using PyNeuralODE: BatchSolve, Control, Flow, FlowSolve, UserError, counts, loss_gradient!, on_device, place, sample,
+    solve!, solve_batch, to_device, to_host, wrap
 using Random: Xoshiro
 using Test
 
 JLArrays.allowscalar(false)
 
-on_device(x) = to_device(JLArray, x)
+moved(x) = to_device(JLArray, x)
 
 # Positive numbers that suit compartments too.
 function example(field, samples)
@@ -23,15 +23,15 @@ end
 @testset "devices: $(nameof(typeof(field)))" for field in (MLP([3, 6, 3]; input_map="cube"), Linear(3; input_map="cube"), SEIR())
     p, u = example(field, 5)
     λ = randn(Xoshiro(3), size(u))
-    far_p, far_u = on_device(p), on_device(u)
+    far_p, far_u = moved(p), moved(u)
     @test getdata(far_p) isa JLArray
 
     near, far = evaluator(field, u), evaluator(field, far_u)
     du, far_du = similar(u), similar(far_u)
     @test to_host(slope!(far_du, far, far_u, far_p, 0.0)) ≈ slope!(du, near, u, p, 0.0)
-    ubar, pbar, far_ubar, far_pbar = similar(u), similar(p), similar(far_u), on_device(similar(p))
+    ubar, pbar, far_ubar, far_pbar = similar(u), similar(p), similar(far_u), moved(similar(p))
     pullback!(ubar, pbar, near, λ, u, p, 0.0)
-    pullback!(far_ubar, far_pbar, far, on_device(λ), far_u, far_p, 0.0)
+    pullback!(far_ubar, far_pbar, far, moved(λ), far_u, far_p, 0.0)
     @test to_host(far_ubar) ≈ ubar
     @test to_host(far_pbar) ≈ pbar
 
@@ -43,7 +43,7 @@ end
     @test to_host(solve!(far_s, far_p, far_u)) ≈ solve!(s, p, u) rtol = 1e-7
     @test counts(far_s) == counts(s)
     pullback!(pbar, ubar, s, ysbar)
-    pullback!(far_pbar, far_ubar, far_s, on_device(ysbar))
+    pullback!(far_pbar, far_ubar, far_s, moved(ysbar))
     @test far_ubar isa JLArray
     @test to_host(far_ubar) ≈ ubar rtol = 1e-6
     @test to_host(far_pbar) ≈ pbar rtol = 1e-6
@@ -51,7 +51,7 @@ end
 
 @testset "devices: one sample" for field in (MLP([3, 6, 3]), Linear(3), SEIR())
     p, u = example(field, 1)
-    @test to_host(solve_batch(field, on_device(p), on_device(u[:, 1]), [0.0, 1.0])) ≈ solve_batch(field, p, u[:, 1], [0.0, 1.0]) rtol = 1e-5
+    @test to_host(solve_batch(field, moved(p), moved(u[:, 1]), [0.0, 1.0])) ≈ solve_batch(field, p, u[:, 1], [0.0, 1.0]) rtol = 1e-5
 end
 
 @testset "devices: flows" for (trace, penalised) in (("exact", false), ("hutchinson", true))
@@ -64,25 +64,27 @@ end
         loss_gradient!(grad, s, p, x; kinetic=0.1penalised, jacobian=0.1penalised, seed=2).loss, grad
     end
     loss, grad = run(p, x)
-    far_loss, far_grad = run(on_device(p), on_device(x))
+    far_loss, far_grad = run(moved(p), moved(x))
     @test far_loss ≈ loss rtol = 1e-6
     @test far_grad isa JLArray
     @test to_host(far_grad) ≈ grad rtol = 1e-6
-    @test to_host(sample(flow, on_device(p), 4; seed=1)) ≈ sample(flow, p, 4; seed=1) rtol = 1e-6
+    @test to_host(sample(flow, moved(p), 4; seed=1)) ≈ sample(flow, p, 4; seed=1) rtol = 1e-6
 end
 
-@testset "devices: places and borrowed memory" begin
+@testset "devices: places and others' memory" begin
     @test place("cpu") === Array
-    @test_throws UserError place("cuda")
+    @test_throws "Pkg.add(\"CUDA\")" place("cuda")
     @test_throws UserError place("tpu")
-    moved = on_device(Dict("A" => [1.0 2.0], "b" => [3.0f0]))
-    @test moved["A"] isa JLArray{Float64} && moved["b"] isa JLArray{Float32}
+    pair = moved(Dict("A" => [1.0 2.0], "b" => [3.0f0]))
+    @test pair["A"] isa JLArray{Float64} && pair["b"] isa JLArray{Float32}
     owner = [1.0, 2.0, 3.0, 4.0]
-    @test borrow(Array, Float64, [(UInt(pointer(owner)), (2, 2))]; owner) do array
+    GC.@preserve owner begin
+        array = wrap(Array, Float64, UInt(pointer(owner)), (2, 2))
         array[1, 2] = 7.0
-        sum(array)
-    end == 14.0
-    @test owner[3] == 7.0
+        @test owner[3] == 7.0
+        @test wrap(Array, Float64, UInt(pointer(owner)), ())[] == 1.0
+    end
+    @test on_device(() -> 3, Array, 0) == 3
 end
 
 # The few names of CUDA.jl that the extension uses, on the processor's memory: its lines run, though on no GPU.
@@ -97,6 +99,8 @@ CuArray(x::Array{T,N}) where {T,N} = CuArray{T,N}(x)
 const waits = Ref(0)
 functional() = true
 device_synchronize() = (waits[] += 1; nothing)
+const chosen = Int[]
+device!(f, index) = (push!(chosen, index); f())
 Base.unsafe_wrap(::Type{CuArray}, pointer::CuPtr{T}, dims::NTuple{N,Int}) where {T,N} =
     CuArray(unsafe_wrap(Array, Ptr{T}(pointer.address), dims))
 end
@@ -108,8 +112,12 @@ end
     extension.__init__()
     @test place("cuda") === CUDA.CuArray
     owner = [1.0, 2.0, 3.0]
-    @test borrow(array -> sum(array.data), place("cuda"), Float64, [(UInt(pointer(owner)), (3,))]; owner) == 6.0
-    @test CUDA.waits[] == 2
+    GC.@preserve owner @test on_device(place("cuda"), 1) do
+        sum(wrap(place("cuda"), Float64, UInt(pointer(owner)), (3,)).data)
+    end == 6.0
+    @test CUDA.chosen == [1] && CUDA.waits[] == 2
+    @test_throws ErrorException on_device(() -> error("mine"), place("cuda"), 0)
+    @test CUDA.waits[] == 4     # what was begun is waited for
     @test to_device(place("cuda"), [1.0, 2.0]) isa CUDA.CuArray
     delete!(PyNeuralODE.PLACES, "cuda")
 end

@@ -6,7 +6,7 @@ using ForwardDiff: ForwardDiff
 using LinearAlgebra
 using Lux: Lux
 using PyNeuralODE
-using PyNeuralODE: Augmented, Control, Flow, FlowSolve, GenericFlow, draw!, inverse, log_density, loss_gradient!, penalties,
+using PyNeuralODE: Augmented, Control, Flow, FlowSolve, GenericFlow, counts, draw!, inverse, log_density, loss_gradient!, penalties,
     sample, solve!, transform
 using Random: Xoshiro
 using Test
@@ -137,10 +137,11 @@ end
 
 @testset "flows: gradients against differences" begin
     for (field, trace, penalised, gradients) in (
-        (MLP([2, 7, 2]), "exact", false, ("Interpolating", "Gauss", "Quadrature", "Backsolve")),
-        (MLP([2, 5, 4, 2]; activation="swish"), "exact", true, ("Interpolating",)),
-        (MLP([2, 7, 2]; input_map="cube"), "hutchinson", true, ("Interpolating",)), (Linear(2), "exact", false, ("Interpolating",)))
-        p, x = random_parameters(field, 2; size=0.3), randn(Xoshiro(3), 2, 6)
+        (MLP([2, 7, 2]), "exact", false, ("Backprop", "Checkpointed", "Interpolating", "Gauss", "Quadrature", "Backsolve")),
+        (MLP([2, 5, 4, 2]; activation="swish"), "exact", true, ("Backprop", "Interpolating")),
+        (MLP([2, 7, 2]; input_map="cube"), "hutchinson", true, ("Backprop", "Interpolating")),
+        (Linear(2), "exact", false, ("Backprop", "Interpolating")), (SEIR(), "exact", false, ("Backprop",)))
+        p, x = random_parameters(field, 2; size=0.3), randn(Xoshiro(3), dimension(field), 6)
         direction = randn(Xoshiro(4), length(p))
         for gradient in gradients
             s = FlowSolve(Flow(field; trace, gradient, control=close_control), x; kinetic=penalised, jacobian=penalised)
@@ -167,6 +168,52 @@ end
     @test dot(xbar, move) ≈ (product(x .+ 1e-4 .* move) - product(x .- 1e-4 .* move)) / 2e-4 rtol = 1e-6
 end
 
+@testset "flows: fixed steps" begin
+    # The gradient is that of the steps: coarse ones agree with differences of themselves, not with the exact integral.
+    field = MLP([2, 7, 2])
+    p, x = random_parameters(field, 2), randn(Xoshiro(3), 2, 6)
+    direction = randn(Xoshiro(4), length(p))
+    s = FlowSolve(Flow(field; solver="RK4", control=Control(step=0.5)), x)
+    grad, scrap = similar(p), similar(p)
+    loss(h) = loss_gradient!(scrap, s, p .+ h .* direction, x).loss
+    loss_gradient!(grad, s, p, x)
+    @test counts(s.joint) == (nfev=8, accepted=2, rejected=0)
+    @test dot(grad, direction) ≈ (8(loss(1e-4) - loss(-1e-4)) - loss(2e-4) + loss(-2e-4)) / 12e-4 rtol = 1e-9
+    exact = FlowSolve(Flow(field; control=close_control), x)
+    loss_gradient!(scrap, exact, p, x)
+    @test 1e-6 < abs(dot(scrap .- grad, direction) / dot(grad, direction)) < 0.1
+end
+
+@testset "flows: as Python asks for them" begin
+    field = MLP([2, 7, 2])
+    p, x, noise, bar = random_parameters(field, 2), randn(Xoshiro(3), 2, 6), draw!(zeros(2, 6), "gaussian", 4), randn(Xoshiro(5), 4, 6)
+    description = Dict{String,Any}("kind" => "MLP", "sizes" => Any[2, 7, 2], "activation" => "tanh", "input_map" => "identity",
+                                   "input_scale" => 1.0, "output_scale" => 1.0)
+    settings = Dict{String,Any}("rtol" => 1e-9, "atol" => 1e-9, "step" => nothing, "first_step" => nothing, "min_step" => 0.0,
+                                "max_step" => Inf, "max_steps" => 1000)
+    weights = Dict{String,Any}(string(name) => getproperty(p, name) for name in first.(shapes(field)))
+    asked(x; differentiable=true) = PyNeuralODE.call("flow_terms", Dict{String,Any}(
+        "key" => "a flow", "field" => description, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Checkpointed", "every" => 2),
+        "control" => settings, "times" => Any[0.3, 1.0], "kinetic" => true, "jacobian" => false, "noise" => noise, "x" => x,
+        "parameters" => weights, "differentiable" => differentiable))
+    augmented = Augmented(field, noise; kinetic=true)
+    truth = PyNeuralODE.solve_batch(augmented, p, [x; zeros(2, 6)], [0.3, 1.0]; control=close_control)[:, :, 2]
+    first_reply, second_reply = asked(x), asked(2 .* x)    # at work at the same time
+    @test first_reply["end"] ≈ truth rtol = 1e-7
+    back = PyNeuralODE.call("flow_pullback", Dict{String,Any}("kept" => first_reply["kept"], "bar" => bar))
+    move, turn = randn(Xoshiro(6), 2, 6), randn(Xoshiro(7), 7, 2)
+    function value(h)
+        weights["weight_1"] = p.weight_1 .+ h .* turn
+        return dot(bar, asked(x .+ h .* move; differentiable=false)["end"])
+    end
+    along = (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4
+    @test dot(back["x"], move) + dot(back["parameters"]["weight_1"], turn) ≈ along rtol = 1e-7
+    PyNeuralODE.call("flow_pullback", Dict{String,Any}("kept" => second_reply["kept"], "bar" => bar,
+                                                       "forget" => Any[first_reply["kept"]]))
+    @test !haskey(PyNeuralODE.KEPT, first_reply["kept"])
+    delete!(PyNeuralODE.KEPT, second_reply["kept"])
+end
+
 @testset "flows: DiffEqFlux's FFJORD" begin
     field = MLP([2, 16, 2])
     p, x = random_parameters(field, 3; size=0.5), randn(Xoshiro(1), 2, 9)
@@ -185,8 +232,9 @@ end
     field = MLP([2, 3, 2])
     p = parameters(field)
     for mistake in (() -> Flow(field; trace="hutch"), () -> Flow(field; noise="uniform"), () -> Flow(field; times=(1.0, 1.0)),
-                    () -> Flow(field; solver="Rodas5P"), () -> Flow(field; gradient="Backprop"),
+                    () -> Flow(field; solver="Rodas5P"), () -> Flow(field; gradient="ForwardMode"),
                     () -> log_density(Flow(field), p, zeros(3, 5)), () -> transform(Flow(field), p, zeros(2)),
+                    () -> FlowSolve(Flow(field; solver="Vern9"), zeros(2, 4)),   # steps of SciML's
                     () -> (s = FlowSolve(Flow(field), zeros(2, 4)); loss_gradient!(similar(p), s, p, zeros(2, 4); kinetic=1.0)))
         @test_throws PyNeuralODE.UserError mistake()
     end

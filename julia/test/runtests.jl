@@ -7,8 +7,11 @@ using Test
     include("stiff.jl")
     include("discrete.jl")
     include("adjoints.jl")
+    include("extension.jl")
     include("equations.jl")
     include("fitting.jl")
+    include("timed.jl")
     include("flows.jl")
     include("devices.jl")
+    include("prepared.jl")
 end

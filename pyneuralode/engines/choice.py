@@ -8,6 +8,7 @@ import os
 from ..errors import EngineError, unknown_name
 from . import torch_engine
 from .base import Problem, Solution
+from .julia_engine import session
 from .julia_engine.probe import probe
 
 log = logging.getLogger("pyneuralode")
@@ -29,7 +30,7 @@ def choose_engine(engine: str) -> str:
         raise unknown_name("engine", engine, ENGINES)
     if name == "auto":
         return _automatic()
-    if name == "julia":
+    if name == "julia" and not session.runs():
         found = probe()
         if not found.found:
             raise EngineError(f"engine is 'julia', and {found.reason}")
@@ -43,6 +44,9 @@ def _automatic() -> str:
     if wanted != "auto":
         _announce(f"engine: {wanted}, as PYNEURALODE_ENGINE says")
         return choose_engine(wanted)
+    if session.runs():
+        _announce("engine: julia, which runs already")
+        return "julia"
     found = probe()
     if found.found:
         _announce(f"engine: julia, Julia {found.version} at {found.executable}")

@@ -80,9 +80,10 @@ class Layout:
     def unpack(self, flat: Tensor) -> Any:
         """Return the state(s) of flat (..., n): the leading axes are kept."""
         lead = flat.shape[:-1]
+        if not self.is_tuple:
+            return flat.reshape((*lead, *self.shapes[0]))
         parts = flat.split([s.numel() for s in self.shapes], dim=-1)
-        states = tuple(part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes))
-        return states if self.is_tuple else states[0]
+        return tuple(part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes))
 
     def deliver(self, flat: Tensor) -> Any:
         """As `unpack`, in the kind (NumPy or torch) of the initial state."""

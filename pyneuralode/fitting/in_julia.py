@@ -92,7 +92,7 @@ class JuliaFit:
 
     def request(self) -> dict[str, Any]:
         """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
-        from ..engines.julia_engine.solve import control_request, solver_request, to_julia
+        from ..engines.julia_engine.handover import control_request, solver_request, to_julia
 
         own = list(self.model.tensors())
         objective, values = self.objective, self.variables.arrays()

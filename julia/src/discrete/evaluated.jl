@@ -15,7 +15,10 @@ end
 
 function taped(field::Field, ::Type{T}, samples) where {T}
     states, count = ntuple(_ -> zeros(T, dimension(field), samples), 4), parameter_count(field)
-    return Evaluated(evaluator(field, states[1]), zeros(T, count), states..., zeros(T, count), zeros(count), T[], false)
+    e = evaluator(field, states[1])
+    # Where a slope costs more than to find its method, one compiled march serves all such fields.
+    kind = field isa Union{Timed,Augmented} ? Evaluator{T} : typeof(e)
+    return Evaluated{T,kind}(e, zeros(T, count), states..., zeros(T, count), zeros(count), T[], false)
 end
 
 numbers(f::Evaluated) = length(f.state) + 1

@@ -29,13 +29,19 @@ function product!(finish, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, 
         c, e, init, b = at(c, COLUMNS * ldc), at(e, COLUMNS * lde), at(init, COLUMNS * ldi), at(b, COLUMNS * bs)
     end
     while s < columns
-        for v in 0:8:vectors-1
-            o = v * lanes(T)
-            Base.Cartesian.@nif 8 d -> vectors - v <= d || d == 8 d ->
-                tile!(finish, at(c, o), 0, at(e, o), 0, at(init, o), 0, at(a, o), lda, b, bk, 0, count, Val(d), Val(1), Val(d <= 2 ? 4 : d == 3 ? 3 : d <= 5 ? 2 : 1))
-        end
+        column!(finish, c, e, init, a, lda, b, bk, count, vectors)
         s += 1
         c, e, init, b = at(c, ldc), at(e, lde), at(init, ldi), at(b, bs)
+    end
+    return nothing
+end
+
+"As `product!`, for one column."
+function column!(finish, c::Ptr{T}, e, init, a, lda, b, bk, count, vectors) where {T}
+    for v in 0:8:vectors-1
+        o = v * lanes(T)
+        Base.Cartesian.@nif 8 d -> vectors - v <= d || d == 8 d ->
+            tile!(finish, at(c, o), 0, at(e, o), 0, at(init, o), 0, at(a, o), lda, b, bk, 0, count, Val(d), Val(1), Val(d <= 2 ? 4 : d == 3 ? 3 : d <= 5 ? 2 : 1))
     end
     return nothing
 end
@@ -85,6 +91,7 @@ As `product!`, for S columns of N vectors. Every U-th column of `a` goes to sums
     place(p, ld, v, s) = :(at($p, $(s - 1) * $ld + $((v - 1) * L)))
     ends = [:(finish!(finish, $(place(:c, :ldc, v, s)), $(place(:e, :lde, v, s)), $(total(v, s)))) for v in 1:N, s in 1:S]
     return quote
+        $(Expr(:meta, :noinline))
         $(starts...)
         k = 0
         while k + $U <= count
@@ -141,9 +148,9 @@ function rest_by_dots(rows, columns, ::Type{T}) where {T}
 end
 
 "As `product!` of one column, rows after the last whole vector by dot products with the columns of `transposed`, the transpose of `a`."
-@inline function split_product!(finish, c::Ptr{T}, e, init, a, lda, transposed, ldt, x, count, rows) where {T}
+@noinline function split_product!(finish, c::Ptr{T}, e, init, a, lda, transposed, ldt, x, count, rows) where {T}
     o = rows ÷ lanes(T) * lanes(T)
-    product!(finish, c, 0, e, 0, init, 0, a, lda, x, 1, 0, count, o ÷ lanes(T), 1)
+    column!(finish, c, e, init, a, lda, x, 1, count, o ÷ lanes(T))
     dots!(finish, at(c, o), at(e, o), at(init, o), at(transposed, o * ldt), ldt, x, cld(count, lanes(T)), rows - o)
     return nothing
 end

@@ -92,7 +92,7 @@ function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {
     lead, a = scheme.lead, pointer(columns)
     newest, finish = at(a, (count - 1) * lead), Added(unsafe_load(weights, count))
     lead == lanes(T) &&
-        return tile!(finish, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, Val(1), Val(1), Val(4))
+        return @inline tile!(finish, out, 0, newest, 0, init, 0, a, lanes(T), weights, 1, 0, count - 1, Val(1), Val(1), Val(4))
     return product!(finish, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
 end
 

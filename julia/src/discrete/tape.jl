@@ -159,12 +159,7 @@ end
 "From the inputs of a layer, all samples, to its outputs; see `product!`."
 @inline function layer!(net::Network{T}, finish, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, ahead, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
-    if layer.by_dots
-        for s in 0:net.samples-1
-            dots!(finish, at(c, s * ldc), at(e, s * lde), biases, back, below.padded, at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
-        end
-        return nothing
-    end
+    layer.by_dots && return dotted_layer!(net, finish, c, ldc, e, lde, inputs, below, layer)
     if layer.split
         for s in 0:net.samples-1
             split_product!(finish, at(c, s * ldc), at(e, s * lde), biases, ahead, layer.padded, back, below.padded,
@@ -172,11 +167,21 @@ end
         end
         return nothing
     end
-    product!(finish, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, layer.padded ÷ lanes(T), net.samples)
+    vectors = layer.padded ÷ lanes(T)
+    net.samples == 1 && return column!(finish, c, e, biases, ahead, layer.padded, inputs, 1, below.width, vectors)
+    return product!(finish, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, vectors, net.samples)
+end
+
+# A call of its own, so that what it needs in registers does not burden the other ways.
+@noinline function dotted_layer!(net::Network{T}, finish, c, ldc, e, lde, inputs, below, layer) where {T}
+    biases, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.back + 1)
+    for s in 0:net.samples-1
+        dots!(finish, at(c, s * ldc), at(e, s * lde), biases, back, below.padded, at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
+    end
     return nothing
 end
 
-function enter!(net::Network{T}, values, slopes, y) where {T}
+@inline function enter!(net::Network{T}, values, slopes, y) where {T}
     dim = net.layers[1].width
     for s in 0:net.samples-1, i in 0:dim-1
         x, o = unsafe_load(at(y, s * dim + i)), s * net.record + i
@@ -239,9 +244,9 @@ end
         end
         return nothing
     end
-    product!(Times(), to, net.bar_record, by, net.record, zeros, 0, back, below.padded, from, 1, net.bar_record, layer.width,
-             below.padded ÷ lanes(T), net.samples)
-    return nothing
+    vectors = below.padded ÷ lanes(T)
+    net.samples == 1 && return column!(Times(), to, by, zeros, back, below.padded, from, 1, layer.width, vectors)
+    return product!(Times(), to, net.bar_record, by, net.record, zeros, 0, back, below.padded, from, 1, net.bar_record, layer.width, vectors, net.samples)
 end
 
 function pull_input!(net::Network{T}, out, init, bars, slopes, below, layer) where {T}

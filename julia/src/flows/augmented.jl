@@ -28,6 +28,10 @@ trace_row(field::Augmented) = dimension(field.inner) + 1
 kinetic_row(field::Augmented) = trace_row(field) + 1
 jacobian_row(field::Augmented) = dimension(field)
 
+# A time-dependent field's augmentation is, at any one time, its network's.
+evaluator(field::Augmented{<:Timed}, u::AbstractMatrix) = TimedEvaluator(
+    field, field.inner, Augmented(field.inner.network, field.noise, field.kinetic, field.jacobian), u)
+
 const NOISES = Dict("rademacher" => (rng, out) -> rand!(rng, out, (-1, 1)), "gaussian" => randn!)
 
 """
@@ -73,6 +77,20 @@ function from_layer(field::MLP, k, x, e, p)
     z = W * x .+ getproperty(p, Symbol(:bias_, k))
     after = activate.(field.activation, z)
     return transpose(W) * (derivative.(field.activation, z, after) .* from_layer(field, k + 1, after, e, p))
+end
+
+transposed(field::Timed, y, e, p, t) = transposed(field.network, y, e, weights_at(field, p, t), t)
+
+"As `from_layer` for convolutions."
+function transposed(field::Convolutions, y, e, p, t)
+    function from_map(l, x, e)
+        map, w = field.maps[l], getproperty(p, Symbol(:weight_, l))
+        l == length(field.maps) && return convolve_back(map, w, e)
+        z = convolve(map, w, x) .+ getproperty(p, Symbol(:bias_, l))
+        after = activate.(field.activation, z)
+        return convolve_back(map, w, derivative.(field.activation, z, after) .* from_map(l + 1, after, e))
+    end
+    return eltype(y)(field.output_scale) .* from_map(1, y, e .+ zero(y))
 end
 
 function transposed(::SEIR, y, e, p, t)

@@ -8,8 +8,9 @@ Evaluator of an `Augmented` network or linear field, seen as layers ``z = W a + 
 l, `after[l]` is its input, `gains[l]` and `bends[l]` are the first and second derivative of that input from its argument,
 and `extra[l]` is what the trace and the Jacobian term add to the cotangent of that argument.
 """
-struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D} <: Evaluator{T}
+struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D,L} <: Evaluator{T}
     field::F
+    maps::Vector{L}
     weights::Vector{UnitRange{Int}}
     biases::Vector{UnitRange{Int}}   # empty ranges: no bias
     before::Vector{M}                # outputs z of the layers
@@ -22,30 +23,25 @@ struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D} <: Evaluator{T}
     divergence::D
 end
 
-widths(field::MLP) = field.sizes
-widths(field::Linear) = [field.dim, field.dim]
-activation(field::MLP) = field.activation
+activation(field) = field.activation
 activation(::Linear) = Val(:identity)
-scales(field::MLP) = inv(field.input_scale), field.output_scale
+scales(field) = inv(field.input_scale), field.output_scale
 scales(::Linear) = 1.0, 1.0
+layer_maps(field::Linear) = [MatrixMap(field.dim, field.dim)]
 
-function evaluator(field::Augmented{<:Union{MLP,Linear}}, u::AbstractMatrix{T}) where {T}
-    samples = size(u, 2)
-    room(n) = fill!(similar(u, n, samples), 0)
-    sizes = widths(field.inner)
-    inputs, outputs = sizes[1:end-1], sizes[2:end]
-    biased = field.inner isa MLP
-    weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
-    for (n, m) in zip(inputs, outputs)
-        push!(weights, last+1:last+m*n)
-        push!(biases, last+m*n+1:last+m*n+biased*m)
-        last += m * n + biased * m
-    end
-    return LayeredFlow(field, weights, biases, room.(outputs), room.(inputs), room.(inputs), room.(inputs), room.(inputs),
-                       room.(outputs), room(sizes[1]), divergence(field, sizes, u))
+evaluator(field::Augmented{<:Union{MLP,Linear,Convolutions}}, u::AbstractMatrix) = LayeredFlow(field, u)
+
+function LayeredFlow(field::Augmented, u::AbstractMatrix)
+    room(n) = fill!(similar(u, n, size(u, 2)), 0)
+    maps = layer_maps(field.inner)
+    inputs, outputs = first.(lengths.(maps)), last.(lengths.(maps))
+    weights, biases = layer_ranges(maps, !(field.inner isa Linear))
+    return LayeredFlow(field, maps, weights, biases, room.(outputs), room.(inputs), room.(inputs), room.(inputs), room.(inputs),
+                       room.(outputs), room(inputs[1]), divergence(field, maps, u))
 end
 
-weight(e::LayeredFlow, flat, l) = reshape(view(flat, e.weights[l]), size(e.before[l], 1), size(e.after[l], 1))
+weight(e::LayeredFlow, flat, l) = view(flat, e.weights[l])
+matrix(e::LayeredFlow, flat, l) = weights(e.maps[l], weight(e, flat, l))
 
 function forward!(e::LayeredFlow{T}, y, flat) where {T}
     inner = e.field.inner
@@ -53,17 +49,10 @@ function forward!(e::LayeredFlow{T}, y, flat) where {T}
     e.after[1] .= activate.(inner.input_map, y) .* into
     e.gains[1] .= derivative.(inner.input_map, y, y) .* into
     for l in eachindex(e.before)
-        W = weight(e, flat, l)
-        if isempty(e.biases[l])
-            mul!(e.before[l], W, e.after[l])
-        else
-            e.before[l] .= view(flat, e.biases[l])
-            mul!(e.before[l], W, e.after[l], true, true)
-        end
-        if l < length(e.before)
-            e.after[l+1] .= activate.(activation(inner), e.before[l])
-            e.gains[l+1] .= derivative.(activation(inner), e.before[l], e.after[l+1])
-        end
+        biased = !isempty(e.biases[l])
+        biased && (e.before[l] .= view(flat, e.biases[l]))
+        apply!(e.before[l], e.maps[l], weight(e, flat, l), e.after[l], biased)
+        l < length(e.before) && activate!(e.after[l+1], e.gains[l+1], activation(inner), e.before[l])
     end
     return e.before[end]
 end
@@ -99,11 +88,11 @@ function pullback!(ubar, pbar, e::LayeredFlow{T}, λ, u, p, t) where {T}
     diverge_pullback!(grad, e.divergence, e, λ, flat)
     for l in last:-1:1
         if grad !== nothing
-            mul!(weight(e, grad, l), e.bars[l], transpose(e.after[l]), true, true)
+            gather!(weight(e, grad, l), e.maps[l], e.bars[l], e.after[l], true)
             isempty(e.biases[l]) || sum_columns!(view(grad, e.biases[l]), e.bars[l])
         end
         below = l > 1 ? e.bars[l-1] : e.start
-        mul!(below, transpose(weight(e, flat, l)), e.bars[l])
+        apply_back!(below, e.maps[l], weight(e, flat, l), e.bars[l])
         below .= below .* e.gains[l] .+ e.extra[l]
     end
     if ubar !== nothing

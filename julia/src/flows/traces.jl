@@ -2,12 +2,11 @@
 # `diverge!` writes their rows of the slope; `diverge_pullback!` fills `extra` and adds to the parameters' gradient.
 
 "The way that suits: closed forms need neither noise nor the Jacobian term."
-function divergence(field::Augmented, sizes, u)
-    closed = field.noise === nothing && !field.jacobian
-    closed && length(sizes) == 2 && return NoHidden()
-    closed && length(sizes) == 3 && return OneHidden(similar(u, sizes[1], sizes[2]), similar(u, sizes[1], sizes[2]),
-                                                     similar(u, sizes[1], size(u, 2)), similar(u, sizes[1], size(u, 2)))
-    return Along(field, sizes, u)
+function divergence(field::Augmented, maps, u)
+    closed = field.noise === nothing && !field.jacobian && eltype(maps) == MatrixMap
+    closed && length(maps) == 1 && return NoHidden()
+    closed && length(maps) == 2 && return OneHidden(u, lengths(maps[1])...)
+    return Along(field, maps, u)
 end
 
 "Products with one vector a sample (noise) or with all unit vectors; the last axis of the arrays counts the vectors."
@@ -20,8 +19,8 @@ struct Along{A<:AbstractArray}
     scratch::A
 end
 
-function Along(field::Augmented, sizes, u)
-    d, samples = sizes[1], size(u, 2)
+function Along(field::Augmented, maps, u)
+    d, samples = dimension(field.inner), size(u, 2)
     vectors = if field.noise === nothing
         copyto!(similar(u, d, 1, d), Matrix{eltype(u)}(I, d, d))
     else
@@ -29,7 +28,7 @@ function Along(field::Augmented, sizes, u)
         reshape(field.noise, d, samples, 1)
     end
     room(n) = fill!(similar(u, n, samples, size(vectors, 3)), 0)
-    inputs, outputs = sizes[1:end-1], sizes[2:end]
+    inputs, outputs = first.(lengths.(maps)), last.(lengths.(maps))
     return Along(vectors, room.(inputs), room.(outputs), room.(inputs), room.(inputs), room(d))
 end
 
@@ -42,7 +41,7 @@ function along!(way::Along, e::LayeredFlow{T}, flat) where {T}
     way.through[last] .= way.vectors .* T(scales(e.field.inner)[2])
     for l in last:-1:1
         l < last && (way.through[l] .= e.gains[l+1] .* way.products[l+1])
-        mul!(flatten(way.products[l]), transpose(weight(e, flat, l)), flatten(way.through[l]))
+        apply_back!(flatten(way.products[l]), e.maps[l], weight(e, flat, l), flatten(way.through[l]))
     end
     return nothing
 end
@@ -62,9 +61,9 @@ function diverge_pullback!(grad, way::Along, e::LayeredFlow, λ, flat)
     e.field.jacobian && (way.tangents[1] .+= 2 .* row(λ, jacobian_row(e.field)) .* e.gains[1] .* way.products[1])
     for l in eachindex(e.before)
         way.inputs[l] .= e.gains[l] .* way.tangents[l]
-        l < length(e.before) && mul!(flatten(way.tangents[l+1]), weight(e, flat, l), flatten(way.inputs[l]))
+        l < length(e.before) && apply!(flatten(way.tangents[l+1]), e.maps[l], weight(e, flat, l), flatten(way.inputs[l]), false)
         grad === nothing ||
-            mul!(weight(e, grad, l), flatten(way.through[l]), transpose(flatten(way.inputs[l])), true, true)
+            gather!(weight(e, grad, l), e.maps[l], flatten(way.through[l]), flatten(way.inputs[l]), true)
         way.tangents[l] .*= way.products[l]
         sum!(reshape(e.extra[l], size(e.extra[l])..., 1), way.tangents[l])
         e.extra[l] .*= e.bends[l]
@@ -98,8 +97,10 @@ struct OneHidden{M}
     weigh::M    # cotangents of it
 end
 
+OneHidden(u, d, width) = OneHidden(similar(u, d, width), similar(u, d, width), similar(u, d, size(u, 2)), similar(u, d, size(u, 2)))
+
 function couple!(way::OneHidden, e::LayeredFlow{T}, flat) where {T}
-    way.C .= weight(e, flat, 2) .* transpose(weight(e, flat, 1)) .* T(scales(e.field.inner)[2])
+    way.C .= matrix(e, flat, 2) .* transpose(matrix(e, flat, 1)) .* T(scales(e.field.inner)[2])
     mul!(way.traces, way.C, e.gains[2])
     return nothing
 end
@@ -121,8 +122,8 @@ function diverge_pullback!(grad, way::OneHidden, e::LayeredFlow{T}, λ, flat) wh
     if grad !== nothing
         out = T(scales(e.field.inner)[2])
         mul!(way.bar, way.weigh, transpose(e.gains[2]))
-        weight(e, grad, 2) .+= out .* way.bar .* transpose(weight(e, flat, 1))
-        weight(e, grad, 1) .+= out .* transpose(way.bar) .* transpose(weight(e, flat, 2))
+        matrix(e, grad, 2) .+= out .* way.bar .* transpose(matrix(e, flat, 1))
+        matrix(e, grad, 1) .+= out .* transpose(way.bar) .* transpose(matrix(e, flat, 2))
     end
     return nothing
 end

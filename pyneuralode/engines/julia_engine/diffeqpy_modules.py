@@ -52,7 +52,7 @@ _UNMOVED = """
 
 
 def diffeqpy(name: str, Main: Any) -> Any:
-    """Return diffeqpy's module "ode" or "de"; `Main` is what `julia_inside` gives.
+    """Return diffeqpy's module "ode" or "de"; `Main` is what `with_julia` gives.
 
     Raises EngineError where Julia packages are missing, unless a user at the terminal has them installed now.
     """

@@ -5,12 +5,14 @@ Neither torch nor anything that imports it may be imported here: the worker proc
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,11 +32,19 @@ class Inside:
         found = probe()
         if not found.found:
             raise EngineError(f"the Julia engine cannot start: {found.reason}")
-        self._process = os.getpid()
-        # Julia has one task at a time for us: calls from several threads wait for each other.
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+        # Julia has one task at a time for us: calls from several threads wait for each other. A thread that has called
+        # Julia must not end while another one is there (Julia then crashes): all but the first share one that stays.
         self._lock = threading.RLock()
+        self._at_home = {threading.get_ident()}
+        self._guests = ThreadPoolExecutor(1, thread_name_prefix="julia")
         start_runtime(found)
         self._entry = load_package()
+        self.doors = Doors()
+        self.prepared: dict[tuple, Any] = {}  # problems that Julia knows by number: handover.py
+        _let_other_threads_in()
 
     def call(self, name: str, request: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         """Run the function `name` of the Julia package on a request of plain values and NumPy arrays.
@@ -46,24 +56,58 @@ class Inside:
 
     def raw(self, name: str, request: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
         """As `call`, but failures are returned as "error"."""
-        with self.held():
-            return self._entry(name, request, progress)
+        return self.run(lambda: self._entry(name, request, progress))
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep other threads out of Julia; EngineError in a process that was forked off the one with Julia."""
-        if os.getpid() != self._process:
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Return work(), which may call Julia while it runs: in a thread that may, and with the others kept out.
+
+        Raises EngineError in a process that was forked off the one with Julia.
+        """
+        if self._forked:
             raise EngineError(
                 "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
                 "method 'spawn'."
             )
+        if threading.get_ident() not in self._at_home:
+            return self._guests.submit(self._run_at_home, work).result()
         with self._lock:
-            yield
+            return work()
+
+    def _run_at_home(self, work: Callable[[], Any]) -> Any:
+        self._at_home.add(threading.get_ident())
+        return self.run(work)
+
+    def _after_fork(self) -> None:
+        self._forked = True
 
     alive = True
 
     def close(self) -> None:
         """Do nothing: a Julia inside a process ends with it."""
+
+
+class Doors:
+    """C functions of the Julia package, which take an integer and return one: see julia/src/prepared.jl.
+
+    Python's lock on its interpreter stays held while one runs, as in any call by juliacall.
+    """
+
+    def __init__(self) -> None:
+        from juliacall import Main
+
+        door = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
+        self.solve, self.pullback, self.forget = map(door, Main.seval("PyNeuralODE.doors()"))
+
+
+def _let_other_threads_in() -> None:
+    """Tell Julia that this thread, while it is in Python, does not run Julia code.
+
+    Otherwise a garbage collection in another thread (torch runs the backward pass of CUDA tensors in one) waits for
+    this thread for ever. Each call into Julia says by itself that it is one.
+    """
+    from juliacall import Main
+
+    ctypes.PYFUNCTYPE(ctypes.c_int8)(Main.seval("Int(cglobal(:jl_gc_safe_enter))"))()
 
 
 def start_runtime(found: JuliaProbe) -> None:

@@ -48,7 +48,7 @@ _BUILD_IMAGE = """
 using Pkg
 Pkg.add("PackageCompiler")
 using PackageCompiler
-create_sysimage(["PyNeuralODE", "PythonCall"]; project=ARGS[1], sysimage_path=ARGS[2])
+create_sysimage(["PyNeuralODE", "PythonCall", "SciMLSensitivity"]; project=ARGS[1], sysimage_path=ARGS[2])
 """
 
 _VERIFY = """
@@ -97,7 +97,7 @@ class Installation:
 
     def resolve(self, progress: Progress, with_diffeqpy: bool = False) -> None:
         """Choose the versions of all packages and download those that are not there."""
-        wanted = requirements("juliacall")
+        wanted = requirements("pyneuralode") | requirements("juliacall")
         if with_diffeqpy:
             wanted |= requirements("diffeqpy")
         make_folder(self.project)
@@ -239,11 +239,12 @@ def requirements(distribution: str) -> dict[str, tuple[str, str]]:
         raise EngineError(f"{distribution} is not installed: run `python -m pip install {distribution}`.")
     text = (Path(spec.origin).parent / "juliapkg.json").read_text(encoding="utf-8")
     packages = json.loads(text)["packages"]
-    # "<=python" is juliapkg's word for what Python's own OpenSSL allows; see `Installation.resolve`.
+    # "<=python" is juliapkg's word for what Python's own OpenSSL allows; see `Installation.resolve`. Our own package comes
+    # from its folder, without a version.
     return {
         name: (package["uuid"], package["version"])
         for name, package in packages.items()
-        if package["version"] != "<=python"
+        if package.get("version", "<=python") != "<=python"
     }
 
 

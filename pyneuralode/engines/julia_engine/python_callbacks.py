@@ -16,7 +16,7 @@ from ..base import Control, Solution
 from ..inputs import flat_control
 from ..state import check_times, flatten, times_inside
 from .reply import read_reply
-from .session import julia_inside
+from .session import with_julia
 
 ENGINE = "julia (diffeqpy)"
 
@@ -148,8 +148,7 @@ def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Ma
 def _dense(solution: Any, start: Start) -> Callable:
     def at(t):
         times = times_inside(t, start.ts[0], start.ts[-1])
-        with julia_inside() as Main:
-            states = np.asarray(python_functions(Main).interpolated(solution, Main.collect(times)))
+        states = with_julia(lambda Main: np.asarray(python_functions(Main).interpolated(solution, Main.collect(times))))
         return np.array(states.T, order="C").reshape(*np.shape(t), *start.shape)
 
     return at

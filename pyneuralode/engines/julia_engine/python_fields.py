@@ -20,7 +20,7 @@ from ..base import Control, Problem, Solution
 from ..torch_engine.dynamics import bind
 from .diffeqpy_modules import diffeqpy
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
-from .session import julia_inside
+from .session import with_julia
 
 
 def applies(problem: Problem) -> bool:
@@ -46,7 +46,8 @@ def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
     start = Start(problem.y0, problem.ts)
     control = start.control(problem.control, entry.adaptive and problem.control.step is None)
     field = Callback(function, start, inputs=1)
-    with julia_inside() as Main:
+
+    def integrate(Main: Any) -> Solution:
         ode, functions, array = diffeqpy("ode", Main), python_functions(Main), Main.collect
         slope = functions.Slope(field, *field.inputs, field.output, array(start.small(control)))
         mass = {} if mass_matrix is None else {"mass_matrix": array(mass_matrix)}
@@ -68,6 +69,8 @@ def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
                 **saving,
             )
         return finish(solution, start, field.calls, entry.name, problem.dense, Main)
+
+    return with_julia(integrate)
 
 
 def _controls(control: Control, Main: Any) -> Any:

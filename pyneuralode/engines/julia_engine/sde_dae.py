@@ -15,7 +15,7 @@ from ..base import Control, Problem, Solution
 from . import python_fields
 from .diffeqpy_modules import diffeqpy
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
-from .session import julia_inside
+from .session import with_julia
 
 SDE_SOLVERS = ("SOSRI", "SOSRA", "SRIW1", "SRA1", "EM")
 # Which of diffeqpy's modules has them; IDA is Sundials'.
@@ -35,7 +35,8 @@ def solve_noise(
         )
     control = start.control(control, control.step is None)
     drift, noise = Callback(f, start, 1, "f"), Callback(g, start, 1, "g")
-    with julia_inside() as Main:
+
+    def integrate(Main: Any) -> Solution:
         from juliacall import convert
 
         de, functions, array = diffeqpy("de", Main), python_functions(Main), Main.collect
@@ -48,6 +49,8 @@ def solve_noise(
             solution = de.solve(problem, getattr(de, solver)(), **settings)
         _require_success(solution, solver, control, Main)
         return finish(solution, start, drift.calls, solver, False, Main)
+
+    return with_julia(integrate)
 
 
 def solve_mass_matrix(
@@ -87,7 +90,8 @@ def solve_residual(
         marked = {}
     else:
         marked = {"differential_vars": start.array("differential", differential).astype(bool)}
-    with julia_inside() as Main:
+
+    def integrate(Main: Any) -> Solution:
         module, functions, array = (
             diffeqpy(RESIDUAL_SOLVERS[solver], Main),
             python_functions(Main),
@@ -102,11 +106,13 @@ def solve_residual(
         if dense:
             del settings["saveat"], settings["save_everystep"]
         with julia_failures(Main):
-            marked = {name: array(value) for name, value in marked.items()}
-            problem = module.DAEProblem(equations, array(dy0), array(start.y0), _span(start), **marked)
+            flags = {name: array(value) for name, value in marked.items()}
+            problem = module.DAEProblem(equations, array(dy0), array(start.y0), _span(start), **flags)
             solution = module.solve(problem, method, **settings)
         _require_success(solution, solver, control, Main)
         return finish(solution, start, function.calls, solver, dense, Main)
+
+    return with_julia(integrate)
 
 
 def _span(start: Start) -> tuple[float, float]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ...errors import ArgumentError, EngineError, unknown_name
@@ -43,7 +41,7 @@ def start_julia(process: str | None = None) -> None:
     wanted = process or _process or _default()
     if wanted not in PROCESSES:
         raise unknown_name("process", wanted, PROCESSES)
-    if _session is not None and _session.alive:
+    if runs():
         if process is not None and process != _process:
             raise ArgumentError(
                 f"process is {process!r}, but Julia already runs as {_process!r}: call start_julia before anything uses Julia."
@@ -59,17 +57,32 @@ def _default() -> str:
     return os.environ.get("PYNEURALODE_JULIA_PROCESS") or ("worker" if sys.platform == "darwin" else "inside")
 
 
+def runs() -> bool:
+    """Whether Julia has been started."""
+    return _session is not None and _session.alive
+
+
 def call(name: str, request: dict[str, Any], progress: Callable[..., bool] | None = None) -> dict[str, Any]:
     """Run a function of the Julia package on a request of plain values and NumPy arrays, starting Julia if need be."""
-    start_julia()
+    julia = running()
     if _forgotten:
-        request = request | {"forget": [_forgotten.pop() for _ in range(len(_forgotten))]}
-    return _session.call(name, request, progress)
+        request = request | {"forget": forgotten()}
+    return julia.call(name, request, progress)
 
 
-@contextmanager
-def julia_inside() -> Iterator[Any]:
-    """Give juliacall's Main, and keep other threads out of Julia as long: Python code that Julia calls lets them run.
+def running() -> Inside | Worker:
+    """Return the running Julia, started if need be."""
+    start_julia()
+    return _session
+
+
+def forgotten() -> list[int]:
+    """Return, once, the numbers of what Julia need not keep any longer."""
+    return [_forgotten.pop() for _ in range(len(_forgotten))]
+
+
+def with_julia(work: Callable[[Any], Any]) -> Any:
+    """Return work(Main), Main being juliacall's, with other threads kept out of Julia: Python code that it calls lets them run.
 
     Raises EngineError where Julia is to run in the worker process, which no Python function reaches.
     """
@@ -81,8 +94,7 @@ def julia_inside() -> Iterator[Any]:
     start_julia("inside")
     from juliacall import Main
 
-    with _session.held():
-        yield Main
+    return _session.run(lambda: work(Main))
 
 
 class Kept:
@@ -90,5 +102,7 @@ class Kept:
 
     def __init__(self, number: int):
         self.number = number
+
+    def __del__(self, forget=_forgotten.append):
         # Julia must not be called from a garbage collection: the number goes along with the next call.
-        weakref.finalize(self, _forgotten.append, number)
+        forget(self.number)

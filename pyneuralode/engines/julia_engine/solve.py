@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,21 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import Field
-from ...gradients import GradientMethod, require_gradient
+from ...gradients import require_gradient
 from ...solvers import find_solver, require_engine
-from ..base import Control, Problem, Solution
+from ..base import Problem, Solution
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flatten, times_inside
 from ..torch_engine.differentiate import attach_outputs, attach_start, first_order
 from ..torch_engine.dynamics import build
 from . import python_fields
-from .session import Kept, call
+from .handover import Asked, ByAddress, ByValue, handover
 
 
 def refusal(problem: Problem) -> str | None:
-    """Return the sentence that says what of a problem the Julia engine does not take; None if it takes all of it."""
+    """Return the sentence that says why Julia does not take a problem unless it is asked to; None if it does."""
+    if isinstance(problem.y0, Tensor) and problem.y0.is_cuda:
+        return "y0 is on a GPU, where the Julia engine has fewer gradients and solvers: write engine='julia' to have it."
     try:
         _require(problem)
     except PyNeuralODEError as error:
@@ -55,110 +58,48 @@ def solve(problem: Problem) -> Solution:
     _require(problem)
     field = problem.dynamics
     y0, layout = flatten(problem.y0)
-    ts = check_times(problem.ts)
+    ts = _times(problem.ts)
     if ts.dtype != y0.dtype:
         ts = ts.to(torch.float64)
     if layout.numpy:
         ts = ts.detach()
     parameters = read_parameters(field, problem.parameters, y0, constant=layout.numpy)
     check_described(field, parameters, layout)
-    if y0.is_cuda:
-        raise ArgumentError("y0 is on a GPU, which the Julia engine has not been run on: write y0.cpu(), or engine='torch'.")
     entry = find_solver(problem.solver)
-    control = flat_control(problem.control, y0, layout, entry.adaptive and problem.control.step is None)
-    request = solver_request(field, entry.name, problem.gradient, problem.fused) | {
-        "ts": ts.detach().to(torch.float64).numpy(),
-        "control": control_request(control, layout),
-        "dense": problem.dense,
-    }
-    names = [name for name in field.shapes()]
-    given = tuple(parameters[name] for name in names)
+    adaptive = entry.adaptive and problem.control.step is None
+    control = flat_control(problem.control, y0, layout, adaptive)
+    times = ts.detach().to("cpu", torch.float64).numpy()
+    asked = Asked(field, entry.name, problem.gradient, problem.fused, control, times, layout, problem.dense)
+    work = handover(asked, y0.device)
+    given = tuple(parameters[name] for name in field.shapes())
     times_matter = ts.requires_grad and torch.is_grad_enabled()
     f = build(field, {name: value.detach() for name, value in parameters.items()}) if times_matter else None
     flat_f = None if f is None else (lambda t, y: f(t, layout.unpack(y)).reshape(-1))
     start = attach_start(flat_f, ts, y0) if times_matter else y0
-    work = _Work(request, names, layout)
     wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (start, *given)) and not problem.dense
-    states = _Solve.apply(work, start, *given) if wanted else torch.as_tensor(work.solve(start, given, False))
+    states = _Solve.apply(work, start, *given) if wanted else work.solve(start, given, False)
     if times_matter:
         states = attach_outputs(flat_f, ts, ts.detach().tolist(), states)
+    nfev, accepted, rejected = work.counts
     return Solution(
         ts=problem.ts if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float),
         ys=layout.deliver(states),
-        nfev=work.reply["nfev"],
-        accepted=work.reply["accepted"],
-        rejected=work.reply["rejected"],
+        nfev=nfev,
+        accepted=accepted,
+        rejected=rejected,
         reason="reached the last time",
         solver=entry.name,
-        engine="julia (fused)" if work.reply["fused"] else "julia",
-        dense=_dense(work, request["ts"]) if problem.dense else None,
+        engine="julia (fused)" if work.fused else "julia",
+        dense=_dense(work, times, layout) if problem.dense else None,
     )
-
-
-def solver_request(field: Field, solver: str, gradient: GradientMethod, fused: bool) -> dict[str, Any]:
-    """Return what is the same for every solve of a model, as plain values."""
-    return {
-        "field": field.describe(),
-        "solver": solver,
-        "gradient": {"kind": type(gradient).__name__, **vars(gradient)},
-        "fused": fused,
-    }
-
-
-def control_request(control: Control, layout: Layout) -> dict[str, Any]:
-    """Return the controls as plain values; tolerances for each component have the state's shape in Julia."""
-    settings = dict(vars(control))
-    for name in ("rtol", "atol"):
-        value = settings[name]
-        settings[name] = float(value) if np.ndim(value) == 0 else to_julia(value, layout)
-    return settings
-
-
-def to_julia(flat: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return a flat state as Julia sees it: (dim,), or (dim, samples) for a batch; a view."""
-    shape = layout.shapes[0]
-    return flat if len(shape) == 1 else flat.reshape(-1, shape[-1]).T
-
-
-@dataclass
-class _Work:
-    """One solve: its request without the numbers that autograd follows, and its reply."""
-
-    request: dict[str, Any]
-    names: list[str]
-    layout: Layout
-    reply: dict[str, Any] | None = None
-    kept: Kept | None = None
-
-    def solve(self, y0: Tensor, parameters: tuple[Tensor, ...], differentiable: bool) -> np.ndarray:
-        """Return the states (T, n) and keep in Julia what `pullback` needs."""
-        arrays = {name: value.detach().numpy() for name, value in zip(self.names, parameters)}
-        numbers = {"u0": to_julia(y0.detach().numpy(), self.layout), "parameters": arrays}
-        self.reply = call("solve", self.request | numbers | {"differentiable": differentiable})
-        self.kept = None if self.reply["kept"] is None else Kept(self.reply["kept"])
-        return flat_states(self.reply.pop("ys"))
-
-    def pullback(self, cotangent: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the gradients with respect to the initial state (n,) and the parameters."""
-        rows = cotangent.detach().numpy()
-        shape = self.layout.shapes[0]
-        ysbar = rows.T if len(shape) == 1 else rows.reshape(len(rows), -1, shape[-1]).T
-        reply = call("pullback", {"kept": self.kept.number, "ysbar": ysbar})
-        start = torch.from_numpy(np.ascontiguousarray(reply["u0"].T).reshape(-1))
-        return start, [torch.as_tensor(reply["parameters"][name], dtype=cotangent.dtype) for name in self.names]
-
-
-def flat_states(ys: np.ndarray) -> np.ndarray:
-    """Return Julia's states (dim, [samples,] T) as (T, n), row-major; a view."""
-    return ys.T.reshape(ys.shape[-1], -1)
 
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, work: _Work, y0: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx, work: ByAddress | ByValue, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.work = work
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
-        return torch.from_numpy(work.solve(y0, parameters, True))
+        return work.solve(y0, parameters, True)
 
     @staticmethod
     @first_order
@@ -168,13 +109,23 @@ class _Solve(torch.autograd.Function):
         return None, start, *parameters
 
 
-def _dense(work: _Work, ts: np.ndarray):
+def _dense(work: ByValue, ts: np.ndarray, layout: Layout) -> Callable:
     """Return the function of time that Julia's own interpolant makes."""
-    layout = work.layout
 
     def at(t):
-        times = times_inside(t, ts[0], ts[-1])
-        states = torch.from_numpy(flat_states(call("interpolate", {"kept": work.kept.number, "times": times})["ys"]))
+        states = work.at(times_inside(t, ts[0], ts[-1]))
         return layout.deliver(states[0] if np.ndim(t) == 0 else states)
 
     return at
+
+
+@functools.lru_cache(maxsize=64)
+def _checked_times(numbers: bytes) -> Tensor:
+    return check_times(np.frombuffer(numbers))
+
+
+def _times(ts: Any) -> Tensor:
+    """As `check_times`, which is not done again for the times of an earlier solve."""
+    if isinstance(ts, np.ndarray) and ts.dtype == np.float64 and ts.ndim == 1:
+        return _checked_times(ts.tobytes())
+    return check_times(ts)

@@ -1,4 +1,4 @@
-"""The activations and input maps of described fields, and the activations' derivatives."""
+"""The activations and input maps of described fields, and the activations' first and second derivatives."""
 
 from __future__ import annotations
 
@@ -47,3 +47,21 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sigmoid": lambda x, y: y * (1 - y),
     "sin": lambda x, y: torch.cos(x),
 }
+
+# The second derivative, from the argument x, the value y and the first derivative g; None where it is zero.
+SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
+    "identity": None,
+    "tanh": lambda x, y, g: -2 * y * g,
+    "relu": None,
+    "swish": lambda x, y, g: (s := torch.sigmoid(x)) * (1 - s) * (2 + x * (1 - 2 * s)),
+    "softplus": lambda x, y, g: g * (1 - g),
+    "elu": lambda x, y, g: torch.where(x > 0, 0.0, g),
+    "gelu": lambda x, y, g: (2 - x * x) * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi),
+    "sigmoid": lambda x, y, g: g * (1 - 2 * y),
+    "sin": lambda x, y, g: -y,
+}
+
+
+def fast_tanh(x: Tensor) -> Tensor:
+    """Return tanh, without a graph: on CPUs torch's sigmoid is several times faster than its tanh."""
+    return torch.sigmoid(2 * x).mul_(2).sub_(1)

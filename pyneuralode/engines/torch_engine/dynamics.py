@@ -9,27 +9,14 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from ...conv_fields import ConcatConv
 from ...equations import Equations
 from ...errors import ArgumentError
 from ...fields import MLP, SEIR, Field, Linear
+from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
+from .activations import ACTIVATIONS, INPUT_MAPS
 from .equations import bound_equations
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "swish": nn.functional.silu,
-    "softplus": nn.functional.softplus,
-    "elu": nn.functional.elu,
-    "gelu": nn.functional.gelu,
-    "sigmoid": torch.sigmoid,
-    "sin": torch.sin,
-}
-INPUT_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "square": torch.square,
-    "cube": lambda x: x * x * x,
-}
+from .layered import Layered, activation_of, layers_of
 
 Parameters = dict[str, Tensor]
 Dynamics = Callable[[float, Tensor], Tensor]
@@ -79,6 +66,37 @@ def _(field: SEIR, parameters: Parameters) -> Dynamics:
 
 
 build.register(Equations, bound_equations)
+
+
+@build.register(HyperMLP)
+@build.register(ConcatMLP)
+@build.register(GatedMLP)
+def _(field: Field, parameters: Parameters) -> Dynamics:
+    return Layered(layers_of(field, parameters), activation_of(field)).slope
+
+
+@build.register
+def _(field: ConcatConv, parameters: Parameters) -> Dynamics:
+    layers = len(field.hidden) + 1
+    pairs = [(parameters[f"weight_{i}"], parameters[f"bias_{i}"]) for i in range(1, layers + 1)]
+    activate, pad = ACTIVATIONS[field.activation], field.kernel // 2
+    conv = nn.functional.conv2d
+    one = pairs[0][0].new_ones(1, 1, field.height, field.width)
+
+    def layer(t: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        # The time's channel is constant over the image: one small convolution serves the whole batch.
+        times = conv(one * t, weight[:, -1:], bias, padding=pad)
+        return conv(x, weight[:, :-1], padding=pad) + times
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        t = t / field.time_scale
+        x = y.reshape(-1, field.channels, field.height, field.width)
+        for weight, bias in pairs[:-1]:
+            x = activate(layer(t, x, weight, bias))
+        x = layer(t, x, *pairs[-1]).reshape(y.shape)
+        return x * field.output_scale if field.output_scale != 1 else x
+
+    return slope
 
 
 def check_slope(slope: object, y: Tensor, name: str) -> None:

@@ -1,7 +1,7 @@
 """Fields that at any one time are an ordinary network: their layers, their slope and the products with their Jacobian.
 
 Every such field is one function from the time to a list of (weight (out, in), bias (out,) or None). What a flow needs
-of the Jacobian J = df/dz then follows from the layers, with no differentiation: its trace, its rows e^T J, or all of it.
+of the Jacobian J = df/dz then follows from the layers, undifferentiated: its trace, its products e^T J, or all of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional
 from ...fields import MLP, Field, Linear
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from .activations import ACTIVATIONS, DERIVATIVES
+from .layered_functions import OneHiddenTrace, SlopeAndJacobian
 
 Time = float | Tensor
 Layers = list[tuple[Tensor, Tensor | None]]
@@ -114,10 +115,13 @@ def _scaled(layers: Layers, factor: float) -> Layers:
 
 
 class Layered:
-    """The slope of a layered field, and with it what is asked of its Jacobian; z is (n, d)."""
+    """The slope of a layered field, and with it what is asked of its Jacobian; z is (n, d).
 
-    def __init__(self, at: Callable[[Time], Layers], activation: str):
-        self.at = at
+    With `fused`, trace and Jacobian are differentiated by hand, once; without, by autograd, as often as one likes.
+    """
+
+    def __init__(self, at: Callable[[Time], Layers], activation: str, fused: bool = True):
+        self.at, self.activation, self.fused = at, activation, fused
         self.activate, self.derivative = ACTIVATIONS[activation], DERIVATIVES[activation]
 
     def slope(self, t: Time, z: Tensor) -> Tensor:
@@ -130,10 +134,12 @@ class Layered:
     def trace(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slope (n, d) and the trace of the Jacobian (n,).
 
-        With one hidden layer the trace is sum_k g_k c_k, with two g2^T C g1, where g are the activation's derivatives and
-        c and C do not depend on the sample; otherwise it is that of the whole Jacobian.
+        With one hidden layer the trace is sum_k g_k c_k, with two g2^T C g1, where g are the activation's derivatives
+        and c and C do not depend on the sample; otherwise it is that of the whole Jacobian.
         """
         layers = self.at(t)
+        if self.fused and len(layers) == 2:
+            return OneHiddenTrace.apply(self.activation, z, *layers[0], *layers[1])
         if len(layers) > 3:
             slope, jacobian = self._with_jacobian(layers, z)
             return slope, jacobian.diagonal(dim1=0, dim2=2).sum(-1)
@@ -169,16 +175,15 @@ class Layered:
         return functional.linear(z, *layers[-1]), gains
 
     def _with_jacobian(self, layers: Layers, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry the sample and the d unit tangents through the layers in one product each."""
+        """Carry the samples and the d unit tangents through the layers."""
+        if self.fused:
+            return SlopeAndJacobian.apply(self.activation, z, *(part for layer in layers for part in layer))
         n, d = z.shape
         (weight, bias), rest = layers[0], layers[1:]
         before = functional.linear(z, weight, bias)
         tangents = weight.t()[:, None].expand(d, n, -1)
         for weight, bias in rest:
             z = self.activate(before)
-            gain = self.derivative(before, z)
-            stacked = functional.linear(torch.cat([z[None], tangents * gain]), weight)
-            before, tangents = stacked[0], stacked[1:]
-            if bias is not None:
-                before = before + bias
+            tangents = functional.linear(tangents * self.derivative(before, z), weight)
+            before = functional.linear(z, weight, bias)
         return before, tangents

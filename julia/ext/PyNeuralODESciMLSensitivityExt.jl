@@ -1,0 +1,45 @@
+# SciMLSensitivity's part of src/adjoints.jl.
+module PyNeuralODESciMLSensitivityExt
+
+using PrecompileTools: @compile_workload
+using PyNeuralODE: PyNeuralODE, EQUATIONS, KEPT, NETWORK, solve_and_differentiate, weights_of
+using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiff, ReverseDiffVJP, ZygoteVJP,
+    adjoint_sensitivities
+
+# SciMLSensitivity takes the products by hand from the ODEFunction; its own choice would then only be asked for what they lack.
+product(::Union{Val{:hand},Val{:zygote}}) = ZygoteVJP()
+product(::Val{:reversediff}) = ReverseDiffVJP(true)
+
+PyNeuralODE.sensitivity_method(::Val{:Interpolating}, vjp) = InterpolatingAdjoint(autojacvec=product(vjp))
+PyNeuralODE.sensitivity_method(::Val{:Gauss}, vjp) = GaussAdjoint(autojacvec=product(vjp))
+PyNeuralODE.sensitivity_method(::Val{:Quadrature}, vjp) = QuadratureAdjoint(autojacvec=product(vjp))
+# The state is set to the stored outputs wherever there is one, as the embedded engine does.
+PyNeuralODE.sensitivity_method(::Val{:Backsolve}, vjp) = BacksolveAdjoint(autojacvec=product(vjp), checkpointing=true)
+
+PyNeuralODE.sensitivity_gradients(solution, algorithm, method, times, cotangent!; settings...) =
+    adjoint_sensitivities(solution, algorithm; sensealg=method, t=times, dgdu_discrete=cotangent!, settings...)
+
+# Julia cannot load an image that names the type of ReverseDiff's tracked numbers before that of the array they stand in (Julia
+# 1.10 to 1.12: it crashes, github.com/JuliaLang/julia/issues/62047). Functions of the arrays themselves are written to the image first.
+tracked_length(x) = length(x)
+for T in (Float32, Float64), N in 1:3
+    precompile(tracked_length, (ReverseDiff.TrackedArray{T,T,N,Array{T,N},Array{T,N}},))
+end
+
+# As src/workload.jl. Without it the first of these gradients takes a minute.
+@compile_workload begin
+    vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
+    net = NETWORK, weights_of(Float64)
+    for u0 in (vector, batch), gradient in ("Interpolating", "Gauss", "Quadrature", "Backsolve")
+        solve_and_differentiate(net..., u0; gradient)
+    end
+    for gradient in ("Interpolating", "Gauss"), solver in ("Vern7", "Rodas5P")
+        solve_and_differentiate(net..., vector; solver, gradient)
+    end
+    for (solver, gradient) in (("Tsit5", "Interpolating"), ("Rodas5P", "Gauss"))
+        solve_and_differentiate(EQUATIONS..., vector; solver, gradient)
+    end
+    empty!(KEPT)
+end
+
+end

@@ -1,0 +1,123 @@
+# Convolutional networks of images, with the parameters of pyneuralode/conv_fields.py.
+
+"""
+    Convolutions(maps; activation="tanh", output_scale=1)
+
+Convolutions with activations between them; the bias of a layer is an image. Its parameters are `weight_1` (kernel, kernel, in, out),
+`bias_1` (out * height * width,), `weight_2`, ...
+"""
+struct Convolutions{A} <: Field
+    maps::Vector{Convolution}
+    activation::A
+    input_map::Val{:identity}
+    input_scale::Float64
+    output_scale::Float64
+end
+
+Convolutions(maps; activation="tanh", output_scale=1.0) =
+    Convolutions(maps, known("activation", activation, ACTIVATIONS), Val(:identity), 1.0, Float64(output_scale))
+
+dimension(field::Convolutions) = lengths(field.maps[1])[1]
+layer_maps(field::Convolutions) = field.maps
+evaluator(field::Convolutions, u::AbstractVecOrMat) = NetworkEvaluator(field, u)
+
+function shapes(field::Convolutions)
+    pairs = Pair{Symbol,Dims}[]
+    for (l, map) in enumerate(field.maps)
+        push!(pairs, Symbol(:weight_, l) => weight_shape(map), Symbol(:bias_, l) => (lengths(map)[2],))
+    end
+    return pairs
+end
+
+function slope(field::Convolutions, u, p, t)
+    x = u
+    for (l, map) in enumerate(field.maps)
+        x = convolve(map, getproperty(p, Symbol(:weight_, l)), x) .+ getproperty(p, Symbol(:bias_, l))
+        l < length(field.maps) && (x = activate.(field.activation, x))
+    end
+    return x .* eltype(u)(field.output_scale)
+end
+
+"""
+    ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1, output_scale=1)
+
+A convolutional network with the time as each layer's last channel, see pyneuralode's `ConcatConv`. A state is an image as one column,
+its numbers as in Python's (channels, height, width).
+"""
+struct ConcatConv{N<:Convolutions} <: Timed
+    network::N
+    time_scale::Float64
+end
+
+function ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1.0, output_scale=1.0)
+    counts = Int[channels; hidden; channels]
+    maps = Convolution.(counts[1:end-1], counts[2:end], kernel, height, width)
+    return ConcatConv(Convolutions(maps; activation, output_scale), Float64(time_scale))
+end
+
+FIELDS["ConcatConv"] = d -> ConcatConv(d["channels"], d["height"], d["width"]; hidden=d["hidden"], kernel=d["kernel"],
+                                       activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
+
+function shapes(field::ConcatConv)
+    pairs = Pair{Symbol,Dims}[]
+    for (l, map) in enumerate(field.network.maps)
+        push!(pairs, Symbol(:weight_, l) => (map.out, map.in + 1, map.kernel, map.kernel), Symbol(:bias_, l) => (map.out,))
+    end
+    return pairs
+end
+
+# The time's channel is constant over an image, so that its part is the same in every sample: a convolution of ones, times the
+# time. With the bias it is the network's bias, an image.
+time_map(map::Convolution) = Convolution(1, map.out, map.kernel, map.height, map.width)
+
+# Of Python's axes (out, in, kernel, kernel) and of NNlib's; Zygote takes reshape and permutedims.
+turned(W) = permutedims(W, (4, 3, 2, 1))
+
+function weights_at(field::ConcatConv, p, t)
+    return named_layers(length(field.network.maps)) do l
+        map, W, b = field.network.maps[l], getproperty(p, Symbol(:weight_, l)), getproperty(p, Symbol(:bias_, l))
+        ones = fill(one(eltype(W)), lengths(time_map(map))[1])
+        part = convolve(time_map(map), turned(W[:, map.in+1:map.in+1, :, :]), ones)
+        (turned(W[:, 1:map.in, :, :]), part .* clock(field, t) .+ repeat(b; inner=map.height * map.width))
+    end
+end
+
+"Room for the time's kernels, their part of the bias, and an image of ones, by layer."
+function making(field::ConcatConv, u)
+    return map(field.network.maps) do map
+        kernels, part = similar(u, prod(weight_shape(time_map(map)))), similar(u, lengths(map)[2])
+        (; kernels, part, ones=fill!(similar(u, map.height * map.width), 1))
+    end
+end
+
+"Views of (weight, bias) by layer of a flat vector of the field's or the network's parameters."
+function split_shapes(field, flat)
+    pairs, last = shapes(field), 0
+    views = map(pairs) do (_, shape)
+        last += prod(shape)
+        reshape(view(flat, last-prod(shape)+1:last), shape)
+    end
+    return zip(views[1:2:end], views[2:2:end])
+end
+
+function weights_at!(w, rooms, field::ConcatConv, p, t)
+    for (map, room, (weight, bias), (W, b)) in zip(field.network.maps, rooms, split_shapes(field.network, w), split_shapes(field, p))
+        permutedims!(weight, view(W, :, 1:map.in, :, :), (4, 3, 2, 1))
+        permutedims!(weights(time_map(map), room.kernels), view(W, :, map.in+1:map.in+1, :, :), (4, 3, 2, 1))
+        apply!(room.part, time_map(map), room.kernels, room.ones, false)
+        channels(x) = reshape(x, :, map.out)
+        channels(bias) .= channels(room.part) .* clock(field, t) .+ transpose(b)
+    end
+    return w
+end
+
+function weights_pullback!(pbar, rooms, field::ConcatConv, wbar, p, t)
+    for (map, room, (weight, bias), (W, b)) in zip(field.network.maps, rooms, split_shapes(field.network, wbar), split_shapes(field, pbar))
+        permutedims!(view(W, :, 1:map.in, :, :), weight, (4, 3, 2, 1))
+        sum!(transpose(b), reshape(bias, :, map.out))
+        room.part .= bias .* clock(field, t)
+        gather!(room.kernels, time_map(map), room.part, room.ones, false)
+        permutedims!(view(W, :, map.in+1:map.in+1, :, :), weights(time_map(map), room.kernels), (4, 3, 2, 1))
+    end
+    return nothing
+end

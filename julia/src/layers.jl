@@ -1,0 +1,80 @@
+# The linear maps of networks' layers, matrices or convolutions, applied to one sample or to columns of samples. Their
+# weights are slices of a flat vector.
+
+using NNlib: NNlib, DenseConvDims
+
+"""
+    MatrixMap(in, out)
+
+The product with a matrix (out, in).
+"""
+struct MatrixMap
+    in::Int
+    out::Int
+end
+
+"""
+    Convolution(in, out, kernel, height, width)
+
+The cross-correlation of images with kernels (kernel, kernel, in, out), zeros around the images. An image is a column whose numbers
+lie as in Python's (channels, height, width), the kernels' axes are turned round with it.
+"""
+struct Convolution
+    in::Int
+    out::Int
+    kernel::Int
+    height::Int
+    width::Int
+end
+
+weight_shape(map::MatrixMap) = (map.out, map.in)
+weight_shape(map::Convolution) = (map.kernel, map.kernel, map.in, map.out)
+"How many numbers a sample has before the map, and after it."
+lengths(map::MatrixMap) = (map.in, map.out)
+lengths(map::Convolution) = (map.in, map.out) .* (map.height * map.width)
+
+weights(map, flat) = reshape(flat, weight_shape(map))
+
+"""
+    apply!(y, map, w, x, add)
+
+y = W x, or y += W x if `add`; `apply_back!(x, map, w, y)` is x = Wᵗ y, `gather!(w, map, y, x, add)` the derivative y xᵗ of yᵗ W x.
+"""
+apply!(y, map::MatrixMap, w, x, add) = mul!(y, weights(map, w), x, true, add)
+apply_back!(x, map::MatrixMap, w, y) = mul!(x, transpose(weights(map, w)), y)
+gather!(w, map::MatrixMap, y, x, add) =
+    add ? mul!(weights(map, w), y, transpose(x), true, true) : mul!(weights(map, w), y, transpose(x))
+
+images(map::Convolution, x, channels) = reshape(x, map.width, map.height, channels, :)
+convolution_dims(map::Convolution, x, w) = DenseConvDims(x, w; padding=map.kernel ÷ 2, flipkernel=true)
+
+function apply!(y::AbstractArray{T}, map::Convolution, w, x, add) where {T}
+    from, kernels = images(map, x, map.in), weights(map, w)
+    NNlib.conv!(images(map, y, map.out), from, kernels, convolution_dims(map, from, kernels); alpha=one(T), beta=T(add))
+    return y
+end
+
+function apply_back!(x::AbstractArray, map::Convolution, w, y)
+    to, kernels = images(map, x, map.in), weights(map, w)
+    NNlib.∇conv_data!(to, images(map, y, map.out), kernels, convolution_dims(map, to, kernels))
+    return x
+end
+
+function gather!(w::AbstractArray{T}, map::Convolution, y, x, add) where {T}
+    from, kernels = images(map, x, map.in), weights(map, w)
+    NNlib.∇conv_filter!(kernels, from, images(map, y, map.out), convolution_dims(map, from, kernels); alpha=one(T), beta=T(add))
+    return w
+end
+
+"Return the convolution of x by kernels (kernel, kernel, in, out), mutating nothing."
+function convolve(map::Convolution, w, x)
+    from = images(map, x, map.in)
+    return reshape(NNlib.conv(from, w, convolution_dims(map, from, w)), lengths(map)[2], size(x)[2:end]...)
+end
+
+"As `apply_back!`, mutating nothing."
+function convolve_back(map::Convolution, w, y)
+    to = similar(y, map.width, map.height, map.in, length(y) ÷ lengths(map)[2])
+    bars = NNlib.∇conv_data(images(map, y, map.out), w, convolution_dims(map, to, w))
+    return reshape(bars, lengths(map)[1], size(y)[2:end]...)
+end

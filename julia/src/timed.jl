@@ -1,0 +1,273 @@
+# Networks whose weights depend on the time, with the parameters of pyneuralode/time_fields.py and conv_fields.py. At any one
+# time each of them is an ordinary network: it has the network's evaluators, on the weights of that time, and the network's
+# products with those weights are carried back to the parameters.
+
+"""
+    Timed
+
+Base of the fields that are a network with weights made from the parameters and the time. A subtype has `network` (that
+network), `time_scale`, and
+
+1. `weights_at(field, p, t)`, the network's parameters by name, mutating nothing;
+2. `making(field, u)`, room for the next two, in arrays like `u`;
+3. `weights_at!(w, room, field, p, t)`, the same into the flat `w`;
+4. `weights_pullback!(pbar, room, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of that.
+"""
+abstract type Timed <: Field end
+
+dimension(field::Timed) = dimension(field.network)
+slope(field::Timed, u, p, t) = slope(field.network, u, weights_at(field, p, t), t)
+
+"""
+    HyperMLP(dim=2, width=64, hidden=16; time_scale=1, output_scale=1)
+
+One hidden layer whose weights are outputs of a network of the time, see pyneuralode's `HyperMLP`.
+"""
+struct HyperMLP{N<:MLP,H<:MLP} <: Timed
+    network::N
+    hyper::H
+    time_scale::Float64
+end
+
+function HyperMLP(dim=2, width=64, hidden=16; time_scale=1.0, output_scale=1.0)
+    return HyperMLP(MLP([dim, width, dim]; output_scale=output_scale / width), MLP([1, hidden, hidden, (3dim + 1) * width]),
+                    Float64(time_scale))
+end
+
+shapes(field::HyperMLP) = shapes(field.hyper)
+
+"""
+    ConcatMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
+
+A network with the time joined to the input of every layer, see pyneuralode's `ConcatMLP`.
+"""
+struct ConcatMLP{N<:MLP} <: Timed
+    network::N
+    time_scale::Float64
+end
+
+ConcatMLP(sizes; activation="tanh", time_scale=1.0, output_scale=1.0) =
+    ConcatMLP(MLP(sizes; activation, output_scale), Float64(time_scale))
+
+function shapes(field::ConcatMLP)
+    return map(shapes(field.network)) do (name, shape)
+        name => (length(shape) == 2 ? (shape[1], shape[2] + 1) : shape)
+    end
+end
+
+"""
+    GatedMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
+
+A network whose layers' inputs are gated and shifted by networks of the time, see pyneuralode's `GatedMLP`.
+"""
+struct GatedMLP{N<:MLP,G<:MLP} <: Timed
+    network::N
+    gates::Vector{G}     # of a layer: its scale's network up to the sigmoid, and its shift's
+    time_scale::Float64
+end
+
+function GatedMLP(sizes; activation="tanh", time_scale=1.0, output_scale=1.0)
+    network = MLP(sizes; activation, output_scale)
+    return GatedMLP(network, [MLP([1, n, n]) for n in network.sizes[1:end-1]], Float64(time_scale))
+end
+
+function shapes(field::GatedMLP)
+    pairs = Pair{Symbol,Dims}[]
+    for (l, n) in enumerate(field.network.sizes[1:end-1])
+        for net in (:scale, :shift)
+            push!(pairs, Symbol(net, :_weight_, l, :_1) => (n, 1), Symbol(net, :_bias_, l, :_1) => (n,),
+                  Symbol(net, :_weight_, l, :_2) => (n, n), Symbol(net, :_bias_, l, :_2) => (n,))
+        end
+        out = field.network.sizes[l+1]
+        push!(pairs, Symbol(:weight_, l) => (out, n), Symbol(:bias_, l) => (out,))
+    end
+    return pairs
+end
+
+FIELDS["HyperMLP"] = d -> HyperMLP(d["dim"], d["width"], d["hidden"]; time_scale=d["time_scale"], output_scale=d["output_scale"])
+FIELDS["ConcatMLP"] = d -> ConcatMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
+FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
+
+# The time as the networks of it take it.
+clock(field::Timed, t) = t / oftype(t, field.time_scale)
+
+"Return `layer(l)` = (weight, bias) of all layers by the names that a network gives them."
+function named_layers(layer, count)
+    layers = ntuple(layer, count)
+    names(kind) = ntuple(l -> Symbol(kind, l), count)
+    return merge(NamedTuple{names(:weight_)}(map(first, layers)), NamedTuple{names(:bias_)}(map(last, layers)))
+end
+
+function weights_at(field::HyperMLP, p, t)
+    d, width = field.network.sizes[1:2]
+    made = slope(field.hyper, [clock(field, t)], p, t)
+    block(k) = reshape(made[(k-1)*d*width+1:k*d*width], d, width)
+    return (weight_1=transpose(block(1)), bias_1=made[3d*width+1:end], weight_2=block(2) .* logistic.(block(3)), bias_2=zero(made[1:d]))
+end
+
+function weights_at(field::ConcatMLP, p, t)
+    return named_layers(length(field.network.sizes) - 1) do l
+        W, n = getproperty(p, Symbol(:weight_, l)), field.network.sizes[l]
+        (W[:, 1:n], getproperty(p, Symbol(:bias_, l)) .+ W[:, n+1] .* clock(field, t))
+    end
+end
+
+function weights_at(field::GatedMLP, p, t)
+    function net(kind, l)
+        array(name, k) = getproperty(p, Symbol(kind, name, l, :_, k))
+        hidden = tanh.(array(:_weight_, 1)[:, 1] .* clock(field, t) .+ array(:_bias_, 1))
+        return array(:_weight_, 2) * hidden .+ array(:_bias_, 2)
+    end
+    return named_layers(length(field.gates)) do l
+        W = getproperty(p, Symbol(:weight_, l))
+        (W .* transpose(logistic.(net(:scale, l))), getproperty(p, Symbol(:bias_, l)) .+ W * net(:shift, l))
+    end
+end
+
+"Split a flat vector of a network's parameters into (weight, bias) by layer."
+function split_layers(network::MLP, flat)
+    layers, last = NTuple{2,UnitRange{Int}}[], 0
+    for (n, m) in zip(network.sizes, network.sizes[2:end])
+        push!(layers, (last+1:last+m*n, last+m*n+1:last+m*n+m))
+        last += m * n + m
+    end
+    return [(reshape(view(flat, weight), length(bias), :), view(flat, bias)) for (weight, bias) in layers]
+end
+
+"A network of the time alone, with its evaluator, and the cotangent of its output."
+struct TimeNetwork{E<:Evaluator,V<:AbstractVector}
+    evaluator::E
+    time::V
+    bar::V
+end
+
+TimeNetwork(network::MLP, u) = TimeNetwork(evaluator(network, fill!(similar(u, 1), 0)), fill!(similar(u, 1), 0), fill!(similar(u, network.sizes[end]), 0))
+
+output!(net::TimeNetwork, p, t) = (fill!(net.time, t); forward!(net.evaluator, net.time, p))
+output_pullback!(pbar, net::TimeNetwork, p, t) = (fill!(net.time, t); pullback!(nothing, pbar, net.evaluator, net.bar, net.time, p, t))
+
+making(field::HyperMLP, u) = TimeNetwork(field.hyper, u)
+
+function weights_at!(w, net, field::HyperMLP, p, t)
+    d, width = field.network.sizes[1:2]
+    made = output!(net, p, clock(field, t))
+    block(k) = reshape(view(made, (k-1)*d*width+1:k*d*width), d, width)
+    (inward, bias), (outward, zeros) = split_layers(field.network, w)
+    inward .= transpose(block(1))
+    bias .= view(made, 3d*width+1:length(made))
+    outward .= block(2) .* logistic.(block(3))
+    zeros .= 0
+    return w
+end
+
+function weights_pullback!(pbar, net, field::HyperMLP, wbar, p, t)
+    d, width = field.network.sizes[1:2]
+    made = output!(net, p, clock(field, t))
+    block(x, k) = reshape(view(x, (k-1)*d*width+1:k*d*width), d, width)
+    (inward, bias), (outward, _) = split_layers(field.network, wbar)
+    block(net.bar, 1) .= transpose(inward)
+    block(net.bar, 2) .= outward .* logistic.(block(made, 3))
+    block(net.bar, 3) .= outward .* block(made, 2) .* logistic.(block(made, 3)) .* logistic.(.-block(made, 3))
+    view(net.bar, 3d*width+1:length(made)) .= bias
+    output_pullback!(pbar, net, p, clock(field, t))
+    return nothing
+end
+
+making(::ConcatMLP, u) = nothing
+
+"As `split_layers` for the parameters of a `ConcatMLP`: (weight, the time's column, bias)."
+function split_timed(field::ConcatMLP, flat)
+    last = 0
+    return map(zip(field.network.sizes, field.network.sizes[2:end])) do (n, m)
+        weight, column, bias = last+1:last+m*n, last+m*n+1:last+m*n+m, last+m*n+m+1:last+m*n+2m
+        last += m * n + 2m
+        reshape(view(flat, weight), m, n), view(flat, column), view(flat, bias)
+    end
+end
+
+function weights_at!(w, _, field::ConcatMLP, p, t)
+    for ((weight, bias), (W, column, b)) in zip(split_layers(field.network, w), split_timed(field, p))
+        weight .= W
+        bias .= b .+ column .* clock(field, t)
+    end
+    return w
+end
+
+function weights_pullback!(pbar, _, field::ConcatMLP, wbar, p, t)
+    for ((weight, bias), (W, column, b)) in zip(split_layers(field.network, wbar), split_timed(field, pbar))
+        W .= weight
+        b .= bias
+        column .= bias .* clock(field, t)
+    end
+    return nothing
+end
+
+# Of each layer its scale and its shift.
+making(field::GatedMLP, u) = [(TimeNetwork(net, u), TimeNetwork(net, u)) for net in field.gates]
+
+"As `split_layers` for the parameters of a `GatedMLP`: (scale's network, shift's network, weight, bias)."
+function split_timed(field::GatedMLP, flat)
+    last = 0
+    next(count) = (last += count; view(flat, last-count+1:last))
+    return map(zip(field.network.sizes, field.network.sizes[2:end])) do (n, m)
+        next(n * (n + 3)), next(n * (n + 3)), reshape(next(m * n), m, n), next(m)
+    end
+end
+
+function weights_at!(w, rooms, field::GatedMLP, p, t)
+    for ((weight, bias), (scales, shifts, W, b), (scale, shift)) in zip(split_layers(field.network, w), split_timed(field, p), rooms)
+        weight .= W .* transpose(logistic.(output!(scale, scales, clock(field, t))))
+        bias .= b
+        mul!(bias, W, output!(shift, shifts, clock(field, t)), true, true)
+    end
+    return w
+end
+
+function weights_pullback!(pbar, rooms, field::GatedMLP, wbar, p, t)
+    time = clock(field, t)
+    for ((weight, bias), (scales, shifts, W, _), (scalesbar, shiftsbar, Wbar, bbar), (scale, shift)) in
+        zip(split_layers(field.network, wbar), split_timed(field, p), split_timed(field, pbar), rooms)
+        gate, moved = logistic.(output!(scale, scales, time)), output!(shift, shifts, time)
+        bbar .= bias
+        Wbar .= weight .* transpose(gate) .+ bias .* transpose(moved)
+        scale.bar .= vec(sum(weight .* W; dims=1)) .* gate .* (1 .- gate)
+        mul!(shift.bar, transpose(W), bias)
+        output_pullback!(scalesbar, scale, scales, time)
+        output_pullback!(shiftsbar, shift, shifts, time)
+    end
+    return nothing
+end
+
+"Evaluator of a `Timed` field, or of its augmentation for flows: `inner` is that of its network, on the weights of the time."
+struct TimedEvaluator{T,F<:Field,K<:Timed,E<:Evaluator{T},V<:AbstractVector{T},R,U} <: Evaluator{T}
+    field::F
+    timed::K
+    inner::E
+    weights::V
+    bars::V
+    room::R
+    by_name::U
+end
+
+function TimedEvaluator(field, timed::Timed, network, u::AbstractArray{T}) where {T}
+    inner = evaluator(network, u)
+    flat() = fill!(similar(u, parameter_count(network)), 0)
+    return TimedEvaluator(field, timed, inner, flat(), flat(), making(timed, u), Unpack(timed))
+end
+
+evaluator(field::Timed, u::AbstractVecOrMat) = TimedEvaluator(field, field, field.network, u)
+
+function slope!(du::AbstractArray{T}, e::TimedEvaluator{T}, u::AbstractArray{T}, p::AbstractVector{T}, t::AbstractFloat) where {T}
+    weights_at!(e.weights, e.room, e.timed, getdata(p), T(t))
+    return slope!(du, e.inner, u, e.weights, T(t))
+end
+
+# Of dual numbers, the time's among them; parameters without names get them here.
+slope!(du, e::TimedEvaluator, u, p, t) = copyto!(du, slope(e.field, u, p isa Union{ComponentVector,NamedTuple} ? p : e.by_name(p), t))
+
+function pullback!(ubar, pbar, e::TimedEvaluator{T}, λ, u, p, t) where {T}
+    weights_at!(e.weights, e.room, e.timed, getdata(p), T(t))
+    pullback!(ubar, pbar === nothing ? nothing : e.bars, e.inner, λ, u, e.weights, T(t))
+    pbar === nothing || weights_pullback!(getdata(pbar), e.room, e.timed, e.bars, getdata(p), T(t))
+    return nothing
+end

@@ -1,0 +1,41 @@
+# What comes with SciMLSensitivity is loaded when a gradient first needs it, and not before; in a process of its own.
+
+const FIRST_NEED = """
+using PyNeuralODE
+
+sensitivity() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt)
+
+# All in one call, as from Python: what is loaded on the way must be usable at once.
+function gradient_by(gradient)
+    s = differentiable(MLP([2, 4, 2]), [1.0, 0.5], [0.0, 0.5, 1.0]; gradient, control=Control(rtol=1e-9, atol=1e-9))
+    p = collect(range(-0.5, 0.5; length=22))
+    ys = solve!(s, p, [1.0, 0.5])
+    pbar, u0bar = zeros(22), zeros(2)
+    pullback!(pbar, u0bar, s, one.(ys))
+    return pbar
+end
+
+stepwise, forward = gradient_by("Backprop"), gradient_by("ForwardMode")
+sensitivity() === nothing || error("SciMLSensitivity is loaded though no gradient has needed it")
+
+path = copy(LOAD_PATH)
+empty!(LOAD_PATH)
+try
+    gradient_by("Interpolating")
+    error("SciMLSensitivity came from nowhere")
+catch mistake
+    mistake isa UserError && occursin("add SciMLSensitivity", mistake.message) || rethrow()
+end
+append!(LOAD_PATH, path)
+
+continuous = gradient_by("Interpolating")
+sensitivity() === nothing && error("the extension is not there")
+for gradient in (forward, continuous)
+    isapprox(gradient, stepwise; rtol=1e-6) || error("the gradients differ")
+end
+"""
+
+@testset "SciMLSensitivity is loaded at first need" begin
+    command = `$(Base.julia_cmd()) --startup-file=no --project=$(Base.active_project()) -e $FIRST_NEED`
+    @test success(pipeline(command; stdout, stderr))
+end

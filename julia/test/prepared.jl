@@ -1,0 +1,181 @@
+# Solves on memory by address, as Python starts them: results, reuse, failures, and the same on a device's arrays.
+module PreparedTest
+
+using JLArrays: JLArray, JLArrays
+using PyNeuralODE
+using PyNeuralODE: FAILURE, KEPT, MOST_IDLE, PLACES, UserError, call, counts, differentiable, flatten, forget_door, pullback_door,
+    reverse_axes!, solve!, solve_door
+using Random: Xoshiro
+using Test
+
+const GPUArrays = JLArrays.GPUArrays
+JLArrays.allowscalar(false)
+
+# What a Python process has: memory, all of it row by row, and a row of words.
+struct Caller{T}
+    prepared::Int
+    start::Array{T}
+    states::Array{T}
+    inputs::Vector{Vector{T}}
+    gradients::Vector{Vector{T}}
+    words::Vector{Int}
+end
+
+address(x) = Int(pointer(x))
+
+function Caller(description, field, start::Array{T}, ts; settings...) where {T}
+    request = Dict{String,Any}("field" => description, "shape" => Any[size(start)...], "dtype" => lowercase(string(T)), "device" => "cpu",
+        "index" => 0, "ts" => ts, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "fused" => true, "differentiable" => true,
+        "control" => Dict{String,Any}("rtol" => 1e-5, "atol" => 1e-5))
+    for (name, value) in settings
+        request[string(name)] = value
+    end
+    # Matrices by rows: what Python's (out, in) arrays are in memory.
+    inputs = [rand(Xoshiro(k), T, prod(shape; init=1)) for (k, (_, shape)) in enumerate(shapes(field))]
+    prepared = call("prepare", request)["kept"]
+    return Caller(prepared, start, zeros(T, length(start), length(ts)), inputs, similar.(inputs), zeros(Int, 6 + length(inputs)))
+end
+
+function through(door, c::Caller, number, given, result, arrays)
+    GC.@preserve c given result arrays begin
+        c.words[1:3] = [number, address(given), address(result)]
+        c.words[7:end] = address.(arrays)
+        return door(pointer(c.words))
+    end
+end
+
+solve_in_memory(c) = through(solve_door, c, c.prepared, c.start, c.states, c.inputs)
+function gradient_in_memory(c, kept, cotangent=one.(c.states))
+    start = similar(c.start)
+    @test through(pullback_door, c, kept, cotangent, start, c.gradients) == 0
+    return start
+end
+
+by_rows(rows, shape::Dims{2}) = permutedims(reshape(rows, reverse(shape)))
+by_rows(rows, shape) = reshape(rows, shape)
+by_name(field, rows) = Dict{String,Any}(string(name) => by_rows(x, shape) for ((name, shape), x) in zip(shapes(field), rows))
+
+network(activation="tanh") = Dict{String,Any}("kind" => "MLP", "sizes" => Any[3, 5, 3], "activation" => activation, "input_map" => "identity",
+                                              "input_scale" => 1.0, "output_scale" => 1.0)
+const DESCRIPTIONS = [
+    network() => MLP([3, 5, 3]),
+    Dict{String,Any}("kind" => "Linear", "matrix" => Any[Any[], Any[], Any[]], "input_map" => "identity") => Linear(3),
+    Dict{String,Any}("kind" => "SEIR") => SEIR(),
+]
+const TIMES = [0.0, 0.3, 1.0]
+
+@testset "by address: $(nameof(typeof(field))), $gradient, $T, $(ndims(start))-d" for (description, field) in DESCRIPTIONS, T in (Float32, Float64),
+        start in (fill(T(0.25), dimension(field)), rand(Xoshiro(9), T, dimension(field), 2)), gradient in ("Backprop", "Interpolating")
+
+    gradient == "Interpolating" && T == Float32 && continue
+    c = Caller(description, field, start, TIMES; gradient=Dict{String,Any}("kind" => gradient))
+    kept = solve_in_memory(c)
+    @test kept > 0
+    s = differentiable(field, start, TIMES; gradient, control=Control(rtol=1e-5, atol=1e-5))
+    p = flatten(field, by_name(field, c.inputs), T)
+    @test reshape(c.states, size(start)..., 3) == solve!(s, p, start)
+    @test Tuple(c.words[4:6]) == Tuple(counts(s))
+    pbar, u0bar, ysbar = similar(p), similar(start), randn(Xoshiro(5), T, size(start)..., 3)
+    pullback!(pbar, u0bar, s, ysbar)
+    for _ in 1:2    # it may be asked for again
+        @test gradient_in_memory(c, kept, ysbar) == u0bar
+        @test flatten(field, by_name(field, c.gradients), T) == pbar
+    end
+    foreach(forget_door, (kept, c.prepared))
+    @test !haskey(KEPT, kept) && !haskey(KEPT, c.prepared)
+end
+
+@testset "by address: a solve that awaits its pullback is left alone, one that was forgotten is used again" begin
+    description, field = DESCRIPTIONS[1]
+    c = Caller(description, field, [0.1, 0.2, 0.3], TIMES)
+    idle = KEPT[c.prepared].idle
+    @test length(idle) == 1
+    waiting = Int[]
+    for k in 1:MOST_IDLE+2
+        c.start[1] = k
+        push!(waiting, solve_in_memory(c))
+    end
+    @test isempty(idle) && allunique(KEPT[k].solve for k in waiting)
+    starts = [gradient_in_memory(c, kept) for kept in waiting]
+    @test starts == [begin
+        c.start[1] = k
+        kept = solve_in_memory(c)
+        start = gradient_in_memory(c, kept)
+        forget_door(kept)
+        start
+    end for k in eachindex(waiting)]
+    @test allunique(starts)
+    foreach(forget_door, waiting)
+    @test length(idle) == MOST_IDLE
+    pair() = forget_door((kept = solve_in_memory(c); gradient_in_memory(c, kept); kept))
+    pair()
+    @test (@allocated pair()) < 10_000
+    @test length(idle) == MOST_IDLE
+end
+
+@testset "by address: without a derivative" for (solver, fused) in (("Tsit5", true), ("Rodas5P", true), ("Tsit5", false))
+    description, field = DESCRIPTIONS[1]
+    c = Caller(description, field, [0.1, 0.2, 0.3], TIMES; differentiable=false, solver, fused)
+    @test solve_in_memory(c) == 0
+    p = flatten(field, by_name(field, c.inputs))
+    expected = solve_field(field, p, c.start, TIMES; solver, control=Control(rtol=1e-9, atol=1e-9)).ys
+    @test c.states ≈ expected rtol = 1e-3
+    @test c.words[4] > c.words[5] > 0
+    forget_door(c.prepared)
+end
+
+@testset "by address: axes" begin
+    rows = rand(Xoshiro(1), 2, 3, 4)
+    @test reverse_axes!(zeros(4, 3, 2), rows) == permutedims(rows, (3, 2, 1))
+    @test reverse_axes!(fill(0.0), fill(2.0)) == fill(2.0)
+end
+
+@testset "by address: failures" begin
+    explosion = Dict{String,Any}("kind" => "Linear", "matrix" => Any[Any[1.0]], "input_map" => "square")
+    c = Caller(explosion, Linear(1; input_map="square"), [1.0], [0.0, 2.0])
+    c.inputs[1] .= 1.0
+    @test solve_in_memory(c) == -1
+    failure = call("failure", Dict{String,Any}())["error"]
+    @test failure["kind"] == "solver" && 0.9 < failure["t"] < 1.1
+    c.start[1] = 0.1
+    @test solve_in_memory(c) > 0    # the next one finds all in order
+    @test through(pullback_door, c, 10^9, c.states, c.start, c.gradients) == -1
+    @test FAILURE[]["error"]["kind"] == "julia"
+    description, field = DESCRIPTIONS[1]
+    @test_throws UserError Caller(description, field, Float16[1, 2, 3], TIMES)
+    @test_throws UserError Caller(description, field, [1.0, 2.0, 3.0], TIMES; device="cuda")
+    @test_throws UserError Caller(description, field, [1.0, 2.0, 3.0], TIMES; device="tpu")
+end
+
+# The memory of a device here is the processor's, but in arrays that forbid reading single numbers.
+PyNeuralODE.wrap(::Type{JLArray}, ::Type{T}, address::Integer, dims) where {T} = JLArray{T,length(dims)}(
+    GPUArrays.DataRef(Returns(nothing), unsafe_wrap(Vector{UInt8}, Ptr{UInt8}(UInt(address)), sizeof(T) * prod(dims; init=1))), Tuple(Int.(dims)))
+
+@testset "by address on a device: $(nameof(typeof(field)))" for (description, field) in DESCRIPTIONS
+    PLACES["stand-in"] = JLArray
+    start = rand(Xoshiro(9), dimension(field), 2)
+    asked = (; gradient=Dict{String,Any}("kind" => "Interpolating"), control=Dict{String,Any}("rtol" => 1e-9, "atol" => fill(1e-9, size(start))))
+    near, far = (Caller(description, field, copy(start), TIMES; asked..., device) for device in ("cpu", "stand-in"))
+    results = map((near, far)) do c
+        kept = solve_in_memory(c)
+        @test kept > 0
+        u0bar = gradient_in_memory(c, kept)
+        forget_door(kept)
+        @test KEPT[c.prepared].idle[1].solve.solution === nothing
+        (c.states, u0bar, c.gradients...)
+    end
+    @test KEPT[far.prepared].idle[1].p isa JLArray
+    for (a, b) in zip(results...)
+        @test a ≈ b rtol = 1e-6
+    end
+    plain = Caller(description, field, copy(start), TIMES; asked..., device="stand-in", differentiable=false)
+    @test solve_in_memory(plain) == 0
+    @test plain.states ≈ near.states rtol = 1e-6
+    @test plain.words[4] > plain.words[5] > 0
+    @test_throws UserError Caller(description, field, copy(start), TIMES; device="stand-in")                  # Backprop
+    @test_throws UserError Caller(description, field, copy(start), TIMES; asked..., device="stand-in", solver="Rodas5P")
+    foreach(forget_door, (near.prepared, far.prepared, plain.prepared))
+    delete!(PLACES, "stand-in")
+end
+
+end

@@ -1,0 +1,77 @@
+"""A convolutional network of an image, with the time as one more channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ArgumentError
+from .fields import ACTIVATIONS, Field, Parameters, canonical, check_drawing, check_scales, draw
+
+
+@dataclass(frozen=True)
+class ConcatConv(Field):
+    """Convolutions, each of which gets ``t / time_scale`` as its last input channel (Grathwohl et al. 2019).
+
+    The state is an image as one vector (..., channels * height * width), channels first; zero padding keeps its size.
+
+    Parameters
+    ----------
+    channels, height, width : int
+        Shape of the image.
+    hidden : sequence of int
+        Channels between the convolutions; the last convolution goes back to `channels`.
+    kernel : int
+        Side of the kernels, odd.
+    activation : str
+        One of `pyneuralode.fields.ACTIVATIONS`, between the convolutions; the last one is linear.
+    time_scale, output_scale, init, init_scale, init_bias
+        As in `pyneuralode.ConcatMLP`.
+
+    The parameters are ``weight_1`` (out, in + 1, kernel, kernel), ``bias_1`` (out,), ``weight_2``, ... in that order.
+    The divergence has no closed form: flows of large images take Hutchinson's estimate.
+    """
+
+    channels: int = 1
+    height: int = 28
+    width: int = 28
+    hidden: tuple[int, ...] = (64, 64, 64)
+    kernel: int = 3
+    activation: str = "softplus"
+    time_scale: float = 1.0
+    output_scale: float = 1.0
+    init: str = "torch"
+    init_scale: float = 1.0
+    init_bias: float = 0.0
+
+    def __post_init__(self):
+        for name in ("channels", "height", "width", "kernel"):
+            value = getattr(self, name)
+            if int(value) != value or value < 1:
+                raise ArgumentError(f"{name} is {value}: give a positive whole number, such as 3.")
+            object.__setattr__(self, name, int(value))
+        if self.kernel % 2 == 0:
+            raise ArgumentError(
+                f"kernel is {self.kernel}: give an odd side, such as 3, so that images keep their size."
+            )
+        hidden = tuple(int(n) for n in self.hidden)
+        if hidden and min(hidden) < 1:
+            raise ArgumentError(f"hidden is {self.hidden!r}: give positive numbers of channels, such as (64, 64, 64).")
+        object.__setattr__(self, "hidden", hidden)
+        object.__setattr__(self, "activation", canonical("activation", self.activation, ACTIVATIONS))
+        check_scales(self, "time_scale", "output_scale")
+        check_drawing(self)
+
+    @property
+    def dim(self) -> int:
+        return self.channels * self.height * self.width
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        counts = (self.channels, *self.hidden, self.channels)
+        shapes = {}
+        for layer, (n_in, n_out) in enumerate(zip(counts, counts[1:]), start=1):
+            shapes[f"weight_{layer}"] = (n_out, n_in + 1, self.kernel, self.kernel)
+            shapes[f"bias_{layer}"] = (n_out,)
+        return shapes
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)

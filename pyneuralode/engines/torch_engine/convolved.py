@@ -1,0 +1,77 @@
+"""The slope of a convolutional field and its products e^T J, by the layers forwards and backwards."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...conv_fields import ConcatConv
+from .activations import ACTIVATIONS, DERIVATIVES
+
+
+class Convolved:
+    """The slope of a `ConcatConv`, and what Hutchinson's estimate needs of its Jacobian; z is (n, d).
+
+    Made under torch.autocast, it computes the convolutions in autocast's dtype, whenever it is called; what
+    goes in and comes out keeps the state's dtype, and so should all that is done with it: see
+    `pyneuralode.flows.dynamics`.
+    """
+
+    def __init__(self, field: ConcatConv, parameters: dict[str, Tensor]):
+        layers = len(field.hidden) + 1
+        self.field, self.pad = field, field.kernel // 2
+        self.layers = [(parameters[f"weight_{i}"], parameters[f"bias_{i}"]) for i in range(1, layers + 1)]
+        self.activate, self.derivative = ACTIVATIONS[field.activation], DERIVATIVES[field.activation]
+        device = self.layers[0][0].device.type
+        self.lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+    def slope(self, t: float | Tensor, z: Tensor) -> Tensor:
+        """Return f(t, z), like z of shape (..., d)."""
+        layers = self._layers_at(t, self.lower or z.dtype)
+        x = self._image(z)
+        for weight, bias in layers[:-1]:
+            x = self.activate(functional.conv2d(x, weight, padding=self.pad) + bias)
+        weight, bias = layers[-1]
+        return self._vector(functional.conv2d(x, weight, padding=self.pad) + bias, z)
+
+    def product(self, t: float | Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
+        layers = self._layers_at(t, self.lower or z.dtype)
+        x, gains = self._image(z), []
+        for weight, bias in layers[:-1]:
+            before = functional.conv2d(x, weight, padding=self.pad) + bias
+            x = self.activate(before)
+            gains.append(self.derivative(before, x))
+        weight, bias = layers[-1]
+        slope = functional.conv2d(x, weight, padding=self.pad) + bias
+        row = functional.conv_transpose2d(self._image(e), weight, padding=self.pad)
+        for (weight, _), gain in zip(reversed(layers[:-1]), reversed(gains)):
+            row = functional.conv_transpose2d(row * gain, weight, padding=self.pad)
+        return self._vector(slope, z), self._vector(row, z)
+
+    def _layers_at(self, t: float | Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+        """Return each layer's kernel of the image (out, in, k, k) and bias (1, out, height, width) at time t.
+
+        The time's channel is the same for all images, and constant but for the padding: it makes a bias of
+        each pixel.
+        """
+        field = self.field
+        time = self.layers[0][0].new_ones(1, 1, field.height, field.width) * (t / field.time_scale)
+        layers = []
+        for weight, bias in self.layers:
+            along = functional.conv2d(time, weight[:, -1:], bias, padding=self.pad)
+            layers.append((weight[:, :-1].to(dtype), along.to(dtype)))
+        return layers
+
+    def _image(self, z: Tensor) -> Tensor:
+        """Return states (..., d) as images in the convolutions' dtype, channels last in memory."""
+        field = self.field
+        images = z.reshape(-1, field.channels, field.height, field.width)
+        return images.to(self.lower or z.dtype, memory_format=torch.channels_last)
+
+    def _vector(self, image: Tensor, z: Tensor) -> Tensor:
+        """Return images as states like z."""
+        scale = self.field.output_scale
+        vector = image.to(z.dtype).reshape(z.shape)
+        return vector * scale if scale != 1 else vector

@@ -1,0 +1,47 @@
+"""The Jacobian of a field that has no layers, by autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Differentiated:
+    """The slope of any ``f(t, z)`` that treats the samples of z (n, d) one by one, and what is asked of its Jacobian.
+
+    The same as `Layered` gives, but that `jacobian` returns rows.
+    """
+
+    def __init__(self, f: Callable[[Tensor, Tensor], Tensor]):
+        self.f = f
+
+    def trace(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope (n, d) and the trace of the Jacobian (n,)."""
+        slope, jacobian = self.jacobian(t, z)
+        return slope, jacobian.diagonal(dim1=0, dim2=2).sum(-1)
+
+    def jacobian(self, t: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope (n, d) and the Jacobian's rows (d, n, d): [i, n, j] is df_i/dz_j."""
+        n, d = z.shape
+        units = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, n, d)
+        return self._pull(t, z, units, batched=True)
+
+    def product(self, t: Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
+        return self._pull(t, z, e, batched=False)
+
+    def _pull(self, t: Tensor, z: Tensor, cotangents: Tensor, batched: bool) -> tuple[Tensor, Tensor]:
+        recording = torch.is_grad_enabled()
+        with torch.enable_grad():
+            at = z if z.requires_grad and recording else z.detach().requires_grad_()
+            slope = self.f(t, at)
+            rows = None
+            if slope.requires_grad:
+                (rows,) = torch.autograd.grad(
+                    slope, (at,), cotangents, create_graph=recording, is_grads_batched=batched, allow_unused=True
+                )
+        if rows is None:  # the slope does not depend on the state
+            rows = torch.zeros_like(cotangents)
+        return (slope, rows) if recording else (slope.detach(), rows)

@@ -1,0 +1,375 @@
+"""Continuous normalizing flows: a density that is the image of a simple one under the flow of a vector field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from ..engines.integrals import Integrals
+from ..engines.torch_engine.tableaus import Tableau
+from ..errors import ArgumentError, DataError, unknown_name
+from ..fields import Field
+from ..fitting.optimisers import Adam, Optimiser
+from ..gradients import GradientMethod
+from ..models import NeuralODE
+from ..progress import Progress
+from .distribution import FlowDistribution
+from .dynamics import NOISES, TRACES, draw_noise, solve_states, solve_terms
+from .sources import make_source
+from .training import FlowFit, Outcome, Schedule, train
+
+
+@dataclass(frozen=True)
+class FlowTerms:
+    """Per sample (...,): the log density (nats), and the integrals over the time of |f|^2 and of |df/dz|_F^2."""
+
+    log_prob: Tensor
+    kinetic: Tensor
+    jacobian: Tensor
+    evaluations: int
+
+
+class ContinuousFlow(NeuralODE):
+    """A continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019).
+
+    A sample z of the base density is carried by ``dz/dt = f(t, z)`` from the first of `times` to the second, where it
+    is a sample of the flow's density.
+
+    Parameters
+    ----------
+    field : Field, torch.nn.Module or callable
+        A described field such as `HyperMLP`, or ``f(t, z)`` for z (n, d) that treats the samples one by one.
+    times : (float, float)
+        The times of the base and of the data, in either order.
+    base : torch.distributions.Distribution, optional
+        Of event shape (d,); the standard normal unless given.
+    trace : {"exact", "hutchinson"}
+        The trace of df/dz: in closed form, by the layers or by vectorised products; or estimated from one noise vector
+        a sample, the same throughout a solve.
+    noise : {"rademacher", "gaussian"}
+        Hutchinson's noise.
+    extra : int
+        Added components (Dupont et al. 2019): x is joined by that many e ~ N(0, 1), and the base by a standard normal.
+        `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
+    dim : int, optional
+        Dimension of the data, for a module or callable without a `base`.
+    solver, gradient, engine, seed, **control
+        As in `NeuralODE`; the tolerances are 1e-5 unless given.
+    fused : bool
+        Differentiate the traces of described fields by hand; False leaves them to autograd, for second derivatives.
+    dtype : torch.dtype
+        Dtype of a described field's parameters, and of all that the flow computes.
+
+    Points are arrays or tensors; what comes back are tensors in the flow's dtype and device. Gradients reach the
+    parameters and points that ask for them: evaluate large sets of points under ``torch.no_grad()``.
+    """
+
+    def __init__(
+        self,
+        field: Field | nn.Module | Callable,
+        *,
+        times: tuple[float, float] = (0.0, 1.0),
+        base: Distribution | None = None,
+        trace: str = "exact",
+        noise: str = "rademacher",
+        extra: int = 0,
+        dim: int | None = None,
+        solver: str | Tableau = "Tsit5",
+        gradient: str | GradientMethod = "Backprop",
+        engine: str = "auto",
+        fused: bool = True,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        **control: Any,
+    ):
+        super().__init__(
+            field,
+            solver=solver,
+            gradient=gradient,
+            engine=engine,
+            fused=fused,
+            seed=seed,
+            dtype=dtype,
+            rtol=rtol,
+            atol=atol,
+            **control,
+        )
+        if len(times) != 2 or not np.isfinite(times).all() or float(times[0]) == float(times[1]):
+            raise ArgumentError(f"times is {tuple(times)}: give the base's time and the data's, such as (0.0, 1.0).")
+        self.times = (float(times[0]), float(times[1]))
+        for name, value, known in (("trace", trace, TRACES), ("noise", noise, NOISES)):
+            if value not in known:
+                raise unknown_name(name, value, known)
+        self.trace, self.noise = trace, noise
+        self.extra, self.dim = _dimensions(field, extra, base, dim)
+        if base is not None and tuple(base.event_shape) != (self.dim,):
+            raise ArgumentError(f"base has event shape {tuple(base.event_shape)}: give one of ({self.dim},).")
+        self._given_base = base
+        self._plain_dtype = dtype
+
+    @property
+    def _kind(self) -> dict:
+        first = next(self.parameters(), None)
+        return {"dtype": self._plain_dtype} if first is None else {"dtype": first.dtype, "device": first.device}
+
+    @property
+    def base(self) -> Distribution:
+        """The density at the first of `times`."""
+        if self._given_base is not None:
+            return self._given_base
+        return _standard_normal(self.dim, self._kind)
+
+    def log_prob(self, x: Any, seed: int = 0) -> Tensor:
+        """Return the log density (...,) in nats at points x (..., d).
+
+        `seed` is that of Hutchinson's noise and of the added components, where there are any.
+        """
+        points = self._points("x", x)
+        return self._measure(points, np.random.default_rng(seed))[0].reshape(points.shape[:-1])
+
+    def terms(self, x: Any, seed: int = 0) -> FlowTerms:
+        """Return the log density at points x (..., d), and the penalties of Finlay et al. 2020, each (...,)."""
+        points = self._points("x", x)
+        log_prob, found = self._measure(points, np.random.default_rng(seed), kinetic=True, jacobian=True)
+        shape = points.shape[:-1]
+        return FlowTerms(
+            log_prob.reshape(shape), found.kinetic.reshape(shape), found.jacobian.reshape(shape), found.evaluations
+        )
+
+    @torch.no_grad()
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Return n samples (n, d), without gradient."""
+        return self.transform(self.draw_base(n, seed))[:, : self.dim]
+
+    def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Return n samples (n, d) and their log densities (n,), connected to the parameters.
+
+        With added components the second is the log density of the whole state, less that of its added part's N(0, 1).
+        """
+        x, log_prob, _ = self._emit(n, seed, np.random.default_rng(seed))
+        return x, log_prob
+
+    def transform(self, z: Any, times: Any = None) -> Tensor:
+        """Carry states z (n, d + extra) from the base to the data; the result is like z.
+
+        With `times`, which lie between those of the base and of the data in any order, to each of them:
+        (T, n, d + extra).
+        """
+        return self._carry("z", z, *self.times, times)
+
+    def inverse(self, x: Any, times: Any = None) -> Tensor:
+        """Carry states x (n, d + extra) back from the data to the base, or to each of `times`; see `transform`."""
+        return self._carry("x", x, *reversed(self.times), times)
+
+    def distribution(self) -> FlowDistribution:
+        """Return the flow as a torch distribution of event shape (d,)."""
+        return FlowDistribution(self)
+
+    def fit(
+        self,
+        data: Any = None,
+        *,
+        sampler: Callable[[int, np.random.Generator], Any] | None = None,
+        log_density: Callable[[Tensor], Tensor] | None = None,
+        updates: int = 1000,
+        batch: int = 512,
+        optimiser: Optimiser = Adam(1e-3),
+        schedule: Schedule = None,
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
+        seed: int = 0,
+        progress: bool | Progress = False,
+        callback: Callable[[int, float], None] | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 100,
+        resume: bool = False,
+    ) -> FlowFit:
+        """Fit the flow by stochastic gradients to data, to a sampler's fresh points, or to a given log density.
+
+        Parameters
+        ----------
+        data : array (n, d), optional
+            Each update takes `batch` of its rows, drawn with replacement; all of them where there are no more.
+        sampler : callable, optional
+            ``sampler(n, rng)`` -> (n, d) fresh points for every update, `rng` a NumPy generator.
+        log_density : callable, optional
+            ``log_density(x)`` -> tensor (n,) for tensors x (n, d), up to a constant: minimises the reverse divergence
+            E_q[log q - log p] of the flow's own samples. Exactly one of the three is given.
+        updates, batch : int
+            How many updates, of how many points each.
+        optimiser : Optimiser
+            One of `pyneuralode.fitting`, such as ``Adam(1e-2, schedule="cosine", clip=1.0)``.
+        schedule : str or callable, optional
+            In place of the optimiser's own schedule: its name, or ``schedule(update)`` -> learning rate.
+        kinetic, jacobian : float
+            Weights of the penalties: the batch's mean integrals of |f|^2 and of |df/dz|_F^2 (Finlay et al. 2020).
+        seed : int
+            Of batches and noise; both are drawn anew for every update, from the seed and the update's number alone.
+        progress : bool or Progress
+            True draws a progress bar.
+        callback : callable, optional
+            ``callback(update, loss)`` after every update.
+        checkpoint : path, optional
+            File to which the fit is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a fit
+            stopped in between goes on from there and ends exactly as if it had not been stopped.
+
+        Returns
+        -------
+        FlowFit
+            Also after Ctrl-C, where the loss becomes non-finite and where a solve fails: then ``finished`` is False,
+            ``reason`` says what happened, and the best parameters so far are in the flow.
+        """
+        for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
+            if not (np.isfinite(value) and value >= 0):
+                raise ArgumentError(f"{name} is {value}: give a weight of at least 0, such as 0.01.")
+        if int(batch) < 1:
+            raise ArgumentError(f"batch is {batch}: give a positive number of points, such as 512.")
+        source = make_source(data, sampler, log_density, self.dim)
+        wanted = {"kinetic": kinetic > 0, "jacobian": jacobian > 0}
+
+        def compute(update: int) -> Outcome:
+            rng = np.random.default_rng((seed, update))
+            if log_density is None:
+                log_prob, found = self._measure(self._points(source.name, source(int(batch), rng)), rng, **wanted)
+                loss = -log_prob.mean()
+            else:
+                x, log_prob, found = self._emit(int(batch), int(rng.integers(2**62)), rng, **wanted)
+                loss = (log_prob - source(x)).mean()
+            objective = loss
+            if kinetic:
+                objective = objective + kinetic * found.kinetic.mean()
+            if jacobian:
+                objective = objective + jacobian * found.jacobian.mean()
+            return Outcome(loss, objective, found.evaluations)
+
+        return train(
+            self,
+            compute,
+            updates=updates,
+            optimiser=optimiser,
+            schedule=schedule,
+            progress=progress,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            identity={
+                "source": source.identity,
+                "batch": str(batch),
+                "penalties": repr((kinetic, jacobian)),
+                "seed": str(seed),
+            },
+        )
+
+    def _points(self, name: str, x: Any, dim: int | None = None) -> Tensor:
+        """Return points (..., dim) as a tensor of the flow's kind, checked."""
+        dim = self.dim if dim is None else dim
+        try:
+            points = (x if isinstance(x, Tensor) else torch.tensor(np.asarray(x))).to(**self._kind)
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(f"{name} is of type {type(x).__name__}: give numbers of shape (..., {dim}).") from None
+        if points.ndim == 0 or points.shape[-1] != dim:
+            raise DataError(f"{name} has shape {tuple(points.shape)}: give points of {dim} components, (..., {dim}).")
+        finite = torch.isfinite(points.detach())
+        if not bool(finite.all()):
+            row = int((~finite).reshape(-1, dim).any(1).nonzero()[0])
+            raise DataError(f"{name} holds a non-finite number in row {row}: give finite numbers.")
+        return points
+
+    def _noise(self, n: int, rng: np.random.Generator) -> Tensor | None:
+        if self.trace == "exact":
+            return None
+        return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.extra), rng)).to(**self._kind)
+
+    def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Integrals]:
+        """Return the log densities (n,) of points (..., d), flattened, and the integrals on the way to the base."""
+        state = points.reshape(-1, self.dim)
+        added = torch.as_tensor(rng.normal(size=(len(state), self.extra))).to(**self._kind)
+        if self.extra:
+            state = torch.cat([state, added], dim=1)
+        noise = self._noise(len(state), rng)
+        found = solve_terms(self, state, (self.times[1], self.times[0]), noise, **penalties)
+        return self._base_log_prob(found.state) + found.trace - self._added_log_prob(added), found
+
+    def _emit(self, n: int, seed: int, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Tensor, Integrals]:
+        """Return n samples (n, d), their log densities (n,) and the integrals on the way from the base."""
+        z = self.draw_base(n, seed)
+        found = solve_terms(self, z, self.times, self._noise(len(z), rng), **penalties)
+        x, added = found.state[:, : self.dim], found.state[:, self.dim :]
+        return x, self._base_log_prob(z) - found.trace - self._added_log_prob(added), found
+
+    def _base_log_prob(self, state: Tensor) -> Tensor:
+        return self.base.log_prob(state[:, : self.dim]) + self._added_log_prob(state[:, self.dim :])
+
+    def _added_log_prob(self, added: Tensor) -> Tensor | float:
+        return _standard_normal(self.extra, self._kind).log_prob(added) if self.extra else 0.0
+
+    def draw_base(self, n: int, seed: int | None = None) -> Tensor:
+        """Return n states (n, d + extra) of the base; from torch's own generator where `seed` is None."""
+        if int(n) < 1:
+            raise ArgumentError(f"n is {n}: give a positive number of samples.")
+        device = self._kind.get("device", torch.device("cpu"))
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            base = self.base
+            z = (base.rsample if base.has_rsample else base.sample)((int(n),))
+            if self.extra:
+                z = torch.cat([z, _standard_normal(self.extra, self._kind).sample((int(n),))], dim=1)
+        return z
+
+    def _carry(self, name: str, state: Any, start: float, stop: float, times: Any) -> Tensor:
+        state = self._points(name, state, self.dim + self.extra)
+        if state.ndim != 2:
+            raise DataError(f"{name} has shape {tuple(state.shape)}: give (n, {self.dim + self.extra}).")
+        if times is None:
+            return solve_states(self, state, np.array([start, stop]))[-1]
+        wanted = np.asarray(times, dtype=float).reshape(-1)
+        low, high = sorted(self.times)
+        if not len(wanted) or not ((wanted >= low) & (wanted <= high)).all():
+            raise ArgumentError(f"times is {times}: give times between {low:g} and {high:g}.")
+        along, place = np.unique(wanted, return_inverse=True)
+        if stop < start:
+            along, place = along[::-1], len(along) - 1 - place
+        later = along[along != start]
+        states = solve_states(self, state, np.array([start, *later])) if len(later) else state[None]
+        if len(later) == len(along):
+            states = states[1:]
+        return states[torch.as_tensor(place.reshape(-1).copy(), device=state.device)]
+
+    def _extra_description(self) -> dict:
+        return {
+            "times": self.times,
+            "base": "standard normal" if self._given_base is None else type(self._given_base).__name__,
+            "trace": self.trace,
+            "noise": self.noise,
+            "extra": self.extra,
+        }
+
+
+def _standard_normal(dim: int, kind: dict) -> Distribution:
+    return Independent(Normal(torch.zeros(dim, **kind), torch.ones(dim, **kind), validate_args=False), 1)
+
+
+def _dimensions(field: Any, extra: int, base: Distribution | None, dim: int | None) -> tuple[int, int]:
+    """Return the numbers of added components and of the data's."""
+    whole = field.dim if isinstance(field, Field) else None
+    if int(extra) < 0 or (whole is not None and extra >= whole):
+        limit = f"from 0 to {whole - 1}" if whole is not None else "of at least 0"
+        raise ArgumentError(f"extra is {extra}: give a number of added components {limit}.")
+    if whole is not None:
+        if dim is not None and dim != whole - extra:
+            raise ArgumentError(f"dim is {dim}, and the field with extra = {extra} has {whole - extra}: leave dim out.")
+        return int(extra), whole - int(extra)
+    if dim is None and base is None:
+        raise ArgumentError("dim is missing: give the dimension of the data, such as dim=2, or a base.")
+    return int(extra), int(dim) if dim is not None else int(base.event_shape.numel())

@@ -1,0 +1,34 @@
+"""A flow seen as a torch distribution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+if TYPE_CHECKING:
+    from .continuous import ContinuousFlow
+
+
+class FlowDistribution(Distribution):
+    """A `ContinuousFlow` as a torch distribution; samples come from torch's own random numbers."""
+
+    arg_constraints: ClassVar[dict] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, flow: ContinuousFlow):
+        self.flow = flow
+        super().__init__(batch_shape=torch.Size(), event_shape=torch.Size([flow.dim]), validate_args=False)
+
+    def rsample(self, sample_shape=torch.Size()) -> Tensor:
+        """Return samples (*sample_shape, d), connected to the flow's parameters."""
+        shape = torch.Size(sample_shape)
+        x = self.flow.transform(self.flow.draw_base(shape.numel()))[:, : self.flow.dim]
+        return x.reshape(*shape, self.flow.dim)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density (...,) at points (..., d)."""
+        return self.flow.log_prob(value)

@@ -1,0 +1,395 @@
+"""Training of image flows: set-ups, updates on one or several devices, bits per dim by adaptive solves.
+
+Everything random follows from the seed and the number of the update, so that a resumed training ends as an
+uninterrupted one, and the images and their dequantisation do not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, DataError, unknown_name
+from ...fitting import Adam
+from ...fitting.optimisers import Optimiser
+from ...progress import Progress, SilentProgress
+from ..training import FlowFit, Outcome, train
+from .histograms import PixelHistograms
+from .multiscale import ImageFlow, ImageTerms
+from .transforms import bits_per_dim, dequantise
+
+PRECISIONS = ("float32", "bfloat16")
+_TIGHT = {"rtol": 1e-5, "atol": 1e-5}
+_MULTISCALE = ("cnf", "cnf", "squeeze", "cnf", "cnf", "split", "squeeze", "cnf", "cnf")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A flow of images and how it is trained.
+
+    Attributes
+    ----------
+    flow : mapping
+        Arguments of `ImageFlow`.
+    updates, batch : int
+        How many updates, of how many images each.
+    optimiser : Optimiser
+    solver, control : str, mapping
+        Of the training; tests are solved by DP5 at tolerance 1e-5.
+    kinetic, jacobian : float
+        Weights of the penalties of `ImageTerms`, added to the bits per dim (Finlay et al. 2020).
+    images : int, optional
+        How many of the training images are used; all unless given.
+    precision : {"float32", "bfloat16"}
+        With "bfloat16" the convolutions of the training compute in it (torch.autocast); states, integrals and
+        tests stay in single precision.
+    about : str
+    """
+
+    flow: Mapping[str, Any]
+    updates: int
+    batch: int = 200
+    optimiser: Optimiser = Adam(1e-3)
+    solver: str = "DP5"
+    control: Mapping[str, Any] = field(default_factory=lambda: dict(_TIGHT))
+    kinetic: float = 0.0
+    jacobian: float = 0.0
+    images: int | None = None
+    precision: str = "float32"
+    about: str = ""
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        for name in ("updates", "batch", "images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ArgumentError(f"{name} is {value}: give a positive whole number.")
+
+    def with_channels(self, channels: int | None) -> Setup:
+        """Return the set-up with this many hidden channels; itself for None."""
+        if channels is None:
+            return self
+        if channels < 1:
+            raise ArgumentError(f"channels is {channels}: give a positive whole number, such as 64.")
+        return replace(self, flow={**self.flow, "hidden": (channels,) * len(self.flow["hidden"])})
+
+
+# The reduced scale: half the time goes to the first CNF, the one that sees every pixel.
+_SMALL = {
+    "hidden": (16, 16, 16),
+    "activation": "swish",
+    "entry": "histograms",
+    "start": 0.1,
+    "learned_prior": True,
+}
+_QUICK = {
+    "updates": 700,
+    "batch": 100,
+    "optimiser": Adam(5e-3, schedule="cosine", clip=10.0),
+    "solver": "RK4",
+    "control": {"step": 0.5},
+    "kinetic": 0.01,
+    "jacobian": 0.02,
+    "precision": "bfloat16",
+}
+
+SETUPS: dict[str, Setup] = {
+    "small": Setup(
+        {**_SMALL, "steps": ("cnf", "squeeze", "cnf", "split", "squeeze", "cnf")},
+        **_QUICK,
+        about="a multi-scale flow for two cores and 15 minutes",
+    ),
+    "small-single": Setup(
+        {**_SMALL, "steps": ("cnf",)},
+        **_QUICK,
+        about="a single flow for two cores and 15 minutes",
+    ),
+    "report": Setup(
+        {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "Backsolve"},
+        updates=3_000,
+        about="the report's single flow, with dequantisation: adjoint, DP5 at 1e-5, ten epochs; for a GPU",
+    ),
+    "multiscale": Setup(
+        {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit", "gradient": "Backsolve"},
+        updates=30_000,
+        about="FFJORD's multi-scale flow, adjoint, DP5 at 1e-5; for a GPU",
+    ),
+    "fast": Setup(
+        {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit"},
+        updates=30_000,
+        solver="RK4",
+        control={"step": 0.25},
+        kinetic=0.01,
+        jacobian=0.01,
+        about="the multi-scale flow with penalties and four fixed steps a CNF; for a GPU",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Mean bits per dim of images, that mean's standard error, evaluations of the fields for a batch."""
+
+    bits: float
+    error: float
+    evaluations: float
+
+
+@dataclass(frozen=True)
+class ImageFit:
+    """A trained flow and its numbers.
+
+    Attributes
+    ----------
+    flow : ImageFlow
+    fit : FlowFit
+        Its losses are bits per dim of the batches, penalties not counted.
+    test : Measurement or None
+        Of the test images, by adaptive solves; None where the training was interrupted.
+    baseline : float
+        Bits per dim of the test images by independent per-pixel histograms of the same training images.
+    processes : int
+    """
+
+    flow: ImageFlow
+    fit: FlowFit
+    test: Measurement | None
+    baseline: float
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device of this process, its number, and how many processes train together."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+
+@contextmanager
+def place(device: str | None = None) -> Iterator[Place]:
+    """Yield this process's place: one of several where torchrun started it, else alone.
+
+    Without a `device` it is the GPU where there is one, and under torchrun the GPU of the local rank.
+    """
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if "LOCAL_RANK" not in os.environ:
+        yield Place(chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Place(chosen, torch.distributed.get_rank(), torch.distributed.get_world_size())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of that name, or raise where torch does not find it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ArgumentError(f"device is {name!r}: give cpu, cuda or cuda:1.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ArgumentError(f"device is {name!r}, and torch finds {count} GPUs: give cpu.")
+    return device
+
+
+def train_image_flow(
+    setup: Setup,
+    train_pixels: np.ndarray,
+    test_pixels: np.ndarray,
+    *,
+    seed: int = 0,
+    at: Place | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 100,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> ImageFit:
+    """Train a flow on images, then measure it on others.
+
+    Parameters
+    ----------
+    setup : Setup
+        One of `SETUPS`, or an own one; its flow's ``shape`` is that of the images.
+    train_pixels, test_pixels : uint8 arrays (n, height, width) or (n, channels, height, width)
+    seed : int
+        Of parameters, batches, dequantisation and Hutchinson's noise.
+    at : Place, optional
+        Where to train; see `place`. Several processes share each batch, and average their gradients.
+    checkpoint, checkpoint_every, resume
+        As in `ContinuousFlow.fit`.
+    progress : Progress, optional
+
+    Returns
+    -------
+    ImageFit
+        Also after Ctrl-C and where the loss becomes non-finite; the flow is then the best so far.
+    """
+    at = at or Place(torch.device("cpu"))
+    if setup.batch % at.world:
+        raise ArgumentError(
+            f"batch is {setup.batch}, for {at.world} processes: give a multiple of their number."
+        )
+    images = check_pixels("train_pixels", train_pixels)[: setup.images]
+    tests = check_pixels("test_pixels", test_pixels)
+    if len(images) < setup.batch:
+        raise DataError(
+            f"train_pixels holds {len(images)} images, fewer than a batch of {setup.batch}: give more."
+        )
+    progress = progress if progress is not None and at.rank == 0 else SilentProgress()
+    histograms = PixelHistograms(images.shape[1:]).count(images)
+    flow = ImageFlow(**{**setup.flow, "shape": images.shape[1:], "seed": seed})
+    if flow.histograms is not None:
+        flow.histograms.count(images)
+    flow.to(at.device)
+    flow.set_solver(setup.solver, **setup.control)
+    with _own_checkpoint(checkpoint, resume, at) as store:
+        fit = train(
+            flow,
+            _Updates(flow, setup, images, seed, at),
+            updates=setup.updates,
+            optimiser=setup.optimiser,
+            progress=progress,
+            checkpoint=store,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            identity={
+                "flow": repr(setup.flow),
+                "solver": f"{setup.solver} {setup.control}",
+                "precision": setup.precision,
+                "penalties": repr((setup.kinetic, setup.jacobian)),
+                "batch": str(setup.batch),
+                "images": hashlib.sha256(images).hexdigest(),
+                "seed": str(seed),
+            },
+        )
+    flow.set_solver("DP5", **_TIGHT)
+    measured = None if fit.interrupted else measure(flow, tests, seed=seed, at=at, progress=progress)
+    return ImageFit(flow, fit, measured, histograms.bits_per_dim(tests), at.world)
+
+
+def measure(
+    flow: ImageFlow,
+    pixels: np.ndarray,
+    *,
+    seed: int = 0,
+    batch: int = 200,
+    at: Place | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Return the bits per dim of images by the flow's solver.
+
+    One draw of the dequantisation and of Hutchinson's noise an image: an unbiased estimate of the bound for
+    each.
+    """
+    images = check_pixels("pixels", pixels)
+    at = at or Place(flow.prior_mean.device)
+    starts = range(0, len(images), batch)
+    task = (progress or SilentProgress()).task("bits per dim of the test images", len(starts))
+    bits, evaluations = np.zeros(len(images)), np.zeros(len(starts))
+    for k in range(at.rank, len(starts), at.world):
+        rows = slice(starts[k], starts[k] + batch)
+        with torch.no_grad():
+            x = dequantise(torch.as_tensor(images[rows]).to(at.device), _seed(seed, 1, k))
+            terms = flow(x, _seed(seed, 2, k))
+        bits[rows] = bits_per_dim(terms.log_density, flow.dim).double().cpu().numpy()
+        evaluations[k] = terms.evaluations
+        task.advance(1)
+    if at.world > 1:
+        both = torch.as_tensor(np.concatenate([bits, evaluations])).to(at.device)
+        torch.distributed.all_reduce(both)
+        bits, evaluations = np.split(both.cpu().numpy(), [len(bits)])
+    return Measurement(float(bits.mean()), float(bits.std() / np.sqrt(len(bits))), float(evaluations.mean()))
+
+
+def check_pixels(name: str, pixels: Any) -> np.ndarray:
+    """Return images as uint8 (n, channels, height, width), or raise a DataError."""
+    images = np.ascontiguousarray(pixels)
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or len(images) == 0:
+        raise DataError(
+            f"{name} has shape {images.shape}: give (n, height, width) or (n, channels, height, width)."
+        )
+    if images.dtype != np.uint8:
+        raise DataError(f"{name} is of type {images.dtype}: give whole numbers from 0 to 255 as uint8.")
+    if images.min() == images.max():
+        raise DataError(f"{name} has no contrast, every pixel is {images.min()}: give images with some.")
+    return images
+
+
+class _Updates:
+    """What each update computes: the bits per dim of this process's part of a batch, and the penalties."""
+
+    def __init__(self, flow: ImageFlow, setup: Setup, images: np.ndarray, seed: int, at: Place):
+        self.setup, self.images, self.seed, self.at = setup, images, seed, at
+        self.dim, self.low = flow.dim, setup.precision == "bfloat16"
+        self.model = nn.parallel.DistributedDataParallel(flow) if at.world > 1 else flow
+        self.epoch, self.order = -1, np.empty(0, dtype=int)
+
+    def __call__(self, update: int) -> Outcome:
+        setup, at = self.setup, self.at
+        pixels = torch.as_tensor(self.images[self._rows(update)])
+        x = dequantise(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
+        with torch.autocast(at.device.type, torch.bfloat16, enabled=self.low):
+            terms: ImageTerms = self.model(
+                x,
+                _seed(self.seed, 4, update, at.rank),
+                kinetic=setup.kinetic > 0,
+                jacobian=setup.jacobian > 0,
+            )
+        loss = bits_per_dim(terms.log_density, self.dim).mean()
+        objective = loss + setup.kinetic * terms.kinetic.mean() + setup.jacobian * terms.jacobian.mean()
+        return Outcome(self._shared(loss), self._shared(objective), terms.evaluations)
+
+    def _rows(self, update: int) -> np.ndarray:
+        """Return the images of an update: each epoch takes all of them once, in a new order."""
+        epoch, k = divmod(update, len(self.images) // self.setup.batch)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
+        return self.order[k * self.setup.batch :][: self.setup.batch]
+
+    def _shared(self, value: Tensor) -> Tensor:
+        """Return the mean over the processes, with this one's gradient: all take the same decisions."""
+        if self.at.world == 1:
+            return value
+        mean = value.detach().clone()
+        torch.distributed.all_reduce(mean)
+        return value + (mean / self.at.world - value.detach())
+
+
+@contextmanager
+def _own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path | None]:
+    """Yield the checkpoint for this process; all but the first read a copy of the file and leave it alone."""
+    if path is None or at.rank == 0:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        if resume and path.exists():
+            shutil.copyfile(path, copy)
+        yield copy
+
+
+def _seed(*numbers: int) -> int:
+    """Return a seed that follows from these numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,83 @@
+"""Maps of images with known log-determinants: dequantisation, logit, squeeze and split.
+
+Images are tensors (n, channels, height, width). A map returns its image and the log absolute determinant of
+its Jacobian (n,); where there is no second value, that is zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...errors import ArgumentError
+
+LEVELS = 256
+
+
+def dequantise(pixels: Tensor, seed: int = 0) -> Tensor:
+    """Return (pixels + u) / 256 in [0, 1), double precision, u uniform on [0, 1) (Theis et al. 2016).
+
+    `pixels` (n, channels, height, width) are whole numbers from 0 to 255. The expected log density of the
+    result is a lower bound of the log probability of the pixels, less D log 256.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(pixels.shape, generator=generator, dtype=torch.float64)
+    return (pixels + noise.to(pixels.device)) / LEVELS
+
+
+def quantise(x: Tensor) -> Tensor:
+    """Return the pixels (uint8) whose intervals hold `x`; what lies outside [0, 1) goes to the nearest."""
+    return torch.clamp(torch.floor(x * LEVELS), 0, LEVELS - 1).to(torch.uint8)
+
+
+def bits_per_dim(log_density: Tensor, dim: int) -> Tensor:
+    """Return bits per pixel of images of `dim` pixels whose dequantised ones have this log density (nats)."""
+    return -log_density / (dim * math.log(2)) + math.log2(LEVELS)
+
+
+class Logit:
+    """z = (logit(alpha + (1 - 2 alpha) x) - centre) / scale, from [0, 1] to the line (Dinh et al. 2017).
+
+    A small `alpha` spreads pixels near 0 and 1 over their logarithms. `centre` and `scale` are fixed.
+    """
+
+    def __init__(self, alpha: float, centre: float = 0.0, scale: float = 1.0):
+        if not 0 < alpha < 0.5:
+            raise ArgumentError(f"alpha is {alpha}: give a number between 0 and 0.5, such as 1e-6.")
+        if not scale > 0:
+            raise ArgumentError(f"scale is {scale}: give a positive number, such as 1.0.")
+        self.alpha, self.centre, self.scale = float(alpha), float(centre), float(scale)
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inside = self.alpha + (1 - 2 * self.alpha) * x
+        low, high = torch.log(inside), torch.log1p(-inside)
+        gain = math.log1p(-2 * self.alpha) - math.log(self.scale) - low - high
+        return (low - high - self.centre) / self.scale, gain.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Return x; it lies outside [0, 1] where the logit lies beyond those of alpha and 1 - alpha."""
+        return (torch.sigmoid(z * self.scale + self.centre) - self.alpha) / (1 - 2 * self.alpha)
+
+
+def squeeze(x: Tensor) -> Tensor:
+    """Return squares of 2 x 2 pixels as channels: (n, c, h, w) -> (n, 4 c, h/2, w/2) (Dinh et al. 2017)."""
+    return functional.pixel_unshuffle(x, 2)
+
+
+def unsqueeze(x: Tensor) -> Tensor:
+    """Undo `squeeze`."""
+    return functional.pixel_shuffle(x, 2)
+
+
+def split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the channels that go on and the half that goes to the prior at once (Dinh et al. 2017)."""
+    kept = x.shape[1] - x.shape[1] // 2
+    return x[:, :kept], x[:, kept:]
+
+
+def unsplit(kept: Tensor, left: Tensor) -> Tensor:
+    """Undo `split`."""
+    return torch.cat([kept, left], dim=1)

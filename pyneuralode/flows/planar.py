@@ -1,0 +1,160 @@
+"""Planar flows, the discrete counterpart that continuous flows are compared with (Rezende and Mohamed 2015)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ..errors import ArgumentError
+from ..fitting.optimisers import Adam, Optimiser
+from ..progress import Progress
+from .training import FlowFit, Outcome, Schedule, train
+
+_BISECTIONS = {torch.float32: 32, torch.float64: 64}
+
+
+class PlanarFlow(nn.Module):
+    """`depth` layers ``z + u tanh(w . z + b)``, from a standard normal base to the data.
+
+    Each u is corrected along w so that ``w . u >= -1``, which makes the layer invertible (Rezende and Mohamed
+    2015, appendix A.1). There is no closed form of the inverse: sampling and its log-density are one pass, while
+    `inverse` and `log_prob` bisect a monotone function of one variable in each layer.
+
+    Parameters
+    ----------
+    dim : int
+    depth : int
+        Number of layers.
+    seed : int
+        Of the initial parameters: w ~ N(0, 1/dim), u ~ N(0, 0.01), b = 0.
+    dtype : torch.dtype
+    """
+
+    def __init__(self, dim: int, depth: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        for name, value in (("dim", dim), ("depth", depth)):
+            if int(value) < 1:
+                raise ArgumentError(f"{name} is {value}: give a positive number, such as 2.")
+        if dtype not in _BISECTIONS:
+            raise ArgumentError(f"dtype is {dtype}: give torch.float32 or torch.float64.")
+        self.dim, self.depth, self.dtype = int(dim), int(depth), dtype
+        rng = np.random.default_rng(seed)
+        w = rng.normal(size=(depth, dim)) / math.sqrt(dim)
+        u = 0.1 * rng.normal(size=(depth, dim))
+        self.w, self.u, self.b = (nn.Parameter(torch.tensor(v, dtype=dtype)) for v in (w, u, np.zeros(depth)))
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, depth={self.depth}"
+
+    def corrected(self) -> Tensor:
+        """Return the u of every layer (depth, dim), moved along w so that w . u > -1."""
+        product = (self.w * self.u).sum(-1, keepdim=True)
+        length = self.w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(self.dtype).tiny)
+        return self.u + (softplus(product) - 1 - product) * self.w / length
+
+    def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images (n, dim) of points `z` (n, dim), and the log of the Jacobian's determinant (n,)."""
+        u = self.corrected()
+        products = (self.w * u).sum(-1)
+        total = torch.zeros(z.shape[:-1], dtype=z.dtype)
+        for k in range(self.depth):
+            h = torch.tanh(z @ self.w[k] + self.b[k])
+            total = total + torch.log1p(products[k] * (1 - h * h))
+            z = z + h[..., None] * u[k]
+        return z, total
+
+    def transform(self, z: Tensor) -> Tensor:
+        """Return the images (n, dim) of points `z` (n, dim) of the base."""
+        return self.push(self._points("z", z))[0]
+
+    @torch.no_grad()
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return the points (n, dim) of the base whose images are `x` (n, dim); without gradient."""
+        x = self._points("x", x)
+        u = self.corrected()
+        for k in reversed(range(self.depth)):
+            w, b, product = self.w[k], self.b[k], self.w[k] @ u[k]
+            goal = x @ w
+            # a + (w . u) tanh(a + b) rises with a and takes the value `goal` within |w . u| of it.
+            low, high = goal - product.abs(), goal + product.abs()
+            for _ in range(_BISECTIONS[self.dtype]):
+                middle = 0.5 * (low + high)
+                above = middle + product * torch.tanh(middle + b) > goal
+                low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+            x = x - torch.tanh(0.5 * (low + high) + b)[..., None] * u[k]
+        return x
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Return the log-density (n,) in nats at `x` (n, dim), with gradient in the parameters alone."""
+        z = self.inverse(x)
+        return _log_normal(z) - self.push(z)[1]
+
+    def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Return `n` points (n, dim) and their log-densities (n,), differentiable in the parameters."""
+        if int(n) < 1:
+            raise ArgumentError(f"n is {n}: give a number of points of at least 1.")
+        generator = torch.Generator().manual_seed(int(seed))
+        z = torch.randn(int(n), self.dim, dtype=self.dtype, generator=generator)
+        x, total = self.push(z)
+        return x, _log_normal(z) - total
+
+    @torch.no_grad()
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Return `n` points (n, dim)."""
+        return self.sample_and_log_prob(n, seed)[0]
+
+    def fit(
+        self,
+        *,
+        log_density: Callable[[Tensor], Tensor],
+        updates: int = 1000,
+        batch: int = 512,
+        optimiser: Optimiser = Adam(1e-3),
+        schedule: Schedule = None,
+        seed: int = 0,
+        progress: bool | Progress = False,
+        callback: Callable[[int, float], None] | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 100,
+        resume: bool = False,
+    ) -> FlowFit:
+        """Minimise the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log-density.
+
+        `log_density` maps points (n, dim) to (n,) and need not be normalised; the loss is the divergence less
+        the logarithm of its normalising constant. The other arguments are those of `ContinuousFlow.fit`.
+        """
+
+        def compute(update: int) -> Outcome:
+            x, log_q = self.sample_and_log_prob(batch, int(np.random.SeedSequence((seed, update)).generate_state(1)[0]))
+            loss = (log_q - log_density(x)).mean()
+            return Outcome(loss, loss)
+
+        return train(
+            self,
+            compute,
+            updates=updates,
+            optimiser=optimiser,
+            schedule=schedule,
+            progress=progress,
+            callback=callback,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            identity={"flow": repr(self), "batch": str(batch), "seed": str(seed)},
+        )
+
+    def _points(self, name: str, x: Tensor) -> Tensor:
+        x = torch.as_tensor(x, dtype=self.dtype)
+        if x.ndim == 0 or x.shape[-1] != self.dim:
+            raise ArgumentError(f"{name} has shape {tuple(x.shape)}: give points of shape (n, {self.dim}).")
+        return x
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    return -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2 * math.pi)

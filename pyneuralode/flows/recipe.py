@@ -1,0 +1,51 @@
+"""What makes flows in the plane learn fast: initial parameters that are spread out, and one cycle of the rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..fields import Field, Parameters
+from ..time_fields import HyperMLP
+
+
+def spread(field: Field, seed: int, reach: float = 2.0) -> Parameters:
+    """Return initial parameters of a network whose first units differ over all of |x| < `reach`, at times from 0 to 1.
+
+    As a field draws them, a net's units all bend at the origin, a hypernetwork's all at time zero, and moving them
+    apart takes many updates. Here the first layer's biases are uniform on (-reach, reach). In a `HyperMLP` the biases
+    b are so at all times, and the weights W ~ N(0, 1), through the hypernetwork's last bias; its own first units,
+    tanh(4 (t / time_scale - s)) or the negative, bend at times s uniform on (0, 1). All else is as the field draws it.
+    """
+    parameters, rng = field.initial(seed), np.random.default_rng((seed, 1))
+    if isinstance(field, HyperMLP):
+        inward = field.width * field.dim
+        parameters["bias_3"][:inward] = rng.normal(size=inward)
+        parameters["bias_3"][3 * inward :] = rng.uniform(-reach, reach, size=field.width)
+        slopes = 4 * rng.choice([-1.0, 1.0], size=field.hidden)
+        parameters["weight_1"] = slopes[:, None]
+        parameters["bias_1"] = -slopes * rng.uniform(size=field.hidden)
+    else:
+        parameters["bias_1"] = rng.uniform(-reach, reach, size=parameters["bias_1"].shape)
+    return parameters
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """A learning rate that rises linearly to `peak` over a tenth of the updates and falls to zero by half a cosine.
+
+    After Smith and Topin 2019. An instance is a `schedule` for `ContinuousFlow.fit`.
+    """
+
+    peak: float
+    updates: int
+    rise: float = 0.1
+
+    def __call__(self, update: int) -> float:
+        """Return the rate of an update, counted from 0."""
+        part = (update + 1) / self.updates
+        if part < self.rise:
+            return self.peak * part / self.rise
+        return self.peak * (0.5 + 0.5 * math.cos(math.pi * (part - self.rise) / (1 - self.rise)))

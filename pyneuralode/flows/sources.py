@@ -1,0 +1,94 @@
+"""What a flow is fitted to: rows of data, a sampler's fresh points, or a log density."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError, DataError
+
+
+class Rows:
+    """Batches of the rows of data (n, d), drawn with replacement; all rows where they are no more than a batch."""
+
+    name = "data"
+
+    def __init__(self, data: Any, dim: int):
+        values = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
+        if values.dtype.kind not in "fiub":
+            raise DataError(f"data is of type {values.dtype}: give an array of numbers (n, {dim}).")
+        if values.ndim != 2 or values.shape[1] != dim:
+            raise DataError(f"data has shape {values.shape}: give (n, {dim}), one row for each point.")
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
+            raise DataError(f"data holds a non-finite number in row {row}: remove that row.")
+        if len(values) <= dim:
+            raise DataError(f"data has {len(values)} points of dimension {dim}: give more, at least {dim + 1}.")
+        self.values = values
+        digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+        self.identity = f"data {digest}"
+
+    def __call__(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        if len(self.values) <= n:
+            return self.values
+        return self.values[rng.integers(len(self.values), size=n)]
+
+
+class Fresh:
+    """A sampler, its points checked."""
+
+    name = "sampler"
+
+    def __init__(self, sampler: Callable[[int, np.random.Generator], Any], dim: int):
+        _require_callable("sampler", sampler, "(n, rng)")
+        self.sampler, self.dim = sampler, dim
+        self.identity = f"sampler {_name(sampler)}"
+
+    def __call__(self, n: int, rng: np.random.Generator) -> Any:
+        points = self.sampler(n, rng)
+        if tuple(np.shape(points)) != (n, self.dim):
+            raise DataError(f"sampler returned shape {np.shape(points)}: it must return ({n}, {self.dim}).")
+        return points
+
+
+class Density:
+    """A log density, what it returns checked."""
+
+    def __init__(self, log_density: Callable[[Tensor], Tensor]):
+        _require_callable("log_density", log_density, "(x)")
+        self.log_density = log_density
+        self.identity = f"log density {_name(log_density)}"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values = self.log_density(x)
+        if not isinstance(values, torch.Tensor) or values.shape != x.shape[:1]:
+            got = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+            raise ArgumentError(f"log_density returned {got}: it must return a tensor ({len(x)},) of torch operations.")
+        return values
+
+
+def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> Rows | Fresh | Density:
+    """Return the one source that is given, checked."""
+    given = [n for n, v in (("data", data), ("sampler", sampler), ("log_density", log_density)) if v is not None]
+    if len(given) != 1:
+        found = (
+            f"{' and '.join(given)} are given together" if given else "none of data, sampler and log_density is given"
+        )
+        raise ArgumentError(f"{found}: give one of the three.")
+    if data is not None:
+        return Rows(data, dim)
+    return Fresh(sampler, dim) if sampler is not None else Density(log_density)
+
+
+def _require_callable(name: str, value: Any, arguments: str) -> None:
+    if not callable(value):
+        raise ArgumentError(f"{name} is of type {type(value).__name__}: give a function of {arguments}.")
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__)
