@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from .density import fit_density
 from .doctor import doctor
 from .sentences import one_sentence
 from .setup_julia import setup_julia
+from .training import train
 
 app = typer.Typer(
     help="Neural differential equations: fit your data, solve the fit, compute published results again.",
@@ -182,5 +184,7 @@ def solve(
         typer.echo(path.absolute())
 
 
+app.command()(fit_density)
 app.command()(doctor)
 app.command()(setup_julia)
+app.add_typer(train, name="train")

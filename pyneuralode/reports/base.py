@@ -13,6 +13,9 @@ from ..errors import ArgumentError, unknown_name
 from ..progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from matplotlib.animation import Animation
     from matplotlib.figure import Figure
 
 SCALES = ("quick", "full")
@@ -35,6 +38,8 @@ class Context:
         How many processes may run at once.
     progress : Progress
         Where to tell how far it is.
+    executor : concurrent.futures.Executor, optional
+        Where independent pieces run in place of processes of this machine.
     """
 
     scale: Literal["quick", "full"] = "full"
@@ -42,6 +47,7 @@ class Context:
     seed: int = 0
     workers: int = 1
     progress: Progress = field(default_factory=SilentProgress)
+    executor: Executor | None = None
 
     @property
     def quick(self) -> bool:
@@ -139,7 +145,9 @@ class Report:
     notes : str or sequence of str
         Plain paragraphs: what differs from the source, what is deduced, what to see in the figures.
     captions : dict of str to str
-        Captions of figures, by name.
+        Captions of figures and animations, by name.
+    animations : dict of str to matplotlib.animation.Animation
+        After the figures; written as GIF, their names are file names too.
     """
 
     rows: Sequence[Row]
@@ -147,6 +155,7 @@ class Report:
     tables: Sequence[Table] = ()
     notes: str | Sequence[str] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
+    animations: Mapping[str, Animation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, count in Counter(row.name for row in self.rows).items():
@@ -154,12 +163,12 @@ class Report:
                 raise ArgumentError(
                     f"the row name {name!r} stands {count} times in a report: make the names differ."
                 )
-        for name in self.figures:
+        for name in (*self.figures, *self.animations):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                 raise ArgumentError(f"a figure's name is {name!r}: write letters, digits, - and _ only.")
         for name in self.captions:
-            if name not in self.figures:
-                raise unknown_name("a caption's figure", name, self.figures)
+            if name not in {**self.figures, **self.animations}:
+                raise unknown_name("a caption's figure", name, {**self.figures, **self.animations})
 
     @property
     def paragraphs(self) -> list[str]:

@@ -86,6 +86,7 @@ def _section(result: dict) -> str:
             )
         )
     parts += [_figure(folder, figure) for figure in page["figures"]]
+    parts += [_animation(folder, animation) for animation in page.get("animations", [])]
     parts += [_table(table) for table in result["tables"]]
     parts += [f"<p>{escape(note)}</p>\n" for note in page["notes"]]
     parts.append(
@@ -121,6 +122,15 @@ def _figure(folder: str, figure: dict) -> str:
     return (
         f'<figure><a href="{path}.svg"><img src="{path}.png" alt="{caption or escape(figure["name"])}"></a>\n'
         f"<figcaption>{caption} {_mark('files', links)}</figcaption></figure>\n"
+    )
+
+
+def _animation(folder: str, animation: dict) -> str:
+    path = f"{folder}/{escape(animation['name'])}.gif"
+    caption = escape(animation["caption"])
+    return (
+        f'<figure><img src="{path}" alt="{caption or escape(animation["name"])}">\n'
+        f"<figcaption>{caption}</figcaption></figure>\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,17 @@ class Job:
     total: int
 
 
-def side_by_side(jobs: Sequence[Job], workers: int, progress: Progress) -> list[Any]:
+def side_by_side(
+    jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None
+) -> list[Any]:
     """Return what each job's work returns, in their order, with up to `workers` at once.
 
     A bar appears when its job begins. Processes are spawned, since a forked torch may hang, and use one thread each.
+    With an `executor`, such as the one of a dask client for a cluster, the jobs run there instead, and one bar
+    counts those that have ended.
     """
+    if executor is not None:
+        return _elsewhere(jobs, executor, progress)
     if workers == 1 or len(jobs) == 1:
         return [job.work(*job.arguments, advance=progress.task(job.name, job.total).advance) for job in jobs]
     context = multiprocessing.get_context("spawn")
@@ -50,6 +56,24 @@ def side_by_side(jobs: Sequence[Job], workers: int, progress: Progress) -> list[
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in running]
+
+
+def _elsewhere(jobs: Sequence[Job], executor: Executor, progress: Progress) -> list[Any]:
+    task = progress.task("jobs of the executor", len(jobs))
+    running = [executor.submit(job.work, *job.arguments, advance=_unheard) for job in jobs]
+    try:
+        for future in as_completed(running):
+            future.result()
+            task.advance(1)
+    except BaseException:
+        for future in running:
+            future.cancel()
+        raise
+    return [future.result() for future in running]
+
+
+def _unheard(n: int = 1, note: str = "") -> None:
+    """Take the place of `advance` where nobody can hear it."""
 
 
 def _start(reports: Any) -> None:

@@ -27,6 +27,7 @@ class Experiment:
 _KTH_REPORT = '"Exploring Neural Ordinary Differential Equations", KTH, DD2424 project report, 2022'
 _KTH_POSTER = '"Neural Ordinary Differential Equations", KTH, SF2525 poster'
 _REVIEW = '"Neural Ordinary Differential Equations: Review of Literature", Pittsburgh, 2023'
+_SUMMARY = 'one-page summary of Chen et al., "Neural Ordinary Differential Equations" (NeurIPS 2018)'
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.id: experiment
@@ -66,6 +67,30 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Gradient methods: their error and their memory",
             f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
             "pyneuralode.reports.adjoint",
+        ),
+        Experiment(
+            "flag",
+            "A continuous normalizing flow learns a flag",
+            f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2",
+            "pyneuralode.reports.flag",
+        ),
+        Experiment(
+            "flag-table",
+            "Right-hand sides of flows on the flag",
+            f"{_KTH_REPORT}, Table 1, Fig. 8 and 9",
+            "pyneuralode.reports.flag_table",
+        ),
+        Experiment(
+            "flow-compare",
+            "Continuous against planar flows on given densities",
+            _SUMMARY,
+            "pyneuralode.reports.flow_compare",
+        ),
+        Experiment(
+            "mnist-flow",
+            "Handwritten digits by continuous normalizing flows",
+            f"{_KTH_REPORT}, Fig. 10",
+            "pyneuralode.reports.mnist_flow",
         ),
     )
 }

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def run_reports(
     workers: int | None = None,
     check: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Outcome:
     """Compute experiments, write `OUT/ID/` for each and `OUT/index.html` for all that OUT holds.
 
@@ -56,6 +58,9 @@ def run_reports(
         Whether `missed` is wanted; only the full scale has targets to miss.
     progress : Progress, optional
         Silent by default.
+    executor : concurrent.futures.Executor, optional
+        Runs the flows of `flag-table` and `flow-compare` in place of processes of this machine, such as
+        ``dask.distributed.Client(...).get_executor()`` for a cluster.
 
     Returns
     -------
@@ -90,7 +95,7 @@ def run_reports(
         )
     check_destination(out, [experiment.id for experiment in experiments])
 
-    context = Context(scale, engine, seed, workers or os.cpu_count() or 1, progress or SilentProgress())
+    context = Context(scale, engine, seed, workers or os.cpu_count() or 1, progress or SilentProgress(), executor)
     tally: dict[str, tuple[int, int]] = {}
     missed: list[str] = []
     for experiment, run in [(experiment, experiment.load()) for experiment in experiments]:

@@ -4,6 +4,7 @@ OUT/index.html            the page (written by `page`)
 OUT/ID/metrics.json       the numbers: id, engine, scale, seed, seconds, rows, tables
 OUT/ID/page.json          what the page needs besides: title, source, captions, notes, when and where it ran
 OUT/ID/FIGURE.png, .svg   the figures
+OUT/ID/ANIMATION.gif      the animations
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ def _write_figures(folder: Path, id: str, report: Report) -> None:
         for name, figure in report.figures.items():
             figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches="tight")
             figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    for name, animation in report.animations.items():
+        animation.save(folder / f"{name}.gif", writer="pillow")
 
 
 def _metrics(experiment: Experiment, context: Context, report: Report, seconds: float) -> dict[str, Any]:
@@ -129,6 +132,7 @@ def _page(experiment: Experiment, report: Report) -> dict[str, Any]:
         "title": experiment.title,
         "source": experiment.source,
         "figures": [{"name": name, "caption": report.captions.get(name, "")} for name in report.figures],
+        "animations": [{"name": name, "caption": report.captions.get(name, "")} for name in report.animations],
         "notes": report.paragraphs,
         "tolerances": {row.name: row.tolerance for row in report.rows if row.tolerance is not None},
         "finished": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

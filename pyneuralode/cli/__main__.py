@@ -1,0 +1,5 @@
+"""``python -m pyneuralode.cli``, for launchers that start modules, such as torchrun."""
+
+from . import main
+
+main()

@@ -1,0 +1,109 @@
+"""`pyneuralode fit-density`: a continuous normalizing flow for a grey image taken as a density."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .sentences import one_sentence
+
+MODEL, FIGURE, FILM, METRICS = "flow.safetensors", "density.png", "flow.gif", "metrics.json"
+FILES = (MODEL, FIGURE, FILM, METRICS)
+_SQUARE = (-2.2, 2.2, -2.2, 2.2)  # the picture and the bulk of the base
+_BATCH_SEED = 2022
+
+
+@one_sentence()
+def fit_density(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG, ...: the darker, the denser.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the flow, the figure, the animation and the numbers.")
+    ],
+    updates: Annotated[int, typer.Option(help="Updates of the flow.")] = 1500,
+    batch: Annotated[int, typer.Option(help="Fresh points of an update.")] = 512,
+    width: Annotated[int, typer.Option(help="Units of the flow's net.")] = 64,
+    hidden: Annotated[int, typer.Option(help="Hidden units of the net that gives it its weights.")] = 64,
+    lr: Annotated[float, typer.Option(help="Highest learning rate of Adam.")] = 0.01,
+    bright: Annotated[bool, typer.Option("--bright", help="The brighter, the denser.")] = False,
+    frames: Annotated[int, typer.Option(help="Frames of the animation.")] = 30,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+) -> None:
+    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best so far."""
+    from ..datasets.densities import read_image
+    from ..errors import ArgumentError, SolverError
+    from ..files import check_folder, whole_folder
+    from ..fitting import Adam
+    from ..flows import ContinuousFlow
+    from ..flows.recipe import OneCycle, spread
+    from ..flows.views import film, grid_of, log_density_on
+    from ..plotting.flows import fitted_density, flow_animation
+    from ..progress import RichProgress
+    from ..time_fields import HyperMLP
+
+    if frames < 2:
+        raise ArgumentError(f"frames is {frames}: give at least 2.")
+    if seed < 0:
+        raise ArgumentError(f"seed is {seed}: give a whole number of at least 0.")
+    density = read_image(image, bright=bright)
+    check_folder(out, FILES)
+    field = HyperMLP(2, width, hidden, output_scale=8.0)
+    flow = ContinuousFlow(field, rtol=1e-3, atol=1e-3)
+    flow.set_arrays(spread(field, seed))
+    points = density.sample(20_000, (seed, _BATCH_SEED))
+    with RichProgress() as progress:
+        fit = flow.fit(
+            sampler=density.sample,
+            updates=updates,
+            batch=batch,
+            optimiser=Adam(lr, betas=(0.9, 0.99)),
+            schedule=OneCycle(lr, updates),
+            seed=seed,
+            progress=progress,
+        )
+        if not len(fit.losses):
+            raise KeyboardInterrupt if fit.interrupted else SolverError(fit.reason)
+        arrays = flow.arrays()
+        flow = ContinuousFlow(field)
+        flow.set_arrays(arrays)
+        task = progress.task("pictures", frames)
+        shown = film(flow, frames, _SQUARE, advance=task.advance)
+    logs = log_density_on(flow, points).astype(float)
+    metrics = {
+        "loss": float(-logs.mean()),
+        "entropy": density.entropy,
+        "divergence": float((density.log_density(points) - logs).mean()),
+        "running": float(fit.running()[-1]),
+        "points": len(points),
+        "updates": len(fit.losses),
+        "batch": batch,
+        "seconds": round(fit.seconds, 3),
+        "seed": seed,
+        "finished": fit.finished,
+        "reason": fit.reason,
+    }
+    figure = fitted_density(
+        points[:4000], log_density_on(flow, grid_of(density.extent, 200)), shown[2][-1], density.extent
+    )
+    animation = flow_animation(*shown, _SQUARE)
+    with whole_folder(out) as folder:
+        flow.save(folder / MODEL)
+        figure.savefig(folder / FIGURE, dpi=150)
+        animation.save(folder / FILM, writer="pillow")
+        text = json.dumps(
+            {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in metrics.items()}, indent=2
+        )
+        (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+    if not fit.finished:
+        typer.echo(f"The fit was {fit.reason}, and are written.", err=True)
+    typer.echo(
+        f"loss {metrics['loss']:.4f} nats on {len(points):,} fresh points; the entropy of the image is "
+        f"{density.entropy:.4f}, and no loss is lower: the divergence is {metrics['divergence']:.4f}"
+    )
+    for name in FILES:
+        typer.echo(out.absolute() / name)
+    if not fit.finished:
+        raise typer.Exit(130 if fit.interrupted else 1)

@@ -1,0 +1,141 @@
+"""`pyneuralode train`: image models. Under torchrun the same command trains on several devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .sentences import one_sentence
+
+if TYPE_CHECKING:
+    from ..flows.images.training import ImageFit, Setup
+
+MODEL, CHECKPOINT, METRICS = "model.safetensors", "checkpoint.safetensors", "metrics.json"
+SAMPLES, CURVE = "samples.png", "curve.png"
+WRITTEN = (MODEL, METRICS, SAMPLES, CURVE)
+
+train = typer.Typer(help="Train image models.", no_args_is_help=True)
+
+
+@train.callback()
+def _models() -> None:
+    pass
+
+
+@train.command("mnist-flow")
+@one_sentence()
+def mnist_flow(
+    out: Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")],
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes)."
+        ),
+    ] = "report",
+    updates: Annotated[int | None, typer.Option(help="Updates.", show_default="the scale's")] = None,
+    channels: Annotated[int | None, typer.Option(help="Hidden channels.", show_default="the scale's")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images of an update, over all processes.", show_default="the scale's")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Training images used.", show_default="all")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of the convolutions: float32 or bfloat16.", show_default="the scale's")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of MNIST's files.", show_default="$PYNEURALODE_DATA/mnist, then the cache"),
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+) -> None:
+    """Train a normalizing flow of handwritten digits; Ctrl-C keeps the best so far.
+
+    On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train mnist-flow ...
+    """
+    from ..datasets.mnist import download_mnist, mnist_images
+    from ..errors import unknown_name
+    from ..files import check_folder
+    from ..flows.images.training import SETUPS, place, train_image_flow
+    from ..progress import RichProgress
+
+    if scale not in SETUPS:
+        raise unknown_name("scale", scale, SETUPS)
+    changes = {"updates": updates, "batch": batch, "images": images, "precision": precision}
+    setup = dataclasses.replace(
+        SETUPS[scale].with_channels(channels), **{k: v for k, v in changes.items() if v is not None}
+    )
+    check_folder(out, [*WRITTEN, CHECKPOINT])
+    if download:
+        download_mnist(data)
+    digits, tests = mnist_images("train", data), mnist_images("test", data)
+    out.mkdir(parents=True, exist_ok=True)
+    with RichProgress() as progress, place(device) as at:
+        if at.device.type == "cpu" and not scale.startswith("small"):
+            typer.echo(f"{scale} is for a GPU and takes days here: --scale small takes 15 minutes.", err=True)
+        found = train_image_flow(
+            setup,
+            digits,
+            tests,
+            seed=seed,
+            at=at,
+            checkpoint=out / CHECKPOINT,
+            resume=resume,
+            progress=progress,
+        )
+        if at.rank != 0:
+            return
+        _write(out, scale, setup, seed, found)
+    for sentence in summary(found):
+        typer.echo(sentence)
+    for name in WRITTEN:
+        typer.echo((out / name).absolute())
+    if not found.fit.finished:
+        raise typer.Exit(130 if found.fit.interrupted else 1)
+
+
+def summary(found: ImageFit) -> list[str]:
+    """Return what the training came to, in sentences."""
+    updates = len(found.fit.losses)
+    sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.reason}."]
+    if found.test is not None:
+        sentences.append(
+            f"Test images: {found.test.bits:.4f} bits per dim, standard error {found.test.error:.4f}."
+        )
+    sentences.append(f"Independent per-pixel histograms: {found.baseline:.4f} bits per dim.")
+    return sentences
+
+
+def _write(out: Path, scale: str, setup: Setup, seed: int, found: ImageFit) -> None:
+    """Write the model, the numbers and the figures, all or nothing."""
+    from ..files import whole_files
+    from ..flows.images.transforms import quantise
+    from ..plotting.images import bits_curve, image_grid
+
+    metrics = {
+        "scale": scale,
+        "setup": dataclasses.asdict(setup),
+        "seed": seed,
+        "test": found.test and dataclasses.asdict(found.test),
+        "histograms_bits_per_dim": found.baseline,
+        "seconds": round(found.fit.seconds, 1),
+        "processes": found.processes,
+        "finished": found.fit.finished,
+        "reason": found.fit.reason,
+        "bits_per_dim": found.fit.losses.round(5).tolist(),
+        "evaluations": found.fit.evaluations.tolist(),
+    }
+    pixels = quantise(found.flow.sample(64, seed)).cpu().numpy()
+    levels = {"independent pixels": found.baseline}
+    with whole_files(*(out / name for name in WRITTEN)) as (model, numbers, samples, curve):
+        found.flow.save(model)
+        numbers.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        image_grid({"samples": pixels}).savefig(samples, dpi=150, format="png")
+        bits_curve({scale: found.fit.losses}, levels).savefig(curve, dpi=150, format="png")

@@ -1,0 +1,142 @@
+"""MNIST's handwritten digits (LeCun, Cortes and Burges), from the four original files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, unknown_name
+
+_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_PREFIX = {"train": "train", "test": "t10k"}
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_UNSIGNED_BYTES = 0x08
+
+
+def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.ndarray:
+    """Return MNIST's images, uint8 (n, 28, 28) with ink 255 on 0: 60,000 of "train" or 10,000 of "test".
+
+    Parameters
+    ----------
+    part : {"train", "test"}
+    folder : path, optional
+        Where the files lie, under their original names, packed (.gz) or not. Unless given: the folder
+        ``mnist`` in $PYNEURALODE_DATA where that is set, then the cache that `download_mnist` fills. Nothing
+        is downloaded here.
+
+    Raises
+    ------
+    DataError
+        If the file is not there, or is not what it should be.
+    """
+    images = _read(part, "images-idx3-ubyte", folder)
+    if images.ndim != 3 or images.shape[1:] != (28, 28):
+        raise DataError(
+            f"MNIST's {part} images have shape {images.shape}: give the original file, of (n, 28, 28)."
+        )
+    return images
+
+
+def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.ndarray:
+    """Return the digits of `mnist_images`, uint8 (n,); arguments and errors as there."""
+    labels = _read(part, "labels-idx1-ubyte", folder)
+    if labels.ndim != 1:
+        raise DataError(f"MNIST's {part} labels have shape {labels.shape}: give the original file, of (n,).")
+    return labels
+
+
+def download_mnist(folder: str | Path | None = None) -> Path:
+    """Download the four files, 11.6 MB, to `folder` or to the cache, and return the folder; files there stay.
+
+    Their checksums are compared with the known ones. Raises DataError where no mirror gives them.
+    """
+    import pooch
+
+    folder = cache_folder() if folder is None else Path(folder)
+    for name, md5 in _MD5.items():
+        complaint = None
+        for mirror in _MIRRORS:
+            try:
+                pooch.retrieve(mirror + name, f"md5:{md5}", fname=name, path=folder)
+                break
+            except (OSError, ValueError) as error:  # no connection, or another checksum
+                complaint = error
+        else:
+            raise DataError(
+                f"{name} could not be downloaded ({str(complaint).splitlines()[0]}): "
+                f"fetch it elsewhere and put it in {folder}."
+            ) from complaint
+    return folder
+
+
+def cache_folder() -> Path:
+    """Return the folder that `download_mnist` fills."""
+    import pooch
+
+    return Path(pooch.os_cache("pyneuralode")) / "mnist"
+
+
+def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
+    if part not in _PREFIX:
+        raise unknown_name("part", part, _PREFIX)
+    path = _find(f"{_PREFIX[part]}-{kind}", folder)
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            _check_sum(path, content)
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): put MNIST's original file there.") from None
+    return _parse(path, content)
+
+
+def _find(name: str, folder: str | Path | None) -> Path:
+    """Return the path of a file, packed or not, in the first folder that has it."""
+    if folder is not None:
+        folders = [Path(folder)]
+    else:
+        own = os.environ.get("PYNEURALODE_DATA")
+        folders = [*([Path(own) / "mnist"] if own else []), cache_folder()]
+    for place in folders:
+        for path in (place / f"{name}.gz", place / name):
+            if path.is_file():
+                return path
+    raise DataError(
+        f"MNIST's {name}.gz is not in {' or '.join(map(str, folders))}: put the original file there, or "
+        "fetch all four by pyneuralode.datasets.download_mnist() (on the command line, --download)."
+    )
+
+
+def _check_sum(path: Path, content: bytes) -> None:
+    """Raise unless the packed file is MNIST's own."""
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 != _MD5[path.name]:
+        raise DataError(
+            f"{path} has the checksum {md5}, MNIST's is {_MD5[path.name]}: fetch the file again."
+        )
+
+
+def _parse(path: Path, content: bytes) -> np.ndarray:
+    """Return the array of an IDX file: two zero bytes, type, number of sizes, sizes, values."""
+    if len(content) >= 4 and content[:3] == bytes([0, 0, _UNSIGNED_BYTES]):
+        dimensions = content[3]
+        start = 4 + 4 * dimensions
+        if len(content) >= start:
+            shape = struct.unpack(f">{dimensions}I", content[4:start])
+            if len(content) == start + int(np.prod(shape)):
+                return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
+    raise DataError(f"{path} is not a whole IDX file of bytes: put MNIST's original file there.")

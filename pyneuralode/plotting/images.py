@@ -1,0 +1,62 @@
+"""Pictures of image models: grids of images, and curves of bits per dim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .style import COLOURS, INK, label, new_figure
+
+
+def image_grid(groups: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
+    """Draw groups of grey images side by side: name -> (n, height, width) or (n, 1, ...), from 0 to 255."""
+    rows = max(math.ceil(len(images) / columns) for images in groups.values())
+    side = 0.45
+    figure = Figure(figsize=(len(groups) * (columns + 0.5) * side, rows * side + 0.5), layout="constrained")
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for ax, (name, images) in zip(axes, groups.items()):
+        ax.imshow(
+            _tiled(np.asarray(images), rows, columns),
+            cmap="gray_r",
+            vmin=0,
+            vmax=255,
+            interpolation="nearest",
+        )
+        ax.set_title(name, color=INK, fontsize=10, loc="left")
+        ax.set_axis_off()
+    return figure
+
+
+def bits_curve(
+    runs: Mapping[str, Sequence[float]],
+    levels: Mapping[str, float],
+    title: str = "Bits per dim while training",
+    window: int = 20,
+) -> Figure:
+    """Draw each run's bits per dim, as means of `window` updates, and levels to compare with as lines."""
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    top = []
+    for colour, (name, bits) in zip(COLOURS * len(runs), runs.items()):
+        width = min(window, len(bits))
+        means = np.convolve(np.asarray(bits, dtype=float), np.full(width, 1 / width), mode="valid")
+        ax.plot(np.arange(width, len(bits) + 1), means, color=colour, linewidth=1.3, label=name)
+        top.append(np.nanpercentile(means, 90))
+    for style, (name, level) in zip(("--", ":", "-.") * len(levels), levels.items()):
+        ax.axhline(level, color=INK, linewidth=1.0, linestyle=style, label=name)
+    ax.set_ylim(top=1.1 * max([*top, *levels.values()]))
+    label(ax, title, "update", "bits per dim")
+    return figure
+
+
+def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Return images (n, ..., height, width) as one picture, row by row, with a white line between them."""
+    height, width = images.shape[-2:]
+    picture = np.zeros((rows * (height + 1), columns * (width + 1)))
+    for place, image in enumerate(images.reshape(-1, height, width)[: rows * columns]):
+        row, column = divmod(place, columns)
+        picture[row * (height + 1) :, column * (width + 1) :][:height, :width] = image
+    return picture

@@ -1,0 +1,201 @@
+"""Training of flows on the flag: the nets of the report's Table 1, and recipes to train them by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ..datasets.densities import flag
+from ..fields import MLP, Field, Parameters
+from ..fitting import Adam
+from ..flows import ContinuousFlow, FlowFit
+from ..flows.recipe import OneCycle, spread
+from ..time_fields import ConcatMLP, GatedMLP, HyperMLP
+
+FLAG = flag()
+FRESH = 100_000
+_WIDE = (2, 64, 128, 128, 64, 2)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net of Table 1, the report's loss, and the group in which it is drawn."""
+
+    name: str
+    field: Field
+    theirs: float
+    group: str
+
+
+_HYPERNETS = {
+    (4, 4): 1.5013,
+    (16, 4): 1.3736,
+    (64, 4): 1.3150,
+    (4, 16): 1.3553,
+    (16, 16): 1.2792,
+    (64, 16): 1.2203,
+    (4, 64): 1.2757,
+    (16, 64): 1.2086,
+    (64, 64): 1.2097,
+}
+NETS: tuple[Net, ...] = (
+    *(
+        Net(f"hypernet H {hidden}, w {width}", HyperMLP(2, width, hidden), loss, f"hypernetworks, w {width}")
+        for (hidden, width), loss in _HYPERNETS.items()
+    ),
+    Net("2-layer FC, hidden 5", MLP((2, 5, 2)), 2.7974, "layers"),
+    Net("5-layer FC 64-128-128-64", MLP(_WIDE), 1.3796, "layers"),
+    Net("2-layer concat, hidden 5", ConcatMLP((2, 5, 2)), 2.0645, "layers"),
+    Net("4-layer concat 32-64-32", ConcatMLP((2, 32, 64, 32, 2)), 1.8108, "layers"),
+    Net("5-layer concat 64-128-128-64", ConcatMLP(_WIDE), 1.4956, "layers"),
+    Net("6-layer concat 32-64-64-64-32", ConcatMLP((2, 32, 64, 64, 64, 32, 2)), 1.4972, "layers"),
+    Net("5-layer gate and add 64-128-128-64", GatedMLP(_WIDE), 1.4306, "layers"),
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a flow of the flag is set up and trained.
+
+    Attributes
+    ----------
+    times : (float, float)
+        Of the base and of the data.
+    initial : {"torch", "spread"}
+        Parameters as torch's linear layers draw them, or as `flows.recipe.spread` does.
+    speed : {"one", "fast"}
+        The scale of the slope: 1, or 8 for hypernetworks, whose slope is a mean over the units, and 2 for others.
+    rate : float
+        Adam's learning rate, or the highest where it has one cycle.
+    schedule : {"constant", "one cycle"}
+        The latter as `flows.recipe.OneCycle`.
+    betas : (float, float)
+        Of Adam.
+    solver, tolerance
+        While training; losses on fresh points are always computed with Tsit5 at 1e-5.
+    updates, batch : int
+        How many updates, of how many fresh points each.
+    """
+
+    times: tuple[float, float] = (0.0, 1.0)
+    initial: str = "spread"
+    speed: str = "fast"
+    rate: float = 0.01
+    schedule: str = "one cycle"
+    betas: tuple[float, float] = (0.9, 0.99)
+    solver: str = "Tsit5"
+    tolerance: float = 1e-3
+    updates: int = 1000
+    batch: int = 512
+
+    def field(self, field: Field) -> Field:
+        """Return the net with this recipe's scale of the slope."""
+        fast = 8.0 if isinstance(field, HyperMLP) else 2.0
+        return replace(field, output_scale=fast) if self.speed == "fast" else field
+
+    def parameters(self, field: Field, seed: int) -> Parameters:
+        """Return the initial parameters of the net."""
+        return as_torch_draws(field, seed) if self.initial == "torch" else spread(field, seed)
+
+    def learning_rate(self, update: int) -> float:
+        """Return the rate of an update, counted from 0."""
+        return self.rate if self.schedule == "constant" else OneCycle(self.rate, self.updates)(update)
+
+
+THEIRS = Recipe((0.0, 10.0), "torch", "one", 1e-3, "constant", (0.9, 0.999), "DP5", 1e-5)
+OURS = Recipe()
+
+
+def as_torch_draws(field: Field, seed: int) -> Parameters:
+    """Return every layer's weights and biases ~ U(-a, a), a = sqrt(1 / in), as torch.nn.Linear draws them."""
+    rng = np.random.default_rng(seed)
+    parameters, bound = {}, 0.0
+    for name, shape in field.shapes().items():  # a layer's bias comes after its weight
+        bound = math.sqrt(1 / shape[1]) if len(shape) == 2 else bound
+        parameters[name] = rng.uniform(-bound, bound, size=shape)
+    return parameters
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A flow of the flag after its training, as plain arrays, so that it can come from another process.
+
+    Attributes
+    ----------
+    field, times, parameters
+        The flow.
+    fit : FlowFit
+        Losses and seconds of the updates (its `flow` is left out).
+    fresh, gap : float
+        Loss on 100,000 fresh points, and how far it is above the density's own loss on the same points: the
+        divergence KL(p || q), whose estimate is far less noisy than the loss.
+    """
+
+    field: Field
+    times: tuple[float, float]
+    parameters: Parameters
+    fit: FlowFit
+    fresh: float
+    gap: float
+
+    @property
+    def running(self) -> float:
+        """The running mean of the losses, momentum 0.99, after the last update."""
+        return float(self.fit.running()[-1])
+
+    def flow(self, engine: str = "torch") -> ContinuousFlow:
+        """Return the flow, solved at 1e-5."""
+        flow = ContinuousFlow(
+            self.field, times=self.times, solver="Tsit5", rtol=1e-5, atol=1e-5, engine=engine
+        )
+        flow.set_arrays(self.parameters)
+        return flow
+
+
+def train_flag(
+    field: Field,
+    recipe: Recipe,
+    seed: int,
+    engine: str,
+    advance: Callable[[int, str], None],
+    fresh: int = FRESH,
+) -> Trained:
+    """Train a net on the flag by a recipe; `advance(n, note)` is told of every update."""
+    field = recipe.field(field)
+    flow = ContinuousFlow(
+        field,
+        times=recipe.times,
+        solver=recipe.solver,
+        rtol=recipe.tolerance,
+        atol=recipe.tolerance,
+        engine=engine,
+    )
+    flow.set_arrays(recipe.parameters(field, seed))
+    fit = flow.fit(
+        sampler=FLAG.sample,
+        updates=recipe.updates,
+        batch=recipe.batch,
+        optimiser=Adam(recipe.rate, betas=recipe.betas),
+        schedule=recipe.learning_rate,
+        seed=seed,
+        callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),
+    )
+    if fit.interrupted:
+        raise KeyboardInterrupt  # a fit that was stopped is not a result
+    trained = Trained(field, recipe.times, flow.arrays(), replace(fit, flow=None), math.nan, math.nan)
+    return replace(trained, **fresh_loss(trained.flow(engine), fresh))
+
+
+def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
+    """Return the loss on points that no training has seen, "fresh", and its distance to the density's own, "gap"."""
+    points = FLAG.sample(count, np.random.default_rng((2022, 7)))
+    with torch.no_grad():
+        found = [
+            flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))
+        ]
+    ours = np.concatenate(found)
+    return {"fresh": float(-ours.mean()), "gap": float((FLAG.log_density(points) - ours).mean())}
