@@ -6,6 +6,7 @@ The names are SciML's, matched without regard to case.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import ArgumentError, unknown_name
 
@@ -76,3 +77,14 @@ def require_engine(solver: Solver, engine: str) -> None:
         raise ArgumentError(
             f"solver {solver.name!r} is not in the {engine} engine: write engine={solver.engines[0]!r}."
         )
+
+
+def julia_solver(solver: Any) -> Solver:
+    """Return the catalogue's entry for a solver that the Julia engine has; others, own tableaus too, are an ArgumentError."""
+    if not isinstance(solver, str):
+        raise ArgumentError(
+            f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."
+        )
+    entry = find_solver(solver)
+    require_engine(entry, "julia")
+    return entry

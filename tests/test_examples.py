@@ -93,6 +93,15 @@ def test_diffeqpy_callable_solves_robertson(julia, tmp_path):
     assert len(text.splitlines()) == 2 and files == []
 
 
+def test_flow_two_moons_nears_their_density(tmp_path):
+    text, files = run("flow_two_moons", tmp_path, "--figure", "moons.png")
+    own = number("the moons' own density: # nats", text)
+    assert own - 0.05 < number("points that were not fitted: # nats", text) < own + 0.4
+    assert number("to the base and back: #", text) < 1e-2
+    assert files == ["moons.png"]
+
+
 def test_every_example_is_tested():
-    names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"fit_csv", "growing_spans", "own_module", "own_tableau", "from_torchdiffeq", "equations", "diffeqpy_callable"}
+    tests = Path(__file__).read_text(encoding="utf-8")
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f'run("{path.stem}", ' in tests

@@ -57,7 +57,7 @@ end
 @testset "devices: flows" for (trace, penalised) in (("exact", false), ("hutchinson", true))
     field = MLP([2, 6, 2])
     p, x = example(field, 5)
-    flow = Flow(field; trace, control=Control(rtol=1e-7, atol=1e-7))
+    flow = Flow(field; trace, gradient="Interpolating", control=Control(rtol=1e-7, atol=1e-7))
     run(p, x) = begin
         grad = similar(getdata(p))
         s = FlowSolve(flow, x; kinetic=penalised, jacobian=penalised)

@@ -64,10 +64,10 @@ const DESCRIPTIONS = [
 ]
 const TIMES = [0.0, 0.3, 1.0]
 
-@testset "by address: $(nameof(typeof(field))), $gradient, $T, $(ndims(start))-d" for (description, field) in DESCRIPTIONS, T in (Float32, Float64),
-        start in (fill(T(0.25), dimension(field)), rand(Xoshiro(9), T, dimension(field), 2)), gradient in ("Backprop", "Interpolating")
+@testset "by address: $(nameof(typeof(field))), $gradient, $T, $(ndims(start))-d" for (description, field) in DESCRIPTIONS,
+        (T, gradient) in ((Float32, "Backprop"), (Float64, "Backprop"), (Float64, "Interpolating")),
+        start in (fill(T(0.25), dimension(field)), rand(Xoshiro(9), T, dimension(field), 2))
 
-    gradient == "Interpolating" && T == Float32 && continue
     c = Caller(description, field, start, TIMES; gradient=Dict{String,Any}("kind" => gradient))
     kept = solve_in_memory(c)
     @test kept > 0

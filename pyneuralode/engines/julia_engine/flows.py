@@ -16,7 +16,7 @@ from ...conv_fields import ConcatConv
 from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import MLP, Linear
 from ...gradients import ForwardMode, require_gradient
-from ...solvers import find_solver, require_engine
+from ...solvers import find_solver, julia_solver
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
 from ..torch_engine.differentiate import first_order
@@ -44,11 +44,7 @@ def _require(flow: Any) -> None:
             f"the field is a {type(flow.field).__name__}, of which Julia has no flows: give one of {names}, or write "
             "engine='torch'."
         )
-    if not isinstance(flow.solver, str):
-        raise ArgumentError(
-            f"the solver {flow.solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."
-        )
-    require_engine(find_solver(flow.solver), "julia")
+    julia_solver(flow.solver)
     require_gradient(flow.gradient, "julia")
     if isinstance(flow.gradient, ForwardMode):
         raise ArgumentError("gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'.")

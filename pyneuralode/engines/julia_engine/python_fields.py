@@ -15,7 +15,7 @@ from torch import nn
 
 from ...errors import ArgumentError
 from ...fields import Field
-from ...solvers import find_solver, require_engine
+from ...solvers import julia_solver
 from ..base import Control, Problem, Solution
 from ..torch_engine.dynamics import bind
 from .diffeqpy_modules import diffeqpy
@@ -30,13 +30,7 @@ def applies(problem: Problem) -> bool:
 
 def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
     """Solve ``M dy/dt = f(t, y)`` for a Python function f of NumPy arrays; M (n, n) is the identity unless given."""
-    if not isinstance(problem.solver, str):
-        raise ArgumentError(
-            f"the solver {problem.solver.name!r} is an own tableau, which the Julia engine does not take: write "
-            "engine='torch'."
-        )
-    entry = find_solver(problem.solver)
-    require_engine(entry, "julia")
+    entry = julia_solver(problem.solver)
     if problem.parameters:
         raise ArgumentError(
             f"parameters names {', '.join(problem.parameters)}, but Julia gives no gradients of a Python function: "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import Field
 from ...gradients import require_gradient
-from ...solvers import find_solver, require_engine
+from ...solvers import find_solver, julia_solver
 from ..base import Problem, Solution
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flatten, times_inside
@@ -41,11 +41,7 @@ def _require(problem: Problem) -> None:
             f"the field is a {kind}, which Julia would have to call back at every step: write engine='torch', or describe "
             "it as a field such as MLP or Equations."
         )
-    if not isinstance(problem.solver, str):
-        raise ArgumentError(
-            f"the solver {problem.solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."
-        )
-    require_engine(find_solver(problem.solver), "julia")
+    julia_solver(problem.solver)
     require_gradient(problem.gradient, "julia")
     if isinstance(problem.y0, tuple):
         raise ArgumentError("y0 is a tuple, which a described field does not take: join its parts into one array.")
