@@ -286,18 +286,7 @@ def load(path: str | Path) -> NeuralODE:
     Raises ModelFileError where the file is absent, damaged, of a newer version, or not a model of ours.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path} is not there: give the path of a saved model.")
-    try:
-        with safe_open(str(path), "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-            description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
-    if description is None:
-        raise ModelFileError(
-            f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
-        )
+    arrays, description = read_model_file(path)
     try:
         return _from_description(path, description, arrays)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -306,11 +295,30 @@ def load(path: str | Path) -> NeuralODE:
         raise ModelFileError(f"{path} has a damaged description ({error}): save the model again.") from None
 
 
-def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> NeuralODE:
+def read_model_file(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """Return the arrays and the description in a file that a model's `save` wrote; any other is a ModelFileError."""
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not there: give the path of a saved model.")
+    try:
+        with safe_open(str(path), "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
+    except (SafetensorError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
+    if not isinstance(description, dict):
+        raise ModelFileError(
+            f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
+        )
     if description.get("format", 0) > FORMAT:
         raise ModelFileError(
             f"{path} has format {description['format']}, newer than the {FORMAT} that this version reads: update pyneuralode."
         )
+    return arrays, description
+
+
+def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> NeuralODE:
+    if description["model"] == "ContinuousFlow":
+        raise ModelFileError(f"{path} holds a flow: read it with load_flow.")
     gradient = dict(description["gradient"])
     settings = {
         "solver": description["solver"],

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
+from pyneuralode.engines.julia_engine import session
 
 LINEAR = pn.Linear(((0.0, 1.0), (-1.0, 0.0)))
 Y0 = [1.0, 0.0]
@@ -126,5 +127,6 @@ def test_solves_that_cannot_reach_their_end(case):
 
 def test_julia_is_refused_in_one_sentence_where_there_is_none(monkeypatch):
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
+    monkeypatch.setattr(session, "runs", lambda: False)  # whatever another test has started
     with pytest.raises(pn.EngineError, match="engine is 'julia', and PYNEURALODE_JULIA is /no/julia"):
         solve(engine="julia")

@@ -406,6 +406,8 @@ def test_saved_flows_come_back(tmp_path):
     flow = hyper(times=(10.0, 0.0), trace="hutchinson", noise="gaussian", solver="DP5", gradient="Checkpointed")
     flow.save(tmp_path / "flow.safetensors")
     back = load_flow(tmp_path / "flow.safetensors")
+    with pytest.raises(pn.ModelFileError, match="holds a flow: read it with load_flow"):
+        pn.load(tmp_path / "flow.safetensors")
     assert torch.equal(back.log_prob(x, seed=1), flow.log_prob(x, seed=1))
     assert (back.times, back.solver, back.control) == (flow.times, flow.solver, flow.control)
     base = Independent(Normal(torch.ones(2).double(), 1.0), 1)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch.distributions import Distribution
 
 from ..errors import ArgumentError, ModelFileError
 from ..fields import from_description
 from ..gradients import find_gradient
-from ..models import FORMAT
+from ..models import read_model_file
 from .continuous import ContinuousFlow
 
 
@@ -22,21 +20,9 @@ def load_flow(path: str | Path, base: Distribution | None = None) -> ContinuousF
     Raises ModelFileError where the file is absent, damaged, of a newer version, or not a flow of ours.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path} is not there: give the path of a saved flow.")
-    try:
-        with safe_open(str(path), "pt") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-            description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the flow again.") from None
-    if not isinstance(description, dict) or description.get("model") != ContinuousFlow.__name__:
+    arrays, description = read_model_file(path)
+    if description.get("model") != ContinuousFlow.__name__:
         raise ModelFileError(f"{path} holds no flow: give a file that ContinuousFlow.save wrote.")
-    if description.get("format", 0) > FORMAT:
-        raise ModelFileError(
-            f"{path} has format {description['format']}, newer than the {FORMAT} that this version reads: "
-            "update pyneuralode."
-        )
     if base is None and description.get("base") != "standard normal":
         raise ArgumentError(f"base is not in {path}, which had a {description.get('base')}: give base=...")
     try:
@@ -46,7 +32,7 @@ def load_flow(path: str | Path, base: Distribution | None = None) -> ContinuousF
             base=base,
             solver=description["solver"],
             gradient=type(find_gradient(gradient.pop("kind")))(**gradient),
-            dtype=next(iter(arrays.values())).dtype if arrays else torch.float32,
+            dtype=torch.as_tensor(next(iter(arrays.values()))).dtype if arrays else torch.float32,
             **{name: description[name] for name in ("times", "trace", "noise", "extra")},
             **description["control"],
         )
