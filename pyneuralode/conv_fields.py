@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import ArgumentError
-from .fields import ACTIVATIONS, Field, Parameters, canonical, check_drawing, check_scales, draw
+from .fields import ACTIVATIONS, Network, canonical, check_counts, check_drawing, check_scales, layer_shapes
 
 
 @dataclass(frozen=True)
-class ConcatConv(Field):
+class ConcatConv(Network):
     """Convolutions, each of which gets ``t / time_scale`` as its last input channel (Grathwohl et al. 2019).
 
     The state is an image as one vector (..., channels * height * width), channels first; zero padding keeps its size.
@@ -44,11 +44,7 @@ class ConcatConv(Field):
     init_bias: float = 0.0
 
     def __post_init__(self):
-        for name in ("channels", "height", "width", "kernel"):
-            value = getattr(self, name)
-            if int(value) != value or value < 1:
-                raise ArgumentError(f"{name} is {value}: give a positive whole number, such as 3.")
-            object.__setattr__(self, name, int(value))
+        check_counts(self, 3, "channels", "height", "width", "kernel")
         if self.kernel % 2 == 0:
             raise ArgumentError(
                 f"kernel is {self.kernel}: give an odd side, such as 3, so that images keep their size."
@@ -66,12 +62,4 @@ class ConcatConv(Field):
         return self.channels * self.height * self.width
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        counts = (self.channels, *self.hidden, self.channels)
-        shapes = {}
-        for layer, (n_in, n_out) in enumerate(zip(counts, counts[1:]), start=1):
-            shapes[f"weight_{layer}"] = (n_out, n_in + 1, self.kernel, self.kernel)
-            shapes[f"bias_{layer}"] = (n_out,)
-        return shapes
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
+        return layer_shapes((self.channels, *self.hidden, self.channels), joined=1, window=(self.kernel, self.kernel))

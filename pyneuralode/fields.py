@@ -8,6 +8,7 @@ The engines build the function that is integrated from this description.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,15 @@ def check_scales(field: Field, *names: str) -> None:
         object.__setattr__(field, name, value)
 
 
+def check_counts(field: Field, example: int, *names: str) -> None:
+    """Raise unless the settings named are positive whole numbers, and make them int."""
+    for name in names:
+        value = getattr(field, name)
+        if int(value) != value or value < 1:
+            raise ArgumentError(f"{name} is {value}: give a positive whole number, such as {example}.")
+        object.__setattr__(field, name, int(value))
+
+
 def check_drawing(field: Field) -> None:
     """Check a field's `init`, `init_scale` and `init_bias`."""
     object.__setattr__(field, "init", canonical("init", field.init, INITIALISATIONS))
@@ -113,8 +123,24 @@ def draw(shapes: dict[str, tuple[int, ...]], init: str, init_scale: float, init_
     return parameters
 
 
+def layer_shapes(widths: Sequence[int], joined: int = 0, window: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of weight_1, bias_1, weight_2, ... of a network whose layers take `joined` more inputs."""
+    shapes = {}
+    for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]), start=1):
+        shapes[f"weight_{layer}"] = (n_out, n_in + joined, *window)
+        shapes[f"bias_{layer}"] = (n_out,)
+    return shapes
+
+
+class Network(Field):
+    """Base of the fields that start from drawn weights: they have `init`, `init_scale` and `init_bias`, see `MLP`."""
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
+
+
 @dataclass(frozen=True)
-class MLP(Field):
+class MLP(Network):
     """A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``.
 
     Parameters
@@ -160,14 +186,7 @@ class MLP(Field):
         return self.sizes[0]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {}
-        for layer, (n_in, n_out) in enumerate(zip(self.sizes, self.sizes[1:]), start=1):
-            shapes[f"weight_{layer}"] = (n_out, n_in)
-            shapes[f"bias_{layer}"] = (n_out,)
-        return shapes
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
+        return layer_shapes(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -240,7 +259,8 @@ class SEIR(Field):
 def _kinds() -> dict[str, type[Field]]:
     from . import conv_fields, equations, time_fields  # noqa: F401 - the kinds that have a module of their own
 
-    return {kind.__name__: kind for kind in Field.__subclasses__()}
+    kinds = [*Field.__subclasses__(), *Network.__subclasses__()]
+    return {kind.__name__: kind for kind in kinds if kind is not Network}
 
 
 def from_description(description: dict) -> Field:

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import ArgumentError
-from .fields import ACTIVATIONS, Field, Parameters, canonical, check_drawing, check_scales, check_sizes, draw
+from .fields import (
+    ACTIVATIONS,
+    Network,
+    canonical,
+    check_counts,
+    check_drawing,
+    check_scales,
+    check_sizes,
+    layer_shapes,
+)
 
 
 @dataclass(frozen=True)
-class HyperMLP(Field):
+class HyperMLP(Network):
     """One hidden layer, the weights of which a hypernetwork gives for each time (Grathwohl et al. 2019).
 
     ::
@@ -45,31 +53,16 @@ class HyperMLP(Field):
     init_bias: float = 0.0
 
     def __post_init__(self):
-        for name in ("dim", "width", "hidden"):
-            value = getattr(self, name)
-            if int(value) != value or value < 1:
-                raise ArgumentError(f"{name} is {value}: give a positive whole number, such as 16.")
-            object.__setattr__(self, name, int(value))
+        check_counts(self, 16, "dim", "width", "hidden")
         check_scales(self, "time_scale", "output_scale")
         check_drawing(self)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        outputs = (3 * self.dim + 1) * self.width
-        return {
-            "weight_1": (self.hidden, 1),
-            "bias_1": (self.hidden,),
-            "weight_2": (self.hidden, self.hidden),
-            "bias_2": (self.hidden,),
-            "weight_3": (outputs, self.hidden),
-            "bias_3": (outputs,),
-        }
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
+        return layer_shapes((1, self.hidden, self.hidden, (3 * self.dim + 1) * self.width))
 
 
 @dataclass(frozen=True)
-class ConcatMLP(Field):
+class ConcatMLP(Network):
     """A fully connected network with the time joined to the input of every layer.
 
     ::
@@ -106,18 +99,11 @@ class ConcatMLP(Field):
         return self.sizes[0]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {}
-        for layer, (n_in, n_out) in enumerate(zip(self.sizes, self.sizes[1:]), start=1):
-            shapes[f"weight_{layer}"] = (n_out, n_in + 1)
-            shapes[f"bias_{layer}"] = (n_out,)
-        return shapes
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
+        return layer_shapes(self.sizes, joined=1)
 
 
 @dataclass(frozen=True)
-class GatedMLP(Field):
+class GatedMLP(Network):
     """A fully connected network whose layers' inputs are gated and shifted by functions of the time.
 
     Layer l is ``weight_l (x * s_l(t) + a_l(t)) + bias_l``. With n the width of its input, s_l is a network
@@ -159,9 +145,6 @@ class GatedMLP(Field):
             shapes[f"weight_{layer}"] = (n_out, n)
             shapes[f"bias_{layer}"] = (n_out,)
         return shapes
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
 
 
 def _check(field: ConcatMLP | GatedMLP) -> None:

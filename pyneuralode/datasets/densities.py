@@ -6,6 +6,7 @@ Each density has a `name`, the `extent` (left, right, bottom, top) of its pictur
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ Extent = tuple[float, float, float, float]
 _ROWS = 4096  # points evaluated at once, so that memory stays small
 
 
-class Density:
+class Density(ABC):
     """Base of the densities in the plane. A subclass gives `name`, `extent`, `_draw` and `_log`."""
 
     name: str
@@ -57,11 +58,13 @@ class Density:
         """The entropy in nats: no model's expected loss -E[log q] can be lower."""
         return self.quadrature()[1]
 
+    @abstractmethod
     def _draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        raise NotImplementedError
+        """Return n points (n, 2)."""
 
+    @abstractmethod
     def _log(self, x: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Return the log densities (n,) at points (n, 2)."""
 
 
 def _midpoints(low: float, high: float, count: int) -> tuple[np.ndarray, float]:

@@ -21,6 +21,7 @@ from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
 from ..torch_engine.differentiate import first_order
 from . import session
+from .handover import solver_request
 from .session import Kept
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -87,11 +88,8 @@ def solve_terms(
 
 def _describe(flow, state, span, noise, kinetic, jacobian) -> dict[str, Any]:
     """Return all but the numbers of a solve as plain values; Julia keeps its room for the next one with the same "key"."""
-    request = {
-        "field": flow.field.describe(),
-        "solver": find_solver(flow.solver).name,
-        "gradient": {"kind": type(flow.gradient).__name__, **vars(flow.gradient)},
-        "control": {name: value for name, value in vars(flow.control).items()},
+    request = solver_request(flow.field, find_solver(flow.solver).name, flow.gradient, True) | {
+        "control": dict(vars(flow.control)),
         "times": [float(t) for t in span],
         "kinetic": kinetic,
         "jacobian": jacobian,

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from ...conv_fields import ConcatConv
 from ...engines.torch_engine.tableaus import Tableau
 from ...errors import ArgumentError, ModelFileError, unknown_name
 from ...gradients import GradientMethod
-from ...models import make_control
+from ...models import FORMAT, make_control, read_model_file
 from ...solvers import find_solver
 from ..continuous import ContinuousFlow
 from ..dynamics import draw_noise, solve_terms
@@ -27,7 +26,6 @@ from .transforms import Logit, split, squeeze, unsplit, unsqueeze
 
 STEPS = ("cnf", "squeeze", "split")
 ENTRIES = ("none", "logit", "histograms")
-FORMAT = 1
 
 
 class ImageTerms(NamedTuple):
@@ -241,25 +239,13 @@ def load_image_flow(path: str | Path) -> ImageFlow:
     Raises ModelFileError where the file is absent, damaged, of a newer version, or no flow of images.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ModelFileError(f"{path} is not there: give the path of a saved flow of images.")
-    try:
-        with safe_open(str(path), "pt") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-            header = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} is damaged or not a model file ({error}): save the flow again."
-        ) from None
-    if not isinstance(header, dict) or header.pop("model", None) != ImageFlow.__name__:
+    arrays, header = read_model_file(path)
+    header.pop("format", None)
+    if header.pop("model", None) != ImageFlow.__name__:
         raise ModelFileError(f"{path} holds no flow of images: give a file that ImageFlow.save wrote.")
-    if header.pop("format", 0) > FORMAT:
-        raise ModelFileError(
-            f"{path} is of a newer format than the {FORMAT} that this version reads: update pyneuralode."
-        )
     try:
         flow = ImageFlow(**header)
-        flow.load_state_dict(arrays)
+        flow.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
     except (TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} has a damaged description ({error}): save the flow again.") from None
     return flow
