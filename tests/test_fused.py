@@ -1,6 +1,5 @@
 """The compiled path against the generic one, against finite differences, and at its edges."""
 
-import builtins
 import logging
 import re
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyneuralode.engines.torch_engine.fused import function
+from pyneuralode.engines.torch_engine.fused import available, function
 from pyneuralode.engines.torch_engine.tableaus import TABLEAUS, Tableau
 from pyneuralode.errors import SolverError
 from pyneuralode.fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Linear
@@ -172,22 +171,18 @@ def test_where_it_does_not_apply():
 
 
 def test_without_numba_the_generic_path_runs_and_says_so_once(monkeypatch, caplog):
-    real = builtins.__import__
+    def refuse(name):
+        raise ImportError("Numba needs another NumPy")
 
-    def refuse(name, globals=None, locals=None, fromlist=(), level=0):
-        if level == 1 and "forward" in (fromlist or ()):
-            raise ImportError("Numba needs another NumPy")
-        return real(name, globals, locals, fromlist, level)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    function._kernels.cache_clear()
+    monkeypatch.setattr(available, "import_module", refuse)
+    available.compiled.cache_clear()
     try:
         with caplog.at_level(logging.INFO, logger="pyneuralode"):
             for _ in range(2):
                 assert solve(MLP((2, 4, 2)), np.array([1.0, 0.0]), [0.0, 1.0]).engine == "torch"
         assert [r.getMessage().count("Numba needs another NumPy") for r in caplog.records].count(1) == 1
     finally:
-        function._kernels.cache_clear()
+        available.compiled.cache_clear()
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])

@@ -17,10 +17,12 @@ from ..conv_fields import ConcatConv
 from ..engines import choice, torch_engine
 from ..engines.base import Problem
 from ..engines.integrals import Integrals
+from ..engines.torch_engine import fused_flows
 from ..engines.torch_engine.convolved import Convolved
 from ..engines.torch_engine.differentiated import Differentiated
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.layered import Layered, activation_of, layers_of
+from ..engines.torch_engine.solve import find_tableau
 from ..fields import Field
 
 if TYPE_CHECKING:
@@ -63,6 +65,10 @@ def solve_terms(
         from ..engines.julia_engine import flows as julia
 
         return julia.solve_terms(flow, state, span, noise, kinetic, jacobian)
+    plain = noise is None and not kinetic and not jacobian
+    if plain and flow.fused and fused_flows.applies(flow.field, state, flow.control, flow.gradient):
+        tableau = find_tableau(flow.solver)
+        return fused_flows.solve(flow.field, flow.tensors(), state, span, tableau, flow.control)
     slope = _Joint(flow, noise, kinetic, jacobian)
     zeros = state.new_zeros(len(state))
     start = (state, *[zeros] * (1 + kinetic + jacobian))

@@ -5,13 +5,13 @@ import numpy as np
 from ..march import GROW, SAFETY, SHRINK
 from .kernels import SOURCES, kernel, maker, part
 from .network import evaluate, make_net
-from .plan import SLOPES_WIDTH, VALUES_WIDTH, WIDTH
+from .plan import (
+    BAD_START, DONE, FIRST_STEP, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, SLOPES_WIDTH, TOO_MANY, TOO_SMALL,
+    VALUES_WIDTH, WIDTH,
+)
 from .steps import combine, error_size, extend, make_scheme, take, weigh
 from .vectors import aligned, copy, fill
 
-DONE, BAD_START, TOO_MANY, TOO_SMALL, NOT_FINITE = range(5)
-# Entries of `controls`.
-FIRST_STEP, MIN_STEP, MAX_STEP, MAX_STEPS = range(4)
 FIRST_ROWS = 256
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ....errors import SolverError
 from ....fields import Field
 from ....gradients import Backprop, Checkpointed
-from ...base import Control, Problem
+from ...base import Problem
 from ..differentiate import Task, first_order
-from ..march import bad_start, fixed_grid, too_many_steps, too_small_step
+from ..march import fixed_grid
+from .available import compiled, march_error
 from .plan import FieldPlan, TableauPlan, field_plan, tableau_plan
-
-log = logging.getLogger("pyneuralode")
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
@@ -31,15 +27,8 @@ LARGE = 1_000_000
 _spare: dict[np.dtype, list[tuple[np.ndarray, np.ndarray]]] = {np.dtype("f4"): [], np.dtype("f8"): []}
 
 
-@cache
-def _kernels() -> tuple[ModuleType, ModuleType] | None:
-    """Return the modules of the two kernels, or None, said once in the log, where Numba does not run."""
-    try:
-        from . import backward, forward
-    except (ImportError, OSError, AttributeError) as error:
-        log.info("the compiled path needs Numba, which does not start here (%s): solving without it", error)
-        return None
-    return forward, backward
+def _kernels() -> tuple[ModuleType, ...] | None:
+    return compiled(f"{__package__}.forward", f"{__package__}.backward")
 
 
 def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
@@ -107,7 +96,7 @@ class _Call:
         if not (self.taped and self.every):
             self._give_back()
         if status:
-            raise _error(forward, status, t, size, control)
+            raise march_error(status, t, size, control)
         return torch.from_numpy(ys)
 
     def sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
@@ -130,7 +119,6 @@ class _Call:
             used += size
         return torch.from_numpy(y0_bar), parts
 
-
     def _give_back(self) -> None:
         """Leave the tape's memory to the next solve."""
         *self.record, values, slopes = self.record
@@ -145,14 +133,6 @@ def _memory(y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _spare[y0.dtype].pop()
     except IndexError:
         return np.empty(0, y0.dtype), np.empty(0, y0.dtype)
-
-
-def _error(forward: ModuleType, status: int, t: float, size: float, control: Control) -> SolverError:
-    if status == forward.BAD_START:
-        return bad_start(t)
-    if status == forward.TOO_MANY:
-        return too_many_steps(control, t, size)
-    return too_small_step(control, t, size, finite=status == forward.TOO_SMALL)
 
 
 class _Fused(torch.autograd.Function):

@@ -22,6 +22,11 @@ WIDTH, PADDED, VALUES, SLOPES, WEIGHTS, BIASES, FORWARD, BACKWARD = range(8)
 # Entries of FieldPlan.head.
 KIND, ACTIVATION, INPUT_MAP, VALUES_WIDTH, SLOPES_WIDTH, PACKED, WIDEST = range(7)
 
+# How a march ends.
+DONE, BAD_START, TOO_MANY, TOO_SMALL, NOT_FINITE = range(5)
+# Entries of a march's `controls`.
+FIRST_STEP, MIN_STEP, MAX_STEP, MAX_STEPS = range(4)
+
 
 @dataclass(frozen=True)
 class FieldPlan:

@@ -1,0 +1,34 @@
+"""What every compiled path shares with Python: whether it is there, and what its ends mean."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+from ....errors import SolverError
+from ...base import Control
+from ..march import bad_start, too_many_steps, too_small_step
+from .plan import BAD_START, TOO_MANY, TOO_SMALL
+
+log = logging.getLogger("pyneuralode")
+
+
+@cache
+def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
+    """Return modules of compiled functions, or None, said once in the log, where Numba does not run."""
+    try:
+        return tuple(import_module(module) for module in modules)
+    except (ImportError, OSError, AttributeError) as error:
+        log.info("the compiled path needs Numba, which does not start here (%s): solving without it", error)
+        return None
+
+
+def march_error(status: int, t: float, size: float, control: Control) -> SolverError:
+    """Return the error for a march that ended with a step of this size at time t."""
+    if status == BAD_START:
+        return bad_start(t)
+    if status == TOO_MANY:
+        return too_many_steps(control, t, size)
+    return too_small_step(control, t, size, finite=status == TOO_SMALL)
