@@ -23,6 +23,7 @@ _HOME = {
     "AugmentedNeuralODE": "models",
     "load": "models",
     "Control": "engines.base",
+    "Event": "engines.base",
     "Solution": "engines.base",
     "Tableau": "engines.torch_engine.tableaus",
     "Backprop": "gradients",

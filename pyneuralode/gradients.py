@@ -23,7 +23,7 @@ class GradientMethod:
 class Backprop(GradientMethod):
     """Differentiate through the steps taken: exact for the discrete solution, memory grows with every stage.
 
-    The default. May itself be differentiated again where the generic path runs (`fused=False`).
+    The default. May itself be differentiated again where the generic path runs (`fused=False`) with an explicit solver.
     """
 
 

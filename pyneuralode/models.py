@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from .engines import choice, torch_engine
-from .engines.base import Control, Problem, Solution
+from .engines.base import Control, Event, Problem, Solution, check_batch, read_events
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, ModelFileError
 from .fields import Field, from_description
@@ -37,6 +37,8 @@ def solve(
     engine: str = "auto",
     dense: bool = False,
     fused: bool = True,
+    batch: str = "joint",
+    events: Event | Sequence[Event] = (),
     seed: int = 0,
     **control: Any,
 ) -> Solution:
@@ -50,12 +52,14 @@ def solve(
         Initial state of any shape; a described field wants (..., dim). Its dtype is the dtype of the solve, and
         NumPy in gives NumPy out, torch in gives torch out with autograd.
     ts : array or tensor (T,)
-        The times at which the state is wanted, rising or falling; the solve starts at ``ts[0]``.
+        The times at which the state is wanted, rising or falling; the solve starts at ``ts[0]``. With
+        ``batch="independent"`` also an array (B, T) with each sample's own, or a list of B arrays of any lengths.
     parameters : mapping, optional
         Parameters by name: a described field's (default: its initial ones, of `seed`), or the tensors that a
         callable depends on. A module brings its own.
     solver : str or Tableau
-        A name of `pyneuralode.solvers.SOLVERS`, or an own explicit Runge-Kutta method.
+        A name of `pyneuralode.solvers.SOLVERS`, or an own explicit Runge-Kutta method. What a field can tell a stiff
+        solver (`jacobian`, `samplewise`, `matrix_free`) stands in `pyneuralode.solvers`.
     gradient : str or GradientMethod
         A name or instance of `pyneuralode.gradients`.
     engine : {"auto", "torch", "julia"}
@@ -65,13 +69,21 @@ def solve(
     fused : bool
         Let the compiled path run where it applies (described fields on the CPU); on the Julia engine also the
         hand-written vector-Jacobian products, which otherwise are those of automatic differentiation.
+    batch : {"joint", "independent"}
+        "joint" solves y0 as one system with one step size. "independent" takes y0 (B, *state) as B samples, each with
+        its own steps, error control, times and end, as if solved alone. The field is evaluated for all samples at once:
+        ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y. A described field's parameters may
+        have a leading axis B, for values of their own for each sample. Gradients: `Backprop` and `Checkpointed`.
+    events : Event or sequence of Event
+        Conditions to watch; ``Solution.events`` tells which were met, when and where. A terminal one ends the solve,
+        and times after it are left out of the solution.
     **control
         `rtol`, `atol`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`: see `pyneuralode.Control`.
 
     Returns
     -------
     Solution
-        ``ys`` has shape (T, *y0.shape), or is a tuple of such.
+        ``ys`` has shape (T, *y0.shape), or is a tuple of such; see `Solution` for other forms of times.
 
     Raises
     ------
@@ -84,7 +96,19 @@ def solve(
         parameters = (
             f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
         )
-    problem = Problem(f, dict(parameters), y0, ts, solver, make_control(control), find_gradient(gradient), dense, fused)
+    problem = Problem(
+        f,
+        dict(parameters),
+        y0,
+        ts,
+        solver,
+        make_control(control),
+        find_gradient(gradient),
+        dense,
+        fused,
+        check_batch(batch),
+        read_events(events),
+    )
     return choice.solve(problem, engine)
 
 
@@ -107,7 +131,7 @@ class NeuralODE(nn.Module):
     ----------
     field : Field, torch.nn.Module or callable
         What is integrated; see `solve`.
-    solver, gradient, engine, fused, **control
+    solver, gradient, engine, fused, batch, **control
         As in `solve`.
     seed : int
         Seed of a described field's initial parameters.
@@ -125,6 +149,7 @@ class NeuralODE(nn.Module):
         gradient: str | GradientMethod = "Backprop",
         engine: str = "auto",
         fused: bool = True,
+        batch: str = "joint",
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
         **control: Any,
@@ -134,6 +159,7 @@ class NeuralODE(nn.Module):
             solver = find_solver(solver).name
         choice.choose_engine(engine)
         self.field, self.solver, self.engine, self.fused = field, solver, engine, fused
+        self.batch = check_batch(batch)
         self.gradient = find_gradient(gradient)
         self.control = make_control(control)
         self.weights = nn.ParameterDict()
@@ -180,19 +206,33 @@ class NeuralODE(nn.Module):
         t0: float | None = None,
         parameters: Mapping[str, Any] | None = None,
         dense: bool = False,
+        events: Event | Sequence[Event] = (),
     ) -> Solution:
-        """Solve from `y0` through `ts`; `parameters` stand in for the model's own.
+        """Solve from `y0` through `ts`; `parameters` stand in for the model's own, `dense` and `events` are as in `solve`.
 
         `y0` is the state at ``ts[0]``, or at `t0` where that is another time before it.
         """
+        if t0 is not None and np.ndim(ts[0]):
+            raise ArgumentError(f"t0 is {t0} and every sample has its own times: write each one's start at the head of its row.")
         if t0 is not None and float(t0) != float(ts[0]):
             own = torch.cat([ts.new_tensor([t0]), ts]) if isinstance(ts, Tensor) else np.concatenate([[t0], ts])
-            whole = self.solve(y0, own, parameters=parameters, dense=dense)
+            whole = self.solve(y0, own, parameters=parameters, dense=dense, events=events)
             states = tuple(part[1:] for part in whole.ys) if isinstance(whole.ys, tuple) else whole.ys[1:]
-            return replace(whole, ts=whole.ts[1:], ys=states)
+            again = whole.again
+            return replace(whole, ts=whole.ts[1:], ys=states, again=again and (lambda named: again(named)[1:]))
         parameters = self.tensors() if parameters is None else dict(parameters)
         problem = Problem(
-            self.field, parameters, self.prepare(y0), ts, self.solver, self.control, self.gradient, dense, self.fused
+            self.field,
+            parameters,
+            self.prepare(y0),
+            ts,
+            self.solver,
+            self.control,
+            self.gradient,
+            dense,
+            self.fused,
+            self.batch,
+            read_events(events),
         )
         return choice.solve(problem, self.engine)
 
@@ -243,6 +283,7 @@ class NeuralODE(nn.Module):
             "solver": self.solver,
             "gradient": {"kind": type(self.gradient).__name__, **vars(self.gradient)},
             "control": control,
+            "batch": self.batch,
             **self._extra_description(),
         }
         path = Path(path)
@@ -323,6 +364,7 @@ def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarra
     settings = {
         "solver": description["solver"],
         "gradient": type(find_gradient(gradient.pop("kind")))(**gradient),
+        "batch": description.get("batch", "joint"),
         **description["control"],
     }
     kinds: dict[str, Callable[..., NeuralODE]] = {"NeuralODE": NeuralODE, "AugmentedNeuralODE": AugmentedNeuralODE}

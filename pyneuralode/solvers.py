@@ -1,6 +1,18 @@
 """The catalogue of solvers: every name once, with its order, its kind and the engines that have it.
 
 The names are SciML's, matched without regard to case.
+
+Solvers for stiff problems need the Jacobian of the field. The torch engine has it from autograd: for a described field
+one matrix for each sample, for a module or callable one of the whole state. A module or callable can say more by its
+attributes::
+
+    class Kinetics(torch.nn.Module):
+        samplewise = True            # each vector along the last axis of y by itself: one small matrix for each
+        def jacobian(self, t, y):    # (*y.shape, y.shape[-1]); without samplewise (*y.shape, *y.shape)
+            ...
+
+and with ``matrix_free = True`` the Jacobian is never formed: linear systems are solved by GMRES, as they are anyway
+where the Jacobians together would hold more than ten million numbers.
 """
 
 from __future__ import annotations
@@ -44,14 +56,14 @@ SOLVERS: dict[str, Solver] = {
         Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
         Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
         Solver("ROCK4", 4, "stabilised", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
-        Solver("Rosenbrock23", 2, "rosenbrock", True, _JULIA, "for stiff problems at loose tolerances"),
-        Solver("Rodas5P", 5, "rosenbrock", True, _JULIA, "Steinebach's, the first choice for stiff problems"),
+        Solver("Rosenbrock23", 2, "rosenbrock", True, _BOTH, "for stiff problems at loose tolerances"),
+        Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's, the first choice for stiff problems"),
         Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
-        Solver("KenCarp4", 4, "sdirk", True, _JULIA, "Kennedy and Carpenter's, for large stiff problems"),
-        Solver("Kvaerno5", 5, "sdirk", True, _JULIA, "Kvaerno's, for stiff problems at tight tolerances"),
+        Solver("KenCarp4", 4, "sdirk", True, _BOTH, "Kennedy and Carpenter's, for large stiff problems"),
+        Solver("Kvaerno5", 5, "sdirk", True, _BOTH, "Kvaerno's, for stiff problems at tight tolerances"),
         Solver("FBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients, for very large stiff problems"),
-        Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _JULIA, "Tsit5, and Rosenbrock23 where it turns stiff"),
-        Solver("AutoVern7(Rodas5P)", 7, "switching", True, _JULIA, "Vern7, and Rodas5P where it turns stiff"),
+        Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _BOTH, "Tsit5, and Rosenbrock23 where it turns stiff"),
+        Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7, and Rodas5P where it turns stiff"),
     )
 }
 

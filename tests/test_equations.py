@@ -85,7 +85,7 @@ def test_lotka_volterra_gives_the_published_loss_and_gradient():
     )
     loss = solution.ys.sum()
     loss.backward()
-    assert solution.engine == "torch"  # not the compiled path, which does not know formulas
+    assert solution.engine == "torch (fused)"
     np.testing.assert_allclose(loss.item(), 450.7640640395, rtol=1e-10)
     found = [p[name].grad.item() for name in "abcd"]
     np.testing.assert_allclose(found, [8.30536266, -159.48429272, 75.20350821, -339.19509277], rtol=1e-8)

@@ -32,6 +32,7 @@ RANKS = {
     "flows": 5,
     "images": 5,
     "latent": 5,
+    "bench": 6,
     "reports": 6,
     "cli": 7,
 }

@@ -1,4 +1,4 @@
-"""The torch engine's solvers against exact solutions, published values and SciPy, by `pyneuralode.solve`."""
+"""The torch engine's explicit solvers against exact solutions, published values and SciPy, by `pyneuralode.solve`."""
 
 import math
 
@@ -14,10 +14,11 @@ from pyneuralode.solvers import SOLVERS, solvers_of
 
 torch.set_num_threads(1)
 
-ADAPTIVE = [name for name in solvers_of("torch") if SOLVERS[name].adaptive]
+EXPLICIT = [name for name in solvers_of("torch") if SOLVERS[name].kind == "explicit"]
+ADAPTIVE = [name for name in EXPLICIT if SOLVERS[name].adaptive]
 PEERS = {"BS3": "RK23", "DP5": "RK45", "DP8": "DOP853"}
 
-every_method = pytest.mark.parametrize("solver", solvers_of("torch"))
+every_method = pytest.mark.parametrize("solver", EXPLICIT)
 every_adaptive_method = pytest.mark.parametrize("solver", ADAPTIVE)
 both_ways = pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
 

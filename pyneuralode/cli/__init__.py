@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .bench import bench
 from .density import fit_density
 from .doctor import doctor
 from .sentences import one_sentence
@@ -184,6 +185,7 @@ def solve(
         typer.echo(path.absolute())
 
 
+app.command()(bench)
 app.command()(fit_density)
 app.command()(doctor)
 app.command()(setup_julia)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,90 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Event:
+    """A condition on time and state that a solve watches: it happens where the condition crosses zero.
+
+    Parameters
+    ----------
+    condition : callable
+        ``condition(t, y)``, called as the field is; returns a number, a tensor of one element (with
+        ``batch="independent"``: one number per sample, (B,)).
+    terminal : bool
+        Whether the solve ends there (with ``batch="independent"``: that of the sample).
+    direction : {0, 1, -1}
+        Count crossings both ways, only rising ones (from below zero), or only falling ones.
+
+    A crossing is seen where the sign at the end of a step differs from that at its start: two of them within one
+    step are missed, which `max_step` prevents. A condition that is zero at the start of the solve does not count there,
+    so that a solve may go on from an event.
+    """
+
+    condition: Callable
+    terminal: bool = True
+    direction: int = 0
+
+    def __post_init__(self):
+        if not callable(self.condition):
+            raise ArgumentError(
+                f"condition is a {type(self.condition).__name__}: give a function of (t, y), such as lambda t, y: y[0]."
+            )
+        if self.direction not in (-1, 0, 1):
+            raise ArgumentError(f"direction is {self.direction!r}: give 0, 1 (rising) or -1 (falling).")
+
+
+@dataclass(frozen=True)
+class Crossings:
+    """The events that a solve met, ordered by time (with ``batch="independent"``: by sample, then by time).
+
+    Attributes
+    ----------
+    times : array or tensor (m,)
+        When they happened (time units); differentiable, as the states are.
+    states : array or tensor (m, *state shape), or a tuple of them
+        The states there.
+    which : array (m,) of int
+        Which of the events it was.
+    samples : array (m,) of int or None
+        Whose, with ``batch="independent"``.
+    """
+
+    times: Any
+    states: Any
+    which: np.ndarray
+    samples: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+
+BATCHES = ("joint", "independent")
+
+
+def check_batch(batch: str) -> str:
+    """Return `batch`; raise unless it is one of `BATCHES`."""
+    if batch not in BATCHES:
+        raise unknown_name("batch", batch, BATCHES)
+    return batch
+
+
+def read_events(events: Any) -> tuple[Event, ...]:
+    """Return one event, several or none as a tuple."""
+    several = tuple(events) if isinstance(events, (list, tuple)) else () if events is None else (events,)
+    for event in several:
+        if not isinstance(event, Event):
+            raise ArgumentError(
+                f"events holds a {type(event).__name__}: give pn.Event(condition) or a list of such."
+            )
+    return several
+
+
+@dataclass(frozen=True)
 class Problem:
     """A whole solve, handed to an engine in one piece.
 
     `dynamics` is a `Field`, a `torch.nn.Module` or a callable; `parameters` maps names to arrays or tensors;
-    `y0` is an array, a tensor or a tuple of tensors; `ts` an array or tensor (T,) of monotone times.
+    `y0` is an array, a tensor or a tuple of tensors; `ts` an array or tensor (T,) of monotone times, with
+    ``batch="independent"`` also (B, T) or a list of B such arrays.
     """
 
     dynamics: Any
@@ -105,6 +184,8 @@ class Problem:
     gradient: Any
     dense: bool = False
     fused: bool = True
+    batch: str = "joint"
+    events: tuple[Event, ...] = ()
 
 
 @dataclass
@@ -114,26 +195,39 @@ class Solution:
     Attributes
     ----------
     ts : array or tensor (T,)
-        The times asked for.
+        The times asked for, as far as the solve went.
     ys : array or tensor (T, *state shape), or a tuple of them
         The states at those times.
     nfev, accepted, rejected : int
         Evaluations of the field, accepted and rejected steps.
     reason : str
-        Why the solve ended.
+        Why the solve ended: "reached the last time" or "event 0 at t = 1.43".
     solver, engine : str
         What solved it; "torch (fused)" and "julia (fused)" where an engine's compiled path for our own fields ran.
+    events : Crossings or None
+        The events met, where events were watched.
+    again : callable or None
+        ``again(parameters)`` -> ys, the same solve for other parameters (tensors by name, with autograd), for loops that
+        solve thousands of times: what does not depend on the parameters was prepared, and they are not checked. There
+        where the torch engine's compiled path ran for a torch state.
+
+    With ``batch="independent"`` ``ys[i]`` belongs to ``ts[i]``: times (T,) for all give ys (T, B, *state shape), times
+    (B, T) give (B, T, *state shape), and a list of B arrays of times gives a list of B arrays (T_b, *state shape). nfev,
+    accepted and rejected are integer arrays (B,), and reason is a list of B sentences. After a sample's terminal event
+    its states are NaN, except in a list, which is cut there.
     """
 
     ts: Any
     ys: Any
-    nfev: int
-    accepted: int
-    rejected: int
-    reason: str
+    nfev: Any
+    accepted: Any
+    rejected: Any
+    reason: Any
     solver: str
     engine: str
     dense: Callable | None = field(default=None, repr=False)
+    events: Crossings | None = None
+    again: Callable | None = field(default=None, repr=False)
 
     def __call__(self, t):
         """Return the state at time(s) `t` (time units) inside the span, by the method's own interpolant.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from ..errors import EngineError, unknown_name
+from ..errors import ArgumentError, EngineError, unknown_name
 from . import torch_engine
 from .base import Problem, Solution
 from .julia_engine import session
@@ -64,6 +64,11 @@ def _announce(sentence: str) -> None:
 def solve(problem: Problem, engine: str) -> Solution:
     """Solve on the engine asked for; "auto" takes torch for what the Julia engine cannot do."""
     if choose_engine(engine) == "torch":
+        return torch_engine.solve(problem)
+    if problem.events or problem.batch != "joint":
+        if engine.lower() == "julia":
+            asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
+            raise ArgumentError(f"{asked}, which the julia engine does not have yet: write engine='torch'.")
         return torch_engine.solve(problem)
     from .julia_engine import solve as julia  # not before: most installations never need it
 

@@ -12,7 +12,8 @@ class Integrals:
     """The end of a solve: the state (n, d), and per sample (n,) the integrals along its path.
 
     `trace` has the sign of the direction in which the time ran; `kinetic` and `jacobian` are positive, or None where
-    they were not asked for. `evaluations` counts those of the field.
+    they were not asked for. `evaluations` counts those of the field, `accepted` and `rejected` the steps (0 where the
+    engine does not say).
     """
 
     state: Tensor
@@ -20,3 +21,5 @@ class Integrals:
     kinetic: Tensor | None
     jacobian: Tensor | None
     evaluations: int
+    accepted: int = 0
+    rejected: int = 0

@@ -39,6 +39,8 @@ def check_finite(name: str, value: Tensor) -> None:
 def check_times(ts: Any) -> Tensor:
     """Return the times as a 1-D tensor, checked to be finite and strictly monotone."""
     ts = as_tensor("ts", ts)
+    if ts.ndim == 2:
+        raise ArgumentError(f"ts has shape {tuple(ts.shape)}: give (T,), or batch='independent' for a row of times for each sample.")
     if ts.ndim != 1 or len(ts) < 2:
         raise ArgumentError(f"ts has shape {tuple(ts.shape)}: give at least two times, such as [0.0, 1.0].")
     check_finite("ts", ts)
@@ -117,7 +119,7 @@ def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callab
     """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked."""
 
     def slope(t: float, y: Tensor) -> Tensor:
-        time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor else t
+        time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor and not isinstance(t, Tensor) else t
         states = layout.unpack(y)
         slopes = call(time, states)
         if not layout.is_tuple:

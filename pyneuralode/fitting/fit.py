@@ -117,15 +117,20 @@ def fit(
         ((fixed,) if isinstance(fixed, str) else tuple(fixed)) + tuple(frozen),
     )
     names = list(model.tensors())
+    again: dict[int, Callable | None] = {}  # by the number of rows: thousands of solves differ in the parameters alone
 
     def loss_of(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
         initial = y0(parameters) if callable(y0) else y0_tensor
+        own = {name: parameters[name] for name in names}
         if rows == 1 and start == objective.ts[0]:
             states = model.prepare(initial)[None]
+        elif again.get(rows):
+            states = again[rows](own)
         else:
-            states = model.solve(
-                initial, objective.ts[:rows], t0=start, parameters={n: parameters[n] for n in names}
-            ).ys
+            solution = model.solve(initial, objective.ts[:rows], t0=start, parameters=own)
+            states = solution.ys
+            if not callable(y0):
+                again[rows] = solution.again
         seen = torch.as_tensor(objective.ts[:rows], dtype=dtype, device=device)
         loss = objective.loss(objective.predict(seen, states, parameters))
         return loss, loss if penalty is None else loss + penalty(seen, states, parameters)

@@ -65,9 +65,8 @@ def solve_terms(
         from ..engines.julia_engine import flows as julia
 
         return julia.solve_terms(flow, state, span, noise, kinetic, jacobian)
-    plain = noise is None and not kinetic and not jacobian
-    if plain and flow.fused and fused_flows.applies(flow.field, state, flow.control, flow.gradient):
-        tableau = find_tableau(flow.solver)
+    plain, tableau = noise is None and not kinetic and not jacobian, find_tableau(flow.solver)
+    if plain and flow.fused and fused_flows.applies(flow.field, state, tableau, flow.control, flow.gradient):
         return fused_flows.solve(flow.field, flow.tensors(), state, span, tableau, flow.control)
     slope = _Joint(flow, noise, kinetic, jacobian)
     zeros = state.new_zeros(len(state))
@@ -86,6 +85,8 @@ def solve_terms(
         forward * penalties[0] if kinetic else None,
         forward * penalties[-1] if jacobian else None,
         solution.nfev,
+        solution.accepted,
+        solution.rejected,
     )
 
 

@@ -19,7 +19,7 @@ from ...gradients import ForwardMode, require_gradient
 from ...solvers import find_solver, julia_solver
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
-from ..torch_engine.differentiate import first_order
+from ..torch_engine.first_order import first_order
 from . import session
 from .handover import solver_request
 from .session import Kept

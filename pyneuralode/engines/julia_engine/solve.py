@@ -17,7 +17,8 @@ from ...solvers import find_solver, julia_solver
 from ..base import Problem, Solution
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flatten, times_inside
-from ..torch_engine.differentiate import attach_outputs, attach_start, first_order
+from ..torch_engine.differentiate import attach_outputs, attach_start
+from ..torch_engine.first_order import first_order
 from ..torch_engine.dynamics import build
 from . import python_fields
 from .handover import Asked, ByAddress, ByValue, handover

@@ -11,31 +11,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import wraps
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError
 from ...gradients import Backsolve, Interpolating
 from ..base import Control, Statistics
-from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms
-
-
-def first_order(backward: Callable) -> Callable:
-    """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
-    once = torch.autograd.function.once_differentiable(backward)
-
-    @wraps(backward)
-    def checked(ctx, *cotangents):
-        if torch.is_grad_enabled():  # that is what create_graph=True means here
-            raise ArgumentError(
-                "create_graph is True, and this gradient cannot be differentiated again: solve with gradient='Backprop' and fused=False."
-            )
-        return once(ctx, *cotangents)
-
-    return checked
+from .first_order import first_order
+from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms, tolerance_of
+from .stiff.linear import Bordered, Linear, Opposed
+from .stiff.system import difference_in_time, differences, linearise
 
 
 @dataclass
@@ -79,6 +65,7 @@ class _Block:
 
     start: Tensor
     times: list[float]
+    methods: list[Method]
     outputs: list[list[int]]
 
 
@@ -87,14 +74,14 @@ class _Checkpointed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, task: Task, every: int, y0: Tensor, *parameters: Tensor) -> Tensor:
-        states, blocks, taken = [y0], [], 0
-        for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics):
+        states, blocks = [y0], []
+        for taken, stop in enumerate(march(task.method, task.f, y0, task.ts, task.control, task.statistics)):
             states += outputs_of(stop, task.ts)
             if taken % every == 0:
-                blocks.append(_Block(stop.step.y, [stop.step.t], []))
+                blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
             blocks[-1].times.append(stop.step.t_end)
+            blocks[-1].methods.append(stop.step.method)
             blocks[-1].outputs.append(stop.outputs)
-            taken += 1
         ctx.task, ctx.blocks = task, blocks
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
         return torch.stack(states)
@@ -105,13 +92,14 @@ class _Checkpointed(torch.autograd.Function):
         task, parameters = ctx.task, ctx.saved_tensors
         adjoint = torch.zeros_like(grad_states[0])
         totals = [torch.zeros_like(p) for p in parameters]
+        tolerance = tolerance_of(task.control, adjoint, adaptive=task.control.step is None)
         for block in reversed(ctx.blocks):
             with torch.enable_grad():
                 y = start = block.start.detach().requires_grad_()
-                ends, slope = [], None
+                ends, first = [], None
                 cotangents = []
-                for t, t_end, outputs in zip(block.times, block.times[1:], block.outputs):
-                    step = Step(task.method, task.f, t, t_end, y, slope)
+                for t, t_end, method, outputs in zip(block.times, block.times[1:], block.methods, block.outputs):
+                    step = method.step(task.f, t, t_end, y, first, tolerance)
                     inside = [j for j in outputs if task.ts[j] != t_end]
                     if inside:
                         ends.append(step.at([task.ts[j] for j in inside]))
@@ -119,7 +107,7 @@ class _Checkpointed(torch.autograd.Function):
                     if len(inside) < len(outputs):
                         ends.append(step.end)
                         cotangents.append(grad_states[outputs[len(inside) :]].sum(0))
-                    y, slope = step.end, step.end_slope
+                    y, first = step.end, step.onward
                 ends.append(y)
                 cotangents.append(adjoint)
             adjoint, *parts = torch.autograd.grad(ends, (start, *parameters), cotangents, allow_unused=True)
@@ -142,6 +130,40 @@ class Tied(torch.autograd.Function):
         return cotangents, *(torch.zeros_like(p) for p in ctx.saved_tensors)
 
 
+class _Adjoint:
+    """The slope of what is solved backwards: the state (unless `state_at` gives it), its adjoint, and the gradient."""
+
+    def __init__(self, task: Task, parameters: tuple[Tensor, ...], n: int, state_at: Callable[[float], Tensor] | None):
+        self.f, self.parameters, self.state_at = task.f, parameters, state_at
+        self.sizes = [n if state_at is None else 0, n, sum(p.numel() for p in parameters)]
+
+    def __call__(self, t: float, joint: Tensor) -> Tensor:
+        y, a, _ = joint.split(self.sizes)
+        y, dy = self._evaluate(t, y)
+        parts = vjp(dy, (y, *self.parameters), a)
+        own = [dy.detach()] if self.state_at is None else []
+        return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
+
+    def linearise(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+        """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
+        slope, n = self(t, joint), self.sizes[1]
+        if self.state_at is None:
+            return differences(self, t, joint, h, slope, quadratures=self.sizes[2])
+        core = Opposed(slope[:n], linearise(self.f, t, self.state_at(t), h, drift=False))
+        _, dy = self._evaluate(t, joint)
+
+        def below(a: Tensor) -> Tensor:
+            return torch.cat([a[:0], *(-p.reshape(-1) for p in vjp(dy, self.parameters, a, keep=True))])
+
+        return Bordered(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+
+    def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state and its slope, recorded."""
+        with torch.enable_grad():
+            y = (y if self.state_at is None else self.state_at(t)).detach().requires_grad_()
+            return y, self.f(t, y)
+
+
 class _Continuous(torch.autograd.Function):
     """The continuous adjoint, restarted at every output time (Chen et al. 2018).
 
@@ -162,25 +184,13 @@ class _Continuous(torch.autograd.Function):
     @first_order
     def backward(ctx, grad_states: Tensor):
         task, (states, *parameters) = ctx.task, ctx.saved_tensors
-        n = states.shape[1]
-        forward_state = None if ctx.steps is None else trajectory(ctx.steps)
-        # The parts of the joint state: the state itself (not if it is interpolated), the adjoint, the gradient.
-        sizes = [n if forward_state is None else 0, n, sum(p.numel() for p in parameters)]
+        slope = _Adjoint(task, tuple(parameters), states.shape[1], None if ctx.steps is None else trajectory(ctx.steps))
+        sizes = slope.sizes
         control = replace(
             task.control,
             rtol=ctx.settings.rtol or float(np.min(task.control.rtol)),
             atol=ctx.settings.atol or float(np.min(task.control.atol)),
         )
-
-        def slope(t: float, joint: Tensor) -> Tensor:
-            y, a, _ = joint.split(sizes)
-            with torch.enable_grad():
-                y = (y if forward_state is None else forward_state(t)).detach().requires_grad_()
-                dy = task.f(t, y)
-                parts = vjp(dy, (y, *parameters), a)
-            own = [dy.detach()] if forward_state is None else []
-            return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
-
         norm, guess = largest_rms(sizes), None
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(task.ts) - 1, 0, -1):
@@ -260,11 +270,11 @@ def trajectory(steps: list[Step]) -> Callable[[float], Tensor]:
     return lambda t: steps[min(bisect_left(ends, sign * t), len(steps) - 1)].at([t])[0]
 
 
-def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor) -> list[Tensor]:
+def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool = False) -> list[Tensor]:
     """Return the vector-Jacobian products; zeros for inputs that the output does not depend on."""
-    if not output.requires_grad:
+    if not (output.requires_grad and inputs):
         return [torch.zeros_like(x) for x in inputs]
-    parts = torch.autograd.grad(output, inputs, cotangent, allow_unused=True)
+    parts = torch.autograd.grad(output, inputs, cotangent, allow_unused=True, retain_graph=keep)
     return [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts)]
 
 

@@ -129,6 +129,25 @@ def _require_time_and_state(dynamics: object) -> None:
         ) from None
 
 
+def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: object) -> None:
+    """A callable's closure is invisible to the adjoint methods: tensors that are not named would get no gradient."""
+    named = {id(p) for p in parameters.values()}
+    nodes = {p.grad_fn for p in parameters.values() if p.grad_fn is not None}
+    waiting, hidden = [slope.grad_fn], False
+    while waiting and not hidden:
+        node = waiting.pop()
+        if node is None or node in nodes:
+            continue
+        nodes.add(node)
+        hidden = hasattr(node, "variable") and id(node.variable) not in named
+        waiting += [following for following, _ in node.next_functions]
+    if hidden:
+        raise ArgumentError(
+            f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot see: name them, "
+            "solve(..., parameters={'k': k}), or make the field a torch.nn.Module."
+        )
+
+
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
     """Return ``f(t, y)`` for any dynamics, and whether it wants t as a tensor (a user's does, our fields do not)."""
     if isinstance(dynamics, Field):

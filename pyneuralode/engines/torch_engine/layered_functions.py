@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .activations import ACTIVATIONS, DERIVATIVES, SECOND_DERIVATIVES, fast_tanh
-from .differentiate import first_order
+from .first_order import first_order
 
 
 class OneHiddenTrace(torch.autograd.Function):

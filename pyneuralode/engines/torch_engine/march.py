@@ -2,6 +2,11 @@
 
 Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
 plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
+
+A method is what has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
+``method.step(f, t, t_end, y, first, tolerance)``, in each march from `method.stepper()`. A step is what `Step` shows:
+its start, its end, the state between and the error, and two things to begin another step with: `onward` (the one after)
+and `again` (a shorter one from the same point). A step that failed says why in `trouble`.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +29,14 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
 Slope = Callable[[float, Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]
+
+
+class Tolerance(NamedTuple):
+    """How large an error is: its norm, in units of rtol |y| + atol."""
+
+    rtol: float | Tensor
+    atol: float | Tensor
+    norm: Norm
 
 
 class Method:
@@ -45,6 +59,20 @@ class Method:
         # A slope at the end, where the method evaluates one, is handed on as the next step's first stage.
         self.end_stage = tableau.end_stage
 
+    def stepper(self) -> Method:
+        return self
+
+    def step(
+        self,
+        f: Slope,
+        t: float,
+        t_end: float,
+        y: Tensor,
+        first: Tensor | None = None,
+        tolerance: Tolerance | None = None,
+    ) -> Step:
+        return Step(self, f, t, t_end, y, first)
+
 
 @lru_cache(maxsize=64)
 def as_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Method:
@@ -55,6 +83,7 @@ class Step:
     """One step from (t, y) to (t_end, end): the stages, and the state anywhere between."""
 
     __slots__ = ("method", "f", "t", "t_end", "h", "y", "end", "stages", "_weights")
+    trouble: str | None = None
 
     def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, first: Tensor | None = None):
         self.method, self.f, self.t, self.t_end, self.y = method, f, t, t_end, y
@@ -86,14 +115,18 @@ class Step:
         i = self.method.end_stage
         return self.stages[i] if i is not None and i < len(self.stages) else None
 
+    @property
+    def onward(self) -> Tensor | None:
+        return self.end_slope
+
+    @property
+    def again(self) -> Tensor:
+        return self.stages[0]
+
     def at(self, times: list[float]) -> Tensor:
         """Return the states (len(times), n) at times inside the step."""
         self.extend()
-        interpolant = self.method.tableau.interpolant
-        theta = (np.asarray(times) - self.t) / self.h
-        powers = theta[:, None] ** np.arange(1, interpolant.shape[1] + 1)
-        weights = torch.tensor(self.h * powers @ interpolant.T, dtype=self.method.dtype, device=self.method.device)
-        return torch.addmm(self.y, weights, torch.stack(self.stages))
+        return torch.addmm(self.y, interpolate(self, times, self.h), torch.stack(self.stages))
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
         """Return the norm of the estimated error over the tolerance; at most 1 is good."""
@@ -109,6 +142,14 @@ class Step:
         # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
         fifth, third = estimates
         return fifth * (fifth / math.hypot(fifth, 0.1 * third))
+
+
+def interpolate(step: Step, times: list[float], scale: float = 1.0) -> Tensor:
+    """Return the weights (len(times), stages) of the stages of `step` in its dense output, times `scale`."""
+    interpolant = step.method.tableau.interpolant
+    theta = (np.asarray(times) - step.t) / step.h
+    powers = theta[:, None] ** np.arange(1, interpolant.shape[1] + 1)
+    return torch.tensor(scale * powers @ interpolant.T, dtype=step.y.dtype, device=step.y.device)
 
 
 def rms(x: Tensor) -> Tensor:
@@ -129,14 +170,35 @@ def largest_rms(sizes: Sequence[int]) -> Norm:
     return norm
 
 
-def fixed_march(method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics) -> Iterator[Step]:
+def tolerance_of(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
+    """Return the tolerance for steps from `y`; what fixed steps iterate for they find to rounding."""
+    if not adaptive:
+        rounding = 1e3 * torch.finfo(y.dtype).eps
+        return Tolerance(rounding, rounding, norm)
+    rtol, atol = (
+        v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y.dtype, device=y.device)
+        for v in (control.rtol, control.atol)
+    )
+    return Tolerance(rtol, atol, norm)
+
+
+def fixed_march(
+    method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics, tolerance: Tolerance
+) -> Iterator[Step]:
     """Step through the times of `grid`."""
-    slope = None
+    stepper, first = method.stepper(), None
     for t, t_end in zip(grid, grid[1:]):
-        step = Step(method, f, t, t_end, y, slope)
+        step = stepper.step(f, t, t_end, y, first, tolerance)
+        if step.trouble:
+            raise SolverError(
+                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.trouble}: give a smaller step, or none, "
+                "so that it is adapted.",
+                t,
+                abs(step.h),
+            )
         statistics.accepted += 1
         yield step
-        y, slope = step.end, step.end_slope
+        y, first = step.end, step.onward
 
 
 def adaptive_march(
@@ -156,18 +218,14 @@ def adaptive_march(
     k = order of the error estimate + 1. `guess` is the first step's size where the caller knows a good one.
     Tolerances are numbers or NumPy arrays (n,).
     """
-    rtol, atol = (
-        v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y.dtype, device=y.device)
-        for v in (control.rtol, control.atol)
-    )
-    order = method.tableau.error_order + 1
+    tolerance, stepper = tolerance_of(control, y, norm), method.stepper()
     direction = math.copysign(1.0, t_end - t)
-    slope = f(t, y)
-    if not bool(torch.isfinite(slope).all()):
+    first = f(t, y)
+    if not bool(torch.isfinite(first).all()):
         raise bad_start(t)
-    size = guess or control.first_step or _first_size(f, t, y, slope, t_end, method.tableau, rtol, atol, norm)
+    size = guess or control.first_step or _first_size(f, t, y, first, t_end, method.tableau, *tolerance)
     size = max(size, control.min_step)
-    previous, growth, finite = 1.0, GROW, True
+    previous, growth, finite, trouble = 1.0, GROW, True, None
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
             raise too_many_steps(control, t, size)
@@ -175,14 +233,14 @@ def adaptive_march(
         smallest = smallest_step(control, t)
         remaining = abs(t_end - t)
         if size < smallest and size < remaining:
-            raise too_small_step(control, t, size, finite)
-        step = Step(method, f, t, t_end if size >= remaining else t + direction * size, y, slope)
-        error = step.error(rtol, atol, norm)
+            raise too_small_step(control, t, size, finite, trouble)
+        step = stepper.step(f, t, t_end if size >= remaining else t + direction * size, y, first, tolerance)
+        error, order = step.error(*tolerance), step.method.tableau.error_order + 1
         finite = math.isfinite(error)
         if finite and error <= 1:
             statistics.accepted += 1
             yield step
-            t, y, slope = step.t_end, step.end, step.end_slope
+            t, y, first = step.t_end, step.end, step.onward
             error = max(error, 1e-10)
             factor = SAFETY * error ** (-0.7 / order) * previous ** (0.4 / order)
             size = max(abs(step.h) * min(growth, max(SHRINK, factor)), control.min_step)
@@ -191,7 +249,7 @@ def adaptive_march(
             statistics.rejected += 1
             factor = SAFETY * error ** (-1 / order) if finite else SHRINK
             size = abs(step.h) * max(SHRINK, factor)
-            growth, slope = 1.0, step.stages[0]  # the step after a rejection does not grow
+            growth, first, trouble = 1.0, step.again, step.trouble  # the step after a rejection does not grow
 
 
 def smallest_step(control: Control, t: float) -> float:
@@ -214,8 +272,8 @@ def too_many_steps(control: Control, t: float, size: float) -> SolverError:
     )
 
 
-def too_small_step(control: Control, t: float, size: float, finite: bool) -> SolverError:
-    cause = "the error stays above the tolerance" if finite else "the state becomes non-finite"
+def too_small_step(control: Control, t: float, size: float, finite: bool, trouble: str | None = None) -> SolverError:
+    cause = trouble or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
     return SolverError(
         f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest_step(control, t):.3g}, because {cause}: "
         "look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
@@ -276,7 +334,7 @@ def march(
     if grid is None:
         steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess)
     else:
-        steps = fixed_march(method, f, y, grid, statistics)
+        steps = fixed_march(method, f, y, grid, statistics, tolerance_of(control, y, norm, adaptive=False))
     forward = ts[-1] > ts[0]
     j = 1
     for step in steps:

@@ -16,7 +16,7 @@ from ...solvers import find_solver, require_engine
 from ..base import Problem, Solution, Statistics
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flat_slope, flatten, times_inside
-from . import fused
+from . import events, fused, fused_formulas, independent
 from .differentiate import (
     Task,
     Tied,
@@ -28,13 +28,16 @@ from .differentiate import (
     forward_mode,
     trajectory,
 )
-from .dynamics import bind, check_slope
-from .march import Step, as_method
+from .dynamics import bind, check_slope, refuse_hidden_parameters
+from .march import Step
+from .stiff import STIFF, System, as_method
 from .tableaus import TABLEAUS, Tableau
 
 
 def solve(problem: Problem) -> Solution:
     """Solve `problem`; see `pyneuralode.solve` for what it may hold."""
+    if problem.batch == "independent":
+        return independent.solve(problem, alone=solve)
     y0, layout = flatten(problem.y0)
     ts = check_times(problem.ts)
     if ts.dtype != y0.dtype:
@@ -49,24 +52,30 @@ def solve(problem: Problem) -> Solution:
     control = flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
     f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
-    if not (layout.numpy or isinstance(problem.dynamics, (Field, nn.Module)) or isinstance(problem.gradient, Backprop)):
-        _refuse_hidden_parameters(f, float(ts[0].detach()), y0, parameters, problem.gradient)
+    own = isinstance(problem.dynamics, (Field, nn.Module))
+    if torch.is_grad_enabled() and not (layout.numpy or own or isinstance(problem.gradient, Backprop)):
+        refuse_hidden_parameters(f(float(ts[0].detach()), y0.detach()), parameters, problem.gradient)
+    explicit = isinstance(tableau, Tableau)
     task = Task(
-        f=f,
+        f=f if explicit else System(f, problem.dynamics, parameters, layout, statistics),
         ts=ts.detach().tolist(),
         method=as_method(tableau, y0.dtype, y0.device),
         control=control,
         parameters=tuple(p for p in parameters.values() if p.requires_grad),
         statistics=statistics,
     )
+    if problem.events:
+        return events.solve(problem, task, y0, layout, again=solve)
     times_matter = ts.requires_grad and torch.is_grad_enabled()
     start = attach_start(f, ts, y0) if times_matter else y0
     steps: list[Step] | None = [] if problem.dense else None
-    compiled = fused.applies(problem, start, parameters)
+    paths = (fused, fused_formulas) if explicit else (fused_formulas,)
+    path = next((path for path in paths if path.applies(problem, start, parameters)), None)
     if steps is not None:
         states = backprop(task, start, steps)
-    elif compiled:
-        states = fused.solve(problem, task, start, parameters)
+    elif path:
+        run = path.prepare(problem, task, start)
+        states = run(parameters)
     else:
         states = _differentiable(problem, task, start)
     if not bool(torch.isfinite(states.detach()).all()):
@@ -85,8 +94,9 @@ def solve(problem: Problem) -> Solution:
         rejected=statistics.rejected,
         reason="reached the last time",
         solver=tableau.name,
-        engine="torch (fused)" if compiled else "torch",
+        engine="torch (fused)" if path else "torch",
         dense=None if steps is None else _dense(steps, layout),
+        again=(lambda named: layout.unpack(run(named))) if path and not (layout.numpy or times_matter) else None,
     )
 
 
@@ -97,13 +107,13 @@ def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
     return layout.deliver(_counted_slope(dynamics, own, layout, flat.dtype, Statistics())(float(t), flat))
 
 
-def find_tableau(solver: str | Tableau) -> Tableau:
-    """Return the tableau for a catalogue name, or the caller's own."""
+def find_tableau(solver: str | Tableau) -> Any:
+    """Return the coefficients for a catalogue name, or the caller's own tableau."""
     if isinstance(solver, Tableau):
         return solver
     entry = find_solver(solver)
     require_engine(entry, "torch")
-    return TABLEAUS[entry.name]
+    return TABLEAUS.get(entry.name) or STIFF[entry.name]
 
 
 def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
@@ -118,29 +128,6 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
     if isinstance(gradient, (Backsolve, Interpolating)):
         return continuous(task, start, gradient)
     return forward_mode(task, start)
-
-
-
-def _refuse_hidden_parameters(f: Callable, t: float, y0: Tensor, parameters: dict[str, Tensor], gradient) -> None:
-    """A callable's closure is invisible to the adjoint methods: tensors that are not named would get no gradient."""
-    if not torch.is_grad_enabled():
-        return
-    named = {id(p) for p in parameters.values()}
-    nodes = {p.grad_fn for p in parameters.values() if p.grad_fn is not None}
-    waiting, hidden = [f(t, y0.detach()).grad_fn], False
-    while waiting and not hidden:
-        node = waiting.pop()
-        if node is None or node in nodes:
-            continue
-        nodes.add(node)
-        hidden = hasattr(node, "variable") and id(node.variable) not in named
-        waiting += [following for following, _ in node.next_functions]
-    if hidden:
-        raise ArgumentError(
-            f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot see: name them, "
-            "solve(..., parameters={'k': k}), or make the field a torch.nn.Module."
-        )
-
 
 
 def _counted_slope(

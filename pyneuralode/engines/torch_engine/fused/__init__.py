@@ -1,5 +1,5 @@
 """The compiled path: whole solves of small described fields on the CPU, and their exact adjoint, in Numba."""
 
-from .function import applies, solve
+from .function import applies, prepare
 
-__all__ = ["applies", "solve"]
+__all__ = ["applies", "prepare"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from types import ModuleType
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 from ....fields import Field
 from ....gradients import Backprop, Checkpointed
 from ...base import Problem
-from ..differentiate import Task, first_order
+from ..differentiate import Task
+from ..first_order import first_order
 from ..march import fixed_grid
-from .available import compiled, march_error
-from .plan import FieldPlan, TableauPlan, field_plan, tableau_plan
+from .available import compiled, march_error, run
+from .plan import field_plan, tableau_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
@@ -50,64 +51,74 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
     return _kernels() is not None
 
 
-def solve(problem: Problem, task: Task, y0: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-    """Solve and return the states (T, n) at the times asked for, connected to autograd."""
-    field, tableau = field_plan(problem.dynamics, y0.itemsize), tableau_plan(task.method.tableau, y0.dtype)
-    tensors = [parameters[name] for name in field.shapes]
-    if torch.is_grad_enabled() and (y0.requires_grad or any(p.requires_grad for p in tensors)):
-        every = problem.gradient.every if isinstance(problem.gradient, Checkpointed) else 1
-        tape = not isinstance(problem.gradient, Checkpointed)
-        return _Fused.apply(_Call(task, field, tableau, every, tape), y0, *tensors)
-    with torch.no_grad():
-        return _Call(task, field, tableau, 0, False).march(y0, tensors)
+def prepare(problem: Problem, task: Task, y0: Tensor) -> Repeated:
+    """Return the solve as a function of the parameters."""
+    return Repeated(problem, task, y0)
 
 
-@dataclass
+class Repeated:
+    """A solve whose problem stays the same but for its parameters: what can be prepared is prepared once."""
+
+    def __init__(self, problem: Problem, task: Task, y0: Tensor):
+        control, gradient = task.control, problem.gradient
+        grid = fixed_grid(task.method.tableau, task.ts, control)
+        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        self.task, self.y0 = task, y0
+        self.field, tableau = field_plan(problem.dynamics, y0.itemsize), tableau_plan(task.method.tableau, y0.dtype)
+        self.names = list(self.field.shapes)
+        self.ts = np.array(task.ts)
+        self.grid = np.empty(0) if grid is None else np.array(grid)
+        self.scheme = tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers
+        self.control = (
+            np.array(control.rtol, dtype=float, ndmin=1),
+            np.array(control.atol, dtype=float, ndmin=1),
+            np.array(limits, dtype=float),
+        )
+        self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
+        self.room = 0 if isinstance(gradient, Checkpointed) else TAPE_BYTES // y0.itemsize
+
+    def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
+        """Return the states (T, n) for the parameters given, connected to autograd."""
+        tensors = [parameters[name] for name in self.names]
+        if torch.is_grad_enabled() and (self.y0.requires_grad or any(p.requires_grad for p in tensors)):
+            return _Fused.apply(_Call(self), self.y0, *tensors)
+        return _Call(self).march(self.y0.detach(), [p.detach() for p in tensors], keep=False)
+
+
 class _Call:
-    """One solve: what it is of, and what its adjoint needs."""
+    """One solve, and what its adjoint needs."""
 
-    task: Task
-    field: FieldPlan
-    tableau: TableauPlan
-    every: int
-    tape: bool
+    def __init__(self, problem: Repeated):
+        self.problem = problem
 
-    def march(self, y0: Tensor, parameters: list[Tensor]) -> Tensor:
-        task, field, tableau, control = self.task, self.field, self.tableau, self.task.control
+    def march(self, y0: Tensor, parameters: Sequence[Tensor], keep: bool) -> Tensor:
+        """Return the states (T, n); with `keep` for `sweep`."""
+        problem, field = self.problem, self.problem.field
         forward, _ = _kernels()
         y0 = y0.numpy()
         self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
-        self.ts = np.array(task.ts)
-        grid = fixed_grid(task.method.tableau, task.ts, control)
-        controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
-        status, t, size, counts, ys, *self.record = forward.march(
-            field.head, field.layers, field.scales, self.theta, y0, self.ts,
-            np.empty(0) if grid is None else np.array(grid),
-            tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers,
-            np.array(control.rtol, dtype=float, ndmin=1), np.array(control.atol, dtype=float, ndmin=1),
-            np.array(controls, dtype=float), self.every, TAPE_BYTES // y0.itemsize if self.tape else 0,
-            *_memory(y0),
+        status, t, size, counts, ys, *self.record = run(
+            forward.march, field.head, field.layers, field.scales, self.theta, y0, problem.ts, problem.grid, *problem.scheme,
+            *problem.control, problem.every if keep else 0, problem.room if keep else 0, *_memory(y0),
         )
         nfev, self.accepted, rejected, self.taped = counts
-        statistics = task.statistics
+        statistics = problem.task.statistics
         statistics.nfev += nfev
         statistics.accepted += self.accepted
         statistics.rejected += rejected
-        if not (self.taped and self.every):
+        if not (self.taped and keep):
             self._give_back()
         if status:
-            raise march_error(status, t, size, control)
+            raise march_error(status, t, size, problem.task.control)
         return torch.from_numpy(ys)
 
     def sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the initial state and to each parameter."""
-        field, tableau = self.field, self.tableau
+        problem, field = self.problem, self.problem.field
         _, backward = _kernels()
-        y0_bar, theta_bar = backward.sweep(
-            field.head, field.layers, field.scales, self.theta, self.ts,
-            tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers,
-            self.accepted, *self.record, self.taped, self.every, cotangents.contiguous().numpy(),
-            wants_parameters,
+        y0_bar, theta_bar = run(
+            backward.sweep, field.head, field.layers, field.scales, self.theta, problem.ts, *problem.scheme,
+            self.accepted, *self.record, self.taped, problem.every, cotangents.contiguous().numpy(), wants_parameters,
         )
         if self.taped:
             self.taped = False  # the sweep used the tape up; another one takes the steps again
@@ -140,7 +151,7 @@ class _Fused(torch.autograd.Function):
     def forward(ctx, call: _Call, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
-        return call.march(y0, parameters)
+        return call.march(y0, parameters, keep=True)
 
     @staticmethod
     @first_order

@@ -14,21 +14,21 @@ from ....fields import Field
 from ....gradients import Backprop, Checkpointed
 from ...base import Control
 from ...integrals import Integrals
-from ..differentiate import first_order
-from ..fused.available import compiled, march_error
+from ..first_order import first_order
+from ..fused.available import compiled, march_error, run
 from ..fused.plan import tableau_plan
 from ..march import fixed_grid
 from ..tableaus import Tableau
 from .plan import FlowPlan, flow_plan
 
 
-def applies(field: object, state: Tensor, control: Control, gradient: object) -> bool:
+def applies(field: object, state: Tensor, tableau: object, control: Control, gradient: object) -> bool:
     """Return whether the compiled flows can carry `state` (n, d), with the exact trace and no penalties."""
     if not isinstance(field, Field) or flow_plan(field) is None or _kernels() is None:
         return False
     plain = np.ndim(control.rtol) == np.ndim(control.atol) == 0
     known = state.device.type == "cpu" and state.dtype in (torch.float64, torch.float32)
-    return plain and known and isinstance(gradient, (Backprop, Checkpointed))
+    return plain and known and isinstance(tableau, Tableau) and isinstance(gradient, (Backprop, Checkpointed))
 
 
 def solve(
@@ -42,7 +42,7 @@ def solve(
         end, trace = _Flow.apply(call, state, *tensors)
     else:
         end, trace = call.march(state.detach(), [p.detach() for p in tensors], keep=False)
-    return Integrals(end, trace, None, None, call.evaluations)
+    return Integrals(end, trace, None, None, *call.counts)
 
 
 def _kernels() -> tuple[ModuleType, ...] | None:
@@ -57,7 +57,7 @@ class _Call:
     span: tuple[float, float]
     tableau: Tableau
     control: Control
-    evaluations: int = 0
+    counts: tuple[int, int, int] = (0, 0, 0)  # evaluations, accepted and rejected steps
 
     def march(self, state: Tensor, parameters: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
         """Return the last states (n, d) and the integral of the trace (n,)."""
@@ -69,12 +69,11 @@ class _Call:
             control.check_against(state.numpy(), str(state.dtype).removeprefix("torch."), torch.finfo(state.dtype).eps)
         controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
         self.scheme = scheme.rows, scheme.ends, scheme.interpolant, scheme.numbers
-        status, t, size, counts, end, *record = _kernels()[0].march(
-            self.plan.head, self.plan.scales, self.theta, state.t().contiguous().numpy(),
+        status, t, size, self.counts, end, *record = run(
+            _kernels()[0].march, self.plan.head, self.plan.scales, self.theta, state.t().contiguous().numpy(),
             float(self.span[0]), float(self.span[1]), np.empty(0) if grid is None else np.array(grid),
             *self.scheme, tableau.c, float(control.rtol), float(control.atol), np.array(controls, dtype=float), keep,
         )  # fmt: skip
-        self.evaluations, self.accepted, _ = counts
         if status:
             raise march_error(status, t, size, control)
         self.record = record if keep else None
@@ -83,8 +82,8 @@ class _Call:
 
     def sweep(self, end_bar: Tensor, trace_bar: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the first states (n, d) and to each parameter."""
-        state_bar, theta_bar = _kernels()[0].sweep(
-            self.plan.head, self.plan.scales, self.theta, *self.scheme, self.accepted, *self.record,
+        state_bar, theta_bar = run(
+            _kernels()[0].sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
             end_bar.t().contiguous().numpy(), trace_bar[None].contiguous().numpy(),
         )  # fmt: skip
         shapes = self.plan.shapes.values()

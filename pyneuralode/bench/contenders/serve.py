@@ -1,0 +1,111 @@
+"""A contender in a process of its own: reads requests, one JSON object a line, and answers each with another.
+
+    python serve.py LIBRARY TASK VARIANT PROBLEM.npz THREADS
+
+Started by `pyneuralode.bench.children`, also with a Python that has no pyneuralode.
+
+    {"do": "prepare", "settings": {...}}   make the problem ready and run it for the first time -> {"seconds": s}
+    {"do": "round", "iterations": n}       run it n times -> {"seconds": [...]}
+    {"do": "found", "file": PATH}          write states and gradient to an npz file -> {"counts": {...}}
+    {"do": "peak"}                         run it once -> {"bytes": growth of the resident memory at its peak}
+
+What fails ends the process; the last line of its stderr says why.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+
+import numpy as np
+from contender import Problem, Run
+
+BESIDE = {
+    "pyneuralode": ("torch", "numba"),
+    "torchdiffeq": ("torch",),
+    "torchode": ("torch",),
+    "diffrax": ("jax",),
+    "scipy": (),
+}
+
+
+def main(library: str, task: str, variant: str, path: str, threads: str) -> None:
+    # Libraries may print: what they print goes to stderr, and stdout holds answers alone.
+    with os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8") as answers:
+        os.dup2(2, 1)
+        keep_to_cores(int(threads))
+        problem = Problem.read(path)
+        begin = time.perf_counter()
+        build = importlib.import_module(f"with_{library}").TASKS[task]
+        hello = {"import_seconds": time.perf_counter() - begin, "python": platform.python_version()}
+        answers.write(json.dumps({**hello, "versions": versions(library)}) + "\n")
+        contest = Contest(lambda settings: build(problem.with_settings(settings), variant))
+        for line in sys.stdin:
+            request = json.loads(line)
+            answer = getattr(contest, request.pop("do"))(**request)
+            answers.write(json.dumps(answer) + "\n")
+
+
+class Contest:
+    """The requests that a contender answers."""
+
+    def __init__(self, build):
+        self.build = build
+        self.run: Run | None = None
+
+    def prepare(self, settings: dict) -> dict:
+        begin = time.perf_counter()
+        self.run = self.build(settings)
+        self.run.iterate()
+        return {"seconds": time.perf_counter() - begin}
+
+    def round(self, iterations: int) -> dict:
+        iterate, clock, seconds = self.run.iterate, time.perf_counter, []
+        for _ in range(iterations):
+            begin = clock()
+            iterate()
+            seconds.append(clock() - begin)
+        return {"seconds": seconds}
+
+    def found(self, file: str) -> dict:
+        found = self.run.found()
+        gradient = {f"gradient_{name}": np.asarray(value, float) for name, value in found.gradient.items()}
+        np.savez(file, states=np.asarray(found.states, float), **gradient)
+        return {"counts": found.counts}
+
+    def peak(self) -> dict:
+        if not os.path.exists("/proc/self/clear_refs"):
+            raise RuntimeError("peak memory is measured on Linux only")
+        gc.collect()
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # sets the peak back to what is resident now
+        before = resident("VmRSS")
+        self.run.iterate()
+        return {"bytes": resident("VmHWM") - before}
+
+
+def resident(name: str) -> int:
+    """Return the resident memory of this process in bytes, as it is ("VmRSS") or at its peak ("VmHWM")."""
+    with open("/proc/self/status") as file:
+        (kilobytes,) = (line.split()[1] for line in file if line.startswith(f"{name}:"))
+    return 1024 * int(kilobytes)
+
+
+def keep_to_cores(threads: int) -> None:
+    """Keep this process to as many cores as threads, so that no library has more; where the system allows it."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+def versions(library: str) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in (library, *BESIDE[library])}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

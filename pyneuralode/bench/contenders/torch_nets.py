@@ -1,0 +1,126 @@
+"""The tasks' networks as users of torch write them."""
+
+from __future__ import annotations
+
+import math
+import os
+from itertools import pairwise
+
+import torch
+from contender import Problem
+from torch import Tensor, nn
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+ACTIVATIONS = {"tanh": nn.Tanh, "swish": nn.SiLU}
+
+
+def dtype_of(problem: Problem) -> torch.dtype:
+    return getattr(torch, problem.settings["dtype"])
+
+
+def tensors_of(problem: Problem, *names: str) -> list[Tensor]:
+    return [torch.as_tensor(problem.arrays[name], dtype=dtype_of(problem)) for name in names]
+
+
+class Network(nn.Module):
+    """A fully connected network of the (mapped, scaled) state."""
+
+    def __init__(self, problem: Problem):
+        super().__init__()
+        about = problem.settings["field"]
+        sizes, layers = about["sizes"], []
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), ACTIVATIONS[about["activation"]]()]
+        self.net = nn.Sequential(*layers[:-1])
+        self.cube = about.get("input_map") == "cube"
+        self.input_scale, self.output_scale = about.get("input_scale"), about.get("output_scale")
+        take_arrays(self, problem)
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        if self.cube:
+            y = y**3
+        if self.input_scale is not None:
+            y = y / self.input_scale
+        slope = self.net(y)
+        return slope if self.output_scale is None else slope * self.output_scale
+
+
+class HyperFlow(nn.Module):
+    """A flow's state and log density; the trace by autograd, as in torchdiffeq's own example of a flow."""
+
+    def __init__(self, problem: Problem):
+        super().__init__()
+        about = problem.settings["field"]
+        self.dim, self.width, hidden = about["dim"], about["width"], about["hidden"]
+        outputs = (3 * self.dim + 1) * self.width
+        self.hyper = nn.Sequential(
+            nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
+        )
+        take_arrays(self, problem)
+
+    def slope(self, t: Tensor, z: Tensor) -> Tensor:
+        inward, outward, gate, bias = self.hyper(t.reshape(1)).split([self.dim * self.width] * 3 + [self.width])
+        inward, outward, gate = (part.reshape(self.width, self.dim) for part in (inward, outward, gate))
+        return torch.tanh(z @ inward.T + bias) @ (outward * torch.sigmoid(gate)) / self.width
+
+    def forward(self, t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        z = state[0]
+        with torch.enable_grad():
+            z = z.requires_grad_(True)
+            slope = self.slope(t, z)
+            columns = [torch.autograd.grad(slope[:, i].sum(), z, create_graph=True)[0][:, i] for i in range(self.dim)]
+        return slope, -sum(columns)
+
+
+class ConvolutionalDynamics(nn.Module):
+    """Twice a 3x3 convolution of the image and the time, ReLU and batch normalisation."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(channels + 1, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        for convolution, norm in zip(self.convolutions, self.norms):
+            x = norm(torch.relu(convolution(torch.cat([x, t.expand_as(x[:, :1])], dim=1))))
+        return x
+
+
+class OdeNet(nn.Module):
+    """A classifier of 28 x 28 images around an ODE block on [0, 1]; `block(dynamics, x, ts)` solves it."""
+
+    def __init__(self, problem: Problem, block):
+        super().__init__()
+        n = problem.settings["channels"]
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, n, 3), nn.BatchNorm2d(n), nn.ReLU(),
+            nn.Conv2d(n, n, 4, 2, 1), nn.BatchNorm2d(n), nn.ReLU(),
+            nn.Conv2d(n, n, 4, 2, 1),
+        )  # fmt: skip
+        self.dynamics = ConvolutionalDynamics(n)
+        self.head = nn.Sequential(nn.BatchNorm2d(n), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(n, 10))
+        self.block = block
+        self.register_buffer("ts", torch.tensor([0.0, 1.0]))
+        self.load_state_dict({k: torch.as_tensor(v) for k, v in problem.parameters().items()}, strict=False)
+        self.to(dtype_of(problem))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the images (n, channels, 6, 6) that leave the block."""
+        return self.block(self.dynamics, self.stem(images), self.ts)[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+@torch.no_grad()
+def take_arrays(module: nn.Module, problem: Problem) -> None:
+    """Set the parameters of a module, in their order, to the problem's: weight_1, bias_1, weight_2, ..."""
+    module.to(dtype_of(problem))
+    for parameter, array in zip(module.parameters(), problem.parameters().values(), strict=True):
+        parameter.copy_(torch.as_tensor(array))
+
+
+def log_normal(z: Tensor) -> Tensor:
+    """Return the log density (n,) of the standard normal at z (n, d)."""
+    return -0.5 * (z.square().sum(-1) + z.shape[-1] * math.log(2 * math.pi))

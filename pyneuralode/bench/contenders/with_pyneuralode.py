@@ -1,0 +1,178 @@
+"""The tasks by pyneuralode's embedded engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from contender import Found, Problem, Run
+from torch import nn
+from torch_nets import OdeNet, dtype_of, tensors_of
+
+import pyneuralode as pn
+from pyneuralode.flows.dynamics import solve_terms
+from pyneuralode.gradients import GRADIENTS
+
+FIELDS = {
+    "lotka_volterra": pn.Equations(
+        {"x": "a*x - b*x*y", "y": "-c*y + d*x*y"}, parameters={"a": 1.5, "b": 1.0, "c": 3.0, "d": 1.0}
+    ),
+    "van_der_pol": pn.Equations({"x": "v", "v": "mu*(1 - x**2)*v - x"}, parameters={"mu": 1.0}),
+    "robertson": pn.Equations(
+        {"y1": "-slow", "y2": "slow - fast", "y3": "fast"},
+        parameters={"k1": 0.04, "k2": 3e7, "k3": 1e4},
+        let={"slow": "k1*y1 - k3*y2*y3", "fast": "k2*y2**2"},
+    ),
+}
+
+
+def choices(variant: str) -> dict:
+    """Return the solver, path and gradient method of words such as "Tsit5, generic path, Checkpointed every 8"."""
+    solver, *words = variant.split(", ")
+    chosen = {"solver": solver, "engine": "torch", "fused": "generic path" not in words}
+    for word in words:
+        if word not in ("generic path", "again"):
+            kind, _, every = word.partition(" every ")
+            chosen["gradient"] = GRADIENTS[kind](**({"every": int(every)} if every else {}))
+    return chosen
+
+
+def model_of(problem: Problem, variant: str, field) -> pn.NeuralODE:
+    return pn.NeuralODE(field, dtype=dtype_of(problem), **choices(variant), **problem.tolerances)
+
+
+def counts_of(problem: Problem, solution: pn.Solution) -> dict:
+    """Return the counts of a solve; means over the samples where each has its own."""
+    found = {"accepted": solution.accepted, "rejected": solution.rejected, "evaluations": solution.nfev}
+    counts = {name: n if isinstance(n, int) else float(np.mean(n)) for name, n in found.items()}
+    return {"dtype": problem.settings["dtype"], "path": solution.engine, **counts}
+
+
+def run_of(problem: Problem, model: pn.NeuralODE, loss, again: bool = False) -> Run:
+    """Return the run that differentiates ``loss(ys)`` by the model's parameters; `again` repeats one prepared solve."""
+    y0, ts = tensors_of(problem, "y0", "ts")
+    named = model.tensors()
+    parameters = list(named.values())
+    repeat = model.solve(y0, ts).again if again else None
+
+    def iterate():
+        return torch.autograd.grad(loss(repeat(named) if again else model(y0, ts)), parameters)
+
+    def found() -> Found:
+        with torch.no_grad():
+            solution = model.solve(y0, ts)
+        return Found(solution.ys, dict(zip(problem.parameters(), iterate())), counts_of(problem, solution))
+
+    return Run(iterate, found)
+
+
+def network(problem: Problem, variant: str) -> Run:
+    model = model_of(problem, variant, pn.MLP(**problem.settings["field"]))
+    model.set_arrays(problem.parameters())
+    return run_of(problem, model, lambda ys: ys.square().sum(), again="again" in variant)
+
+
+def flag(problem: Problem, variant: str) -> Run:
+    points, ts = tensors_of(problem, "points", "ts")
+    data, base = ts.tolist()
+    flow = pn.ContinuousFlow(
+        pn.HyperMLP(**problem.settings["field"]), times=(base, data), dtype=dtype_of(problem),
+        **choices(variant), **problem.tolerances,
+    )  # fmt: skip
+    flow.set_arrays(problem.parameters())
+    parameters = list(flow.parameters())
+
+    def iterate():
+        return torch.autograd.grad(-flow.log_prob(points).mean(), parameters)
+
+    def found() -> Found:
+        with torch.no_grad():
+            log_prob, terms = flow.log_prob(points), solve_terms(flow, points, (data, base), None)
+        counts = {"accepted": terms.accepted, "rejected": terms.rejected, "evaluations": terms.evaluations}
+        counts["dtype"] = problem.settings["dtype"]
+        return Found(log_prob[:, None], dict(zip(problem.parameters(), iterate())), counts)
+
+    return Run(iterate, found)
+
+
+def robertson(problem: Problem, variant: str) -> Run:
+    return run_of(problem, model_of(problem, variant, FIELDS["robertson"]), lambda ys: ys[-1, 0])
+
+
+def oscillators(problem: Problem, variant: str) -> Run:
+    y0, ts, mu = tensors_of(problem, "y0", "ts", "mu")
+    mu.requires_grad_(True)
+
+    def solve() -> pn.Solution:
+        return pn.solve(
+            FIELDS["van_der_pol"], y0, ts, parameters={"mu": mu}, batch="independent",
+            **choices(variant), **problem.tolerances,
+        )  # fmt: skip
+
+    def iterate():
+        return torch.autograd.grad(solve().ys[..., 0].square().sum() / len(mu), [mu])
+
+    def found() -> Found:
+        with torch.no_grad():
+            solution = solve()
+        return Found(solution.ys, {"mu": iterate()[0]}, counts_of(problem, solution))
+
+    return Run(iterate, found)
+
+
+def odenet(problem: Problem, variant: str) -> Run:
+    settings = {**choices(variant), **problem.tolerances}
+
+    def block(dynamics, x, ts):
+        return pn.solve(dynamics, x, ts, **settings).ys
+
+    net = OdeNet(problem, block)
+    (images,) = tensors_of(problem, "images")
+    labels = torch.as_tensor(problem.arrays["labels"])
+    parameters = dict(net.named_parameters())
+
+    def iterate():
+        return torch.autograd.grad(nn.functional.cross_entropy(net(images), labels), list(parameters.values()))
+
+    def found() -> Found:
+        with torch.no_grad():
+            solution = pn.solve(net.dynamics, net.stem(images), net.ts, **settings)
+        return Found(solution.ys[-1].reshape(-1, 1), dict(zip(parameters, iterate())), counts_of(problem, solution))
+
+    return Run(iterate, found)
+
+
+def memory(problem: Problem, variant: str) -> Run:
+    """A gradient with fixed steps."""
+    y0, ts = tensors_of(problem, "y0", "ts")
+    step = float(ts[-1] - ts[0]) / problem.settings["steps"]
+    field = pn.MLP(**problem.settings["field"])
+    model = pn.NeuralODE(field, step=step, dtype=dtype_of(problem), **choices(variant))
+    model.set_arrays(problem.parameters())
+    parameters = list(model.parameters())
+    return Run(lambda: torch.autograd.grad(model(y0, ts)[-1].sum(), parameters), lambda: Found(y0))
+
+
+def precision(problem: Problem, variant: str) -> Run:
+    field, y0, ts = FIELDS[problem.settings["system"]], problem.arrays["y0"], problem.arrays["ts"]
+    parameters = dict(zip(field.shapes(), problem.arrays["p"]))
+
+    def iterate() -> pn.Solution:
+        return pn.solve(field, y0, ts, parameters=parameters, solver=variant, engine="torch", **problem.tolerances)
+
+    def found() -> Found:
+        solution = iterate()
+        return Found(np.asarray(solution.ys), {}, counts_of(problem, solution))
+
+    return Run(iterate, found)
+
+
+TASKS = {
+    "spiral": network,
+    "covid": network,
+    "flag": flag,
+    "robertson": robertson,
+    "vdp-batch": oscillators,
+    "odenet": odenet,
+    "memory": memory,
+    "work-precision": precision,
+}

@@ -1,0 +1,187 @@
+"""What was measured, as tables: aligned text for a terminal, Markdown for a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from .entries import CaseResult, Entry
+from .tasks import OURS, PEERS
+
+if TYPE_CHECKING:
+    from .runner import Outcome, TaskResult
+
+NONE = "–"
+ERRORS = (1e-3, 1e-6, 1e-9)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells in words under the names of the columns; the first column is words, the others are numbers."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[k]) for line in lines) for k in range(len(self.columns))]
+        aligned = [
+            "  ".join([line[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(line[1:], widths[1:]))]).rstrip()
+            for line in lines
+        ]
+        return "\n".join([self.title, *aligned, *self.notes])
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        rule = ["---", *["---:"] * (len(self.columns) - 1)]
+        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, rule, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", *lines, *(f"\n{note}" for note in self.notes)])
+
+
+def tables(result: TaskResult) -> list[Table]:
+    """Return the tables of a task."""
+    make = {"time": _times, "precision": _precision, "memory": _memory}[result.task.measure]
+    return [make(result, case) for case in result.cases]
+
+
+def markdown(outcome: Outcome) -> str:
+    """Return the page: when and where, the summary, and every table."""
+    about = outcome.about
+    machine = f"{about['processor']} with {about['cores']} cores, {about['system']}, Python {about['python']}"
+    head = [f"{about['date']}, {machine}; one thread each:", "", "```sh", about["command"], "```"]
+    summary = _summary(outcome.results)
+    parts = ["\n".join(head), *([summary.markdown()] if summary.rows else [])]
+    parts += [table.markdown() for result in outcome.results for table in tables(result)]
+    versions = sorted({
+        f"{name} {version}"
+        for result in outcome.results
+        for case in result.cases
+        for entry in case.entries
+        for name, version in entry.versions.items()
+    })  # fmt: skip
+    parts.append(f"Versions: {', '.join(versions)}.")
+    if outcome.absent:
+        parts.append(f"Not installed: {', '.join(outcome.absent)}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(results: Iterable[TaskResult]) -> Table:
+    """Return our first contender beside the fastest of each peer whose gradient is right, for the tasks that are timed."""
+    timed = [result for result in results if result.task.measure == "time"]
+    peers = [peer for peer in PEERS if any(e.library == peer for result in timed for e in result.cases[0].entries)]
+    rows = []
+    for result in timed:
+        entries = result.cases[0].entries
+        ours = next((e for e in entries if e.library == OURS), None)
+        cells = [_speed(_fastest(entries, peer)) for peer in peers]
+        rows.append([result.task.name, duration(ours and ours.median), *cells, duration(result.task.goal)])
+    return Table("Seconds of an iteration, and times ours", ["task", "pyneuralode", *peers, "goal"], rows)
+
+
+def _fastest(entries: Sequence[Entry], library: str) -> Entry | None:
+    measured = [entry for entry in entries if entry.library == library and entry.rounds and not entry.wrong]
+    return min(measured, key=lambda entry: entry.median, default=None)
+
+
+def _speed(entry: Entry | None) -> str:
+    if entry is None:
+        return NONE
+    solve_alone = ", solve alone" if "solve alone" in entry.variant else ""
+    return duration(entry.median) + (f" ({ratio(entry.ratio)}{solve_alone})" if entry.ratio else solve_alone)
+
+
+def _times(result: TaskResult, case: CaseResult) -> Table:
+    rows = [
+        [
+            entry.name,
+            duration(entry.median),
+            ratio(entry.ratio),
+            duration(entry.first) + (f" (cold {duration(entry.cold)})" if entry.cold is not None else ""),
+            entry.counts.get("dtype", NONE),
+            count(entry.counts.get("accepted")),
+            count(entry.counts.get("rejected")),
+            count(entry.counts.get("evaluations")),
+            size(entry.state_error),
+            size(entry.gradient_error),
+        ]
+        for entry in case.entries
+    ]
+    columns = ["", "median", "times ours", "first call", "dtype", "steps", "rejected", "evaluations", "state error", "gradient error"]  # fmt: skip
+    return Table(f"{result.task.name}: {result.task.title}", columns, rows, _notes(case))
+
+
+def _precision(result: TaskResult, case: CaseResult) -> Table:
+    rows = [[entry.name, *(duration(seconds_to(entry, error)) for error in ERRORS)] for entry in case.entries]
+    columns = ["", *(f"to an error of {error:.0e}" for error in ERRORS)]
+    return Table(f"{result.task.name}, {case.name}: {result.task.title}", columns, rows, _notes(case))
+
+
+def _memory(result: TaskResult, case: CaseResult) -> Table:
+    steps = sorted({point["steps"] for entry in case.entries for point in entry.curve})
+    rows = []
+    for entry in case.entries:
+        held = {point["steps"]: point["bytes"] for point in entry.curve}
+        slope = states_a_step(entry, case.settings["state_bytes"])
+        cells = [f"{held[n] / 1e6:.1f} MB" if n in held else NONE for n in steps]
+        rows.append([entry.name, *cells, NONE if slope is None else f"{slope:.2f}"])
+    columns = ["", *(f"{n} steps" for n in steps), "states a step"]
+    return Table(f"{result.task.name}: {result.task.title}", columns, rows, _notes(case))
+
+
+def _notes(case: CaseResult) -> list[str]:
+    notes = [f"{entry.name} failed: {entry.failed}" for entry in case.entries if entry.failed]
+    notes += [f"{entry.name}: the gradient is wrong." for entry in case.entries if entry.wrong]
+    return notes + ([f"No tight solve to measure errors against: {case.untrue}"] if case.untrue else [])
+
+
+def seconds_to(entry: Entry, error: float) -> float | None:
+    """Return the seconds to reach an error, between the two points of the curve around it, or None."""
+    points = sorted((p["error"], p["seconds"]) for p in entry.curve if p["error"])
+    if not points or points[0][0] > error:
+        return None
+    for (small, slow), (large, fast) in pairwise(points):
+        if small <= error < large:
+            part = math.log(error / small) / math.log(large / small)
+            return slow ** (1 - part) * fast**part
+    return points[-1][1]
+
+
+def states_a_step(entry: Entry, state_bytes: int) -> float | None:
+    """Return how the memory grows with the steps, in states."""
+    if len(entry.curve) < 2:
+        return None
+    first, last = entry.curve[0], entry.curve[-1]
+    return (last["bytes"] - first["bytes"]) / (last["steps"] - first["steps"]) / state_bytes
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds to three digits: 24.8 s, 13.5 ms, 0.0512 ms."""
+    if seconds is None:
+        return NONE
+    return f"{_three_digits(seconds)} s" if seconds >= 1 else f"{_three_digits(1e3 * seconds)} ms"
+
+
+def ratio(value: float | None) -> str:
+    return NONE if value is None else f"{_three_digits(value)}x"
+
+
+def count(value: float | None) -> str:
+    """Return a count, which is a mean where a batch has a count for each sample."""
+    return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def size(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1e}"
+
+
+def _three_digits(value: float) -> str:
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.2e}")
+    return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"

@@ -1,0 +1,99 @@
+"""Trained weights of the networks that are timed: an untrained one would make the solve trivial.
+
+They lie beside this module, in float32; `pyneuralode bench --train` fits them again and writes the file anew.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..files import whole_files
+from ..progress import Progress
+
+FILE = Path(__file__).with_name("weights.safetensors")
+SPIRAL, COVID, FLAG = "spiral", "covid", "flag"
+FLAG_UPDATES = 300
+
+TRAINED: dict[str, dict[str, Any]] = {
+    SPIRAL: {"sizes": [2, 50, 2], "activation": "tanh", "input_map": "cube"},
+    COVID: {"sizes": [4, 100, 50, 4], "activation": "swish", "input_scale": 0.2, "output_scale": 0.01},
+    FLAG: {"dim": 2, "width": 64, "hidden": 16},
+}
+
+
+def stored(name: str) -> dict[str, np.ndarray]:
+    """Return the trained parameters of a network, in their documented order."""
+    from safetensors.numpy import load_file
+
+    if not FILE.is_file():
+        raise DataError(f"{FILE} is not there: write it with `pyneuralode bench --train`.")
+    arrays = load_file(FILE)
+    return {parameter: arrays[f"{name}/{parameter}"] for parameter in _field(name).shapes()}
+
+
+def train_all(progress: Progress, path: Path = FILE) -> dict[str, float]:
+    """Fit every network, write the file, and return the losses reached, by network."""
+    from safetensors.numpy import save_file
+
+    arrays, losses = {}, {}
+    for name, train in ((SPIRAL, _train_spiral), (COVID, _train_covid), (FLAG, _train_flag)):
+        parameters, losses[name] = train(progress)
+        arrays |= {f"{name}/{parameter}": value.astype(np.float32) for parameter, value in parameters.items()}
+    with whole_files(path) as (partial,):
+        save_file(arrays, partial, {"losses": json.dumps(losses)})
+    return losses
+
+
+def _field(name: str):
+    from ..fields import MLP
+    from ..time_fields import HyperMLP
+
+    return (HyperMLP if name == FLAG else MLP)(**TRAINED[name])
+
+
+def _train_spiral(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
+    """Fit 30 points of the cubic spiral: Adam, then L-BFGS."""
+    from ..fields import Linear
+    from ..fitting import LBFGS, Adam, Stage, fit
+    from ..models import NeuralODE, solve
+
+    start, ts = np.array([2.0, 0.0]), np.linspace(0, 1.5, 30)
+    truth = Linear(((-0.1, -2.0), (2.0, -0.1)), input_map="cube")
+    states = solve(truth, start, ts, solver="Vern7", rtol=1e-10, atol=1e-10, engine="torch").ys
+    model = NeuralODE(_field(SPIRAL), solver="Vern7", rtol=1e-8, atol=1e-8, engine="torch")
+    plan = [Stage(Adam(1e-2, schedule="cosine", final=0.05), 1000), Stage(LBFGS(), 1500)]
+    result = fit(model, ts, states, y0=start, plan=plan, progress=progress)
+    return model.arrays(), result.loss
+
+
+def _train_covid(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
+    """Fit Sweden's epidemic as the report `covid` does, with the swish of the published network."""
+    from dataclasses import replace
+
+    from ..datasets import sweden
+    from ..epidemics import fit_neural, neural_plan
+    from ..models import AugmentedNeuralODE
+
+    data = sweden("report")
+    days, values = data["day"].to_numpy(float), 50 / 1e7 * data["new_cases_avg7"].to_numpy()
+    field = replace(_field(COVID), init_scale=2.0, init_bias=1.0)
+    model = AugmentedNeuralODE(field, extra=3, solver="Vern7", rtol=1e-8, atol=2e-9, engine="torch")
+    plan = neural_plan(days[-1], goal=7.5e-5)
+    result = fit_neural(days, values, model=model, plan=plan, smoothness=1e-3, progress=progress)
+    return model.arrays(), result.loss
+
+
+def _train_flag(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
+    """Fit the flag's density for a few hundred updates, in the published set-up."""
+    from ..datasets.densities import flag
+    from ..fitting import Adam
+    from ..flows import ContinuousFlow
+
+    flow = ContinuousFlow(_field(FLAG), times=(0.0, 10.0), engine="torch")
+    fitted = flow.fit(sampler=flag().sample, updates=FLAG_UPDATES, optimiser=Adam(5e-3), progress=progress)
+    return flow.arrays(), float(fitted.running()[-1])

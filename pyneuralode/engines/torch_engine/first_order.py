@@ -1,0 +1,26 @@
+"""The mark of a backward pass that cannot be differentiated again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+
+from ...errors import ArgumentError
+
+
+def first_order(backward: Callable) -> Callable:
+    """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
+    once = torch.autograd.function.once_differentiable(backward)
+
+    @wraps(backward)
+    def checked(ctx, *cotangents):
+        if torch.is_grad_enabled():  # that is what create_graph=True means here
+            raise ArgumentError(
+                "create_graph is True, and this gradient cannot be differentiated again: solve with gradient='Backprop', "
+                "fused=False and an explicit solver such as Tsit5."
+            )
+        return once(ctx, *cotangents)
+
+    return checked

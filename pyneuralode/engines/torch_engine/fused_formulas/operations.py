@@ -1,0 +1,186 @@
+"""What formulas are made of: every operation's value, first and second derivatives, as compiled code.
+
+A step computes z = op(x, y), in float64 whatever the state's dtype. Of a unary operation y is 0 and unused.
+"""
+
+import math
+
+import numpy as np
+
+from .kernels import inlined, part
+from .program import CODES
+
+ADD, SUBTRACT, MULTIPLY, DIVIDE, NEGATE, RAISE, POWER = range(7)
+ABS, ACOS, ASIN, ATAN, COS, COSH, EXP, EXPM1, LOG, LOG10, LOG1P, SIGMOID, SIN, SINH, SQRT, TAN, TANH = (
+    CODES[name]
+    for name in (
+        "abs", "acos", "asin", "atan", "cos", "cosh", "exp", "expm1", "log", "log10", "log1p", "sigmoid", "sin",
+        "sinh", "sqrt", "tan", "tanh",
+    )
+)  # fmt: skip
+MAX, MIN = CODES["max"], CODES["min"]
+LN_10 = math.log(10)
+
+
+@part
+def sigmoid(x):
+    grown = math.exp(-abs(x))  # never overflows
+    return 1 / (1 + grown) if x >= 0 else grown / (1 + grown)
+
+
+@inlined
+def value(code, x, y):
+    """Return z."""
+    if code == MULTIPLY:
+        return x * y
+    elif code == ADD:
+        return x + y
+    elif code == SUBTRACT:
+        return x - y
+    elif code == DIVIDE:
+        return x / y
+    elif code == NEGATE:
+        return -x
+    elif code == RAISE or code == POWER:
+        return x**y
+    elif code == ABS:
+        return abs(x)
+    elif code == ACOS:
+        return math.acos(x)
+    elif code == ASIN:
+        return math.asin(x)
+    elif code == ATAN:
+        return math.atan(x)
+    elif code == COS:
+        return math.cos(x)
+    elif code == COSH:
+        return math.cosh(x)
+    elif code == EXP:
+        return math.exp(x)
+    elif code == EXPM1:
+        return math.expm1(x)
+    elif code == LOG:
+        return math.log(x)
+    elif code == LOG10:
+        return math.log10(x)
+    elif code == LOG1P:
+        return math.log1p(x)
+    elif code == SIGMOID:
+        return sigmoid(x)
+    elif code == SIN:
+        return math.sin(x)
+    elif code == SINH:
+        return math.sinh(x)
+    elif code == SQRT:
+        return math.sqrt(x)
+    elif code == TAN:
+        return math.tan(x)
+    elif code == TANH:
+        return math.tanh(x)
+    elif code == MAX:
+        return x if x > y or math.isnan(x) else y  # a NaN wins, as in torch
+    else:
+        return x if x < y or math.isnan(x) else y
+
+
+@inlined
+def slopes(code, x, y, z):
+    """Return dz/dx and dz/dy."""
+    if code == MULTIPLY:
+        return y, x
+    elif code == ADD:
+        return 1.0, 1.0
+    elif code == SUBTRACT:
+        return 1.0, -1.0
+    elif code == DIVIDE:
+        return 1 / y, -z / y
+    elif code == NEGATE:
+        return -1.0, 0.0
+    elif code == RAISE:
+        # Where the base is not positive, the exponent cannot move: torch says NaN there, or 0 at 0.
+        return y * x ** (y - 1), z * math.log(x) if x > 0 else 0.0
+    elif code == POWER:
+        return y * x ** (y - 1), 0.0
+    elif code == ABS:
+        return np.sign(x), 0.0
+    elif code == ACOS:
+        return -1 / math.sqrt(1 - x * x), 0.0
+    elif code == ASIN:
+        return 1 / math.sqrt(1 - x * x), 0.0
+    elif code == ATAN:
+        return 1 / (1 + x * x), 0.0
+    elif code == COS:
+        return -math.sin(x), 0.0
+    elif code == COSH:
+        return math.sinh(x), 0.0
+    elif code == EXP:
+        return z, 0.0
+    elif code == EXPM1:
+        return z + 1, 0.0
+    elif code == LOG:
+        return 1 / x, 0.0
+    elif code == LOG10:
+        return 1 / (x * LN_10), 0.0
+    elif code == LOG1P:
+        return 1 / (1 + x), 0.0
+    elif code == SIGMOID:
+        return z * sigmoid(-x), 0.0
+    elif code == SIN:
+        return math.cos(x), 0.0
+    elif code == SINH:
+        return math.cosh(x), 0.0
+    elif code == SQRT:
+        return 0.5 / z, 0.0
+    elif code == TAN:
+        return 1 + z * z, 0.0
+    elif code == TANH:
+        return 1 - z * z, 0.0
+    # max and min: of two equal numbers each counts half, as in torch.
+    elif x == y:
+        return 0.5, 0.5
+    elif z == x:
+        return 1.0, 0.0
+    else:
+        return 0.0, 1.0
+
+
+@inlined
+def curvatures(code, x, y, z):
+    """Return the second derivatives of z: by x twice, by x and y, by y twice."""
+    if code == MULTIPLY:
+        return 0.0, 1.0, 0.0
+    elif code == DIVIDE:
+        return 0.0, -1 / (y * y), 2 * z / (y * y)
+    elif code == RAISE:
+        log = math.log(x) if x > 0 else 0.0
+        return y * (y - 1) * x ** (y - 2), x ** (y - 1) * (1 + y * log) if x > 0 else 0.0, z * log * log
+    elif code == POWER:
+        return y * (y - 1) * x ** (y - 2), 0.0, 0.0
+    elif code == ACOS:
+        return -x * (1 - x * x) ** -1.5, 0.0, 0.0
+    elif code == ASIN:
+        return x * (1 - x * x) ** -1.5, 0.0, 0.0
+    elif code == ATAN:
+        return -2 * x / (1 + x * x) ** 2, 0.0, 0.0
+    elif code == COS or code == SIN:
+        return -z, 0.0, 0.0
+    elif code == COSH or code == SINH or code == EXP:
+        return z, 0.0, 0.0
+    elif code == EXPM1:
+        return z + 1, 0.0, 0.0
+    elif code == LOG:
+        return -1 / (x * x), 0.0, 0.0
+    elif code == LOG10:
+        return -1 / (x * x * LN_10), 0.0, 0.0
+    elif code == LOG1P:
+        return -1 / (1 + x) ** 2, 0.0, 0.0
+    elif code == SIGMOID:
+        return z * sigmoid(-x) * (1 - 2 * z), 0.0, 0.0
+    elif code == SQRT:
+        return -0.25 / (x * z), 0.0, 0.0
+    elif code == TAN:
+        return 2 * z * (1 + z * z), 0.0, 0.0
+    elif code == TANH:
+        return -2 * z * (1 - z * z), 0.0, 0.0
+    else:
+        return 0.0, 0.0, 0.0

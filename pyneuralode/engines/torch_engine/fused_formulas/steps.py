@@ -1,0 +1,236 @@
+"""One step of one sample in compiled code, explicit or for stiff problems."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE
+from .arrays import copy, fill
+from .kernels import inlined, maker, part
+from .linear import factorise, solve
+from .machine import differentiate, evaluate, linearise, read_slope
+from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
+
+
+class Scheme(NamedTuple):
+    """A method (see `..plan.MethodPlan`) and room for one step of samples of `dim` components.
+
+    `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
+    at the step's start; `matrix` holds the factors of one sample's I - gamma h J.
+    """
+
+    kind: int
+    stages: int
+    order: int
+    error_order: int
+    end_stage: int
+    rows: np.ndarray
+    couplings: np.ndarray
+    places: np.ndarray
+    ends: np.ndarray
+    interpolant: np.ndarray
+    dim: int
+    weights: np.ndarray
+    point: np.ndarray
+    rest: np.ndarray
+    change: np.ndarray
+    slopes: np.ndarray
+    jacobians: np.ndarray
+    jacobian_bar: np.ndarray
+    matrix: np.ndarray
+    pivots: np.ndarray
+
+
+@maker
+def make_scheme(method, dim, samples):
+    numbers, rows, couplings, places, ends, interpolant = method
+    return Scheme(
+        numbers[KIND], numbers[STAGES], numbers[ORDER], numbers[ERROR_ORDER], numbers[END_STAGE],
+        rows, couplings, places, ends, interpolant, dim,
+        np.empty(len(rows)), np.empty(dim), np.empty(dim), np.empty(dim),
+        np.empty((samples, dim)), np.zeros((samples, dim, dim + 1)), np.zeros((dim, dim + 1)),
+        np.empty((dim, dim)), np.empty(dim, np.int64),
+    )
+
+
+@inlined
+def move(out, out_at, y, at, k, coefficients, count, h, dim):
+    """out[out_at:] = y[at:] + h sum over i < count of coefficients[i] k[i]."""
+    for j in range(dim):
+        out[out_at + j] = y[at + j]
+    for i in range(count):
+        weight = h * coefficients[i]
+        if weight != 0:
+            for j in range(dim):
+                out[out_at + j] += weight * k[i, j]
+
+
+@part
+def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
+    """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim); return the evaluations of the field.
+
+    The first stage of an explicit or implicit step is there already. A `fresh` step is the first one from y: the
+    others find its Jacobians. A step that fails ends in numbers that are not finite.
+    """
+    evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
+    for sample in range(len(k)):
+        at, stages = sample * scheme.dim, k[sample]
+        if scheme.kind == EXPLICIT:
+            _further_stages(machine, scheme, h, t, y, at, stages, 1, scheme.stages)
+        else:
+            jacobian = scheme.jacobians[sample]
+            if fresh:
+                linearise(machine, t, y, at)
+                differentiate(machine, jacobian)
+                read_slope(machine, scheme.slopes[sample])
+            set_matrix(scheme, jacobian, h * gamma)
+            if scheme.kind == ROSENBROCK:
+                copy(stages[0], scheme.slopes[sample])
+                _rosenbrock_stages(machine, scheme, h, t, y, at, stages, jacobian)
+            else:
+                own = _implicit_stages(machine, scheme, h, t, y, at, stages, rtol, atol)
+                evaluations = max(evaluations, own)
+        move(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
+    return evaluations + (fresh and scheme.kind != EXPLICIT)
+
+
+@inlined
+def _further_stages(machine, scheme, h, t, y, at, k, first, stop):
+    for i in range(first, stop):
+        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, k[i])
+
+
+@part
+def extend(machine, scheme, h, t, y, k):
+    """Evaluate the further stages that only the interpolant needs."""
+    for sample in range(len(k)):
+        at = sample * scheme.dim
+        _further_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
+
+
+@inlined
+def set_matrix(scheme, jacobian, scale):
+    """Factorise I - scale J."""
+    for i in range(scheme.dim):
+        for j in range(scheme.dim):
+            scheme.matrix[i, j] = -scale * jacobian[i, j]
+        scheme.matrix[i, i] += 1
+    factorise(scheme.matrix, scheme.pivots)
+
+
+@inlined
+def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
+    dim = scheme.dim
+    for i in range(scheme.stages):
+        stage = k[i]
+        if i > 0:
+            move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
+            evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, stage)
+            move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, dim)
+        for j in range(dim):
+            along_time = h * scheme.places[1, i] * jacobian[j, dim]
+            stage[j] = scheme.places[2, i] * (stage[j] + along_time)
+        solve(scheme.matrix, scheme.pivots, stage)
+
+
+@inlined
+def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
+    """Solve for the stages by simplified Newton iterations; return the evaluations."""
+    evaluations, rate = 0, 1.0
+    for i in range(1, scheme.stages):
+        stage, time = k[i], t + scheme.places[0, i] * h
+        fill(stage, 0.0)
+        move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
+        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        last, converged = np.inf, False
+        for left in range(MOST_ITERATIONS - 1, -1, -1):
+            size = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
+            evaluations += 1
+            if last < np.inf:
+                rate = max(size / last, 1e-16)
+            converged = size == 0 or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE)
+            hopeless = last < np.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
+            if converged or hopeless or not np.isfinite(size):
+                break
+            last = size
+        if not converged:
+            fill(stage, np.nan)
+            break
+    return evaluations
+
+
+@inlined
+def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
+    """Improve the stage k = f(time, point + scale k); return the change's size over the tolerance."""
+    dim, change, total = scheme.dim, scheme.change, 0.0
+    for j in range(dim):
+        scheme.rest[j] = scheme.point[j] + scale * stage[j]
+    evaluate(machine, time, scheme.rest, 0, change)
+    for j in range(dim):
+        change[j] -= stage[j]
+    solve(scheme.matrix, scheme.pivots, change)
+    for j in range(dim):
+        stage[j] += change[j]
+        total += (h * change[j] / (abs(y[at + j]) * rtol[at + j] + atol[at + j])) ** 2
+    return np.sqrt(total / dim)
+
+
+@inlined
+def weigh(scheme, theta):
+    """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
+    for i in range(len(scheme.interpolant)):
+        total, power = 0.0, 1.0
+        for q in range(scheme.interpolant.shape[1]):
+            power *= theta
+            total += scheme.interpolant[i, q] * power
+        scheme.weights[i] = total
+
+
+@part
+def fastest(scheme, h, y, k, rtol, atol):
+    """Return about how large the largest eigenvalue of the Jacobian is, of which the explicit steps' stability depends.
+
+    From an explicit step, |df| / |dy| of its last two stages, both at its end (Hairer and Wanner, Solving Ordinary
+    Differential Equations II, IV.2); from a Rosenbrock step the largest row sum of |J|.
+    """
+    dim, s, largest, faster, apart = scheme.dim, scheme.stages, 0.0, 0.0, 0.0
+    for sample in range(len(k)):
+        for j in range(dim):
+            if scheme.kind == EXPLICIT:
+                i = sample * dim + j
+                scale, distance = abs(y[i]) * rtol[i] + atol[i], 0.0
+                for stage in range(s - 1):
+                    distance += h * (scheme.rows[s - 1, stage] - scheme.rows[s - 2, stage]) * k[sample, stage, j]
+                faster += ((k[sample, s - 1, j] - k[sample, s - 2, j]) / scale) ** 2
+                apart += (distance / scale) ** 2
+            else:
+                total = 0.0
+                for c in range(dim):
+                    total += abs(scheme.jacobians[sample, j, c])
+                largest = max(largest, total)
+    return np.sqrt(faster / apart) if scheme.kind == EXPLICIT else largest
+
+
+@part
+def error_size(scheme, h, y, end, k, rtol, atol):
+    """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+    dim, fifth, third = scheme.dim, 0.0, 0.0
+    for estimate in range(1, len(scheme.ends)):
+        total = 0.0
+        for sample in range(len(k)):
+            for j in range(dim):
+                scheme.point[j] = 0.0
+            move(scheme.point, 0, scheme.point, 0, k[sample], scheme.ends[estimate], scheme.stages, h, dim)
+            for j in range(dim):
+                i = sample * dim + j
+                total += (scheme.point[j] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])) ** 2
+        size = np.sqrt(total / y.size)
+        if estimate == 1:
+            fifth = size
+        else:
+            third = size
+    if len(scheme.ends) == 2 or fifth == 0:
+        return fifth
+    # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+    return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2)

@@ -1,0 +1,44 @@
+"""Work on many systems, spread over threads: kernels hold no lock while they run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+# Parts for each thread: systems take unequal times.
+PARTS = 4
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pyneuralode")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+
+
+def over_threads(work: Callable, count: int, parts: list[slice] | None = None) -> tuple[list[slice], list]:
+    """Return how `count` systems were divided (as `parts` if given), and what `work` returns for each part.
+
+    As many threads take part as torch is allowed (`torch.set_num_threads`).
+    """
+    threads = torch.get_num_threads()
+    if parts is None:
+        number = 1 if threads == 1 else min(PARTS * threads, count)
+        parts = [slice(count * i // number, count * (i + 1) // number) for i in range(number)]
+    results, waiting = [None] * len(parts), iter(range(len(parts)))
+
+    def take_parts() -> None:
+        for i in waiting:
+            results[i] = work(parts[i])
+
+    others = [_pool().submit(take_parts) for _ in range(min(threads, len(parts)) - 1)]
+    take_parts()
+    for other in others:
+        other.result()
+    return parts, results

@@ -1,0 +1,59 @@
+"""Where functions of one number change their sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+ITERATIONS = 100
+
+
+@torch.no_grad()
+def root(value: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return, for each of m functions at once, a number near which it loses the sign that it has at `start`.
+
+    Parameters
+    ----------
+    value : callable
+        The functions: numbers (m,) -> values (m,).
+    start, end : (m,) in double precision
+        The signs there differ; where start = end nothing is looked for.
+    dtype : torch.dtype
+        That of the values, which says how exactly a root can be known.
+
+    Returns
+    -------
+    (m,): of the two ends of the last bracket the one where the sign has changed.
+
+    The method is Chandrupatla's: inverse quadratic interpolation where it can be trusted, else halving (T. R.
+    Chandrupatla, Adv. Eng. Software 28, 1997).
+    """
+    new, old = start, end  # the bracket's ends, the latest point first
+    value_new, value_old = value(new).double(), value(old).double()
+    sign = torch.sign(value_new)
+    fraction = torch.full_like(start, 0.5)
+    accuracy = 4 * torch.finfo(dtype).eps
+    for _ in range(ITERATIONS):
+        width = (old - new).abs()
+        tolerance = accuracy * torch.maximum(new.abs(), (end - start).abs())
+        known = (value_new == 0) | (value_old == 0) | (width <= tolerance)
+        if bool(known.all()):
+            break
+        least = torch.where(known, 0.5, 0.5 * tolerance / width)
+        fraction = torch.minimum(torch.maximum(fraction, least), 1 - least)
+        point = torch.where(known, new, new + fraction * (old - new))
+        value_point = torch.where(known, value_new, value(point).double())
+        same = known | (torch.sign(value_point) == torch.sign(value_new))
+        third, value_third = torch.where(same, new, old), torch.where(same, value_new, value_old)
+        old, value_old = torch.where(same, old, new), torch.where(same, value_old, value_new)
+        new, value_new = point, value_point
+        xi = (new - old) / (third - old)
+        phi = (value_new - value_old) / (value_third - value_old)
+        alpha = (third - new) / (old - new)
+        inverse = value_new / (value_new - value_old) * value_third / (value_third - value_old)
+        inverse = inverse - alpha * value_new / (value_third - value_new) * value_old / (value_old - value_third)
+        trusted = (1 - (1 - xi).sqrt() < phi) & (phi < xi.sqrt())
+        fraction = torch.where(trusted, inverse, 0.5)
+    return torch.where(torch.sign(value_new) == sign, old, new)

@@ -1,0 +1,115 @@
+"""From a description, a module or a callable to the slopes of rows that each have their own time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....equations import Equations
+from ....errors import ArgumentError, PyNeuralODEError
+from ....fields import MLP, SEIR, Field, Linear
+from ..dynamics import bind, build, check_slope
+
+AUTONOMOUS = (MLP, SEIR, Linear)
+
+
+class RowSlope:
+    """``f(t, y)``: t (m,), y (m, n) -> (m, n).
+
+    `whole` says that it must always be called with all rows, in their order: a user's function may hold something
+    of its own for each sample. A described field may be asked for some rows only: `take` says which.
+    """
+
+    whole = True
+
+    def __init__(self, call: Callable, shape: torch.Size, name: str):
+        self.call, self.shape, self.name = call, shape, name
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        states = y.view(len(y), *self.shape)
+        slope = self.call(t.to(y.dtype).view(len(t), *[1] * len(self.shape)), states)
+        check_slope(slope, states, self.name)
+        return slope.reshape(y.shape)
+
+    def take(self, rows: Tensor) -> RowSlope:
+        """Return the function for some of the rows."""
+        return self
+
+
+class FieldSlope(RowSlope):
+    """The slope of a described field; `own` holds the parameters that differ from sample to sample, (m, *shape)."""
+
+    whole = False
+
+    def __init__(self, field: Field, shared: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size):
+        super().__init__(_row_call(field, shared, own, len(shape)), shape, type(field).__name__)
+        self.field, self.shared, self.own = field, shared, own
+
+    def take(self, rows: Tensor) -> RowSlope:
+        if not self.own:
+            return self
+        return FieldSlope(self.field, self.shared, {name: p[rows] for name, p in self.own.items()}, self.shape)
+
+
+def _row_call(field: Field, shared: dict[str, Tensor], own: dict[str, Tensor], axes: int) -> Callable:
+    """Return ``call(t, y)`` with t (m, 1, ...) and y (m, *state) of so many state axes."""
+    if isinstance(field, Equations):  # formulas work element by element: one number a sample broadcasts
+        spread = {name: p.view(len(p), *[1] * (axes - 1)) for name, p in own.items()}
+        call = build(field, shared | spread)
+        return lambda t, y: call(t[..., 0], y)
+    if isinstance(field, AUTONOMOUS) and not own:
+        call = build(field, shared)
+        return lambda t, y: call(0.0, y)
+
+    def one(t: Tensor, y: Tensor, own: dict[str, Tensor]) -> Tensor:
+        return build(field, shared | own)(t, y)
+
+    every = torch.func.vmap(one)
+    return lambda t, y: every(t.view(len(t)), y, own)
+
+
+def row_slope(dynamics: Any, parameters: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size) -> RowSlope:
+    """Return the slope for any dynamics, each row a state of `shape`; `own` are those `own_parameters` found."""
+    if isinstance(dynamics, Field):
+        return FieldSlope(dynamics, {name: p for name, p in parameters.items() if name not in own}, own, shape)
+    call, _ = bind(dynamics, parameters)
+    return RowSlope(call, shape, type(dynamics).__name__ if isinstance(dynamics, nn.Module) else "the field")
+
+
+def own_parameters(field: Field, parameters: dict[str, Tensor], samples: int, shape: torch.Size) -> dict[str, Tensor]:
+    """Return the parameters that have a leading axis for the samples; raise unless all have a described field's shapes."""
+    if not shape or shape[-1] != field.dim:
+        raise ArgumentError(
+            f"y0 has shape {(samples, *shape)} and {type(field).__name__} a state of {field.dim}: give y0 of shape "
+            f"({samples}, {field.dim})."
+        )
+    own = {}
+    for name, expected in field.shapes().items():
+        if name not in parameters:
+            raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(field.shapes())}.")
+        found = tuple(parameters[name].shape)
+        if found == (samples, *expected):
+            own[name] = parameters[name]
+        elif found != expected:
+            raise ArgumentError(
+                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one of its own a sample."
+            )
+    return own
+
+
+def first_slope(f: RowSlope, t: Tensor, y: Tensor) -> Tensor:
+    """Return the slopes at the start; what torch says of shapes and dtypes that do not fit becomes an ArgumentError."""
+    try:
+        return f(t, y)
+    except RuntimeError as error:
+        if isinstance(error, PyNeuralODEError):
+            raise
+        raise ArgumentError(
+            f"{f.name} cannot be evaluated at y of shape {(len(y), *f.shape)}, {y.dtype}, and t of shape "
+            f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
+        ) from error
+
+

@@ -1,0 +1,36 @@
+"""Methods for stiff problems: Rosenbrock, ESDIRK, and switching between an explicit and a stiff one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from ..march import Method
+from ..tableaus import TABLEAUS, Tableau
+from . import coefficients
+from .coefficients import SDIRK, Rosenbrock
+from .rosenbrock import RosenbrockMethod
+from .sdirk import SDIRKMethod
+from .switching import Switching, SwitchingMethod
+from .system import System
+
+__all__ = ["STIFF", "System", "as_method"]
+
+_BASES = coefficients.STIFF
+
+STIFF: dict[str, Rosenbrock | SDIRK | Switching] = {
+    **_BASES,
+    "AutoTsit5(Rosenbrock23)": Switching("AutoTsit5(Rosenbrock23)", TABLEAUS["Tsit5"], 3.5068, _BASES["Rosenbrock23"]),
+    "AutoVern7(Rodas5P)": Switching("AutoVern7(Rodas5P)", TABLEAUS["Vern7"], 4.64, _BASES["Rodas5P"]),
+}
+
+_KINDS = {Tableau: Method, Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod, Switching: SwitchingMethod}
+
+
+@lru_cache(maxsize=64)
+def as_method(
+    tableau: Tableau | Rosenbrock | SDIRK | Switching, dtype: torch.dtype, device: torch.device
+) -> Method | RosenbrockMethod | SDIRKMethod | SwitchingMethod:
+    """Return the method of these coefficients, as tensors."""
+    return _KINDS[type(tableau)](tableau, dtype, device)

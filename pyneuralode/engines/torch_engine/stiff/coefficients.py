@@ -1,0 +1,294 @@
+"""The coefficients of the methods for stiff problems, as plain arrays, and the dense outputs derived from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..tableaus.tableau import padded
+
+
+@dataclass(frozen=True, eq=False)
+class Rosenbrock:
+    """A Rosenbrock method in the form that needs no product with the Jacobian J.
+
+    A step of size h from (t, y) solves, one stage after the other and all with one matrix,
+    (I / (gamma h) - J) u_i = f(t + c_i h, y + sum_j A_ij u_j) + sum_j (C_ij / h) u_j + h d_i df/dt
+    with J and df/dt at (t, y), and goes to y + sum_i b_i u_i.
+
+    Parameters
+    ----------
+    name, order : str, int
+        As in `Tableau`.
+    gamma : float
+    A, C : (s, s)
+        Strictly lower triangular.
+    c, d : (s,)
+    b : (s,)
+        Weights of the solution.
+    error : (s,)
+        Weights of the error estimate, of order `error_order` + 1 in h.
+    interpolant : (s, p)
+        Dense output y + sum_i b_i(theta) u_i with b_i(theta) = sum_q interpolant[i, q] theta^(q + 1).
+
+    References
+    ----------
+    E. Hairer, G. Wanner, Solving Ordinary Differential Equations II, 2nd ed., 1996, IV.7.
+    """
+
+    name: str
+    order: int
+    gamma: float
+    A: np.ndarray = field(repr=False)
+    C: np.ndarray = field(repr=False)
+    c: np.ndarray = field(repr=False)
+    d: np.ndarray = field(repr=False)
+    b: np.ndarray = field(repr=False)
+    error: np.ndarray = field(repr=False)
+    error_order: int
+    interpolant: np.ndarray = field(repr=False)
+    interpolant_order: int
+    source: str = field(repr=False)
+
+    @property
+    def stages(self) -> int:
+        return len(self.b)
+
+    @cached_property
+    def end_stage(self) -> int | None:
+        """The stage that evaluates f at the end of the step, which the next step need not evaluate again; or None."""
+        last = self.stages - 1
+        ends = self.c[last] == 1 and self.b[last] == 0 and np.array_equal(self.A[last], self.b)
+        return last if ends else None
+
+
+@dataclass(frozen=True, eq=False)
+class SDIRK:
+    """A singly diagonally implicit Runge-Kutta method, its first stage explicit and its last one the end (ESDIRK).
+
+    A step of size h from (t, y) has the stages z_i = h f(t + c_i h, y + sum_j A_ij z_j), each solved for in turn with
+    the matrix I - gamma h J, and ends at y + sum_i b_i z_i, where b is the last row of A: the last stage is h f there.
+
+    Parameters
+    ----------
+    name, order : str, int
+        As in `Tableau`.
+    gamma : float
+        The diagonal of A but for its first entry, which is 0.
+    A : (s, s)
+        Lower triangular.
+    error : (s,)
+        Weights of the error estimate, of order `error_order` + 1 in h.
+
+    Attributes
+    ----------
+    c : (s,)
+        Row sums of A.
+    b : (s,)
+        Weights of the solution.
+    predictor : (s, s)
+        Where Newton's iteration for stage i starts: sum_j predictor[i, j] z_j.
+    interpolant : (s, 4)
+        Dense output of order 4 as in `Rosenbrock`, over the z_i; slopes too are continuous.
+    """
+
+    name: str
+    order: int
+    gamma: float
+    A: np.ndarray = field(repr=False)
+    error: np.ndarray = field(repr=False)
+    error_order: int
+    source: str = field(repr=False)
+    interpolant_order: int = 4
+
+    @property
+    def stages(self) -> int:
+        return len(self.A)
+
+    @property
+    def end_stage(self) -> int:
+        """The stage that is h f at the end of the step, which the next step need not evaluate again."""
+        return self.stages - 1
+
+    @property
+    def b(self) -> np.ndarray:
+        return self.A[-1]
+
+    @cached_property
+    def c(self) -> np.ndarray:
+        c = self.A.sum(1)
+        return np.where(abs(c - 1) < 1e-12, 1.0, c)  # the end is the end, whatever the rounding
+
+    @cached_property
+    def predictor(self) -> np.ndarray:
+        rows = np.zeros_like(self.A)
+        for i in range(1, self.stages):
+            rows[i, :i] = _extrapolation(self.c[:i], self.c[i])
+        return rows
+
+    @cached_property
+    def interpolant(self) -> np.ndarray:
+        return _quartic(self.A, self.c)
+
+
+def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
+    """Return weights that carry slopes at `earlier` times to `time`: the last one there, or small and exact for parabolas."""
+    same = np.flatnonzero(abs(earlier - time) < 1e-12)
+    if same.size:
+        return np.eye(len(earlier))[same[-1]]
+    powers = np.arange(min(3, len(earlier)))[:, None]
+    return np.linalg.lstsq(earlier**powers, (time**powers)[:, 0], rcond=None)[0]
+
+
+def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Return the smallest dense output of order 4 with the slopes of the solution at both ends.
+
+    For methods of stage order 2, whose order conditions up to four are those below: sum b_i(theta) times 1, c, c^2,
+    c^3 and A c^2 is theta, theta^2 / 2, theta^3 / 3, theta^4 / 4 and theta^4 / 12 (Hairer, Norsett, Wanner, Solving
+    Ordinary Differential Equations I, II.1 and II.6).
+    """
+    s = len(c)
+    conditions = np.stack([np.ones(s), c, c**2, c**3, A @ c**2])
+    first, last = np.eye(s)[[0, -1]]
+    # Columns p1 to p4 of theta to theta^4: p1 is the first stage alone; p2 + p3 + p4 = b - first and 2 p2 + 3 p3 + 4 p4 =
+    # last - first leave p4 free but for its conditions.
+    p4 = np.linalg.lstsq(conditions, np.array([0, 0, 0, 1 / 4, 1 / 12]), rcond=None)[0]
+    total, slopes = A[-1] - first - p4, last - first - 4 * p4
+    p3 = slopes - 2 * total
+    return np.stack([first, total - p3, p3, p4], axis=1)
+
+
+def _rosenbrock23() -> Rosenbrock:
+    """MATLAB's ode23s, rewritten: u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1), and a u_3 that joins k_3 to them."""
+    gamma, e = 1 / (2 + np.sqrt(2)), 6 + np.sqrt(2)
+    return Rosenbrock(
+        "Rosenbrock23",
+        order=2,
+        gamma=gamma,
+        A=padded([[], [1 / (2 * gamma)], [1 / gamma, 1 / gamma]], 3),
+        C=padded([[], [-1 / gamma], [-2 / gamma, -e / gamma]], 3),
+        c=np.array([0, 0.5, 1]),
+        d=np.array([gamma, 0, -gamma]),
+        b=np.array([1 / gamma, 1 / gamma, 0]),
+        error=np.array([1, e - 2, 1]) / (6 * gamma),
+        error_order=2,
+        interpolant=np.array([[1, 0], [-2 * gamma / (1 - 2 * gamma), 1 / (1 - 2 * gamma)], [0, 0]]) / gamma,
+        interpolant_order=2,
+        source="L. F. Shampine, M. W. Reichelt, SIAM J. Sci. Comput. 18 (1997) 1-22",
+    )
+
+
+def _rodas5p() -> Rosenbrock:
+    sixth = [-7.502846399306121, 2.561846144803919, -11.627539656261098, -0.18268767659942256, 0.030198172008377946]
+    A = [
+        [],
+        [3.0],
+        [2.849394379747939, 0.45842242204463923],
+        [-6.954028509809101, 2.489845061869568, -10.358996098473584],
+        [2.8029986275628964, 0.5072464736228206, -0.3988312541770524, -0.04721187230404641],
+        sixth,
+        [*sixth, 1.0],
+        [*sixth, 1.0, 1.0],
+    ]
+    C = [
+        [],
+        [-14.155112264123755],
+        [-17.97296035885952, -2.859693295451294],
+        [147.12150275711716, -1.41221402718213, 71.68940251302358],
+        [165.43517024871676, -0.4592823456491126, 42.90938336958603, -5.961986721573306],
+        [24.854864614690072, -3.0009227002832186, 47.4931110020768, 5.5814197821558125, -0.6610691825249471],
+        [30.91273214028599, -3.1208243349937974, 77.79954646070892, 34.28646028294783, -19.097331116725623,
+         -28.087943162872662],
+        [37.80277123390563, -3.2571969029072276, 112.26918849496327, 66.9347231244047, -40.06618937091002,
+         -54.66780262877968, -9.48861652309627],
+    ]  # fmt: skip
+    b = np.array([*sixth, 1.0, 1.0, 1.0])
+    # The dense output is (1 - theta) y + theta (end + (1 - theta) (h_1 + theta (h_2 + theta h_3))), h_k over the u_i.
+    h1, h2, h3 = np.array([
+        [25.948786856663858, -2.5579724845846235, 10.433815404888879, -2.3679251022685204, 0.524948541321073,
+         1.1241088310450404, 0.4272876194431874, -0.17202221070155493],
+        [-9.91568850695171, -0.9689944594115154, 3.0438037242978453, -24.495224566215796, 20.176138334709044,
+         15.98066361424651, -6.789040303419874, -6.710236069923372],
+        [11.419903575922262, 2.8879645146136994, 72.92137995996029, 80.12511834622643, -52.072871366152654,
+         -59.78993625266729, -0.15582684282751913, 4.883087185713722],
+    ])  # fmt: skip
+    return Rosenbrock(
+        "Rodas5P",
+        order=5,
+        gamma=0.21193756319429014,
+        A=padded(A, 8),
+        C=padded(C, 8),
+        c=np.array([0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716, 0.4288403609558664, 1, 1, 1]),
+        d=np.array(
+            [
+                0.21193756319429014,
+                -0.42387512638858027,
+                -0.3384627126235924,
+                1.8046452872882734,
+                2.325825639765069,
+                0,
+                0,
+                0,
+            ]
+        ),
+        b=b,
+        error=np.eye(8)[-1],
+        error_order=4,
+        interpolant=np.stack([b + h1, h2 - h1, h3 - h2, -h3], axis=1),
+        interpolant_order=4,
+        source="G. Steinebach, BIT Numer. Math. 63 (2023) 27",
+    )
+
+
+def _kvaerno5() -> SDIRK:
+    g = 0.26
+    A = padded([
+        [],
+        [g, g],
+        [0.13, 0.84033320996790809, g],
+        [0.22371961478320505, 0.47675532319799699, -0.06470895363112615, g],
+        [0.16648564323248321, 0.1045001884159172, 0.03631482272098715, -0.13090704451073998, g],
+        [0.13855640231268224, 0, -0.04245337201752043, 0.02446657898003141, 0.61943039072480676, g],
+        [0.13659751177640291, 0, -0.05496908796538376, -0.04118626728321046, 0.62993304899016403,
+         0.06962479448202728, g],
+    ], 7)  # fmt: skip
+    return SDIRK(
+        "Kvaerno5",
+        order=5,
+        gamma=g,
+        A=A,
+        error=A[6] - A[5],  # stage 6 ends the embedded method
+        error_order=4,
+        source="A. Kvaerno, BIT Numer. Math. 44 (2004) 489-502, ESDIRK5/4b",
+    )
+
+
+def _kencarp4() -> SDIRK:
+    g = 1 / 4
+    A = padded([
+        [],
+        [g, g],
+        [8611 / 62500, -1743 / 31250, g],
+        [5012029 / 34652500, -654441 / 2922500, 174375 / 388108, g],
+        [15267082809 / 155376265600, -71443401 / 120774400, 730878875 / 902184768, 2285395 / 8070912, g],
+        [82889 / 524892, 0, 15625 / 83664, 69875 / 102672, -2260 / 8211, g],
+    ], 6)  # fmt: skip
+    embedded = [
+        4586570599 / 29645900160, 0, 178811875 / 945068544, 814220225 / 1159782912, -3700637 / 11593932, 61727 / 225920,
+    ]  # fmt: skip
+    return SDIRK(
+        "KenCarp4",
+        order=4,
+        gamma=g,
+        A=A,
+        error=A[5] - embedded,
+        error_order=3,
+        source="C. A. Kennedy, M. H. Carpenter, Appl. Numer. Math. 44 (2003) 139-181, ARK4(3)6L[2]SA, implicit part",
+    )
+
+
+STIFF: dict[str, Rosenbrock | SDIRK] = {
+    method.name: method for method in (_rosenbrock23(), _rodas5p(), _kvaerno5(), _kencarp4())
+}

@@ -1,0 +1,85 @@
+"""Switching between an explicit method and one for stiff problems, as the problem changes along the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..march import Method, Slope, Step, Tolerance
+from ..tableaus import Tableau
+from .coefficients import Rosenbrock
+from .rosenbrock import RosenbrockMethod, RosenbrockStep
+
+# As in OrdinaryDiffEq's AutoSwitch: a step is stiff where |eigenvalue| h is beyond this part of the explicit method's
+# stability interval; so many in a row of one kind before the other method takes over.
+MARGIN = 0.9
+STIFF_STEPS, PLAIN_STEPS = 10, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Switching:
+    """An explicit method with its two last stages at the step's end, its real stability interval, and a stiff method."""
+
+    name: str
+    explicit: Tableau
+    stability: float
+    stiff: Rosenbrock
+
+    @property
+    def order(self) -> int:
+        return self.explicit.order
+
+    @property
+    def error(self):
+        return self.explicit.error
+
+    @property
+    def error_order(self) -> int:
+        return self.explicit.error_order
+
+
+class SwitchingMethod:
+    """Both methods as tensors; `stepper` starts every march with the explicit one."""
+
+    def __init__(self, tableau: Switching, dtype: torch.dtype, device: torch.device):
+        self.tableau = tableau
+        self.explicit = Method(tableau.explicit, dtype, device)
+        self.stiff = RosenbrockMethod(tableau.stiff, dtype, device)
+        last, before = tableau.explicit.A[-1], tableau.explicit.A[-2]
+        self.between = torch.tensor(last - before, dtype=dtype, device=device)
+
+    def stepper(self) -> Switcher:
+        return Switcher(self)
+
+
+class Switcher:
+    """The march's state: which method steps, and for how many steps the other one would have been better."""
+
+    def __init__(self, method: SwitchingMethod):
+        self.method, self.current = method, method.explicit
+        self.count = 0
+        self.last: Step | RosenbrockStep | None = None
+
+    def step(
+        self, f: Slope, t: float, t_end: float, y: Tensor, first: object, tolerance: Tolerance
+    ) -> Step | RosenbrockStep:
+        stiff = self.current is self.method.stiff
+        if self.count > (PLAIN_STEPS if stiff else STIFF_STEPS):
+            self.current, self.count, stiff = self.method.explicit if stiff else self.method.stiff, 0, not stiff
+            first = self.last.end_slope if self.last.t_end == t else None  # what one leaves is of no use to the other
+        self.last = step = self.current.step(f, t, t_end, y, first, tolerance)
+        with torch.no_grad():
+            rate = step.again.bound() if stiff else self._fastest(step, tolerance)
+        looks_stiff = not abs(step.h) * rate <= MARGIN * self.method.tableau.stability
+        self.count = self.count + 1 if looks_stiff != stiff else 0
+        return step
+
+    def _fastest(self, step: Step, tolerance: Tolerance) -> float:
+        """Return |df| / |dy| of the last two stages, an estimate of the largest eigenvalue (Hairer and Wanner, IV.2)."""
+        s = self.method.tableau.explicit.stages
+        apart = torch.mv(torch.stack(step.stages[:s]).t(), self.method.between) * step.h
+        scale = step.y.abs().mul_(tolerance.rtol).add_(tolerance.atol)
+        faster = torch.sub(step.stages[s - 1], step.stages[s - 2])
+        return float(tolerance.norm(faster / scale) / tolerance.norm(apart / scale))

@@ -1,0 +1,192 @@
+"""From a problem's field to its linearisations: how its Jacobian is had."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....errors import ArgumentError
+from ....fields import Field
+from ...base import Statistics
+from ...state import Layout
+from ..dynamics import bind
+from ..march import Slope
+from .linear import Bordered, Linear, Matrix, MatrixFree
+
+# Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
+# unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorises in about a second.
+LARGE = 10_000_000
+
+
+class System:
+    """The flat slope f(t, y) of a problem, and its linearisation at a point.
+
+    The Jacobian comes from autograd: for a described field one matrix for each sample (the states along the last
+    axis), for a module or callable one of the whole state. A module or callable can know more by its attributes:
+
+    - ``jacobian(t, y)`` returns it, of shape (*y.shape, *y.shape), with `samplewise` (*y.shape, y.shape[-1]);
+    - ``samplewise = True``: it treats the vectors along the last axis of y one by one and takes any leading axes;
+    - ``matrix_free = True``: its Jacobian is never formed, as by itself none of more than `LARGE` numbers is.
+
+    A field that autograd does not see through, of NumPy say, is differentiated by differences.
+    """
+
+    def __init__(self, f: Slope, dynamics: Any, parameters: dict[str, Tensor], layout: Layout, statistics: Statistics):
+        self.f, self.layout, self.statistics = f, layout, statistics
+        self.call, _ = bind(dynamics, parameters)
+        shape = layout.shapes[0]
+        described = isinstance(dynamics, Field)
+        samplewise = described or bool(getattr(dynamics, "samplewise", False))
+        if samplewise and not described and (layout.is_tuple or not shape):
+            raise ArgumentError(
+                f"samplewise is True and y0 {layout.describe()}: give y0 of shape (..., d), one vector for each sample."
+            )
+        self.unknowns = shape[-1] if samplewise else sum(part.numel() for part in layout.shapes)
+        self.samplewise = samplewise and self.unknowns < shape.numel()
+        numbers = self.unknowns * sum(part.numel() for part in layout.shapes)
+        self.matrix_free = bool(getattr(dynamics, "matrix_free", numbers > LARGE))
+        # A module's jacobian computes with its own parameters, whatever others are given.
+        module = dict(dynamics.named_parameters()) if isinstance(dynamics, nn.Module) else parameters
+        own = all(module[name].data_ptr() == value.data_ptr() for name, value in parameters.items())
+        self.jacobian = getattr(dynamics, "jacobian", None) if own and not described else None
+        self.described = described
+        # What a callable holds is known only when it is called; where NumPy is delivered nobody asks for gradients.
+        self.trains = any(p.requires_grad for p in parameters.values())
+        self.holds_gradients = self.trains or not (described or isinstance(dynamics, nn.Module) or layout.numpy)
+        self.reads_clock: bool | None = None  # whether it uses t in a way that autograd does not see, once known
+
+    def __call__(self, t: float, y: Tensor) -> Tensor:
+        return self.f(t, y)
+
+    def linearise(self, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
+        """Return f near (t, y), recorded where autograd records f; `h` is a step inside the span, for differences."""
+        if self.statistics.nfev == 0:
+            self.f(t, y)  # the first call, whose errors are told as y0's, is one without gradients
+        recording = torch.is_grad_enabled() and (
+            y.requires_grad or self.trains or (self.holds_gradients and self.f(t, y).requires_grad)
+        )
+        with torch.enable_grad():
+            at = y if recording and y.requires_grad else y.detach().requires_grad_()
+            time = torch.full((), t, dtype=y.dtype, device=y.device, requires_grad=drift)
+            slope, at = self._evaluate(time, at)
+            if slope is not None and slope.requires_grad:
+                linear = self._by_autograd(slope, at, time, recording)
+                if drift and linear.drift is None and not self.described:
+                    with torch.set_grad_enabled(recording):
+                        linear.drift = self._unseen_drift(t, y, h, linear.slope)
+                return linear
+        with torch.no_grad():
+            slope = self.f(t, y) if slope is None or self._by_samples else slope
+            if self.jacobian is None:
+                return differences(self.f, t, y, h, slope)
+            return Matrix(slope, difference_in_time(self.f, t, y, h, slope), self._given(time.detach(), y))
+
+    def _evaluate(self, time: Tensor, at: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the slope, or none where the field does not take tensors with gradients, and the state it is of."""
+        try:
+            return self._samples(time, at) if self._by_samples else (self.f(time, at), at)
+        except RuntimeError as error:
+            if "requires grad" not in str(error):  # torch's word for a tensor that NumPy cannot take
+                raise
+            return None, at
+
+    def _unseen_drift(self, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor | None:
+        """Return df/dt by differences for a field such as -y + math.cos(t), which autograd takes for autonomous."""
+        if self.reads_clock is None:
+            self.reads_clock = not torch.equal(self.f(t + h, y), self.f(t, y))
+        return difference_in_time(self.f, t, y, h, slope) if self.reads_clock else None
+
+    @property
+    def _by_samples(self) -> bool:
+        return self.samplewise and self.jacobian is None and not self.matrix_free
+
+    def _samples(self, time: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return slope and state, each (d, *state shape): as many copies as a sample has components."""
+        self.statistics.nfev += 1
+        at = self.layout.unpack(y).expand(self.unknowns, *self.layout.shapes[0])
+        return self.call(time, at), at
+
+    def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, recording: bool) -> Linear:
+        if self.jacobian is not None:
+            jacobian = self._given(time, at if recording else at.detach())
+            drift = _drift(slope, time, recording)
+        elif self.matrix_free:
+            return MatrixFree(slope, _drift(slope, time, recording), at, recording)
+        elif self.samplewise:
+            d = self.unknowns
+            units = torch.eye(d, dtype=at.dtype, device=at.device)
+            units = units.view(d, *[1] * (at.ndim - 2), d).expand(at.shape)
+            (rows,) = torch.autograd.grad(
+                slope, at, units, create_graph=recording, retain_graph=True, materialize_grads=True
+            )
+            jacobian = rows.reshape(d, -1, d).transpose(0, 1)
+            slope = slope[0].reshape(-1)
+            drift = _drift(slope, time, recording)
+        else:
+            units = torch.eye(len(slope), dtype=at.dtype, device=at.device)
+            inputs = (at, time) if time.requires_grad else (at,)
+            jacobian, *drifts = torch.autograd.grad(
+                slope, inputs, units, create_graph=recording, is_grads_batched=True, allow_unused=True
+            )
+            drift = drifts[0] if drifts else None
+            jacobian = torch.zeros_like(units) if jacobian is None else jacobian
+        return Matrix(_kept(slope, recording), _kept(drift, recording), _kept(jacobian, recording))
+
+    def _given(self, time: Tensor, at: Tensor) -> Tensor:
+        state = self.layout.unpack(at)
+        jacobian = self.jacobian(time, state)
+        shape = self.layout.shapes[0]
+        expected = (*shape, shape[-1]) if self.samplewise else (*shape, *shape)
+        if not isinstance(jacobian, Tensor) or self.layout.is_tuple or tuple(jacobian.shape) != expected:
+            given = tuple(jacobian.shape) if isinstance(jacobian, Tensor) else type(jacobian).__name__
+            raise ArgumentError(
+                f"jacobian returned {given} for a state of shape {self.layout.describe()}: return a tensor {expected}."
+            )
+        return jacobian.reshape(-1, shape[-1], shape[-1]) if self.samplewise else jacobian.reshape(at.numel(), -1)
+
+
+def linearise(f: Slope, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
+    """Return f near (t, y), by its own method if it has one and by differences otherwise; `drift`: with df/dt."""
+    own = getattr(f, "linearise", None)
+    return differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, drift)
+
+
+@torch.no_grad()
+def differences(f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratures: int = 0) -> Linear:
+    """Return f near (t, y) by forward differences; the last `quadratures` components are such as nothing depends on."""
+    drift, dynamic = difference_in_time(f, t, y, h, slope), len(y) - quadratures
+    sizes = math.sqrt(torch.finfo(y.dtype).eps) * y.abs().clamp_min(1e-5)
+    columns = []
+    for j in range(dynamic):
+        moved = y.clone()
+        moved[j] += sizes[j]
+        columns.append((f(t, moved) - slope) / (moved[j] - y[j]))
+    jacobian = torch.stack(columns, dim=1)
+    core = Matrix(slope[:dynamic], None, jacobian[:dynamic])
+    if not quadratures:
+        return Matrix(slope, drift, jacobian)
+    return Bordered(slope, drift, core, lambda x: torch.mv(jacobian[dynamic:], x))
+
+
+def difference_in_time(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
+    delta = math.sqrt(torch.finfo(y.dtype).eps) * max(abs(t), abs(h))
+    later = t + math.copysign(min(delta, abs(h)), h)
+    return (f(later, y) - slope) / (later - t)
+
+
+def _drift(slope: Tensor, time: Tensor, recording: bool) -> Tensor | None:
+    """Return df/dt by a reverse pass of a reverse pass, or None where the slope does not depend on the time."""
+    if not time.requires_grad:
+        return None
+    dummy = torch.zeros_like(slope, requires_grad=True)
+    (pulled,) = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)
+    if pulled is None or not pulled.requires_grad:
+        return None
+    return torch.autograd.grad(pulled, dummy, retain_graph=True, create_graph=recording)[0]
+
+
+def _kept(x: Tensor | None, recording: bool) -> Tensor | None:
+    return x if recording or x is None else x.detach()

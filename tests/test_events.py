@@ -1,0 +1,324 @@
+"""Events against exact solutions: when, where, which, and how they depend on what led to them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pyneuralode as pn
+from pyneuralode.engines.torch_engine.rows.roots import root
+from pyneuralode.gradients import gradients_of
+
+torch.set_num_threads(1)
+
+TIGHT = {"rtol": 1e-10, "atol": 1e-10}
+DOUBLE = torch.float64
+GRAVITY, DROP = 9.81, 10.0
+
+
+def turn(t, y):
+    """A harmonic oscillator: from (0, 1) it is (sin t, cos t)."""
+    return torch.stack([y[..., 1], -y[..., 0]], dim=-1)
+
+
+def fall(t, y):
+    return torch.stack([y[..., 1], torch.full_like(y[..., 1], -GRAVITY)], dim=-1)
+
+
+START = np.array([0.0, 1.0])
+
+
+@pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "DP8", "RK4"])
+def test_crossings_of_an_oscillator(solver):
+    settings = {"step": 0.01} if solver == "RK4" else TIGHT
+    position, speed = pn.Event(lambda t, y: y[0], terminal=False), pn.Event(lambda t, y: y[1], False)
+    solution = pn.solve(turn, START, [0.0, 5.0, 7.0], solver=solver, events=[position, speed], **settings)
+    expected = np.arange(1, 5) * math.pi / 2
+    np.testing.assert_allclose(solution.events.times, expected, atol=1e-7)
+    np.testing.assert_array_equal(solution.events.which, [1, 0, 1, 0])
+    states = np.stack([np.sin(expected), np.cos(expected)], axis=1)
+    np.testing.assert_allclose(solution.events.states, states, atol=1e-7)
+    np.testing.assert_allclose(solution.ys[-1], [math.sin(7), math.cos(7)], atol=1e-6)
+    assert solution.reason == "reached the last time" and len(solution.ts) == 3
+
+
+@pytest.mark.parametrize("direction, expected", [(0, 1), (1, 2), (-1, 1)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_directions_forwards_and_backwards(direction, expected, sign):
+    """Falling means falling as the solve goes on, whichever way the time runs. A zero at the start is no event."""
+    event = pn.Event(lambda t, y: sign * y[0], direction=direction)
+    solution = pn.solve(turn, START, [0.0, sign * 10.0], events=event, **TIGHT)
+    assert solution.events.times[0] == pytest.approx(sign * expected * math.pi)
+    assert len(solution.events) == 1
+
+
+def test_a_terminal_event_ends_the_solve_and_cuts_the_times():
+    seen = []
+
+    def slope(t, y):
+        seen.append(float(t))
+        return turn(t, y)
+
+    event = pn.Event(lambda t, y: y[0] - 0.5)
+    solution = pn.solve(slope, START, np.linspace(0, 100, 1001), events=event, dense=True, **TIGHT)
+    moment = math.asin(0.5)
+    assert max(seen) < 5
+    assert solution.events.times == pytest.approx([moment])
+    np.testing.assert_allclose(solution.ts, np.arange(6) / 10)
+    assert solution.ys.shape == (6, 2)
+    np.testing.assert_allclose(solution(0.42), [math.sin(0.42), math.cos(0.42)], atol=1e-8)
+    assert solution.reason == f"event 0 at t = {moment:g}"
+
+
+def test_events_after_the_terminal_one_do_not_count():
+    """Both lie in one step of a polynomial that the method solves exactly."""
+    first, later = pn.Event(lambda t, y: t - 0.3), pn.Event(lambda t, y: t - 0.4, terminal=False)
+    settings = {"events": [later, first], "first_step": 1.0}
+    solution = pn.solve(lambda t, y: 2 * t * torch.ones_like(y), np.zeros(1), [0.0, 1.0], **settings)
+    assert solution.events.which.tolist() == [1] and solution.events.times == pytest.approx([0.3])
+    both = pn.solve(turn, START, [0.0, 1.0], events=[pn.Event(first.condition, False), later], first_step=1.0)
+    assert both.events.which.tolist() == [0, 1]
+
+
+def test_no_event():
+    solution = pn.solve(turn, START, [0.0, 3.0], events=pn.Event(lambda t, y: y[0] + 2))
+    assert len(solution.events) == 0 and solution.events.states.shape == (0, 2)
+    assert solution.reason == "reached the last time"
+
+
+@pytest.mark.parametrize("batch", ["joint", "independent"])
+def test_a_bouncing_ball(batch):
+    """Each bounce halves the speed: the times between bounces do too."""
+    lead = (1,) if batch == "independent" else ()
+    t, y, bounces = 0.0, torch.tensor([DROP, 0.0], dtype=DOUBLE).view(*lead, 2), []
+    y.requires_grad_()
+    start = y
+    ground = pn.Event(lambda t, y: y[..., 0], direction=-1)
+    for _ in range(4):
+        solution = pn.solve(fall, y, torch.tensor([0.0, 10.0], dtype=DOUBLE), events=ground, batch=batch, **TIGHT)
+        t = t + solution.events.times[0]
+        bounces.append(t)
+        y = solution.events.states[0].view(*lead, 2) * torch.tensor([1.0, -0.5], dtype=DOUBLE)
+    first = math.sqrt(2 * DROP / GRAVITY)
+    expected = first * np.array([1, 2, 2.5, 2.75])
+    np.testing.assert_allclose([float(b.detach()) for b in bounces], expected, rtol=1e-9)
+    # Every time is proportional to the root of the height.
+    (gradient,) = torch.autograd.grad(bounces[-1], start)
+    assert gradient.view(-1)[0].item() == pytest.approx(expected[-1] / (2 * DROP), rel=1e-8)
+
+
+def test_tuples_and_described_fields():
+    event = pn.Event(lambda t, y: y[1] - 2.0)
+    y0 = (torch.ones(2, dtype=DOUBLE), torch.tensor(1.0, dtype=DOUBLE))
+    solution = pn.solve(lambda t, y: (-y[0], y[1]), y0, [0.0, 0.5, 5.0], events=event, **TIGHT)
+    assert float(solution.events.times[0]) == pytest.approx(math.log(2))
+    assert solution.events.states[0].shape == (1, 2) and solution.events.states[1].shape == (1,)
+    assert float(solution.events.states[0][0, 0]) == pytest.approx(0.5)
+    spring = pn.Equations({"x": "v", "v": "-x"})
+    found = pn.NeuralODE(spring, fused=False, **TIGHT).solve(START, [0.0, 9.0], events=pn.Event(lambda t, y: y[0])).events
+    assert found.times[0] == pytest.approx(math.pi)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_times_are_as_exact_as_the_tolerance(dtype):
+    y0 = torch.tensor([0.0, 1.0], dtype=dtype)
+    solution = pn.solve(turn, y0, [0.0, 9.0], events=pn.Event(lambda t, y: y[0]), rtol=1e-6, atol=1e-6)
+    assert float(solution.events.times[0]) == pytest.approx(math.pi, abs=1e-5)
+    assert abs(float(solution.events.states[0, 0])) < 1e-6
+
+
+# Derivatives.
+
+BOTH = pytest.mark.parametrize("batch", ["joint", "independent"])
+
+
+def decay_event(k, level, y0, t0, gradient, batch):
+    """y' = -k y reaches `level` at t0 + log(y0 / level) / k."""
+    lead = (1, 1) if batch == "independent" else (1,)
+    ts = torch.stack([t0, t0.detach() + 50.0])
+    event = pn.Event(lambda t, y: (y - level * (1 + 0 * t)).view(y.shape[0]))
+    settings = {"parameters": {"k": k}, "gradient": gradient, "events": event, "batch": batch, **TIGHT}
+    return pn.solve(lambda t, y: -k * y, y0.view(lead), ts, **settings).events
+
+
+@pytest.mark.parametrize(
+    "gradient, batch",
+    [*((g, "joint") for g in gradients_of("torch")), ("Backprop", "independent"), ("Checkpointed", "independent")],
+)
+def test_derivatives_of_time_and_state(gradient, batch):
+    k, level, y0, t0 = (torch.tensor(v, dtype=DOUBLE, requires_grad=True) for v in (0.7, 0.2, 3.0, 0.4))
+    events = decay_event(k, level, y0, t0, gradient, batch)
+    moment, state = events.times[0], events.states.sum()
+    span = math.log(15.0) / 0.7
+    assert moment.item() == pytest.approx(0.4 + span, rel=1e-8)
+    found = torch.autograd.grad(moment, (k, level, y0, t0), retain_graph=True)
+    expected = [-span / 0.7, -1 / (0.7 * 0.2), 1 / (0.7 * 3.0), 1.0]
+    assert [g.item() for g in found] == pytest.approx(expected, rel=1e-6)
+    found = torch.autograd.grad(state, (k, level, y0, t0))  # the state there is the level, whatever led to it
+    assert [g.item() for g in found] == pytest.approx([0.0, 1.0, 0.0, 0.0], abs=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed"])
+def test_derivatives_against_finite_differences(gradient, batch):
+    """A moving condition of time and state, met twice, then a third one; a non-autonomous field."""
+
+    def loss(p, events_of):
+        lead = (1,) if batch == "independent" else ()
+
+        def slope(t, y):
+            x, v = y.unbind(-1)
+            return torch.stack([v, -p[0] * torch.sin(x) + 0.1 * torch.cos(t.view(x.shape))], -1)
+
+        passing = pn.Event(lambda t, y: y[..., 0] - p[1] * t.view(y.shape[:-1]), terminal=False)
+        ending = pn.Event(lambda t, y: y[..., 1] + p[2], direction=1)
+        y0 = torch.stack([p[3], p[1]]).view(*lead, 2)
+        settings = {"parameters": {"p": p}, "gradient": gradient, "events": [passing, ending], "batch": batch}
+        solution = pn.solve(slope, y0, np.linspace(0.0, 12.0, 25), solver="Vern7", rtol=1e-9, atol=1e-9, **settings)
+        events_of.append(solution.events.which.tolist())
+        weights = torch.arange(1.0, len(solution.events) + 1, dtype=DOUBLE)
+        states = (solution.events.states * weights[:, None]).sum()
+        return (solution.events.times * weights).sum() + states + solution.ys[:3].square().sum()
+
+    value, seen = torch.tensor([1.3, 0.05, 0.4, 1.0], dtype=DOUBLE), []
+    p = value.clone().requires_grad_()
+    loss(p, seen).backward()
+    for i in range(4):
+        step = torch.zeros(4, dtype=DOUBLE)
+        step[i] = 1e-5
+        with torch.no_grad():
+            difference = (loss(value + step, seen) - loss(value - step, seen)) / 2e-5
+        assert p.grad[i].item() == pytest.approx(difference.item(), rel=1e-5)
+    assert len(seen[0]) >= 2 and set(seen[0]) == {0, 1} and all(which == seen[0] for which in seen)
+
+
+@BOTH
+def test_stiff_solvers_find_events_too(batch):
+    """y' = -k (y - cos t) follows (k^2 cos t + k sin t) / (k^2 + 1), which is zero where tan t = -k."""
+    k = torch.tensor(50.0, dtype=DOUBLE, requires_grad=True)
+    y0 = torch.zeros((2, 1) if batch == "independent" else (1,), dtype=DOUBLE)
+    event = pn.Event(lambda t, y: y[..., 0], direction=-1)
+    settings = {"parameters": {"k": k}, "solver": "Rodas5P", "batch": batch, "rtol": 1e-6, "atol": 1e-6}
+    events = pn.solve(lambda t, y: -k * (y - torch.cos(t)), y0, [0.0, 3.0], events=event, **settings).events
+    assert len(events) == (2 if batch == "independent" else 1)
+    (gradient,) = torch.autograd.grad(events.times[-1], k)
+    assert events.times[-1].item() == pytest.approx(math.pi - math.atan(50.0), abs=1e-5)
+    assert gradient.item() == pytest.approx(-1 / 2501, rel=1e-3)
+
+
+# Samples.
+
+
+def test_every_sample_has_its_own_events_and_end():
+    levels = torch.tensor([0.5, -0.5, 2.0, 0.9], dtype=DOUBLE)
+    y0 = torch.tensor([[0.0, 1.0]] * 4, dtype=DOUBLE)
+    crossing = pn.Event(lambda t, y: y[:, 0] - levels)
+    top = pn.Event(lambda t, y: y[:, 1], terminal=False)
+    solution = pn.solve(turn, y0, [0.0, 1.0, 4.0, 7.0], events=[crossing, top], batch="independent", **TIGHT)
+    events = solution.events
+    assert events.samples.tolist() == [0, 1, 1, 2, 2, 3]
+    assert events.which.tolist() == [0, 1, 0, 1, 1, 0]
+    moments = [math.asin(0.5), math.pi / 2, math.pi + math.asin(0.5), math.pi / 2, 3 * math.pi / 2, math.asin(0.9)]
+    np.testing.assert_allclose(events.times, moments, atol=1e-9)
+    reached = [~np.isnan(solution.ys[:, b, 0].numpy()) for b in range(4)]
+    assert [int(r.sum()) for r in reached] == [1, 2, 4, 2]
+    assert solution.reason[0] == "event 0 at t = 0.523599" and solution.reason[2] == "reached the last time"
+    for b in range(4):
+        alone = pn.solve(
+            turn,
+            y0[b],
+            [0.0, 1.0, 4.0, 7.0],
+            events=[pn.Event(lambda t, y, b=b: y[0] - levels[b]), pn.Event(lambda t, y: y[1], False)],
+            **TIGHT,
+        )
+        torch.testing.assert_close(alone.events.times, events.times[events.samples == b], rtol=0, atol=1e-9)
+        torch.testing.assert_close(alone.ys, solution.ys[torch.tensor(reached[b]), b], rtol=0, atol=1e-9)
+
+
+def test_a_list_of_times_is_cut_at_each_end():
+    y0 = torch.tensor([[0.0, 1.0]] * 2, dtype=DOUBLE)
+    event = pn.Event(lambda t, y: y[:, 0] - 0.5)
+    ts = [np.array([0.0, 0.2, 0.4, 0.6]), np.array([3.0, 3.1])]
+    solution = pn.solve(turn, y0, ts, events=event, batch="independent")
+    assert [len(row) for row in solution.ys] == [3, 2] and [len(row) for row in solution.ts] == [3, 2]
+    assert solution.events.samples.tolist() == [0]
+
+
+@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed"])
+def test_gradients_of_samples_pass_the_end_of_others(gradient):
+    k = torch.tensor([[0.5], [1.0], [2.0]], dtype=DOUBLE, requires_grad=True)
+    y0 = torch.full((3, 1), 3.0, dtype=DOUBLE)
+    event = pn.Event(lambda t, y: y[:, 0] - 1)
+    settings = {"parameters": {"k": k}, "gradient": gradient, "events": event, "batch": "independent", **TIGHT}
+    solution = pn.solve(lambda t, y: -k * y, y0, [0.0, 0.1, 0.8, 3.0], **settings)
+    (found,) = torch.autograd.grad(solution.events.times.sum(), k, retain_graph=True)
+    torch.testing.assert_close(found, -math.log(3) / k.detach() ** 2, rtol=1e-7, atol=0)
+    (found,) = torch.autograd.grad(solution.ys.nansum(), k)
+    assert bool(torch.isfinite(found).all())
+    rates, times = k.detach(), torch.tensor([0.1, 0.8, 3.0], dtype=DOUBLE)
+    inside = times < math.log(3) / rates
+    torch.testing.assert_close(found, (-3 * times * torch.exp(-rates * times) * inside).sum(1, keepdim=True))
+
+
+# Roots.
+
+
+def test_roots_of_many_functions_at_once():
+    powers = torch.tensor([1.0, 3.0, 9.0, 1.0], dtype=DOUBLE)
+    start, end = torch.tensor([-1.0, -3.0, 2.0, 5.0], dtype=DOUBLE), torch.tensor([2.0, 1.0, -1.5, 5.0], dtype=DOUBLE)
+    calls = []
+
+    def value(x):
+        calls.append(1)
+        return torch.sign(x - 0.3) * (x - 0.3).abs() ** powers
+
+    found = root(value, start, end, DOUBLE)
+    torch.testing.assert_close(found[:3], torch.full((3,), 0.3, dtype=DOUBLE), rtol=0, atol=1e-13)
+    assert found[3] == 5.0
+    changed = torch.sign(value(found)) * torch.sign(value(start))
+    assert bool((changed[:3] <= 0).all())
+    calls.clear()
+    smooth = root(lambda x: (calls.append(1), torch.cos(x))[1], torch.zeros(1, dtype=DOUBLE), torch.full((1,), 3.0, dtype=DOUBLE), DOUBLE)
+    assert smooth.item() == pytest.approx(math.pi / 2, abs=4e-15) and len(calls) < 15
+
+
+# Mistakes.
+
+MISTAKES = {
+    "no function": (lambda: pn.Event(3.0), "condition is a float"),
+    "unknown direction": (lambda: pn.Event(abs, direction=2), "direction is 2"),
+    "no event": (lambda: pn.solve(turn, START, [0.0, 1.0], events=lambda t, y: y[0]), "events holds a function"),
+    "several numbers": (lambda: pn.solve(turn, START, [0.0, 1.0], events=pn.Event(lambda t, y: y)), r"returns shape \(2,\)"),
+    "samples' numbers": (
+        lambda: pn.solve(turn, START[None], [0.0, 1.0], events=pn.Event(lambda t, y: y), batch="independent"),
+        r"one number|returns shape",
+    ),
+    "no steps": (lambda: pn.solve(turn, START, [0.0, 9.0], solver="RK4", events=pn.Event(lambda t, y: y[0])), "give a step"),
+    "no steps for samples": (
+        lambda: pn.solve(
+            turn, START[None], [0.0, 9.0], solver="RK4", events=pn.Event(lambda t, y: y[:, 0]), batch="independent"
+        ),
+        "give a step",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_answered_by_one_sentence(mistake):
+    call, answer = MISTAKES[mistake]
+    with pytest.raises(pn.ArgumentError, match=answer):
+        call()
+
+
+def test_the_julia_engine_says_that_it_has_none(monkeypatch):
+    from pyneuralode.engines import choice
+
+    monkeypatch.setattr(choice, "choose_engine", lambda engine: "julia")
+    event = pn.Event(lambda t, y: y[0])
+    field = pn.Equations({"x": "v", "v": "-x"})
+    with pytest.raises(pn.ArgumentError, match="events are watched, which the julia engine does not have yet"):
+        pn.solve(field, START, [0.0, 9.0], events=event, engine="julia")
+    with pytest.raises(pn.ArgumentError, match="batch is 'independent', which the julia engine"):
+        pn.solve(field, START[None], [0.0, 9.0], batch="independent", engine="julia")
+    assert pn.solve(field, START, [0.0, 9.0], events=event, fused=False).engine.startswith("torch")
