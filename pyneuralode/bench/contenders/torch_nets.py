@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from itertools import pairwise
 
 import torch
 from contender import Problem
 from torch import Tensor, nn
-
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ACTIVATIONS = {"tanh": nn.Tanh, "swish": nn.SiLU}
 
