@@ -69,7 +69,8 @@ def check_gradient(
     if isinstance(y0, tuple):
         raise ArgumentError("y0 is a tuple: check_gradient takes one tensor; join the parts into one.")
     model = copy.deepcopy(model).double()
-    model.engine = choose_engine(model.engine) if isinstance(model.field, Field) else "torch"
+    together = model.batch == "joint"
+    model.engine = choose_engine(model.engine) if isinstance(model.field, Field) and together else "torch"
     counted = model.engine == "torch"
     model.fused = model.fused and not counted  # so that the memory counted is that of the method
     y0 = torch.as_tensor(y0).detach().to(torch.float64)
@@ -96,8 +97,10 @@ def check_gradient(
     if not np.isfinite(expected).all():
         raise ArgumentError("loss is not finite around y0: give a loss, an initial state and times where it is.")
     scale = np.abs(expected).max() or 1.0
+    if methods is None:
+        methods = gradients_of(model.engine) if together else ["Backprop", "Checkpointed"]
     rows = []
-    for method in map(find_gradient, gradients_of(model.engine) if methods is None else methods):
+    for method in map(find_gradient, methods):
         name = type(method).__name__
         if isinstance(method, ForwardMode) and count > FEW:
             rows.append(GradientRow(name, None, None, None, f"not run: {count} numbers, and it is for at most {FEW}"))

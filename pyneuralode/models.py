@@ -256,7 +256,7 @@ class NeuralODE(nn.Module):
         loss : callable, optional
             ``loss(ys)`` -> tensor of shape (); the sum of squares unless given.
         methods : sequence of str or GradientMethod, optional
-            All that the model's engine has unless given.
+            All that the model's engine has for its `batch` unless given.
         directions, seed : int
             How many directions, and their seed.
         """

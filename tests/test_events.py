@@ -322,3 +322,29 @@ def test_the_julia_engine_says_that_it_has_none(monkeypatch):
     with pytest.raises(pn.ArgumentError, match="batch is 'independent', which the julia engine"):
         pn.solve(field, START[None], [0.0, 9.0], batch="independent", engine="julia")
     assert pn.solve(field, START, [0.0, 9.0], events=event, fused=False).engine.startswith("torch")
+
+
+def test_a_solve_with_events_cannot_be_repeated_without_them():
+    ball = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})
+    y0, ts = torch.tensor([10.0, 0.0], dtype=torch.float64), [0.0, 5.0]
+    assert pn.solve(ball, y0, ts, engine="torch").again is not None
+    assert pn.solve(ball, y0, ts, engine="torch", events=pn.Event(lambda t, y: y[0])).again is None
+
+
+@pytest.mark.parametrize(("wrong", "found"), [(lambda t, y: y[..., 0] < 1, "True or False"), (lambda t, y: None, "NoneType")])
+@pytest.mark.parametrize("batch", ["joint", "independent"])
+def test_a_condition_that_is_no_number_is_refused(wrong, found, batch):
+    fall = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})
+    y0 = torch.tensor([[10.0, 0.0]], dtype=torch.float64)
+    with pytest.raises(pn.ArgumentError, match=f"event 0 returns {found}: return a number that crosses zero"):
+        pn.solve(fall, y0 if batch == "independent" else y0[0], [0.0, 5.0], events=pn.Event(wrong), batch=batch, engine="torch")
+
+
+def test_a_condition_in_numpy_is_found_where_the_state_is_numpy_and_not_differentiated_without_a_word():
+    fall = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})
+    event = pn.Event(lambda t, y: np.sin(np.asarray(y[0]) / 10))
+    met = pn.solve(fall, np.array([10.0, 0.0]), [0.0, 2.0], events=event, engine="torch").events
+    assert abs(met.times[0] - np.sqrt(20 / 9.81)) < 1e-6
+    with pytest.raises(RuntimeError, match="requires grad"):
+        y0 = torch.tensor([10.0, 0.0], dtype=torch.float64, requires_grad=True)
+        pn.solve(fall, y0, [0.0, 2.0], events=event, engine="torch")

@@ -73,6 +73,20 @@ def test_the_same_steps_agree_to_rounding(solver, dtype):
     check(both(field, y0, ts, dtype=dtype, solver=solver, step=0.25), 100 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("seed", range(12))
+def test_random_networks_agree_within_ten_units_in_the_last_place_a_step(seed, dtype):
+    rng, steps = np.random.default_rng(seed), 10
+    field = net(rng, 1 + seed % 4, activation=ACTIVATIONS[seed % len(ACTIVATIONS)])
+    y0 = rng.normal(size=(3, field.dim))
+    solver = ("Tsit5", "Vern7", "DP8", "RK4")[seed % 4]
+    (ours, our_grads), (theirs, their_grads) = both(field, y0, [0.0, 0.5], dtype=dtype, seed=seed, solver=solver, step=0.5 / steps)
+    for mine, other in (((ours.ys,), (theirs.ys,)), (our_grads, their_grads)):
+        unit = np.spacing(max(value.detach().abs().max().numpy() for value in other))
+        worst = max(float((a - b).detach().abs().max()) for a, b in zip(mine, other))
+        assert worst <= 10 * steps * unit
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_every_activation_agrees_to_rounding(activation, dtype):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.fused_flows import function
@@ -134,3 +135,25 @@ def test_parameters_changed_before_the_backward_pass_are_noticed():
         next(flow.parameters()).mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_no_samples_are_answered():
+    flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch")
+    with pytest.raises(pn.ArgumentError, match="is empty"):
+        flow.log_prob(torch.zeros(0, 2))
+
+
+def test_forward_mode_is_not_lost_without_a_word():
+    state = torch.tensor([[0.3, -0.4]], dtype=torch.float64)
+
+    def tangent(fused):
+        flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch", dtype=torch.float64, fused=fused, seed=0)
+        with forward_ad.dual_level(), torch.no_grad():
+            return forward_ad.unpack_dual(flow.log_prob(forward_ad.make_dual(state, torch.ones_like(state)))).tangent, flow
+
+    with pytest.raises(pn.ArgumentError, match="forward mode"):
+        tangent(fused=True)
+    found, flow = tangent(fused=False)
+    with torch.no_grad():
+        ahead, behind = flow.log_prob(state + 1e-5), flow.log_prob(state - 1e-5)
+    assert torch.allclose(found, (ahead - behind) / 2e-5, rtol=1e-4)

@@ -77,3 +77,10 @@ def test_memory_grows_as_each_method_says():
     assert growth["Backsolve"] < 0.1 * state
     assert growth["Checkpointed"] <= 1.01 * state
     assert growth["Backprop"] > 4 * state
+
+
+def test_independent_samples_are_checked_with_the_methods_that_they_have():
+    model = pn.NeuralODE(pn.MLP((2, 3, 2), init_bias=0.3), rtol=1e-8, atol=1e-8, batch="independent")
+    check = model.check_gradient([[1.0, 0.5], [0.2, 0.1]], [0.0, 0.5, 1.0], directions=2)
+    assert [row.method for row in check.rows] == ["Backprop", "Checkpointed"]
+    assert max(row.error for row in check.rows) < 1e-6

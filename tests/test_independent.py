@@ -391,3 +391,21 @@ def test_tolerances_per_component_and_sample():
         torch.testing.assert_close(plain.ys[:, b], one.ys, **ROUNDING)
     each = pn.solve(swing, Y0, [0.0, 1.0], batch="independent", atol=np.array([1e-6, 1e-8]))
     torch.testing.assert_close(each.ys[:, 1], alone(1, [0.0, 1.0], atol=np.array([1e-6, 1e-8])).ys, **ROUNDING)
+
+
+def test_what_a_field_tells_stiff_solvers_is_heard():
+    class Decay(torch.nn.Module):
+        calls = 0
+
+        def forward(self, t, y):
+            return -50.0 * (y - torch.cos(t))
+
+        def jacobian(self, t, y):
+            self.calls += 1
+            return -50.0 * torch.eye(y.numel(), dtype=y.dtype).view(*y.shape, *y.shape)
+
+    field, y0 = Decay(), torch.tensor([[1.0, 0.0], [0.5, 0.2]], dtype=torch.float64)
+    ys = pn.solve(field, y0, [0.0, 1.0], solver="Rodas5P", batch="independent", engine="torch").ys
+    assert field.calls > 0
+    alone = pn.solve(field, y0[1], [0.0, 1.0], solver="Rodas5P", engine="torch").ys
+    assert torch.allclose(ys[-1, 1], alone[-1], atol=1e-5)

@@ -1,11 +1,18 @@
 """Mistakes that would give a wrong number without a word: each is answered, or cannot happen."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import pyneuralode as pn
+from pyneuralode.dropin.runge_kutta import weights_of
+from pyneuralode.engines.torch_engine.rows.step import row_method
+from pyneuralode.engines.torch_engine.stiff import as_method
 from pyneuralode.gradients import gradients_of
 
 GRADIENTS = gradients_of("torch")
@@ -213,3 +220,63 @@ def test_an_earlier_start_is_left_out_of_the_states():
     later = model.solve([1.0, 0.0], np.array([0.5, 1.0]), t0=0.0)
     np.testing.assert_array_equal(later.ys, whole.ys[1:])
     np.testing.assert_array_equal(later.ts, [0.5, 1.0])
+
+
+FORMULA = pn.Equations({"a": "-k*a"}, parameters={"k": 0.5})
+
+
+@pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P", "KenCarp4", "AutoTsit5(Rosenbrock23)"])
+@pytest.mark.parametrize("batch", ["joint", "independent"])
+def test_a_solve_in_inference_mode_leaves_later_ones_their_gradients(solver, batch):
+    y0, ts = torch.ones(2, 1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    for cache in (as_method, row_method, weights_of):
+        cache.cache_clear()
+    with torch.inference_mode():
+        pn.solve(FORMULA, y0.clone(), ts, solver=solver, batch=batch, fused=False, engine="torch")
+        pn.odeint(lambda t, y: -y, y0.clone(), ts)
+    k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    ys = pn.solve(FORMULA, y0, ts, parameters={"k": k}, solver=solver, batch=batch, fused=False, engine="torch").ys
+    (ys[-1].sum() + pn.odeint(lambda t, y: -k * y, y0, ts)[-1].sum()).backward()
+    assert abs(k.grad + 4 * np.exp(-0.5)) < 1e-3
+
+
+@pytest.mark.parametrize("field", [pn.MLP((2, 5, 2), "tanh"), FORMULA], ids=["network", "formula"])
+def test_forward_mode_differentiation_is_not_lost_in_compiled_code(field):
+    parameters = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in field.initial(0).items()}
+    y0 = torch.full((field.dim,), 0.8, dtype=torch.float64)
+
+    def end(moved):
+        return pn.solve(field, y0, [0.0, 1.0], parameters=moved, rtol=1e-9, atol=1e-9, engine="torch").ys[-1]
+
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(value, torch.ones_like(value)) for name, value in parameters.items()}
+        tangent = forward_ad.unpack_dual(end(dual)).tangent
+    step = 1e-5
+    ahead, behind = (end({name: value + h for name, value in parameters.items()}) for h in (step, -step))
+    assert torch.allclose(tangent, (ahead - behind) / (2 * step), rtol=1e-5)
+
+
+@pytest.mark.parametrize("field", [pn.MLP((2, 5, 2), "tanh"), FORMULA], ids=["network", "formula"])
+def test_a_solve_again_starts_where_the_first_did(field):
+    y0 = torch.full((field.dim,), 0.8, dtype=torch.float64)
+    parameters = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in field.initial(0).items()}
+    first = pn.solve(field, y0, [0.0, 1.0], parameters=parameters, engine="torch")
+    y0 *= 3
+    assert torch.equal(first.again(parameters), first.ys)
+    for twin in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        assert torch.equal(twin.ys, first.ys) and twin.again is None
+
+
+def test_a_solve_again_reads_no_memory_beyond_the_parameters():
+    field = pn.MLP((2, 5, 2), "tanh")
+    parameters = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in field.initial(0).items()}
+    first = pn.solve(field, Y0, [0.0, 1.0], parameters=parameters, engine="torch")
+    with pytest.raises(pn.ArgumentError, match="parameters hold 4 numbers: give 27"):
+        first.again({name: value.reshape(-1)[:1] for name, value in parameters.items()})
+    single = first.again({name: value.float() for name, value in parameters.items()})
+    assert single.dtype == torch.float64 and torch.allclose(single, first.ys, rtol=1e-5)
+
+
+def test_a_state_that_numpy_has_no_type_for_is_solved():
+    ys = pn.solve(FORMULA, torch.ones(1, dtype=torch.bfloat16), [0.0, 1.0], rtol=0.1, atol=0.1, engine="torch").ys
+    assert ys.dtype == torch.bfloat16 and abs(float(ys[-1, 0]) - np.exp(-0.5)) < 0.02

@@ -56,6 +56,7 @@ class Weights:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
 def weights_of(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[Weights]:
     """Return the weights of the stages after the first, of the solution, and of any error estimate."""
     rows = [*tableau.A[1:], tableau.b, *([] if tableau.error is None else tableau.error)]

@@ -95,7 +95,7 @@ class Event:
     Parameters
     ----------
     condition : callable
-        ``condition(t, y)``, called as the field is; returns a number, a tensor of one element (with
+        ``condition(t, y)``, called as the field is; returns a number or a tensor of one element (with
         ``batch="independent"``: one number per sample, (B,)).
     terminal : bool
         Whether the solve ends there (with ``batch="independent"``: that of the sample).
@@ -208,7 +208,7 @@ class Solution:
         The events met, where events were watched.
     again : callable or None
         ``again(parameters)`` -> ys, the same solve for other parameters (tensors by name, with autograd), for loops that
-        solve thousands of times: what does not depend on the parameters was prepared, and they are not checked. There
+        solve thousands of times: what does not depend on the parameters was prepared, and neither they nor the states are checked. There
         where the torch engine's compiled path ran for a torch state.
 
     With ``batch="independent"`` ``ys[i]`` belongs to ``ts[i]``: times (T,) for all give ys (T, B, *state shape), times
@@ -228,6 +228,10 @@ class Solution:
     dense: Callable | None = field(default=None, repr=False)
     events: Crossings | None = None
     again: Callable | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles do without `again`, which holds the solve itself."""
+        return {**vars(self), "again": None}
 
     def __call__(self, t):
         """Return the state at time(s) `t` (time units) inside the span, by the method's own interpolant.

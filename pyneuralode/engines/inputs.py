@@ -55,7 +55,7 @@ def flat_control(control: Control, y0: Tensor, layout: Layout, adaptive: bool) -
     control = replace(control, **changes) if changes else control
     if adaptive:
         control.check_against(
-            y0.detach().cpu().numpy(), str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps
+            y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), torch.finfo(y0.dtype).eps
         )
     return control
 

@@ -58,6 +58,7 @@ def solve(problem: Problem, task: Task, y0: Tensor, layout: Layout, again: Calla
         nfev=solution.nfev + task.statistics.nfev,
         reason=reason(terminal[0][1] if terminal else -1, last),
         events=Crossings(times.numpy() if layout.numpy else times, layout.deliver(moved), which),
+        again=None,  # it would not look for events
     )
 
 
@@ -94,6 +95,12 @@ def row_values(events: tuple[Event, ...], shape: torch.Size) -> Rows:
 
 
 def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
+    kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
+    if kind in (torch.bool, np.bool_) or kind == object:
+        found = type(value).__name__ if kind == object else "True or False"
+        raise ArgumentError(
+            f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
+        )
     value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
     if value.numel() != count or value.ndim > 1 and count > 1:
         wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
@@ -200,8 +207,13 @@ def attach(
 def _rate(values: Rows, t: Tensor, y: Tensor, slopes: Tensor, row: Tensor, index: Tensor) -> Tensor:
     """Return the total derivative (q,) of each condition along the solution; infinite where it is zero or unknown."""
     t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-    value = values(t, y)[index, row].sum()
     rate = torch.zeros_like(slopes[:, 0])
+    try:
+        value = values(t, y)[index, row].sum()
+    except RuntimeError as error:
+        if "requires grad" not in str(error):  # torch's word for a tensor that NumPy cannot take
+            raise
+        value = rate
     if value.requires_grad:
         by_time, by_state = torch.autograd.grad(value, (t, y), allow_unused=True)
         if by_time is not None:

@@ -168,6 +168,13 @@ def _of_sample(batch: Batch, b: int) -> Problem:
         def dynamics(t: Tensor, y: Tensor) -> Tensor:
             return call(t.view([1] * y.ndim), y)
 
+        # What the field tells stiff solvers; see pyneuralode.solvers.
+        for name in ("samplewise", "matrix_free"):
+            if hasattr(problem.dynamics, name):
+                setattr(dynamics, name, getattr(problem.dynamics, name))
+        if hasattr(problem.dynamics, "jacobian"):
+            dynamics.jacobian = lambda t, y: problem.dynamics.jacobian(torch.as_tensor(t).view([1] * y.ndim), y)
+
     tolerances = {name: value.reshape(batch.y0.shape)[b].reshape(shape) for name, value in _tolerances(batch)}
     return replace(
         problem,

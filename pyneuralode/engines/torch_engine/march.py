@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -72,11 +71,6 @@ class Method:
         tolerance: Tolerance | None = None,
     ) -> Step:
         return Step(self, f, t, t_end, y, first)
-
-
-@lru_cache(maxsize=64)
-def as_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> Method:
-    return Method(tableau, dtype, device)
 
 
 class Step:

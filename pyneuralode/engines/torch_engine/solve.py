@@ -74,7 +74,7 @@ def solve(problem: Problem) -> Solution:
     if steps is not None:
         states = backprop(task, start, steps)
     elif path:
-        run = path.prepare(problem, task, start)
+        run = path.prepare(problem, task, start.clone())  # `again` starts there, whatever becomes of the caller's y0
         states = run(parameters)
     else:
         states = _differentiable(problem, task, start)

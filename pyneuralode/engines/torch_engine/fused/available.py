@@ -10,6 +10,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
+
 from ....errors import SolverError
 from ...base import Control
 from ..march import bad_start, too_many_steps, too_small_step
@@ -26,6 +29,11 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
     except (ImportError, OSError, AttributeError) as error:
         log.info("the compiled path needs Numba, which does not start here (%s): solving without it", error)
         return None
+
+
+def has_tangent(*tensors: Tensor) -> bool:
+    """Return whether forward-mode differentiation follows one of the tensors: compiled code would lose its tangents."""
+    return any(unpack_dual(x).tangent is not None for x in tensors)
 
 
 def run(kernel: Callable, *arguments: Any) -> tuple:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....errors import ArgumentError
 from ....fields import Field
 from ....gradients import Backprop, Checkpointed
 from ...base import Problem
 from ..differentiate import Task
 from ..first_order import first_order
 from ..march import fixed_grid
-from .available import compiled, march_error, run
+from .available import compiled, has_tangent, march_error, run
 from .plan import field_plan, tableau_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
@@ -43,6 +44,8 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
         return False
     if y0.numel() // problem.dynamics.dim * sum(map(math.prod, plan.shapes.values())) > LARGE:
         return False
+    if has_tangent(y0, *(parameters[name] for name in plan.shapes)):
+        return False
     wants_gradient = torch.is_grad_enabled() and (
         y0.requires_grad or any(parameters[name].requires_grad for name in plan.shapes)
     )
@@ -64,8 +67,9 @@ class Repeated:
         grid = fixed_grid(task.method.tableau, task.ts, control)
         limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
         self.task, self.y0 = task, y0
-        self.field, tableau = field_plan(problem.dynamics, y0.itemsize), tableau_plan(task.method.tableau, y0.dtype)
+        self.field, tableau = field_plan(problem.dynamics, y0.itemsize), tableau_plan(task.method.tableau)
         self.names = list(self.field.shapes)
+        self.size = sum(map(math.prod, self.field.shapes.values()))
         self.ts = np.array(task.ts)
         self.grid = np.empty(0) if grid is None else np.array(grid)
         self.scheme = tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers
@@ -96,7 +100,11 @@ class _Call:
         problem, field = self.problem, self.problem.field
         forward, _ = _kernels()
         y0 = y0.numpy()
-        self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
+        self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy().astype(y0.dtype, copy=False)
+        if self.theta.size != problem.size:  # compiled code would read beyond them
+            raise ArgumentError(
+                f"parameters hold {self.theta.size} numbers: give {problem.size}, {', '.join(problem.names)} as in the first solve."
+            )
         status, t, size, counts, ys, *self.record = run(
             forward.march, field.head, field.layers, field.scales, self.theta, y0, problem.ts, problem.grid, *problem.scheme,
             *problem.control, problem.every if keep else 0, problem.room if keep else 0, *_memory(y0),

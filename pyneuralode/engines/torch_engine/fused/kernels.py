@@ -8,8 +8,12 @@ from pathlib import Path
 from numba import njit
 
 # Numba looks at a kernel's own file to see whether what it kept is out of date. As the default of an
-# argument, this number becomes part of the kernel's signature and stands for all files here.
-SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+# argument, this number becomes part of the kernel's signature and stands for all files here, and for those
+# outside from which constants are compiled in.
+HERE = Path(__file__).parent
+SOURCES = zlib.crc32(b"".join(
+    path.read_bytes() for path in (*sorted(HERE.glob("*.py")), HERE.parent / "march.py", HERE.parents[2] / "fields.py")
+))
 
 
 # For functions that only compiled code calls. Without doors for Python they compile in half the time; without

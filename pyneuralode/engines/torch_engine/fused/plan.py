@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from ....fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Field, Linear
-from ..march import as_method
 from ..tableaus import Tableau
 
 VECTOR_BYTES = 64
@@ -81,7 +79,7 @@ def field_plan(field: Field, itemsize: int) -> FieldPlan | None:
 
 
 @lru_cache(maxsize=64)
-def tableau_plan(tableau: Tableau, dtype: torch.dtype) -> TableauPlan:
+def tableau_plan(tableau: Tableau) -> TableauPlan:
     s, all_stages = tableau.stages, len(tableau.interpolant)
     rows = np.zeros((all_stages, all_stages))
     rows[:s, :s] = tableau.A
@@ -89,6 +87,6 @@ def tableau_plan(tableau: Tableau, dtype: torch.dtype) -> TableauPlan:
         rows[s:] = tableau.extra_A
     estimates = [] if tableau.error is None else list(tableau.error)
     ends = np.stack([tableau.b, *estimates])
-    end_stage = as_method(tableau, dtype, torch.device("cpu")).end_stage
-    numbers = [s, tableau.order, -1 if end_stage is None else end_stage, tableau.error_order or 0]
+    end_stage = -1 if tableau.end_stage is None else tableau.end_stage
+    numbers = [s, tableau.order, end_stage, tableau.error_order or 0]
     return TableauPlan(rows, ends, np.array(tableau.interpolant), np.array(numbers, dtype=np.int64))

@@ -15,19 +15,23 @@ from ....gradients import Backprop, Checkpointed
 from ...base import Control
 from ...integrals import Integrals
 from ..first_order import first_order
-from ..fused.available import compiled, march_error, run
+from ..fused.available import compiled, has_tangent, march_error, run
 from ..fused.plan import tableau_plan
 from ..march import fixed_grid
 from ..tableaus import Tableau
 from .plan import FlowPlan, flow_plan
 
 
-def applies(field: object, state: Tensor, tableau: object, control: Control, gradient: object) -> bool:
+def applies(
+    field: object, parameters: dict[str, Tensor], state: Tensor, tableau: object, control: Control, gradient: object
+) -> bool:
     """Return whether the compiled flows can carry `state` (n, d), with the exact trace and no penalties."""
     if not isinstance(field, Field) or flow_plan(field) is None or _kernels() is None:
         return False
     plain = np.ndim(control.rtol) == np.ndim(control.atol) == 0
-    known = state.device.type == "cpu" and state.dtype in (torch.float64, torch.float32)
+    known = state.device.type == "cpu" and state.dtype in (torch.float64, torch.float32) and len(state) > 0
+    if has_tangent(state, *parameters.values()):
+        return False
     return plain and known and isinstance(tableau, Tableau) and isinstance(gradient, (Backprop, Checkpointed))
 
 
@@ -62,7 +66,7 @@ class _Call:
     def march(self, state: Tensor, parameters: list[Tensor], keep: bool) -> tuple[Tensor, Tensor]:
         """Return the last states (n, d) and the integral of the trace (n,)."""
         control, tableau = self.control, self.tableau
-        scheme = tableau_plan(tableau, state.dtype)
+        scheme = tableau_plan(tableau)
         self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
         grid = fixed_grid(tableau, list(self.span), control)
         if grid is None:

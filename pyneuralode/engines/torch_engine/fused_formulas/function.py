@@ -18,7 +18,7 @@ from ....solvers import find_solver
 from ...base import Control, Problem
 from ..differentiate import Task
 from ..first_order import first_order
-from ..fused.available import compiled, march_error, run
+from ..fused.available import compiled, has_tangent, march_error, run
 from ..march import fixed_grid
 from ..rows.control import of_sample
 from ..stiff import STIFF
@@ -69,6 +69,8 @@ def _applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor], sample
     if not shapes.keys() <= parameters.keys():
         return False
     if any(parameters[name].shape not in (shape, (samples, *shape)) for name, shape in shapes.items()):
+        return False
+    if has_tangent(y0, *(parameters[name] for name in shapes)):
         return False
     wants_gradient = torch.is_grad_enabled() and (
         y0.requires_grad or any(parameters[name].requires_grad for name in shapes)

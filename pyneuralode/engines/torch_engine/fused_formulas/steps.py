@@ -155,7 +155,9 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
                 break
             last = size
         if not converged:
-            fill(stage, np.nan)
+            # The step fails by its end, on which some methods' second stage has no weight, but the last one always has.
+            for unknown in range(i, scheme.stages):
+                fill(k[unknown], np.nan)
             break
     return evaluations
 

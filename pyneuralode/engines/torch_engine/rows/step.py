@@ -34,6 +34,7 @@ class RowMethod:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
 def row_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> RowMethod:
     return RowMethod(tableau, dtype, device)
 

@@ -29,6 +29,7 @@ _KINDS = {Tableau: Method, Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod, Swi
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
 def as_method(
     tableau: Tableau | Rosenbrock | SDIRK | Switching, dtype: torch.dtype, device: torch.device
 ) -> Method | RosenbrockMethod | SDIRKMethod | SwitchingMethod:
