@@ -96,7 +96,9 @@ class ForwardMode(GradientMethod):
     """
 
 
-# "Backprop" and "Checkpointed" differentiate the steps: on the Julia engine those of explicit solvers, for described fields.
+# Those that differentiate the steps taken: on the Julia engine those of explicit solvers, for described fields.
+OF_STEPS = (Backprop, Checkpointed)
+
 GRADIENTS: dict[str, type[GradientMethod]] = {
     kind.__name__: kind
     for kind in (Backprop, Checkpointed, Backsolve, Interpolating, Gauss, Quadrature, ForwardMode)

@@ -38,6 +38,10 @@ ARGUMENTS = {
     "rtol below float32": (lambda: solve(y0=SINGLE, rtol=1e-9), "below what float32 can hold"),
     "rtol below float64": (lambda: solve(rtol=1e-17), "below what float64 can hold"),
     "atol of the wrong shape": (lambda: solve(atol=[1e-6, 1e-6, 1e-6]), r"atol has shape \(3,\)"),
+    "unknown norm": (lambda: solve(norm="sample"), "did you mean 'samples'"),
+    "samples that do not match": (
+        lambda: solve(lambda t, y: y, y0=(torch.ones(2, 3), torch.ones(4)), norm="samples"), "first axis counts the samples"
+    ),
     "negative step": (lambda: solve(step=-0.1), "step is -0.1"),
     "min above max": (lambda: solve(min_step=2.0, max_step=1.0), "min_step below max_step"),
     "no steps": (lambda: solve(max_steps=0), "max_steps is 0"),

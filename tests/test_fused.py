@@ -6,41 +6,16 @@ import re
 import numpy as np
 import pytest
 import torch
+from paths import RALSTON, both, check
 
 from pyneuralode.engines.torch_engine.fused import available, function
-from pyneuralode.engines.torch_engine.tableaus import TABLEAUS, Tableau
+from pyneuralode.engines.torch_engine.tableaus import TABLEAUS
 from pyneuralode.errors import SolverError
 from pyneuralode.fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Linear
 from pyneuralode.gradients import Checkpointed
 from pyneuralode.models import solve
 
 numba = pytest.importorskip("numba")
-
-RALSTON = Tableau("Ralston", 2, A=[[0, 0], [2 / 3, 0]], b=[1 / 4, 3 / 4], error=[-3 / 4, 3 / 4])
-
-
-def both(field, y0, ts, *, dtype=torch.float64, seed=0, gradient="Backprop", **settings):
-    """Solve on the compiled and on the generic path; return for each the solution and all gradients."""
-    results = []
-    for compiled in (True, False):
-        arrays = field.initial(seed)
-        parameters = {k: torch.tensor(v, dtype=dtype, requires_grad=True) for k, v in arrays.items()}
-        start = torch.tensor(y0, dtype=dtype, requires_grad=True)
-        settings = dict(settings, gradient=gradient, fused=compiled)
-        solution = solve(field, start, ts, parameters=parameters, **settings)
-        weights = torch.cos(torch.arange(solution.ys.numel(), dtype=dtype)).view_as(solution.ys)
-        grads = torch.autograd.grad((weights * solution.ys).sum(), [start, *parameters.values()])
-        results.append((solution, grads))
-    assert [solution.engine for solution, _ in results] == ["torch (fused)", "torch"]
-    return results
-
-
-def check(results, tolerance):
-    (ours, our_grads), (theirs, their_grads) = results
-    assert (ours.nfev, ours.accepted, ours.rejected) == (theirs.nfev, theirs.accepted, theirs.rejected)
-    for a, b in zip((ours.ys, *our_grads), (theirs.ys, *their_grads)):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        assert (a - b).abs().max() <= tolerance * (1 + b.abs().max())
 
 
 def net(rng, depth, **settings):

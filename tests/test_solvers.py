@@ -549,6 +549,22 @@ def test_tolerances_per_component(solver):
     np.testing.assert_array_equal(errors(np.full((2, 2), 1e-5)), coarse)
 
 
+@pytest.mark.parametrize("solver", ["Tsit5", "DP8", "Rodas5P"])
+def test_no_sample_hides_among_many(solver):
+    """With norm="samples" one moving state among many at rest takes the steps that it takes alone."""
+    rest, start = torch.zeros(400, 2, dtype=torch.float64), torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    field = pn.Equations({"x": "v", "v": "(1 - x**2)*v - x"})
+    settings = {"solver": solver, "rtol": 1e-6, "atol": 1e-6}
+    alone = pn.solve(field, start, [0.0, 5.0], **settings)
+    among = pn.solve(field, torch.cat([rest, start, rest]), [0.0, 5.0], norm="samples", **settings)
+    assert (among.accepted, among.rejected) == (alone.accepted, alone.rejected)
+    torch.testing.assert_close(among.ys[:, 400:401], alone.ys, rtol=1e-9, atol=1e-9)
+    hidden = pn.solve(field, torch.cat([rest, start, rest]), [0.0, 5.0], **settings)
+    assert hidden.accepted < alone.accepted
+    parts = pn.solve(lambda t, y: (y[1], -y[0]), (start, 0 * start), [0.0, 5.0], norm="samples", **settings)
+    assert float((parts.ys[0][-1, 0, 0] - 2 * np.cos(5.0)).abs()) < 1e-4
+
+
 def test_relative_tolerances_per_component():
     ts = np.array([0.0, 1.0, 3.0])
     rates = torch.tensor([1.0, -1.0], dtype=torch.float64)

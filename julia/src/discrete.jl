@@ -64,7 +64,8 @@ function DiscreteSolve(field::Field, u0::AbstractArray{T,M}, ts; solver="Tsit5",
     samples = M == 1 ? 1 : size(u0, 2)
     lead = room(dimension(field), samples, T)
     every = gradient === nothing ? 0 : gradient == "Backprop" ? 1 : Int(every)
-    return DiscreteSolve(taped(field, T, samples), Scheme(tableau, length(u0), lead, T), times, collect(grid), control,
+    part = control.norm == "samples" ? dimension(field) : length(u0)
+    return DiscreteSolve(taped(field, T, samples), Scheme(tableau, length(u0), part, lead, T), times, collect(grid), control,
                          spread_out("rtol", control.rtol, u0), spread_out("atol", control.atol, u0), every, gradient == "Backprop",
                          size(u0), zeros(T, size(u0)..., length(times)), (aligned(T, lead), aligned(T, lead)),
                          zeros(65), fill((0, 0, 0), 64), zeros(T, 64 * length(u0)), fill((0, 0, 0), 64), 0, 0, 0, false)

@@ -86,6 +86,10 @@ function bounded_norm(u::AbstractArray{<:Dual}, t)
     return isfinite(size) ? size : oftype(size, NONSENSE)
 end
 
+# The largest of the columns' norms: no sample's error hides among those of many others.
+samples_norm(u, t) = bounded_norm(u, t)
+samples_norm(u::AbstractMatrix, t) = maximum(column -> bounded_norm(column, t), eachcol(u))
+
 part(x::Dual, k) = k == 0 ? ForwardDiff.value(x) : ForwardDiff.partials(x, k)
 
 # How a control reads for SciML, adaptively or on a grid of times.
@@ -96,8 +100,9 @@ function settings(solver::Solver, ts::AbstractVector{T}, control::Control) where
     tolerances = (reltol=control.rtol, abstol=control.atol, verbose=false)
     grid === nothing || return (; tolerances..., adaptive=false, dt=span, tstops=grid, maxiters=typemax(Int))
     first_step = control.first_step === nothing ? (;) : (dt=T(min(control.first_step, span)),)
+    norm = control.norm == "samples" ? samples_norm : bounded_norm
     return (; tolerances..., adaptive=true, dtmin=T(control.min_step), dtmax=T(min(control.max_step, span)),
-            maxiters=control.max_steps, internalnorm=bounded_norm, first_step...)
+            maxiters=control.max_steps, internalnorm=norm, first_step...)
 end
 
 """

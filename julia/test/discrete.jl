@@ -170,6 +170,22 @@ end
     @test back ≈ u0 rtol = 1e-8
 end
 
+@testset "one moving sample among many at rest: $kind" for kind in ("discrete", "SciML")
+    field = Equations(["x", "v"], ["m"], ["* x x", "- 1.0 #1", "* #2 v", "* m #3", "- #4 x"], ["v", "#5"])
+    start, ts = [2.0, 0.0], [0.0, 5.0]
+    function steps(u0, norm)
+        control = Control(; norm)
+        kind == "SciML" && return solve_field(field, [1.0], u0, ts; solver="Rodas5P", control)
+        s = DiscreteSolve(field, u0, ts; control)
+        return (ys=solve!(s, [1.0], u0), counts(s)...)
+    end
+    alone, among, hidden = steps(start, "joint"), steps([start zeros(2, 500)], "samples"), steps([start zeros(2, 500)], "joint")
+    @test (among.accepted, among.rejected) == (alone.accepted, alone.rejected)
+    @test among.ys[:, 1, :] ≈ alone.ys rtol = 1e-9
+    @test hidden.accepted < alone.accepted
+    @test_throws UserError Control(norm="sample")
+end
+
 @testset "discrete: OrdinaryDiffEq agrees" begin
     field, u0 = FIELDS["deep swish"]
     p, ts = start_parameters(field), [0.0, 0.7, 1.5, 3.0]

@@ -12,6 +12,9 @@ import numpy as np
 from ..errors import ArgumentError, unknown_name
 
 
+NORMS = ("joint", "samples")
+
+
 @dataclass(frozen=True)
 class Control:
     """How steps are chosen.
@@ -20,6 +23,9 @@ class Control:
     ----------
     rtol, atol : float or array of the state's shape
         The error of a step is measured as the root mean square of error / (atol + rtol |y|) and kept below 1.
+    norm : {"joint", "samples"}
+        Whether that mean is over the whole state, or over each sample alone, and the largest counts: then no sample's error
+        hides among those of many others. Samples lie along the state's first axis; a state of one axis is one sample.
     step : float, optional
         Size of fixed steps (time units). Without it a method that estimates its error adapts its steps, and
         one that does not steps from one of the times asked for to the next.
@@ -31,6 +37,7 @@ class Control:
 
     rtol: Any = 1e-6
     atol: Any = 1e-6
+    norm: str = "joint"
     step: float | None = None
     first_step: float | None = None
     min_step: float = 0.0
@@ -46,6 +53,8 @@ class Control:
                 )
         if not np.any(np.asarray(self.rtol)) and not np.any(np.asarray(self.atol)):
             raise ArgumentError("rtol and atol are both 0: give at least one a positive value, such as 1e-6.")
+        if self.norm not in NORMS:
+            raise unknown_name("norm", self.norm, NORMS)
         for name in ("step", "first_step", "max_step"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and (name == "max_step" or math.isfinite(value))):

@@ -7,6 +7,7 @@ the integrals of |f|^2 and of |J|_F^2, the latter estimated by |e^T J|^2 where t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..engines.torch_engine.convolved import Convolved
 from ..engines.torch_engine.differentiated import Differentiated
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.layered import Layered, activation_of, layers_of
-from ..engines.torch_engine.solve import find_tableau
+from ..engines.torch_engine.stiff import find_tableau
 from ..fields import Field
 
 if TYPE_CHECKING:
@@ -95,9 +96,11 @@ def solve_terms(
 def solve_states(flow: ContinuousFlow, state: Tensor, times: np.ndarray) -> Tensor:
     """Return the states (T, n, d) at `times` (T,), from `state` (n, d) at the first of them."""
     engine = engine_of(flow)
+    # Every state is wanted for itself, unlike the mean that a training computes: none may be inexact.
+    control = replace(flow.control, norm="samples")
     # Julia differentiates steps in compiled code only; torch's compiled code knows fewer fields.
     problem = Problem(
-        flow.field, flow.tensors(), state, times, flow.solver, flow.control, flow.gradient, fused=engine == "julia"
+        flow.field, flow.tensors(), state, times, flow.solver, control, flow.gradient, fused=engine == "julia"
     )
     return choice.solve(problem, engine).ys
 

@@ -28,6 +28,7 @@ adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
 struct Scheme{T}
     tableau::Tableau
     n::Int
+    part::Int                       # numbers whose error is measured together: the state's, or a sample's
     lead::Int
     nodes::Vector{Float64}          # times of the stages, as parts of the step
     ahead::Matrix{Float64}          # `rows` and `ends` side by side
@@ -43,12 +44,12 @@ struct Scheme{T}
     ones::Vector{T}
 end
 
-function Scheme(tableau::Tableau, n, lead, ::Type{T}) where {T}
+function Scheme(tableau::Tableau, n, part, lead, ::Type{T}) where {T}
     columns(count) = aligned(T, lead * count)
     total = size(tableau.rows, 2)
     ahead = hcat(tableau.rows, vcat(tableau.ends, zeros(total - tableau.stages, size(tableau.ends, 2))))
     back = weights_back(tableau, tableau.stages), weights_back(tableau, total)
-    return Scheme{T}(tableau, n, lead, nodes_of(tableau), ahead, back, zeros(T, length(ahead)), zeros(T, length(back[1])), zeros(T, total), columns(total),
+    return Scheme{T}(tableau, n, part, lead, nodes_of(tableau), ahead, back, zeros(T, length(ahead)), zeros(T, length(back[1])), zeros(T, total), columns(total),
                      columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
 end
 
@@ -148,21 +149,29 @@ end
 function estimate(scheme, column, y, stop, rtol, atol)
     point = pointer(scheme.point)
     combine!(scheme, point, pointer(scheme.zeros), end_weights(scheme, column), scheme.k, scheme.tableau.stages)
-    total = 0.0
-    @inbounds @simd for i in 1:scheme.n
-        largest = max(abs(unsafe_load(y, i)), abs(unsafe_load(stop, i)))
-        total += abs2(Float64(unsafe_load(point, i) / (largest * rtol[i] + atol[i])))
+    size = 0.0
+    for first in 1:scheme.part:scheme.n
+        total = 0.0
+        @inbounds @simd for i in first:first+scheme.part-1
+            largest = max(abs(unsafe_load(y, i)), abs(unsafe_load(stop, i)))
+            total += abs2(Float64(unsafe_load(point, i) / (largest * rtol[i] + atol[i])))
+        end
+        size = max(size, total)
     end
-    return sqrt(total / scheme.n)
+    return sqrt(size / scheme.part)
 end
 
-"Return the root mean square of x over the tolerance at y."
+"Return the root mean square of x over the tolerance at y, the largest of the parts'."
 function scaled_size(scheme, x, y, rtol, atol)
-    total = 0.0
-    @inbounds for i in 1:scheme.n
-        total += abs2(Float64(unsafe_load(x, i)) / (Float64(abs(unsafe_load(y, i))) * rtol[i] + atol[i]))
+    size = 0.0
+    for first in 1:scheme.part:scheme.n
+        total = 0.0
+        @inbounds for i in first:first+scheme.part-1
+            total += abs2(Float64(unsafe_load(x, i)) / (Float64(abs(unsafe_load(y, i))) * rtol[i] + atol[i]))
+        end
+        size = max(size, total)
     end
-    return sqrt(total / scheme.n)
+    return sqrt(size / scheme.part)
 end
 
 """

@@ -109,6 +109,13 @@ class OdeNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
+    def gradients(self, problem: Problem) -> dict[str, Tensor]:
+        """Return the gradients, by name, of the loss on the problem's images."""
+        (images,) = tensors_of(problem, "images")
+        loss = nn.functional.cross_entropy(self(images), torch.as_tensor(problem.arrays["labels"]))
+        parameters = dict(self.named_parameters())
+        return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values()))))
+
 
 @torch.no_grad()
 def take_arrays(module: nn.Module, problem: Problem) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from contender import Found, Problem, Run
-from torch import nn
 from torch_nets import OdeNet, dtype_of, tensors_of
 
 import pyneuralode as pn
@@ -127,18 +126,13 @@ def odenet(problem: Problem, variant: str) -> Run:
 
     net = OdeNet(problem, block)
     (images,) = tensors_of(problem, "images")
-    labels = torch.as_tensor(problem.arrays["labels"])
-    parameters = dict(net.named_parameters())
-
-    def iterate():
-        return torch.autograd.grad(nn.functional.cross_entropy(net(images), labels), list(parameters.values()))
 
     def found() -> Found:
         with torch.no_grad():
             solution = pn.solve(net.dynamics, net.stem(images), net.ts, **settings)
-        return Found(solution.ys[-1].reshape(-1, 1), dict(zip(parameters, iterate())), counts_of(problem, solution))
+        return Found(solution.ys[-1].reshape(-1, 1), net.gradients(problem), counts_of(problem, solution))
 
-    return Run(iterate, found)
+    return Run(lambda: net.gradients(problem), found)
 
 
 def memory(problem: Problem, variant: str) -> Run:

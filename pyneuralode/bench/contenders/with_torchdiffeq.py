@@ -135,19 +135,14 @@ def odenet(problem: Problem, variant: str) -> Run:
 
     net = OdeNet(problem, block)
     (images,) = tensors_of(problem, "images")
-    labels = torch.as_tensor(problem.arrays["labels"])
-    parameters = dict(net.named_parameters())
-
-    def iterate():
-        return torch.autograd.grad(nn.functional.cross_entropy(net(images), labels), list(parameters.values()))
 
     def found() -> Found:
         counted = Counted(net.dynamics)
         with torch.no_grad():
             states = block(counted, net.stem(images), net.ts)[-1]
-        return Found(states.reshape(-1, 1), dict(zip(parameters, iterate())), counts_of(problem, counted))
+        return Found(states.reshape(-1, 1), net.gradients(problem), counts_of(problem, counted))
 
-    return Run(iterate, found)
+    return Run(lambda: net.gradients(problem), found)
 
 
 def memory(problem: Problem, variant: str) -> Run:

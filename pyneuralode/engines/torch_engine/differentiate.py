@@ -34,12 +34,13 @@ class Task:
     control: Control
     parameters: tuple[Tensor, ...]
     statistics: Statistics
+    norm: Norm = rms
 
 
-def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None, norm: Norm = rms) -> Tensor:
+def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
     """Solve with every operation recorded by autograd (or by nobody, under no_grad); `steps` receives the steps."""
     states = [y0]
-    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, norm):
+    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm):
         states += outputs_of(stop, task.ts)
         if steps is not None:
             stop.step.extend()  # now: the field may have changed by the time somebody asks
@@ -75,7 +76,7 @@ class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, task: Task, every: int, y0: Tensor, *parameters: Tensor) -> Tensor:
         states, blocks = [y0], []
-        for taken, stop in enumerate(march(task.method, task.f, y0, task.ts, task.control, task.statistics)):
+        for taken, stop in enumerate(march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm)):
             states += outputs_of(stop, task.ts)
             if taken % every == 0:
                 blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
@@ -231,8 +232,8 @@ class _Forward(torch.autograd.Function):
         joint_control = replace(
             task.control, rtol=float(np.min(task.control.rtol)), atol=float(np.min(task.control.atol))
         )
-        joint_task = replace(task, f=slope, control=joint_control, parameters=())
-        joint = backprop(joint_task, torch.cat([y0, to_start.reshape(-1)]), norm=largest_rms([n, m * n]))
+        joint_task = replace(task, f=slope, control=joint_control, parameters=(), norm=largest_rms([n, m * n]))
+        joint = backprop(joint_task, torch.cat([y0, to_start.reshape(-1)]))
         ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
         ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
         return joint[:, :n].clone()

@@ -117,7 +117,7 @@ def _find(events: tuple[Event, ...], values: Rows, task: Task, y0: Tensor) -> li
     found = []
     before = torch.sign(values(_time(task.ts[0], y0), y0[None]))[:, 0].tolist()
     direction = math.copysign(1.0, task.ts[-1] - task.ts[0])
-    for stop in march(task.method, task.f, y0, [task.ts[0], task.ts[-1]], task.control, task.statistics):
+    for stop in march(task.method, task.f, y0, [task.ts[0], task.ts[-1]], task.control, task.statistics, task.norm):
         step = stop.step
         after = torch.sign(values(_time(step.t_end, y0), step.end[None]))[:, 0].tolist()
         met = []

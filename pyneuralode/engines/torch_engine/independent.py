@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, SolverError
 from ...fields import Field
-from ...gradients import Backprop, Checkpointed
-from ...solvers import find_solver, require_engine
+from ...gradients import OF_STEPS, Checkpointed
 from ..base import Control, Crossings, Problem, Solution
 from ..inputs import flat_control, read_parameters
 from ..state import Layout, as_tensor, check_times, flatten
@@ -27,7 +26,8 @@ from .rows.replay import Replay, backprop, checkpointed
 from .rows.slope import RowSlope, first_slope, own_parameters, row_slope
 from .rows.step import row_method
 from .rows.times import Places, RowTimes
-from .tableaus import TABLEAUS, Tableau
+from .stiff import Coefficients, find_tableau
+from .tableaus import Tableau
 
 # Samples beyond which steps of all together are faster than compiled solves of one after another (measured: 20 to 100).
 FEW = 32
@@ -40,7 +40,7 @@ class Batch:
     """A problem of B samples, read: states (B, n) of `shape` each, times (B, T) padded by each row's last.
 
     `form` says how the times were given: "shared", "rows" or "list"; `counts` how many each sample has. `own` are the
-    parameters with a leading axis for the samples. `tableau` is None for solvers that take one sample at a time.
+    parameters with a leading axis for the samples. `tableau` is of the solver's class: those of stiff solvers take one sample at a time.
     """
 
     problem: Problem
@@ -52,7 +52,7 @@ class Batch:
     form: str
     parameters: dict[str, Tensor]
     own: dict[str, Tensor]
-    tableau: Tableau | None
+    tableau: Coefficients
     control: Control
 
 
@@ -62,7 +62,7 @@ def solve(problem: Problem, alone: Alone) -> Solution:
     with torch.set_grad_enabled(torch.is_grad_enabled() and not batch.layout.numpy):
         if fused_formulas.applies_each(problem, batch.y0, batch.parameters) and not batch.times.requires_grad:
             return _compiled(batch)
-        if batch.tableau is None or _fused_applies(batch):
+        if not isinstance(batch.tableau, Tableau) or _fused_applies(batch):
             return _one_by_one(batch, alone)
         return _together(batch)
 
@@ -78,18 +78,14 @@ def _read(problem: Problem) -> Batch:
         raise ArgumentError(
             "dense is True with batch='independent': give the times wanted in ts, where every sample may have its own."
         )
-    if not isinstance(problem.gradient, (Backprop, Checkpointed)):
+    if not isinstance(problem.gradient, OF_STEPS):
         raise ArgumentError(
             f"gradient is {type(problem.gradient).__name__!r} with batch='independent': write 'Backprop' or 'Checkpointed'."
         )
     samples, *shape = layout.shapes[0]
     times, counts, form = _read_times(problem.ts, samples, layout.numpy)
-    tableau = problem.solver
-    if not isinstance(tableau, Tableau):
-        entry = find_solver(problem.solver)
-        require_engine(entry, "torch")
-        tableau = TABLEAUS.get(entry.name)
-    adaptive = problem.control.step is None and (tableau is None or tableau.error is not None)
+    tableau = find_tableau(problem.solver)
+    adaptive = problem.control.step is None and tableau.error is not None
     control = flat_control(problem.control, y0, layout, adaptive)
     parameters = read_parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
     shape = torch.Size(shape)
@@ -182,7 +178,7 @@ def _of_sample(batch: Batch, b: int) -> Problem:
         parameters=parameters,
         y0=batch.y0[b].view(shape),
         ts=batch.times[b, : batch.counts[b]],
-        control=replace(batch.control, **tolerances),
+        control=replace(batch.control, norm="joint", **tolerances),
         batch="joint",
     )
 
@@ -349,8 +345,7 @@ def _solution(
         states = [row[:count] for row, count in zip(states, reached)]
     elif batch.form == "shared":
         states = states.swapaxes(0, 1)
-    name = batch.tableau.name if batch.tableau else find_solver(batch.problem.solver).name
     if batch.form != "list" and not isinstance(ts, Tensor):
         ts = np.asarray(ts, dtype=float)
-    return Solution(ts, states, reason=reasons, solver=name, engine=engine, events=met, **counted)
+    return Solution(ts, states, reason=reasons, solver=batch.tableau.name, engine=engine, events=met, **counted)
 

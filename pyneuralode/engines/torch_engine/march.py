@@ -22,9 +22,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ..base import Control, Statistics
+from .step_size import GROW, size_after_rejection, size_after_step, size_to_begin, trial_size
 from .tableaus import Tableau
-
-SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 
 Slope = Callable[[float, Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]
@@ -164,6 +163,25 @@ def largest_rms(sizes: Sequence[int]) -> Norm:
     return norm
 
 
+def norm_of(control: Control, shapes: Sequence[torch.Size]) -> Norm:
+    """Return the norm that `control` names, for a state whose parts have these shapes."""
+    if control.norm == "joint" or len(shapes) == 1 and len(shapes[0]) < 2:
+        return rms
+    samples = shapes[0][0] if shapes[0] else None
+    if samples is None or any(shape[:1] != (samples,) for shape in shapes):
+        raise ArgumentError(
+            f"norm is 'samples' and the state's parts have shapes {', '.join(str(tuple(s)) for s in shapes)}: give parts "
+            "whose first axis counts the samples, or norm='joint'."
+        )
+    sizes = [shape.numel() for shape in shapes]
+
+    def norm(x: Tensor) -> Tensor:
+        rows = torch.cat([part.view(samples, -1) for part in x.split(sizes)], dim=1)
+        return torch.linalg.vector_norm(rows, dim=1).max() / math.sqrt(rows.shape[1])
+
+    return norm
+
+
 def tolerance_of(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
     """Return the tolerance for steps from `y`; what fixed steps iterate for they find to rounding."""
     if not adaptive:
@@ -208,8 +226,7 @@ def adaptive_march(
 ) -> Iterator[Step]:
     """Yield accepted steps from `t` to `t_end` in either direction.
 
-    Step sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k,
-    k = order of the error estimate + 1. `guess` is the first step's size where the caller knows a good one.
+    `guess` is the first step's size where the caller knows a good one.
     Tolerances are numbers or NumPy arrays (n,).
     """
     tolerance, stepper = tolerance_of(control, y, norm), method.stepper()
@@ -235,14 +252,11 @@ def adaptive_march(
             statistics.accepted += 1
             yield step
             t, y, first = step.t_end, step.end, step.onward
-            error = max(error, 1e-10)
-            factor = SAFETY * error ** (-0.7 / order) * previous ** (0.4 / order)
-            size = max(abs(step.h) * min(growth, max(SHRINK, factor)), control.min_step)
+            size = size_after_step(step.h, error, previous, growth, order, control.min_step)
             previous, growth = max(error, 1e-4), GROW
         else:
             statistics.rejected += 1
-            factor = SAFETY * error ** (-1 / order) if finite else SHRINK
-            size = abs(step.h) * max(SHRINK, factor)
+            size = size_after_rejection(step.h, error, finite, order)
             growth, first, trouble = 1.0, step.again, step.trouble  # the step after a rejection does not grow
 
 
@@ -278,18 +292,12 @@ def too_small_step(control: Control, t: float, size: float, finite: bool, troubl
 
 @torch.no_grad()
 def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
-    """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
-    trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    trial = min(trial, abs(t_end - t))  # the field may not be defined beyond
+    trial = trial_size(d0, d1, t_end - t)
     direction = math.copysign(1.0, t_end - t)
     other = f(t + direction * trial, y + direction * trial * slope)
-    d2 = float(norm((other - slope) / scale)) / trial
-    largest = max(d1, d2)
-    second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (tableau.order + 1))
-    size = min(100 * trial, second)
-    return size if math.isfinite(size) else trial
+    return size_to_begin(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
 
 
 @dataclass

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ...errors import ArgumentError, PyNeuralODEError, SolverError
 from ...fields import Field
 from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, require_gradient
-from ...solvers import find_solver, require_engine
 from ..base import Problem, Solution, Statistics
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flat_slope, flatten, times_inside
@@ -29,9 +28,9 @@ from .differentiate import (
     trajectory,
 )
 from .dynamics import bind, check_slope, refuse_hidden_parameters
-from .march import Step
-from .stiff import STIFF, System, as_method
-from .tableaus import TABLEAUS, Tableau
+from .march import Step, norm_of
+from .stiff import System, as_method, find_tableau
+from .tableaus import Tableau
 
 
 def solve(problem: Problem) -> Solution:
@@ -63,6 +62,7 @@ def solve(problem: Problem) -> Solution:
         control=control,
         parameters=tuple(p for p in parameters.values() if p.requires_grad),
         statistics=statistics,
+        norm=norm_of(control, layout.shapes),
     )
     if problem.events:
         return events.solve(problem, task, y0, layout, again=solve)
@@ -70,7 +70,8 @@ def solve(problem: Problem) -> Solution:
     start = attach_start(f, ts, y0) if times_matter else y0
     steps: list[Step] | None = [] if problem.dense else None
     paths = (fused, fused_formulas) if explicit else (fused_formulas,)
-    path = next((path for path in paths if path.applies(problem, start, parameters)), None)
+    joint = control.norm == "joint"
+    path = next((path for path in paths if joint and path.applies(problem, start, parameters)), None)
     if steps is not None:
         states = backprop(task, start, steps)
     elif path:
@@ -105,15 +106,6 @@ def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
     flat, layout = flatten(y)
     own = read_parameters(dynamics, parameters, flat, constant=layout.numpy)
     return layout.deliver(_counted_slope(dynamics, own, layout, flat.dtype, Statistics())(float(t), flat))
-
-
-def find_tableau(solver: str | Tableau) -> Any:
-    """Return the coefficients for a catalogue name, or the caller's own tableau."""
-    if isinstance(solver, Tableau):
-        return solver
-    entry = find_solver(solver)
-    require_engine(entry, "torch")
-    return TABLEAUS.get(entry.name) or STIFF[entry.name]
 
 
 def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:

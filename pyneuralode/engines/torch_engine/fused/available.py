@@ -10,6 +10,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
@@ -31,9 +32,17 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
         return None
 
 
-def has_tangent(*tensors: Tensor) -> bool:
-    """Return whether forward-mode differentiation follows one of the tensors: compiled code would lose its tangents."""
-    return any(unpack_dual(x).tangent is not None for x in tensors)
+def readable(*tensors: Tensor) -> bool:
+    """Return whether compiled code can read the tensors, and loses no tangents of forward-mode differentiation by it."""
+    return all(
+        x.device.type == "cpu" and x.dtype in (torch.float64, torch.float32) and unpack_dual(x).tangent is None
+        for x in tensors
+    )
+
+
+def wants_gradient(*tensors: Tensor) -> bool:
+    """Return whether autograd is to record what is computed from the tensors."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def run(kernel: Callable, *arguments: Any) -> tuple:

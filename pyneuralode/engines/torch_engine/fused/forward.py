@@ -2,13 +2,11 @@
 
 import numpy as np
 
-from ..march import GROW, SAFETY, SHRINK
+from ..step_size import GROW
+from .control import next_step, size_after_rejection, size_after_step, size_to_begin, trial_size
 from .kernels import SOURCES, kernel, maker, part
 from .network import evaluate, make_net
-from .plan import (
-    BAD_START, DONE, FIRST_STEP, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, SLOPES_WIDTH, TOO_MANY, TOO_SMALL,
-    VALUES_WIDTH, WIDTH,
-)
+from .plan import BAD_START, DONE, FIRST_STEP, MIN_STEP, SLOPES_WIDTH, VALUES_WIDTH, WIDTH
 from .steps import combine, error_size, extend, make_scheme, take, weigh
 from .vectors import aligned, copy, fill
 
@@ -44,23 +42,18 @@ def scaled_norm(scheme, x, at, y, rtol, atol):
 
 @part
 def first_size(net, scheme, y, span, rtol, atol, values, slopes, row):
-    """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
+    """Return the first step's size; the slope at y is in the first stage."""
     k, point, second_slope = scheme.k, scheme.point, scheme.padded
     start = np.intp(0)
     d0, d1 = scaled_norm(scheme, y, start, y, rtol, atol), scaled_norm(scheme, k, start, y, rtol, atol)
-    trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    trial = min(trial, abs(span))
+    trial = trial_size(d0, d1, span)
     direction = 1.0 if span > 0 else -1.0
     for i in range(scheme.n):
         point[i] = y[i] + direction * trial * k[i]
     evaluate(net, point, k, second_slope, values, slopes, row)
     for i in range(scheme.n):
         k[second_slope + i] -= k[i]
-    d2 = scaled_norm(scheme, k, second_slope, y, rtol, atol) / trial
-    largest = max(d1, d2)
-    second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (scheme.order + 1))
-    size = min(100 * trial, second)
-    return size if np.isfinite(size) else trial
+    return size_to_begin(trial, d1, scaled_norm(scheme, k, second_slope, y, rtol, atol) / trial, scheme.order)
 
 
 @maker
@@ -139,16 +132,9 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
 
     while status == DONE and t != t_last:
         if adaptive:
-            if accepted + rejected >= controls[MAX_STEPS]:
-                status = TOO_MANY
+            status, size, t_next = next_step(t, t_last, size, finite, accepted + rejected, controls)
+            if status != DONE:
                 break
-            size = min(size, controls[MAX_STEP])
-            smallest = max(controls[MIN_STEP], 10 * np.spacing(abs(t)))
-            remaining = abs(t_last - t)
-            if size < smallest and size < remaining:
-                status = TOO_SMALL if finite else NOT_FINITE
-                break
-            t_next = t_last if size >= remaining else t + direction * size
         else:
             t_next = grid[accepted + 1]
         h = t_next - t
@@ -170,8 +156,7 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
         finite = np.isfinite(error)
         if not finite or error > 1:
             rejected += 1
-            factor = SAFETY * error ** (-1 / exponent) if finite else SHRINK
-            size = abs(h) * max(SHRINK, factor)
+            size = size_after_rejection(h, error, finite, exponent)
             growth = 1.0
             continue
 
@@ -208,9 +193,7 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
             for i in range(n):
                 scheme.k[i] = scheme.k[end_stage * scheme.padded + i]
         if adaptive:
-            error = max(error, 1e-10)
-            factor = SAFETY * error ** (-0.7 / exponent) * previous ** (0.4 / exponent)
-            size = max(abs(h) * min(growth, max(SHRINK, factor)), controls[MIN_STEP])
+            size = size_after_step(h, error, previous, growth, exponent, controls[MIN_STEP])
             previous, growth = max(error, 1e-4), GROW
 
     counts = (nfev, accepted, rejected, taped)

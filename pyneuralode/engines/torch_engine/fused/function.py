@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ....errors import ArgumentError
 from ....fields import Field
-from ....gradients import Backprop, Checkpointed
+from ....gradients import OF_STEPS, Checkpointed
 from ...base import Problem
 from ..differentiate import Task
 from ..first_order import first_order
 from ..march import fixed_grid
-from .available import compiled, has_tangent, march_error, run
+from .available import compiled, march_error, readable, run, wants_gradient
 from .plan import field_plan, tableau_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
@@ -37,19 +37,13 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
     """Return whether the compiled path can solve `problem` from the flat state `y0`."""
     if not problem.fused or problem.dense or not isinstance(problem.dynamics, Field):
         return False
-    if y0.device.type != "cpu" or y0.dtype not in (torch.float64, torch.float32):
-        return False
     plan = field_plan(problem.dynamics, y0.itemsize)
     if plan is None or any(parameters[name].shape != shape for name, shape in plan.shapes.items()):
         return False
     if y0.numel() // problem.dynamics.dim * sum(map(math.prod, plan.shapes.values())) > LARGE:
         return False
-    if has_tangent(y0, *(parameters[name] for name in plan.shapes)):
-        return False
-    wants_gradient = torch.is_grad_enabled() and (
-        y0.requires_grad or any(parameters[name].requires_grad for name in plan.shapes)
-    )
-    if wants_gradient and not isinstance(problem.gradient, (Backprop, Checkpointed)):
+    tensors = [y0, *(parameters[name] for name in plan.shapes)]
+    if not readable(*tensors) or (wants_gradient(*tensors) and not isinstance(problem.gradient, OF_STEPS)):
         return False
     return _kernels() is not None
 
@@ -84,7 +78,7 @@ class Repeated:
     def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return the states (T, n) for the parameters given, connected to autograd."""
         tensors = [parameters[name] for name in self.names]
-        if torch.is_grad_enabled() and (self.y0.requires_grad or any(p.requires_grad for p in tensors)):
+        if wants_gradient(self.y0, *tensors):
             return _Fused.apply(_Call(self), self.y0, *tensors)
         return _Call(self).march(self.y0.detach(), [p.detach() for p in tensors], keep=False)
 

@@ -7,21 +7,25 @@ from pathlib import Path
 
 from numba import njit
 
-# Numba looks at a kernel's own file to see whether what it kept is out of date. As the default of an
-# argument, this number becomes part of the kernel's signature and stands for all files here, and for those
-# outside from which constants are compiled in.
-HERE = Path(__file__).parent
-SOURCES = zlib.crc32(b"".join(
-    path.read_bytes() for path in (*sorted(HERE.glob("*.py")), HERE.parent / "march.py", HERE.parents[2] / "fields.py")
-))
 
+def fingerprint(folder: Path, *outside: Path, shared: int = 0) -> int:
+    """Return a number that changes with the Python files of a folder, with those `outside` it, and with `shared`.
+
+    Numba looks at a kernel's own file to see whether what it kept is out of date. As the default of an argument, the
+    number becomes part of the kernel's signature and stands for all files from which it is compiled.
+    """
+    return zlib.crc32(b"".join(path.read_bytes() for path in (*sorted(folder.glob("*.py")), *outside)), shared)
+
+
+HERE = Path(__file__).parent
+SOURCES = fingerprint(HERE, HERE.parent / "step_size.py", HERE.parents[2] / "fields.py")
 
 # For functions that only compiled code calls. Without doors for Python they compile in half the time; without
 # reference counts, which only makers of arrays need, small ones run twice as fast.
-_inner = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-maker = njit(**_inner)
-part = njit(_nrt=False, **_inner)
-contracted = njit(_nrt=False, fastmath={"contract"}, **_inner)
+INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+maker = njit(**INNER)
+part = njit(_nrt=False, **INNER)
+contracted = njit(_nrt=False, fastmath={"contract"}, **INNER)
 
 
 def kernel(function: Callable) -> Callable:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ....fields import Field
-from ....gradients import Backprop, Checkpointed
+from ....gradients import OF_STEPS
 from ...base import Control
 from ...integrals import Integrals
 from ..first_order import first_order
-from ..fused.available import compiled, has_tangent, march_error, run
+from ..fused.available import compiled, march_error, readable, run, wants_gradient
 from ..fused.plan import tableau_plan
 from ..march import fixed_grid
 from ..tableaus import Tableau
@@ -28,11 +28,9 @@ def applies(
     """Return whether the compiled flows can carry `state` (n, d), with the exact trace and no penalties."""
     if not isinstance(field, Field) or flow_plan(field) is None or _kernels() is None:
         return False
-    plain = np.ndim(control.rtol) == np.ndim(control.atol) == 0
-    known = state.device.type == "cpu" and state.dtype in (torch.float64, torch.float32) and len(state) > 0
-    if has_tangent(state, *parameters.values()):
-        return False
-    return plain and known and isinstance(tableau, Tableau) and isinstance(gradient, (Backprop, Checkpointed))
+    plain = control.norm == "joint" and np.ndim(control.rtol) == np.ndim(control.atol) == 0
+    known = len(state) > 0 and readable(state, *parameters.values())
+    return plain and known and isinstance(tableau, Tableau) and isinstance(gradient, OF_STEPS)
 
 
 def solve(
@@ -42,7 +40,7 @@ def solve(
     plan = flow_plan(field)
     tensors = [parameters[name].to(state.dtype) for name in plan.shapes]
     call = _Call(plan, span, tableau, control)
-    if torch.is_grad_enabled() and (state.requires_grad or any(p.requires_grad for p in tensors)):
+    if wants_gradient(state, *tensors):
         end, trace = _Flow.apply(call, state, *tensors)
     else:
         end, trace = call.march(state.detach(), [p.detach() for p in tensors], keep=False)

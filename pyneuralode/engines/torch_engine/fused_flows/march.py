@@ -2,13 +2,19 @@
 
 import numpy as np
 
+from ..fused.control import (
+    join_estimates,
+    next_step,
+    size_after_rejection,
+    size_after_step,
+    size_to_begin,
+    trial_size,
+)
 from ..fused.kernels import kernel, maker, part
-from ..fused.plan import (
-    BAD_START, DONE, FIRST_STEP, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, TOO_MANY, TOO_SMALL,
-)  # fmt: skip
+from ..fused.plan import BAD_START, DONE, FIRST_STEP, MIN_STEP
 from ..fused.steps import add_to_stages, make_scheme, move
 from ..fused.vectors import aligned, copy, fill, lanes
-from ..march import GROW, SAFETY, SHRINK
+from ..step_size import GROW
 from .field import evaluate, make_room, pull_back
 from .kernels import SOURCES
 from .weights import Shape, pull_back_weights, rest_size, row_size, spare_size, weights_at
@@ -65,7 +71,6 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
     scheme = make_scheme(rows, ends, interpolant, numbers, y)
     stages, size, k = scheme.stages, y.size, scheme.k
     adaptive = grid.size == 0
-    direction = 1.0 if t_last > t else -1.0
     capacity = FIRST_EVALUATIONS if keep else 1
     points = np.empty((capacity, d * p), z.dtype)
     weights, rests = np.empty((capacity, row_size(shape)), z.dtype), np.empty((capacity, rest_size(shape)), z.dtype)
@@ -91,10 +96,9 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
                 status = BAD_START
         step = controls[FIRST_STEP]
         if step == 0 and status == DONE:
-            # Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4.
             d0, d1 = norm(y, none, y, y, n, p, rtol, atol), norm(k, none, y, y, n, p, rtol, atol)
-            guess = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-            guess = min(guess, abs(t_last - t))
+            guess = trial_size(d0, d1, t_last - t)
+            direction = 1.0 if t_last > t else -1.0
             for i in range(size):
                 end[i] = y[i] + direction * guess * k[i]
             at = 1 if keep else 0
@@ -103,26 +107,15 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
             nfev += 1
             for i in range(size):
                 error[i] -= k[i]
-            largest = max(d1, norm(error, none, y, y, n, p, rtol, atol) / guess)
-            second = max(1e-6, guess * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (scheme.order + 1))
-            step = min(100 * guess, second)
-            if not np.isfinite(step):
-                step = guess
+            step = size_to_begin(guess, d1, norm(error, none, y, y, n, p, rtol, atol) / guess, scheme.order)
         step = max(step, controls[MIN_STEP])
     used = 1 if adaptive else 0
 
     while status == DONE and t != t_last:
         if adaptive:
-            if accepted + rejected >= controls[MAX_STEPS]:
-                status = TOO_MANY
+            status, step, t_next = next_step(t, t_last, step, finite, accepted + rejected, controls)
+            if status != DONE:
                 break
-            step = min(step, controls[MAX_STEP])
-            smallest = max(controls[MIN_STEP], 10 * np.spacing(abs(t)))
-            remaining = abs(t_last - t)
-            if step < smallest and step < remaining:
-                status = TOO_SMALL if finite else NOT_FINITE
-                break
-            t_next = t_last if step >= remaining else t + direction * step
         else:
             t_next = grid[accepted + 1]
         h = t_next - t
@@ -149,15 +142,13 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
         if adaptive:
             move(scheme, error, nothing, scheme.ends[1], stages, h)
             miss = norm(error, none, y, end, n, p, rtol, atol)
-            if len(ends) == 3 and miss != 0:
-                # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+            if len(ends) == 3:
                 move(scheme, error, nothing, scheme.ends[2], stages, h)
-                third = norm(error, none, y, end, n, p, rtol, atol)
-                miss = miss**2 / np.sqrt(miss**2 + 0.01 * third**2)
+                miss = join_estimates(miss, norm(error, none, y, end, n, p, rtol, atol))
         finite = np.isfinite(miss)
         if not finite or miss > 1:
             rejected += 1
-            step = abs(h) * max(SHRINK, SAFETY * miss ** (-1 / exponent) if finite else SHRINK)
+            step = size_after_rejection(h, miss, finite, exponent)
             growth = 1.0
             continue
 
@@ -179,9 +170,7 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
         t = t_next
         y, end = end, y
         if adaptive:
-            miss = max(miss, 1e-10)
-            factor = SAFETY * miss ** (-0.7 / exponent) * previous ** (0.4 / exponent)
-            step = max(abs(h) * min(growth, max(SHRINK, factor)), controls[MIN_STEP])
+            step = size_after_step(h, miss, previous, growth, exponent, controls[MIN_STEP])
             previous, growth = max(miss, 1e-4), GROW
 
     last = np.empty((d + 1, n), z.dtype)

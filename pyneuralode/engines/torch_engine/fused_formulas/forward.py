@@ -7,18 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..fused.plan import (
-    BAD_START,
-    DONE,
-    FIRST_STEP,
-    MAX_STEP,
-    MAX_STEPS,
-    MIN_STEP,
-    NOT_FINITE,
-    TOO_MANY,
-    TOO_SMALL,
-)
-from ..march import GROW, SAFETY, SHRINK
+from ..fused.control import next_step, size_after_rejection, size_after_step, size_to_begin, trial_size
+from ..fused.plan import BAD_START, DONE, FIRST_STEP, MIN_STEP
+from ..step_size import GROW
 from ..stiff.switching import MARGIN, PLAIN_STEPS, STIFF_STEPS
 from .arrays import copy, copy_rows, copy_some, copy_stages, copy_tape
 from .kernels import SOURCES, kernel, maker, part
@@ -85,14 +76,10 @@ def scaled_norm(x, y, rtol, atol):
 
 @part
 def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
-    """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4.
-
-    The slope at t is in the first stages; `slope` and `point` (n,) are room.
-    """
+    """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are room."""
     gather(k, slope)
     d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
-    trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    trial = min(trial, abs(span))
+    trial = trial_size(d0, d1, span)
     direction = 1.0 if span > 0 else -1.0
     for i in range(y.size):
         point[i] = y[i] + direction * trial * slope[i]
@@ -100,11 +87,7 @@ def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
         evaluate(machine, t + direction * trial, point, sample * scheme.dim, scheme.point)
         for j in range(scheme.dim):
             slope[sample * scheme.dim + j] -= scheme.point[j]
-    d2 = scaled_norm(slope, y, rtol, atol) / trial
-    largest = max(d1, d2)
-    second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (scheme.order + 1))
-    size = min(100 * trial, second)
-    return size if np.isfinite(size) else trial
+    return size_to_begin(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
 
 
 @part
@@ -255,16 +238,9 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
 
         while status == DONE and t != t_last:
             if adaptive:
-                if accepted + rejected >= controls[MAX_STEPS]:
-                    status = TOO_MANY
+                status, size, t_next = next_step(t, t_last, size, finite, accepted + rejected, controls)
+                if status != DONE:
                     break
-                size = min(size, controls[MAX_STEP])
-                smallest = max(controls[MIN_STEP], 10 * np.spacing(abs(t)))
-                remaining = abs(t_last - t)
-                if size < smallest and size < remaining:
-                    status = TOO_SMALL if finite else NOT_FINITE
-                    break
-                t_next = t_last if size >= remaining else t + direction * size
             else:
                 t_next = grid[grid_parts[i] + accepted + 1]
             h = t_next - t
@@ -287,8 +263,7 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
             exponent, finite = scheme.error_order + 1, np.isfinite(error)
             if not finite or error > 1:
                 rejected += 1
-                factor = SAFETY * error ** (-1 / exponent) if finite else SHRINK
-                size = abs(h) * max(SHRINK, factor)
+                size = size_after_rejection(h, error, finite, exponent)
                 growth, fresh = 1.0, False
                 continue
 
@@ -309,9 +284,7 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
             if have_first:
                 hand_over(k, scheme.end_stage, k)
             if adaptive:
-                error = max(error, 1e-10)
-                factor = SAFETY * error ** (-0.7 / exponent) * previous ** (0.4 / exponent)
-                size = max(abs(h) * min(growth, max(SHRINK, factor)), controls[MIN_STEP])
+                size = size_after_step(h, error, previous, growth, exponent, controls[MIN_STEP])
                 previous, growth = max(error, 1e-4), GROW
 
         reports[i, 0], reports[i, 1], reports[i, 2] = status, t, size

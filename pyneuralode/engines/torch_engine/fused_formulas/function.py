@@ -13,18 +13,15 @@ from torch import Tensor
 
 from ....errors import SolverError
 from ....fields import Field
-from ....gradients import Backprop, Checkpointed
-from ....solvers import find_solver
+from ....gradients import OF_STEPS, Checkpointed
 from ...base import Control, Problem
 from ..differentiate import Task
 from ..first_order import first_order
-from ..fused.available import compiled, has_tangent, march_error, run
+from ..fused.available import compiled, march_error, readable, run, wants_gradient
 from ..march import fixed_grid
 from ..rows.control import of_sample
-from ..stiff import STIFF
-from ..stiff.coefficients import SDIRK, Rosenbrock
-from ..stiff.switching import Switching
-from ..tableaus import TABLEAUS, Tableau
+from ..stiff import find_tableau
+from ..tableaus import Tableau
 from .plan import MethodPlan, method_plans
 from .program import LARGEST, Program, program_of
 from .threads import over_threads
@@ -45,7 +42,7 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
     """Return whether the compiled path can solve `problem` from the flat state `y0`, its samples in the same steps."""
     if not _applies(problem, y0, parameters, 0):
         return False
-    limit = LARGE if isinstance(_method_of(problem), Tableau) else LARGE_STIFF
+    limit = LARGE if isinstance(find_tableau(problem.solver), Tableau) else LARGE_STIFF
     return y0.numel() // problem.dynamics.dim * len(program_of(problem.dynamics).steps) <= limit
 
 
@@ -55,10 +52,8 @@ def applies_each(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) ->
 
 
 def _applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor], samples: int) -> bool:
-    field, method = problem.dynamics, _method_of(problem)
-    if not problem.fused or problem.dense or problem.events or method is None or not isinstance(field, Field):
-        return False
-    if y0.device.type != "cpu" or y0.dtype not in (torch.float64, torch.float32):
+    field, method = problem.dynamics, find_tableau(problem.solver)
+    if not problem.fused or problem.dense or problem.events or not isinstance(field, Field):
         return False
     program = program_of(field)
     if program is None or np.shape(problem.y0)[-1:] != (field.dim,):
@@ -70,21 +65,10 @@ def _applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor], sample
         return False
     if any(parameters[name].shape not in (shape, (samples, *shape)) for name, shape in shapes.items()):
         return False
-    if has_tangent(y0, *(parameters[name] for name in shapes)):
-        return False
-    wants_gradient = torch.is_grad_enabled() and (
-        y0.requires_grad or any(parameters[name].requires_grad for name in shapes)
-    )
-    if wants_gradient and not isinstance(problem.gradient, (Backprop, Checkpointed)):
+    tensors = [y0, *(parameters[name] for name in shapes)]
+    if not readable(*tensors) or (wants_gradient(*tensors) and not isinstance(problem.gradient, OF_STEPS)):
         return False
     return _kernels() is not None
-
-
-def _method_of(problem: Problem) -> Tableau | Rosenbrock | SDIRK | Switching | None:
-    if isinstance(problem.solver, Tableau):
-        return problem.solver
-    name = find_solver(problem.solver).name
-    return TABLEAUS.get(name) or STIFF.get(name)
 
 
 def solve(problem: Problem, task: Task, y0: Tensor, parameters: dict[str, Tensor]) -> Tensor:
@@ -133,22 +117,22 @@ def _rows(parameters: dict[str, Tensor], field: Field, samples: int) -> Tensor:
 def _solve(
     problem: Problem, times: list[list[float]], control: Control, y0: Tensor, theta: Tensor
 ) -> tuple[Tensor, np.ndarray]:
-    method = _method_of(problem)
+    method = find_tableau(problem.solver)
     grids = [fixed_grid(method, row, control) for row in times]
     checkpointed = isinstance(problem.gradient, Checkpointed)
-    wants_gradient = torch.is_grad_enabled() and (y0.requires_grad or theta.requires_grad)
+    differentiated = wants_gradient(y0, theta)
     systems = _Systems(
         program=program_of(problem.dynamics),
         methods=method_plans(method),
         times=_Ragged.of(times),
         grids=_Ragged.of([[] if grid is None else grid for grid in grids]),
         control=control,
-        every=0 if not wants_gradient else problem.gradient.every if checkpointed else 1,
-        tape=wants_gradient and not checkpointed,
+        every=0 if not differentiated else problem.gradient.every if checkpointed else 1,
+        tape=differentiated and not checkpointed,
     )
     dtype = y0.dtype
     y0, theta = y0.double(), theta.double()
-    states = _Compiled.apply(systems, y0, theta) if wants_gradient else systems.march(y0.detach(), theta.detach())
+    states = _Compiled.apply(systems, y0, theta) if differentiated else systems.march(y0.detach(), theta.detach())
     return states.to(dtype), systems.counts
 
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..fused.control import join_estimates
 from ..stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE
 from .arrays import copy, fill
 from .kernels import inlined, maker, part
@@ -232,7 +233,4 @@ def error_size(scheme, h, y, end, k, rtol, atol):
             fifth = size
         else:
             third = size
-    if len(scheme.ends) == 2 or fifth == 0:
-        return fifth
-    # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
-    return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2)
+    return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from ....errors import SolverError
 from ...base import Control
-from ..march import GROW, SAFETY, SHRINK, bad_start, too_many_steps, too_small_step
+from ..march import bad_start, too_many_steps, too_small_step
+from ..step_size import GROW, SAFETY, SHRINK
 from .slope import RowSlope
 from .step import RowStep, rms
 
 
 class AdaptiveControl:
-    """The controller of `march.adaptive_march`, with a size, a history and limits of its own for every row."""
+    """The controller of ..step_size, with a size, a history and limits of its own for every row."""
 
     evaluations = 1  # of the field by `start`, beside the one given to it
 

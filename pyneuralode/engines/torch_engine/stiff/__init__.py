@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from ....solvers import find_solver, require_engine
 from ..march import Method
 from ..tableaus import TABLEAUS, Tableau
 from . import coefficients
@@ -15,7 +16,7 @@ from .sdirk import SDIRKMethod
 from .switching import Switching, SwitchingMethod
 from .system import System
 
-__all__ = ["STIFF", "System", "as_method"]
+__all__ = ["STIFF", "System", "as_method", "find_tableau"]
 
 _BASES = coefficients.STIFF
 
@@ -25,13 +26,25 @@ STIFF: dict[str, Rosenbrock | SDIRK | Switching] = {
     "AutoVern7(Rodas5P)": Switching("AutoVern7(Rodas5P)", TABLEAUS["Vern7"], 4.64, _BASES["Rodas5P"]),
 }
 
+Coefficients = Tableau | Rosenbrock | SDIRK | Switching
+
+
+def find_tableau(solver: str | Tableau) -> Coefficients:
+    """Return the coefficients for a catalogue name, or the caller's own tableau."""
+    if isinstance(solver, Tableau):
+        return solver
+    entry = find_solver(solver)
+    require_engine(entry, "torch")
+    return TABLEAUS.get(entry.name) or STIFF[entry.name]
+
+
 _KINDS = {Tableau: Method, Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod, Switching: SwitchingMethod}
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
 def as_method(
-    tableau: Tableau | Rosenbrock | SDIRK | Switching, dtype: torch.dtype, device: torch.device
+    tableau: Coefficients, dtype: torch.dtype, device: torch.device
 ) -> Method | RosenbrockMethod | SDIRKMethod | SwitchingMethod:
     """Return the method of these coefficients, as tensors."""
     return _KINDS[type(tableau)](tableau, dtype, device)

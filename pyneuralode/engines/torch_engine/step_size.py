@@ -1,0 +1,35 @@
+"""How large steps are: the controller and the first step, in plain arithmetic for both torch's and compiled marches.
+
+Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, k = order of the
+error estimate + 1; the first one Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4.
+"""
+
+import math
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+
+
+def size_after_rejection(h, error, finite, k):
+    """Return the size of the step to try in place of one of `h`, whose error is above 1 or not finite."""
+    factor = SAFETY * error ** (-1 / k) if finite else SHRINK
+    return abs(h) * max(SHRINK, factor)
+
+
+def size_after_step(h, error, previous, growth, k, min_step):
+    """Return the size of the step after one of `h`; `error` is its own, `previous` that of the one before."""
+    factor = SAFETY * max(error, 1e-10) ** (-0.7 / k) * previous ** (0.4 / k)
+    return max(abs(h) * min(growth, max(SHRINK, factor)), min_step)
+
+
+def trial_size(d0, d1, span):
+    """Return the size of an Euler step that shows how the slope bends, from the norms of state and slope."""
+    trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    return min(trial, abs(span))  # the field may not be defined beyond
+
+
+def size_to_begin(trial, d1, d2, order):
+    """Return the first step's size, from the norms of the slope and of its change over the trial step, per unit of time."""
+    largest = max(d1, d2)
+    second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (order + 1))
+    size = min(100 * trial, second)
+    return size if math.isfinite(size) else trial
