@@ -78,7 +78,7 @@ def solve(
         Conditions to watch; ``Solution.events`` tells which were met, when and where. A terminal one ends the solve,
         and times after it are left out of the solution.
     **control
-        `rtol`, `atol`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`: see `pyneuralode.Control`.
+        `rtol`, `atol`, `norm`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`: see `pyneuralode.Control`.
 
     Returns
     -------
