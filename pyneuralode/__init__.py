@@ -51,6 +51,8 @@ _HOME = {
     "PlanarFlow": "flows",
     "FlowFit": "flows",
     "load_flow": "flows",
+    "ODEBlock": "images",
+    "CoupledODE": "images",
     "PyNeuralODEError": "errors",
     "ArgumentError": "errors",
     "SolverError": "errors",

@@ -32,7 +32,9 @@ class Checkpointed(GradientMethod):
     """The same derivative as `Backprop` from far less memory, at the price of one more forward pass.
 
     The state is stored every `every` accepted steps; going back, each block is solved again and
-    differentiated (discretise-then-optimise; ANODE, Gholami et al. 2019).
+    differentiated (discretise-then-optimise; ANODE, Gholami et al. 2019). What a module changes in itself, such as
+    the running statistics of a batch normalisation, it changes in both passes; `pyneuralode.ODEBlock` keeps that to the
+    forward one.
     """
 
     every: int = 1

@@ -101,6 +101,12 @@ def test_flow_two_moons_nears_their_density(tmp_path):
     assert files == ["moons.png"]
 
 
+def test_ode_block_reads_unseen_images(tmp_path):
+    text, files = run("ode_block", tmp_path)
+    assert number("unseen images read right: # %", text) > 99
+    assert number("by # evaluations", text) > 10 and files == []
+
+
 def test_every_example_is_tested():
     tests = Path(__file__).read_text(encoding="utf-8")
     for path in (ROOT / "examples").glob("*.py"):

@@ -20,7 +20,7 @@ from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.flows.images.histograms import PixelHistograms
 from pyneuralode.flows.images.multiscale import ImageFlow, load_image_flow
-from pyneuralode.flows.images.training import SETUPS, Setup, measure, place, train_image_flow
+from pyneuralode.flows.images.training import SETUPS, Setup, measure, train_image_flow
 from pyneuralode.flows.images.transforms import (
     Logit,
     bits_per_dim,
@@ -31,6 +31,7 @@ from pyneuralode.flows.images.transforms import (
     unsplit,
     unsqueeze,
 )
+from pyneuralode.processes import place
 
 STEPS = ("cnf", "squeeze", "cnf", "split", "squeeze", "cnf")
 SMALL = {"steps": STEPS, "hidden": (4,), "entry": "histograms"}

@@ -28,6 +28,7 @@ RANKS = {
     "dropin": 3,
     "julia_ode": 4,
     "fitting": 4,
+    "processes": 4,
     "epidemics": 5,
     "flows": 5,
     "images": 5,

@@ -79,7 +79,7 @@ def test_files_that_are_not_mnist_are_refused(tmp_path, digits):
 def test_the_download_tries_every_mirror_and_checks_sums(tmp_path, monkeypatch):
     asked = []
 
-    def retrieve(url, known_hash, fname, path):
+    def retrieve(url, known_hash, fname, path, progressbar):
         asked.append((url, known_hash))
         if "s3" in url:
             raise OSError("no connection")
@@ -88,7 +88,7 @@ def test_the_download_tries_every_mirror_and_checks_sums(tmp_path, monkeypatch):
     assert download_mnist(tmp_path) == tmp_path
     assert len(asked) == 8 and all(md5.startswith("md5:") and len(md5) == 36 for _, md5 in asked)
 
-    def refuse(url, known_hash, fname, path):
+    def refuse(url, known_hash, fname, path, progressbar):
         raise ValueError("hash of downloaded file does not match")
 
     monkeypatch.setattr("pooch.retrieve", refuse)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .classifying import anodev2, odenet
 from .sentences import one_sentence
 
 if TYPE_CHECKING:
@@ -19,11 +20,8 @@ SAMPLES, CURVE = "samples.png", "curve.png"
 WRITTEN = (MODEL, METRICS, SAMPLES, CURVE)
 
 train = typer.Typer(help="Train image models.", no_args_is_help=True)
-
-
-@train.callback()
-def _models() -> None:
-    pass
+train.command("odenet")(odenet)
+train.command("anodev2")(anodev2)
 
 
 @train.command("mnist-flow")
@@ -63,7 +61,8 @@ def mnist_flow(
     from ..datasets.mnist import download_mnist, mnist_images
     from ..errors import unknown_name
     from ..files import check_folder
-    from ..flows.images.training import SETUPS, place, train_image_flow
+    from ..flows.images.training import SETUPS, train_image_flow
+    from ..processes import place
     from ..progress import RichProgress
 
     if scale not in SETUPS:
@@ -73,8 +72,9 @@ def mnist_flow(
         SETUPS[scale].with_channels(channels), **{k: v for k, v in changes.items() if v is not None}
     )
     check_folder(out, [*WRITTEN, CHECKPOINT])
-    if download:
-        download_mnist(data)
+    with RichProgress() as progress:
+        if download:
+            download_mnist(data, progress)
     digits, tests = mnist_images("train", data), mnist_images("test", data)
     out.mkdir(parents=True, exist_ok=True)
     with RichProgress() as progress, place(device) as at:

@@ -1,5 +1,6 @@
-"""Data sets: small tables that the package carries, MNIST from its original files, and densities in the plane."""
+"""Data sets: small tables that the package carries, MNIST and CIFAR-10 from their original files, and densities."""
 
+from .cifar10 import download_cifar10, read_cifar10
 from .densities import (
     DENSITIES,
     Checkerboard,
@@ -24,11 +25,13 @@ __all__ = [
     "ImageDensity",
     "Pinwheel",
     "circles",
+    "download_cifar10",
     "download_mnist",
     "flag",
     "mnist_images",
     "mnist_labels",
     "moons",
+    "read_cifar10",
     "read_image",
     "sweden",
     "two_spirals",

@@ -8,10 +8,12 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import DataError, unknown_name
+from .download import cache_folder, fetch
 
 _MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -59,35 +61,13 @@ def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.nd
     return labels
 
 
-def download_mnist(folder: str | Path | None = None) -> Path:
+def download_mnist(folder: str | Path | None = None, progress: Any = None) -> Path:
     """Download the four files, 11.6 MB, to `folder` or to the cache, and return the folder; files there stay.
 
-    Their checksums are compared with the known ones. Raises DataError where no mirror gives them.
+    Their checksums are compared with the known ones. Raises DataError where no mirror gives them. With a
+    `progress.Progress`, such as ``RichProgress()``, each file has a bar.
     """
-    import pooch
-
-    folder = cache_folder() if folder is None else Path(folder)
-    for name, md5 in _MD5.items():
-        complaint = None
-        for mirror in _MIRRORS:
-            try:
-                pooch.retrieve(mirror + name, f"md5:{md5}", fname=name, path=folder)
-                break
-            except (OSError, ValueError) as error:  # no connection, or another checksum
-                complaint = error
-        else:
-            raise DataError(
-                f"{name} could not be downloaded ({str(complaint).splitlines()[0]}): "
-                f"fetch it elsewhere and put it in {folder}."
-            ) from complaint
-    return folder
-
-
-def cache_folder() -> Path:
-    """Return the folder that `download_mnist` fills."""
-    import pooch
-
-    return Path(pooch.os_cache("pyneuralode")) / "mnist"
+    return fetch(_MD5, _MIRRORS, cache_folder("mnist") if folder is None else Path(folder), progress)
 
 
 def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
@@ -110,7 +90,7 @@ def _find(name: str, folder: str | Path | None) -> Path:
         folders = [Path(folder)]
     else:
         own = os.environ.get("PYNEURALODE_DATA")
-        folders = [*([Path(own) / "mnist"] if own else []), cache_folder()]
+        folders = [*([Path(own) / "mnist"] if own else []), cache_folder("mnist")]
     for place in folders:
         for path in (place / f"{name}.gz", place / name):
             if path.is_file():

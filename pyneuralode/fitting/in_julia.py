@@ -19,7 +19,7 @@ from ..progress import Progress
 from .curricula import Stage
 from .described import Described
 from .objective import Objective
-from .optimisers import LBFGS, SGD, Adam, AdamW, RMSprop
+from .optimisers import LBFGS, SGD, Adam, AdamW, Optimiser, RMSprop
 from .result import FitResult, StageResult
 from .variables import Variables
 
@@ -47,7 +47,7 @@ class JuliaFit:
         described = all(piece is None or isinstance(piece, (Described, Tensor)) for piece in pieces)
         # A start that is made from parameters is not augmented in Julia.
         described = described and (isinstance(self.y0, Tensor) or type(self.model).prepare is NeuralODE.prepare)
-        known = all(type(stage.optimiser) in OPTIMISERS for stage in self.stages)
+        known = all(_is_known(stage.optimiser) for stage in self.stages)
         if not (described and known) or self.objective.data.is_cuda or choose_engine(self.model.engine) != "julia":
             return False
         from ..engines.julia_engine.solve import refusal
@@ -135,6 +135,11 @@ class JuliaFit:
         if self.penalty is not None:
             request["penalty"] = self.penalty.describe()
         return request
+
+
+def _is_known(optimiser: Optimiser) -> bool:
+    """Whether Julia's side has this optimiser: its plain gradient descent has no weight decay."""
+    return type(optimiser) in OPTIMISERS and not (isinstance(optimiser, SGD) and optimiser.weight_decay)
 
 
 class _Reporter:

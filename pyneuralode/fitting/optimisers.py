@@ -84,9 +84,10 @@ class RMSprop(Optimiser):
 
 @dataclass(frozen=True)
 class SGD(Optimiser):
-    """Gradient descent, with momentum if asked for, as torch.optim.SGD."""
+    """Gradient descent, with momentum and weight decay if asked for, as torch.optim.SGD."""
 
     momentum: float = 0.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)

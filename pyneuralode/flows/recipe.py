@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..fields import Field, Parameters
+from ..fitting.schedules import OneCycle
 from ..time_fields import HyperMLP
+
+__all__ = ["OneCycle", "spread"]
 
 
 def spread(field: Field, seed: int, reach: float = 2.0) -> Parameters:
@@ -30,22 +30,3 @@ def spread(field: Field, seed: int, reach: float = 2.0) -> Parameters:
     else:
         parameters["bias_1"] = rng.uniform(-reach, reach, size=parameters["bias_1"].shape)
     return parameters
-
-
-@dataclass(frozen=True)
-class OneCycle:
-    """A learning rate that rises linearly to `peak` over a tenth of the updates and falls to zero by half a cosine.
-
-    After Smith and Topin 2019. An instance is a `schedule` for `ContinuousFlow.fit`.
-    """
-
-    peak: float
-    updates: int
-    rise: float = 0.1
-
-    def __call__(self, update: int) -> float:
-        """Return the rate of an update, counted from 0."""
-        part = (update + 1) / self.updates
-        if part < self.rise:
-            return self.peak * part / self.rise
-        return self.peak * (0.5 + 0.5 * math.cos(math.pi * (part - self.rise) / (1 - self.rise)))

@@ -1,264 +1,34 @@
-"""Updates of a flow by stochastic gradients: the loop that all flows share, its result and its checkpoints."""
+"""Updates of a flow by stochastic gradients: the loop is `fitting.stochastic`'s, the result knows its flow."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import ArgumentError, ModelFileError, SolverError
-from ..fitting.optimisers import LBFGS, Optimiser
-from ..progress import Progress, RichProgress, SilentProgress
+from ..fitting.stochastic import Outcome, Schedule, StochasticFit
+from ..fitting.stochastic import train as train_module
 
-# "The best so far" of noisy losses is where their running mean was lowest.
-MOMENTUM = 0.95
-
-Schedule = str | Callable[[int], float] | None
+__all__ = ["FlowFit", "Outcome", "Schedule", "train"]
 
 
 @dataclass
-class FlowFit:
+class FlowFit(StochasticFit):
     """The outcome of fitting a flow.
 
     Attributes
     ----------
     flow
         The flow that was fitted, with the parameters of the last update; the best so far where the fit stopped early.
-    losses : (updates,)
-        The loss of every update's batch (nats), penalties not counted.
-    objectives : (updates,)
-        The same with the penalties: what was minimised.
-    evaluations : (updates,)
-        Evaluations of the field that each update's solve took; 0 for a flow that is not solved.
-    seconds : float
-        Time of the updates.
-    finished, interrupted : bool
-        Whether all updates ran; whether Ctrl-C stopped them.
-    reason : str
-        Why the fit ended.
+    losses, objectives, evaluations, seconds, finished, interrupted, reason
+        As in `StochasticFit`; the losses are in nats unless said otherwise.
     """
 
     flow: Any
-    losses: np.ndarray
-    objectives: np.ndarray
-    evaluations: np.ndarray
-    seconds: float
-    finished: bool
-    interrupted: bool
-    reason: str
-
-    def running(self, momentum: float = 0.99) -> np.ndarray:
-        """Return the running mean (updates,), m <- momentum m + (1 - momentum) loss, from the first loss on."""
-        means = self.losses.copy()
-        for k in range(1, len(means)):
-            means[k] = momentum * means[k - 1] + (1 - momentum) * means[k]
-        return means
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one update computes: loss and objective (tensors of shape ()), and the evaluations it took."""
-
-    loss: Tensor
-    objective: Tensor
-    evaluations: int = 0
-
-
-def train(
-    flow: nn.Module,
-    compute: Callable[[int], Outcome],
-    *,
-    updates: int,
-    optimiser: Optimiser,
-    schedule: Schedule = None,
-    progress: bool | Progress = False,
-    callback: Callable[[int, float], None] | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_every: int = 100,
-    resume: bool = False,
-    identity: Mapping[str, str] | None = None,
-) -> FlowFit:
-    """Move the parameters of `flow` down the gradient of ``compute(update).objective``, `updates` times.
-
-    `compute` must give the same for the same update and parameters: then a resumed fit ends as an uninterrupted one.
-    `identity` is what has to be the same for a fit to go on from a checkpoint.
-    """
-    if int(updates) < 1:
-        raise ArgumentError(f"updates is {updates}: give a positive number, such as 1000.")
-    if not isinstance(optimiser, Optimiser) or isinstance(optimiser, LBFGS):
-        raise ArgumentError(f"optimiser is {optimiser!r}: give one for noisy gradients, such as Adam(1e-3).")
-    if isinstance(schedule, str):
-        optimiser, schedule = replace(optimiser, schedule=schedule), None
-    varies = callable(schedule) or optimiser.schedule != "constant"
-    identity = {
-        **(identity or {}),
-        "optimiser": repr(optimiser),
-        "parameters": repr({name: (str(p.dtype), *p.shape) for name, p in flow.named_parameters()}),
-        "schedule": f"{getattr(schedule, '__qualname__', schedule)} over {updates} updates" if varies else "constant",
-    }
-    run = _Run(flow, optimiser, schedule, int(updates))
-    store = None if checkpoint is None else _Checkpoint(Path(checkpoint), identity, checkpoint_every)
-    if store is not None and resume and store.path.exists():
-        store.load(run)
-    with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
-        task = bars.task("updates", run.updates)
-        task.advance(len(run.losses))
-        reason, interrupted = None, False
-        try:
-            run.execute(compute, task, callback, store)
-        except KeyboardInterrupt:
-            reason, interrupted = f"interrupted after {len(run.losses)} updates", True
-        except (SolverError, _Failed) as error:
-            reason = f"stopped at update {len(run.losses)}: {error}"
-    if reason is not None:
-        run.restore(run.best)
-        reason += "; the parameters are the best so far"
-    return FlowFit(
-        flow=flow,
-        losses=np.array(run.losses),
-        objectives=np.array(run.objectives),
-        evaluations=np.array(run.evaluations, dtype=int),
-        seconds=run.seconds,
-        finished=reason is None,
-        interrupted=interrupted,
-        reason=reason or "all updates ran",
-    )
-
-
-class _Failed(Exception):
-    """The objective at the current parameters is not a finite number."""
-
-
-@dataclass
-class _Run:
-    """The state of a fit between two updates; all of it goes into a checkpoint."""
-
-    flow: nn.Module
-    settings: Optimiser
-    schedule: Callable[[int], float] | None
-    updates: int
-    losses: list[float] = field(default_factory=list)
-    objectives: list[float] = field(default_factory=list)
-    evaluations: list[int] = field(default_factory=list)
-    mean: float = math.nan
-    best_mean: float = math.inf
-    seconds: float = 0.0
-
-    def __post_init__(self):
-        self.free = {name: value for name, value in self.flow.named_parameters() if value.requires_grad}
-        if not self.free:
-            raise ArgumentError("the flow has no parameters to fit: give a field that has some, such as HyperMLP.")
-        self.best = self.snapshot()
-        self.optimiser = self.settings.make(list(self.free.values()))
-
-    def snapshot(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.free.items()}
-
-    @torch.no_grad()
-    def restore(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.free[name].copy_(value)
-
-    def execute(self, compute: Callable[[int], Outcome], task, callback, store: _Checkpoint | None) -> None:
-        tick = time.perf_counter()
-        while len(self.losses) < self.updates:
-            k = len(self.losses)
-            loss = self._update(k, compute)
-            now = time.perf_counter()
-            self.seconds += now - tick
-            tick = now
-            task.advance(1, f"loss {self.mean:.4f}")
-            if callback is not None:
-                callback(k, loss)
-            if store is not None and (len(self.losses) % store.every == 0 or len(self.losses) == self.updates):
-                store.save(self)
-
-    def _update(self, k: int, compute: Callable[[int], Outcome]) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.rate(k, self.updates) if self.schedule is None else float(self.schedule(k))
-        self.optimiser.zero_grad(set_to_none=True)
-        outcome = compute(k)
-        loss, total = outcome.loss.item(), outcome.objective.item()
-        if not math.isfinite(total):
-            raise _Failed(f"the loss is {total}")
-        self._account(total)
-        outcome.objective.backward()
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(list(self.free.values()), self.settings.clip)
-        self.optimiser.step()
-        self.losses.append(loss)
-        self.objectives.append(total)
-        self.evaluations.append(outcome.evaluations)
-        return loss
-
-    def _account(self, total: float) -> None:
-        self.mean = total if math.isnan(self.mean) else MOMENTUM * self.mean + (1 - MOMENTUM) * total
-        if self.mean < self.best_mean:
-            self.best_mean = self.mean
-            self.best = self.snapshot()
-
-
-class _Checkpoint:
-    """The file of one fit: parameters, best parameters, optimiser state and history; safetensors and JSON."""
-
-    def __init__(self, path: Path, identity: Mapping[str, str], every: int):
-        if int(every) < 1:
-            raise ArgumentError(f"checkpoint_every is {every}: give a number of at least 1.")
-        if not path.parent.is_dir():
-            raise ArgumentError(f"checkpoint is {str(path)!r}, whose folder is not there: make it first.")
-        self.path, self.identity, self.every = path, dict(identity), int(every)
-
-    def save(self, run: _Run) -> None:
-        tensors = {f"now/{name}": value for name, value in run.snapshot().items()}
-        tensors |= {f"best/{name}": value for name, value in run.best.items()}
-        for index, state in run.optimiser.state_dict()["state"].items():
-            for name, value in state.items():
-                if value is not None:
-                    tensors[f"optimiser/{index}/{name}"] = torch.as_tensor(value).clone()
-        for name in ("losses", "objectives", "evaluations"):
-            tensors[f"history/{name}"] = torch.tensor(getattr(run, name), dtype=torch.float64)
-        numbers = {"mean": run.mean, "best_mean": run.best_mean, "seconds": run.seconds}
-        partial = self.path.with_name(self.path.name + ".partial")
-        header = json.dumps({"identity": self.identity, "numbers": numbers})
-        save_file(tensors, str(partial), {"pyneuralode_flow_fit": header})
-        os.replace(partial, self.path)  # never half a checkpoint
-
-    def load(self, run: _Run) -> None:
-        try:
-            with safe_open(str(self.path), "pt") as file:
-                header = json.loads((file.metadata() or {}).get("pyneuralode_flow_fit", "null"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (SafetensorError, ValueError) as error:
-            raise ModelFileError(f"{self.path} is damaged ({error}): remove it to start the fit anew.") from None
-        if header is None:
-            raise ModelFileError(f"{self.path} is not the checkpoint of a flow's fit: give another path.")
-        for name in sorted({*self.identity, *header["identity"]}):
-            if header["identity"].get(name) != self.identity.get(name):
-                raise ArgumentError(
-                    f"{name} differs from that in {self.path}: give the same, or remove the file to start anew."
-                )
-        run.restore({name: tensors[f"now/{name}"] for name in run.free})
-        run.best = {name: tensors[f"best/{name}"].to(value) for name, value in run.free.items()}
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimiser/"):
-                _, index, name = key.split("/")
-                states.setdefault(int(index), {})[name] = value
-        run.optimiser.load_state_dict({**run.optimiser.state_dict(), "state": states})
-        run.losses = tensors["history/losses"].tolist()
-        run.objectives = tensors["history/objectives"].tolist()
-        run.evaluations = [int(n) for n in tensors["history/evaluations"]]
-        for name, value in header["numbers"].items():
-            setattr(run, name, value)
+def train(flow: nn.Module, compute: Callable[[int], Outcome], **options: Any) -> FlowFit:
+    """Train a flow as `fitting.stochastic.train` does, whose arguments these are."""
+    return FlowFit(**vars(train_module(flow, compute, **options)), flow=flow)

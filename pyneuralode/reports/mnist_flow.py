@@ -12,7 +12,7 @@ from ..flows.images.training import SETUPS, Measurement, train_image_flow
 from ..flows.images.transforms import quantise
 from ..plotting.images import bits_curve, image_grid
 from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .parallel import Job, OneBar, side_by_side
 
 FLOWS = {"single flow": "small-single", "multi-scale flow": "small"}
 SAMPLES = 64
@@ -88,7 +88,7 @@ def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[...
     """Train one reduced flow; `advance(n, note)` is told of every update."""
     setup = replace(SETUPS[scale], updates=updates)
     found = train_image_flow(
-        setup, mnist_images("train"), mnist_images("test")[:tests], seed=seed, progress=_Advance(advance)
+        setup, mnist_images("train"), mnist_images("test")[:tests], seed=seed, progress=OneBar(advance)
     )
     return Training(
         found.fit.losses,
@@ -98,16 +98,6 @@ def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[...
         quantise(found.flow.sample(SAMPLES, seed)).numpy(),
         sum(p.numel() for p in found.flow.parameters() if p.requires_grad),
     )
-
-
-class _Advance:
-    """A Progress all of whose tasks go on in one bar."""
-
-    def __init__(self, advance: Callable[..., None]):
-        self.advance = advance
-
-    def task(self, description: str, total: float | None = None) -> _Advance:
-        return self
 
 
 def _rows(found: dict[str, Training], baseline: float) -> list[Row]:

@@ -27,6 +27,16 @@ class Job:
     total: int
 
 
+class OneBar:
+    """A Progress all of whose tasks go on in the one bar of a job."""
+
+    def __init__(self, advance: Callable[..., None]):
+        self.advance = advance
+
+    def task(self, description: str, total: float | None = None) -> OneBar:
+        return self
+
+
 def side_by_side(
     jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None
 ) -> list[Any]:

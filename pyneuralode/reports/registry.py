@@ -12,7 +12,10 @@ from .base import Context, Report
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: its id, its title, the document it is from, and the module whose `run` computes it."""
+    """An experiment: its id, its title, the document it is from, and the module whose `run` computes it.
+
+    Another function of the module is named behind a colon.
+    """
 
     id: str
     title: str
@@ -21,12 +24,14 @@ class Experiment:
 
     def load(self) -> Callable[[Context], Report]:
         """Import the module, which may be slow, and return its `run(context)`."""
-        return import_module(self.module).run
+        module, _, function = self.module.partition(":")
+        return getattr(import_module(module), function or "run")
 
 
 _KTH_REPORT = '"Exploring Neural Ordinary Differential Equations", KTH, DD2424 project report, 2022'
 _KTH_POSTER = '"Neural Ordinary Differential Equations", KTH, SF2525 poster'
 _REVIEW = '"Neural Ordinary Differential Equations: Review of Literature", Pittsburgh, 2023'
+_ANODEV2 = '"ANODEV2: A Coupled Neural ODE Framework", NeurIPS 2019'
 _SUMMARY = 'one-page summary of Chen et al., "Neural Ordinary Differential Equations" (NeurIPS 2018)'
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -91,6 +96,48 @@ EXPERIMENTS: dict[str, Experiment] = {
             "Handwritten digits by continuous normalizing flows",
             f"{_KTH_REPORT}, Fig. 10",
             "pyneuralode.reports.mnist_flow",
+        ),
+        Experiment(
+            "anodev2-table1",
+            "Weights that evolve in the steps of the activations (configuration one)",
+            f"{_ANODEV2}, Table 1",
+            "pyneuralode.reports.anodev2_tables:table1",
+        ),
+        Experiment(
+            "anodev2-table2",
+            "Weights that evolve in steps of their own (configuration two)",
+            f"{_ANODEV2}, Table 2",
+            "pyneuralode.reports.anodev2_tables:table2",
+        ),
+        Experiment(
+            "anodev2-table3",
+            "Parameters of the networks",
+            f"{_ANODEV2}, Table 3",
+            "pyneuralode.reports.anodev2_tables:table3",
+        ),
+        Experiment(
+            "anodev2-table4",
+            "Two gradients of the same ODE, with and without evolving weights",
+            f"{_ANODEV2}, Table 4",
+            "pyneuralode.reports.anodev2_tables:table4",
+        ),
+        Experiment(
+            "anodev2-transport",
+            "Transport at a changing speed, by a constant and by an evolving kernel",
+            f"{_ANODEV2}, Fig. 2",
+            "pyneuralode.reports.anodev2_transport",
+        ),
+        Experiment(
+            "anodev2-kernels",
+            "Kernels that evolve, synthetic and trained",
+            f"{_ANODEV2}, Fig. 1 and 3 to 6",
+            "pyneuralode.reports.anodev2_kernels",
+        ),
+        Experiment(
+            "odenet",
+            "Digits read by ODE-Nets, an RK-Net and a ResNet",
+            f"{_SUMMARY}; {_REVIEW}, section 4.3.1",
+            "pyneuralode.reports.odenet",
         ),
     )
 }

@@ -7,22 +7,19 @@ uninterrupted one, and the images and their dequantisation do not depend on the 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...errors import ArgumentError, DataError, unknown_name
 from ...fitting import Adam
 from ...fitting.optimisers import Optimiser
+from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
 from ..training import FlowFit, Outcome, train
 from .histograms import PixelHistograms
@@ -170,47 +167,6 @@ class ImageFit:
     processes: int = 1
 
 
-@dataclass(frozen=True)
-class Place:
-    """The device of this process, its number, and how many processes train together."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-
-@contextmanager
-def place(device: str | None = None) -> Iterator[Place]:
-    """Yield this process's place: one of several where torchrun started it, else alone.
-
-    Without a `device` it is the GPU where there is one, and under torchrun the GPU of the local rank.
-    """
-    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if "LOCAL_RANK" not in os.environ:
-        yield Place(chosen)
-        return
-    if chosen.type == "cuda":
-        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(chosen)
-    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield Place(chosen, torch.distributed.get_rank(), torch.distributed.get_world_size())
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-def _device(name: str) -> torch.device:
-    """Return the device of that name, or raise where torch does not find it."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ArgumentError(f"device is {name!r}: give cpu, cuda or cuda:1.") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ArgumentError(f"device is {name!r}, and torch finds {count} GPUs: give cpu.")
-    return device
-
-
 def train_image_flow(
     setup: Setup,
     train_pixels: np.ndarray,
@@ -233,7 +189,7 @@ def train_image_flow(
     seed : int
         Of parameters, batches, dequantisation and Hutchinson's noise.
     at : Place, optional
-        Where to train; see `place`. Several processes share each batch, and average their gradients.
+        Where to train; see `processes.place`. Several processes share each batch, and average their gradients.
     checkpoint, checkpoint_every, resume
         As in `ContinuousFlow.fit`.
     progress : Progress, optional
@@ -261,7 +217,7 @@ def train_image_flow(
         flow.histograms.count(images)
     flow.to(at.device)
     flow.set_solver(setup.solver, **setup.control)
-    with _own_checkpoint(checkpoint, resume, at) as store:
+    with own_checkpoint(checkpoint, resume, at) as store:
         fit = train(
             flow,
             _Updates(flow, setup, images, seed, at),
@@ -358,7 +314,7 @@ class _Updates:
             )
         loss = bits_per_dim(terms.log_density, self.dim).mean()
         objective = loss + setup.kinetic * terms.kinetic.mean() + setup.jacobian * terms.jacobian.mean()
-        return Outcome(self._shared(loss), self._shared(objective), terms.evaluations)
+        return Outcome(shared_mean(loss, at), shared_mean(objective, at), terms.evaluations)
 
     def _rows(self, update: int) -> np.ndarray:
         """Return the images of an update: each epoch takes all of them once, in a new order."""
@@ -367,27 +323,6 @@ class _Updates:
             self.epoch = epoch
             self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
         return self.order[k * self.setup.batch :][: self.setup.batch]
-
-    def _shared(self, value: Tensor) -> Tensor:
-        """Return the mean over the processes, with this one's gradient: all take the same decisions."""
-        if self.at.world == 1:
-            return value
-        mean = value.detach().clone()
-        torch.distributed.all_reduce(mean)
-        return value + (mean / self.at.world - value.detach())
-
-
-@contextmanager
-def _own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path | None]:
-    """Yield the checkpoint for this process; all but the first read a copy of the file and leave it alone."""
-    if path is None or at.rank == 0:
-        yield path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / path.name
-        if resume and path.exists():
-            shutil.copyfile(path, copy)
-        yield copy
 
 
 def _seed(*numbers: int) -> int:

@@ -1,0 +1,157 @@
+"""CIFAR-10's small photographs (Krizhevsky 2009), from the original archive or from a reduced set."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, unknown_name
+from .download import cache_folder, fetch
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_ARCHIVE = "cifar-10-binary.tar.gz"
+_ARCHIVE_MD5 = {_ARCHIVE: "c32a1d4ab5d03f1284b67883e8d87530"}
+_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
+_FILES = {"train": tuple(f"data_batch_{k}.bin" for k in range(1, 6)), "test": ("test_batch.bin",)}
+_MD5 = {
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+}
+_REDUCED = {"train": "train10k.npz", "test": "test1k.npz"}
+_SHAPE = (3, 32, 32)
+_RECORD = 1 + 3 * 32 * 32
+
+
+def read_cifar10(
+    part: str = "train", folder: str | Path | None = None, reduced: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return CIFAR-10's images, uint8 (n, 3, 32, 32), and labels, uint8 (n,) from 0 to 9: see `CLASSES`.
+
+    Parameters
+    ----------
+    part : {"train", "test"}
+        50,000 or 10,000 images.
+    folder : path, optional
+        Where the files lie: the archive `cifar-10-binary.tar.gz`, or what is in it. Unless given: the folder
+        ``cifar10`` in $PYNEURALODE_DATA where that is set, then the cache that `download_cifar10` fills. Nothing
+        is downloaded here.
+    reduced : bool
+        Read 10,000 and 1,000 images from `train10k.npz` and `test1k.npz` instead: arrays ``x`` (n, 32, 32, 3)
+        and ``y`` (n,).
+
+    Raises
+    ------
+    DataError
+        If a file is not there, or is not what it should be.
+    """
+    if part not in _FILES:
+        raise unknown_name("part", part, _FILES)
+    if reduced:
+        return _read_reduced(_find([_REDUCED[part]], folder))
+    path = _find([_FILES[part][0], f"cifar-10-batches-bin/{_FILES[part][0]}", _ARCHIVE], folder)
+    read = _from_archive if path.name == _ARCHIVE else _from_files
+    records = np.concatenate([_records(path, content) for content in read(path, _FILES[part])])
+    return records[:, 1:].reshape(-1, *_SHAPE), records[:, 0]
+
+
+def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> Path:
+    """Download the archive, 170 MB, to `folder` or to the cache, and return the folder; a file there stays.
+
+    Its checksum is compared with the known one. Raises DataError where it cannot be had. With a
+    `progress.Progress`, such as ``RichProgress()``, it has a bar.
+    """
+    return fetch(
+        _ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress
+    )
+
+
+def _find(names: list[str], folder: str | Path | None) -> Path:
+    """Return the path of the first of these files in the first folder that has one."""
+    if folder is not None:
+        folders = [Path(folder)]
+    else:
+        own = os.environ.get("PYNEURALODE_DATA")
+        folders = [*([Path(own) / "cifar10"] if own else []), cache_folder("cifar10")]
+    for place in folders:
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    remedy = (
+        "put the original archive there, or fetch it by pyneuralode.datasets.download_cifar10() (on the command "
+        "line, --download)"
+        if names[-1] == _ARCHIVE
+        else "put it there, or take the full set (reduced=False; on the command line, without --reduced)"
+    )
+    raise DataError(f"CIFAR-10's {names[-1]} is not in {' or '.join(map(str, folders))}: {remedy}.")
+
+
+def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
+    """Return the content of these files of the archive."""
+    md5 = hashlib.md5(usedforsecurity=False)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                md5.update(block)
+        if md5.hexdigest() != _ARCHIVE_MD5[_ARCHIVE]:
+            raise DataError(
+                f"{path} has the checksum {md5.hexdigest()}, CIFAR-10's is {_ARCHIVE_MD5[_ARCHIVE]}: "
+                "fetch the file again."
+            )
+        with tarfile.open(path) as archive:
+            return [archive.extractfile(f"cifar-10-batches-bin/{name}").read() for name in names]
+    except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): put CIFAR-10's original archive there.") from None
+
+
+def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
+    """Return the content of these files, which lie beside the first, and compare their known checksums."""
+    contents = []
+    for name in names:
+        path = first.with_name(name)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error}): put CIFAR-10's original file there.") from None
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if md5 != _MD5.get(name, md5):
+            raise DataError(
+                f"{path} has the checksum {md5}, CIFAR-10's is {_MD5[name]}: fetch the file again."
+            )
+        contents.append(content)
+    return contents
+
+
+def _records(path: Path, content: bytes) -> np.ndarray:
+    """Return the records of one file: a label, then the pixels by colour and row."""
+    if not content or len(content) % _RECORD:
+        raise DataError(f"{path} holds no whole number of images: put CIFAR-10's original file there.")
+    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
+    if records[:, 0].max() >= len(CLASSES):
+        raise DataError(f"{path} has the label {records[:, 0].max()}: put CIFAR-10's original file there.")
+    return records
+
+
+def _read_reduced(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images, labels = arrays["x"], arrays["y"]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}): give a file with the arrays x and y.") from None
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"{path} has x of {images.dtype} {images.shape} and y of shape {labels.shape}: give uint8 "
+            "(n, 32, 32, 3) and (n,)."
+        )
+    if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < len(CLASSES):
+        raise DataError(f"{path} has labels from {labels.min()} to {labels.max()}: give 0 to 9.")
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.uint8)

@@ -1,0 +1,38 @@
+"""Learning rates that follow from the number of the update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """A learning rate that rises linearly to `peak` over a tenth of the updates and falls to zero by half a cosine.
+
+    After Smith and Topin 2019. An instance is a `schedule` of `stochastic.train` and of the flows' `fit`.
+    """
+
+    peak: float
+    updates: int
+    rise: float = 0.1
+
+    def __call__(self, update: int) -> float:
+        """Return the rate of an update, counted from 0."""
+        part = (update + 1) / self.updates
+        if part < self.rise:
+            return self.peak * part / self.rise
+        return self.peak * (0.5 + 0.5 * math.cos(math.pi * (part - self.rise) / (1 - self.rise)))
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A learning rate that is multiplied by `factor` at each of the updates `at`, counted from 0."""
+
+    rate: float
+    at: tuple[int, ...]
+    factor: float = 0.1
+
+    def __call__(self, update: int) -> float:
+        """Return the rate of an update, counted from 0."""
+        return self.rate * self.factor ** sum(update >= drop for drop in self.at)

@@ -1,0 +1,22 @@
+"""Image models: ODE blocks in networks of torch, and whole classifiers; their training is in `pyneuralode.images.training`."""
+
+from .anodev2 import image_model
+from .blocks import ConvDynamics, ResidualBlock
+from .coupled import CoupledODE
+from .evolution import Evolution, Hypernetwork, Integrated, KernelNetwork, ReactionDiffusionAdvection
+from .ode_block import ODEBlock
+from .odenet import classifier
+
+__all__ = [
+    "ConvDynamics",
+    "CoupledODE",
+    "Evolution",
+    "Hypernetwork",
+    "Integrated",
+    "KernelNetwork",
+    "ODEBlock",
+    "ReactionDiffusionAdvection",
+    "ResidualBlock",
+    "classifier",
+    "image_model",
+]

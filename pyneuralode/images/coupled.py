@@ -1,0 +1,197 @@
+"""`CoupledODE`: activations and the weights that act on them evolve together (ANODEV2, Zhang et al., NeurIPS 2019)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..engines.torch_engine.dynamics import bind
+from ..engines.torch_engine.tableaus import Tableau
+from ..errors import ArgumentError, unknown_name
+from ..gradients import Backprop, Backsolve, Checkpointed, GradientMethod, find_gradient
+from .coupled_gradients import March, run
+from .evolution import as_evolution, remembered
+from .fixed_steps import explicit_tableau
+
+
+class CoupledODE(nn.Module):
+    """The map from z(0) to z(span) by z' = f(t, z; theta(t)), where weights theta of f evolve beside z.
+
+    theta(t) is w(t), or the integral of K(t - s) w(s) over s from 0 to t; w(0) is what f itself holds, and w evolves by
+    an operator q. All of it is learned: w(0), the parameters of q, and those weights of f that stay as they are. With
+    nothing that evolves it is ANODE, a neural ODE with gradients of its discrete steps.
+
+    Parameters
+    ----------
+    f : torch.nn.Module
+        ``f(t, z)`` returning dz/dt like z, with t of shape ().
+    evolutions : dict of str to Evolution, module or callable
+        For each weight that evolves, its name in ``f.named_parameters()``, and q: an `Evolution`, or ``q(t, w)``
+        returning dw/dt, which is solved by Euler's method (`Integrated` has other solvers).
+    steps : int
+        Nt, the steps of z.
+    weight_steps : int, optional
+        Steps of the weights over the same span, `steps` unless given (configuration one of the paper); its
+        configuration two is ``steps=2, weight_steps=10``. Between its steps theta is on a straight line, as where
+        `RK4` asks for it halfway: for its full order give twice as many weight steps as steps.
+    solver : str or Tableau
+        Of z: an explicit one of the catalogue ("Euler", "Midpoint", "Heun", "RK4", ...).
+    gradient : str or GradientMethod, optional
+        `Backprop`; `Checkpointed(every)`, which keeps z every so many steps; or `Backsolve`, whose steps back are those
+        forward, so that it takes no tolerances. Unless given, ``Checkpointed(steps)``: as in ANODE only z(0) is
+        kept. The evolved weights are kept in any case; beside activations they are few.
+    span : float
+        Where z ends.
+    time_kernel : callable or torch.nn.Module, optional
+        K: takes delays t - s, a tensor (n,), to numbers (n,). The delta unless given, so that theta = w.
+    own : sequence of str
+        Submodules of f, such as batch norms, that every step of z has for itself.
+
+    Batch norms count the batches of forward passes alone, whatever a gradient evaluates again. Under ``torch.autocast`` f
+    computes in the lower precision; z and the evolution of the weights stay in float32.
+
+    Examples
+    --------
+    Configuration two, for an f with a convolution ``conv``::
+
+        q = ReactionDiffusionAdvection(f.conv.weight.shape, "tanh")
+        block = CoupledODE(f, {"conv.weight": q}, steps=2, weight_steps=10)
+
+    References
+    ----------
+    T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. Mahoney, ANODEV2: A Coupled Neural ODE Framework,
+    NeurIPS 2019.
+    """
+
+    def __init__(
+        self,
+        f: nn.Module,
+        evolutions: Mapping[str, nn.Module | Callable[[Tensor, Tensor], Tensor]] | None = None,
+        *,
+        steps: int = 5,
+        weight_steps: int | None = None,
+        solver: str | Tableau = "Euler",
+        gradient: str | GradientMethod | None = None,
+        span: float = 1.0,
+        time_kernel: Callable[[Tensor], Tensor] | None = None,
+        own: Sequence[str] = (),
+    ):
+        super().__init__()
+        if not isinstance(f, nn.Module):
+            raise ArgumentError(
+                f"f is a {type(f).__name__}: give a torch.nn.Module with forward(self, t, z)."
+            )
+        bind(f, {})  # raises where it does not take (t, z)
+        self.steps = _positive("steps", steps)
+        self.weight_steps = self.steps if weight_steps is None else _positive("weight_steps", weight_steps)
+        if not 0 < span < float("inf"):
+            raise ArgumentError(f"span is {span!r}: give a positive number, such as 1.0.")
+        self.span, self.tableau = float(span), explicit_tableau(solver)
+        self.gradient = _gradient(gradient, self.steps)
+        evolutions = {} if evolutions is None else dict(evolutions)
+        for name in evolutions:
+            if name not in dict(f.named_parameters()):
+                raise unknown_name("a weight that evolves", name, dict(f.named_parameters()))
+        for name in own:
+            if name not in dict(f.named_modules()):
+                raise unknown_name("a submodule in own", name, dict(f.named_modules()))
+        self.f, self.evolving = f, tuple(evolutions)
+        self.evolutions = nn.ModuleList(as_evolution(q) for q in evolutions.values())
+        self.time_kernel = time_kernel
+        self.own = tuple(own)
+        # The first step uses f's own submodules, every later one a copy.
+        parts, later = [f.get_submodule(name) for name in own], range(1, self.steps if own else 1)
+        self.later = nn.ModuleList(nn.ModuleList(map(copy.deepcopy, parts)) for _ in later)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of f in a forward pass."""
+        return self.steps * self.tableau.stages
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return z at the end of the span, like z."""
+        return run(self._march(), self._checked(z), self.gradient)
+
+    def states(self, z: Tensor) -> Tensor:
+        """Return z at every step from t = 0 to `span`, (steps + 1, ...), to be differentiated by plain backprop."""
+        march = self._march()
+        found = [self._checked(z)]
+        for n in range(self.steps):
+            found.append(march.step(n, found[-1]))
+        return torch.stack(found)
+
+    def _checked(self, z: Tensor) -> Tensor:
+        if not isinstance(z, Tensor) or not z.is_floating_point():
+            kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
+            raise ArgumentError(f"z is of type {kind}: give a tensor of floating-point numbers.")
+        if torch.is_autocast_enabled(z.device.type) and z.dtype in (torch.bfloat16, torch.float16):
+            return z.float()  # small steps would vanish beside a state of eight or eleven bits
+        return z
+
+    def trajectory(self) -> dict[str, list[Tensor]]:
+        """Return theta at the weight steps, from t = 0 to `span`, by name."""
+        times = [self.span * k / self.weight_steps for k in range(self.weight_steps + 1)]
+        weights = dict(self.f.named_parameters())
+        found = {}
+        for name, evolution in zip(self.evolving, self.evolutions):
+            with torch.autocast(weights[name].device.type, enabled=False):
+                path = evolution.trajectory(weights[name], times)
+                found[name] = path if self.time_kernel is None else remembered(path, times, self.time_kernel)
+        return found
+
+    def _march(self) -> March:
+        tensors: list[Tensor] = []
+        places: dict[int, int] = {}
+
+        def place(tensor: Tensor) -> int:
+            if id(tensor) not in places:
+                places[id(tensor)] = len(tensors)
+                tensors.append(tensor)
+            return places[id(tensor)]
+
+        paths = self.trajectory()
+        evolved = [
+            {name: place(path[k]) for name, path in paths.items()} for k in range(self.weight_steps + 1)
+        ]
+        fixed, buffers = [], []
+        for n in range(self.steps):
+            parameters, others = self._at_step(n)
+            fixed.append({name: place(p) for name, p in parameters.items() if name not in paths})
+            buffers.append(others)
+        return March(self.f, self.tableau, self.steps, self.span, tensors, evolved, fixed, buffers)
+
+    def _at_step(self, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the parameters and buffers of f at step n, by their names in f."""
+        parameters, buffers = dict(self.f.named_parameters()), dict(self.f.named_buffers())
+        for name, part in zip(self.own, self.later[n - 1] if n and self.own else ()):
+            parameters |= {f"{name}.{key}": value for key, value in part.named_parameters()}
+            buffers |= {f"{name}.{key}": value for key, value in part.named_buffers()}
+        return parameters, buffers
+
+    def extra_repr(self) -> str:
+        return (
+            f"steps={self.steps}, weight_steps={self.weight_steps}, solver={self.tableau.name}, "
+            f"gradient={self.gradient}, evolving={list(self.evolving)}"
+        )
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentError(f"{name} is {value!r}: give a positive whole number, such as 5.")
+    return value
+
+
+def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMethod:
+    method = Checkpointed(steps) if gradient is None else find_gradient(gradient)
+    if not isinstance(method, (Backprop, Checkpointed, Backsolve)):
+        raise ArgumentError(
+            f"gradient is {type(method).__name__!r}: a coupled ODE takes 'Backprop', 'Checkpointed' or 'Backsolve'."
+        )
+    if isinstance(method, Backsolve) and (method.rtol is not None or method.atol is not None):
+        raise ArgumentError(
+            f"gradient is {method}: its steps back are those forward, so leave out the tolerances."
+        )
+    return method

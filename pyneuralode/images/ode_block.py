@@ -1,0 +1,230 @@
+"""`ODEBlock`: a layer whose output is the state at the end of an ODE that starts at its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..engines.torch_engine.dynamics import bind
+from ..engines.torch_engine.tableaus import Tableau
+from ..errors import ArgumentError, SolverError
+from ..fields import Field
+from ..gradients import Backprop, GradientMethod
+from ..models import NeuralODE, solve
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+class ODEBlock(nn.Module):
+    """The map from x to the state at t1 of x' = f(t, x), x(t0) = x (Chen et al. 2018).
+
+    Parameters
+    ----------
+    dynamics : torch.nn.Module, callable or Field
+        ``f(t, x)`` returning dx/dt like x, with t of shape (): a module or function runs on the torch engine, a
+        described field (`ConcatConv`, `MLP`, ...) on either.
+    times : (float, float)
+        t0 and t1.
+    solver, engine, seed, **control
+        As in `NeuralODE`.
+    steps : int, optional
+        Take this many steps of equal size; without it a solver that estimates its error adapts them.
+    gradient : str or GradientMethod
+        As in `NeuralODE`. Only with `Backprop` does what is kept for the backward pass hold every layer of every step.
+    dtype : torch.dtype, optional
+        Of a described field's parameters; torch's default dtype unless given.
+
+    Raises SolverError where the solve cannot reach t1, or x is not finite; ArgumentError for what does not fit.
+
+    Images of any shape and memory format pass through; a described field of dimension d takes states (..., d), and
+    images of d numbers each as vectors. Under ``torch.autocast`` a module computes in the lower precision and the
+    state stays in float32; a described field stays in float32 altogether.
+
+    A batch normalisation in the dynamics normalises every evaluation by the batch's statistics while training; its
+    running statistics count the evaluations of the forward pass alone, whatever the gradient method evaluates again.
+    Dropout needs `Backprop`, since another evaluation drops others.
+
+    `evaluations` counts those of the last forward pass; `ode` is the `NeuralODE` that holds parameters and settings.
+    """
+
+    def __init__(
+        self,
+        dynamics: Field | nn.Module | Callable,
+        *,
+        times: tuple[float, float] = (0.0, 1.0),
+        solver: str | Tableau = "Tsit5",
+        steps: int | None = None,
+        gradient: str | GradientMethod = "Checkpointed",
+        engine: str = "auto",
+        seed: int = 0,
+        dtype: torch.dtype | None = None,
+        **control: Any,
+    ):
+        super().__init__()
+        self.times = _check_times(times)
+        if steps is not None:
+            control = {**control, "step": _step_of(steps, self.times, control)}
+        if not isinstance(dynamics, Field):
+            bind(dynamics, {})  # raises where it does not take (t, x)
+        self.ode = NeuralODE(
+            dynamics,
+            solver=solver,
+            gradient=gradient,
+            engine=engine,
+            seed=seed,
+            dtype=dtype or torch.get_default_dtype(),
+            **control,
+        )
+        if not isinstance(self.ode.gradient, Backprop):
+            _refuse_dropout(dynamics, self.ode.gradient)
+        self.evaluations = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the state at t1, like x."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ArgumentError(f"x is of type {kind}: give a tensor of floating-point numbers.")
+        if torch.is_autocast_enabled(x.device.type) and x.dtype in (torch.bfloat16, torch.float16):
+            x = x.float()  # small steps would vanish beside a state of eight or eleven bits
+        if not bool(torch.isfinite(x.detach()).all()):
+            raise SolverError(
+                "x holds a non-finite number: look at the input; if a training came to it, lower its learning rate.",
+                self.times[0],
+            )
+        return self._described(x) if isinstance(self.ode.field, Field) else self._called(x)
+
+    def _described(self, x: Tensor) -> Tensor:
+        dim = self.ode.field.dim
+        vectors = x if x.shape[-1:] == (dim,) or x.ndim < 2 or x[0].numel() != dim else x.flatten(1)
+        with torch.autocast(x.device.type, enabled=False):
+            solution = self.ode.solve(vectors, self.times)
+        self.evaluations = solution.nfev
+        return solution.ys[-1].reshape(x.shape)
+
+    def _called(self, x: Tensor) -> Tensor:
+        evaluation, ode = Dynamics(self.ode.field, x), self.ode
+        with evaluation.forward_pass():
+            solution = solve(
+                evaluation if isinstance(ode.field, nn.Module) else evaluation.forward,
+                evaluation.state_of(x),
+                self.times,
+                solver=ode.solver,
+                gradient=ode.gradient,
+                engine=ode.engine,
+                batch=ode.batch,
+                **vars(ode.control),
+            )
+        self.evaluations = solution.nfev
+        return evaluation.image_of(solution.ys[-1])
+
+    def extra_repr(self) -> str:
+        gradient, control = type(self.ode.gradient).__name__, self.ode.control
+        steps = (
+            f"rtol={control.rtol}, atol={control.atol}" if control.step is None else f"step={control.step:g}"
+        )
+        return f"times={self.times}, solver={self.ode.solver}, {steps}, gradient={gradient}"
+
+
+class Dynamics(nn.Module):
+    """The dynamics as the solver calls them for one input: in its memory format and autocast, whenever that is.
+
+    Solvers see a state as one long vector: images with their channels last in memory become one, and images again,
+    without a copy if the channels are the last axis too.
+    """
+
+    def __init__(self, dynamics: nn.Module | Callable, x: Tensor):
+        super().__init__()
+        self.dynamics = dynamics
+        self.channels_last = (
+            x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        )
+        device = x.device.type
+        # Gradient methods evaluate again outside of the caller's context, and mix evaluations that autograd records
+        # with others that it does not, which must not share the weights that autocast keeps.
+        self.precision = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "cache_enabled": False,
+        }
+        if self.precision["enabled"]:
+            self.precision["dtype"] = torch.get_autocast_dtype(device)
+        self.forwards = False
+
+    def state_of(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1) if self.channels_last else x
+
+    def image_of(self, state: Tensor) -> Tensor:
+        return state.permute(0, 3, 1, 2) if self.channels_last else state
+
+    @contextmanager
+    def forward_pass(self) -> Iterator[None]:
+        """Within it evaluations are those of the forward pass."""
+        self.forwards = True
+        try:
+            yield
+        finally:
+            self.forwards = False
+
+    def forward(self, t: Tensor, state: Tensor) -> Tensor:
+        x = self.image_of(state)
+        with torch.autocast(**self.precision):
+            if self.forwards or not isinstance(self.dynamics, nn.Module):
+                slope = self.dynamics(t, x)
+            else:
+                with _frozen_statistics(self.dynamics):
+                    slope = self.dynamics(t, x)
+        if not isinstance(slope, Tensor) or slope.shape != x.shape:
+            return slope  # the engine has a sentence for it
+        if self.precision["enabled"]:
+            slope = slope.to(x.dtype)
+        return self.state_of(slope)
+
+
+@contextmanager
+def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it normalisations use the batch's statistics as before, but do not add them to their running ones."""
+    tracking = [m for m in module.modules() if m.training and getattr(m, "track_running_stats", False)]
+    momenta = [m.momentum for m in tracking]
+    for m in tracking:
+        m.track_running_stats, m.momentum = False, 0.0
+    try:
+        yield
+    finally:
+        for m, momentum in zip(tracking, momenta):
+            m.track_running_stats, m.momentum = True, momentum
+
+
+def _check_times(times: Any) -> tuple[float, float]:
+    try:
+        t0, t1 = (float(t) for t in times)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"times is {times!r}: give the two numbers t0 and t1, such as (0.0, 1.0)."
+        ) from None
+    if not np.isfinite([t0, t1]).all() or t0 == t1:
+        raise ArgumentError(f"times is {times!r}: give two different finite numbers, such as (0.0, 1.0).")
+    return t0, t1
+
+
+def _step_of(steps: int, times: tuple[float, float], control: dict[str, Any]) -> float:
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ArgumentError(f"steps is {steps!r}: give a positive whole number, such as 20.")
+    if control.get("step") is not None:
+        raise ArgumentError(f"steps is {steps} and step is {control['step']}: give one of the two.")
+    return abs(times[1] - times[0]) / steps
+
+
+def _refuse_dropout(dynamics: Any, gradient: GradientMethod) -> None:
+    modules = dynamics.modules() if isinstance(dynamics, nn.Module) else ()
+    for module in modules:
+        if isinstance(module, _DROPOUTS) and module.p > 0:
+            name = type(gradient).__name__
+            raise ArgumentError(
+                f"gradient is {name!r}, which evaluates the dynamics again, and their {type(module).__name__} would drop "
+                "other values then: write gradient='Backprop', or leave it out."
+            )

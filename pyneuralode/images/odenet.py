@@ -1,0 +1,143 @@
+"""Whole classifiers of handwritten digits: the review's ODE-Net, RK-Net, a residual network and a plain one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..engines.torch_engine.tableaus import Tableau
+from ..errors import ArgumentError, unknown_name
+from ..gradients import Backprop, GradientMethod, find_gradient
+from .blocks import ConvDynamics, ResidualBlock
+from .ode_block import ODEBlock
+
+KINDS = ("odenet", "rknet", "resnet", "cnn")
+SIZE = 28
+
+
+class Classifier(nn.Module):
+    """Logits (n, classes) of images (n, 1, 28, 28), normalised floats: a stem, a body that keeps the shape, a head.
+
+    The stem makes (n, channels, 6, 6) of them, or of side 7; the body of an ODE-Net is an `ODEBlock`.
+    """
+
+    def __init__(self, stem: nn.Module, body: nn.Module, head: nn.Module):
+        super().__init__()
+        self.stem, self.body, self.head = stem, body, head
+
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations of the dynamics in the last forward pass; None for a network without an ODE."""
+        return getattr(self.body, "evaluations", None)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or tuple(images.shape[1:]) != (1, SIZE, SIZE):
+            raise ArgumentError(f"images have shape {tuple(images.shape)}: give (n, 1, {SIZE}, {SIZE}).")
+        if not images.is_floating_point():
+            raise ArgumentError(f"images are of type {images.dtype}: give normalised floats.")
+        return self.head(self.body(self.stem(images)))
+
+
+def classifier(
+    kind: str = "odenet",
+    *,
+    channels: int = 64,
+    classes: int = 10,
+    blocks: int = 6,
+    time: bool = True,
+    parts: int | None = None,
+    solver: str | Tableau = "Euler",
+    steps: int | None = 20,
+    gradient: str | GradientMethod | None = None,
+    seed: int = 0,
+    **control,
+) -> Classifier:
+    """Return a classifier of images (n, 1, 28, 28) with initial weights that follow from `seed`.
+
+    Parameters
+    ----------
+    kind : {"odenet", "rknet", "resnet", "cnn"}
+        The review's ODE-Net; the same net with plain backpropagation through the solver; `blocks` residual
+        blocks after two that halve the image (Chen et al. 2018); the ODE-Net's dynamics as two plain layers.
+    channels, classes : int
+        64 and 10 give 208,010 parameters ("odenet", "rknet"), 601,482 ("resnet") and 206,858 ("cnn").
+    blocks : int
+        Residual blocks of "resnet".
+    time : bool
+        Whether the dynamics' convolutions have the time as one more channel.
+    parts : int, optional
+        Parts of [0, 1] of which the dynamics' batch norms keep running statistics, see `TimeBatchNorm2d`: one for each
+        step unless given, ten where steps are adapted, one for plain batch normalisation. No matter for the training.
+    solver, steps, gradient, **control
+        Of the `ODEBlock` on [0, 1]; `steps=None` lets the solver adapt its steps to `rtol` and `atol`. The gradient
+        is by `Checkpointed` for "odenet" unless given, and by `Backprop` for "rknet".
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    counts = {"channels": channels, "classes": classes, "blocks": blocks}
+    counts |= {name: value for name, value in (("parts", parts), ("steps", steps)) if value is not None}
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{name} is {value!r}: give a positive whole number.")
+    method = find_gradient(gradient or ("Backprop" if kind == "rknet" else "Checkpointed"))
+    if kind == "rknet" and not isinstance(method, Backprop):
+        raise ArgumentError(
+            f"gradient is {gradient!r}, and an rknet is one with Backprop: write kind='odenet'."
+        )
+    if kind in ("resnet", "cnn") and (gradient is not None or control):
+        name = "gradient" if gradient is not None else min(control)
+        raise ArgumentError(
+            f"{name} is given, and a {kind} has no ODE: leave it out, or write kind='odenet'."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's numbers too
+        if kind == "resnet":
+            return Classifier(
+                _halving_blocks(channels), _residual_blocks(channels, blocks), _head(channels, classes)
+            )
+        if kind == "cnn":
+            return Classifier(_stem(channels), _layers(channels), _head(channels, classes))
+        dynamics = ConvDynamics(channels, time, parts or steps or 10)
+        block = ODEBlock(dynamics, solver=solver, steps=steps, gradient=method, engine="torch", **control)
+        return Classifier(_stem(channels), block, _head(channels, classes))
+
+
+def _stem(channels: int) -> nn.Sequential:
+    """28 -> 26 -> 13 -> 6."""
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 3),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 4, stride=2, padding=1),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 4, stride=2, padding=1),
+    )
+
+
+def _halving_blocks(channels: int) -> nn.Sequential:
+    """28 -> 26 -> 13 -> 7."""
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 3), ResidualBlock(channels, stride=2), ResidualBlock(channels, stride=2)
+    )
+
+
+def _residual_blocks(channels: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+
+
+def _layers(channels: int) -> nn.Sequential:
+    layers = []
+    for _ in range(2):
+        layers += [
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.BatchNorm2d(channels),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _head(channels: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+    )

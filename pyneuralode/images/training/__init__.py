@@ -1,0 +1,21 @@
+"""Training of image classifiers: data, recipes, the loop."""
+
+from .data import Augmentation, ImageData
+from .loop import train_classifier
+from .measure import measure
+from .recipes import RECIPES, Recipe
+from .result import ClassifierFit, Curves
+from .sets import cifar10_sets, mnist_sets
+
+__all__ = [
+    "RECIPES",
+    "Augmentation",
+    "ClassifierFit",
+    "Curves",
+    "ImageData",
+    "Recipe",
+    "cifar10_sets",
+    "measure",
+    "mnist_sets",
+    "train_classifier",
+]

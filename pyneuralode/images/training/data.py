@@ -1,0 +1,196 @@
+"""Labelled images in memory, and batches of them: cut, mirrored and normalised whole batches at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, DataError
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Images and their labels, kept as two tensors.
+
+    Parameters
+    ----------
+    images : uint8 (n, channels, height, width) or (n, height, width)
+        Arrays or tensors.
+    labels : whole numbers (n,)
+        From 0 to ``classes - 1``.
+    classes : int
+    mean, deviation : tuple of float, optional
+        Of each channel, for pixels from 0 to 1; what normalisation subtracts and divides by. Those of these
+        images unless given; tests take those of the training (see `like`).
+
+    Raises
+    ------
+    DataError
+        If images and labels are not as above.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: int = 10
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        images, labels = _images(self.images), _labels(self.labels, self.classes)
+        if len(images) != len(labels):
+            raise DataError(f"images are {len(images)} and labels {len(labels)}: give one label an image.")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels)
+        channels = images.shape[1]
+        for name, compute in (("mean", torch.mean), ("deviation", torch.std)):
+            value = getattr(self, name)
+            if value is None:
+                by_channel = images.transpose(0, 1).flatten(1)
+                value = [float(compute(pixels.double())) / 255 for pixels in by_channel]
+            if len(value) != channels or not np.isfinite(value).all():
+                raise DataError(f"{name} is {value}: give a number for each of {channels} channels.")
+            object.__setattr__(self, name, tuple(value))
+        if min(self.deviation) <= 0:
+            raise DataError(
+                f"deviation is {self.deviation}: a channel without contrast cannot be normalised."
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return tuple(self.images.shape[1:])
+
+    def like(self, images: Any, labels: Any) -> ImageData:
+        """Return other images with the classes and the normalisation of these."""
+        return replace(self, images=images, labels=labels)
+
+    def take(self, count: int | None) -> ImageData:
+        """Return the first `count` of them; all for None."""
+        if count is None:
+            return self
+        if not 1 <= count <= len(self):
+            raise ArgumentError(f"images is {count}: give a number from 1 to {len(self)}.")
+        return self.like(self.images[:count], self.labels[:count])
+
+    def to(self, device: torch.device) -> ImageData:
+        """Return them on a device."""
+        return self.like(self.images.to(device), self.labels.to(device))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return pixels uint8 (n, channels, height, width) as floats, with mean 0 and deviation 1 in a channel."""
+        mean, deviation = (
+            torch.tensor(value, device=pixels.device).view(-1, 1, 1) for value in (self.mean, self.deviation)
+        )
+        return pixels.float().sub_(255 * mean).div_(255 * deviation)
+
+    def digest(self) -> str:
+        """Return a checksum of images and labels."""
+        found = hashlib.sha256(self.images.cpu().numpy())
+        found.update(self.labels.cpu().numpy())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training images.
+
+    Attributes
+    ----------
+    crop : int
+        Images are padded by this many black pixels on every side and cut to their size at a random place: a shift
+        by up to as many pixels.
+    flip : bool
+        Whether each image is mirrored, left to right, with probability one half.
+    """
+
+    crop: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop < 0:
+            raise ArgumentError(f"crop is {self.crop}: give a number of pixels, such as 4, or 0 for none.")
+
+    def draw(self, rng: np.random.Generator, count: int) -> Tensor:
+        """Return (count, 3) whole numbers: the first row and column of each cut, and whether it is mirrored."""
+        span = 2 * self.crop + 1
+        return torch.as_tensor(rng.integers(0, [span, span, 1 + self.flip], size=(count, 3)))
+
+    def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
+        """Return the pixels (n, channels, height, width), changed as the draws (n, 3) say."""
+        row, column, mirrored = draws.to(pixels.device).unbind(1)
+        if self.crop:
+            height, width = pixels.shape[-2:]
+            padded = nn.functional.pad(pixels, (self.crop,) * 4)
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            pixels = windows[torch.arange(len(pixels), device=pixels.device), :, row, column]
+        if self.flip:
+            pixels = torch.where(mirrored.bool().view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+        return pixels
+
+
+class Batches:
+    """The batches of a training; every random number follows from the seed and the number of the update.
+
+    Each epoch takes the images in a new order; those left over at its end, fewer than a batch, are left out.
+    """
+
+    def __init__(self, data: ImageData, size: int, augmentation: Augmentation, seed: int):
+        if not 1 <= size <= len(data):
+            raise ArgumentError(f"batch is {size}, for {len(data)} images: give a number from 1 to that.")
+        if seed < 0:
+            raise ArgumentError(f"seed is {seed}: give a whole number from 0.")
+        self.data, self.size, self.augmentation, self.seed = data, size, augmentation, seed
+        self.each_epoch = len(data) // size
+        self.epoch, self.order = -1, torch.empty(0)
+
+    def __call__(self, update: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Return normalised images and labels of an update's batch, or of a part of it."""
+        epoch, k = divmod(update, self.each_epoch)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.data))
+            self.order = torch.as_tensor(order, device=self.data.images.device)
+        rows = self.order[k * self.size : (k + 1) * self.size][part]
+        draws = self.augmentation.draw(np.random.default_rng((self.seed, 1, update)), self.size)[part]
+        pixels = self.augmentation.apply(self.data.images[rows], draws)
+        return self.data.normalised(pixels), self.data.labels[rows]
+
+
+def _images(images: Any) -> Tensor:
+    """Return images as uint8 (n, channels, height, width), or raise a DataError."""
+    images = torch.as_tensor(images)
+    if images.dtype != torch.uint8:
+        raise DataError(
+            f"images are of type {str(images.dtype).removeprefix('torch.')}: "
+            "give whole numbers from 0 to 255 as uint8."
+        )
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or images.numel() == 0:
+        raise DataError(
+            f"images have shape {tuple(images.shape)}: give (n, height, width) or (n, channels, height, width)."
+        )
+    return images.contiguous()
+
+
+def _labels(labels: Any, classes: int) -> Tensor:
+    """Return labels as int64 (n,), or raise a DataError."""
+    labels = torch.as_tensor(labels)
+    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise DataError(
+            f"labels have shape {tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}: "
+            "give whole numbers (n,)."
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"labels go from {labels.min()} to {labels.max()}: give whole numbers from 0 to {classes - 1}."
+        )
+    return labels.long()

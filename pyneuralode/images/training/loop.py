@@ -1,0 +1,204 @@
+"""Training of a classifier, in one process or several.
+
+Everything random follows from the seed and the number of the update: a resumed training ends as an uninterrupted
+one, and images, their order and their changes do not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, DataError, PyNeuralODEError
+from ...fitting.stochastic import Outcome, train
+from ...processes import Place, own_checkpoint, shared_mean
+from ...progress import Progress, SilentProgress
+from .data import Batches, ImageData
+from .measure import accuracy, dtype_of, measure
+from .recipes import Recipe
+from .result import ClassifierFit, Curves
+
+
+def train_classifier(
+    model: nn.Module,
+    train_data: ImageData,
+    test_data: ImageData,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    at: Place | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
+    progress: Progress | None = None,
+    callback: Callable[[Curves], None] | None = None,
+) -> ClassifierFit:
+    """Train a classifier and test it after every epoch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Takes normalised images (n, channels, height, width), returns logits (n, classes). It is trained in place.
+        Dynamics that count their evaluations in an attribute ``evaluations`` are asked for them.
+    train_data, test_data : ImageData
+    recipe : Recipe
+        One of `RECIPES`, or an own one.
+    seed : int
+        Of the batches and their changes; the model's parameters have a seed of their own.
+    at : Place, optional
+        Where to train; see `processes.place`. Several processes share each batch and average their gradients;
+        batch normalisation takes the means of each process's part.
+    checkpoint, checkpoint_every, resume
+        File to which the training is saved every `checkpoint_every` epochs and at its end; with ``resume=True``
+        a training stopped in between goes on from there and ends exactly as if it had not been stopped.
+    progress : Progress, optional
+    callback : callable, optional
+        ``callback(curves)`` after every epoch, in the first process alone.
+
+    Returns
+    -------
+    ClassifierFit
+        Also after Ctrl-C and where the loss becomes non-finite; ``fit.finished`` is then False, ``fit.reason`` says
+        what happened, and the model has the best parameters so far.
+    """
+    at = at or Place(torch.device("cpu"))
+    if recipe.batch % at.world:
+        raise ArgumentError(
+            f"batch is {recipe.batch}, for {at.world} processes: give a multiple of their number."
+        )
+    if test_data.shape != train_data.shape or test_data.classes != train_data.classes:
+        raise DataError(
+            f"test images are {test_data.shape} of {test_data.classes} classes, those to train on "
+            f"{train_data.shape} of {train_data.classes}: give the same."
+        )
+    model.to(at.device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
+    _check_model(model, train_data)
+    work = _Updates(model, train_data, test_data.to(at.device), recipe, seed, at, callback)
+    each_epoch = work.batches.each_epoch
+    with own_checkpoint(checkpoint, resume, at) as store:
+        fit = train(
+            model,
+            work,
+            updates=recipe.epochs * each_epoch,
+            optimiser=recipe.optimiser,
+            schedule=recipe.rate(each_epoch),
+            progress=progress if progress is not None and at.rank == 0 else SilentProgress(),
+            callback=work.after,
+            checkpoint=store,
+            checkpoint_every=checkpoint_every * each_epoch,
+            resume=resume,
+            identity={
+                "model": str(model),
+                "batch": str(recipe.batch),
+                "augmentation": repr(recipe.augmentation),
+                "precision": recipe.precision,
+                "smoothing": str(recipe.smoothing),
+                "images": train_data.digest(),
+                "seed": str(seed),
+            },
+            records=vars(work.curves),
+        )
+    logits = None
+    if not fit.interrupted:
+        logits = (
+            work.logits if fit.finished and work.logits is not None else measure(model, work.tests, at=at)
+        )
+    return ClassifierFit(
+        model,
+        fit,
+        work.curves,
+        None if logits is None else logits.cpu(),
+        None if logits is None else accuracy(logits, work.tests.labels),
+        at.world,
+    )
+
+
+class _Updates:
+    """What each update computes, and what is measured after each epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        tests: ImageData,
+        recipe: Recipe,
+        seed: int,
+        at: Place,
+        callback: Callable[[Curves], None] | None,
+    ):
+        self.model, self.tests, self.recipe, self.at = model, tests, recipe, at
+        self.callback = callback if at.rank == 0 else None
+        self.batches = Batches(data.to(at.device), recipe.batch, recipe.augmentation, seed)
+        self.trained = nn.parallel.DistributedDataParallel(model) if at.world > 1 else model
+        self.dtype = dtype_of(model)
+        self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
+        self.curves, self.logits = Curves(), None
+        self.part = slice(at.rank, None, at.world)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.losses, self.right, self.evaluations, self.tick = 0.0, 0.0, 0, time.perf_counter()
+
+    def __call__(self, update: int) -> Outcome:
+        images, labels = self.batches(update, self.part)
+        self.trained.train()
+        with torch.autocast(self.at.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            logits = self.trained(images.to(self.dtype, memory_format=self.layout))
+        loss = shared_mean(self.loss(logits.to(self.dtype), labels), self.at)
+        self.losses += loss.detach()
+        self.right += shared_mean((logits.argmax(1) == labels).float().mean(), self.at)
+        evaluations = _evaluations(self.model)
+        self.evaluations += evaluations
+        return Outcome(loss, loss, evaluations, self._note(update))
+
+    def _note(self, update: int) -> str:
+        """Return how many images of this epoch were read right so far, and of the tests at its beginning."""
+        note = f", {float(self.right) / (update % self.batches.each_epoch + 1):.2%} right"
+        return note + (f", tests {self.curves.test_accuracy[-1]:.2%}" if self.curves.test_accuracy else "")
+
+    def after(self, update: int, loss: float) -> None:
+        """Measure the test images at the end of an epoch."""
+        count = self.batches.each_epoch
+        if (update + 1) % count:
+            return
+        self.logits = measure(self.model, self.tests, at=self.at)
+        curves = self.curves
+        curves.loss.append(float(self.losses) / count)
+        curves.train_accuracy.append(float(self.right) / count)
+        curves.test_accuracy.append(accuracy(self.logits, self.tests.labels))
+        curves.evaluations.append(self.evaluations / count)
+        curves.seconds.append(time.perf_counter() - self.tick)
+        self._begin()
+        if self.callback is not None:
+            self.callback(curves)
+
+
+def _evaluations(module: nn.Module) -> int:
+    """Return how often the dynamics were evaluated in the last forward pass; modules that count know of their parts."""
+    own = getattr(module, "evaluations", None)
+    return sum(map(_evaluations, module.children())) if own is None else own
+
+
+def _check_model(model: nn.Module, data: ImageData) -> None:
+    """Raise unless the model answers two of the images with logits of their classes."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits: Tensor = model(data.normalised(data.images[:2]).to(device, dtype_of(model)))
+    except PyNeuralODEError:
+        raise
+    except RuntimeError as error:
+        complaint = str(error).splitlines()[0]
+        raise ArgumentError(
+            f"the model does not take images of shape {data.shape} ({complaint}): give one that does."
+        ) from None
+    if logits.shape != (min(2, len(data)), data.classes):
+        raise ArgumentError(
+            f"the model answers images with shape {tuple(logits.shape)}: give one of (n, {data.classes})."
+        )

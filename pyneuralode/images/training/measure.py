@@ -1,0 +1,42 @@
+"""The answers of a classifier to images, on one or several devices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ...processes import Place
+from .data import ImageData
+
+
+@torch.no_grad()
+def measure(model: nn.Module, data: ImageData, *, batch: int = 500, at: Place | None = None) -> Tensor:
+    """Return the logits (n, classes) of all images, on their device and of the type of the model's parameters.
+
+    The model is in evaluation mode meanwhile. Several processes share the work, and all of them have the result.
+    """
+    training = model.training
+    model.eval()
+    rank, world = (at.rank, at.world) if at is not None else (0, 1)
+    if world > 1:
+        for buffer in model.buffers():  # batch normalisation's means are each process's own
+            torch.distributed.broadcast(buffer, 0)
+    dtype = dtype_of(model)
+    logits = torch.zeros(len(data), data.classes, device=data.images.device, dtype=dtype)
+    for start in range(rank * batch, len(data), world * batch):
+        rows = slice(start, start + batch)
+        logits[rows] = model(data.normalised(data.images[rows]).to(dtype))
+    if world > 1:
+        torch.distributed.all_reduce(logits)
+    model.train(training)
+    return logits
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the type of the model's first parameter of floating-point numbers; float32 where there is none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the part of the images whose largest logit is the label's."""
+    return float((logits.argmax(1) == labels).double().mean())

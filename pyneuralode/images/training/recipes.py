@@ -1,0 +1,119 @@
+"""How a classifier is trained: the papers' recipes and shorter ones for two cores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...errors import ArgumentError, unknown_name
+from ...fitting import SGD, Adam
+from ...fitting.optimisers import Optimiser
+from ...fitting.schedules import OneCycle, Steps
+from ...fitting.stochastic import Schedule
+from .data import Augmentation
+
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("one-cycle", "steps")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained.
+
+    Attributes
+    ----------
+    epochs, batch : int
+        Passes over the images, and images of an update over all processes.
+    optimiser : Optimiser
+    schedule : {"one-cycle", "steps"}, optional
+        Of the learning rate: one cycle up to the optimiser's rate (Smith and Topin 2019), or a tenth of it after
+        each of the epochs in `drops`. Unless given it is the optimiser's own.
+    drops : tuple of int
+    augmentation : Augmentation
+    precision : {"float32", "bfloat16"}
+        With "bfloat16" convolutions and products of the training compute in it (torch.autocast); tests are in
+        single precision.
+    channels_last : bool
+        Whether tensors keep the channels of a pixel side by side: the same numbers, often faster.
+    smoothing : float
+        Part of the labels' probability that is spread evenly over all classes.
+    about : str
+    """
+
+    epochs: int
+    batch: int
+    optimiser: Optimiser = Adam(1e-3)  # noqa: RUF009 - it is frozen
+    schedule: str | None = None
+    drops: tuple[int, ...] = ()
+    augmentation: Augmentation = Augmentation()  # noqa: RUF009
+    precision: str = "float32"
+    channels_last: bool = False
+    smoothing: float = 0.0
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for name in ("epochs", "batch"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give a positive whole number.")
+        if not 0 <= self.smoothing < 1:
+            raise ArgumentError(f"smoothing is {self.smoothing}: give a number of at least 0 and below 1.")
+
+    def for_epochs(self, epochs: int) -> Recipe:
+        """Return the recipe for another number of epochs, its drops in proportion."""
+        drops = tuple(round(drop * epochs / self.epochs) for drop in self.drops)
+        return replace(self, epochs=epochs, drops=drops)
+
+    def rate(self, each_epoch: int) -> Schedule:
+        """Return the learning rate by update, for this many updates in an epoch; None for the optimiser's own."""
+        if self.schedule == "one-cycle":
+            return OneCycle(self.optimiser.lr, self.epochs * each_epoch)
+        if self.schedule == "steps":
+            return Steps(self.optimiser.lr, tuple(drop * each_epoch for drop in self.drops))
+        return None
+
+
+RECIPES: dict[str, Recipe] = {
+    "review": Recipe(5, 32, Adam(1e-3), about="the review's for its ODE-Net on MNIST"),
+    "digits": Recipe(
+        2,
+        64,
+        Adam(2e-3),
+        schedule="one-cycle",
+        augmentation=Augmentation(crop=2),
+        precision="bfloat16",
+        channels_last=True,
+        about="MNIST in a quarter of an hour on two cores",
+    ),
+    "digits-long": Recipe(
+        20,
+        128,
+        Adam(2e-3),
+        schedule="one-cycle",
+        augmentation=Augmentation(crop=2),
+        precision="bfloat16",
+        channels_last=True,
+        about="MNIST as well as these nets learn it, in half an hour on two cores",
+    ),
+    "paper": Recipe(
+        350,
+        256,
+        SGD(0.1, momentum=0.9, weight_decay=5e-4),
+        schedule="steps",
+        drops=(150, 250),
+        augmentation=Augmentation(crop=4, flip=True),
+        about="ANODEV2's on CIFAR-10; for a GPU",
+    ),
+    "short": Recipe(
+        15,
+        64,
+        SGD(0.05, momentum=0.9, weight_decay=5e-4),
+        schedule="one-cycle",
+        augmentation=Augmentation(flip=True),
+        precision="bfloat16",
+        channels_last=True,
+        about="ANODEV2's nets on two cores",
+    ),
+}

@@ -1,0 +1,211 @@
+"""Transport in one dimension, z_t = c(t) z_x, learned as an ODE whose slope is one convolution (ANODEV2, Fig. 2).
+
+ANODE's kernel is constant and can only learn a constant speed; ANODEV2's kernel evolves. z is periodic on [0, 2 pi) in 128
+cells and its solution known, z(x, t) = z(x + C(t), 0) with C the integral of c.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import unknown_name
+from .coupled import CoupledODE
+from .evolution import Integrated, KernelNetwork, ReactionDiffusionAdvection
+
+CELLS = 128
+WIDTH = 2 * math.pi
+STEPS = 20  # on [0, 1]
+KERNEL = 5
+KINDS = ("anode", "anodev2", "anodev2_network")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A speed: its formula in words, c(t), and its integral C(t) from 0."""
+
+    formula: str
+    at: Callable[[Tensor], Tensor]
+    integral: Callable[[Tensor], Tensor]
+
+
+SPEEDS = {
+    "decaying": Speed("c = exp(-t)", lambda t: torch.exp(-t), lambda t: 1 - torch.exp(-t)),
+    "swinging": Speed(
+        "c = 1 + 0.5 sin(2 pi t)",
+        lambda t: 1 + 0.5 * torch.sin(2 * math.pi * t),
+        lambda t: t + (1 - torch.cos(2 * math.pi * t)) / (4 * math.pi),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pulses:
+    """Gaussian pulses, periodic: their centres and widths (standard deviations), both (n,)."""
+
+    centres: Tensor
+    widths: Tensor
+
+    @classmethod
+    def random(cls, n: int, seed: int) -> Pulses:
+        """Return pulses anywhere in the period, 0.2 to 0.5 wide."""
+        generator = torch.Generator().manual_seed(seed)
+        centres, widths = torch.rand(2, n, generator=generator, dtype=torch.float64)
+        return cls(WIDTH * centres, 0.2 + 0.3 * widths)
+
+    def at(self, speed: Speed, time: float) -> Tensor:
+        """Return the exact solution at a time from these pulses at 0, (n, 1, CELLS)."""
+        moved = cells() + speed.integral(torch.tensor(time, dtype=torch.float64))
+        distance = torch.remainder(moved - self.centres[:, None] + WIDTH / 2, WIDTH) - WIDTH / 2
+        return torch.exp(-0.5 * (distance / self.widths[:, None]) ** 2)[:, None]
+
+    def over(self, speed: Speed, times: Tensor) -> Tensor:
+        """Return the exact solution at `times` (T,), (T, n, 1, CELLS)."""
+        return torch.stack([self.at(speed, float(time)) for time in times])
+
+
+def cells() -> Tensor:
+    """Return the places x of the cells, (CELLS,)."""
+    return torch.arange(CELLS, dtype=torch.float64) * (WIDTH / CELLS)
+
+
+class Stencil(nn.Module):
+    """f(t, z) = (kernel * z) / dx for z (n, 1, CELLS), periodic."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, KERNEL, padding=KERNEL // 2, padding_mode="circular", bias=False)
+        nn.init.normal_(self.conv.weight, std=0.01)  # a larger one may start by damping every pulse away
+
+    def forward(self, t: Tensor, z: Tensor) -> Tensor:
+        return self.conv(z) * (CELLS / WIDTH)
+
+
+def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
+    """Return an untrained model of transport on [0, 1], in float64: z in `STEPS` steps of RK4.
+
+    Parameters
+    ----------
+    kind : {"anode", "anodev2", "anodev2_network"}
+        The kernel is constant; or evolves by reaction, diffusion and advection; or by a small network of it and t.
+        It takes two steps for each of z, so that the stages halfway have theirs.
+    seed : int
+        The initial weights follow from it.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shape = (1, 1, KERNEL)
+        evolutions = {
+            "anode": {},
+            "anodev2": {"conv.weight": ReactionDiffusionAdvection(shape)},
+            "anodev2_network": {"conv.weight": Integrated(KernelNetwork(shape), "RK4")},
+        }[kind]
+        model = CoupledODE(
+            Stencil(),
+            evolutions,
+            steps=STEPS,
+            weight_steps=2 * STEPS,
+            solver="RK4",
+            gradient="Backprop",
+        )
+        return model.double()
+
+
+@dataclass(frozen=True)
+class TransportFit:
+    """A model with the best parameters of its training, and the mean squared error of every evaluation."""
+
+    model: CoupledODE
+    losses: list[float]
+
+
+def fit_transport(
+    kind: str,
+    speed: Speed,
+    *,
+    evaluations: int = 500,
+    pulses: int = 16,
+    seed: int = 0,
+    advance: Callable[..., None] = lambda n, note="": None,
+) -> TransportFit:
+    """Fit a model to random pulses at every second step of [0, 1]: by Adam for half the evaluations, then L-BFGS.
+
+    `advance(n, note)` is told of every evaluation of loss and gradient.
+    """
+    model = transport_model(kind, seed=seed)
+    known = Pulses.random(pulses, seed)
+    start, wanted = known.at(speed, 0.0), known.over(speed, trained_times())
+    losses: list[float] = []
+    best, kept = math.inf, copy.deepcopy(model.state_dict())
+
+    def closure() -> Tensor:
+        nonlocal best, kept
+        model.zero_grad()
+        loss = (model.states(start)[2::2] - wanted).square().mean()
+        losses.append(float(loss.detach()))
+        advance(1, f"loss {losses[-1]:.3g}")
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError
+        if losses[-1] < best:
+            best, kept = losses[-1], copy.deepcopy(model.state_dict())
+        loss.backward()
+        return loss
+
+    # L-BFGS alone may end where every pulse is damped away.
+    adam = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(evaluations // 2):
+        adam.step(closure)
+    while len(losses) < evaluations:
+        try:
+            _lbfgs(model, evaluations - len(losses)).step(closure)
+            break
+        except FloatingPointError:  # a step that went too far: once more from the best parameters
+            model.load_state_dict(kept)
+    model.load_state_dict(kept)
+    return TransportFit(model, losses)
+
+
+def _lbfgs(model: nn.Module, evaluations: int) -> torch.optim.LBFGS:
+    return torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=evaluations,
+        max_eval=evaluations,
+        history_size=20,
+        tolerance_grad=1e-12,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+
+def trained_times() -> Tensor:
+    """Return the ten times of every second step, which models are trained at."""
+    return torch.arange(2, STEPS + 1, 2, dtype=torch.float64) / STEPS
+
+
+def unseen_times() -> Tensor:
+    """Return the ten times between."""
+    return torch.arange(1, STEPS, 2, dtype=torch.float64) / STEPS
+
+
+def unseen_errors(model: CoupledODE, speed: Speed, pulses: Pulses) -> Tensor:
+    """Return the relative L2 errors over some pulses at `unseen_times`, (10,)."""
+    truth = pulses.over(speed, unseen_times())
+    with torch.no_grad():
+        found = model.states(pulses.at(speed, 0.0))[1::2]
+    return (found - truth).flatten(1).norm(dim=1) / truth.flatten(1).norm(dim=1)
+
+
+def long_wave_speed(model: CoupledODE) -> Tensor:
+    """Return the speed at which the kernel moves long waves, sum_j j w_j, at its steps, (2 STEPS + 1,)."""
+    with torch.no_grad():
+        start = model.f.conv.weight
+        path = torch.stack(model.trajectory().get("conv.weight", [start] * (model.weight_steps + 1)))
+    offsets = torch.arange(path.shape[-1], dtype=path.dtype) - path.shape[-1] // 2
+    return path.flatten(1) @ offsets

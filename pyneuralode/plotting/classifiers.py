@@ -1,0 +1,91 @@
+"""Figures of classifiers: loss and evaluations while training, error against size, memory against depth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from .gradients import MARKERS
+from .style import COLOURS, INK, label, new_figure
+
+
+def training_losses(
+    runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 50
+) -> Figure:
+    """Draw each run's cross-entropy, as means of `window` updates of so many images each, against the images seen."""
+    figure, axes = new_figure()
+    for colour, (name, losses) in zip(COLOURS * len(runs), runs.items()):
+        means = _means(losses, window)
+        updates = np.arange(len(losses) - len(means) + 1, len(losses) + 1)
+        axes[0, 0].semilogy(updates * images[name], means, color=colour, linewidth=1.3, label=name)
+    label(axes[0, 0], "Loss while training", "images seen", "cross-entropy")
+    return figure
+
+
+def evaluations_while_training(
+    runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 20
+) -> Figure:
+    """Draw how often a forward pass evaluates the dynamics, as means of `window` updates, against the images seen."""
+    figure, axes = new_figure()
+    styles = ("-", "--", ":", "-.")  # fixed steps lie on one line
+    for colour, style, (name, counts) in zip(COLOURS * len(runs), styles * len(runs), runs.items()):
+        means = _means(counts, window)
+        updates = np.arange(len(counts) - len(means) + 1, len(counts) + 1)
+        axes[0, 0].plot(
+            updates * images[name], means, color=colour, linestyle=style, linewidth=1.8, label=name
+        )
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].margins(y=0.15)
+    label(axes[0, 0], "Evaluations of the dynamics in a forward pass", "images seen", "evaluations")
+    return figure
+
+
+def memory_against_depth(
+    depths: Sequence[int], peaks: Mapping[str, Sequence[float]], title: str = "Memory of one gradient"
+) -> Figure:
+    """Draw the peak memory (bytes) of a gradient by each network against its depth: steps, or residual blocks."""
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    for colour, marker, (name, values) in zip(COLOURS, MARKERS, peaks.items()):
+        ax.plot(depths, np.asarray(values) / 1e6, marker=marker, color=colour, markersize=5, label=name)
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xticks(depths)
+    label(ax, title, "steps, or residual blocks", "peak memory, MB")
+    return figure
+
+
+def error_against_parameters(
+    ours: Mapping[str, tuple[int, float]], theirs: Mapping[str, tuple[float, float]]
+) -> Figure:
+    """Draw test errors (%) against parameter counts: name -> (count, error), full marks ours and open ones theirs."""
+    figure, axes = new_figure()
+    ax = axes[0, 0]
+    for colour, marker, (name, (count, error)) in zip(COLOURS, MARKERS, ours.items()):
+        ax.plot(
+            count / 1e6, error, marker, color=colour, markersize=8, linestyle="none", alpha=0.8, label=name
+        )
+    for marker, (name, (count, error)) in zip(MARKERS, theirs.items()):
+        ax.plot(
+            count / 1e6,
+            error,
+            marker,
+            color=INK,
+            markersize=8,
+            markerfacecolor="none",
+            clip_on=False,
+            linestyle="none",
+            label=name,
+        )
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    label(ax, "Test error and size", "million parameters", "test images misread, %")
+    return figure
+
+
+def _means(values: Sequence[float], window: int) -> np.ndarray:
+    """Return the running means of so many values; of all of them where there are fewer."""
+    width = max(1, min(window, len(values) // 4))
+    return np.convolve(np.asarray(values, dtype=float), np.full(width, 1 / width), mode="valid")

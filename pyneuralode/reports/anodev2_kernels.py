@@ -1,0 +1,214 @@
+"""Experiment `anodev2-kernels`: how convolution kernels evolve over the depth of a network, synthetic and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..errors import DataError
+from ..images.anodev2 import image_model
+from ..images.coupled import CoupledODE
+from ..images.evolution import ReactionDiffusionAdvection
+from ..images.training import RECIPES, Recipe, cifar10_sets, train_classifier
+from ..plotting.anodev2 import coupling, kernels_in_time
+from .base import Context, Report, Row, Table
+from .parallel import Job, OneBar, side_by_side
+
+NETS = {"resnet4": "ResNet-4", "resnet10": "ResNet-10", "alexnet": "AlexNet"}
+EPOCHS = {"resnet4": 4, "resnet10": 2, "alexnet": 2}
+WEIGHT_STEPS = 5
+SHOWN = 4
+GRID, TIMES = 21, (0.0, 0.25, 0.5, 0.75, 1.0)
+# What acts on the synthetic kernel: coefficients for pixels and units of time.
+SYNTHETIC = {
+    "reaction\n$\\rho = -1$": {"rho": -1.0},
+    "diffusion\n$\\tau = 4$": {"tau": 4.0},
+    "advection\n$\\upsilon = (-4, -4)$": {"upsilon": -4.0},
+    "all three": {"rho": -1.0, "tau": 4.0, "upsilon": -4.0},
+}
+
+
+@dataclass(frozen=True)
+class Evolved:
+    """Kernels of one convolution of a trained net: (T, out, in, height, width), and the coefficients of q by name."""
+
+    layer: str
+    path: np.ndarray
+    coefficients: dict[str, np.ndarray]
+
+    @property
+    def change(self) -> np.ndarray:
+        """How far each kernel (out, in) goes from t = 0 to 1, relative to its size at 0."""
+        kernels = self.path.reshape(*self.path.shape[:3], -1)
+        return np.linalg.norm(kernels[-1] - kernels[0], axis=-1) / np.linalg.norm(kernels[0], axis=-1)
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net after its training: part of the test images read right, and what evolves in it."""
+
+    accuracy: float
+    evolved: list[Evolved]
+
+
+def run(context: Context) -> Report:
+    """Quick: 256 images, one epoch. Full: all of the reduced set, two to four epochs."""
+    plans = {net: _plan(net, context) for net in NETS}
+    jobs = [
+        Job(
+            f"{NETS[net]}, configuration one",
+            train,
+            (net, recipe, images, context.seed),
+            recipe.epochs * (images // recipe.batch),
+        )
+        for net, (recipe, images) in plans.items()
+    ]
+    trained = dict(zip(NETS, side_by_side(jobs, context.workers, context.progress, context.executor)))
+    figures = {
+        "coupling": coupling(
+            [
+                ("Configuration one: the same steps", 5, 5),
+                ("Configuration two: ten steps of the weights, two of the activations", 10, 2),
+            ]
+        ),
+        "synthetic": kernels_in_time(
+            TIMES, [(words, synthetic(**terms)) for words, terms in SYNTHETIC.items()]
+        ),
+    }
+    times = np.linspace(0, 1, WEIGHT_STEPS + 1)
+    lengths = ", ".join(
+        f"{recipe.epochs} epochs of {images:,} images for {NETS[net]}"
+        for net, (recipe, images) in plans.items()
+    )
+    for net, found in trained.items():
+        figures[net] = kernels_in_time(times, _panels(found), side=1.1, change=True)
+    return Report(
+        rows=_rows(trained),
+        figures=figures,
+        tables=[_table(trained)],
+        captions={
+            "coupling": "Which weights act on which step of the activations (V Fig. 1), by Euler's method.",
+            "synthetic": "A Gaussian kernel under each term of q alone and under all of them, by the closed form on a "
+            f"periodic grid of {GRID} x {GRID}.",
+            "resnet4": "Kernels of ResNet-4's block over its depth, those that change most.",
+            "resnet10": "Kernels of ResNet-10's two blocks with evolving weights, those that change most.",
+            "alexnet": "AlexNet's 5x5 convolution with evolving weights: its first kernel, and those that change "
+            "most.",
+        },
+        notes=[
+            "q as in the paper's map, with six coefficients for each output channel (three of diffusion, two of "
+            "advection, one of reaction) and tanh, configuration one with five steps. The coefficients start at 0: "
+            "all evolution seen here was learned.",
+            f"The trainings are short, {lengths}; the paper's took 350 epochs of 50,000 images. The kernels show that "
+            "and how weights evolve, not what they become.",
+            "A batch norm follows each convolution and undoes any scaling of its output: reaction changes nothing that "
+            "the network computes, and rho stays near 0.",
+            "A kernel's row has a colour scale of its own, white at zero, and so has its change from t = 0 to 1; o and i "
+            "number its output and input. The paper shows the like in Fig. 3 to 6.",
+        ],
+    )
+
+
+def synthetic(**coefficients: float) -> np.ndarray:
+    """Return a Gaussian kernel at `TIMES` under the given coefficients, (T, GRID, GRID)."""
+    q = ReactionDiffusionAdvection((1, 1, GRID, GRID), **coefficients)
+    x = torch.arange(GRID) - GRID // 2
+    wave = torch.exp(-0.5 * (x / 2.0) ** 2)
+    with torch.no_grad():
+        path = q.trajectory((wave[:, None] * wave)[None, None], TIMES)
+    return torch.stack(path)[:, 0, 0].numpy()
+
+
+def train(net: str, recipe: Recipe, images: int, seed: int, advance: Callable[..., None]) -> TrainedNet:
+    """Train a net in configuration one; `advance(n, note)` is told of every update."""
+    model = image_model(net, "anodev2_one", seed=seed)
+    train_set, tests = _sets()
+    found = train_classifier(
+        model, train_set.take(images), tests, recipe, seed=seed, progress=OneBar(advance)
+    )
+    if found.fit.interrupted:
+        raise KeyboardInterrupt
+    return TrainedNet(found.accuracy, evolved(model))
+
+
+def evolved(model: nn.Module) -> list[Evolved]:
+    """Return the kernels of every convolution that evolves in a network."""
+    found = []
+    blocks = [module for module in model.modules() if isinstance(module, CoupledODE)]
+    for number, block in enumerate(blocks, 1):
+        for (name, path), q in zip(block.trajectory().items(), block.evolutions):
+            layer = int(name.split(".")[1]) + 1
+            coefficients = {key: value.detach().numpy().copy() for key, value in q.named_parameters()}
+            found.append(
+                Evolved(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients)
+            )
+    return found
+
+
+def _plan(net: str, context: Context) -> tuple[Recipe, int]:
+    """Return the recipe and how many images are trained on."""
+    recipe = RECIPES["short"]
+    return (recipe.for_epochs(1), 256) if context.quick else (recipe.for_epochs(EPOCHS[net]), 10_000)
+
+
+def _sets():
+    """Return the reduced set; where it is not at hand, the whole one."""
+    try:
+        return cifar10_sets(reduced=True)
+    except DataError:
+        return cifar10_sets()
+
+
+def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
+    """Return rows of `kernels_in_time`: kernels of output channels that change most; of a single layer the first too."""
+    each = max(1, SHOWN // len(net.evolved))
+    rows = []
+    for one in net.evolved:
+        # The most that a kernel of an output channel changes; the channels with the greatest first.
+        outputs = [int(out) for out in np.argsort(-one.change.max(axis=1))]
+        places = [(out, int(one.change[out].argmax())) for out in outputs]
+        if len(net.evolved) == 1:
+            places.insert(0, (0, 0))
+        for out, channel in places[:each]:
+            rows.append((f"{one.layer}\no {out + 1}, i {channel + 1}", one.path[:, out, channel]))
+    return rows
+
+
+def _rows(trained: dict[str, TrainedNet]) -> list[Row]:
+    rows = []
+    for net, found in trained.items():
+        change = np.concatenate([one.change.ravel() for one in found.evolved])
+        rows.append(
+            Row(
+                f"{NETS[net]}: kernels' change over the depth, median",
+                float(np.median(change)),
+                better="higher",
+            )
+        )
+        rows.append(Row(f"{NETS[net]}: test accuracy", 100 * found.accuracy, unit="%", better="higher"))
+    return rows
+
+
+def _table(trained: dict[str, TrainedNet]) -> Table:
+    def largest(values: np.ndarray) -> float:
+        return float(np.abs(values).max())
+
+    return Table(
+        "What was learned: largest coefficients, and how far kernels go relative to their size",
+        ["net", "convolution", "tau", "upsilon", "rho", "median change", "largest change"],
+        [
+            [
+                NETS[net],
+                one.layer,
+                *(largest(one.coefficients[name]) for name in ("tau", "upsilon", "rho")),
+                float(np.median(one.change)),
+                float(one.change.max()),
+            ]
+            for net, found in trained.items()
+            for one in found.evolved
+        ],
+    )

@@ -1,0 +1,126 @@
+"""The networks of experiment `odenet`, what a training of each leaves, and the memory of their bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..engines.torch_engine.memory import PeakMemory
+from ..images.blocks import ConvDynamics, ResidualBlock
+from ..images.ode_block import ODEBlock
+from ..images.training import train_classifier
+from ..images.training.specs import Training
+from ..progress import Progress
+from .parallel import OneBar
+
+CHANNELS, SIDE, BATCH = 64, 6, 16
+MISREAD = 40
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network to train: arguments of `classifier`, images and epochs of each scale, changes of the recipe."""
+
+    name: str
+    options: Mapping[str, Any]
+    full: tuple[int, int] = (60_000, 2)
+    quick: tuple[int, int] = (4_000, 1)
+    gradient: str = "Backprop"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+MAIN = "ODE-Net, Euler"
+ADAPTIVE = "ODE-Net, adaptive"
+_ADAPTIVE = {
+    "kind": "odenet",
+    "solver": "DP5",
+    "steps": None,
+    "gradient": "Backsolve",
+    "rtol": 1e-3,
+    "atol": 1e-3,
+}
+# Rounding to bfloat16 would pass for an error of the steps.
+_SINGLE = {"precision": "float32"}
+NETS = (
+    Net(MAIN, {"kind": "odenet"}, gradient="Checkpointed"),
+    Net(ADAPTIVE, _ADAPTIVE, full=(30_000, 1), quick=(1_500, 1), gradient="Backsolve", changes=_SINGLE),
+    Net("RK-Net, RK4", {"kind": "rknet", "solver": "RK4", "steps": 5}),
+    Net("ResNet, 6 blocks", {"kind": "resnet"}),
+    Net("plain CNN", {"kind": "cnn"}),
+)
+
+
+@dataclass
+class Trained:
+    """What a training leaves of a network."""
+
+    error: float
+    parameters: int
+    losses: np.ndarray
+    evaluations: np.ndarray
+    images: int
+    epochs: int
+    batch: int
+    seconds: float
+    misread: np.ndarray
+    answers: np.ndarray
+
+
+def train(training: Training, seed: int, advance: Callable[..., None]) -> Trained:
+    """Train one network; `advance(n, note)` is told of every update."""
+    images, tests = training.sets()
+    fit = train_classifier(
+        training.spec.build(seed), images, tests, training.recipe, seed=seed, progress=OneBar(advance)
+    )
+    if fit.accuracy is None:
+        raise KeyboardInterrupt
+    wrong = fit.misread(tests.labels)[:MISREAD].numpy()
+    return Trained(
+        error=100 * (1 - fit.accuracy),
+        parameters=sum(p.numel() for p in fit.model.parameters()),
+        losses=fit.fit.losses,
+        evaluations=fit.fit.evaluations,
+        images=len(images),
+        epochs=training.recipe.epochs,
+        batch=training.recipe.batch,
+        seconds=fit.fit.seconds,
+        misread=wrong,
+        answers=fit.logits.argmax(1).numpy()[wrong],
+    )
+
+
+def memory(depths: list[int], progress: Progress) -> dict[str, list[float]]:
+    """Return the peak bytes of one gradient of a body of each depth, by network."""
+
+    def ode(gradient: str) -> Callable[[int], nn.Module]:
+        return lambda steps: ODEBlock(
+            ConvDynamics(CHANNELS), solver="Euler", steps=steps, gradient=gradient, engine="torch"
+        )
+
+    bodies = {
+        "ODE-Net, Backsolve": ode("Backsolve"),
+        "ODE-Net, Checkpointed": ode("Checkpointed"),
+        "RK-Net, Backprop": ode("Backprop"),
+        "ResNet": lambda blocks: nn.Sequential(*(ResidualBlock(CHANNELS) for _ in range(blocks))),
+    }
+    task = progress.task("memory against depth", len(bodies) * len(depths))
+    peaks: dict[str, list[float]] = {}
+    for name, body in bodies.items():
+        for depth in depths:
+            x = torch.ones(BATCH, CHANNELS, SIDE, SIDE, requires_grad=True)
+            with PeakMemory() as counted:
+                body(depth)(x).sum().backward()
+            peaks.setdefault(name, []).append(float(counted.peak))
+            task.advance(1, f"{name}, {depth}")
+    return peaks
+
+
+def growth(depths: list[int], peaks: dict[str, list[float]]) -> dict[str, float]:
+    """Return what one more step or block adds to the memory of `memory`, in states of the batch, by network."""
+    state = 4 * BATCH * CHANNELS * SIDE * SIDE
+    return {name: (peak[-1] - peak[0]) / (depths[-1] - depths[0]) / state for name, peak in peaks.items()}
