@@ -7,7 +7,8 @@ import numpy as np
 
 import pyneuralode as pn
 from pyneuralode.datasets import moons
-from pyneuralode.flows.recipe import OneCycle, spread
+from pyneuralode.fitting.schedules import OneCycle
+from pyneuralode.flows.recipe import spread
 
 SEED = 0
 

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError
+from pyneuralode.fitting.schedules import OneCycle
 from pyneuralode.flows import ContinuousFlow
-from pyneuralode.flows.recipe import OneCycle, spread
+from pyneuralode.flows.recipe import spread
 from pyneuralode.flows.views import film, grid_of, log_density_on
 from pyneuralode.plotting.flows import flow_animation
 from pyneuralode.progress import SilentProgress

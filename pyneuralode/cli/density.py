@@ -37,8 +37,9 @@ def fit_density(
     from ..errors import ArgumentError, SolverError
     from ..files import check_folder, whole_folder
     from ..fitting import Adam
+    from ..fitting.schedules import OneCycle
     from ..flows import ContinuousFlow
-    from ..flows.recipe import OneCycle, spread
+    from ..flows.recipe import spread
     from ..flows.views import film, grid_of, log_density_on
     from ..plotting.flows import fitted_density, flow_animation
     from ..progress import RichProgress

@@ -1,14 +1,11 @@
-"""What makes flows in the plane learn fast: initial parameters that are spread out, and one cycle of the rate."""
+"""What makes flows in the plane learn fast: initial parameters that are spread out."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ..fields import Field, Parameters
-from ..fitting.schedules import OneCycle
 from ..time_fields import HyperMLP
-
-__all__ = ["OneCycle", "spread"]
 
 
 def spread(field: Field, seed: int, reach: float = 2.0) -> Parameters:

@@ -12,8 +12,9 @@ import torch
 from ..datasets.densities import flag
 from ..fields import MLP, Field, Parameters
 from ..fitting import Adam
+from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow, FlowFit
-from ..flows.recipe import OneCycle, spread
+from ..flows.recipe import spread
 from ..time_fields import ConcatMLP, GatedMLP, HyperMLP
 
 FLAG = flag()

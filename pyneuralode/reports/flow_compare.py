@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from ..fitting import Adam
+from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow
 from ..flows.planar import PlanarFlow
-from ..flows.recipe import OneCycle, spread
+from ..flows.recipe import spread
 from ..flows.views import grid_of
 from ..plotting.flows import density_panels, divergences
 from ..time_fields import HyperMLP
