@@ -148,7 +148,8 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_pa
     settings = {"y0": [1.0, 0.0], "plan": plan, "checkpoint": file, "checkpoint_every": 5}
     broken = pn.fit(start(), TS, TRUTH, callback=interrupt, **settings)
     assert broken.interrupted and not broken.finished and "interrupted" in broken.reason
-    assert broken.loss == min(broken.stages[-1].losses)
+    # A line search may have seen a better point than those where its iterations begin.
+    assert min(broken.stages[-1].losses) * (1 - 1e-6) <= broken.loss <= min(broken.stages[-1].losses)
     resumed = pn.fit(start(), TS, TRUTH, resume=True, **settings)
     assert resumed.finished
     np.testing.assert_array_equal(resumed.losses, whole.losses)

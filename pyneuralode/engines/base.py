@@ -68,11 +68,15 @@ class Control:
         if int(self.max_steps) < 1:
             raise ArgumentError(f"max_steps is {self.max_steps}: give a number of at least 1.")
 
+    def suits_any_state(self, eps: float) -> bool:
+        """Return whether the tolerances are plain numbers with which nothing is wrong whatever the state, the usual case."""
+        plain = isinstance(self.rtol, (int, float)) and isinstance(self.atol, (int, float))
+        return plain and self.rtol >= 2 * eps and self.atol > 0
+
     def check_against(self, y0: np.ndarray, dtype: str, eps: float) -> None:
         """Raise if the tolerances ask for more digits than numbers of `dtype` have, or for none at all, at y0 (n,)."""
-        plain = np.ndim(self.rtol) == np.ndim(self.atol) == 0
-        if plain and self.rtol >= 2 * eps and self.atol > 0:
-            return  # the usual case, without ten operations on arrays
+        if self.suits_any_state(eps):
+            return
         rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
         advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
         if (rtol[rtol > 0] < 2 * eps).any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib.animation import FuncAnimation
@@ -74,7 +75,8 @@ def density_panels(
     top = max(float(np.max(values)) for _, values in panels)
     for ax, (title, values) in zip(axes.flat, panels):
         image = _density(ax, values, extent, *((top - _BELOW, top) if log else ()))
-        ax.set_title(title, fontsize=9, color=INK)
+        lines = [line for part in title.splitlines() for line in wrap(part, 24, break_on_hyphens=False)]
+        ax.set_title("\n".join(lines), fontsize=9, color=INK)
     for ax in list(axes.flat)[len(panels) :]:
         ax.set_axis_off()
     if log:

@@ -30,4 +30,4 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = Tr
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if legend and ax.get_legend_handles_labels()[0]:
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(fontsize=9, framealpha=0.85, edgecolor="none")

@@ -12,7 +12,6 @@ from ...errors import ArgumentError
 
 def first_order(backward: Callable) -> Callable:
     """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
-    once = torch.autograd.function.once_differentiable(backward)
 
     @wraps(backward)
     def checked(ctx, *cotangents):
@@ -21,6 +20,6 @@ def first_order(backward: Callable) -> Callable:
                 "create_graph is True, and this gradient cannot be differentiated again: solve with gradient='Backprop', "
                 "fused=False and an explicit solver such as Tsit5."
             )
-        return once(ctx, *cotangents)
+        return backward(ctx, *cotangents)
 
     return checked

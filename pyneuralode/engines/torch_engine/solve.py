@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...fields import Field
 from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, require_gradient
 from ..base import Problem, Solution, Statistics
 from ..inputs import check_described, flat_control, read_parameters
-from ..state import Layout, check_times, flat_slope, flatten, times_inside
+from ..state import Layout, all_finite, check_times, flat_slope, flatten, times_inside
 from . import events, fused, fused_formulas, independent
 from .differentiate import (
     Task,
@@ -79,7 +80,7 @@ def solve(problem: Problem) -> Solution:
         states = run(parameters)
     else:
         states = _differentiable(problem, task, start)
-    if not bool(torch.isfinite(states.detach()).all()):
+    if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
         raise SolverError(
             f"the state is non-finite at t = {task.ts[first]:g}: take smaller steps or an adaptive solver such as Tsit5.",
@@ -131,19 +132,24 @@ def _counted_slope(
         for label, buffer in dynamics.named_buffers():
             if buffer.is_floating_point() and dtype != buffer.dtype:
                 raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both one dtype.")
-    call, wants_tensor = bind(dynamics, parameters)
     name = type(dynamics).__name__ if isinstance(dynamics, (Field, nn.Module)) else "the field"
-    plain = flat_slope(call, layout, wants_tensor, check_slope, name)
+
+    grad = torch.is_grad_enabled()
+
+    @cache  # at the first call, as the compiled path needs none
+    def plain() -> Callable:
+        # Gradient methods call without recording, but what a field makes of its parameters here they differentiate.
+        with torch.set_grad_enabled(grad):
+            call, wants_tensor = bind(dynamics, parameters)
+        return flat_slope(call, layout, wants_tensor, check_slope, name)
 
     def slope(t: float, y: Tensor) -> Tensor:
         statistics.nfev += 1
         if statistics.nfev > 1:
-            return plain(t, y)
+            return plain()(t, y)
         try:
-            return plain(t, y)
-        except (
-            RuntimeError
-        ) as error:  # torch's word for shapes and dtypes that do not fit; later ones are not y0's fault
+            return plain()(t, y)
+        except RuntimeError as error:  # torch's word for shapes and dtypes that do not fit; later ones are not y0's fault
             if isinstance(error, PyNeuralODEError):
                 raise
             raise ArgumentError(

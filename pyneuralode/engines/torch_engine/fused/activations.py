@@ -1,120 +1,92 @@
-"""Activation functions over arrays, each with its derivative in the same pass."""
+"""Activation functions, and input maps, over arrays, each with its derivative in the same pass."""
 
-import math
-from functools import cache
-
-import numpy as np
-from numba import types
-from numba.extending import overload
+from functools import partial
 
 from ....fields import ACTIVATIONS
-from .elementary import elementary
-from .kernels import contracted, part
+from .elementary import exp, expm1, log1p, sigmoid, tanh
+from .emitting import choose, load, over, pointer, routine, store
+from .kernels import part
+from .plan import MAPS
 
-_REALS = {types.float64: np.float64, types.float32: np.float32}
 IDENTITY, TANH, RELU, SWISH, SOFTPLUS, ELU, GELU, SIGMOID, SIN = range(len(ACTIVATIONS))
+ROOT_HALF, DENSITY = 0.5**0.5, 0.3989422804014327  # 1 / sqrt(2 pi)
 
 
-@cache
-def _pairs(real: type) -> list:
-    """Return for each of ACTIVATIONS a function from x to (value, derivative), scalars of type `real`."""
-    tools = elementary(real)
-    exp, expm1, log1p, tanh_, sigmoid_ = tools.exp, tools.expm1, tools.log1p, tools.tanh, tools.sigmoid
-    zero, half, one = real(0), real(0.5), real(1)
-    # Above 20 PyTorch's softplus is x itself; below -60 the negative branch of elu is -1 in either dtype.
-    straight, bottom = real(20), real(-60)
-    root_half, density = real(math.sqrt(0.5)), real(1 / math.sqrt(2 * math.pi))
+def _tanh(x):
+    value = tanh(x)
+    return value, 1 - value * value
 
 
-    @contracted
-    def identity(x):
-        return x, one
-
-    @contracted
-    def tanh(x):
-        value = tanh_(x)
-        return value, one - value * value
-
-    @contracted
-    def relu(x):
-        return zero if x <= zero else x, zero if x <= zero else one
-
-    @contracted
-    def swish(x):
-        gate = sigmoid_(x)
-        value = x * gate
-        return value, gate + value * (one - gate)
-
-    @contracted
-    def softplus(x):
-        small = exp(-abs(x))
-        value = (x if x > zero else zero) + log1p(small)
-        slope = (small if x < zero else one) / (one + small)
-        return x if x > straight else value, one if x > straight else slope
-
-    @contracted
-    def elu(x):
-        below = zero if x > zero else x
-        below = bottom if below < bottom else below
-        fall = expm1(below)
-        return x if x > zero else fall, one if x > zero else one + fall
-
-    @contracted
-    def gelu(x):
-        below = half * (one + math.erf(x * root_half))
-        return x * below, below + x * density * exp(-half * x * x)
-
-    @contracted
-    def sigmoid(x):
-        value = sigmoid_(x)
-        return value, value * (one - value)
-
-    @contracted
-    def sin(x):
-        return math.sin(x), math.cos(x)
-
-    return [identity, tanh, relu, swish, softplus, elu, gelu, sigmoid, sin]
+def _relu(x):
+    return x.at_least(0), x.pick(0, x.like(1), x.like(0))
 
 
-def _over_arrays(pair):
-    """Return the loop that applies `pair` in place."""
-
-    @part
-    def loop(values, slopes):
-        for i in range(len(values)):
-            values[i], slopes[i] = pair(values[i])
-
-    return loop
+def _swish(x):
+    gate = sigmoid(x)
+    value = x * gate
+    return value, gate + value * (1 - gate)
 
 
-def activate(kind, values, slopes):
-    """Apply the activation of number `kind` to `values` in place, and write its derivatives to `slopes`."""
-    raise TypeError("activate runs in compiled code only")
+def _softplus(x):
+    small = exp(-abs(x))
+    value, slope = x.at_least(0) + log1p(small), x.pick(0, x.like(1), small) / (1 + small)
+    # Above 20 PyTorch's softplus is x itself.
+    return x.pick(20, x, value), x.pick(20, x.like(1), slope)
 
 
-@overload(activate)
-def _activate(kind, values, slopes):
-    loops = map(_over_arrays, _pairs(_REALS[values.dtype]))
-    identity, tanh, relu, swish, softplus, elu, gelu, sigmoid, sin = loops
+def _elu(x):
+    fall = expm1(x.at_most(0).at_least(-60))  # which is -1 in either dtype
+    return x.pick(0, x, fall), x.pick(0, x.like(1), 1 + fall)
 
-    def choose(kind, values, slopes):
-        if kind == TANH:
-            tanh(values, slopes)
-        elif kind == SWISH:
-            swish(values, slopes)
-        elif kind == RELU:
-            relu(values, slopes)
-        elif kind == SOFTPLUS:
-            softplus(values, slopes)
-        elif kind == ELU:
-            elu(values, slopes)
-        elif kind == GELU:
-            gelu(values, slopes)
-        elif kind == SIGMOID:
-            sigmoid(values, slopes)
-        elif kind == SIN:
-            sin(values, slopes)
-        else:
-            identity(values, slopes)
 
-    return choose
+def _gelu(x):
+    below = 0.5 * (1 + (x * ROOT_HALF).lane_by_lane("erf", "erff"))
+    return x * below, below + x * DENSITY * exp(-0.5 * x * x)
+
+
+def _sigmoid(x):
+    value = sigmoid(x)
+    return value, value * (1 - value)
+
+
+def _sin(x):
+    return x.function("sin"), x.function("cos")
+
+
+PAIRS = {
+    "identity": lambda x: (x, x.like(1)),
+    "tanh": _tanh,
+    "relu": _relu,
+    "swish": _swish,
+    "softplus": _softplus,
+    "elu": _elu,
+    "gelu": _gelu,
+    "sigmoid": _sigmoid,
+    "sin": _sin,
+    "square": lambda x: (x * x, x + x),
+    "cube": lambda x: (x * x * x, 3 * x * x),
+}
+
+
+@routine
+def activate(builder, kind, x, values, slopes, count):
+    """Write the activation of number `kind` of x, `count` numbers, to `values` and its derivatives to `slopes`.
+
+    The numbers are those of MAPS.
+    """
+
+    def apply(pair):
+        def write(places, lanes):
+            source, *targets = places
+            for target, result in zip(targets, pair(load(builder, source, lanes))):
+                store(builder, target, result)
+
+        over(builder, count, (x, values, slopes), write)
+
+    choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAPS])
+
+
+@part
+def activate_array(kind, values, slopes):
+    """Apply an activation to `values` in place, and write its derivatives to `slopes`."""
+    activate(kind, pointer(values), pointer(values), pointer(slopes), len(values))

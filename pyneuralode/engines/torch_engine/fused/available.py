@@ -47,7 +47,7 @@ def wants_gradient(*tensors: Tensor) -> bool:
 
 def run(kernel: Callable, *arguments: Any) -> tuple:
     """Run a kernel; while it compiles, without the garbage collector, which would take a quarter of the time."""
-    if kernel.signatures or not gc.isenabled():
+    if kernel.overloads or not gc.isenabled():
         return kernel(*arguments)
     gc.disable()
     try:

@@ -2,121 +2,120 @@
 
 import numpy as np
 
-from .kernels import SOURCES, kernel, maker
-from .network import add_gradient, evaluate, make_net, pull_back
-from .plan import COMPARTMENTS, KIND, SLOPES_WIDTH, VALUES_WIDTH, WIDTH
-from .steps import add_to_stages, extend, make_scheme, step_back, take, weigh
-from .vectors import aligned, copy, fill
+from .emitting import at, pointer
+from .forward import ENTRIES, FINAL, FIRST, SECOND, TIME
+from .kernels import SOURCES, kernel, part
+from .network import add_gradient, evaluate, load_parameters, pull_back, store_gradient
+from .plan import END, ONE, RECORD, SAMPLES, START, WORK
+from .products import copy_numbers, zero
+from .steps import advance, extend, make_scheme, step_back, weigh
+from .vectors import aligned, lanes
 
 # Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
 REPLAY_ROOM = 1 << 18
+# Records whose part of the gradient is taken at once, while they are in a core's nearer caches.
+RECORDS_AT_ONCE = 64
 
 
-@maker
-def replay(net, scheme, times, places, kept, begin, stop, every, local, values, slopes):
+@part
+def replay(net, scheme, work, ts, journal, kept, begin, stop, every, tape, size):
     """Take the steps from `begin` to `stop` again, writing their tape from its first row on."""
-    n, stages, all_stages, end_stage = scheme.n, scheme.stages, len(scheme.rows), scheme.end_stage
-    y, end = aligned(scheme.padded, values), aligned(scheme.padded, values)
-    fill(y, 0)
-    copy(y, kept[begin // every], n)
-    start = np.intp(0)
-    first, row, have_slope = start, start, False
+    y, end = at(work, net[START]), at(work, net[END])
+    copy_numbers(y, at(kept, begin // every * scheme.n), scheme.n)
+    first, row, have_slope = 0, 0, False
     for m in range(begin, stop):
-        h = times[m + 1] - times[m]
-        extended = places[m, 2] - places[m, 1] > stages - 1
+        entry = at(journal, ENTRIES * m)
+        h = entry[TIME] - (entry[TIME - ENTRIES] if m > 0 else ts[0])
+        extended = entry[FINAL] - entry[SECOND] > scheme.stages - 1
         if not have_slope:
             first, row = row, row + 1
-            evaluate(net, y, scheme.k, start, values, slopes, first)
-        take(net, scheme, h, y, end, values, slopes, row)
-        last = row + stages - 1
+            evaluate(net, work, y, scheme.k, at(tape, first * size))
+        record = at(tape, row * size)
+        advance(net, scheme, work, h, y, end, record, size)
         if extended:
-            extend(net, scheme, h, y, end, values, slopes, row)
-            last = row + all_stages - 1
-        local[m - begin, 0], local[m - begin, 1], local[m - begin, 2] = first, row, last
+            extend(net, scheme, work, y, end, record, size)
+        stages = scheme.total if extended else scheme.stages
+        entry[FIRST], entry[SECOND], entry[FINAL] = first, row, row + stages - 1
         y, end = end, y
-        have_slope = 0 <= end_stage < (all_stages if extended else stages)
-        first, row = row + end_stage - 1, last
+        have_slope = 0 <= scheme.end_stage < stages
+        first, row = row + scheme.end_stage - 1, row + stages - 1
         if have_slope:
-            for i in range(n):
-                scheme.k[i] = scheme.k[end_stage * scheme.padded + i]
+            copy_numbers(scheme.k, at(scheme.k, scheme.end_stage * scheme.lead), scheme.lead)
 
 
 @kernel
-def sweep(head, layers, scales, theta, ts, rows, ends, interpolant, numbers, accepted, times, kept, places,
-          values, slopes, taped, every, cotangents, wants_parameters, sources=SOURCES):
-    """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`).
+def sweep(table, scales, coefficients, interpolant, theta, ts, accepted, taped, every, journal, kept, work, tape,
+          cotangents, wants_parameters, sources=SOURCES):
+    """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`), and the tape's memory.
 
-    `cotangents` (T, n) are those of the states; the tape is used up.
+    `cotangents` (T, n) are those of the states. With the tape whole, `work` and `tape` are as the march left them; they
+    are used up.
     """
-    n = cotangents.shape[1]
-    samples = n // layers[0, WIDTH]
-    net = make_net(head, layers, scales, theta, samples)
-    scheme = make_scheme(rows, ends, interpolant, numbers, kept[0])
-    stages, all_stages, padded = scheme.stages, len(scheme.rows), scheme.padded
-    gradient, rates = np.zeros(theta.size, theta.dtype), np.zeros(3)
-    bars, end_bar, y_bar = aligned(all_stages * padded, theta), aligned(padded, theta), aligned(padded, theta)
-    output, unit = aligned(padded, theta), np.ones(1, theta.dtype)
-    fill(output, 0)
-    start = np.intp(0)  # a plain 0 would compile a version of its own
-    fill(end_bar, 0)
+    net, memory, steps = pointer(table), pointer(work), pointer(journal)
+    scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
+    n, total, lead, bars, start = scheme.n, scheme.total, scheme.lead, scheme.bars, at(memory, net[START])
+    samples, size = net[SAMPLES], net[SAMPLES] * net[RECORD]
     direction = 1.0 if ts[-1] > ts[0] else -1.0
-
     block = accepted
     if not taped:
-        width = samples * (head[VALUES_WIDTH] + head[SLOPES_WIDTH])
-        block = every * max(1, REPLAY_ROOM // (width * all_stages * every))
-        capacity = min(block, accepted) * all_stages + 1
-        values = aligned(capacity * samples * head[VALUES_WIDTH], theta)
-        slopes = aligned(capacity * samples * head[SLOPES_WIDTH], theta)
-        local = np.empty((min(block, accepted), 3), np.int64)
-    else:
-        local = places
+        zero(memory, net[WORK])
+        load_parameters(net, memory, pointer(scales), pointer(theta))
+        block = every * max(1, REPLAY_ROOM // (size * total * every))
+        room = (min(block, accepted) * total + 1) * size
+        tape = tape if tape.size >= room else aligned(room, work)
+    records = pointer(tape)
+    zero(bars, total * lead)
+    zero(scheme.pushes, lead)
+    one = at(memory, net[ONE])
+    one[0] = 1
 
     j = ts.size - 1
     begin = (accepted - 1) // block * block
     stop = accepted
     while stop > 0:
         if not taped:
-            replay(net, scheme, times, places, kept, begin, stop, every, local, values, slopes)
-        fill(bars, 0)
+            replay(net, scheme, memory, pointer(ts), steps, pointer(kept), begin, stop, every, records, size)
+        high = int(at(steps, ENTRIES * (stop - 1))[FINAL])
         for m in range(stop - 1, begin - 1, -1):
-            place = local[m - begin]
-            t, t_end = times[m], times[m + 1]
+            entry = at(steps, ENTRIES * m)
+            t, t_end = entry[TIME - ENTRIES] if m > 0 else ts[0], entry[TIME]
+            first, second, last = int(entry[FIRST]), int(entry[SECOND]), int(entry[FINAL])
             h = t_end - t
-            fill(y_bar, 0)
+            zero(start, lead)
             while j > 0 and direction * ts[j] > direction * t:
+                cotangent = at(pointer(cotangents), j * n)
                 if ts[j] == t_end:
                     for i in range(n):
-                        end_bar[i] += cotangents[j, i]
+                        scheme.pushes[i] += cotangent[i]
                 else:
-                    for i in range(n):
-                        output[i] = cotangents[j, i]
-                        y_bar[i] += cotangents[j, i]
                     weigh(scheme, (ts[j] - t) / h, h)
-                    add_to_stages(scheme, bars, output, all_stages)
+                    for i in range(n):
+                        start[i] += cotangent[i]
+                    for stage in range(total):
+                        weight, bar = scheme.mix[stage], at(bars, stage * lead)
+                        for i in range(n):
+                            bar[i] += weight * cotangent[i]
                 j -= 1
-            extended = place[2] - place[1] > stages - 1
-            step_back(net, scheme, h, extended, bars, end_bar, y_bar, values, slopes, place[1], rates)
+            extended = last - second > scheme.stages - 1
+            step_back(net, scheme, memory, h, extended, start, at(records, second * size), size)
             # The first stage is either the last step's slope at its end, or an evaluation of its own.
-            if m > begin and place[0] < local[m - begin - 1, 2]:
-                for i in range(padded):
-                    first_bar = bars[i]
-                    for stage in range(all_stages):
-                        bars[stage * padded + i] = 0
-                    bars[scheme.end_stage * padded + i] = first_bar
+            if m > begin and first < int(entry[FINAL - ENTRIES]):
+                zero(at(bars, lead), (total - 1) * lead)
+                copy_numbers(at(bars, scheme.end_stage * lead), bars, lead)
+                zero(bars, lead)
+                low = second
             else:
-                pull_back(net, bars, start, y_bar, values, slopes, place[0], rates)
-                fill(bars, 0)
-            end_bar, y_bar = y_bar, end_bar
-        if wants_parameters:
-            add_gradient(net, values, slopes, samples * local[stop - begin - 1, 2], gradient, unit)
+                pull_back(net, memory, at(records, first * size), bars, start, start)
+                zero(bars, total * lead)
+                low = first
+            copy_numbers(scheme.pushes, start, lead)
+            if wants_parameters and ((high - low) * samples >= RECORDS_AT_ONCE or m == begin):
+                add_gradient(net, memory, at(records, low * size), (high - low) * samples, one)
+                high = low
         stop, begin = begin, begin - block
 
+    y0_bar, gradient = np.empty(n, theta.dtype), np.empty(theta.size, theta.dtype)
     for i in range(n):
-        end_bar[i] += cotangents[0, i]
-    if head[KIND] == COMPARTMENTS:
-        for i in range(3):
-            gradient[i] = rates[i]
-    y0_bar = np.empty(n, theta.dtype)
-    copy(y0_bar, end_bar, n)
-    return y0_bar, gradient
+        y0_bar[i] = scheme.pushes[i] + cotangents[0, i]
+    store_gradient(net, memory, pointer(scales), pointer(gradient))
+    return y0_bar, gradient, tape  # which pointers alone would not keep alive

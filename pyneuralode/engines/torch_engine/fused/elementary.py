@@ -1,124 +1,93 @@
-"""Exponentials that LLVM vectorises: straight-line arithmetic, good to a few units in the last place.
+"""Exponentials of whole vectors: straight-line arithmetic, good to a few units in the last place.
 
 x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits.
 The constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
-Comparisons are written so that a NaN passes through.
+Comparisons are written so that a NaN passes through. All functions take and return a `Number`.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from decimal import Decimal
-from functools import cache
-from types import SimpleNamespace
 
-import llvmlite.ir as ir
-import numpy as np
-from numba import types
-from numba.extending import intrinsic
+from .emitting import Number
 
-from .kernels import contracted
-
-_INTEGERS = {types.float64: types.int64, types.float32: types.int32}
-_REALS = {integer: real for real, integer in _INTEGERS.items()}
+# Further terms are below half a unit in the last place.
+_TAYLOR = {double: [1 / math.factorial(n) for n in range(2, 14 if double else 9)] for double in (True, False)}
+_AREA = {double: [2 / (2 * n + 1) for n in range(1, 17 if double else 9)] for double in (True, False)}
 
 
-@intrinsic
-def _bits(typing, x):
-    """Return the integer with the bits of a float."""
-    integer = _INTEGERS[x]
-    return integer(x), lambda context, builder, signature, arguments: builder.bitcast(
-        arguments[0], ir.IntType(integer.bitwidth)
-    )
+def _shift(x: Number) -> float:
+    """Return what, added to a small number, leaves the nearest whole number in the last bits."""
+    return 1.5 * 2.0 ** (52 if x.double else 23)
 
 
-@intrinsic
-def _real(typing, bits):
-    """Return the float with the bits of an integer."""
-    real = _REALS[bits]
-    return real(bits), lambda context, builder, signature, arguments: builder.bitcast(
-        arguments[0], context.get_value_type(real)
-    )
+def polynomial(x: Number, coefficients: Sequence[float]) -> Number:
+    """Return the polynomial with these coefficients, constant first.
 
-
-@cache
-def elementary(real: type) -> SimpleNamespace:
-    """Return the functions exp, expm1 (good for |x| <= 60), log1p (good on [0, 1]), tanh and sigmoid.
-
-    `real` is np.float64 or np.float32; arguments and values are scalars of that type.
+    Estrin's scheme, pairs and then pairs of pairs, waits less than Horner's.
     """
-    double = real is np.float64
-    integer = np.int64 if double else np.int32
-    mantissa = integer(52 if double else 23)
-    bias = integer(1023 if double else 127)
-    one, two = real(1), real(2)
-    per_log2 = real(1 / math.log(2))
-    # Added to a small number, it leaves the nearest whole number in the last bits.
-    shift = real(1.5 * 2.0**mantissa)
-    shift_bits = integer(shift.view(integer))
-    log2 = Decimal(2).ln()
-    high = round(log2 * (2**32 if double else 2**9)) / (2**32 if double else 2**9)
-    log2_high, log2_low = real(high), real(float(log2 - Decimal(high)))
-    lowest, highest = (real(-746), real(710)) if double else (real(-104), real(89))
-    flat = real(20)
-    # Further terms are below half a unit in the last place.
-    powers = tuple(real(1 / math.factorial(n)) for n in range(13 if double else 8, 1, -1))
-    odd = tuple(real(2 / (2 * n + 1)) for n in range(16 if double else 8, 0, -1))
-    series, more_powers = powers[0], powers[1:]
-    area, more_odd = odd[0], odd[1:]
+    terms = [x.like(c) for c in coefficients]
+    while len(terms) > 1:
+        odd = terms[-1:] if len(terms) % 2 else []
+        terms = [b * x + a for a, b in zip(terms[::2], terms[1::2])] + odd
+        x = x * x
+    return terms[0]
 
 
-    @contracted
-    def split(x):
-        whole = x * per_log2 + shift
-        n = whole - shift
-        return _bits(whole) - shift_bits, (x - n * log2_high) - n * log2_low
+def split(x: Number) -> tuple[Number, Number]:
+    """Return `whole`, whose last bits are n, and exp(r) - 1."""
+    high = round(Decimal(2).ln() * (2**32 if x.double else 2**9)) / (2**32 if x.double else 2**9)
+    whole = x * (1 / math.log(2)) + _shift(x)
+    n = whole - _shift(x)
+    r = (x - n * high) - n * float(Decimal(2).ln() - Decimal(high))
+    return whole, r * r * polynomial(r, _TAYLOR[x.double]) + r
 
-    @contracted
-    def rise(r):
-        """exp(r) - 1 for small r."""
-        total = series
-        for term in more_powers:
-            total = total * r + term
-        return r + r * r * total
 
-    @contracted
-    def power(n):
-        """2^n for n in the range of normal numbers."""
-        return _real(integer((n + bias) << mantissa))
+def power(whole: Number) -> Number:
+    """Return 2^n for n in the range of normal numbers, and infinity for the n after the last of them."""
+    mantissa, bias = (52, 1023) if whole.double else (23, 127)
+    add, shift = whole.builder.add, whole.builder.shl
+    # Moved to where exponents are, the bits before n are lost.
+    return whole.bits(lambda constant, bits: shift(add(bits, constant(bias)), constant(mantissa)))
 
-    @contracted
-    def exp(x):
-        x = highest if x > highest else x
-        x = lowest if x < lowest else x
-        n, r = split(x)
-        half = integer(n >> integer(1))
-        # In two steps, as 2^n itself may overflow.
-        return (one + rise(r)) * power(half) * power(integer(n - half))
 
-    @contracted
-    def expm1(x):
-        n, r = split(x)
-        scale = power(n)
-        return scale * rise(r) + (scale - one)
+def halves(whole: Number) -> tuple[Number, Number]:
+    """Return n // 2 and n - n // 2, again in the last bits."""
+    half = (whole - _shift(whole)) * 0.5 - 0.25 + _shift(whole)
+    return half, whole - half + _shift(whole)
 
-    @contracted
-    def log1p(x):
-        """2 artanh(s) with s = x / (2 + x)."""
-        s = x / (two + x)
-        square = s * s
-        total = area
-        for term in more_odd:
-            total = total * square + term
-        return two * s + s * square * total
 
-    @contracted
-    def tanh(x):
-        size = abs(x)
-        size = flat if size > flat else size
-        rising = expm1(two * size)
-        return math.copysign(rising / (rising + two), x)
+def exp(x: Number) -> Number:
+    lowest, highest = (-746, 710) if x.double else (-104, 89)
+    whole, rise = split(x.at_most(highest).at_least(lowest))
+    # In two steps, as 2^n itself may overflow, or be too small for a normal number.
+    first, second = halves(whole)
+    return (rise + 1) * power(first) * power(second)
 
-    @contracted
-    def sigmoid(x):
-        return one / (one + exp(-x))
 
-    return SimpleNamespace(exp=exp, expm1=expm1, log1p=log1p, tanh=tanh, sigmoid=sigmoid)
+def expm1(x: Number) -> Number:
+    """Return exp(x) - 1 for |x| <= 60."""
+    whole, rise = split(x)
+    scale = power(whole)
+    return scale * rise + (scale - 1)
+
+
+def log1p(x: Number) -> Number:
+    """Return log(1 + x) on [0, 1] as 2 artanh(s) with s = x / (2 + x)."""
+    s = x / (x + 2)
+    square = s * s
+    return s * square * polynomial(square, _AREA[x.double]) + 2 * s
+
+
+def tanh(x: Number) -> Number:
+    rising = expm1(2 * abs(x).at_most(20))
+    return (rising / (rising + 2)).with_sign_of(x)
+
+
+def sigmoid(x: Number) -> Number:
+    """Return 1 / (1 + exp(-x)); below -88 (-709) it is 0."""
+    lowest, highest = (-708, 710) if x.double else (-87, 89)
+    whole, rise = split((-x).at_most(highest).at_least(lowest))
+    return 1 / ((rise + 1) * power(whole) + 1)

@@ -4,159 +4,140 @@ import numpy as np
 
 from ..step_size import GROW
 from .control import next_step, size_after_rejection, size_after_step, size_to_begin, trial_size
+from .emitting import at, pointer
 from .kernels import SOURCES, kernel, maker, part
-from .network import evaluate, make_net
-from .plan import BAD_START, DONE, FIRST_STEP, MIN_STEP, SLOPES_WIDTH, VALUES_WIDTH, WIDTH
-from .steps import combine, error_size, extend, make_scheme, take, weigh
-from .vectors import aligned, copy, fill
+from .network import evaluate, load_parameters
+from .plan import BAD_START, DONE, END, FIRST_STEP, MIN_STEP, RECORD, SAMPLES, START, WORK
+from .products import copy_numbers, zero
+from .steps import advance, combine, error_size, extend, make_scheme, weigh
+from .vectors import aligned, lanes
 
 FIRST_ROWS = 256
+# What the adjoint needs to know of a step, the columns of the journal: the time at its end, and the tape's rows of its
+# first and second evaluation and after its last.
+TIME, FIRST, SECOND, FINAL, ENTRIES = range(5)
 
 
 @maker
 def longer(array, size):
     """Return a copy of a flat array with room for `size` numbers."""
     more = aligned(size, array)
-    copy(more, array, array.size)
+    for i in range(array.size):
+        more[i] = array[i]
     return more
 
 
-@maker
-def spread_out(tolerance, scheme, like):
-    """Return the tolerance for each component of the state."""
-    full = np.empty(scheme.n, like.dtype)
-    for i in range(scheme.n):
-        full[i] = tolerance[i if tolerance.size > 1 else 0]
-    return full
-
-
 @part
-def scaled_norm(scheme, x, at, y, rtol, atol):
-    """Return the root mean square of x[at:] over the tolerance at y."""
+def scaled_norm(scheme, x, y, rtol, atol):
+    """Return the root mean square of x over the tolerance at y."""
     total = 0.0
     for i in range(scheme.n):
-        part = np.float64(x[at + i]) / (np.float64(abs(y[i])) * rtol[i] + atol[i])
+        part = np.float64(x[i]) / (np.float64(abs(y[i])) * rtol[i] + atol[i])
         total += part * part
     return np.sqrt(total / scheme.n)
 
 
 @part
-def first_size(net, scheme, y, span, rtol, atol, values, slopes, row):
+def first_size(net, scheme, work, y, span, rtol, atol, record):
     """Return the first step's size; the slope at y is in the first stage."""
-    k, point, second_slope = scheme.k, scheme.point, scheme.padded
-    start = np.intp(0)
-    d0, d1 = scaled_norm(scheme, y, start, y, rtol, atol), scaled_norm(scheme, k, start, y, rtol, atol)
+    k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
+    d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
     trial = trial_size(d0, d1, span)
     direction = 1.0 if span > 0 else -1.0
+    zero(point, scheme.lead)
     for i in range(scheme.n):
         point[i] = y[i] + direction * trial * k[i]
-    evaluate(net, point, k, second_slope, values, slopes, row)
+    evaluate(net, work, point, second_slope, record)
     for i in range(scheme.n):
-        k[second_slope + i] -= k[i]
-    return size_to_begin(trial, d1, scaled_norm(scheme, k, second_slope, y, rtol, atol) / trial, scheme.order)
-
-
-@maker
-def longer_tape(times, kept, places, steps, every):
-    """Return the tape's bookkeeping with room for `steps` steps."""
-    more_times, more_places = np.empty(steps + 1), np.empty((steps, 3), np.int64)
-    more_kept = np.empty((steps // every + 1, kept.shape[1]), kept.dtype)
-    copy(more_times, times, times.size)
-    for i in range(len(places)):
-        copy(more_places[i], places[i], 3)
-    for i in range(len(kept)):
-        copy(more_kept[i], kept[i], kept.shape[1])
-    return more_times, more_kept, more_places
+        second_slope[i] -= k[i]
+    return size_to_begin(trial, d1, scaled_norm(scheme, second_slope, y, rtol, atol) / trial, scheme.order)
 
 
 @kernel
-def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, numbers, rtol, atol, controls,
-          every, room, values, slopes, sources=SOURCES):
+def march(table, scales, coefficients, interpolant, controls, tolerances, theta, y0, ts, grid, every, room, work, tape,
+          sources=SOURCES):
     """Solve from y0 through ts, in adaptive steps or along `grid` where that is not empty.
 
-    With `every` above 0 the solve can be differentiated: the state is kept every so many steps, and the tape
-    of evaluations too as long as it fits in `room` numbers. `values` and `slopes` are memory for the tape,
-    replaced where they are too small.
+    The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above
+    0 the solve can be differentiated: the state is kept every so many steps, and the tape of evaluations too as long
+    as it fits in `room` numbers. `work` is working memory of the plan's size, and `tape` memory for the tape,
+    replaced where it is too small.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is
-    whole), the states (T, n); for the adjoint the steps' times, kept states, tape rows, values and slopes.
+    whole), the states (T, n); for the adjoint the journal, the kept states (both flat) and the tape.
     """
-    samples = y0.size // layers[0, WIDTH]
-    net = make_net(head, layers, scales, theta, samples)
-    scheme = make_scheme(rows, ends, interpolant, numbers, y0)
-    n, stages, all_stages, end_stage = scheme.n, scheme.stages, len(scheme.rows), scheme.end_stage
-    rtol, atol = spread_out(rtol, scheme, y0), spread_out(atol, scheme, y0)
+    net, memory = pointer(table), pointer(work)
+    zero(memory, net[WORK])
+    load_parameters(net, memory, pointer(scales), pointer(theta))
+    scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
+    n, stages, total, end_stage = scheme.n, scheme.stages, scheme.total, scheme.end_stage
+    rtol, atol = pointer(tolerances), at(pointer(tolerances), n)
     adaptive = grid.size == 0
     t, t_last = ts[0], ts[-1]
     direction = 1.0 if t_last > t else -1.0
 
-    values_row, slopes_row = samples * head[VALUES_WIDTH], samples * head[SLOPES_WIDTH]
-    taped = every > 0
-    capacity = all_stages + 1
-    if taped and capacity * (values_row + slopes_row) > room:
-        taped = False
+    size = net[SAMPLES] * net[RECORD]
+    taped = every > 0 and (total + 1) * size <= room
+    capacity = total + 1
     if taped:
-        capacity = max(capacity, min(FIRST_ROWS, room // (values_row + slopes_row)))
-    if values.size < capacity * values_row or slopes.size < capacity * slopes_row:
-        values, slopes = aligned(capacity * values_row, y0), aligned(capacity * slopes_row, y0)
-    capacity = min(values.size // values_row, slopes.size // slopes_row)
-    steps = 64
-    times, places = np.empty(steps + 1), np.empty((steps, 3), np.int64)
-    kept = np.empty((steps // every + 1 if every > 0 else 0, n), y0.dtype)
+        capacity = max(capacity, min(FIRST_ROWS, room // size))
+    if tape.size < capacity * size:
+        tape = aligned(capacity * size, work)
+    capacity = tape.size // size
+    journal = np.empty(ENTRIES * 64)
+    kept = np.empty((64 // every + 1) * n if every > 0 else 0, y0.dtype)
 
-    y, end, output = aligned(scheme.padded, y0), aligned(scheme.padded, y0), aligned(scheme.padded, y0)
-    fill(y, 0)
-    copy(y, y0, n)
+    y, end = at(memory, net[START]), at(memory, net[END])
+    copy_numbers(y, pointer(y0), n)
     ys = np.empty((ts.size, n), y0.dtype)
-    copy(ys[0], y0, n)
+    copy_numbers(pointer(ys), y, n)
     j = 1
     status, accepted, rejected, nfev = DONE, 0, 0, 0
-    start, second = np.intp(0), np.intp(1)  # plain 0 and 1 would compile versions of their own
-    have_slope, first, row, size = False, start, start, 0.0
+    have_slope, first, row, step = False, 0, 0, 0.0
     previous, growth, finite = 1.0, GROW, True
     exponent = scheme.error_order + 1
-    times[0] = t
 
     if adaptive:
-        evaluate(net, y, scheme.k, start, values, slopes, row)
-        nfev, have_slope, row = 1, True, second
+        evaluate(net, memory, y, scheme.k, pointer(tape))
+        nfev, have_slope, row = 1, True, 1
         for i in range(n):
             if not np.isfinite(scheme.k[i]):
                 status = BAD_START
         if status == DONE:
-            size = controls[FIRST_STEP]
-            if size == 0:
-                size = first_size(net, scheme, y, t_last - t, rtol, atol, values, slopes, row)
+            step = controls[FIRST_STEP]
+            if step == 0:
+                step = first_size(net, scheme, memory, y, t_last - t, rtol, atol, at(pointer(tape), size))
                 nfev += 1
-            size = max(size, controls[MIN_STEP])
+            step = max(step, controls[MIN_STEP])
 
     while status == DONE and t != t_last:
         if adaptive:
-            status, size, t_next = next_step(t, t_last, size, finite, accepted + rejected, controls)
+            status, step, t_next = next_step(t, t_last, step, finite, accepted + rejected, controls)
             if status != DONE:
                 break
         else:
             t_next = grid[accepted + 1]
         h = t_next - t
-        if taped and (row + all_stages + 1) * (values_row + slopes_row) > room:
+        if taped and (row + total + 1) * size > room:
             taped = False
-        if taped and row + all_stages + 1 > capacity:
-            capacity = min(2 * capacity + all_stages + 1, room // (values_row + slopes_row))
-            values, slopes = longer(values, capacity * values_row), longer(slopes, capacity * slopes_row)
+        if taped and row + total + 1 > capacity:
+            capacity = min(2 * capacity + total + 1, room // size)
+            tape = longer(tape, capacity * size)
         if not taped:
-            first, row = start, second
+            first, row = 0, 1
         if not have_slope:
             if taped:
                 first, row = row, row + 1
-            evaluate(net, y, scheme.k, start, values, slopes, first)
+            evaluate(net, memory, y, scheme.k, at(pointer(tape), first * size))
             nfev, have_slope = nfev + 1, True
-        take(net, scheme, h, y, end, values, slopes, row)
+        record = at(pointer(tape), row * size)
+        advance(net, scheme, memory, h, y, end, record, size)
         nfev += stages - 1
-        error = error_size(scheme, h, y, end, rtol, atol) if adaptive else 0.0
+        error = error_size(scheme, y, end, rtol, atol) if adaptive else 0.0
         finite = np.isfinite(error)
         if not finite or error > 1:
             rejected += 1
-            size = size_after_rejection(h, error, finite, exponent)
+            step = size_after_rejection(h, error, finite, exponent)
             growth = 1.0
             continue
 
@@ -164,37 +145,37 @@ def march(head, layers, scales, theta, y0, ts, grid, rows, ends, interpolant, nu
         has_end_slope = 0 <= end_stage < stages
         extended = False
         while j < ts.size and direction * ts[j] <= direction * t_next:
-            if ts[j] == t_next:
-                copy(ys[j], end, n)
-            else:
+            output = end
+            if ts[j] != t_next:
                 if not extended:
-                    extend(net, scheme, h, y, end, values, slopes, row)
-                    nfev += all_stages - stages
-                    last = row + all_stages - 1
+                    extend(net, scheme, memory, y, end, record, size)
+                    nfev += total - stages
+                    last = row + total - 1
                     extended, has_end_slope = True, end_stage >= 0
                 weigh(scheme, (ts[j] - t) / h, h)
-                combine(scheme, output, y, all_stages)
-                copy(ys[j], output, n)
+                output = scheme.point
+                combine(scheme, output, y, scheme.mix, scheme.k, total)
+            copy_numbers(at(pointer(ys), j * n), output, n)
             j += 1
 
         if every > 0:
-            if accepted + 1 == times.size:
-                steps *= 2
-                times, kept, places = longer_tape(times, kept, places, steps, every)
+            if ENTRIES * (accepted + 1) > journal.size:
+                journal = longer(journal, 2 * journal.size)
             if accepted % every == 0:
-                copy(kept[accepted // every], y, n)
-            places[accepted, 0], places[accepted, 1], places[accepted, 2] = first, row, last
-            times[accepted + 1] = t_next
+                place = accepted // every * n
+                if place + n > kept.size:
+                    kept = longer(kept, 2 * kept.size)
+                copy_numbers(at(pointer(kept), place), y, n)
+            entry = at(pointer(journal), ENTRIES * accepted)
+            entry[TIME], entry[FIRST], entry[SECOND], entry[FINAL] = t_next, first, row, last
         accepted += 1
         t = t_next
         y, end = end, y
         first, row, have_slope = row + end_stage - 1, last, has_end_slope
         if has_end_slope:
-            for i in range(n):
-                scheme.k[i] = scheme.k[end_stage * scheme.padded + i]
+            copy_numbers(scheme.k, at(scheme.k, end_stage * scheme.lead), scheme.lead)
         if adaptive:
-            size = size_after_step(h, error, previous, growth, exponent, controls[MIN_STEP])
+            step = size_after_step(h, error, previous, growth, exponent, controls[MIN_STEP])
             previous, growth = max(error, 1e-4), GROW
 
-    counts = (nfev, accepted, rejected, taped)
-    return status, t, size, counts, ys, times, kept, places, values, slopes
+    return status, t, step, (nfev, accepted, rejected, taped), ys, journal, kept, tape

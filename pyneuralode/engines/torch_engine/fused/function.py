@@ -18,7 +18,7 @@ from ..differentiate import Task
 from ..first_order import first_order
 from ..march import fixed_grid
 from .available import compiled, march_error, readable, run, wants_gradient
-from .plan import field_plan, tableau_plan
+from .plan import VECTOR_BYTES, known, solve_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
@@ -37,12 +37,14 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
     """Return whether the compiled path can solve `problem` from the flat state `y0`."""
     if not problem.fused or problem.dense or not isinstance(problem.dynamics, Field):
         return False
-    plan = field_plan(problem.dynamics, y0.itemsize)
-    if plan is None or any(parameters[name].shape != shape for name, shape in plan.shapes.items()):
+    if not known(problem.dynamics):
         return False
-    if y0.numel() // problem.dynamics.dim * sum(map(math.prod, plan.shapes.values())) > LARGE:
+    shapes = problem.dynamics.shapes()
+    if any(parameters[name].shape != shape for name, shape in shapes.items()):
         return False
-    tensors = [y0, *(parameters[name] for name in plan.shapes)]
+    if y0.numel() // problem.dynamics.dim * sum(map(math.prod, shapes.values())) > LARGE:
+        return False
+    tensors = [y0, *(parameters[name] for name in shapes)]
     if not readable(*tensors) or (wants_gradient(*tensors) and not isinstance(problem.gradient, OF_STEPS)):
         return False
     return _kernels() is not None
@@ -60,24 +62,22 @@ class Repeated:
         control, gradient = task.control, problem.gradient
         grid = fixed_grid(task.method.tableau, task.ts, control)
         limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
-        self.task, self.y0 = task, y0
-        self.field, tableau = field_plan(problem.dynamics, y0.itemsize), tableau_plan(task.method.tableau)
-        self.names = list(self.field.shapes)
-        self.size = sum(map(math.prod, self.field.shapes.values()))
+        self.task, self.y0, self.shapes = task, y0, problem.dynamics.shapes()
+        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
+        dtype = y0.detach().numpy().dtype
+        plan = solve_plan(problem.dynamics, task.method.tableau, dtype, y0.numel() // problem.dynamics.dim)
+        self.plan = plan.table, plan.scales, plan.coefficients, plan.interpolant
+        self.work = plan.work
         self.ts = np.array(task.ts)
         self.grid = np.empty(0) if grid is None else np.array(grid)
-        self.scheme = tableau.rows, tableau.ends, tableau.interpolant, tableau.numbers
-        self.control = (
-            np.array(control.rtol, dtype=float, ndmin=1),
-            np.array(control.atol, dtype=float, ndmin=1),
-            np.array(limits, dtype=float),
-        )
+        self.control = np.array(limits, dtype=float), np.empty((2, y0.numel()), dtype)
+        self.control[1][0], self.control[1][1] = control.rtol, control.atol
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
         self.room = 0 if isinstance(gradient, Checkpointed) else TAPE_BYTES // y0.itemsize
 
     def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return the states (T, n) for the parameters given, connected to autograd."""
-        tensors = [parameters[name] for name in self.names]
+        tensors = [parameters[name] for name in self.shapes]
         if wants_gradient(self.y0, *tensors):
             return _Fused.apply(_Call(self), self.y0, *tensors)
         return _Call(self).march(self.y0.detach(), [p.detach() for p in tensors], keep=False)
@@ -91,17 +91,19 @@ class _Call:
 
     def march(self, y0: Tensor, parameters: Sequence[Tensor], keep: bool) -> Tensor:
         """Return the states (T, n); with `keep` for `sweep`."""
-        problem, field = self.problem, self.problem.field
+        problem = self.problem
         forward, _ = _kernels()
         y0 = y0.numpy()
         self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy().astype(y0.dtype, copy=False)
-        if self.theta.size != problem.size:  # compiled code would read beyond them
+        if self.theta.size != sum(problem.sizes):  # compiled code would read beyond them
             raise ArgumentError(
-                f"parameters hold {self.theta.size} numbers: give {problem.size}, {', '.join(problem.names)} as in the first solve."
+                f"parameters hold {self.theta.size} numbers: give {sum(problem.sizes)}, {', '.join(problem.shapes)} as in "
+                "the first solve."
             )
-        status, t, size, counts, ys, *self.record = run(
-            forward.march, field.head, field.layers, field.scales, self.theta, y0, problem.ts, problem.grid, *problem.scheme,
-            *problem.control, problem.every if keep else 0, problem.room if keep else 0, *_memory(y0),
+        self.work, tape = _memory(y0.dtype, problem.work)
+        status, t, size, counts, ys, *self.record, self.tape = run(
+            forward.march, *problem.plan, *problem.control, self.theta, y0, problem.ts, problem.grid,
+            problem.every if keep else 0, problem.room if keep else 0, self.work, tape,
         )
         nfev, self.accepted, rejected, self.taped = counts
         statistics = problem.task.statistics
@@ -116,36 +118,41 @@ class _Call:
 
     def sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the initial state and to each parameter."""
-        problem, field = self.problem, self.problem.field
+        problem = self.problem
         _, backward = _kernels()
-        y0_bar, theta_bar = run(
-            backward.sweep, field.head, field.layers, field.scales, self.theta, problem.ts, *problem.scheme,
-            self.accepted, *self.record, self.taped, problem.every, cotangents.contiguous().numpy(), wants_parameters,
+        if not self.taped:
+            self.work, self.tape = _memory(problem.control[1].dtype, problem.work)
+        y0_bar, theta_bar, self.tape = run(
+            backward.sweep, *problem.plan, self.theta, problem.ts, self.accepted, self.taped, problem.every,
+            *self.record, self.work, self.tape, cotangents.contiguous().numpy(), wants_parameters,
         )
-        if self.taped:
-            self.taped = False  # the sweep used the tape up; another one takes the steps again
-            self._give_back()
-        parts, used = [], 0
-        for shape in field.shapes.values():
-            size = math.prod(shape)
-            parts.append(torch.from_numpy(theta_bar[used : used + size].reshape(shape)))
-            used += size
-        return torch.from_numpy(y0_bar), parts
+        self.taped = False  # the sweep used the tape up; another one takes the steps again
+        self._give_back()
+        parts, shapes = torch.from_numpy(theta_bar).split(problem.sizes), problem.shapes.values()
+        return torch.from_numpy(y0_bar), [part.view(shape) for part, shape in zip(parts, shapes)]
 
     def _give_back(self) -> None:
-        """Leave the tape's memory to the next solve."""
-        *self.record, values, slopes = self.record
-        self.record += [values[:0], slopes[:0]]
-        spare = _spare[values.dtype]
-        if not spare and values.nbytes + slopes.nbytes <= SPARE_BYTES:
-            spare.append((values, slopes))
+        """Leave the memory to the next solve."""
+        spare = _spare[self.work.dtype]
+        if len(spare) < 2 and self.work.nbytes + self.tape.nbytes <= SPARE_BYTES:
+            spare.append((self.work, self.tape))
+        self.work = self.tape = None
 
 
-def _memory(y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _memory(dtype: np.dtype, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return working memory of at least `size` numbers, and some for a tape."""
     try:
-        return _spare[y0.dtype].pop()
+        work, tape = _spare[dtype].pop()
     except IndexError:
-        return np.empty(0, y0.dtype), np.empty(0, y0.dtype)
+        work = tape = np.empty(0, dtype)
+    return work if work.size >= size else _aligned(size, dtype), tape
+
+
+def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """Return `size` numbers that start on a whole vector."""
+    room = np.empty(size + VECTOR_BYTES // dtype.itemsize, dtype)
+    skip = -room.ctypes.data % VECTOR_BYTES // dtype.itemsize
+    return room[skip : skip + size]
 
 
 class _Fused(torch.autograd.Function):

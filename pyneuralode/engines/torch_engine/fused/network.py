@@ -1,185 +1,142 @@
 """Kernels of the fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
 
-An evaluation leaves one row a sample on the tape. `values` holds the input and each hidden layer's output,
-`slopes` the derivatives of the input map and of the activations; the vector-Jacobian product turns the slopes
-into the cotangents of the pre-activations, and the gradient of each weight matrix is then one product of the
-cotangents with the values, over all rows at once.
+`net` is the table of a plan and `work` the working memory. An evaluation leaves a record for each sample on the tape:
+the input map's and each hidden layer's values, and their derivatives. The vector-Jacobian product turns the derivatives
+into the cotangents of the pre-activations, and the gradient of each weight matrix is then one product of the cotangents
+with the values, over many records at once.
 """
 
-from typing import NamedTuple
-
-import numpy as np
-
+from . import compartments
 from .activations import activate
-from .kernels import maker, part
+from .emitting import at
+from .kernels import part
 from .plan import (
-    ACTIVATION, BACKWARD, BIASES, COMPARTMENTS, FORWARD, INPUT_MAP, KIND, PACKED, PADDED, SLOPES,
-    SLOPES_WIDTH, VALUES, VALUES_WIDTH, WEIGHTS, WIDEST, WIDTH,
-)
-from .vectors import add_rows, aligned, fill
-
-SQUARE, CUBE = 1, 2
-ROWS_AT_ONCE = 32
-
-
-class Net(NamedTuple):
-    """A field and its parameters, as compiled code passes them around."""
-
-    head: np.ndarray
-    layers: np.ndarray
-    scales: np.ndarray
-    theta: np.ndarray
-    packed: np.ndarray
-    scratch: np.ndarray
-    samples: int
-
-
-@maker
-def make_net(head, layers, scales, theta, samples):
-    """Return the net with its weights padded to whole vectors, transposed and as they are."""
-    packed = aligned(head[PACKED], theta)
-    fill(packed, 0)
-    if head[KIND] != COMPARTMENTS:
-        for l in range(1, len(layers)):
-            n_in, n_out = layers[l - 1, WIDTH], layers[l, WIDTH]
-            p_in, p_out = layers[l - 1, PADDED], layers[l, PADDED]
-            ahead, back = layers[l, FORWARD], layers[l, BACKWARD]
-            weights, biases = layers[l, WEIGHTS], layers[l, BIASES]
-            for j in range(n_out):
-                for i in range(n_in):
-                    weight = theta[weights + j * n_in + i]
-                    packed[back + j * p_in + i] = weight
-                    packed[ahead + i * p_out + j] = weight
-                if biases >= 0:
-                    packed[ahead + n_in * p_out + j] = theta[biases + j]
-    scratch = aligned(head[WIDEST], theta)
-    return Net(head, layers, scales.astype(theta.dtype), theta, packed, scratch, samples)
+    ACROSS, ACTIVATION, AHEAD, BACK, BACK_BY_DOTS, BIAS_SUMS, BIASES, BY_DOTS, COLUMNS, COMPARTMENTS, DIM, INPUT_MAP,
+    KIND, LAST, LAYERS, PADDED, RECORD, SAMPLES, SCRATCH, SLOPES, SUMS, THETA, THETA_BIASES, VALUES, VECTORS, WIDTH,
+    ZEROS,
+)  # fmt: skip
+from .products import column, copy_numbers, dots, outer, times_plus
 
 
 @part
-def evaluate(net, y, k, at, values, slopes, row):
-    """k[at:] = f(y), leaving the evaluation's rows on the tape."""
-    if net.head[KIND] == COMPARTMENTS:
-        _compartments(net, y, k, at, values, row)
-        return
-    layers, packed = net.layers, net.packed
-    none, one = np.intp(0), np.intp(1)
-    last = len(layers) - 1
-    dim, kind, enter = layers[0, WIDTH], net.head[ACTIVATION], net.head[INPUT_MAP]
-    scale_in, scale_out = net.scales[0], net.scales[1]
-    for sample in range(net.samples):
-        v = (row * net.samples + sample) * net.head[VALUES_WIDTH]
-        s = (row * net.samples + sample) * net.head[SLOPES_WIDTH]
-        for i in range(dim):
-            x = y[sample * dim + i]
-            if enter == CUBE:
-                values[v + i], slopes[s + i] = x * x * x / scale_in, (x + x + x) * x / scale_in
-            elif enter == SQUARE:
-                values[v + i], slopes[s + i] = x * x / scale_in, (x + x) / scale_in
-            else:
-                values[v + i] = x / scale_in
-        for l in range(1, last + 1):
-            width, padded, ahead = layers[l - 1, WIDTH], layers[l, PADDED], layers[l, FORWARD]
-            out, o = (values, v + layers[l, VALUES]) if l < last else (net.scratch, none)
-            bias = ahead + width * padded
-            for j in range(padded):
-                out[o + j] = packed[bias + j]
-            add_rows(out, o, values, v + layers[l - 1, VALUES], one, packed, ahead, padded, width, padded)
-            if l < last:
-                d = s + layers[l, SLOPES]
-                activate(kind, values[o : o + padded], slopes[d : d + padded])
-        for i in range(dim):
-            k[at + sample * dim + i] = net.scratch[i] * scale_out
+def layer_of(net, l):
+    """Return the row of layer l."""
+    return at(net, LAYERS + COLUMNS * l)
 
 
 @part
-def pull_back(net, cotangent, at, adjoint, values, slopes, row, rates):
-    """adjoint += J^T cotangent[at:] with the Jacobian J of the evaluation that left `row`."""
-    if net.head[KIND] == COMPARTMENTS:
-        _pull_back_compartments(net, cotangent, at, adjoint, values, row, rates)
-        return
-    none, one = np.intp(0), np.intp(1)
-    layers, packed, scratch = net.layers, net.packed, net.scratch
-    last = len(layers) - 1
-    dim, enter = layers[0, WIDTH], net.head[INPUT_MAP]
-    for sample in range(net.samples):
-        s = (row * net.samples + sample) * net.head[SLOPES_WIDTH]
-        delta = s + layers[last, SLOPES]
-        for i in range(dim):
-            slopes[delta + i] = cotangent[at + sample * dim + i] * net.scales[1]
-        for l in range(last, 0, -1):
-            width, padded, back = layers[l, WIDTH], layers[l - 1, PADDED], layers[l, BACKWARD]
-            above, below = s + layers[l, SLOPES], s + layers[l - 1, SLOPES]
-            for j in range(padded):
-                scratch[j] = 0
-            add_rows(scratch, none, slopes, above, one, packed, back, padded, width, padded)
-            if l > 1:
-                for j in range(padded):
-                    slopes[below + j] *= scratch[j]
-        for i in range(dim):
-            factor = slopes[s + i] if enter == CUBE or enter == SQUARE else 1 / net.scales[0]
-            adjoint[sample * dim + i] += scratch[i] * factor
+def scales_of(net, scales, l):
+    """Return the scales of the weights and biases that lead to layer l: the field's scales are taken into them."""
+    outward = scales[1] if l == net[LAST] else 1.0
+    return outward / scales[0] if l == 1 else outward, outward
 
 
-@maker
-def add_gradient(net, values, slopes, rows, gradient, unit):
-    """gradient += the parameters' gradient from the tape's first `rows` rows; `unit` is an array of one 1."""
-    layers = net.layers
-    if net.head[KIND] == COMPARTMENTS:
+@part
+def load_parameters(net, work, scales, theta):
+    """Lay out the parameters in whole vectors, the weights as columns and as rows."""
+    if net[KIND] == COMPARTMENTS:
+        copy_numbers(work, theta, 3)
         return
-    none = np.intp(0)
-    across, down = net.head[VALUES_WIDTH], net.head[SLOPES_WIDTH]
-    for l in range(1, len(layers)):
-        n_in, n_out = layers[l - 1, WIDTH], layers[l, WIDTH]
-        p_in, p_out = layers[l - 1, PADDED], layers[l, PADDED]
-        total = aligned(n_out * p_in, gradient)
-        fill(total, 0)
-        v, d = layers[l - 1, VALUES], layers[l, SLOPES]
-        for first in range(0, rows, ROWS_AT_ONCE):
-            count = min(ROWS_AT_ONCE, rows - first)
-            a, b = first * down + d, first * across + v
-            for j in range(n_out):
-                add_rows(total, j * p_in, slopes, a + j, down, values, b, across, count, p_in)
+    for l in range(1, net[LAST] + 1):
+        below, layer = layer_of(net, l - 1), layer_of(net, l)
+        n_in, n_out = below[WIDTH], layer[WIDTH]
+        scale, bias_scale = scales_of(net, scales, l)
         for j in range(n_out):
+            row, back = at(theta, layer[THETA] + j * n_in), at(work, layer[BACK] + j * below[PADDED])
             for i in range(n_in):
-                gradient[layers[l, WEIGHTS] + j * n_in + i] += total[j * p_in + i]
-        if layers[l, BIASES] >= 0:
-            total = aligned(p_out, gradient)
-            fill(total, 0)
-            add_rows(total, none, unit, none, none, slopes, d, down, rows, p_out)
+                back[i] = row[i] * scale
+        for i in range(n_in):
+            row, ahead = at(work, layer[BACK] + i), at(work, layer[AHEAD] + i * layer[PADDED])
+            step = below[PADDED]
             for j in range(n_out):
-                gradient[layers[l, BIASES] + j] += total[j]
+                ahead[j] = row[j * step]
+        if layer[THETA_BIASES] >= 0:
+            for j in range(n_out):
+                work[layer[BIASES] + j] = theta[layer[THETA_BIASES] + j] * bias_scale
 
 
 @part
-def _compartments(net, y, k, at, values, row):
-    gamma, ratio, sigma = net.theta[0], net.theta[1], net.theta[2]
-    for sample in range(net.samples):
-        first = (row * net.samples + sample) * net.head[VALUES_WIDTH]
-        for i in range(4):
-            values[first + i] = y[4 * sample + i]
-        exposed, infectious = y[4 * sample + 1], y[4 * sample + 2]
-        infected = gamma * ratio * y[4 * sample] * infectious
-        o = at + 4 * sample
-        k[o] = -infected
-        k[o + 1] = infected - sigma * exposed
-        k[o + 2] = sigma * exposed - gamma * infectious
-        k[o + 3] = gamma * infectious
+def evaluate(net, work, y, k, record):
+    """k = f(y), leaving records."""
+    if net[KIND] == COMPARTMENTS:
+        compartments.evaluate(net, work, y, k, record)
+        return
+    last = net[LAST]
+    for _ in range(net[SAMPLES]):
+        layer = layer_of(net, 0)
+        activate(net[INPUT_MAP], y, record, at(record, layer[SLOPES]), layer[PADDED])
+        for l in range(1, last + 1):
+            below, layer = layer, at(layer, COLUMNS)
+            inputs, out = at(record, below[VALUES]), k if l == last else at(record, layer[VALUES])
+            biases = at(work, layer[BIASES])
+            if layer[BY_DOTS] != 0:
+                dots(out, biases, at(work, layer[BACK]), below[PADDED], inputs, below[VECTORS], layer[WIDTH])
+            else:
+                column(out, biases, at(work, layer[AHEAD]), layer[PADDED], inputs, 1, below[WIDTH], layer[VECTORS])
+            if l < last:
+                activate(net[ACTIVATION], out, out, at(record, layer[SLOPES]), layer[PADDED])
+        y, k, record = at(y, net[DIM]), at(k, net[DIM]), at(record, net[RECORD])
 
 
 @part
-def _pull_back_compartments(net, cotangent, at, adjoint, values, row, rates):
-    gamma, ratio, sigma = net.theta[0], net.theta[1], net.theta[2]
-    for sample in range(net.samples):
-        first = (row * net.samples + sample) * net.head[VALUES_WIDTH]
-        susceptible, exposed, infectious = values[first], values[first + 1], values[first + 2]
-        a = at + 4 * sample
-        infection = cotangent[a + 1] - cotangent[a]
-        onset = cotangent[a + 2] - cotangent[a + 1]
-        recovery = cotangent[a + 3] - cotangent[a + 2]
-        adjoint[4 * sample] += infection * gamma * ratio * infectious
-        adjoint[4 * sample + 1] += onset * sigma
-        adjoint[4 * sample + 2] += infection * gamma * ratio * susceptible + recovery * gamma
-        rates[0] += infection * ratio * susceptible * infectious + recovery * infectious
-        rates[1] += infection * gamma * susceptible * infectious
-        rates[2] += onset * exposed
+def pull_back(net, work, record, bar, init, out):
+    """out = init + J^T bar with the Jacobian J of the evaluation that left the records, which are used up."""
+    if net[KIND] == COMPARTMENTS:
+        compartments.pull_back(net, work, record, bar, init, out)
+        return
+    scratch, zeros = at(work, net[SCRATCH]), at(work, net[ZEROS])
+    for _ in range(net[SAMPLES]):
+        layer = layer_of(net, net[LAST])
+        copy_numbers(at(record, layer[SLOPES]), bar, layer[PADDED])
+        for l in range(net[LAST], 0, -1):
+            below, bars = at(layer, -COLUMNS), at(record, layer[SLOPES])
+            if l == 1 and layer[BACK_BY_DOTS] != 0:
+                dots(scratch, zeros, at(work, layer[AHEAD]), layer[PADDED], bars, layer[VECTORS], below[WIDTH])
+            else:
+                column(scratch, zeros, at(work, layer[BACK]), below[PADDED], bars, 1, layer[WIDTH], below[VECTORS])
+            slopes = at(record, below[SLOPES])
+            if l > 1:
+                times_plus(slopes, slopes, scratch, zeros, below[PADDED])
+            else:
+                times_plus(out, slopes, scratch, init, below[PADDED])
+            layer = below
+        bar, init, out, record = at(bar, net[DIM]), at(init, net[DIM]), at(out, net[DIM]), at(record, net[RECORD])
+
+
+@part
+def add_gradient(net, work, record, count, ones):
+    """Add the part of `count` records to the sums for the parameters' gradient; `ones` leads to a 1."""
+    if net[KIND] == COMPARTMENTS:
+        compartments.add_gradient(net, work, record, count)
+        return
+    size = net[RECORD]
+    for l in range(1, net[LAST] + 1):
+        below, layer = layer_of(net, l - 1), layer_of(net, l)
+        values, bars, sums = at(record, below[VALUES]), at(record, layer[SLOPES]), at(work, layer[SUMS])
+        if layer[ACROSS] != 0:
+            outer(sums, layer[PADDED], bars, size, values, size, count, layer[VECTORS], below[WIDTH])
+        else:
+            outer(sums, below[PADDED], values, size, bars, size, count, below[VECTORS], layer[WIDTH])
+        if layer[THETA_BIASES] >= 0:
+            total = at(work, layer[BIAS_SUMS])
+            column(total, total, bars, size, ones, 0, count, layer[VECTORS])
+
+
+@part
+def store_gradient(net, work, scales, gradient):
+    """Write the parameters' gradient (as theta)."""
+    if net[KIND] == COMPARTMENTS:
+        copy_numbers(gradient, at(work, layer_of(net, 1)[SUMS]), 3)
+        return
+    for l in range(1, net[LAST] + 1):
+        below, layer = layer_of(net, l - 1), layer_of(net, l)
+        n_in, n_out = below[WIDTH], layer[WIDTH]
+        scale, bias_scale = scales_of(net, scales, l)
+        down, right = (1, layer[PADDED]) if layer[ACROSS] != 0 else (below[PADDED], 1)
+        for j in range(n_out):
+            to, sums = at(gradient, layer[THETA] + j * n_in), at(work, layer[SUMS] + j * down)
+            for i in range(n_in):
+                to[i] = sums[i * right] * scale
+        if layer[THETA_BIASES] >= 0:
+            for j in range(n_out):
+                gradient[layer[THETA_BIASES] + j] = work[layer[BIAS_SUMS] + j] * bias_scale

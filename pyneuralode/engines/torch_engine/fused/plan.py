@@ -11,14 +11,31 @@ from ....fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Field, Linear
 from ..tableaus import Tableau
 
 VECTOR_BYTES = 64
+# Most rows of a product that dot products take at once.
+FEW = 8
 NETWORK, COMPARTMENTS = 0, 1
+# The numbers of activations and input maps in compiled code.
+MAPS = (*ACTIVATIONS, *(name for name in INPUT_MAPS if name not in ACTIVATIONS))
 
-# Columns of FieldPlan.layers, one row a layer of values (the input is layer 0): its width; the width in whole
-# vectors; where its values and its slopes lie in a row of the tape; where the weights that lead to it and
-# their biases lie among the parameters (-1: none); where the padded weights lie, transposed and as they are.
-WIDTH, PADDED, VALUES, SLOPES, WEIGHTS, BIASES, FORWARD, BACKWARD = range(8)
-# Entries of FieldPlan.head.
-KIND, ACTIVATION, INPUT_MAP, VALUES_WIDTH, SLOPES_WIDTH, PACKED, WIDEST = range(7)
+# Entries of SolvePlan.table. Of the field: its kind, the numbers of its maps, the samples in the state, components of
+# each, the last layer's number, numbers in the record of one sample's evaluation.
+KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
+# Of the method: see Scheme in .steps; `LEAD` counts the numbers that a state takes in memory.
+STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)
+# Where in the working memory lie: the scaled weights of the stages, ahead and back, and those of an output; the stages,
+# their cotangents, those of their arguments; states; numbers for one layer, zeros, as many, and a 1; and its end.
+WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, PUSHES, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
+# A row for each layer of values (the input is layer 0), from here on.
+LAYERS, COLUMNS = 29, 15
+# Its columns: width; width in whole vectors, as numbers and as vectors; where its values and its slopes lie in a record;
+# where the weights that lead to it and their biases lie among the parameters (-1: none); where in the working memory
+# lie the biases, the weights as columns (one for each input) and as rows (one for each output), and the sums of their
+# gradients; whether it is computed by dot products with the rows, and the cotangent below by those with the columns;
+# and whether the gradient lies as the columns do.
+(
+    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, AHEAD, BACK, SUMS, BIAS_SUMS, BY_DOTS,
+    BACK_BY_DOTS, ACROSS,
+) = range(COLUMNS)  # fmt: skip
 
 # How a march ends.
 DONE, BAD_START, TOO_MANY, TOO_SMALL, NOT_FINITE = range(5)
@@ -27,13 +44,21 @@ FIRST_STEP, MIN_STEP, MAX_STEP, MAX_STEPS = range(4)
 
 
 @dataclass(frozen=True)
-class FieldPlan:
-    """A described field: `head` and `layers` say what and where, `scales` are those of input and output."""
+class SolvePlan:
+    """What is integrated, how, and where everything lies in the working memory of `work` numbers.
 
-    head: np.ndarray
-    layers: np.ndarray
+    `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
+    `Scheme` says; `interpolant` its polynomials.
+    """
+
+    table: np.ndarray
     scales: np.ndarray
-    shapes: dict[str, tuple[int, ...]]
+    coefficients: np.ndarray
+    interpolant: np.ndarray
+
+    @property
+    def work(self) -> int:
+        return int(self.table[WORK])
 
 
 @dataclass(frozen=True)
@@ -46,36 +71,107 @@ class TableauPlan:
     numbers: np.ndarray
 
 
+class _Memory:
+    """Places in the working memory, each at the start of a vector."""
+
+    def __init__(self, lanes: int):
+        self.lanes, self.used = lanes, 0
+
+    def take(self, count: int) -> int:
+        start, self.used = self.used, self.used + -(-int(count) // self.lanes) * self.lanes
+        return start
+
+
+def known(field: object) -> bool:
+    """Return whether the kernels know a field."""
+    return type(field) in (MLP, Linear, SEIR)
+
+
 @lru_cache(maxsize=64)
-def field_plan(field: Field, itemsize: int) -> FieldPlan | None:
-    """Return the plan of a field for numbers of `itemsize` bytes, or None where no kernel knows the field."""
-    if type(field) is MLP:
-        sizes, kind, activation = field.sizes, NETWORK, ACTIVATIONS.index(field.activation)
-        scales = (field.input_scale, field.output_scale)
-    elif type(field) is Linear:
-        sizes, kind, activation, scales = (field.dim, field.dim), NETWORK, 0, (1.0, 1.0)
-    elif type(field) is SEIR:
-        sizes, kind, activation, scales = (field.dim, field.dim), COMPARTMENTS, 0, (1.0, 1.0)
-    else:
-        return None
-    lanes = VECTOR_BYTES // itemsize
-    layers = np.zeros((len(sizes), 8), dtype=np.int64)
+def solve_plan(field: Field, tableau: Tableau, dtype: np.dtype, samples: int) -> SolvePlan:
+    lanes = VECTOR_BYTES // dtype.itemsize
+    memory = _Memory(lanes)
+    scales = (field.input_scale, field.output_scale) if type(field) is MLP else (1.0, 1.0)
+    layers, record = _layers(field, memory, samples)
+    method, rows = tableau_plan(tableau), len(tableau.interpolant)
+    head = np.zeros(LAYERS, dtype=np.int64)
+    head[[KIND, SAMPLES, DIM, LAST, RECORD]] = _kind(field), samples, field.dim, len(layers) - 1, record
+    head[INPUT_MAP] = MAPS.index(getattr(field, "input_map", "identity"))
+    head[ACTIVATION] = MAPS.index(getattr(field, "activation", "identity"))
+    head[[STAGES, ORDER, END_STAGE, ERROR_ORDER]] = method.numbers
+    head[[ALL_STAGES, ESTIMATES, DEGREE]] = rows, len(method.ends) - 1, method.interpolant.shape[1]
+    # Whole vectors are written from every sample's first component on.
+    head[[N, LEAD]] = samples * field.dim, -(-(field.dim * (samples - 1)) // lanes) * lanes + layers[0, PADDED]
+    widest = max(head[LEAD], layers[:, PADDED].max())
+    sizes = {
+        WEIGHTS: (rows + len(method.ends)) * rows, WEIGHTS_BACK: rows * (rows + 1), MIX: rows,
+        K: rows * head[LEAD], BARS: rows * head[LEAD], PUSHES: (rows + 1) * head[LEAD],
+        START: head[LEAD], END: head[LEAD], POINT: head[LEAD], SCRATCH: widest, ZEROS: widest, ONE: 1,
+    }  # fmt: skip
+    for place, size in sizes.items():
+        head[place] = memory.take(size)
+    head[WORK] = memory.used
+    ahead = np.zeros((rows + len(method.ends), rows))
+    ahead[:rows], ahead[rows:, : tableau.stages] = method.rows, method.ends
+    back = [_weights_back(method, count) for count in (tableau.stages, rows)]
+    coefficients = np.concatenate([ahead.ravel(), *(table.ravel() for table in back)]).astype(dtype)
+    return SolvePlan(np.concatenate([head, layers.ravel()]), np.array(scales), coefficients, method.interpolant.ravel())
+
+
+def _kind(field: Field) -> int:
+    return COMPARTMENTS if type(field) is SEIR else NETWORK
+
+
+def _layers(field: Field, memory: _Memory, samples: int) -> tuple[np.ndarray, int]:
+    """Return the layers' rows and the numbers in a record."""
+    lanes = memory.lanes
+    biased, sizes = type(field) is MLP, field.sizes if type(field) is MLP else (field.dim, field.dim)
+    layers = np.zeros((len(sizes), COLUMNS), dtype=np.int64)
     layers[:, WIDTH] = sizes
-    layers[:, PADDED] = -(-layers[:, WIDTH] // lanes) * lanes
-    layers[1:, SLOPES] = layers[:-1, PADDED].cumsum()
-    layers[:, VALUES] = layers[:, SLOPES]
-    used = packed = 0
-    for above, below in zip(layers[1:], layers):
-        above[WEIGHTS], used = used, used + above[WIDTH] * below[WIDTH]
-        above[BIASES] = used if type(field) is MLP else -1
-        used += above[WIDTH] if type(field) is MLP else 0
-        above[FORWARD], packed = packed, packed + (below[WIDTH] + 1) * above[PADDED]
-        above[BACKWARD], packed = packed, packed + above[WIDTH] * below[PADDED]
-    input_map = getattr(field, "input_map", "identity")
-    padded = layers[:, PADDED]
-    enter = INPUT_MAPS.index(input_map)
-    head = [kind, activation, enter, padded[:-1].sum(), padded.sum(), packed, padded.max()]
-    return FieldPlan(np.array(head, dtype=np.int64), layers, np.array(scales), field.shapes())
+    layers[:, VECTORS] = -(-layers[:, WIDTH] // lanes)
+    layers[:, PADDED] = layers[:, VECTORS] * lanes
+    record, used = _Memory(lanes), 0
+    for layer in layers[:-1]:
+        layer[VALUES] = record.take(layer[PADDED])
+    for layer in layers:
+        layer[SLOPES] = record.take(layer[PADDED])
+    for l, (below, layer) in enumerate(zip(layers, layers[1:]), start=1):
+        layer[THETA], used = used, used + layer[WIDTH] * below[WIDTH]
+        layer[THETA_BIASES] = used if biased else -1
+        used += layer[WIDTH] if biased else 0
+        across = layer[PADDED] * below[WIDTH] <= below[PADDED] * layer[WIDTH]
+        layer[BIASES] = memory.take(layer[PADDED])
+        layer[AHEAD] = memory.take(layer[PADDED] * below[WIDTH])
+        layer[BACK] = memory.take(below[PADDED] * layer[WIDTH])
+        layer[SUMS] = memory.take(layer[PADDED] * below[WIDTH] if across else below[PADDED] * layer[WIDTH])
+        layer[BIAS_SUMS] = memory.take(layer[PADDED])
+        # What lies behind the input and the output in a record is not zero, as dot products need it.
+        layer[BY_DOTS] = l > 1 and _dots_pay(layer, below)
+        layer[BACK_BY_DOTS] = l == 1 < len(sizes) - 1 and _dots_pay(below, layer)
+        layer[ACROSS] = across
+    return layers, record.used
+
+
+def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
+    """Return whether a product is faster by dot products, which cost about two vectors more each, for adding up."""
+    return (
+        outputs[WIDTH] <= FEW and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (outputs[VECTORS] + 1)
+    )
+
+
+def _weights_back(method: TableauPlan, count: int) -> np.ndarray:
+    """Return the weights of stage i in what comes after it in a step of `count` stages, as row i.
+
+    That is the step's end, and then the arguments of the stages from the last one down to i + 1. The stage at the
+    end has the end for an argument: its part is in the first column.
+    """
+    stages, rows, end_stage = method.numbers[0], len(method.rows), method.numbers[2]
+    table = np.zeros((rows, rows + 1))
+    table[:stages, 0] = method.ends[0]
+    for i in range(count):
+        for j in range(i + 1, count):
+            table[i, count - j] = 0 if j == end_stage else method.rows[j, i]
+    return table
 
 
 @lru_cache(maxsize=64)

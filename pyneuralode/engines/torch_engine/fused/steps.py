@@ -5,103 +5,114 @@ from typing import NamedTuple
 import numpy as np
 
 from .control import join_estimates
-from .kernels import maker, part
+from .emitting import at
+from .kernels import part
 from .network import evaluate, pull_back
-from .vectors import add_rows, aligned, copy, fill, lanes
+from .plan import (
+    ALL_STAGES, BARS, DEGREE, END_STAGE, ERROR_ORDER, ESTIMATES, K, LEAD, MIX, N, ORDER, POINT, PUSHES, STAGES, WEIGHTS,
+    WEIGHTS_BACK, ZEROS,
+)  # fmt: skip
+from .products import column, copy_numbers
 
 
 class Scheme(NamedTuple):
-    """A tableau in the dtype of the state, and room for one step.
+    """A tableau, and the room for one step.
 
-    `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, a row each;
-    `end_stage` is the stage that is the slope at the step's end, -1 where there is none.
+    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the
+    slope at the step's end, -1 where there is none. `ahead` holds, a row each, the weights of the earlier stages in
+    the argument of each stage, in the end, and in the error estimates; `back` those of plan._weights_back, for a step
+    without and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the
+    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `pushes` the
+    cotangents of the end and of the stages' arguments, the last stage's first.
     """
 
-    rows: np.ndarray
-    ends: np.ndarray
-    interpolant: np.ndarray
     stages: int
-    order: int
+    total: int
     end_stage: int
+    order: int
     error_order: int
+    estimates: int
+    degree: int
     n: int
-    padded: int
-    k: np.ndarray
-    weights: np.ndarray
-    point: np.ndarray
+    lead: int
+    vectors: int
+    ahead: object
+    back: object
+    interpolant: object
+    weights: object
+    weights_back: object
+    mix: object
+    k: object
+    bars: object
+    pushes: object
+    point: object
+    zeros: object
 
 
-@maker
-def make_scheme(rows, ends, interpolant, numbers, y0):
-    padded = -(-y0.size // lanes(y0)) * lanes(y0)
-    k = aligned(len(rows) * padded, y0)
-    fill(k, 0)
-    point = aligned(padded, y0)
-    fill(point, 0)
+@part
+def make_scheme(table, coefficients, interpolant, work, lanes):
+    total, count = table[ALL_STAGES], table[ALL_STAGES] + 1 + table[ESTIMATES]
     return Scheme(
-        rows.astype(y0.dtype), ends.astype(y0.dtype), interpolant,
-        numbers[0], numbers[1], numbers[2], numbers[3], y0.size, padded,
-        k, np.empty(len(rows), y0.dtype), point,
-    )
+        table[STAGES], total, table[END_STAGE], table[ORDER], table[ERROR_ORDER], table[ESTIMATES], table[DEGREE],
+        table[N], table[LEAD], table[LEAD] // lanes, coefficients, at(coefficients, count * total), interpolant,
+        at(work, table[WEIGHTS]), at(work, table[WEIGHTS_BACK]), at(work, table[MIX]), at(work, table[K]),
+        at(work, table[BARS]), at(work, table[PUSHES]), at(work, table[POINT]), at(work, table[ZEROS]),
+    )  # fmt: skip
 
 
 @part
-def combine(scheme, out, y, count):
-    """out = y + sum over i < count of weights[i] k[i]."""
-    copy(out, y, scheme.padded)
-    none, one = np.intp(0), np.intp(1)
-    add_rows(out, none, scheme.weights, none, one, scheme.k, none, scheme.padded, count, scheme.padded)
-
-
-@part
-def move(scheme, out, y, coefficients, count, h):
-    """out = y + h sum over i < count of coefficients[i] k[i]."""
+def scale(weights, coefficients, count, h):
     for i in range(count):
-        scheme.weights[i] = coefficients[i] * h
-    combine(scheme, out, y, count)
+        weights[i] = coefficients[i] * h
 
 
 @part
-def take(net, scheme, h, y, end, values, slopes, row):
-    """Evaluate the stages after the first, from tape row `row` on, and the state at the end."""
-    s = scheme.stages
+def combine(scheme, out, init, weights, columns, count):
+    """out = init + sum over i < count of weights[i] columns[i]."""
+    column(out, init, columns, scheme.lead, weights, 1, count, scheme.vectors)
+
+
+@part
+def advance(net, scheme, work, h, y, end, record, size):
+    """Evaluate the stages after the first, with records of `size` numbers each, and the state at the end."""
+    s, total = scheme.stages, scheme.total
+    scale(scheme.weights, scheme.ahead, (total + 1 + scheme.estimates) * total, h)
     for i in range(1, s):
-        point = end if i == s - 1 and scheme.end_stage == i else scheme.point
-        move(scheme, point, y, scheme.rows[i], i, h)
-        evaluate(net, point, scheme.k, i * scheme.padded, values, slopes, row + i - 1)
+        point = end if i == scheme.end_stage else scheme.point
+        combine(scheme, point, y, at(scheme.weights, i * total), scheme.k, i)
+        evaluate(net, work, point, at(scheme.k, i * scheme.lead), at(record, (i - 1) * size))
     if scheme.end_stage != s - 1 or s == 1:
-        move(scheme, end, y, scheme.ends[0], s, h)
+        combine(scheme, end, y, at(scheme.weights, total * total), scheme.k, s)
 
 
 @part
-def extend(net, scheme, h, y, end, values, slopes, row):
-    """Evaluate the further stages that only the interpolant needs; `row` is the second stage's."""
-    for i in range(scheme.stages, len(scheme.rows)):
-        if i == scheme.end_stage:
-            evaluate(net, end, scheme.k, i * scheme.padded, values, slopes, row + i - 1)
-        else:
-            move(scheme, scheme.point, y, scheme.rows[i], i, h)
-            evaluate(net, scheme.point, scheme.k, i * scheme.padded, values, slopes, row + i - 1)
+def extend(net, scheme, work, y, end, record, size):
+    """Evaluate the further stages that only the interpolant needs; `record` is the second stage's."""
+    for i in range(scheme.stages, scheme.total):
+        point = end if i == scheme.end_stage else scheme.point
+        if i != scheme.end_stage:
+            combine(scheme, point, y, at(scheme.weights, i * scheme.total), scheme.k, i)
+        evaluate(net, work, point, at(scheme.k, i * scheme.lead), at(record, (i - 1) * size))
 
 
 @part
 def weigh(scheme, theta, h):
-    """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
-    for i in range(len(scheme.interpolant)):
+    """Set the weights of the stages in the state at `theta`, a part of the step."""
+    for i in range(scheme.total):
         total, power = 0.0, 1.0
-        for coefficient in scheme.interpolant[i]:
+        for q in range(scheme.degree):
             power *= theta
-            total += coefficient * power
-        scheme.weights[i] = total * h
+            total += scheme.interpolant[i * scheme.degree + q] * power
+        scheme.mix[i] = total * h
 
 
 @part
-def error_size(scheme, h, y, end, rtol, atol):
+def error_size(scheme, y, end, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
     fifth, third = 0.0, 0.0
-    for estimate in range(1, len(scheme.ends)):
-        fill(scheme.point, 0)
-        move(scheme, scheme.point, scheme.point, scheme.ends[estimate], scheme.stages, h)
+    for estimate in range(1, scheme.estimates + 1):
+        weights = at(scheme.weights, (scheme.total + estimate) * scheme.total)
+        combine(scheme, scheme.point, scheme.zeros, weights, scheme.k, scheme.stages)
         total = 0.0
         for i in range(scheme.n):
             part = scheme.point[i] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])
@@ -111,55 +122,33 @@ def error_size(scheme, h, y, end, rtol, atol):
             fifth = size
         else:
             third = size
-    return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)
+    return fifth if scheme.estimates == 1 else join_estimates(fifth, third)
 
 
 @part
-def add_to_stages(scheme, bars, adjoint, count):
-    """bars[i] += weights[i] adjoint for the stages i < count."""
-    for i in range(count):
-        weight = scheme.weights[i]
-        for j in range(scheme.padded):
-            bars[i * scheme.padded + j] += weight * adjoint[j]
+def step_back(net, scheme, work, h, extended, start, record, size):
+    """Carry the adjoint of a step's end to its start; `record` is the second stage's.
 
-
-@part
-def pull_stage(net, scheme, h, i, bars, push, y_bar, values, slopes, row, rates):
-    """Pull stage i back to the step's start and the earlier stages; `push` is its argument's cotangent."""
-    pull_back(net, bars, i * scheme.padded, push, values, slopes, row, rates)
-    for j in range(scheme.padded):
-        y_bar[j] += push[j]
-    for j in range(i):
-        scheme.weights[j] = scheme.rows[i, j] * h
-    add_to_stages(scheme, bars, push, i)
-
-
-@part
-def step_back(net, scheme, h, extended, bars, end_bar, y_bar, values, slopes, row, rates):
-    """Carry the adjoint of a step's end to its start.
-
-    On entry `bars` holds the cotangents of the stages, `y_bar` that of the start (from outputs inside the
-    step) and `end_bar` that of the end. On return `y_bar` is complete up to the first stage's part, whose
-    cotangent stays in the first row of `bars`.
+    On entry the first of `pushes` is the end's cotangent, `start` that of the start and `bars` are those of the
+    stages, both from outputs inside the step. On return `start` lacks the first stage's part alone, whose cotangent is
+    the first of `bars`.
     """
-    s, push = scheme.stages, scheme.point
-    if extended:
-        for i in range(len(scheme.rows) - 1, s - 1, -1):
-            if i == scheme.end_stage:
-                pull_back(net, bars, i * scheme.padded, end_bar, values, slopes, row + i - 1, rates)
-            else:
-                fill(push, 0)
-                pull_stage(net, scheme, h, i, bars, push, y_bar, values, slopes, row + i - 1, rates)
-    whole = scheme.end_stage == s - 1 and s > 1
-    if not whole:
-        for j in range(scheme.padded):
-            y_bar[j] += end_bar[j]
-        for i in range(s):
-            scheme.weights[i] = scheme.ends[0, i] * h
-        add_to_stages(scheme, bars, end_bar, s)
-    for i in range(s - 1, 0, -1):
-        if whole and i == s - 1:
-            pull_stage(net, scheme, h, i, bars, end_bar, y_bar, values, slopes, row + i - 1, rates)
+    total, lead, pushes = scheme.total, scheme.lead, scheme.pushes
+    count = total if extended else scheme.stages
+    table = total * (total + 1)
+    scale(scheme.weights_back, at(scheme.back, table) if extended else scheme.back, table, h)
+    for i in range(count - 1, -1, -1):
+        bar, own = at(scheme.bars, i * lead), at(pushes, (count - i) * lead)
+        combine(scheme, bar, bar, at(scheme.weights_back, i * (total + 1)), pushes, count - i)
+        if i == 0:
+            break
+        stage = at(record, (i - 1) * size)
+        if i == scheme.end_stage:
+            pull_back(net, work, stage, bar, pushes, pushes)
+            copy_numbers(own, scheme.zeros, lead)
         else:
-            fill(push, 0)
-            pull_stage(net, scheme, h, i, bars, push, y_bar, values, slopes, row + i - 1, rates)
+            pull_back(net, work, stage, bar, scheme.zeros, own)
+    for i in range(count):
+        push = at(pushes, i * lead)
+        for j in range(lead):
+            start[j] += push[j]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..fused.activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate
+from ..fused.activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate_array
 from ..fused.kernels import contracted, maker, part
 from ..fused.vectors import add_rows, aligned, fill, lanes, load, muladd, store
 
@@ -47,7 +47,7 @@ def hidden_units(shape, p, row, z, first, count, room):
     for k in range(w):
         fill(room.values[k * BLOCK : k * BLOCK + count], row[w * d + k])
         add_rows(room.values, k * BLOCK, row, k * d, one, z, first, p, d, count)
-    activate(shape.activation, room.values, room.gains)
+    activate_array(shape.activation, room.values, room.gains)
 
 
 @part

@@ -12,11 +12,11 @@ from ..fused.control import (
 )
 from ..fused.kernels import kernel, maker, part
 from ..fused.plan import BAD_START, DONE, FIRST_STEP, MIN_STEP
-from ..fused.steps import add_to_stages, make_scheme, move
 from ..fused.vectors import aligned, copy, fill, lanes
 from ..step_size import GROW
 from .field import evaluate, make_room, pull_back
 from .kernels import SOURCES
+from .steps import add_to_stages, make_scheme, move
 from .weights import Shape, pull_back_weights, rest_size, row_size, spare_size, weights_at
 
 FIRST_EVALUATIONS = 64

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..fused.activations import SIGMOID, TANH, activate
+from ..fused.activations import SIGMOID, TANH, activate_array
 from ..fused.kernels import contracted, part
 from ..fused.vectors import copy, fill
 from .kernels import summing
@@ -83,17 +83,17 @@ def _hypernetwork(shape, theta, scales, t, row, rest, spare):
     rest[rest.size - 1] = time
     for i in range(h):
         rest[i] = theta[first + i] * time + theta[h + i]
-    activate(TANH, rest[:h], spare[:h])
+    activate_array(TANH, rest[:h], spare[:h])
     for i in range(h):
         rest[h + i] = dot(theta, second + i * h, rest, first, h) + theta[second + h * h + i]
-    activate(TANH, rest[h : 2 * h], spare[:h])
+    activate_array(TANH, rest[h : 2 * h], spare[:h])
     for i in range(outputs):
         rest[2 * h + i] = dot(theta, third + i * h, rest, h, h) + theta[third + outputs * h + i]
     out, size = 2 * h, w * d
     for i in range(size):
         row[i] = rest[out + i]
         spare[i] = rest[out + 2 * size + i]
-    activate(SIGMOID, spare[:size], spare[size : 2 * size])
+    activate_array(SIGMOID, spare[:size], spare[size : 2 * size])
     for i in range(size):
         row[size + w + i] = rest[out + size + i] * spare[i] * factor
     copy(row[size : size + w], rest[out + 3 * size :], w)
@@ -149,7 +149,7 @@ def _pull_back_hypernetwork(shape, theta, scales, rest, bar, theta_bar, spare):
     for i in range(size):
         spare[i] = bar[i]
         spare[gates + i] = rest[out + 2 * size + i]
-    activate(SIGMOID, spare[gates : gates + size], spare[gates + size : gates + 2 * size])
+    activate_array(SIGMOID, spare[gates : gates + size], spare[gates + size : gates + 2 * size])
     for i in range(size):
         value = bar[size + w + i] * factor
         spare[size + i] = value * spare[gates + i]
