@@ -134,12 +134,13 @@ def train_seeds(
         raise ArgumentError("seeds is given under torchrun, which trains one model: give one --seed.")
     if workers is not None and workers < 1:
         raise ArgumentError(f"workers is {workers}: give 1 or more, or leave it out for one a core.")
+    updates = training.updates  # reads the images
     jobs = [
         Job(
             f"seed {seed}",
             _train_seed,
             (out / f"seed-{seed}", training, recipe, seed, resume, device),
-            training.updates,
+            updates,
         )
         for seed in seeds
     ]

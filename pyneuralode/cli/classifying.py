@@ -43,10 +43,7 @@ def odenet(
     solver: Annotated[str, typer.Option(help="Solver of the ODE block, by its SciML name.")] = "Euler",
     steps: Annotated[int, typer.Option(help="Steps of the ODE block.")] = 20,
     recipe: Annotated[
-        str,
-        typer.Option(
-            help="review (five epochs), digits (two cores, minutes), or digits-long (two cores, half an hour)."
-        ),
+        str, typer.Option(help="review (five epochs), or digits (two epochs, minutes on two cores).")
     ] = "review",
     epochs: Epochs = None,
     batch: Batch = None,

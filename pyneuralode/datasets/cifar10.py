@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tarfile
 import zipfile
 import zlib
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, unknown_name
-from .download import cache_folder, fetch
+from .download import fetch
+from .places import cache_folder, find_file
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _ARCHIVE = "cifar-10-binary.tar.gz"
@@ -28,6 +28,11 @@ _MD5 = {
     "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
 }
 _REDUCED = {"train": "train10k.npz", "test": "test1k.npz"}
+_REMEDY = (
+    "put the original archive there, or fetch it by pyneuralode.datasets.download_cifar10() (on the command line, "
+    "--download)"
+)
+_REDUCED_REMEDY = "put it there, or take the full set (reduced=False; on the command line, without --reduced)"
 _SHAPE = (3, 32, 32)
 _RECORD = 1 + 3 * 32 * 32
 
@@ -57,8 +62,10 @@ def read_cifar10(
     if part not in _FILES:
         raise unknown_name("part", part, _FILES)
     if reduced:
-        return _read_reduced(_find([_REDUCED[part]], folder))
-    path = _find([_FILES[part][0], f"cifar-10-batches-bin/{_FILES[part][0]}", _ARCHIVE], folder)
+        name = _REDUCED[part]
+        return _read_reduced(find_file([name], "cifar10", folder, f"CIFAR-10's {name}", _REDUCED_REMEDY))
+    names = [_FILES[part][0], f"cifar-10-batches-bin/{_FILES[part][0]}", _ARCHIVE]
+    path = find_file(names, "cifar10", folder, f"CIFAR-10's {_ARCHIVE}", _REMEDY)
     read = _from_archive if path.name == _ARCHIVE else _from_files
     records = np.concatenate([_records(path, content) for content in read(path, _FILES[part])])
     return records[:, 1:].reshape(-1, *_SHAPE), records[:, 0]
@@ -73,26 +80,6 @@ def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> 
     return fetch(
         _ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress
     )
-
-
-def _find(names: list[str], folder: str | Path | None) -> Path:
-    """Return the path of the first of these files in the first folder that has one."""
-    if folder is not None:
-        folders = [Path(folder)]
-    else:
-        own = os.environ.get("PYNEURALODE_DATA")
-        folders = [*([Path(own) / "cifar10"] if own else []), cache_folder("cifar10")]
-    for place in folders:
-        for name in names:
-            if (place / name).is_file():
-                return place / name
-    remedy = (
-        "put the original archive there, or fetch it by pyneuralode.datasets.download_cifar10() (on the command "
-        "line, --download)"
-        if names[-1] == _ARCHIVE
-        else "put it there, or take the full set (reduced=False; on the command line, without --reduced)"
-    )
-    raise DataError(f"CIFAR-10's {names[-1]} is not in {' or '.join(map(str, folders))}: {remedy}.")
 
 
 def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:

@@ -9,13 +9,6 @@ from typing import Any
 from ..errors import DataError
 
 
-def cache_folder(name: str) -> Path:
-    """Return the folder of this user's cache that downloads of a data set go to."""
-    import pooch
-
-    return Path(pooch.os_cache("pyneuralode")) / name
-
-
 def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress: Any = None) -> Path:
     """Download files (name -> md5) to a folder and return it; those that are there and right stay.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, unknown_name
-from .download import cache_folder, fetch
+from .download import fetch
+from .places import cache_folder, find_file
 
 _MD5 = {
     "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -27,6 +27,10 @@ _MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
 _UNSIGNED_BYTES = 0x08
+_REMEDY = (
+    "put the original file there, or fetch all four by pyneuralode.datasets.download_mnist() (on the command line, "
+    "--download)"
+)
 
 
 def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.ndarray:
@@ -73,7 +77,8 @@ def download_mnist(folder: str | Path | None = None, progress: Any = None) -> Pa
 def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
     if part not in _PREFIX:
         raise unknown_name("part", part, _PREFIX)
-    path = _find(f"{_PREFIX[part]}-{kind}", folder)
+    name = f"{_PREFIX[part]}-{kind}"
+    path = find_file([f"{name}.gz", name], "mnist", folder, f"MNIST's {name}.gz", _REMEDY)
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
@@ -82,23 +87,6 @@ def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): put MNIST's original file there.") from None
     return _parse(path, content)
-
-
-def _find(name: str, folder: str | Path | None) -> Path:
-    """Return the path of a file, packed or not, in the first folder that has it."""
-    if folder is not None:
-        folders = [Path(folder)]
-    else:
-        own = os.environ.get("PYNEURALODE_DATA")
-        folders = [*([Path(own) / "mnist"] if own else []), cache_folder("mnist")]
-    for place in folders:
-        for path in (place / f"{name}.gz", place / name):
-            if path.is_file():
-                return path
-    raise DataError(
-        f"MNIST's {name}.gz is not in {' or '.join(map(str, folders))}: put the original file there, or "
-        "fetch all four by pyneuralode.datasets.download_mnist() (on the command line, --download)."
-    )
 
 
 def _check_sum(path: Path, content: bytes) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -13,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, ModelFileError, SolverError
+from ..errors import ArgumentError, SolverError
 from ..progress import Progress, RichProgress, SilentProgress
+from .checkpoint_file import CheckpointFile
 from .optimisers import LBFGS, Optimiser
 
 # "The best so far" of noisy losses is where their running mean was lowest.
@@ -112,8 +109,8 @@ def train(
         else "constant",
     }
     run = _Run(module, optimiser, schedule, int(updates), records or {})
-    store = None if checkpoint is None else _Checkpoint(Path(checkpoint), identity, checkpoint_every)
-    if store is not None and resume and store.path.exists():
+    store = None if checkpoint is None else _Checkpoint(Path(checkpoint), dict(sorted(identity.items())), checkpoint_every)
+    if store is not None and resume and store.exists():
         store.load(run)
     with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
         task = bars.task("updates", run.updates)
@@ -221,15 +218,10 @@ class _Run:
             self.best = self.snapshot()
 
 
-class _Checkpoint:
-    """The file of one fit: parameters, best parameters, optimiser state and history; safetensors and JSON."""
+class _Checkpoint(CheckpointFile):
+    """The file of one fit: parameters, best parameters, optimiser state and history."""
 
-    def __init__(self, path: Path, identity: Mapping[str, str], every: int):
-        if int(every) < 1:
-            raise ArgumentError(f"checkpoint_every is {every}: give a number of at least 1.")
-        if not path.parent.is_dir():
-            raise ArgumentError(f"checkpoint is {str(path)!r}, whose folder is not there: make it first.")
-        self.path, self.identity, self.every = path, dict(identity), int(every)
+    KEY, OF = "pyneuralode_updates", "such a fit"
 
     def save(self, run: _Run) -> None:
         tensors = {f"now/{name}": value for name, value in run.snapshot().items()}
@@ -243,28 +235,11 @@ class _Checkpoint:
         for name, values in run.records.items():
             tensors[f"record/{name}"] = torch.tensor(values, dtype=torch.float64)
         numbers = {"mean": run.mean, "best_mean": run.best_mean, "seconds": run.seconds}
-        partial = self.path.with_name(self.path.name + ".partial")
-        header = json.dumps({"identity": self.identity, "numbers": numbers})
         tensors = {name: value.contiguous() for name, value in tensors.items()}  # channels_last is not
-        save_file(tensors, str(partial), {"pyneuralode_updates": header})
-        os.replace(partial, self.path)  # never half a checkpoint
+        self.write(tensors, {"numbers": numbers})
 
     def load(self, run: _Run) -> None:
-        try:
-            with safe_open(str(self.path), "pt") as file:
-                header = json.loads((file.metadata() or {}).get("pyneuralode_updates", "null"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-        except (SafetensorError, ValueError) as error:
-            raise ModelFileError(
-                f"{self.path} is damaged ({error}): remove it to start the fit anew."
-            ) from None
-        if header is None:
-            raise ModelFileError(f"{self.path} is not the checkpoint of such a fit: give another path.")
-        for name in sorted({*self.identity, *header["identity"]}):
-            if header["identity"].get(name) != self.identity.get(name):
-                raise ArgumentError(
-                    f"{name} differs from that in {self.path}: give the same, or remove the file to start anew."
-                )
+        tensors, header = self.read()
         run.restore({name: tensors[f"now/{name}"] for name in run.state})
         run.best = {name: tensors[f"best/{name}"].to(value) for name, value in run.state.items()}
         states: dict[int, dict[str, Tensor]] = {}

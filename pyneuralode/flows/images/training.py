@@ -18,6 +18,7 @@ from torch import nn
 
 from ...errors import ArgumentError, DataError, unknown_name
 from ...fitting import Adam
+from ...fitting.batches import Shuffled
 from ...fitting.optimisers import Optimiser
 from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
@@ -299,11 +300,11 @@ class _Updates:
         self.setup, self.images, self.seed, self.at = setup, images, seed, at
         self.dim, self.low = flow.dim, setup.precision == "bfloat16"
         self.model = nn.parallel.DistributedDataParallel(flow) if at.world > 1 else flow
-        self.epoch, self.order = -1, np.empty(0, dtype=int)
+        self.rows = Shuffled(len(images), setup.batch, seed)
 
     def __call__(self, update: int) -> Outcome:
         setup, at = self.setup, self.at
-        pixels = torch.as_tensor(self.images[self._rows(update)])
+        pixels = torch.as_tensor(self.images[self.rows(update)])
         x = dequantise(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
         with torch.autocast(at.device.type, torch.bfloat16, enabled=self.low):
             terms: ImageTerms = self.model(
@@ -315,14 +316,6 @@ class _Updates:
         loss = bits_per_dim(terms.log_density, self.dim).mean()
         objective = loss + setup.kinetic * terms.kinetic.mean() + setup.jacobian * terms.jacobian.mean()
         return Outcome(shared_mean(loss, at), shared_mean(objective, at), terms.evaluations)
-
-    def _rows(self, update: int) -> np.ndarray:
-        """Return the images of an update: each epoch takes all of them once, in a new order."""
-        epoch, k = divmod(update, len(self.images) // self.setup.batch)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.images))
-        return self.order[k * self.setup.batch :][: self.setup.batch]
 
 
 def _seed(*numbers: int) -> int:

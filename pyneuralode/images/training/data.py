@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, DataError
+from ...fitting.batches import Shuffled
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,7 @@ class Augmentation:
 
 
 class Batches:
-    """The batches of a training; every random number follows from the seed and the number of the update.
-
-    Each epoch takes the images in a new order; those left over at its end, fewer than a batch, are left out.
-    """
+    """The batches of a training; every random number follows from the seed and the number of the update."""
 
     def __init__(self, data: ImageData, size: int, augmentation: Augmentation, seed: int):
         if not 1 <= size <= len(data):
@@ -148,17 +146,12 @@ class Batches:
         if seed < 0:
             raise ArgumentError(f"seed is {seed}: give a whole number from 0.")
         self.data, self.size, self.augmentation, self.seed = data, size, augmentation, seed
-        self.each_epoch = len(data) // size
-        self.epoch, self.order = -1, torch.empty(0)
+        self.order = Shuffled(len(data), size, seed, 0)
+        self.each_epoch = self.order.each_epoch
 
     def __call__(self, update: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Return normalised images and labels of an update's batch, or of a part of it."""
-        epoch, k = divmod(update, self.each_epoch)
-        if epoch != self.epoch:
-            self.epoch = epoch
-            order = np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.data))
-            self.order = torch.as_tensor(order, device=self.data.images.device)
-        rows = self.order[k * self.size : (k + 1) * self.size][part]
+        rows = torch.as_tensor(self.order(update)[part], device=self.data.images.device)
         draws = self.augmentation.draw(np.random.default_rng((self.seed, 1, update)), self.size)[part]
         pixels = self.augmentation.apply(self.data.images[rows], draws)
         return self.data.normalised(pixels), self.data.labels[rows]

@@ -87,16 +87,6 @@ RECIPES: dict[str, Recipe] = {
         channels_last=True,
         about="MNIST in a quarter of an hour on two cores",
     ),
-    "digits-long": Recipe(
-        20,
-        128,
-        Adam(2e-3),
-        schedule="one-cycle",
-        augmentation=Augmentation(crop=2),
-        precision="bfloat16",
-        channels_last=True,
-        about="MNIST as well as these nets learn it, in half an hour on two cores",
-    ),
     "paper": Recipe(
         350,
         256,

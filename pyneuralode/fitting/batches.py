@@ -1,0 +1,25 @@
+"""Which rows of the data each update of a training takes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Shuffled:
+    """Batches of `count` rows: every epoch takes all rows once, in a new order that follows from the `seed` numbers.
+
+    Those left over at an epoch's end, fewer than a batch, are left out.
+    """
+
+    def __init__(self, count: int, batch: int, *seed: int):
+        self.count, self.batch, self.seed = count, batch, seed
+        self.each_epoch = count // batch
+        self._epoch, self._order = -1, np.empty(0, dtype=int)
+
+    def __call__(self, update: int) -> np.ndarray:
+        """Return the rows (batch,) of an update, counted from 0."""
+        epoch, k = divmod(update, self.each_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((*self.seed, epoch)).permutation(self.count)
+        return self._order[k * self.batch : (k + 1) * self.batch]
