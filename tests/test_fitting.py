@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
+from pyneuralode.fitting import optimisers
 from pyneuralode.fitting.variables import Variables
 
 TS = np.linspace(0, 3, 16)
@@ -134,7 +135,8 @@ def test_bounds_are_kept_and_undone():
     ids=["adam", "lbfgs"],
 )
 @pytest.mark.parametrize("stop", [13, 37])
-def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_path):
+def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_path, monkeypatch):
+    monkeypatch.setattr(optimisers, "MEMORY_LIFE", 9)  # so that L-BFGS has started anew, and will again
     whole = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=plan)
     count = 0
 
@@ -149,13 +151,23 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_pa
     broken = pn.fit(start(), TS, TRUTH, callback=interrupt, **settings)
     assert broken.interrupted and not broken.finished and "interrupted" in broken.reason
     # A line search may have seen a better point than those where its iterations begin.
-    assert min(broken.stages[-1].losses) * (1 - 1e-6) <= broken.loss <= min(broken.stages[-1].losses)
+    lowest = min(broken.stages[-1].losses)
+    assert broken.loss <= lowest and broken.loss == pytest.approx(lowest, rel=1e-6, abs=1e-13)
     resumed = pn.fit(start(), TS, TRUTH, resume=True, **settings)
     assert resumed.finished
     np.testing.assert_array_equal(resumed.losses, whole.losses)
     np.testing.assert_array_equal(resumed.parameters["A"], whole.parameters["A"])
     with pytest.raises(pn.ArgumentError, match="plan differs"):
         pn.fit(start(), TS, TRUTH, resume=True, **(settings | {"plan": pn.Stage()}))
+
+
+def test_lbfgs_starts_anew_where_it_is_stuck_and_ends_where_that_brings_nothing(monkeypatch):
+    starts = []
+    make = pn.LBFGS.make
+    monkeypatch.setattr(pn.LBFGS, "make", lambda self, tensors: starts.append(1) or make(self, tensors))
+    # Iterations that bring down the loss by less than a half count as stuck.
+    stuck = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(tolerance=0.5, patience=1), 200))
+    assert len(starts) > 2 and len(stuck.losses) < 200 and stuck.loss < 1e-12
 
 
 def test_a_loss_gone_wrong_returns_the_best_so_far():

@@ -30,7 +30,7 @@ class Checkpoint(CheckpointFile):
                 tensors[f"stage/{k}/{name}"] = torch.as_tensor(array).clone()
             results.append({key: value for key, value in vars(result).items() if key != "parameters"})
         optimiser = _flatten(run.optimiser.state_dict()["state"], "optimiser", tensors)
-        self.write(tensors, {"results": results, "optimiser": optimiser})
+        self.write(tensors, {"results": results, "optimiser": optimiser, "begun": run.begun})
 
     def load(self, run: _Run) -> None:
         tensors, header = self.read()
@@ -42,6 +42,7 @@ class Checkpoint(CheckpointFile):
             parameters = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
             run.results.append(StageResult(**values, parameters=parameters))
         run.make_optimiser(run.stages[len(run.results) - 1])
+        run.begun = tuple(header["begun"])
         state = run.optimiser.state_dict()
         state["state"] = _unflatten(header["optimiser"], tensors)
         run.optimiser.load_state_dict(state)

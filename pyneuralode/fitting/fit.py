@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -172,11 +173,6 @@ def _kind(y0: Any) -> tuple[torch.dtype, torch.device]:
     return (torch.float32 if single else torch.float64), torch.device("cpu")
 
 
-def _over(stage: Stage, result: StageResult) -> bool:
-    reached = stage.goal is not None and result.best_loss <= stage.goal
-    return reached or len(result.losses) >= stage.iterations or stage.optimiser.converged(result.objectives)
-
-
 class _Failed(Exception):
     """The loss at the current parameters is not a finite number."""
 
@@ -190,6 +186,7 @@ class _Run:
         self.results: list[StageResult] = []
         self.best: dict[str, Tensor] = variables.snapshot()
         self.optimiser: torch.optim.Optimizer | None = None
+        self.begun = (0, math.inf)  # the iteration of the stage at which the optimiser started, and the best objective then
         self.interrupted = False
 
     def identity(self) -> dict[str, str]:
@@ -232,7 +229,22 @@ class _Run:
     def _begin(self, stage: Stage) -> None:
         self.variables.restore(self.best)
         self.results.append(StageResult(stage.end, repr(stage.optimiser), parameters=self.variables.arrays()))
+        self._start(stage)
+
+    def _start(self, stage: Stage) -> None:
+        """Let the optimiser start anew from the best parameters."""
+        self.variables.restore(self.best)
         self.make_optimiser(stage)
+        self.begun = len(self.results[-1].losses), self.results[-1].best_objective
+
+    def _spent(self, stage: Stage) -> bool:
+        return stage.optimiser.spent(self.results[-1].objectives[self.begun[0] :])
+
+    def _over(self, stage: Stage) -> bool:
+        result = self.results[-1]
+        reached = stage.goal is not None and result.best_loss <= stage.goal
+        fruitless = not result.best_objective < self.begun[1]
+        return reached or len(result.losses) >= stage.iterations or (fruitless and self._spent(stage))
 
     def make_optimiser(self, stage: Stage) -> None:
         self.optimiser = stage.optimiser.make(list(self.variables.free.values()))
@@ -241,7 +253,9 @@ class _Run:
         result, rows, settings = self.results[-1], self.objective.rows(stage.end), stage.optimiser
         closure = _Closure(self, rows, settings.clip, isinstance(settings, LBFGS))
         tick = time.perf_counter()
-        while not _over(stage, result):
+        while not self._over(stage):
+            if self._spent(stage):
+                self._start(stage)
             for group in self.optimiser.param_groups:
                 group["lr"] = settings.rate(len(result.losses), stage.iterations)
             self.optimiser.step(closure)
