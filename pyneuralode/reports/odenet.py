@@ -22,7 +22,7 @@ from .odenet_nets import ADAPTIVE, BATCH, CHANNELS, MAIN, NETS, SIDE, Trained, g
 from .parallel import Job, side_by_side
 from .recorded import recorded
 
-# Test error in % and millions of parameters, as printed.
+# Millions of parameters and test error in %, as printed.
 CHEN = {"ODE-Net": (0.22, 0.42), "RK-Net": (0.22, 0.47), "ResNet": (0.60, 0.41)}
 _CHEN = "Chen et al. 2018, Table 1"
 _REVIEW = "L section 4.3.1"
