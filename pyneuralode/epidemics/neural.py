@@ -49,7 +49,7 @@ def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, fini
         ends,
         Adam(5e-3, schedule="cosine", final=0.05, clip=1.0),
         adam,
-        finish=[Stage(LBFGS(), finish, goal=goal)],
+        finish=[Stage(LBFGS(history=20), finish, goal=goal)],
     )
 
 

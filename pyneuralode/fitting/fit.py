@@ -302,8 +302,9 @@ class _Closure:
             tensor.grad = None
         try:
             loss, total = self.run.loss_of(self.run.variables.values(), self.rows)
-            if not bool(torch.isfinite(total)):
-                raise _Failed(f"the loss is {total.item()}")
+            value = total.item()
+            if not math.isfinite(value):
+                raise _Failed(f"the loss is {value}")
             if not total.requires_grad:
                 raise ArgumentError(
                     f"the loss of the first {self.rows} rows depends on no free parameter: let the stage end later, or give "
@@ -318,7 +319,7 @@ class _Closure:
                 tensor.grad = torch.zeros_like(tensor)
             self.at = None  # the gradients of the last good point are gone
             return torch.full((), 1e6 * (1 + abs(self.last[1]) * self.scale), dtype=free[0].dtype)
-        self.last = loss.item(), total.item()
+        self.last = value if loss is total else loss.item(), value
         self._account(self.run.results[-1])
         for tensor in free:
             if tensor.grad is None:

@@ -67,6 +67,9 @@ class Objective:
         self.data, self.mask = _masked(values, mask)
         self.weights = self._weights(weights, dtype, device)
         self.observed = list(range(values.shape[-1])) if observed is None else [int(i) for i in np.atleast_1d(observed)]
+        first, count = min(self.observed, default=0), len(self.observed)
+        side_by_side = self.observed == list(range(first, first + count))
+        self.columns = slice(first, first + count) if side_by_side else self.observed  # a slice is a cheaper index
         if observe is None and len(self.observed) != values.shape[-1]:
             raise ArgumentError(
                 f"observed names {len(self.observed)} components and data has {values.shape[-1]} columns."
@@ -106,7 +109,7 @@ class Objective:
             return prediction[:, None] if prediction.ndim == 1 else prediction
         if max(self.observed) >= ys.shape[-1] or min(self.observed) < 0:
             raise ArgumentError(f"observed is {self.observed}: the state has the components 0 to {ys.shape[-1] - 1}.")
-        return ys[..., self.observed]
+        return ys[..., self.columns]
 
     def loss(self, prediction: Tensor) -> Tensor:
         """Return the loss of a prediction of the first rows."""
