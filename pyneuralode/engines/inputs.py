@@ -53,10 +53,16 @@ def flat_control(control: Control, y0: Tensor, layout: Layout, adaptive: bool) -
                 f"{name} has shape {np.shape(value)} and the state {tuple(shape)}: give a number or one per component."
             ) from None
     control = replace(control, **changes) if changes else control
-    eps = torch.finfo(y0.dtype).eps
-    if adaptive and not control.suits_any_state(eps):
-        control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
+    if adaptive:
+        check_tolerances(control, y0)
     return control
+
+
+def check_tolerances(control: Control, y0: Tensor) -> None:
+    """Raise if the tolerances do not suit the state's dtype."""
+    eps = torch.finfo(y0.dtype).eps
+    if not control.suits_any_state(eps):
+        control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
 
 
 def check_described(field: Field, parameters: dict[str, Tensor], layout: Layout) -> None:

@@ -227,8 +227,7 @@ class _Run:
         return None
 
     def _begin(self, stage: Stage) -> None:
-        self.variables.restore(self.best)
-        self.results.append(StageResult(stage.end, repr(stage.optimiser), parameters=self.variables.arrays()))
+        self.results.append(StageResult(stage.end, repr(stage.optimiser)))
         self._start(stage)
 
     def _start(self, stage: Stage) -> None:
@@ -238,7 +237,7 @@ class _Run:
         self.begun = len(self.results[-1].losses), self.results[-1].best_objective
 
     def _spent(self, stage: Stage) -> bool:
-        return stage.optimiser.spent(self.results[-1].objectives[self.begun[0] :])
+        return stage.optimiser.spent(self.results[-1].objectives, self.begun[0])
 
     def _over(self, stage: Stage) -> bool:
         result = self.results[-1]

@@ -52,8 +52,8 @@ class Optimiser:
             return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
         return self.lr * self.final**part if self.schedule == "exponential" else self.lr
 
-    def spent(self, losses: list[float]) -> bool:
-        """Whether it has to start anew to go on, after iterations that began at these losses."""
+    def spent(self, losses: list[float], begun: int) -> bool:
+        """Whether it has to start anew to go on, after iterations that began at these losses; its own first is `begun`."""
         return False
 
     def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -62,8 +62,9 @@ class Optimiser:
         settings = {name: value for name, value in vars(self).items() if name not in shared}
         kind = getattr(torch.optim, type(self).__name__)
         # One call for all tensors: for small models torch's loop over them takes longer than the arithmetic.
-        fused = "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors)
-        return kind(tensors, **settings, **({"fused": True} if fused else {}))
+        if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
+            settings["fused"] = True
+        return kind(tensors, **settings)
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,11 @@ class LBFGS(Optimiser):
     tolerance: float = 1e-12
     patience: int = 5
 
-    def spent(self, losses: list[float]) -> bool:
-        recent = losses[-self.patience - 1 :]
+    def spent(self, losses: list[float], begun: int) -> bool:
+        recent = losses[max(begun, len(losses) - self.patience - 1) :]
         steps = zip(recent, recent[1:])
         stuck = len(recent) > self.patience and all(a - b <= self.tolerance * abs(a) for a, b in steps)
-        return stuck or len(losses) >= MEMORY_LIFE
+        return stuck or len(losses) - begun >= MEMORY_LIFE
 
     def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
         return torch.optim.LBFGS(

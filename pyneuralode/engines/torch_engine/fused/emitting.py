@@ -16,7 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-BYTES = 64
+from .plan import VECTOR_BYTES
+
 # Vectors that a product sums at once: enough to hide the latency of additions, few enough to stay in registers.
 IN_REGISTERS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
 INT = ir.IntType(types.intp.bitwidth)
@@ -29,7 +30,7 @@ def integer(number: int) -> ir.Constant:
 
 def lanes_of(real: ir.Type) -> int:
     """Return how many numbers of a type make a vector."""
-    return BYTES // (8 if isinstance(real, ir.DoubleType) else 4)
+    return VECTOR_BYTES // (8 if isinstance(real, ir.DoubleType) else 4)
 
 
 class Number:
@@ -132,13 +133,13 @@ def load(builder: ir.IRBuilder, pointer: ir.Value, count: int = 0) -> Number:
     real = pointer.type.pointee
     if count:
         pointer = builder.bitcast(pointer, ir.VectorType(real, count).as_pointer())
-    return Number(builder, builder.load(pointer, align=BYTES // lanes_of(real)))
+    return Number(builder, builder.load(pointer, align=VECTOR_BYTES // lanes_of(real)))
 
 
 def store(builder: ir.IRBuilder, pointer: ir.Value, number: Number) -> None:
     real = pointer.type.pointee
     pointer = builder.bitcast(pointer, number.value.type.as_pointer())
-    builder.store(number.value, pointer, align=BYTES // lanes_of(real))
+    builder.store(number.value, pointer, align=VECTOR_BYTES // lanes_of(real))
 
 
 def spread(builder: ir.IRBuilder, pointer: ir.Value) -> Number:

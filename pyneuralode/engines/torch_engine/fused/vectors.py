@@ -5,8 +5,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from .emitting import BYTES, at, pointer
+from .emitting import at, pointer
 from .kernels import maker, part
+from .plan import VECTOR_BYTES
 from .products import column
 
 
@@ -14,7 +15,7 @@ class Vector(types.Type):
     """A vector of `lanes` numbers of the Numba type `real`."""
 
     def __init__(self, real):
-        self.real, self.lanes = real, BYTES * 8 // real.bitwidth
+        self.real, self.lanes = real, VECTOR_BYTES * 8 // real.bitwidth
         super().__init__(name=f"Vector({real}, {self.lanes})")
 
 
@@ -26,12 +27,12 @@ class _VectorModel(models.PrimitiveModel):
 
 def lanes(array):
     """Return how many numbers of the array's dtype make a vector."""
-    return BYTES // array.itemsize
+    return VECTOR_BYTES // array.itemsize
 
 
 @overload(lanes)  # not inline: where Numba inlines, it then takes stores through pointers for dead code
 def _lanes(array):
-    count = BYTES * 8 // array.dtype.bitwidth
+    count = VECTOR_BYTES * 8 // array.dtype.bitwidth
     return lambda array: count
 
 
@@ -80,7 +81,7 @@ def muladd(typing, a, b, c):
 def aligned(size, like):
     """Return `size` uninitialised numbers of the dtype of `like`, starting on a whole vector."""
     room = np.empty(size + lanes(like), like.dtype)
-    skip = (-room.ctypes.data) % BYTES // room.itemsize
+    skip = (-room.ctypes.data) % VECTOR_BYTES // room.itemsize
     return room[skip : skip + size]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ....fields import Field
 from ....gradients import OF_STEPS
 from ...base import Control
+from ...inputs import check_tolerances
 from ...integrals import Integrals
 from ..first_order import first_order
 from ..fused.available import compiled, march_error, readable, run, wants_gradient
@@ -68,7 +69,7 @@ class _Call:
         self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
         grid = fixed_grid(tableau, list(self.span), control)
         if grid is None:
-            control.check_against(state.numpy(), str(state.dtype).removeprefix("torch."), torch.finfo(state.dtype).eps)
+            check_tolerances(control, state)
         controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
         self.scheme = scheme.rows, scheme.ends, scheme.interpolant, scheme.numbers
         status, t, size, self.counts, end, *record = run(
