@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from pyneuralode.engines.julia_engine import sources
 
@@ -101,6 +103,43 @@ def test_what_our_extension_waits_for_is_asked_for_in_the_versions_that_it_allow
     assert "SciMLSensitivity" not in sources.dependencies(sources.folder())
 
 
+def entries(text):
+    """The names and values of a part of a TOML file that holds strings only; Python 3.10 has no TOML reader."""
+    return dict(re.findall(r'^(\w+) = "([^"]*)"', text, re.MULTILINE))
+
+
+def numbers(version):
+    return tuple(map(int, version.split(".")))
+
+
+def admits(bound, wanted):
+    """Whether Pkg's caret bound, "0.10.39, 1" say, admits a version: up to the next change of the first number that is not 0."""
+    for part in bound.split(","):
+        least = numbers(part.strip())
+        kept = next((place for place, number in enumerate(least) if number), len(least) - 1) + 1
+        if numbers(wanted)[:kept] == least[:kept] and numbers(wanted) >= least:
+            return True
+    return False
+
+
+def test_bounds_are_read_as_pkg_reads_them():
+    assert admits("1.13", "1.13.0") and admits("1.13", "1.14.2") and not admits("1.13", "1.12.9") and not admits("1.13", "2.0.0")
+    assert admits("0.4.7", "0.4.8") and not admits("0.4.7", "0.5.0") and not admits("0.4.7", "0.4.6")
+    assert admits("0.10.39, 1", "1.4.1") and not admits("0.10.39, 1", "0.11.0") and admits("0.3", "0.3.1")
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
+def test_every_bound_admits_the_versions_that_go_together():
+    project = (ROOT / "julia" / "Project.toml").read_text()
+    together = entries((ROOT / "julia" / "test" / "versions.toml").read_text())
+    parts = dict(re.findall(r"^\[(\w+)\]\n(.*?)(?=^\[|\Z)", project, re.MULTILINE | re.DOTALL))
+    bounds = entries(parts["compat"])
+    packages = {name for part in ("deps", "weakdeps", "extras") for name in entries(parts[part])}
+    assert set(bounds) == packages - {"LinearAlgebra", "Random", "Test"} | {"julia"}  # Julia brings those three
+    assert not {name: (bound, together.get(name)) for name, bound in bounds.items()
+                if name not in together or not admits(bound, together[name])}
+
+
 def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_path):
     project, code = tmp_path / "Project.toml", tmp_path / "src" / "A.jl"
     code.parent.mkdir()
@@ -117,10 +156,35 @@ def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_pat
     assert sources.stamp(tmp_path) != stamp
 
 
-def test_the_pin_of_juliacall_is_the_pythoncall_that_it_asks_for():
+def dependencies():
+    """The package's own requirements by name, as ranges of versions."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
+    named = re.findall(r'^    "(\w+)([^"]*)"', listed, re.MULTILINE)
+    return {name: SpecifierSet(versions) for name, versions in named}
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
+def test_the_ranges_of_juliacall_and_torch_leave_room_for_others():
+    ranges = dependencies()
+    # What PySR 2.7 takes is 0.9.36 alone; what came before and after it goes too.
+    assert all(version in ranges["juliacall"] for version in ("0.9.34", "0.9.35", "0.9.36", "0.9.37"))
+    assert "0.9.33" not in ranges["juliacall"] and "0.10.0" not in ranges["juliacall"]
+    assert all(version in ranges["torch"] for version in ("2.6.0", "2.13.0", "2.14.1", "2.15.0")) and "2.5.1" not in ranges["torch"]
+
+
+@pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
+def test_our_julia_package_admits_the_pythoncall_of_every_juliacall_in_range():
+    """A juliacall asks for its own version of PythonCall exactly, which Pkg must find inside our bound."""
+    bound = entries((ROOT / "julia" / "Project.toml").read_text().split("[compat]")[1])["PythonCall"]
+    candidates = [f"0.{minor}.{patch}" for minor in (8, 9, 10, 11) for patch in range(60)]
+    in_range = [version for version in candidates if version in dependencies()["juliacall"]]
+    assert in_range == [version for version in candidates if admits(bound, version)] and "0.9.36" in in_range
+
+
+def test_the_installed_juliacall_asks_for_its_own_pythoncall():
     juliacall = find_spec("juliacall")
     if juliacall is None or not CHECKOUT:
         pytest.skip("needs juliacall and a checkout")
     asked = json.loads((Path(juliacall.origin).parent / "juliapkg.json").read_text())["packages"]["PythonCall"]
-    pin = asked["version"].removeprefix("=")
-    assert f'"juliacall=={pin}"' in (ROOT / "pyproject.toml").read_text()
+    assert asked["version"] == f"={version('juliacall')}" and version("juliacall") in dependencies()["juliacall"]
