@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import ArgumentError
-from .fields import ACTIVATIONS, Network, canonical, check_counts, check_drawing, check_scales, layer_shapes
+from .fields import ACTIVATIONS, Network, canonical, check_counts, check_drawing, check_scales, check_widths, layer_shapes
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,8 @@ class ConcatConv(Network):
             raise ArgumentError(
                 f"kernel is {self.kernel}: give an odd side, such as 3, so that images keep their size."
             )
-        hidden = tuple(int(n) for n in self.hidden)
-        if hidden and min(hidden) < 1:
-            raise ArgumentError(f"hidden is {self.hidden!r}: give positive numbers of channels, such as (64, 64, 64).")
-        object.__setattr__(self, "hidden", hidden)
+        remedy = "give positive numbers of channels, such as (64, 64, 64)"
+        object.__setattr__(self, "hidden", check_widths("hidden", self.hidden, remedy))
         object.__setattr__(self, "activation", canonical("activation", self.activation, ACTIVATIONS))
         check_scales(self, "time_scale", "output_scale")
         check_drawing(self)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arguments import real_array, real_number, whole_number
 from .errors import ArgumentError, unknown_name
 
 ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
@@ -63,11 +64,20 @@ class Field:
         return {"kind": type(self).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 
+def check_widths(name: str, widths, remedy: str) -> tuple[int, ...]:
+    """Return the widths of layers, checked to be positive whole numbers."""
+    try:
+        return tuple(whole_number(name, width) for width in widths)
+    except (TypeError, ArgumentError):
+        raise ArgumentError(f"{name} is {widths!r}: {remedy}.") from None
+
+
 def check_sizes(sizes) -> tuple[int, ...]:
     """Return the widths of a network of the state, checked."""
-    widths = tuple(int(n) for n in sizes)
-    if len(widths) < 2 or min(widths) < 1:
-        raise ArgumentError(f"sizes is {sizes!r}: give at least two positive widths, such as (2, 50, 2).")
+    remedy = "give at least two positive widths, such as (2, 50, 2)"
+    widths = check_widths("sizes", sizes, remedy)
+    if len(widths) < 2:
+        raise ArgumentError(f"sizes is {sizes!r}: {remedy}.")
     if widths[0] != widths[-1]:
         raise ArgumentError(
             f"sizes is {widths}: the first and the last width are both the state's dimension, "
@@ -79,8 +89,8 @@ def check_sizes(sizes) -> tuple[int, ...]:
 def check_scales(field: Field, *names: str) -> None:
     """Make the named settings of `field` floats, checked to be positive."""
     for name in names:
-        value = float(getattr(field, name))
-        if not np.isfinite(value) or value <= 0:
+        value = real_number(name, getattr(field, name), "give a positive number, such as 1.0")
+        if value <= 0:
             raise ArgumentError(f"{name} is {value}: give a positive number, such as 1.0.")
         object.__setattr__(field, name, value)
 
@@ -88,17 +98,14 @@ def check_scales(field: Field, *names: str) -> None:
 def check_counts(field: Field, example: int, *names: str) -> None:
     """Raise unless the settings named are positive whole numbers, and make them int."""
     for name in names:
-        value = getattr(field, name)
-        if int(value) != value or value < 1:
-            raise ArgumentError(f"{name} is {value}: give a positive whole number, such as {example}.")
-        object.__setattr__(field, name, int(value))
+        object.__setattr__(field, name, whole_number(name, getattr(field, name), 1, example))
 
 
 def check_drawing(field: Field) -> None:
     """Check a field's `init`, `init_scale` and `init_bias`."""
     object.__setattr__(field, "init", canonical("init", field.init, INITIALISATIONS))
     check_scales(field, "init_scale")
-    if not (np.isfinite(field.init_bias) and field.init_bias >= 0):
+    if real_number("init_bias", field.init_bias) < 0:
         raise ArgumentError(f"init_bias is {field.init_bias}: give a number of at least 0, such as 1.0.")
 
 
@@ -201,7 +208,7 @@ class Linear(Field):
     input_map: str = "identity"
 
     def __post_init__(self):
-        matrix = np.asarray(self.matrix, dtype=float)
+        matrix = real_array("matrix", self.matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
             raise ArgumentError(
                 f"matrix has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
@@ -240,8 +247,8 @@ class SEIR(Field):
 
     def __post_init__(self):
         for name in ("gamma", "R0", "sigma"):
-            value = float(getattr(self, name))
-            if not np.isfinite(value) or value < 0:
+            value = real_number(name, getattr(self, name), "give a finite rate of at least 0, such as 0.17")
+            if value < 0:
                 raise ArgumentError(f"{name} is {value}: give a finite rate of at least 0, such as 0.17.")
             object.__setattr__(self, name, value)
 

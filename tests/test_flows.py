@@ -444,7 +444,7 @@ NAN = np.array([[0.0, 1.0], [np.nan, 2.0], [0.0, 0.0], [1.0, 1.0]])
         (lambda f: f.fit(NAN), "data holds a non-finite number in row 1"),
         (lambda f: f.fit(np.zeros((10, 3))), r"data has shape \(10, 3\): give \(n, 2\)"),
         (lambda f: f.fit(np.zeros(10)), r"data has shape \(10,\)"),
-        (lambda f: f.fit([["a", "b"]]), "give an array of numbers"),
+        (lambda f: f.fit([["a", "b"]]), "data has dtype <U1, .*: give real numbers"),
         (lambda f: f.fit(np.zeros((2, 2))), "data has 2 points of dimension 2: give more, at least 3"),
         (lambda f: f.fit(), "none of data, sampler and log_density is given"),
         (
@@ -462,7 +462,7 @@ NAN = np.array([[0.0, 1.0], [np.nan, 2.0], [0.0, 0.0], [1.0, 1.0]])
         (lambda f: f.fit(sampler=shifted, schedule="linear"), "schedule is 'linear'"),
         (lambda f: f.log_prob(NAN), "x holds a non-finite number in row 1"),
         (lambda f: f.log_prob(np.zeros((4, 3))), r"x has shape \(4, 3\): give points of 2 components"),
-        (lambda f: f.log_prob("points"), "x is of type str"),
+        (lambda f: f.log_prob("points"), "x has dtype <U6, .*: give real numbers"),
         (lambda f: f.transform(np.zeros((3, 4, 2))), r"z has shape \(3, 4, 2\)"),
         (lambda f: f.transform(np.zeros((3, 2)), [0.5, 1.2]), "give times between 0 and 1"),
         (lambda f: f.sample(0), "n is 0"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arguments import real_array, whole_number
 from ..errors import ArgumentError, DataError
 
 Extent = tuple[float, float, float, float]
@@ -28,13 +29,11 @@ class Density(ABC):
 
     def sample(self, n: int, rng: np.random.Generator | int = 0) -> np.ndarray:
         """Return `n` independent points (n, 2); `rng` is a NumPy generator or a seed."""
-        if n < 1:
-            raise ArgumentError(f"n is {n}: give a number of points of at least 1.")
-        return self._draw(int(n), np.random.default_rng(rng))
+        return self._draw(whole_number("n", n), np.random.default_rng(rng))
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         """Return the logarithm of the density (...) at points `x` (..., 2); minus infinity where it is zero."""
-        x = np.asarray(x, dtype=float)
+        x = real_array("x", x).astype(float)
         if x.ndim == 0 or x.shape[-1] != 2:
             raise ArgumentError(f"x has shape {x.shape}: give points of shape (..., 2).")
         points = x.reshape(-1, 2)

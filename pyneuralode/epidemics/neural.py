@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import real_array
 from ..errors import ArgumentError
 from ..fields import MLP
 from ..fitting import LBFGS, Adam, FitResult, GrowingSpan, Stage, TotalVariation, fit
@@ -72,6 +73,7 @@ def fit_neural(
     minimised, so that the curve does not swing between the points; the days must then be whole numbers. With a
     `horizon`, a day after the last point, that holds up to there: for a forecast that does not run away.
     """
+    days, values = real_array("days", days), real_array("values", values)
     last = float(np.max(days) if horizon is None else horizon)
     plan = plan or neural_plan(last)
     if smoothness:
@@ -87,4 +89,4 @@ def fit_neural(
 
 def neural_curve(model: AugmentedNeuralODE, days: np.ndarray, parameters: Any = None) -> np.ndarray:
     """Return the observed component (T,) at rising days of at least 0; `parameters` stand in for the model's own."""
-    return model.solve(np.zeros(1), np.asarray(days, dtype=float), t0=0.0, parameters=parameters).ys[:, 0]
+    return model.solve(np.zeros(1), real_array("days", days).astype(float), t0=0.0, parameters=parameters).ys[:, 0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arguments import real_array
 from ..errors import unknown_name
 from ..fields import SEIR
 from ..fitting import LBFGS, FitResult, Stage, fit
@@ -48,7 +49,7 @@ class EpidemicFit:
 
     def states(self, days: np.ndarray) -> np.ndarray:
         p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
-        return self.result.model.solve(SEIRStart()(p).numpy(), np.asarray(days, dtype=float), t0=0.0).ys
+        return self.result.model.solve(SEIRStart()(p).numpy(), real_array("days", days).astype(float), t0=0.0).ys
 
     def curve(self, days: np.ndarray) -> np.ndarray:
         states, p = self.states(days), self.result.parameters

@@ -14,6 +14,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from ..engines.integrals import Integrals
 from ..engines.torch_engine.tableaus import Tableau
+from ..arguments import real_array, real_number, real_tensor, whole_number
 from ..errors import ArgumentError, DataError, unknown_name
 from ..fields import Field
 from ..fitting.optimisers import Adam, Optimiser
@@ -103,7 +104,8 @@ class ContinuousFlow(NeuralODE):
             atol=atol,
             **control,
         )
-        if len(times) != 2 or not np.isfinite(times).all() or float(times[0]) == float(times[1]):
+        ends = real_array("times", times)
+        if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] == ends[1]:
             raise ArgumentError(f"times is {tuple(times)}: give the base's time and the data's, such as (0.0, 1.0).")
         self.times = (float(times[0]), float(times[1]))
         for name, value, known in (("trace", trace, TRACES), ("noise", noise, NOISES)):
@@ -229,20 +231,19 @@ class ContinuousFlow(NeuralODE):
             ``reason`` says what happened, and the best parameters so far are in the flow.
         """
         for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
-            if not (np.isfinite(value) and value >= 0):
+            if real_number(name, value, "give a weight of at least 0, such as 0.01") < 0:
                 raise ArgumentError(f"{name} is {value}: give a weight of at least 0, such as 0.01.")
-        if int(batch) < 1:
-            raise ArgumentError(f"batch is {batch}: give a positive number of points, such as 512.")
+        batch = whole_number("batch", batch, 1, 512)
         source = make_source(data, sampler, log_density, self.dim)
         wanted = {"kinetic": kinetic > 0, "jacobian": jacobian > 0}
 
         def compute(update: int) -> Outcome:
             rng = np.random.default_rng((seed, update))
             if log_density is None:
-                log_prob, found = self._measure(self._points(source.name, source(int(batch), rng)), rng, **wanted)
+                log_prob, found = self._measure(self._points(source.name, source(batch, rng)), rng, **wanted)
                 loss = -log_prob.mean()
             else:
-                x, log_prob, found = self._emit(int(batch), int(rng.integers(2**62)), rng, **wanted)
+                x, log_prob, found = self._emit(batch, int(rng.integers(2**62)), rng, **wanted)
                 loss = (log_prob - source(x)).mean()
             objective = loss
             if kinetic:
@@ -273,10 +274,7 @@ class ContinuousFlow(NeuralODE):
     def _points(self, name: str, x: Any, dim: int | None = None) -> Tensor:
         """Return points (..., dim) as a tensor of the flow's kind, checked."""
         dim = self.dim if dim is None else dim
-        try:
-            points = (x if isinstance(x, Tensor) else torch.tensor(np.asarray(x))).to(**self._kind)
-        except (TypeError, ValueError, RuntimeError):
-            raise DataError(f"{name} is of type {type(x).__name__}: give numbers of shape (..., {dim}).") from None
+        points = real_tensor(name, x, **self._kind)
         if points.ndim == 0 or points.shape[-1] != dim:
             raise DataError(f"{name} has shape {tuple(points.shape)}: give points of {dim} components, (..., {dim}).")
         finite = torch.isfinite(points.detach())
@@ -315,16 +313,15 @@ class ContinuousFlow(NeuralODE):
 
     def draw_base(self, n: int, seed: int | None = None) -> Tensor:
         """Return n states (n, d + extra) of the base; from torch's own generator where `seed` is None."""
-        if int(n) < 1:
-            raise ArgumentError(f"n is {n}: give a positive number of samples.")
+        n = whole_number("n", n)
         device = self._kind.get("device", torch.device("cpu"))
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
             if seed is not None:
-                torch.manual_seed(seed)
+                torch.manual_seed(whole_number("seed", seed, 0))
             base = self.base
-            z = (base.rsample if base.has_rsample else base.sample)((int(n),))
+            z = (base.rsample if base.has_rsample else base.sample)((n,))
             if self.extra:
-                z = torch.cat([z, _standard_normal(self.extra, self._kind).sample((int(n),))], dim=1)
+                z = torch.cat([z, _standard_normal(self.extra, self._kind).sample((n,))], dim=1)
         return z
 
     def _carry(self, name: str, state: Any, start: float, stop: float, times: Any) -> Tensor:
@@ -333,7 +330,7 @@ class ContinuousFlow(NeuralODE):
             raise DataError(f"{name} has shape {tuple(state.shape)}: give (n, {self.dim + self.extra}).")
         if times is None:
             return solve_states(self, state, np.array([start, stop]))[-1]
-        wanted = np.asarray(times, dtype=float).reshape(-1)
+        wanted = real_array("times", times).astype(float).reshape(-1)
         low, high = sorted(self.times)
         if not len(wanted) or not ((wanted >= low) & (wanted <= high)).all():
             raise ArgumentError(f"times is {times}: give times between {low:g} and {high:g}.")
@@ -363,13 +360,13 @@ def _standard_normal(dim: int, kind: dict) -> Distribution:
 def _dimensions(field: Any, extra: int, base: Distribution | None, dim: int | None) -> tuple[int, int]:
     """Return the numbers of added components and of the data's."""
     whole = field.dim if isinstance(field, Field) else None
-    if int(extra) < 0 or (whole is not None and extra >= whole):
-        limit = f"from 0 to {whole - 1}" if whole is not None else "of at least 0"
-        raise ArgumentError(f"extra is {extra}: give a number of added components {limit}.")
+    extra = whole_number("extra", extra, 0)
+    if whole is not None and extra >= whole:
+        raise ArgumentError(f"extra is {extra}: give a number of added components from 0 to {whole - 1}.")
     if whole is not None:
         if dim is not None and dim != whole - extra:
             raise ArgumentError(f"dim is {dim}, and the field with extra = {extra} has {whole - extra}: leave dim out.")
-        return int(extra), whole - int(extra)
+        return extra, whole - extra
     if dim is None and base is None:
         raise ArgumentError("dim is missing: give the dimension of the data, such as dim=2, or a base.")
-    return int(extra), int(dim) if dim is not None else int(base.event_shape.numel())
+    return extra, whole_number("dim", dim) if dim is not None else int(base.event_shape.numel())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..arguments import real_tensor, whole_number
 from ..errors import ArgumentError
 from ..fitting.optimisers import Adam, Optimiser
 from ..progress import Progress
@@ -38,12 +39,10 @@ class PlanarFlow(nn.Module):
 
     def __init__(self, dim: int, depth: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
         super().__init__()
-        for name, value in (("dim", dim), ("depth", depth)):
-            if int(value) < 1:
-                raise ArgumentError(f"{name} is {value}: give a positive number, such as 2.")
+        dim, depth = whole_number("dim", dim), whole_number("depth", depth)
         if dtype not in _BISECTIONS:
             raise ArgumentError(f"dtype is {dtype}: give torch.float32 or torch.float64.")
-        self.dim, self.depth, self.dtype = int(dim), int(depth), dtype
+        self.dim, self.depth, self.dtype = dim, depth, dtype
         rng = np.random.default_rng(seed)
         w = rng.normal(size=(depth, dim)) / math.sqrt(dim)
         u = 0.1 * rng.normal(size=(depth, dim))
@@ -97,10 +96,9 @@ class PlanarFlow(nn.Module):
 
     def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return `n` points (n, dim) and their log-densities (n,), differentiable in the parameters."""
-        if int(n) < 1:
-            raise ArgumentError(f"n is {n}: give a number of points of at least 1.")
-        generator = torch.Generator().manual_seed(int(seed))
-        z = torch.randn(int(n), self.dim, dtype=self.dtype, generator=generator)
+        n = whole_number("n", n)
+        generator = torch.Generator().manual_seed(whole_number("seed", seed, 0))
+        z = torch.randn(n, self.dim, dtype=self.dtype, generator=generator)
         x, total = self.push(z)
         return x, _log_normal(z) - total
 
@@ -130,6 +128,8 @@ class PlanarFlow(nn.Module):
         the logarithm of its normalising constant. The other arguments are those of `ContinuousFlow.fit`.
         """
 
+        batch = whole_number("batch", batch)
+
         def compute(update: int) -> Outcome:
             x, log_q = self.sample_and_log_prob(
                 batch, int(np.random.SeedSequence((seed, update)).generate_state(1)[0])
@@ -152,7 +152,7 @@ class PlanarFlow(nn.Module):
         )
 
     def _points(self, name: str, x: Tensor) -> Tensor:
-        x = torch.as_tensor(x, dtype=self.dtype)
+        x = real_tensor(name, x, dtype=self.dtype)
         if x.ndim == 0 or x.shape[-1] != self.dim:
             raise ArgumentError(f"{name} has shape {tuple(x.shape)}: give points of shape (n, {self.dim}).")
         return x

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import real_array
 from ..errors import ArgumentError, DataError
 
 
@@ -19,9 +20,7 @@ class Rows:
     name = "data"
 
     def __init__(self, data: Any, dim: int):
-        values = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
-        if values.dtype.kind not in "fiub":
-            raise DataError(f"data is of type {values.dtype}: give an array of numbers (n, {dim}).")
+        values = real_array("data", data.detach().cpu() if isinstance(data, Tensor) else data)
         if values.ndim != 2 or values.shape[1] != dim:
             raise DataError(f"data has shape {values.shape}: give (n, {dim}), one row for each point.")
         if not np.isfinite(values).all():

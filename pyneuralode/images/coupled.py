@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..arguments import whole_number
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
@@ -85,8 +86,8 @@ class CoupledODE(nn.Module):
                 f"f is a {type(f).__name__}: give a torch.nn.Module with forward(self, t, z)."
             )
         bind(f, {})  # raises where it does not take (t, z)
-        self.steps = _positive("steps", steps)
-        self.weight_steps = self.steps if weight_steps is None else _positive("weight_steps", weight_steps)
+        self.steps = whole_number("steps", steps, 1, 5)
+        self.weight_steps = self.steps if weight_steps is None else whole_number("weight_steps", weight_steps, 1, 5)
         if not 0 < span < float("inf"):
             raise ArgumentError(f"span is {span!r}: give a positive number, such as 1.0.")
         self.span, self.tableau = float(span), explicit_tableau(solver)
@@ -176,12 +177,6 @@ class CoupledODE(nn.Module):
             f"steps={self.steps}, weight_steps={self.weight_steps}, solver={self.tableau.name}, "
             f"gradient={self.gradient}, evolving={list(self.evolving)}"
         )
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{name} is {value!r}: give a positive whole number, such as 5.")
-    return value
 
 
 def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMethod:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import real_number, whole_number
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, SolverError
@@ -201,7 +202,7 @@ def _frozen_statistics(module: nn.Module) -> Iterator[None]:
 
 def _check_times(times: Any) -> tuple[float, float]:
     try:
-        t0, t1 = (float(t) for t in times)
+        t0, t1 = (real_number("times", t) for t in times)
     except (TypeError, ValueError):
         raise ArgumentError(
             f"times is {times!r}: give the two numbers t0 and t1, such as (0.0, 1.0)."
@@ -212,8 +213,7 @@ def _check_times(times: Any) -> tuple[float, float]:
 
 
 def _step_of(steps: int, times: tuple[float, float], control: dict[str, Any]) -> float:
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-        raise ArgumentError(f"steps is {steps!r}: give a positive whole number, such as 20.")
+    steps = whole_number("steps", steps, 1, 20)
     if control.get("step") is not None:
         raise ArgumentError(f"steps is {steps} and step is {control['step']}: give one of the two.")
     return abs(times[1] - times[0]) / steps

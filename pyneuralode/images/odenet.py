@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..arguments import whole_number
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, GradientMethod, find_gradient
@@ -77,8 +78,7 @@ def classifier(
     counts = {"channels": channels, "classes": classes, "blocks": blocks}
     counts |= {name: value for name, value in (("parts", parts), ("steps", steps)) if value is not None}
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{name} is {value!r}: give a positive whole number.")
+        whole_number(name, value)
     method = find_gradient(gradient or ("Backprop" if kind == "rknet" else "Checkpointed"))
     if kind == "rknet" and not isinstance(method, Backprop):
         raise ArgumentError(

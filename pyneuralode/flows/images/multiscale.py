@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...arguments import real_number, whole_number
 from ...conv_fields import ConcatConv
 from ...engines.torch_engine.tableaus import Tableau
 from ...errors import ArgumentError, ModelFileError, unknown_name
+from ...fields import check_widths
 from ...gradients import GradientMethod
 from ...models import FORMAT, make_control, read_model_file
 from ...solvers import find_solver
@@ -95,9 +97,10 @@ class ImageFlow(nn.Module):
         super().__init__()
         if entry not in ENTRIES:
             raise unknown_name("entry", entry, ENTRIES)
-        self.shape, self.noise = tuple(int(n) for n in shape), noise
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ArgumentError(f"shape is {shape}: give channels, height and width, such as (1, 28, 28).")
+        remedy = "give channels, height and width, such as (1, 28, 28)"
+        self.shape, self.noise = check_widths("shape", shape, remedy), noise
+        if len(self.shape) != 3:
+            raise ArgumentError(f"shape is {shape}: {remedy}.")
         self.description = {
             "steps": list(steps),
             "shape": list(self.shape),
@@ -187,8 +190,7 @@ class ImageFlow(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Return n images (n, *shape) in [0, 1]; the prior's deviation is multiplied by `temperature`."""
-        if int(n) < 1:
-            raise ArgumentError(f"n is {n}: give a positive number of samples.")
+        n, temperature = whole_number("n", n), real_number("temperature", temperature)
         normal = torch.as_tensor(np.random.default_rng(seed).normal(size=(n, self.dim))).to(self.prior_mean)
         return self.decode(self.prior_mean + temperature * self.prior_log_scale.exp() * normal).clamp(0, 1)
 

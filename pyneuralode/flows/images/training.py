@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...arguments import whole_number
 from ...errors import ArgumentError, DataError, unknown_name
 from ...fitting import Adam
 from ...fitting.batches import Shuffled
@@ -71,16 +72,14 @@ class Setup:
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
         for name in ("updates", "batch", "images"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArgumentError(f"{name} is {value}: give a positive whole number.")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, whole_number(name, getattr(self, name)))
 
     def with_channels(self, channels: int | None) -> Setup:
         """Return the set-up with this many hidden channels; itself for None."""
         if channels is None:
             return self
-        if channels < 1:
-            raise ArgumentError(f"channels is {channels}: give a positive whole number, such as 64.")
+        channels = whole_number("channels", channels, 1, 64)
         return replace(self, flow={**self.flow, "hidden": (channels,) * len(self.flow["hidden"])})
 
 
