@@ -10,6 +10,8 @@ include("discrete/steps.jl")
 include("tableaus.jl")
 
 const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+# Spacings of the numbers around t in the smallest step: the stages' times within it still differ.
+const SPACINGS = 10
 # Size of the tape of records; a longer solve is differentiated by taking its steps again.
 const TAPE_BYTES = 256 << 20
 # Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
@@ -127,9 +129,8 @@ function march!(s::DiscreteSolve{T}) where {T}
     while t != t_last
         if adapts
             s.accepted + s.rejected >= control.max_steps && throw(too_many_steps(control, t, size))
-            size = min(size, control.max_step)
+            size = max(min(size, control.max_step), smallest_step(control, t))
             remaining = abs(t_last - t)
-            size < smallest_step(control, t) && size < remaining && throw(too_small_step(control, t, size, finite))
             t_next = size >= remaining ? t_last : t + direction * size
         else
             t_next = s.grid[s.accepted+2]
@@ -148,7 +149,9 @@ function march!(s::DiscreteSolve{T}) where {T}
         finite = isfinite(error)
         if !finite || error > 1
             s.rejected += 1
+            tried = min(size, abs(h))
             size = abs(h) * max(SHRINK, finite ? SAFETY * error^(-1 / k) : SHRINK)
+            tried <= smallest_step(control, t) && throw(too_small_step(control, t, size, finite))
             growth = 1.0   # the step after a rejection does not grow
             continue
         end
@@ -205,7 +208,8 @@ end
 function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     scheme, slope, second, point = s.scheme, stage(s.scheme, 1), stage(s.scheme, 2), pointer(s.scheme.point)
     d0, d1 = scaled_size(scheme, y, y, s.rtol, s.atol), scaled_size(scheme, slope, y, s.rtol, s.atol)
-    trial = min(d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, abs(span))  # the field may not be defined beyond
+    trial = max(d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, SPACINGS * eps(t))
+    trial = min(trial, abs(span))  # the field may not be defined beyond
     move = copysign(trial, span)
     scheme.mix[1] = T(move)
     combine!(scheme, point, y, pointer(scheme.mix), scheme.k, 1)
@@ -216,11 +220,11 @@ function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     end
     largest = max(d1, scaled_size(scheme, second, y, s.rtol, s.atol) / trial)
     other = largest <= 1e-15 ? max(1e-6, trial * 1e-3) : (0.01 / largest)^(1 / (scheme.tableau.order + 1))
-    size = min(100 * trial, other)
+    size = min((scheme.tableau.order == 3 ? 50 : 100) * trial, other)  # at 100 of them BS3's estimate for y' = -k y is zero
     return isfinite(size) ? size : trial
 end
 
-smallest_step(control, t) = max(control.min_step, 10 * eps(t))
+smallest_step(control, t) = max(control.min_step, SPACINGS * eps(t))
 
 function brief(x, digits)
     rounded = round(x; sigdigits=digits)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ..arguments import real_array, real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
 
@@ -30,9 +31,14 @@ class Control:
         Size of fixed steps (time units). Without it a method that estimates its error adapts its steps, and
         one that does not steps from one of the times asked for to the next.
     first_step, min_step, max_step : float, optional
-        Sizes of the first, smallest and largest adaptive step (time units).
+        Sizes of the first, smallest and largest adaptive step (time units). No adaptive step is shorter than 10 spacings
+        of the numbers around t either; a solve ends in a SolverError where the error of the smallest one is too large.
     max_steps : int
         Most steps, accepted and rejected, of one solve.
+    tstops : sequence of float
+        Times that a step must end on, in any order; those outside the span are ignored. Where the field jumps, or does much
+        within a short time, a step across may miss it. The field is evaluated at these times themselves, by the step that
+        ends there and by the one that begins there; one that jumps there best has the value that it goes on with.
     """
 
     rtol: Any = 1e-6
@@ -43,10 +49,12 @@ class Control:
     min_step: float = 0.0
     max_step: float = math.inf
     max_steps: int = 100_000
+    tstops: Sequence[float] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "tstops", _read_tstops(self.tstops))
         for name in ("rtol", "atol"):
-            value = np.asarray(getattr(self, name), dtype=float)
+            value = real_array(name, getattr(self, name))
             if not np.isfinite(value).all() or (value < 0).any():
                 raise ArgumentError(
                     f"{name} is {getattr(self, name)}: give finite numbers of at least 0, such as 1e-6."
@@ -56,17 +64,17 @@ class Control:
         if self.norm not in NORMS:
             raise unknown_name("norm", self.norm, NORMS)
         for name in ("step", "first_step", "max_step"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and (name == "max_step" or math.isfinite(value))):
-                raise ArgumentError(f"{name} is {value}: give a positive size; the direction follows the times.")
-        if not self.min_step >= 0:
+            value, remedy = getattr(self, name), "give a positive size; the direction follows the times"
+            given = value != math.inf if name == "max_step" else value is not None
+            if given and not real_number(name, value, remedy) > 0:
+                raise ArgumentError(f"{name} is {value}: {remedy}.")
+        if not real_number("min_step", self.min_step, "give a size of at least 0") >= 0:
             raise ArgumentError(f"min_step is {self.min_step}: give a size of at least 0.")
         if self.min_step > self.max_step:
             raise ArgumentError(
                 f"min_step is {self.min_step} and max_step {self.max_step}: give a min_step below max_step."
             )
-        if int(self.max_steps) < 1:
-            raise ArgumentError(f"max_steps is {self.max_steps}: give a number of at least 1.")
+        whole_number("max_steps", self.max_steps)
 
     def suits_any_state(self, eps: float) -> bool:
         """Return whether the tolerances are plain numbers with which nothing is wrong whatever the state, the usual case."""
@@ -88,6 +96,16 @@ class Control:
             raise ArgumentError(
                 f"atol is {atol[absolute].min():g} without an rtol, below what {dtype} can hold for y0: give rtol={advice}."
             )
+
+
+def _read_tstops(tstops: Any) -> tuple[float, ...]:
+    """Return the times, rising."""
+    if isinstance(tstops, tuple) and not tstops:
+        return ()
+    array = np.asarray(tstops.detach().cpu() if hasattr(tstops, "detach") else tstops)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "fiu" or not np.isfinite(array).all())):
+        raise ArgumentError(f"tstops is {tstops}: give a sequence of finite times, such as [5.0, 5.05].")
+    return tuple(np.unique(array).astype(float).tolist())
 
 
 @dataclass
@@ -113,9 +131,11 @@ class Event:
     direction : {0, 1, -1}
         Count crossings both ways, only rising ones (from below zero), or only falling ones.
 
-    A crossing is seen where the sign at the end of a step differs from that at its start: two of them within one
-    step are missed, which `max_step` prevents. A condition that is zero at the start of the solve does not count there,
-    so that a solve may go on from an event.
+    A crossing is seen by a change of sign. Every step is looked at in 10 places inside it, as its interpolant has the
+    state there, and at its end: two crossings are missed where both lie between neighbors of those places, 1/11 of a step
+    apart, which `max_step` prevents. To reach zero is to cross it, whatever the condition does then; one that is zero at
+    the start of the solve does not count there, so that a solve may go on from an event. A condition that is NaN where
+    the solve goes, before its first terminal event, ends it in a SolverError that names the time.
     """
 
     condition: Callable

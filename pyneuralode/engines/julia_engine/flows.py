@@ -21,7 +21,7 @@ from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
 from ..torch_engine.first_order import first_order
 from . import session
-from .handover import solver_request
+from .handover import plain_control, refuse_tstops, solver_request
 from .session import Kept
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -47,6 +47,7 @@ def _require(flow: Any) -> None:
         )
     julia_solver(flow.solver)
     require_gradient(flow.gradient, "julia")
+    refuse_tstops(flow.control)
     if isinstance(flow.gradient, ForwardMode):
         raise ArgumentError("gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'.")
     for name in ("rtol", "atol"):
@@ -89,7 +90,7 @@ def solve_terms(
 def _describe(flow, state, span, noise, kinetic, jacobian) -> dict[str, Any]:
     """Return all but the numbers of a solve as plain values; Julia keeps its room for the next one with the same "key"."""
     request = solver_request(flow.field, find_solver(flow.solver).name, flow.gradient, True) | {
-        "control": dict(vars(flow.control)),
+        "control": plain_control(flow.control),
         "times": [float(t) for t in span],
         "kinetic": kinetic,
         "jacobian": jacobian,

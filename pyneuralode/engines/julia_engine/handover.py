@@ -193,9 +193,21 @@ def solver_request(field: Field, solver: str, gradient: GradientMethod, fused: b
     }
 
 
+def refuse_tstops(control: Control) -> None:
+    """Raise for the one control that the Julia package does not have."""
+    if control.tstops:
+        raise ArgumentError("tstops are given, which the julia engine does not have yet: write engine='torch'.")
+
+
+def plain_control(control: Control) -> dict[str, Any]:
+    """Return the controls that the Julia package has, by name."""
+    refuse_tstops(control)
+    return {name: value for name, value in vars(control).items() if name != "tstops"}
+
+
 def control_request(control: Control, layout: Layout) -> dict[str, Any]:
     """Return the controls as plain values; tolerances for each component have the state's shape in Julia."""
-    settings = dict(vars(control))
+    settings = plain_control(control)
     for name in ("rtol", "atol"):
         value = settings[name]
         settings[name] = float(value) if np.ndim(value) == 0 else to_julia(value, layout)

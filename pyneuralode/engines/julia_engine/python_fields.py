@@ -19,6 +19,7 @@ from ...solvers import julia_solver
 from ..base import Control, Problem, Solution
 from ..torch_engine.dynamics import bind
 from .diffeqpy_modules import diffeqpy
+from .handover import plain_control
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .session import with_julia
 
@@ -69,7 +70,7 @@ def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
 
 def _controls(control: Control, Main: Any) -> Any:
     """Return the controls as the Julia package has them."""
-    given = {name: value for name, value in vars(control).items() if value is not None}
+    given = {name: value for name, value in plain_control(control).items() if value is not None}
     return Main.PyNeuralODE.Control(
         **{
             name: Main.collect(value) if isinstance(value, np.ndarray) else value

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ...arguments import real_array
 from ...errors import ArgumentError, SolverError
 from ..base import Control, Problem, Solution
 from . import python_fields
 from .diffeqpy_modules import diffeqpy
+from .handover import refuse_tstops
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .session import with_julia
 
@@ -61,7 +63,7 @@ def solve_mass_matrix(
     if shape != (n, n):
         raise ArgumentError(f"mass_matrix has shape {shape} and y0 {n} components: give shape {(n, n)}.")
     problem = Problem(f, {}, y0, ts, solver, control, None, dense)
-    return python_fields.solve(problem, np.asarray(mass_matrix, dtype=float))
+    return python_fields.solve(problem, real_array("mass_matrix", mass_matrix).astype(float))
 
 
 def solve_residual(
@@ -121,6 +123,7 @@ def _span(start: Start) -> tuple[float, float]:
 
 def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     """Return the controls and the times as SciML's keywords."""
+    refuse_tstops(control)
     times = Main.collect(start.ts)
     tolerances = {"reltol": control.rtol, "abstol": control.atol}
     settings = {

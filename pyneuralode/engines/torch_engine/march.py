@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ..base import Control, Statistics
-from .step_size import GROW, size_after_rejection, size_after_step, size_to_begin, trial_size
+from .inside import Inside
+from .step_size import GROW, SPACINGS, size_after_rejection, size_after_step, size_to_begin, trial_size
 from .tableaus import Tableau
 
 Slope = Callable[[float, Tensor], Tensor]
@@ -69,7 +70,8 @@ class Method:
         first: Tensor | None = None,
         tolerance: Tolerance | None = None,
     ) -> Step:
-        return Step(self, f, t, t_end, y, first)
+        # What a method for stiff problems hands on holds the slope among other things.
+        return Step(self, f, t, t_end, y, getattr(first, "slope", first))
 
 
 class Step:
@@ -86,7 +88,7 @@ class Step:
         s = method.tableau.stages
         for i in range(1, s):
             at = self._combine(i - 1)
-            self.stages.append(f(t + method.c[i] * self.h, at))
+            self.stages.append(f(stage_time(self, method.c[i]), at))
         self.end = at if method.tableau.fsal else self._combine(s - 1)
 
     def _combine(self, row: int) -> Tensor:
@@ -100,7 +102,7 @@ class Step:
         """Evaluate the further stages that only the interpolant needs."""
         for i in range(len(self.stages), len(self.method.c)):
             at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimates)
-            self.stages.append(self.f(self.t + self.method.c[i] * self.h, at))
+            self.stages.append(self.f(stage_time(self, self.method.c[i]), at))
 
     @property
     def end_slope(self) -> Tensor | None:
@@ -135,6 +137,15 @@ class Step:
         # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
         fifth, third = estimates
         return fifth * (fifth / math.hypot(fifth, 0.1 * third))
+
+    def error_inside(self, *_) -> float:
+        """Return 0: an explicit method's dense output is about as good as its steps."""
+        return 0.0
+
+
+def stage_time(step: Step, c: float) -> float:
+    """Return the time of a stage; at the end of the step it is that very number, where the field may jump or end."""
+    return step.t_end if c == 1 else step.t + c * step.h
 
 
 def interpolate(step: Step, times: list[float], scale: float = 1.0) -> Tensor:
@@ -223,10 +234,12 @@ def adaptive_march(
     statistics: Statistics,
     norm: Norm = rms,
     guess: float | None = None,
+    inside: Inside | None = None,
 ) -> Iterator[Step]:
     """Yield accepted steps from `t` to `t_end` in either direction.
 
-    `guess` is the first step's size where the caller knows a good one.
+    `guess` is the first step's size where the caller knows a good one, `inside` where the states between a step's ends
+    are asked for: a step that is not good enough there is taken again, shorter, or to the first of those times.
     Tolerances are numbers or NumPy arrays (n,).
     """
     tolerance, stepper = tolerance_of(control, y, norm), method.stepper()
@@ -235,33 +248,42 @@ def adaptive_march(
     if not bool(torch.isfinite(first).all()):
         raise bad_start(t)
     size = guess or control.first_step or _first_size(f, t, y, first, t_end, method.tableau, *tolerance)
-    size = max(size, control.min_step)
-    previous, growth, finite, trouble = 1.0, GROW, True, None
+    previous, growth, wanted = 1.0, GROW, None
+    _, *stops = stops_of([t, t_end], control)
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
             raise too_many_steps(control, t, size)
-        size = min(size, control.max_step)
         smallest = smallest_step(control, t)
-        remaining = abs(t_end - t)
-        if size < smallest and size < remaining:
-            raise too_small_step(control, t, size, finite, trouble)
-        step = stepper.step(f, t, t_end if size >= remaining else t + direction * size, y, first, tolerance)
+        size = max(min(size, control.max_step), smallest)
+        stop = stops[0] if wanted is None else wanted
+        remaining = abs(stop - t)
+        cut = size >= remaining
+        step = stepper.step(f, t, stop if cut else t + direction * size, y, first, tolerance)
         error, order = step.error(*tolerance), step.method.tableau.error_order + 1
+        between = inside.error(step, f, tolerance) if inside is not None and error <= 1 else 0.0
+        error = max(error, between)  # in this order, in which NaN stays
         finite = math.isfinite(error)
         if finite and error <= 1:
             statistics.accepted += 1
             yield step
-            t, y, first = step.t_end, step.end, step.onward
-            size = size_after_step(step.h, error, previous, growth, order, control.min_step)
+            t, y, first, wanted = step.t_end, step.end, step.onward, None
+            size = size_after_step(step.h, size if cut else abs(step.h), error, previous, growth, order)
             previous, growth = max(error, 1e-4), GROW
+            if t == stops[0]:
+                del stops[0]
         else:
             statistics.rejected += 1
-            size = size_after_rejection(step.h, error, finite, order)
-            growth, first, trouble = 1.0, step.again, step.trouble  # the step after a rejection does not grow
+            first, shorter = step.again, size_after_rejection(step.h, error, finite, order)
+            wanted = inside.stop(t, shorter) if between > 1 else None
+            if wanted is not None:
+                continue
+            if min(size, remaining) <= smallest:
+                raise too_small_step(control, t, shorter, finite, step.trouble)
+            size, growth = shorter, 1.0  # the step after a rejection does not grow
 
 
 def smallest_step(control: Control, t: float) -> float:
-    return max(control.min_step, 10 * math.ulp(t))
+    return max(control.min_step, SPACINGS * math.ulp(t))
 
 
 def bad_start(t: float) -> SolverError:
@@ -294,7 +316,7 @@ def too_small_step(control: Control, t: float, size: float, finite: bool, troubl
 def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
-    trial = trial_size(d0, d1, t_end - t)
+    trial = trial_size(d0, d1, t_end - t, SPACINGS * math.ulp(t))
     direction = math.copysign(1.0, t_end - t)
     other = f(t + direction * trial, y + direction * trial * slope)
     return size_to_begin(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
@@ -310,15 +332,25 @@ class Stop:
 
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
     """Return the times between which steps are taken, or None where the method adapts its steps."""
+    stops = stops_of(ts, control)
     if control.step is None:
-        return ts if tableau.error is None else None
-    count = math.ceil(abs(ts[-1] - ts[0]) / control.step * (1 - 1e-12))
-    if count > control.max_steps:
+        if tableau.error is not None:
+            return None
+        return ts if len(stops) == 2 else sorted({*ts, *stops}, reverse=ts[-1] < ts[0])
+    counts = [math.ceil(abs(end - start) / control.step * (1 - 1e-12)) for start, end in zip(stops, stops[1:])]
+    if sum(counts) > control.max_steps:
         raise ArgumentError(
-            f"step is {control.step}: the span needs {count} such steps, above max_steps = {control.max_steps}."
+            f"step is {control.step}: the span needs {sum(counts)} such steps, above max_steps = {control.max_steps}."
         )
-    direction = math.copysign(control.step, ts[-1] - ts[0])
-    return [ts[0] + i * direction for i in range(count)] + [ts[-1]]
+    step = math.copysign(control.step, ts[-1] - ts[0])
+    return [start + i * step for start, count in zip(stops, counts) for i in range(count)] + [ts[-1]]
+
+
+def stops_of(ts: list[float], control: Control) -> list[float]:
+    """Return the first time, the times inside the span that a step must end on, and the last time, in order."""
+    low, high = min(ts[0], ts[-1]), max(ts[0], ts[-1])
+    stops = [t for t in control.tstops if low < t < high]
+    return [ts[0], *(stops if ts[-1] > ts[0] else reversed(stops)), ts[-1]]
 
 
 def march(
@@ -330,11 +362,16 @@ def march(
     statistics: Statistics,
     norm: Norm = rms,
     guess: float | None = None,
+    dense: bool = False,
 ) -> Iterator[Stop]:
-    """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers."""
+    """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers.
+
+    `dense`: the states everywhere inside the steps are asked for, not those at `ts` alone.
+    """
     grid = fixed_grid(method.tableau, ts, control)
     if grid is None:
-        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess)
+        inside = Inside(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
+        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess, inside)
     else:
         steps = fixed_march(method, f, y, grid, statistics, tolerance_of(control, y, norm, adaptive=False))
     forward = ts[-1] > ts[0]

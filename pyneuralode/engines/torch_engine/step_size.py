@@ -2,11 +2,17 @@
 
 Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, k = order of the
 error estimate + 1; the first one Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4.
+What marches take is never smaller than what the time resolves: see `smallest_step` of each.
 """
 
 import math
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+# The largest first step, in trial steps: the time in which the state would change by all its size. There the error
+# estimate of BS3, the one method of order 3, is zero for y' = -k y, whatever the error: it goes half as far.
+FURTHEST, FURTHEST_OF_THIRD = 100, 50
+# Spacings of the numbers around t in the smallest step: the stages' times within it still differ.
+SPACINGS = 10
 
 
 def size_after_rejection(h, error, finite, k):
@@ -15,21 +21,25 @@ def size_after_rejection(h, error, finite, k):
     return abs(h) * max(SHRINK, factor)
 
 
-def size_after_step(h, error, previous, growth, k, min_step):
-    """Return the size of the step after one of `h`; `error` is its own, `previous` that of the one before."""
+def size_after_step(h, size, error, previous, growth, k):
+    """Return the size of the step after one of `h`; `error` is its own, `previous` that of the one before.
+
+    `size` is what the step would have had if no time to end on had cut it.
+    """
     factor = SAFETY * max(error, 1e-10) ** (-0.7 / k) * previous ** (0.4 / k)
-    return max(abs(h) * min(growth, max(SHRINK, factor)), min_step)
+    following = abs(h) * min(growth, max(SHRINK, factor))
+    return max(following, size) if factor >= 1 else following
 
 
-def trial_size(d0, d1, span):
+def trial_size(d0, d1, span, smallest):
     """Return the size of an Euler step that shows how the slope bends, from the norms of state and slope."""
     trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    return min(trial, abs(span))  # the field may not be defined beyond
+    return min(max(trial, smallest), abs(span))  # the field may not be defined beyond
 
 
 def size_to_begin(trial, d1, d2, order):
     """Return the first step's size, from the norms of the slope and of its change over the trial step, per unit of time."""
     largest = max(d1, d2)
     second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (order + 1))
-    size = min(100 * trial, second)
+    size = min((FURTHEST_OF_THIRD if order == 3 else FURTHEST) * trial, second)
     return size if math.isfinite(size) else trial

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
 
 from ....errors import SolverError
 from ...base import Control
 from ..march import bad_start, too_many_steps, too_small_step
+from ..tangents import has_tangent
 from .plan import BAD_START, TOO_MANY, TOO_SMALL
 
 log = logging.getLogger("pyneuralode")
@@ -35,8 +35,7 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
 def readable(*tensors: Tensor) -> bool:
     """Return whether compiled code can read the tensors, and loses no tangents of forward-mode differentiation by it."""
     return all(
-        x.device.type == "cpu" and x.dtype in (torch.float64, torch.float32) and unpack_dual(x).tangent is None
-        for x in tensors
+        x.device.type == "cpu" and x.dtype in (torch.float64, torch.float32) and not has_tangent(x) for x in tensors
     )
 
 

@@ -13,18 +13,28 @@ size_to_begin = part(step_size.size_to_begin)
 
 
 @part
-def next_step(t, t_last, size, finite, taken, controls):
-    """Return whether a step may be taken after `taken` ones (the status), its size, and where it ends."""
+def resolved(t):
+    """Return the size of the smallest step that the time resolves."""
+    return step_size.SPACINGS * np.spacing(abs(t))
+
+
+@part
+def next_step(t, stop, size, taken, controls):
+    """Return whether a step may be taken after `taken` ones (the status), its size, and where it ends: not after `stop`."""
     if taken >= controls[MAX_STEPS]:
         return TOO_MANY, size, t
-    size = min(size, controls[MAX_STEP])
-    smallest = max(controls[MIN_STEP], 10 * np.spacing(abs(t)))
-    remaining = abs(t_last - t)
-    if size < smallest and size < remaining:
-        return TOO_SMALL if finite else NOT_FINITE, size, t
-    if size >= remaining:
-        return DONE, size, t_last
-    return DONE, size, t + (size if t_last > t else -size)
+    size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], resolved(t))
+    if size >= abs(stop - t):
+        return DONE, size, stop
+    return DONE, size, t + (size if stop > t else -size)
+
+
+@part
+def after_rejection(t, h, size, finite, controls):
+    """Return whether a shorter step may be tried than the rejected one, of `size` unless it was cut to `h` (the status)."""
+    if min(size, abs(h)) > max(controls[MIN_STEP], resolved(t)):
+        return DONE
+    return TOO_SMALL if finite else NOT_FINITE
 
 
 @part

@@ -3,11 +3,19 @@
 import numpy as np
 
 from ..step_size import GROW
-from .control import next_step, size_after_rejection, size_after_step, size_to_begin, trial_size
+from .control import (
+    after_rejection,
+    next_step,
+    resolved,
+    size_after_rejection,
+    size_after_step,
+    size_to_begin,
+    trial_size,
+)
 from .emitting import at, pointer
 from .kernels import SOURCES, kernel, maker, part
 from .network import evaluate, load_parameters
-from .plan import BAD_START, DONE, END, FIRST_STEP, MIN_STEP, RECORD, SAMPLES, START, WORK
+from .plan import ADAPTIVE, BAD_START, DONE, END, FIRST_STEP, RECORD, SAMPLES, START, WORK
 from .products import copy_numbers, zero
 from .steps import advance, combine, error_size, extend, make_scheme, weigh
 from .vectors import aligned, lanes
@@ -38,11 +46,11 @@ def scaled_norm(scheme, x, y, rtol, atol):
 
 
 @part
-def first_size(net, scheme, work, y, span, rtol, atol, record):
+def first_size(net, scheme, work, t, y, span, rtol, atol, record):
     """Return the first step's size; the slope at y is in the first stage."""
     k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
     d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
-    trial = trial_size(d0, d1, span)
+    trial = trial_size(d0, d1, span, resolved(t))
     direction = 1.0 if span > 0 else -1.0
     zero(point, scheme.lead)
     for i in range(scheme.n):
@@ -54,9 +62,9 @@ def first_size(net, scheme, work, y, span, rtol, atol, record):
 
 
 @kernel
-def march(table, scales, coefficients, interpolant, controls, tolerances, theta, y0, ts, grid, every, room, work, tape,
+def march(table, scales, coefficients, interpolant, controls, tolerances, theta, y0, ts, stops, every, room, work, tape,
           sources=SOURCES):
-    """Solve from y0 through ts, in adaptive steps or along `grid` where that is not empty.
+    """Solve from y0 through ts, in one step from each time of `stops` to the next, or in adaptive ones that end on them.
 
     The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above
     0 the solve can be differentiated: the state is kept every so many steps, and the tape of evaluations too as long
@@ -72,7 +80,7 @@ def march(table, scales, coefficients, interpolant, controls, tolerances, theta,
     scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
     n, stages, total, end_stage = scheme.n, scheme.stages, scheme.total, scheme.end_stage
     rtol, atol = pointer(tolerances), at(pointer(tolerances), n)
-    adaptive = grid.size == 0
+    adaptive = controls[ADAPTIVE] != 0
     t, t_last = ts[0], ts[-1]
     direction = 1.0 if t_last > t else -1.0
 
@@ -91,10 +99,10 @@ def march(table, scales, coefficients, interpolant, controls, tolerances, theta,
     copy_numbers(y, pointer(y0), n)
     ys = np.empty((ts.size, n), y0.dtype)
     copy_numbers(pointer(ys), y, n)
-    j = 1
+    j = stop = 1
     status, accepted, rejected, nfev = DONE, 0, 0, 0
     have_slope, first, row, step = False, 0, 0, 0.0
-    previous, growth, finite = 1.0, GROW, True
+    previous, growth = 1.0, GROW
     exponent = scheme.error_order + 1
 
     if adaptive:
@@ -106,17 +114,15 @@ def march(table, scales, coefficients, interpolant, controls, tolerances, theta,
         if status == DONE:
             step = controls[FIRST_STEP]
             if step == 0:
-                step = first_size(net, scheme, memory, y, t_last - t, rtol, atol, at(pointer(tape), size))
+                step = first_size(net, scheme, memory, t, y, t_last - t, rtol, atol, at(pointer(tape), size))
                 nfev += 1
-            step = max(step, controls[MIN_STEP])
 
     while status == DONE and t != t_last:
+        t_next = stops[stop]
         if adaptive:
-            status, step, t_next = next_step(t, t_last, step, finite, accepted + rejected, controls)
+            status, step, t_next = next_step(t, t_next, step, accepted + rejected, controls)
             if status != DONE:
                 break
-        else:
-            t_next = grid[accepted + 1]
         h = t_next - t
         if taped and (row + total + 1) * size > room:
             taped = False
@@ -137,6 +143,7 @@ def march(table, scales, coefficients, interpolant, controls, tolerances, theta,
         finite = np.isfinite(error)
         if not finite or error > 1:
             rejected += 1
+            status = after_rejection(t, h, step, finite, controls)
             step = size_after_rejection(h, error, finite, exponent)
             growth = 1.0
             continue
@@ -174,8 +181,10 @@ def march(table, scales, coefficients, interpolant, controls, tolerances, theta,
         first, row, have_slope = row + end_stage - 1, last, has_end_slope
         if has_end_slope:
             copy_numbers(scheme.k, at(scheme.k, end_stage * scheme.lead), scheme.lead)
+        cut = t == stops[stop]
+        stop += cut
         if adaptive:
-            step = size_after_step(h, error, previous, growth, exponent, controls[MIN_STEP])
+            step = size_after_step(h, step if cut else abs(h), error, previous, growth, exponent)
             previous, growth = max(error, 1e-4), GROW
 
     return status, t, step, (nfev, accepted, rejected, taped), ys, journal, kept, tape

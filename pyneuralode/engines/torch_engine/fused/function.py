@@ -16,7 +16,7 @@ from ....gradients import OF_STEPS, Checkpointed
 from ...base import Problem
 from ..differentiate import Task
 from ..first_order import first_order
-from ..march import fixed_grid
+from ..march import fixed_grid, stops_of
 from .available import compiled, march_error, readable, run, wants_gradient
 from .plan import VECTOR_BYTES, known, solve_plan
 
@@ -61,7 +61,7 @@ class Repeated:
     def __init__(self, problem: Problem, task: Task, y0: Tensor):
         control, gradient = task.control, problem.gradient
         grid = fixed_grid(task.method.tableau, task.ts, control)
-        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps, grid is None)
         self.task, self.y0, self.shapes = task, y0, problem.dynamics.shapes()
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
         dtype = y0.detach().numpy().dtype
@@ -69,7 +69,7 @@ class Repeated:
         self.plan = plan.table, plan.scales, plan.coefficients, plan.interpolant
         self.work = plan.work
         self.ts = np.array(task.ts)
-        self.grid = np.empty(0) if grid is None else np.array(grid)
+        self.stops = np.array(stops_of(task.ts, control) if grid is None else grid)
         self.control = np.array(limits, dtype=float), np.empty((2, y0.numel()), dtype)
         self.control[1][0], self.control[1][1] = control.rtol, control.atol
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
@@ -102,7 +102,7 @@ class _Call:
             )
         self.work, tape = _memory(y0.dtype, problem.work)
         status, t, size, counts, ys, *self.record, self.tape = run(
-            forward.march, *problem.plan, *problem.control, self.theta, y0, problem.ts, problem.grid,
+            forward.march, *problem.plan, *problem.control, self.theta, y0, problem.ts, problem.stops,
             problem.every if keep else 0, problem.room if keep else 0, self.work, tape,
         )
         nfev, self.accepted, rejected, self.taped = counts

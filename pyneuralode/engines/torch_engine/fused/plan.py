@@ -40,7 +40,7 @@ LAYERS, COLUMNS = 29, 15
 # How a march ends.
 DONE, BAD_START, TOO_MANY, TOO_SMALL, NOT_FINITE = range(5)
 # Entries of a march's `controls`.
-FIRST_STEP, MIN_STEP, MAX_STEP, MAX_STEPS = range(4)
+FIRST_STEP, MIN_STEP, MAX_STEP, MAX_STEPS, ADAPTIVE = range(5)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ...integrals import Integrals
 from ..first_order import first_order
 from ..fused.available import compiled, march_error, readable, run, wants_gradient
 from ..fused.plan import tableau_plan
-from ..march import fixed_grid
+from ..march import fixed_grid, stops_of
 from ..tableaus import Tableau
 from .plan import FlowPlan, flow_plan
 
@@ -67,15 +67,16 @@ class _Call:
         control, tableau = self.control, self.tableau
         scheme = tableau_plan(tableau)
         self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
-        grid = fixed_grid(tableau, list(self.span), control)
+        span = [float(t) for t in self.span]
+        grid = fixed_grid(tableau, span, control)
         if grid is None:
             check_tolerances(control, state)
-        controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        stops = np.array(stops_of(span, control) if grid is None else grid)
+        controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps, grid is None)
         self.scheme = scheme.rows, scheme.ends, scheme.interpolant, scheme.numbers
         status, t, size, self.counts, end, *record = run(
             _kernels()[0].march, self.plan.head, self.plan.scales, self.theta, state.t().contiguous().numpy(),
-            float(self.span[0]), float(self.span[1]), np.empty(0) if grid is None else np.array(grid),
-            *self.scheme, tableau.c, float(control.rtol), float(control.atol), np.array(controls, dtype=float), keep,
+            stops, *self.scheme, tableau.c, float(control.rtol), float(control.atol), np.array(controls, dtype=float), keep,
         )  # fmt: skip
         if status:
             raise march_error(status, t, size, control)

@@ -3,15 +3,17 @@
 import numpy as np
 
 from ..fused.control import (
+    after_rejection,
     join_estimates,
     next_step,
+    resolved,
     size_after_rejection,
     size_after_step,
     size_to_begin,
     trial_size,
 )
 from ..fused.kernels import kernel, maker, part
-from ..fused.plan import BAD_START, DONE, FIRST_STEP, MIN_STEP
+from ..fused.plan import ADAPTIVE, BAD_START, DONE, FIRST_STEP
 from ..fused.vectors import aligned, copy, fill, lanes
 from ..step_size import GROW
 from .field import evaluate, make_room, pull_back
@@ -56,9 +58,9 @@ def padded_rows(z, rows):
 
 
 @kernel
-def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep,
+def march(head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep,
           sources=SOURCES):
-    """Solve from the states z (d, n) at t to t_last, in adaptive steps or along `grid` where that is not empty.
+    """Solve from the states z (d, n), in one step from each time of `stops` to the next, or in adaptive ones that end on them.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected), the end (d + 1, n), whose last
     row is the integral of the trace; with `keep` for the adjoint the steps' times and first evaluations, and
@@ -70,7 +72,8 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
     p = y.size // (d + 1)
     scheme = make_scheme(rows, ends, interpolant, numbers, y)
     stages, size, k = scheme.stages, y.size, scheme.k
-    adaptive = grid.size == 0
+    adaptive = controls[ADAPTIVE] != 0
+    t, t_last, stop = stops[0], stops[-1], 1
     capacity = FIRST_EVALUATIONS if keep else 1
     points = np.empty((capacity, d * p), z.dtype)
     weights, rests = np.empty((capacity, row_size(shape)), z.dtype), np.empty((capacity, rest_size(shape)), z.dtype)
@@ -80,7 +83,7 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
     fill(nothing, 0)
     status, accepted, rejected, nfev = DONE, 0, 0, 0
     have_slope, first, step = False, 0, 0.0
-    previous, growth, finite = 1.0, GROW, True
+    previous, growth = 1.0, GROW
     exponent = scheme.error_order + 1
     whole = scheme.end_stage == stages - 1 and stages > 1
     none = np.intp(0)
@@ -97,7 +100,7 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
         step = controls[FIRST_STEP]
         if step == 0 and status == DONE:
             d0, d1 = norm(y, none, y, y, n, p, rtol, atol), norm(k, none, y, y, n, p, rtol, atol)
-            guess = trial_size(d0, d1, t_last - t)
+            guess = trial_size(d0, d1, t_last - t, resolved(t))
             direction = 1.0 if t_last > t else -1.0
             for i in range(size):
                 end[i] = y[i] + direction * guess * k[i]
@@ -108,16 +111,14 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
             for i in range(size):
                 error[i] -= k[i]
             step = size_to_begin(guess, d1, norm(error, none, y, y, n, p, rtol, atol) / guess, scheme.order)
-        step = max(step, controls[MIN_STEP])
     used = 1 if adaptive else 0
 
     while status == DONE and t != t_last:
+        t_next = stops[stop]
         if adaptive:
-            status, step, t_next = next_step(t, t_last, step, finite, accepted + rejected, controls)
+            status, step, t_next = next_step(t, t_next, step, accepted + rejected, controls)
             if status != DONE:
                 break
-        else:
-            t_next = grid[accepted + 1]
         h = t_next - t
         if keep and used + stages > capacity:
             capacity *= 2
@@ -148,6 +149,7 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
         finite = np.isfinite(miss)
         if not finite or miss > 1:
             rejected += 1
+            status = after_rejection(t, h, step, finite, controls)
             step = size_after_rejection(h, miss, finite, exponent)
             growth = 1.0
             continue
@@ -169,8 +171,10 @@ def march(head, scales, theta, z, t, t_last, grid, rows, ends, interpolant, numb
         accepted += 1
         t = t_next
         y, end = end, y
+        cut = t == stops[stop]
+        stop += cut
         if adaptive:
-            step = size_after_step(h, miss, previous, growth, exponent, controls[MIN_STEP])
+            step = size_after_step(h, step if cut else abs(h), miss, previous, growth, exponent)
             previous, growth = max(miss, 1e-4), GROW
 
     last = np.empty((d + 1, n), z.dtype)

@@ -7,18 +7,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..fused.control import next_step, size_after_rejection, size_after_step, size_to_begin, trial_size
-from ..fused.plan import BAD_START, DONE, FIRST_STEP, MIN_STEP
+from ..fused.control import (
+    after_rejection,
+    next_step,
+    resolved,
+    size_after_rejection,
+    size_after_step,
+    size_to_begin,
+    trial_size,
+)
+from ..fused.plan import ADAPTIVE, BAD_START, DONE, FIRST_STEP
 from ..step_size import GROW
 from ..stiff.switching import MARGIN, PLAIN_STEPS, STIFF_STEPS
 from .arrays import copy, copy_rows, copy_some, copy_stages, copy_tape
 from .kernels import SOURCES, kernel, maker, part
 from .machine import evaluate, make_machine, set_parameters
-from .plan import IMPLICIT, ROSENBROCK
-from .steps import error_size, extend, fastest, make_scheme, move, take, weigh
+from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
+from .steps import error_inside, error_size, extend, fastest, interpolate, make_scheme, take
 
 # The entry of `controls` behind those that every march has.
-STABILITY = 4
+STABILITY = 5
 
 
 class Tape(NamedTuple):
@@ -79,7 +87,7 @@ def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
     """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are room."""
     gather(k, slope)
     d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
-    trial = trial_size(d0, d1, span)
+    trial = trial_size(d0, d1, span, resolved(t))
     direction = 1.0 if span > 0 else -1.0
     for i in range(y.size):
         point[i] = y[i] + direction * trial * slope[i]
@@ -140,14 +148,6 @@ def hand_over(k, end_stage, following):
 
 
 @part
-def interpolate(scheme, h, theta, y, k, out):
-    weigh(scheme, theta)
-    for sample in range(len(k)):
-        at = sample * scheme.dim
-        move(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
-
-
-@part
 def first_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, point):
     """Evaluate the first stages; return whether they are finite, and the first step's size."""
     first_stages(machine, scheme, t, y, k)
@@ -156,7 +156,16 @@ def first_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, po
     size = controls[FIRST_STEP]
     if size == 0:
         size = first_size(machine, scheme, t, y, k, t_last - t, rtol, atol, slope, point)
-    return True, max(size, controls[MIN_STEP])
+    return True, size
+
+
+@part
+def count_inside(t_next, ts, j, last, direction):
+    """Return how many of the times from ts[j] to ts[last] lie before the end of a step."""
+    count = 0
+    while j + count <= last and direction * ts[j + count] < direction * t_next:
+        count += 1
+    return count
 
 
 @part
@@ -179,17 +188,19 @@ def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction,
 
 
 @kernel
-def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts, kinds, rtol, atol, controls, every,
+def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_parts, kinds, rtol, atol, controls, every,
           most, sources=SOURCES):
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
-    Steps are adaptive, or along the times of `grid`, divided like ts, where that is not empty. `theta` and the
+    There is one step from each time of `stops`, divided like ts, to the next, or adaptive ones that end on them; those of
+    methods for stiff problems end on times asked for too where they are not good enough in between. `theta` and the
     tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
     the state is kept every so many steps, and the stages of up to `most` steps. `slopes` (systems, n) are those at
     the start where they are known, as when steps of an implicit method are taken again; else it has no rows.
 
     Where the stability interval among the `controls` is above 0, steps switch between `method` and `other`, a
-    Rosenbrock method, by themselves or, taken again, as `kinds` says (steps of one system).
+    Rosenbrock method, by themselves or, taken again, as `kinds` says (steps of one system). The explicit one of the two
+    takes those that start where the other has no Jacobian to use.
 
     Returns for each system (status, t, step's size) and (evaluations, accepted, rejected), the states at all
     times, and the tape.
@@ -209,7 +220,7 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
         np.empty((64, 2 * n if implicit else n)),
         np.empty((min(64, most), samples, most_stages, machine.dim)),
     )
-    adaptive = grid.size == 0
+    adaptive = controls[ADAPTIVE] != 0
     limit = MARGIN * controls[STABILITY]
     step = block = 0
     for i in range(systems):
@@ -223,7 +234,8 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
         copy(ys[j], y)
         j += 1
         status, accepted, rejected, nfev = DONE, 0, 0, 0
-        size, previous, growth, finite = 0.0, 1.0, GROW, True
+        size, previous, growth = 0.0, 1.0, GROW
+        stop, wanted = stop_parts[i] + 1, False
         have_first, fresh = adaptive, True
         scheme, stiff, count = plain, False, 0
         if len(slopes) > 0:
@@ -237,12 +249,11 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
             nfev = 2 if finite and controls[FIRST_STEP] == 0 else 1
 
         while status == DONE and t != t_last:
+            t_next = ts[j] if wanted else stops[stop]
             if adaptive:
-                status, size, t_next = next_step(t, t_last, size, finite, accepted + rejected, controls)
+                status, size, t_next = next_step(t, t_next, size, accepted + rejected, controls)
                 if status != DONE:
                     break
-            else:
-                t_next = grid[grid_parts[i] + accepted + 1]
             h = t_next - t
             if kinds.size > 0:
                 change = (kinds[accepted] != 0) != stiff
@@ -254,37 +265,54 @@ def march(program, method, other, theta, y0, slopes, ts, parts, grid, grid_parts
             if scheme.kind != ROSENBROCK and not have_first:
                 first_stages(machine, scheme, t, y, k)
                 nfev, have_first = nfev + 1, True
-            nfev += take(machine, scheme, h, t, y, k, end, fresh, full_rtol, full_atol)
+            more, usable = take(machine, scheme, h, t, y, k, end, fresh, full_rtol, full_atol)
+            nfev += more
+            stepping, second = scheme, stiff
+            if not usable:  # the explicit method takes this step
+                stepping, second = plain if further.kind == ROSENBROCK else further, further.kind == EXPLICIT
+                first_stages(machine, stepping, t, y, k)
+                more, usable = take(machine, stepping, h, t, y, k, end, fresh, full_rtol, full_atol)
+                nfev += more + 1
             if limit > 0:
-                rate = fastest(scheme, h, y, k, full_rtol, full_atol)
+                rate = fastest(stepping, h, y, k, full_rtol, full_atol)
                 looks_stiff = not abs(h) * rate <= limit
                 count = count + 1 if looks_stiff != stiff else 0
-            error = error_size(scheme, h, y, end, k, full_rtol, full_atol) if adaptive else 0.0
-            exponent, finite = scheme.error_order + 1, np.isfinite(error)
+            error = error_size(stepping, h, y, end, k, full_rtol, full_atol) if adaptive else 0.0
+            between = 0.0
+            if adaptive and error <= 1 and stepping.kind != EXPLICIT:  # see ..inside
+                asked = count_inside(t_next, ts, j, last, direction)
+                between, looks = error_inside(machine, stepping, h, t, y, k, ts, j, asked, full_rtol, full_atol, room)
+                error, nfev = max(error, between), nfev + looks
+            exponent, finite = stepping.error_order + 1, np.isfinite(error)
             if not finite or error > 1:
                 rejected += 1
-                size = size_after_rejection(h, error, finite, exponent)
-                growth, fresh = 1.0, False
+                shorter, fresh = size_after_rejection(h, error, finite, exponent), False
+                wanted = between > 1 and shorter <= abs(ts[j] - t)
+                if not wanted:
+                    status = after_rejection(t, h, size, finite, controls)
+                    size, growth = shorter, 1.0
                 continue
 
             extended = False
             if j <= last and direction * ts[j] <= direction * t_next:
-                j, extended = write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction, ys)
+                j, extended = write_outputs(machine, stepping, t, t_next, y, end, k, ts, j, last, direction, ys)
             if extended:
-                nfev += len(scheme.rows) - scheme.stages
+                nfev += len(stepping.rows) - stepping.stages
             if every > 0:
                 row, place = step + accepted, block + accepted // every
                 if is_full(tape, row, place, most):
                     tape = longer(tape, row, place, most)
-                record(tape, row, place if accepted % every == 0 else -1, row < most, t, t_next, stiff, y, k)
+                record(tape, row, place if accepted % every == 0 else -1, row < most, t, t_next, second, y, k)
             accepted += 1
             t = t_next
             y, end, fresh = end, y, True
-            have_first = 0 <= scheme.end_stage < (len(scheme.rows) if extended else scheme.stages)
+            have_first = 0 <= stepping.end_stage < (len(stepping.rows) if extended else stepping.stages)
             if have_first:
-                hand_over(k, scheme.end_stage, k)
+                hand_over(k, stepping.end_stage, k)
+            cut = wanted or t == stops[stop]
+            stop, wanted = stop + (t == stops[stop]), False
             if adaptive:
-                size = size_after_step(h, error, previous, growth, exponent, controls[MIN_STEP])
+                size = size_after_step(h, size if cut else abs(h), error, previous, growth, exponent)
                 previous, growth = max(error, 1e-4), GROW
 
         reports[i, 0], reports[i, 1], reports[i, 2] = status, t, size

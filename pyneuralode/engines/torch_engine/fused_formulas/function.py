@@ -16,9 +16,10 @@ from ....fields import Field
 from ....gradients import OF_STEPS, Checkpointed
 from ...base import Control, Problem
 from ..differentiate import Task
+from ..finite_gradients import finite_gradients
 from ..first_order import first_order
 from ..fused.available import compiled, march_error, readable, run, wants_gradient
-from ..march import fixed_grid
+from ..march import fixed_grid, stops_of
 from ..rows.control import of_sample
 from ..stiff import find_tableau
 from ..tableaus import Tableau
@@ -125,7 +126,8 @@ def _solve(
         program=program_of(problem.dynamics),
         methods=method_plans(method),
         times=_Ragged.of(times),
-        grids=_Ragged.of([[] if grid is None else grid for grid in grids]),
+        stops=_Ragged.of([stops_of(row, control) if grid is None else grid for row, grid in zip(times, grids)]),
+        adaptive=grids[0] is None,
         control=control,
         every=0 if not differentiated else problem.gradient.every if checkpointed else 1,
         tape=differentiated and not checkpointed,
@@ -172,7 +174,8 @@ class _Systems:
     program: Program
     methods: tuple[MethodPlan, MethodPlan, float]
     times: _Ragged
-    grids: _Ragged
+    stops: _Ragged
+    adaptive: bool
     control: Control
     every: int
     tape: bool
@@ -182,8 +185,9 @@ class _Systems:
         self.y0, self.theta = y0.contiguous().numpy(), theta.contiguous().numpy()
         self.rtol, self.atol = (_by_system(tolerance, shape) for tolerance in (control.rtol, control.atol))
         *plans, stability = self.methods
-        controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps, stability)
-        self.controls = np.array(controls, dtype=float)
+        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        self.controls = np.array([*limits, self.adaptive, stability], dtype=float)
+        self.given_steps = np.array([*limits, False, stability], dtype=float)
         self.field = self.program.arrays, *(plan.arrays for plan in plans)
         self.parts, solved = over_threads(self._march_some, len(y0))
         reports, counts, states, *_ = zip(*solved)
@@ -209,7 +213,7 @@ class _Systems:
         most = TAPE_BYTES * (some.stop - some.start) // row if self.tape else 0
         return run(
             forward.march, *self.field, _rows_of(self.theta, some), self.y0[some], np.empty((0, self.y0.shape[1])),
-            *self.times.part(some), *self.grids.part(some), np.empty(0),
+            *self.times.part(some), *self.stops.part(some), np.empty(0),
             _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls,
             self.every, most,
         )  # fmt: skip
@@ -257,13 +261,13 @@ class _Systems:
         start, end = path[0, 0], path[-1, 1]
         inside = np.flatnonzero((np.minimum(start, end) < ts) & (ts < np.maximum(start, end)))
         ends = cotangents[ts == end].sum(0)
-        times, grid = _Ragged.of([[start, *ts[inside], end]]), _Ragged.of([[*path[:, 0], end]])
+        times, steps = _Ragged.of([[start, *ts[inside], end]]), _Ragged.of([[*path[:, 0], end]])
         bars = np.concatenate([np.zeros((1, n)), cotangents[inside], (end_bar + ends)[None]])
         field = *self.field, _rows_of(self.theta, some)
         slopes = kept[None, n:] if len(kept) > n else np.empty((0, n))
         _, counts, _, *tape = run(
-            forward.march, *field, kept[None, :n], slopes, *times.arrays, *grid.arrays, path[:, 2].copy(),
-            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls, 1, len(path),
+            forward.march, *field, kept[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
+            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.given_steps, 1, len(path),
         )  # fmt: skip
         y_bar, theta_bar = run(backward.sweep, *field, *times.arrays, counts, *tape, bars)
         return y_bar[0], theta_bar[0]
@@ -286,5 +290,6 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     @first_order
+    @finite_gradients
     def backward(ctx, cotangents: Tensor):
         return None, *ctx.systems.sweep(cotangents)

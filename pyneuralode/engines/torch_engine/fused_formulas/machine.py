@@ -108,8 +108,12 @@ def differentiate(machine, jacobian):
     for k in range(len(steps)):
         by_x, by_y = machine.by_x[k], machine.by_y[k]
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
-        for c in range(machine.directions):
-            of_z[c] = by_x * of_x[c] + by_y * of_y[c]
+        if np.isfinite(by_x) and np.isfinite(by_y):
+            for c in range(machine.directions):
+                of_z[c] = by_x * of_x[c] + by_y * of_y[c]
+        else:  # an infinite derivative by what does not change does no harm
+            for c in range(machine.directions):
+                of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
     for i in range(machine.dim):
         for c in range(machine.directions):
             jacobian[i, c] = tangents[machine.outputs[i], c]

@@ -29,6 +29,12 @@ def sigmoid(x):
 
 
 @inlined
+def _scaled_power(scale, x, exponent):
+    """Return scale x**exponent; 0 where the scale is, at x = 0 too."""
+    return scale * x**exponent if scale != 0 else 0.0
+
+
+@inlined
 def value(code, x, y):
     """Return z."""
     if code == MULTIPLY:
@@ -98,9 +104,9 @@ def slopes(code, x, y, z):
         return -1.0, 0.0
     elif code == RAISE:
         # Where the base is not positive, the exponent cannot move: torch says NaN there, or 0 at 0.
-        return y * x ** (y - 1), z * math.log(x) if x > 0 else 0.0
+        return _scaled_power(y, x, y - 1), z * math.log(x) if x > 0 else 0.0
     elif code == POWER:
-        return y * x ** (y - 1), 0.0
+        return _scaled_power(y, x, y - 1), 0.0
     elif code == ABS:
         return np.sign(x), 0.0
     elif code == ACOS:
@@ -153,9 +159,10 @@ def curvatures(code, x, y, z):
         return 0.0, -1 / (y * y), 2 * z / (y * y)
     elif code == RAISE:
         log = math.log(x) if x > 0 else 0.0
-        return y * (y - 1) * x ** (y - 2), x ** (y - 1) * (1 + y * log) if x > 0 else 0.0, z * log * log
+        mixed = x ** (y - 1) * (1 + y * log) if x > 0 else 0.0
+        return _scaled_power(y * (y - 1), x, y - 2), mixed, z * log * log
     elif code == POWER:
-        return y * (y - 1) * x ** (y - 2), 0.0, 0.0
+        return _scaled_power(y * (y - 1), x, y - 2), 0.0, 0.0
     elif code == ACOS:
         return -x * (1 - x * x) ** -1.5, 0.0, 0.0
     elif code == ASIN:

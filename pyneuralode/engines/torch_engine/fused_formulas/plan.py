@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..stiff.coefficients import SDIRK, Rosenbrock
+from ..stiff.coefficients import COMPANION, SDIRK, Rosenbrock
 from ..stiff.switching import Switching
 from ..tableaus import Tableau
 
@@ -54,10 +54,13 @@ class MethodPlan:
 
 
 def method_plans(method: Tableau | Rosenbrock | SDIRK | Switching) -> tuple[MethodPlan, MethodPlan, float]:
-    """Return a method's plan twice, or the two that it switches between, and the first one's stability interval or 0."""
+    """Return the plans of a method and of what it switches to, and the first one's stability interval, else 0.
+
+    Methods for stiff problems leave single steps to an explicit one, where their Jacobian is not usable.
+    """
     if isinstance(method, Switching):
         return method_plan(method.explicit), method_plan(method.stiff), method.stability
-    return method_plan(method), method_plan(method), 0.0
+    return method_plan(method), method_plan(method if isinstance(method, Tableau) else COMPANION), 0.0
 
 
 @lru_cache(maxsize=64)

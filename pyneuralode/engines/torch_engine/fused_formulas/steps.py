@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..fused.control import join_estimates
-from ..stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE
+from ..stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
 from .arrays import copy, fill
 from .kernels import inlined, maker, part
 from .linear import factorise, solve
@@ -17,7 +17,8 @@ class Scheme(NamedTuple):
     """A method (see `..plan.MethodPlan`) and room for one step of samples of `dim` components.
 
     `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
-    at the step's start; `matrix` holds the factors of one sample's I - gamma h J.
+    at the step's start; a Jacobian has no columns for the components marked in `still` (samples, dim). `matrix` holds
+    the factors of one sample's I - gamma h J.
     """
 
     kind: int
@@ -37,6 +38,7 @@ class Scheme(NamedTuple):
     change: np.ndarray
     slopes: np.ndarray
     jacobians: np.ndarray
+    still: np.ndarray
     jacobian_bar: np.ndarray
     matrix: np.ndarray
     pivots: np.ndarray
@@ -49,7 +51,8 @@ def make_scheme(method, dim, samples):
         numbers[KIND], numbers[STAGES], numbers[ORDER], numbers[ERROR_ORDER], numbers[END_STAGE],
         rows, couplings, places, ends, interpolant, dim,
         np.empty(len(rows)), np.empty(dim), np.empty(dim), np.empty(dim),
-        np.empty((samples, dim)), np.zeros((samples, dim, dim + 1)), np.zeros((dim, dim + 1)),
+        np.empty((samples, dim)), np.zeros((samples, dim, dim + 1)), np.zeros((samples, dim), np.bool_),
+        np.zeros((dim, dim + 1)),
         np.empty((dim, dim)), np.empty(dim, np.int64),
     )
 
@@ -68,10 +71,12 @@ def move(out, out_at, y, at, k, coefficients, count, h, dim):
 
 @part
 def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
-    """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim); return the evaluations of the field.
+    """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
 
     The first stage of an explicit or implicit step is there already. A `fresh` step is the first one from y: the
     others find its Jacobians. A step that fails ends in numbers that are not finite.
+
+    Returns the evaluations of the field, and whether there was a Jacobian to use: else there is no step.
     """
     evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
     for sample in range(len(k)):
@@ -83,7 +88,10 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
             if fresh:
                 linearise(machine, t, y, at)
                 differentiate(machine, jacobian)
+                drop_columns(jacobian, scheme.still[sample])
                 read_slope(machine, scheme.slopes[sample])
+            if not _is_finite(jacobian):
+                return 1 if fresh else 0, False
             set_matrix(scheme, jacobian, h * gamma)
             if scheme.kind == ROSENBROCK:
                 copy(stages[0], scheme.slopes[sample])
@@ -91,8 +99,46 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
             else:
                 own = _implicit_stages(machine, scheme, h, t, y, at, stages, rtol, atol)
                 evaluations = max(evaluations, own)
+            if _moves(stages, scheme.stages, scheme.still[sample]):
+                return evaluations + fresh, False
         move(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
-    return evaluations + (fresh and scheme.kind != EXPLICIT)
+    return evaluations + (fresh and scheme.kind != EXPLICIT), True
+
+
+@part
+def drop_columns(jacobian, still):
+    """Mark in `still` (dim,) which columns of a Jacobian (dim, dim + 1) are not finite, and leave them out.
+
+    The last column, the derivatives by the time, stays as it is.
+    """
+    dim = len(jacobian)
+    for c in range(dim):
+        still[c] = False
+        for i in range(dim):
+            still[c] = still[c] or not np.isfinite(jacobian[i, c])
+        if still[c]:
+            for i in range(dim):
+                jacobian[i, c] = 0.0
+
+
+@inlined
+def _is_finite(jacobian):
+    total = 0.0
+    for row in jacobian:
+        for entry in row:
+            total += 0 * entry
+    return total == 0
+
+
+@inlined
+def _moves(k, stages, still):
+    """Return whether one of the stages moves a component that must be still."""
+    for c in range(len(still)):
+        if still[c]:
+            for i in range(stages):
+                if k[i, c] != 0:
+                    return True
+    return False
 
 
 @inlined
@@ -146,11 +192,11 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
         move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         last, converged = np.inf, False
         for left in range(MOST_ITERATIONS - 1, -1, -1):
-            size = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
+            size, rounding = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
             evaluations += 1
-            if last < np.inf:
+            if last < np.inf and size > rounding:
                 rate = max(size / last, 1e-16)
-            converged = size == 0 or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE)
+            converged = size <= rounding or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE)
             hopeless = last < np.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
             if converged or hopeless or not np.isfinite(size):
                 break
@@ -165,8 +211,8 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
 
 @inlined
 def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
-    """Improve the stage k = f(time, point + scale k); return the change's size over the tolerance."""
-    dim, change, total = scheme.dim, scheme.change, 0.0
+    """Improve the stage k = f(time, point + scale k); return the sizes of the change and of rounding, over the tolerance."""
+    dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
     for j in range(dim):
         scheme.rest[j] = scheme.point[j] + scale * stage[j]
     evaluate(machine, time, scheme.rest, 0, change)
@@ -175,8 +221,10 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
     solve(scheme.matrix, scheme.pivots, change)
     for j in range(dim):
         stage[j] += change[j]
-        total += (h * change[j] / (abs(y[at + j]) * rtol[at + j] + atol[at + j])) ** 2
-    return np.sqrt(total / dim)
+        tolerance = abs(y[at + j]) * rtol[at + j] + atol[at + j]
+        total += (h * change[j] / tolerance) ** 2
+        rounding += ((abs(scheme.point[j]) + abs(h * stage[j])) / tolerance) ** 2
+    return np.sqrt(total / dim), ROUNDINGS * np.finfo(np.float64).eps * np.sqrt(rounding / dim)
 
 
 @inlined
@@ -188,6 +236,25 @@ def weigh(scheme, theta):
             power *= theta
             total += scheme.interpolant[i, q] * power
         scheme.weights[i] = total
+
+
+@inlined
+def weigh_slope(scheme, theta):
+    """Set the weights of the stages in the interpolant's slope at `theta`, a part of the step."""
+    for i in range(len(scheme.interpolant)):
+        total, power = 0.0, 1.0
+        for q in range(scheme.interpolant.shape[1]):
+            total += (q + 1) * scheme.interpolant[i, q] * power
+            power *= theta
+        scheme.weights[i] = total
+
+
+@part
+def interpolate(scheme, h, theta, y, k, out):
+    weigh(scheme, theta)
+    for sample in range(len(k)):
+        at = sample * scheme.dim
+        move(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
 
 
 @part
@@ -234,3 +301,40 @@ def error_size(scheme, h, y, end, k, rtol, atol):
         else:
             third = size
     return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)
+
+
+@part
+def error_inside(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
+    """Return the largest estimated error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
+
+    See `StiffStep.error_inside`; `u` (n,) is room for the interpolant.
+    """
+    dim, gamma, change = scheme.dim, scheme.places[2, scheme.stages - 1], scheme.change
+    largest, evaluations, before = 0.0, 0, -1
+    for quarter in range(1, 4):
+        index = quarter * count // 4
+        if index == before or count == 0:
+            continue
+        before, time, total = index, ts[j + index], 0.0
+        theta = (time - t) / h
+        interpolate(scheme, h, theta, y, k, u)
+        weigh_slope(scheme, theta)
+        for sample in range(len(k)):
+            at = sample * dim
+            fill(scheme.rest, 0.0)
+            move(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
+            evaluate(machine, time, u, at, change)
+            if len(k) > 1:  # else the step's factors are there
+                set_matrix(scheme, scheme.jacobians[sample], h * gamma)
+            for i in range(dim):
+                change[i] = gamma * h * (change[i] - scheme.rest[i])
+            solve(scheme.matrix, scheme.pivots, change)
+            copy(scheme.rest, change)
+            solve(scheme.matrix, scheme.pivots, scheme.rest)
+            for i in range(dim):
+                total += ((change[i] - scheme.rest[i]) / (abs(u[at + i]) * rtol[at + i] + atol[at + i])) ** 2
+        evaluations += 1
+        if not np.isfinite(total):
+            return np.inf, evaluations
+        largest = max(largest, np.sqrt(total / y.size))
+    return largest, evaluations

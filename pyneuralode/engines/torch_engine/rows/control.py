@@ -10,7 +10,7 @@ from torch import Tensor
 from ....errors import SolverError
 from ...base import Control
 from ..march import bad_start, too_many_steps, too_small_step
-from ..step_size import GROW, SAFETY, SHRINK
+from ..step_size import FURTHEST, FURTHEST_OF_THIRD, GROW, SAFETY, SHRINK, SPACINGS
 from .slope import RowSlope
 from .step import RowStep, rms
 
@@ -30,22 +30,21 @@ class AdaptiveControl:
             size = self._first_sizes(f, t, t_end, y, slope)
         else:
             size = torch.full_like(t, self.control.first_step)
-        self.size = size.clamp(self.control.min_step, self.control.max_step)
+        self.size = size
         self.previous, self.growth = torch.ones_like(t), torch.full_like(t, GROW)
-        self.finite = torch.ones_like(t, dtype=torch.bool)
+        self.finite, self.stuck = torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t, dtype=torch.bool)
+        self.stops = t.new_tensor([-math.inf, *self.control.tstops, math.inf])
 
     def take(self, rows: Tensor) -> None:
         """Keep some of the rows."""
-        for name in ("size", "previous", "growth", "finite", "rtol", "atol"):
+        for name in ("size", "previous", "growth", "finite", "stuck", "rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
     def failing(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
         """Return which rows cannot take another step."""
-        smallest = 10 * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
-        short = (self.size < smallest.clamp_min(self.control.min_step)) & (self.size < (t_end - t).abs())
-        return short | (tried >= self.control.max_steps)
+        return self.stuck | (tried >= self.control.max_steps)
 
     def failure(self, row: int, t: float, tried: int) -> SolverError:
         size = float(self.size[row])
@@ -55,12 +54,23 @@ class AdaptiveControl:
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:
         """Return where the next steps end."""
-        remaining = t_end - t
-        return torch.where(self.size >= remaining.abs(), t_end, t + torch.copysign(self.size, remaining))
+        smallest = _resolved(t).clamp_min(self.control.min_step)
+        self.size = torch.maximum(self.size.clamp_max(self.control.max_step), smallest)
+        stop = self._next_stop(t, t_end) if self.control.tstops else t_end
+        remaining = stop - t
+        self.cut = self.size >= remaining.abs()
+        self.smallest = torch.minimum(self.size, remaining.abs()) <= smallest
+        return torch.where(self.cut, stop, t + torch.copysign(self.size, remaining))
+
+    def _next_stop(self, t: Tensor, t_end: Tensor) -> Tensor:
+        """Return the next time that a step of each row must end on, its last one at the latest."""
+        after = self.stops[1:][torch.searchsorted(self.stops[1:], t, right=True)]
+        before = self.stops[torch.searchsorted(self.stops[:-1], t) - 1]
+        return torch.where(t_end > t, torch.minimum(after, t_end), torch.maximum(before, t_end))
 
     def judge(self, step: RowStep) -> Tensor:
         """Return which rows accept the step, and choose the size of the next one of each (Gustafsson 1991)."""
-        control, k = self.control, self.exponent
+        k = self.exponent
         error = step.error(self.rtol, self.atol)
         accepted = error <= 1
         self.finite = torch.isfinite(error)
@@ -69,9 +79,9 @@ class AdaptiveControl:
         again = torch.where(self.finite, SAFETY * error.pow(-1 / k), SHRINK)
         factor = torch.where(accepted, torch.minimum(smooth.clamp_min(SHRINK), self.growth), again.clamp_min(SHRINK))
         size = step.h.abs() * factor
-        if control.min_step:
-            size = torch.where(accepted, size.clamp_min(control.min_step), size)
-        self.size = size.clamp_max(control.max_step)
+        if self.control.tstops:  # a step that one of them cut tells of no reason for shorter ones
+            size = torch.where(accepted & self.cut & (smooth >= 1), torch.maximum(size, self.size), size)
+        self.size, self.stuck = size, ~accepted & self.smallest
         self.previous = torch.where(accepted, bounded.clamp_min(1e-4), self.previous)
         self.growth = torch.where(accepted, GROW, torch.ones_like(error))  # the step after a rejection does not grow
         return accepted
@@ -82,14 +92,19 @@ class AdaptiveControl:
         d0, d1 = rms(y / scale), rms(slope / scale)
         remaining = t_end - t
         trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-        trial = torch.minimum(trial, remaining.abs())  # the field may not be defined beyond
+        trial = torch.minimum(torch.maximum(trial, _resolved(t)), remaining.abs())  # the field may not be defined beyond
         move = torch.copysign(trial, remaining)
         other = f(t + move, y + move.to(y.dtype)[:, None] * slope)
         largest = torch.maximum(d1, rms((other - slope) / scale) / trial)
         curved = (0.01 / largest).pow(1 / (self.order + 1))
         second = torch.where(largest <= 1e-15, (trial * 1e-3).clamp_min(1e-6), curved)
-        size = torch.minimum(100 * trial, second)
+        size = torch.minimum((FURTHEST_OF_THIRD if self.order == 3 else FURTHEST) * trial, second)
         return torch.where(torch.isfinite(size), size, trial)
+
+
+def _resolved(t: Tensor) -> Tensor:
+    """Return the sizes of the smallest steps that the times resolve."""
+    return SPACINGS * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
 
 
 class GridControl:

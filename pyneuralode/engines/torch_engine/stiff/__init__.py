@@ -10,7 +10,7 @@ from ....solvers import find_solver, require_engine
 from ..march import Method
 from ..tableaus import TABLEAUS, Tableau
 from . import coefficients
-from .coefficients import SDIRK, Rosenbrock
+from .coefficients import COMPANION, SDIRK, Rosenbrock
 from .rosenbrock import RosenbrockMethod
 from .sdirk import SDIRKMethod
 from .switching import Switching, SwitchingMethod
@@ -38,7 +38,7 @@ def find_tableau(solver: str | Tableau) -> Coefficients:
     return TABLEAUS.get(entry.name) or STIFF[entry.name]
 
 
-_KINDS = {Tableau: Method, Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod, Switching: SwitchingMethod}
+_KINDS = {Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod}
 
 
 @lru_cache(maxsize=64)
@@ -47,4 +47,9 @@ def as_method(
     tableau: Coefficients, dtype: torch.dtype, device: torch.device
 ) -> Method | RosenbrockMethod | SDIRKMethod | SwitchingMethod:
     """Return the method of these coefficients, as tensors."""
-    return _KINDS[type(tableau)](tableau, dtype, device)
+    if isinstance(tableau, Tableau):
+        return Method(tableau, dtype, device)
+    if isinstance(tableau, Switching):
+        explicit = as_method(tableau.explicit, dtype, device)
+        return SwitchingMethod(tableau, explicit, RosenbrockMethod(tableau.stiff, explicit))
+    return _KINDS[type(tableau)](tableau, as_method(COMPANION, dtype, device))

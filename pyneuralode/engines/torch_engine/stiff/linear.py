@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...state import all_finite
 from ..first_order import first_order
 
 # Restarts of GMRES, vectors kept between them, and the precision that suffices inside an iteration of Newton's.
@@ -32,6 +33,8 @@ class Linear(Protocol):
     slope: Tensor
     drift: Tensor | None
     recorded: bool  # by autograd
+    usable: bool  # whether J and `drift` say how f changes; no step is built on others
+    still: Tensor | None  # which components (n,) a step must not move, since J has no columns for them
 
     def product(self, x: Tensor) -> Tensor:
         """Return J x (n,), differentiable where autograd recorded the linearisation."""
@@ -44,11 +47,21 @@ class Linear(Protocol):
 
 
 class Matrix:
-    """A Jacobian (n, n), or one (N, d, d) of N samples that do not know of each other."""
+    """A Jacobian (n, n), or one (N, d, d) of N samples that do not know of each other.
 
-    def __init__(self, slope: Tensor, drift: Tensor | None, jacobian: Tensor):
-        self.slope, self.drift, self.jacobian = slope, drift, jacobian
-        self.recorded = jacobian.requires_grad
+    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `straight` says that J is a derivative.
+    """
+
+    def __init__(self, slope: Tensor, drift: Tensor | None, jacobian: Tensor, straight: bool = True):
+        self.slope, self.drift, self.straight, self.still = slope, drift, straight, None
+        if not all_finite(jacobian):
+            columns = ~torch.isfinite(jacobian).all(-2)
+            self.still, jacobian = columns.reshape(-1), jacobian.masked_fill(columns[..., None, :], 0.0)
+        self.jacobian, self.recorded = jacobian, jacobian.requires_grad
+
+    @property
+    def usable(self) -> bool:
+        return self.straight and (self.drift is None or all_finite(self.drift))
 
     def product(self, x: Tensor) -> Tensor:
         return torch.matmul(self.jacobian, x.view(*self.jacobian.shape[:-1], 1)).view(-1)
@@ -85,12 +98,14 @@ class MatrixFree:
     Two reverse passes make a forward one: `pulled` is J^T of a dummy, and its derivative along the dummy is J x.
     """
 
-    def __init__(self, slope: Tensor, drift: Tensor | None, at: Tensor, recording: bool):
+    still = None
+
+    def __init__(self, slope: Tensor, drift: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
         self.slope, self.drift, self.at, self.recorded = slope if recording else slope.detach(), drift, at, recording
-        self.graph = slope
+        self.graph, self.dummy = slope, dummy
         with torch.enable_grad():
-            self.dummy = torch.zeros_like(slope, requires_grad=True)
             (self.pulled,) = torch.autograd.grad(slope, at, self.dummy, create_graph=True, materialize_grads=True)
+        self.usable = all_finite(self.product(torch.ones_like(slope))) and (drift is None or all_finite(drift))
 
     def product(self, x: Tensor) -> Tensor:
         if not self.pulled.requires_grad:
@@ -179,10 +194,11 @@ class Bordered:
     `core` is the field without them, and `below` gives what their slopes have of the others' J x.
     """
 
-    recorded = False
+    recorded, still = False, None
 
     def __init__(self, slope: Tensor, drift: Tensor | None, core: Linear, below: Callable[[Tensor], Tensor]):
         self.slope, self.drift, self.core, self.below = slope, drift, core, below
+        self.usable = core.usable and core.still is None and (drift is None or all_finite(drift))
 
     def shifted(self, scale: float, rough: bool = False) -> ShiftedBordered:
         return ShiftedBordered(self, scale, rough)
@@ -205,13 +221,48 @@ class ShiftedBordered:
         return torch.cat([x, torch.add(right[self.size :], self.below(x), alpha=self.scale)])
 
 
+class Triangular:
+    """A field of parts of one size: the first, `core`, knows nothing of the others, which share its Jacobian.
+
+    `below` gives what the others' slopes have of the first one's J x, all in one vector.
+    """
+
+    recorded, still = False, None
+
+    def __init__(self, slope: Tensor, drift: Tensor | None, core: Linear, below: Callable[[Tensor], Tensor]):
+        self.slope, self.drift, self.core, self.below = slope, drift, core, below
+        self.usable = core.usable and core.still is None and (drift is None or all_finite(drift))
+
+    def shifted(self, scale: float, rough: bool = False) -> ShiftedTriangular:
+        return ShiftedTriangular(self, scale, rough)
+
+    def bound(self) -> float:
+        return self.core.bound()
+
+
+class ShiftedTriangular:
+    def __init__(self, linear: Triangular, scale: float, rough: bool):
+        self.core, self.below, self.scale, self.rough = linear.core.shifted(scale, rough), linear.below, scale, rough
+        self.size = len(linear.core.slope)
+
+    @property
+    def trouble(self) -> str | None:
+        return self.core.trouble
+
+    def solve(self, right: Tensor) -> Tensor:
+        first, rest = self.core.solve(right[: self.size]), right[self.size :]
+        if not self.rough:  # a corrected solution needs no more than the diagonal
+            rest = torch.add(rest, self.below(first), alpha=self.scale)
+        return torch.cat([first, *(self.core.solve(part) for part in rest.split(self.size))])
+
+
 class Opposed:
     """-J^T of another linearisation: the adjoint's field."""
 
-    drift, recorded = None, False
+    drift, recorded, still = None, False, None
 
     def __init__(self, slope: Tensor, linear: Linear):
-        self.slope, self.linear = slope, linear
+        self.slope, self.linear, self.usable = slope, linear, linear.usable and linear.still is None
 
     def shifted(self, scale: float, rough: bool = False) -> ShiftedOpposed:
         return ShiftedOpposed(self.linear.shifted(-scale, rough))

@@ -6,18 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..march import Slope, Tolerance
+from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import Rosenbrock
-from .linear import solved
+from .linear import Linear, solved
 from .step import StiffStep
 from .system import linearise
 
 
 class RosenbrockMethod:
-    """The coefficients as tensors of one dtype and device."""
+    """The coefficients as tensors of one dtype and device; `explicit` steps where the Jacobian is not usable."""
 
-    def __init__(self, tableau: Rosenbrock, dtype: torch.dtype, device: torch.device):
-        self.tableau = tableau
+    def __init__(self, tableau: Rosenbrock, explicit: Method):
+        self.tableau, self.explicit = tableau, explicit
+        dtype, device = explicit.dtype, explicit.device
         # For stage i, over (h^2 df/dt, u_0 .. u_i-1): what is added to the state, and to gamma h f.
         states = np.insert(tableau.A, 0, 0.0, axis=1)
         rights = tableau.gamma * np.insert(tableau.C, 0, tableau.d, axis=1)
@@ -33,27 +34,29 @@ class RosenbrockMethod:
 
     def step(
         self, f: Slope, t: float, t_end: float, y: Tensor, first: object = None, tolerance: Tolerance | None = None
-    ) -> RosenbrockStep:
-        return RosenbrockStep(self, f, t, t_end, y, first)
+    ) -> RosenbrockStep | Step:
+        # Only a linearisation at this very point, left by a rejected step, is of use.
+        linear = first if hasattr(first, "shifted") else linearise(f, t, y, t_end - t)
+        step = RosenbrockStep(self, f, t, t_end, y, linear) if linear.usable else None
+        return self.explicit.step(f, t, t_end, y) if step is None or step.moves(linear.still) else step
 
 
 class RosenbrockStep(StiffStep):
     """A step whose stages are the u_i of `Rosenbrock`."""
 
-    def __init__(self, method: RosenbrockMethod, f: Slope, t: float, t_end: float, y: Tensor, first: object):
+    def __init__(self, method: RosenbrockMethod, f: Slope, t: float, t_end: float, y: Tensor, linear: Linear):
         super().__init__(method, t, t_end, y)
         tableau, h = method.tableau, self.h
-        # Only a linearisation at this very point, left by a rejected step, is of use.
-        self.again = linear = first if hasattr(first, "shifted") else linearise(f, t, y, h)
+        self.again = linear
         scale = tableau.gamma * h
-        shifted = linear.shifted(scale)
+        self.shifted = shifted = linear.shifted(scale)
         before = [] if linear.drift is None else [linear.drift * (h * h)]
         skipped, self.end_slope = 1 - len(before), None
         for i, row in enumerate(method.rows):
             if i > 0:
                 ahead, added = torch.mm(row[:, skipped:], torch.stack(before)).unbind()
                 at = y + ahead
-                slope = f(t + method.c[i] * h, at)
+                slope = f(stage_time(self, method.c[i]), at)
                 right = torch.add(added, slope, alpha=scale)
             else:
                 right = linear.slope * scale
@@ -73,4 +76,4 @@ class RosenbrockStep(StiffStep):
 
     def extend(self) -> None:
         """Let go of what only another step from the same point would need."""
-        self.again = None
+        self.again = self.shifted = None

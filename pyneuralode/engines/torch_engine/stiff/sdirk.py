@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..march import Slope, Tolerance
+from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import SDIRK
 from .linear import Implicit, Linear, Shifted
 from .step import StiffStep
@@ -17,6 +17,8 @@ from .system import linearise
 # Newton's iteration ends when its error is this part of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
 MOST_ITERATIONS = 10
+# Changes of so many roundings of the stage tell nothing of the contraction, and no iteration would make them smaller.
+ROUNDINGS = 10
 # Contraction beyond which the next step evaluates a new Jacobian, and relative change of the step size beyond which the
 # old one is factorised anew. Below it the factors' h stands in for the true one and the iteration is damped, which
 # halves what the difference costs (Hindmarsh's rule in VODE).
@@ -24,10 +26,11 @@ GOOD_CONTRACTION, SAME_STEP = 0.05, 0.02
 
 
 class SDIRKMethod:
-    """The coefficients as tensors of one dtype and device."""
+    """The coefficients as tensors of one dtype and device; `explicit` steps where the Jacobian is not usable."""
 
-    def __init__(self, tableau: SDIRK, dtype: torch.dtype, device: torch.device):
-        self.tableau = tableau
+    def __init__(self, tableau: SDIRK, explicit: Method):
+        self.tableau, self.explicit = tableau, explicit
+        dtype, device = explicit.dtype, explicit.device
         both = torch.tensor(np.stack([tableau.A, tableau.predictor], axis=1), dtype=dtype, device=device)
         self.rows = [row[:, :i] for i, row in enumerate(both)]
         self.c = tableau.c.tolist()
@@ -38,8 +41,14 @@ class SDIRKMethod:
 
     def step(
         self, f: Slope, t: float, t_end: float, y: Tensor, first: object = None, tolerance: Tolerance | None = None
-    ) -> SDIRKStep:
-        return SDIRKStep(self, f, t, t_end, y, first, tolerance)
+    ) -> SDIRKStep | Step:
+        if not isinstance(first, Start):
+            first = Start(f(t, y) if first is None else first, Newton(self.tableau.gamma))
+        with torch.no_grad():
+            usable = first.newton.prepare(f, t, y, t_end - t)
+        step = SDIRKStep(self, f, t, t_end, y, first, tolerance) if usable else None
+        moves = step is None or step.moves(first.newton.linear.still)
+        return self.explicit.step(f, t, t_end, y, first.slope) if moves else step
 
 
 class Newton:
@@ -52,13 +61,16 @@ class Newton:
         self.size = self.time = math.nan  # the h that was factorised, and the time of the Jacobian
         self.rate = self.worst = 1.0  # the last contraction seen, and the worst one of the step
 
-    def prepare(self, f: Slope, t: float, y: Tensor, h: float) -> None:
-        """Make ready for the stages of the step of size h from (t, y)."""
+    def prepare(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
+        """Make ready for the stages of the step of size h from (t, y); return whether there is a Jacobian to use."""
         if self.linear is None or (self.worst > GOOD_CONTRACTION and self.time != t):
             self._linearise(f, t, y, h)
+        if not self.linear.usable:
+            return False
         if not abs(h - self.size) <= SAME_STEP * abs(h):
             self._factorise(h)
         self.worst = 0.0
+        return True
 
     def renew(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
         """After a failure, return whether there was something to renew."""
@@ -66,6 +78,8 @@ class Newton:
             return False
         if self.time != t:
             self._linearise(f, t, y, h)
+        if not self.linear.usable:
+            return False
         self._factorise(h)
         return True
 
@@ -84,14 +98,20 @@ class Newton:
             z = torch.sub(z, change, alpha=damping)
             size = damping * float(tolerance.norm(change / tolerance.atol))
             if last < math.inf:
-                self.rate = rate = size / last
-                self.worst = max(self.worst, rate)
-            if size == 0 or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE):
-                return z
+                rate = size / last
+            converged = size == 0 or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE)
             hopeless = last < math.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
-            if hopeless or not math.isfinite(size):
+            if not converged and (hopeless or not math.isfinite(size)):
+                rounding = ROUNDINGS * torch.finfo(z.dtype).eps * (base.abs() + z.abs()) / tolerance.atol
+                if size <= float(tolerance.norm(rounding)):
+                    self.worst = 1.0  # a Jacobian that is far too large makes changes small too: the next step has its own
+                    return z
                 self.rate = self.worst = 1.0
                 return None
+            if last < math.inf:
+                self.rate, self.worst = rate, max(self.worst, rate)
+            if converged:
+                return z
             last = size
         return None
 
@@ -113,21 +133,18 @@ class SDIRKStep(StiffStep):
     """A step whose stages are the z_i of `SDIRK`."""
 
     def __init__(
-        self, method: SDIRKMethod, f: Slope, t: float, t_end: float, y: Tensor, first: object, tolerance: Tolerance
+        self, method: SDIRKMethod, f: Slope, t: float, t_end: float, y: Tensor, first: Start, tolerance: Tolerance
     ):
         super().__init__(method, t, t_end, y)
         tableau, h = method.tableau, self.h
-        if not isinstance(first, Start):
-            first = Start(f(t, y) if first is None else first, Newton(tableau.gamma))
         self.again, newton = first, first.newton
         with torch.no_grad():
-            newton.prepare(f, t, y, h)
             atol = y.abs().mul_(tolerance.rtol).add_(tolerance.atol)
         tolerance = tolerance._replace(rtol=0.0, atol=atol)
         self.stages = [first.slope * h]
         for c, row in zip(method.c[1:], method.rows[1:]):
             known, guess = torch.mm(row, torch.stack(self.stages)).unbind()
-            base, time = y + known, t + c * h
+            base, time = y + known, stage_time(self, c)
             with torch.no_grad():
                 z = newton.solve(f, time, h, base, guess, tolerance)
                 if z is None and newton.renew(f, t, y, h):
@@ -147,6 +164,10 @@ class SDIRKStep(StiffStep):
     @property
     def onward(self) -> Start:
         return Start(self.end_slope, self.again.newton)
+
+    @property
+    def shifted(self) -> Shifted:
+        return self.again.newton.shifted
 
     def extend(self) -> None:
         """Nothing: the interpolant has all its stages."""

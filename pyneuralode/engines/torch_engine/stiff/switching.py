@@ -43,12 +43,10 @@ class Switching:
 class SwitchingMethod:
     """Both methods as tensors; `stepper` starts every march with the explicit one."""
 
-    def __init__(self, tableau: Switching, dtype: torch.dtype, device: torch.device):
-        self.tableau = tableau
-        self.explicit = Method(tableau.explicit, dtype, device)
-        self.stiff = RosenbrockMethod(tableau.stiff, dtype, device)
+    def __init__(self, tableau: Switching, explicit: Method, stiff: RosenbrockMethod):
+        self.tableau, self.explicit, self.stiff = tableau, explicit, stiff
         last, before = tableau.explicit.A[-1], tableau.explicit.A[-2]
-        self.between = torch.tensor(last - before, dtype=dtype, device=device)
+        self.between = torch.tensor(last - before, dtype=explicit.dtype, device=explicit.device)
 
     def stepper(self) -> Switcher:
         return Switcher(self)
@@ -71,7 +69,8 @@ class Switcher:
             first = self.last.end_slope if self.last.t_end == t else None  # what one leaves is of no use to the other
         self.last = step = self.current.step(f, t, t_end, y, first, tolerance)
         with torch.no_grad():
-            rate = step.again.bound() if stiff else self._fastest(step, tolerance)
+            explicit = isinstance(step, Step)  # as a stiff one is where there is no Jacobian to use
+            rate = self._fastest(step, tolerance) if explicit else step.again.bound()
         looks_stiff = not abs(step.h) * rate <= MARGIN * self.method.tableau.stability
         self.count = self.count + 1 if looks_stiff != stiff else 0
         return step

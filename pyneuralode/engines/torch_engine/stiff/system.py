@@ -19,6 +19,8 @@ from .linear import Bordered, Linear, Matrix, MatrixFree
 # Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
 # unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorises in about a second.
 LARGE = 10_000_000
+# Part of a change by which two difference quotients may differ where they stand for a derivative.
+STRAIGHT = 0.02
 
 
 class System:
@@ -69,14 +71,20 @@ class System:
             y.requires_grad or self.trains or (self.holds_gradients and self.f(t, y).requires_grad)
         )
         with torch.enable_grad():
-            at = y if recording and y.requires_grad else y.detach().requires_grad_()
-            time = torch.full((), t, dtype=y.dtype, device=y.device, requires_grad=drift)
+            at, time, dummy = _point(t, y if recording else y.detach())
+            time = time if drift else time.detach()
             slope, at = self._evaluate(time, at)
             if slope is not None and slope.requires_grad:
-                linear = self._by_autograd(slope, at, time, recording)
+                linear = self._by_autograd(slope, at, time, dummy, recording)
                 if drift and linear.drift is None and not self.described:
                     with torch.set_grad_enabled(recording):
                         linear.drift = self._unseen_drift(t, y, h, linear.slope)
+                if linear.still is not None and not self.samplewise:
+                    # Autograd says nan of what is smooth, such as where(y > 0, sqrt(y), 0) below 0; differences do not.
+                    by_differences = differences(self.f, t, y.detach(), h, linear.slope.detach())
+                    if by_differences.usable:
+                        by_differences.slope = linear.slope  # through which the gradient becomes nan, not wrong
+                        return by_differences
                 return linear
         with torch.no_grad():
             slope = self.f(t, y) if slope is None or self._by_samples else slope
@@ -107,14 +115,15 @@ class System:
         """Return slope and state, each (d, *state shape): as many copies as a sample has components."""
         self.statistics.nfev += 1
         at = self.layout.unpack(y).expand(self.unknowns, *self.layout.shapes[0])
-        return self.call(time, at), at
+        slope = self.call(time, at)
+        return slope if self.described else slope.clone(), at  # a user's function may fill it again at its next call
 
-    def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, recording: bool) -> Linear:
+    def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Linear:
         if self.jacobian is not None:
             jacobian = self._given(time, at if recording else at.detach())
-            drift = _drift(slope, time, recording)
+            drift = _drift(slope, time, dummy, recording)
         elif self.matrix_free:
-            return MatrixFree(slope, _drift(slope, time, recording), at, recording)
+            return MatrixFree(slope, _drift(slope, time, dummy, recording), at, dummy, recording)
         elif self.samplewise:
             d = self.unknowns
             units = torch.eye(d, dtype=at.dtype, device=at.device)
@@ -124,7 +133,7 @@ class System:
             )
             jacobian = rows.reshape(d, -1, d).transpose(0, 1)
             slope = slope[0].reshape(-1)
-            drift = _drift(slope, time, recording)
+            drift = _drift(slope, time, dummy, recording)
         else:
             units = torch.eye(len(slope), dtype=at.dtype, device=at.device)
             inputs = (at, time) if time.requires_grad else (at,)
@@ -145,7 +154,8 @@ class System:
             raise ArgumentError(
                 f"jacobian returned {given} for a state of shape {self.layout.describe()}: return a tensor {expected}."
             )
-        return jacobian.reshape(-1, shape[-1], shape[-1]) if self.samplewise else jacobian.reshape(at.numel(), -1)
+        square = (-1, shape[-1], shape[-1]) if self.samplewise else (at.numel(), -1)
+        return jacobian.reshape(square).clone()  # the user's function may fill it again at its next call
 
 
 def linearise(f: Slope, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
@@ -156,32 +166,60 @@ def linearise(f: Slope, t: float, y: Tensor, h: float, drift: bool = True) -> Li
 
 @torch.no_grad()
 def differences(f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratures: int = 0) -> Linear:
-    """Return f near (t, y) by forward differences; the last `quadratures` components are such as nothing depends on."""
+    """Return f near (t, y) by forward differences; the last `quadratures` components are such as nothing depends on.
+
+    They are usable where a quarter of the differences changes f by a quarter, unlike that of sqrt(y) at y = 0.
+    """
     drift, dynamic = difference_in_time(f, t, y, h, slope), len(y) - quadratures
     sizes = math.sqrt(torch.finfo(y.dtype).eps) * y.abs().clamp_min(1e-5)
+    sizes[dynamic:] = 0
     columns = []
     for j in range(dynamic):
         moved = y.clone()
         moved[j] += sizes[j]
         columns.append((f(t, moved) - slope) / (moved[j] - y[j]))
     jacobian = torch.stack(columns, dim=1)
-    core = Matrix(slope[:dynamic], None, jacobian[:dynamic])
+    parts, terms = jacobian * (sizes[:dynamic] / 4), jacobian.abs() @ y[:dynamic].abs()
+    straight = _straight(f(t, y + sizes / 4) - slope, parts.sum(1), parts.abs().sum(1), slope.abs() + terms)
     if not quadratures:
-        return Matrix(slope, drift, jacobian)
+        return Matrix(slope, drift, jacobian, straight)
+    core = Matrix(slope[:dynamic], None, jacobian[:dynamic], straight)
     return Bordered(slope, drift, core, lambda x: torch.mv(jacobian[dynamic:], x))
 
 
 def difference_in_time(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
-    delta = math.sqrt(torch.finfo(y.dtype).eps) * max(abs(t), abs(h))
-    later = t + math.copysign(min(delta, abs(h)), h)
-    return (f(later, y) - slope) / (later - t)
+    """Return df/dt by a forward difference; nan where it is no derivative, as that of sqrt(t) at t = 0."""
+    delta = math.copysign(min(math.sqrt(torch.finfo(y.dtype).eps) * max(abs(t), abs(h)), abs(h)), h)
+    later, sooner = t + delta, t + delta / 4
+    drift = (f(later, y) - slope) / (later - t)
+    part = drift.detach() * (sooner - t)
+    with torch.no_grad():
+        straight = _straight(f(sooner, y) - slope, part, part.abs(), slope.abs())
+    return drift if straight else torch.full_like(drift, math.nan)
 
 
-def _drift(slope: Tensor, time: Tensor, recording: bool) -> Tensor | None:
+def _straight(change: Tensor, expected: Tensor, moved: Tensor, terms: Tensor) -> bool:
+    """Return whether f changes as a difference quotient says; `terms` are what its values were rounded at."""
+    noise = 16 * torch.finfo(change.dtype).eps * terms.detach()
+    return bool(((change - expected).abs() <= STRAIGHT * moved + noise).all())
+
+
+def _point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the state (n,), the time () and a dummy (n,), to be differentiated by.
+
+    All are parts of one tensor: autograd walks down to the oldest of what it differentiates by, and leaves would count
+    as older than all earlier steps, so that each step took longer than the one before.
+    """
+    n = len(y)
+    whole = torch.cat([y, y.new_zeros(n), y.new_full((1,), t)])
+    whole = whole if whole.requires_grad else whole.requires_grad_()
+    return whole[:n], whole[-1], whole[n : 2 * n]
+
+
+def _drift(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Tensor | None:
     """Return df/dt by a reverse pass of a reverse pass, or None where the slope does not depend on the time."""
     if not time.requires_grad:
         return None
-    dummy = torch.zeros_like(slope, requires_grad=True)
     (pulled,) = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)
     if pulled is None or not pulled.requires_grad:
         return None

@@ -1,0 +1,43 @@
+"""Gradients are finite where the cotangents are, or a sentence says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+
+from torch import Tensor
+
+from ...errors import SolverError
+from ..state import all_finite
+
+
+def finite_gradients(backward: Callable) -> Callable:
+    """Mark the backward of a solve: it raises rather than return what is not finite."""
+
+    @wraps(backward)
+    def checked(ctx, *cotangents):
+        gradients = backward(ctx, *cotangents)
+        _require_finite((g for g, needed in zip(gradients, ctx.needs_input_grad) if needed and g is not None), cotangents)
+        return gradients
+
+    return checked
+
+
+def watched(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Return ``solve(start)`` recorded by autograd, the start's gradient checked as by `finite_gradients`."""
+    if not start.requires_grad:
+        return solve(start)
+    entry = start.view_as(start)  # of which a hook sees this solve's part of the gradient
+    states, seen = solve(entry), []
+    states.register_hook(lambda cotangents: seen.__setitem__(slice(None), [cotangents.detach()]))
+    entry.register_hook(lambda gradient: _require_finite([gradient], seen))
+    return states
+
+
+def _require_finite(gradients: Iterable[Tensor], cotangents: Iterable[Tensor]) -> None:
+    if all(map(all_finite, gradients)) or not all(map(all_finite, cotangents)):
+        return
+    raise SolverError(
+        "the gradient is not finite, since a derivative of the field is infinite on the way, most often at the start, as that of "
+        "sqrt(y) is at y = 0: start beside that point, or let y0 require no gradient."
+    )

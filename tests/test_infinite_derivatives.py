@@ -1,0 +1,162 @@
+"""Fields whose derivative is infinite or undefined somewhere on the way, though they themselves are not."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import pyneuralode as pn
+from pyneuralode.solvers import SOLVERS, solvers_of
+
+STIFF = [name for name in solvers_of("torch") if SOLVERS[name].kind not in ("explicit", "stabilized")]
+
+
+def torricelli(a: float = 1.0, b: float = 0.5) -> float:
+    """Return h(5) of h' = a - b sqrt(h), h(0) = 0, from t = (2/b) (-u - (a/b) log(1 - b u / a)) with u = sqrt(h)."""
+    low, high = 0.0, a / b
+    for _ in range(200):
+        u = (low + high) / 2
+        low, high = (u, high) if -u - a / b * math.log1p(-b * u / a) < 5 * b / 2 else (low, u)
+    return u * u
+
+
+TANK = pn.Equations({"h": "a - b*sqrt(h)"}, parameters={"a": 1.0, "b": 0.5})
+# The growth of a cell from nothing, by SciPy's DOP853 and Radau at a tolerance of 3e-14.
+CELL = pn.Equations({"m": "m**(2/3) - 0.1*m + 1"})
+CELL_AT_5 = 18.667181151403
+FORMULAS = {"tank": (TANK, torricelli()), "cell": (CELL, CELL_AT_5)}
+CALLABLES = {
+    "tank": lambda t, h: 1 - 0.5 * torch.sqrt(h),
+    "cell": lambda t, m: m ** (2 / 3) - 0.1 * m + 1,
+}
+
+
+def relative_error(field, truth: float, **settings) -> float:
+    settings = {"rtol": 1e-6, "atol": 1e-9, "engine": "torch"} | settings
+    return abs(float(pn.solve(field, ts=[0.0, 5.0], **settings).ys[-1].reshape(-1)[0]) / truth - 1)
+
+
+@pytest.mark.parametrize("solver", STIFF)
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("how", [{"fused": True}, {"fused": False}, {"batch": "independent"}], ids=str)
+def test_a_start_where_the_jacobian_is_infinite_is_left_as_the_field_says(solver, name, how):
+    field, truth = FORMULAS[name]
+    y0 = np.zeros((2, 1)) if "batch" in how else np.zeros(1)
+    assert relative_error(field, truth, y0=y0, solver=solver, **how) < 3e-5
+
+
+@pytest.mark.parametrize("solver", STIFF)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_callables_leave_it_too(solver, dtype):
+    tolerances = {"rtol": 1e-4, "atol": 1e-7} if dtype == torch.float32 else {}
+    for name, field in CALLABLES.items():
+        error = relative_error(field, FORMULAS[name][1], y0=torch.zeros(1, dtype=dtype), solver=solver, **tolerances)
+        assert error < (1e-3 if tolerances else 3e-5)
+
+
+@pytest.mark.parametrize("solver", STIFF)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("formula", ["1 - x*x**0", "1 - x*x**p"])
+def test_a_power_of_zero_has_the_derivative_zero(solver, fused, formula):
+    field = pn.Equations({"x": formula}, parameters={"p": 0.0} if "p" in formula else {})
+    assert relative_error(field, 1 - math.exp(-5), y0=[0.0], solver=solver, fused=fused) < 1e-5
+
+
+@pytest.mark.parametrize("solver", STIFF)
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_component_that_rests_at_such_a_point_does_not_make_a_stiff_system_slow(solver, fused):
+    """x stays at 0, where the derivative of sqrt(x) is infinite for ever, while z follows cos(t) stiffly."""
+    field = pn.Equations({"x": "-1000*sqrt(x)", "z": "-1e6*(z - cos(t))"})
+    solution = pn.solve(field, [0.0, 1.0], [0.0, 1.0], solver=solver, fused=fused, rtol=1e-6, atol=1e-9, engine="torch")
+    np.testing.assert_allclose(solution.ys[-1], [0.0, math.cos(1)], atol=3e-6)  # z lags by 1e-6 sin(t)
+    assert solution.accepted < 2000
+
+
+@pytest.mark.parametrize("solver", STIFF)
+@pytest.mark.parametrize("sqrt", [torch.sqrt, lambda t: math.sqrt(float(t))], ids=["seen", "unseen by autograd"])
+def test_a_slope_whose_derivative_by_time_is_infinite(solver, sqrt):
+    """y' = -1000 (y - sqrt(t)), y(0) = 0, has y(t) = sqrt(t) - F(sqrt(1000 t)) / sqrt(1000) with Dawson's function F."""
+    dawson = pytest.importorskip("scipy.special").dawsn
+    truth = 1 - float(dawson(math.sqrt(1000))) / math.sqrt(1000)
+    solution = pn.solve(
+        lambda t, y: -1000 * (y - sqrt(t)), np.zeros(1), [0.0, 1.0], solver=solver, rtol=1e-6, atol=1e-9, engine="torch"
+    )
+    assert abs(solution.ys[-1, 0] - truth) < 1e-5
+
+
+@pytest.mark.parametrize("solver", STIFF)
+def test_a_smooth_field_whose_autograd_derivative_is_nan(solver):
+    """Autograd multiplies the branch not taken by 0, and 0 times the infinite derivative of sqrt is nan."""
+
+    def field(t, y):
+        return torch.where(y > 0.5, torch.sqrt(y - 0.5), torch.zeros_like(y)) - 1e4 * (y - torch.cos(t))
+
+    solution = pn.solve(field, np.ones(1) / 4, [0.0, 1.5], solver=solver, rtol=1e-6, atol=1e-9, engine="torch")
+    lag = math.cos(1.5) + math.sin(1.5) / 1e4 - math.cos(1.5) / 1e8
+    assert abs(solution.ys[-1, 0] - lag) < 1e-5
+    assert solution.accepted < 5000
+
+
+@pytest.mark.parametrize("solver", STIFF)
+def test_a_callable_that_computes_in_numpy(solver):
+    def field(t, y):
+        return torch.from_numpy(1 - 0.5 * np.sqrt(y.detach().numpy()))
+
+    assert relative_error(field, torricelli(), y0=np.zeros(1), solver=solver) < 1e-5
+
+
+def sensitivity(name: str, step: float = 1e-5) -> float:
+    """Return dh(5)/da or dh(5)/db by central differences of fourth order."""
+
+    def at(shift: float) -> float:
+        return torricelli(**{"a": 1.0, "b": 0.5, name: {"a": 1.0, "b": 0.5}[name] + shift})
+
+    return (8 * (at(step) - at(-step)) - (at(2 * step) - at(-2 * step))) / (12 * step)
+
+
+@pytest.mark.parametrize("solver", ["Tsit5", *STIFF])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed"])
+def test_parameters_have_their_gradient_where_that_of_the_start_is_infinite(solver, fused, gradient):
+    parameters = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in TANK.initial().items()}
+    ys = pn.solve(
+        TANK, torch.zeros(1, dtype=torch.float64), [0.0, 5.0], parameters=parameters, solver=solver, fused=fused,
+        gradient=gradient, rtol=1e-7, atol=1e-10, engine="torch",
+    ).ys  # fmt: skip
+    found = torch.autograd.grad(ys[-1, 0], list(parameters.values()))
+    for name, value in zip(parameters, found):
+        assert float(value) == pytest.approx(sensitivity(name), rel=2e-4)
+
+
+@pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P", "Kvaerno5"])
+@pytest.mark.parametrize("how", [{"fused": True}, {"fused": False}, {"batch": "independent"}, {"dense": True}], ids=str)
+@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed"])
+def test_a_start_whose_gradient_is_infinite_is_refused_by_name(solver, how, gradient):
+    y0 = torch.zeros((2, 1) if "batch" in how else 1, dtype=torch.float64, requires_grad=True)
+    ys = pn.solve(TANK, y0, [0.0, 5.0], solver=solver, gradient=gradient, engine="torch", **how).ys
+    with pytest.raises(pn.SolverError, match=r"the gradient is not finite.*start beside that point"):
+        ys[-1].sum().backward()
+
+
+def test_a_gradient_of_a_loss_that_is_not_finite_is_left_to_its_author():
+    y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    for fused in (True, False):
+        ys = pn.solve(TANK, y0, [0.0, 5.0], fused=fused, engine="torch").ys
+        assert torch.isnan(torch.autograd.grad((ys * torch.nan).sum(), y0)[0]).all()
+
+
+# Rosenbrock methods differentiate the Jacobian, whose derivative by the exponent is nan in torch.
+@pytest.mark.parametrize("solver, fused", [("Tsit5", False), ("Kvaerno5", False), *((name, True) for name in ("Tsit5", *STIFF))])
+def test_the_gradient_by_an_exponent_of_zero(solver, fused):
+    """x' = 1 - x x**p at p = 0 from x = 0: dx/dp = -exp(-t) times the integral of exp(s) x(s) log(x(s))."""
+    s = np.linspace(0, 5, 200_001)[1:] - 5 / 400_000  # midpoints
+    x = -np.expm1(-s)
+    truth = -math.exp(-5) * float(np.sum(np.exp(s) * x * np.log(x))) * 5 / 200_000
+    p = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    field = pn.Equations({"x": "1 - x*x**p"}, parameters={"p": 0.0})
+    ys = pn.solve(
+        field, torch.zeros(1, dtype=torch.float64), [0.0, 5.0], parameters={"p": p}, solver=solver, fused=fused,
+        rtol=1e-7, atol=1e-10, engine="torch",
+    ).ys  # fmt: skip
+    assert float(torch.autograd.grad(ys[-1, 0], p)[0]) == pytest.approx(truth, rel=1e-4)
