@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import real_tensor, whole_number
 from .engines.choice import choose_engine
 from .engines.torch_engine.memory import PeakMemory
 from .engines.torch_engine.tableaus import Tableau
@@ -73,8 +74,7 @@ def check_gradient(
     model.engine = choose_engine(model.engine) if isinstance(model.field, Field) and together else "torch"
     counted = model.engine == "torch"
     model.fused = model.fused and not counted  # so that the memory counted is that of the method
-    y0 = torch.as_tensor(y0).detach().to(torch.float64)
-    ts = torch.as_tensor(ts).detach().to(torch.float64)
+    y0, ts = (real_tensor(name, value, dtype=torch.float64).detach() for name, value in (("y0", y0), ("ts", ts)))
     loss = loss or (lambda ys: ys.square().sum())
     parameters = {name: value.detach().clone() for name, value in model.tensors().items()}
     count = y0.numel() + sum(p.numel() for p in parameters.values())
@@ -92,7 +92,7 @@ def check_gradient(
         result.backward()
         return point, start
 
-    chosen = _directions(parameters, y0, directions, seed)
+    chosen = _directions(parameters, y0, whole_number("directions", directions), seed)
     expected = np.array([_difference(_tight(model), loss, ts, parameters, y0, d) for d in chosen])
     if not np.isfinite(expected).all():
         raise ArgumentError("loss is not finite around y0: give a loss, an initial state and times where it is.")

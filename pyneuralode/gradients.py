@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from .arguments import whole_number
 from .errors import ArgumentError, unknown_name
 
 
@@ -23,7 +24,8 @@ class GradientMethod:
 class Backprop(GradientMethod):
     """Differentiate through the steps taken: exact for the discrete solution, memory grows with every stage.
 
-    The default. May itself be differentiated again where the generic path runs (`fused=False`) with an explicit solver.
+    The default. May itself be differentiated again where the generic path runs (`fused=False`) with an explicit solver;
+    through the times and the times of events second derivatives are right, higher ones are not.
     """
 
 
@@ -40,8 +42,7 @@ class Checkpointed(GradientMethod):
     every: int = 1
 
     def __post_init__(self):
-        if int(self.every) < 1:
-            raise ArgumentError(f"every is {self.every}: give a number of steps of at least 1.")
+        object.__setattr__(self, "every", whole_number("every", self.every))
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Quadrature(GradientMethod):
 class ForwardMode(GradientMethod):
     """The sensitivities dy/dp and dy/dy0 solved forwards beside the state: the work grows with their number.
 
-    For few parameters (say, up to a hundred with the components of the initial state).
+    They take the steps that the state takes alone (by Kvaerno5 and KenCarp4 their error counts too). For few parameters (say, up to a hundred with the components of the initial state).
     """
 
 

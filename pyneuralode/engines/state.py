@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import real_array
 from ..errors import ArgumentError
 
 
@@ -24,12 +25,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
                 f"{name} has dtype {value.dtype}, which is not of real floating-point numbers: {remedy}."
             )
         return value
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise ArgumentError(f"{name} has dtype {array.dtype}: give real numbers.")
-    if array.dtype not in (np.float32, np.float64):
-        array = array.astype(np.float64)
-    return torch.from_numpy(np.array(array))  # a copy: the caller's array stays his own
+    return torch.from_numpy(np.array(real_array(name, value)))  # a copy: the caller's array stays his own
 
 
 def all_finite(value: Tensor) -> bool:
@@ -68,7 +64,9 @@ def check_times(ts: Any) -> Tensor:
 
 def times_inside(t: Any, first: float, last: float) -> np.ndarray:
     """Return time(s) `t` as a 1-D array, checked to lie between the first and the last time of a solve."""
-    times = np.atleast_1d(np.asarray(t.detach() if isinstance(t, Tensor) else t, dtype=float))
+    if isinstance(t, Tensor) and t.requires_grad:
+        raise ArgumentError("t requires a gradient, which dense output does not give: ask for its times in ts, or give t.detach().")
+    times = np.atleast_1d(real_array("t", t).astype(float))
     low, high = sorted((first, last))
     outside = ~((times >= low) & (times <= high))
     if outside.any():
@@ -118,23 +116,40 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
                 f"y0 mixes {tensors[0].dtype} on {tensors[0].device} with {part.dtype} on {part.device}: give all parts "
                 "one dtype and device."
             )
-    flat = tensors[0].reshape(-1) if len(tensors) == 1 else torch.cat([part.reshape(-1) for part in tensors])
+    flat = torch.cat([part.reshape(-1) for part in tensors])  # a copy, whatever becomes of the caller's
     if flat.numel() == 0:
         raise ArgumentError("y0 is empty: give at least one state component.")
     check_finite("y0", flat)
     return flat, Layout(tuple(part.shape for part in tensors), isinstance(y0, tuple), numpy)
 
 
+def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> Any:
+    """Return ``call(time, state)``; raise where it changed the state, which is that of `y`, in place."""
+    version = None if y.is_inference() else y._version
+    value = call(time, state)
+    if version is not None and y._version != version:
+        raise ArgumentError(f"{name} changes the state y in place, where the solver goes on from: write y = y.clone() first.")
+    return value
+
+
 def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callable, name: str) -> Callable:
-    """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked."""
+    """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked.
+
+    A slope is kept while others are evaluated, so it must not lie in memory that a user's function (which `wants_tensor`
+    for its time) fills again at its next call.
+    """
 
     def slope(t: float, y: Tensor) -> Tensor:
         time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor and not isinstance(t, Tensor) else t
         states = layout.unpack(y)
-        slopes = call(time, states)
-        if not layout.is_tuple:
+        if not wants_tensor:
+            slopes = call(time, states)
             check(slopes, states, name)
             return slopes.reshape(-1)
+        slopes = evaluated(call, time, states, y, name)
+        if not layout.is_tuple:
+            check(slopes, states, name)
+            return slopes.reshape(-1).clone()
         if not isinstance(slopes, tuple) or len(slopes) != len(states):
             raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, as many as y0 has.")
         for part, state in zip(slopes, states):

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from ..engines.torch_engine.first_order import first_order
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError
 from ..gradients import Backsolve, Checkpointed, GradientMethod
@@ -132,7 +133,7 @@ class _Backsolved(torch.autograd.Function):
         return end
 
     @staticmethod
-    @once_differentiable
+    @partial(first_order, remedy="write gradient='Backprop'")
     def backward(ctx, adjoint: Tensor):
         end, *tensors = ctx.saved_tensors
         needed = [place for place, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]
@@ -181,4 +182,4 @@ def _pulled_back(
     by_state, *by_weights = torch.autograd.grad(
         slope, [z, *weights], adjoint.to(slope.dtype), allow_unused=True
     )
-    return slope.detach(), [torch.zeros_like(z) if by_state is None else by_state, *by_weights]
+    return slope.detach().clone(), [torch.zeros_like(z) if by_state is None else by_state, *by_weights]

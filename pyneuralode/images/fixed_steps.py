@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from ..engines.state import evaluated
 from ..engines.torch_engine.tableaus import TABLEAUS, Tableau
 from ..errors import ArgumentError
 from ..solvers import find_solver
@@ -29,7 +30,9 @@ def step(tableau: Tableau, slope: Callable[[float, Tensor], Tensor], t: float, y
     """Return the state at t + h from y at t, for y' = slope(t, y); a negative h goes back."""
     stages: list[Tensor] = []
     for row, c in zip(tableau.A, tableau.c):
-        stages.append(slope(t + float(c) * h, combined(y, h, row, stages)))
+        at = combined(y, h, row, stages)
+        # A copy: the user's function may fill the same memory at its next call.
+        stages.append(evaluated(slope, t + float(c) * h, at, at, "the field").clone())
     return combined(y, h, tableau.b, stages)
 
 

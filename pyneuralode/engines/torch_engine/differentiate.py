@@ -1,15 +1,16 @@
 """How a march is differentiated: by autograd through its steps, by checkpoints, or by a backward solve.
 
 Each function here solves and returns the states (T, n) at the times asked for, connected to autograd.
-Step sizes count as constants. The derivative with respect to the times is added by `attach_times`, the same for
-every method: moving an output's time moves the output by the slope there, moving the start moves the whole
-solution by minus the slope at the start.
+Step sizes count as constants. The derivative with respect to the times is added by `attach_start` and `attach_outputs`,
+the same for every method: moving an output's time moves the output by the slope there, moving the start moves the
+whole solution by minus the slope at the start.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,29 +19,40 @@ from torch import Tensor
 
 from ...gradients import Backsolve, Interpolating
 from ..base import Control, Statistics
+from .finite_gradients import finite_gradients
 from .first_order import first_order
 from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms, tolerance_of
-from .stiff.linear import Bordered, Linear, Opposed
+from .stiff.linear import Bordered, Linear, Opposed, Triangular
+from .stiff.sdirk import SDIRKMethod
 from .stiff.system import difference_in_time, differences, linearise
 
 
 @dataclass
 class Task:
-    """A flat initial-value problem: slope, times, method, control, and the parameters the slope depends on."""
+    """A flat initial-value problem: slope, times, method, control, and what the slope depends on.
+
+    `parameters` are those that require gradients, `constants` the others, which nobody may change before these are known.
+    """
 
     f: Slope
     ts: list[float]
     method: Method
     control: Control
     parameters: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
     statistics: Statistics
     norm: Norm = rms
 
 
+def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return each tensor once: one with two names would get its gradient twice."""
+    return tuple({id(x): x for x in tensors}.values())
+
+
 def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
     """Solve with every operation recorded by autograd (or by nobody, under no_grad); `steps` receives the steps."""
-    states = [y0]
-    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm):
+    states, dense = [y0], steps is not None
+    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm, dense=dense):
         states += outputs_of(stop, task.ts)
         if steps is not None:
             stop.step.extend()  # now: the field may have changed by the time somebody asks
@@ -84,13 +96,14 @@ class _Checkpointed(torch.autograd.Function):
             blocks[-1].methods.append(stop.step.method)
             blocks[-1].outputs.append(stop.outputs)
         ctx.task, ctx.blocks = task, blocks
-        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
+        ctx.save_for_backward(*parameters, *task.constants)  # so that autograd notices when they were changed in between
         return torch.stack(states)
 
     @staticmethod
     @first_order
+    @finite_gradients
     def backward(ctx, grad_states: Tensor):
-        task, parameters = ctx.task, ctx.saved_tensors
+        task, parameters = ctx.task, ctx.saved_tensors[: len(ctx.task.parameters)]
         adjoint = torch.zeros_like(grad_states[0])
         totals = [torch.zeros_like(p) for p in parameters]
         tolerance = tolerance_of(task.control, adjoint, adaptive=task.control.step is None)
@@ -121,10 +134,19 @@ class _Checkpointed(torch.autograd.Function):
 class Tied(torch.autograd.Function):
     """The states, with every parameter connected: one that the field does not use gets zeros, not None."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, states: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(*parameters)
+    def forward(states: Tensor, *parameters: Tensor) -> Tensor:
         return states.view_as(states)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *others: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
 
     @staticmethod
     def backward(ctx, cotangents: Tensor):
@@ -178,13 +200,15 @@ class _Continuous(torch.autograd.Function):
         ctx.steps = None if isinstance(settings, Backsolve) else []
         states = backprop(task, y0, ctx.steps)
         ctx.task, ctx.settings = task, settings
-        ctx.save_for_backward(states, *parameters)
+        ctx.save_for_backward(states, *parameters, *task.constants)
         return states
 
     @staticmethod
     @first_order
+    @finite_gradients
     def backward(ctx, grad_states: Tensor):
-        task, (states, *parameters) = ctx.task, ctx.saved_tensors
+        task, (states, *others) = ctx.task, ctx.saved_tensors
+        parameters = others[: len(task.parameters)]
         slope = _Adjoint(task, tuple(parameters), states.shape[1], None if ctx.steps is None else trajectory(ctx.steps))
         sizes = slope.sizes
         control = replace(
@@ -208,8 +232,38 @@ class _Continuous(torch.autograd.Function):
         return None, None, adjoint, *(part.view_as(p) for part, p in zip(parts, parameters))
 
 
+class _Sensitivities:
+    """The slope of the state (n,) and of its sensitivities S (m, n) to m numbers: S' = S (df/dy)^T + df/dp."""
+
+    def __init__(self, f: Slope, parameters: tuple[Tensor, ...], n: int, directions: list[Tensor]):
+        self.f, self.parameters, self.n, self.directions = f, parameters, n, directions
+
+    def __call__(self, t: float, joint: Tensor) -> Tensor:
+        y, s = joint[: self.n], joint[self.n :].view(-1, self.n)
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            dy = self.f(t, y)
+            return torch.cat([dy.detach(), jvps(dy, (y, *self.parameters), [s, *self.directions]).reshape(-1)])
+
+    def linearise(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+        """Return the slope near (t, joint): every sensitivity has the state's own Jacobian, and depends on the state."""
+        slope, y = self(t, joint), joint[: self.n]
+        smallest = math.sqrt(torch.finfo(y.dtype).eps) * float(torch.linalg.vector_norm(y).clamp_min(1e-5))
+
+        def below(x: Tensor) -> Tensor:
+            size = float(torch.linalg.vector_norm(x))
+            if not 0 < size < math.inf:
+                return torch.zeros_like(slope[self.n :])
+            part = smallest / size
+            shifted = self(t, torch.cat([y + part * x, joint[self.n :]]))
+            return (shifted[self.n :] - slope[self.n :]) / part
+
+        core = linearise(self.f, t, y, h, drift=False)
+        return Triangular(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+
+
 class _Forward(torch.autograd.Function):
-    """The sensitivities S (m, n) of the state to m numbers, solved with it: S' = S (df/dy)^T + df/dp."""
+    """The sensitivities of the state, solved with it in the very steps that it takes without them."""
 
     @staticmethod
     def forward(ctx, task: Task, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -221,18 +275,8 @@ class _Forward(torch.autograd.Function):
         )
         to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device)[:, counts[0] :]
         directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
-
-        def slope(t: float, joint: Tensor) -> Tensor:
-            y, s = joint[:n], joint[n:].view(m, n)
-            with torch.enable_grad():
-                y = y.detach().requires_grad_()
-                dy = task.f(t, y)
-                return torch.cat([dy.detach(), jvps(dy, (y, *parameters), [s, *directions]).reshape(-1)])
-
-        joint_control = replace(
-            task.control, rtol=float(np.min(task.control.rtol)), atol=float(np.min(task.control.atol))
-        )
-        joint_task = replace(task, f=slope, control=joint_control, parameters=(), norm=largest_rms([n, m * n]))
+        slope = _Sensitivities(task.f, parameters, n, directions)
+        joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         joint = backprop(joint_task, torch.cat([y0, to_start.reshape(-1)]))
         ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
         ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
@@ -240,11 +284,29 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     @first_order
+    @finite_gradients
     def backward(ctx, grad_states: Tensor):
         (sensitivities,) = ctx.saved_tensors
         total = torch.einsum("tmn,tn->m", sensitivities, grad_states)
         start, *parts = total.split(ctx.counts)
         return None, start if ctx.counts[0] else None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes))
+
+
+def _state_alone(task: Task, n: int, others: int) -> dict:
+    """Return control and norm by which the state (n,) chooses the steps, whatever the `others` beside it do.
+
+    Where a sensitivity has a singularity, is very large or starts from an exact zero, its own error would ask for steps
+    without end. Newton's iterations have to converge for all of it.
+    """
+    if isinstance(task.method, SDIRKMethod):
+        control = replace(task.control, rtol=float(np.min(task.control.rtol)), atol=float(np.min(task.control.atol)))
+        return {"control": control, "norm": largest_rms([n, others])}
+    padded = {
+        name: np.concatenate([value, np.ones(others)])
+        for name, value in (("rtol", task.control.rtol), ("atol", task.control.atol))
+        if np.ndim(value)
+    }
+    return {"control": replace(task.control, **padded), "norm": lambda x: task.norm(x[:n])}
 
 
 def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:
@@ -279,15 +341,28 @@ def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool 
     return [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts)]
 
 
-def attach_start(f: Slope, ts: Tensor, y0: Tensor) -> Tensor:
-    """Return `y0`, connected to the first time: d(solution)/dt0 = -(d solution/dy0) f(t0, y0)."""
-    with torch.no_grad():
-        slope = f(float(ts[0].detach()), y0)
-    return y0 - slope * (ts[0] - ts[0].detach())
+def attach_start(f: Slope, ts: Tensor, y0: Tensor, twice: bool) -> Tensor:
+    """Return `y0` connected to the first time: a later start is a solve from where the solution was earlier."""
+    t = ts[0]
+    return moved(f, t.to(y0.dtype), float(t.detach()), y0, (t.detach() - t).to(y0.dtype), twice)
 
 
-def attach_outputs(f: Slope, ts: Tensor, times: list[float], states: Tensor) -> Tensor:
-    """Return the states (T, n), each connected to its own time by the slope there."""
-    with torch.no_grad():
-        slopes = torch.stack([f(t, y) for t, y in zip(times, states)])
-    return states + slopes * (ts - ts.detach()).to(states.dtype)[:, None]
+def attach_outputs(f: Slope, ts: Tensor, times: list[float], states: Tensor, twice: bool) -> Tensor:
+    """Return the states (T, n), each connected to its own time."""
+    delays, ts = (ts - ts.detach()).to(states.dtype), ts.to(states.dtype)
+    ends = [moved(f, *point, twice) for point in zip(times, ts, states, delays)]
+    return torch.stack(ends)
+
+
+def moved(f: Slope, t: float | Tensor, t_end: float | Tensor, y: Tensor, h: Tensor, twice: bool) -> Tensor:
+    """Return y moved along the solution from t to t_end by h = t_end - t, which is zero and carries derivatives.
+
+    The step is Heun's, of second order: its first and second derivatives are the solution's own. Unless they are
+    wanted `twice` it is Euler's, with a slope that autograd does not record.
+    """
+    if not twice:
+        with torch.no_grad():
+            slope = f(t, y)
+        return y + h * slope
+    slope = f(t, y)
+    return y + h / 2 * (slope + f(t_end, y + h * slope))

@@ -10,16 +10,16 @@ import torch
 from ...errors import ArgumentError
 
 
-def first_order(backward: Callable) -> Callable:
+BACKPROP = "solve with gradient='Backprop', fused=False and an explicit solver such as Tsit5"
+
+
+def first_order(backward: Callable, remedy: str = BACKPROP) -> Callable:
     """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
 
     @wraps(backward)
     def checked(ctx, *cotangents):
         if torch.is_grad_enabled():  # that is what create_graph=True means here
-            raise ArgumentError(
-                "create_graph is True, and this gradient cannot be differentiated again: solve with gradient='Backprop', "
-                "fused=False and an explicit solver such as Tsit5."
-            )
+            raise ArgumentError(f"create_graph is True, and this gradient cannot be differentiated again: {remedy}.")
         return backward(ctx, *cotangents)
 
     return checked

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..finite_gradients import finite_gradients
 from ..first_order import first_order
 from .march import Record
 from .slope import RowSlope
@@ -69,23 +70,31 @@ def backprop(replay: Replay, y0: Tensor) -> Tensor:
     return torch.cat(states)[replay.back]
 
 
-def checkpointed(replay: Replay, record: Record, every: int, y0: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
-    """As `backprop`, from the stored start of every block of steps."""
+def checkpointed(
+    replay: Replay,
+    record: Record,
+    every: int,
+    y0: Tensor,
+    parameters: tuple[Tensor, ...],
+    constants: tuple[Tensor, ...],
+) -> Tensor:
+    """As `backprop`, from the stored start of every block of steps; `constants` are not to change until then."""
     starts = record.starts[:-1:every, replay.order]
-    return _Checkpointed.apply(replay, starts, every, record.values, y0, *parameters)
+    return _Checkpointed.apply(replay, starts, every, record.values, constants, y0, *parameters)
 
 
 class _Checkpointed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, replay: Replay, starts: Tensor, every: int, values: Tensor, y0: Tensor, *parameters: Tensor):
-        ctx.replay, ctx.starts, ctx.every = replay, starts, every
-        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
+    def forward(ctx, replay: Replay, starts: Tensor, every: int, values: Tensor, constants, y0: Tensor, *parameters: Tensor):
+        ctx.replay, ctx.starts, ctx.every, ctx.trained = replay, starts, every, len(parameters)
+        ctx.save_for_backward(*parameters, *constants)  # so that autograd notices when they were changed in between
         return values
 
     @staticmethod
     @first_order
+    @finite_gradients
     def backward(ctx, cotangents: Tensor):
-        replay, parameters = ctx.replay, ctx.saved_tensors
+        replay, parameters = ctx.replay, ctx.saved_tensors[: ctx.trained]
         sizes = [len(rows) for rows, _ in replay.wanted]
         parts = cotangents[torch.argsort(replay.back)].split(sizes)
         adjoint = torch.zeros_like(ctx.starts[0])
@@ -106,4 +115,4 @@ class _Checkpointed(torch.autograd.Function):
                     total += part
         back = torch.empty_like(adjoint)
         back[replay.order] = adjoint
-        return None, None, None, None, back, *totals
+        return None, None, None, None, None, back, *totals

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ....equations import Equations
 from ....errors import ArgumentError, PyNeuralODEError
 from ....fields import MLP, SEIR, Field, Linear
+from ...state import evaluated
 from ..dynamics import bind, build, check_slope
+from ..numpy_functions import refuse_function_of_arrays
 
 AUTONOMOUS = (MLP, SEIR, Linear)
 
@@ -30,9 +32,13 @@ class RowSlope:
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         states = y.view(len(y), *self.shape)
-        slope = self.call(t.to(y.dtype).view(len(t), *[1] * len(self.shape)), states)
+        slope = self.evaluate(t.to(y.dtype).view(len(t), *[1] * len(self.shape)), states)
         check_slope(slope, states, self.name)
         return slope.reshape(y.shape)
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        slope = evaluated(self.call, t, y, y, self.name)
+        return slope.clone() if isinstance(slope, Tensor) else slope  # a user's function may fill it again at its next call
 
     def take(self, rows: Tensor) -> RowSlope:
         """Return the function for some of the rows."""
@@ -47,6 +53,9 @@ class FieldSlope(RowSlope):
     def __init__(self, field: Field, shared: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size):
         super().__init__(_row_call(field, shared, own, len(shape)), shape, type(field).__name__)
         self.field, self.shared, self.own = field, shared, own
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.call(t, y)
 
     def take(self, rows: Tensor) -> RowSlope:
         if not self.own:
@@ -104,8 +113,11 @@ def first_slope(f: RowSlope, t: Tensor, y: Tensor) -> Tensor:
     """Return the slopes at the start; what torch says of shapes and dtypes that do not fit becomes an ArgumentError."""
     try:
         return f(t, y)
-    except RuntimeError as error:
-        if isinstance(error, PyNeuralODEError):
+    except Exception as error:
+        if f.name == "the field":
+            states = y.view(len(y), *f.shape)
+            refuse_function_of_arrays(f.call, t.to(y.dtype).view(len(t), *[1] * len(f.shape)), states, error)
+        if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
             raise
         raise ArgumentError(
             f"{f.name} cannot be evaluated at y of shape {(len(y), *f.shape)}, {y.dtype}, and t of shape "
