@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.rows.roots import root
@@ -207,6 +208,19 @@ def test_stiff_solvers_find_events_too(batch):
     assert gradient.item() == pytest.approx(-1 / 2501, rel=1e-3)
 
 
+@pytest.mark.parametrize("steepness", [1e8, 1e10, 2e10, 1e11])
+@BOTH
+def test_a_jump_made_smooth_is_where_it_is(steepness, batch):
+    """There Newton's step, from a state that is off by a part of the tolerance, leads away as far as it likes."""
+    y0 = torch.ones((1, 1) if batch == "independent" else 1, dtype=DOUBLE, requires_grad=True)
+    event = pn.Event(lambda t, y: torch.tanh(steepness * (y[..., 0] - 0.5)))
+    solution = pn.solve(lambda t, y: -y, y0, [0.0, 3.0], events=event, batch=batch, rtol=1e-6, atol=1e-6)
+    assert solution.events.times.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert solution.events.states.item() == pytest.approx(0.5, abs=1e-6)
+    if steepness < 1e11:  # beyond it the condition is flat at the numbers around the jump
+        assert torch.autograd.grad(solution.events.times.sum(), y0)[0].item() == pytest.approx(1.0, rel=1e-6)
+
+
 # Samples.
 
 
@@ -261,6 +275,197 @@ def test_gradients_of_samples_pass_the_end_of_others(gradient):
     torch.testing.assert_close(found, (-3 * times * torch.exp(-rates * times) * inside).sum(1, keepdim=True))
 
 
+# Inside one step: y = t is what every method solves in a single one.
+
+SOLVERS = ["Tsit5", "Vern7", "DP8", "RK4", "Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"]
+PATHS = pytest.mark.parametrize("solver, batch", [(solver, batch) for solver in SOLVERS for batch in ("joint", "independent")])
+
+
+def one_step(solver, batch, events, start=0.0, end=1.0, ts=None):
+    """Solve y' = 1 in one step, two samples of it where they are independent; return the solution and the first one's events."""
+    y0 = np.array([[start], [start]] if batch == "independent" else [start])
+    size = {"step": abs(end - start)} if solver == "RK4" else {"first_step": abs(end - start)}
+    field = lambda t, y: torch.ones_like(y)  # noqa: E731
+    solution = pn.solve(field, y0, ts or [start, end], solver=solver, batch=batch, events=events, **size)
+    met, mine = solution.events, slice(None) if batch == "joint" else solution.events.samples == 0
+    return solution, met.times[mine], met.which[mine]
+
+
+def cubic(*roots):
+    return lambda t, y: math.prod(y[..., 0] - root for root in roots)
+
+
+@PATHS
+def test_two_crossings_inside_a_step_are_seen(solver, batch):
+    for direction, forwards, backwards in ((0, [0.3, 0.45], [0.45, 0.3]), (1, [0.45], [0.3]), (-1, [0.3], [0.45])):
+        event = pn.Event(cubic(0.3, 0.45), terminal=False, direction=direction)
+        for start, expected in ((0.0, forwards), (1.0, backwards)):
+            solution, times, _ = one_step(solver, batch, event, start, 1.0 - start)
+            assert np.max(solution.accepted) == 1
+            np.testing.assert_allclose(times, expected, rtol=1e-12)
+
+
+@PATHS
+def test_the_first_terminal_event_inside_a_step_ends_the_solve(solver, batch):
+    """Each watched condition crosses more than once in the step."""
+    passing = pn.Event(cubic(0.2, 0.35, 0.7), terminal=False)
+    events = [passing, pn.Event(cubic(0.5, 0.6)), pn.Event(cubic(0.65))]
+    for start, expected, order in ((0.0, [0.2, 0.35, 0.5], [0, 0, 1]), (1.0, [0.7, 0.65], [0, 2])):
+        solution, times, which = one_step(solver, batch, events, start, 1.0 - start)
+        np.testing.assert_allclose(times, expected, rtol=1e-12)
+        np.testing.assert_array_equal(which, order)
+        reasons = [solution.reason] if batch == "joint" else solution.reason
+        assert set(reasons) == {f"event {order[-1]} at t = {expected[-1]:g}"}
+
+
+@PATHS
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_condition_that_is_nan_is_refused_with_the_time(solver, batch, sign):
+    """And not where a terminal event has ended the solve before, be it just before."""
+
+    def lost(t, y):
+        return torch.sqrt(1.2 - sign * y[..., 0])
+
+    def at(time):
+        return pn.Event(lambda t, y: sign * y[..., 0] - time)
+
+    harmless = pn.Event(lambda t, y: y[..., 0] + sign * 5)
+    name = "sample 0: the condition" if batch == "independent" else "the condition"
+    for events in ([harmless, pn.Event(lost)], [at(1.25), pn.Event(lost)]):
+        with pytest.raises(pn.SolverError, match=rf"^{name} of event 1 is NaN at t = {sign * 1.2:g}: return a number") as caught:
+            one_step(solver, batch, events, 0.0, sign * 2.0)
+        assert caught.value.t == pytest.approx(sign * 1.2, rel=1e-12)
+    with pytest.raises(pn.SolverError, match=rf"^{name} of event 0 is NaN at t = 0:"):
+        one_step(solver, batch, pn.Event(lambda t, y: y[..., 0] * math.nan), 0.0, sign * 2.0)
+    gap = pn.Event(lambda t, y: torch.where((y[..., 0] - sign).abs() < 0.01, math.nan, y[..., 0] - sign))
+    with pytest.raises(pn.SolverError, match=rf"^{name} of event 0 is NaN at t = {'' if sign > 0 else '-'}(1|0.99|1.0)"):
+        one_step(solver, batch, gap, 0.0, sign * 2.0)
+
+    for ending, expected in ((at(1.15), 1.15), (pn.Event(lambda t, y: lost(t, y) - 0.1), 1.19)):
+        _, times, which = one_step(solver, batch, [ending, pn.Event(lost, terminal=False)], 0.0, sign * 2.0)
+        np.testing.assert_allclose(times, [sign * expected], rtol=1e-12)
+        assert which.tolist() == [0]
+
+
+def test_of_samples_the_one_whose_condition_is_nan_is_named():
+    limits = torch.tensor([5.0, 0.7], dtype=DOUBLE)
+    event = pn.Event(lambda t, y: torch.sqrt(limits - t[:, 0]))
+    for solver in ("Tsit5", "Rodas5P"):
+        with pytest.raises(pn.SolverError, match=r"^sample 1: the condition of event 0 is NaN at t = 0.7:"):
+            pn.solve(turn, np.array([START, START]), [0.0, 3.0], solver=solver, events=event, batch="independent")
+
+
+def test_a_state_that_overflows_is_told_of_as_ever():
+    event = pn.Event(lambda t, y: 1 + 1 / (1 + y[..., 0] ** 2))  # NaN with the state
+    for y0, batch in ((np.ones(1), "joint"), (np.ones((1, 1)), "independent")):
+        with pytest.raises(pn.SolverError, match="the state is non-finite"):
+            pn.solve(lambda t, y: 10 * y**3, y0, [0.0, 9.0], solver="RK4", step=0.5, events=event, batch=batch)
+
+
+@PATHS
+def test_a_zero_counts_where_it_is_reached(solver, batch):
+    """Not at the start, and not where it is left; once, and at its first time, where it stays."""
+    for condition, expected in (
+        (lambda t, y: y[..., 0], []),
+        (lambda t, y: torch.clamp(y[..., 0] - 0.4, min=0.0), []),
+        (lambda t, y: torch.clamp(0.4 - y[..., 0], min=0.0), [0.4]),
+        (lambda t, y: t.reshape(y.shape[:-1]) - 1, [1.0]),
+        (lambda t, y: torch.where(y[..., 0] < 0.4, -1.0, 1.0), [0.4]),
+    ):
+        _, times, _ = one_step(solver, batch, pn.Event(condition, terminal=False))
+        np.testing.assert_allclose(times, expected, rtol=1e-9)
+    solution, times, _ = one_step(solver, batch, pn.Event(lambda t, y: t.reshape(y.shape[:-1]) - 0.5), ts=[0.0, 0.5, 1.0])
+    assert times == pytest.approx([0.5]) and np.isfinite(solution.ys[:2]).all() and not np.isfinite(solution.ys[2:]).any()
+
+
+def test_a_condition_is_asked_in_order_and_no_more_than_needed():
+    asked = []
+
+    def level(t, y):
+        asked.append(t.item())
+        return y[0] + 3
+
+    solution = pn.solve(turn, START, [0.0, 20.0], events=pn.Event(level), rtol=1e-5, atol=1e-5)
+    assert len(asked) == 1 + 11 * solution.accepted and asked == sorted(asked)
+    asked.clear()
+    one_step("Tsit5", "joint", [pn.Event(level), pn.Event(cubic(0.35))])
+    assert max(asked) <= 4 / 11 + 1e-12  # the first place beyond
+
+
+@pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"])
+@pytest.mark.parametrize("shape", [(2,), (2, 1)], ids=str)
+def test_conditions_of_samples_see_all_of_them(solver, shape):
+    """Each holds a level of its own; y' = -y reaches it at log(y0 / level)."""
+    levels, seen = torch.tensor([0.5, 0.2, 0.7], dtype=DOUBLE), set()
+
+    def condition(t, y):
+        seen.add((tuple(t.shape), tuple(y.shape)))
+        return y.flatten(1)[:, 0] - levels * (1 + 0 * t.flatten())
+
+    y0 = torch.tensor([[1.0, 0.1], [2.0, 0.1], [3.0, 0.1]], dtype=DOUBLE).view(3, *shape).requires_grad_()
+    settings = {"solver": solver, "batch": "independent", "events": pn.Event(condition), "rtol": 1e-9, "atol": 1e-9}
+    solution = pn.solve(lambda t, y: -y, y0, [0.0, 1.0, 9.0], **settings)
+    assert seen == {((3, *[1] * len(shape)), (3, *shape))}
+    start = y0.detach().flatten(1)[:, 0]
+    torch.testing.assert_close(solution.events.times.detach(), torch.log(start / levels), rtol=1e-7, atol=0)
+    assert solution.events.samples.tolist() == [0, 1, 2]
+    (gradient,) = torch.autograd.grad(solution.events.times.sum(), y0)
+    torch.testing.assert_close(gradient.flatten(1)[:, 0], 1 / start, rtol=1e-6, atol=0)
+    with pytest.raises(pn.ArgumentError, match=r"event 0 returns shape \(3, 1\): it must return one number for each sample"):
+        bad = pn.Event(lambda t, y: y.flatten(1)[:, :1])
+        pn.solve(lambda t, y: -y, y0.detach(), [0.0, 9.0], solver=solver, batch="independent", events=bad)
+
+
+@BOTH
+@pytest.mark.parametrize("solver", ["Tsit5", "BS3", "Rosenbrock23"])
+def test_the_reason_names_the_time_of_the_event(solver, batch):
+    for k in range(8):
+        y0 = np.array([0.3 * k, 1.0])
+        event = pn.Event(lambda t, y: y[..., 0] + 0.4)
+        settings = {"solver": solver, "batch": batch, "events": event, "rtol": 1e-2, "atol": 1e-2}
+        solution = pn.solve(turn, y0[None] if batch == "independent" else y0, [0.0, 9.0], **settings)
+        reason = solution.reason if batch == "joint" else solution.reason[0]
+        assert reason == f"event 0 at t = {solution.events.times[-1]:g}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_events_are_those_of_scipy_in_small_steps(seed):
+    """Steps of half a time unit: all crossings further apart than 1/11 of them are found, and no others."""
+    rng = np.random.default_rng(seed)
+    damping, pull, level, slope, speed = rng.uniform([0, 1, 0.2, -0.1, 3], [0.3, 4, 0.8, 0.1, 9])
+    y0, span = rng.uniform(-1, 1, 2) + 0.5, (0.0, 6.0) if seed % 2 else (6.0, 0.0)
+    conditions = [
+        lambda t, y: y[0] - level - slope * t,
+        lambda t, y: y[0] * y[0] - level * level,
+        lambda t, y: np.cos(speed * t) + 0.5 * y[1],
+    ]
+    small = {"max_step": 0.02, "rtol": 1e-9, "atol": 1e-9}
+    expected = solve_ivp(lambda t, y: [y[1], -damping * y[1] - pull * np.sin(y[0])], span, y0, events=conditions, **small).t_events
+
+    def swing(t, y):
+        return torch.stack([y[..., 1], -damping * y[..., 1] - pull * torch.sin(y[..., 0])], -1)
+
+    fast = [
+        lambda t, y: y[..., 0] - level - slope * t.reshape(y.shape[:-1]),
+        lambda t, y: y[..., 0] ** 2 - level**2,
+        lambda t, y: torch.cos(speed * t.reshape(y.shape[:-1])) + 0.5 * y[..., 1],
+    ]
+    for batch in ("joint", "independent"):
+        settings = {"batch": batch, "rtol": 1e-8, "atol": 1e-8, "first_step": 0.5, "max_step": 0.5}
+        events = [pn.Event(condition, terminal=False) for condition in fast]
+        start = y0 if batch == "joint" else y0[None]
+        met = pn.solve(swing, start, span, solver="Vern7", events=events, **settings).events
+        found = 0
+        for i, times in enumerate(expected):
+            mine = met.times[met.which == i]
+            gaps = np.abs(np.diff(times, prepend=math.inf, append=math.inf)) if len(times) else np.zeros(1)
+            clear = np.minimum(gaps[1:], gaps[:-1]) > 0.5 / 11
+            assert all(np.abs(times - time).min() < 1e-5 for time in mine)
+            assert all(np.abs(mine - time).min() < 1e-5 for time in times[clear])
+            found += clear.sum()
+        assert found > 5
+
+
 # Roots.
 
 
@@ -273,13 +478,14 @@ def test_roots_of_many_functions_at_once():
         calls.append(1)
         return torch.sign(x - 0.3) * (x - 0.3).abs() ** powers
 
-    found = root(value, start, end, DOUBLE)
+    found = root(value, (start, end), (value(start), value(end)))
     torch.testing.assert_close(found[:3], torch.full((3,), 0.3, dtype=DOUBLE), rtol=0, atol=1e-13)
     assert found[3] == 5.0
     changed = torch.sign(value(found)) * torch.sign(value(start))
     assert bool((changed[:3] <= 0).all())
     calls.clear()
-    smooth = root(lambda x: (calls.append(1), torch.cos(x))[1], torch.zeros(1, dtype=DOUBLE), torch.full((1,), 3.0, dtype=DOUBLE), DOUBLE)
+    span = torch.zeros(1, dtype=DOUBLE), torch.full((1,), 3.0, dtype=DOUBLE)
+    smooth = root(lambda x: (calls.append(1), torch.cos(x))[1], span, tuple(map(torch.cos, span)))
     assert smooth.item() == pytest.approx(math.pi / 2, abs=4e-15) and len(calls) < 15
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ..base import Crossings, Event, Problem, Solution
-from ..state import Layout
-from .differentiate import Task
+from ..state import Layout, all_finite, as_tensor
+from .differentiate import Task, moved
 from .march import fixed_grid, march
-from .rows.roots import root
+from .rows.crossings import PROBES, Watch, crosses, meet, undefined
 
 Rows = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,34 +30,35 @@ def solve(problem: Problem, task: Task, y0: Tensor, layout: Layout, again: Calla
     if task.control.step is None and fixed_grid(task.method.tableau, task.ts, task.control) is not None:
         raise ArgumentError(needs_steps(problem.solver))
     values = condition_values(problem.events, layout)
-    found = _find(problem.events, values, task, y0.detach())
+    found = _find(Watch(problem.events, values), layout, task, y0.detach())
     forward = task.ts[-1] > task.ts[0]
-    terminal = [(t, which) for t, which in found if problem.events[which].terminal]
-    last = terminal[0][0] if terminal else task.ts[-1]
+    moments, which, parts = ([event[i] for event in found] for i in range(3))
+    terminal = next((i for i, event in enumerate(which) if problem.events[event].terminal), None)
+    last = task.ts[-1] if terminal is None else moments[terminal]
     kept = sum(t <= last if forward else t >= last for t in task.ts)
-    whole, places = _with_times(problem.ts, kept, [t for t, _ in found], forward)
+    whole, places = _with_times(problem.ts, kept, moments, forward)
 
     start = problem.y0 if not layout.numpy else layout.unpack(y0)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not layout.numpy):
         solution = again(replace(problem, y0=start, ts=whole, events=()))
         states = _flat(solution.ys, layout)
-        times, moved = attach(
-            lambda t, y: task.f(float(t[0]), y[0])[None],
+        there = torch.tensor(moments, dtype=torch.float64, device=y0.device), states[places[kept:]]
+        corrected = attach(
+            lambda t, y: task.f(t[0].to(y.dtype), y[0])[None],
             values,
             torch.zeros(len(found), dtype=torch.int64),
-            torch.tensor([which for _, which in found], dtype=torch.int64),
-            torch.tensor([t for t, _ in found], dtype=torch.float64, device=y0.device),
-            states[places[kept:]],
+            torch.tensor(which, dtype=torch.int64),
+            *there,
             (_time(task.ts[0], y0), y0.detach()[None]),
         )
-    which = np.array([which for _, which in found], dtype=int)
+        times, ends = _nearer(values, which, parts, there, corrected)
     return replace(
         solution,
         ts=problem.ts[:kept] if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float)[:kept],
         ys=layout.deliver(states[places[:kept]]),
         nfev=solution.nfev + task.statistics.nfev,
-        reason=reason(terminal[0][1] if terminal else -1, last),
-        events=Crossings(times.numpy() if layout.numpy else times, layout.deliver(moved), which),
+        reason=reason(-1, last) if terminal is None else reason(which[terminal], float(times[terminal].detach())),
+        events=Crossings(times.numpy() if layout.numpy else times, layout.deliver(ends), np.array(which, dtype=int)),
         again=None,  # it would not look for events
     )
 
@@ -94,6 +95,25 @@ def row_values(events: tuple[Event, ...], shape: torch.Size) -> Rows:
     return values
 
 
+def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
+    """Return the events of sample `b` solved alone.
+
+    Their conditions are asked about all samples, as they may hold something of their own for each: the others wait at
+    `times` (B,) and `states` (B, *state).
+    """
+    row, axes = torch.tensor([b], device=states.device), [1] * (states.ndim - 1)
+
+    def alone(index: int, event: Event) -> Event:
+        def condition(t: Tensor, y: Tensor) -> Tensor:
+            time = times.to(y.dtype).index_put((row,), t.reshape(1)).view(-1, *axes)
+            whole = states.index_put((row,), y.reshape(1, *states.shape[1:]))
+            return _numbers(event.condition(time, whole), index, y, len(states))[b]
+
+        return replace(event, condition=condition)
+
+    return tuple(alone(index, event) for index, event in enumerate(events))
+
+
 def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
     kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
     if kind in (torch.bool, np.bool_) or kind == object:
@@ -108,37 +128,49 @@ def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
         raise ArgumentError(
             f"the condition of event {index} returns shape {tuple(value.shape)}: it must return {wanted}{more}."
         )
-    return value.reshape(count)
+    return value.reshape(count).clone()  # the next condition may fill the same memory
 
 
 @torch.no_grad()
-def _find(events: tuple[Event, ...], values: Rows, task: Task, y0: Tensor) -> list[tuple[float, int]]:
-    """Return time and index of every event in the order of time, up to the first terminal one."""
-    found = []
-    before = torch.sign(values(_time(task.ts[0], y0), y0[None]))[:, 0].tolist()
-    direction = math.copysign(1.0, task.ts[-1] - task.ts[0])
-    for stop in march(task.method, task.f, y0, [task.ts[0], task.ts[-1]], task.control, task.statistics, task.norm):
+def _find(watch: Watch, layout: Layout, task: Task, y0: Tensor) -> list[tuple[float, int, float]]:
+    """Return time, index and length of the part of a step it lies in, of every event in order, up to the first terminal one."""
+    found, start = [], task.ts[0]
+    before = next(_numbers_at([start], y0[None], watch.events, layout))
+    if any(map(math.isnan, before)):
+        raise undefined([math.isnan(value) for value in before].index(True), start)
+    direction = math.copysign(1.0, task.ts[-1] - start)
+    for stop in march(task.method, task.f, y0, [start, task.ts[-1]], task.control, task.statistics, task.norm):
         step = stop.step
-        after = torch.sign(values(_time(step.t_end, y0), step.end[None]))[:, 0].tolist()
-        met = []
-        for which, event in enumerate(events):
-            if crosses(before[which], after[which], event.direction):
-                ends = _time(step.t, y0), _time(step.t_end, y0)
-                moment = root(lambda t, step=step, which=which: values(t, step.at(t.tolist()))[which], *ends, y0.dtype)
-                met.append((float(moment), which))
-        for moment, which in sorted(met, key=lambda pair: direction * pair[0]):
-            if found and events[found[-1][1]].terminal and moment != found[-1][0]:
-                break
-            found.append((moment, which))
-        if any(events[which].terminal for _, which in found):
-            break
-        before = after
+        if not all_finite(step.end):
+            break  # the solve itself will tell
+        times = [step.t + part * step.h for part in PROBES]
+        states = torch.cat([step.at(times), step.end[None]])
+        times.append(step.t_end)
+        for end, after in zip(times, _numbers_at(times, states, watch.events, layout)):
+            happens = any(b != b or crosses(a, b, e.direction) for a, b, e in zip(before, after, watch.events))
+            if happens:
+                met = meet(
+                    watch,
+                    lambda t, step=step: step.at(t.tolist()),
+                    (_time(start, y0), _time(end, y0)),
+                    tuple(y0.new_tensor(values)[:, None] for values in (before, after)),
+                    _time(direction, y0),
+                )
+                order = sorted((time, which) for which, time in enumerate(met.times[:, 0].tolist()) if time < math.inf)
+                found += [(direction * time, which, abs(end - start)) for time, which in order]
+                if bool(torch.isfinite(met.limit)):
+                    return found
+            start, before = end, after
     return found
 
 
-def crosses(before: float, after: float, direction: int) -> bool:
-    """Return whether a condition with these signs at a step's two ends crosses zero in the direction watched."""
-    return (before < 0 <= after and direction >= 0) or (before > 0 >= after and direction <= 0)
+def _numbers_at(times: list[float], states: Tensor, events: tuple[Event, ...], layout: Layout) -> Iterator[list[float]]:
+    """Yield the conditions' numbers at times (k,) and states (k, n), one time after the other and none before it is wanted."""
+    moments = torch.tensor(times, dtype=states.dtype, device=states.device).unbind()
+    parts = layout.unpack(states)
+    unpacked = zip(*(part.unbind() for part in parts)) if layout.is_tuple else parts.unbind()
+    for t, y in zip(moments, unpacked):
+        yield [float(_numbers(event.condition(t, y), i, states, 1)) for i, event in enumerate(events)]
 
 
 def _time(t: float, y: Tensor) -> Tensor:
@@ -147,7 +179,7 @@ def _time(t: float, y: Tensor) -> Tensor:
 
 def _with_times(ts: Any, kept: int, moments: list[float], forward: bool) -> tuple[Tensor, Tensor]:
     """Return the first `kept` times and the events' as one monotone tensor, and where each of them went."""
-    own = torch.as_tensor(ts).to(torch.float64)[:kept]
+    own = as_tensor("ts", ts).to(torch.float64)[:kept]
     both = torch.cat([own, torch.tensor(moments, dtype=torch.float64, device=own.device)])
     _, places = torch.unique(both.detach(), return_inverse=True)  # sorted, rising
     if not forward:
@@ -156,6 +188,23 @@ def _with_times(ts: Any, kept: int, moments: list[float], forward: bool) -> tupl
     first = torch.full((int(places.max()) + 1,), len(both), device=both.device)
     first = first.scatter_reduce(0, places, torch.arange(len(both), device=both.device), "amin")
     return both[first], places
+
+
+def _nearer(
+    values: Rows, which: list[int], parts: list[float], there: tuple[Tensor, Tensor], corrected: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return times (p,) and states (p, n) `corrected` by Newton's step, or those `there` where it leads away from the event.
+
+    It does where the condition is no line near the event: flat, as it grazes zero, or a jump made smooth. What stays is as
+    good as the steps are, and connected to autograd as if it had moved.
+    """
+    good = torch.ones(len(which), dtype=torch.bool, device=there[0].device)
+    with torch.no_grad():
+        for i, (event, part) in enumerate(zip(which, parts)):
+            before, after = (values(t[i : i + 1], y[i : i + 1])[event, 0].abs() for t, y in (there, corrected))
+            good[i] = (after <= before) & ((corrected[0][i] - there[0][i]).abs() <= part)
+    t, y = (old.detach() + (new - new.detach()) for old, new in zip(there, corrected))
+    return torch.where(good, corrected[0], t), torch.where(good[:, None], corrected[1], y)
 
 
 def _flat(ys: Any, layout: Layout) -> Tensor:
@@ -168,9 +217,9 @@ def attach(
 ) -> tuple[Tensor, Tensor]:
     """Return the times (p,) and states (p, n) of events, moved onto the events and connected to autograd.
 
-    With g the condition along the solution, an event's time is t - g / (dg/dt) for any t near it (Newton), and its
-    derivative that of -g / (dg/dt) with the state at a fixed t (implicit function theorem; Chen, Amos and Nickel,
-    ICLR 2021). First derivatives only.
+    With g the condition along the solution, an event's time is t - g / (dg/dt) for any t near it (Newton), which makes
+    its first derivative right too, even where dg/dt is taken for a constant (implicit function theorem; Chen, Amos and
+    Nickel, ICLR 2021). Another step, from the state moved to there, makes the second one right.
 
     Parameters
     ----------
@@ -195,10 +244,13 @@ def attach(
         with torch.no_grad():
             slopes = f(t, y)[row]
         rate = _rate(values, t, y.detach(), slopes, row, index)
-        delay = -values(t, y)[index, row] / rate
+        t_end, y_end = t, y
+        for _ in range(2):
+            t_end = t_end.index_put((row,), -(values(t_end, y_end)[index, row] / rate).to(t.dtype), accumulate=True)
+            y_end = moved(f, t, t_end, y, (t_end - t).to(y.dtype)[:, None], twice=True)
         order.append(mine)
-        ends.append(states[mine] + slopes * delay[:, None])
-        moments.append(times[mine] + delay.to(times.dtype))
+        ends.append(y_end[row])
+        moments.append(t_end[row])
     back = torch.argsort(torch.cat(order))
     return torch.cat(moments)[back], torch.cat(ends)[back]
 

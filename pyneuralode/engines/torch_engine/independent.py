@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,28 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError, SolverError
 from ...fields import Field
-from ...gradients import OF_STEPS, Checkpointed
+from ...gradients import OF_STEPS, Backprop, Checkpointed
 from ..base import Control, Crossings, Problem, Solution
 from ..inputs import flat_control, read_parameters
 from ..state import Layout, as_tensor, check_times, flatten
-from . import events, fused, fused_formulas
-from .differentiate import Tied
-from .dynamics import bind, refuse_hidden_parameters
+from . import events, fused, fused_formulas, numpy_functions
+from .differentiate import Tied, distinct, moved
+from .dynamics import bind, refuse_hidden_parameters, with_hints
+from .finite_gradients import watched
 from .march import fixed_grid
 from .rows.control import AdaptiveControl, GridControl, of_sample
-from .rows.march import Record, Watch, march
+from .rows.crossings import Watch
+from .rows.march import Record, march
 from .rows.replay import Replay, backprop, checkpointed
 from .rows.slope import RowSlope, first_slope, own_parameters, row_slope
 from .rows.step import row_method
 from .rows.times import Places, RowTimes
 from .stiff import Coefficients, find_tableau
 from .tableaus import Tableau
+from .tangents import refuse_tangents
 
+# Where tangents are lost, and what to do.
+TANGENTS = "independent batches", "write batch='joint'"
 # Samples beyond which steps of all together are faster than compiled solves of one after another (measured: 20 to 100).
 FEW = 32
 
@@ -69,6 +75,8 @@ def solve(problem: Problem, alone: Alone) -> Solution:
 
 def _read(problem: Problem) -> Batch:
     y0, layout = flatten(problem.y0)
+    if layout.numpy:
+        problem = numpy_functions.adapted(problem)
     if layout.is_tuple or not layout.shapes[0]:
         found = "a tuple" if layout.is_tuple else "one number"
         raise ArgumentError(
@@ -88,6 +96,8 @@ def _read(problem: Problem) -> Batch:
     adaptive = problem.control.step is None and tableau.error is not None
     control = flat_control(problem.control, y0, layout, adaptive)
     parameters = read_parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
+    refuse_tangents(*TANGENTS, y0, times, *parameters.values())
+    times = times.clone()  # which the caller may change
     shape = torch.Size(shape)
     field = problem.dynamics if isinstance(problem.dynamics, Field) else None
     own = own_parameters(field, parameters, samples, shape) if field else {}
@@ -164,12 +174,9 @@ def _of_sample(batch: Batch, b: int) -> Problem:
         def dynamics(t: Tensor, y: Tensor) -> Tensor:
             return call(t.view([1] * y.ndim), y)
 
-        # What the field tells stiff solvers; see pyneuralode.solvers.
-        for name in ("samplewise", "matrix_free"):
-            if hasattr(problem.dynamics, name):
-                setattr(dynamics, name, getattr(problem.dynamics, name))
-        if hasattr(problem.dynamics, "jacobian"):
-            dynamics.jacobian = lambda t, y: problem.dynamics.jacobian(torch.as_tensor(t).view([1] * y.ndim), y)
+        own = getattr(problem.dynamics, "jacobian", None)
+        jacobian = {} if own is None else {"jacobian": lambda t, y: own(torch.as_tensor(t).view([1] * y.ndim), y)}
+        with_hints(dynamics, problem.dynamics, **jacobian)
 
     tolerances = {name: value.reshape(batch.y0.shape)[b].reshape(shape) for name, value in _tolerances(batch)}
     return replace(
@@ -180,6 +187,9 @@ def _of_sample(batch: Batch, b: int) -> Problem:
         ts=batch.times[b, : batch.counts[b]],
         control=replace(batch.control, norm="joint", **tolerances),
         batch="joint",
+        events=events.of_sample(
+            problem.events, b, batch.times[:, 0].detach(), batch.y0.detach().view(-1, *batch.shape)
+        ),
     )
 
 
@@ -221,10 +231,12 @@ def _together(batch: Batch) -> Solution:
     f = row_slope(problem.dynamics, batch.parameters, batch.own, batch.shape)
     method = row_method(tableau, y0.dtype, y0.device)
     slope = first_slope(f, times.start, y0.detach())
-    if batch.times.requires_grad:  # moving the start moves the whole solution by minus the slope there
-        delay = batch.times[:, 0] - batch.times[:, 0].detach()
-        y0 = y0 - slope.detach() * delay.to(slope)[:, None]
-    trainable = tuple(p for p in batch.parameters.values() if p.requires_grad)
+    refuse_tangents(*TANGENTS, slope)  # of what a callable holds
+    if batch.times.requires_grad:  # a later start is a solve from where the solution was earlier
+        starts = batch.times[:, 0].to(y0.device)
+        h = (starts.detach() - starts).to(y0.dtype)[:, None]
+        y0 = moved(f, starts, starts.detach(), y0, h, twice=isinstance(problem.gradient, Backprop))
+    trainable = distinct(p for p in batch.parameters.values() if p.requires_grad)
     wants_gradient = torch.is_grad_enabled() and (slope.requires_grad or y0.requires_grad or bool(trainable))
     by_blocks = wants_gradient and isinstance(problem.gradient, Checkpointed)
     if by_blocks and not isinstance(problem.dynamics, (Field, nn.Module)):
@@ -236,7 +248,11 @@ def _together(batch: Batch) -> Solution:
     places = Places.joined([record.outputs, record.crossings])
     if wants_gradient:
         replay = Replay.of(method, f, record, places)
-        states = checkpointed(replay, record, problem.gradient.every, y0, trainable) if by_blocks else backprop(replay, y0)
+        if by_blocks:
+            constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
+            states = checkpointed(replay, record, problem.gradient.every, y0, trainable, constants)
+        else:
+            states = watched(partial(backprop, replay), y0)
         states = Tied.apply(states, *trainable)
     else:
         states = record.values
@@ -244,11 +260,11 @@ def _together(batch: Batch) -> Solution:
     count = len(record.outputs.row)
     table = _table(batch, y0, record.outputs, states[:count])
     if batch.times.requires_grad and torch.is_grad_enabled():
-        table = _attached(f, batch.times, times, table)
+        table = _attached(f, batch.times.to(y0.device), times, table, twice=not by_blocks)
     met = _met(batch, f, watch, times, record.crossings, states[count:]) if watch else None
     reached = (1 + torch.bincount(record.outputs.row, minlength=len(y0))).tolist()
     counted = {name: getattr(record, name).cpu().numpy() for name in ("nfev", "accepted", "rejected")}
-    return _solution(batch, table, reached, counted, _reasons(record), "torch", met)
+    return _solution(batch, table, reached, counted, _reasons(record.ended, met), "torch", met)
 
 
 def _step_control(batch: Batch) -> AdaptiveControl | GridControl:
@@ -291,14 +307,15 @@ def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:
     return table.index_put((places,), torch.cat([y0, states])).view(samples, width, -1)
 
 
-def _attached(f: RowSlope, given: Tensor, times: RowTimes, table: Tensor) -> Tensor:
-    """Return the states, each connected to its own time by the slope there."""
-    with torch.no_grad():
-        missing = torch.isnan(table).any(2)
-        moments = torch.where(missing, times.start[:, None], times.times)
-        states = torch.where(missing[..., None], table[:, :1], table)
-        slopes = torch.stack([f(t.contiguous(), y.contiguous()) for t, y in zip(moments.unbind(1), states.unbind(1))], 1)
-    return table + slopes * (given - given.detach()).to(table)[..., None]
+def _attached(f: RowSlope, given: Tensor, times: RowTimes, table: Tensor, twice: bool) -> Tensor:
+    """Return the states, each connected to its own time."""
+    missing = torch.isnan(table.detach()).any(2)
+    delays = given - given.detach()
+    moments = torch.where(missing, times.start[:, None], times.times)
+    states = torch.where(missing[..., None], table[:, :1], table)
+    steps = zip(*(x.unbind(1) for x in (moments, moments + delays, states, delays.to(table.dtype)[..., None])))
+    ends = [moved(f, t.contiguous(), t_end.contiguous(), y.contiguous(), h, twice) for t, t_end, y, h in steps]
+    return torch.where(missing[..., None], torch.nan, torch.stack(ends, 1))
 
 
 def _met(batch: Batch, f: RowSlope, watch: Watch, times: RowTimes, places: Places, states: Tensor) -> Crossings:
@@ -309,11 +326,12 @@ def _met(batch: Batch, f: RowSlope, watch: Watch, times: RowTimes, places: Place
     return _crossings(batch, rows.cpu().numpy(), which.cpu().numpy(), moments, ends)
 
 
-def _reasons(record: Record) -> list[str]:
-    last = record.crossings.time.new_zeros(len(record.ended))
-    ending = record.crossings.slot == record.ended[record.crossings.row]
-    last[record.crossings.row[ending]] = record.crossings.time[ending]
-    return [events.reason(which, t) for which, t in zip(record.ended.tolist(), last.tolist())]
+def _reasons(ended: Tensor, met: Crossings | None) -> list[str]:
+    reasons = [events.reason(-1, 0.0)] * len(ended)
+    for sample, which, t in zip(met.samples, met.which, met.times.tolist()) if met else ():
+        if which == ended[sample]:
+            reasons[sample] = events.reason(which, t)
+    return reasons
 
 
 # The solution, in the form of the times.

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ....errors import SolverError
-from ...base import Event
 from .control import AdaptiveControl, GridControl, bad_start_of, of_sample
-from .roots import root
+from .crossings import PROBES, Watch, crosses, meet, undefined
 from .slope import RowSlope
 from .step import RowMethod, RowStep
 from .times import Places, RowTimes, pairs
-
-
-@dataclass
-class Watch:
-    """Events and what tells their signs: ``values(t (m,), y (m, n))`` -> (events, m), of all rows always."""
-
-    events: tuple[Event, ...]
-    values: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -78,6 +68,19 @@ class _Growing:
         table = self.table[:length]
         behind = torch.arange(length, device=counts.device)[:, None] > counts
         return torch.where(behind.view(*behind.shape, *[1] * (table.ndim - 2)), self.last, table)
+
+
+@dataclass
+class _Look:
+    """What conditions were inside a step: of `rows` (m,), at k times (m,), their values (events, m) there.
+
+    `odd` (k - 1, m) says in which parts something happens: a condition crosses zero, or is no number.
+    """
+
+    rows: Tensor
+    times: list[Tensor]
+    values: list[Tensor]
+    odd: Tensor
 
 
 class _Found:
@@ -160,7 +163,10 @@ class _March:
             row = int((~good).nonzero()[0])
             raise bad_start_of(row, float(self.t[row]))
         self.control.start(self.f, self.t, self.end, self.y, self.slope)
-        self.signs = None if self.watch is None else torch.sign(self.watch.values(self.t, self.y))
+        if self.watch is not None:
+            self.values = self.watch.values(self.t, self.y)
+            for which, row in torch.isnan(self.values).nonzero()[:1].tolist():
+                raise undefined(which, float(self.t[row]), self.rows, row)
         self._raise_if_failing(self.control.failing(self.t, self.end, self.tried))
 
     def _step(self, iteration: int) -> bool:
@@ -171,19 +177,16 @@ class _March:
         t = torch.where(accept, step.t_end, self.t)
         y = torch.where(accept[:, None], step.end, self.y)
         reached = torch.where(accept, self.times.reached(t), self.passed)
-        crossing, signs = None, None
-        if self.watch is not None:
-            signs = torch.sign(self.watch.values(t, y))
-            crossing = _crossing(self.watch.events, self.signs, signs)
+        look = None if self.watch is None else self._look(step, accept, t, y)
         tried = self.tried + self.active
         active = t != self.end
         failing = self.control.failing(t, self.end, tried) & active
-        counted = [active, failing, reached - self.passed] + ([] if crossing is None else [crossing])
+        counted = [active, failing, reached - self.passed] + ([] if look is None else [look.odd])
         # The only numbers of a step that leave the device.
         going, bad, covered, crossed = (*torch.stack([part.sum() for part in counted]).tolist(), 0)[:4]
 
         if crossed:
-            limit = self._meet(step, crossing)
+            limit = self._meet(step, look)
             ended = torch.isfinite(limit)
             reached = torch.where(ended, self.times.reached(torch.where(ended, limit * self.times.sign, t)), reached)
             self.end = torch.where(ended, t, self.end)
@@ -194,7 +197,7 @@ class _March:
             moments = self.times.times[rows, slots]
             self.outputs.add(*self._states(step, rows, moments, slots))
         self._write(accept, t, y, iteration)
-        self.t, self.y, self.signs, self.tried, self.active = t, y, signs, tried, active
+        self.t, self.y, self.tried, self.active = t, y, tried, active
         self.passed = reached
         if bad:
             self._raise_if_failing(failing)
@@ -205,33 +208,44 @@ class _March:
             self._leave_out(active.nonzero()[:, 0])
         return True
 
-    def _meet(self, step: RowStep, crossing: Tensor) -> Tensor:
-        """Find the events that the step met; return the signed times (m,) of terminal ones, infinite without one."""
-        if self.method.extra:
-            self.extended = self.active.clone()
-        values, everyone = self.watch.values, torch.arange(len(self.t), device=self.t.device)
-        moments = torch.full(crossing.shape, math.inf, dtype=torch.float64, device=crossing.device)
-        limit = torch.full_like(self.t, math.inf)
+    def _look(self, step: RowStep, accept: Tensor, t: Tensor, y: Tensor) -> _Look:
+        """Ask the conditions of rows that have accepted the step for their values inside it and at its end."""
+        rows = accept & torch.isfinite(y).all(1)  # a state that is not finite is told of at the end of the solve
+        times, values = [self.t], [self.values]
+        if bool(rows.any()):
+            if self.method.extra:
+                self.extended = rows
+            parts = torch.tensor(PROBES, dtype=t.dtype, device=t.device)
+            states = torch.where(rows[:, None], step.inside(parts), self.y)
+            times += torch.where(rows, torch.addcmul(self.t, parts[:, None], step.h), self.t).unbind() + (t,)
+            values += [self.watch.values(*place) for place in zip(times[1:], [*states.unbind(), y])]
+            self.values = values[-1]
+        table = torch.stack(values)
+        before, after = table[:-1], table[1:]
+        odd = torch.isnan(after).any(1)
         for which, event in enumerate(self.watch.events):
-            met = crossing[which]
-            if not bool(met.any()):
-                continue
-            found = root(
-                lambda t, which=which: values(t, step.at(everyone, t))[which],
-                torch.where(met, step.t, step.t_end),
-                step.t_end,
-                self.y.dtype,
+            odd = odd | crosses(before[:, which], after[:, which], event.direction)
+        return _Look(rows, times, values, odd & rows)
+
+    def _meet(self, step: RowStep, look: _Look) -> Tensor:
+        """Find the events that the step met; return the signed times (m,) of terminal ones, infinite without one."""
+        everyone, limit = torch.arange(len(self.t), device=self.t.device), torch.full_like(self.t, math.inf)
+        for i in look.odd.any(1).nonzero()[:, 0].tolist():
+            going = look.rows & torch.isinf(limit)
+            met = meet(
+                self.watch,
+                lambda t: step.at(everyone, t),
+                (look.times[i], look.times[i + 1]),
+                tuple(torch.where(going, values, 1.0) for values in look.values[i : i + 2]),
+                self.times.sign,
+                self.rows,
             )
-            moments[which] = torch.where(met, found * self.times.sign, math.inf)
-            if event.terminal:
-                sooner = moments[which] < limit
-                limit = torch.where(sooner, moments[which], limit)
-                self.ended[self.rows[sooner]] = which
-        rows, which = (crossing & (moments <= limit)).t().nonzero(as_tuple=True)
-        signed = moments[which, rows]
-        order = torch.argsort(signed, stable=True)
-        rows, which, signed = rows[order], which[order], signed[order]
-        self.crossings.add(*self._states(step, rows, signed * self.times.sign[rows], which))
+            limit = torch.minimum(limit, met.limit)
+            self.ended[self.rows] = torch.maximum(self.ended[self.rows], met.ended)
+            rows, which = torch.isfinite(met.times).t().nonzero(as_tuple=True)
+            order = torch.argsort(met.times[which, rows], stable=True)
+            rows, which = rows[order], which[order]
+            self.crossings.add(*self._states(step, rows, met.times[which, rows] * self.times.sign[rows], which))
         return limit
 
     def _states(self, step: RowStep, rows: Tensor, moments: Tensor, slots: Tensor) -> tuple[Places, Tensor | None]:
@@ -274,10 +288,3 @@ class _March:
         for row in failing.nonzero()[:1, 0].tolist():
             error: SolverError = self.control.failure(row, float(self.t[row]), int(self.tried[row]))
             raise of_sample(error, int(self.rows[row]))
-
-
-def _crossing(events: tuple[Event, ...], before: Tensor, after: Tensor) -> Tensor:
-    """Return which events each row met (events, m), from the signs (events, m) at a step's two ends."""
-    rising, falling = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
-    ways = {1: lambda i: rising[i], -1: lambda i: falling[i], 0: lambda i: rising[i] | falling[i]}
-    return torch.stack([ways[event.direction](i) for i, event in enumerate(events)])

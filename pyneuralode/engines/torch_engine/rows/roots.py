@@ -11,17 +11,17 @@ ITERATIONS = 100
 
 
 @torch.no_grad()
-def root(value: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, dtype: torch.dtype) -> Tensor:
+def root(value: Callable[[Tensor], Tensor], span: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
     """Return, for each of m functions at once, a number near which it loses the sign that it has at `start`.
 
     Parameters
     ----------
     value : callable
         The functions: numbers (m,) -> values (m,).
-    start, end : (m,) in double precision
-        The signs there differ; where start = end nothing is looked for.
-    dtype : torch.dtype
-        That of the values, which says how exactly a root can be known.
+    span : two (m,) in double precision
+        The signs there differ; where they are the same number nothing is looked for.
+    values : two (m,)
+        The values there. Their dtype says how exactly a root can be known.
 
     Returns
     -------
@@ -30,22 +30,22 @@ def root(value: Callable[[Tensor], Tensor], start: Tensor, end: Tensor, dtype: t
     The method is Chandrupatla's: inverse quadratic interpolation where it can be trusted, else halving (T. R.
     Chandrupatla, Adv. Eng. Software 28, 1997).
     """
-    new, old = start, end  # the bracket's ends, the latest point first
-    value_new, value_old = value(new).double(), value(old).double()
+    new, old = start, end = span  # the bracket's ends, the latest point first
+    value_new, value_old = (known.double() for known in values)
     sign = torch.sign(value_new)
     fraction = torch.full_like(start, 0.5)
-    accuracy = 4 * torch.finfo(dtype).eps
+    accuracy = 4 * torch.finfo(values[0].dtype).eps
     for _ in range(ITERATIONS):
         width = (old - new).abs()
         tolerance = accuracy * torch.maximum(new.abs(), (end - start).abs())
-        known = (value_new == 0) | (value_old == 0) | (width <= tolerance)
+        known = width <= tolerance
         if bool(known.all()):
             break
         least = torch.where(known, 0.5, 0.5 * tolerance / width)
         fraction = torch.minimum(torch.maximum(fraction, least), 1 - least)
         point = torch.where(known, new, new + fraction * (old - new))
         value_point = torch.where(known, value_new, value(point).double())
-        same = known | (torch.sign(value_point) == torch.sign(value_new))
+        same = known | ((torch.sign(value_point) == sign) == (torch.sign(value_new) == sign))
         third, value_third = torch.where(same, new, old), torch.where(same, value_new, value_old)
         old, value_old = torch.where(same, old, new), torch.where(same, value_old, value_new)
         new, value_new = point, value_point

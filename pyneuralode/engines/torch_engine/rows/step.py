@@ -109,6 +109,13 @@ class RowStep:
             at = self.end if i == self.method.tableau.end_stage else self._moved(weights)
             self.stages.append(self.f(self._time(i), at))
 
+    def inside(self, parts: Tensor) -> Tensor:
+        """Return the states (k, m, n) of all rows after these parts (k,) of their steps."""
+        self.extend()
+        weights = (parts[:, None] ** self.method.powers @ self.method.interpolant.t()).to(self.y.dtype)
+        moves = weights @ self.stages.first(len(self.method.c)).view(len(self.method.c), -1)
+        return torch.addcmul(self.y, self.scale, moves.view(-1, *self.y.shape))
+
     def at(self, rows: Tensor, times: Tensor) -> Tensor:
         """Return the states (p, n) of rows (p,) at times (p,) inside their steps."""
         ends = times == self.t_end[rows]
