@@ -37,6 +37,7 @@ _HOME = {
     "start_julia": "engines.julia_engine.session",
     "odeint": "dropin",
     "odeint_adjoint": "dropin",
+    "odeint_dense": "dropin",
     "odeint_event": "dropin",
     "fit": "fitting",
     "FitResult": "fitting",

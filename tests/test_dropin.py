@@ -515,3 +515,125 @@ def test_the_field_is_double_differentiable_through_odeint():
     second = torch.autograd.grad(first, y0)[0]
     end = float(times()[-1])
     assert float(second) == pytest.approx(-2 * end / (1 + end) ** 3, rel=1e-6)  # y = y0 / (1 + y0 t)
+
+
+# What torchdiffeq's clients do: slopes of other shapes, dense output, events whose time is differentiated.
+
+FIXED_AND_OTHERS = ["dopri5", "dopri8", "rk4", "implicit_adams", "scipy_solver"]
+
+
+def decay_in(shape):
+    """A field whose slope has a shape of its own."""
+    return lambda t, y: -(y * (1 + t)).reshape(shape)
+
+
+@pytest.mark.parametrize("method", FIXED_AND_OTHERS)
+@pytest.mark.parametrize("state,slope,in_tuples_only", [
+    ((), (1,), False), ((), (1, 1), False), ((3,), (1, 3), False), ((2, 3), (1, 1, 2, 3), False),
+    ((3, 1), (3,), True), ((3, 1), (1, 3), True), ((2, 3), (6,), True), ((3,), (3, 1), True),
+], ids=str)
+def test_slopes_are_broadcast_as_torchdiffeq_broadcasts_them(state, slope, in_tuples_only, method):
+    y0 = torch.arange(1.0, 1.0 + torch.Size(state).numel(), dtype=F64).reshape(state)
+    other = torch.tensor([0.4, -0.2], dtype=F64)
+    field, t = decay_in(slope), torch.linspace(0, 1, 4, dtype=F64)
+    options = {"solver": "RK45"} if method == "scipy_solver" else None
+    pairs = (lambda t, y: (field(t, y[0]), -y[1])), (y0, other)
+    for func, start in [pairs] if in_tuples_only else [pairs, (field, y0)]:
+        ours, theirs = (f(func, start, t, method=method, options=options) for f in (odeint, torchdiffeq.odeint))
+        assert_equal(ours, theirs, 1e-9, 1e-9)
+        exact = y0 * math.exp(-1.5)
+        torch.testing.assert_close(parts(ours)[0][-1], exact, rtol=1e-3, atol=1e-3)
+    if in_tuples_only and method != "scipy_solver":
+        with pytest.raises(ArgumentError, match="dy/dt in the state's shape"):
+            odeint(field, y0, t, method=method)
+
+
+def test_a_slope_of_another_shape_moves_the_event_right():
+    """(N,) for a state of (N, 1) is one product with the event's gradient, not N x N of them."""
+    k = torch.tensor(1.0, dtype=F64, requires_grad=True)
+    y0 = (torch.tensor([[2.0], [3.0], [4.0]], dtype=F64),)
+    when, _ = odeint_event(lambda t, y: (-k * y[0].reshape(-1),), y0, torch.tensor(0.0, dtype=F64),
+                           event_fn=lambda t, y: y[0].sum() - 4.5)
+    assert float(when.detach()) == pytest.approx(math.log(2), abs=1e-7)
+    assert float(torch.autograd.grad(when, k)[0]) == pytest.approx(-math.log(2), rel=1e-6)
+
+
+@pytest.mark.parametrize("method,options", [("dopri5", None), ("rk4", {"step_size": 0.05}), ("dopri5", {"dtype": F32})])
+@pytest.mark.parametrize("state", [F32, F64], ids=["state 32", "state 64"])
+@pytest.mark.parametrize("time", [F32, F64], ids=["time 32", "time 64"])
+def test_the_times_of_events_have_torchdiffeqs_dtypes(time, state, method, options):
+    found = []
+    for library in (dropin, torchdiffeq):
+        seen, k = set(), torch.tensor(1.0, dtype=state, requires_grad=True)
+
+        def event(t, y):
+            seen.add(t.dtype)
+            return y - 0.5
+
+        y0, start = torch.tensor(1.0, dtype=state, requires_grad=True), torch.tensor([0.0, 1.0], dtype=time)
+        arguments = {"event_fn": event, "method": method, "options": options}
+        field = lambda t, y: -k * y
+        when, states = library.odeint(field, y0, start, **arguments)
+        dtypes = [seen.copy(), when.dtype, states.dtype]
+        for when, states in (library.odeint_event(field, y0, start[0], **arguments),
+                             library.odeint_adjoint(field, y0, start, adjoint_params=(k,), **arguments)):
+            dtypes += [when.dtype, states.dtype]
+            assert when.requires_grad and float(when.detach()) == pytest.approx(math.log(2), rel=3e-4)
+        found.append(dtypes)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
+@pytest.mark.parametrize("method,options", [("dopri5", None), ("rk4", {"step_size": 0.01, "interp": "cubic"})])
+def test_the_time_of_an_adjoint_event_has_its_gradient(method, options, falling):
+    """torchdiffeq's own test differentiates it (event_tests.TestEventHandling.test_adjoint); its gradient is zero there."""
+    k, level = (torch.tensor(value, dtype=F64, requires_grad=True) for value in (0.7, 0.5))
+    y0 = torch.tensor([1.0, 2.0], dtype=F64, requires_grad=True)
+    t = torch.tensor([0.3, 1.3], dtype=F64)
+    sign = -1.0 if falling else 1.0
+    times = (t.flip(0) - 1.0 if falling else t).clone().requires_grad_()
+    when, states = odeint_adjoint(lambda t, y: -sign * k * y, y0, times, event_fn=lambda t, y: y[0] - level, method=method,
+                                  options=options, adjoint_params=(k,))
+    span = math.log(2) / 0.7  # y[0] halves
+    assert float(when.detach()) == pytest.approx(0.3 + sign * span, abs=1e-6)
+    found = torch.autograd.grad(when, [k, level, y0, times], retain_graph=True)
+    truth = [-sign * span / 0.7, -sign / (0.7 * 0.5), [sign / 0.7, 0.0], [1.0, 0.0]]
+    for gradient, value in zip(found, truth):
+        torch.testing.assert_close(gradient, torch.tensor(value, dtype=F64), rtol=1e-5, atol=1e-6)
+    at_fixed_time = torch.autograd.grad(states[-1, 1], k)[0]  # as torchdiffeq's; odeint_event adds the event's motion
+    assert float(at_fixed_time) == pytest.approx(-span * 1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [None, {"first_step": 0.3}, {"max_step": 0.2}], ids=str)
+def test_dense_output_is_torchdiffeqs(options):
+    found = []
+    for library in (dropin, torchdiffeq):
+        field, y0 = Field(), start().requires_grad_()
+        state = library.odeint_dense(field, y0, torch.tensor(0.1, dtype=F64), torch.tensor(2.0, dtype=F64), rtol=1e-6,
+                                     atol=1e-8, method="dopri5", options=options)
+        t = torch.tensor(0.83, dtype=F64, requires_grad=True)
+        values = [state(moment) for moment in (torch.tensor(0.1, dtype=F64), t, torch.tensor(1.999, dtype=F64))]
+        found.append((values, torch.autograd.grad(sum(v.square().sum() for v in values), [y0, t, *field.parameters()])))
+    for agreement, ours, theirs in zip((1e-11, 1e-6), *found):  # torchdiffeq differentiates its step sizes too
+        torch.testing.assert_close(ours, theirs, rtol=agreement, atol=agreement)
+
+
+def test_dense_output_backwards_and_at_many_times():
+    y0, times = start(), torch.linspace(1.0, -1.0, 5, dtype=F64)
+    state = dropin.odeint_dense(Field(), y0, times[0], -1.0)
+    torch.testing.assert_close(state(times), odeint(Field(), y0, times), rtol=1e-8, atol=1e-9)
+    assert state(times[:4].reshape(2, 2)).shape == (2, 2, 3, 2) and state(times[0]).shape == (3, 2)
+
+
+@pytest.mark.parametrize("change,words", [
+    ({"method": "dopri8"}, "method is 'dopri8'"), ({"y0": (start(),)}, "y0 is a tuple"), ({"t0": 0.0}, "t0 is a float"),
+    ({"t1": torch.tensor(0.0)}, "strictly"), ({"at": 2.5}, "t is 2.5, outside the span solved, 0 to 1"),
+])
+def test_dense_output_refuses_by_assertions_too(change, words):
+    arguments = {"y0": start(), "t0": torch.tensor(0.0), "t1": torch.tensor(1.0), "at": 0.5, "method": None} | change
+    at = arguments.pop("at")
+    with pytest.raises(AssertionError, match=words) as caught:
+        dropin.odeint_dense(Field(), arguments.pop("y0"), arguments.pop("t0"), arguments.pop("t1"), **arguments)(
+            torch.tensor(at, dtype=F64)
+        )
+    assert isinstance(caught.value, ArgumentError)

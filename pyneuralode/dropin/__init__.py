@@ -6,5 +6,6 @@ engine's.
 """
 
 from .api import odeint, odeint_adjoint, odeint_event
+from .dense import odeint_dense
 
-__all__ = ["odeint", "odeint_adjoint", "odeint_event"]
+__all__ = ["odeint", "odeint_adjoint", "odeint_dense", "odeint_event"]

@@ -20,7 +20,7 @@ from .tableaus import ADAPTIVE
 
 def integrate(problem: Problem) -> Tensor:
     """Return the states (T, n)."""
-    times = problem.times.to(_time_dtype(problem))
+    times = problem.times.to(problem.time_dtype)
     ts = times.tolist()
     states = [problem.y0[None]]
     march = March(problem, ADAPTIVE[problem.method], ts[0]) if len(ts) > 1 else None
@@ -41,7 +41,7 @@ def integrate(problem: Problem) -> Tensor:
 
 def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
     """Return the event's internal time and the states (2, n) at the start and there."""
-    times = problem.times.to(_time_dtype(problem))
+    times = problem.times.to(problem.time_dtype)
     t0, event = float(times[0]), problem.event
     march = March(problem, ADAPTIVE[problem.method], t0)
     value = event(t0, problem.y0)
@@ -60,17 +60,13 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
     return found, torch.stack([problem.y0, state(found)])
 
 
-def _time_dtype(problem: Problem) -> torch.dtype:
-    return torch.promote_types(problem.options.get("dtype", torch.float64), problem.slope.real)
-
-
 class March:
     """The state of an adaptive solve: time, state, slope there, size of the next step, last step accepted."""
 
     def __init__(self, problem: Problem, tableau: Tableau, t0: float):
         self.problem, self.tableau = problem, tableau
         self.options = read(AdaptiveOptions, problem.method, problem.options)
-        dtype = _time_dtype(problem)
+        dtype = problem.time_dtype
         exact = dtype == torch.float64
         self.rounded = (lambda t: t) if exact else (lambda t: float(torch.tensor(t, dtype=dtype)))
         self.t, self.y, self.step = t0, problem.y0, None
@@ -163,7 +159,7 @@ class March:
 
     def _call(self, name: str, t: float, y: Tensor, size: float) -> None:
         if name in self.problem.callbacks:
-            dtype = _time_dtype(self.problem)
+            dtype = self.problem.time_dtype
             self.problem.callbacks[name](torch.tensor(t, dtype=dtype), y, torch.tensor(size, dtype=dtype))
 
     def _remedy(self) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..engines.torch_engine.first_order import first_order
 from ..engines.torch_engine.march import Norm, largest_rms
 from .layout import Layout
 from .problem import Problem, callbacks_of, tolerance
@@ -62,7 +64,7 @@ class Adjoint(torch.autograd.Function):
         return event_t, states
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @partial(first_order, remedy="take odeint")
     def backward(ctx, *gradients: Tensor):
         problem, (states, times, *parameters) = ctx.problem, ctx.saved_tensors
         gradients = gradients[-1]

@@ -1,4 +1,4 @@
-"""The three functions of torchdiffeq 0.2.5: `odeint`, `odeint_adjoint`, `odeint_event`."""
+"""Three functions of torchdiffeq 0.2.5: `odeint`, `odeint_adjoint`, `odeint_event`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..engines.torch_engine.tangents import differentiates_forwards, refuse_tangents
 from ..errors import ArgumentError, unknown_name
 from . import adaptive, fixed, scipy_solver
 from .adjoint import Adjoint, Backward, parameters_of, warn_of_norm
-from .problem import METHODS, Problem, combine, prepare
+from .event import attach, combine
+from .layout import Layout
+from .problem import METHODS, Problem, prepare
+from .slope import Slope
 from .tableaus import ADAPTIVE
 
 State = Tensor | tuple[Tensor, ...]
@@ -119,7 +123,8 @@ def odeint_adjoint(
 
     Returns
     -------
-    As `odeint`.
+    As `odeint`. The event's time, with event_fn, carries its gradient (implicit function theorem), which torchdiffeq's
+    leaves zero; the states there are differentiated as if the time were fixed, as torchdiffeq's are: see `odeint_event`.
 
     Raises
     ------
@@ -159,7 +164,15 @@ def odeint_adjoint(
         warn_of_norm(adjoint_options)
     problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
     problem.slope.shift = None  # the gradient of the times comes from the backward solve
-    return deliver(problem, Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *kept), t)
+    if differentiates_forwards():
+        first = problem.slope(float(problem.times[0]), problem.y0)
+        refuse_tangents("odeint_adjoint", "take odeint", problem.y0, problem.times, first, *parameters)
+    solution = Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *kept)
+    delivered = deliver(problem, solution, t)
+    if problem.event is None or not torch.is_grad_enabled():
+        return delivered
+    when, _ = attach(problem.event.combined, problem.slope, delivered[0], solution[1][-1])
+    return when, delivered[1]
 
 
 def odeint_event(
@@ -210,31 +223,18 @@ def odeint_event(
     start = t0.reshape(-1)
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     event_t, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
-    if not torch.is_grad_enabled():
-        return event_t, solution
     is_tuple = isinstance(solution, tuple)
     parts = solution if is_tuple else (solution,)
-
-    def pack(states: list[Tensor]) -> Any:
-        return tuple(states) if is_tuple else states[0]
-
-    event_t = event_t.detach()
-    ends = [part[-1] for part in parts]
-    event = combine(event_fn, t[0].detach(), y0)
-    with torch.no_grad():
-        slopes = func(event_t.to(ends[0].real.dtype), pack(ends))
-    slopes = list(slopes) if is_tuple else [slopes]
-    value = event(event_t, pack(ends))
-    if value.requires_grad:
-        inputs = [event_t.clone().requires_grad_(), *(end.detach().requires_grad_() for end in ends)]
-        rates = torch.autograd.grad(event(inputs[0], pack(inputs[1:])), inputs, allow_unused=True)
-        rate = 1e-12  # torchdiffeq's guard against a tangent crossing
-        for part, speed in zip(rates, [torch.ones_like(event_t), *slopes]):
-            rate = rate + (0 if part is None else (part * speed).sum())
-        event_t = event_t - (value - value.detach()) / rate
-        moved = event_t - event_t.detach()
-        ends = [end + speed * moved for end, speed in zip(ends, slopes)]
-    return event_t, pack([torch.cat([part[:-1], end[None]]) for part, end in zip(parts, ends)])
+    refuse_tangents("odeint_event", "solve with pn.Event", *parts)
+    if not torch.is_grad_enabled():
+        return event_t, solution
+    slope = Slope(func, Layout(tuple(part.shape[1:] for part in parts), is_tuple), 1.0, parts[0])
+    end = torch.cat([part[-1].reshape(-1) for part in parts])
+    event_t, speed = attach(combine(event_fn, t[0].detach(), y0), slope, event_t.detach(), end)
+    end = slope.layout.unpack(end + speed * (event_t - event_t.detach()))
+    ends = end if is_tuple else (end,)
+    moved = tuple(torch.cat([part[:-1], last[None]]) for part, last in zip(parts, ends))
+    return event_t, moved if is_tuple else moved[0]
 
 
 def solve(problem: Problem) -> Any:

@@ -1,11 +1,58 @@
-"""Where an event function crosses zero within a step."""
+"""The user's event function, and where it crosses zero."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from .slope import Slope
+
+
+def combine(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
+    """Return one event function, positive at the start, that crosses zero as soon as a component does."""
+    with torch.no_grad():
+        signs = torch.sign(event_fn(t0, y0))
+    return lambda t, y: (event_fn(t, y) * signs).min()
+
+
+@dataclass(frozen=True)
+class EventFunction:
+    """The value of a combined event function at internal time and flat state.
+
+    combined : of the user's time and state, see `combine`.
+    dtype : of the time that it is given.
+    """
+
+    combined: Callable
+    slope: Slope
+    dtype: torch.dtype
+
+    @torch.no_grad()
+    def __call__(self, t: float, y: Tensor) -> float:
+        time = torch.full((), self.slope.direction * t, dtype=self.dtype, device=self.slope.device)
+        return float(self.combined(time, self.slope.layout.unpack(y)))
+
+
+def attach(combined: Callable, slope: Slope, when: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the user's time `when` of an event, connected to autograd, and the slope (n,) there.
+
+    `end` (n,) is the state at that time, differentiable as if the time were fixed. The time moves so that the event
+    function stays zero (implicit function theorem).
+    """
+    with torch.no_grad():
+        speed = slope.at(when.to(slope.real), end)
+    value = combined(when, slope.layout.unpack(end))
+    if not value.requires_grad:
+        return when, speed
+    time, state = when.clone().requires_grad_(), end.detach().requires_grad_()
+    by_time, by_state = torch.autograd.grad(
+        combined(time, slope.layout.unpack(state)), (time, state), allow_unused=True, materialize_grads=True
+    )
+    rate = by_time + torch.vdot(by_state, speed).real + 1e-12  # torchdiffeq's guard against a tangent crossing
+    return when - ((value - value.detach()) / rate).to(when.dtype), speed
 
 
 @torch.no_grad()

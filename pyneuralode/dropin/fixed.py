@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..engines.torch_engine.tangents import carries_derivatives
 from ..errors import SolverError
 from .adams import Adams
 from .errors import RefusedError
@@ -46,7 +47,7 @@ def integrate(problem: Problem) -> Tensor:
     times = problem.times
     grid = grid_of(problem, options)
     ends, targets = grid.tolist(), times.tolist()
-    if grid.requires_grad and torch.is_grad_enabled():
+    if carries_derivatives(grid):
         knots, sizes = grid.unbind(), grid.diff().unbind()
     else:
         knots, sizes = ends, grid.diff().tolist()
@@ -113,18 +114,19 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
     if options.step_size is None:
         raise RefusedError(f"event_fn is given to {problem.method} without options['step_size']: give it.")
     event, y, h = problem.event, problem.y0, options.step_size
-    start = problem.times[0] if problem.records_times else float(problem.times[0])
-    t, value = start, event(float(start), y)
+    t = problem.times[0].to(problem.time_dtype)  # steps are added up in the state's precision, as torchdiffeq's are
+    t = t if problem.records_times else t.detach()
+    value = event(float(t.detach()), y)
     if value == 0:
-        return float(start), torch.stack([y, y])
+        return float(t.detach()), torch.stack([y, y])
     for _ in range(MOST_EVENT_STEPS):
         t_end = t + h
         end, first = step(t, t_end, h, y)
-        if not event(float(t_end), end) * value > 0:
+        if not event(float(t_end.detach()), end) * value > 0:
             break
         t, y = t_end, end
     else:
-        at = problem.slope.direction * float(t)
+        at = problem.slope.direction * float(t.detach())
         raise SolverError(
             f"no event was found in {MOST_EVENT_STEPS} steps, up to t = {at:g}: check event_fn, or raise "
             "options['step_size'].",
@@ -136,5 +138,5 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
     def state(time: float) -> Tensor:
         return between((time - t) / h, problem.slope.direction * h, y, end, first, last)
 
-    found = locate(event, state, value, float(t), float(t_end), problem.atol)
+    found = locate(event, state, value, float(t.detach()), float(t_end.detach()), problem.atol)
     return found, torch.stack([problem.y0, state(found)])

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..engines.torch_engine.march import Norm, largest_rms
+from ..engines.torch_engine.tangents import carries_derivatives
 from ..errors import ArgumentError, unknown_name
 from .errors import KindError, RefusedError
+from .event import EventFunction, combine
 from .layout import Layout
 from .slope import Slope
 from .tableaus import ADAPTIVE, FIXED
@@ -33,7 +35,7 @@ class Problem:
     times : (T,), increasing; on autograd's record where the user's times are.
     rtol, atol : numbers or tensors (n,).
     norm : of a flat error; `own_norm` says that the user gave it.
-    event : value of the event function at internal time and flat state, or None.
+    event : the event function, or None.
     callbacks : by torchdiffeq's names, each taking internal time, flat state and step size.
     """
 
@@ -47,13 +49,20 @@ class Problem:
     norm: Norm
     own_norm: bool
     layout: Layout
-    event: Callable[[float, Tensor], float] | None
+    event: EventFunction | None
     callbacks: dict[str, Callback]
+
+    @property
+    def time_dtype(self) -> torch.dtype:
+        """The dtype of an adaptive method's times and step sizes, and of the time that its event function is given."""
+        if self.method not in ADAPTIVE:
+            return self.slope.real
+        return torch.promote_types(self.options.get("dtype", torch.float64), self.slope.real)
 
     @property
     def records_times(self) -> bool:
         """Whether autograd records what is done with the times."""
-        return self.times.requires_grad and torch.is_grad_enabled()
+        return carries_derivatives(self.times)
 
 
 def prepare(
@@ -75,12 +84,10 @@ def prepare(
         t = t.to(flat.device)
     options = {} if options is None else dict(options)
     direction = -1.0 if len(t) > 1 and bool(t[0] > t[1]) else 1.0
-    recorded = t.requires_grad and torch.is_grad_enabled()
-    shift = (t[0] - t[0].detach()).to(flat.real.dtype) if recorded else None
+    shift = (t[0] - t[0].detach()).to(flat.real.dtype) if carries_derivatives(t) else None
     slope = Slope(func, layout, direction, flat, shift)
     norm, own_norm = state_norm(options.get("norm"), layout)
-    combined = None if event_fn is None else combine(event_fn, t[0], y0)
-    return Problem(
+    problem = Problem(
         slope=slope,
         y0=flat,
         times=direction * t,
@@ -91,9 +98,12 @@ def prepare(
         norm=norm,
         own_norm=own_norm,
         layout=layout,
-        event=None if combined is None else on_flat(combined, slope),
+        event=None,
         callbacks=callbacks_of(func, slope, name, layout),
     )
+    if event_fn is not None:
+        problem.event = EventFunction(combine(event_fn, t[0], y0), slope, problem.time_dtype)
+    return problem
 
 
 def flatten(y0: Any) -> tuple[Tensor, Layout]:
@@ -180,18 +190,3 @@ def _on_flat_step(callback: Callable, direction: float, layout: Layout) -> Callb
         callback(direction * t.to(y.device), layout.unpack(y), h.to(y.device))
 
     return call
-
-
-def combine(event_fn: Callable, t0: Tensor, y0: Any) -> Callable:
-    """Return one event function, positive at the start, that crosses zero as soon as a component does."""
-    with torch.no_grad():
-        signs = torch.sign(event_fn(t0, y0))
-    return lambda t, y: (event_fn(t, y) * signs).min()
-
-
-def on_flat(event: Callable, slope: Slope) -> Callable[[float, Tensor], float]:
-    @torch.no_grad()
-    def value(t: float, y: Tensor) -> float:
-        return float(event(slope.clock(t), slope.layout.unpack(y)))
-
-    return value

@@ -20,6 +20,7 @@ def integrate(problem: Problem) -> Tensor:
     y0, slope, ts = problem.y0.detach(), problem.slope, problem.times.tolist()
     if len(ts) == 1:
         return y0[None]
+    slope.by_count = True  # SciPy's states are flat
 
     @torch.no_grad()
     def derivative(t, y):

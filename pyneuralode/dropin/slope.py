@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..engines.state import evaluated
 from ..errors import ArgumentError
 from .errors import KindError
 from .layout import Layout
@@ -26,6 +27,8 @@ class Slope:
 
     `shift` is a zero that carries the first time's gradient; it is added to every time given as a number.
     `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
+    `by_count` takes a slope of any shape that holds as many numbers as the state, as torchdiffeq does in tuples;
+    otherwise it broadcasts to the state's shape, leading axes of 1 left out.
     """
 
     active: int | None = None  # how many leading components of the state the slope depends on; None is all
@@ -34,6 +37,7 @@ class Slope:
         self, func: Callable, layout: Layout, direction: float, like: Tensor, shift: Tensor | None = None
     ):
         self.func, self.layout, self.direction, self.shift = func, layout, direction, shift
+        self.by_count = layout.is_tuple
         self.dtype, self.device = like.dtype, like.device
         self.real = like.real.dtype
 
@@ -59,12 +63,12 @@ class Slope:
         """Return the slope (n,) at the user's time."""
         if not self.layout.is_tuple:
             shape = self.layout.shapes[0]
-            if len(shape) == 1:
-                return self._fitted(self.func(time, y), shape)
-            return self._fitted(self.func(time, y.view(shape)), shape).reshape(-1)
+            slope = self._fitted(evaluated(self.func, time, y if len(shape) == 1 else y.view(shape), y, "func"), shape)
+            return slope.reshape(-1).clone()  # func may fill it again at its next call
         shapes = self.layout.shapes
         pieces = y.split(self.layout.sizes)
-        parts = self.func(time, tuple(piece.view(shape) for piece, shape in zip(pieces, shapes)))
+        state = tuple(piece.view(shape) for piece, shape in zip(pieces, shapes))
+        parts = evaluated(self.func, time, state, y, "func")
         if isinstance(parts, Tensor) or len(parts) != len(shapes):
             found = "a tensor" if isinstance(parts, Tensor) else f"{len(parts)} parts"
             raise ArgumentError(f"func returned {found}: return a tuple of {len(shapes)}, as y0 is.")
@@ -78,7 +82,11 @@ class Slope:
             part = part.to(self.dtype)
         if part.shape != shape:
             try:
-                part = part.expand(shape)
+                if self.by_count and part.numel() == shape.numel():
+                    return part.reshape(shape)
+                extra = max(part.ndim - len(shape), 0)
+                leading = part.shape[:extra].numel() == 1
+                part = (part.reshape(part.shape[extra:]) if leading else part).expand(shape)
             except RuntimeError:
                 raise ArgumentError(
                     f"func returned shape {tuple(part.shape)} for a state of shape {tuple(shape)}: return "

@@ -1,0 +1,77 @@
+"""`odeint_dense` of torchdiffeq 0.2.5: the solution as a function of time."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adaptive import March
+from .errors import RefusedError
+from .problem import prepare
+from .tableaus import ADAPTIVE
+
+
+def odeint_dense(
+    func: Callable[[Tensor, Tensor], Tensor],
+    y0: Tensor,
+    t0: Tensor,
+    t1: Any,
+    *,
+    rtol: Any = 1e-7,
+    atol: Any = 1e-9,
+    method: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """Solve from t0 to t1 by "dopri5" and return the state as a function of time, as torchdiffeq 0.2.5 does.
+
+    Parameters
+    ----------
+    func, y0, rtol, atol, options
+        As in `odeint`; y0 is a tensor.
+    t0 : tensor with one element
+        Time of y0.
+    t1 : tensor with one element, or number
+        The other end, later or earlier.
+    method : str, optional
+        "dopri5", the only one that torchdiffeq has here.
+
+    Returns
+    -------
+    ``state(t)`` for a tensor t of times between t0 and t1, which returns (*t.shape, *y0.shape) by the method's own
+    interpolant. Gradients reach y0, what func depends on, and t. (torchdiffeq's takes one time, and after a solve towards
+    earlier times its negative.)
+
+    Raises
+    ------
+    ArgumentError, SolverError
+        As `odeint`; the first also if ``state`` is asked for a time outside the span.
+    """
+    if not isinstance(y0, Tensor):
+        raise RefusedError(f"y0 is a {type(y0).__name__}: give a tensor.")
+    if method not in (None, "dopri5"):
+        raise RefusedError(f"method is {method!r}, which odeint_dense does not have: give 'dopri5'.")
+    if not isinstance(t0, Tensor):
+        raise RefusedError(f"t0 is a {type(t0).__name__}: give a tensor with one time, such as torch.tensor(0.0).")
+    times = torch.stack([torch.as_tensor(t).detach().to(t0).reshape(()) for t in (t0, t1)])
+    problem = prepare(func, y0, times, rtol, atol, method, options, None)
+    direction, (start, end) = problem.slope.direction, problem.times.tolist()
+    march, steps = March(problem, ADAPTIVE[problem.method], start), []
+    march.reach(end, lambda: steps.append(march.step))
+    ends = [step.t_end for step in steps]
+
+    def state(t: Tensor) -> Tensor:
+        moments = direction * torch.as_tensor(t, dtype=problem.time_dtype, device=y0.device).reshape(-1)
+        states = []
+        for moment, at in zip(moments.unbind(), moments.tolist()):
+            if not start <= at <= end:
+                first, last = direction * start, direction * end
+                raise RefusedError(f"t is {direction * at:g}, outside the span solved, {first:g} to {last:g}.")
+            step = steps[bisect_left(ends, at)]
+            states.append(step.at(((moment - step.t) / (step.t_end - step.t))[None])[0])
+        return torch.stack(states).reshape(torch.Size([*torch.as_tensor(t).shape, *y0.shape]))
+
+    return state
