@@ -11,12 +11,14 @@ import ast
 import keyword
 import math
 import operator
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from .arguments import real_number
 from .errors import ArgumentError, unknown_name
 from .fields import Field, Parameters
 
@@ -153,13 +155,7 @@ def _formula(where: str, formula: object) -> str:
 
 
 def _number(where: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ArgumentError(f"{where} is {value!r}: give a finite number, such as 1.0.")
-    return number
+    return real_number(where, value, "give a finite number, such as 1.0")
 
 
 Operand = str | float
@@ -183,7 +179,7 @@ class _Parser:
         try:
             if "#" in formula:
                 raise SyntaxError("# is no part of a formula")
-            return self._operand(ast.parse(self.formula, mode="eval").body)
+            return self._value(self.formula)
         except (SyntaxError, ValueError) as error:
             if isinstance(error, ArgumentError):
                 raise
@@ -193,6 +189,25 @@ class _Parser:
             ) from None
         except (RecursionError, MemoryError):
             raise ArgumentError(f"{where} is nested too deeply: put parts of it into `let`.") from None
+
+    def _value(self, formula: str, chains: tuple[str, ...] = ("+-", "*/")) -> Operand:
+        """Return a formula's value; one too long for Python's parser is read term by term, a term factor by factor.
+
+        A cut is safe: the operators that bind less than those cut at are refused in the piece that holds them.
+        """
+        whole, self.formula = self.formula, formula
+        try:
+            return self._operand(ast.parse(formula, mode="eval").body)
+        except (RecursionError, MemoryError):
+            if not chains:
+                raise
+        finally:
+            self.formula = whole
+        (_, first), *others = _pieces(formula, chains[0])
+        value = self._value(first, chains[1:])
+        for sign, piece in others:
+            value = self._add(None, sign, value, self._value(piece, chains[1:]))
+        return value
 
     def _operand(self, node: ast.expr) -> Operand:
         match node:
@@ -207,8 +222,13 @@ class _Parser:
             case ast.UnaryOp(op=ast.USub()):
                 return self._add(node, "neg", self._operand(node.operand))
             case ast.BinOp() if type(node.op) in _OPERATORS:
-                left, right = self._operand(node.left), self._operand(node.right)
-                return self._add(node, _OPERATORS[type(node.op)], left, right)
+                chain = [node]  # a sum's terms nest to the left, as deep as they are many
+                while isinstance(node.left, ast.BinOp) and type(node.left.op) in _OPERATORS:
+                    chain.append(node := node.left)
+                value = self._operand(node.left)
+                for link in reversed(chain):
+                    value = self._add(link, _OPERATORS[type(link.op)], value, self._operand(link.right))
+                return value
             case ast.BinOp(op=ast.BitXor()):
                 raise ArgumentError(f"{self.where} holds {self._part(node)!r}: write ** for a power.")
             case ast.Call(func=ast.Name(id=name), keywords=[]):
@@ -233,7 +253,7 @@ class _Parser:
             first = self._add(node, name, first, other)
         return first
 
-    def _add(self, node: ast.expr, operation: str, *operands: Operand) -> Operand:
+    def _add(self, node: ast.expr | None, operation: str, *operands: Operand) -> Operand:
         if any(isinstance(operand, str) for operand in operands):
             step = " ".join([operation, *map(_word, operands)])
             return self.steps.setdefault(step, f"#{len(self.steps) + 1}")
@@ -245,8 +265,24 @@ class _Parser:
             pass
         raise ArgumentError(f"{self.where} holds {self._part(node)!r}, which is no finite number: correct it.")
 
-    def _part(self, node: ast.expr) -> str:
-        return _short(ast.get_source_segment(self.formula, node) or self.formula)
+    def _part(self, node: ast.expr | None) -> str:
+        return _short(node and ast.get_source_segment(self.formula, node) or self.formula)
+
+
+_TOKENS = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\w+|\*\*|//|\S")
+
+
+def _pieces(formula: str, operators: str) -> list[tuple[str, str]]:
+    """Return the parts of a formula between the binary `operators` outside all brackets, each with the one before it."""
+    pieces, sign, start, depth, after_operand = [], "", 0, 0, False
+    for token in _TOKENS.finditer(formula):
+        word = token[0]
+        if word in operators and after_operand and depth == 0:
+            pieces.append((sign, formula[start : token.start()].strip()))
+            sign, start = word, token.end()
+        depth += (word in "([{") - (word in ")]}")
+        after_operand = word[-1] in ")]}._" or word[-1].isalnum()
+    return [*pieces, (sign, formula[start:].strip())]
 
 
 def _short(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arguments import real_tensor
 from .errors import ArgumentError
 from .fields import Field
 from .models import NeuralODE
@@ -50,7 +51,7 @@ class JuliaODE(NeuralODE):
                 "solved by NeuralODE."
             )
         super().__init__(field, engine="julia", dtype=dtype, **settings)
-        self.register_buffer("ts", torch.as_tensor(ts, dtype=torch.float64), persistent=False)
+        self.ts = real_tensor("ts", ts, dtype=torch.float64)  # no buffer, which would be rounded as the layer is
 
     def forward(self, y0: Tensor, ts: Any = None) -> Tensor:
         return super().forward(y0, self.ts)[-1] if ts is None else super().forward(y0, ts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from .arguments import real_number, real_tensor, whole_number
 from .engines import choice, torch_engine
 from .engines.base import Control, Event, Problem, Solution, check_batch, read_events
+from .engines.state import check_finite
+from .engines.torch_engine.dynamics import with_hints
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, ModelFileError
 from .fields import Field, from_description
@@ -39,6 +43,7 @@ def solve(
     fused: bool = True,
     batch: str = "joint",
     events: Event | Sequence[Event] = (),
+    jacobian: Callable | None = None,
     seed: int = 0,
     **control: Any,
 ) -> Solution:
@@ -47,7 +52,11 @@ def solve(
     Parameters
     ----------
     f : Field, torch.nn.Module or callable
-        A described field, or ``f(t, y)`` returning dy/dt like y (torch tensors, t of shape ()).
+        A described field, or ``f(t, y)`` returning dy/dt like y (torch tensors, t of shape ()). With a NumPy y0 a callable may be
+        one of NumPy arrays (t a float), as SciPy takes, without gradients: if its first call, with tensors, fails or returns
+        something else (an array, a list), it is called with arrays from then on, and events' conditions likewise.
+        A solver knows f only at the times at which it asks: a pulse shorter than a step is stepped over, unseen, unless
+        `tstops` names the times at which it begins and ends, or `max_step` is shorter than it.
     y0 : array, tensor or tuple of them
         Initial state of any shape; a described field wants (..., dim). Its dtype is the dtype of the solve, and
         NumPy in gives NumPy out, torch in gives torch out with autograd.
@@ -65,7 +74,8 @@ def solve(
     engine : {"auto", "torch", "julia"}
         "auto" takes Julia where it is installed and ready and has what is asked for, else torch.
     dense : bool
-        Keep what is needed to call the solution at any time; it then takes the generic path and `Backprop`.
+        Keep what is needed to call the solution at any time; it then takes the generic path and `Backprop`, and steps
+        of solvers for stiff problems are as short as their interpolants need.
     fused : bool
         Let the compiled path run where it applies (described fields on the CPU); on the Julia engine also the
         hand-written vector-Jacobian products, which otherwise are those of automatic differentiation.
@@ -77,8 +87,12 @@ def solve(
     events : Event or sequence of Event
         Conditions to watch; ``Solution.events`` tells which were met, when and where. A terminal one ends the solve,
         and times after it are left out of the solution.
+    jacobian : callable, optional
+        ``jacobian(t, y)`` of a callable f, for stiff solvers: df/dy of shape (*y.shape, *y.shape). Without it the Jacobian comes
+        from autograd, for a function of NumPy arrays from differences.
     **control
-        `rtol`, `atol`, `norm`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`: see `pyneuralode.Control`.
+        `rtol`, `atol`, `norm`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`, `tstops`: see
+        `pyneuralode.Control`.
 
     Returns
     -------
@@ -96,6 +110,8 @@ def solve(
         parameters = (
             f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
         )
+    if jacobian is not None:
+        f = _with_jacobian(f, jacobian)
     problem = Problem(
         f,
         dict(parameters),
@@ -110,6 +126,15 @@ def solve(
         read_events(events),
     )
     return choice.solve(problem, engine)
+
+
+def _with_jacobian(f: Any, jacobian: Any) -> Callable:
+    if not callable(jacobian):
+        raise ArgumentError(f"jacobian is a {type(jacobian).__name__}: give a function of (t, y) that returns an array.")
+    if isinstance(f, (Field, nn.Module)):
+        remedy = "leave it out" if isinstance(f, Field) else "write it as the module's method jacobian(t, y)"
+        raise ArgumentError(f"jacobian is given for a {type(f).__name__}, which brings its own: {remedy}.")
+    return with_hints(partial(f), f, jacobian=jacobian)
 
 
 def make_control(settings: Mapping[str, Any]) -> Control:
@@ -162,6 +187,8 @@ class NeuralODE(nn.Module):
         self.batch = check_batch(batch)
         self.gradient = find_gradient(gradient)
         self.control = make_control(control)
+        if not dtype.is_floating_point:
+            raise ArgumentError(f"dtype is {dtype}: give torch.float64 or torch.float32.")
         self.weights = nn.ParameterDict()
         if isinstance(field, Field):
             for name, value in field.initial(seed).items():
@@ -183,15 +210,17 @@ class NeuralODE(nn.Module):
 
     @torch.no_grad()
     def set_arrays(self, parameters: Mapping[str, Any]) -> None:
-        """Set the field's parameters from arrays or tensors by name; names and shapes must be those of `arrays`."""
+        """Set the field's parameters from finite arrays or tensors by name; names and shapes must be those of `arrays`."""
         tensors = self.tensors()
         if set(parameters) != set(tensors):
             odd = sorted(set(parameters) ^ set(tensors))[0]
             raise ArgumentError(f"parameters: {odd!r} is missing or unknown; give {', '.join(tensors)}.")
-        for name, value in parameters.items():
-            value = torch.as_tensor(value)
+        found = {name: real_tensor(name, value) for name, value in parameters.items()}
+        for name, value in found.items():
             if value.shape != tensors[name].shape:
                 raise ArgumentError(f"{name} has shape {tuple(value.shape)}: give {tuple(tensors[name].shape)}.")
+            check_finite(name, value)
+        for name, value in found.items():
             tensors[name].copy_(value)
 
     def prepare(self, y0: Any) -> Any:
@@ -212,10 +241,15 @@ class NeuralODE(nn.Module):
 
         `y0` is the state at ``ts[0]``, or at `t0` where that is another time before it.
         """
+        if t0 is not None:
+            real_number("t0", t0)
         if t0 is not None and np.ndim(ts[0]):
             raise ArgumentError(f"t0 is {t0} and every sample has its own times: write each one's start at the head of its row.")
         if t0 is not None and float(t0) != float(ts[0]):
-            own = torch.cat([ts.new_tensor([t0]), ts]) if isinstance(ts, Tensor) else np.concatenate([[t0], ts])
+            if isinstance(ts, Tensor):
+                own = torch.cat([ts.new_tensor([t0], dtype=torch.float64), ts])
+            else:
+                own = np.concatenate([[t0], ts])
             whole = self.solve(y0, own, parameters=parameters, dense=dense, events=events)
             states = tuple(part[1:] for part in whole.ys) if isinstance(whole.ys, tuple) else whole.ys[1:]
             again = whole.again
@@ -275,7 +309,7 @@ class NeuralODE(nn.Module):
             raise ArgumentError(
                 f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save."
             )
-        control = {k: v for k, v in vars(self.control).items() if k != "max_step" or v < np.inf}
+        control = {k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)}
         description = {
             "format": FORMAT,
             "model": type(self).__name__,
@@ -306,10 +340,9 @@ class AugmentedNeuralODE(NeuralODE):
 
     def __init__(self, field: Field | nn.Module | Callable, extra: int, **settings: Any):
         super().__init__(field, **settings)
-        if int(extra) < 0 or (isinstance(field, Field) and extra >= field.dim):
-            limit = f"from 0 to {field.dim - 1}" if isinstance(field, Field) else "of at least 0"
-            raise ArgumentError(f"extra is {extra}: give a number of added components {limit}.")
-        self.extra = int(extra)
+        self.extra = whole_number("extra", extra, 0)
+        if isinstance(field, Field) and self.extra >= field.dim:
+            raise ArgumentError(f"extra is {extra}: give a number of added components from 0 to {field.dim - 1}.")
 
     def prepare(self, y0: Any) -> Any:
         if isinstance(y0, Tensor):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .arguments import whole_number
 from .engines.base import Solution
 from .engines.julia_engine.sde_dae import (
     MASS_MATRIX_SOLVERS,
@@ -71,9 +72,7 @@ def solve_sde(
         Where Julia or its packages are missing; the sentence says what to do.
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
-    if int(seed) != seed or seed < 0:
-        raise ArgumentError(f"seed is {seed}: give a whole number of at least 0.")
-    return solve_noise(f, g, y0, ts, _known(solver, SDE_SOLVERS), settings, int(seed))
+    return solve_noise(f, g, y0, ts, _known(solver, SDE_SOLVERS), settings, whole_number("seed", seed, 0))
 
 
 def solve_dae(

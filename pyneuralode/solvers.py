@@ -3,8 +3,8 @@
 The names are SciML's, matched without regard to case.
 
 Solvers for stiff problems need the Jacobian of the field. The torch engine has it from autograd: for a described field
-one matrix for each sample, for a module or callable one of the whole state. A module or callable can say more by its
-attributes::
+one matrix for each sample, for a module or callable one of the whole state; for a function of NumPy arrays from
+differences. A module or callable can say more by its attributes (`jacobian` is an argument of `pyneuralode.solve` too)::
 
     class Kinetics(torch.nn.Module):
         samplewise = True            # each vector along the last axis of y by itself: one small matrix for each

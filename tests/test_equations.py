@@ -1,13 +1,16 @@
 """Formulas: against functions written by hand, published values, finite differences; what is refused, and how."""
 
+import ast
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import pyneuralode as pn
+from pyneuralode import equations
 from pyneuralode.engines.torch_engine import slope
 from pyneuralode.equations import BINARY, FUNCTIONS, UNARY
 from pyneuralode.fields import from_description
@@ -193,6 +196,52 @@ def test_a_formula_that_cannot_be_used_is_one_sentence(formula):
     with pytest.raises(pn.ArgumentError, match=FORMULAS[formula]) as caught:
         pn.Equations({"x": formula, "velocity": "x"}, {"a": 1.0})
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def terms(count):
+    """Terms of every kind of operator, those that Python's parser takes for one chain."""
+    kinds = ("k*x*{0}", "-x**2/{0}", "{0}e-3*-k", "sin(x - {0})/3", "2**-1*x", "(x + {0})*(k - 1/x)")
+    return [kinds[i % len(kinds)].format(i + 1) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1000, 10000])
+def test_a_formula_of_thousands_of_terms_or_factors(count):
+    signs = ["+" if i % 3 else "-" for i in range(count)]
+    total = "0" + "".join(f" {sign} {term}" for sign, term in zip(signs, terms(count)))
+    product = "1" + "".join(f"{'*' if i % 2 else '/'}(1 + x/{i + 2})" for i in range(count))
+    field = pn.Equations({"x": total, "y": product, "z": f"max({', '.join(['x', 'k'] * (count // 2))})"}, {"k": 0.3})
+    value = {"x": 0.7, "k": 0.3, "sin": math.sin}
+    expected = sum((1 if sign == "+" else -1) * eval(term, value) for sign, term in zip(signs, terms(count)))
+    factors = math.prod((1 + 0.7 / (i + 2)) ** (1 if i % 2 else -1) for i in range(count))
+    found = slope(field, {"k": 0.3}, 0.0, np.array([0.7, 0.0, 0.0]))
+    np.testing.assert_allclose(found, [expected, factors, 0.7], rtol=1e-9)
+    assert from_description(json.loads(json.dumps(field.describe()))) == field
+    if count == 1000:
+        small = pn.Equations({"x": "+".join(f"k*x/{count}*{i}/{i}" for i in range(1, count + 1))}, {"k": 0.3})
+        solution = pn.solve(small, np.ones(1), [0.0, 1.0], engine="torch", rtol=1e-8)
+        np.testing.assert_allclose(solution.ys[-1], math.exp(0.3), rtol=1e-6)
+
+
+def test_a_formula_read_in_pieces_is_the_same_formula(monkeypatch):
+    """As where Python's parser gives up: the same steps in the same order, and the same refusals."""
+    total = " - ".join(terms(60)) + " + a*b/c**-d*e - -f*g"
+    names = dict.fromkeys("kabcdefg", 0.5)
+    whole = pn.Equations({"x": total}, names)
+    read = ast.parse
+
+    def limited(text, **mode):
+        if len(text) > 25:
+            raise RecursionError
+        return read(text, **mode)
+
+    monkeypatch.setattr(equations, "ast", SimpleNamespace(**{**vars(ast), "parse": limited}))
+    assert pn.Equations({"x": total}, names).steps == whole.steps
+    for wrong, words in (("== 1", "write it with"), ("// 2", "write it with"), ("+ 1/0", "'1/0', which is no finite"), ("^ 2", "for a power"),
+                         ("if x else 0", "write it with"), ("+ z", "is 'z', which is not known"), ("+", "cannot be read"), (")", "cannot be read")):
+        with pytest.raises(pn.ArgumentError, match=words):
+            pn.Equations({"x": f"x + k*x + k*x*2 + k*x*3 + k*x*4 + x {wrong}"}, names)
+    with pytest.raises(pn.ArgumentError, match="nested too deeply"):
+        pn.Equations({"x": f"sin({total})"}, names)
 
 
 @pytest.mark.parametrize(

@@ -62,14 +62,18 @@ def _announce(sentence: str) -> None:
 
 
 def solve(problem: Problem, engine: str) -> Solution:
-    """Solve on the engine asked for; "auto" takes torch for what the Julia engine cannot do."""
+    """Solve on the engine asked for; "auto" takes Julia, and torch for what the Julia engine cannot do."""
     if choose_engine(engine) == "torch":
         return torch_engine.solve(problem)
-    if problem.events or problem.batch != "joint":
-        if engine.lower() == "julia":
-            asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
-            raise ArgumentError(f"{asked}, which the julia engine does not have yet: write engine='torch'.")
-        return torch_engine.solve(problem)
-    from .julia_engine import solve as julia  # not before: most installations never need it
+    from .julia_engine import python_fields  # not before: most installations never need it
+    from .julia_engine import solve as julia
 
-    return torch_engine.solve(problem) if engine == "auto" and julia.refusal(problem) else julia.solve(problem)
+    refused = julia.refusal(problem) if str(engine).lower() == "auto" else None
+    if refused is None:
+        return julia.solve(problem)
+    lacking = torch_engine.lacking(problem)
+    # A Python function is solved by Julia where that is asked for, as torch's own sentence says.
+    if lacking is not None and not python_fields.applies(problem):
+        cause, _, remedy = refused.partition(": ")
+        raise ArgumentError(f"{lacking}, and {cause}: {'change one of the two.' if 'engine=' in remedy else remedy}")
+    return torch_engine.solve(problem)

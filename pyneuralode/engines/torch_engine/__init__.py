@@ -1,5 +1,5 @@
 """The embedded engine: everything in PyTorch, from wheels alone."""
 
-from .solve import slope, solve
+from .solve import lacking, slope, solve
 
-__all__ = ["slope", "solve"]
+__all__ = ["lacking", "slope", "solve"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +98,18 @@ def _(field: ConcatConv, parameters: Parameters) -> Dynamics:
         return x * field.output_scale if field.output_scale != 1 else x
 
     return slope
+
+
+# What a field tells stiff solvers by its attributes; see pyneuralode.solvers.
+HINTS = ("samplewise", "matrix_free", "jacobian")
+
+
+def with_hints(function: Callable, field: Any, **others: Any) -> Callable:
+    """Return `function` with the attributes of `field` that stiff solvers read, `others` in their place."""
+    for name in HINTS:
+        if name in others or hasattr(field, name):
+            setattr(function, name, others[name] if name in others else getattr(field, name))
+    return function
 
 
 def check_slope(slope: object, y: Tensor, name: str) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ...errors import ArgumentError, PyNeuralODEError, SolverError
 from ...fields import Field
 from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, require_gradient
+from ...solvers import find_solver
 from ..base import Problem, Solution, Statistics
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, all_finite, check_times, flat_slope, flatten, times_inside
-from . import events, fused, fused_formulas, independent
+from . import events, fused, fused_formulas, independent, numpy_functions
 from .differentiate import (
     Task,
     Tied,
@@ -25,13 +26,16 @@ from .differentiate import (
     backprop,
     checkpointed,
     continuous,
+    distinct,
     forward_mode,
     trajectory,
 )
 from .dynamics import bind, check_slope, refuse_hidden_parameters
+from .finite_gradients import watched
 from .march import Step, norm_of
 from .stiff import System, as_method, find_tableau
 from .tableaus import Tableau
+from .tangents import carries_derivatives, differentiates_forwards, refuse_tangents
 
 
 def solve(problem: Problem) -> Solution:
@@ -51,32 +55,40 @@ def solve(problem: Problem) -> Solution:
     adaptive = tableau.error is not None and problem.control.step is None
     control = flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
+    if layout.numpy:
+        problem = numpy_functions.adapted(problem, statistics)
     f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
     own = isinstance(problem.dynamics, (Field, nn.Module))
     if torch.is_grad_enabled() and not (layout.numpy or own or isinstance(problem.gradient, Backprop)):
         refuse_hidden_parameters(f(float(ts[0].detach()), y0.detach()), parameters, problem.gradient)
     explicit = isinstance(tableau, Tableau)
+    if differentiates_forwards():
+        _refuse_lost_tangents(problem, explicit, y0, ts, f(float(ts[0].detach()), y0), *parameters.values())
     task = Task(
         f=f if explicit else System(f, problem.dynamics, parameters, layout, statistics),
         ts=ts.detach().tolist(),
         method=as_method(tableau, y0.dtype, y0.device),
         control=control,
-        parameters=tuple(p for p in parameters.values() if p.requires_grad),
+        parameters=distinct(p for p in parameters.values() if p.requires_grad),
+        constants=tuple(p for p in parameters.values() if not p.requires_grad),
         statistics=statistics,
         norm=norm_of(control, layout.shapes),
     )
     if problem.events:
         return events.solve(problem, task, y0, layout, again=solve)
-    times_matter = ts.requires_grad and torch.is_grad_enabled()
-    start = attach_start(f, ts, y0) if times_matter else y0
+    times_matter = carries_derivatives(ts)
+    twice = isinstance(problem.gradient, Backprop)  # the others refuse second derivatives
+    if times_matter:
+        ts = ts.clone()  # which the caller may change
+    start = attach_start(f, ts, y0, twice) if times_matter else y0
     steps: list[Step] | None = [] if problem.dense else None
     paths = (fused, fused_formulas) if explicit else (fused_formulas,)
     joint = control.norm == "joint"
     path = next((path for path in paths if joint and path.applies(problem, start, parameters)), None)
     if steps is not None:
-        states = backprop(task, start, steps)
+        states = watched(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
     elif path:
-        run = path.prepare(problem, task, start.clone())  # `again` starts there, whatever becomes of the caller's y0
+        run = path.prepare(problem, task, start)
         states = run(parameters)
     else:
         states = _differentiable(problem, task, start)
@@ -87,7 +99,7 @@ def solve(problem: Problem) -> Solution:
             task.ts[first],
         )
     if times_matter:
-        states = attach_outputs(f, ts, task.ts, states)
+        states = attach_outputs(f, ts, task.ts, states, twice and not path)
     return Solution(
         ts=problem.ts if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float),
         ys=layout.deliver(states),
@@ -97,15 +109,26 @@ def solve(problem: Problem) -> Solution:
         reason="reached the last time",
         solver=tableau.name,
         engine="torch (fused)" if path else "torch",
-        dense=None if steps is None else _dense(steps, layout),
+        dense=None if steps is None else _dense(steps, task.parameters, layout),
         again=(lambda named: layout.unpack(run(named))) if path and not (layout.numpy or times_matter) else None,
     )
+
+
+def lacking(problem: Problem) -> str | None:
+    """Return what this engine lacks of a problem's solver and gradient; None if it has both."""
+    if not isinstance(problem.solver, Tableau) and "torch" not in (solver := find_solver(problem.solver)).engines:
+        return f"solver {solver.name!r} is not in the torch engine"
+    if "torch" not in problem.gradient.engines:
+        return f"gradient {type(problem.gradient).__name__!r} is not in the torch engine"
+    return None
 
 
 def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
     """Return dy/dt at time `t` and state `y`, in the kind (NumPy or torch) of `y`."""
     flat, layout = flatten(y)
     own = read_parameters(dynamics, parameters, flat, constant=layout.numpy)
+    if layout.numpy:
+        dynamics = numpy_functions.either_kind(dynamics)
     return layout.deliver(_counted_slope(dynamics, own, layout, flat.dtype, Statistics())(float(t), flat))
 
 
@@ -115,7 +138,7 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
     if not needs_gradient:
         return backprop(task, start)
     if isinstance(gradient, Backprop):
-        return Tied.apply(backprop(task, start), *task.parameters)
+        return watched(lambda start: Tied.apply(backprop(task, start), *task.parameters), start)
     if isinstance(gradient, Checkpointed):
         return checkpointed(task, start, gradient.every)
     if isinstance(gradient, (Backsolve, Interpolating)):
@@ -149,9 +172,13 @@ def _counted_slope(
             return plain()(t, y)
         try:
             return plain()(t, y)
-        except RuntimeError as error:  # torch's word for shapes and dtypes that do not fit; later ones are not y0's fault
-            if isinstance(error, PyNeuralODEError):
+        except Exception as error:  # later ones are not y0's fault
+            if not layout.numpy and name == "the field":
+                time = torch.full((), float(t), dtype=y.dtype, device=y.device)
+                numpy_functions.refuse_function_of_arrays(dynamics, time, layout.unpack(y), error)
+            if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
                 raise
+            # torch's word for shapes and dtypes that do not fit
             raise ArgumentError(
                 f"{name} cannot be evaluated at y0 of shape {layout.describe()} and {y.dtype} "
                 f"({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
@@ -160,13 +187,22 @@ def _counted_slope(
     return slope
 
 
-def _dense(steps: list[Step], layout: Layout) -> Callable:
+def _refuse_lost_tangents(problem: Problem, explicit: bool, *tensors: Tensor) -> None:
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not explicit:
+        refuse_tangents(f"the solver {problem.solver}", "take an explicit one, such as Tsit5", *tensors)
+    if recorded and not isinstance(problem.gradient, Backprop):
+        refuse_tangents(f"the gradient {type(problem.gradient).__name__}", "write gradient='Backprop'", *tensors)
+
+
+def _dense(steps: list[Step], parameters: tuple[Tensor, ...], layout: Layout) -> Callable:
     """Return the function of time that the steps' interpolants make."""
     state_at = trajectory(steps)
     first, last = steps[0].t, steps[-1].t_end
 
     def at(t):
         states = torch.stack([state_at(float(time)) for time in times_inside(t, first, last)])
+        states = Tied.apply(states, *parameters)
         return layout.deliver(states[0] if np.ndim(t) == 0 else states)
 
     return at

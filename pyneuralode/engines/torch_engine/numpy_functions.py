@@ -1,0 +1,195 @@
+"""A user's function of NumPy arrays, as SciPy's solvers take, called by an engine of tensors: values without gradients.
+
+Where the state is NumPy, a function's first call tells which kind it is. It is called with tensors, which is what is documented;
+if it fails, or returns anything but tensors like the state, it is called with arrays, and so from then on if it takes them. A
+function that takes both and means something else by each (by `y.std()`, say) is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ...errors import ArgumentError
+from ...fields import Field
+from ..base import Problem, Statistics
+from .dynamics import bind, with_hints
+
+# Methods that tensors and arrays both have, of another meaning.
+_AMBIGUOUS = ("max", "min", "nonzero", "repeat", "sort", "std", "transpose", "var")
+_WRONG_KIND = (TypeError, AttributeError)
+
+
+def adapted(problem: Problem, statistics: Statistics | None = None) -> Problem:
+    """Return a problem of NumPy states whose callables may be functions of arrays; calls made to find out are counted."""
+    events = tuple(
+        replace(event, condition=_Function(event.condition, f"the condition of event {index}", False, None))
+        for index, event in enumerate(problem.events)
+    )
+    return replace(problem, dynamics=either_kind(problem.dynamics, statistics), events=events)
+
+
+def either_kind(field: Any, statistics: Statistics | None = None) -> Any:
+    """Return a field for a NumPy state: a callable may take tensors or arrays, others are as they are."""
+    if isinstance(field, (Field, nn.Module)):
+        return field
+    function = _Function(bind(field, {})[0], "the field", True, statistics)
+    jacobian = {"jacobian": function.own_jacobian(field.jacobian)} if hasattr(field, "jacobian") else {}
+    return with_hints(function, field, **jacobian)
+
+
+def refuse_function_of_arrays(field: Callable, t: Tensor, y: Any, error: Exception) -> None:
+    """Raise if a field that failed on torch tensors takes NumPy arrays instead."""
+    if isinstance(field, _Function):
+        return  # arrays were tried
+    try:
+        _tensors(field(_moment(t), _array(y)), y, "the field")
+    except Exception:  # noqa: BLE001 - whatever it says: the failure on tensors is told
+        return
+    raise ArgumentError(
+        "the field takes NumPy arrays and y0 is a torch tensor: give y0 as a NumPy array, for values without gradients, or write "
+        "the field with torch."
+    ) from error
+
+
+class _Function:
+    """A function of time and state as one of tensors; `of_arrays` is known after the first call.
+
+    What it returns is brought to tensors `like_state`, or left as it is.
+    """
+
+    def __init__(self, function: Callable, name: str, like_state: bool, statistics: Statistics | None):
+        self.function, self.name, self.like_state, self.statistics = function, name, like_state, statistics
+        self.of_arrays: bool | None = None
+
+    def __call__(self, t: Tensor, y: Any) -> Any:
+        if self.of_arrays is None:
+            return self._first(t, y)
+        return self._by_arrays(t, y) if self.of_arrays else self.function(t, y)
+
+    def own_jacobian(self, given: Callable) -> Callable:
+        """Return the Jacobian that the user gave, called as the function is."""
+        return lambda t, y: _tensor(given(_moment(t), _array(y)), y, "jacobian") if self.of_arrays else given(t, y)
+
+    def _by_arrays(self, t: Tensor, y: Any) -> Any:
+        value = self.function(_moment(t), _array(y))
+        return _tensors(value, y, self.name) if self.like_state else value
+
+    def _first(self, t: Tensor, y: Any) -> Any:
+        value = failure = None
+        with _Watch() as watch:
+            try:
+                value = self.function(t, _copy(y))  # what it writes there must not reach the arrays
+            except Exception as error:  # noqa: BLE001 - arrays are tried; what remains is raised below
+                failure = error
+        self.of_arrays = False
+        suits = failure is None and (not self.like_state or _is_like(value, y))
+        if suits and not watch.ambiguous and not watch.numpy:
+            return value
+        if self.statistics is not None:
+            self.statistics.nfev += 1
+        try:
+            by_arrays = self._by_arrays(t, y)
+        except Exception as error:  # noqa: BLE001
+            if suits or failure is None and _holds_tensors(value):
+                return value
+            if failure is None or isinstance(failure, _WRONG_KIND) and not isinstance(error, _WRONG_KIND):
+                raise
+            raise failure from None
+        if suits and not _agree(value, by_arrays):
+            raise ArgumentError(
+                f"{self.name} takes tensors and NumPy arrays and means something else by each"
+                f"{f', since {watch.ambiguous} does' if watch.ambiguous else ''}: begin it with y = np.asarray(y), or with "
+                "y = torch.as_tensor(y)."
+            )
+        self.of_arrays = watch.numpy or not suits
+        return by_arrays if self.of_arrays else value
+
+
+class _Watch(TorchFunctionMode):
+    """Notes whether NumPy's functions are applied to tensors, and what means something else for arrays."""
+
+    numpy, ambiguous = False, ""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        value, name = func(*args, **(kwargs or {})), getattr(func, "__name__", "")
+        given = [argument for argument in args if isinstance(argument, Tensor)]
+        if name == "__array__":
+            self.numpy = True
+        elif name in _AMBIGUOUS:
+            self.ambiguous = f"y.{name}()"
+        elif isinstance(value, Tensor) and value.is_floating_point() and given and not any(map(torch.is_floating_point, given)):
+            self.ambiguous = "arithmetic of whole numbers"  # of float32 in torch
+        return value
+
+
+def _moment(t: Tensor) -> Any:
+    """Return a time as a float, those of samples (B, 1, ...) as an array."""
+    return t.item() if t.ndim == 0 else t.detach().numpy().copy()
+
+
+def _array(state: Any) -> Any:
+    """Return a state as arrays that the user may keep and write to."""
+    if isinstance(state, tuple):
+        return tuple(map(_array, state))
+    return state.detach().numpy().copy()
+
+
+def _copy(state: Any) -> Any:
+    return tuple(part.clone() for part in state) if isinstance(state, tuple) else state.clone()
+
+
+def _is_like(value: Any, state: Any) -> bool:
+    if isinstance(state, tuple):
+        return isinstance(value, tuple) and len(value) == len(state) and all(map(_is_like, value, state))
+    return isinstance(value, Tensor) and value.shape == state.shape and value.dtype == state.dtype
+
+
+def _holds_tensors(value: Any) -> bool:
+    return all(isinstance(part, Tensor) for part in (value if isinstance(value, tuple) else (value,)))
+
+
+def _tensors(value: Any, state: Any, name: str) -> Any:
+    """Return what a function of arrays returned as tensors like the state, copied."""
+    if not isinstance(state, tuple):
+        slope = _tensor(value, state, name)
+        if slope.shape != state.shape:
+            raise ArgumentError(
+                f"{name} returned a {type(value).__name__} of shape {tuple(slope.shape)} for a state of shape {tuple(state.shape)}: "
+                "return dy/dt as an array like y."
+            )
+        return slope
+    if not isinstance(value, (tuple, list)) or len(value) != len(state):
+        raise ArgumentError(f"{name} must return a tuple of {len(state)} arrays, as many as y0 has.")
+    return tuple(_tensors(part, own, name) for part, own in zip(value, state))
+
+
+def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
+    if isinstance(value, Tensor):
+        raise ArgumentError(f"{name} returned a tensor for a NumPy array: return an array.")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu":
+        raise ArgumentError(f"{name} returned a {type(value).__name__} of {array.dtype}: return real numbers, an array like y.")
+    return torch.from_numpy(np.array(array, order="C")).to(like.dtype)
+
+
+def _agree(value: Any, other: Any) -> bool:
+    """Return whether two results are the same to two thirds of the digits."""
+    pairs = zip(value, other) if isinstance(value, tuple) else ((value, other),)
+    return all(_close(*pair) for pair in pairs)
+
+
+def _close(*pair: Any) -> bool:
+    a, b = (np.asarray(part.detach() if isinstance(part, Tensor) else part) for part in pair)
+    rtol = np.finfo(np.result_type(a, b, np.float32)).eps ** (2 / 3)
+    size = np.nanmax(np.abs(a), initial=0.0, where=np.isfinite(a))
+    return a.shape == b.shape and np.allclose(a, b, rtol=rtol, atol=rtol * size, equal_nan=True)
