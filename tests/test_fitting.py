@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.fitting import optimisers
+from pyneuralode.fitting import optimisers, stochastic
 from pyneuralode.fitting.variables import Variables
 
 TS = np.linspace(0, 3, 16)
@@ -203,3 +203,31 @@ def test_a_line_search_that_meets_a_wall_goes_on():
     result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(), 80), penalty=penalty)
     assert any(walls) and result.finished
     np.testing.assert_allclose(result.parameters["A"], MATRIX, atol=1e-3)
+
+
+class Slope(torch.nn.Module):
+    """A loss, 3 a + 4 b, whose gradient is (3, 4), of length 5, everywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (torch.nn.Parameter(torch.tensor(0.0, dtype=torch.float64)) for _ in range(2))
+
+    def compute(self, update):
+        loss = 3 * self.a + 4 * self.b
+        return stochastic.Outcome(loss, loss)
+
+
+@pytest.mark.parametrize("clip, length", [(None, 5.0), (20.0, 5.0), (2.0, 2.0), (0.5, 0.5)])
+def test_an_updates_gradient_is_shortened_to_clip_and_keeps_its_direction(clip, length):
+    module = Slope()
+    stochastic.train(module, module.compute, updates=3, optimiser=pn.SGD(0.1, clip=clip))
+    np.testing.assert_allclose([module.a.item(), module.b.item()], -0.3 * length * np.array([0.6, 0.8]), rtol=1e-5)
+    # The same in a fit over time: a step of gradient descent is as long as the rate times the clipped gradient.
+    moved = []
+    for settings in ({}, {"clip": clip}):
+        result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.SGD(1e-4, **settings), 2))
+        moved.append((result.parameters["A"] - start().arrays()["A"]) / 1e-4)
+    whole = np.linalg.norm(moved[0])
+    assert whole > 20
+    expected = moved[0] if clip is None else moved[0] * min(1, clip / whole)
+    np.testing.assert_allclose(moved[1], expected, rtol=1e-5)

@@ -147,11 +147,9 @@ def fit(
     metrics = write_fit(out, fitted)
     if not fitted.result.finished:
         typer.echo(f"The fit was {fitted.result.reason}, and are written.", err=True)
-    for name, rmse in metrics["rmse"].items():
-        typer.echo(
-            f"{name}: root mean square error "
-            + ("unknown, no value was fitted" if rmse is None else f"{rmse:.4g}")
-        )
+    else:
+        typer.echo(f"{metrics['reason'][:1].upper()}{metrics['reason'][1:]}.")
+    typer.echo(str(fitted.diagnosis))
     for name in FILES:
         typer.echo(out.absolute() / name)
     if not fitted.result.finished:

@@ -11,15 +11,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ..datasets.timeseries import TimeSeries
 from ..errors import ArgumentError, SolverError, unknown_name
 from ..fields import MLP
 from ..files import whole_folder
 from ..fitting import LBFGS, SGD, Adam, AdamW, FitResult, GrowingSpan, RMSprop, Stage, fit
+from ..fitting.diagnosis import ColumnFit, Diagnosis, column_fits
 from ..models import AugmentedNeuralODE, NeuralODE
 from ..plotting.fits import fitted_columns
 from ..progress import Progress
@@ -154,18 +157,45 @@ class TableFit:
         """Return the fitted curve (T, k) at times (T,) that begin with the data's first."""
         return self.model.solve(self.y0, ts).ys[:, : len(self.y0)]
 
+    def picture(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return times (n,) and the curve (n, k) over the data, beyond what was fitted as far as it can be solved."""
+        first, last = self.data.ts[[0, -1]]
+        grid = np.linspace(first, last, 401)
+        try:
+            return grid, self.curve(grid)
+        except SolverError:
+            grid = np.linspace(first, self.end, 401)
+            return grid, self.curve(grid)
+
+    @cached_property
+    def columns(self) -> tuple[ColumnFit, ...]:
+        """How well the fitted rows of each column are explained, in the data's units."""
+        data, rows = self.data, self.rows
+        values = data.values[:rows]
+        return column_fits(self.curve(data.ts[:rows]), values, ~np.isnan(values), data.columns)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        return dataclasses.replace(self.result.diagnosis, columns=self.columns)
+
     def metrics(self) -> dict:
         """Return the numbers of the fit as JSON values.
 
-        `loss` is the mean square of the errors in standard deviations of their columns, `rmse` is in the
-        data's units; both count the fitted rows.
+        `loss` is the mean square of the errors in standard deviations of their columns; `rmse` and `spread`, the standard
+        deviation, are in the data's units; all count the fitted rows.
         """
-        data, rows = self.data, self.rows
+        data, rows, found = self.data, self.rows, self.diagnosis
         errors = self.curve(data.ts[:rows]) - data.values[:rows]
-        seen = {name: column[~np.isnan(column)] for name, column in zip(data.columns, errors.T)}
         return {
             "loss": float(np.nanmean((errors / Standard.of(data.values).size) ** 2)),
-            "rmse": {name: float(np.sqrt(np.mean(e**2))) if len(e) else None for name, e in seen.items()},
+            "rmse": {column.name: _known(column.rmse) for column in found.columns},
+            "spread": {column.name: _known(column.spread) for column in found.columns},
+            "explained": {column.name: _known(column.explained) for column in found.columns},
+            "converged": found.converged,
+            "gradient": _known(found.gradient),
+            "descent": _known(found.descent),
+            "improvement": _known(found.improvement),
+            "advice": found.advice,
             "rows": rows,
             "end": self.end,
             "iterations": sum(len(stage.losses) for stage in self.result.stages),
@@ -189,7 +219,7 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
     result = fit(
         settings.model(len(data.columns), _slope(data.ts, z)),
         data.ts,
-        z,
+        pd.DataFrame(z, columns=data.columns),
         y0=lambda parameters: parameters["initial_state"],
         extra={"initial_state": _first_values(z)},
         plan=settings.plan(data.ts),
@@ -210,8 +240,7 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
 def write_fit(out: Path, fitted: TableFit) -> dict:
     """Write the model, its description, the figure and the numbers, all or nothing; return the numbers."""
     data = fitted.data
-    grid = np.linspace(data.ts[0], fitted.end, 401)
-    figure = fitted_columns(data.ts, data.values, grid, fitted.curve(grid), data.columns, data.time)
+    figure = fitted_columns(data.ts, data.values, *fitted.picture(), data.columns, data.time, fitted.end)
     metrics = fitted.metrics()
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     description = Description(
@@ -223,6 +252,10 @@ def write_fit(out: Path, fitted: TableFit) -> dict:
         figure.savefig(folder / FIGURE, dpi=150)
         (folder / METRICS).write_text(text + "\n", encoding="utf-8")
     return metrics
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _first_values(z: np.ndarray) -> np.ndarray:

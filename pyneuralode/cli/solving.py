@@ -17,12 +17,16 @@ from .description import DESCRIPTION, MODEL, Description
 
 @dataclass(frozen=True)
 class Table:
-    """States (T, k) of the named columns at times (T,); `time` names the time column."""
+    """States (T, k) of the named columns at times (T,); `time` names the time column.
+
+    After `end` they are a forecast: it is the last time that was fitted, infinity for a solve from another state.
+    """
 
     time: str
     columns: tuple[str, ...]
     ts: np.ndarray
     states: np.ndarray
+    end: float = np.inf
 
 
 def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) -> Table:
@@ -73,7 +77,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
         )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
     states = _states(model, np.array(state, dtype=float), start, times)
-    return Table(about.time, about.columns, times, states[:, :dim])
+    return Table(about.time, about.columns, times, states[:, :dim], about.t1 if y0 is None else np.inf)
 
 
 def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
@@ -87,7 +91,7 @@ def write_solution(out: Path, table: Table) -> tuple[Path, Path]:
     """Write OUT.csv and OUT.png, or a folder's solution.csv and solution.png; return the two paths."""
     final = out if out.suffix.lower() == ".csv" else out / "solution.csv"
     picture = final.with_suffix(".png")
-    figure = solution_columns(table.ts, table.states, table.columns, table.time)
+    figure = solution_columns(table.ts, table.states, table.columns, table.time, table.end)
     with whole_files(final, picture) as (csv_path, png_path):
         with csv_path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

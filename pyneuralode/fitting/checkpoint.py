@@ -34,8 +34,8 @@ class Checkpoint(CheckpointFile):
 
     def load(self, run: _Run) -> None:
         tensors, header = self.read()
-        run.best = {name: tensors[f"best/{name}"] for name in run.variables.free}
-        run.variables.restore({name: tensors[f"now/{name}"] for name in run.variables.free})
+        run.best = self.part(tensors, "best", run.variables.free)
+        run.variables.restore(self.part(tensors, "now", run.variables.free))
         run.results = []
         for k, values in enumerate(header["results"]):
             prefix = f"stage/{k}/"
@@ -43,9 +43,7 @@ class Checkpoint(CheckpointFile):
             run.results.append(StageResult(**values, parameters=parameters))
         run.make_optimiser(run.stages[len(run.results) - 1])
         run.begun = tuple(header["begun"])
-        state = run.optimiser.state_dict()
-        state["state"] = _unflatten(header["optimiser"], tensors)
-        run.optimiser.load_state_dict(state)
+        self.load_optimiser(run.optimiser, _unflatten(header["optimiser"], tensors))
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
+from numbers import Real
 
+from ..arguments import real_number, whole_number
 from ..errors import ArgumentError
 from .optimisers import Adam, Optimiser
 
@@ -34,8 +35,14 @@ class Stage:
     def __post_init__(self):
         if not isinstance(self.optimiser, Optimiser):
             raise ArgumentError(f"optimiser is a {type(self.optimiser).__name__}: give one such as Adam(lr=1e-3).")
-        if int(self.iterations) < 1:
-            raise ArgumentError(f"iterations is {self.iterations}: give a number of at least 1.")
+        object.__setattr__(self, "iterations", whole_number("iterations", self.iterations))
+        if self.end is not None:
+            object.__setattr__(self, "end", real_number("end", self.end, "give a time of the data, or None for all of it"))
+        if self.goal is not None:
+            remedy = "give a finite loss of at least 0, or None to go on to the last iteration"
+            object.__setattr__(self, "goal", real_number("goal", self.goal, remedy))
+            if self.goal < 0:
+                raise ArgumentError(f"goal is {self.goal}: {remedy}.")
 
     def stages(self) -> list[Stage]:
         return [self]
@@ -64,16 +71,18 @@ class GrowingSpan:
     finish: Sequence[Stage] = ()
 
     def stages(self) -> list[Stage]:
-        ends = [float(end) for end in self.ends]
+        ends = [real_number("an end", end, "give rising times, such as [60, 91, 170]") for end in self.ends]
         if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
             raise ArgumentError(f"ends is {ends}: give rising times, such as [60, 91, 170].")
         optimisers = _each("optimisers", self.optimisers, len(ends), Optimiser)
-        iterations = _each("iterations", self.iterations, len(ends), Integral)
+        iterations = _each("iterations", self.iterations, len(ends), Real)
         growing = [Stage(o, n, end) for o, n, end in zip(optimisers, iterations, ends)]
         return growing + [replace(s, end=ends[-1] if s.end is None else s.end) for s in self.finish]
 
 
 def _each(name: str, value, count: int, kind: type) -> list:
+    if not isinstance(value, kind) and (isinstance(value, (str, bytes)) or not isinstance(value, Iterable)):
+        raise ArgumentError(f"{name} is {value!r}: give one, or a sequence with one for each end.")
     values = [value] * count if isinstance(value, kind) else list(value)
     if len(values) != count:
         raise ArgumentError(f"{name} has {len(values)} entries and ends {count}: give one, or one for each end.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..arguments import real_number, whole_number
 from ..errors import ArgumentError
 
 
@@ -40,12 +41,11 @@ class TotalVariation(Described):
     smooth: float = 1e-10
 
     def __post_init__(self):
-        if not self.weight >= 0:
+        if real_number("weight", self.weight, "give a price of at least 0, such as 1e-3") < 0:
             raise ArgumentError(f"weight is {self.weight}: give a price of at least 0, such as 1e-3.")
-        if not self.smooth > 0:
+        if real_number("smooth", self.smooth, "give a positive number, such as 1e-10") <= 0:
             raise ArgumentError(f"smooth is {self.smooth}: give a positive number, such as 1e-10.")
-        if int(self.component) < 0:
-            raise ArgumentError(f"component is {self.component}: give a component counted from 0.")
+        object.__setattr__(self, "component", whole_number("component", self.component, 0))
 
     def __call__(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
         """Return the price, of shape (), of states ys (T, ..., d)."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import real_number, real_tensor
 from ..errors import ArgumentError, SolverError
 from ..models import NeuralODE
 from ..progress import Progress, RichProgress, SilentProgress
 from .checkpoint import Checkpoint
 from .curricula import GrowingSpan, Stage, stages_of
+from .diagnosis import Diagnosis, diagnose
 from .in_julia import JuliaFit
 from .objective import Objective
 from .optimisers import LBFGS, Optimiser
@@ -84,6 +87,7 @@ def fit(
     Returns
     -------
     FitResult
+        Its `diagnosis` says how much of the data the fit explains and whether it converged; ``print(result)`` shows it.
         On the Julia engine the plan runs whole in Julia where all parts are described (see `Described`) and there is no
         checkpoint; otherwise Julia gives each gradient and the optimisers are torch's. Also after Ctrl-C and where the loss becomes non-finite: then ``finished`` is False, ``reason`` says what
         happened, and the best parameters so far are in the model.
@@ -103,11 +107,14 @@ def fit(
         device=device,
     )
     for stage in stages:
-        if objective.rows(stage.end) == 0:
+        rows = objective.rows(stage.end)
+        if rows == 0:
             raise ArgumentError(
                 f"end is {stage.end}, before the first time of the data, {objective.ts[0]:g}: give a later end."
             )
-    start = objective.ts[0] if t0 is None else float(t0)
+        if not bool(objective.weights[:rows].any()):
+            raise ArgumentError(f"end is {stage.end}, and no value up to there counts: give a later end.")
+    start = objective.ts[0] if t0 is None else real_number("t0", t0, "give a time, not after the first of the data")
     if start > objective.ts[0]:
         raise ArgumentError(f"t0 is {start:g}, after the first time of the data, {objective.ts[0]:g}: give it or less.")
     # A parameter that asks for no gradient is not to be moved.
@@ -120,7 +127,7 @@ def fit(
     names = list(model.tensors())
     again: dict[int, Callable | None] = {}  # by the number of rows: thousands of solves differ in the parameters alone
 
-    def loss_of(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+    def predict(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor, Tensor]:
         initial = y0(parameters) if callable(y0) else y0_tensor
         own = {name: parameters[name] for name in names}
         if rows == 1 and start == objective.ts[0]:
@@ -133,36 +140,55 @@ def fit(
             if not callable(y0):
                 again[rows] = solution.again
         seen = torch.as_tensor(objective.ts[:rows], dtype=dtype, device=device)
-        loss = objective.loss(objective.predict(seen, states, parameters))
+        return seen, states, objective.predict(seen, states, parameters)
+
+    def loss_of(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+        seen, states, prediction = predict(parameters, rows)
+        loss = objective.loss(prediction)
         return loss, loss if penalty is None else loss + penalty(seen, states, parameters)
 
-    y0_tensor = None if callable(y0) else torch.as_tensor(y0, dtype=dtype, device=device).detach()
+    y0_tensor = None if callable(y0) else real_tensor("y0", y0, dtype=dtype, device=device).detach()
     whole = JuliaFit(model, objective, variables, stages, y0 if callable(y0) else y0_tensor, start, penalty)
     run = _Run(stages, variables, objective, loss_of, callback)
+    before = variables.arrays()
     store = None if checkpoint is None else Checkpoint(Path(checkpoint), run.identity(), checkpoint_every)
     with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
         if store is None and whole.applies():
-            return whole.run(bars, callback)
-        reason = run.execute(bars, store, resume)
-    best = next((stage for stage in reversed(run.results) if stage.evaluations), run.results[-1])
-    model.set_arrays({name: best.parameters[name] for name in names})
-    return FitResult(
-        model=model,
-        loss=best.best_loss,
-        parameters=best.parameters,
-        stages=run.results,
-        finished=reason is None,
-        interrupted=run.interrupted,
-        reason=reason or "the whole plan ran",
+            result = whole.run(bars, callback)
+        else:
+            result = run.outcome(model, run.execute(bars, store, resume))
+    model.set_arrays({name: result.parameters[name] for name in names})
+    evaluated = [k for k, stage in enumerate(result.stages) if stage.evaluations]
+    if not evaluated:
+        return result
+    last = evaluated[-1]
+    variables.place(result.parameters)
+    found = diagnose(
+        objective,
+        variables,
+        before,
+        result.stages[last],
+        lambda parameters, rows: predict(parameters, rows)[2],
+        lambda parameters, rows: loss_of(parameters, rows)[1],
+        stages[last].goal,
     )
+    return replace(result, diagnosis=found, reason=_conclusion(found) if result.finished else result.reason)
+
+
+def _conclusion(found: Diagnosis) -> str:
+    """Return how a fit ended whose whole plan ran."""
+    ended = "reached its goal" if found.at_goal else "converged" if found.converged else "has not converged"
+    worst = found.worst
+    explains = f", and explains {max(0, 100 * worst.explained):.3g} % of the variance of {worst.name}" if worst else ""
+    return f"the whole plan ran; the fit {ended}{explains}"
 
 
 def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> dict[str, Tensor]:
-    tensors = {name: value.detach() for name, value in model.tensors().items()}
+    tensors = {name: real_tensor(name, value.detach()) for name, value in model.tensors().items()}
     for name, value in (extra or {}).items():
         if name in tensors:
             raise ArgumentError(f"extra names {name!r}, which is a parameter of the model: give another name.")
-        tensors[name] = torch.as_tensor(value, dtype=torch.float64)
+        tensors[name] = real_tensor(name, value, dtype=torch.float64)
     return tensors
 
 
@@ -225,6 +251,19 @@ class _Run:
                 self._close()
             return f"{reason}; the parameters are the best so far"
         return None
+
+    def outcome(self, model: NeuralODE, reason: str | None) -> FitResult:
+        """Return the best of the last stage that was evaluated; `reason` says why the plan stopped early."""
+        best = next((stage for stage in reversed(self.results) if stage.evaluations), self.results[-1])
+        return FitResult(
+            model=model,
+            loss=best.best_loss,
+            parameters=best.parameters,
+            stages=self.results,
+            finished=reason is None,
+            interrupted=self.interrupted,
+            reason=reason or "the whole plan ran",
+        )
 
     def _begin(self, stage: Stage) -> None:
         self.results.append(StageResult(stage.end, repr(stage.optimiser)))

@@ -53,7 +53,8 @@ class JuliaFit:
         from ..engines.julia_engine.solve import refusal
 
         m = self.model
-        return refusal(Problem(m.field, {}, None, self.objective.ts, m.solver, m.control, m.gradient)) is None
+        problem = Problem(m.field, {}, None, self.objective.ts, m.solver, m.control, m.gradient, fused=m.fused)
+        return refusal(problem, differentiated=True) is None
 
     def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
         """Run the plan; the model's parameters are the best ones in the end."""
@@ -76,7 +77,6 @@ class JuliaFit:
             for stage, history in zip(self.stages, reply["stages"])
         ]
         parameters = {name: self._array(reply["parameters"][name]) for name in self.variables.order}
-        self.model.set_arrays({name: parameters[name] for name in self.model.tensors()})
         return FitResult(
             model=self.model,
             loss=reply["loss"],

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import real_array, real_tensor, whole_number
 from ..errors import ArgumentError, DataError, unknown_name
 
 REDUCTIONS = ("sum", "mean")
@@ -23,7 +24,7 @@ class Objective:
     ts : (T,)
         Times of the data, rising, in the model's unit of time.
     data : (T,) or (T, ..., k)
-        Values of the k observed components.
+        Values of the k observed components; a table's columns keep their names in the result's diagnosis.
     observed : sequence of int, optional
         Which state components they are; the first k unless given.
     observe : callable, optional
@@ -53,11 +54,11 @@ class Objective:
             raise unknown_name("reduction", reduction, REDUCTIONS)
         if observed is not None and observe is not None:
             raise ArgumentError("observed and observe are both given: give one of them.")
-        self.ts = np.array(ts.detach().cpu() if isinstance(ts, Tensor) else ts, dtype=float)
-        data = data.detach() if isinstance(data, Tensor) else np.array(data, dtype=float)  # copied: it may be read-only
-        values = torch.as_tensor(data, dtype=dtype, device=device)
+        self.ts = np.array(real_array("ts", ts.detach().cpu() if isinstance(ts, Tensor) else ts), dtype=float)
+        values = real_tensor("data", data, dtype=dtype, device=device).detach()
         if values.ndim == 1:
             values = values[:, None]
+        self.names = _names(data, values.shape[-1])
         if self.ts.ndim != 1 or len(self.ts) != len(values):
             raise DataError(f"data has {len(values)} rows and ts shape {self.ts.shape}: give one time for each row.")
         if len(self.ts) == 0:
@@ -66,7 +67,7 @@ class Objective:
             raise DataError("ts must rise and be finite: sort the data by time and give every time once.")
         self.data, self.mask = _masked(values, mask)
         self.weights = self._weights(weights, dtype, device)
-        self.observed = list(range(values.shape[-1])) if observed is None else [int(i) for i in np.atleast_1d(observed)]
+        self.observed = list(range(values.shape[-1])) if observed is None else _components(observed)
         first, count = min(self.observed, default=0), len(self.observed)
         side_by_side = self.observed == list(range(first, first + count))
         self.columns = slice(first, first + count) if side_by_side else self.observed  # a slice is a cheaper index
@@ -80,18 +81,21 @@ class Objective:
         counted = self.mask.to(dtype)
         if weights is None:
             return counted
-        weights = torch.as_tensor(weights, dtype=dtype, device=device)
+        weights = real_tensor("weights", weights, dtype=dtype, device=device).detach()
         given = tuple(weights.shape)
         if weights.ndim == 1:
             weights = weights.reshape(-1, *[1] * (self.data.ndim - 1))
         if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
             raise ArgumentError("weights holds a negative or non-finite number: give finite numbers of at least 0.")
         try:
-            return counted * weights.expand_as(counted)
+            counted = counted * weights.expand_as(counted)
         except RuntimeError:
             raise ArgumentError(
                 f"weights has shape {given} and data {tuple(self.data.shape)}: give one for each row, or a shape that broadcasts."
             ) from None
+        if not bool(counted.any()):
+            raise ArgumentError("weights is 0 wherever a value counts: give at least one value a positive weight.")
+        return counted
 
     def digest(self) -> str:
         """Return a fingerprint of times, data and weights."""
@@ -124,6 +128,28 @@ class Objective:
         return total if self.reduction == "sum" else total / weights.sum()
 
 
+def _names(data: Any, count: int) -> tuple[str, ...]:
+    """Return the names of the columns, which a table brings along."""
+    return tuple(map(str, getattr(data, "columns", [f"column {k + 1}" for k in range(count)])))
+
+
+def _components(observed: Any) -> list[int]:
+    """Return the numbers of components; a mask of truth values is none."""
+    remedy = "give components counted from 0, such as [0, 2]"
+    try:
+        return [whole_number("observed", i, 0) for i in np.atleast_1d(observed)]
+    except ArgumentError:
+        raise ArgumentError(f"observed is {observed!r}: {remedy}.") from None
+
+
+def _truth(mask: Any) -> np.ndarray:
+    """Return a mask of truth values, or of the numbers 0 and 1."""
+    array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise ArgumentError(f"mask holds other values than True and False (its dtype is {array.dtype}): give these alone.")
+    return array.astype(bool)
+
+
 def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
     """Return the values with zeros where they do not count, and where they do."""
     finite = torch.isfinite(values)
@@ -134,7 +160,7 @@ def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
     elif mask is None:
         counted = torch.ones_like(finite)
     else:
-        counted = torch.as_tensor(mask, dtype=torch.bool, device=values.device)
+        counted = torch.as_tensor(_truth(mask), device=values.device)
         if counted.shape == values.shape[:1]:  # one for each row
             counted = counted.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
         if counted.shape != values.shape:

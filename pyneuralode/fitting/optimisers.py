@@ -8,6 +8,7 @@ from inspect import signature
 
 import torch
 
+from ..arguments import real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
 # Where the curvature changes along the way (a penalty with kinks, say), L-BFGS's old pairs lead it astray: fits that crawl
@@ -42,8 +43,16 @@ class Optimiser:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         for name in ("lr", "final", "clip"):
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+            given = name != "clip" or value is not None
+            if given and real_number(name, value, "give a positive number") <= 0:
                 raise ArgumentError(f"{name} is {value}: give a positive number.")
+        for name in ("eps", "momentum", "weight_decay", "tolerance"):
+            if real_number(name, getattr(self, name, 0.0), "give a number of at least 0") < 0:
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give a number of at least 0.")
+        for name, parts in (("betas", getattr(self, "betas", ())), ("alpha", (getattr(self, "alpha", 0.0),))):
+            for part in parts:
+                if not 0 <= real_number(name, part, "give numbers from 0 to below 1") < 1:
+                    raise ArgumentError(f"{name} is {getattr(self, name)}: give numbers from 0 to below 1.")
 
     def rate(self, iteration: int, iterations: int) -> float:
         """Return the learning rate of one iteration, counted from 0, of a stage."""
@@ -111,6 +120,11 @@ class LBFGS(Optimiser):
     history: int = 50
     tolerance: float = 1e-12
     patience: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("history", "patience"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
 
     def spent(self, losses: list[float], begun: int) -> bool:
         recent = losses[max(begun, len(losses) - self.patience - 1) :]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .diagnosis import Diagnosis
 
 
 @dataclass
@@ -43,7 +46,10 @@ class FitResult:
     interrupted : bool
         Whether Ctrl-C stopped it.
     reason : str
-        Why the fit ended.
+        Why the fit ended, and whether it converged.
+    diagnosis : Diagnosis or None
+        How much of the data the fit explains, whether it converged, where the parameters went, and what to change; None
+        where the loss was never known. ``print(result)`` shows it.
     """
 
     model: Any
@@ -53,6 +59,15 @@ class FitResult:
     finished: bool
     interrupted: bool
     reason: str
+    diagnosis: Diagnosis | None = None
+
+    def __str__(self) -> str:
+        count = sum(len(stage.losses) for stage in self.stages)
+        lines = [
+            f"{self.reason[:1].upper()}{self.reason[1:]}.",
+            f"loss {self.loss:.6g} after {count} iterations and {self.evaluations} evaluations in {self.seconds:.3g} s",
+        ]
+        return "\n".join(lines if self.diagnosis is None else [*lines, str(self.diagnosis)])
 
     @property
     def losses(self) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import whole_number
 from ..errors import ArgumentError, SolverError
 from ..progress import Progress, RichProgress, SilentProgress
 from .checkpoint_file import CheckpointFile
@@ -93,8 +94,7 @@ def train(
     `identity` is what has to be the same for a fit to go on from a checkpoint; `records` are lists to which
     `callback` adds what it measures, and which a checkpoint keeps.
     """
-    if int(updates) < 1:
-        raise ArgumentError(f"updates is {updates}: give a positive number, such as 1000.")
+    updates = whole_number("updates", updates, 1, 1000)
     if not isinstance(optimiser, Optimiser) or isinstance(optimiser, LBFGS):
         raise ArgumentError(f"optimiser is {optimiser!r}: give one for noisy gradients, such as Adam(1e-3).")
     if isinstance(schedule, str):
@@ -108,7 +108,7 @@ def train(
         if varies
         else "constant",
     }
-    run = _Run(module, optimiser, schedule, int(updates), records or {})
+    run = _Run(module, optimiser, schedule, updates, records or {})
     store = None if checkpoint is None else _Checkpoint(Path(checkpoint), dict(sorted(identity.items())), checkpoint_every)
     if store is not None and resume and store.exists():
         store.load(run)
@@ -235,19 +235,18 @@ class _Checkpoint(CheckpointFile):
         for name, values in run.records.items():
             tensors[f"record/{name}"] = torch.tensor(values, dtype=torch.float64)
         numbers = {"mean": run.mean, "best_mean": run.best_mean, "seconds": run.seconds}
-        tensors = {name: value.contiguous() for name, value in tensors.items()}  # channels_last is not
         self.write(tensors, {"numbers": numbers})
 
     def load(self, run: _Run) -> None:
         tensors, header = self.read()
-        run.restore({name: tensors[f"now/{name}"] for name in run.state})
-        run.best = {name: tensors[f"best/{name}"].to(value) for name, value in run.state.items()}
+        run.restore(self.part(tensors, "now", run.state))
+        run.best = self.part(tensors, "best", run.state)
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimiser/"):
                 _, index, name = key.split("/")
                 states.setdefault(int(index), {})[name] = value
-        run.optimiser.load_state_dict({**run.optimiser.state_dict(), "state": states})
+        self.load_optimiser(run.optimiser, states)
         run.losses = tensors["history/losses"].tolist()
         run.objectives = tensors["history/objectives"].tolist()
         run.evaluations = [int(n) for n in tensors["history/evaluations"]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import real_number
 from ..errors import ArgumentError
 
 Bound = tuple[float | None, float | None]
@@ -33,10 +35,13 @@ class Variables:
         for name, bound in bounds.items():
             if not isinstance(bound, (tuple, list)) or len(bound) != 2:
                 raise ArgumentError(f"bounds of {name} is {bound!r}: give a pair (low, high), None for an open end.")
-        self.bounds = {name: (low, high) for name, (low, high) in bounds.items() if (low, high) != (None, None)}
+        ends = {name: tuple(_end(name, end) for end in bound) for name, bound in bounds.items()}
+        self.bounds = {name: bound for name, bound in ends.items() if bound != (None, None)}
         self.fixed = {name: start[name].detach().clone() for name in fixed}
         self.free = {
-            name: _unbounded(name, value.detach().clone(), self.bounds.get(name, (None, None))).requires_grad_()
+            name: _unbounded(name, value.detach().clone(), self.bounds.get(name, (None, None)))
+            .contiguous()  # torch's L-BFGS takes no other
+            .requires_grad_()
             for name, value in start.items()
             if name not in self.fixed
         }
@@ -61,9 +66,30 @@ class Variables:
         return {name: value.detach().clone() for name, value in self.free.items()}
 
     @torch.no_grad()
+    def place(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Move to these parameters; what rounding has put on a bound goes just inside."""
+        for name, free in self.free.items():
+            low, high = self.bounds.get(name, (None, None))
+            value = torch.as_tensor(parameters[name]).to(free)
+            width = 1.0 if low is None or high is None else high - low
+            least = 4 * torch.finfo(free.dtype).eps
+            if low is not None:
+                value = value.clamp(min=low + least * max(width, abs(low)))
+            if high is not None:
+                value = value.clamp(max=high - least * max(width, abs(high)))
+            free.copy_(_unbounded(name, value, (low, high)))
+
+    @torch.no_grad()
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         for name, value in snapshot.items():
             self.free[name].copy_(value)
+
+
+def _end(name: str, end: float | None) -> float | None:
+    """Return one end of bounds; None where it is open, which infinity means too."""
+    if end is None or (isinstance(end, float) and math.isinf(end)):
+        return None
+    return real_number(f"a bound of {name}", end, "give a number, or None for an open end")
 
 
 def _unbounded(name: str, value: Tensor, bound: Bound) -> Tensor:

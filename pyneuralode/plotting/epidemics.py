@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, INK, label, new_figure
+from .style import COLOURS, DATA, INK, draw_fit, label, legend_outside, new_figure
 
 DAYS = "days since 1 November 2021"
 
@@ -42,14 +42,15 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
     rows = -(-len(fits) // columns)
     figure, axes = new_figure(columns, rows, width=3.4, height=2.5)
     for ax, (end, times, curve), colour in zip(axes.flat, fits, COLOURS * len(fits)):
-        seen = days <= end
-        ax.plot(days[seen], values[seen], "o", color=DATA, markersize=3)
-        ax.plot(days[~seen], values[~seen], "o", color=DATA, markersize=3, markerfacecolor="none", alpha=0.6)
+        seen, open_ = days <= end, {"markerfacecolor": "none", "alpha": 0.6}
+        ax.plot(days[seen], values[seen], "o", color=DATA, markersize=3, label="data, fitted")
+        ax.plot(days[~seen], values[~seen], "o", color=DATA, markersize=3, label="data, not fitted", **open_)
         inside = times <= end
         ax.plot(times[inside], curve[inside], color=colour, linewidth=1.6)
         ax.set_xlim(-4, days[-1] + 4)
         ax.set_ylim(-0.08 * values.max(), 1.15 * values.max())
-        label(ax, f"fitted to day {end:g}")
+        label(ax, f"fitted to day {end:g}", legend=False)
+    legend_outside(figure, axes[0, 0], "upper")
     figure.supxlabel(DAYS, fontsize=10)
     figure.supylabel(y, fontsize=10)
     for ax in list(axes.flat)[len(fits):]:
@@ -60,7 +61,7 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
 def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: str) -> Figure:
     """Draw held-out forecasts: a panel for each (last fitted day, times, {name: curves (n, T)}).
 
-    Of several curves of a name the median is drawn as a line and the range as a band.
+    Of several curves of a name the median is drawn as a line, dashed where it is a forecast, and the range as a band.
     """
     figure, axes = new_figure(len(panels), width=5.2)
     for ax, (end, times, models) in zip(axes[0], panels):
@@ -69,7 +70,7 @@ def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: 
         ax.plot(days[~seen], values[~seen], "o", color=INK, markersize=4, markerfacecolor="none", label="held out")
         for (name, curves), colour in zip(models.items(), COLOURS):
             curves = np.atleast_2d(curves)
-            ax.plot(times, np.median(curves, axis=0), color=colour, linewidth=1.6, label=name)
+            draw_fit(ax, times, np.median(curves, axis=0), end, colour, name, f"{name}, forecast")
             if len(curves) > 1:
                 ax.fill_between(times, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
         ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")

@@ -7,18 +7,30 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, label, new_figure
+from .style import COLOURS, DATA, FORECAST, draw_fit, label, legend_outside, new_figure
 
 
-def solution_columns(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str) -> Figure:
-    """Draw each column of curves (T, k) against the times (T,); `time` names the time axis."""
+def solution_columns(
+    ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str, end: float = np.inf
+) -> Figure:
+    """Draw each column of curves (T, k) against the times (T,); `time` names the time axis.
+
+    Beyond `end`, the last time that the model was fitted to, the curves are drawn dashed and called a forecast.
+    """
+    figure = _panels(ts, curves, columns, time, end)
+    if ts[-1] > end:
+        legend_outside(figure, figure.axes[0], "upper")
+    return figure
+
+
+def _panels(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str, end: float) -> Figure:
     across = min(3, len(columns))
     down = -(-len(columns) // across)
     figure, axes = new_figure(
         across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2
     )
     for ax, name, curve, colour in zip(axes.flat, columns, curves.T, COLOURS * len(columns)):
-        ax.plot(ts, curve, color=colour, linewidth=1.8, label="model")
+        draw_fit(ax, ts, curve, end, colour, "model", FORECAST, 1.8)
         label(ax, "", _plain(time), _plain(name), legend=False)
     for ax in list(axes.flat)[len(columns) :]:
         ax.set_visible(False)
@@ -32,20 +44,27 @@ def fitted_columns(
     curves: np.ndarray,
     columns: Sequence[str],
     time: str,
+    end: float | None = None,
 ) -> Figure:
     """Draw data (T, k) at times (T,) and the fitted curves (n, k) at times (n,), a panel for each column.
 
-    Missing values are NaN; data after the last time of the curves was not fitted and is drawn open.
+    Missing values are NaN. What lies after `end`, the last time that was fitted, is drawn open (data) and dashed (curves);
+    it is the last time of the curves unless given.
     """
-    figure = solution_columns(curve_ts, curves, columns, time)
+    end = float(curve_ts[-1]) if end is None else end
+    figure = _panels(curve_ts, curves, columns, time, end)
     size = float(np.clip(50 / np.sqrt(len(ts)), 2, 5))
-    fitted = ts <= curve_ts[-1]
-    for ax, column in zip(figure.axes, values.T):
+    fitted = ts <= end
+    for ax, column, curve in zip(figure.axes, values.T, curves.T):
+        known = np.concatenate([column[~np.isnan(column)], curve[curve_ts <= end]])
+        margin = 0.15 * np.ptp(known) or 1.0
+        if curve_ts[-1] > end:  # a forecast may leave the picture
+            ax.set_ylim(known.min() - margin, known.max() + margin)
         dots = {"markersize": size, "color": DATA, "zorder": 1}
         ax.plot(ts[fitted], column[fitted], "o", label="data", **dots)
         if not fitted.all():
             ax.plot(ts[~fitted], column[~fitted], "o", markerfacecolor="none", label="not fitted", **dots)
-    figure.axes[0].legend(frameon=False, fontsize=9)
+    legend_outside(figure, figure.axes[0], "upper")
     return figure
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 INK = "#1f2933"
 DATA = "#7b8794"
+FORECAST = "forecast, not fitted"
 # Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
@@ -24,6 +25,17 @@ def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: floa
     return figure, axes
 
 
+def draw_fit(
+    ax: Axes, ts: np.ndarray, curve: np.ndarray, end: float, color: str, name: str, forecast: str, width: float = 1.6
+) -> None:
+    """Draw a curve (T,) at times (T,), called `name` up to `end`, the last that was fitted, and `forecast` beyond: dashed."""
+    fitted = int(np.searchsorted(ts, end, side="right"))
+    ax.plot(ts[:fitted], curve[:fitted], color=color, linewidth=width, label=name)
+    if fitted < len(ts):
+        ahead = slice(max(0, fitted - 1), None)
+        ax.plot(ts[ahead], curve[ahead], "--", color=color, linewidth=0.75 * width, label=forecast)
+
+
 def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = True) -> None:
     """Write a panel's title, axis labels with units, and its legend if anything has a label."""
     ax.set_title(title, color=INK, fontsize=11, loc="left")
@@ -31,3 +43,9 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = Tr
     ax.set_ylabel(y)
     if legend and ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=9, framealpha=0.85, edgecolor="none")
+
+
+def legend_outside(figure: Figure, ax: Axes, side: str = "lower") -> None:
+    """Write the legend of one panel below ("lower") or above ("upper") all of them."""
+    handles, names = ax.get_legend_handles_labels()
+    figure.legend(handles, names, loc=f"outside {side} center", ncols=min(4, len(names)), frameon=False, fontsize=9)

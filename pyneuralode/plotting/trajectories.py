@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, INK, label, new_figure
+from .style import COLOURS, DATA, INK, draw_fit, label, legend_outside, new_figure
 
 _FIELD = "#b8c2cc"
 
@@ -28,7 +28,7 @@ def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]
         row[0].set_ylabel(f"{name}\nstate 2")
     for ax in axes[-1]:
         ax.set_xlabel("state 1")
-    _legend_below(figure, axes[0, 0])
+    legend_outside(figure, axes[0, 0])
     return figure
 
 
@@ -40,15 +40,14 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
     figure, axes = new_figure(columns, -(-len(panels) // columns), width=3.6, height=2.7)
     reach = 1.3 * np.abs(data).max()
     for ax, (title, end, times, states) in zip(axes.flat, panels):
-        seen, inside = ts <= end, times <= end
+        seen, open_ = ts <= end, {"fillstyle": "none", "alpha": 0.6}
         for k, colour in zip(range(data.shape[1]), COLOURS):
             ax.plot(ts[seen], data[seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, data")
-            ax.plot(ts[~seen], data[~seen, k], "o", color=colour, markersize=4, fillstyle="none", alpha=0.6)
-            ax.plot(times[inside], states[inside, k], color=colour, label=f"state {k + 1}, fit")
-            ax.plot(times[~inside], states[~inside, k], "--", color=colour, linewidth=1.0, alpha=0.7)
+            ax.plot(ts[~seen], data[~seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, not fitted", **open_)
+            draw_fit(ax, times, states[:, k], end, colour, f"state {k + 1}, fit", f"state {k + 1}, forecast", 1.4)
         ax.set_ylim(-reach, reach)
         label(ax, title, "time", "state", legend=False)
-    _legend_below(figure, axes[0, 0])
+    legend_outside(figure, axes[0, 0])
     return figure
 
 
@@ -67,7 +66,7 @@ def learned_planes(
         ax.plot(*data.T, "o", color=DATA, markersize=4, label="data")
         _square(ax, np.abs(lattice).max() * 1.06)
         label(ax, title, "state 1", "state 2", legend=False)
-    _legend_below(figure, axes[0, 0])
+    legend_outside(figure, axes[0, 0])
     return figure
 
 
@@ -78,7 +77,7 @@ def span_losses(ends: Sequence[float], runs: Mapping[str, Sequence[np.ndarray]])
         for (name, losses), colour in zip(runs.items(), COLOURS):
             ax.semilogy(np.arange(1, len(losses[k]) + 1), losses[k], color=colour, linewidth=1.1, label=name)
         label(ax, f"span 0 to {end:g}", "iteration", "sum of squares", legend=False)
-    _legend_below(figure, axes[0, 0])
+    legend_outside(figure, axes[0, 0])
     return figure
 
 
@@ -125,8 +124,3 @@ def _square(ax: Axes, reach: float) -> None:
     ax.set_xlim(-reach, reach)
     ax.set_ylim(-reach, reach)
     ax.set_aspect("equal")
-
-
-def _legend_below(figure: Figure, ax: Axes) -> None:
-    handles, names = ax.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...arguments import whole_number
 from ...errors import ArgumentError, DataError
 from ...fitting.batches import Shuffled
 
@@ -77,7 +78,7 @@ class ImageData:
         """Return the first `count` of them; all for None."""
         if count is None:
             return self
-        if not 1 <= count <= len(self):
+        if whole_number("images", count) > len(self):
             raise ArgumentError(f"images is {count}: give a number from 1 to {len(self)}.")
         return self.like(self.images[:count], self.labels[:count])
 
@@ -116,8 +117,7 @@ class Augmentation:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.crop < 0:
-            raise ArgumentError(f"crop is {self.crop}: give a number of pixels, such as 4, or 0 for none.")
+        object.__setattr__(self, "crop", whole_number("crop", self.crop, 0, 4))
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
         """Return (count, 3) whole numbers: the first row and column of each cut, and whether it is mirrored."""
@@ -143,8 +143,7 @@ class Batches:
     def __init__(self, data: ImageData, size: int, augmentation: Augmentation, seed: int):
         if not 1 <= size <= len(data):
             raise ArgumentError(f"batch is {size}, for {len(data)} images: give a number from 1 to that.")
-        if seed < 0:
-            raise ArgumentError(f"seed is {seed}: give a whole number from 0.")
+        seed = whole_number("seed", seed, 0)
         self.data, self.size, self.augmentation, self.seed = data, size, augmentation, seed
         self.order = Shuffled(len(data), size, seed, 0)
         self.each_epoch = self.order.each_epoch
@@ -177,7 +176,7 @@ def _images(images: Any) -> Tensor:
 def _labels(labels: Any, classes: int) -> Tensor:
     """Return labels as int64 (n,), or raise a DataError."""
     labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(
             f"labels have shape {tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}: "
             "give whole numbers (n,)."

@@ -7,9 +7,11 @@ one, and images, their order and their changes do not depend on the number of pr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -138,7 +140,7 @@ class _Updates:
         self.layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.loss = nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
         self.curves, self.logits = Curves(), None
-        self.part = slice(at.rank, None, at.world)
+        self.seed, self.part = seed, slice(at.rank, None, at.world)
         self._begin()
 
     def _begin(self) -> None:
@@ -147,7 +149,8 @@ class _Updates:
     def __call__(self, update: int) -> Outcome:
         images, labels = self.batches(update, self.part)
         self.trained.train()
-        with torch.autocast(self.at.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+        low = torch.autocast(self.at.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+        with low, self._random(update):
             logits = self.trained(images.to(self.dtype, memory_format=self.layout))
         loss = shared_mean(self.loss(logits.to(self.dtype), labels), self.at)
         self.losses += loss.detach()
@@ -155,6 +158,14 @@ class _Updates:
         evaluations = _evaluations(self.model)
         self.evaluations += evaluations
         return Outcome(loss, loss, evaluations, self._note(update))
+
+    @contextmanager
+    def _random(self, update: int) -> Iterator[None]:
+        """Let torch's own random numbers, such as a dropout's, follow from the seed, the update and the process."""
+        device = self.at.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence((self.seed, 2, update, self.at.rank)).generate_state(1)[0]))
+            yield
 
     def _note(self, update: int) -> str:
         """Return how many images of this epoch were read right so far, and of the tests at its beginning."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ...arguments import real_number, whole_number
 from ...errors import ArgumentError, unknown_name
 from ...fitting import SGD, Adam
 from ...fitting.optimisers import Optimiser
@@ -56,9 +57,8 @@ class Recipe:
         if self.schedule is not None and self.schedule not in SCHEDULES:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         for name in ("epochs", "batch"):
-            if getattr(self, name) < 1:
-                raise ArgumentError(f"{name} is {getattr(self, name)}: give a positive whole number.")
-        if not 0 <= self.smoothing < 1:
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+        if not 0 <= real_number("smoothing", self.smoothing, "give a number of at least 0 and below 1") < 1:
             raise ArgumentError(f"smoothing is {self.smoothing}: give a number of at least 0 and below 1.")
 
     def for_epochs(self, epochs: int) -> Recipe:
