@@ -3,9 +3,9 @@
 from .arrays import add, copy, fill, fill_rows
 from .kernels import inlined, part
 from .linear import solve_transposed
-from .machine import differentiate, linearise, pull, pull_jacobian
+from .machine import linearise, pull, pull_jacobian
 from .plan import ROSENBROCK
-from .steps import drop_columns, move, set_matrix, weigh
+from .steps import find_jacobian, move, set_matrix, weigh
 
 
 @part
@@ -62,8 +62,7 @@ def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
         scheme.point[j] += h * gamma * k[i, j]
     linearise(machine, t + scheme.places[0, i] * h, scheme.point, 0)
     if gamma != 0:  # dk = J (dpoint + gamma h dk)
-        differentiate(machine, scheme.jacobians[0])
-        drop_columns(scheme.jacobians[0], scheme.still[0])
+        find_jacobian(machine, scheme.jacobians[0], scheme.still[0])
         set_matrix(scheme, scheme.jacobians[0], h * gamma)
         solve_transposed(scheme.matrix, scheme.pivots, k_bar[i])
     _pull_point(machine, scheme, h, i, k_bar[i], k_bar, y_bar, theta_bar)
@@ -84,8 +83,7 @@ def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta
     """All stages share one matrix, so that their cotangents meet in that of the Jacobian at the step's start."""
     dim, jacobian_bar = scheme.dim, scheme.jacobian_bar
     linearise(start, t, y, at)
-    differentiate(start, scheme.jacobians[0])
-    drop_columns(scheme.jacobians[0], scheme.still[0])
+    find_jacobian(start, scheme.jacobians[0], scheme.still[0])
     set_matrix(scheme, scheme.jacobians[0], h * scheme.places[2, 0])
     fill_rows(jacobian_bar, 0.0)
     for i in range(scheme.stages - 1, -1, -1):

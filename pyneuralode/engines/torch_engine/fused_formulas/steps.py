@@ -9,7 +9,7 @@ from ..stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
 from .arrays import copy, fill
 from .kernels import inlined, maker, part
 from .linear import factorise, solve
-from .machine import differentiate, evaluate, linearise, read_slope
+from .machine import differentiate, differentiate_again, evaluate, linearise, read_slope
 from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
 
 
@@ -69,6 +69,40 @@ def move(out, out_at, y, at, k, coefficients, count, h, dim):
                 out[out_at + j] += weight * k[i, j]
 
 
+@inlined
+def _is_finite(jacobian):
+    total = 0.0
+    for row in jacobian:
+        for entry in row:
+            total += 0 * entry
+    return total == 0
+
+
+@part
+def _without_columns(machine, jacobian, still):
+    differentiate_again(machine, jacobian)
+    for c in range(len(still)):
+        for row in jacobian:
+            still[c] = still[c] or not np.isfinite(row[c])
+        if still[c]:
+            for row in jacobian:
+                row[c] = 0.0
+    return _is_finite(jacobian)
+
+
+@inlined
+def find_jacobian(machine, jacobian, still):
+    """Set the Jacobian (dim, dim + 1) where the machine has linearised; return whether a step may be built on it.
+
+    Columns that are not finite are left out, and marked in `still` (dim,): no step must move these components. The last
+    column, the derivatives by the time, must be finite.
+    """
+    differentiate(machine, jacobian)
+    for c in range(len(still)):
+        still[c] = False
+    return _is_finite(jacobian) or _without_columns(machine, jacobian, still)
+
+
 @part
 def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
@@ -87,10 +121,11 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
             jacobian = scheme.jacobians[sample]
             if fresh:
                 linearise(machine, t, y, at)
-                differentiate(machine, jacobian)
-                drop_columns(jacobian, scheme.still[sample])
+                usable = find_jacobian(machine, jacobian, scheme.still[sample])
                 read_slope(machine, scheme.slopes[sample])
-            if not _is_finite(jacobian):
+            else:
+                usable = _is_finite(jacobian)
+            if not usable:
                 return 1 if fresh else 0, False
             set_matrix(scheme, jacobian, h * gamma)
             if scheme.kind == ROSENBROCK:
@@ -103,31 +138,6 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
                 return evaluations + fresh, False
         move(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
     return evaluations + (fresh and scheme.kind != EXPLICIT), True
-
-
-@part
-def drop_columns(jacobian, still):
-    """Mark in `still` (dim,) which columns of a Jacobian (dim, dim + 1) are not finite, and leave them out.
-
-    The last column, the derivatives by the time, stays as it is.
-    """
-    dim = len(jacobian)
-    for c in range(dim):
-        still[c] = False
-        for i in range(dim):
-            still[c] = still[c] or not np.isfinite(jacobian[i, c])
-        if still[c]:
-            for i in range(dim):
-                jacobian[i, c] = 0.0
-
-
-@inlined
-def _is_finite(jacobian):
-    total = 0.0
-    for row in jacobian:
-        for entry in row:
-            total += 0 * entry
-    return total == 0
 
 
 @inlined
