@@ -208,6 +208,17 @@ def test_stiff_solvers_find_events_too(batch):
     assert gradient.item() == pytest.approx(-1 / 2501, rel=1e-3)
 
 
+@pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5", "KenCarp4"])
+@BOTH
+def test_stiff_steps_find_no_events_that_do_not_happen(solver, batch):
+    """x follows sin t to 1e-8, and the conditions are 1e-5 from zero all the way: the states inside the steps must be that good."""
+    y0 = torch.zeros((2, 1) if batch == "independent" else (1,), dtype=DOUBLE)
+    near = [pn.Event(lambda t, y, limit=limit: (y - torch.sin(t)).sum(-1) + limit) for limit in (1e-5, -1e-5)]
+    settings = {"solver": solver, "rtol": 1e-8, "atol": 1e-8, "batch": batch}
+    solution = pn.solve(lambda t, y: -1e6 * (y - torch.sin(t)) + torch.cos(t), y0, [0.0, 3.0], events=near, **settings)
+    assert len(solution.events) == 0
+
+
 @pytest.mark.parametrize("steepness", [1e8, 1e10, 2e10, 1e11])
 @BOTH
 def test_a_jump_made_smooth_is_where_it_is(steepness, batch):

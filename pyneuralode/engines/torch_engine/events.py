@@ -139,7 +139,8 @@ def _find(watch: Watch, layout: Layout, task: Task, y0: Tensor) -> list[tuple[fl
     if any(map(math.isnan, before)):
         raise undefined([math.isnan(value) for value in before].index(True), start)
     direction = math.copysign(1.0, task.ts[-1] - start)
-    for stop in march(task.method, task.f, y0, [start, task.ts[-1]], task.control, task.statistics, task.norm):
+    span = [start, task.ts[-1]]
+    for stop in march(task.method, task.f, y0, span, task.control, task.statistics, task.norm, dense=True):
         step = stop.step
         if not all_finite(step.end):
             break  # the solve itself will tell

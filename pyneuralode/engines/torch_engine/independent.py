@@ -187,9 +187,7 @@ def _of_sample(batch: Batch, b: int) -> Problem:
         ts=batch.times[b, : batch.counts[b]],
         control=replace(batch.control, norm="joint", **tolerances),
         batch="joint",
-        events=events.of_sample(
-            problem.events, b, batch.times[:, 0].detach(), batch.y0.detach().view(-1, *batch.shape)
-        ),
+        events=events.of_sample(problem.events, b, batch.times[:, 0].detach(), batch.y0.detach().view(-1, *batch.shape)),
     )
 
 
@@ -264,7 +262,7 @@ def _together(batch: Batch) -> Solution:
     met = _met(batch, f, watch, times, record.crossings, states[count:]) if watch else None
     reached = (1 + torch.bincount(record.outputs.row, minlength=len(y0))).tolist()
     counted = {name: getattr(record, name).cpu().numpy() for name in ("nfev", "accepted", "rejected")}
-    return _solution(batch, table, reached, counted, _reasons(record.ended, met), "torch", met)
+    return _solution(batch, table, reached, counted, _reasons(record.ended.tolist(), met), "torch", met)
 
 
 def _step_control(batch: Batch) -> AdaptiveControl | GridControl:
@@ -326,7 +324,7 @@ def _met(batch: Batch, f: RowSlope, watch: Watch, times: RowTimes, places: Place
     return _crossings(batch, rows.cpu().numpy(), which.cpu().numpy(), moments, ends)
 
 
-def _reasons(ended: Tensor, met: Crossings | None) -> list[str]:
+def _reasons(ended: list[int], met: Crossings | None) -> list[str]:
     reasons = [events.reason(-1, 0.0)] * len(ended)
     for sample, which, t in zip(met.samples, met.which, met.times.tolist()) if met else ():
         if which == ended[sample]:

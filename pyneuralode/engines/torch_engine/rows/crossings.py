@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,18 +86,10 @@ def meet(
     limit, gone = torch.full_like(start, math.inf), torch.full_like(start, math.inf)
     ended, culprit = (torch.full(start.shape, -1, device=start.device) for _ in range(2))
     for which, (event, before, after) in enumerate(zip(watch.events, *values)):
-
-        def value(t: Tensor, which: int = which) -> Tensor:
-            return watch.values(t, at(t))[which]
-
-        last, lost = end, torch.isnan(after)
+        value, last, lost = partial(_value, watch, at, which), end, torch.isnan(after)
         if bool(lost.any()):  # a terminal event before that still ends the row: look as far as there are numbers
             known = torch.where(lost, -1.0, 1.0).to(after)
-            last = root(
-                lambda t: torch.where(torch.isnan(value(t)), -1.0, 1.0),
-                (end, torch.where(lost, start, end)),
-                (known, torch.ones_like(known)),
-            )
+            last = root(partial(_is_number, value), (end, torch.where(lost, start, end)), (known, torch.ones_like(known)))
             there = value(last)
             after = torch.where(lost, torch.where(there == 0, before, there), after)  # the edge of numbers is no crossing
             sooner = lost & (last * sign < gone)
@@ -104,15 +97,7 @@ def meet(
         met = crosses(before, after, event.direction)
         if not bool(met.any()):
             continue
-
-        def number(t: Tensor, which: int = which, met: Tensor = met) -> Tensor:
-            """Return the condition where its sign is looked for, which must not be in a gap between its numbers."""
-            found = watch.values(t, at(t))[which]
-            for row in (torch.isnan(found) & met).nonzero()[:1, 0].tolist():
-                raise undefined(which, float(t[row]), samples, row)
-            return found
-
-        found = root(number, (torch.where(met, start, last), last), (before, after))
+        found = root(partial(_number, value, which, met, samples), (torch.where(met, start, last), last), (before, after))
         times[which] = torch.where(met, found * sign, math.inf)
         if event.terminal:
             sooner = times[which] < limit
@@ -120,6 +105,23 @@ def meet(
     for row in (gone < limit).nonzero()[:1, 0].tolist():
         raise undefined(int(culprit[row]), float(gone[row] * sign[row]), samples, row)
     return Met(torch.where(times <= limit, times, math.inf), limit, ended)
+
+
+def _value(watch: Watch, at: Callable[[Tensor], Tensor], which: int, t: Tensor) -> Tensor:
+    return watch.values(t, at(t))[which]
+
+
+def _is_number(value: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Return 1 where the condition is a number and -1 where it is none."""
+    return torch.where(torch.isnan(value(t)), -1.0, 1.0)
+
+
+def _number(value: Callable[[Tensor], Tensor], which: int, met: Tensor, samples: Tensor | None, t: Tensor) -> Tensor:
+    """Return the condition where its sign is looked for, which must not be in a gap between its numbers."""
+    found = value(t)
+    for row in (torch.isnan(found) & met).nonzero()[:1, 0].tolist():
+        raise undefined(which, float(t[row]), samples, row)
+    return found
 
 
 def undefined(which: int, t: float, samples: Tensor | None = None, row: int = 0) -> SolverError:
