@@ -46,6 +46,21 @@ def test_a_flow_between_times_far_from_zero(fused):
     torch.testing.assert_close(log_prob(FAR), log_prob(0.0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "BS3"])
+def test_times_in_nanoseconds(solver):
+    """From zero nothing tells the unit of time: a first step as long as a span of seconds needs would be all of this one."""
+    unit = 1e-9
+    ts = unit * np.array([0.0, 0.13, 1.4])
+    rates = {"a": 1.5, "b": 0.6, "k": 0.36, "unit": unit}
+    units = {"x_": "x/unit", "y_": "y/unit"}
+    formulas = pn.Equations({"x": "a - x_", "y": "x_/(k + x_) - b*y_"}, parameters=rates, let=units)
+    settings = {"solver": solver, "rtol": 1e-4, "atol": 1e-5 * unit}
+    for more in ({"fused": True}, {"fused": False}, {"batch": "independent"}):
+        start = [[0.0, 0.0]] if "batch" in more else [0.0, 0.0]
+        ys = solve(formulas, start, ts, **settings, **more).ys.reshape(3, 2) / unit
+        np.testing.assert_allclose(ys[1:], [[0.18285685, 0.02464464], [1.13010455, 0.60921725]], rtol=2e-3)  # SciPy, 1e-12
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_times_in_unix_milliseconds(solver):
     """They are 0.00024 ms apart; a slope that says little of its scale wants a first step that is shorter."""

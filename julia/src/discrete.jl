@@ -208,7 +208,8 @@ end
 function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     scheme, slope, second, point = s.scheme, stage(s.scheme, 1), stage(s.scheme, 2), pointer(s.scheme.point)
     d0, d1 = scaled_size(scheme, y, y, s.rtol, s.atol), scaled_size(scheme, slope, y, s.rtol, s.atol)
-    trial = max(d0 < 1e-5 || d1 < 1e-5 ? 1e-6 : 0.01 * d0 / d1, SPACINGS * eps(t))
+    blind = min(1e-6, 1e-4 * abs(span))  # where the sizes of state and slope say nothing about the unit of time
+    trial = max(d0 < 1e-5 || d1 < 1e-5 ? blind : 0.01 * d0 / d1, SPACINGS * eps(t))
     trial = min(trial, abs(span))  # the field may not be defined beyond
     move = copysign(trial, span)
     scheme.mix[1] = T(move)

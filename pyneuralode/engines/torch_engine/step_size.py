@@ -11,6 +11,8 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 # The largest first step, in trial steps: the time in which the state would change by all its size. There the error
 # estimate of BS3, the one method of order 3, is zero for y' = -k y, whatever the error: it goes half as far.
 FURTHEST, FURTHEST_OF_THIRD = 100, 50
+# The largest trial step, as a part of the span, where the sizes of state and slope say nothing about the unit of time.
+BLIND_PART = 1e-4
 # Spacings of the numbers around t in the smallest step: the stages' times within it still differ.
 SPACINGS = 10
 
@@ -33,7 +35,8 @@ def size_after_step(h, size, error, previous, growth, k):
 
 def trial_size(d0, d1, span, smallest):
     """Return the size of an Euler step that shows how the slope bends, from the norms of state and slope."""
-    trial = 1e-6 if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
+    blind = min(1e-6, BLIND_PART * abs(span))
+    trial = blind if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     return min(max(trial, smallest), abs(span))  # the field may not be defined beyond
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ....errors import SolverError
 from ...base import Control
 from ..march import bad_start, too_many_steps, too_small_step
-from ..step_size import FURTHEST, FURTHEST_OF_THIRD, GROW, SAFETY, SHRINK, SPACINGS
+from ..step_size import BLIND_PART, FURTHEST, FURTHEST_OF_THIRD, GROW, SAFETY, SHRINK, SPACINGS
 from .slope import RowSlope
 from .step import RowStep, rms
 
@@ -91,7 +91,8 @@ class AdaptiveControl:
         scale = y.abs() * self.rtol + self.atol
         d0, d1 = rms(y / scale), rms(slope / scale)
         remaining = t_end - t
-        trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
+        blind = (BLIND_PART * remaining.abs()).clamp_max(1e-6)
+        trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), blind, 0.01 * d0 / d1)
         trial = torch.minimum(torch.maximum(trial, _resolved(t)), remaining.abs())  # the field may not be defined beyond
         move = torch.copysign(trial, remaining)
         other = f(t + move, y + move.to(y.dtype)[:, None] * slope)
