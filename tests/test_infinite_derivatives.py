@@ -56,6 +56,19 @@ def test_callables_leave_it_too(solver, dtype):
 
 
 @pytest.mark.parametrize("solver", STIFF)
+def test_they_leave_it_in_every_unit(solver):
+    """Differences that are far too small for the unit of h take sqrt(h) for a straight line, beside those of the inflow u."""
+    unit = 2.0**30
+
+    def tank(t, y):
+        h, u = y
+        return torch.stack([u - 0.5 * unit * torch.sqrt(h / unit), 0 * u])
+
+    settings = {"y0": torch.tensor([0.0, unit], dtype=torch.float64), "atol": 1e-9 * unit, "solver": solver}
+    assert relative_error(tank, torricelli() * unit, **settings) < 3e-5
+
+
+@pytest.mark.parametrize("solver", STIFF)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("formula", ["1 - x*x**0", "1 - x*x**p"])
 def test_a_power_of_zero_has_the_derivative_zero(solver, fused, formula):

@@ -141,6 +141,8 @@ def _compiled(batch: Batch) -> Solution:
     rows = [row[:count] for row, count in zip(batch.times.tolist(), batch.counts)]
     control = replace(batch.control, **{name: value.reshape(batch.y0.shape) for name, value in _tolerances(batch)})
     states, counts = fused_formulas.solve_each(batch.problem, rows, control, batch.y0, batch.parameters)
+    row, slot = (torch.arange(batch.times.shape[1]) < torch.tensor(batch.counts)[:, None]).nonzero(as_tuple=True)
+    _check_finite(states.detach(), batch.times[row, slot], row)
     table = torch.nn.utils.rnn.pad_sequence(states.split(batch.counts), batch_first=True, padding_value=torch.nan)
     counted = dict(zip(("nfev", "accepted", "rejected"), counts.T))
     return _solution(batch, table, batch.counts, counted, [events.reason(-1, 0.0)] * len(rows), "torch (fused)", None)
@@ -254,7 +256,7 @@ def _together(batch: Batch) -> Solution:
         states = Tied.apply(states, *trainable)
     else:
         states = record.values
-    _check_finite(states.detach(), places)
+    _check_finite(states.detach(), places.time, places.row)
     count = len(record.outputs.row)
     table = _table(batch, y0, record.outputs, states[:count])
     if batch.times.requires_grad and torch.is_grad_enabled():
@@ -282,18 +284,15 @@ def _step_control(batch: Batch) -> AdaptiveControl | GridControl:
     return GridControl(torch.tensor(padded, dtype=torch.float64, device=y0.device))
 
 
-def _check_finite(states: Tensor, places: Places) -> None:
+def _check_finite(states: Tensor, time: Tensor, row: Tensor) -> None:
+    """Raise where one of the states (p, n), of the samples `row` (p,) at `time` (p,), is not finite."""
     good = torch.isfinite(states).all(1)
     if bool(good.all()):
         return
     first = int((~good).nonzero()[0])
-    t = float(places.time[first])
-    raise of_sample(
-        SolverError(
-            f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t
-        ),
-        int(places.row[first]),
-    )
+    t = float(time[first])
+    error = SolverError(f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t)
+    raise of_sample(error, int(row[first]))
 
 
 def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:

@@ -102,14 +102,17 @@ class Newton:
             converged = size == 0 or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE)
             hopeless = last < math.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
             if not converged and (hopeless or not math.isfinite(size)):
-                rounding = ROUNDINGS * torch.finfo(z.dtype).eps * (base.abs() + z.abs()) / tolerance.atol
-                if size <= float(tolerance.norm(rounding)):
-                    self.worst = 1.0  # a Jacobian that is far too large makes changes small too: the next step has its own
+                rounding = ROUNDINGS * torch.finfo(z.dtype).eps * (base.abs() + z.abs())
+                # Of each component: those of a small one may be small because its Jacobian is far too large.
+                if bool((change.abs() <= rounding).all()):
+                    self.worst = 1.0
                     return z
                 self.rate = self.worst = 1.0
                 return None
             if last < math.inf:
                 self.rate, self.worst = rate, max(self.worst, rate)
+            elif rate > 0.5:
+                self.worst = rate  # changes too small to be told from none: the matrix may be far too large, or out of date
             if converged:
                 return z
             last = size

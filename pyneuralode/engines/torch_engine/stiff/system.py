@@ -171,7 +171,9 @@ def differences(f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratu
     They are usable where a quarter of the differences changes f by a quarter, unlike that of sqrt(y) at y = 0.
     """
     drift, dynamic = difference_in_time(f, t, y, h, slope), len(y) - quadratures
-    sizes = math.sqrt(torch.finfo(y.dtype).eps) * y.abs().clamp_min(1e-5)
+    # What is next to zero has the size that the step would give it: sqrt(y) looks straight from too near.
+    scale = torch.where(y.abs() < 1e-5, (h * slope).abs().clamp_min(1e-5), y.abs())
+    sizes = math.sqrt(torch.finfo(y.dtype).eps) * scale
     sizes[dynamic:] = 0
     columns = []
     for j in range(dynamic):
