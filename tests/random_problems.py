@@ -59,6 +59,8 @@ class RandomProblem:
         Whether the problem makes sense in single precision.
     smallest : float
         What an absolute tolerance has to be compared with, as where a component of this size matters.
+    stops : tuple of float
+        Times for `tstops`: no error estimate tells of what begins and ends inside a step.
     units, natural : Units, RandomProblem or None
         The units that this is in, and the same problem in natural ones, where its truth is computed.
     """
@@ -77,6 +79,7 @@ class RandomProblem:
     end: float | None
     single: bool
     smallest: float = 1.0
+    stops: tuple[float, ...] = ()
     kind: str = ""
     seed: int = -1
     units: Units = UNITS
@@ -242,7 +245,7 @@ def _signed(rng: Draw, low: float, high: float) -> float:
 
 def _made(
     rng: Draw, equations: Formulas, y0, end: float, *, parameters=None, let=None, stiffness=30.0, exact=None, smooth=True,
-    bends=False, refusable=False, ends=None, single=True, smallest=1.0,
+    bends=False, refusable=False, ends=None, single=True, smallest=1.0, stops=(),
 ) -> RandomProblem:  # fmt: skip
     """Return a problem from t = 0 to `end`, with requested times at odd places."""
     return RandomProblem(
@@ -260,6 +263,7 @@ def _made(
         ends,
         single,
         smallest,
+        stops,
     )
 
 
@@ -851,8 +855,9 @@ def late_turn(rng):
     """Almost nothing, for long; then a rise that is wide enough to be seen."""
     middle, width, end = _between(rng, 2, 6), _between(rng, 0.5, 1), 10.0
     return _made(
-        rng, {"x": "exp(-((t - T)/W)**2)/W - 0.1*x"}, [_between(rng, 0.1, 1)], end, parameters={"T": middle, "W": width}
-    )
+        rng, {"x": "exp(-((t - T)/W)**2)/W - 0.1*x"}, [_between(rng, 0.1, 1)], end, parameters={"T": middle, "W": width},
+        stops=(middle - width, middle),
+    )  # fmt: skip
 
 
 @_kind("trivial")
@@ -936,6 +941,7 @@ def _moved(problem: RandomProblem, units: Units) -> RandomProblem:
         y0=problem.y0 * scale,
         ts=ts[np.append(True, np.diff(ts) != 0)],
         end=None if problem.end is None else shift + problem.end / rate,
+        stops=tuple(shift + stop / rate for stop in problem.stops),
         exact=None,
         units=units,
         natural=problem,
