@@ -53,7 +53,9 @@ class Run:
 
     @cached_property
     def tolerances(self) -> int:
-        return OVER_BENDS if self.problem.bends else TOLERANCES
+        """A bend, or the edge of a root's domain, may escape an explicit method's error estimate by chance."""
+        edge = "edge" in self.problem.kind and SOLVERS[self.solver].kind in ("explicit", "switching")
+        return OVER_BENDS if self.problem.bends or edge else TOLERANCES
 
     @cached_property
     def single(self) -> bool:
@@ -173,7 +175,9 @@ def _sensible(run: Run) -> bool:
         return False
     if run.single and (not told.single or told.units.shift != 0):
         return False
-    return not (run.path == "events" and told.end is not None)
+    # On a stiff problem an explicit method's states swing about the solution, by tolerances, and cross a level many times.
+    swings = solver.kind == "explicit" and told.kind.startswith("stiff")
+    return not (run.path == "events" and (told.end is not None or swings))
 
 
 # Judging.
@@ -301,7 +305,7 @@ def _shared(run: Run, ts: np.ndarray, reference: np.ndarray, allowed: np.ndarray
 def _judge_fixed(run: Run) -> Verdict:
     """Take steps, and steps half as long: the answers' difference says how far off they are, and how fast that falls."""
     before, order, gains, verdict = None, SOLVERS[run.solver].order, [], None
-    for factor in (1, 2, 4, 8):
+    for factor in (1, 2, 4, 8, 64, 512) if run.path in FAST else (1, 2, 4, 8):  # Euler's may reach another well at first
         answers = _answers(run, replace(run, factor=factor).solve())
         if before is not None:
             verdict = _consistent(run, before, answers)
@@ -352,15 +356,16 @@ def _judge_events(run: Run) -> Verdict:
     """Watch a component cross a level that it clearly crosses, and compare times and states."""
     told, rng = run.problem, np.random.default_rng([18, run.problem.seed])
     grid = np.linspace(told.ts[0], told.ts[-1], 401)
-    states = truth(told, grid)
-    if states is None:
+    begin = told.ts[0] + (grid[1] - grid[0]) * np.append(0, np.geomspace(1e-8, 1, 60))
+    states, early = truth(told, grid), truth(told, begin)
+    if states is None or early is None:
         return Verdict(run, "unsure", "LSODA failed")
     direction, terminal = int(rng.choice([-1, 0, 1])), bool(rng.random() < 0.5)
     for _ in range(30):
         which = int(rng.integers(states.shape[1]))
         level = float(states[rng.integers(5, 380, size=2), which].mean())
         expected = _crossings(states[:, which] - level, direction)
-        if expected is not None:
+        if expected is not None and (np.sign(early[:, which] - level) == np.sign(states[0, which] - level)).all():
             break
     else:
         return Verdict(run, "right", "no level is clearly crossed")
