@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.fitting import optimisers, stochastic
+from pyneuralode.fitting import TotalVariation, optimisers, stochastic
 from pyneuralode.fitting.variables import Variables
 
 TS = np.linspace(0, 3, 16)
@@ -78,6 +78,12 @@ def test_growing_spans_start_from_the_best_of_the_stage_before():
         rows = TS <= after.end
         first = ((model([1.0, 0.0], TS[rows]) - TRUTH[rows]) ** 2).sum()
         assert after.losses[0] == pytest.approx(first, rel=1e-9)
+
+
+@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"weight": 1.0, "smooth": 0.0}, {"weight": 1.0, "component": -1}])
+def test_a_total_variation_refuses_what_is_no_price(wrong):
+    with pytest.raises(pn.ArgumentError, match=f"{list(wrong)[-1]} is {list(wrong.values())[-1]}"):
+        TotalVariation(**wrong)
 
 
 def test_goal_ends_a_stage_and_a_penalty_is_kept_apart():
