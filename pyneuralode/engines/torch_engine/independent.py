@@ -21,7 +21,7 @@ from . import events, fused, fused_formulas, numpy_functions
 from .differentiate import Tied, distinct, moved
 from .dynamics import bind, refuse_hidden_parameters, with_hints
 from .finite_gradients import watched
-from .march import fixed_grid
+from .march import fixed_grid, not_finite
 from .rows.control import AdaptiveControl, GridControl, of_sample
 from .rows.crossings import Watch
 from .rows.march import Record, march
@@ -290,9 +290,7 @@ def _check_finite(states: Tensor, time: Tensor, row: Tensor) -> None:
     if bool(good.all()):
         return
     first = int((~good).nonzero()[0])
-    t = float(time[first])
-    error = SolverError(f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t)
-    raise of_sample(error, int(row[first]))
+    raise of_sample(not_finite(float(time[first])), int(row[first]))
 
 
 def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArgumentError, PyNeuralODEError, SolverError
+from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import Field
 from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, require_gradient
 from ...solvers import find_solver
@@ -32,7 +32,7 @@ from .differentiate import (
 )
 from .dynamics import bind, check_slope, refuse_hidden_parameters
 from .finite_gradients import watched
-from .march import Step, norm_of
+from .march import Step, norm_of, not_finite
 from .stiff import System, as_method, find_tableau
 from .tableaus import Tableau
 from .tangents import carries_derivatives, differentiates_forwards, refuse_tangents
@@ -94,10 +94,7 @@ def solve(problem: Problem) -> Solution:
         states = _differentiable(problem, task, start)
     if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
-        raise SolverError(
-            f"the state is non-finite at t = {task.ts[first]:g}: take smaller steps or an adaptive solver such as Tsit5.",
-            task.ts[first],
-        )
+        raise not_finite(task.ts[first])
     if times_matter:
         states = attach_outputs(f, ts, task.ts, states, twice and not path)
     return Solution(
