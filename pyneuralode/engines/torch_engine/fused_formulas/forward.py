@@ -237,7 +237,7 @@ def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_part
         size, previous, growth = 0.0, 1.0, GROW
         stop, wanted = stop_parts[i] + 1, False
         have_first, fresh = adaptive, True
-        scheme, stiff, count = plain, False, 0
+        scheme, stiff, lent, count = plain, False, False, 0
         if len(slopes) > 0:
             scatter(slopes[i], k)
             have_first = True
@@ -258,7 +258,7 @@ def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_part
             if kinds.size > 0:
                 change = (kinds[accepted] != 0) != stiff
             else:
-                change = count > (PLAIN_STEPS if stiff else STIFF_STEPS)
+                change = not lent and count > (PLAIN_STEPS if stiff else STIFF_STEPS)
             if change:
                 stiff, count, have_first, fresh = not stiff, 0, False, True
                 scheme = further if stiff else plain
@@ -267,23 +267,21 @@ def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_part
                 nfev, have_first = nfev + 1, True
             more, usable = take(machine, scheme, h, t, y, k, end, fresh, full_rtol, full_atol)
             nfev += more
-            stepping, second = scheme, stiff
             if not usable:  # the explicit method takes this step
-                stepping, second = plain if further.kind == ROSENBROCK else further, further.kind == EXPLICIT
-                first_stages(machine, stepping, t, y, k)
-                more, usable = take(machine, stepping, h, t, y, k, end, fresh, full_rtol, full_atol)
-                nfev += more + 1
+                stiff, lent, have_first = not stiff, True, False
+                scheme = further if stiff else plain
+                continue
             if limit > 0:
-                rate = fastest(stepping, h, y, k, full_rtol, full_atol)
+                rate = fastest(scheme, h, y, k, full_rtol, full_atol)
                 looks_stiff = not abs(h) * rate <= limit
-                count = count + 1 if looks_stiff != stiff else 0
-            error = error_size(stepping, h, y, end, k, full_rtol, full_atol) if adaptive else 0.0
+                count = count + 1 if looks_stiff != (stiff != lent) else 0
+            error = error_size(scheme, h, y, end, k, full_rtol, full_atol) if adaptive else 0.0
             between = 0.0
-            if adaptive and error <= 1 and stepping.kind != EXPLICIT:  # see ..inside
-                asked = count_inside(t_next, ts, j, last, direction)
-                between, looks = error_inside(machine, stepping, h, t, y, k, ts, j, asked, full_rtol, full_atol, room)
+            asked = count_inside(t_next, ts, j, last, direction) if scheme.kind != EXPLICIT else 0
+            if asked > 0 and adaptive and error <= 1:  # see ..inside
+                between, looks = error_inside(machine, scheme, h, t, y, k, ts, j, asked, full_rtol, full_atol, room)
                 error, nfev = max(error, between), nfev + looks
-            exponent, finite = stepping.error_order + 1, np.isfinite(error)
+            exponent, finite = scheme.error_order + 1, np.isfinite(error)
             if not finite or error > 1:
                 rejected += 1
                 shorter, fresh = size_after_rejection(h, error, finite, exponent), False
@@ -295,20 +293,23 @@ def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_part
 
             extended = False
             if j <= last and direction * ts[j] <= direction * t_next:
-                j, extended = write_outputs(machine, stepping, t, t_next, y, end, k, ts, j, last, direction, ys)
+                j, extended = write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction, ys)
             if extended:
-                nfev += len(stepping.rows) - stepping.stages
+                nfev += len(scheme.rows) - scheme.stages
             if every > 0:
                 row, place = step + accepted, block + accepted // every
                 if is_full(tape, row, place, most):
                     tape = longer(tape, row, place, most)
-                record(tape, row, place if accepted % every == 0 else -1, row < most, t, t_next, second, y, k)
+                record(tape, row, place if accepted % every == 0 else -1, row < most, t, t_next, stiff, y, k)
             accepted += 1
             t = t_next
             y, end, fresh = end, y, True
-            have_first = 0 <= stepping.end_stage < (len(stepping.rows) if extended else stepping.stages)
+            have_first = 0 <= scheme.end_stage < (len(scheme.rows) if extended else scheme.stages)
             if have_first:
-                hand_over(k, stepping.end_stage, k)
+                hand_over(k, scheme.end_stage, k)
+            if lent:
+                stiff, lent = not stiff, False
+                scheme = further if stiff else plain
             cut = wanted or t == stops[stop]
             stop, wanted = stop + (t == stops[stop]), False
             if adaptive:

@@ -103,21 +103,27 @@ def linearise(machine, t, y, at):
 
 @inlined
 def _read_jacobian(machine, jacobian):
+    total = 0.0
     for i in range(machine.dim):
         for c in range(machine.directions):
             jacobian[i, c] = machine.tangents[machine.outputs[i], c]
+            total += 0 * jacobian[i, c]
+    return total == 0
 
 
 @inlined
 def differentiate(machine, jacobian):
-    """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearised."""
+    """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearised.
+
+    Returns whether all are finite.
+    """
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
         by_x, by_y = machine.by_x[k], machine.by_y[k]
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
             of_z[c] = by_x * of_x[c] + by_y * of_y[c]
-    _read_jacobian(machine, jacobian)
+    return _read_jacobian(machine, jacobian)
 
 
 @part
@@ -129,7 +135,7 @@ def differentiate_again(machine, jacobian):
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
             of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
-    _read_jacobian(machine, jacobian)
+    return _read_jacobian(machine, jacobian)
 
 
 @inlined

@@ -69,25 +69,20 @@ def move(out, out_at, y, at, k, coefficients, count, h, dim):
                 out[out_at + j] += weight * k[i, j]
 
 
-@inlined
-def _is_finite(jacobian):
-    total = 0.0
-    for row in jacobian:
-        for entry in row:
-            total += 0 * entry
-    return total == 0
-
-
 @part
 def _without_columns(machine, jacobian, still):
-    differentiate_again(machine, jacobian)
+    if differentiate_again(machine, jacobian):
+        return True
     for c in range(len(still)):
         for row in jacobian:
             still[c] = still[c] or not np.isfinite(row[c])
         if still[c]:
             for row in jacobian:
                 row[c] = 0.0
-    return _is_finite(jacobian)
+    for row in jacobian:
+        if not np.isfinite(row[len(still)]):
+            return False
+    return True
 
 
 @inlined
@@ -97,10 +92,9 @@ def find_jacobian(machine, jacobian, still):
     Columns that are not finite are left out, and marked in `still` (dim,): no step must move these components. The last
     column, the derivatives by the time, must be finite.
     """
-    differentiate(machine, jacobian)
     for c in range(len(still)):
         still[c] = False
-    return _is_finite(jacobian) or _without_columns(machine, jacobian, still)
+    return differentiate(machine, jacobian) or _without_columns(machine, jacobian, still)
 
 
 @part
@@ -121,12 +115,9 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
             jacobian = scheme.jacobians[sample]
             if fresh:
                 linearise(machine, t, y, at)
-                usable = find_jacobian(machine, jacobian, scheme.still[sample])
+                if not find_jacobian(machine, jacobian, scheme.still[sample]):
+                    return 1, False
                 read_slope(machine, scheme.slopes[sample])
-            else:
-                usable = _is_finite(jacobian)
-            if not usable:
-                return 1 if fresh else 0, False
             set_matrix(scheme, jacobian, h * gamma)
             if scheme.kind == ROSENBROCK:
                 copy(stages[0], scheme.slopes[sample])
@@ -323,7 +314,7 @@ def error_inside(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
     largest, evaluations, before = 0.0, 0, -1
     for quarter in range(1, 4):
         index = quarter * count // 4
-        if index == before or count == 0:
+        if index == before:
             continue
         before, time, total = index, ts[j + index], 0.0
         theta = (time - t) / h
