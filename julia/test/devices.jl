@@ -11,6 +11,12 @@ using Test
 
 JLArrays.allowscalar(false)
 
+# JLArrays 0.3.1 cannot sum into a view, as CUDA.jl can (mended in GPUArrays.jl, pull request 754).
+if pkgversion(JLArrays) <= v"0.3.1"
+    JLArrays.typed_data(x::SubArray{<:Any,<:Any,<:JLArray}) = view(JLArrays.typed_data(parent(x)), parentindices(x)...)
+    JLArrays.typed_data(x::Base.ReshapedArray) = reshape(JLArrays.typed_data(parent(x)), size(x))
+end
+
 moved(x) = to_device(JLArray, x)
 
 # Positive numbers that suit compartments too.
