@@ -21,7 +21,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from random_problems import KINDS, RandomProblem, integrated, problem, source_of, truth
+from problem_forms import RandomProblem, source_of
+from problem_kinds import KINDS
+from random_problems import integrated, problem, truth
 
 import pyneuralode as pn
 from pyneuralode.errors import ArgumentError, SolverError

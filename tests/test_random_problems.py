@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from random_problems import KINDS, problem, truth
+from problem_kinds import KINDS
+from random_problems import problem, truth
 from random_solves import FAST, NAMES, SLOW, Run, judge, runs_of, tally
 
 import pyneuralode as pn

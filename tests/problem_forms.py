@@ -1,0 +1,215 @@
+"""The three forms of a random problem: the package's `Equations`, a torch callable, a function of numbers for SciPy.
+
+A problem is written once, as formulas, so that all three mean the same problem and share no code.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+import pyneuralode as pn
+
+Formulas = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a problem is told: T = shift + t / rate and Y = scale y of the natural ones; a negative rate runs backwards."""
+
+    shift: float = 0.0
+    rate: float = 1.0
+    scale: float = 1.0
+
+
+UNITS = Units()
+
+
+@dataclass(frozen=True)
+class RandomProblem:
+    """One problem: formulas by component, parameters and terms by name, start (d,) and times (T,).
+
+    Attributes
+    ----------
+    stiffness : float
+        About the largest rate times the span: beyond some hundreds explicit solvers take too many steps.
+    exact : callable or None
+        ``exact(t)`` -> (d,), where a formula is known.
+    smooth : bool
+        Whether fixed steps show their full order.
+    bends : bool
+        Whether the slope bends on the way: the error of a step over a bend may escape its estimate by chance.
+    refusable : bool
+        Whether giving up is fair, as where the solution ends on the edge of the formulas' domain.
+    end : float or None
+        A time before the last one at which the solution ends: only giving up is right.
+    single : bool
+        Whether the problem makes sense in single precision.
+    smallest : float
+        What an absolute tolerance has to be compared with, as where a component of this size matters.
+    stops : tuple of float
+        Times for `tstops`: no error estimate tells of what begins and ends inside a step.
+    units, natural : Units, RandomProblem or None
+        The units that this is in, and the same problem in natural ones, where its truth is computed.
+    """
+
+    name: str
+    equations: Formulas
+    y0: np.ndarray
+    ts: np.ndarray
+    parameters: dict[str, float]
+    let: Formulas
+    stiffness: float
+    exact: Callable[[float], np.ndarray] | None
+    smooth: bool
+    bends: bool
+    refusable: bool
+    end: float | None
+    single: bool
+    smallest: float = 1.0
+    stops: tuple[float, ...] = ()
+    kind: str = ""
+    seed: int = -1
+    units: Units = UNITS
+    natural: RandomProblem | None = None
+    solved: dict = field(default_factory=dict, repr=False)  # what `truth` found
+
+    @cached_property
+    def described(self) -> pn.Equations:
+        return pn.Equations(self.equations, parameters=self.parameters, let=self.let)
+
+    def callable(self) -> Callable:
+        """Return ``f(t, y)`` for torch states (..., d), also with a time for each sample."""
+        return _compiled(_written(self, _IN_TORCH), self, _TORCH)
+
+    def numbers(self) -> Callable:
+        """Return ``f(t, y)`` for a sequence of floats; what a solver may ask for outside a domain is the value at its edge."""
+        return _compiled(_guard_powers(_written(self, _IN_NUMBERS)), self, _NUMBERS)
+
+    def in_single(self) -> RandomProblem:
+        """Return the problem with start and parameters that float32 holds; what was exact is so no longer."""
+        parameters = {name: float(np.float32(value)) for name, value in self.parameters.items()}
+        natural = self.natural and self.natural.in_single()
+        return replace(self, y0=_single(self.y0), parameters=parameters, exact=None, natural=natural, solved={})
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32).astype(float)
+
+
+# The three forms of a problem.
+
+_IN_TORCH = """
+def f(t, y):
+    {components}, = y.unbind(-1)
+    t = torch.as_tensor(t, dtype=y.dtype)
+    t = t.reshape({first}.shape) if t.ndim else t
+    {terms}
+    return torch.stack([like({first}, slope) for slope in ({slopes},)], -1)
+"""
+
+_IN_NUMBERS = """
+def f(t, y):
+    {components}, = map(float, y)
+    {terms}
+    return [{slopes}]
+"""
+
+
+def _written(problem: RandomProblem, template: str) -> str:
+    return template.format(
+        components=", ".join(problem.equations),
+        first=next(iter(problem.equations)),
+        terms="\n    ".join(f"{name} = {formula}" for name, formula in problem.let.items()),
+        slopes=", ".join(problem.equations.values()),
+    )
+
+
+def _compiled(source: str, problem: RandomProblem, scope: dict) -> Callable:
+    functions = {**scope, **problem.parameters}
+    exec(source, functions)  # noqa: S102 - the formulas are ours
+    return functions["f"]
+
+
+def _guard_powers(source: str) -> str:
+    """Write powers as calls, which an argument outside their domain does not end."""
+    import ast
+
+    class Powers(ast.NodeTransformer):
+        def visit_BinOp(self, node):
+            self.generic_visit(node)
+            if not isinstance(node.op, ast.Pow):
+                return node
+            return ast.Call(ast.Name("power", ast.Load()), [node.left, node.right], [])
+
+    return ast.unparse(ast.fix_missing_locations(Powers().visit(ast.parse(source))))
+
+
+def _like(x: torch.Tensor, slope) -> torch.Tensor:
+    return slope.expand_as(x) if isinstance(slope, torch.Tensor) else torch.full_like(x, slope)
+
+
+def _two(function: Callable) -> Callable:
+    def of(a, b):
+        tensor = a if isinstance(a, torch.Tensor) else b
+        return function(*(torch.as_tensor(x, dtype=tensor.dtype) for x in (a, b)))
+
+    return of
+
+
+_NAMES = ("acos", "asin", "atan", "cos", "cosh", "exp", "expm1", "log", "log1p", "sin", "sinh", "sqrt", "tan", "tanh")
+_TORCH = {
+    **{name: getattr(torch, name) for name in (*_NAMES, "sigmoid", "abs")},
+    "max": _two(torch.maximum),
+    "min": _two(torch.minimum),
+    "torch": torch,
+    "like": _like,
+    "pi": math.pi,
+}
+
+
+def _power(x: float, n: float) -> float:
+    try:
+        return x**n if x > 0 or (x < 0 and n == round(n)) else 0.0**n if n >= 0 else math.inf
+    except OverflowError:
+        return math.inf
+
+
+def _inside(function: Callable, low: float, high: float) -> Callable:
+    return lambda x: function(min(max(x, low), high))
+
+
+_NUMBERS = {
+    **{name: getattr(math, name) for name in _NAMES},
+    "exp": _inside(math.exp, -700, 700),
+    "sinh": _inside(math.sinh, -700, 700),
+    "cosh": _inside(math.cosh, -700, 700),
+    "sqrt": _inside(math.sqrt, 0, math.inf),
+    "log": _inside(math.log, 1e-300, math.inf),
+    "log1p": _inside(math.log1p, -1 + 1e-16, math.inf),
+    "acos": _inside(math.acos, -1, 1),
+    "asin": _inside(math.asin, -1, 1),
+    "sigmoid": lambda x: (1 + math.tanh(x / 2)) / 2,
+    "abs": abs,
+    "max": max,
+    "min": min,
+    "power": _power,
+    "pi": math.pi,
+}
+
+
+def source_of(problem: RandomProblem) -> str:
+    """Return the torch callable as a program of its own."""
+    names = ", ".join(problem.parameters)
+    lines = [f"from torch import {', '.join(_NAMES)}, sigmoid, abs", "from math import pi"]
+    lines += ["def two(f): return lambda a, b: f(torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))"]
+    lines += ["max, min = two(torch.maximum), two(torch.minimum)"]
+    lines += ["def like(x, slope): return slope.expand_as(x) if isinstance(slope, torch.Tensor) else torch.full_like(x, slope)"]
+    lines += [f"{names} = {', '.join(map(repr, problem.parameters.values()))}"] if names else []
+    return "\n".join([*lines, _written(problem, _IN_TORCH).strip()])
