@@ -215,10 +215,11 @@ def bernoulli_of_a_parameter_power(rng):
 
 @_kind("rational")
 def michaelis_and_menten(rng):
+    start, end, k, vmax, km = (_between(rng, *range_) for range_ in ((0.5, 3), (2, 10), (0.2, 3), (0.3, 2), (0.02, 1)))
+    # An error of km carries b over the pole: at rtol = atol = 1e-3 SciPy's RK45 and DOP853 fall into it once in 100 problems.
     return _made(
-        rng, {"a": "-k*a", "b": "k*a - loss", "c": "loss"}, [_between(rng, 0.5, 3), 0, 0], _between(rng, 2, 10),
-        parameters={"k": _between(rng, 0.2, 3), "vmax": _between(rng, 0.3, 2), "km": _between(rng, 0.02, 1)},
-        let={"loss": "vmax*b/(km + b)"}, stiffness=100,
+        rng, {"a": "-k*a", "b": "k*a - loss", "c": "loss"}, [start, 0, 0], end, parameters={"k": k, "vmax": vmax, "km": km},
+        let={"loss": "vmax*b/(km + b)"}, stiffness=100, smallest=km,
     )  # fmt: skip
 
 
