@@ -515,6 +515,12 @@ def test_max_steps_stops_a_solve(solver, limit):
     assert enough.accepted == free.accepted
 
 
+def test_as_many_fixed_steps_as_max_steps_are_taken():
+    assert solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step=0.1, max_steps=10).accepted == 10
+    with pytest.raises(ArgumentError, match="needs 10 such steps, above max_steps = 9"):
+        solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step=0.1, max_steps=9)
+
+
 def test_errors_at_the_start_and_on_the_way():
     with pytest.raises(SolverError, match="non-finite value at the start") as caught:
         solve(lambda t, y: y / 0.0, np.ones(1), [0.5, 1.0])
