@@ -68,7 +68,8 @@ def solve(
         callable depends on. A module brings its own.
     solver : str or Tableau
         A name of `pyneuralode.solvers.SOLVERS`, or an own explicit Runge-Kutta method. What a field can tell a stiff
-        solver (`jacobian`, `samplewise`, `matrix_free`) stands in `pyneuralode.solvers`.
+        solver (`jacobian`, `samplewise`, `matrix_free`) stands in `pyneuralode.solvers`. "DP8" is not for stiff problems:
+        its steps are right at their ends there, but states in between were up to 5,000 tolerances off (SciPy's DOP853: 60).
     gradient : str or GradientMethod
         A name or instance of `pyneuralode.gradients`.
     engine : {"auto", "torch", "julia"}

@@ -55,14 +55,18 @@ class Run:
 
     @cached_property
     def tolerances(self) -> int:
-        """A bend, or the edge of a root's domain, may escape an explicit method's error estimate by chance.
+        """Return how many tolerances are allowed.
 
-        The errors of Rosenbrock23, which goes on with the lower of its orders, fall with the tolerance to the power 2/3.
+        A bend, or the edge of a root's domain, may escape an explicit method's error estimate by chance. The errors of
+        Rosenbrock23, which goes on with the lower of its orders, fall with the tolerance to the power 2/3. DP8's
+        interpolant is of order 7 (108 tolerances seen, in long steps).
         """
         edge = "edge" in self.problem.kind and SOLVERS[self.solver].kind in ("explicit", "switching")
         if self.problem.bends or edge:
             return OVER_BENDS
-        return round(TOLERANCES * max(1, 1e-4 / self.rtol) ** (1 / 3)) if "Rosenbrock23" in self.solver else TOLERANCES
+        if "Rosenbrock23" in self.solver:
+            return round(TOLERANCES * max(1, 1e-4 / self.rtol) ** (1 / 3))
+        return 2 * TOLERANCES if self.solver == "DP8" else TOLERANCES
 
     @cached_property
     def single(self) -> bool:
@@ -85,8 +89,11 @@ class Run:
         else:
             ts = self.problem.ts
             settings |= {"step": abs(ts[-1] - ts[0]) / self.steps}
-        if self.adaptive and self.problem.stops:
-            settings |= {"tstops": self.problem.stops}
+        stops = self.problem.stops
+        if self.solver == "DP8" and self.problem.stiffness >= 100:  # see `pn.solve`: it is not good between steps there
+            stops = tuple(np.unique([*stops, *self.problem.ts[1:-1]]))
+        if self.adaptive and stops:
+            settings |= {"tstops": stops}
         if self.path not in FAST:
             settings |= {"max_steps": 4000}
         if self.path in ("generic", "single callable"):
