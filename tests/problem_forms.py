@@ -6,7 +6,6 @@ A problem is written once, as formulas, so that all three mean the same problem 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property

@@ -14,7 +14,6 @@ from problem_kinds import KINDS
 from random_problems import problem, truth
 from random_solves import FAST, NAMES, SLOW, Run, judge, runs_of, tally
 
-import pyneuralode as pn
 from pyneuralode.engines.torch_engine.solve import slope
 from pyneuralode.solvers import SOLVERS
 

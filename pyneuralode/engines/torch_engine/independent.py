@@ -24,7 +24,7 @@ from .finite_gradients import watched
 from .march import fixed_grid, not_finite
 from .rows.control import AdaptiveControl, GridControl, of_sample
 from .rows.crossings import Watch
-from .rows.march import Record, march
+from .rows.march import march
 from .rows.replay import Replay, backprop, checkpointed
 from .rows.slope import RowSlope, first_slope, own_parameters, row_slope
 from .rows.step import row_method
