@@ -83,7 +83,8 @@ def solve(
     batch : {"joint", "independent"}
         "joint" solves y0 as one system with one step size. "independent" takes y0 (B, *state) as B samples, each with
         its own steps, error control, times and end, as if solved alone. The field is evaluated for all samples at once:
-        ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y. A described field's parameters may
+        ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y; by solvers for stiff problems and
+        switching ones for one sample after the other, as a batch of one. A described field's parameters may
         have a leading axis B, for values of their own for each sample. Gradients: `Backprop` and `Checkpointed`.
     events : Event or sequence of Event
         Conditions to watch; ``Solution.events`` tells which were met, when and where. A terminal one ends the solve,
@@ -216,7 +217,7 @@ class NeuralODE(nn.Module):
         if set(parameters) != set(tensors):
             odd = sorted(set(parameters) ^ set(tensors))[0]
             raise ArgumentError(f"parameters: {odd!r} is missing or unknown; give {', '.join(tensors)}.")
-        found = {name: real_tensor(name, value) for name, value in parameters.items()}
+        found = {name: real_tensor(name, value).to(tensors[name].dtype) for name, value in parameters.items()}
         for name, value in found.items():
             if value.shape != tensors[name].shape:
                 raise ArgumentError(f"{name} has shape {tuple(value.shape)}: give {tuple(tensors[name].shape)}.")

@@ -66,6 +66,9 @@ ARGUMENTS = {
     "parameter of the wrong shape": (lambda: solve(parameters={"A": np.eye(3)}), r"A has shape \(3, 3\)"),
     "parameter on another device": (lambda: solve(parameters={"A": torch.eye(2, device="meta")}), "A is on meta"),
     "too much augmentation": (lambda: pn.AugmentedNeuralODE(LINEAR, extra=2), "from 0 to 1"),
+    "beyond float32": (
+        lambda: pn.NeuralODE(LINEAR, dtype=torch.float32).set_arrays({"A": 1e300 * np.eye(2)}), "A holds a non-finite number"
+    ),
     "unknown parameter": (lambda: pn.NeuralODE(LINEAR).set_arrays({"B": np.eye(2)}), "missing or unknown"),
     "dense output not kept": (lambda: solve()(0.5), "dense=True"),
     "outside the span": (lambda: solve(dense=True)(2.0), "outside the span"),

@@ -500,6 +500,16 @@ def test_a_solve_that_cannot_go_on():
         odeint(lambda t, y: y * math.nan, y0, t, options={"min_step": 0.1})
 
 
+@pytest.mark.parametrize("settings", [{"method": "dopri5"}, {"method": "rk4", "options": {"step_size": 0.1}}])
+def test_an_event_function_that_is_nan_is_no_event(settings):
+    """torchdiffeq takes it for one."""
+    y0, t0 = torch.ones(1, dtype=F64), torch.tensor(0.0, dtype=F64)
+    with pytest.raises(AssertionError, match=r"event_fn is NaN at t = 1\.[23]"):
+        odeint_event(lambda t, y: -y, y0, t0, event_fn=lambda t, y: torch.sqrt(1.25 - t), **settings)
+    with pytest.raises(SolverError, match="event_fn is NaN at t = 0:"):
+        odeint_event(lambda t, y: -y, y0, t0, event_fn=lambda t, y: math.nan * t, **settings)
+
+
 def test_a_trial_outside_the_domain_is_shortened():
     """torchdiffeq gives up at the first non-finite trial step."""
     field = lambda t, y: -torch.sqrt(y)

@@ -541,6 +541,24 @@ def test_the_julia_engine_says_that_it_has_none(monkeypatch):
     assert pn.solve(field, START, [0.0, 9.0], events=event, fused=False).engine.startswith("torch")
 
 
+@pytest.mark.parametrize("batch", ["joint", "independent"])
+def test_a_sign_that_changes_through_infinity_changes_there(batch):
+    start = torch.zeros((2, 1) if batch == "independent" else 1, dtype=torch.float64)
+    event = pn.Event(lambda t, y: (1 / (t - 1) + 0 * y[..., :1]).reshape(y.shape[:-1]), terminal=True)
+    solution = pn.solve(lambda t, y: torch.ones_like(y), start, [0.0, 2.0], events=event, batch=batch)
+    assert solution.events.times.tolist() == pytest.approx([1.0] * start.numel())
+    assert solution.events.states.reshape(-1).tolist() == pytest.approx([1.0] * start.numel())
+
+
+def test_transformations_of_torch_func_are_refused():
+    def states(k):
+        return pn.solve(lambda t, y: -k * y, 1.3 + 0 * k[None], [0.0, 1.0], events=pn.Event(lambda t, y: y[0] - 1.0)).ys
+
+    k = torch.tensor(0.7, dtype=torch.float64)
+    with pytest.raises(pn.ArgumentError, match="events do not pass through the transformations of torch.func"):
+        torch.func.jvp(states, (k,), (torch.ones_like(k),))
+
+
 def test_a_solve_with_events_cannot_be_repeated_without_them():
     ball = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})
     y0, ts = torch.tensor([10.0, 0.0], dtype=torch.float64), [0.0, 5.0]
@@ -548,7 +566,14 @@ def test_a_solve_with_events_cannot_be_repeated_without_them():
     assert pn.solve(ball, y0, ts, engine="torch", events=pn.Event(lambda t, y: y[0])).again is None
 
 
-@pytest.mark.parametrize(("wrong", "found"), [(lambda t, y: y[..., 0] < 1, "True or False"), (lambda t, y: None, "NoneType")])
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda t, y: y[..., 0] < 1, "True or False"),
+        (lambda t, y: 1j * y[..., 0], "complex numbers"),
+        (lambda t, y: None, "NoneType"),
+    ],
+)
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_a_condition_that_is_no_number_is_refused(wrong, found, batch):
     fall = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})

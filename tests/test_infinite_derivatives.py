@@ -153,6 +153,17 @@ def test_a_start_whose_gradient_is_infinite_is_refused_by_name(solver, how, grad
         ys[-1].sum().backward()
 
 
+@pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P", "Kvaerno5"])
+@pytest.mark.parametrize("gradient", ["Interpolating", "Backsolve", "ForwardMode"])
+def test_adjoints_that_end_in_such_a_start_and_sensitivities_that_begin_there_are_refused(solver, gradient):
+    k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(pn.SolverError, match=f"a derivative of the field is not finite at the start.*{gradient} needs it"):
+        pn.solve(
+            lambda t, h: 1 - k * torch.sqrt(h), torch.zeros(1, dtype=torch.float64), [0.0, 1.0, 2.0], parameters={"k": k},
+            solver=solver, gradient=gradient, engine="torch",
+        ).ys[-1].sum().backward()  # fmt: skip
+
+
 def test_a_gradient_of_a_loss_that_is_not_finite_is_left_to_its_author():
     y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
     for fused in (True, False):

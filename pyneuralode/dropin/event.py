@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from .errors import StuckError
 from .slope import Slope
 
 
@@ -15,6 +17,8 @@ def combine(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
     """Return one event function, positive at the start, that crosses zero as soon as a component does."""
     with torch.no_grad():
         signs = torch.sign(event_fn(t0, y0))
+    if bool(signs.isnan().any()):
+        raise _undefined(float(t0))
     return lambda t, y: (event_fn(t, y) * signs).min()
 
 
@@ -33,7 +37,15 @@ class EventFunction:
     @torch.no_grad()
     def __call__(self, t: float, y: Tensor) -> float:
         time = torch.full((), self.slope.direction * t, dtype=self.dtype, device=self.slope.device)
-        return float(self.combined(time, self.slope.layout.unpack(y)))
+        value = float(self.combined(time, self.slope.layout.unpack(y)))
+        if math.isnan(value):
+            raise _undefined(float(time))
+        return value
+
+
+def _undefined(t: float) -> StuckError:
+    """Return the error for a sign that nobody knows; torchdiffeq takes NaN for a crossing."""
+    return StuckError(f"event_fn is NaN at t = {t:g}: return a number wherever the solve goes.", t)
 
 
 def attach(combined: Callable, slope: Slope, when: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...gradients import Backsolve, Interpolating
+from ...errors import SolverError
+from ...gradients import Backsolve, ForwardMode, GradientMethod, Interpolating
 from ..base import Control, Statistics
+from ..state import all_finite
 from .finite_gradients import finite_gradients
 from .first_order import first_order
 from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms, tolerance_of
@@ -220,6 +222,8 @@ class _Continuous(torch.autograd.Function):
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(task.ts) - 1, 0, -1):
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
+            if j == 1:
+                _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.settings)
             segment = [task.ts[j], task.ts[j - 1]]
             taken = []
             for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, guess):
@@ -230,6 +234,16 @@ class _Continuous(torch.autograd.Function):
             adjoint = adjoint + grad_states[j - 1]
         parts = total.split([p.numel() for p in parameters]) if parameters else ()
         return None, None, adjoint, *(part.view_as(p) for part, p in zip(parts, parameters))
+
+
+def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMethod) -> None:
+    """Raise where the slope of adjoints or sensitivities is not finite at the start: no step ends or begins there."""
+    if all_finite(joint) and not all_finite(slope(t, joint)):
+        raise SolverError(
+            f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: take "
+            "gradient='Checkpointed' or 'Backprop', which differentiate the steps.",
+            t,
+        )
 
 
 class _Sensitivities:
@@ -277,7 +291,10 @@ class _Forward(torch.autograd.Function):
         directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
-        joint = backprop(joint_task, torch.cat([y0, to_start.reshape(-1)]))
+        start = torch.cat([y0, to_start.reshape(-1)])
+        if all_finite(task.f(task.ts[0], y0)):
+            _refuse_infinite(slope, task.ts[0], start, ForwardMode())
+        joint = backprop(joint_task, start)
         ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
         ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
         return joint[:, :n].clone()

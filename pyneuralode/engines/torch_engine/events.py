@@ -114,10 +114,15 @@ def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) 
     return tuple(alone(index, event) for index, event in enumerate(events))
 
 
+_NO_NUMBERS = {torch.bool: "True or False", np.dtype(bool): "True or False"} | dict.fromkeys(
+    (torch.complex64, torch.complex128, np.dtype(np.complex64), np.dtype(np.complex128)), "complex numbers"
+)
+
+
 def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
     kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
-    if kind in (torch.bool, np.bool_) or kind == object:
-        found = type(value).__name__ if kind == object else "True or False"
+    if kind in _NO_NUMBERS or kind == object:
+        found = type(value).__name__ if kind == object else _NO_NUMBERS[kind]
         raise ArgumentError(
             f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
         )
@@ -247,7 +252,7 @@ def attach(
         rate = _rate(values, t, y.detach(), slopes, row, index)
         t_end, y_end = t, y
         for _ in range(2):
-            t_end = t_end.index_put((row,), -(values(t_end, y_end)[index, row] / rate).to(t.dtype), accumulate=True)
+            t_end = t_end.index_put((row,), -_newton(values(t_end, y_end)[index, row], rate).to(t.dtype), accumulate=True)
             y_end = moved(f, t, t_end, y, (t_end - t).to(y.dtype)[:, None], twice=True)
         order.append(mine)
         ends.append(y_end[row])
@@ -256,10 +261,21 @@ def attach(
     return torch.cat(moments)[back], torch.cat(ends)[back]
 
 
+def _newton(value: Tensor, rate: Tensor) -> Tensor:
+    """Return Newton's steps (q,); none where a condition changes its sign through infinity, as 1 / (t - 1) does."""
+    return torch.where(torch.isfinite(value), value, 0.0) / rate
+
+
 @torch.enable_grad()
 def _rate(values: Rows, t: Tensor, y: Tensor, slopes: Tensor, row: Tensor, index: Tensor) -> Tensor:
     """Return the total derivative (q,) of each condition along the solution; infinite where it is zero or unknown."""
-    t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
+    try:
+        t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
+    except RuntimeError as error:  # torch.func's transformations do not let a graph begin inside them
+        raise ArgumentError(
+            "events do not pass through the transformations of torch.func: take torch.autograd.grad or "
+            "torch.autograd.forward_ad."
+        ) from error
     rate = torch.zeros_like(slopes[:, 0])
     try:
         value = values(t, y)[index, row].sum()
@@ -273,4 +289,4 @@ def _rate(values: Rows, t: Tensor, y: Tensor, slopes: Tensor, row: Tensor, index
             rate = rate + by_time[row].to(rate.dtype)
         if by_state is not None:
             rate = rate + (by_state[row] * slopes).sum(1)
-    return torch.where(rate == 0, math.inf, rate)
+    return torch.where((rate == 0) | rate.isnan(), math.inf, rate)
