@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import pyneuralode
 from pyneuralode.cli import app
+from pyneuralode.engines.julia_engine import session
 from pyneuralode.errors import SolverError
 from pyneuralode.reports import registry
 from pyneuralode.reports.base import Report, Row
@@ -83,6 +84,7 @@ def test_a_mistake_is_one_sentence_on_stderr_and_status_2(
     experiment(lambda context: pytest.fail("computed in spite of a mistake"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
+    monkeypatch.setattr(session, "runs", lambda: False)  # whatever another test has started
     result = run("report", *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr and len(result.stderr.splitlines()) == 1
