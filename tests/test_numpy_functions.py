@@ -1,5 +1,6 @@
 """Right-hand sides of NumPy arrays, as SciPy takes, and formulas of thousands of terms."""
 
+import math
 import warnings
 
 import numpy as np
@@ -118,6 +119,8 @@ def test_methods_that_agree_are_not_refused():
     for f in (lambda t, y: -y * y.max(), lambda t, y: y - y.mean(), lambda t, y: -y * np.max(y)):
         by_scipy = solve_ivp(lambda t, y: np.asarray(f(t, y)), (0, 2), START, t_eval=TIMES, rtol=1e-11, atol=1e-11, method="DOP853")
         np.testing.assert_allclose(solve(f).ys, by_scipy.y.T, rtol=0, atol=1e-6)
+    with pytest.raises(pn.SolverError, match="non-finite value at the start"):
+        solve(lambda t, y: y.max() * y * math.nan)
 
 
 @pytest.mark.parametrize(
