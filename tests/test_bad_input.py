@@ -44,7 +44,7 @@ ARGUMENTS = {
     ),
     "negative step": (lambda: solve(step=-0.1), "step is -0.1"),
     "min above max": (lambda: solve(min_step=2.0, max_step=1.0), "min_step below max_step"),
-    "no steps": (lambda: solve(max_steps=0), "max_steps is 0"),
+    "no steps": (lambda: solve(max_steps=0), "max_steps is 0: give a positive whole number"),
     "unknown solver": (lambda: solve(solver="tsit6"), "did you mean 'Tsit5'"),
     "unknown gradient": (lambda: solve(gradient="backprob"), "did you mean 'Backprop'"),
     "unknown engine": (lambda: solve(engine="jula"), "did you mean 'julia'"),
