@@ -308,8 +308,10 @@ def too_many_steps(control: Control, t: float, size: float) -> SolverError:
 
 def too_small_step(control: Control, t: float, size: float, finite: bool, trouble: str | None = None) -> SolverError:
     cause = trouble or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
+    smallest = smallest_step(control, t)
+    bound = "" if smallest == control.min_step else " (t resolves no shorter ones)"
     return SolverError(
-        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest_step(control, t):.3g}, because {cause}: "
+        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}{bound}, because {cause}: "
         "look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
         t,
         size,
