@@ -292,9 +292,12 @@ class _Forward(torch.autograd.Function):
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         start = torch.cat([y0, to_start.reshape(-1)])
-        if all_finite(task.f(task.ts[0], y0)):
-            _refuse_infinite(slope, task.ts[0], start, ForwardMode())
-        joint = backprop(joint_task, start)
+        try:
+            joint = backprop(joint_task, start)
+        except SolverError as error:
+            if error.t == task.ts[0] and all_finite(task.f(error.t, y0)):
+                _refuse_infinite(slope, error.t, start, ForwardMode())
+            raise
         ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
         ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
         return joint[:, :n].clone()
