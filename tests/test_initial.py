@@ -55,3 +55,17 @@ def test_a_kernel_counts_its_pixels():
         check_uniform(np.stack([values[f"weight_{layer}"] for values in drawn]).ravel(), limit)
         biases = np.stack([values[f"bias_{layer}"] for values in drawn])
         assert 0.9 * limit < abs(biases).max() <= limit
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"init": "uniform"}, "init is 'uniform', which is not known"),
+        ({"init_scale": -1.0}, "init_scale is -1"),
+        ({"output_scale": -1.0}, "output_scale is -1"),
+        ({"init_bias": -0.1}, "init_bias is -0.1: give a number of at least 0"),
+    ],
+)
+def test_scales_and_draws_that_mean_nothing_are_refused(wrong, words):
+    with pytest.raises(pn.ArgumentError, match=words):
+        pn.MLP((2, 3, 2), **wrong)
