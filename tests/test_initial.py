@@ -69,3 +69,7 @@ def test_a_kernel_counts_its_pixels():
 def test_scales_and_draws_that_mean_nothing_are_refused(wrong, words):
     with pytest.raises(pn.ArgumentError, match=words):
         pn.MLP((2, 3, 2), **wrong)
+
+
+def test_a_net_may_have_no_hidden_layer():
+    assert {name: value.shape for name, value in pn.MLP((2, 2)).initial().items()} == {"weight_1": (2, 2), "bias_1": (2,)}
