@@ -58,14 +58,14 @@ class Run:
         """Return how many tolerances are allowed.
 
         A bend, or the edge of a root's domain, may escape an explicit method's error estimate by chance; those for stiff
-        problems take one of its steps at such an edge (146 tolerances seen). The errors of
-        Rosenbrock23, which goes on with the lower of its orders, fall with the tolerance to the power 2/3. DP8's
-        interpolant is of order 7 (108 tolerances seen, in long steps).
+        problems take one of its steps at such an edge (146 tolerances seen). The errors of Rosenbrock23, which goes on with
+        the lower of its orders, fall with the tolerance to the power 2/3. DP8's interpolant is of order 7 (108 tolerances
+        seen, in long steps).
         """
-        edge = "edge" in self.problem.kind and SOLVERS[self.solver].kind in ("explicit", "switching")
-        if self.problem.bends or edge:
+        edge, explicit = "edge" in self.problem.kind, SOLVERS[self.solver].kind in ("explicit", "switching")
+        if self.problem.bends or edge and explicit:
             return OVER_BENDS
-        if "edge" in self.problem.kind:
+        if edge:
             return 3 * TOLERANCES
         if "Rosenbrock23" in self.solver:
             return round(TOLERANCES * max(1, 1e-4 / self.rtol) ** (1 / 3))

@@ -65,7 +65,7 @@ ARGUMENTS = {
     "missing parameter": (lambda: solve(parameters={}), "lacks 'A'"),
     "parameter of the wrong shape": (lambda: solve(parameters={"A": np.eye(3)}), r"A has shape \(3, 3\)"),
     "parameter on another device": (lambda: solve(parameters={"A": torch.eye(2, device="meta")}), "A is on meta"),
-    "unknown input map": (lambda: pn.Linear(((0.0, 1.0), (1.0, 0.0)), input_map="sin"), "input_map is 'sin', which is not known"),
+    "unknown input map of a matrix": (lambda: pn.Linear(((0.0, 1.0), (1.0, 0.0)), input_map="sin"), "input_map is 'sin', which is not known"),
     "too much augmentation": (lambda: pn.AugmentedNeuralODE(LINEAR, extra=2), "from 0 to 1"),
     "beyond float32": (
         lambda: pn.NeuralODE(LINEAR, dtype=torch.float32).set_arrays({"A": 1e300 * np.eye(2)}), "A holds a non-finite number"

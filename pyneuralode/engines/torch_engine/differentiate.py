@@ -222,7 +222,7 @@ class _Continuous(torch.autograd.Function):
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(task.ts) - 1, 0, -1):
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
-            if j == 1:
+            if j == 1:  # steps would creep towards the start for ever
                 _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.settings)
             segment = [task.ts[j], task.ts[j - 1]]
             taken = []
