@@ -46,9 +46,7 @@ def main():
         solution = solve()
         each = (time.perf_counter() - began) / solution.nfev
         error = np.abs(solution.ys[-1] / END - 1).max()
-        print(
-            f"{name}: {solution.nfev} evaluations of {1e6 * each:.1f} us, relative error at the end {error:.1e}"
-        )
+        print(f"{name}: {solution.nfev} evaluations of {1e6 * each:.1f} us, relative error at the end {error:.1e}")
 
     if options.figure:
         from pyneuralode.plotting.style import COLOURS, label, new_figure

@@ -33,9 +33,7 @@ def make_table(path):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument(
-        "table", nargs="?", type=Path, help="CSV: a column of times, then columns of values"
-    )
+    arguments.add_argument("table", nargs="?", type=Path, help="CSV: a column of times, then columns of values")
     arguments.add_argument("--quick", action="store_true", help="fewer iterations")
     arguments.add_argument("--figure", type=Path, help="where to save a figure")
     options = arguments.parse_args()

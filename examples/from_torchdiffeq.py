@@ -56,9 +56,7 @@ def main():
 
     with torch.no_grad():
         found = odeint(net, start, t, method="dopri5")
-    print(
-        f"mean error of the pieces {loss.item():.4f}, of the whole spiral {(found - truth).abs().mean():.3f}"
-    )
+    print(f"mean error of the pieces {loss.item():.4f}, of the whole spiral {(found - truth).abs().mean():.3f}")
 
     if options.figure:
         from pyneuralode.plotting.fits import fitted_columns

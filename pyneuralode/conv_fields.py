@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import ArgumentError
-from .fields import ACTIVATIONS, Network, canonical, check_counts, check_drawing, check_scales, check_widths, layer_shapes
+from .fields import (
+    ACTIVATIONS,
+    Network,
+    canonical,
+    check_counts,
+    check_drawing,
+    check_scales,
+    check_widths,
+    layer_shapes,
+)
 
 
 @dataclass(frozen=True)

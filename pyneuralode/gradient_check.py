@@ -112,7 +112,9 @@ def check_gradient(
         run()  # once more, since counting costs time
         seconds = time.perf_counter() - tick
         found = [_along({n: p.grad for n, p in point.items()}, start.grad, d) for d in chosen]
-        rows.append(GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak if counted else None))
+        rows.append(
+            GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak if counted else None)
+        )
     return GradientCheck(
         rows,
         f"{count} numbers; error along {len(chosen)} directions, relative to the largest derivative, by central differences",

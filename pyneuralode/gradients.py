@@ -103,8 +103,7 @@ class ForwardMode(GradientMethod):
 OF_STEPS = (Backprop, Checkpointed)
 
 GRADIENTS: dict[str, type[GradientMethod]] = {
-    kind.__name__: kind
-    for kind in (Backprop, Checkpointed, Backsolve, Interpolating, Gauss, Quadrature, ForwardMode)
+    kind.__name__: kind for kind in (Backprop, Checkpointed, Backsolve, Interpolating, Gauss, Quadrature, ForwardMode)
 }
 
 _LOWERED = {name.lower(): name for name in GRADIENTS}

@@ -44,7 +44,9 @@ class JuliaODE(NeuralODE):
     ... # doctest: +SKIP
     """
 
-    def __init__(self, field: Field, ts: Sequence[float] = (0.0, 1.0), *, dtype: torch.dtype = torch.float32, **settings: Any):
+    def __init__(
+        self, field: Field, ts: Sequence[float] = (0.0, 1.0), *, dtype: torch.dtype = torch.float32, **settings: Any
+    ):
         if not isinstance(field, Field):
             raise ArgumentError(
                 f"field is a {type(field).__name__}: give a described field, such as MLP((2, 50, 2)); a torch module is "

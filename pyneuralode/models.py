@@ -132,7 +132,9 @@ def solve(
 
 def _with_jacobian(f: Any, jacobian: Any) -> Callable:
     if not callable(jacobian):
-        raise ArgumentError(f"jacobian is a {type(jacobian).__name__}: give a function of (t, y) that returns an array.")
+        raise ArgumentError(
+            f"jacobian is a {type(jacobian).__name__}: give a function of (t, y) that returns an array."
+        )
     if isinstance(f, (Field, nn.Module)):
         remedy = "leave it out" if isinstance(f, Field) else "write it as the module's method jacobian(t, y)"
         raise ArgumentError(f"jacobian is given for a {type(f).__name__}, which brings its own: {remedy}.")
@@ -195,7 +197,9 @@ class NeuralODE(nn.Module):
         if isinstance(field, Field):
             for name, value in field.initial(seed).items():
                 if hasattr(self.weights, name):
-                    raise ArgumentError(f"a parameter has the name {name!r}, which torch keeps for itself: name it {name}_.")
+                    raise ArgumentError(
+                        f"a parameter has the name {name!r}, which torch keeps for itself: name it {name}_."
+                    )
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
         elif not callable(field):
             raise ArgumentError(
@@ -246,7 +250,9 @@ class NeuralODE(nn.Module):
         if t0 is not None:
             real_number("t0", t0)
         if t0 is not None and np.ndim(ts[0]):
-            raise ArgumentError(f"t0 is {t0} and every sample has its own times: write each one's start at the head of its row.")
+            raise ArgumentError(
+                f"t0 is {t0} and every sample has its own times: write each one's start at the head of its row."
+            )
         if t0 is not None and float(t0) != float(ts[0]):
             if isinstance(ts, Tensor):
                 own = torch.cat([ts.new_tensor([t0], dtype=torch.float64), ts])
@@ -311,7 +317,9 @@ class NeuralODE(nn.Module):
             raise ArgumentError(
                 f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save."
             )
-        control = {k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)}
+        control = {
+            k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)
+        }
         description = {
             "format": FORMAT,
             "model": type(self).__name__,

@@ -128,23 +128,15 @@ def solve_dae(
     """
     settings = make_control(control)
     if (mass_matrix is None) == (dy0 is None):
-        given = (
-            "neither mass_matrix nor dy0 is given" if dy0 is None else "mass_matrix and dy0 are both given"
-        )
-        raise ArgumentError(
-            f"{given}: give mass_matrix for M dy/dt = f(t, y), or dy0 for f(t, y, dy/dt) = 0."
-        )
+        given = "neither mass_matrix nor dy0 is given" if dy0 is None else "mass_matrix and dy0 are both given"
+        raise ArgumentError(f"{given}: give mass_matrix for M dy/dt = f(t, y), or dy0 for f(t, y, dy/dt) = 0.")
     if mass_matrix is not None:
         if differential is not None:
-            raise ArgumentError(
-                "differential is given with mass_matrix, whose rows say it already: leave it out."
-            )
+            raise ArgumentError("differential is given with mass_matrix, whose rows say it already: leave it out.")
         return solve_mass_matrix(
             f, y0, ts, mass_matrix, _known(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense
         )
-    return solve_residual(
-        f, y0, ts, dy0, differential, _known(solver or "IDA", RESIDUAL_SOLVERS), settings, dense
-    )
+    return solve_residual(f, y0, ts, dy0, differential, _known(solver or "IDA", RESIDUAL_SOLVERS), settings, dense)
 
 
 def _known(solver: str, names: Any) -> str:

@@ -61,7 +61,14 @@ SOLVERS: dict[str, Solver] = {
         Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
         Solver("KenCarp4", 4, "sdirk", True, _BOTH, "Kennedy and Carpenter's, for large stiff problems"),
         Solver("Kvaerno5", 5, "sdirk", True, _BOTH, "Kvaerno's, for stiff problems at tight tolerances"),
-        Solver("FBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients, for very large stiff problems"),
+        Solver(
+            "FBDF",
+            5,
+            "bdf",
+            True,
+            _JULIA,
+            "variable-order BDF with fixed leading coefficients, for very large stiff problems",
+        ),
         Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _BOTH, "Tsit5, and Rosenbrock23 where it turns stiff"),
         Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7, and Rodas5P where it turns stiff"),
     )

@@ -71,9 +71,7 @@ def torus(t, y):
 # Class C: moderate systems.
 
 problem("C1", 1, *[0] * 9)(lambda t, y: [-y[0], *(y[i - 1] - y[i] for i in range(1, 9)), y[8]])
-problem("C2", 1, *[0] * 9)(
-    lambda t, y: [-y[0], *(i * y[i - 1] - (i + 1) * y[i] for i in range(1, 9)), 9 * y[8]]
-)
+problem("C2", 1, *[0] * 9)(lambda t, y: [-y[0], *(i * y[i - 1] - (i + 1) * y[i] for i in range(1, 9)), 9 * y[8]])
 
 
 @problem("C4", 1, *[0] * 50)
@@ -134,9 +132,7 @@ for name, e in ECCENTRICITIES.items():
 BESSEL_AT_1 = sqrt(2 / pi) * sin(1)  # J of order 1/2, and its derivative
 BESSEL_SLOPE_AT_1 = sqrt(2 / pi) * (cos(1) - sin(1) / 2)
 
-problem("E1", BESSEL_AT_1, BESSEL_SLOPE_AT_1)(
-    lambda t, y: [y[1], -(y[1] / (t + 1) + (1 - 0.25 / (t + 1) ** 2) * y[0])]
-)
+problem("E1", BESSEL_AT_1, BESSEL_SLOPE_AT_1)(lambda t, y: [y[1], -(y[1] / (t + 1) + (1 - 0.25 / (t + 1) ** 2) * y[0])])
 problem("E2", 2, 0)(lambda t, y: [y[1], (1 - y[0] ** 2) * y[1] - y[0]])
 problem("E3", 0, 0)(lambda t, y: [y[1], y[0] ** 3 / 6 - y[0] + 2 * sin(2.78535 * t)])
 problem("E4", 30, 0)(lambda t, y: [y[1], 0.032 - 0.4 * y[1] ** 2])

@@ -207,8 +207,12 @@ def source_of(problem: RandomProblem) -> str:
     """Return the torch callable as a program of its own."""
     names = ", ".join(problem.parameters)
     lines = [f"from torch import {', '.join(_NAMES)}, sigmoid, abs", "from math import pi"]
-    lines += ["def two(f): return lambda a, b: f(torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))"]
+    lines += [
+        "def two(f): return lambda a, b: f(torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))"
+    ]
     lines += ["max, min = two(torch.maximum), two(torch.minimum)"]
-    lines += ["def like(x, slope): return slope.expand_as(x) if isinstance(slope, torch.Tensor) else torch.full_like(x, slope)"]
+    lines += [
+        "def like(x, slope): return slope.expand_as(x) if isinstance(slope, torch.Tensor) else torch.full_like(x, slope)"
+    ]
     lines += [f"{names} = {', '.join(map(repr, problem.parameters.values()))}"] if names else []
     return "\n".join([*lines, _written(problem, _IN_TORCH).strip()])

@@ -204,7 +204,13 @@ def random_quadratic_with_cubic_damping(rng):
 
 @_kind("polynomial")
 def bernoulli_of_a_parameter_power(rng):
-    n, a, b, y0, end = float(rng.integers(2, 5)), _between(rng, 0.3, 2), _between(rng, 0.2, 2), _between(rng, 0.2, 2), 3.0
+    n, a, b, y0, end = (
+        float(rng.integers(2, 5)),
+        _between(rng, 0.3, 2),
+        _between(rng, 0.2, 2),
+        _between(rng, 0.2, 2),
+        3.0,
+    )
     return _made(
         rng, {"x": "a*x - b*x**n"}, [y0], end, parameters={"a": a, "b": b, "n": n},
         exact=lambda t: np.array([(b / a + (y0 ** (1 - n) - b / a) * math.exp((1 - n) * a * t)) ** (1 / (1 - n))]),
@@ -279,7 +285,9 @@ def coupled_phases(rng):
     equations = {
         a: f"{w} + k*(" + " + ".join(f"sin({b} - {a})" for b in names if b != a) + ")" for a, w in zip(names, speeds)
     }
-    return _made(rng, equations, np.round(rng.uniform(0, 6, d), 3), _between(rng, 1, 8), parameters={"k": _between(rng, 0.1, 2)})
+    return _made(
+        rng, equations, np.round(rng.uniform(0, 6, d), 3), _between(rng, 1, 8), parameters={"k": _between(rng, 0.1, 2)}
+    )
 
 
 @_kind("trigonometric")
@@ -317,9 +325,15 @@ def tank_that_fills(rng):
 
 @_kind("edge")
 def power_from_zero(rng):
-    p, a, k = float(rng.choice([0.2, 1 / 3, 0.5, 2 / 3, 0.75, 0.9, 1.5, 1.2])), _between(rng, 0.2, 2), _signed(rng, 0.1, 1)
+    p, a, k = (
+        float(rng.choice([0.2, 1 / 3, 0.5, 2 / 3, 0.75, 0.9, 1.5, 1.2])),
+        _between(rng, 0.2, 2),
+        _signed(rng, 0.1, 1),
+    )
     power = "x**p" if rng.random() < 0.5 else f"x**{p!r}"
-    return _made(rng, {"x": f"a + k*{power}"}, [0.0], _between(rng, 0.3, 2), parameters={"a": a, "k": k, "p": p}, smooth=False)
+    return _made(
+        rng, {"x": f"a + k*{power}"}, [0.0], _between(rng, 0.3, 2), parameters={"a": a, "k": k, "p": p}, smooth=False
+    )
 
 
 @_kind("edge")
@@ -364,7 +378,13 @@ def power_of_a_whole_parameter_at_zero(rng):
     n = float(rng.integers(0, 4))
     word = "x**n" if rng.random() < 0.6 else f"x**{int(n)}"
     equations = {"x": f"a*{word} + {float(n > 0)} - b*x"}
-    return _made(rng, equations, [0.0], _between(rng, 0.3, 1.2), parameters={"a": _between(rng, 0.2, 1), "b": _between(rng, 0.3, 2), "n": n})
+    return _made(
+        rng,
+        equations,
+        [0.0],
+        _between(rng, 0.3, 1.2),
+        parameters={"a": _between(rng, 0.2, 1), "b": _between(rng, 0.3, 2), "n": n},
+    )
 
 
 @_kind("edge")
@@ -403,7 +423,14 @@ def root_of_the_time_that_is_left(rng):
 @_kind("edge")
 def arc_from_its_end(rng):
     formula = str(rng.choice(["-k*asin(x)", "-a - k*acos(x)", "-a - k*sqrt(1 - x*x)", "-a - k*sqrt(1 - x)"]))
-    return _made(rng, {"x": formula}, [1.0], _between(rng, 0.2, 0.6), parameters={"a": 0.4, "k": _between(rng, 0.2, 1)}, smooth=False)
+    return _made(
+        rng,
+        {"x": formula},
+        [1.0],
+        _between(rng, 0.2, 0.6),
+        parameters={"a": 0.4, "k": _between(rng, 0.2, 1)},
+        smooth=False,
+    )
 
 
 @_kind("edge")
@@ -540,7 +567,9 @@ def diffusion_between_cells(rng):
     for i, name in enumerate(names):
         left, right = names[max(i - 1, 0)], names[min(i + 1, 4)]
         equations[name] = f"k*({left} - 2*{name} + {right}) + {name}*(1 - {name})"
-    return _made(rng, equations, np.round(rng.uniform(0, 1, 5), 3), _between(rng, 0.5, 4), parameters={"k": k}, stiffness=12 * k)
+    return _made(
+        rng, equations, np.round(rng.uniform(0, 1, 5), 3), _between(rng, 0.5, 4), parameters={"k": k}, stiffness=12 * k
+    )
 
 
 # Stiff, and at the edge of a domain.
@@ -620,7 +649,9 @@ def constant_slope(rng):
 def nothing_moves(rng):
     y0 = [0.0, _signed(rng, 1e-2, 1e2)]
     formulas = {"x": str(rng.choice(["0*x", "-x", "x*x", "sin(x)", "sqrt(abs(x)*0)"])), "y": "0*t"}
-    return _made(rng, formulas, y0, _between(rng, 0.1, 10), exact=lambda t: np.array(y0), refusable="sqrt" in formulas["x"])
+    return _made(
+        rng, formulas, y0, _between(rng, 0.1, 10), exact=lambda t: np.array(y0), refusable="sqrt" in formulas["x"]
+    )
 
 
 @_kind("trivial")
@@ -640,7 +671,14 @@ def polynomial_of_the_time(rng):
 def slope_that_starts_at_zero(rng):
     k, n = _between(rng, 0.3, 2), int(rng.integers(1, 7))
     y0, end = float(rng.choice([0.0, 1.0])), _between(rng, 0.5, 2)
-    return _made(rng, {"x": f"k*t**{n}"}, [y0], end, parameters={"k": k}, exact=lambda t: np.array([y0 + k * t ** (n + 1) / (n + 1)]))
+    return _made(
+        rng,
+        {"x": f"k*t**{n}"},
+        [y0],
+        end,
+        parameters={"k": k},
+        exact=lambda t: np.array([y0 + k * t ** (n + 1) / (n + 1)]),
+    )
 
 
 @_kind("trivial")
@@ -693,7 +731,9 @@ def root_below_zero(rng):
     a, k, y0 = _between(rng, 0.3, 2), _between(rng, 0.1, 1), _between(rng, 0.2, 2)
     r = math.sqrt(y0)
     ends = 2 * (r / k - a / k**2 * math.log1p(k * r / a))  # of h' = -a - k sqrt(h) from y0 to 0
-    return _made(rng, {"h": "-a - k*sqrt(h)"}, [y0], ends * _between(rng, 1.2, 3), parameters={"a": a, "k": k}, ends=ends)
+    return _made(
+        rng, {"h": "-a - k*sqrt(h)"}, [y0], ends * _between(rng, 1.2, 3), parameters={"a": a, "k": k}, ends=ends
+    )
 
 
 @_kind("singular")

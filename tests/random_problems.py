@@ -78,7 +78,9 @@ def truth(problem: RandomProblem, ts: np.ndarray, method: str = "LSODA") -> np.n
     return None if states is None else units.scale * states
 
 
-def integrated(problem: RandomProblem, ts: np.ndarray, y0: np.ndarray, method: str, rtol: float = TIGHT) -> np.ndarray | None:
+def integrated(
+    problem: RandomProblem, ts: np.ndarray, y0: np.ndarray, method: str, rtol: float = TIGHT
+) -> np.ndarray | None:
     """Return the states (len(ts), d) by SciPy's "LSODA", "Radau" or "DOP853", none of them interpolated but LSODA's; None where it failed."""
     from scipy.integrate import odeint, solve_ivp
 

@@ -34,7 +34,16 @@ TOLERANCES, OVER_BENDS = 100, 1000  # how many of them an answer may be off by
 
 # Every solver runs on the fast path of every problem; of the slow ones each problem sees four, by turns.
 FAST = ("compiled",)
-SLOW = ("generic", "callable", "independent formulas", "independent callable", "dense", "events", "single", "single callable")
+SLOW = (
+    "generic",
+    "callable",
+    "independent formulas",
+    "independent callable",
+    "dense",
+    "events",
+    "single",
+    "single callable",
+)
 PATHS = (*FAST, *SLOW)
 OF_FORMULAS = ("compiled", "generic", "independent formulas", "single")
 # Steps that explicit solvers may need for stability: those of slow paths take a millisecond each.
@@ -175,7 +184,9 @@ def runs_of(seed: int) -> Iterator[Run]:
 def _run(told: RandomProblem, path: str, solver: str) -> Run:
     rng = np.random.default_rng([17, told.seed, PATHS.index(path), NAMES.index(solver)])
     loose = SOLVERS[solver].order <= 3 or "23" in solver
-    low, high = (3, 4) if path.startswith("single") else (3, 5) if loose or told.bends else (3, 9) if path in FAST else (3, 7)
+    low, high = (
+        (3, 4) if path.startswith("single") else (3, 5) if loose or told.bends else (3, 9) if path in FAST else (3, 7)
+    )
     rtol = 10.0 ** -int(rng.integers(low, high + 1))
     floor = 1e-6 if path.startswith("single") else 1e-13
     atol = max(rtol * told.smallest * 10.0 ** -int(rng.choice([0, 0, 1, 3])), floor) * told.units.scale
@@ -254,7 +265,9 @@ def compared(run: Run, ts: np.ndarray, ys: np.ndarray) -> Verdict | None:
         return None
     worst = np.unravel_index(np.argmax(off / allowed), off.shape)
     return Verdict(
-        run, "wrong", f"{off[worst] / allowed[worst]:.3g} tolerances at t = {float(ts[worst[0]])!r}: {ys[worst]!r} for {reference[worst]!r}"
+        run,
+        "wrong",
+        f"{off[worst] / allowed[worst]:.3g} tolerances at t = {float(ts[worst[0]])!r}: {ys[worst]!r} for {reference[worst]!r}",
     )
 
 
@@ -322,7 +335,9 @@ def _shared(run: Run, ts: np.ndarray, reference: np.ndarray, allowed: np.ndarray
 def _judge_fixed(run: Run) -> Verdict:
     """Take steps, and steps half as long: the answers' difference says how far off they are, and how fast that falls."""
     before, order, gains, verdict = None, SOLVERS[run.solver].order, [], None
-    for factor in (1, 2, 4, 8, 64, 512) if run.path in FAST else (1, 2, 4, 8):  # Euler's may reach another well at first
+    for factor in (
+        (1, 2, 4, 8, 64, 512) if run.path in FAST else (1, 2, 4, 8)
+    ):  # Euler's may reach another well at first
         answers = _answers(run, replace(run, factor=factor).solve())
         if before is not None:
             verdict = _consistent(run, before, answers)
@@ -356,7 +371,9 @@ def _consistent(run: Run, coarse: list, fine: list) -> Verdict | None:
         errors, apart = errors[told], apart[told]
         floor = 1e-4 if run.single else FLOOR
         if not errors.max() <= floor + 10 * apart.max():
-            return Verdict(run, "wrong", f"the error is {errors.max():.3g}, where halved steps change {apart.max():.3g}")
+            return Verdict(
+                run, "wrong", f"the error is {errors.max():.3g}, where halved steps change {apart.max():.3g}"
+            )
     return None
 
 
@@ -396,8 +413,12 @@ def _judge_events(run: Run) -> Verdict:
     if terminal and len(found) and abs(float(solution.ts[-1]) - told.ts[0]) > abs(found[0] - told.ts[0]):
         return Verdict(run, "wrong", f"{what}, and the solution goes on")
     met = np.concatenate([told.ts[:1], found]), np.concatenate([told.y0[None], np.asarray(solution.events.states)])
-    off = np.abs(met[1][1:, which] - level)  # a state is compared with the truth at the time found: it is the one at the level?
-    if (off > run.tolerances * np.maximum(_tolerance(run, met[1])[1:, which], propagated(run, met[0])[1:, which])).any():
+    off = np.abs(
+        met[1][1:, which] - level
+    )  # a state is compared with the truth at the time found: it is the one at the level?
+    if (
+        off > run.tolerances * np.maximum(_tolerance(run, met[1])[1:, which], propagated(run, met[0])[1:, which])
+    ).any():
         return Verdict(run, "wrong", f"{what}, where it is off the level by {off}")
     for ts, ys in (met, (np.asarray(solution.ts), np.asarray(solution.ys))):
         if verdict := len(ts) > 1 and compared(run, ts, ys):

@@ -77,7 +77,9 @@ class Module(nn.Module):
 
 def control_of(solver):
     adaptive, tolerance = SOLVERS[solver].adaptive, tolerance_of(solver)
-    return {"solver": solver, "engine": "torch"} | ({"rtol": tolerance, "atol": tolerance} if adaptive else {"step": 0.06})
+    return {"solver": solver, "engine": "torch"} | (
+        {"rtol": tolerance, "atol": tolerance} if adaptive else {"step": 0.06}
+    )
 
 
 @cache
@@ -269,8 +271,12 @@ DOORS = {
     "NumPy": lambda ts: pn.solve(SWING, Y0.numpy(), ts, solver="Vern7", fused=False, **TIGHT).ys,
     "callable": lambda ts: pn.solve(swing, Y0, ts, solver="DP8", **TIGHT).ys,
     "stiff": lambda ts: pn.solve(SWING, Y0, ts, solver="Rodas5P", **TIGHT).ys,
-    "independent formulas": lambda ts: pn.solve(SWING, Y0[None], ts, batch="independent", solver="Vern7", **TIGHT).ys[:, 0],
-    "independent callable": lambda ts: pn.solve(swing, Y0[None], ts, batch="independent", solver="Vern7", **TIGHT).ys[:, 0],
+    "independent formulas": lambda ts: pn.solve(SWING, Y0[None], ts, batch="independent", solver="Vern7", **TIGHT).ys[
+        :, 0
+    ],
+    "independent callable": lambda ts: pn.solve(swing, Y0[None], ts, batch="independent", solver="Vern7", **TIGHT).ys[
+        :, 0
+    ],
     "independent rows": lambda ts: pn.solve(swing, Y0[None], [ts], batch="independent", solver="Vern7", **TIGHT).ys[0],
     "dense": lambda ts: pn.solve(swing, Y0, [ts[0], ts[-1]], dense=True, solver="Vern7", **TIGHT)(ts),
     "events": lambda ts: pn.solve(swing, Y0, ts, events=pn.Event(never), solver="Vern7", **TIGHT).ys,
@@ -311,7 +317,9 @@ def test_times_that_single_precision_cannot_hold(form, door):
 def test_events_between_times_that_single_precision_cannot_hold(form, independent):
     ts = [LATE, LATE + 0.1, LATE + 0.7]
     y0, more = (Y0[None], {"batch": "independent"}) if independent else (Y0, {})
-    solution = pn.solve(swing, y0, TIMES[form](ts), events=pn.Event(event, terminal=False), solver="Vern7", **TIGHT, **more)
+    solution = pn.solve(
+        swing, y0, TIMES[form](ts), events=pn.Event(event, terminal=False), solver="Vern7", **TIGHT, **more
+    )
     assert solution.events.times.tolist() == pytest.approx([LATE + 0.3], abs=1e-7)
     np.testing.assert_allclose(solution.events.states.reshape(1, 2), swung([LATE, LATE + 0.3])[1:], rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.asarray(solution.ys).reshape(3, 2), swung(ts), rtol=0, atol=1e-6)

@@ -80,17 +80,14 @@ def test_the_ablation_s_targets(cells):
     judged = {row.name: row for row in report.rows if row.target is not None}
     gap = judged["ResNet-4, ANODE above Neural ODE: difference of the means"]
     assert gap.met and gap.ours == pytest.approx(20) and gap.theirs == pytest.approx(29.93)
-    assert len(judged) == 2 and all(
-        "above Neural ODE" in name for name in judged
-    )  # not for one seed of AlexNet
+    assert len(judged) == 2 and all("above Neural ODE" in name for name in judged)  # not for one seed of AlexNet
 
 
 def test_parameters():
     report = find_experiment("anodev2-table3").load()(Context())
     rows = {row.name: row for row in report.rows}
     assert (
-        rows["ResNet-4, baseline: parameters"].ours == 7_706
-        and rows["AlexNet, baseline: parameters"].ours == 1_756_682
+        rows["ResNet-4, baseline: parameters"].ours == 7_706 and rows["AlexNet, baseline: parameters"].ours == 1_756_682
     )
     judged = [row for row in report.rows if row.met is not None]
     assert len(judged) == 8 and all(row.met for row in judged) and len(report.rows) == 12
@@ -154,11 +151,7 @@ def test_recorded_runs_are_shown_as_such(cells, tmp_path, monkeypatch):
 
 def test_where_a_run_was_made_is_said_without_names(monkeypatch):
     found = provenance()
-    assert (
-        set(found) == {"commit", "machine"}
-        and "CPU cores" in found["machine"]
-        and "/" not in found["machine"]
-    )
+    assert set(found) == {"commit", "machine"} and "CPU cores" in found["machine"] and "/" not in found["machine"]
     assert provenance("abc")["commit"] == "abc"
     monkeypatch.setenv("PYNEURALODE_COMMIT", "def")
     assert provenance()["commit"] == "def"

@@ -40,7 +40,8 @@ ARGUMENTS = {
     "atol of the wrong shape": (lambda: solve(atol=[1e-6, 1e-6, 1e-6]), r"atol has shape \(3,\)"),
     "unknown norm": (lambda: solve(norm="sample"), "did you mean 'samples'"),
     "samples that do not match": (
-        lambda: solve(lambda t, y: y, y0=(torch.ones(2, 3), torch.ones(4)), norm="samples"), "first axis counts the samples"
+        lambda: solve(lambda t, y: y, y0=(torch.ones(2, 3), torch.ones(4)), norm="samples"),
+        "first axis counts the samples",
     ),
     "negative step": (lambda: solve(step=-0.1), "step is -0.1"),
     "min above max": (lambda: solve(min_step=2.0, max_step=1.0), "min_step below max_step"),
@@ -65,10 +66,14 @@ ARGUMENTS = {
     "missing parameter": (lambda: solve(parameters={}), "lacks 'A'"),
     "parameter of the wrong shape": (lambda: solve(parameters={"A": np.eye(3)}), r"A has shape \(3, 3\)"),
     "parameter on another device": (lambda: solve(parameters={"A": torch.eye(2, device="meta")}), "A is on meta"),
-    "unknown input map of a matrix": (lambda: pn.Linear(((0.0, 1.0), (1.0, 0.0)), input_map="sin"), "input_map is 'sin', which is not known"),
+    "unknown input map of a matrix": (
+        lambda: pn.Linear(((0.0, 1.0), (1.0, 0.0)), input_map="sin"),
+        "input_map is 'sin', which is not known",
+    ),
     "too much augmentation": (lambda: pn.AugmentedNeuralODE(LINEAR, extra=2), "from 0 to 1"),
     "beyond float32": (
-        lambda: pn.NeuralODE(LINEAR, dtype=torch.float32).set_arrays({"A": 1e300 * np.eye(2)}), "A holds a non-finite number"
+        lambda: pn.NeuralODE(LINEAR, dtype=torch.float32).set_arrays({"A": 1e300 * np.eye(2)}),
+        "A holds a non-finite number",
     ),
     "unknown parameter": (lambda: pn.NeuralODE(LINEAR).set_arrays({"B": np.eye(2)}), "missing or unknown"),
     "dense output not kept": (lambda: solve()(0.5), "dense=True"),

@@ -70,7 +70,8 @@ def test_gradients_of_states_inside_steps(solver, method):
 def test_steps_that_are_good_inside_stay_as_they_are(solver):
     """Robertson's problem: the same steps, whatever is asked for in between, and few evaluations to know it."""
     robertson = pn.Equations(
-        {"a": "k3*b*c - k1*a", "b": "k1*a - k3*b*c - k2*b*b", "c": "k2*b*b"}, parameters={"k1": 0.04, "k2": 3e7, "k3": 1e4}
+        {"a": "k3*b*c - k1*a", "b": "k1*a - k3*b*c - k2*b*b", "c": "k2*b*b"},
+        parameters={"k1": 0.04, "k2": 3e7, "k3": 1e4},
     )
     settings = {"y0": (1.0, 0.0, 0.0), "rtol": 1e-5, "atol": 1e-8}
     few, many = (solve(robertson, ts, solver, **settings) for ts in ([0.0, 1e4], np.linspace(0, 1e4, 200)))

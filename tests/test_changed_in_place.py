@@ -36,7 +36,13 @@ class Buffered:
         turn = self.calls % 2 if self.kind == "two" else 0
         shape = (*y.shape[:-1], 4) if self.kind == "part" else y.shape[::-1] if self.kind == "transposed" else y.shape
         buffer = self.memory.setdefault((turn, shape), torch.empty(shape, dtype=D))
-        view = buffer[..., 1:3] if self.kind == "part" else buffer.permute(*reversed(range(y.ndim))) if self.kind == "transposed" else buffer
+        view = (
+            buffer[..., 1:3]
+            if self.kind == "part"
+            else buffer.permute(*reversed(range(y.ndim)))
+            if self.kind == "transposed"
+            else buffer
+        )
         return view.copy_(fresh(t, y))
 
 
@@ -84,7 +90,9 @@ def test_a_buffer_in_independent_batches(solver, recording):
 def test_conditions_of_events_that_share_a_buffer():
     shared = torch.empty((), dtype=D)
     events = [pn.Event(lambda t, y, i=i: shared.copy_(y[i]), terminal=False) for i in (0, 1)]
-    ours = pn.solve(pn.Linear(((0.0, 1.0), (-1.0, 0.0))), [1.0, 0.5], [0.0, 6.0], events=events, rtol=1e-9, atol=1e-9).events
+    ours = pn.solve(
+        pn.Linear(((0.0, 1.0), (-1.0, 0.0))), [1.0, 0.5], [0.0, 6.0], events=events, rtol=1e-9, atol=1e-9
+    ).events
     exact = np.arctan2(-1, 0.5), np.arctan2(0.5, 1)  # x = cos t + 0.5 sin t and y = 0.5 cos t - sin t
     for which, angle in enumerate(exact):
         np.testing.assert_allclose(ours.times[ours.which == which], angle % np.pi + np.pi * np.arange(2), atol=1e-6)
@@ -95,7 +103,9 @@ def test_conditions_of_events_that_share_a_buffer():
 def test_a_buffer_in_the_drop_in(kind, method):
     if method == "scipy_solver":
         pytest.importorskip("scipy")
-    options = {"step_size": 0.05} if method in ("euler", "midpoint", "rk4", "heun2", "heun3") or "adams" in method else None
+    options = (
+        {"step_size": 0.05} if method in ("euler", "midpoint", "rk4", "heun2", "heun3") or "adams" in method else None
+    )
     t = torch.tensor(TS, dtype=D)
     with torch.no_grad():
         settings = {"method": method, "options": options, "rtol": 1e-4, "atol": 1e-4}
@@ -127,7 +137,9 @@ def test_a_field_that_changes_the_state_in_place_is_refused(start, batch):
     with torch.no_grad(), pytest.raises(pn.ArgumentError, match="in place"):
         pn.solve(f, start, TS, batch=batch)
     with torch.no_grad(), pytest.raises(pn.ArgumentError, match="in place"):
-        pn.odeint(f, tuple(part.clone() for part in start) if isinstance(start, tuple) else start.clone(), torch.tensor(TS))
+        pn.odeint(
+            f, tuple(part.clone() for part in start) if isinstance(start, tuple) else start.clone(), torch.tensor(TS)
+        )
     assert torch.equal(START, before)
 
 
@@ -178,7 +190,9 @@ def gradient_after(change, name, solver, batch, gradient, fused):
     if isinstance(field, nn.Module):
         parameters = dict(field.named_parameters())
     else:
-        parameters = {name: torch.tensor(v, requires_grad=i == 0) for i, (name, v) in enumerate(field.initial(0).items())}
+        parameters = {
+            name: torch.tensor(v, requires_grad=i == 0) for i, (name, v) in enumerate(field.initial(0).items())
+        }
     y0 = START.clone().requires_grad_()
     ts = torch.tensor(TS, dtype=D).requires_grad_()
     settings = {"solver": solver, "batch": batch, "gradient": gradient, "fused": fused, "rtol": 1e-4, "atol": 1e-4}
@@ -231,7 +245,9 @@ def test_starts_of_any_layout_and_use(form, gradient):
     def loss(base, wide, **settings):
         y0 = {"expanded": base.expand(3, 2), "transposed": wide.T, "used twice": base}[form]
         parameters = {"k": base, "q": base} if form == "used twice" else {"k": base}
-        ys = pn.solve(lambda t, y: -base * y * y + 0.1, y0, TS, parameters=parameters, rtol=1e-10, atol=1e-10, **settings).ys
+        ys = pn.solve(
+            lambda t, y: -base * y * y + 0.1, y0, TS, parameters=parameters, rtol=1e-10, atol=1e-10, **settings
+        ).ys
         return ys.square().sum()
 
     leaf = wide if form == "transposed" else base

@@ -78,9 +78,7 @@ def test_the_experiments_are_listed(arguments):
         (["fake", "--out", __file__], "is a file: give a folder."),
     ],
 )
-def test_a_mistake_is_one_sentence_on_stderr_and_status_2(
-    tmp_path, monkeypatch, experiment, arguments, sentence
-):
+def test_a_mistake_is_one_sentence_on_stderr_and_status_2(tmp_path, monkeypatch, experiment, arguments, sentence):
     experiment(lambda context: pytest.fail("computed in spite of a mistake"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")

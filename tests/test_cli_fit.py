@@ -55,10 +55,7 @@ def spiral(ts):
 def table(tmp_path_factory):
     """Forty-one rows of `spiral` in which the first value of a, and others, are missing."""
     ts = np.linspace(1, 9, 41)
-    rows = [
-        f"{t:g},{'' if k % 9 == 0 else f'{a:.6f}'},{b:.4f},x"
-        for k, (t, (a, b)) in enumerate(zip(ts, spiral(ts)))
-    ]
+    rows = [f"{t:g},{'' if k % 9 == 0 else f'{a:.6f}'},{b:.4f},x" for k, (t, (a, b)) in enumerate(zip(ts, spiral(ts)))]
     return write(tmp_path_factory.mktemp("table") / "spiral.csv", "time,a,b,remark", *rows)
 
 
@@ -66,9 +63,7 @@ def table(tmp_path_factory):
 def fitted(table):
     """The folder of a fit, and what the command said."""
     out = table.parent / "fit"
-    result = run(
-        "fit", table, "--columns", "a,b", "--out", out, "--iterations", 100, "--finish", 100, "--hidden", "16"
-    )
+    result = run("fit", table, "--columns", "a,b", "--out", out, "--iterations", 100, "--finish", 100, "--hidden", "16")
     assert result.exit_code == 0, result.stderr
     return out, result
 
@@ -258,12 +253,8 @@ def test_a_fit_that_stops_early_is_written_and_ends_with_1(table, tmp_path, monk
 
 
 @pytest.mark.parametrize("interrupted, status", [(True, 130), (False, 2)])
-def test_a_fit_that_ends_before_its_first_loss_writes_nothing(
-    interrupted, status, table, tmp_path, monkeypatch
-):
-    ended = FitResult(
-        None, np.inf, {}, [], False, interrupted, "stopped in stage 1 of 5, iteration 0: nothing."
-    )
+def test_a_fit_that_ends_before_its_first_loss_writes_nothing(interrupted, status, table, tmp_path, monkeypatch):
+    ended = FitResult(None, np.inf, {}, [], False, interrupted, "stopped in stage 1 of 5, iteration 0: nothing.")
     monkeypatch.setattr("pyneuralode.cli.fitting.fit", lambda *arguments, **settings: ended)
     result = run("fit", table, "--columns", "b", "--out", tmp_path / "fit", *SHORT)
     assert result.exit_code == status and len(result.stderr.splitlines()) == 1
@@ -468,9 +459,7 @@ def test_ctrl_c_writes_the_best_so_far(table, tmp_path):
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 130
-    assert (
-        errors.startswith("The fit was interrupted in stage 1 of 2, iteration ") and errors.count("\n") == 1
-    )
+    assert errors.startswith("The fit was interrupted in stage 1 of 2, iteration ") and errors.count("\n") == 1
     assert errors.endswith("the parameters are the best so far, and are written.\n")
     assert output.splitlines()[-1] == str(out / "metrics.json")
     assert sorted(path.name for path in out.iterdir()) == FILES

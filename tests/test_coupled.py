@@ -138,9 +138,7 @@ def test_gradients_are_those_of_finite_differences(kind, gradient):
     found = gradient_of(model, z)
     assert all(float(p.grad.abs().max()) > 1e-6 for p in model.parameters())
     for seed in range(3):
-        direction = torch.randn(
-            found.numel(), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-        )
+        direction = torch.randn(found.numel(), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
         assert float(found @ direction) == pytest.approx(difference_along(model, z, direction), rel=1e-6)
 
 
@@ -162,9 +160,7 @@ class Fading(nn.Module):
     ids=["kernel in time", "own norms"],
 )
 def test_gradients_with_a_kernel_in_time_and_with_norms_of_every_step(f, options, gradient):
-    model = coupled(
-        operator, f, steps=3, weight_steps=6, solver="RK4", gradient=gradient, **copy.deepcopy(options)
-    )
+    model = coupled(operator, f, steps=3, weight_steps=6, solver="RK4", gradient=gradient, **copy.deepcopy(options))
     z = images()
     found = gradient_of(model, z)
     direction = torch.randn(found.numel(), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -353,9 +349,7 @@ def test_backsolve_tends_to_the_gradient_as_the_steps_shrink(solver, order):
     errors = []
     for steps in (16, 32):
         models = [
-            coupled(
-                lambda: operator("identity"), solver=solver, steps=steps, weight_steps=2 * steps, gradient=g
-            )
+            coupled(lambda: operator("identity"), solver=solver, steps=steps, weight_steps=2 * steps, gradient=g)
             for g in ("Backprop", "Backsolve")
         ]
         exact, found = (gradient_of(model, images()) for model in models)
@@ -408,10 +402,7 @@ def test_checkpointed_blocks_keep_their_inputs_alone():
     z = images(8, 32)
 
     def blocks(gradient, steps=4, count=6):
-        return [
-            CoupledODE(Normed(), {"conv.weight": operator()}, steps=steps, gradient=gradient)
-            for _ in range(count)
-        ]
+        return [CoupledODE(Normed(), {"conv.weight": operator()}, steps=steps, gradient=gradient) for _ in range(count)]
 
     kept = peak(blocks("Backprop"), z) - peak(blocks("Backprop", count=3), z)
     slim = peak(blocks(None), z) - peak(blocks(None, count=3), z)

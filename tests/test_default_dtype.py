@@ -51,7 +51,11 @@ def checked():
 def fitted():
     plan = pn.Stage(pn.LBFGS(), 3)
     settings = {"y0": START, "plan": plan, "weights": [0.3, 0.7, 1.1], "progress": False}
-    return list(pn.fit(pn.NeuralODE(DECAY, **TIGHT), TIMES, [[1.1, 0.3], [0.9, 0.4], [0.6, 0.6]], **settings).parameters.values())
+    return list(
+        pn.fit(
+            pn.NeuralODE(DECAY, **TIGHT), TIMES, [[1.1, 0.3], [0.9, 0.4], [0.6, 0.6]], **settings
+        ).parameters.values()
+    )
 
 
 def flowed():

@@ -91,7 +91,12 @@ def test_near_a_minimum_the_best_step_is_that_of_the_curvature():
 
 
 def test_converged_is_where_neither_iterations_nor_a_step_gain_anything():
-    for descent, improvement, converged in ((1e-9, 1e-9, True), (1e-9, 0.5, False), (0.5, 1e-9, False), (np.nan, 0, False)):
+    for descent, improvement, converged in (
+        (1e-9, 1e-9, True),
+        (1e-9, 0.5, False),
+        (0.5, 1e-9, False),
+        (np.nan, 0, False),
+    ):
         assert Diagnosis((), (), 1.0, descent, improvement, False).converged is converged
 
 
@@ -154,7 +159,10 @@ def test_a_fit_that_cannot_see_or_value_anything_is_refused():
             lambda: fit(pn.Stage(end=1.0), weights=np.where(TS > 2, 1.0, 0.0)),
             "end is 1.0, and no value up to there counts: give a later end",
         ),
-        (lambda: fit(pn.Stage(end=1.0), np.where(TS[:, None] > 2, NOISY, np.nan), mask="nan"), "no value up to there counts"),
+        (
+            lambda: fit(pn.Stage(end=1.0), np.where(TS[:, None] > 2, NOISY, np.nan), mask="nan"),
+            "no value up to there counts",
+        ),
     ):
         with pytest.raises(pn.ArgumentError, match=words):
             setting()
@@ -170,11 +178,11 @@ def test_columns_without_spread_or_values_are_no_failure():
 
 
 def test_a_report_fits_a_screen():
-    many = pn.Equations(
-        {f"x{i}": f"-k{i}*x{i}" for i in range(30)}, parameters={f"k{i}": 0.5 for i in range(30)}
-    )
+    many = pn.Equations({f"x{i}": f"-k{i}*x{i}" for i in range(30)}, parameters={f"k{i}": 0.5 for i in range(30)})
     model = pn.NeuralODE(many, engine="torch")
-    result = pn.fit(model, TS, np.exp(-np.outer(TS, np.linspace(0.1, 1, 30))), y0=np.ones(30), plan=pn.Stage(pn.Adam(), 2))
+    result = pn.fit(
+        model, TS, np.exp(-np.outer(TS, np.linspace(0.1, 1, 30))), y0=np.ones(30), plan=pn.Stage(pn.Adam(), 2)
+    )
     assert "... and 18 more columns" in str(result) and "... and 18 more parameters" in str(result)
     assert len(str(result).splitlines()) < 40 and max(map(len, str(result).splitlines())) < 100
 

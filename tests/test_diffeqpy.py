@@ -335,9 +335,7 @@ def stand_in(stand_in_module, monkeypatch):
 
 def test_sde_reaches_julia_and_comes_back(stand_in):
     start, ts = np.array([[1.0, 2.0]]), [0.0, 0.1, 0.2]
-    solution = pn.solve_sde(
-        lambda t, y: -y + t, lambda t, y: 0.1 * y, start, ts, solver="em", step=0.01, seed=4
-    )
+    solution = pn.solve_sde(lambda t, y: -y + t, lambda t, y: 0.1 * y, start, ts, solver="em", step=0.01, seed=4)
     y, truth = start.copy(), [start.copy()]
     for i in range(20):
         y = y + 0.01 * (-y + 0.01 * i) + 0.1 * 0.1 * y
@@ -347,11 +345,7 @@ def test_sde_reaches_julia_and_comes_back(stand_in):
     seen = stand_in.SEEN
     symbol = stand_in.seval("Symbol")
     assert seen[symbol("types")] == "(Vector{Float64}, UInt64)"
-    assert (
-        int(seen[symbol("seed")]) == 5
-        and seen[symbol("adaptive")] is False
-        and seen[symbol("reltol")] == 0.01
-    )
+    assert int(seen[symbol("seed")]) == 5 and seen[symbol("adaptive")] is False and seen[symbol("reltol")] == 0.01
 
 
 def test_sde_failures_are_ours(stand_in):
@@ -388,9 +382,7 @@ def lacking(main, monkeypatch):
     return installed
 
 
-SENTENCE = (
-    "Julia has no NoSuchPackage, which diffeqpy needs for this: run `pyneuralode setup-julia --with-diffeqpy`"
-)
+SENTENCE = "Julia has no NoSuchPackage, which diffeqpy needs for this: run `pyneuralode setup-julia --with-diffeqpy`"
 
 
 def test_missing_packages_are_named(lacking, monkeypatch):

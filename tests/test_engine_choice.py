@@ -46,7 +46,9 @@ def start(wants_gradient=True):
 
 
 def tableaus_of_julia():
-    return set(re.findall(r'^    Tableau\("(\w+)"', (sources.folder() / "src" / "tableaus.jl").read_text(), re.MULTILINE))
+    return set(
+        re.findall(r'^    Tableau\("(\w+)"', (sources.folder() / "src" / "tableaus.jl").read_text(), re.MULTILINE)
+    )
 
 
 @pytest.mark.parametrize("wants_gradient", [True, False])
@@ -65,7 +67,9 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
         if engines:
             assert solve() == ("julia" if "julia" in engines else "torch"), (gradient, fused)
         else:
-            with pytest.raises(pn.ArgumentError, match=r"is not in the torch engine, and .*: (write gradient=|change one)"):
+            with pytest.raises(
+                pn.ArgumentError, match=r"is not in the torch engine, and .*: (write gradient=|change one)"
+            ):
                 solve()
 
 
@@ -113,7 +117,9 @@ def test_gradients_that_only_parameters_or_times_want_count(ready):
 def test_the_fields_that_auto_gives_to_julia_are_those_that_julia_makes():
     code = "".join(file.read_text() for file in (sources.folder() / "src").rglob("*.jl"))
     table = re.search(r"^const FIELDS = .*?^\)", code, re.MULTILINE | re.DOTALL)[0]
-    made = set(re.findall(r'^FIELDS\["(\w+)"\]', code, re.MULTILINE)) | set(re.findall(r'^    "(\w+)" =>', table, re.MULTILINE))
+    made = set(re.findall(r'^FIELDS\["(\w+)"\]', code, re.MULTILINE)) | set(
+        re.findall(r'^    "(\w+)" =>', table, re.MULTILINE)
+    )
     assert {kind.__name__ for kind in julia_solve.FIELDS} == made
 
 
@@ -141,7 +147,9 @@ def test_a_gradient_that_julia_has_not_is_torchs_own(julia, monkeypatch):
             found.append(y0.grad)
         torch.testing.assert_close(*found, rtol=0, atol=0)
     y0 = start()
-    pn.solve(FIELD, y0, TIMES, solver="FBDF", gradient="Interpolating", rtol=1e-9, atol=1e-9).ys.square().sum().backward()
+    pn.solve(
+        FIELD, y0, TIMES, solver="FBDF", gradient="Interpolating", rtol=1e-9, atol=1e-9
+    ).ys.square().sum().backward()
     truth = start()
     pn.solve(FIELD, truth, TIMES, engine="torch", solver="DP8", rtol=1e-11, atol=1e-11).ys.square().sum().backward()
     torch.testing.assert_close(y0.grad, truth.grad, rtol=1e-5, atol=1e-6)

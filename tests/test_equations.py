@@ -236,8 +236,16 @@ def test_a_formula_read_in_pieces_is_the_same_formula(monkeypatch):
 
     monkeypatch.setattr(equations, "ast", SimpleNamespace(**{**vars(ast), "parse": limited}))
     assert pn.Equations({"x": total}, names).steps == whole.steps
-    for wrong, words in (("== 1", "write it with"), ("// 2", "write it with"), ("+ 1/0", "'1/0', which is no finite"), ("^ 2", "for a power"),
-                         ("if x else 0", "write it with"), ("+ z", "is 'z', which is not known"), ("+", "cannot be read"), (")", "cannot be read")):
+    for wrong, words in (
+        ("== 1", "write it with"),
+        ("// 2", "write it with"),
+        ("+ 1/0", "'1/0', which is no finite"),
+        ("^ 2", "for a power"),
+        ("if x else 0", "write it with"),
+        ("+ z", "is 'z', which is not known"),
+        ("+", "cannot be read"),
+        (")", "cannot be read"),
+    ):
         with pytest.raises(pn.ArgumentError, match=words):
             pn.Equations({"x": f"x + k*x + k*x*2 + k*x*3 + k*x*4 + x {wrong}"}, names)
     with pytest.raises(pn.ArgumentError, match="nested too deeply"):

@@ -117,7 +117,9 @@ def test_tuples_and_described_fields():
     assert solution.events.states[0].shape == (1, 2) and solution.events.states[1].shape == (1,)
     assert float(solution.events.states[0][0, 0]) == pytest.approx(0.5)
     spring = pn.Equations({"x": "v", "v": "-x"})
-    found = pn.NeuralODE(spring, fused=False, **TIGHT).solve(START, [0.0, 9.0], events=pn.Event(lambda t, y: y[0])).events
+    found = (
+        pn.NeuralODE(spring, fused=False, **TIGHT).solve(START, [0.0, 9.0], events=pn.Event(lambda t, y: y[0])).events
+    )
     assert found.times[0] == pytest.approx(math.pi)
 
 
@@ -289,7 +291,9 @@ def test_gradients_of_samples_pass_the_end_of_others(gradient):
 # Inside one step: y = t is what every method solves in a single one.
 
 SOLVERS = ["Tsit5", "Vern7", "DP8", "RK4", "Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"]
-PATHS = pytest.mark.parametrize("solver, batch", [(solver, batch) for solver in SOLVERS for batch in ("joint", "independent")])
+PATHS = pytest.mark.parametrize(
+    "solver, batch", [(solver, batch) for solver in SOLVERS for batch in ("joint", "independent")]
+)
 
 
 def one_step(solver, batch, events, start=0.0, end=1.0, ts=None):
@@ -343,13 +347,17 @@ def test_a_condition_that_is_nan_is_refused_with_the_time(solver, batch, sign):
     harmless = pn.Event(lambda t, y: y[..., 0] + sign * 5)
     name = "sample 0: the condition" if batch == "independent" else "the condition"
     for events in ([harmless, pn.Event(lost)], [at(1.25), pn.Event(lost)]):
-        with pytest.raises(pn.SolverError, match=rf"^{name} of event 1 is NaN at t = {sign * 1.2:g}: return a number") as caught:
+        with pytest.raises(
+            pn.SolverError, match=rf"^{name} of event 1 is NaN at t = {sign * 1.2:g}: return a number"
+        ) as caught:
             one_step(solver, batch, events, 0.0, sign * 2.0)
         assert caught.value.t == pytest.approx(sign * 1.2, rel=1e-12)
     with pytest.raises(pn.SolverError, match=rf"^{name} of event 0 is NaN at t = 0:"):
         one_step(solver, batch, pn.Event(lambda t, y: y[..., 0] * math.nan), 0.0, sign * 2.0)
     gap = pn.Event(lambda t, y: torch.where((y[..., 0] - sign).abs() < 0.01, math.nan, y[..., 0] - sign))
-    with pytest.raises(pn.SolverError, match=rf"^{name} of event 0 is NaN at t = {'' if sign > 0 else '-'}(1|0.99|1.0)"):
+    with pytest.raises(
+        pn.SolverError, match=rf"^{name} of event 0 is NaN at t = {'' if sign > 0 else '-'}(1|0.99|1.0)"
+    ):
         one_step(solver, batch, gap, 0.0, sign * 2.0)
 
     for ending, expected in ((at(1.15), 1.15), (pn.Event(lambda t, y: lost(t, y) - 0.1), 1.19)):
@@ -385,8 +393,12 @@ def test_a_zero_counts_where_it_is_reached(solver, batch):
     ):
         _, times, _ = one_step(solver, batch, pn.Event(condition, terminal=False))
         np.testing.assert_allclose(times, expected, rtol=1e-9)
-    solution, times, _ = one_step(solver, batch, pn.Event(lambda t, y: t.reshape(y.shape[:-1]) - 0.5), ts=[0.0, 0.5, 1.0])
-    assert times == pytest.approx([0.5]) and np.isfinite(solution.ys[:2]).all() and not np.isfinite(solution.ys[2:]).any()
+    solution, times, _ = one_step(
+        solver, batch, pn.Event(lambda t, y: t.reshape(y.shape[:-1]) - 0.5), ts=[0.0, 0.5, 1.0]
+    )
+    assert (
+        times == pytest.approx([0.5]) and np.isfinite(solution.ys[:2]).all() and not np.isfinite(solution.ys[2:]).any()
+    )
 
 
 def test_a_condition_is_asked_in_order_and_no_more_than_needed():
@@ -422,7 +434,9 @@ def test_conditions_of_samples_see_all_of_them(solver, shape):
     assert solution.events.samples.tolist() == [0, 1, 2]
     (gradient,) = torch.autograd.grad(solution.events.times.sum(), y0)
     torch.testing.assert_close(gradient.flatten(1)[:, 0], 1 / start, rtol=1e-6, atol=0)
-    with pytest.raises(pn.ArgumentError, match=r"event 0 returns shape \(3, 1\): it must return one number for each sample"):
+    with pytest.raises(
+        pn.ArgumentError, match=r"event 0 returns shape \(3, 1\): it must return one number for each sample"
+    ):
         bad = pn.Event(lambda t, y: y.flatten(1)[:, :1])
         pn.solve(lambda t, y: -y, y0.detach(), [0.0, 9.0], solver=solver, batch="independent", events=bad)
 
@@ -451,7 +465,9 @@ def test_events_are_those_of_scipy_in_small_steps(seed):
         lambda t, y: np.cos(speed * t) + 0.5 * y[1],
     ]
     small = {"max_step": 0.02, "rtol": 1e-9, "atol": 1e-9}
-    expected = solve_ivp(lambda t, y: [y[1], -damping * y[1] - pull * np.sin(y[0])], span, y0, events=conditions, **small).t_events
+    expected = solve_ivp(
+        lambda t, y: [y[1], -damping * y[1] - pull * np.sin(y[0])], span, y0, events=conditions, **small
+    ).t_events
 
     def swing(t, y):
         return torch.stack([y[..., 1], -damping * y[..., 1] - pull * torch.sin(y[..., 0])], -1)
@@ -580,7 +596,14 @@ def test_a_condition_that_is_no_number_is_refused(wrong, found, batch):
     fall = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})
     y0 = torch.tensor([[10.0, 0.0]], dtype=torch.float64)
     with pytest.raises(pn.ArgumentError, match=f"event 0 returns {found}: return a number that crosses zero"):
-        pn.solve(fall, y0 if batch == "independent" else y0[0], [0.0, 5.0], events=pn.Event(wrong), batch=batch, engine="torch")
+        pn.solve(
+            fall,
+            y0 if batch == "independent" else y0[0],
+            [0.0, 5.0],
+            events=pn.Event(wrong),
+            batch=batch,
+            engine="torch",
+        )
 
 
 def test_a_condition_in_numpy_is_found_where_the_state_is_numpy_and_not_differentiated_without_a_word():

@@ -173,7 +173,9 @@ def test_second_derivatives_through_times(batch):
 def test_second_derivatives_of_a_decay_by_its_times():
     """y = exp(-k (t1 - t0)) in closed form, by k and then a time, and the other way about."""
     k, t0, t1 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.5, 0.1, 1.7))
-    y = pn.solve(lambda t, y: -k * y, torch.ones((), dtype=torch.float64), torch.stack([t0, t1]), rtol=1e-11, atol=1e-11).ys[-1]
+    y = pn.solve(
+        lambda t, y: -k * y, torch.ones((), dtype=torch.float64), torch.stack([t0, t1]), rtol=1e-11, atol=1e-11
+    ).ys[-1]
     exact = torch.exp(-k * (t1 - t0))
     for first in (k, t0, t1):
         ours, theirs = (torch.autograd.grad(value, first, create_graph=True)[0] for value in (y, exact))
@@ -308,13 +310,17 @@ def test_forward_mode_through_events():
         dual = torch.autograd.forward_ad.make_dual(height, torch.ones_like(height))
         tangent = torch.autograd.forward_ad.unpack_dual(fall(dual)).tangent
     time = np.sqrt(20 / 9.81)
-    torch.testing.assert_close(tangent, torch.tensor([time / 20, -9.81 * time / 20], dtype=torch.float64), rtol=1e-7, atol=0)
+    torch.testing.assert_close(
+        tangent, torch.tensor([time / 20, -9.81 * time / 20], dtype=torch.float64), rtol=1e-7, atol=0
+    )
 
 
 @pytest.mark.parametrize("method", ["dopri5", "rk4", "implicit_adams"])
 @pytest.mark.parametrize("moved", ["y0", "t", "k"])
 def test_forward_mode_through_the_drop_in(moved, method):
-    point = {name: torch.tensor(v, dtype=torch.float64) for name, v in (("y0", [0.8]), ("t", [0.2, 0.5, 1.3]), ("k", 0.7))}
+    point = {
+        name: torch.tensor(v, dtype=torch.float64) for name, v in (("y0", [0.8]), ("t", [0.2, 0.5, 1.3]), ("k", 0.7))
+    }
     along = {"y0": [0.5], "t": [0.1, 0.2, 0.3], "k": 0.4}
 
     def solve(odeint, x, **more):
@@ -369,7 +375,12 @@ SENSITIVE = {  # a singular sensitivity, huge and tiny ones, kinks, exact zeros:
     "huge growth": (lambda t, y, p: p[0] * y, [1.0], [4.0], {}),
     "kink": (lambda t, y, p: torch.stack([y[1], 0.1 - p[0] * torch.relu(y[0])]), [1.0, 0.0], [1.0], {}),
     "only relative": (lambda t, y, p: torch.stack([-p[0] * y[0], -p[1] * y[1]]), [1.0, 2.0], [0.3, 0.5], {"atol": 0.0}),
-    "own tolerances": (lambda t, y, p: torch.stack([-p[0] * y[0], y[0] - p[1] * y[1]]), [1.0, 2.0], [0.3, 0.5], {"atol": [1e-12, 1e-5]}),
+    "own tolerances": (
+        lambda t, y, p: torch.stack([-p[0] * y[0], y[0] - p[1] * y[1]]),
+        [1.0, 2.0],
+        [0.3, 0.5],
+        {"atol": [1e-12, 1e-5]},
+    ),
 }
 
 
@@ -381,7 +392,15 @@ def test_forward_mode_gradients_take_the_states_own_steps(name, solver):
     found = {}
     for gradient in ("Backprop", "ForwardMode"):
         y0, p = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (start, parameters))
-        solution = pn.solve(lambda t, y, p=p: field(t, y, p), y0, [0.0, 5.0], parameters={"p": p}, gradient=gradient, solver=solver, **settings)
+        solution = pn.solve(
+            lambda t, y, p=p: field(t, y, p),
+            y0,
+            [0.0, 5.0],
+            parameters={"p": p},
+            gradient=gradient,
+            solver=solver,
+            **settings,
+        )
         found[gradient] = solution, torch.autograd.grad(solution.ys[-1].sum(), [y0, p])
     (ours, gradients), (theirs, expected) = found["ForwardMode"], found["Backprop"]
     assert (ours.accepted, ours.rejected) == (theirs.accepted, theirs.rejected)
@@ -413,7 +432,13 @@ def test_a_recorded_stiff_solve_costs_the_same_for_every_step(solver):
         taken = []
         for _ in range(3):
             began = time.thread_time()
-            ys = pn.solve(lambda t, y: -k * y * y + torch.cos(t), torch.ones(2, dtype=torch.float64), [0.0, 1.0], solver=solver, step=1 / steps).ys
+            ys = pn.solve(
+                lambda t, y: -k * y * y + torch.cos(t),
+                torch.ones(2, dtype=torch.float64),
+                [0.0, 1.0],
+                solver=solver,
+                step=1 / steps,
+            ).ys
             taken.append(time.thread_time() - began)
             assert torch.autograd.grad(ys[-1].sum(), k)[0].abs().min() > 0
         return min(taken)
@@ -443,7 +468,9 @@ POINTS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("solver", some_of([name for name in TORCH_SOLVERS if SOLVERS[name].kind == "explicit"], "Tsit5", "RK4"))
+@pytest.mark.parametrize(
+    "solver", some_of([name for name in TORCH_SOLVERS if SOLVERS[name].kind == "explicit"], "Tsit5", "RK4")
+)
 @pytest.mark.parametrize("name", POINTS)
 def test_where_a_derivative_is_infinite_or_zero(name, solver, method):
     """Right, refused, or not finite: never another number."""
@@ -451,7 +478,9 @@ def test_where_a_derivative_is_infinite_or_zero(name, solver, method):
     k, y0 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (parameter, [0.0]))
     settings = {"rtol": 1e-5, "atol": 1e-6} if SOLVERS[solver].adaptive else {"step": 0.01}
     try:
-        ys = pn.solve(lambda t, y: field(t, y, k), y0, [0.0, 2.0], parameters={"k": k}, gradient=method, solver=solver, **settings).ys
+        ys = pn.solve(
+            lambda t, y: field(t, y, k), y0, [0.0, 2.0], parameters={"k": k}, gradient=method, solver=solver, **settings
+        ).ys
         found = torch.autograd.grad(ys[-1].sum(), [k, y0])
     except pn.SolverError as error:
         assert "finite" in str(error)
@@ -465,5 +494,7 @@ def test_where_a_derivative_is_infinite_or_zero(name, solver, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_parameter_with_two_names_counts_once(method):
     k, y0 = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.ones(1, 1, dtype=torch.float64)
-    ys = pn.solve(lambda t, y: -k * y, y0, [0.0, 1.0], parameters={"k": k, "rate": k}, gradient=method, rtol=1e-9, atol=1e-9).ys
+    ys = pn.solve(
+        lambda t, y: -k * y, y0, [0.0, 1.0], parameters={"k": k, "rate": k}, gradient=method, rtol=1e-9, atol=1e-9
+    ).ys
     assert abs(float(torch.autograd.grad(ys[-1].sum(), k)[0]) + np.exp(-0.5)) < 1e-6

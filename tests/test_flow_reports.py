@@ -81,9 +81,7 @@ def test_training_on_the_flag_reaches_below_half_of_the_way_in_150_updates():
 
 def test_the_reports_set_up_is_the_reports():
     assert (THEIRS.times, THEIRS.solver, THEIRS.tolerance) == ((0.0, 10.0), "DP5", 1e-5)
-    assert (
-        (THEIRS.updates, THEIRS.batch, THEIRS.rate) == (OURS.updates, OURS.batch, 1e-3) == (1000, 512, 1e-3)
-    )
+    assert (THEIRS.updates, THEIRS.batch, THEIRS.rate) == (OURS.updates, OURS.batch, 1e-3) == (1000, 512, 1e-3)
     assert THEIRS.learning_rate(0) == THEIRS.learning_rate(999) == 1e-3
     assert THEIRS.field(NETS[0].field) == NETS[0].field
 
@@ -94,9 +92,7 @@ def test_a_film_goes_from_the_base_to_the_data():
     flow.set_arrays(spread(field, 0))
     extent = (-4.0, 4.0, -2.0, 2.0)
     times, densities, samples = film(flow, 3, extent, pixels=41, samples=30)
-    assert (
-        times.tolist() == [0.0, 0.5, 1.0] and densities.shape == (3, 21, 41) and samples.shape == (3, 30, 2)
-    )
+    assert times.tolist() == [0.0, 0.5, 1.0] and densities.shape == (3, 21, 41) and samples.shape == (3, 30, 2)
     assert densities[0].max() == pytest.approx(1 / (2 * math.pi), rel=1e-5)
     grid = grid_of(extent, 41)
     np.testing.assert_allclose(densities[2], np.exp(log_density_on(flow, grid)), rtol=1e-4)
@@ -104,9 +100,7 @@ def test_a_film_goes_from_the_base_to_the_data():
     half = ContinuousFlow(field, times=(0.0, 0.5), engine="torch")
     half.set_arrays(flow.arrays())
     x, logs = half.sample_and_log_prob(5, seed=1)
-    np.testing.assert_allclose(
-        log_density_on(flow, x.detach().numpy(), 0.5), logs.detach().numpy(), atol=1e-3
-    )
+    np.testing.assert_allclose(log_density_on(flow, x.detach().numpy(), 0.5), logs.detach().numpy(), atol=1e-3)
 
 
 def test_animations_are_written_as_gif(tmp_path):
@@ -167,11 +161,7 @@ def _fail(advance):
 def test_the_longest_jobs_are_known():
     jobs = {net.name: flag_table._job(net.name, net.field, OURS, 0, _Context, 10) for net in NETS}
     weights = {name: flag_table._weight(job) for name, job in jobs.items()}
-    assert (
-        weights["5-layer FC 64-128-128-64"]
-        > weights["4-layer concat 32-64-32"]
-        > weights["2-layer FC, hidden 5"]
-    )
+    assert weights["5-layer FC 64-128-128-64"] > weights["4-layer concat 32-64-32"] > weights["2-layer FC, hidden 5"]
 
 
 class _Context:
@@ -208,9 +198,7 @@ def test_fit_density_answers_mistakes_in_a_sentence(tmp_path):
         (["flat.png", "--frames", "1"], "frames is 1"),
     ):
         path, *rest = arguments
-        done = CliRunner().invoke(
-            app, ["fit-density", str(tmp_path / path), "--out", str(tmp_path / "o"), *rest]
-        )
+        done = CliRunner().invoke(app, ["fit-density", str(tmp_path / path), "--out", str(tmp_path / "o"), *rest])
         assert done.exit_code == 2 and words in done.output, done.output
     assert not (tmp_path / "o").exists()
 

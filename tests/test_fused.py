@@ -27,13 +27,20 @@ def net(rng, depth, **settings):
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks_run_free_as_on_the_generic_path(seed):
     rng = np.random.default_rng(seed)
-    field = net(rng, 1 + seed % 4, activation=ACTIVATIONS[seed % len(ACTIVATIONS)],
-                input_map=INPUT_MAPS[seed % 3], input_scale=1.5, output_scale=0.7)
+    field = net(
+        rng,
+        1 + seed % 4,
+        activation=ACTIVATIONS[seed % len(ACTIVATIONS)],
+        input_map=INPUT_MAPS[seed % 3],
+        input_scale=1.5,
+        output_scale=0.7,
+    )
     shape = [(), (3,), (2, 2)][seed % 3]
     ts = np.sort(rng.uniform(0, 2, size=9))[:: 1 if seed % 2 else -1]
     y0 = 0.5 * rng.normal(size=(*shape, field.dim))
-    results = both(field, y0, ts.copy(), seed=seed, rtol=1e-6, atol=1e-8,
-                   solver=("Tsit5", "Vern7", "DP8", "BS3", "DP5")[seed % 5])
+    results = both(
+        field, y0, ts.copy(), seed=seed, rtol=1e-6, atol=1e-8, solver=("Tsit5", "Vern7", "DP8", "BS3", "DP5")[seed % 5]
+    )
     for a, b in zip((results[0][0].ys, *results[0][1]), (results[1][0].ys, *results[1][1])):
         assert (a - b).abs().max() <= 1e-5 * (1 + b.abs().max())
 
@@ -55,7 +62,9 @@ def test_random_networks_agree_within_ten_units_in_the_last_place_a_step(seed, d
     field = net(rng, 1 + seed % 4, activation=ACTIVATIONS[seed % len(ACTIVATIONS)])
     y0 = rng.normal(size=(3, field.dim))
     solver = ("Tsit5", "Vern7", "DP8", "RK4")[seed % 4]
-    (ours, our_grads), (theirs, their_grads) = both(field, y0, [0.0, 0.5], dtype=dtype, seed=seed, solver=solver, step=0.5 / steps)
+    (ours, our_grads), (theirs, their_grads) = both(
+        field, y0, [0.0, 0.5], dtype=dtype, seed=seed, solver=solver, step=0.5 / steps
+    )
     for mine, other in (((ours.ys,), (theirs.ys,)), (our_grads, their_grads)):
         unit = np.spacing(max(value.detach().abs().max().numpy() for value in other))
         worst = max(float((a - b).detach().abs().max()) for a, b in zip(mine, other))
@@ -136,12 +145,15 @@ def test_times_have_gradients():
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("matrix, y0, ts, control", [
-    ([[1e308]], [1e10], [0.0, 1.0], {}),
-    ([[1.0]], [1.0], [0.0, 50.0], dict(max_steps=7)),
-    ([[1.0]], [1.0], [0.0, 2.0], dict(input_map="square")),
-    ([[-50.0]], [1.0], [0.0, 1.0], dict(min_step=0.05, first_step=0.06)),
-])
+@pytest.mark.parametrize(
+    "matrix, y0, ts, control",
+    [
+        ([[1e308]], [1e10], [0.0, 1.0], {}),
+        ([[1.0]], [1.0], [0.0, 50.0], dict(max_steps=7)),
+        ([[1.0]], [1.0], [0.0, 2.0], dict(input_map="square")),
+        ([[-50.0]], [1.0], [0.0, 1.0], dict(min_step=0.05, first_step=0.06)),
+    ],
+)
 def test_failures_speak_as_the_generic_path_does(matrix, y0, ts, control):
     field = Linear(matrix, input_map=control.pop("input_map", "identity"))
     said = []

@@ -113,7 +113,9 @@ def test_what_no_kernel_knows():
 
 
 def test_failures_name_their_cause():
-    flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch", dtype=torch.float64, max_steps=2, rtol=1e-9, atol=1e-9)
+    flow = pn.ContinuousFlow(
+        FIELDS["hypernetwork"], engine="torch", dtype=torch.float64, max_steps=2, rtol=1e-9, atol=1e-9
+    )
     with pytest.raises(pn.SolverError, match="max_steps = 2"):
         flow.log_prob(torch.zeros(3, 2))
     flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch", rtol=1e-9, atol=1e-9)
@@ -149,7 +151,9 @@ def test_forward_mode_is_not_lost_without_a_word():
     def tangent(fused):
         flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch", dtype=torch.float64, fused=fused, seed=0)
         with forward_ad.dual_level(), torch.no_grad():
-            return forward_ad.unpack_dual(flow.log_prob(forward_ad.make_dual(state, torch.ones_like(state)))).tangent, flow
+            return forward_ad.unpack_dual(
+                flow.log_prob(forward_ad.make_dual(state, torch.ones_like(state)))
+            ).tangent, flow
 
     with pytest.raises(pn.ArgumentError, match="forward mode"):
         tangent(fused=True)

@@ -165,7 +165,10 @@ def test_described_fields_are_programs_too():
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5", "KenCarp4"])
 def test_robertson_has_the_published_gradient(solver):
-    k = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in ROBERTSON.initial().items()}
+    k = {
+        name: torch.tensor(value, dtype=torch.float64, requires_grad=True)
+        for name, value in ROBERTSON.initial().items()
+    }
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
     solution = solve(ROBERTSON, y0, [0.0, 40.0], parameters=k, solver=solver, rtol=1e-8, atol=1e-12)
     assert solution.engine == "torch (fused)"
@@ -226,7 +229,9 @@ def test_times_have_gradients():
     grads = []
     for compiled in (True, False):
         ts = torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64, requires_grad=True)
-        ys = solve(VAN_DER_POL, torch.tensor([1.0, 0.0], dtype=torch.float64), ts, fused=compiled, rtol=1e-9, atol=1e-9).ys
+        ys = solve(
+            VAN_DER_POL, torch.tensor([1.0, 0.0], dtype=torch.float64), ts, fused=compiled, rtol=1e-9, atol=1e-9
+        ).ys
         grads.append(torch.autograd.grad(ys.pow(2).sum(), ts)[0])
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
 
@@ -303,12 +308,15 @@ def test_a_sample_that_fails_is_named():
         each(y0, [[0.0, 1.0], [0.0, 500.0], [0.0, 1.0]], torch.tensor([1.0, 9.0, 1.0]).double(), max_steps=40)
 
 
-@pytest.mark.parametrize("formula, y0, ts, control", [
-    ("1/(x - 1)", [1.0], [0.0, 1.0], {}),
-    ("x", [1.0], [0.0, 50.0], {"max_steps": 7}),
-    ("x**2", [1.0], [0.0, 2.0], {}),
-    ("-50*x", [1.0], [0.0, 1.0], {"min_step": 0.05, "first_step": 0.06}),
-])
+@pytest.mark.parametrize(
+    "formula, y0, ts, control",
+    [
+        ("1/(x - 1)", [1.0], [0.0, 1.0], {}),
+        ("x", [1.0], [0.0, 50.0], {"max_steps": 7}),
+        ("x**2", [1.0], [0.0, 2.0], {}),
+        ("-50*x", [1.0], [0.0, 1.0], {"min_step": 0.05, "first_step": 0.06}),
+    ],
+)
 def test_failures_speak_as_the_generic_path_does(formula, y0, ts, control):
     said = []
     for compiled in (True, False):
@@ -370,7 +378,8 @@ def test_a_step_whose_newton_iterations_fail_is_not_taken(solver, tolerance):
     field = pn.Equations({"x": "v", "v": "mu*(1 - x**2)*v - x"}, {"mu": 1000.0})
     ts = np.linspace(0, 3000, 31)
     ours, theirs = (
-        solve(field, [2.0, 0.0], ts, solver=solver, rtol=tolerance, atol=tolerance, fused=fused) for fused in (True, False)
+        solve(field, [2.0, 0.0], ts, solver=solver, rtol=tolerance, atol=tolerance, fused=fused)
+        for fused in (True, False)
     )
     assert np.isfinite(ours.ys).all()
     # x only: between two jumps it is slow, and known to the tolerance but for the moments of the jumps.

@@ -104,9 +104,7 @@ def test_euler_is_the_residual_loop_written_by_hand(gradient):
 
 def test_the_exact_solution_of_a_linear_ode():
     x = images(3, 7)
-    decay = ODEBlock(
-        lambda t, x: -x * t, times=(1.0, 2.0), rtol=1e-10, atol=1e-10, gradient="Backprop", **CPU
-    )
+    decay = ODEBlock(lambda t, x: -x * t, times=(1.0, 2.0), rtol=1e-10, atol=1e-10, gradient="Backprop", **CPU)
     torch.testing.assert_close(decay(x), x * math.exp(-1.5), rtol=1e-8, atol=0)
     back = ODEBlock(lambda t, x: -x * t, times=(2.0, 1.0), rtol=1e-10, atol=1e-10, gradient="Backprop", **CPU)
     torch.testing.assert_close(back(decay(x)), x, rtol=1e-8, atol=0)
@@ -240,9 +238,7 @@ def test_a_described_field_is_the_module_of_the_same_weights(engine, request):
         def forward(self, t, x):
             for k in (1, 2):
                 joined = torch.cat([x, t.expand_as(x[:, :1])], 1)
-                x = functional.conv2d(
-                    joined, self.weights[f"weight_{k}"], self.weights[f"bias_{k}"], padding=1
-                )
+                x = functional.conv2d(joined, self.weights[f"weight_{k}"], self.weights[f"bias_{k}"], padding=1)
                 x = torch.tanh(x) if k == 1 else x
             return x
 
@@ -393,9 +389,7 @@ def test_wrong_dynamics_and_inputs():
     with pytest.raises(ArgumentError, match="make the field a torch.nn.Module"):
         ODEBlock(lambda t, x: scale * x, **CPU)(images(2, 3))
     with pytest.raises(SolverError, match="non-finite"):
-        ODEBlock(lambda t, x: 1e30 * x**3, solver="Euler", steps=20, gradient="Backprop", **CPU)(
-            1 + images(2, 3)
-        )
+        ODEBlock(lambda t, x: 1e30 * x**3, solver="Euler", steps=20, gradient="Backprop", **CPU)(1 + images(2, 3))
 
 
 def test_dropout_in_dynamics_needs_backprop():

@@ -102,9 +102,7 @@ def test_histograms_as_a_map_give_exactly_their_own_bits(digits):
 
 
 def test_bits_of_uniform_pixels_behind_a_logit_by_quadrature():
-    flow = still(
-        ImageFlow(("cnf",), shape=(1, 8, 8), hidden=(2,), entry="logit", alpha=0.05, centre=0.3, scale=1.5)
-    )
+    flow = still(ImageFlow(("cnf",), shape=(1, 8, 8), hidden=(2,), entry="logit", alpha=0.05, centre=0.3, scale=1.5))
     x = (np.arange(100_000) + 0.5) / 100_000
     inside = 0.05 + 0.9 * x
     z = (np.log(inside / (1 - inside)) - 0.3) / 1.5
@@ -134,9 +132,7 @@ def test_the_density_is_the_determinant_of_the_map(entry):
         flow.prior_mean += torch.linspace(-1, 1, 16)
         flow.prior_log_scale += torch.linspace(0.5, -0.5, 16)
     x = torch.rand(1, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    matrix = torch.autograd.functional.jacobian(lambda x: flow._encode(x, 0, False, False)[0][0], x).reshape(
-        16, 16
-    )
+    matrix = torch.autograd.functional.jacobian(lambda x: flow._encode(x, 0, False, False)[0][0], x).reshape(16, 16)
     prior = torch.distributions.Normal(flow.prior_mean, flow.prior_log_scale.exp())
     exact = prior.log_prob(flow.encode(x)[0]).sum() + torch.linalg.slogdet(matrix)[1]
     with torch.no_grad():
@@ -191,9 +187,7 @@ def test_every_image_comes_once_an_epoch(digits, monkeypatch):
 
     seen = []
     monkeypatch.setattr(training, "dequantise", lambda p, seed: seen.append(p.clone()) or dequantise(p, seed))
-    setup = Setup(
-        {"steps": ("cnf",), "hidden": (1,), "entry": "logit"}, 4, 20, solver="Euler", control={"step": 1.0}
-    )
+    setup = Setup({"steps": ("cnf",), "hidden": (1,), "entry": "logit"}, 4, 20, solver="Euler", control={"step": 1.0})
     train_image_flow(setup, digits[:40] + np.arange(40, dtype=np.uint8)[:, None, None], digits[:20])
     first, second = (torch.cat(seen[k : k + 2])[:, 0, 0, 0].tolist() for k in (0, 2))
     assert sorted(first) == sorted(second) == list(range(40)) and first != second
@@ -351,9 +345,7 @@ def test_two_processes_train_as_one(tmp_path, data):
     ):
         out = tmp_path / f"out{len(start)}"
         options = ["--data", str(data), "--out", str(out)]
-        subprocess.run(
-            [*start, "pyneuralode.cli", *COMMAND, *options], check=True, capture_output=True, timeout=200
-        )
+        subprocess.run([*start, "pyneuralode.cli", *COMMAND, *options], check=True, capture_output=True, timeout=200)
         subprocess.run(
             [*start, "pyneuralode.cli", *COMMAND, *options, "--resume"],
             check=True,

@@ -89,9 +89,7 @@ def test_normalised_pixels_have_mean_zero_and_deviation_one():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_bars_are_told_apart(bars, precision):
-    recipe = replace(
-        RECIPE, epochs=8, precision=precision, channels_last=precision == "bfloat16", schedule="one-cycle"
-    )
+    recipe = replace(RECIPE, epochs=8, precision=precision, channels_last=precision == "bfloat16", schedule="one-cycle")
     found = train_classifier(net(), *bars, recipe)
     assert found.fit.finished and found.accuracy > 0.9
     assert (
@@ -99,9 +97,7 @@ def test_bars_are_told_apart(bars, precision):
         == found.curves.test_accuracy[-1]
         == float((found.logits.argmax(1) == bars[1].labels).float().mean())
     )
-    assert found.logits.dtype == torch.float32 and all(
-        p.dtype == torch.float32 for p in found.model.parameters()
-    )
+    assert found.logits.dtype == torch.float32 and all(p.dtype == torch.float32 for p in found.model.parameters())
     assert all(len(values) == 8 for values in vars(found.curves).values())
     assert found.curves.loss[-1] < found.curves.loss[0] and found.curves.train_accuracy[-1] > 0.9
 
@@ -122,9 +118,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(bars, tmp_path):
             raise KeyboardInterrupt
 
     part = train_classifier(net(), *bars, RECIPE, callback=stop, **store)
-    assert (
-        part.fit.interrupted and part.accuracy is None and "interrupted after 15 updates" in part.fit.reason
-    )
+    assert part.fit.interrupted and part.accuracy is None and "interrupted after 15 updates" in part.fit.reason
     rest = train_classifier(net(9), *bars, RECIPE, **store)
     assert same(rest.model, whole.model)
     assert (rest.fit.losses == whole.fit.losses).all() and rest.accuracy == whole.accuracy
@@ -187,9 +181,7 @@ def test_recipes():
     assert RECIPES["paper"].for_epochs(35).drops == (15, 25)
     assert RECIPES["review"].rate(10) is None
     cycle = RECIPES["short"].rate(10)
-    assert max(cycle(k) for k in range(10 * RECIPES["short"].epochs)) == pytest.approx(
-        RECIPES["short"].optimiser.lr
-    )
+    assert max(cycle(k) for k in range(10 * RECIPES["short"].epochs)) == pytest.approx(RECIPES["short"].optimiser.lr)
     parameter = nn.Parameter(torch.ones(1))
     optimiser = SGD(0.1, weight_decay=0.5).make([parameter])
     parameter.grad = torch.zeros(1)
@@ -289,25 +281,15 @@ def test_the_odenet_command_trains_and_resumes(tmp_path, mnist):
     assert result.exit_code == 0, result.output
     assert "4 updates" in result.output and "of 20 read right" in result.output
     metrics = json.loads((out / "metrics.json").read_text())
-    assert (
-        metrics["parameters"] == 208_010
-        and metrics["finished"]
-        and metrics["curves"]["evaluations"] == [1, 1]
-    )
+    assert metrics["parameters"] == 208_010 and metrics["finished"] and metrics["curves"]["evaluations"] == [1, 1]
     assert metrics["machine"] and {"commit", "seed", "seconds", "recipe", "settings"} <= set(metrics)
-    assert all(
-        (out / name).stat().st_size > 1000 for name in ("model.safetensors", "curve.png", "misread.png")
-    )
+    assert all((out / name).stat().st_size > 1000 for name in ("model.safetensors", "curve.png", "misread.png"))
     assert sum(p.numel() for p in load_classifier(out / "model.safetensors").parameters()) == 208_010
     again = CliRunner().invoke(app, [*command, "--resume"])
     assert again.exit_code == 0
     assert json.loads((out / "metrics.json").read_text())["curves"] == metrics["curves"]
     other = CliRunner().invoke(app, [*command, "--resume", "--kind", "cnn"])
-    assert (
-        other.exit_code == 2
-        and "model differs from that in" in other.output
-        and len(other.output.splitlines()) == 1
-    )
+    assert other.exit_code == 2 and "model differs from that in" in other.output and len(other.output.splitlines()) == 1
 
 
 def test_seeds_side_by_side(tmp_path, cifar):

@@ -347,7 +347,14 @@ def test_errors_name_the_sample():
         pn.solve(pn.Equations({"x": "x*x"}), np.array([[0.1], [1.0]]), [0.0, 2.0], batch="independent")
     with pytest.raises(pn.SolverError, match="sample 1: the state is non-finite at t = 1.01"):
         times = [[0.0, 0.9], [0.0, 0.95, 1.01]]
-        pn.solve(pn.Equations({"x": "sqrt(1 - t)"}), np.zeros((2, 1)), times, batch="independent", solver="Midpoint", step=0.2)
+        pn.solve(
+            pn.Equations({"x": "sqrt(1 - t)"}),
+            np.zeros((2, 1)),
+            times,
+            batch="independent",
+            solver="Midpoint",
+            step=0.2,
+        )
 
 
 CUBE = np.ones((2, 2))

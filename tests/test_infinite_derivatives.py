@@ -133,7 +133,9 @@ def sensitivity(name: str, step: float = 1e-5) -> float:
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed"])
 def test_parameters_have_their_gradient_where_that_of_the_start_is_infinite(solver, fused, gradient):
-    parameters = {name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in TANK.initial().items()}
+    parameters = {
+        name: torch.tensor(value, dtype=torch.float64, requires_grad=True) for name, value in TANK.initial().items()
+    }
     ys = pn.solve(
         TANK, torch.zeros(1, dtype=torch.float64), [0.0, 5.0], parameters=parameters, solver=solver, fused=fused,
         gradient=gradient, rtol=1e-7, atol=1e-10, engine="torch",
@@ -157,7 +159,9 @@ def test_a_start_whose_gradient_is_infinite_is_refused_by_name(solver, how, grad
 @pytest.mark.parametrize("gradient", ["Interpolating", "Backsolve", "ForwardMode"])
 def test_adjoints_that_end_in_such_a_start_and_sensitivities_that_begin_there_are_refused(solver, gradient):
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    with pytest.raises(pn.SolverError, match=f"a derivative of the field is not finite at the start.*{gradient} needs it"):
+    with pytest.raises(
+        pn.SolverError, match=f"a derivative of the field is not finite at the start.*{gradient} needs it"
+    ):
         pn.solve(
             lambda t, h: 1 - k * torch.sqrt(h), torch.zeros(1, dtype=torch.float64), [0.0, 1.0, 2.0], parameters={"k": k},
             solver=solver, gradient=gradient, engine="torch",
@@ -172,7 +176,9 @@ def test_a_gradient_of_a_loss_that_is_not_finite_is_left_to_its_author():
 
 
 # Rosenbrock methods differentiate the Jacobian, whose derivative by the exponent is nan in torch.
-@pytest.mark.parametrize("solver, fused", [("Tsit5", False), ("Kvaerno5", False), *((name, True) for name in ("Tsit5", *STIFF))])
+@pytest.mark.parametrize(
+    "solver, fused", [("Tsit5", False), ("Kvaerno5", False), *((name, True) for name in ("Tsit5", *STIFF))]
+)
 def test_the_gradient_by_an_exponent_of_zero(solver, fused):
     """x' = 1 - x x**p at p = 0 from x = 0: dx/dp = -exp(-t) times the integral of exp(s) x(s) log(x(s))."""
     s = np.linspace(0, 5, 200_001)[1:] - 5 / 400_000  # midpoints

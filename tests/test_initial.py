@@ -28,13 +28,18 @@ def test_uniform_weights_and_biases_fill_their_bounds(init, scale):
     many = [field.initial(seed) for seed in range(30)]
     for layer, (n, m) in enumerate(zip(WIDE, WIDE[1:]), start=1):
         check_uniform(np.stack([drawn[f"weight_{layer}"] for drawn in many]).ravel(), scale * weight(n, m))
-        check_uniform(np.stack([drawn[f"bias_{layer}"] for drawn in many]).ravel(), bias(n) * (scale if init == "torch" else 1))
+        check_uniform(
+            np.stack([drawn[f"bias_{layer}"] for drawn in many]).ravel(), bias(n) * (scale if init == "torch" else 1)
+        )
 
 
 def test_normal_weights_have_the_deviation_asked_for():
     drawn = pn.MLP(WIDE, init="normal", init_scale=0.1).initial(3)
     for layer in (1, 2):
-        assert drawn[f"weight_{layer}"].std() == pytest.approx(0.1, rel=0.05) and abs(drawn[f"weight_{layer}"]).max() > 0.25
+        assert (
+            drawn[f"weight_{layer}"].std() == pytest.approx(0.1, rel=0.05)
+            and abs(drawn[f"weight_{layer}"]).max() > 0.25
+        )
 
 
 def test_a_field_unless_told_otherwise_starts_from_glorots_weights_and_zero_biases():
@@ -72,4 +77,7 @@ def test_scales_and_draws_that_mean_nothing_are_refused(wrong, words):
 
 
 def test_a_net_may_have_no_hidden_layer():
-    assert {name: value.shape for name, value in pn.MLP((2, 2)).initial().items()} == {"weight_1": (2, 2), "bias_1": (2,)}
+    assert {name: value.shape for name, value in pn.MLP((2, 2)).initial().items()} == {
+        "weight_1": (2, 2),
+        "bias_1": (2,),
+    }

@@ -45,7 +45,12 @@ def test_without_julia_each_way_of_asking_has_its_answer(tmp_path):
                 print(error)
         print("juliacall" in sys.modules)
     """
-    nowhere = {"PATH": str(tmp_path), "PYNEURALODE_ENGINE": "auto", "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+    nowhere = {
+        "PATH": str(tmp_path),
+        "PYNEURALODE_ENGINE": "auto",
+        "HOME": str(tmp_path),
+        "XDG_DATA_HOME": str(tmp_path),
+    }
     run = python(code, **nowhere, PYNEURALODE_JULIA="", PYTHON_JULIACALL_EXE="", PYTHON_JULIACALL_PROJECT="")
     lines = run.stdout.splitlines()
     assert lines[0].split() == ["torch", "torch"] or lines[0].startswith("torch (fused)")
@@ -144,7 +149,9 @@ def test_a_loop_uses_its_solves_again_and_none_that_waits(julia):
         for m, states in zip((model, reference), ends):
             m.zero_grad()
             sum((k + 1) * state.sum() for k, state in enumerate(states)).backward()
-        torch.testing.assert_close(model.weights["weight_1"].grad, reference.weights["weight_1"].grad, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(
+            model.weights["weight_1"].grad, reference.weights["weight_1"].grad, rtol=1e-9, atol=1e-11
+        )
 
 
 def test_what_differs_between_two_solves_is_told(julia):
@@ -162,7 +169,9 @@ def test_what_differs_between_two_solves_is_told(julia):
         np.testing.assert_allclose(theirs.ys, ours.ys, rtol=0, atol=1e-12)
         assert (theirs.nfev, theirs.accepted, theirs.rejected) == (ours.nfev, ours.accepted, ours.rejected)
     for ts in (TIMES, TIMES[:5], -TIMES):
-        np.testing.assert_allclose(*(pn.solve(NET, y0[0], ts, engine=e).ys for e in ("julia", "torch")), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            *(pn.solve(NET, y0[0], ts, engine=e).ys for e in ("julia", "torch")), rtol=0, atol=1e-12
+        )
 
 
 def test_julia_forgets_the_oldest_of_many_problems(julia, monkeypatch):
@@ -210,12 +219,16 @@ def test_check_gradient_has_every_method_of_julia(julia, capsys):
 
 def decay(engine, **settings):
     ts = np.linspace(0, 2, 21)
-    truth = pn.solve(pn.Linear(((-0.5, 1.0), (-1.0, -0.3))), np.array([1.0, 0.0]), ts, engine="torch", rtol=1e-9, atol=1e-9)
+    truth = pn.solve(
+        pn.Linear(((-0.5, 1.0), (-1.0, -0.3))), np.array([1.0, 0.0]), ts, engine="torch", rtol=1e-9, atol=1e-9
+    )
     model = pn.NeuralODE(pn.Linear(((0.0, 0.5), (-0.5, 0.0))), engine=engine, rtol=1e-8, atol=1e-8)
     return pn.fit(model, ts, truth.ys, y0=np.array([1.0, 0.0]), **settings)
 
 
-@pytest.mark.parametrize("optimiser", [pn.Adam(0.05, schedule="cosine"), pn.AdamW(0.05), pn.RMSprop(0.01), pn.SGD(1e-3, momentum=0.5)])
+@pytest.mark.parametrize(
+    "optimiser", [pn.Adam(0.05, schedule="cosine"), pn.AdamW(0.05), pn.RMSprop(0.01), pn.SGD(1e-3, momentum=0.5)]
+)
 def test_a_fit_in_julia_walks_the_same_way(julia, optimiser):
     ours, theirs = (decay(engine, plan=pn.Stage(optimiser, 30)) for engine in ("torch", "julia"))
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=1e-6)
@@ -242,12 +255,27 @@ def test_lbfgs_growing_spans_masks_weights_penalties_and_bounds_in_julia(julia):
 @pytest.mark.parametrize("observable", ["infectious", "incidence"])
 def test_the_seir_fit_runs_whole_in_julia(julia, observable):
     days = np.arange(0.0, 100, 5)
-    truth = pn.solve(pn.SEIR(0.2, 3.0, 0.4), np.array([1 - 5e-4, 4e-4, 1e-4, 0.0]), np.r_[days], engine="torch", rtol=1e-9, atol=1e-12).ys
+    truth = pn.solve(
+        pn.SEIR(0.2, 3.0, 0.4),
+        np.array([1 - 5e-4, 4e-4, 1e-4, 0.0]),
+        np.r_[days],
+        engine="torch",
+        rtol=1e-9,
+        atol=1e-12,
+    ).ys
     values = truth[:, 2] if observable == "infectious" else 2.0 * 0.4 * truth[:, 1]
     told = []
     fits = [
-        fit_seir(days, values, i0=1e-4, e0=4e-4, observable=observable, engine=engine, factor=1.5,
-                 callback=lambda stage, k, loss: told.append(k))
+        fit_seir(
+            days,
+            values,
+            i0=1e-4,
+            e0=4e-4,
+            observable=observable,
+            engine=engine,
+            factor=1.5,
+            callback=lambda stage, k, loss: told.append(k),
+        )
         for engine in ("torch", "julia")
     ]
     assert fits[1].result.loss < 1e-12 and told.count(0) == 2
@@ -401,7 +429,9 @@ def elsewhere(julia, monkeypatch):
 def test_tensors_on_a_device_are_handed_over_by_address(elsewhere, gradient):
     found = []
     for engine in ("torch", "julia"):
-        layer = pn.NeuralODE(NET, engine=engine, gradient="Interpolating" if engine == "torch" else gradient, rtol=1e-9, atol=1e-9)
+        layer = pn.NeuralODE(
+            NET, engine=engine, gradient="Interpolating" if engine == "torch" else gradient, rtol=1e-9, atol=1e-9
+        )
         y0 = torch.tensor([[[1.0, 0.5]], [[0.2, -0.3]], [[0.0, 1.0]]], dtype=torch.float64, requires_grad=True)
         states = layer(y0, TIMES)
         states.square().sum().backward()

@@ -78,7 +78,10 @@ def test_the_embedded_gradients_agree_with_julia(name, gradient):
 def test_other_solvers_gradients_agree(name, solver):
     y0 = start_of(name)
     for gradient in gradients_of("julia"):
-        ours, theirs = (gradients(name, "torch", "Backprop", y0, solver=solver), gradients(name, "julia", gradient, y0, solver=solver))
+        ours, theirs = (
+            gradients(name, "torch", "Backprop", y0, solver=solver),
+            gradients(name, "julia", gradient, y0, solver=solver),
+        )
         assert float((theirs - ours).norm() / ours.norm()) < 1e-6
 
 
@@ -90,7 +93,9 @@ def test_products_by_automatic_differentiation_agree_with_ours(gradient):
 
 
 def test_both_engines_take_the_same_steps_on_the_compiled_path():
-    solutions = [pn.solve(FIELDS["MLP tanh"], start_of("MLP tanh"), TIMES, seed=3, engine=e) for e in ("torch", "julia")]
+    solutions = [
+        pn.solve(FIELDS["MLP tanh"], start_of("MLP tanh"), TIMES, seed=3, engine=e) for e in ("torch", "julia")
+    ]
     ours, theirs = solutions
     assert (theirs.nfev, theirs.accepted, theirs.rejected) == (ours.nfev, ours.accepted, ours.rejected)
     np.testing.assert_allclose(theirs.ys, ours.ys, rtol=1e-13, atol=1e-14)
@@ -131,7 +136,9 @@ def test_gradients_with_respect_to_the_times():
     grads = []
     for engine in ("torch", "julia"):
         ts = torch.tensor(TIMES, requires_grad=True)
-        pn.solve(FIELDS["SEIR"], torch.tensor(start_of("SEIR")), ts, engine=engine, **TIGHT).ys.square().sum().backward()
+        pn.solve(
+            FIELDS["SEIR"], torch.tensor(start_of("SEIR")), ts, engine=engine, **TIGHT
+        ).ys.square().sum().backward()
         grads.append(ts.grad)
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-7, atol=1e-10)
 
@@ -139,8 +146,12 @@ def test_gradients_with_respect_to_the_times():
 @pytest.mark.parametrize("solver", [name for name, s in SOLVERS.items() if "julia" in s.engines])
 def test_every_solver_of_the_catalogue_runs(solver):
     step = {} if SOLVERS[solver].adaptive else {"step": 1e-3}
-    truth = pn.solve(FIELDS["Linear"], start_of("Linear"), TIMES, engine="torch", solver="DP8", rtol=1e-12, atol=1e-12).ys
-    found = pn.solve(FIELDS["Linear"], start_of("Linear"), TIMES, engine="julia", solver=solver.upper(), rtol=1e-7, atol=1e-7, **step)
+    truth = pn.solve(
+        FIELDS["Linear"], start_of("Linear"), TIMES, engine="torch", solver="DP8", rtol=1e-12, atol=1e-12
+    ).ys
+    found = pn.solve(
+        FIELDS["Linear"], start_of("Linear"), TIMES, engine="julia", solver=solver.upper(), rtol=1e-7, atol=1e-7, **step
+    )
     np.testing.assert_allclose(found.ys, truth, rtol=0, atol={"Euler": 2e-2, "Rosenbrock23": 2e-4}.get(solver, 2e-5))
     assert found.solver == solver
 
@@ -179,7 +190,9 @@ STIFF = {
 @pytest.mark.parametrize("solver", ["Rodas5P", "KenCarp4", "FBDF"])
 def test_stiff_problems_meet_their_references(problem, solver):
     field, y0, end, truth = STIFF[problem]
-    found = pn.solve(field, np.array(y0), [0.0, end], solver=solver, engine="julia", rtol=1e-8, atol=1e-14, max_steps=10**6)
+    found = pn.solve(
+        field, np.array(y0), [0.0, end], solver=solver, engine="julia", rtol=1e-8, atol=1e-14, max_steps=10**6
+    )
     np.testing.assert_allclose(found.ys[-1], truth, rtol=1e-5)
 
 

@@ -123,7 +123,12 @@ def admits(bound, wanted):
 
 
 def test_bounds_are_read_as_pkg_reads_them():
-    assert admits("1.13", "1.13.0") and admits("1.13", "1.14.2") and not admits("1.13", "1.12.9") and not admits("1.13", "2.0.0")
+    assert (
+        admits("1.13", "1.13.0")
+        and admits("1.13", "1.14.2")
+        and not admits("1.13", "1.12.9")
+        and not admits("1.13", "2.0.0")
+    )
     assert admits("0.4.7", "0.4.8") and not admits("0.4.7", "0.5.0") and not admits("0.4.7", "0.4.6")
     assert admits("0.10.39, 1", "1.4.1") and not admits("0.10.39, 1", "0.11.0") and admits("0.3", "0.3.1")
 
@@ -136,8 +141,11 @@ def test_every_bound_admits_the_versions_that_go_together():
     bounds = entries(parts["compat"])
     packages = {name for part in ("deps", "weakdeps", "extras") for name in entries(parts[part])}
     assert set(bounds) == packages - {"LinearAlgebra", "Random", "Test"} | {"julia"}  # Julia brings those three
-    assert not {name: (bound, together.get(name)) for name, bound in bounds.items()
-                if name not in together or not admits(bound, together[name])}
+    assert not {
+        name: (bound, together.get(name))
+        for name, bound in bounds.items()
+        if name not in together or not admits(bound, together[name])
+    }
 
 
 def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_path):
@@ -170,7 +178,10 @@ def test_the_ranges_of_juliacall_and_torch_leave_room_for_others():
     # What PySR 2.7 takes is 0.9.36 alone; what came before and after it goes too.
     assert all(version in ranges["juliacall"] for version in ("0.9.34", "0.9.35", "0.9.36", "0.9.37"))
     assert "0.9.33" not in ranges["juliacall"] and "0.10.0" not in ranges["juliacall"]
-    assert all(version in ranges["torch"] for version in ("2.6.0", "2.13.0", "2.14.1", "2.15.0")) and "2.5.1" not in ranges["torch"]
+    assert (
+        all(version in ranges["torch"] for version in ("2.6.0", "2.13.0", "2.14.1", "2.15.0"))
+        and "2.5.1" not in ranges["torch"]
+    )
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")

@@ -33,8 +33,13 @@ def test_mlp_is_the_network_that_its_docstring_says(activation):
     field = pn.MLP((2, 4, 2), activation, input_map="cube", input_scale=2.0, output_scale=3.0, init_bias=0.5)
     p = {k: torch.as_tensor(v) for k, v in field.initial(1).items()}
     y = torch.tensor([0.3, -1.2], dtype=torch.float64)
-    functions = {"identity": lambda x: x, "swish": torch.nn.functional.silu, "softplus": torch.nn.functional.softplus,
-                 "elu": torch.nn.functional.elu, "gelu": torch.nn.functional.gelu}
+    functions = {
+        "identity": lambda x: x,
+        "swish": torch.nn.functional.silu,
+        "softplus": torch.nn.functional.softplus,
+        "elu": torch.nn.functional.elu,
+        "gelu": torch.nn.functional.gelu,
+    }
     act = functions.get(activation) or getattr(torch, activation)
     slope = 3.0 * (p["weight_2"] @ act(p["weight_1"] @ (y**3 / 2.0) + p["bias_1"]) + p["bias_2"])
     h = 1e-6
@@ -84,11 +89,15 @@ def test_augmented_state_starts_at_zero_and_keeps_the_first_components():
     np.testing.assert_array_equal(ys[0], np.concatenate([y0, np.zeros((4, 3))], axis=1))
 
 
-@pytest.mark.parametrize("model", [
-    pn.NeuralODE(FIELDS[0], solver="DP5", gradient=pn.Backsolve(rtol=1e-9), rtol=1e-7, seed=4),
-    pn.AugmentedNeuralODE(FIELDS[0], extra=2, solver="rk4", step=0.1, dtype=torch.float32),
-    pn.NeuralODE(pn.SEIR(0.2, 3.0, 0.4), atol=np.array([1e-8, 1e-9, 1e-9, 1e-8])),
-], ids=["mlp", "augmented", "seir"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pn.NeuralODE(FIELDS[0], solver="DP5", gradient=pn.Backsolve(rtol=1e-9), rtol=1e-7, seed=4),
+        pn.AugmentedNeuralODE(FIELDS[0], extra=2, solver="rk4", step=0.1, dtype=torch.float32),
+        pn.NeuralODE(pn.SEIR(0.2, 3.0, 0.4), atol=np.array([1e-8, 1e-9, 1e-9, 1e-8])),
+    ],
+    ids=["mlp", "augmented", "seir"],
+)
 def test_save_and_load_give_the_same_model(model, tmp_path):
     path = tmp_path / "model.safetensors"
     model.save(path)

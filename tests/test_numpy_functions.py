@@ -19,7 +19,9 @@ SOLVERS = ["Tsit5", "Vern7", "RK4", "Rosenbrock23", "Rodas5P", "Kvaerno5", "Auto
 
 def exact(t, y0=START):
     angle = 2 * np.asarray(t)
-    turned = np.stack([np.cos(angle) * y0[0] - np.sin(angle) * y0[1], np.sin(angle) * y0[0] + np.cos(angle) * y0[1]], axis=-1)
+    turned = np.stack(
+        [np.cos(angle) * y0[0] - np.sin(angle) * y0[1], np.sin(angle) * y0[0] + np.cos(angle) * y0[1]], axis=-1
+    )
     return np.exp(-0.1 * np.asarray(t))[..., None] * turned
 
 
@@ -74,7 +76,9 @@ def test_scipys_own_functions_need_no_change():
 
     kinks = np.array([0.0, 1.0, 2.0])
     ours = solve(pendulum, y0=[np.pi - 0.1, 0.0], ts=kinks, solver="Vern7")
-    theirs = solve_ivp(pendulum, (0, 2), [np.pi - 0.1, 0.0], t_eval=kinks, method="DOP853", max_step=0.05, rtol=1e-11, atol=1e-11)
+    theirs = solve_ivp(
+        pendulum, (0, 2), [np.pi - 0.1, 0.0], t_eval=kinks, method="DOP853", max_step=0.05, rtol=1e-11, atol=1e-11
+    )
     np.testing.assert_allclose(ours.ys, theirs.y.T, rtol=0, atol=1e-6)
 
 
@@ -117,7 +121,9 @@ def test_what_means_two_things_is_refused(f):
 
 def test_methods_that_agree_are_not_refused():
     for f in (lambda t, y: -y * y.max(), lambda t, y: y - y.mean(), lambda t, y: -y * np.max(y)):
-        by_scipy = solve_ivp(lambda t, y: np.asarray(f(t, y)), (0, 2), START, t_eval=TIMES, rtol=1e-11, atol=1e-11, method="DOP853")
+        by_scipy = solve_ivp(
+            lambda t, y: np.asarray(f(t, y)), (0, 2), START, t_eval=TIMES, rtol=1e-11, atol=1e-11, method="DOP853"
+        )
         np.testing.assert_allclose(solve(f).ys, by_scipy.y.T, rtol=0, atol=1e-6)
     with pytest.raises(pn.SolverError, match="non-finite value at the start"):
         solve(lambda t, y: y.max() * y * math.nan)
@@ -150,7 +156,9 @@ def test_errors_of_the_function_are_its_own():
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 @pytest.mark.parametrize(
-    "f", [lambda t, y: MATRIX.dot(y.T).T, lambda t, y: np.array(y), lambda t, y: -y.astype(float)], ids=["product", "array", "method"]
+    "f",
+    [lambda t, y: MATRIX.dot(y.T).T, lambda t, y: np.array(y), lambda t, y: -y.astype(float)],
+    ids=["product", "array", "method"],
 )
 @pytest.mark.parametrize("wants_gradient", [True, False])
 def test_a_tensor_start_is_refused_with_the_way_out(f, batch, wants_gradient):
@@ -163,7 +171,9 @@ def test_shapes_dtypes_tuples_and_directions():
     logistic = lambda t, y: y * (np.ones(1) - y)
     for y0 in (0.1, np.array(0.1), np.array([0.1]), np.full((2, 3), 0.1), np.full((2, 3), 0.1, dtype=np.float32)):
         found = solve(logistic if np.ndim(y0) else lambda t, y: float(y) * (1 - float(y)), y0=y0, rtol=1e-6, atol=1e-6)
-        assert found.ys.shape == (5, *np.shape(y0)) and found.ys.dtype == (np.float32 if getattr(y0, "dtype", 0) == np.float32 else float)
+        assert found.ys.shape == (5, *np.shape(y0)) and found.ys.dtype == (
+            np.float32 if getattr(y0, "dtype", 0) == np.float32 else float
+        )
         np.testing.assert_allclose(found.ys.reshape(5, -1)[:, 0], 1 / (1 + 9 * np.exp(-TIMES)), atol=2e-6)
 
     def pair(t, y):
@@ -188,7 +198,9 @@ def test_dense_output_events_and_single_slopes():
         np.testing.assert_allclose(stopped.events.states[0], exact(crossing), atol=1e-7)
     # A described field's events may be of arrays too.
     field = pn.Linear(tuple(map(tuple, MATRIX)))
-    assert solve(field, ts=[0.0, 2.0], events=pn.Event(lambda t, y: y[::-1][1])).events.times == pytest.approx([crossing], abs=1e-6)
+    assert solve(field, ts=[0.0, 2.0], events=pn.Event(lambda t, y: y[::-1][1])).events.times == pytest.approx(
+        [crossing], abs=1e-6
+    )
     np.testing.assert_allclose(pn.NeuralODE(f, engine="torch").slope(0.0, START), MATRIX @ START)
 
 
@@ -232,8 +244,12 @@ def test_a_jacobian_is_taken_and_saves_evaluations(solver):
         np.testing.assert_array_equal(solve(stiff, **settings).ys, given.ys)
     finally:
         del stiff.jacobian
-    tensors = solve(lambda t, y: -50 * y, y0=torch.ones(2, dtype=torch.float64), solver=solver,
-                    jacobian=lambda t, y: -50 * torch.eye(2, dtype=torch.float64))
+    tensors = solve(
+        lambda t, y: -50 * y,
+        y0=torch.ones(2, dtype=torch.float64),
+        solver=solver,
+        jacobian=lambda t, y: -50 * torch.eye(2, dtype=torch.float64),
+    )
     np.testing.assert_allclose(tensors.ys, np.exp(-50 * TIMES)[:, None] * np.ones(2), atol=1e-7)
 
 

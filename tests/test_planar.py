@@ -46,9 +46,7 @@ def test_both_ways_to_the_log_density_agree_and_it_integrates_to_one(flow):
     mild = PlanarFlow(2, 4, seed=0, dtype=torch.float64)
     axis = torch.linspace(-9, 9, 400, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
-    assert mild.log_prob(grid).exp().sum().item() * (axis[1] - axis[0]).item() ** 2 == pytest.approx(
-        1, abs=1e-6
-    )
+    assert mild.log_prob(grid).exp().sum().item() * (axis[1] - axis[0]).item() ** 2 == pytest.approx(1, abs=1e-6)
 
 
 def test_reverse_divergence_to_a_normal_goes_to_zero():

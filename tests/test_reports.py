@@ -32,11 +32,7 @@ def sample(context):
             Row("diverged", math.nan, target=1.0),
         ],
         figures={"curve": plot(), "field": plot()},
-        tables=[
-            Table(
-                "Errors <table>", ["model", "RMSE"], [["a <b>", -0.000123456], ["none", math.inf]], "A note."
-            )
-        ],
+        tables=[Table("Errors <table>", ["model", "RMSE"], [["a <b>", -0.000123456], ["none", math.inf]], "A note.")],
         notes="Deduced, not printed: x < y.",
         captions={"curve": "The curve & its points."},
     )
@@ -257,9 +253,7 @@ def test_the_context_carries_the_arguments_and_the_progress_is_told(tmp_path, ex
             told.append((n, note))
 
     def run(context):
-        context.progress.task("stage [0, 60]", 2).advance(
-            note=f"{context.seed} {context.workers} {context.quick}"
-        )
+        context.progress.task("stage [0, 60]", 2).advance(note=f"{context.seed} {context.workers} {context.quick}")
         return Report([Row("one", 1)])
 
     experiment("fake", run)

@@ -57,7 +57,13 @@ def net(seed=0):
     """Two convolutions, so that channels_last weights lie in memory otherwise than contiguous ones; a norm; a dropout."""
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Dropout(0.3), nn.Flatten(), nn.Linear(96, 2)
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 3),
+        nn.Dropout(0.3),
+        nn.Flatten(),
+        nn.Linear(96, 2),
     )
 
 
@@ -96,7 +102,10 @@ def test_the_packages_classifiers_resume_to_the_same_bits(family, name, tmp_path
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if len(setup.flow["steps"]) > 6 else name for name, setup in SETUPS.items()],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if len(setup.flow["steps"]) > 6 else name
+        for name, setup in SETUPS.items()
+    ],
 )
 def test_an_image_flows_training_resumes_to_the_same_bits(name, tmp_path):
     setup = replace(SETUPS[name].with_channels(2), updates=4, batch=2)

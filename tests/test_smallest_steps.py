@@ -58,7 +58,9 @@ def test_times_in_nanoseconds(solver):
     for more in ({"fused": True}, {"fused": False}, {"batch": "independent"}):
         start = [[0.0, 0.0]] if "batch" in more else [0.0, 0.0]
         ys = solve(formulas, start, ts, **settings, **more).ys.reshape(3, 2) / unit
-        np.testing.assert_allclose(ys[1:], [[0.18285685, 0.02464464], [1.13010455, 0.60921725]], rtol=2e-3)  # SciPy, 1e-12
+        np.testing.assert_allclose(
+            ys[1:], [[0.18285685, 0.02464464], [1.13010455, 0.60921725]], rtol=2e-3
+        )  # SciPy, 1e-12
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -111,7 +113,9 @@ def test_min_step_is_a_bound_and_no_end(path):
 def test_a_singularity_ends_a_solve_soon(solver, path, far):
     field = pn.Equations({"y": "y**2"}) if path == "compiled" else lambda t, y: y * y
     start, batch = ([[1.0]], "independent") if path == "batched" else ([1.0], "joint")
-    with pytest.raises(SolverError, match=r"the step fell to .* below the smallest of .* \(t resolves no shorter ones\)") as caught:
+    with pytest.raises(
+        SolverError, match=r"the step fell to .* below the smallest of .* \(t resolves no shorter ones\)"
+    ) as caught:
         solve(field, start, [far, far + 2.0], solver=solver, batch=batch, rtol=1e-5, atol=1e-5, max_steps=3000)
     assert caught.value.t - far == pytest.approx(1.0, abs=1e-3)
 

@@ -10,8 +10,16 @@ from pyneuralode.errors import ArgumentError
 
 # Orders of the solution, of its interpolant, of the embedded solutions.
 ORDERS = {
-    "Euler": (1, 1, []), "Midpoint": (2, 2, []), "Heun": (2, 2, []), "RK4": (4, 3, []), "RK38": (4, 3, []),
-    "BS3": (3, 3, [2]), "DP5": (5, 4, [4]), "Tsit5": (5, 4, [4]), "Vern7": (7, 6, [6]), "DP8": (8, 7, [5, 3]),
+    "Euler": (1, 1, []),
+    "Midpoint": (2, 2, []),
+    "Heun": (2, 2, []),
+    "RK4": (4, 3, []),
+    "RK38": (4, 3, []),
+    "BS3": (3, 3, [2]),
+    "DP5": (5, 4, [4]),
+    "Tsit5": (5, 4, [4]),
+    "Vern7": (7, 6, [6]),
+    "DP8": (8, 7, [5, 3]),
 }
 EXACT, BROKEN = 1e-12, 1e-8
 DIGITS = dict(rtol=1e-15, atol=1e-15)
@@ -23,6 +31,7 @@ every_method = pytest.mark.parametrize("tableau", TABLEAUS.values(), ids=TABLEAU
 @cache
 def trees(n):
     """All rooted trees of n vertices, a tree being the tuple of its subtrees."""
+
     def forests(total, size, index):
         if total == 0:
             yield ()
@@ -30,6 +39,7 @@ def trees(n):
             for i, tree in enumerate(trees(m)):
                 if m < size or i <= index:
                     yield from ((tree, *rest) for rest in forests(total - m, m, i))
+
     return list(forests(n - 1, n - 1, float("inf")))
 
 
@@ -87,8 +97,9 @@ def test_the_interpolant_has_exactly_its_order(tableau):
     A, _ = all_stages(tableau)
     powers = np.arange(1, tableau.interpolant.shape[1] + 1)
     weights = {theta: tableau.interpolant @ theta**powers for theta in THETAS}
-    worst = [max(defect(weights[theta], A, r, theta) for theta in THETAS)
-             for r in range(1, tableau.interpolant_order + 2)]
+    worst = [
+        max(defect(weights[theta], A, r, theta) for theta in THETAS) for r in range(1, tableau.interpolant_order + 2)
+    ]
     assert max(worst[:-1]) < EXACT
     assert worst[-1] > BROKEN
     if tableau.name == "Vern7":  # nearly order seven: 12 of the 48 conditions miss by 2.7e-7
@@ -123,31 +134,31 @@ def test_the_coefficients_are_those_of_scipy(name, peer):
 
 
 def test_a_users_own_method_gets_its_row_sums_and_the_hermite_interpolant():
-    tableau = Tableau("Ralston", 2, A=[[0, 0], [2/3, 0]], b=[1/4, 3/4], error=[-3/4, 3/4])
-    np.testing.assert_array_equal(tableau.c, [0, 2/3])
+    tableau = Tableau("Ralston", 2, A=[[0, 0], [2 / 3, 0]], b=[1 / 4, 3 / 4], error=[-3 / 4, 3 / 4])
+    np.testing.assert_array_equal(tableau.c, [0, 2 / 3])
     assert (tableau.stages, tableau.fsal, tableau.end_stage, tableau.error_order) == (2, False, 2, 1)
-    np.testing.assert_array_equal(tableau.extra_A, [[1/4, 3/4, 0]])
-    np.testing.assert_allclose(tableau.interpolant, [[1, -5/4, 1/2], [0, 9/4, -3/2], [0, -1, 1]])
+    np.testing.assert_array_equal(tableau.extra_A, [[1 / 4, 3 / 4, 0]])
+    np.testing.assert_allclose(tableau.interpolant, [[1, -5 / 4, 1 / 2], [0, 9 / 4, -3 / 2], [0, -1, 1]])
     with pytest.raises(ValueError, match="read-only"):
         tableau.b[0] = 1.0
 
 
-HEUN = dict(name="own", order=2, A=[[0, 0], [1, 0]], b=[1/2, 1/2])
+HEUN = dict(name="own", order=2, A=[[0, 0], [1, 0]], b=[1 / 2, 1 / 2])
 WRONG = [
     ({"order": 0}, "order is 0"),
     ({"A": [[0, 1], [0, 0]]}, r"A\[0, 1\] is 1"),
     ({"A": [[0, 0], [1]]}, "rows of one length"),
     ({"A": [[0]]}, "A has shape 1 x 1: give 2 x 2"),
     ({"A": [[0, 0], [np.inf, 0]]}, "A holds inf"),
-    ({"b": [1/2, 1/3]}, "b sums to 0.8333"),
-    ({"c": [0, 1/2]}, r"c\[1\] is 0.5 but that row of weights sums to 1"),
-    ({"error": [1/2, 1/2]}, "error sums to 1"),
+    ({"b": [1 / 2, 1 / 3]}, "b sums to 0.8333"),
+    ({"c": [0, 1 / 2]}, r"c\[1\] is 0.5 but that row of weights sums to 1"),
+    ({"error": [1 / 2, 1 / 2]}, "error sums to 1"),
     ({"error": [1, -1, 0]}, "error has shape 1 x 3"),
     ({"error_order": 1}, "error_order is 1 without error"),
-    ({"extra_A": [[1/2, 1/2, 0]]}, "extra_A is given without interpolant"),
-    ({"interpolant": [[1/2], [1/2]]}, "interpolant_order is None"),
+    ({"extra_A": [[1 / 2, 1 / 2, 0]]}, "extra_A is given without interpolant"),
+    ({"interpolant": [[1 / 2], [1 / 2]]}, "interpolant_order is None"),
     ({"interpolant": [[1], [0]], "interpolant_order": 1}, "interpolant misses b by 0.5"),
-    ({"interpolant": [[1/2], [1/2]], "interpolant_order": 1, "extra_A": [[1/2, 0, 1/2]]}, r"extra_A\[0, 2\]"),
+    ({"interpolant": [[1 / 2], [1 / 2]], "interpolant_order": 1, "extra_A": [[1 / 2, 0, 1 / 2]]}, r"extra_A\[0, 2\]"),
 ]
 
 

@@ -98,14 +98,18 @@ def test_dense_output_and_events_see_the_dose():
     assert met.events.times[0] == pytest.approx(moment, abs=1e-8)
 
 
-@pytest.mark.parametrize("ts", [TIMES, np.array([TIMES, [3.0, 5.01, 5.04, 6.0, 8.0], [7.0, 5.02, 4.0, 3.0, 2.0]])], ids=str)
+@pytest.mark.parametrize(
+    "ts", [TIMES, np.array([TIMES, [3.0, 5.01, 5.04, 6.0, 8.0], [7.0, 5.02, 4.0, 3.0, 2.0]])], ids=str
+)
 @pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P"])
 def test_every_sample_of_a_batch_stops_there(ts, solver):
     rows = np.broadcast_to(np.asarray(ts), (3, 5))
     starts = exact(rows[:, 0])[:, None]
     ys = solve(x0=starts, ts=ts, batch="independent", solver=solver).ys
     ys = ys[..., 0].T if np.ndim(ts) == 1 else ys[..., 0]
-    np.testing.assert_allclose(ys, exact(rows), atol=1e-5)  # backwards the slope is the wrong one at the jumps themselves
+    np.testing.assert_allclose(
+        ys, exact(rows), atol=1e-5
+    )  # backwards the slope is the wrong one at the jumps themselves
 
 
 # Compiled solves: networks know no time, formulas have smooth pulses.
@@ -117,7 +121,9 @@ MANY = np.linspace(0.05, 9.95, 67)
 @pytest.mark.parametrize("method", ["Backprop", pn.Checkpointed(every=5)], ids=["Backprop", "Checkpointed"])
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 @pytest.mark.parametrize(
-    "field", [LINEAR, pn.Equations({"x": "-k*x - y", "y": "x - k*y"}, parameters={"k": 0.02})], ids=["network", "formulas"]
+    "field",
+    [LINEAR, pn.Equations({"x": "-k*x - y", "y": "x - k*y"}, parameters={"k": 0.02})],
+    ids=["network", "formulas"],
 )
 def test_compiled_steps_end_there_as_generic_ones_do(field, batch, method):
     def run(fused, tstops):
@@ -162,7 +168,9 @@ def test_a_size_that_a_stop_cut_short_is_not_forgotten():
 
 def test_flows_stop_there():
     def steps(fused, tstops, span):
-        flow = pn.ContinuousFlow(pn.HyperMLP(dim=2, width=4, hidden=4), engine="torch", fused=fused, seed=1, tstops=tstops)
+        flow = pn.ContinuousFlow(
+            pn.HyperMLP(dim=2, width=4, hidden=4), engine="torch", fused=fused, seed=1, tstops=tstops
+        )
         state = torch.linspace(-1, 1, 10).view(5, 2)
         with torch.no_grad():
             return solve_terms(flow, state, span, None)

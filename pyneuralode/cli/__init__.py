@@ -49,18 +49,12 @@ def _options(
 @one_sentence()
 def report(
     ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Experiments to compute.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path(
-        "pyneuralode-report"
-    ),
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few minutes instead of the full computation.")
-    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("pyneuralode-report"),
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes instead of the full computation.")] = False,
     engine: Annotated[str, typer.Option(help="auto, torch or julia.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
     workers: Annotated[int | None, typer.Option(help="Processes at once.", show_default="one a core")] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="End with status 1 where a target is missed.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="End with status 1 where a target is missed.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the experiments and end.")] = False,
 ) -> None:
     """Compute experiments again and write a page that puts our numbers beside theirs."""
@@ -69,9 +63,7 @@ def report(
     if list_ or not ids:
         width = max(map(len, EXPERIMENTS))
         for experiment in EXPERIMENTS.values():
-            typer.echo(
-                f"{experiment.id:<{width}}  {experiment.title}\n{'':<{width}}  from {experiment.source}"
-            )
+            typer.echo(f"{experiment.id:<{width}}  {experiment.title}\n{'':<{width}}  from {experiment.source}")
         return
 
     from ..progress import RichProgress
@@ -92,9 +84,7 @@ def report(
 @app.command()
 @one_sentence()
 def fit(
-    data: Annotated[
-        Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")
-    ],
+    data: Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
     out: Annotated[Path, typer.Option(help="Folder for the model, the figure and the numbers.")],
     time: Annotated[str | None, typer.Option(help="Column of the times.", show_default="the first")] = None,
     columns: Annotated[

@@ -196,9 +196,7 @@ def _train_seed(
 
 
 def _draw_curve(path: Path, runs: dict[str, list[list[float]]]) -> None:
-    accuracy_curves({"Accuracy while training": runs}, "images read right").savefig(
-        path, dpi=150, format="png"
-    )
+    accuracy_curves({"Accuracy while training": runs}, "images read right").savefig(path, dpi=150, format="png")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -21,18 +21,14 @@ Precision = Annotated[
     str | None,
     typer.Option(help="Of the training: float32 or bfloat16.", show_default="the recipe's"),
 ]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")
-]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")]
 Data = Annotated[
     Path | None,
     typer.Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache"),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
-Seeds = Annotated[
-    str | None, typer.Option(metavar="0,1,2", help="Train once for each seed, in a folder of OUT each.")
-]
+Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Train once for each seed, in a folder of OUT each.")]
 Workers = Annotated[int | None, typer.Option(help="Seeds at once.", show_default="one a core")]
 
 
@@ -78,9 +74,7 @@ def anodev2(
     variant: Annotated[
         str, typer.Option(help="baseline, neural_ode, anode, anodev2_one or anodev2_two.")
     ] = "anodev2_one",
-    steps: Annotated[
-        int | None, typer.Option(help="Steps Nt of a block.", show_default="the paper's")
-    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps Nt of a block.", show_default="the paper's")] = None,
     recipe: Annotated[
         str, typer.Option(help="paper (350 epochs, for a GPU), or short (two cores, minutes).")
     ] = "paper",

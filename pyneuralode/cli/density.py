@@ -20,9 +20,7 @@ _BATCH_SEED = 2022
 @one_sentence()
 def fit_density(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG, ...: the darker, the denser.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the flow, the figure, the animation and the numbers.")
-    ],
+    out: Annotated[Path, typer.Option(help="Folder for the flow, the figure, the animation and the numbers.")],
     updates: Annotated[int, typer.Option(help="Updates of the flow.")] = 1500,
     batch: Annotated[int, typer.Option(help="Fresh points of an update.")] = 512,
     width: Annotated[int, typer.Option(help="Units of the flow's net.")] = 64,

@@ -41,6 +41,5 @@ class Description:
                 f"{path} is damaged or not a fit's: fit again, or remove it and write --y0 and --times."
             ) from None
         raise ModelFileError(
-            f"{path} has format {version}, newer than the {FORMAT} that this version reads: update "
-            "pyneuralode."
+            f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode."
         )

@@ -82,11 +82,7 @@ class Settings:
             "rtol": self.rtol,
             "atol": self.atol,
         }
-        return (
-            AugmentedNeuralODE(field, extra=self.augment, **common)
-            if self.augment
-            else NeuralODE(field, **common)
-        )
+        return AugmentedNeuralODE(field, extra=self.augment, **common) if self.augment else NeuralODE(field, **common)
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
         """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
@@ -94,9 +90,7 @@ class Settings:
         if ends is None:
             ends = sorted({float(ts[max(1, int(np.ceil(part * len(ts))) - 1)]) for part in _GROWING})
         elif ends[0] < ts[1]:
-            raise ArgumentError(
-                f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later."
-            )
+            raise ArgumentError(f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later.")
         finish = [Stage(LBFGS(), self.finish)] if self.finish else []
         return GrowingSpan(ends, _OPTIMISERS[self.optimiser.lower()](self.lr), self.iterations, finish)
 
@@ -243,9 +237,7 @@ def write_fit(out: Path, fitted: TableFit) -> dict:
     figure = fitted_columns(data.ts, data.values, *fitted.picture(), data.columns, data.time, fitted.end)
     metrics = fitted.metrics()
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
-    description = Description(
-        data.time, data.columns, float(data.ts[0]), fitted.end, tuple(fitted.y0.tolist())
-    )
+    description = Description(data.time, data.columns, float(data.ts[0]), fitted.end, tuple(fitted.y0.tolist()))
     with whole_folder(out) as folder:
         fitted.model.save(folder / MODEL)
         description.save(folder / DESCRIPTION)

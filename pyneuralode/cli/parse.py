@@ -19,9 +19,7 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], Number], example
     except ValueError:
         numbers = []
     if not numbers or not np.isfinite(numbers).all():
-        raise ArgumentError(
-            f"{option} is {text!r}: give numbers with commas between them, such as {example}."
-        )
+        raise ArgumentError(f"{option} is {text!r}: give numbers with commas between them, such as {example}.")
     return numbers
 
 

@@ -52,14 +52,10 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     if beside.is_file():
         about = Description.load(beside)
         if not len(about.columns) == len(about.y0) == dim:
-            raise ModelFileError(
-                f"{beside} describes another model than {path}: keep the two files of a fit together."
-            )
+            raise ModelFileError(f"{beside} describes another model than {path}: keep the two files of a fit together.")
     elif times is None or y0 is None:
         lacking = "times" if times is None else "y0"
-        raise ArgumentError(
-            f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101."
-        )
+        raise ArgumentError(f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101.")
     else:
         names = getattr(model.field, "components", [f"y{i}" for i in range(1, dim + 1)])
         about = Description("t", tuple(names[:dim]), times[0], times[-1], tuple(y0))
@@ -72,8 +68,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
         )
     if y0 is not None and len(y0) != dim:
         raise ArgumentError(
-            f"y0 has {len(y0)} numbers and the model {dim} columns: "
-            f"give one each ({', '.join(about.columns)})."
+            f"y0 has {len(y0)} numbers and the model {dim} columns: give one each ({', '.join(about.columns)})."
         )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
     states = _states(model, np.array(state, dtype=float), start, times)

@@ -30,9 +30,7 @@ def mnist_flow(
     out: Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")],
     scale: Annotated[
         str,
-        typer.Option(
-            help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes)."
-        ),
+        typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes)."),
     ] = "report",
     updates: Annotated[int | None, typer.Option(help="Updates.", show_default="the scale's")] = None,
     channels: Annotated[int | None, typer.Option(help="Hidden channels.", show_default="the scale's")] = None,
@@ -106,9 +104,7 @@ def summary(found: ImageFit) -> list[str]:
     updates = len(found.fit.losses)
     sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.reason}."]
     if found.test is not None:
-        sentences.append(
-            f"Test images: {found.test.bits:.4f} bits per dim, standard error {found.test.error:.4f}."
-        )
+        sentences.append(f"Test images: {found.test.bits:.4f} bits per dim, standard error {found.test.error:.4f}.")
     sentences.append(f"Independent per-pixel histograms: {found.baseline:.4f} bits per dim.")
     return sentences
 

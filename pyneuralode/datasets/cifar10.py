@@ -77,9 +77,7 @@ def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> 
     Its checksum is compared with the known one. Raises DataError where it cannot be had. With a
     `progress.Progress`, such as ``RichProgress()``, it has a bar.
     """
-    return fetch(
-        _ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress
-    )
+    return fetch(_ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress)
 
 
 def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
@@ -111,9 +109,7 @@ def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
             raise DataError(f"{path} cannot be read ({error}): put CIFAR-10's original file there.") from None
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if md5 != _MD5.get(name, md5):
-            raise DataError(
-                f"{path} has the checksum {md5}, CIFAR-10's is {_MD5[name]}: fetch the file again."
-            )
+            raise DataError(f"{path} has the checksum {md5}, CIFAR-10's is {_MD5[name]}: fetch the file again.")
         contents.append(content)
     return contents
 

@@ -164,8 +164,7 @@ def _checked_image(grey: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} holds values that are not finite: give a finite grey for every pixel.")
     if grey.min() == grey.max():
         raise DataError(
-            f"{name} has no contrast, every pixel is {abs(grey.max()):g}: give an image with two greys at "
-            "least."
+            f"{name} has no contrast, every pixel is {abs(grey.max()):g}: give an image with two greys at least."
         )
     return grey
 
@@ -190,16 +189,10 @@ def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> Im
     except UnidentifiedImageError:
         raise DataError(f"{path} is not an image: give a PNG or JPEG file.") from None
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror or error}): give a PNG or JPEG file."
-        ) from None
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): give a PNG or JPEG file.") from None
     except Image.DecompressionBombError:
-        raise DataError(
-            f"{path} has far too many pixels: give an image of at most 10,000 x 10,000."
-        ) from None
-    image = Image.alpha_composite(
-        Image.new("RGBA", image.size, "black" if bright else "white"), image
-    ).convert("L")
+        raise DataError(f"{path} has far too many pixels: give an image of at most 10,000 x 10,000.") from None
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "black" if bright else "white"), image).convert("L")
     image.thumbnail((longest, longest), Image.Resampling.BOX)
     grey = np.asarray(image, dtype=float)
     return ImageDensity(-grey if bright else grey, name=str(path))
@@ -237,9 +230,7 @@ class CurveDensity(Density):
 
     nodes = 256
 
-    def __init__(
-        self, name: str, curves: Sequence[Callable[[np.ndarray], np.ndarray]], noise: float, extent: Extent
-    ):
+    def __init__(self, name: str, curves: Sequence[Callable[[np.ndarray], np.ndarray]], noise: float, extent: Extent):
         self.name, self.curves, self.noise, self.extent = name, tuple(curves), noise, extent
 
     @cached_property

@@ -51,9 +51,7 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
     """
     images = _read(part, "images-idx3-ubyte", folder)
     if images.ndim != 3 or images.shape[1:] != (28, 28):
-        raise DataError(
-            f"MNIST's {part} images have shape {images.shape}: give the original file, of (n, 28, 28)."
-        )
+        raise DataError(f"MNIST's {part} images have shape {images.shape}: give the original file, of (n, 28, 28).")
     return images
 
 
@@ -93,9 +91,7 @@ def _check_sum(path: Path, content: bytes) -> None:
     """Raise unless the packed file is MNIST's own."""
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 != _MD5[path.name]:
-        raise DataError(
-            f"{path} has the checksum {md5}, MNIST's is {_MD5[path.name]}: fetch the file again."
-        )
+        raise DataError(f"{path} has the checksum {md5}, MNIST's is {_MD5[path.name]}: fetch the file again.")
 
 
 def _parse(path: Path, content: bytes) -> np.ndarray:

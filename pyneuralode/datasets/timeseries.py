@@ -37,9 +37,7 @@ class TimeSeries:
     values: np.ndarray
 
 
-def read_timeseries(
-    path: str | Path, *, time: str | None = None, columns: Sequence[str] | None = None
-) -> TimeSeries:
+def read_timeseries(path: str | Path, *, time: str | None = None, columns: Sequence[str] | None = None) -> TimeSeries:
     """Read a time series from a CSV file whose first line names the columns.
 
     Commas, semicolons or tabs separate the cells. An empty cell, NaN, NA or null is a missing value.
@@ -103,9 +101,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                     blank = False
                     yield reader.line_num, cells
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror or error}): give the path of a CSV file."
-        ) from None
+        raise DataError(f"{path} cannot be read ({error.strerror or error}): give the path of a CSV file.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file ({error}): give a text file in UTF-8.") from None
     if blank:
@@ -117,18 +113,14 @@ def _choose(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the names of the time column and of the value columns."""
     if all(_is_number(name) for name in names):
-        raise DataError(
-            f"{path} begins with the number {names[0]}: write the names of the columns in the first line."
-        )
+        raise DataError(f"{path} begins with the number {names[0]}: write the names of the columns in the first line.")
     time = names[0] if time is None else time
     columns = tuple(name for name in names if name != time) if columns is None else tuple(columns)
     for name in (time, *columns):
         if name not in names:
             raise DataError(str(unknown_name(f"a column of {path}", name, names)))
         if (time, *columns).count(name) > 1 or names.count(name) > 1:
-            raise DataError(
-                f"column {name!r} of {path} is named twice: give each column, time too, a name of its own."
-            )
+            raise DataError(f"column {name!r} of {path} is named twice: give each column, time too, a name of its own.")
     if not columns:
         raise DataError(f"{path} has only the column {time!r}: give at least one column of values beside it.")
     return time, columns
@@ -154,9 +146,7 @@ def _is_number(cell: str) -> bool:
 
 def _check_time(path: Path, name: str, line: int, now: float, before: float) -> None:
     if math.isnan(now):
-        raise DataError(
-            f"column {name!r} of {path} has no time in line {line}: write it there, or remove the line."
-        )
+        raise DataError(f"column {name!r} of {path} has no time in line {line}: write it there, or remove the line.")
     if now <= before:
         wrong = "a second time" if now == before else f"after {before:g}"
         raise DataError(

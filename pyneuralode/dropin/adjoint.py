@@ -49,7 +49,12 @@ class Adjoint(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, solve: Callable, problem: Problem, backward: Backward, y0: Tensor, times: Tensor,
+        ctx,
+        solve: Callable,
+        problem: Problem,
+        backward: Backward,
+        y0: Tensor,
+        times: Tensor,
         *parameters: Tensor,
     ):
         ctx.solve, ctx.problem, ctx.backward_settings = solve, problem, backward
@@ -87,7 +92,11 @@ class Adjoint(torch.autograd.Function):
             time_gradients[1] = 0  # the end was found, not given
         parts = integrals[1:].split([p.numel() for p in parameters]) if parameters else ()
         return (
-            None, None, None, adjoint, slope.direction * time_gradients if wants_times else None,
+            None,
+            None,
+            None,
+            adjoint,
+            slope.direction * time_gradients if wants_times else None,
             *(part.view_as(p).to(p.dtype) for part, p in zip(parts, parameters)),
         )
 
@@ -115,12 +124,18 @@ class AugmentedSlope(Slope):
             # The user's function may share a graph between calls, so it is not freed.
             parts = (
                 torch.autograd.grad(slope, inputs, -y[n : 2 * n], allow_unused=True, retain_graph=True)
-                if slope.requires_grad else [None] * len(inputs)
+                if slope.requires_grad
+                else [None] * len(inputs)
             )
-        return torch.cat([
-            slope.detach(), *(torch.zeros_like(x).reshape(-1) if part is None else part.reshape(-1)
-                              for part, x in zip(parts, inputs)),
-        ])
+        return torch.cat(
+            [
+                slope.detach(),
+                *(
+                    torch.zeros_like(x).reshape(-1) if part is None else part.reshape(-1)
+                    for part, x in zip(parts, inputs)
+                ),
+            ]
+        )
 
 
 def backward_problem(problem: Problem, settings: Backward, slope: AugmentedSlope) -> Problem:
@@ -129,13 +144,13 @@ def backward_problem(problem: Problem, settings: Backward, slope: AugmentedSlope
     sample = torch.empty(sum(layout.sizes), dtype=slope.dtype, device=slope.device)
     options = dict(settings.options)
     norm, own_norm = adjoint_norm(options.get("norm"), problem, layout)
-    rtol, atol = (tolerance(f"adjoint_{name}", _reordered(value), layout, sample)
-                  for name, value in (("rtol", settings.rtol), ("atol", settings.atol)))
+    rtol, atol = (
+        tolerance(f"adjoint_{name}", _reordered(value), layout, sample)
+        for name, value in (("rtol", settings.rtol), ("atol", settings.atol))
+    )
     method = settings.method or "dopri5"
     callbacks = callbacks_of(slope.func, slope, method, layout, "_adjoint")
-    return Problem(
-        slope, sample, torch.empty(0), rtol, atol, method, options, norm, own_norm, layout, None, callbacks
-    )
+    return Problem(slope, sample, torch.empty(0), rtol, atol, method, options, norm, own_norm, layout, None, callbacks)
 
 
 def _reordered(value: Any) -> Any:
@@ -150,6 +165,7 @@ def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bo
     """Return the norm of the joint error: the default, "seminorm" (without parameters), or the user's."""
     n, state_sizes = layout.sizes[0], problem.layout.sizes
     if callable(given):
+
         def own(flat: Tensor):
             t, y, a, *parameters = layout.unpack(flat)
             if problem.layout.is_tuple:

@@ -68,8 +68,14 @@ def attach(combined: Callable, slope: Slope, when: Tensor, end: Tensor) -> tuple
 
 
 @torch.no_grad()
-def locate(event: Callable[[float, Tensor], float], state: Callable[[float], Tensor], start: float, t: float,
-           t_end: float, atol: float | Tensor) -> float:
+def locate(
+    event: Callable[[float, Tensor], float],
+    state: Callable[[float], Tensor],
+    start: float,
+    t: float,
+    t_end: float,
+    atol: float | Tensor,
+) -> float:
     """Return the time in [t, t_end] where `event` loses the sign of `start`, to within `atol`."""
     width = float(atol.min()) if isinstance(atol, Tensor) else atol
     while t_end - t > width:

@@ -103,8 +103,10 @@ def between(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: T
         return y + (end - y) * theta
     rest = 1 - theta
     return (
-        ((1 + 2 * theta) * rest * rest) * y + (theta * rest * rest * h) * first
-        + (theta * theta * (3 - 2 * theta)) * end - (theta * theta * rest * h) * last
+        ((1 + 2 * theta) * rest * rest) * y
+        + (theta * rest * rest * h) * first
+        + (theta * theta * (3 - 2 * theta)) * end
+        - (theta * theta * rest * h) * last
     )
 
 

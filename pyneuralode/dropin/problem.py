@@ -66,7 +66,13 @@ class Problem:
 
 
 def prepare(
-    func: Callable, y0: Any, t: Tensor, rtol: Any, atol: Any, method: str | None, options: dict | None,
+    func: Callable,
+    y0: Any,
+    t: Tensor,
+    rtol: Any,
+    atol: Any,
+    method: str | None,
+    options: dict | None,
     event_fn: Callable | None,
 ) -> Problem:
     """Check the arguments of `odeint` and return them as a `Problem`."""
@@ -173,9 +179,7 @@ def state_norm(given: Callable | None, layout: Layout) -> tuple[Norm, bool]:
     return lambda flat: given(layout.unpack(flat)), True
 
 
-def callbacks_of(
-    func: Callable, slope: Slope, method: str, layout: Layout, suffix: str = ""
-) -> dict[str, Callback]:
+def callbacks_of(func: Callable, slope: Slope, method: str, layout: Layout, suffix: str = "") -> dict[str, Callback]:
     """Return the callbacks of `func` (names ending in `suffix`) that `method` calls; warn of others."""
     supported = CALLBACKS if method in ADAPTIVE else () if method == "scipy_solver" else CALLBACKS[:1]
     given = {name: getattr(func, name + suffix) for name in CALLBACKS if hasattr(func, name + suffix)}

@@ -85,7 +85,14 @@ class Step:
     __slots__ = ("tableau", "weights", "slope", "t", "t_end", "h", "y", "stages", "end")
 
     def __init__(
-        self, tableau: Tableau, slope: Slope, t: Time, t_end: Time, h: Time, y: Tensor, first: Tensor,
+        self,
+        tableau: Tableau,
+        slope: Slope,
+        t: Time,
+        t_end: Time,
+        h: Time,
+        y: Tensor,
+        first: Tensor,
         nudge: int = 0,
     ):
         self.tableau, self.weights = tableau, weights_of(tableau, y.dtype, y.device)

@@ -32,7 +32,13 @@ def integrate(problem: Problem) -> Tensor:
         limits["min_step"] = number("min_step", options.min_step, 0)
     rtol, atol = (v.cpu().numpy() if isinstance(v, Tensor) else v for v in (problem.rtol, problem.atol))
     found = solve_ivp(
-        derivative, (ts[0], ts[-1]), y0.cpu().numpy(), method=options.solver, t_eval=ts, rtol=rtol, atol=atol,
+        derivative,
+        (ts[0], ts[-1]),
+        y0.cpu().numpy(),
+        method=options.solver,
+        t_eval=ts,
+        rtol=rtol,
+        atol=atol,
         **limits,
     )
     if found.status != 0:

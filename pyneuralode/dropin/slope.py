@@ -33,9 +33,7 @@ class Slope:
 
     active: int | None = None  # how many leading components of the state the slope depends on; None is all
 
-    def __init__(
-        self, func: Callable, layout: Layout, direction: float, like: Tensor, shift: Tensor | None = None
-    ):
+    def __init__(self, func: Callable, layout: Layout, direction: float, like: Tensor, shift: Tensor | None = None):
         self.func, self.layout, self.direction, self.shift = func, layout, direction, shift
         self.by_count = layout.is_tuple
         self.dtype, self.device = like.dtype, like.device

@@ -191,9 +191,7 @@ def read_events(events: Any) -> tuple[Event, ...]:
     several = tuple(events) if isinstance(events, (list, tuple)) else () if events is None else (events,)
     for event in several:
         if not isinstance(event, Event):
-            raise ArgumentError(
-                f"events holds a {type(event).__name__}: give pn.Event(condition) or a list of such."
-            )
+            raise ArgumentError(f"events holds a {type(event).__name__}: give pn.Event(condition) or a list of such.")
     return several
 
 

@@ -44,7 +44,9 @@ def check_times(ts: Any) -> Tensor:
     """Return the times as a 1-D tensor, checked to be finite and strictly monotone."""
     ts = as_tensor("ts", ts)
     if ts.ndim == 2:
-        raise ArgumentError(f"ts has shape {tuple(ts.shape)}: give (T,), or batch='independent' for a row of times for each sample.")
+        raise ArgumentError(
+            f"ts has shape {tuple(ts.shape)}: give (T,), or batch='independent' for a row of times for each sample."
+        )
     if ts.ndim != 1 or len(ts) < 2:
         raise ArgumentError(f"ts has shape {tuple(ts.shape)}: give at least two times, such as [0.0, 1.0].")
     values = ts.detach().tolist()
@@ -65,7 +67,9 @@ def check_times(ts: Any) -> Tensor:
 def times_inside(t: Any, first: float, last: float) -> np.ndarray:
     """Return time(s) `t` as a 1-D array, checked to lie between the first and the last time of a solve."""
     if isinstance(t, Tensor) and t.requires_grad:
-        raise ArgumentError("t requires a gradient, which dense output does not give: ask for its times in ts, or give t.detach().")
+        raise ArgumentError(
+            "t requires a gradient, which dense output does not give: ask for its times in ts, or give t.detach()."
+        )
     times = np.atleast_1d(real_array("t", t).astype(float))
     low, high = sorted((first, last))
     outside = ~((times >= low) & (times <= high))
@@ -128,7 +132,9 @@ def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> An
     version = None if y.is_inference() else y._version
     value = call(time, state)
     if version is not None and y._version != version:
-        raise ArgumentError(f"{name} changes the state y in place, where the solver goes on from: write y = y.clone() first.")
+        raise ArgumentError(
+            f"{name} changes the state y in place, where the solver goes on from: write y = y.clone() first."
+        )
     return value
 
 

@@ -51,9 +51,7 @@ class CheckpointFile:
                 header = json.loads((file.metadata() or {}).get(self.KEY, "null"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, ValueError) as error:
-            raise ModelFileError(
-                f"{self.path} is damaged ({error}): remove it to start the fit anew."
-            ) from None
+            raise ModelFileError(f"{self.path} is damaged ({error}): remove it to start the fit anew.") from None
         if header is None:
             raise ModelFileError(f"{self.path} is not the checkpoint of {self.OF}: give another path.")
         for name in {**self.identity, **header["identity"]}:

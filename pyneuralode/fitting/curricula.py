@@ -37,7 +37,9 @@ class Stage:
             raise ArgumentError(f"optimiser is a {type(self.optimiser).__name__}: give one such as Adam(lr=1e-3).")
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations))
         if self.end is not None:
-            object.__setattr__(self, "end", real_number("end", self.end, "give a time of the data, or None for all of it"))
+            object.__setattr__(
+                self, "end", real_number("end", self.end, "give a time of the data, or None for all of it")
+            )
         if self.goal is not None:
             remedy = "give a finite loss of at least 0, or None to go on to the last iteration"
             object.__setattr__(self, "goal", real_number("goal", self.goal, remedy))

@@ -98,7 +98,9 @@ class Diagnosis:
         """One sentence on what to change, empty where nothing has to be."""
         for moved in self.parameters:
             if moved.at_bound:
-                return f"{moved.name} ended at its bound: widen the bounds, or hold it by `fixed` if the bound is meant."
+                return (
+                    f"{moved.name} ended at its bound: widen the bounds, or hold it by `fixed` if the bound is meant."
+                )
             if moved.far:
                 return (
                     f"{moved.name} went from {moved.start:.3g} to {moved.end:.3g}, so the data may not determine it: "
@@ -107,7 +109,9 @@ class Diagnosis:
         add = "hidden components (AugmentedNeuralODE, on the command line --augment 2), another field or other data"
         if not (self.converged or self.at_goal):
             stay = f"; if {self.worst.name} stays badly explained, take {add}" if self.worst else ""
-            return f"The fit can still improve: give more iterations, L-BFGS at the end or a smaller learning rate{stay}."
+            return (
+                f"The fit can still improve: give more iterations, L-BFGS at the end or a smaller learning rate{stay}."
+            )
         if self.worst:
             return f"Unless the rest of {self.worst.name} is noise, take {add}: more iterations will not help."
         return ""
@@ -130,7 +134,9 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def column_fits(predicted: np.ndarray, data: np.ndarray, counted: np.ndarray, names: Sequence[str]) -> tuple[ColumnFit, ...]:
+def column_fits(
+    predicted: np.ndarray, data: np.ndarray, counted: np.ndarray, names: Sequence[str]
+) -> tuple[ColumnFit, ...]:
     """Return the fit of each column of data (..., k), of which the values that are `counted` count."""
     fits = []
     for k, name in enumerate(names):
@@ -175,7 +181,9 @@ def diagnose(
     now = variables.arrays()
     return Diagnosis(
         columns,
-        tuple(_moved(name, start[name], now[name], variables.bounds.get(name, (None, None))) for name in variables.free),
+        tuple(
+            _moved(name, start[name], now[name], variables.bounds.get(name, (None, None))) for name in variables.free
+        ),
         gradient,
         descent,
         improvement,
@@ -197,7 +205,9 @@ def _descent(variables: Variables, total: Callable[[], Tensor]) -> tuple[float, 
 
     def gradient() -> Tensor:
         found = torch.autograd.grad(total(), free, allow_unused=True)
-        return torch.cat([torch.zeros_like(v).flatten() if g is None else g.flatten() for v, g in zip(free, found)]).double()
+        return torch.cat(
+            [torch.zeros_like(v).flatten() if g is None else g.flatten() for v, g in zip(free, found)]
+        ).double()
 
     here, slope = variables.snapshot(), gradient()
     norm = float(slope.norm())

@@ -212,7 +212,10 @@ class _Run:
         self.results: list[StageResult] = []
         self.best: dict[str, Tensor] = variables.snapshot()
         self.optimiser: torch.optim.Optimizer | None = None
-        self.begun = (0, math.inf)  # the iteration of the stage at which the optimiser started, and the best objective then
+        self.begun = (
+            0,
+            math.inf,
+        )  # the iteration of the stage at which the optimiser started, and the best objective then
         self.interrupted = False
 
     def identity(self) -> dict[str, str]:

@@ -146,7 +146,9 @@ def _truth(mask: Any) -> np.ndarray:
     """Return a mask of truth values, or of the numbers 0 and 1."""
     array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-        raise ArgumentError(f"mask holds other values than True and False (its dtype is {array.dtype}): give these alone.")
+        raise ArgumentError(
+            f"mask holds other values than True and False (its dtype is {array.dtype}): give these alone."
+        )
     return array.astype(bool)
 
 

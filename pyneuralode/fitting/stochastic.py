@@ -104,12 +104,12 @@ def train(
         **(identity or {}),
         "optimiser": repr(optimiser),
         "parameters": repr({name: (str(p.dtype), *p.shape) for name, p in module.named_parameters()}),
-        "schedule": f"{getattr(schedule, '__qualname__', schedule)} over {updates} updates"
-        if varies
-        else "constant",
+        "schedule": f"{getattr(schedule, '__qualname__', schedule)} over {updates} updates" if varies else "constant",
     }
     run = _Run(module, optimiser, schedule, updates, records or {})
-    store = None if checkpoint is None else _Checkpoint(Path(checkpoint), dict(sorted(identity.items())), checkpoint_every)
+    store = (
+        None if checkpoint is None else _Checkpoint(Path(checkpoint), dict(sorted(identity.items())), checkpoint_every)
+    )
     if store is not None and resume and store.exists():
         store.load(run)
     with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
@@ -159,9 +159,7 @@ class _Run:
     def __post_init__(self):
         self.free = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
         if not self.free:
-            raise ArgumentError(
-                "the model has no parameters to fit: give a field that has some, such as HyperMLP."
-            )
+            raise ArgumentError("the model has no parameters to fit: give a field that has some, such as HyperMLP.")
         kept = self.module.state_dict()
         buffers = {name: value for name, value in self.module.named_buffers() if name in kept}
         self.state = {**self.free, **buffers}  # buffers too: batch normalisation's running means
@@ -187,9 +185,7 @@ class _Run:
             task.advance(1, f"loss {self.mean:.4f}{note}")
             if callback is not None:
                 callback(k, loss)
-            if store is not None and (
-                len(self.losses) % store.every == 0 or len(self.losses) == self.updates
-            ):
+            if store is not None and (len(self.losses) % store.every == 0 or len(self.losses) == self.updates):
                 store.save(self)
 
     def _update(self, k: int, compute: Callable[[int], Outcome]) -> tuple[float, str]:

@@ -67,8 +67,10 @@ def solve_terms(
 
         return julia.solve_terms(flow, state, span, noise, kinetic, jacobian)
     plain, tableau = noise is None and not kinetic and not jacobian, find_tableau(flow.solver)
-    if plain and flow.fused and fused_flows.applies(
-        flow.field, flow.tensors(), state, tableau, flow.control, flow.gradient
+    if (
+        plain
+        and flow.fused
+        and fused_flows.applies(flow.field, flow.tensors(), state, tableau, flow.control, flow.gradient)
     ):
         return fused_flows.solve(flow.field, flow.tensors(), state, span, tableau, flow.control)
     slope = _Joint(flow, noise, kinetic, jacobian)

@@ -131,9 +131,7 @@ class PlanarFlow(nn.Module):
         batch = whole_number("batch", batch)
 
         def compute(update: int) -> Outcome:
-            x, log_q = self.sample_and_log_prob(
-                batch, int(np.random.SeedSequence((seed, update)).generate_state(1)[0])
-            )
+            x, log_q = self.sample_and_log_prob(batch, int(np.random.SeedSequence((seed, update)).generate_state(1)[0]))
             loss = (log_q - log_density(x)).mean()
             return Outcome(loss, loss)
 

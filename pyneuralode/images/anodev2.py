@@ -118,9 +118,7 @@ class Residual(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(out) for _ in range(layers))
         self.shortcut = nn.Identity()
         if stride > 1 or channels != out:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         change = x
@@ -163,9 +161,7 @@ class ParameterCount:
 def parameter_table() -> list[ParameterCount]:
     """Return our counts beside Table 3's, for five steps of the activations and two in configuration two."""
     return [
-        ParameterCount(
-            net, variant, sum(p.numel() for p in image_model(net, variant).parameters()), 1000 * thousands
-        )
+        ParameterCount(net, variant, sum(p.numel() for p in image_model(net, variant).parameters()), 1000 * thousands)
         for net, row in PRINTED.items()
         for variant, thousands in row.items()
     ]

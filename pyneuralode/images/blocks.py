@@ -109,9 +109,7 @@ class ResidualBlock(nn.Module):
                 nn.Conv2d(out, out, 3, padding=1, bias=False),
             ]
         )
-        self.shortcut = (
-            nn.Conv2d(channels, out, 1, stride, bias=False) if stride > 1 or out != channels else None
-        )
+        self.shortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if stride > 1 or out != channels else None
 
     def forward(self, x: Tensor) -> Tensor:
         first = torch.relu(self.norms[0](x))

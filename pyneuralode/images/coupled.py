@@ -82,9 +82,7 @@ class CoupledODE(nn.Module):
     ):
         super().__init__()
         if not isinstance(f, nn.Module):
-            raise ArgumentError(
-                f"f is a {type(f).__name__}: give a torch.nn.Module with forward(self, t, z)."
-            )
+            raise ArgumentError(f"f is a {type(f).__name__}: give a torch.nn.Module with forward(self, t, z).")
         bind(f, {})  # raises where it does not take (t, z)
         self.steps = whole_number("steps", steps, 1, 5)
         self.weight_steps = self.steps if weight_steps is None else whole_number("weight_steps", weight_steps, 1, 5)
@@ -154,9 +152,7 @@ class CoupledODE(nn.Module):
             return places[id(tensor)]
 
         paths = self.trajectory()
-        evolved = [
-            {name: place(path[k]) for name, path in paths.items()} for k in range(self.weight_steps + 1)
-        ]
+        evolved = [{name: place(path[k]) for name, path in paths.items()} for k in range(self.weight_steps + 1)]
         fixed, buffers = [], []
         for n in range(self.steps):
             parameters, others = self._at_step(n)
@@ -186,7 +182,5 @@ def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMeth
             f"gradient is {type(method).__name__!r}: a coupled ODE takes 'Backprop', 'Checkpointed' or 'Backsolve'."
         )
     if isinstance(method, Backsolve) and (method.rtol is not None or method.atol is not None):
-        raise ArgumentError(
-            f"gradient is {method}: its steps back are those forward, so leave out the tolerances."
-        )
+        raise ArgumentError(f"gradient is {method}: its steps back are those forward, so leave out the tolerances.")
     return method

@@ -72,9 +72,7 @@ class March:
         values = {**fixed, **self.weights(t), **self.buffers[n]}
         slope = torch.func.functional_call(self.f, values, (moment(t, z), z))
         if not isinstance(slope, Tensor) or slope.shape != z.shape:
-            found = (
-                f"shape {tuple(slope.shape)}" if isinstance(slope, Tensor) else f"a {type(slope).__name__}"
-            )
+            found = f"shape {tuple(slope.shape)}" if isinstance(slope, Tensor) else f"a {type(slope).__name__}"
             raise ArgumentError(
                 f"{type(self.f).__name__} returned {found} for z of shape {tuple(z.shape)}: return dz/dt like z."
             )
@@ -147,9 +145,7 @@ class _Backsolved(torch.autograd.Function):
         return None, start, *grads
 
 
-def _backwards(
-    march: March, z: Tensor, adjoint: Tensor, weights: list[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
+def _backwards(march: March, z: Tensor, adjoint: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
     """March z, its adjoint a and the weights' gradient g from `span` to 0; return a and g there.
 
     a' = -(df/dz)^T a and g' = -(df/dtheta)^T a, from g = 0, with the solver and the steps of the forward march.
@@ -179,7 +175,5 @@ def _pulled_back(
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         slope = march.slope(n, t, z)
-    by_state, *by_weights = torch.autograd.grad(
-        slope, [z, *weights], adjoint.to(slope.dtype), allow_unused=True
-    )
+    by_state, *by_weights = torch.autograd.grad(slope, [z, *weights], adjoint.to(slope.dtype), allow_unused=True)
     return slope.detach().clone(), [torch.zeros_like(z) if by_state is None else by_state, *by_weights]

@@ -149,9 +149,7 @@ class ReactionDiffusionAdvection(Evolution):
 
     def _filtered(self, w: Tensor, symbol: Tensor) -> Tensor:
         if w.shape != self.shape:
-            raise ArgumentError(
-                f"the weights have shape {tuple(w.shape)}: this operator was made for {self.shape}."
-            )
+            raise ArgumentError(f"the weights have shape {tuple(w.shape)}: this operator was made for {self.shape}.")
         axes = tuple(range(2, w.ndim))
         return torch.fft.irfftn(symbol * torch.fft.rfftn(w, dim=axes), s=self.grid, dim=axes)
 
@@ -191,9 +189,7 @@ def as_evolution(q: Evolution | Callable[[Tensor, Tensor], Tensor]) -> Evolution
     return q if isinstance(q, Evolution) else Integrated(q)
 
 
-def remembered(
-    path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]
-) -> list[Tensor]:
+def remembered(path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]) -> list[Tensor]:
     """Return theta(t) = integral over s from 0 to t of K(t - s) w(s) at each time, by the trapezoidal rule.
 
     Parameters
@@ -217,9 +213,7 @@ def remembered(
 
 
 @functools.lru_cache
-def _waves(
-    grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return what first (axes, n) and second derivatives multiply the n waves by, without their powers of i.
 
     With `tensor` the second ones are those of each axis, then the cross terms; otherwise their sum over the axes, the

@@ -125,9 +125,7 @@ class ODEBlock(nn.Module):
 
     def extra_repr(self) -> str:
         gradient, control = type(self.ode.gradient).__name__, self.ode.control
-        steps = (
-            f"rtol={control.rtol}, atol={control.atol}" if control.step is None else f"step={control.step:g}"
-        )
+        steps = f"rtol={control.rtol}, atol={control.atol}" if control.step is None else f"step={control.step:g}"
         return f"times={self.times}, solver={self.ode.solver}, {steps}, gradient={gradient}"
 
 
@@ -204,9 +202,7 @@ def _check_times(times: Any) -> tuple[float, float]:
     try:
         t0, t1 = (real_number("times", t) for t in times)
     except (TypeError, ValueError):
-        raise ArgumentError(
-            f"times is {times!r}: give the two numbers t0 and t1, such as (0.0, 1.0)."
-        ) from None
+        raise ArgumentError(f"times is {times!r}: give the two numbers t0 and t1, such as (0.0, 1.0).") from None
     if not np.isfinite([t0, t1]).all() or t0 == t1:
         raise ArgumentError(f"times is {times!r}: give two different finite numbers, such as (0.0, 1.0).")
     return t0, t1

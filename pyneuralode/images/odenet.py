@@ -81,20 +81,14 @@ def classifier(
         whole_number(name, value)
     method = find_gradient(gradient or ("Backprop" if kind == "rknet" else "Checkpointed"))
     if kind == "rknet" and not isinstance(method, Backprop):
-        raise ArgumentError(
-            f"gradient is {gradient!r}, and an rknet is one with Backprop: write kind='odenet'."
-        )
+        raise ArgumentError(f"gradient is {gradient!r}, and an rknet is one with Backprop: write kind='odenet'.")
     if kind in ("resnet", "cnn") and (gradient is not None or control):
         name = "gradient" if gradient is not None else min(control)
-        raise ArgumentError(
-            f"{name} is given, and a {kind} has no ODE: leave it out, or write kind='odenet'."
-        )
+        raise ArgumentError(f"{name} is given, and a {kind} has no ODE: leave it out, or write kind='odenet'.")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's numbers too
         if kind == "resnet":
-            return Classifier(
-                _halving_blocks(channels), _residual_blocks(channels, blocks), _head(channels, classes)
-            )
+            return Classifier(_halving_blocks(channels), _residual_blocks(channels, blocks), _head(channels, classes))
         if kind == "cnn":
             return Classifier(_stem(channels), _layers(channels), _head(channels, classes))
         dynamics = ConvDynamics(channels, time, parts or steps or 10)
@@ -138,6 +132,4 @@ def _layers(channels: int) -> nn.Sequential:
 
 
 def _head(channels: int, classes: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
-    )
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))

@@ -27,13 +27,9 @@ def accuracy_curves(
                 continue
             values, x = np.array([curve[:epochs] for curve in curves]), np.arange(1, epochs + 1)
             marker = "o" if epochs < 4 else None
-            ax.plot(
-                x, values.mean(axis=0), color=colour, linewidth=1.4, marker=marker, markersize=4, label=name
-            )
+            ax.plot(x, values.mean(axis=0), color=colour, linewidth=1.4, marker=marker, markersize=4, label=name)
             if len(values) > 1:
-                ax.fill_between(
-                    x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0
-                )
+                ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         label(ax, title, "epoch", y)

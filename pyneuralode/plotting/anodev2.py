@@ -54,9 +54,7 @@ def kernels_in_time(
     With `change` one more column shows the last kernel minus the first, on a scale of its own.
     """
     columns = len(times) + change
-    figure = Figure(
-        figsize=(side * columns + 1.9 + 0.8 * change, (side + 0.18) * len(rows)), layout="constrained"
-    )
+    figure = Figure(figsize=(side * columns + 1.9 + 0.8 * change, (side + 0.18) * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     titles = [f"t = {time:.2g}" for time in times] + ["change"] * change
     for ax, title in zip(axes[0], titles):
@@ -113,9 +111,7 @@ def errors_in_time(times: Sequence[float], panels: Mapping[str, Mapping[str, np.
     return figure
 
 
-def speeds_in_time(
-    times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], truth: str = "c(t)"
-) -> Figure:
+def speeds_in_time(times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], truth: str = "c(t)") -> Figure:
     """Draw speeds (T,) by name over time, a panel for each true one, which is the curve named `truth`."""
     figure, axes = new_figure(len(panels), 1, width=4.6, height=3.2)
     for ax, (title, curves) in zip(axes[0], panels.items()):

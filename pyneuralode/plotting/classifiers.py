@@ -11,9 +11,7 @@ from .gradients import MARKERS
 from .style import COLOURS, INK, label, new_figure
 
 
-def training_losses(
-    runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 50
-) -> Figure:
+def training_losses(runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 50) -> Figure:
     """Draw each run's cross-entropy, as means of `window` updates of so many images each, against the images seen."""
     figure, axes = new_figure()
     for colour, (name, losses) in zip(COLOURS * len(runs), runs.items()):
@@ -33,9 +31,7 @@ def evaluations_while_training(
     for colour, style, (name, counts) in zip(COLOURS * len(runs), styles * len(runs), runs.items()):
         means = _means(counts, window)
         updates = np.arange(len(counts) - len(means) + 1, len(counts) + 1)
-        axes[0, 0].plot(
-            updates * images[name], means, color=colour, linestyle=style, linewidth=1.8, label=name
-        )
+        axes[0, 0].plot(updates * images[name], means, color=colour, linestyle=style, linewidth=1.8, label=name)
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].margins(y=0.15)
     label(axes[0, 0], "Evaluations of the dynamics in a forward pass", "images seen", "evaluations")
@@ -64,9 +60,7 @@ def error_against_parameters(
     figure, axes = new_figure()
     ax = axes[0, 0]
     for colour, marker, (name, (count, error)) in zip(COLOURS, MARKERS, ours.items()):
-        ax.plot(
-            count / 1e6, error, marker, color=colour, markersize=8, linestyle="none", alpha=0.8, label=name
-        )
+        ax.plot(count / 1e6, error, marker, color=colour, markersize=8, linestyle="none", alpha=0.8, label=name)
     for marker, (name, (count, error)) in zip(MARKERS, theirs.items()):
         ax.plot(
             count / 1e6,

@@ -53,7 +53,7 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
     legend_outside(figure, axes[0, 0], "upper")
     figure.supxlabel(DAYS, fontsize=10)
     figure.supylabel(y, fontsize=10)
-    for ax in list(axes.flat)[len(fits):]:
+    for ax in list(axes.flat)[len(fits) :]:
         ax.set_visible(False)
     return figure
 
@@ -89,7 +89,7 @@ def stage_losses(stages: Sequence, title: str = "Loss, stage by stage") -> Figur
         ax.semilogy(np.arange(1, len(stage.losses) + 1), stage.losses, color=colour, linewidth=1.0)
         end = "all data" if stage.end is None else f"days 0 to {stage.end:g}"
         label(ax, f"{end}: {stage.best_loss:.2e}", "iteration", "sum of squares")
-    for ax in list(axes.flat)[len(stages):]:
+    for ax in list(axes.flat)[len(stages) :]:
         ax.set_visible(False)
     figure.suptitle(title, fontsize=12)
     return figure

@@ -26,9 +26,7 @@ def solution_columns(
 def _panels(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str, end: float) -> Figure:
     across = min(3, len(columns))
     down = -(-len(columns) // across)
-    figure, axes = new_figure(
-        across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2
-    )
+    figure, axes = new_figure(across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2)
     for ax, name, curve, colour in zip(axes.flat, columns, curves.T, COLOURS * len(columns)):
         draw_fit(ax, ts, curve, end, colour, "model", FORECAST, 1.8)
         label(ax, "", _plain(time), _plain(name), legend=False)

@@ -42,9 +42,7 @@ def flow_in_time(
     return figure
 
 
-def flow_animation(
-    times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent
-) -> FuncAnimation:
+def flow_animation(times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent) -> FuncAnimation:
     """Return the same as an animation that goes from the base to the data and rests there."""
     figure = Figure(figsize=(6.0, 3.2 * _aspect(extent)), layout="constrained", dpi=80)
     FigureCanvasAgg(figure)
@@ -65,9 +63,7 @@ def flow_animation(
     return FuncAnimation(figure, draw, frames=frames, interval=100)
 
 
-def density_panels(
-    panels: Sequence[tuple[str, np.ndarray]], extent: Extent, columns: int, log: bool = False
-) -> Figure:
+def density_panels(panels: Sequence[tuple[str, np.ndarray]], extent: Extent, columns: int, log: bool = False) -> Figure:
     """Draw many densities (title, (rows, columns)); with `log` the values are logarithms, on one scale for all."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.55 * _aspect(extent) * rows), layout="constrained")

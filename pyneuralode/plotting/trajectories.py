@@ -43,7 +43,9 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
         seen, open_ = ts <= end, {"fillstyle": "none", "alpha": 0.6}
         for k, colour in zip(range(data.shape[1]), COLOURS):
             ax.plot(ts[seen], data[seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, data")
-            ax.plot(ts[~seen], data[~seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, not fitted", **open_)
+            ax.plot(
+                ts[~seen], data[~seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, not fitted", **open_
+            )
             draw_fit(ax, times, states[:, k], end, colour, f"state {k + 1}, fit", f"state {k + 1}, forecast", 1.4)
         ax.set_ylim(-reach, reach)
         label(ax, title, "time", "state", legend=False)
@@ -51,16 +53,12 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
     return figure
 
 
-def learned_planes(
-    data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]
-) -> Figure:
+def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
     """Draw data, truth and a panel for each (title, trajectory (T, 2), slopes at the lattice (n, n, 2))."""
     figure, axes = new_figure(len(planes), width=4.2, height=4.4)
     for ax, (title, states, slopes) in zip(axes[0], planes):
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
-        ax.quiver(
-            *np.moveaxis(lattice, -1, 0), *np.moveaxis(directions, -1, 0), color=_FIELD, scale=26, width=0.004
-        )
+        ax.quiver(*np.moveaxis(lattice, -1, 0), *np.moveaxis(directions, -1, 0), color=_FIELD, scale=26, width=0.004)
         ax.plot(*truth.T, color=INK, linewidth=1.0, label="exact")
         ax.plot(*states.T, color=COLOURS[1], linewidth=1.6, label="neural ODE")
         ax.plot(*data.T, "o", color=DATA, markersize=4, label="data")

@@ -179,7 +179,12 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
             # Forward mode carries a sensitivity for every number: a smaller net keeps it to a few seconds.
             width = 2 if name == "ForwardMode" else 32
             model = NeuralODE(
-                MLP((4, width, 4), init_bias=0.3), solver="RK4", step=1.0 / count, gradient=name, fused=False, engine="torch"
+                MLP((4, width, 4), init_bias=0.3),
+                solver="RK4",
+                step=1.0 / count,
+                gradient=name,
+                fused=False,
+                engine="torch",
             )
             start, ts = torch.ones(16, 4, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
             with PeakMemory() as memory:

@@ -75,14 +75,11 @@ def run(context: Context) -> Report:
                 ("Configuration two: ten steps of the weights, two of the activations", 10, 2),
             ]
         ),
-        "synthetic": kernels_in_time(
-            TIMES, [(words, synthetic(**terms)) for words, terms in SYNTHETIC.items()]
-        ),
+        "synthetic": kernels_in_time(TIMES, [(words, synthetic(**terms)) for words, terms in SYNTHETIC.items()]),
     }
     times = np.linspace(0, 1, WEIGHT_STEPS + 1)
     lengths = ", ".join(
-        f"{recipe.epochs} epochs of {images:,} images for {NETS[net]}"
-        for net, (recipe, images) in plans.items()
+        f"{recipe.epochs} epochs of {images:,} images for {NETS[net]}" for net, (recipe, images) in plans.items()
     )
     for net, found in trained.items():
         figures[net] = kernels_in_time(times, _panels(found), side=1.1, change=True)
@@ -96,8 +93,7 @@ def run(context: Context) -> Report:
             f"periodic grid of {GRID} x {GRID}.",
             "resnet4": "Kernels of ResNet-4's block over its depth, those that change most.",
             "resnet10": "Kernels of ResNet-10's two blocks with evolving weights, those that change most.",
-            "alexnet": "AlexNet's 5x5 convolution with evolving weights: its first kernel, and those that change "
-            "most.",
+            "alexnet": "AlexNet's 5x5 convolution with evolving weights: its first kernel, and those that change most.",
         },
         notes=[
             "q as in the paper's map, with six coefficients for each output channel (three of diffusion, two of "
@@ -127,9 +123,7 @@ def train(net: str, recipe: Recipe, images: int, seed: int, advance: Callable[..
     """Train a net in configuration one; `advance(n, note)` is told of every update."""
     model = image_model(net, "anodev2_one", seed=seed)
     train_set, tests = _sets()
-    found = train_classifier(
-        model, train_set.take(images), tests, recipe, seed=seed, progress=OneBar(advance)
-    )
+    found = train_classifier(model, train_set.take(images), tests, recipe, seed=seed, progress=OneBar(advance))
     if found.fit.interrupted:
         raise KeyboardInterrupt
     return TrainedNet(found.accuracy, evolved(model))
@@ -143,9 +137,7 @@ def evolved(model: nn.Module) -> list[Evolved]:
         for (name, path), q in zip(block.trajectory().items(), block.evolutions):
             layer = int(name.split(".")[1]) + 1
             coefficients = {key: value.detach().numpy().copy() for key, value in q.named_parameters()}
-            found.append(
-                Evolved(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients)
-            )
+            found.append(Evolved(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients))
     return found
 
 

@@ -101,9 +101,7 @@ def table3(context: Context) -> Report:
                 tolerance=rounding if determined else None,
             )
         )
-        cells.append(
-            [NETS[count.net], VARIANTS[count.variant], count.ours, count.printed / 1000, count.difference]
-        )
+        cells.append([NETS[count.net], VARIANTS[count.variant], count.ours, count.printed / 1000, count.difference])
     return Report(
         rows=rows,
         tables=[
@@ -171,9 +169,7 @@ def _accuracies(
     return Report(
         rows=rows,
         figures={"accuracy": accuracy_curves(panels)},
-        captions={
-            "accuracy": "Test images read right after each epoch: mean of the seeds, least and greatest."
-        },
+        captions={"accuracy": "Test images read right after each epoch: mean of the seeds, least and greatest."},
         tables=[_paper_form(found, nets, variants), _scale(found, nets, variants), *_recorded(variants)],
         notes=_notes(context, found),
     )

@@ -116,9 +116,7 @@ def _rows(found: dict[tuple[str, str, int], Learned], seeds: list[int]) -> list[
             if (name, kind, seeds[0]) in found
         }
         for kind, values in errors.items():
-            rows.append(
-                Row(f"{speed.formula}: {WORDS[kind]}, mean error, worst seed", max(values), source="V Fig. 2")
-            )
+            rows.append(Row(f"{speed.formula}: {WORDS[kind]}, mean error, worst seed", max(values), source="V Fig. 2"))
         for kind, values in errors.items():
             if kind != "anode":
                 ratio = max(ours / constant for ours, constant in zip(values, errors["anode"]))
@@ -160,9 +158,7 @@ def _figures(found: dict[tuple[str, str, int], Learned], kinds: list[str], seeds
             WORDS[kind]: np.stack([found[name, kind, seed].errors for seed in seeds]) for kind in kinds
         }
         grid = torch.linspace(0, 1, 2 * STEPS + 1, dtype=torch.float64)
-        speeds[speed.formula] = {"c(t)": speed.at(grid).numpy()} | {
-            words: one.speed for words, one in first.items()
-        }
+        speeds[speed.formula] = {"c(t)": speed.at(grid).numpy()} | {words: one.speed for words, one in first.items()}
     return {
         "pulse": transported(cells().numpy(), shown, pulses),
         "errors": errors_in_time(times, errors),

@@ -89,18 +89,12 @@ class Row:
             raise unknown_name("better", self.better, _BETTER)
         if self.better != "match":
             if self.tolerance is not None:
-                raise ArgumentError(
-                    f"tolerance is {self.tolerance} in row {self.name!r}: give it with better='match'."
-                )
+                raise ArgumentError(f"tolerance is {self.tolerance} in row {self.name!r}: give it with better='match'.")
         elif self.target is not None:
-            raise ArgumentError(
-                f"target is {self.target} in row {self.name!r}: give theirs and a tolerance instead."
-            )
+            raise ArgumentError(f"target is {self.target} in row {self.name!r}: give theirs and a tolerance instead.")
         elif self.tolerance is not None:
             if self.theirs is None:
-                raise ArgumentError(
-                    f"theirs is None in row {self.name!r}: give the number that ours is to match."
-                )
+                raise ArgumentError(f"theirs is None in row {self.name!r}: give the number that ours is to match.")
             object.__setattr__(self, "target", self.theirs)
 
     @property
@@ -127,9 +121,7 @@ class Table:
     def __post_init__(self) -> None:
         for cells in self.rows:
             if len(cells) != len(self.columns):
-                raise ArgumentError(
-                    f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}."
-                )
+                raise ArgumentError(f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}.")
 
 
 @dataclass(frozen=True)
@@ -160,9 +152,7 @@ class Report:
     def __post_init__(self) -> None:
         for name, count in Counter(row.name for row in self.rows).items():
             if count > 1:
-                raise ArgumentError(
-                    f"the row name {name!r} stands {count} times in a report: make the names differ."
-                )
+                raise ArgumentError(f"the row name {name!r} stands {count} times in a report: make the names differ.")
         for name in (*self.figures, *self.animations):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                 raise ArgumentError(f"a figure's name is {name!r}: write letters, digits, - and _ only.")

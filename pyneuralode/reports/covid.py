@@ -240,7 +240,11 @@ def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, l
 
 
 def _figures(
-    theirs: dict[str, list[FitResult]], ours: list[FitResult], official: list[FitResult], panels: list[tuple], engine: str
+    theirs: dict[str, list[FitResult]],
+    ours: list[FitResult],
+    official: list[FitResult],
+    panels: list[tuple],
+    engine: str,
 ) -> dict:
     days, values = _points("report")
     grid = np.linspace(0, days[-1], 681)

@@ -31,7 +31,10 @@ def run(context: Context) -> Report:
     seeds = [context.seed + k for k in range(1 if context.quick else 5)]
     jobs = [(kind, seed) for kind in WORDS for seed in seeds]
     totals = {kind: sum(stage.iterations for stage in stages_of(plans_of(kind))) for kind in WORDS}
-    work = [Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed, context.engine), totals[kind]) for kind, seed in jobs]
+    work = [
+        Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed, context.engine), totals[kind])
+        for kind, seed in jobs
+    ]
     fits = side_by_side(work, context.workers, context.progress)
     if any(result.interrupted for found in fits for result in found):
         raise KeyboardInterrupt  # a fit that was stopped is not a result
@@ -106,8 +109,7 @@ def fit_spiral(kind: str, seed: int, engine: str, advance) -> list[FitResult]:
         advance(1, f"loss {loss:.3g}")
 
     return [
-        fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=told)
-        for plan in plans_of(kind)
+        fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=told) for plan in plans_of(kind)
     ]
 
 
@@ -167,8 +169,7 @@ def _figures(ended: dict[str, list[StageResult]], results: dict[str, list[FitRes
         planes.append((WORDS[kind], curve(kind, ended[kind][-1]), slopes))
     losses = {
         WORDS[kind]: [
-            np.concatenate([s.losses for result in found for s in result.stages if s.end == end])
-            for end in SPANS
+            np.concatenate([s.losses for result in found for s in result.stages if s.end == end]) for end in SPANS
         ]
         for kind, found in results.items()
     }

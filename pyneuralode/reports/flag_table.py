@@ -58,10 +58,7 @@ def run(context: Context) -> Report:
         for words, net, seed in keys
     ]
     steps = list(ABLATIONS.items())[:2] if context.quick else list(ABLATIONS.items())
-    jobs += [
-        _job(name, field, replace(recipe, **cut), context.seed, context, fresh)
-        for name, (field, recipe) in steps
-    ]
+    jobs += [_job(name, field, replace(recipe, **cut), context.seed, context, fresh) for name, (field, recipe) in steps]
     # The best model's row is the mean of the same seeds as the table's.
     final = [seed for seed in seeds if seed != context.seed]
     jobs += [_job(f"the best, seed {s}", BEST_FIELD, replace(BEST, **cut), s, context, fresh) for s in final]
@@ -73,8 +70,7 @@ def run(context: Context) -> Report:
     ):
         found[k] = trained
     table = {
-        words: [[t for (w, n, _), t in zip(keys, found) if (w, n) == (words, net)] for net in nets]
-        for words in SETUPS
+        words: [[t for (w, n, _), t in zip(keys, found) if (w, n) == (words, net)] for net in nets] for words in SETUPS
     }
     ablation = {name: trained for (name, _), trained in zip(steps, found[len(keys) :])}
     best = [] if context.quick else [list(ablation.values())[-1], *found[len(keys) + len(steps) :]]
@@ -113,9 +109,7 @@ def _weight(job: Job) -> float:
     return recipe.updates * (recipe.batch * size + 1e6) * recipe.tolerance**-0.3
 
 
-def _rows(
-    nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], seeds: int
-) -> list[Row]:
+def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], seeds: int) -> list[Row]:
     rows = []
     for net, runs in zip(nets, table["our set-up"]):
         mean = float(np.mean([run.fresh for run in runs]))
@@ -143,9 +137,7 @@ def _rows(
                 target=0.01,
             ),
         ]
-    rows.append(
-        Row("entropy of the flag: the floor", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001)
-    )
+    rows.append(Row("entropy of the flag: the floor", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001))
     for words, runs in table.items():
         total = sum(np.mean([run.fit.seconds for run in of_net]) for of_net in runs)
         rows.append(Row(f"{words}: one seed of all nets, processor time of training", total / 60, unit="min"))
@@ -221,9 +213,7 @@ def _ablation_table(ablation: dict[str, Trained]) -> Table:
     )
 
 
-def _figures(
-    nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], context: Context
-) -> dict:
+def _figures(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], context: Context) -> dict:
     theirs = {net.name: net.theirs for net in nets}
     losses = {words: [[run.fresh for run in of_net] for of_net in runs] for words, runs in table.items()}
     figures = {"settings": losses_of_settings(list(theirs), list(theirs.values()), losses, FLAG.entropy)}
@@ -234,10 +224,7 @@ def _figures(
         figures[key] = running_losses(groups, FLAG.entropy, theirs)
     pixels = 50 if context.quick else 120
     for key, (words, runs) in zip(("densities_theirs", "densities_ours"), table.items()):
-        panels = [
-            (f"{net.name}\n{r[0].fresh:.4f}", _log_density(r[0], pixels, context))
-            for net, r in zip(nets, runs)
-        ]
+        panels = [(f"{net.name}\n{r[0].fresh:.4f}", _log_density(r[0], pixels, context)) for net, r in zip(nets, runs)]
         if best and words == "our set-up":
             panels.append((f"the best model\n{best[0].fresh:.4f}", _log_density(best[0], pixels, context)))
         panels.append((f"the flag\n{FLAG.entropy:.4f}", FLAG.log_density(grid_of(FLAG.extent, pixels))))

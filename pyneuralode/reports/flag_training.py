@@ -150,9 +150,7 @@ class Trained:
 
     def flow(self, engine: str = "torch") -> ContinuousFlow:
         """Return the flow, solved at 1e-5."""
-        flow = ContinuousFlow(
-            self.field, times=self.times, solver="Tsit5", rtol=1e-5, atol=1e-5, engine=engine
-        )
+        flow = ContinuousFlow(self.field, times=self.times, solver="Tsit5", rtol=1e-5, atol=1e-5, engine=engine)
         flow.set_arrays(self.parameters)
         return flow
 
@@ -195,8 +193,6 @@ def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
     """Return the loss on points that no training has seen, "fresh", and its distance to the density's own, "gap"."""
     points = FLAG.sample(count, np.random.default_rng((2022, 7)))
     with torch.no_grad():
-        found = [
-            flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))
-        ]
+        found = [flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))]
     ours = np.concatenate(found)
     return {"fresh": float(-ours.mean()), "gap": float((FLAG.log_density(points) - ours).mean())}

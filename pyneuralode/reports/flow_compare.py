@@ -193,9 +193,7 @@ def compare(
         flow.set_arrays(parameters)
     with torch.no_grad():
         parts = [flow.sample_and_log_prob(5_000, seed=10_000 + k) for k in range(samples // 5_000)]
-        differences = torch.cat([log_q - log_density(x) for x, log_q in parts]).double() + log_constant(
-            log_density
-        )
+        differences = torch.cat([log_q - log_density(x) for x, log_q in parts]).double() + log_constant(log_density)
         drawn = flow.log_prob(_grid(pixels)).reshape(pixels, pixels).numpy()
     error = float(differences.std()) / math.sqrt(len(differences))
     return Compared(float(differences.mean()), error, fit.seconds, updates, drawn)
@@ -231,9 +229,7 @@ def _place(run: tuple) -> tuple:
     return list(DENSITIES).index(name), size, list(KINDS).index(kind), seed
 
 
-def _panels(
-    found: dict, names: list[str], sizes: tuple[int, ...], pixels: int
-) -> list[tuple[str, np.ndarray]]:
+def _panels(found: dict, names: list[str], sizes: tuple[int, ...], pixels: int) -> list[tuple[str, np.ndarray]]:
     panels = []
     for name in names:
         truth = DENSITIES[name](_grid(pixels)).double() - log_constant(DENSITIES[name])

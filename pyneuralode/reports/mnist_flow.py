@@ -49,9 +49,7 @@ def run(context: Context) -> Report:
     return Report(
         rows=_rows(found, baseline),
         figures={
-            "samples": image_grid(
-                {"MNIST": tests[:SAMPLES]} | {name: t.samples for name, t in found.items()}
-            ),
+            "samples": image_grid({"MNIST": tests[:SAMPLES]} | {name: t.samples for name, t in found.items()}),
             "bits": bits_curve(
                 {name: t.losses for name, t in found.items()},
                 {

@@ -74,8 +74,7 @@ def _section(result: dict) -> str:
     ]
     if result["scale"] == "quick":
         parts.append(
-            '<p class="quick">A quick run, to see that everything works: '
-            "the targets are set for the full scale.</p>\n"
+            '<p class="quick">A quick run, to see that everything works: the targets are set for the full scale.</p>\n'
         )
     if result["rows"]:
         parts.append(
@@ -108,9 +107,7 @@ def _row(row: dict, tolerance: float | None) -> tuple[str, ...]:
         target = f"{sign}&nbsp;{_cell(row['target'], trim=True)}"
     if tolerance is not None:
         target += f" ± {_cell(100 * tolerance, trim=True)}&nbsp;%"
-    verdict = {True: _mark("met", "✓&nbsp;met"), False: _mark("missed", "✗&nbsp;missed"), None: ""}[
-        row["met"]
-    ]
+    verdict = {True: _mark("met", "✓&nbsp;met"), False: _mark("missed", "✗&nbsp;missed"), None: ""}[row["met"]]
     source = _mark("from", escape(row["source"]))
     return escape(row["name"]), first, _measure(theirs, row["unit"], trim=True), target, verdict, source
 

@@ -37,9 +37,7 @@ class OneBar:
         return self
 
 
-def side_by_side(
-    jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None
-) -> list[Any]:
+def side_by_side(jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None) -> list[Any]:
     """Return what each job's work returns, in their order, with up to `workers` at once.
 
     A bar appears when its job begins. Processes are spawned, since a forked torch may hang, and use one thread each.

@@ -46,9 +46,7 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
             ) from None
         absent = [name for name in _NEEDED if not isinstance(content, dict) or content.get(name) is None]
         if absent or not content["finished"]:
-            raise DataError(
-                f"{path} is no finished run with {', '.join(_NEEDED)}: give the metrics.json of one."
-            )
+            raise DataError(f"{path} is no finished run with {', '.join(_NEEDED)}: give the metrics.json of one.")
         contents.append(content)
     final = folder / f"{id}.json"
     with whole_files(final) as (partial,):

@@ -90,9 +90,7 @@ def run_reports(
     if workers is not None and workers < 1:
         raise ArgumentError(f"workers is {workers}: give 1 or more, or leave it out for one a core.")
     if check and scale != "full":
-        raise ArgumentError(
-            f"check is asked for at scale {scale!r}, but targets hold at full scale: leave one out."
-        )
+        raise ArgumentError(f"check is asked for at scale {scale!r}, but targets hold at full scale: leave one out.")
     check_destination(out, [experiment.id for experiment in experiments])
 
     context = Context(scale, engine, seed, workers or os.cpu_count() or 1, progress or SilentProgress(), executor)

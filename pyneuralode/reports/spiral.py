@@ -78,8 +78,7 @@ def run(context: Context) -> Report:
         captions={
             "trajectories": "The whole trajectory in the plane after iterations 0, 50, 100 and 150, with its "
             "error; best seed of each solver (L 4.3.2).",
-            "losses": "The three solvers see the same batches and nearly agree, so the curves lie on each "
-            "other.",
+            "losses": "The three solvers see the same batches and nearly agree, so the curves lie on each other.",
         },
         notes=[
             "Set-up of the review: y' = y A in row vectors (the review prints y' = A y, its code "

@@ -52,16 +52,12 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     results = []
     for folder in sorted(path for path in out.glob("[!.]*") if _is_result(path)):
         try:
-            metrics, page = (
-                json.loads((folder / name).read_text(encoding="utf-8")) for name in (_METRICS, _PAGE)
-            )
+            metrics, page = (json.loads((folder / name).read_text(encoding="utf-8")) for name in (_METRICS, _PAGE))
             lacking = (_METRICS_KEYS - metrics.keys()) | (_PAGE_KEYS - page.keys())
         except (OSError, ValueError, AttributeError):
             lacking = {"readable JSON"}
         if lacking:
-            raise DataError(
-                f"{folder} is not a whole result (no {min(lacking)}): move it out of {out} and run again."
-            )
+            raise DataError(f"{folder} is not a whole result (no {min(lacking)}): move it out of {out} and run again.")
         results.append({**metrics, "page": page, "folder": folder.name})
     return results
 
@@ -84,7 +80,6 @@ def write_page(out: Path, html: str) -> Path:
 
 def _is_result(folder: Path) -> bool:
     return (folder / _METRICS).is_file() and (folder / _PAGE).is_file()
-
 
 
 def _write_figures(folder: Path, id: str, report: Report) -> None:

@@ -104,9 +104,7 @@ def _wants_installation(missing: tuple[str, ...]) -> bool:
     """Ask, once, where somebody sits at a terminal to answer."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    question = (
-        f"Julia has no {', '.join(missing)}. Install diffeqpy's Julia packages now, from the network? [y/n] "
-    )
+    question = f"Julia has no {', '.join(missing)}. Install diffeqpy's Julia packages now, from the network? [y/n] "
     return input(question).strip().lower() in ("y", "yes")
 
 

@@ -107,7 +107,9 @@ class _Prepared:
         self.words = (ctypes.c_int64 * (6 + parameters))()
         self._address = ctypes.addressof(self.words)
 
-    def run(self, julia: Inside, door: Any, number: int, given: Tensor, result: Tensor, by_parameter: list[Tensor]) -> int:
+    def run(
+        self, julia: Inside, door: Any, number: int, given: Tensor, result: Tensor, by_parameter: list[Tensor]
+    ) -> int:
         """Go through a door; the tensors, contiguous, are the caller's to keep until this returns."""
         for forgotten in session.forgotten():
             julia.doors.forget(forgotten)

@@ -61,9 +61,7 @@ class Start:
     def array(self, name: str, value: Any) -> np.ndarray:
         """Return an argument of the state's shape as a flat array of the state's dtype."""
         if np.shape(value) != self.shape:
-            raise ArgumentError(
-                f"{name} has shape {np.shape(value)} and y0 {self.shape}: give both the same shape."
-            )
+            raise ArgumentError(f"{name} has shape {np.shape(value)} and y0 {self.shape}: give both the same shape.")
         return np.asarray(value, dtype=self.y0.dtype).reshape(-1)
 
 

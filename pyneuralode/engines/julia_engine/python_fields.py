@@ -46,14 +46,10 @@ def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
         ode, functions, array = diffeqpy("ode", Main), python_functions(Main), Main.collect
         slope = functions.Slope(field, *field.inputs, field.output, array(start.small(control)))
         mass = {} if mass_matrix is None else {"mass_matrix": array(mass_matrix)}
-        equations = ode.ODEFunction(
-            slope, jac=functions.jacobian(slope), tgrad=functions.time_slope(slope), **mass
-        )
+        equations = ode.ODEFunction(slope, jac=functions.jacobian(slope), tgrad=functions.time_slope(slope), **mass)
         span = float(start.ts[0]), float(start.ts[-1])
         saving = (
-            {"dense": True}
-            if problem.dense
-            else {"saveat": array(start.ts), "save_everystep": False, "dense": False}
+            {"dense": True} if problem.dense else {"saveat": array(start.ts), "save_everystep": False, "dense": False}
         )
         with julia_failures(Main):
             solution = functions.integrate(
@@ -72,8 +68,5 @@ def _controls(control: Control, Main: Any) -> Any:
     """Return the controls as the Julia package has them."""
     given = {name: value for name, value in plain_control(control).items() if value is not None}
     return Main.PyNeuralODE.Control(
-        **{
-            name: Main.collect(value) if isinstance(value, np.ndarray) else value
-            for name, value in given.items()
-        }
+        **{name: Main.collect(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}
     )

@@ -26,15 +26,11 @@ RESIDUAL_SOLVERS = {"IDA": "de", "DFBDF": "ode"}
 MASS_MATRIX_SOLVERS = ("Rodas5P", "Rosenbrock23", "FBDF")
 
 
-def solve_noise(
-    f: Callable, g: Callable, y0: Any, ts: Any, solver: str, control: Control, seed: int
-) -> Solution:
+def solve_noise(f: Callable, g: Callable, y0: Any, ts: Any, solver: str, control: Control, seed: int) -> Solution:
     """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with a Wiener process of its own for each component."""
     start = Start(y0, ts)
     if solver == "EM" and control.step is None:
-        raise ArgumentError(
-            "step is None, but EM does not choose its steps itself: give step, such as step=0.01."
-        )
+        raise ArgumentError("step is None, but EM does not choose its steps itself: give step, such as step=0.01.")
     control = start.control(control, control.step is None)
     drift, noise = Callback(f, start, 1, "f"), Callback(g, start, 1, "g")
 
@@ -82,9 +78,7 @@ def solve_residual(
     if control.step is not None:
         raise ArgumentError(f"step is {control.step}, but {solver} chooses its steps itself: leave step out.")
     if np.ndim(control.rtol):
-        raise ArgumentError(
-            f"rtol has shape {np.shape(control.rtol)}, but {solver} takes one for all: give a number."
-        )
+        raise ArgumentError(f"rtol has shape {np.shape(control.rtol)}, but {solver} takes one for all: give a number.")
     dy0 = start.array("dy0", dy0)
     function = Callback(residual, start, 2, "the residual")
     if differential is None:
@@ -126,9 +120,7 @@ def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     refuse_tstops(control)
     times = Main.collect(start.ts)
     tolerances = {"reltol": control.rtol, "abstol": control.atol}
-    settings = {
-        name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()
-    }
+    settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}
     settings |= {
         "saveat": times,
         "save_everystep": False,

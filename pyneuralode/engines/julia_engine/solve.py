@@ -39,7 +39,9 @@ def refusal(problem: Problem, differentiated: bool | None = None) -> str | None:
     """
     differentiated = _is_differentiated(problem) if differentiated is None else differentiated
     if isinstance(problem.y0, Tensor) and problem.y0.is_cuda:
-        return "y0 is on a GPU, where the Julia engine has fewer gradients and solvers: write engine='julia' to have it."
+        return (
+            "y0 is on a GPU, where the Julia engine has fewer gradients and solvers: write engine='julia' to have it."
+        )
     if problem.dense and differentiated:
         return "dense is True, where Julia gives no gradient: leave it out, or write engine='torch'."
     try:

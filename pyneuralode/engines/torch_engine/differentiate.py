@@ -98,7 +98,9 @@ class _Checkpointed(torch.autograd.Function):
             blocks[-1].methods.append(stop.step.method)
             blocks[-1].outputs.append(stop.outputs)
         ctx.task, ctx.blocks = task, blocks
-        ctx.save_for_backward(*parameters, *task.constants)  # so that autograd notices when they were changed in between
+        ctx.save_for_backward(
+            *parameters, *task.constants
+        )  # so that autograd notices when they were changed in between
         return torch.stack(states)
 
     @staticmethod

@@ -80,7 +80,9 @@ def condition_values(events: tuple[Event, ...], layout: Layout) -> Rows:
 
     def values(t: Tensor, y: Tensor) -> Tensor:
         time, state = t[0].to(y.dtype), layout.unpack(y[0])
-        return torch.cat([_numbers(event.condition(time, state), i, y, 1) for i, event in enumerate(events)]).view(-1, 1)
+        return torch.cat([_numbers(event.condition(time, state), i, y, 1) for i, event in enumerate(events)]).view(
+            -1, 1
+        )
 
     return values
 
@@ -252,7 +254,9 @@ def attach(
         rate = _rate(values, t, y.detach(), slopes, row, index)
         t_end, y_end = t, y
         for _ in range(2):
-            t_end = t_end.index_put((row,), -_newton(values(t_end, y_end)[index, row], rate).to(t.dtype), accumulate=True)
+            t_end = t_end.index_put(
+                (row,), -_newton(values(t_end, y_end)[index, row], rate).to(t.dtype), accumulate=True
+            )
             y_end = moved(f, t, t_end, y, (t_end - t).to(y.dtype)[:, None], twice=True)
         order.append(mine)
         ends.append(y_end[row])

@@ -17,7 +17,9 @@ def finite_gradients(backward: Callable) -> Callable:
     @wraps(backward)
     def checked(ctx, *cotangents):
         gradients = backward(ctx, *cotangents)
-        _require_finite((g for g, needed in zip(gradients, ctx.needs_input_grad) if needed and g is not None), cotangents)
+        _require_finite(
+            (g for g, needed in zip(gradients, ctx.needs_input_grad) if needed and g is not None), cotangents
+        )
         return gradients
 
     return checked

@@ -189,7 +189,9 @@ def _of_sample(batch: Batch, b: int) -> Problem:
         ts=batch.times[b, : batch.counts[b]],
         control=replace(batch.control, norm="joint", **tolerances),
         batch="joint",
-        events=events.of_sample(problem.events, b, batch.times[:, 0].detach(), batch.y0.detach().view(-1, *batch.shape)),
+        events=events.of_sample(
+            problem.events, b, batch.times[:, 0].detach(), batch.y0.detach().view(-1, *batch.shape)
+        ),
     )
 
 
@@ -361,4 +363,3 @@ def _solution(
     if batch.form != "list" and not isinstance(ts, Tensor):
         ts = np.asarray(ts, dtype=float)
     return Solution(ts, states, reason=reasons, solver=batch.tableau.name, engine=engine, events=met, **counted)
-

@@ -294,7 +294,9 @@ def bad_start(t: float) -> SolverError:
 
 
 def not_finite(t: float) -> SolverError:
-    return SolverError(f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t)
+    return SolverError(
+        f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t
+    )
 
 
 def too_many_steps(control: Control, t: float, size: float) -> SolverError:

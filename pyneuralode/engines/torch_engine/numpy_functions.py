@@ -124,7 +124,12 @@ class _Watch(TorchFunctionMode):
             self.numpy = True
         elif name in _AMBIGUOUS:
             self.ambiguous = f"y.{name}()"
-        elif isinstance(value, Tensor) and value.is_floating_point() and given and not any(map(torch.is_floating_point, given)):
+        elif (
+            isinstance(value, Tensor)
+            and value.is_floating_point()
+            and given
+            and not any(map(torch.is_floating_point, given))
+        ):
             self.ambiguous = "arithmetic of whole numbers"  # of float32 in torch
         return value
 
@@ -178,7 +183,9 @@ def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
     except ValueError:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu":
-        raise ArgumentError(f"{name} returned a {type(value).__name__} of {array.dtype}: return real numbers, an array like y.")
+        raise ArgumentError(
+            f"{name} returned a {type(value).__name__} of {array.dtype}: return real numbers, an array like y."
+        )
     return torch.from_numpy(np.array(array, order="C")).to(like.dtype)
 
 

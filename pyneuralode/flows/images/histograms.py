@@ -45,9 +45,7 @@ class PixelHistograms(nn.Module):
 
     def bits_per_dim(self, pixels: np.ndarray) -> float:
         """Return the mean bits per pixel of images (n, *shape) of whole numbers."""
-        columns = (
-            torch.as_tensor(np.asarray(pixels), device=self.counts.device).reshape(len(pixels), -1).long()
-        )
+        columns = torch.as_tensor(np.asarray(pixels), device=self.counts.device).reshape(len(pixels), -1).long()
         bits = -torch.log2(self.probabilities)
         return float(torch.gather(bits, 1, columns.t()).mean())
 

@@ -202,9 +202,7 @@ class ImageFlow(nn.Module):
 
     def _encode(self, x: Tensor, seed: int, kinetic: bool, jacobian: bool) -> tuple[Tensor, ImageTerms]:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
-            raise ArgumentError(
-                f"x has shape {tuple(x.shape)}: give images (n, {', '.join(map(str, self.shape))})."
-            )
+            raise ArgumentError(f"x has shape {tuple(x.shape)}: give images (n, {', '.join(map(str, self.shape))}).")
         entry = self.logit or self.histograms
         y, total = entry(x.double()) if entry else (x, 0.0)
         y, total = y.to(self.prior_mean.dtype), total + torch.zeros_like(y[:, 0, 0, 0])
@@ -218,9 +216,7 @@ class ImageFlow(nn.Module):
                 latents.append(left.flatten(1))
             else:
                 state = y.flatten(1)
-                noise = torch.as_tensor(
-                    draw_noise(self.noise, state.shape, np.random.default_rng((seed, number)))
-                )
+                noise = torch.as_tensor(draw_noise(self.noise, state.shape, np.random.default_rng((seed, number))))
                 found = solve_terms(next(blocks), state, (0.0, 1.0), noise.to(state), kinetic, jacobian)
                 y, total, evaluations = (
                     found.state.reshape(y.shape),

@@ -201,15 +201,11 @@ def train_image_flow(
     """
     at = at or Place(torch.device("cpu"))
     if setup.batch % at.world:
-        raise ArgumentError(
-            f"batch is {setup.batch}, for {at.world} processes: give a multiple of their number."
-        )
+        raise ArgumentError(f"batch is {setup.batch}, for {at.world} processes: give a multiple of their number.")
     images = check_pixels("train_pixels", train_pixels)[: setup.images]
     tests = check_pixels("test_pixels", test_pixels)
     if len(images) < setup.batch:
-        raise DataError(
-            f"train_pixels holds {len(images)} images, fewer than a batch of {setup.batch}: give more."
-        )
+        raise DataError(f"train_pixels holds {len(images)} images, fewer than a batch of {setup.batch}: give more.")
     progress = progress if progress is not None and at.rank == 0 else SilentProgress()
     histograms = PixelHistograms(images.shape[1:]).count(images)
     flow = ImageFlow(**{**setup.flow, "shape": images.shape[1:], "seed": seed})
@@ -282,9 +278,7 @@ def check_pixels(name: str, pixels: Any) -> np.ndarray:
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or len(images) == 0:
-        raise DataError(
-            f"{name} has shape {images.shape}: give (n, height, width) or (n, channels, height, width)."
-        )
+        raise DataError(f"{name} has shape {images.shape}: give (n, height, width) or (n, channels, height, width).")
     if images.dtype != np.uint8:
         raise DataError(f"{name} is of type {images.dtype}: give whole numbers from 0 to 255 as uint8.")
     if images.min() == images.max():

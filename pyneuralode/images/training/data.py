@@ -58,9 +58,7 @@ class ImageData:
                 raise DataError(f"{name} is {value}: give a number for each of {channels} channels.")
             object.__setattr__(self, name, tuple(value))
         if min(self.deviation) <= 0:
-            raise DataError(
-                f"deviation is {self.deviation}: a channel without contrast cannot be normalised."
-            )
+            raise DataError(f"deviation is {self.deviation}: a channel without contrast cannot be normalised.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -161,8 +159,7 @@ def _images(images: Any) -> Tensor:
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8:
         raise DataError(
-            f"images are of type {str(images.dtype).removeprefix('torch.')}: "
-            "give whole numbers from 0 to 255 as uint8."
+            f"images are of type {str(images.dtype).removeprefix('torch.')}: give whole numbers from 0 to 255 as uint8."
         )
     if images.ndim == 3:
         images = images[:, None]
@@ -182,7 +179,5 @@ def _labels(labels: Any, classes: int) -> Tensor:
             "give whole numbers (n,)."
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise DataError(
-            f"labels go from {labels.min()} to {labels.max()}: give whole numbers from 0 to {classes - 1}."
-        )
+        raise DataError(f"labels go from {labels.min()} to {labels.max()}: give whole numbers from 0 to {classes - 1}.")
     return labels.long()

@@ -69,9 +69,7 @@ def train_classifier(
     """
     at = at or Place(torch.device("cpu"))
     if recipe.batch % at.world:
-        raise ArgumentError(
-            f"batch is {recipe.batch}, for {at.world} processes: give a multiple of their number."
-        )
+        raise ArgumentError(f"batch is {recipe.batch}, for {at.world} processes: give a multiple of their number.")
     if test_data.shape != train_data.shape or test_data.classes != train_data.classes:
         raise DataError(
             f"test images are {test_data.shape} of {test_data.classes} classes, those to train on "
@@ -106,9 +104,7 @@ def train_classifier(
         )
     logits = None
     if not fit.interrupted:
-        logits = (
-            work.logits if fit.finished and work.logits is not None else measure(model, work.tests, at=at)
-        )
+        logits = work.logits if fit.finished and work.logits is not None else measure(model, work.tests, at=at)
     return ClassifierFit(
         model,
         fit,

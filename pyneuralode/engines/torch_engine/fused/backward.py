@@ -44,8 +44,24 @@ def replay(net, scheme, work, ts, journal, kept, begin, stop, every, tape, size)
 
 
 @kernel
-def sweep(table, scales, coefficients, interpolant, theta, ts, accepted, taped, every, journal, kept, work, tape,
-          cotangents, wants_parameters, sources=SOURCES):
+def sweep(
+    table,
+    scales,
+    coefficients,
+    interpolant,
+    theta,
+    ts,
+    accepted,
+    taped,
+    every,
+    journal,
+    kept,
+    work,
+    tape,
+    cotangents,
+    wants_parameters,
+    sources=SOURCES,
+):
     """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`), and the tape's memory.
 
     `cotangents` (T, n) are those of the states. With the tape whole, `work` and `tape` are as the march left them; they

@@ -249,9 +249,12 @@ def pointer(typing, array):
     Numba frees an array after its last use by name: one that is only used by its pointer must be an argument, or returned.
     """
     kind = types.CPointer(array.dtype)
-    return kind(array), lambda context, builder, signature, arguments: context.make_array(signature.args[0])(
-        context, builder, arguments[0]
-    ).data
+    return (
+        kind(array),
+        lambda context, builder, signature, arguments: (
+            context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        ),
+    )
 
 
 @intrinsic

@@ -62,8 +62,23 @@ def first_size(net, scheme, work, t, y, span, rtol, atol, record):
 
 
 @kernel
-def march(table, scales, coefficients, interpolant, controls, tolerances, theta, y0, ts, stops, every, room, work, tape,
-          sources=SOURCES):
+def march(
+    table,
+    scales,
+    coefficients,
+    interpolant,
+    controls,
+    tolerances,
+    theta,
+    y0,
+    ts,
+    stops,
+    every,
+    room,
+    work,
+    tape,
+    sources=SOURCES,
+):
     """Solve from y0 through ts, in one step from each time of `stops` to the next, or in adaptive ones that end on them.
 
     The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above

@@ -102,8 +102,17 @@ class _Call:
             )
         self.work, tape = _memory(y0.dtype, problem.work)
         status, t, size, counts, ys, *self.record, self.tape = run(
-            forward.march, *problem.plan, *problem.control, self.theta, y0, problem.ts, problem.stops,
-            problem.every if keep else 0, problem.room if keep else 0, self.work, tape,
+            forward.march,
+            *problem.plan,
+            *problem.control,
+            self.theta,
+            y0,
+            problem.ts,
+            problem.stops,
+            problem.every if keep else 0,
+            problem.room if keep else 0,
+            self.work,
+            tape,
         )
         nfev, self.accepted, rejected, self.taped = counts
         statistics = problem.task.statistics
@@ -123,8 +132,18 @@ class _Call:
         if not self.taped:
             self.work, self.tape = _memory(problem.control[1].dtype, problem.work)
         y0_bar, theta_bar, self.tape = run(
-            backward.sweep, *problem.plan, self.theta, problem.ts, self.accepted, self.taped, problem.every,
-            *self.record, self.work, self.tape, cotangents.contiguous().numpy(), wants_parameters,
+            backward.sweep,
+            *problem.plan,
+            self.theta,
+            problem.ts,
+            self.accepted,
+            self.taped,
+            problem.every,
+            *self.record,
+            self.work,
+            self.tape,
+            cotangents.contiguous().numpy(),
+            wants_parameters,
         )
         self.taped = False  # the sweep used the tape up; another one takes the steps again
         self._give_back()

@@ -154,9 +154,7 @@ def _layers(field: Field, memory: _Memory, samples: int) -> tuple[np.ndarray, in
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
     """Return whether a product is faster by dot products, which cost about two vectors more each, for adding up."""
-    return (
-        outputs[WIDTH] <= FEW and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (outputs[VECTORS] + 1)
-    )
+    return outputs[WIDTH] <= FEW and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (outputs[VECTORS] + 1)
 
 
 def _weights_back(method: TableauPlan, count: int) -> np.ndarray:

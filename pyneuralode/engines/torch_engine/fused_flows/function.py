@@ -35,7 +35,12 @@ def applies(
 
 
 def solve(
-    field: Field, parameters: dict[str, Tensor], state: Tensor, span: tuple[float, float], tableau: Tableau, control: Control
+    field: Field,
+    parameters: dict[str, Tensor],
+    state: Tensor,
+    span: tuple[float, float],
+    tableau: Tableau,
+    control: Control,
 ) -> Integrals:
     """Carry `state` (n, d) over the span, connected to autograd."""
     plan = flow_plan(field)

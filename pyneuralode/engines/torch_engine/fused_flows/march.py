@@ -58,8 +58,9 @@ def padded_rows(z, rows):
 
 
 @kernel
-def march(head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep,
-          sources=SOURCES):
+def march(
+    head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep, sources=SOURCES
+):
     """Solve from the states z (d, n), in one step from each time of `stops` to the next, or in adaptive ones that end on them.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected), the end (d + 1, n), whose last
@@ -122,7 +123,11 @@ def march(head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rt
         h = t_next - t
         if keep and used + stages > capacity:
             capacity *= 2
-            points, weights, rests = more_rows(points, capacity), more_rows(weights, capacity), more_rows(rests, capacity)
+            points, weights, rests = (
+                more_rows(points, capacity),
+                more_rows(weights, capacity),
+                more_rows(rests, capacity),
+            )
         if not have_slope:
             first = used if keep else 0
             copy(points[first], y, d * p)
@@ -184,8 +189,24 @@ def march(head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rt
 
 
 @kernel
-def sweep(head, scales, theta, rows, ends, interpolant, numbers, accepted, times, places, points, weights, rests,
-          end_bar, trace_bar, sources=SOURCES):
+def sweep(
+    head,
+    scales,
+    theta,
+    rows,
+    ends,
+    interpolant,
+    numbers,
+    accepted,
+    times,
+    places,
+    points,
+    weights,
+    rests,
+    end_bar,
+    trace_bar,
+    sources=SOURCES,
+):
     """Return the gradients with respect to the first states (d, n) and the parameters (as `theta`).
 
     `end_bar` (d, n) are the cotangents of the last states, `trace_bar` (1, n) those of the trace's integral.

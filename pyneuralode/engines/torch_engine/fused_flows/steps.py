@@ -37,9 +37,18 @@ def make_scheme(rows, ends, interpolant, numbers, y0):
     point = aligned(padded, y0)
     fill(point, 0)
     return Scheme(
-        rows.astype(y0.dtype), ends.astype(y0.dtype), interpolant,
-        numbers[0], numbers[1], numbers[2], numbers[3], y0.size, padded,
-        k, np.empty(len(rows), y0.dtype), point,
+        rows.astype(y0.dtype),
+        ends.astype(y0.dtype),
+        interpolant,
+        numbers[0],
+        numbers[1],
+        numbers[2],
+        numbers[3],
+        y0.size,
+        padded,
+        k,
+        np.empty(len(rows), y0.dtype),
+        point,
     )
 
 

@@ -15,7 +15,6 @@ from .kernels import summing
 from .plan import HYPERNETWORK
 
 
-
 class Shape(NamedTuple):
     """Sizes of a flow: its kind, activation, dimension d, width w, hidden units of the hypernetwork or columns of time."""
 

@@ -37,8 +37,19 @@ def sweep(program, method, other, theta, ts, parts, counts, spans, kept, stages,
                 j -= 1
             scheme = further if spans[m, 2] != 0 else plain
             step_back(
-                machine, start, scheme, t, t_end, kept[m], stages[m], ts[j + 1 : stop], cotangents[j + 1 : stop],
-                end_bar, y_bar, k_bar, theta_bar[i],
+                machine,
+                start,
+                scheme,
+                t,
+                t_end,
+                kept[m],
+                stages[m],
+                ts[j + 1 : stop],
+                cotangents[j + 1 : stop],
+                end_bar,
+                y_bar,
+                k_bar,
+                theta_bar[i],
             )
             end_bar, y_bar = y_bar, end_bar
         copy(y0_bar[i], end_bar)

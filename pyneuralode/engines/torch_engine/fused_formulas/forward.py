@@ -188,8 +188,25 @@ def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction,
 
 
 @kernel
-def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_parts, kinds, rtol, atol, controls, every,
-          most, sources=SOURCES):
+def march(
+    program,
+    method,
+    other,
+    theta,
+    y0,
+    slopes,
+    ts,
+    parts,
+    stops,
+    stop_parts,
+    kinds,
+    rtol,
+    atol,
+    controls,
+    every,
+    most,
+    sources=SOURCES,
+):
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
     There is one step from each time of `stops`, divided like ts, to the next, or adaptive ones that end on them; those of
@@ -242,9 +259,7 @@ def march(program, method, other, theta, y0, slopes, ts, parts, stops, stop_part
             scatter(slopes[i], k)
             have_first = True
         if adaptive:
-            finite, size = first_step(
-                machine, scheme, t, t_last, y, k, full_rtol, full_atol, controls, room, end
-            )
+            finite, size = first_step(machine, scheme, t, t_last, y, k, full_rtol, full_atol, controls, room, end)
             status = DONE if finite else BAD_START
             nfev = 2 if finite and controls[FIRST_STEP] == 0 else 1
 

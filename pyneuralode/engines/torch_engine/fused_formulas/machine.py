@@ -55,8 +55,19 @@ def make_machine(program):
     if directions > dim:
         tangents[time, dim] = 1.0
     return Machine(
-        steps, outputs, dim, parameters, time, first, directions, registers,
-        np.zeros(len(steps)), np.zeros(len(steps)), tangents, np.zeros(count), np.zeros((count, directions)),
+        steps,
+        outputs,
+        dim,
+        parameters,
+        time,
+        first,
+        directions,
+        registers,
+        np.zeros(len(steps)),
+        np.zeros(len(steps)),
+        tangents,
+        np.zeros(count),
+        np.zeros((count, directions)),
     )
 
 

@@ -48,12 +48,27 @@ class Scheme(NamedTuple):
 def make_scheme(method, dim, samples):
     numbers, rows, couplings, places, ends, interpolant = method
     return Scheme(
-        numbers[KIND], numbers[STAGES], numbers[ORDER], numbers[ERROR_ORDER], numbers[END_STAGE],
-        rows, couplings, places, ends, interpolant, dim,
-        np.empty(len(rows)), np.empty(dim), np.empty(dim), np.empty(dim),
-        np.empty((samples, dim)), np.zeros((samples, dim, dim + 1)), np.zeros((samples, dim), np.bool_),
+        numbers[KIND],
+        numbers[STAGES],
+        numbers[ORDER],
+        numbers[ERROR_ORDER],
+        numbers[END_STAGE],
+        rows,
+        couplings,
+        places,
+        ends,
+        interpolant,
+        dim,
+        np.empty(len(rows)),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty((samples, dim)),
+        np.zeros((samples, dim, dim + 1)),
+        np.zeros((samples, dim), np.bool_),
         np.zeros((dim, dim + 1)),
-        np.empty((dim, dim)), np.empty(dim, np.int64),
+        np.empty((dim, dim)),
+        np.empty(dim, np.int64),
     )
 
 

@@ -93,7 +93,9 @@ class AdaptiveControl:
         remaining = t_end - t
         blind = (BLIND_PART * remaining.abs()).clamp_max(1e-6)
         trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), blind, 0.01 * d0 / d1)
-        trial = torch.minimum(torch.maximum(trial, _resolved(t)), remaining.abs())  # the field may not be defined beyond
+        trial = torch.minimum(
+            torch.maximum(trial, _resolved(t)), remaining.abs()
+        )  # the field may not be defined beyond
         move = torch.copysign(trial, remaining)
         other = f(t + move, y + move.to(y.dtype)[:, None] * slope)
         largest = torch.maximum(d1, rms((other - slope) / scale) / trial)

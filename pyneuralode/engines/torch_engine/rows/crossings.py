@@ -89,15 +89,21 @@ def meet(
         value, last, lost = partial(_value, watch, at, which), end, torch.isnan(after)
         if bool(lost.any()):  # a terminal event before that still ends the row: look as far as there are numbers
             known = torch.where(lost, -1.0, 1.0).to(after)
-            last = root(partial(_is_number, value), (end, torch.where(lost, start, end)), (known, torch.ones_like(known)))
+            last = root(
+                partial(_is_number, value), (end, torch.where(lost, start, end)), (known, torch.ones_like(known))
+            )
             there = value(last)
-            after = torch.where(lost, torch.where(there == 0, before, there), after)  # the edge of numbers is no crossing
+            after = torch.where(
+                lost, torch.where(there == 0, before, there), after
+            )  # the edge of numbers is no crossing
             sooner = lost & (last * sign < gone)
             gone, culprit = torch.where(sooner, last * sign, gone), torch.where(sooner, which, culprit)
         met = crosses(before, after, event.direction)
         if not bool(met.any()):
             continue
-        found = root(partial(_number, value, which, met, samples), (torch.where(met, start, last), last), (before, after))
+        found = root(
+            partial(_number, value, which, met, samples), (torch.where(met, start, last), last), (before, after)
+        )
         times[which] = torch.where(met, found * sign, math.inf)
         if event.terminal:
             sooner = times[which] < limit

@@ -85,7 +85,9 @@ def checkpointed(
 
 class _Checkpointed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, replay: Replay, starts: Tensor, every: int, values: Tensor, constants, y0: Tensor, *parameters: Tensor):
+    def forward(
+        ctx, replay: Replay, starts: Tensor, every: int, values: Tensor, constants, y0: Tensor, *parameters: Tensor
+    ):
         ctx.replay, ctx.starts, ctx.every, ctx.trained = replay, starts, every, len(parameters)
         ctx.save_for_backward(*parameters, *constants)  # so that autograd notices when they were changed in between
         return values

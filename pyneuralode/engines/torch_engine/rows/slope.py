@@ -38,7 +38,9 @@ class RowSlope:
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         slope = evaluated(self.call, t, y, y, self.name)
-        return slope.clone() if isinstance(slope, Tensor) else slope  # a user's function may fill it again at its next call
+        return (
+            slope.clone() if isinstance(slope, Tensor) else slope
+        )  # a user's function may fill it again at its next call
 
     def take(self, rows: Tensor) -> RowSlope:
         """Return the function for some of the rows."""
@@ -123,5 +125,3 @@ def first_slope(f: RowSlope, t: Tensor, y: Tensor) -> Tensor:
             f"{f.name} cannot be evaluated at y of shape {(len(y), *f.shape)}, {y.dtype}, and t of shape "
             f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
         ) from error
-
-

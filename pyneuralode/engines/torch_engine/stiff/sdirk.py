@@ -112,7 +112,9 @@ class Newton:
             if last < math.inf:
                 self.rate, self.worst = rate, max(self.worst, rate)
             elif rate > 0.5:
-                self.worst = rate  # changes too small to be told from none: the matrix may be far too large, or out of date
+                self.worst = (
+                    rate  # changes too small to be told from none: the matrix may be far too large, or out of date
+                )
             if converged:
                 return z
             last = size

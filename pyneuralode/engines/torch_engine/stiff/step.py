@@ -45,7 +45,9 @@ class StiffStep:
             return float(norm(torch.mv(torch.stack(self.stages).t(), self.method.error).div_(scale)))
 
     @torch.no_grad()
-    def error_inside(self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
+    def error_inside(
+        self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
+    ) -> float:
         """Return the largest norm, at times inside the step, of the interpolant's estimated error over the tolerance.
 
         An error estimate compares ends, and very stiff components are right there whatever they are in between. One

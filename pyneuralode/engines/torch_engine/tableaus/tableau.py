@@ -152,8 +152,10 @@ class Tableau:
         interpolant = self._store("interpolant", self.interpolant, 2, (self.stages + x, None))
         gap = np.abs(interpolant.sum(axis=1) - np.append(self.b, np.zeros(x))).max()
         if gap > ROUNDING:
-            raise ArgumentError(f"interpolant misses b by {gap:.3g} at theta = 1: give rows that sum to b "
-                                "there, and to 0 for extra stages.")
+            raise ArgumentError(
+                f"interpolant misses b by {gap:.3g} at theta = 1: give rows that sum to b "
+                "there, and to 0 for extra stages."
+            )
 
     def _set_hermite_interpolant(self):
         for label in ("extra_A", "extra_c", "interpolant_order"):
@@ -183,8 +185,10 @@ class Tableau:
         wrong = np.flatnonzero(np.abs(times - sums) > ROUNDING)
         if wrong.size:
             i = wrong[0]
-            raise ArgumentError(f"{label}[{i}] is {times[i]:.12g} but that row of weights sums to "
-                                f"{sums[i]:.12g}: leave {label} out or give the row sums.")
+            raise ArgumentError(
+                f"{label}[{i}] is {times[i]:.12g} but that row of weights sums to "
+                f"{sums[i]:.12g}: leave {label} out or give the row sums."
+            )
 
 
 def hermite(weights: np.ndarray) -> np.ndarray:
@@ -239,5 +243,7 @@ def _check_earlier_stages_only(label: str, rows: np.ndarray, first: int):
     later = np.argwhere(np.triu(rows, k=first))
     if later.size:
         i, j = later[0]
-        raise ArgumentError(f"{label}[{i}, {j}] is {rows[i, j]:.12g}: set it to 0, as a stage of an explicit "
-                            "method uses earlier stages only.")
+        raise ArgumentError(
+            f"{label}[{i}, {j}] is {rows[i, j]:.12g}: set it to 0, as a stage of an explicit "
+            "method uses earlier stages only."
+        )
