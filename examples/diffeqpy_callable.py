@@ -49,11 +49,11 @@ def main():
         print(f"{name}: {solution.nfev} evaluations of {1e6 * each:.1f} us, relative error at the end {error:.1e}")
 
     if options.figure:
-        from pyneuralode.plotting.style import COLOURS, label, new_figure
+        from pyneuralode.plotting.style import COLORS, label, new_figure
 
         figure, axes = new_figure()
-        for amount, colour, name in zip((solution.ys * [1, 1e4, 1]).T, COLOURS, ("A", "10000 B", "C")):
-            axes[0, 0].semilogx(ts[1:], amount[1:], color=colour, label=name)
+        for amount, color, name in zip((solution.ys * [1, 1e4, 1]).T, COLORS, ("A", "10000 B", "C")):
+            axes[0, 0].semilogx(ts[1:], amount[1:], color=color, label=name)
         label(axes[0, 0], "", "time (s)", "amount")
         figure.savefig(options.figure)
 

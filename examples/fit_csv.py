@@ -65,7 +65,7 @@ def main():
         again = pn.load(Path(folder) / "model.safetensors")
 
     fitted = mean + size * again.solve(z[0], ts).ys
-    print(f"{result.reason}: {result.evaluations} evaluations in {result.seconds:.1f} s")
+    print(f"{result.message}: {result.evaluations} evaluations in {result.seconds:.1f} s")
     for name, error in zip(names, np.sqrt(np.nanmean((fitted - values) ** 2, axis=0))):
         print(f"{name}: root mean square error {error:.3f}")
 

@@ -38,7 +38,7 @@ def main():
     print(f"to the base and back: {np.abs(back - samples).max():.1e}")
 
     if options.figure:
-        from pyneuralode.flows.views import grid_of, log_density_on
+        from pyneuralode.flows.plots import grid_of, log_density_on
         from pyneuralode.plotting.flows import fitted_density
 
         logs = log_density_on(flow, grid_of(density.extent, 150))

@@ -41,16 +41,16 @@ def main():
         truth = odeint(Spiral(), start, t, method="dopri5")
 
     net = Net()
-    optimiser = torch.optim.RMSprop(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.RMSprop(net.parameters(), lr=3e-3)
     pieces = t[:10]
     for iteration in range(150 if options.quick else 1000):
         first = torch.randint(0, len(t) - 10, (20,))
         wanted = torch.stack([truth[first + k] for k in range(10)])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         ys = odeint_adjoint(net, truth[first], pieces, method="rk4")
         loss = (ys - wanted).abs().mean()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         if iteration % 50 == 0:
             print(f"iteration {iteration}: mean error of the pieces {loss.item():.4f}")
 

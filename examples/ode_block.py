@@ -33,13 +33,13 @@ def main():
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
     )
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for update in range(updates):
         images, labels = draw(64, seed=update)
         loss = nn.functional.cross_entropy(model(images), labels)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
 
     # Trained with ten steps, tested with as many as a tolerance asks for.
     model[2] = pn.ODEBlock(block.ode.field, solver="Tsit5", rtol=1e-3, atol=1e-3)

@@ -35,15 +35,15 @@ def main():
     truth = pn.solve(lambda t, y: torch.stack([y[..., 1], -torch.sin(y[..., 0])], -1), starts, ts).ys
 
     pendulum = Pendulum()
-    optimiser = torch.optim.Adam(pendulum.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(pendulum.parameters(), lr=0.1)
     iterations = 200 if options.quick else 1000
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.1, total_steps=iterations)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=iterations)
     for iteration in range(iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         ys = pn.solve(pendulum, starts, ts, solver="RK4").ys
         loss = (ys - truth).square().mean()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if iteration % 50 == 0:
             print(f"iteration {iteration}: mean square {loss.item():.2e}")

@@ -46,11 +46,11 @@ def main():
     print(f"Ralston3 with its own steps: {solution.accepted} steps, error {error:.1e}")
 
     if options.figure:
-        from pyneuralode.plotting.style import COLOURS, label, new_figure
+        from pyneuralode.plotting.style import COLORS, label, new_figure
 
         figure, axes = new_figure()
-        for (name, values), colour in zip(errors.items(), COLOURS):
-            axes[0, 0].loglog(steps, values, "o-", color=colour, label=name)
+        for (name, values), color in zip(errors.items(), COLORS):
+            axes[0, 0].loglog(steps, values, "o-", color=color, label=name)
         label(axes[0, 0], "", "step", "error after one turn")
         figure.savefig(options.figure)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from .arguments import real_number
 from .errors import ArgumentError, unknown_name
-from .fields import Field, Parameters
+from .fields import Parameters, VectorField
 
 UNARY = (
     "abs", "acos", "asin", "atan", "cos", "cosh", "exp", "expm1", "log", "log10", "log1p", "sigmoid", "sin", "sinh",
@@ -50,7 +50,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Equations(Field):
+class Equations(VectorField):
     """A vector field of formulas, such as Lotka and Volterra's predators and prey::
 
         Equations(

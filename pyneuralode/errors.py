@@ -44,7 +44,7 @@ class SolverError(PyNeuralODEError, RuntimeError):
 
 
 def unknown_name(argument: str, value: object, known: Iterable[str]) -> ArgumentError:
-    """Return the error for a name that is not in a catalogue; it suggests the nearest known one."""
+    """Return the error for a name that is not in a catalog; it suggests the nearest known one."""
     known = list(known)
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)

@@ -18,14 +18,14 @@ from .errors import ArgumentError, unknown_name
 
 ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
 INPUT_MAPS = ("identity", "square", "cube")
-INITIALISATIONS = ("glorot_uniform", "normal", "lecun_uniform", "torch")
+INITIALIZATIONS = ("glorot_uniform", "normal", "lecun_uniform", "torch")
 _ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none": "identity"}
 
 Parameters = dict[str, np.ndarray]
 
 
 def canonical(argument: str, value: str, known: tuple[str, ...]) -> str:
-    """Return the catalogue's own spelling of a name."""
+    """Return the catalog's own spelling of a name."""
     name = str(value).lower()
     name = _ALIASES.get(name, name)
     if name not in known:
@@ -34,7 +34,7 @@ def canonical(argument: str, value: str, known: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True)
-class Field:
+class VectorField:
     """Base of all vector fields ``dy/dt = f(t, y; parameters)``.
 
     A subclass is a frozen dataclass of plain values (so that it can be written as JSON) and gives
@@ -86,7 +86,7 @@ def check_sizes(sizes) -> tuple[int, ...]:
     return widths
 
 
-def check_scales(field: Field, *names: str) -> None:
+def check_scales(field: VectorField, *names: str) -> None:
     """Make the named settings of `field` floats, checked to be positive."""
     for name in names:
         value = real_number(name, getattr(field, name), "give a positive number, such as 1.0")
@@ -95,15 +95,15 @@ def check_scales(field: Field, *names: str) -> None:
         object.__setattr__(field, name, value)
 
 
-def check_counts(field: Field, example: int, *names: str) -> None:
+def check_counts(field: VectorField, example: int, *names: str) -> None:
     """Raise unless the settings named are positive whole numbers, and make them int."""
     for name in names:
         object.__setattr__(field, name, whole_number(name, getattr(field, name), 1, example))
 
 
-def check_drawing(field: Field) -> None:
+def check_drawing(field: VectorField) -> None:
     """Check a field's `init`, `init_scale` and `init_bias`."""
-    object.__setattr__(field, "init", canonical("init", field.init, INITIALISATIONS))
+    object.__setattr__(field, "init", canonical("init", field.init, INITIALIZATIONS))
     check_scales(field, "init_scale")
     if real_number("init_bias", field.init_bias) < 0:
         raise ArgumentError(f"init_bias is {field.init_bias}: give a number of at least 0, such as 1.0.")
@@ -139,7 +139,7 @@ def layer_shapes(widths: Sequence[int], joined: int = 0, window: tuple[int, ...]
     return shapes
 
 
-class Network(Field):
+class Network(VectorField):
     """Base of the fields that start from drawn weights: they have `init`, `init_scale` and `init_bias`, see `MLP`."""
 
     def initial(self, seed: int = 0) -> Parameters:
@@ -197,7 +197,7 @@ class MLP(Network):
 
 
 @dataclass(frozen=True)
-class Linear(Field):
+class Linear(VectorField):
     """The linear field ``dy/dt = A map(y)``; the parameter is ``A`` (d, d), starting from `matrix`.
 
     `input_map` is applied to each component first: with "cube" and A = [[-0.1, -2], [2, -0.1]] this is the
@@ -228,7 +228,7 @@ class Linear(Field):
 
 
 @dataclass(frozen=True)
-class SEIR(Field):
+class SEIR(VectorField):
     """The SEIR epidemic model in fractions of the population (Kermack and McKendrick 1927; Hethcote 2000).
 
     ::
@@ -263,15 +263,15 @@ class SEIR(Field):
         return {"gamma": np.array(self.gamma), "R0": np.array(self.R0), "sigma": np.array(self.sigma)}
 
 
-def _kinds() -> dict[str, type[Field]]:
+def _kinds() -> dict[str, type[VectorField]]:
     from . import conv_fields, equations, time_fields  # noqa: F401 - the kinds that have a module of their own
 
-    kinds = [*Field.__subclasses__(), *Network.__subclasses__()]
+    kinds = [*VectorField.__subclasses__(), *Network.__subclasses__()]
     return {kind.__name__: kind for kind in kinds if kind is not Network}
 
 
-def from_description(description: dict) -> Field:
-    """Return the field that `Field.describe` described."""
+def from_description(description: dict) -> VectorField:
+    """Return the field that `VectorField.describe` described."""
     values = dict(description)
     kind = values.pop("kind", None)
     kinds = _kinds()

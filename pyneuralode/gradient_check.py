@@ -17,7 +17,7 @@ from .engines.choice import choose_engine
 from .engines.torch_engine.memory import PeakMemory
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError
-from .fields import Field
+from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
 from .solvers import find_solver
 
@@ -71,9 +71,9 @@ def check_gradient(
         raise ArgumentError("y0 is a tuple: check_gradient takes one tensor; join the parts into one.")
     model = copy.deepcopy(model).double()
     together = model.batch == "joint"
-    model.engine = choose_engine(model.engine) if isinstance(model.field, Field) and together else "torch"
+    model.engine = choose_engine(model.engine) if isinstance(model.field, VectorField) and together else "torch"
     counted = model.engine == "torch"
-    model.fused = model.fused and not counted  # so that the memory counted is that of the method
+    model.compiled = model.compiled and not counted  # so that the memory counted is that of the method
     y0, ts = (real_tensor(name, value, dtype=torch.float64).detach() for name, value in (("y0", y0), ("ts", ts)))
     loss = loss or (lambda ys: ys.square().sum())
     parameters = {name: value.detach().clone() for name, value in model.tensors().items()}
@@ -122,7 +122,7 @@ def check_gradient(
 
 
 def _require_differentiable(model: NeuralODE, y0: Tensor, ts: Tensor) -> None:
-    if isinstance(model.field, Field):
+    if isinstance(model.field, VectorField):
         return
     remedy = "write it in torch operations, without .detach(), .item() or NumPy."
     try:
@@ -158,7 +158,7 @@ def _tight(model: NeuralODE) -> NeuralODE:
     tight = copy.copy(model)
     own = model.solver if isinstance(model.solver, Tableau) else find_solver(model.solver)
     adaptive = own.error is not None if isinstance(own, Tableau) else own.adaptive
-    if adaptive and model.control.step is None:
+    if adaptive and model.control.step_size is None:
         tight.solver, tight.control = (
             "Vern7" if isinstance(own, Tableau) or own.kind == "explicit" else "Rodas5P",
             replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0),

@@ -1,4 +1,4 @@
-"""The catalogue of gradient methods: how the derivative of a solve is computed.
+"""The catalog of gradient methods: how the derivative of a solve is computed.
 
 All give the derivative with respect to parameters, initial state and times. `gradient="Backprop"` and
 `gradient=Backprop()` are the same; the class is for those who want to set something.
@@ -24,7 +24,7 @@ class GradientMethod:
 class Backprop(GradientMethod):
     """Differentiate through the steps taken: exact for the discrete solution, memory grows with every stage.
 
-    The default. May itself be differentiated again where the generic path runs (`fused=False`) with an explicit solver;
+    The default. May itself be differentiated again where the generic path runs (`compiled=False`) with an explicit solver;
     through the times and the times of events second derivatives are right, higher ones are not.
     """
 
@@ -34,8 +34,8 @@ class Checkpointed(GradientMethod):
     """The same derivative as `Backprop` from far less memory, at the price of one more forward pass.
 
     The state is stored every `every` accepted steps; going back, each block is solved again and
-    differentiated (discretise-then-optimise; ANODE, Gholami et al. 2019). What a module changes in itself, such as
-    the running statistics of a batch normalisation, it changes in both passes; `pyneuralode.ODEBlock` keeps that to the
+    differentiated (discretize-then-optimize; ANODE, Gholami et al. 2019). What a module changes in itself, such as
+    the running statistics of a batch normalization, it changes in both passes; `pyneuralode.ODEBlock` keeps that to the
     forward one.
     """
 
@@ -46,7 +46,7 @@ class Checkpointed(GradientMethod):
 
 
 @dataclass(frozen=True)
-class Backsolve(GradientMethod):
+class BacksolveAdjoint(GradientMethod):
     """The continuous adjoint with the state solved backwards too (Chen et al. 2018): memory does not grow.
 
     Right only as far as the backward solve retraces the forward one: on stiff or strongly contracting problems
@@ -59,10 +59,10 @@ class Backsolve(GradientMethod):
 
 
 @dataclass(frozen=True)
-class Interpolating(GradientMethod):
+class InterpolatingAdjoint(GradientMethod):
     """The continuous adjoint along the forward solution's own dense output, which is kept.
 
-    Right where `Backsolve` is not, since nothing is solved backwards but the adjoint itself; memory grows with the
+    Right where `BacksolveAdjoint` is not, since nothing is solved backwards but the adjoint itself; memory grows with the
     steps. `rtol` and `atol` are those of the adjoint's solve, by default the forward one's.
     """
 
@@ -71,8 +71,8 @@ class Interpolating(GradientMethod):
 
 
 @dataclass(frozen=True)
-class Gauss(GradientMethod):
-    """As `Interpolating`, the parameters' part by Gauss-Kronrod quadrature beside the adjoint (SciMLSensitivity).
+class GaussAdjoint(GradientMethod):
+    """As `InterpolatingAdjoint`, the parameters' part by GaussAdjoint-Kronrod quadrature beside the adjoint (SciMLSensitivity).
 
     The backward solve carries the state's adjoint alone, which pays where there are many parameters.
     """
@@ -83,8 +83,8 @@ class Gauss(GradientMethod):
 
 
 @dataclass(frozen=True)
-class Quadrature(GradientMethod):
-    """As `Interpolating`, the parameters' part by adaptive quadrature after the adjoint's solve, which is kept too."""
+class QuadratureAdjoint(GradientMethod):
+    """As `InterpolatingAdjoint`, the parameters' part by adaptive quadrature after the adjoint's solve, which is kept too."""
 
     engines: ClassVar[tuple[str, ...]] = ("julia",)
     rtol: float | None = None
@@ -103,7 +103,16 @@ class ForwardMode(GradientMethod):
 OF_STEPS = (Backprop, Checkpointed)
 
 GRADIENTS: dict[str, type[GradientMethod]] = {
-    kind.__name__: kind for kind in (Backprop, Checkpointed, Backsolve, Interpolating, Gauss, Quadrature, ForwardMode)
+    kind.__name__: kind
+    for kind in (
+        Backprop,
+        Checkpointed,
+        BacksolveAdjoint,
+        InterpolatingAdjoint,
+        GaussAdjoint,
+        QuadratureAdjoint,
+        ForwardMode,
+    )
 }
 
 _LOWERED = {name.lower(): name for name in GRADIENTS}

@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from .arguments import real_number, real_tensor, whole_number
 from .engines import choice, torch_engine
-from .engines.base import Control, Event, Problem, Solution, check_batch, read_events
 from .engines.state import check_finite
 from .engines.torch_engine.dynamics import with_hints
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, ModelFileError
-from .fields import Field, from_description
+from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
 from .gradients import GradientMethod, find_gradient
+from .problem import Control, Event, Problem, Solution, check_batch, read_events
 from .solvers import find_solver
 
 FORMAT = 1
 
 
 def solve(
-    f: Field | nn.Module | Callable,
+    f: VectorField | nn.Module | Callable,
     y0: Any,
     ts: Any,
     *,
@@ -40,7 +40,7 @@ def solve(
     gradient: str | GradientMethod = "Backprop",
     engine: str = "auto",
     dense: bool = False,
-    fused: bool = True,
+    compiled: bool = True,
     batch: str = "joint",
     events: Event | Sequence[Event] = (),
     jacobian: Callable | None = None,
@@ -51,7 +51,7 @@ def solve(
 
     Parameters
     ----------
-    f : Field, torch.nn.Module or callable
+    f : VectorField, torch.nn.Module or callable
         A described field, or ``f(t, y)`` returning dy/dt like y (torch tensors, t of shape ()). With a NumPy y0 a callable may be
         one of NumPy arrays (t a float), as SciPy takes, without gradients: if its first call, with tensors, fails or returns
         something else (an array, a list), it is called with arrays from then on, and events' conditions likewise.
@@ -77,7 +77,7 @@ def solve(
     dense : bool
         Keep what is needed to call the solution at any time; it then takes the generic path and `Backprop`, and steps
         of solvers for stiff problems are as short as their interpolants need.
-    fused : bool
+    compiled : bool
         Let the compiled path run where it applies (described fields on the CPU); on the Julia engine also the
         hand-written vector-Jacobian products, which otherwise are those of automatic differentiation.
     batch : {"joint", "independent"}
@@ -93,7 +93,7 @@ def solve(
         ``jacobian(t, y)`` of a callable f, for stiff solvers: df/dy of shape (*y.shape, *y.shape). Without it the Jacobian comes
         from autograd, for a function of NumPy arrays from differences.
     **control
-        `rtol`, `atol`, `norm`, `step`, `first_step`, `min_step`, `max_step`, `max_steps`, `tstops`: see
+        `rtol`, `atol`, `norm`, `step_size`, `first_step`, `min_step`, `max_step`, `max_steps`, `tstops`: see
         `pyneuralode.Control`.
 
     Returns
@@ -110,7 +110,11 @@ def solve(
     """
     if parameters is None:
         parameters = (
-            f.initial(seed) if isinstance(f, Field) else dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
+            f.initial(seed)
+            if isinstance(f, VectorField)
+            else dict(f.named_parameters())
+            if isinstance(f, nn.Module)
+            else {}
         )
     if jacobian is not None:
         f = _with_jacobian(f, jacobian)
@@ -123,7 +127,7 @@ def solve(
         make_control(control),
         find_gradient(gradient),
         dense,
-        fused,
+        compiled,
         check_batch(batch),
         read_events(events),
     )
@@ -135,8 +139,8 @@ def _with_jacobian(f: Any, jacobian: Any) -> Callable:
         raise ArgumentError(
             f"jacobian is a {type(jacobian).__name__}: give a function of (t, y) that returns an array."
         )
-    if isinstance(f, (Field, nn.Module)):
-        remedy = "leave it out" if isinstance(f, Field) else "write it as the module's method jacobian(t, y)"
+    if isinstance(f, (VectorField, nn.Module)):
+        remedy = "leave it out" if isinstance(f, VectorField) else "write it as the module's method jacobian(t, y)"
         raise ArgumentError(f"jacobian is given for a {type(f).__name__}, which brings its own: {remedy}.")
     return with_hints(partial(f), f, jacobian=jacobian)
 
@@ -158,9 +162,9 @@ class NeuralODE(nn.Module):
 
     Parameters
     ----------
-    field : Field, torch.nn.Module or callable
+    field : VectorField, torch.nn.Module or callable
         What is integrated; see `solve`.
-    solver, gradient, engine, fused, batch, **control
+    solver, gradient, engine, compiled, batch, **control
         As in `solve`.
     seed : int
         Seed of a described field's initial parameters.
@@ -172,12 +176,12 @@ class NeuralODE(nn.Module):
 
     def __init__(
         self,
-        field: Field | nn.Module | Callable,
+        field: VectorField | nn.Module | Callable,
         *,
         solver: str | Tableau = "Tsit5",
         gradient: str | GradientMethod = "Backprop",
         engine: str = "auto",
-        fused: bool = True,
+        compiled: bool = True,
         batch: str = "joint",
         seed: int = 0,
         dtype: torch.dtype = torch.float64,
@@ -187,14 +191,14 @@ class NeuralODE(nn.Module):
         if not isinstance(solver, Tableau):
             solver = find_solver(solver).name
         choice.choose_engine(engine)
-        self.field, self.solver, self.engine, self.fused = field, solver, engine, fused
+        self.field, self.solver, self.engine, self.compiled = field, solver, engine, compiled
         self.batch = check_batch(batch)
         self.gradient = find_gradient(gradient)
         self.control = make_control(control)
         if not dtype.is_floating_point:
             raise ArgumentError(f"dtype is {dtype}: give torch.float64 or torch.float32.")
         self.weights = nn.ParameterDict()
-        if isinstance(field, Field):
+        if isinstance(field, VectorField):
             for name, value in field.initial(seed).items():
                 if hasattr(self.weights, name):
                     raise ArgumentError(
@@ -203,7 +207,7 @@ class NeuralODE(nn.Module):
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
         elif not callable(field):
             raise ArgumentError(
-                f"field is a {type(field).__name__}: give a Field such as MLP((2, 50, 2)), a torch.nn.Module or a callable."
+                f"field is a {type(field).__name__}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a callable."
             )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -272,7 +276,7 @@ class NeuralODE(nn.Module):
             self.control,
             self.gradient,
             dense,
-            self.fused,
+            self.compiled,
             self.batch,
             read_events(events),
         )
@@ -308,14 +312,14 @@ class NeuralODE(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write the model to one safetensors file: its arrays, and its description as JSON in the header."""
-        if not isinstance(self.field, Field):
+        if not isinstance(self.field, VectorField):
             raise ArgumentError(
                 f"the field is a {type(self.field).__name__}, which has no description: save its state_dict yourself, "
                 "or use a described field such as MLP."
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(
-                f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalogue name to save."
+                f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalog name to save."
             )
         control = {
             k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)
@@ -342,26 +346,28 @@ class NeuralODE(nn.Module):
 
 
 class AugmentedNeuralODE(NeuralODE):
-    """A neural ODE whose state is extended by `extra` components that start at zero (Dupont et al. 2019).
+    """A neural ODE whose state is extended by `augment_dim` components that start at zero (Dupont et al. 2019).
 
-    The initial state (..., d) becomes (..., d + extra); the field's dimension is d + extra, and the states
+    The initial state (..., d) becomes (..., d + augment_dim); the field's dimension is d + augment_dim, and the states
     returned keep all components: the first d are the caller's.
     """
 
-    def __init__(self, field: Field | nn.Module | Callable, extra: int, **settings: Any):
+    def __init__(self, field: VectorField | nn.Module | Callable, augment_dim: int, **settings: Any):
         super().__init__(field, **settings)
-        self.extra = whole_number("extra", extra, 0)
-        if isinstance(field, Field) and self.extra >= field.dim:
-            raise ArgumentError(f"extra is {extra}: give a number of added components from 0 to {field.dim - 1}.")
+        self.augment_dim = whole_number("augment_dim", augment_dim, 0)
+        if isinstance(field, VectorField) and self.augment_dim >= field.dim:
+            raise ArgumentError(
+                f"augment_dim is {augment_dim}: give a number of added components from 0 to {field.dim - 1}."
+            )
 
     def prepare(self, y0: Any) -> Any:
         if isinstance(y0, Tensor):
-            return torch.cat([y0, y0.new_zeros(*y0.shape[:-1], self.extra)], dim=-1)
+            return torch.cat([y0, y0.new_zeros(*y0.shape[:-1], self.augment_dim)], dim=-1)
         y0 = np.asarray(y0)
-        return np.concatenate([y0, np.zeros((*y0.shape[:-1], self.extra), dtype=y0.dtype)], axis=-1)
+        return np.concatenate([y0, np.zeros((*y0.shape[:-1], self.augment_dim), dtype=y0.dtype)], axis=-1)
 
     def _extra_description(self) -> dict:
-        return {"extra": self.extra}
+        return {"augment_dim": self.augment_dim}
 
 
 def load(path: str | Path) -> NeuralODE:
@@ -412,7 +418,7 @@ def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarra
     }
     kinds: dict[str, Callable[..., NeuralODE]] = {"NeuralODE": NeuralODE, "AugmentedNeuralODE": AugmentedNeuralODE}
     if description["model"] == "AugmentedNeuralODE":
-        settings["extra"] = description["extra"]
+        settings["augment_dim"] = description["augment_dim"]
     dtype = torch.as_tensor(next(iter(arrays.values()))).dtype if arrays else torch.float64
     model = kinds[description["model"]](from_description(description["field"]), dtype=dtype, **settings)
     model.set_arrays(arrays)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from .arguments import whole_number
-from .engines.base import Solution
 from .engines.julia_engine.sde_dae import (
     MASS_MATRIX_SOLVERS,
     RESIDUAL_SOLVERS,
@@ -21,6 +20,7 @@ from .engines.julia_engine.sde_dae import (
 )
 from .errors import ArgumentError, unknown_name
 from .models import make_control
+from .problem import Solution
 
 
 def solve_sde(
@@ -51,7 +51,7 @@ def solve_sde(
     solver : {"SOSRI", "SOSRA", "SRIW1", "SRA1", "EM"}
         SOSRI and SRIW1 (Roessler 2010; Rackauckas and Nie 2020) take any diagonal noise, SOSRA and SRA1 one
         that does not depend on y; all of strong order 1.5, choosing their steps. EM is Euler and Maruyama's,
-        of order 0.5, with fixed steps of size `step`.
+        of order 0.5, with fixed steps of size `step_size`.
     seed : int
         Seed of Julia's random numbers, at least 0: the same one gives the same path again.
     rtol, atol : float or array of the state's shape

@@ -1,4 +1,4 @@
-"""The catalogue of solvers: every name once, with its order, its kind and the engines that have it.
+"""The catalog of solvers: every name once, with its order, its kind and the engines that have it.
 
 The names are SciML's, matched without regard to case.
 
@@ -27,7 +27,7 @@ from .errors import ArgumentError, unknown_name
 class Solver:
     """One method: `order` of convergence, `kind`, `adaptive` if it estimates its error, and the engines that have it.
 
-    Kinds: "explicit"; "stabilised" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff ones);
+    Kinds: "explicit"; "stabilized" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff ones);
     "switching" between an explicit and a stiff one.
     """
 
@@ -55,7 +55,7 @@ SOLVERS: dict[str, Solver] = {
         Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6), for tight tolerances"),
         Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
         Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
-        Solver("ROCK4", 4, "stabilised", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
+        Solver("ROCK4", 4, "stabilized", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
         Solver("Rosenbrock23", 2, "rosenbrock", True, _BOTH, "for stiff problems at loose tolerances"),
         Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's, the first choice for stiff problems"),
         Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
@@ -78,7 +78,7 @@ _LOWERED = {name.lower(): name for name in SOLVERS}
 
 
 def find_solver(name: str) -> Solver:
-    """Return the catalogue's entry for `name`, matched without regard to case."""
+    """Return the catalog's entry for `name`, matched without regard to case."""
     try:
         return SOLVERS[_LOWERED[name.lower()]]
     except (KeyError, AttributeError):
@@ -99,7 +99,7 @@ def require_engine(solver: Solver, engine: str) -> None:
 
 
 def julia_solver(solver: Any) -> Solver:
-    """Return the catalogue's entry for a solver that the Julia engine has; others, own tableaus too, are an ArgumentError."""
+    """Return the catalog's entry for a solver that the Julia engine has; others, own tableaus too, are an ArgumentError."""
     if not isinstance(solver, str):
         raise ArgumentError(
             f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."

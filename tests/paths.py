@@ -15,11 +15,11 @@ def both(field, y0, ts, *, dtype=torch.float64, seed=0, **settings):
         arrays = field.initial(seed)
         parameters = {k: torch.tensor(v, dtype=dtype, requires_grad=True) for k, v in arrays.items()}
         start = torch.tensor(y0, dtype=dtype, requires_grad=True)
-        solution = solve(field, start, ts, parameters=parameters, **settings, fused=compiled)
+        solution = solve(field, start, ts, parameters=parameters, **settings, compiled=compiled)
         weights = torch.cos(torch.arange(solution.ys.numel(), dtype=dtype)).view_as(solution.ys)
         grads = torch.autograd.grad((weights * solution.ys).sum(), [start, *parameters.values()])
         results.append((solution, grads))
-    assert [solution.engine for solution, _ in results] == ["torch (fused)", "torch"]
+    assert [solution.engine for solution, _ in results] == ["torch (compiled)", "torch"]
     return results
 
 

@@ -20,7 +20,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-
 from problem_forms import RandomProblem, source_of
 from problem_kinds import KINDS
 from random_problems import integrated, problem, truth
@@ -100,7 +99,7 @@ class Run:
             settings |= {"rtol": self.rtol, "atol": self.atol}
         else:
             ts = self.problem.ts
-            settings |= {"step": abs(ts[-1] - ts[0]) / self.steps}
+            settings |= {"step_size": abs(ts[-1] - ts[0]) / self.steps}
         stops = self.problem.stops
         if self.solver == "DP8" and self.problem.stiffness >= 50:  # see `pn.solve`: it is not good between steps there
             stops = tuple(np.unique([*stops, *self.problem.ts[1:-1]]))
@@ -109,7 +108,7 @@ class Run:
         if self.path not in FAST:
             settings |= {"max_steps": 4000}
         if self.path in ("generic", "single callable"):
-            settings |= {"fused": False}
+            settings |= {"compiled": False}
         if self.path.startswith("independent"):
             settings |= {"batch": "independent"}
         if self.path == "dense":
@@ -235,7 +234,7 @@ def _judge_states(run: Run) -> Verdict:
 def _answers(run: Run, solution: pn.Solution) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the times and states (T, d) of a solution; of a dense one those between, too."""
     if run.path == "compiled":
-        assert solution.engine == "torch (fused)"
+        assert solution.engine == "torch (compiled)"
     if run.path.startswith("independent"):
         return [(ts, np.asarray(ys)) for ts, ys in zip(solution.ts, solution.ys)]
     answers = [(run.problem.ts, np.asarray(solution.ys))]
@@ -365,7 +364,7 @@ def _consistent(run: Run, coarse: list, fine: list) -> Verdict | None:
     for (_, rough), (ts, ys), errors in zip(coarse, fine, _errors(run, fine)):
         apart = np.abs(ys - rough) / (np.abs(truth(run.problem, ts)).max(0) + run.problem.units.scale * 1e-3)
         # The first step's interpolant may begin with the same line, however long the step is.
-        told = np.abs(ts - ts[0]) >= run.settings()["step"]
+        told = np.abs(ts - ts[0]) >= run.settings()["step_size"]
         if not told.any():
             continue
         errors, apart = errors[told], apart[told]
@@ -387,7 +386,7 @@ def _gain(run: Run, coarse: list, fine: list) -> float:
 
 
 def _judge_events(run: Run) -> Verdict:
-    """Watch a component cross a level that it clearly crosses, and compare times and states."""
+    """EventMonitor a component cross a level that it clearly crosses, and compare times and states."""
     told, rng = run.problem, np.random.default_rng([18, run.problem.seed])
     grid = np.linspace(told.ts[0], told.ts[-1], 401)
     begin = told.ts[0] + (grid[1] - grid[0]) * np.append(0, np.geomspace(1e-8, 1, 60))

@@ -13,11 +13,11 @@ def test_closed_form_of_the_contracting_problem():
 
 def test_a_loose_backward_solve_has_the_wrong_sign_and_interpolating_has_not():
     assert adjoint.stiff_gradient_of_torchdiffeq(1e-3) == pytest.approx(8e-4, rel=0.01)
-    assert float(adjoint.stiff_gradient("Backsolve", solver="DP5", rtol=1e-2, atol=1e-2)) > 0
-    assert float(adjoint.stiff_gradient("Interpolating", solver="DP5", rtol=1e-2, atol=1e-2)) < 0
+    assert float(adjoint.stiff_gradient("BacksolveAdjoint", solver="DP5", rtol=1e-2, atol=1e-2)) > 0
+    assert float(adjoint.stiff_gradient("InterpolatingAdjoint", solver="DP5", rtol=1e-2, atol=1e-2)) < 0
 
 
-@pytest.mark.parametrize("method", ["Checkpointed", "Backsolve", "Interpolating", "ForwardMode"])
+@pytest.mark.parametrize("method", ["Checkpointed", "BacksolveAdjoint", "InterpolatingAdjoint", "ForwardMode"])
 def test_all_methods_tend_to_one_gradient(method):
     tight = {"solver": "DP8", "rtol": 1e-11, "atol": 1e-11}
     exact = adjoint.spiral_gradient("Backprop", **tight)

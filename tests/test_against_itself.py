@@ -78,7 +78,7 @@ class Module(nn.Module):
 def control_of(solver):
     adaptive, tolerance = SOLVERS[solver].adaptive, tolerance_of(solver)
     return {"solver": solver, "engine": "torch"} | (
-        {"rtol": tolerance, "atol": tolerance} if adaptive else {"step": 0.06}
+        {"rtol": tolerance, "atol": tolerance} if adaptive else {"step_size": 0.06}
     )
 
 
@@ -86,14 +86,14 @@ def control_of(solver):
 def plain(name, solver):
     """The states (T, d) by the plainest way: torch tensors, step by step."""
     with torch.no_grad():
-        return pn.solve(FIELDS[name], start_of(name), TS, fused=False, **control_of(solver)).ys
+        return pn.solve(FIELDS[name], start_of(name), TS, compiled=False, **control_of(solver)).ys
 
 
 # Ways to say it. Each takes a field's name and the settings of a solve, and returns states (T, d).
 
 
 def in_numpy(name, settings):
-    ys = pn.solve(FIELDS[name], start_of(name).numpy(), TS, fused=False, **settings).ys
+    ys = pn.solve(FIELDS[name], start_of(name).numpy(), TS, compiled=False, **settings).ys
     assert isinstance(ys, np.ndarray)
     return ys
 
@@ -178,7 +178,7 @@ def with_gradients(method):
     def way(name, settings):
         values = {key: torch.tensor(value, requires_grad=True) for key, value in FIELDS[name].initial(0).items()}
         start = start_of(name).clone().requires_grad_()
-        return pn.solve(FIELDS[name], start, TS, parameters=values, gradient=method, fused=False, **settings).ys
+        return pn.solve(FIELDS[name], start, TS, parameters=values, gradient=method, compiled=False, **settings).ys
 
     return way
 
@@ -208,7 +208,7 @@ def test_every_way_sees_every_solver_and_every_field():
 def test_another_way_to_say_it_says_the_same(name, way):
     for solver in solvers_for(name, way):
         settings = control_of(solver)
-        if way == "watching_an_event" and "step" not in settings and not SOLVERS[solver].adaptive:
+        if way == "watching_an_event" and "step_size" not in settings and not SOLVERS[solver].adaptive:
             continue
         ys = np.asarray(torch.as_tensor(WAYS[way](name, settings)).detach())
         expected = plain(name, solver).numpy()
@@ -268,7 +268,7 @@ TIGHT = {"rtol": 1e-8, "atol": 1e-8, "engine": "torch"}
 # Solves with times in every form, each returning the states (T, 2).
 DOORS = {
     "compiled": lambda ts: pn.solve(SWING, Y0, ts, solver="Vern7", **TIGHT).ys,
-    "NumPy": lambda ts: pn.solve(SWING, Y0.numpy(), ts, solver="Vern7", fused=False, **TIGHT).ys,
+    "NumPy": lambda ts: pn.solve(SWING, Y0.numpy(), ts, solver="Vern7", compiled=False, **TIGHT).ys,
     "callable": lambda ts: pn.solve(swing, Y0, ts, solver="DP8", **TIGHT).ys,
     "stiff": lambda ts: pn.solve(SWING, Y0, ts, solver="Rodas5P", **TIGHT).ys,
     "independent formulas": lambda ts: pn.solve(SWING, Y0[None], ts, batch="independent", solver="Vern7", **TIGHT).ys[
@@ -342,8 +342,8 @@ def test_a_tensor_of_ints_is_answered():
 def test_single_precision_states_take_times_in_double(form):
     """Time steps are kept in double: what float32 rounds is the state, and the time that the field is told."""
     ts = [LATE, LATE + 0.1, LATE + 0.7]
-    for dynamics, fused in ((SWING, True), (SWING, False), (swing, True)):
-        ys = pn.solve(dynamics, Y0.float(), TIMES[form](ts), rtol=1e-5, atol=1e-5, fused=fused, engine="torch").ys
+    for dynamics, compiled in ((SWING, True), (SWING, False), (swing, True)):
+        ys = pn.solve(dynamics, Y0.float(), TIMES[form](ts), rtol=1e-5, atol=1e-5, compiled=compiled, engine="torch").ys
         np.testing.assert_allclose(ys.numpy(), swung(ts), rtol=0, atol=1e-3)
 
 
@@ -400,7 +400,7 @@ def test_odeint_of_a_tuple_says_the_same(method, name):
 def test_julia_says_the_same(name, solver, julia):
     kind = SOLVERS[solver]
     order = 1e-9 if kind.order > 3 else 1e-7
-    settings = {"rtol": order, "atol": order} if kind.adaptive else {"step": 1e-3}
+    settings = {"rtol": order, "atol": order} if kind.adaptive else {"step_size": 1e-3}
     with torch.no_grad():
         truth = pn.solve(FIELDS[name], start_of(name), TS, solver="Vern7", **TIGHT).ys.numpy()
         ys = pn.solve(FIELDS[name], start_of(name).numpy(), TS, solver=solver, engine="julia", **settings).ys

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pyneuralode.errors import ArgumentError
-from pyneuralode.gradients import Backsolve, Checkpointed
+from pyneuralode.gradients import BacksolveAdjoint, Checkpointed
 from pyneuralode.images.anodev2 import NETS, VARIANTS, image_model, parameter_table
 from pyneuralode.images.coupled import CoupledODE
 from pyneuralode.images.transport import (
@@ -64,16 +64,16 @@ def test_every_variant_takes_a_step_downhill(net, variant):
     torch.manual_seed(0)
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 3, 9])
     model = image_model(net, variant, seed=1)
-    optimiser = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
     losses = []
     for _ in range(2):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         logits = model(images)
         assert logits.shape == (4, 10)
         loss = nn.functional.cross_entropy(logits, labels)
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[1] < losses[0]
     model.eval()
@@ -85,7 +85,7 @@ def test_every_variant_takes_a_step_downhill(net, variant):
 def test_variants_are_what_they_say():
     assert not blocks(image_model("resnet10", "baseline"))
     expected = {
-        "neural_ode": (Backsolve(), 5, 5, 0),
+        "neural_ode": (BacksolveAdjoint(), 5, 5, 0),
         "anode": (Checkpointed(5), 5, 5, 0),
         "anodev2_one": (Checkpointed(5), 5, 5, 2),
         "anodev2_two": (Checkpointed(2), 2, 10, 2),

@@ -37,10 +37,10 @@ def test_states_at_times_inside_steps_are_as_good_as_at_their_ends(solver, count
     field = FALL
     if path == "backwards":
         field, ts = pn.Equations({"x": "lam*(x - sin(t)) + cos(t)"}, parameters={"lam": 1e6}), -ts
-    solution = solve(field, ts, solver, fused=path != "generic")
-    assert solution.engine == ("torch" if path == "generic" else "torch (fused)")
+    solution = solve(field, ts, solver, compiled=path != "generic")
+    assert solution.engine == ("torch" if path == "generic" else "torch (compiled)")
     assert misses(solution.ys, ts).max() < 3
-    alone = solve(field, ts[[0, -1]], solver, fused=path != "generic")
+    alone = solve(field, ts[[0, -1]], solver, compiled=path != "generic")
     assert solution.accepted <= alone.accepted + 3 * count  # and not the shortest steps that are good enough throughout
 
 
@@ -93,12 +93,12 @@ def test_a_constant_slope_is_no_trouble(solver, dtype, tolerance, slope):
 
 
 @pytest.mark.parametrize("solver", ["Kvaerno5", "KenCarp4"])
-@pytest.mark.parametrize("fused", [True, False], ids=["compiled", "generic"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "generic"])
 @pytest.mark.parametrize("rate", [1e-3, 1.0, 1e4])
-def test_a_state_at_rest_is_no_trouble_at_the_tightest_tolerance(solver, fused, rate):
+def test_a_state_at_rest_is_no_trouble_at_the_tightest_tolerance(solver, compiled, rate):
     """Here the stages' equations are fulfilled to rounding from the start, and rounding is near what is asked for."""
     field = pn.Equations({"x": "-rate*(x - 0.1*c)", "y": "rate*(0.3*x - y)"}, parameters={"rate": rate, "c": 7e3})
     rest = np.array([0.1 * 7e3, 0.3 * (0.1 * 7e3)])
-    solution = solve(field, [0.0, 1.0, 10.0], solver, rest, fused=fused, rtol=1e-14, atol=1e-14)
+    solution = solve(field, [0.0, 1.0, 10.0], solver, rest, compiled=compiled, rtol=1e-14, atol=1e-14)
     assert solution.rejected == 0 and solution.accepted < 30
     np.testing.assert_allclose(solution.ys[-1], rest, rtol=1e-13)

@@ -50,7 +50,7 @@ KINDS = ["one", "two", "part", "transposed"]
 
 
 def control(solver):
-    return {} if SOLVERS[solver].adaptive else {"step": 0.1}
+    return {} if SOLVERS[solver].adaptive else {"step_size": 0.1}
 
 
 @pytest.mark.parametrize("solver", SOLVED)
@@ -184,7 +184,7 @@ def gradient_untouched(name, *settings):
     return gradient_after("nothing", name, *settings)
 
 
-def gradient_after(change, name, solver, batch, gradient, fused):
+def gradient_after(change, name, solver, batch, gradient, compiled):
     """Return the gradients of a solve where something was changed in place between the two passes."""
     field = FIELDS[name]()
     if isinstance(field, nn.Module):
@@ -195,7 +195,14 @@ def gradient_after(change, name, solver, batch, gradient, fused):
         }
     y0 = START.clone().requires_grad_()
     ts = torch.tensor(TS, dtype=D).requires_grad_()
-    settings = {"solver": solver, "batch": batch, "gradient": gradient, "fused": fused, "rtol": 1e-4, "atol": 1e-4}
+    settings = {
+        "solver": solver,
+        "batch": batch,
+        "gradient": gradient,
+        "compiled": compiled,
+        "rtol": 1e-4,
+        "atol": 1e-4,
+    }
     named = {} if isinstance(field, nn.Module) else parameters
     solution = pn.solve(field, y0, ts, parameters=named, engine="torch", **settings)
     trained = [p for p in parameters.values() if p.requires_grad]
@@ -214,15 +221,15 @@ def gradient_after(change, name, solver, batch, gradient, fused):
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("change", ["start", "times", "parameters", "constants"])
 def test_what_changes_between_the_passes_changes_no_gradient(solver, batch, gradient, name, change):
-    for fused in (True, False):
-        if fused and name == "module":
+    for compiled in (True, False):
+        if compiled and name == "module":
             continue
         try:
-            found = gradient_after(change, name, solver, batch, gradient, fused)
+            found = gradient_after(change, name, solver, batch, gradient, compiled)
         except RuntimeError as error:
             assert change in ("parameters", "constants") and "modified by an inplace operation" in str(error)
             continue
-        for a, b in zip(found, gradient_untouched(name, solver, batch, gradient, fused)):
+        for a, b in zip(found, gradient_untouched(name, solver, batch, gradient, compiled)):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 

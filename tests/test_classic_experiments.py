@@ -90,7 +90,7 @@ def test_the_misfit_adds_up_to_the_loss_of_the_fit():
 
 def test_the_poster_plan_is_the_one_printed():
     for stages in (cubic.plans_of("warm")[0].stages(), cubic.plans_of("scratch")):
-        settings = [(s.end, s.optimiser.lr, s.iterations) for s in stages]
+        settings = [(s.end, s.optimizer.lr, s.iterations) for s in stages]
         assert settings == [(1.5, 0.05, 300), (3.0, 0.05, 500), (5.0, 0.01, 500)]
 
 
@@ -146,6 +146,6 @@ def test_depth_shows_first_order_and_no_crossing_of_the_ode():
     assert rows["order of the distance in 1 / depth, 100 to 1,000 layers"] == pytest.approx(1.0, abs=0.05)
     far, near = (rows[f"distance of {n} layers from the ODE at the end"] for n in (5, 50))
     assert 0 < near < 0.1 * far
-    assert rows["pairs of neighbours that change places, ODE"] == 0
-    assert rows["pairs of neighbours that change places, 5 layers"] > 0
+    assert rows["pairs of neighbors that change places, ODE"] == 0
+    assert rows["pairs of neighbors that change places, 5 layers"] > 0
     assert set(report.figures) == {"trajectories", "distance"}

@@ -177,15 +177,15 @@ def test_the_options_reach_the_model(table, tmp_path):
     )
     assert result.exit_code == 0, result.stderr
     model = pn.load(tmp_path / "fit" / "model.safetensors")
-    assert model.field.sizes == (3, 8, 3) and model.extra == 2 and model.field.activation == "swish"
+    assert model.field.sizes == (3, 8, 3) and model.augment_dim == 2 and model.field.activation == "swish"
     assert model.solver == "BS3" and model.gradient == pn.Checkpointed()
     assert run("solve", tmp_path / "fit", "--out", tmp_path / "s").exit_code == 0
     assert solution(tmp_path / "s" / "solution.csv")[0] == ["time", "b"]
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "adamw", "rmsprop", "sgd", "LBFGS"])
-def test_every_optimiser_brings_the_loss_down(optimiser):
-    settings = Settings(optimiser=optimiser, iterations=60, finish=0, hidden=(8,), spans=(3.0,))
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd", "LBFGS"])
+def test_every_optimizer_brings_the_loss_down(optimizer):
+    settings = Settings(optimizer=optimizer, iterations=60, finish=0, hidden=(8,), spans=(3.0,))
     ts = np.linspace(0, 3, 16)
     model = settings.model(2, 1.0)
     z = np.stack([np.cos(ts), -np.sin(ts)], axis=1)
@@ -244,7 +244,7 @@ def test_a_write_that_fails_leaves_the_former_fit(table, tmp_path, monkeypatch):
 def test_a_fit_that_stops_early_is_written_and_ends_with_1(table, tmp_path, monkeypatch):
     def stopping(*arguments, **settings):
         result = pn.fit(*arguments, **settings)
-        return dataclasses.replace(result, finished=False, reason="stopped in stage 1 of 5: the best so far")
+        return dataclasses.replace(result, finished=False, message="stopped in stage 1 of 5: the best so far")
 
     monkeypatch.setattr("pyneuralode.cli.fitting.fit", stopping)
     result = run("fit", table, "--columns", "b", "--out", tmp_path / "fit", *SHORT)
@@ -297,7 +297,7 @@ TABLES = {
     "no solver": (GOOD, ["--solver", "tsit6"], "did you mean 'Tsit5'?"),
     "no gradient": (GOOD, ["--gradient", "backprob"], "did you mean 'Backprop'?"),
     "no activation": (GOOD, ["--activation", "tahn"], "did you mean 'tanh'?"),
-    "no optimiser": (GOOD, ["--optimiser", "adamm"], "did you mean 'adam'?"),
+    "no optimizer": (GOOD, ["--optimizer", "adamm"], "did you mean 'adam'?"),
     "text as widths": (GOOD, ["--hidden", "32x32"], "hidden is '32x32': give numbers"),
     "no width": (GOOD, ["--hidden", "0"], "give at least two positive widths"),
     "falling spans": (GOOD, ["--spans", "2,1"], "rising times"),

@@ -11,7 +11,7 @@ from torch import nn
 
 from pyneuralode.engines.torch_engine.memory import PeakMemory
 from pyneuralode.errors import ArgumentError
-from pyneuralode.gradients import Backsolve, Checkpointed
+from pyneuralode.gradients import BacksolveAdjoint, Checkpointed
 from pyneuralode.images.coupled import CoupledODE
 from pyneuralode.images.evolution import (
     Hypernetwork,
@@ -170,7 +170,7 @@ def test_gradients_with_a_kernel_in_time_and_with_norms_of_every_step(f, options
 @pytest.mark.parametrize("sigma", ["identity", "tanh"])
 def test_the_gap_to_the_kkt_conditions_shrinks_at_first_order(sigma):
     """Eq. 7: z' = f, w' = q, -a' = f_z^T a, -b' = q_w^T b + f_w^T a, a(1) = dL/dz(1), b(1) = 0; dL/dw0 = b(0),
-    dL/dp is the integral of q_p^T b. Discretised by Euler's method, the adjoint's from the right end of each step."""
+    dL/dp is the integral of q_p^T b. Discretized by Euler's method, the adjoint's from the right end of each step."""
     z, gaps = images(), []
     for steps in (16, 32, 64, 128):
         model, h = coupled(lambda: Integrated(operator(sigma)), steps=steps, gradient="Backprop"), 1 / steps
@@ -329,7 +329,7 @@ def test_the_kernel_in_time_is_an_integral_over_the_past():
 
 def test_backsolve_takes_the_same_steps_back():
     """z' = k z by two Euler steps: z and its adjoint back from z(1), by hand."""
-    model = CoupledODE(Growth(), steps=2, gradient="Backsolve")
+    model = CoupledODE(Growth(), steps=2, gradient="BacksolveAdjoint")
     z = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
     end = model(z)
     end.backward()
@@ -350,14 +350,14 @@ def test_backsolve_tends_to_the_gradient_as_the_steps_shrink(solver, order):
     for steps in (16, 32):
         models = [
             coupled(lambda: operator("identity"), solver=solver, steps=steps, weight_steps=2 * steps, gradient=g)
-            for g in ("Backprop", "Backsolve")
+            for g in ("Backprop", "BacksolveAdjoint")
         ]
         exact, found = (gradient_of(model, images()) for model in models)
         errors.append(float((found - exact).norm() / exact.norm()))
     assert abs(math.log2(errors[0] / errors[1]) - order) < (0.2 if order == 1 else 0.5)
 
 
-@pytest.mark.parametrize("gradient", [None, "Checkpointed", "Backsolve"])
+@pytest.mark.parametrize("gradient", [None, "Checkpointed", "BacksolveAdjoint"])
 @pytest.mark.parametrize("own", [(), ("norm",)])
 def test_batch_norms_count_the_forward_pass_alone(gradient, own):
     reference = coupled(operator, Normed, steps=4, own=own, gradient="Backprop")
@@ -413,7 +413,7 @@ def test_checkpointed_blocks_keep_their_inputs_alone():
 
 def test_backsolve_s_memory_does_not_grow_with_the_steps():
     z = images(8, 32)
-    few, many = (peak([CoupledODE(Normed(), steps=steps, gradient="Backsolve")], z) for steps in (4, 64))
+    few, many = (peak([CoupledODE(Normed(), steps=steps, gradient="BacksolveAdjoint")], z) for steps in (4, 64))
     assert many < 1.1 * few
 
 
@@ -427,7 +427,7 @@ def test_float32_pickle_and_state():
     assert torch.equal(again(z), model(z)) and torch.equal(other(z), model(z))
 
 
-@pytest.mark.parametrize("gradient", ["Backprop", None, "Backsolve"])
+@pytest.mark.parametrize("gradient", ["Backprop", None, "BacksolveAdjoint"])
 def test_autocast_leaves_the_state_in_float32(gradient):
     model = coupled(operator, Normed, steps=3, gradient=gradient).float()
     z = images().float()
@@ -455,8 +455,8 @@ def test_states_are_those_on_the_way():
         ({"span": 0.0}, "span is 0.0"),
         ({"solver": "Rodas5P"}, "solver is 'Rodas5P', which cannot take given steps"),
         ({"solver": "Eulr"}, "did you mean 'Euler'"),
-        ({"gradient": "Gauss"}, "gradient is 'Gauss': a coupled ODE takes"),
-        ({"gradient": Backsolve(rtol=1e-3)}, "leave out the tolerances"),
+        ({"gradient": "GaussAdjoint"}, "gradient is 'GaussAdjoint': a coupled ODE takes"),
+        ({"gradient": BacksolveAdjoint(rtol=1e-3)}, "leave out the tolerances"),
         ({"own": ["nrm"]}, "did you mean 'norm'"),
         ({"evolutions": {"conv.wieght": Pull()}}, "did you mean 'conv.weight'"),
         ({"evolutions": {"conv.weight": 3}}, "q is a int: give a module or a function"),

@@ -60,22 +60,22 @@ def test_the_flag_has_the_reports_proportions_and_the_entropy_of_the_issue():
 
 def test_an_image_is_the_sum_over_its_pixels():
     rng = np.random.default_rng(0)
-    grey = rng.integers(0, 255, size=(4, 6))
-    density = ImageDensity(grey, half=(1.0, 2.0), noise=(0.3, 0.4), upright=False)
+    gray = rng.integers(0, 255, size=(4, 6))
+    density = ImageDensity(gray, half=(1.0, 2.0), noise=(0.3, 0.4), upright=False)
     x = np.array([[0.3, -0.7], [40.0, 3.0], [0.0, -90.0]])
-    weights = (grey.max() - grey) / (grey.max() - grey).sum()
-    centres = np.stack(np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-2, 2, 4)), axis=-1)
+    weights = (gray.max() - gray) / (gray.max() - gray).sum()
+    centers = np.stack(np.meshgrid(np.linspace(-1, 1, 6), np.linspace(-2, 2, 4)), axis=-1)
     with np.errstate(divide="ignore"):
-        logs = np.log(weights) - 0.5 * (((x[:, None, None] - centres) / [0.3, 0.4]) ** 2).sum(-1)
+        logs = np.log(weights) - 0.5 * (((x[:, None, None] - centers) / [0.3, 0.4]) ** 2).sum(-1)
     truth = np.logaddexp.reduce(logs.reshape(3, -1), axis=1) - np.log(2 * np.pi * 0.3 * 0.4)
     assert truth[1] < -8000 and truth[2] < -20_000
     np.testing.assert_allclose(density.log_density(x), truth, rtol=1e-10)
 
 
 def test_the_first_row_is_the_top_unless_said_otherwise():
-    grey = np.array([[0, 0, 0], [255, 255, 255]])
-    assert ImageDensity(grey).sample(5000).mean(0)[1] > 0.9
-    assert ImageDensity(grey, upright=False).sample(5000).mean(0)[1] < -0.9
+    gray = np.array([[0, 0, 0], [255, 255, 255]])
+    assert ImageDensity(gray).sample(5000).mean(0)[1] > 0.9
+    assert ImageDensity(gray, upright=False).sample(5000).mean(0)[1] < -0.9
 
 
 def test_a_curves_density_is_its_line_integral():
@@ -119,14 +119,14 @@ def test_mistakes_are_one_sentence(tmp_path):
 def test_an_image_from_a_file(tmp_path):
     from PIL import Image
 
-    grey = np.full((30, 60), 255, dtype=np.uint8)
-    grey[:, :20] = 0
-    Image.fromarray(grey).save(tmp_path / "bar.png")
+    gray = np.full((30, 60), 255, dtype=np.uint8)
+    gray[:, :20] = 0
+    Image.fromarray(gray).save(tmp_path / "bar.png")
     density = read_image(tmp_path / "bar.png", longest=30)
     assert density.weights.shape == (15, 30)
     assert density.half == (1.5, 0.75)
     assert density.sample(500, 0)[:, 0].max() < -0.2
     assert read_image(tmp_path / "bar.png", bright=True).sample(500, 0)[:, 0].min() > -0.8
-    clear = Image.fromarray(np.dstack([np.zeros_like(grey)] * 3 + [255 - grey]))
+    clear = Image.fromarray(np.dstack([np.zeros_like(gray)] * 3 + [255 - gray]))
     clear.save(tmp_path / "clear.png")
     np.testing.assert_array_equal(read_image(tmp_path / "clear.png", longest=30).weights, density.weights)

@@ -69,7 +69,7 @@ def test_the_gradient_and_the_best_step_down_it_are_those_of_the_objective():
     assert found.descent == pytest.approx((best_objective - along) / best_objective, rel=0.3)
     before = min(result.stages[-1].objectives[:-3])  # of 30 iterations
     assert found.improvement == pytest.approx((before - best_objective) / before) and found.improvement > 1e-3
-    assert not found.converged and "has not converged" in result.reason and "more iterations" in found.advice
+    assert not found.converged and "has not converged" in result.message and "more iterations" in found.advice
     assert "an unknown part" not in str(result)
 
 
@@ -104,7 +104,7 @@ def test_a_fit_to_its_minimum_converged_and_needs_no_advice():
     for data in (NOISY, TRUTH):
         result = fit(pn.Stage(pn.LBFGS(), 200), data)
         assert result.diagnosis.converged and result.diagnosis.advice == ""
-        assert result.reason == "the whole plan ran; the fit converged" and "\nconverged: " in str(result)
+        assert result.message == "the whole plan ran; the fit converged" and "\nconverged: " in str(result)
 
 
 @pytest.mark.parametrize("plan", [pn.Stage(pn.Adam(1e-6), 100), pn.Stage(pn.LBFGS(), 2), pn.Stage(pn.Adam(0.05), 60)])
@@ -112,7 +112,7 @@ def test_a_plan_that_ran_is_not_one_that_converged(plan):
     """The first hardly moves, the second is cut short, the third is still on its way."""
     result = fit(plan)
     assert result.finished and not result.diagnosis.converged
-    assert "has not converged" in result.reason and "\nnot converged: " in str(result)
+    assert "has not converged" in result.message and "\nnot converged: " in str(result)
     assert result.diagnosis.advice in " ".join(str(result).splitlines())
 
 
@@ -121,7 +121,7 @@ def test_a_column_that_cannot_be_explained_is_said_to_be():
     result = decay(0.5, np.cos(2 * TS))
     (column,) = result.diagnosis.columns
     assert result.diagnosis.converged and column.explained < 0.5
-    assert "explains" in result.reason and "of the variance of column 1" in result.reason
+    assert "explains" in result.message and "of the variance of column 1" in result.message
     assert "hidden components" in result.diagnosis.advice and "--augment" in result.diagnosis.advice
 
 
@@ -141,7 +141,7 @@ def test_parameters_that_ran_away_or_into_a_bound_are_named():
 
 def test_a_goal_that_is_reached_ends_a_fit_well():
     result = fit(pn.Stage(pn.LBFGS(), 100, goal=0.1))
-    assert result.diagnosis.at_goal and "reached its goal" in result.reason and result.diagnosis.advice == ""
+    assert result.diagnosis.at_goal and "reached its goal" in result.message and result.diagnosis.advice == ""
     assert not fit(pn.Stage(pn.LBFGS(), 2, goal=1e-9)).diagnosis.at_goal
 
 
@@ -195,7 +195,7 @@ def test_what_stops_early_or_cannot_be_evaluated_again_has_a_diagnosis_all_the_s
         return ys.sum() * (float("nan") if len(calls) > 5 else 0.0)
 
     result = fit(pn.Stage(pn.Adam(), 9), penalty=penalty)
-    assert not result.finished and "best so far" in result.reason
+    assert not result.finished and "best so far" in result.message
     assert np.isnan(result.diagnosis.gradient) and not result.diagnosis.converged
     assert result.diagnosis.columns[0].rmse > 0 and "an unknown part" in str(result) and "nan %" not in str(result)
 
@@ -267,7 +267,7 @@ def lines_of(figure):
     return {line.get_label(): line for line in figure.axes[0].lines}
 
 
-def test_what_is_forecast_is_drawn_dashed_and_labelled(swings, tmp_path, monkeypatch):
+def test_what_is_forecast_is_drawn_dashed_and_labeled(swings, tmp_path, monkeypatch):
     figures, save = [], Figure.savefig
 
     def keep(figure, *arguments, **settings):
@@ -311,4 +311,4 @@ def test_the_reports_figures_label_forecasts():
 
 def test_results_are_sent_and_replaced_whole():
     result = fit(pn.Stage(pn.Adam(), 2))
-    assert dataclasses.replace(result, reason="another").diagnosis is result.diagnosis
+    assert dataclasses.replace(result, message="another").diagnosis is result.diagnosis

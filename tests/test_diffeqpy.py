@@ -61,7 +61,7 @@ def solve(f, y0, ts, **settings):
 @pytest.mark.parametrize("name", QUICK + OTHERS)
 def test_every_solver_turns_the_circle(main, name):
     ts = np.array([0.0, 1.0, 5.0])
-    step = {} if pn.solvers.find_solver(name).adaptive else {"step": 2e-4 if name == "Euler" else 1e-2}
+    step = {} if pn.solvers.find_solver(name).adaptive else {"step_size": 2e-4 if name == "Euler" else 1e-2}
     solution = solve(turn, [1.0, 0.0], ts, solver=name, rtol=1e-8, atol=1e-8, **step)
     truth = np.stack([np.cos(ts), -np.sin(ts)], axis=1)
     order = pn.solvers.find_solver(name).order
@@ -79,7 +79,7 @@ def test_robertson(main, solver, control, bound):
     assert np.abs(solution.ys[-1] / ROBERTSON_END - 1).max() < bound
 
 
-@pytest.mark.parametrize("settings", [{"step": 0.03}, {}], ids=["step", "times"])
+@pytest.mark.parametrize("settings", [{"step_size": 0.03}, {}], ids=["step_size", "times"])
 def test_fixed_steps_are_the_torch_engines(main, settings):
     def forced(t, y):
         return np.array([np.cos(3 * t) - y[0] * y[1], y[0]])
@@ -138,7 +138,7 @@ def test_evaluations_are_counted(main):
     calls = []
     solution = solve(lambda t, y: calls.append(t) or turn(t, y), [1.0, 0.0], [0.0, 9.0], rtol=1e-4, atol=1e-4)
     assert solution.nfev == len(calls)
-    assert solve(turn, [1.0, 0.0], [0.0, 9.0], solver="Euler", step=0.1).accepted == 90
+    assert solve(turn, [1.0, 0.0], [0.0, 9.0], solver="Euler", step_size=0.1).accepted == 90
 
 
 def test_tolerances_for_each_component(main):
@@ -222,7 +222,7 @@ def test_what_this_path_does_not_take(main):
     refused("parameters names k", parameters={"k": torch.ones(2, dtype=torch.float64)})
     refused(r"it must take \(t, y\)", f=lambda y: -y)
     refused("solver 'RK38' is not in the julia engine", solver="RK38")
-    refused("step is 0.1, but FBDF chooses its steps itself", solver="FBDF", step=0.1)
+    refused("step_size is 0.1, but FBDF chooses its steps itself", solver="FBDF", step_size=0.1)
 
 
 def test_auto_leaves_python_functions_to_torch():
@@ -284,7 +284,7 @@ def test_robertson_as_a_residual(main):
     ({"mass_matrix": np.eye(2), "differential": [True, True]}, "leave it out"),
     ({"mass_matrix": np.eye(2), "solver": "Tsit5"}, "solver is 'Tsit5', which is not known"),
     ({"dy0": [0.0], "solver": "DFBDF"}, r"dy0 has shape \(1,\) and y0 \(2,\)"),
-    ({"dy0": [0.0, 0.0], "step": 0.1}, "step is 0.1, but IDA chooses its steps itself"),
+    ({"dy0": [0.0, 0.0], "step_size": 0.1}, "step_size is 0.1, but IDA chooses its steps itself"),
 ])  # fmt: skip
 def test_mistakes_in_a_dae(settings, sentence):
     with pytest.raises(pn.ArgumentError, match=sentence):
@@ -335,7 +335,7 @@ def stand_in(stand_in_module, monkeypatch):
 
 def test_sde_reaches_julia_and_comes_back(stand_in):
     start, ts = np.array([[1.0, 2.0]]), [0.0, 0.1, 0.2]
-    solution = pn.solve_sde(lambda t, y: -y + t, lambda t, y: 0.1 * y, start, ts, solver="em", step=0.01, seed=4)
+    solution = pn.solve_sde(lambda t, y: -y + t, lambda t, y: 0.1 * y, start, ts, solver="em", step_size=0.01, seed=4)
     y, truth = start.copy(), [start.copy()]
     for i in range(20):
         y = y + 0.01 * (-y + 0.01 * i) + 0.1 * 0.1 * y
@@ -359,7 +359,7 @@ def test_sde_failures_are_ours(stand_in):
 
 @pytest.mark.parametrize(("settings", "sentence"), [
     ({"solver": "SOSR"}, "did you mean 'SOSRI'|did you mean 'SOSRA'"),
-    ({"solver": "EM"}, "step is None, but EM does not choose its steps itself"),
+    ({"solver": "EM"}, "step_size is None, but EM does not choose its steps itself"),
     ({"seed": -1}, "seed is -1: give a whole number of at least 0"),
     ({"rtol": -1}, "rtol is -1"),
 ])  # fmt: skip

@@ -25,7 +25,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-class Field(torch.nn.Module):
+class VectorField(torch.nn.Module):
     """A nonlinear, non-autonomous field on (..., 2) that counts its evaluations."""
 
     def __init__(self, dtype=F64, timed=True):
@@ -41,7 +41,7 @@ class Field(torch.nn.Module):
         return torch.tanh(y @ self.A + self.bias) * wave
 
 
-class Pair(Field):
+class Pair(VectorField):
     """The same on a tuple of a (2,) state and a scalar."""
 
     def forward(self, t, state):
@@ -87,7 +87,7 @@ def assert_equal(ours, theirs, rtol, atol):
 @pytest.mark.parametrize("shape", ["tensor", "tuple"])
 @pytest.mark.parametrize("method", FIXED)
 def test_fixed_steps_agree_to_rounding(method, shape, falling, dtype):
-    make = lambda: (Pair if shape == "tuple" else Field)(dtype)
+    make = lambda: (Pair if shape == "tuple" else VectorField)(dtype)
     (f, ours), (g, theirs) = both(make, start(dtype, shape), times(dtype, falling), method=method)
     # explicit_adams amplifies rounding, its weights reach 300; corrections in float32 end an iteration apart.
     loose = 1000 if method == "explicit_adams" else 10 if method in ("implicit_adams", "fixed_adams") else 1
@@ -101,7 +101,7 @@ def test_fixed_steps_agree_to_rounding(method, shape, falling, dtype):
 @pytest.mark.parametrize("shape", ["tensor", "tuple"])
 @pytest.mark.parametrize("method", ADAPTIVE)
 def test_adaptive_steps_agree(method, shape, falling, dtype):
-    make = lambda: (Pair if shape == "tuple" else Field)(dtype)
+    make = lambda: (Pair if shape == "tuple" else VectorField)(dtype)
     rtol = 1e-6 if dtype == F64 and method != "adaptive_heun" else 1e-4
     (f, ours), (g, theirs) = both(
         make, start(dtype, shape), times(dtype, falling), method=method, rtol=rtol, atol=rtol / 10
@@ -118,7 +118,7 @@ def test_adaptive_steps_agree(method, shape, falling, dtype):
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 def test_scipy_solver(falling, solver):
     # Autonomous: torchdiffeq rounds LSODA's time to float32.
-    make = lambda: Field(timed=False)
+    make = lambda: VectorField(timed=False)
     arguments = {"method": "scipy_solver", "options": {"solver": solver}}
     (f, ours), (g, theirs) = both(make, start(), times(F64, falling), **arguments)
     assert_equal(ours, theirs, 1e-12, 1e-12)
@@ -151,7 +151,7 @@ def test_gradients(falling, shape, call, method):
         for part in parts(y0):
             part.requires_grad_()
         t = times(F64, falling, n=6).requires_grad_()
-        make = Pair if shape == "tuple" else Field
+        make = Pair if shape == "tuple" else VectorField
         arguments = {"method": method, "rtol": rtol, "atol": rtol / 100, "options": options}
         field, solution = both(make, y0, t, call, **arguments)[pick]
         loss = sum((part**2).sum() for part in parts(solution))
@@ -165,7 +165,7 @@ def test_gradients(falling, shape, call, method):
 
 
 def test_gradients_against_finite_differences():
-    field, y0 = Field(), start()
+    field, y0 = VectorField(), start()
 
     def loss(t, function=odeint):
         return (function(field, y0, t, rtol=1e-10, atol=1e-12) ** 2).sum()
@@ -194,7 +194,7 @@ def test_adjoint_norms(shape, norm):
     for pick in (0, 1):
         seen.clear()
         pair = both(
-            Pair if shape == "tuple" else Field,
+            Pair if shape == "tuple" else VectorField,
             start(F64, shape),
             times(n=4),
             "adjoint",
@@ -226,7 +226,7 @@ def test_adjoint_params_can_be_given():
     assert float(y0.grad) == pytest.approx(math.exp(-end), rel=1e-6)
 
 
-class Recorded(Field):
+class Recorded(VectorField):
     """A field that writes down every call of its callbacks."""
 
     def __init__(self):
@@ -299,7 +299,7 @@ def test_callbacks_that_are_not_called_are_named():
 )
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 def test_options_of_fixed_steps(falling, method, options):
-    (f, ours), (g, theirs) = both(Field, start(), times(F64, falling, n=7), method=method, options=options)
+    (f, ours), (g, theirs) = both(VectorField, start(), times(F64, falling, n=7), method=method, options=options)
     assert_equal(ours, theirs, 1e-11, 1e-11)
     assert f.evaluations <= g.evaluations
     if options.get("interp") != "cubic":  # torchdiffeq takes the end slope for every output
@@ -325,9 +325,9 @@ def test_options_of_fixed_steps(falling, method, options):
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
 def test_options_of_adaptive_steps(method, falling, options):
-    plain = odeint(Field(), start(), times(F64, falling, n=7), method=method, rtol=1e-5, atol=1e-7)
+    plain = odeint(VectorField(), start(), times(F64, falling, n=7), method=method, rtol=1e-5, atol=1e-7)
     arguments = {"method": method, "options": options, "rtol": 1e-5, "atol": 1e-7}
-    (f, ours), (g, theirs) = both(Field, start(), times(F64, falling, n=7), **arguments)
+    (f, ours), (g, theirs) = both(VectorField, start(), times(F64, falling, n=7), **arguments)
     assert_equal(ours, theirs, 1e-9, 1e-9)
     assert f.evaluations == g.evaluations
     if "dtype" not in options:
@@ -340,7 +340,7 @@ def test_tolerance_for_each_part():
     assert_equal(ours, theirs, 1e-10, 1e-10)
     assert f.evaluations == g.evaluations
     rtol = torch.tensor([1e-3, 1e-7], dtype=F64)
-    (f, ours), (g, theirs) = both(Field, start(), times(), rtol=rtol)
+    (f, ours), (g, theirs) = both(VectorField, start(), times(), rtol=rtol)
     assert_equal(ours, theirs, 1e-10, 1e-10)
     assert f.evaluations == g.evaluations
 
@@ -353,9 +353,9 @@ def test_the_grid_constructor_sees_the_users_time():
         return t
 
     t = times(F64, falling=True, n=5)
-    odeint(Field(), start(), t, method="euler", options={"grid_constructor": grid})
+    odeint(VectorField(), start(), t, method="euler", options={"grid_constructor": grid})
     torch.testing.assert_close(seen[0][0], t)
-    torch.testing.assert_close(seen[0][1], Field()(t[0], start()))
+    torch.testing.assert_close(seen[0][1], VectorField()(t[0], start()))
 
 
 def test_a_discontinuity_is_met_from_both_sides():
@@ -454,7 +454,7 @@ def test_explicit_adams_diverges_and_recovers_as_torchdiffeqs_does():
 
 def test_orders_of_the_fixed_methods():
     def end(n, **arguments):
-        return odeint(Field(), start(), torch.linspace(0, 1, n + 1, dtype=F64), **arguments)[-1]
+        return odeint(VectorField(), start(), torch.linspace(0, 1, n + 1, dtype=F64), **arguments)[-1]
 
     exact = end(1, rtol=1e-12, atol=1e-13)
     for method, order in (("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)):
@@ -472,11 +472,11 @@ def test_one_time_and_one_component():
 
 def test_unused_options_warn():
     with pytest.warns(UserWarning, match="dopri5 does not use the option 'step_size', left out"):
-        odeint(Field(), start(), times(), options={"step_size": 0.1})
+        odeint(VectorField(), start(), times(), options={"step_size": 0.1})
     with pytest.warns(UserWarning, match="rk4 does not use the options 'eps', 'safety'"):
-        odeint(Field(), start(), times(), method="rk4", options={"eps": 0.1, "safety": 1})
+        odeint(VectorField(), start(), times(), method="rk4", options={"eps": 0.1, "safety": 1})
     with pytest.warns(UserWarning, match="below 4"):
-        odeint(Field(), start(), times(), method="implicit_adams", options={"max_order": 3})
+        odeint(VectorField(), start(), times(), method="implicit_adams", options={"max_order": 3})
 
 
 TWO = torch.tensor([0.0, 1.0])
@@ -510,7 +510,7 @@ TWO = torch.tensor([0.0, 1.0])
     ],
 )
 def test_bad_arguments(change, kind, words):
-    arguments = {"func": Field(), "y0": start(), "t": times(), **change}
+    arguments = {"func": VectorField(), "y0": start(), "t": times(), **change}
     with pytest.raises(ArgumentError, match=words) as caught:
         odeint(arguments.pop("func"), arguments.pop("y0"), arguments.pop("t"), **arguments)
     assert isinstance(caught.value, kind)
@@ -520,7 +520,7 @@ def test_bad_arguments_of_the_adjoint():
     with pytest.raises(ValueError, match="adjoint_params is not given"):
         odeint_adjoint(lambda t, y: -y, start(), times())
     with pytest.raises(ValueError, match="give adjoint_options too"):
-        odeint_adjoint(Field(), start(), times(), options={"first_step": 0.1}, adjoint_method="rk4")
+        odeint_adjoint(VectorField(), start(), times(), options={"first_step": 0.1}, adjoint_method="rk4")
 
 
 def test_a_solve_that_cannot_go_on():
@@ -675,7 +675,7 @@ def test_the_time_of_an_adjoint_event_has_its_gradient(method, options, falling)
 def test_dense_output_is_torchdiffeqs(options):
     found = []
     for library in (dropin, torchdiffeq):
-        field, y0 = Field(), start().requires_grad_()
+        field, y0 = VectorField(), start().requires_grad_()
         state = library.odeint_dense(
             field,
             y0,
@@ -695,8 +695,8 @@ def test_dense_output_is_torchdiffeqs(options):
 
 def test_dense_output_backwards_and_at_many_times():
     y0, times = start(), torch.linspace(1.0, -1.0, 5, dtype=F64)
-    state = dropin.odeint_dense(Field(), y0, times[0], -1.0)
-    torch.testing.assert_close(state(times), odeint(Field(), y0, times), rtol=1e-8, atol=1e-9)
+    state = dropin.odeint_dense(VectorField(), y0, times[0], -1.0)
+    torch.testing.assert_close(state(times), odeint(VectorField(), y0, times), rtol=1e-8, atol=1e-9)
     assert state(times[:4].reshape(2, 2)).shape == (2, 2, 3, 2) and state(times[0]).shape == (3, 2)
 
 
@@ -714,7 +714,7 @@ def test_dense_output_refuses_by_assertions_too(change, words):
     arguments = {"y0": start(), "t0": torch.tensor(0.0), "t1": torch.tensor(1.0), "at": 0.5, "method": None} | change
     at = arguments.pop("at")
     with pytest.raises(AssertionError, match=words) as caught:
-        dropin.odeint_dense(Field(), arguments.pop("y0"), arguments.pop("t0"), arguments.pop("t1"), **arguments)(
+        dropin.odeint_dense(VectorField(), arguments.pop("y0"), arguments.pop("t0"), arguments.pop("t1"), **arguments)(
             torch.tensor(at, dtype=F64)
         )
     assert isinstance(caught.value, ArgumentError)

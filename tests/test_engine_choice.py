@@ -21,7 +21,7 @@ TIMES = [0.0, 0.5, 1.0]
 
 
 @dataclass(frozen=True)
-class Decay(pn.Field):
+class Decay(pn.VectorField):
     """A field of a user's own, with a builder for the embedded engine only."""
 
     dim = 2
@@ -56,16 +56,16 @@ def tableaus_of_julia():
 def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradient):
     steps = tableaus_of_julia()
     assert {"Tsit5", "DP8"} < steps
-    for (gradient, method), fused in product(GRADIENTS.items(), (True, False)):
+    for (gradient, method), compiled in product(GRADIENTS.items(), (True, False)):
         engines = {name for name in ("torch", "julia") if name in SOLVERS[solver].engines and name in method.engines}
-        if wants_gradient and method in OF_STEPS and not (fused and solver in steps):
+        if wants_gradient and method in OF_STEPS and not (compiled and solver in steps):
             engines.discard("julia")
 
-        def solve(gradient=gradient, fused=fused):
-            return pn.solve(FIELD, start(wants_gradient), TIMES, solver=solver, gradient=gradient, fused=fused)
+        def solve(gradient=gradient, compiled=compiled):
+            return pn.solve(FIELD, start(wants_gradient), TIMES, solver=solver, gradient=gradient, compiled=compiled)
 
         if engines:
-            assert solve() == ("julia" if "julia" in engines else "torch"), (gradient, fused)
+            assert solve() == ("julia" if "julia" in engines else "torch"), (gradient, compiled)
         else:
             with pytest.raises(
                 pn.ArgumentError, match=r"is not in the torch engine, and .*: (write gradient=|change one)"
@@ -98,7 +98,7 @@ def test_auto_takes_torch_for_what_only_it_has(ready, field, change):
         {"y0": np.ones(2), "solver": "Vern9"},
         {"y0": np.ones(2), "dense": True},
         {"y0": np.ones(2), "parameters": {"A": start().expand(2, 2)}, "solver": "Rodas5P"},
-        {"solver": "FBDF", "gradient": "Interpolating"},
+        {"solver": "FBDF", "gradient": "InterpolatingAdjoint"},
         {"y0": start(False), "ts": torch.tensor([0.0, 1.0]), "solver": "Rodas5P"},
     ],
 )
@@ -127,7 +127,7 @@ def test_asked_for_by_name_julia_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(session, "runs", lambda: True)
     for field, change, sentence in (
         (Decay(), {}, "the field is a Decay"),
-        (FIELD, {"solver": "Rodas5P"}, "gradient is 'Backprop'.* write gradient='Interpolating'"),
+        (FIELD, {"solver": "Rodas5P"}, "gradient is 'Backprop'.* write gradient='InterpolatingAdjoint'"),
         (FIELD, {"events": pn.Event(lambda t, y: y[0])}, "events are watched"),
         (FIELD, {"batch": "independent"}, "batch is 'independent'"),
     ):
@@ -148,7 +148,7 @@ def test_a_gradient_that_julia_has_not_is_torchs_own(julia, monkeypatch):
         torch.testing.assert_close(*found, rtol=0, atol=0)
     y0 = start()
     pn.solve(
-        FIELD, y0, TIMES, solver="FBDF", gradient="Interpolating", rtol=1e-9, atol=1e-9
+        FIELD, y0, TIMES, solver="FBDF", gradient="InterpolatingAdjoint", rtol=1e-9, atol=1e-9
     ).ys.square().sum().backward()
     truth = start()
     pn.solve(FIELD, truth, TIMES, engine="torch", solver="DP8", rtol=1e-11, atol=1e-11).ys.square().sum().backward()

@@ -88,7 +88,7 @@ def test_lotka_volterra_gives_the_published_loss_and_gradient():
     )
     loss = solution.ys.sum()
     loss.backward()
-    assert solution.engine == "torch (fused)"
+    assert solution.engine == "torch (compiled)"
     np.testing.assert_allclose(loss.item(), 450.7640640395, rtol=1e-10)
     found = [p[name].grad.item() for name in "abcd"]
     np.testing.assert_allclose(found, [8.30536266, -159.48429272, 75.20350821, -339.19509277], rtol=1e-8)

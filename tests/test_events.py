@@ -8,7 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import pyneuralode as pn
-from pyneuralode.engines.torch_engine.rows.roots import root
+from pyneuralode.engines.torch_engine.batched.roots import root
 from pyneuralode.gradients import gradients_of
 
 torch.set_num_threads(1)
@@ -32,7 +32,7 @@ START = np.array([0.0, 1.0])
 
 @pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "DP8", "RK4"])
 def test_crossings_of_an_oscillator(solver):
-    settings = {"step": 0.01} if solver == "RK4" else TIGHT
+    settings = {"step_size": 0.01} if solver == "RK4" else TIGHT
     position, speed = pn.Event(lambda t, y: y[0], terminal=False), pn.Event(lambda t, y: y[1], False)
     solution = pn.solve(turn, START, [0.0, 5.0, 7.0], solver=solver, events=[position, speed], **settings)
     expected = np.arange(1, 5) * math.pi / 2
@@ -41,7 +41,7 @@ def test_crossings_of_an_oscillator(solver):
     states = np.stack([np.sin(expected), np.cos(expected)], axis=1)
     np.testing.assert_allclose(solution.events.states, states, atol=1e-7)
     np.testing.assert_allclose(solution.ys[-1], [math.sin(7), math.cos(7)], atol=1e-6)
-    assert solution.reason == "reached the last time" and len(solution.ts) == 3
+    assert solution.message == "reached the last time" and len(solution.ts) == 3
 
 
 @pytest.mark.parametrize("direction, expected", [(0, 1), (1, 2), (-1, 1)])
@@ -69,7 +69,7 @@ def test_a_terminal_event_ends_the_solve_and_cuts_the_times():
     np.testing.assert_allclose(solution.ts, np.arange(6) / 10)
     assert solution.ys.shape == (6, 2)
     np.testing.assert_allclose(solution(0.42), [math.sin(0.42), math.cos(0.42)], atol=1e-8)
-    assert solution.reason == f"event 0 at t = {moment:g}"
+    assert solution.message == f"event 0 at t = {moment:g}"
 
 
 def test_events_after_the_terminal_one_do_not_count():
@@ -85,7 +85,7 @@ def test_events_after_the_terminal_one_do_not_count():
 def test_no_event():
     solution = pn.solve(turn, START, [0.0, 3.0], events=pn.Event(lambda t, y: y[0] + 2))
     assert len(solution.events) == 0 and solution.events.states.shape == (0, 2)
-    assert solution.reason == "reached the last time"
+    assert solution.message == "reached the last time"
 
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
@@ -118,7 +118,9 @@ def test_tuples_and_described_fields():
     assert float(solution.events.states[0][0, 0]) == pytest.approx(0.5)
     spring = pn.Equations({"x": "v", "v": "-x"})
     found = (
-        pn.NeuralODE(spring, fused=False, **TIGHT).solve(START, [0.0, 9.0], events=pn.Event(lambda t, y: y[0])).events
+        pn.NeuralODE(spring, compiled=False, **TIGHT)
+        .solve(START, [0.0, 9.0], events=pn.Event(lambda t, y: y[0]))
+        .events
     )
     assert found.times[0] == pytest.approx(math.pi)
 
@@ -250,7 +252,7 @@ def test_every_sample_has_its_own_events_and_end():
     np.testing.assert_allclose(events.times, moments, atol=1e-9)
     reached = [~np.isnan(solution.ys[:, b, 0].numpy()) for b in range(4)]
     assert [int(r.sum()) for r in reached] == [1, 2, 4, 2]
-    assert solution.reason[0] == "event 0 at t = 0.523599" and solution.reason[2] == "reached the last time"
+    assert solution.message[0] == "event 0 at t = 0.523599" and solution.message[2] == "reached the last time"
     for b in range(4):
         alone = pn.solve(
             turn,
@@ -299,7 +301,7 @@ PATHS = pytest.mark.parametrize(
 def one_step(solver, batch, events, start=0.0, end=1.0, ts=None):
     """Solve y' = 1 in one step, two samples of it where they are independent; return the solution and the first one's events."""
     y0 = np.array([[start], [start]] if batch == "independent" else [start])
-    size = {"step": abs(end - start)} if solver == "RK4" else {"first_step": abs(end - start)}
+    size = {"step_size": abs(end - start)} if solver == "RK4" else {"first_step": abs(end - start)}
     field = lambda t, y: torch.ones_like(y)  # noqa: E731
     solution = pn.solve(field, y0, ts or [start, end], solver=solver, batch=batch, events=events, **size)
     met, mine = solution.events, slice(None) if batch == "joint" else solution.events.samples == 0
@@ -329,7 +331,7 @@ def test_the_first_terminal_event_inside_a_step_ends_the_solve(solver, batch):
         solution, times, which = one_step(solver, batch, events, start, 1.0 - start)
         np.testing.assert_allclose(times, expected, rtol=1e-12)
         np.testing.assert_array_equal(which, order)
-        reasons = [solution.reason] if batch == "joint" else solution.reason
+        reasons = [solution.message] if batch == "joint" else solution.message
         assert set(reasons) == {f"event {order[-1]} at t = {expected[-1]:g}"}
 
 
@@ -378,7 +380,7 @@ def test_a_state_that_overflows_is_told_of_as_ever():
     event = pn.Event(lambda t, y: 1 + 1 / (1 + y[..., 0] ** 2))  # NaN with the state
     for y0, batch in ((np.ones(1), "joint"), (np.ones((1, 1)), "independent")):
         with pytest.raises(pn.SolverError, match="the state is non-finite"):
-            pn.solve(lambda t, y: 10 * y**3, y0, [0.0, 9.0], solver="RK4", step=0.5, events=event, batch=batch)
+            pn.solve(lambda t, y: 10 * y**3, y0, [0.0, 9.0], solver="RK4", step_size=0.5, events=event, batch=batch)
 
 
 @PATHS
@@ -449,8 +451,8 @@ def test_the_reason_names_the_time_of_the_event(solver, batch):
         event = pn.Event(lambda t, y: y[..., 0] + 0.4)
         settings = {"solver": solver, "batch": batch, "events": event, "rtol": 1e-2, "atol": 1e-2}
         solution = pn.solve(turn, y0[None] if batch == "independent" else y0, [0.0, 9.0], **settings)
-        reason = solution.reason if batch == "joint" else solution.reason[0]
-        assert reason == f"event 0 at t = {solution.events.times[-1]:g}"
+        message = solution.message if batch == "joint" else solution.message[0]
+        assert message == f"event 0 at t = {solution.events.times[-1]:g}"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -528,12 +530,12 @@ MISTAKES = {
         lambda: pn.solve(turn, START[None], [0.0, 1.0], events=pn.Event(lambda t, y: y), batch="independent"),
         r"one number|returns shape",
     ),
-    "no steps": (lambda: pn.solve(turn, START, [0.0, 9.0], solver="RK4", events=pn.Event(lambda t, y: y[0])), "give a step"),
+    "no steps": (lambda: pn.solve(turn, START, [0.0, 9.0], solver="RK4", events=pn.Event(lambda t, y: y[0])), "give a step_size"),
     "no steps for samples": (
         lambda: pn.solve(
             turn, START[None], [0.0, 9.0], solver="RK4", events=pn.Event(lambda t, y: y[:, 0]), batch="independent"
         ),
-        "give a step",
+        "give a step_size",
     ),
 }  # fmt: skip
 
@@ -555,7 +557,7 @@ def test_the_julia_engine_says_that_it_has_none(monkeypatch):
         pn.solve(field, START, [0.0, 9.0], events=event, engine="julia")
     with pytest.raises(pn.ArgumentError, match="batch is 'independent', which the julia engine"):
         pn.solve(field, START[None], [0.0, 9.0], batch="independent", engine="julia")
-    assert pn.solve(field, START, [0.0, 9.0], events=event, fused=False).engine.startswith("torch")
+    assert pn.solve(field, START, [0.0, 9.0], events=event, compiled=False).engine.startswith("torch")
 
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])

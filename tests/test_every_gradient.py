@@ -81,11 +81,11 @@ TRUTHS = {}
 def truth(name):
     """Return the derivatives of the problem itself, solved to 13 digits."""
     if name not in TRUTHS:
-        TRUTHS[name] = Point(name).differences(solver="Vern7", rtol=1e-13, atol=1e-13, fused=False)
+        TRUTHS[name] = Point(name).differences(solver="Vern7", rtol=1e-13, atol=1e-13, compiled=False)
     return TRUTHS[name]
 
 
-def compare(solver, method, name, fused):
+def compare(solver, method, name, compiled):
     """Hold first and second derivatives against the truth; a second one may be refused."""
     entry = SOLVERS[solver]
     if entry.adaptive:
@@ -93,11 +93,11 @@ def compare(solver, method, name, fused):
         point, settings = Point(name), {"rtol": rtol, "atol": rtol}
         expected = truth(name)
     else:  # the derivative of a coarse solve is its own; the times' is the slope at the end of the exact one
-        point, settings, allowed = Point(name, times=False), {"step": FIXED[entry.order]}, 1e-8
-        expected = point.differences(solver=solver, fused=False, **settings)
-        if method in ("Backsolve", "Interpolating"):
+        point, settings, allowed = Point(name, times=False), {"step_size": FIXED[entry.order]}, 1e-8
+        expected = point.differences(solver=solver, compiled=False, **settings)
+        if method in ("BacksolveAdjoint", "InterpolatingAdjoint"):
             allowed = 0.1  # the derivative of the equation, which these steps are far from
-    settings |= {"solver": solver, "gradient": method, "fused": fused}
+    settings |= {"solver": solver, "gradient": method, "compiled": compiled}
     leaves = point.leaves()
     first = point.along(torch.autograd.grad(point.loss(leaves, **settings), leaves))
     size = max(map(abs, expected))
@@ -108,7 +108,7 @@ def compare(solver, method, name, fused):
         second = point.along(torch.autograd.grad(first, leaves))
     except PyNeuralODEError as error:
         assert "create_graph" in str(error)
-        assert not (method == "Backprop" and not fused and entry.kind == "explicit")
+        assert not (method == "Backprop" and not compiled and entry.kind == "explicit")
     else:
         assert abs(float(second) - expected[1]) <= 10 * allowed * size
 
@@ -116,23 +116,23 @@ def compare(solver, method, name, fused):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("solver", TORCH_SOLVERS)
 def test_every_solver_by_every_method(solver, method):
-    compare(solver, method, "Equations", fused=False)
+    compare(solver, method, "Equations", compiled=False)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("fused", [True, False])
-def test_every_field_by_every_method(name, method, fused):
-    compare("Tsit5", method, name, fused)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_field_by_every_method(name, method, compiled):
+    compare("Tsit5", method, name, compiled)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("solver", TORCH_SOLVERS)
-@pytest.mark.parametrize("fused", [True, False])
-def test_the_whole_product(solver, method, name, fused):
-    compare(solver, method, name, fused)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_whole_product(solver, method, name, compiled):
+    compare(solver, method, name, compiled)
 
 
 # Times, events, tangents, what is not used, and what it costs.
@@ -233,7 +233,7 @@ def solved_along(part, solver, batch, inputs, held):
             value = torch.autograd.forward_ad.make_dual(value, along) if part is None else value + part * along
         moved[name] = value
     tight = LOOSE[0] if SOLVERS[solver].order < 4 else TIGHT[0]
-    settings = {"rtol": tight, "atol": tight} if SOLVERS[solver].adaptive else {"step": 0.02}
+    settings = {"rtol": tight, "atol": tight} if SOLVERS[solver].adaptive else {"step_size": 0.02}
     return pn.solve(
         lambda t, y: -moved["k"] * y * torch.sin(t + y), moved["y0"][None], moved["ts"], solver=solver, batch=batch,
         parameters={} if held else {"k": moved["k"]}, **settings,
@@ -437,7 +437,7 @@ def test_a_recorded_stiff_solve_costs_the_same_for_every_step(solver):
                 torch.ones(2, dtype=torch.float64),
                 [0.0, 1.0],
                 solver=solver,
-                step=1 / steps,
+                step_size=1 / steps,
             ).ys
             taken.append(time.thread_time() - began)
             assert torch.autograd.grad(ys[-1].sum(), k)[0].abs().min() > 0
@@ -476,7 +476,7 @@ def test_where_a_derivative_is_infinite_or_zero(name, solver, method):
     """Right, refused, or not finite: never another number."""
     field, parameter, by_parameter, by_start = POINTS[name]
     k, y0 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (parameter, [0.0]))
-    settings = {"rtol": 1e-5, "atol": 1e-6} if SOLVERS[solver].adaptive else {"step": 0.01}
+    settings = {"rtol": 1e-5, "atol": 1e-6} if SOLVERS[solver].adaptive else {"step_size": 0.01}
     try:
         ys = pn.solve(
             lambda t, y: field(t, y, k), y0, [0.0, 2.0], parameters={"k": k}, gradient=method, solver=solver, **settings

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.fitting import TotalVariation, optimisers, stochastic
+from pyneuralode.fitting import TotalVariation, optimizers, stochastic
 from pyneuralode.fitting.variables import Variables
 
 TS = np.linspace(0, 3, 16)
@@ -17,7 +17,7 @@ def start(**settings):
     return pn.NeuralODE(pn.Linear(((0.0, -0.5), (0.5, 0.0))), rtol=1e-8, atol=1e-8, **settings)
 
 
-@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed", "Backsolve"])
+@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed", "BacksolveAdjoint"])
 def test_lbfgs_recovers_the_matrix(gradient):
     result = pn.fit(start(gradient=gradient), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(), 60))
     np.testing.assert_allclose(result.parameters["A"], MATRIX, atol=1e-4)
@@ -26,10 +26,10 @@ def test_lbfgs_recovers_the_matrix(gradient):
 
 
 @pytest.mark.parametrize(
-    "optimiser", [pn.Adam(0.05), pn.AdamW(0.05, weight_decay=0.0), pn.RMSprop(0.02), pn.SGD(0.005, momentum=0.9)]
+    "optimizer", [pn.Adam(0.05), pn.AdamW(0.05, weight_decay=0.0), pn.RMSprop(0.02), pn.SGD(0.005, momentum=0.9)]
 )
-def test_first_order_optimisers_lower_the_loss_and_keep_the_best(optimiser):
-    result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(optimiser, 80))
+def test_first_order_optimizers_lower_the_loss_and_keep_the_best(optimizer):
+    result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(optimizer, 80))
     assert result.loss < 0.05 * result.losses[0]
     assert result.loss == result.losses.min() and len(result.losses) == 80
 
@@ -89,10 +89,10 @@ def test_a_total_variation_refuses_what_is_no_price(wrong):
 def test_goal_ends_a_stage_and_a_penalty_is_kept_apart():
     result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(), 100, goal=1e-3))
     assert result.loss <= 1e-3 and len(result.losses) < 100
-    penalised = pn.fit(
+    penalized = pn.fit(
         start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.Adam(), 1), penalty=lambda ts, ys, p: 7 + 0 * ys.sum()
     )
-    assert penalised.stages[0].objectives[0] == pytest.approx(penalised.losses[0] + 7)
+    assert penalized.stages[0].objectives[0] == pytest.approx(penalized.losses[0] + 7)
 
 
 def test_bounds_fixed_and_extra_parameters_with_fitted_initial_state():
@@ -112,7 +112,7 @@ def test_bounds_fixed_and_extra_parameters_with_fitted_initial_state():
         observed=[2],
         plan=pn.Stage(pn.LBFGS(), 200),
         fixed=["sigma"],
-        extra={"e0": 0.01, "i0": 0.01},
+        augment_dim={"e0": 0.01, "i0": 0.01},
         bounds={"gamma": (0, None), "R0": (1.0, 6.0), "e0": (0, 0.1), "i0": (0, 0.1)},
     )
     values = {name: float(value) for name, value in result.parameters.items()}
@@ -142,7 +142,7 @@ def test_bounds_are_kept_and_undone():
 )
 @pytest.mark.parametrize("stop", [13, 37])
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_path, monkeypatch):
-    monkeypatch.setattr(optimisers, "MEMORY_LIFE", 9)  # so that L-BFGS has started anew, and will again
+    monkeypatch.setattr(optimizers, "MEMORY_LIFE", 9)  # so that L-BFGS has started anew, and will again
     whole = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=plan)
     count = 0
 
@@ -155,7 +155,7 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_pa
     file = tmp_path / "fit.checkpoint"
     settings = {"y0": [1.0, 0.0], "plan": plan, "checkpoint": file, "checkpoint_every": 5}
     broken = pn.fit(start(), TS, TRUTH, callback=interrupt, **settings)
-    assert broken.interrupted and not broken.finished and "interrupted" in broken.reason
+    assert broken.interrupted and not broken.finished and "interrupted" in broken.message
     # A line search may have seen a better point than those where its iterations begin.
     lowest = min(broken.stages[-1].losses)
     assert broken.loss <= lowest and broken.loss == pytest.approx(lowest, rel=1e-6, abs=1e-13)
@@ -179,7 +179,7 @@ def test_lbfgs_starts_anew_where_it_is_stuck_and_ends_where_that_brings_nothing(
 def test_a_loss_gone_wrong_returns_the_best_so_far():
     plan = pn.Stage(pn.SGD(lr=1e6), 50)
     result = pn.fit(start(max_steps=2000), TS, TRUTH, y0=[1.0, 0.0], plan=plan)
-    assert not result.finished and not result.interrupted and "best so far" in result.reason
+    assert not result.finished and not result.interrupted and "best so far" in result.message
     assert np.isfinite(result.loss) and np.isfinite(result.model.arrays()["A"]).all()
 
 
@@ -226,7 +226,7 @@ class Slope(torch.nn.Module):
 @pytest.mark.parametrize("clip, length", [(None, 5.0), (20.0, 5.0), (2.0, 2.0), (0.5, 0.5)])
 def test_an_updates_gradient_is_shortened_to_clip_and_keeps_its_direction(clip, length):
     module = Slope()
-    stochastic.train(module, module.compute, updates=3, optimiser=pn.SGD(0.1, clip=clip))
+    stochastic.train(module, module.compute, updates=3, optimizer=pn.SGD(0.1, clip=clip))
     np.testing.assert_allclose([module.a.item(), module.b.item()], -0.3 * length * np.array([0.6, 0.8]), rtol=1e-5)
     # The same in a fit over time: a step of gradient descent is as long as the rate times the clipped gradient.
     moved = []

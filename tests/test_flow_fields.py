@@ -7,7 +7,7 @@ import torch
 import pyneuralode as pn
 from pyneuralode.conv_fields import ConcatConv
 from pyneuralode.engines.torch_engine.activations import ACTIVATIONS, DERIVATIVES, SECOND_DERIVATIVES
-from pyneuralode.engines.torch_engine.differentiated import Differentiated
+from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
 from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.engines.torch_engine.layered import Layered, activation_of, layers_of
 from pyneuralode.fields import from_description
@@ -111,12 +111,12 @@ def jacobian_by_autograd(f, z):
     return torch.stack([torch.autograd.functional.jacobian(f, row) for row in z])
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("field", FIELDS, ids=NAMES)
-def test_trace_jacobian_and_products_are_those_of_autograd(field, fused):
+def test_trace_jacobian_and_products_are_those_of_autograd(field, compiled):
     z, t = points(field), 0.6
     f = build(field, tensors(field))
-    layered = Layered(layers_of(field, tensors(field)), activation_of(field), fused)
+    layered = Layered(layers_of(field, tensors(field)), activation_of(field), compiled)
     expected = jacobian_by_autograd(lambda row: f(t, row), z)
     e = points(field, seed=3)
     slope, trace = layered.trace(t, z)
@@ -170,9 +170,9 @@ def test_activations_have_the_derivatives_that_autograd_finds(activation):
 def test_hand_written_gradients_are_those_of_autograd(sizes, activation):
     field = pn.ConcatMLP(sizes, activation, init_bias=0.5)
     found = []
-    for fused in (True, False):
+    for compiled in (True, False):
         p, z = tensors(field, requires_grad=True), points(field).requires_grad_()
-        layered = Layered(layers_of(field, p), activation, fused)
+        layered = Layered(layers_of(field, p), activation, compiled)
         slope, trace = layered.trace(0.7, z)
         other, jacobian = layered.jacobian(0.7, z)
         loss = (slope**3).sum() + (trace**2).sum() + (other * slope.detach()).sum() + (jacobian**2).sum()
@@ -185,9 +185,9 @@ def test_hand_written_gradients_refuse_to_be_differentiated_again():
     field = pn.HyperMLP(2, 4, 3)
     flow = pn.ContinuousFlow(field, engine="torch")
     x = torch.zeros(3, 2, requires_grad=True)
-    with pytest.raises(pn.ArgumentError, match="fused=False"):
+    with pytest.raises(pn.ArgumentError, match="compiled=False"):
         torch.autograd.grad(flow.log_prob(x).sum(), x, create_graph=True)
-    plain = pn.ContinuousFlow(field, engine="torch", fused=False)
+    plain = pn.ContinuousFlow(field, engine="torch", compiled=False)
     (score,) = torch.autograd.grad(plain.log_prob(x).sum(), x, create_graph=True)
     assert torch.isfinite(torch.autograd.grad(score.sum(), x)[0]).all()
 
@@ -217,7 +217,7 @@ def test_documented_order_of_parameters():
     assert pn.ConcatMLP((2, 5, 2)).shapes()["weight_2"] == (2, 6)
 
 
-def test_torch_initialisation_is_that_of_torch_layers():
+def test_torch_initialization_is_that_of_torch_layers():
     field = pn.ConcatMLP((30, 200, 30), init="torch", init_scale=1.0)
     layer = torch.nn.Linear(31, 200)
     weight, bias = field.initial(0)["weight_1"], field.initial(0)["bias_1"]

@@ -11,8 +11,8 @@ from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError
 from pyneuralode.fitting.schedules import OneCycle
 from pyneuralode.flows import ContinuousFlow
+from pyneuralode.flows.plots import film, grid_of, log_density_on
 from pyneuralode.flows.recipe import spread
-from pyneuralode.flows.views import film, grid_of, log_density_on
 from pyneuralode.plotting.flows import flow_animation
 from pyneuralode.progress import SilentProgress
 from pyneuralode.reports import flag_table, flow_compare
@@ -172,9 +172,9 @@ def test_fit_density_writes_the_flow_its_picture_and_a_film(tmp_path, monkeypatc
     from PIL import Image
 
     monkeypatch.setenv("PYNEURALODE_ENGINE", "torch")
-    grey = np.full((24, 32), 255, dtype=np.uint8)
-    grey[6:18, 8:24] = 0
-    Image.fromarray(grey).save(tmp_path / "box.png")
+    gray = np.full((24, 32), 255, dtype=np.uint8)
+    gray[6:18, 8:24] = 0
+    Image.fromarray(gray).save(tmp_path / "box.png")
     out = tmp_path / "out"
     options = ["--updates", "30", "--width", "8", "--hidden", "4", "--frames", "2"]
     done = CliRunner().invoke(app, ["fit-density", str(tmp_path / "box.png"), "--out", str(out), *options])

@@ -166,7 +166,7 @@ def test_base_of_ones_own():
 
 def test_added_components_give_a_lower_bound():
     a, b = 0.5, 0.4
-    flow = linear(np.diag([a, a, b]), extra=1)
+    flow = linear(np.diag([a, a, b]), augment_dim=1)
     x = torch.tensor([[0.7, -1.1]]).double()
     truth = Independent(Normal(torch.zeros(2).double(), math.exp(a * T)), 1).log_prob(x)
     added = Normal(torch.tensor(0.0).double(), math.exp(b * T))
@@ -209,7 +209,7 @@ def test_autograd_gives_what_the_closed_forms_give(kind, trace):
         }
     )
     if kind == "unfused":
-        other = pn.ContinuousFlow(pn.ConcatMLP((2, 6, 2)), trace=trace, fused=False, **TIGHT)
+        other = pn.ContinuousFlow(pn.ConcatMLP((2, 6, 2)), trace=trace, compiled=False, **TIGHT)
         other.set_arrays(described.arrays())
         watched = other.weights["weight_1"]
     else:
@@ -249,7 +249,7 @@ def loss_of(flow, x):
     return -terms.log_prob.mean() + penalties + (log_prob + own.square().sum(1)).mean()
 
 
-@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed", "Backsolve"])
+@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed", "BacksolveAdjoint"])
 @pytest.mark.parametrize(
     ("field", "trace"),
     [
@@ -284,14 +284,14 @@ def shifted(n, rng):
 
 
 ENTROPY = math.log(2 * math.pi * math.e) + math.log(0.6 * 1.5)
-FAST = {"engine": "torch", "solver": "RK4", "step": 0.25}
+FAST = {"engine": "torch", "solver": "RK4", "step_size": 0.25}
 
 
 @pytest.mark.parametrize("source", ["data", "sampler"])
 def test_fit_reaches_the_entropy_of_a_shifted_gaussian(source):
     flow = pn.ContinuousFlow(pn.ConcatMLP((2, 16, 2)), **FAST)
     what = {"data": shifted(20_000, np.random.default_rng(1))} if source == "data" else {"sampler": shifted}
-    result = flow.fit(**what, updates=250, batch=256, optimiser=pn.Adam(0.03, schedule="cosine"))
+    result = flow.fit(**what, updates=250, batch=256, optimizer=pn.Adam(0.03, schedule="cosine"))
     assert result.finished and not result.interrupted and len(result.losses) == 250
     assert (result.evaluations == 16).all() and result.flow is flow and result.seconds > 0
     with torch.no_grad():
@@ -302,27 +302,27 @@ def test_fit_reaches_the_entropy_of_a_shifted_gaussian(source):
 def test_fit_to_a_log_density_by_reverse_divergence():
     truth = Independent(Normal(torch.tensor([1.0, -0.5]), torch.tensor([0.6, 1.5])), 1)
     flow = pn.ContinuousFlow(pn.ConcatMLP((2, 16, 2)), **FAST)
-    result = flow.fit(log_density=truth.log_prob, updates=250, batch=256, optimiser=pn.Adam(0.03, schedule="cosine"))
+    result = flow.fit(log_density=truth.log_prob, updates=250, batch=256, optimizer=pn.Adam(0.03, schedule="cosine"))
     assert result.losses[0] > 0.5
-    assert abs(result.losses[-20:].mean()) < 0.02  # the divergence itself, as the density is normalised
+    assert abs(result.losses[-20:].mean()) < 0.02  # the divergence itself, as the density is normalized
     assert (flow.sample(5000).mean(0) - truth.mean).abs().max() < 0.1
 
 
 def test_penalties_are_added_to_the_objective_and_straighten_the_paths():
-    penalised, free = (pn.ContinuousFlow(pn.ConcatMLP((2, 8, 2)), **FAST) for _ in range(2))
+    penalized, free = (pn.ContinuousFlow(pn.ConcatMLP((2, 8, 2)), **FAST) for _ in range(2))
     x = shifted(64, np.random.default_rng(0))
     terms = free.terms(x)
-    result = penalised.fit(x, updates=150, kinetic=0.5, jacobian=0.25, optimiser=pn.Adam(0.02))
+    result = penalized.fit(x, updates=150, kinetic=0.5, jacobian=0.25, optimizer=pn.Adam(0.02))
     expected = (-terms.log_prob + 0.5 * terms.kinetic + 0.25 * terms.jacobian).mean().item()
     assert result.objectives[0] == pytest.approx(expected, rel=1e-5)
     assert result.losses[0] == pytest.approx(-terms.log_prob.mean().item(), rel=1e-5)
-    free.fit(x, updates=150, optimiser=pn.Adam(0.02))
-    assert penalised.terms(x).kinetic.mean() < 0.8 * free.terms(x).kinetic.mean()
+    free.fit(x, updates=150, optimizer=pn.Adam(0.02))
+    assert penalized.terms(x).kinetic.mean() < 0.8 * free.terms(x).kinetic.mean()
 
 
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_a_resumed_fit_ends_as_an_uninterrupted_one(tmp_path, trace):
-    settings = {"sampler": shifted, "updates": 12, "batch": 16, "optimiser": pn.Adam(0.05, schedule="cosine")}
+    settings = {"sampler": shifted, "updates": 12, "batch": 16, "optimizer": pn.Adam(0.05, schedule="cosine")}
     straight = pn.ContinuousFlow(pn.HyperMLP(2, 4, 3), trace=trace, **FAST)
     expected = straight.fit(**settings)
 
@@ -333,7 +333,7 @@ def test_a_resumed_fit_ends_as_an_uninterrupted_one(tmp_path, trace):
     path = tmp_path / "fit.safetensors"
     broken = pn.ContinuousFlow(pn.HyperMLP(2, 4, 3), trace=trace, **FAST)
     halted = broken.fit(**settings, checkpoint=path, checkpoint_every=5, callback=stop)
-    assert halted.interrupted and not halted.finished and "interrupted after 8 updates" in halted.reason
+    assert halted.interrupted and not halted.finished and "interrupted after 8 updates" in halted.message
     resumed = pn.ContinuousFlow(pn.HyperMLP(2, 4, 3), trace=trace, **FAST)
     result = resumed.fit(**settings, checkpoint=path, resume=True)
     assert result.finished
@@ -353,8 +353,8 @@ def test_a_fit_that_turns_non_finite_keeps_the_best_parameters():
         calls.append(flow.arrays())
         return -x.square().sum(1) if len(calls) < 6 else torch.full((len(x),), math.nan)
 
-    result = flow.fit(log_density=log_density, updates=20, batch=32, optimiser=pn.Adam(0.01))
-    assert not result.finished and len(result.losses) == 5 and "update 5" in result.reason
+    result = flow.fit(log_density=log_density, updates=20, batch=32, optimizer=pn.Adam(0.01))
+    assert not result.finished and len(result.losses) == 5 and "update 5" in result.message
     kept = flow.arrays()
     assert any(all(np.array_equal(kept[k], tried[k]) for k in kept) for tried in calls[:5])
 
@@ -415,9 +415,9 @@ def test_saved_flows_come_back(tmp_path):
     with pytest.raises(pn.ArgumentError, match="give base="):
         load_flow(tmp_path / "own.safetensors")
     assert torch.equal(load_flow(tmp_path / "own.safetensors", base=base).log_prob(x), linear(base=base).log_prob(x))
-    added = linear(np.diag([1.0, 2.0, 3.0]), extra=1)
+    added = linear(np.diag([1.0, 2.0, 3.0]), augment_dim=1)
     added.save(tmp_path / "added.safetensors")
-    assert load_flow(tmp_path / "added.safetensors").extra == 1
+    assert load_flow(tmp_path / "added.safetensors").augment_dim == 1
 
 
 def test_files_that_are_no_flows(tmp_path):
@@ -458,7 +458,7 @@ NAN = np.array([[0.0, 1.0], [np.nan, 2.0], [0.0, 0.0], [1.0, 1.0]])
         (lambda f: f.fit(sampler=shifted, updates=0), "updates is 0"),
         (lambda f: f.fit(sampler=shifted, batch=0), "batch is 0"),
         (lambda f: f.fit(sampler=shifted, kinetic=-1.0), "kinetic is -1.0"),
-        (lambda f: f.fit(sampler=shifted, optimiser=pn.LBFGS()), "give one for noisy gradients"),
+        (lambda f: f.fit(sampler=shifted, optimizer=pn.LBFGS()), "give one for noisy gradients"),
         (lambda f: f.fit(sampler=shifted, schedule="linear"), "schedule is 'linear'"),
         (lambda f: f.log_prob(NAN), "x holds a non-finite number in row 1"),
         (lambda f: f.log_prob(np.zeros((4, 3))), r"x has shape \(4, 3\): give points of 2 components"),
@@ -480,7 +480,7 @@ def test_mistakes_in_calls_get_a_sentence(call, sentence):
         ({"times": (0.0, math.inf)}, "times is"),
         ({"trace": "exakt"}, "did you mean 'exact'"),
         ({"noise": "uniform"}, "noise is 'uniform'"),
-        ({"extra": 2}, "extra is 2: give a number of added components from 0 to 1"),
+        ({"augment_dim": 2}, "extra is 2: give a number of added components from 0 to 1"),
         ({"base": Normal(0.0, 1.0)}, r"base has event shape \(\): give one of \(2,\)"),
         ({"dim": 3}, "leave dim out"),
         ({"steps": 3}, "steps is not an argument"),

@@ -61,20 +61,20 @@ def test_peak_memory_counts_what_is_alive():
 
 
 def test_memory_grows_as_each_method_says():
-    """A hundred times the steps: flat for Backsolve, one state a step for Checkpointed, every stage for Backprop."""
+    """A hundred times the steps: flat for BacksolveAdjoint, one state a step for Checkpointed, every stage for Backprop."""
     peaks = {}
-    for method in ("Backprop", "Checkpointed", "Backsolve"):
+    for method in ("Backprop", "Checkpointed", "BacksolveAdjoint"):
         for steps in (20, 200):
             model = pn.NeuralODE(
-                pn.MLP((4, 32, 4), init_bias=0.3), solver="RK4", step=1.0 / steps, gradient=method, fused=False
+                pn.MLP((4, 32, 4), init_bias=0.3), solver="RK4", step_size=1.0 / steps, gradient=method, compiled=False
             )
             y0 = torch.ones(16, 4, dtype=torch.float64)
             with PeakMemory() as memory:
                 model(y0, torch.tensor([0.0, 1.0], dtype=torch.float64))[-1].sum().backward()
             peaks[method, steps] = memory.peak
-    growth = {m: (peaks[m, 200] - peaks[m, 20]) / 180 for m in ("Backprop", "Checkpointed", "Backsolve")}
+    growth = {m: (peaks[m, 200] - peaks[m, 20]) / 180 for m in ("Backprop", "Checkpointed", "BacksolveAdjoint")}
     state = 16 * 4 * 8
-    assert growth["Backsolve"] < 0.1 * state
+    assert growth["BacksolveAdjoint"] < 0.1 * state
     assert growth["Checkpointed"] <= 1.01 * state
     assert growth["Backprop"] > 4 * state
 

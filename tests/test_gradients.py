@@ -42,7 +42,7 @@ def test_lotka_volterra_reference(method):
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_times_state_and_parameters_against_finite_differences(method, direction, solver):
     """Non-autonomous field, several outputs inside a step, forwards and backwards."""
-    steps = {"Euler": {"step": 1e-3}, "RK4": {"step": 1e-2}}.get(solver, {"rtol": 1e-10, "atol": 1e-10})
+    steps = {"Euler": {"step_size": 1e-3}, "RK4": {"step_size": 1e-2}}.get(solver, {"rtol": 1e-10, "atol": 1e-10})
 
     def loss(k, y0, ts):
         def slope(t, y):
@@ -74,17 +74,17 @@ def test_times_state_and_parameters_against_finite_differences(method, direction
             )
 
 
-@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_described_fields_agree_with_backprop(method, fused):
+def test_described_fields_agree_with_backprop(method, compiled):
     field = pn.MLP((2, 12, 2), "tanh", input_map="cube", init_bias=0.5)
     start = {name: torch.tensor(v, requires_grad=True) for name, v in field.initial(3).items()}
     reference = {name: torch.tensor(v, requires_grad=True) for name, v in field.initial(3).items()}
     y0, ts = torch.tensor([[1.0, 0.5], [-0.3, 0.8]], dtype=torch.float64), torch.linspace(0, 2, 9, dtype=torch.float64)
     pn.solve(
-        field, y0, ts, parameters=start, gradient=method, fused=fused, rtol=1e-10, atol=1e-10
+        field, y0, ts, parameters=start, gradient=method, compiled=compiled, rtol=1e-10, atol=1e-10
     ).ys.square().sum().backward()
-    pn.solve(field, y0, ts, parameters=reference, fused=False, **TIGHT).ys.square().sum().backward()
+    pn.solve(field, y0, ts, parameters=reference, compiled=False, **TIGHT).ys.square().sum().backward()
     for name in start:
         torch.testing.assert_close(start[name].grad, reference[name].grad, rtol=1e-6, atol=1e-9)
 
@@ -124,11 +124,11 @@ def test_tuple_states(method):
 def test_hidden_parameters_are_refused_by_the_adjoints():
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     with pytest.raises(pn.ArgumentError, match="parameters="):
-        pn.solve(lambda t, y: -k * y, torch.ones(1, dtype=torch.float64), [0.0, 1.0], gradient="Backsolve")
+        pn.solve(lambda t, y: -k * y, torch.ones(1, dtype=torch.float64), [0.0, 1.0], gradient="BacksolveAdjoint")
 
 
 def test_parameters_changed_between_forward_and_backward_are_noticed():
-    model = pn.NeuralODE(pn.MLP((2, 4, 2), init_bias=0.1), gradient="Checkpointed", fused=False)
+    model = pn.NeuralODE(pn.MLP((2, 4, 2), init_bias=0.1), gradient="Checkpointed", compiled=False)
     loss = model(torch.ones(2, dtype=torch.float64), [0.0, 1.0]).sum()
     with torch.no_grad():
         model.weights["weight_1"].add_(1.0)
@@ -147,11 +147,11 @@ def test_backprop_can_be_differentiated_twice():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["Checkpointed", "Interpolating", "ForwardMode"])
+@pytest.mark.parametrize("method", ["Checkpointed", "InterpolatingAdjoint", "ForwardMode"])
 def test_robertson_reference_by_an_explicit_method(method):
     """Stiff: 46,000 steps where a stiff solver takes a few hundred, but the gradient is the right one.
 
-    Backsolve is left out: backwards this problem grows without bounds.
+    BacksolveAdjoint is left out: backwards this problem grows without bounds.
     """
     k = torch.tensor([0.04, 3e7, 1e4], dtype=torch.float64, requires_grad=True)
 

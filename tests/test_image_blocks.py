@@ -56,8 +56,8 @@ def running(model):
         ("Backprop", {"solver": "RK4", "steps": 3}),
         ("Checkpointed", {"solver": "RK4", "steps": 3}),
         ("Checkpointed", {"solver": "DP5", "rtol": 1e-9, "atol": 1e-9}),
-        ("Backsolve", {"solver": "DP5", "rtol": 1e-9, "atol": 1e-9}),
-        ("Interpolating", {"solver": "Tsit5", "rtol": 1e-9, "atol": 1e-9}),
+        ("BacksolveAdjoint", {"solver": "DP5", "rtol": 1e-9, "atol": 1e-9}),
+        ("InterpolatingAdjoint", {"solver": "Tsit5", "rtol": 1e-9, "atol": 1e-9}),
     ],
 )
 def test_the_gradient_is_that_of_finite_differences(gradient, settings):
@@ -125,7 +125,7 @@ def test_evaluations_are_those_of_the_forward_pass():
 
 
 class Normed(nn.Module):
-    """Dynamics with torch's own batch normalisation."""
+    """Dynamics with torch's own batch normalization."""
 
     def __init__(self, momentum):
         super().__init__()
@@ -136,13 +136,13 @@ class Normed(nn.Module):
         return self.norm(torch.tanh(self.convolution(t, x)))
 
 
-@pytest.mark.parametrize("gradient", ["Checkpointed", "Backsolve", "Interpolating"])
+@pytest.mark.parametrize("gradient", ["Checkpointed", "BacksolveAdjoint", "InterpolatingAdjoint"])
 @pytest.mark.parametrize(
     "dynamics",
     [lambda: Normed(0.1), lambda: Normed(None), lambda: ConvDynamics(2), lambda: ConvDynamics(2, parts=3)],
 )
 def test_batch_norms_count_the_forward_pass_alone(gradient, dynamics):
-    """As after Backprop, which evaluates once; and another evaluation normalises by the batch's own statistics."""
+    """As after Backprop, which evaluates once; and another evaluation normalizes by the batch's own statistics."""
     x, found = images(6, 2, 5, 5), {}
     for method in ("Backprop", gradient):
         torch.manual_seed(0)
@@ -267,10 +267,10 @@ def test_a_described_network_takes_vectors():
 
 
 def test_memory_does_not_grow_with_the_steps():
-    """By Backsolve not at all, by Checkpointed by one state a step; by Backprop by every layer of every step."""
+    """By BacksolveAdjoint not at all, by Checkpointed by one state a step; by Backprop by every layer of every step."""
     x, growth = images(8, 1, 28, 28, dtype=torch.float32), {}
     state = 4 * 8 * 8 * 36
-    for gradient in ("Backsolve", "Checkpointed", "Backprop"):
+    for gradient in ("BacksolveAdjoint", "Checkpointed", "Backprop"):
         peaks = []
         for steps in (8, 24):
             net = classifier(channels=8, steps=steps, parts=1, gradient=gradient)
@@ -278,7 +278,7 @@ def test_memory_does_not_grow_with_the_steps():
                 net(x).sum().backward()
             peaks.append(memory.peak)
         growth[gradient] = (peaks[1] - peaks[0]) / 16 / state
-    assert abs(growth["Backsolve"]) < 0.01
+    assert abs(growth["BacksolveAdjoint"]) < 0.01
     assert growth["Checkpointed"] <= 1.01
     assert growth["Backprop"] > 4
 
@@ -326,13 +326,13 @@ def test_parameter_counts(kind, count):
 def test_classifiers_answer_with_logits_and_learn(kind):
     net = classifier(kind, channels=4, steps=2, blocks=2)
     x, labels = images(20, 1, 28, 28, dtype=torch.float32), torch.arange(20) % 10
-    optimiser = torch.optim.Adam(net.parameters(), 0.02)
+    optimizer = torch.optim.Adam(net.parameters(), 0.02)
     losses = []
     for _ in range(40):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = functional.cross_entropy(net(x), labels)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert net(x).shape == (20, 10) and losses[-1] < 0.5 * losses[0]
     assert net.evaluations == (2 if kind in ("odenet", "rknet") else None)
@@ -357,7 +357,7 @@ def test_an_odenet_and_an_rknet_of_one_seed_are_one_network():
     [
         ({"steps": 0}, "steps is 0: give a positive whole number"),
         ({"steps": 2.5}, "steps is 2.5: give a positive whole number"),
-        ({"steps": 2, "step": 0.1}, "steps is 2 and step is 0.1: give one of the two"),
+        ({"steps": 2, "step_size": 0.1}, "steps is 2 and step is 0.1: give one of the two"),
         ({"times": (1.0, 1.0)}, r"times is \(1.0, 1.0\): give two different finite numbers"),
         ({"times": 1.0}, "times is 1.0: give the two numbers t0 and t1"),
         ({"solver": "Oiler"}, "did you mean 'Euler'"),
@@ -427,5 +427,5 @@ def test_images_of_another_size_are_refused(shape):
 
 
 def test_images_must_be_floats():
-    with pytest.raises(ArgumentError, match="images are of type torch.uint8: give normalised floats"):
+    with pytest.raises(ArgumentError, match="images are of type torch.uint8: give normalized floats"):
         classifier(channels=2)(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))

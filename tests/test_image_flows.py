@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from pyneuralode.cli import app
 from pyneuralode.conv_fields import ConcatConv
+from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
 from pyneuralode.engines.torch_engine.convolved import Convolved
-from pyneuralode.engines.torch_engine.differentiated import Differentiated
 from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.flows.images.histograms import PixelHistograms
@@ -24,8 +24,8 @@ from pyneuralode.flows.images.training import SETUPS, Setup, measure, train_imag
 from pyneuralode.flows.images.transforms import (
     Logit,
     bits_per_dim,
-    dequantise,
-    quantise,
+    dequantize,
+    quantize,
     split,
     squeeze,
     unsplit,
@@ -35,7 +35,7 @@ from pyneuralode.processes import place
 
 STEPS = ("cnf", "squeeze", "cnf", "split", "squeeze", "cnf")
 SMALL = {"steps": STEPS, "hidden": (4,), "entry": "histograms"}
-FIXED = {"solver": "RK4", "control": {"step": 0.5}}
+FIXED = {"solver": "RK4", "control": {"step_size": 0.5}}
 
 
 @pytest.fixture(scope="module")
@@ -55,18 +55,18 @@ def still(flow):
     return flow
 
 
-def test_dequantised_pixels_stay_in_their_interval():
+def test_dequantized_pixels_stay_in_their_interval():
     pixels = torch.arange(256, dtype=torch.uint8).repeat(50).reshape(50, 1, 16, 16)
-    x = dequantise(pixels, seed=3)
-    assert (quantise(x) == pixels).all() and torch.equal(x, dequantise(pixels, seed=3))
-    assert not torch.equal(x, dequantise(pixels, seed=4))
+    x = dequantize(pixels, seed=3)
+    assert (quantize(x) == pixels).all() and torch.equal(x, dequantize(pixels, seed=3))
+    assert not torch.equal(x, dequantize(pixels, seed=4))
     inside = x * 256 - pixels
     assert abs(inside.mean() - 0.5) < 0.01 and abs(inside.var() - 1 / 12) < 0.002
 
 
 def test_the_logit_s_determinant_is_its_derivative_s():
     x = torch.rand(3, 1, 2, 2, dtype=torch.float64, requires_grad=True)
-    logit = Logit(0.05, centre=-2.0, scale=3.0)
+    logit = Logit(0.05, center=-2.0, scale=3.0)
     z, gain = logit(x)
     (slopes,) = torch.autograd.grad(z.sum(), x)
     assert torch.allclose(gain, slopes.log().flatten(1).sum(1), atol=1e-12)
@@ -97,12 +97,12 @@ def test_histograms_as_a_map_give_exactly_their_own_bits(digits):
     flow.histograms.count(digits[:200])
     tests = digits[200:]
     assert measure(flow, tests).bits == pytest.approx(flow.histograms.bits_per_dim(tests), abs=1e-5)
-    x = dequantise(torch.as_tensor(tests[:, None]))
+    x = dequantize(torch.as_tensor(tests[:, None]))
     assert torch.allclose(flow.histograms.inverse(flow.histograms(x)[0]), x, atol=1e-9)
 
 
 def test_bits_of_uniform_pixels_behind_a_logit_by_quadrature():
-    flow = still(ImageFlow(("cnf",), shape=(1, 8, 8), hidden=(2,), entry="logit", alpha=0.05, centre=0.3, scale=1.5))
+    flow = still(ImageFlow(("cnf",), shape=(1, 8, 8), hidden=(2,), entry="logit", alpha=0.05, center=0.3, scale=1.5))
     x = (np.arange(100_000) + 0.5) / 100_000
     inside = 0.05 + 0.9 * x
     z = (np.log(inside / (1 - inside)) - 0.3) / 1.5
@@ -144,7 +144,7 @@ def test_the_density_is_the_determinant_of_the_map(entry):
 
 def test_decode_undoes_encode_and_samples_are_images(digits):
     flow = ImageFlow(STEPS, shape=(1, 8, 8), hidden=(8,), learned_prior=True)
-    x = dequantise(torch.as_tensor(digits[:20, None]))
+    x = dequantize(torch.as_tensor(digits[:20, None]))
     assert (flow.decode(flow.encode(x)) - x).abs().max() < 1e-3
     samples = flow.sample(5, seed=1)
     assert samples.shape == (5, 1, 8, 8) and 0 <= samples.min() and samples.max() <= 1
@@ -162,7 +162,7 @@ def test_training_beats_independent_pixels(digits, precision):
         precision=precision,
         **FIXED,
     )
-    setup = replace(setup, optimiser=replace(setup.optimiser, lr=1e-2))
+    setup = replace(setup, optimizer=replace(setup.optimizer, lr=1e-2))
     found = train_image_flow(setup, digits[:200], digits[200:])
     assert found.fit.finished and found.test.bits < found.baseline - 0.2
     assert found.fit.losses[0] == pytest.approx(found.baseline, abs=0.3)
@@ -186,8 +186,10 @@ def test_every_image_comes_once_an_epoch(digits, monkeypatch):
     from pyneuralode.flows.images import training
 
     seen = []
-    monkeypatch.setattr(training, "dequantise", lambda p, seed: seen.append(p.clone()) or dequantise(p, seed))
-    setup = Setup({"steps": ("cnf",), "hidden": (1,), "entry": "logit"}, 4, 20, solver="Euler", control={"step": 1.0})
+    monkeypatch.setattr(training, "dequantize", lambda p, seed: seen.append(p.clone()) or dequantize(p, seed))
+    setup = Setup(
+        {"steps": ("cnf",), "hidden": (1,), "entry": "logit"}, 4, 20, solver="Euler", control={"step_size": 1.0}
+    )
     train_image_flow(setup, digits[:40] + np.arange(40, dtype=np.uint8)[:, None, None], digits[:20])
     first, second = (torch.cat(seen[k : k + 2])[:, 0, 0, 0].tolist() for k in (0, 2))
     assert sorted(first) == sorted(second) == list(range(40)) and first != second
@@ -207,7 +209,7 @@ def test_save_and_load(tmp_path, digits):
     flow.histograms.count(digits)
     flow.save(tmp_path / "flow.safetensors")
     loaded = load_image_flow(tmp_path / "flow.safetensors")
-    x = dequantise(torch.as_tensor(digits[:3, None]))
+    x = dequantize(torch.as_tensor(digits[:3, None]))
     assert torch.equal(loaded.encode(x), flow.encode(x))
     (tmp_path / "other").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="damaged or not a model file"):
@@ -337,7 +339,7 @@ def test_lower_precision_stays_inside_the_convolutions():
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, data):
-    """Same images and dequantisation; only Hutchinson's noise differs, so the losses nearly agree."""
+    """Same images and dequantization; only Hutchinson's noise differs, so the losses nearly agree."""
     found = []
     for start in (
         [sys.executable, "-m"],

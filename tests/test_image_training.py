@@ -77,14 +77,14 @@ def test_every_image_comes_once_an_epoch_and_parts_make_up_a_batch():
     assert torch.equal(torch.stack([y for _, y in halves], 1).flatten(), whole)
 
 
-def test_normalised_pixels_have_mean_zero_and_deviation_one():
+def test_normalized_pixels_have_mean_zero_and_deviation_one():
     images = np.random.default_rng(0).integers(0, 200, (50, 3, 8, 8), dtype=np.uint8)
     images[:, 1] //= 4
     data = ImageData(images, np.zeros(50, int))
-    x = data.normalised(data.images)
+    x = data.normalized(data.images)
     assert x.dtype == torch.float32 and x.mean((0, 2, 3)).abs().max() < 1e-5
     assert (x.std((0, 2, 3)) - 1).abs().max() < 1e-4
-    assert data.like(images[:2], [1, 2]).mean == data.mean  # tests are normalised as the training is
+    assert data.like(images[:2], [1, 2]).mean == data.mean  # tests are normalized as the training is
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -118,7 +118,7 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(bars, tmp_path):
             raise KeyboardInterrupt
 
     part = train_classifier(net(), *bars, RECIPE, callback=stop, **store)
-    assert part.fit.interrupted and part.accuracy is None and "interrupted after 15 updates" in part.fit.reason
+    assert part.fit.interrupted and part.accuracy is None and "interrupted after 15 updates" in part.fit.message
     rest = train_classifier(net(9), *bars, RECIPE, **store)
     assert same(rest.model, whole.model)
     assert (rest.fit.losses == whole.fit.losses).all() and rest.accuracy == whole.accuracy
@@ -144,10 +144,10 @@ def test_what_a_checkpoint_is_not_of(bars, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_its_cause(bars):
-    recipe = replace(RECIPE, optimiser=SGD(1e30))
+    recipe = replace(RECIPE, optimizer=SGD(1e30))
     found = train_classifier(net(), *bars, recipe)
     assert not (found.fit.finished or found.fit.interrupted)
-    assert "the loss is nan at a learning rate of 1e+30" in found.fit.reason
+    assert "the loss is nan at a learning rate of 1e+30" in found.fit.message
     assert all(p.isfinite().all() for p in found.model.parameters()) and 0 <= found.accuracy <= 1
 
 
@@ -181,12 +181,12 @@ def test_recipes():
     assert RECIPES["paper"].for_epochs(35).drops == (15, 25)
     assert RECIPES["review"].rate(10) is None
     cycle = RECIPES["short"].rate(10)
-    assert max(cycle(k) for k in range(10 * RECIPES["short"].epochs)) == pytest.approx(RECIPES["short"].optimiser.lr)
+    assert max(cycle(k) for k in range(10 * RECIPES["short"].epochs)) == pytest.approx(RECIPES["short"].optimizer.lr)
     parameter = nn.Parameter(torch.ones(1))
-    optimiser = SGD(0.1, weight_decay=0.5).make([parameter])
+    optimizer = SGD(0.1, weight_decay=0.5).make([parameter])
     parameter.grad = torch.zeros(1)
-    optimiser.param_groups[0]["lr"] = 0.1
-    optimiser.step()
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
     assert parameter.item() == pytest.approx(1 - 0.1 * 0.5)
     assert _is_known(SGD(0.1)) and not _is_known(SGD(0.1, weight_decay=0.5)) and _is_known(Adam())
 
@@ -325,7 +325,7 @@ def test_the_commands_mistakes(tmp_path, mnist, cifar, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_on_the_same_batches(tmp_path, cifar):
-    """Batch normalisation takes the means of each half alone, so the numbers nearly agree."""
+    """Batch normalization takes the means of each half alone, so the numbers nearly agree."""
     found = []
     for start in (
         [sys.executable, "-m"],

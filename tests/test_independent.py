@@ -31,7 +31,7 @@ def alone(b, ts, **settings):
 
 
 def control_of(solver):
-    return {"rtol": 1e-5, "atol": 1e-5, "first_step": 0.5} if SOLVERS[solver].adaptive else {"step": 0.03}
+    return {"rtol": 1e-5, "atol": 1e-5, "first_step": 0.5} if SOLVERS[solver].adaptive else {"step_size": 0.03}
 
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["forwards", "backwards"])
@@ -50,7 +50,7 @@ def test_every_sample_takes_the_steps_that_it_takes_alone(solver, backwards):
         torch.testing.assert_close(together.ys[:, b], one.ys, **ROUNDING)
     if SOLVERS[solver].adaptive:
         assert len(set(together.accepted.tolist())) > 2 and together.rejected.sum() > 0
-    assert together.reason == ["reached the last time"] * 5
+    assert together.message == ["reached the last time"] * 5
 
 
 def test_joint_stays_the_default_and_takes_one_step_size_for_all():
@@ -121,7 +121,7 @@ def test_single_precision():
         torch.testing.assert_close(row.double(), truth, rtol=1e-4, atol=1e-4)
 
 
-# Described fields.
+# Serializable fields.
 
 FIELDS = {
     "MLP": pn.MLP((2, 6, 2), "tanh", init_bias=0.3),
@@ -145,9 +145,9 @@ def test_described_fields(name):
     field = FIELDS[name]
     y0 = start_of(field)
     ts = torch.tensor([[0.0, 1.0, 3.0], [0.0, 0.1, 0.2], [2.0, 1.0, 0.5], [0.0, 0.1, 5.0]], dtype=torch.float64)
-    together = pn.solve(field, y0, ts, batch="independent", fused=False)
+    together = pn.solve(field, y0, ts, batch="independent", compiled=False)
     for b in range(4):
-        one = pn.solve(field, y0[b], ts[b], fused=False)
+        one = pn.solve(field, y0[b], ts[b], compiled=False)
         torch.testing.assert_close(together.ys[b], one.ys, rtol=0, atol=1e-9)
         assert (together.nfev[b], together.accepted[b]) == (one.nfev, one.accepted)
 
@@ -156,9 +156,9 @@ def test_described_fields(name):
 def test_described_fields_for_blocks_of_states(name):
     field = FIELDS[name]
     y0 = start_of(field, 6)
-    together = pn.solve(field, y0.view(2, 3, field.dim), [0.0, 1.0], batch="independent", fused=False)
+    together = pn.solve(field, y0.view(2, 3, field.dim), [0.0, 1.0], batch="independent", compiled=False)
     for b in range(2):
-        one = pn.solve(field, y0[3 * b : 3 * b + 3], [0.0, 1.0], fused=False)
+        one = pn.solve(field, y0[3 * b : 3 * b + 3], [0.0, 1.0], compiled=False)
         torch.testing.assert_close(together.ys[:, b], one.ys, **ROUNDING)
 
 
@@ -177,7 +177,7 @@ def test_parameters_of_their_own(name, gradient):
             parameters[k] = value.clone().requires_grad_()
     y0 = start_of(field)
     ts = torch.tensor([[0.0, 1.0, 3.0], [0.0, 0.1, 0.2], [2.0, 1.0, 0.5], [0.0, 0.1, 2.0]], dtype=torch.float64)
-    settings = {"gradient": gradient, "fused": False}
+    settings = {"gradient": gradient, "compiled": False}
     ys = pn.solve(field, y0, ts, batch="independent", parameters=together, **settings).ys
     ones = [
         pn.solve(field, y0[b], ts[b], parameters={**apart, own: apart[own][b]}, **settings).ys for b in range(len(y0))
@@ -193,9 +193,9 @@ def test_the_compiled_path_takes_samples_one_by_one():
     field, y0 = FIELDS["MLP"], start_of(FIELDS["MLP"])
     p = {k: torch.tensor(v, requires_grad=True) for k, v in field.initial(0).items()}
     grads = []
-    for fused in (True, False):
-        found = pn.solve(field, y0, RAGGED[:4], parameters=p, batch="independent", fused=fused)
-        assert found.engine == ("torch (fused)" if fused else "torch")
+    for compiled in (True, False):
+        found = pn.solve(field, y0, RAGGED[:4], parameters=p, batch="independent", compiled=compiled)
+        assert found.engine == ("torch (compiled)" if compiled else "torch")
         grads.append(torch.autograd.grad(sum(row.square().sum() for row in found.ys), list(p.values())))
     for compiled, generic in zip(*grads):
         torch.testing.assert_close(compiled, generic, rtol=1e-5, atol=1e-7)
@@ -204,10 +204,10 @@ def test_the_compiled_path_takes_samples_one_by_one():
 @pytest.mark.parametrize("ts", [[0.0, 1.0], np.array(ROWS), RAGGED], ids=["shared", "rows", "list"])
 def test_formulas_run_compiled(ts):
     results = []
-    for fused in (True, False):
+    for compiled in (True, False):
         mu = MU.clone().requires_grad_()
-        found = pn.solve(PENDULUM, Y0, ts, parameters={"mu": mu}, batch="independent", fused=fused)
-        assert found.engine == ("torch (fused)" if fused else "torch")
+        found = pn.solve(PENDULUM, Y0, ts, parameters={"mu": mu}, batch="independent", compiled=compiled)
+        assert found.engine == ("torch (compiled)" if compiled else "torch")
         rows = found.ys if isinstance(found.ys, list) else list(found.ys)
         results.append((found.nfev, *rows, torch.autograd.grad(sum(row.square().sum() for row in rows), mu)[0]))
     np.testing.assert_array_equal(results[0][0], results[1][0])
@@ -225,14 +225,14 @@ def test_stiff_solvers_take_samples_one_by_one(solver):
     k = rates[:, None]
     exact = (k * ts.cos() + ts.sin()) / (k**2 + 1) + (1 - k / (k**2 + 1)) * torch.exp(-k * ts)
     settings = {"batch": "independent", "solver": solver, "rtol": 1e-4, "atol": 1e-5}
-    for fused in (True, False):
-        found = pn.solve(follow, y0, ts, parameters={"k": rates}, fused=fused, **settings)
+    for compiled in (True, False):
+        found = pn.solve(follow, y0, ts, parameters={"k": rates}, compiled=compiled, **settings)
         torch.testing.assert_close(found.ys[..., 0], exact, rtol=0, atol=1e-3)
         (grad,) = torch.autograd.grad(found.ys[:, -1].sum(), rates)
         (expected,) = torch.autograd.grad(exact[:, -1].sum(), rates, retain_graph=True)
         torch.testing.assert_close(grad, expected, rtol=0.02, atol=1e-5)
     settings.pop("batch")
-    alone = pn.solve(follow, y0[1], ts[1], parameters={"k": rates[1]}, fused=False, **settings)
+    alone = pn.solve(follow, y0[1], ts[1], parameters={"k": rates[1]}, compiled=False, **settings)
     assert found.accepted[1] == alone.accepted and found.nfev[1] == alone.nfev
     called = pn.solve(lambda t, y: torch.cos(t) - 50 * y, y0, ts[1], batch="independent", **settings)
     torch.testing.assert_close(called.ys[:, 1], alone.ys, rtol=0, atol=1e-10)
@@ -297,7 +297,7 @@ def test_a_rejected_step_that_is_not_finite_leaves_the_gradient_alone():
 def test_modules_and_models(tmp_path):
     net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).double()
 
-    class Field(torch.nn.Module):
+    class VectorField(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.net = net
@@ -307,7 +307,7 @@ def test_modules_and_models(tmp_path):
 
     grads = []
     for batch in ("independent", "joint"):
-        model = pn.NeuralODE(Field(), batch=batch, rtol=1e-9, atol=1e-9)
+        model = pn.NeuralODE(VectorField(), batch=batch, rtol=1e-9, atol=1e-9)
         loss = model(Y0, [0.0, 0.5, 1.0]).square().sum()
         grads.append(torch.autograd.grad(loss, list(model.parameters())))
     for one, other in zip(*grads):
@@ -353,7 +353,7 @@ def test_errors_name_the_sample():
             times,
             batch="independent",
             solver="Midpoint",
-            step=0.2,
+            step_size=0.2,
         )
 
 
@@ -371,7 +371,7 @@ MISTAKES = {
     "empty row": (lambda: solve(ts=[[0.0, 1.0], []]), "sample 1: ts is empty"),
     "rows without the mode": (lambda: solve(ts=np.array(ROWS[:2]), batch="joint"), "ts has shape"),
     "dense": (lambda: solve(dense=True), "dense is True"),
-    "gradient": (lambda: solve(gradient="Backsolve"), "write 'Backprop' or 'Checkpointed'"),
+    "gradient": (lambda: solve(gradient="BacksolveAdjoint"), "write 'Backprop' or 'Checkpointed'"),
     "tolerance": (lambda: solve(atol=np.ones(3)), r"atol has shape \(3,\)"),
     "field of another dimension": (lambda: solve(PENDULUM, np.ones((2, 3))), r"give y0 of shape \(2, 2\)"),
     "parameter": (lambda: solve(PENDULUM, parameters={"mu": np.ones(3)}), r"give \(\), or \(2,\)"),

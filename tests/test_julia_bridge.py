@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.julia_engine import handover, session
+from pyneuralode.engines.julia_engine import session, transfer
 from pyneuralode.epidemics import fit_seir
 from pyneuralode.fitting import TotalVariation
 from pyneuralode.gradients import gradients_of
@@ -53,7 +53,7 @@ def test_without_julia_each_way_of_asking_has_its_answer(tmp_path):
     }
     run = python(code, **nowhere, PYNEURALODE_JULIA="", PYTHON_JULIACALL_EXE="", PYTHON_JULIACALL_PROJECT="")
     lines = run.stdout.splitlines()
-    assert lines[0].split() == ["torch", "torch"] or lines[0].startswith("torch (fused)")
+    assert lines[0].split() == ["torch", "torch"] or lines[0].startswith("torch (compiled)")
     assert len(lines) == 6 and all("pyneuralode setup-julia" in line for line in lines[1:5]) and lines[5] == "False"
     assert run.stderr.count("engine: torch, since") == 1
 
@@ -65,7 +65,7 @@ def test_an_unknown_process_is_answered():
 
 def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monkeypatch):
     monkeypatch.setenv("PYNEURALODE_ENGINE", "auto")
-    assert pn.solve(NET, np.ones(2), TIMES).engine == "julia (fused)"
+    assert pn.solve(NET, np.ones(2), TIMES).engine == "julia (compiled)"
     assert pn.solve(NET, np.ones(2), TIMES, solver="Rodas5P").engine == "julia"
     assert pn.solve(NET, np.ones(2), TIMES, solver="RK38").engine.startswith("torch")
     assert pn.solve(lambda t, y: -y, np.ones(2), TIMES).engine == "torch"
@@ -85,7 +85,7 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
         ({"rtol": 1e-20}, "rtol is 1e-20"),
         ({"rtol": np.ones(3)}, "one per component"),
         ({"y0": np.array([1.0, np.nan])}, "non-finite"),
-        ({"solver": "Rodas5P", "y0": torch.ones(2, requires_grad=True)}, "Interpolating"),
+        ({"solver": "Rodas5P", "y0": torch.ones(2, requires_grad=True)}, "InterpolatingAdjoint"),
     ],
 )
 def test_mistakes_are_answered_in_the_words_of_the_embedded_engine(julia, change, sentence):
@@ -95,7 +95,7 @@ def test_mistakes_are_answered_in_the_words_of_the_embedded_engine(julia, change
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("gradient", ["Backprop", "Interpolating"])
+@pytest.mark.parametrize("gradient", ["Backprop", "InterpolatingAdjoint"])
 def test_failed_solves_name_time_and_step(julia, gradient):
     explosion = pn.Linear(((1.0,),), input_map="square")
     for start, control in (([1.0], {}), ([0.1], {"max_steps": 3, "rtol": 1e-11, "atol": 1e-11})):
@@ -162,7 +162,7 @@ def test_what_differs_between_two_solves_is_told(julia):
         {"rtol": np.array([1e-3, 1e-9])},
         {"rtol": np.array([1e-9, 1e-3])},
         {"atol": np.array([[1e-3], [1e-4], [1e-5]])},
-        {"step": 0.1},
+        {"step_size": 0.1},
         {"solver": "DP5"},
     ):
         ours, theirs = (pn.solve(NET, y0, TIMES, engine=engine, **change) for engine in ("torch", "julia"))
@@ -176,7 +176,7 @@ def test_what_differs_between_two_solves_is_told(julia):
 
 def test_julia_forgets_the_oldest_of_many_problems(julia, monkeypatch):
     julia_here = session.running()
-    monkeypatch.setattr(handover, "_MOST_PREPARED", 2)
+    monkeypatch.setattr(transfer, "_MOST_PREPARED", 2)
     julia_here.prepared.clear()
     model = pn.NeuralODE(NET, engine="julia")
     y0 = torch.ones(2, dtype=torch.float64)
@@ -227,14 +227,14 @@ def decay(engine, **settings):
 
 
 @pytest.mark.parametrize(
-    "optimiser", [pn.Adam(0.05, schedule="cosine"), pn.AdamW(0.05), pn.RMSprop(0.01), pn.SGD(1e-3, momentum=0.5)]
+    "optimizer", [pn.Adam(0.05, schedule="cosine"), pn.AdamW(0.05), pn.RMSprop(0.01), pn.SGD(1e-3, momentum=0.5)]
 )
-def test_a_fit_in_julia_walks_the_same_way(julia, optimiser):
-    ours, theirs = (decay(engine, plan=pn.Stage(optimiser, 30)) for engine in ("torch", "julia"))
+def test_a_fit_in_julia_walks_the_same_way(julia, optimizer):
+    ours, theirs = (decay(engine, plan=pn.Stage(optimizer, 30)) for engine in ("torch", "julia"))
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=1e-6)
     np.testing.assert_allclose(theirs.parameters["A"], ours.parameters["A"], rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(theirs.model.arrays()["A"], theirs.parameters["A"])
-    assert theirs.finished and theirs.reason == ours.reason and theirs.evaluations == ours.evaluations
+    assert theirs.finished and theirs.message == ours.message and theirs.evaluations == ours.evaluations
 
 
 def test_lbfgs_growing_spans_masks_weights_penalties_and_bounds_in_julia(julia):
@@ -311,7 +311,7 @@ INTERRUPTED = """
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         start = time.time()
         result = pn.fit(model, ts, data, y0=data[0], plan=pn.Stage(pn.Adam(1e-3), 10**7))
-        print(result.interrupted, result.finished, result.loss < before, time.time() - start < 20, result.reason)
+        print(result.interrupted, result.finished, result.loss < before, time.time() - start < 20, result.message)
         print(pn.solve(pn.SEIR(), np.array([0.9, 0.05, 0.05, 0.0]), [0, 1], engine="julia").engine)
 """
 
@@ -321,7 +321,9 @@ def test_ctrl_c_returns_the_best_so_far(julia, process):
     run = python(INTERRUPTED.format(process=process))
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
-    assert first.startswith("True False True True interrupted in stage 1 of 1, iteration") and second == "julia (fused)"
+    assert (
+        first.startswith("True False True True interrupted in stage 1 of 1, iteration") and second == "julia (compiled)"
+    )
 
 
 def test_the_worker_process_gives_the_same_numbers_without_julia_here(julia):
@@ -421,16 +423,16 @@ def elsewhere(julia, monkeypatch):
 
     if not Main.seval('haskey(PyNeuralODE.PLACES, "elsewhere")'):
         Main.seval(f"begin {ELSEWHERE} end")
-    monkeypatch.setattr(handover, "place_of", lambda y0: ("elsewhere", 0))
+    monkeypatch.setattr(transfer, "place_of", lambda y0: ("elsewhere", 0))
     return Main
 
 
-@pytest.mark.parametrize("gradient", ["Interpolating", "Gauss", "Backsolve"])
+@pytest.mark.parametrize("gradient", ["InterpolatingAdjoint", "GaussAdjoint", "BacksolveAdjoint"])
 def test_tensors_on_a_device_are_handed_over_by_address(elsewhere, gradient):
     found = []
     for engine in ("torch", "julia"):
         layer = pn.NeuralODE(
-            NET, engine=engine, gradient="Interpolating" if engine == "torch" else gradient, rtol=1e-9, atol=1e-9
+            NET, engine=engine, gradient="InterpolatingAdjoint" if engine == "torch" else gradient, rtol=1e-9, atol=1e-9
         )
         y0 = torch.tensor([[[1.0, 0.5]], [[0.2, -0.3]], [[0.0, 1.0]]], dtype=torch.float64, requires_grad=True)
         states = layer(y0, TIMES)
@@ -446,8 +448,8 @@ def test_tensors_on_a_device_are_handed_over_by_address(elsewhere, gradient):
 def test_what_a_device_does_not_have_is_said_in_one_sentence(elsewhere, monkeypatch):
     y0 = torch.ones(3, 2, requires_grad=True)
     for settings, sentence in (
-        ({}, "write gradient='Interpolating'"),
-        ({"gradient": "Interpolating", "solver": "Rodas5P"}, "explicit one"),
+        ({}, "write gradient='InterpolatingAdjoint'"),
+        ({"gradient": "InterpolatingAdjoint", "solver": "Rodas5P"}, "explicit one"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):
             pn.solve(NET, y0, TIMES, engine="julia", rtol=1e-4, **settings)
@@ -455,19 +457,19 @@ def test_what_a_device_does_not_have_is_said_in_one_sentence(elsewhere, monkeypa
         field = pn.Equations({"x": "-x"})
         pn.solve(field, torch.ones(1), TIMES, engine="julia", rtol=1e-4)
     if not elsewhere.seval('haskey(PyNeuralODE.PLACES, "cuda")'):
-        monkeypatch.setattr(handover, "place_of", lambda y0: ("cuda", 0))
+        monkeypatch.setattr(transfer, "place_of", lambda y0: ("cuda", 0))
         with pytest.raises(pn.ArgumentError, match=r"Pkg.add\("):
-            pn.solve(NET, y0, TIMES, engine="julia", rtol=1e-4, gradient="Interpolating")
+            pn.solve(NET, y0, TIMES, engine="julia", rtol=1e-4, gradient="InterpolatingAdjoint")
 
 
 def test_the_worker_process_cannot_reach_a_device(monkeypatch):
     asked = SimpleNamespace(dense=False)
     monkeypatch.setattr(session, "running", lambda: None)
     with pytest.raises(pn.ArgumentError, match="y0 is on cuda:0, whose memory"):
-        handover.handover(asked, torch.device("cuda:0"))
+        transfer.transfer(asked, torch.device("cuda:0"))
     asked.dense = True
     with pytest.raises(pn.ArgumentError, match="dense is True"):
-        handover.handover(asked, torch.device("cuda:0"))
+        transfer.transfer(asked, torch.device("cuda:0"))
 
 
 # A layer of a torch model
@@ -479,13 +481,13 @@ def test_julia_ode_is_a_layer_that_trains(julia):
     y = (x[:, :1] * x[:, 1:2] > 0).float()
     layer = pn.JuliaODE(pn.MLP((4, 16, 4), init_bias=0.3), solver="Tsit5", rtol=1e-4, atol=1e-4)
     net = torch.nn.Sequential(torch.nn.Linear(5, 4), layer, torch.nn.Linear(4, 1))
-    optimiser = torch.optim.Adam(net.parameters(), 0.03)
+    optimizer = torch.optim.Adam(net.parameters(), 0.03)
     losses = []
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(net(x), y)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss))
     assert losses[-1] < 0.7 * losses[0] and all(p.grad is not None for p in net.parameters())
     assert layer(torch.zeros(3, 4)).shape == (3, 4) and layer(torch.zeros(3, 4), [0.0, 0.5, 1.0]).shape == (3, 3, 4)

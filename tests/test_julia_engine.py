@@ -42,11 +42,11 @@ def gradients(name, engine, gradient, y0, **settings):
 
 @every_field
 @pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "DP5"])
-@pytest.mark.parametrize("fused", [True, False])
-def test_trajectories_agree(name, solver, fused):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_trajectories_agree(name, solver, compiled):
     y0 = start_of(name)
     ours, theirs = (
-        pn.solve(FIELDS[name], y0, TIMES, seed=3, solver=solver, engine=engine, fused=fused, **TIGHT)
+        pn.solve(FIELDS[name], y0, TIMES, seed=3, solver=solver, engine=engine, compiled=compiled, **TIGHT)
         for engine in ("torch", "julia")
     )
     np.testing.assert_allclose(theirs.ys, ours.ys, rtol=0, atol=1e-8)
@@ -68,7 +68,7 @@ def test_gradients_agree_with_the_embedded_engine(name, gradient, batch):
 @pytest.mark.parametrize("gradient", gradients_of("torch"))
 def test_the_embedded_gradients_agree_with_julia(name, gradient):
     y0 = start_of(name)
-    truth = gradients(name, "julia", "Interpolating", y0, solver="Vern9", rtol=1e-12, atol=1e-12)
+    truth = gradients(name, "julia", "InterpolatingAdjoint", y0, solver="Vern9", rtol=1e-12, atol=1e-12)
     found = gradients(name, "torch", gradient, y0)
     assert float((found - truth).norm() / truth.norm()) < 1e-6
 
@@ -85,10 +85,10 @@ def test_other_solvers_gradients_agree(name, solver):
         assert float((theirs - ours).norm() / ours.norm()) < 1e-6
 
 
-@pytest.mark.parametrize("gradient", ["Interpolating", "Gauss", "Quadrature", "Backsolve"])
+@pytest.mark.parametrize("gradient", ["InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"])
 def test_products_by_automatic_differentiation_agree_with_ours(gradient):
     y0 = start_of("MLP tanh")
-    ours, generic = (gradients("MLP tanh", "julia", gradient, y0, fused=fused) for fused in (True, False))
+    ours, generic = (gradients("MLP tanh", "julia", gradient, y0, compiled=compiled) for compiled in (True, False))
     assert float((ours - generic).norm() / ours.norm()) < 1e-8
 
 
@@ -99,12 +99,12 @@ def test_both_engines_take_the_same_steps_on_the_compiled_path():
     ours, theirs = solutions
     assert (theirs.nfev, theirs.accepted, theirs.rejected) == (ours.nfev, ours.accepted, ours.rejected)
     np.testing.assert_allclose(theirs.ys, ours.ys, rtol=1e-13, atol=1e-14)
-    assert theirs.engine == "julia (fused)"
+    assert theirs.engine == "julia (compiled)"
 
 
 def test_single_precision_stays_single():
     model = pn.NeuralODE(FIELDS["MLP tanh"], engine="julia", seed=3, dtype=torch.float32)
-    for gradient in ("Backprop", "Interpolating"):
+    for gradient in ("Backprop", "InterpolatingAdjoint"):
         model.gradient = find_gradient(gradient)
         y0 = torch.tensor([0.9, -0.4], requires_grad=True)
         ys = model(y0, TIMES)
@@ -116,7 +116,9 @@ def test_a_tolerance_for_each_component_of_a_batch():
     y0 = np.array([[0.9, -0.4], [0.1, 0.3], [0.5, 0.5]])
     rtol = np.array([[1e-9, 1e-6], [1e-9, 1e-6], [1e-9, 1e-6]])
     ours, theirs = (
-        pn.solve(FIELDS["MLP tanh"], y0, TIMES, seed=3, rtol=rtol, atol=1e-9, engine=engine, gradient="Interpolating")
+        pn.solve(
+            FIELDS["MLP tanh"], y0, TIMES, seed=3, rtol=rtol, atol=1e-9, engine=engine, gradient="InterpolatingAdjoint"
+        )
         for engine in ("torch", "julia")
     )
     np.testing.assert_allclose(theirs.ys, ours.ys, rtol=0, atol=1e-6)
@@ -144,8 +146,8 @@ def test_gradients_with_respect_to_the_times():
 
 
 @pytest.mark.parametrize("solver", [name for name, s in SOLVERS.items() if "julia" in s.engines])
-def test_every_solver_of_the_catalogue_runs(solver):
-    step = {} if SOLVERS[solver].adaptive else {"step": 1e-3}
+def test_every_solver_of_the_catalog_runs(solver):
+    step = {} if SOLVERS[solver].adaptive else {"step_size": 1e-3}
     truth = pn.solve(
         FIELDS["Linear"], start_of("Linear"), TIMES, engine="torch", solver="DP8", rtol=1e-12, atol=1e-12
     ).ys
@@ -196,7 +198,7 @@ def test_stiff_problems_meet_their_references(problem, solver):
     np.testing.assert_allclose(found.ys[-1], truth, rtol=1e-5)
 
 
-@pytest.mark.parametrize("gradient", ["Interpolating", "Gauss", "Quadrature", "ForwardMode"])
+@pytest.mark.parametrize("gradient", ["InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "ForwardMode"])
 def test_the_gradient_of_robertson(gradient):
     model = pn.NeuralODE(ROBERTSON, solver="Rodas5P", gradient=gradient, engine="julia", rtol=1e-9, atol=1e-13)
     model(torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), [0.0, 40.0])[-1, 0].backward()

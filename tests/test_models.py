@@ -43,8 +43,8 @@ def test_mlp_is_the_network_that_its_docstring_says(activation):
     act = functions.get(activation) or getattr(torch, activation)
     slope = 3.0 * (p["weight_2"] @ act(p["weight_1"] @ (y**3 / 2.0) + p["bias_1"]) + p["bias_2"])
     h = 1e-6
-    for fused in (True, False):
-        step = pn.solve(field, y, [0.0, h], parameters=p, solver="Euler", fused=fused).ys[-1]
+    for compiled in (True, False):
+        step = pn.solve(field, y, [0.0, h], parameters=p, solver="Euler", compiled=compiled).ys[-1]
         torch.testing.assert_close((step - y) / h, slope, rtol=1e-7, atol=1e-9)
 
 
@@ -82,7 +82,7 @@ def test_parameters_follow_the_dtype_of_the_state():
 
 
 def test_augmented_state_starts_at_zero_and_keeps_the_first_components():
-    model = pn.AugmentedNeuralODE(pn.MLP((5, 8, 5), init_bias=0.2), extra=3)
+    model = pn.AugmentedNeuralODE(pn.MLP((5, 8, 5), init_bias=0.2), augment_dim=3)
     y0 = np.ones((4, 2))
     ys = model(y0, [0.0, 1.0])
     assert ys.shape == (2, 4, 5)
@@ -92,8 +92,8 @@ def test_augmented_state_starts_at_zero_and_keeps_the_first_components():
 @pytest.mark.parametrize(
     "model",
     [
-        pn.NeuralODE(FIELDS[0], solver="DP5", gradient=pn.Backsolve(rtol=1e-9), rtol=1e-7, seed=4),
-        pn.AugmentedNeuralODE(FIELDS[0], extra=2, solver="rk4", step=0.1, dtype=torch.float32),
+        pn.NeuralODE(FIELDS[0], solver="DP5", gradient=pn.BacksolveAdjoint(rtol=1e-9), rtol=1e-7, seed=4),
+        pn.AugmentedNeuralODE(FIELDS[0], augment_dim=2, solver="rk4", step_size=0.1, dtype=torch.float32),
         pn.NeuralODE(pn.SEIR(0.2, 3.0, 0.4), atol=np.array([1e-8, 1e-9, 1e-9, 1e-8])),
     ],
     ids=["mlp", "augmented", "seir"],
@@ -107,7 +107,7 @@ def test_save_and_load_give_the_same_model(model, tmp_path):
     for name, array in model.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], array)
         assert again.arrays()[name].dtype == array.dtype
-    y0 = np.full(model.field.dim - getattr(model, "extra", 0), 0.25)
+    y0 = np.full(model.field.dim - getattr(model, "augment_dim", 0), 0.25)
     np.testing.assert_array_equal(again(y0, [0.0, 0.5, 1.0]), model(y0, [0.0, 0.5, 1.0]))
 
 

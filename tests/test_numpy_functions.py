@@ -64,7 +64,9 @@ def solve(f, **settings):
 @pytest.mark.parametrize("kind", FUNCTIONS)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_function_of_arrays_is_solved(solver, kind):
-    settings = {"step": 0.01} if solver == "RK4" else {"rtol": 1e-6, "atol": 1e-6} if solver == "Rosenbrock23" else {}
+    settings = (
+        {"step_size": 0.01} if solver == "RK4" else {"rtol": 1e-6, "atol": 1e-6} if solver == "Rosenbrock23" else {}
+    )
     found = solve(FUNCTIONS[kind], solver=solver, **settings)
     assert isinstance(found.ys, np.ndarray) and found.ys.dtype == np.float64
     np.testing.assert_allclose(found.ys, exact(TIMES), rtol=0, atol=5e-4 if solver == "Rosenbrock23" else 2e-7)

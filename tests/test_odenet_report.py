@@ -47,7 +47,7 @@ def test_the_networks_are_those_of_the_sources():
     assert count[odenet.MAIN] == count[odenet.ADAPTIVE] == count["RK-Net, RK4"] == 208_010
     assert round(count["ResNet, 6 blocks"] / 1e6, 2) == 0.60
     main = nets[odenet.MAIN].body.ode
-    assert (main.solver, main.control.step) == ("Euler", 1 / 20)
+    assert (main.solver, main.control.step_size) == ("Euler", 1 / 20)
     for net in odenet.NETS:
         body = nets[net.name].body
         assert not isinstance(body, ODEBlock) or type(body.ode.gradient).__name__ == net.gradient

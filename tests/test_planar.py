@@ -57,7 +57,7 @@ def test_reverse_divergence_to_a_normal_goes_to_zero():
     def log_density(x):
         return -0.5 * ((x[:, 0] - 1) / deviation) ** 2
 
-    found = flow.fit(log_density=log_density, updates=600, batch=256, optimiser=Adam(0.02, schedule="cosine"))
+    found = flow.fit(log_density=log_density, updates=600, batch=256, optimizer=Adam(0.02, schedule="cosine"))
     constant = math.log(math.sqrt(2 * math.pi) * deviation)
     assert found.losses[0] + constant > 0.5
     assert -0.01 < found.losses[-50:].mean() + constant < 0.03
@@ -68,7 +68,7 @@ def test_reverse_divergence_to_a_normal_goes_to_zero():
 def test_a_fit_repeats_and_resumes(tmp_path):
     def fit(**more):
         flow = PlanarFlow(2, 3, seed=5)
-        result = flow.fit(log_density=lambda x: -x.square().sum(-1), batch=32, optimiser=Adam(0.01), **more)
+        result = flow.fit(log_density=lambda x: -x.square().sum(-1), batch=32, optimizer=Adam(0.01), **more)
         return result, flow.w.detach()
 
     whole, w = fit(updates=20)

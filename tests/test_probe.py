@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pyneuralode.engines.julia_engine import executables, project, sources
+from pyneuralode.engines.julia_engine.install_record import Record, default_project, write_record
 from pyneuralode.engines.julia_engine.probe import forget, probe
-from pyneuralode.engines.julia_engine.record import Record, default_project, write_record
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for julia are shell scripts")
 

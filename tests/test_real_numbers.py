@@ -38,7 +38,7 @@ ARRAYS = {
     "ts": (TS, lambda v: fit(ts=v)),
     "weights": ([1.0, 2.0, 0.5], lambda v: fit(weights=v)),
     "y0": ([1.0, 0.2], lambda v: fit(y0=v)),
-    "an extra": (0.7, lambda v: fit(extra={"an extra": v}, penalty=lambda ts, ys, p: p["an extra"].sum())),
+    "an extra": (0.7, lambda v: fit(augment_dim={"an extra": v}, penalty=lambda ts, ys, p: p["an extra"].sum())),
     "the state of a solve": ([1.0, 0.2], lambda v: solve(y0=v)),
     "the times of a solve": (TS, lambda v: solve(ts=v)),
     "parameters": (SQUARE, lambda v: solve(parameters={"A": v})),
@@ -98,7 +98,7 @@ COUNTS = {
     "checkpoint_every": lambda v: CheckpointFile(Path("fit"), {}, v),
     "sizes": lambda v: pn.MLP((2, v, 2)),
     "width": lambda v: pn.HyperMLP(2, v, 2),
-    "extra": lambda v: pn.AugmentedNeuralODE(pn.MLP((5, 3, 5)), extra=v),
+    "augment_dim": lambda v: pn.AugmentedNeuralODE(pn.MLP((5, 3, 5)), augment_dim=v),
     "max_steps": lambda v: pn.NeuralODE(ROTATION, max_steps=v),
     "every": lambda v: pn.Checkpointed(v),
     "component": lambda v: pn.fitting.TotalVariation(1.0, component=v),
@@ -142,7 +142,7 @@ NUMBERS = {
     "input_scale": lambda v: pn.MLP((2, 3, 2), input_scale=v),
     "gamma": lambda v: pn.SEIR(v),
     "parameters": lambda v: pn.Equations({"x": "-k*x"}, parameters={"k": v}),
-    "step": lambda v: pn.NeuralODE(ROTATION, step=v),
+    "step_size": lambda v: pn.NeuralODE(ROTATION, step=v),
     "weight": lambda v: pn.fitting.TotalVariation(v),
     "kinetic": lambda v: flow().fit(np.eye(3)[:, :2], updates=1, kinetic=v),
 }
@@ -227,8 +227,8 @@ def test_a_checkpoint_whose_tensors_have_other_shapes_is_refused(tmp_path):
     fit(plan=plan, checkpoint=path, checkpoint_every=2)
     with safe_open(str(path), "pt") as file:
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    assert {"now/A", "best/A", "optimiser/0/exp_avg"} <= set(tensors)
-    for name in ("now/A", "best/A", "optimiser/0/exp_avg"):
+    assert {"now/A", "best/A", "optimizer/0/exp_avg"} <= set(tensors)
+    for name in ("now/A", "best/A", "optimizer/0/exp_avg"):
         save_file(tensors | {name: tensors[name][:1].clone()}, str(path), header)
         with pytest.raises(pn.ModelFileError, match=r"is damaged .*has shape \(1, 2\), not \(2, 2\)"):
             fit(plan=plan, checkpoint=path, resume=True)
@@ -240,7 +240,7 @@ def test_a_flows_checkpoint_whose_tensors_have_other_shapes_is_refused(tmp_path)
     flow().fit(updates=2, **settings)
     with safe_open(str(path), "pt") as file:
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
-    damaged = [name for name in tensors if name.endswith("weights.weight_1")] + ["optimiser/0/exp_avg"]
+    damaged = [name for name in tensors if name.endswith("weights.weight_1")] + ["optimizer/0/exp_avg"]
     assert len(damaged) == 3
     for name in damaged:
         save_file(tensors | {name: tensors[name][:1].clone()}, str(path), header)

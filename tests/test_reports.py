@@ -118,7 +118,7 @@ def test_the_page_shows_the_numbers_and_escapes_the_words(tmp_path, experiment):
         assert text not in page, text
 
 
-def test_a_quick_run_is_labelled_and_not_judged(tmp_path, experiment):
+def test_a_quick_run_is_labeled_and_not_judged(tmp_path, experiment):
     experiment("fake")
     outcome = run_reports(["fake"], tmp_path, scale="quick")
     page = outcome.page.read_text(encoding="utf-8")

@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 import pyneuralode as pn
-from pyneuralode.fitting.in_julia import OPTIMISERS
-from pyneuralode.fitting.optimisers import LBFGS, SCHEDULES
+from pyneuralode.fitting.in_julia import OPTIMIZERS
+from pyneuralode.fitting.optimizers import LBFGS, SCHEDULES
 from pyneuralode.fitting.schedules import OneCycle, Steps
 from pyneuralode.flows.images.training import SETUPS, train_image_flow
 from pyneuralode.flows.planar import PlanarFlow
 from pyneuralode.images.training import RECIPES, ImageData, train_classifier
 from pyneuralode.images.training.specs import FAMILIES, ModelSpec
 
-FIRST_ORDER = [kind for kind in OPTIMISERS if kind is not LBFGS]
+FIRST_ORDER = [kind for kind in OPTIMIZERS if kind is not LBFGS]
 
 
 class Stop:
@@ -142,10 +142,12 @@ SOURCES = {
 @pytest.mark.parametrize("schedule", [*SCHEDULES, OneCycle(0.02, 11), Steps(0.02, (4, 8))], ids=str)
 def test_a_flows_fit_resumes_to_the_same_bits(kind, schedule, tmp_path):
     def build():
-        return pn.ContinuousFlow(pn.ConcatMLP((2, 4, 2)), trace="hutchinson", solver="RK4", step=0.5, engine="torch")
+        return pn.ContinuousFlow(
+            pn.ConcatMLP((2, 4, 2)), trace="hutchinson", solver="RK4", step_size=0.5, engine="torch"
+        )
 
-    optimiser = kind(0.02, clip=1.0, **({"momentum": 0.9} if kind is pn.SGD else {}))
-    settings = {"updates": 11, "batch": 8, "optimiser": optimiser, "schedule": schedule, **SOURCES["rows"]}
+    optimizer = kind(0.02, clip=1.0, **({"momentum": 0.9} if kind is pn.SGD else {}))
+    settings = {"updates": 11, "batch": 8, "optimizer": optimizer, "schedule": schedule, **SOURCES["rows"]}
     check_same(*resumed_flow(build, tmp_path, **settings))
 
 
@@ -154,9 +156,9 @@ def test_a_fit_to_any_source_resumes_to_the_same_bits(flow, source, tmp_path):
     def build():
         if flow == "planar":
             return PlanarFlow(2, 3)
-        return pn.ContinuousFlow(pn.ConcatMLP((3, 4, 3)), extra=1, solver="RK4", step=0.5, engine="torch")
+        return pn.ContinuousFlow(pn.ConcatMLP((3, 4, 3)), augment_dim=1, solver="RK4", step_size=0.5, engine="torch")
 
-    check_same(*resumed_flow(build, tmp_path, updates=11, batch=8, optimiser=pn.Adam(0.02), **SOURCES[source]))
+    check_same(*resumed_flow(build, tmp_path, updates=11, batch=8, optimizer=pn.Adam(0.02), **SOURCES[source]))
 
 
 TS = np.linspace(0, 3, 16)
@@ -176,10 +178,10 @@ def check_fit_resumes(build, plan, stop, tmp_path, **settings):
         np.testing.assert_array_equal(rest.parameters[name], value)
     for ours, theirs in zip(rest.stages, whole.stages, strict=True):
         assert (ours.best_loss, ours.end) == (theirs.best_loss, theirs.end)
-    assert rest.reason == whole.reason
+    assert rest.message == whole.message
 
 
-@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("stop", [8, 19])
 def test_a_fit_resumes_to_the_same_bits_in_every_stage(kind, schedule, stop, tmp_path):
@@ -191,7 +193,7 @@ def test_a_fit_resumes_to_the_same_bits_in_every_stage(kind, schedule, stop, tmp
     check_fit_resumes(build, plan, stop, tmp_path, bounds={"bias_2": (-5.0, 5.0)})
 
 
-@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_weights_that_do_not_lie_in_order_resume_to_the_same_bits(kind, tmp_path):
     class Turned(nn.Module):
         def __init__(self):

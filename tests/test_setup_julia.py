@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pyneuralode.cli import app
-from pyneuralode.engines.julia_engine import installation, record, sources
+from pyneuralode.engines.julia_engine import install_record, installation, sources
 from pyneuralode.engines.julia_engine.executables import Julia
 from pyneuralode.engines.julia_engine.installation import Installation
 from pyneuralode.engines.julia_engine.probe import forget, probe
@@ -189,7 +189,7 @@ def test_the_command_leaves_what_the_probe_finds(julia, tmp_path, monkeypatch):
     monkeypatch.setattr(Installation, "verify", lambda self, progress, image: seen.append((self.project, image)))
     result = run("--yes")
     assert result.exit_code == 0, result.output
-    folder = record.default_project()
+    folder = install_record.default_project()
     assert seen == [(folder, None)] and tmp_path in folder.parents
     assert f"Julia 1.11.2 ({julia})" in result.stdout and "Next: `pyneuralode doctor --time`" in result.stdout
     found = probe()
@@ -218,7 +218,7 @@ def test_what_does_not_solve_a_problem_is_not_left_to_be_found(julia, tmp_path):
     # The stand-in starts for juliacall too, and says nothing that juliacall could use.
     result = run("--yes")
     assert result.exit_code == 2 and result.stderr.strip().splitlines()[-1].startswith("setting up Julia failed: ")
-    assert not (record.default_project() / record.FILE).exists()
+    assert not (install_record.default_project() / install_record.FILE).exists()
 
 
 def test_without_a_suitable_julia_one_is_downloaded(julia, tmp_path, monkeypatch):
@@ -234,7 +234,7 @@ def test_without_a_suitable_julia_one_is_downloaded(julia, tmp_path, monkeypatch
     monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # so that 1.11.2 does not fit
     assert installation.find_julia() is None
     assert installation.download_julia().executable == julia
-    assert asked == [("~1.10.3", str(record.data_folder() / "julia"), True)]
+    assert asked == [("~1.10.3", str(install_record.data_folder() / "julia"), True)]
 
     monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.5", None))
     assert installation.find_julia().executable == julia
@@ -268,5 +268,5 @@ def test_a_fresh_project_is_really_set_up(tmp_path):
     command += ["--project", str(project)]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + (project / "setup.log").read_text()
-    kept = json.loads((project / record.FILE).read_text())
+    kept = json.loads((project / install_record.FILE).read_text())
     assert kept["project"] == str(project) and "The Julia engine is ready" in done.stdout

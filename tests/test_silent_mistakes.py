@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 
 import pyneuralode as pn
 from pyneuralode.dropin.runge_kutta import weights_of
-from pyneuralode.engines.torch_engine.rows.step import row_method
+from pyneuralode.engines.torch_engine.batched.step import batched_method
 from pyneuralode.engines.torch_engine.stiff import as_method
 from pyneuralode.gradients import gradients_of
 
@@ -27,7 +27,7 @@ def test_second_derivatives_are_right_or_refused(method):
 
     def loss(a):
         return (
-            pn.solve(ROTATION, Y0, [0.0, 1.0], parameters={"A": a}, gradient=method, fused=method != "Backprop")
+            pn.solve(ROTATION, Y0, [0.0, 1.0], parameters={"A": a}, gradient=method, compiled=method != "Backprop")
             .ys[-1]
             .sum()
         )
@@ -37,14 +37,14 @@ def test_second_derivatives_are_right_or_refused(method):
         exact = torch.autograd.functional.hessian(lambda a: (torch.matrix_exp(a) @ Y0).sum(), matrix)
         torch.testing.assert_close(hessian, exact, rtol=1e-4, atol=1e-4)
     else:
-        with pytest.raises(pn.ArgumentError, match="fused=False"):
+        with pytest.raises(pn.ArgumentError, match="compiled=False"):
             torch.autograd.functional.hessian(loss, matrix)
 
 
 def test_second_derivatives_of_the_compiled_path_are_refused():
     matrix = torch.tensor(ROTATION.matrix, dtype=torch.float64, requires_grad=True)
     ys = pn.solve(ROTATION, Y0, [0.0, 1.0], parameters={"A": matrix}).ys
-    with pytest.raises(pn.ArgumentError, match="fused=False"):
+    with pytest.raises(pn.ArgumentError, match="compiled=False"):
         torch.autograd.grad(ys.sum(), matrix, create_graph=True)
 
 
@@ -97,7 +97,7 @@ def test_frozen_parameters_do_not_move():
 
 
 def test_numpy_states_record_no_graph():
-    model = pn.NeuralODE(pn.MLP((2, 8, 2), init_bias=0.2), fused=False)
+    model = pn.NeuralODE(pn.MLP((2, 8, 2), init_bias=0.2), compiled=False)
     seen = []
     model.weights["weight_1"].register_hook(seen.append)
     assert isinstance(model([1.0, 0.5], [0.0, 1.0]), np.ndarray)
@@ -157,7 +157,7 @@ def test_shapes_of_masks_and_weights_mean_what_they_say():
 
 
 REFUSED = {
-    "a step that is not finite": (lambda: pn.solve(ROTATION, Y0, [0.0, 1.0], step=np.inf), "step is inf"),
+    "a step that is not finite": (lambda: pn.solve(ROTATION, Y0, [0.0, 1.0], step_size=np.inf), "step_size is inf"),
     "atol 0 at a zero state": (lambda: pn.solve(ROTATION, [0.0, 1.0], [0.0, 1.0], atol=0.0), "atol is 0 where y0 is 0"),
     "atol below the dtype": (
         lambda: pn.solve(ROTATION, Y0.float(), [0.0, 1.0], rtol=0.0, atol=1e-12),
@@ -229,13 +229,13 @@ FORMULA = pn.Equations({"a": "-k*a"}, parameters={"k": 0.5})
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_a_solve_in_inference_mode_leaves_later_ones_their_gradients(solver, batch):
     y0, ts = torch.ones(2, 1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    for cache in (as_method, row_method, weights_of):
+    for cache in (as_method, batched_method, weights_of):
         cache.cache_clear()
     with torch.inference_mode():
-        pn.solve(FORMULA, y0.clone(), ts, solver=solver, batch=batch, fused=False, engine="torch")
+        pn.solve(FORMULA, y0.clone(), ts, solver=solver, batch=batch, compiled=False, engine="torch")
         pn.odeint(lambda t, y: -y, y0.clone(), ts)
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-    ys = pn.solve(FORMULA, y0, ts, parameters={"k": k}, solver=solver, batch=batch, fused=False, engine="torch").ys
+    ys = pn.solve(FORMULA, y0, ts, parameters={"k": k}, solver=solver, batch=batch, compiled=False, engine="torch").ys
     (ys[-1].sum() + pn.odeint(lambda t, y: -k * y, y0, ts)[-1].sum()).backward()
     assert abs(k.grad + 4 * np.exp(-0.5)) < 1e-3
 

@@ -28,8 +28,8 @@ def test_few_times_between_start_and_end_suffice():
     span = np.array([0.0, 100.0, 1000.0])
     exact = np.exp(np.outer(span, [-0.01, -0.02]))
     cases = [(decay, solver, {"batch": batch}) for solver in SOLVERS for batch in ("joint", "independent")]
-    cases += [(FORMULAS, solver, {"fused": fused}) for solver in SOLVERS for fused in (True, False)]
-    cases += [(DECAY, solver, {"fused": fused}) for solver in ("Tsit5", "Vern7") for fused in (True, False)]
+    cases += [(FORMULAS, solver, {"compiled": compiled}) for solver in SOLVERS for compiled in (True, False)]
+    cases += [(DECAY, solver, {"compiled": compiled}) for solver in ("Tsit5", "Vern7") for compiled in (True, False)]
     for sign in (1, -1):
         for field, solver, settings in cases:
             start = [[1.0, 1.0]] if "batch" in settings else [1.0, 1.0]
@@ -37,10 +37,12 @@ def test_few_times_between_start_and_end_suffice():
             np.testing.assert_allclose(solution.ys.reshape(3, 2), exact, atol=2e-5, err_msg=f"{solver} {settings}")
 
 
-@pytest.mark.parametrize("fused", [True, False], ids=["compiled", "generic"])
-def test_a_flow_between_times_far_from_zero(fused):
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "generic"])
+def test_a_flow_between_times_far_from_zero(compiled):
     def log_prob(start):
-        flow = pn.ContinuousFlow(DECAY, times=(start, start + 50.0), engine="torch", fused=fused, dtype=torch.float64)
+        flow = pn.ContinuousFlow(
+            DECAY, times=(start, start + 50.0), engine="torch", compiled=compiled, dtype=torch.float64
+        )
         return flow.log_prob(torch.tensor([[0.3, -0.2], [1.0, 2.0]], dtype=torch.float64)).detach()
 
     torch.testing.assert_close(log_prob(FAR), log_prob(0.0), rtol=1e-4, atol=1e-4)
@@ -55,7 +57,7 @@ def test_times_in_nanoseconds(solver):
     units = {"x_": "x/unit", "y_": "y/unit"}
     formulas = pn.Equations({"x": "a - x_", "y": "x_/(k + x_) - b*y_"}, parameters=rates, let=units)
     settings = {"solver": solver, "rtol": 1e-4, "atol": 1e-5 * unit}
-    for more in ({"fused": True}, {"fused": False}, {"batch": "independent"}):
+    for more in ({"compiled": True}, {"compiled": False}, {"batch": "independent"}):
         start = [[0.0, 0.0]] if "batch" in more else [0.0, 0.0]
         ys = solve(formulas, start, ts, **settings, **more).ys.reshape(3, 2) / unit
         np.testing.assert_allclose(
@@ -78,7 +80,9 @@ def test_times_in_unix_milliseconds(solver):
     np.testing.assert_allclose(ys[1:, 1], ys[1:, 0], atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["Backsolve", "Interpolating", "Backprop", "Checkpointed", "ForwardMode"])
+@pytest.mark.parametrize(
+    "method", ["BacksolveAdjoint", "InterpolatingAdjoint", "Backprop", "Checkpointed", "ForwardMode"]
+)
 @pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P"])
 def test_gradients_between_times_that_almost_touch(method, solver):
     near = 0.3 + 3 * math.ulp(0.3)

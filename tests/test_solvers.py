@@ -24,7 +24,7 @@ both_ways = pytest.mark.parametrize("backwards", [False, True], ids=["forwards",
 
 
 def solve(f, y0, ts, **settings):
-    return pn.solve(f, y0, ts, fused=False, **settings)
+    return pn.solve(f, y0, ts, compiled=False, **settings)
 
 
 # A spiral onto the unit circle with a closed form: nonlinear, non-autonomous and coupled. In polar form
@@ -79,7 +79,7 @@ def observed_order(solver, counts, span=SPAN):
     errors = []
     for n in counts:
         ts = np.linspace(*span, n + 1)
-        ys = solve(spiral, spiral_exact(span[0]), ts, solver=solver, step=(SPAN[1] - SPAN[0]) / n).ys
+        ys = solve(spiral, spiral_exact(span[0]), ts, solver=solver, step_size=(SPAN[1] - SPAN[0]) / n).ys
         errors.append(rms(ys - spiral_exact(ts)))
     return -slope_of(counts, errors)
 
@@ -281,7 +281,7 @@ def test_the_interpolant_has_its_order_inside_a_step(solver):
     for h in sizes:
         inside = []
         for t in np.linspace(*SPAN, 5):
-            solution = solve(spiral, spiral_exact(t), [t, t + h], solver=solver, step=h, dense=True)
+            solution = solve(spiral, spiral_exact(t), [t, t + h], solver=solver, step_size=h, dense=True)
             times = t + h * np.array([0.2, 0.4, 0.6, 0.8])
             inside.append(solution(times) - spiral_exact(times))
         errors.append(rms(inside))
@@ -294,7 +294,7 @@ def test_the_interpolant_has_its_order_inside_a_step(solver):
 @every_method
 def test_dense_output_agrees_with_saved_states(solver, backwards):
     ts = np.array([0.0, 0.11, 0.5, 0.9, 1.0, 2.3, 3.99, 4.0])[:: -1 if backwards else 1]
-    control = {"rtol": 1e-4, "atol": 1e-4} if SOLVERS[solver].adaptive else {"step": 0.25}
+    control = {"rtol": 1e-4, "atol": 1e-4} if SOLVERS[solver].adaptive else {"step_size": 0.25}
     solution = solve(spiral, spiral_exact(ts[0]), ts, solver=solver, dense=True, **control)
     np.testing.assert_allclose(solution(ts), solution.ys, rtol=0, atol=1e-12)
     for t, y in zip(ts, solution.ys):
@@ -307,7 +307,7 @@ def test_dense_output_agrees_with_saved_states(solver, backwards):
 @every_method
 def test_dense_output_is_continuous_where_steps_meet(solver, backwards):
     span = SPAN[::-1] if backwards else SPAN
-    solution = solve(spiral, spiral_exact(span[0]), span, solver=solver, step=0.1, dense=True)
+    solution = solve(spiral, spiral_exact(span[0]), span, solver=solver, step_size=0.1, dense=True)
     meets = np.linspace(*SPAN, 41)[1:-1]
     ahead, behind = solution(np.nextafter(meets, np.inf)), solution(np.nextafter(meets, -np.inf))
     np.testing.assert_allclose(ahead, behind, rtol=0, atol=1e-11)
@@ -331,11 +331,11 @@ def test_dense_output_ends_with_the_span(backwards):
 
 @every_method
 def test_dense_output_stays_that_of_the_solve(solver):
-    """Parameters changed later, as by an optimiser, do not change it, and no evaluation goes uncounted."""
+    """Parameters changed later, as by an optimizer, do not change it, and no evaluation goes uncounted."""
     rate = torch.tensor(1.0, dtype=torch.float64)
     field = Counted(lambda t, y: -rate * y)
     times = np.linspace(0, 1, 31)
-    solution = solve(field, np.ones(1), [0.0, 1.0], solver=solver, dense=True, step=0.1)
+    solution = solve(field, np.ones(1), [0.0, 1.0], solver=solver, dense=True, step_size=0.1)
     rate.fill_(5.0)
     np.testing.assert_allclose(solution(times)[:, 0], np.exp(-times), atol=0.03)
     assert solution.nfev == len(field.times)
@@ -351,7 +351,7 @@ def test_evaluations_are_the_real_calls(solver, backwards):
     ts = np.linspace(*SPAN, 30)[:: -1 if backwards else 1]
     solution = solve(field, spiral_exact(ts[0]), ts, solver=solver)
     assert solution.nfev == len(field.times)
-    assert solution.reason == "reached the last time"
+    assert solution.message == "reached the last time"
     assert (solution.solver, solution.engine) == (solver, "torch")
     if not SOLVERS[solver].adaptive:  # from one of the times to the next
         assert (solution.accepted, solution.rejected) == (29, 0)
@@ -415,7 +415,7 @@ def test_tuples_scalars_and_blocks_of_states(solver):
 
     w0 = torch.arange(6.0, dtype=torch.float64).reshape(2, 3, 1)
     y0 = (torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64), w0)
-    control = {"rtol": 1e-8, "atol": 1e-8} if SOLVERS[solver].adaptive else {"step": 1e-2}
+    control = {"rtol": 1e-8, "atol": 1e-8} if SOLVERS[solver].adaptive else {"step_size": 1e-2}
     close = {"rtol": 0, "atol": {1: 0.1, 2: 1e-3}.get(SOLVERS[solver].order, 1e-6)}
     ts = torch.tensor([0.0, 0.5, 1.5], dtype=torch.float64)
     turn, s, w = solve(slope, y0, ts, solver=solver, **control).ys
@@ -516,9 +516,9 @@ def test_max_steps_stops_a_solve(solver, limit):
 
 
 def test_as_many_fixed_steps_as_max_steps_are_taken():
-    assert solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step=0.1, max_steps=10).accepted == 10
+    assert solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step_size=0.1, max_steps=10).accepted == 10
     with pytest.raises(ArgumentError, match="needs 10 such steps, above max_steps = 9"):
-        solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step=0.1, max_steps=9)
+        solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step_size=0.1, max_steps=9)
 
 
 def test_errors_at_the_start_and_on_the_way():
@@ -588,6 +588,6 @@ def test_relative_tolerances_per_component():
 
 def test_fixed_steps_need_not_divide_the_span():
     field = Counted(lambda t, y: -y)
-    solution = solve(field, np.ones(1), [0.0, 0.55, 1.0], solver="RK4", step=0.3)
+    solution = solve(field, np.ones(1), [0.0, 0.55, 1.0], solver="RK4", step_size=0.3)
     assert (solution.accepted, max(field.times)) == (4, 1.0)
     np.testing.assert_allclose(solution.ys[:, 0], np.exp([0, -0.55, -1]), atol=1e-3)

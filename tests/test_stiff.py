@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.base import Control, Statistics
 from pyneuralode.engines.state import flatten
 from pyneuralode.engines.torch_engine.march import adaptive_march
 from pyneuralode.engines.torch_engine.solve import _counted_slope
 from pyneuralode.engines.torch_engine.stiff import STIFF, System, as_method, linear
 from pyneuralode.engines.torch_engine.stiff.coefficients import SDIRK, Rosenbrock
 from pyneuralode.errors import ArgumentError, SolverError
+from pyneuralode.problem import Control, Statistics
 from pyneuralode.solvers import SOLVERS
 
 torch.set_num_threads(1)
@@ -31,7 +31,7 @@ def f64(*values):
 
 
 def solve(f, y0, ts, **settings):
-    return pn.solve(f, y0, ts, engine="torch", fused=False, **settings)
+    return pn.solve(f, y0, ts, engine="torch", compiled=False, **settings)
 
 
 # The spiral of test_solvers: r' = RATE r (1 - r^2) and angle' = SPIN + RATE r^2 + WOBBLE cos t.
@@ -84,7 +84,7 @@ def test_the_order_is_the_claimed_one_and_so_is_that_of_the_dense_output(solver,
     for n in counts:
         ts = np.linspace(0, 4, n + 1)[:: -1 if backwards else 1]
         with torch.no_grad():
-            solution = solve(spiral, spiral_exact(ts[0]), ts, solver=solver, step=4 / n, dense=True)
+            solution = solve(spiral, spiral_exact(ts[0]), ts, solver=solver, step_size=4 / n, dense=True)
         at_grid.append(np.sqrt(np.mean((solution.ys - spiral_exact(ts)) ** 2)))
         times = np.linspace(0.013, 3.987, 23)
         between.append(np.sqrt(np.mean((solution(times) - spiral_exact(times)) ** 2)))
@@ -96,7 +96,7 @@ def test_the_order_is_the_claimed_one_and_so_is_that_of_the_dense_output(solver,
 @every_pure_method
 def test_one_step_damps_what_is_infinitely_stiff(solver):
     with torch.no_grad():
-        ys = solve(lambda t, y: -1e12 * y, np.ones(1), [0.0, 1.0], solver=solver, step=1.0).ys
+        ys = solve(lambda t, y: -1e12 * y, np.ones(1), [0.0, 1.0], solver=solver, step_size=1.0).ys
     assert abs(ys[-1, 0]) < 1e-9
 
 
@@ -182,11 +182,13 @@ def by_differences(which, **settings):
 @every_method
 def test_the_steps_taken_are_differentiated_exactly(solver, gradient):
     """Fixed steps, so that differences see the same ones; the times' derivatives are those of the exact solution."""
-    found = by_autograd(solver=solver, gradient=gradient, step=0.1)
-    torch.testing.assert_close(found[:3], by_differences([0, 1], solver=solver, step=0.1), rtol=1e-7, atol=1e-7)
+    found = by_autograd(solver=solver, gradient=gradient, step_size=0.1)
+    torch.testing.assert_close(found[:3], by_differences([0, 1], solver=solver, step_size=0.1), rtol=1e-7, atol=1e-7)
 
 
-@pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed", "Interpolating", "ForwardMode", "Backsolve"])
+@pytest.mark.parametrize(
+    "gradient", ["Backprop", "Checkpointed", "InterpolatingAdjoint", "ForwardMode", "BacksolveAdjoint"]
+)
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5", "KenCarp4", "AutoVern7(Rodas5P)"])
 def test_times_state_and_parameters_against_finite_differences(solver, gradient):
     found = by_autograd(solver=solver, gradient=gradient, rtol=1e-8, atol=1e-8)
@@ -194,7 +196,7 @@ def test_times_state_and_parameters_against_finite_differences(solver, gradient)
     torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("gradient", ["Checkpointed", pn.Interpolating(atol=1e-16)], ids=str)
+@pytest.mark.parametrize("gradient", ["Checkpointed", pn.InterpolatingAdjoint(atol=1e-16)], ids=str)
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5", "KenCarp4"])
 def test_robertson_gradient(solver, gradient):
     k = f64(0.04, 3e7, 1e4).requires_grad_()
@@ -258,7 +260,7 @@ class InNumPy(Kinetics):
 SAMPLES = f64([1.0, 0.5], [-0.3, 0.8], [0.2, 0.1])
 
 
-def linearise(dynamics, y0, t=0.7):
+def linearize(dynamics, y0, t=0.7):
     flat, layout = flatten(y0)
     parameters = (
         {name: torch.as_tensor(value) for name, value in dynamics.initial(1).items()}
@@ -268,14 +270,14 @@ def linearise(dynamics, y0, t=0.7):
     statistics = Statistics()
     f = _counted_slope(dynamics, parameters, layout, flat.dtype, statistics)
     with torch.no_grad():
-        return System(f, dynamics, parameters, layout, statistics).linearise(t, flat, 0.1), statistics.nfev
+        return System(f, dynamics, parameters, layout, statistics).linearize(t, flat, 0.1), statistics.nfev
 
 
 @pytest.mark.parametrize("kind", [BySample, Given, MatrixFree, ReadsTheClock, InNumPy])
 def test_all_ways_to_the_jacobian_agree(kind):
-    whole, calls = linearise(Kinetics(), SAMPLES)
+    whole, calls = linearize(Kinetics(), SAMPLES)
     assert whole.jacobian.shape == (6, 6) and calls == 2  # a plain one comes first
-    other, calls = linearise(kind(), SAMPLES)
+    other, calls = linearize(kind(), SAMPLES)
     close = {"rtol": 1e-6, "atol": 1e-5} if kind in (ReadsTheClock, InNumPy) else {}
     torch.testing.assert_close(other.slope, whole.slope)
     torch.testing.assert_close(other.drift, whole.drift, **close)
@@ -294,7 +296,7 @@ def test_all_ways_to_the_jacobian_agree(kind):
 def test_all_ways_to_the_jacobian_solve_and_differentiate_alike(solver, kind):
     def gradients(module):
         settings = {"solver": solver, "rtol": 1e-7, "atol": 1e-7}
-        for gradient in ("Checkpointed", "Interpolating"):
+        for gradient in ("Checkpointed", "InterpolatingAdjoint"):
             ys = solve(module, SAMPLES, [0.0, 0.3], gradient=gradient, **settings).ys
             yield from torch.autograd.grad(ys[-1].square().sum(), module.k)
 
@@ -308,9 +310,9 @@ def test_all_ways_to_the_jacobian_solve_and_differentiate_alike(solver, kind):
     ids=lambda field: type(field).__name__,
 )
 def test_described_fields_have_a_jacobian_for_each_sample(field):
-    several, _ = linearise(field, SAMPLES)
+    several, _ = linearize(field, SAMPLES)
     assert several.jacobian.shape == (3, 2, 2)
-    alone, _ = linearise(field, SAMPLES[1])
+    alone, _ = linearize(field, SAMPLES[1])
     torch.testing.assert_close(several.jacobian[1], alone.jacobian)
     with torch.no_grad():
         ys, truth = (solve(field, SAMPLES, [0.0, 1.0], solver=s, rtol=1e-9, atol=1e-9).ys for s in ("Rodas5P", "Vern7"))
@@ -363,7 +365,7 @@ def test_evaluations_are_the_real_calls(solver):
 
 @pytest.mark.parametrize("solver, per_step", [("Rosenbrock23", 3), ("Rodas5P", 8)])
 def test_a_rejected_step_keeps_its_jacobian(solver, per_step, monkeypatch):
-    system = count(monkeypatch, System, "linearise")
+    system = count(monkeypatch, System, "linearize")
     with torch.no_grad():
         solution = solve(
             robertson(), np.array([1.0, 0, 0]), [0.0, 1.0], solver=solver, first_step=0.1, rtol=1e-4, atol=1e-8
@@ -467,7 +469,7 @@ def test_a_failed_iteration_is_named(solver):
         return 1e3 * (torch.where(y > 1, -2.0, 1.0) + 1e-3 * y)
 
     with pytest.raises(SolverError, match="Newton's iteration did not converge"):
-        solve(slope, np.zeros(1), [0.0, 1.0], solver=solver, step=0.25)
+        solve(slope, np.zeros(1), [0.0, 1.0], solver=solver, step_size=0.25)
 
 
 @every_method
@@ -482,4 +484,4 @@ def test_a_failed_linear_solve_is_named(solver, monkeypatch):
     monkeypatch.setattr(linear, "VECTORS", 1)
     monkeypatch.setattr(linear, "RESTARTS", 1)
     with pytest.raises(SolverError, match="GMRES did not solve its linear systems"):
-        solve(MatrixFree(), SAMPLES, [0.0, 1.0], solver=solver, step=0.1)
+        solve(MatrixFree(), SAMPLES, [0.0, 1.0], solver=solver, step_size=0.1)

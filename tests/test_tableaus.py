@@ -69,7 +69,7 @@ def test_the_generator_finds_every_tree():
     assert [len(set(trees(n))) for n in range(1, 10)] == [1, 1, 2, 4, 9, 20, 48, 115, 286]
 
 
-def test_the_catalogue_is_complete():
+def test_the_catalog_is_complete():
     claims = {name: (tableau.order, tableau.interpolant_order) for name, tableau in TABLEAUS.items()}
     assert claims == {name: orders[:2] for name, orders in ORDERS.items()}
     assert [name for name, tableau in TABLEAUS.items() if tableau.fsal] == ["BS3", "DP5", "Tsit5", "DP8"]

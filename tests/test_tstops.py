@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.julia_engine.handover import plain_control
+from pyneuralode.engines.julia_engine.transfer import plain_control
 from pyneuralode.flows.dynamics import solve_terms
 
 # x' = -K x + RATE while the dose runs, from x = 0.
@@ -56,7 +56,7 @@ def test_a_dose_is_seen_by_a_solve_back_in_time(solver):
     np.testing.assert_allclose(back, exact([12.0, 5.02, 1.0]), atol=5e-7)
 
 
-@pytest.mark.parametrize("settings", [{"step": 0.3}, {}], ids=["step", "from time to time"])
+@pytest.mark.parametrize("settings", [{"step_size": 0.3}, {}], ids=["step_size", "from time to time"])
 @pytest.mark.parametrize("solver, last", [("Euler", 0.0), ("Midpoint", 0.0), ("RK4", 1 / 6)])
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_fixed_steps_end_there_too(solver, last, settings, batch):
@@ -72,7 +72,7 @@ def test_fixed_steps_end_there_too(solver, last, settings, batch):
     assert abs(solve(ramp, [[0.0]], ts, (), solver=solver, batch=batch, **settings).ys[-1, 0, 0] - ys) > 1e-3
 
 
-METHODS = ["Backprop", pn.Checkpointed(every=3), "Backsolve", "Interpolating", "ForwardMode"]
+METHODS = ["Backprop", pn.Checkpointed(every=3), "BacksolveAdjoint", "InterpolatingAdjoint", "ForwardMode"]
 
 
 @pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P"])
@@ -126,18 +126,18 @@ MANY = np.linspace(0.05, 9.95, 67)
     ids=["network", "formulas"],
 )
 def test_compiled_steps_end_there_as_generic_ones_do(field, batch, method):
-    def run(fused, tstops):
+    def run(compiled, tstops):
         parameters = {name: torch.tensor(value).requires_grad_() for name, value in field.initial(0).items()}
         y0 = torch.tensor([[1.0, 0.5], [0.3, -1.0]], dtype=torch.float64, requires_grad=True)
         solution = pn.solve(
-            field, y0, [0.0, 3.3, 10.0], engine="torch", fused=fused, parameters=parameters, gradient=method, batch=batch,
+            field, y0, [0.0, 3.3, 10.0], engine="torch", compiled=compiled, parameters=parameters, gradient=method, batch=batch,
             tstops=tstops, rtol=1e-4, atol=1e-4,
         )  # fmt: skip
         gradients = torch.autograd.grad(solution.ys.square().sum(), (y0, *parameters.values()))
         return solution, gradients
 
     (fast, fast_gradients), (slow, slow_gradients) = run(True, MANY), run(False, MANY)
-    assert fast.engine == "torch (fused)" and slow.engine == "torch"
+    assert fast.engine == "torch (compiled)" and slow.engine == "torch"
     assert np.min(fast.accepted) > len(MANY) and np.array_equal(fast.accepted, slow.accepted)
     assert np.max(run(True, ())[0].accepted) < len(MANY)
     torch.testing.assert_close(fast.ys, slow.ys, rtol=1e-12, atol=1e-12)
@@ -151,7 +151,7 @@ def test_formulas_see_a_short_pulse(solver, batch):
     pulse = pn.Equations({"x": "a*exp(-((t - 5)/0.01)**2)"}, parameters={"a": 3.0})
     x0, loosely = [[0.0], [1.0]], {"rtol": 1e-5, "atol": 1e-5} if solver.startswith("Auto") else {}
     solution = solve(pulse, x0, [0.0, 10.0], [4.9, 5.0, 5.1], solver=solver, batch=batch, **loosely)
-    assert solution.engine == "torch (fused)"
+    assert solution.engine == "torch (compiled)"
     gained = (solution.ys[-1] - np.array(x0))[:, 0]
     np.testing.assert_allclose(gained, 3 * 0.01 * math.sqrt(math.pi), atol=1e-4 if loosely else 1e-6)
     np.testing.assert_allclose(solve(pulse, x0, [0.0, 10.0], (), solver=solver, batch=batch).ys[-1], x0, atol=1e-12)
@@ -161,15 +161,15 @@ def test_a_size_that_a_stop_cut_short_is_not_forgotten():
     """Steps that end 1e-9 behind a stop would otherwise grow tenfold each, nine times at every one."""
     ends = np.linspace(1, 9, 9)
     stops = np.sort(np.concatenate([ends, ends + 1e-9]))
-    for settings in ({"fused": True}, {"fused": False}, {"batch": "independent", "fused": False}):
+    for settings in ({"compiled": True}, {"compiled": False}, {"batch": "independent", "compiled": False}):
         solution = solve(LINEAR, [[1.0, 0.0]], [0.0, 10.0], stops, rtol=1e-5, atol=1e-5, **settings)
         assert np.max(solution.accepted + solution.rejected) < 40
 
 
 def test_flows_stop_there():
-    def steps(fused, tstops, span):
+    def steps(compiled, tstops, span):
         flow = pn.ContinuousFlow(
-            pn.HyperMLP(dim=2, width=4, hidden=4), engine="torch", fused=fused, seed=1, tstops=tstops
+            pn.HyperMLP(dim=2, width=4, hidden=4), engine="torch", compiled=compiled, seed=1, tstops=tstops
         )
         state = torch.linspace(-1, 1, 10).view(5, 2)
         with torch.no_grad():

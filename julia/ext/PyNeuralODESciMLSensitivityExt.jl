@@ -10,11 +10,11 @@ using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, Qu
 product(::Union{Val{:hand},Val{:zygote}}) = ZygoteVJP()
 product(::Val{:reversediff}) = ReverseDiffVJP(true)
 
-PyNeuralODE.sensitivity_method(::Val{:Interpolating}, vjp) = InterpolatingAdjoint(autojacvec=product(vjp))
-PyNeuralODE.sensitivity_method(::Val{:Gauss}, vjp) = GaussAdjoint(autojacvec=product(vjp))
-PyNeuralODE.sensitivity_method(::Val{:Quadrature}, vjp) = QuadratureAdjoint(autojacvec=product(vjp))
+PyNeuralODE.sensitivity_method(::Val{:InterpolatingAdjoint}, vjp) = InterpolatingAdjoint(autojacvec=product(vjp))
+PyNeuralODE.sensitivity_method(::Val{:GaussAdjoint}, vjp) = GaussAdjoint(autojacvec=product(vjp))
+PyNeuralODE.sensitivity_method(::Val{:QuadratureAdjoint}, vjp) = QuadratureAdjoint(autojacvec=product(vjp))
 # The state is set to the stored outputs wherever there is one, as the embedded engine does.
-PyNeuralODE.sensitivity_method(::Val{:Backsolve}, vjp) = BacksolveAdjoint(autojacvec=product(vjp), checkpointing=true)
+PyNeuralODE.sensitivity_method(::Val{:BacksolveAdjoint}, vjp) = BacksolveAdjoint(autojacvec=product(vjp), checkpointing=true)
 
 PyNeuralODE.sensitivity_gradients(solution, algorithm, method, times, cotangent!; settings...) =
     adjoint_sensitivities(solution, algorithm; sensealg=method, t=times, dgdu_discrete=cotangent!, settings...)
@@ -30,13 +30,13 @@ end
 @compile_workload begin
     vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
     net = NETWORK, weights_of(Float64)
-    for u0 in (vector, batch), gradient in ("Interpolating", "Gauss", "Quadrature", "Backsolve")
+    for u0 in (vector, batch), gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")
         solve_and_differentiate(net..., u0; gradient)
     end
-    for gradient in ("Interpolating", "Gauss"), solver in ("Vern7", "Rodas5P")
+    for gradient in ("InterpolatingAdjoint", "GaussAdjoint"), solver in ("Vern7", "Rodas5P")
         solve_and_differentiate(net..., vector; solver, gradient)
     end
-    for (solver, gradient) in (("Tsit5", "Interpolating"), ("Rodas5P", "Gauss"))
+    for (solver, gradient) in (("Tsit5", "InterpolatingAdjoint"), ("Rodas5P", "GaussAdjoint"))
         solve_and_differentiate(EQUATIONS..., vector; solver, gradient)
     end
     empty!(KEPT)

@@ -6,7 +6,7 @@ export AdjointSolve
 # SciMLSensitivity and what it brings load as slowly as all the rest together. Its part is an extension, which is loaded for
 # the first gradient that needs it.
 
-const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("Interpolating", "Gauss", "Quadrature", "Backsolve", "ForwardMode"))
+const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode"))
 const PRODUCTS = Dict(name => Val(Symbol(name)) for name in ("hand", "zygote", "reversediff"))
 const SCIMLSENSITIVITY = Base.PkgId(Base.UUID("1ed8b502-d754-442c-8d5d-10ac956f44a1"), "SciMLSensitivity")
 
@@ -40,11 +40,11 @@ function adjoint_method(gradient, product)
 end
 
 """
-    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control(), rtol=nothing, atol=nothing, vjp=:hand)
+    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing, vjp=:hand)
 
 A differentiable solve by SciML, with the gradients
 
-- "Interpolating", "Gauss", "Quadrature", "Backsolve": SciMLSensitivity's continuous adjoints. The backward solve has the
+- "InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint": SciMLSensitivity's continuous adjoints. The backward solve has the
   tolerances `rtol` and `atol`, by default the forward one's (the smallest of them where they are arrays);
 - "ForwardMode": dual numbers through the solver in chunks, whose partials count in the error of a step. Unlike
   SciMLSensitivity's ForwardSensitivity it gives the derivative with respect to the start too and needs no Jacobian of the
@@ -53,7 +53,7 @@ A differentiable solve by SciML, with the gradients
 `vjp` is the vector-Jacobian product of the field: :hand (ours, `pullback!`), :zygote or :reversediff (of `traceable`).
 """
 mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <: DifferentiableSolve
-    const field::Field
+    const field::VectorField
     const start::U
     const ts::Vector{T}
     const solver::Solver
@@ -67,22 +67,22 @@ mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <
     solution::Any
 end
 
-function AdjointSolve(field::Field, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="Interpolating", control=Control(),
+function AdjointSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(),
                       rtol=nothing, atol=nothing, vjp=:hand) where {T<:AbstractFloat}
     check_times(ts)
     known("gradient", gradient, ADJOINTS)
     method = adjoint_method(gradient, known("vjp", string(vjp), PRODUCTS))
     f = vjp == :hand ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
-    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step,
+    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size,
                        control.min_step, control.max_step, control.max_steps)
     ys = zeros(T, size(u0)..., length(ts))
     return AdjointSolve(field, copy(u0), collect(T, ts), find_solver(solver), gradient, control, backward, method, f, ys, T[], nothing)
 end
 
-# "Interpolating" and "Backsolve" ask for both products at the same place, one after the other: one pass gives both.
+# "InterpolatingAdjoint" and "BacksolveAdjoint" ask for both products at the same place, one after the other: one pass gives both.
 function hand_function(field, u0, gradient)
     d = Dynamics(field, u0)
-    together = gradient in ("Interpolating", "Backsolve")
+    together = gradient in ("InterpolatingAdjoint", "BacksolveAdjoint")
     function vjp!(ubar, λ, u, p, t)
         copyto!(d.λ, λ)
         pullback!(d.ubar, together ? d.pbar : nothing, d.evaluator, d.λ, u, p, t)
@@ -97,7 +97,7 @@ function hand_function(field, u0, gradient)
         copyto!(pbar, d.pbar)
         return nothing
     end
-    # A prototype makes "Gauss" and "Quadrature" take our Jacobian, transposed, for the adjoint of a stiff problem. The others
+    # A prototype makes "GaussAdjoint" and "QuadratureAdjoint" take our Jacobian, transposed, for the adjoint of a stiff problem. The others
     # would make a sparse matrix of it, without the parameters' rows: theirs is left to finite differences.
     together && return ode_function(d; vjp=vjp!, vjp_p=vjp_p!)
     return ode_function(d; vjp=vjp!, vjp_p=vjp_p!, jac_prototype=zeros(eltype(u0), length(u0), length(u0)))
@@ -109,7 +109,7 @@ function integrate!(s::AdjointSolve{T}, p, u0) where {T}
     s.p = collect(T, getdata(p))
     copyto!(s.start, u0)
     problem = ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p)
-    dense = s.gradient in ("Interpolating", "Gauss", "Quadrature")
+    dense = s.gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint")
     s.solution = integrate(problem, s.solver, s.ts, s.control; saving(s.solver, s.ts, s.control, dense)...)
     return write_states!(s.ys, s.solution, s.ts)
 end
@@ -130,7 +130,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     end
     steps = settings(s.solver, reverse(s.ts), s.backward)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(n, length(s.p), reached),)))
-    stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
+    stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = try
         sensitivity_gradients(s.solution, s.solver.make(AutoFiniteDiff()), s.method, times, cotangent!; stored..., steps...)
     catch error     # of numbers that are no longer finite, met by a linear solve or by the quadrature
@@ -146,8 +146,8 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     return nothing
 end
 
-# Quadrature over a whole interval of a stiff problem misses the layer at its start; over the forward solve's steps it does not.
-stops(s) = s.gradient == "Quadrature" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
+# QuadratureAdjoint over a whole interval of a stiff problem misses the layer at its start; over the forward solve's steps it does not.
+stops(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """
     largest_norm(n, m, reached)

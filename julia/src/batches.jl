@@ -2,10 +2,10 @@
 # (dim samples)² entries), and every array made by `similar`.
 
 """
-    BatchSolve(field, u0, ts; solver="Tsit5", gradient="Interpolating", control=Control(), rtol=nothing, atol=nothing)
+    BatchSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing)
 
-A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("Interpolating", "Gauss",
-"Quadrature", "Backsolve"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
+A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint", "GaussAdjoint",
+"QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
 """
 mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
     const start::U
@@ -21,12 +21,12 @@ mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractV
     solution::Any
 end
 
-function BatchSolve(field::Field, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="Interpolating",
+function BatchSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint",
                     control=Control(), rtol=nothing, atol=nothing) where {T<:AbstractFloat}
     check_times(ts)
     known("gradient", gradient, BATCH_ADJOINTS)
     method = adjoint_method(gradient, PRODUCTS["hand"])
-    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step, control.min_step, control.max_step,
+    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size, control.min_step, control.max_step,
                        control.max_steps)
     p = similar(u0, sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0))
     return BatchSolve(copy(u0), collect(T, ts), explicit(solver), control, backward, String(gradient), method,
@@ -43,7 +43,7 @@ function explicit(name)
 end
 
 # The evaluator's type is hidden from SciML, whose solvers and adjoints then compile once for all fields; to find it costs a
-# fraction of a microsecond a call, which a batch does not notice. Backsolve hands over flattened states.
+# fraction of a microsecond a call, which a batch does not notice. BacksolveAdjoint hands over flattened states.
 struct BatchSlope
     evaluator::Evaluator
     shape::Dims
@@ -53,7 +53,7 @@ end
 
 # The adjoints that ask for both products at one place get them from one pass, as in `hand_function`.
 function batch_function(slope, u0, pbar, gradient)
-    λ, ubar, together = similar(u0), similar(u0), gradient in ("Interpolating", "Backsolve")
+    λ, ubar, together = similar(u0), similar(u0), gradient in ("InterpolatingAdjoint", "BacksolveAdjoint")
     function vjp!(out, cotangent, u, p, t)
         copyto!(λ, cotangent)
         pullback!(ubar, together ? pbar : nothing, slope.evaluator, λ, reshape(u, slope.shape), p, t)
@@ -76,7 +76,7 @@ solve!(s::BatchSolve, p, u0) = Base.invokelatest(integrate!, s, p, u0)::typeof(s
 function integrate!(s::BatchSolve, p, u0)
     copyto!(s.p, getdata(p))
     copyto!(s.start, u0)
-    saving = s.gradient == "Backsolve" ? (saveat=s.ts, save_everystep=false, dense=false) : (dense=true, save_everystep=true)
+    saving = s.gradient == "BacksolveAdjoint" ? (saveat=s.ts, save_everystep=false, dense=false) : (dense=true, save_everystep=true)
     s.solution = integrate(ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p), s.solver, s.ts, s.control; saving...)
     return write_states!(s.ys, s.solution, s.ts)
 end
@@ -93,7 +93,7 @@ function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
     end
     steps = settings(s.solver, reverse(s.ts), s.backward)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p), reached),)))
-    stored = s.gradient == "Backsolve" ? (checkpoints=s.ts,) : (;)
+    stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = sensitivity_gradients(s.solution, s.solver.make(nothing), s.method, s.ts, cotangent!; stored..., steps...)
     pending == 0 || throw(SolveFailure(
         "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, or loosen " *
@@ -109,7 +109,7 @@ end
 
 Return the states at `ts`, (size(u0)..., T), on the device of u0 and p; nothing is kept for a gradient.
 """
-solve_batch(field::Field, p, u0::AbstractVecOrMat, ts; settings...) = first(batch_states(field, p, u0, ts; settings...))
+solve_batch(field::VectorField, p, u0::AbstractVecOrMat, ts; settings...) = first(batch_states(field, p, u0, ts; settings...))
 
 "As `solve_batch`, with the counts of the solve."
 function batch_states(field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control()) where {T<:AbstractFloat}

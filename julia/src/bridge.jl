@@ -55,13 +55,13 @@ control_from(settings) = Control(; (Symbol(name) => value for (name, value) in s
 "The differentiable solve that a request describes; its \"gradient\" holds the method's kind and settings."
 function differentiable_from(request, field, u0, ts, control=control_from(request["control"]))
     gradient = request["gradient"]
-    return differentiable(field, u0, ts; solver=request["solver"], gradient=gradient["kind"], fused=request["fused"], control,
+    return differentiable(field, u0, ts; solver=request["solver"], gradient=gradient["kind"], compiled=request["compiled"], control,
                           gradient_settings(gradient)...)
 end
 
 function call_prepare(request, _)
     prepared = prepare(request)
-    return Dict{String,Any}("kept" => keep!(prepared), "fused" => last(prepared.idle).solve isa DiscreteSolve)
+    return Dict{String,Any}("kept" => keep!(prepared), "compiled" => last(prepared.idle).solve isa DiscreteSolve)
 end
 
 function call_solve(request, _)
@@ -81,8 +81,8 @@ function call_dense(request, u0)
     return solved(result.ys, (result.nfev, result.accepted, result.rejected), false, keep!(result))
 end
 
-function solved(ys, (nfev, accepted, rejected), fused, kept)
-    return Dict{String,Any}("ys" => ys, "nfev" => nfev, "accepted" => accepted, "rejected" => rejected, "fused" => fused, "kept" => kept)
+function solved(ys, (nfev, accepted, rejected), compiled, kept)
+    return Dict{String,Any}("ys" => ys, "nfev" => nfev, "accepted" => accepted, "rejected" => rejected, "compiled" => compiled, "kept" => kept)
 end
 
 function call_pullback(request, _)

@@ -6,7 +6,7 @@
 Convolutions with activations between them; the bias of a layer is an image. Its parameters are `weight_1` (kernel, kernel, in, out),
 `bias_1` (out * height * width,), `weight_2`, ...
 """
-struct Convolutions{A} <: Field
+struct Convolutions{A} <: VectorField
     maps::Vector{Convolution}
     activation::A
     input_map::Val{:identity}

@@ -53,7 +53,7 @@ mutable struct DiscreteSolve{T,N,M,F<:TapedField{T},C<:Control} <: Differentiabl
     taped::Bool                         # whether all records are there
 end
 
-function DiscreteSolve(field::Field, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
+function DiscreteSolve(field::VectorField, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
     T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
         throw(UserError("u0 is $(summary(u0)): give $(dimension(field)) numbers of Float32 or Float64, or a matrix with such columns."))
     (gradient === nothing || gradient in ("Backprop", "Checkpointed")) ||

@@ -70,7 +70,7 @@ A vector field of formulas. `steps` are strings such as "* a x" or "exp #3" (an 
 number, or the value of an earlier step) and `outputs` the operands that are the components' time derivatives, both as
 `pyneuralode.Equations` writes them; `t` is the time. The parameters are scalars.
 """
-struct Equations <: Field
+struct Equations <: VectorField
     components::Vector{String}
     parameters::Vector{String}
     steps::Vector{FormulaStep}

@@ -24,11 +24,11 @@ end
 
 Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
 
-"Return `catalogue[name]`; an unknown name is answered with the known ones."
-function known(argument, name, catalogue)
+"Return `catalog[name]`; an unknown name is answered with the known ones."
+function known(argument, name, catalog)
     # Looked up as a string: code that compares it as anything is compiled anew once other packages define comparisons.
     key = string(name)::String
-    haskey(catalogue, key) && return catalogue[key]
-    names = join(sort!(string.(collect(keys(catalogue)))), ", ")
+    haskey(catalog, key) && return catalog[key]
+    names = join(sort!(string.(collect(keys(catalog)))), ", ")
     throw(UserError("$argument is $(repr(key)), which is not known: known are $names."))
 end

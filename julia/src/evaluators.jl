@@ -15,7 +15,7 @@ slope!(du, e::Evaluator, u, p, t) = copyto!(du, slope(e.field, u, p, t))
 "Return the evaluator of a field for states like `u`."
 function evaluator end
 
-struct PlainEvaluator{T,F<:Field,M<:AbstractVecOrMat{T}} <: Evaluator{T}
+struct PlainEvaluator{T,F<:VectorField,M<:AbstractVecOrMat{T}} <: Evaluator{T}
     field::F
     room::M
 end
@@ -24,7 +24,7 @@ end
 Evaluator of a network: layers of `map`s and biases with activations between them. The field has `input_map`, `input_scale`, `activation`
 and `output_scale`, its parameters are weight and bias by layer.
 """
-struct NetworkEvaluator{T,F<:Field,U<:AbstractVecOrMat{T},L} <: Evaluator{T}
+struct NetworkEvaluator{T,F<:VectorField,U<:AbstractVecOrMat{T},L} <: Evaluator{T}
     field::F
     maps::Vector{L}
     before::Vector{U}     # before[k]: argument of layer k's activation
@@ -37,7 +37,7 @@ end
 layer_maps(field::MLP) = MatrixMap.(field.sizes[1:end-1], field.sizes[2:end])
 evaluator(field::MLP, u::AbstractVecOrMat) = NetworkEvaluator(field, u)
 
-function NetworkEvaluator(field::Field, u::AbstractVecOrMat)
+function NetworkEvaluator(field::VectorField, u::AbstractVecOrMat)
     room(n) = fill!(similar(u, n, size(u)[2:end]...), 0)
     maps = layer_maps(field)
     weights, biases = layer_ranges(maps, true)

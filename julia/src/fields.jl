@@ -5,7 +5,7 @@
 # first here.
 
 """
-    Field
+    VectorField
 
 Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype gives
 
@@ -14,7 +14,7 @@ Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype gives
 3. `slope(field, u, p, t)`, which mutates nothing, so that any automatic differentiation can trace it;
 4. `evaluator(field, u, p)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """
-abstract type Field end
+abstract type VectorField end
 
 """
     MLP(sizes; activation="tanh", input_map="identity", input_scale=1, output_scale=1)
@@ -22,7 +22,7 @@ abstract type Field end
 A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``; the last layer is linear.
 Its parameters are `weight_1` (out, in), `bias_1` (out,), `weight_2`, ...
 """
-struct MLP{A,M} <: Field
+struct MLP{A,M} <: VectorField
     sizes::Vector{Int}
     activation::A
     input_map::M
@@ -40,7 +40,7 @@ end
 
 The linear field ``dy/dt = A map(y)`` with the parameter `A` (dim, dim).
 """
-struct Linear{M} <: Field
+struct Linear{M} <: VectorField
     dim::Int
     input_map::M
 end
@@ -52,7 +52,7 @@ Linear(dim; input_map="identity") = Linear(Int(dim), known("input_map", input_ma
 
 The SEIR epidemic model in fractions (s, e, i, r) of the population; parameters `gamma`, `R0`, `sigma` (rates in 1/day).
 """
-struct SEIR <: Field end
+struct SEIR <: VectorField end
 
 dimension(field::MLP) = field.sizes[1]
 dimension(field::Linear) = field.dim
@@ -69,14 +69,14 @@ function shapes(field::MLP)
 end
 
 "Return how many numbers the field's parameters are."
-parameter_count(field::Field) = sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0)
+parameter_count(field::VectorField) = sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0)
 
 """
     parameters(field, T=Float64)
 
 Return a ComponentVector of zeros with the field's names and shapes. Scalars (shape ()) are scalars in it.
 """
-function parameters(field::Field, ::Type{T}=Float64) where {T<:AbstractFloat}
+function parameters(field::VectorField, ::Type{T}=Float64) where {T<:AbstractFloat}
     pairs = shapes(field)
     return ComponentVector(NamedTuple{Tuple(first.(pairs))}(Tuple(isempty(s) ? zero(T) : zeros(T, s) for (_, s) in pairs)))
 end
@@ -86,7 +86,7 @@ end
 
 Return the field's ComponentVector filled from a dictionary of arrays by name (strings), which are read as they lie.
 """
-parameters(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat} =
+parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat} =
     ComponentVector(flatten(field, arrays, T), getaxes(parameters(field, T)))
 
 """
@@ -95,7 +95,7 @@ parameters(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:Abst
 Return the numbers of `parameters(field, arrays, T)` as a plain vector, in the documented order. A ComponentVector carries every size in
 its type, so that code for it is compiled again for every network; what Python calls keeps to plain vectors.
 """
-function flatten(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
+function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
     flat = T[]
     pairs = shapes(field)
     sizehint!(flat, parameter_count(field))
@@ -109,7 +109,7 @@ function flatten(field::Field, arrays::AbstractDict, ::Type{T}=Float64) where {T
 end
 
 "Return the arrays of a flat vector by name (strings): what `flatten` was given."
-function unflatten(field::Field, flat::AbstractVector)
+function unflatten(field::VectorField, flat::AbstractVector)
     arrays, last = Dict{String,Any}(), 0
     for (name, shape) in shapes(field)
         range = last+1:last+prod(shape; init=1)
@@ -122,7 +122,7 @@ end
 """
     field_from(description)
 
-Return the field that Python's `Field.describe` wrote: a dictionary with "kind" and the settings.
+Return the field that Python's `VectorField.describe` wrote: a dictionary with "kind" and the settings.
 """
 function field_from(description::AbstractDict)
     kind = string(description["kind"])::String

@@ -21,12 +21,12 @@ A continuous normalizing flow: a standard normal sample z at times[1] moves alon
 
 - `trace`: "exact" (closed form for linear fields and networks of one hidden layer, otherwise `dim` products), or "hutchinson" with
   one vector of `noise` ("rademacher", "gaussian") a sample, drawn from a seed before a solve and fixed during it;
-- `gradient`: "Backprop" and "Checkpointed" differentiate the steps of the solve, which is then ours (arrays of the CPU); "Interpolating",
-  "Gauss", "Quadrature" and "Backsolve" are SciMLSensitivity's; `solver`: an explicit one.
+- `gradient`: "Backprop" and "Checkpointed" differentiate the steps of the solve, which is then ours (arrays of the CPU); "InterpolatingAdjoint",
+  "GaussAdjoint", "QuadratureAdjoint" and "BacksolveAdjoint" are SciMLSensitivity's; `solver`: an explicit one.
 
 Samples are columns of matrices (dim, samples), on any device; the parameters p lie there too.
 """
-struct Flow{F<:Field}
+struct Flow{F<:VectorField}
     field::F
     times::Tuple{Float64,Float64}
     trace::String
@@ -36,7 +36,7 @@ struct Flow{F<:Field}
     control::Control
 end
 
-function Flow(field::Field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Backprop", control=Control())
+function Flow(field::VectorField; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Backprop", control=Control())
     trace in ("exact", "hutchinson") || throw(UserError("trace is $(repr(trace)): give \"exact\" or \"hutchinson\"."))
     known("noise", noise, NOISES)
     gradient in STEPWISE || known("gradient", gradient, BATCH_ADJOINTS)
@@ -108,9 +108,9 @@ function joint_solve(flow, field, start; settings...)
     times = reverse(collect(flow.times))
     flow.gradient in STEPWISE || return BatchSolve(field, start, times; flow.solver, flow.gradient, flow.control, settings...)
     start isa Array || throw(UserError(
-        "gradient is $(repr(flow.gradient)), which differentiates steps on the CPU only: write gradient=\"Interpolating\"."))
+        "gradient is $(repr(flow.gradient)), which differentiates steps on the CPU only: write gradient=\"InterpolatingAdjoint\"."))
     has_discrete(field, flow.solver) || throw(UserError(
-        "gradient is $(repr(flow.gradient)), and the steps of $(flow.solver) are SciML's: write gradient=\"Interpolating\"."))
+        "gradient is $(repr(flow.gradient)), and the steps of $(flow.solver) are SciML's: write gradient=\"InterpolatingAdjoint\"."))
     return DiscreteSolve(field, start, times; flow.solver, flow.gradient, flow.control, settings...)
 end
 

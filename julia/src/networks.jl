@@ -36,7 +36,7 @@ struct Unpack{names,R,S}
     shapes::S
 end
 
-function Unpack(field::Field)
+function Unpack(field::VectorField)
     names, sizes = first.(shapes(field)), last.(shapes(field))
     ends = cumsum(prod.(sizes; init=1))
     ranges = Tuple(stop-prod(size)+1:stop for (stop, size) in zip(ends, sizes))
@@ -54,7 +54,7 @@ piece(flat, range, shape::Dims) = reshape(flat[range], shape)
 
 Return the field as `f(u, p, t)` of the flat parameters `p`, for Zygote, ReverseDiff or any other; nothing is mutated.
 """
-function traceable(field::Field)
+function traceable(field::VectorField)
     unpack = Unpack(field)
     return (u, p, t) -> slope(field, u, unpack(p), t)
 end

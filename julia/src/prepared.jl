@@ -7,7 +7,7 @@
 A solve of SciML's that nobody differentiates, with `solve!` and `counts` of a `DifferentiableSolve`.
 """
 mutable struct PlainSolve{T,U<:AbstractArray{T}} <: DifferentiableSolve
-    const field::Field
+    const field::VectorField
     const ts::Vector{T}
     const solver::String
     const control::Control
@@ -46,7 +46,7 @@ A problem without its numbers: states like (dim,) or (dim, samples) of numbers `
 device numbered `device`, at `times` times. `make` returns a new solve of it; `idle` are those that wait to be used again.
 """
 struct Prepared
-    field::Field
+    field::VectorField
     place::Any
     device::Int
     T::DataType
@@ -113,7 +113,7 @@ forget_solution!(s::Union{AdjointSolve,BatchSolve}) = (s.solution = nothing)
 """
     prepare(request)
 
-Return the `Prepared` of a dictionary: "field", "solver", "gradient" (kind and settings), "fused", "control", "ts", the state's "shape",
+Return the `Prepared` of a dictionary: "field", "solver", "gradient" (kind and settings), "compiled", "control", "ts", the state's "shape",
 "dtype" and "device" ("cpu" or "cuda"; "index" counts them), and whether it is "differentiable".
 """
 function prepare(request)
@@ -141,7 +141,7 @@ function maker(::Type{Array}, request, field, ts, control, differentiates)
     differentiates && return u0 -> differentiable_from(request, field, u0, ts, control)
     # Without a derivative too: the same trajectory, whether it is asked for or not.
     solver = request["solver"]
-    stepwise = request["gradient"]["kind"] in STEPWISE && request["fused"] && has_discrete(field, solver)
+    stepwise = request["gradient"]["kind"] in STEPWISE && request["compiled"] && has_discrete(field, solver)
     return stepwise ? (u0 -> DiscreteSolve(field, u0, ts; solver, gradient=nothing, control)) : (u0 -> PlainSolve(field, u0, ts; solver, control))
 end
 
@@ -152,7 +152,7 @@ function maker(at, request, field, ts, control, differentiates)
     explicit(solver)
     differentiates || return u0 -> PlainSolve(field, u0, ts; solver, control)
     haskey(BATCH_ADJOINTS, gradient["kind"]) || throw(UserError(
-        "gradient is '$(gradient["kind"])', which Julia has on the CPU only: on a GPU write gradient='Interpolating'."))
+        "gradient is '$(gradient["kind"])', which Julia has on the CPU only: on a GPU write gradient='InterpolatingAdjoint'."))
     return u0 -> BatchSolve(field, u0, ts; solver, gradient=gradient["kind"], control, gradient_settings(gradient)...)
 end
 

@@ -1,4 +1,4 @@
-# The catalogue of solvers: names of pyneuralode/solvers.py, algorithms of OrdinaryDiffEq's leaf packages.
+# The catalog of solvers: names of pyneuralode/solvers.py, algorithms of OrdinaryDiffEq's leaf packages.
 
 using ADTypes: AutoFiniteDiff, AutoForwardDiff
 using OrdinaryDiffEqBDF: FBDF
@@ -15,7 +15,7 @@ export find_solver
 """
     Solver
 
-One method: `order` of convergence, `kind` (:explicit, :stabilised, :rosenbrock, :sdirk, :bdf or :switching), `adaptive` if it
+One method: `order` of convergence, `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching), `adaptive` if it
 adapts its steps (Euler, Midpoint, Heun and RK4 do not here, as in the embedded engine, whatever SciML's can do),
 and `make`, which returns the algorithm for a way to differentiate (an ADTypes choice; explicit methods need none).
 """
@@ -41,7 +41,7 @@ const SOLVERS = Dict(solver.name => solver for solver in (
     Solver("Vern7", 7, :explicit, true, _ -> Vern7()),
     Solver("DP8", 8, :explicit, true, _ -> DP8()),
     Solver("Vern9", 9, :explicit, true, _ -> Vern9()),
-    Solver("ROCK4", 4, :stabilised, true, _ -> ROCK4()),
+    Solver("ROCK4", 4, :stabilized, true, _ -> ROCK4()),
     Solver("Rosenbrock23", 2, :rosenbrock, true, autodiff -> Rosenbrock23(; autodiff)),
     Solver("Rodas5P", 5, :rosenbrock, true, autodiff -> Rodas5P(; autodiff)),
     Solver("TRBDF2", 2, :sdirk, true, autodiff -> TRBDF2(; autodiff, smooth_est=false)),
@@ -54,22 +54,22 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
-"Return the catalogue's entry for a name, matched without regard to case."
+"Return the catalog's entry for a name, matched without regard to case."
 find_solver(name) = get(() -> known("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
 "Whether a solver needs the Jacobian of the field."
-implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilised))
+implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilized))
 
 """
     fixed_grid(solver, ts, control)
 
-Return the times between which steps are taken, or `nothing` where the method adapts its steps: with `control.step` a uniform grid
+Return the times between which steps are taken, or `nothing` where the method adapts its steps: with `control.step_size` a uniform grid
 from the first time with a short last step, without it the times `ts` themselves if the method does not adapt its steps.
 """
 function fixed_grid(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
-    control.step === nothing && return solver.adaptive ? nothing : ts
-    count = ceil(Int, abs(ts[end] - ts[1]) / control.step * (1 - 1e-12))
+    control.step_size === nothing && return solver.adaptive ? nothing : ts
+    count = ceil(Int, abs(ts[end] - ts[1]) / control.step_size * (1 - 1e-12))
     count <= control.max_steps ||
-        throw(UserError("step is $(control.step): the span needs $count such steps, above max_steps = $(control.max_steps)."))
-    return T[[ts[1] + i * copysign(control.step, ts[end] - ts[1]) for i in 0:count-1]; ts[end]]
+        throw(UserError("step_size is $(control.step_size): the span needs $count such steps, above max_steps = $(control.max_steps)."))
+    return T[[ts[1] + i * copysign(control.step_size, ts[end] - ts[1]) for i in 0:count-1]; ts[end]]
 end

@@ -7,7 +7,7 @@ using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, ReturnCode
 export Control, DifferentiableSolve, SolveFailure, UserError, counts, differentiable, solve!, solve_field, solve_problem
 
 "Whether the time does not enter the field; then SciML need not differentiate with respect to it."
-autonomous(::Field) = false
+autonomous(::VectorField) = false
 autonomous(::Union{MLP,Linear,SEIR}) = true
 
 """
@@ -27,7 +27,7 @@ struct Dynamics{T,U<:AbstractVecOrMat{T}}
     pbar::Vector{T}
 end
 
-function Dynamics(field::Field, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
+function Dynamics(field::VectorField, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
     return Dynamics(evaluator(field, u0), Unpack(field), similar(u0), similar(u0), zeros(T, parameter_count(field)))
 end
 
@@ -37,7 +37,7 @@ named(d::Dynamics, u, p) = d.by_name(p)
 
 (d::Dynamics)(du, u, p, t) = (slope!(shaped(du, u), d.evaluator, u, named(d, u, p), t); nothing)
 
-# "Backsolve" asks for the slope of a matrix as a vector.
+# "BacksolveAdjoint" asks for the slope of a matrix as a vector.
 shaped(x::AbstractArray{<:Any,N}, ::AbstractArray{<:Any,N}) where {N} = x
 shaped(x, u) = reshape(x, size(u))
 
@@ -111,8 +111,8 @@ end
 Solve a SciML problem over `ts` and return SciML's solution; a solve that does not reach the end is a `SolveFailure`.
 """
 function integrate(problem, solver::Solver, ts, control::Control; autodiff=AutoForwardDiff(), saving...)
-    solver.name == "FBDF" && control.step !== nothing &&
-        throw(UserError("step is $(control.step), but FBDF chooses its steps itself: leave step out, or take KenCarp4."))
+    solver.name == "FBDF" && control.step_size !== nothing &&
+        throw(UserError("step_size is $(control.step_size), but FBDF chooses its steps itself: leave step_size out, or take KenCarp4."))
     integrator = SciMLBase.init(problem, solver.make(autodiff); settings(solver, ts, control)..., saving...)
     SciMLBase.solve!(integrator)
     SciMLBase.successful_retcode(integrator.sol) || throw(failure(integrator, control))
@@ -135,7 +135,7 @@ end
 plain(x) = Float64(ForwardDiff.value(x))
 
 no_stage(t, step) = SolveFailure(
-    "the equations of an implicit step of $(brief(step, 3)) found no solution at t = $(brief(t, 6)): take smaller steps, or leave step out.", t, step)
+    "the equations of an implicit step of $(brief(step, 3)) found no solution at t = $(brief(t, 6)): take smaller steps, or leave step_size out.", t, step)
 
 not_finite(t) = SolveFailure(
     "the state is non-finite at t = $(brief(t, 6)): take smaller steps or an adaptive solver such as Tsit5.", t, NaN)
@@ -167,7 +167,7 @@ end
 
 # Euler's outputs lie on straight lines here, which SciML draws where it keeps every step but no slopes.
 function saving(solver, ts, control, dense)
-    straight = solver.name == "Euler" && (dense || control.step !== nothing)
+    straight = solver.name == "Euler" && (dense || control.step_size !== nothing)
     straight && return (dense=false, save_everystep=true)
     return dense ? (dense=true, save_everystep=true) : (saveat=ts, save_everystep=false, dense=false)
 end
@@ -202,7 +202,7 @@ end
 Solve ``du/dt = f(u, p, t)`` from u0 (dim,) or (dim, samples) at ts[1] and return a `Solved` with the states at ts, in either
 direction. Times are turned into numbers of the state's type. Raises `SolveFailure` where the solve cannot reach the end.
 """
-function solve_field(field::Field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
+function solve_field(field::VectorField, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
     check_times(ts)
     times = collect(T, ts)
     problem = ODEProblem(ode_function(Dynamics(field, u0)), u0, (times[1], times[end]), collect(T, getdata(p)))
@@ -233,18 +233,18 @@ abstract type DifferentiableSolve end
 const STEPWISE = ("Backprop", "Checkpointed")
 
 """
-    differentiable(field, u0, ts; solver="Tsit5", gradient="Backprop", fused=true, control=Control(), settings...)
+    differentiable(field, u0, ts; solver="Tsit5", gradient="Backprop", compiled=true, control=Control(), settings...)
 
 Return the `DifferentiableSolve` for a gradient by name: "Backprop" and "Checkpointed" differentiate the steps (`DiscreteSolve`; setting
-`every`), the others are SciML's (`AdjointSolve`; settings `rtol` and `atol` of the backward solve). `fused=false` takes Zygote's
+`every`), the others are SciML's (`AdjointSolve`; settings `rtol` and `atol` of the backward solve). `compiled=false` takes Zygote's
 products instead of ours. What differentiates no steps here is a `UserError` that says what to write.
 """
-function differentiable(field::Field, u0, ts; solver="Tsit5", gradient="Backprop", fused=true, control=Control(), settings...)
+function differentiable(field::VectorField, u0, ts; solver="Tsit5", gradient="Backprop", compiled=true, control=Control(), settings...)
     gradient = string(gradient)::String
     haskey(ADJOINTS, gradient) &&
-        return AdjointSolve(field, u0, ts; solver, gradient, control, vjp=fused ? :hand : :zygote, settings...)
+        return AdjointSolve(field, u0, ts; solver, gradient, control, vjp=compiled ? :hand : :zygote, settings...)
     gradient in STEPWISE || known("gradient", gradient, ADJOINTS)
-    fused && has_discrete(field, solver) && return DiscreteSolve(field, u0, ts; solver, gradient, control, settings...)
+    compiled && has_discrete(field, solver) && return DiscreteSolve(field, u0, ts; solver, gradient, control, settings...)
     throw(UserError("gradient is '$gradient', which in Julia differentiates the steps of explicit solvers only, in compiled code " *
-                    "(fused=True): write gradient='Interpolating'."))
+                    "(compiled=True): write gradient='InterpolatingAdjoint'."))
 end

@@ -13,7 +13,7 @@ network), `time_scale`, and
 3. `weights_at!(w, room, field, p, t)`, the same into the flat `w`;
 4. `weights_pullback!(pbar, room, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of that.
 """
-abstract type Timed <: Field end
+abstract type Timed <: VectorField end
 
 dimension(field::Timed) = dimension(field.network)
 slope(field::Timed, u, p, t) = slope(field.network, u, weights_at(field, p, t), t)
@@ -239,7 +239,7 @@ function weights_pullback!(pbar, rooms, field::GatedMLP, wbar, p, t)
 end
 
 "Evaluator of a `Timed` field, or of its augmentation for flows: `inner` is that of its network, on the weights of the time."
-struct TimedEvaluator{T,F<:Field,K<:Timed,E<:Evaluator{T},V<:AbstractVector{T},R,U} <: Evaluator{T}
+struct TimedEvaluator{T,F<:VectorField,K<:Timed,E<:Evaluator{T},V<:AbstractVector{T},R,U} <: Evaluator{T}
     field::F
     timed::K
     inner::E

@@ -14,10 +14,10 @@ weights_of(::Type{T}) where {T} = Dict{String,Any}(
     "weight_2" => row_major(T[0.2 -0.1 0.4 0.3; -0.3 0.2 0.1 0.5]), "bias_2" => T[0.1, -0.1])
 
 function asked(field, parameters, u0; solver="Tsit5", gradient="Backprop", differentiable=true, dense=false, tolerance=1e-4)
-    control = Dict{String,Any}("rtol" => tolerance, "atol" => tolerance, "step" => nothing, "first_step" => nothing, "min_step" => 0.0,
+    control = Dict{String,Any}("rtol" => tolerance, "atol" => tolerance, "step_size" => nothing, "first_step" => nothing, "min_step" => 0.0,
                                "max_step" => Inf, "max_steps" => 100_000)
     return Dict{String,Any}("field" => field, "parameters" => parameters, "u0" => u0, "ts" => [0.0, 0.5, 1.0], "solver" => solver,
-                            "gradient" => Dict{String,Any}("kind" => gradient), "control" => control, "fused" => true,
+                            "gradient" => Dict{String,Any}("kind" => gradient), "control" => control, "compiled" => true,
                             "differentiable" => differentiable, "dense" => dense)
 end
 
@@ -44,12 +44,12 @@ function solve_in_memory(field, parameters, u0::AbstractArray{T}) where {T}
     foreach(forget_door, (kept, prepared))
 end
 
-function fit_request(field, parameters, optimiser)
+function fit_request(field, parameters, optimizer)
     request = asked(field, parameters, [1.0, 0.5])
-    settings = Dict{String,Any}("kind" => optimiser, "lr" => 1e-2, "schedule" => "cosine", "final" => 0.1, "clip" => 1.0)
-    merge!(settings, optimiser == "LBFGS" ? Dict{String,Any}("history" => 5, "tolerance" => 1e-12, "patience" => 5) :
+    settings = Dict{String,Any}("kind" => optimizer, "lr" => 1e-2, "schedule" => "cosine", "final" => 0.1, "clip" => 1.0)
+    merge!(settings, optimizer == "LBFGS" ? Dict{String,Any}("history" => 5, "tolerance" => 1e-12, "patience" => 5) :
                      Dict{String,Any}("betas" => Any[0.9, 0.999], "eps" => 1e-8))
-    stage = Dict{String,Any}("optimiser" => settings, "iterations" => 3, "rows" => 3, "goal" => nothing)
+    stage = Dict{String,Any}("optimizer" => settings, "iterations" => 3, "rows" => 3, "goal" => nothing)
     return merge!(request, Dict{String,Any}(
         "extra" => Dict{String,Any}(), "t0" => 0.0, "data" => ones(1, 3), "weights" => ones(1, 3), "observed" => Any[0],
         "reduction" => "sum", "bounds" => Dict{String,Any}(), "fixed" => Any[], "stages" => Any[stage], "every" => 1,
@@ -76,10 +76,10 @@ const EQUATIONS = Dict{String,Any}(
         solve_in_memory(NETWORK, weights_of(T), T.(u0))
     end
     for solver in ("Tsit5", "Vern7", "Vern9", "DP5", "Rodas5P", "Rosenbrock23", "KenCarp4", "Kvaerno5", "FBDF", "TRBDF2", "AutoTsit5(Rosenbrock23)")
-        solve_and_differentiate(net..., vector; solver, gradient="Interpolating", differentiable=false)
+        solve_and_differentiate(net..., vector; solver, gradient="InterpolatingAdjoint", differentiable=false)
     end
-    for optimiser in ("Adam", "LBFGS")
-        call("fit", fit_request(net..., optimiser), (told...) -> true)
+    for optimizer in ("Adam", "LBFGS")
+        call("fit", fit_request(net..., optimizer), (told...) -> true)
     end
     call("solve", asked(net..., vector; dense=true))
     empty!(KEPT)

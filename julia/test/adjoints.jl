@@ -3,10 +3,10 @@
 using ForwardDiff, LinearAlgebra, Random
 
 "Predator and prey, ``x' = p1 x - p2 x y``, ``y' = p4 x y - p3 y``."
-struct LotkaVolterra <: PyNeuralODE.Field end
+struct LotkaVolterra <: PyNeuralODE.VectorField end
 
 "Robertson's kinetics as a field, whose products are left to ForwardDiff: a stand-in for a field without any by hand."
-struct Robertson <: PyNeuralODE.Field end
+struct Robertson <: PyNeuralODE.VectorField end
 
 PyNeuralODE.dimension(::LotkaVolterra) = 2
 PyNeuralODE.dimension(::Robertson) = 3
@@ -30,7 +30,7 @@ function PyNeuralODE.pullback!(ubar, pbar, e::Own, λ, u, p, t)
     return nothing
 end
 
-const METHODS = ("Interpolating", "Gauss", "Quadrature", "Backsolve", "ForwardMode")
+const METHODS = ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode")
 
 "Return the states and the gradients of the states' product with `ysbar` with respect to the parameters and the start."
 function gradient_of(field, p, u0, ts, ysbar; options...)
@@ -90,7 +90,7 @@ const CASES = (
         @test first(counts(s)) > 6 * counts(s)[2] > 0
     end
     ts === first(CASES)[4] || continue
-    for gradient in ("Interpolating", "Gauss"), vjp in (:zygote, :reversediff)
+    for gradient in ("InterpolatingAdjoint", "GaussAdjoint"), vjp in (:zygote, :reversediff)
         _, pgrad, u0grad = gradient_of(field, p, u0, ts, ysbar; gradient, vjp, control=Control(rtol=1e-10, atol=1e-12))
         @test close(pgrad, pbar, 1e-7)
         @test close(u0grad, u0bar, 1e-7)
@@ -106,7 +106,7 @@ end
     @test u0bar ≈ [-39.12754122, -8.78778022] rtol = 1e-6
 end
 
-@testset "Robertson's gradient by $gradient and $solver" for gradient in ("Interpolating", "Gauss", "Quadrature", "ForwardMode"),
+@testset "Robertson's gradient by $gradient and $solver" for gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "ForwardMode"),
         solver in ("Rodas5P", "KenCarp4", "FBDF")
     solver == "FBDF" && gradient != "ForwardMode" && continue   # its interpolant is too rough for an adjoint at this tolerance
     p = parameters(Robertson(), Dict("k1" => 0.04, "k2" => 3e7, "k3" => 1e4))
@@ -118,7 +118,7 @@ end
 
 @testset "a backward solve that cannot retrace the forward one says so" begin
     p = parameters(Robertson(), Dict("k1" => 0.04, "k2" => 3e7, "k3" => 1e4))
-    s = AdjointSolve(Robertson(), [1.0, 0.0, 0.0], [0.0, 40.0]; gradient="Backsolve", solver="Rodas5P", control=Control(rtol=1e-6, atol=1e-9, max_steps=2000))
+    s = AdjointSolve(Robertson(), [1.0, 0.0, 0.0], [0.0, 40.0]; gradient="BacksolveAdjoint", solver="Rodas5P", control=Control(rtol=1e-6, atol=1e-9, max_steps=2000))
     solve!(s, p, [1.0, 0.0, 0.0])
     @test_throws SolveFailure pullback!(zeros(3), zeros(3), s, [0.0 1.0; 0.0 0.0; 0.0 0.0])
 end
@@ -128,7 +128,7 @@ end
     ysbar = ones(length(u0), length(ts))
     _, pbar, u0bar = gradient_of(field, p, u0, ts, ysbar; control=Control(rtol=1e-9, atol=1e-9))
     for solver in ("RK4", "Tsit5")
-        _, fixed, start = gradient_of(field, p, u0, ts, ysbar; solver, control=Control(step=0.02))
+        _, fixed, start = gradient_of(field, p, u0, ts, ysbar; solver, control=Control(step_size=0.02))
         @test close(fixed, pbar, 1e-4)
         @test close(start, u0bar, 1e-4)
     end
@@ -138,7 +138,7 @@ end
     loose, tight = (gradient_of(field, p, u0, ts, ysbar; control=Control(rtol=1e-9, atol=1e-9), rtol, atol=rtol)[2] for rtol in (1e-3, 1e-8))
     @test close(tight, pbar, 1e-6)
     @test norm(loose - pbar) > 10 * norm(tight - pbar)
-    @test differentiable(field, u0, ts; gradient="Gauss") isa AdjointSolve
+    @test differentiable(field, u0, ts; gradient="GaussAdjoint") isa AdjointSolve
     @test differentiable(field, u0, ts) isa PyNeuralODE.DiscreteSolve
     @test_throws "Gaus" differentiable(field, u0, ts; gradient="Gaus")
     @test_throws UserError differentiable(field, u0, ts; solver="Rodas5P", gradient="Backprop")

@@ -60,14 +60,14 @@ end
     @test to_host(solve_batch(field, moved(p), moved(u[:, 1]), [0.0, 1.0])) ≈ solve_batch(field, p, u[:, 1], [0.0, 1.0]) rtol = 1e-5
 end
 
-@testset "devices: flows" for (trace, penalised) in (("exact", false), ("hutchinson", true))
+@testset "devices: flows" for (trace, penalized) in (("exact", false), ("hutchinson", true))
     field = MLP([2, 6, 2])
     p, x = example(field, 5)
-    flow = Flow(field; trace, gradient="Interpolating", control=Control(rtol=1e-7, atol=1e-7))
+    flow = Flow(field; trace, gradient="InterpolatingAdjoint", control=Control(rtol=1e-7, atol=1e-7))
     run(p, x) = begin
         grad = similar(getdata(p))
-        s = FlowSolve(flow, x; kinetic=penalised, jacobian=penalised)
-        loss_gradient!(grad, s, p, x; kinetic=0.1penalised, jacobian=0.1penalised, seed=2).loss, grad
+        s = FlowSolve(flow, x; kinetic=penalized, jacobian=penalized)
+        loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.1penalized, seed=2).loss, grad
     end
     loss, grad = run(p, x)
     far_loss, far_grad = run(moved(p), moved(x))

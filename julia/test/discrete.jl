@@ -15,7 +15,7 @@ const FORCED = Equations(["x", "y"], ["a", "b", "c", "d", "w"],
                           "+ 1.0 #12", "/ #10 #13", "- #9 #14"], ["#7", "#15"])
 forced(u, p, t) = [p[1] * u[1] - p[2] * u[1] * u[2] + sin(p[5] * t), p[4] * u[1] * u[2] - p[3] * u[2] / (1 + exp(-t))]
 
-randomised(field, T=Float64; seed=1) = T.(0.4 .* randn(Xoshiro(seed), length(parameters(field))))
+randomized(field, T=Float64; seed=1) = T.(0.4 .* randn(Xoshiro(seed), length(parameters(field))))
 const FIELDS = Dict(
     "tanh on cubes" => (MLP([2, 9, 2]; input_map="cube", input_scale=2, output_scale=1.5), [0.8, -0.5]),
     "deep swish" => (MLP([4, 20, 37, 4]; activation="swish"), [0.1, 0.2, -0.3, 0.0]),
@@ -25,7 +25,7 @@ const FIELDS = Dict(
     "SEIR" => (SEIR(), [0.9, 0.07, 0.03, 0.0]),
     "formulas" => (FORCED, [1.0, 0.8]),
 )
-start_parameters(field, T=Float64) = randomised(field, T)
+start_parameters(field, T=Float64) = randomized(field, T)
 start_parameters(::SEIR, T=Float64) = T[0.3, 2.5, 0.4]
 start_parameters(::Equations, T=Float64) = T[1.5, 1.0, 3.0, 1.0, 2.0]
 
@@ -95,10 +95,10 @@ end
 end
 
 @testset "discrete: fixed steps of $solver are its formulas, and ForwardDiff's gradient" for solver in sort!(collect(keys(TABLEAUS)))
-    solver == "RK38" && continue   # not in the catalogue of this engine
+    solver == "RK38" && continue   # not in the catalog of this engine
     for (field, u0) in values(FIELDS)
         p, ts, h = start_parameters(field), [0.0, 0.25, 1.0], 0.25
-        s = DiscreteSolve(field, u0, ts; solver, control=Control(step=h))
+        s = DiscreteSolve(field, u0, ts; solver, control=Control(step_size=h))
         ysbar = sin.(reshape(1.0:3length(u0), :, 3))
         states(p, u0) = reduce(hcat, plain_steps(TABLEAUS[solver], field, as_components(field, p), u0, 0:h:1)[[1, 2, 5]])
         @test solve!(s, p, u0) ≈ states(p, u0) rtol = 1e-13
@@ -114,21 +114,21 @@ end
     A = [-0.2 1.0; -1.0 -0.1]
     order = TABLEAUS[solver].order
     h = order > 6 ? 0.5 : 0.05
-    error(h, t) = norm(solve!(DiscreteSolve(field, u0, [0.0, t, 4.0]; solver, control=Control(step=h)), vec(A), u0)[:, 2] - exp(A * t) * u0)
+    error(h, t) = norm(solve!(DiscreteSolve(field, u0, [0.0, t, 4.0]; solver, control=Control(step_size=h)), vec(A), u0)[:, 2] - exp(A * t) * u0)
     @test log2(error(h, 3.0) / error(h / 2, 3.0)) > order - 0.35
     # Between the steps the interpolant's order, which is 1 below, counts.
     inside = 3.0 + 0.3h / 4
     @test error(h / 4, inside) < 5 * max(error(h, 3.0), 1e-13)
     # The stages' times: one step integrates a polynomial of the time of this order exactly.
     power = Equations(["x"], ["a"], ["** t $(order - 1).0", "* a #1"], ["#2"])
-    s = DiscreteSolve(power, [0.0], [0.5, 2.0]; solver, control=Control(step=1.5))
+    s = DiscreteSolve(power, [0.0], [0.5, 2.0]; solver, control=Control(step_size=1.5))
     @test solve!(s, [3.0], [0.0])[end] ≈ 3 / order * (2.0^order - 0.5^order) rtol = 1e-13
 end
 
 @testset "discrete: Checkpointed is Backprop to rounding" for solver in ("Tsit5", "Vern7", "RK4", "DP8"), every in (1, 3, 1000)
     for (field, u0) in values(FIELDS)
         p, ts = start_parameters(field), [0.0, 0.1, 0.13, 0.9, 2.0]
-        control = Control(rtol=1e-7, atol=1e-7, step=solver == "RK4" ? 0.02 : nothing)
+        control = Control(rtol=1e-7, atol=1e-7, step_size=solver == "RK4" ? 0.02 : nothing)
         ysbar = cos.(reshape(1.0:5length(u0), :, 5))
         whole = DiscreteSolve(field, u0, ts; solver, control)
         pbar, u0bar = gradient(whole, p, u0, ysbar)
@@ -147,7 +147,7 @@ end
         p = start_parameters(field, T)
         starts = T.(u0) .* T.(1 .+ (1:samples) ./ 20)'
         for ts in ([0.0, 0.3, 1.0], [1.0, 0.45, 0.0])
-            control = Control(step=0.125)
+            control = Control(step_size=0.125)
             batch = DiscreteSolve(field, starts, ts; control)
             ysbar = T.(cos.(reshape(1:length(starts)*3, size(starts)..., 3)))
             ys = copy(solve!(batch, p, starts))
@@ -269,14 +269,14 @@ end
     @test occursin("the solve took max_steps = 5 steps and reached t = 0", message(() -> runs([0.0, 0.9]; max_steps=5)))
     @test occursin("raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver", message(() -> runs([0.0, 0.9]; max_steps=5)))
     @test occursin("non-finite value at the start, t = 0: check the initial state", message(() -> solve!(s([0.0, 1.0]), [NaN], u0)))
-    @test occursin("the state is non-finite at t = 20", message(() -> solve!(s([0.0, 20.0]; step=0.5), [1.0], u0)))
-    @test occursin("step is 0.001: the span needs 2000 such steps, above max_steps = 100", message(() -> s([0.0, 2.0]; step=1e-3, max_steps=100)))
+    @test occursin("the state is non-finite at t = 20", message(() -> solve!(s([0.0, 20.0]; step_size=0.5), [1.0], u0)))
+    @test occursin("step_size is 0.001: the span needs 2000 such steps, above max_steps = 100", message(() -> s([0.0, 2.0]; step_size=1e-3, max_steps=100)))
     ready = s([0.0, 0.5])
     @test length(solve!(ready, [1.0], u0)) == 2   # a failure leaves no trace
     try solve!(ready, [NaN], u0) catch end
     @test solve!(ready, [1.0], u0)[end] ≈ 2 rtol = 1e-5
     @test_throws UserError DiscreteSolve(field, [1.0, 2.0], [0.0, 1.0])
-    @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; gradient="Gauss")
+    @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; gradient="GaussAdjoint")
     @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; solver="Rodas5P")
     @test_throws UserError DiscreteSolve(field, u0, [0.0, 1.0]; control=Control(rtol=[1e-3, 1e-3]))
     @test_throws UserError solve!(ready, [1.0], [1.0, 2.0])

@@ -98,7 +98,7 @@ allocations(ubar, pbar, e, λ, u, p) = @allocated pullback!(ubar, pbar, e, λ, u
     @testset "gradient of predators and prey" begin
         prey = Equations(["x", "y"], ["a", "b", "c", "d"],
             ["* a x", "* b x", "* #2 y", "- #1 #3", "neg c", "* #5 y", "* d x", "* #7 y", "+ #6 #8"], ["#4", "#9"])
-        s = AdjointSolve(prey, [1.0, 1.0], 0:0.1:10; gradient="Interpolating", control=Control(rtol=1e-10, atol=1e-10))
+        s = AdjointSolve(prey, [1.0, 1.0], 0:0.1:10; gradient="InterpolatingAdjoint", control=Control(rtol=1e-10, atol=1e-10))
         ys = solve!(s, [1.5, 1.0, 3.0, 1.0], [1.0, 1.0])
         pbar, u0bar = zeros(4), zeros(2)
         pullback!(pbar, u0bar, s, fill!(similar(ys), 1))

@@ -21,14 +21,14 @@ sensitivity() === nothing || error("SciMLSensitivity is loaded though no gradien
 path = copy(LOAD_PATH)
 empty!(LOAD_PATH)
 try
-    gradient_by("Interpolating")
+    gradient_by("InterpolatingAdjoint")
     error("SciMLSensitivity came from nowhere")
 catch mistake
     mistake isa UserError && occursin("add SciMLSensitivity", mistake.message) || rethrow()
 end
 append!(LOAD_PATH, path)
 
-continuous = gradient_by("Interpolating")
+continuous = gradient_by("InterpolatingAdjoint")
 sensitivity() === nothing && error("the extension is not there")
 for gradient in (forward, continuous)
     isapprox(gradient, stepwise; rtol=1e-6) || error("the gradients differ")

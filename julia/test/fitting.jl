@@ -1,4 +1,4 @@
-# Fits: they find what made the data, mean what torch's optimisers mean, keep the best, and end in good order whatever happens.
+# Fits: they find what made the data, mean what torch's optimizers mean, keep the best, and end in good order whatever happens.
 
 module FittingTests
 
@@ -14,15 +14,15 @@ settings(kind; given...) = merge(
          "LBFGS" => Dict{String,Any}("lr" => 1.0, "history" => 50, "tolerance" => 1e-12, "patience" => 5))[kind],
     Dict{String,Any}(string(name) => value for (name, value) in given))
 
-stage(optimiser, iterations, rows; goal=nothing) =
-    Dict{String,Any}("optimiser" => optimiser, "iterations" => iterations, "rows" => rows, "goal" => goal)
+stage(optimizer, iterations, rows; goal=nothing) =
+    Dict{String,Any}("optimizer" => optimizer, "iterations" => iterations, "rows" => rows, "goal" => goal)
 
 with(request; given...) = merge(request, Dict{String,Any}(string(name) => value for (name, value) in given))
 
 number(result, name) = result["parameters"][name][]
 
 const CONTROL = Dict{String,Any}("rtol" => 1e-8, "atol" => 1e-10)
-const SOLVE = Dict{String,Any}("solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "fused" => true, "control" => CONTROL)
+const SOLVE = Dict{String,Any}("solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "compiled" => true, "control" => CONTROL)
 
 trajectory(field, parameters, u0, ts) = copy(P.solve!(
     P.differentiable(field, u0, ts; control=P.Control(rtol=1e-10, atol=1e-12)), P.parameters(field, parameters), u0))
@@ -56,7 +56,7 @@ function central_differences(f, x, h)
     return [(ends(k, 1) - ends(k, -1)) / 2h for k in eachindex(x)]
 end
 
-@testset "optimisers take the steps of torch.optim" begin
+@testset "optimizers take the steps of torch.optim" begin
     # The first and the fifth point of torch 2 from (1.5, -0.5, 0.25) with the gradient x^3 - (0.1, 0.2, -0.3).
     cases = [
         (settings("Adam"; lr=0.1), [1.4000000003053434, -0.40000000307692296, 0.15000000316831674],
@@ -73,10 +73,10 @@ end
     ]
     for (given, first, fifth) in cases
         x = [1.5, -0.5, 0.25]
-        optimiser = P.FirstOrder(given, x)
+        optimizer = P.FirstOrder(given, x)
         points = map(0:4) do k
             gradient = P.clip!(x .^ 3 .- [0.1, 0.2, -0.3], given["clip"])
-            copy(P.step!(optimiser, x, gradient, P.rate(given, k, 5)))
+            copy(P.step!(optimizer, x, gradient, P.rate(given, k, 5)))
         end
         @test points[1] ≈ first rtol = 1e-14
         @test points[5] ≈ fifth rtol = 1e-13
@@ -117,7 +117,7 @@ end
     incidence = with(OUTBREAK; observed=nothing, observe=Dict("kind" => "Incidence"), fixed=String[], t0=-1.0, reduction="mean",
                      extra=Dict("e0" => 0.01, "i0" => 0.01, "factor" => 0.7), weights=reshape([k % 4 / 2 for k in 1:21], 1, 21),
                      penalty=Dict("kind" => "TotalVariation", "weight" => 0.1, "component" => 1, "smooth" => 1e-6),
-                     control=Dict{String,Any}("step" => 0.5), solver="RK4")
+                     control=Dict{String,Any}("step_size" => 0.5), solver="RK4")
     x, f = valued(incidence)
     @test f(x)[3] ≈ central_differences(f, x, 1e-5) rtol = 1e-7
     net = P.MLP([2, 3, 2])
@@ -125,7 +125,7 @@ end
     batch = with(LINEAR; field=Dict("kind" => "MLP", "sizes" => [2, 3, 2], "activation" => "tanh", "input_map" => "identity",
                                     "input_scale" => 1.0, "output_scale" => 1.0), parameters=values, u0=[1.0 0.5 -1.0; 0.0 0.3 0.2],
                  observed=[1], data=reshape([0.1k for k in 1:48], 1, 3, 16), weights=ones(1, 3, 16),
-                 control=Dict{String,Any}("step" => 0.1), solver="RK4")
+                 control=Dict{String,Any}("step_size" => 0.1), solver="RK4")
     x, f = valued(batch)
     @test f(x)[3] ≈ central_differences(f, x, 1e-5) rtol = 1e-7
 end
@@ -136,17 +136,17 @@ end
         @test number(result, name) ≈ truth rtol = 1e-3
     end
     @test number(result, "sigma") == 0.5
-    @test result["finished"] && !result["interrupted"] && result["reason"] == "the whole plan ran"
+    @test result["finished"] && !result["interrupted"] && result["message"] == "the whole plan ran"
     history = only(result["stages"])
     @test length(history["losses"]) < 200   # patience ended it
     @test history["evaluations"] >= length(history["losses"])
     @test result["loss"] == history["best_loss"] <= minimum(history["losses"])
 end
 
-@testset "first-order optimisers lower the loss and keep the best" begin
-    for optimiser in (settings("Adam"; lr=0.05), settings("AdamW"; lr=0.05, weight_decay=0.0), settings("RMSprop"; lr=0.02),
+@testset "first-order optimizers lower the loss and keep the best" begin
+    for optimizer in (settings("Adam"; lr=0.05), settings("AdamW"; lr=0.05, weight_decay=0.0), settings("RMSprop"; lr=0.02),
                       settings("SGD"; lr=0.005, momentum=0.9))
-        result = fit_plan(with(LINEAR; stages=[stage(optimiser, 80, 16)]))
+        result = fit_plan(with(LINEAR; stages=[stage(optimizer, 80, 16)]))
         losses = result["stages"][1]["losses"]
         @test result["loss"] == minimum(losses) < 0.05 * losses[1]
         @test length(losses) == 80
@@ -206,7 +206,7 @@ end
         @test result["interrupted"] && !result["finished"]
         k = length(result["stages"])
         done = length(result["stages"][end]["losses"])
-        @test startswith(result["reason"], "interrupted in stage $k of 2, iteration $done; the parameters are the best")
+        @test startswith(result["message"], "interrupted in stage $k of 2, iteration $done; the parameters are the best")
         @test calls[end][1:2] == (k - 1, done - 1) && calls[end][4] == result["stages"][end]["losses"][end]
         @test result["loss"] == calls[end][3] <= minimum(result["stages"][end]["losses"])
         states = trajectory(P.Linear(2), result["parameters"], [1.0, 0.0], TS)
@@ -236,10 +236,10 @@ end
         result = fit_plan(with(LINEAR; stages=[stage(settings("LBFGS"), 80, 16)], penalty=Dict("kind" => "Wall")))
         @test met[] > 0 && result["finished"]
         @test result["parameters"]["A"] ≈ MATRIX rtol = 1e-3
-        # A first-order optimiser that steps beyond it stops with the best so far.
+        # A first-order optimizer that steps beyond it stops with the best so far.
         result = fit_plan(with(LINEAR; stages=[stage(settings("SGD"; lr=0.2), 50, 16)], penalty=Dict("kind" => "Wall")))
         cause = raises ? "no way" : "the loss is nan"
-        @test result["reason"] == "stopped in stage 1 of 1, iteration 1: $cause; the parameters are the best so far"
+        @test result["message"] == "stopped in stage 1 of 1, iteration 1: $cause; the parameters are the best so far"
         @test !result["finished"] && !result["interrupted"]
         @test result["parameters"]["A"] == LINEAR["parameters"]["A"] && result["loss"] == result["stages"][1]["losses"][1]
     end
@@ -247,7 +247,7 @@ end
     # Parameters that cannot be solved from the first are nobody's best.
     hopeless = with(LINEAR; stages=[stage(settings("LBFGS"), 80, 16)], control=Dict{String,Any}("max_steps" => 2))
     result = fit_plan(hopeless)
-    @test startswith(result["reason"], "stopped in stage 1 of 1, iteration 0") && result["loss"] == Inf
+    @test startswith(result["message"], "stopped in stage 1 of 1, iteration 0") && result["loss"] == Inf
     @test result["parameters"]["A"] == LINEAR["parameters"]["A"]
 end
 

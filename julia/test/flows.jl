@@ -20,17 +20,17 @@ close_control = Control(rtol=1e-9, atol=1e-9)
     shallow = MLP([2, 6, 2]; activation="gelu", input_map="square", input_scale=2, output_scale=0.7)
     cases = [(shallow, false), (deep, false), (deep, true), (MLP([2, 2]; input_map="square"), false), (Linear(2; input_map="cube"), true),
              (SEIR(), false), (SEIR(), true)]
-    for (inner, hutchinson) in cases, penalised in (false, true)
+    for (inner, hutchinson) in cases, penalized in (false, true)
         d, n = dimension(inner), 4
         p = random_parameters(inner, 1)
         noise = hutchinson ? draw!(zeros(d, n), "gaussian", 3) : nothing
-        field = Augmented(inner, noise; kinetic=penalised, jacobian=penalised)
+        field = Augmented(inner, noise; kinetic=penalized, jacobian=penalized)
         u, λ = randn(Xoshiro(2), dimension(field), n), randn(Xoshiro(4), dimension(field), n)
         jacobians = [ForwardDiff.jacobian(y -> slope(inner, y, p, 0.0), u[1:d, k]) for k in 1:n]
         plain = slope(field, u, p, 0.0)
         @test plain[1:d, :] ≈ slope(inner, u[1:d, :], p, 0.0)
         @test plain[d+1, :] ≈ [hutchinson ? dot(noise[:, k], J, noise[:, k]) : tr(J) for (k, J) in enumerate(jacobians)]
-        if penalised
+        if penalized
             @test plain[d+2, :] ≈ vec(sum(abs2, plain[1:d, :]; dims=1))
             @test plain[d+3, :] ≈ [sum(abs2, hutchinson ? J' * noise[:, k] : J) for (k, J) in enumerate(jacobians)]
         end
@@ -136,18 +136,18 @@ end
 end
 
 @testset "flows: gradients against differences" begin
-    for (field, trace, penalised, gradients) in (
-        (MLP([2, 7, 2]), "exact", false, ("Backprop", "Checkpointed", "Interpolating", "Gauss", "Quadrature", "Backsolve")),
-        (MLP([2, 5, 4, 2]; activation="swish"), "exact", true, ("Backprop", "Interpolating")),
-        (MLP([2, 7, 2]; input_map="cube"), "hutchinson", true, ("Backprop", "Interpolating")),
-        (Linear(2), "exact", false, ("Backprop", "Interpolating")), (SEIR(), "exact", false, ("Backprop",)))
+    for (field, trace, penalized, gradients) in (
+        (MLP([2, 7, 2]), "exact", false, ("Backprop", "Checkpointed", "InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")),
+        (MLP([2, 5, 4, 2]; activation="swish"), "exact", true, ("Backprop", "InterpolatingAdjoint")),
+        (MLP([2, 7, 2]; input_map="cube"), "hutchinson", true, ("Backprop", "InterpolatingAdjoint")),
+        (Linear(2), "exact", false, ("Backprop", "InterpolatingAdjoint")), (SEIR(), "exact", false, ("Backprop",)))
         p, x = random_parameters(field, 2; size=0.3), randn(Xoshiro(3), dimension(field), 6)
         direction = randn(Xoshiro(4), length(p))
         for gradient in gradients
-            s = FlowSolve(Flow(field; trace, gradient, control=close_control), x; kinetic=penalised, jacobian=penalised)
+            s = FlowSolve(Flow(field; trace, gradient, control=close_control), x; kinetic=penalized, jacobian=penalized)
             grad, scrap = similar(p), similar(p)
-            loss(q) = loss_gradient!(scrap, s, q, x; kinetic=0.1penalised, jacobian=0.2penalised, seed=1).loss
-            r = loss_gradient!(grad, s, p, x; kinetic=0.1penalised, jacobian=0.2penalised, seed=1)
+            loss(q) = loss_gradient!(scrap, s, q, x; kinetic=0.1penalized, jacobian=0.2penalized, seed=1).loss
+            r = loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.2penalized, seed=1)
             @test r.loss ≈ r.nll + 0.1r.kinetic + 0.2r.jacobian
             h = 1e-4
             # Fourth-order differences, so that their own error stays below the bound.
@@ -173,7 +173,7 @@ end
     field = MLP([2, 7, 2])
     p, x = random_parameters(field, 2), randn(Xoshiro(3), 2, 6)
     direction = randn(Xoshiro(4), length(p))
-    s = FlowSolve(Flow(field; solver="RK4", control=Control(step=0.5)), x)
+    s = FlowSolve(Flow(field; solver="RK4", control=Control(step_size=0.5)), x)
     grad, scrap = similar(p), similar(p)
     loss(h) = loss_gradient!(scrap, s, p .+ h .* direction, x).loss
     loss_gradient!(grad, s, p, x)
@@ -189,7 +189,7 @@ end
     p, x, noise, bar = random_parameters(field, 2), randn(Xoshiro(3), 2, 6), draw!(zeros(2, 6), "gaussian", 4), randn(Xoshiro(5), 4, 6)
     description = Dict{String,Any}("kind" => "MLP", "sizes" => Any[2, 7, 2], "activation" => "tanh", "input_map" => "identity",
                                    "input_scale" => 1.0, "output_scale" => 1.0)
-    settings = Dict{String,Any}("rtol" => 1e-9, "atol" => 1e-9, "step" => nothing, "first_step" => nothing, "min_step" => 0.0,
+    settings = Dict{String,Any}("rtol" => 1e-9, "atol" => 1e-9, "step_size" => nothing, "first_step" => nothing, "min_step" => 0.0,
                                 "max_step" => Inf, "max_steps" => 1000)
     weights = Dict{String,Any}(string(name) => getproperty(p, name) for name in first.(shapes(field)))
     asked(x; differentiable=true) = PyNeuralODE.call("flow_terms", Dict{String,Any}(

@@ -25,7 +25,7 @@ address(x) = Int(pointer(x))
 
 function Caller(description, field, start::Array{T}, ts; settings...) where {T}
     request = Dict{String,Any}("field" => description, "shape" => Any[size(start)...], "dtype" => lowercase(string(T)), "device" => "cpu",
-        "index" => 0, "ts" => ts, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "fused" => true, "differentiable" => true,
+        "index" => 0, "ts" => ts, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "compiled" => true, "differentiable" => true,
         "control" => Dict{String,Any}("rtol" => 1e-5, "atol" => 1e-5))
     for (name, value) in settings
         request[string(name)] = value
@@ -65,7 +65,7 @@ const DESCRIPTIONS = [
 const TIMES = [0.0, 0.3, 1.0]
 
 @testset "by address: $(nameof(typeof(field))), $gradient, $T, $(ndims(start))-d" for (description, field) in DESCRIPTIONS,
-        (T, gradient) in ((Float32, "Backprop"), (Float64, "Backprop"), (Float64, "Interpolating")),
+        (T, gradient) in ((Float32, "Backprop"), (Float64, "Backprop"), (Float64, "InterpolatingAdjoint")),
         start in (fill(T(0.25), dimension(field)), rand(Xoshiro(9), T, dimension(field), 2))
 
     c = Caller(description, field, start, TIMES; gradient=Dict{String,Any}("kind" => gradient))
@@ -113,9 +113,9 @@ end
     @test length(idle) == MOST_IDLE
 end
 
-@testset "by address: without a derivative" for (solver, fused) in (("Tsit5", true), ("Rodas5P", true), ("Tsit5", false))
+@testset "by address: without a derivative" for (solver, compiled) in (("Tsit5", true), ("Rodas5P", true), ("Tsit5", false))
     description, field = DESCRIPTIONS[1]
-    c = Caller(description, field, [0.1, 0.2, 0.3], TIMES; differentiable=false, solver, fused)
+    c = Caller(description, field, [0.1, 0.2, 0.3], TIMES; differentiable=false, solver, compiled)
     @test solve_in_memory(c) == 0
     p = flatten(field, by_name(field, c.inputs))
     expected = solve_field(field, p, c.start, TIMES; solver, control=Control(rtol=1e-9, atol=1e-9)).ys
@@ -154,7 +154,7 @@ PyNeuralODE.wrap(::Type{JLArray}, ::Type{T}, address::Integer, dims) where {T} =
 @testset "by address on a device: $(nameof(typeof(field)))" for (description, field) in DESCRIPTIONS
     PLACES["stand-in"] = JLArray
     start = rand(Xoshiro(9), dimension(field), 2)
-    asked = (; gradient=Dict{String,Any}("kind" => "Interpolating"), control=Dict{String,Any}("rtol" => 1e-9, "atol" => fill(1e-9, size(start))))
+    asked = (; gradient=Dict{String,Any}("kind" => "InterpolatingAdjoint"), control=Dict{String,Any}("rtol" => 1e-9, "atol" => fill(1e-9, size(start))))
     near, far = (Caller(description, field, copy(start), TIMES; asked..., device) for device in ("cpu", "stand-in"))
     results = map((near, far)) do c
         kept = solve_in_memory(c)

@@ -12,7 +12,7 @@ steady(t) = [sech(t), -tanh(t)]
 
 function order_of(f!, exact, solver, stop, counts)
     errors = map(counts) do n
-        result = solve_problem(f!, exact(0.0), [0.0, stop]; solver, control=Control(step=stop / n, rtol=1e-10, atol=1e-10))
+        result = solve_problem(f!, exact(0.0), [0.0, stop]; solver, control=Control(step_size=stop / n, rtol=1e-10, atol=1e-10))
         @test result.accepted == n
         norm(result.ys[:, end] - exact(stop))
     end
@@ -47,18 +47,18 @@ end
 @testset "fixed steps" begin
     decay!(du, u, p, t) = (du .= -u; nothing)
     by_euler(steps) = prod(1 .- steps)
-    uniform = solve_problem(decay!, [1.0], [0.0, 0.2, 1.0]; solver="Euler", control=Control(step=0.4))
+    uniform = solve_problem(decay!, [1.0], [0.0, 0.2, 1.0]; solver="Euler", control=Control(step_size=0.4))
     @test uniform.ys[1, :] ≈ [1, 1 - 0.2, by_euler([0.4, 0.4, 0.2])]          # 0.2 lies halfway on a straight line
     @test (uniform.accepted, uniform.rejected) == (3, 0)
     between = solve_problem(decay!, [1.0], [0.0, 0.2, 1.0]; solver="Euler")
     @test between.ys[1, :] ≈ [1, by_euler([0.2]), by_euler([0.2, 0.8])]
-    backwards = solve_problem(decay!, [1.0], [1.0, 0.3, 0.0]; solver="Euler", control=Control(step=0.4))
+    backwards = solve_problem(decay!, [1.0], [1.0, 0.3, 0.0]; solver="Euler", control=Control(step_size=0.4))
     @test backwards.ys[1, end] ≈ by_euler([-0.4, -0.4, -0.2])
     # Ten steps of 0.1 are ten, though their sum falls short of 1.
-    @test solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step=0.1)).accepted == 10
-    @test solve_problem(decay!, [1.0], [0.0, 1.0]; solver="Tsit5", control=Control(step=0.25)).accepted == 4
-    @test_throws "above max_steps = 10" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step=0.01, max_steps=10))
-    @test_throws "FBDF chooses" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="FBDF", control=Control(step=0.1))
+    @test solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step_size=0.1)).accepted == 10
+    @test solve_problem(decay!, [1.0], [0.0, 1.0]; solver="Tsit5", control=Control(step_size=0.25)).accepted == 4
+    @test_throws "above max_steps = 10" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step_size=0.01, max_steps=10))
+    @test_throws "FBDF chooses" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="FBDF", control=Control(step_size=0.1))
 end
 
 @testset "fields and states" begin
@@ -90,7 +90,7 @@ end
 end
 
 @testset "dense output of $solver" for (solver, bound) in (("Tsit5", 1e-7), ("Vern7", 1e-7), ("Rodas5P", 1e-6), ("KenCarp4", 1e-4), ("RK4", 1e-5))
-    control = solver == "RK4" ? Control(step=0.02) : Control(rtol=1e-9, atol=1e-9)
+    control = solver == "RK4" ? Control(step_size=0.02) : Control(rtol=1e-9, atol=1e-9)
     result = solve_problem(coupled!, coupled(0.0), [0.0, 1.0, 2.0]; solver, dense=true, control)
     @test result(1.0) == result.ys[:, 2]
     @test result(0.37) ≈ coupled(0.37) rtol = bound
@@ -118,7 +118,7 @@ end
         wall = failure((du, u, p, t) -> (du .= t < 1 ? 1.0 : NaN; nothing), [1.0], [0.0, 2.0])
         @test wall isa SolveFailure && isapprox(wall.t, 1; rtol=1e-3)
         @test occursin("non-finite", wall.message)
-        overflow = failure((du, u, p, t) -> (du .= 1e300 .* u; nothing), [1.0], [0.0, 2.0]; solver="Euler", control=Control(step=0.1))
+        overflow = failure((du, u, p, t) -> (du .= 1e300 .* u; nothing), [1.0], [0.0, 2.0]; solver="Euler", control=Control(step_size=0.1))
         @test overflow isa SolveFailure && occursin("smaller steps", overflow.message)
     end
     # A trial step into nonsense is cut, not the end.

@@ -87,15 +87,15 @@ end
     @test traced[2] ≈ pbar
 end
 
-@testset "timed: augmented $(nameof(typeof(inner))), hutchinson $hutchinson, penalties $penalised" for inner in FIELDS,
-        hutchinson in (false, true), penalised in (false, true)
+@testset "timed: augmented $(nameof(typeof(inner))), hutchinson $hutchinson, penalties $penalized" for inner in FIELDS,
+        hutchinson in (false, true), penalized in (false, true)
     d, n, t = dimension(inner), 3, 0.8
     noise = hutchinson ? draw!(zeros(d, n), "gaussian", 3) : nothing
-    field, p = Augmented(inner, noise; kinetic=penalised, jacobian=penalised), random(inner)
+    field, p = Augmented(inner, noise; kinetic=penalized, jacobian=penalized), random(inner)
     u, λ = randn(Xoshiro(4), dimension(field), n), randn(Xoshiro(5), dimension(field), n)
     jacobians = [ForwardDiff.jacobian(y -> slope(inner, y, p, t), u[1:d, k]) for k in 1:n]
     truth = [slope(inner, u[1:d, :], p, t); [hutchinson ? dot(noise[:, k], J, noise[:, k]) : tr(J) for (k, J) in enumerate(jacobians)]']
-    penalised && (truth = [truth; sum(abs2, truth[1:d, :]; dims=1)
+    penalized && (truth = [truth; sum(abs2, truth[1:d, :]; dims=1)
                            [sum(abs2, hutchinson ? J' * noise[:, k] : J) for (k, J) in enumerate(jacobians)]'])
     e, du, ubar, pbar = evaluator(field, u), similar(u), similar(u), similar(p)
     @test slope!(du, e, u, p, t) ≈ truth
@@ -117,7 +117,7 @@ end
     @test solve!(DiscreteSolve(field, u0, ts; control=tight), p, u0) ≈ truth rtol = 1e-8
     # Exact gradients of our own steps, for one sample and many: fixed steps against differences.
     ysbar = randn(Xoshiro(4), d, 4, 3)
-    s = DiscreteSolve(field, starts, ts; control=Control(step=0.25))
+    s = DiscreteSolve(field, starts, ts; control=Control(step_size=0.25))
     pbar, u0bar = zeros(length(p)), zeros(d, 4)
     solve!(s, p, starts)
     pullback!(pbar, u0bar, s, ysbar)
@@ -125,7 +125,7 @@ end
     value(h) = dot(ysbar, solve!(s, p .+ h .* q, starts .+ h .* v))
     @test dot(pbar, q) + dot(u0bar, v) ≈ (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4 rtol = 1e-8
     # The continuous adjoint, to its tolerance.
-    gradients = map(("Backprop", "Checkpointed", "Interpolating")) do gradient
+    gradients = map(("Backprop", "Checkpointed", "InterpolatingAdjoint")) do gradient
         s = differentiable(field, starts, ts; gradient, control=tight)
         solve!(s, p, starts)
         pullback!(pbar, u0bar, s, ysbar)
@@ -138,7 +138,7 @@ end
 @testset "timed: flows of $(nameof(typeof(field)))" for field in FIELDS
     trace = field isa ConcatConv ? "hutchinson" : "exact"
     p, x = random(field, 2; size=0.3), randn(Xoshiro(3), dimension(field), 6)
-    gradients = map(("Backprop", "Checkpointed", "Interpolating")) do gradient
+    gradients = map(("Backprop", "Checkpointed", "InterpolatingAdjoint")) do gradient
         s = FlowSolve(Flow(field; times=(0.0, 1.3), trace, gradient, control=Control(rtol=1e-9, atol=1e-9)), x; kinetic=true)
         grad = zeros(length(p))
         loss_gradient!(grad, s, p, x; kinetic=0.1, seed=1)

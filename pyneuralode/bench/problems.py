@@ -110,7 +110,7 @@ def odenet(batch: int = 128, channels: int = 64) -> Problem:
 
 
 def _as_torch_draws(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Return weights ~ U(-a, a), a = sqrt(1 / in); those of normalisations are 1, and all biases 0."""
+    """Return weights ~ U(-a, a), a = sqrt(1 / in); those of normalizations are 1, and all biases 0."""
     if name.endswith("bias"):
         return np.zeros(shape)
     if len(shape) == 1:

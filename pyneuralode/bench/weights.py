@@ -82,7 +82,7 @@ def _train_covid(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
     data = sweden("report")
     days, values = data["day"].to_numpy(float), 50 / 1e7 * data["new_cases_avg7"].to_numpy()
     field = replace(_field(COVID), init_scale=2.0, init_bias=1.0)
-    model = AugmentedNeuralODE(field, extra=3, solver="Vern7", rtol=1e-8, atol=2e-9, engine="torch")
+    model = AugmentedNeuralODE(field, augment_dim=3, solver="Vern7", rtol=1e-8, atol=2e-9, engine="torch")
     plan = neural_plan(days[-1], goal=7.5e-5)
     result = fit_neural(days, values, model=model, plan=plan, smoothness=1e-3, progress=progress)
     return model.arrays(), result.loss
@@ -95,5 +95,5 @@ def _train_flag(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
     from ..flows import ContinuousFlow
 
     flow = ContinuousFlow(_field(FLAG), times=(0.0, 10.0), engine="torch")
-    fitted = flow.fit(sampler=flag().sample, updates=FLAG_UPDATES, optimiser=Adam(5e-3), progress=progress)
+    fitted = flow.fit(sampler=flag().sample, updates=FLAG_UPDATES, optimizer=Adam(5e-3), progress=progress)
     return flow.arrays(), float(fitted.running()[-1])

@@ -10,7 +10,7 @@ import typer
 from .bench import bench
 from .density import fit_density
 from .doctor import doctor
-from .sentences import one_sentence
+from .error_reporting import one_sentence
 from .setup_julia import setup_julia
 from .training import train
 
@@ -100,8 +100,8 @@ def fit(
     spans: Annotated[
         str, typer.Option(metavar="10,20,30", help="Last times of the growing spans; auto takes five.")
     ] = "auto",
-    optimiser: Annotated[str, typer.Option(help="adam, adamw, rmsprop, sgd or lbfgs.")] = "adam",
-    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the optimiser's")] = None,
+    optimizer: Annotated[str, typer.Option(help="adam, adamw, rmsprop, sgd or lbfgs.")] = "adam",
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the optimizer's")] = None,
     iterations: Annotated[int, typer.Option(help="Iterations for each span.")] = 300,
     finish: Annotated[int, typer.Option(help="L-BFGS iterations at the end.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the initial parameters.")] = 0,
@@ -121,7 +121,7 @@ def fit(
         rtol=rtol,
         atol=atol,
         spans=None if spans == "auto" else tuple(parse_numbers("spans", spans, float, "10,20,30, or auto")),
-        optimiser=optimiser,
+        optimizer=optimizer,
         lr=lr,
         iterations=iterations,
         finish=finish,
@@ -136,9 +136,9 @@ def fit(
         fitted = fit_table(series, settings, progress)
     metrics = write_fit(out, fitted)
     if not fitted.result.finished:
-        typer.echo(f"The fit was {fitted.result.reason}, and are written.", err=True)
+        typer.echo(f"The fit was {fitted.result.message}, and are written.", err=True)
     else:
-        typer.echo(f"{metrics['reason'][:1].upper()}{metrics['reason'][1:]}.")
+        typer.echo(f"{metrics['message'][:1].upper()}{metrics['message'][1:]}.")
     typer.echo(str(fitted.diagnosis))
     for name in FILES:
         typer.echo(out.absolute() / name)

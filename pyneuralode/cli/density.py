@@ -1,4 +1,4 @@
-"""`pyneuralode fit-density`: a continuous normalizing flow for a grey image taken as a density."""
+"""`pyneuralode fit-density`: a continuous normalizing flow for a gray image taken as a density."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .sentences import one_sentence
+from .error_reporting import one_sentence
 
 MODEL, FIGURE, FILM, METRICS = "flow.safetensors", "density.png", "flow.gif", "metrics.json"
 FILES = (MODEL, FIGURE, FILM, METRICS)
@@ -37,8 +37,8 @@ def fit_density(
     from ..fitting import Adam
     from ..fitting.schedules import OneCycle
     from ..flows import ContinuousFlow
+    from ..flows.plots import film, grid_of, log_density_on
     from ..flows.recipe import spread
-    from ..flows.views import film, grid_of, log_density_on
     from ..plotting.flows import fitted_density, flow_animation
     from ..progress import RichProgress
     from ..time_fields import HyperMLP
@@ -58,13 +58,13 @@ def fit_density(
             sampler=density.sample,
             updates=updates,
             batch=batch,
-            optimiser=Adam(lr, betas=(0.9, 0.99)),
+            optimizer=Adam(lr, betas=(0.9, 0.99)),
             schedule=OneCycle(lr, updates),
             seed=seed,
             progress=progress,
         )
         if not len(fit.losses):
-            raise KeyboardInterrupt if fit.interrupted else SolverError(fit.reason)
+            raise KeyboardInterrupt if fit.interrupted else SolverError(fit.message)
         arrays = flow.arrays()
         flow = ContinuousFlow(field)
         flow.set_arrays(arrays)
@@ -82,7 +82,7 @@ def fit_density(
         "seconds": round(fit.seconds, 3),
         "seed": seed,
         "finished": fit.finished,
-        "reason": fit.reason,
+        "message": fit.message,
     }
     figure = fitted_density(
         points[:4000], log_density_on(flow, grid_of(density.extent, 200)), shown[2][-1], density.extent
@@ -97,7 +97,7 @@ def fit_density(
         )
         (folder / METRICS).write_text(text + "\n", encoding="utf-8")
     if not fit.finished:
-        typer.echo(f"The fit was {fit.reason}, and are written.", err=True)
+        typer.echo(f"The fit was {fit.message}, and are written.", err=True)
     typer.echo(
         f"loss {metrics['loss']:.4f} nats on {len(points):,} fresh points; the entropy of the image is "
         f"{density.entropy:.4f}, and no loss is lower: the divergence is {metrics['divergence']:.4f}"

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from .sentences import one_sentence
+from .error_reporting import one_sentence
 
 
 @one_sentence()

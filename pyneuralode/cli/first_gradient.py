@@ -41,7 +41,7 @@ def _measure(engine: str) -> dict[str, float]:
     field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # a name is imported when it is first used
     stage("import")
     if engine == "julia":
-        from pyneuralode.engines.julia_engine.inside import start_runtime
+        from pyneuralode.engines.julia_engine.in_process import start_runtime
         from pyneuralode.engines.julia_engine.probe import probe
 
         start_runtime(probe())

@@ -1,6 +1,6 @@
 """`pyneuralode fit`: a neural ODE for a user's table.
 
-The net is trained on standardised columns, z = (y - mean) / deviation, so that columns of any size and unit
+The net is trained on standardized columns, z = (y - mean) / deviation, so that columns of any size and unit
 weigh the same; its first and last layer then take the scaling up, and the model that is saved is one of the
 data itself. The initial state is fitted too, from the first value of each column: noise in one row then does
 not bend the whole curve, and the first row may have gaps.
@@ -32,7 +32,7 @@ FIGURE, METRICS = "fit.png", "metrics.json"
 FILES = (MODEL, DESCRIPTION, FIGURE, METRICS)
 _GROWING = (0.2, 0.4, 0.6, 0.8, 1.0)
 _SCHEDULED = {"schedule": "cosine", "final": 0.05, "clip": 1.0}
-_OPTIMISERS = {
+_OPTIMIZERS = {
     "adam": lambda lr: Adam(0.01 if lr is None else lr, **_SCHEDULED),
     "adamw": lambda lr: AdamW(0.01 if lr is None else lr, **_SCHEDULED),
     "rmsprop": lambda lr: RMSprop(0.003 if lr is None else lr, **_SCHEDULED),
@@ -53,7 +53,7 @@ class Settings:
     rtol: float = 1e-6
     atol: float = 1e-6
     spans: tuple[float, ...] | None = None
-    optimiser: str = "adam"
+    optimizer: str = "adam"
     lr: float | None = None
     iterations: int = 300
     finish: int = 200
@@ -63,11 +63,11 @@ class Settings:
         for name in ("augment", "finish", "seed"):
             if getattr(self, name) < 0:
                 raise ArgumentError(f"{name} is {getattr(self, name)}: give a whole number of at least 0.")
-        if self.optimiser.lower() not in _OPTIMISERS:
-            raise unknown_name("optimiser", self.optimiser, _OPTIMISERS)
+        if self.optimizer.lower() not in _OPTIMIZERS:
+            raise unknown_name("optimizer", self.optimizer, _OPTIMIZERS)
 
     def model(self, columns: int, slope: float) -> NeuralODE:
-        """Return the untrained model of standardised columns that change at the rate `slope`."""
+        """Return the untrained model of standardized columns that change at the rate `slope`."""
         width = columns + self.augment
         field = MLP(
             (width, *self.hidden, width),
@@ -82,7 +82,11 @@ class Settings:
             "rtol": self.rtol,
             "atol": self.atol,
         }
-        return AugmentedNeuralODE(field, extra=self.augment, **common) if self.augment else NeuralODE(field, **common)
+        return (
+            AugmentedNeuralODE(field, augment_dim=self.augment, **common)
+            if self.augment
+            else NeuralODE(field, **common)
+        )
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
         """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
@@ -92,7 +96,7 @@ class Settings:
         elif ends[0] < ts[1]:
             raise ArgumentError(f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later.")
         finish = [Stage(LBFGS(), self.finish)] if self.finish else []
-        return GrowingSpan(ends, _OPTIMISERS[self.optimiser.lower()](self.lr), self.iterations, finish)
+        return GrowingSpan(ends, _OPTIMIZERS[self.optimizer.lower()](self.lr), self.iterations, finish)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Standard:
             "atol": model.control.atol * size,
         }
         settings = {"solver": model.solver, "gradient": model.gradient, **control}
-        kind = {"extra": extra} if extra else {}
+        kind = {"augment_dim": extra} if extra else {}
         scaled = type(model)(model.field, **kind, **settings)
         scaled.set_arrays(arrays)
         return scaled
@@ -197,7 +201,7 @@ class TableFit:
             "seconds": round(self.result.seconds, 3),
             "seed": self.settings.seed,
             "finished": self.result.finished,
-            "reason": self.result.reason,
+            "message": self.result.message,
             "settings": dataclasses.asdict(self.settings),
         }
 
@@ -215,7 +219,7 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
         data.ts,
         pd.DataFrame(z, columns=data.columns),
         y0=lambda parameters: parameters["initial_state"],
-        extra={"initial_state": _first_values(z)},
+        augment_dim={"initial_state": _first_values(z)},
         plan=settings.plan(data.ts),
         mask="nan",
         reduction="mean",
@@ -225,7 +229,7 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
     if not evaluated and result.interrupted:
         raise KeyboardInterrupt
     if not evaluated:
-        raise SolverError(result.reason)
+        raise SolverError(result.message)
     y0 = standard.mean + standard.size * result.parameters["initial_state"]
     end = min(evaluated[-1].end, float(data.ts[-1]))
     return TableFit(data, settings, standard.model(result.model, extra), y0, end, result)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .sentences import one_sentence
+from .error_reporting import one_sentence
 
 
 @one_sentence()
@@ -25,8 +25,8 @@ def setup_julia(
 ) -> None:
     """Install and compile what the Julia engine needs, and solve a first problem with it."""
     from ..engines.julia_engine.executables import setting
+    from ..engines.julia_engine.install_record import default_project
     from ..engines.julia_engine.installation import LOG, Installation, download_julia, find_julia
-    from ..engines.julia_engine.record import default_project
     from ..progress import RichProgress
 
     folder = (project or setting("PYNEURALODE_JULIA_PROJECT") or default_project()).absolute()

@@ -48,7 +48,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     path = path / MODEL if path.is_dir() else path
     model = load(path)
     beside = path.with_name(DESCRIPTION)
-    dim = model.field.dim - getattr(model, "extra", 0)
+    dim = model.field.dim - getattr(model, "augment_dim", 0)
     if beside.is_file():
         about = Description.load(beside)
         if not len(about.columns) == len(about.y0) == dim:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .classifying import anodev2, odenet
-from .sentences import one_sentence
+from .classification import anodev2, odenet
+from .error_reporting import one_sentence
 
 if TYPE_CHECKING:
     from ..flows.images.training import ImageFit, Setup
@@ -102,7 +102,7 @@ def mnist_flow(
 def summary(found: ImageFit) -> list[str]:
     """Return what the training came to, in sentences."""
     updates = len(found.fit.losses)
-    sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.reason}."]
+    sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.message}."]
     if found.test is not None:
         sentences.append(f"Test images: {found.test.bits:.4f} bits per dim, standard error {found.test.error:.4f}.")
     sentences.append(f"Independent per-pixel histograms: {found.baseline:.4f} bits per dim.")
@@ -112,7 +112,7 @@ def summary(found: ImageFit) -> list[str]:
 def _write(out: Path, scale: str, setup: Setup, seed: int, found: ImageFit) -> None:
     """Write the model, the numbers and the figures, all or nothing."""
     from ..files import whole_files
-    from ..flows.images.transforms import quantise
+    from ..flows.images.transforms import quantize
     from ..plotting.images import bits_curve, image_grid
 
     metrics = {
@@ -124,11 +124,11 @@ def _write(out: Path, scale: str, setup: Setup, seed: int, found: ImageFit) -> N
         "seconds": round(found.fit.seconds, 1),
         "processes": found.processes,
         "finished": found.fit.finished,
-        "reason": found.fit.reason,
+        "message": found.fit.message,
         "bits_per_dim": found.fit.losses.round(5).tolist(),
         "evaluations": found.fit.evaluations.tolist(),
     }
-    pixels = quantise(found.flow.sample(64, seed)).cpu().numpy()
+    pixels = quantize(found.flow.sample(64, seed)).cpu().numpy()
     levels = {"independent pixels": found.baseline}
     with whole_files(*(out / name for name in WRITTEN)) as (model, numbers, samples, curve):
         found.flow.save(model)

@@ -115,7 +115,7 @@ def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def _records(path: Path, content: bytes) -> np.ndarray:
-    """Return the records of one file: a label, then the pixels by colour and row."""
+    """Return the records of one file: a label, then the pixels by color and row."""
     if not content or len(content) % _RECORD:
         raise DataError(f"{path} holds no whole number of images: put CIFAR-10's original file there.")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)

@@ -73,15 +73,15 @@ def _midpoints(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
 
 
 class ImageDensity(Density):
-    """A grey image as a density: a pixel is drawn by its darkness, and normal noise is added.
+    """A gray image as a density: a pixel is drawn by its darkness, and normal noise is added.
 
     Parameters
     ----------
-    grey : (h, w) array
-        Grey values; a pixel's weight is proportional to ``max(grey) - grey``.
+    gray : (h, w) array
+        Gray values; a pixel's weight is proportional to ``max(gray) - gray``.
     name : str
     half : (float, float), optional
-        The pixels' centres span [-half[0], half[0]] and [-half[1], half[1]], the first and the last on the
+        The pixels' centers span [-half[0], half[0]] and [-half[1], half[1]], the first and the last on the
         ends. By default the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
     noise : (float, float), optional
         Standard deviations of the noise; by default (4/w, 4/h), about 1.3 pixels where both axes span 3.
@@ -91,24 +91,24 @@ class ImageDensity(Density):
     Raises
     ------
     DataError
-        If the image is not two-dimensional, smaller than 2 x 2 pixels, not finite, or of one grey throughout.
+        If the image is not two-dimensional, smaller than 2 x 2 pixels, not finite, or of one gray throughout.
     """
 
     def __init__(
         self,
-        grey: np.ndarray,
+        gray: np.ndarray,
         name: str = "image",
         half: tuple[float, float] | None = None,
         noise: tuple[float, float] | None = None,
         upright: bool = True,
     ):
-        grey = _checked_image(grey, name)
-        height, width = grey.shape
+        gray = _checked_image(gray, name)
+        height, width = gray.shape
         self.name = name
-        self.half = half or (1.5 * width / max(grey.shape), 1.5 * height / max(grey.shape))
+        self.half = half or (1.5 * width / max(gray.shape), 1.5 * height / max(gray.shape))
         self.noise = noise or (4 / width * self.half[0] / 1.5, 4 / height * self.half[1] / 1.5)
         # Weights (h, w), the first row at the lowest y.
-        weights = grey.max() - (grey[::-1] if upright else grey)
+        weights = gray.max() - (gray[::-1] if upright else gray)
         self.weights = weights / weights.sum()
         self.x = np.linspace(-self.half[0], self.half[0], width)
         self.y = np.linspace(-self.half[1], self.half[1], height)
@@ -148,25 +148,25 @@ class ImageDensity(Density):
         return _kernel(y, self.y, self.noise[1]) @ self.weights @ _kernel(x, self.x, self.noise[0]).T
 
 
-def _kernel(x: np.ndarray, centres: np.ndarray, deviation: float) -> np.ndarray:
-    """Return the normal density (n, k) of each of `x` (n,) about each of `centres` (k,)."""
-    z = (x[:, None] - centres) / deviation
+def _kernel(x: np.ndarray, centers: np.ndarray, deviation: float) -> np.ndarray:
+    """Return the normal density (n, k) of each of `x` (n,) about each of `centers` (k,)."""
+    z = (x[:, None] - centers) / deviation
     return np.exp(-0.5 * z * z) / (np.sqrt(2 * np.pi) * deviation)
 
 
-def _checked_image(grey: np.ndarray, name: str) -> np.ndarray:
-    grey = np.asarray(grey, dtype=float)
-    if grey.ndim != 2:
-        raise DataError(f"{name} has shape {grey.shape}: give grey values of shape (height, width).")
-    if min(grey.shape) < 2:
-        raise DataError(f"{name} has {grey.shape[1]} x {grey.shape[0]} pixels: give at least 2 x 2.")
-    if not np.isfinite(grey).all():
-        raise DataError(f"{name} holds values that are not finite: give a finite grey for every pixel.")
-    if grey.min() == grey.max():
+def _checked_image(gray: np.ndarray, name: str) -> np.ndarray:
+    gray = np.asarray(gray, dtype=float)
+    if gray.ndim != 2:
+        raise DataError(f"{name} has shape {gray.shape}: give gray values of shape (height, width).")
+    if min(gray.shape) < 2:
+        raise DataError(f"{name} has {gray.shape[1]} x {gray.shape[0]} pixels: give at least 2 x 2.")
+    if not np.isfinite(gray).all():
+        raise DataError(f"{name} holds values that are not finite: give a finite gray for every pixel.")
+    if gray.min() == gray.max():
         raise DataError(
-            f"{name} has no contrast, every pixel is {abs(grey.max()):g}: give an image with two greys at least."
+            f"{name} has no contrast, every pixel is {abs(gray.max()):g}: give an image with two grays at least."
         )
-    return grey
+    return gray
 
 
 def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> ImageDensity:
@@ -194,8 +194,8 @@ def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> Im
         raise DataError(f"{path} has far too many pixels: give an image of at most 10,000 x 10,000.") from None
     image = Image.alpha_composite(Image.new("RGBA", image.size, "black" if bright else "white"), image).convert("L")
     image.thumbnail((longest, longest), Image.Resampling.BOX)
-    grey = np.asarray(image, dtype=float)
-    return ImageDensity(-grey if bright else grey, name=str(path))
+    gray = np.asarray(image, dtype=float)
+    return ImageDensity(-gray if bright else gray, name=str(path))
 
 
 def flag() -> ImageDensity:
@@ -224,7 +224,7 @@ class CurveDensity(Density):
         Standard deviation of the noise in both directions.
     extent : (left, right, bottom, top)
 
-    The density is the integral of the noise's along the curves, by Gauss's rule with `nodes` points a curve, which
+    The density is the integral of the noise's along the curves, by GaussAdjoint's rule with `nodes` points a curve, which
     are to be closer to each other than the noise.
     """
 
@@ -248,16 +248,16 @@ class CurveDensity(Density):
         return points + self.noise * rng.normal(size=(n, 2))
 
     def _log(self, x: np.ndarray) -> np.ndarray:
-        centres, weights = self._rule
-        squares = (x**2).sum(-1)[:, None] - 2 * x @ centres.T + (centres**2).sum(-1)
+        centers, weights = self._rule
+        squares = (x**2).sum(-1)[:, None] - 2 * x @ centers.T + (centers**2).sum(-1)
         nearest = squares.min(-1, keepdims=True)
         near = np.exp((nearest - squares) / (2 * self.noise**2)) @ weights
         return np.log(near) - nearest[:, 0] / (2 * self.noise**2) - np.log(2 * np.pi * self.noise**2)
 
     def on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        centres, weights = self._rule
-        along_x = _kernel(x, centres[:, 0], self.noise)
-        return (_kernel(y, centres[:, 1], self.noise) * weights) @ along_x.T
+        centers, weights = self._rule
+        along_x = _kernel(x, centers[:, 0], self.noise)
+        return (_kernel(y, centers[:, 1], self.noise) * weights) @ along_x.T
 
 
 def _polar(radius: np.ndarray | float, angle: np.ndarray) -> np.ndarray:

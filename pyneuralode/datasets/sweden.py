@@ -41,7 +41,7 @@ def sweden(series: Literal["official", "report"] = "official") -> pd.DataFrame:
     Du and Gardner, Lancet Infectious Diseases 20(5), 533-534, 2020, doi:10.1016/S1473-3099(20)30120-1.
     Changed: differenced, averaged over seven days, days without a report left out.
 
-    Report's points: github.com/jannikwagner/DD2424, which states no licence. More in `tables/README.md`
+    Report's points: github.com/jannikwagner/DD2424, which states no license. More in `tables/README.md`
     beside this module.
     """
     if series not in _TABLES:

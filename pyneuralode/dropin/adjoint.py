@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engines.torch_engine.first_order import first_order
 from ..engines.torch_engine.march import Norm, largest_rms
+from ..engines.torch_engine.once_differentiable import once_differentiable
 from .layout import Layout
 from .problem import Problem, callbacks_of, tolerance
 from .slope import Slope
@@ -69,7 +69,7 @@ class Adjoint(torch.autograd.Function):
         return event_t, states
 
     @staticmethod
-    @partial(first_order, remedy="take odeint")
+    @partial(once_differentiable, remedy="take odeint")
     def backward(ctx, *gradients: Tensor):
         problem, (states, times, *parameters) = ctx.problem, ctx.saved_tensors
         gradients = gradients[-1]

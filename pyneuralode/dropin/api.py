@@ -196,7 +196,7 @@ def odeint_event(
     event_fn : callable
         ``event_fn(t, y)``; the event is where one of its components first crosses zero.
     reverse_time : bool
-        Whether to solve towards earlier times.
+        Whether to solve toward earlier times.
     odeint_interface : callable
         `odeint` or `odeint_adjoint`.
     **kwargs

@@ -42,7 +42,7 @@ def odeint_dense(
     Returns
     -------
     ``state(t)`` for a tensor t of times between t0 and t1, which returns (*t.shape, *y0.shape) by the method's own
-    interpolant. Gradients reach y0, what func depends on, and t. (torchdiffeq's takes one time, and after a solve towards
+    interpolant. Gradients reach y0, what func depends on, and t. (torchdiffeq's takes one time, and after a solve toward
     earlier times its negative.)
 
     Raises

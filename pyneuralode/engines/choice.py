@@ -6,8 +6,8 @@ import logging
 import os
 
 from ..errors import ArgumentError, EngineError, unknown_name
+from ..problem import Problem, Solution
 from . import torch_engine
-from .base import Problem, Solution
 from .julia_engine import session
 from .julia_engine.probe import probe
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, unknown_name
-from ..fields import Field
-from .base import Control
+from ..fields import VectorField
+from ..problem import Control
 from .state import Layout, as_tensor
 
 
 def read_parameters(dynamics: Any, given: dict[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
     """Return the parameters in the state's dtype; another device is the caller's mistake."""
-    ours = isinstance(dynamics, (Field, nn.Module))
+    ours = isinstance(dynamics, (VectorField, nn.Module))
     if isinstance(dynamics, nn.Module):
         own = dict(dynamics.named_parameters())
         for name in given:
@@ -65,7 +65,7 @@ def check_tolerances(control: Control, y0: Tensor) -> None:
         control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
 
 
-def check_described(field: Field, parameters: dict[str, Tensor], layout: Layout) -> None:
+def check_described(field: VectorField, parameters: dict[str, Tensor], layout: Layout) -> None:
     """Raise unless state and parameters have the shapes that a described field wants."""
     shape = layout.shapes[0]
     if layout.is_tuple or not shape or shape[-1] != field.dim:

@@ -37,7 +37,7 @@ def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **sett
     """
     field = MLP((4, 100, 50, 4), "tanh", input_scale=size, output_scale=size / days, init_scale=2.0, init_bias=1.0)
     tight = {"solver": "Tsit5", "rtol": 1e-7, "atol": 1e-7 * size}
-    return AugmentedNeuralODE(field, extra=3, seed=seed, **(tight | settings))
+    return AugmentedNeuralODE(field, augment_dim=3, seed=seed, **(tight | settings))
 
 
 def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, finish: int = 2000) -> GrowingSpan:
@@ -70,7 +70,7 @@ def fit_neural(
 
     `plan` defaults to `neural_plan`, `model` to `neural_model(seed)`; `**settings` go to `pyneuralode.fit`. With
     `smoothness` the total variation of the curve on a one-day grid, times `smoothness`, is added to what is
-    minimised, so that the curve does not swing between the points; the days must then be whole numbers. With a
+    minimized, so that the curve does not swing between the points; the days must then be whole numbers. With a
     `horizon`, a day after the last point, that holds up to there: for a forecast that does not run away.
     """
     days, values = real_array("days", days), real_array("values", values)

@@ -13,7 +13,7 @@ from ..arguments import real_array
 from ..errors import unknown_name
 from ..fields import SEIR
 from ..fitting import LBFGS, FitResult, Stage, fit
-from ..fitting.described import Described
+from ..fitting.specs import Serializable
 from ..models import NeuralODE
 
 OBSERVABLES = ("infectious", "incidence")
@@ -21,7 +21,7 @@ INITIAL = ("i0", "e0")
 
 
 @dataclass(frozen=True)
-class SEIRStart(Described):
+class SEIRStart(Serializable):
     """The initial state (1 - e0 - i0, e0, i0, 0) of a fit's parameters `e0` and `i0`, each of shape ()."""
 
     def __call__(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -30,7 +30,7 @@ class SEIRStart(Described):
 
 
 @dataclass(frozen=True)
-class Incidence(Described):
+class Incidence(Serializable):
     """New cases a day (T, 1) in states (T, 4), ``factor * sigma * e``; both are parameters of the fit."""
 
     def __call__(self, ts: Any, ys: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""Fitting models to data: what is minimised, by which optimiser, over which spans of time, in which order."""
+"""Fitting models to data: what is minimized, by which optimizer, over which spans of time, in which order."""
 
 from .curricula import GrowingSpan, Stage
-from .described import TotalVariation
 from .fit import fit
-from .optimisers import LBFGS, SGD, Adam, AdamW, RMSprop
+from .optimizers import LBFGS, SGD, Adam, AdamW, RMSprop
 from .result import FitResult, StageResult
+from .specs import TotalVariation
 
 __all__ = [
     "LBFGS",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(CheckpointFile):
-    """The file of one fit: variables, best variables, optimiser state and history."""
+    """The file of one fit: variables, best variables, optimizer state and history."""
 
     KEY, OF = "pyneuralode_fit", "a fit"
 
@@ -29,8 +29,8 @@ class Checkpoint(CheckpointFile):
             for name, array in result.parameters.items():
                 tensors[f"stage/{k}/{name}"] = torch.as_tensor(array).clone()
             results.append({key: value for key, value in vars(result).items() if key != "parameters"})
-        optimiser = _flatten(run.optimiser.state_dict()["state"], "optimiser", tensors)
-        self.write(tensors, {"results": results, "optimiser": optimiser, "begun": run.begun})
+        optimizer = _flatten(run.optimizer.state_dict()["state"], "optimizer", tensors)
+        self.write(tensors, {"results": results, "optimizer": optimizer, "begun": run.begun})
 
     def load(self, run: _Run) -> None:
         tensors, header = self.read()
@@ -41,9 +41,9 @@ class Checkpoint(CheckpointFile):
             prefix = f"stage/{k}/"
             parameters = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
             run.results.append(StageResult(**values, parameters=parameters))
-        run.make_optimiser(run.stages[len(run.results) - 1])
+        run.make_optimizer(run.stages[len(run.results) - 1])
         run.begun = tuple(header["begun"])
-        self.load_optimiser(run.optimiser, _unflatten(header["optimiser"], tensors))
+        self.load_optimizer(run.optimizer, _unflatten(header["optimizer"], tensors))
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -65,18 +65,18 @@ class CheckpointFile:
         """Return the tensors ``prefix/name`` by name, on the devices and in the shapes and memory formats of `like`."""
         return {name: self._fitted(f"{prefix}/{name}", tensors.get(f"{prefix}/{name}"), t) for name, t in like.items()}
 
-    def load_optimiser(self, optimiser: torch.optim.Optimizer, states: Mapping[int, dict[str, Any]]) -> None:
-        """Give an optimiser the states of its parameters, by their numbers.
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, states: Mapping[int, dict[str, Any]]) -> None:
+        """Give an optimizer the states of its parameters, by their numbers.
 
-        A fused optimiser pairs a state with its parameter by raw memory: it has to lie there as the parameter does.
+        A fused optimizer pairs a state with its parameter by raw memory: it has to lie there as the parameter does.
         """
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
-        if isinstance(optimiser, torch.optim.LBFGS):
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+        if isinstance(optimizer, torch.optim.LBFGS):
             return  # its state is of all parameters together, in one flat vector
-        for parameter, state in optimiser.state.items():
+        for parameter, state in optimizer.state.items():
             for name, value in state.items():
                 if isinstance(value, Tensor) and name != "step":
-                    state[name] = self._fitted(f"the optimiser's {name}", value, parameter)
+                    state[name] = self._fitted(f"the optimizer's {name}", value, parameter)
 
     def _fitted(self, name: str, value: Tensor | None, like: Tensor) -> Tensor:
         """Return a copy of a tensor of the file that is like another, whose shape it has."""

@@ -8,7 +8,7 @@ from numbers import Real
 
 from ..arguments import real_number, whole_number
 from ..errors import ArgumentError
-from .optimisers import Adam, Optimiser
+from .optimizers import Adam, Optimizer
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Stage:
 
     Parameters
     ----------
-    optimiser : Optimiser
+    optimizer : Optimizer
     iterations : int
         Most iterations.
     end : float, optional
@@ -27,14 +27,14 @@ class Stage:
         fits the noise (Morozov's discrepancy principle).
     """
 
-    optimiser: Optimiser = field(default_factory=Adam)
+    optimizer: Optimizer = field(default_factory=Adam)
     iterations: int = 1000
     end: float | None = None
     goal: float | None = None
 
     def __post_init__(self):
-        if not isinstance(self.optimiser, Optimiser):
-            raise ArgumentError(f"optimiser is a {type(self.optimiser).__name__}: give one such as Adam(lr=1e-3).")
+        if not isinstance(self.optimizer, Optimizer):
+            raise ArgumentError(f"optimizer is a {type(self.optimizer).__name__}: give one such as Adam(lr=1e-3).")
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations))
         if self.end is not None:
             object.__setattr__(
@@ -61,14 +61,14 @@ class GrowingSpan:
     ----------
     ends : sequence of float
         Last time of each stage, rising.
-    optimisers : Optimiser, or one for each stage
+    optimizers : Optimizer, or one for each stage
     iterations : int, or one for each stage
     finish : sequence of Stage
         Stages on the data up to the last end, after the growing ones.
     """
 
     ends: Sequence[float]
-    optimisers: Optimiser | Sequence[Optimiser] = field(default_factory=Adam)
+    optimizers: Optimizer | Sequence[Optimizer] = field(default_factory=Adam)
     iterations: int | Sequence[int] = 1000
     finish: Sequence[Stage] = ()
 
@@ -76,9 +76,9 @@ class GrowingSpan:
         ends = [real_number("an end", end, "give rising times, such as [60, 91, 170]") for end in self.ends]
         if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
             raise ArgumentError(f"ends is {ends}: give rising times, such as [60, 91, 170].")
-        optimisers = _each("optimisers", self.optimisers, len(ends), Optimiser)
+        optimizers = _each("optimizers", self.optimizers, len(ends), Optimizer)
         iterations = _each("iterations", self.iterations, len(ends), Real)
-        growing = [Stage(o, n, end) for o, n, end in zip(optimisers, iterations, ends)]
+        growing = [Stage(o, n, end) for o, n, end in zip(optimizers, iterations, ends)]
         return growing + [replace(s, end=ends[-1] if s.end is None else s.end) for s in self.finish]
 
 
@@ -91,9 +91,9 @@ def _each(name: str, value, count: int, kind: type) -> list:
     return values
 
 
-def stages_of(plan: Stage | GrowingSpan | Optimiser | Sequence) -> list[Stage]:
-    """Return the stages of a plan: a stage, a curriculum, an optimiser alone, or a sequence of these."""
-    if isinstance(plan, Optimiser):
+def stages_of(plan: Stage | GrowingSpan | Optimizer | Sequence) -> list[Stage]:
+    """Return the stages of a plan: a stage, a curriculum, an optimizer alone, or a sequence of these."""
+    if isinstance(plan, Optimizer):
         return [Stage(plan)]
     if isinstance(plan, (Stage, GrowingSpan)):
         return plan.stages()

@@ -23,7 +23,7 @@ from .curricula import GrowingSpan, Stage, stages_of
 from .diagnosis import Diagnosis, diagnose
 from .in_julia import JuliaFit
 from .objective import Objective
-from .optimisers import LBFGS, Optimiser
+from .optimizers import LBFGS, Optimizer
 from .result import FitResult, StageResult
 from .variables import Bound, Variables
 
@@ -34,7 +34,7 @@ def fit(
     data: Any,
     *,
     y0: Any,
-    plan: Stage | GrowingSpan | Optimiser | Sequence = Stage(),
+    plan: Stage | GrowingSpan | Optimizer | Sequence = Stage(),
     t0: float | None = None,
     observed: Sequence[int] | None = None,
     observe: Callable | None = None,
@@ -62,13 +62,13 @@ def fit(
     y0 : array, tensor, or callable
         State at `t0`; a callable ``y0(parameters)`` makes it from the parameters (and `extra`), for initial
         conditions that are fitted too.
-    plan : Stage, GrowingSpan, Optimiser, or a sequence of them
+    plan : Stage, GrowingSpan, Optimizer, or a sequence of them
         What to do, in order. Each stage starts from the best parameters of the one before.
     t0 : float, optional
         Time of `y0`; the first time of the data unless given.
     penalty : callable, optional
         ``penalty(ts, ys, parameters)`` -> tensor of shape (), added to the loss to make the objective that is
-        minimised. The losses reported, and a stage's goal, leave it out. Rows of NaN, with ``mask="nan"``, are
+        minimized. The losses reported, and a stage's goal, leave it out. Rows of NaN, with ``mask="nan"``, are
         times at which it sees the states (T, ..., d) though there is no data.
     bounds : mapping of name to (low, high), optional
         Open bounds of parameters, None for an open end; kept by a change of variables.
@@ -88,8 +88,8 @@ def fit(
     -------
     FitResult
         Its `diagnosis` says how much of the data the fit explains and whether it converged; ``print(result)`` shows it.
-        On the Julia engine the plan runs whole in Julia where all parts are described (see `Described`) and there is no
-        checkpoint; otherwise Julia gives each gradient and the optimisers are torch's. Also after Ctrl-C and where the loss becomes non-finite: then ``finished`` is False, ``reason`` says what
+        On the Julia engine the plan runs whole in Julia where all parts are described (see `Serializable`) and there is no
+        checkpoint; otherwise Julia gives each gradient and the optimizers are torch's. Also after Ctrl-C and where the loss becomes non-finite: then ``finished`` is False, ``message`` says what
         happened, and the best parameters so far are in the model.
     """
     stages = stages_of(plan)
@@ -172,7 +172,7 @@ def fit(
         lambda parameters, rows: loss_of(parameters, rows)[1],
         stages[last].goal,
     )
-    return replace(result, diagnosis=found, reason=_conclusion(found) if result.finished else result.reason)
+    return replace(result, diagnosis=found, message=_conclusion(found) if result.finished else result.message)
 
 
 def _conclusion(found: Diagnosis) -> str:
@@ -211,11 +211,11 @@ class _Run:
         self.callback = callback
         self.results: list[StageResult] = []
         self.best: dict[str, Tensor] = variables.snapshot()
-        self.optimiser: torch.optim.Optimizer | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         self.begun = (
             0,
             math.inf,
-        )  # the iteration of the stage at which the optimiser started, and the best objective then
+        )  # the iteration of the stage at which the optimizer started, and the best objective then
         self.interrupted = False
 
     def identity(self) -> dict[str, str]:
@@ -245,41 +245,41 @@ class _Run:
                 self._stage(k, stage, task, store)
             except KeyboardInterrupt:
                 self.interrupted = True
-                reason = f"interrupted in {label}, iteration {len(self.results[-1].losses)}"
+                message = f"interrupted in {label}, iteration {len(self.results[-1].losses)}"
             except (SolverError, _Failed) as error:
-                reason = f"stopped in {label}, iteration {len(self.results[-1].losses)}: {error}"
+                message = f"stopped in {label}, iteration {len(self.results[-1].losses)}: {error}"
             else:
                 continue
             finally:
                 self._close()
-            return f"{reason}; the parameters are the best so far"
+            return f"{message}; the parameters are the best so far"
         return None
 
-    def outcome(self, model: NeuralODE, reason: str | None) -> FitResult:
-        """Return the best of the last stage that was evaluated; `reason` says why the plan stopped early."""
+    def outcome(self, model: NeuralODE, message: str | None) -> FitResult:
+        """Return the best of the last stage that was evaluated; `message` says why the plan stopped early."""
         best = next((stage for stage in reversed(self.results) if stage.evaluations), self.results[-1])
         return FitResult(
             model=model,
             loss=best.best_loss,
             parameters=best.parameters,
             stages=self.results,
-            finished=reason is None,
+            finished=message is None,
             interrupted=self.interrupted,
-            reason=reason or "the whole plan ran",
+            message=message or "the whole plan ran",
         )
 
     def _begin(self, stage: Stage) -> None:
-        self.results.append(StageResult(stage.end, repr(stage.optimiser)))
+        self.results.append(StageResult(stage.end, repr(stage.optimizer)))
         self._start(stage)
 
     def _start(self, stage: Stage) -> None:
-        """Let the optimiser start anew from the best parameters."""
+        """Let the optimizer start anew from the best parameters."""
         self.variables.restore(self.best)
-        self.make_optimiser(stage)
+        self.make_optimizer(stage)
         self.begun = len(self.results[-1].losses), self.results[-1].best_objective
 
     def _spent(self, stage: Stage) -> bool:
-        return stage.optimiser.spent(self.results[-1].objectives, self.begun[0])
+        return stage.optimizer.spent(self.results[-1].objectives, self.begun[0])
 
     def _over(self, stage: Stage) -> bool:
         result = self.results[-1]
@@ -287,19 +287,19 @@ class _Run:
         fruitless = not result.best_objective < self.begun[1]
         return reached or len(result.losses) >= stage.iterations or (fruitless and self._spent(stage))
 
-    def make_optimiser(self, stage: Stage) -> None:
-        self.optimiser = stage.optimiser.make(list(self.variables.free.values()))
+    def make_optimizer(self, stage: Stage) -> None:
+        self.optimizer = stage.optimizer.make(list(self.variables.free.values()))
 
     def _stage(self, k: int, stage: Stage, task, store: Checkpoint | None) -> None:
-        result, rows, settings = self.results[-1], self.objective.rows(stage.end), stage.optimiser
+        result, rows, settings = self.results[-1], self.objective.rows(stage.end), stage.optimizer
         closure = _Closure(self, rows, settings.clip, isinstance(settings, LBFGS))
         tick = time.perf_counter()
         while not self._over(stage):
             if self._spent(stage):
                 self._start(stage)
-            for group in self.optimiser.param_groups:
+            for group in self.optimizer.param_groups:
                 group["lr"] = settings.rate(len(result.losses), stage.iterations)
-            self.optimiser.step(closure)
+            self.optimizer.step(closure)
             loss, total = closure.first
             closure.first = None
             result.losses.append(loss)
@@ -323,7 +323,7 @@ class _Run:
 
 
 class _Closure:
-    """The loss and its gradient at the current parameters, as torch optimisers call it; keeps the best."""
+    """The loss and its gradient at the current parameters, as torch optimizers call it; keeps the best."""
 
     def __init__(self, run: _Run, rows: int, clip: float | None, searching: bool):
         self.run, self.rows, self.clip, self.searching = run, rows, clip, searching

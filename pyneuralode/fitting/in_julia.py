@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.base import Problem
 from ..engines.choice import choose_engine
 from ..engines.inputs import flat_control
 from ..engines.state import flatten
 from ..models import NeuralODE
+from ..problem import Problem
 from ..progress import Progress
 from .curricula import Stage
-from .described import Described
 from .objective import Objective
-from .optimisers import LBFGS, SGD, Adam, AdamW, Optimiser, RMSprop
+from .optimizers import LBFGS, SGD, Adam, AdamW, Optimizer, RMSprop
 from .result import FitResult, StageResult
+from .specs import Serializable
 from .variables import Variables
 
-OPTIMISERS = (Adam, AdamW, RMSprop, SGD, LBFGS)
+OPTIMIZERS = (Adam, AdamW, RMSprop, SGD, LBFGS)
 
 
 @dataclass
@@ -44,16 +44,16 @@ class JuliaFit:
     def applies(self) -> bool:
         """Whether the model's engine is Julia and all parts are described, so that nothing has to be called back."""
         pieces = (self.objective.observe, self.penalty, self.y0)
-        described = all(piece is None or isinstance(piece, (Described, Tensor)) for piece in pieces)
+        described = all(piece is None or isinstance(piece, (Serializable, Tensor)) for piece in pieces)
         # A start that is made from parameters is not augmented in Julia.
         described = described and (isinstance(self.y0, Tensor) or type(self.model).prepare is NeuralODE.prepare)
-        known = all(_is_known(stage.optimiser) for stage in self.stages)
+        known = all(_is_known(stage.optimizer) for stage in self.stages)
         if not (described and known) or self.objective.data.is_cuda or choose_engine(self.model.engine) != "julia":
             return False
         from ..engines.julia_engine.solve import refusal
 
         m = self.model
-        problem = Problem(m.field, {}, None, self.objective.ts, m.solver, m.control, m.gradient, fused=m.fused)
+        problem = Problem(m.field, {}, None, self.objective.ts, m.solver, m.control, m.gradient, compiled=m.compiled)
         return refusal(problem, differentiated=True) is None
 
     def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
@@ -65,7 +65,7 @@ class JuliaFit:
         results = [
             StageResult(
                 stage.end,
-                repr(stage.optimiser),
+                repr(stage.optimizer),
                 np.asarray(history["losses"]).tolist(),
                 np.asarray(history["objectives"]).tolist(),
                 history["best_loss"],
@@ -84,7 +84,7 @@ class JuliaFit:
             stages=results,
             finished=reply["finished"],
             interrupted=reply["interrupted"],
-            reason=reply["reason"],
+            message=reply["message"],
         )
 
     def _array(self, value: Any) -> np.ndarray:
@@ -92,12 +92,12 @@ class JuliaFit:
 
     def request(self) -> dict[str, Any]:
         """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
-        from ..engines.julia_engine.handover import control_request, solver_request, to_julia
+        from ..engines.julia_engine.transfer import control_request, solver_request, to_julia
 
         own = list(self.model.tensors())
         objective, values = self.objective, self.variables.arrays()
-        request = solver_request(self.model.field, self.model.solver, self.model.gradient, self.model.fused)
-        described = isinstance(self.y0, Described)
+        request = solver_request(self.model.field, self.model.solver, self.model.gradient, self.model.compiled)
+        described = isinstance(self.y0, Serializable)
         flat, layout = flatten(torch.zeros(self.model.field.dim) if described else self.model.prepare(self.y0))
         control = flat_control(self.model.control, flat, layout, adaptive=False)
         request |= {
@@ -114,7 +114,7 @@ class JuliaFit:
             "fixed": list(self.variables.fixed),
             "stages": [
                 {
-                    "optimiser": {"kind": type(stage.optimiser).__name__, **vars(stage.optimiser)},
+                    "optimizer": {"kind": type(stage.optimizer).__name__, **vars(stage.optimizer)},
                     "iterations": int(stage.iterations),
                     "rows": objective.rows(stage.end),
                     "goal": stage.goal,
@@ -137,9 +137,9 @@ class JuliaFit:
         return request
 
 
-def _is_known(optimiser: Optimiser) -> bool:
-    """Whether Julia's side has this optimiser: its plain gradient descent has no weight decay."""
-    return type(optimiser) in OPTIMISERS and not (isinstance(optimiser, SGD) and optimiser.weight_decay)
+def _is_known(optimizer: Optimizer) -> bool:
+    """Whether Julia's side has this optimizer: its plain gradient descent has no weight decay."""
+    return type(optimizer) in OPTIMIZERS and not (isinstance(optimizer, SGD) and optimizer.weight_decay)
 
 
 class _Reporter:

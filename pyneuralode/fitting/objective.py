@@ -1,4 +1,4 @@
-"""What a fit minimises: weighted squares of prediction minus data, over the observed components."""
+"""What a fit minimizes: weighted squares of prediction minus data, over the observed components."""
 
 from __future__ import annotations
 

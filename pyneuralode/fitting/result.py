@@ -17,7 +17,7 @@ class StageResult:
     of the best parameters by the objective, and the work done."""
 
     end: float | None
-    optimiser: str
+    optimizer: str
     losses: list[float] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     best_loss: float = float("inf")
@@ -45,7 +45,7 @@ class FitResult:
         Whether the whole plan ran.
     interrupted : bool
         Whether Ctrl-C stopped it.
-    reason : str
+    message : str
         Why the fit ended, and whether it converged.
     diagnosis : Diagnosis or None
         How much of the data the fit explains, whether it converged, where the parameters went, and what to change; None
@@ -58,13 +58,13 @@ class FitResult:
     stages: list[StageResult]
     finished: bool
     interrupted: bool
-    reason: str
+    message: str
     diagnosis: Diagnosis | None = None
 
     def __str__(self) -> str:
         count = sum(len(stage.losses) for stage in self.stages)
         lines = [
-            f"{self.reason[:1].upper()}{self.reason[1:]}.",
+            f"{self.message[:1].upper()}{self.message[1:]}.",
             f"loss {self.loss:.6g} after {count} iterations and {self.evaluations} evaluations in {self.seconds:.3g} s",
         ]
         return "\n".join(lines if self.diagnosis is None else [*lines, str(self.diagnosis)])

@@ -17,7 +17,7 @@ from ..arguments import whole_number
 from ..errors import ArgumentError, SolverError
 from ..progress import Progress, RichProgress, SilentProgress
 from .checkpoint_file import CheckpointFile
-from .optimisers import LBFGS, Optimiser
+from .optimizers import LBFGS, Optimizer
 
 # "The best so far" of noisy losses is where their running mean was lowest.
 MOMENTUM = 0.95
@@ -36,14 +36,14 @@ class StochasticFit:
     losses : (updates,)
         The loss of every update's batch, penalties not counted.
     objectives : (updates,)
-        The same with the penalties: what was minimised.
+        The same with the penalties: what was minimized.
     evaluations : (updates,)
         Evaluations of the field that each update's solve took; 0 where nothing is solved.
     seconds : float
         Time of the updates.
     finished, interrupted : bool
         Whether all updates ran; whether Ctrl-C stopped them.
-    reason : str
+    message : str
         Why the fit ended.
     """
 
@@ -53,7 +53,7 @@ class StochasticFit:
     seconds: float
     finished: bool
     interrupted: bool
-    reason: str
+    message: str
 
     def running(self, momentum: float = 0.99) -> np.ndarray:
         """Return the running mean (updates,), m <- momentum m + (1 - momentum) loss, from the first loss on."""
@@ -78,7 +78,7 @@ def train(
     compute: Callable[[int], Outcome],
     *,
     updates: int,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     schedule: Schedule = None,
     progress: bool | Progress = False,
     callback: Callable[[int, float], None] | None = None,
@@ -95,18 +95,18 @@ def train(
     `callback` adds what it measures, and which a checkpoint keeps.
     """
     updates = whole_number("updates", updates, 1, 1000)
-    if not isinstance(optimiser, Optimiser) or isinstance(optimiser, LBFGS):
-        raise ArgumentError(f"optimiser is {optimiser!r}: give one for noisy gradients, such as Adam(1e-3).")
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
+        raise ArgumentError(f"optimizer is {optimizer!r}: give one for noisy gradients, such as Adam(1e-3).")
     if isinstance(schedule, str):
-        optimiser, schedule = replace(optimiser, schedule=schedule), None
-    varies = callable(schedule) or optimiser.schedule != "constant"
+        optimizer, schedule = replace(optimizer, schedule=schedule), None
+    varies = callable(schedule) or optimizer.schedule != "constant"
     identity = {
         **(identity or {}),
-        "optimiser": repr(optimiser),
+        "optimizer": repr(optimizer),
         "parameters": repr({name: (str(p.dtype), *p.shape) for name, p in module.named_parameters()}),
         "schedule": f"{getattr(schedule, '__qualname__', schedule)} over {updates} updates" if varies else "constant",
     }
-    run = _Run(module, optimiser, schedule, updates, records or {})
+    run = _Run(module, optimizer, schedule, updates, records or {})
     store = (
         None if checkpoint is None else _Checkpoint(Path(checkpoint), dict(sorted(identity.items())), checkpoint_every)
     )
@@ -115,24 +115,24 @@ def train(
     with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
         task = bars.task("updates", run.updates)
         task.advance(len(run.losses))
-        reason, interrupted = None, False
+        message, interrupted = None, False
         try:
             run.execute(compute, task, callback, store)
         except KeyboardInterrupt:
-            reason, interrupted = f"interrupted after {len(run.losses)} updates", True
+            message, interrupted = f"interrupted after {len(run.losses)} updates", True
         except (SolverError, _Failed) as error:
-            reason = f"stopped at update {len(run.losses)}: {error}"
-    if reason is not None:
+            message = f"stopped at update {len(run.losses)}: {error}"
+    if message is not None:
         run.restore(run.best)
-        reason += "; the parameters are the best so far"
+        message += "; the parameters are the best so far"
     return StochasticFit(
         losses=np.array(run.losses),
         objectives=np.array(run.objectives),
         evaluations=np.array(run.evaluations, dtype=int),
         seconds=run.seconds,
-        finished=reason is None,
+        finished=message is None,
         interrupted=interrupted,
-        reason=reason or "all updates ran",
+        message=message or "all updates ran",
     )
 
 
@@ -145,7 +145,7 @@ class _Run:
     """The state of a fit between two updates; all of it goes into a checkpoint."""
 
     module: nn.Module
-    settings: Optimiser
+    settings: Optimizer
     schedule: Callable[[int], float] | None
     updates: int
     records: Mapping[str, list[float]]
@@ -162,9 +162,9 @@ class _Run:
             raise ArgumentError("the model has no parameters to fit: give a field that has some, such as HyperMLP.")
         kept = self.module.state_dict()
         buffers = {name: value for name, value in self.module.named_buffers() if name in kept}
-        self.state = {**self.free, **buffers}  # buffers too: batch normalisation's running means
+        self.state = {**self.free, **buffers}  # buffers too: batch normalization's running means
         self.best = self.snapshot()
-        self.optimiser = self.settings.make(list(self.free.values()))
+        self.optimizer = self.settings.make(list(self.free.values()))
 
     def snapshot(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.state.items()}
@@ -190,9 +190,9 @@ class _Run:
 
     def _update(self, k: int, compute: Callable[[int], Outcome]) -> tuple[float, str]:
         rate = self.settings.rate(k, self.updates) if self.schedule is None else float(self.schedule(k))
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         outcome = compute(k)
         loss, total = outcome.loss.item(), outcome.objective.item()
         if not math.isfinite(total):
@@ -201,7 +201,7 @@ class _Run:
         outcome.objective.backward()
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(list(self.free.values()), self.settings.clip)
-        self.optimiser.step()
+        self.optimizer.step()
         self.losses.append(loss)
         self.objectives.append(total)
         self.evaluations.append(outcome.evaluations)
@@ -215,17 +215,17 @@ class _Run:
 
 
 class _Checkpoint(CheckpointFile):
-    """The file of one fit: parameters, best parameters, optimiser state and history."""
+    """The file of one fit: parameters, best parameters, optimizer state and history."""
 
     KEY, OF = "pyneuralode_updates", "such a fit"
 
     def save(self, run: _Run) -> None:
         tensors = {f"now/{name}": value for name, value in run.snapshot().items()}
         tensors |= {f"best/{name}": value for name, value in run.best.items()}
-        for index, state in run.optimiser.state_dict()["state"].items():
+        for index, state in run.optimizer.state_dict()["state"].items():
             for name, value in state.items():
                 if value is not None:
-                    tensors[f"optimiser/{index}/{name}"] = torch.as_tensor(value).clone()
+                    tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).clone()
         for name in ("losses", "objectives", "evaluations"):
             tensors[f"history/{name}"] = torch.tensor(getattr(run, name), dtype=torch.float64)
         for name, values in run.records.items():
@@ -239,10 +239,10 @@ class _Checkpoint(CheckpointFile):
         run.best = self.part(tensors, "best", run.state)
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
-            if key.startswith("optimiser/"):
+            if key.startswith("optimizer/"):
                 _, index, name = key.split("/")
                 states.setdefault(int(index), {})[name] = value
-        self.load_optimiser(run.optimiser, states)
+        self.load_optimizer(run.optimizer, states)
         run.losses = tensors["history/losses"].tolist()
         run.objectives = tensors["history/objectives"].tolist()
         run.evaluations = [int(n) for n in tensors["history/evaluations"]]

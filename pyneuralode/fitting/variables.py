@@ -16,7 +16,7 @@ Bound = tuple[float | None, float | None]
 
 
 class Variables:
-    """Free and fixed parameters by name; free ones are leaves that an optimiser moves without bounds.
+    """Free and fixed parameters by name; free ones are leaves that an optimizer moves without bounds.
 
     A lower or an upper bound is kept by an exponential, a pair of them by a logistic curve.
     """

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from ..arguments import real_array, real_number, real_tensor, whole_number
 from ..engines.integrals import Integrals
 from ..engines.torch_engine.tableaus import Tableau
-from ..arguments import real_array, real_number, real_tensor, whole_number
 from ..errors import ArgumentError, DataError, unknown_name
-from ..fields import Field
-from ..fitting.optimisers import Adam, Optimiser
+from ..fields import VectorField
+from ..fitting.optimizers import Adam, Optimizer
 from ..gradients import GradientMethod
 from ..models import NeuralODE
 from ..progress import Progress
@@ -45,25 +45,25 @@ class ContinuousFlow(NeuralODE):
 
     Parameters
     ----------
-    field : Field, torch.nn.Module or callable
+    field : VectorField, torch.nn.Module or callable
         A described field such as `HyperMLP`, or ``f(t, z)`` for z (n, d) that treats the samples one by one.
     times : (float, float)
         The times of the base and of the data, in either order.
     base : torch.distributions.Distribution, optional
         Of event shape (d,); the standard normal unless given.
     trace : {"exact", "hutchinson"}
-        The trace of df/dz: in closed form, by the layers or by vectorised products; or estimated from one noise vector
+        The trace of df/dz: in closed form, by the layers or by vectorized products; or estimated from one noise vector
         a sample, the same throughout a solve.
     noise : {"rademacher", "gaussian"}
         Hutchinson's noise.
-    extra : int
+    augment_dim : int
         Added components (Dupont et al. 2019): x is joined by that many e ~ N(0, 1), and the base by a standard normal.
         `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
     dim : int, optional
         Dimension of the data, for a module or callable without a `base`.
     solver, gradient, engine, seed, **control
         As in `NeuralODE`; the tolerances are 1e-5 unless given.
-    fused : bool
+    compiled : bool
         Differentiate the traces of described fields by hand; False leaves them to autograd, for second derivatives.
     dtype : torch.dtype
         Dtype of a described field's parameters, and of all that the flow computes.
@@ -74,18 +74,18 @@ class ContinuousFlow(NeuralODE):
 
     def __init__(
         self,
-        field: Field | nn.Module | Callable,
+        field: VectorField | nn.Module | Callable,
         *,
         times: tuple[float, float] = (0.0, 1.0),
         base: Distribution | None = None,
         trace: str = "exact",
         noise: str = "rademacher",
-        extra: int = 0,
+        augment_dim: int = 0,
         dim: int | None = None,
         solver: str | Tableau = "Tsit5",
         gradient: str | GradientMethod = "Backprop",
         engine: str = "auto",
-        fused: bool = True,
+        compiled: bool = True,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         rtol: float = 1e-5,
@@ -97,7 +97,7 @@ class ContinuousFlow(NeuralODE):
             solver=solver,
             gradient=gradient,
             engine=engine,
-            fused=fused,
+            compiled=compiled,
             seed=seed,
             dtype=dtype,
             rtol=rtol,
@@ -112,7 +112,7 @@ class ContinuousFlow(NeuralODE):
             if value not in known:
                 raise unknown_name(name, value, known)
         self.trace, self.noise = trace, noise
-        self.extra, self.dim = _dimensions(field, extra, base, dim)
+        self.augment_dim, self.dim = _dimensions(field, augment_dim, base, dim)
         if base is not None and tuple(base.event_shape) != (self.dim,):
             raise ArgumentError(f"base has event shape {tuple(base.event_shape)}: give one of ({self.dim},).")
         self._given_base = base
@@ -161,15 +161,15 @@ class ContinuousFlow(NeuralODE):
         return x, log_prob
 
     def transform(self, z: Any, times: Any = None) -> Tensor:
-        """Carry states z (n, d + extra) from the base to the data; the result is like z.
+        """Carry states z (n, d + augment_dim) from the base to the data; the result is like z.
 
         With `times`, which lie between those of the base and of the data in any order, to each of them:
-        (T, n, d + extra).
+        (T, n, d + augment_dim).
         """
         return self._carry("z", z, *self.times, times)
 
     def inverse(self, x: Any, times: Any = None) -> Tensor:
-        """Carry states x (n, d + extra) back from the data to the base, or to each of `times`; see `transform`."""
+        """Carry states x (n, d + augment_dim) back from the data to the base, or to each of `times`; see `transform`."""
         return self._carry("x", x, *reversed(self.times), times)
 
     def distribution(self) -> FlowDistribution:
@@ -184,7 +184,7 @@ class ContinuousFlow(NeuralODE):
         log_density: Callable[[Tensor], Tensor] | None = None,
         updates: int = 1000,
         batch: int = 512,
-        optimiser: Optimiser = Adam(1e-3),
+        optimizer: Optimizer = Adam(1e-3),
         schedule: Schedule = None,
         kinetic: float = 0.0,
         jacobian: float = 0.0,
@@ -204,14 +204,14 @@ class ContinuousFlow(NeuralODE):
         sampler : callable, optional
             ``sampler(n, rng)`` -> (n, d) fresh points for every update, `rng` a NumPy generator.
         log_density : callable, optional
-            ``log_density(x)`` -> tensor (n,) for tensors x (n, d), up to a constant: minimises the reverse divergence
+            ``log_density(x)`` -> tensor (n,) for tensors x (n, d), up to a constant: minimizes the reverse divergence
             E_q[log q - log p] of the flow's own samples. Exactly one of the three is given.
         updates, batch : int
             How many updates, of how many points each.
-        optimiser : Optimiser
+        optimizer : Optimizer
             One of `pyneuralode.fitting`, such as ``Adam(1e-2, schedule="cosine", clip=1.0)``.
         schedule : str or callable, optional
-            In place of the optimiser's own schedule: its name, or ``schedule(update)`` -> learning rate.
+            In place of the optimizer's own schedule: its name, or ``schedule(update)`` -> learning rate.
         kinetic, jacobian : float
             Weights of the penalties: the batch's mean integrals of |f|^2 and of |df/dz|_F^2 (Finlay et al. 2020).
         seed : int
@@ -228,7 +228,7 @@ class ContinuousFlow(NeuralODE):
         -------
         FlowFit
             Also after Ctrl-C, where the loss becomes non-finite and where a solve fails: then ``finished`` is False,
-            ``reason`` says what happened, and the best parameters so far are in the flow.
+            ``message`` says what happened, and the best parameters so far are in the flow.
         """
         for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
             if real_number(name, value, "give a weight of at least 0, such as 0.01") < 0:
@@ -256,7 +256,7 @@ class ContinuousFlow(NeuralODE):
             self,
             compute,
             updates=updates,
-            optimiser=optimiser,
+            optimizer=optimizer,
             schedule=schedule,
             progress=progress,
             callback=callback,
@@ -286,13 +286,13 @@ class ContinuousFlow(NeuralODE):
     def _noise(self, n: int, rng: np.random.Generator) -> Tensor | None:
         if self.trace == "exact":
             return None
-        return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.extra), rng)).to(**self._kind)
+        return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.augment_dim), rng)).to(**self._kind)
 
     def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Integrals]:
         """Return the log densities (n,) of points (..., d), flattened, and the integrals on the way to the base."""
         state = points.reshape(-1, self.dim)
-        added = torch.as_tensor(rng.normal(size=(len(state), self.extra))).to(**self._kind)
-        if self.extra:
+        added = torch.as_tensor(rng.normal(size=(len(state), self.augment_dim))).to(**self._kind)
+        if self.augment_dim:
             state = torch.cat([state, added], dim=1)
         noise = self._noise(len(state), rng)
         found = solve_terms(self, state, (self.times[1], self.times[0]), noise, **penalties)
@@ -309,10 +309,10 @@ class ContinuousFlow(NeuralODE):
         return self.base.log_prob(state[:, : self.dim]) + self._added_log_prob(state[:, self.dim :])
 
     def _added_log_prob(self, added: Tensor) -> Tensor | float:
-        return _standard_normal(self.extra, self._kind).log_prob(added) if self.extra else 0.0
+        return _standard_normal(self.augment_dim, self._kind).log_prob(added) if self.augment_dim else 0.0
 
     def draw_base(self, n: int, seed: int | None = None) -> Tensor:
-        """Return n states (n, d + extra) of the base; from torch's own generator where `seed` is None."""
+        """Return n states (n, d + augment_dim) of the base; from torch's own generator where `seed` is None."""
         n = whole_number("n", n)
         device = self._kind.get("device", torch.device("cpu"))
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
@@ -320,14 +320,14 @@ class ContinuousFlow(NeuralODE):
                 torch.manual_seed(whole_number("seed", seed, 0))
             base = self.base
             z = (base.rsample if base.has_rsample else base.sample)((n,))
-            if self.extra:
-                z = torch.cat([z, _standard_normal(self.extra, self._kind).sample((n,))], dim=1)
+            if self.augment_dim:
+                z = torch.cat([z, _standard_normal(self.augment_dim, self._kind).sample((n,))], dim=1)
         return z
 
     def _carry(self, name: str, state: Any, start: float, stop: float, times: Any) -> Tensor:
-        state = self._points(name, state, self.dim + self.extra)
+        state = self._points(name, state, self.dim + self.augment_dim)
         if state.ndim != 2:
-            raise DataError(f"{name} has shape {tuple(state.shape)}: give (n, {self.dim + self.extra}).")
+            raise DataError(f"{name} has shape {tuple(state.shape)}: give (n, {self.dim + self.augment_dim}).")
         if times is None:
             return solve_states(self, state, np.array([start, stop]))[-1]
         wanted = real_array("times", times).astype(float).reshape(-1)
@@ -349,7 +349,7 @@ class ContinuousFlow(NeuralODE):
             "base": "standard normal" if self._given_base is None else type(self._given_base).__name__,
             "trace": self.trace,
             "noise": self.noise,
-            "extra": self.extra,
+            "augment_dim": self.augment_dim,
         }
 
 
@@ -357,16 +357,18 @@ def _standard_normal(dim: int, kind: dict) -> Distribution:
     return Independent(Normal(torch.zeros(dim, **kind), torch.ones(dim, **kind), validate_args=False), 1)
 
 
-def _dimensions(field: Any, extra: int, base: Distribution | None, dim: int | None) -> tuple[int, int]:
+def _dimensions(field: Any, augment_dim: int, base: Distribution | None, dim: int | None) -> tuple[int, int]:
     """Return the numbers of added components and of the data's."""
-    whole = field.dim if isinstance(field, Field) else None
-    extra = whole_number("extra", extra, 0)
-    if whole is not None and extra >= whole:
-        raise ArgumentError(f"extra is {extra}: give a number of added components from 0 to {whole - 1}.")
+    whole = field.dim if isinstance(field, VectorField) else None
+    augment_dim = whole_number("augment_dim", augment_dim, 0)
+    if whole is not None and augment_dim >= whole:
+        raise ArgumentError(f"augment_dim is {augment_dim}: give a number of added components from 0 to {whole - 1}.")
     if whole is not None:
-        if dim is not None and dim != whole - extra:
-            raise ArgumentError(f"dim is {dim}, and the field with extra = {extra} has {whole - extra}: leave dim out.")
-        return extra, whole - extra
+        if dim is not None and dim != whole - augment_dim:
+            raise ArgumentError(
+                f"dim is {dim}, and the field with augment_dim = {augment_dim} has {whole - augment_dim}: leave dim out."
+            )
+        return augment_dim, whole - augment_dim
     if dim is None and base is None:
         raise ArgumentError("dim is missing: give the dimension of the data, such as dim=2, or a base.")
-    return extra, whole_number("dim", dim) if dim is not None else int(base.event_shape.numel())
+    return augment_dim, whole_number("dim", dim) if dim is not None else int(base.event_shape.numel())

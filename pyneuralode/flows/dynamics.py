@@ -16,15 +16,15 @@ from torch import Tensor
 
 from ..conv_fields import ConcatConv
 from ..engines import choice, torch_engine
-from ..engines.base import Problem
 from ..engines.integrals import Integrals
-from ..engines.torch_engine import fused_flows
+from ..engines.torch_engine.autograd_jacobian import Differentiated
+from ..engines.torch_engine.compiled import flows as compiled_flows
 from ..engines.torch_engine.convolved import Convolved
-from ..engines.torch_engine.differentiated import Differentiated
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.layered import Layered, activation_of, layers_of
 from ..engines.torch_engine.stiff import find_tableau
-from ..fields import Field
+from ..fields import VectorField
+from ..problem import Problem
 
 if TYPE_CHECKING:
     from .continuous import ContinuousFlow
@@ -69,15 +69,15 @@ def solve_terms(
     plain, tableau = noise is None and not kinetic and not jacobian, find_tableau(flow.solver)
     if (
         plain
-        and flow.fused
-        and fused_flows.applies(flow.field, flow.tensors(), state, tableau, flow.control, flow.gradient)
+        and flow.compiled
+        and compiled_flows.applies(flow.field, flow.tensors(), state, tableau, flow.control, flow.gradient)
     ):
-        return fused_flows.solve(flow.field, flow.tensors(), state, span, tableau, flow.control)
+        return compiled_flows.solve(flow.field, flow.tensors(), state, span, tableau, flow.control)
     slope = _Joint(flow, noise, kinetic, jacobian)
     zeros = state.new_zeros(len(state))
     start = (state, *[zeros] * (1 + kinetic + jacobian))
     problem = Problem(
-        slope, flow.tensors(), start, np.array(span), flow.solver, flow.control, flow.gradient, fused=False
+        slope, flow.tensors(), start, np.array(span), flow.solver, flow.control, flow.gradient, compiled=False
     )
     # An ambient autocast is for the field alone, which has seen it: sums of small steps need every digit.
     with torch.autocast(state.device.type, enabled=False):
@@ -102,7 +102,7 @@ def solve_states(flow: ContinuousFlow, state: Tensor, times: np.ndarray) -> Tens
     control = replace(flow.control, norm="samples")
     # Julia differentiates steps in compiled code only; torch's compiled code knows fewer fields.
     problem = Problem(
-        flow.field, flow.tensors(), state, times, flow.solver, control, flow.gradient, fused=engine == "julia"
+        flow.field, flow.tensors(), state, times, flow.solver, control, flow.gradient, compiled=engine == "julia"
     )
     return choice.solve(problem, engine).ys
 
@@ -136,7 +136,7 @@ def _products(flow: ContinuousFlow) -> Layered | Convolved | Differentiated:
     parameters = flow.tensors()
     if isinstance(flow.field, ConcatConv) and flow.trace == "hutchinson":
         return Convolved(flow.field, parameters)
-    layers = layers_of(flow.field, parameters) if isinstance(flow.field, Field) else None
+    layers = layers_of(flow.field, parameters) if isinstance(flow.field, VectorField) else None
     if layers is not None:
-        return Layered(layers, activation_of(flow.field), flow.fused)
+        return Layered(layers, activation_of(flow.field), flow.compiled)
     return Differentiated(bind(flow.field, parameters)[0])

@@ -33,7 +33,7 @@ def load_flow(path: str | Path, base: Distribution | None = None) -> ContinuousF
             solver=description["solver"],
             gradient=type(find_gradient(gradient.pop("kind")))(**gradient),
             dtype=torch.as_tensor(next(iter(arrays.values()))).dtype if arrays else torch.float32,
-            **{name: description[name] for name in ("times", "trace", "noise", "extra")},
+            **{name: description[name] for name in ("times", "trace", "noise", "augment_dim")},
             **description["control"],
         )
         flow.set_arrays(arrays)

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from ..arguments import real_tensor, whole_number
 from ..errors import ArgumentError
-from ..fitting.optimisers import Adam, Optimiser
+from ..fitting.optimizers import Adam, Optimizer
 from ..progress import Progress
 from .training import FlowFit, Outcome, Schedule, train
 
@@ -113,7 +113,7 @@ class PlanarFlow(nn.Module):
         log_density: Callable[[Tensor], Tensor],
         updates: int = 1000,
         batch: int = 512,
-        optimiser: Optimiser = Adam(1e-3),
+        optimizer: Optimizer = Adam(1e-3),
         schedule: Schedule = None,
         seed: int = 0,
         progress: bool | Progress = False,
@@ -122,10 +122,10 @@ class PlanarFlow(nn.Module):
         checkpoint_every: int = 100,
         resume: bool = False,
     ) -> FlowFit:
-        """Minimise the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log-density.
+        """Minimize the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log-density.
 
-        `log_density` maps points (n, dim) to (n,) and need not be normalised; the loss is the divergence less
-        the logarithm of its normalising constant. The other arguments are those of `ContinuousFlow.fit`.
+        `log_density` maps points (n, dim) to (n,) and need not be normalized; the loss is the divergence less
+        the logarithm of its normalizing constant. The other arguments are those of `ContinuousFlow.fit`.
         """
 
         batch = whole_number("batch", batch)
@@ -139,7 +139,7 @@ class PlanarFlow(nn.Module):
             self,
             compute,
             updates=updates,
-            optimiser=optimiser,
+            optimizer=optimizer,
             schedule=schedule,
             progress=progress,
             callback=callback,

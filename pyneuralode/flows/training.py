@@ -22,7 +22,7 @@ class FlowFit(StochasticFit):
     ----------
     flow
         The flow that was fitted, with the parameters of the last update; the best so far where the fit stopped early.
-    losses, objectives, evaluations, seconds, finished, interrupted, reason
+    losses, objectives, evaluations, seconds, finished, interrupted, message
         As in `StochasticFit`; the losses are in nats unless said otherwise.
     """
 

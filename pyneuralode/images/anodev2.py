@@ -49,7 +49,7 @@ def image_model(
     net : {"alexnet", "resnet4", "resnet10"}
     variant : {"baseline", "neural_ode", "anode", "anodev2_one", "anodev2_two"}
         The residual network; its ODE with constant weights and the adjoint solved back in the same steps
-        (`Backsolve`); the same ODE with the gradient of its discrete steps (`Checkpointed`); the kernels evolving
+        (`BacksolveAdjoint`); the same ODE with the gradient of its discrete steps (`Checkpointed`); the kernels evolving
         too, in the steps of the activations or in ten steps of their own.
     steps : int, optional
         Nt, the steps of the activations: 2 for "anodev2_two" and 5 for the others unless given. The baseline has none.
@@ -87,7 +87,7 @@ def image_model(
             steps=steps,
             weight_steps=weight_steps,
             solver=solver,
-            gradient="Backsolve" if variant == "neural_ode" else None,
+            gradient="BacksolveAdjoint" if variant == "neural_ode" else None,
             own=[f"norms.{layer}" for layer in range(layers)],
         )
 

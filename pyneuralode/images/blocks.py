@@ -34,11 +34,11 @@ class PlainConv2d(nn.Conv2d):
 
 
 class TimeBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation of dynamics on [0, 1], with running statistics of each of `parts` parts of it.
+    """Batch normalization of dynamics on [0, 1], with running statistics of each of `parts` parts of it.
 
-    Training normalises by the batch's statistics, which are others at every time; an average over all times fits none of
+    Training normalizes by the batch's statistics, which are others at every time; an average over all times fits none of
     them, and the network that is tested is then not the one that was trained. A part that training never came to is
-    normalised as the nearest one that it did. ``parts=1`` is `torch.nn.BatchNorm2d`, ``momentum`` as there, not None.
+    normalized as the nearest one that it did. ``parts=1`` is `torch.nn.BatchNorm2d`, ``momentum`` as there, not None.
     """
 
     def __init__(self, channels: int, parts: int):
@@ -51,16 +51,16 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
         return f"{super().extra_repr()}, parts={len(self.num_batches_tracked)}"
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        normalise, settings = functional.batch_norm, (self.weight, self.bias, self.training)
+        normalize, settings = functional.batch_norm, (self.weight, self.bias, self.training)
         if self.training and not self.track_running_stats:
-            return normalise(x, None, None, *settings, eps=self.eps)
+            return normalize(x, None, None, *settings, eps=self.eps)
         part = self._part(t)
         mean, var = self.running_mean[part][0], self.running_var[part][0]
-        normalised = normalise(x, mean, var, *settings, self.momentum, self.eps)
+        normalized = normalize(x, mean, var, *settings, self.momentum, self.eps)
         if self.training:
             self.num_batches_tracked[part] += 1
             self.running_mean[part], self.running_var[part] = mean[None], var[None]
-        return normalised
+        return normalized
 
     def _part(self, t: Tensor) -> Tensor:
         """Return in which part t lies, as an index (1,); in evaluation the nearest that training came to."""

@@ -12,7 +12,7 @@ from ..arguments import whole_number
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
-from ..gradients import Backprop, Backsolve, Checkpointed, GradientMethod, find_gradient
+from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
 from .coupled_gradients import March, run
 from .evolution import as_evolution, remembered
 from .fixed_steps import explicit_tableau
@@ -39,9 +39,9 @@ class CoupledODE(nn.Module):
         configuration two is ``steps=2, weight_steps=10``. Between its steps theta is on a straight line, as where
         `RK4` asks for it halfway: for its full order give twice as many weight steps as steps.
     solver : str or Tableau
-        Of z: an explicit one of the catalogue ("Euler", "Midpoint", "Heun", "RK4", ...).
+        Of z: an explicit one of the catalog ("Euler", "Midpoint", "Heun", "RK4", ...).
     gradient : str or GradientMethod, optional
-        `Backprop`; `Checkpointed(every)`, which keeps z every so many steps; or `Backsolve`, whose steps back are those
+        `Backprop`; `Checkpointed(every)`, which keeps z every so many steps; or `BacksolveAdjoint`, whose steps back are those
         forward, so that it takes no tolerances. Unless given, ``Checkpointed(steps)``: as in ANODE only z(0) is
         kept. The evolved weights are kept in any case; beside activations they are few.
     span : float
@@ -177,10 +177,10 @@ class CoupledODE(nn.Module):
 
 def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMethod:
     method = Checkpointed(steps) if gradient is None else find_gradient(gradient)
-    if not isinstance(method, (Backprop, Checkpointed, Backsolve)):
+    if not isinstance(method, (Backprop, Checkpointed, BacksolveAdjoint)):
         raise ArgumentError(
-            f"gradient is {type(method).__name__!r}: a coupled ODE takes 'Backprop', 'Checkpointed' or 'Backsolve'."
+            f"gradient is {type(method).__name__!r}: a coupled ODE takes 'Backprop', 'Checkpointed' or 'BacksolveAdjoint'."
         )
-    if isinstance(method, Backsolve) and (method.rtol is not None or method.atol is not None):
+    if isinstance(method, BacksolveAdjoint) and (method.rtol is not None or method.atol is not None):
         raise ArgumentError(f"gradient is {method}: its steps back are those forward, so leave out the tolerances.")
     return method

@@ -1,8 +1,8 @@
 """A march of fixed steps through z' = f(t, z; theta(t)), and its three gradients.
 
 `Backprop` keeps every layer of every step; `Checkpointed` keeps z every so many steps and goes through them again
-(discretise-then-optimise; ANODE, Gholami et al. 2019), with the same result; `Backsolve` keeps the last z alone and takes the
-same steps back for z, its adjoint and the weights' gradient (optimise-then-discretise; Chen et al. 2018), which is
+(discretize-then-optimize; ANODE, Gholami et al. 2019), with the same result; `BacksolveAdjoint` keeps the last z alone and takes the
+same steps back for z, its adjoint and the weights' gradient (optimize-then-discretize; Chen et al. 2018), which is
 another gradient as long as the steps are not small.
 """
 
@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..engines.torch_engine.first_order import first_order
+from ..engines.torch_engine.once_differentiable import once_differentiable
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError
-from ..gradients import Backsolve, Checkpointed, GradientMethod
+from ..gradients import BacksolveAdjoint, Checkpointed, GradientMethod
 from .fixed_steps import combined, moment, step
 
 Buffers = dict[str, Tensor]
@@ -99,7 +99,7 @@ def run(march: March, z: Tensor, gradient: GradientMethod) -> Tensor:
     """Return z at the end of the march, to be differentiated by the given method."""
     if isinstance(gradient, Checkpointed):
         return _checkpointed(march, z, gradient.every)
-    if isinstance(gradient, Backsolve):
+    if isinstance(gradient, BacksolveAdjoint):
         return _Backsolved.apply(march, z, *march.tensors)
     return march.run(z)
 
@@ -131,7 +131,7 @@ class _Backsolved(torch.autograd.Function):
         return end
 
     @staticmethod
-    @partial(first_order, remedy="write gradient='Backprop'")
+    @partial(once_differentiable, remedy="write gradient='Backprop'")
     def backward(ctx, adjoint: Tensor):
         end, *tensors = ctx.saved_tensors
         needed = [place for place, wanted in enumerate(ctx.needs_input_grad[2:]) if wanted]

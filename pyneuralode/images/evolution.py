@@ -48,7 +48,7 @@ class Integrated(Evolution):
         ``q(t, w)`` with t of shape () returns dw/dt like w; `ReactionDiffusionAdvection` and `KernelNetwork` are such. What a
         plain function closes over is not among the model's parameters: give a module where it is to be learned.
     solver : str or Tableau
-        An explicit one of the catalogue.
+        An explicit one of the catalog.
     """
 
     def __init__(self, q: Callable[[Tensor, Tensor], Tensor], solver: str | Tableau = "Euler"):

@@ -14,7 +14,7 @@ from ..solvers import find_solver
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:
-    """Return the coefficients of an explicit method of the catalogue, or the tableau itself."""
+    """Return the coefficients of an explicit method of the catalog, or the tableau itself."""
     if isinstance(solver, Tableau):
         return solver
     name = find_solver(solver).name

@@ -14,7 +14,7 @@ from ..arguments import real_number, whole_number
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, SolverError
-from ..fields import Field
+from ..fields import VectorField
 from ..gradients import Backprop, GradientMethod
 from ..models import NeuralODE, solve
 
@@ -26,7 +26,7 @@ class ODEBlock(nn.Module):
 
     Parameters
     ----------
-    dynamics : torch.nn.Module, callable or Field
+    dynamics : torch.nn.Module, callable or VectorField
         ``f(t, x)`` returning dx/dt like x, with t of shape (): a module or function runs on the torch engine, a
         described field (`ConcatConv`, `MLP`, ...) on either.
     times : (float, float)
@@ -46,7 +46,7 @@ class ODEBlock(nn.Module):
     images of d numbers each as vectors. Under ``torch.autocast`` a module computes in the lower precision and the
     state stays in float32; a described field stays in float32 altogether.
 
-    A batch normalisation in the dynamics normalises every evaluation by the batch's statistics while training; its
+    A batch normalization in the dynamics normalizes every evaluation by the batch's statistics while training; its
     running statistics count the evaluations of the forward pass alone, whatever the gradient method evaluates again.
     Dropout needs `Backprop`, since another evaluation drops others.
 
@@ -55,7 +55,7 @@ class ODEBlock(nn.Module):
 
     def __init__(
         self,
-        dynamics: Field | nn.Module | Callable,
+        dynamics: VectorField | nn.Module | Callable,
         *,
         times: tuple[float, float] = (0.0, 1.0),
         solver: str | Tableau = "Tsit5",
@@ -69,8 +69,8 @@ class ODEBlock(nn.Module):
         super().__init__()
         self.times = _check_times(times)
         if steps is not None:
-            control = {**control, "step": _step_of(steps, self.times, control)}
-        if not isinstance(dynamics, Field):
+            control = {**control, "step_size": _step_of(steps, self.times, control)}
+        if not isinstance(dynamics, VectorField):
             bind(dynamics, {})  # raises where it does not take (t, x)
         self.ode = NeuralODE(
             dynamics,
@@ -97,7 +97,7 @@ class ODEBlock(nn.Module):
                 "x holds a non-finite number: look at the input; if a training came to it, lower its learning rate.",
                 self.times[0],
             )
-        return self._described(x) if isinstance(self.ode.field, Field) else self._called(x)
+        return self._described(x) if isinstance(self.ode.field, VectorField) else self._called(x)
 
     def _described(self, x: Tensor) -> Tensor:
         dim = self.ode.field.dim
@@ -125,7 +125,11 @@ class ODEBlock(nn.Module):
 
     def extra_repr(self) -> str:
         gradient, control = type(self.ode.gradient).__name__, self.ode.control
-        steps = f"rtol={control.rtol}, atol={control.atol}" if control.step is None else f"step={control.step:g}"
+        steps = (
+            f"rtol={control.rtol}, atol={control.atol}"
+            if control.step_size is None
+            else f"step_size={control.step_size:g}"
+        )
         return f"times={self.times}, solver={self.ode.solver}, {steps}, gradient={gradient}"
 
 
@@ -186,7 +190,7 @@ class Dynamics(nn.Module):
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it normalisations use the batch's statistics as before, but do not add them to their running ones."""
+    """Within it normalizations use the batch's statistics as before, but do not add them to their running ones."""
     tracking = [m for m in module.modules() if m.training and getattr(m, "track_running_stats", False)]
     momenta = [m.momentum for m in tracking]
     for m in tracking:
@@ -210,8 +214,8 @@ def _check_times(times: Any) -> tuple[float, float]:
 
 def _step_of(steps: int, times: tuple[float, float], control: dict[str, Any]) -> float:
     steps = whole_number("steps", steps, 1, 20)
-    if control.get("step") is not None:
-        raise ArgumentError(f"steps is {steps} and step is {control['step']}: give one of the two.")
+    if control.get("step_size") is not None:
+        raise ArgumentError(f"steps is {steps} and step_size is {control['step_size']}: give one of the two.")
     return abs(times[1] - times[0]) / steps
 
 

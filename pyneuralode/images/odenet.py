@@ -17,7 +17,7 @@ SIZE = 28
 
 
 class Classifier(nn.Module):
-    """Logits (n, classes) of images (n, 1, 28, 28), normalised floats: a stem, a body that keeps the shape, a head.
+    """Logits (n, classes) of images (n, 1, 28, 28), normalized floats: a stem, a body that keeps the shape, a head.
 
     The stem makes (n, channels, 6, 6) of them, or of side 7; the body of an ODE-Net is an `ODEBlock`.
     """
@@ -35,7 +35,7 @@ class Classifier(nn.Module):
         if images.ndim != 4 or tuple(images.shape[1:]) != (1, SIZE, SIZE):
             raise ArgumentError(f"images have shape {tuple(images.shape)}: give (n, 1, {SIZE}, {SIZE}).")
         if not images.is_floating_point():
-            raise ArgumentError(f"images are of type {images.dtype}: give normalised floats.")
+            raise ArgumentError(f"images are of type {images.dtype}: give normalized floats.")
         return self.head(self.body(self.stem(images)))
 
 
@@ -68,7 +68,7 @@ def classifier(
         Whether the dynamics' convolutions have the time as one more channel.
     parts : int, optional
         Parts of [0, 1] of which the dynamics' batch norms keep running statistics, see `TimeBatchNorm2d`: one for each
-        step unless given, ten where steps are adapted, one for plain batch normalisation. No matter for the training.
+        step unless given, ten where steps are adapted, one for plain batch normalization. No matter for the training.
     solver, steps, gradient, **control
         Of the `ODEBlock` on [0, 1]; `steps=None` lets the solver adapt its steps to `rtol` and `atol`. The gradient
         is by `Checkpointed` for "odenet" unless given, and by `Backprop` for "rknet".

@@ -46,22 +46,22 @@ SPEEDS = {
 
 @dataclass(frozen=True)
 class Pulses:
-    """Gaussian pulses, periodic: their centres and widths (standard deviations), both (n,)."""
+    """Gaussian pulses, periodic: their centers and widths (standard deviations), both (n,)."""
 
-    centres: Tensor
+    centers: Tensor
     widths: Tensor
 
     @classmethod
     def random(cls, n: int, seed: int) -> Pulses:
         """Return pulses anywhere in the period, 0.2 to 0.5 wide."""
         generator = torch.Generator().manual_seed(seed)
-        centres, widths = torch.rand(2, n, generator=generator, dtype=torch.float64)
-        return cls(WIDTH * centres, 0.2 + 0.3 * widths)
+        centers, widths = torch.rand(2, n, generator=generator, dtype=torch.float64)
+        return cls(WIDTH * centers, 0.2 + 0.3 * widths)
 
     def at(self, speed: Speed, time: float) -> Tensor:
         """Return the exact solution at a time from these pulses at 0, (n, 1, CELLS)."""
         moved = cells() + speed.integral(torch.tensor(time, dtype=torch.float64))
-        distance = torch.remainder(moved - self.centres[:, None] + WIDTH / 2, WIDTH) - WIDTH / 2
+        distance = torch.remainder(moved - self.centers[:, None] + WIDTH / 2, WIDTH) - WIDTH / 2
         return torch.exp(-0.5 * (distance / self.widths[:, None]) ** 2)[:, None]
 
     def over(self, speed: Speed, times: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from .style import COLOURS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure
 
 
 def accuracy_curves(
@@ -21,15 +21,15 @@ def accuracy_curves(
     """
     figure, axes = new_figure(columns=len(panels), width=5.2 if len(panels) > 1 else 6.4)
     for ax, (title, runs) in zip(axes[0], panels.items()):
-        for colour, (name, curves) in zip(COLOURS * len(runs), runs.items()):
+        for color, (name, curves) in zip(COLORS * len(runs), runs.items()):
             epochs = min(map(len, curves), default=0)
             if not epochs:
                 continue
             values, x = np.array([curve[:epochs] for curve in curves]), np.arange(1, epochs + 1)
             marker = "o" if epochs < 4 else None
-            ax.plot(x, values.mean(axis=0), color=colour, linewidth=1.4, marker=marker, markersize=4, label=name)
+            ax.plot(x, values.mean(axis=0), color=color, linewidth=1.4, marker=marker, markersize=4, label=name)
             if len(values) > 1:
-                ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+                ax.fill_between(x, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, linewidth=0)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         label(ax, title, "epoch", y)

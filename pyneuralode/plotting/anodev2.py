@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from .style import COLOURS, DATA, INK, label, new_figure
+from .style import COLORS, DATA, INK, label, new_figure
 
-_WEIGHTS, _ACTIVATIONS = COLOURS[1], COLOURS[0]
+_WEIGHTS, _ACTIVATIONS = COLORS[1], COLORS[0]
 _EXACT = "#c3cad2"
-_MODELS = (COLOURS[1], COLOURS[0], COLOURS[2])
+_MODELS = (COLORS[1], COLORS[0], COLORS[2])
 
 
 def coupling(configurations: Sequence[tuple[str, int, int]]) -> Figure:
@@ -103,10 +103,10 @@ def errors_in_time(times: Sequence[float], panels: Mapping[str, Mapping[str, np.
     """Draw relative errors (seeds, T) by name, a panel for each speed: a line for each seed."""
     figure, axes = new_figure(len(panels), 1, width=4.6, height=3.4)
     for ax, (title, runs) in zip(axes[0], panels.items()):
-        for colour, (name, errors) in zip(_MODELS, runs.items()):
+        for color, (name, errors) in zip(_MODELS, runs.items()):
             for k, line in enumerate(errors):
                 words = {"label": name} if k == 0 else {}
-                ax.semilogy(times, line, color=colour, marker="o", markersize=3, linewidth=1.0, **words)
+                ax.semilogy(times, line, color=color, marker="o", markersize=3, linewidth=1.0, **words)
         label(ax, title, "unseen time t", "relative L2 error")
     return figure
 
@@ -117,8 +117,8 @@ def speeds_in_time(times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarr
     for ax, (title, curves) in zip(axes[0], panels.items()):
         ax.plot(times, curves[truth], color=_EXACT, linewidth=4.0, label=truth)
         others = {name: values for name, values in curves.items() if name != truth}
-        for colour, (name, values) in zip(_MODELS, others.items()):
-            ax.plot(times, values, color=colour, linewidth=1.3, label=name)
+        for color, (name, values) in zip(_MODELS, others.items()):
+            ax.plot(times, values, color=color, linewidth=1.3, label=name)
         label(ax, title, "t", "speed of long waves")
     return figure
 
@@ -134,7 +134,7 @@ def _scale(image: AxesImage, ax: Axes) -> None:
     bar.ax.tick_params(labelsize=7)
 
 
-def _node(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
+def _node(ax: Axes, x: float, y: float, text: str, color: str) -> None:
     ax.text(
         x,
         y,
@@ -143,16 +143,16 @@ def _node(ax: Axes, x: float, y: float, text: str, colour: str) -> None:
         fontsize=11,
         horizontalalignment="center",
         verticalalignment="center",
-        bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": colour, "linewidth": 1.4},
+        bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1.4},
         zorder=3,
     )
 
 
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
     shrink = {"shrinkA": 12, "shrinkB": 12 if start[1] == end[1] else 3}
     ax.annotate(
         "",
         xy=end,
         xytext=start,
-        arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.2, **shrink},
+        arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, **shrink},
     )

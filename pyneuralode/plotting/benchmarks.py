@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLOURS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure
 
 Entry = Mapping[str, Any]
 Case = tuple[str, Sequence[Entry]]
@@ -26,7 +26,7 @@ def times(cases: Sequence[Case]) -> Figure:
         for place, entry in enumerate(shown):
             rounds = np.asarray(entry["rounds"])
             middle, low, high = np.median(rounds), rounds.min(), rounds.max()
-            ax.barh(place, middle, height=0.6, color=_colour(entry))
+            ax.barh(place, middle, height=0.6, color=_color(entry))
             ax.plot([low, high], [place, place], color=INK, linewidth=1)
             words = f" {middle:.3g} s" if middle >= 1 else f" {1e3 * middle:.3g} ms"
             ax.annotate(words, (high, place), va="center", fontsize=8, color=INK)
@@ -71,21 +71,21 @@ def _panels(cases: Sequence[Case], width: float, height: float) -> tuple[Figure,
 
 
 def _lines(ax: Axes, entries: Sequence[Entry], read: Callable[[Mapping], tuple[float, float] | None]) -> None:
-    """Draw a line through the points that `read` makes of each curve; colours are libraries, markers their variants."""
+    """Draw a line through the points that `read` makes of each curve; colors are libraries, markers their variants."""
     drawn: dict[str, int] = {}
     for entry in entries:
         points = [point for point in map(read, entry["curve"]) if point is not None]
         if points:
             place = drawn[entry["library"]] = drawn.get(entry["library"], -1) + 1
-            style = {"color": _colour(entry), "marker": _MARKERS[place % len(_MARKERS)], "markersize": 4}
+            style = {"color": _color(entry), "marker": _MARKERS[place % len(_MARKERS)], "markersize": 4}
             ax.loglog(*zip(*points), **style, linewidth=1.2, alpha=0.85, label=_name(entry))
     if drawn:
         ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
-def _colour(entry: Entry) -> str:
+def _color(entry: Entry) -> str:
     known = entry["library"] in _LIBRARIES
-    return COLOURS[_LIBRARIES.index(entry["library"]) if known else -1]
+    return COLORS[_LIBRARIES.index(entry["library"]) if known else -1]
 
 
 def _name(entry: Entry) -> str:

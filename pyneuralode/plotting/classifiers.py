@@ -8,16 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .gradients import MARKERS
-from .style import COLOURS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure
 
 
 def training_losses(runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 50) -> Figure:
     """Draw each run's cross-entropy, as means of `window` updates of so many images each, against the images seen."""
     figure, axes = new_figure()
-    for colour, (name, losses) in zip(COLOURS * len(runs), runs.items()):
+    for color, (name, losses) in zip(COLORS * len(runs), runs.items()):
         means = _means(losses, window)
         updates = np.arange(len(losses) - len(means) + 1, len(losses) + 1)
-        axes[0, 0].semilogy(updates * images[name], means, color=colour, linewidth=1.3, label=name)
+        axes[0, 0].semilogy(updates * images[name], means, color=color, linewidth=1.3, label=name)
     label(axes[0, 0], "Loss while training", "images seen", "cross-entropy")
     return figure
 
@@ -28,10 +28,10 @@ def evaluations_while_training(
     """Draw how often a forward pass evaluates the dynamics, as means of `window` updates, against the images seen."""
     figure, axes = new_figure()
     styles = ("-", "--", ":", "-.")  # fixed steps lie on one line
-    for colour, style, (name, counts) in zip(COLOURS * len(runs), styles * len(runs), runs.items()):
+    for color, style, (name, counts) in zip(COLORS * len(runs), styles * len(runs), runs.items()):
         means = _means(counts, window)
         updates = np.arange(len(counts) - len(means) + 1, len(counts) + 1)
-        axes[0, 0].plot(updates * images[name], means, color=colour, linestyle=style, linewidth=1.8, label=name)
+        axes[0, 0].plot(updates * images[name], means, color=color, linestyle=style, linewidth=1.8, label=name)
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].margins(y=0.15)
     label(axes[0, 0], "Evaluations of the dynamics in a forward pass", "images seen", "evaluations")
@@ -44,8 +44,8 @@ def memory_against_depth(
     """Draw the peak memory (bytes) of a gradient by each network against its depth: steps, or residual blocks."""
     figure, axes = new_figure()
     ax = axes[0, 0]
-    for colour, marker, (name, values) in zip(COLOURS, MARKERS, peaks.items()):
-        ax.plot(depths, np.asarray(values) / 1e6, marker=marker, color=colour, markersize=5, label=name)
+    for color, marker, (name, values) in zip(COLORS, MARKERS, peaks.items()):
+        ax.plot(depths, np.asarray(values) / 1e6, marker=marker, color=color, markersize=5, label=name)
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set_xticks(depths)
@@ -59,8 +59,8 @@ def error_against_parameters(
     """Draw test errors (%) against parameter counts: name -> (count, error), full marks ours and open ones theirs."""
     figure, axes = new_figure()
     ax = axes[0, 0]
-    for colour, marker, (name, (count, error)) in zip(COLOURS, MARKERS, ours.items()):
-        ax.plot(count / 1e6, error, marker, color=colour, markersize=8, linestyle="none", alpha=0.8, label=name)
+    for color, marker, (name, (count, error)) in zip(COLORS, MARKERS, ours.items()):
+        ax.plot(count / 1e6, error, marker, color=color, markersize=8, linestyle="none", alpha=0.8, label=name)
     for marker, (name, (count, error)) in zip(MARKERS, theirs.items()):
         ax.plot(
             count / 1e6,

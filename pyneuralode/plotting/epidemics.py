@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, INK, draw_fit, label, legend_outside, new_figure
+from .style import COLORS, DATA, INK, draw_fit, label, legend_outside, new_figure
 
 DAYS = "days since 1 November 2021"
 
@@ -16,8 +16,8 @@ def compartments(days: np.ndarray, states: np.ndarray, title: str) -> Figure:
     """Draw S, E, I and R, states (T, 4) in fractions of the population, against the days (T,)."""
     figure, axes = new_figure()
     names = ("susceptible", "exposed", "infectious", "recovered")
-    for name, column, colour in zip(names, states.T, COLOURS):
-        axes[0, 0].plot(days, column, color=colour, linewidth=1.8, label=name)
+    for name, column, color in zip(names, states.T, COLORS):
+        axes[0, 0].plot(days, column, color=color, linewidth=1.8, label=name)
     label(axes[0, 0], title, "days", "part of the population")
     return figure
 
@@ -27,9 +27,9 @@ def fitted_curves(days: np.ndarray, values: np.ndarray, curves: Mapping[str, tup
     figure, axes = new_figure(rows=2, height=2.9)
     upper, lower = axes[:, 0]
     upper.plot(days, values, "o", color=DATA, markersize=4, label="data")
-    for (name, (times, curve)), colour in zip(curves.items(), COLOURS):
-        upper.plot(times, curve, color=colour, linewidth=1.6, label=name)
-        lower.plot(days, np.interp(days, times, curve) - values, color=colour, linewidth=1.2, label=name)
+    for (name, (times, curve)), color in zip(curves.items(), COLORS):
+        upper.plot(times, curve, color=color, linewidth=1.6, label=name)
+        lower.plot(days, np.interp(days, times, curve) - values, color=color, linewidth=1.2, label=name)
     lower.axhline(0, color=INK, linewidth=0.8)
     label(upper, title, "", y)
     label(lower, "fit minus data", DAYS, y, legend=False)
@@ -41,12 +41,12 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
     columns = min(3, len(fits))
     rows = -(-len(fits) // columns)
     figure, axes = new_figure(columns, rows, width=3.4, height=2.5)
-    for ax, (end, times, curve), colour in zip(axes.flat, fits, COLOURS * len(fits)):
+    for ax, (end, times, curve), color in zip(axes.flat, fits, COLORS * len(fits)):
         seen, open_ = days <= end, {"markerfacecolor": "none", "alpha": 0.6}
         ax.plot(days[seen], values[seen], "o", color=DATA, markersize=3, label="data, fitted")
         ax.plot(days[~seen], values[~seen], "o", color=DATA, markersize=3, label="data, not fitted", **open_)
         inside = times <= end
-        ax.plot(times[inside], curve[inside], color=colour, linewidth=1.6)
+        ax.plot(times[inside], curve[inside], color=color, linewidth=1.6)
         ax.set_xlim(-4, days[-1] + 4)
         ax.set_ylim(-0.08 * values.max(), 1.15 * values.max())
         label(ax, f"fitted to day {end:g}", legend=False)
@@ -68,11 +68,11 @@ def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: 
         seen = days <= end
         ax.plot(days[seen], values[seen], "o", color=DATA, markersize=4, label="fitted")
         ax.plot(days[~seen], values[~seen], "o", color=INK, markersize=4, markerfacecolor="none", label="held out")
-        for (name, curves), colour in zip(models.items(), COLOURS):
+        for (name, curves), color in zip(models.items(), COLORS):
             curves = np.atleast_2d(curves)
-            draw_fit(ax, times, np.median(curves, axis=0), end, colour, name, f"{name}, forecast")
+            draw_fit(ax, times, np.median(curves, axis=0), end, color, name, f"{name}, forecast")
             if len(curves) > 1:
-                ax.fill_between(times, curves.min(0), curves.max(0), color=colour, alpha=0.2, linewidth=0)
+                ax.fill_between(times, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
         ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")
         ax.set_xlim(days[-1] - 75, days[-1] + 2)
         ax.set_ylim(-0.1 * values.max(), 1.2 * values.max())
@@ -85,8 +85,8 @@ def stage_losses(stages: Sequence, title: str = "Loss, stage by stage") -> Figur
     columns = min(3, len(stages))
     rows = -(-len(stages) // columns)
     figure, axes = new_figure(columns, rows, width=3.4, height=2.5)
-    for ax, stage, colour in zip(axes.flat, stages, COLOURS * len(stages)):
-        ax.semilogy(np.arange(1, len(stage.losses) + 1), stage.losses, color=colour, linewidth=1.0)
+    for ax, stage, color in zip(axes.flat, stages, COLORS * len(stages)):
+        ax.semilogy(np.arange(1, len(stage.losses) + 1), stage.losses, color=color, linewidth=1.0)
         end = "all data" if stage.end is None else f"days 0 to {stage.end:g}"
         label(ax, f"{end}: {stage.best_loss:.2e}", "iteration", "sum of squares")
     for ax in list(axes.flat)[len(stages) :]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, FORECAST, draw_fit, label, legend_outside, new_figure
+from .style import COLORS, DATA, FORECAST, draw_fit, label, legend_outside, new_figure
 
 
 def solution_columns(
@@ -27,8 +27,8 @@ def _panels(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: st
     across = min(3, len(columns))
     down = -(-len(columns) // across)
     figure, axes = new_figure(across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2)
-    for ax, name, curve, colour in zip(axes.flat, columns, curves.T, COLOURS * len(columns)):
-        draw_fit(ax, ts, curve, end, colour, "model", FORECAST, 1.8)
+    for ax, name, curve, color in zip(axes.flat, columns, curves.T, COLORS * len(columns)):
+        draw_fit(ax, ts, curve, end, color, "model", FORECAST, 1.8)
         label(ax, "", _plain(time), _plain(name), legend=False)
     for ax in list(axes.flat)[len(columns) :]:
         ax.set_visible(False)

@@ -12,12 +12,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, INK, label, new_figure
+from .style import COLORS, DATA, INK, label, new_figure
 
 Extent = tuple[float, float, float, float]
 # Yellow on blue, as the flag.
 FLAG = LinearSegmentedColormap.from_list("flag", ["#0a3f6e", "#00589b", "#5f8f6b", "#d9b62a", "#ffd21f"])
-_BELOW = 12.0  # log-densities this far under the highest are drawn as the lowest colour
+_BELOW = 12.0  # log-densities this far under the highest are drawn as the lowest color
 
 
 def flow_in_time(
@@ -100,24 +100,24 @@ def running_losses(
     theirs: Mapping[str, float],
     columns: int = 2,
 ) -> Figure:
-    """Draw running losses: a panel for each group, a colour for each net (name -> one curve a seed), the floor beneath.
+    """Draw running losses: a panel for each group, a color for each net (name -> one curve a seed), the floor beneath.
 
-    A dotted line of the colour is the loss that the source prints for that net (`theirs`, by name).
+    A dotted line of the color is the loss that the source prints for that net (`theirs`, by name).
     """
     columns = min(columns, len(groups))
     figure, axes = new_figure(columns, -(-len(groups) // columns), width=5.6, height=3.8)
     for ax, (title, nets) in zip(axes.flat, groups.items()):
-        for colour, (name, curves) in zip(COLOURS * len(nets), nets.items()):
+        for color, (name, curves) in zip(COLORS * len(nets), nets.items()):
             for k, curve in enumerate(curves):
                 ax.plot(
                     np.arange(1, len(curve) + 1),
                     curve,
-                    color=colour,
+                    color=color,
                     linewidth=1.1,
                     label=name if k == 0 else None,
                 )
             if name in theirs:
-                ax.axhline(theirs[name], color=colour, linewidth=0.9, linestyle=":")
+                ax.axhline(theirs[name], color=color, linewidth=0.9, linestyle=":")
         ax.axhline(floor, color=INK, linewidth=1.0, label=f"entropy of the density, {floor:.4f}")
         drawn = [theirs[name] for name in nets if name in theirs]
         lowest = min(curve.min() for curves in nets.values() for curve in curves)
@@ -138,10 +138,10 @@ def losses_of_settings(
     ax.axvline(floor, color=INK, linewidth=1.0)
     ax.text(floor, len(names) - 0.35, " entropy: no loss is lower", color=INK, fontsize=8, va="bottom")
     ax.plot(theirs, rows, "D", color=DATA, markersize=7, label="theirs", zorder=3)
-    for colour, (words, losses) in zip(COLOURS, runs.items()):
+    for color, (words, losses) in zip(COLORS, runs.items()):
         for row, values in zip(rows, losses):
-            ax.plot(values, [row] * len(values), "o", color=colour, markersize=4.5, alpha=0.8)
-        ax.plot([], [], "o", color=colour, markersize=4.5, label=words)
+            ax.plot(values, [row] * len(values), "o", color=color, markersize=4.5, alpha=0.8)
+        ax.plot([], [], "o", color=color, markersize=4.5, label=words)
     ax.set_yticks(rows, names)
     ax.set_ylim(-0.7, len(names) + 0.1)
     label(ax, "", "loss (nats)")
@@ -152,8 +152,8 @@ def divergences(widths: Sequence[int], panels: Mapping[str, Mapping[str, Sequenc
     """Draw the divergence from each given density (panel) against the size M, a line for each kind of flow."""
     figure, axes = new_figure(columns=len(panels), width=3.6, height=3.4)
     for ax, (title, kinds) in zip(axes[0], panels.items()):
-        for colour, (kind, values) in zip(COLOURS, kinds.items()):
-            ax.loglog(widths, values, "o-", color=colour, linewidth=1.3, label=kind)
+        for color, (kind, values) in zip(COLORS, kinds.items()):
+            ax.loglog(widths, values, "o-", color=color, linewidth=1.3, label=kind)
         ax.set_xticks(widths, [str(m) for m in widths])
         ax.minorticks_off()
         label(ax, title, "M", "KL(q || p) in nats", legend=ax is axes[0, 0])

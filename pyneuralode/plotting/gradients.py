@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure
 
 MARKERS = "osD^vPX*"
 
@@ -18,9 +18,9 @@ def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[st
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(columns, rows, width=4.8, height=3.2)
     for ax, (title, methods) in zip(axes.flat, panels.items()):
-        for colour, marker, (name, errors) in zip(COLOURS, MARKERS, methods.items()):
+        for color, marker, (name, errors) in zip(COLORS, MARKERS, methods.items()):
             ax.loglog(
-                tolerances, errors, marker=marker, color=colour, markersize=4, linewidth=1.2, label=name, alpha=0.85
+                tolerances, errors, marker=marker, color=color, markersize=4, linewidth=1.2, label=name, alpha=0.85
             )
         ax.loglog(tolerances, tolerances, color=INK, linewidth=0.8, linestyle=":", label="error = tolerance")
         ax.axhline(1, color=INK, linewidth=0.6)
@@ -32,8 +32,8 @@ def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[st
 def memory_growth(steps: Sequence[int], peaks: Mapping[str, Sequence[float]]) -> Figure:
     """Draw the peak memory (bytes) of a gradient by each method against the number of steps."""
     figure, axes = new_figure()
-    for colour, marker, (name, values) in zip(COLOURS, MARKERS, peaks.items()):
-        axes[0, 0].loglog(steps, np.asarray(values) / 1e3, marker=marker, color=colour, markersize=4, label=name)
+    for color, marker, (name, values) in zip(COLORS, MARKERS, peaks.items()):
+        axes[0, 0].loglog(steps, np.asarray(values) / 1e3, marker=marker, color=color, markersize=4, label=name)
     label(axes[0, 0], "Memory of one gradient", "steps", "peak memory, kB")
     return figure
 
@@ -41,8 +41,8 @@ def memory_growth(steps: Sequence[int], peaks: Mapping[str, Sequence[float]]) ->
 def wrong_sign(tolerances: Sequence[float], truth: float, derivatives: Mapping[str, Sequence[float]]) -> Figure:
     """Draw a derivative by each method against the tolerance, and its true value."""
     figure, axes = new_figure()
-    for colour, marker, (name, values) in zip(COLOURS, MARKERS, derivatives.items()):
-        axes[0, 0].semilogx(tolerances, values, marker=marker, color=colour, markersize=4, label=name, alpha=0.85)
+    for color, marker, (name, values) in zip(COLORS, MARKERS, derivatives.items()):
+        axes[0, 0].semilogx(tolerances, values, marker=marker, color=color, markersize=4, label=name, alpha=0.85)
     axes[0, 0].axhline(truth, color=INK, linewidth=0.8, linestyle=":", label="truth")
     axes[0, 0].set_ylim(-4 * abs(truth), 2 * abs(truth))
     axes[0, 0].invert_xaxis()

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLOURS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure
 
 
 def image_grid(groups: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
-    """Draw groups of grey images side by side: name -> (n, height, width) or (n, 1, ...), from 0 to 255."""
+    """Draw groups of gray images side by side: name -> (n, height, width) or (n, 1, ...), from 0 to 255."""
     rows = max(math.ceil(len(images) / columns) for images in groups.values())
     side = 0.45
     figure = Figure(figsize=(len(groups) * (columns + 0.5) * side, rows * side + 0.5), layout="constrained")
@@ -40,10 +40,10 @@ def bits_curve(
     figure, axes = new_figure()
     ax = axes[0, 0]
     top = []
-    for colour, (name, bits) in zip(COLOURS * len(runs), runs.items()):
+    for color, (name, bits) in zip(COLORS * len(runs), runs.items()):
         width = min(window, len(bits))
         means = np.convolve(np.asarray(bits, dtype=float), np.full(width, 1 / width), mode="valid")
-        ax.plot(np.arange(width, len(bits) + 1), means, color=colour, linewidth=1.3, label=name)
+        ax.plot(np.arange(width, len(bits) + 1), means, color=color, linewidth=1.3, label=name)
         top.append(np.nanpercentile(means, 90))
     for style, (name, level) in zip(("--", ":", "-.") * len(levels), levels.items()):
         ax.axhline(level, color=INK, linewidth=1.0, linestyle=style, label=name)

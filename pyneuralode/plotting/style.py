@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 INK = "#1f2933"
 DATA = "#7b8794"
 FORECAST = "forecast, not fitted"
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
+# Okabe and Ito's palette: told apart by color-blind readers too.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
 
 def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.0) -> tuple[Figure, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLOURS, DATA, INK, draw_fit, label, legend_outside, new_figure
+from .style import COLORS, DATA, INK, draw_fit, label, legend_outside, new_figure
 
 _FIELD = "#b8c2cc"
 
@@ -21,7 +21,7 @@ def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]
     for row, (name, trajectories) in zip(axes, runs.items()):
         for ax, iteration in zip(row, shown):
             ax.plot(*truth.T, color=INK, linewidth=0.9, label="exact")
-            ax.plot(*trajectories[iteration].T, color=COLOURS[1], linewidth=1.2, label="neural ODE")
+            ax.plot(*trajectories[iteration].T, color=COLORS[1], linewidth=1.2, label="neural ODE")
             _square(ax, reach)
             error = np.mean((trajectories[iteration] - truth) ** 2)
             label(ax, f"iteration {iteration}: {error:.3g}", legend=False)
@@ -41,12 +41,12 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
     reach = 1.3 * np.abs(data).max()
     for ax, (title, end, times, states) in zip(axes.flat, panels):
         seen, open_ = ts <= end, {"fillstyle": "none", "alpha": 0.6}
-        for k, colour in zip(range(data.shape[1]), COLOURS):
-            ax.plot(ts[seen], data[seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, data")
+        for k, color in zip(range(data.shape[1]), COLORS):
+            ax.plot(ts[seen], data[seen, k], "o", color=color, markersize=4, label=f"state {k + 1}, data")
             ax.plot(
-                ts[~seen], data[~seen, k], "o", color=colour, markersize=4, label=f"state {k + 1}, not fitted", **open_
+                ts[~seen], data[~seen, k], "o", color=color, markersize=4, label=f"state {k + 1}, not fitted", **open_
             )
-            draw_fit(ax, times, states[:, k], end, colour, f"state {k + 1}, fit", f"state {k + 1}, forecast", 1.4)
+            draw_fit(ax, times, states[:, k], end, color, f"state {k + 1}, fit", f"state {k + 1}, forecast", 1.4)
         ax.set_ylim(-reach, reach)
         label(ax, title, "time", "state", legend=False)
     legend_outside(figure, axes[0, 0])
@@ -60,7 +60,7 @@ def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, pla
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
         ax.quiver(*np.moveaxis(lattice, -1, 0), *np.moveaxis(directions, -1, 0), color=_FIELD, scale=26, width=0.004)
         ax.plot(*truth.T, color=INK, linewidth=1.0, label="exact")
-        ax.plot(*states.T, color=COLOURS[1], linewidth=1.6, label="neural ODE")
+        ax.plot(*states.T, color=COLORS[1], linewidth=1.6, label="neural ODE")
         ax.plot(*data.T, "o", color=DATA, markersize=4, label="data")
         _square(ax, np.abs(lattice).max() * 1.06)
         label(ax, title, "state 1", "state 2", legend=False)
@@ -72,8 +72,8 @@ def span_losses(ends: Sequence[float], runs: Mapping[str, Sequence[np.ndarray]])
     """Draw a panel for each span with the losses of every run in it (name -> losses of each span)."""
     figure, axes = new_figure(len(ends), width=3.6, height=2.9)
     for k, (ax, end) in enumerate(zip(axes[0], ends)):
-        for (name, losses), colour in zip(runs.items(), COLOURS):
-            ax.semilogy(np.arange(1, len(losses[k]) + 1), losses[k], color=colour, linewidth=1.1, label=name)
+        for (name, losses), color in zip(runs.items(), COLORS):
+            ax.semilogy(np.arange(1, len(losses[k]) + 1), losses[k], color=color, linewidth=1.1, label=name)
         label(ax, f"span 0 to {end:g}", "iteration", "sum of squares", legend=False)
     legend_outside(figure, axes[0, 0])
     return figure
@@ -99,9 +99,9 @@ def residual_and_ode(
         ax.quiver(*np.meshgrid(across, at), *arrows, color=_FIELD, angles="xy", scale=32, width=0.0035)
         dots = slice(None, None, 1 if layered else len(ts) - 1)  # every layer; of the ODE the two ends
         for k, path in enumerate(states.T):
-            colour = COLOURS[k % len(COLOURS)]
-            ax.plot(path, ts, color=colour, linewidth=1.4)
-            ax.plot(path[dots], ts[dots], "o", color=colour, markersize=4 if few or not layered else 1.8)
+            color = COLORS[k % len(COLORS)]
+            ax.plot(path, ts, color=color, linewidth=1.4)
+            ax.plot(path[dots], ts[dots], "o", color=color, markersize=4 if few or not layered else 1.8)
         ax.set_xlim(-reach, reach)
         label(ax, title, "state", "depth" if ax is axes[0, 0] else "")
     return figure
@@ -111,7 +111,7 @@ def depth_errors(distances: Mapping[int, float]) -> Figure:
     """Draw the distance from the ODE (by number of layers) on logarithmic axes, beside a line of slope -1."""
     figure, axes = new_figure()
     depths, values = np.array(list(distances)), np.array(list(distances.values()))
-    axes[0, 0].loglog(depths, values, "o-", color=COLOURS[0], linewidth=1.6, label="residual network")
+    axes[0, 0].loglog(depths, values, "o-", color=COLORS[0], linewidth=1.6, label="residual network")
     guide = values[-1] * depths[-1] / depths
     axes[0, 0].loglog(depths, guide, ":", color=INK, linewidth=1.0, label="1 / depth")
     label(axes[0, 0], "Distance from the ODE at the end", "layers", "root mean square, units of the state")

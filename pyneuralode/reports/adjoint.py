@@ -66,8 +66,8 @@ def stiff_truth(k: float = STIFFNESS) -> float:
 _JULIA_NOTES = {
     "torch": [],
     "julia": [
-        "Interpolating, Gauss, Quadrature and Backsolve are SciMLSensitivity's, on solves by OrdinaryDiffEq; Gauss and "
-        "Quadrature integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver.",
+        "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, on solves by OrdinaryDiffEq; GaussAdjoint and "
+        "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver.",
     ],
 }
 
@@ -118,24 +118,39 @@ def run(context: Context) -> Report:
             source="torchdiffeq",
         ),
         Row(
-            "dy(1)/dk by Backsolve at tolerance 1e-2 (wrong sign)",
-            derivatives["Backsolve"][loose],
+            "dy(1)/dk by BacksolveAdjoint at tolerance 1e-2 (wrong sign)",
+            derivatives["BacksolveAdjoint"][loose],
             THEIR_DERIVATIVE,
             better="match",
         ),
         Row(
-            "dy(1)/dk by Backsolve at tolerance 1e-3", derivatives["Backsolve"][third], THEIR_DERIVATIVE, better="match"
+            "dy(1)/dk by BacksolveAdjoint at tolerance 1e-3",
+            derivatives["BacksolveAdjoint"][third],
+            THEIR_DERIVATIVE,
+            better="match",
         ),
         Row("dy(1)/dk by Backprop at tolerance 1e-3", derivatives["Backprop"][third], THEIR_DERIVATIVE, better="match"),
-        Row("Backsolve: memory a step", growth["Backsolve"], 0.0, "states", source="R 2.1: O(1)", target=0.1),
+        Row(
+            "BacksolveAdjoint: memory a step",
+            growth["BacksolveAdjoint"],
+            0.0,
+            "states",
+            source="R 2.1: O(1)",
+            target=0.1,
+        ),
         Row("Checkpointed: memory a step", growth["Checkpointed"], None, "states", target=1.01),
         Row("Backprop: memory a step", growth["Backprop"], None, "states"),
     ]
     for problem, solver in [(p, s) for p in problems for s in ("DP5", "Tsit5")]:
-        exact = [n for n in methods if n != "Backsolve"]
+        exact = [n for n in methods if n != "BacksolveAdjoint"]
         last = max(panels[f"{problem}, {solver}"][n][-1] for n in exact)
         rows.append(
-            Row(f"{problem}, {solver} at {tolerances[-1]:.0e}: largest error but Backsolve's", last, None, target=1e-5)
+            Row(
+                f"{problem}, {solver} at {tolerances[-1]:.0e}: largest error but BacksolveAdjoint's",
+                last,
+                None,
+                target=1e-5,
+            )
         )
     return Report(
         rows=rows,
@@ -160,8 +175,8 @@ def run(context: Context) -> Report:
             "memory": "Peak memory of one gradient; a net of 4-32-4 on a batch of 16, RK4 steps.",
         },
         notes=[
-            "Backprop and Checkpointed differentiate the steps taken, so their error is that of the solution. Backsolve "
-            "solves the state backwards, which on contracting problems does not retrace it. Interpolating keeps the "
+            "Backprop and Checkpointed differentiate the steps taken, so their error is that of the solution. BacksolveAdjoint "
+            "solves the state backwards, which on contracting problems does not retrace it. InterpolatingAdjoint keeps the "
             "forward solution's dense output instead, and ForwardMode solves the sensitivities with the state.",
             "Memory counts the tensors that are alive, in states (a batch of 16 with 4 components) for each further step; "
             "it is that of the embedded engine, whatever engine the errors are from.",
@@ -181,9 +196,9 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
             model = NeuralODE(
                 MLP((4, width, 4), init_bias=0.3),
                 solver="RK4",
-                step=1.0 / count,
+                step_size=1.0 / count,
                 gradient=name,
-                fused=False,
+                compiled=False,
                 engine="torch",
             )
             start, ts = torch.ones(16, 4, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)

@@ -119,7 +119,7 @@ def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) 
         tuple(found.curves.test_accuracy),
         tuple(found.curves.train_accuracy),
         found.fit.seconds,
-        "" if found.fit.finished else found.fit.reason,
+        "" if found.fit.finished else found.fit.message,
     )
 
 

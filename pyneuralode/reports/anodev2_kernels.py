@@ -103,7 +103,7 @@ def run(context: Context) -> Report:
             "and how weights evolve, not what they become.",
             "A batch norm follows each convolution and undoes any scaling of its output: reaction changes nothing that "
             "the network computes, and rho stays near 0.",
-            "A kernel's row has a colour scale of its own, white at zero, and so has its change from t = 0 to 1; o and i "
+            "A kernel's row has a color scale of its own, white at zero, and so has its change from t = 0 to 1; o and i "
             "number its output and input. The paper shows the like in Fig. 3 to 6.",
         ],
     )

@@ -283,15 +283,15 @@ def _notes(context: Context, found: Columns) -> list[str]:
     notes = [
         (
             f"A reduced scale, trained here: {plan.images:,} training images, {plan.tests:,} test images, few epochs of "
-            f"batches of {recipe.batch} by SGD with one cycle of the learning rate up to {recipe.optimiser.lr:g}, flips, "
+            f"batches of {recipe.batch} by SGD with one cycle of the learning rate up to {recipe.optimizer.lr:g}, flips, "
             "convolutions in bfloat16. Accuracies are far below the printed ones, which are of 350 epochs on 50,000 "
             f"images, and {plan.tests:,} test images give each a standard error of about {50 / plan.tests**0.5:.1f} points: "
             "differences of a point say nothing."
         ),
         (
             "The Neural ODE keeps only its last state and integrates state, adjoint and the parameters' gradient back in "
-            "the same Euler steps (optimise-then-discretise); ANODE and ANODEV2 take the gradient of the steps "
-            "themselves (discretise-then-optimise). After so few epochs the two gradients part the networks by a few "
+            "the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 take the gradient of the steps "
+            "themselves (discretize-then-optimize). After so few epochs the two gradients part the networks by a few "
             "points, not by thirty. Every step has batch norms of its own (deduced from Table 3)."
         ),
     ]

@@ -105,7 +105,9 @@ def _points(series: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _their_fit(activation: str, seed: int, engine: str, iterations: int, advance) -> FitResult:
-    model = AugmentedNeuralODE(MLP((4, 100, 50, 4), activation), extra=3, solver="Tsit5", engine=engine, seed=seed)
+    model = AugmentedNeuralODE(
+        MLP((4, 100, 50, 4), activation), augment_dim=3, solver="Tsit5", engine=engine, seed=seed
+    )
     plan = GrowingSpan(SPANS, Adam(1e-3), iterations)
     return fit_neural(
         *_points("report"), model=model, plan=plan, callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}")

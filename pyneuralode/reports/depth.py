@@ -33,9 +33,9 @@ def run(context: Context) -> Report:
             Row(f"distance of {SHALLOW} layers from the ODE at the end", distances[SHALLOW]),
             Row(f"distance of {DEEP} layers from the ODE at the end", distances[DEEP]),
             Row("order of the distance in 1 / depth, 100 to 1,000 layers", slope, better="match"),
-            Row(f"pairs of neighbours that change places, {SHALLOW} layers", swaps(layers[SHALLOW])),
-            Row(f"pairs of neighbours that change places, {DEEP} layers", swaps(layers[DEEP])),
-            Row("pairs of neighbours that change places, ODE", swaps(paths)),
+            Row(f"pairs of neighbors that change places, {SHALLOW} layers", swaps(layers[SHALLOW])),
+            Row(f"pairs of neighbors that change places, {DEEP} layers", swaps(layers[DEEP])),
+            Row("pairs of neighbors that change places, ODE", swaps(paths)),
         ],
         figures={
             "trajectories": residual_and_ode(
@@ -63,7 +63,7 @@ def run(context: Context) -> Report:
             "sin(1.3 y + t), and a residual network of n layers is y + (5 / n) f(t, y) n times over. The "
             "ODE is solved by Tsit5 at 1e-10.",
             "Trajectories of an ODE never meet. Those of a residual network may, where its step (1 for "
-            "five layers) times df/dy is below -1: five layers put neighbours in another order, fifty do "
+            "five layers) times df/dy is below -1: five layers put neighbors in another order, fifty do "
             "not.",
         ],
     )
@@ -80,7 +80,7 @@ def ode(ts: np.ndarray) -> np.ndarray:
 
 
 def swaps(states: np.ndarray) -> int:
-    """Return how many pairs of neighbouring starts are ever in the other order, for states (T, starts)."""
+    """Return how many pairs of neighboring starts are ever in the other order, for states (T, starts)."""
     return int((np.diff(states, axis=1) < 0).any(axis=0).sum())
 
 

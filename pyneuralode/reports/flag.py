@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..flows import ContinuousFlow
-from ..flows.views import film, grid_of, log_density_on
+from ..flows.plots import film, grid_of, log_density_on
 from ..plotting.flows import density_panels, flow_animation, flow_in_time, running_losses
 from ..time_fields import HyperMLP
 from .base import Context, Report, Row

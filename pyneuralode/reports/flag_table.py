@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..fields import Field
-from ..flows.views import grid_of, log_density_on
+from ..fields import VectorField
+from ..flows.plots import grid_of, log_density_on
 from ..plotting.flows import density_panels, losses_of_settings, running_losses
 from ..time_fields import HyperMLP
 from .base import Context, Report, Row, Table
@@ -25,7 +25,7 @@ QUICK_NETS = (
 )
 # What one change of our set-up does to one net, and the steps from there to the best model.
 ABLATED = HyperMLP(2, 64, 64)
-ABLATIONS: dict[str, tuple[Field, Recipe]] = {
+ABLATIONS: dict[str, tuple[VectorField, Recipe]] = {
     "our set-up, hypernet H 64, w 64": (ABLATED, OURS),
     "but torch's initial parameters": (ABLATED, replace(OURS, initial="torch")),
     "but Adam at 1e-3 throughout": (ABLATED, replace(OURS, rate=1e-3, schedule="constant")),
@@ -93,11 +93,11 @@ def run(context: Context) -> Report:
     )
 
 
-def _job(name: str, field: Field, recipe: Recipe, seed: int, context: Context, fresh: int) -> Job:
+def _job(name: str, field: VectorField, recipe: Recipe, seed: int, context: Context, fresh: int) -> Job:
     return Job(name, _train, (field, recipe, seed, context.engine, fresh), recipe.updates)
 
 
-def _train(field: Field, recipe: Recipe, seed: int, engine: str, fresh: int, advance) -> Trained:
+def _train(field: VectorField, recipe: Recipe, seed: int, engine: str, fresh: int, advance) -> Trained:
     return train_flag(field, recipe, seed, engine, advance, fresh)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..datasets.densities import flag
-from ..fields import MLP, Field, Parameters
+from ..fields import MLP, Parameters, VectorField
 from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow, FlowFit
@@ -27,7 +27,7 @@ class Net:
     """A net of Table 1, the report's loss, and the group in which it is drawn."""
 
     name: str
-    field: Field
+    field: VectorField
     theirs: float
     group: str
 
@@ -93,12 +93,12 @@ class Recipe:
     updates: int = 1000
     batch: int = 512
 
-    def field(self, field: Field) -> Field:
+    def field(self, field: VectorField) -> VectorField:
         """Return the net with this recipe's scale of the slope."""
         fast = 8.0 if isinstance(field, HyperMLP) else 2.0
         return replace(field, output_scale=fast) if self.speed == "fast" else field
 
-    def parameters(self, field: Field, seed: int) -> Parameters:
+    def parameters(self, field: VectorField, seed: int) -> Parameters:
         """Return the initial parameters of the net."""
         return as_torch_draws(field, seed) if self.initial == "torch" else spread(field, seed)
 
@@ -111,7 +111,7 @@ THEIRS = Recipe((0.0, 10.0), "torch", "one", 1e-3, "constant", (0.9, 0.999), "DP
 OURS = Recipe()
 
 
-def as_torch_draws(field: Field, seed: int) -> Parameters:
+def as_torch_draws(field: VectorField, seed: int) -> Parameters:
     """Return every layer's weights and biases ~ U(-a, a), a = sqrt(1 / in), as torch.nn.Linear draws them."""
     rng = np.random.default_rng(seed)
     parameters, bound = {}, 0.0
@@ -136,7 +136,7 @@ class Trained:
         divergence KL(p || q), whose estimate is far less noisy than the loss.
     """
 
-    field: Field
+    field: VectorField
     times: tuple[float, float]
     parameters: Parameters
     fit: FlowFit
@@ -156,7 +156,7 @@ class Trained:
 
 
 def train_flag(
-    field: Field,
+    field: VectorField,
     recipe: Recipe,
     seed: int,
     engine: str,
@@ -178,7 +178,7 @@ def train_flag(
         sampler=FLAG.sample,
         updates=recipe.updates,
         batch=recipe.batch,
-        optimiser=Adam(recipe.rate, betas=recipe.betas),
+        optimizer=Adam(recipe.rate, betas=recipe.betas),
         schedule=recipe.learning_rate,
         seed=seed,
         callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),

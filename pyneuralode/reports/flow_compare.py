@@ -1,6 +1,6 @@
 """Experiment `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
 
-Both minimise the reverse divergence KL(q || p) to a density that is known up to a constant, from their own samples. The
+Both minimize the reverse divergence KL(q || p) to a density that is known up to a constant, from their own samples. The
 constant is computed by quadrature, so that the divergence itself is known.
 """
 
@@ -18,8 +18,8 @@ from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow
 from ..flows.planar import PlanarFlow
+from ..flows.plots import grid_of
 from ..flows.recipe import spread
-from ..flows.views import grid_of
 from ..plotting.flows import density_panels, divergences
 from ..time_fields import HyperMLP
 from .base import Context, Report, Row, Table
@@ -132,7 +132,7 @@ def run(context: Context) -> Report:
             "divergences": "Divergence from each given density against the size of the flow.",
         },
         notes=[
-            "Both kinds start from a standard normal and minimise E_q[log q - log p] over batches of 512 "
+            "Both kinds start from a standard normal and minimize E_q[log q - log p] over batches of 512 "
             "samples of their own by Adam at the same schedule (one cycle, 0.01 for continuous flows; 0.02 "
             "for planar ones). The continuous flow is a hypernetwork of width M "
             "and 32 hidden units, Tsit5, tolerance 1e-3 while training and 1e-5 for the numbers. "
@@ -180,7 +180,7 @@ def compare(
     fit = flow.fit(
         log_density=log_density,
         updates=updates,
-        optimiser=Adam(rate, betas=(0.9, 0.99), clip=10.0),
+        optimizer=Adam(rate, betas=(0.9, 0.99), clip=10.0),
         schedule=OneCycle(rate, updates),
         seed=seed,
         callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..datasets.mnist import mnist_images
 from ..flows.images.training import SETUPS, Measurement, train_image_flow
-from ..flows.images.transforms import quantise
+from ..flows.images.transforms import quantize
 from ..plotting.images import bits_curve, image_grid
 from .base import Context, Report, Row, Table
 from .parallel import Job, OneBar, side_by_side
@@ -66,9 +66,9 @@ def run(context: Context) -> Report:
         notes=[
             "A reduced scale, trained here: bfloat16 convolutions, penalties on the kinetic energy and the "
             "Jacobian (Finlay et al. 2020), two fixed steps of RK4 a CNF while training. The test images "
-            "are measured in single precision by DP5 at tolerance 1e-5, with one draw of dequantisation and "
+            "are measured in single precision by DP5 at tolerance 1e-5, with one draw of dequantization and "
             "of Hutchinson's noise each.",
-            "Pixels are dequantised, (x + u) / 256 with u uniform on [0, 1), so that bits per dim bound what "
+            "Pixels are dequantized, (x + u) / 256 with u uniform on [0, 1), so that bits per dim bound what "
             "an ideal code by the model needs for a pixel; the report's code leaves that out, and its "
             "density has no bound.",
             "The first map of both reduced flows carries every pixel through the histogram of its place to a "
@@ -93,7 +93,7 @@ def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[...
         found.fit.seconds,
         found.test,
         found.baseline,
-        quantise(found.flow.sample(SAMPLES, seed)).numpy(),
+        quantize(found.flow.sample(SAMPLES, seed)).numpy(),
         sum(p.numel() for p in found.flow.parameters() if p.requires_grad),
     )
 

@@ -165,7 +165,7 @@ def _sizes(found: dict[str, Trained]) -> list[Row]:
 
 
 def _growth(grown: dict[str, float]) -> list[Row]:
-    adjoint, checkpoints = "ODE-Net, Backsolve", "ODE-Net, Checkpointed"
+    adjoint, checkpoints = "ODE-Net, BacksolveAdjoint", "ODE-Net, Checkpointed"
     return [
         Row(f"{adjoint}: memory a step", grown[adjoint], 0.0, "states", source="S: O(1)", target=0.05),
         Row(f"{checkpoints}: memory a step", grown[checkpoints], None, "states", target=1.05),
@@ -231,15 +231,15 @@ def _notes() -> list[str]:
     recipe = RECIPES["digits"]
     return [
         "The review's network and solver, Euler's method with 20 steps; the training is ours, the same for all networks: "
-        f"{recipe.optimiser}, one cycle of the learning rate, batches of {recipe.batch}, shifts by up to "
+        f"{recipe.optimizer}, one cycle of the learning rate, batches of {recipe.batch}, shifts by up to "
         f"{recipe.augmentation.crop} pixels, convolutions in {recipe.precision} (in float32 where steps are adapted). Each is "
         "tested in single precision by the solver it was trained with.",
-        "Batch normalisation inside the dynamics keeps running statistics for each step of the solver. One running average, "
+        "Batch normalization inside the dynamics keeps running statistics for each step of the solver. One running average, "
         "as torch's own layer keeps it, mostly sees the last of the twenty evaluations of a pass: after one epoch it read "
         "98.8 % of the test images where the batches' own statistics gave 99.3 %. Training is not touched by it.",
         "Checkpointed and Backprop give the same gradient of the same steps, so that the ODE-Net by Euler is also the "
-        "RK-Net by Euler; the RK-Net here takes five steps of the classical Runge-Kutta method. Backsolve keeps one "
+        "RK-Net by Euler; the RK-Net here takes five steps of the classical Runge-Kutta method. BacksolveAdjoint keeps one "
         "state whatever the steps, and its gradient is that of another solve; Checkpointed keeps one more state a step.",
-        "Chen et al. train 160 epochs with augmentation. The ResNet is theirs, with batch instead of group normalisation: "
+        "Chen et al. train 160 epochs with augmentation. The ResNet is theirs, with batch instead of group normalization: "
         "a convolution, two residual blocks that halve the image, then six.",
     ]

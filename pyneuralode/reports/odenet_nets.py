@@ -40,7 +40,7 @@ _ADAPTIVE = {
     "kind": "odenet",
     "solver": "DP5",
     "steps": None,
-    "gradient": "Backsolve",
+    "gradient": "BacksolveAdjoint",
     "rtol": 1e-3,
     "atol": 1e-3,
 }
@@ -48,7 +48,7 @@ _ADAPTIVE = {
 _SINGLE = {"precision": "float32"}
 NETS = (
     Net(MAIN, {"kind": "odenet"}, gradient="Checkpointed"),
-    Net(ADAPTIVE, _ADAPTIVE, full=(30_000, 1), quick=(1_500, 1), gradient="Backsolve", changes=_SINGLE),
+    Net(ADAPTIVE, _ADAPTIVE, full=(30_000, 1), quick=(1_500, 1), gradient="BacksolveAdjoint", changes=_SINGLE),
     Net("RK-Net, RK4", {"kind": "rknet", "solver": "RK4", "steps": 5}),
     Net("ResNet, 6 blocks", {"kind": "resnet"}),
     Net("plain CNN", {"kind": "cnn"}),
@@ -103,7 +103,7 @@ def memory(depths: list[int], progress: Progress) -> dict[str, list[float]]:
         )
 
     bodies = {
-        "ODE-Net, Backsolve": ode("Backsolve"),
+        "ODE-Net, BacksolveAdjoint": ode("BacksolveAdjoint"),
         "ODE-Net, Checkpointed": ode("Checkpointed"),
         "RK-Net, Backprop": ode("Backprop"),
         "ResNet": lambda blocks: nn.Sequential(*(ResidualBlock(CHANNELS) for _ in range(blocks))),

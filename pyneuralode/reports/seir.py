@@ -57,7 +57,7 @@ def run(context: Context) -> Report:
         notes=[
             "The report compares the infectious part i, a prevalence, with new cases, an incidence. The last two fits "
             "compare factor x sigma e, the rate at which cases begin, with the same data.",
-            "The report's optimiser, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The converged "
+            "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The converged "
             "fits use L-BFGS on the logarithms of the parameters, from the same start.",
             "Converged parameters fit better and mean less: sigma = 2.5/day is a latent time of ten hours, e0 and i0 are "
             "known only by their sum, and the incidence fits lie in a flat valley of implausible rates. A least-squares "

@@ -105,7 +105,7 @@ def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIO
     model = NeuralODE(field, solver=SOLVERS[name].solver, rtol=1e-7, atol=1e-9, engine=engine, seed=seed)
     states, times = torch.as_tensor(truth(TIMES)), torch.as_tensor(TIMES)
     pieces = states.unfold(0, PIECE, 1).permute(2, 0, 1)  # (10, 491, 2): the pieces from every start
-    optimiser = torch.optim.RMSprop(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3)
     draws = np.random.default_rng(seed)
 
     def loss_of(starts) -> tuple[torch.Tensor, int]:
@@ -116,11 +116,11 @@ def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIO
     losses, trajectories, evaluations = [], {}, 0
     begin = time.perf_counter()
     for iteration in range(iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         # As torchdiffeq's demonstration: 490 starts, without the last one possible.
         loss, work = loss_of(torch.as_tensor(draws.choice(len(TIMES) - PIECE, STARTS, replace=False)))
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
         evaluations += work
         if iteration in SHOWN or iteration == iterations - 1:

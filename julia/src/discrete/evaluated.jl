@@ -13,7 +13,7 @@ mutable struct Evaluated{T,E<:Evaluator{T}} <: TapedField{T}
     gathers::Bool
 end
 
-function taped(field::Field, ::Type{T}, samples) where {T}
+function taped(field::VectorField, ::Type{T}, samples) where {T}
     states, count = ntuple(_ -> zeros(T, dimension(field), samples), 4), parameter_count(field)
     e = evaluator(field, states[1])
     # Where a slope costs more than to find its method, one compiled march serves all such fields.

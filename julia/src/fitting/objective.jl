@@ -1,4 +1,4 @@
-# What a fit minimises: weighted squares of prediction minus data over the first rows, and a penalty; with its gradient.
+# What a fit minimizes: weighted squares of prediction minus data over the first rows, and a penalty; with its gradient.
 
 "The loss is not a finite number."
 struct NotFinite <: Exception
@@ -16,7 +16,7 @@ weights (components, samples, times). `Span(objective, rows)` is the part that a
 Its pieces are not in its type: a fit of another field or penalty then needs no compilation of all that runs a plan.
 """
 struct Objective{T}
-    field::Field
+    field::VectorField
     variables::Variables{T}
     start::Start
     observable::Observable

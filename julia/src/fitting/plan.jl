@@ -28,7 +28,7 @@ end
 "A stage while it runs."
 mutable struct Stage{T}
     const run::Run{T}
-    const settings::Dict{String,Any}   # of the optimiser
+    const settings::Dict{String,Any}   # of the optimizer
     const iterations::Int
     const goal::Union{Nothing,Float64}
     const span::Span{T}
@@ -94,11 +94,11 @@ function run_stage!(stage::Stage)
     return run_first_order!(stage, x, FirstOrder(stage.settings, x))
 end
 
-function run_first_order!(stage::Stage, x, optimiser)
+function run_first_order!(stage::Stage, x, optimizer)
     gradient = zero(x)
     while !isover(stage)
         loss, total = evaluate!(gradient, stage, x)
-        step!(optimiser, x, gradient, current_rate(stage))
+        step!(optimizer, x, gradient, current_rate(stage))
         finish_iteration!(stage, loss, total)
     end
 end
@@ -115,8 +115,8 @@ plain values:
 - `"observed"`: components counted from 0, or `"observe"`: a described observable; `"reduction"`: "sum" or "mean";
   `"penalty"`: described;
 - `"bounds"`: pairs [low, high] by name; `"fixed"`: names;
-- `"stages"`: dictionaries with `"optimiser"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
-- `"solver"`, `"control"`, `"fused"` as in `differentiable`, `"gradient"`: its kind and settings;
+- `"stages"`: dictionaries with `"optimizer"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
+- `"solver"`, `"control"`, `"compiled"` as in `differentiable`, `"gradient"`: its kind and settings;
 - `"every"` iterations, and every `"report_every"` seconds, `progress(stage, iteration, best_loss, loss)` is called, stage and
   iteration counted from 0.
 
@@ -128,14 +128,14 @@ function fit_plan(request::AbstractDict; progress=nothing)
     T = eltype(objective.variables.start)
     run = Run{T}(objective, start_vector(objective.variables), History{T}[], progress, Int(get(request, "every", 1)),
                  Float64(get(request, "report_every", 0.2)), time(), false)
-    reason = run_stages!(run, request["stages"])
+    message = run_stages!(run, request["stages"])
     last = something(findlast(h -> h.evaluations > 0, run.histories), lastindex(run.histories))
     best = run.histories[last]
     return Dict{String,Any}(
-        "loss" => best.best_loss, "parameters" => best.parameters, "finished" => reason === nothing,
+        "loss" => best.best_loss, "parameters" => best.parameters, "finished" => message === nothing,
         "stages" => [Dict{String,Any}(string(name) => getfield(h, name) for name in fieldnames(History)) for h in run.histories],
         "interrupted" => run.interrupted,
-        "reason" => something(reason, "the whole plan ran"),
+        "message" => something(message, "the whole plan ran"),
     )
 end
 
@@ -145,23 +145,23 @@ function run_stages!(run::Run{T}, stages) where {T}
         history = History(T[], T[], T(Inf), T(Inf), arrays(run.objective.variables, run.best), 0, 0.0)
         push!(run.histories, history)
         place = "stage $k of $(length(stages)), iteration "
-        reason = nothing
+        message = nothing
         try
             goal = get(described, "goal", nothing)
-            run_stage!(Stage(run, Dict{String,Any}(described["optimiser"]), Int(described["iterations"]),
+            run_stage!(Stage(run, Dict{String,Any}(described["optimizer"]), Int(described["iterations"]),
                              goal === nothing ? nothing : Float64(goal), Span(run.objective, Int(described["rows"])), history, time()))
         catch error
             if error isa Union{InterruptException,Interrupted}
                 run.interrupted = true
-                reason = "interrupted in $place$(length(history.losses))"
+                message = "interrupted in $place$(length(history.losses))"
             elseif error isa Union{SolveFailure,NotFinite}
-                reason = "stopped in $place$(length(history.losses)): $(sprint(showerror, error))"
+                message = "stopped in $place$(length(history.losses)): $(sprint(showerror, error))"
             else
                 rethrow()
             end
         end
         history.parameters = arrays(run.objective.variables, run.best)
-        reason === nothing || return "$reason; the parameters are the best so far"
+        message === nothing || return "$message; the parameters are the best so far"
     end
     return nothing
 end

@@ -12,7 +12,7 @@ The field of a continuous normalizing flow. A state is a matrix (rows, samples):
 The noise belongs to the field, not to its evaluation: however often a solver evaluates the slope at a point, it finds
 the same value there. It may be redrawn between two solves (`draw!`). Its parameters are those of `inner`.
 """
-struct Augmented{F<:Field,N<:Union{Nothing,AbstractMatrix}} <: Field
+struct Augmented{F<:VectorField,N<:Union{Nothing,AbstractMatrix}} <: VectorField
     inner::F
     noise::N
     kinetic::Bool

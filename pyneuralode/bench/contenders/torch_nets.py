@@ -71,7 +71,7 @@ class HyperFlow(nn.Module):
 
 
 class ConvolutionalDynamics(nn.Module):
-    """Twice a 3x3 convolution of the image and the time, ReLU and batch normalisation."""
+    """Twice a 3x3 convolution of the image and the time, ReLU and batch normalization."""
 
     def __init__(self, channels: int):
         super().__init__()

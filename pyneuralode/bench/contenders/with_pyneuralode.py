@@ -27,7 +27,7 @@ FIELDS = {
 def choices(variant: str) -> dict:
     """Return the solver, path and gradient method of words such as "Tsit5, generic path, Checkpointed every 8"."""
     solver, *words = variant.split(", ")
-    chosen = {"solver": solver, "engine": "torch", "fused": "generic path" not in words}
+    chosen = {"solver": solver, "engine": "torch", "compiled": "generic path" not in words}
     for word in words:
         if word not in ("generic path", "again"):
             kind, _, every = word.partition(" every ")

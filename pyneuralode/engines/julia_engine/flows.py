@@ -19,10 +19,10 @@ from ...gradients import ForwardMode, require_gradient
 from ...solvers import find_solver, julia_solver
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
-from ..torch_engine.first_order import first_order
+from ..torch_engine.once_differentiable import once_differentiable
 from . import session
-from .handover import plain_control, refuse_tstops, solver_request
 from .session import Kept
+from .transfer import plain_control, refuse_tstops, solver_request
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
@@ -134,7 +134,7 @@ class _Joint(torch.autograd.Function):
         return work.solve(state, parameters, True)
 
     @staticmethod
-    @first_order
+    @once_differentiable
     def backward(ctx, cotangent: Tensor):
         _ = ctx.saved_tensors
         state, parameters = ctx.work.pullback(cotangent)

@@ -20,8 +20,8 @@ from ...errors import EngineError
 from ...progress import Progress
 from . import sources
 from .executables import Julia, JuliaMissing, examine
+from .install_record import Record, data_folder, default_project, make_folder, write_record
 from .probe import forget, named_julia
-from .record import Record, data_folder, default_project, make_folder, write_record
 
 LOG = "setup.log"
 

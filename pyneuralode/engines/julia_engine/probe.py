@@ -13,8 +13,8 @@ from pathlib import Path
 
 from . import sources
 from .executables import Julia, JuliaMissing, examine, own_places, pair, setting
+from .install_record import default_project, read_record
 from .project import NEEDED, JuliaProject, read_project
-from .record import default_project, read_record
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
-from ..base import Control, Solution
+from ...problem import Control, Solution
 from ..inputs import flat_control
 from ..state import check_times, flatten, times_inside
-from .reply import read_reply
+from .decode import read_reply
 from .session import with_julia
 
 ENGINE = "julia (diffeqpy)"
@@ -136,7 +136,7 @@ def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Ma
         nfev=calls,
         accepted=int(solution.stats.naccept),
         rejected=int(solution.stats.nreject),
-        reason="reached the last time",
+        message="reached the last time",
         solver=solver,
         engine=ENGINE,
         dense=_dense(solution, start) if dense else None,

@@ -14,19 +14,19 @@ import numpy as np
 from torch import nn
 
 from ...errors import ArgumentError
-from ...fields import Field
+from ...fields import VectorField
+from ...problem import Control, Problem, Solution
 from ...solvers import julia_solver
-from ..base import Control, Problem, Solution
 from ..torch_engine.dynamics import bind
 from .diffeqpy_modules import diffeqpy
-from .handover import plain_control
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .session import with_julia
+from .transfer import plain_control
 
 
 def applies(problem: Problem) -> bool:
     """Return whether the problem's field is a plain Python function."""
-    return callable(problem.dynamics) and not isinstance(problem.dynamics, (Field, nn.Module))
+    return callable(problem.dynamics) and not isinstance(problem.dynamics, (VectorField, nn.Module))
 
 
 def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
@@ -39,7 +39,7 @@ def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
         )
     function, _ = bind(problem.dynamics, {})
     start = Start(problem.y0, problem.ts)
-    control = start.control(problem.control, entry.adaptive and problem.control.step is None)
+    control = start.control(problem.control, entry.adaptive and problem.control.step_size is None)
     field = Callback(function, start, inputs=1)
 
     def integrate(Main: Any) -> Solution:

@@ -12,26 +12,28 @@ import numpy as np
 
 from ...arguments import real_array
 from ...errors import ArgumentError, SolverError
-from ..base import Control, Problem, Solution
+from ...problem import Control, Problem, Solution
 from . import python_fields
 from .diffeqpy_modules import diffeqpy
-from .handover import refuse_tstops
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .session import with_julia
+from .transfer import refuse_tstops
 
 SDE_SOLVERS = ("SOSRI", "SOSRA", "SRIW1", "SRA1", "EM")
 # Which of diffeqpy's modules has them; IDA is Sundials'.
 RESIDUAL_SOLVERS = {"IDA": "de", "DFBDF": "ode"}
-# Those of our catalogue that take a mass matrix with rows of zeros.
+# Those of our catalog that take a mass matrix with rows of zeros.
 MASS_MATRIX_SOLVERS = ("Rodas5P", "Rosenbrock23", "FBDF")
 
 
 def solve_noise(f: Callable, g: Callable, y0: Any, ts: Any, solver: str, control: Control, seed: int) -> Solution:
     """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with a Wiener process of its own for each component."""
     start = Start(y0, ts)
-    if solver == "EM" and control.step is None:
-        raise ArgumentError("step is None, but EM does not choose its steps itself: give step, such as step=0.01.")
-    control = start.control(control, control.step is None)
+    if solver == "EM" and control.step_size is None:
+        raise ArgumentError(
+            "step_size is None, but EM does not choose its steps itself: give one, such as step_size=0.01."
+        )
+    control = start.control(control, control.step_size is None)
     drift, noise = Callback(f, start, 1, "f"), Callback(g, start, 1, "g")
 
     def integrate(Main: Any) -> Solution:
@@ -75,8 +77,10 @@ def solve_residual(
     """Solve ``residual(t, y, dy/dt) = 0`` from y0 and its slope dy0."""
     start = Start(y0, ts)
     control = start.control(control, True)
-    if control.step is not None:
-        raise ArgumentError(f"step is {control.step}, but {solver} chooses its steps itself: leave step out.")
+    if control.step_size is not None:
+        raise ArgumentError(
+            f"step_size is {control.step_size}, but {solver} chooses its steps itself: leave step_size out."
+        )
     if np.ndim(control.rtol):
         raise ArgumentError(f"rtol has shape {np.shape(control.rtol)}, but {solver} takes one for all: give a number.")
     dy0 = start.array("dy0", dy0)
@@ -127,9 +131,9 @@ def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
         "maxiters": int(control.max_steps),
         "verbose": False,
     }
-    if control.step is not None:
+    if control.step_size is not None:
         # Steps end at the times asked for; in between these methods interpolate by straight lines only.
-        return settings | {"adaptive": False, "dt": float(control.step), "tstops": times}
+        return settings | {"adaptive": False, "dt": float(control.step_size), "tstops": times}
     if control.first_step is not None:
         settings["dt"] = float(control.first_step)
     if control.min_step > 0:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import ArgumentError, EngineError, unknown_name
-from .inside import Inside
+from .in_process import Inside
 from .worker import Worker
 
 PROCESSES = ("inside", "worker")

@@ -13,20 +13,19 @@ from torch import Tensor, nn
 from ...conv_fields import ConcatConv
 from ...equations import Equations
 from ...errors import ArgumentError, PyNeuralODEError
-from ...fields import MLP, SEIR, Field, Linear
+from ...fields import MLP, SEIR, Linear, VectorField
 from ...gradients import OF_STEPS, require_gradient
+from ...problem import Problem, Solution
 from ...solvers import find_solver, julia_solver
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
-from ..base import Problem, Solution
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flatten, times_inside
-from ..torch_engine.differentiate import attach_outputs, attach_start
-from ..torch_engine.first_order import first_order
 from ..torch_engine.dynamics import build
+from ..torch_engine.gradient_methods import attach_outputs, attach_start
+from ..torch_engine.once_differentiable import once_differentiable
 from ..torch_engine.tangents import refuse_tangents
 from . import python_fields
-from .handover import Asked, ByAddress, ByValue, handover, refuse_tstops
-
+from .transfer import Asked, ByAddress, ByValue, refuse_tstops, transfer
 
 # The descriptions that Julia makes a field of; a subclass describes itself by another name.
 FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -67,7 +66,7 @@ def _require_joint(problem: Problem) -> None:
 
 def _require(problem: Problem, differentiated: bool) -> None:
     field, y0 = problem.dynamics, problem.y0
-    if not isinstance(field, Field):
+    if not isinstance(field, VectorField):
         kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
         raise ArgumentError(
             f"the field is a {kind}, which Julia would have to call back at every step: write engine='torch', or describe "
@@ -87,11 +86,13 @@ def _require(problem: Problem, differentiated: bool) -> None:
         raise ArgumentError("y0 is a tuple, which a described field does not take: join its parts into one array.")
     if isinstance(y0, Tensor) and y0.is_floating_point() and y0.dtype not in (torch.float32, torch.float64):
         raise ArgumentError(f"y0 is {y0.dtype}, and Julia solves in float32 and float64: write y0.float().")
-    by_steps = solver.kind == "explicit" and "torch" in solver.engines and problem.fused  # the tableaus that both have
+    by_steps = (
+        solver.kind == "explicit" and "torch" in solver.engines and problem.compiled
+    )  # the tableaus that both have
     if differentiated and not problem.dense and isinstance(problem.gradient, OF_STEPS) and not by_steps:
         raise ArgumentError(
             f"gradient is {type(problem.gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers "
-            "that both engines have, in compiled code (fused=True): write gradient='Interpolating'."
+            "that both engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
         )
 
 
@@ -111,11 +112,11 @@ def solve(problem: Problem) -> Solution:
     parameters = read_parameters(field, problem.parameters, y0, constant=layout.numpy)
     check_described(field, parameters, layout)
     entry = find_solver(problem.solver)
-    adaptive = entry.adaptive and problem.control.step is None
+    adaptive = entry.adaptive and problem.control.step_size is None
     control = flat_control(problem.control, y0, layout, adaptive)
     times = ts.detach().to("cpu", torch.float64).numpy()
-    asked = Asked(field, entry.name, problem.gradient, problem.fused, control, times, layout, problem.dense)
-    work = handover(asked, y0.device)
+    asked = Asked(field, entry.name, problem.gradient, problem.compiled, control, times, layout, problem.dense)
+    work = transfer(asked, y0.device)
     given = tuple(parameters[name] for name in field.shapes())
     times_matter = ts.requires_grad and torch.is_grad_enabled()
     f = build(field, {name: value.detach() for name, value in parameters.items()}) if times_matter else None
@@ -132,9 +133,9 @@ def solve(problem: Problem) -> Solution:
         nfev=nfev,
         accepted=accepted,
         rejected=rejected,
-        reason="reached the last time",
+        message="reached the last time",
         solver=entry.name,
-        engine="julia (fused)" if work.fused else "julia",
+        engine="julia (compiled)" if work.compiled else "julia",
         dense=_dense(work, times, layout) if problem.dense else None,
     )
 
@@ -147,7 +148,7 @@ class _Solve(torch.autograd.Function):
         return work.solve(y0, parameters, True)
 
     @staticmethod
-    @first_order
+    @once_differentiable
     def backward(ctx, cotangent: Tensor):
         _ = ctx.saved_tensors
         start, parameters = ctx.work.pullback(cotangent.contiguous())

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from ...errors import EngineError
-from .reply import read_reply
+from .decode import read_reply
 
 Progress = Callable[..., bool]
 
@@ -139,7 +139,7 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    from .inside import Inside
+    from .in_process import Inside
 
     try:
         julia = Inside()

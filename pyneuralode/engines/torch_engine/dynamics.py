@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...conv_fields import ConcatConv
 from ...equations import Equations
 from ...errors import ArgumentError
-from ...fields import MLP, SEIR, Field, Linear
+from ...fields import MLP, SEIR, Linear, VectorField
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from .activations import ACTIVATIONS, INPUT_MAPS
 from .equations import bound_equations
@@ -24,7 +24,7 @@ Dynamics = Callable[[float, Tensor], Tensor]
 
 
 @singledispatch
-def build(field: Field, parameters: Parameters) -> Dynamics:
+def build(field: VectorField, parameters: Parameters) -> Dynamics:
     """Return ``f(t, y)`` for a described field and its parameters; y is (..., dim)."""
     raise ArgumentError(f"the torch engine has no builder for the field {type(field).__name__}.")
 
@@ -72,7 +72,7 @@ build.register(Equations, bound_equations)
 @build.register(HyperMLP)
 @build.register(ConcatMLP)
 @build.register(GatedMLP)
-def _(field: Field, parameters: Parameters) -> Dynamics:
+def _(field: VectorField, parameters: Parameters) -> Dynamics:
     return Layered(layers_of(field, parameters), activation_of(field)).slope
 
 
@@ -163,7 +163,7 @@ def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: ob
 
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
     """Return ``f(t, y)`` for any dynamics, and whether it wants t as a tensor (a user's does, our fields do not)."""
-    if isinstance(dynamics, Field):
+    if isinstance(dynamics, VectorField):
         return build(dynamics, parameters), False
     _require_time_and_state(dynamics)
     if isinstance(dynamics, nn.Module):
@@ -174,6 +174,6 @@ def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
     if callable(dynamics):
         return dynamics, True
     raise ArgumentError(
-        f"the field is a {type(dynamics).__name__}: give a Field such as MLP((2, 50, 2)), a torch.nn.Module or a "
+        f"the field is a {type(dynamics).__name__}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a "
         "callable f(t, y)."
     )

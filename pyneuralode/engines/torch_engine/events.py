@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ..base import Crossings, Event, Problem, Solution
+from ...problem import Event, EventTrace, Problem, Solution
 from ..state import Layout, all_finite, as_tensor
-from .differentiate import Task, moved
+from .batched.event_monitor import PROBES, EventMonitor, crosses, meet, undefined
+from .gradient_methods import Task, moved
 from .march import fixed_grid, march
-from .rows.crossings import PROBES, Watch, crosses, meet, undefined
 
 Rows = Callable[[Tensor, Tensor], Tensor]
 
@@ -27,10 +27,10 @@ def solve(problem: Problem, task: Task, y0: Tensor, layout: Layout, again: Calla
     The second solve is an ordinary one, with the gradient that was asked for, and ends at the terminal event. There
     the event's time is corrected by one Newton step, which also connects it to autograd.
     """
-    if task.control.step is None and fixed_grid(task.method.tableau, task.ts, task.control) is not None:
+    if task.control.step_size is None and fixed_grid(task.method.tableau, task.ts, task.control) is not None:
         raise ArgumentError(needs_steps(problem.solver))
     values = condition_values(problem.events, layout)
-    found = _find(Watch(problem.events, values), layout, task, y0.detach())
+    found = _find(EventMonitor(problem.events, values), layout, task, y0.detach())
     forward = task.ts[-1] > task.ts[0]
     moments, which, parts = ([event[i] for event in found] for i in range(3))
     terminal = next((i for i, event in enumerate(which) if problem.events[event].terminal), None)
@@ -57,8 +57,8 @@ def solve(problem: Problem, task: Task, y0: Tensor, layout: Layout, again: Calla
         ts=problem.ts[:kept] if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float)[:kept],
         ys=layout.deliver(states[places[:kept]]),
         nfev=solution.nfev + task.statistics.nfev,
-        reason=reason(-1, last) if terminal is None else reason(which[terminal], float(times[terminal].detach())),
-        events=Crossings(times.numpy() if layout.numpy else times, layout.deliver(ends), np.array(which, dtype=int)),
+        message=message(-1, last) if terminal is None else message(which[terminal], float(times[terminal].detach())),
+        events=EventTrace(times.numpy() if layout.numpy else times, layout.deliver(ends), np.array(which, dtype=int)),
         again=None,  # it would not look for events
     )
 
@@ -66,12 +66,12 @@ def solve(problem: Problem, task: Task, y0: Tensor, layout: Layout, again: Calla
 def needs_steps(solver: Any) -> str:
     name = solver if isinstance(solver, str) else solver.name
     return (
-        f"solver is {name!r}, which steps from one time to the next and finds no events between them: give a step, such as "
-        "step=0.01, or take an adaptive solver such as Tsit5."
+        f"solver is {name!r}, which steps from one time to the next and finds no events between them: give a step_size, such as "
+        "step_size=0.01, or take an adaptive solver such as Tsit5."
     )
 
 
-def reason(which: int, t: float) -> str:
+def message(which: int, t: float) -> str:
     return "reached the last time" if which < 0 else f"event {which} at t = {t:g}"
 
 
@@ -87,7 +87,7 @@ def condition_values(events: tuple[Event, ...], layout: Layout) -> Rows:
     return values
 
 
-def row_values(events: tuple[Event, ...], shape: torch.Size) -> Rows:
+def batched_conditions(events: tuple[Event, ...], shape: torch.Size) -> Rows:
     """Return ``values(t (m,), y (m, n))`` -> (events, m) for conditions on samples, each a state of `shape`."""
 
     def values(t: Tensor, y: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _find(watch: Watch, layout: Layout, task: Task, y0: Tensor) -> list[tuple[float, int, float]]:
+def _find(watch: EventMonitor, layout: Layout, task: Task, y0: Tensor) -> list[tuple[float, int, float]]:
     """Return time, index and length of the part of a step it lies in, of every event in order, up to the first terminal one."""
     found, start = [], task.ts[0]
     before = next(_numbers_at([start], y0[None], watch.events, layout))

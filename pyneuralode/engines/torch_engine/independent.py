@@ -12,23 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, SolverError
-from ...fields import Field
+from ...fields import VectorField
 from ...gradients import OF_STEPS, Backprop, Checkpointed
-from ..base import Control, Crossings, Problem, Solution
+from ...problem import Control, EventTrace, Problem, Solution
 from ..inputs import flat_control, read_parameters
 from ..state import Layout, as_tensor, check_times, flatten
-from . import events, fused, fused_formulas, numpy_functions
-from .differentiate import Tied, distinct, moved
+from . import events, numpy_functions
+from .batched.control import AdaptiveControl, GridControl, of_sample
+from .batched.event_monitor import EventMonitor
+from .batched.march import march
+from .batched.replay import Replay, backprop, checkpointed
+from .batched.slope import BatchedSlope, batched_slope, first_slope, own_parameters
+from .batched.step import batched_method
+from .batched.times import BatchedTimes, Places
+from .compiled import formulas, networks
 from .dynamics import bind, refuse_hidden_parameters, with_hints
 from .finite_gradients import watched
+from .gradient_methods import Tied, distinct, moved
 from .march import fixed_grid, not_finite
-from .rows.control import AdaptiveControl, GridControl, of_sample
-from .rows.crossings import Watch
-from .rows.march import march
-from .rows.replay import Replay, backprop, checkpointed
-from .rows.slope import RowSlope, first_slope, own_parameters, row_slope
-from .rows.step import row_method
-from .rows.times import Places, RowTimes
 from .stiff import Coefficients, find_tableau
 from .tableaus import Tableau
 from .tangents import refuse_tangents
@@ -66,9 +67,9 @@ def solve(problem: Problem, alone: Alone) -> Solution:
     """Solve every sample of `problem` with steps of its own; `alone` solves one whole problem."""
     batch = _read(problem)
     with torch.set_grad_enabled(torch.is_grad_enabled() and not batch.layout.numpy):
-        if fused_formulas.applies_each(problem, batch.y0, batch.parameters) and not batch.times.requires_grad:
+        if formulas.applies_each(problem, batch.y0, batch.parameters) and not batch.times.requires_grad:
             return _compiled(batch)
-        if not isinstance(batch.tableau, Tableau) or _fused_applies(batch):
+        if not isinstance(batch.tableau, Tableau) or _networks_apply(batch):
             return _one_by_one(batch, alone)
         return _together(batch)
 
@@ -93,13 +94,13 @@ def _read(problem: Problem) -> Batch:
     samples, *shape = layout.shapes[0]
     times, counts, form = _read_times(problem.ts, samples, layout.numpy)
     tableau = find_tableau(problem.solver)
-    adaptive = problem.control.step is None and tableau.error is not None
+    adaptive = problem.control.step_size is None and tableau.error is not None
     control = flat_control(problem.control, y0, layout, adaptive)
     parameters = read_parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
     refuse_tangents(*TANGENTS, y0, times, *parameters.values())
     times = times.clone()  # which the caller may change
     shape = torch.Size(shape)
-    field = problem.dynamics if isinstance(problem.dynamics, Field) else None
+    field = problem.dynamics if isinstance(problem.dynamics, VectorField) else None
     own = own_parameters(field, parameters, samples, shape) if field else {}
     return Batch(problem, y0.view(samples, -1), layout, shape, times, counts, form, parameters, own, tableau, control)
 
@@ -140,12 +141,14 @@ def _compiled(batch: Batch) -> Solution:
     """Solve formulas, every sample in compiled code."""
     rows = [row[:count] for row, count in zip(batch.times.tolist(), batch.counts)]
     control = replace(batch.control, **{name: value.reshape(batch.y0.shape) for name, value in _tolerances(batch)})
-    states, counts = fused_formulas.solve_each(batch.problem, rows, control, batch.y0, batch.parameters)
+    states, counts = formulas.solve_each(batch.problem, rows, control, batch.y0, batch.parameters)
     row, slot = (torch.arange(batch.times.shape[1]) < torch.tensor(batch.counts)[:, None]).nonzero(as_tuple=True)
     _check_finite(states.detach(), batch.times[row, slot], row)
     table = torch.nn.utils.rnn.pad_sequence(states.split(batch.counts), batch_first=True, padding_value=torch.nan)
     counted = dict(zip(("nfev", "accepted", "rejected"), counts.T))
-    return _solution(batch, table, batch.counts, counted, [events.reason(-1, 0.0)] * len(rows), "torch (fused)", None)
+    return _solution(
+        batch, table, batch.counts, counted, [events.message(-1, 0.0)] * len(rows), "torch (compiled)", None
+    )
 
 
 def _tolerances(batch: Batch) -> list[tuple[str, np.ndarray]]:
@@ -157,18 +160,18 @@ def _tolerances(batch: Batch) -> list[tuple[str, np.ndarray]]:
 # One sample after another: by compiled code, or with a solver that does not batch.
 
 
-def _fused_applies(batch: Batch) -> bool:
-    if not isinstance(batch.problem.dynamics, Field) or batch.problem.events or len(batch.y0) > FEW:
+def _networks_apply(batch: Batch) -> bool:
+    if not isinstance(batch.problem.dynamics, VectorField) or batch.problem.events or len(batch.y0) > FEW:
         return False
     first = _of_sample(batch, 0)
-    return fused.applies(first, first.y0.reshape(-1), first.parameters)
+    return networks.applies(first, first.y0.reshape(-1), first.parameters)
 
 
 def _of_sample(batch: Batch, b: int) -> Problem:
     """Return the problem of one sample: a described field's without the batch's axis, a callable's with one of 1."""
     problem, dynamics, parameters = batch.problem, batch.problem.dynamics, batch.parameters
     shape = (1, *batch.shape)
-    if isinstance(dynamics, Field):
+    if isinstance(dynamics, VectorField):
         shape, parameters = batch.shape, parameters | {name: p[b] for name, p in batch.own.items()}
     else:
         call, _ = bind(dynamics, parameters)
@@ -218,7 +221,7 @@ def _one_by_one(batch: Batch, alone: Alone) -> Solution:
         moments, ends = (torch.cat([getattr(one, name) for one in found]) for name in ("times", "states"))
         met = _crossings(batch, samples, which, moments, ends)
     counted = {name: np.array([getattr(one, name) for one in solutions]) for name in ("nfev", "accepted", "rejected")}
-    reasons = [solution.reason for solution in solutions]
+    reasons = [solution.message for solution in solutions]
     return _solution(batch, states, reached, counted, reasons, solutions[0].engine, met)
 
 
@@ -227,11 +230,11 @@ def _one_by_one(batch: Batch, alone: Alone) -> Solution:
 
 def _together(batch: Batch) -> Solution:
     problem, y0, tableau = batch.problem, batch.y0, batch.tableau
-    times = RowTimes(
+    times = BatchedTimes(
         batch.times.detach().to(y0.device, torch.float64).contiguous(), torch.tensor(batch.counts, device=y0.device)
     )
-    f = row_slope(problem.dynamics, batch.parameters, batch.own, batch.shape)
-    method = row_method(tableau, y0.dtype, y0.device)
+    f = batched_slope(problem.dynamics, batch.parameters, batch.own, batch.shape)
+    method = batched_method(tableau, y0.dtype, y0.device)
     slope = first_slope(f, times.start, y0.detach())
     refuse_tangents(*TANGENTS, slope)  # of what a callable holds
     if batch.times.requires_grad:  # a later start is a solve from where the solution was earlier
@@ -241,10 +244,12 @@ def _together(batch: Batch) -> Solution:
     trainable = distinct(p for p in batch.parameters.values() if p.requires_grad)
     wants_gradient = torch.is_grad_enabled() and (slope.requires_grad or y0.requires_grad or bool(trainable))
     by_blocks = wants_gradient and isinstance(problem.gradient, Checkpointed)
-    if by_blocks and not isinstance(problem.dynamics, (Field, nn.Module)):
+    if by_blocks and not isinstance(problem.dynamics, (VectorField, nn.Module)):
         refuse_hidden_parameters(slope, batch.parameters, problem.gradient)
     keep = "both" if by_blocks else "steps" if wants_gradient else "states"
-    watch = Watch(problem.events, events.row_values(problem.events, batch.shape)) if problem.events else None
+    watch = (
+        EventMonitor(problem.events, events.batched_conditions(problem.events, batch.shape)) if problem.events else None
+    )
     record = march(method, f, y0, slope, times, _step_control(batch), watch, keep)
 
     places = Places.joined([record.outputs, record.crossings])
@@ -271,13 +276,13 @@ def _together(batch: Batch) -> Solution:
 
 def _step_control(batch: Batch) -> AdaptiveControl | GridControl:
     control, tableau, y0 = batch.control, batch.tableau, batch.y0
-    if control.step is None and tableau.error is not None:
+    if control.step_size is None and tableau.error is not None:
         rtol, atol = (
             v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y0.dtype, device=y0.device).view(y0.shape)
             for v in (control.rtol, control.atol)
         )
         return AdaptiveControl(control, tableau.order, tableau.error_order, rtol, atol)
-    if batch.problem.events and control.step is None:
+    if batch.problem.events and control.step_size is None:
         raise ArgumentError(events.needs_steps(batch.problem.solver))
     rows = batch.times.detach().tolist()
     grids = [fixed_grid(tableau, row[:count], control) for row, count in zip(rows, batch.counts)]
@@ -304,7 +309,7 @@ def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:
     return table.index_put((places,), torch.cat([y0, states])).view(samples, width, -1)
 
 
-def _attached(f: RowSlope, given: Tensor, times: RowTimes, table: Tensor, twice: bool) -> Tensor:
+def _attached(f: BatchedSlope, given: Tensor, times: BatchedTimes, table: Tensor, twice: bool) -> Tensor:
     """Return the states, each connected to its own time."""
     missing = torch.isnan(table.detach()).any(2)
     delays = given - given.detach()
@@ -315,7 +320,9 @@ def _attached(f: RowSlope, given: Tensor, times: RowTimes, table: Tensor, twice:
     return torch.where(missing[..., None], torch.nan, torch.stack(ends, 1))
 
 
-def _met(batch: Batch, f: RowSlope, watch: Watch, times: RowTimes, places: Places, states: Tensor) -> Crossings:
+def _met(
+    batch: Batch, f: BatchedSlope, watch: EventMonitor, times: BatchedTimes, places: Places, states: Tensor
+) -> EventTrace:
     order = torch.argsort(places.row, stable=True)  # by sample; a sample's own are in order already
     rows, which = places.row[order], places.slot[order]
     idle = (times.start, batch.y0.detach())
@@ -323,22 +330,22 @@ def _met(batch: Batch, f: RowSlope, watch: Watch, times: RowTimes, places: Place
     return _crossings(batch, rows.cpu().numpy(), which.cpu().numpy(), moments, ends)
 
 
-def _reasons(ended: list[int], met: Crossings | None) -> list[str]:
-    reasons = [events.reason(-1, 0.0)] * len(ended)
+def _reasons(ended: list[int], met: EventTrace | None) -> list[str]:
+    reasons = [events.message(-1, 0.0)] * len(ended)
     for sample, which, t in zip(met.samples, met.which, met.times.tolist()) if met else ():
         if which == ended[sample]:
-            reasons[sample] = events.reason(which, t)
+            reasons[sample] = events.message(which, t)
     return reasons
 
 
 # The solution, in the form of the times.
 
 
-def _crossings(batch: Batch, samples: np.ndarray, which: np.ndarray, times: Tensor, states: Tensor) -> Crossings:
+def _crossings(batch: Batch, samples: np.ndarray, which: np.ndarray, times: Tensor, states: Tensor) -> EventTrace:
     states = states.view(-1, *batch.shape)
     if batch.layout.numpy:
         times, states = times.numpy(), states.numpy()
-    return Crossings(times, states, which, samples)
+    return EventTrace(times, states, which, samples)
 
 
 def _solution(
@@ -348,7 +355,7 @@ def _solution(
     counted: dict[str, np.ndarray],
     reasons: list[str],
     engine: str,
-    met: Crossings | None,
+    met: EventTrace | None,
 ) -> Solution:
     """Return the `Solution` of states (B, T, n), of which each sample has reached so many."""
     states = table.view(*table.shape[:2], *batch.shape)
@@ -362,4 +369,4 @@ def _solution(
         states = states.swapaxes(0, 1)
     if batch.form != "list" and not isinstance(ts, Tensor):
         ts = np.asarray(ts, dtype=float)
-    return Solution(ts, states, reason=reasons, solver=batch.tableau.name, engine=engine, events=met, **counted)
+    return Solution(ts, states, message=reasons, solver=batch.tableau.name, engine=engine, events=met, **counted)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...fields import MLP, Field, Linear
+from ...fields import MLP, Linear, VectorField
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from .activations import ACTIVATIONS, DERIVATIVES
 from .layered_functions import OneHiddenTrace, SlopeAndJacobian
@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 
 
 @singledispatch
-def layers_of(field: Field, parameters: Parameters) -> Callable[[Time], Layers] | None:
+def layers_of(field: VectorField, parameters: Parameters) -> Callable[[Time], Layers] | None:
     """Return the function from the time to the field's layers; None for a field that is not layered."""
     return None
 
@@ -96,7 +96,7 @@ def _(field: HyperMLP, parameters: Parameters):
     return at
 
 
-def activation_of(field: Field) -> str:
+def activation_of(field: VectorField) -> str:
     """Return the name of the activation between a layered field's layers."""
     return getattr(field, "activation", "tanh")
 
@@ -117,11 +117,11 @@ def _scaled(layers: Layers, factor: float) -> Layers:
 class Layered:
     """The slope of a layered field, and with it what is asked of its Jacobian; z is (n, d).
 
-    With `fused`, trace and Jacobian are differentiated by hand, once; without, by autograd, as often as one likes.
+    With `compiled`, trace and Jacobian are differentiated by hand, once; without, by autograd, as often as one likes.
     """
 
-    def __init__(self, at: Callable[[Time], Layers], activation: str, fused: bool = True):
-        self.at, self.activation, self.fused = at, activation, fused
+    def __init__(self, at: Callable[[Time], Layers], activation: str, compiled: bool = True):
+        self.at, self.activation, self.compiled = at, activation, compiled
         self.activate, self.derivative = ACTIVATIONS[activation], DERIVATIVES[activation]
 
     def slope(self, t: Time, z: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class Layered:
         and c and C do not depend on the sample; otherwise it is that of the whole Jacobian.
         """
         layers = self.at(t)
-        if self.fused and len(layers) == 2:
+        if self.compiled and len(layers) == 2:
             return OneHiddenTrace.apply(self.activation, z, *layers[0], *layers[1])
         if len(layers) > 3:
             slope, jacobian = self._with_jacobian(layers, z)
@@ -176,7 +176,7 @@ class Layered:
 
     def _with_jacobian(self, layers: Layers, z: Tensor) -> tuple[Tensor, Tensor]:
         """Carry the samples and the d unit tangents through the layers."""
-        if self.fused:
+        if self.compiled:
             return SlopeAndJacobian.apply(self.activation, z, *(part for layer in layers for part in layer))
         n, d = z.shape
         (weight, bias), rest = layers[0], layers[1:]

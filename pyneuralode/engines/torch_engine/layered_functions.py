@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .activations import ACTIVATIONS, DERIVATIVES, SECOND_DERIVATIVES, fast_tanh
-from .first_order import first_order
+from .once_differentiable import once_differentiable
 
 
 class OneHiddenTrace(torch.autograd.Function):
@@ -25,7 +25,7 @@ class OneHiddenTrace(torch.autograd.Function):
         return functional.linear(value, w2, b2), torch.mv(gain, coefficients)
 
     @staticmethod
-    @first_order
+    @once_differentiable
     def backward(ctx, slope_bar: Tensor, trace_bar: Tensor):
         z, w1, b1, w2, coefficients = ctx.saved_tensors
         before = functional.linear(z, w1, b1)
@@ -71,7 +71,7 @@ class SlopeAndJacobian(torch.autograd.Function):
         return before.clone(), tangents.expand(d, n, -1).clone()
 
     @staticmethod
-    @first_order
+    @once_differentiable
     def backward(ctx, slope_bar: Tensor, jacobian_bar: Tensor):
         count = len(ctx.with_bias)
         z, first_bias, *rest = ctx.saved_tensors

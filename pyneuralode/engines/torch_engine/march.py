@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
-from ..base import Control, Statistics
-from .inside import Inside
+from ...problem import Control, Statistics
+from .between_steps import Inside
 from .step_size import GROW, SPACINGS, size_after_rejection, size_after_step, size_to_begin, trial_size
 from .tableaus import Tableau
 
@@ -341,16 +341,16 @@ class Stop:
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
     """Return the times between which steps are taken, or None where the method adapts its steps."""
     stops = stops_of(ts, control)
-    if control.step is None:
+    if control.step_size is None:
         if tableau.error is not None:
             return None
         return ts if len(stops) == 2 else sorted({*ts, *stops}, reverse=ts[-1] < ts[0])
-    counts = [math.ceil(abs(end - start) / control.step * (1 - 1e-12)) for start, end in zip(stops, stops[1:])]
+    counts = [math.ceil(abs(end - start) / control.step_size * (1 - 1e-12)) for start, end in zip(stops, stops[1:])]
     if sum(counts) > control.max_steps:
         raise ArgumentError(
-            f"step is {control.step}: the span needs {sum(counts)} such steps, above max_steps = {control.max_steps}."
+            f"step_size is {control.step_size}: the span needs {sum(counts)} such steps, above max_steps = {control.max_steps}."
         )
-    step = math.copysign(control.step, ts[-1] - ts[0])
+    step = math.copysign(control.step_size, ts[-1] - ts[0])
     return [start + i * step for start, count in zip(stops, counts) for i in range(count)] + [ts[-1]]
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import ArgumentError
-from ...fields import Field
-from ..base import Problem, Statistics
+from ...fields import VectorField
+from ...problem import Problem, Statistics
 from .dynamics import bind, with_hints
 
 # Methods that tensors and arrays both have, of another meaning.
@@ -37,7 +37,7 @@ def adapted(problem: Problem, statistics: Statistics | None = None) -> Problem:
 
 def either_kind(field: Any, statistics: Statistics | None = None) -> Any:
     """Return a field for a NumPy state: a callable may take tensors or arrays, others are as they are."""
-    if isinstance(field, (Field, nn.Module)):
+    if isinstance(field, (VectorField, nn.Module)):
         return field
     function = _Function(bind(field, {})[0], "the field", True, statistics)
     jacobian = {"jacobian": function.own_jacobian(field.jacobian)} if hasattr(field, "jacobian") else {}

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, PyNeuralODEError
-from ...fields import Field
-from ...gradients import Backprop, Backsolve, Checkpointed, Interpolating, require_gradient
+from ...fields import VectorField
+from ...gradients import Backprop, BacksolveAdjoint, Checkpointed, InterpolatingAdjoint, require_gradient
+from ...problem import Problem, Solution, Statistics
 from ...solvers import find_solver
-from ..base import Problem, Solution, Statistics
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, all_finite, check_times, flat_slope, flatten, times_inside
-from . import events, fused, fused_formulas, independent, numpy_functions
-from .differentiate import (
+from . import events, independent, numpy_functions
+from .compiled import formulas, networks
+from .dynamics import bind, check_slope, refuse_hidden_parameters
+from .finite_gradients import watched
+from .gradient_methods import (
     Task,
     Tied,
     attach_outputs,
@@ -30,8 +33,6 @@ from .differentiate import (
     forward_mode,
     trajectory,
 )
-from .dynamics import bind, check_slope, refuse_hidden_parameters
-from .finite_gradients import watched
 from .march import Step, norm_of, not_finite
 from .stiff import System, as_method, find_tableau
 from .tableaus import Tableau
@@ -52,13 +53,13 @@ def solve(problem: Problem) -> Solution:
     parameters = read_parameters(problem.dynamics, problem.parameters, y0, constant=layout.numpy)
     tableau = find_tableau(problem.solver)
     require_gradient(problem.gradient, "torch")
-    adaptive = tableau.error is not None and problem.control.step is None
+    adaptive = tableau.error is not None and problem.control.step_size is None
     control = flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
     if layout.numpy:
         problem = numpy_functions.adapted(problem, statistics)
     f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
-    own = isinstance(problem.dynamics, (Field, nn.Module))
+    own = isinstance(problem.dynamics, (VectorField, nn.Module))
     if torch.is_grad_enabled() and not (layout.numpy or own or isinstance(problem.gradient, Backprop)):
         refuse_hidden_parameters(f(float(ts[0].detach()), y0.detach()), parameters, problem.gradient)
     explicit = isinstance(tableau, Tableau)
@@ -82,7 +83,7 @@ def solve(problem: Problem) -> Solution:
         ts = ts.clone()  # which the caller may change
     start = attach_start(f, ts, y0, twice) if times_matter else y0
     steps: list[Step] | None = [] if problem.dense else None
-    paths = (fused, fused_formulas) if explicit else (fused_formulas,)
+    paths = (networks, formulas) if explicit else (formulas,)
     joint = control.norm == "joint"
     path = next((path for path in paths if joint and path.applies(problem, start, parameters)), None)
     if steps is not None:
@@ -103,9 +104,9 @@ def solve(problem: Problem) -> Solution:
         nfev=statistics.nfev,
         accepted=statistics.accepted,
         rejected=statistics.rejected,
-        reason="reached the last time",
+        message="reached the last time",
         solver=tableau.name,
-        engine="torch (fused)" if path else "torch",
+        engine="torch (compiled)" if path else "torch",
         dense=None if steps is None else _dense(steps, task.parameters, layout),
         again=(lambda named: layout.unpack(run(named))) if path and not (layout.numpy or times_matter) else None,
     )
@@ -138,7 +139,7 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
         return watched(lambda start: Tied.apply(backprop(task, start), *task.parameters), start)
     if isinstance(gradient, Checkpointed):
         return checkpointed(task, start, gradient.every)
-    if isinstance(gradient, (Backsolve, Interpolating)):
+    if isinstance(gradient, (BacksolveAdjoint, InterpolatingAdjoint)):
         return continuous(task, start, gradient)
     return forward_mode(task, start)
 
@@ -146,13 +147,13 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
 def _counted_slope(
     dynamics: Any, parameters: dict[str, Tensor], layout: Layout, dtype: torch.dtype, statistics: Statistics
 ) -> Callable:
-    if isinstance(dynamics, Field):
+    if isinstance(dynamics, VectorField):
         check_described(dynamics, parameters, layout)
     if isinstance(dynamics, nn.Module):
         for label, buffer in dynamics.named_buffers():
             if buffer.is_floating_point() and dtype != buffer.dtype:
                 raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both one dtype.")
-    name = type(dynamics).__name__ if isinstance(dynamics, (Field, nn.Module)) else "the field"
+    name = type(dynamics).__name__ if isinstance(dynamics, (VectorField, nn.Module)) else "the field"
 
     grad = torch.is_grad_enabled()
 

@@ -17,7 +17,7 @@ _NEAREST = 1e-12  # to 0 and to 1: the normal quantile is finite there
 class PixelHistograms(nn.Module):
     """One histogram of 256 bins a pixel, add-one smoothed: P(pixel = k) = (count + 1) / (images + 256).
 
-    As a density it is constant inside each bin. As a map, pixel by pixel, it carries dequantised images x in
+    As a density it is constant inside each bin. As a map, pixel by pixel, it carries dequantized images x in
     [0, 1) to z = quantile(cdf(x)) of the standard normal, so that a standard normal prior behind it gives
     exactly the histograms' bits per dim (a Gaussianisation layer, as in Meng et al. 2020, but counted instead
     of learned).

@@ -31,7 +31,7 @@ ENTRIES = ("none", "logit", "histograms")
 
 
 class ImageTerms(NamedTuple):
-    """Per image (n,): the log density of dequantised pixels (nats), and Finlay et al.'s penalties (2020).
+    """Per image (n,): the log density of dequantized pixels (nats), and Finlay et al.'s penalties (2020).
 
     `kinetic` and `jacobian` are the integrals of |f|^2 and |df/dz|_F^2, summed over the CNFs and divided by
     the number of pixels; zero where they were not asked for. `evaluations` counts those of the fields.
@@ -57,7 +57,7 @@ class ImageFlow(nn.Module):
     hidden, kernel, activation
         Of every `ConcatConv`.
     entry : {"logit", "histograms", "none"}
-        First map of the dequantised pixels: `Logit` of `alpha`, `centre` and `scale`; `PixelHistograms`, for
+        First map of the dequantized pixels: `Logit` of `alpha`, `center` and `scale`; `PixelHistograms`, for
         which ``flow.histograms.count(pixels)`` comes before anything else; or nothing.
     start : float
         Factor of the last convolution's initial parameters in every CNF: a small one begins near the
@@ -71,7 +71,7 @@ class ImageFlow(nn.Module):
     seed : int
         Of the initial parameters.
 
-    Densities are those of dequantised pixels in [0, 1); see `bits_per_dim`.
+    Densities are those of dequantized pixels in [0, 1); see `bits_per_dim`.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ImageFlow(nn.Module):
         activation: str = "softplus",
         entry: str = "logit",
         alpha: float = 1e-6,
-        centre: float = 0.0,
+        center: float = 0.0,
         scale: float = 1.0,
         start: float = 1.0,
         learned_prior: bool = False,
@@ -109,14 +109,14 @@ class ImageFlow(nn.Module):
             "activation": activation,
             "entry": entry,
             "alpha": alpha,
-            "centre": centre,
+            "center": center,
             "scale": scale,
             "start": start,
             "learned_prior": learned_prior,
             "noise": noise,
         }
         self.histograms = PixelHistograms(self.shape) if entry == "histograms" else None
-        self.logit = Logit(alpha, centre, scale) if entry == "logit" else None
+        self.logit = Logit(alpha, center, scale) if entry == "logit" else None
         self.steps = tuple(steps)
         self.blocks = nn.ModuleList()
         channels, height, width = self.shape
@@ -153,7 +153,7 @@ class ImageFlow(nn.Module):
             block.solver, block.control = solver, make_control(control)
 
     def forward(self, x: Tensor, seed: int = 0, kinetic: bool = False, jacobian: bool = False) -> ImageTerms:
-        """Return the terms of dequantised images x (n, *shape) in [0, 1); `seed` is Hutchinson's noise's."""
+        """Return the terms of dequantized images x (n, *shape) in [0, 1); `seed` is Hutchinson's noise's."""
         return self._encode(x, seed, kinetic, jacobian)[1]
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Training of image flows: set-ups, updates on one or several devices, bits per dim by adaptive solves.
 
 Everything random follows from the seed and the number of the update, so that a resumed training ends as an
-uninterrupted one, and the images and their dequantisation do not depend on the number of processes.
+uninterrupted one, and the images and their dequantization do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ...arguments import whole_number
 from ...errors import ArgumentError, DataError, unknown_name
 from ...fitting import Adam
 from ...fitting.batches import Shuffled
-from ...fitting.optimisers import Optimiser
+from ...fitting.optimizers import Optimizer
 from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
 from ..training import FlowFit, Outcome, train
 from .histograms import PixelHistograms
 from .multiscale import ImageFlow, ImageTerms
-from .transforms import bits_per_dim, dequantise
+from .transforms import bits_per_dim, dequantize
 
 PRECISIONS = ("float32", "bfloat16")
 _TIGHT = {"rtol": 1e-5, "atol": 1e-5}
@@ -43,7 +43,7 @@ class Setup:
         Arguments of `ImageFlow`.
     updates, batch : int
         How many updates, of how many images each.
-    optimiser : Optimiser
+    optimizer : Optimizer
     solver, control : str, mapping
         Of the training; tests are solved by DP5 at tolerance 1e-5.
     kinetic, jacobian : float
@@ -59,7 +59,7 @@ class Setup:
     flow: Mapping[str, Any]
     updates: int
     batch: int = 200
-    optimiser: Optimiser = Adam(1e-3)
+    optimizer: Optimizer = Adam(1e-3)
     solver: str = "DP5"
     control: Mapping[str, Any] = field(default_factory=lambda: dict(_TIGHT))
     kinetic: float = 0.0
@@ -94,7 +94,7 @@ _SMALL = {
 _QUICK = {
     "updates": 700,
     "batch": 100,
-    "optimiser": Adam(5e-3, schedule="cosine", clip=10.0),
+    "optimizer": Adam(5e-3, schedule="cosine", clip=10.0),
     "solver": "RK4",
     "control": {"step": 0.5},
     "kinetic": 0.01,
@@ -114,12 +114,12 @@ SETUPS: dict[str, Setup] = {
         about="a single flow for two cores and 15 minutes",
     ),
     "report": Setup(
-        {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "Backsolve"},
+        {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "BacksolveAdjoint"},
         updates=3_000,
-        about="the report's single flow, with dequantisation: adjoint, DP5 at 1e-5, ten epochs; for a GPU",
+        about="the report's single flow, with dequantization: adjoint, DP5 at 1e-5, ten epochs; for a GPU",
     ),
     "multiscale": Setup(
-        {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit", "gradient": "Backsolve"},
+        {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit", "gradient": "BacksolveAdjoint"},
         updates=30_000,
         about="FFJORD's multi-scale flow, adjoint, DP5 at 1e-5; for a GPU",
     ),
@@ -187,7 +187,7 @@ def train_image_flow(
         One of `SETUPS`, or an own one; its flow's ``shape`` is that of the images.
     train_pixels, test_pixels : uint8 arrays (n, height, width) or (n, channels, height, width)
     seed : int
-        Of parameters, batches, dequantisation and Hutchinson's noise.
+        Of parameters, batches, dequantization and Hutchinson's noise.
     at : Place, optional
         Where to train; see `processes.place`. Several processes share each batch, and average their gradients.
     checkpoint, checkpoint_every, resume
@@ -218,7 +218,7 @@ def train_image_flow(
             flow,
             _Updates(flow, setup, images, seed, at),
             updates=setup.updates,
-            optimiser=setup.optimiser,
+            optimizer=setup.optimizer,
             progress=progress,
             checkpoint=store,
             checkpoint_every=checkpoint_every,
@@ -249,7 +249,7 @@ def measure(
 ) -> Measurement:
     """Return the bits per dim of images by the flow's solver.
 
-    One draw of the dequantisation and of Hutchinson's noise an image: an unbiased estimate of the bound for
+    One draw of the dequantization and of Hutchinson's noise an image: an unbiased estimate of the bound for
     each.
     """
     images = check_pixels("pixels", pixels)
@@ -260,7 +260,7 @@ def measure(
     for k in range(at.rank, len(starts), at.world):
         rows = slice(starts[k], starts[k] + batch)
         with torch.no_grad():
-            x = dequantise(torch.as_tensor(images[rows]).to(at.device), _seed(seed, 1, k))
+            x = dequantize(torch.as_tensor(images[rows]).to(at.device), _seed(seed, 1, k))
             terms = flow(x, _seed(seed, 2, k))
         bits[rows] = bits_per_dim(terms.log_density, flow.dim).double().cpu().numpy()
         evaluations[k] = terms.evaluations
@@ -298,7 +298,7 @@ class _Updates:
     def __call__(self, update: int) -> Outcome:
         setup, at = self.setup, self.at
         pixels = torch.as_tensor(self.images[self.rows(update)])
-        x = dequantise(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
+        x = dequantize(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
         with torch.autocast(at.device.type, torch.bfloat16, enabled=self.low):
             terms: ImageTerms = self.model(
                 x,

@@ -1,4 +1,4 @@
-"""Maps of images with known log-determinants: dequantisation, logit, squeeze and split.
+"""Maps of images with known log-determinants: dequantization, logit, squeeze and split.
 
 Images are tensors (n, channels, height, width). A map returns its image and the log absolute determinant of
 its Jacobian (n,); where there is no second value, that is zero.
@@ -17,7 +17,7 @@ from ...errors import ArgumentError
 LEVELS = 256
 
 
-def dequantise(pixels: Tensor, seed: int = 0) -> Tensor:
+def dequantize(pixels: Tensor, seed: int = 0) -> Tensor:
     """Return (pixels + u) / 256 in [0, 1), double precision, u uniform on [0, 1) (Theis et al. 2016).
 
     `pixels` (n, channels, height, width) are whole numbers from 0 to 255. The expected log density of the
@@ -28,38 +28,38 @@ def dequantise(pixels: Tensor, seed: int = 0) -> Tensor:
     return (pixels + noise.to(pixels.device)) / LEVELS
 
 
-def quantise(x: Tensor) -> Tensor:
+def quantize(x: Tensor) -> Tensor:
     """Return the pixels (uint8) whose intervals hold `x`; what lies outside [0, 1) goes to the nearest."""
     return torch.clamp(torch.floor(x * LEVELS), 0, LEVELS - 1).to(torch.uint8)
 
 
 def bits_per_dim(log_density: Tensor, dim: int) -> Tensor:
-    """Return bits per pixel of images of `dim` pixels whose dequantised ones have this log density (nats)."""
+    """Return bits per pixel of images of `dim` pixels whose dequantized ones have this log density (nats)."""
     return -log_density / (dim * math.log(2)) + math.log2(LEVELS)
 
 
 class Logit:
-    """z = (logit(alpha + (1 - 2 alpha) x) - centre) / scale, from [0, 1] to the line (Dinh et al. 2017).
+    """z = (logit(alpha + (1 - 2 alpha) x) - center) / scale, from [0, 1] to the line (Dinh et al. 2017).
 
-    A small `alpha` spreads pixels near 0 and 1 over their logarithms. `centre` and `scale` are fixed.
+    A small `alpha` spreads pixels near 0 and 1 over their logarithms. `center` and `scale` are fixed.
     """
 
-    def __init__(self, alpha: float, centre: float = 0.0, scale: float = 1.0):
+    def __init__(self, alpha: float, center: float = 0.0, scale: float = 1.0):
         if not 0 < alpha < 0.5:
             raise ArgumentError(f"alpha is {alpha}: give a number between 0 and 0.5, such as 1e-6.")
         if not scale > 0:
             raise ArgumentError(f"scale is {scale}: give a positive number, such as 1.0.")
-        self.alpha, self.centre, self.scale = float(alpha), float(centre), float(scale)
+        self.alpha, self.center, self.scale = float(alpha), float(center), float(scale)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inside = self.alpha + (1 - 2 * self.alpha) * x
         low, high = torch.log(inside), torch.log1p(-inside)
         gain = math.log1p(-2 * self.alpha) - math.log(self.scale) - low - high
-        return (low - high - self.centre) / self.scale, gain.flatten(1).sum(1)
+        return (low - high - self.center) / self.scale, gain.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
         """Return x; it lies outside [0, 1] where the logit lies beyond those of alpha and 1 - alpha."""
-        return (torch.sigmoid(z * self.scale + self.centre) - self.alpha) / (1 - 2 * self.alpha)
+        return (torch.sigmoid(z * self.scale + self.center) - self.alpha) / (1 - 2 * self.alpha)
 
 
 def squeeze(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Labelled images in memory, and batches of them: cut, mirrored and normalised whole batches at a time."""
+"""Labeled images in memory, and batches of them: cut, mirrored and normalized whole batches at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ImageData:
         From 0 to ``classes - 1``.
     classes : int
     mean, deviation : tuple of float, optional
-        Of each channel, for pixels from 0 to 1; what normalisation subtracts and divides by. Those of these
+        Of each channel, for pixels from 0 to 1; what normalization subtracts and divides by. Those of these
         images unless given; tests take those of the training (see `like`).
 
     Raises
@@ -58,7 +58,7 @@ class ImageData:
                 raise DataError(f"{name} is {value}: give a number for each of {channels} channels.")
             object.__setattr__(self, name, tuple(value))
         if min(self.deviation) <= 0:
-            raise DataError(f"deviation is {self.deviation}: a channel without contrast cannot be normalised.")
+            raise DataError(f"deviation is {self.deviation}: a channel without contrast cannot be normalized.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +69,7 @@ class ImageData:
         return tuple(self.images.shape[1:])
 
     def like(self, images: Any, labels: Any) -> ImageData:
-        """Return other images with the classes and the normalisation of these."""
+        """Return other images with the classes and the normalization of these."""
         return replace(self, images=images, labels=labels)
 
     def take(self, count: int | None) -> ImageData:
@@ -84,7 +84,7 @@ class ImageData:
         """Return them on a device."""
         return self.like(self.images.to(device), self.labels.to(device))
 
-    def normalised(self, pixels: Tensor) -> Tensor:
+    def normalized(self, pixels: Tensor) -> Tensor:
         """Return pixels uint8 (n, channels, height, width) as floats, with mean 0 and deviation 1 in a channel."""
         mean, deviation = (
             torch.tensor(value, device=pixels.device).view(-1, 1, 1) for value in (self.mean, self.deviation)
@@ -147,11 +147,11 @@ class Batches:
         self.each_epoch = self.order.each_epoch
 
     def __call__(self, update: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Return normalised images and labels of an update's batch, or of a part of it."""
+        """Return normalized images and labels of an update's batch, or of a part of it."""
         rows = torch.as_tensor(self.order(update)[part], device=self.data.images.device)
         draws = self.augmentation.draw(np.random.default_rng((self.seed, 1, update)), self.size)[part]
         pixels = self.augmentation.apply(self.data.images[rows], draws)
-        return self.data.normalised(pixels), self.data.labels[rows]
+        return self.data.normalized(pixels), self.data.labels[rows]
 
 
 def _images(images: Any) -> Tensor:

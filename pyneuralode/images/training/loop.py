@@ -44,7 +44,7 @@ def train_classifier(
     Parameters
     ----------
     model : nn.Module
-        Takes normalised images (n, channels, height, width), returns logits (n, classes). It is trained in place.
+        Takes normalized images (n, channels, height, width), returns logits (n, classes). It is trained in place.
         Dynamics that count their evaluations in an attribute ``evaluations`` are asked for them.
     train_data, test_data : ImageData
     recipe : Recipe
@@ -53,7 +53,7 @@ def train_classifier(
         Of the batches and their changes; the model's parameters have a seed of their own.
     at : Place, optional
         Where to train; see `processes.place`. Several processes share each batch and average their gradients;
-        batch normalisation takes the means of each process's part.
+        batch normalization takes the means of each process's part.
     checkpoint, checkpoint_every, resume
         File to which the training is saved every `checkpoint_every` epochs and at its end; with ``resume=True``
         a training stopped in between goes on from there and ends exactly as if it had not been stopped.
@@ -64,7 +64,7 @@ def train_classifier(
     Returns
     -------
     ClassifierFit
-        Also after Ctrl-C and where the loss becomes non-finite; ``fit.finished`` is then False, ``fit.reason`` says
+        Also after Ctrl-C and where the loss becomes non-finite; ``fit.finished`` is then False, ``fit.message`` says
         what happened, and the model has the best parameters so far.
     """
     at = at or Place(torch.device("cpu"))
@@ -84,7 +84,7 @@ def train_classifier(
             model,
             work,
             updates=recipe.epochs * each_epoch,
-            optimiser=recipe.optimiser,
+            optimizer=recipe.optimizer,
             schedule=recipe.rate(each_epoch),
             progress=progress if progress is not None and at.rank == 0 else SilentProgress(),
             callback=work.after,
@@ -197,7 +197,7 @@ def _check_model(model: nn.Module, data: ImageData) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            logits: Tensor = model(data.normalised(data.images[:2]).to(device, dtype_of(model)))
+            logits: Tensor = model(data.normalized(data.images[:2]).to(device, dtype_of(model)))
     except PyNeuralODEError:
         raise
     except RuntimeError as error:

@@ -19,13 +19,13 @@ def measure(model: nn.Module, data: ImageData, *, batch: int = 500, at: Place | 
     model.eval()
     rank, world = (at.rank, at.world) if at is not None else (0, 1)
     if world > 1:
-        for buffer in model.buffers():  # batch normalisation's means are each process's own
+        for buffer in model.buffers():  # batch normalization's means are each process's own
             torch.distributed.broadcast(buffer, 0)
     dtype = dtype_of(model)
     logits = torch.zeros(len(data), data.classes, device=data.images.device, dtype=dtype)
     for start in range(rank * batch, len(data), world * batch):
         rows = slice(start, start + batch)
-        logits[rows] = model(data.normalised(data.images[rows]).to(dtype))
+        logits[rows] = model(data.normalized(data.images[rows]).to(dtype))
     if world > 1:
         torch.distributed.all_reduce(logits)
     model.train(training)

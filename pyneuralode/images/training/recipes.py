@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ...arguments import real_number, whole_number
 from ...errors import ArgumentError, unknown_name
 from ...fitting import SGD, Adam
-from ...fitting.optimisers import Optimiser
+from ...fitting.optimizers import Optimizer
 from ...fitting.schedules import OneCycle, Steps
 from ...fitting.stochastic import Schedule
 from .data import Augmentation
@@ -24,10 +24,10 @@ class Recipe:
     ----------
     epochs, batch : int
         Passes over the images, and images of an update over all processes.
-    optimiser : Optimiser
+    optimizer : Optimizer
     schedule : {"one-cycle", "steps"}, optional
-        Of the learning rate: one cycle up to the optimiser's rate (Smith and Topin 2019), or a tenth of it after
-        each of the epochs in `drops`. Unless given it is the optimiser's own.
+        Of the learning rate: one cycle up to the optimizer's rate (Smith and Topin 2019), or a tenth of it after
+        each of the epochs in `drops`. Unless given it is the optimizer's own.
     drops : tuple of int
     augmentation : Augmentation
     precision : {"float32", "bfloat16"}
@@ -42,7 +42,7 @@ class Recipe:
 
     epochs: int
     batch: int
-    optimiser: Optimiser = Adam(1e-3)  # noqa: RUF009 - it is frozen
+    optimizer: Optimizer = Adam(1e-3)  # noqa: RUF009 - it is frozen
     schedule: str | None = None
     drops: tuple[int, ...] = ()
     augmentation: Augmentation = Augmentation()  # noqa: RUF009
@@ -67,11 +67,11 @@ class Recipe:
         return replace(self, epochs=epochs, drops=drops)
 
     def rate(self, each_epoch: int) -> Schedule:
-        """Return the learning rate by update, for this many updates in an epoch; None for the optimiser's own."""
+        """Return the learning rate by update, for this many updates in an epoch; None for the optimizer's own."""
         if self.schedule == "one-cycle":
-            return OneCycle(self.optimiser.lr, self.epochs * each_epoch)
+            return OneCycle(self.optimizer.lr, self.epochs * each_epoch)
         if self.schedule == "steps":
-            return Steps(self.optimiser.lr, tuple(drop * each_epoch for drop in self.drops))
+            return Steps(self.optimizer.lr, tuple(drop * each_epoch for drop in self.drops))
         return None
 
 

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 as `ImageData`, for training and for testing, normalised as the papers do."""
+"""MNIST and CIFAR-10 as `ImageData`, for training and for testing, normalized as the papers do."""
 
 from __future__ import annotations
 

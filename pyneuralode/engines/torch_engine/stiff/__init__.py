@@ -30,7 +30,7 @@ Coefficients = Tableau | Rosenbrock | SDIRK | Switching
 
 
 def find_tableau(solver: str | Tableau) -> Coefficients:
-    """Return the coefficients for a catalogue name, or the caller's own tableau."""
+    """Return the coefficients for a catalog name, or the caller's own tableau."""
     if isinstance(solver, Tableau):
         return solver
     entry = find_solver(solver)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...state import all_finite
-from ..first_order import first_order
+from ..once_differentiable import once_differentiable
 
 # Restarts of GMRES, vectors kept between them, and the precision that suffices inside an iteration of Newton's.
 RESTARTS, VECTORS, ROUGH = 10, 100, 1e-3
@@ -37,7 +37,7 @@ class Linear(Protocol):
     still: Tensor | None  # which components (n,) a step must not move, since J has no columns for them
 
     def product(self, x: Tensor) -> Tensor:
-        """Return J x (n,), differentiable where autograd recorded the linearisation."""
+        """Return J x (n,), differentiable where autograd recorded the linearization."""
 
     def shifted(self, scale: float, rough: bool = False) -> Shifted:
         """Return I - scale J; `rough`: to a few digits, where what it solves is corrected anyway."""
@@ -257,7 +257,7 @@ class ShiftedTriangular:
 
 
 class Opposed:
-    """-J^T of another linearisation: the adjoint's field."""
+    """-J^T of another linearization: the adjoint's field."""
 
     drift, recorded, still = None, False, None
 
@@ -300,6 +300,6 @@ class Implicit(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    @first_order
+    @once_differentiable
     def backward(ctx, cotangent: Tensor):
         return None, None, ctx.shifted.solve_transposed(cotangent)

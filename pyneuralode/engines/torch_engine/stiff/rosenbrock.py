@@ -10,7 +10,7 @@ from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import Rosenbrock
 from .linear import Linear, solved
 from .step import StiffStep
-from .system import linearise
+from .system import linearize
 
 
 class RosenbrockMethod:
@@ -35,8 +35,8 @@ class RosenbrockMethod:
     def step(
         self, f: Slope, t: float, t_end: float, y: Tensor, first: object = None, tolerance: Tolerance | None = None
     ) -> RosenbrockStep | Step:
-        # Only a linearisation at this very point, left by a rejected step, is of use.
-        linear = first if hasattr(first, "shifted") else linearise(f, t, y, t_end - t)
+        # Only a linearization at this very point, left by a rejected step, is of use.
+        linear = first if hasattr(first, "shifted") else linearize(f, t, y, t_end - t)
         step = RosenbrockStep(self, f, t, t_end, y, linear) if linear.usable else None
         return self.explicit.step(f, t, t_end, y) if step is None or step.moves(linear.still) else step
 

@@ -12,7 +12,7 @@ from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import SDIRK
 from .linear import Implicit, Linear, Shifted
 from .step import StiffStep
-from .system import linearise
+from .system import linearize
 
 # Newton's iteration ends when its error is this part of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
@@ -20,7 +20,7 @@ MOST_ITERATIONS = 10
 # Changes of so many roundings of the stage tell nothing of the contraction, and no iteration would make them smaller.
 ROUNDINGS = 10
 # Contraction beyond which the next step evaluates a new Jacobian, and relative change of the step size beyond which the
-# old one is factorised anew. Below it the factors' h stands in for the true one and the iteration is damped, which
+# old one is factorized anew. Below it the factors' h stands in for the true one and the iteration is damped, which
 # halves what the difference costs (Hindmarsh's rule in VODE).
 GOOD_CONTRACTION, SAME_STEP = 0.05, 0.02
 
@@ -58,17 +58,17 @@ class Newton:
         self.gamma = gamma
         self.linear: Linear | None = None
         self.shifted: Shifted | None = None
-        self.size = self.time = math.nan  # the h that was factorised, and the time of the Jacobian
+        self.size = self.time = math.nan  # the h that was factorized, and the time of the Jacobian
         self.rate = self.worst = 1.0  # the last contraction seen, and the worst one of the step
 
     def prepare(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
         """Make ready for the stages of the step of size h from (t, y); return whether there is a Jacobian to use."""
         if self.linear is None or (self.worst > GOOD_CONTRACTION and self.time != t):
-            self._linearise(f, t, y, h)
+            self._linearize(f, t, y, h)
         if not self.linear.usable:
             return False
         if not abs(h - self.size) <= SAME_STEP * abs(h):
-            self._factorise(h)
+            self._factorize(h)
         self.worst = 0.0
         return True
 
@@ -77,10 +77,10 @@ class Newton:
         if self.time == t and self.size == h:
             return False
         if self.time != t:
-            self._linearise(f, t, y, h)
+            self._linearize(f, t, y, h)
         if not self.linear.usable:
             return False
-        self._factorise(h)
+        self._factorize(h)
         return True
 
     def solve(self, f: Slope, time: float, h: float, base: Tensor, z: Tensor, tolerance: Tolerance) -> Tensor | None:
@@ -120,10 +120,10 @@ class Newton:
             last = size
         return None
 
-    def _linearise(self, f: Slope, t: float, y: Tensor, h: float) -> None:
-        self.linear, self.time, self.size = linearise(f, t, y, h, drift=False), t, math.nan
+    def _linearize(self, f: Slope, t: float, y: Tensor, h: float) -> None:
+        self.linear, self.time, self.size = linearize(f, t, y, h, drift=False), t, math.nan
 
-    def _factorise(self, h: float) -> None:
+    def _factorize(self, h: float) -> None:
         self.shifted, self.size = self.linear.shifted(self.gamma * h, rough=True), h
 
 
@@ -185,5 +185,5 @@ def _recorded(f: Slope, time: float, h: float, base: Tensor, z: Tensor, gamma: f
     if not residual.requires_grad:
         return z
     with torch.no_grad():
-        shifted = linearise(f, time, state.detach(), -h, drift=False).shifted(gamma * h)  # -h: towards the step's start
+        shifted = linearize(f, time, state.detach(), -h, drift=False).shifted(gamma * h)  # -h: toward the step's start
     return Implicit.apply(shifted, z, residual)

@@ -1,4 +1,4 @@
-"""From a problem's field to its linearisations: how its Jacobian is had."""
+"""From a problem's field to its linearizations: how its Jacobian is had."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import ArgumentError
-from ....fields import Field
-from ...base import Statistics
+from ....fields import VectorField
+from ....problem import Statistics
 from ...state import Layout
 from ..dynamics import bind
 from ..march import Slope
 from .linear import Bordered, Linear, Matrix, MatrixFree
 
 # Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
-# unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorises in about a second.
+# unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorizes in about a second.
 LARGE = 10_000_000
 # Part of a change by which two difference quotients may differ where they stand for a derivative.
 STRAIGHT = 0.02
 
 
 class System:
-    """The flat slope f(t, y) of a problem, and its linearisation at a point.
+    """The flat slope f(t, y) of a problem, and its linearization at a point.
 
     The Jacobian comes from autograd: for a described field one matrix for each sample (the states along the last
     axis), for a module or callable one of the whole state. A module or callable can know more by its attributes:
@@ -40,7 +40,7 @@ class System:
         self.f, self.layout, self.statistics = f, layout, statistics
         self.call, _ = bind(dynamics, parameters)
         shape = layout.shapes[0]
-        described = isinstance(dynamics, Field)
+        described = isinstance(dynamics, VectorField)
         samplewise = described or bool(getattr(dynamics, "samplewise", False))
         if samplewise and not described and (layout.is_tuple or not shape):
             raise ArgumentError(
@@ -63,7 +63,7 @@ class System:
     def __call__(self, t: float, y: Tensor) -> Tensor:
         return self.f(t, y)
 
-    def linearise(self, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
+    def linearize(self, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
         """Return f near (t, y), recorded where autograd records f; `h` is a step inside the span, for differences."""
         if self.statistics.nfev == 0:
             self.f(t, y)  # the first call, whose errors are told as y0's, is one without gradients
@@ -158,9 +158,9 @@ class System:
         return jacobian.reshape(square).clone()  # the user's function may fill it again at its next call
 
 
-def linearise(f: Slope, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
+def linearize(f: Slope, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
     """Return f near (t, y), by its own method if it has one and by differences otherwise; `drift`: with df/dt."""
-    own = getattr(f, "linearise", None)
+    own = getattr(f, "linearize", None)
     return differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, drift)
 
 

@@ -1,0 +1,84 @@
+# Pieces of a fit that Python describes by name: where a solve starts, what of it is observed, and what its curve costs.
+#
+# A piece works on states `ys` (dim, samples, times) and on `v`, the vector of all parameters. Each has a value and a pullback
+# written by hand; pullbacks add to the bars that they are given. `reads(piece)` lists the places of `v` that it depends on.
+
+abstract type Start end        # initial!(u0, start, v), initial_pullback!(vbar, start, u0bar)
+abstract type Observable end   # predict!(z, observable, ys, v), predict_pullback!(ysbar, vbar, observable, zbar, ys, v)
+abstract type Penalty end      # penalty!(ysbar, vbar, penalty, ys, v) -> value
+
+reads(::Union{Start,Observable,Penalty}) = ()
+
+"A given initial state."
+struct Fixed{U} <: Start
+    u0::U
+end
+
+initial!(u0, start::Fixed, v) = copyto!(u0, start.u0)
+initial_pullback!(vbar, ::Fixed, u0bar) = nothing
+
+"Components of the state, by their places."
+struct Components <: Observable
+    places::Vector{Int}
+end
+
+width(observable::Components) = length(observable.places)
+
+function predict!(z, observable::Components, ys, v)
+    for (k, j) in enumerate(observable.places)
+        view(z, k, :, :) .= view(ys, j, :, :)
+    end
+    return z
+end
+
+function predict_pullback!(ysbar, vbar, observable::Components, zbar, ys, v)
+    for (k, j) in enumerate(observable.places)
+        view(ysbar, j, :, :) .+= view(zbar, k, :, :)
+    end
+end
+
+struct NoPenalty <: Penalty end
+
+penalty!(ysbar, vbar, ::NoPenalty, ys, v) = zero(eltype(ys))
+
+"""
+    TotalVariation(weight, component, smooth)
+
+The total variation of one component over the times seen: ``weight * sum(sqrt(step^2 + smooth))``, smooth where a curve turns.
+"""
+struct TotalVariation{T} <: Penalty
+    weight::T
+    component::Int
+    smooth::T
+end
+
+function penalty!(ysbar, vbar, penalty::TotalVariation, ys, v)
+    j, total = penalty.component, zero(eltype(ys))
+    for t in 1:size(ys, 3)-1, k in axes(ys, 2)
+        step = ys[j, k, t+1] - ys[j, k, t]
+        root = sqrt(step * step + penalty.smooth)
+        total += root
+        slope = penalty.weight * step / root
+        ysbar[j, k, t+1] += slope
+        ysbar[j, k, t] -= slope
+    end
+    return penalty.weight * total
+end
+
+# Makers by Python's kind: from the description, the variables, and the dimension of the state.
+const STARTS = Dict{String,Function}()
+const OBSERVABLES = Dict{String,Function}()
+const PENALTIES = Dict{String,Function}(
+    "TotalVariation" => (d, variables, dim) -> begin
+        T = eltype(variables.start)
+        TotalVariation{T}(d["weight"], component_place("component", d["component"], dim), d["smooth"])
+    end,
+)
+
+"Place of Python's component `j`, counted from 0."
+function component_place(argument, j, dim)
+    0 <= j < dim || throw(UserError("$argument is $j: the state has the components 0 to $(dim - 1)."))
+    return Int(j) + 1
+end
+
+described(argument, catalog, d, variables, dim) = known(argument, d["kind"], catalog)(d, variables, dim)

@@ -1,0 +1,156 @@
+"""`pyneuralode train odenet` and `train anodev2`: classifiers of images."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .error_reporting import one_sentence
+
+Out = Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the images.", show_default="the recipe's")]
+Batch = Annotated[
+    int | None, typer.Option(help="Images of an update, over all processes.", show_default="the recipe's")
+]
+Images = Annotated[int | None, typer.Option(help="Training images used.", show_default="all")]
+Tests = Annotated[int | None, typer.Option(help="Test images used.", show_default="all")]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="Of the training: float32 or bfloat16.", show_default="the recipe's"),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache"),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
+Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Train once for each seed, in a folder of OUT each.")]
+Workers = Annotated[int | None, typer.Option(help="Seeds at once.", show_default="one a core")]
+
+
+@one_sentence()
+def odenet(
+    out: Out,
+    kind: Annotated[str, typer.Option(help="odenet, rknet, resnet or cnn.")] = "odenet",
+    solver: Annotated[str, typer.Option(help="Solver of the ODE block, by its SciML name.")] = "Euler",
+    steps: Annotated[int, typer.Option(help="Steps of the ODE block.")] = 20,
+    recipe: Annotated[
+        str, typer.Option(help="review (five epochs), or digits (two epochs, minutes on two cores).")
+    ] = "review",
+    epochs: Epochs = None,
+    batch: Batch = None,
+    images: Images = None,
+    tests: Tests = None,
+    precision: Precision = None,
+    device: Device = None,
+    data: Data = None,
+    download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
+    resume: Resume = False,
+    seed: Seed = 0,
+    seeds: Seeds = None,
+    workers: Workers = None,
+) -> None:
+    """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best so far.
+
+    On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train odenet ...
+    """
+    from ..datasets.mnist import download_mnist
+
+    options: dict[str, Any] = {"kind": kind}
+    if kind in ("odenet", "rknet"):
+        options |= {"solver": solver, "steps": steps}
+    training = _training("odenet", options, recipe, epochs, batch, precision, data, images, tests)
+    _go(training, recipe, out, download_mnist if download else None, device, resume, seed, seeds, workers)
+
+
+@one_sentence()
+def anodev2(
+    out: Out,
+    net: Annotated[str, typer.Option(help="alexnet, resnet4 or resnet10.")] = "resnet4",
+    variant: Annotated[
+        str, typer.Option(help="baseline, neural_ode, anode, anodev2_one or anodev2_two.")
+    ] = "anodev2_one",
+    steps: Annotated[int | None, typer.Option(help="Steps Nt of a block.", show_default="the paper's")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="paper (350 epochs, for a GPU), or short (two cores, minutes).")
+    ] = "paper",
+    reduced: Annotated[
+        bool,
+        typer.Option("--reduced", help="The set of 10,000 and 1,000 images, in train10k.npz and test1k.npz."),
+    ] = False,
+    epochs: Epochs = None,
+    batch: Batch = None,
+    images: Images = None,
+    tests: Tests = None,
+    precision: Precision = None,
+    device: Device = None,
+    data: Data = None,
+    download: Annotated[bool, typer.Option("--download", help="Download CIFAR-10 first (170 MB).")] = False,
+    resume: Resume = False,
+    seed: Seed = 0,
+    seeds: Seeds = None,
+    workers: Workers = None,
+) -> None:
+    """Train a network of ANODEV2 on CIFAR-10; Ctrl-C keeps the best so far.
+
+    On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train anodev2 ...
+    """
+    from ..datasets.cifar10 import download_cifar10
+    from ..errors import ArgumentError
+
+    options: dict[str, Any] = {"net": net, "variant": variant}
+    if variant != "baseline":
+        options["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
+    elif steps is not None:
+        raise ArgumentError(f"steps is {steps}, and the baseline takes none: leave it out.")
+    training = _training("anodev2", options, recipe, epochs, batch, precision, data, images, tests, reduced)
+    _go(training, recipe, out, download_cifar10 if download else None, device, resume, seed, seeds, workers)
+
+
+def _training(family, options, recipe, epochs, batch, precision, data, images, tests, reduced=False):
+    """Return the training that the options describe, after building its model once: mistakes are said early."""
+    from ..errors import unknown_name
+    from ..images.training.recipes import RECIPES
+    from ..images.training.specs import ModelSpec, Training
+
+    if recipe not in RECIPES:
+        raise unknown_name("recipe", recipe, RECIPES)
+    chosen = RECIPES[recipe] if epochs is None else RECIPES[recipe].for_epochs(epochs)
+    changes = {"batch": batch, "precision": precision}
+    chosen = dataclasses.replace(chosen, **{k: v for k, v in changes.items() if v is not None})
+    spec = ModelSpec(family, options)
+    spec.build()
+    return Training(spec, chosen, data, reduced, images, tests)
+
+
+def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:
+    """Train once, here or with the other processes of torchrun, or once for each of the seeds."""
+    from ..errors import ArgumentError
+    from ..progress import RichProgress
+    from .classifier_fit import check_outputs, train_into, train_seeds
+    from .parse import parse_numbers
+
+    listed = None if seeds is None else parse_numbers("seeds", seeds, int, "0,1,2,3,4")
+    if listed is not None and (len(set(listed)) < len(listed) or min(listed) < 0):
+        raise ArgumentError(f"seeds is {seeds!r}: give different whole numbers from 0, such as 0,1,2,3,4.")
+    check_outputs(out, listed)
+    with RichProgress() as progress:
+        if download is not None:
+            download(training.folder, progress)
+        training.sets()  # what is missing is said before a process starts
+        if listed is None:
+            found = train_into(out, training, recipe, seed, resume, device, progress)
+        else:
+            found = train_seeds(out, training, recipe, listed, resume, device, workers, progress)
+    if found is None:  # not the first process of torchrun
+        return
+    for sentence in found.sentences:
+        typer.echo(sentence)
+    for path in found.paths:
+        typer.echo(path.absolute())
+    if not found.finished:
+        raise typer.Exit(130 if found.interrupted else 1)

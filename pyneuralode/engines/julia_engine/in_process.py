@@ -1,0 +1,169 @@
+"""Julia in this process: the one place that imports juliacall, whose import starts Julia.
+
+Neither torch nor anything that imports it may be imported here: the worker process runs this module without torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from ...errors import EngineError
+from .decode import read_reply
+from .probe import JuliaProbe, probe
+
+log = logging.getLogger("pyneuralode")
+
+Progress = Callable[..., bool]
+
+
+class Inside:
+    """A running Julia with our package loaded; `call` is its one door."""
+
+    def __init__(self) -> None:
+        found = probe()
+        if not found.found:
+            raise EngineError(f"the Julia engine cannot start: {found.reason}")
+        self._forked = False
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+        # Julia has one task at a time for us: calls from several threads wait for each other. A thread that has called
+        # Julia must not end while another one is there (Julia then crashes): all but the first share one that stays.
+        self._lock = threading.RLock()
+        self._at_home = {threading.get_ident()}
+        self._guests = ThreadPoolExecutor(1, thread_name_prefix="julia")
+        start_runtime(found)
+        self._entry = load_package()
+        self.doors = Doors()
+        self.prepared: dict[tuple, Any] = {}  # problems that Julia knows by number: transfer.py
+        _let_other_threads_in()
+
+    def call(self, name: str, request: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+        """Run the function `name` of the Julia package on a request of plain values and NumPy arrays.
+
+        `progress` is called back with what the function tells of its progress; where it returns False or Ctrl-C
+        comes, the function ends early with what it has. Arrays in the reply are views of Julia's.
+        """
+        return read_reply(self.raw(name, request, progress))
+
+    def raw(self, name: str, request: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
+        """As `call`, but failures are returned as "error"."""
+        return self.run(lambda: self._entry(name, request, progress))
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Return work(), which may call Julia while it runs: in a thread that may, and with the others kept out.
+
+        Raises EngineError in a process that was forked off the one with Julia.
+        """
+        if self._forked:
+            raise EngineError(
+                "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
+                "method 'spawn'."
+            )
+        if threading.get_ident() not in self._at_home:
+            return self._guests.submit(self._run_at_home, work).result()
+        with self._lock:
+            return work()
+
+    def _run_at_home(self, work: Callable[[], Any]) -> Any:
+        self._at_home.add(threading.get_ident())
+        return self.run(work)
+
+    def _after_fork(self) -> None:
+        self._forked = True
+
+    alive = True
+
+    def close(self) -> None:
+        """Do nothing: a Julia inside a process ends with it."""
+
+
+class Doors:
+    """C functions of the Julia package, which take an integer and return one: see julia/src/prepared.jl.
+
+    Python's lock on its interpreter stays held while one runs, as in any call by juliacall.
+    """
+
+    def __init__(self) -> None:
+        from juliacall import Main
+
+        door = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
+        self.solve, self.pullback, self.forget = map(door, Main.seval("PyNeuralODE.doors()"))
+
+
+def _let_other_threads_in() -> None:
+    """Tell Julia that this thread, while it is in Python, does not run Julia code.
+
+    Otherwise a garbage collection in another thread (torch runs the backward pass of CUDA tensors in one) waits for
+    this thread for ever. Each call into Julia says by itself that it is one.
+    """
+    from juliacall import Main
+
+    ctypes.PYFUNCTYPE(ctypes.c_int8)(Main.seval("Int(cglobal(:jl_gc_safe_enter))"))()
+
+
+def start_runtime(found: JuliaProbe) -> None:
+    """Start Julia by importing juliacall; a Julia that runs already is taken as it is."""
+    settings = {
+        "PYTHON_JULIACALL_EXE": str(found.executable),
+        "PYTHON_JULIACALL_PROJECT": str(found.project),
+        "PYTHON_JULIACALL_STARTUP_FILE": "no",
+        "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
+        "JULIA_CONDAPKG_BACKEND": "Null",  # PythonCall is not to build a Python of its own
+    }
+    if found.sysimage is not None:
+        settings["PYTHON_JULIACALL_SYSIMAGE"] = str(found.sysimage)
+    if found.depot is not None:
+        settings["JULIA_DEPOT_PATH"] = found.depot
+    if found.warning:
+        log.warning(found.warning)
+    with _environment(settings), warnings.catch_warnings():
+        # It has crashed on macOS, where the worker process is the default; elsewhere it does no harm.
+        warnings.filterwarnings("ignore", message="torch was imported before juliacall")
+        try:
+            importlib.import_module("juliacall")
+        except Exception as error:  # juliacall raises bare exceptions; whatever it was, there is no Julia
+            raise EngineError(
+                f"Julia {found.version} at {found.executable} did not start ({_first_line(error)}): run `pyneuralode doctor`."
+            ) from error
+
+
+def load_package() -> Callable:
+    """Load our Julia package and return its entry, ``entry(name, request, progress)``."""
+    from juliacall import Main
+
+    try:
+        # Small nets gain nothing from more threads, and processes side by side lose by them.
+        Main.seval("import PyNeuralODE; PyNeuralODE.LinearAlgebra.BLAS.set_num_threads(1)")
+        return Main.seval("PyNeuralODE.python_entry()")
+    except Exception as error:
+        raise EngineError(
+            f"Julia runs, but the package PyNeuralODE does not load ({_first_line(error)}): run `pyneuralode setup-julia`."
+        ) from error
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for as long as Julia starts, so that processes started later do not inherit them."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

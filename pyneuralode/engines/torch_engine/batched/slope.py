@@ -1,0 +1,131 @@
+"""From a description, a module or a callable to the slopes of rows that each have their own time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....equations import Equations
+from ....errors import ArgumentError, PyNeuralODEError
+from ....fields import MLP, SEIR, Linear, VectorField
+from ...state import evaluated
+from ..dynamics import bind, build, check_slope
+from ..numpy_functions import refuse_function_of_arrays
+
+AUTONOMOUS = (MLP, SEIR, Linear)
+
+
+class BatchedSlope:
+    """``f(t, y)``: t (m,), y (m, n) -> (m, n).
+
+    `whole` says that it must always be called with all rows, in their order: a user's function may hold something
+    of its own for each sample. A described field may be asked for some rows only: `take` says which.
+    """
+
+    whole = True
+
+    def __init__(self, call: Callable, shape: torch.Size, name: str):
+        self.call, self.shape, self.name = call, shape, name
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        states = y.view(len(y), *self.shape)
+        slope = self.evaluate(t.to(y.dtype).view(len(t), *[1] * len(self.shape)), states)
+        check_slope(slope, states, self.name)
+        return slope.reshape(y.shape)
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        slope = evaluated(self.call, t, y, y, self.name)
+        return (
+            slope.clone() if isinstance(slope, Tensor) else slope
+        )  # a user's function may fill it again at its next call
+
+    def take(self, rows: Tensor) -> BatchedSlope:
+        """Return the function for some of the rows."""
+        return self
+
+
+class FieldSlope(BatchedSlope):
+    """The slope of a described field; `own` holds the parameters that differ from sample to sample, (m, *shape)."""
+
+    whole = False
+
+    def __init__(self, field: VectorField, shared: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size):
+        super().__init__(_row_call(field, shared, own, len(shape)), shape, type(field).__name__)
+        self.field, self.shared, self.own = field, shared, own
+
+    def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
+        return self.call(t, y)
+
+    def take(self, rows: Tensor) -> BatchedSlope:
+        if not self.own:
+            return self
+        return FieldSlope(self.field, self.shared, {name: p[rows] for name, p in self.own.items()}, self.shape)
+
+
+def _row_call(field: VectorField, shared: dict[str, Tensor], own: dict[str, Tensor], axes: int) -> Callable:
+    """Return ``call(t, y)`` with t (m, 1, ...) and y (m, *state) of so many state axes."""
+    if isinstance(field, Equations):  # formulas work element by element: one number a sample broadcasts
+        spread = {name: p.view(len(p), *[1] * (axes - 1)) for name, p in own.items()}
+        call = build(field, shared | spread)
+        return lambda t, y: call(t[..., 0], y)
+    if isinstance(field, AUTONOMOUS) and not own:
+        call = build(field, shared)
+        return lambda t, y: call(0.0, y)
+
+    def one(t: Tensor, y: Tensor, own: dict[str, Tensor]) -> Tensor:
+        return build(field, shared | own)(t, y)
+
+    every = torch.func.vmap(one)
+    return lambda t, y: every(t.view(len(t)), y, own)
+
+
+def batched_slope(
+    dynamics: Any, parameters: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size
+) -> BatchedSlope:
+    """Return the slope for any dynamics, each row a state of `shape`; `own` are those `own_parameters` found."""
+    if isinstance(dynamics, VectorField):
+        return FieldSlope(dynamics, {name: p for name, p in parameters.items() if name not in own}, own, shape)
+    call, _ = bind(dynamics, parameters)
+    return BatchedSlope(call, shape, type(dynamics).__name__ if isinstance(dynamics, nn.Module) else "the field")
+
+
+def own_parameters(
+    field: VectorField, parameters: dict[str, Tensor], samples: int, shape: torch.Size
+) -> dict[str, Tensor]:
+    """Return the parameters that have a leading axis for the samples; raise unless all have a described field's shapes."""
+    if not shape or shape[-1] != field.dim:
+        raise ArgumentError(
+            f"y0 has shape {(samples, *shape)} and {type(field).__name__} a state of {field.dim}: give y0 of shape "
+            f"({samples}, {field.dim})."
+        )
+    own = {}
+    for name, expected in field.shapes().items():
+        if name not in parameters:
+            raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(field.shapes())}.")
+        found = tuple(parameters[name].shape)
+        if found == (samples, *expected):
+            own[name] = parameters[name]
+        elif found != expected:
+            raise ArgumentError(
+                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one of its own a sample."
+            )
+    return own
+
+
+def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
+    """Return the slopes at the start; what torch says of shapes and dtypes that do not fit becomes an ArgumentError."""
+    try:
+        return f(t, y)
+    except Exception as error:
+        if f.name == "the field":
+            states = y.view(len(y), *f.shape)
+            refuse_function_of_arrays(f.call, t.to(y.dtype).view(len(t), *[1] * len(f.shape)), states, error)
+        if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
+            raise
+        raise ArgumentError(
+            f"{f.name} cannot be evaluated at y of shape {(len(y), *f.shape)}, {y.dtype}, and t of shape "
+            f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
+        ) from error

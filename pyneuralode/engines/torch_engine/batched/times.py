@@ -1,0 +1,54 @@
+"""The times of the rows, as one padded block."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class BatchedTimes:
+    """Times (m, T) of m rows, detached; a row with fewer repeats its last one. `counts` (m,) says how many it has."""
+
+    times: Tensor
+    counts: Tensor
+
+    def __post_init__(self):
+        self.start = self.times[:, 0].contiguous()
+        self.end = self.times[:, -1].contiguous()
+        self.sign = torch.sign(self.end - self.start)
+        behind = torch.arange(self.times.shape[1], device=self.times.device) >= self.counts[:, None]
+        # Rising in every row, whichever way it is solved; what pads a row is never reached.
+        self.signed = torch.where(behind, math.inf, self.times * self.sign[:, None])
+
+    def take(self, rows: Tensor) -> BatchedTimes:
+        return BatchedTimes(self.times[rows], self.counts[rows])
+
+    def reached(self, t: Tensor) -> Tensor:
+        """Return how many of each row's times lie at or before t (m,)."""
+        return torch.searchsorted(self.signed, (self.sign * t)[:, None], right=True)[:, 0]
+
+
+@dataclass
+class Places:
+    """Where states are wanted: the step (p,) of the row (p,), the time (p,), and the slot (p,) of the caller."""
+
+    step: Tensor
+    row: Tensor
+    time: Tensor
+    slot: Tensor
+
+    @staticmethod
+    def joined(parts: list[Places]) -> Places:
+        return Places(*(torch.cat([getattr(part, name) for part in parts]) for name in ("step", "row", "time", "slot")))
+
+
+def pairs(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:
+    """Return rows (total,) and indices (total,): row i with every index from first[i] up to last[i], exclusive."""
+    counts = last - first
+    rows = torch.repeat_interleave(torch.arange(len(first), device=first.device), counts, output_size=total)
+    before = torch.cumsum(counts, 0) - counts
+    return rows, torch.arange(total, device=first.device) - before[rows] + first[rows]

@@ -1,0 +1,41 @@
+"""Which fields have compiled flows, and what compiled code is told of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from .....fields import ACTIVATIONS, MLP, VectorField
+from .....time_fields import ConcatMLP, HyperMLP
+
+HYPERNETWORK, AFFINE = 0, 1
+# Activations whose second derivative follows from their value and their derivative.
+KNOWN = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid", "sin")
+
+
+@dataclass(frozen=True)
+class FlowPlan:
+    """A field of one hidden layer: `head` as `weights.Shape`, `scales` of the time, the input and the output."""
+
+    head: np.ndarray
+    scales: np.ndarray
+    shapes: dict[str, tuple[int, ...]]
+
+
+@lru_cache(maxsize=64)
+def flow_plan(field: VectorField) -> FlowPlan | None:
+    """Return the plan of a field, or None where no kernel knows it."""
+    if type(field) is HyperMLP:
+        head = [HYPERNETWORK, ACTIVATIONS.index("tanh"), field.dim, field.width, field.hidden]
+        scales = [field.time_scale, 1.0, field.output_scale]
+    elif type(field) is MLP and len(field.sizes) == 3 and field.input_map == "identity" and field.activation in KNOWN:
+        head = [AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 0]
+        scales = [1.0, field.input_scale, field.output_scale]
+    elif type(field) is ConcatMLP and len(field.sizes) == 3 and field.activation in KNOWN:
+        head = [AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 1]
+        scales = [field.time_scale, 1.0, field.output_scale]
+    else:
+        return None
+    return FlowPlan(np.array(head, dtype=np.int64), np.array(scales), field.shapes())

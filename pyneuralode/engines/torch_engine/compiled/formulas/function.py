@@ -1,0 +1,295 @@
+"""The door to the compiled path for formulas: where it applies, and its place in autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .....errors import SolverError
+from .....fields import VectorField
+from .....gradients import OF_STEPS, Checkpointed
+from .....problem import Control, Problem
+from ...batched.control import of_sample
+from ...finite_gradients import finite_gradients
+from ...gradient_methods import Task
+from ...march import fixed_grid, stops_of
+from ...once_differentiable import once_differentiable
+from ...stiff import find_tableau
+from ...tableaus import Tableau
+from ..available import compiled, march_error, readable, run, wants_gradient
+from .plan import MethodPlan, method_plans
+from .program import LARGEST, Program, program_of
+from .threads import over_threads
+
+# Memory for the stages of a solve's steps; those of a longer one are computed again.
+TAPE_BYTES = 256 << 20
+# Steps that are taken again at once; their stages stay in a core's cache.
+AGAIN = 64
+# Steps of a program times samples beyond which torch's vectors are as fast (measured), with explicit and stiff solvers.
+LARGE, LARGE_STIFF = 6_000, 60_000
+
+
+def _kernels() -> tuple[ModuleType, ...] | None:
+    return compiled(f"{__package__}.forward", f"{__package__}.backward")
+
+
+def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
+    """Return whether the compiled path can solve `problem` from the flat state `y0`, its samples in the same steps."""
+    if not _applies(problem, y0, parameters, 0):
+        return False
+    limit = LARGE if isinstance(find_tableau(problem.solver), Tableau) else LARGE_STIFF
+    return y0.numel() // problem.dynamics.dim * len(program_of(problem.dynamics).steps) <= limit
+
+
+def applies_each(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
+    """As `applies`, for samples y0 (B, n) with steps of their own; parameters may have a leading axis B."""
+    return _applies(problem, y0, parameters, len(y0))
+
+
+def _applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor], samples: int) -> bool:
+    field, method = problem.dynamics, find_tableau(problem.solver)
+    if not problem.compiled or problem.dense or problem.events or not isinstance(field, VectorField):
+        return False
+    program = program_of(field)
+    if program is None or np.shape(problem.y0)[-1:] != (field.dim,):
+        return False
+    if not isinstance(method, Tableau) and field.dim > LARGEST:
+        return False
+    shapes = program.shapes
+    if not shapes.keys() <= parameters.keys():
+        return False
+    if any(parameters[name].shape not in (shape, (samples, *shape)) for name, shape in shapes.items()):
+        return False
+    tensors = [y0, *(parameters[name] for name in shapes)]
+    if not readable(*tensors) or (wants_gradient(*tensors) and not isinstance(problem.gradient, OF_STEPS)):
+        return False
+    return _kernels() is not None
+
+
+def solve(problem: Problem, task: Task, y0: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    """Solve and return the states (T, n) at the times asked for, connected to autograd."""
+    try:
+        states, counts = _solve(problem, [task.ts], task.control, y0[None], _rows(parameters, problem.dynamics, 0))
+    except _Failure as failure:
+        raise failure.error from None
+    task.statistics.nfev += int(counts[0, 0])
+    task.statistics.accepted += int(counts[0, 1])
+    task.statistics.rejected += int(counts[0, 2])
+    return states
+
+
+def prepare(problem: Problem, task: Task, y0: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
+    """Return `solve` as a function of the parameters."""
+    return partial(solve, problem, task, y0)
+
+
+def solve_each(
+    problem: Problem, times: list[list[float]], control: Control, y0: Tensor, parameters: dict[str, Tensor]
+) -> tuple[Tensor, np.ndarray]:
+    """Solve every sample of y0 (B, n) in steps of its own through its own times; tolerances may be (B, n).
+
+    Returns the states at all times, sample after sample (sum of the times, n), connected to autograd, and the
+    evaluations, accepted and rejected steps of each sample (B, 3).
+    """
+    try:
+        return _solve(problem, times, control, y0, _rows(parameters, problem.dynamics, len(y0)))
+    except _Failure as failure:
+        raise of_sample(failure.error, failure.sample) from None
+
+
+def _rows(parameters: dict[str, Tensor], field: VectorField, samples: int) -> Tensor:
+    """Return the parameters one after the other, (1, m), or (samples, m) where one has an axis for the samples."""
+    shapes = program_of(field).shapes
+    own = any(parameters[name].ndim > len(shape) for name, shape in shapes.items())
+    parts = []
+    for name, shape in shapes.items():
+        part = parameters[name]
+        part = part.reshape(1, -1) if part.shape == shape else part.reshape(samples, -1)
+        parts.append(part.expand(samples, -1) if own else part)
+    return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
+
+
+def _solve(
+    problem: Problem, times: list[list[float]], control: Control, y0: Tensor, theta: Tensor
+) -> tuple[Tensor, np.ndarray]:
+    method = find_tableau(problem.solver)
+    grids = [fixed_grid(method, row, control) for row in times]
+    checkpointed = isinstance(problem.gradient, Checkpointed)
+    differentiated = wants_gradient(y0, theta)
+    systems = _Systems(
+        program=program_of(problem.dynamics),
+        methods=method_plans(method),
+        times=_Ragged.of(times),
+        stops=_Ragged.of([stops_of(row, control) if grid is None else grid for row, grid in zip(times, grids)]),
+        adaptive=grids[0] is None,
+        control=control,
+        every=0 if not differentiated else problem.gradient.every if checkpointed else 1,
+        tape=differentiated and not checkpointed,
+    )
+    dtype = y0.dtype
+    y0, theta = y0.double(), theta.double()
+    states = _Compiled.apply(systems, y0, theta) if differentiated else systems.march(y0.detach(), theta.detach())
+    return states.to(dtype), systems.counts
+
+
+@dataclass
+class _Ragged:
+    """Rows of unequal length, one after the other; row i is values[ends[i]:ends[i + 1]]."""
+
+    values: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, rows: list[list[float]]) -> _Ragged:
+        ends = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum([len(row) for row in rows], out=ends[1:])
+        return cls(np.array(rows[0] if len(rows) == 1 else np.concatenate(rows), dtype=float), ends)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.values, self.ends
+
+    def part(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
+        ends = self.ends[some.start : some.stop + 1]
+        return self.values[ends[0] : ends[-1]], ends - ends[0]
+
+
+class _Failure(Exception):
+    """A solve that ended early, and of which sample."""
+
+    def __init__(self, error: SolverError, sample: int):
+        self.error, self.sample = error, sample
+
+
+@dataclass
+class _Systems:
+    """Solves of one field by one method: what they are of, and what their adjoint needs."""
+
+    program: Program
+    methods: tuple[MethodPlan, MethodPlan, float]
+    times: _Ragged
+    stops: _Ragged
+    adaptive: bool
+    control: Control
+    every: int
+    tape: bool
+
+    def march(self, y0: Tensor, theta: Tensor) -> Tensor:
+        control, shape = self.control, y0.shape
+        self.y0, self.theta = y0.contiguous().numpy(), theta.contiguous().numpy()
+        self.rtol, self.atol = (_by_system(tolerance, shape) for tolerance in (control.rtol, control.atol))
+        *plans, stability = self.methods
+        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        self.controls = np.array([*limits, self.adaptive, stability], dtype=float)
+        self.given_steps = np.array([*limits, False, stability], dtype=float)
+        self.field = self.program.arrays, *(plan.arrays for plan in plans)
+        self.parts, solved = over_threads(self._march_some, len(y0))
+        reports, counts, states, *_ = zip(*solved)
+        self.counts, self.records = np.concatenate(counts), [record[3:] for record in solved]
+        for some, report in zip(self.parts, reports):
+            if report[:, 0].any():
+                failed = int(report[:, 0].argmax())
+                raise _Failure(march_error(*report[failed], control), some.start + failed)
+        return torch.from_numpy(states[0] if len(states) == 1 else np.concatenate(states))
+
+    def sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients with respect to the initial states and the parameters."""
+        self.cotangents = cotangents.contiguous().numpy()
+        _, swept = over_threads(self._sweep_some, len(self.y0), self.parts)
+        y0_bar, theta_bar = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*swept))
+        if len(self.theta) == 1 < len(theta_bar):
+            theta_bar = theta_bar.sum(0, keepdims=True)
+        return torch.from_numpy(y0_bar), torch.from_numpy(theta_bar)
+
+    def _march_some(self, some: slice) -> tuple:
+        forward, _ = _kernels()
+        row = 8 * self.y0.size * max(len(plan.rows) for plan in self.methods[:2])
+        most = TAPE_BYTES * (some.stop - some.start) // row if self.tape else 0
+        return run(
+            forward.march, *self.field, _rows_of(self.theta, some), self.y0[some], np.empty((0, self.y0.shape[1])),
+            *self.times.part(some), *self.stops.part(some), np.empty(0),
+            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls,
+            self.every, most,
+        )  # fmt: skip
+
+    def _sweep_some(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
+        _, backward = _kernels()
+        spans, kept, stages = self.records[self.parts.index(some)]
+        counts = self.counts[some]
+        if counts[:, 1].sum() > len(stages):
+            return self._sweep_again(some, spans, kept)
+        first, last = self.times.ends[some.start], self.times.ends[some.stop]
+        return run(
+            backward.sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
+            counts, spans, kept, stages, self.cotangents[first:last],
+        )  # fmt: skip
+
+    def _sweep_again(self, some: slice, spans: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_sweep_some` without stages on the tape: from last to first, some steps at a time are taken again."""
+        y0_bar, theta_bar = np.empty_like(self.y0[some]), np.zeros((some.stop - some.start, self.theta.shape[1]))
+        length = self.every * max(1, AGAIN // self.every)
+        step = block = 0
+        for i in range(some.start, some.stop):
+            accepted = int(self.counts[i, 1])
+            own = slice(self.times.ends[i], self.times.ends[i + 1])
+            ts, cotangents = self.times.values[own], self.cotangents[own]
+            bar = np.zeros_like(self.y0[i])
+            for begin in reversed(range(0, accepted, length)):
+                path = spans[step + begin : step + min(begin + length, accepted)]
+                bar, more = self._steps_back(i, path, kept[block + begin // self.every], ts, cotangents, bar)
+                theta_bar[i - some.start] += more
+            y0_bar[i - some.start] = bar + cotangents[0]
+            step += accepted
+            block += -(-accepted // self.every)
+        return y0_bar, theta_bar
+
+    def _steps_back(
+        self, i: int, path: np.ndarray, kept: np.ndarray, ts: np.ndarray, cotangents: np.ndarray, end_bar: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cotangents of the state at the start of `path` (steps, 3) and of the parameters.
+
+        The steps start from what was `kept` there and end in the cotangent `end_bar`.
+        """
+        forward, backward = _kernels()
+        n, some = len(end_bar), slice(i, i + 1)
+        start, end = path[0, 0], path[-1, 1]
+        inside = np.flatnonzero((np.minimum(start, end) < ts) & (ts < np.maximum(start, end)))
+        ends = cotangents[ts == end].sum(0)
+        times, steps = _Ragged.of([[start, *ts[inside], end]]), _Ragged.of([[*path[:, 0], end]])
+        bars = np.concatenate([np.zeros((1, n)), cotangents[inside], (end_bar + ends)[None]])
+        field = *self.field, _rows_of(self.theta, some)
+        slopes = kept[None, n:] if len(kept) > n else np.empty((0, n))
+        _, counts, _, *tape = run(
+            forward.march, *field, kept[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
+            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.given_steps, 1, len(path),
+        )  # fmt: skip
+        y_bar, theta_bar = run(backward.sweep, *field, *times.arrays, counts, *tape, bars)
+        return y_bar[0], theta_bar[0]
+
+
+def _by_system(tolerance: float | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return tolerances (1 or systems, 1 or n)."""
+    return np.array(tolerance, dtype=float).reshape((1, 1) if np.ndim(tolerance) == 0 else (-1, shape[1]))
+
+
+def _rows_of(table: np.ndarray, some: slice) -> np.ndarray:
+    return table[some] if len(table) > 1 else table
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, systems: _Systems, y0: Tensor, theta: Tensor) -> Tensor:
+        ctx.systems = systems  # with copies of y0 and theta: later changes of the parameters do no harm
+        return systems.march(y0, theta)
+
+    @staticmethod
+    @once_differentiable
+    @finite_gradients
+    def backward(ctx, cotangents: Tensor):
+        return None, *ctx.systems.sweep(cotangents)

@@ -1,0 +1,208 @@
+"""The machine that runs a program: slopes, Jacobians and their products with cotangents, for any formulas."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .arrays import fill, fill_rows
+from .kernels import inlined, maker, part
+from .operations import curvatures, slopes, value
+
+
+class Machine(NamedTuple):
+    """A program and its registers.
+
+    `time` is the register of the time, `first` that of the first step. Of step k, `by_x[k]` and `by_y[k]` are the
+    derivatives by its operands. `tangents` (registers, directions) are derivatives by the components and, where
+    `directions` is dim + 1, by the time; `bars` and `tangent_bars` are cotangents.
+    """
+
+    steps: np.ndarray
+    outputs: np.ndarray
+    dim: int
+    parameters: int
+    time: int
+    first: int
+    directions: int
+    registers: np.ndarray
+    by_x: np.ndarray
+    by_y: np.ndarray
+    tangents: np.ndarray
+    bars: np.ndarray
+    tangent_bars: np.ndarray
+
+
+@maker
+def make_machine(program):
+    """Return the machine of a program's arrays, see `..program.Program`."""
+    steps, outputs, numbers, sizes = program
+    dim, parameters = sizes[0], sizes[1]
+    time = dim + parameters
+    first = time + 1 + numbers.size
+    count, directions = first + len(steps), dim
+    for k in range(len(steps)):
+        if steps[k, 1] == time or steps[k, 2] == time:
+            directions = dim + 1
+    for i in range(dim):
+        if outputs[i] == time:
+            directions = dim + 1
+    registers = np.zeros(count)
+    for i in range(numbers.size):
+        registers[time + 1 + i] = numbers[i]
+    tangents = np.zeros((count, directions))
+    for i in range(dim):
+        tangents[i, i] = 1.0
+    if directions > dim:
+        tangents[time, dim] = 1.0
+    return Machine(
+        steps,
+        outputs,
+        dim,
+        parameters,
+        time,
+        first,
+        directions,
+        registers,
+        np.zeros(len(steps)),
+        np.zeros(len(steps)),
+        tangents,
+        np.zeros(count),
+        np.zeros((count, directions)),
+    )
+
+
+@part
+def set_parameters(machine, theta, row):
+    for i in range(machine.parameters):
+        machine.registers[machine.dim + i] = theta[row, i]
+
+
+@inlined
+def _enter(machine, t, y, at):
+    for i in range(machine.dim):
+        machine.registers[i] = y[at + i]
+    machine.registers[machine.time] = t
+
+
+@inlined
+def read_slope(machine, out):
+    for i in range(machine.dim):
+        out[i] = machine.registers[machine.outputs[i]]
+
+
+@inlined
+def evaluate(machine, t, y, at, out):
+    """out (dim,) = the slope at time t and state y[at:]."""
+    _enter(machine, t, y, at)
+    steps, registers = machine.steps, machine.registers
+    for k in range(len(steps)):
+        registers[machine.first + k] = value(steps[k, 0], registers[steps[k, 1]], registers[steps[k, 2]])
+    read_slope(machine, out)
+
+
+@inlined
+def linearize(machine, t, y, at):
+    """Evaluate at time t and state y[at:], keeping each step's derivatives for the functions below."""
+    _enter(machine, t, y, at)
+    steps, registers = machine.steps, machine.registers
+    for k in range(len(steps)):
+        code, x, y_ = steps[k, 0], registers[steps[k, 1]], registers[steps[k, 2]]
+        z = value(code, x, y_)
+        registers[machine.first + k] = z
+        machine.by_x[k], machine.by_y[k] = slopes(code, x, y_, z)
+
+
+@inlined
+def _read_jacobian(machine, jacobian):
+    total = 0.0
+    for i in range(machine.dim):
+        for c in range(machine.directions):
+            jacobian[i, c] = machine.tangents[machine.outputs[i], c]
+            total += 0 * jacobian[i, c]
+    return total == 0
+
+
+@inlined
+def differentiate(machine, jacobian):
+    """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearized.
+
+    Returns whether all are finite.
+    """
+    steps, tangents = machine.steps, machine.tangents
+    for k in range(len(steps)):
+        by_x, by_y = machine.by_x[k], machine.by_y[k]
+        of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
+        for c in range(machine.directions):
+            of_z[c] = by_x * of_x[c] + by_y * of_y[c]
+    return _read_jacobian(machine, jacobian)
+
+
+@part
+def differentiate_again(machine, jacobian):
+    """As `differentiate`, where an infinite derivative by what does not change does no harm."""
+    steps, tangents = machine.steps, machine.tangents
+    for k in range(len(steps)):
+        by_x, by_y = machine.by_x[k], machine.by_y[k]
+        of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
+        for c in range(machine.directions):
+            of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
+    return _read_jacobian(machine, jacobian)
+
+
+@inlined
+def pull(machine, cotangent, y_bar, theta_bar):
+    """Add the slope's cotangent (dim,), times its derivatives, to y_bar (dim,) and theta_bar, where linearized."""
+    steps, bars = machine.steps, machine.bars
+    fill(bars, 0.0)
+    for i in range(machine.dim):
+        bars[machine.outputs[i]] += cotangent[i]
+    for k in range(len(steps) - 1, -1, -1):
+        bar = bars[machine.first + k]
+        if bar != 0:  # an infinite derivative of what does not matter does no harm
+            bars[steps[k, 1]] += machine.by_x[k] * bar
+            bars[steps[k, 2]] += machine.by_y[k] * bar
+    _leave(machine, y_bar, theta_bar)
+
+
+@inlined
+def _leave(machine, y_bar, theta_bar):
+    for i in range(machine.dim):
+        y_bar[i] += machine.bars[i]
+    for i in range(machine.parameters):
+        theta_bar[i] += machine.bars[machine.dim + i]
+
+
+@part
+def pull_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
+    """As `pull`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
+
+    The tangents are differentiated backwards: a step's derivatives have cotangents of their own, which its
+    second derivatives carry on to its operands.
+    """
+    steps, registers = machine.steps, machine.registers
+    bars, tangents, tangent_bars = machine.bars, machine.tangents, machine.tangent_bars
+    fill(bars, 0.0)
+    fill_rows(tangent_bars, 0.0)
+    for i in range(machine.dim):
+        bars[machine.outputs[i]] += cotangent[i]
+        for c in range(machine.directions):
+            tangent_bars[machine.outputs[i], c] += jacobian_bar[i, c]
+    for k in range(len(steps) - 1, -1, -1):
+        x, y = steps[k, 1], steps[k, 2]
+        by_x, by_y, bar = machine.by_x[k], machine.by_y[k], bars[machine.first + k]
+        by_x_bar = by_y_bar = 0.0
+        for c in range(machine.directions):
+            tangent_bar = tangent_bars[machine.first + k, c]
+            if tangent_bar != 0:
+                by_x_bar += tangent_bar * tangents[x, c]
+                by_y_bar += tangent_bar * tangents[y, c]
+                tangent_bars[x, c] += by_x * tangent_bar
+                tangent_bars[y, c] += by_y * tangent_bar
+        if bar != 0:
+            bars[x] += by_x * bar
+            bars[y] += by_y * bar
+        if by_x_bar != 0 or by_y_bar != 0:
+            xx, xy, yy = curvatures(steps[k, 0], registers[x], registers[y], registers[machine.first + k])
+            bars[x] += by_x_bar * xx + by_y_bar * xy
+            bars[y] += by_x_bar * xy + by_y_bar * yy
+    _leave(machine, y_bar, theta_bar)

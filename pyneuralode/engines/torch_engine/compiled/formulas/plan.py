@@ -1,0 +1,94 @@
+"""Methods as plain arrays of numbers, the form in which compiled code takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ...stiff.coefficients import COMPANION, SDIRK, Rosenbrock
+from ...stiff.switching import Switching
+from ...tableaus import Tableau
+
+EXPLICIT, ROSENBROCK, IMPLICIT = range(3)
+# Entries of MethodPlan.numbers.
+KIND, STAGES, ORDER, ERROR_ORDER, END_STAGE = range(5)
+
+
+@dataclass(frozen=True)
+class MethodPlan:
+    """A method whose stages k_i are slopes: a step of size h ends at y + h sum_i b_i k_i.
+
+    Explicit: k_i = f(t + c_i h, y + h sum_j a_ij k_j). Rosenbrock, with J and f_t at (t, y):
+    (I - gamma h J) k_i = gamma (f(t + c_i h, y + h sum_j a_ij k_j) + sum_j C_ij k_j + h d_i f_t). Implicit, all but
+    the first stage: k_i = f(t + c_i h, y + h sum_j a_ij k_j + gamma h k_i), by Newton's iteration from sum_j C_ij k_j.
+
+    Attributes
+    ----------
+    numbers : (5,) of int64
+        Kind, stages of a step (the interpolant's further ones not counted), order, order of the embedded
+        solution, and the stage that is f at the end, or -1.
+    rows : (s, s)
+        The a_ij, the interpolant's further stages too.
+    couplings : (s, s)
+        The C_ij.
+    places : (3, s)
+        The c_i, the d_i, and gamma for each stage, 0 for an explicit one.
+    ends : (1 + e, s)
+        The b_i, then the weights of the error estimates.
+    interpolant : (s, p)
+        As in `Tableau`.
+    """
+
+    numbers: np.ndarray
+    rows: np.ndarray
+    couplings: np.ndarray
+    places: np.ndarray
+    ends: np.ndarray
+    interpolant: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(vars(self).values())
+
+
+def method_plans(method: Tableau | Rosenbrock | SDIRK | Switching) -> tuple[MethodPlan, MethodPlan, float]:
+    """Return the plans of a method and of what it switches to, and the first one's stability interval, else 0.
+
+    Methods for stiff problems leave single steps to an explicit one, where their Jacobian is not usable.
+    """
+    if isinstance(method, Switching):
+        return method_plan(method.explicit), method_plan(method.stiff), method.stability
+    return method_plan(method), method_plan(method if isinstance(method, Tableau) else COMPANION), 0.0
+
+
+@lru_cache(maxsize=64)
+def method_plan(method: Tableau | Rosenbrock | SDIRK) -> MethodPlan:
+    if isinstance(method, Tableau):
+        return _explicit(method)
+    s = method.stages
+    rosenbrock = isinstance(method, Rosenbrock)
+    rows = np.array(method.A) if rosenbrock else np.tril(method.A, -1)
+    couplings = np.array(method.C if rosenbrock else method.predictor)
+    gammas = np.full(s, method.gamma)
+    gammas[0] *= rosenbrock
+    places = np.stack([method.c, method.d if rosenbrock else np.zeros(s), gammas])
+    end_stage = -1 if rosenbrock else method.end_stage  # f itself is no stage of a Rosenbrock method
+    numbers = [ROSENBROCK if rosenbrock else IMPLICIT, s, method.order, method.error_order, end_stage]
+    ends = np.stack([method.b, method.error])
+    return MethodPlan(np.array(numbers), rows, couplings, places, ends, np.array(method.interpolant))
+
+
+def _explicit(tableau: Tableau) -> MethodPlan:
+    s, x = tableau.stages, len(tableau.interpolant) - tableau.stages
+    rows, places = np.zeros((s + x, s + x)), np.zeros((3, s + x))
+    rows[:s, :s], places[0, :s] = tableau.A, tableau.c
+    if x:
+        rows[s:], places[0, s:] = tableau.extra_A, tableau.extra_c
+    estimates = [] if tableau.error is None else list(tableau.error)
+    ends = np.zeros((1 + len(estimates), s + x))
+    ends[:, :s] = [tableau.b, *estimates]
+    end_stage = -1 if tableau.end_stage is None else tableau.end_stage
+    numbers = [EXPLICIT, s, tableau.order, tableau.error_order or 0, end_stage]
+    return MethodPlan(np.array(numbers), rows, np.zeros((s + x, s + x)), places, ends, np.array(tableau.interpolant))

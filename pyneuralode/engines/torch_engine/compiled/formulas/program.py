@@ -1,0 +1,145 @@
+"""Formulas as plain numbers: the program that compiled code runs, whatever the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from .....equations import BINARY, TIME, UNARY, Equations
+from .....fields import SEIR, Linear, VectorField
+
+# "power" has a number for its exponent: unlike "**" it is differentiated with respect to its base alone, so that
+# a negative base does no harm.
+OPERATIONS = ("+", "-", "*", "/", "neg", "**", "power", *UNARY, *BINARY)
+CODES = {name: code for code, name in enumerate(OPERATIONS)}
+
+# Order of a system that is solved with dense linear algebra, and registers of a program, at most.
+LARGEST, MOST_REGISTERS = 32, 4096
+
+
+@dataclass(frozen=True)
+class Program:
+    """The steps of a field's formulas on a row of registers.
+
+    The registers are: the components, the parameters, the time, the number 0, further numbers, one for each step.
+
+    Attributes
+    ----------
+    steps : (s, 3) of uint32
+        Each step's operation and the registers of its two operands; its result goes to the next register.
+    outputs : (dim,) of uint32
+        The registers that hold the slope.
+    numbers : (c,)
+        Values of the registers after the time; the first is 0.
+    sizes : (3,) of int64
+        How many components, parameters and numbers.
+    shapes : mapping
+        The parameters' shapes by name, in the order of their registers.
+    """
+
+    steps: np.ndarray
+    outputs: np.ndarray
+    numbers: np.ndarray
+    sizes: np.ndarray
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return self.steps, self.outputs, self.numbers, self.sizes
+
+
+@lru_cache(maxsize=64)
+def program_of(field: VectorField) -> Program | None:
+    """Return the program of a field, or None where it has none, or too long a one."""
+    if type(field) is Linear and field.dim > LARGEST:
+        return None
+    equations = as_equations(field)
+    if equations is None:
+        return None
+    lowered = _Lowered(equations)
+    if lowered.registers() > MOST_REGISTERS:
+        return None
+    steps = np.array(lowered.steps, dtype=np.int64).reshape(-1, 3)
+    steps[:, 1:] = lowered.placed(steps[:, 1:])
+    outputs = lowered.placed(np.array(lowered.outputs, dtype=np.int64))
+    sizes = [equations.dim, len(equations.parameters), len(lowered.numbers)]
+    return Program(
+        steps.astype(np.uint32), outputs.astype(np.uint32), np.array(list(lowered.numbers)),
+        np.array(sizes, dtype=np.int64), field.shapes(),
+    )  # fmt: skip
+
+
+def as_equations(field: VectorField) -> Equations | None:
+    """Return a field as formulas, its parameters in their flat order, or None where nobody wrote them."""
+    if type(field) is Equations:
+        return field
+    if type(field) is SEIR:
+        return Equations(
+            {"s": "-infected", "e": "infected - onset", "i": "onset - recovered", "r": "recovered"},
+            {"gamma": 0.0, "R0": 0.0, "sigma": 0.0},
+            {"infected": "gamma*R0*s*i", "onset": "sigma*e", "recovered": "gamma*i"},
+        )
+    if type(field) is Linear:
+        power = {"identity": 1, "square": 2, "cube": 3}[field.input_map]
+        columns = range(field.dim)
+        terms = [[f"a{i}_{j} * y{j}**{power}" for j in columns] for i in columns]
+        return Equations(
+            {f"y{i}": " + ".join(terms[i]) for i in columns}, {f"a{i}_{j}": 0.0 for i in columns for j in columns}
+        )
+    return None
+
+
+class _Lowered:
+    """The steps of `Equations` with numbers for words.
+
+    While they are collected, operand -k stands for number k - 1 and operands from 0 on are the other registers,
+    as if there were no numbers; how many there are is known at the end.
+    """
+
+    def __init__(self, equations: Equations):
+        self.words = {name: i for i, name in enumerate((*equations.components, *equations.shapes(), TIME))}
+        self.inputs = len(self.words)
+        self.numbers: dict[float, int] = {0.0: -1}
+        self.steps: list[tuple[int, int, int]] = []
+        for number, step in enumerate(equations.steps, start=1):
+            operation, *operands = step.split()
+            self.words[f"#{number}"] = self._compute(operation, operands)
+        self.outputs = [self._operand(word) for word in equations.outputs]
+
+    def registers(self) -> int:
+        return self.inputs + len(self.numbers) + len(self.steps)
+
+    def placed(self, operands: np.ndarray) -> np.ndarray:
+        """Return the registers that the operands are, now that the numbers are all there."""
+        numbers = self.inputs - 1 - operands
+        steps = operands + len(self.numbers)
+        return np.where(operands < 0, numbers, np.where(operands < self.inputs, operands, steps))
+
+    def _operand(self, word: str) -> int:
+        if word in self.words:
+            return self.words[word]
+        return self.numbers.setdefault(float(word), -1 - len(self.numbers))
+
+    def _compute(self, operation: str, words: list[str]) -> int:
+        if operation == "**" and words[1] not in self.words:
+            return self._power(self._operand(words[0]), words[1])
+        x, *others = (self._operand(word) for word in words)
+        return self._add(operation, x, others[0] if others else -1)
+
+    def _power(self, x: int, exponent: str) -> int:
+        """Small whole powers are products, which is many times faster."""
+        number = float(exponent)
+        if number == 1:
+            return x
+        if number in (2, 3, 4):
+            square = self._add("*", x, x)
+            return square if number == 2 else self._add("*", square, x if number == 3 else square)
+        if number == 0.5:
+            return self._add("sqrt", x, -1)
+        return self._add("power", x, self._operand(exponent))
+
+    def _add(self, operation: str, x: int, y: int) -> int:
+        self.steps.append((CODES[operation], x, y))
+        return self.inputs + len(self.steps) - 1

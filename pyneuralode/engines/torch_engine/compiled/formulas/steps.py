@@ -1,0 +1,356 @@
+"""One step of one sample in compiled code, explicit or for stiff problems."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
+from ..networks.control import join_estimates
+from .arrays import copy, fill
+from .kernels import inlined, maker, part
+from .linear import factorize, solve
+from .machine import differentiate, differentiate_again, evaluate, linearize, read_slope
+from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
+
+
+class Scheme(NamedTuple):
+    """A method (see `..plan.MethodPlan`) and room for one step of samples of `dim` components.
+
+    `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
+    at the step's start; a Jacobian has no columns for the components marked in `still` (samples, dim). `matrix` holds
+    the factors of one sample's I - gamma h J.
+    """
+
+    kind: int
+    stages: int
+    order: int
+    error_order: int
+    end_stage: int
+    rows: np.ndarray
+    couplings: np.ndarray
+    places: np.ndarray
+    ends: np.ndarray
+    interpolant: np.ndarray
+    dim: int
+    weights: np.ndarray
+    point: np.ndarray
+    rest: np.ndarray
+    change: np.ndarray
+    slopes: np.ndarray
+    jacobians: np.ndarray
+    still: np.ndarray
+    jacobian_bar: np.ndarray
+    matrix: np.ndarray
+    pivots: np.ndarray
+
+
+@maker
+def make_scheme(method, dim, samples):
+    numbers, rows, couplings, places, ends, interpolant = method
+    return Scheme(
+        numbers[KIND],
+        numbers[STAGES],
+        numbers[ORDER],
+        numbers[ERROR_ORDER],
+        numbers[END_STAGE],
+        rows,
+        couplings,
+        places,
+        ends,
+        interpolant,
+        dim,
+        np.empty(len(rows)),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty(dim),
+        np.empty((samples, dim)),
+        np.zeros((samples, dim, dim + 1)),
+        np.zeros((samples, dim), np.bool_),
+        np.zeros((dim, dim + 1)),
+        np.empty((dim, dim)),
+        np.empty(dim, np.int64),
+    )
+
+
+@inlined
+def move(out, out_at, y, at, k, coefficients, count, h, dim):
+    """out[out_at:] = y[at:] + h sum over i < count of coefficients[i] k[i]."""
+    for j in range(dim):
+        out[out_at + j] = y[at + j]
+    for i in range(count):
+        weight = h * coefficients[i]
+        if weight != 0:
+            for j in range(dim):
+                out[out_at + j] += weight * k[i, j]
+
+
+@part
+def _without_columns(machine, jacobian, still):
+    if differentiate_again(machine, jacobian):
+        return True
+    for c in range(len(still)):
+        for row in jacobian:
+            still[c] = still[c] or not np.isfinite(row[c])
+        if still[c]:
+            for row in jacobian:
+                row[c] = 0.0
+    for row in jacobian:
+        if not np.isfinite(row[len(still)]):
+            return False
+    return True
+
+
+@inlined
+def find_jacobian(machine, jacobian, still):
+    """Set the Jacobian (dim, dim + 1) where the machine has linearized; return whether a step may be built on it.
+
+    Columns that are not finite are left out, and marked in `still` (dim,): no step must move these components. The last
+    column, the derivatives by the time, must be finite.
+    """
+    for c in range(len(still)):
+        still[c] = False
+    return differentiate(machine, jacobian) or _without_columns(machine, jacobian, still)
+
+
+@part
+def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
+    """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
+
+    The first stage of an explicit or implicit step is there already. A `fresh` step is the first one from y: the
+    others find its Jacobians. A step that fails ends in numbers that are not finite.
+
+    Returns the evaluations of the field, and whether there was a Jacobian to use: else there is no step.
+    """
+    evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
+    for sample in range(len(k)):
+        at, stages = sample * scheme.dim, k[sample]
+        if scheme.kind == EXPLICIT:
+            _further_stages(machine, scheme, h, t, y, at, stages, 1, scheme.stages)
+        else:
+            jacobian = scheme.jacobians[sample]
+            if fresh:
+                linearize(machine, t, y, at)
+                if not find_jacobian(machine, jacobian, scheme.still[sample]):
+                    return 1, False
+                read_slope(machine, scheme.slopes[sample])
+            set_matrix(scheme, jacobian, h * gamma)
+            if scheme.kind == ROSENBROCK:
+                copy(stages[0], scheme.slopes[sample])
+                _rosenbrock_stages(machine, scheme, h, t, y, at, stages, jacobian)
+            else:
+                own = _implicit_stages(machine, scheme, h, t, y, at, stages, rtol, atol)
+                evaluations = max(evaluations, own)
+            if _moves(stages, scheme.stages, scheme.still[sample]):
+                return evaluations + fresh, False
+        move(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
+    return evaluations + (fresh and scheme.kind != EXPLICIT), True
+
+
+@inlined
+def _moves(k, stages, still):
+    """Return whether one of the stages moves a component that must be still."""
+    for c in range(len(still)):
+        if still[c]:
+            for i in range(stages):
+                if k[i, c] != 0:
+                    return True
+    return False
+
+
+@inlined
+def _further_stages(machine, scheme, h, t, y, at, k, first, stop):
+    for i in range(first, stop):
+        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, k[i])
+
+
+@part
+def extend(machine, scheme, h, t, y, k):
+    """Evaluate the further stages that only the interpolant needs."""
+    for sample in range(len(k)):
+        at = sample * scheme.dim
+        _further_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
+
+
+@inlined
+def set_matrix(scheme, jacobian, scale):
+    """Factorize I - scale J."""
+    for i in range(scheme.dim):
+        for j in range(scheme.dim):
+            scheme.matrix[i, j] = -scale * jacobian[i, j]
+        scheme.matrix[i, i] += 1
+    factorize(scheme.matrix, scheme.pivots)
+
+
+@inlined
+def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
+    dim = scheme.dim
+    for i in range(scheme.stages):
+        stage = k[i]
+        if i > 0:
+            move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
+            evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, stage)
+            move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, dim)
+        for j in range(dim):
+            along_time = h * scheme.places[1, i] * jacobian[j, dim]
+            stage[j] = scheme.places[2, i] * (stage[j] + along_time)
+        solve(scheme.matrix, scheme.pivots, stage)
+
+
+@inlined
+def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
+    """Solve for the stages by simplified Newton iterations; return the evaluations."""
+    evaluations, rate = 0, 1.0
+    for i in range(1, scheme.stages):
+        stage, time = k[i], t + scheme.places[0, i] * h
+        fill(stage, 0.0)
+        move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
+        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        last, converged = np.inf, False
+        for left in range(MOST_ITERATIONS - 1, -1, -1):
+            size, rounding = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
+            evaluations += 1
+            if last < np.inf and size > rounding:
+                rate = max(size / last, 1e-16)
+            converged = size <= rounding or (rate < 1 and rate / (1 - rate) * size < NEWTON_TOLERANCE)
+            hopeless = last < np.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
+            if converged or hopeless or not np.isfinite(size):
+                break
+            last = size
+        if not converged:
+            # The step fails by its end, on which some methods' second stage has no weight, but the last one always has.
+            for unknown in range(i, scheme.stages):
+                fill(k[unknown], np.nan)
+            break
+    return evaluations
+
+
+@inlined
+def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
+    """Improve the stage k = f(time, point + scale k); return the sizes of the change and of rounding, over the tolerance."""
+    dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
+    for j in range(dim):
+        scheme.rest[j] = scheme.point[j] + scale * stage[j]
+    evaluate(machine, time, scheme.rest, 0, change)
+    for j in range(dim):
+        change[j] -= stage[j]
+    solve(scheme.matrix, scheme.pivots, change)
+    for j in range(dim):
+        stage[j] += change[j]
+        tolerance = abs(y[at + j]) * rtol[at + j] + atol[at + j]
+        total += (h * change[j] / tolerance) ** 2
+        rounding += ((abs(scheme.point[j]) + abs(h * stage[j])) / tolerance) ** 2
+    return np.sqrt(total / dim), ROUNDINGS * np.finfo(np.float64).eps * np.sqrt(rounding / dim)
+
+
+@inlined
+def weigh(scheme, theta):
+    """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
+    for i in range(len(scheme.interpolant)):
+        total, power = 0.0, 1.0
+        for q in range(scheme.interpolant.shape[1]):
+            power *= theta
+            total += scheme.interpolant[i, q] * power
+        scheme.weights[i] = total
+
+
+@inlined
+def weigh_slope(scheme, theta):
+    """Set the weights of the stages in the interpolant's slope at `theta`, a part of the step."""
+    for i in range(len(scheme.interpolant)):
+        total, power = 0.0, 1.0
+        for q in range(scheme.interpolant.shape[1]):
+            total += (q + 1) * scheme.interpolant[i, q] * power
+            power *= theta
+        scheme.weights[i] = total
+
+
+@part
+def interpolate(scheme, h, theta, y, k, out):
+    weigh(scheme, theta)
+    for sample in range(len(k)):
+        at = sample * scheme.dim
+        move(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
+
+
+@part
+def fastest(scheme, h, y, k, rtol, atol):
+    """Return about how large the largest eigenvalue of the Jacobian is, of which the explicit steps' stability depends.
+
+    From an explicit step, |df| / |dy| of its last two stages, both at its end (Hairer and Wanner, Solving Ordinary
+    Differential Equations II, IV.2); from a Rosenbrock step the largest row sum of |J|.
+    """
+    dim, s, largest, faster, apart = scheme.dim, scheme.stages, 0.0, 0.0, 0.0
+    for sample in range(len(k)):
+        for j in range(dim):
+            if scheme.kind == EXPLICIT:
+                i = sample * dim + j
+                scale, distance = abs(y[i]) * rtol[i] + atol[i], 0.0
+                for stage in range(s - 1):
+                    distance += h * (scheme.rows[s - 1, stage] - scheme.rows[s - 2, stage]) * k[sample, stage, j]
+                faster += ((k[sample, s - 1, j] - k[sample, s - 2, j]) / scale) ** 2
+                apart += (distance / scale) ** 2
+            else:
+                total = 0.0
+                for c in range(dim):
+                    total += abs(scheme.jacobians[sample, j, c])
+                largest = max(largest, total)
+    return np.sqrt(faster / apart) if scheme.kind == EXPLICIT else largest
+
+
+@part
+def error_size(scheme, h, y, end, k, rtol, atol):
+    """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+    dim, fifth, third = scheme.dim, 0.0, 0.0
+    for estimate in range(1, len(scheme.ends)):
+        total = 0.0
+        for sample in range(len(k)):
+            for j in range(dim):
+                scheme.point[j] = 0.0
+            move(scheme.point, 0, scheme.point, 0, k[sample], scheme.ends[estimate], scheme.stages, h, dim)
+            for j in range(dim):
+                i = sample * dim + j
+                total += (scheme.point[j] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])) ** 2
+        size = np.sqrt(total / y.size)
+        if estimate == 1:
+            fifth = size
+        else:
+            third = size
+    return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)
+
+
+@part
+def error_inside(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
+    """Return the largest estimated error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
+
+    See `StiffStep.error_inside`; `u` (n,) is room for the interpolant.
+    """
+    dim, gamma, change = scheme.dim, scheme.places[2, scheme.stages - 1], scheme.change
+    largest, evaluations, before = 0.0, 0, -1
+    for quarter in range(1, 4):
+        index = quarter * count // 4
+        if index == before:
+            continue
+        before, time, total = index, ts[j + index], 0.0
+        theta = (time - t) / h
+        interpolate(scheme, h, theta, y, k, u)
+        weigh_slope(scheme, theta)
+        for sample in range(len(k)):
+            at = sample * dim
+            fill(scheme.rest, 0.0)
+            move(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
+            evaluate(machine, time, u, at, change)
+            if len(k) > 1:  # else the step's factors are there
+                set_matrix(scheme, scheme.jacobians[sample], h * gamma)
+            for i in range(dim):
+                change[i] = gamma * h * (change[i] - scheme.rest[i])
+            solve(scheme.matrix, scheme.pivots, change)
+            copy(scheme.rest, change)
+            solve(scheme.matrix, scheme.pivots, scheme.rest)
+            for i in range(dim):
+                total += ((change[i] - scheme.rest[i]) / (abs(u[at + i]) * rtol[at + i] + atol[at + i])) ** 2
+        evaluations += 1
+        if not np.isfinite(total):
+            return np.inf, evaluations
+        largest = max(largest, np.sqrt(total / y.size))
+    return largest, evaluations

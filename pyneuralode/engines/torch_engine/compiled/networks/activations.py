@@ -1,0 +1,92 @@
+"""Activation functions, and input maps, over arrays, each with its derivative in the same pass."""
+
+from functools import partial
+
+from .....fields import ACTIVATIONS
+from .elementary import exp, expm1, log1p, sigmoid, tanh
+from .emitting import choose, load, over, pointer, routine, store
+from .kernels import part
+from .plan import MAPS
+
+IDENTITY, TANH, RELU, SWISH, SOFTPLUS, ELU, GELU, SIGMOID, SIN = range(len(ACTIVATIONS))
+ROOT_HALF, DENSITY = 0.5**0.5, 0.3989422804014327  # 1 / sqrt(2 pi)
+
+
+def _tanh(x):
+    value = tanh(x)
+    return value, 1 - value * value
+
+
+def _relu(x):
+    return x.at_least(0), x.pick(0, x.like(1), x.like(0))
+
+
+def _swish(x):
+    gate = sigmoid(x)
+    value = x * gate
+    return value, gate + value * (1 - gate)
+
+
+def _softplus(x):
+    small = exp(-abs(x))
+    value, slope = x.at_least(0) + log1p(small), x.pick(0, x.like(1), small) / (1 + small)
+    # Above 20 PyTorch's softplus is x itself.
+    return x.pick(20, x, value), x.pick(20, x.like(1), slope)
+
+
+def _elu(x):
+    fall = expm1(x.at_most(0).at_least(-60))  # which is -1 in either dtype
+    return x.pick(0, x, fall), x.pick(0, x.like(1), 1 + fall)
+
+
+def _gelu(x):
+    below = 0.5 * (1 + (x * ROOT_HALF).lane_by_lane("erf", "erff"))
+    return x * below, below + x * DENSITY * exp(-0.5 * x * x)
+
+
+def _sigmoid(x):
+    value = sigmoid(x)
+    return value, value * (1 - value)
+
+
+def _sin(x):
+    return x.function("sin"), x.function("cos")
+
+
+PAIRS = {
+    "identity": lambda x: (x, x.like(1)),
+    "tanh": _tanh,
+    "relu": _relu,
+    "swish": _swish,
+    "softplus": _softplus,
+    "elu": _elu,
+    "gelu": _gelu,
+    "sigmoid": _sigmoid,
+    "sin": _sin,
+    "square": lambda x: (x * x, x + x),
+    "cube": lambda x: (x * x * x, 3 * x * x),
+}
+
+
+@routine
+def activate(builder, kind, x, values, slopes, count):
+    """Write the activation of number `kind` of x, `count` numbers, to `values` and its derivatives to `slopes`.
+
+    The numbers are those of MAPS.
+    """
+
+    def apply(pair):
+        def write(places, lanes):
+            source, *targets = places
+            for target, result in zip(targets, pair(load(builder, source, lanes))):
+                store(builder, target, result)
+
+        over(builder, count, (x, values, slopes), write)
+
+    choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAPS])
+
+
+@part
+def activate_array(kind, values, slopes):
+    """Apply an activation to `values` in place, and write its derivatives to `slopes`."""
+    activate(kind, pointer(values), pointer(values), pointer(slopes), len(values))

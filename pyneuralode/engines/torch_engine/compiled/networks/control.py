@@ -1,0 +1,43 @@
+"""The choice of steps in compiled marches: that of ..step_size, and what else every such march does alike."""
+
+import numpy as np
+
+from ... import step_size
+from ..march_codes import DONE, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, TOO_MANY, TOO_SMALL
+from .kernels import part
+
+size_after_rejection = part(step_size.size_after_rejection)
+size_after_step = part(step_size.size_after_step)
+trial_size = part(step_size.trial_size)
+size_to_begin = part(step_size.size_to_begin)
+
+
+@part
+def resolved(t):
+    """Return the size of the smallest step that the time resolves."""
+    return step_size.SPACINGS * np.spacing(abs(t))
+
+
+@part
+def next_step(t, stop, size, taken, controls):
+    """Return whether a step may be taken after `taken` ones (the status), its size, and where it ends: not after `stop`."""
+    if taken >= controls[MAX_STEPS]:
+        return TOO_MANY, size, t
+    size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], resolved(t))
+    if size >= abs(stop - t):
+        return DONE, size, stop
+    return DONE, size, t + (size if stop > t else -size)
+
+
+@part
+def after_rejection(t, h, size, finite, controls):
+    """Return whether a shorter step may be tried than the rejected one, of `size` unless it was cut to `h` (the status)."""
+    if min(size, abs(h)) > max(controls[MIN_STEP], resolved(t)):
+        return DONE
+    return TOO_SMALL if finite else NOT_FINITE
+
+
+@part
+def join_estimates(fifth, third):
+    """Return Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
+    return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2) if fifth != 0 else fifth

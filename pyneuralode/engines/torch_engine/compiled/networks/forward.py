@@ -1,0 +1,206 @@
+"""The whole solve in compiled code: the march of ..march, and the tape that its adjoint needs."""
+
+import numpy as np
+
+from ...step_size import GROW
+from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
+from .control import (
+    after_rejection,
+    next_step,
+    resolved,
+    size_after_rejection,
+    size_after_step,
+    size_to_begin,
+    trial_size,
+)
+from .emitting import at, pointer
+from .kernels import SOURCES, kernel, maker, part
+from .network import evaluate, load_parameters
+from .plan import END, RECORD, SAMPLES, START, WORK
+from .products import copy_numbers, zero
+from .steps import advance, combine, error_size, extend, make_scheme, weigh
+from .vectors import aligned, lanes
+
+FIRST_ROWS = 256
+# What the adjoint needs to know of a step, the columns of the journal: the time at its end, and the tape's rows of its
+# first and second evaluation and after its last.
+TIME, FIRST, SECOND, FINAL, ENTRIES = range(5)
+
+
+@maker
+def longer(array, size):
+    """Return a copy of a flat array with room for `size` numbers."""
+    more = aligned(size, array)
+    for i in range(array.size):
+        more[i] = array[i]
+    return more
+
+
+@part
+def scaled_norm(scheme, x, y, rtol, atol):
+    """Return the root mean square of x over the tolerance at y."""
+    total = 0.0
+    for i in range(scheme.n):
+        part = np.float64(x[i]) / (np.float64(abs(y[i])) * rtol[i] + atol[i])
+        total += part * part
+    return np.sqrt(total / scheme.n)
+
+
+@part
+def first_size(net, scheme, work, t, y, span, rtol, atol, record):
+    """Return the first step's size; the slope at y is in the first stage."""
+    k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
+    d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
+    trial = trial_size(d0, d1, span, resolved(t))
+    direction = 1.0 if span > 0 else -1.0
+    zero(point, scheme.lead)
+    for i in range(scheme.n):
+        point[i] = y[i] + direction * trial * k[i]
+    evaluate(net, work, point, second_slope, record)
+    for i in range(scheme.n):
+        second_slope[i] -= k[i]
+    return size_to_begin(trial, d1, scaled_norm(scheme, second_slope, y, rtol, atol) / trial, scheme.order)
+
+
+@kernel
+def march(
+    table,
+    scales,
+    coefficients,
+    interpolant,
+    controls,
+    tolerances,
+    theta,
+    y0,
+    ts,
+    stops,
+    every,
+    room,
+    work,
+    tape,
+    sources=SOURCES,
+):
+    """Solve from y0 through ts, in one step from each time of `stops` to the next, or in adaptive ones that end on them.
+
+    The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above
+    0 the solve can be differentiated: the state is kept every so many steps, and the tape of evaluations too as long
+    as it fits in `room` numbers. `work` is working memory of the plan's size, and `tape` memory for the tape,
+    replaced where it is too small.
+
+    Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is
+    whole), the states (T, n); for the adjoint the journal, the kept states (both flat) and the tape.
+    """
+    net, memory = pointer(table), pointer(work)
+    zero(memory, net[WORK])
+    load_parameters(net, memory, pointer(scales), pointer(theta))
+    scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
+    n, stages, total, end_stage = scheme.n, scheme.stages, scheme.total, scheme.end_stage
+    rtol, atol = pointer(tolerances), at(pointer(tolerances), n)
+    adaptive = controls[ADAPTIVE] != 0
+    t, t_last = ts[0], ts[-1]
+    direction = 1.0 if t_last > t else -1.0
+
+    size = net[SAMPLES] * net[RECORD]
+    taped = every > 0 and (total + 1) * size <= room
+    capacity = total + 1
+    if taped:
+        capacity = max(capacity, min(FIRST_ROWS, room // size))
+    if tape.size < capacity * size:
+        tape = aligned(capacity * size, work)
+    capacity = tape.size // size
+    journal = np.empty(ENTRIES * 64)
+    kept = np.empty((64 // every + 1) * n if every > 0 else 0, y0.dtype)
+
+    y, end = at(memory, net[START]), at(memory, net[END])
+    copy_numbers(y, pointer(y0), n)
+    ys = np.empty((ts.size, n), y0.dtype)
+    copy_numbers(pointer(ys), y, n)
+    j = stop = 1
+    status, accepted, rejected, nfev = DONE, 0, 0, 0
+    have_slope, first, row, step = False, 0, 0, 0.0
+    previous, growth = 1.0, GROW
+    exponent = scheme.error_order + 1
+
+    if adaptive:
+        evaluate(net, memory, y, scheme.k, pointer(tape))
+        nfev, have_slope, row = 1, True, 1
+        for i in range(n):
+            if not np.isfinite(scheme.k[i]):
+                status = BAD_START
+        if status == DONE:
+            step = controls[FIRST_STEP]
+            if step == 0:
+                step = first_size(net, scheme, memory, t, y, t_last - t, rtol, atol, at(pointer(tape), size))
+                nfev += 1
+
+    while status == DONE and t != t_last:
+        t_next = stops[stop]
+        if adaptive:
+            status, step, t_next = next_step(t, t_next, step, accepted + rejected, controls)
+            if status != DONE:
+                break
+        h = t_next - t
+        if taped and (row + total + 1) * size > room:
+            taped = False
+        if taped and row + total + 1 > capacity:
+            capacity = min(2 * capacity + total + 1, room // size)
+            tape = longer(tape, capacity * size)
+        if not taped:
+            first, row = 0, 1
+        if not have_slope:
+            if taped:
+                first, row = row, row + 1
+            evaluate(net, memory, y, scheme.k, at(pointer(tape), first * size))
+            nfev, have_slope = nfev + 1, True
+        record = at(pointer(tape), row * size)
+        advance(net, scheme, memory, h, y, end, record, size)
+        nfev += stages - 1
+        error = error_size(scheme, y, end, rtol, atol) if adaptive else 0.0
+        finite = np.isfinite(error)
+        if not finite or error > 1:
+            rejected += 1
+            status = after_rejection(t, h, step, finite, controls)
+            step = size_after_rejection(h, error, finite, exponent)
+            growth = 1.0
+            continue
+
+        last = row + stages - 1
+        has_end_slope = 0 <= end_stage < stages
+        extended = False
+        while j < ts.size and direction * ts[j] <= direction * t_next:
+            output = end
+            if ts[j] != t_next:
+                if not extended:
+                    extend(net, scheme, memory, y, end, record, size)
+                    nfev += total - stages
+                    last = row + total - 1
+                    extended, has_end_slope = True, end_stage >= 0
+                weigh(scheme, (ts[j] - t) / h, h)
+                output = scheme.point
+                combine(scheme, output, y, scheme.mix, scheme.k, total)
+            copy_numbers(at(pointer(ys), j * n), output, n)
+            j += 1
+
+        if every > 0:
+            if ENTRIES * (accepted + 1) > journal.size:
+                journal = longer(journal, 2 * journal.size)
+            if accepted % every == 0:
+                place = accepted // every * n
+                if place + n > kept.size:
+                    kept = longer(kept, 2 * kept.size)
+                copy_numbers(at(pointer(kept), place), y, n)
+            entry = at(pointer(journal), ENTRIES * accepted)
+            entry[TIME], entry[FIRST], entry[SECOND], entry[FINAL] = t_next, first, row, last
+        accepted += 1
+        t = t_next
+        y, end = end, y
+        first, row, have_slope = row + end_stage - 1, last, has_end_slope
+        if has_end_slope:
+            copy_numbers(scheme.k, at(scheme.k, end_stage * scheme.lead), scheme.lead)
+        cut = t == stops[stop]
+        stop += cut
+        if adaptive:
+            step = size_after_step(h, step if cut else abs(h), error, previous, growth, exponent)
+            previous, growth = max(error, 1e-4), GROW
+
+    return status, t, step, (nfev, accepted, rejected, taped), ys, journal, kept, tape

@@ -1,0 +1,392 @@
+"""How a march is differentiated: by autograd through its steps, by checkpoints, or by a backward solve.
+
+Each function here solves and returns the states (T, n) at the times asked for, connected to autograd.
+Step sizes count as constants. The derivative with respect to the times is added by `attach_start` and `attach_outputs`,
+the same for every method: moving an output's time moves the output by the slope there, moving the start moves the
+whole solution by minus the slope at the start.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import SolverError
+from ...gradients import BacksolveAdjoint, ForwardMode, GradientMethod, InterpolatingAdjoint
+from ...problem import Control, Statistics
+from ..state import all_finite
+from .finite_gradients import finite_gradients
+from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms, tolerance_of
+from .once_differentiable import once_differentiable
+from .stiff.linear import Bordered, Linear, Opposed, Triangular
+from .stiff.sdirk import SDIRKMethod
+from .stiff.system import difference_in_time, differences, linearize
+
+
+@dataclass
+class Task:
+    """A flat initial-value problem: slope, times, method, control, and what the slope depends on.
+
+    `parameters` are those that require gradients, `constants` the others, which nobody may change before these are known.
+    """
+
+    f: Slope
+    ts: list[float]
+    method: Method
+    control: Control
+    parameters: tuple[Tensor, ...]
+    constants: tuple[Tensor, ...]
+    statistics: Statistics
+    norm: Norm = rms
+
+
+def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    """Return each tensor once: one with two names would get its gradient twice."""
+    return tuple({id(x): x for x in tensors}.values())
+
+
+def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
+    """Solve with every operation recorded by autograd (or by nobody, under no_grad); `steps` receives the steps."""
+    states, dense = [y0], steps is not None
+    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm, dense=dense):
+        states += outputs_of(stop, task.ts)
+        if steps is not None:
+            stop.step.extend()  # now: the field may have changed by the time somebody asks
+            steps.append(stop.step)
+    return torch.stack(states)
+
+
+def checkpointed(task: Task, y0: Tensor, every: int) -> Tensor:
+    return _Checkpointed.apply(task, every, y0, *task.parameters)
+
+
+def continuous(task: Task, y0: Tensor, settings: BacksolveAdjoint | InterpolatingAdjoint) -> Tensor:
+    return _Continuous.apply(task, settings, y0, *task.parameters)
+
+
+def forward_mode(task: Task, y0: Tensor) -> Tensor:
+    return _Forward.apply(task, y0, *task.parameters)
+
+
+@dataclass
+class _Block:
+    """Some consecutive steps: the state they start from, their times, and the outputs of each."""
+
+    start: Tensor
+    times: list[float]
+    methods: list[Method]
+    outputs: list[list[int]]
+
+
+class _Checkpointed(torch.autograd.Function):
+    """Discretize, then optimize: store the start of every block of steps, solve the blocks again going back."""
+
+    @staticmethod
+    def forward(ctx, task: Task, every: int, y0: Tensor, *parameters: Tensor) -> Tensor:
+        states, blocks = [y0], []
+        for taken, stop in enumerate(march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm)):
+            states += outputs_of(stop, task.ts)
+            if taken % every == 0:
+                blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
+            blocks[-1].times.append(stop.step.t_end)
+            blocks[-1].methods.append(stop.step.method)
+            blocks[-1].outputs.append(stop.outputs)
+        ctx.task, ctx.blocks = task, blocks
+        ctx.save_for_backward(
+            *parameters, *task.constants
+        )  # so that autograd notices when they were changed in between
+        return torch.stack(states)
+
+    @staticmethod
+    @once_differentiable
+    @finite_gradients
+    def backward(ctx, grad_states: Tensor):
+        task, parameters = ctx.task, ctx.saved_tensors[: len(ctx.task.parameters)]
+        adjoint = torch.zeros_like(grad_states[0])
+        totals = [torch.zeros_like(p) for p in parameters]
+        tolerance = tolerance_of(task.control, adjoint, adaptive=task.control.step_size is None)
+        for block in reversed(ctx.blocks):
+            with torch.enable_grad():
+                y = start = block.start.detach().requires_grad_()
+                ends, first = [], None
+                cotangents = []
+                for t, t_end, method, outputs in zip(block.times, block.times[1:], block.methods, block.outputs):
+                    step = method.step(task.f, t, t_end, y, first, tolerance)
+                    inside = [j for j in outputs if task.ts[j] != t_end]
+                    if inside:
+                        ends.append(step.at([task.ts[j] for j in inside]))
+                        cotangents.append(grad_states[inside])
+                    if len(inside) < len(outputs):
+                        ends.append(step.end)
+                        cotangents.append(grad_states[outputs[len(inside) :]].sum(0))
+                    y, first = step.end, step.onward
+                ends.append(y)
+                cotangents.append(adjoint)
+            adjoint, *parts = torch.autograd.grad(ends, (start, *parameters), cotangents, allow_unused=True)
+            for total, part in zip(totals, parts):
+                if part is not None:
+                    total += part
+        return None, None, adjoint + grad_states[0], *totals
+
+
+class Tied(torch.autograd.Function):
+    """The states, with every parameter connected: one that the field does not use gets zeros, not None."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(states: Tensor, *parameters: Tensor) -> Tensor:
+        return states.view_as(states)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *others: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
+
+    @staticmethod
+    def backward(ctx, cotangents: Tensor):
+        return cotangents, *(torch.zeros_like(p) for p in ctx.saved_tensors)
+
+
+class _Adjoint:
+    """The slope of what is solved backwards: the state (unless `state_at` gives it), its adjoint, and the gradient."""
+
+    def __init__(self, task: Task, parameters: tuple[Tensor, ...], n: int, state_at: Callable[[float], Tensor] | None):
+        self.f, self.parameters, self.state_at = task.f, parameters, state_at
+        self.sizes = [n if state_at is None else 0, n, sum(p.numel() for p in parameters)]
+
+    def __call__(self, t: float, joint: Tensor) -> Tensor:
+        y, a, _ = joint.split(self.sizes)
+        y, dy = self._evaluate(t, y)
+        parts = vjp(dy, (y, *self.parameters), a)
+        own = [dy.detach()] if self.state_at is None else []
+        return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
+
+    def linearize(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+        """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
+        slope, n = self(t, joint), self.sizes[1]
+        if self.state_at is None:
+            return differences(self, t, joint, h, slope, quadratures=self.sizes[2])
+        core = Opposed(slope[:n], linearize(self.f, t, self.state_at(t), h, drift=False))
+        _, dy = self._evaluate(t, joint)
+
+        def below(a: Tensor) -> Tensor:
+            return torch.cat([a[:0], *(-p.reshape(-1) for p in vjp(dy, self.parameters, a, keep=True))])
+
+        return Bordered(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+
+    def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the state and its slope, recorded."""
+        with torch.enable_grad():
+            y = (y if self.state_at is None else self.state_at(t)).detach().requires_grad_()
+            return y, self.f(t, y)
+
+
+class _Continuous(torch.autograd.Function):
+    """The continuous adjoint, restarted at every output time (Chen et al. 2018).
+
+    With a = dL/dy: a' = -a df/dy, and the parameters' gradient is the integral of a df/dp. `BacksolveAdjoint` solves the
+    state backwards together with them, from the stored outputs; `InterpolatingAdjoint` takes it from the dense output of
+    the forward solve.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, task: Task, settings: BacksolveAdjoint | InterpolatingAdjoint, y0: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.steps = None if isinstance(settings, BacksolveAdjoint) else []
+        states = backprop(task, y0, ctx.steps)
+        ctx.task, ctx.settings = task, settings
+        ctx.save_for_backward(states, *parameters, *task.constants)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    @finite_gradients
+    def backward(ctx, grad_states: Tensor):
+        task, (states, *others) = ctx.task, ctx.saved_tensors
+        parameters = others[: len(task.parameters)]
+        slope = _Adjoint(task, tuple(parameters), states.shape[1], None if ctx.steps is None else trajectory(ctx.steps))
+        sizes = slope.sizes
+        control = replace(
+            task.control,
+            rtol=ctx.settings.rtol or float(np.min(task.control.rtol)),
+            atol=ctx.settings.atol or float(np.min(task.control.atol)),
+        )
+        norm, guess = largest_rms(sizes), None
+        adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
+        for j in range(len(task.ts) - 1, 0, -1):
+            joint = torch.cat([states[j][: sizes[0]], adjoint, total])
+            if j == 1:  # steps would creep toward the start for ever
+                _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.settings)
+            segment = [task.ts[j], task.ts[j - 1]]
+            taken = []
+            for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, guess):
+                joint = stop.step.end
+                taken.append(abs(stop.step.h))
+            guess = max(taken)  # the last one was cut short by the segment's end
+            _, adjoint, total = joint.split(sizes)
+            adjoint = adjoint + grad_states[j - 1]
+        parts = total.split([p.numel() for p in parameters]) if parameters else ()
+        return None, None, adjoint, *(part.view_as(p) for part, p in zip(parts, parameters))
+
+
+def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMethod) -> None:
+    """Raise where the slope of adjoints or sensitivities is not finite at the start: no step ends or begins there."""
+    if all_finite(joint) and not all_finite(slope(t, joint)):
+        raise SolverError(
+            f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: take "
+            "gradient='Checkpointed' or 'Backprop', which differentiate the steps.",
+            t,
+        )
+
+
+class _Sensitivities:
+    """The slope of the state (n,) and of its sensitivities S (m, n) to m numbers: S' = S (df/dy)^T + df/dp."""
+
+    def __init__(self, f: Slope, parameters: tuple[Tensor, ...], n: int, directions: list[Tensor]):
+        self.f, self.parameters, self.n, self.directions = f, parameters, n, directions
+
+    def __call__(self, t: float, joint: Tensor) -> Tensor:
+        y, s = joint[: self.n], joint[self.n :].view(-1, self.n)
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            dy = self.f(t, y)
+            return torch.cat([dy.detach(), jvps(dy, (y, *self.parameters), [s, *self.directions]).reshape(-1)])
+
+    def linearize(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+        """Return the slope near (t, joint): every sensitivity has the state's own Jacobian, and depends on the state."""
+        slope, y = self(t, joint), joint[: self.n]
+        smallest = math.sqrt(torch.finfo(y.dtype).eps) * float(torch.linalg.vector_norm(y).clamp_min(1e-5))
+
+        def below(x: Tensor) -> Tensor:
+            size = float(torch.linalg.vector_norm(x))
+            if not 0 < size < math.inf:
+                return torch.zeros_like(slope[self.n :])
+            part = smallest / size
+            shifted = self(t, torch.cat([y + part * x, joint[self.n :]]))
+            return (shifted[self.n :] - slope[self.n :]) / part
+
+        core = linearize(self.f, t, y, h, drift=False)
+        return Triangular(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+
+
+class _Forward(torch.autograd.Function):
+    """The sensitivities of the state, solved with it in the very steps that it takes without them."""
+
+    @staticmethod
+    def forward(ctx, task: Task, y0: Tensor, *parameters: Tensor) -> Tensor:
+        n = len(y0)
+        counts = [n if ctx.needs_input_grad[1] else 0, *(p.numel() for p in parameters)]
+        m = sum(counts)
+        to_start = torch.cat(
+            [torch.eye(counts[0], n, dtype=y0.dtype, device=y0.device), y0.new_zeros(m - counts[0], n)]
+        )
+        to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device)[:, counts[0] :]
+        directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
+        slope = _Sensitivities(task.f, parameters, n, directions)
+        joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
+        start = torch.cat([y0, to_start.reshape(-1)])
+        try:
+            joint = backprop(joint_task, start)
+        except SolverError as error:
+            if error.t == task.ts[0] and all_finite(task.f(error.t, y0)):
+                _refuse_infinite(slope, error.t, start, ForwardMode())
+            raise
+        ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
+        ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
+        return joint[:, :n].clone()
+
+    @staticmethod
+    @once_differentiable
+    @finite_gradients
+    def backward(ctx, grad_states: Tensor):
+        (sensitivities,) = ctx.saved_tensors
+        total = torch.einsum("tmn,tn->m", sensitivities, grad_states)
+        start, *parts = total.split(ctx.counts)
+        return None, start if ctx.counts[0] else None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes))
+
+
+def _state_alone(task: Task, n: int, others: int) -> dict:
+    """Return control and norm by which the state (n,) chooses the steps, whatever the `others` beside it do.
+
+    Where a sensitivity has a singularity, is very large or starts from an exact zero, its own error would ask for steps
+    without end. Newton's iterations have to converge for all of it.
+    """
+    if isinstance(task.method, SDIRKMethod):
+        control = replace(task.control, rtol=float(np.min(task.control.rtol)), atol=float(np.min(task.control.atol)))
+        return {"control": control, "norm": largest_rms([n, others])}
+    padded = {
+        name: np.concatenate([value, np.ones(others)])
+        for name, value in (("rtol", task.control.rtol), ("atol", task.control.atol))
+        if np.ndim(value)
+    }
+    return {"control": replace(task.control, **padded), "norm": lambda x: task.norm(x[:n])}
+
+
+def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:
+    """Return the derivatives (m, n) of output (n,) along m directions (m, *input shape), summed over the inputs.
+
+    Two reverse passes make a forward one, which reaches tensors that a closure holds.
+    """
+    count = len(directions[0])
+    if not output.requires_grad:
+        return output.new_zeros(count, len(output))
+    dummy = torch.zeros_like(output, requires_grad=True)
+    parts = torch.autograd.grad(output, inputs, dummy, create_graph=True, allow_unused=True)
+    used = [(part, d) for part, d in zip(parts, directions) if part is not None and part.requires_grad]
+    if not used:
+        return output.new_zeros(count, len(output))
+    linear, along = zip(*used)
+    return torch.autograd.grad(linear, dummy, along, is_grads_batched=True)[0]
+
+
+def trajectory(steps: list[Step]) -> Callable[[float], Tensor]:
+    """Return the state (n,) as a function of time inside the steps, by their interpolants."""
+    sign = 1 if steps[-1].t_end > steps[0].t else -1
+    ends = [sign * step.t_end for step in steps]
+    return lambda t: steps[min(bisect_left(ends, sign * t), len(steps) - 1)].at([t])[0]
+
+
+def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool = False) -> list[Tensor]:
+    """Return the vector-Jacobian products; zeros for inputs that the output does not depend on."""
+    if not (output.requires_grad and inputs):
+        return [torch.zeros_like(x) for x in inputs]
+    parts = torch.autograd.grad(output, inputs, cotangent, allow_unused=True, retain_graph=keep)
+    return [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts)]
+
+
+def attach_start(f: Slope, ts: Tensor, y0: Tensor, twice: bool) -> Tensor:
+    """Return `y0` connected to the first time: a later start is a solve from where the solution was earlier."""
+    t = ts[0]
+    return moved(f, t.to(y0.dtype), float(t.detach()), y0, (t.detach() - t).to(y0.dtype), twice)
+
+
+def attach_outputs(f: Slope, ts: Tensor, times: list[float], states: Tensor, twice: bool) -> Tensor:
+    """Return the states (T, n), each connected to its own time."""
+    delays, ts = (ts - ts.detach()).to(states.dtype), ts.to(states.dtype)
+    ends = [moved(f, *point, twice) for point in zip(times, ts, states, delays)]
+    return torch.stack(ends)
+
+
+def moved(f: Slope, t: float | Tensor, t_end: float | Tensor, y: Tensor, h: Tensor, twice: bool) -> Tensor:
+    """Return y moved along the solution from t to t_end by h = t_end - t, which is zero and carries derivatives.
+
+    The step is Heun's, of second order: its first and second derivatives are the solution's own. Unless they are
+    wanted `twice` it is Euler's, with a slope that autograd does not record.
+    """
+    if not twice:
+        with torch.no_grad():
+            slope = f(t, y)
+        return y + h * slope
+    slope = f(t, y)
+    return y + h / 2 * (slope + f(t_end, y + h * slope))

@@ -1,0 +1,24 @@
+"""The mark of a backward pass that cannot be differentiated again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+
+import torch
+
+from ...errors import ArgumentError
+
+BACKPROP = "solve with gradient='Backprop', compiled=False and an explicit solver such as Tsit5"
+
+
+def once_differentiable(backward: Callable, remedy: str = BACKPROP) -> Callable:
+    """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
+
+    @wraps(backward)
+    def checked(ctx, *cotangents):
+        if torch.is_grad_enabled():  # that is what create_graph=True means here
+            raise ArgumentError(f"create_graph is True, and this gradient cannot be differentiated again: {remedy}.")
+        return backward(ctx, *cotangents)
+
+    return checked

@@ -1,0 +1,145 @@
+"""Optimizers as plain descriptions; `make` turns one into the torch optimizer that does the work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from inspect import signature
+
+import torch
+
+from ..arguments import real_number, whole_number
+from ..errors import ArgumentError, unknown_name
+
+# Where the curvature changes along the way (a penalty with kinks, say), L-BFGS's old pairs lead it astray: fits that crawl
+# for thousands of iterations go on when its memory is dropped. Shorter fits never notice. As in julia/src/fitting/lbfgs.jl.
+MEMORY_LIFE = 500
+SCHEDULES = ("constant", "cosine", "exponential")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Base of the first-order optimizers.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate at the start of a stage.
+    schedule : {"constant", "cosine", "exponential"}
+        How the rate goes from `lr` to ``final * lr`` over the iterations of a stage.
+    final : float
+        The last rate as a part of the first.
+    clip : float, optional
+        Largest norm of the gradient; a longer one is shortened to it.
+    """
+
+    lr: float = 1e-3
+    schedule: str = "constant"
+    final: float = 0.01
+    clip: float | None = None
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise unknown_name("schedule", self.schedule, SCHEDULES)
+        for name in ("lr", "final", "clip"):
+            value = getattr(self, name)
+            given = name != "clip" or value is not None
+            if given and real_number(name, value, "give a positive number") <= 0:
+                raise ArgumentError(f"{name} is {value}: give a positive number.")
+        for name in ("eps", "momentum", "weight_decay", "tolerance"):
+            if real_number(name, getattr(self, name, 0.0), "give a number of at least 0") < 0:
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give a number of at least 0.")
+        for name, parts in (("betas", getattr(self, "betas", ())), ("alpha", (getattr(self, "alpha", 0.0),))):
+            for part in parts:
+                if not 0 <= real_number(name, part, "give numbers from 0 to below 1") < 1:
+                    raise ArgumentError(f"{name} is {getattr(self, name)}: give numbers from 0 to below 1.")
+
+    def rate(self, iteration: int, iterations: int) -> float:
+        """Return the learning rate of one iteration, counted from 0, of a stage."""
+        part = iteration / max(1, iterations - 1)
+        if self.schedule == "cosine":
+            return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
+        return self.lr * self.final**part if self.schedule == "exponential" else self.lr
+
+    def spent(self, losses: list[float], begun: int) -> bool:
+        """Whether it has to start anew to go on, after iterations that began at these losses; its own first is `begun`."""
+        return False
+
+    def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
+        """Return the torch optimizer for these tensors."""
+        shared = {f.name for f in fields(Optimizer)} - {"lr"}
+        settings = {name: value for name, value in vars(self).items() if name not in shared}
+        kind = getattr(torch.optim, type(self).__name__)
+        # One call for all tensors: for small models torch's loop over them takes longer than the arithmetic.
+        if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
+            settings["fused"] = True
+        return kind(tensors, **settings)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015), as torch.optim.Adam."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
+
+    weight_decay: float = 1e-2
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012), as torch.optim.RMSprop."""
+
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent, with momentum and weight decay if asked for, as torch.optim.SGD."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class LBFGS(Optimizer):
+    """L-BFGS with a strong Wolfe line search (Nocedal and Wright, Numerical Optimization, ch. 7).
+
+    One iteration is one search direction; its line search may take several evaluations. When `patience` iterations in
+    a row bring the loss down by less than a relative `tolerance`, and after every 500, the memory is dropped and the
+    search starts anew from the best parameters; the stage ends early where a start brought nothing.
+    """
+
+    lr: float = 1.0
+    history: int = 50
+    tolerance: float = 1e-12
+    patience: int = 5
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("history", "patience"):
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
+
+    def spent(self, losses: list[float], begun: int) -> bool:
+        recent = losses[max(begun, len(losses) - self.patience - 1) :]
+        steps = zip(recent, recent[1:])
+        stuck = len(recent) > self.patience and all(a - b <= self.tolerance * abs(a) for a, b in steps)
+        return stuck or len(losses) - begun >= MEMORY_LIFE
+
+    def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.LBFGS(
+            tensors,
+            lr=self.lr,
+            max_iter=1,
+            max_eval=1000,  # the line search has its own limit
+            history_size=self.history,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
