@@ -33,7 +33,6 @@ _HOME = {
     "GaussAdjoint": "gradients",
     "QuadratureAdjoint": "gradients",
     "ForwardMode": "gradients",
-    "JuliaODE": "julia_ode",
     "start_julia": "engines.julia_engine.session",
     "odeint": "dropin",
     "odeint_adjoint": "dropin",

@@ -6,23 +6,20 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arguments import real_tensor, whole_number
-from .engines.choice import choose_engine
+from .engines.registry import choose_engine
 from .engines.torch_engine.memory import PeakMemory
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError
 from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
 from .solvers import find_solver
-
-if TYPE_CHECKING:
-    from .models import NeuralODE
 
 FEW = 200  # numbers beyond which forward mode is not worth the wait
 
@@ -57,7 +54,7 @@ class GradientCheck:
 
 
 def check_gradient(
-    model: NeuralODE,
+    model: nn.Module,
     y0: Any,
     ts: Any,
     *,
@@ -121,12 +118,12 @@ def check_gradient(
     )
 
 
-def _require_differentiable(model: NeuralODE, y0: Tensor, ts: Tensor) -> None:
+def _require_differentiable(model: nn.Module, y0: Tensor, ts: Tensor) -> None:
     if isinstance(model.field, VectorField):
         return
     remedy = "write it in torch operations, without .detach(), .item() or NumPy."
     try:
-        slope = model.field(ts[0], model.prepare(y0.clone().requires_grad_()))
+        slope = model.field(ts[0], model.initial_state(y0.clone().requires_grad_()))
     except RuntimeError as error:
         raise ArgumentError(
             f"the field cannot be differentiated ({str(error).splitlines()[0].rstrip('.')}): {remedy}"
@@ -153,7 +150,7 @@ def _along(grads: dict[str, Tensor | None], start: Tensor | None, direction: tup
     return float(sum((g * d).sum() for g, d in pairs if g is not None))
 
 
-def _tight(model: NeuralODE) -> NeuralODE:
+def _tight(model: nn.Module) -> nn.Module:
     """Return the model for the reference: tight tolerances where it adapts its steps, else the very same steps."""
     tight = copy.copy(model)
     own = model.solver if isinstance(model.solver, Tableau) else find_solver(model.solver)

@@ -115,17 +115,19 @@ GRADIENTS: dict[str, type[GradientMethod]] = {
     )
 }
 
-_LOWERED = {name.lower(): name for name in GRADIENTS}
+_KINDS = frozenset(GRADIENTS.values())
+_DEFAULTS = {name.lower(): kind() for name, kind in GRADIENTS.items()}
 
 
 def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
-    """Return the gradient method for a name (matched without regard to case) or an instance."""
-    if isinstance(gradient, GradientMethod):
+    """Return the gradient method for a name (matched without regard to case) or an instance of one of the catalog."""
+    if type(gradient) in _KINDS:
         return gradient
     try:
-        return GRADIENTS[_LOWERED[gradient.lower()]]()
+        return _DEFAULTS[gradient.lower()]
     except (KeyError, AttributeError):
-        raise unknown_name("gradient", gradient, GRADIENTS) from None
+        name = type(gradient).__name__ if isinstance(gradient, GradientMethod) else gradient
+        raise unknown_name("gradient", name, GRADIENTS) from None
 
 
 def gradients_of(engine: str) -> list[str]:

@@ -16,18 +16,22 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from .arguments import real_number, real_tensor, whole_number
-from .engines import choice, torch_engine
-from .engines.state import check_finite
+from .engines.backend import Prepared
+from .engines.registry import PreparedProblems, Settings, choose_engine
 from .engines.torch_engine.dynamics import with_hints
+from .engines.torch_engine.generic import slope
 from .engines.torch_engine.tableaus import Tableau
-from .errors import ArgumentError, ModelFileError
+from .errors import ArgumentError, ModelFileError, unknown_name
 from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
 from .gradients import GradientMethod, find_gradient
-from .problem import Control, Event, Problem, Solution, check_batch, read_events
+from .problem import BATCHES, Event, Solution, make_control, read_events
+from .problem.problem import check_field
+from .problem.values import check_finite
 from .solvers import find_solver
 
 FORMAT = 1
+_PREPARED = PreparedProblems()
 
 
 def solve(
@@ -108,30 +112,29 @@ def solve(
     SolverError
         Where the solve cannot reach its end.
     """
-    if parameters is None:
-        parameters = (
-            f.initial(seed)
-            if isinstance(f, VectorField)
-            else dict(f.named_parameters())
-            if isinstance(f, nn.Module)
-            else {}
-        )
     if jacobian is not None:
         f = _with_jacobian(f, jacobian)
-    problem = Problem(
+    if parameters is None:
+        parameters = _starting_parameters(f, seed)
+    settings = Settings(
         f,
-        dict(parameters),
-        y0,
-        ts,
-        solver,
-        make_control(control),
+        solver if isinstance(solver, Tableau) else find_solver(solver),
         find_gradient(gradient),
+        make_control(control),
         dense,
         compiled,
-        check_batch(batch),
+        batch,
         read_events(events),
     )
-    return choice.solve(problem, engine)
+    # What is prepared of a described field is kept for the next call; other fields may hold anything.
+    prepared = _PREPARED if isinstance(f, VectorField) else PreparedProblems()
+    return prepared.find(settings, engine, parameters, y0, ts).run(parameters, y0, ts)
+
+
+def _starting_parameters(f: Any, seed: int) -> Mapping[str, Any]:
+    if isinstance(f, VectorField):
+        return f.initial(seed)
+    return dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
 
 
 def _with_jacobian(f: Any, jacobian: Any) -> Callable:
@@ -143,18 +146,6 @@ def _with_jacobian(f: Any, jacobian: Any) -> Callable:
         remedy = "leave it out" if isinstance(f, VectorField) else "write it as the module's method jacobian(t, y)"
         raise ArgumentError(f"jacobian is given for a {type(f).__name__}, which brings its own: {remedy}.")
     return with_hints(partial(f), f, jacobian=jacobian)
-
-
-def make_control(settings: Mapping[str, Any]) -> Control:
-    """Return the `Control` of keyword arguments; an unknown one is answered with the known ones."""
-    try:
-        return Control(**settings)
-    except TypeError:
-        known = set(Control.__dataclass_fields__)
-        wrong = sorted(set(settings) - known)
-        if not wrong:
-            raise
-        raise ArgumentError(f"{wrong[0]} is not an argument here: control takes {', '.join(sorted(known))}.") from None
 
 
 class NeuralODE(nn.Module):
@@ -190,9 +181,9 @@ class NeuralODE(nn.Module):
         super().__init__()
         if not isinstance(solver, Tableau):
             solver = find_solver(solver).name
-        choice.choose_engine(engine)
+        choose_engine(engine)
         self.field, self.solver, self.engine, self.compiled = field, solver, engine, compiled
-        self.batch = check_batch(batch)
+        self.batch = batch
         self.gradient = find_gradient(gradient)
         self.control = make_control(control)
         if not dtype.is_floating_point:
@@ -205,10 +196,11 @@ class NeuralODE(nn.Module):
                         f"a parameter has the name {name!r}, which torch keeps for itself: name it {name}_."
                     )
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
-        elif not callable(field):
-            raise ArgumentError(
-                f"field is a {type(field).__name__}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a callable."
-            )
+        else:
+            check_field(field)
+        if batch not in BATCHES:
+            raise unknown_name("batch", batch, BATCHES)
+        self.prepared = PreparedProblems()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the field's parameters by name, in the documented order."""
@@ -233,9 +225,32 @@ class NeuralODE(nn.Module):
         for name, value in found.items():
             tensors[name].copy_(value)
 
-    def prepare(self, y0: Any) -> Any:
+    def initial_state(self, y0: Any) -> Any:
         """Return the state that is integrated for the caller's initial state; here the same."""
         return y0
+
+    def prepare(
+        self,
+        y0: Any,
+        ts: Any,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        dense: bool = False,
+        events: Event | Sequence[Event] = (),
+    ) -> Prepared:
+        """Return this model's problem ready to be solved for values of the kind given, for loops of one's own.
+
+        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` is `solve` with all checks but those of the values made
+        before. The model keeps what was prepared for as long as nothing it depends on changes.
+        """
+        parameters = self.tensors() if parameters is None else parameters
+        return self.prepared.find(self.settings(dense, events), self.engine, parameters, self.initial_state(y0), ts)
+
+    def settings(self, dense: bool = False, events: Event | Sequence[Event] = ()) -> Settings:
+        """Return what this model sets of a problem."""
+        solver = self.solver if isinstance(self.solver, Tableau) else find_solver(self.solver)
+        watched = () if events == () else read_events(events)
+        return Settings(self.field, solver, self.gradient, self.control, dense, self.compiled, self.batch, watched)
 
     def solve(
         self,
@@ -252,42 +267,33 @@ class NeuralODE(nn.Module):
         `y0` is the state at ``ts[0]``, or at `t0` where that is another time before it.
         """
         if t0 is not None:
-            real_number("t0", t0)
-        if t0 is not None and np.ndim(ts[0]):
+            return self._solve_from(real_number("t0", t0), y0, ts, parameters=parameters, dense=dense, events=events)
+        parameters = self.tensors() if parameters is None else parameters
+        start = self.initial_state(y0)
+        prepared = self.prepared.find(self.settings(dense, events), self.engine, parameters, start, ts)
+        return prepared.run(parameters, start, ts)
+
+    def _solve_from(self, t0: float, y0: Any, ts: Any, **settings: Any) -> Solution:
+        if np.ndim(ts[0]):
             raise ArgumentError(
                 f"t0 is {t0} and every sample has its own times: write each one's start at the head of its row."
             )
-        if t0 is not None and float(t0) != float(ts[0]):
-            if isinstance(ts, Tensor):
-                own = torch.cat([ts.new_tensor([t0], dtype=torch.float64), ts])
-            else:
-                own = np.concatenate([[t0], ts])
-            whole = self.solve(y0, own, parameters=parameters, dense=dense, events=events)
-            states = tuple(part[1:] for part in whole.ys) if isinstance(whole.ys, tuple) else whole.ys[1:]
-            again = whole.again
-            return replace(whole, ts=whole.ts[1:], ys=states, again=again and (lambda named: again(named)[1:]))
-        parameters = self.tensors() if parameters is None else dict(parameters)
-        problem = Problem(
-            self.field,
-            parameters,
-            self.prepare(y0),
-            ts,
-            self.solver,
-            self.control,
-            self.gradient,
-            dense,
-            self.compiled,
-            self.batch,
-            read_events(events),
-        )
-        return choice.solve(problem, self.engine)
+        if t0 == float(ts[0]):
+            return self.solve(y0, ts, **settings)
+        if isinstance(ts, Tensor):
+            own = torch.cat([ts.new_tensor([t0], dtype=torch.float64), ts])
+        else:
+            own = np.concatenate([[t0], ts])
+        whole = self.solve(y0, own, **settings)
+        states = tuple(part[1:] for part in whole.ys) if isinstance(whole.ys, tuple) else whole.ys[1:]
+        return replace(whole, ts=whole.ts[1:], ys=states)
 
     def forward(self, y0: Any, ts: Any) -> Any:
         return self.solve(y0, ts).ys
 
     def slope(self, t: float, y: Any) -> Any:
         """Return dy/dt (like y) at time `t` for a whole state `y`, NumPy or torch; its added components included."""
-        return torch_engine.slope(self.field, self.tensors(), t, y)
+        return slope(self.field, self.tensors(), t, y)
 
     def check_gradient(self, y0: Any, ts: Any, **settings: Any) -> GradientCheck:
         """Print, and return, a table of every gradient method: error, time and peak memory.
@@ -360,7 +366,7 @@ class AugmentedNeuralODE(NeuralODE):
                 f"augment_dim is {augment_dim}: give a number of added components from 0 to {field.dim - 1}."
             )
 
-    def prepare(self, y0: Any) -> Any:
+    def initial_state(self, y0: Any) -> Any:
         if isinstance(y0, Tensor):
             return torch.cat([y0, y0.new_zeros(*y0.shape[:-1], self.augment_dim)], dim=-1)
         y0 = np.asarray(y0)

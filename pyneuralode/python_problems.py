@@ -6,21 +6,18 @@ crosses from Julia to Python and back. `pyneuralode setup-julia --with-diffeqpy`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from .arguments import whole_number
-from .engines.julia_engine.sde_dae import (
-    MASS_MATRIX_SOLVERS,
-    RESIDUAL_SOLVERS,
-    SDE_SOLVERS,
-    solve_mass_matrix,
-    solve_noise,
-    solve_residual,
-)
+import numpy as np
+
+from .arguments import real_array, whole_number
+from .engines.registry import PreparedProblems, Settings
 from .errors import ArgumentError, unknown_name
-from .models import make_control
-from .problem import Solution
+from .gradients import find_gradient
+from .problem import Control, Solution, make_control
+from .problem.problem import MassMatrix, Noise, Residual
+from .solvers import MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver
 
 
 def solve_sde(
@@ -72,7 +69,8 @@ def solve_sde(
         Where Julia or its packages are missing; the sentence says what to do.
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
-    return solve_noise(f, g, y0, ts, _known(solver, SDE_SOLVERS), settings, whole_number("seed", seed, 0))
+    form = Noise(_callable("g", g), whole_number("seed", seed, 0))
+    return _solve(f, form, y0, ts, _known(solver, SDE_SOLVERS), settings, dense=False)
 
 
 def solve_dae(
@@ -133,14 +131,29 @@ def solve_dae(
     if mass_matrix is not None:
         if differential is not None:
             raise ArgumentError("differential is given with mass_matrix, whose rows say it already: leave it out.")
-        return solve_mass_matrix(
-            f, y0, ts, mass_matrix, _known(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense
-        )
-    return solve_residual(f, y0, ts, dy0, differential, _known(solver or "IDA", RESIDUAL_SOLVERS), settings, dense)
+        n, shape = np.size(y0), np.shape(mass_matrix)
+        if shape != (n, n):
+            raise ArgumentError(f"mass_matrix has shape {shape} and y0 {n} components: give shape {(n, n)}.")
+        form = MassMatrix(real_array("mass_matrix", mass_matrix).astype(float))
+        return _solve(f, form, y0, ts, _known(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense)
+    form = Residual(dy0, differential)
+    return _solve(f, form, y0, ts, _known(solver or "IDA", RESIDUAL_SOLVERS), settings, dense)
 
 
-def _known(solver: str, names: Any) -> str:
-    for name in names:
-        if name.lower() == str(solver).lower():
-            return name
-    raise unknown_name("solver", solver, names)
+def _solve(f: Callable, form: Any, y0: Any, ts: Any, solver: Solver, control: Control, dense: bool) -> Solution:
+    settings = Settings(f, solver, find_gradient("Backprop"), control, dense, form=form)
+    return PreparedProblems().find(settings, "julia", {}, y0, ts).run({}, y0, ts)
+
+
+def _callable(name: str, value: Any) -> Callable:
+    if not callable(value):
+        raise ArgumentError(f"{name} is a {type(value).__name__}: give a function of (t, y).")
+    return value
+
+
+def _known(solver: str, catalog: Mapping[str, Solver]) -> Solver:
+    lowered = {name.lower(): entry for name, entry in catalog.items()}
+    try:
+        return lowered[str(solver).lower()]
+    except KeyError:
+        raise unknown_name("solver", solver, catalog) from None

@@ -18,7 +18,6 @@ where the Jacobians together would hold more than ten million numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .errors import ArgumentError, unknown_name
 
@@ -32,7 +31,7 @@ class Solver:
     """
 
     name: str
-    order: int
+    order: float
     kind: str
     adaptive: bool
     engines: tuple[str, ...]
@@ -74,6 +73,29 @@ SOLVERS: dict[str, Solver] = {
     )
 }
 
+# Those of equations with noise, of which only SOSRI and SRIW1 take any diagonal noise, and of residuals.
+SDE_SOLVERS: dict[str, Solver] = {
+    solver.name: solver
+    for solver in (
+        Solver(
+            "SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for any diagonal noise"
+        ),
+        Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for additive noise"),
+        Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for any diagonal noise"),
+        Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for additive noise"),
+        Solver("EM", 0.5, "noise", False, _JULIA, "Euler and Maruyama's, of strong order 0.5"),
+    )
+}
+RESIDUAL_SOLVERS: dict[str, Solver] = {
+    solver.name: solver
+    for solver in (
+        Solver("IDA", 5, "bdf", True, _JULIA, "Sundials' variable-order BDF"),
+        Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),
+    )
+}
+# Those of the catalog that take a mass matrix with rows of zeros.
+MASS_MATRIX_SOLVERS = {name: SOLVERS[name] for name in ("Rodas5P", "Rosenbrock23", "FBDF")}
+
 _LOWERED = {name.lower(): name for name in SOLVERS}
 
 
@@ -96,14 +118,3 @@ def require_engine(solver: Solver, engine: str) -> None:
         raise ArgumentError(
             f"solver {solver.name!r} is not in the {engine} engine: write engine={solver.engines[0]!r}."
         )
-
-
-def julia_solver(solver: Any) -> Solver:
-    """Return the catalog's entry for a solver that the Julia engine has; others, own tableaus too, are an ArgumentError."""
-    if not isinstance(solver, str):
-        raise ArgumentError(
-            f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."
-        )
-    entry = find_solver(solver)
-    require_engine(entry, "julia")
-    return entry

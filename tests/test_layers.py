@@ -28,7 +28,6 @@ RANKS = {
     "models": 4,
     "python_problems": 4,
     "dropin": 4,
-    "julia_ode": 5,
     "fitting": 5,
     "processes": 5,
     "epidemics": 6,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.state import evaluated
+from ..engines.torch_engine.slopes import evaluated
 from ..errors import ArgumentError
 from .errors import KindError
 from .layout import Layout

@@ -125,20 +125,14 @@ def fit(
         ((fixed,) if isinstance(fixed, str) else tuple(fixed)) + tuple(frozen),
     )
     names = list(model.tensors())
-    again: dict[int, Callable | None] = {}  # by the number of rows: thousands of solves differ in the parameters alone
 
     def predict(parameters: dict[str, Tensor], rows: int) -> tuple[Tensor, Tensor, Tensor]:
         initial = y0(parameters) if callable(y0) else y0_tensor
         own = {name: parameters[name] for name in names}
         if rows == 1 and start == objective.ts[0]:
-            states = model.prepare(initial)[None]
-        elif again.get(rows):
-            states = again[rows](own)
+            states = model.initial_state(initial)[None]
         else:
-            solution = model.solve(initial, objective.ts[:rows], t0=start, parameters=own)
-            states = solution.ys
-            if not callable(y0):
-                again[rows] = solution.again
+            states = model.solve(initial, objective.ts[:rows], t0=start, parameters=own).ys
         seen = torch.as_tensor(objective.ts[:rows], dtype=dtype, device=device)
         return seen, states, objective.predict(seen, states, parameters)
 

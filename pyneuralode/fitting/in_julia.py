@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.choice import choose_engine
-from ..engines.inputs import flat_control
-from ..engines.state import flatten
+from ..engines.registry import choose, choose_engine
 from ..models import NeuralODE
-from ..problem import Problem
+from ..problem.problem import flat_control
+from ..problem.values import flatten
 from ..progress import Progress
 from .curricula import Stage
 from .objective import Objective
@@ -46,15 +45,26 @@ class JuliaFit:
         pieces = (self.objective.observe, self.penalty, self.y0)
         described = all(piece is None or isinstance(piece, (Serializable, Tensor)) for piece in pieces)
         # A start that is made from parameters is not augmented in Julia.
-        described = described and (isinstance(self.y0, Tensor) or type(self.model).prepare is NeuralODE.prepare)
+        described = described and (
+            isinstance(self.y0, Tensor) or type(self.model).initial_state is NeuralODE.initial_state
+        )
         known = all(_is_known(stage.optimizer) for stage in self.stages)
         if not (described and known) or self.objective.data.is_cuda or choose_engine(self.model.engine) != "julia":
             return False
-        from ..engines.julia_engine.solve import refusal
+        return self._problem_is_for_julia()
 
-        m = self.model
-        problem = Problem(m.field, {}, None, self.objective.ts, m.solver, m.control, m.gradient, compiled=m.compiled)
-        return refusal(problem, differentiated=True) is None
+    def _problem_is_for_julia(self) -> bool:
+        """Whether Julia solves what the fit solves again and again."""
+        model, dtype = self.model, self.objective.data.dtype
+        parameters = {name: value.detach().to(dtype).requires_grad_() for name, value in model.tensors().items()}
+        state = (
+            torch.zeros(model.field.dim, dtype=dtype)
+            if isinstance(self.y0, Serializable)
+            else model.initial_state(self.y0)
+        )
+        with torch.enable_grad():
+            problem = model.settings().problem(parameters, state, self.objective.ts)
+        return choose(problem, model.engine).name == "julia"
 
     def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
         """Run the plan; the model's parameters are the best ones in the end."""
@@ -98,10 +108,9 @@ class JuliaFit:
         objective, values = self.objective, self.variables.arrays()
         request = solver_request(self.model.field, self.model.solver, self.model.gradient, self.model.compiled)
         described = isinstance(self.y0, Serializable)
-        flat, layout = flatten(torch.zeros(self.model.field.dim) if described else self.model.prepare(self.y0))
-        control = flat_control(self.model.control, flat, layout, adaptive=False)
+        flat, layout = flatten(torch.zeros(self.model.field.dim) if described else self.model.initial_state(self.y0))
         request |= {
-            "control": control_request(control, layout),
+            "control": control_request(flat_control(self.model.control, layout), layout),
             "parameters": {name: values[name] for name in own},
             "extra": {name: float(value) for name, value in values.items() if name not in own},
             "ts": objective.ts,

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ..arguments import real_array, real_number, real_tensor, whole_number
-from ..engines.integrals import Integrals
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, DataError, unknown_name
 from ..fields import VectorField
 from ..fitting.optimizers import Adam, Optimizer
 from ..gradients import GradientMethod
 from ..models import NeuralODE
+from ..problem import Solution
 from ..progress import Progress
 from .distribution import FlowDistribution
-from .dynamics import NOISES, TRACES, draw_noise, solve_states, solve_terms
+from .dynamics import NOISES, TRACES, draw_noise, solve_integrals, solve_states
 from .sources import make_source
 from .training import FlowFit, Outcome, Schedule, train
 
@@ -144,7 +144,10 @@ class ContinuousFlow(NeuralODE):
         log_prob, found = self._measure(points, np.random.default_rng(seed), kinetic=True, jacobian=True)
         shape = points.shape[:-1]
         return FlowTerms(
-            log_prob.reshape(shape), found.kinetic.reshape(shape), found.jacobian.reshape(shape), found.evaluations
+            log_prob.reshape(shape),
+            found.integrals.kinetic.reshape(shape),
+            found.integrals.jacobian.reshape(shape),
+            found.nfev,
         )
 
     @torch.no_grad()
@@ -247,10 +250,10 @@ class ContinuousFlow(NeuralODE):
                 loss = (log_prob - source(x)).mean()
             objective = loss
             if kinetic:
-                objective = objective + kinetic * found.kinetic.mean()
+                objective = objective + kinetic * found.integrals.kinetic.mean()
             if jacobian:
-                objective = objective + jacobian * found.jacobian.mean()
-            return Outcome(loss, objective, found.evaluations)
+                objective = objective + jacobian * found.integrals.jacobian.mean()
+            return Outcome(loss, objective, found.nfev)
 
         return train(
             self,
@@ -288,22 +291,22 @@ class ContinuousFlow(NeuralODE):
             return None
         return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.augment_dim), rng)).to(**self._kind)
 
-    def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Integrals]:
+    def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Solution]:
         """Return the log densities (n,) of points (..., d), flattened, and the integrals on the way to the base."""
         state = points.reshape(-1, self.dim)
         added = torch.as_tensor(rng.normal(size=(len(state), self.augment_dim))).to(**self._kind)
         if self.augment_dim:
             state = torch.cat([state, added], dim=1)
         noise = self._noise(len(state), rng)
-        found = solve_terms(self, state, (self.times[1], self.times[0]), noise, **penalties)
-        return self._base_log_prob(found.state) + found.trace - self._added_log_prob(added), found
+        found = solve_integrals(self, state, (self.times[1], self.times[0]), noise, **penalties)
+        return self._base_log_prob(found.ys[-1]) + found.integrals.trace - self._added_log_prob(added), found
 
-    def _emit(self, n: int, seed: int, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Tensor, Integrals]:
+    def _emit(self, n: int, seed: int, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Tensor, Solution]:
         """Return n samples (n, d), their log densities (n,) and the integrals on the way from the base."""
         z = self.draw_base(n, seed)
-        found = solve_terms(self, z, self.times, self._noise(len(z), rng), **penalties)
-        x, added = found.state[:, : self.dim], found.state[:, self.dim :]
-        return x, self._base_log_prob(z) - found.trace - self._added_log_prob(added), found
+        found = solve_integrals(self, z, self.times, self._noise(len(z), rng), **penalties)
+        x, added = found.ys[-1, :, : self.dim], found.ys[-1, :, self.dim :]
+        return x, self._base_log_prob(z) - found.integrals.trace - self._added_log_prob(added), found
 
     def _base_log_prob(self, state: Tensor) -> Tensor:
         return self.base.log_prob(state[:, : self.dim]) + self._added_log_prob(state[:, self.dim :])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from ..engines.state import evaluated
+from ..engines.torch_engine.slopes import evaluated
 from ..engines.torch_engine.tableaus import TABLEAUS, Tableau
 from ..errors import ArgumentError
 from ..solvers import find_solver

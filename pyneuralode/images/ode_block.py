@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
-from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, SolverError
 from ..fields import VectorField
@@ -50,6 +49,11 @@ class ODEBlock(nn.Module):
     running statistics count the evaluations of the forward pass alone, whatever the gradient method evaluates again.
     Dropout needs `Backprop`, since another evaluation drops others.
 
+    With ``engine="julia"`` a described field is solved forward by SciML's solver and backward by its adjoint. Parameters and
+    gradients are torch's; Julia reads and writes torch's own memory (a worker process gets copies: see `start_julia`). On
+    a CUDA device Julia needs CUDA.jl, an `MLP`, `Linear` or `SEIR`, an explicit solver and a continuous adjoint;
+    **none of this has run on a GPU yet**.
+
     `evaluations` counts those of the last forward pass; `ode` is the `NeuralODE` that holds parameters and settings.
     """
 
@@ -70,8 +74,6 @@ class ODEBlock(nn.Module):
         self.times = _check_times(times)
         if steps is not None:
             control = {**control, "step_size": _step_of(steps, self.times, control)}
-        if not isinstance(dynamics, VectorField):
-            bind(dynamics, {})  # raises where it does not take (t, x)
         self.ode = NeuralODE(
             dynamics,
             solver=solver,

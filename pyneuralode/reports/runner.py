@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engines.choice import choose_engine
+from ..engines.registry import choose_engine
 from ..errors import ArgumentError, unknown_name
 from ..progress import Progress, SilentProgress
 from .base import SCALES, Context, Row

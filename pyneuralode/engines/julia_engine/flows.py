@@ -1,11 +1,12 @@
-"""Solves of continuous flows on the Julia engine: one crossing for the samples and the integrals along their paths, one back.
+"""The path for continuous flows: one crossing for the samples and the integrals along their paths, one back.
 
-The same as `pyneuralode.flows.dynamics.solve_terms` does with torch, on the same noise.
+The same as the torch engine's, on the same noise.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,90 +14,96 @@ import torch
 from torch import Tensor
 
 from ...conv_fields import ConcatConv
-from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import MLP, Linear
-from ...gradients import ForwardMode, require_gradient
-from ...solvers import find_solver, julia_solver
+from ...gradients import ForwardMode
+from ...problem import Integrals, Problem, Solution
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
-from ..integrals import Integrals
+from ..backend import Backend, Prepared
 from ..torch_engine.once_differentiable import once_differentiable
 from . import session
+from .lacking import lacking
 from .session import Kept
-from .transfer import plain_control, refuse_tstops, solver_request
+from .transfer import plain_control, solver_request
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
-def refusal(flow: Any) -> str | None:
-    """Return the sentence that says why Julia does not take a flow unless it is asked to; None if it does."""
-    if isinstance(flow.field, ConcatConv):
-        return "the field is a ConcatConv, whose convolutions torch is quicker at: write engine='julia' to have it."
-    try:
-        _require(flow)
-    except PyNeuralODEError as error:
-        return str(error)
-    return None
+class JuliaFlows(Backend):
+    """Takes flows of described fields."""
 
+    name = "julia"
 
-def _require(flow: Any) -> None:
-    if not isinstance(flow.field, FIELDS):
-        names = ", ".join(kind.__name__ for kind in FIELDS)
-        raise ArgumentError(
-            f"the field is a {type(flow.field).__name__}, of which Julia has no flows: give one of {names}, or write "
-            "engine='torch'."
-        )
-    julia_solver(flow.solver)
-    require_gradient(flow.gradient, "julia")
-    refuse_tstops(flow.control)
-    if isinstance(flow.gradient, ForwardMode):
-        raise ArgumentError("gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'.")
-    for name in ("rtol", "atol"):
-        if np.ndim(getattr(flow.control, name)) > 0:
-            raise ArgumentError(f"{name} is an array, which flows do not take in Julia: give a number, such as 1e-5.")
-    for tensor in flow.tensors().values():
-        if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.float64):
-            raise ArgumentError(
-                f"the flow is {tensor.dtype} on {tensor.device}, and Julia solves flows in float32 and float64 on the CPU: "
+    def unsupported(self, problem: Problem) -> str | None:
+        field, signature = problem.field, problem.signature
+        if not isinstance(field, FIELDS):
+            names = ", ".join(kind.__name__ for kind in FIELDS)
+            return (
+                f"the field is a {type(field).__name__}, of which Julia has no flows: give one of {names}, or write "
+                "engine='torch'."
+            )
+        if (sentence := lacking(problem)) is not None:
+            return sentence
+        if isinstance(problem.gradient, ForwardMode):
+            return "gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'."
+        for name in ("rtol", "atol"):
+            if np.ndim(getattr(problem.control, name)) > 0:
+                return f"{name} is an array, which flows do not take in Julia: give a number, such as 1e-5."
+        if signature.device.type != "cpu" or signature.dtype not in (torch.float32, torch.float64):
+            return (
+                f"the flow is {signature.dtype} on {signature.device}, and Julia solves flows in float32 and float64 on the CPU: "
                 "write engine='torch'."
             )
+        return None
+
+    def prepare(self, problem: Problem) -> FlowPrepared:
+        return FlowPrepared(problem)
+
+    def yields(self, problem: Problem) -> str | None:
+        if isinstance(problem.field, ConcatConv):
+            return "the field is a ConcatConv, whose convolutions torch is quicker at: write engine='julia' to have it."
+        return None
 
 
-def solve_terms(
-    flow: Any,
-    state: Tensor,
-    span: tuple[float, float],
-    noise: Tensor | None,
-    kinetic: bool = False,
-    jacobian: bool = False,
-) -> Integrals:
-    """As `pyneuralode.flows.dynamics.solve_terms`; raises ArgumentError for a flow that Julia does not take."""
-    _require(flow)
-    names = list(flow.field.shapes())
-    given = tuple(flow.tensors()[name] for name in names)
-    work = _Work(_describe(flow, state, span, noise, kinetic, jacobian), names, noise)
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (state, *given))
-    end = _Joint.apply(work, state, *given) if wanted else work.solve(state, given, False)
-    d = state.shape[1]
-    forward = 1.0 if span[1] > span[0] else -1.0
-    return Integrals(
-        end[:, :d],
-        end[:, d],
-        forward * end[:, d + 1] if kinetic else None,
-        forward * end[:, -1] if jacobian else None,
-        work.evaluations,
-    )
+class FlowPrepared(Prepared):
+    """A flow whose request is made but for its numbers; Julia keeps its room for the next one with the same "key"."""
 
+    engine = "julia"
 
-def _describe(flow, state, span, noise, kinetic, jacobian) -> dict[str, Any]:
-    """Return all but the numbers of a solve as plain values; Julia keeps its room for the next one with the same "key"."""
-    request = solver_request(flow.field, find_solver(flow.solver).name, flow.gradient, True) | {
-        "control": plain_control(flow.control),
-        "times": [float(t) for t in span],
-        "kinetic": kinetic,
-        "jacobian": jacobian,
-    }
-    key = json.dumps([request, len(state), str(state.dtype), noise is None], default=float)
-    return request | {"key": key}
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        wanted = problem.integrals
+        self.names = list(problem.field.shapes())
+        self.request = solver_request(problem.field, problem.solver.name, problem.gradient, True) | {
+            "control": plain_control(problem.control),
+            "kinetic": wanted.kinetic,
+            "jacobian": wanted.jacobian,
+        }
+
+    def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
+        wanted, span = self.problem.integrals, [float(t) for t in ts]
+        request = self.request | {"times": span}
+        key = json.dumps([request, len(y0), str(y0.dtype), not wanted.estimated], default=float)
+        work = _Work(request | {"key": key}, self.names, noise if wanted.estimated else None)
+        given = tuple(parameters[name] for name in self.names)
+        differentiated = self.problem.differentiated
+        end = _Joint.apply(work, y0, *given) if differentiated else work.solve(y0, given, False)
+        d = y0.shape[1]
+        forward = 1.0 if span[1] > span[0] else -1.0
+        return Solution(
+            np.array(span[-1:]),
+            end[None, :, :d],
+            work.evaluations,
+            0,
+            0,
+            "reached the last time",
+            self.problem.solver.name,
+            self.engine,
+            integrals=Integrals(
+                end[:, d],
+                forward * end[:, d + 1] if wanted.kinetic else None,
+                forward * end[:, -1] if wanted.jacobian else None,
+            ),
+        )
 
 
 class _Work:

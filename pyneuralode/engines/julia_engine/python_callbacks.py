@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
-from ...problem import Control, Solution
-from ..inputs import flat_control
-from ..state import check_times, flatten, times_inside
+from ...problem import Control, Problem, Solution
+from ...problem.values import check_times, flatten, times_inside
+from ..torch_engine.joint import check_tolerances
 from .decode import read_reply
 from .session import with_julia
 
@@ -34,24 +33,12 @@ class Start:
         The times, float64.
     """
 
-    def __init__(self, y0: Any, ts: Any):
-        if isinstance(y0, tuple):
-            raise ArgumentError(
-                "y0 is a tuple, which Julia does not take with a Python function: join its parts into one array."
-            )
-        if isinstance(y0, Tensor):
-            raise ArgumentError(
-                "y0 is a torch tensor, but Julia solves a Python function on NumPy arrays and gives no "
-                "gradients: write engine='torch', or y0.numpy()."
-            )
-        self._flat, self._layout = flatten(y0)
-        self.shape = tuple(self._layout.shapes[0])
-        self.y0 = self._flat.numpy()
+    def __init__(self, problem: Problem, y0: Any, ts: Any):
+        flat, layout = flatten(y0)
+        check_tolerances(problem, problem.control, flat)
+        self.shape = tuple(layout.shapes[0])
+        self.y0 = flat.numpy()
         self.ts = check_times(ts).detach().double().numpy()
-
-    def control(self, control: Control, adaptive: bool) -> Control:
-        """Return the controls with tolerances as numbers or as arrays (n,), checked."""
-        return flat_control(control, self._flat, self._layout, adaptive)
 
     def small(self, control: Control) -> np.ndarray:
         """Return the size (n,) below which a component hardly counts: where the absolute tolerance takes over."""

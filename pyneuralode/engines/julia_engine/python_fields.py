@@ -1,4 +1,4 @@
-"""A user's own Python function solved by Julia's solvers, through diffeqpy.
+"""The path for a user's own Python functions: Julia's solvers, through diffeqpy.
 
 This is the slow path: every evaluation leaves Julia's compiled code for Python and comes back. That takes
 1.2 us beside the Python function's own time (0.4 us for one line of NumPy), measured on one core, where a
@@ -8,39 +8,93 @@ torch engine lacks, for right-hand sides that only Python can write.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from ...errors import ArgumentError
 from ...fields import VectorField
 from ...problem import Control, Problem, Solution
-from ...solvers import julia_solver
-from ..torch_engine.dynamics import bind
+from ...problem.problem import MassMatrix, Noise, Residual
+from ..backend import Backend, Prepared
 from .diffeqpy_modules import diffeqpy
+from .lacking import lacking
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
+from .sde_dae import solve_noise, solve_residual
 from .session import with_julia
 from .transfer import plain_control
 
 
-def applies(problem: Problem) -> bool:
-    """Return whether the problem's field is a plain Python function."""
-    return callable(problem.dynamics) and not isinstance(problem.dynamics, (VectorField, nn.Module))
+class PythonFields(Backend):
+    """Takes Python functions of NumPy arrays, with noise or a mass matrix or implicit in the slope too; no gradients."""
 
+    name = "julia"
 
-def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
-    """Solve ``M dy/dt = f(t, y)`` for a Python function f of NumPy arrays; M (n, n) is the identity unless given."""
-    entry = julia_solver(problem.solver)
-    if problem.parameters:
-        raise ArgumentError(
-            f"parameters names {', '.join(problem.parameters)}, but Julia gives no gradients of a Python function: "
-            "leave it out, or write engine='torch'."
+    @staticmethod
+    def is_for(field: Any) -> bool:
+        """Return whether a field is a plain Python function."""
+        return not isinstance(field, (VectorField, nn.Module))
+
+    def unsupported(self, problem: Problem) -> str | None:
+        signature, control = problem.signature, problem.control
+        if (sentence := lacking(problem)) is not None:
+            return sentence
+        if problem.events or problem.batch != "joint":
+            asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
+            return f"{asked}, which the julia engine does not have yet: write engine='torch'."
+        if problem.signature.parameters:
+            return (
+                f"parameters names {', '.join(signature.parameters)}, but Julia gives no gradients of a Python function: leave it "
+                "out, or write engine='torch'."
+            )
+        if signature.layout.is_tuple:
+            return "y0 is a tuple, which Julia does not take with a Python function: join its parts into one array."
+        if not signature.layout.numpy:
+            return (
+                "y0 is a torch tensor, but Julia solves a Python function on NumPy arrays and gives no gradients: write "
+                "engine='torch', or y0.numpy()."
+            )
+        name = problem.solver.name
+        if isinstance(problem.form, Noise) and not problem.solver.adaptive and control.step_size is None:
+            return f"step_size is None, but {name} does not choose its steps itself: give one, such as step_size=0.01."
+        if isinstance(problem.form, Residual) and control.step_size is not None:
+            return f"step_size is {control.step_size}, but {name} chooses its steps itself: leave step_size out."
+        if isinstance(problem.form, Residual) and np.ndim(control.rtol):
+            return f"rtol has shape {np.shape(control.rtol)}, but {name} takes one for all: give a number."
+        return None
+
+    def prepare(self, problem: Problem) -> PythonPrepared:
+        return PythonPrepared(problem)
+
+    def yields(self, problem: Problem) -> str | None:
+        if problem.form is not None:
+            return None
+        return (
+            "the field is a Python callable, which Julia would have to call back at every step: write engine='torch', or describe "
+            "it as a field such as MLP or Equations."
         )
-    function, _ = bind(problem.dynamics, {})
-    start = Start(problem.y0, problem.ts)
-    control = start.control(problem.control, entry.adaptive and problem.control.step_size is None)
-    field = Callback(function, start, inputs=1)
+
+
+class PythonPrepared(Prepared):
+    """A problem of a Python function; every evaluation leaves Julia for Python."""
+
+    engine = "julia (diffeqpy)"
+
+    def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
+        problem, form = self.problem, self.problem.form
+        start = Start(problem, y0, ts)
+        if isinstance(form, Noise):
+            return solve_noise(problem, form, start)
+        if isinstance(form, Residual):
+            return solve_residual(problem, form, start)
+        return _solve(problem, start, form.matrix if isinstance(form, MassMatrix) else None)
+
+
+def _solve(problem: Problem, start: Start, mass_matrix: np.ndarray | None) -> Solution:
+    """Solve ``M dy/dt = f(t, y)``; M (n, n) is the identity unless given."""
+    name, control = problem.solver.name, problem.control
+    field = Callback(problem.field, start, inputs=1)
 
     def integrate(Main: Any) -> Solution:
         ode, functions, array = diffeqpy("ode", Main), python_functions(Main), Main.collect
@@ -54,12 +108,12 @@ def solve(problem: Problem, mass_matrix: np.ndarray | None = None) -> Solution:
         with julia_failures(Main):
             solution = functions.integrate(
                 ode.ODEProblem(equations, array(start.y0), span),
-                entry.name,
+                name,
                 array(start.ts),
                 _controls(control, Main),
                 **saving,
             )
-        return finish(solution, start, field.calls, entry.name, problem.dense, Main)
+        return finish(solution, start, field.calls, name, problem.dense, Main)
 
     return with_julia(integrate)
 

@@ -5,36 +5,25 @@ Every evaluation is as slow as in `python_fields`, and there are no gradients.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ...arguments import real_array
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Problem, Solution
-from . import python_fields
+from ...problem.problem import Noise, Residual
 from .diffeqpy_modules import diffeqpy
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .session import with_julia
-from .transfer import refuse_tstops
 
-SDE_SOLVERS = ("SOSRI", "SOSRA", "SRIW1", "SRA1", "EM")
-# Which of diffeqpy's modules has them; IDA is Sundials'.
-RESIDUAL_SOLVERS = {"IDA": "de", "DFBDF": "ode"}
-# Those of our catalog that take a mass matrix with rows of zeros.
-MASS_MATRIX_SOLVERS = ("Rodas5P", "Rosenbrock23", "FBDF")
+# Which of diffeqpy's modules has the solvers of residuals; IDA is Sundials'.
+RESIDUAL_MODULES = {"IDA": "de", "DFBDF": "ode"}
 
 
-def solve_noise(f: Callable, g: Callable, y0: Any, ts: Any, solver: str, control: Control, seed: int) -> Solution:
+def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
     """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with a Wiener process of its own for each component."""
-    start = Start(y0, ts)
-    if solver == "EM" and control.step_size is None:
-        raise ArgumentError(
-            "step_size is None, but EM does not choose its steps itself: give one, such as step_size=0.01."
-        )
-    control = start.control(control, control.step_size is None)
-    drift, noise = Callback(f, start, 1, "f"), Callback(g, start, 1, "g")
+    solver, control = problem.solver.name, problem.control
+    drift, noise = Callback(problem.field, start, 1, "f"), Callback(form.size, start, 1, "g")
 
     def integrate(Main: Any) -> Solution:
         from juliacall import convert
@@ -43,48 +32,21 @@ def solve_noise(f: Callable, g: Callable, y0: Any, ts: Any, solver: str, control
         small = array(start.small(control))
         pair = [functions.Slope(side, *side.inputs, side.output, small) for side in (drift, noise)]
         # StochasticDiffEq takes the seed 0 for "draw one".
-        settings = _settings(control, start, Main) | {"seed": convert(Main.UInt64, seed + 1)}
+        settings = _settings(control, start, Main) | {"seed": convert(Main.UInt64, form.seed + 1)}
         with julia_failures(Main):
-            problem = de.SDEProblem(*pair, array(start.y0), _span(start))
-            solution = de.solve(problem, getattr(de, solver)(), **settings)
+            equations = de.SDEProblem(*pair, array(start.y0), _span(start))
+            solution = de.solve(equations, getattr(de, solver)(), **settings)
         _require_success(solution, solver, control, Main)
         return finish(solution, start, drift.calls, solver, False, Main)
 
     return with_julia(integrate)
 
 
-def solve_mass_matrix(
-    f: Callable, y0: Any, ts: Any, mass_matrix: Any, solver: str, control: Control, dense: bool
-) -> Solution:
-    """Solve ``M dy/dt = f(t, y)``."""
-    n, shape = np.size(y0), np.shape(mass_matrix)
-    if shape != (n, n):
-        raise ArgumentError(f"mass_matrix has shape {shape} and y0 {n} components: give shape {(n, n)}.")
-    problem = Problem(f, {}, y0, ts, solver, control, None, dense)
-    return python_fields.solve(problem, real_array("mass_matrix", mass_matrix).astype(float))
-
-
-def solve_residual(
-    residual: Callable,
-    y0: Any,
-    ts: Any,
-    dy0: Any,
-    differential: Any,
-    solver: str,
-    control: Control,
-    dense: bool,
-) -> Solution:
+def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
     """Solve ``residual(t, y, dy/dt) = 0`` from y0 and its slope dy0."""
-    start = Start(y0, ts)
-    control = start.control(control, True)
-    if control.step_size is not None:
-        raise ArgumentError(
-            f"step_size is {control.step_size}, but {solver} chooses its steps itself: leave step_size out."
-        )
-    if np.ndim(control.rtol):
-        raise ArgumentError(f"rtol has shape {np.shape(control.rtol)}, but {solver} takes one for all: give a number.")
-    dy0 = start.array("dy0", dy0)
-    function = Callback(residual, start, 2, "the residual")
+    solver, control, dense, differential = problem.solver.name, problem.control, problem.dense, form.differential
+    dy0 = start.array("dy0", form.dy0)
+    function = Callback(problem.field, start, 2, "the residual")
     if differential is None:
         _require_consistent(function, start, dy0, control)
         marked = {}
@@ -93,7 +55,7 @@ def solve_residual(
 
     def integrate(Main: Any) -> Solution:
         module, functions, array = (
-            diffeqpy(RESIDUAL_SOLVERS[solver], Main),
+            diffeqpy(RESIDUAL_MODULES[solver], Main),
             python_functions(Main),
             Main.collect,
         )
@@ -107,8 +69,8 @@ def solve_residual(
             del settings["saveat"], settings["save_everystep"]
         with julia_failures(Main):
             flags = {name: array(value) for name, value in marked.items()}
-            problem = module.DAEProblem(equations, array(dy0), array(start.y0), _span(start), **flags)
-            solution = module.solve(problem, method, **settings)
+            implicit = module.DAEProblem(equations, array(dy0), array(start.y0), _span(start), **flags)
+            solution = module.solve(implicit, method, **settings)
         _require_success(solution, solver, control, Main)
         return finish(solution, start, function.calls, solver, dense, Main)
 
@@ -121,7 +83,6 @@ def _span(start: Start) -> tuple[float, float]:
 
 def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     """Return the controls and the times as SciML's keywords."""
-    refuse_tstops(control)
     times = Main.collect(start.ts)
     tolerances = {"reltol": control.rtol, "abstol": control.atol}
     settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}

@@ -1,9 +1,8 @@
-"""Solving a whole problem on the Julia engine: one crossing for the solve, one for its gradient."""
+"""The path for described fields: one crossing to Julia for the solve, one for its gradient."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,132 +11,136 @@ from torch import Tensor, nn
 
 from ...conv_fields import ConcatConv
 from ...equations import Equations
-from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import MLP, SEIR, Linear, VectorField
-from ...gradients import OF_STEPS, require_gradient
+from ...gradients import OF_STEPS
 from ...problem import Problem, Solution
-from ...solvers import find_solver, julia_solver
+from ...problem.values import Layout, check_times, flatten, read_parameters, times_inside
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
-from ..inputs import check_described, flat_control, read_parameters
-from ..state import Layout, check_times, flatten, times_inside
+from ..backend import Backend, Prepared
 from ..torch_engine.dynamics import build
 from ..torch_engine.gradient_methods import attach_outputs, attach_start
+from ..torch_engine.joint import check_tolerances
 from ..torch_engine.once_differentiable import once_differentiable
-from ..torch_engine.tangents import refuse_tangents
-from . import python_fields
-from .transfer import Asked, ByAddress, ByValue, refuse_tstops, transfer
+from .lacking import lacking
+from .transfer import Asked, ByAddress, ByValue, transfer
 
 # The descriptions that Julia makes a field of; a subclass describes itself by another name.
 FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
+# Times that a prepared problem remembers as checked.
+MOST = 8
 
 
-def refusal(problem: Problem, differentiated: bool | None = None) -> str | None:
-    """Return the sentence that says why Julia does not take a problem unless it is asked to; None if it does.
+class DescribedFields(Backend):
+    """Takes joint problems of described fields."""
 
-    `differentiated` says whether a gradient will be asked for, where the problem's own tensors do not tell.
-    """
-    differentiated = _is_differentiated(problem) if differentiated is None else differentiated
-    if isinstance(problem.y0, Tensor) and problem.y0.is_cuda:
-        return (
-            "y0 is on a GPU, where the Julia engine has fewer gradients and solvers: write engine='julia' to have it."
+    name = "julia"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        field, signature, gradient = problem.field, problem.signature, problem.gradient
+        if (sentence := lacking(problem)) is not None:
+            return sentence
+        if not isinstance(field, VectorField):
+            kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
+            return (
+                f"the field is a {kind}, which Julia would have to call back at every step: write engine='torch', or describe "
+                "it as a field such as MLP or Equations."
+            )
+        if type(field) not in FIELDS:
+            names = ", ".join(kind.__name__ for kind in FIELDS)
+            return f"the field is a {type(field).__name__}, which Julia has no code for (it has {names}): write engine='torch'."
+        if problem.events or problem.batch != "joint":
+            asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
+            return f"{asked}, which the julia engine does not have yet: write engine='torch'."
+        if signature.tangents:
+            return (
+                "a tangent of forward-mode differentiation does not pass through the Julia engine: write engine='torch', or "
+                "differentiate backwards."
+            )
+        if signature.dtype not in (torch.float32, torch.float64):
+            return f"y0 is {signature.dtype}, and Julia solves in float32 and float64: write y0.float()."
+        if problem.dense and problem.differentiated:
+            return "dense is True, where Julia gives no gradient: leave it out, or write engine='torch'."
+        by_steps = problem.solver.kind == "explicit" and "torch" in problem.solver.engines and problem.compiled
+        if problem.differentiated and isinstance(gradient, OF_STEPS) and not by_steps:
+            return (
+                f"gradient is {type(gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers that both "
+                "engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
+            )
+        return None
+
+    def prepare(self, problem: Problem) -> DescribedPrepared:
+        return DescribedPrepared(problem)
+
+    def yields(self, problem: Problem) -> str | None:
+        if problem.signature.device.type == "cuda":
+            return "y0 is on a GPU, where the Julia engine has fewer gradients and solvers: write engine='julia' to have it."
+        return None
+
+
+class DescribedPrepared(Prepared):
+    """A problem that Julia prepares when it first sees its times."""
+
+    engine = "julia"
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        self.layout = problem.signature.layout
+        self._checked: dict[bytes, Tensor] = {}
+
+    def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
+        problem, layout, field = self.problem, self.layout, self.problem.field
+        start, _ = flatten(y0)
+        moments = self._times(ts)
+        if moments.dtype != start.dtype:
+            moments = moments.to(torch.float64)
+        if layout.numpy:
+            moments = moments.detach()
+        named = read_parameters(field, parameters, start, constant=layout.numpy)
+        check_tolerances(problem, problem.control, start)
+        times = moments.detach().to("cpu", torch.float64).numpy()
+        asked = Asked(
+            field,
+            problem.solver.name,
+            problem.gradient,
+            problem.compiled,
+            problem.control,
+            times,
+            layout,
+            problem.dense,
         )
-    if problem.dense and differentiated:
-        return "dense is True, where Julia gives no gradient: leave it out, or write engine='torch'."
-    try:
-        _require_joint(problem)
-        _require(problem, differentiated)
-    except PyNeuralODEError as error:
-        return str(error)
-    return None
-
-
-def _is_differentiated(problem: Problem) -> bool:
-    """Return whether autograd follows anything that the solve is given; for a NumPy state it does not."""
-    given = (problem.y0, problem.ts, *problem.parameters.values())
-    followed = any(isinstance(value, Tensor) and value.requires_grad for value in given)
-    return followed and isinstance(problem.y0, Tensor) and torch.is_grad_enabled()
-
-
-def _require_joint(problem: Problem) -> None:
-    if problem.events or problem.batch != "joint":
-        asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
-        raise ArgumentError(f"{asked}, which the julia engine does not have yet: write engine='torch'.")
-
-
-def _require(problem: Problem, differentiated: bool) -> None:
-    field, y0 = problem.dynamics, problem.y0
-    if not isinstance(field, VectorField):
-        kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
-        raise ArgumentError(
-            f"the field is a {kind}, which Julia would have to call back at every step: write engine='torch', or describe "
-            "it as a field such as MLP or Equations."
-        )
-    if type(field) not in FIELDS:
-        names = ", ".join(kind.__name__ for kind in FIELDS)
-        raise ArgumentError(
-            f"the field is a {type(field).__name__}, which Julia has no code for (it has {names}): write engine='torch'."
-        )
-    given = (y0, problem.ts, *problem.parameters.values())
-    refuse_tangents("the Julia engine", "write engine='torch'", *(x for x in given if isinstance(x, Tensor)))
-    solver = julia_solver(problem.solver)
-    require_gradient(problem.gradient, "julia")
-    refuse_tstops(problem.control)
-    if isinstance(y0, tuple):
-        raise ArgumentError("y0 is a tuple, which a described field does not take: join its parts into one array.")
-    if isinstance(y0, Tensor) and y0.is_floating_point() and y0.dtype not in (torch.float32, torch.float64):
-        raise ArgumentError(f"y0 is {y0.dtype}, and Julia solves in float32 and float64: write y0.float().")
-    by_steps = (
-        solver.kind == "explicit" and "torch" in solver.engines and problem.compiled
-    )  # the tableaus that both have
-    if differentiated and not problem.dense and isinstance(problem.gradient, OF_STEPS) and not by_steps:
-        raise ArgumentError(
-            f"gradient is {type(problem.gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers "
-            "that both engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
+        work = transfer(asked, start.device)
+        given = tuple(named[name] for name in field.shapes())
+        times_matter = moments.requires_grad and torch.is_grad_enabled()
+        flat = None
+        if times_matter:
+            slope = build(field, {name: value.detach() for name, value in named.items()})
+            flat = lambda t, y: slope(t, layout.unpack(y)).reshape(-1)  # noqa: E731
+            start = attach_start(flat, moments, start, twice=False)
+        states = _Solve.apply(work, start, *given) if problem.differentiated else work.solve(start, given, False)
+        if times_matter:
+            states = attach_outputs(flat, moments, moments.detach().tolist(), states, twice=False)
+        nfev, accepted, rejected = work.counts
+        return Solution(
+            ts=ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
+            ys=layout.deliver(states),
+            nfev=nfev,
+            accepted=accepted,
+            rejected=rejected,
+            message="reached the last time",
+            solver=problem.solver.name,
+            engine="julia (compiled)" if work.compiled else "julia",
+            dense=_dense(work, times, layout) if problem.dense else None,
         )
 
-
-def solve(problem: Problem) -> Solution:
-    """Solve `problem`; see `pyneuralode.solve` for what it may hold."""
-    _require_joint(problem)
-    if python_fields.applies(problem):
-        return python_fields.solve(problem)
-    _require(problem, _is_differentiated(problem))
-    field = problem.dynamics
-    y0, layout = flatten(problem.y0)
-    ts = _times(problem.ts)
-    if ts.dtype != y0.dtype:
-        ts = ts.to(torch.float64)
-    if layout.numpy:
-        ts = ts.detach()
-    parameters = read_parameters(field, problem.parameters, y0, constant=layout.numpy)
-    check_described(field, parameters, layout)
-    entry = find_solver(problem.solver)
-    adaptive = entry.adaptive and problem.control.step_size is None
-    control = flat_control(problem.control, y0, layout, adaptive)
-    times = ts.detach().to("cpu", torch.float64).numpy()
-    asked = Asked(field, entry.name, problem.gradient, problem.compiled, control, times, layout, problem.dense)
-    work = transfer(asked, y0.device)
-    given = tuple(parameters[name] for name in field.shapes())
-    times_matter = ts.requires_grad and torch.is_grad_enabled()
-    f = build(field, {name: value.detach() for name, value in parameters.items()}) if times_matter else None
-    flat_f = None if f is None else (lambda t, y: f(t, layout.unpack(y)).reshape(-1))
-    start = attach_start(flat_f, ts, y0, twice=False) if times_matter else y0
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in (start, *given)) and not problem.dense
-    states = _Solve.apply(work, start, *given) if wanted else work.solve(start, given, False)
-    if times_matter:
-        states = attach_outputs(flat_f, ts, ts.detach().tolist(), states, twice=False)
-    nfev, accepted, rejected = work.counts
-    return Solution(
-        ts=problem.ts if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float),
-        ys=layout.deliver(states),
-        nfev=nfev,
-        accepted=accepted,
-        rejected=rejected,
-        message="reached the last time",
-        solver=entry.name,
-        engine="julia (compiled)" if work.compiled else "julia",
-        dense=_dense(work, times, layout) if problem.dense else None,
-    )
+    def _times(self, ts: Any) -> Tensor:
+        """As `check_times`, which is not done again for the times of an earlier solve."""
+        if not (isinstance(ts, np.ndarray) and ts.dtype == np.float64 and ts.ndim == 1):
+            return check_times(ts)
+        key = ts.tobytes()
+        if key not in self._checked:
+            checked = check_times(np.frombuffer(key))
+            self._checked = dict(list(self._checked.items())[1 - MOST :]) | {key: checked}
+        return self._checked[key]
 
 
 class _Solve(torch.autograd.Function):
@@ -163,15 +166,3 @@ def _dense(work: ByValue, ts: np.ndarray, layout: Layout) -> Callable:
         return layout.deliver(states[0] if np.ndim(t) == 0 else states)
 
     return at
-
-
-@functools.lru_cache(maxsize=64)
-def _checked_times(numbers: bytes) -> Tensor:
-    return check_times(np.frombuffer(numbers))
-
-
-def _times(ts: Any) -> Tensor:
-    """As `check_times`, which is not done again for the times of an earlier solve."""
-    if isinstance(ts, np.ndarray) and ts.dtype == np.float64 and ts.ndim == 1:
-        return _checked_times(ts.tobytes())
-    return check_times(ts)

@@ -22,7 +22,7 @@ from ...errors import ArgumentError
 from ...fields import VectorField
 from ...gradients import GradientMethod
 from ...problem import Control
-from ..state import Layout
+from ...problem.values import Layout
 from . import session
 from .in_process import Inside
 from .session import Kept

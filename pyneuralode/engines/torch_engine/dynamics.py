@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
@@ -112,36 +111,6 @@ def with_hints(function: Callable, field: Any, **others: Any) -> Callable:
     return function
 
 
-def check_slope(slope: object, y: Tensor, name: str) -> None:
-    """Raise unless what the field returned is a tensor like the state."""
-    if not isinstance(slope, Tensor):
-        raise ArgumentError(f"{name} returned a {type(slope).__name__}: it must return dy/dt as a tensor like y.")
-    for kind, ours, theirs in (
-        ("shape", tuple(y.shape), tuple(slope.shape)),
-        ("dtype", y.dtype, slope.dtype),
-        ("device", y.device, slope.device),
-    ):
-        if ours != theirs:
-            raise ArgumentError(
-                f"{name} returned {kind} {theirs} for a state of {kind} {ours}: give y0 and the field the same {kind}."
-            )
-
-
-def _require_time_and_state(dynamics: object) -> None:
-    call = dynamics.forward if isinstance(dynamics, nn.Module) else dynamics
-    try:
-        signature = inspect.signature(call)
-    except (TypeError, ValueError):  # not callable, or compiled code that does not tell
-        return
-    try:
-        signature.bind(0.0, None)
-    except TypeError:
-        name = type(dynamics).__name__ if isinstance(dynamics, nn.Module) else "the field"
-        raise ArgumentError(
-            f"{name} is called as {name}{signature}: it must take (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)."
-        ) from None
-
-
 def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: object) -> None:
     """A callable's closure is invisible to the adjoint methods: tensors that are not named would get no gradient."""
     named = {id(p) for p in parameters.values()}
@@ -165,15 +134,9 @@ def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
     """Return ``f(t, y)`` for any dynamics, and whether it wants t as a tensor (a user's does, our fields do not)."""
     if isinstance(dynamics, VectorField):
         return build(dynamics, parameters), False
-    _require_time_and_state(dynamics)
     if isinstance(dynamics, nn.Module):
         own = dict(dynamics.named_parameters())
         if all(own[name] is value for name, value in parameters.items()):
             return dynamics, True
         return lambda t, y: torch.func.functional_call(dynamics, parameters, (t, y)), True
-    if callable(dynamics):
-        return dynamics, True
-    raise ArgumentError(
-        f"the field is a {type(dynamics).__name__}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a "
-        "callable f(t, y)."
-    )
+    return dynamics, True

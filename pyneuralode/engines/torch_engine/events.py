@@ -12,55 +12,130 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...problem import Event, EventTrace, Problem, Solution
-from ..state import Layout, all_finite, as_tensor
+from ...problem import Event
+from ...problem.values import Layout, all_finite
 from .batched.event_monitor import PROBES, EventMonitor, crosses, meet, undefined
-from .gradient_methods import Task, moved
-from .march import fixed_grid, march
+from .gradient_methods import moved
+from .march import Slope, Step
 
 Rows = Callable[[Tensor, Tensor], Tensor]
 
 
-def solve(problem: Problem, task: Task, y0: Tensor, layout: Layout, again: Callable[[Problem], Solution]) -> Solution:
-    """Solve with events: march once to find them, then through the times asked for and theirs.
+class StepEvents:
+    """Looks for events in the steps of one march, and adds their times to those at which the state is wanted.
 
-    The second solve is an ordinary one, with the gradient that was asked for, and ends at the terminal event. There
-    the event's time is corrected by one Newton step, which also connects it to autograd.
+    Attributes
+    ----------
+    rows : list of int
+        For each state that the march gives, the first excepted: -1, or the number of the event in `found` it belongs to.
+    found : list of (float, int, float)
+        Time, index, and length of the part of a step it lies in, of every event in order, up to the first terminal one.
+    ended : bool
+        Whether a terminal event ended the march.
     """
-    if task.control.step_size is None and fixed_grid(task.method.tableau, task.ts, task.control) is not None:
-        raise ArgumentError(needs_steps(problem.solver))
-    values = condition_values(problem.events, layout)
-    found = _find(EventMonitor(problem.events, values), layout, task, y0.detach())
-    forward = task.ts[-1] > task.ts[0]
-    moments, which, parts = ([event[i] for event in found] for i in range(3))
-    terminal = next((i for i, event in enumerate(which) if problem.events[event].terminal), None)
-    last = task.ts[-1] if terminal is None else moments[terminal]
-    kept = sum(t <= last if forward else t >= last for t in task.ts)
-    whole, places = _with_times(problem.ts, kept, moments, forward)
 
-    start = problem.y0 if not layout.numpy else layout.unpack(y0)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not layout.numpy):
-        solution = again(replace(problem, y0=start, ts=whole, events=()))
-        states = _flat(solution.ys, layout)
-        there = torch.tensor(moments, dtype=torch.float64, device=y0.device), states[places[kept:]]
+    def __init__(
+        self, events: tuple[Event, ...], layout: Layout, y0: Tensor, ts: list[float], components: int | None = None
+    ):
+        self.layout, self.components, self.y0 = layout, components, y0.detach()
+        self.monitor = EventMonitor(events, condition_values(events, layout))
+        self.direction = math.copysign(1.0, ts[-1] - ts[0])
+        self.rows: list[int] = []
+        self.found: list[tuple[float, int, float]] = []
+        self.ended = False
+        self.start = ts[0]
+        with torch.no_grad():
+            self.before = next(self._numbers([ts[0]], self.y0[None]))
+        if any(map(math.isnan, self.before)):
+            raise undefined([math.isnan(value) for value in self.before].index(True), ts[0])
+
+    def of_first(self, components: int) -> StepEvents:
+        """Return the same for a march of which only the first components are the state; what it finds is found here."""
+        self.components = components
+        return self
+
+    def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
+        """As `Monitor.look`."""
+        if not all_finite(step.end):
+            self.rows += [-1] * len(times)
+            return times, False  # the solve itself will tell
+        step.extend()  # recorded, where the march is
+        with torch.no_grad():
+            met = self._met(step)
+        if self.ended:
+            last = met[-1][0]
+            times = [t for t in times if self.direction * t <= self.direction * last]
+        first = len(self.found)
+        self.found += met
+        # Of an event at a time that is asked for, the state is given twice.
+        merged = [(self.direction * t, -1, t) for t in times]
+        merged += [(self.direction * t, k, t) for k, (t, _, _) in enumerate(met, start=first)]
+        merged.sort()
+        self.rows += [k for _, k, _ in merged]
+        return [t for _, _, t in merged], self.ended
+
+    def _met(self, step: Step) -> list[tuple[float, int, float]]:
+        """Return the events within a step up to the first terminal one, in order."""
+        found = []
+        times = [step.t + part * step.h for part in PROBES]
+        states = torch.cat([self._states(step, times), self._own(step.end[None])])
+        times.append(step.t_end)
+        for end, after in zip(times, self._numbers(times, states)):
+            watched = zip(self.before, after, self.monitor.events)
+            if any(b != b or crosses(a, b, event.direction) for a, b, event in watched):
+                met = meet(
+                    self.monitor,
+                    lambda t: self._states(step, t.tolist()),
+                    (_time(self.start, self.y0), _time(end, self.y0)),
+                    tuple(self.y0.new_tensor(values)[:, None] for values in (self.before, after)),
+                    _time(self.direction, self.y0),
+                )
+                order = sorted((time, which) for which, time in enumerate(met.times[:, 0].tolist()) if time < math.inf)
+                found += [(self.direction * time, which, abs(end - self.start)) for time, which in order]
+                if bool(torch.isfinite(met.limit)):
+                    self.ended = True
+                    return found
+            self.start, self.before = end, after
+        return found
+
+    def _states(self, step: Step, times: list[float]) -> Tensor:
+        return self._own(step.at(times))
+
+    def _own(self, states: Tensor) -> Tensor:
+        return states if self.components is None else states[:, : self.components]
+
+    def _numbers(self, times: list[float], states: Tensor) -> Iterator[list[float]]:
+        """Yield the conditions at times (k,) and states (k, n), one time after the other and none before it is wanted."""
+        moments = torch.tensor(times, dtype=states.dtype, device=states.device).unbind()
+        parts = self.layout.unpack(states)
+        unpacked = zip(*(part.unbind() for part in parts)) if self.layout.is_tuple else parts.unbind()
+        for t, y in zip(moments, unpacked):
+            yield [float(_numbers(event.condition(t, y), i, states, 1)) for i, event in enumerate(self.monitor.events)]
+
+    def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the states at the times asked for, and those at the events in their order."""
+        rows = torch.tensor([-1, *self.rows], device=states.device)
+        events = (rows >= 0).nonzero()[:, 0]
+        return states[rows < 0], states[events[torch.argsort(rows[events])]]
+
+    def corrected(self, f: Slope, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return times (p,) and states (p, n) of the events, one Newton step nearer and connected to autograd.
+
+        `states` are those that the march gives at the events.
+        """
+        which, parts = [event for _, event, _ in self.found], [part for _, _, part in self.found]
+        moments = torch.tensor([t for t, _, _ in self.found], dtype=torch.float64, device=states.device)
+        idle = torch.tensor([self.start], dtype=torch.float64, device=states.device), self.y0[None]
         corrected = attach(
-            lambda t, y: task.f(t[0].to(y.dtype), y[0])[None],
-            values,
-            torch.zeros(len(found), dtype=torch.int64),
-            torch.tensor(which, dtype=torch.int64),
-            *there,
-            (_time(task.ts[0], y0), y0.detach()[None]),
+            lambda t, y: f(t[0].to(y.dtype), y[0])[None],
+            self.monitor.values,
+            torch.zeros(len(which), dtype=torch.int64, device=states.device),
+            torch.tensor(which, dtype=torch.int64, device=states.device),
+            moments,
+            states,
+            idle,
         )
-        times, ends = _nearer(values, which, parts, there, corrected)
-    return replace(
-        solution,
-        ts=problem.ts[:kept] if isinstance(problem.ts, Tensor) else np.asarray(problem.ts, dtype=float)[:kept],
-        ys=layout.deliver(states[places[:kept]]),
-        nfev=solution.nfev + task.statistics.nfev,
-        message=message(-1, last) if terminal is None else message(which[terminal], float(times[terminal].detach())),
-        events=EventTrace(times.numpy() if layout.numpy else times, layout.deliver(ends), np.array(which, dtype=int)),
-        again=None,  # it would not look for events
-    )
+        return _nearer(self.monitor.values, which, parts, (moments, states), corrected)
 
 
 def needs_steps(solver: Any) -> str:
@@ -138,64 +213,8 @@ def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
     return value.reshape(count).clone()  # the next condition may fill the same memory
 
 
-@torch.no_grad()
-def _find(watch: EventMonitor, layout: Layout, task: Task, y0: Tensor) -> list[tuple[float, int, float]]:
-    """Return time, index and length of the part of a step it lies in, of every event in order, up to the first terminal one."""
-    found, start = [], task.ts[0]
-    before = next(_numbers_at([start], y0[None], watch.events, layout))
-    if any(map(math.isnan, before)):
-        raise undefined([math.isnan(value) for value in before].index(True), start)
-    direction = math.copysign(1.0, task.ts[-1] - start)
-    span = [start, task.ts[-1]]
-    for stop in march(task.method, task.f, y0, span, task.control, task.statistics, task.norm, dense=True):
-        step = stop.step
-        if not all_finite(step.end):
-            break  # the solve itself will tell
-        times = [step.t + part * step.h for part in PROBES]
-        states = torch.cat([step.at(times), step.end[None]])
-        times.append(step.t_end)
-        for end, after in zip(times, _numbers_at(times, states, watch.events, layout)):
-            happens = any(b != b or crosses(a, b, e.direction) for a, b, e in zip(before, after, watch.events))
-            if happens:
-                met = meet(
-                    watch,
-                    lambda t, step=step: step.at(t.tolist()),
-                    (_time(start, y0), _time(end, y0)),
-                    tuple(y0.new_tensor(values)[:, None] for values in (before, after)),
-                    _time(direction, y0),
-                )
-                order = sorted((time, which) for which, time in enumerate(met.times[:, 0].tolist()) if time < math.inf)
-                found += [(direction * time, which, abs(end - start)) for time, which in order]
-                if bool(torch.isfinite(met.limit)):
-                    return found
-            start, before = end, after
-    return found
-
-
-def _numbers_at(times: list[float], states: Tensor, events: tuple[Event, ...], layout: Layout) -> Iterator[list[float]]:
-    """Yield the conditions' numbers at times (k,) and states (k, n), one time after the other and none before it is wanted."""
-    moments = torch.tensor(times, dtype=states.dtype, device=states.device).unbind()
-    parts = layout.unpack(states)
-    unpacked = zip(*(part.unbind() for part in parts)) if layout.is_tuple else parts.unbind()
-    for t, y in zip(moments, unpacked):
-        yield [float(_numbers(event.condition(t, y), i, states, 1)) for i, event in enumerate(events)]
-
-
 def _time(t: float, y: Tensor) -> Tensor:
     return torch.tensor([t], dtype=torch.float64, device=y.device)
-
-
-def _with_times(ts: Any, kept: int, moments: list[float], forward: bool) -> tuple[Tensor, Tensor]:
-    """Return the first `kept` times and the events' as one monotone tensor, and where each of them went."""
-    own = as_tensor("ts", ts).to(torch.float64)[:kept]
-    both = torch.cat([own, torch.tensor(moments, dtype=torch.float64, device=own.device)])
-    _, places = torch.unique(both.detach(), return_inverse=True)  # sorted, rising
-    if not forward:
-        places = places.max() - places
-    # Of a time given twice the first one counts: it is the user's, which may require a gradient.
-    first = torch.full((int(places.max()) + 1,), len(both), device=both.device)
-    first = first.scatter_reduce(0, places, torch.arange(len(both), device=both.device), "amin")
-    return both[first], places
 
 
 def _nearer(
@@ -213,11 +232,6 @@ def _nearer(
             good[i] = (after <= before) & ((corrected[0][i] - there[0][i]).abs() <= part)
     t, y = (old.detach() + (new - new.detach()) for old, new in zip(there, corrected))
     return torch.where(good, corrected[0], t), torch.where(good[:, None], corrected[1], y)
-
-
-def _flat(ys: Any, layout: Layout) -> Tensor:
-    parts = ys if layout.is_tuple else (ys,)
-    return torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
 
 
 def attach(

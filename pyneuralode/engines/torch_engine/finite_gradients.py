@@ -8,7 +8,7 @@ from functools import wraps
 from torch import Tensor
 
 from ...errors import SolverError
-from ..state import all_finite
+from ...problem.values import all_finite
 
 
 def finite_gradients(backward: Callable) -> Callable:

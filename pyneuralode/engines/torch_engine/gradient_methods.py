@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import SolverError
-from ...gradients import BacksolveAdjoint, ForwardMode, GradientMethod, InterpolatingAdjoint
+from ...gradients import Backprop, BacksolveAdjoint, Checkpointed, ForwardMode, GradientMethod, InterpolatingAdjoint
 from ...problem import Control, Statistics
-from ..state import all_finite
-from .finite_gradients import finite_gradients
-from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms, tolerance_of
+from ...problem.values import all_finite
+from .finite_gradients import finite_gradients, watched
+from .march import Method, Monitor, Norm, Slope, Step, Stop, largest_rms, march, outputs_of, rms, tolerance_of
 from .once_differentiable import once_differentiable
 from .stiff.linear import Bordered, Linear, Opposed, Triangular
 from .stiff.sdirk import SDIRKMethod
@@ -34,6 +35,7 @@ class Task:
     """A flat initial-value problem: slope, times, method, control, and what the slope depends on.
 
     `parameters` are those that require gradients, `constants` the others, which nobody may change before these are known.
+    A `monitor` looks at the steps for events, whose times are then among those of the states returned.
     """
 
     f: Slope
@@ -44,6 +46,21 @@ class Task:
     constants: tuple[Tensor, ...]
     statistics: Statistics
     norm: Norm = rms
+    monitor: Monitor | None = None
+
+    def march(self, y0: Tensor, dense: bool = False) -> Iterator[Stop]:
+        """March from y0 (n,)."""
+        return march(
+            self.method,
+            self.f,
+            y0,
+            self.ts,
+            self.control,
+            self.statistics,
+            self.norm,
+            dense=dense,
+            monitor=self.monitor,
+        )
 
 
 def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -52,36 +69,46 @@ def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 
 def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
-    """Solve with every operation recorded by autograd (or by nobody, under no_grad); `steps` receives the steps."""
-    states, dense = [y0], steps is not None
-    for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm, dense=dense):
-        states += outputs_of(stop, task.ts)
+    """Solve step by step under autograd; every operation is recorded. `steps` receives the steps."""
+    return _recorded(task, y0, steps)[0]
+
+
+def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[Tensor, list[float]]:
+    """Return the states, and the times that they are of."""
+    states, times = [y0], [task.ts[0]]
+    for stop in task.march(y0, dense=steps is not None):
+        states += outputs_of(stop)
+        times += stop.times
         if steps is not None:
             stop.step.extend()  # now: the field may have changed by the time somebody asks
             steps.append(stop.step)
-    return torch.stack(states)
+    return torch.stack(states), times
 
 
-def checkpointed(task: Task, y0: Tensor, every: int) -> Tensor:
-    return _Checkpointed.apply(task, every, y0, *task.parameters)
+def _watched_backprop(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
+    return watched(lambda start: Tied.apply(backprop(task, start), *task.parameters), y0)
 
 
-def continuous(task: Task, y0: Tensor, settings: BacksolveAdjoint | InterpolatingAdjoint) -> Tensor:
-    return _Continuous.apply(task, settings, y0, *task.parameters)
+def _checkpointed(task: Task, y0: Tensor, method: Checkpointed) -> Tensor:
+    return _Checkpointed.apply(task, method.every, y0, *task.parameters)
 
 
-def forward_mode(task: Task, y0: Tensor) -> Tensor:
+def _continuous(task: Task, y0: Tensor, method: BacksolveAdjoint | InterpolatingAdjoint) -> Tensor:
+    return _Continuous.apply(task, method, y0, *task.parameters)
+
+
+def _forward_mode(task: Task, y0: Tensor, method: ForwardMode) -> Tensor:
     return _Forward.apply(task, y0, *task.parameters)
 
 
 @dataclass
 class _Block:
-    """Some consecutive steps: the state they start from, their times, and the outputs of each."""
+    """Consecutive steps: the state they start from, their times, and of each the times and the row of its outputs."""
 
     start: Tensor
     times: list[float]
     methods: list[Method]
-    outputs: list[list[int]]
+    outputs: list[tuple[list[float], int]]
 
 
 class _Checkpointed(torch.autograd.Function):
@@ -90,13 +117,14 @@ class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, task: Task, every: int, y0: Tensor, *parameters: Tensor) -> Tensor:
         states, blocks = [y0], []
-        for taken, stop in enumerate(march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm)):
-            states += outputs_of(stop, task.ts)
+        for taken, stop in enumerate(task.march(y0)):
+            row = len(states)
+            states += outputs_of(stop)
             if taken % every == 0:
                 blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
             blocks[-1].times.append(stop.step.t_end)
             blocks[-1].methods.append(stop.step.method)
-            blocks[-1].outputs.append(stop.outputs)
+            blocks[-1].outputs.append((stop.times, row))
         ctx.task, ctx.blocks = task, blocks
         ctx.save_for_backward(
             *parameters, *task.constants
@@ -116,15 +144,16 @@ class _Checkpointed(torch.autograd.Function):
                 y = start = block.start.detach().requires_grad_()
                 ends, first = [], None
                 cotangents = []
-                for t, t_end, method, outputs in zip(block.times, block.times[1:], block.methods, block.outputs):
+                for t, t_end, method, (times, row) in zip(block.times, block.times[1:], block.methods, block.outputs):
                     step = method.step(task.f, t, t_end, y, first, tolerance)
-                    inside = [j for j in outputs if task.ts[j] != t_end]
+                    inside = [time for time in times if time != t_end]
+                    middle, last = row + len(inside), row + len(times)
                     if inside:
-                        ends.append(step.at([task.ts[j] for j in inside]))
-                        cotangents.append(grad_states[inside])
-                    if len(inside) < len(outputs):
+                        ends.append(step.at(inside))
+                        cotangents.append(grad_states[row:middle])
+                    if middle < last:
                         ends.append(step.end)
-                        cotangents.append(grad_states[outputs[len(inside) :]].sum(0))
+                        cotangents.append(grad_states[middle:last].sum(0))
                     y, first = step.end, step.onward
                 ends.append(y)
                 cotangents.append(adjoint)
@@ -204,7 +233,7 @@ class _Continuous(torch.autograd.Function):
         ctx, task: Task, settings: BacksolveAdjoint | InterpolatingAdjoint, y0: Tensor, *parameters: Tensor
     ) -> Tensor:
         ctx.steps = None if isinstance(settings, BacksolveAdjoint) else []
-        states = backprop(task, y0, ctx.steps)
+        states, ctx.times = _recorded(task, y0, ctx.steps)
         ctx.task, ctx.settings = task, settings
         ctx.save_for_backward(states, *parameters, *task.constants)
         return states
@@ -223,12 +252,16 @@ class _Continuous(torch.autograd.Function):
             atol=ctx.settings.atol or float(np.min(task.control.atol)),
         )
         norm, guess = largest_rms(sizes), None
+        first = next((j for j, t in enumerate(ctx.times) if t != task.ts[0]), 0)
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
-        for j in range(len(task.ts) - 1, 0, -1):
+        for j in range(len(ctx.times) - 1, 0, -1):
+            if ctx.times[j] == ctx.times[j - 1]:  # an event at a time that was asked for
+                adjoint = adjoint + grad_states[j - 1]
+                continue
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
-            if j == 1:  # steps would creep toward the start for ever
+            if j == first:  # steps would creep toward the start for ever
                 _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.settings)
-            segment = [task.ts[j], task.ts[j - 1]]
+            segment = [ctx.times[j], ctx.times[j - 1]]
             taken = []
             for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, guess):
                 joint = stop.step.end
@@ -295,6 +328,8 @@ class _Forward(torch.autograd.Function):
         directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
+        if task.monitor is not None:
+            joint_task.monitor = task.monitor.of_first(n)
         start = torch.cat([y0, to_start.reshape(-1)])
         try:
             joint = backprop(joint_task, start)
@@ -331,6 +366,20 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
         if np.ndim(value)
     }
     return {"control": replace(task.control, **padded), "norm": lambda x: task.norm(x[:n])}
+
+
+METHODS: dict[type[GradientMethod], Callable[[Task, Tensor, Any], Tensor]] = {
+    Backprop: _watched_backprop,
+    Checkpointed: _checkpointed,
+    BacksolveAdjoint: _continuous,
+    InterpolatingAdjoint: _continuous,
+    ForwardMode: _forward_mode,
+}
+
+
+def differentiable(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
+    """Return the states (T, n) at the times wanted, differentiable by `method`, one of `METHODS`."""
+    return METHODS[type(method)](task, y0, method)
 
 
 def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -332,10 +332,10 @@ def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
 
 @dataclass
 class Stop:
-    """One step of a march and the outputs that fall into it: indices into the times asked for."""
+    """One step of a march, and the times within it at which the state is wanted, in order."""
 
     step: Step
-    outputs: list[int]
+    times: list[float]
 
 
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
@@ -361,6 +361,16 @@ def stops_of(ts: list[float], control: Control) -> list[float]:
     return [ts[0], *(stops if ts[-1] > ts[0] else reversed(stops)), ts[-1]]
 
 
+class Monitor(Protocol):
+    """What looks at the steps of a march as they are taken: for events."""
+
+    def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
+        """Return the times within the step at which the state is wanted, in order, and whether the march ends there.
+
+        `times` are those that the caller of the march asked for.
+        """
+
+
 def march(
     method: Method,
     f: Slope,
@@ -371,11 +381,14 @@ def march(
     norm: Norm = rms,
     guess: float | None = None,
     dense: bool = False,
+    monitor: Monitor | None = None,
 ) -> Iterator[Stop]:
-    """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers.
+    """March through `ts`, adaptively or in fixed steps, saying with each step at which times within it the state is wanted.
 
-    `dense`: the states everywhere inside the steps are asked for, not those at `ts` alone.
+    `dense`: the states everywhere inside the steps are asked for, not those at `ts` alone. A `monitor` adds times, and may
+    end the march.
     """
+    dense = dense or monitor is not None
     grid = fixed_grid(method.tableau, ts, control)
     if grid is None:
         inside = Inside(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
@@ -383,17 +396,22 @@ def march(
     else:
         steps = fixed_march(method, f, y, grid, statistics, tolerance_of(control, y, norm, adaptive=False))
     forward = ts[-1] > ts[0]
-    j = 1
+    j, ended = 1, False
     for step in steps:
         first = j
         while j < len(ts) and (ts[j] <= step.t_end if forward else ts[j] >= step.t_end):
             j += 1
-        yield Stop(step, list(range(first, j)))
+        times = ts[first:j]
+        if monitor is not None:
+            times, ended = monitor.look(step, times)
+        yield Stop(step, times)
+        if ended:
+            return
 
 
-def outputs_of(stop: Stop, ts: list[float]) -> list[Tensor]:
-    """Return the states at the times that `stop` covers, one tensor (n,) each."""
+def outputs_of(stop: Stop) -> list[Tensor]:
+    """Return the states at the times of a stop, one tensor (n,) each."""
     step = stop.step
-    inside = [ts[j] for j in stop.outputs if ts[j] != step.t_end]
+    inside = [t for t in stop.times if t != step.t_end]
     states = list(step.at(inside).unbind()) if inside else []
-    return states + [step.end] * (len(stop.outputs) - len(inside))
+    return states + [step.end] * (len(stop.times) - len(inside))

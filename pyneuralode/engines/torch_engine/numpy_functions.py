@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import ArgumentError
 from ...fields import VectorField
-from ...problem import Problem, Statistics
+from ...problem import Event, Statistics
 from .dynamics import bind, with_hints
 
 # Methods that tensors and arrays both have, of another meaning.
@@ -26,13 +26,12 @@ _AMBIGUOUS = ("max", "min", "nonzero", "repeat", "sort", "std", "transpose", "va
 _WRONG_KIND = (TypeError, AttributeError)
 
 
-def adapted(problem: Problem, statistics: Statistics | None = None) -> Problem:
-    """Return a problem of NumPy states whose callables may be functions of arrays; calls made to find out are counted."""
-    events = tuple(
+def either_kind_of_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
+    """Return events for a NumPy state: their conditions may take tensors or arrays."""
+    return tuple(
         replace(event, condition=_Function(event.condition, f"the condition of event {index}", False, None))
-        for index, event in enumerate(problem.events)
+        for index, event in enumerate(events)
     )
-    return replace(problem, dynamics=either_kind(problem.dynamics, statistics), events=events)
 
 
 def either_kind(field: Any, statistics: Statistics | None = None) -> Any:

@@ -22,7 +22,7 @@ from ...gradients import GradientMethod
 from ...models import FORMAT, make_control, read_model_file
 from ...solvers import find_solver
 from ..continuous import ContinuousFlow
-from ..dynamics import draw_noise, solve_terms
+from ..dynamics import draw_noise, solve_integrals
 from .histograms import PixelHistograms
 from .transforms import Logit, split, squeeze, unsplit, unsqueeze
 
@@ -217,14 +217,14 @@ class ImageFlow(nn.Module):
             else:
                 state = y.flatten(1)
                 noise = torch.as_tensor(draw_noise(self.noise, state.shape, np.random.default_rng((seed, number))))
-                found = solve_terms(next(blocks), state, (0.0, 1.0), noise.to(state), kinetic, jacobian)
+                found = solve_integrals(next(blocks), state, (0.0, 1.0), noise.to(state), kinetic, jacobian)
                 y, total, evaluations = (
-                    found.state.reshape(y.shape),
-                    total + found.trace,
-                    evaluations + found.evaluations,
+                    found.ys[-1].reshape(y.shape),
+                    total + found.integrals.trace,
+                    evaluations + found.nfev,
                 )
-                speed = speed + found.kinetic / self.dim if kinetic else speed
-                stretch = stretch + found.jacobian / self.dim if jacobian else stretch
+                speed = speed + found.integrals.kinetic / self.dim if kinetic else speed
+                stretch = stretch + found.integrals.jacobian / self.dim if jacobian else stretch
         z = torch.cat([*latents, y.flatten(1)], dim=1)
         normal = (z - self.prior_mean) * torch.exp(-self.prior_log_scale)
         prior = -0.5 * (normal.square() + math.log(2 * math.pi)) - self.prior_log_scale

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ....equations import Equations
 from ....errors import ArgumentError, PyNeuralODEError
 from ....fields import MLP, SEIR, Linear, VectorField
-from ...state import evaluated
-from ..dynamics import bind, build, check_slope
+from ..dynamics import bind, build
 from ..numpy_functions import refuse_function_of_arrays
+from ..slopes import check_slope, evaluated
 
 AUTONOMOUS = (MLP, SEIR, Linear)
 

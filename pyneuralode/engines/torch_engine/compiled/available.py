@@ -10,13 +10,14 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ....errors import SolverError
-from ....problem import Control
+from ....problem import Control, Signature
+from ....problem.values import as_tensor
 from ..march import bad_start, too_many_steps, too_small_step
-from ..tangents import has_tangent
 from .march_codes import BAD_START, TOO_MANY, TOO_SMALL
 
 log = logging.getLogger("pyneuralode")
@@ -32,11 +33,26 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
         return None
 
 
-def readable(*tensors: Tensor) -> bool:
-    """Return whether compiled code can read the tensors, and loses no tangents of forward-mode differentiation by it."""
-    return all(
-        x.device.type == "cpu" and x.dtype in (torch.float64, torch.float32) and not has_tangent(x) for x in tensors
+def not_readable(signature: Signature, kernels: Any) -> str | None:
+    """Return why compiled code cannot read values of this kind, or loses tangents of forward-mode differentiation by it."""
+    if signature.device.type != "cpu":
+        return f"y0 is on {signature.device}: compiled solves run on the CPU."
+    if signature.dtype not in (torch.float64, torch.float32):
+        return f"y0 is {signature.dtype}: compiled solves take float64 and float32."
+    if signature.tangents:
+        return "a tangent of forward-mode differentiation does not pass through compiled code: write compiled=False."
+    return (
+        None
+        if kernels
+        else "compiled solves need Numba, which does not start here: install it, or write compiled=False."
     )
+
+
+def floating(name: str, value: Any) -> np.ndarray:
+    """Return an array or a tensor on the CPU as an array of floating-point numbers, in the same memory where it is one."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return value
+    return (value if isinstance(value, Tensor) else as_tensor(name, value)).detach().numpy()
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

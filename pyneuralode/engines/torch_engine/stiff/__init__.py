@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from ....solvers import find_solver, require_engine
+from ....solvers import Solver, find_solver, require_engine
 from ..march import Method
 from ..tableaus import TABLEAUS, Tableau
 from . import coefficients
@@ -29,11 +29,11 @@ STIFF: dict[str, Rosenbrock | SDIRK | Switching] = {
 Coefficients = Tableau | Rosenbrock | SDIRK | Switching
 
 
-def find_tableau(solver: str | Tableau) -> Coefficients:
-    """Return the coefficients for a catalog name, or the caller's own tableau."""
+def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
+    """Return the coefficients of a solver of the catalog, or the caller's own tableau."""
     if isinstance(solver, Tableau):
         return solver
-    entry = find_solver(solver)
+    entry = solver if isinstance(solver, Solver) else find_solver(solver)
     require_engine(entry, "torch")
     return TABLEAUS.get(entry.name) or STIFF[entry.name]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...state import all_finite
+from ....problem.values import all_finite
 from ..once_differentiable import once_differentiable
 
 # Restarts of GMRES, vectors kept between them, and the precision that suffices inside an iteration of Newton's.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....errors import ArgumentError
 from ....fields import VectorField
 from ....problem import Statistics
-from ...state import Layout
+from ....problem.values import Layout
 from ..dynamics import bind
 from ..march import Slope
 from .linear import Bordered, Linear, Matrix, MatrixFree

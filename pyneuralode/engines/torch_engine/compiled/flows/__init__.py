@@ -1,5 +1,5 @@
-"""Whole solves of continuous flows with one hidden layer on the CPU, and their exact adjoint, in compiled code."""
+"""Continuous flows with one hidden layer: the samples with the integral of the exact trace, and their exact adjoint."""
 
-from .function import applies, solve
+from .path import CompiledFlows
 
-__all__ = ["applies", "solve"]
+__all__ = ["CompiledFlows"]

@@ -1,4 +1,4 @@
-"""The door to the compiled flows: where they apply, and their place in autograd."""
+"""Solves of flows by compiled code, and their place in autograd."""
 
 from __future__ import annotations
 
@@ -10,59 +10,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .....fields import VectorField
-from .....gradients import OF_STEPS
 from .....problem import Control
-from ....inputs import check_tolerances
-from ....integrals import Integrals
-from ...march import fixed_grid, stops_of
 from ...once_differentiable import once_differentiable
 from ...tableaus import Tableau
-from ..available import compiled, march_error, readable, run, wants_gradient
+from ..available import compiled, march_error, run, wants_gradient
 from ..networks.plan import tableau_plan
-from .plan import FlowPlan, flow_plan
+from ..times import Times
+from .plan import FlowPlan
 
 
-def applies(
-    field: object, parameters: dict[str, Tensor], state: Tensor, tableau: object, control: Control, gradient: object
-) -> bool:
-    """Return whether the compiled flows can carry `state` (n, d), with the exact trace and no penalties."""
-    if not isinstance(field, VectorField) or flow_plan(field) is None or _kernels() is None:
-        return False
-    plain = control.norm == "joint" and np.ndim(control.rtol) == np.ndim(control.atol) == 0
-    known = len(state) > 0 and readable(state, *parameters.values())
-    return plain and known and isinstance(tableau, Tableau) and isinstance(gradient, OF_STEPS)
-
-
-def solve(
-    field: VectorField,
-    parameters: dict[str, Tensor],
-    state: Tensor,
-    span: tuple[float, float],
-    tableau: Tableau,
-    control: Control,
-) -> Integrals:
-    """Carry `state` (n, d) over the span, connected to autograd."""
-    plan = flow_plan(field)
-    tensors = [parameters[name].to(state.dtype) for name in plan.shapes]
-    call = _Call(plan, span, tableau, control)
-    if wants_gradient(state, *tensors):
-        end, trace = _Flow.apply(call, state, *tensors)
-    else:
-        end, trace = call.march(state.detach(), [p.detach() for p in tensors], keep=False)
-    return Integrals(end, trace, None, None, *call.counts)
-
-
-def _kernels() -> tuple[ModuleType, ...] | None:
+def kernels() -> tuple[ModuleType, ...] | None:
     return compiled(f"{__package__}.march")
 
 
+def solve(call: Call, state: Tensor, tensors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the end (n, d) of the samples `state` and the integral of the trace (n,), connected to autograd."""
+    if wants_gradient(state, *tensors):
+        return _Flow.apply(call, state, *tensors)
+    return call.march(state.detach(), [p.detach() for p in tensors], keep=False)
+
+
 @dataclass
-class _Call:
+class Call:
     """One solve: what it is of, and after the march what its adjoint needs."""
 
     plan: FlowPlan
-    span: tuple[float, float]
+    times: Times
     tableau: Tableau
     control: Control
     counts: tuple[int, int, int] = (0, 0, 0)  # evaluations, accepted and rejected steps
@@ -72,16 +45,17 @@ class _Call:
         control, tableau = self.control, self.tableau
         scheme = tableau_plan(tableau)
         self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
-        span = [float(t) for t in self.span]
-        grid = fixed_grid(tableau, span, control)
-        if grid is None:
-            check_tolerances(control, state)
-        stops = np.array(stops_of(span, control) if grid is None else grid)
-        controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps, grid is None)
+        controls = (
+            control.first_step or 0.0,
+            control.min_step,
+            control.max_step,
+            control.max_steps,
+            self.times.adaptive,
+        )
         self.scheme = scheme.rows, scheme.ends, scheme.interpolant, scheme.numbers
         status, t, size, self.counts, end, *record = run(
-            _kernels()[0].march, self.plan.head, self.plan.scales, self.theta, state.t().contiguous().numpy(),
-            stops, *self.scheme, tableau.c, float(control.rtol), float(control.atol), np.array(controls, dtype=float), keep,
+            kernels()[0].march, self.plan.head, self.plan.scales, self.theta, state.t().contiguous().numpy(),
+            self.times.stops, *self.scheme, tableau.c, float(control.rtol), float(control.atol), np.array(controls, dtype=float), keep,
         )  # fmt: skip
         if status:
             raise march_error(status, t, size, control)
@@ -89,10 +63,10 @@ class _Call:
         end = torch.from_numpy(end)
         return end[:-1].t().contiguous(), end[-1]
 
-    def sweep(self, end_bar: Tensor, trace_bar: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def adjoint_sweep(self, end_bar: Tensor, trace_bar: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the first states (n, d) and to each parameter."""
         state_bar, theta_bar = run(
-            _kernels()[0].sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
+            kernels()[0].sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
             end_bar.t().contiguous().numpy(), trace_bar[None].contiguous().numpy(),
         )  # fmt: skip
         shapes = self.plan.shapes.values()
@@ -102,7 +76,7 @@ class _Call:
 
 class _Flow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, state: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx, call: Call, state: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         ctx.call = call
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
         return call.march(state, list(parameters), keep=True)
@@ -111,5 +85,5 @@ class _Flow(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, end_bar: Tensor, trace_bar: Tensor):
         ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
-        state_bar, parts = ctx.call.sweep(end_bar, trace_bar)
+        state_bar, parts = ctx.call.adjoint_sweep(end_bar, trace_bar)
         return None, state_bar, *parts

@@ -1,10 +1,9 @@
-"""The door to the compiled path for formulas: where it applies, and its place in autograd."""
+"""Solves of formulas by compiled code, any number of systems at once, and their place in autograd."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import ModuleType
 
 import numpy as np
@@ -12,130 +11,69 @@ import torch
 from torch import Tensor
 
 from .....errors import SolverError
-from .....fields import VectorField
-from .....gradients import OF_STEPS, Checkpointed
+from .....gradients import Checkpointed
 from .....problem import Control, Problem
-from ...batched.control import of_sample
 from ...finite_gradients import finite_gradients
-from ...gradient_methods import Task
-from ...march import fixed_grid, stops_of
 from ...once_differentiable import once_differentiable
 from ...stiff import find_tableau
-from ...tableaus import Tableau
-from ..available import compiled, march_error, readable, run, wants_gradient
+from ..available import compiled, march_error, run, wants_gradient
+from ..times import Times
 from .plan import MethodPlan, method_plans
-from .program import LARGEST, Program, program_of
+from .program import Program, program_of
 from .threads import over_threads
 
 # Memory for the stages of a solve's steps; those of a longer one are computed again.
 TAPE_BYTES = 256 << 20
 # Steps that are taken again at once; their stages stay in a core's cache.
 AGAIN = 64
-# Steps of a program times samples beyond which torch's vectors are as fast (measured), with explicit and stiff solvers.
-LARGE, LARGE_STIFF = 6_000, 60_000
 
 
-def _kernels() -> tuple[ModuleType, ...] | None:
+def kernels() -> tuple[ModuleType, ...] | None:
     return compiled(f"{__package__}.forward", f"{__package__}.backward")
 
 
-def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
-    """Return whether the compiled path can solve `problem` from the flat state `y0`, its samples in the same steps."""
-    if not _applies(problem, y0, parameters, 0):
-        return False
-    limit = LARGE if isinstance(find_tableau(problem.solver), Tableau) else LARGE_STIFF
-    return y0.numel() // problem.dynamics.dim * len(program_of(problem.dynamics).steps) <= limit
+class FormulaSolver:
+    """Solves of one field's formulas by one method, for any number of systems."""
 
+    def __init__(self, problem: Problem):
+        self.program = program_of(problem.field)
+        self.methods = method_plans(find_tableau(problem.solver))
+        gradient = problem.gradient
+        self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
+        self.tape = not isinstance(gradient, Checkpointed)
 
-def applies_each(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
-    """As `applies`, for samples y0 (B, n) with steps of their own; parameters may have a leading axis B."""
-    return _applies(problem, y0, parameters, len(y0))
+    def theta(self, parameters: Mapping[str, Tensor], samples: int) -> Tensor:
+        """Return the parameters one after the other, (1, m), or (samples, m) where one has an axis for the samples."""
+        shapes = self.program.shapes
+        own = any(parameters[name].ndim > len(shape) for name, shape in shapes.items())
+        parts = []
+        for name, shape in shapes.items():
+            part = parameters[name]
+            part = part.reshape(1, -1) if part.shape == shape else part.reshape(samples, -1)
+            parts.append(part.expand(samples, -1) if own else part)
+        return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
 
+    def solve(self, times: list[Times], control: Control, y0: Tensor, theta: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Solve every system of y0 (B, n) in steps of its own through its own times; tolerances may be (B, n).
 
-def _applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor], samples: int) -> bool:
-    field, method = problem.dynamics, find_tableau(problem.solver)
-    if not problem.compiled or problem.dense or problem.events or not isinstance(field, VectorField):
-        return False
-    program = program_of(field)
-    if program is None or np.shape(problem.y0)[-1:] != (field.dim,):
-        return False
-    if not isinstance(method, Tableau) and field.dim > LARGEST:
-        return False
-    shapes = program.shapes
-    if not shapes.keys() <= parameters.keys():
-        return False
-    if any(parameters[name].shape not in (shape, (samples, *shape)) for name, shape in shapes.items()):
-        return False
-    tensors = [y0, *(parameters[name] for name in shapes)]
-    if not readable(*tensors) or (wants_gradient(*tensors) and not isinstance(problem.gradient, OF_STEPS)):
-        return False
-    return _kernels() is not None
-
-
-def solve(problem: Problem, task: Task, y0: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-    """Solve and return the states (T, n) at the times asked for, connected to autograd."""
-    try:
-        states, counts = _solve(problem, [task.ts], task.control, y0[None], _rows(parameters, problem.dynamics, 0))
-    except _Failure as failure:
-        raise failure.error from None
-    task.statistics.nfev += int(counts[0, 0])
-    task.statistics.accepted += int(counts[0, 1])
-    task.statistics.rejected += int(counts[0, 2])
-    return states
-
-
-def prepare(problem: Problem, task: Task, y0: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
-    """Return `solve` as a function of the parameters."""
-    return partial(solve, problem, task, y0)
-
-
-def solve_each(
-    problem: Problem, times: list[list[float]], control: Control, y0: Tensor, parameters: dict[str, Tensor]
-) -> tuple[Tensor, np.ndarray]:
-    """Solve every sample of y0 (B, n) in steps of its own through its own times; tolerances may be (B, n).
-
-    Returns the states at all times, sample after sample (sum of the times, n), connected to autograd, and the
-    evaluations, accepted and rejected steps of each sample (B, 3).
-    """
-    try:
-        return _solve(problem, times, control, y0, _rows(parameters, problem.dynamics, len(y0)))
-    except _Failure as failure:
-        raise of_sample(failure.error, failure.sample) from None
-
-
-def _rows(parameters: dict[str, Tensor], field: VectorField, samples: int) -> Tensor:
-    """Return the parameters one after the other, (1, m), or (samples, m) where one has an axis for the samples."""
-    shapes = program_of(field).shapes
-    own = any(parameters[name].ndim > len(shape) for name, shape in shapes.items())
-    parts = []
-    for name, shape in shapes.items():
-        part = parameters[name]
-        part = part.reshape(1, -1) if part.shape == shape else part.reshape(samples, -1)
-        parts.append(part.expand(samples, -1) if own else part)
-    return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
-
-
-def _solve(
-    problem: Problem, times: list[list[float]], control: Control, y0: Tensor, theta: Tensor
-) -> tuple[Tensor, np.ndarray]:
-    method = find_tableau(problem.solver)
-    grids = [fixed_grid(method, row, control) for row in times]
-    checkpointed = isinstance(problem.gradient, Checkpointed)
-    differentiated = wants_gradient(y0, theta)
-    systems = _Systems(
-        program=program_of(problem.dynamics),
-        methods=method_plans(method),
-        times=_Ragged.of(times),
-        stops=_Ragged.of([stops_of(row, control) if grid is None else grid for row, grid in zip(times, grids)]),
-        adaptive=grids[0] is None,
-        control=control,
-        every=0 if not differentiated else problem.gradient.every if checkpointed else 1,
-        tape=differentiated and not checkpointed,
-    )
-    dtype = y0.dtype
-    y0, theta = y0.double(), theta.double()
-    states = _Compiled.apply(systems, y0, theta) if differentiated else systems.march(y0.detach(), theta.detach())
-    return states.to(dtype), systems.counts
+        Returns the states at all times, system after system (sum of the times, n), connected to autograd, and the
+        evaluations, accepted and rejected steps of each (B, 3). Raises `Failure` with the system that failed.
+        """
+        differentiated = wants_gradient(y0, theta)
+        systems = _Systems(
+            program=self.program,
+            methods=self.methods,
+            times=_Ragged.of([row.ts for row in times]),
+            stops=_Ragged.of([row.stops for row in times]),
+            adaptive=times[0].adaptive,
+            control=control,
+            every=self.every if differentiated else 0,
+            tape=differentiated and self.tape,
+        )
+        dtype = y0.dtype
+        y0, theta = y0.double(), theta.double()
+        states = _Compiled.apply(systems, y0, theta) if differentiated else systems.march(y0.detach(), theta.detach())
+        return states.to(dtype), systems.counts
 
 
 @dataclass
@@ -146,7 +84,7 @@ class _Ragged:
     ends: np.ndarray
 
     @classmethod
-    def of(cls, rows: list[list[float]]) -> _Ragged:
+    def of(cls, rows: list[np.ndarray]) -> _Ragged:
         ends = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=ends[1:])
         return cls(np.array(rows[0] if len(rows) == 1 else np.concatenate(rows), dtype=float), ends)
@@ -160,7 +98,7 @@ class _Ragged:
         return self.values[ends[0] : ends[-1]], ends - ends[0]
 
 
-class _Failure(Exception):
+class Failure(Exception):
     """A solve that ended early, and of which sample."""
 
     def __init__(self, error: SolverError, sample: int):
@@ -195,10 +133,10 @@ class _Systems:
         for some, report in zip(self.parts, reports):
             if report[:, 0].any():
                 failed = int(report[:, 0].argmax())
-                raise _Failure(march_error(*report[failed], control), some.start + failed)
+                raise Failure(march_error(*report[failed], control), some.start + failed)
         return torch.from_numpy(states[0] if len(states) == 1 else np.concatenate(states))
 
-    def sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint_sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients with respect to the initial states and the parameters."""
         self.cotangents = cotangents.contiguous().numpy()
         _, swept = over_threads(self._sweep_some, len(self.y0), self.parts)
@@ -208,7 +146,7 @@ class _Systems:
         return torch.from_numpy(y0_bar), torch.from_numpy(theta_bar)
 
     def _march_some(self, some: slice) -> tuple:
-        forward, _ = _kernels()
+        forward, _ = kernels()
         row = 8 * self.y0.size * max(len(plan.rows) for plan in self.methods[:2])
         most = TAPE_BYTES * (some.stop - some.start) // row if self.tape else 0
         return run(
@@ -219,7 +157,7 @@ class _Systems:
         )  # fmt: skip
 
     def _sweep_some(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
-        _, backward = _kernels()
+        _, backward = kernels()
         spans, kept, stages = self.records[self.parts.index(some)]
         counts = self.counts[some]
         if counts[:, 1].sum() > len(stages):
@@ -256,7 +194,7 @@ class _Systems:
 
         The steps start from what was `kept` there and end in the cotangent `end_bar`.
         """
-        forward, backward = _kernels()
+        forward, backward = kernels()
         n, some = len(end_bar), slice(i, i + 1)
         start, end = path[0, 0], path[-1, 1]
         inside = np.flatnonzero((np.minimum(start, end) < ts) & (ts < np.maximum(start, end)))
@@ -292,4 +230,4 @@ class _Compiled(torch.autograd.Function):
     @once_differentiable
     @finite_gradients
     def backward(ctx, cotangents: Tensor):
-        return None, *ctx.systems.sweep(cotangents)
+        return None, *ctx.systems.adjoint_sweep(cotangents)

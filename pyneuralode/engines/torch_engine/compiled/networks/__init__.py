@@ -1,5 +1,5 @@
-"""The compiled path: whole solves of small described fields on the CPU, and their exact adjoint, in Numba."""
+"""Networks and the SEIR model: whole explicit solves and their exact adjoint, each evaluation a few vector products."""
 
-from .function import applies, prepare
+from .path import Networks
 
-__all__ = ["applies", "prepare"]
+__all__ = ["Networks"]

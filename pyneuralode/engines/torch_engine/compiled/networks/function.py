@@ -1,154 +1,113 @@
-"""The door to the compiled path: where it applies, and its place in autograd."""
+"""One solve by compiled code, its adjoint, and their place in autograd."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .....errors import ArgumentError
-from .....fields import VectorField
-from .....gradients import OF_STEPS, Checkpointed
-from .....problem import Problem
-from ...gradient_methods import Task
-from ...march import fixed_grid, stops_of
+from .....gradients import Checkpointed
+from .....problem import Problem, Statistics
+from .....problem.values import as_tensor
 from ...once_differentiable import once_differentiable
-from ..available import compiled, march_error, readable, run, wants_gradient
-from .plan import VECTOR_BYTES, known, solve_plan
+from ...tableaus import Tableau
+from ..available import compiled, floating, march_error, run
+from ..times import Times
+from .plan import VECTOR_BYTES, solve_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
 # A fit solves thousands of times: fresh memory for each tape would cost more than the arithmetic on it.
 SPARE_BYTES = 32 << 20
-# Multiplications in one evaluation of the field beyond which torch's matrix products are as fast (measured).
-LARGE = 1_000_000
 _spare: dict[np.dtype, list[tuple[np.ndarray, np.ndarray]]] = {np.dtype("f4"): [], np.dtype("f8"): []}
 
 
-def _kernels() -> tuple[ModuleType, ...] | None:
+def kernels() -> tuple[ModuleType, ...] | None:
     return compiled(f"{__package__}.forward", f"{__package__}.backward")
 
 
-def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool:
-    """Return whether the compiled path can solve `problem` from the flat state `y0`."""
-    if not problem.compiled or problem.dense or not isinstance(problem.dynamics, VectorField):
-        return False
-    if not known(problem.dynamics):
-        return False
-    shapes = problem.dynamics.shapes()
-    if any(parameters[name].shape != shape for name, shape in shapes.items()):
-        return False
-    if y0.numel() // problem.dynamics.dim * sum(map(math.prod, shapes.values())) > LARGE:
-        return False
-    tensors = [y0, *(parameters[name] for name in shapes)]
-    if not readable(*tensors) or (wants_gradient(*tensors) and not isinstance(problem.gradient, OF_STEPS)):
-        return False
-    return _kernels() is not None
+class NetworkSolver:
+    """What solves of one field by one method have in common: the plan, the limits and tolerances as arrays."""
 
-
-def prepare(problem: Problem, task: Task, y0: Tensor) -> Repeated:
-    """Return the solve as a function of the parameters."""
-    return Repeated(problem, task, y0)
-
-
-class Repeated:
-    """A solve whose problem stays the same but for its parameters: what can be prepared is prepared once."""
-
-    def __init__(self, problem: Problem, task: Task, y0: Tensor):
-        control, gradient = task.control, problem.gradient
-        grid = fixed_grid(task.method.tableau, task.ts, control)
-        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps, grid is None)
-        self.task, self.y0, self.shapes = task, y0, problem.dynamics.shapes()
+    def __init__(self, problem: Problem, tableau: Tableau):
+        control, gradient, signature = problem.control, problem.gradient, problem.signature
+        self.control, self.kind = control, signature.dtype
+        self.shapes = problem.field.shapes()
         self.sizes = [math.prod(shape) for shape in self.shapes.values()]
-        dtype = y0.detach().numpy().dtype
-        plan = solve_plan(problem.dynamics, task.method.tableau, dtype, y0.numel() // problem.dynamics.dim)
+        self.count = sum(self.sizes)
+        self.size = sum(shape.numel() for shape in signature.layout.shapes)
+        self.dtype = np.dtype("f4" if signature.dtype == torch.float32 else "f8")
+        plan = solve_plan(problem.field, tableau, self.dtype, self.size // problem.field.dim)
         self.plan = plan.table, plan.scales, plan.coefficients, plan.interpolant
         self.work = plan.work
-        self.ts = np.array(task.ts)
-        self.stops = np.array(stops_of(task.ts, control) if grid is None else grid)
-        self.control = np.array(limits, dtype=float), np.empty((2, y0.numel()), dtype)
-        self.control[1][0], self.control[1][1] = control.rtol, control.atol
+        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        self.limits = {adaptive: np.array([*limits, adaptive], dtype=float) for adaptive in (True, False)}
+        self.tolerances = np.empty((2, self.size), self.dtype)
+        self.tolerances[0], self.tolerances[1] = control.rtol, control.atol
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
-        self.room = 0 if isinstance(gradient, Checkpointed) else TAPE_BYTES // y0.itemsize
+        self.room = 0 if isinstance(gradient, Checkpointed) else TAPE_BYTES // self.dtype.itemsize
 
-    def __call__(self, parameters: dict[str, Tensor]) -> Tensor:
-        """Return the states (T, n) for the parameters given, connected to autograd."""
-        tensors = [parameters[name] for name in self.shapes]
-        if wants_gradient(self.y0, *tensors):
-            return _Fused.apply(_Call(self), self.y0, *tensors)
-        return _Call(self).march(self.y0.detach(), [p.detach() for p in tensors], keep=False)
+    def tensors(self, parameters: Mapping[str, Any]) -> list[Tensor]:
+        """Return the parameters in the state's dtype, connected to autograd."""
+        values = [parameters[name] for name in self.shapes]
+        tensors = [x if isinstance(x, Tensor) else as_tensor(name, x) for name, x in zip(self.shapes, values)]
+        return [x if x.dtype == self.kind else x.to(self.kind) for x in tensors]
+
+    def theta(self, parameters: Mapping[str, Any]) -> np.ndarray:
+        """Return all parameters one after the other."""
+        arrays = [floating(name, parameters[name]).ravel() for name in self.shapes]
+        return np.concatenate(arrays, dtype=self.dtype, casting="same_kind")
 
 
-class _Call:
+class Call:
     """One solve, and what its adjoint needs."""
 
-    def __init__(self, problem: Repeated):
-        self.problem = problem
+    def __init__(self, solver: NetworkSolver, times: Times, statistics: Statistics):
+        self.solver, self.times, self.statistics = solver, times, statistics
 
-    def march(self, y0: Tensor, parameters: Sequence[Tensor], keep: bool) -> Tensor:
-        """Return the states (T, n); with `keep` for `sweep`."""
-        problem = self.problem
-        forward, _ = _kernels()
-        y0 = y0.numpy()
-        self.theta = torch.cat([p.reshape(-1) for p in parameters]).numpy().astype(y0.dtype, copy=False)
-        if self.theta.size != sum(problem.sizes):  # compiled code would read beyond them
-            raise ArgumentError(
-                f"parameters hold {self.theta.size} numbers: give {sum(problem.sizes)}, {', '.join(problem.shapes)} as in "
-                "the first solve."
-            )
-        self.work, tape = _memory(y0.dtype, problem.work)
+    def march(self, y0: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
+        """Return the states (T, n); with `keep` for `adjoint_sweep`."""
+        solver, times = self.solver, self.times
+        for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
+            if found != wanted:  # compiled code would read beyond them
+                raise ArgumentError(f"{name} has {found} numbers and {wanted} when this was prepared: prepare again.")
+        forward, _ = kernels()
+        self.theta = theta
+        self.work, tape = _memory(solver.dtype, solver.work)
         status, t, size, counts, ys, *self.record, self.tape = run(
-            forward.march,
-            *problem.plan,
-            *problem.control,
-            self.theta,
-            y0,
-            problem.ts,
-            problem.stops,
-            problem.every if keep else 0,
-            problem.room if keep else 0,
-            self.work,
-            tape,
-        )
+            forward.march, *solver.plan, solver.limits[times.adaptive], solver.tolerances, theta, y0,
+            times.ts, times.stops, solver.every if keep else 0, solver.room if keep else 0, self.work, tape,
+        )  # fmt: skip
         nfev, self.accepted, rejected, self.taped = counts
-        statistics = problem.task.statistics
+        statistics = self.statistics
         statistics.nfev += nfev
         statistics.accepted += self.accepted
         statistics.rejected += rejected
         if not (self.taped and keep):
             self._give_back()
         if status:
-            raise march_error(status, t, size, problem.task.control)
-        return torch.from_numpy(ys)
+            raise march_error(status, t, size, solver.control)
+        return ys
 
-    def sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
-        """Return the gradients with respect to the initial state and to each parameter."""
-        problem = self.problem
-        _, backward = _kernels()
+    def adjoint_sweep(self, cotangents: np.ndarray, wants_parameters: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients with respect to the initial state and to all parameters."""
+        solver = self.solver
+        _, backward = kernels()
         if not self.taped:
-            self.work, self.tape = _memory(problem.control[1].dtype, problem.work)
+            self.work, self.tape = _memory(solver.dtype, solver.work)
         y0_bar, theta_bar, self.tape = run(
-            backward.sweep,
-            *problem.plan,
-            self.theta,
-            problem.ts,
-            self.accepted,
-            self.taped,
-            problem.every,
-            *self.record,
-            self.work,
-            self.tape,
-            cotangents.contiguous().numpy(),
-            wants_parameters,
-        )
+            backward.sweep, *solver.plan, self.theta, self.times.ts, self.accepted, self.taped, solver.every,
+            *self.record, self.work, self.tape, cotangents, wants_parameters,
+        )  # fmt: skip
         self.taped = False  # the sweep used the tape up; another one takes the steps again
         self._give_back()
-        parts, shapes = torch.from_numpy(theta_bar).split(problem.sizes), problem.shapes.values()
-        return torch.from_numpy(y0_bar), [part.view(shape) for part, shape in zip(parts, shapes)]
+        return y0_bar, theta_bar
 
     def _give_back(self) -> None:
         """Leave the memory to the next solve."""
@@ -174,17 +133,23 @@ def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
     return room[skip : skip + size]
 
 
-class _Fused(torch.autograd.Function):
+class NetworkSolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, call: _Call, y0: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx, call: Call, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
-        return call.march(y0, parameters, keep=True)
+        theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
+        return torch.from_numpy(call.march(y0.contiguous().numpy(), theta, keep=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangents: Tensor):
         ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
-        wanted = ctx.needs_input_grad[2:]
-        y0_bar, parts = ctx.call.sweep(cotangents, any(wanted))
-        return None, y0_bar, *(part if want else None for part, want in zip(parts, wanted))
+        _, wants_start, *wanted = ctx.needs_input_grad
+        solver = ctx.call.solver
+        y0_bar, theta_bar = ctx.call.adjoint_sweep(cotangents.contiguous().numpy(), any(wanted))
+        parts: Sequence[Tensor | None] = [None] * len(wanted)
+        if any(wanted):
+            split = torch.from_numpy(theta_bar).split(solver.sizes)
+            parts = [p.view(s) if want else None for p, s, want in zip(split, solver.shapes.values(), wanted)]
+        return None, torch.from_numpy(y0_bar) if wants_start else None, *parts

@@ -1,19 +1,20 @@
-"""Conversion at the engine's door: arrays and tensors of any shape, and tuples of them, to one flat tensor."""
+"""The values of a solve, read and checked: states of any shape to one flat tensor, times, parameters."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..arguments import real_array
-from ..errors import ArgumentError
+from ..errors import ArgumentError, unknown_name
+from ..fields import VectorField
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
@@ -127,39 +128,27 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
     return flat, Layout(tuple(part.shape for part in tensors), isinstance(y0, tuple), numpy)
 
 
-def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> Any:
-    """Return ``call(time, state)``; raise where it changed the state, which is that of `y`, in place."""
-    version = None if y.is_inference() else y._version
-    value = call(time, state)
-    if version is not None and y._version != version:
-        raise ArgumentError(
-            f"{name} changes the state y in place, where the solver goes on from: write y = y.clone() first."
-        )
-    return value
+def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
+    """Return the parameters in the state's dtype; one on another device is the caller's mistake.
 
-
-def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callable, name: str) -> Callable:
-    """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked.
-
-    A slope is kept while others are evaluated, so it must not lie in memory that a user's function (which `wants_tensor`
-    for its time) fills again at its next call.
+    A module's own stand in for those not named, and keep their gradients. `constant` ones are detached.
     """
-
-    def slope(t: float, y: Tensor) -> Tensor:
-        time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor and not isinstance(t, Tensor) else t
-        states = layout.unpack(y)
-        if not wants_tensor:
-            slopes = call(time, states)
-            check(slopes, states, name)
-            return slopes.reshape(-1)
-        slopes = evaluated(call, time, states, y, name)
-        if not layout.is_tuple:
-            check(slopes, states, name)
-            return slopes.reshape(-1).clone()
-        if not isinstance(slopes, tuple) or len(slopes) != len(states):
-            raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, as many as y0 has.")
-        for part, state in zip(slopes, states):
-            check(part, state, name)
-        return torch.cat([part.reshape(-1) for part in slopes])
-
-    return slope
+    ours = isinstance(field, (VectorField, nn.Module))
+    if isinstance(field, nn.Module):
+        own = dict(field.named_parameters())
+        for name in given:
+            if name not in own:
+                raise unknown_name("a parameter", name, own)
+        given = own | dict(given)
+    parameters = {}
+    for name, value in given.items():
+        value = as_tensor(name, value)
+        if value.device != y0.device:
+            raise ArgumentError(
+                f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r})."
+            )
+        if not ours and value.dtype != y0.dtype:
+            # A callable holds its own reference: a converted copy would get the gradient in its place.
+            raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
+        parameters[name] = value.detach().to(y0.dtype) if constant and ours else value.to(y0.dtype)
+    return parameters

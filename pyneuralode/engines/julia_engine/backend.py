@@ -1,0 +1,35 @@
+"""The Julia engine: its paths, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from ...problem import Problem
+from ..backend import Backend, Prepared
+from .flows import JuliaFlows
+from .python_fields import PythonFields
+from .solve import DescribedFields
+
+_FLOWS, _PYTHON, _DESCRIBED = JuliaFlows(), PythonFields(), DescribedFields()
+
+
+class Julia(Backend):
+    """SciML's solvers and adjoints, called in this process or in a worker."""
+
+    name = "julia"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return _paths(problem).unsupported(problem)
+
+    def prepare(self, problem: Problem) -> Prepared:
+        return _paths(problem).prepare(problem)
+
+    def yields(self, problem: Problem) -> str | None:
+        return _paths(problem).yields(problem)
+
+
+def _paths(problem: Problem) -> Backend:
+    if problem.integrals is not None:
+        return _FLOWS
+    return _PYTHON if problem.form is not None or PythonFields.is_for(problem.field) else _DESCRIBED
+
+
+JULIA = Julia()

@@ -1,0 +1,23 @@
+"""What the Julia engine has, whatever the path: solvers, gradient methods and controls."""
+
+from __future__ import annotations
+
+from ...problem import Problem
+from ...solvers import Solver
+
+
+def lacking(problem: Problem) -> str | None:
+    """Return what the Julia engine lacks of a problem's solver, gradient method and controls; None if it has them."""
+    solver, gradient = problem.solver, problem.gradient
+    if not isinstance(solver, Solver):
+        return (
+            f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."
+        )
+    if "julia" not in solver.engines:
+        return f"solver {solver.name!r} is not in the julia engine: write engine={solver.engines[0]!r}."
+    if "julia" not in gradient.engines:
+        name = type(gradient).__name__
+        return f"gradient {name!r} is not in the julia engine: write engine={gradient.engines[0]!r}."
+    if problem.control.tstops:
+        return "tstops are given, which the julia engine does not have yet: write engine='torch'."
+    return None

@@ -1,0 +1,176 @@
+"""The one door: the registry of backends, what "auto" means here, and who solves a problem."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..errors import ArgumentError, EngineError, unknown_name
+from ..gradients import GradientMethod
+from ..problem import Control, Event, PathIntegrals, Problem, Signature, value_key
+from ..problem.problem import MassMatrix, Noise, Residual
+from .backend import Backend, Prepared
+from .julia_engine import session
+from .julia_engine.probe import probe
+
+log = logging.getLogger("pyneuralode")
+
+
+def _torch() -> Backend:
+    from .torch_engine.paths import TORCH
+
+    return TORCH
+
+
+def _julia() -> Backend:
+    from .julia_engine.backend import JULIA  # most installations never need it
+
+    return JULIA
+
+
+# In the order in which "auto" asks them, where they are there.
+_BACKENDS: dict[str, Callable[[], Backend]] = {"julia": _julia, "torch": _torch}
+_announced: set[str] = set()
+
+
+def register(backend: Backend) -> None:
+    """Add a backend, which is then taken where it is named: ``engine=backend.name``."""
+    if backend.name in ("auto", *_BACKENDS):
+        raise ArgumentError(f"name is {backend.name!r}, which is a backend already: give another name.")
+    _BACKENDS[backend.name] = lambda: backend
+
+
+def engines() -> tuple[str, ...]:
+    """Return what `engine` may be."""
+    return ("auto", *_BACKENDS)
+
+
+def choose_engine(engine: str) -> str:
+    """Return the engine that `engine` means here, before a problem is known: "auto" takes Julia where it is ready.
+
+    "auto" is what the environment variable `PYNEURALODE_ENGINE` says, else Julia where it is installed and ready, else
+    torch; the log says once which one, and why. Nothing is started.
+
+    Raises EngineError for "julia" where there is none, with what to do.
+    """
+    name = str(engine).lower()
+    if name not in engines():
+        raise unknown_name("engine", engine, engines())
+    if name == "auto":
+        return _automatic()
+    if name == "julia" and not session.runs():
+        found = probe()
+        if not found.found:
+            raise EngineError(f"engine is 'julia', and {found.reason}")
+    return name
+
+
+def _automatic() -> str:
+    wanted = (os.environ.get("PYNEURALODE_ENGINE") or "auto").lower()
+    if wanted not in engines():
+        raise unknown_name("PYNEURALODE_ENGINE", wanted, engines())
+    if wanted != "auto":
+        _announce(f"engine: {wanted}, as PYNEURALODE_ENGINE says")
+        return choose_engine(wanted)
+    if session.runs():
+        _announce("engine: julia, which runs already")
+        return "julia"
+    found = probe()
+    if found.found:
+        _announce(f"engine: julia, Julia {found.version} at {found.executable}")
+        return "julia"
+    _announce(f"engine: torch, since {found.reason}")
+    return "torch"
+
+
+def _announce(sentence: str) -> None:
+    if sentence not in _announced:
+        _announced.add(sentence)
+        log.info(sentence)
+
+
+def _circumstances(engine: str) -> tuple:
+    """Return what `choose` looks at beside the problem, cheap to make."""
+    get = os.environ.get
+    return engine, session.runs(), get("PYNEURALODE_ENGINE"), get("PYNEURALODE_JULIA"), get("PATH")
+
+
+def choose(problem: Problem, engine: str) -> Backend:
+    """Return the backend that solves a problem: the one named, or with "auto" the first that takes it.
+
+    Raises ArgumentError with the backend's own sentence where it does not take the problem, or with what each of them says.
+    """
+    first = choose_engine(engine)
+    if str(engine).lower() != "auto":
+        backend = _BACKENDS[first]()
+        if (sentence := backend.unsupported(problem)) is not None:
+            raise ArgumentError(sentence)
+        return backend
+    sentences = {}
+    for name in dict.fromkeys((first, "torch")):
+        backend = _BACKENDS[name]()
+        sentence = backend.unsupported(problem) or backend.yields(problem)
+        if sentence is None:
+            if sentences:
+                _announce(f"engine: {name} for a problem that julia leaves to it: {next(iter(sentences.values()))}")
+            return backend
+        sentences[name] = sentence
+    if len(sentences) == 1:
+        raise ArgumentError(*sentences.values())
+    told = "; ".join(f"{name}: {sentence.rstrip('.')}" for name, sentence in sentences.items())
+    raise ArgumentError(f"no engine takes this problem as it is ({told}).")
+
+
+def prepare(problem: Problem, engine: str = "auto") -> Prepared:
+    """Return a problem ready to be solved, on the engine named or on the first that takes it."""
+    return choose(problem, engine).prepare(problem)
+
+
+class Settings(NamedTuple):
+    """What a caller sets of a problem; see `Problem`."""
+
+    field: Any
+    solver: Any
+    gradient: GradientMethod
+    control: Control
+    dense: bool = False
+    compiled: bool = True
+    batch: str = "joint"
+    events: tuple[Event, ...] = ()
+    integrals: PathIntegrals | None = None
+    form: Noise | MassMatrix | Residual | None = None
+
+    def problem(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Problem:
+        """Return the problem for values of this kind."""
+        return Problem(signature=Signature.of(parameters, y0, ts), **self._asdict())
+
+
+class PreparedProblems:
+    """The problems that their owner has prepared, found again while nothing they depend on is another object.
+
+    Copies of the owner start empty. Threads may prepare the same problem twice, which does no harm.
+    """
+
+    MOST = 16
+
+    def __init__(self):
+        self._kept: dict[Any, tuple[Prepared, Settings]] = {}
+
+    def find(self, settings: Settings, engine: str, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Prepared:
+        """Return the problem of these settings for values of this kind, prepared now unless it was before."""
+        # What is kept holds the settings, so that no other object can come to have their identities.
+        key = (tuple(map(id, settings)), _circumstances(engine), value_key(parameters, y0, ts))
+        found = self._kept.get(key)
+        if found is not None:
+            return found[0]
+        prepared = prepare(settings.problem(parameters, y0, ts), engine)
+        self._kept = dict(list(self._kept.items())[1 - self.MOST :]) | {key: (prepared, settings)}
+        return prepared
+
+    def __deepcopy__(self, memo: dict) -> PreparedProblems:
+        return PreparedProblems()
+
+    def __reduce__(self) -> tuple:
+        return PreparedProblems, ()

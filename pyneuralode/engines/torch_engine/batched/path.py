@@ -1,0 +1,156 @@
+"""The path that takes all samples of a batch side by side, each in steps of its own: explicit solvers, any field."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....errors import ArgumentError
+from ....gradients import Backprop, Checkpointed
+from ....problem import EventTrace, Problem, Solution
+from ...backend import Backend
+from .. import events
+from ..dynamics import refuse_hidden_parameters
+from ..finite_gradients import watched
+from ..generic import lacking
+from ..gradient_methods import Tied, distinct, moved
+from ..independent import TANGENTS, Batch, IndependentPrepared, check_states
+from ..march import fixed_grid
+from ..numpy_functions import either_kind, either_kind_of_events
+from ..stiff import find_tableau
+from ..tableaus import Tableau
+from ..tangents import refuse_tangents
+from .control import AdaptiveControl, GridControl
+from .event_monitor import EventMonitor
+from .march import march
+from .replay import Replay, backprop, checkpointed
+from .slope import BatchedSlope, batched_slope, first_slope
+from .step import batched_method
+from .times import BatchedTimes, Places
+
+
+class SideBySide(Backend):
+    """Takes every independent problem whose solver is explicit."""
+
+    name = "torch"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if (sentence := lacking(problem)) is not None:
+            return sentence
+        if not isinstance(find_tableau(problem.solver), Tableau):
+            return f"solver is {problem.solver.name!r}, which takes one sample at a time."
+        return None
+
+    def prepare(self, problem: Problem) -> SideBySidePrepared:
+        return SideBySidePrepared(problem)
+
+
+class SideBySidePrepared(IndependentPrepared):
+    """A problem whose method is made ready."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        self.method = batched_method(self.tableau, problem.signature.dtype, problem.signature.device)
+
+    def solve_batch(self, batch: Batch) -> Solution:
+        problem, y0 = self.problem, batch.y0
+        field, watched_events = problem.field, problem.events
+        if self.layout.numpy:
+            field, watched_events = either_kind(field), either_kind_of_events(watched_events)
+        times = BatchedTimes(
+            batch.times.detach().to(y0.device, torch.float64).contiguous(), torch.tensor(batch.counts, device=y0.device)
+        )
+        f = batched_slope(field, batch.parameters, batch.own, self.shape)
+        slope = first_slope(f, times.start, y0.detach())
+        refuse_tangents(*TANGENTS, slope)  # of what a callable holds
+        if batch.times.requires_grad:  # a later start is a solve from where the solution was earlier
+            starts = batch.times[:, 0].to(y0.device)
+            h = (starts.detach() - starts).to(y0.dtype)[:, None]
+            y0 = moved(f, starts, starts.detach(), y0, h, twice=isinstance(problem.gradient, Backprop))
+        trainable = distinct(p for p in batch.parameters.values() if p.requires_grad)
+        wants_gradient = torch.is_grad_enabled() and (slope.requires_grad or y0.requires_grad or bool(trainable))
+        by_blocks = wants_gradient and isinstance(problem.gradient, Checkpointed)
+        if by_blocks and not problem.own:
+            refuse_hidden_parameters(slope, batch.parameters, problem.gradient)
+        keep = "both" if by_blocks else "steps" if wants_gradient else "states"
+        monitor = None
+        if watched_events:
+            monitor = EventMonitor(watched_events, events.batched_conditions(watched_events, self.shape))
+        record = march(self.method, f, y0, slope, times, self._step_control(batch), monitor, keep)
+
+        places = Places.joined([record.outputs, record.crossings])
+        if wants_gradient:
+            replay = Replay.of(self.method, f, record, places)
+            if by_blocks:
+                constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
+                states = checkpointed(replay, record, problem.gradient.every, y0, trainable, constants)
+            else:
+                states = watched(partial(backprop, replay), y0)
+            states = Tied.apply(states, *trainable)
+        else:
+            states = record.values
+        check_states(states.detach(), places.time, places.row)
+        count = len(record.outputs.row)
+        table = _table(batch, y0, record.outputs, states[:count])
+        if batch.times.requires_grad and torch.is_grad_enabled():
+            table = _attached(f, batch.times.to(y0.device), times, table, twice=not by_blocks)
+        met = self._met(batch, f, monitor, times, record.crossings, states[count:]) if monitor else None
+        reached = (1 + torch.bincount(record.outputs.row, minlength=len(y0))).tolist()
+        counted = {name: getattr(record, name).cpu().numpy() for name in ("nfev", "accepted", "rejected")}
+        return self.solution(batch, table, reached, counted, _messages(record.ended.tolist(), met), met)
+
+    def _step_control(self, batch: Batch) -> AdaptiveControl | GridControl:
+        control, tableau, y0 = self.problem.control, self.tableau, batch.y0
+        if self.problem.adaptive:
+            rtol, atol = (
+                v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y0.dtype, device=y0.device).view(y0.shape)
+                for v in (control.rtol, control.atol)
+            )
+            return AdaptiveControl(control, tableau.order, tableau.error_order, rtol, atol)
+        if self.problem.events and control.step_size is None:
+            raise ArgumentError(events.needs_steps(self.problem.solver))
+        rows = batch.times.detach().tolist()
+        grids = [fixed_grid(tableau, row[:count], control) for row, count in zip(rows, batch.counts)]
+        longest = max(map(len, grids))
+        padded = [grid + grid[-1:] * (longest - len(grid)) for grid in grids]
+        return GridControl(torch.tensor(padded, dtype=torch.float64, device=y0.device))
+
+    def _met(
+        self, batch: Batch, f: BatchedSlope, monitor: EventMonitor, times: BatchedTimes, places: Places, states: Tensor
+    ) -> EventTrace:
+        order = torch.argsort(places.row, stable=True)  # by sample; a sample's own are in order already
+        rows, which = places.row[order], places.slot[order]
+        idle = (times.start, batch.y0.detach())
+        moments, ends = events.attach(f, monitor.values, rows, which, places.time[order], states[order], idle)
+        return self.trace(rows.cpu().numpy(), which.cpu().numpy(), moments, ends)
+
+
+def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:
+    """Return the states (B, T, n) at the times asked for, NaN where a sample had ended."""
+    samples, width = batch.times.shape
+    firsts = torch.arange(samples, device=y0.device) * width
+    places = torch.cat([firsts, outputs.row * width + outputs.slot])
+    table = y0.new_full((samples * width, y0.shape[1]), torch.nan)
+    return table.index_put((places,), torch.cat([y0, states])).view(samples, width, -1)
+
+
+def _attached(f: BatchedSlope, given: Tensor, times: BatchedTimes, table: Tensor, twice: bool) -> Tensor:
+    """Return the states, each connected to its own time."""
+    missing = torch.isnan(table.detach()).any(2)
+    delays = given - given.detach()
+    moments = torch.where(missing, times.start[:, None], times.times)
+    states = torch.where(missing[..., None], table[:, :1], table)
+    steps = zip(*(x.unbind(1) for x in (moments, moments + delays, states, delays.to(table.dtype)[..., None])))
+    ends = [moved(f, t.contiguous(), t_end.contiguous(), y.contiguous(), h, twice) for t, t_end, y, h in steps]
+    return torch.where(missing[..., None], torch.nan, torch.stack(ends, 1))
+
+
+def _messages(ended: list[int], met: EventTrace | None) -> list[str]:
+    messages = [events.message(-1, 0.0)] * len(ended)
+    for sample, which, t in zip(met.samples, met.which, met.times.tolist()) if met else ():
+        if which == ended[sample]:
+            messages[sample] = events.message(which, t)
+    return messages

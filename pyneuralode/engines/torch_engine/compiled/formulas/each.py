@@ -1,0 +1,59 @@
+"""The path for formulas of many samples, each in steps of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from .....problem import Problem, Solution
+from ....backend import Backend
+from ...batched.control import of_sample
+from ...events import message
+from ...independent import Batch, IndependentPrepared, check_states
+from ..times import KnownTimes
+from .function import Failure, FormulaSolver
+from .path import Formulas, unsupported
+
+
+class FormulasOfEach(Backend):
+    """Takes independent problems of formulas, whose parameters may differ from sample to sample."""
+
+    name = Formulas.name
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if "ts" in problem.signature.differentiated:
+            return "ts is to be differentiated: write compiled=False."
+        return unsupported(problem, limited=False)
+
+    def prepare(self, problem: Problem) -> FormulasOfEachPrepared:
+        return FormulasOfEachPrepared(problem)
+
+
+class FormulasOfEachPrepared(IndependentPrepared):
+    """A problem whose program and method are ready for the kernels."""
+
+    engine = Formulas.name
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        self.solver = FormulaSolver(problem)
+        self.times = KnownTimes(self.tableau, problem.control)
+
+    def solve_batch(self, batch: Batch) -> Solution:
+        if batch.form == "shared":
+            times = [self.times.read(batch.times[0])] * self.samples
+        else:
+            times = [self.times.read(row[:count]) for row, count in zip(batch.times, batch.counts)]
+        control = replace(self.problem.control, **dict(self.tolerances()))
+        theta = self.solver.theta(batch.parameters, self.samples)
+        try:
+            states, counts = self.solver.solve(times, control, batch.y0, theta)
+        except Failure as failure:
+            raise of_sample(failure.error, failure.sample) from None
+        width = batch.times.shape[1]
+        row, slot = (torch.arange(width) < torch.tensor(batch.counts)[:, None]).nonzero(as_tuple=True)
+        check_states(states.detach(), batch.times[row, slot], row)
+        table = torch.nn.utils.rnn.pad_sequence(states.split(batch.counts), batch_first=True, padding_value=torch.nan)
+        counted = dict(zip(("nfev", "accepted", "rejected"), counts.T))
+        return self.solution(batch, table, batch.counts, counted, [message(-1, 0.0)] * self.samples, None)

@@ -1,0 +1,79 @@
+"""The path for formulas: what it takes, and joint problems made ready for it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .....fields import VectorField
+from .....gradients import OF_STEPS
+from .....problem import Problem, Statistics
+from ....backend import Backend
+from ...joint import JointPrepared, Values
+from ...stiff import find_tableau
+from ...tableaus import Tableau
+from ..available import not_readable
+from ..times import KnownTimes
+from .function import Failure, FormulaSolver, kernels
+from .program import LARGEST, program_of
+
+# Steps of a program times samples beyond which torch's vectors are as fast (measured), with explicit and stiff solvers.
+LARGE, LARGE_STIFF = 6_000, 60_000
+
+
+def unsupported(problem: Problem, limited: bool) -> str | None:
+    """Return why a problem of formulas is not solved in compiled code; `limited` by the work of one evaluation."""
+    field, signature, method = problem.field, problem.signature, find_tableau(problem.solver)
+    if not problem.compiled:
+        return "compiled is False: leave it out."
+    program = program_of(field) if isinstance(field, VectorField) else None
+    if program is None:
+        return f"the field is a {type(field).__name__}, which has no formulas that the compiled machine knows: give Equations."
+    if problem.dense or problem.events:
+        return f"{'dense is True' if problem.dense else 'events are watched'}: write compiled=False."
+    if limited and problem.control.norm != "joint":
+        return f"norm is {problem.control.norm!r}: compiled formulas take 'joint'."
+    explicit = isinstance(method, Tableau)
+    if not explicit and field.dim > LARGEST:
+        return f"the field has {field.dim} components: compiled stiff solvers take at most {LARGEST}."
+    if signature.differentiated - {"ts"} and not isinstance(problem.gradient, OF_STEPS):
+        return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
+    samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
+    if limited and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
+        return "the formulas of all samples are as fast in torch: write compiled=False."
+    return not_readable(signature, kernels())
+
+
+class Formulas(Backend):
+    """Takes formulas (`Equations`, and networks as such), with explicit and stiff solvers, on the CPU."""
+
+    name = "torch (compiled)"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return unsupported(problem, limited=True)
+
+    def prepare(self, problem: Problem) -> FormulaPrepared:
+        return FormulaPrepared(problem)
+
+
+class FormulaPrepared(JointPrepared):
+    """A joint problem whose program and method are ready for the kernels."""
+
+    engine = Formulas.name
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        self.solver = FormulaSolver(problem)
+        self.times = KnownTimes(self.tableau, problem.control)
+
+    def states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
+        times = self.times.read(values.ts)
+        try:
+            states, counts = self.solver.solve(
+                [times], self.problem.control, start[None], self.solver.theta(values.parameters, 0)
+            )
+        except Failure as failure:
+            raise failure.error from None
+        statistics.nfev += int(counts[0, 0])
+        statistics.accepted += int(counts[0, 1])
+        statistics.rejected += int(counts[0, 2])
+        return states

@@ -1,0 +1,50 @@
+"""The times of a compiled solve: read and checked once, and found again while they are the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ....problem import Control
+from ....problem.values import check_times
+from ..march import fixed_grid, stops_of
+from ..tableaus import Tableau
+
+# Different times that a prepared problem remembers: the spans of a fit, say.
+MOST = 8
+
+
+@dataclass(frozen=True)
+class Times:
+    """Times as an array (T,) of float64, the times that steps end on, and whether steps between those are adaptive."""
+
+    ts: np.ndarray
+    stops: np.ndarray
+    adaptive: bool
+
+
+class KnownTimes:
+    """Reads times for solves by one method with one control."""
+
+    def __init__(self, tableau: Tableau, control: Control):
+        self.tableau, self.control = tableau, control
+        self._known: dict[bytes, Times] = {}
+
+    def read(self, ts: Any) -> Times:
+        """Return the times; raise unless they are finite and strictly monotone."""
+        array = ts.detach().cpu().numpy() if isinstance(ts, Tensor) else ts
+        plain = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype in (np.float64, np.float32)
+        key = array.tobytes() + array.dtype.char.encode() if plain else None
+        found = self._known.get(key) if plain else None
+        if found is not None:
+            return found
+        times = check_times(ts).detach().tolist()
+        grid = fixed_grid(self.tableau, times, self.control)
+        stops = stops_of(times, self.control) if grid is None else grid
+        found = Times(np.array(times), np.array(stops, dtype=float), grid is None)
+        if plain:
+            self._known = dict(list(self._known.items())[1 - MOST :]) | {key: found}
+        return found

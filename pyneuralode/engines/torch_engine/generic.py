@@ -1,0 +1,174 @@
+"""The generic path: any field, solver and gradient method of the torch engine, step by step on torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ArgumentError
+from ...gradients import GRADIENTS, Backprop
+from ...problem import EventTrace, Problem, Solution, Statistics
+from ...problem.values import Layout, flatten, read_parameters, times_inside
+from ...solvers import Solver
+from ..backend import Backend
+from . import numpy_functions
+from .dynamics import refuse_hidden_parameters
+from .events import StepEvents, message, needs_steps
+from .finite_gradients import watched
+from .gradient_methods import (
+    METHODS,
+    Task,
+    Tied,
+    attach_outputs,
+    attach_start,
+    backprop,
+    differentiable,
+    distinct,
+    trajectory,
+)
+from .joint import JointPrepared, Values, require_finite
+from .march import Step, fixed_grid, norm_of
+from .slopes import counted_slope
+from .stiff import System, as_method
+from .tableaus import Tableau
+from .tangents import carries_derivatives, differentiates_forwards, refuse_tangents
+
+
+class Generic(Backend):
+    """Takes every joint problem for whose solver and gradient method the engine has code."""
+
+    name = "torch"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return lacking(problem)
+
+    def prepare(self, problem: Problem) -> GenericPrepared:
+        return GenericPrepared(problem)
+
+
+def lacking(problem: Problem) -> str | None:
+    """Return what the torch engine lacks of a problem's equations, solver and gradient method; None if it has them."""
+    if problem.form is not None:
+        return f"{type(problem.form).__name__} equations are not in the torch engine: write engine='julia'."
+    solver, method = problem.solver, type(problem.gradient)
+    if isinstance(solver, Solver) and "torch" not in solver.engines:
+        return f"solver {solver.name!r} is not in the torch engine: write engine={solver.engines[0]!r}."
+    if method not in METHODS:
+        engine = GRADIENTS[method.__name__].engines[0]
+        return f"gradient {method.__name__!r} is not in the torch engine: write engine={engine!r}."
+    return None
+
+
+class GenericPrepared(JointPrepared):
+    """A problem whose method is made ready; everything else depends on the values."""
+
+    engine = "torch"
+    twice = True
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        signature = problem.signature
+        self.method = as_method(self.tableau, signature.dtype, signature.device)
+        self.norm = norm_of(problem.control, self.layout.shapes)
+
+    def solve_values(self, values: Values, ts: Any) -> Solution:
+        problem, layout, statistics = self.problem, self.layout, Statistics()
+        task = self._task(values, statistics)
+        events = StepEvents(self._events(), layout, values.y0, values.times) if problem.events else None
+        if events and problem.control.step_size is None and fixed_grid(self.tableau, values.times, problem.control):
+            raise ArgumentError(needs_steps(problem.solver))
+        task.monitor = events
+        times_matter, twice = carries_derivatives(values.ts), isinstance(problem.gradient, Backprop)
+        moments = values.ts.clone() if times_matter else values.ts  # which the caller may change
+        start = attach_start(task.f, moments, values.y0, twice) if times_matter else values.y0
+        steps: list[Step] | None = [] if problem.dense else None
+        states = self._states(task, start, steps)
+        met = None
+        if events is not None:
+            states, there = events.split(states)
+        require_finite(states, values.times)
+        if times_matter:
+            states = attach_outputs(task.f, moments[: len(states)], values.times[: len(states)], states, twice)
+        if events is not None:
+            met = self._trace(events, task.f, there)
+        solution = self.solution(states, statistics, ts[: len(states)])
+        if steps is not None:
+            solution.dense = _dense(steps, task.parameters, layout, None if met is None else events)
+        if met is not None:
+            last = events.found[-1] if events.ended else None
+            solution.events = met
+            solution.message = message(last[1], float(met.times[-1])) if last else message(-1, 0.0)
+        return solution
+
+    def _task(self, values: Values, statistics: Statistics) -> Task:
+        problem, layout, parameters = self.problem, self.layout, values.parameters
+        field = numpy_functions.either_kind(problem.field, statistics) if layout.numpy else problem.field
+        f = counted_slope(field, parameters, layout, values.y0.dtype, statistics)
+        explicit = isinstance(self.tableau, Tableau)
+        if torch.is_grad_enabled() and not (problem.own or isinstance(problem.gradient, Backprop)):
+            refuse_hidden_parameters(f(values.times[0], values.y0.detach()), parameters, problem.gradient)
+        if differentiates_forwards():
+            slope = f(values.times[0], values.y0)
+            _refuse_lost_tangents(problem, explicit, values.y0, values.ts, slope, *parameters.values())
+        return Task(
+            f=f if explicit else System(f, field, parameters, layout, statistics),
+            ts=values.times,
+            method=self.method,
+            control=problem.control,
+            parameters=distinct(p for p in parameters.values() if p.requires_grad),
+            constants=tuple(p for p in parameters.values() if not p.requires_grad),
+            statistics=statistics,
+            norm=self.norm,
+        )
+
+    def _states(self, task: Task, start: Tensor, steps: list[Step] | None) -> Tensor:
+        if steps is not None:
+            return watched(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
+        if torch.is_grad_enabled() and (start.requires_grad or task.parameters):
+            return differentiable(task, start, self.problem.gradient)
+        return backprop(task, start)
+
+    def states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
+        return self._states(self._task(values, statistics), start, None)
+
+    def _events(self) -> tuple:
+        return numpy_functions.either_kind_of_events(self.problem.events) if self.layout.numpy else self.problem.events
+
+    def _trace(self, events: StepEvents, f: Callable, states: Tensor) -> EventTrace:
+        which = np.array([event for _, event, _ in events.found], dtype=int)
+        times, ends = events.corrected(f, states)
+        return EventTrace(times.numpy() if self.layout.numpy else times, self.layout.deliver(ends), which)
+
+
+def slope(field: Any, parameters: Mapping[str, Any], t: float, y: Any) -> Any:
+    """Return dy/dt at time `t` and state `y`, in the kind (NumPy or torch) of `y`."""
+    flat, layout = flatten(y)
+    own = read_parameters(field, parameters, flat, constant=layout.numpy)
+    if layout.numpy:
+        field = numpy_functions.either_kind(field)
+    return layout.deliver(counted_slope(field, own, layout, flat.dtype, Statistics())(float(t), flat))
+
+
+def _refuse_lost_tangents(problem: Problem, explicit: bool, *tensors: Tensor) -> None:
+    recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not explicit:
+        refuse_tangents(f"the solver {problem.solver.name}", "take an explicit one, such as Tsit5", *tensors)
+    if recorded and not isinstance(problem.gradient, Backprop):
+        refuse_tangents(f"the gradient {type(problem.gradient).__name__}", "write gradient='Backprop'", *tensors)
+
+
+def _dense(steps: list[Step], parameters: tuple[Tensor, ...], layout: Layout, events: StepEvents | None) -> Callable:
+    """Return the function of time that the steps' interpolants make."""
+    state_at = trajectory(steps)
+    first, last = steps[0].t, events.found[-1][0] if events and events.ended else steps[-1].t_end
+
+    def at(t):
+        states = torch.stack([state_at(float(time)) for time in times_inside(t, first, last)])
+        states = Tied.apply(states, *parameters)
+        return layout.deliver(states[0] if np.ndim(t) == 0 else states)
+
+    return at

@@ -1,0 +1,133 @@
+"""The path that takes the samples of a batch one after another: for solvers and compiled code that take a single state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import SolverError
+from ...fields import VectorField
+from ...problem import Problem, Solution
+from ...problem.values import Layout
+from ..backend import Backend, Paths
+from . import events
+from .batched.control import of_sample
+from .dynamics import bind, with_hints
+from .generic import lacking
+from .independent import Batch, IndependentPrepared
+from .numpy_functions import either_kind, either_kind_of_events
+
+# Samples beyond which steps of all together are faster than compiled solves of one after another (measured: 20 to 100).
+FEW = 32
+
+
+class OneByOne(Backend):
+    """Takes independent problems of which `paths`, in their order, solve each sample alone.
+
+    `most` samples only, unless it is None.
+    """
+
+    name = "torch"
+
+    def __init__(self, paths: Iterable[Backend], most: int | None = None):
+        self.paths, self.most = Paths("torch", paths), most
+
+    def unsupported(self, problem: Problem) -> str | None:
+        samples = problem.signature.layout.shapes[0][0]
+        if (sentence := lacking(problem)) is not None:
+            return sentence
+        if self.most is None:
+            return None
+        if samples > self.most:
+            return f"y0 has {samples} samples, which are faster side by side."
+        if problem.events or not isinstance(problem.field, VectorField):
+            return "alone, each sample would take the generic path."
+        return self.paths.unsupported(self._of_one(problem))
+
+    def prepare(self, problem: Problem) -> OneByOnePrepared:
+        return OneByOnePrepared(problem, self.paths)
+
+    def _of_one(self, problem: Problem) -> Problem:
+        layout, own = problem.signature.layout, problem.field.shapes()
+        return of_one_sample(problem, problem.field, torch.Size(layout.shapes[0][1:]), own)
+
+
+def of_one_sample(problem: Problem, field: Any, shape: torch.Size, parameters: Any) -> Problem:
+    """Return the joint problem of one sample whose state has this shape; its tolerances are any sample's."""
+    signature = problem.signature
+    layout = Layout((shape,), is_tuple=False, numpy=False)  # its values are read already
+    joint = replace(signature, layout=layout, parameters=dict(parameters), times="shared", key=None)
+    control = replace(problem.control, norm="joint", rtol=_any(problem.control.rtol), atol=_any(problem.control.atol))
+    return replace(problem, field=field, signature=joint, control=control, batch="joint")
+
+
+def _any(tolerance: Any) -> float:
+    return tolerance if np.ndim(tolerance) == 0 else float(np.max(tolerance))
+
+
+class OneByOnePrepared(IndependentPrepared):
+    """A problem whose samples are prepared when their values are known: conditions of events hold something of each."""
+
+    def __init__(self, problem: Problem, paths: Paths):
+        super().__init__(problem)
+        self.paths = paths
+
+    def solve_batch(self, batch: Batch) -> Solution:
+        problem = self.problem
+        watched = either_kind_of_events(problem.events) if self.layout.numpy else problem.events
+        field = problem.field
+        described = isinstance(field, VectorField)
+        if not described:
+            field = self._alone(either_kind(field) if self.layout.numpy else field, batch)
+        shape = self.shape if described else torch.Size((1, *self.shape))
+        tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
+        solutions = []
+        for b in range(self.samples):
+            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()} if described else {}
+            own = {name: value[b] for name, value in tolerances}
+            alone = of_one_sample(problem, field, shape, {name: tuple(p.shape) for name, p in parameters.items()})
+            alone = replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))
+            try:
+                prepared = self.paths.prepare(alone)
+                solutions.append(prepared.run(parameters, batch.y0[b].view(shape), batch.times[b, : batch.counts[b]]))
+            except SolverError as error:
+                raise of_sample(error, b) from None
+        return self._joined(batch, solutions)
+
+    def _alone(self, field: Any, batch: Batch) -> Callable:
+        """Return a callable's slope of one sample: it is called with a batch of one."""
+        call, _ = bind(field, batch.parameters)
+
+        def slope(t: Tensor, y: Tensor) -> Tensor:
+            return call(t.view([1] * y.ndim), y)
+
+        own = getattr(field, "jacobian", None)
+        jacobian = {} if own is None else {"jacobian": lambda t, y: own(torch.as_tensor(t).view([1] * y.ndim), y)}
+        return with_hints(slope, field, **jacobian)
+
+    def _joined(self, batch: Batch, solutions: list[Solution]) -> Solution:
+        reached = [len(solution.ys) for solution in solutions]
+        n, width = batch.y0.shape[1], batch.times.shape[1]
+        states = torch.stack(
+            [
+                torch.cat([solution.ys.reshape(count, n), batch.y0.new_full((width - count, n), torch.nan)])
+                for count, solution in zip(reached, solutions)
+            ]
+        )
+        met = None
+        if self.problem.events:
+            found = [solution.events for solution in solutions]
+            samples = np.repeat(np.arange(len(found)), [len(one) for one in found])
+            which = np.concatenate([one.which for one in found])
+            moments, ends = (torch.cat([getattr(one, name) for one in found]) for name in ("times", "states"))
+            met = self.trace(samples, which, moments, ends)
+        counted = {
+            name: np.array([getattr(one, name) for one in solutions]) for name in ("nfev", "accepted", "rejected")
+        }
+        messages = [solution.message for solution in solutions]
+        return self.solution(batch, states, reached, counted, messages, met, solutions[0].engine)

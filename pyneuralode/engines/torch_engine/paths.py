@@ -1,0 +1,40 @@
+"""The torch engine's paths, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from ...problem import Problem
+from ..backend import Backend, Paths, Prepared
+from .batched.path import SideBySide
+from .compiled.flows import CompiledFlows
+from .compiled.formulas import Formulas
+from .compiled.formulas.each import FormulasOfEach
+from .compiled.networks import Networks
+from .flows import Flows
+from .generic import Generic, lacking
+from .one_by_one import FEW, OneByOne
+
+_JOINT = (Networks(), Formulas(), Generic())
+_PATHS = {
+    "joint": Paths("torch", _JOINT),
+    "independent": Paths("torch", (FormulasOfEach(), OneByOne(_JOINT, FEW), SideBySide(), OneByOne(_JOINT))),
+    "flow": Paths("torch", (CompiledFlows(), Flows())),
+}
+
+
+class Torch(Backend):
+    """The embedded engine."""
+
+    name = "torch"
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return lacking(problem) or _paths(problem).unsupported(problem)
+
+    def prepare(self, problem: Problem) -> Prepared:
+        return _paths(problem).prepare(problem)
+
+
+def _paths(problem: Problem) -> Paths:
+    return _PATHS[problem.batch if problem.integrals is None else "flow"]
+
+
+TORCH = Torch()

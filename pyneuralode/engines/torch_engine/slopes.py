@@ -1,0 +1,109 @@
+"""From a field to the slope of one flat state: called, checked and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArgumentError, PyNeuralODEError
+from ...fields import VectorField
+from ...problem import Statistics
+from ...problem.values import Layout
+from .dynamics import Parameters, bind
+from .numpy_functions import refuse_function_of_arrays
+
+
+def check_slope(slope: object, y: Tensor, name: str) -> None:
+    """Raise unless what the field returned is a tensor like the state."""
+    if not isinstance(slope, Tensor):
+        raise ArgumentError(f"{name} returned a {type(slope).__name__}: it must return dy/dt as a tensor like y.")
+    for kind, ours, theirs in (
+        ("shape", tuple(y.shape), tuple(slope.shape)),
+        ("dtype", y.dtype, slope.dtype),
+        ("device", y.device, slope.device),
+    ):
+        if ours != theirs:
+            raise ArgumentError(
+                f"{name} returned {kind} {theirs} for a state of {kind} {ours}: give y0 and the field the same {kind}."
+            )
+
+
+def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> Any:
+    """Return ``call(time, state)``; raise where it changed the state, which is that of `y`, in place."""
+    version = None if y.is_inference() else y._version
+    value = call(time, state)
+    if version is not None and y._version != version:
+        raise ArgumentError(
+            f"{name} changes the state y in place, where the solver goes on from: write y = y.clone() first."
+        )
+    return value
+
+
+def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callable, name: str) -> Callable:
+    """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked.
+
+    A slope is kept while others are evaluated, so it must not lie in memory that a user's function (which `wants_tensor`
+    for its time) fills again at its next call.
+    """
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor and not isinstance(t, Tensor) else t
+        states = layout.unpack(y)
+        if not wants_tensor:
+            slopes = call(time, states)
+            check(slopes, states, name)
+            return slopes.reshape(-1)
+        slopes = evaluated(call, time, states, y, name)
+        if not layout.is_tuple:
+            check(slopes, states, name)
+            return slopes.reshape(-1).clone()
+        if not isinstance(slopes, tuple) or len(slopes) != len(states):
+            raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, as many as y0 has.")
+        for part, state in zip(slopes, states):
+            check(part, state, name)
+        return torch.cat([part.reshape(-1) for part in slopes])
+
+    return slope
+
+
+def counted_slope(
+    field: Any, parameters: Parameters, layout: Layout, dtype: torch.dtype, statistics: Statistics
+) -> Callable[[float, Tensor], Tensor]:
+    """Return the slope ``f(t, flat y)`` of any field, which counts its evaluations; the first one's failures are told as y0's."""
+    if isinstance(field, nn.Module):
+        for label, buffer in field.named_buffers():
+            if buffer.is_floating_point() and dtype != buffer.dtype:
+                raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both one dtype.")
+    name = type(field).__name__ if isinstance(field, (VectorField, nn.Module)) else "the field"
+    grad = torch.is_grad_enabled()
+
+    @cache  # at the first call, as the compiled paths need none
+    def plain() -> Callable:
+        # Gradient methods call without recording, but what a field makes of its parameters here they differentiate.
+        with torch.set_grad_enabled(grad):
+            call, wants_tensor = bind(field, parameters)
+        return flat_slope(call, layout, wants_tensor, check_slope, name)
+
+    def slope(t: float, y: Tensor) -> Tensor:
+        statistics.nfev += 1
+        if statistics.nfev > 1:
+            return plain()(t, y)
+        try:
+            return plain()(t, y)
+        except Exception as error:  # later ones are not y0's fault
+            if not layout.numpy and name == "the field":
+                time = torch.full((), float(t), dtype=y.dtype, device=y.device)
+                refuse_function_of_arrays(field, time, layout.unpack(y), error)
+            if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
+                raise
+            # torch's word for shapes and dtypes that do not fit
+            raise ArgumentError(
+                f"{name} cannot be evaluated at y0 of shape {layout.describe()} and {y.dtype} "
+                f"({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
+            ) from error
+
+    return slope

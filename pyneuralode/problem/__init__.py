@@ -1,0 +1,24 @@
+"""What every engine takes and gives: the problem, its controls and events, the values of a solve, and its solution."""
+
+from .control import NORMS, Control, make_control
+from .event import Event, read_events
+from .problem import BATCHES, PathIntegrals, Problem
+from .signature import Signature, value_key
+from .solution import EventTrace, Integrals, Solution, Statistics
+
+__all__ = [
+    "BATCHES",
+    "NORMS",
+    "Control",
+    "Event",
+    "EventTrace",
+    "Integrals",
+    "PathIntegrals",
+    "Problem",
+    "Signature",
+    "Solution",
+    "Statistics",
+    "make_control",
+    "read_events",
+    "value_key",
+]

@@ -1,0 +1,134 @@
+"""The controls of a solve: tolerances, sizes of steps, times that steps end on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..arguments import real_array, real_number, whole_number
+from ..errors import ArgumentError, unknown_name
+
+NORMS = ("joint", "samples")
+
+
+@dataclass(frozen=True)
+class Control:
+    """How steps are chosen.
+
+    Parameters
+    ----------
+    rtol, atol : float or array of the state's shape
+        The error of a step is measured as the root mean square of error / (atol + rtol |y|) and kept below 1.
+    norm : {"joint", "samples"}
+        Whether that mean is over the whole state, or over each sample alone, and the largest counts: then no sample's error
+        hides among those of many others. Samples lie along the state's first axis; a state of one axis is one sample.
+    step_size : float, optional
+        Size of fixed steps (time units). Without it a method that estimates its error adapts its steps, and
+        one that does not steps from one of the times asked for to the next.
+    first_step, min_step, max_step : float, optional
+        Sizes of the first, smallest and largest adaptive step (time units). No adaptive step is shorter than 10 spacings
+        of the numbers around t either; a solve ends in a SolverError where the error of the smallest one is too large.
+    max_steps : int
+        Most steps, accepted and rejected, of one solve.
+    tstops : sequence of float
+        Times that a step must end on, in any order; those outside the span are ignored. Where the field jumps, or does much
+        within a short time, a step across may miss it. The field is evaluated at these times themselves, by the step that
+        ends there and by the one that begins there; one that jumps there best has the value that it goes on with.
+    """
+
+    rtol: Any = 1e-6
+    atol: Any = 1e-6
+    norm: str = "joint"
+    step_size: float | None = None
+    first_step: float | None = None
+    min_step: float = 0.0
+    max_step: float = math.inf
+    max_steps: int = 100_000
+    tstops: Sequence[float] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "tstops", _read_tstops(self.tstops))
+        for name in ("rtol", "atol"):
+            given = getattr(self, name)
+            value = real_array(name, given.detach().cpu() if hasattr(given, "detach") else given)
+            if value.ndim:  # a copy, which nobody changes
+                value = np.array(value, dtype=float)
+                value.flags.writeable = False
+                object.__setattr__(self, name, value)
+            if not np.isfinite(value).all() or (value < 0).any():
+                raise ArgumentError(
+                    f"{name} is {getattr(self, name)}: give finite numbers of at least 0, such as 1e-6."
+                )
+        if not np.any(np.asarray(self.rtol)) and not np.any(np.asarray(self.atol)):
+            raise ArgumentError("rtol and atol are both 0: give at least one a positive value, such as 1e-6.")
+        if self.norm not in NORMS:
+            raise unknown_name("norm", self.norm, NORMS)
+        for name in ("step_size", "first_step", "max_step"):
+            value, remedy = getattr(self, name), "give a positive size; the direction follows the times"
+            given = value != math.inf if name == "max_step" else value is not None
+            if given and not real_number(name, value, remedy) > 0:
+                raise ArgumentError(f"{name} is {value}: {remedy}.")
+        if not real_number("min_step", self.min_step, "give a size of at least 0") >= 0:
+            raise ArgumentError(f"min_step is {self.min_step}: give a size of at least 0.")
+        if self.min_step > self.max_step:
+            raise ArgumentError(
+                f"min_step is {self.min_step} and max_step {self.max_step}: give a min_step below max_step."
+            )
+        whole_number("max_steps", self.max_steps)
+
+    def suits_any_state(self, eps: float) -> bool:
+        """Return whether the tolerances are plain numbers with which nothing is wrong whatever the state, the usual case."""
+        plain = isinstance(self.rtol, (int, float)) and isinstance(self.atol, (int, float))
+        return plain and self.rtol >= 2 * eps and self.atol > 0
+
+    def check_against(self, y0: np.ndarray, dtype: str, eps: float) -> None:
+        """Raise if the tolerances ask for more digits than numbers of `dtype` have, or for none at all, at y0 (n,)."""
+        rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
+        advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
+        if (rtol[rtol > 0] < 2 * eps).any():
+            raise ArgumentError(f"rtol is {rtol[rtol > 0].min():g}, below what {dtype} can hold: write rtol={advice}.")
+        if ((atol == 0) & (y0 == 0)).any():
+            raise ArgumentError(
+                "atol is 0 where y0 is 0, so no error is small enough: give a positive atol, such as 1e-9."
+            )
+        absolute = (rtol == 0) & (atol < 2 * eps * np.abs(y0))
+        if absolute.any():
+            raise ArgumentError(
+                f"atol is {atol[absolute].min():g} without an rtol, below what {dtype} can hold for y0: give rtol={advice}."
+            )
+
+
+def _read_tstops(tstops: Any) -> tuple[float, ...]:
+    """Return the times, rising."""
+    if isinstance(tstops, tuple) and not tstops:
+        return ()
+    array = np.asarray(tstops.detach().cpu() if hasattr(tstops, "detach") else tstops)
+    if array.ndim != 1 or (array.size and (array.dtype.kind not in "fiu" or not np.isfinite(array).all())):
+        raise ArgumentError(f"tstops is {tstops}: give a sequence of finite times, such as [5.0, 5.05].")
+    return tuple(np.unique(array).astype(float).tolist())
+
+
+def make_control(settings: Mapping[str, Any]) -> Control:
+    """Return the `Control` of keyword arguments; an unknown one is answered with the known ones."""
+    try:
+        return _known_control(tuple([(name, type(value), value) for name, value in settings.items()]))
+    except TypeError:  # arrays and lists have no hash
+        return _new_control(settings)
+
+
+@lru_cache(maxsize=256)
+def _known_control(settings: tuple[tuple[str, type, Any], ...]) -> Control:
+    """Return the same object for the same numbers: what is prepared is found by it."""
+    return _new_control({name: value for name, _, value in settings})
+
+
+def _new_control(settings: Mapping[str, Any]) -> Control:
+    known = set(Control.__dataclass_fields__)
+    if wrong := sorted(set(settings) - known):
+        raise ArgumentError(f"{wrong[0]} is not an argument here: control takes {', '.join(sorted(known))}.")
+    return Control(**settings)

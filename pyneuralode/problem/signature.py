@@ -1,0 +1,119 @@
+"""What stays the same of a solve's values while it is repeated: shapes, dtypes, devices, and what autograd follows."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ..errors import ArgumentError
+from .values import Layout, as_tensor
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The kind of the values that a solve is given.
+
+    Attributes
+    ----------
+    layout : Layout
+        Shapes of the state's parts, and whether it is NumPy's.
+    dtype, device
+        Of the state.
+    parameters : dict of name to shape
+        Those that are given by name.
+    times : {"shared", "rows", "list"}
+        Whether the times are (T,), (B, T), or a list of B arrays.
+    differentiated : frozenset of {"y0", "ts", "parameters"}
+        What autograd follows backwards; empty for a NumPy state.
+    tangents : bool
+        Whether forward-mode differentiation follows any of the values.
+    key : hashable
+        Equal for values of the same kind; see `value_key`.
+    """
+
+    layout: Layout
+    dtype: torch.dtype
+    device: torch.device
+    parameters: dict[str, tuple[int, ...]]
+    times: str
+    differentiated: frozenset[str]
+    tangents: bool
+    key: Hashable
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Signature:
+        """Return the signature of a solve's values."""
+        parts = y0 if isinstance(y0, tuple) else (y0,)
+        if not parts:
+            raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
+        numpy = not any(isinstance(part, Tensor) for part in parts)
+        tensors = [as_tensor("y0", part) for part in parts]
+        given = [value for value in (*parts, ts, *parameters.values()) if isinstance(value, Tensor)]
+        recorded = torch.is_grad_enabled() and not numpy
+        followed = {
+            "y0": any(isinstance(part, Tensor) and part.requires_grad for part in parts),
+            "ts": _follows(ts),
+            "parameters": any(isinstance(value, Tensor) and value.requires_grad for value in parameters.values()),
+        }
+        return cls(
+            Layout(tuple(part.shape for part in tensors), isinstance(y0, tuple), numpy),
+            tensors[0].dtype,
+            tensors[0].device,
+            {name: tuple(np.shape(value)) for name, value in parameters.items()},
+            _form_of_times(ts),
+            frozenset(name for name, follows in followed.items() if follows and recorded),
+            _has_tangents(given),
+            value_key(parameters, y0, ts),
+        )
+
+
+def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
+    """Return what is equal for values of the same kind and cheap to make, for finding what was prepared for them."""
+    return (
+        tuple(map(_kind, y0)) if isinstance(y0, tuple) else _kind(y0),
+        _kind_of_times(ts),
+        tuple([(name, *_kind(value)) for name, value in parameters.items()]),
+        torch.is_grad_enabled(),
+        forward_ad._current_level >= 0
+        and _has_tangents([*(y0 if isinstance(y0, tuple) else (y0,)), ts, *parameters.values()]),
+    )
+
+
+def _kind(value: Any) -> tuple[Hashable, ...]:
+    if isinstance(value, Tensor):
+        return value.shape, value.dtype, value.device, value.requires_grad
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype
+    return (np.shape(value),)
+
+
+def _kind_of_times(ts: Any) -> Hashable:
+    if isinstance(ts, Tensor):
+        return ts.ndim, ts.dtype, ts.requires_grad, ts.device
+    if isinstance(ts, np.ndarray):
+        return ts.ndim, ts.dtype
+    return _form_of_times(ts), _follows(ts)
+
+
+def _form_of_times(ts: Any) -> str:
+    if isinstance(ts, (list, tuple)) and any(np.ndim(row) for row in ts):
+        return "list"
+    return "rows" if np.ndim(ts) == 2 else "shared"
+
+
+def _follows(ts: Any) -> bool:
+    several = ts if isinstance(ts, (list, tuple)) else (ts,)
+    return any(isinstance(row, Tensor) and row.requires_grad for row in several)
+
+
+def _has_tangents(values: list[Any]) -> bool:
+    if forward_ad._current_level < 0:
+        return False
+    tensors = (value for value in values if isinstance(value, Tensor))
+    return any(forward_ad.unpack_dual(value).tangent is not None for value in tensors)
