@@ -106,10 +106,11 @@ def compiled(name, settings):
     return pn.solve(FIELDS[name], start_of(name), torch.tensor(TS), **settings).ys
 
 
-def compiled_and_again(name, settings):
+def prepared_for_other_parameters(name, settings):
+    model = pn.NeuralODE(FIELDS[name], seed=1, **settings)
+    prepared = model.prepare(start_of(name), TS)
     values = {key: torch.tensor(value, requires_grad=True) for key, value in FIELDS[name].initial(0).items()}
-    solution = pn.solve(FIELDS[name], start_of(name), TS, parameters=values, **settings)
-    return solution.ys if solution.again is None else solution.again(values)
+    return prepared.solve(values, start_of(name), TS).ys
 
 
 def as_a_callable(name, settings):
@@ -186,7 +187,7 @@ def with_gradients(method):
 WAYS = {
     way.__name__: way
     for way in (
-        in_numpy, as_a_list, compiled, compiled_and_again, as_a_callable, as_a_module, as_a_model, as_a_tuple, as_a_matrix,
+        in_numpy, as_a_list, compiled, prepared_for_other_parameters, as_a_callable, as_a_module, as_a_model, as_a_tuple, as_a_matrix,
         as_a_batch_of_one, independent_formulas, independent_callable, of_a_view, dense_there, watching_an_event,
     )
 } | {f"with {method}": with_gradients(method) for method in gradients_of("torch")}  # fmt: skip

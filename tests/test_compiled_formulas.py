@@ -11,8 +11,10 @@ from paths import RALSTON, both
 from paths import check as check_all
 
 import pyneuralode as pn
+from pyneuralode.engines.registry import Settings
 from pyneuralode.engines.torch_engine.compiled import available
-from pyneuralode.engines.torch_engine.compiled.formulas import applies_each, function, solve_each
+from pyneuralode.engines.torch_engine.compiled.formulas import function, path
+from pyneuralode.engines.torch_engine.compiled.formulas.each import FormulasOfEach
 from pyneuralode.engines.torch_engine.compiled.formulas.plan import method_plans
 from pyneuralode.engines.torch_engine.compiled.formulas.program import OPERATIONS, program_of
 from pyneuralode.engines.torch_engine.stiff import find_tableau
@@ -21,6 +23,7 @@ from pyneuralode.equations import BINARY, FUNCTIONS
 from pyneuralode.errors import SolverError
 from pyneuralode.gradients import Backprop, Checkpointed
 from pyneuralode.models import solve
+from pyneuralode.solvers import find_solver
 
 pytest.importorskip("numba")
 
@@ -252,10 +255,13 @@ def each(y0, times, mu, **settings):
     """Solve samples of Van der Pol's oscillator, each in steps of its own."""
     gradient, solver = settings.pop("gradient", Backprop()), settings.pop("solver", "Tsit5")
     control = pn.Control(**settings)
-    problem = pn.problem.Problem(VAN_DER_POL, {}, y0, None, solver, control, gradient)
-    parameters = {"mu": mu}
-    assert applies_each(problem, y0, parameters)
-    return solve_each(problem, times, control, y0, parameters)
+    asked = Settings(VAN_DER_POL, find_solver(solver), gradient, control, batch="independent")
+    values = {"mu": mu}, y0, [torch.tensor(row, dtype=torch.float64) for row in times]
+    problem = asked.problem(*values)
+    assert FormulasOfEach().unsupported(problem) is None
+    solution = FormulasOfEach().prepare(problem).run(*values)
+    counts = np.stack([solution.nfev, solution.accepted, solution.rejected], axis=1)
+    return torch.cat(solution.ys), counts
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -335,7 +341,7 @@ def test_where_it_does_not_apply():
     assert (
         solve(VAN_DER_POL, y0, ts, gradient="InterpolatingAdjoint").engine == "torch (compiled)"
     )  # nothing asks for a gradient
-    assert solve(VAN_DER_POL, np.tile(y0, (function.LARGE, 1)), ts, step_size=1.0).engine == "torch"
+    assert solve(VAN_DER_POL, np.tile(y0, (path.LARGE, 1)), ts, step_size=1.0).engine == "torch"
 
 
 def test_whole_powers_are_products_and_others_numbers():

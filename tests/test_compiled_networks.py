@@ -235,17 +235,3 @@ def _apply(function, arguments):
     out = np.empty_like(arguments)
     loop(arguments, out)
     return out
-
-
-def test_the_same_solve_again_for_other_parameters():
-    field, y0, ts = MLP((2, 4, 2)), torch.tensor([1.0, 0.5], dtype=torch.float64), torch.linspace(0, 1, 5).double()
-    solution = solve(field, y0, ts, seed=0)
-    other = {name: torch.tensor(value, requires_grad=True) for name, value in field.initial(1).items()}
-    ys = solution.again(other)
-    expected = solve(field, y0, ts, parameters=other).ys
-    assert torch.equal(ys, expected)
-    ours, theirs = (torch.autograd.grad(states.square().sum(), list(other.values())) for states in (ys, expected))
-    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
-    assert solve(field, y0.numpy(), ts).again is None  # NumPy states
-    assert solve(field, y0, ts, compiled=False).again is None
-    assert solve(field, y0, ts.clone().requires_grad_()).again is None

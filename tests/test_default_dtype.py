@@ -7,7 +7,6 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines import choice
 from pyneuralode.gradients import gradients_of
 from pyneuralode.images import ConvDynamics, ReactionDiffusionAdvection
 
@@ -142,8 +141,3 @@ def test_a_start_before_single_precision_times_is_not_rounded():
     solution = model.solve(torch.tensor([1.0], dtype=DOUBLE), ts, t0=0.1)
     torch.testing.assert_close(solution.ys[:, 0].detach(), torch.exp(-k * (ts.double() - 0.1)), rtol=0, atol=1e-11)
     assert solution.ts is not None and solution.ts.tolist() == [0.5, 1.0]
-
-
-def test_a_layers_times_are_not_rounded_with_its_weights(monkeypatch):
-    monkeypatch.setattr(choice, "choose_engine", lambda engine: engine)
-    assert pn.JuliaODE(LINEAR, TIMES).float().ts.tolist() == TIMES

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines import choice
 from pyneuralode.engines.julia_engine import session, sources
 from pyneuralode.engines.julia_engine import solve as julia_solve
+from pyneuralode.engines.registry import Settings, choose
 from pyneuralode.engines.torch_engine.dynamics import build
-from pyneuralode.gradients import GRADIENTS, OF_STEPS
-from pyneuralode.solvers import SOLVERS
+from pyneuralode.gradients import GRADIENTS, OF_STEPS, find_gradient
+from pyneuralode.problem import read_events
+from pyneuralode.solvers import SOLVERS, find_solver
 
 FIELD = pn.Linear(((-0.3, 1.0), (-1.0, -0.2)))
 TIMES = [0.0, 0.5, 1.0]
@@ -34,11 +35,18 @@ def _(field: Decay, parameters):
 
 @pytest.fixture
 def ready(monkeypatch):
-    """Engines that say their names in place of solving, Julia ready."""
+    """Julia, as far as a choice looks at it."""
     monkeypatch.setenv("PYNEURALODE_ENGINE", "auto")
     monkeypatch.setattr(session, "runs", lambda: True)
-    monkeypatch.setattr(julia_solve, "solve", lambda problem: "julia")
-    monkeypatch.setattr(choice.torch_engine, "solve", lambda problem: "torch")
+
+
+def chosen(field, y0, ts=TIMES, parameters=None, solver="Tsit5", gradient="Backprop", events=(), **settings):
+    """Return the name of the engine that "auto" takes."""
+    parameters = field.initial() if parameters is None and isinstance(field, pn.VectorField) else parameters or {}
+    asked = Settings(
+        field, find_solver(solver), find_gradient(gradient), pn.Control(), events=read_events(events), **settings
+    )
+    return choose(asked.problem(parameters, y0, ts), "auto").name
 
 
 def start(wants_gradient=True):
@@ -61,16 +69,13 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
         if wants_gradient and method in OF_STEPS and not (compiled and solver in steps):
             engines.discard("julia")
 
-        def solve(gradient=gradient, compiled=compiled):
-            return pn.solve(FIELD, start(wants_gradient), TIMES, solver=solver, gradient=gradient, compiled=compiled)
-
+        asked = {"solver": solver, "gradient": gradient, "compiled": compiled}
         if engines:
-            assert solve() == ("julia" if "julia" in engines else "torch"), (gradient, compiled)
+            assert chosen(FIELD, start(wants_gradient), **asked) == ("julia" if "julia" in engines else "torch"), asked
         else:
-            with pytest.raises(
-                pn.ArgumentError, match=r"is not in the torch engine, and .*: (write gradient=|change one)"
-            ):
-                solve()
+            sentence = r"no engine takes this problem as it is \(julia: .*: write .*; torch: .* is not in the torch engine: write"
+            with pytest.raises(pn.ArgumentError, match=sentence):
+                chosen(FIELD, start(wants_gradient), **asked)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
 )
 def test_auto_takes_torch_for_what_only_it_has(ready, field, change):
     arguments = {"y0": start(), "ts": TIMES} | change
-    assert pn.solve(field, **arguments) == "torch"
+    assert chosen(field, **arguments) == "torch"
 
 
 @pytest.mark.parametrize(
@@ -103,15 +108,15 @@ def test_auto_takes_torch_for_what_only_it_has(ready, field, change):
     ],
 )
 def test_auto_takes_julia_where_it_has_all_that_is_asked_for(ready, change):
-    assert pn.solve(FIELD, **({"y0": start(), "ts": TIMES} | change)) == "julia"
+    assert chosen(FIELD, **({"y0": start(), "ts": TIMES} | change)) == "julia"
 
 
 def test_gradients_that_only_parameters_or_times_want_count(ready):
     for change in ({"parameters": {"A": start().expand(2, 2)}}, {"ts": torch.tensor([0.0, 1.0], requires_grad=True)}):
         asked = {"y0": start(False), "ts": TIMES, "solver": "Rodas5P"} | change
-        assert pn.solve(FIELD, **asked) == "torch"
+        assert chosen(FIELD, **asked) == "torch"
         with torch.no_grad():
-            assert pn.solve(FIELD, **asked) == "julia"
+            assert chosen(FIELD, **asked) == "julia"
 
 
 def test_the_fields_that_auto_gives_to_julia_are_those_that_julia_makes():

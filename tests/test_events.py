@@ -8,6 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 import pyneuralode as pn
+from pyneuralode.engines.julia_engine import session
 from pyneuralode.engines.torch_engine.batched.roots import root
 from pyneuralode.gradients import gradients_of
 
@@ -548,9 +549,7 @@ def test_mistakes_are_answered_by_one_sentence(mistake):
 
 
 def test_the_julia_engine_says_that_it_has_none(monkeypatch):
-    from pyneuralode.engines import choice
-
-    monkeypatch.setattr(choice, "choose_engine", lambda engine: "julia")
+    monkeypatch.setattr(session, "runs", lambda: True)
     event = pn.Event(lambda t, y: y[0])
     field = pn.Equations({"x": "v", "v": "-x"})
     with pytest.raises(pn.ArgumentError, match="events are watched, which the julia engine does not have yet"):
@@ -576,13 +575,6 @@ def test_transformations_of_torch_func_are_refused():
     k = torch.tensor(0.7, dtype=torch.float64)
     with pytest.raises(pn.ArgumentError, match="events do not pass through the transformations of torch.func"):
         torch.func.jvp(states, (k,), (torch.ones_like(k),))
-
-
-def test_a_solve_with_events_cannot_be_repeated_without_them():
-    ball = pn.Equations({"h": "v", "v": "-g"}, parameters={"g": 9.81})
-    y0, ts = torch.tensor([10.0, 0.0], dtype=torch.float64), [0.0, 5.0]
-    assert pn.solve(ball, y0, ts, engine="torch").again is not None
-    assert pn.solve(ball, y0, ts, engine="torch", events=pn.Event(lambda t, y: y[0])).again is None
 
 
 @pytest.mark.parametrize(

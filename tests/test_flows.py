@@ -11,7 +11,7 @@ import pyneuralode as pn
 import pyneuralode.flows.continuous
 from pyneuralode.conv_fields import ConcatConv
 from pyneuralode.flows import FlowTerms, load_flow
-from pyneuralode.flows.dynamics import solve_terms
+from pyneuralode.flows.dynamics import solve_integrals
 
 A = np.array([[0.4, -1.3], [0.6, -0.1]])
 T = 1.5
@@ -77,17 +77,17 @@ def test_penalties_of_a_linear_field_have_their_closed_forms(times):
 def test_the_average_over_all_rademacher_vectors_is_exact():
     flow = hyper(trace="hutchinson", dtype=torch.float64)
     x, span = normal_points(5), (1.0, 0.0)
-    exact = solve_terms(flow, x, span, None, jacobian=True)
+    exact = solve_integrals(flow, x, span, None, jacobian=True)
     found = [
-        solve_terms(flow, x, span, torch.tensor([s, t]).double().expand(5, 2), jacobian=True)
+        solve_integrals(flow, x, span, torch.tensor([s, t]).double().expand(5, 2), jacobian=True)
         for s in (-1, 1)
         for t in (-1, 1)
     ]
-    average = torch.stack([f.trace for f in found]).mean(0)
-    torch.testing.assert_close(average, exact.trace, rtol=0, atol=1e-5)
-    assert torch.stack([f.trace for f in found]).std(0).min() > 1e-3
-    squares = torch.stack([f.jacobian for f in found]).mean(0)
-    torch.testing.assert_close(squares, exact.jacobian, rtol=1e-4, atol=0)
+    average = torch.stack([f.integrals.trace for f in found]).mean(0)
+    torch.testing.assert_close(average, exact.integrals.trace, rtol=0, atol=1e-5)
+    assert torch.stack([f.integrals.trace for f in found]).std(0).min() > 1e-3
+    squares = torch.stack([f.integrals.jacobian for f in found]).mean(0)
+    torch.testing.assert_close(squares, exact.integrals.jacobian, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("noise", ["rademacher", "gaussian"])

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import pyneuralode as pn
+from pyneuralode.engines.registry import choose
 from pyneuralode.engines.torch_engine.tableaus import TABLEAUS
 from pyneuralode.fitting import Adam
-from pyneuralode.flows.dynamics import engine_of
+from pyneuralode.problem import PathIntegrals
 
 pytestmark = pytest.mark.usefixtures("julia")
 
@@ -174,6 +175,12 @@ def test_what_julia_does_not_take():
         pn.ContinuousFlow(FIELDS["MLP"], engine="julia", gradient="ForwardMode").log_prob(torch.zeros(3, 2))
     with pytest.raises(pn.SolverError, match="max_steps"):
         pn.ContinuousFlow(FIELDS["MLP"], engine="julia", max_steps=2, rtol=1e-9, atol=1e-9).log_prob(torch.zeros(3, 2))
+
+
+def engine_of(flow):
+    state = torch.zeros(1, flow.dim)
+    settings = flow.settings()._replace(integrals=PathIntegrals(flow.trace == "hutchinson"))
+    return choose(settings.problem(flow.tensors(), state, np.array([1.0, 0.0])), "auto").name
 
 
 def test_which_engine_is_automatic(monkeypatch):

@@ -1,8 +1,5 @@
 """Mistakes that would give a wrong number without a word: each is answered, or cannot happen."""
 
-import copy
-import pickle
-
 import numpy as np
 import pytest
 import torch
@@ -254,27 +251,6 @@ def test_forward_mode_differentiation_is_not_lost_in_compiled_code(field):
     step = 1e-5
     ahead, behind = (end({name: value + h for name, value in parameters.items()}) for h in (step, -step))
     assert torch.allclose(tangent, (ahead - behind) / (2 * step), rtol=1e-5)
-
-
-@pytest.mark.parametrize("field", [pn.MLP((2, 5, 2), "tanh"), FORMULA], ids=["network", "formula"])
-def test_a_solve_again_starts_where_the_first_did(field):
-    y0 = torch.full((field.dim,), 0.8, dtype=torch.float64)
-    parameters = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in field.initial(0).items()}
-    first = pn.solve(field, y0, [0.0, 1.0], parameters=parameters, engine="torch")
-    y0 *= 3
-    assert torch.equal(first.again(parameters), first.ys)
-    for twin in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
-        assert torch.equal(twin.ys, first.ys) and twin.again is None
-
-
-def test_a_solve_again_reads_no_memory_beyond_the_parameters():
-    field = pn.MLP((2, 5, 2), "tanh")
-    parameters = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in field.initial(0).items()}
-    first = pn.solve(field, Y0, [0.0, 1.0], parameters=parameters, engine="torch")
-    with pytest.raises(pn.ArgumentError, match="parameters hold 4 numbers: give 27"):
-        first.again({name: value.reshape(-1)[:1] for name, value in parameters.items()})
-    single = first.again({name: value.float() for name, value in parameters.items()})
-    assert single.dtype == torch.float64 and torch.allclose(single, first.ys, rtol=1e-5)
 
 
 def test_a_state_that_numpy_has_no_type_for_is_solved():

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.problem.values import flatten
 from pyneuralode.engines.torch_engine.march import adaptive_march
 from pyneuralode.engines.torch_engine.slopes import counted_slope as _counted_slope
 from pyneuralode.engines.torch_engine.stiff import STIFF, System, as_method, linear
 from pyneuralode.engines.torch_engine.stiff.coefficients import SDIRK, Rosenbrock
 from pyneuralode.errors import ArgumentError, SolverError
 from pyneuralode.problem import Control, Statistics
+from pyneuralode.problem.values import flatten
 from pyneuralode.solvers import SOLVERS
 
 torch.set_num_threads(1)

@@ -89,8 +89,12 @@ class Paths(Backend):
                 return None
         return sentence
 
+    def first(self, problem: Problem) -> Backend:
+        """Return the path that takes a problem which is not `unsupported`."""
+        return next(path for path in self.paths if path.unsupported(problem) is None)
+
     def prepare(self, problem: Problem) -> Prepared:
-        return next(path for path in self.paths if path.unsupported(problem) is None).prepare(problem)
+        return self.first(problem).prepare(problem)
 
 
 def _check_same_kind(expected: Signature, found: Signature) -> None:

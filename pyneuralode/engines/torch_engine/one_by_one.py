@@ -47,14 +47,16 @@ class OneByOne(Backend):
             return f"y0 has {samples} samples, which are faster side by side."
         if problem.events or not isinstance(problem.field, VectorField):
             return "alone, each sample would take the generic path."
-        return self.paths.unsupported(self._of_one(problem))
+        return self.paths.unsupported(of_one(problem))
 
     def prepare(self, problem: Problem) -> OneByOnePrepared:
         return OneByOnePrepared(problem, self.paths)
 
-    def _of_one(self, problem: Problem) -> Problem:
-        layout, own = problem.signature.layout, problem.field.shapes()
-        return of_one_sample(problem, problem.field, torch.Size(layout.shapes[0][1:]), own)
+
+def of_one(problem: Problem) -> Problem:
+    """Return the joint problem of one sample of a described field."""
+    shape = torch.Size(problem.signature.layout.shapes[0][1:])
+    return of_one_sample(problem, problem.field, shape, problem.field.shapes())
 
 
 def of_one_sample(problem: Problem, field: Any, shape: torch.Size, parameters: Any) -> Problem:
@@ -76,6 +78,8 @@ class OneByOnePrepared(IndependentPrepared):
     def __init__(self, problem: Problem, paths: Paths):
         super().__init__(problem)
         self.paths = paths
+        if isinstance(problem.field, VectorField) and not problem.events:
+            self.engine = paths.first(of_one(problem)).name
 
     def solve_batch(self, batch: Batch) -> Solution:
         problem = self.problem
