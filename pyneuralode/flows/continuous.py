@@ -24,7 +24,7 @@ from ..progress import Progress
 from .distribution import FlowDistribution
 from .dynamics import NOISES, TRACES, draw_noise, solve_states, solve_terms
 from .sources import make_source
-from .training import FlowFit, Outcome, Schedule, train
+from .training import BatchLoss, FlowFit, Schedule, train
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class ContinuousFlow(NeuralODE):
         source = make_source(data, sampler, log_density, self.dim)
         wanted = {"kinetic": kinetic > 0, "jacobian": jacobian > 0}
 
-        def compute(update: int) -> Outcome:
+        def compute(update: int) -> BatchLoss:
             rng = np.random.default_rng((seed, update))
             if log_density is None:
                 log_prob, found = self._measure(self._points(source.name, source(batch, rng)), rng, **wanted)
@@ -250,7 +250,7 @@ class ContinuousFlow(NeuralODE):
                 objective = objective + kinetic * found.kinetic.mean()
             if jacobian:
                 objective = objective + jacobian * found.jacobian.mean()
-            return Outcome(loss, objective, found.evaluations)
+            return BatchLoss(loss, objective, found.evaluations)
 
         return train(
             self,
