@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, SolverError
 from .optimizers import LBFGS, Optimizer
-from .run import NonFiniteLoss, Run, copy_tensors
+from .run import FitRun, NonFiniteLoss, copy_tensors
 
 
 class Closure:
@@ -20,7 +20,7 @@ class Closure:
     at 1, because torch's drops curvature below an absolute 1e-10.
     """
 
-    def __init__(self, run: Run, evaluate: Callable[[], tuple[Tensor, Tensor]], optimizer: Optimizer):
+    def __init__(self, run: FitRun, evaluate: Callable[[], tuple[Tensor, Tensor]], optimizer: Optimizer):
         self.run, self.evaluate, self.clip = run, evaluate, optimizer.clip
         self.searching = isinstance(optimizer, LBFGS)
         self.first: tuple[float, float] | None = None  # loss and objective where the iteration begins

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import PyNeuralODEError
-from .loss import TrajectoryLoss
 from .objective import Objective
 from .result import StageResult
 from .run import assign_tensors, copy_tensors
+from .trajectory_loss import TrajectoryLoss
 from .variables import OPEN, Bound, Variables
 
 CONVERGED_GAIN = 1e-3  # a fit has converged if less than this fraction of the objective could still be gained

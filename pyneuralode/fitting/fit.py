@@ -18,11 +18,11 @@ from ..progress import Progress, open_progress
 from .curricula import GrowingSpan, Stage, stages_of
 from .diagnosis import Diagnosis, diagnose
 from .in_julia import JuliaFit
-from .loss import Penalty, TrajectoryLoss
 from .objective import Objective
 from .optimizers import Optimizer
 from .result import FitResult
 from .staged_run import StagedRun
+from .trajectory_loss import Penalty, TrajectoryLoss
 from .variables import Bound, Variables
 
 

@@ -20,7 +20,7 @@ class NonFiniteLoss(Exception):
     """The loss at the current parameters is not a finite number."""
 
 
-class Run(ABC):
+class FitRun(ABC):
     """A fit between two iterations.
 
     A subclass makes the optimizer, does the iterations and calls `record` after each. Its `history` has the lists

@@ -10,13 +10,13 @@ from ..models import NeuralODE
 from ..progress import Progress, ProgressTask
 from .closure import Closure
 from .curricula import Stage
-from .loss import TrajectoryLoss
 from .result import FitResult, StageResult
-from .run import Run, assign_tensors
+from .run import FitRun, assign_tensors
+from .trajectory_loss import TrajectoryLoss
 from .variables import Variables
 
 
-class StagedRun(Run):
+class StagedRun(FitRun):
     """The stages of a plan, of which `results` holds those that ran or are running."""
 
     def __init__(self, stages: list[Stage], variables: Variables, loss: TrajectoryLoss):

@@ -15,7 +15,7 @@ from ..arguments import whole_number
 from ..errors import ArgumentError
 from ..progress import Progress, ProgressTask, open_progress
 from .optimizers import LBFGS, Optimizer
-from .run import NonFiniteLoss, Run, copy_tensors
+from .run import FitRun, NonFiniteLoss, copy_tensors
 
 # Noisy losses are lowest by chance: "the best so far" is where their running mean was lowest.
 MOMENTUM = 0.95
@@ -173,7 +173,7 @@ class _UpdateHistory:
     seconds: float = 0.0
 
 
-class _UpdateRun(Run):
+class _UpdateRun(FitRun):
     """A training under way."""
 
     def __init__(
