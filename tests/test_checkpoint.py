@@ -57,7 +57,7 @@ def test_a_file_that_is_not_of_this_fit_is_refused(tmp_path):
     save_file(tensors, str(path))
     with pytest.raises(pn.ModelFileError, match="is not a checkpoint of a fit: give another path"):
         Checkpoint(path, {"data": "1"}, 10).load()
-    with pytest.raises(pn.ArgumentError, match="its folder does not exist: create the folder first"):
+    with pytest.raises(pn.ArgumentError, match="whose folder is not there: create it first"):
         Checkpoint(tmp_path / "nowhere" / "fit", {}, 10)
 
 

@@ -36,7 +36,7 @@ class Checkpoint:
     def __init__(self, path: str | Path, identity: Mapping[str, str], every: int):
         self.path, self.identity = Path(path), dict(identity)
         if not self.path.parent.is_dir():
-            raise ArgumentError(f"checkpoint is {str(path)!r}, and its folder does not exist: create the folder first.")
+            raise ArgumentError(f"checkpoint is {str(path)!r}, whose folder is not there: create it first.")
         self.every = whole_number("checkpoint_every", every)
 
     def exists(self) -> bool:
