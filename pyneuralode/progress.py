@@ -1,26 +1,27 @@
-"""How an experiment tells how far it is: a small protocol, a silent form of it and one drawn with rich."""
+"""How far a long computation is: a small protocol, and two implementations of it, silent or drawn with rich."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
-class Task(Protocol):
+class ProgressTask(Protocol):
     """One piece of work that is under way."""
 
     def advance(self, n: float = 1, note: str = "") -> None:
-        """Count `n` more units as done; `note`, such as the loss, is shown beside the bar."""
+        """Count `n` more units as done, and show `note`, such as the loss, beside the bar."""
 
 
 class Progress(Protocol):
-    """Whatever shows progress."""
+    """Anything that can show progress."""
 
-    def task(self, description: str, total: float | None = None) -> Task:
-        """Begin a piece of work of `total` units; None where the number is not known."""
+    def task(self, description: str, total: float | None = None) -> ProgressTask:
+        """Begin a piece of work of `total` units, or of an unknown number if None."""
 
 
 class SilentProgress:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
     def task(self, description: str, total: float | None = None) -> SilentProgress:
         return self
@@ -30,19 +31,19 @@ class SilentProgress:
 
 
 class RichProgress:
-    """Progress bars on stderr, so that stdout holds results alone; use it as a context manager."""
+    """Progress bars on stderr, so that stdout holds results alone; to be used in a `with` statement."""
 
     def __init__(self) -> None:
+        from rich import progress as rich
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        self._bars = Progress(
-            TextColumn("{task.description}", markup=False),  # "[0, 60]" is a time span here, not a style
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[note]}", markup=False),
+        self._bars = rich.Progress(
+            rich.TextColumn("{task.description}", markup=False),  # "[0, 60]" is a time span here, not a style
+            rich.BarColumn(),
+            rich.TextColumn("{task.percentage:>3.0f}%"),
+            rich.TimeElapsedColumn(),
+            rich.TimeRemainingColumn(compact=True),
+            rich.TextColumn("{task.fields[note]}", markup=False),
             console=Console(stderr=True),
         )
 
@@ -50,20 +51,24 @@ class RichProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # rich ends with an empty line even where it drew nothing, which would go before an error's sentence.
+        # rich ends with an empty line even if it drew nothing, and an error message would come after it.
         if self._bars.live.is_started:
             self._bars.stop()
 
-    def task(self, description: str, total: float | None = None) -> Task:
+    def task(self, description: str, total: float | None = None) -> _RichTask:
         self._bars.start()
-        return _Bar(self._bars, self._bars.add_task(description, total=total, note=""))
+        return _RichTask(self._bars, self._bars.add_task(description, total=total, note=""))
 
 
-class _Bar:
+class _RichTask:
     def __init__(self, bars, key) -> None:
-        self._bars = bars
-        self._key = key
+        self._bars, self._key = bars, key
 
     def advance(self, n: float = 1, note: str = "") -> None:
         fields = {"note": note} if note else {}
         self._bars.update(self._key, advance=n, **fields)
+
+
+def open_progress(progress: bool | Progress) -> AbstractContextManager[Progress]:
+    """Return a context with what a caller asked for: True draws bars, False shows nothing."""
+    return RichProgress() if progress is True else nullcontext(progress or SilentProgress())

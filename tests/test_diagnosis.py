@@ -128,14 +128,14 @@ def test_a_column_that_cannot_be_explained_is_said_to_be():
 def test_parameters_that_ran_away_or_into_a_bound_are_named():
     away = decay(0.5, 0 * TS, pn.Stage(pn.LBFGS(), 40), bounds={"k": (0.0, None)})
     (moved,) = away.diagnosis.parameters
-    assert moved.far and moved.start == pytest.approx(0.5) and moved.end == pytest.approx(away.parameters["k"])
+    assert moved.moved_far and moved.start == pytest.approx(0.5) and moved.end == pytest.approx(away.parameters["k"])
     assert moved.end > 100 * moved.start and "moved by orders of magnitude" in str(away)
     assert away.diagnosis.advice.startswith("k went from 0.5 to ") and "bounds" in away.diagnosis.advice
     into = decay(0.5, np.exp(-2 * TS), bounds={"k": (0.1, 1.0)})
     assert into.diagnosis.parameters[0].at_bound and "at its bound" in str(into)
     assert into.diagnosis.advice.startswith("k ended at its bound")
     inside = decay(0.5, np.exp(-2 * TS), bounds={"k": (0.1, 3.0)})
-    assert not (inside.diagnosis.parameters[0].at_bound or inside.diagnosis.parameters[0].far)
+    assert not (inside.diagnosis.parameters[0].at_bound or inside.diagnosis.parameters[0].moved_far)
     assert inside.diagnosis.converged and inside.diagnosis.advice == ""
 
 
@@ -174,7 +174,7 @@ def test_columns_without_spread_or_values_are_no_failure():
     result = fit(pn.Stage(pn.Adam(), 2, end=1.5), data, mask="nan")
     constant, absent = result.diagnosis.columns
     assert constant.spread == 0 and np.isnan(constant.explained) and np.isnan(absent.rmse)
-    assert "constant" in str(result) and "no value was fitted" in str(result) and result.diagnosis.worst is None
+    assert "constant" in str(result) and "no value was fitted" in str(result) and result.diagnosis.worst_column is None
 
 
 def test_a_report_fits_a_screen():
@@ -226,11 +226,11 @@ def test_variables_are_placed_where_parameters_are_even_on_their_bounds():
     bounds = {"a": (0.0, None), "b": (None, 4.0), "c": (0.0, 4.0), "d": (None, None)}
     variables = Variables(start, bounds, ())
     values = {name: np.array([1.5, 2.5]) for name in "abcd"}
-    variables.place(values)
+    variables.set_arrays(values)
     for name, array in variables.arrays().items():
         np.testing.assert_allclose(array, values[name], rtol=1e-14)
     for edge in (0.0, 4.0):
-        variables.place({name: np.array([edge, edge]) for name in "abcd"})
+        variables.set_arrays({name: np.array([edge, edge]) for name in "abcd"})
         for name, (low, high) in bounds.items():
             if edge in (low, high):
                 assert torch.isfinite(variables.free[name]).all()

@@ -112,7 +112,7 @@ def test_bounds_fixed_and_extra_parameters_with_fitted_initial_state():
         observed=[2],
         plan=pn.Stage(pn.LBFGS(), 200),
         fixed=["sigma"],
-        augment_dim={"e0": 0.01, "i0": 0.01},
+        extra={"e0": 0.01, "i0": 0.01},
         bounds={"gamma": (0, None), "R0": (1.0, 6.0), "e0": (0, 0.1), "i0": (0, 0.1)},
     )
     values = {name: float(value) for name, value in result.parameters.items()}
@@ -220,7 +220,7 @@ class Slope(torch.nn.Module):
 
     def compute(self, update):
         loss = 3 * self.a + 4 * self.b
-        return stochastic.Outcome(loss, loss)
+        return stochastic.BatchLoss(loss, loss)
 
 
 @pytest.mark.parametrize("clip, length", [(None, 5.0), (20.0, 5.0), (2.0, 2.0), (0.5, 0.5)])

@@ -17,7 +17,7 @@ from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.fitting import SGD, Adam
 from pyneuralode.fitting.in_julia import _is_known
-from pyneuralode.fitting.schedules import Steps
+from pyneuralode.fitting.schedules import StepDecay
 from pyneuralode.images.training import RECIPES, Augmentation, ImageData, Recipe, measure, train_classifier
 from pyneuralode.images.training.data import Batches
 from pyneuralode.images.training.specs import ModelSpec, Training, load_classifier
@@ -175,7 +175,7 @@ def test_evaluations_and_misread_images(bars):
 
 
 def test_recipes():
-    assert [Steps(0.5, (3, 5))(k) for k in (0, 2, 3, 5)] == pytest.approx([0.5, 0.5, 0.05, 0.005])
+    assert [StepDecay(0.5, (3, 5))(k) for k in (0, 2, 3, 5)] == pytest.approx([0.5, 0.5, 0.05, 0.005])
     paper = RECIPES["paper"].rate(each_epoch=10)
     assert [paper(k) for k in (0, 1499, 1500, 2500)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
     assert RECIPES["paper"].for_epochs(35).drops == (15, 25)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import pyneuralode as pn
-from pyneuralode.fitting.checkpoint_file import CheckpointFile
+from pyneuralode.fitting.checkpoint import Checkpoint
 from pyneuralode.fitting.objective import Objective
 from pyneuralode.flows.planar import PlanarFlow
 from pyneuralode.images.training import Augmentation, Recipe
@@ -38,7 +38,7 @@ ARRAYS = {
     "ts": (TS, lambda v: fit(ts=v)),
     "weights": ([1.0, 2.0, 0.5], lambda v: fit(weights=v)),
     "y0": ([1.0, 0.2], lambda v: fit(y0=v)),
-    "an extra": (0.7, lambda v: fit(augment_dim={"an extra": v}, penalty=lambda ts, ys, p: p["an extra"].sum())),
+    "an extra": (0.7, lambda v: fit(extra={"an extra": v}, penalty=lambda ts, ys, p: p["an extra"].sum())),
     "the state of a solve": ([1.0, 0.2], lambda v: solve(y0=v)),
     "the times of a solve": (TS, lambda v: solve(ts=v)),
     "parameters": (SQUARE, lambda v: solve(parameters={"A": v})),
@@ -95,7 +95,7 @@ COUNTS = {
     "history": lambda v: pn.LBFGS(history=v),
     "patience": lambda v: pn.LBFGS(patience=v),
     "observed": lambda v: Objective(TS, np.array(DATA)[:, 0], observed=[v]),
-    "checkpoint_every": lambda v: CheckpointFile(Path("fit"), {}, v),
+    "checkpoint_every": lambda v: Checkpoint(Path("fit"), {}, v),
     "sizes": lambda v: pn.MLP((2, v, 2)),
     "width": lambda v: pn.HyperMLP(2, v, 2),
     "augment_dim": lambda v: pn.AugmentedNeuralODE(pn.MLP((5, 3, 5)), augment_dim=v),

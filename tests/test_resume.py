@@ -11,7 +11,7 @@ from torch import nn
 import pyneuralode as pn
 from pyneuralode.fitting.in_julia import OPTIMIZERS
 from pyneuralode.fitting.optimizers import LBFGS, SCHEDULES
-from pyneuralode.fitting.schedules import OneCycle, Steps
+from pyneuralode.fitting.schedules import OneCycle, StepDecay
 from pyneuralode.flows.images.training import SETUPS, train_image_flow
 from pyneuralode.flows.planar import PlanarFlow
 from pyneuralode.images.training import RECIPES, ImageData, train_classifier
@@ -139,7 +139,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("kind", FIRST_ORDER)
-@pytest.mark.parametrize("schedule", [*SCHEDULES, OneCycle(0.02, 11), Steps(0.02, (4, 8))], ids=str)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, OneCycle(0.02, 11), StepDecay(0.02, (4, 8))], ids=str)
 def test_a_flows_fit_resumes_to_the_same_bits(kind, schedule, tmp_path):
     def build():
         return pn.ContinuousFlow(

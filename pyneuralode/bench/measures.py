@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..progress import Progress, Task
+from ..progress import Progress, ProgressTask
 from .children import Child, Failed, Room
 from .entries import CaseResult, Entry, Truth, gradient_error, relative_error
 from .problems import Problem
@@ -124,7 +124,7 @@ def _first_call(stage: Stage, entry: Entry) -> float | None:
         return None  # the measured process will say why
 
 
-def _alternate(present: Sequence[tuple[Entry, Child]], effort: Effort, bar: Task) -> None:
+def _alternate(present: Sequence[tuple[Entry, Child]], effort: Effort, bar: ProgressTask) -> None:
     """Run the rounds, A B C A B C ...; a slow contender runs once a round, and sits out when its time is spent."""
     spent = {id(entry): 0.0 for entry, _ in present}
     for number in range(effort.rounds):

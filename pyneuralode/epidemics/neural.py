@@ -1,4 +1,4 @@
-"""A neural ODE fitted to an epidemic curve, over growing time spans."""
+"""A neural ODE that is fitted to an epidemic curve over growing time spans."""
 
 from __future__ import annotations
 
@@ -16,24 +16,30 @@ SPANS = (60.0, 91.0, 103.0, 134.0, 149.0, 170.0)
 
 
 def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **settings: Any) -> AugmentedNeuralODE:
-    """Return the neural ODE for an epidemic curve: one observed component and three added ones, all from zero.
+    """Return a neural ODE for an epidemic curve: one observed component and three added ones, all starting at zero.
 
-    The net is 4-100-50-4 with tanh. What makes it train reliably is scaling: the net sees states in units of
-    `size` (about the height of the curve) and its outputs mean changes by `size` in `days`; and its biases
-    start spread out, since at the zero state, where the solve starts, a tanh net without them is zero.
+    The network is 4-100-50-4 with tanh. Two choices make it train reliably. Its inputs are states in units of `size`,
+    and an output of 1 is a change by `size` in `days`. Its biases are drawn at random, because a tanh network without
+    biases is zero at the zero state, where the solve starts.
 
     Parameters
     ----------
     seed : int
         Seed of the initial parameters.
     size : float
-        Size of the states, in the unit of the data.
+        Typical size of the states, about the height of the curve, in the unit of the data.
     days : float
-        The epidemic's own unit of time, in the unit of the data's times.
+        Time in which the epidemic changes, in the unit of the data's times.
     **settings
-        As in `NeuralODE`. The tolerance is tight because L-BFGS stops at the noise that the choice of steps puts on
-        the loss. Tsit5 is the default solver although Vern7 takes fewer steps: curves are wanted on every day, inside
-        nearly every step, and Vern7's interpolant asks for six more evaluations there.
+        As in `NeuralODE`. The default tolerance is tight, because L-BFGS cannot get below the noise that the choice of
+        steps adds to the loss. The default solver is Tsit5, although Vern7 takes fewer steps: the curve is needed on
+        every day, inside nearly every step, where Vern7's interpolant costs six more evaluations.
+
+    Examples
+    --------
+    >>> from pyneuralode.epidemics import neural_model
+    >>> sum(array.size for array in neural_model().arrays().values())
+    5754
     """
     field = MLP((4, 100, 50, 4), "tanh", input_scale=size, output_scale=size / days, init_scale=2.0, init_bias=1.0)
     tight = {"solver": "Tsit5", "rtol": 1e-7, "atol": 1e-7 * size}
@@ -41,12 +47,25 @@ def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **sett
 
 
 def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, finish: int = 2000) -> GrowingSpan:
-    """Return the plan of `fit_neural`: growing spans up to day `last` by Adam, then L-BFGS on the whole span.
+    """Return the plan of `fit_neural`: Adam on growing spans up to day `last`, then L-BFGS on the whole span.
 
-    `goal` is the sum of squares at which L-BFGS stops, in the squared unit of the data.
+    Parameters
+    ----------
+    last : float
+        Last day of the data.
+    goal : float, optional
+        Sum of squares at which L-BFGS stops, in the squared unit of the data.
+    adam, finish : int
+        Iterations of Adam for each span, and of L-BFGS.
+
+    Examples
+    --------
+    >>> from pyneuralode.epidemics import neural_plan
+    >>> [stage.end for stage in neural_plan(100.0).stages()]
+    [60.0, 91.0, 100.0, 100.0]
     """
     ends = [end for end in SPANS if end < last] + [last]
-    # 20 pairs: the arithmetic on L-BFGS's usual 50 takes longer than the solve, and saves a tenth of the iterations.
+    # With the default of 50 pairs L-BFGS's own arithmetic takes longer than the solve, for a tenth fewer iterations.
     return GrowingSpan(
         ends,
         Adam(5e-3, schedule="cosine", final=0.05, clip=1.0),
@@ -66,12 +85,40 @@ def fit_neural(
     horizon: float | None = None,
     **settings: Any,
 ) -> FitResult:
-    """Fit a neural ODE to values (T,) at given days (T,) by least squares, from the zero state at day 0.
+    """Fit a neural ODE to an epidemic curve by least squares, from the zero state at day 0.
 
-    `plan` defaults to `neural_plan`, `model` to `neural_model(seed)`; `**settings` go to `pyneuralode.fit`. With
-    `smoothness` the total variation of the curve on a one-day grid, times `smoothness`, is added to what is
-    minimized, so that the curve does not swing between the points; the days must then be whole numbers. With a
-    `horizon`, a day after the last point, that holds up to there: for a forecast that does not run away.
+    Parameters
+    ----------
+    days, values : (T,)
+        Days since the start of the model, and the curve on these days.
+    seed : int
+        Seed of the initial parameters, if no `model` is given.
+    plan : optional
+        As in `pyneuralode.fit`, by default `neural_plan` up to the last day.
+    model : AugmentedNeuralODE, optional
+        By default ``neural_model(seed)``.
+    smoothness : float
+        Weight of a penalty on the total variation of the curve from day to day, so that it does not oscillate between
+        the points. The days must then be whole numbers.
+    horizon : float, optional
+        Day up to which that penalty applies, by default the last one; a later day keeps a forecast from running away.
+    **settings
+        As in `pyneuralode.fit`.
+
+    Raises
+    ------
+    ArgumentError
+        If the days are fractions and `smoothness` is not 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyneuralode.epidemics import fit_neural, neural_curve
+    >>> from pyneuralode.fitting import Adam, Stage
+    >>> days = np.arange(0.0, 40.0, 4.0)
+    >>> result = fit_neural(days, np.exp(-(((days - 20) / 8) ** 2)), plan=Stage(Adam(5e-3), 3))
+    >>> neural_curve(result.model, days).shape
+    (10,)
     """
     days, values = real_array("days", days), real_array("values", values)
     last = float(np.max(days) if horizon is None else horizon)
@@ -88,5 +135,5 @@ def fit_neural(
 
 
 def neural_curve(model: AugmentedNeuralODE, days: np.ndarray, parameters: Any = None) -> np.ndarray:
-    """Return the observed component (T,) at rising days of at least 0; `parameters` stand in for the model's own."""
+    """Return the curve (T,) at rising days (T,) of at least 0; `parameters` replace the model's own if given."""
     return model.solve(np.zeros(1), real_array("days", days).astype(float), t0=0.0, parameters=parameters).ys[:, 0]

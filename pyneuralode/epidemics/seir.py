@@ -1,4 +1,4 @@
-"""The SEIR model fitted to an epidemic curve, as prevalence or as incidence, its initial conditions free or not."""
+"""The SEIR model, fitted to the infectious fraction or to new cases, with known or with fitted initial conditions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INITIAL = ("i0", "e0")
 
 @dataclass(frozen=True)
 class SEIRStart(Serializable):
-    """The initial state (1 - e0 - i0, e0, i0, 0) of a fit's parameters `e0` and `i0`, each of shape ()."""
+    """The initial state (1 - e0 - i0, e0, i0, 0), from the parameters `e0` and `i0` of a fit, each of shape ()."""
 
     def __call__(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
         i0, e0 = (parameters[name] for name in INITIAL)
@@ -31,7 +31,7 @@ class SEIRStart(Serializable):
 
 @dataclass(frozen=True)
 class Incidence(Serializable):
-    """New cases a day (T, 1) in states (T, 4), ``factor * sigma * e``; both are parameters of the fit."""
+    """New cases a day (T, 1) from states (T, 4): ``factor * sigma * e``, where both factors are parameters of the fit."""
 
     def __call__(self, ts: Any, ys: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return (parameters["factor"] * parameters["sigma"] * ys[:, 1])[:, None]
@@ -39,19 +39,26 @@ class Incidence(Serializable):
 
 @dataclass
 class EpidemicFit:
-    """A fitted epidemic: the `FitResult`, and the curve that was compared with the data.
+    """The result of `fit_seir`.
 
-    ``states(days)`` gives the model's states (T, 4) and ``curve(days)`` the observed quantity (T,), both from day 0.
+    Attributes
+    ----------
+    result : FitResult
+        The fit; its parameters include `i0` and `e0`.
+    observable : {"infectious", "incidence"}
+        What was compared with the data.
     """
 
     result: FitResult
     observable: str
 
     def states(self, days: np.ndarray) -> np.ndarray:
+        """Return the fractions S, E, I, R (T, 4) of the population at rising days (T,) of at least 0."""
         p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
         return self.result.model.solve(SEIRStart()(p).numpy(), real_array("days", days).astype(float), t0=0.0).ys
 
     def curve(self, days: np.ndarray) -> np.ndarray:
+        """Return the observed quantity (T,) at rising days (T,) of at least 0."""
         states, p = self.states(days), self.result.parameters
         return states[:, 2] if self.observable == "infectious" else p["factor"] * p["sigma"] * states[:, 1]
 
@@ -71,49 +78,51 @@ def fit_seir(
     plan: Any = Stage(LBFGS(), 300),
     **settings: Any,
 ) -> EpidemicFit:
-    """Fit the SEIR model to values at given days by least squares.
+    """Fit the SEIR model to an epidemic curve by least squares.
 
     Parameters
     ----------
     days, values : (T,)
-        Days since the start of the model (day 0), and the observed quantity then.
+        Days since the start of the model, and the observed quantity on these days.
     field : SEIR
-        Holds the starting values of gamma, R0 and sigma.
+        Its gamma, R0 and sigma are the start of the fit.
     i0, e0 : float
-        Infectious and exposed parts of the population at day 0; the rest is susceptible.
-    fit_initial : bool
-        Fit these two as well, from the given values.
+        Infectious and exposed fractions of the population at day 0; the rest is susceptible.
     observable : {"infectious", "incidence"}
-        What the values are: the infectious part i, or new cases a day, ``factor * sigma * e``, whose `factor` is
-        fitted too.
+        What the values are: the infectious fraction i, or new cases a day, ``factor * sigma * e``.
+    factor : float
+        Start of the factor of new cases, which is fitted too.
+    fit_initial : bool
+        Fit `i0` and `e0` as well, from the given values.
     bounded : bool
-        Keep rates positive and parts of the population between 0 and 1, by a change of variables.
+        Keep rates positive and fractions between 0 and 1, by a change of variables.
     engine : {"auto", "torch", "julia"}
     plan, **settings
         As in `pyneuralode.fit`.
+
+    Raises
+    ------
+    ArgumentError
+        If `observable` is unknown, or an argument of `pyneuralode.fit` is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyneuralode.epidemics import fit_seir
+    >>> from pyneuralode.fitting import LBFGS, Stage
+    >>> days = np.arange(0.0, 60.0, 3.0)
+    >>> fit = fit_seir(days, 0.05 * np.exp(-(((days - 40) / 12) ** 2)), i0=1e-3, plan=Stage(LBFGS(), 5))
+    >>> fit.curve(days).shape
+    (20,)
     """
     if observable not in OBSERVABLES:
         raise unknown_name("observable", observable, OBSERVABLES)
     model = NeuralODE(field, rtol=1e-8, atol=1e-10, engine=engine)
-    extra: dict[str, float] = {"i0": i0, "e0": e0}
-    observe = None
-    if observable == "incidence":
-        extra["factor"] = factor
-        observe = Incidence()
+    extra = {"i0": i0, "e0": e0} | ({"factor": factor} if observable == "incidence" else {})
+    compared = {"observe": Incidence()} if observable == "incidence" else {"observed": [2]}
     fixed = () if fit_initial else INITIAL
     free = [name for name in (*model.tensors(), *extra) if name not in fixed]
-    result = fit(
-        model,
-        days,
-        values,
-        y0=SEIRStart(),
-        t0=0.0,
-        plan=plan,
-        observed=None if observe else [2],
-        observe=observe,
-        extra=extra,
-        fixed=fixed,
-        bounds={name: (0.0, 1.0 if name in INITIAL else None) for name in free} if bounded else None,
-        **settings,
-    )
+    bounds = {name: (0.0, 1.0 if name in INITIAL else None) for name in free} if bounded else None
+    run = {"plan": plan, "extra": extra, "fixed": fixed, "bounds": bounds}
+    result = fit(model, days, values, y0=SEIRStart(), t0=0.0, **compared, **run, **settings)
     return EpidemicFit(result, observable)

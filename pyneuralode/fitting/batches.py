@@ -1,14 +1,14 @@
-"""Which rows of the data each update of a training takes."""
+"""The rows of the data that each update of a training takes."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-class Shuffled:
-    """Batches of `count` rows: every epoch takes all rows once, in a new order that follows from the `seed` numbers.
+class ShuffledBatches:
+    """Batches of `batch` out of `count` rows: every epoch takes all rows once, in a new order that depends on `seed`.
 
-    Those left over at an epoch's end, fewer than a batch, are left out.
+    Rows left over at the end of an epoch, fewer than a batch, are skipped.
     """
 
     def __init__(self, count: int, batch: int, *seed: int):
@@ -17,7 +17,7 @@ class Shuffled:
         self._epoch, self._order = -1, np.empty(0, dtype=int)
 
     def __call__(self, update: int) -> np.ndarray:
-        """Return the rows (batch,) of an update, counted from 0."""
+        """Return the row numbers (batch,) of an update, counted from 0."""
         epoch, k = divmod(update, self.each_epoch)
         if epoch != self._epoch:
             self._epoch = epoch

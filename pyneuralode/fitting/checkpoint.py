@@ -1,68 +1,119 @@
-"""Saving a fit between two iterations, and going on from there."""
+"""The file to which a fit is saved while it runs: safetensors with a JSON header, never pickle."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint_file import CheckpointFile
-from .result import StageResult
+from ..arguments import whole_number
+from ..errors import ArgumentError, ModelFileError
 
-if TYPE_CHECKING:
-    from .fit import _Run
+KEY = "pyneuralode_checkpoint"  # of the header, in the file's metadata
 
 
-class Checkpoint(CheckpointFile):
-    """The file of one fit: variables, best variables, optimizer state and history."""
+class Checkpoint:
+    """One file that holds the state of a fit: nested dicts and lists of tensors, arrays and plain values.
 
-    KEY, OF = "pyneuralode_fit", "a fit"
+    Parameters
+    ----------
+    path : str or Path
+        The file; its folder must exist.
+    identity : mapping of str to str
+        What must be the same for a fit to resume from the file.
+    every : int
+        Number of iterations from one save to the next.
+    """
 
-    def save(self, run: _Run) -> None:
+    def __init__(self, path: str | Path, identity: Mapping[str, str], every: int):
+        self.path, self.identity = Path(path), dict(identity)
+        if not self.path.parent.is_dir():
+            raise ArgumentError(f"checkpoint is {str(path)!r}, whose folder is not there: create it first.")
+        self.every = whole_number("checkpoint_every", every)
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the file by one with this state; a crash in between leaves the old file."""
         tensors: dict[str, Tensor] = {}
-        for name, value in run.variables.free.items():
-            tensors[f"now/{name}"] = value.detach().clone()
-            tensors[f"best/{name}"] = run.best[name].clone()
-        results = []
-        for k, result in enumerate(run.results):
-            for name, array in result.parameters.items():
-                tensors[f"stage/{k}/{name}"] = torch.as_tensor(array).clone()
-            results.append({key: value for key, value in vars(result).items() if key != "parameters"})
-        optimizer = _flatten(run.optimizer.state_dict()["state"], "optimizer", tensors)
-        self.write(tensors, {"results": results, "optimizer": optimizer, "begun": run.begun})
+        header = {"identity": self.identity, "state": {key: _encode(v, key, tensors) for key, v in state.items()}}
+        partial = self.path.with_name(self.path.name + ".partial")
+        save_file(tensors, str(partial), {KEY: json.dumps(header)})
+        os.replace(partial, self.path)
 
-    def load(self, run: _Run) -> None:
-        tensors, header = self.read()
-        run.best = self.part(tensors, "best", run.variables.free)
-        run.variables.restore(self.part(tensors, "now", run.variables.free))
-        run.results = []
-        for k, values in enumerate(header["results"]):
-            prefix = f"stage/{k}/"
-            parameters = {key.removeprefix(prefix): t.numpy() for key, t in tensors.items() if key.startswith(prefix)}
-            run.results.append(StageResult(**values, parameters=parameters))
-        run.make_optimizer(run.stages[len(run.results) - 1])
-        run.begun = tuple(header["begun"])
-        self.load_optimizer(run.optimizer, _unflatten(header["optimizer"], tensors))
+    def load(self) -> dict[str, Any]:
+        """Return the state that was saved.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is damaged or not a checkpoint.
+        ArgumentError
+            If it belongs to another fit.
+        """
+        try:
+            with safe_open(str(self.path), "pt") as file:
+                header = json.loads((file.metadata() or {}).get(KEY, "null"))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+        except (SafetensorError, ValueError) as error:
+            raise self._damaged(error) from None
+        if header is None:
+            raise ModelFileError(f"{self.path} is not a checkpoint of a fit: give another path.")
+        for name in {**self.identity, **header["identity"]}:
+            if header["identity"].get(name) != self.identity.get(name):
+                raise ArgumentError(
+                    f"{name} differs from that in {self.path}: give the same, or remove the file to start over."
+                )
+        try:
+            return {key: _decode(node, tensors) for key, node in header["state"].items()}
+        except ValueError as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, cause: Exception) -> ModelFileError:
+        return ModelFileError(f"{self.path} is damaged ({cause}): remove it to start the fit over.")
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` as JSON, its tensors moved to `tensors` and replaced by their names there."""
-    if isinstance(value, Tensor):
-        tensors[path] = value.detach().clone()
-        return {"tensor": path}
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return `value` as JSON, with its arrays, tensors and lists of numbers moved to `tensors` under their paths."""
     if isinstance(value, dict):
-        return {"dict": [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return {"list": [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
-    return {"value": value}
+        return {"dict": [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    kind = None
+    if isinstance(value, Tensor):
+        kind, stored = "tensor", value.detach()
+    elif isinstance(value, np.ndarray):
+        kind, stored = "array", torch.as_tensor(value)
+    elif isinstance(value, (list, tuple)):
+        if {*map(type, value)} not in ({float}, {int}):
+            return {"list": [_encode(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+        # A header of safetensors is limited to 100 MB: too little for the JSON of a long history.
+        kind, stored = "numbers", torch.tensor(value, dtype=torch.float64 if type(value[0]) is float else torch.int64)
+    if kind is None:
+        return {"value": value}
+    tensors[path] = stored.clone(memory_format=torch.contiguous_format)
+    return {kind: path, "shape": list(stored.shape)}
 
 
-def _unflatten(node: dict, tensors: dict[str, Tensor]) -> Any:
-    if "tensor" in node:
-        return tensors[node["tensor"]]
-    if "dict" in node:
-        return {key: _unflatten(item, tensors) for key, item in node["dict"]}
-    if "list" in node:
-        return [_unflatten(item, tensors) for item in node["list"]]
-    return node["value"]
+def _decode(node: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """Return the value that `_encode` turned into `node`; tuples come back as lists."""
+    kind, content = next(iter(node.items()))
+    if kind == "value":
+        return content
+    if kind == "dict":
+        return {key: _decode(item, tensors) for key, item in content}
+    if kind == "list":
+        return [_decode(item, tensors) for item in content]
+    tensor, shape = tensors.get(content), tuple(node["shape"])
+    if tensor is None:
+        raise ValueError(f"{content} is missing")
+    if tensor.shape != shape:
+        raise ValueError(f"{content} has shape {tuple(tensor.shape)}, not {shape}")
+    return tensor if kind == "tensor" else tensor.numpy() if kind == "array" else tensor.tolist()

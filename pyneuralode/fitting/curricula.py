@@ -1,4 +1,4 @@
-"""The order in which a fit sees its data: stages, and curricula that make them."""
+"""The order in which a fit sees its data: stages, and a curriculum that makes stages."""
 
 from __future__ import annotations
 
@@ -13,18 +13,30 @@ from .optimizers import Adam, Optimizer
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a fit.
+    """One part of a fit: an optimizer, and the data that it sees.
 
     Parameters
     ----------
     optimizer : Optimizer
+        By default Adam(1e-3).
     iterations : int
-        Most iterations.
+        Largest number of iterations.
     end : float, optional
-        Last time of the data that the stage sees; all of them unless given.
+        Last time of the data that the stage sees, by default the last of all.
     goal : float, optional
-        Loss at which the stage ends early. With noise of a known size in the data, going on below its level
-        fits the noise (Morozov's discrepancy principle).
+        Loss at which the stage ends early. If the size of the noise in the data is known, a lower loss than the
+        noise alone would give means that the noise is fitted (Morozov's discrepancy principle).
+
+    Raises
+    ------
+    ArgumentError
+        If one of them is wrong.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> pn.Stage(pn.LBFGS(), iterations=200, goal=1e-3).goal
+    0.001
     """
 
     optimizer: Optimizer = field(default_factory=Adam)
@@ -37,9 +49,8 @@ class Stage:
             raise ArgumentError(f"optimizer is a {type(self.optimizer).__name__}: give one such as Adam(lr=1e-3).")
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations))
         if self.end is not None:
-            object.__setattr__(
-                self, "end", real_number("end", self.end, "give a time of the data, or None for all of it")
-            )
+            remedy = "give a time of the data, or None for all of it"
+            object.__setattr__(self, "end", real_number("end", self.end, remedy))
         if self.goal is not None:
             remedy = "give a finite loss of at least 0, or None to go on to the last iteration"
             object.__setattr__(self, "goal", real_number("goal", self.goal, remedy))
@@ -47,15 +58,16 @@ class Stage:
                 raise ArgumentError(f"goal is {self.goal}: {remedy}.")
 
     def stages(self) -> list[Stage]:
+        """Return the stage itself, as a plan of one."""
         return [self]
 
 
 @dataclass(frozen=True)
 class GrowingSpan:
-    """Time spans that grow: each stage fits the data up to its end, from the best parameters of the one before.
+    """A plan of growing time spans: each stage fits the data up to its end, from the best parameters of the one before.
 
-    Fitting a long trajectory at once often ends in its mean; a short one first, and then more and more of it,
-    does not (the SciML tutorials' "iterative growing of fits").
+    A fit of a long trajectory at once often ends in the mean of the data. A fit of its beginning, and then of more and
+    more of it, does not (the "iterative growing of fits" of the SciML tutorials).
 
     Parameters
     ----------
@@ -63,8 +75,16 @@ class GrowingSpan:
         Last time of each stage, rising.
     optimizers : Optimizer, or one for each stage
     iterations : int, or one for each stage
+        Largest number of iterations.
     finish : sequence of Stage
-        Stages on the data up to the last end, after the growing ones.
+        Stages after the growing ones, by default on the data up to the last end.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> plan = pn.GrowingSpan([1.0, 2.0], pn.Adam(0.01), 100, finish=[pn.Stage(pn.LBFGS(), 50)])
+    >>> [stage.end for stage in plan.stages()]
+    [1.0, 2.0, 2.0]
     """
 
     ends: Sequence[float]
@@ -73,16 +93,18 @@ class GrowingSpan:
     finish: Sequence[Stage] = ()
 
     def stages(self) -> list[Stage]:
+        """Return the stages; raises ArgumentError unless the ends rise and there is one of each for every end."""
         ends = [real_number("an end", end, "give rising times, such as [60, 91, 170]") for end in self.ends]
         if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
             raise ArgumentError(f"ends is {ends}: give rising times, such as [60, 91, 170].")
-        optimizers = _each("optimizers", self.optimizers, len(ends), Optimizer)
-        iterations = _each("iterations", self.iterations, len(ends), Real)
+        optimizers = _one_for_each("optimizers", self.optimizers, len(ends), Optimizer)
+        iterations = _one_for_each("iterations", self.iterations, len(ends), Real)
         growing = [Stage(o, n, end) for o, n, end in zip(optimizers, iterations, ends)]
         return growing + [replace(s, end=ends[-1] if s.end is None else s.end) for s in self.finish]
 
 
-def _each(name: str, value, count: int, kind: type) -> list:
+def _one_for_each(name: str, value, count: int, kind: type) -> list:
+    """Return `count` values, from one or from a sequence of them."""
     if not isinstance(value, kind) and (isinstance(value, (str, bytes)) or not isinstance(value, Iterable)):
         raise ArgumentError(f"{name} is {value!r}: give one, or a sequence with one for each end.")
     values = [value] * count if isinstance(value, kind) else list(value)

@@ -1,4 +1,4 @@
-"""What a fit came to: how much of the data it explains, whether its optimizer converged, and where its parameters went."""
+"""How good a fit is: how much of the data it explains, whether it converged, and how far its parameters moved."""
 
 from __future__ import annotations
 
@@ -14,19 +14,28 @@ from torch import Tensor
 from ..errors import PyNeuralODEError
 from .objective import Objective
 from .result import StageResult
-from .variables import Variables
+from .run import assign_tensors, copy_tensors
+from .trajectory_loss import TrajectoryLoss
+from .variables import OPEN, Bound, Variables
 
-SETTLED = 1e-3  # the part of the objective that may still be gained where a fit has converged
-NEGLIGIBLE = 1e-6  # an objective below this part of the data's own sum of squares is as good as zero
-POOR = 0.9  # explained variance below which a column is said to be explained poorly
-ORDERS = 100.0  # factor from which a parameter has moved by orders of magnitude
-AT_BOUND = 1e-3  # distance to a bound, as a part of what it was at the start, that counts as being there
-LINES = 12  # of columns, and of parameters, in a report
+CONVERGED_GAIN = 1e-3  # a fit has converged if less than this fraction of the objective could still be gained
+NEGLIGIBLE = 1e-6  # an objective below this fraction of the data's own sum of squares is as good as zero
+WELL_EXPLAINED = 0.9  # fraction of a column's variance below which it is reported as badly explained
+FAR_FACTOR = 100.0  # a parameter that changed by this factor has moved by orders of magnitude
+BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance shrank to this fraction of that at the start
+MAX_LINES = 12  # of columns, and of parameters, in a report
 
 
 @dataclass(frozen=True)
 class ColumnFit:
-    """One column of the data: root mean square of the errors and standard deviation, both in its unit; NaN without values."""
+    """The fit of one column of the data.
+
+    Attributes
+    ----------
+    name : str
+    rmse, spread : float
+        Root mean square of the errors, and standard deviation of the data, in the column's unit; NaN without values.
+    """
 
     name: str
     rmse: float
@@ -34,13 +43,24 @@ class ColumnFit:
 
     @property
     def explained(self) -> float:
-        """The part of the variance that is explained, 1 - rmse^2 / spread^2; NaN for a constant column."""
+        """The fraction of the variance that is explained, 1 - rmse^2 / spread^2; NaN for a constant column."""
         return 1 - (self.rmse / self.spread) ** 2 if self.spread > 0 else math.nan
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A free parameter: its value at the start and now (of an array the root mean squares), and whether it is at a bound."""
+class ParameterChange:
+    """How far a free parameter moved.
+
+    Attributes
+    ----------
+    name : str
+    start, end : float
+        Value before and after the fit; of an array the root mean square.
+    size : int
+        Number of elements.
+    at_bound : bool
+        Whether it ended at one of its bounds.
+    """
 
     name: str
     start: float
@@ -49,35 +69,36 @@ class Moved:
     at_bound: bool
 
     @property
-    def far(self) -> bool:
-        """Whether it is a single number that moved by orders of magnitude."""
+    def moved_far(self) -> bool:
+        """Whether it is a single number that changed by orders of magnitude."""
         ratio = abs(self.end / self.start) if self.start else 1.0
-        return self.size == 1 and not 1 / ORDERS < ratio < ORDERS
+        return self.size == 1 and not 1 / FAR_FACTOR < ratio < FAR_FACTOR
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How good a fit is; printed it is a short report.
+    """How good a fit is; printed, it is a short report.
 
     Attributes
     ----------
     columns : tuple of ColumnFit
-        Of the rows that the last stage saw.
-    parameters : tuple of Moved
+        One for each column, over the rows that the last stage saw.
+    parameters : tuple of ParameterChange
         The free parameters.
     gradient : float
-        Norm of the objective's gradient at the best parameters, with respect to the unbounded variables; NaN if unknown.
+        Norm of the objective's gradient with respect to the unbounded variables, at the best parameters; NaN if unknown.
     descent : float
-        The part of the objective that the best step down that gradient would take off: the decrease of the trust-region
-        methods' Cauchy point (Nocedal and Wright, Numerical Optimization, ch. 4), a tenth of the variables' norm at most.
+        Fraction of the objective that the best step down the gradient would gain, a step of at most a tenth of the
+        variables' norm: the decrease at the Cauchy point of trust-region methods (Nocedal and Wright, Numerical
+        Optimization, ch. 4). NaN if unknown.
     improvement : float
-        The part of the objective that the last tenth of the last stage's iterations took off.
+        Fraction of the objective that the last tenth of the last stage's iterations gained.
     at_goal : bool
         Whether the last stage reached its goal.
     """
 
     columns: tuple[ColumnFit, ...]
-    parameters: tuple[Moved, ...]
+    parameters: tuple[ParameterChange, ...]
     gradient: float
     descent: float
     improvement: float
@@ -85,50 +106,49 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether neither the last iterations nor a further step would change the objective by a part of 1e-3."""
-        return self.descent < SETTLED and self.improvement < SETTLED
+        """Whether the last iterations gained, and one more step would gain, less than a thousandth of the objective."""
+        return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property
-    def worst(self) -> ColumnFit | None:
-        """The column of which the least is explained, if that is less than 90 %."""
-        return min((c for c in self.columns if c.explained < POOR), key=lambda c: c.explained, default=None)
+    def worst_column(self) -> ColumnFit | None:
+        """The column of which the least is explained, or None if at least 90 % of every column is."""
+        return min((c for c in self.columns if c.explained < WELL_EXPLAINED), key=lambda c: c.explained, default=None)
 
     @property
     def advice(self) -> str:
-        """One sentence on what to change, empty where nothing has to be."""
-        for moved in self.parameters:
-            if moved.at_bound:
+        """One sentence on what to change; empty if nothing needs to."""
+        for change in self.parameters:
+            if change.at_bound:
                 return (
-                    f"{moved.name} ended at its bound: widen the bounds, or hold it by `fixed` if the bound is meant."
+                    f"{change.name} ended at its bound: widen its bounds, or name it in `fixed` if the bound is meant."
                 )
-            if moved.far:
+            if change.moved_far:
                 return (
-                    f"{moved.name} went from {moved.start:.3g} to {moved.end:.3g}, so the data may not determine it: "
-                    "give it bounds, hold it by `fixed`, or add data."
+                    f"{change.name} went from {change.start:.3g} to {change.end:.3g}, so the data may not determine it: "
+                    "give it bounds, name it in `fixed`, or add data."
                 )
+        worst = self.worst_column
         add = "hidden components (AugmentedNeuralODE, on the command line --augment 2), another field or other data"
         if not (self.converged or self.at_goal):
-            stay = f"; if {self.worst.name} stays badly explained, take {add}" if self.worst else ""
+            stay = f"; if {worst.name} stays badly explained, try {add}" if worst else ""
             return (
                 f"The fit can still improve: give more iterations, L-BFGS at the end or a smaller learning rate{stay}."
             )
-        if self.worst:
-            return f"Unless the rest of {self.worst.name} is noise, take {add}: more iterations will not help."
+        if worst:
+            return f"Unless the rest of {worst.name} is noise, try {add}: more iterations will not help."
         return ""
 
     def __str__(self) -> str:
         lines = [f"{'column':<18}{'RMSE':>12}{'spread':>12}{'explained':>12}"]
-        lines += [_column_line(column) for column in self.columns[:LINES]]
-        lines += _rest(len(self.columns), "columns")
-        numbers = [moved for moved in self.parameters if moved.size == 1 or moved.at_bound]
-        if numbers:
-            lines.append(f"{'parameter':<18}{'start':>12}{'end':>12}")
-            lines += [_parameter_line(moved) for moved in numbers[:LINES]]
-            lines += _rest(len(numbers), "parameters")
+        lines += _limited([_column_line(column) for column in self.columns], "columns")
+        changes = [_parameter_line(change) for change in self.parameters if change.size == 1 or change.at_bound]
+        if changes:
+            lines += [f"{'parameter':<18}{'start':>12}{'end':>12}", *_limited(changes, "parameters")]
         lines += [
             f"{'converged' if self.converged else 'not converged'}: the last tenth of the iterations took "
             f"{_percent(self.improvement)} off the loss;",
-            f"the gradient's norm is {self.gradient:.2g}, the best step down it would take {_percent(self.descent)} off",
+            f"the norm of the gradient is {self.gradient:.2g}, and the best step down it would take off "
+            f"{_percent(self.descent)}",
             *textwrap.wrap(self.advice, 88),
         ]
         return "\n".join(lines)
@@ -137,43 +157,42 @@ class Diagnosis:
 def column_fits(
     predicted: np.ndarray, data: np.ndarray, counted: np.ndarray, names: Sequence[str]
 ) -> tuple[ColumnFit, ...]:
-    """Return the fit of each column of data (..., k), of which the values that are `counted` count."""
+    """Return the fit of each column of data (..., k); values count where `counted`, of the same shape, is True."""
     fits = []
     for k, name in enumerate(names):
         seen = counted[..., k]
         values, errors = data[..., k][seen], (predicted[..., k] - data[..., k])[seen]
         rmse, spread = (np.sqrt(np.mean(errors**2)), np.std(values)) if seen.any() else (math.nan, math.nan)
-        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # rounding is no spread
+        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # what is left is rounding
         fits.append(ColumnFit(name, float(rmse), 0.0 if constant else float(spread)))
     return tuple(fits)
 
 
 def diagnose(
-    objective: Objective,
+    loss: TrajectoryLoss,
     variables: Variables,
     start: Mapping[str, np.ndarray],
     stage: StageResult,
-    predict: Callable[[dict[str, Tensor], int], Tensor],
-    total_of: Callable[[dict[str, Tensor], int], Tensor],
     goal: float | None,
 ) -> Diagnosis:
-    """Return the diagnosis of the last stage at the current variables, by three evaluations and two gradients.
+    """Return the diagnosis of the last stage and its goal, at the current variables; `start` is from before the fit.
 
-    `predict` gives the prediction and `total_of` the objective of the first rows; `start` are the parameters before the fit.
+    It takes three evaluations and two gradients.
     """
+    objective = loss.objective
     rows = objective.rows(stage.end)
     counted = (objective.weights[:rows] > 0).cpu().numpy()
     data = objective.data[:rows].cpu().numpy()
     columns: tuple[ColumnFit, ...] = ()
     gradient = descent = math.nan
-    floor = max(stage.best_objective, NEGLIGIBLE * _of_means(objective, rows), np.finfo(float).tiny)
+    floor = max(stage.best_objective, NEGLIGIBLE * _loss_of_means(objective, rows), np.finfo(float).tiny)
     try:
         with torch.no_grad():
-            prediction = predict(variables.values(), rows).cpu().numpy()
+            prediction = loss.prediction(variables.values(), rows).cpu().numpy()
         columns = column_fits(prediction, data, counted, objective.names)
-        gradient, decrease = _descent(variables, lambda: total_of(variables.values(), rows))
+        gradient, decrease = _descent(variables, lambda: loss(variables.values(), rows)[1])
         descent = decrease / floor
-    except (PyNeuralODEError, KeyboardInterrupt):  # the fit stands; what could not be found out stays NaN
+    except (PyNeuralODEError, KeyboardInterrupt):  # the fit is valid; what could not be computed stays NaN
         pass
     tenth = max(1, len(stage.objectives) // 10)
     before = min(stage.objectives[:-tenth] or stage.objectives[:1], default=math.nan)
@@ -181,9 +200,7 @@ def diagnose(
     now = variables.arrays()
     return Diagnosis(
         columns,
-        tuple(
-            _moved(name, start[name], now[name], variables.bounds.get(name, (None, None))) for name in variables.free
-        ),
+        tuple(_change(name, start[name], now[name], variables.bounds.get(name, OPEN)) for name in variables.free),
         gradient,
         descent,
         improvement,
@@ -191,7 +208,7 @@ def diagnose(
     )
 
 
-def _of_means(objective: Objective, rows: int) -> float:
+def _loss_of_means(objective: Objective, rows: int) -> float:
     """Return the loss of a prediction that is each column's weighted mean."""
     data, weights = objective.data[:rows], objective.weights[:rows]
     axes = tuple(range(data.ndim - 1))
@@ -199,17 +216,20 @@ def _of_means(objective: Objective, rows: int) -> float:
     return float(objective.loss(means.expand_as(data)))
 
 
-def _descent(variables: Variables, total: Callable[[], Tensor]) -> tuple[float, float]:
-    """Return the gradient's norm, and the decrease of the objective by the best step down it, by its curvature there."""
+def _descent(variables: Variables, evaluate: Callable[[], Tensor]) -> tuple[float, float]:
+    """Return the norm of the gradient, and what the best step down it gains of the objective.
+
+    The curvature along the gradient, from a second gradient nearby, says how long that step is.
+    """
     free = list(variables.free.values())
 
     def gradient() -> Tensor:
-        found = torch.autograd.grad(total(), free, allow_unused=True)
+        found = torch.autograd.grad(evaluate(), free, allow_unused=True)
         return torch.cat(
             [torch.zeros_like(v).flatten() if g is None else g.flatten() for v, g in zip(free, found)]
         ).double()
 
-    here, slope = variables.snapshot(), gradient()
+    here, slope = copy_tensors(variables.free), gradient()
     norm = float(slope.norm())
     if norm == 0 or not math.isfinite(norm):
         return norm, norm
@@ -221,18 +241,18 @@ def _descent(variables: Variables, total: Callable[[], Tensor]) -> tuple[float, 
     try:
         curvature = float(slope @ (slope - gradient())) / (norm * probe)
     finally:
-        variables.restore(here)
+        assign_tensors(variables.free, here)
     longest = 0.1 * size
     step = min(longest, norm / curvature) if curvature > 0 else longest
     return norm, norm * step - 0.5 * max(curvature, 0.0) * step**2
 
 
-def _moved(name: str, start: np.ndarray, end: np.ndarray, bound: tuple[float | None, float | None]) -> Moved:
+def _change(name: str, start: np.ndarray, end: np.ndarray, bound: Bound) -> ParameterChange:
     reached = any(
-        bool((np.abs(end - edge) < AT_BOUND * np.abs(start - edge)).any()) for edge in bound if edge is not None
+        bool((np.abs(end - edge) < BOUND_DISTANCE * np.abs(start - edge)).any()) for edge in bound if edge is not None
     )
     sizes = [float(v) if v.ndim == 0 else float(np.sqrt(np.mean(np.square(v, dtype=float)))) for v in (start, end)]
-    return Moved(name, *sizes, start.size, reached)
+    return ParameterChange(name, *sizes, start.size, reached)
 
 
 def _column_line(column: ColumnFit) -> str:
@@ -242,13 +262,15 @@ def _column_line(column: ColumnFit) -> str:
     return f"{column.name:<18}{column.rmse:>12.4g}{column.spread:>12.4g}{explained:>12}"
 
 
-def _parameter_line(moved: Moved) -> str:
-    note = "  at its bound" if moved.at_bound else "  moved by orders of magnitude" if moved.far else ""
-    return f"{moved.name:<18}{moved.start:>12.4g}{moved.end:>12.4g}{note}"
+def _parameter_line(change: ParameterChange) -> str:
+    note = "  at its bound" if change.at_bound else "  moved by orders of magnitude" if change.moved_far else ""
+    return f"{change.name:<18}{change.start:>12.4g}{change.end:>12.4g}{note}"
 
 
-def _rest(count: int, what: str) -> list[str]:
-    return [f"... and {count - LINES} more {what}"] if count > LINES else []
+def _limited(lines: list[str], what: str) -> list[str]:
+    """Return the first lines, and how many more there are."""
+    more = len(lines) - MAX_LINES
+    return [*lines[:MAX_LINES], f"... and {more} more {what}"] if more > 0 else lines
 
 
 def _percent(part: float) -> str:

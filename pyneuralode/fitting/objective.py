@@ -1,4 +1,4 @@
-"""What a fit minimizes: weighted squares of prediction minus data, over the observed components."""
+"""The loss of a prediction of the data: weighted squares of the errors, over the observed components."""
 
 from __future__ import annotations
 
@@ -17,24 +17,42 @@ REDUCTIONS = ("sum", "mean")
 
 
 class Objective:
-    """Data at irregular times, and the loss of a prediction of it.
+    """Data at any times, and the loss of a prediction of them.
 
     Parameters
     ----------
     ts : (T,)
         Times of the data, rising, in the model's unit of time.
     data : (T,) or (T, ..., k)
-        Values of the k observed components; a table's columns keep their names in the result's diagnosis.
+        Values of the k observed components, in their units. The diagnosis of a fit shows a table's column names.
     observed : sequence of int, optional
-        Which state components they are; the first k unless given.
+        Numbers of these components in the state, by default 0 to k - 1.
     observe : callable, optional
-        ``observe(ts, ys, parameters)`` -> (T,) or (T, ..., k) in place of `observed`, for a function of the state.
+        ``observe(ts, ys, parameters)`` -> (T,) or (T, ..., k), a function of the states (T, ..., d) that is compared
+        with the data in place of `observed` components.
     weights : array, optional
-        Weight of each square: (T,) is one for each row, other shapes broadcast to that of data.
-    mask : "nan" or boolean array of data's shape, optional
-        What counts: True where there is a value; "nan" takes NaN as missing.
+        Weight of each square: (T,) is one for each row, other shapes broadcast to that of the data.
+    mask : "nan" or boolean array, optional
+        Which values count: True where one does, in the shape of the data or (T,); "nan" skips NaN.
     reduction : {"sum", "mean"}
-        Sum or (weighted) mean of the squares.
+        Sum or weighted mean of the squares.
+    dtype, device
+        Of the tensors to compute with.
+
+    Raises
+    ------
+    DataError
+        If the data are empty, not rising in time, or not finite where they count.
+    ArgumentError
+        If another argument is wrong.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pyneuralode.fitting.objective import Objective
+    >>> objective = Objective([0.0, 1.0], [2.0, 5.0], weights=[1.0, 0.5])
+    >>> objective.loss(torch.tensor([[1.0], [3.0]], dtype=torch.float64)).item()
+    3.0
     """
 
     def __init__(
@@ -64,7 +82,7 @@ class Objective:
         if len(self.ts) == 0:
             raise DataError("data is empty: give at least one row.")
         if not np.isfinite(self.ts).all() or (np.diff(self.ts) <= 0).any():
-            raise DataError("ts must rise and be finite: sort the data by time and give every time once.")
+            raise DataError("ts does not rise or is not finite: sort the data by time and give every time once.")
         self.data, self.mask = _masked(values, mask)
         self.weights = self._weights(weights, dtype, device)
         self.observed = list(range(values.shape[-1])) if observed is None else _components(observed)
@@ -72,12 +90,12 @@ class Objective:
         side_by_side = self.observed == list(range(first, first + count))
         self.columns = slice(first, first + count) if side_by_side else self.observed  # a slice is a cheaper index
         if observe is None and len(self.observed) != values.shape[-1]:
-            raise ArgumentError(
-                f"observed names {len(self.observed)} components and data has {values.shape[-1]} columns."
-            )
+            count, columns = len(self.observed), values.shape[-1]
+            raise ArgumentError(f"observed has {count} entries and data {columns} columns: give one for each column.")
         self.observe, self.reduction = observe, reduction
 
     def _weights(self, weights: Any, dtype: torch.dtype, device) -> Tensor:
+        """Return the weight of every value, 0 where it does not count."""
         counted = self.mask.to(dtype)
         if weights is None:
             return counted
@@ -90,9 +108,8 @@ class Objective:
         try:
             counted = counted * weights.expand_as(counted)
         except RuntimeError:
-            raise ArgumentError(
-                f"weights has shape {given} and data {tuple(self.data.shape)}: give one for each row, or a shape that broadcasts."
-            ) from None
+            shapes = f"weights has shape {given} and data {tuple(self.data.shape)}"
+            raise ArgumentError(f"{shapes}: give one for each row, or a shape that broadcasts.") from None
         if not bool(counted.any()):
             raise ArgumentError("weights is 0 wherever a value counts: give at least one value a positive weight.")
         return counted
@@ -103,7 +120,7 @@ class Objective:
         return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
     def rows(self, end: float | None) -> int:
-        """Return how many rows lie at or before `end`."""
+        """Return the number of rows at or before time `end`; all for None."""
         return len(self.ts) if end is None else int(np.searchsorted(self.ts, end, side="right"))
 
     def predict(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
@@ -112,48 +129,45 @@ class Objective:
             prediction = self.observe(ts, ys, parameters)
             return prediction[:, None] if prediction.ndim == 1 else prediction
         if max(self.observed) >= ys.shape[-1] or min(self.observed) < 0:
-            raise ArgumentError(f"observed is {self.observed}: the state has the components 0 to {ys.shape[-1] - 1}.")
+            raise ArgumentError(f"observed is {self.observed}: give components 0 to {ys.shape[-1] - 1} of the state.")
         return ys[..., self.columns]
 
     def loss(self, prediction: Tensor) -> Tensor:
-        """Return the loss of a prediction of the first rows."""
+        """Return the loss, of shape (), of a prediction (rows, ..., k) of the first rows."""
         rows = len(prediction)
         data, weights = self.data[:rows], self.weights[:rows]
         if prediction.shape != data.shape:
-            raise ArgumentError(
-                f"the prediction has shape {tuple(prediction.shape)} and data {tuple(data.shape)}: give data as (T, ..., k) "
-                "for states (T, ..., d)."
-            )
+            shapes = f"the prediction has shape {tuple(prediction.shape)} and data {tuple(data.shape)}"
+            raise ArgumentError(f"{shapes}: give data as (T, ..., k) for states (T, ..., d).")
         total = (weights * (prediction - data) ** 2).sum()
         return total if self.reduction == "sum" else total / weights.sum()
 
 
 def _names(data: Any, count: int) -> tuple[str, ...]:
-    """Return the names of the columns, which a table brings along."""
+    """Return the names of the columns, from the data if they are a table."""
     return tuple(map(str, getattr(data, "columns", [f"column {k + 1}" for k in range(count)])))
 
 
 def _components(observed: Any) -> list[int]:
-    """Return the numbers of components; a mask of truth values is none."""
-    remedy = "give components counted from 0, such as [0, 2]"
+    """Return the numbers of components; a boolean mask is refused."""
     try:
         return [whole_number("observed", i, 0) for i in np.atleast_1d(observed)]
     except ArgumentError:
-        raise ArgumentError(f"observed is {observed!r}: {remedy}.") from None
+        raise ArgumentError(f"observed is {observed!r}: give components counted from 0, such as [0, 2].") from None
 
 
-def _truth(mask: Any) -> np.ndarray:
-    """Return a mask of truth values, or of the numbers 0 and 1."""
+def _boolean_mask(mask: Any) -> np.ndarray:
+    """Return a mask of booleans, or of zeros and ones, as booleans."""
     array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise ArgumentError(
-            f"mask holds other values than True and False (its dtype is {array.dtype}): give these alone."
+            f"mask holds other values than True and False (its dtype is {array.dtype}): give only these."
         )
     return array.astype(bool)
 
 
 def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
-    """Return the values with zeros where they do not count, and where they do."""
+    """Return the values, with zeros where they do not count, and a mask of where they count."""
     finite = torch.isfinite(values)
     if isinstance(mask, str):
         if mask != "nan":
@@ -162,14 +176,14 @@ def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
     elif mask is None:
         counted = torch.ones_like(finite)
     else:
-        counted = torch.as_tensor(_truth(mask), device=values.device)
+        counted = torch.as_tensor(_boolean_mask(mask), device=values.device)
         if counted.shape == values.shape[:1]:  # one for each row
             counted = counted.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
         if counted.shape != values.shape:
             raise ArgumentError(f"mask has shape {tuple(counted.shape)}: give that of data, {tuple(values.shape)}.")
     if bool((counted & ~finite).any()):
         row = int((counted & ~finite).flatten(1).any(1).nonzero()[0])
-        raise DataError(f"data holds a non-finite number in row {row}: remove it, or give mask='nan' to leave NaN out.")
+        raise DataError(f"data holds a non-finite number in row {row}: remove it, or give mask='nan' to skip NaN.")
     if not bool(counted.any()):
         raise DataError("data holds no value that counts: give at least one that is not masked.")
     return torch.where(counted, values, torch.zeros_like(values)), counted

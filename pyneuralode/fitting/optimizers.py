@@ -1,4 +1,4 @@
-"""Optimizers as plain descriptions; `make` turns one into the torch optimizer that does the work."""
+"""Optimizers as dataclasses of their settings; `make` gives the torch optimizer that does the work."""
 
 from __future__ import annotations
 
@@ -11,26 +11,31 @@ import torch
 from ..arguments import real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
-# Where the curvature changes along the way (a penalty with kinks, say), L-BFGS's old pairs lead it astray: fits that crawl
-# for thousands of iterations go on when its memory is dropped. Shorter fits never notice. As in julia/src/fitting/lbfgs.jl.
+# Where the curvature changes along the way (a penalty with kinks, say), L-BFGS's old pairs mislead it: fits that stall for
+# thousands of iterations move again once its memory is dropped. The same number as in julia/src/fitting/lbfgs.jl.
 MEMORY_LIFE = 500
 SCHEDULES = ("constant", "cosine", "exponential")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of the first-order optimizers.
+    """Base of all optimizers.
 
     Parameters
     ----------
     lr : float
         Learning rate at the start of a stage.
     schedule : {"constant", "cosine", "exponential"}
-        How the rate goes from `lr` to ``final * lr`` over the iterations of a stage.
+        How the rate falls from `lr` to ``final * lr`` over the iterations of a stage.
     final : float
-        The last rate as a part of the first.
+        Last rate, as a fraction of the first.
     clip : float, optional
-        Largest norm of the gradient; a longer one is shortened to it.
+        Largest norm of the gradient; a longer gradient is scaled down to it.
+
+    Raises
+    ------
+    ArgumentError
+        If a setting is out of range.
     """
 
     lr: float = 1e-3
@@ -61,8 +66,8 @@ class Optimizer:
             return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
         return self.lr * self.final**part if self.schedule == "exponential" else self.lr
 
-    def spent(self, losses: list[float], begun: int) -> bool:
-        """Whether it has to start anew to go on, after iterations that began at these losses; its own first is `begun`."""
+    def needs_restart(self, losses: list[float], started: int) -> bool:
+        """Whether to restart without memory, given the loss where each iteration began; the last start was at `started`."""
         return False
 
     def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -70,7 +75,7 @@ class Optimizer:
         shared = {f.name for f in fields(Optimizer)} - {"lr"}
         settings = {name: value for name, value in vars(self).items() if name not in shared}
         kind = getattr(torch.optim, type(self).__name__)
-        # One call for all tensors: for small models torch's loop over them takes longer than the arithmetic.
+        # Fused is one call for all tensors: for small models torch's loop over them takes longer than the arithmetic.
         if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
             settings["fused"] = True
         return kind(tensors, **settings)
@@ -101,7 +106,7 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent, with momentum and weight decay if asked for, as torch.optim.SGD."""
+    """Gradient descent, optionally with momentum and weight decay, as torch.optim.SGD."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -111,9 +116,20 @@ class SGD(Optimizer):
 class LBFGS(Optimizer):
     """L-BFGS with a strong Wolfe line search (Nocedal and Wright, Numerical Optimization, ch. 7).
 
-    One iteration is one search direction; its line search may take several evaluations. When `patience` iterations in
-    a row bring the loss down by less than a relative `tolerance`, and after every 500, the memory is dropped and the
-    search starts anew from the best parameters; the stage ends early where a start brought nothing.
+    One iteration is one search direction; its line search may take several evaluations. If `patience` iterations in a
+    row each lower the loss by less than a relative `tolerance`, and after every 500 iterations, the memory is dropped
+    and the search restarts from the best parameters. A restart that gains nothing ends the stage.
+
+    Parameters
+    ----------
+    lr : float
+        First step length that a line search tries, as a fraction of the quasi-Newton step.
+    history : int
+        Number of pairs of steps and gradient changes in memory.
+    tolerance : float
+        Smallest relative decrease of the loss that counts as progress.
+    patience : int
+        Number of iterations without progress before a restart.
     """
 
     lr: float = 1.0
@@ -126,11 +142,11 @@ class LBFGS(Optimizer):
         for name in ("history", "patience"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
 
-    def spent(self, losses: list[float], begun: int) -> bool:
-        recent = losses[max(begun, len(losses) - self.patience - 1) :]
+    def needs_restart(self, losses: list[float], started: int) -> bool:
+        recent = losses[max(started, len(losses) - self.patience - 1) :]
         steps = zip(recent, recent[1:])
         stuck = len(recent) > self.patience and all(a - b <= self.tolerance * abs(a) for a, b in steps)
-        return stuck or len(losses) - begun >= MEMORY_LIFE
+        return stuck or len(losses) - started >= MEMORY_LIFE
 
     def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
         return torch.optim.LBFGS(

@@ -1,4 +1,4 @@
-"""What a fit returns."""
+"""The result of a fit, and of each of its stages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class StageResult:
-    """One stage: its last time, the loss and the objective (loss and penalty) where every iteration began, those
-    of the best parameters by the objective, and the work done."""
+    """The history of one stage.
+
+    Attributes
+    ----------
+    end : float or None
+        Last time of the data that the stage saw; None for all of it.
+    optimizer : str
+    losses, objectives : list of float
+        Loss, and loss plus penalty, where each iteration began.
+    best_loss, best_objective : float
+        The same at the best parameters, those of the lowest objective.
+    parameters : dict of arrays
+        The best parameters, by name.
+    evaluations : int
+        Number of evaluations of the loss and its gradient.
+    seconds : float
+    """
 
     end: float | None
     optimizer: str
@@ -29,18 +44,18 @@ class StageResult:
 
 @dataclass
 class FitResult:
-    """The outcome of a fit.
+    """The result of a fit; printed, it is a report of a few lines.
 
     Attributes
     ----------
     model
-        The model that was fitted, holding the best parameters.
+        The fitted model, with the best parameters.
     loss : float
-        The loss of the best parameters, a penalty not counted.
+        Loss of the best parameters, without the penalty.
     parameters : dict of arrays
-        The best parameters by name, the extra ones (initial conditions, factors) included.
+        The best parameters by name, including the extra ones (initial conditions, factors).
     stages : list of StageResult
-        History, stage by stage.
+        The history, stage by stage.
     finished : bool
         Whether the whole plan ran.
     interrupted : bool
@@ -48,8 +63,8 @@ class FitResult:
     message : str
         Why the fit ended, and whether it converged.
     diagnosis : Diagnosis or None
-        How much of the data the fit explains, whether it converged, where the parameters went, and what to change; None
-        where the loss was never known. ``print(result)`` shows it.
+        How much of the data the fit explains, whether it converged, how far the parameters moved, and what to change;
+        None if the loss could not be computed once.
     """
 
     model: Any
@@ -71,14 +86,15 @@ class FitResult:
 
     @property
     def losses(self) -> np.ndarray:
-        """The loss of every iteration of all stages, in order."""
+        """The loss of every iteration (iterations,), over all stages in order."""
         return np.concatenate([stage.losses for stage in self.stages])
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the loss and its gradient."""
+        """Number of evaluations of the loss and its gradient."""
         return sum(stage.evaluations for stage in self.stages)
 
     @property
     def seconds(self) -> float:
+        """Time that the iterations took."""
         return sum(stage.seconds for stage in self.stages)

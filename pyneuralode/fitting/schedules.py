@@ -1,4 +1,4 @@
-"""Learning rates that follow from the number of the update."""
+"""Learning rates as functions of the number of the update."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from dataclasses import dataclass
 class OneCycle:
     """A learning rate that rises linearly to `peak` over a tenth of the updates and falls to zero by half a cosine.
 
-    After Smith and Topin 2019. An instance is a `schedule` of `stochastic.train` and of the flows' `fit`.
+    An instance is a `schedule` for `stochastic.train` and for the `fit` of a flow.
+
+    References
+    ----------
+    Smith and Topin 2019, Super-convergence: very fast training of neural networks using large learning rates.
+
+    Examples
+    --------
+    >>> from pyneuralode.fitting.schedules import OneCycle
+    >>> [round(OneCycle(0.1, updates=20)(update), 4) for update in (0, 1, 19)]
+    [0.05, 0.1, 0.0]
     """
 
     peak: float
@@ -26,8 +36,8 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
-class Steps:
-    """A learning rate that is multiplied by `factor` at each of the updates `at`, counted from 0."""
+class StepDecay:
+    """A learning rate that starts at `rate` and is multiplied by `factor` at each of the updates `at`, counted from 0."""
 
     rate: float
     at: tuple[int, ...]

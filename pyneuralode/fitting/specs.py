@@ -1,4 +1,4 @@
-"""Pieces of a fit that both engines know: callables that can say what they are, so that a fit may run in Julia."""
+"""Callables that both engines know, so that a fit with them can run in Julia as a whole."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from ..errors import ArgumentError
 
 
 class Serializable:
-    """Base of the described pieces: frozen dataclasses, called in torch and repeated by name in Julia."""
+    """Base of these callables: frozen dataclasses whose torch code has a counterpart of the same name in Julia."""
 
     def describe(self) -> dict:
-        """Return plain values that define the piece: its kind and its settings."""
+        """Return the name and the settings, as plain values."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
 
 @dataclass(frozen=True)
 class TotalVariation(Serializable):
-    """The total variation of one state component over the times of a fit, as its `penalty`.
+    """A `penalty` on how much one state component goes up and down over the times of a fit (its total variation).
 
-    It is ``weight * sum(sqrt(step^2 + smooth))`` over the steps from one time to the next: smooth where the
-    curve turns.
+    It is ``weight * sum(sqrt(change^2 + smooth))`` over the changes from one time to the next; `smooth` makes it
+    differentiable where the state does not change.
 
     Parameters
     ----------
     weight : float
-        Price of a unit of variation, in the unit of the loss per unit of the state.
+        Penalty for a unit of variation, in the unit of the loss per unit of the state.
     component : int
-        Which component of the state.
+        Number of the state component, from 0.
     smooth : float
-        Square of the step below which the variation is quadratic, in the squared unit of the state.
+        Square of the change below which the penalty is quadratic, in the squared unit of the state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pyneuralode.fitting import TotalVariation
+    >>> ys = torch.tensor([[0.0], [2.0], [1.0]])
+    >>> round(TotalVariation(weight=0.1)(torch.arange(3), ys, {}).item(), 4)
+    0.3
     """
 
     weight: float
@@ -41,12 +49,12 @@ class TotalVariation(Serializable):
     smooth: float = 1e-10
 
     def __post_init__(self):
-        if real_number("weight", self.weight, "give a price of at least 0, such as 1e-3") < 0:
-            raise ArgumentError(f"weight is {self.weight}: give a price of at least 0, such as 1e-3.")
+        if real_number("weight", self.weight, "give a number of at least 0, such as 1e-3") < 0:
+            raise ArgumentError(f"weight is {self.weight}: give a number of at least 0, such as 1e-3.")
         if real_number("smooth", self.smooth, "give a positive number, such as 1e-10") <= 0:
             raise ArgumentError(f"smooth is {self.smooth}: give a positive number, such as 1e-10.")
         object.__setattr__(self, "component", whole_number("component", self.component, 0))
 
     def __call__(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        """Return the price, of shape (), of states ys (T, ..., d)."""
+        """Return the penalty, of shape (), of states ys (T, ..., d)."""
         return self.weight * (ys[..., self.component].diff(dim=0).square() + self.smooth).sqrt().sum()

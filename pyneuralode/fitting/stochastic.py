@@ -1,25 +1,23 @@
-"""Updates of a module by stochastic gradients: the loop of flows and image models, its result, its checkpoints."""
+"""Training of a module by stochastic gradients: the loop behind flows and image models, and its result."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ..arguments import whole_number
-from ..errors import ArgumentError, SolverError
-from ..progress import Progress, RichProgress, SilentProgress
-from .checkpoint_file import CheckpointFile
+from ..errors import ArgumentError
+from ..progress import Progress, ProgressTask, open_progress
 from .optimizers import LBFGS, Optimizer
+from .run import FitRun, NonFiniteLoss, copy_tensors
 
-# "The best so far" of noisy losses is where their running mean was lowest.
+# Noisy losses are lowest by chance: "the best so far" is where their running mean was lowest.
 MOMENTUM = 0.95
 
 Schedule = str | Callable[[int], float] | None
@@ -27,24 +25,24 @@ Schedule = str | Callable[[int], float] | None
 
 @dataclass
 class StochasticFit:
-    """The outcome of updates by stochastic gradients.
+    """The result of a training by stochastic gradients.
 
-    The module has the parameters of the last update; the best so far where the fit stopped early.
+    The module has the parameters of the last update, or the best ones so far if the training stopped early.
 
     Attributes
     ----------
     losses : (updates,)
-        The loss of every update's batch, penalties not counted.
+        Loss of each update's batch, without penalties.
     objectives : (updates,)
-        The same with the penalties: what was minimized.
+        The same with penalties: what was minimized.
     evaluations : (updates,)
-        Evaluations of the field that each update's solve took; 0 where nothing is solved.
+        How often each update's solve evaluated the field; 0 if nothing is solved.
     seconds : float
-        Time of the updates.
+        Time that the updates took.
     finished, interrupted : bool
         Whether all updates ran; whether Ctrl-C stopped them.
     message : str
-        Why the fit ended.
+        Why the training ended.
     """
 
     losses: np.ndarray
@@ -64,8 +62,8 @@ class StochasticFit:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one update computes: loss and objective (tensors of shape ()), the evaluations, words for the progress."""
+class BatchLoss:
+    """What one update computes: loss and objective of shape (), evaluations of the field, a note for the progress bar."""
 
     loss: Tensor
     objective: Tensor
@@ -75,7 +73,7 @@ class Outcome:
 
 def train(
     module: nn.Module,
-    compute: Callable[[int], Outcome],
+    compute: Callable[[int], BatchLoss],
     *,
     updates: int,
     optimizer: Optimizer,
@@ -88,11 +86,57 @@ def train(
     identity: Mapping[str, str] | None = None,
     records: Mapping[str, list[float]] | None = None,
 ) -> StochasticFit:
-    """Move the parameters of `module` down the gradient of ``compute(update).objective``, `updates` times.
+    """Minimize ``compute(update).objective`` over the parameters of `module`.
 
-    `compute` must give the same for the same update and parameters: then a resumed fit ends as an uninterrupted one.
-    `identity` is what has to be the same for a fit to go on from a checkpoint; `records` are lists to which
-    `callback` adds what it measures, and which a checkpoint keeps.
+    Parameters
+    ----------
+    module : nn.Module
+        Trained in place; parameters that require no gradient stay as they are.
+    compute : callable
+        ``compute(update)`` -> BatchLoss. The same update and parameters must give the same result, or else a
+        resumed training does not end as an uninterrupted one.
+    updates : int
+        Number of updates.
+    optimizer : Optimizer
+        Any but LBFGS, whose line search needs an objective without noise.
+    schedule : str or callable, optional
+        A name of the optimizer's schedules, or ``schedule(update)`` -> learning rate in place of the optimizer's own.
+    progress : bool or Progress
+        True draws a progress bar.
+    callback : callable, optional
+        ``callback(update, loss)`` after each update.
+    checkpoint, checkpoint_every, resume
+        File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
+        training that was stopped continues from there and ends exactly as if it had not been stopped.
+    identity : mapping of str to str, optional
+        What else must be the same for a training to resume, by the name that an error is to give it.
+    records : mapping of str to list of float, optional
+        Lists to which `callback` adds measurements; a checkpoint keeps them.
+
+    Returns
+    -------
+    StochasticFit
+        Also after Ctrl-C, a failed solve or a non-finite loss: `message` then says what happened.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is wrong, or the checkpoint belongs to another training.
+    ModelFileError
+        If the checkpoint is damaged.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pyneuralode.fitting import Adam
+    >>> from pyneuralode.fitting.stochastic import BatchLoss, train
+    >>> module = torch.nn.Linear(1, 1)
+    >>> def compute(update):
+    ...     x = torch.randn(16, 1, generator=torch.Generator().manual_seed(update))
+    ...     loss = (module(x) - 2 * x).square().mean()
+    ...     return BatchLoss(loss, loss)
+    >>> train(module, compute, updates=5, optimizer=Adam(0.1)).message
+    'all updates ran'
     """
     updates = whole_number("updates", updates, 1, 1000)
     if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
@@ -103,150 +147,95 @@ def train(
     identity = {
         **(identity or {}),
         "optimizer": repr(optimizer),
-        "parameters": repr({name: (str(p.dtype), *p.shape) for name, p in module.named_parameters()}),
         "schedule": f"{getattr(schedule, '__qualname__', schedule)} over {updates} updates" if varies else "constant",
     }
-    run = _Run(module, optimizer, schedule, updates, records or {})
-    store = (
-        None if checkpoint is None else _Checkpoint(Path(checkpoint), dict(sorted(identity.items())), checkpoint_every)
-    )
-    if store is not None and resume and store.exists():
-        store.load(run)
-    with RichProgress() if progress is True else nullcontext(progress or SilentProgress()) as bars:
-        task = bars.task("updates", run.updates)
-        task.advance(len(run.losses))
-        message, interrupted = None, False
-        try:
-            run.execute(compute, task, callback, store)
-        except KeyboardInterrupt:
-            message, interrupted = f"interrupted after {len(run.losses)} updates", True
-        except (SolverError, _Failed) as error:
-            message = f"stopped at update {len(run.losses)}: {error}"
-    if message is not None:
-        run.restore(run.best)
-        message += "; the parameters are the best so far"
+    rate = schedule or (lambda update: optimizer.rate(update, updates))
+    run = _UpdateRun(module, identity, compute, updates, optimizer, rate, records or {})
+    with open_progress(progress) as bars:
+        run.execute(bars, callback, checkpoint, checkpoint_every, resume)
+    history = run.history
     return StochasticFit(
-        losses=np.array(run.losses),
-        objectives=np.array(run.objectives),
-        evaluations=np.array(run.evaluations, dtype=int),
-        seconds=run.seconds,
-        finished=message is None,
-        interrupted=interrupted,
-        message=message or "all updates ran",
+        np.array(history.losses),
+        np.array(history.objectives),
+        np.array(history.evaluations, dtype=int),
+        history.seconds,
+        **run.ending("all updates ran"),
     )
-
-
-class _Failed(Exception):
-    """The objective at the current parameters is not a finite number."""
 
 
 @dataclass
-class _Run:
-    """The state of a fit between two updates; all of it goes into a checkpoint."""
-
-    module: nn.Module
-    settings: Optimizer
-    schedule: Callable[[int], float] | None
-    updates: int
-    records: Mapping[str, list[float]]
+class _UpdateHistory:
     losses: list[float] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
-    mean: float = math.nan
+    mean: float = math.nan  # the running mean of the objectives, and the lowest so far
     best_mean: float = math.inf
     seconds: float = 0.0
 
-    def __post_init__(self):
-        self.free = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
-        if not self.free:
+
+class _UpdateRun(FitRun):
+    """A training under way."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        identity: Mapping[str, str],
+        compute: Callable[[int], BatchLoss],
+        updates: int,
+        settings: Optimizer,
+        rate: Callable[[int], float],
+        records: Mapping[str, list[float]],
+    ):
+        self.compute, self.updates, self.clip, self.rate, self.records = compute, updates, settings.clip, rate, records
+        self.history = _UpdateHistory()
+        free = {name: value for name, value in module.named_parameters() if value.requires_grad}
+        if not free:
             raise ArgumentError("the model has no parameters to fit: give a field that has some, such as HyperMLP.")
-        kept = self.module.state_dict()
-        buffers = {name: value for name, value in self.module.named_buffers() if name in kept}
-        self.state = {**self.free, **buffers}  # buffers too: batch normalization's running means
-        self.best = self.snapshot()
-        self.optimizer = self.settings.make(list(self.free.values()))
+        saved = module.state_dict()
+        buffers = {name: value for name, value in module.named_buffers() if name in saved}  # such as running means
+        super().__init__({**free, **buffers}, identity)
+        self.optimizer = settings.make(self.free)
 
-    def snapshot(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.state.items()}
+    def position(self) -> str:
+        return f"after {len(self.history.losses)} updates"
 
-    @torch.no_grad()
-    def restore(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            self.state[name].copy_(value)
+    def state(self) -> dict[str, Any]:
+        return {"history": vars(self.history), "records": dict(self.records)}
 
-    def execute(self, compute: Callable[[int], Outcome], task, callback, store: _Checkpoint | None) -> None:
-        tick = time.perf_counter()
-        while len(self.losses) < self.updates:
-            k = len(self.losses)
-            loss, note = self._update(k, compute)
-            now = time.perf_counter()
-            self.seconds += now - tick
-            tick = now
-            task.advance(1, f"loss {self.mean:.4f}{note}")
-            if callback is not None:
-                callback(k, loss)
-            if store is not None and (len(self.losses) % store.every == 0 or len(self.losses) == self.updates):
-                store.save(self)
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self.history = _UpdateHistory(**state["history"])
+        for name, values in self.records.items():
+            values[:] = state["records"][name]
 
-    def _update(self, k: int, compute: Callable[[int], Outcome]) -> tuple[float, str]:
-        rate = self.settings.rate(k, self.updates) if self.schedule is None else float(self.schedule(k))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+    def iterate(self, progress: Progress) -> None:
+        task = progress.task("updates", self.updates)
+        task.advance(len(self.history.losses))
+        self.start_clock()
+        for update in range(len(self.history.losses), self.updates):
+            self._update(update, task)
+
+    def _update(self, update: int, task: ProgressTask) -> None:
+        rate = float(self.rate(update))
+        self.set_rate(rate)
         self.optimizer.zero_grad(set_to_none=True)
-        outcome = compute(k)
-        loss, total = outcome.loss.item(), outcome.objective.item()
-        if not math.isfinite(total):
-            raise _Failed(f"the loss is {total} at a learning rate of {rate:g} (a smaller one or clip may help)")
-        self._account(total)
-        outcome.objective.backward()
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(list(self.free.values()), self.settings.clip)
+        batch = self.compute(update)
+        loss, objective = batch.loss.item(), batch.objective.item()
+        if not math.isfinite(objective):
+            raise NonFiniteLoss(
+                f"the loss is {objective} at a learning rate of {rate:g} (a smaller one or clip may help)"
+            )
+        self._keep_best(objective)
+        batch.objective.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.free, self.clip)
         self.optimizer.step()
-        self.losses.append(loss)
-        self.objectives.append(total)
-        self.evaluations.append(outcome.evaluations)
-        return loss, outcome.note
+        self.history.evaluations.append(int(batch.evaluations))
+        self.record(loss, objective, self.updates, task, f"loss {self.history.mean:.4f}{batch.note}")
 
-    def _account(self, total: float) -> None:
-        self.mean = total if math.isnan(self.mean) else MOMENTUM * self.mean + (1 - MOMENTUM) * total
-        if self.mean < self.best_mean:
-            self.best_mean = self.mean
-            self.best = self.snapshot()
-
-
-class _Checkpoint(CheckpointFile):
-    """The file of one fit: parameters, best parameters, optimizer state and history."""
-
-    KEY, OF = "pyneuralode_updates", "such a fit"
-
-    def save(self, run: _Run) -> None:
-        tensors = {f"now/{name}": value for name, value in run.snapshot().items()}
-        tensors |= {f"best/{name}": value for name, value in run.best.items()}
-        for index, state in run.optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                if value is not None:
-                    tensors[f"optimizer/{index}/{name}"] = torch.as_tensor(value).clone()
-        for name in ("losses", "objectives", "evaluations"):
-            tensors[f"history/{name}"] = torch.tensor(getattr(run, name), dtype=torch.float64)
-        for name, values in run.records.items():
-            tensors[f"record/{name}"] = torch.tensor(values, dtype=torch.float64)
-        numbers = {"mean": run.mean, "best_mean": run.best_mean, "seconds": run.seconds}
-        self.write(tensors, {"numbers": numbers})
-
-    def load(self, run: _Run) -> None:
-        tensors, header = self.read()
-        run.restore(self.part(tensors, "now", run.state))
-        run.best = self.part(tensors, "best", run.state)
-        states: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("optimizer/"):
-                _, index, name = key.split("/")
-                states.setdefault(int(index), {})[name] = value
-        self.load_optimizer(run.optimizer, states)
-        run.losses = tensors["history/losses"].tolist()
-        run.objectives = tensors["history/objectives"].tolist()
-        run.evaluations = [int(n) for n in tensors["history/evaluations"]]
-        for name, values in run.records.items():
-            values[:] = tensors[f"record/{name}"].tolist()
-        for name, value in header["numbers"].items():
-            setattr(run, name, value)
+    def _keep_best(self, objective: float) -> None:
+        history = self.history
+        first = math.isnan(history.mean)
+        history.mean = objective if first else MOMENTUM * history.mean + (1 - MOMENTUM) * objective
+        if history.mean < history.best_mean:
+            history.best_mean = history.mean
+            self.best = copy_tensors(self.tensors)

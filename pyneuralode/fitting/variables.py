@@ -1,4 +1,4 @@
-"""The numbers that a fit moves: unbounded tensors, and the parameters within bounds that they stand for."""
+"""The unbounded tensors that an optimizer moves, and the parameters within bounds that they stand for."""
 
 from __future__ import annotations
 
@@ -13,33 +13,49 @@ from ..arguments import real_number
 from ..errors import ArgumentError
 
 Bound = tuple[float | None, float | None]
+OPEN: Bound = (None, None)
 
 
 class Variables:
-    """Free and fixed parameters by name; free ones are leaves that an optimizer moves without bounds.
+    """Free and fixed parameters, by name.
 
-    A lower or an upper bound is kept by an exponential, a pair of them by a logistic curve.
+    A free parameter is a function of an unbounded tensor: an exponential keeps a lower or an upper bound, a logistic
+    curve keeps both.
+
+    Parameters
+    ----------
+    start : mapping of Tensor
+        The parameters at the start, in order.
+    bounds : mapping of name to (low, high)
+        Open bounds; None or infinity is an open end.
+    fixed : tuple of str
+        Names of those that do not move.
+
+    Attributes
+    ----------
+    free : dict of Tensor
+        The unbounded tensors; they require a gradient.
     """
 
     def __init__(self, start: Mapping[str, Tensor], bounds: Mapping[str, Bound], fixed: tuple[str, ...]):
         if not start:
             raise ArgumentError(
-                "the model has no parameters to fit: give it a field that has, such as MLP((2, 50, 2))."
+                "the model has no parameters to fit: give it a field that has some, such as MLP((2, 50, 2))."
             )
         for label, names in (("bounds", bounds), ("fixed", fixed)):
             for name in names:
                 if name not in start:
                     raise ArgumentError(
-                        f"{label} names {name!r}, which is not a parameter: known are {', '.join(start)}."
+                        f"{label} names {name!r}, which is not a parameter: give one of {', '.join(start)}."
                     )
         for name, bound in bounds.items():
             if not isinstance(bound, (tuple, list)) or len(bound) != 2:
-                raise ArgumentError(f"bounds of {name} is {bound!r}: give a pair (low, high), None for an open end.")
+                raise ArgumentError(f"bounds of {name} are {bound!r}: give a pair (low, high), None for an open end.")
         ends = {name: tuple(_end(name, end) for end in bound) for name, bound in bounds.items()}
-        self.bounds = {name: bound for name, bound in ends.items() if bound != (None, None)}
+        self.bounds = {name: bound for name, bound in ends.items() if bound != OPEN}
         self.fixed = {name: start[name].detach().clone() for name in fixed}
         self.free = {
-            name: _unbounded(name, value.detach().clone(), self.bounds.get(name, (None, None)))
+            name: _unbounded(name, value.detach().clone(), self.bounds.get(name, OPEN))
             .contiguous()  # torch's L-BFGS takes no other
             .requires_grad_()
             for name, value in start.items()
@@ -50,26 +66,22 @@ class Variables:
         self.order = list(start)
 
     def values(self) -> dict[str, Tensor]:
-        """Return all parameters within their bounds, connected to the free tensors."""
+        """Return all parameters within their bounds; gradients flow through them to the free tensors."""
         return {
-            name: self.fixed[name]
-            if name in self.fixed
-            else _bounded(self.free[name], self.bounds.get(name, (None, None)))
+            name: _bounded(self.free[name], self.bounds.get(name, OPEN)) if name in self.free else self.fixed[name]
             for name in self.order
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """Return copies of all parameters."""
         with torch.no_grad():
             return {name: value.cpu().numpy().copy() for name, value in self.values().items()}
 
-    def snapshot(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.free.items()}
-
     @torch.no_grad()
-    def place(self, parameters: Mapping[str, np.ndarray]) -> None:
-        """Move to these parameters; what rounding has put on a bound goes just inside."""
+    def set_arrays(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Move the free ones to these values; a value that rounding has put on a bound goes just inside."""
         for name, free in self.free.items():
-            low, high = self.bounds.get(name, (None, None))
+            low, high = self.bounds.get(name, OPEN)
             value = torch.as_tensor(parameters[name]).to(free)
             width = 1.0 if low is None or high is None else high - low
             least = 4 * torch.finfo(free.dtype).eps
@@ -79,25 +91,23 @@ class Variables:
                 value = value.clamp(max=high - least * max(width, abs(high)))
             free.copy_(_unbounded(name, value, (low, high)))
 
-    @torch.no_grad()
-    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        for name, value in snapshot.items():
-            self.free[name].copy_(value)
-
 
 def _end(name: str, end: float | None) -> float | None:
-    """Return one end of bounds; None where it is open, which infinity means too."""
+    """Return one end of bounds, None if it is open."""
     if end is None or (isinstance(end, float) and math.isinf(end)):
         return None
     return real_number(f"a bound of {name}", end, "give a number, or None for an open end")
 
 
 def _unbounded(name: str, value: Tensor, bound: Bound) -> Tensor:
+    """Return the unbounded tensor that stands for a parameter within bounds."""
     low, high = bound
     if low is not None and high is not None and not low < high:
-        raise ArgumentError(f"bounds of {name} are ({low}, {high}): give a lower one below the upper one.")
+        raise ArgumentError(f"bounds of {name} are ({low}, {high}): give a lower bound below the upper one.")
     if (low is not None and bool((value <= low).any())) or (high is not None and bool((value >= high).any())):
-        raise ArgumentError(f"{name} starts at {value.tolist()}, not inside its bounds ({low}, {high}): start inside.")
+        raise ArgumentError(
+            f"{name} starts at {value.tolist()}, not inside its bounds ({low}, {high}): start inside, or widen them."
+        )
     if low is not None and high is not None:
         return torch.logit((value - low) / (high - low))
     if low is not None:
@@ -106,6 +116,7 @@ def _unbounded(name: str, value: Tensor, bound: Bound) -> Tensor:
 
 
 def _bounded(value: Tensor, bound: Bound) -> Tensor:
+    """Return the parameter within bounds that an unbounded tensor stands for."""
     low, high = bound
     if low is not None and high is not None:
         return low + (high - low) * torch.sigmoid(value)

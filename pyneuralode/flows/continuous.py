@@ -24,7 +24,7 @@ from ..progress import Progress
 from .distribution import FlowDistribution
 from .dynamics import NOISES, TRACES, draw_noise, solve_integrals, solve_states
 from .sources import make_source
-from .training import FlowFit, Outcome, Schedule, train
+from .training import BatchLoss, FlowFit, Schedule, train
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class ContinuousFlow(NeuralODE):
         source = make_source(data, sampler, log_density, self.dim)
         wanted = {"kinetic": kinetic > 0, "jacobian": jacobian > 0}
 
-        def compute(update: int) -> Outcome:
+        def compute(update: int) -> BatchLoss:
             rng = np.random.default_rng((seed, update))
             if log_density is None:
                 log_prob, found = self._measure(self._points(source.name, source(batch, rng)), rng, **wanted)
@@ -253,7 +253,7 @@ class ContinuousFlow(NeuralODE):
                 objective = objective + kinetic * found.integrals.kinetic.mean()
             if jacobian:
                 objective = objective + jacobian * found.integrals.jacobian.mean()
-            return Outcome(loss, objective, found.nfev)
+            return BatchLoss(loss, objective, found.nfev)
 
         return train(
             self,

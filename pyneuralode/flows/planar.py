@@ -15,7 +15,7 @@ from ..arguments import real_tensor, whole_number
 from ..errors import ArgumentError
 from ..fitting.optimizers import Adam, Optimizer
 from ..progress import Progress
-from .training import FlowFit, Outcome, Schedule, train
+from .training import BatchLoss, FlowFit, Schedule, train
 
 _BISECTIONS = {torch.float32: 32, torch.float64: 64}
 
@@ -130,10 +130,10 @@ class PlanarFlow(nn.Module):
 
         batch = whole_number("batch", batch)
 
-        def compute(update: int) -> Outcome:
+        def compute(update: int) -> BatchLoss:
             x, log_q = self.sample_and_log_prob(batch, int(np.random.SeedSequence((seed, update)).generate_state(1)[0]))
             loss = (log_q - log_density(x)).mean()
-            return Outcome(loss, loss)
+            return BatchLoss(loss, loss)
 
         return train(
             self,

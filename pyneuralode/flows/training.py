@@ -1,4 +1,4 @@
-"""Updates of a flow by stochastic gradients: the loop is `fitting.stochastic`'s, the result knows its flow."""
+"""Training of a flow by the loop of `fitting.stochastic`; the result holds the flow."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 
 from torch import nn
 
-from ..fitting.stochastic import Outcome, Schedule, StochasticFit
+from ..fitting.stochastic import BatchLoss, Schedule, StochasticFit
 from ..fitting.stochastic import train as train_module
 
-__all__ = ["FlowFit", "Outcome", "Schedule", "train"]
+__all__ = ["FlowFit", "BatchLoss", "Schedule", "train"]
 
 
 @dataclass
 class FlowFit(StochasticFit):
-    """The outcome of fitting a flow.
+    """The result of fitting a flow.
 
     Attributes
     ----------
     flow
-        The flow that was fitted, with the parameters of the last update; the best so far where the fit stopped early.
+        The fitted flow, with the parameters of the last update, or the best ones so far if the fit stopped early.
     losses, objectives, evaluations, seconds, finished, interrupted, message
-        As in `StochasticFit`; the losses are in nats unless said otherwise.
+        As in `StochasticFit`; losses are in nats unless stated otherwise.
     """
 
     flow: Any
 
 
-def train(flow: nn.Module, compute: Callable[[int], Outcome], **options: Any) -> FlowFit:
-    """Train a flow as `fitting.stochastic.train` does, whose arguments these are."""
+def train(flow: nn.Module, compute: Callable[[int], BatchLoss], **options: Any) -> FlowFit:
+    """Train a flow; the arguments are those of `fitting.stochastic.train`."""
     return FlowFit(**vars(train_module(flow, compute, **options)), flow=flow)

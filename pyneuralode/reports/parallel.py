@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, a
 from dataclasses import dataclass
 from typing import Any
 
-from ..progress import Progress, Task
+from ..progress import Progress, ProgressTask
 
 _reports: Any = None
 
@@ -50,7 +50,7 @@ def side_by_side(jobs: Sequence[Job], workers: int, progress: Progress, executor
         return [job.work(*job.arguments, advance=progress.task(job.name, job.total).advance) for job in jobs]
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
-    tasks: dict[int, Task] = {}
+    tasks: dict[int, ProgressTask] = {}
     with ProcessPoolExecutor(min(workers, len(jobs)), context, _start, (reports,)) as pool:
         running = [pool.submit(_run, index, job) for index, job in enumerate(jobs)]
         left = set(running)
@@ -109,7 +109,7 @@ def _run(index: int, job: Job) -> Any:
     return result
 
 
-def _pass_on(reports: Any, jobs: Sequence[Job], tasks: dict[int, Task], progress: Progress) -> None:
+def _pass_on(reports: Any, jobs: Sequence[Job], tasks: dict[int, ProgressTask], progress: Progress) -> None:
     while True:
         try:
             index, n, note = reports.get_nowait()

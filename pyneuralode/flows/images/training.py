@@ -19,11 +19,11 @@ from torch import nn
 from ...arguments import whole_number
 from ...errors import ArgumentError, DataError, unknown_name
 from ...fitting import Adam
-from ...fitting.batches import Shuffled
+from ...fitting.batches import ShuffledBatches
 from ...fitting.optimizers import Optimizer
 from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
-from ..training import FlowFit, Outcome, train
+from ..training import BatchLoss, FlowFit, train
 from .histograms import PixelHistograms
 from .multiscale import ImageFlow, ImageTerms
 from .transforms import bits_per_dim, dequantize
@@ -293,9 +293,9 @@ class _Updates:
         self.setup, self.images, self.seed, self.at = setup, images, seed, at
         self.dim, self.low = flow.dim, setup.precision == "bfloat16"
         self.model = nn.parallel.DistributedDataParallel(flow) if at.world > 1 else flow
-        self.rows = Shuffled(len(images), setup.batch, seed)
+        self.rows = ShuffledBatches(len(images), setup.batch, seed)
 
-    def __call__(self, update: int) -> Outcome:
+    def __call__(self, update: int) -> BatchLoss:
         setup, at = self.setup, self.at
         pixels = torch.as_tensor(self.images[self.rows(update)])
         x = dequantize(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
@@ -308,7 +308,7 @@ class _Updates:
             )
         loss = bits_per_dim(terms.log_density, self.dim).mean()
         objective = loss + setup.kinetic * terms.kinetic.mean() + setup.jacobian * terms.jacobian.mean()
-        return Outcome(shared_mean(loss, at), shared_mean(objective, at), terms.evaluations)
+        return BatchLoss(shared_mean(loss, at), shared_mean(objective, at), terms.evaluations)
 
 
 def _seed(*numbers: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...arguments import whole_number
 from ...errors import ArgumentError, DataError
-from ...fitting.batches import Shuffled
+from ...fitting.batches import ShuffledBatches
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Batches:
             raise ArgumentError(f"batch is {size}, for {len(data)} images: give a number from 1 to that.")
         seed = whole_number("seed", seed, 0)
         self.data, self.size, self.augmentation, self.seed = data, size, augmentation, seed
-        self.order = Shuffled(len(data), size, seed, 0)
+        self.order = ShuffledBatches(len(data), size, seed, 0)
         self.each_epoch = self.order.each_epoch
 
     def __call__(self, update: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:

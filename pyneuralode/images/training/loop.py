@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ArgumentError, DataError, PyNeuralODEError
-from ...fitting.stochastic import Outcome, train
+from ...fitting.stochastic import BatchLoss, train
 from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
 from .data import Batches, ImageData
@@ -142,7 +142,7 @@ class _Updates:
     def _begin(self) -> None:
         self.losses, self.right, self.evaluations, self.tick = 0.0, 0.0, 0, time.perf_counter()
 
-    def __call__(self, update: int) -> Outcome:
+    def __call__(self, update: int) -> BatchLoss:
         images, labels = self.batches(update, self.part)
         self.trained.train()
         low = torch.autocast(self.at.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
@@ -153,7 +153,7 @@ class _Updates:
         self.right += shared_mean((logits.argmax(1) == labels).float().mean(), self.at)
         evaluations = _evaluations(self.model)
         self.evaluations += evaluations
-        return Outcome(loss, loss, evaluations, self._note(update))
+        return BatchLoss(loss, loss, evaluations, self._note(update))
 
     @contextmanager
     def _random(self, update: int) -> Iterator[None]:

@@ -8,7 +8,7 @@ from ...arguments import real_number, whole_number
 from ...errors import ArgumentError, unknown_name
 from ...fitting import SGD, Adam
 from ...fitting.optimizers import Optimizer
-from ...fitting.schedules import OneCycle, Steps
+from ...fitting.schedules import OneCycle, StepDecay
 from ...fitting.stochastic import Schedule
 from .data import Augmentation
 
@@ -71,7 +71,7 @@ class Recipe:
         if self.schedule == "one-cycle":
             return OneCycle(self.optimizer.lr, self.epochs * each_epoch)
         if self.schedule == "steps":
-            return Steps(self.optimizer.lr, tuple(drop * each_epoch for drop in self.drops))
+            return StepDecay(self.optimizer.lr, tuple(drop * each_epoch for drop in self.drops))
         return None
 
 

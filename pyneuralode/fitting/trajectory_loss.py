@@ -1,0 +1,52 @@
+"""The loss of a model's trajectory, as a function of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arguments import real_tensor
+from ..models import NeuralODE
+from .objective import Objective
+
+Parameters = dict[str, Tensor]
+Penalty = Callable[[Tensor, Tensor, Parameters], Tensor]
+
+
+class TrajectoryLoss:
+    """A model solved at the first `rows` times of the data, and the loss and the penalty of its states.
+
+    `y0` is the state at `t0`, or a function that makes it from the parameters.
+    """
+
+    def __init__(
+        self, model: NeuralODE, objective: Objective, y0: Any | Callable, t0: float, penalty: Penalty | None = None
+    ):
+        self.model, self.objective, self.t0, self.penalty = model, objective, t0, penalty
+        self.kind = {"dtype": objective.data.dtype, "device": objective.data.device}
+        self.y0 = y0 if callable(y0) else real_tensor("y0", y0, **self.kind).detach()
+        self.names = list(model.tensors())
+
+    def trajectory(self, parameters: Parameters, rows: int) -> tuple[Tensor, Tensor]:
+        """Return the times (rows,) and the states (rows, ..., d)."""
+        y0 = self.y0(parameters) if callable(self.y0) else self.y0
+        own = {name: parameters[name] for name in self.names}
+        ts = self.objective.ts[:rows]
+        if rows == 1 and self.t0 == ts[0]:
+            states = self.model.initial_state(y0)[None]
+        else:
+            states = self.model.solve(y0, ts, t0=self.t0, parameters=own).ys
+        return torch.as_tensor(ts, **self.kind), states
+
+    def prediction(self, parameters: Parameters, rows: int) -> Tensor:
+        """Return what is compared with the data, (rows, ..., k)."""
+        return self.objective.predict(*self.trajectory(parameters, rows), parameters)
+
+    def __call__(self, parameters: Parameters, rows: int) -> tuple[Tensor, Tensor]:
+        """Return the loss, and the loss with the penalty added, both of shape ()."""
+        ts, states = self.trajectory(parameters, rows)
+        loss = self.objective.loss(self.objective.predict(ts, states, parameters))
+        return loss, loss if self.penalty is None else loss + self.penalty(ts, states, parameters)
