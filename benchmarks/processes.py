@@ -47,7 +47,7 @@ class Workspace:
     folder: Path
     pythons: Mapping[str, Path]
     threads: int = 1
-    timeout: float = 300.0
+    timeout: float = 1800.0
     empty_cache: bool = False
     root: Path = ROOT
     script: Path = SCRIPT

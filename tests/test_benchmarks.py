@@ -28,21 +28,28 @@ from pyneuralode.progress import SilentProgress
 
 PEERS = processes.SCRIPT.parent
 
-# A library whose iterations take as long as the problem says.
+# A library whose iterations take as long as the problem says, by a clock that nothing else moves.
 FAKE = """
     import sys, time
     from interface import Result, Run
+
+    now = time.perf_counter()
+    time.perf_counter = lambda: now
+
+    def wait(seconds):
+        global now
+        now += seconds
 
     def task(problem, variant):
         if variant == "broken":
             raise ValueError("no such variant")
         if variant == "mute":
-            time.sleep(60)
+            time.sleep(86400)
         pause = problem.settings["pause"] * (3 if variant == "slow" else 1)
         print("a library that prints")
         states = problem.arrays["states"] + (0.1 if variant == "slow" else 0.0)
         counts = {"dtype": "float64", "accepted": 7, "rejected": 0, "evaluations": 44}
-        return Run(lambda: time.sleep(pause), lambda: Result(states, {"k": [2.0]}, counts))
+        return Run(lambda: wait(pause), lambda: Result(states, {"k": [2.0]}, counts))
 
     TASKS = {"fake": task}
 """
@@ -79,9 +86,9 @@ def test_peers_run_in_rounds_and_are_compared(workspace):
     ours, theirs = found.entries
     assert found.reference_failure == "" and not ours.failure and not theirs.failure
     assert len(ours.rounds) == len(theirs.rounds) == 3
-    assert 0.005 <= ours.median < 0.015 <= theirs.median
-    assert ours.ratio == 1 and 1.5 < theirs.ratio < 4
-    assert ours.iterations > theirs.iterations >= 1
+    assert ours.median == pytest.approx(0.005) and theirs.median == pytest.approx(0.015)
+    assert ours.ratio == 1 and theirs.ratio == pytest.approx(3)
+    assert ours.iterations == 10 and theirs.iterations == 3
     assert ours.state_error == 0 and theirs.state_error == pytest.approx(0.1) and theirs.gradient_error == 0
     assert theirs.counts["accepted"] == 7 and "scipy" in theirs.versions
 
@@ -99,14 +106,14 @@ def test_a_peer_that_fails_leaves_the_others_alone(workspace):
 def test_a_peer_that_does_not_answer_is_ended(workspace):
     case = fake_case("mute")
     case.make().write(workspace.folder / "problem.npz")
-    short = replace(workspace, timeout=2.0)
-    with PeerProcess(short, "scipy", "fake", "mute", workspace.folder / "problem.npz") as child:
-        child.greeting()
-        with pytest.raises(PeerError, match="no answer in 2 s"):
-            child.ask("prepare", settings={})
+    with PeerProcess(workspace, "scipy", "fake", "mute", workspace.folder / "problem.npz") as process:
+        process.greeting()
+        process._timeout = 0.2
+        with pytest.raises(PeerError, match="no answer in 0.2 s"):
+            process.ask("prepare", settings={})
         with pytest.raises(PeerError):
-            child.ask("round", iterations=1)
-    assert child._process.returncode is not None
+            process.ask("round", iterations=1)
+    assert process._process.returncode is not None
 
 
 def test_a_slow_peer_skips_rounds_when_its_time_is_spent(workspace):
@@ -118,9 +125,7 @@ def test_a_slow_peer_skips_rounds_when_its_time_is_spent(workspace):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is told by Linux only")
 def test_peak_memory_is_what_an_iteration_holds(workspace):
-    script = FAKE.replace(
-        "lambda: time.sleep(pause)", "lambda: bytearray(b'x') * problem.settings['steps'] * 1_000_000"
-    )
+    script = FAKE.replace("lambda: wait(pause)", "lambda: bytearray(b'x') * problem.settings['steps'] * 1_000_000")
     workspace.script.with_name("with_pyneuralode.py").write_text(textwrap.dedent(script), encoding="utf-8")
     case = fake_case()
     effort = Effort(steps=(10, 40))
@@ -148,7 +153,8 @@ def test_two_checkouts_are_compared_in_alternating_rounds(workspace, tmp_path, p
     task = Task("fake", "a fake", (replace(fake_case(), peers=(Peer(OURS, "fast"), Peer(OURS, "broken"))),))
     fast, broken = against.compare_task(workspace, tmp_path / "older", task, Effort(seconds=0.001), SilentProgress())
     assert len(fast.old) == len(fast.new) == against.ROUNDS
-    assert 1.5 < np.median(fast.ratios) <= against.upper_bound(fast.ratios) < 2.5 and not fast.passes
+    assert fast.ratios == pytest.approx(2) and against.upper_bound(fast.ratios) == pytest.approx(2)
+    assert not fast.passes
     assert broken.failure == "ValueError: no such variant" and not broken.passes
     page = against.table(task, [fast, broken]).text()
     assert "broken failed: ValueError: no such variant" in page and " !" in page
