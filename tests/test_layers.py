@@ -34,7 +34,6 @@ RANKS = {
     "flows": 6,
     "images": 6,
     "latent": 6,
-    "bench": 7,
     "reports": 7,
     "cli": 8,
 }

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .bench import bench
 from .density import fit_density
 from .doctor import doctor
 from .error_reporting import one_sentence
@@ -173,7 +172,6 @@ def solve(
         typer.echo(path.absolute())
 
 
-app.command()(bench)
 app.command()(fit_density)
 app.command()(doctor)
 app.command()(setup_julia)

@@ -1,8 +1,9 @@
-"""Benchmarks: contenders in processes of their own, the rounds, the tables, and what a mistake is answered with."""
+"""Benchmarks: peers in processes of their own, rounds, tables, the comparison of two checkouts, and bad input."""
 
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,118 +14,122 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pyneuralode.bench import children, measures, runner, tables
-from pyneuralode.bench.children import Child, Failed, Room
-from pyneuralode.bench.entries import CaseResult, Entry, gradient_error, relative_error
-from pyneuralode.bench.libraries import read_pythons
-from pyneuralode.bench.measures import Effort
-from pyneuralode.bench.problems import Problem, system
-from pyneuralode.bench.tasks import OURS, PEERS, TASKS, Case, Contender, Task
-from pyneuralode.bench.weights import FILE, TRAINED, stored
-from pyneuralode.cli import app
+from benchmarks import against, measures, processes, runner, tables
+from benchmarks.__main__ import app
+from benchmarks.entries import CaseResult, Entry, gradient_error, relative_error
+from benchmarks.libraries import read_pythons
+from benchmarks.measures import Effort
+from benchmarks.problems import ProblemData, system
+from benchmarks.processes import PeerError, PeerProcess, Workspace
+from benchmarks.tasks import OTHER_LIBRARIES, OURS, TASKS, Case, Peer, Task
+from benchmarks.weights import FILE, TRAINED, stored
 from pyneuralode.errors import ArgumentError
 from pyneuralode.progress import SilentProgress
 
-CONTENDERS = children.SCRIPT.parent
+PEERS = processes.SCRIPT.parent
 
-# A library whose iterations take as long as the problem says.
+# A library whose iterations take as long as the problem says, by a clock that nothing else moves.
 FAKE = """
     import sys, time
-    from contender import Found, Run
+    from interface import Result, Run
+
+    now = time.perf_counter()
+    time.perf_counter = lambda: now
+
+    def wait(seconds):
+        global now
+        now += seconds
 
     def task(problem, variant):
         if variant == "broken":
             raise ValueError("no such variant")
         if variant == "mute":
-            time.sleep(60)
+            time.sleep(86400)
         pause = problem.settings["pause"] * (3 if variant == "slow" else 1)
         print("a library that prints")
         states = problem.arrays["states"] + (0.1 if variant == "slow" else 0.0)
         counts = {"dtype": "float64", "accepted": 7, "rejected": 0, "evaluations": 44}
-        return Run(lambda: time.sleep(pause), lambda: Found(states, {"k": [2.0]}, counts))
+        return Run(lambda: wait(pause), lambda: Result(states, {"k": [2.0]}, counts))
 
     TASKS = {"fake": task}
 """
 
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
-    """A room whose contenders are `serve.py` with a library of ours, "scipy" by name."""
-    folder = tmp_path / "contenders"
+def workspace(tmp_path):
+    """A workspace whose processes run `serve.py` with the fake library, under the names of two real ones."""
+    folder = tmp_path / "peers"
     folder.mkdir()
-    for name in ("serve.py", "contender.py"):
-        (folder / name).write_text((CONTENDERS / name).read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("serve.py", "interface.py"):
+        (folder / name).write_text((PEERS / name).read_text(encoding="utf-8"), encoding="utf-8")
     for library in ("pyneuralode", "scipy"):
         (folder / f"with_{library}.py").write_text(textwrap.dedent(FAKE), encoding="utf-8")
-    monkeypatch.setattr(children, "SCRIPT", folder / "serve.py")
-    return Room(tmp_path, {}, patience=20.0)
+    return Workspace(tmp_path, {}, script=folder / "serve.py")
 
 
 def fake_case(*variants):
     def make():
-        return Problem({"states": np.ones((4, 2))}, {"pause": 0.005}, {"pause": 0.0})
+        return ProblemData({"states": np.ones((4, 2))}, {"pause": 0.005}, {"pause": 0.0})
 
-    contenders = [Contender(OURS, "fast"), *(Contender("scipy", variant) for variant in variants)]
-    return Case("fake", make, tuple(contenders), "fast")
+    peers = [Peer(OURS, "fast"), *(Peer("scipy", variant) for variant in variants)]
+    return Case("fake", make, tuple(peers), "fast")
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["bench", *map(str, arguments)])
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_contenders_run_in_rounds_and_are_compared(room):
+def test_peers_run_in_rounds_and_are_compared(workspace):
     case = fake_case("slow")
     effort = Effort(rounds=3, seconds=0.05)
-    found = measures.time_side_by_side(room, "fake", case, case.contenders, effort, SilentProgress())
+    found = measures.time_side_by_side(workspace, "fake", case, case.peers, effort, SilentProgress())
     ours, theirs = found.entries
-    assert found.untrue == "" and not ours.failed and not theirs.failed
+    assert found.reference_failure == "" and not ours.failure and not theirs.failure
     assert len(ours.rounds) == len(theirs.rounds) == 3
-    assert 0.005 <= ours.median < 0.015 <= theirs.median
-    assert ours.ratio == 1 and 1.5 < theirs.ratio < 4
-    assert ours.iterations > theirs.iterations >= 1
+    assert ours.median == pytest.approx(0.005) and theirs.median == pytest.approx(0.015)
+    assert ours.ratio == 1 and theirs.ratio == pytest.approx(3)
+    assert ours.iterations == 10 and theirs.iterations == 3
     assert ours.state_error == 0 and theirs.state_error == pytest.approx(0.1) and theirs.gradient_error == 0
     assert theirs.counts["accepted"] == 7 and "scipy" in theirs.versions
 
 
-def test_a_contender_that_fails_leaves_the_others_alone(room):
+def test_a_peer_that_fails_leaves_the_others_alone(workspace):
     case = fake_case("broken", "slow")
-    found = measures.time_side_by_side(room, "fake", case, case.contenders, Effort(2, 0.01), SilentProgress())
+    found = measures.time_side_by_side(workspace, "fake", case, case.peers, Effort(2, 0.01), SilentProgress())
     ours, broken, slow = found.entries
-    assert broken.failed == "ValueError: no such variant" and broken.median is None
+    assert broken.failure == "ValueError: no such variant" and broken.median is None
     assert ours.rounds and slow.rounds and slow.ratio
     (table,) = tables.tables(runner.TaskResult(Task("fake", "a fake", (case,)), [found]))
     assert "scipy, broken failed: ValueError: no such variant" in table.text()
 
 
-def test_a_contender_that_does_not_answer_is_ended(room):
+def test_a_peer_that_does_not_answer_is_ended(workspace):
     case = fake_case("mute")
-    case.make().write(room.folder / "problem.npz")
-    short = Room(room.folder, {}, patience=2.0)
-    with Child(short, "scipy", "fake", "mute", room.folder / "problem.npz") as child:
-        child.greeting()
-        with pytest.raises(Failed, match="no answer in 2 s"):
-            child.ask("prepare", settings={})
-        with pytest.raises(Failed):
-            child.ask("round", iterations=1)
-    assert child._process.returncode is not None
+    case.make().write(workspace.folder / "problem.npz")
+    with PeerProcess(workspace, "scipy", "fake", "mute", workspace.folder / "problem.npz") as process:
+        process.greeting()
+        process._timeout = 0.2
+        with pytest.raises(PeerError, match="no answer in 0.2 s"):
+            process.ask("prepare", settings={})
+        with pytest.raises(PeerError):
+            process.ask("round", iterations=1)
+    assert process._process.returncode is not None
 
 
-def test_a_slow_contender_sits_out_when_its_time_is_spent(room):
+def test_a_slow_peer_skips_rounds_when_its_time_is_spent(workspace):
     case = fake_case("slow")
     effort = Effort(rounds=4, seconds=0.03, allowance=0.01)
-    found = measures.time_side_by_side(room, "fake", case, case.contenders, effort, SilentProgress())
+    found = measures.time_side_by_side(workspace, "fake", case, case.peers, effort, SilentProgress())
     assert [len(entry.rounds) for entry in found.entries] == [1, 1]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is told by Linux only")
-def test_peak_memory_is_what_an_iteration_holds(room):
-    script = FAKE.replace(
-        "lambda: time.sleep(pause)", "lambda: bytearray(b'x') * problem.settings['steps'] * 1_000_000"
-    )
-    (children.SCRIPT.parent / "with_pyneuralode.py").write_text(textwrap.dedent(script), encoding="utf-8")
+def test_peak_memory_is_what_an_iteration_holds(workspace):
+    script = FAKE.replace("lambda: wait(pause)", "lambda: bytearray(b'x') * problem.settings['steps'] * 1_000_000")
+    workspace.script.with_name("with_pyneuralode.py").write_text(textwrap.dedent(script), encoding="utf-8")
     case = fake_case()
     effort = Effort(steps=(10, 40))
-    found = measures.trace_memory(room, "fake", case, case.contenders, effort, SilentProgress())
+    found = measures.trace_memory(workspace, "fake", case, case.peers, effort, SilentProgress())
     few, many = (point["bytes"] for point in found.entries[0].curve)
     assert few == pytest.approx(10e6, rel=0.1) and many == pytest.approx(40e6, rel=0.1)
     assert tables.states_a_step(found.entries[0], 1_000_000) == pytest.approx(1, rel=0.1)
@@ -137,6 +142,29 @@ def test_errors_are_those_of_the_worst_component():
     found = {"k": np.array(2.0), "rate": np.array(3e-9), "nothing": np.array(1.0)}
     assert gradient_error(found, exact) == pytest.approx(0.5)
     assert gradient_error({}, exact) is None
+
+
+@pytest.mark.parametrize("place", ["benchmarks/peers", "pyneuralode/bench/contenders"])
+def test_two_checkouts_are_compared_in_alternating_rounds(workspace, tmp_path, place):
+    folder = tmp_path / "older" / place
+    shutil.copytree(workspace.script.parent, folder)
+    slower = textwrap.dedent(FAKE).replace('settings["pause"]', 'settings["pause"] * 2')
+    workspace.script.with_name("with_pyneuralode.py").write_text(slower, encoding="utf-8")
+    task = Task("fake", "a fake", (replace(fake_case(), peers=(Peer(OURS, "fast"), Peer(OURS, "broken"))),))
+    fast, broken = against.compare_task(workspace, tmp_path / "older", task, Effort(seconds=0.001), SilentProgress())
+    assert len(fast.old) == len(fast.new) == against.ROUNDS
+    assert fast.ratios == pytest.approx(2) and against.upper_bound(fast.ratios) == pytest.approx(2)
+    assert not fast.passes
+    assert broken.failure == "ValueError: no such variant" and not broken.passes
+    page = against.table(task, [fast, broken]).text()
+    assert "broken failed: ValueError: no such variant" in page and " !" in page
+
+
+def test_the_upper_bound_is_that_of_the_median_ratio():
+    rng = np.random.default_rng(0)
+    bounds = [against.upper_bound(rng.normal(1, 0.1, 20), draws=500) for _ in range(400)]
+    assert 0.9 < np.mean(np.array(bounds) > 1) < 0.99
+    assert against.upper_bound(np.ones(20)) == 1
 
 
 def test_seconds_to_an_error_lie_between_the_points():
@@ -184,8 +212,10 @@ def test_the_tables_are_aligned_and_the_summary_leaves_out_wrong_gradients():
     [
         (["spirall"], "the task is 'spirall', which is not known: did you mean 'spiral'?"),
         (["spiral", "--out", __file__], "is a file: give a folder."),
-        (["spiral", "--python", "diffrax"], "python is 'diffrax': give a peer and its Python"),
+        (["spiral", "--python", "diffrax"], "python is 'diffrax': give a library and its Python"),
         (["spiral", "--python", "difrax=python"], "did you mean 'diffrax'?"),
+        (["--against", "no-such-folder"], "against is 'no-such-folder', which has no benchmarks/peers/serve.py"),
+        (["memory", "--against", processes.ROOT], "the task is 'memory', which is not timed: against takes spiral,"),
         (["spiral", "--python", "diffrax=no-such-python"], "python is 'diffrax=no-such-python', which cannot run"),
     ],
 )
@@ -198,7 +228,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_measured(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_python_must_have_its_peer(tmp_path):
+def test_a_python_must_have_its_library(tmp_path):
     assert read_pythons([f"torchdiffeq={sys.executable}"]) == {"torchdiffeq": Path(sys.executable)}
     bare = tmp_path / "python"
     bare.write_text("#!/bin/sh\nexit 1\n")
@@ -213,24 +243,24 @@ def test_the_tasks_are_listed():
     assert [line.split()[0] for line in result.stdout.splitlines()] == list(TASKS)
 
 
-def test_every_contender_has_its_task():
+def test_every_peer_has_its_task():
     for task in TASKS.values():
         for case in task.cases:
-            assert case.contenders[0].library == OURS
-            for contender in case.contenders:
-                tree = ast.parse((CONTENDERS / f"with_{contender.library}.py").read_text(encoding="utf-8"))
+            assert case.peers[0].library == OURS
+            for peer in case.peers:
+                tree = ast.parse((PEERS / f"with_{peer.library}.py").read_text(encoding="utf-8"))
                 (table,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "TASKS")
                 assert task.name in [key.value for key in table.keys]
 
 
-def test_only_scripts_import_a_peer():
-    peers = {*PEERS, "jax"} - {"scipy"}  # which the drop-in's scipy_solver method is made of
-    for path in children.PACKAGES.joinpath("pyneuralode").rglob("*.py"):
+def test_only_scripts_import_another_library():
+    libraries = {*OTHER_LIBRARIES, "jax"} - {"scipy"}  # which the drop-in's scipy_solver method uses
+    for path in [*processes.ROOT.glob("pyneuralode/**/*.py"), *processes.ROOT.glob("benchmarks/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            if {name.split(".")[0] for name in names} & peers:
-                assert path.parent == CONTENDERS
+            if {name.split(".")[0] for name in names} & libraries:
+                assert path.parent == PEERS
 
 
 def test_the_weights_are_there():
@@ -254,14 +284,14 @@ def test_the_trained_networks_fit_their_data():
     assert np.square(found[:, 0] - 50 / 1e7 * data["new_cases_avg7"].to_numpy()).sum() < 2e-4
 
 
-def test_the_tight_solve_is_the_known_truth(tmp_path):
+def test_the_reference_solve_is_the_published_one(tmp_path):
     """Robertson's gradient, as published."""
     case = TASKS["robertson"].cases[0]
-    stage = measures.Stage(Room(tmp_path, {}), "robertson", case, 0)
-    truth = stage.truth(case.tight)
-    assert truth.failed == ""
-    assert truth.states[-1] == pytest.approx([0.7158270688, 9.185534765e-6, 0.2841637457], rel=1e-9)
-    assert [float(truth.gradient[f"k{i}"]) for i in (1, 2, 3)] == pytest.approx(
+    setup = measures.CaseSetup(Workspace(tmp_path, {}), "robertson", case, 0)
+    reference = setup.reference(case.reference_variant)
+    assert reference.failure == ""
+    assert reference.states[-1] == pytest.approx([0.7158270688, 9.185534765e-6, 0.2841637457], rel=1e-9)
+    assert [float(reference.gradient[f"k{i}"]) for i in (1, 2, 3)] == pytest.approx(
         [-4.24755877, -2.28835509e-9, 1.37308080e-5], rel=1e-7
     )
 
@@ -269,8 +299,8 @@ def test_the_tight_solve_is_the_known_truth(tmp_path):
 def test_the_smallest_task_runs_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "QUICK", Effort(2, 0.005, tolerances=(1e-4, 1e-7)))
     whole = TASKS["work-precision"].cases[0]
-    pair = [c for c in whole.contenders if str(c) in ("pyneuralode, Tsit5", "torchdiffeq, dopri5")]
-    small = Task("work-precision", "a small one", (replace(whole, contenders=tuple(pair)),), "precision")
+    pair = [c for c in whole.peers if str(c) in ("pyneuralode, Tsit5", "torchdiffeq, dopri5")]
+    small = Task("work-precision", "a small one", (replace(whole, peers=tuple(pair)),), "precision")
     monkeypatch.setitem(TASKS, "work-precision", small)
     out = tmp_path / "out"
     result = run("work-precision", "--quick", "--out", out)
@@ -283,29 +313,31 @@ def test_the_smallest_task_runs_whole(tmp_path, monkeypatch):
     assert tight["error"] < 1e-2 * loose["error"] < 1e-4
     assert tight["evaluations"] > loose["evaluations"] and loose["seconds"] > 0
     for (library, _), entry in entries.items():
-        assert entry["failed"] == "" and library in entry["versions"]
+        assert entry["failure"] == "" and library in entry["versions"]
 
 
-def test_contenders_of_another_environment_see_nothing_of_ours(room, monkeypatch):
+def test_peers_in_another_environment_do_not_see_this_checkout(workspace, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/ours")
-    elsewhere = Room(room.folder, {"scipy": Path(sys.executable)})
-    assert "PYTHONPATH" not in children._environment(elsewhere, "fake", elsewhere=True)
-    assert str(children.PACKAGES) in children._environment(room, "fake", elsewhere=False)["PYTHONPATH"]
+    elsewhere = Workspace(workspace.folder, {"scipy": Path(sys.executable)})
+    assert "PYTHONPATH" not in processes._environment(elsewhere, "fake", elsewhere=True)
+    assert str(processes.ROOT) in processes._environment(workspace, "fake", elsewhere=False)["PYTHONPATH"]
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, pyneuralode.bench.tasks, pyneuralode.cli; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+    code = (
+        "import sys, benchmarks.tasks, benchmarks.__main__; print({'torch', 'matplotlib', 'scipy'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, cwd=processes.ROOT).strip() == "set()"
 
 
 def test_the_systems_are_the_same_for_all():
-    """A right-hand side that differed between the libraries would compare two problems."""
-    sys.path.insert(0, str(CONTENDERS))
+    """Otherwise two different problems would be compared."""
+    sys.path.insert(0, str(PEERS))
     try:
         from systems import SYSTEMS
         from with_pyneuralode import FIELDS
     finally:
-        sys.path.remove(str(CONTENDERS))
+        sys.path.remove(str(PEERS))
     from pyneuralode import NeuralODE
 
     for name, field in FIELDS.items():

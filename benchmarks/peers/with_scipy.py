@@ -1,14 +1,14 @@
-"""The tasks by scipy.integrate."""
+"""The tasks for scipy.integrate."""
 
 from __future__ import annotations
 
 import numpy as np
-from contender import Found, Problem, Run
+from interface import ProblemData, Result, Run
 from scipy.integrate import solve_ivp
 from systems import SYSTEMS
 
 
-def precision(problem: Problem, variant: str) -> Run:
+def precision(problem: ProblemData, variant: str) -> Run:
     system, p = SYSTEMS[problem.settings["system"]], problem.arrays["p"].tolist()
     y0, ts = problem.arrays["y0"], problem.arrays["ts"]
 
@@ -20,11 +20,11 @@ def precision(problem: Problem, variant: str) -> Run:
             raise RuntimeError(solution.message)
         return solution
 
-    def found() -> Found:
+    def result() -> Result:
         solution = solve()
-        return Found(solution.y.T, {}, {"dtype": str(np.asarray(y0).dtype), "evaluations": solution.nfev})
+        return Result(solution.y.T, {}, {"dtype": str(np.asarray(y0).dtype), "evaluations": solution.nfev})
 
-    return Run(solve, found)
+    return Run(solve, result)
 
 
 TASKS = {"work-precision": precision}

@@ -1,14 +1,14 @@
-"""The tasks by pyneuralode's embedded engine."""
+"""The tasks for pyneuralode's embedded engine."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from contender import Found, Problem, Run
+from interface import ProblemData, Result, Run
 from torch_nets import OdeNet, dtype_of, tensors_of
 
 import pyneuralode as pn
-from pyneuralode.flows.dynamics import solve_terms
+from pyneuralode.flows.dynamics import solve_integrals
 from pyneuralode.gradients import GRADIENTS
 
 FIELDS = {
@@ -25,52 +25,50 @@ FIELDS = {
 
 
 def choices(variant: str) -> dict:
-    """Return the solver, path and gradient method of words such as "Tsit5, generic path, Checkpointed every 8"."""
+    """Return the settings that a variant such as "Tsit5, generic path, Checkpointed every 8" stands for."""
     solver, *words = variant.split(", ")
     chosen = {"solver": solver, "engine": "torch", "compiled": "generic path" not in words}
     for word in words:
-        if word not in ("generic path", "again"):
+        if word != "generic path":
             kind, _, every = word.partition(" every ")
             chosen["gradient"] = GRADIENTS[kind](**({"every": int(every)} if every else {}))
     return chosen
 
 
-def model_of(problem: Problem, variant: str, field) -> pn.NeuralODE:
+def model_of(problem: ProblemData, variant: str, field) -> pn.NeuralODE:
     return pn.NeuralODE(field, dtype=dtype_of(problem), **choices(variant), **problem.tolerances)
 
 
-def counts_of(problem: Problem, solution: pn.Solution) -> dict:
-    """Return the counts of a solve; means over the samples where each has its own."""
-    found = {"accepted": solution.accepted, "rejected": solution.rejected, "evaluations": solution.nfev}
-    counts = {name: n if isinstance(n, int) else float(np.mean(n)) for name, n in found.items()}
+def counts_of(problem: ProblemData, solution: pn.Solution) -> dict:
+    """Return the counts of a solve: means over the samples where each sample has its own."""
+    totals = {"accepted": solution.accepted, "rejected": solution.rejected, "evaluations": solution.nfev}
+    counts = {name: n if isinstance(n, int) else float(np.mean(n)) for name, n in totals.items()}
     return {"dtype": problem.settings["dtype"], "path": solution.engine, **counts}
 
 
-def run_of(problem: Problem, model: pn.NeuralODE, loss, again: bool = False) -> Run:
-    """Return the run that differentiates ``loss(ys)`` by the model's parameters; `again` repeats one prepared solve."""
+def run_of(problem: ProblemData, model: pn.NeuralODE, loss) -> Run:
+    """Return the run that differentiates ``loss(ys)`` by the model's parameters."""
     y0, ts = tensors_of(problem, "y0", "ts")
-    named = model.tensors()
-    parameters = list(named.values())
-    repeat = model.solve(y0, ts).again if again else None
+    parameters = list(model.tensors().values())
 
     def iterate():
-        return torch.autograd.grad(loss(repeat(named) if again else model(y0, ts)), parameters)
+        return torch.autograd.grad(loss(model(y0, ts)), parameters)
 
-    def found() -> Found:
+    def result() -> Result:
         with torch.no_grad():
             solution = model.solve(y0, ts)
-        return Found(solution.ys, dict(zip(problem.parameters(), iterate())), counts_of(problem, solution))
+        return Result(solution.ys, dict(zip(problem.parameters(), iterate())), counts_of(problem, solution))
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
-def network(problem: Problem, variant: str) -> Run:
+def network(problem: ProblemData, variant: str) -> Run:
     model = model_of(problem, variant, pn.MLP(**problem.settings["field"]))
     model.set_arrays(problem.parameters())
-    return run_of(problem, model, lambda ys: ys.square().sum(), again="again" in variant)
+    return run_of(problem, model, lambda ys: ys.square().sum())
 
 
-def flag(problem: Problem, variant: str) -> Run:
+def flag(problem: ProblemData, variant: str) -> Run:
     points, ts = tensors_of(problem, "points", "ts")
     data, base = ts.tolist()
     flow = pn.ContinuousFlow(
@@ -83,21 +81,21 @@ def flag(problem: Problem, variant: str) -> Run:
     def iterate():
         return torch.autograd.grad(-flow.log_prob(points).mean(), parameters)
 
-    def found() -> Found:
+    def result() -> Result:
         with torch.no_grad():
-            log_prob, terms = flow.log_prob(points), solve_terms(flow, points, (data, base), None)
-        counts = {"accepted": terms.accepted, "rejected": terms.rejected, "evaluations": terms.evaluations}
+            log_prob, terms = flow.log_prob(points), solve_integrals(flow, points, (data, base), None)
+        counts = {"accepted": terms.accepted, "rejected": terms.rejected, "evaluations": terms.nfev}
         counts["dtype"] = problem.settings["dtype"]
-        return Found(log_prob[:, None], dict(zip(problem.parameters(), iterate())), counts)
+        return Result(log_prob[:, None], dict(zip(problem.parameters(), iterate())), counts)
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
-def robertson(problem: Problem, variant: str) -> Run:
+def robertson(problem: ProblemData, variant: str) -> Run:
     return run_of(problem, model_of(problem, variant, FIELDS["robertson"]), lambda ys: ys[-1, 0])
 
 
-def oscillators(problem: Problem, variant: str) -> Run:
+def oscillators(problem: ProblemData, variant: str) -> Run:
     y0, ts, mu = tensors_of(problem, "y0", "ts", "mu")
     mu.requires_grad_(True)
 
@@ -110,15 +108,15 @@ def oscillators(problem: Problem, variant: str) -> Run:
     def iterate():
         return torch.autograd.grad(solve().ys[..., 0].square().sum() / len(mu), [mu])
 
-    def found() -> Found:
+    def result() -> Result:
         with torch.no_grad():
             solution = solve()
-        return Found(solution.ys, {"mu": iterate()[0]}, counts_of(problem, solution))
+        return Result(solution.ys, {"mu": iterate()[0]}, counts_of(problem, solution))
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
-def odenet(problem: Problem, variant: str) -> Run:
+def odenet(problem: ProblemData, variant: str) -> Run:
     settings = {**choices(variant), **problem.tolerances}
 
     def block(dynamics, x, ts):
@@ -127,37 +125,37 @@ def odenet(problem: Problem, variant: str) -> Run:
     net = OdeNet(problem, block)
     (images,) = tensors_of(problem, "images")
 
-    def found() -> Found:
+    def result() -> Result:
         with torch.no_grad():
             solution = pn.solve(net.dynamics, net.stem(images), net.ts, **settings)
-        return Found(solution.ys[-1].reshape(-1, 1), net.gradients(problem), counts_of(problem, solution))
+        return Result(solution.ys[-1].reshape(-1, 1), net.gradients(problem), counts_of(problem, solution))
 
-    return Run(lambda: net.gradients(problem), found)
+    return Run(lambda: net.gradients(problem), result)
 
 
-def memory(problem: Problem, variant: str) -> Run:
+def memory(problem: ProblemData, variant: str) -> Run:
     """A gradient with fixed steps."""
     y0, ts = tensors_of(problem, "y0", "ts")
     step = float(ts[-1] - ts[0]) / problem.settings["steps"]
     field = pn.MLP(**problem.settings["field"])
-    model = pn.NeuralODE(field, step=step, dtype=dtype_of(problem), **choices(variant))
+    model = pn.NeuralODE(field, step_size=step, dtype=dtype_of(problem), **choices(variant))
     model.set_arrays(problem.parameters())
     parameters = list(model.parameters())
-    return Run(lambda: torch.autograd.grad(model(y0, ts)[-1].sum(), parameters), lambda: Found(y0))
+    return Run(lambda: torch.autograd.grad(model(y0, ts)[-1].sum(), parameters), lambda: Result(y0))
 
 
-def precision(problem: Problem, variant: str) -> Run:
+def precision(problem: ProblemData, variant: str) -> Run:
     field, y0, ts = FIELDS[problem.settings["system"]], problem.arrays["y0"], problem.arrays["ts"]
     parameters = dict(zip(field.shapes(), problem.arrays["p"]))
 
     def iterate() -> pn.Solution:
         return pn.solve(field, y0, ts, parameters=parameters, solver=variant, engine="torch", **problem.tolerances)
 
-    def found() -> Found:
+    def result() -> Result:
         solution = iterate()
-        return Found(np.asarray(solution.ys), {}, counts_of(problem, solution))
+        return Result(np.asarray(solution.ys), {}, counts_of(problem, solution))
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
 TASKS = {

@@ -1,15 +1,16 @@
-"""A contender in a process of its own: reads requests, one JSON object a line, and answers each with another.
+"""Run one peer in this process: read requests, one JSON object a line, and answer each with another.
 
     python serve.py LIBRARY TASK VARIANT PROBLEM.npz THREADS
 
-Started by `pyneuralode.bench.children`, also with a Python that has no pyneuralode.
+`benchmarks.processes` starts this script, also with a Python that has no pyneuralode. The first line is a greeting:
+{"import_seconds": s, "python": version, "versions": {...}}. Then come requests and answers:
 
     {"do": "prepare", "settings": {...}}   make the problem ready and run it for the first time -> {"seconds": s}
     {"do": "round", "iterations": n}       run it n times -> {"seconds": [...]}
     {"do": "found", "file": PATH}          write states and gradient to an npz file -> {"counts": {...}}
     {"do": "peak"}                         run it once -> {"bytes": growth of the resident memory at its peak}
 
-What fails ends the process; the last line of its stderr says why.
+A failure ends the process; the last line of its stderr says why.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import sys
 import time
 
 import numpy as np
-from contender import Problem, Run
+from interface import ProblemData, Run
 
-BESIDE = {
+# The packages whose versions are reported beside a library's own.
+DEPENDENCIES = {
     "pyneuralode": ("torch", "numba"),
     "torchdiffeq": ("torch",),
     "torchode": ("torch",),
@@ -36,24 +38,24 @@ BESIDE = {
 
 
 def main(library: str, task: str, variant: str, path: str, threads: str) -> None:
-    # Libraries may print: what they print goes to stderr, and stdout holds answers alone.
+    # Libraries may print: that goes to stderr, so that stdout holds nothing but answers.
     with os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8") as answers:
         os.dup2(2, 1)
-        keep_to_cores(int(threads))
-        problem = Problem.read(path)
+        limit_cores(int(threads))
+        problem = ProblemData.read(path)
         begin = time.perf_counter()
         build = importlib.import_module(f"with_{library}").TASKS[task]
-        hello = {"import_seconds": time.perf_counter() - begin, "python": platform.python_version()}
-        answers.write(json.dumps({**hello, "versions": versions(library)}) + "\n")
-        contest = Contest(lambda settings: build(problem.with_settings(settings), variant))
+        greeting = {"import_seconds": time.perf_counter() - begin, "python": platform.python_version()}
+        answers.write(json.dumps({**greeting, "versions": versions(library)}) + "\n")
+        requests = Requests(lambda settings: build(problem.with_settings(settings), variant))
         for line in sys.stdin:
             request = json.loads(line)
-            answer = getattr(contest, request.pop("do"))(**request)
+            answer = getattr(requests, request.pop("do"))(**request)
             answers.write(json.dumps(answer) + "\n")
 
 
-class Contest:
-    """The requests that a contender answers."""
+class Requests:
+    """The requests that a peer answers, one method each."""
 
     def __init__(self, build):
         self.build = build
@@ -74,37 +76,37 @@ class Contest:
         return {"seconds": seconds}
 
     def found(self, file: str) -> dict:
-        found = self.run.found()
-        gradient = {f"gradient_{name}": np.asarray(value, float) for name, value in found.gradient.items()}
-        np.savez(file, states=np.asarray(found.states, float), **gradient)
-        return {"counts": found.counts}
+        result = self.run.result()
+        gradient = {f"gradient_{name}": np.asarray(value, float) for name, value in result.gradient.items()}
+        np.savez(file, states=np.asarray(result.states, float), **gradient)
+        return {"counts": result.counts}
 
     def peak(self) -> dict:
         if not os.path.exists("/proc/self/clear_refs"):
             raise RuntimeError("peak memory is measured on Linux only")
         gc.collect()
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # sets the peak back to what is resident now
+            file.write("5")  # resets the peak to what is resident now
         before = resident("VmRSS")
         self.run.iterate()
         return {"bytes": resident("VmHWM") - before}
 
 
 def resident(name: str) -> int:
-    """Return the resident memory of this process in bytes, as it is ("VmRSS") or at its peak ("VmHWM")."""
+    """Return the resident memory of this process in bytes, now ("VmRSS") or at its peak ("VmHWM")."""
     with open("/proc/self/status") as file:
         (kilobytes,) = (line.split()[1] for line in file if line.startswith(f"{name}:"))
     return 1024 * int(kilobytes)
 
 
-def keep_to_cores(threads: int) -> None:
-    """Keep this process to as many cores as threads, so that no library has more; where the system allows it."""
+def limit_cores(threads: int) -> None:
+    """Limit this process to as many cores as threads, where the system allows it: then no library uses more."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 
 
 def versions(library: str) -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in (library, *BESIDE[library])}
+    return {name: importlib.metadata.version(name) for name in (library, *DEPENDENCIES[library])}
 
 
 if __name__ == "__main__":

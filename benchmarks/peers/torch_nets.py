@@ -1,4 +1,4 @@
-"""The tasks' networks as users of torch write them."""
+"""The networks of the tasks, written as a user of torch would write them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ import math
 from itertools import pairwise
 
 import torch
-from contender import Problem
+from interface import ProblemData
 from torch import Tensor, nn
 
 ACTIVATIONS = {"tanh": nn.Tanh, "swish": nn.SiLU}
 
 
-def dtype_of(problem: Problem) -> torch.dtype:
+def dtype_of(problem: ProblemData) -> torch.dtype:
     return getattr(torch, problem.settings["dtype"])
 
 
-def tensors_of(problem: Problem, *names: str) -> list[Tensor]:
+def tensors_of(problem: ProblemData, *names: str) -> list[Tensor]:
     return [torch.as_tensor(problem.arrays[name], dtype=dtype_of(problem)) for name in names]
 
 
 class Network(nn.Module):
-    """A fully connected network of the (mapped, scaled) state."""
+    """A fully connected network; its input may be cubed or scaled, its output scaled."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: ProblemData):
         super().__init__()
-        about = problem.settings["field"]
-        sizes, layers = about["sizes"], []
+        spec = problem.settings["field"]
+        sizes, layers = spec["sizes"], []
         for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), ACTIVATIONS[about["activation"]]()]
+            layers += [nn.Linear(n_in, n_out), ACTIVATIONS[spec["activation"]]()]
         self.net = nn.Sequential(*layers[:-1])
-        self.cube = about.get("input_map") == "cube"
-        self.input_scale, self.output_scale = about.get("input_scale"), about.get("output_scale")
-        take_arrays(self, problem)
+        self.cube = spec.get("input_map") == "cube"
+        self.input_scale, self.output_scale = spec.get("input_scale"), spec.get("output_scale")
+        load_parameters(self, problem)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         if self.cube:
@@ -44,17 +44,17 @@ class Network(nn.Module):
 
 
 class HyperFlow(nn.Module):
-    """A flow's state and log density; the trace by autograd, as in torchdiffeq's own example of a flow."""
+    """The dynamics of a flow's state and log density; autograd computes the trace, as in torchdiffeq's example."""
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: ProblemData):
         super().__init__()
-        about = problem.settings["field"]
-        self.dim, self.width, hidden = about["dim"], about["width"], about["hidden"]
+        spec = problem.settings["field"]
+        self.dim, self.width, hidden = spec["dim"], spec["width"], spec["hidden"]
         outputs = (3 * self.dim + 1) * self.width
         self.hyper = nn.Sequential(
             nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
         )
-        take_arrays(self, problem)
+        load_parameters(self, problem)
 
     def slope(self, t: Tensor, z: Tensor) -> Tensor:
         inward, outward, gate, bias = self.hyper(t.reshape(1)).split([self.dim * self.width] * 3 + [self.width])
@@ -71,7 +71,7 @@ class HyperFlow(nn.Module):
 
 
 class ConvolutionalDynamics(nn.Module):
-    """Twice a 3x3 convolution of the image and the time, ReLU and batch normalization."""
+    """Two layers: a 3x3 convolution of image and time, ReLU, batch normalization."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -85,9 +85,9 @@ class ConvolutionalDynamics(nn.Module):
 
 
 class OdeNet(nn.Module):
-    """A classifier of 28 x 28 images around an ODE block on [0, 1]; `block(dynamics, x, ts)` solves it."""
+    """A classifier of 28 x 28 images with an ODE block on [0, 1], which `block(dynamics, x, ts)` solves."""
 
-    def __init__(self, problem: Problem, block):
+    def __init__(self, problem: ProblemData, block):
         super().__init__()
         n = problem.settings["channels"]
         self.stem = nn.Sequential(
@@ -109,7 +109,7 @@ class OdeNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))
 
-    def gradients(self, problem: Problem) -> dict[str, Tensor]:
+    def gradients(self, problem: ProblemData) -> dict[str, Tensor]:
         """Return the gradients, by name, of the loss on the problem's images."""
         (images,) = tensors_of(problem, "images")
         loss = nn.functional.cross_entropy(self(images), torch.as_tensor(problem.arrays["labels"]))
@@ -118,8 +118,8 @@ class OdeNet(nn.Module):
 
 
 @torch.no_grad()
-def take_arrays(module: nn.Module, problem: Problem) -> None:
-    """Set the parameters of a module, in their order, to the problem's: weight_1, bias_1, weight_2, ..."""
+def load_parameters(module: nn.Module, problem: ProblemData) -> None:
+    """Set a module's parameters to those of the problem, in order: weight_1, bias_1, weight_2, ..."""
     module.to(dtype_of(problem))
     for parameter, array in zip(module.parameters(), problem.parameters().values(), strict=True):
         parameter.copy_(torch.as_tensor(array))

@@ -1,4 +1,4 @@
-"""What was measured, as tables: aligned text for a terminal, Markdown for a page."""
+"""Results as tables: aligned text for a terminal, Markdown for a page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .entries import CaseResult, Entry
-from .tasks import OURS, PEERS
+from .tasks import OTHER_LIBRARIES, OURS
 
 if TYPE_CHECKING:
     from .runner import Outcome, TaskResult
@@ -20,7 +20,7 @@ ERRORS = (1e-3, 1e-6, 1e-9)
 
 @dataclass(frozen=True)
 class Table:
-    """Cells in words under the names of the columns; the first column is words, the others are numbers."""
+    """Rows of cells, as text, below the names of the columns; the first column holds names, the others numbers."""
 
     title: str
     columns: Sequence[str]
@@ -51,7 +51,7 @@ def tables(result: TaskResult) -> list[Table]:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Return the page: when and where, the summary, and every table."""
+    """Return the page: when and where it was measured, the summary, and every table."""
     about = outcome.about
     machine = f"{about['processor']} with {about['cores']} cores, {about['system']}, Python {about['python']}"
     head = [f"{about['date']}, {machine}; one thread each:", "", "```sh", about["command"], "```"]
@@ -72,20 +72,21 @@ def markdown(outcome: Outcome) -> str:
 
 
 def _summary(results: Iterable[TaskResult]) -> Table:
-    """Return our first contender beside the fastest of each peer whose gradient is right, for the tasks that are timed."""
+    """Return our first variant beside the fastest of each library whose gradient is right, for the timed tasks."""
     timed = [result for result in results if result.task.measure == "time"]
-    peers = [peer for peer in PEERS if any(e.library == peer for result in timed for e in result.cases[0].entries)]
+    measured = {entry.library for result in timed for entry in result.cases[0].entries}
+    libraries = [library for library in OTHER_LIBRARIES if library in measured]
     rows = []
     for result in timed:
         entries = result.cases[0].entries
         ours = next((e for e in entries if e.library == OURS), None)
-        cells = [_speed(_fastest(entries, peer)) for peer in peers]
+        cells = [_speed(_fastest(entries, library)) for library in libraries]
         rows.append([result.task.name, duration(ours and ours.median), *cells, duration(result.task.goal)])
-    return Table("Seconds of an iteration, and times ours", ["task", "pyneuralode", *peers, "goal"], rows)
+    return Table("Seconds of an iteration, and times ours", ["task", "pyneuralode", *libraries, "goal"], rows)
 
 
 def _fastest(entries: Sequence[Entry], library: str) -> Entry | None:
-    measured = [entry for entry in entries if entry.library == library and entry.rounds and not entry.wrong]
+    measured = [entry for entry in entries if entry.library == library and entry.rounds and not entry.gradient_is_wrong]
     return min(measured, key=lambda entry: entry.median, default=None)
 
 
@@ -135,13 +136,15 @@ def _memory(result: TaskResult, case: CaseResult) -> Table:
 
 
 def _notes(case: CaseResult) -> list[str]:
-    notes = [f"{entry.name} failed: {entry.failed}" for entry in case.entries if entry.failed]
-    notes += [f"{entry.name}: the gradient is wrong." for entry in case.entries if entry.wrong]
-    return notes + ([f"No tight solve to measure errors against: {case.untrue}"] if case.untrue else [])
+    notes = [f"{entry.name} failed: {entry.failure}" for entry in case.entries if entry.failure]
+    notes += [f"{entry.name}: the gradient is wrong." for entry in case.entries if entry.gradient_is_wrong]
+    return notes + (
+        [f"No reference solve to measure errors against: {case.reference_failure}"] if case.reference_failure else []
+    )
 
 
 def seconds_to(entry: Entry, error: float) -> float | None:
-    """Return the seconds to reach an error, between the two points of the curve around it, or None."""
+    """Return the seconds it takes to reach an error, interpolated on the curve, or None."""
     points = sorted((p["error"], p["seconds"]) for p in entry.curve if p["error"])
     if not points or points[0][0] > error:
         return None
@@ -153,7 +156,7 @@ def seconds_to(entry: Entry, error: float) -> float | None:
 
 
 def states_a_step(entry: Entry, state_bytes: int) -> float | None:
-    """Return how the memory grows with the steps, in states."""
+    """Return by how many states the memory grows for each step."""
     if len(entry.curve) < 2:
         return None
     first, last = entry.curve[0], entry.curve[-1]
@@ -172,7 +175,7 @@ def ratio(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """Return a count, which is a mean where a batch has a count for each sample."""
+    """Return a count: a mean where each sample of a batch has a count of its own."""
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 

@@ -1,18 +1,18 @@
-"""The tasks by torchode, which takes each sample of a batch by its own steps."""
+"""The tasks for torchode, which steps each sample of a batch on its own."""
 
 from __future__ import annotations
 
 import torch
 import torchode
-from contender import Found, Problem, Run
+from interface import ProblemData, Result, Run
 from torch import Tensor
 from torch_nets import Network, tensors_of
 
 METHODS = {"tsit5": torchode.Tsit5}
 
 
-def run_of(problem: Problem, variant: str, f, parameters: list[Tensor], y0: Tensor, ts: Tensor, loss) -> Run:
-    """Return the run for states y0 (n, d), times ts (n, T) and ``f(t (n,), y (n, d))``; counts are means over the n."""
+def run_of(problem: ProblemData, variant: str, f, parameters: list[Tensor], y0: Tensor, ts: Tensor, loss) -> Run:
+    """Return the run for states y0 (n, d), times ts (n, T) and ``f(t (n,), y (n, d))``; counts are means over the n samples."""
     term = torchode.ODETerm(f)
     control = torchode.IntegralController(**problem.tolerances, term=term)
     solver = torchode.AutoDiffAdjoint(METHODS[variant](term=term), control)
@@ -21,7 +21,7 @@ def run_of(problem: Problem, variant: str, f, parameters: list[Tensor], y0: Tens
     def iterate():
         return torch.autograd.grad(loss(solver.solve(start).ys), parameters)
 
-    def found() -> Found:
+    def result() -> Result:
         with torch.no_grad():
             solution = solver.solve(start)
         if int(solution.status.abs().max()) != 0:
@@ -31,18 +31,18 @@ def run_of(problem: Problem, variant: str, f, parameters: list[Tensor], y0: Tens
         )
         counts = {"accepted": accepted, "rejected": steps - accepted, "evaluations": evaluations}
         gradient = dict(zip(problem.parameters(), iterate()))
-        return Found(solution.ys, gradient, {"dtype": problem.settings["dtype"], **counts})
+        return Result(solution.ys, gradient, {"dtype": problem.settings["dtype"], **counts})
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
-def network(problem: Problem, variant: str) -> Run:
+def network(problem: ProblemData, variant: str) -> Run:
     net = Network(problem)
     y0, ts = tensors_of(problem, "y0", "ts")
     return run_of(problem, variant, net, list(net.parameters()), y0[None], ts[None], lambda ys: ys.square().sum())
 
 
-def oscillators(problem: Problem, variant: str) -> Run:
+def oscillators(problem: ProblemData, variant: str) -> Run:
     y0, ts, mu = tensors_of(problem, "y0", "ts", "mu")
     mu.requires_grad_(True)
 

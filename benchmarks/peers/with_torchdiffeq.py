@@ -1,4 +1,4 @@
-"""The tasks by torchdiffeq."""
+"""The tasks for torchdiffeq."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Callable
 
 import torch
 import torchdiffeq
-from contender import Found, Problem, Run
+from interface import ProblemData, Result, Run
 from systems import SYSTEMS
 from torch import Tensor, nn
 from torch_nets import HyperFlow, Network, OdeNet, log_normal, tensors_of
 
 
 def solver_of(variant: str) -> tuple[Callable, str]:
-    """Return `odeint` or `odeint_adjoint`, and the method, of words such as "dopri5, adjoint"."""
+    """Return the function and the method that a variant such as "dopri5, adjoint" stands for."""
     method, *words = variant.split(", ")
     return torchdiffeq.odeint_adjoint if "adjoint" in words else torchdiffeq.odeint, method
 
 
 class Counted(nn.Module):
-    """A module that counts its evaluations and the steps."""
+    """A module that counts its evaluations and the solver's steps."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -36,12 +36,12 @@ class Counted(nn.Module):
         self.rejected += 1
 
 
-def counts_of(problem: Problem, counted: Counted) -> dict:
+def counts_of(problem: ProblemData, counted: Counted) -> dict:
     counts = {name: getattr(counted, name) for name in ("accepted", "rejected", "evaluations")}
     return {"dtype": problem.settings["dtype"], **counts}
 
 
-def run_of(problem: Problem, module: nn.Module, variant: str, y0, ts: Tensor, loss, states=lambda ys: ys) -> Run:
+def run_of(problem: ProblemData, module: nn.Module, variant: str, y0, ts: Tensor, loss, states=lambda ys: ys) -> Run:
     """Return the run that differentiates `loss(ys)` by the parameters of a module."""
     odeint, method = solver_of(variant)
     parameters, tolerances = list(module.parameters()), problem.tolerances
@@ -49,21 +49,21 @@ def run_of(problem: Problem, module: nn.Module, variant: str, y0, ts: Tensor, lo
     def iterate():
         return torch.autograd.grad(loss(odeint(module, y0, ts, method=method, **tolerances)), parameters)
 
-    def found() -> Found:
+    def result() -> Result:
         counted = Counted(module)
         with torch.no_grad():
             ys = torchdiffeq.odeint(counted, y0, ts, method=method, **tolerances)
-        return Found(states(ys).detach(), dict(zip(problem.parameters(), iterate())), counts_of(problem, counted))
+        return Result(states(ys).detach(), dict(zip(problem.parameters(), iterate())), counts_of(problem, counted))
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
-def network(problem: Problem, variant: str) -> Run:
+def network(problem: ProblemData, variant: str) -> Run:
     y0, ts = tensors_of(problem, "y0", "ts")
     return run_of(problem, Network(problem), variant, y0, ts, lambda ys: ys.square().sum())
 
 
-def flag(problem: Problem, variant: str) -> Run:
+def flag(problem: ProblemData, variant: str) -> Run:
     x, ts = tensors_of(problem, "points", "ts")
 
     def log_prob(ys) -> Tensor:
@@ -88,8 +88,8 @@ class Rates(nn.Module):
         return torch.stack(self.system(y.unbind(-1), self.p), -1)
 
 
-def robertson(problem: Problem, variant: str) -> Run:
-    """The solve alone, which takes long enough: an explicit method needs a quarter of a million evaluations."""
+def robertson(problem: ProblemData, variant: str) -> Run:
+    """Time the solve without its gradient: an explicit method needs a quarter of a million evaluations."""
     y0, ts, *rates = tensors_of(problem, "y0", "ts", *problem.parameters())
     odeint, method = solver_of(variant.removesuffix(", solve alone"))
     counted = Counted(Rates("robertson", torch.stack(rates)))
@@ -98,16 +98,16 @@ def robertson(problem: Problem, variant: str) -> Run:
     def iterate() -> Tensor:
         return odeint(counted, y0, ts, method=method, **problem.tolerances)
 
-    def found() -> Found:
+    def result() -> Result:
         counted.evaluations = counted.accepted = counted.rejected = 0
         ys = iterate()
-        return Found(ys, {}, counts_of(problem, counted))
+        return Result(ys, {}, counts_of(problem, counted))
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
 class Oscillators(nn.Module):
-    """Van der Pol oscillators, each in its own unit of time, since one solve has one span for all."""
+    """Van der Pol oscillators, each in a time unit of its own, because one solve has one span for the whole batch."""
 
     def __init__(self, mu: Tensor, spans: Tensor):
         super().__init__()
@@ -118,7 +118,7 @@ class Oscillators(nn.Module):
         return torch.stack([v, self.mu * (1 - x * x) * v - x], -1) * self.spans[:, None]
 
 
-def oscillators(problem: Problem, variant: str) -> Run:
+def oscillators(problem: ProblemData, variant: str) -> Run:
     y0, ts, mu = tensors_of(problem, "y0", "ts", "mu")
     unit = ts[0] / ts[0, -1]
     return run_of(
@@ -127,7 +127,7 @@ def oscillators(problem: Problem, variant: str) -> Run:
     )  # fmt: skip
 
 
-def odenet(problem: Problem, variant: str) -> Run:
+def odenet(problem: ProblemData, variant: str) -> Run:
     odeint, method = solver_of(variant)
 
     def block(dynamics, x, ts):
@@ -136,16 +136,16 @@ def odenet(problem: Problem, variant: str) -> Run:
     net = OdeNet(problem, block)
     (images,) = tensors_of(problem, "images")
 
-    def found() -> Found:
+    def result() -> Result:
         counted = Counted(net.dynamics)
         with torch.no_grad():
             states = block(counted, net.stem(images), net.ts)[-1]
-        return Found(states.reshape(-1, 1), net.gradients(problem), counts_of(problem, counted))
+        return Result(states.reshape(-1, 1), net.gradients(problem), counts_of(problem, counted))
 
-    return Run(lambda: net.gradients(problem), found)
+    return Run(lambda: net.gradients(problem), result)
 
 
-def memory(problem: Problem, variant: str) -> Run:
+def memory(problem: ProblemData, variant: str) -> Run:
     """A gradient with fixed steps."""
     y0, ts = tensors_of(problem, "y0", "ts")
     odeint, method = solver_of(variant)
@@ -156,10 +156,10 @@ def memory(problem: Problem, variant: str) -> Run:
         ys = odeint(module, y0, ts, method=method, options=options)
         return torch.autograd.grad(ys[-1].sum(), list(module.parameters()))
 
-    return Run(iterate, lambda: Found(y0))
+    return Run(iterate, lambda: Result(y0))
 
 
-def precision(problem: Problem, variant: str) -> Run:
+def precision(problem: ProblemData, variant: str) -> Run:
     y0, ts, p = tensors_of(problem, "y0", "ts", "p")
     module = Rates(problem.settings["system"], p)
 
@@ -167,7 +167,7 @@ def precision(problem: Problem, variant: str) -> Run:
     def iterate() -> Tensor:
         return torchdiffeq.odeint(module, y0, ts, method=variant, **problem.tolerances)
 
-    return Run(iterate, lambda: Found(iterate(), {}, {"dtype": problem.settings["dtype"]}))
+    return Run(iterate, lambda: Result(iterate(), {}, {"dtype": problem.settings["dtype"]}))
 
 
 TASKS = {

@@ -1,4 +1,4 @@
-"""The tasks by diffrax, on the CPU, whole and compiled."""
+"""The tasks for diffrax on the CPU; loss and gradient are compiled as one function."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contender import Found, Problem, Run
+from interface import ProblemData, Result, Run
 from systems import SYSTEMS
 
 jax.config.update("jax_enable_x64", True)
 MOST_STEPS = 4096
 
 
-def arrays_of(problem: Problem, *names: str) -> list:
+def arrays_of(problem: ProblemData, *names: str) -> list:
     return [jnp.asarray(problem.arrays[name], dtype=problem.settings["dtype"]) for name in names]
 
 
-def solve_of(problem: Problem, solver: str, f, **settings):
+def solve_of(problem: ProblemData, solver: str, f, **settings):
     """Return ``solve(parameters, y0, ts)`` at the problem's tolerances; the solution has the states at `ts`."""
 
     def solve(parameters, y0, ts):
@@ -31,46 +31,46 @@ def solve_of(problem: Problem, solver: str, f, **settings):
     return solve
 
 
-def run_of(problem: Problem, solve, parameters: dict, loss, states) -> Run:
+def run_of(problem: ProblemData, solve, parameters: dict, loss, states) -> Run:
     """Return the run that differentiates ``loss(solution)`` for ``solve(parameters)``."""
     gradient = jax.jit(jax.value_and_grad(lambda p: loss(solve(p))))
 
     def iterate():
         return jax.block_until_ready(gradient(parameters))
 
-    def found() -> Found:
+    def result() -> Result:
         solution = jax.jit(solve)(parameters)
         accepted, steps = (float(np.mean(solution.stats[name])) for name in ("num_accepted_steps", "num_steps"))
         # diffrax does not count evaluations.
         counts = {"dtype": problem.settings["dtype"], "accepted": accepted, "rejected": steps - accepted}
-        return Found(states(solution), iterate()[1], counts)
+        return Result(states(solution), iterate()[1], counts)
 
-    return Run(iterate, found)
+    return Run(iterate, result)
 
 
-def parameters_of(problem: Problem) -> dict:
+def parameters_of(problem: ProblemData) -> dict:
     return dict(zip(problem.parameters(), arrays_of(problem, *problem.parameters())))
 
 
 ACTIVATIONS = {"tanh": jnp.tanh, "swish": jax.nn.silu}
 
 
-def network_of(problem: Problem):
+def network_of(problem: ProblemData):
     """Return the slope ``f(t, y, parameters)`` of the problem's fully connected network."""
-    about = problem.settings["field"]
-    activation, layers = ACTIVATIONS[about["activation"]], len(about["sizes"]) - 1
+    spec = problem.settings["field"]
+    activation, layers = ACTIVATIONS[spec["activation"]], len(spec["sizes"]) - 1
 
     def slope(t, y, p):
-        x = y**3 if about.get("input_map") == "cube" else y
-        x = x / about.get("input_scale", 1.0)
+        x = y**3 if spec.get("input_map") == "cube" else y
+        x = x / spec.get("input_scale", 1.0)
         for layer in range(1, layers):
             x = activation(x @ p[f"weight_{layer}"].T + p[f"bias_{layer}"])
-        return (x @ p[f"weight_{layers}"].T + p[f"bias_{layers}"]) * about.get("output_scale", 1.0)
+        return (x @ p[f"weight_{layers}"].T + p[f"bias_{layers}"]) * spec.get("output_scale", 1.0)
 
     return slope
 
 
-def network(problem: Problem, variant: str) -> Run:
+def network(problem: ProblemData, variant: str) -> Run:
     y0, ts = arrays_of(problem, "y0", "ts")
     solve = solve_of(problem, variant, network_of(problem))
     return run_of(
@@ -78,10 +78,10 @@ def network(problem: Problem, variant: str) -> Run:
     )
 
 
-def flag(problem: Problem, variant: str) -> Run:
+def flag(problem: ProblemData, variant: str) -> Run:
     x, ts = arrays_of(problem, "points", "ts")
-    about = problem.settings["field"]
-    dim, width = about["dim"], about["width"]
+    spec = problem.settings["field"]
+    dim, width = spec["dim"], spec["width"]
 
     def slope(t, state, p):
         hidden = jnp.tanh(p["weight_1"] @ t[None] + p["bias_1"])
@@ -117,7 +117,7 @@ def system_of(name: str):
     return lambda t, y, p: jnp.stack(system(y, p))
 
 
-def robertson(problem: Problem, variant: str) -> Run:
+def robertson(problem: ProblemData, variant: str) -> Run:
     y0, ts = arrays_of(problem, "y0", "ts")
     solve, rates = solve_of(problem, variant, system_of("robertson")), list(problem.parameters())
     return run_of(
@@ -126,7 +126,7 @@ def robertson(problem: Problem, variant: str) -> Run:
     )  # fmt: skip
 
 
-def oscillators(problem: Problem, variant: str) -> Run:
+def oscillators(problem: ProblemData, variant: str) -> Run:
     y0, ts = arrays_of(problem, "y0", "ts")
     slope = system_of("van_der_pol")
     one = solve_of(problem, variant, lambda t, y, mu: slope(t, y, [mu]), max_steps=2**14)
@@ -136,7 +136,7 @@ def oscillators(problem: Problem, variant: str) -> Run:
     )  # fmt: skip
 
 
-def memory(problem: Problem, variant: str) -> Run:
+def memory(problem: ProblemData, variant: str) -> Run:
     """A gradient with fixed steps."""
     y0, ts = arrays_of(problem, "y0", "ts")
     solver, adjoint = variant.split(", ")
@@ -152,17 +152,17 @@ def memory(problem: Problem, variant: str) -> Run:
         return solution.ys[-1].sum()
 
     parameters = parameters_of(problem)
-    return Run(lambda: jax.block_until_ready(gradient(parameters)), lambda: Found(y0))
+    return Run(lambda: jax.block_until_ready(gradient(parameters)), lambda: Result(y0))
 
 
-def precision(problem: Problem, variant: str) -> Run:
+def precision(problem: ProblemData, variant: str) -> Run:
     y0, ts, p = arrays_of(problem, "y0", "ts", "p")
     solve = jax.jit(solve_of(problem, variant, system_of(problem.settings["system"]), max_steps=2**18))
 
     def iterate():
         return jax.block_until_ready(solve(p, y0, ts).ys)
 
-    return Run(iterate, lambda: Found(iterate(), {}, {"dtype": problem.settings["dtype"]}))
+    return Run(iterate, lambda: Result(iterate(), {}, {"dtype": problem.settings["dtype"]}))
 
 
 TASKS = {

@@ -1,4 +1,4 @@
-"""Right-hand sides of small systems, by components; every library makes its own vectors of them."""
+"""Right-hand sides of small systems, component by component; each library stacks them into vectors of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run benchmarks and write what they found: bench.json, bench.md and the figures, all or nothing."""
+"""Run benchmarks and write their results: bench.json, bench.md and the figures, all or nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..files import check_folder, whole_folder
-from ..progress import Progress, SilentProgress
-from .children import Room
+from pyneuralode.files import check_folder, whole_folder
+from pyneuralode.progress import Progress, SilentProgress
+
 from .entries import CaseResult
 from .libraries import installed
 from .measures import QUICK, Effort, time_side_by_side, trace_memory, trace_precision
+from .processes import Workspace
 from .tables import markdown
-from .tasks import PEERS, TASKS, Task, find_task
+from .tasks import OTHER_LIBRARIES, TASKS, Task, find_task
 
 JSON, MARKDOWN = "bench.json", "bench.md"
 FIGURES = {"time": "times", "precision": "work-precision", "memory": "memory"}
@@ -30,7 +31,7 @@ FILES = (JSON, MARKDOWN, *(f"{name}.png" for name in FIGURES.values()))
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task and what its cases came to."""
+    """A task and the results of its cases."""
 
     task: Task
     cases: list[CaseResult]
@@ -38,14 +39,14 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything measured: `about` says when, where and by which command; `absent` names the peers that are not here."""
+    """All results; `about` says when, where and by which command, `absent` names the libraries not installed."""
 
     about: dict[str, Any]
     results: list[TaskResult]
     absent: tuple[str, ...]
 
 
-def run_bench(
+def run_benchmarks(
     names: Iterable[str] = (),
     out: str | os.PathLike[str] = "pyneuralode-bench",
     quick: bool = False,
@@ -53,31 +54,31 @@ def run_bench(
     command: str = "",
     progress: Progress | None = None,
 ) -> Outcome:
-    """Run benchmark tasks and write a folder with numbers, a table and figures.
+    """Run benchmark tasks and write a folder with the numbers, tables and figures.
 
     Parameters
     ----------
     names : iterable of str
-        Keys of `tasks.TASKS`, all unless given.
+        Keys of `tasks.TASKS`; all of them by default.
     out : path
-        Folder of the results, replaced where it holds those of an earlier run.
+        Folder of the results; those of an earlier run are replaced.
     quick : bool
-        Few and short rounds, to see that everything works.
+        Few and short rounds, only to check that everything works.
     pythons : mapping of str to path
-        Python executables of peers that live in another environment; see `libraries.read_pythons`.
+        Python executables of libraries installed in another environment; see `libraries.read_pythons`.
     command : str
-        What was typed, for the record.
+        The command as typed, for the record.
     progress : Progress, optional
         Silent by default.
 
     Raises
     ------
     ArgumentError
-        Before anything is measured, if a task is not known or `out` cannot take the results.
+        Before anything is measured, if a task is unknown or `out` cannot hold the results.
 
     Notes
     -----
-    A contender that fails has its reason in the place of its numbers; the others go on.
+    A peer that fails has the reason in place of its numbers; the others go on.
     """
     tasks = [find_task(name) for name in dict.fromkeys(names)] or list(TASKS.values())
     out, pythons = Path(out), dict(pythons or {})
@@ -87,34 +88,34 @@ def run_bench(
     about = _about(command)
     results = []
     with tempfile.TemporaryDirectory(prefix="pyneuralode-bench-") as folder:
-        room = Room(Path(folder), pythons, fresh=not quick)
+        workspace = Workspace(Path(folder), pythons, empty_cache=not quick)
         for task in tasks:
-            cases = [_measure(room, task, number, present, effort, progress) for number in range(len(task.cases))]
+            cases = [_measure(workspace, task, number, present, effort, progress) for number in range(len(task.cases))]
             results.append(TaskResult(task, cases))
-    outcome = Outcome(about, results, tuple(peer for peer in PEERS if peer not in present))
+    outcome = Outcome(about, results, tuple(library for library in OTHER_LIBRARIES if library not in present))
     write(out, outcome)
     return outcome
 
 
 def _measure(
-    room: Room, task: Task, number: int, present: tuple[str, ...], effort: Effort, progress: Progress
+    workspace: Workspace, task: Task, number: int, present: tuple[str, ...], effort: Effort, progress: Progress
 ) -> CaseResult:
     case = task.cases[number]
-    contenders = [contender for contender in case.contenders if contender.library in present]
+    peers = [peer for peer in case.peers if peer.library in present]
     if task.measure == "time":
-        return time_side_by_side(room, task.name, case, contenders, effort, progress)
+        return time_side_by_side(workspace, task.name, case, peers, effort, progress)
     if task.measure == "memory":
-        return trace_memory(room, task.name, case, contenders, effort, progress)
-    return trace_precision(room, task.name, case, number, contenders, effort, progress)
+        return trace_memory(workspace, task.name, case, peers, effort, progress)
+    return trace_precision(workspace, task.name, case, number, peers, effort, progress)
 
 
 def write(out: Path, outcome: Outcome) -> None:
     """Write the folder, all or nothing."""
-    from ..plotting import benchmarks
+    from . import figures
 
-    draws = {"time": benchmarks.times, "precision": benchmarks.precision, "memory": benchmarks.memory}
+    draws = {"time": figures.times, "precision": figures.precision, "memory": figures.memory}
     with whole_folder(out) as folder:
-        text = json.dumps(_plain(as_json(outcome)), indent=1, allow_nan=False)
+        text = json.dumps(_finite(as_json(outcome)), indent=1, allow_nan=False)
         (folder / JSON).write_text(text + "\n", encoding="utf-8")
         (folder / MARKDOWN).write_text(markdown(outcome), encoding="utf-8")
         for measure, name in FIGURES.items():
@@ -149,20 +150,20 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 def _case(case: CaseResult) -> dict[str, Any]:
     settings = {name: value for name, value in case.settings.items() if name != "parameters"}
     entries = [{**dataclasses.asdict(entry), "median": entry.median} for entry in case.entries]
-    return {"name": case.name, "settings": settings, "untrue": case.untrue, "entries": entries}
+    return {"name": case.name, "settings": settings, "reference_failure": case.reference_failure, "entries": entries}
 
 
-def _plain(value: Any) -> Any:
-    """Return JSON values with None for the numbers that are not finite, which JSON does not have."""
+def _finite(value: Any) -> Any:
+    """Return JSON values with None in place of numbers that are not finite, which JSON lacks."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _about(command: str) -> dict[str, Any]:
-    from .. import __version__
+    from pyneuralode import __version__
 
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -177,7 +178,7 @@ def _about(command: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the kind of processor, as far as the system tells it."""
+    """Return the model of the processor, as far as the system tells."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             named = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

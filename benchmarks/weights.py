@@ -1,6 +1,6 @@
-"""Trained weights of the networks that are timed: an untrained one would make the solve trivial.
+"""Trained weights of the networks that are timed; with untrained ones a solve would be trivial.
 
-They lie beside this module, in float32; `pyneuralode bench --train` fits them again and writes the file anew.
+The file beside this module holds them in float32. ``python -m benchmarks --train`` trains them again and writes it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError
-from ..files import whole_files
-from ..progress import Progress
+from pyneuralode.errors import DataError
+from pyneuralode.files import whole_files
+from pyneuralode.progress import Progress
 
 FILE = Path(__file__).with_name("weights.safetensors")
 SPIRAL, COVID, FLAG = "spiral", "covid", "flag"
@@ -27,17 +27,17 @@ TRAINED: dict[str, dict[str, Any]] = {
 
 
 def stored(name: str) -> dict[str, np.ndarray]:
-    """Return the trained parameters of a network, in their documented order."""
+    """Return the trained parameters of a network, in the order of its field."""
     from safetensors.numpy import load_file
 
     if not FILE.is_file():
-        raise DataError(f"{FILE} is not there: write it with `pyneuralode bench --train`.")
+        raise DataError(f"{FILE} does not exist: run `python -m benchmarks --train` to write it.")
     arrays = load_file(FILE)
     return {parameter: arrays[f"{name}/{parameter}"] for parameter in _field(name).shapes()}
 
 
 def train_all(progress: Progress, path: Path = FILE) -> dict[str, float]:
-    """Fit every network, write the file, and return the losses reached, by network."""
+    """Fit every network, write the file, and return the loss of each."""
     from safetensors.numpy import save_file
 
     arrays, losses = {}, {}
@@ -50,17 +50,17 @@ def train_all(progress: Progress, path: Path = FILE) -> dict[str, float]:
 
 
 def _field(name: str):
-    from ..fields import MLP
-    from ..time_fields import HyperMLP
+    from pyneuralode.fields import MLP
+    from pyneuralode.time_fields import HyperMLP
 
     return (HyperMLP if name == FLAG else MLP)(**TRAINED[name])
 
 
 def _train_spiral(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
     """Fit 30 points of the cubic spiral: Adam, then L-BFGS."""
-    from ..fields import Linear
-    from ..fitting import LBFGS, Adam, Stage, fit
-    from ..models import NeuralODE, solve
+    from pyneuralode.fields import Linear
+    from pyneuralode.fitting import LBFGS, Adam, Stage, fit
+    from pyneuralode.models import NeuralODE, solve
 
     start, ts = np.array([2.0, 0.0]), np.linspace(0, 1.5, 30)
     truth = Linear(((-0.1, -2.0), (2.0, -0.1)), input_map="cube")
@@ -72,12 +72,12 @@ def _train_spiral(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
 
 
 def _train_covid(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
-    """Fit Sweden's epidemic as the report `covid` does, with the swish of the published network."""
+    """Fit Sweden's epidemic as the report `covid` does, with the published network's swish."""
     from dataclasses import replace
 
-    from ..datasets import sweden
-    from ..epidemics import fit_neural, neural_plan
-    from ..models import AugmentedNeuralODE
+    from pyneuralode.datasets import sweden
+    from pyneuralode.epidemics import fit_neural, neural_plan
+    from pyneuralode.models import AugmentedNeuralODE
 
     data = sweden("report")
     days, values = data["day"].to_numpy(float), 50 / 1e7 * data["new_cases_avg7"].to_numpy()
@@ -89,10 +89,10 @@ def _train_covid(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
 
 
 def _train_flag(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
-    """Fit the flag's density for a few hundred updates, in the published set-up."""
-    from ..datasets.densities import flag
-    from ..fitting import Adam
-    from ..flows import ContinuousFlow
+    """Fit the flag's density for a few hundred updates, in the published setup."""
+    from pyneuralode.datasets.densities import flag
+    from pyneuralode.fitting import Adam
+    from pyneuralode.flows import ContinuousFlow
 
     flow = ContinuousFlow(_field(FLAG), times=(0.0, 10.0), engine="torch")
     fitted = flow.fit(sampler=flag().sample, updates=FLAG_UPDATES, optimizer=Adam(5e-3), progress=progress)

@@ -1,4 +1,4 @@
-"""The tasks that `pyneuralode bench` knows: which problems, and who contends."""
+"""The tasks that ``python -m benchmarks`` runs: their problems, and the peers that solve them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from ..errors import unknown_name
+from pyneuralode.errors import unknown_name
+
 from . import problems
-from .problems import Problem
+from .problems import ProblemData
 
 OURS = "pyneuralode"
-PEERS = ("torchdiffeq", "torchode", "diffrax", "scipy")
+OTHER_LIBRARIES = ("torchdiffeq", "torchode", "diffrax", "scipy")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A library and one way of solving a task with it, in the words of its script."""
+class Peer:
+    """A library, ours included, and one way of solving a task with it, in words that its script knows."""
 
     library: str
     variant: str
@@ -28,12 +29,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Case:
-    """A problem and its contenders; `make()` returns the problem, `tight` is the variant of ours that is the measure."""
+    """A problem and its peers; `reference_variant` of ours gives the reference solve."""
 
     name: str
-    make: Callable[[], Problem]
-    contenders: tuple[Contender, ...]
-    tight: str = ""
+    make: Callable[[], ProblemData]
+    peers: tuple[Peer, ...]
+    reference_variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Task:
     Attributes
     ----------
     measure : {"time", "precision", "memory"}
-        One iteration's seconds; seconds against error over tolerances; peak memory against steps.
+        What is measured: the seconds of an iteration; seconds against error, over tolerances; peak memory against steps.
     goal : float or None
-        Seconds that ours is to reach.
+        Seconds of an iteration that we want to reach.
     """
 
     name: str
@@ -55,36 +56,38 @@ class Task:
     goal: float | None = None
 
 
-def _contenders(**variants: Sequence[str]) -> tuple[Contender, ...]:
-    return tuple(Contender(library, variant) for library, names in variants.items() for variant in names)
+def _peers(**variants: Sequence[str]) -> tuple[Peer, ...]:
+    return tuple(Peer(library, variant) for library, names in variants.items() for variant in names)
 
 
-def _timed(name: str, title: str, make: Callable[[], Problem], tight: str, goal: float | None, **variants) -> Task:
-    return Task(name, title, (Case(name, make, _contenders(**variants), tight),), goal=goal)
+def _timed(
+    name: str, title: str, make: Callable[[], ProblemData], reference: str, goal: float | None, **variants
+) -> Task:
+    return Task(name, title, (Case(name, make, _peers(**variants), reference),), goal=goal)
 
 
 _DOPRI5 = ["dopri5", "dopri5, adjoint"]
 _OF_NETWORKS = {
-    "pyneuralode": ["Tsit5", "Tsit5, again", "Tsit5, generic path"],
+    "pyneuralode": ["Tsit5", "Tsit5, generic path"],
     "torchdiffeq": _DOPRI5,
     "torchode": ["tsit5"],
     "diffrax": ["Tsit5"],
 }
-_PLAIN = _contenders(
+_NONSTIFF = _peers(
     pyneuralode=["Tsit5", "Vern7", "DP8"],
     torchdiffeq=["dopri5", "dopri8"],
     diffrax=["Tsit5", "Dopri8"],
     scipy=["RK45", "DOP853", "LSODA"],
 )
-_STIFF = _contenders(
+_STIFF = _peers(
     pyneuralode=["Rosenbrock23", "Rodas5P", "Kvaerno5", "KenCarp4", "AutoVern7(Rodas5P)"],
     diffrax=["Kvaerno3", "Kvaerno5"],
     scipy=["LSODA", "Radau", "BDF"],
 )
 
 
-def _system(title: str, name: str, contenders: tuple[Contender, ...], tight: str) -> Case:
-    return Case(title, partial(problems.system, name), contenders, tight)
+def _system(title: str, name: str, peers: tuple[Peer, ...], reference: str) -> Case:
+    return Case(title, partial(problems.system, name), peers, reference)
 
 
 TASKS: dict[str, Task] = {
@@ -153,7 +156,7 @@ TASKS: dict[str, Task] = {
                 Case(
                     "memory",
                     problems.large_state,
-                    _contenders(
+                    _peers(
                         pyneuralode=[
                             "RK4",
                             "RK4, Checkpointed",
@@ -170,10 +173,10 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "work-precision",
-            "seconds of a solve against the error reached, float64",
+            "seconds of a solve against its error, float64",
             (
-                _system("Lotka-Volterra", "lotka_volterra", _PLAIN, "DP8"),
-                _system("Van der Pol, mu 1", "van_der_pol", _PLAIN, "DP8"),
+                _system("Lotka-Volterra", "lotka_volterra", _NONSTIFF, "DP8"),
+                _system("Van der Pol, mu 1", "van_der_pol", _NONSTIFF, "DP8"),
                 _system("Van der Pol, mu 1000", "van_der_pol_stiff", _STIFF, "Rodas5P"),
                 _system("Robertson", "robertson", _STIFF, "Rodas5P"),
             ),
@@ -184,7 +187,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Return the task of that name; another is an ArgumentError naming the nearest."""
+    """Return the task of that name; an unknown one is an ArgumentError that names the nearest."""
     if name not in TASKS:
         raise unknown_name("the task", name, TASKS)
     return TASKS[name]

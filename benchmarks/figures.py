@@ -1,4 +1,4 @@
-"""Figures of benchmarks; an entry is a dictionary, as `bench.json` holds it."""
+"""Figures of the results; an entry is a dictionary, as in `bench.json`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLORS, INK, label, new_figure
+from pyneuralode.plotting.style import COLORS, INK, label, new_figure
+
+from .tasks import OTHER_LIBRARIES, OURS
 
 Entry = Mapping[str, Any]
 Case = tuple[str, Sequence[Entry]]
 _MARKERS = "osD^vPX*"
-_LIBRARIES = ("pyneuralode", "torchdiffeq", "torchode", "diffrax", "scipy")
+_LIBRARIES = (OURS, *OTHER_LIBRARIES)
 
 
 def times(cases: Sequence[Case]) -> Figure:
-    """Draw the seconds of an iteration: a panel for each task, a bar for each contender, whiskers over the rounds."""
+    """Draw the seconds of an iteration: a panel for each task, a bar for each peer, whiskers over the rounds."""
     most = max(len(entries) for _, entries in cases)
     figure, panels = _panels(cases, width=6.8, height=1.0 + 0.3 * most)
     for ax, (title, entries) in zip(panels, cases):
@@ -51,7 +53,7 @@ def precision(cases: Sequence[Case]) -> Figure:
 
 
 def memory(cases: Sequence[Case]) -> Figure:
-    """Draw the peak memory of a gradient against the number of steps: a panel for each case, a line for each contender."""
+    """Draw the peak memory of a gradient against the number of steps: a panel for each case, a line for each peer."""
     figure, panels = _panels(cases, width=8.4, height=4.4)
     for ax, (_, entries) in zip(panels, cases):
         _lines(ax, entries, lambda point: (point["steps"], point["bytes"] / 1e6))
@@ -71,7 +73,7 @@ def _panels(cases: Sequence[Case], width: float, height: float) -> tuple[Figure,
 
 
 def _lines(ax: Axes, entries: Sequence[Entry], read: Callable[[Mapping], tuple[float, float] | None]) -> None:
-    """Draw a line through the points that `read` makes of each curve; colors are libraries, markers their variants."""
+    """Draw a line through the points that `read` takes from each curve; colors tell libraries, markers their variants."""
     drawn: dict[str, int] = {}
     for entry in entries:
         points = [point for point in map(read, entry["curve"]) if point is not None]

@@ -1,0 +1,96 @@
+"""The results of a case: an entry for each peer, and its errors against the reference solve."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Entry:
+    """The measurements of one peer; None, or empty, where something was not measured.
+
+    Attributes
+    ----------
+    first, cold : float
+        Seconds of the first call in a fresh process; `cold` is with nothing compiled yet, measured for ours only.
+    rounds : list of float
+        Median seconds of an iteration in each round.
+    ratio : float
+        Median over the rounds of its seconds divided by those of our first variant in the same round.
+    counts : dict
+        dtype, accepted, rejected, evaluations, path.
+    state_error, gradient_error : float
+        Relative to the reference solve; see `relative_error` and the function `gradient_error`.
+    curve : list of dict
+        For "precision" the tolerance, seconds, error and counts of each solve; for "memory" steps and bytes.
+    failure : str
+        Why measuring stopped; empty where it did not.
+    """
+
+    library: str
+    variant: str
+    versions: dict[str, str] = field(default_factory=dict)
+    imports: float | None = None
+    first: float | None = None
+    cold: float | None = None
+    rounds: list[float] = field(default_factory=list)
+    iterations: int = 0
+    ratio: float | None = None
+    counts: dict[str, Any] = field(default_factory=dict)
+    state_error: float | None = None
+    gradient_error: float | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def median(self) -> float | None:
+        """Median seconds of an iteration."""
+        return statistics.median(self.rounds) if self.rounds else None
+
+    @property
+    def name(self) -> str:
+        return f"{self.library}, {self.variant}"
+
+    @property
+    def gradient_is_wrong(self) -> bool:
+        """Whether the gradient is off by its own size or more; its time then compares with nothing."""
+        return self.gradient_error is not None and not self.gradient_error < 1
+
+
+@dataclass(frozen=True)
+class Reference:
+    """States and gradient of the reference solve, or why there are none."""
+
+    states: np.ndarray | None = None
+    gradient: dict[str, np.ndarray] = field(default_factory=dict)
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """The entries of a case; `reference_failure` says why there is no reference solve to measure errors against."""
+
+    name: str
+    settings: dict[str, Any]
+    entries: list[Entry]
+    reference_failure: str = ""
+
+
+def relative_error(states: np.ndarray, reference: np.ndarray) -> float:
+    """Return the root mean square error relative to the root mean square, for the worst component (last axis)."""
+    axes = tuple(range(reference.ndim - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.max(np.sqrt(np.square(states - reference).sum(axes) / np.square(reference).sum(axes))))
+
+
+def gradient_error(gradient: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float | None:
+    """Return the relative error of the worst parameter, or None; a true gradient that is only rounding does not count."""
+    if not gradient or not reference:
+        return None
+    sizes = {name: float(np.linalg.norm(value)) for name, value in reference.items()}
+    counted = [name for name, size in sizes.items() if size > 1e-12 * max(sizes.values())]
+    return max(float(np.linalg.norm(gradient[name] - reference[name])) / sizes[name] for name in counted)
