@@ -3,7 +3,7 @@
 from .anodev2 import image_model
 from .blocks import ConvDynamics, ResidualBlock
 from .coupled import CoupledODE
-from .evolution import Evolution, Hypernetwork, Integrated, KernelNetwork, ReactionDiffusionAdvection
+from .evolution import Evolution, Hypernetwork, KernelNetwork, ODEEvolution, ReactionDiffusionAdvection
 from .ode_block import ODEBlock
 from .odenet import classifier
 
@@ -12,7 +12,7 @@ __all__ = [
     "CoupledODE",
     "Evolution",
     "Hypernetwork",
-    "Integrated",
+    "ODEEvolution",
     "KernelNetwork",
     "ODEBlock",
     "ReactionDiffusionAdvection",

@@ -88,7 +88,7 @@ def image_model(
             weight_steps=weight_steps,
             solver=solver,
             gradient="BacksolveAdjoint" if variant == "neural_ode" else None,
-            own=[f"norms.{layer}" for layer in range(layers)],
+            per_step=[f"norms.{layer}" for layer in range(layers)],
         )
 
     with torch.random.fork_rng(devices=[]):

@@ -13,8 +13,8 @@ from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
-from .coupled_gradients import March, run
-from .evolution import as_evolution, remembered
+from .coupled_gradients import CoupledSteps, run
+from .evolution import as_evolution, convolve_in_time
 from .fixed_steps import explicit_tableau
 
 
@@ -48,8 +48,8 @@ class CoupledODE(nn.Module):
         Where z ends.
     time_kernel : callable or torch.nn.Module, optional
         K: takes delays t - s, a tensor (n,), to numbers (n,). The delta unless given, so that theta = w.
-    own : sequence of str
-        Submodules of f, such as batch norms, that every step of z has for itself.
+    per_step : sequence of str
+        Submodules of f, such as batch norms, of which every step of z has its own copy.
 
     Batch norms count the batches of forward passes alone, whatever a gradient evaluates again. Under ``torch.autocast`` f
     computes in the lower precision; z and the evolution of the weights stay in float32.
@@ -78,7 +78,7 @@ class CoupledODE(nn.Module):
         gradient: str | GradientMethod | None = None,
         span: float = 1.0,
         time_kernel: Callable[[Tensor], Tensor] | None = None,
-        own: Sequence[str] = (),
+        per_step: Sequence[str] = (),
     ):
         super().__init__()
         if not isinstance(f, nn.Module):
@@ -94,16 +94,16 @@ class CoupledODE(nn.Module):
         for name in evolutions:
             if name not in dict(f.named_parameters()):
                 raise unknown_name("a weight that evolves", name, dict(f.named_parameters()))
-        for name in own:
+        for name in per_step:
             if name not in dict(f.named_modules()):
-                raise unknown_name("a submodule in own", name, dict(f.named_modules()))
+                raise unknown_name("a submodule in per_step", name, dict(f.named_modules()))
         self.f, self.evolving = f, tuple(evolutions)
         self.evolutions = nn.ModuleList(as_evolution(q) for q in evolutions.values())
         self.time_kernel = time_kernel
-        self.own = tuple(own)
+        self.per_step = tuple(per_step)
         # The first step uses f's own submodules, every later one a copy.
-        parts, later = [f.get_submodule(name) for name in own], range(1, self.steps if own else 1)
-        self.later = nn.ModuleList(nn.ModuleList(map(copy.deepcopy, parts)) for _ in later)
+        parts, later = [f.get_submodule(name) for name in per_step], range(1, self.steps if per_step else 1)
+        self.copies = nn.ModuleList(nn.ModuleList(map(copy.deepcopy, parts)) for _ in later)
 
     @property
     def evaluations(self) -> int:
@@ -112,14 +112,14 @@ class CoupledODE(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return z at the end of the span, like z."""
-        return run(self._march(), self._checked(z), self.gradient)
+        return run(self._steps(), self._checked(z), self.gradient)
 
     def states(self, z: Tensor) -> Tensor:
         """Return z at every step from t = 0 to `span`, (steps + 1, ...), to be differentiated by plain backprop."""
-        march = self._march()
+        coupled = self._steps()
         found = [self._checked(z)]
         for n in range(self.steps):
-            found.append(march.step(n, found[-1]))
+            found.append(coupled.step(n, found[-1]))
         return torch.stack(found)
 
     def _checked(self, z: Tensor) -> Tensor:
@@ -138,10 +138,10 @@ class CoupledODE(nn.Module):
         for name, evolution in zip(self.evolving, self.evolutions):
             with torch.autocast(weights[name].device.type, enabled=False):
                 path = evolution.trajectory(weights[name], times)
-                found[name] = path if self.time_kernel is None else remembered(path, times, self.time_kernel)
+                found[name] = path if self.time_kernel is None else convolve_in_time(path, times, self.time_kernel)
         return found
 
-    def _march(self) -> March:
+    def _steps(self) -> CoupledSteps:
         tensors: list[Tensor] = []
         places: dict[int, int] = {}
 
@@ -158,12 +158,12 @@ class CoupledODE(nn.Module):
             parameters, others = self._at_step(n)
             fixed.append({name: place(p) for name, p in parameters.items() if name not in paths})
             buffers.append(others)
-        return March(self.f, self.tableau, self.steps, self.span, tensors, evolved, fixed, buffers)
+        return CoupledSteps(self.f, self.tableau, self.steps, self.span, tensors, evolved, fixed, buffers)
 
     def _at_step(self, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the parameters and buffers of f at step n, by their names in f."""
         parameters, buffers = dict(self.f.named_parameters()), dict(self.f.named_buffers())
-        for name, part in zip(self.own, self.later[n - 1] if n and self.own else ()):
+        for name, part in zip(self.per_step, self.copies[n - 1] if n and self.per_step else ()):
             parameters |= {f"{name}.{key}": value for key, value in part.named_parameters()}
             buffers |= {f"{name}.{key}": value for key, value in part.named_buffers()}
         return parameters, buffers

@@ -1,7 +1,7 @@
 """How weights evolve: from w(0) to the weights at later times, by an operator q (ANODEV2, Zhang et al. 2019).
 
 Three kinds, all `Evolution`: a map that is applied at every step, such as the paper's reaction, diffusion and advection by
-FFT; the ODE w' = q(t, w), solved (`Integrated`), where q may be any module or function; and a `Hypernetwork`, which
+FFT; the ODE w' = q(t, w), solved (`ODEEvolution`), where q may be any module or function; and a `Hypernetwork`, which
 reaches every time in one step from w(0).
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..engines.torch_engine.activations import ACTIVATIONS
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
-from .fixed_steps import explicit_tableau, moment, step
+from .fixed_steps import check_like, explicit_tableau, name_of, take_step, time_tensor
 
 SHARED = ("layer", "output", "kernel")
 DIFFUSIONS = ("scalar", "tensor")
@@ -39,7 +39,7 @@ class Evolution(nn.Module):
         return path
 
 
-class Integrated(Evolution):
+class ODEEvolution(Evolution):
     """The solution of w' = q(t, w), one step of an explicit solver for each step of the weights.
 
     Parameters
@@ -53,11 +53,11 @@ class Integrated(Evolution):
 
     def __init__(self, q: Callable[[Tensor, Tensor], Tensor], solver: str | Tableau = "Euler"):
         super().__init__()
-        self.q = _callable("q", q)
+        self.q = _check_callable("q", q)
         self.tableau = explicit_tableau(solver)
 
     def advance(self, t: float, w: Tensor, dt: float) -> Tensor:
-        return step(self.tableau, lambda at, v: _like(w, self.q(moment(at, w), v), self.q), t, w, dt)
+        return take_step(self.tableau, lambda at, v: self.q(time_tensor(at, w), v), t, t + dt, w, name_of(self.q))
 
     def extra_repr(self) -> str:
         return f"solver={self.tableau.name}"
@@ -68,10 +68,10 @@ class Hypernetwork(Evolution):
 
     def __init__(self, net: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
-        self.net = _callable("net", net)
+        self.net = _check_callable("net", net)
 
     def trajectory(self, start: Tensor, times: Sequence[float]) -> list[Tensor]:
-        return [_like(start, self.net(moment(t, start), start), self.net) for t in times]
+        return [check_like(self.net(time_tensor(t, start), start), start, name_of(self.net)) for t in times]
 
 
 class ReactionDiffusionAdvection(Evolution):
@@ -81,7 +81,7 @@ class ReactionDiffusionAdvection(Evolution):
     w(t + dt) = sigma(F^-1(exp((-tau k^2 + i upsilon k + rho) dt) F(w(t)))). With sigma the identity that is the exact solution of
     w' = tau laplacian(w) + upsilon . grad(w) + rho w for any dt. With another sigma the map does not tend to an ODE
     as dt -> 0, since sigma is applied once for each step however short it is.
-    ``Integrated(ReactionDiffusionAdvection(...))`` solves w' = sigma(tau laplacian(w) + upsilon . grad(w) + rho w) instead.
+    ``ODEEvolution(ReactionDiffusionAdvection(...))`` solves w' = sigma(tau laplacian(w) + upsilon . grad(w) + rho w) instead.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class ReactionDiffusionAdvection(Evolution):
         return self._activated(self._filtered(w, torch.exp(self._symbol() * dt)))
 
     def forward(self, t: Tensor, w: Tensor) -> Tensor:
-        """Return sigma(tau laplacian(w) + upsilon . grad(w) + rho w), the right-hand side for `Integrated`."""
+        """Return sigma(tau laplacian(w) + upsilon . grad(w) + rho w), the right-hand side for `ODEEvolution`."""
         return self._activated(self._filtered(w, self._symbol()))
 
     def _activated(self, w: Tensor) -> Tensor:
@@ -186,10 +186,12 @@ class KernelNetwork(nn.Module):
 
 def as_evolution(q: Evolution | Callable[[Tensor, Tensor], Tensor]) -> Evolution:
     """Return q itself if it is an `Evolution`, else w' = q(t, w) solved by Euler's method."""
-    return q if isinstance(q, Evolution) else Integrated(q)
+    return q if isinstance(q, Evolution) else ODEEvolution(q)
 
 
-def remembered(path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def convolve_in_time(
+    path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
     """Return theta(t) = integral over s from 0 to t of K(t - s) w(s) at each time, by the trapezoidal rule.
 
     Parameters
@@ -230,17 +232,7 @@ def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torc
         return first.to(device, dtype), second.to(device, dtype)
 
 
-def _callable(name: str, value: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def _check_callable(name: str, value: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     if not callable(value):
         raise ArgumentError(f"{name} is a {type(value).__name__}: give a module or a function {name}(t, w).")
     return value
-
-
-def _like(w: Tensor, found: object, q: object) -> Tensor:
-    if isinstance(found, Tensor) and found.shape == w.shape:
-        return found
-    name = type(q).__name__ if isinstance(q, nn.Module) else getattr(q, "__name__", "q")
-    what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-    raise ArgumentError(
-        f"the evolution {name} returned {what} for weights of shape {tuple(w.shape)}: give one number for each weight."
-    )

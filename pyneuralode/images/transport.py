@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import unknown_name
+from ..fitting import LBFGS, Adam
 from .coupled import CoupledODE
-from .evolution import Integrated, KernelNetwork, ReactionDiffusionAdvection
+from .evolution import KernelNetwork, ODEEvolution, ReactionDiffusionAdvection
 
 CELLS = 128
 WIDTH = 2 * math.pi
@@ -105,7 +106,7 @@ def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
         evolutions = {
             "anode": {},
             "anodev2": {"conv.weight": ReactionDiffusionAdvection(shape)},
-            "anodev2_network": {"conv.weight": Integrated(KernelNetwork(shape), "RK4")},
+            "anodev2_network": {"conv.weight": ODEEvolution(KernelNetwork(shape), "RK4")},
         }[kind]
         model = CoupledODE(
             Stencil(),
@@ -142,11 +143,16 @@ def fit_transport(
     model = transport_model(kind, seed=seed)
     known = Pulses.random(pulses, seed)
     start, wanted = known.at(speed, 0.0), known.over(speed, trained_times())
+    weights = list(model.parameters())
     losses: list[float] = []
     best, kept = math.inf, copy.deepcopy(model.state_dict())
+    last: tuple[Tensor, Tensor] | None = None  # the weights of the last evaluation and their loss
 
     def closure() -> Tensor:
-        nonlocal best, kept
+        nonlocal best, kept, last
+        here = nn.utils.parameters_to_vector(weights).detach()
+        if last is not None and torch.equal(here, last[0]):
+            return last[1]  # L-BFGS starts where its line search ended: the gradients are there already
         model.zero_grad()
         loss = (model.states(start)[2::2] - wanted).square().mean()
         losses.append(float(loss.detach()))
@@ -156,32 +162,24 @@ def fit_transport(
         if losses[-1] < best:
             best, kept = losses[-1], copy.deepcopy(model.state_dict())
         loss.backward()
-        return loss
+        last = here, loss.detach()
+        return last[1]
 
     # L-BFGS alone may end where every pulse is damped away.
-    adam = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = Adam(0.02).make(weights)
     for _ in range(evaluations // 2):
-        adam.step(closure)
-    while len(losses) < evaluations:
+        optimizer.step(closure)
+    optimizer = LBFGS(history=20).make(weights)
+    while (before := len(losses)) < evaluations:
         try:
-            _lbfgs(model, evaluations - len(losses)).step(closure)
-            break
-        except FloatingPointError:  # a step that went too far: once more from the best parameters
+            optimizer.step(closure)
+        except FloatingPointError:  # a step that went too far: start anew from the best parameters
             model.load_state_dict(kept)
+            optimizer = LBFGS(history=20).make(weights)
+        if len(losses) == before:  # it has converged
+            break
     model.load_state_dict(kept)
     return TransportFit(model, losses)
-
-
-def _lbfgs(model: nn.Module, evaluations: int) -> torch.optim.LBFGS:
-    return torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=evaluations,
-        max_eval=evaluations,
-        history_size=20,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
 
 
 def trained_times() -> Tensor:
