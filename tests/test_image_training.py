@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import pyneuralode as pn
 from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.fitting import SGD, Adam
@@ -20,7 +21,7 @@ from pyneuralode.fitting.in_julia import _is_known
 from pyneuralode.fitting.schedules import Steps
 from pyneuralode.images.training import RECIPES, Augmentation, ImageData, Recipe, measure, train_classifier
 from pyneuralode.images.training.data import Batches
-from pyneuralode.images.training.specs import ModelSpec, Training, load_classifier
+from pyneuralode.images.training.specs import ClassifierSpec, ClassifierTraining
 
 RECIPE = Recipe(4, 20, SGD(0.1, momentum=0.9, weight_decay=5e-4), augmentation=Augmentation(1, True))
 
@@ -229,19 +230,19 @@ def test_mistakes_are_answered_by_one_sentence(bars):
     with pytest.raises(ArgumentError, match="images is 0"):
         train.take(0)
     with pytest.raises(ArgumentError, match="family is 'odenets'.*did you mean 'odenet'"):
-        ModelSpec("odenets")
+        ClassifierSpec("odenets")
 
 
 def test_a_described_model_is_saved_read_and_sent(tmp_path):
-    spec = ModelSpec("anodev2", {"net": "resnet4", "variant": "baseline"})
+    spec = ClassifierSpec("anodev2", {"net": "resnet4", "variant": "baseline"})
     model = spec.build(3)
     spec.save(model, tmp_path / "model.safetensors")
-    assert same(load_classifier(tmp_path / "model.safetensors"), model) and not same(spec.build(4), model)
-    training = pickle.loads(pickle.dumps(Training(spec, RECIPES["short"], images=5)))
+    assert same(pn.load(tmp_path / "model.safetensors"), model) and not same(spec.build(4), model)
+    training = pickle.loads(pickle.dumps(ClassifierTraining(spec, RECIPES["short"], images=5)))
     assert training.spec == spec and same(training.spec.build(3), model)
     (tmp_path / "other").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="damaged or not a model file"):
-        load_classifier(tmp_path / "other")
+        pn.load(tmp_path / "other")
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_the_odenet_command_trains_and_resumes(tmp_path, mnist):
     assert metrics["parameters"] == 208_010 and metrics["finished"] and metrics["curves"]["evaluations"] == [1, 1]
     assert metrics["machine"] and {"commit", "seed", "seconds", "recipe", "settings"} <= set(metrics)
     assert all((out / name).stat().st_size > 1000 for name in ("model.safetensors", "curve.png", "misread.png"))
-    assert sum(p.numel() for p in load_classifier(out / "model.safetensors").parameters()) == 208_010
+    assert sum(p.numel() for p in pn.load(out / "model.safetensors").parameters()) == 208_010
     again = CliRunner().invoke(app, [*command, "--resume"])
     assert again.exit_code == 0
     assert json.loads((out / "metrics.json").read_text())["curves"] == metrics["curves"]

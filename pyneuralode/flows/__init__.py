@@ -2,8 +2,7 @@
 
 from .continuous import ContinuousFlow, FlowTerms
 from .distribution import FlowDistribution
-from .files import load_flow
 from .planar import PlanarFlow
 from .training import FlowFit
 
-__all__ = ["ContinuousFlow", "FlowDistribution", "FlowFit", "FlowTerms", "PlanarFlow", "load_flow"]
+__all__ = ["ContinuousFlow", "FlowDistribution", "FlowFit", "FlowTerms", "PlanarFlow"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class ContinuousFlow(NeuralODE):
     Points are arrays or tensors; what comes back are tensors in the flow's dtype and device. Gradients reach the
     parameters and points that ask for them: evaluate large sets of points under ``torch.no_grad()``.
     """
+
+    SAVED = ("times", "trace", "noise", "augment_dim")
 
     def __init__(
         self,
@@ -343,14 +345,16 @@ class ContinuousFlow(NeuralODE):
             states = states[1:]
         return states[torch.as_tensor(place.reshape(-1).copy(), device=state.device)]
 
-    def _extra_description(self) -> dict:
-        return {
-            "times": self.times,
-            "base": "standard normal" if self._given_base is None else type(self._given_base).__name__,
-            "trace": self.trace,
-            "noise": self.noise,
-            "augment_dim": self.augment_dim,
-        }
+    def _further_description(self) -> dict[str, Any]:
+        base = "standard normal" if self._given_base is None else type(self._given_base).__name__
+        return {**super()._further_description(), "base": base}
+
+    @classmethod
+    def from_saved(
+        cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], base: Distribution | None = None
+    ) -> ContinuousFlow:
+        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        return super().from_saved(description, arrays, base=base)
 
 
 def _standard_normal(dim: int, kind: dict) -> Distribution:

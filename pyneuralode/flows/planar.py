@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import softplus
 from ..arguments import real_tensor, whole_number
 from ..errors import ArgumentError
 from ..fitting.optimizers import Adam, Optimizer
+from ..model_files import arrays_of, load_arrays, write_model_file
 from ..progress import Progress
 from .training import FlowFit, Outcome, Schedule, train
 
@@ -148,6 +150,17 @@ class PlanarFlow(nn.Module):
             resume=resume,
             identity={"flow": repr(self), "batch": str(batch), "seed": str(seed)},
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write the flow to one safetensors file, which `pyneuralode.load` reads."""
+        write_model_file(path, "PlanarFlow", {"dim": self.dim, "depth": self.depth}, arrays_of(self))
+
+    @classmethod
+    def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PlanarFlow:
+        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        flow = cls(**description, dtype=torch.as_tensor(arrays["w"]).dtype)
+        load_arrays(flow, arrays)
+        return flow
 
     def _points(self, name: str, x: Tensor) -> Tensor:
         x = real_tensor(name, x, dtype=self.dtype)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...arguments import real_number, whole_number
 from ...conv_fields import ConcatConv
 from ...engines.torch_engine.tableaus import Tableau
-from ...errors import ArgumentError, ModelFileError, unknown_name
+from ...errors import ArgumentError, unknown_name
 from ...fields import check_widths
 from ...gradients import GradientMethod
-from ...models import FORMAT, make_control, read_model_file
+from ...model_files import arrays_of, load_arrays, write_model_file
+from ...models import make_control
 from ...solvers import find_solver
 from ..continuous import ContinuousFlow
 from ..dynamics import draw_noise, solve_terms
@@ -195,10 +194,15 @@ class ImageFlow(nn.Module):
         return self.decode(self.prior_mean + temperature * self.prior_log_scale.exp() * normal).clamp(0, 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the flow to one safetensors file: its arrays, and its description as JSON in the header."""
-        header = {"format": FORMAT, "model": type(self).__name__, **self.description}
-        arrays = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(arrays, str(path), {"pyneuralode": json.dumps(header)})
+        """Write the flow to one safetensors file, which `pyneuralode.load` reads; its solver is not kept."""
+        write_model_file(path, "ImageFlow", self.description, arrays_of(self))
+
+    @classmethod
+    def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ImageFlow:
+        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        flow = cls(**description)
+        load_arrays(flow, arrays)
+        return flow
 
     def _encode(self, x: Tensor, seed: int, kinetic: bool, jacobian: bool) -> tuple[Tensor, ImageTerms]:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
@@ -229,24 +233,6 @@ class ImageFlow(nn.Module):
         normal = (z - self.prior_mean) * torch.exp(-self.prior_log_scale)
         prior = -0.5 * (normal.square() + math.log(2 * math.pi)) - self.prior_log_scale
         return z, ImageTerms(total + prior.sum(1), speed, stretch, evaluations)
-
-
-def load_image_flow(path: str | Path) -> ImageFlow:
-    """Read a flow that `ImageFlow.save` wrote.
-
-    Raises ModelFileError where the file is absent, damaged, of a newer version, or no flow of images.
-    """
-    path = Path(path)
-    arrays, header = read_model_file(path)
-    header.pop("format", None)
-    if header.pop("model", None) != ImageFlow.__name__:
-        raise ModelFileError(f"{path} holds no flow of images: give a file that ImageFlow.save wrote.")
-    try:
-        flow = ImageFlow(**header)
-        flow.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path} has a damaged description ({error}): save the flow again.") from None
-    return flow
 
 
 def _after(step: str, channels: int, height: int, width: int) -> tuple[int, int, int]:

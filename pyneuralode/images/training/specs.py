@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+import numpy as np
 from torch import nn
 
-from ...errors import ModelFileError, unknown_name
-from ...models import FORMAT, read_model_file
+from ...errors import unknown_name
+from ...model_files import arrays_of, load_arrays, write_model_file
 from .data import ImageData
 from .loop import train_classifier
 from .recipes import Recipe
@@ -21,11 +19,10 @@ from .result import ClassifierFit
 from .sets import cifar10_sets, mnist_sets
 
 FAMILIES = ("odenet", "anodev2")
-_KIND = "classifier"
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ClassifierSpec:
     """A classifier by description.
 
     Attributes
@@ -57,36 +54,26 @@ class ModelSpec:
         return mnist_sets(folder) if self.family == "odenet" else cifar10_sets(folder, reduced)
 
     def save(self, model: nn.Module, path: str | Path) -> None:
-        """Write a model of this description to one safetensors file, with the description in its header."""
-        header = {"format": FORMAT, "model": _KIND, "family": self.family, "options": dict(self.options)}
-        arrays = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-        save_file(arrays, str(path), {"pyneuralode": json.dumps(header)})
+        """Write a model of this description to one safetensors file, which `pyneuralode.load` reads."""
+        write_model_file(
+            path, "image classifier", {"family": self.family, "options": dict(self.options)}, arrays_of(model)
+        )
 
-
-def load_classifier(path: str | Path) -> nn.Module:
-    """Read a classifier that `ModelSpec.save` wrote, such as that of `pyneuralode train odenet`.
-
-    Raises ModelFileError where the file is absent, damaged, of a newer version, or no classifier.
-    """
-    path = Path(path)
-    arrays, header = read_model_file(path)
-    if header.get("model") != _KIND:
-        raise ModelFileError(f"{path} holds no classifier: give a model that `pyneuralode train` wrote.")
-    try:
-        model = ModelSpec(header["family"], header["options"]).build()
-        model.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path} has a damaged description ({error}): train the model again.") from None
-    return model
+    @classmethod
+    def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> nn.Module:
+        """Return the classifier of a file that `save` wrote; see `pyneuralode.load`."""
+        model = cls(**description).build()
+        load_arrays(model, arrays)
+        return model
 
 
 @dataclass(frozen=True)
-class Training:
+class ClassifierTraining:
     """A whole training by description, small enough to be sent to another process: ``executor.map(run, seeds)``.
 
     Attributes
     ----------
-    spec : ModelSpec
+    spec : ClassifierSpec
     recipe : Recipe
     folder : path, optional
         Of the images; see `mnist_sets` and `cifar10_sets`.
@@ -96,7 +83,7 @@ class Training:
         How many images are trained on and tested; all unless given.
     """
 
-    spec: ModelSpec
+    spec: ClassifierSpec
     recipe: Recipe
     folder: Path | None = None
     reduced: bool = False
