@@ -55,7 +55,9 @@ def test_the_networks_are_those_of_the_sources():
 
 def test_a_training_counts_evaluations_and_names_what_it_misreads(mnist):
     options = {"kind": "odenet", "channels": 4, "steps": 3}
-    training = ClassifierTraining(ClassifierSpec("odenet", options), RECIPES["digits"].for_epochs(1), images=320, tests=200)
+    training = ClassifierTraining(
+        ClassifierSpec("odenet", options), RECIPES["digits"].for_epochs(1), images=320, tests=200
+    )
     found = odenet.train(training, 0, ignored)
     assert len(found.losses) == 5 and (found.evaluations == 3).all()
     labels = training.sets()[1].labels.numpy()

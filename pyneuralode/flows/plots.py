@@ -13,7 +13,7 @@ Extent = tuple[float, float, float, float]
 _ROWS = 20_000
 
 
-def grid_of(extent: Extent, pixels: int) -> np.ndarray:
+def grid_points(extent: Extent, pixels: int) -> np.ndarray:
     """Return the points (rows, columns, 2) of a grid on `extent`, the longer side of which has `pixels` points."""
     left, right, bottom, top = extent
     spacing = max(right - left, top - bottom) / (pixels - 1)
@@ -23,7 +23,7 @@ def grid_of(extent: Extent, pixels: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def log_density_on(flow: ContinuousFlow, points: np.ndarray, time: float | None = None) -> np.ndarray:
+def log_density_at(flow: ContinuousFlow, points: np.ndarray, time: float | None = None) -> np.ndarray:
     """Return the log density (...) at points (..., 2); at a `time` between base and data that of the states then."""
     rows = torch.as_tensor(points, dtype=torch.float32).reshape(-1, points.shape[-1])
     if time == flow.times[0]:
@@ -36,7 +36,7 @@ def log_density_on(flow: ContinuousFlow, points: np.ndarray, time: float | None 
     return torch.cat(found).reshape(points.shape[:-1]).numpy()
 
 
-def film(
+def density_frames(
     flow: ContinuousFlow,
     count: int,
     extent: Extent,
@@ -49,13 +49,13 @@ def film(
 
     ``advance(1, note)`` is called after every time.
     """
-    times, grid = np.linspace(*flow.times, count), grid_of(extent, pixels)
+    times, grid = np.linspace(*flow.times, count), grid_points(extent, pixels)
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         paths = flow.transform(flow.base.sample((samples,)), times).numpy()
     densities = []
     for time in times:
-        densities.append(np.exp(log_density_on(flow, grid, float(time))))
+        densities.append(np.exp(log_density_at(flow, grid, float(time))))
         if advance is not None:
             advance(1, f"t = {time:.2f}")
     return times, np.stack(densities), paths

@@ -71,8 +71,8 @@ def image_model(
 
     def block(channels: int, *, kernel: int = 3, layers: int = 2, bias: bool = False) -> nn.Module:
         if variant == "baseline":
-            return Residual(channels, channels, kernel=kernel, layers=layers, bias=bias)
-        slope = Slope(channels, kernel, layers)
+            return PostActivationBlock(channels, channels, kernel=kernel, layers=layers, bias=bias)
+        dynamics = StackedDynamics(channels, kernel, layers)
         evolutions = {}
         if variant.startswith("anodev2"):
             evolutions = {
@@ -82,7 +82,7 @@ def image_model(
                 for layer in range(layers)
             }
         return CoupledODE(
-            slope,
+            dynamics,
             evolutions,
             steps=steps,
             weight_steps=weight_steps,
@@ -96,7 +96,7 @@ def image_model(
         return {"alexnet": _alexnet, "resnet4": _resnet4, "resnet10": _resnet10}[net](block)
 
 
-class Residual(nn.Module):
+class PostActivationBlock(nn.Module):
     """ReLU(x + g(x)), g a stack of convolutions and batch norms with ReLU between them (He et al. 2016)."""
 
     def __init__(
@@ -127,7 +127,7 @@ class Residual(nn.Module):
         return torch.relu(self.shortcut(x) + change)
 
 
-class Slope(nn.Module):
+class StackedDynamics(nn.Module):
     """f(t, z) of images (n, channels, height, width): convolutions without bias, each with a batch norm and ReLU."""
 
     def __init__(self, channels: int, kernel: int, layers: int):
@@ -181,7 +181,7 @@ def _resnet4(block: Callable[..., nn.Module]) -> nn.Module:
 
 def _resnet10(block: Callable[..., nn.Module]) -> nn.Module:
     return nn.Sequential(
-        *(*_stem(), Residual(16, 16), block(16), Residual(16, 32, stride=2), block(32)),
+        *(*_stem(), PostActivationBlock(16, 16), block(16), PostActivationBlock(16, 32, stride=2), block(32)),
         *(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(128, 10)),
     )
 

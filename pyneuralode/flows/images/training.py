@@ -96,7 +96,7 @@ _QUICK = {
     "batch": 100,
     "optimizer": Adam(5e-3, schedule="cosine", clip=10.0),
     "solver": "RK4",
-    "control": {"step": 0.5},
+    "control": {"step_size": 0.5},
     "kinetic": 0.01,
     "jacobian": 0.02,
     "precision": "bfloat16",
@@ -127,7 +127,7 @@ SETUPS: dict[str, Setup] = {
         {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit"},
         updates=30_000,
         solver="RK4",
-        control={"step": 0.25},
+        control={"step_size": 0.25},
         kinetic=0.01,
         jacobian=0.01,
         about="the multi-scale flow with penalties and four fixed steps a CNF; for a GPU",
@@ -216,7 +216,7 @@ def train_image_flow(
     with own_checkpoint(checkpoint, resume, at) as store:
         fit = train(
             flow,
-            _Updates(flow, setup, images, seed, at),
+            _FlowUpdates(flow, setup, images, seed, at),
             updates=setup.updates,
             optimizer=setup.optimizer,
             progress=progress,
@@ -286,7 +286,7 @@ def check_pixels(name: str, pixels: Any) -> np.ndarray:
     return images
 
 
-class _Updates:
+class _FlowUpdates:
     """What each update computes: the bits per dim of this process's part of a batch, and the penalties."""
 
     def __init__(self, flow: ImageFlow, setup: Setup, images: np.ndarray, seed: int, at: Place):

@@ -77,7 +77,7 @@ def train_classifier(
         )
     model.to(at.device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
     _check_model(model, train_data)
-    work = _Updates(model, train_data, test_data.to(at.device), recipe, seed, at, callback)
+    work = _ClassifierUpdates(model, train_data, test_data.to(at.device), recipe, seed, at, callback)
     each_epoch = work.batches.each_epoch
     with own_checkpoint(checkpoint, resume, at) as store:
         fit = train(
@@ -115,7 +115,7 @@ def train_classifier(
     )
 
 
-class _Updates:
+class _ClassifierUpdates:
     """What each update computes, and what is measured after each epoch."""
 
     def __init__(

@@ -8,7 +8,7 @@ from ..fields import Parameters, VectorField
 from ..time_fields import HyperMLP
 
 
-def spread(field: VectorField, seed: int, reach: float = 2.0) -> Parameters:
+def spread_units(field: VectorField, seed: int, reach: float = 2.0) -> Parameters:
     """Return initial parameters of a network whose first units differ over all of |x| < `reach`, at times from 0 to 1.
 
     As a field draws them, a net's units all bend at the origin, a hypernetwork's all at time zero, and moving them
