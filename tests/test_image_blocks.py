@@ -411,8 +411,8 @@ def test_dropout_in_dynamics_needs_backprop():
         ({"steps": "20"}, "steps is '20': give a positive whole number"),
         ({"parts": 0}, "parts is 0: give a positive whole number"),
         ({"kind": "rknet", "gradient": "Checkpointed"}, "an rknet is one with Backprop"),
-        ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, and a resnet has no ODE"),
-        ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, and a cnn has no ODE"),
+        ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, and kind=.resnet. has no ODE"),
+        ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, and kind=.cnn. has no ODE"),
     ],
 )
 def test_wrong_arguments_of_a_classifier(arguments, sentence):

@@ -197,7 +197,7 @@ def test_mistakes_are_answered_by_one_sentence(bars):
     for arguments, words in (
         ((images / 255, np.zeros(5, int)), "images are of type float64: give whole numbers"),
         ((images[0], np.zeros(8, int)), r"images have shape \(8, 8\)"),
-        ((images, np.zeros(4, int)), "images are 5 and labels 4"),
+        ((images, np.zeros(4, int)), "images has 5 entries and labels 4"),
         ((images, np.full(5, 10)), "labels go from 10 to 10: give whole numbers from 0 to 9"),
         ((images, np.full(5, -1)), "labels go from -1 to -1"),
         ((images, np.zeros(5)), "labels have shape .* and type float64"),
@@ -211,7 +211,7 @@ def test_mistakes_are_answered_by_one_sentence(bars):
         train_classifier(net(), train, train.like(images[:, :, :7], [0] * 5), RECIPE)
     with pytest.raises(ArgumentError, match=r"does not take images of shape \(1, 8, 8\)"):
         train_classifier(nn.Conv2d(3, 8, 3), train, tests, RECIPE)
-    with pytest.raises(ArgumentError, match=r"answers images with shape \(2, 3\): give one of \(n, 2\)"):
+    with pytest.raises(ArgumentError, match=r"returned shape \(2, 3\): give a model that returns logits \(n, 2\)"):
         train_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), train, tests, RECIPE)
     with pytest.raises(ArgumentError, match="batch is 101, for 100 images"):
         train_classifier(net(), train, tests, replace(RECIPE, batch=101))

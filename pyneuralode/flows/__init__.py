@@ -1,4 +1,4 @@
-"""Normalizing flows: densities that are images of simple ones under invertible maps."""
+"""Normalizing flows: densities made from simple ones by invertible maps."""
 
 from .continuous import ContinuousFlow, FlowTerms
 from .distribution import FlowDistribution

@@ -1,4 +1,4 @@
-"""What a flow is fitted to: rows of data, a sampler's fresh points, or a log density."""
+"""Sources that a flow is fitted to: rows of data, fresh points of a sampler, or a log density."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ArgumentError, DataError
 
 
 class DataSource:
-    """Batches of the rows of data (n, d), drawn with replacement; all rows where they are no more than a batch."""
+    """Rows of data (n, d), drawn with replacement; all of them if there are no more than a batch."""
 
     name = "data"
 
@@ -39,7 +39,7 @@ class DataSource:
 
 
 class SamplerSource:
-    """A sampler, its points checked."""
+    """Fresh points of a sampler, whose shape is checked."""
 
     name = "sampler"
 
@@ -51,12 +51,12 @@ class SamplerSource:
     def __call__(self, n: int, rng: np.random.Generator) -> Any:
         points = self.sampler(n, rng)
         if tuple(np.shape(points)) != (n, self.dim):
-            raise DataError(f"sampler returned shape {np.shape(points)}: it must return ({n}, {self.dim}).")
+            raise DataError(f"sampler returned shape {np.shape(points)}: return points ({n}, {self.dim}).")
         return points
 
 
 class LogDensitySource:
-    """A log density, what it returns checked."""
+    """A log density, whose values are checked."""
 
     def __init__(self, log_density: Callable[[Tensor], Tensor]):
         _require_callable("log_density", log_density, "(x)")
@@ -72,7 +72,7 @@ class LogDensitySource:
 
 
 def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> DataSource | SamplerSource | LogDensitySource:
-    """Return the one source that is given, checked."""
+    """Return the one source that is given, or raise an ArgumentError unless there is exactly one."""
     given = [n for n, v in (("data", data), ("sampler", sampler), ("log_density", log_density)) if v is not None]
     if len(given) != 1:
         found = (

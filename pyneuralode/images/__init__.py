@@ -1,4 +1,4 @@
-"""Image models: ODE blocks in networks of torch, and whole classifiers; their training is in `pyneuralode.images.training`."""
+"""Image models: ODE blocks as layers of torch networks, and whole classifiers; `images.training` trains them."""
 
 from .anodev2 import image_model
 from .blocks import ConvDynamics, ResidualBlock

@@ -1,9 +1,9 @@
 """Fixed steps through z' = f(t, z; theta(t)), and their three gradients.
 
 `Backprop` keeps every layer of every step. `Checkpointed` keeps z every so many steps and computes the steps between
-again, with the same result (discretize-then-optimize; ANODE, Gholami et al. 2019). `BacksolveAdjoint` keeps only the last
-z and takes the same steps back for z, its adjoint and the weights' gradient (optimize-then-discretize; Chen et al. 2018):
-a different gradient as long as the steps are not small.
+again, with the same result (discretize-then-optimize; ANODE, Gholami et al. 2019). `BacksolveAdjoint` keeps only the
+last z and takes the same steps back for z, its adjoint and the weights' gradient (optimize-then-discretize; Chen et al.
+2018): a different gradient as long as the steps are not small.
 """
 
 from __future__ import annotations

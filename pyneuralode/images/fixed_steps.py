@@ -59,7 +59,8 @@ def take_step(
 ) -> Tensor:
     """Return the state at `t_end` from `y` at `t`, for y' = f(t, y); `t_end` may be before `t`.
 
-    Under autocast f computes in the lower precision, and the state stays in its own. `name` is what error messages call f.
+    Under autocast f computes in the lower precision, and the state stays in its own. `name` is what error messages call
+    f.
     """
     order, ambient = MemoryOrder.of(y), autocast_settings(y.device.type)
 

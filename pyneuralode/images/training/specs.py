@@ -1,4 +1,4 @@
-"""Classifiers by description: how one is built, saved and read again, and a whole training that can be sent away."""
+"""Descriptions of classifiers and of their trainings: plain values that can be saved and sent to other processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FAMILIES = ("odenet", "anodev2")
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """A classifier by description.
+    """Description of a classifier, from which it can be built.
 
     Attributes
     ----------
     family : {"odenet", "anodev2"}
     options : mapping
-        Arguments of `images.odenet.classifier` or of `images.anodev2.image_model`, all but the seed.
+        Arguments of `images.odenet.classifier` or of `images.anodev2.image_model`, except the seed.
     """
 
     family: str
@@ -40,7 +40,7 @@ class ClassifierSpec:
             raise unknown_name("family", self.family, FAMILIES)
 
     def build(self, seed: int = 0) -> nn.Module:
-        """Return the classifier with initial parameters that follow from the seed."""
+        """Return a new classifier, with initial parameters drawn from the seed."""
         if self.family == "odenet":
             from ..odenet import classifier
 
@@ -50,7 +50,7 @@ class ClassifierSpec:
         return image_model(**self.options, seed=seed)
 
     def sets(self, folder: str | Path | None = None, reduced: bool = False) -> tuple[ImageData, ImageData]:
-        """Return the images to train on and to test: MNIST, or CIFAR-10."""
+        """Return the training and test images: MNIST or CIFAR-10."""
         return mnist_sets(folder) if self.family == "odenet" else cifar10_sets(folder, reduced)
 
     def save(self, model: nn.Module, path: str | Path) -> None:
@@ -69,18 +69,18 @@ class ClassifierSpec:
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """A whole training by description, small enough to be sent to another process: ``executor.map(run, seeds)``.
+    """Description of a whole training, which can be sent to other processes: ``executor.map(training.run, seeds)``.
 
     Attributes
     ----------
     spec : ClassifierSpec
     recipe : Recipe
     folder : path, optional
-        Of the images; see `mnist_sets` and `cifar10_sets`.
+        Folder of the images; see `mnist_sets` and `cifar10_sets`.
     reduced : bool
-        Whether CIFAR-10 is the set of 10,000 and 1,000 images.
+        Whether to take CIFAR-10's subset of 10,000 training and 1,000 test images.
     images, tests : int, optional
-        How many images are trained on and tested; all unless given.
+        Number of training and of test images; by default all.
     """
 
     spec: ClassifierSpec
@@ -91,15 +91,15 @@ class ClassifierTraining:
     tests: int | None = None
 
     def sets(self) -> tuple[ImageData, ImageData]:
-        """Return the images to train on and to test."""
+        """Return the training and test images."""
         train, test = self.spec.sets(self.folder, self.reduced)
         return train.take(self.images), test.take(self.tests)
 
     @property
     def updates(self) -> int:
-        """How many updates the recipe takes on these images."""
+        """Number of updates that the recipe takes on these images."""
         return self.recipe.epochs * (len(self.sets()[0]) // self.recipe.batch)
 
     def run(self, seed: int = 0, **options: Any) -> ClassifierFit:
-        """Train a new model, whose parameters and batches follow from the seed; options as `train_classifier`."""
+        """Train a new model, all of it drawn from the seed; options are those of `train_classifier`."""
         return train_classifier(self.spec.build(seed), *self.sets(), self.recipe, seed=seed, **options)
