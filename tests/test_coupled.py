@@ -455,7 +455,7 @@ def test_states_are_those_on_the_way():
         ({"span": 0.0}, "span is 0.0"),
         ({"solver": "Rodas5P"}, "solver is 'Rodas5P', which cannot take given steps"),
         ({"solver": "Eulr"}, "did you mean 'Euler'"),
-        ({"gradient": "GaussAdjoint"}, "gradient is 'GaussAdjoint': a coupled ODE takes"),
+        ({"gradient": "GaussAdjoint"}, "gradient is 'GaussAdjoint': give 'Backprop'"),
         ({"gradient": BacksolveAdjoint(rtol=1e-3)}, "leave out the tolerances"),
         ({"per_step": ["nrm"]}, "did you mean 'norm'"),
         ({"evolutions": {"conv.wieght": Pull()}}, "did you mean 'conv.weight'"),

@@ -184,7 +184,7 @@ class ContinuousFlow(NeuralODE):
         return self._carry("z", z, *self.times, times)
 
     def inverse(self, x: Any, times: Any = None) -> Tensor:
-        """Carry states x (n, d + augment_dim) from the data back to the base, or to each of `times`; see `transform`."""
+        """Carry states x (n, d + augment_dim) from the data to the base, or to each of `times`; see `transform`."""
         return self._carry("x", x, *reversed(self.times), times)
 
     def distribution(self) -> FlowDistribution:
@@ -390,7 +390,7 @@ def _dimensions(field: Any, augment_dim: int, base: Distribution | None, dim: in
     if whole is not None:
         if dim is not None and dim != whole - augment_dim:
             raise ArgumentError(
-                f"dim is {dim}, and the field with augment_dim = {augment_dim} has {whole - augment_dim}: leave dim out."
+                f"dim is {dim}, and field and augment_dim = {augment_dim} leave {whole - augment_dim}: leave dim out."
             )
         return augment_dim, whole - augment_dim
     if dim is None and base is None:

@@ -195,7 +195,7 @@ def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMeth
     method = Checkpointed(steps) if gradient is None else find_gradient(gradient)
     if not isinstance(method, (Backprop, Checkpointed, BacksolveAdjoint)):
         raise ArgumentError(
-            f"gradient is {type(method).__name__!r}: a coupled ODE takes 'Backprop', 'Checkpointed' or 'BacksolveAdjoint'."
+            f"gradient is {type(method).__name__!r}: give 'Backprop', 'Checkpointed' or 'BacksolveAdjoint'."
         )
     if isinstance(method, BacksolveAdjoint) and (method.rtol is not None or method.atol is not None):
         raise ArgumentError(f"gradient is {method}: it takes the forward steps back, so leave out the tolerances.")

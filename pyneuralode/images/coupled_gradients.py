@@ -21,8 +21,6 @@ from ..engines.torch_engine.tableaus import Tableau
 from ..gradients import BacksolveAdjoint, Checkpointed, GradientMethod
 from .fixed_steps import MemoryOrder, autocast_settings, take_step, time_tensor
 
-Buffers = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
 class CoupledSteps:
@@ -53,7 +51,7 @@ class CoupledSteps:
     tensors: Sequence[Tensor]
     evolved: Sequence[dict[str, int]]
     fixed: Sequence[dict[str, int]]
-    buffers: Sequence[Buffers]
+    buffers: Sequence[dict[str, Tensor]]
 
     def run(self, z: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Return z after step `last` from z before step `first`, by default all the way."""

@@ -177,7 +177,7 @@ class ReactionDiffusionAdvection(Evolution):
     def _filtered(self, w: Tensor, symbol: Tensor) -> Tensor:
         if w.shape != self.shape:
             raise ArgumentError(
-                f"the weights have shape {tuple(w.shape)}, and this operator was made for {self.shape}: give one of that shape."
+                f"the weights have shape {tuple(w.shape)}, and this operator was made for {self.shape}: make one for them."
             )
         axes = tuple(range(2, w.ndim))
         return torch.fft.irfftn(symbol * torch.fft.rfftn(w, dim=axes), s=self.grid, dim=axes)

@@ -13,23 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.state import evaluated
-from ..engines.torch_engine.stiff import as_method
-from ..engines.torch_engine.tableaus import TABLEAUS, Tableau
+from ..engines.torch_engine.stiff import as_method, find_tableau
+from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError
-from ..solvers import find_solver
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:
     """Return the coefficients of an explicit method of the catalog, or the tableau itself."""
-    if isinstance(solver, Tableau):
-        return solver
-    name = find_solver(solver).name
-    if name not in TABLEAUS:
+    tableau = find_tableau(solver)
+    if not isinstance(tableau, Tableau):
         raise ArgumentError(
-            f"solver is {solver!r}, which cannot take given steps: write an explicit one, such as 'Euler', 'Midpoint' or "
-            "'RK4'."
+            f"solver is {solver!r}, which cannot take given steps: write an explicit one, such as 'Euler' or 'RK4'."
         )
-    return TABLEAUS[name]
+    return tableau
 
 
 class MemoryOrder(NamedTuple):

@@ -67,7 +67,7 @@ class ImageData:
             object.__setattr__(self, name, tuple(value))
         if min(self.deviation) <= 0:
             raise DataError(
-                f"deviation is {self.deviation}, and a channel without contrast cannot be normalized: give positive numbers."
+                f"deviation is {self.deviation}, and no channel without contrast can be normalized: give positive numbers."
             )
 
     def __len__(self) -> int:
