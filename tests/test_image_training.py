@@ -19,11 +19,11 @@ from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.fitting import SGD, Adam
 from pyneuralode.fitting.in_julia import _is_known
 from pyneuralode.fitting.schedules import Steps
-from pyneuralode.images.training import RECIPES, Augmentation, ImageData, Recipe, measure, train_classifier
+from pyneuralode.images.training import RECIPES, Augmentation, ClassifierRecipe, ImageData, measure, train_classifier
 from pyneuralode.images.training.data import Batches
 from pyneuralode.images.training.specs import ClassifierSpec, ClassifierTraining
 
-RECIPE = Recipe(4, 20, SGD(0.1, momentum=0.9, weight_decay=5e-4), augmentation=Augmentation(1, True))
+RECIPE = ClassifierRecipe(4, 20, SGD(0.1, momentum=0.9, weight_decay=5e-4), augmentation=Augmentation(1, True))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_mistakes_are_answered_by_one_sentence(bars):
         with pytest.raises(DataError, match=words):
             ImageData(*arguments)
     train, tests = bars
-    with pytest.raises(DataError, match=r"test images are \(1, 8, 7\) of 2 classes"):
+    with pytest.raises(DataError, match=r"test_data has shape \(1, 8, 7\) and 2 classes"):
         train_classifier(net(), train, train.like(images[:, :, :7], [0] * 5), RECIPE)
     with pytest.raises(ArgumentError, match=r"does not take images of shape \(1, 8, 8\)"):
         train_classifier(nn.Conv2d(3, 8, 3), train, tests, RECIPE)

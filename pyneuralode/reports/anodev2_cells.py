@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import DataError
 from ..images.training.loop import train_classifier
-from ..images.training.recipes import RECIPES, Recipe
+from ..images.training.recipes import RECIPES, ClassifierRecipe
 from ..images.training.sets import cifar10_sets
 from ..images.training.specs import ClassifierSpec
 from .base import Context
@@ -35,7 +35,7 @@ class Plan:
     """How the cells of a net are trained: with how many seeds, by which recipe, on how many images."""
 
     seeds: int
-    recipe: Recipe
+    recipe: ClassifierRecipe
     images: int = IMAGES
     tests: int = TESTS
 

@@ -21,7 +21,7 @@ from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
 from .data import Batches, ImageData
 from .measure import accuracy, dtype_of, measure
-from .recipes import Recipe
+from .recipes import ClassifierRecipe
 from .result import ClassifierFit, Curves
 
 
@@ -29,7 +29,7 @@ def train_classifier(
     model: nn.Module,
     train_data: ImageData,
     test_data: ImageData,
-    recipe: Recipe,
+    recipe: ClassifierRecipe,
     *,
     seed: int = 0,
     at: Place | None = None,
@@ -47,7 +47,7 @@ def train_classifier(
         Maps normalized images (n, channels, height, width) to logits (n, classes). It is trained in place. Modules with
         an attribute ``evaluations`` report the evaluations of their dynamics.
     train_data, test_data : ImageData
-    recipe : Recipe
+    recipe : ClassifierRecipe
         One of `RECIPES`, or your own.
     seed : int
         Seed of the batches and their augmentation; the model's parameters have a seed of their own.
@@ -132,7 +132,7 @@ class _ClassifierUpdates:
         model: nn.Module,
         data: ImageData,
         tests: ImageData,
-        recipe: Recipe,
+        recipe: ClassifierRecipe,
         seed: int,
         at: Place,
         callback: Callable[[Curves], None] | None,

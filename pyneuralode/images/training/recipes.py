@@ -17,7 +17,7 @@ SCHEDULES = ("one-cycle", "steps")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ClassifierRecipe:
     """All settings of a classifier's training.
 
     Attributes
@@ -61,7 +61,7 @@ class Recipe:
         if not 0 <= real_number("smoothing", self.smoothing, "give a number of at least 0 and below 1") < 1:
             raise ArgumentError(f"smoothing is {self.smoothing}: give a number of at least 0 and below 1.")
 
-    def for_epochs(self, epochs: int) -> Recipe:
+    def for_epochs(self, epochs: int) -> ClassifierRecipe:
         """Return the recipe for another number of epochs, with its drops moved in proportion."""
         drops = tuple(round(drop * epochs / self.epochs) for drop in self.drops)
         return replace(self, epochs=epochs, drops=drops)
@@ -75,9 +75,9 @@ class Recipe:
         return None
 
 
-RECIPES: dict[str, Recipe] = {
-    "review": Recipe(5, 32, Adam(1e-3), about="the review's recipe for its ODE-Net on MNIST"),
-    "digits": Recipe(
+RECIPES: dict[str, ClassifierRecipe] = {
+    "review": ClassifierRecipe(5, 32, Adam(1e-3), about="the review's recipe for its ODE-Net on MNIST"),
+    "digits": ClassifierRecipe(
         2,
         64,
         Adam(2e-3),
@@ -87,7 +87,7 @@ RECIPES: dict[str, Recipe] = {
         channels_last=True,
         about="MNIST in a quarter of an hour on two cores",
     ),
-    "paper": Recipe(
+    "paper": ClassifierRecipe(
         350,
         256,
         SGD(0.1, momentum=0.9, weight_decay=5e-4),
@@ -96,7 +96,7 @@ RECIPES: dict[str, Recipe] = {
         augmentation=Augmentation(crop=4, flip=True),
         about="ANODEV2's recipe on CIFAR-10; for a GPU",
     ),
-    "short": Recipe(
+    "short": ClassifierRecipe(
         15,
         64,
         SGD(0.05, momentum=0.9, weight_decay=5e-4),

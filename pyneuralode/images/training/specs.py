@@ -14,7 +14,7 @@ from ...errors import unknown_name
 from ...model_files import arrays_of, load_arrays, write_model_file
 from .data import ImageData
 from .loop import train_classifier
-from .recipes import Recipe
+from .recipes import ClassifierRecipe
 from .result import ClassifierFit
 from .sets import cifar10_sets, mnist_sets
 
@@ -74,7 +74,7 @@ class ClassifierTraining:
     Attributes
     ----------
     spec : ClassifierSpec
-    recipe : Recipe
+    recipe : ClassifierRecipe
     folder : path, optional
         Folder of the images; see `mnist_sets` and `cifar10_sets`.
     reduced : bool
@@ -84,7 +84,7 @@ class ClassifierTraining:
     """
 
     spec: ClassifierSpec
-    recipe: Recipe
+    recipe: ClassifierRecipe
     folder: Path | None = None
     reduced: bool = False
     images: int | None = None
