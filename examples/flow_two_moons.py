@@ -8,7 +8,7 @@ import numpy as np
 import pyneuralode as pn
 from pyneuralode.datasets import moons
 from pyneuralode.fitting.schedules import OneCycle
-from pyneuralode.flows.recipe import spread
+from pyneuralode.flows.initialization import spread_units
 
 SEED = 0
 
@@ -25,7 +25,7 @@ def main():
 
     field = pn.HyperMLP(dim=2, width=32, hidden=16, output_scale=8.0)
     flow = pn.ContinuousFlow(field)
-    flow.set_arrays(spread(field, SEED))
+    flow.set_arrays(spread_units(field, SEED))
     flow.fit(points, updates=updates, batch=256, schedule=OneCycle(0.01, updates), seed=SEED)
 
     loss = -flow.log_prob(unseen).mean().item()
@@ -38,10 +38,10 @@ def main():
     print(f"to the base and back: {np.abs(back - samples).max():.1e}")
 
     if options.figure:
-        from pyneuralode.flows.plots import grid_of, log_density_on
+        from pyneuralode.flows.plots import grid_points, log_density_at
         from pyneuralode.plotting.flows import fitted_density
 
-        logs = log_density_on(flow, grid_of(density.extent, 150))
+        logs = log_density_at(flow, grid_points(density.extent, 150))
         fitted_density(points, logs, samples, density.extent).savefig(options.figure)
 
 

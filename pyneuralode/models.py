@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from .arguments import real_number, real_tensor, whole_number
@@ -21,16 +18,16 @@ from .engines.registry import PreparedProblems, Settings, choose_engine
 from .engines.torch_engine.dynamics import with_hints
 from .engines.torch_engine.generic import slope
 from .engines.torch_engine.tableaus import Tableau
-from .errors import ArgumentError, ModelFileError, unknown_name
+from .errors import ArgumentError, unknown_name
 from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
 from .gradients import GradientMethod, find_gradient
+from .model_files import write_model_file
 from .problem import BATCHES, Event, Solution, make_control, read_events
 from .problem.problem import check_field
 from .problem.values import check_finite
 from .solvers import find_solver
 
-FORMAT = 1
 _PREPARED = PreparedProblems()
 
 
@@ -164,6 +161,9 @@ class NeuralODE(nn.Module):
 
     Calling ``model(y0, ts)`` returns the states (T, *y0.shape), ``model.solve(y0, ts)`` the whole `Solution`.
     """
+
+    # Further arguments of a subclass that a file keeps, under the names of its attributes.
+    SAVED: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -331,24 +331,35 @@ class NeuralODE(nn.Module):
             k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)
         }
         description = {
-            "format": FORMAT,
-            "model": type(self).__name__,
             "field": self.field.describe(),
             "solver": self.solver,
             "gradient": {"kind": type(self.gradient).__name__, **vars(self.gradient)},
             "control": control,
             "batch": self.batch,
-            **self._extra_description(),
+            **self._further_description(),
         }
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise ArgumentError(f"path is {str(path)!r}, whose folder is not there: make it first.")
-        save_file(
-            self.arrays(), str(path), {"pyneuralode": json.dumps(description, default=lambda value: value.tolist())}
-        )
+        write_model_file(path, type(self).__name__, description, self.arrays())
 
-    def _extra_description(self) -> dict:
-        return {}
+    def _further_description(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.SAVED}
+
+    @classmethod
+    def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **settings: Any) -> NeuralODE:
+        """Return the model of a file that `save` wrote; see `pyneuralode.load`."""
+        gradient = dict(description["gradient"])
+        if arrays:
+            settings["dtype"] = torch.as_tensor(next(iter(arrays.values()))).dtype
+        model = cls(
+            from_description(description["field"]),
+            solver=description["solver"],
+            gradient=type(find_gradient(gradient.pop("kind")))(**gradient),
+            batch=description["batch"],
+            **description["control"],
+            **{name: description[name] for name in cls.SAVED},
+            **settings,
+        )
+        model.set_arrays(arrays)
+        return model
 
 
 class AugmentedNeuralODE(NeuralODE):
@@ -357,6 +368,8 @@ class AugmentedNeuralODE(NeuralODE):
     The initial state (..., d) becomes (..., d + augment_dim); the field's dimension is d + augment_dim, and the states
     returned keep all components: the first d are the caller's.
     """
+
+    SAVED = ("augment_dim",)
 
     def __init__(self, field: VectorField | nn.Module | Callable, augment_dim: int, **settings: Any):
         super().__init__(field, **settings)
@@ -371,61 +384,3 @@ class AugmentedNeuralODE(NeuralODE):
             return torch.cat([y0, y0.new_zeros(*y0.shape[:-1], self.augment_dim)], dim=-1)
         y0 = np.asarray(y0)
         return np.concatenate([y0, np.zeros((*y0.shape[:-1], self.augment_dim), dtype=y0.dtype)], axis=-1)
-
-    def _extra_description(self) -> dict:
-        return {"augment_dim": self.augment_dim}
-
-
-def load(path: str | Path) -> NeuralODE:
-    """Read a model that `NeuralODE.save` wrote.
-
-    Raises ModelFileError where the file is absent, damaged, of a newer version, or not a model of ours.
-    """
-    path = Path(path)
-    arrays, description = read_model_file(path)
-    try:
-        return _from_description(path, description, arrays)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{path} has a damaged description ({error}): save the model again.") from None
-
-
-def read_model_file(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """Return the arrays and the description in a file that a model's `save` wrote; any other is a ModelFileError."""
-    if not path.is_file():
-        raise ModelFileError(f"{path} is not there: give the path of a saved model.")
-    try:
-        with safe_open(str(path), "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-            description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
-    if not isinstance(description, dict):
-        raise ModelFileError(
-            f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
-        )
-    if description.get("format", 0) > FORMAT:
-        raise ModelFileError(
-            f"{path} has format {description['format']}, newer than the {FORMAT} that this version reads: update pyneuralode."
-        )
-    return arrays, description
-
-
-def _from_description(path: Path, description: dict, arrays: dict[str, np.ndarray]) -> NeuralODE:
-    if description["model"] == "ContinuousFlow":
-        raise ModelFileError(f"{path} holds a flow: read it with load_flow.")
-    gradient = dict(description["gradient"])
-    settings = {
-        "solver": description["solver"],
-        "gradient": type(find_gradient(gradient.pop("kind")))(**gradient),
-        "batch": description.get("batch", "joint"),
-        **description["control"],
-    }
-    kinds: dict[str, Callable[..., NeuralODE]] = {"NeuralODE": NeuralODE, "AugmentedNeuralODE": AugmentedNeuralODE}
-    if description["model"] == "AugmentedNeuralODE":
-        settings["augment_dim"] = description["augment_dim"]
-    dtype = torch.as_tensor(next(iter(arrays.values()))).dtype if arrays else torch.float64
-    model = kinds[description["model"]](from_description(description["field"]), dtype=dtype, **settings)
-    model.set_arrays(arrays)
-    return model

@@ -15,10 +15,10 @@ from pyneuralode.gradients import BacksolveAdjoint, Checkpointed
 from pyneuralode.images.coupled import CoupledODE
 from pyneuralode.images.evolution import (
     Hypernetwork,
-    Integrated,
     KernelNetwork,
+    ODEEvolution,
     ReactionDiffusionAdvection,
-    remembered,
+    convolve_in_time,
 )
 
 SHAPE = (2, 2, 3, 3)
@@ -89,9 +89,9 @@ def taught_network():
 
 EVOLUTIONS = {
     "map": operator,
-    "integrated": lambda: Integrated(operator()),
-    "integrated RK4": lambda: Integrated(operator("identity"), "RK4"),
-    "network": lambda: Integrated(taught_network(), "Midpoint"),
+    "integrated": lambda: ODEEvolution(operator()),
+    "integrated RK4": lambda: ODEEvolution(operator("identity"), "RK4"),
+    "network": lambda: ODEEvolution(taught_network(), "Midpoint"),
     "module of a user's": Pull,
     "hypernetwork": lambda: Hypernetwork(Doubling()),
 }
@@ -156,7 +156,7 @@ class Fading(nn.Module):
 @pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed", Checkpointed(5), None])
 @pytest.mark.parametrize(
     "f, options",
-    [(Smooth, {"time_kernel": Fading()}), (Normed, {"own": ["norm"]})],
+    [(Smooth, {"time_kernel": Fading()}), (Normed, {"per_step": ["norm"]})],
     ids=["kernel in time", "own norms"],
 )
 def test_gradients_with_a_kernel_in_time_and_with_norms_of_every_step(f, options, gradient):
@@ -173,7 +173,7 @@ def test_the_gap_to_the_kkt_conditions_shrinks_at_first_order(sigma):
     dL/dp is the integral of q_p^T b. Discretized by Euler's method, the adjoint's from the right end of each step."""
     z, gaps = images(), []
     for steps in (16, 32, 64, 128):
-        model, h = coupled(lambda: Integrated(operator(sigma)), steps=steps, gradient="Backprop"), 1 / steps
+        model, h = coupled(lambda: ODEEvolution(operator(sigma)), steps=steps, gradient="Backprop"), 1 / steps
         f, q = model.f, model.evolutions[0].q
         discrete = gradient_of(model, z)
         weights = [w.detach() for w in model.trajectory()["conv.weight"]]
@@ -226,9 +226,9 @@ def test_integrated_and_map_agree_only_where_sigma_is_the_identity():
     w = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     times = [n / 64 for n in range(65)]
     exact = q.trajectory(w, times)[-1]
-    torch.testing.assert_close(Integrated(q, "RK4").trajectory(w, times)[-1], exact, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ODEEvolution(q, "RK4").trajectory(w, times)[-1], exact, rtol=1e-8, atol=1e-8)
     q.sigma = "tanh"
-    solved = [Integrated(q, "RK4").trajectory(w, [k / n for k in range(n + 1)])[-1] for n in (32, 64)]
+    solved = [ODEEvolution(q, "RK4").trajectory(w, [k / n for k in range(n + 1)])[-1] for n in (32, 64)]
     mapped = [q.trajectory(w, [k / n for k in range(n + 1)])[-1] for n in (32, 64)]
     assert float((solved[0] - solved[1]).detach().abs().max()) < 1e-7
     assert float((mapped[0] - mapped[1]).detach().abs().max()) > 1e-2
@@ -238,7 +238,7 @@ def test_without_coefficients_the_ode_stands_still_and_the_map_applies_sigma_at_
     q = ReactionDiffusionAdvection(SHAPE, "tanh").double()
     w = torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     times = [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert torch.equal(Integrated(q, "RK4").trajectory(w, times)[-1], w)
+    assert torch.equal(ODEEvolution(q, "RK4").trajectory(w, times)[-1], w)
     expected = w
     for _ in range(4):
         expected = torch.tanh(expected)
@@ -294,9 +294,9 @@ def test_the_two_configurations_use_the_weights_of_their_times():
 
 def test_between_weight_steps_the_weights_are_on_a_line():
     model = coupled(operator, steps=1, weight_steps=2)
-    path, march = model.trajectory()["conv.weight"], model._march()
-    torch.testing.assert_close(march.weights(0.35)["conv.weight"], 0.3 * path[0] + 0.7 * path[1])
-    torch.testing.assert_close(march.weights(1.0)["conv.weight"], path[2])
+    path, steps = model.trajectory()["conv.weight"], model._steps()
+    torch.testing.assert_close(steps.weights(0.35)["conv.weight"], 0.3 * path[0] + 0.7 * path[1])
+    torch.testing.assert_close(steps.weights(1.0)["conv.weight"], path[2])
 
 
 def test_a_hypernetwork_goes_from_the_start_to_every_time_in_one_step():
@@ -308,7 +308,7 @@ def test_a_hypernetwork_goes_from_the_start_to_every_time_in_one_step():
 
 def test_a_network_starts_at_rest():
     w = torch.randn(SHAPE)
-    assert torch.equal(Integrated(KernelNetwork(SHAPE)).advance(0.0, w, 0.5), w)
+    assert torch.equal(ODEEvolution(KernelNetwork(SHAPE)).advance(0.0, w, 0.5), w)
 
 
 def test_nothing_that_evolves_is_a_neural_ode_with_constant_weights():
@@ -320,8 +320,8 @@ def test_nothing_that_evolves_is_a_neural_ode_with_constant_weights():
 def test_the_kernel_in_time_is_an_integral_over_the_past():
     w = [torch.tensor([2.0], dtype=torch.float64)] * 65
     times = [n / 64 for n in range(65)]
-    constant = remembered(w, times, torch.ones_like)
-    fading = remembered(w, times, lambda delays: torch.exp(-delays))
+    constant = convolve_in_time(w, times, torch.ones_like)
+    fading = convolve_in_time(w, times, lambda delays: torch.exp(-delays))
     for n in (0, 1, 17, 64):
         assert float(constant[n]) == pytest.approx(2 * times[n])
         assert float(fading[n]) == pytest.approx(2 * (1 - math.exp(-times[n])), abs=1e-4)
@@ -360,8 +360,8 @@ def test_backsolve_tends_to_the_gradient_as_the_steps_shrink(solver, order):
 @pytest.mark.parametrize("gradient", [None, "Checkpointed", "BacksolveAdjoint"])
 @pytest.mark.parametrize("own", [(), ("norm",)])
 def test_batch_norms_count_the_forward_pass_alone(gradient, own):
-    reference = coupled(operator, Normed, steps=4, own=own, gradient="Backprop")
-    model = coupled(operator, Normed, steps=4, own=own, gradient=gradient)
+    reference = coupled(operator, Normed, steps=4, per_step=own, gradient="Backprop")
+    model = coupled(operator, Normed, steps=4, per_step=own, gradient=gradient)
     for each in (reference, model):
         gradient_of(each, images(4))
     expected, found = dict(reference.named_buffers()), dict(model.named_buffers())
@@ -371,10 +371,10 @@ def test_batch_norms_count_the_forward_pass_alone(gradient, own):
 
 
 def test_every_step_has_its_own_batch_norm():
-    model = coupled(operator, Normed, steps=3, own=["norm"])
+    model = coupled(operator, Normed, steps=3, per_step=["norm"])
     assert sum(p.numel() for p in model.parameters()) == 36 + 2 * (3 + 2 + 1) + 3 * 4
     model(images())
-    means = [model.f.norm.running_mean, *(part[0].running_mean for part in model.later)]
+    means = [model.f.norm.running_mean, *(part[0].running_mean for part in model.copies)]
     assert len({tuple(mean.tolist()) for mean in means}) == 3
 
 
@@ -418,11 +418,11 @@ def test_backsolve_s_memory_does_not_grow_with_the_steps():
 
 
 def test_float32_pickle_and_state():
-    model = coupled(operator, Normed, steps=3, own=["norm"]).float()
+    model = coupled(operator, Normed, steps=3, per_step=["norm"]).float()
     z = images().float()
     assert model(z).dtype == torch.float32
     again = pickle.loads(pickle.dumps(model.eval()))
-    other = coupled(operator, Normed, seed=1, steps=3, own=["norm"]).float().eval()
+    other = coupled(operator, Normed, seed=1, steps=3, per_step=["norm"]).float().eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(again(z), model(z)) and torch.equal(other(z), model(z))
 
@@ -455,9 +455,9 @@ def test_states_are_those_on_the_way():
         ({"span": 0.0}, "span is 0.0"),
         ({"solver": "Rodas5P"}, "solver is 'Rodas5P', which cannot take given steps"),
         ({"solver": "Eulr"}, "did you mean 'Euler'"),
-        ({"gradient": "GaussAdjoint"}, "gradient is 'GaussAdjoint': a coupled ODE takes"),
+        ({"gradient": "GaussAdjoint"}, "gradient is 'GaussAdjoint': give 'Backprop'"),
         ({"gradient": BacksolveAdjoint(rtol=1e-3)}, "leave out the tolerances"),
-        ({"own": ["nrm"]}, "did you mean 'norm'"),
+        ({"per_step": ["nrm"]}, "did you mean 'norm'"),
         ({"evolutions": {"conv.wieght": Pull()}}, "did you mean 'conv.weight'"),
         ({"evolutions": {"conv.weight": 3}}, "q is a int: give a module or a function"),
         ({"f": torch.tanh}, "give a torch.nn.Module"),
@@ -478,9 +478,9 @@ def test_a_q_of_another_shape_is_one_sentence():
     def shrinking(t, w):
         return w[..., :1]
 
-    with pytest.raises(ArgumentError, match=r"shrinking returned shape \(2, 2, 3, 1\) for weights of shape"):
+    with pytest.raises(ArgumentError, match=r"shrinking returned shape \(2, 2, 3, 1\) for a state of shape"):
         coupled(lambda: shrinking)(images())
-    with pytest.raises(ArgumentError, match=r"FlatInTime returned shape \(36,\) for weights of shape"):
+    with pytest.raises(ArgumentError, match=r"FlatInTime returned shape \(36,\) for a state of shape"):
         coupled(lambda: Hypernetwork(FlatInTime()))(images())
     with pytest.raises(ArgumentError, match="the weights have shape .* made for"):
         coupled(lambda: ReactionDiffusionAdvection((3, 2, 3, 3)))(images())
@@ -493,7 +493,7 @@ def test_a_slope_of_another_shape_is_one_sentence():
         def forward(self, t, z):
             return super().forward(t, z)[:, :1]
 
-    with pytest.raises(ArgumentError, match=r"Shrinking returned shape .* return dz/dt like z"):
+    with pytest.raises(ArgumentError, match=r"Shrinking returned shape .* return a tensor of the same shape"):
         coupled(operator, Shrinking)(images())
     with pytest.raises(ArgumentError, match="z is of type torch.int64"):
         coupled(operator)(images().long())

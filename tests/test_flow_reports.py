@@ -11,8 +11,8 @@ from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError
 from pyneuralode.fitting.schedules import OneCycle
 from pyneuralode.flows import ContinuousFlow
-from pyneuralode.flows.plots import film, grid_of, log_density_on
-from pyneuralode.flows.recipe import spread
+from pyneuralode.flows.initialization import spread_units
+from pyneuralode.flows.plots import density_frames, grid_points, log_density_at
 from pyneuralode.plotting.flows import flow_animation
 from pyneuralode.progress import SilentProgress
 from pyneuralode.reports import flag_table, flow_compare
@@ -55,10 +55,10 @@ def test_torchs_draws_have_torchs_bounds():
 def test_spread_units_bend_all_over_the_picture():
     field = HyperMLP(2, 512, 16)
     flow = ContinuousFlow(field, engine="torch")
-    flow.set_arrays(spread(field, 3))
+    flow.set_arrays(spread_units(field, 3))
     biases = flow.arrays()["bias_3"][3 * 2 * 512 :]
     assert biases.min() < -1.9 and biases.max() > 1.9 and abs(biases.mean()) < 0.2
-    assert np.array_equal(spread(field, 3)["bias_3"], spread(field, 3)["bias_3"])
+    assert np.array_equal(spread_units(field, 3)["bias_3"], spread_units(field, 3)["bias_3"])
 
 
 def test_one_cycle_rises_and_falls():
@@ -89,18 +89,18 @@ def test_the_reports_set_up_is_the_reports():
 def test_a_film_goes_from_the_base_to_the_data():
     field = HyperMLP(2, 8, 4, output_scale=4.0)
     flow = ContinuousFlow(field, engine="torch")
-    flow.set_arrays(spread(field, 0))
+    flow.set_arrays(spread_units(field, 0))
     extent = (-4.0, 4.0, -2.0, 2.0)
-    times, densities, samples = film(flow, 3, extent, pixels=41, samples=30)
+    times, densities, samples = density_frames(flow, 3, extent, pixels=41, samples=30)
     assert times.tolist() == [0.0, 0.5, 1.0] and densities.shape == (3, 21, 41) and samples.shape == (3, 30, 2)
     assert densities[0].max() == pytest.approx(1 / (2 * math.pi), rel=1e-5)
-    grid = grid_of(extent, 41)
-    np.testing.assert_allclose(densities[2], np.exp(log_density_on(flow, grid)), rtol=1e-4)
+    grid = grid_points(extent, 41)
+    np.testing.assert_allclose(densities[2], np.exp(log_density_at(flow, grid)), rtol=1e-4)
     # Halfway the density at the image of a point of the base is that point's, corrected by the trace's integral.
     half = ContinuousFlow(field, times=(0.0, 0.5), engine="torch")
     half.set_arrays(flow.arrays())
     x, logs = half.sample_and_log_prob(5, seed=1)
-    np.testing.assert_allclose(log_density_on(flow, x.detach().numpy(), 0.5), logs.detach().numpy(), atol=1e-3)
+    np.testing.assert_allclose(log_density_at(flow, x.detach().numpy(), 0.5), logs.detach().numpy(), atol=1e-3)
 
 
 def test_animations_are_written_as_gif(tmp_path):

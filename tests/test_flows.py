@@ -10,7 +10,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 import pyneuralode as pn
 import pyneuralode.flows.continuous
 from pyneuralode.conv_fields import ConcatConv
-from pyneuralode.flows import FlowTerms, load_flow
+from pyneuralode.flows import FlowTerms
 from pyneuralode.flows.dynamics import solve_integrals
 
 A = np.array([[0.4, -1.3], [0.6, -0.1]])
@@ -405,31 +405,24 @@ def test_saved_flows_come_back(tmp_path):
     x = normal_points(4)
     flow = hyper(times=(10.0, 0.0), trace="hutchinson", noise="gaussian", solver="DP5", gradient="Checkpointed")
     flow.save(tmp_path / "flow.safetensors")
-    back = load_flow(tmp_path / "flow.safetensors")
-    with pytest.raises(pn.ModelFileError, match="holds a flow: read it with load_flow"):
-        pn.load(tmp_path / "flow.safetensors")
+    back = pn.load(tmp_path / "flow.safetensors")
     assert torch.equal(back.log_prob(x, seed=1), flow.log_prob(x, seed=1))
     assert (back.times, back.solver, back.control) == (flow.times, flow.solver, flow.control)
     base = Independent(Normal(torch.ones(2).double(), 1.0), 1)
     linear(base=base).save(tmp_path / "own.safetensors")
-    with pytest.raises(pn.ArgumentError, match="give base="):
-        load_flow(tmp_path / "own.safetensors")
-    assert torch.equal(load_flow(tmp_path / "own.safetensors", base=base).log_prob(x), linear(base=base).log_prob(x))
+    with pytest.raises(pn.ArgumentError, match="give load.path, base="):
+        pn.load(tmp_path / "own.safetensors")
+    assert torch.equal(pn.load(tmp_path / "own.safetensors", base=base).log_prob(x), linear(base=base).log_prob(x))
     added = linear(np.diag([1.0, 2.0, 3.0]), augment_dim=1)
     added.save(tmp_path / "added.safetensors")
-    assert load_flow(tmp_path / "added.safetensors").augment_dim == 1
+    assert pn.load(tmp_path / "added.safetensors").augment_dim == 1
 
 
-def test_files_that_are_no_flows(tmp_path):
+def test_a_base_of_a_model_without_one_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
-    with pytest.raises(pn.ModelFileError, match="is not there"):
-        load_flow(path)
-    path.write_bytes(b"damaged")
-    with pytest.raises(pn.ModelFileError, match="damaged"):
-        load_flow(path)
     pn.NeuralODE(pn.MLP((2, 3, 2))).save(path)
-    with pytest.raises(pn.ModelFileError, match="holds no flow"):
-        load_flow(path)
+    with pytest.raises(pn.ArgumentError, match="holds a NeuralODE, which has none: leave base out"):
+        pn.load(path, base=Independent(Normal(torch.ones(2).double(), 1.0), 1))
 
 
 # Mistakes

@@ -357,7 +357,7 @@ def test_an_odenet_and_an_rknet_of_one_seed_are_one_network():
     [
         ({"steps": 0}, "steps is 0: give a positive whole number"),
         ({"steps": 2.5}, "steps is 2.5: give a positive whole number"),
-        ({"steps": 2, "step_size": 0.1}, "steps is 2 and step is 0.1: give one of the two"),
+        ({"steps": 2, "step_size": 0.1}, "steps is 2 and step_size is 0.1: give one of the two"),
         ({"times": (1.0, 1.0)}, r"times is \(1.0, 1.0\): give two different finite numbers"),
         ({"times": 1.0}, "times is 1.0: give the two numbers t0 and t1"),
         ({"solver": "Oiler"}, "did you mean 'Euler'"),
@@ -410,9 +410,9 @@ def test_dropout_in_dynamics_needs_backprop():
         ({"channels": 0}, "channels is 0: give a positive whole number"),
         ({"steps": "20"}, "steps is '20': give a positive whole number"),
         ({"parts": 0}, "parts is 0: give a positive whole number"),
-        ({"kind": "rknet", "gradient": "Checkpointed"}, "an rknet is one with Backprop"),
-        ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, and a resnet has no ODE"),
-        ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, and a cnn has no ODE"),
+        ({"kind": "rknet", "gradient": "Checkpointed"}, "and kind=.rknet. stands for Backprop"),
+        ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, and kind=.resnet. has no ODE"),
+        ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, and kind=.cnn. has no ODE"),
     ],
 )
 def test_wrong_arguments_of_a_classifier(arguments, sentence):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import pyneuralode as pn
 from pyneuralode.cli import app
 from pyneuralode.conv_fields import ConcatConv
 from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
@@ -19,7 +20,7 @@ from pyneuralode.engines.torch_engine.convolved import Convolved
 from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.flows.images.histograms import PixelHistograms
-from pyneuralode.flows.images.multiscale import ImageFlow, load_image_flow
+from pyneuralode.flows.images.multiscale import ImageFlow
 from pyneuralode.flows.images.training import SETUPS, Setup, measure, train_image_flow
 from pyneuralode.flows.images.transforms import (
     Logit,
@@ -208,12 +209,12 @@ def test_save_and_load(tmp_path, digits):
     flow = ImageFlow(STEPS, shape=(1, 8, 8), hidden=(4,), entry="histograms", learned_prior=True)
     flow.histograms.count(digits)
     flow.save(tmp_path / "flow.safetensors")
-    loaded = load_image_flow(tmp_path / "flow.safetensors")
+    loaded = pn.load(tmp_path / "flow.safetensors")
     x = dequantize(torch.as_tensor(digits[:3, None]))
     assert torch.equal(loaded.encode(x), flow.encode(x))
     (tmp_path / "other").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="damaged or not a model file"):
-        load_image_flow(tmp_path / "other")
+        pn.load(tmp_path / "other")
 
 
 def test_mistakes_are_answered_by_one_sentence(digits):

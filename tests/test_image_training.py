@@ -13,16 +13,17 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import pyneuralode as pn
 from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.fitting import SGD, Adam
 from pyneuralode.fitting.in_julia import _is_known
 from pyneuralode.fitting.schedules import StepDecay
-from pyneuralode.images.training import RECIPES, Augmentation, ImageData, Recipe, measure, train_classifier
+from pyneuralode.images.training import RECIPES, Augmentation, ClassifierRecipe, ImageData, measure, train_classifier
 from pyneuralode.images.training.data import Batches
-from pyneuralode.images.training.specs import ModelSpec, Training, load_classifier
+from pyneuralode.images.training.specs import ClassifierSpec, ClassifierTraining
 
-RECIPE = Recipe(4, 20, SGD(0.1, momentum=0.9, weight_decay=5e-4), augmentation=Augmentation(1, True))
+RECIPE = ClassifierRecipe(4, 20, SGD(0.1, momentum=0.9, weight_decay=5e-4), augmentation=Augmentation(1, True))
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +197,7 @@ def test_mistakes_are_answered_by_one_sentence(bars):
     for arguments, words in (
         ((images / 255, np.zeros(5, int)), "images are of type float64: give whole numbers"),
         ((images[0], np.zeros(8, int)), r"images have shape \(8, 8\)"),
-        ((images, np.zeros(4, int)), "images are 5 and labels 4"),
+        ((images, np.zeros(4, int)), "images has 5 entries and labels 4"),
         ((images, np.full(5, 10)), "labels go from 10 to 10: give whole numbers from 0 to 9"),
         ((images, np.full(5, -1)), "labels go from -1 to -1"),
         ((images, np.zeros(5)), "labels have shape .* and type float64"),
@@ -206,13 +207,13 @@ def test_mistakes_are_answered_by_one_sentence(bars):
         with pytest.raises(DataError, match=words):
             ImageData(*arguments)
     train, tests = bars
-    with pytest.raises(DataError, match=r"test images are \(1, 8, 7\) of 2 classes"):
+    with pytest.raises(DataError, match=r"test_data has shape \(1, 8, 7\) and 2 classes"):
         train_classifier(net(), train, train.like(images[:, :, :7], [0] * 5), RECIPE)
     with pytest.raises(ArgumentError, match=r"does not take images of shape \(1, 8, 8\)"):
         train_classifier(nn.Conv2d(3, 8, 3), train, tests, RECIPE)
-    with pytest.raises(ArgumentError, match=r"answers images with shape \(2, 3\): give one of \(n, 2\)"):
+    with pytest.raises(ArgumentError, match=r"returned shape \(2, 3\): give a model that returns logits \(n, 2\)"):
         train_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), train, tests, RECIPE)
-    with pytest.raises(ArgumentError, match="batch is 101, for 100 images"):
+    with pytest.raises(ArgumentError, match="batch is 101, and there are 100 images"):
         train_classifier(net(), train, tests, replace(RECIPE, batch=101))
     with pytest.raises(ArgumentError, match="seed is -1"):
         train_classifier(net(), train, tests, RECIPE, seed=-1)
@@ -229,19 +230,19 @@ def test_mistakes_are_answered_by_one_sentence(bars):
     with pytest.raises(ArgumentError, match="images is 0"):
         train.take(0)
     with pytest.raises(ArgumentError, match="family is 'odenets'.*did you mean 'odenet'"):
-        ModelSpec("odenets")
+        ClassifierSpec("odenets")
 
 
 def test_a_described_model_is_saved_read_and_sent(tmp_path):
-    spec = ModelSpec("anodev2", {"net": "resnet4", "variant": "baseline"})
+    spec = ClassifierSpec("anodev2", {"net": "resnet4", "variant": "baseline"})
     model = spec.build(3)
     spec.save(model, tmp_path / "model.safetensors")
-    assert same(load_classifier(tmp_path / "model.safetensors"), model) and not same(spec.build(4), model)
-    training = pickle.loads(pickle.dumps(Training(spec, RECIPES["short"], images=5)))
+    assert same(pn.load(tmp_path / "model.safetensors"), model) and not same(spec.build(4), model)
+    training = pickle.loads(pickle.dumps(ClassifierTraining(spec, RECIPES["short"], images=5)))
     assert training.spec == spec and same(training.spec.build(3), model)
     (tmp_path / "other").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match="damaged or not a model file"):
-        load_classifier(tmp_path / "other")
+        pn.load(tmp_path / "other")
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_the_odenet_command_trains_and_resumes(tmp_path, mnist):
     assert metrics["parameters"] == 208_010 and metrics["finished"] and metrics["curves"]["evaluations"] == [1, 1]
     assert metrics["machine"] and {"commit", "seed", "seconds", "recipe", "settings"} <= set(metrics)
     assert all((out / name).stat().st_size > 1000 for name in ("model.safetensors", "curve.png", "misread.png"))
-    assert sum(p.numel() for p in load_classifier(out / "model.safetensors").parameters()) == 208_010
+    assert sum(p.numel() for p in pn.load(out / "model.safetensors").parameters()) == 208_010
     again = CliRunner().invoke(app, [*command, "--resume"])
     assert again.exit_code == 0
     assert json.loads((out / "metrics.json").read_text())["curves"] == metrics["curves"]

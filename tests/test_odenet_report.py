@@ -6,7 +6,7 @@ import torch
 
 from pyneuralode.images import ODEBlock
 from pyneuralode.images.training import RECIPES
-from pyneuralode.images.training.specs import ModelSpec, Training
+from pyneuralode.images.training.specs import ClassifierSpec, ClassifierTraining
 from pyneuralode.plotting.classifiers import (
     error_against_parameters,
     evaluations_while_training,
@@ -42,7 +42,7 @@ def ignored(n=1, note=""):
 
 
 def test_the_networks_are_those_of_the_sources():
-    nets = {net.name: ModelSpec("odenet", net.options).build() for net in odenet.NETS}
+    nets = {net.name: ClassifierSpec("odenet", net.options).build() for net in odenet.NETS}
     count = {name: sum(p.numel() for p in net.parameters()) for name, net in nets.items()}
     assert count[odenet.MAIN] == count[odenet.ADAPTIVE] == count["RK-Net, RK4"] == 208_010
     assert round(count["ResNet, 6 blocks"] / 1e6, 2) == 0.60
@@ -55,7 +55,9 @@ def test_the_networks_are_those_of_the_sources():
 
 def test_a_training_counts_evaluations_and_names_what_it_misreads(mnist):
     options = {"kind": "odenet", "channels": 4, "steps": 3}
-    training = Training(ModelSpec("odenet", options), RECIPES["digits"].for_epochs(1), images=320, tests=200)
+    training = ClassifierTraining(
+        ClassifierSpec("odenet", options), RECIPES["digits"].for_epochs(1), images=320, tests=200
+    )
     found = odenet.train(training, 0, ignored)
     assert len(found.losses) == 5 and (found.evaluations == 3).all()
     labels = training.sets()[1].labels.numpy()
@@ -128,8 +130,8 @@ def test_figures_show_what_they_are_given():
 
 
 def test_jobs_are_repeatable(mnist):
-    training = Training(
-        ModelSpec("odenet", {"channels": 4, "steps": 2}),
+    training = ClassifierTraining(
+        ClassifierSpec("odenet", {"channels": 4, "steps": 2}),
         RECIPES["digits"].for_epochs(1),
         images=128,
         tests=50,

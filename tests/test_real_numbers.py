@@ -14,7 +14,7 @@ import pyneuralode as pn
 from pyneuralode.fitting.checkpoint import Checkpoint
 from pyneuralode.fitting.objective import Objective
 from pyneuralode.flows.planar import PlanarFlow
-from pyneuralode.images.training import Augmentation, Recipe
+from pyneuralode.images.training import Augmentation, ClassifierRecipe
 
 ROTATION = pn.Linear(((0.0, 1.0), (-1.0, 0.0)))
 TS, DATA, SQUARE = [0.0, 1.0, 2.0], [[1.0, 0.0], [0.5, 0.4], [-0.4, 0.9]], [[0.0, 1.0], [-1.0, 0.5]]
@@ -107,7 +107,7 @@ COUNTS = {
     "batch": lambda v: flow().fit(np.eye(3)[:, :2], updates=1, batch=v),
     "dim": lambda v: pn.ContinuousFlow(lambda t, z: -z, dim=v),
     "depth": lambda v: PlanarFlow(2, v),
-    "epochs": lambda v: Recipe(v, 2),
+    "epochs": lambda v: ClassifierRecipe(v, 2),
     "crop": lambda v: Augmentation(v),
     "steps": lambda v: pn.ODEBlock(pn.MLP((2, 3, 2)), steps=v, solver="Euler"),
 }

@@ -15,7 +15,7 @@ from pyneuralode.fitting.schedules import OneCycle, StepDecay
 from pyneuralode.flows.images.training import SETUPS, train_image_flow
 from pyneuralode.flows.planar import PlanarFlow
 from pyneuralode.images.training import RECIPES, ImageData, train_classifier
-from pyneuralode.images.training.specs import FAMILIES, ModelSpec
+from pyneuralode.images.training.specs import FAMILIES, ClassifierSpec
 
 FIRST_ORDER = [kind for kind in OPTIMIZERS if kind is not LBFGS]
 
@@ -92,7 +92,7 @@ def test_a_classifiers_training_resumes_to_the_same_bits(name, tmp_path):
 def test_the_packages_classifiers_resume_to_the_same_bits(family, name, tmp_path):
     recipe = replace(RECIPES[name].for_epochs(2), batch=2)
     options = {"odenet": {"steps": 1}, "anodev2": {"net": "resnet4", "variant": "anodev2_one", "steps": 1}}
-    spec = ModelSpec(family, options[family])
+    spec = ClassifierSpec(family, options[family])
     data = images(4, *{"odenet": (1, 28, 28), "anodev2": (3, 32, 32)}[family], classes=10)
     whole = train_classifier(spec.build(), data, data, recipe)
     store = {"checkpoint": tmp_path / "fit.safetensors", "resume": True}

@@ -194,7 +194,7 @@ def test_models_keep_them(tmp_path):
     np.testing.assert_array_equal(again.solve([1.0, 0.0], ts).ys, model.solve([1.0, 0.0], ts).ys)
     flow = pn.ContinuousFlow(pn.MLP((2, 4, 2)), engine="torch", tstops=[0.5])
     flow.save(tmp_path / "flow.safetensors")
-    assert pn.load_flow(tmp_path / "flow.safetensors").control.tstops == (0.5,)
+    assert pn.load(tmp_path / "flow.safetensors").control.tstops == (0.5,)
 
 
 @pytest.mark.parametrize("wrong", [5.0, [math.nan], [math.inf, 1.0], ["a"], [[1.0, 2.0]], [1j], [True], None], ids=str)

@@ -115,16 +115,16 @@ def _training(family, options, recipe, epochs, batch, precision, data, images, t
     """Return the training that the options describe, after building its model once: mistakes are said early."""
     from ..errors import unknown_name
     from ..images.training.recipes import RECIPES
-    from ..images.training.specs import ModelSpec, Training
+    from ..images.training.specs import ClassifierSpec, ClassifierTraining
 
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, RECIPES)
     chosen = RECIPES[recipe] if epochs is None else RECIPES[recipe].for_epochs(epochs)
     changes = {"batch": batch, "precision": precision}
     chosen = dataclasses.replace(chosen, **{k: v for k, v in changes.items() if v is not None})
-    spec = ModelSpec(family, options)
+    spec = ClassifierSpec(family, options)
     spec.build()
-    return Training(spec, chosen, data, reduced, images, tests)
+    return ClassifierTraining(spec, chosen, data, reduced, images, tests)
 
 
 def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:

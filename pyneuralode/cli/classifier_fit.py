@@ -19,7 +19,7 @@ from ..files import check_folder, whole_files
 from ..images.training.data import ImageData
 from ..images.training.loop import train_classifier
 from ..images.training.result import ClassifierFit, Curves
-from ..images.training.specs import Training
+from ..images.training.specs import ClassifierTraining
 from ..plotting.accuracy import accuracy_curves, image_table
 from ..processes import place
 from ..progress import Progress
@@ -54,7 +54,7 @@ def check_outputs(out: Path, seeds: list[int] | None) -> None:
 
 def train_into(
     out: Path,
-    training: Training,
+    training: ClassifierTraining,
     recipe: str,
     seed: int,
     resume: bool,
@@ -117,7 +117,7 @@ def train_into(
 
 def train_seeds(
     out: Path,
-    training: Training,
+    training: ClassifierTraining,
     recipe: str,
     seeds: list[int],
     resume: bool,
@@ -185,7 +185,7 @@ def misread_images(found: ClassifierFit, tests: ImageData, family: str):
 
 def _train_seed(
     out: Path,
-    training: Training,
+    training: ClassifierTraining,
     recipe: str,
     seed: int,
     resume: bool,

@@ -37,8 +37,8 @@ def fit_density(
     from ..fitting import Adam
     from ..fitting.schedules import OneCycle
     from ..flows import ContinuousFlow
-    from ..flows.plots import film, grid_of, log_density_on
-    from ..flows.recipe import spread
+    from ..flows.initialization import spread_units
+    from ..flows.plots import density_frames, grid_points, log_density_at
     from ..plotting.flows import fitted_density, flow_animation
     from ..progress import RichProgress
     from ..time_fields import HyperMLP
@@ -51,7 +51,7 @@ def fit_density(
     check_folder(out, FILES)
     field = HyperMLP(2, width, hidden, output_scale=8.0)
     flow = ContinuousFlow(field, rtol=1e-3, atol=1e-3)
-    flow.set_arrays(spread(field, seed))
+    flow.set_arrays(spread_units(field, seed))
     points = density.sample(20_000, (seed, _BATCH_SEED))
     with RichProgress() as progress:
         fit = flow.fit(
@@ -69,8 +69,8 @@ def fit_density(
         flow = ContinuousFlow(field)
         flow.set_arrays(arrays)
         task = progress.task("pictures", frames)
-        shown = film(flow, frames, _SQUARE, advance=task.advance)
-    logs = log_density_on(flow, points).astype(float)
+        shown = density_frames(flow, frames, _SQUARE, advance=task.advance)
+    logs = log_density_at(flow, points).astype(float)
     metrics = {
         "loss": float(-logs.mean()),
         "entropy": density.entropy,
@@ -85,7 +85,7 @@ def fit_density(
         "message": fit.message,
     }
     figure = fitted_density(
-        points[:4000], log_density_on(flow, grid_of(density.extent, 200)), shown[2][-1], density.extent
+        points[:4000], log_density_at(flow, grid_points(density.extent, 200)), shown[2][-1], density.extent
     )
     animation = flow_animation(*shown, _SQUARE)
     with whole_folder(out) as folder:

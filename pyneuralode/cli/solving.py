@@ -10,7 +10,8 @@ import numpy as np
 
 from ..errors import ArgumentError, ModelFileError
 from ..files import whole_files
-from ..models import NeuralODE, load
+from ..model_files import load
+from ..models import NeuralODE
 from ..plotting.fits import solution_columns
 from .description import DESCRIPTION, MODEL, Description
 
@@ -47,6 +48,8 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     """
     path = path / MODEL if path.is_dir() else path
     model = load(path)
+    if not isinstance(model, NeuralODE):
+        raise ModelFileError(f"{path} holds a {type(model).__name__}, which solves nothing: give a saved NeuralODE.")
     beside = path.with_name(DESCRIPTION)
     dim = model.field.dim - getattr(model, "augment_dim", 0)
     if beside.is_file():

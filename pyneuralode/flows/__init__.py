@@ -1,9 +1,8 @@
-"""Normalizing flows: densities that are images of simple ones under invertible maps."""
+"""Normalizing flows: densities made from simple ones by invertible maps."""
 
 from .continuous import ContinuousFlow, FlowTerms
 from .distribution import FlowDistribution
-from .files import load_flow
 from .planar import PlanarFlow
 from .training import FlowFit
 
-__all__ = ["ContinuousFlow", "FlowDistribution", "FlowFit", "FlowTerms", "PlanarFlow", "load_flow"]
+__all__ = ["ContinuousFlow", "FlowDistribution", "FlowFit", "FlowTerms", "PlanarFlow"]

@@ -1,8 +1,8 @@
-"""Continuous normalizing flows: a density that is the image of a simple one under the flow of a vector field."""
+"""Continuous normalizing flows: densities made from a simple one by the flow of a vector field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from .training import BatchLoss, FlowFit, Schedule, train
 
 @dataclass(frozen=True)
 class FlowTerms:
-    """Per sample (...,): the log density (nats), and the integrals over the time of |f|^2 and of |df/dz|_F^2."""
+    """For each sample (...,) the log density (nats), and the integrals over time of |f|^2 and of |df/dz|_F^2."""
 
     log_prob: Tensor
     kinetic: Tensor
@@ -40,37 +40,52 @@ class FlowTerms:
 class ContinuousFlow(NeuralODE):
     """A continuous normalizing flow (Chen et al. 2018; Grathwohl et al. 2019).
 
-    A sample z of the base density is carried by ``dz/dt = f(t, z)`` from the first of `times` to the second, where it
-    is a sample of the flow's density.
+    ``dz/dt = f(t, z)`` carries a sample z of the base density from the first of `times` to the second, where it is a
+    sample of the flow's density.
 
     Parameters
     ----------
     field : VectorField, torch.nn.Module or callable
         A described field such as `HyperMLP`, or ``f(t, z)`` for z (n, d) that treats the samples one by one.
     times : (float, float)
-        The times of the base and of the data, in either order.
+        The time of the base and the time of the data, in either order.
     base : torch.distributions.Distribution, optional
-        Of event shape (d,); the standard normal unless given.
+        The base density, of event shape (d,); by default the standard normal.
     trace : {"exact", "hutchinson"}
-        The trace of df/dz: in closed form, by the layers or by vectorized products; or estimated from one noise vector
-        a sample, the same throughout a solve.
+        How to compute the trace of df/dz: exactly, by the layers or by vectorized products; or estimated with one noise
+        vector for each sample, which stays the same throughout a solve.
     noise : {"rademacher", "gaussian"}
         Hutchinson's noise.
     augment_dim : int
-        Added components (Dupont et al. 2019): x is joined by that many e ~ N(0, 1), and the base by a standard normal.
-        `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
+        Number of added components (Dupont et al. 2019): x is joined by as many e ~ N(0, 1), and the base by a standard
+        normal. `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
     dim : int, optional
         Dimension of the data, for a module or callable without a `base`.
     solver, gradient, engine, seed, **control
-        As in `NeuralODE`; the tolerances are 1e-5 unless given.
+        As in `NeuralODE`; the tolerances are 1e-5 by default.
     compiled : bool
-        Differentiate the traces of described fields by hand; False leaves them to autograd, for second derivatives.
+        Take hand-written derivatives of the traces of described fields; False leaves them to autograd, which can
+        differentiate twice.
     dtype : torch.dtype
-        Dtype of a described field's parameters, and of all that the flow computes.
+        Dtype of a described field's parameters, and of everything that the flow computes.
 
-    Points are arrays or tensors; what comes back are tensors in the flow's dtype and device. Gradients reach the
-    parameters and points that ask for them: evaluate large sets of points under ``torch.no_grad()``.
+    Raises
+    ------
+    ArgumentError
+        For arguments that do not fit together, or an unknown trace, noise, solver, gradient or engine.
+
+    Notes ----- Points are arrays or tensors; results are tensors of the flow's dtype, on its device. Gradients flow to
+    the parameters and to points that require them: evaluate large sets of points under ``torch.no_grad()``.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> flow = pn.ContinuousFlow(pn.HyperMLP(dim=2, width=8, hidden=8))
+    >>> flow.sample(3).shape, flow.log_prob(np.zeros((3, 2))).shape
+    (torch.Size([3, 2]), torch.Size([3]))
     """
+
+    SAVED = ("times", "trace", "noise", "augment_dim")
 
     def __init__(
         self,
@@ -133,13 +148,13 @@ class ContinuousFlow(NeuralODE):
     def log_prob(self, x: Any, seed: int = 0) -> Tensor:
         """Return the log density (...,) in nats at points x (..., d).
 
-        `seed` is that of Hutchinson's noise and of the added components, where there are any.
+        `seed` determines Hutchinson's noise and the added components, where there are any.
         """
         points = self._points("x", x)
         return self._measure(points, np.random.default_rng(seed))[0].reshape(points.shape[:-1])
 
     def terms(self, x: Any, seed: int = 0) -> FlowTerms:
-        """Return the log density at points x (..., d), and the penalties of Finlay et al. 2020, each (...,)."""
+        """Return the log density at points x (..., d) and the penalties of Finlay et al. 2020, each of shape (...,)."""
         points = self._points("x", x)
         log_prob, found = self._measure(points, np.random.default_rng(seed), kinetic=True, jacobian=True)
         shape = points.shape[:-1]
@@ -152,27 +167,27 @@ class ContinuousFlow(NeuralODE):
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """Return n samples (n, d), without gradient."""
+        """Return n samples (n, d), without gradients."""
         return self.transform(self.draw_base(n, seed))[:, : self.dim]
 
     def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Return n samples (n, d) and their log densities (n,), connected to the parameters.
+        """Return n samples (n, d) and their log densities (n,), differentiable in the parameters.
 
-        With added components the second is the log density of the whole state, less that of its added part's N(0, 1).
+        With added components the log density is that of the whole state, less that of the added part under N(0, 1).
         """
         x, log_prob, _ = self._emit(n, seed, np.random.default_rng(seed))
         return x, log_prob
 
     def transform(self, z: Any, times: Any = None) -> Tensor:
-        """Carry states z (n, d + augment_dim) from the base to the data; the result is like z.
+        """Carry states z (n, d + augment_dim) from the base to the data; return states like z.
 
-        With `times`, which lie between those of the base and of the data in any order, to each of them:
+        With `times` (T,), in any order between those of the base and of the data, return the states at each of them,
         (T, n, d + augment_dim).
         """
         return self._carry("z", z, *self.times, times)
 
     def inverse(self, x: Any, times: Any = None) -> Tensor:
-        """Carry states x (n, d + augment_dim) back from the data to the base, or to each of `times`; see `transform`."""
+        """Carry states x (n, d + augment_dim) from the data to the base, or to each of `times`; see `transform`."""
         return self._carry("x", x, *reversed(self.times), times)
 
     def distribution(self) -> FlowDistribution:
@@ -198,40 +213,47 @@ class ContinuousFlow(NeuralODE):
         checkpoint_every: int = 100,
         resume: bool = False,
     ) -> FlowFit:
-        """Fit the flow by stochastic gradients to data, to a sampler's fresh points, or to a given log density.
+        """Fit the flow by stochastic gradients to data, to fresh points of a sampler, or to a given log density.
 
         Parameters
         ----------
         data : array (n, d), optional
-            Each update takes `batch` of its rows, drawn with replacement; all of them where there are no more.
+            Each update takes `batch` of its rows, drawn with replacement; all of them if there are no more than that.
         sampler : callable, optional
-            ``sampler(n, rng)`` -> (n, d) fresh points for every update, `rng` a NumPy generator.
+            ``sampler(n, rng)`` returns fresh points (n, d) for every update; `rng` is a NumPy generator.
         log_density : callable, optional
-            ``log_density(x)`` -> tensor (n,) for tensors x (n, d), up to a constant: minimizes the reverse divergence
-            E_q[log q - log p] of the flow's own samples. Exactly one of the three is given.
+            ``log_density(x)`` returns a tensor (n,) for x (n, d), up to a constant. The fit then minimizes the reverse
+            divergence E_q[log q - log p] over the flow's own samples. Give exactly one of the three.
         updates, batch : int
-            How many updates, of how many points each.
+            Number of updates, and of the points of each.
         optimizer : Optimizer
             One of `pyneuralode.fitting`, such as ``Adam(1e-2, schedule="cosine", clip=1.0)``.
         schedule : str or callable, optional
-            In place of the optimizer's own schedule: its name, or ``schedule(update)`` -> learning rate.
+            Replaces the optimizer's own schedule: a name, or ``schedule(update)`` returning the learning rate.
         kinetic, jacobian : float
             Weights of the penalties: the batch's mean integrals of |f|^2 and of |df/dz|_F^2 (Finlay et al. 2020).
         seed : int
-            Of batches and noise; both are drawn anew for every update, from the seed and the update's number alone.
+            Seed of batches and noise, which are drawn anew for every update from the seed and the update's number.
         progress : bool or Progress
             True draws a progress bar.
         callback : callable, optional
-            ``callback(update, loss)`` after every update.
+            ``callback(update, loss)`` is called after every update.
         checkpoint : path, optional
-            File to which the fit is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a fit
-            stopped in between goes on from there and ends exactly as if it had not been stopped.
+            File to which the fit is saved every `checkpoint_every` updates and at its end. With ``resume=True`` an
+            interrupted fit continues from there and ends exactly as if it had not been interrupted.
 
         Returns
         -------
         FlowFit
-            Also after Ctrl-C, where the loss becomes non-finite and where a solve fails: then ``finished`` is False,
-            ``message`` says what happened, and the best parameters so far are in the flow.
+            It is returned after Ctrl-C, when the loss becomes non-finite, and when a solve fails, too: then
+            ``finished`` is False, ``message`` says what happened, and the flow has the best parameters so far.
+
+        Raises
+        ------
+        ArgumentError
+            For arguments that do not fit, or not exactly one of data, sampler and log_density.
+        DataError
+            For points of the wrong shape, or numbers that are not finite.
         """
         for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
             if real_number(name, value, "give a weight of at least 0, such as 0.01") < 0:
@@ -315,7 +337,7 @@ class ContinuousFlow(NeuralODE):
         return _standard_normal(self.augment_dim, self._kind).log_prob(added) if self.augment_dim else 0.0
 
     def draw_base(self, n: int, seed: int | None = None) -> Tensor:
-        """Return n states (n, d + augment_dim) of the base; from torch's own generator where `seed` is None."""
+        """Return n states (n, d + augment_dim) of the base, drawn from torch's own generator if `seed` is None."""
         n = whole_number("n", n)
         device = self._kind.get("device", torch.device("cpu"))
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
@@ -346,14 +368,16 @@ class ContinuousFlow(NeuralODE):
             states = states[1:]
         return states[torch.as_tensor(place.reshape(-1).copy(), device=state.device)]
 
-    def _extra_description(self) -> dict:
-        return {
-            "times": self.times,
-            "base": "standard normal" if self._given_base is None else type(self._given_base).__name__,
-            "trace": self.trace,
-            "noise": self.noise,
-            "augment_dim": self.augment_dim,
-        }
+    def _further_description(self) -> dict[str, Any]:
+        base = "standard normal" if self._given_base is None else type(self._given_base).__name__
+        return {**super()._further_description(), "base": base}
+
+    @classmethod
+    def from_saved(
+        cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], base: Distribution | None = None
+    ) -> ContinuousFlow:
+        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        return super().from_saved(description, arrays, base=base)
 
 
 def _standard_normal(dim: int, kind: dict) -> Distribution:
@@ -361,7 +385,7 @@ def _standard_normal(dim: int, kind: dict) -> Distribution:
 
 
 def _dimensions(field: Any, augment_dim: int, base: Distribution | None, dim: int | None) -> tuple[int, int]:
-    """Return the numbers of added components and of the data's."""
+    """Return the number of added components and the dimension of the data."""
     whole = field.dim if isinstance(field, VectorField) else None
     augment_dim = whole_number("augment_dim", augment_dim, 0)
     if whole is not None and augment_dim >= whole:
@@ -369,7 +393,7 @@ def _dimensions(field: Any, augment_dim: int, base: Distribution | None, dim: in
     if whole is not None:
         if dim is not None and dim != whole - augment_dim:
             raise ArgumentError(
-                f"dim is {dim}, and the field with augment_dim = {augment_dim} has {whole - augment_dim}: leave dim out."
+                f"dim is {dim}, and field and augment_dim = {augment_dim} leave {whole - augment_dim}: leave dim out."
             )
         return augment_dim, whole - augment_dim
     if dim is None and base is None:

@@ -1,4 +1,4 @@
-"""A flow seen as a torch distribution."""
+"""Flows as torch distributions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class FlowDistribution(Distribution):
-    """A `ContinuousFlow` as a torch distribution; samples come from torch's own random numbers."""
+    """A `ContinuousFlow` as a torch distribution of event shape (d,); it samples with torch's own random numbers."""
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector
@@ -24,7 +24,7 @@ class FlowDistribution(Distribution):
         super().__init__(batch_shape=torch.Size(), event_shape=torch.Size([flow.dim]), validate_args=False)
 
     def rsample(self, sample_shape=torch.Size()) -> Tensor:
-        """Return samples (*sample_shape, d), connected to the flow's parameters."""
+        """Return samples (*sample_shape, d), differentiable in the flow's parameters."""
         shape = torch.Size(sample_shape)
         x = self.flow.transform(self.flow.draw_base(shape.numel()))[:, : self.flow.dim]
         return x.reshape(*shape, self.flow.dim)

@@ -1,10 +1,11 @@
-"""Planar flows, the discrete counterpart that continuous flows are compared with (Rezende and Mohamed 2015)."""
+"""Planar flows (Rezende and Mohamed 2015), the discrete counterpart of continuous flows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.functional import softplus
 from ..arguments import real_tensor, whole_number
 from ..errors import ArgumentError
 from ..fitting.optimizers import Adam, Optimizer
+from ..model_files import arrays_of, load_arrays, write_model_file
 from ..progress import Progress
 from .training import BatchLoss, FlowFit, Schedule, train
 
@@ -21,20 +23,34 @@ _BISECTIONS = {torch.float32: 32, torch.float64: 64}
 
 
 class PlanarFlow(nn.Module):
-    """`depth` layers ``z + u tanh(w . z + b)``, from a standard normal base to the data.
+    """A planar flow: `depth` layers ``z + u tanh(w . z + b)``, from a standard normal base to the data.
 
-    Each u is corrected along w so that ``w . u >= -1``, which makes the layer invertible (Rezende and Mohamed
-    2015, appendix A.1). There is no closed form of the inverse: sampling and its log-density are one pass, while
-    `inverse` and `log_prob` bisect a monotone function of one variable in each layer.
+    Each u is corrected along w so that ``w . u >= -1``, which makes the layer invertible (Rezende and Mohamed 2015,
+    appendix A.1). The inverse has no closed form: samples and their log densities take one pass, while `inverse` and
+    `log_prob` bisect a monotone function of one variable in each layer.
 
     Parameters
     ----------
     dim : int
+        Dimension of the points.
     depth : int
         Number of layers.
     seed : int
-        Of the initial parameters: w ~ N(0, 1/dim), u ~ N(0, 0.01), b = 0.
+        Seed of the initial parameters: w ~ N(0, 1/dim), u ~ N(0, 0.01), b = 0.
     dtype : torch.dtype
+        torch.float32 or torch.float64.
+
+    Raises
+    ------
+    ArgumentError
+        For a count that is not positive, another dtype, or points of another dimension.
+
+    Examples
+    --------
+    >>> flow = PlanarFlow(2, depth=4)
+    >>> x, log_prob = flow.sample_and_log_prob(5)
+    >>> x.shape, torch.allclose(flow.log_prob(x), log_prob, atol=1e-4)
+    (torch.Size([5, 2]), True)
     """
 
     def __init__(self, dim: int, depth: int, *, seed: int = 0, dtype: torch.dtype = torch.float32):
@@ -52,7 +68,7 @@ class PlanarFlow(nn.Module):
         return f"dim={self.dim}, depth={self.depth}"
 
     def corrected(self) -> Tensor:
-        """Return the u of every layer (depth, dim), moved along w so that w . u > -1."""
+        """Return u (depth, dim) of all layers, moved along w so that w . u > -1."""
         product = (self.w * self.u).sum(-1, keepdim=True)
         length = self.w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(self.dtype).tiny)
         return self.u + (softplus(product) - 1 - product) * self.w / length
@@ -74,7 +90,7 @@ class PlanarFlow(nn.Module):
 
     @torch.no_grad()
     def inverse(self, x: Tensor) -> Tensor:
-        """Return the points (n, dim) of the base whose images are `x` (n, dim); without gradient."""
+        """Return the points (n, dim) of the base whose images are `x` (n, dim), without gradients."""
         x = self._points("x", x)
         u = self.corrected()
         for k in reversed(range(self.depth)):
@@ -90,12 +106,12 @@ class PlanarFlow(nn.Module):
         return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-density (n,) in nats at `x` (n, dim), with gradient in the parameters alone."""
+        """Return the log density (n,) in nats at `x` (n, dim), differentiable in the parameters but not in `x`."""
         z = self.inverse(x)
         return _log_normal(z) - self.push(z)[1]
 
     def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Return `n` points (n, dim) and their log-densities (n,), differentiable in the parameters."""
+        """Return `n` samples (n, dim) and their log densities (n,), differentiable in the parameters."""
         n = whole_number("n", n)
         generator = torch.Generator().manual_seed(whole_number("seed", seed, 0))
         z = torch.randn(n, self.dim, dtype=self.dtype, generator=generator)
@@ -104,7 +120,7 @@ class PlanarFlow(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
-        """Return `n` points (n, dim)."""
+        """Return `n` samples (n, dim), without gradients."""
         return self.sample_and_log_prob(n, seed)[0]
 
     def fit(
@@ -122,12 +138,11 @@ class PlanarFlow(nn.Module):
         checkpoint_every: int = 100,
         resume: bool = False,
     ) -> FlowFit:
-        """Minimize the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log-density.
+        """Minimize the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log density.
 
         `log_density` maps points (n, dim) to (n,) and need not be normalized; the loss is the divergence less
         the logarithm of its normalizing constant. The other arguments are those of `ContinuousFlow.fit`.
         """
-
         batch = whole_number("batch", batch)
 
         def compute(update: int) -> BatchLoss:
@@ -148,6 +163,17 @@ class PlanarFlow(nn.Module):
             resume=resume,
             identity={"flow": repr(self), "batch": str(batch), "seed": str(seed)},
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write the flow to one safetensors file, which `pyneuralode.load` reads."""
+        write_model_file(path, "PlanarFlow", {"dim": self.dim, "depth": self.depth}, arrays_of(self))
+
+    @classmethod
+    def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PlanarFlow:
+        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        flow = cls(**description, dtype=torch.as_tensor(arrays["w"]).dtype)
+        load_arrays(flow, arrays)
+        return flow
 
     def _points(self, name: str, x: Tensor) -> Tensor:
         x = real_tensor(name, x, dtype=self.dtype)

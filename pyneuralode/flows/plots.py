@@ -1,4 +1,4 @@
-"""What pictures of a flow in the plane show: its density on a grid at any time, and samples on their way."""
+"""Data for figures of a flow in the plane: its density on a grid at any time, and the paths of samples."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ Extent = tuple[float, float, float, float]
 _ROWS = 20_000
 
 
-def grid_of(extent: Extent, pixels: int) -> np.ndarray:
-    """Return the points (rows, columns, 2) of a grid on `extent`, the longer side of which has `pixels` points."""
+def grid_points(extent: Extent, pixels: int) -> np.ndarray:
+    """Return the points (rows, columns, 2) of a grid on `extent`, with `pixels` points along its longer side.
+
+    `extent` is (left, right, bottom, top), as in matplotlib.
+    """
     left, right, bottom, top = extent
     spacing = max(right - left, top - bottom) / (pixels - 1)
     counts = [round(side / spacing) + 1 for side in (right - left, top - bottom)]
@@ -23,8 +26,8 @@ def grid_of(extent: Extent, pixels: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def log_density_on(flow: ContinuousFlow, points: np.ndarray, time: float | None = None) -> np.ndarray:
-    """Return the log density (...) at points (..., 2); at a `time` between base and data that of the states then."""
+def log_density_at(flow: ContinuousFlow, points: np.ndarray, time: float | None = None) -> np.ndarray:
+    """Return the log density (...,) in nats at points (..., 2), of the data or of the states at another `time`."""
     rows = torch.as_tensor(points, dtype=torch.float32).reshape(-1, points.shape[-1])
     if time == flow.times[0]:
         return flow.base.log_prob(rows).reshape(points.shape[:-1]).numpy()
@@ -36,7 +39,7 @@ def log_density_on(flow: ContinuousFlow, points: np.ndarray, time: float | None 
     return torch.cat(found).reshape(points.shape[:-1]).numpy()
 
 
-def film(
+def density_frames(
     flow: ContinuousFlow,
     count: int,
     extent: Extent,
@@ -45,17 +48,17 @@ def film(
     seed: int = 1,
     advance: Callable[[int, str], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `count` times from base to data, the densities (count, rows, columns) then, and samples (count, n, 2).
+    """Return `count` times from base to data, the densities (count, rows, columns) and samples (count, n, 2) at each.
 
-    ``advance(1, note)`` is called after every time.
+    ``advance(1, note)`` is called after each time.
     """
-    times, grid = np.linspace(*flow.times, count), grid_of(extent, pixels)
+    times, grid = np.linspace(*flow.times, count), grid_points(extent, pixels)
     with torch.random.fork_rng([]), torch.no_grad():
         torch.manual_seed(seed)
         paths = flow.transform(flow.base.sample((samples,)), times).numpy()
     densities = []
     for time in times:
-        densities.append(np.exp(log_density_on(flow, grid, float(time))))
+        densities.append(np.exp(log_density_at(flow, grid, float(time))))
         if advance is not None:
             advance(1, f"t = {time:.2f}")
     return times, np.stack(densities), paths

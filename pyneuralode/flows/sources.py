@@ -1,4 +1,4 @@
-"""What a flow is fitted to: rows of data, a sampler's fresh points, or a log density."""
+"""Sources that a flow is fitted to: rows of data, fresh points of a sampler, or a log density."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..arguments import real_array
 from ..errors import ArgumentError, DataError
 
 
-class Rows:
-    """Batches of the rows of data (n, d), drawn with replacement; all rows where they are no more than a batch."""
+class DataSource:
+    """Rows of data (n, d), drawn with replacement; all of them if there are no more than a batch."""
 
     name = "data"
 
@@ -38,30 +38,30 @@ class Rows:
         return self.values[rng.integers(len(self.values), size=n)]
 
 
-class Fresh:
-    """A sampler, its points checked."""
+class SamplerSource:
+    """Fresh points of a sampler, whose shape is checked."""
 
     name = "sampler"
 
     def __init__(self, sampler: Callable[[int, np.random.Generator], Any], dim: int):
         _require_callable("sampler", sampler, "(n, rng)")
         self.sampler, self.dim = sampler, dim
-        self.identity = f"sampler {_name(sampler)}"
+        self.identity = f"sampler {_name_of(sampler)}"
 
     def __call__(self, n: int, rng: np.random.Generator) -> Any:
         points = self.sampler(n, rng)
         if tuple(np.shape(points)) != (n, self.dim):
-            raise DataError(f"sampler returned shape {np.shape(points)}: it must return ({n}, {self.dim}).")
+            raise DataError(f"sampler returned shape {np.shape(points)}: return points ({n}, {self.dim}).")
         return points
 
 
-class Density:
-    """A log density, what it returns checked."""
+class LogDensitySource:
+    """A log density, whose values are checked."""
 
     def __init__(self, log_density: Callable[[Tensor], Tensor]):
         _require_callable("log_density", log_density, "(x)")
         self.log_density = log_density
-        self.identity = f"log density {_name(log_density)}"
+        self.identity = f"log density {_name_of(log_density)}"
 
     def __call__(self, x: Tensor) -> Tensor:
         values = self.log_density(x)
@@ -71,8 +71,8 @@ class Density:
         return values
 
 
-def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> Rows | Fresh | Density:
-    """Return the one source that is given, checked."""
+def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> DataSource | SamplerSource | LogDensitySource:
+    """Return the one source that is given, or raise an ArgumentError unless there is exactly one."""
     given = [n for n, v in (("data", data), ("sampler", sampler), ("log_density", log_density)) if v is not None]
     if len(given) != 1:
         found = (
@@ -80,8 +80,8 @@ def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> Rows | F
         )
         raise ArgumentError(f"{found}: give one of the three.")
     if data is not None:
-        return Rows(data, dim)
-    return Fresh(sampler, dim) if sampler is not None else Density(log_density)
+        return DataSource(data, dim)
+    return SamplerSource(sampler, dim) if sampler is not None else LogDensitySource(log_density)
 
 
 def _require_callable(name: str, value: Any, arguments: str) -> None:
@@ -89,5 +89,5 @@ def _require_callable(name: str, value: Any, arguments: str) -> None:
         raise ArgumentError(f"{name} is of type {type(value).__name__}: give a function of {arguments}.")
 
 
-def _name(function: Any) -> str:
+def _name_of(function: Any) -> str:
     return getattr(function, "__qualname__", type(function).__name__)

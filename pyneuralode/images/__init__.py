@@ -1,9 +1,9 @@
-"""Image models: ODE blocks in networks of torch, and whole classifiers; their training is in `pyneuralode.images.training`."""
+"""Image models: ODE blocks as layers of torch networks, and whole classifiers; `images.training` trains them."""
 
 from .anodev2 import image_model
 from .blocks import ConvDynamics, ResidualBlock
 from .coupled import CoupledODE
-from .evolution import Evolution, Hypernetwork, Integrated, KernelNetwork, ReactionDiffusionAdvection
+from .evolution import Evolution, Hypernetwork, KernelNetwork, ODEEvolution, ReactionDiffusionAdvection
 from .ode_block import ODEBlock
 from .odenet import classifier
 
@@ -12,7 +12,7 @@ __all__ = [
     "CoupledODE",
     "Evolution",
     "Hypernetwork",
-    "Integrated",
+    "ODEEvolution",
     "KernelNetwork",
     "ODEBlock",
     "ReactionDiffusionAdvection",

@@ -1,14 +1,15 @@
 """The networks of ANODEV2 (Zhang et al., NeurIPS 2019) for CIFAR-10: AlexNet, ResNet-4 and ResNet-10, in five variants.
 
-The paper gives accuracies and parameter counts, not layers. The baselines here have its counts to the last parameter. What
-becomes an ODE follows the public code of the same group for ANODE: the residual block that changes neither channels nor size,
-in each stage the last; its slope ends in a ReLU, and no other follows. That every step has batch norms of its own, and
-that AlexNet's convolution in the ODE has no bias, is deduced from the counts.
+The paper gives accuracies and parameter counts, but no layers. The baselines here match its counts exactly. Which
+blocks become ODEs follows the same group's public code for ANODE: in each stage the last residual block, which changes
+neither channels nor size; its right-hand side ends in a ReLU, and none follows the block. The counts imply that every
+step has batch norms of its own and that AlexNet's convolution inside the ODE has no bias.
 
-`parameter_table` compares the counts. Those of the ODE, and all of AlexNet's, agree to the last digit printed. For
-ANODEV2 that takes six numbers for each output channel of an evolving convolution: a second-order operator in the plane
-has as many coefficients, three of diffusion, two of advection and one of reaction. ResNet-4 and ResNet-10 have in the
-paper one more number for each channel and step, 0.2 to 1 % of all, of which nothing is known; it is not here.
+`parameter_table` compares the counts. Those of the ODE variants, and all of AlexNet's, agree to the last printed digit.
+For ANODEV2 this takes six numbers for each output channel of an evolving convolution, the coefficients of a
+second-order operator in the plane: three of diffusion, two of advection and one of reaction. In the paper ResNet-4 and
+ResNet-10 have one more number for each channel and step, 0.2 to 1 % of the total, which it does not explain; it is left
+out here.
 """
 
 from __future__ import annotations
@@ -42,23 +43,35 @@ def image_model(
     solver: str = "Euler",
     seed: int = 0,
 ) -> nn.Module:
-    """Return an untrained network, a plain module from images (n, 3, 32, 32) to logits (n, 10).
+    """Return an untrained network from images (n, 3, 32, 32) to logits (n, 10).
 
     Parameters
     ----------
     net : {"alexnet", "resnet4", "resnet10"}
     variant : {"baseline", "neural_ode", "anode", "anodev2_one", "anodev2_two"}
-        The residual network; its ODE with constant weights and the adjoint solved back in the same steps
-        (`BacksolveAdjoint`); the same ODE with the gradient of its discrete steps (`Checkpointed`); the kernels evolving
-        too, in the steps of the activations or in ten steps of their own.
+        The residual network; an ODE with constant weights, its adjoint solved back in the same steps
+        (`BacksolveAdjoint`); the same ODE with the gradient of its discrete steps (`Checkpointed`); an ODE whose
+        kernels evolve too, in the steps of the activations or in ten steps of their own.
     steps : int, optional
-        Nt, the steps of the activations: 2 for "anodev2_two" and 5 for the others unless given. The baseline has none.
+        Steps of the activations (Nt in the paper): by default 2 for "anodev2_two" and 5 for the others. The baseline
+        has none.
     weight_steps : int, optional
-        Of the kernels: 10 for "anodev2_two" and as many as `steps` for "anodev2_one" unless given.
+        Steps of the kernels: by default 10 for "anodev2_two" and `steps` for "anodev2_one".
     solver : str
-        Of the activations, an explicit one such as "Euler" or "RK4".
+        Explicit solver of the activations, such as "Euler" or "RK4".
     seed : int
-        The initial weights follow from it; the four ODEs of a net have the same.
+        Seed of the initial weights. The four ODE variants of a net start from the same ones.
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown net, variant or solver, or a number of steps that is not positive.
+
+    Examples
+    --------
+    >>> model = image_model("resnet4", "anodev2_one")
+    >>> model(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     if net not in NETS:
         raise unknown_name("net", net, NETS)
@@ -71,8 +84,8 @@ def image_model(
 
     def block(channels: int, *, kernel: int = 3, layers: int = 2, bias: bool = False) -> nn.Module:
         if variant == "baseline":
-            return Residual(channels, channels, kernel=kernel, layers=layers, bias=bias)
-        slope = Slope(channels, kernel, layers)
+            return PostActivationBlock(channels, channels, kernel=kernel, layers=layers, bias=bias)
+        dynamics = StackedDynamics(channels, kernel, layers)
         evolutions = {}
         if variant.startswith("anodev2"):
             evolutions = {
@@ -82,13 +95,13 @@ def image_model(
                 for layer in range(layers)
             }
         return CoupledODE(
-            slope,
+            dynamics,
             evolutions,
             steps=steps,
             weight_steps=weight_steps,
             solver=solver,
             gradient="BacksolveAdjoint" if variant == "neural_ode" else None,
-            own=[f"norms.{layer}" for layer in range(layers)],
+            per_step=[f"norms.{layer}" for layer in range(layers)],
         )
 
     with torch.random.fork_rng(devices=[]):
@@ -96,8 +109,8 @@ def image_model(
         return {"alexnet": _alexnet, "resnet4": _resnet4, "resnet10": _resnet10}[net](block)
 
 
-class Residual(nn.Module):
-    """ReLU(x + g(x)), g a stack of convolutions and batch norms with ReLU between them (He et al. 2016)."""
+class PostActivationBlock(nn.Module):
+    """The map x -> ReLU(x + g(x)), g a stack of convolutions and batch norms, ReLU between them (He et al. 2016)."""
 
     def __init__(
         self,
@@ -127,8 +140,8 @@ class Residual(nn.Module):
         return torch.relu(self.shortcut(x) + change)
 
 
-class Slope(nn.Module):
-    """f(t, z) of images (n, channels, height, width): convolutions without bias, each with a batch norm and ReLU."""
+class StackedDynamics(nn.Module):
+    """Dynamics f(t, z) of images (n, channels, height, width): convolutions, each with a batch norm and ReLU."""
 
     def __init__(self, channels: int, kernel: int, layers: int):
         super().__init__()
@@ -145,7 +158,7 @@ class Slope(nn.Module):
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a variant of a net: `ours`, and `printed` in Table 3, rounded to ten."""
+    """Number of parameters of a variant of a net: `ours`, and the one `printed` in Table 3, rounded to ten."""
 
     net: str
     variant: str
@@ -154,12 +167,12 @@ class ParameterCount:
 
     @property
     def difference(self) -> int:
-        """How many more are printed than ours; up to five either way is rounding."""
+        """The printed number less ours; up to five either way is rounding."""
         return round(self.printed) - self.ours
 
 
 def parameter_table() -> list[ParameterCount]:
-    """Return our counts beside Table 3's, for five steps of the activations and two in configuration two."""
+    """Return our counts beside those of Table 3, with five steps of the activations, or two in configuration two."""
     return [
         ParameterCount(net, variant, sum(p.numel() for p in image_model(net, variant).parameters()), 1000 * thousands)
         for net, row in PRINTED.items()
@@ -181,7 +194,7 @@ def _resnet4(block: Callable[..., nn.Module]) -> nn.Module:
 
 def _resnet10(block: Callable[..., nn.Module]) -> nn.Module:
     return nn.Sequential(
-        *(*_stem(), Residual(16, 16), block(16), Residual(16, 32, stride=2), block(32)),
+        *(*_stem(), PostActivationBlock(16, 16), block(16), PostActivationBlock(16, 32, stride=2), block(32)),
         *(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(128, 10)),
     )
 

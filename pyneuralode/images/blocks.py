@@ -1,4 +1,4 @@
-"""The parts of image classifiers: convolutional dynamics with or without the time, and residual blocks."""
+"""Parts of image classifiers: convolutional dynamics with or without time dependence, and residual blocks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional
 
 
 class TimeConv2d(nn.Conv2d):
-    """A 3x3 convolution without bias of images (n, in, height, width) and the time t as one more, last channel.
+    """A 3x3 convolution, without bias, of images (n, in, height, width) with the time t as an additional last channel.
 
-    Its weight is (out, in + 1, 3, 3). The time's channel is the same for all images: it is convolved once for the
-    batch and added, which saves a copy of the images and an odd number of channels.
+    Its weight has shape (out, in + 1, 3, 3). The time channel is the same for all images: it is convolved once per
+    batch and added, which saves a copy of the images and avoids an odd number of channels.
     """
 
     def __init__(self, channels: int, out: int):
@@ -24,7 +24,7 @@ class TimeConv2d(nn.Conv2d):
 
 
 class PlainConv2d(nn.Conv2d):
-    """A 3x3 convolution without bias that ignores the time."""
+    """A 3x3 convolution, without bias, that ignores the time."""
 
     def __init__(self, channels: int, out: int):
         super().__init__(channels, out, 3, padding=1, bias=False)
@@ -34,11 +34,12 @@ class PlainConv2d(nn.Conv2d):
 
 
 class TimeBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization of dynamics on [0, 1], with running statistics of each of `parts` parts of it.
+    """Batch normalization for dynamics on [0, 1], with separate running statistics for each of `parts` equal intervals.
 
-    Training normalizes by the batch's statistics, which are others at every time; an average over all times fits none of
-    them, and the network that is tested is then not the one that was trained. A part that training never came to is
-    normalized as the nearest one that it did. ``parts=1`` is `torch.nn.BatchNorm2d`, ``momentum`` as there, not None.
+    Training normalizes by the batch's statistics, which differ from time to time. Their average over all times fits
+    none of them: the network that is tested would not be the one that was trained. An interval that training never
+    visited takes the statistics of the nearest one visited. ``parts=1`` is `torch.nn.BatchNorm2d`; ``momentum`` is as
+    there, but not None.
     """
 
     def __init__(self, channels: int, parts: int):
@@ -63,9 +64,9 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
         return normalized
 
     def _part(self, t: Tensor) -> Tensor:
-        """Return in which part t lies, as an index (1,); in evaluation the nearest that training came to."""
+        """Return the index (1,) of the interval that holds t; in evaluation mode the nearest that training visited."""
         parts = len(self.num_batches_tracked)
-        # A hair is added, since 0.05 + 0.05 + 0.05 may be below 0.15.
+        # Rounding may leave 0.05 + 0.05 + 0.05 below 0.15.
         part = (t * parts + 1e-3).floor().long().clamp(0, parts - 1).reshape(1)
         if self.training:
             return part
@@ -75,9 +76,14 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
 
 
 class ConvDynamics(nn.Module):
-    """f(t, x) of images (n, channels, height, width): twice a 3x3 convolution without bias, ReLU and batch norm.
+    """Dynamics f(t, x) of images (n, channels, height, width): twice a 3x3 convolution, ReLU and batch norm.
 
-    With `time` each convolution has t as one more input channel. `parts` is that of `TimeBatchNorm2d`.
+    With ``time=True`` each convolution has t as an additional input channel. `parts` is that of `TimeBatchNorm2d`.
+
+    Examples
+    --------
+    >>> ConvDynamics(8)(torch.tensor(0.5), torch.zeros(2, 8, 6, 6)).shape
+    torch.Size([2, 8, 6, 6])
     """
 
     def __init__(self, channels: int, time: bool = True, parts: int = 1):
@@ -93,10 +99,10 @@ class ConvDynamics(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + g(x) with g twice batch norm, ReLU and a 3x3 convolution without bias (He et al. 2016, pre-activation).
+    """The map x -> x + g(x), g twice a batch norm, ReLU and a 3x3 convolution (He et al. 2016, pre-activation).
 
-    With a `stride` above 1, or another number of channels `out`, what is added to is a 1x1 convolution of the input
-    after its norm and ReLU.
+    With a `stride` above 1, or a different number of output channels `out`, a 1x1 convolution of the normalized and
+    activated input takes the place of the first x.
     """
 
     def __init__(self, channels: int, out: int | None = None, stride: int = 1):

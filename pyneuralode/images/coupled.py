@@ -13,58 +13,74 @@ from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
-from .coupled_gradients import March, run
-from .evolution import as_evolution, remembered
+from .coupled_gradients import CoupledSteps, run
+from .evolution import as_evolution, convolve_in_time
 from .fixed_steps import explicit_tableau
 
 
 class CoupledODE(nn.Module):
     """The map from z(0) to z(span) by z' = f(t, z; theta(t)), where weights theta of f evolve beside z.
 
-    theta(t) is w(t), or the integral of K(t - s) w(s) over s from 0 to t; w(0) is what f itself holds, and w evolves by
-    an operator q. All of it is learned: w(0), the parameters of q, and those weights of f that stay as they are. With
-    nothing that evolves it is ANODE, a neural ODE with gradients of its discrete steps.
+    theta(t) is w(t), or the integral of K(t - s) w(s) over s from 0 to t. f itself holds w(0), and an operator q lets w
+    evolve. Everything is learned: w(0), the parameters of q, and the weights of f that do not evolve. Without evolving
+    weights it is ANODE, a neural ODE with the gradients of its discrete steps.
 
     Parameters
     ----------
     f : torch.nn.Module
         ``f(t, z)`` returning dz/dt like z, with t of shape ().
     evolutions : dict of str to Evolution, module or callable
-        For each weight that evolves, its name in ``f.named_parameters()``, and q: an `Evolution`, or ``q(t, w)``
-        returning dw/dt, which is solved by Euler's method (`Integrated` has other solvers).
+        The weights that evolve, by their names in ``f.named_parameters()``, each with its q: an `Evolution`, or
+        ``q(t, w)`` returning dw/dt, which is solved by Euler's method (`ODEEvolution` takes other solvers).
     steps : int
-        Nt, the steps of z.
+        Number of steps of z (Nt in the paper).
     weight_steps : int, optional
-        Steps of the weights over the same span, `steps` unless given (configuration one of the paper); its
-        configuration two is ``steps=2, weight_steps=10``. Between its steps theta is on a straight line, as where
-        `RK4` asks for it halfway: for its full order give twice as many weight steps as steps.
+        Number of steps of the weights over the same span, by default `steps` (the paper's configuration one);
+        ``steps=2, weight_steps=10`` is its configuration two. Between these steps theta is interpolated linearly, for
+        instance where "RK4" asks for it halfway: give twice as many weight steps as steps for RK4's full order.
     solver : str or Tableau
-        Of z: an explicit one of the catalog ("Euler", "Midpoint", "Heun", "RK4", ...).
+        Explicit solver of z ("Euler", "Midpoint", "Heun", "RK4", ...).
     gradient : str or GradientMethod, optional
-        `Backprop`; `Checkpointed(every)`, which keeps z every so many steps; or `BacksolveAdjoint`, whose steps back are those
-        forward, so that it takes no tolerances. Unless given, ``Checkpointed(steps)``: as in ANODE only z(0) is
-        kept. The evolved weights are kept in any case; beside activations they are few.
+        `Backprop`; `Checkpointed(every)`, which keeps z every so many steps; or `BacksolveAdjoint`, which takes the
+        forward steps back and therefore no tolerances. By default ``Checkpointed(steps)``: only z(0) is kept, as in
+        ANODE. The evolved weights are always kept; they are few beside the activations.
     span : float
-        Where z ends.
+        Time at which z ends.
     time_kernel : callable or torch.nn.Module, optional
-        K: takes delays t - s, a tensor (n,), to numbers (n,). The delta unless given, so that theta = w.
-    own : sequence of str
-        Submodules of f, such as batch norms, that every step of z has for itself.
+        K: maps delays t - s, a tensor (n,), to numbers (n,). By default the delta function, so that theta = w.
+    per_step : sequence of str
+        Submodules of f, such as batch norms, of which every step of z has its own copy.
 
-    Batch norms count the batches of forward passes alone, whatever a gradient evaluates again. Under ``torch.autocast`` f
-    computes in the lower precision; z and the evolution of the weights stay in float32.
+    Raises
+    ------
+    ArgumentError
+        For unknown names, numbers that do not fit, a gradient method other than the three, or an f or q that returns
+        a tensor of another shape than z or w.
+
+    Notes
+    -----
+    The running statistics of batch norms count forward passes only, whatever a gradient method evaluates again. Under
+    ``torch.autocast`` f computes in the lower precision; z and the evolution of the weights stay in float32.
 
     Examples
     --------
-    Configuration two, for an f with a convolution ``conv``::
+    Configuration two, for dynamics with one convolution:
 
-        q = ReactionDiffusionAdvection(f.conv.weight.shape, "tanh")
-        block = CoupledODE(f, {"conv.weight": q}, steps=2, weight_steps=10)
+    >>> from pyneuralode.images import CoupledODE, ReactionDiffusionAdvection
+    >>> class Dynamics(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+    ...     def forward(self, t, z):
+    ...         return torch.relu(self.conv(z))
+    >>> f = Dynamics()
+    >>> q = ReactionDiffusionAdvection(f.conv.weight.shape, "tanh")
+    >>> block = CoupledODE(f, {"conv.weight": q}, steps=2, weight_steps=10)
+    >>> block(torch.zeros(1, 4, 8, 8)).shape
+    torch.Size([1, 4, 8, 8])
 
-    References
-    ----------
-    T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. Mahoney, ANODEV2: A Coupled Neural ODE Framework,
-    NeurIPS 2019.
+    References ---------- T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. Mahoney, ANODEV2: A
+    Coupled Neural ODE Framework, NeurIPS 2019.
     """
 
     def __init__(
@@ -78,7 +94,7 @@ class CoupledODE(nn.Module):
         gradient: str | GradientMethod | None = None,
         span: float = 1.0,
         time_kernel: Callable[[Tensor], Tensor] | None = None,
-        own: Sequence[str] = (),
+        per_step: Sequence[str] = (),
     ):
         super().__init__()
         if not isinstance(f, nn.Module):
@@ -94,32 +110,32 @@ class CoupledODE(nn.Module):
         for name in evolutions:
             if name not in dict(f.named_parameters()):
                 raise unknown_name("a weight that evolves", name, dict(f.named_parameters()))
-        for name in own:
+        for name in per_step:
             if name not in dict(f.named_modules()):
-                raise unknown_name("a submodule in own", name, dict(f.named_modules()))
+                raise unknown_name("a submodule in per_step", name, dict(f.named_modules()))
         self.f, self.evolving = f, tuple(evolutions)
         self.evolutions = nn.ModuleList(as_evolution(q) for q in evolutions.values())
         self.time_kernel = time_kernel
-        self.own = tuple(own)
+        self.per_step = tuple(per_step)
         # The first step uses f's own submodules, every later one a copy.
-        parts, later = [f.get_submodule(name) for name in own], range(1, self.steps if own else 1)
-        self.later = nn.ModuleList(nn.ModuleList(map(copy.deepcopy, parts)) for _ in later)
+        parts, later = [f.get_submodule(name) for name in per_step], range(1, self.steps if per_step else 1)
+        self.copies = nn.ModuleList(nn.ModuleList(map(copy.deepcopy, parts)) for _ in later)
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of f in a forward pass."""
+        """Number of evaluations of f in a forward pass."""
         return self.steps * self.tableau.stages
 
     def forward(self, z: Tensor) -> Tensor:
         """Return z at the end of the span, like z."""
-        return run(self._march(), self._checked(z), self.gradient)
+        return run(self._steps(), self._checked(z), self.gradient)
 
     def states(self, z: Tensor) -> Tensor:
-        """Return z at every step from t = 0 to `span`, (steps + 1, ...), to be differentiated by plain backprop."""
-        march = self._march()
+        """Return z at every step from t = 0 to `span`, (steps + 1, *z.shape); autograd records every operation."""
+        coupled = self._steps()
         found = [self._checked(z)]
         for n in range(self.steps):
-            found.append(march.step(n, found[-1]))
+            found.append(coupled.step(n, found[-1]))
         return torch.stack(found)
 
     def _checked(self, z: Tensor) -> Tensor:
@@ -131,17 +147,17 @@ class CoupledODE(nn.Module):
         return z
 
     def trajectory(self) -> dict[str, list[Tensor]]:
-        """Return theta at the weight steps, from t = 0 to `span`, by name."""
+        """Return the evolving weights by name: theta at each of the weight steps, from t = 0 to `span`."""
         times = [self.span * k / self.weight_steps for k in range(self.weight_steps + 1)]
         weights = dict(self.f.named_parameters())
         found = {}
         for name, evolution in zip(self.evolving, self.evolutions):
             with torch.autocast(weights[name].device.type, enabled=False):
                 path = evolution.trajectory(weights[name], times)
-                found[name] = path if self.time_kernel is None else remembered(path, times, self.time_kernel)
+                found[name] = path if self.time_kernel is None else convolve_in_time(path, times, self.time_kernel)
         return found
 
-    def _march(self) -> March:
+    def _steps(self) -> CoupledSteps:
         tensors: list[Tensor] = []
         places: dict[int, int] = {}
 
@@ -158,12 +174,12 @@ class CoupledODE(nn.Module):
             parameters, others = self._at_step(n)
             fixed.append({name: place(p) for name, p in parameters.items() if name not in paths})
             buffers.append(others)
-        return March(self.f, self.tableau, self.steps, self.span, tensors, evolved, fixed, buffers)
+        return CoupledSteps(self.f, self.tableau, self.steps, self.span, tensors, evolved, fixed, buffers)
 
     def _at_step(self, n: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the parameters and buffers of f at step n, by their names in f."""
         parameters, buffers = dict(self.f.named_parameters()), dict(self.f.named_buffers())
-        for name, part in zip(self.own, self.later[n - 1] if n and self.own else ()):
+        for name, part in zip(self.per_step, self.copies[n - 1] if n and self.per_step else ()):
             parameters |= {f"{name}.{key}": value for key, value in part.named_parameters()}
             buffers |= {f"{name}.{key}": value for key, value in part.named_buffers()}
         return parameters, buffers
@@ -179,8 +195,8 @@ def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMeth
     method = Checkpointed(steps) if gradient is None else find_gradient(gradient)
     if not isinstance(method, (Backprop, Checkpointed, BacksolveAdjoint)):
         raise ArgumentError(
-            f"gradient is {type(method).__name__!r}: a coupled ODE takes 'Backprop', 'Checkpointed' or 'BacksolveAdjoint'."
+            f"gradient is {type(method).__name__!r}: give 'Backprop', 'Checkpointed' or 'BacksolveAdjoint'."
         )
     if isinstance(method, BacksolveAdjoint) and (method.rtol is not None or method.atol is not None):
-        raise ArgumentError(f"gradient is {method}: its steps back are those forward, so leave out the tolerances.")
+        raise ArgumentError(f"gradient is {method}: it takes the forward steps back, so leave out the tolerances.")
     return method

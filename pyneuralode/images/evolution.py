@@ -1,8 +1,8 @@
 """How weights evolve: from w(0) to the weights at later times, by an operator q (ANODEV2, Zhang et al. 2019).
 
-Three kinds, all `Evolution`: a map that is applied at every step, such as the paper's reaction, diffusion and advection by
-FFT; the ODE w' = q(t, w), solved (`Integrated`), where q may be any module or function; and a `Hypernetwork`, which
-reaches every time in one step from w(0).
+There are three kinds of `Evolution`: a map applied at every step, such as the paper's reaction, diffusion and advection
+by FFT; the solution of an ODE w' = q(t, w), where q may be any module or function (`ODEEvolution`); and a
+`Hypernetwork`, which goes from w(0) to any time in one step.
 """
 
 from __future__ import annotations
@@ -18,84 +18,111 @@ from torch import Tensor, nn
 from ..engines.torch_engine.activations import ACTIVATIONS
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
-from .fixed_steps import explicit_tableau, moment, step
+from .fixed_steps import check_like, explicit_tableau, name_of, take_step, time_tensor
 
 SHARED = ("layer", "output", "kernel")
 DIFFUSIONS = ("scalar", "tensor")
 
 
 class Evolution(nn.Module):
-    """Base: `advance` takes weights of any shape one step on; one that does not go by steps replaces `trajectory`."""
+    """Base class: override `advance` for an evolution in steps, or `trajectory` for any other."""
 
     def advance(self, t: float, w: Tensor, dt: float) -> Tensor:
-        """Return the weights at t + dt, given w at t."""
+        """Return the weights at t + dt from w, those at t; both have the same shape."""
         raise NotImplementedError
 
     def trajectory(self, start: Tensor, times: Sequence[float]) -> list[Tensor]:
-        """Return the weights at `times`, of which the first is that of `start`."""
+        """Return the weights at each of `times`, from `start` at the first of them."""
         path = [start]
         for t, after in itertools.pairwise(times):
             path.append(self.advance(t, path[-1], after - t))
         return path
 
 
-class Integrated(Evolution):
-    """The solution of w' = q(t, w), one step of an explicit solver for each step of the weights.
+class ODEEvolution(Evolution):
+    """Weights that solve w' = q(t, w), by one step of an explicit solver for each weight step.
 
     Parameters
     ----------
     q : torch.nn.Module or callable
-        ``q(t, w)`` with t of shape () returns dw/dt like w; `ReactionDiffusionAdvection` and `KernelNetwork` are such. What a
-        plain function closes over is not among the model's parameters: give a module where it is to be learned.
+        ``q(t, w)``, with t of shape (), returns dw/dt, a tensor like w; `ReactionDiffusionAdvection` and
+        `KernelNetwork` are such modules. Give a module where q is to be learned: what a function closes over is not
+        among the model's parameters.
     solver : str or Tableau
-        An explicit one of the catalog.
+        An explicit solver of the catalog.
+
+    Raises
+    ------
+    ArgumentError
+        If q is not callable or returns a tensor of another shape, or the solver is not an explicit one.
+
+    Examples
+    --------
+    >>> decay = ODEEvolution(lambda t, w: -w, "RK4")
+    >>> [round(float(w), 3) for w in decay.trajectory(torch.tensor(1.0), [0.0, 0.5, 1.0])]
+    [1.0, 0.607, 0.368]
     """
 
     def __init__(self, q: Callable[[Tensor, Tensor], Tensor], solver: str | Tableau = "Euler"):
         super().__init__()
-        self.q = _callable("q", q)
+        self.q = _check_callable("q", q)
         self.tableau = explicit_tableau(solver)
 
     def advance(self, t: float, w: Tensor, dt: float) -> Tensor:
-        return step(self.tableau, lambda at, v: _like(w, self.q(moment(at, w), v), self.q), t, w, dt)
+        return take_step(self.tableau, lambda at, v: self.q(time_tensor(at, w), v), t, t + dt, w, name_of(self.q))
 
     def extra_repr(self) -> str:
         return f"solver={self.tableau.name}"
 
 
 class Hypernetwork(Evolution):
-    """theta(t) = net(t, w(0)): one step from w(0) to any time. A net that ignores t gives weights that do not change."""
+    """Weights theta(t) = net(t, w(0)), with t of shape (); the net returns a tensor like w(0) in one step to any time.
+
+    A net that ignores t gives weights that do not change.
+    """
 
     def __init__(self, net: Callable[[Tensor, Tensor], Tensor]):
         super().__init__()
-        self.net = _callable("net", net)
+        self.net = _check_callable("net", net)
 
     def trajectory(self, start: Tensor, times: Sequence[float]) -> list[Tensor]:
-        return [_like(start, self.net(moment(t, start), start), self.net) for t in times]
+        return [check_like(self.net(time_tensor(t, start), start), start, name_of(self.net)) for t in times]
 
 
 class ReactionDiffusionAdvection(Evolution):
     """Reaction, diffusion and advection of convolution kernels over their own periodic grid.
 
-    As an `Evolution` it is the paper's map, applied at every step of the weights:
-    w(t + dt) = sigma(F^-1(exp((-tau k^2 + i upsilon k + rho) dt) F(w(t)))). With sigma the identity that is the exact solution of
-    w' = tau laplacian(w) + upsilon . grad(w) + rho w for any dt. With another sigma the map does not tend to an ODE
-    as dt -> 0, since sigma is applied once for each step however short it is.
-    ``Integrated(ReactionDiffusionAdvection(...))`` solves w' = sigma(tau laplacian(w) + upsilon . grad(w) + rho w) instead.
+    As an `Evolution` it is the paper's map, applied at every weight step: w(t + dt) = sigma(F^-1(exp((-tau k^2 + i
+    upsilon k + rho) dt) F(w(t)))). If sigma is the identity, this is the exact solution of w' = tau laplacian(w) +
+    upsilon . grad(w) + rho w for any dt. With any other sigma the map does not tend to an ODE as dt -> 0, since sigma
+    is applied once per step, however short the step. ``ODEEvolution(ReactionDiffusionAdvection(...))`` solves w' =
+    sigma(tau laplacian(w) + upsilon . grad(w) + rho w) instead.
 
     Parameters
     ----------
     shape : sequence of int
-        Shape (out, in, *grid) of the weights; derivatives are along the grid, of spacing 1.
+        Shape (out, in, *grid) of the weights; derivatives are along the grid, whose spacing is 1.
     sigma : str or callable
         An activation's name ("identity", "tanh", ...), or a function of a tensor.
     shared : {"layer", "output", "kernel"}
-        Whether all kernels share one set of coefficients, those of an output channel do, or each has its own.
+        Which kernels share one set of coefficients: all of the layer, those of an output channel, or none ("kernel").
     diffusion : {"scalar", "tensor"}
-        "tensor" has a coefficient for each second derivative, as in sum over i <= j of tau_ij d_i d_j w.
+        "tensor" has a coefficient for each second derivative: sum over i <= j of tau_ij d_i d_j w.
     tau, upsilon, rho : float
-        Where the coefficients start: those of diffusion (cross terms start at 0), of advection along every axis, of
-        reaction. All are learned, and none is bounded: a negative tau sharpens kernels.
+        Initial coefficients of diffusion (cross terms start at 0), of advection along every axis, and of reaction. All
+        are learned and none is bounded: a negative tau sharpens kernels.
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown name, a shape without a grid, or weights of another shape.
+
+    Examples
+    --------
+    >>> q = ReactionDiffusionAdvection((4, 3, 5, 5), shared="layer", rho=-1.0)
+    >>> w = q.advance(0.0, torch.ones(4, 3, 5, 5), 0.5)
+    >>> round(float(w[0, 0, 0, 0].detach()), 4)  # exp(-0.5)
+    0.6065
     """
 
     def __init__(
@@ -134,14 +161,14 @@ class ReactionDiffusionAdvection(Evolution):
         return self._activated(self._filtered(w, torch.exp(self._symbol() * dt)))
 
     def forward(self, t: Tensor, w: Tensor) -> Tensor:
-        """Return sigma(tau laplacian(w) + upsilon . grad(w) + rho w), the right-hand side for `Integrated`."""
+        """Return sigma(tau laplacian(w) + upsilon . grad(w) + rho w), like w: the q of an `ODEEvolution`."""
         return self._activated(self._filtered(w, self._symbol()))
 
     def _activated(self, w: Tensor) -> Tensor:
         return self.sigma(w) if callable(self.sigma) else ACTIVATIONS[self.sigma](w)
 
     def _symbol(self) -> Tensor:
-        """Return what the operator multiplies each wave by, over the half of the waves that a real kernel needs."""
+        """Return the operator's factor for each wave, for the half of the waves that a real kernel needs."""
         first, second = _waves(self.grid, self.tensor, self.tau.dtype, self.tau.device)
         real, imaginary = self.rho - self.tau @ second, self.upsilon @ first
         half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
@@ -149,7 +176,9 @@ class ReactionDiffusionAdvection(Evolution):
 
     def _filtered(self, w: Tensor, symbol: Tensor) -> Tensor:
         if w.shape != self.shape:
-            raise ArgumentError(f"the weights have shape {tuple(w.shape)}: this operator was made for {self.shape}.")
+            raise ArgumentError(
+                f"the weights have shape {tuple(w.shape)}, and this operator was made for {self.shape}: make one for them."
+            )
         axes = tuple(range(2, w.ndim))
         return torch.fft.irfftn(symbol * torch.fft.rfftn(w, dim=axes), s=self.grid, dim=axes)
 
@@ -158,16 +187,16 @@ class ReactionDiffusionAdvection(Evolution):
 
 
 class KernelNetwork(nn.Module):
-    """A small network as q: the numbers of one kernel and t to their derivative, the same for all kernels.
+    """A small network as q, the same for all kernels: from one kernel's numbers and t to their derivatives.
 
-    One hidden layer with tanh; the last layer starts at zero, so that weights do not move until they are taught to.
+    It has one hidden layer with tanh. The last layer starts at zero, so that weights are constant before training.
 
     Parameters
     ----------
     shape : sequence of int
         Shape (out, in, *grid) of the weights.
     hidden : int
-        Units of the hidden layer.
+        Number of units of the hidden layer.
     """
 
     def __init__(self, shape: Sequence[int], hidden: int = 16):
@@ -185,21 +214,23 @@ class KernelNetwork(nn.Module):
 
 
 def as_evolution(q: Evolution | Callable[[Tensor, Tensor], Tensor]) -> Evolution:
-    """Return q itself if it is an `Evolution`, else w' = q(t, w) solved by Euler's method."""
-    return q if isinstance(q, Evolution) else Integrated(q)
+    """Return q itself if it is an `Evolution`, otherwise the evolution w' = q(t, w) by Euler's method."""
+    return q if isinstance(q, Evolution) else ODEEvolution(q)
 
 
-def remembered(path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def convolve_in_time(
+    path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]
+) -> list[Tensor]:
     """Return theta(t) = integral over s from 0 to t of K(t - s) w(s) at each time, by the trapezoidal rule.
 
     Parameters
     ----------
     path : sequence of Tensor
-        w at the times.
+        w at each of the times.
     times : sequence of float
-        Rising, of equal distances.
+        Rising and equally spaced.
     kernel : callable
-        K: takes the delays t - s, a tensor (n,), to numbers (n,).
+        K: maps the delays t - s, a tensor (n,), to numbers (n,).
     """
     w = torch.stack(list(path))
     delays = w.new_tensor(times)
@@ -214,12 +245,12 @@ def remembered(path: Sequence[Tensor], times: Sequence[float], kernel: Callable[
 
 @functools.lru_cache
 def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return what first (axes, n) and second derivatives multiply the n waves by, without their powers of i.
+    """Return the factors of first (axes, n) and second derivatives for each of the n waves, without their powers of i.
 
-    With `tensor` the second ones are those of each axis, then the cross terms; otherwise their sum over the axes, the
-    Laplacian. The shortest wave of an even grid has no odd derivative on it.
+    With `tensor` the second derivatives are those along each axis, then the mixed ones; otherwise there is one, the
+    Laplacian. The shortest wave of an even grid has no odd derivative on that grid.
     """
-    with torch.inference_mode(False):  # what is kept is for training too
+    with torch.inference_mode(False):  # the cached tensors are for training too
         whole = [torch.fft.fftfreq(n, dtype=torch.float64) * 2 * math.pi for n in grid[:-1]]
         waves = [*whole, torch.fft.rfftfreq(grid[-1], dtype=torch.float64) * 2 * math.pi]
         odd = [torch.where(k.abs() > math.pi - 1e-9, 0.0, k) for k in waves]
@@ -230,17 +261,7 @@ def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torc
         return first.to(device, dtype), second.to(device, dtype)
 
 
-def _callable(name: str, value: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+def _check_callable(name: str, value: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     if not callable(value):
         raise ArgumentError(f"{name} is a {type(value).__name__}: give a module or a function {name}(t, w).")
     return value
-
-
-def _like(w: Tensor, found: object, q: object) -> Tensor:
-    if isinstance(found, Tensor) and found.shape == w.shape:
-        return found
-    name = type(q).__name__ if isinstance(q, nn.Module) else getattr(q, "__name__", "q")
-    what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-    raise ArgumentError(
-        f"the evolution {name} returned {what} for weights of shape {tuple(w.shape)}: give one number for each weight."
-    )

@@ -1,49 +1,97 @@
-"""Steps of equal size by an explicit Runge-Kutta method, for states that are tensors of any shape."""
+"""Single steps of the torch engine's explicit Runge-Kutta methods, for states that are tensors of any shape.
+
+Activations and weights that evolve together change what is integrated from one step to the next, so that their marches
+are loops over these steps and not the engine's own march.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..engines.torch_engine.slopes import evaluated
-from ..engines.torch_engine.tableaus import TABLEAUS, Tableau
+from ..engines.torch_engine.stiff import as_method, find_tableau
+from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError
-from ..solvers import find_solver
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:
     """Return the coefficients of an explicit method of the catalog, or the tableau itself."""
-    if isinstance(solver, Tableau):
-        return solver
-    name = find_solver(solver).name
-    if name not in TABLEAUS:
+    tableau = find_tableau(solver)
+    if not isinstance(tableau, Tableau):
         raise ArgumentError(
-            f"solver is {solver!r}, which cannot take given steps: write an explicit one, such as 'Euler', 'Midpoint' or "
-            "'RK4'."
+            f"solver is {solver!r}, which cannot take given steps: write an explicit one, such as 'Euler' or 'RK4'."
         )
-    return TABLEAUS[name]
+    return tableau
 
 
-def step(tableau: Tableau, slope: Callable[[float, Tensor], Tensor], t: float, y: Tensor, h: float) -> Tensor:
-    """Return the state at t + h from y at t, for y' = slope(t, y); a negative h goes back."""
-    stages: list[Tensor] = []
-    for row, c in zip(tableau.A, tableau.c):
-        at = combined(y, h, row, stages)
-        # A copy: the user's function may fill the same memory at its next call.
-        stages.append(evaluated(slope, t + float(c) * h, at, at, "the field").clone())
-    return combined(y, h, tableau.b, stages)
+class MemoryOrder(NamedTuple):
+    """How a tensor becomes the flat state of the engine and back: without a copy where its memory has no gaps.
+
+    Images whose channels come last in memory (`torch.channels_last`) stay so.
+    """
+
+    shape: tuple[int, ...]  # of the tensor with its axes in the order of memory
+    order: list[int]
+    inverse: list[int]
+
+    @classmethod
+    def of(cls, y: Tensor) -> MemoryOrder:
+        order = sorted(range(y.ndim), key=y.stride, reverse=True)
+        return cls(tuple(y.permute(order).shape), order, sorted(range(y.ndim), key=order.__getitem__))
+
+    def flatten(self, y: Tensor) -> Tensor:
+        return y.permute(self.order).reshape(-1)
+
+    def unflatten(self, flat: Tensor) -> Tensor:
+        return flat.view(self.shape).permute(self.inverse)
 
 
-def moment(t: float, like: Tensor) -> Tensor:
+def take_step(
+    tableau: Tableau, f: Callable[[float, Tensor], Tensor], t: float, t_end: float, y: Tensor, name: str
+) -> Tensor:
+    """Return the state at `t_end` from `y` at `t`, for y' = f(t, y); `t_end` may be before `t`.
+
+    Under autocast f computes in the lower precision, and the state stays in its own. `name` is what error messages call
+    f.
+    """
+    order, ambient = MemoryOrder.of(y), autocast_settings(y.device.type)
+
+    def slope(time: float, flat: Tensor) -> Tensor:
+        state = order.unflatten(flat)
+        with torch.autocast(**ambient):
+            value = check_like(evaluated(f, time, state, flat, name), state, name)
+        return order.flatten(value.to(y.dtype)).clone()  # f may fill the same memory at its next call
+
+    with torch.autocast(y.device.type, enabled=False):
+        return order.unflatten(as_method(tableau, y.dtype, y.device).step(slope, t, t_end, order.flatten(y)).end)
+
+
+def autocast_settings(device: str) -> dict[str, Any]:
+    """Return the arguments of `torch.autocast` that restore its present state on a kind of device."""
+    if not torch.is_autocast_enabled(device):
+        return {"device_type": device, "enabled": False}
+    return {"device_type": device, "enabled": True, "dtype": torch.get_autocast_dtype(device)}
+
+
+def time_tensor(t: float, like: Tensor) -> Tensor:
     """Return the time as a tensor of shape (), of the dtype and on the device of `like`."""
     return torch.full((), t, dtype=like.dtype, device=like.device)
 
 
-def combined(y: Tensor, h: float, weights: Iterable[float], stages: list[Tensor]) -> Tensor:
-    """Return y + h sum_i weights[i] stages[i] over the stages there are."""
-    for weight, stage in zip(weights, stages):
-        if weight:
-            y = torch.add(y, stage, alpha=h * float(weight))
-    return y
+def check_like(value: Any, state: Tensor, name: str) -> Tensor:
+    """Return what a function made of a state, or raise an ArgumentError where it is no tensor of the state's shape."""
+    if isinstance(value, Tensor) and value.shape == state.shape:
+        return value
+    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise ArgumentError(
+        f"{name} returned {found} for a state of shape {tuple(state.shape)}: return a tensor of the same shape."
+    )
+
+
+def name_of(function: Any) -> str:
+    """Return what error messages call a module or a function."""
+    return type(function).__name__ if isinstance(function, nn.Module) else getattr(function, "__name__", "the function")

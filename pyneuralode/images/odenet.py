@@ -1,4 +1,4 @@
-"""Whole classifiers of handwritten digits: the review's ODE-Net, RK-Net, a residual network and a plain one."""
+"""Classifiers of handwritten digits: the review's ODE-Net and RK-Net, a residual network and a plain one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SIZE = 28
 
 
 class Classifier(nn.Module):
-    """Logits (n, classes) of images (n, 1, 28, 28), normalized floats: a stem, a body that keeps the shape, a head.
+    """A network from images (n, 1, 28, 28), normalized floats, to logits (n, classes): a stem, a body and a head.
 
-    The stem makes (n, channels, 6, 6) of them, or of side 7; the body of an ODE-Net is an `ODEBlock`.
+    The stem returns (n, channels, 6, 6) or (n, channels, 7, 7), and the body keeps that shape; an ODE-Net's is an
+    `ODEBlock`.
     """
 
     def __init__(self, stem: nn.Module, body: nn.Module, head: nn.Module):
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
 
     @property
     def evaluations(self) -> int | None:
-        """Evaluations of the dynamics in the last forward pass; None for a network without an ODE."""
+        """Number of evaluations of the dynamics in the last forward pass; None for a network without an ODE."""
         return getattr(self.body, "evaluations", None)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -58,20 +59,33 @@ def classifier(
     Parameters
     ----------
     kind : {"odenet", "rknet", "resnet", "cnn"}
-        The review's ODE-Net; the same net with plain backpropagation through the solver; `blocks` residual
-        blocks after two that halve the image (Chen et al. 2018); the ODE-Net's dynamics as two plain layers.
+        The review's ODE-Net; the same net with plain backpropagation through the solver; two residual blocks that halve
+        the image, then `blocks` more (Chen et al. 2018); the ODE-Net's dynamics as two plain layers.
     channels, classes : int
         64 and 10 give 208,010 parameters ("odenet", "rknet"), 601,482 ("resnet") and 206,858 ("cnn").
     blocks : int
-        Residual blocks of "resnet".
+        Number of residual blocks of "resnet".
     time : bool
-        Whether the dynamics' convolutions have the time as one more channel.
+        Whether the dynamics' convolutions have the time as an additional channel.
     parts : int, optional
-        Parts of [0, 1] of which the dynamics' batch norms keep running statistics, see `TimeBatchNorm2d`: one for each
-        step unless given, ten where steps are adapted, one for plain batch normalization. No matter for the training.
+        Number of intervals of [0, 1] for which the dynamics' batch norms keep running statistics, see
+        `TimeBatchNorm2d`: by default one for each step, or ten where steps are adapted. 1 is plain batch normalization.
+        Training itself does not depend on it.
     solver, steps, gradient, **control
-        Of the `ODEBlock` on [0, 1]; `steps=None` lets the solver adapt its steps to `rtol` and `atol`. The gradient
-        is by `Checkpointed` for "odenet" unless given, and by `Backprop` for "rknet".
+        Those of the `ODEBlock` on [0, 1]; with ``steps=None`` the solver adapts its steps to `rtol` and `atol`. By
+        default the gradient is `Checkpointed` for "odenet" and `Backprop` for "rknet".
+
+    Raises
+    ------
+    ArgumentError
+        For an unknown kind, solver or gradient, a count that is not positive, or settings of an ODE for a net without
+        one.
+
+    Examples
+    --------
+    >>> model = classifier("odenet", channels=8, steps=4)
+    >>> model(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
@@ -81,10 +95,10 @@ def classifier(
         whole_number(name, value)
     method = find_gradient(gradient or ("Backprop" if kind == "rknet" else "Checkpointed"))
     if kind == "rknet" and not isinstance(method, Backprop):
-        raise ArgumentError(f"gradient is {gradient!r}, and an rknet is one with Backprop: write kind='odenet'.")
+        raise ArgumentError(f"gradient is {gradient!r}, and kind='rknet' stands for Backprop: write kind='odenet'.")
     if kind in ("resnet", "cnn") and (gradient is not None or control):
         name = "gradient" if gradient is not None else min(control)
-        raise ArgumentError(f"{name} is given, and a {kind} has no ODE: leave it out, or write kind='odenet'.")
+        raise ArgumentError(f"{name} is given, and kind={kind!r} has no ODE: leave it out, or write kind='odenet'.")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's numbers too
         if kind == "resnet":
@@ -97,7 +111,7 @@ def classifier(
 
 
 def _stem(channels: int) -> nn.Sequential:
-    """28 -> 26 -> 13 -> 6."""
+    """Return the layers that shrink an image's sides: 28 -> 26 -> 13 -> 6."""
     return nn.Sequential(
         nn.Conv2d(1, channels, 3),
         nn.BatchNorm2d(channels),
@@ -110,7 +124,7 @@ def _stem(channels: int) -> nn.Sequential:
 
 
 def _halving_blocks(channels: int) -> nn.Sequential:
-    """28 -> 26 -> 13 -> 7."""
+    """Return the layers that shrink an image's sides: 28 -> 26 -> 13 -> 7."""
     return nn.Sequential(
         nn.Conv2d(1, channels, 3), ResidualBlock(channels, stride=2), ResidualBlock(channels, stride=2)
     )

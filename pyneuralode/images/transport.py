@@ -1,7 +1,7 @@
-"""Transport in one dimension, z_t = c(t) z_x, learned as an ODE whose slope is one convolution (ANODEV2, Fig. 2).
+"""Transport in one dimension, z_t = c(t) z_x, learned as an ODE with one convolution (ANODEV2, Fig. 2).
 
-ANODE's kernel is constant and can only learn a constant speed; ANODEV2's kernel evolves. z is periodic on [0, 2 pi) in 128
-cells and its solution known, z(x, t) = z(x + C(t), 0) with C the integral of c.
+ANODE's kernel is constant and can only learn a constant speed; ANODEV2's kernel evolves. z is periodic on [0, 2 pi) in
+128 cells. The solution is known: z(x, t) = z(x + C(t), 0), where C is the integral of c from 0.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import unknown_name
+from ..fitting import LBFGS, Adam
 from .coupled import CoupledODE
-from .evolution import Integrated, KernelNetwork, ReactionDiffusionAdvection
+from .evolution import KernelNetwork, ODEEvolution, ReactionDiffusionAdvection
 
 CELLS = 128
 WIDTH = 2 * math.pi
@@ -27,7 +28,7 @@ KINDS = ("anode", "anodev2", "anodev2_network")
 
 @dataclass(frozen=True)
 class Speed:
-    """A speed: its formula in words, c(t), and its integral C(t) from 0."""
+    """A speed of transport: its formula as text, c(t), and its integral C(t) from 0."""
 
     formula: str
     at: Callable[[Tensor], Tensor]
@@ -46,36 +47,36 @@ SPEEDS = {
 
 @dataclass(frozen=True)
 class Pulses:
-    """Gaussian pulses, periodic: their centers and widths (standard deviations), both (n,)."""
+    """Periodic Gaussian pulses: their centers (n,) and widths (n,), which are standard deviations."""
 
     centers: Tensor
     widths: Tensor
 
     @classmethod
     def random(cls, n: int, seed: int) -> Pulses:
-        """Return pulses anywhere in the period, 0.2 to 0.5 wide."""
+        """Return `n` pulses anywhere in the period, with widths from 0.2 to 0.5."""
         generator = torch.Generator().manual_seed(seed)
         centers, widths = torch.rand(2, n, generator=generator, dtype=torch.float64)
         return cls(WIDTH * centers, 0.2 + 0.3 * widths)
 
     def at(self, speed: Speed, time: float) -> Tensor:
-        """Return the exact solution at a time from these pulses at 0, (n, 1, CELLS)."""
+        """Return the exact solution (n, 1, CELLS) at a time, which starts as these pulses at 0."""
         moved = cells() + speed.integral(torch.tensor(time, dtype=torch.float64))
         distance = torch.remainder(moved - self.centers[:, None] + WIDTH / 2, WIDTH) - WIDTH / 2
         return torch.exp(-0.5 * (distance / self.widths[:, None]) ** 2)[:, None]
 
     def over(self, speed: Speed, times: Tensor) -> Tensor:
-        """Return the exact solution at `times` (T,), (T, n, 1, CELLS)."""
+        """Return the exact solution (T, n, 1, CELLS) at `times` (T,)."""
         return torch.stack([self.at(speed, float(time)) for time in times])
 
 
 def cells() -> Tensor:
-    """Return the places x of the cells, (CELLS,)."""
+    """Return the positions x of the cells, (CELLS,)."""
     return torch.arange(CELLS, dtype=torch.float64) * (WIDTH / CELLS)
 
 
 class Stencil(nn.Module):
-    """f(t, z) = (kernel * z) / dx for z (n, 1, CELLS), periodic."""
+    """Dynamics f(t, z) = (kernel * z) / dx of periodic z (n, 1, CELLS)."""
 
     def __init__(self):
         super().__init__()
@@ -92,10 +93,10 @@ def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
     Parameters
     ----------
     kind : {"anode", "anodev2", "anodev2_network"}
-        The kernel is constant; or evolves by reaction, diffusion and advection; or by a small network of it and t.
-        It takes two steps for each of z, so that the stages halfway have theirs.
+        The kernel is constant, or evolves by reaction, diffusion and advection, or by a small network of itself and t.
+        It takes two steps for each step of z, so that RK4's stages halfway find it at a step of its own.
     seed : int
-        The initial weights follow from it.
+        Seed of the initial weights.
     """
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
@@ -105,7 +106,7 @@ def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
         evolutions = {
             "anode": {},
             "anodev2": {"conv.weight": ReactionDiffusionAdvection(shape)},
-            "anodev2_network": {"conv.weight": Integrated(KernelNetwork(shape), "RK4")},
+            "anodev2_network": {"conv.weight": ODEEvolution(KernelNetwork(shape), "RK4")},
         }[kind]
         model = CoupledODE(
             Stencil(),
@@ -137,16 +138,21 @@ def fit_transport(
 ) -> TransportFit:
     """Fit a model to random pulses at every second step of [0, 1]: by Adam for half the evaluations, then L-BFGS.
 
-    `advance(n, note)` is told of every evaluation of loss and gradient.
+    `advance(n, note)` is called after every evaluation of loss and gradient.
     """
     model = transport_model(kind, seed=seed)
     known = Pulses.random(pulses, seed)
     start, wanted = known.at(speed, 0.0), known.over(speed, trained_times())
+    weights = list(model.parameters())
     losses: list[float] = []
     best, kept = math.inf, copy.deepcopy(model.state_dict())
+    last: tuple[Tensor, Tensor] | None = None  # the weights of the last evaluation and their loss
 
     def closure() -> Tensor:
-        nonlocal best, kept
+        nonlocal best, kept, last
+        here = nn.utils.parameters_to_vector(weights).detach()
+        if last is not None and torch.equal(here, last[0]):
+            return last[1]  # L-BFGS starts where its line search ended: the gradients are there already
         model.zero_grad()
         loss = (model.states(start)[2::2] - wanted).square().mean()
         losses.append(float(loss.detach()))
@@ -156,46 +162,38 @@ def fit_transport(
         if losses[-1] < best:
             best, kept = losses[-1], copy.deepcopy(model.state_dict())
         loss.backward()
-        return loss
+        last = here, loss.detach()
+        return last[1]
 
     # L-BFGS alone may end where every pulse is damped away.
-    adam = torch.optim.Adam(model.parameters(), lr=0.02)
+    optimizer = Adam(0.02).make(weights)
     for _ in range(evaluations // 2):
-        adam.step(closure)
-    while len(losses) < evaluations:
+        optimizer.step(closure)
+    optimizer = LBFGS(history=20).make(weights)
+    while (before := len(losses)) < evaluations:
         try:
-            _lbfgs(model, evaluations - len(losses)).step(closure)
-            break
-        except FloatingPointError:  # a step that went too far: once more from the best parameters
+            optimizer.step(closure)
+        except FloatingPointError:  # a step that went too far: start anew from the best parameters
             model.load_state_dict(kept)
+            optimizer = LBFGS(history=20).make(weights)
+        if len(losses) == before:  # it has converged
+            break
     model.load_state_dict(kept)
     return TransportFit(model, losses)
 
 
-def _lbfgs(model: nn.Module, evaluations: int) -> torch.optim.LBFGS:
-    return torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=evaluations,
-        max_eval=evaluations,
-        history_size=20,
-        tolerance_grad=1e-12,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
-
-
 def trained_times() -> Tensor:
-    """Return the ten times of every second step, which models are trained at."""
+    """Return the ten times (10,) that models are trained at: those of every second step."""
     return torch.arange(2, STEPS + 1, 2, dtype=torch.float64) / STEPS
 
 
 def unseen_times() -> Tensor:
-    """Return the ten times between."""
+    """Return the ten times (10,) between the training times."""
     return torch.arange(1, STEPS, 2, dtype=torch.float64) / STEPS
 
 
 def unseen_errors(model: CoupledODE, speed: Speed, pulses: Pulses) -> Tensor:
-    """Return the relative L2 errors over some pulses at `unseen_times`, (10,)."""
+    """Return a model's relative L2 errors (10,) for some pulses at `unseen_times`."""
     truth = pulses.over(speed, unseen_times())
     with torch.no_grad():
         found = model.states(pulses.at(speed, 0.0))[1::2]
@@ -203,7 +201,7 @@ def unseen_errors(model: CoupledODE, speed: Speed, pulses: Pulses) -> Tensor:
 
 
 def long_wave_speed(model: CoupledODE) -> Tensor:
-    """Return the speed at which the kernel moves long waves, sum_j j w_j, at its steps, (2 STEPS + 1,)."""
+    """Return the speed at which the kernel moves long waves, sum_j j w_j, at each of its steps: (2 STEPS + 1,)."""
     with torch.no_grad():
         start = model.f.conv.weight
         path = torch.stack(model.trajectory().get("conv.weight", [start] * (model.weight_steps + 1)))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ..errors import DataError
 from ..images.training.loop import train_classifier
-from ..images.training.recipes import RECIPES, Recipe
+from ..images.training.recipes import RECIPES, ClassifierRecipe
 from ..images.training.sets import cifar10_sets
-from ..images.training.specs import ModelSpec
+from ..images.training.specs import ClassifierSpec
 from .base import Context
 from .parallel import Job, OneBar, side_by_side
 
@@ -25,9 +25,9 @@ class Cell:
     steps: int | None = None
 
     @property
-    def spec(self) -> ModelSpec:
+    def spec(self) -> ClassifierSpec:
         options = {"net": self.net, "variant": self.variant}
-        return ModelSpec("anodev2", options | ({} if self.steps is None else {"steps": self.steps}))
+        return ClassifierSpec("anodev2", options | ({} if self.steps is None else {"steps": self.steps}))
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plan:
     """How the cells of a net are trained: with how many seeds, by which recipe, on how many images."""
 
     seeds: int
-    recipe: Recipe
+    recipe: ClassifierRecipe
     images: int = IMAGES
     tests: int = TESTS
 

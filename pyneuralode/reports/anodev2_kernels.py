@@ -13,7 +13,7 @@ from ..errors import DataError
 from ..images.anodev2 import image_model
 from ..images.coupled import CoupledODE
 from ..images.evolution import ReactionDiffusionAdvection
-from ..images.training import RECIPES, Recipe, cifar10_sets, train_classifier
+from ..images.training import RECIPES, ClassifierRecipe, cifar10_sets, train_classifier
 from ..plotting.anodev2 import coupling, kernels_in_time
 from .base import Context, Report, Row, Table
 from .parallel import Job, OneBar, side_by_side
@@ -119,7 +119,7 @@ def synthetic(**coefficients: float) -> np.ndarray:
     return torch.stack(path)[:, 0, 0].numpy()
 
 
-def train(net: str, recipe: Recipe, images: int, seed: int, advance: Callable[..., None]) -> TrainedNet:
+def train(net: str, recipe: ClassifierRecipe, images: int, seed: int, advance: Callable[..., None]) -> TrainedNet:
     """Train a net in configuration one; `advance(n, note)` is told of every update."""
     model = image_model(net, "anodev2_one", seed=seed)
     train_set, tests = _sets()
@@ -141,7 +141,7 @@ def evolved(model: nn.Module) -> list[Evolved]:
     return found
 
 
-def _plan(net: str, context: Context) -> tuple[Recipe, int]:
+def _plan(net: str, context: Context) -> tuple[ClassifierRecipe, int]:
     """Return the recipe and how many images are trained on."""
     recipe = RECIPES["short"]
     return (recipe.for_epochs(1), 256) if context.quick else (recipe.for_epochs(EPOCHS[net]), 10_000)

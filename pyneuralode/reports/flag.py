@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..flows import ContinuousFlow
-from ..flows.plots import film, grid_of, log_density_on
+from ..flows.plots import density_frames, grid_points, log_density_at
 from ..plotting.flows import density_panels, flow_animation, flow_in_time, running_losses
 from ..time_fields import HyperMLP
 from .base import Context, Report, Row
@@ -32,8 +32,8 @@ def run(context: Context) -> Report:
     flow = trained.flow(context.engine)
     pixels = 60 if context.quick else 150
     task = context.progress.task("pictures", PANELS + FRAMES)
-    panels = film(flow, PANELS, SQUARE, pixels, 2000, advance=task.advance)
-    frames = film(flow, FRAMES, SQUARE, pixels, advance=task.advance)
+    panels = density_frames(flow, PANELS, SQUARE, pixels, 2000, advance=task.advance)
+    frames = density_frames(flow, FRAMES, SQUARE, pixels, advance=task.advance)
     return Report(
         rows=[
             Row(
@@ -98,15 +98,15 @@ def run(context: Context) -> Report:
 
 def compared(flow: ContinuousFlow, pixels: int) -> list[tuple[str, np.ndarray]]:
     """Return the log densities of the flag and of the flow on the flag's picture."""
-    grid = grid_of(FLAG.extent, pixels)
-    return [("the flag", FLAG.log_density(grid)), ("learned", log_density_on(flow, grid))]
+    grid = grid_points(FLAG.extent, pixels)
+    return [("the flag", FLAG.log_density(grid)), ("learned", log_density_at(flow, grid))]
 
 
 def integral(flow: ContinuousFlow, count: int) -> float:
     """Return the integral of the flow's density over [-3, 3]^2, by `count`^2 midpoints."""
     step = 6 / count
     half = 3 - step / 2
-    logs = log_density_on(flow, grid_of((-half, half, -half, half), count))
+    logs = log_density_at(flow, grid_points((-half, half, -half, half), count))
     return float(np.exp(logs.astype(float)).sum()) * step**2
 
 

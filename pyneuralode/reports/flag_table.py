@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..fields import VectorField
-from ..flows.plots import grid_of, log_density_on
+from ..flows.plots import grid_points, log_density_at
 from ..plotting.flows import density_panels, losses_of_settings, running_losses
 from ..time_fields import HyperMLP
 from .base import Context, Report, Row, Table
@@ -227,13 +227,13 @@ def _figures(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: l
         panels = [(f"{net.name}\n{r[0].fresh:.4f}", _log_density(r[0], pixels, context)) for net, r in zip(nets, runs)]
         if best and words == "our set-up":
             panels.append((f"the best model\n{best[0].fresh:.4f}", _log_density(best[0], pixels, context)))
-        panels.append((f"the flag\n{FLAG.entropy:.4f}", FLAG.log_density(grid_of(FLAG.extent, pixels))))
+        panels.append((f"the flag\n{FLAG.entropy:.4f}", FLAG.log_density(grid_points(FLAG.extent, pixels))))
         figures[key] = density_panels(panels, FLAG.extent, min(6, len(panels)), log=True)
     return figures
 
 
 def _log_density(trained: Trained, pixels: int, context: Context) -> np.ndarray:
-    return log_density_on(trained.flow(context.engine), grid_of(FLAG.extent, pixels))
+    return log_density_at(trained.flow(context.engine), grid_points(FLAG.extent, pixels))
 
 
 def _notes(best: list[Trained]) -> list[str]:

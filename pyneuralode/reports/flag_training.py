@@ -14,7 +14,7 @@ from ..fields import MLP, Parameters, VectorField
 from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow, FlowFit
-from ..flows.recipe import spread
+from ..flows.initialization import spread_units
 from ..time_fields import ConcatMLP, GatedMLP, HyperMLP
 
 FLAG = flag()
@@ -67,13 +67,13 @@ class Recipe:
     times : (float, float)
         Of the base and of the data.
     initial : {"torch", "spread"}
-        Parameters as torch's linear layers draw them, or as `flows.recipe.spread` does.
+        Parameters as torch's linear layers draw them, or as `flows.initialization.spread_units` does.
     speed : {"one", "fast"}
         The scale of the slope: 1, or 8 for hypernetworks, whose slope is a mean over the units, and 2 for others.
     rate : float
         Adam's learning rate, or the highest where it has one cycle.
     schedule : {"constant", "one cycle"}
-        The latter as `flows.recipe.OneCycle`.
+        The latter as `fitting.schedules.OneCycle`.
     betas : (float, float)
         Of Adam.
     solver, tolerance
@@ -100,7 +100,7 @@ class Recipe:
 
     def parameters(self, field: VectorField, seed: int) -> Parameters:
         """Return the initial parameters of the net."""
-        return as_torch_draws(field, seed) if self.initial == "torch" else spread(field, seed)
+        return as_torch_draws(field, seed) if self.initial == "torch" else spread_units(field, seed)
 
     def learning_rate(self, update: int) -> float:
         """Return the rate of an update, counted from 0."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow
+from ..flows.initialization import spread_units
 from ..flows.planar import PlanarFlow
-from ..flows.plots import grid_of
-from ..flows.recipe import spread
+from ..flows.plots import grid_points
 from ..plotting.flows import density_panels, divergences
 from ..time_fields import HyperMLP
 from .base import Context, Report, Row, Table
@@ -173,7 +173,7 @@ def compare(
         field = HyperMLP(2, size, 32, output_scale=8.0)
         rate = 0.01
         flow = ContinuousFlow(field, solver="Tsit5", rtol=1e-3, atol=1e-3, engine=engine)
-        flow.set_arrays(spread(field, seed))
+        flow.set_arrays(spread_units(field, seed))
     else:
         rate = 0.02
         flow = PlanarFlow(2, size, seed=seed)
@@ -200,7 +200,7 @@ def compare(
 
 
 def _grid(pixels: int) -> Tensor:
-    return torch.as_tensor(grid_of(EXTENT, pixels), dtype=torch.float32).reshape(-1, 2)
+    return torch.as_tensor(grid_points(EXTENT, pixels), dtype=torch.float32).reshape(-1, 2)
 
 
 def _rows(found: dict, names: list[str], sizes: tuple[int, ...]) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..images.training import RECIPES, ImageData
-from ..images.training.specs import ModelSpec, Training
+from ..images.training.specs import ClassifierSpec, ClassifierTraining
 from ..plotting.accuracy import accuracy_curves, image_table
 from ..plotting.classifiers import (
     error_against_parameters,
@@ -35,8 +35,8 @@ def run(context: Context) -> Report:
     jobs = []
     for net in NETS:
         images, epochs = net.quick if context.quick else net.full
-        training = Training(
-            ModelSpec("odenet", net.options),
+        training = ClassifierTraining(
+            ClassifierSpec("odenet", net.options),
             replace(recipe.for_epochs(epochs), **net.changes),
             images=images,
             tests=1_000 if context.quick else None,

@@ -14,7 +14,7 @@ from ..engines.torch_engine.memory import PeakMemory
 from ..images.blocks import ConvDynamics, ResidualBlock
 from ..images.ode_block import ODEBlock
 from ..images.training import train_classifier
-from ..images.training.specs import Training
+from ..images.training.specs import ClassifierTraining
 from ..progress import Progress
 from .parallel import OneBar
 
@@ -71,7 +71,7 @@ class Trained:
     answers: np.ndarray
 
 
-def train(training: Training, seed: int, advance: Callable[..., None]) -> Trained:
+def train(training: ClassifierTraining, seed: int, advance: Callable[..., None]) -> Trained:
     """Train one network; `advance(n, note)` is told of every update."""
     images, tests = training.sets()
     fit = train_classifier(

@@ -1,1 +1,1 @@
-"""Flows of images."""
+"""Normalizing flows of images."""

@@ -1,4 +1,4 @@
-"""Independent pixels, a histogram of each: the baseline of image models, and a map to normal numbers."""
+"""Histograms of independent pixels: the baseline of image models, and a map to normal numbers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from ...errors import DataError
 from .transforms import LEVELS
 
-_NEAREST = 1e-12  # to 0 and to 1: the normal quantile is finite there
+_MARGIN = 1e-12  # from 0 and 1, where the normal quantile is infinite
 
 
 class PixelHistograms(nn.Module):
-    """One histogram of 256 bins a pixel, add-one smoothed: P(pixel = k) = (count + 1) / (images + 256).
+    """A histogram of 256 bins for each pixel, with add-one smoothing: P(pixel = k) = (count + 1) / (images + 256).
 
-    As a density it is constant inside each bin. As a map, pixel by pixel, it carries dequantized images x in
-    [0, 1) to z = quantile(cdf(x)) of the standard normal, so that a standard normal prior behind it gives
-    exactly the histograms' bits per dim (a Gaussianisation layer, as in Meng et al. 2020, but counted instead
-    of learned).
+    As a density it is constant inside each bin. As a map it takes each pixel x in [0, 1) of dequantized images to
+    z = quantile(cdf(x)), with the quantile of the standard normal: a standard normal prior of z then gives exactly the
+    histograms' bits per dim (a Gaussianization layer as in Meng et al. 2020, but counted instead of learned).
     """
 
     def __init__(self, shape: tuple[int, int, int]):
@@ -29,7 +28,7 @@ class PixelHistograms(nn.Module):
         self.register_buffer("counts", torch.zeros(math.prod(shape), LEVELS, dtype=torch.int64))
 
     def count(self, pixels: np.ndarray) -> PixelHistograms:
-        """Count the pixels (uint8) of images (n, *shape), and return self."""
+        """Count the pixels of uint8 images (n, *shape), and return self."""
         if len(pixels) == 0:
             raise DataError("pixels holds no image: give at least one.")
         columns = np.asarray(pixels).reshape(len(pixels), -1)
@@ -39,12 +38,12 @@ class PixelHistograms(nn.Module):
 
     @property
     def probabilities(self) -> Tensor:
-        """P(pixel = k), (pixels, 256), double precision."""
+        """Probabilities P(pixel = k), (pixels, 256), in double precision."""
         counts = self.counts.to(torch.float64) + 1
         return counts / counts.sum(1, keepdim=True)
 
     def bits_per_dim(self, pixels: np.ndarray) -> float:
-        """Return the mean bits per pixel of images (n, *shape) of whole numbers."""
+        """Return the mean bits per pixel of uint8 images (n, *shape)."""
         columns = torch.as_tensor(np.asarray(pixels), device=self.counts.device).reshape(len(pixels), -1).long()
         bits = -torch.log2(self.probabilities)
         return float(torch.gather(bits, 1, columns.t()).mean())
@@ -55,7 +54,7 @@ class PixelHistograms(nn.Module):
         level = place.floor().clamp(0, LEVELS - 1).long()
         weights = self.probabilities
         below, weight = self._below(weights).gather(1, level), weights.gather(1, level)
-        z = torch.special.ndtri((below + weight * (place - level)).clamp(_NEAREST, 1 - _NEAREST))
+        z = torch.special.ndtri((below + weight * (place - level)).clamp(_MARGIN, 1 - _MARGIN))
         gain = weight.log() + math.log(LEVELS) + 0.5 * (z.square() + math.log(2 * math.pi))
         return z.t().reshape(x.shape), gain.sum(0)
 

@@ -1,25 +1,24 @@
-"""Flows of images: convolutional CNFs at several scales (Dinh et al. 2017; Grathwohl et al. 2019)."""
+"""Image flows: convolutional continuous flows (CNFs) at several scales (Dinh et al. 2017, Grathwohl et al. 2019)."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...arguments import real_number, whole_number
 from ...conv_fields import ConcatConv
 from ...engines.torch_engine.tableaus import Tableau
-from ...errors import ArgumentError, ModelFileError, unknown_name
+from ...errors import ArgumentError, unknown_name
 from ...fields import check_widths
 from ...gradients import GradientMethod
-from ...models import FORMAT, make_control, read_model_file
+from ...model_files import arrays_of, load_arrays, write_model_file
+from ...models import make_control
 from ...solvers import find_solver
 from ..continuous import ContinuousFlow
 from ..dynamics import draw_noise, solve_integrals
@@ -31,10 +30,10 @@ ENTRIES = ("none", "logit", "histograms")
 
 
 class ImageTerms(NamedTuple):
-    """Per image (n,): the log density of dequantized pixels (nats), and Finlay et al.'s penalties (2020).
+    """For each image (n,) the log density of dequantized pixels (nats), and the penalties of Finlay et al. 2020.
 
-    `kinetic` and `jacobian` are the integrals of |f|^2 and |df/dz|_F^2, summed over the CNFs and divided by
-    the number of pixels; zero where they were not asked for. `evaluations` counts those of the fields.
+    `kinetic` and `jacobian` are the integrals of |f|^2 and |df/dz|_F^2, summed over the CNFs and divided by the number
+    of pixels; they are zero where they were not asked for. `evaluations` counts the evaluations of the fields.
     """
 
     log_density: Tensor
@@ -49,29 +48,39 @@ class ImageFlow(nn.Module):
     Parameters
     ----------
     steps : sequence of str
-        From the image to the prior: "cnf" (a CNF of a `ConcatConv`, the time from 0 to 1), "squeeze" (2 x 2
-        pixels become channels), "split" (half of the channels go to the prior). ``("cnf",)`` is a single
-        flow.
+        The way from the image to the prior: "cnf" (a CNF with a `ConcatConv` field and time from 0 to 1), "squeeze"
+        (squares of 2 x 2 pixels become channels), "split" (half of the channels go to the prior). ``("cnf",)`` is a
+        single flow.
     shape : (int, int, int)
         Channels, height and width of an image.
     hidden, kernel, activation
-        Of every `ConcatConv`.
+        Settings of every `ConcatConv`.
     entry : {"logit", "histograms", "none"}
-        First map of the dequantized pixels: `Logit` of `alpha`, `center` and `scale`; `PixelHistograms`, for
-        which ``flow.histograms.count(pixels)`` comes before anything else; or nothing.
+        The first map of the dequantized pixels: `Logit` with `alpha`, `center` and `scale`; `PixelHistograms`, which
+        need ``flow.histograms.count(pixels)`` before anything else; or none.
     start : float
-        Factor of the last convolution's initial parameters in every CNF: a small one begins near the
-        identity.
+        Factor of the last convolution's initial parameters in every CNF; a small one starts near the identity.
     learned_prior : bool
-        Whether the normal prior has a mean and a deviation for each of its components that are learned.
+        Whether to learn a mean and a standard deviation for each component of the normal prior.
     noise : {"rademacher", "gaussian"}
-        Hutchinson's noise, one vector an image and solve.
+        Hutchinson's noise: one vector for each image and solve.
     solver, gradient, **control
-        Of every CNF, as in `NeuralODE`; `set_solver` changes them.
+        Settings of every CNF, as in `NeuralODE`; `set_solver` changes them.
     seed : int
-        Of the initial parameters.
+        Seed of the initial parameters.
 
     Densities are those of dequantized pixels in [0, 1); see `bits_per_dim`.
+
+    Raises
+    ------
+    ArgumentError
+        For unknown steps or names, steps that do not fit the shape, or images of another shape.
+
+    Examples
+    --------
+    >>> flow = ImageFlow(("cnf", "squeeze", "cnf"), shape=(1, 8, 8), hidden=(4,))
+    >>> flow.sample(2).shape, flow(torch.full((2, 1, 8, 8), 0.5)).log_density.shape
+    (torch.Size([2, 1, 8, 8]), torch.Size([2]))
     """
 
     def __init__(
@@ -147,13 +156,13 @@ class ImageFlow(nn.Module):
         self.prior_log_scale = nn.Parameter(torch.zeros(self.dim), requires_grad=learned_prior)
 
     def set_solver(self, solver: str | Tableau, **control: Any) -> None:
-        """Solve with this solver and `Control` from now on, such as fixed steps of RK4 for training."""
+        """Solve with another solver and `Control` from now on, such as RK4 with fixed steps for training."""
         solver = solver if isinstance(solver, Tableau) else find_solver(solver).name
         for block in self.blocks:
             block.solver, block.control = solver, make_control(control)
 
     def forward(self, x: Tensor, seed: int = 0, kinetic: bool = False, jacobian: bool = False) -> ImageTerms:
-        """Return the terms of dequantized images x (n, *shape) in [0, 1); `seed` is Hutchinson's noise's."""
+        """Return the terms of dequantized images x (n, *shape) in [0, 1); `seed` determines Hutchinson's noise."""
         return self._encode(x, seed, kinetic, jacobian)[1]
 
     @torch.no_grad()
@@ -163,7 +172,7 @@ class ImageFlow(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the images (n, *shape) of latent vectors (n, pixels), in [0, 1] but for solver errors."""
+        """Return the images (n, *shape) of latent vectors (n, pixels), in [0, 1] up to solver errors."""
         shapes, rest = [], latents
         channels, height, width = self.shape
         for step in self.steps:
@@ -189,16 +198,21 @@ class ImageFlow(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """Return n images (n, *shape) in [0, 1]; the prior's deviation is multiplied by `temperature`."""
+        """Return n images (n, *shape) in [0, 1]; `temperature` multiplies the prior's standard deviation."""
         n, temperature = whole_number("n", n), real_number("temperature", temperature)
         normal = torch.as_tensor(np.random.default_rng(seed).normal(size=(n, self.dim))).to(self.prior_mean)
         return self.decode(self.prior_mean + temperature * self.prior_log_scale.exp() * normal).clamp(0, 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the flow to one safetensors file: its arrays, and its description as JSON in the header."""
-        header = {"format": FORMAT, "model": type(self).__name__, **self.description}
-        arrays = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(arrays, str(path), {"pyneuralode": json.dumps(header)})
+        """Write the flow to one safetensors file, which `pyneuralode.load` reads; its solver is not kept."""
+        write_model_file(path, "ImageFlow", self.description, arrays_of(self))
+
+    @classmethod
+    def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ImageFlow:
+        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        flow = cls(**description)
+        load_arrays(flow, arrays)
+        return flow
 
     def _encode(self, x: Tensor, seed: int, kinetic: bool, jacobian: bool) -> tuple[Tensor, ImageTerms]:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
@@ -231,34 +245,18 @@ class ImageFlow(nn.Module):
         return z, ImageTerms(total + prior.sum(1), speed, stretch, evaluations)
 
 
-def load_image_flow(path: str | Path) -> ImageFlow:
-    """Read a flow that `ImageFlow.save` wrote.
-
-    Raises ModelFileError where the file is absent, damaged, of a newer version, or no flow of images.
-    """
-    path = Path(path)
-    arrays, header = read_model_file(path)
-    header.pop("format", None)
-    if header.pop("model", None) != ImageFlow.__name__:
-        raise ModelFileError(f"{path} holds no flow of images: give a file that ImageFlow.save wrote.")
-    try:
-        flow = ImageFlow(**header)
-        flow.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelFileError(f"{path} has a damaged description ({error}): save the flow again.") from None
-    return flow
-
-
 def _after(step: str, channels: int, height: int, width: int) -> tuple[int, int, int]:
     """Return the shape of an image (channels, height, width) after a step."""
     if step == "cnf":
         return channels, height, width
     if step == "squeeze":
         if height % 2 or width % 2:
-            raise ArgumentError(f"steps squeezes images of {height} x {width}: squeeze even sides only.")
+            raise ArgumentError(
+                f"steps squeezes images of {height} x {width} pixels: squeeze only where both sides are even."
+            )
         return 4 * channels, height // 2, width // 2
     if step == "split":
         if channels < 2:
-            raise ArgumentError("steps splits images of one channel: squeeze them before.")
+            raise ArgumentError("steps splits images of one channel: squeeze them first.")
         return channels - channels // 2, height, width
     raise unknown_name("a step", step, STEPS)

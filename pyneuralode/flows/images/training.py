@@ -1,6 +1,6 @@
-"""Training of image flows: set-ups, updates on one or several devices, bits per dim by adaptive solves.
+"""Training of image flows in one process or several: set-ups, updates, and bits per dim by adaptive solves.
 
-Everything random follows from the seed and the number of the update, so that a resumed training ends as an
+All randomness follows from the seed and the number of the update. A resumed training therefore ends like an
 uninterrupted one, and the images and their dequantization do not depend on the number of processes.
 """
 
@@ -35,24 +35,23 @@ _MULTISCALE = ("cnf", "cnf", "squeeze", "cnf", "cnf", "split", "squeeze", "cnf",
 
 @dataclass(frozen=True)
 class Setup:
-    """A flow of images and how it is trained.
+    """A flow of images and all settings of its training.
 
     Attributes
     ----------
     flow : mapping
         Arguments of `ImageFlow`.
     updates, batch : int
-        How many updates, of how many images each.
+        Number of updates, and of images in each.
     optimizer : Optimizer
     solver, control : str, mapping
-        Of the training; tests are solved by DP5 at tolerance 1e-5.
+        Solver of the training; tests are solved by DP5 at tolerance 1e-5.
     kinetic, jacobian : float
         Weights of the penalties of `ImageTerms`, added to the bits per dim (Finlay et al. 2020).
     images : int, optional
-        How many of the training images are used; all unless given.
+        Number of training images that are used; by default all.
     precision : {"float32", "bfloat16"}
-        With "bfloat16" the convolutions of the training compute in it (torch.autocast); states, integrals and
-        tests stay in single precision.
+        Precision of the training's convolutions (torch.autocast); states, integrals and tests stay in float32.
     about : str
     """
 
@@ -76,14 +75,14 @@ class Setup:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name)))
 
     def with_channels(self, channels: int | None) -> Setup:
-        """Return the set-up with this many hidden channels; itself for None."""
+        """Return the set-up with this many hidden channels; the same set-up for None."""
         if channels is None:
             return self
         channels = whole_number("channels", channels, 1, 64)
         return replace(self, flow={**self.flow, "hidden": (channels,) * len(self.flow["hidden"])})
 
 
-# The reduced scale: half the time goes to the first CNF, the one that sees every pixel.
+# For two cores: half the time goes to the first CNF, which sees every pixel.
 _SMALL = {
     "hidden": (16, 16, 16),
     "activation": "swish",
@@ -96,7 +95,7 @@ _QUICK = {
     "batch": 100,
     "optimizer": Adam(5e-3, schedule="cosine", clip=10.0),
     "solver": "RK4",
-    "control": {"step": 0.5},
+    "control": {"step_size": 0.5},
     "kinetic": 0.01,
     "jacobian": 0.02,
     "precision": "bfloat16",
@@ -127,7 +126,7 @@ SETUPS: dict[str, Setup] = {
         {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit"},
         updates=30_000,
         solver="RK4",
-        control={"step": 0.25},
+        control={"step_size": 0.25},
         kinetic=0.01,
         jacobian=0.01,
         about="the multi-scale flow with penalties and four fixed steps a CNF; for a GPU",
@@ -137,7 +136,7 @@ SETUPS: dict[str, Setup] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """Mean bits per dim of images, that mean's standard error, evaluations of the fields for a batch."""
+    """Mean bits per dim of images, its standard error, and the mean evaluations of the fields for a batch."""
 
     bits: float
     error: float
@@ -146,7 +145,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ImageFit:
-    """A trained flow and its numbers.
+    """A trained flow and its measurements.
 
     Attributes
     ----------
@@ -154,9 +153,9 @@ class ImageFit:
     fit : FlowFit
         Its losses are bits per dim of the batches, penalties not counted.
     test : Measurement or None
-        Of the test images, by adaptive solves; None where the training was interrupted.
+        Measurement of the test images, by adaptive solves; None if the training was interrupted.
     baseline : float
-        Bits per dim of the test images by independent per-pixel histograms of the same training images.
+        Bits per dim of the test images under per-pixel histograms of the same training images.
     processes : int
     """
 
@@ -184,10 +183,10 @@ def train_image_flow(
     Parameters
     ----------
     setup : Setup
-        One of `SETUPS`, or an own one; its flow's ``shape`` is that of the images.
+        One of `SETUPS`, or your own; the flow's ``shape`` is that of the images.
     train_pixels, test_pixels : uint8 arrays (n, height, width) or (n, channels, height, width)
     seed : int
-        Of parameters, batches, dequantization and Hutchinson's noise.
+        Seed of parameters, batches, dequantization and Hutchinson's noise.
     at : Place, optional
         Where to train; see `processes.place`. Several processes share each batch, and average their gradients.
     checkpoint, checkpoint_every, resume
@@ -197,11 +196,20 @@ def train_image_flow(
     Returns
     -------
     ImageFit
-        Also after Ctrl-C and where the loss becomes non-finite; the flow is then the best so far.
+        It is returned after Ctrl-C and when the loss becomes non-finite, too, with the best flow so far.
+
+    Raises
+    ------
+    ArgumentError
+        If the batch does not divide among the processes.
+    DataError
+        If the pixels are not images as above, or fewer than a batch.
     """
     at = at or Place(torch.device("cpu"))
     if setup.batch % at.world:
-        raise ArgumentError(f"batch is {setup.batch}, for {at.world} processes: give a multiple of their number.")
+        raise ArgumentError(
+            f"batch is {setup.batch}, and there are {at.world} processes: give a multiple of their number."
+        )
     images = check_pixels("train_pixels", train_pixels)[: setup.images]
     tests = check_pixels("test_pixels", test_pixels)
     if len(images) < setup.batch:
@@ -216,7 +224,7 @@ def train_image_flow(
     with own_checkpoint(checkpoint, resume, at) as store:
         fit = train(
             flow,
-            _Updates(flow, setup, images, seed, at),
+            _FlowUpdates(flow, setup, images, seed, at),
             updates=setup.updates,
             optimizer=setup.optimizer,
             progress=progress,
@@ -247,10 +255,9 @@ def measure(
     at: Place | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Return the bits per dim of images by the flow's solver.
+    """Return the bits per dim of images, computed with the flow's solver.
 
-    One draw of the dequantization and of Hutchinson's noise an image: an unbiased estimate of the bound for
-    each.
+    Each image takes one draw of the dequantization and of Hutchinson's noise, an unbiased estimate of its bound.
     """
     images = check_pixels("pixels", pixels)
     at = at or Place(flow.prior_mean.device)
@@ -282,12 +289,12 @@ def check_pixels(name: str, pixels: Any) -> np.ndarray:
     if images.dtype != np.uint8:
         raise DataError(f"{name} is of type {images.dtype}: give whole numbers from 0 to 255 as uint8.")
     if images.min() == images.max():
-        raise DataError(f"{name} has no contrast, every pixel is {images.min()}: give images with some.")
+        raise DataError(f"{name} has no contrast, every pixel is {images.min()}: give images with contrast.")
     return images
 
 
-class _Updates:
-    """What each update computes: the bits per dim of this process's part of a batch, and the penalties."""
+class _FlowUpdates:
+    """The computation of each update: bits per dim of this process's part of a batch, and the penalties."""
 
     def __init__(self, flow: ImageFlow, setup: Setup, images: np.ndarray, seed: int, at: Place):
         self.setup, self.images, self.seed, self.at = setup, images, seed, at
@@ -312,5 +319,5 @@ class _Updates:
 
 
 def _seed(*numbers: int) -> int:
-    """Return a seed that follows from these numbers."""
+    """Return a seed derived from these numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

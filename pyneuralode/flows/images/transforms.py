@@ -1,7 +1,7 @@
 """Maps of images with known log-determinants: dequantization, logit, squeeze and split.
 
-Images are tensors (n, channels, height, width). A map returns its image and the log absolute determinant of
-its Jacobian (n,); where there is no second value, that is zero.
+Images are tensors (n, channels, height, width). A map returns its result and the log absolute determinant (n,) of its
+Jacobian; where it returns the result alone, the log determinant is zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEVELS = 256
 
 
 def dequantize(pixels: Tensor, seed: int = 0) -> Tensor:
-    """Return (pixels + u) / 256 in [0, 1), double precision, u uniform on [0, 1) (Theis et al. 2016).
+    """Return (pixels + u) / 256 in [0, 1), in double precision, with u uniform on [0, 1) (Theis et al. 2016).
 
     `pixels` (n, channels, height, width) are whole numbers from 0 to 255. The expected log density of the
     result is a lower bound of the log probability of the pixels, less D log 256.
@@ -29,17 +29,17 @@ def dequantize(pixels: Tensor, seed: int = 0) -> Tensor:
 
 
 def quantize(x: Tensor) -> Tensor:
-    """Return the pixels (uint8) whose intervals hold `x`; what lies outside [0, 1) goes to the nearest."""
+    """Return the pixels (uint8) whose intervals hold `x`; values outside [0, 1) go to the nearest interval."""
     return torch.clamp(torch.floor(x * LEVELS), 0, LEVELS - 1).to(torch.uint8)
 
 
 def bits_per_dim(log_density: Tensor, dim: int) -> Tensor:
-    """Return bits per pixel of images of `dim` pixels whose dequantized ones have this log density (nats)."""
+    """Return the bits per pixel of images of `dim` pixels, from the log density (nats) of the dequantized images."""
     return -log_density / (dim * math.log(2)) + math.log2(LEVELS)
 
 
 class Logit:
-    """z = (logit(alpha + (1 - 2 alpha) x) - center) / scale, from [0, 1] to the line (Dinh et al. 2017).
+    """The map z = (logit(alpha + (1 - 2 alpha) x) - center) / scale from [0, 1] to the real line (Dinh et al. 2017).
 
     A small `alpha` spreads pixels near 0 and 1 over their logarithms. `center` and `scale` are fixed.
     """
@@ -58,12 +58,12 @@ class Logit:
         return (low - high - self.center) / self.scale, gain.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return x; it lies outside [0, 1] where the logit lies beyond those of alpha and 1 - alpha."""
+        """Return x, which lies outside [0, 1] where the logit lies beyond those of alpha and 1 - alpha."""
         return (torch.sigmoid(z * self.scale + self.center) - self.alpha) / (1 - 2 * self.alpha)
 
 
 def squeeze(x: Tensor) -> Tensor:
-    """Return squares of 2 x 2 pixels as channels: (n, c, h, w) -> (n, 4 c, h/2, w/2) (Dinh et al. 2017)."""
+    """Turn squares of 2 x 2 pixels into channels: (n, c, h, w) -> (n, 4 c, h/2, w/2) (Dinh et al. 2017)."""
     return functional.pixel_unshuffle(x, 2)
 
 
@@ -73,7 +73,7 @@ def unsqueeze(x: Tensor) -> Tensor:
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the channels that go on and the half that goes to the prior at once (Dinh et al. 2017)."""
+    """Return the channels that continue, and the half that goes directly to the prior (Dinh et al. 2017)."""
     kept = x.shape[1] - x.shape[1] // 2
     return x[:, :kept], x[:, kept:]
 

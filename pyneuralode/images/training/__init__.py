@@ -3,7 +3,7 @@
 from .data import Augmentation, ImageData
 from .loop import train_classifier
 from .measure import measure
-from .recipes import RECIPES, Recipe
+from .recipes import RECIPES, ClassifierRecipe
 from .result import ClassifierFit, Curves
 from .sets import cifar10_sets, mnist_sets
 
@@ -13,7 +13,7 @@ __all__ = [
     "ClassifierFit",
     "Curves",
     "ImageData",
-    "Recipe",
+    "ClassifierRecipe",
     "cifar10_sets",
     "measure",
     "mnist_sets",

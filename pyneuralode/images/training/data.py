@@ -1,4 +1,4 @@
-"""Labeled images in memory, and batches of them: cut, mirrored and normalized whole batches at a time."""
+"""Labeled images in memory, and their batches: cropped, mirrored and normalized a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...fitting.batches import ShuffledBatches
 
 @dataclass(frozen=True)
 class ImageData:
-    """Images and their labels, kept as two tensors.
+    """Images and their labels, as two tensors.
 
     Parameters
     ----------
@@ -27,13 +27,19 @@ class ImageData:
         From 0 to ``classes - 1``.
     classes : int
     mean, deviation : tuple of float, optional
-        Of each channel, for pixels from 0 to 1; what normalization subtracts and divides by. Those of these
-        images unless given; tests take those of the training (see `like`).
+        Of each channel, for pixels from 0 to 1: normalization subtracts the one and divides by the other. By default
+        those of these images; test images take those of the training images (see `like`).
 
     Raises
     ------
     DataError
         If images and labels are not as above.
+
+    Examples
+    --------
+    >>> data = ImageData(np.arange(32, dtype=np.uint8).reshape(2, 4, 4), [0, 1], classes=2)
+    >>> data.shape
+    (1, 4, 4)
     """
 
     images: Tensor
@@ -45,7 +51,9 @@ class ImageData:
     def __post_init__(self) -> None:
         images, labels = _images(self.images), _labels(self.labels, self.classes)
         if len(images) != len(labels):
-            raise DataError(f"images are {len(images)} and labels {len(labels)}: give one label an image.")
+            raise DataError(
+                f"images has {len(images)} entries and labels {len(labels)}: give one label for each image."
+            )
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
         channels = images.shape[1]
@@ -58,7 +66,9 @@ class ImageData:
                 raise DataError(f"{name} is {value}: give a number for each of {channels} channels.")
             object.__setattr__(self, name, tuple(value))
         if min(self.deviation) <= 0:
-            raise DataError(f"deviation is {self.deviation}: a channel without contrast cannot be normalized.")
+            raise DataError(
+                f"deviation is {self.deviation}, and no channel without contrast can be normalized: give positive numbers."
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -73,7 +83,7 @@ class ImageData:
         return replace(self, images=images, labels=labels)
 
     def take(self, count: int | None) -> ImageData:
-        """Return the first `count` of them; all for None."""
+        """Return the first `count` images and labels; all of them for None."""
         if count is None:
             return self
         if whole_number("images", count) > len(self):
@@ -81,18 +91,18 @@ class ImageData:
         return self.like(self.images[:count], self.labels[:count])
 
     def to(self, device: torch.device) -> ImageData:
-        """Return them on a device."""
+        """Return the same images and labels on a device."""
         return self.like(self.images.to(device), self.labels.to(device))
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Return pixels uint8 (n, channels, height, width) as floats, with mean 0 and deviation 1 in a channel."""
+        """Return pixels uint8 (n, channels, height, width) as floats, with mean 0 and deviation 1 in each channel."""
         mean, deviation = (
             torch.tensor(value, device=pixels.device).view(-1, 1, 1) for value in (self.mean, self.deviation)
         )
         return pixels.float().sub_(255 * mean).div_(255 * deviation)
 
     def digest(self) -> str:
-        """Return a checksum of images and labels."""
+        """Return a checksum of the images and labels."""
         found = hashlib.sha256(self.images.cpu().numpy())
         found.update(self.labels.cpu().numpy())
         return found.hexdigest()
@@ -105,10 +115,10 @@ class Augmentation:
     Attributes
     ----------
     crop : int
-        Images are padded by this many black pixels on every side and cut to their size at a random place: a shift
-        by up to as many pixels.
+        Pad images by this many black pixels on every side and crop them to their size at a random place, which shifts
+        them by up to this many pixels.
     flip : bool
-        Whether each image is mirrored, left to right, with probability one half.
+        Mirror each image, left to right, with probability one half.
     """
 
     crop: int = 0
@@ -118,12 +128,12 @@ class Augmentation:
         object.__setattr__(self, "crop", whole_number("crop", self.crop, 0, 4))
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Return (count, 3) whole numbers: the first row and column of each cut, and whether it is mirrored."""
+        """Return whole numbers (count, 3): the first row and column of each crop, and whether it is mirrored."""
         span = 2 * self.crop + 1
         return torch.as_tensor(rng.integers(0, [span, span, 1 + self.flip], size=(count, 3)))
 
     def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Return the pixels (n, channels, height, width), changed as the draws (n, 3) say."""
+        """Return pixels (n, channels, height, width), cropped and mirrored as the draws (n, 3) say."""
         row, column, mirrored = draws.to(pixels.device).unbind(1)
         if self.crop:
             height, width = pixels.shape[-2:]
@@ -136,18 +146,20 @@ class Augmentation:
 
 
 class Batches:
-    """The batches of a training; every random number follows from the seed and the number of the update."""
+    """The batches of a training; all randomness follows from the seed and the number of the update."""
 
     def __init__(self, data: ImageData, size: int, augmentation: Augmentation, seed: int):
         if not 1 <= size <= len(data):
-            raise ArgumentError(f"batch is {size}, for {len(data)} images: give a number from 1 to that.")
+            raise ArgumentError(
+                f"batch is {size}, and there are {len(data)} images: give a number from 1 to {len(data)}."
+            )
         seed = whole_number("seed", seed, 0)
         self.data, self.size, self.augmentation, self.seed = data, size, augmentation, seed
         self.order = ShuffledBatches(len(data), size, seed, 0)
         self.each_epoch = self.order.each_epoch
 
     def __call__(self, update: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Return normalized images and labels of an update's batch, or of a part of it."""
+        """Return the normalized images and the labels of an update's batch, or of a part of it."""
         rows = torch.as_tensor(self.order(update)[part], device=self.data.images.device)
         draws = self.augmentation.draw(np.random.default_rng((self.seed, 1, update)), self.size)[part]
         pixels = self.augmentation.apply(self.data.images[rows], draws)

@@ -1,7 +1,7 @@
 """Training of a classifier, in one process or several.
 
-Everything random follows from the seed and the number of the update: a resumed training ends as an uninterrupted
-one, and images, their order and their changes do not depend on the number of processes.
+All randomness follows from the seed and the number of the update. A resumed training therefore ends like an
+uninterrupted one, and the images, their order and their augmentation do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...processes import Place, own_checkpoint, shared_mean
 from ...progress import Progress, SilentProgress
 from .data import Batches, ImageData
 from .measure import accuracy, dtype_of, measure
-from .recipes import Recipe
+from .recipes import ClassifierRecipe
 from .result import ClassifierFit, Curves
 
 
@@ -29,7 +29,7 @@ def train_classifier(
     model: nn.Module,
     train_data: ImageData,
     test_data: ImageData,
-    recipe: Recipe,
+    recipe: ClassifierRecipe,
     *,
     seed: int = 0,
     at: Place | None = None,
@@ -44,40 +44,49 @@ def train_classifier(
     Parameters
     ----------
     model : nn.Module
-        Takes normalized images (n, channels, height, width), returns logits (n, classes). It is trained in place.
-        Dynamics that count their evaluations in an attribute ``evaluations`` are asked for them.
+        Maps normalized images (n, channels, height, width) to logits (n, classes). It is trained in place. Modules with
+        an attribute ``evaluations`` report the evaluations of their dynamics.
     train_data, test_data : ImageData
-    recipe : Recipe
-        One of `RECIPES`, or an own one.
+    recipe : ClassifierRecipe
+        One of `RECIPES`, or your own.
     seed : int
-        Of the batches and their changes; the model's parameters have a seed of their own.
+        Seed of the batches and their augmentation; the model's parameters have a seed of their own.
     at : Place, optional
-        Where to train; see `processes.place`. Several processes share each batch and average their gradients;
-        batch normalization takes the means of each process's part.
+        Where to train; see `processes.place`. Several processes share each batch and average their gradients, while
+        each normalizes its part by that part's own statistics.
     checkpoint, checkpoint_every, resume
-        File to which the training is saved every `checkpoint_every` epochs and at its end; with ``resume=True``
-        a training stopped in between goes on from there and ends exactly as if it had not been stopped.
+        File to which the training is saved every `checkpoint_every` epochs and at its end. With ``resume=True`` an
+        interrupted training continues from there and ends exactly as if it had not been interrupted.
     progress : Progress, optional
     callback : callable, optional
-        ``callback(curves)`` after every epoch, in the first process alone.
+        ``callback(curves)`` is called after every epoch, in the first process only.
 
     Returns
     -------
     ClassifierFit
-        Also after Ctrl-C and where the loss becomes non-finite; ``fit.finished`` is then False, ``fit.message`` says
-        what happened, and the model has the best parameters so far.
+        It is returned after Ctrl-C and when the loss becomes non-finite, too: then ``fit.finished`` is False,
+        ``fit.message`` says what happened, and the model has the best parameters so far.
+
+    Raises
+    ------
+    ArgumentError
+        If the model does not map the images to logits, or the batch does not divide among the processes.
+    DataError
+        If test and training images differ in shape or classes.
     """
     at = at or Place(torch.device("cpu"))
     if recipe.batch % at.world:
-        raise ArgumentError(f"batch is {recipe.batch}, for {at.world} processes: give a multiple of their number.")
+        raise ArgumentError(
+            f"batch is {recipe.batch}, and there are {at.world} processes: give a multiple of their number."
+        )
     if test_data.shape != train_data.shape or test_data.classes != train_data.classes:
         raise DataError(
-            f"test images are {test_data.shape} of {test_data.classes} classes, those to train on "
-            f"{train_data.shape} of {train_data.classes}: give the same."
+            f"test_data has shape {test_data.shape} and {test_data.classes} classes, train_data {train_data.shape} and "
+            f"{train_data.classes}: give the same."
         )
     model.to(at.device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
     _check_model(model, train_data)
-    work = _Updates(model, train_data, test_data.to(at.device), recipe, seed, at, callback)
+    work = _ClassifierUpdates(model, train_data, test_data.to(at.device), recipe, seed, at, callback)
     each_epoch = work.batches.each_epoch
     with own_checkpoint(checkpoint, resume, at) as store:
         fit = train(
@@ -115,15 +124,15 @@ def train_classifier(
     )
 
 
-class _Updates:
-    """What each update computes, and what is measured after each epoch."""
+class _ClassifierUpdates:
+    """The computation of each update, and the measurements after each epoch."""
 
     def __init__(
         self,
         model: nn.Module,
         data: ImageData,
         tests: ImageData,
-        recipe: Recipe,
+        recipe: ClassifierRecipe,
         seed: int,
         at: Place,
         callback: Callable[[Curves], None] | None,
@@ -157,14 +166,14 @@ class _Updates:
 
     @contextmanager
     def _random(self, update: int) -> Iterator[None]:
-        """Let torch's own random numbers, such as a dropout's, follow from the seed, the update and the process."""
+        """Seed torch's own random numbers, such as a dropout's, by the seed, the update and the process."""
         device = self.at.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, 2, update, self.at.rank)).generate_state(1)[0]))
             yield
 
     def _note(self, update: int) -> str:
-        """Return how many images of this epoch were read right so far, and of the tests at its beginning."""
+        """Return the accuracy on this epoch's images so far, and on the test images at its start, as text."""
         note = f", {float(self.right) / (update % self.batches.each_epoch + 1):.2%} right"
         return note + (f", tests {self.curves.test_accuracy[-1]:.2%}" if self.curves.test_accuracy else "")
 
@@ -186,13 +195,13 @@ class _Updates:
 
 
 def _evaluations(module: nn.Module) -> int:
-    """Return how often the dynamics were evaluated in the last forward pass; modules that count know of their parts."""
+    """Return the evaluations of the dynamics in the last forward pass; a module that counts includes its parts."""
     own = getattr(module, "evaluations", None)
     return sum(map(_evaluations, module.children())) if own is None else own
 
 
 def _check_model(model: nn.Module, data: ImageData) -> None:
-    """Raise unless the model answers two of the images with logits of their classes."""
+    """Raise an ArgumentError unless the model maps two of the images to logits of their classes."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     try:
@@ -203,9 +212,9 @@ def _check_model(model: nn.Module, data: ImageData) -> None:
     except RuntimeError as error:
         complaint = str(error).splitlines()[0]
         raise ArgumentError(
-            f"the model does not take images of shape {data.shape} ({complaint}): give one that does."
+            f"the model does not take images of shape {data.shape} ({complaint}): give a model that does."
         ) from None
     if logits.shape != (min(2, len(data)), data.classes):
         raise ArgumentError(
-            f"the model answers images with shape {tuple(logits.shape)}: give one of (n, {data.classes})."
+            f"the model returned shape {tuple(logits.shape)}: give a model that returns logits (n, {data.classes})."
         )

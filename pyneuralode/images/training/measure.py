@@ -1,4 +1,4 @@
-"""The answers of a classifier to images, on one or several devices."""
+"""Evaluation of a classifier on images, in one process or several."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .data import ImageData
 
 @torch.no_grad()
 def measure(model: nn.Module, data: ImageData, *, batch: int = 500, at: Place | None = None) -> Tensor:
-    """Return the logits (n, classes) of all images, on their device and of the type of the model's parameters.
+    """Return the logits (n, classes) of all images, on their device and in the dtype of the model's parameters.
 
-    The model is in evaluation mode meanwhile. Several processes share the work, and all of them have the result.
+    The model is evaluated in evaluation mode. Several processes share the work, and each returns the whole result.
     """
     training = model.training
     model.eval()
     rank, world = (at.rank, at.world) if at is not None else (0, 1)
     if world > 1:
-        for buffer in model.buffers():  # batch normalization's means are each process's own
+        for buffer in model.buffers():  # each process has its own running means
             torch.distributed.broadcast(buffer, 0)
     dtype = dtype_of(model)
     logits = torch.zeros(len(data), data.classes, device=data.images.device, dtype=dtype)
@@ -33,10 +33,10 @@ def measure(model: nn.Module, data: ImageData, *, batch: int = 500, at: Place | 
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the type of the model's first parameter of floating-point numbers; float32 where there is none."""
+    """Return the dtype of the model's first floating-point parameter; float32 where there is none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the part of the images whose largest logit is the label's."""
+    """Return the fraction of the images whose largest logit is the label's."""
     return float((logits.argmax(1) == labels).double().mean())

@@ -1,4 +1,4 @@
-"""How a classifier is trained: the papers' recipes and shorter ones for two cores."""
+"""Recipes to train a classifier: those of the papers, and shorter ones for two cores."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ SCHEDULES = ("one-cycle", "steps")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a classifier is trained.
+class ClassifierRecipe:
+    """All settings of a classifier's training.
 
     Attributes
     ----------
     epochs, batch : int
-        Passes over the images, and images of an update over all processes.
+        Passes over the images, and images of each update, those of all processes together.
     optimizer : Optimizer
     schedule : {"one-cycle", "steps"}, optional
-        Of the learning rate: one cycle up to the optimizer's rate (Smith and Topin 2019), or a tenth of it after
-        each of the epochs in `drops`. Unless given it is the optimizer's own.
+        Schedule of the learning rate: one cycle up to the optimizer's rate (Smith and Topin 2019), or a tenfold drop
+        after each of the epochs in `drops`. By default the optimizer's own.
     drops : tuple of int
     augmentation : Augmentation
     precision : {"float32", "bfloat16"}
-        With "bfloat16" convolutions and products of the training compute in it (torch.autocast); tests are in
-        single precision.
+        Precision of convolutions and matrix products during training (torch.autocast); tests always take float32.
     channels_last : bool
-        Whether tensors keep the channels of a pixel side by side: the same numbers, often faster.
+        Keep the channels of a pixel side by side in memory: the same numbers, often faster.
     smoothing : float
-        Part of the labels' probability that is spread evenly over all classes.
+        Fraction of the labels' probability that is spread evenly over all classes.
     about : str
+        What the recipe is for.
     """
 
     epochs: int
@@ -61,13 +61,13 @@ class Recipe:
         if not 0 <= real_number("smoothing", self.smoothing, "give a number of at least 0 and below 1") < 1:
             raise ArgumentError(f"smoothing is {self.smoothing}: give a number of at least 0 and below 1.")
 
-    def for_epochs(self, epochs: int) -> Recipe:
-        """Return the recipe for another number of epochs, its drops in proportion."""
+    def for_epochs(self, epochs: int) -> ClassifierRecipe:
+        """Return the recipe for another number of epochs, with its drops moved in proportion."""
         drops = tuple(round(drop * epochs / self.epochs) for drop in self.drops)
         return replace(self, epochs=epochs, drops=drops)
 
     def rate(self, each_epoch: int) -> Schedule:
-        """Return the learning rate by update, for this many updates in an epoch; None for the optimizer's own."""
+        """Return the schedule over updates, given the updates in an epoch; None for the optimizer's own."""
         if self.schedule == "one-cycle":
             return OneCycle(self.optimizer.lr, self.epochs * each_epoch)
         if self.schedule == "steps":
@@ -75,9 +75,9 @@ class Recipe:
         return None
 
 
-RECIPES: dict[str, Recipe] = {
-    "review": Recipe(5, 32, Adam(1e-3), about="the review's for its ODE-Net on MNIST"),
-    "digits": Recipe(
+RECIPES: dict[str, ClassifierRecipe] = {
+    "review": ClassifierRecipe(5, 32, Adam(1e-3), about="the review's recipe for its ODE-Net on MNIST"),
+    "digits": ClassifierRecipe(
         2,
         64,
         Adam(2e-3),
@@ -87,16 +87,16 @@ RECIPES: dict[str, Recipe] = {
         channels_last=True,
         about="MNIST in a quarter of an hour on two cores",
     ),
-    "paper": Recipe(
+    "paper": ClassifierRecipe(
         350,
         256,
         SGD(0.1, momentum=0.9, weight_decay=5e-4),
         schedule="steps",
         drops=(150, 250),
         augmentation=Augmentation(crop=4, flip=True),
-        about="ANODEV2's on CIFAR-10; for a GPU",
+        about="ANODEV2's recipe on CIFAR-10; for a GPU",
     ),
-    "short": Recipe(
+    "short": ClassifierRecipe(
         15,
         64,
         SGD(0.05, momentum=0.9, weight_decay=5e-4),

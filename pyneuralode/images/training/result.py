@@ -1,4 +1,4 @@
-"""What a training of a classifier leaves: curves by epoch, and the answers to the test images."""
+"""Results of a classifier's training: curves over the epochs, and the logits of the test images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ...fitting.stochastic import StochasticFit
 
 @dataclass
 class Curves:
-    """Numbers of every epoch.
+    """One number for each epoch and quantity.
 
     Attributes
     ----------
     loss, train_accuracy : list of float
-        Means over the epoch's batches, as they were trained on; accuracies are from 0 to 1.
+        Means over the epoch's batches, measured as they were trained on; accuracies are from 0 to 1.
     test_accuracy : list of float
     evaluations : list of float
-        Evaluations of the dynamics in one forward pass, the mean over the epoch; 0 for a net without any.
+        Mean number of evaluations of the dynamics in a forward pass; 0 for a net without dynamics.
     seconds : list of float
-        Of the epoch, its test included.
+        Time of the epoch, its test included.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class ClassifierFit:
-    """A trained classifier and its numbers.
+    """A trained classifier and its measurements.
 
     Attributes
     ----------
@@ -47,9 +47,9 @@ class ClassifierFit:
         Loss and evaluations of every update.
     curves : Curves
     logits : (test images, classes) or None
-        Of the test images, on the CPU; None where the training was interrupted.
+        Logits of the test images, on the CPU; None if the training was interrupted.
     accuracy : float or None
-        Part of the test images that are read right.
+        Fraction of the test images that are classified correctly.
     processes : int
     """
 
@@ -61,7 +61,7 @@ class ClassifierFit:
     processes: int = 1
 
     def misread(self, labels: Tensor) -> Tensor:
-        """Return which test images (k,) are misread, the most certain mistakes first; `labels` are the right ones."""
+        """Return the indices (k,) of misclassified test images, the most certain first; `labels` are the true ones."""
         if self.logits is None:
             return labels.new_empty(0)
         certainty, answers = self.logits.softmax(1).max(1)

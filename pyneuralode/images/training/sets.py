@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 as `ImageData`, for training and for testing, normalized as the papers do."""
+"""MNIST and CIFAR-10 as `ImageData`, for training and testing, normalized as in the papers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CIFAR10 = {"mean": (0.4914, 0.4822, 0.4465), "deviation": (0.2470, 0.2435, 0.261
 
 
 def mnist_sets(folder: str | Path | None = None) -> tuple[ImageData, ImageData]:
-    """Return MNIST's training and test images; arguments and errors as `datasets.mnist_images`."""
+    """Return MNIST's training and test images; arguments and errors are those of `datasets.mnist_images`."""
     train = ImageData(mnist_images("train", folder), mnist_labels("train", folder), **MNIST)
     return train, train.like(mnist_images("test", folder), mnist_labels("test", folder))
 
 
 def cifar10_sets(folder: str | Path | None = None, reduced: bool = False) -> tuple[ImageData, ImageData]:
-    """Return CIFAR-10's training and test images; arguments and errors as `datasets.read_cifar10`."""
+    """Return CIFAR-10's training and test images; arguments and errors are those of `datasets.read_cifar10`."""
     train = ImageData(*read_cifar10("train", folder, reduced), **CIFAR10)
     return train, train.like(*read_cifar10("test", folder, reduced))

@@ -1,4 +1,4 @@
-"""What makes flows in the plane learn fast: initial parameters that are spread out."""
+"""Initial parameters with which flows in the plane learn fast."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ..fields import Parameters, VectorField
 from ..time_fields import HyperMLP
 
 
-def spread(field: VectorField, seed: int, reach: float = 2.0) -> Parameters:
-    """Return initial parameters of a network whose first units differ over all of |x| < `reach`, at times from 0 to 1.
+def spread_units(field: VectorField, seed: int, reach: float = 2.0) -> Parameters:
+    """Return initial parameters of a network whose first units bend all over |x| < `reach` and times from 0 to 1.
 
-    As a field draws them, a net's units all bend at the origin, a hypernetwork's all at time zero, and moving them
-    apart takes many updates. Here the first layer's biases are uniform on (-reach, reach). In a `HyperMLP` the biases
-    b are so at all times, and the weights W ~ N(0, 1), through the hypernetwork's last bias; its own first units,
-    tanh(4 (t / time_scale - s)) or the negative, bend at times s uniform on (0, 1). All else is as the field draws it.
+    By default all units of a net bend at the origin, and those of a hypernetwork at time zero; moving them apart takes
+    many updates. Here the first layer's biases are uniform on (-reach, reach). In a `HyperMLP` the hypernetwork's last
+    bias gives such biases b at all times, and weights W ~ N(0, 1); its own first units, tanh(4 (t / time_scale - s)) or
+    the negative, bend at times s uniform on (0, 1). All other parameters are the field's own initial ones.
     """
     parameters, rng = field.initial(seed), np.random.default_rng((seed, 1))
     if isinstance(field, HyperMLP):

@@ -1,0 +1,132 @@
+"""Saved models: one safetensors file each, its arrays beside its description as JSON in the header; never code.
+
+A kind of model has a classmethod ``from_saved(description, arrays)``, and a line in `KINDS` that says where it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .errors import ArgumentError, ModelFileError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributions import Distribution
+
+FORMAT = 1
+# The class that reads each kind of model, imported when a file of that kind is read.
+KINDS = {
+    "NeuralODE": "models.NeuralODE",
+    "AugmentedNeuralODE": "models.AugmentedNeuralODE",
+    "ContinuousFlow": "flows.continuous.ContinuousFlow",
+    "PlanarFlow": "flows.planar.PlanarFlow",
+    "ImageFlow": "flows.images.multiscale.ImageFlow",
+    "image classifier": "images.training.specs.ClassifierSpec",
+}
+
+
+def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
+    """Read a model that was saved by its `save`, whatever its kind, or by a command such as `pyneuralode train`.
+
+    Parameters
+    ----------
+    path : path
+        A safetensors file.
+    base : torch.distributions.Distribution, optional
+        The base density of a `ContinuousFlow` that had one of its own: files keep no more than its name.
+
+    Returns
+    -------
+    torch.nn.Module
+        A `NeuralODE`, `AugmentedNeuralODE`, `ContinuousFlow`, `PlanarFlow`, `ImageFlow` or image classifier.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is absent, damaged, of a newer version, or not a model of pyneuralode.
+    ArgumentError
+        If `base` is missing, or given for a model that has none.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn, tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> pn.NeuralODE(pn.MLP((2, 50, 2)), solver="DP5").save(path)
+    >>> pn.load(path).solver
+    'DP5'
+    """
+    path = Path(path)
+    arrays, description = read_model_file(path)
+    kind = description.pop("model", None)
+    if kind not in KINDS:
+        raise ModelFileError(f"{path} holds a {kind}, which is not known here: known are {', '.join(KINDS)}.")
+    module, name = KINDS[kind].rsplit(".", 1)
+    read = getattr(importlib.import_module(f".{module}", __package__), name).from_saved
+    takes_base = "base" in inspect.signature(read).parameters
+    if base is not None and not takes_base:
+        raise ArgumentError(f"base is given, and {path} holds a {kind}, which has none: leave base out.")
+    own = description.pop("base", "standard normal")
+    if takes_base and base is None and own != "standard normal":
+        raise ArgumentError(
+            f"base is missing: the flow in {path} had one of its own, a {own}; give load(path, base=...)."
+        )
+    try:
+        return read(description, arrays, **({"base": base} if takes_base else {}))
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise ModelFileError(f"{path} has a damaged description ({error}): save the model again.") from None
+
+
+def read_model_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and the description in a file of ours; any other file is a ModelFileError."""
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not there: give the path of a saved model.")
+    try:
+        with safe_open(str(path), "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
+    except (SafetensorError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
+    if not isinstance(description, dict):
+        raise ModelFileError(
+            f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
+        )
+    version = description.pop("format", 0)
+    if version > FORMAT:
+        raise ModelFileError(
+            f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode."
+        )
+    return arrays, description
+
+
+def write_model_file(path: str | Path, kind: str, description: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write a model of one of the `KINDS`; NumPy arrays in the description become lists.
+
+    Raises ArgumentError where the folder of `path` is not there.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ArgumentError(f"path is {str(path)!r}, whose folder is not there: make it first.")
+    header = json.dumps({"format": FORMAT, "model": kind, **description}, default=lambda value: value.tolist())
+    values = {name: np.array(value, order="C") for name, value in arrays.items()}
+    save_file(values, str(path), {"pyneuralode": header})
+
+
+def arrays_of(module: nn.Module) -> dict[str, np.ndarray]:
+    """Return a module's parameters and buffers as arrays by name, as `load_arrays` takes them back."""
+    return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
+
+
+def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
+    """Set a module's parameters and buffers; a ValueError or RuntimeError says that they are not this module's."""
+    import torch
+
+    module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})
