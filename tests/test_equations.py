@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode import equations
 from pyneuralode.engines.torch_engine import slope
-from pyneuralode.equations import BINARY, FUNCTIONS, UNARY
-from pyneuralode.fields import from_description
+from pyneuralode.fields import equations, from_description
+from pyneuralode.fields.equations import BINARY, FUNCTIONS, UNARY
 
 PREY = pn.Equations({"x": "a*x - b*x*y", "y": "-c*y + d*x*y"}, parameters={"a": 1.5, "b": 1.0, "c": 3.0, "d": 1.0})
 # Every kind of term: time, constants, a term within a term, one that no state enters.

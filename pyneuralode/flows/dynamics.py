@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..conv_fields import ConcatConv
 from ..engines import choice, torch_engine
 from ..engines.integrals import Integrals
 from ..engines.torch_engine.autograd_jacobian import Differentiated
@@ -23,7 +22,7 @@ from ..engines.torch_engine.convolved import Convolved
 from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.layered import Layered, activation_of, layers_of
 from ..engines.torch_engine.stiff import find_tableau
-from ..fields import VectorField
+from ..fields import ConcatConv, VectorField
 from ..problem import Problem
 
 if TYPE_CHECKING:

@@ -12,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...conv_fields import ConcatConv
 from ...errors import ArgumentError, PyNeuralODEError
-from ...fields import MLP, Linear
+from ...fields import MLP, ConcatConv, ConcatMLP, GatedMLP, HyperMLP, Linear
 from ...gradients import ForwardMode, require_gradient
 from ...solvers import find_solver, julia_solver
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
 from ..torch_engine.once_differentiable import once_differentiable
 from . import session

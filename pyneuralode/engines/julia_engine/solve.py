@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...conv_fields import ConcatConv
-from ...equations import Equations
 from ...errors import ArgumentError, PyNeuralODEError
-from ...fields import MLP, SEIR, Linear, VectorField
+from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from ...gradients import OF_STEPS, require_gradient
 from ...problem import Problem, Solution
 from ...solvers import find_solver, julia_solver
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..inputs import check_described, flat_control, read_parameters
 from ..state import Layout, check_times, flatten, times_inside
 from ..torch_engine.dynamics import build

@@ -10,11 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...conv_fields import ConcatConv
-from ...equations import Equations
 from ...errors import ArgumentError
-from ...fields import MLP, SEIR, Linear, VectorField
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
+from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from .activations import ACTIVATIONS, INPUT_MAPS
 from .equations import bound_equations
 from .layered import Layered, activation_of, layers_of

@@ -14,10 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...arguments import real_number, whole_number
-from ...conv_fields import ConcatConv
 from ...engines.torch_engine.tableaus import Tableau
 from ...errors import ArgumentError, ModelFileError, unknown_name
-from ...fields import check_widths
+from ...fields import ConcatConv, check_widths
 from ...gradients import GradientMethod
 from ...models import FORMAT, make_control, read_model_file
 from ...solvers import find_solver

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import ArgumentError
-from .fields import (
+from ..errors import ArgumentError
+from .base import (
     ACTIVATIONS,
     Network,
     canonical,

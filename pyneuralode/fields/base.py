@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arguments import real_array, real_number, whole_number
-from .errors import ArgumentError, unknown_name
+from ..arguments import real_array, real_number, whole_number
+from ..errors import ArgumentError, unknown_name
 
 ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
 INPUT_MAPS = ("identity", "square", "cube")
@@ -264,7 +264,7 @@ class SEIR(VectorField):
 
 
 def _kinds() -> dict[str, type[VectorField]]:
-    from . import conv_fields, equations, time_fields  # noqa: F401 - the kinds that have a module of their own
+    from . import convolutions, equations, time_networks  # noqa: F401 - the kinds that have a module of their own
 
     kinds = [*VectorField.__subclasses__(), *Network.__subclasses__()]
     return {kind.__name__: kind for kind in kinds if kind is not Network}

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .arguments import real_number
-from .errors import ArgumentError, unknown_name
-from .fields import Parameters, VectorField
+from ..arguments import real_number
+from ..errors import ArgumentError, unknown_name
+from .base import Parameters, VectorField
 
 UNARY = (
     "abs", "acos", "asin", "atan", "cos", "cosh", "exp", "expm1", "log", "log10", "log1p", "sigmoid", "sin", "sinh",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .fields import (
+from .base import (
     ACTIVATIONS,
     Network,
     canonical,
