@@ -18,7 +18,7 @@ from pyneuralode.engines.torch_engine.compiled.formulas.program import OPERATION
 from pyneuralode.engines.torch_engine.stiff import find_tableau
 from pyneuralode.engines.torch_engine.tableaus import TABLEAUS
 from pyneuralode.errors import SolverError
-from pyneuralode.fields.equations import BINARY, FUNCTIONS
+from pyneuralode.fields.formulas import BINARY, FUNCTIONS
 from pyneuralode.gradients import Backprop, Checkpointed
 from pyneuralode.models import solve
 

@@ -1,54 +1,94 @@
-"""Vector fields: what is integrated, described without any engine.
+"""Vector fields: what is integrated, described without any engine; their registry, and their descriptions as JSON.
 
-A field is a small frozen dataclass. It knows the shape of the state, the names, shapes and order of its
-parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers).
-The engines build the function that is integrated from this description.
+A field is a small frozen dataclass. It knows the dimension of the state, the names, shapes and order of its
+parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). Engines build
+the function that is integrated from this description.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arguments import real_array, real_number, whole_number
-from ..errors import ArgumentError, unknown_name
+from ..errors import ArgumentError, ModelFileError, nearest_name
 
-ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
-INPUT_MAPS = ("identity", "square", "cube")
-INITIALIZATIONS = ("glorot_uniform", "normal", "lecun_uniform", "torch")
-_ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none": "identity"}
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Parameters = dict[str, np.ndarray]
 
-
-def canonical(argument: str, value: str, known: tuple[str, ...]) -> str:
-    """Return the catalog's own spelling of a name."""
-    name = str(value).lower()
-    name = _ALIASES.get(name, name)
-    if name not in known:
-        raise unknown_name(argument, value, known)
-    return name
+_REGISTRY: dict[str, type[VectorField]] = {}
 
 
 @dataclass(frozen=True)
 class VectorField:
-    """Base of all vector fields ``dy/dt = f(t, y; parameters)``.
+    """Base of all vector fields ``dy/dt = f(t, y; parameters)``, ours and a user's own.
 
-    A subclass is a frozen dataclass of plain values (so that it can be written as JSON) and gives
+    A subclass is a frozen dataclass of plain values (numbers, text, tuples of them), so that it can be written as JSON.
+    It is registered under its class name when it is defined: models with such a field can be saved, and loaded again
+    once the module that defines the class has been imported. A class that is only a base of others is defined with
+    ``abstract=True`` and is not registered.
 
-    1. ``dim``: number of state components, the last axis of the state;
-    2. ``shapes()``: parameter names and shapes, in the order every engine keeps;
-    3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes.
+    A subclass provides
 
-    Each engine has a builder for each subclass.
+    1. ``dim``: the number of state components, the last axis of the state; an attribute, a property or a dataclass field;
+    2. ``shapes()``: the names and shapes of its parameters, in the order that every engine keeps (default: none);
+    3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes (default: none);
+    4. ``slope(t, y, parameters)``: dy/dt in torch operations.
+
+    Such a field is solved by the torch engine, with every solver and gradient method and without compiled code.
+
+    Raises
+    ------
+    ArgumentError
+        When a class is defined without ``dim``, under the name of another registered class, or with a ``slope`` that
+        engines would not call, since they have code of their own for the class it is derived from.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> @dataclass(frozen=True)
+    ... class Pendulum(pn.VectorField):
+    ...     damping: float = 0.5
+    ...     dim = 2
+    ...
+    ...     def shapes(self):
+    ...         return {"damping": ()}
+    ...
+    ...     def initial(self, seed=0):
+    ...         return {"damping": np.array(self.damping)}
+    ...
+    ...     def slope(self, t, y, parameters):
+    ...         angle, speed = y.unbind(-1)
+    ...         return torch.stack([speed, -torch.sin(angle) - parameters["damping"] * speed], dim=-1)
+    >>> solution = pn.solve(Pendulum(), [1.0, 0.0], [0.0, 1.0, 2.0], engine="torch")
+    >>> solution.ys.round(3)
+    array([[ 1.   ,  0.   ],
+           [ 0.658, -0.595],
+           [ 0.012, -0.595]])
+    >>> model = pn.NeuralODE(Pendulum(damping=0.3), engine="torch")
+    >>> model.save("pendulum.safetensors")
+    >>> pn.load("pendulum.safetensors").field
+    Pendulum(damping=0.3)
     """
 
-    @property
-    def dim(self) -> int:
-        raise ArgumentError(f"{type(self).__name__} does not say its dimension: give it a property `dim`.")
+    if TYPE_CHECKING:  # at run time it would be the default of a subclass's dataclass field `dim`
+
+        @property
+        def dim(self) -> int: ...
+
+    def __init_subclass__(cls, abstract: bool = False, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        if not abstract:
+            _register(cls)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the parameters' shapes by name, in the documented order."""
@@ -58,231 +98,99 @@ class VectorField:
         """Return the initial parameters, float64 arrays of `shapes()`."""
         return {}
 
+    def slope(self, t: Tensor, y: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return dy/dt, a tensor like `y`. Engines have code of their own for our fields; a user's field defines this.
+
+        Parameters
+        ----------
+        t : tensor ()
+            The time.
+        y : tensor (..., dim)
+            The state; any leading axes count independent samples.
+        parameters : mapping of str to tensor
+            The parameters by name, of `shapes()`.
+        """
+        name = type(self).__name__
+        raise ArgumentError(f"{name} has no slope: define the method slope(self, t, y, parameters) that returns dy/dt.")
+
     def describe(self) -> dict:
-        """Return the description as JSON values; `from_description` reads it back."""
+        """Return the description as JSON values, which `from_description` reads back.
+
+        Raises ArgumentError for a class that is not a dataclass, as its values would be lost.
+        """
+        name = type(self).__name__
+        if "__dataclass_fields__" not in vars(type(self)):
+            raise ArgumentError(f"{name} is not a dataclass: write @dataclass(frozen=True) above the class.")
         values = dataclasses.asdict(self)
-        return {"kind": type(self).__name__, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+        return {"kind": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 
 
-def check_widths(name: str, widths, remedy: str) -> tuple[int, ...]:
-    """Return the widths of layers, checked to be positive whole numbers."""
-    try:
-        return tuple(whole_number(name, width) for width in widths)
-    except (TypeError, ArgumentError):
-        raise ArgumentError(f"{name} is {widths!r}: {remedy}.") from None
-
-
-def check_sizes(sizes) -> tuple[int, ...]:
-    """Return the widths of a network of the state, checked."""
-    remedy = "give at least two positive widths, such as (2, 50, 2)"
-    widths = check_widths("sizes", sizes, remedy)
-    if len(widths) < 2:
-        raise ArgumentError(f"sizes is {sizes!r}: {remedy}.")
-    if widths[0] != widths[-1]:
+def _register(cls: type[VectorField]) -> None:
+    name = cls.__name__
+    dataclass_fields = {**getattr(cls, "__dataclass_fields__", {}), **inspect.get_annotations(cls)}
+    if not hasattr(cls, "dim") and "dim" not in dataclass_fields:
+        raise ArgumentError(f"{name} does not say its dimension: give it an attribute, property or field `dim`.")
+    if cls.slope is not VectorField.slope:
+        for base in cls.__mro__[1:]:
+            if is_registered(base) and base.__module__.startswith(f"{__package__}."):
+                raise ArgumentError(
+                    f"{name} defines slope, but engines solve a {base.__name__} by code of their own: derive {name} from "
+                    "VectorField, or leave slope out."
+                )
+    other = _REGISTRY.get(name, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ArgumentError(
-            f"sizes is {widths}: the first and the last width are both the state's dimension, "
-            f"write ({widths[0]}, ..., {widths[0]})."
+            f"{cls.__module__} defines a vector field {name}, but that is the name of {other.__module__}.{other.__qualname__} "
+            "already: give one of the two another name."
         )
-    return widths
+    _REGISTRY[name] = cls  # a class that is defined again, as in a notebook, replaces the one before
 
 
-def check_scales(field: VectorField, *names: str) -> None:
-    """Make the named settings of `field` floats, checked to be positive."""
-    for name in names:
-        value = real_number(name, getattr(field, name), "give a positive number, such as 1.0")
-        if value <= 0:
-            raise ArgumentError(f"{name} is {value}: give a positive number, such as 1.0.")
-        object.__setattr__(field, name, value)
+def is_registered(cls: type) -> bool:
+    """Return whether descriptions can name this very class."""
+    return _REGISTRY.get(cls.__name__) is cls
 
 
-def check_counts(field: VectorField, example: int, *names: str) -> None:
-    """Raise unless the settings named are positive whole numbers, and make them int."""
-    for name in names:
-        object.__setattr__(field, name, whole_number(name, getattr(field, name), 1, example))
+def registered_fields() -> dict[str, type[VectorField]]:
+    """Return the classes that descriptions can name, by name, in the order in which they were defined."""
+    return dict(_REGISTRY)
 
 
-def check_drawing(field: VectorField) -> None:
-    """Check a field's `init`, `init_scale` and `init_bias`."""
-    object.__setattr__(field, "init", canonical("init", field.init, INITIALIZATIONS))
-    check_scales(field, "init_scale")
-    if real_number("init_bias", field.init_bias) < 0:
-        raise ArgumentError(f"init_bias is {field.init_bias}: give a number of at least 0, such as 1.0.")
+def from_description(description: Mapping[str, Any]) -> VectorField:
+    """Return the field that `VectorField.describe` described.
 
-
-def draw(shapes: dict[str, tuple[int, ...]], init: str, init_scale: float, init_bias: float, seed: int) -> Parameters:
-    """Return initial weights (out, in, ...) and biases (out,), each after its weight; see `MLP` for the settings."""
-    rng = np.random.default_rng(seed)
-    parameters = {}
-    bound = init_bias
-    for name, shape in shapes.items():
-        if len(shape) == 1:
-            parameters[name] = rng.uniform(-bound, bound, size=shape)
-            continue
-        window = int(np.prod(shape[2:]))  # a kernel's pixels; 1 for a matrix
-        n_out, n_in = shape[0] * window, shape[1] * window
-        if init == "normal":
-            parameters[name] = init_scale * rng.normal(size=shape)
-        else:
-            limit = np.sqrt(6 / (n_in + n_out)) if init == "glorot_uniform" else np.sqrt(1 / n_in)
-            parameters[name] = init_scale * rng.uniform(-limit, limit, size=shape)
-        if init == "torch":
-            bound = init_scale * np.sqrt(1 / n_in)
-    return parameters
-
-
-def layer_shapes(widths: Sequence[int], joined: int = 0, window: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of weight_1, bias_1, weight_2, ... of a network whose layers take `joined` more inputs."""
-    shapes = {}
-    for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]), start=1):
-        shapes[f"weight_{layer}"] = (n_out, n_in + joined, *window)
-        shapes[f"bias_{layer}"] = (n_out,)
-    return shapes
-
-
-class Network(VectorField):
-    """Base of the fields that start from drawn weights: they have `init`, `init_scale` and `init_bias`, see `MLP`."""
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
-
-
-@dataclass(frozen=True)
-class MLP(Network):
-    """A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Widths of all layers; the first and the last are the dimension of the state.
-    activation : str
-        One of `ACTIVATIONS`, between layers; the last layer is linear.
-    input_map : {"identity", "square", "cube"}
-        Fixed map of the state before the first layer, component by component.
-    input_scale, output_scale : float
-        Fixed scales: states of size `input_scale` reach the net as ones, and the net's ones mean a slope
-        of `output_scale` (state units per unit of time).
-    init : {"glorot_uniform", "normal", "lecun_uniform", "torch"}
-        Weights ~ U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1), or U(-a, a) with
-        a = sqrt(1 / in) (as PyTorch's linear layer); each times `init_scale`. "torch" draws the biases so too, in place
-        of `init_bias`: what PyTorch's linear and convolutional layers start from.
-    init_bias : float
-        Biases ~ U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state, and a solve
-        that starts there stays there until the last bias moves.
-
-    The parameters are ``weight_1`` (out, in), ``bias_1`` (out,), ``weight_2``, ... in that order.
+    Raises
+    ------
+    ModelFileError
+        If no imported module defines a field of that name.
+    ArgumentError
+        If the class does not take the values described.
     """
-
-    sizes: tuple[int, ...]
-    activation: str = "tanh"
-    input_map: str = "identity"
-    input_scale: float = 1.0
-    output_scale: float = 1.0
-    init: str = "glorot_uniform"
-    init_scale: float = 1.0
-    init_bias: float = 0.0
-
-    def __post_init__(self):
-        object.__setattr__(self, "sizes", check_sizes(self.sizes))
-        object.__setattr__(self, "activation", canonical("activation", self.activation, ACTIVATIONS))
-        object.__setattr__(self, "input_map", canonical("input_map", self.input_map, INPUT_MAPS))
-        check_scales(self, "input_scale", "output_scale")
-        check_drawing(self)
-
-    @property
-    def dim(self) -> int:
-        return self.sizes[0]
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return layer_shapes(self.sizes)
-
-
-@dataclass(frozen=True)
-class Linear(VectorField):
-    """The linear field ``dy/dt = A map(y)``; the parameter is ``A`` (d, d), starting from `matrix`.
-
-    `input_map` is applied to each component first: with "cube" and A = [[-0.1, -2], [2, -0.1]] this is the
-    cubic spiral of Chen et al. 2018.
-    """
-
-    matrix: tuple[tuple[float, ...], ...]
-    input_map: str = "identity"
-
-    def __post_init__(self):
-        matrix = real_array("matrix", self.matrix)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
-            raise ArgumentError(
-                f"matrix has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
-            )
-        object.__setattr__(self, "matrix", tuple(tuple(map(float, row)) for row in matrix))
-        object.__setattr__(self, "input_map", canonical("input_map", self.input_map, INPUT_MAPS))
-
-    @property
-    def dim(self) -> int:
-        return len(self.matrix)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"A": (self.dim, self.dim)}
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return {"A": np.array(self.matrix)}
-
-
-@dataclass(frozen=True)
-class SEIR(VectorField):
-    """The SEIR epidemic model in fractions of the population (Kermack and McKendrick 1927; Hethcote 2000).
-
-    ::
-
-        ds/dt = -gamma R0 s i      de/dt = gamma R0 s i - sigma e
-        di/dt = sigma e - gamma i  dr/dt = gamma i
-
-    State: (s, e, i, r). Parameters, each of shape (): ``gamma`` recovery rate (1/day), ``R0`` basic
-    reproduction number (dimensionless), ``sigma`` rate of leaving the exposed state (1/day). The fields of
-    this dataclass are their initial values.
-    """
-
-    gamma: float = 0.17
-    R0: float = 5.7
-    sigma: float = 0.17
-
-    def __post_init__(self):
-        for name in ("gamma", "R0", "sigma"):
-            value = real_number(name, getattr(self, name), "give a finite rate of at least 0, such as 0.17")
-            if value < 0:
-                raise ArgumentError(f"{name} is {value}: give a finite rate of at least 0, such as 0.17.")
-            object.__setattr__(self, name, value)
-
-    @property
-    def dim(self) -> int:
-        return 4
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"gamma": (), "R0": (), "sigma": ()}
-
-    def initial(self, seed: int = 0) -> Parameters:
-        return {"gamma": np.array(self.gamma), "R0": np.array(self.R0), "sigma": np.array(self.sigma)}
-
-
-def _kinds() -> dict[str, type[VectorField]]:
-    from . import convolutions, equations, time_networks  # noqa: F401 - the kinds that have a module of their own
-
-    kinds = [*VectorField.__subclasses__(), *Network.__subclasses__()]
-    return {kind.__name__: kind for kind in kinds if kind is not Network}
-
-
-def from_description(description: dict) -> VectorField:
-    """Return the field that `VectorField.describe` described."""
     values = dict(description)
     kind = values.pop("kind", None)
-    kinds = _kinds()
-    if kind not in kinds:
-        raise unknown_name("the field's kind", kind, kinds)
-    settings = dataclasses.fields(kinds[kind])
-    known = {f.name for f in settings if f.init}
-    for derived in {f.name for f in settings} - known:  # written for the engines, computed again when read
-        values.pop(derived, None)
-    if not set(values) <= known:
-        raise ArgumentError(
-            f"{kind} has no setting {sorted(set(values) - known)[0]!r}: it has {', '.join(sorted(known))}."
+    if kind not in _REGISTRY:
+        near = nearest_name(kind, _REGISTRY)
+        hint = f"the nearest known one is {near}" if near else f"known are {', '.join(_REGISTRY)}"
+        raise ModelFileError(
+            f"the field is a {kind}, which no imported module defines ({hint}): import the module that defines {kind}, "
+            "then load the model again."
         )
-    return kinds[kind](**values)
+    known = dataclasses.fields(_REGISTRY[kind])
+    accepted = {setting.name for setting in known if setting.init}
+    for derived in {setting.name for setting in known} - accepted:  # written for engines, computed again when read
+        values.pop(derived, None)
+    for name in values:
+        if name not in accepted:
+            raise ArgumentError(f"{kind} has no argument {name!r}: it takes {', '.join(sorted(accepted))}.")
+    return _REGISTRY[kind](**{name: _with_tuples(value) for name, value in values.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return a JSON value with tuples for lists, as they were before they were written."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def assign(instance: object, **values: Any) -> None:
+    """Set attributes of a frozen dataclass, which is allowed only while it is being made."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import PyNeuralODEError
 from .objective import Objective
-from .result import StageResult
+from .stage_result import StageResult
 from .variables import Variables
 
 SETTLED = 1e-3  # the part of the objective that may still be gained where a fit has converged

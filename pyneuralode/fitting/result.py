@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .diagnosis import Diagnosis
-
-
-@dataclass
-class StageResult:
-    """One stage: its last time, the loss and the objective (loss and penalty) where every iteration began, those
-    of the best parameters by the objective, and the work done."""
-
-    end: float | None
-    optimizer: str
-    losses: list[float] = field(default_factory=list)
-    objectives: list[float] = field(default_factory=list)
-    best_loss: float = float("inf")
-    best_objective: float = float("inf")
-    parameters: dict[str, np.ndarray] = field(default_factory=dict)
-    evaluations: int = 0
-    seconds: float = 0.0
+from .diagnosis import Diagnosis
+from .stage_result import StageResult
 
 
 @dataclass

@@ -38,5 +38,7 @@ def load_flow(path: str | Path, base: Distribution | None = None) -> ContinuousF
         )
         flow.set_arrays(arrays)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
         raise ModelFileError(f"{path} has a damaged description ({error}): save the flow again.") from None
     return flow

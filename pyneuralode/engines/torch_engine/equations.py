@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...fields import Equations
-from ...fields.equations import BINARY, TIME, UNARY
+from ...fields.formulas import BINARY, TIME, UNARY
 
 _FUNCTIONS = {**{name: getattr(torch, name) for name in UNARY}, "max": torch.maximum, "min": torch.minimum}
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...arguments import real_number, whole_number
+from ...arguments import real_number, whole_number, whole_numbers
 from ...engines.torch_engine.tableaus import Tableau
 from ...errors import ArgumentError, ModelFileError, unknown_name
-from ...fields import ConcatConv, check_widths
+from ...fields import ConcatConv
 from ...gradients import GradientMethod
 from ...models import FORMAT, make_control, read_model_file
 from ...solvers import find_solver
@@ -97,7 +97,7 @@ class ImageFlow(nn.Module):
         if entry not in ENTRIES:
             raise unknown_name("entry", entry, ENTRIES)
         remedy = "give channels, height and width, such as (1, 28, 28)"
-        self.shape, self.noise = check_widths("shape", shape, remedy), noise
+        self.shape, self.noise = whole_numbers("shape", shape, remedy), noise
         if len(self.shape) != 3:
             raise ArgumentError(f"shape is {shape}: {remedy}.")
         self.description = {
