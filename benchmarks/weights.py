@@ -50,8 +50,7 @@ def train_all(progress: Progress, path: Path = FILE) -> dict[str, float]:
 
 
 def _field(name: str):
-    from pyneuralode.fields import MLP
-    from pyneuralode.time_fields import HyperMLP
+    from pyneuralode.fields import MLP, HyperMLP
 
     return (HyperMLP if name == FLAG else MLP)(**TRAINED[name])
 

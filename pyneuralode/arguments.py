@@ -1,19 +1,23 @@
-"""Numbers as callers give them, read strictly: what merely can be converted (text, dates, truth values) is refused."""
+"""Checks of arguments, each in one form of sentence: "name is value: give ...".
+
+Numbers are read strictly: text, dates and truth values are refused, although NumPy and float() would convert them.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ArgumentError
+from .errors import ArgumentError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What NumPy would turn into floats without a word, by the kind of its dtype, and what to do instead.
+# What NumPy would convert to floats silently, by the kind of its dtype, and what to do instead.
 _REMEDIES = {
     "c": "split it into real and imaginary parts",
     "b": "write {name}.astype(float) if 0 and 1 are meant",
@@ -24,7 +28,7 @@ _REMEDIES = {
 
 
 def whole_number(name: str, value: Any, least: int = 1, example: int | None = None) -> int:
-    """Return `value` as an int of at least `least`; 1e3 is a whole number, True, "3" and 2.5 are none."""
+    """Return `value` as an int of at least `least`; 1e3 is a whole number, but True, "3" and 2.5 are not."""
     number = _plain(value)
     if _is_finite(number) and number == int(number) and number >= least:
         return int(number)
@@ -34,15 +38,48 @@ def whole_number(name: str, value: Any, least: int = 1, example: int | None = No
 
 
 def real_number(name: str, value: Any, remedy: str = "give a finite number") -> float:
-    """Return `value` as a finite float; True and "3" are none."""
+    """Return `value` as a finite float; True and "3" are refused."""
     number = _plain(value)
     if _is_finite(number):
         return float(number)
     raise ArgumentError(f"{name} is {number!r}: {remedy}.")
 
 
+def positive_number(name: str, value: Any, remedy: str = "give a positive number, such as 1.0") -> float:
+    """Return `value` as a finite float above 0."""
+    number = real_number(name, value, remedy)
+    if number > 0:
+        return number
+    raise ArgumentError(f"{name} is {number}: {remedy}.")
+
+
+def nonnegative_number(name: str, value: Any, remedy: str = "give a number of at least 0, such as 1.0") -> float:
+    """Return `value` as a finite float of at least 0."""
+    number = real_number(name, value, remedy)
+    if number >= 0:
+        return number
+    raise ArgumentError(f"{name} is {number}: {remedy}.")
+
+
+def whole_numbers(name: str, values: Any, remedy: str) -> tuple[int, ...]:
+    """Return `values`, a sequence of positive whole numbers, as a tuple of ints."""
+    try:
+        return tuple(whole_number(name, value) for value in values)
+    except (TypeError, ArgumentError):
+        raise ArgumentError(f"{name} is {values!r}: {remedy}.") from None
+
+
+def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
+    """Return `value`, one of the lower-case names `known` or an alias of one, as it is spelled there."""
+    spelled = str(value).lower()
+    spelled = (aliases or {}).get(spelled, spelled)
+    if spelled in known:
+        return spelled
+    raise unknown_name(name, value, known)
+
+
 def real_array(name: str, value: Any) -> np.ndarray:
-    """Return `value`, an array, a table or nested lists, as float32 or float64; what is neither becomes float64."""
+    """Return an array, a table or nested lists as a float32 or float64 array; any other dtype becomes float64."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ArgumentError(f"{name} is a masked array with hidden values: write {name}.filled(np.nan).")
     try:
@@ -50,22 +87,22 @@ def real_array(name: str, value: Any) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         complaint = str(error).splitlines()[0].rstrip(".")
         kind = type(value).__name__
-        raise ArgumentError(f"{name} is a {kind} and no array ({complaint}): give real numbers.") from None
+        raise ArgumentError(f"{name} is a {kind}, not an array ({complaint}): give real numbers.") from None
     if array.dtype.kind in "fiu":
         return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     remedy = _REMEDIES.get(array.dtype.kind, "give real numbers").format(name=name)
-    raise ArgumentError(f"{name} has dtype {array.dtype}, which is not of real numbers: {remedy}.")
+    raise ArgumentError(f"{name} has dtype {array.dtype}, which does not hold real numbers: {remedy}.")
 
 
 def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
-    """Return a tensor, or a copy of what `real_array` takes, as a tensor of the given dtype and device."""
-    import torch  # here, so that fields and data sets do without it
+    """Return a tensor, or a copy of anything `real_array` takes, as a tensor of the given dtype and device."""
+    import torch  # not at the top: fields and data sets do without torch
 
     if not isinstance(value, torch.Tensor):
         return torch.from_numpy(np.array(real_array(name, value))).to(**kind)
     if value.is_complex() or value.dtype == torch.bool:
         remedy = _REMEDIES["c"] if value.is_complex() else f"write {name}.double() if 0 and 1 are meant"
-        raise ArgumentError(f"{name} has dtype {value.dtype}, which is not of real numbers: {remedy}.")
+        raise ArgumentError(f"{name} has dtype {value.dtype}, which does not hold real numbers: {remedy}.")
     return value.to(**kind)
 
 
@@ -79,5 +116,5 @@ def _is_finite(value: Any) -> bool:
         return False
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an int too large for a float
         return False

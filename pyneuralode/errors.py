@@ -43,10 +43,16 @@ class SolverError(PyNeuralODEError, RuntimeError):
         self.step = step
 
 
+def nearest_name(value: object, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like `value`, case aside; None where none is like it."""
+    lowered = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
+    return lowered[close[0]] if close else None
+
+
 def unknown_name(argument: str, value: object, known: Iterable[str]) -> ArgumentError:
     """Return the error for a name that is not in a catalog; it suggests the nearest known one."""
     known = list(known)
-    lowered = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
-    hint = f"did you mean {lowered[close[0]]!r}? Known: " if close else "known are "
+    near = nearest_name(value, known)
+    hint = f"did you mean {near!r}? Known: " if near else "known are "
     return ArgumentError(f"{argument} is {value!r}, which is not known: {hint}{', '.join(known)}.")

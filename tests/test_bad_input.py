@@ -53,7 +53,7 @@ ARGUMENTS = {
     "unknown activation": (lambda: pn.MLP((2, 3, 2), "tahn"), "did you mean 'tanh'"),
     "unknown input map": (lambda: pn.MLP((2, 3, 2), input_map="cubed"), "did you mean 'cube'"),
     "net of one layer": (lambda: pn.MLP((2,)), "at least two positive widths"),
-    "net of another size": (lambda: pn.MLP((2, 3, 1)), "both the state's dimension"),
+    "net of another size": (lambda: pn.MLP((2, 3, 1)), "as both the first and the last width"),
     "matrix not square": (lambda: pn.Linear(((1.0, 2.0),)), "square matrix"),
     "negative rate": (lambda: pn.SEIR(gamma=-1.0), "gamma is -1.0"),
     "field is a number": (lambda: solve(3.0), "the field is a float"),

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode import equations
 from pyneuralode.engines.torch_engine import slope
-from pyneuralode.equations import BINARY, FUNCTIONS, UNARY
-from pyneuralode.fields import from_description
+from pyneuralode.fields import formulas, from_description
+from pyneuralode.fields.formulas import BINARY, FUNCTIONS, UNARY
 
 PREY = pn.Equations({"x": "a*x - b*x*y", "y": "-c*y + d*x*y"}, parameters={"a": 1.5, "b": 1.0, "c": 3.0, "d": 1.0})
 # Every kind of term: time, constants, a term within a term, one that no state enters.
@@ -166,11 +165,11 @@ FORMULAS = {
     "exp(velocity, a)": r"holds 'exp\(velocity, a\)': give exp 1 argument",
     "max(a)": "give max 2 or more arguments",
     "exp": "a name in the equation of x is 'exp'",
-    "a/0 + 1/0": "holds '1/0', which is no finite number",
-    "(-8)**(1/3)": "which is no finite number",
-    "10**10**10": "which is no finite number",
-    "9" * 400: "which is no finite number",
-    "log(0)": r"holds 'log\(0\)', which is no finite number",
+    "a/0 + 1/0": "holds '1/0', which is not a finite number",
+    "(-8)**(1/3)": "which is not a finite number",
+    "10**10**10": "which is not a finite number",
+    "9" * 400: "which is not a finite number",
+    "log(0)": r"holds 'log\(0\)', which is not a finite number",
     "velocity if a > 0 else 0": "holds 'velocity if a > 0 else 0': write it with",
     "velocity == 1": "write it with",
     "velocity // 2": "write it with",
@@ -234,12 +233,12 @@ def test_a_formula_read_in_pieces_is_the_same_formula(monkeypatch):
             raise RecursionError
         return read(text, **mode)
 
-    monkeypatch.setattr(equations, "ast", SimpleNamespace(**{**vars(ast), "parse": limited}))
+    monkeypatch.setattr(formulas, "ast", SimpleNamespace(**{**vars(ast), "parse": limited}))
     assert pn.Equations({"x": total}, names).steps == whole.steps
     for wrong, words in (
         ("== 1", "write it with"),
         ("// 2", "write it with"),
-        ("+ 1/0", "'1/0', which is no finite"),
+        ("+ 1/0", "'1/0', which is not a finite"),
         ("^ 2", "for a power"),
         ("if x else 0", "write it with"),
         ("+ z", "is 'z', which is not known"),

@@ -5,12 +5,11 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.conv_fields import ConcatConv
 from pyneuralode.engines.torch_engine.activations import ACTIVATIONS, DERIVATIVES, SECOND_DERIVATIVES
 from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
 from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.engines.torch_engine.layered import Layered, activation_of, layers_of
-from pyneuralode.fields import from_description
+from pyneuralode.fields import ConcatConv, from_description
 
 FIELDS = [
     pn.HyperMLP(2, width=7, hidden=5, time_scale=4.0, output_scale=3.0, init="torch"),

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from pyneuralode.cli import app
 from pyneuralode.errors import ArgumentError
+from pyneuralode.fields import GatedMLP, HyperMLP
 from pyneuralode.fitting.schedules import OneCycle
 from pyneuralode.flows import ContinuousFlow
 from pyneuralode.flows.initialization import spread_units
@@ -20,7 +21,6 @@ from pyneuralode.reports.base import Report, Row
 from pyneuralode.reports.flag import integral, round_trip
 from pyneuralode.reports.flag_training import FLAG, NETS, OURS, THEIRS, as_torch_draws, train_flag
 from pyneuralode.reports.parallel import Job, side_by_side
-from pyneuralode.time_fields import GatedMLP, HyperMLP
 
 
 def silent(n=1, note=""):

@@ -9,7 +9,7 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 
 import pyneuralode as pn
 import pyneuralode.flows.continuous
-from pyneuralode.conv_fields import ConcatConv
+from pyneuralode.fields import ConcatConv
 from pyneuralode.flows import FlowTerms
 from pyneuralode.flows.dynamics import solve_integrals
 

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 import pyneuralode as pn
 from pyneuralode.cli import app
-from pyneuralode.conv_fields import ConcatConv
 from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
 from pyneuralode.engines.torch_engine.convolved import Convolved
 from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
+from pyneuralode.fields import ConcatConv
 from pyneuralode.flows.images.histograms import PixelHistograms
 from pyneuralode.flows.images.multiscale import ImageFlow
 from pyneuralode.flows.images.training import SETUPS, Setup, measure, train_image_flow

@@ -1,4 +1,4 @@
-# Convolutional networks of images, with the parameters of pyneuralode/conv_fields.py.
+# Convolutional networks of images, with the parameters of pyneuralode/fields/convolutions.py.
 
 """
     Convolutions(maps; activation="tanh", output_scale=1)

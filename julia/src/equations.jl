@@ -1,4 +1,4 @@
-# Formulas written in Python (pyneuralode/equations.py), which arrive parsed, as steps of three words.
+# Formulas written in Python (pyneuralode/fields/equations.py), which arrive parsed, as steps of three words.
 #
 # The steps are data that a loop carries out, not Julia code made from them: every model of every user has one type, so
 # that solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated.

@@ -1,4 +1,4 @@
-# Vector fields with the meaning, the parameter names and the parameter order of pyneuralode/fields.py.
+# Vector fields with the meaning, the parameter names and the parameter order of pyneuralode/fields/.
 #
 # A field is a description without numbers; its parameters are a ComponentVector in the documented order, weights as
 # (out, in). A state is a vector (dim,) or a matrix (dim, samples): the last axis of Python's row-major arrays is the
@@ -10,7 +10,7 @@
 Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype gives
 
 1. `dimension(field)`, the number of state components;
-2. `shapes(field)`, pairs of parameter name and shape, in the order of pyneuralode/fields.py;
+2. `shapes(field)`, pairs of parameter name and shape, in the order of pyneuralode/fields/;
 3. `slope(field, u, p, t)`, which mutates nothing, so that any automatic differentiation can trace it;
 4. `evaluator(field, u, p)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """

@@ -1,4 +1,4 @@
-# Networks whose weights depend on the time, with the parameters of pyneuralode/time_fields.py and conv_fields.py. At any one
+# Networks whose weights depend on the time, with the parameters of pyneuralode/fields/time_networks.py and convolutions.py. At any one
 # time each of them is an ordinary network: it has the network's evaluators, on the weights of that time, and the network's
 # products with those weights are carried back to the parameters.
 

@@ -33,6 +33,7 @@ def fit_density(
     """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best so far."""
     from ..datasets.densities import read_image
     from ..errors import ArgumentError, SolverError
+    from ..fields import HyperMLP
     from ..files import check_folder, whole_folder
     from ..fitting import Adam
     from ..fitting.schedules import OneCycle
@@ -41,7 +42,6 @@ def fit_density(
     from ..flows.plots import density_frames, grid_points, log_density_at
     from ..plotting.flows import fitted_density, flow_animation
     from ..progress import RichProgress
-    from ..time_fields import HyperMLP
 
     if frames < 2:
         raise ArgumentError(f"frames is {frames}: give at least 2.")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..errors import PyNeuralODEError
 from .objective import Objective
-from .result import StageResult
 from .run import assign_tensors, copy_tensors
+from .stage_result import StageResult
 from .trajectory_loss import TrajectoryLoss
 from .variables import OPEN, Bound, Variables
 

@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .diagnosis import Diagnosis
-
-
-@dataclass
-class StageResult:
-    """The history of one stage.
-
-    Attributes
-    ----------
-    end : float or None
-        Last time of the data that the stage saw; None for all of it.
-    optimizer : str
-    losses, objectives : list of float
-        Loss, and loss plus penalty, where each iteration began.
-    best_loss, best_objective : float
-        The same at the best parameters, those of the lowest objective.
-    parameters : dict of arrays
-        The best parameters, by name.
-    evaluations : int
-        Number of evaluations of the loss and its gradient.
-    seconds : float
-    """
-
-    end: float | None
-    optimizer: str
-    losses: list[float] = field(default_factory=list)
-    objectives: list[float] = field(default_factory=list)
-    best_loss: float = float("inf")
-    best_objective: float = float("inf")
-    parameters: dict[str, np.ndarray] = field(default_factory=dict)
-    evaluations: int = 0
-    seconds: float = 0.0
+from .diagnosis import Diagnosis
+from .stage_result import StageResult
 
 
 @dataclass

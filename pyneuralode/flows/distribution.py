@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-if TYPE_CHECKING:
-    from .continuous import ContinuousFlow
+
+class Flow(Protocol):
+    """What the distribution needs of a flow, such as `ContinuousFlow`; x and z are (n, d)."""
+
+    dim: int
+
+    def draw_base(self, n: int) -> Tensor: ...
+
+    def transform(self, z: Tensor) -> Tensor: ...
+
+    def log_prob(self, x: Tensor) -> Tensor: ...
 
 
 class FlowDistribution(Distribution):
-    """A `ContinuousFlow` as a torch distribution of event shape (d,); it samples with torch's own random numbers."""
+    """A flow as a torch distribution; samples come from torch's own random numbers."""
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, flow: ContinuousFlow):
+    def __init__(self, flow: Flow):
         self.flow = flow
         super().__init__(batch_shape=torch.Size(), event_shape=torch.Size([flow.dim]), validate_args=False)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..fields import Parameters, VectorField
-from ..time_fields import HyperMLP
+from ..fields import HyperMLP, Parameters, VectorField
 
 
 def spread_units(field: VectorField, seed: int, reach: float = 2.0) -> Parameters:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..dropin import odeint_adjoint
 from ..engines.torch_engine.memory import PeakMemory
-from ..equations import Equations
-from ..fields import MLP, Linear
+from ..fields import MLP, Equations, Linear
 from ..gradients import gradients_of
 from ..models import NeuralODE
 from ..plotting.gradients import gradient_errors, memory_growth, wrong_sign

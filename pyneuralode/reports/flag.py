@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ..fields import HyperMLP
 from ..flows import ContinuousFlow
 from ..flows.plots import density_frames, grid_points, log_density_at
 from ..plotting.flows import density_panels, flow_animation, flow_in_time, running_losses
-from ..time_fields import HyperMLP
 from .base import Context, Report, Row
 from .flag_training import FLAG, NETS, OURS, train_flag
 

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..fields import VectorField
+from ..fields import HyperMLP, VectorField
 from ..flows.plots import grid_points, log_density_at
 from ..plotting.flows import density_panels, losses_of_settings, running_losses
-from ..time_fields import HyperMLP
 from .base import Context, Report, Row, Table
 from .flag import BEST, BEST_FIELD
 from .flag_training import FLAG, NETS, OURS, THEIRS, Net, Recipe, Trained, train_flag

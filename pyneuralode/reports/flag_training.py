@@ -10,12 +10,11 @@ import numpy as np
 import torch
 
 from ..datasets.densities import flag
-from ..fields import MLP, Parameters, VectorField
+from ..fields import MLP, ConcatMLP, GatedMLP, HyperMLP, Parameters, VectorField
 from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow, FlowFit
 from ..flows.initialization import spread_units
-from ..time_fields import ConcatMLP, GatedMLP, HyperMLP
 
 FLAG = flag()
 FRESH = 100_000

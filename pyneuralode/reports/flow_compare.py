@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..fields import HyperMLP
 from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow
@@ -21,7 +22,6 @@ from ..flows.initialization import spread_units
 from ..flows.planar import PlanarFlow
 from ..flows.plots import grid_points
 from ..plotting.flows import density_panels, divergences
-from ..time_fields import HyperMLP
 from .base import Context, Report, Row, Table
 from .parallel import Job, side_by_side
 

@@ -13,11 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...conv_fields import ConcatConv
-from ...fields import MLP, Linear
+from ...fields import MLP, ConcatConv, ConcatMLP, GatedMLP, HyperMLP, Linear
 from ...gradients import ForwardMode
 from ...problem import Integrals, Problem, Solution
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..backend import Backend, Prepared
 from ..torch_engine.once_differentiable import once_differentiable
 from . import session

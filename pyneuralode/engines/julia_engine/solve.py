@@ -9,13 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...conv_fields import ConcatConv
-from ...equations import Equations
-from ...fields import MLP, SEIR, Linear, VectorField
+from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from ...gradients import OF_STEPS
 from ...problem import Problem, Solution
 from ...problem.values import Layout, check_times, flatten, read_parameters, times_inside
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..backend import Backend, Prepared
 from ..torch_engine.dynamics import build
 from ..torch_engine.gradient_methods import attach_outputs, attach_start

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...conv_fields import ConcatConv
+from ...fields import ConcatConv
 from .activations import ACTIVATIONS, DERIVATIVES
 
 

@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...conv_fields import ConcatConv
-from ...equations import Equations
 from ...errors import ArgumentError
-from ...fields import MLP, SEIR, Linear, VectorField
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
+from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from .activations import ACTIVATIONS, INPUT_MAPS
 from .equations import bound_equations
 from .layered import Layered, activation_of, layers_of
@@ -24,8 +21,13 @@ Dynamics = Callable[[float, Tensor], Tensor]
 
 @singledispatch
 def build(field: VectorField, parameters: Parameters) -> Dynamics:
-    """Return ``f(t, y)`` for a described field and its parameters; y is (..., dim)."""
-    raise ArgumentError(f"the torch engine has no builder for the field {type(field).__name__}.")
+    """Return ``f(t, y)`` for a described field and its parameters; y is (..., dim). A field without a builder has a slope."""
+    return lambda t, y: field.slope(torch.as_tensor(t, dtype=y.dtype, device=y.device), y, parameters)
+
+
+def has_builder(field: VectorField) -> bool:
+    """Return whether the engine has code for a field; a user's own field is called by its `slope`."""
+    return build.dispatch(type(field)) is not build.dispatch(object)
 
 
 @build.register
@@ -131,9 +133,9 @@ def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: ob
 
 
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
-    """Return ``f(t, y)`` for any dynamics, and whether it wants t as a tensor (a user's does, our fields do not)."""
+    """Return ``f(t, y)`` for any dynamics, and whether it is a user's: its t is then a tensor, and its slopes are checked."""
     if isinstance(dynamics, VectorField):
-        return build(dynamics, parameters), False
+        return build(dynamics, parameters), not has_builder(dynamics)
     if isinstance(dynamics, nn.Module):
         own = dict(dynamics.named_parameters())
         if all(own[name] is value for name, value in parameters.items()):

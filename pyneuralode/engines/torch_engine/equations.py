@@ -8,7 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ...equations import BINARY, TIME, UNARY, Equations
+from ...fields import Equations
+from ...fields.formulas import BINARY, TIME, UNARY
 
 _FUNCTIONS = {**{name: getattr(torch, name) for name in UNARY}, "max": torch.maximum, "min": torch.minimum}
 

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...conv_fields import ConcatConv
 from ...errors import ArgumentError
-from ...fields import VectorField
+from ...fields import ConcatConv, VectorField
 from ...problem import Integrals, PathIntegrals, Problem, Signature, Solution
 from ..backend import Backend, Prepared
 from .autograd_jacobian import Differentiated

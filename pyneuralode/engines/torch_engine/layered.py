@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...fields import MLP, Linear, VectorField
-from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
+from ...fields import MLP, ConcatMLP, GatedMLP, HyperMLP, Linear, VectorField
 from .activations import ACTIVATIONS, DERIVATIVES
 from .layered_functions import OneHiddenTrace, SlopeAndJacobian
 

@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...arguments import real_number, whole_number
-from ...conv_fields import ConcatConv
+from ...arguments import real_number, whole_number, whole_numbers
 from ...engines.torch_engine.tableaus import Tableau
 from ...errors import ArgumentError, unknown_name
-from ...fields import check_widths
+from ...fields import ConcatConv
 from ...gradients import GradientMethod
 from ...model_files import arrays_of, load_arrays, write_model_file
 from ...models import make_control
@@ -107,7 +106,7 @@ class ImageFlow(nn.Module):
         if entry not in ENTRIES:
             raise unknown_name("entry", entry, ENTRIES)
         remedy = "give channels, height and width, such as (1, 28, 28)"
-        self.shape, self.noise = check_widths("shape", shape, remedy), noise
+        self.shape, self.noise = whole_numbers("shape", shape, remedy), noise
         if len(self.shape) != 3:
             raise ArgumentError(f"shape is {shape}: {remedy}.")
         self.description = {

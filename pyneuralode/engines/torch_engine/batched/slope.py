@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....equations import Equations
 from ....errors import ArgumentError, PyNeuralODEError
-from ....fields import MLP, SEIR, Linear, VectorField
+from ....fields import MLP, SEIR, Equations, Linear, VectorField
 from ..dynamics import bind, build
 from ..numpy_functions import refuse_function_of_arrays
 from ..slopes import check_slope, evaluated

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .....fields import ACTIVATIONS, MLP, VectorField
-from .....time_fields import ConcatMLP, HyperMLP
+from .....fields import ACTIVATIONS, MLP, ConcatMLP, HyperMLP, VectorField
 
 HYPERNETWORK, AFFINE = 0, 1
 # Activations whose second derivative follows from their value and their derivative.

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from .....equations import BINARY, TIME, UNARY, Equations
-from .....fields import SEIR, Linear, VectorField
+from .....fields import SEIR, Equations, Linear, VectorField
+from .....fields.formulas import BINARY, TIME, UNARY
 
 # "power" has a number for its exponent: unlike "**" it is differentiated with respect to its base alone, so that
 # a negative base does no harm.

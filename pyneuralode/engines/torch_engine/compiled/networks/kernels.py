@@ -18,7 +18,7 @@ def fingerprint(folder: Path, *outside: Path, shared: int = 0) -> int:
 
 
 HERE = Path(__file__).parent
-SOURCES = fingerprint(HERE, HERE.parents[1] / "step_size.py", HERE.parents[3] / "fields.py")
+SOURCES = fingerprint(HERE, HERE.parents[1] / "step_size.py", HERE.parents[3] / "fields" / "networks.py")
 
 # For functions that only compiled code calls. Without doors for Python they compile in half the time; without
 # reference counts, which only makers of arrays need, small ones run twice as fast.

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .errors import ArgumentError
-from .fields import (
-    ACTIVATIONS,
-    Network,
-    canonical,
-    check_counts,
-    check_drawing,
-    check_scales,
-    check_widths,
-    layer_shapes,
-)
+from ..arguments import positive_number, whole_number, whole_numbers
+from ..errors import ArgumentError
+from .base import assign
+from .networks import Network, known_activation, layer_shapes
 
 
 @dataclass(frozen=True)
@@ -28,16 +21,30 @@ class ConcatConv(Network):
     channels, height, width : int
         Shape of the image.
     hidden : sequence of int
-        Channels between the convolutions; the last convolution goes back to `channels`.
+        Numbers of channels between the convolutions; the last convolution returns to `channels`.
     kernel : int
         Side of the kernels, odd.
     activation : str
-        One of `pyneuralode.fields.ACTIVATIONS`, between the convolutions; the last one is linear.
+        One of `pyneuralode.fields.ACTIVATIONS`, applied between the convolutions; the last one is linear.
     time_scale, output_scale, init, init_scale, init_bias
         As in `pyneuralode.ConcatMLP`.
 
     The parameters are ``weight_1`` (out, in + 1, kernel, kernel), ``bias_1`` (out,), ``weight_2``, ... in that order.
     The divergence has no closed form: flows of large images take Hutchinson's estimate.
+
+    Raises
+    ------
+    ArgumentError
+        For a value that cannot be used.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> field = pn.ConcatConv(channels=1, height=4, width=4, hidden=(8,))
+    >>> field.dim, field.shapes()["weight_1"]
+    (16, (8, 2, 3, 3))
+    >>> pn.NeuralODE(field, engine="torch")([0.0] * 16, [0.0, 1.0]).shape
+    (2, 16)
     """
 
     channels: int = 1
@@ -53,20 +60,27 @@ class ConcatConv(Network):
     init_bias: float = 0.0
 
     def __post_init__(self):
-        check_counts(self, 3, "channels", "height", "width", "kernel")
+        assign(
+            self,
+            channels=whole_number("channels", self.channels, example=3),
+            height=whole_number("height", self.height, example=28),
+            width=whole_number("width", self.width, example=28),
+            hidden=whole_numbers("hidden", self.hidden, "give positive numbers of channels, such as (64, 64, 64)"),
+            kernel=whole_number("kernel", self.kernel, example=3),
+            activation=known_activation(self.activation),
+            time_scale=positive_number("time_scale", self.time_scale),
+            output_scale=positive_number("output_scale", self.output_scale),
+        )
         if self.kernel % 2 == 0:
             raise ArgumentError(
                 f"kernel is {self.kernel}: give an odd side, such as 3, so that images keep their size."
             )
-        remedy = "give positive numbers of channels, such as (64, 64, 64)"
-        object.__setattr__(self, "hidden", check_widths("hidden", self.hidden, remedy))
-        object.__setattr__(self, "activation", canonical("activation", self.activation, ACTIVATIONS))
-        check_scales(self, "time_scale", "output_scale")
-        check_drawing(self)
+        super().__post_init__()
 
     @property
     def dim(self) -> int:
         return self.channels * self.height * self.width
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return layer_shapes((self.channels, *self.hidden, self.channels), joined=1, window=(self.kernel, self.kernel))
+        widths = (self.channels, *self.hidden, self.channels)
+        return layer_shapes(widths, extra=1, kernel=(self.kernel, self.kernel))

@@ -1,0 +1,27 @@
+"""Vector fields: descriptions of what is integrated, which all engines share."""
+
+from .base import Parameters, VectorField, from_description, registered_fields
+from .convolutions import ConcatConv
+from .equations import Equations
+from .formulas import FUNCTIONS
+from .mechanisms import SEIR
+from .networks import ACTIVATIONS, INPUT_MAPS, MLP, Linear
+from .time_networks import ConcatMLP, GatedMLP, HyperMLP
+
+__all__ = [
+    "ACTIVATIONS",
+    "FUNCTIONS",
+    "INPUT_MAPS",
+    "MLP",
+    "SEIR",
+    "ConcatConv",
+    "ConcatMLP",
+    "Equations",
+    "GatedMLP",
+    "HyperMLP",
+    "Linear",
+    "Parameters",
+    "VectorField",
+    "from_description",
+    "registered_fields",
+]

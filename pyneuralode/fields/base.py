@@ -1,0 +1,196 @@
+"""Vector fields: what is integrated, described without any engine; their registry, and their descriptions as JSON.
+
+A field is a small frozen dataclass. It knows the dimension of the state, the names, shapes and order of its
+parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). Engines build
+the function that is integrated from this description.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ArgumentError, ModelFileError, nearest_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Parameters = dict[str, np.ndarray]
+
+_REGISTRY: dict[str, type[VectorField]] = {}
+
+
+@dataclass(frozen=True)
+class VectorField:
+    """Base of all vector fields ``dy/dt = f(t, y; parameters)``, ours and a user's own.
+
+    A subclass is a frozen dataclass of plain values (numbers, text, tuples of them), so that it can be written as JSON.
+    It is registered under its class name when it is defined: models with such a field can be saved, and loaded again
+    once the module that defines the class has been imported. A class that is only a base of others is defined with
+    ``abstract=True`` and is not registered.
+
+    A subclass provides
+
+    1. ``dim``: the number of state components, the last axis of the state; an attribute, a property or a dataclass field;
+    2. ``shapes()``: the names and shapes of its parameters, in the order that every engine keeps (default: none);
+    3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes (default: none);
+    4. ``slope(t, y, parameters)``: dy/dt in torch operations.
+
+    Such a field is solved by the torch engine, with every solver and gradient method and without compiled code.
+
+    Raises
+    ------
+    ArgumentError
+        When a class is defined without ``dim``, under the name of another registered class, or with a ``slope`` that
+        engines would not call, since they have code of their own for the class it is derived from.
+
+    Examples
+    --------
+    >>> from dataclasses import dataclass
+    >>> import numpy as np
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> @dataclass(frozen=True)
+    ... class Pendulum(pn.VectorField):
+    ...     damping: float = 0.5
+    ...     dim = 2
+    ...
+    ...     def shapes(self):
+    ...         return {"damping": ()}
+    ...
+    ...     def initial(self, seed=0):
+    ...         return {"damping": np.array(self.damping)}
+    ...
+    ...     def slope(self, t, y, parameters):
+    ...         angle, speed = y.unbind(-1)
+    ...         return torch.stack([speed, -torch.sin(angle) - parameters["damping"] * speed], dim=-1)
+    >>> solution = pn.solve(Pendulum(), [1.0, 0.0], [0.0, 1.0, 2.0], engine="torch")
+    >>> solution.ys.round(3)
+    array([[ 1.   ,  0.   ],
+           [ 0.658, -0.595],
+           [ 0.012, -0.595]])
+    >>> model = pn.NeuralODE(Pendulum(damping=0.3), engine="torch")
+    >>> model.save("pendulum.safetensors")
+    >>> pn.load("pendulum.safetensors").field
+    Pendulum(damping=0.3)
+    """
+
+    if TYPE_CHECKING:  # at run time it would be the default of a subclass's dataclass field `dim`
+
+        @property
+        def dim(self) -> int: ...
+
+    def __init_subclass__(cls, abstract: bool = False, **arguments: Any):
+        super().__init_subclass__(**arguments)
+        if not abstract:
+            _register(cls)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the parameters' shapes by name, in the documented order."""
+        return {}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        """Return the initial parameters, float64 arrays of `shapes()`."""
+        return {}
+
+    def slope(self, t: Tensor, y: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return dy/dt, a tensor like `y`. Engines have code of their own for our fields; a user's field defines this.
+
+        Parameters
+        ----------
+        t : tensor ()
+            The time.
+        y : tensor (..., dim)
+            The state; any leading axes count independent samples.
+        parameters : mapping of str to tensor
+            The parameters by name, of `shapes()`.
+        """
+        name = type(self).__name__
+        raise ArgumentError(f"{name} has no slope: define the method slope(self, t, y, parameters) that returns dy/dt.")
+
+    def describe(self) -> dict:
+        """Return the description as JSON values, which `from_description` reads back.
+
+        Raises ArgumentError for a class that is not a dataclass, as its values would be lost.
+        """
+        name = type(self).__name__
+        if "__dataclass_fields__" not in vars(type(self)):
+            raise ArgumentError(f"{name} is not a dataclass: write @dataclass(frozen=True) above the class.")
+        values = dataclasses.asdict(self)
+        return {"kind": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+
+
+def _register(cls: type[VectorField]) -> None:
+    name = cls.__name__
+    dataclass_fields = {**getattr(cls, "__dataclass_fields__", {}), **inspect.get_annotations(cls)}
+    if not hasattr(cls, "dim") and "dim" not in dataclass_fields:
+        raise ArgumentError(f"{name} does not say its dimension: give it an attribute, property or field `dim`.")
+    if cls.slope is not VectorField.slope:
+        for base in cls.__mro__[1:]:
+            if is_registered(base) and base.__module__.startswith(f"{__package__}."):
+                raise ArgumentError(
+                    f"{name} defines slope, but engines solve a {base.__name__} by code of their own: derive {name} from "
+                    "VectorField, or leave slope out."
+                )
+    other = _REGISTRY.get(name, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ArgumentError(
+            f"{cls.__module__} defines a vector field {name}, but that is the name of {other.__module__}.{other.__qualname__} "
+            "already: give one of the two another name."
+        )
+    _REGISTRY[name] = cls  # a class that is defined again, as in a notebook, replaces the one before
+
+
+def is_registered(cls: type) -> bool:
+    """Return whether descriptions can name this very class."""
+    return _REGISTRY.get(cls.__name__) is cls
+
+
+def registered_fields() -> dict[str, type[VectorField]]:
+    """Return the classes that descriptions can name, by name, in the order in which they were defined."""
+    return dict(_REGISTRY)
+
+
+def from_description(description: Mapping[str, Any]) -> VectorField:
+    """Return the field that `VectorField.describe` described.
+
+    Raises
+    ------
+    ModelFileError
+        If no imported module defines a field of that name.
+    ArgumentError
+        If the class does not take the values described.
+    """
+    values = dict(description)
+    kind = values.pop("kind", None)
+    if kind not in _REGISTRY:
+        near = nearest_name(kind, _REGISTRY)
+        hint = f"the nearest known one is {near}" if near else f"known are {', '.join(_REGISTRY)}"
+        raise ModelFileError(
+            f"the field is a {kind}, which no imported module defines ({hint}): import the module that defines {kind}, "
+            "then load the model again."
+        )
+    known = dataclasses.fields(_REGISTRY[kind])
+    accepted = {setting.name for setting in known if setting.init}
+    for derived in {setting.name for setting in known} - accepted:  # written for engines, computed again when read
+        values.pop(derived, None)
+    for name in values:
+        if name not in accepted:
+            raise ArgumentError(f"{kind} has no argument {name!r}: it takes {', '.join(sorted(accepted))}.")
+    return _REGISTRY[kind](**{name: _with_tuples(value) for name, value in values.items()})
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return a JSON value with tuples for lists, as they were before they were written."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def assign(instance: object, **values: Any) -> None:
+    """Set attributes of a frozen dataclass, which is allowed only while it is being made."""
+    for name, value in values.items():
+        object.__setattr__(instance, name, value)

@@ -1,0 +1,136 @@
+"""A vector field written as formulas, which every engine computes without calling back into Python."""
+
+from __future__ import annotations
+
+import keyword
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..arguments import real_number
+from ..errors import ArgumentError
+from .base import Parameters, VectorField, assign
+from .formulas import CONSTANTS, FUNCTIONS, TIME, FormulaParser, operand_text
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Equations(VectorField):
+    """A vector field of formulas.
+
+    Parameters
+    ----------
+    equations : mapping of str to str
+        The time derivative of each state component; the keys name the components, in their order.
+    parameters : mapping of str to float
+        Initial values of the parameters, each of shape ().
+    let : mapping of str to str
+        Named terms, which later terms and the equations use by name.
+
+    A formula consists of numbers, ``+ - * / **``, parentheses, the components, the parameters, the terms of `let` before
+    it, the time ``t``, ``pi`` and the functions of `pyneuralode.fields.FUNCTIONS`. All three are kept as tuples of pairs.
+
+    Attributes
+    ----------
+    steps : tuple of str
+        What the formulas compute, for the engines. A step is an operation and its one or two operands, as in
+        ``"* a x"`` or ``"exp #3"``; an operand is a name, a number, or ``#k``, the value of step k (counted from 1).
+    outputs : tuple of str
+        The operand that is the time derivative of each component.
+
+    Raises
+    ------
+    ArgumentError
+        For a name or a formula that cannot be used; the message quotes it.
+
+    Examples
+    --------
+    The predators and prey of Lotka and Volterra:
+
+    >>> import pyneuralode as pn
+    >>> field = pn.Equations(
+    ...     {"prey": "growth*prey - eaten", "predators": "0.25*eaten - 0.4*predators"},
+    ...     parameters={"growth": 1.1, "hunting": 0.4},
+    ...     let={"eaten": "hunting*prey*predators"},
+    ... )
+    >>> field.components, field.shapes()
+    (('prey', 'predators'), {'growth': (), 'hunting': ()})
+    >>> pn.solve(field, [10.0, 5.0], [0.0, 1.0, 2.0], engine="torch").ys.shape
+    (3, 2)
+    """
+
+    equations: Pairs
+    parameters: tuple[tuple[str, float], ...] = ()
+    let: Pairs = ()
+    steps: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    outputs: tuple[str, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        equations = _pairs("equations", self.equations, _formula)
+        parameters = _pairs("parameters", self.parameters, _number)
+        let = _pairs("let", self.let, _formula)
+        if not equations:
+            raise ArgumentError('equations is empty: give at least one, such as {"x": "-k*x"}.')
+        names = [name for pairs in (equations, parameters, let) for name, _ in pairs]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise ArgumentError(f"the name {name!r} is given twice: rename one.")
+        parser = FormulaParser([*dict(equations), *dict(parameters), TIME])
+        for name, formula in let:
+            parser.values[name] = parser.read(f"the term {name}", formula)
+        outputs = tuple(operand_text(parser.read(f"the equation of {name}", formula)) for name, formula in equations)
+        assign(
+            self,
+            equations=equations,
+            parameters=parameters,
+            let=let,
+            steps=tuple(parser.steps),
+            outputs=outputs,
+        )
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The names of the state's components."""
+        return tuple(name for name, _ in self.equations)
+
+    @property
+    def dim(self) -> int:
+        return len(self.equations)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: () for name, _ in self.parameters}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return {name: np.array(value) for name, value in self.parameters}
+
+
+def _pairs(argument: str, given: object, read: Callable) -> tuple:
+    """Return a mapping, or the pairs that a description has in its place, as pairs of a checked name and ``read(value)``."""
+    try:
+        pairs = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{argument} is {given!r}: give a dictionary by name.") from None
+    return tuple((_name(argument, name), read(f"{argument}[{name!r}]", value)) for name, value in pairs)
+
+
+def _name(argument: str, name: object) -> str:
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ArgumentError(f"{argument} has the name {name!r}: give a name of letters, digits and _, such as 'x_1'.")
+    name = unicodedata.normalize("NFKC", name)  # as Python reads names in a formula
+    if name in (TIME, *CONSTANTS, *FUNCTIONS):
+        meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
+        raise ArgumentError(f"{argument} has the name {name!r}, which is {meaning} in a formula: give another name.")
+    return name
+
+
+def _formula(where: str, formula: object) -> str:
+    if not isinstance(formula, str) or not formula.strip():
+        raise ArgumentError(f"{where} is {formula!r}: give a formula as text, such as '-k*x'.")
+    return formula
+
+
+def _number(where: str, value: object) -> float:
+    return real_number(where, value, "give a finite number, such as 1.0")

@@ -1,0 +1,61 @@
+"""Mechanistic models with a field of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arguments import nonnegative_number
+from .base import Parameters, VectorField, assign
+
+
+@dataclass(frozen=True)
+class SEIR(VectorField):
+    """The SEIR epidemic model in fractions of the population (Kermack and McKendrick 1927; Hethcote 2000).
+
+    ::
+
+        ds/dt = -gamma R0 s i      de/dt = gamma R0 s i - sigma e
+        di/dt = sigma e - gamma i  dr/dt = gamma i
+
+    The state (..., 4) is (s, e, i, r). The parameters are ``gamma``, ``R0`` and ``sigma``, each of shape ().
+
+    Parameters
+    ----------
+    gamma, sigma : float
+        Initial values of the rates (1/day) of recovery and of leaving the exposed state.
+    R0 : float
+        Initial value of the basic reproduction number (dimensionless).
+
+    Raises
+    ------
+    ArgumentError
+        For a value that is negative or not finite.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> days = [0.0, 30.0, 60.0]
+    >>> pn.solve(pn.SEIR(gamma=0.2, R0=3.0, sigma=0.4), [0.99, 0.0, 0.01, 0.0], days, engine="torch").ys.shape
+    (3, 4)
+    """
+
+    gamma: float = 0.17
+    R0: float = 5.7
+    sigma: float = 0.17
+
+    def __post_init__(self):
+        for name, example in (("gamma", 0.17), ("R0", 5.7), ("sigma", 0.17)):
+            remedy = f"give a finite number of at least 0, such as {example}"
+            assign(self, **{name: nonnegative_number(name, getattr(self, name), remedy)})
+
+    @property
+    def dim(self) -> int:
+        return 4
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"gamma": (), "R0": (), "sigma": ()}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return {"gamma": np.array(self.gamma), "R0": np.array(self.R0), "sigma": np.array(self.sigma)}

@@ -1,0 +1,212 @@
+"""Networks of the state alone, and what all networks share: activations, initial weights, the shapes of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arguments import known_name, nonnegative_number, positive_number, real_array, whole_numbers
+from ..errors import ArgumentError
+from .base import Parameters, VectorField, assign
+
+ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
+INPUT_MAPS = ("identity", "square", "cube")
+INITIALIZATIONS = ("glorot_uniform", "normal", "lecun_uniform", "torch")
+_ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none": "identity"}
+
+
+class Network(VectorField, abstract=True):
+    """Base of the fields whose initial weights are drawn.
+
+    A subclass is a dataclass with the fields `init`, `init_scale` and `init_bias`, see `MLP`, and calls this class's
+    ``__post_init__`` in its own.
+    """
+
+    def __post_init__(self):
+        assign(
+            self,
+            init=known_name("init", self.init, INITIALIZATIONS),
+            init_scale=positive_number("init_scale", self.init_scale),
+            init_bias=nonnegative_number("init_bias", self.init_bias),
+        )
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return _draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
+
+
+@dataclass(frozen=True)
+class MLP(Network):
+    """A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths of all layers; the first and the last are both the dimension of the state.
+    activation : str
+        One of `ACTIVATIONS`, applied between layers; the last layer is linear.
+    input_map : {"identity", "square", "cube"}
+        Fixed map applied to each component of the state before the first layer.
+    input_scale, output_scale : float
+        Fixed scales: the net receives states of size `input_scale` as ones, and its outputs of one mean a slope of
+        `output_scale` (state units per unit of time).
+    init : {"glorot_uniform", "normal", "lecun_uniform", "torch"}
+        Distribution of the initial weights: U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1), or
+        U(-a, a) with a = sqrt(1 / in); each is multiplied by `init_scale`. "torch" draws weights and biases as PyTorch's
+        linear and convolutional layers do, U(-a, a) with a = sqrt(1 / in), and ignores `init_bias`.
+    init_scale : float
+        Factor of the initial weights.
+    init_bias : float
+        Initial biases are drawn from U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state, and
+        a solve that starts there stays there until training has moved the last bias.
+
+    The parameters are ``weight_1`` (out, in), ``bias_1`` (out,), ``weight_2``, ... in that order.
+
+    Raises
+    ------
+    ArgumentError
+        For a value that cannot be used.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> field = pn.MLP((2, 50, 2), "tanh", input_map="cube", init_scale=0.1)
+    >>> field.dim, field.shapes()["weight_1"]
+    (2, (50, 2))
+    >>> pn.NeuralODE(field, engine="torch")([2.0, 0.0], [0.0, 0.5, 1.0]).shape
+    (3, 2)
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "tanh"
+    input_map: str = "identity"
+    input_scale: float = 1.0
+    output_scale: float = 1.0
+    init: str = "glorot_uniform"
+    init_scale: float = 1.0
+    init_bias: float = 0.0
+
+    def __post_init__(self):
+        assign(
+            self,
+            sizes=layer_widths(self.sizes),
+            activation=known_activation(self.activation),
+            input_map=known_input_map(self.input_map),
+            input_scale=positive_number("input_scale", self.input_scale),
+            output_scale=positive_number("output_scale", self.output_scale),
+        )
+        super().__post_init__()
+
+    @property
+    def dim(self) -> int:
+        return self.sizes[0]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return layer_shapes(self.sizes)
+
+
+@dataclass(frozen=True)
+class Linear(VectorField):
+    """The linear field ``dy/dt = A map(y)``; the parameter is ``A`` (d, d), starting from `matrix`.
+
+    Parameters
+    ----------
+    matrix : array (d, d)
+        Initial value of ``A``, per unit of time.
+    input_map : {"identity", "square", "cube"}
+        Fixed map applied to each component of the state first.
+
+    Raises
+    ------
+    ArgumentError
+        For a matrix that is not square and finite, or an unknown map.
+
+    Examples
+    --------
+    The cubic spiral of Chen et al. 2018:
+
+    >>> import pyneuralode as pn
+    >>> spiral = pn.Linear(((-0.1, 2.0), (-2.0, -0.1)), input_map="cube")
+    >>> pn.solve(spiral, [2.0, 0.0], [0.0, 10.0, 25.0], engine="torch").ys.shape
+    (3, 2)
+    """
+
+    matrix: tuple[tuple[float, ...], ...]
+    input_map: str = "identity"
+
+    def __post_init__(self):
+        matrix = real_array("matrix", self.matrix)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+            raise ArgumentError(
+                f"matrix has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
+            )
+        assign(
+            self,
+            matrix=tuple(tuple(map(float, row)) for row in matrix),
+            input_map=known_input_map(self.input_map),
+        )
+
+    @property
+    def dim(self) -> int:
+        return len(self.matrix)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"A": (self.dim, self.dim)}
+
+    def initial(self, seed: int = 0) -> Parameters:
+        return {"A": np.array(self.matrix)}
+
+
+def layer_widths(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the widths of all layers of a network of the state, checked."""
+    remedy = "give at least two positive widths, such as (2, 50, 2)"
+    widths = whole_numbers("sizes", sizes, remedy)
+    if len(widths) < 2:
+        raise ArgumentError(f"sizes is {sizes!r}: {remedy}.")
+    if widths[0] != widths[-1]:
+        raise ArgumentError(
+            f"sizes is {widths}: give the state's dimension as both the first and the last width, such as "
+            f"({widths[0]}, ..., {widths[0]})."
+        )
+    return widths
+
+
+def layer_shapes(widths: Sequence[int], extra: int = 0, kernel: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of ``weight_1``, ``bias_1``, ``weight_2``, ... of a network; each layer has `extra` more inputs."""
+    shapes = {}
+    for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]), start=1):
+        shapes[f"weight_{layer}"] = (n_out, n_in + extra, *kernel)
+        shapes[f"bias_{layer}"] = (n_out,)
+    return shapes
+
+
+def known_activation(activation: str) -> str:
+    """Return an activation as `ACTIVATIONS` spells it."""
+    return known_name("activation", activation, ACTIVATIONS, _ALIASES)
+
+
+def known_input_map(input_map: str) -> str:
+    """Return an input map as `INPUT_MAPS` spells it."""
+    return known_name("input_map", input_map, INPUT_MAPS, _ALIASES)
+
+
+def _draw(shapes: Mapping[str, tuple[int, ...]], init: str, scale: float, bias: float, seed: int) -> Parameters:
+    """Return initial weights (out, in, ...) and biases (out,), each bias after its weight."""
+    rng = np.random.default_rng(seed)
+    parameters = {}
+    bound = bias
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            parameters[name] = rng.uniform(-bound, bound, size=shape)
+            continue
+        pixels = int(np.prod(shape[2:]))  # of a convolution's kernel; 1 for a matrix
+        n_out, n_in = shape[0] * pixels, shape[1] * pixels
+        if init == "normal":
+            parameters[name] = scale * rng.normal(size=shape)
+        else:
+            limit = np.sqrt(6 / (n_in + n_out)) if init == "glorot_uniform" else np.sqrt(1 / n_in)
+            parameters[name] = scale * rng.uniform(-limit, limit, size=shape)
+        if init == "torch":
+            bound = scale * np.sqrt(1 / n_in)
+    return parameters

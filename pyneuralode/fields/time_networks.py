@@ -1,0 +1,192 @@
+"""Networks of the state whose weights depend on the time: by a hypernetwork, as one more input, by gates.
+
+At any one time each of them is an ordinary network, which is what the engines compute with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..arguments import positive_number, whole_number
+from .base import assign
+from .networks import Network, known_activation, layer_shapes, layer_widths
+
+
+@dataclass(frozen=True)
+class HyperMLP(Network):
+    """A network with one hidden layer whose weights are, at each time, the output of a hypernetwork (Grathwohl et al. 2019).
+
+    ::
+
+        f(t, z) = output_scale / width * sum_k (U_k * sigmoid(G_k)) tanh(W_k . z + b_k),   k = 1 .. width
+        (W, U, G, b) = net(t / time_scale),   net: 1 -> hidden -> hidden -> 3 dim width + width, tanh between
+
+    Parameters
+    ----------
+    dim, width, hidden : int
+        Dimension of the state, hidden units of the network, hidden units of the hypernetwork.
+    time_scale, output_scale : float
+        Fixed scales: the hypernetwork receives times of size `time_scale` as ones, and a mean of one means a slope of
+        `output_scale` (state units per unit of time).
+    init, init_scale, init_bias
+        Initial weights and biases of the hypernetwork, as in `MLP`.
+
+    The parameters are ``weight_1`` (hidden, 1), ``bias_1`` (hidden,), ``weight_2`` (hidden, hidden), ``bias_2``
+    (hidden,), ``weight_3`` (3 dim width + width, hidden) and ``bias_3`` (3 dim width + width,). The hypernetwork's
+    outputs are W, U and G, each (width, dim) in row-major order, then b (width,).
+
+    Raises
+    ------
+    ArgumentError
+        For a value that cannot be used.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> field = pn.HyperMLP(dim=2, width=64, hidden=16)
+    >>> field.shapes()["weight_3"]
+    (448, 16)
+    >>> pn.NeuralODE(field, engine="torch")([1.0, 0.0], [0.0, 1.0]).shape
+    (2, 2)
+    """
+
+    dim: int = 2
+    width: int = 64
+    hidden: int = 16
+    time_scale: float = 1.0
+    output_scale: float = 1.0
+    init: str = "glorot_uniform"
+    init_scale: float = 1.0
+    init_bias: float = 0.0
+
+    def __post_init__(self):
+        assign(
+            self,
+            dim=whole_number("dim", self.dim, example=2),
+            width=whole_number("width", self.width, example=64),
+            hidden=whole_number("hidden", self.hidden, example=16),
+            time_scale=positive_number("time_scale", self.time_scale),
+            output_scale=positive_number("output_scale", self.output_scale),
+        )
+        super().__post_init__()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return layer_shapes((1, self.hidden, self.hidden, (3 * self.dim + 1) * self.width))
+
+
+class _LayersInTime(Network, abstract=True):
+    """Base of the fully connected networks that use the time in every layer; the first two arguments are `MLP`'s."""
+
+    def __post_init__(self):
+        assign(
+            self,
+            sizes=layer_widths(self.sizes),
+            activation=known_activation(self.activation),
+            time_scale=positive_number("time_scale", self.time_scale),
+            output_scale=positive_number("output_scale", self.output_scale),
+        )
+        super().__post_init__()
+
+    @property
+    def dim(self) -> int:
+        return self.sizes[0]
+
+
+@dataclass(frozen=True)
+class ConcatMLP(_LayersInTime):
+    """A fully connected network with the time appended to the input of every layer.
+
+    ::
+
+        f(t, y) = output_scale * net(t / time_scale, y)
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Widths of all layers, the time not counted; the first and the last are both the dimension of the state.
+    activation : str
+        One of `pyneuralode.fields.ACTIVATIONS`, applied between layers; the last layer is linear.
+    time_scale, output_scale : float
+        Fixed scales: the net receives times of size `time_scale` as ones, and its outputs of one mean a slope of
+        `output_scale` (state units per unit of time).
+    init, init_scale, init_bias
+        Initial weights and biases, as in `MLP`.
+
+    The parameters are ``weight_1`` (out, in + 1), whose last column belongs to the time, ``bias_1`` (out,),
+    ``weight_2``, ... in that order.
+
+    Raises
+    ------
+    ArgumentError
+        For a value that cannot be used.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> field = pn.ConcatMLP((2, 32, 2), "softplus", time_scale=10.0)
+    >>> field.shapes()["weight_2"]
+    (2, 33)
+    >>> pn.NeuralODE(field, engine="torch")([1.0, 0.0], [0.0, 10.0]).shape
+    (2, 2)
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "tanh"
+    time_scale: float = 1.0
+    output_scale: float = 1.0
+    init: str = "glorot_uniform"
+    init_scale: float = 1.0
+    init_bias: float = 0.0
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return layer_shapes(self.sizes, extra=1)
+
+
+@dataclass(frozen=True)
+class GatedMLP(_LayersInTime):
+    """A fully connected network in which functions of the time scale and shift the input of every layer.
+
+    Layer l is ``weight_l (x * s_l(t) + a_l(t)) + bias_l``. For an input of width n, s_l is a network 1 -> n -> n of
+    ``t / time_scale`` with tanh between its layers and a sigmoid at its end, and a_l is one without the sigmoid.
+
+    Parameters
+    ----------
+    sizes, activation, time_scale, output_scale, init, init_scale, init_bias
+        As in `ConcatMLP`.
+
+    The parameters are, layer by layer, ``scale_weight_l_1`` (n, 1), ``scale_bias_l_1`` (n,), ``scale_weight_l_2``
+    (n, n), ``scale_bias_l_2`` (n,), the four ``shift_...`` of the same shapes, ``weight_l`` (out, n) and
+    ``bias_l`` (out,).
+
+    Raises
+    ------
+    ArgumentError
+        For a value that cannot be used.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> field = pn.GatedMLP((2, 32, 2))
+    >>> pn.NeuralODE(field, engine="torch")([1.0, 0.0], [0.0, 1.0]).shape
+    (2, 2)
+    """
+
+    sizes: tuple[int, ...]
+    activation: str = "tanh"
+    time_scale: float = 1.0
+    output_scale: float = 1.0
+    init: str = "glorot_uniform"
+    init_scale: float = 1.0
+    init_bias: float = 0.0
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        for layer, (n, n_out) in enumerate(zip(self.sizes, self.sizes[1:]), start=1):
+            for net in ("scale", "shift"):
+                shapes[f"{net}_weight_{layer}_1"] = (n, 1)
+                shapes[f"{net}_bias_{layer}_1"] = (n,)
+                shapes[f"{net}_weight_{layer}_2"] = (n, n)
+                shapes[f"{net}_bias_{layer}_2"] = (n,)
+            shapes[f"weight_{layer}"] = (n_out, n)
+            shapes[f"bias_{layer}"] = (n_out,)
+        return shapes
