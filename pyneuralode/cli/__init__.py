@@ -38,8 +38,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
     ] = False,
 ) -> None:
     pass
@@ -152,12 +151,10 @@ def solve(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
     out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure goes beside the table.")],
     times: Annotated[
-        str | None,
-        typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span"),
+        str | None, typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span")
     ] = None,
     y0: Annotated[
-        str | None,
-        typer.Option(metavar="1,0", help="State at the first of the times.", show_default="the fitted one"),
+        str | None, typer.Option(metavar="1,0", help="State at the first of the times.", show_default="the fitted one")
     ] = None,
 ) -> None:
     """Solve a saved model at given times and write a table and a figure."""

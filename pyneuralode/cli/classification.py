@@ -18,13 +18,11 @@ Batch = Annotated[
 Images = Annotated[int | None, typer.Option(help="Training images used.", show_default="all")]
 Tests = Annotated[int | None, typer.Option(help="Test images used.", show_default="all")]
 Precision = Annotated[
-    str | None,
-    typer.Option(help="Of the training: float32 or bfloat16.", show_default="the recipe's"),
+    str | None, typer.Option(help="Of the training: float32 or bfloat16.", show_default="the recipe's")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")]
 Data = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache"),
+    Path | None, typer.Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
@@ -79,8 +77,7 @@ def anodev2(
         str, typer.Option(help="paper (350 epochs, for a GPU), or short (two cores, minutes).")
     ] = "paper",
     reduced: Annotated[
-        bool,
-        typer.Option("--reduced", help="The set of 10,000 and 1,000 images, in train10k.npz and test1k.npz."),
+        bool, typer.Option("--reduced", help="The set of 10,000 and 1,000 images, in train10k.npz and test1k.npz.")
     ] = False,
     epochs: Epochs = None,
     batch: Batch = None,

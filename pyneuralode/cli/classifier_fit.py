@@ -53,13 +53,7 @@ def check_outputs(out: Path, seeds: list[int] | None) -> None:
 
 
 def train_into(
-    out: Path,
-    training: Training,
-    recipe: str,
-    seed: int,
-    resume: bool,
-    device: str | None,
-    progress: Progress,
+    out: Path, training: Training, recipe: str, seed: int, resume: bool, device: str | None, progress: Progress
 ) -> Found | None:
     """Train and write; None in all processes of torchrun but the first. Curves are written after every epoch."""
     out.mkdir(parents=True, exist_ok=True)
@@ -136,12 +130,7 @@ def train_seeds(
         raise ArgumentError(f"workers is {workers}: give 1 or more, or leave it out for one a core.")
     updates = training.updates  # reads the images
     jobs = [
-        Job(
-            f"seed {seed}",
-            _train_seed,
-            (out / f"seed-{seed}", training, recipe, seed, resume, device),
-            updates,
-        )
+        Job(f"seed {seed}", _train_seed, (out / f"seed-{seed}", training, recipe, seed, resume, device), updates)
         for seed in seeds
     ]
     ended = side_by_side(jobs, workers or os.cpu_count() or 1, progress, executor)

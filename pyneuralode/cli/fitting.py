@@ -121,10 +121,7 @@ class Standard:
         arrays[f"weight_{last}"] *= size[:, None]
         arrays[f"bias_{last}"] *= size
         # A state far from zero would loosen a relative tolerance: refer it to the deviation.
-        control = {
-            "rtol": model.control.rtol * size / (size + np.abs(mean)),
-            "atol": model.control.atol * size,
-        }
+        control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
         settings = {"solver": model.solver, "gradient": model.gradient, **control}
         kind = {"augment_dim": extra} if extra else {}
         scaled = type(model)(model.field, **kind, **settings)

@@ -29,8 +29,7 @@ train.command("anodev2")(anodev2)
 def mnist_flow(
     out: Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")],
     scale: Annotated[
-        str,
-        typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes)."),
+        str, typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes).")
     ] = "report",
     updates: Annotated[int | None, typer.Option(help="Updates.", show_default="the scale's")] = None,
     channels: Annotated[int | None, typer.Option(help="Hidden channels.", show_default="the scale's")] = None,
@@ -79,14 +78,7 @@ def mnist_flow(
         if at.device.type == "cpu" and not scale.startswith("small"):
             typer.echo(f"{scale} is for a GPU and takes days here: --scale small takes 15 minutes.", err=True)
         found = train_image_flow(
-            setup,
-            digits,
-            tests,
-            seed=seed,
-            at=at,
-            checkpoint=out / CHECKPOINT,
-            resume=resume,
-            progress=progress,
+            setup, digits, tests, seed=seed, at=at, checkpoint=out / CHECKPOINT, resume=resume, progress=progress
         )
         if at.rank != 0:
             return

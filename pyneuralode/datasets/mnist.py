@@ -22,10 +22,7 @@ _MD5 = {
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 _PREFIX = {"train": "train", "test": "t10k"}
-_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _UNSIGNED_BYTES = 0x08
 _REMEDY = (
     "put the original file there, or fetch all four by pyneuralode.datasets.download_mnist() (on the command line, "

@@ -150,9 +150,4 @@ def _node(ax: Axes, x: float, y: float, text: str, color: str) -> None:
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
     shrink = {"shrinkA": 12, "shrinkB": 12 if start[1] == end[1] else 3}
-    ax.annotate(
-        "",
-        xy=end,
-        xytext=start,
-        arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, **shrink},
-    )
+    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, **shrink})

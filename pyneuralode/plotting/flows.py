@@ -21,11 +21,7 @@ _BELOW = 12.0  # log-densities this far under the highest are drawn as the lowes
 
 
 def flow_in_time(
-    times: Sequence[float],
-    densities: np.ndarray,
-    samples: np.ndarray,
-    extent: Extent,
-    words: Sequence[str] = (),
+    times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent, words: Sequence[str] = ()
 ) -> Figure:
     """Draw the density (T, rows, columns) and the samples (T, n, 2) of a flow at `times`, from base to data.
 
@@ -109,13 +105,7 @@ def running_losses(
     for ax, (title, nets) in zip(axes.flat, groups.items()):
         for color, (name, curves) in zip(COLORS * len(nets), nets.items()):
             for k, curve in enumerate(curves):
-                ax.plot(
-                    np.arange(1, len(curve) + 1),
-                    curve,
-                    color=color,
-                    linewidth=1.1,
-                    label=name if k == 0 else None,
-                )
+                ax.plot(np.arange(1, len(curve) + 1), curve, color=color, linewidth=1.1, label=name if k == 0 else None)
             if name in theirs:
                 ax.axhline(theirs[name], color=color, linewidth=0.9, linestyle=":")
         ax.axhline(floor, color=INK, linewidth=1.0, label=f"entropy of the density, {floor:.4f}")
@@ -167,12 +157,7 @@ def _aspect(extent: Extent) -> float:
 
 def _density(ax: Axes, values: np.ndarray, extent: Extent, low: float = 0.0, high: float | None = None):
     image = ax.imshow(
-        values,
-        origin="lower",
-        extent=extent,
-        cmap=FLAG,
-        vmin=low,
-        vmax=values.max() if high is None else high,
+        values, origin="lower", extent=extent, cmap=FLAG, vmin=low, vmax=values.max() if high is None else high
     )
     _bare(ax, extent)
     return image

@@ -18,13 +18,7 @@ def image_grid(groups: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
     figure = Figure(figsize=(len(groups) * (columns + 0.5) * side, rows * side + 0.5), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for ax, (name, images) in zip(axes, groups.items()):
-        ax.imshow(
-            _tiled(np.asarray(images), rows, columns),
-            cmap="gray_r",
-            vmin=0,
-            vmax=255,
-            interpolation="nearest",
-        )
+        ax.imshow(_tiled(np.asarray(images), rows, columns), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
         ax.set_title(name, color=INK, fontsize=10, loc="left")
         ax.set_axis_off()
     return figure

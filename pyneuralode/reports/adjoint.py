@@ -67,7 +67,7 @@ _JULIA_NOTES = {
     "torch": [],
     "julia": [
         "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, on solves by OrdinaryDiffEq; GaussAdjoint and "
-        "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver.",
+        "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver."
     ],
 }
 

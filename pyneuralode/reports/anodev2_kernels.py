@@ -175,11 +175,7 @@ def _rows(trained: dict[str, TrainedNet]) -> list[Row]:
     for net, found in trained.items():
         change = np.concatenate([one.change.ravel() for one in found.evolved])
         rows.append(
-            Row(
-                f"{NETS[net]}: kernels' change over the depth, median",
-                float(np.median(change)),
-                better="higher",
-            )
+            Row(f"{NETS[net]}: kernels' change over the depth, median", float(np.median(change)), better="higher")
         )
         rows.append(Row(f"{NETS[net]}: test accuracy", 100 * found.accuracy, unit="%", better="higher"))
     return rows

@@ -22,21 +22,13 @@ VARIANTS = {
 }
 # Least, greatest and mean accuracy of five seeds, in per cent.
 PRINTED = {
-    "baseline": {
-        "alexnet": (86.84, 87.15, 87.03),
-        "resnet4": (76.47, 77.35, 76.95),
-        "resnet10": (87.79, 88.52, 88.10),
-    },
+    "baseline": {"alexnet": (86.84, 87.15, 87.03), "resnet4": (76.47, 77.35, 76.95), "resnet10": (87.79, 88.52, 88.10)},
     "neural_ode": {
         "alexnet": (74.54, 76.78, 75.67),
         "resnet4": (44.73, 49.91, 47.37),
         "resnet10": (64.7, 70.06, 67.94),
     },
-    "anode": {
-        "alexnet": (87.86, 88.14, 88.02),
-        "resnet4": (76.92, 77.45, 77.30),
-        "resnet10": (88.48, 88.75, 88.60),
-    },
+    "anode": {"alexnet": (87.86, 88.14, 88.02), "resnet4": (76.92, 77.45, 77.30), "resnet10": (88.48, 88.75, 88.60)},
     "anodev2_one": {
         "alexnet": (88.59, 88.96, 88.78),
         "resnet4": (77.27, 78.58, 78.11),
@@ -57,20 +49,14 @@ Columns = dict[tuple[str, str], list[Trained]]  # (net, variant) -> its seeds
 def table1(context: Context) -> Report:
     """Nt = 5 for activations and weights."""
     return _accuracies(
-        context,
-        "V Table 1",
-        {"baseline": None, "anode": 5, "anodev2_one": 5},
-        [("anodev2_one", "anode")],
+        context, "V Table 1", {"baseline": None, "anode": 5, "anodev2_one": 5}, [("anodev2_one", "anode")]
     )
 
 
 def table2(context: Context) -> Report:
     """Nt = 2 for the activations, ten steps for the weights."""
     return _accuracies(
-        context,
-        "V Table 2",
-        {"baseline": None, "anode": 2, "anodev2_two": 2},
-        [("anodev2_two", "anode")],
+        context, "V Table 2", {"baseline": None, "anode": 2, "anodev2_two": 2}, [("anodev2_two", "anode")]
     )
 
 
@@ -118,7 +104,7 @@ def table3(context: Context) -> Report:
                 "are the networks that have these counts (deduced). What evolves is deduced too: with six numbers for "
                 "each output channel of an evolving convolution AlexNet's counts agree; ResNet-4 and ResNet-10 have a few "
                 "more in the paper, of which nothing is known, and no target."
-            ),
+            )
         ],
     )
 
@@ -223,17 +209,7 @@ def _scale(found: Columns, nets, variants) -> Table:
                     float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
                 ]
             )
-    columns = [
-        "net",
-        "variant",
-        "Nt",
-        "images",
-        "tests",
-        "epochs",
-        "seeds",
-        "training, %",
-        "seconds an epoch",
-    ]
+    columns = ["net", "variant", "Nt", "images", "tests", "epochs", "seeds", "training, %", "seconds an epoch"]
     note = "Training: images trained on that were read right during the last epoch, mean of the seeds."
     return Table("What was trained", columns, rows, note=note)
 

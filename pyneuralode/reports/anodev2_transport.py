@@ -51,12 +51,7 @@ def run(context: Context) -> Report:
     evaluations = 160 if context.quick else 500
     keys = [(name, kind, seed) for name in SPEEDS for kind in kinds for seed in seeds]
     jobs = [
-        Job(
-            f"{SPEEDS[name].formula}, {WORDS[kind]}, seed {seed}",
-            learn,
-            (name, kind, seed, evaluations),
-            evaluations,
-        )
+        Job(f"{SPEEDS[name].formula}, {WORDS[kind]}, seed {seed}", learn, (name, kind, seed, evaluations), evaluations)
         for name, kind, seed in keys
     ]
     found = dict(zip(keys, side_by_side(jobs, context.workers, context.progress, context.executor)))
@@ -131,15 +126,7 @@ def _table(found: dict[tuple[str, str, int], Learned]) -> Table:
         "Every seed",
         ["speed", "model", "seed", "parameters", "loss", "mean error", "largest error"],
         [
-            [
-                SPEEDS[name].formula,
-                WORDS[kind],
-                seed,
-                one.parameters,
-                one.loss,
-                one.errors.mean(),
-                one.errors.max(),
-            ]
+            [SPEEDS[name].formula, WORDS[kind], seed, one.parameters, one.loss, one.errors.mean(), one.errors.max()]
             for (name, kind, seed), one in found.items()
         ],
         "Loss: mean squared error in training. Errors: relative L2, over ten unseen times and 16 unseen pulses.",

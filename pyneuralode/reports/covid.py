@@ -221,10 +221,7 @@ def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, l
             "SEIR": [seir.curve(days)],
             "last value": [np.where(unseen, values[~unseen][-1], values)],
         }
-        drawn = {
-            "neural ODE": np.array([neural_curve(r.model, grid) for r in results]),
-            "SEIR": seir.curve(grid),
-        }
+        drawn = {"neural ODE": np.array([neural_curve(r.model, grid) for r in results]), "SEIR": seir.curve(grid)}
         panels.append((last, grid, drawn))
         for name, predictions in curves.items():
             middle = np.median(predictions, axis=0)

@@ -39,9 +39,7 @@ def run(context: Context) -> Report:
         ],
         figures={
             "trajectories": residual_and_ode(
-                [(np.linspace(0, SPAN, depth + 1), layers[depth]) for depth in (SHALLOW, DEEP)],
-                (times, paths),
-                _slopes,
+                [(np.linspace(0, SPAN, depth + 1), layers[depth]) for depth in (SHALLOW, DEEP)], (times, paths), _slopes
             ),
             "distance": depth_errors(distances),
         },

@@ -45,21 +45,9 @@ def run(context: Context) -> Report:
                 target=1.169,
             ),
             Row(
-                "running mean of the loss, momentum 0.99",
-                trained.running,
-                THEIR_BEST,
-                "nats",
-                source="R Table 1, best",
+                "running mean of the loss, momentum 0.99", trained.running, THEIR_BEST, "nats", source="R Table 1, best"
             ),
-            Row(
-                "entropy of the flag, by quadrature",
-                FLAG.entropy,
-                1.159,
-                "nats",
-                "match",
-                "issue",
-                tolerance=0.001,
-            ),
+            Row("entropy of the flag, by quadrature", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001),
             Row("distance to that floor, KL(p || q) on the fresh points", trained.gap, None, "nats"),
             Row(
                 "integral of the learned density less 1",

@@ -17,12 +17,7 @@ from .flag_training import FLAG, NETS, OURS, THEIRS, Net, Recipe, Trained, train
 from .parallel import Job, side_by_side
 
 SETUPS = {"report's set-up": THEIRS, "our set-up": OURS}
-QUICK_NETS = (
-    "hypernet H 16, w 16",
-    "2-layer FC, hidden 5",
-    "2-layer concat, hidden 5",
-    "4-layer concat 32-64-32",
-)
+QUICK_NETS = ("hypernet H 16, w 16", "2-layer FC, hidden 5", "2-layer concat, hidden 5", "4-layer concat 32-64-32")
 # What one change of our set-up does to one net, and the steps from there to the best model.
 ABLATED = HyperMLP(2, 64, 64)
 ABLATIONS: dict[str, tuple[VectorField, Recipe]] = {
@@ -47,14 +42,7 @@ def run(context: Context) -> Report:
     fresh = 5_000 if context.quick else 100_000
     keys = [(words, net, seed) for words in SETUPS for net in nets for seed in seeds]
     jobs = [
-        _job(
-            f"{words}, {net.name}, seed {seed}",
-            net.field,
-            replace(SETUPS[words], **cut),
-            seed,
-            context,
-            fresh,
-        )
+        _job(f"{words}, {net.name}, seed {seed}", net.field, replace(SETUPS[words], **cut), seed, context, fresh)
         for words, net, seed in keys
     ]
     steps = list(ABLATIONS.items())[:2] if context.quick else list(ABLATIONS.items())
@@ -130,11 +118,7 @@ def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list
             ),
             Row("best model: the same, worst seed", max(losses), lowest, "nats", "lower", source, 1.169),
             Row(
-                "best model: distance to the floor, worst seed",
-                max(run.gap for run in best),
-                None,
-                "nats",
-                target=0.01,
+                "best model: distance to the floor, worst seed", max(run.gap for run in best), None, "nats", target=0.01
             ),
         ]
     rows.append(Row("entropy of the flag: the floor", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001))
@@ -149,12 +133,7 @@ def _settings_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) 
     for k, net in enumerate(nets):
         theirs, ours = (runs[k] for runs in table.values())
         running = [run.running for run in theirs]
-        spread = [
-            min(running),
-            float(np.mean(running)),
-            max(running),
-            float(np.mean([run.fresh for run in theirs])),
-        ]
+        spread = [min(running), float(np.mean(running)), max(running), float(np.mean([run.fresh for run in theirs]))]
         own = [float(np.mean([getattr(run, name) for run in ours])) for name in ("running", "fresh", "gap")]
         rows.append([net.name, net.theirs, *spread, *own])
     first = ["min", "mean", "max", "fresh, mean"]
@@ -177,30 +156,12 @@ def _settings_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) 
 
 def _seed_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) -> Table:
     rows = [
-        [
-            words,
-            net.name,
-            k,
-            run.running,
-            run.fresh,
-            run.gap,
-            int(run.fit.evaluations[-1]),
-            round(run.fit.seconds),
-        ]
+        [words, net.name, k, run.running, run.fresh, run.gap, int(run.fit.evaluations[-1]), round(run.fit.seconds)]
         for words, runs in table.items()
         for net, of_net in zip(nets, runs)
         for k, run in enumerate(of_net)
     ]
-    columns = [
-        "set-up",
-        "net",
-        "seed",
-        "running mean",
-        "fresh",
-        "above the floor",
-        "evaluations at the end",
-        "seconds",
-    ]
+    columns = ["set-up", "net", "seed", "running mean", "fresh", "above the floor", "evaluations at the end", "seconds"]
     return Table("Every run", columns, rows)
 
 

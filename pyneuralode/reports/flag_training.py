@@ -156,22 +156,12 @@ class Trained:
 
 
 def train_flag(
-    field: VectorField,
-    recipe: Recipe,
-    seed: int,
-    engine: str,
-    advance: Callable[[int, str], None],
-    fresh: int = FRESH,
+    field: VectorField, recipe: Recipe, seed: int, engine: str, advance: Callable[[int, str], None], fresh: int = FRESH
 ) -> Trained:
     """Train a net on the flag by a recipe; `advance(n, note)` is told of every update."""
     field = recipe.field(field)
     flow = ContinuousFlow(
-        field,
-        times=recipe.times,
-        solver=recipe.solver,
-        rtol=recipe.tolerance,
-        atol=recipe.tolerance,
-        engine=engine,
+        field, times=recipe.times, solver=recipe.solver, rtol=recipe.tolerance, atol=recipe.tolerance, engine=engine
     )
     flow.set_arrays(recipe.parameters(field, seed))
     fit = flow.fit(

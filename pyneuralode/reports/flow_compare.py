@@ -122,8 +122,7 @@ def run(context: Context) -> Report:
         figures={
             "densities": density_panels(_panels(found, names, sizes, pixels), EXTENT, 1 + 2 * len(sizes)),
             "divergences": divergences(
-                sizes,
-                {n: {KINDS[k]: [found[n, m, k].divergence for m in sizes] for k in KINDS} for n in names},
+                sizes, {n: {KINDS[k]: [found[n, m, k].divergence for m in sizes] for k in KINDS} for n in names}
             ),
         },
         captions={
@@ -157,15 +156,7 @@ def log_constant(log_density: Callable[[Tensor], Tensor], half: float = 8.0, cou
 
 
 def compare(
-    name: str,
-    kind: str,
-    size: int,
-    updates: int,
-    seed: int,
-    engine: str,
-    pixels: int,
-    advance,
-    samples: int = 50_000,
+    name: str, kind: str, size: int, updates: int, seed: int, engine: str, pixels: int, advance, samples: int = 50_000
 ) -> Compared:
     """Train one flow ("cnf" or "planar") of a size on the density of that name, and measure it."""
     log_density = DENSITIES[name]

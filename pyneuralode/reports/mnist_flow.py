@@ -52,10 +52,7 @@ def run(context: Context) -> Report:
             "samples": image_grid({"MNIST": tests[:SAMPLES]} | {name: t.samples for name, t in found.items()}),
             "bits": bits_curve(
                 {name: t.losses for name, t in found.items()},
-                {
-                    "independent pixels": baseline,
-                    "FFJORD multi-scale, published": PUBLISHED["FFJORD, multi-scale"][0],
-                },
+                {"independent pixels": baseline, "FFJORD multi-scale, published": PUBLISHED["FFJORD, multi-scale"][0]},
             ),
         },
         tables=[_table(found)],
@@ -100,13 +97,7 @@ def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[...
 
 def _rows(found: dict[str, Training], baseline: float) -> list[Row]:
     rows = [
-        Row(
-            f"{name}, reduced scale: bits per dim",
-            t.test.bits,
-            target=baseline,
-            unit="bits",
-            source="R Fig. 10",
-        )
+        Row(f"{name}, reduced scale: bits per dim", t.test.bits, target=baseline, unit="bits", source="R Fig. 10")
         for name, t in found.items()
     ]
     rows.append(Row("independent per-pixel histograms: bits per dim", baseline, unit="bits"))

@@ -113,17 +113,7 @@ def _recorded_curves(runs: list[dict[str, Any]]) -> Figure:
 
 
 def _recorded_table(runs: list[dict[str, Any]]) -> Table:
-    columns = [
-        "run",
-        "epochs",
-        "images",
-        "parameters",
-        "test error, %",
-        "minutes",
-        "processes",
-        "commit",
-        "machine",
-    ]
+    columns = ["run", "epochs", "images", "parameters", "test error, %", "minutes", "processes", "commit", "machine"]
     rows = [
         [
             _recorded_name(run),
@@ -139,10 +129,7 @@ def _recorded_table(runs: list[dict[str, Any]]) -> Table:
         for run in runs
     ]
     return Table(
-        "Recorded full trainings",
-        columns,
-        rows,
-        note="Written by the runs themselves, not computed with this page.",
+        "Recorded full trainings", columns, rows, note="Written by the runs themselves, not computed with this page."
     )
 
 
@@ -152,14 +139,7 @@ def _sizes(found: dict[str, Trained]) -> list[Row]:
     return [
         Row(f"{MAIN}: parameters", counts[MAIN], 208_010, source=_REVIEW, tolerance=0.0, **match),
         Row("RK-Net, RK4: parameters", counts["RK-Net, RK4"], 0.22e6, source=_CHEN, **match),
-        Row(
-            "ResNet, 6 blocks: parameters",
-            counts["ResNet, 6 blocks"],
-            0.60e6,
-            source=_CHEN,
-            tolerance=0.01,
-            **match,
-        ),
+        Row("ResNet, 6 blocks: parameters", counts["ResNet, 6 blocks"], 0.60e6, source=_CHEN, tolerance=0.01, **match),
         Row("plain CNN: parameters", counts["plain CNN"], None, **match),
     ]
 
@@ -198,17 +178,7 @@ def _table(found: dict[str, Trained]) -> Table:
                 t.seconds,
             ]
         )
-    columns = [
-        "net",
-        "solver",
-        "gradient",
-        "parameters",
-        "images",
-        "epochs",
-        "test error, %",
-        "evaluations",
-        "seconds",
-    ]
+    columns = ["net", "solver", "gradient", "parameters", "images", "epochs", "test error, %", "evaluations", "seconds"]
     return Table(
         "The networks",
         columns,

@@ -44,10 +44,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "pyneuralode.reports.covid",
         ),
         Experiment(
-            "seir",
-            "Sweden's epidemic by the SEIR model",
-            f"{_KTH_REPORT}, Fig. 2, 3 and 5",
-            "pyneuralode.reports.seir",
+            "seir", "Sweden's epidemic by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5", "pyneuralode.reports.seir"
         ),
         Experiment(
             "cubic",

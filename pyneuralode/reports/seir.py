@@ -78,14 +78,7 @@ def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
             tolerance=0.01,
             source="R Fig. 5",
         ),
-        Row(
-            "loss after its 200 iterations",
-            theirs.loss,
-            0.01124,
-            better="match",
-            tolerance=0.02,
-            source="R Fig. 5",
-        ),
+        Row("loss after its 200 iterations", theirs.loss, 0.01124, better="match", tolerance=0.02, source="R Fig. 5"),
     ]
     for name, value in THEIRS.items():
         unit = "" if name == "R0" else "1/day"
