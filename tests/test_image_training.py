@@ -279,7 +279,7 @@ def test_the_odenet_command_trains_and_resumes(tmp_path, mnist):
     command = [*ODENET, "--data", str(mnist), "--out", str(out)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "4 updates" in result.output and "of 20 read right" in result.output
+    assert "4 updates" in result.output and "of 20 classified correctly" in result.output
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["parameters"] == 208_010 and metrics["finished"] and metrics["curves"]["evaluations"] == [1, 1]
     assert metrics["machine"] and {"commit", "seed", "seconds", "recipe", "settings"} <= set(metrics)

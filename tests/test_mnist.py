@@ -20,7 +20,7 @@ def digits():
 @pytest.fixture
 def no_data(tmp_path, monkeypatch):
     monkeypatch.delenv("PYNEURALODE_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
 
 
 def test_the_original_files(data_dir):

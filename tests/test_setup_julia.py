@@ -264,7 +264,7 @@ def test_a_fresh_project_is_really_set_up(tmp_path):
         pytest.skip("needs a Julia with our packages; pyneuralode doctor says what is missing")
     project = tmp_path / "project"
     command = [sys.executable, "-c", "from pyneuralode.cli import main; main()", "setup-julia", "--yes"]
-    environment["XDG_DATA_HOME"] = environment["LOCALAPPDATA"] = str(tmp_path / "data")
+    environment["XDG_DATA_HOME"] = environment["WIN_PD_OVERRIDE_LOCAL_APPDATA"] = str(tmp_path / "data")
     command += ["--project", str(project)]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + (project / "setup.log").read_text()

@@ -16,7 +16,7 @@ from .description import DESCRIPTION, MODEL, Description
 
 
 @dataclass(frozen=True)
-class Table:
+class SolutionTable:
     """States (T, k) of the named columns at times (T,); `time` names the time column.
 
     After `end` they are a forecast: it is the last time that was fitted, infinity for a solve from another state.
@@ -29,7 +29,7 @@ class Table:
     end: float = np.inf
 
 
-def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) -> Table:
+def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) -> SolutionTable:
     """Solve a saved model.
 
     Parameters
@@ -72,7 +72,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
         )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
     states = _states(model, np.array(state, dtype=float), start, times)
-    return Table(about.time, about.columns, times, states[:, :dim], about.t1 if y0 is None else np.inf)
+    return SolutionTable(about.time, about.columns, times, states[:, :dim], about.t1 if y0 is None else np.inf)
 
 
 def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -
     return model.solve(y0, times, t0=start).ys
 
 
-def write_solution(out: Path, table: Table) -> tuple[Path, Path]:
+def write_solution(out: Path, table: SolutionTable) -> tuple[Path, Path]:
     """Write OUT.csv and OUT.png, or a folder's solution.csv and solution.png; return the two paths."""
     final = out if out.suffix.lower() == ".csv" else out / "solution.csv"
     picture = final.with_suffix(".png")

@@ -18,7 +18,7 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
 
     for name, checksum in md5.items():
         complaint = None
-        bar = False if progress is None else _Bar(progress, name)
+        bar = False if progress is None else _DownloadBar(progress, name)
         for mirror in mirrors:
             try:
                 pooch.retrieve(mirror + name, f"md5:{checksum}", fname=name, path=folder, progressbar=bar)
@@ -33,7 +33,7 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
     return folder
 
 
-class _Bar:
+class _DownloadBar:
     """What pooch wants of a progress bar, for one of ours."""
 
     def __init__(self, progress: Any, name: str):

@@ -6,14 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import platformdirs
+
 from ..errors import DataError
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder of this user's cache that downloads of a data set go to."""
-    import pooch
-
-    return Path(pooch.os_cache("pyneuralode")) / name
+    """Return the folder in the user's cache that downloads of a data set go to."""
+    return platformdirs.user_cache_path("pyneuralode") / name
 
 
 def find_file(names: Sequence[str], data_set: str, folder: str | Path | None, what: str, remedy: str) -> Path:

@@ -55,7 +55,7 @@ class Fresh:
         return points
 
 
-class Density:
+class TargetDensity:
     """A log density, what it returns checked."""
 
     def __init__(self, log_density: Callable[[Tensor], Tensor]):
@@ -71,7 +71,7 @@ class Density:
         return values
 
 
-def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> Rows | Fresh | Density:
+def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> Rows | Fresh | TargetDensity:
     """Return the one source that is given, checked."""
     given = [n for n, v in (("data", data), ("sampler", sampler), ("log_density", log_density)) if v is not None]
     if len(given) != 1:
@@ -81,7 +81,7 @@ def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> Rows | F
         raise ArgumentError(f"{found}: give one of the three.")
     if data is not None:
         return Rows(data, dim)
-    return Fresh(sampler, dim) if sampler is not None else Density(log_density)
+    return Fresh(sampler, dim) if sampler is not None else TargetDensity(log_density)
 
 
 def _require_callable(name: str, value: Any, arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""Experiment `adjoint`: what each gradient method costs in memory, and how far it can be trusted."""
+"""Report `adjoint`: what each gradient method costs in memory, and how far it can be trusted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..fields import MLP, Linear
 from ..gradients import gradients_of
 from ..models import NeuralODE
 from ..plotting.gradients import gradient_errors, memory_growth, wrong_sign
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 
 SPIRAL = ((-0.1, -2.0), (2.0, -0.1))
 STIFFNESS = 25.0
@@ -72,7 +72,7 @@ _JULIA_NOTES = {
 }
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     tolerances = [10.0**-p for p in (range(2, 7) if context.quick else range(2, 10))]
     counts = [10, 30, 100] if context.quick else [10, 30, 100, 300, 1000]
     methods = gradients_of(context.engine)
@@ -152,7 +152,7 @@ def run(context: Context) -> Report:
                 target=1e-5,
             )
         )
-    return Report(
+    return Findings(
         rows=rows,
         figures={
             "errors": gradient_errors(tolerances, panels),

@@ -1,4 +1,4 @@
-"""Experiment `anodev2-kernels`: how convolution kernels evolve over the depth of a network, synthetic and trained."""
+"""Report `anodev2-kernels`: how convolution kernels evolve over the depth of a network, synthetic and trained."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import DataError
 from ..images.anodev2 import image_model
 from ..images.coupled import CoupledODE
 from ..images.evolution import ReactionDiffusionAdvection
-from ..images.training import RECIPES, Recipe, cifar10_sets, train_classifier
+from ..images.training import RECIPES, Recipe, train_classifier
 from ..plotting.anodev2 import coupling, kernels_in_time
-from .base import Context, Report, Row, Table
-from .parallel import Job, OneBar, side_by_side
+from .anodev2_cells import NETS, cifar10_at_hand
+from .base import Context, Findings, Row, Table
+from .parallel import Job, OneBar, completed
 
-NETS = {"resnet4": "ResNet-4", "resnet10": "ResNet-10", "alexnet": "AlexNet"}
 EPOCHS = {"resnet4": 4, "resnet10": 2, "alexnet": 2}
 WEIGHT_STEPS = 5
 SHOWN = 4
@@ -33,7 +32,7 @@ SYNTHETIC = {
 
 
 @dataclass(frozen=True)
-class Evolved:
+class EvolvedKernels:
     """Kernels of one convolution of a trained net: (T, out, in, height, width), and the coefficients of q by name."""
 
     layer: str
@@ -52,12 +51,12 @@ class TrainedNet:
     """A net after its training: part of the test images read right, and what evolves in it."""
 
     accuracy: float
-    evolved: list[Evolved]
+    evolved: list[EvolvedKernels]
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: 256 images, one epoch. Full: all of the reduced set, two to four epochs."""
-    plans = {net: _plan(net, context) for net in NETS}
+    plans = {net: _plan(net, context) for net in EPOCHS}
     jobs = [
         Job(
             f"{NETS[net]}, configuration one",
@@ -67,7 +66,7 @@ def run(context: Context) -> Report:
         )
         for net, (recipe, images) in plans.items()
     ]
-    trained = dict(zip(NETS, side_by_side(jobs, context.workers, context.progress, context.executor)))
+    trained = dict(zip(EPOCHS, context.run_jobs(jobs)))
     figures = {
         "coupling": coupling(
             [
@@ -83,7 +82,7 @@ def run(context: Context) -> Report:
     )
     for net, found in trained.items():
         figures[net] = kernels_in_time(times, _panels(found), side=1.1, change=True)
-    return Report(
+    return Findings(
         rows=_rows(trained),
         figures=figures,
         tables=[_table(trained)],
@@ -122,14 +121,13 @@ def synthetic(**coefficients: float) -> np.ndarray:
 def train(net: str, recipe: Recipe, images: int, seed: int, advance: Callable[..., None]) -> TrainedNet:
     """Train a net in configuration one; `advance(n, note)` is told of every update."""
     model = image_model(net, "anodev2_one", seed=seed)
-    train_set, tests = _sets()
+    train_set, tests = cifar10_at_hand()
     found = train_classifier(model, train_set.take(images), tests, recipe, seed=seed, progress=OneBar(advance))
-    if found.fit.interrupted:
-        raise KeyboardInterrupt
+    completed(found.fit)
     return TrainedNet(found.accuracy, evolved(model))
 
 
-def evolved(model: nn.Module) -> list[Evolved]:
+def evolved(model: nn.Module) -> list[EvolvedKernels]:
     """Return the kernels of every convolution that evolves in a network."""
     found = []
     blocks = [module for module in model.modules() if isinstance(module, CoupledODE)]
@@ -137,7 +135,9 @@ def evolved(model: nn.Module) -> list[Evolved]:
         for (name, path), q in zip(block.trajectory().items(), block.evolutions):
             layer = int(name.split(".")[1]) + 1
             coefficients = {key: value.detach().numpy().copy() for key, value in q.named_parameters()}
-            found.append(Evolved(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients))
+            found.append(
+                EvolvedKernels(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients)
+            )
     return found
 
 
@@ -145,14 +145,6 @@ def _plan(net: str, context: Context) -> tuple[Recipe, int]:
     """Return the recipe and how many images are trained on."""
     recipe = RECIPES["short"]
     return (recipe.for_epochs(1), 256) if context.quick else (recipe.for_epochs(EPOCHS[net]), 10_000)
-
-
-def _sets():
-    """Return the reduced set; where it is not at hand, the whole one."""
-    try:
-        return cifar10_sets(reduced=True)
-    except DataError:
-        return cifar10_sets()
 
 
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:

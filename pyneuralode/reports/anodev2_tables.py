@@ -1,4 +1,4 @@
-"""Experiments `anodev2-table1` to `-table4`: accuracies and sizes of ANODEV2's networks on CIFAR-10."""
+"""Reports `anodev2-table1` to `-table4`: accuracies and sizes of ANODEV2's networks on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 
 from ..images.anodev2 import parameter_table
 from ..plotting.accuracy import accuracy_curves
-from .anodev2_cells import Cell, Trained, plans, train_cells
-from .base import Context, Report, Row, Table
+from .anodev2_cells import NETS, Cell, TrainedCell, plans, train_cells
+from .base import Context, Findings, Row, Table
 from .recorded import recorded
 
-NETS = {"alexnet": "AlexNet", "resnet4": "ResNet-4", "resnet10": "ResNet-10"}
 VARIANTS = {
     "baseline": "baseline",
     "neural_ode": "Neural ODE",
@@ -43,24 +42,24 @@ PRINTED = {
 
 JUDGED_SEEDS = 3  # one seed's difference says too little to be a target
 
-Columns = dict[tuple[str, str], list[Trained]]  # (net, variant) -> its seeds
+Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> its seeds
 
 
-def table1(context: Context) -> Report:
+def table1(context: Context) -> Findings:
     """Nt = 5 for activations and weights."""
     return _accuracies(
         context, "V Table 1", {"baseline": None, "anode": 5, "anodev2_one": 5}, [("anodev2_one", "anode")]
     )
 
 
-def table2(context: Context) -> Report:
+def table2(context: Context) -> Findings:
     """Nt = 2 for the activations, ten steps for the weights."""
     return _accuracies(
         context, "V Table 2", {"baseline": None, "anode": 2, "anodev2_two": 2}, [("anodev2_two", "anode")]
     )
 
 
-def table4(context: Context) -> Report:
+def table4(context: Context) -> Findings:
     """Nt = 2 and Euler's method: the adjoint solved back in the same two steps against the steps' own gradient."""
     return _accuracies(
         context,
@@ -71,7 +70,7 @@ def table4(context: Context) -> Report:
     )
 
 
-def table3(context: Context) -> Report:
+def table3(context: Context) -> Findings:
     """Parameter counts; nothing is trained."""
     rows, cells = [], []
     for count in parameter_table():
@@ -88,7 +87,7 @@ def table3(context: Context) -> Report:
             )
         )
         cells.append([NETS[count.net], VARIANTS[count.variant], count.ours, count.printed / 1000, count.difference])
-    return Report(
+    return Findings(
         rows=rows,
         tables=[
             Table(
@@ -115,7 +114,7 @@ def _accuracies(
     variants: dict[str, int | None],
     gaps: Sequence[tuple[str, str]],
     judged: bool = False,
-) -> Report:
+) -> Findings:
     """Train all that a table shows and put it beside the printed numbers.
 
     `gaps` are pairs of variants, the first of which is the better one in the paper; `judged` makes that a target.
@@ -152,7 +151,7 @@ def _accuracies(
         NETS[net]: {VARIANTS[variant]: [seed.curve for seed in found[net, variant]] for variant in variants}
         for net in nets
     }
-    return Report(
+    return Findings(
         rows=rows,
         figures={"accuracy": accuracy_curves(panels)},
         captions={"accuracy": "Test images read right after each epoch: mean of the seeds, least and greatest."},
@@ -161,7 +160,7 @@ def _accuracies(
     )
 
 
-def _mean(seeds: Sequence[Trained]) -> float:
+def _mean(seeds: Sequence[TrainedCell]) -> float:
     return float(np.mean([seed.accuracy for seed in seeds]))
 
 

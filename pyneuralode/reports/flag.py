@@ -1,4 +1,4 @@
-"""Experiment `flag`: a continuous normalizing flow learns the density of a flag, and how it looks on the way."""
+"""Report `flag`: a continuous normalizing flow learns the density of a flag, and how it looks on the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..flows import ContinuousFlow
 from ..flows.plots import film, grid_of, log_density_on
 from ..plotting.flows import density_panels, flow_animation, flow_in_time, running_losses
 from ..time_fields import HyperMLP
-from .base import Context, Report, Row
+from .base import Context, Findings, Row
 from .flag_training import FLAG, NETS, OURS, train_flag
 
 THEIR_BEST = min(net.theirs for net in NETS)
@@ -23,7 +23,7 @@ SQUARE = (-2.2, 2.2, -2.2, 2.2)
 PANELS, FRAMES = 6, 25
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: a smaller net, 200 updates. Full: the best one."""
     field = QUICK_FIELD if context.quick else BEST_FIELD
     recipe = replace(BEST, updates=200, batch=512) if context.quick else BEST
@@ -34,7 +34,7 @@ def run(context: Context) -> Report:
     task = context.progress.task("pictures", PANELS + FRAMES)
     panels = film(flow, PANELS, SQUARE, pixels, 2000, advance=task.advance)
     frames = film(flow, FRAMES, SQUARE, pixels, advance=task.advance)
-    return Report(
+    return Findings(
         rows=[
             Row(
                 "loss on 100,000 fresh points",

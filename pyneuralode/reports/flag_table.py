@@ -1,4 +1,4 @@
-"""Experiment `flag-table`: the right-hand sides of a flow on the flag, each in the report's set-up and in ours."""
+"""Report `flag-table`: the right-hand sides of a flow on the flag, each in the report's set-up and in ours."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..fields import VectorField
 from ..flows.plots import grid_of, log_density_on
 from ..plotting.flows import density_panels, losses_of_settings, running_losses
 from ..time_fields import HyperMLP
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 from .flag import BEST, BEST_FIELD
-from .flag_training import FLAG, NETS, OURS, THEIRS, Net, Recipe, Trained, train_flag
-from .parallel import Job, side_by_side
+from .flag_training import FLAG, NETS, OURS, THEIRS, FlagNet, FlagRecipe, TrainedFlow, train_flag
+from .parallel import Job
 
 SETUPS = {"report's set-up": THEIRS, "our set-up": OURS}
 QUICK_NETS = ("hypernet H 16, w 16", "2-layer FC, hidden 5", "2-layer concat, hidden 5", "4-layer concat 32-64-32")
 # What one change of our set-up does to one net, and the steps from there to the best model.
 ABLATED = HyperMLP(2, 64, 64)
-ABLATIONS: dict[str, tuple[VectorField, Recipe]] = {
+ABLATIONS: dict[str, tuple[VectorField, FlagRecipe]] = {
     "our set-up, hypernet H 64, w 64": (ABLATED, OURS),
     "but torch's initial parameters": (ABLATED, replace(OURS, initial="torch")),
     "but Adam at 1e-3 throughout": (ABLATED, replace(OURS, rate=1e-3, schedule="constant")),
@@ -34,10 +34,10 @@ ABLATIONS: dict[str, tuple[VectorField, Recipe]] = {
 }
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: four nets, 60 updates, one seed. Full: all sixteen, three seeds in each set-up."""
     nets = [net for net in NETS if not context.quick or net.name in QUICK_NETS]
-    seeds = [context.seed + k for k in range(1 if context.quick else 3)]
+    seeds = context.seeds(1, 3)
     cut = {"updates": 60} if context.quick else {}
     fresh = 5_000 if context.quick else 100_000
     keys = [(words, net, seed) for words in SETUPS for net in nets for seed in seeds]
@@ -52,17 +52,15 @@ def run(context: Context) -> Report:
     jobs += [_job(f"the best, seed {s}", BEST_FIELD, replace(BEST, **cut), s, context, fresh) for s in final]
     # The longest first, so that no core waits for one at the end.
     order = sorted(range(len(jobs)), key=lambda k: -_weight(jobs[k]))
-    found: list[Trained | None] = [None] * len(jobs)
-    for k, trained in zip(
-        order, side_by_side([jobs[k] for k in order], context.workers, context.progress, context.executor)
-    ):
+    found: list[TrainedFlow | None] = [None] * len(jobs)
+    for k, trained in zip(order, context.run_jobs([jobs[k] for k in order])):
         found[k] = trained
     table = {
         words: [[t for (w, n, _), t in zip(keys, found) if (w, n) == (words, net)] for net in nets] for words in SETUPS
     }
     ablation = {name: trained for (name, _), trained in zip(steps, found[len(keys) :])}
     best = [] if context.quick else [list(ablation.values())[-1], *found[len(keys) + len(steps) :]]
-    return Report(
+    return Findings(
         rows=_rows(nets, table, best, len(seeds)),
         tables=[_settings_table(nets, table), _seed_table(nets, table), _ablation_table(ablation)],
         figures=_figures(nets, table, best, context),
@@ -81,11 +79,11 @@ def run(context: Context) -> Report:
     )
 
 
-def _job(name: str, field: VectorField, recipe: Recipe, seed: int, context: Context, fresh: int) -> Job:
+def _job(name: str, field: VectorField, recipe: FlagRecipe, seed: int, context: Context, fresh: int) -> Job:
     return Job(name, _train, (field, recipe, seed, context.engine, fresh), recipe.updates)
 
 
-def _train(field: VectorField, recipe: Recipe, seed: int, engine: str, fresh: int, advance) -> Trained:
+def _train(field: VectorField, recipe: FlagRecipe, seed: int, engine: str, fresh: int, advance) -> TrainedFlow:
     return train_flag(field, recipe, seed, engine, advance, fresh)
 
 
@@ -97,7 +95,9 @@ def _weight(job: Job) -> float:
     return recipe.updates * (recipe.batch * size + 1e6) * recipe.tolerance**-0.3
 
 
-def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], seeds: int) -> list[Row]:
+def _rows(
+    nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]], best: list[TrainedFlow], seeds: int
+) -> list[Row]:
     rows = []
     for net, runs in zip(nets, table["our set-up"]):
         mean = float(np.mean([run.fresh for run in runs]))
@@ -128,7 +128,7 @@ def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list
     return rows
 
 
-def _settings_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) -> Table:
+def _settings_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]]) -> Table:
     rows = []
     for k, net in enumerate(nets):
         theirs, ours = (runs[k] for runs in table.values())
@@ -154,7 +154,7 @@ def _settings_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) 
     )
 
 
-def _seed_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) -> Table:
+def _seed_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]]) -> Table:
     rows = [
         [words, net.name, k, run.running, run.fresh, run.gap, int(run.fit.evaluations[-1]), round(run.fit.seconds)]
         for words, runs in table.items()
@@ -165,7 +165,7 @@ def _seed_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) -> T
     return Table("Every run", columns, rows)
 
 
-def _ablation_table(ablation: dict[str, Trained]) -> Table:
+def _ablation_table(ablation: dict[str, TrainedFlow]) -> Table:
     rows = [[name, t.running, t.fresh, t.gap, round(t.fit.seconds)] for name, t in ablation.items()]
     return Table(
         "What makes the difference: one change at a time, one seed",
@@ -174,7 +174,9 @@ def _ablation_table(ablation: dict[str, Trained]) -> Table:
     )
 
 
-def _figures(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], context: Context) -> dict:
+def _figures(
+    nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]], best: list[TrainedFlow], context: Context
+) -> dict:
     theirs = {net.name: net.theirs for net in nets}
     losses = {words: [[run.fresh for run in of_net] for of_net in runs] for words, runs in table.items()}
     figures = {"settings": losses_of_settings(list(theirs), list(theirs.values()), losses, FLAG.entropy)}
@@ -193,11 +195,11 @@ def _figures(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: l
     return figures
 
 
-def _log_density(trained: Trained, pixels: int, context: Context) -> np.ndarray:
+def _log_density(trained: TrainedFlow, pixels: int, context: Context) -> np.ndarray:
     return log_density_on(trained.flow(context.engine), grid_of(FLAG.extent, pixels))
 
 
-def _notes(best: list[Trained]) -> list[str]:
+def _notes(best: list[TrainedFlow]) -> list[str]:
     notes = [
         "The report's Table 1 has sixteen rows: nine hypernetworks, two nets without time, four with time as "
         "an input, and one with gates.",

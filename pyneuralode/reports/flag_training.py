@@ -16,6 +16,7 @@ from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow, FlowFit
 from ..flows.recipe import spread
 from ..time_fields import ConcatMLP, GatedMLP, HyperMLP
+from .parallel import completed
 
 FLAG = flag()
 FRESH = 100_000
@@ -23,7 +24,7 @@ _WIDE = (2, 64, 128, 128, 64, 2)
 
 
 @dataclass(frozen=True)
-class Net:
+class FlagNet:
     """A net of Table 1, the report's loss, and the group in which it is drawn."""
 
     name: str
@@ -43,23 +44,23 @@ _HYPERNETS = {
     (16, 64): 1.2086,
     (64, 64): 1.2097,
 }
-NETS: tuple[Net, ...] = (
+NETS: tuple[FlagNet, ...] = (
     *(
-        Net(f"hypernet H {hidden}, w {width}", HyperMLP(2, width, hidden), loss, f"hypernetworks, w {width}")
+        FlagNet(f"hypernet H {hidden}, w {width}", HyperMLP(2, width, hidden), loss, f"hypernetworks, w {width}")
         for (hidden, width), loss in _HYPERNETS.items()
     ),
-    Net("2-layer FC, hidden 5", MLP((2, 5, 2)), 2.7974, "layers"),
-    Net("5-layer FC 64-128-128-64", MLP(_WIDE), 1.3796, "layers"),
-    Net("2-layer concat, hidden 5", ConcatMLP((2, 5, 2)), 2.0645, "layers"),
-    Net("4-layer concat 32-64-32", ConcatMLP((2, 32, 64, 32, 2)), 1.8108, "layers"),
-    Net("5-layer concat 64-128-128-64", ConcatMLP(_WIDE), 1.4956, "layers"),
-    Net("6-layer concat 32-64-64-64-32", ConcatMLP((2, 32, 64, 64, 64, 32, 2)), 1.4972, "layers"),
-    Net("5-layer gate and add 64-128-128-64", GatedMLP(_WIDE), 1.4306, "layers"),
+    FlagNet("2-layer FC, hidden 5", MLP((2, 5, 2)), 2.7974, "layers"),
+    FlagNet("5-layer FC 64-128-128-64", MLP(_WIDE), 1.3796, "layers"),
+    FlagNet("2-layer concat, hidden 5", ConcatMLP((2, 5, 2)), 2.0645, "layers"),
+    FlagNet("4-layer concat 32-64-32", ConcatMLP((2, 32, 64, 32, 2)), 1.8108, "layers"),
+    FlagNet("5-layer concat 64-128-128-64", ConcatMLP(_WIDE), 1.4956, "layers"),
+    FlagNet("6-layer concat 32-64-64-64-32", ConcatMLP((2, 32, 64, 64, 64, 32, 2)), 1.4972, "layers"),
+    FlagNet("5-layer gate and add 64-128-128-64", GatedMLP(_WIDE), 1.4306, "layers"),
 )
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FlagRecipe:
     """How a flow of the flag is set up and trained.
 
     Attributes
@@ -107,8 +108,8 @@ class Recipe:
         return self.rate if self.schedule == "constant" else OneCycle(self.rate, self.updates)(update)
 
 
-THEIRS = Recipe((0.0, 10.0), "torch", "one", 1e-3, "constant", (0.9, 0.999), "DP5", 1e-5)
-OURS = Recipe()
+THEIRS = FlagRecipe((0.0, 10.0), "torch", "one", 1e-3, "constant", (0.9, 0.999), "DP5", 1e-5)
+OURS = FlagRecipe()
 
 
 def as_torch_draws(field: VectorField, seed: int) -> Parameters:
@@ -122,7 +123,7 @@ def as_torch_draws(field: VectorField, seed: int) -> Parameters:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedFlow:
     """A flow of the flag after its training, as plain arrays, so that it can come from another process.
 
     Attributes
@@ -156,8 +157,13 @@ class Trained:
 
 
 def train_flag(
-    field: VectorField, recipe: Recipe, seed: int, engine: str, advance: Callable[[int, str], None], fresh: int = FRESH
-) -> Trained:
+    field: VectorField,
+    recipe: FlagRecipe,
+    seed: int,
+    engine: str,
+    advance: Callable[[int, str], None],
+    fresh: int = FRESH,
+) -> TrainedFlow:
     """Train a net on the flag by a recipe; `advance(n, note)` is told of every update."""
     field = recipe.field(field)
     flow = ContinuousFlow(
@@ -173,9 +179,8 @@ def train_flag(
         seed=seed,
         callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),
     )
-    if fit.interrupted:
-        raise KeyboardInterrupt  # a fit that was stopped is not a result
-    trained = Trained(field, recipe.times, flow.arrays(), replace(fit, flow=None), math.nan, math.nan)
+    fit = replace(completed(fit), flow=None)
+    trained = TrainedFlow(field, recipe.times, flow.arrays(), fit, math.nan, math.nan)
     return replace(trained, **fresh_loss(trained.flow(engine), fresh))
 
 

@@ -1,4 +1,4 @@
-"""Experiment `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
+"""Report `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
 
 Both minimize the reverse divergence KL(q || p) to a density that is known up to a constant, from their own samples. The
 constant is computed by quadrature, so that the divergence itself is known.
@@ -22,8 +22,8 @@ from ..flows.plots import grid_of
 from ..flows.recipe import spread
 from ..plotting.flows import density_panels, divergences
 from ..time_fields import HyperMLP
-from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job, completed
 
 EXTENT = (-5.0, 5.0, -5.0, 5.0)
 SIZES = (2, 8, 32)
@@ -76,7 +76,7 @@ DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Compared:
+class MeasuredFlow:
     """A trained flow in numbers: KL(q || p) with its standard error, seconds and updates, log densities on the grid."""
 
     divergence: float
@@ -86,7 +86,7 @@ class Compared:
     log_density: np.ndarray
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: two densities, M = 2 and 8, 150 updates. Full: four, M = 2, 8, 32."""
     names = list(DENSITIES)[: 2 if context.quick else None]
     sizes = SIZES[: 2 if context.quick else None]
@@ -95,14 +95,8 @@ def run(context: Context) -> Report:
     many = {"cnf": updates, "planar": 2 * updates}
     pixels = 60 if context.quick else 120
     # Either kind may lose a part of the density for good: there are three seeds, of which the best counts.
-    seeds = 1 if context.quick else 3
-    keys = [
-        (name, size, kind, context.seed + k)
-        for size in reversed(sizes)
-        for kind in KINDS
-        for name in names
-        for k in range(seeds)
-    ]
+    seeds = context.seeds(1, 3)
+    keys = [(n, size, kind, seed) for size in reversed(sizes) for kind in KINDS for n in names for seed in seeds]
     jobs = [
         Job(
             f"{name}, {KINDS[kind].replace('M', str(size))}, seed {seed}",
@@ -112,11 +106,11 @@ def run(context: Context) -> Report:
         )
         for name, size, kind, seed in keys
     ]
-    trained = side_by_side(jobs, context.workers, context.progress, context.executor)
-    found: dict[tuple[str, int, str], Compared] = {}
+    trained = context.run_jobs(jobs)
+    found: dict[tuple[str, int, str], MeasuredFlow] = {}
     for (*key, _), one in zip(keys, trained):
         found[tuple(key)] = min(found.get(tuple(key), one), one, key=lambda c: c.divergence)
-    return Report(
+    return Findings(
         rows=_rows(found, names, sizes),
         tables=[_table(keys, trained)],
         figures={
@@ -137,7 +131,7 @@ def run(context: Context) -> Report:
             "and 32 hidden units, Tsit5, tolerance 1e-3 while training and 1e-5 for the numbers. "
             f"Continuous flows get {many['cnf']:,} updates and planar ones, whose updates take less time, "
             f"{many['planar']:,}: at M = 32 about the same time in all, which stands in the table. "
-            f"Each is trained from {seeds} seed{'s' * (seeds > 1)}, and the best counts.",
+            f"Each is trained from {len(seeds)} seed{'s' * (len(seeds) > 1)}, and the best counts.",
             "The densities are those of Rezende and Mohamed (2015), Fig. 3; the last three are confined to "
             "|z1| < 4 with soft edges, since they have no finite integral without. Their constants are "
             "computed by quadrature and the divergence is that of 50,000 samples.",
@@ -157,7 +151,7 @@ def log_constant(log_density: Callable[[Tensor], Tensor], half: float = 8.0, cou
 
 def compare(
     name: str, kind: str, size: int, updates: int, seed: int, engine: str, pixels: int, advance, samples: int = 50_000
-) -> Compared:
+) -> MeasuredFlow:
     """Train one flow ("cnf" or "planar") of a size on the density of that name, and measure it."""
     log_density = DENSITIES[name]
     if kind == "cnf":
@@ -176,8 +170,7 @@ def compare(
         seed=seed,
         callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),
     )
-    if fit.interrupted:
-        raise KeyboardInterrupt  # a fit that was stopped is not a result
+    completed(fit)
     if kind == "cnf":
         parameters = flow.arrays()
         flow = ContinuousFlow(field, engine=engine)
@@ -187,7 +180,7 @@ def compare(
         differences = torch.cat([log_q - log_density(x) for x, log_q in parts]).double() + log_constant(log_density)
         drawn = flow.log_prob(_grid(pixels)).reshape(pixels, pixels).numpy()
     error = float(differences.std()) / math.sqrt(len(differences))
-    return Compared(float(differences.mean()), error, fit.seconds, updates, drawn)
+    return MeasuredFlow(float(differences.mean()), error, fit.seconds, updates, drawn)
 
 
 def _grid(pixels: int) -> Tensor:
@@ -206,7 +199,7 @@ def _rows(found: dict, names: list[str], sizes: tuple[int, ...]) -> list[Row]:
     return rows
 
 
-def _table(keys: list[tuple], trained: list[Compared]) -> Table:
+def _table(keys: list[tuple], trained: list[MeasuredFlow]) -> Table:
     rows = [
         [name, size, KINDS[kind], seed, one.divergence, one.error, one.updates, round(one.seconds, 1)]
         for (name, size, kind, seed), one in sorted(zip(keys, trained), key=_place)

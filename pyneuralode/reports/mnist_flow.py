@@ -1,4 +1,4 @@
-"""Experiment `mnist-flow`: handwritten digits from a single CNF and from CNFs at several scales."""
+"""Report `mnist-flow`: handwritten digits from a single CNF and from CNFs at several scales."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..datasets.mnist import mnist_images
 from ..flows.images.training import SETUPS, Measurement, train_image_flow
 from ..flows.images.transforms import quantize
 from ..plotting.images import bits_curve, image_grid
-from .base import Context, Report, Row, Table
-from .parallel import Job, OneBar, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job, OneBar
 
 FLOWS = {"single flow": "small-single", "multi-scale flow": "small"}
 SAMPLES = 64
@@ -25,7 +25,7 @@ PUBLISHED = {
 
 
 @dataclass
-class Training:
+class TrainedDigitFlow:
     """One run: bits per dim of every batch, of the test images and of the histograms, and samples' pixels."""
 
     losses: np.ndarray
@@ -36,7 +36,7 @@ class Training:
     parameters: int
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: 40 updates and 400 test images. Full: the reduced scale of `pyneuralode train mnist-flow`."""
     tests = mnist_images("test")[: 400 if context.quick else None]
     jobs = []
@@ -44,9 +44,9 @@ def run(context: Context) -> Report:
         updates = 40 if context.quick else SETUPS[scale].updates
         batches = -(-len(tests) // 200)
         jobs.append(Job(name, train, (scale, updates, len(tests), context.seed), updates + batches))
-    found = dict(zip(FLOWS, side_by_side(jobs, context.workers, context.progress)))
+    found = dict(zip(FLOWS, context.run_jobs(jobs)))
     baseline = next(iter(found.values())).baseline
-    return Report(
+    return Findings(
         rows=_rows(found, baseline),
         figures={
             "samples": image_grid({"MNIST": tests[:SAMPLES]} | {name: t.samples for name, t in found.items()}),
@@ -79,13 +79,13 @@ def run(context: Context) -> Report:
     )
 
 
-def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[..., None]) -> Training:
+def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[..., None]) -> TrainedDigitFlow:
     """Train one reduced flow; `advance(n, note)` is told of every update."""
     setup = replace(SETUPS[scale], updates=updates)
     found = train_image_flow(
         setup, mnist_images("train"), mnist_images("test")[:tests], seed=seed, progress=OneBar(advance)
     )
-    return Training(
+    return TrainedDigitFlow(
         found.fit.losses,
         found.fit.seconds,
         found.test,
@@ -95,7 +95,7 @@ def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[...
     )
 
 
-def _rows(found: dict[str, Training], baseline: float) -> list[Row]:
+def _rows(found: dict[str, TrainedDigitFlow], baseline: float) -> list[Row]:
     rows = [
         Row(f"{name}, reduced scale: bits per dim", t.test.bits, target=baseline, unit="bits", source="R Fig. 10")
         for name, t in found.items()
@@ -107,7 +107,7 @@ def _rows(found: dict[str, Training], baseline: float) -> list[Row]:
     ]
 
 
-def _table(found: dict[str, Training]) -> Table:
+def _table(found: dict[str, TrainedDigitFlow]) -> Table:
     rows = []
     for name, t in found.items():
         setup = SETUPS[FLOWS[name]]

@@ -1,4 +1,4 @@
-"""Experiment `odenet`: digits read by ODE-Nets, an RK-Net, a residual and a plain network."""
+"""Report `odenet`: digits read by ODE-Nets, an RK-Net, a residual and a plain network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..plotting.classifiers import (
     memory_against_depth,
     training_losses,
 )
-from .base import Context, Report, Row, Table
-from .odenet_nets import ADAPTIVE, BATCH, CHANNELS, MAIN, NETS, SIDE, Trained, growth, memory, train
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .odenet_nets import ADAPTIVE, BATCH, CHANNELS, MAIN, NETS, SIDE, TrainedDigitNet, growth, memory, train
+from .parallel import Job
 from .recorded import recorded
 
 # Millions of parameters and test error in %, as printed.
@@ -29,7 +29,7 @@ _REVIEW = "L section 4.3.1"
 _RECORDED = "Full trainings, recorded: computed once, by the commits in the table."
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: 4,000 images once. Full: all of MNIST twice; DP5 with the adjoint, which is slow, half of it once."""
     recipe = RECIPES["digits"]
     jobs = []
@@ -43,13 +43,13 @@ def run(context: Context) -> Report:
         )
         jobs.append(Job(net.name, train, (training, context.seed), epochs * (images // recipe.batch)))
     depths = [5, 10, 20] if context.quick else [5, 10, 20, 40, 80]
-    found = dict(zip([net.name for net in NETS], side_by_side(jobs, context.workers, context.progress)))
+    found = dict(zip([net.name for net in NETS], context.run_jobs(jobs)))
     peaks = memory(depths, context.progress)
     kept = recorded("odenet")
     images = {name: trained.batch for name, trained in found.items()}
     evaluations = {name: t.evaluations for name, t in found.items() if t.evaluations.any()}
     _, tests = jobs[0].arguments[0].sets()
-    return Report(
+    return Findings(
         rows=[*_errors(found), *_recorded_errors(kept), *_sizes(found), *_growth(growth(depths, peaks))],
         figures={
             "training": training_losses({name: t.losses for name, t in found.items()}, images),
@@ -76,7 +76,7 @@ def run(context: Context) -> Report:
     )
 
 
-def _errors(found: dict[str, Trained]) -> list[Row]:
+def _errors(found: dict[str, TrainedDigitNet]) -> list[Row]:
     def error(name: str, theirs: float | None, source: str, target: float | None = None) -> Row:
         return Row(f"{name}: test error", found[name].error, theirs, "%", source=source, target=target)
 
@@ -133,7 +133,7 @@ def _recorded_table(runs: list[dict[str, Any]]) -> Table:
     )
 
 
-def _sizes(found: dict[str, Trained]) -> list[Row]:
+def _sizes(found: dict[str, TrainedDigitNet]) -> list[Row]:
     counts = {name: t.parameters for name, t in found.items()}
     match = {"better": "match", "unit": "parameters"}
     return [
@@ -154,13 +154,13 @@ def _growth(grown: dict[str, float]) -> list[Row]:
     ]
 
 
-def _misread(trained: Trained, tests: ImageData) -> Figure:
+def _misread(trained: TrainedDigitNet, tests: ImageData) -> Figure:
     labels = tests.labels[trained.misread].tolist()
     captions = [f"{label}, read as {answer}" for label, answer in zip(labels, trained.answers)]
     return image_table(tests.images[trained.misread].numpy(), captions, "Misread test digits", columns=10)
 
 
-def _table(found: dict[str, Trained]) -> Table:
+def _table(found: dict[str, TrainedDigitNet]) -> Table:
     rows = []
     for net in NETS:
         t, options = found[net.name], net.options

@@ -1,4 +1,4 @@
-"""Experiment `seir`: the report's SEIR fit repeated, converged fits beside it, and the incidence fitted as well."""
+"""Report `seir`: the report's SEIR fit repeated, converged fits beside it, and the incidence fitted as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..fitting import LBFGS, Adam, Stage
 from ..models import NeuralODE
 from ..plotting.curves import loss_curve
 from ..plotting.epidemics import compartments, fitted_curves
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 
 # The report's scale of the data: fifty times the cases, in parts of a population of ten million.
 SCALE = 50 / 1e7
@@ -20,7 +20,7 @@ THEIRS = {"gamma": 0.1599, "R0": 5.6525, "sigma": 0.1166}
 THEIR_START = SEIR(gamma=0.17, R0=5.7, sigma=0.17)
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Fit the SEIR model five ways; the scales do not differ, it takes seconds."""
     data = sweden("report")
     days, values = data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
@@ -43,7 +43,7 @@ def run(context: Context) -> Report:
     for name, plan in plans.items():
         fits[name] = fit_seir(**settings, **plan)
         task.advance(1, f"{name}: {fits[name].result.loss:.4g}")
-    return Report(
+    return Findings(
         rows=_rows(fits),
         figures=_figures(fits, days, values, context.engine),
         tables=[_table(fits)],

@@ -128,7 +128,7 @@ def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -
     """Train once, here or with the other processes of torchrun, or once for each of the seeds."""
     from ..errors import ArgumentError
     from ..progress import RichProgress
-    from .classifier_fit import check_outputs, train_into, train_seeds
+    from .classifier_runs import check_outputs, train_into, train_seeds
     from .parse import parse_numbers
 
     listed = None if seeds is None else parse_numbers("seeds", seeds, int, "0,1,2,3,4")
