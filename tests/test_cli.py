@@ -190,4 +190,4 @@ def test_doctor_says_when_torch_cannot_be_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     result = run("doctor")
     assert result.exit_code == 1
-    assert "cannot be loaded" in result.stdout and "Next: install torch anew" in result.stdout
+    assert "cannot be loaded" in result.stdout and "Next: reinstall torch" in result.stdout

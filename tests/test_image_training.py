@@ -312,7 +312,7 @@ def test_the_commands_mistakes(tmp_path, mnist, cifar, monkeypatch):
         ([*ODENET, "--data", str(mnist), "--recipe", "reviews"], "did you mean 'review'"),
         ([*ODENET, "--data", str(mnist), "--kind", "odnet"], "did you mean 'odenet'"),
         ([*ANODEV2, "--data", str(cifar), "--variant", "anodev2"], "variant is 'anodev2'"),
-        ([*ANODEV2, "--data", str(cifar), "--steps", "2"], "the baseline takes none"),
+        ([*ANODEV2, "--data", str(cifar), "--steps", "2"], "the baseline takes no steps"),
         ([*ANODEV2, "--data", str(cifar), "--seeds", "1,1"], "give different whole numbers"),
         ([*ANODEV2, "--data", str(cifar), "--images", "33"], "images is 33: give a number from 1 to 32"),
         ([*ODENET, "--data", str(mnist), "--device", "gpu"], "device is 'gpu'"),

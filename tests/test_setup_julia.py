@@ -210,7 +210,7 @@ def test_the_project_that_our_variable_names_is_set_up(julia, tmp_path, monkeypa
 
 def test_it_asks_first(julia, tmp_path):
     result = run(input="n\n")
-    assert result.exit_code == 1 and "Go on?" in result.output
+    assert result.exit_code == 1 and "Continue?" in result.output
     assert not (tmp_path / "calls").exists()
 
 

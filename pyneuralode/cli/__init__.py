@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait inside the commands, so that `--help` answers at once."""
+"""The command line. Heavy imports are inside the commands, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     help="Neural differential equations: fit your data, solve the fit, compute published results again.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a defect of ours shows Python's plain traceback
+    pretty_exceptions_enable=False,  # a bug of ours shows Python's plain traceback
 )
 
 

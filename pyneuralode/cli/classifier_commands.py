@@ -1,4 +1,4 @@
-"""`pyneuralode train odenet` and `train anodev2`: classifiers of images."""
+"""Commands `pyneuralode train odenet` and `train anodev2`: their options, and what they print."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from .error_reporting import one_sentence
 
 Out = Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the images.", show_default="the recipe's")]
-Batch = Annotated[
-    int | None, typer.Option(help="Images of an update, over all processes.", show_default="the recipe's")
-]
+Batch = Annotated[int | None, typer.Option(help="Images per update, over all processes.", show_default="the recipe's")]
 Images = Annotated[int | None, typer.Option(help="Training images used.", show_default="all")]
 Tests = Annotated[int | None, typer.Option(help="Test images used.", show_default="all")]
 Precision = Annotated[
-    str | None, typer.Option(help="Of the training: float32 or bfloat16.", show_default="the recipe's")
+    str | None, typer.Option(help="Precision of the training: float32 or bfloat16.", show_default="the recipe's")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU if there is one")]
 Data = Annotated[
     Path | None, typer.Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache")
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in OUT.")]
 Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
-Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Train once for each seed, in a folder of OUT each.")]
-Workers = Annotated[int | None, typer.Option(help="Seeds at once.", show_default="one a core")]
+Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Train once for each seed, each in a folder of OUT.")]
+Workers = Annotated[int | None, typer.Option(help="Seeds at once.", show_default="one per core")]
 
 
 @one_sentence()
@@ -52,7 +50,7 @@ def odenet(
     seeds: Seeds = None,
     workers: Workers = None,
 ) -> None:
-    """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best so far.
+    """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train odenet ...
     """
@@ -62,7 +60,7 @@ def odenet(
     if kind in ("odenet", "rknet"):
         options |= {"solver": solver, "steps": steps}
     training = _training("odenet", options, recipe, epochs, batch, precision, data, images, tests)
-    _go(training, recipe, out, download_mnist if download else None, device, resume, seed, seeds, workers)
+    _run(training, recipe, out, download_mnist if download else None, device, resume, seed, seeds, workers)
 
 
 @one_sentence()
@@ -77,7 +75,7 @@ def anodev2(
         str, typer.Option(help="paper (350 epochs, for a GPU), or short (two cores, minutes).")
     ] = "paper",
     reduced: Annotated[
-        bool, typer.Option("--reduced", help="The set of 10,000 and 1,000 images, in train10k.npz and test1k.npz.")
+        bool, typer.Option("--reduced", help="Use the set of 10,000 and 1,000 images, in train10k.npz and test1k.npz.")
     ] = False,
     epochs: Epochs = None,
     batch: Batch = None,
@@ -92,7 +90,7 @@ def anodev2(
     seeds: Seeds = None,
     workers: Workers = None,
 ) -> None:
-    """Train a network of ANODEV2 on CIFAR-10; Ctrl-C keeps the best so far.
+    """Train a network of ANODEV2 on CIFAR-10; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train anodev2 ...
     """
@@ -103,13 +101,13 @@ def anodev2(
     if variant != "baseline":
         options["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
     elif steps is not None:
-        raise ArgumentError(f"steps is {steps}, and the baseline takes none: leave it out.")
+        raise ArgumentError(f"steps is {steps}, but the baseline takes no steps: leave it out.")
     training = _training("anodev2", options, recipe, epochs, batch, precision, data, images, tests, reduced)
-    _go(training, recipe, out, download_cifar10 if download else None, device, resume, seed, seeds, workers)
+    _run(training, recipe, out, download_cifar10 if download else None, device, resume, seed, seeds, workers)
 
 
 def _training(family, options, recipe, epochs, batch, precision, data, images, tests, reduced=False):
-    """Return the training that the options describe, after building its model once: mistakes are said early."""
+    """Return the training that the options describe; its model is built once, so that mistakes are found early."""
     from ..errors import unknown_name
     from ..images.training.recipes import RECIPES
     from ..images.training.specs import ModelSpec, Training
@@ -124,8 +122,8 @@ def _training(family, options, recipe, epochs, batch, precision, data, images, t
     return Training(spec, chosen, data, reduced, images, tests)
 
 
-def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:
-    """Train once, here or with the other processes of torchrun, or once for each of the seeds."""
+def _run(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:
+    """Train one model, together with the other processes of torchrun if there are any, or one for each seed."""
     from ..errors import ArgumentError
     from ..progress import RichProgress
     from .classifier_runs import check_outputs, train_into, train_seeds
@@ -138,7 +136,7 @@ def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -
     with RichProgress() as progress:
         if download is not None:
             download(training.folder, progress)
-        training.sets()  # what is missing is said before a process starts
+        training.sets()  # missing files are reported before a process starts
         if listed is None:
             found = train_into(out, training, recipe, seed, resume, device, progress)
         else:

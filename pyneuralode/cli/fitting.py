@@ -110,14 +110,14 @@ class Standardization:
         return cls(mean, np.where(size > 1e-12 * level, size, level))  # a constant column has no deviation
 
     def model(self, model: NeuralODE, extra: int) -> NeuralODE:
-        """Return the model of the values from a trained one of z: the same curve, in the values' units."""
+        """Return the model of the values from the trained model of z: the same curve, in the values' units."""
         mean, size = np.append(self.mean, np.zeros(extra)), np.append(self.size, np.ones(extra))
         arrays, last = model.arrays(), len(model.field.sizes) - 1
         arrays["weight_1"] /= size
         arrays["bias_1"] -= arrays["weight_1"] @ mean
         arrays[f"weight_{last}"] *= size[:, None]
         arrays[f"bias_{last}"] *= size
-        # A state far from zero would loosen a relative tolerance: refer it to the deviation.
+        # A state far from zero would loosen a relative tolerance: relate it to the deviation instead.
         control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
         settings = {"solver": model.solver, "gradient": model.gradient, **control}
         kind = {"augment_dim": extra} if extra else {}
@@ -150,7 +150,7 @@ class TableFit:
         return self.model.solve(self.y0, ts).ys[:, : len(self.y0)]
 
     def picture(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return times (n,) and the curve (n, k) over the data, beyond what was fitted as far as it can be solved."""
+        """Return times (n,) and the curve (n, k) over all the data, or up to `end` if it cannot be solved further."""
         first, last = self.data.ts[[0, -1]]
         grid = np.linspace(first, last, 401)
         try:
@@ -161,7 +161,7 @@ class TableFit:
 
     @cached_property
     def columns(self) -> tuple[ColumnFit, ...]:
-        """How well the fitted rows of each column are explained, in the data's units."""
+        """How well the fit explains the fitted rows of each column, in the data's units."""
         data, rows = self.data, self.rows
         values = data.values[:rows]
         return column_fits(self.curve(data.ts[:rows]), values, ~np.isnan(values), data.columns)
@@ -203,7 +203,7 @@ class TableFit:
 def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> TableFit:
     """Fit a neural ODE to a table; Ctrl-C returns the best so far.
 
-    Raises KeyboardInterrupt or SolverError where the fit ended before its loss was known once.
+    Raises KeyboardInterrupt or SolverError if the fit ended before it had evaluated the loss once.
     """
     standard = Standardization.of(data.values)
     z = (data.values - standard.mean) / standard.size
@@ -249,7 +249,7 @@ def _first_values(z: np.ndarray) -> np.ndarray:
 
 
 def _slope(ts: np.ndarray, z: np.ndarray) -> float:
-    """Return a typical size of dz/dt, over 50 equal parts of the time: noise in close rows counts little."""
+    """Return a typical size of dz/dt over 50 equal parts of the time span, so that noise in close rows counts little."""
     grid = np.linspace(ts[0], ts[-1], 51)
     held = [~np.isnan(column) for column in z.T]
     lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])
