@@ -44,7 +44,7 @@ def cells(monkeypatch):
 def test_a_table_in_the_paper_s_form(cells):
     report = find_report("anodev2-table1").load()(Context())
     rows = {row.name: row for row in report.rows}
-    mean = rows["ResNet-4, ANODEV2, configuration one: test images read right, mean"]
+    mean = rows["ResNet-4, ANODEV2, configuration one: test accuracy, mean"]
     assert mean.ours == pytest.approx(71.0) and mean.theirs == 78.11 and mean.target is None
     gap = rows["ResNet-4, ANODEV2, configuration one above ANODE: difference of the means"]
     assert gap.ours == pytest.approx(10.0) and gap.theirs == pytest.approx(0.81) and gap.target is None
@@ -143,7 +143,7 @@ def test_recorded_runs_are_shown_as_such(cells, tmp_path, monkeypatch):
     assert row == ["ResNet-4", "ANODE", 5, 50_000, 10_000, 350, 2, 77.0, 3.5, "Linux, 1 x GPU", "abc"]
     for changes in ({"finished": False}, {"commit": None}):
         paths[0].write_text(json.dumps(run("anode", 0.77, **changes)))
-        with pytest.raises(DataError, match=r"one.json is no finished run with commit, machine"):
+        with pytest.raises(DataError, match=r"one.json is not a finished run with commit, machine"):
             keep("anodev2", paths, tmp_path)
     with pytest.raises(DataError, match=r"cannot be read"):
         keep("anodev2", [tmp_path / "absent.json"], tmp_path)

@@ -158,14 +158,23 @@ def _fail(advance):
     raise ZeroDivisionError
 
 
-def test_the_longest_jobs_are_known():
-    jobs = {net.name: flag_table._job(net.name, net.field, OURS, 0, _Context, 10) for net in NETS}
-    weights = {name: flag_table._weight(job) for name, job in jobs.items()}
-    assert weights["5-layer FC 64-128-128-64"] > weights["4-layer concat 32-64-32"] > weights["2-layer FC, hidden 5"]
+def test_the_longest_jobs_start_first():
+    started = []
+
+    class Recording(ThreadPoolExecutor):
+        def submit(self, work, k, **options):
+            started.append(k)
+            return super().submit(work, k, **options)
+
+    jobs = [Job(f"job {k}", _square, (k,), 1, cost) for k, cost in enumerate((1.0, 3.0, 0.0, 2.0))]
+    with Recording(2) as pool:
+        assert run_jobs(jobs, 1, SilentProgress(), pool) == [0, 1, 4, 9]
+    assert started == [1, 3, 0, 2]
 
 
-class _Context:
-    engine = "torch"
+def test_the_cost_of_a_net_on_the_flag_grows_with_its_size():
+    cost = {net.name: flag_table._cost(net.field, OURS) for net in NETS}
+    assert cost["5-layer FC 64-128-128-64"] > cost["4-layer concat 32-64-32"] > cost["2-layer FC, hidden 5"]
 
 
 def test_fit_density_writes_the_flow_its_picture_and_a_film(tmp_path, monkeypatch):

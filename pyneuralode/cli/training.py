@@ -10,6 +10,7 @@ import typer
 
 from .classifier_commands import anodev2, odenet
 from .error_reporting import one_sentence
+from .train_options import Device, Images, Out, Resume, Seed
 
 if TYPE_CHECKING:
     from ..flows.images.training import ImageFit, Setup
@@ -26,7 +27,7 @@ train.command("anodev2")(anodev2)
 @train.command("mnist-flow")
 @one_sentence()
 def mnist_flow(
-    out: Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")],
+    out: Out,
     scale: Annotated[
         str, typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes).")
     ] = "report",
@@ -35,20 +36,18 @@ def mnist_flow(
     batch: Annotated[
         int | None, typer.Option(help="Images per update, over all processes.", show_default="the scale's")
     ] = None,
-    images: Annotated[int | None, typer.Option(help="Training images used.", show_default="all")] = None,
+    images: Images = None,
     precision: Annotated[
         str | None, typer.Option(help="Of the convolutions: float32 or bfloat16.", show_default="the scale's")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU if there is one")
-    ] = None,
+    device: Device = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of MNIST's files.", show_default="$PYNEURALODE_DATA/mnist, then the cache"),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in OUT.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    resume: Resume = False,
+    seed: Seed = 0,
 ) -> None:
     """Train a normalizing flow on handwritten digits; Ctrl-C keeps the best model so far.
 

@@ -49,7 +49,7 @@ class _Contracting(torch.nn.Module):
 
 
 def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
-    """Return the same derivative as torchdiffeq's `odeint_adjoint` with dopri5 gives it, through our drop-in."""
+    """Return the same derivative as torchdiffeq's `odeint_adjoint` computes it with dopri5, through our drop-in."""
     field, ts = _Contracting(), torch.tensor([0.0, 1.0], dtype=torch.float64)
     ys = odeint_adjoint(field, torch.zeros(1, dtype=torch.float64), ts, rtol=tolerance, atol=tolerance, method="dopri5")
     return float(torch.autograd.grad(ys[-1].sum(), field.k)[0])
@@ -191,7 +191,7 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
     peaks: dict[str, list[float]] = {}
     for name in gradients_of("torch"):
         for count in counts:
-            # Forward mode carries a sensitivity for every number: a smaller net keeps it to a few seconds.
+            # Forward mode carries a sensitivity for every parameter: a smaller net takes only a few seconds.
             width = 2 if name == "ForwardMode" else 32
             model = NeuralODE(
                 MLP((4, width, 4), init_bias=0.3),

@@ -86,14 +86,14 @@ def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[Trai
     for cell in cells:
         plan = plans(context)[cell.net]
         wanted += [(cell, plan, context.seed + k) for k in range(plan.seeds)]
-    # The longest first, so that no worker is left alone with one at the end.
-    missing = sorted((key for key in wanted if key not in _TRAINED), key=_cost, reverse=True)
+    missing = [key for key in wanted if key not in _TRAINED]
     jobs = [
         Job(
             f"{cell.net}, {cell.variant}, seed {seed}",
             train_cell,
             (cell, plan, seed),
             plan.recipe.epochs * (plan.images // plan.recipe.batch),
+            _cost(cell, plan),
         )
         for cell, plan, seed in missing
     ]
@@ -125,7 +125,6 @@ def cifar10_at_hand() -> tuple[ImageData, ImageData]:
         return cifar10_sets()
 
 
-def _cost(key: tuple[Cell, Plan, int]) -> float:
-    cell, plan, _ = key
+def _cost(cell: Cell, plan: Plan) -> float:
     widths = {"resnet4": 1.0, "resnet10": 2.0, "alexnet": 2.0}
     return widths[cell.net] * (1 + (cell.steps or 0)) * plan.recipe.epochs

@@ -22,7 +22,7 @@ EPOCHS = {"resnet4": 4, "resnet10": 2, "alexnet": 2}
 WEIGHT_STEPS = 5
 SHOWN = 4
 GRID, TIMES = 21, (0.0, 0.25, 0.5, 0.75, 1.0)
-# What acts on the synthetic kernel: coefficients for pixels and units of time.
+# The terms that act on the synthetic kernel: coefficients in units of pixels and of time.
 SYNTHETIC = {
     "reaction\n$\\rho = -1$": {"rho": -1.0},
     "diffusion\n$\\tau = 4$": {"tau": 4.0},
@@ -33,7 +33,7 @@ SYNTHETIC = {
 
 @dataclass(frozen=True)
 class EvolvedKernels:
-    """Kernels of one convolution of a trained net: (T, out, in, height, width), and the coefficients of q by name."""
+    """Kernels (T, out, in, height, width) of one convolution of a trained net, and the coefficients of q by name."""
 
     layer: str
     path: np.ndarray
@@ -48,7 +48,7 @@ class EvolvedKernels:
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net after its training: part of the test images read right, and what evolves in it."""
+    """A net after its training: its test accuracy, and the kernels that evolve in it."""
 
     accuracy: float
     evolved: list[EvolvedKernels]
@@ -102,8 +102,8 @@ def run(context: Context) -> Findings:
             "and how weights evolve, not what they become.",
             "A batch norm follows each convolution and undoes any scaling of its output: reaction changes nothing that "
             "the network computes, and rho stays near 0.",
-            "A kernel's row has a color scale of its own, white at zero, and so has its change from t = 0 to 1; o and i "
-            "number its output and input. The paper shows the like in Fig. 3 to 6.",
+            "Each row has its own color scale, white at zero, and so has the change from t = 0 to 1; o and i are the "
+            "kernel's output and input channels. The paper shows similar pictures in Fig. 3 to 6.",
         ],
     )
 
@@ -142,17 +142,17 @@ def evolved(model: nn.Module) -> list[EvolvedKernels]:
 
 
 def _plan(net: str, context: Context) -> tuple[Recipe, int]:
-    """Return the recipe and how many images are trained on."""
+    """Return the recipe and the number of training images."""
     recipe = RECIPES["short"]
     return (recipe.for_epochs(1), 256) if context.quick else (recipe.for_epochs(EPOCHS[net]), 10_000)
 
 
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
-    """Return rows of `kernels_in_time`: kernels of output channels that change most; of a single layer the first too."""
+    """Return rows for `kernels_in_time`: the kernels that change most; where one layer evolves, its first kernel too."""
     each = max(1, SHOWN // len(net.evolved))
     rows = []
     for one in net.evolved:
-        # The most that a kernel of an output channel changes; the channels with the greatest first.
+        # Output channels in the order of their largest change.
         outputs = [int(out) for out in np.argsort(-one.change.max(axis=1))]
         places = [(out, int(one.change[out].argmax())) for out in outputs]
         if len(net.evolved) == 1:

@@ -60,7 +60,7 @@ def table2(context: Context) -> Findings:
 
 
 def table4(context: Context) -> Findings:
-    """Nt = 2 and Euler's method: the adjoint solved back in the same two steps against the steps' own gradient."""
+    """Nt = 2, Euler's method: the adjoint solved backwards in the same two steps against the steps' own gradient."""
     return _accuracies(
         context,
         "V Table 4",
@@ -94,15 +94,15 @@ def table3(context: Context) -> Findings:
                 "Parameters",
                 ["net", "variant", "ours", "printed, thousands", "printed - ours"],
                 cells,
-                note="The printed counts are rounded to ten: five either way is agreement.",
+                note="The printed counts are rounded to ten, so a difference of up to five is agreement.",
             )
         ],
         notes=[
             (
                 "The paper gives counts, not layers. The baselines and the ODEs, whose batch norms are each step's own, "
                 "are the networks that have these counts (deduced). What evolves is deduced too: with six numbers for "
-                "each output channel of an evolving convolution AlexNet's counts agree; ResNet-4 and ResNet-10 have a few "
-                "more in the paper, of which nothing is known, and no target."
+                "each output channel of an evolving convolution AlexNet's counts agree; in the paper ResNet-4 and ResNet-10 "
+                "have a few more, of which nothing is known, so that they have no target."
             )
         ],
     )
@@ -115,16 +115,16 @@ def _accuracies(
     gaps: Sequence[tuple[str, str]],
     judged: bool = False,
 ) -> Findings:
-    """Train all that a table shows and put it beside the printed numbers.
+    """Train everything that a table shows, and put it beside the printed numbers.
 
-    `gaps` are pairs of variants, the first of which is the better one in the paper; `judged` makes that a target.
+    `gaps` are pairs of variants, the better one in the paper first; with `judged`, that it is better is a target.
     """
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
     found = {(cell.net, cell.variant): seeds for cell, seeds in train_cells(context, cells).items()}
     rows = [
         Row(
-            f"{NETS[net]}, {VARIANTS[variant]}: test images read right, mean",
+            f"{NETS[net]}, {VARIANTS[variant]}: test accuracy, mean",
             100 * _mean(seeds),
             PRINTED[variant][net][2],
             unit="%",
@@ -154,7 +154,7 @@ def _accuracies(
     return Findings(
         rows=rows,
         figures={"accuracy": accuracy_curves(panels)},
-        captions={"accuracy": "Test images read right after each epoch: mean of the seeds, least and greatest."},
+        captions={"accuracy": "Test accuracy after each epoch: mean, least and greatest of the seeds."},
         tables=[_paper_form(found, nets, variants), _scale(found, nets, variants), *_recorded(variants)],
         notes=_notes(context, found),
     )
@@ -165,7 +165,7 @@ def _mean(seeds: Sequence[TrainedCell]) -> float:
 
 
 def _paper_form(found: Columns, nets, variants) -> Table:
-    """Return least / greatest, mean: ours and the printed ones."""
+    """Return the table in the form of the paper: least / greatest, mean, both ours and the printed ones."""
     rows = []
     for variant in variants:
         for whose in ("ours", "theirs"):
@@ -209,12 +209,12 @@ def _scale(found: Columns, nets, variants) -> Table:
                 ]
             )
     columns = ["net", "variant", "Nt", "images", "tests", "epochs", "seeds", "training, %", "seconds an epoch"]
-    note = "Training: images trained on that were read right during the last epoch, mean of the seeds."
+    note = "Training: accuracy on the training images during the last epoch, mean of the seeds."
     return Table("What was trained", columns, rows, note=note)
 
 
 def _recorded(variants) -> list[Table]:
-    """Return a table of the recorded runs of these variants; none where there are none."""
+    """Return a table of the recorded runs of these variants, if there are any."""
     rows = []
     for run in recorded("anodev2"):
         model = run["model"]
@@ -266,7 +266,7 @@ def _notes(context: Context, found: Columns) -> list[str]:
         (
             "The Neural ODE keeps only its last state and integrates state, adjoint and the parameters' gradient back in "
             "the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 take the gradient of the steps "
-            "themselves (discretize-then-optimize). After so few epochs the two gradients part the networks by a few "
+            "themselves (discretize-then-optimize). After so few epochs the two gradients separate the networks by a few "
             "points, not by thirty. Every step has batch norms of its own (deduced from Table 3)."
         ),
     ]

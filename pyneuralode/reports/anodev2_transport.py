@@ -31,10 +31,10 @@ SHOWN_STEPS = (5, 11, 19)
 
 @dataclass(frozen=True)
 class LearnedTransport:
-    """One seed: the loss of training, errors at unseen times (T,), and what is drawn.
+    """The result of one seed: the training loss, errors at unseen times (T,), and what is drawn.
 
-    `speed` is that of the kernel for long waves at `np.linspace(0, 1, len(speed))`, `pulse` an unseen pulse at the
-    steps `SHOWN_STEPS` (3, CELLS).
+    `speed` is the kernel's speed of long waves at `np.linspace(0, 1, len(speed))`; `pulse` (3, CELLS) is an unseen pulse
+    at the steps `SHOWN_STEPS`.
     """
 
     parameters: int
@@ -73,9 +73,9 @@ def run(context: Context) -> Findings:
             "random Gaussian pulses at ten times by Adam and then L-BFGS, tested on 16 others at the ten times "
             "between. The exact solution is the pulse moved by the integral of c.",
             "ANODEV2's kernel evolves by reaction, diffusion and advection with three learned numbers: w' = tau w_xx + "
-            "upsilon w_x + rho w. For c = exp(-t) that holds the solution (rho = -1), and what is left is the error of "
-            "five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t) it does not: a part of the kernel that "
-            "swings does so by advection, around the kernel's five cells.",
+            "upsilon w_x + rho w. For c = exp(-t) that contains the solution (rho = -1), and what remains is the error of "
+            "five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t) it does not: the part of the kernel that "
+            "oscillates can do so only by advection around the kernel's five cells.",
             "With a network as q, w' = q(t, w) with 16 hidden units, any speed can be learned, as far as the training "
             "gets.",
         ],

@@ -21,7 +21,7 @@ def field(t, y):
 
 
 def run(context: Context) -> Findings:
-    """Run both; the scales do not differ, it takes a second."""
+    """Both scales are the same; it takes a second."""
     ends = ode(np.array([0.0, SPAN]))[-1]
     layers = {depth: residual_network(depth) for depth in DEPTHS}
     distances = {depth: float(np.sqrt(np.mean((states[-1] - ends) ** 2))) for depth, states in layers.items()}
@@ -78,7 +78,7 @@ def ode(ts: np.ndarray) -> np.ndarray:
 
 
 def swaps(states: np.ndarray) -> int:
-    """Return how many pairs of neighboring starts are ever in the other order, for states (T, starts)."""
+    """Return how many pairs of neighboring starts ever change their order, for states (T, starts)."""
     return int((np.diff(states, axis=1) < 0).any(axis=0).sum())
 
 

@@ -15,7 +15,7 @@ from .base import Context, Findings, Row
 from .flag_training import FLAG, NETS, OURS, train_flag
 
 THEIR_BEST = min(net.theirs for net in NETS)
-# A net and a training of our own choosing; flag-table shows what each part of it brings.
+# A net and a training of our own choosing; flag-table shows what each part contributes.
 BEST_FIELD = HyperMLP(2, 128, 64)
 BEST = replace(OURS, updates=3000, batch=1024)
 QUICK_FIELD = HyperMLP(2, 32, 16)
@@ -58,7 +58,7 @@ def run(context: Context) -> Findings:
             Row("training", trained.fit.seconds, unit="s"),
         ],
         figures={
-            "time": flow_in_time(*panels, SQUARE, _words(panels[0])),
+            "time": flow_in_time(*panels, SQUARE, _titles(panels[0])),
             "learned": density_panels(compared(flow, pixels), FLAG.extent, 2, log=True),
             "loss": running_losses(
                 {"training": {"running mean of the loss": [trained.fit.running()]}}, FLAG.entropy, {}
@@ -79,7 +79,7 @@ def run(context: Context) -> Findings:
             "about its mean, its distance to the flag's own loss on the same points by far less.",
             f"The net is a hypernetwork of width {field.width} with {field.hidden} hidden units, trained by "
             f"{recipe.updates:,} updates on {recipe.batch:,} fresh points each; "
-            "see flag-table for the recipe, and for what each part of it brings.",
+            "see flag-table for the recipe and for what each part of it contributes.",
         ],
     )
 
@@ -105,6 +105,6 @@ def round_trip(flow: ContinuousFlow) -> float:
         return float((flow.inverse(flow.transform(z)) - z).abs().max())
 
 
-def _words(times: np.ndarray) -> list[str]:
+def _titles(times: np.ndarray) -> list[str]:
     inner = [f"t = {t:.1f}" for t in times[1:-1]]
     return ["latent", *inner, "learned"]

@@ -1,4 +1,4 @@
-"""Report `flag-table`: the right-hand sides of a flow on the flag, each in the report's set-up and in ours."""
+"""Report `flag-table`: right-hand sides of a flow on the flag, each in the KTH report's set-up and in ours."""
 
 from __future__ import annotations
 
@@ -50,11 +50,7 @@ def run(context: Context) -> Findings:
     # The best model's row is the mean of the same seeds as the table's.
     final = [seed for seed in seeds if seed != context.seed]
     jobs += [_job(f"the best, seed {s}", BEST_FIELD, replace(BEST, **cut), s, context, fresh) for s in final]
-    # The longest first, so that no core waits for one at the end.
-    order = sorted(range(len(jobs)), key=lambda k: -_weight(jobs[k]))
-    found: list[TrainedFlow | None] = [None] * len(jobs)
-    for k, trained in zip(order, context.run_jobs([jobs[k] for k in order])):
-        found[k] = trained
+    found: list[TrainedFlow] = context.run_jobs(jobs)
     table = {
         words: [[t for (w, n, _), t in zip(keys, found) if (w, n) == (words, net)] for net in nets] for words in SETUPS
     }
@@ -80,16 +76,16 @@ def run(context: Context) -> Findings:
 
 
 def _job(name: str, field: VectorField, recipe: FlagRecipe, seed: int, context: Context, fresh: int) -> Job:
-    return Job(name, _train, (field, recipe, seed, context.engine, fresh), recipe.updates)
+    arguments = (field, recipe, seed, context.engine, fresh)
+    return Job(name, _train, arguments, recipe.updates, _cost(field, recipe))
 
 
 def _train(field: VectorField, recipe: FlagRecipe, seed: int, engine: str, fresh: int, advance) -> TrainedFlow:
     return train_flag(field, recipe, seed, engine, advance, fresh)
 
 
-def _weight(job: Job) -> float:
-    """Return roughly how long a job takes: updates, points, multiplications, and steps that a tolerance asks for."""
-    field, recipe = job.arguments[:2]
+def _cost(field: VectorField, recipe: FlagRecipe) -> float:
+    """Estimate the cost of a training from its updates, points, multiplications, and steps for the tolerance."""
     weights = sum(int(np.prod(shape)) for shape in field.shapes().values() if len(shape) == 2)
     size = 10 * field.width if isinstance(field, HyperMLP) else 3 * weights
     return recipe.updates * (recipe.batch * size + 1e6) * recipe.tolerance**-0.3
@@ -201,7 +197,7 @@ def _log_density(trained: TrainedFlow, pixels: int, context: Context) -> np.ndar
 
 def _notes(best: list[TrainedFlow]) -> list[str]:
     notes = [
-        "The report's Table 1 has sixteen rows: nine hypernetworks, two nets without time, four with time as "
+        "Table 1 of the KTH report has sixteen rows: nine hypernetworks, two nets without time, four with time as "
         "an input, and one with gates.",
         "The report's set-up: t from 0 (standard normal) to 10 (data), dopri5 at 1e-5, exact trace, 1,000 "
         "updates of Adam at 1e-3 on fresh batches of 512; initial parameters as torch's linear layers draw "

@@ -68,19 +68,19 @@ class FlagRecipe:
     times : (float, float)
         Of the base and of the data.
     initial : {"torch", "spread"}
-        Parameters as torch's linear layers draw them, or as `flows.recipe.spread` does.
+        Parameters drawn as by torch's linear layers, or by `flows.recipe.spread`.
     speed : {"one", "fast"}
         The scale of the slope: 1, or 8 for hypernetworks, whose slope is a mean over the units, and 2 for others.
     rate : float
         Adam's learning rate, or the highest where it has one cycle.
     schedule : {"constant", "one cycle"}
-        The latter as `flows.recipe.OneCycle`.
+        "one cycle" is `fitting.schedules.OneCycle`.
     betas : (float, float)
         Of Adam.
     solver, tolerance
         While training; losses on fresh points are always computed with Tsit5 at 1e-5.
     updates, batch : int
-        How many updates, of how many fresh points each.
+        The number of updates, and of fresh points in each.
     """
 
     times: tuple[float, float] = (0.0, 1.0)
@@ -185,7 +185,7 @@ def train_flag(
 
 
 def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
-    """Return the loss on points that no training has seen, "fresh", and its distance to the density's own, "gap"."""
+    """Return the loss on points that no training has seen ("fresh"), and how far it exceeds the density's own ("gap")."""
     points = FLAG.sample(count, np.random.default_rng((2022, 7)))
     with torch.no_grad():
         found = [flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))]

@@ -1,7 +1,7 @@
 """Report `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
 
-Both minimize the reverse divergence KL(q || p) to a density that is known up to a constant, from their own samples. The
-constant is computed by quadrature, so that the divergence itself is known.
+Both minimize the reverse divergence KL(q || p) from a density known up to a constant, on their own samples. The constant
+is computed by quadrature, so that the divergence itself is known.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def two_moons(z: Tensor) -> Tensor:
 
 
 def wave(z: Tensor) -> Tensor:
-    """Return that of a band along a sine, confined to |z_1| < 4 with soft edges."""
+    """Return the log density (n,), up to a constant, of a band along a sine; soft edges confine it to |z_1| < 4."""
     return -0.5 * ((z[:, 1] - _sine(z)) / 0.4) ** 2 + _confined(z)
 
 
 def split_wave(z: Tensor) -> Tensor:
-    """Return that of a wave with a second arm around z_1 = 1."""
+    """Return the log density (n,), up to a constant, of a wave with a second arm around z_1 = 1."""
     arm = 3 * torch.exp(-0.5 * ((z[:, 0] - 1) / 0.6) ** 2)
     first = z[:, 1] - _sine(z)
     return _either(-0.5 * (first / 0.35) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
 
 
 def forked_wave(z: Tensor) -> Tensor:
-    """Return that of a wave that forks at z_1 = 1."""
+    """Return the log density (n,), up to a constant, of a wave that forks at z_1 = 1."""
     arm = 3 * torch.sigmoid((z[:, 0] - 1) / 0.3)
     first = z[:, 1] - _sine(z)
     return _either(-0.5 * (first / 0.4) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
@@ -94,7 +94,7 @@ def run(context: Context) -> Findings:
     # At M = 32 a planar flow makes two updates in about the time in which a continuous one makes one.
     many = {"cnf": updates, "planar": 2 * updates}
     pixels = 60 if context.quick else 120
-    # Either kind may lose a part of the density for good: there are three seeds, of which the best counts.
+    # Either kind may lose a part of the density for good, so the best of three seeds counts.
     seeds = context.seeds(1, 3)
     keys = [(n, size, kind, seed) for size in reversed(sizes) for kind in KINDS for n in names for seed in seeds]
     jobs = [
@@ -152,7 +152,7 @@ def log_constant(log_density: Callable[[Tensor], Tensor], half: float = 8.0, cou
 def compare(
     name: str, kind: str, size: int, updates: int, seed: int, engine: str, pixels: int, advance, samples: int = 50_000
 ) -> MeasuredFlow:
-    """Train one flow ("cnf" or "planar") of a size on the density of that name, and measure it."""
+    """Train one flow ("cnf" or "planar") of the given size on the named density, and measure it."""
     log_density = DENSITIES[name]
     if kind == "cnf":
         field = HyperMLP(2, size, 32, output_scale=8.0)

@@ -26,7 +26,7 @@ PUBLISHED = {
 
 @dataclass
 class TrainedDigitFlow:
-    """One run: bits per dim of every batch, of the test images and of the histograms, and samples' pixels."""
+    """One training: bits per dim of every batch, of the test images and of the histograms, and pixels of samples."""
 
     losses: np.ndarray
     seconds: float
@@ -70,7 +70,7 @@ def run(context: Context) -> Findings:
             "density has no bound.",
             "The first map of both reduced flows carries every pixel through the histogram of its place to a "
             "standard normal number: without CNFs they are the baseline, independent per-pixel histograms "
-            "with one added to each of their 256 counts, and what they gain on it is what the CNFs learn. "
+            "with one added to each of their 256 counts, and any gain over it is what the CNFs learn. "
             "The report's set-up begins with the pixels instead, FFJORD's with their logits.",
             "The full scales (report, multiscale, fast of `pyneuralode train mnist-flow`) need a GPU. They "
             "are tested for a few updates at tiny size and have not been run to their end here; the "

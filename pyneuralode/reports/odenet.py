@@ -70,7 +70,7 @@ def run(context: Context) -> Findings:
             "memory": f"Peak memory of tensors alive in one gradient of the body alone, {BATCH} images of "
             f"{CHANNELS} x {SIDE} x {SIDE}, single precision.",
             "errors": "Theirs are of full trainings.",
-            "misread": f"Test digits that the {MAIN} net misreads, the surest mistakes first.",
+            "misread": f"Test digits that the {MAIN} net misreads, the most confident mistakes first.",
         },
         notes=_notes(),
     )

@@ -1,4 +1,4 @@
-"""The networks of experiment `odenet`, what a training of each leaves, and the memory of their bodies."""
+"""The networks of report `odenet`: how each is trained, and the memory that its body takes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NETS = (
 
 @dataclass
 class TrainedDigitNet:
-    """What a training leaves of a network."""
+    """The results of training one network; `misread` are rows of the test images, `answers` what it read there."""
 
     error: float
     parameters: int

@@ -19,13 +19,15 @@ _messages: Any = None  # in a worker process: the queue that its progress goes t
 class Job:
     """A piece of work: ``work(*arguments, advance=...)`` calls ``advance(n, note)`` for each unit of its `total`.
 
-    `work` is a function of a module, since processes import it by name.
+    `work` is a function of a module, since processes import it by name. `cost` estimates how long it takes compared with
+    the other jobs: where jobs run at once, the most expensive start first, so that none is left alone at the end.
     """
 
     name: str
     work: Callable[..., Any]
     arguments: tuple
     total: int
+    cost: float = 0.0
 
 
 class OneBar:
@@ -60,8 +62,8 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
     messages = context.Queue()
     tasks: dict[int, Task] = {}
     with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (messages,)) as pool:
-        running = [pool.submit(_run_in_worker, index, job) for index, job in enumerate(jobs)]
-        left = set(running)
+        running = {index: pool.submit(_run_in_worker, index, jobs[index]) for index in _longest_first(jobs)}
+        left = set(running.values())
         try:
             while left:
                 done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -71,21 +73,28 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        return [future.result() for future in running]
+        return [running[index].result() for index in range(len(jobs))]
 
 
 def _run_on_executor(jobs: Sequence[Job], executor: Executor, progress: Progress) -> list[Any]:
     task = progress.task("jobs of the executor", len(jobs))
-    running = [executor.submit(job.work, *job.arguments, advance=_ignore_progress) for job in jobs]
+    running = {
+        index: executor.submit(jobs[index].work, *jobs[index].arguments, advance=_ignore_progress)
+        for index in _longest_first(jobs)
+    }
     try:
-        for future in as_completed(running):
+        for future in as_completed(running.values()):
             future.result()
             task.advance(1)
     except BaseException:
-        for future in running:
+        for future in running.values():
             future.cancel()
         raise
-    return [future.result() for future in running]
+    return [running[index].result() for index in range(len(jobs))]
+
+
+def _longest_first(jobs: Sequence[Job]) -> list[int]:
+    return sorted(range(len(jobs)), key=lambda index: -jobs[index].cost)
 
 
 def _ignore_progress(n: int = 1, note: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Report `seir`: the report's SEIR fit repeated, converged fits beside it, and the incidence fitted as well."""
+"""Report `seir`: the KTH report's SEIR fit repeated, converged fits beside it, and fits of the incidence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..plotting.curves import loss_curve
 from ..plotting.epidemics import compartments, fitted_curves
 from .base import Context, Findings, Row, Table
 
-# The report's scale of the data: fifty times the cases, in parts of a population of ten million.
+# The KTH report's scale of the data: fifty times the cases, as a fraction of a population of ten million.
 SCALE = 50 / 1e7
 UNIT = "50 x new cases a day / 10 million"
 THEIRS = {"gamma": 0.1599, "R0": 5.6525, "sigma": 0.1166}
@@ -55,7 +55,7 @@ def run(context: Context) -> Findings:
             "loss": "Loss of every iteration (R Fig. 5).",
         },
         notes=[
-            "The report compares the infectious part i, a prevalence, with new cases, an incidence. The last two fits "
+            "The KTH report compares the infectious part i, a prevalence, with new cases, an incidence. The last two fits "
             "compare factor x sigma e, the rate at which cases begin, with the same data.",
             "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The converged "
             "fits use L-BFGS on the logarithms of the parameters, from the same start.",

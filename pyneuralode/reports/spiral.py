@@ -18,7 +18,7 @@ from .parallel import Job
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """A solver by our name, with the review's seconds and error."""
+    """Our name of a solver, and the review's seconds and error with it."""
 
     solver: str
     seconds: float
@@ -38,7 +38,7 @@ SHOWN = (0, 50, 100, 150)
 
 @dataclass
 class TrainedSpiral:
-    """One run: loss of every iteration, whole trajectories (500, 2) by iteration, and what it took."""
+    """One training: the loss of every iteration, whole trajectories (500, 2) by iteration, seconds and evaluations."""
 
     losses: np.ndarray
     trajectories: dict[int, np.ndarray]
@@ -92,7 +92,7 @@ def run(context: Context) -> Findings:
             "to 0.018.",
             "The error is the mean squared error of all 500 points after iteration 150, against the exact "
             "solution. It depends on the seed more than on the solver, and the review gives one run of "
-            "each: the verdict compares our best seed with it, and the mean stands beside.",
+            "each: the verdict compares our best seed with it, and the mean is shown too.",
             "Seconds are one run's, the four trajectories included, compilation not; with several workers, "
             "runs share the machine. The review's are from another machine.",
         ],
