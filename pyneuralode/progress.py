@@ -1,4 +1,4 @@
-"""How an experiment tells how far it is: a small protocol, a silent form of it and one drawn with rich."""
+"""How a long computation shows its progress: a small protocol, a silent form of it and one drawn with rich."""
 
 from __future__ import annotations
 

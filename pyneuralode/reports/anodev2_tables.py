@@ -190,66 +190,48 @@ def _paper_form(found: Columns, nets, variants) -> Table:
 
 
 def _scale(found: Columns, nets, variants) -> Table:
-    rows = []
+    records = []
     for net, plan in nets.items():
         for variant, steps in variants.items():
             seeds = found[net, variant]
             ended = [100 * seed.training[-1] for seed in seeds if seed.training]
-            rows.append(
-                [
-                    NETS[net],
-                    VARIANTS[variant],
-                    steps,
-                    plan.images,
-                    plan.tests,
-                    plan.recipe.epochs,
-                    len(seeds),
-                    float(np.mean(ended)) if ended else None,
-                    float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
-                ]
-            )
-    columns = ["net", "variant", "Nt", "images", "tests", "epochs", "seeds", "training, %", "seconds an epoch"]
+            record = {
+                "net": NETS[net],
+                "variant": VARIANTS[variant],
+                "Nt": steps,
+                "images": plan.images,
+                "tests": plan.tests,
+                "epochs": plan.recipe.epochs,
+                "seeds": len(seeds),
+                "training, %": float(np.mean(ended)) if ended else None,
+                "seconds an epoch": float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
+            }
+            records.append(record)
     note = "Training: accuracy on the training images during the last epoch, mean of the seeds."
-    return Table("What was trained", columns, rows, note=note)
+    return Table.from_records("What was trained", records, note)
 
 
 def _recorded(variants) -> list[Table]:
     """Return a table of the recorded runs of these variants, if there are any."""
-    rows = []
-    for run in recorded("anodev2"):
-        model = run["model"]
-        if model["variant"] in variants and model.get("steps") == variants[model["variant"]]:
-            accuracy = 100 * run["test_accuracy"]
-            rows.append(
-                [
-                    NETS[model["net"]],
-                    VARIANTS[model["variant"]],
-                    model.get("steps"),
-                    run["images"],
-                    run["tests"],
-                    run["settings"]["epochs"],
-                    run["seed"],
-                    accuracy,
-                    run["seconds"],
-                    run["machine"],
-                    run["commit"],
-                ]
-            )
-    columns = [
-        "net",
-        "variant",
-        "Nt",
-        "images",
-        "tests",
-        "epochs",
-        "seed",
-        "accuracy, %",
-        "seconds",
-        "machine",
-        "commit",
+    records = [
+        {
+            "net": NETS[run["model"]["net"]],
+            "variant": VARIANTS[run["model"]["variant"]],
+            "Nt": run["model"].get("steps"),
+            "images": run["images"],
+            "tests": run["tests"],
+            "epochs": run["settings"]["epochs"],
+            "seed": run["seed"],
+            "accuracy, %": 100 * run["test_accuracy"],
+            "seconds": run["seconds"],
+            "machine": run["machine"],
+            "commit": run["commit"],
+        }
+        for run in recorded("anodev2")
+        if (run["model"]["variant"], run["model"].get("steps")) in variants.items()
     ]
-    title = "Recorded runs, not computed now"
-    return [Table(title, columns, rows, note="From the files that the runs wrote.")] if rows else []
+    note = "From the files that the runs wrote."
+    return [Table.from_records("Recorded runs, not computed now", records, note)] if records else []
 
 
 def _notes(context: Context, found: Columns) -> list[str]:

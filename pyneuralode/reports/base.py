@@ -132,6 +132,11 @@ class Table:
             if len(cells) != len(self.columns):
                 raise ArgumentError(f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}.")
 
+    @classmethod
+    def from_records(cls, title: str, records: Sequence[Mapping[str, object]], note: str = "") -> Table:
+        """Return a table with a row for each record, whose keys name the columns."""
+        return cls(title, list(records[0]), [list(record.values()) for record in records], note)
+
 
 @dataclass(frozen=True)
 class Findings:

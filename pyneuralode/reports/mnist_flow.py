@@ -108,40 +108,23 @@ def _rows(found: dict[str, TrainedDigitFlow], baseline: float) -> list[Row]:
 
 
 def _table(found: dict[str, TrainedDigitFlow]) -> Table:
-    rows = []
-    for name, t in found.items():
-        setup = SETUPS[FLOWS[name]]
-        rows.append(
-            [
-                name,
-                " ".join(setup.flow["steps"]),
-                "-".join(map(str, setup.flow["hidden"])),
-                t.parameters,
-                len(t.losses),
-                setup.batch,
-                t.seconds,
-                t.test.bits,
-                t.test.error,
-                t.test.evaluations,
-            ]
-        )
-    columns = [
-        "flow",
-        "steps",
-        "hidden",
-        "parameters",
-        "updates",
-        "batch",
-        "seconds",
-        "test bits",
-        "standard error",
-        "evaluations",
+    records = [
+        {
+            "flow": name,
+            "steps": " ".join(SETUPS[FLOWS[name]].flow["steps"]),
+            "hidden": "-".join(map(str, SETUPS[FLOWS[name]].flow["hidden"])),
+            "parameters": t.parameters,
+            "updates": len(t.losses),
+            "batch": SETUPS[FLOWS[name]].batch,
+            "seconds": t.seconds,
+            "test bits": t.test.bits,
+            "standard error": t.test.error,
+            "evaluations": t.test.evaluations,
+        }
+        for name, t in found.items()
     ]
-    return Table(
-        "The two flows",
-        columns,
-        rows,
-        note="Parameters are those that are learned, the histograms not counted. Seconds are those of the "
-        "updates, with several workers on one thread each. Evaluations are those of the fields for a batch "
-        "of test images.",
+    note = (
+        "Parameters are those that are learned, the histograms not counted. Seconds are those of the updates, with several "
+        "workers on one thread each. Evaluations are those of the fields for a batch of test images."
     )
+    return Table.from_records("The two flows", records, note)

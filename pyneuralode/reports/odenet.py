@@ -113,24 +113,22 @@ def _recorded_curves(runs: list[dict[str, Any]]) -> Figure:
 
 
 def _recorded_table(runs: list[dict[str, Any]]) -> Table:
-    columns = ["run", "epochs", "images", "parameters", "test error, %", "minutes", "processes", "commit", "machine"]
-    rows = [
-        [
-            _recorded_name(run),
-            len(run["curves"]["test_accuracy"]),
-            run["images"],
-            run["parameters"],
-            100 * (1 - run["test_accuracy"]),
-            run["seconds"] / 60,
-            run["processes"],
-            run["commit"],
-            run["machine"],
-        ]
+    records = [
+        {
+            "run": _recorded_name(run),
+            "epochs": len(run["curves"]["test_accuracy"]),
+            "images": run["images"],
+            "parameters": run["parameters"],
+            "test error, %": 100 * (1 - run["test_accuracy"]),
+            "minutes": run["seconds"] / 60,
+            "processes": run["processes"],
+            "commit": run["commit"],
+            "machine": run["machine"],
+        }
         for run in runs
     ]
-    return Table(
-        "Recorded full trainings", columns, rows, note="Written by the runs themselves, not computed with this page."
-    )
+    note = "Written by the runs themselves, not computed with this page."
+    return Table.from_records("Recorded full trainings", records, note)
 
 
 def _sizes(found: dict[str, TrainedDigitNet]) -> list[Row]:
@@ -161,31 +159,27 @@ def _misread(trained: TrainedDigitNet, tests: ImageData) -> Figure:
 
 
 def _table(found: dict[str, TrainedDigitNet]) -> Table:
-    rows = []
+    records = []
     for net in NETS:
         t, options = found[net.name], net.options
         ode = options["kind"] in ("odenet", "rknet")
-        rows.append(
-            [
-                net.name,
-                options.get("solver", "Euler") if ode else "none",
-                net.gradient if ode else "Backprop",
-                t.parameters,
-                t.images,
-                t.epochs,
-                t.error,
-                float(t.evaluations[-20:].mean()) if ode else None,
-                t.seconds,
-            ]
-        )
-    columns = ["net", "solver", "gradient", "parameters", "images", "epochs", "test error, %", "evaluations", "seconds"]
-    return Table(
-        "The networks",
-        columns,
-        rows,
-        note="Evaluations are those of the dynamics in a forward pass, in the last updates. Seconds are those of training and "
-        "tests, with several networks at once on one thread each.",
+        record = {
+            "net": net.name,
+            "solver": options.get("solver", "Euler") if ode else "none",
+            "gradient": net.gradient if ode else "Backprop",
+            "parameters": t.parameters,
+            "images": t.images,
+            "epochs": t.epochs,
+            "test error, %": t.error,
+            "evaluations": float(t.evaluations[-20:].mean()) if ode else None,
+            "seconds": t.seconds,
+        }
+        records.append(record)
+    note = (
+        "Evaluations are those of the dynamics in a forward pass, in the last updates. Seconds are those of training and "
+        "tests, with several networks at once on one thread each."
     )
+    return Table.from_records("The networks", records, note)
 
 
 def _memory_table(depths: list[int], peaks: dict[str, list[float]]) -> Table:
