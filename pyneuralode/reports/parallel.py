@@ -20,7 +20,7 @@ class Job:
     """A piece of work: ``work(*arguments, advance=...)`` calls ``advance(n, note)`` for each unit of its `total`.
 
     `work` is a function of a module, since processes import it by name. `cost` estimates how long it takes compared with
-    the other jobs: where jobs run at once, the most expensive start first, so that none is left alone at the end.
+    the other jobs: the most expensive start first, so that no worker is left alone with one at the end.
     """
 
     name: str
@@ -48,7 +48,7 @@ def completed(fit: Fit) -> Fit:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None) -> list[Any]:
-    """Run jobs, up to `workers` at once, and return what each returned, in the order of the jobs.
+    """Run jobs, up to `workers` at once, and return their results in the order of the jobs.
 
     A bar appears when its job begins. Processes are spawned, since a forked torch may hang, and use one thread each.
     With an `executor`, such as that of a dask client for a cluster, the jobs run there instead, and one bar
@@ -57,7 +57,8 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
     if executor is not None:
         return _run_on_executor(jobs, executor, progress)
     if workers == 1 or len(jobs) <= 1:
-        return [job.work(*job.arguments, advance=progress.task(job.name, job.total).advance) for job in jobs]
+        found = {index: _run_here(jobs[index], progress) for index in _longest_first(jobs)}
+        return [found[index] for index in range(len(jobs))]
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
     tasks: dict[int, Task] = {}
@@ -74,6 +75,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [running[index].result() for index in range(len(jobs))]
+
+
+def _run_here(job: Job, progress: Progress) -> Any:
+    return job.work(*job.arguments, advance=progress.task(job.name, job.total).advance)
 
 
 def _run_on_executor(jobs: Sequence[Job], executor: Executor, progress: Progress) -> list[Any]:
