@@ -213,7 +213,7 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
         data.ts,
         pd.DataFrame(z, columns=data.columns),
         y0=lambda parameters: parameters["initial_state"],
-        augment_dim={"initial_state": _first_values(z)},
+        extra={"initial_state": _first_values(z)},
         plan=settings.plan(data.ts),
         mask="nan",
         reduction="mean",
