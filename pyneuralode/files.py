@@ -1,20 +1,23 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import ArgumentError
 
 
 def check_writable(out: Path) -> None:
-    """Raise, before anything is computed, if `out` is no folder or cannot be written to."""
-    with one_sentence(out):
+    """Raise, before anything is computed, if `out` is not a folder or cannot be written to."""
+    with explain_write_errors(out):
         nearest = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
         if not nearest.is_dir():
             raise ArgumentError(f"out is {str(out)!r}, but {nearest} is a file: give a folder.")
@@ -25,7 +28,7 @@ def check_writable(out: Path) -> None:
 def check_folder(out: Path, names: Collection[str]) -> None:
     """Raise, before anything is computed, if `out` cannot be written to or holds other files than `names`."""
     check_writable(out)
-    with one_sentence(out):
+    with explain_write_errors(out):
         others = sorted({path.name for path in out.iterdir()} - set(names)) if out.exists() else []
     if others:
         raise ArgumentError(f"out is {str(out)!r}, which holds {others[0]!r}: give a folder of its own.")
@@ -33,11 +36,11 @@ def check_folder(out: Path, names: Collection[str]) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out` to write to, and put it in the place of `out` at the end."""
+    """Yield an empty folder beside `out` to write to; at the end it replaces `out`."""
     out = out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     former = out.with_name(f".{out.name}.{os.getpid()}.former")
-    with one_sentence(out):
+    with explain_write_errors(out):
         try:
             partial.mkdir(parents=True)
             yield partial
@@ -56,9 +59,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_files(*finals: Path) -> Iterator[list[Path]]:
-    """Yield a path to write each of these files to, and move all of them into place at the end."""
+    """Yield a temporary path for each of these files, and move all of them into place at the end."""
     partials = [path.with_name(f".{os.getpid()}.{path.name}") for path in finals]
-    with one_sentence(finals[0]):
+    with explain_write_errors(finals[0]):
         try:
             for path in finals:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,11 +74,29 @@ def whole_files(*finals: Path) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def one_sentence(out: Path) -> Iterator[None]:
-    """Turn the system's complaint about a file into a sentence about `out`."""
+def explain_write_errors(out: Path) -> Iterator[None]:
+    """Turn the system's error about a file into a sentence about `out`."""
     try:
         yield
     except OSError as error:
         raise ArgumentError(
             f"out is {str(out)!r}, which cannot be written to ({error.strerror or error}): give another."
         ) from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` as JSON: NumPy values as plain ones, numbers that are not finite as null."""
+    text = json.dumps(_json_value(content), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _json_value(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {key: _json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -72,7 +72,7 @@ class InterpolatingAdjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class GaussAdjoint(GradientMethod):
-    """As `InterpolatingAdjoint`, the parameters' part by GaussAdjoint-Kronrod quadrature beside the adjoint (SciMLSensitivity).
+    """As `InterpolatingAdjoint`, the parameters' part by Gauss-Kronrod quadrature beside the adjoint (SciMLSensitivity).
 
     The backward solve carries the state's adjoint alone, which pays where there are many parameters.
     """

@@ -27,9 +27,9 @@ class Place:
 
 @contextmanager
 def place(device: str | None = None) -> Iterator[Place]:
-    """Yield this process's place: one of several where torchrun started it, else alone.
+    """Yield the place of this process: one of several if torchrun started it, else the only one.
 
-    Without a `device` it is the GPU where there is one, and under torchrun the GPU of the local rank.
+    By default the device is the GPU if there is one, and under torchrun that of the local rank.
     """
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if "LOCAL_RANK" not in os.environ:
@@ -47,7 +47,7 @@ def place(device: str | None = None) -> Iterator[Place]:
 
 @contextmanager
 def own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path | None]:
-    """Yield the checkpoint for this process; all but the first read a copy of the file and leave it alone."""
+    """Yield the path of this process's checkpoint; every process but the first works on a copy."""
     if path is None or at.rank == 0:
         yield path
         return
@@ -59,7 +59,7 @@ def own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path 
 
 
 def shared_mean(value: Tensor, at: Place) -> Tensor:
-    """Return the mean over the processes, with this one's gradient: all take the same decisions."""
+    """Return the mean over the processes, with this one's gradient, so that all take the same decisions."""
     if at.world == 1:
         return value
     mean = value.detach().clone()
@@ -68,12 +68,12 @@ def shared_mean(value: Tensor, at: Place) -> Tensor:
 
 
 def _device(name: str) -> torch.device:
-    """Return the device of that name, or raise where torch does not find it."""
+    """Return the device of that name, or raise if torch does not find it."""
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ArgumentError(f"device is {name!r}: give cpu, cuda or cuda:1.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ArgumentError(f"device is {name!r}, and torch finds {count} GPUs: give cpu.")
+        raise ArgumentError(f"device is {name!r}, but torch finds {count} GPUs: give cpu.")
     return device

@@ -1,4 +1,4 @@
-"""How far a long computation is: a small protocol, and two implementations of it, silent or drawn with rich."""
+"""How a long computation shows its progress: a small protocol, a silent form of it and one drawn with rich."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth that the experiment `adjoint` compares with."""
+"""The truth that the report `adjoint` compares with."""
 
 import pytest
 

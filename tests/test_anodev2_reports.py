@@ -9,10 +9,10 @@ import pytest
 from pyneuralode.errors import DataError
 from pyneuralode.images.training import RECIPES
 from pyneuralode.reports import anodev2_cells, anodev2_tables
-from pyneuralode.reports.anodev2_cells import Cell, Plan, Trained
+from pyneuralode.reports.anodev2_cells import Cell, Plan, TrainedCell
 from pyneuralode.reports.base import Context
 from pyneuralode.reports.recorded import keep, provenance, recorded
-from pyneuralode.reports.registry import find_experiment
+from pyneuralode.reports.registry import find_report
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def cells(monkeypatch):
     def look_up(cell, plan, seed, advance):
         asked.append((cell, seed))
         accuracy = level[cell.variant] + 0.01 * (seed % 3)
-        return Trained(
+        return TrainedCell(
             accuracy,
             (accuracy - 0.1, accuracy),
             (0.3, 0.4 + 0.1 * (seed % 3)),
@@ -42,9 +42,9 @@ def cells(monkeypatch):
 
 
 def test_a_table_in_the_paper_s_form(cells):
-    report = find_experiment("anodev2-table1").load()(Context())
+    report = find_report("anodev2-table1").load()(Context())
     rows = {row.name: row for row in report.rows}
-    mean = rows["ResNet-4, ANODEV2, configuration one: test images read right, mean"]
+    mean = rows["ResNet-4, ANODEV2, configuration one: test accuracy, mean"]
     assert mean.ours == pytest.approx(71.0) and mean.theirs == 78.11 and mean.target is None
     gap = rows["ResNet-4, ANODEV2, configuration one above ANODE: difference of the means"]
     assert gap.ours == pytest.approx(10.0) and gap.theirs == pytest.approx(0.81) and gap.target is None
@@ -76,7 +76,7 @@ def test_cells_that_tables_share_are_trained_once(cells):
 
 
 def test_the_ablation_s_targets(cells):
-    report = find_experiment("anodev2-table4").load()(Context())
+    report = find_report("anodev2-table4").load()(Context())
     judged = {row.name: row for row in report.rows if row.target is not None}
     gap = judged["ResNet-4, ANODE above Neural ODE: difference of the means"]
     assert gap.met and gap.ours == pytest.approx(20) and gap.theirs == pytest.approx(29.93)
@@ -84,7 +84,7 @@ def test_the_ablation_s_targets(cells):
 
 
 def test_parameters():
-    report = find_experiment("anodev2-table3").load()(Context())
+    report = find_report("anodev2-table3").load()(Context())
     rows = {row.name: row for row in report.rows}
     assert (
         rows["ResNet-4, baseline: parameters"].ours == 7_706 and rows["AlexNet, baseline: parameters"].ours == 1_756_682
@@ -111,7 +111,7 @@ def test_a_cell_is_trained_for_what_it_says(tmp_path, monkeypatch):
         assert len(found.curve) == 2 and found.accuracy == found.curve[-1] and not found.failure
     assert sum(told) == 3 * 4
     monkeypatch.setenv("PYNEURALODE_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
     with pytest.raises(DataError, match=r"download_cifar10\(\)"):
         anodev2_cells.train_cell(cell, plan, 0, lambda n=1, note="": None)
 
@@ -143,7 +143,7 @@ def test_recorded_runs_are_shown_as_such(cells, tmp_path, monkeypatch):
     assert row == ["ResNet-4", "ANODE", 5, 50_000, 10_000, 350, 2, 77.0, 3.5, "Linux, 1 x GPU", "abc"]
     for changes in ({"finished": False}, {"commit": None}):
         paths[0].write_text(json.dumps(run("anode", 0.77, **changes)))
-        with pytest.raises(DataError, match=r"one.json is no finished run with commit, machine"):
+        with pytest.raises(DataError, match=r"one.json is not a finished run with commit, machine"):
             keep("anodev2", paths, tmp_path)
     with pytest.raises(DataError, match=r"cannot be read"):
         keep("anodev2", [tmp_path / "absent.json"], tmp_path)

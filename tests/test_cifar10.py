@@ -32,7 +32,7 @@ def contents(photographs, monkeypatch):
 @pytest.fixture
 def no_data(tmp_path, monkeypatch):
     monkeypatch.delenv("PYNEURALODE_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
 
 
 def archive(path, contents):
@@ -99,8 +99,8 @@ def test_files_that_are_not_cifar10_are_refused(tmp_path, contents):
     with pytest.raises(DataError, match=r"data_batch_3.bin cannot be read"):
         read_cifar10("train", tmp_path)
     for content, words in (
-        (contents["test_batch.bin"][:-1], "no whole number of images"),
-        (b"", "no whole number"),
+        (contents["test_batch.bin"][:-1], "not hold a whole number of images"),
+        (b"", "not hold a whole number"),
         (b"\x0b" + contents["test_batch.bin"][1:], "has the label 11"),
     ):
         (tmp_path / "test_batch.bin").write_bytes(content)

@@ -7,16 +7,16 @@ import pyneuralode as pn
 from pyneuralode.fitting import Adam, Stage, fit
 from pyneuralode.reports import cubic, depth, spiral
 from pyneuralode.reports.base import Context
-from pyneuralode.reports.registry import find_experiment
+from pyneuralode.reports.registry import find_report
 
 
 def silent(n, note=""):
     pass
 
 
-def test_the_experiments_are_registered():
+def test_the_reports_are_registered():
     for id, module in (("cubic", cubic), ("spiral", spiral), ("depth", depth)):
-        assert find_experiment(id).load() is module.run
+        assert find_report(id).load() is module.run
 
 
 # spiral

@@ -15,19 +15,19 @@ from pyneuralode.cli import app
 from pyneuralode.engines.julia_engine import session
 from pyneuralode.errors import SolverError
 from pyneuralode.reports import registry
-from pyneuralode.reports.base import Report, Row
+from pyneuralode.reports.base import Findings, Row
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def experiment(monkeypatch):
+def register_report(monkeypatch):
     def register(run):
-        monkeypatch.setitem(sys.modules, "fake_cli_experiment", types.SimpleNamespace(run=run))
-        entry = registry.Experiment("fake", "A fake", "nowhere", "fake_cli_experiment")
-        monkeypatch.setitem(registry.EXPERIMENTS, "fake", entry)
+        monkeypatch.setitem(sys.modules, "fake_cli_report", types.SimpleNamespace(run=run))
+        entry = registry.Report("fake", "A fake", "nowhere", "fake_cli_report")
+        monkeypatch.setitem(registry.REPORTS, "fake", entry)
 
-    register(lambda context: Report([Row("loss", 0.5, target=1.0)]))
+    register(lambda context: Findings([Row("loss", 0.5, target=1.0)]))
     return register
 
 
@@ -43,16 +43,16 @@ def program(*arguments, code="from pyneuralode.cli import main; main()", **optio
     )  # fmt: skip
 
 
-def test_report_ends_by_printing_the_page(tmp_path, experiment):
+def test_report_ends_by_printing_the_page(tmp_path, register_report):
     result = run("report", "fake", "--out", tmp_path)
     assert result.exit_code == 0
     assert result.stdout.splitlines() == ["fake: 1 of 1 targets met", str(tmp_path / "index.html")]
     assert (tmp_path / "index.html").is_file()
 
 
-def test_the_options_reach_the_experiment(tmp_path, experiment):
+def test_the_options_reach_the_report(tmp_path, register_report):
     seen = []
-    experiment(lambda context: seen.append(context) or Report([Row("loss", 0.5)]))
+    register_report(lambda context: seen.append(context) or Findings([Row("loss", 0.5)]))
     options = ["--quick", "--engine", "torch", "--seed", 5, "--workers", 3]
     assert run("report", "fake", "--out", tmp_path, *options).exit_code == 0
     (context,) = seen
@@ -60,7 +60,7 @@ def test_the_options_reach_the_experiment(tmp_path, experiment):
 
 
 @pytest.mark.parametrize("arguments", [["report"], ["report", "--list"]])
-def test_the_experiments_are_listed(arguments):
+def test_the_reports_are_listed(arguments):
     result = run(*arguments)
     assert result.exit_code == 0
     assert all(id in result.stdout for id in ("covid", "seir"))
@@ -69,17 +69,17 @@ def test_the_experiments_are_listed(arguments):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["covd"], "the experiment is 'covd', which is not known: did you mean 'covid'?"),
+        (["covd"], "the report is 'covd', which is not known: did you mean 'covid'?"),
         (["fake", "--engine", "jula"], "engine is 'jula', which is not known: did you mean 'julia'?"),
         (["fake", "--engine", "julia"], "engine is 'julia', and PYNEURALODE_JULIA is /no/julia"),
         (["fake", "--seed", "-1"], "seed is -1: give a whole number"),
-        (["fake", "--workers", "0"], "workers is 0: give 1 or more"),
+        (["fake", "--workers", "0"], "workers is 0: give a positive whole number"),
         (["fake", "--quick", "--check"], "targets hold at full scale"),
         (["fake", "--out", __file__], "is a file: give a folder."),
     ],
 )
-def test_a_mistake_is_one_sentence_on_stderr_and_status_2(tmp_path, monkeypatch, experiment, arguments, sentence):
-    experiment(lambda context: pytest.fail("computed in spite of a mistake"))
+def test_a_mistake_is_one_sentence_on_stderr_and_status_2(tmp_path, monkeypatch, register_report, arguments, sentence):
+    register_report(lambda context: pytest.fail("computed in spite of a mistake"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
     monkeypatch.setattr(session, "runs", lambda: False)  # whatever another test has started
@@ -90,29 +90,29 @@ def test_a_mistake_is_one_sentence_on_stderr_and_status_2(tmp_path, monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_of_ours_in_an_experiment_is_a_sentence_and_leaves_nothing(tmp_path, experiment):
+def test_an_error_of_ours_in_a_report_is_a_sentence_and_leaves_nothing(tmp_path, register_report):
     def fail(context):
         raise SolverError("the solve ended at t = 3.0: loosen rtol.")
 
-    experiment(fail)
+    register_report(fail)
     result = run("report", "fake", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert result.stderr.strip() == "the solve ended at t = 3.0: loosen rtol."
     assert not (tmp_path / "out").exists()
 
 
-def test_a_defect_keeps_its_traceback(tmp_path, experiment):
-    experiment(lambda context: {}["absent"])
+def test_a_defect_keeps_its_traceback(tmp_path, register_report):
+    register_report(lambda context: {}["absent"])
     assert isinstance(run("report", "fake", "--out", tmp_path).exception, KeyError)
 
 
-def test_check_ends_with_1_and_names_the_row(tmp_path, experiment):
+def test_check_ends_with_1_and_names_the_row(tmp_path, register_report):
     assert run("report", "fake", "--check", "--out", tmp_path).exit_code == 0
-    experiment(lambda context: Report([Row("loss", 2.0, target=1.0), Row("time", 1.0)]))
+    register_report(lambda context: Findings([Row("loss", 2.0, target=1.0), Row("time", 1.0)]))
     assert run("report", "fake", "--out", tmp_path).exit_code == 0
     result = run("report", "fake", "--check", "--out", tmp_path)
     assert result.exit_code == 1
-    assert result.stderr.strip() == "fake: 'loss' is 2.000, and at most 1 is the target."
+    assert result.stderr.strip() == "fake: 'loss' is 2.000; the target is at most 1."
     assert result.stdout.splitlines()[-1] == str(tmp_path / "index.html")
 
 
@@ -130,7 +130,7 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing(tmp_path):
             time.sleep(60)
 
         sys.modules["slow"] = types.SimpleNamespace(run=run)
-        registry.EXPERIMENTS["slow"] = registry.Experiment("slow", "Slow", "nowhere", "slow")
+        registry.REPORTS["slow"] = registry.Report("slow", "Slow", "nowhere", "slow")
         main()
         """
     )
@@ -149,7 +149,7 @@ def test_the_program_itself_answers_a_mistake_without_traceback(tmp_path):
     process = program("report", "covd", cwd=tmp_path)
     output, errors = process.communicate(timeout=200)
     assert process.returncode == 2 and output == ""
-    assert errors.startswith("the experiment is 'covd'") and errors.count("\n") == 1
+    assert errors.startswith("the report is 'covd'") and errors.count("\n") == 1
 
 
 def test_wrong_usage_is_status_2():
@@ -190,4 +190,4 @@ def test_doctor_says_when_torch_cannot_be_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     result = run("doctor")
     assert result.exit_code == 1
-    assert "cannot be loaded" in result.stdout and "Next: install torch anew" in result.stdout
+    assert "cannot be loaded" in result.stdout and "Next: reinstall torch" in result.stdout

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import pyneuralode as pn
 from pyneuralode.cli import app
-from pyneuralode.cli.fitting import Settings, Standard
+from pyneuralode.cli.fitting import Settings, Standardization
 from pyneuralode.datasets.timeseries import read_timeseries
 from pyneuralode.fitting import FitResult
 
@@ -202,7 +202,7 @@ def test_spans_that_end_early_leave_the_rest_unfitted(table, tmp_path):
 
 def test_the_scaling_is_taken_up_exactly():
     values = spiral(np.linspace(0, 9, 30))
-    standard = Standard.of(values)
+    standard = Standardization.of(values)
     trained = Settings(hidden=(8, 8), augment=1).model(2, 0.7)
     scaled = standard.model(trained, 1)
     z0, ts = np.array([0.5, -1.0]), np.linspace(0, 4, 9)
@@ -210,7 +210,7 @@ def test_the_scaling_is_taken_up_exactly():
     zs = trained.solve(z0, ts).ys
     assert (ys[:, :2] - standard.mean) / standard.size == pytest.approx(zs[:, :2], abs=1e-4)
     assert ys[:, 2] == pytest.approx(zs[:, 2], abs=1e-4)
-    assert Standard.of(np.full((5, 2), [0.1, 0.0])).size == pytest.approx([0.1, 1.0])
+    assert Standardization.of(np.full((5, 2), [0.1, 0.0])).size == pytest.approx([0.1, 1.0])
 
 
 def test_a_former_fit_is_replaced_and_other_files_are_not(table, tmp_path):
@@ -390,8 +390,8 @@ def test_a_model_file_that_cannot_be_read(kind, sentence, model, tmp_path):
         (["--times", "0:1:3", "--y0", "1,nan"], "y0 is '1,nan': give numbers"),
         (["--times", "0:1", "--y0", "1,0"], "times is '0:1': give 0:10:101"),
         (["--times", "0:1:-3", "--y0", "1,0"], "times is '0:1:-3': give 0:10:101"),
-        (["--times", "0:1:0", "--y0", "1,0"], "times is '0:1:0', which does not rise"),
-        (["--times", "1,0", "--y0", "1,0"], "times is '1,0', which does not rise"),
+        (["--times", "0:1:0", "--y0", "1,0"], "times is '0:1:0', which does not increase"),
+        (["--times", "1,0", "--y0", "1,0"], "times is '1,0', which does not increase"),
         (["--times", "0:1:3", "--y0", "1,0", "--out", f"{__file__}/a.csv"], "cannot be written to"),
     ],
 )

@@ -96,7 +96,7 @@ def test_a_users_field_is_saved_and_loaded(tmp_path, model):
 def test_a_users_flow_is_saved_and_loaded(tmp_path):
     flow = pn.ContinuousFlow(OWN, engine="torch")
     flow.save(tmp_path / "flow.safetensors")
-    assert pn.load_flow(tmp_path / "flow.safetensors").field == OWN
+    assert pn.load(tmp_path / "flow.safetensors").field == OWN
 
 
 MODULE = """
@@ -139,7 +139,7 @@ def test_a_file_whose_field_no_module_defines_is_refused_by_name(tmp_path, make_
     base = sys.modules["pyneuralode.fields.base"]
     monkeypatch.setattr(base, "_REGISTRY", {k: v for k, v in base._REGISTRY.items() if k != "GatedMLQ"})
     words = r"the field is a GatedMLQ, which no imported module defines \(the nearest known one is GatedMLP\): import the mod"
-    for read, file in ((pn.load, path), (pn.load_flow, flow)):
+    for read, file in ((pn.load, path), (pn.load, flow)):
         with pytest.raises(pn.ModelFileError, match=words):
             read(file)
     make_module("users_one", "GatedMLQ")

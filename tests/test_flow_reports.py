@@ -17,10 +17,10 @@ from pyneuralode.flows.plots import density_frames, grid_points, log_density_at
 from pyneuralode.plotting.flows import flow_animation
 from pyneuralode.progress import SilentProgress
 from pyneuralode.reports import flag_table, flow_compare
-from pyneuralode.reports.base import Report, Row
+from pyneuralode.reports.base import Findings, Row
 from pyneuralode.reports.flag import integral, round_trip
 from pyneuralode.reports.flag_training import FLAG, NETS, OURS, THEIRS, as_torch_draws, train_flag
-from pyneuralode.reports.parallel import Job, side_by_side
+from pyneuralode.reports.parallel import Job, run_jobs
 
 
 def silent(n=1, note=""):
@@ -113,7 +113,7 @@ def test_animations_are_written_as_gif(tmp_path):
         durations = [image.info["duration"] for k in range(image.n_frames) if image.seek(k) is None]
         assert sum(durations) == 400  # a tenth of a second each, and the last rests
     with pytest.raises(ArgumentError, match="a/b"):
-        Report([Row("a", 1.0)], animations={"a/b": animation})
+        Findings([Row("a", 1.0)], animations={"a/b": animation})
 
 
 @pytest.mark.parametrize("name", flow_compare.DENSITIES)
@@ -144,9 +144,9 @@ def test_divergences_are_those_of_the_trained_flows():
 def test_jobs_run_in_an_executor_of_the_callers():
     jobs = [Job(f"job {k}", _square, (k,), 1) for k in range(5)]
     with ThreadPoolExecutor(2) as pool:
-        assert side_by_side(jobs, 1, SilentProgress(), pool) == [0, 1, 4, 9, 16]
+        assert run_jobs(jobs, 1, SilentProgress(), pool) == [0, 1, 4, 9, 16]
         with pytest.raises(ZeroDivisionError):
-            side_by_side([Job("bad", _fail, (), 1), *jobs], 1, SilentProgress(), pool)
+            run_jobs([Job("bad", _fail, (), 1), *jobs], 1, SilentProgress(), pool)
 
 
 def _square(k, advance):
@@ -158,14 +158,23 @@ def _fail(advance):
     raise ZeroDivisionError
 
 
-def test_the_longest_jobs_are_known():
-    jobs = {net.name: flag_table._job(net.name, net.field, OURS, 0, _Context, 10) for net in NETS}
-    weights = {name: flag_table._weight(job) for name, job in jobs.items()}
-    assert weights["5-layer FC 64-128-128-64"] > weights["4-layer concat 32-64-32"] > weights["2-layer FC, hidden 5"]
+def test_the_longest_jobs_start_first():
+    started = []
+
+    class Recording(ThreadPoolExecutor):
+        def submit(self, work, k, **options):
+            started.append(k)
+            return super().submit(work, k, **options)
+
+    jobs = [Job(f"job {k}", _square, (k,), 1, cost) for k, cost in enumerate((1.0, 3.0, 0.0, 2.0))]
+    with Recording(2) as pool:
+        assert run_jobs(jobs, 1, SilentProgress(), pool) == [0, 1, 4, 9]
+    assert started == [1, 3, 0, 2]
 
 
-class _Context:
-    engine = "torch"
+def test_the_cost_of_a_net_on_the_flag_grows_with_its_size():
+    cost = {net.name: flag_table._cost(net.field, OURS) for net in NETS}
+    assert cost["5-layer FC 64-128-128-64"] > cost["4-layer concat 32-64-32"] > cost["2-layer FC, hidden 5"]
 
 
 def test_fit_density_writes_the_flow_its_picture_and_a_film(tmp_path, monkeypatch):
@@ -213,10 +222,10 @@ def test_the_page_shows_animations(tmp_path, monkeypatch):
     def run(context):
         frames = np.ones((2, 4, 4))
         moving = flow_animation([0, 1], frames, np.zeros((2, 3, 2)), (-1, 1, -1, 1))
-        return Report([Row("a", 1.0)], animations={"moving": moving}, captions={"moving": "It moves & rests."})
+        return Findings([Row("a", 1.0)], animations={"moving": moving}, captions={"moving": "It moves & rests."})
 
     monkeypatch.setitem(sys.modules, "fake_moving", types.SimpleNamespace(run=run))
-    monkeypatch.setitem(registry.EXPERIMENTS, "m", registry.Experiment("m", "M", "nowhere", "fake_moving"))
+    monkeypatch.setitem(registry.REPORTS, "m", registry.Report("m", "M", "nowhere", "fake_moving"))
     page = run_reports(["m"], tmp_path, engine="torch").page.read_text(encoding="utf-8")
     assert '<img src="m/moving.gif" alt="It moves &amp; rests.">' in page
     assert (tmp_path / "m" / "moving.gif").read_bytes().startswith(b"GIF89a")

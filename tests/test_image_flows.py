@@ -241,7 +241,7 @@ def test_mistakes_are_answered_by_one_sentence(digits):
             train_image_flow(setup, images, digits)
     with pytest.raises(ArgumentError, match="device is 'gpu': give cpu"), place("gpu"):
         pass
-    with pytest.raises(ArgumentError, match="device is 'cuda:99', and torch finds"), place("cuda:99"):
+    with pytest.raises(ArgumentError, match="device is 'cuda:99', but torch finds"), place("cuda:99"):
         pass
     with pytest.raises(ArgumentError, match="images is 0"):
         replace(setup, images=0)

@@ -280,7 +280,7 @@ def test_the_odenet_command_trains_and_resumes(tmp_path, mnist):
     command = [*ODENET, "--data", str(mnist), "--out", str(out)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    assert "4 updates" in result.output and "of 20 read right" in result.output
+    assert "4 updates" in result.output and "of 20 classified correctly" in result.output
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["parameters"] == 208_010 and metrics["finished"] and metrics["curves"]["evaluations"] == [1, 1]
     assert metrics["machine"] and {"commit", "seed", "seconds", "recipe", "settings"} <= set(metrics)
@@ -313,7 +313,7 @@ def test_the_commands_mistakes(tmp_path, mnist, cifar, monkeypatch):
         ([*ODENET, "--data", str(mnist), "--recipe", "reviews"], "did you mean 'review'"),
         ([*ODENET, "--data", str(mnist), "--kind", "odnet"], "did you mean 'odenet'"),
         ([*ANODEV2, "--data", str(cifar), "--variant", "anodev2"], "variant is 'anodev2'"),
-        ([*ANODEV2, "--data", str(cifar), "--steps", "2"], "the baseline takes none"),
+        ([*ANODEV2, "--data", str(cifar), "--steps", "2"], "the baseline takes no steps"),
         ([*ANODEV2, "--data", str(cifar), "--seeds", "1,1"], "give different whole numbers"),
         ([*ANODEV2, "--data", str(cifar), "--images", "33"], "images is 33: give a number from 1 to 32"),
         ([*ODENET, "--data", str(mnist), "--device", "gpu"], "device is 'gpu'"),

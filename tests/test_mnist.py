@@ -20,7 +20,7 @@ def digits():
 @pytest.fixture
 def no_data(tmp_path, monkeypatch):
     monkeypatch.delenv("PYNEURALODE_DATA", raising=False)
-    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / "cache")
 
 
 def test_the_original_files(data_dir):
@@ -69,7 +69,7 @@ def test_files_that_are_not_mnist_are_refused(tmp_path, digits):
     plain = tmp_path / "train-images-idx3-ubyte"
     for content in (b"", idx(digits)[:-1], b"\x00\x00\x0d\x03" + idx(digits)[4:]):
         plain.write_bytes(content)
-        with pytest.raises(DataError, match="not a whole IDX file"):
+        with pytest.raises(DataError, match="not a complete IDX file"):
             mnist_images("train", tmp_path)
     plain.write_bytes(idx(digits[:, :8]))
     with pytest.raises(DataError, match=r"shape \(5, 8, 28\)"):

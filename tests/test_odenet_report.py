@@ -16,7 +16,7 @@ from pyneuralode.plotting.classifiers import (
 from pyneuralode.progress import SilentProgress
 from pyneuralode.reports import odenet, odenet_nets
 from pyneuralode.reports.base import Context
-from pyneuralode.reports.registry import find_experiment
+from pyneuralode.reports.registry import find_report
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def tiny(monkeypatch, mnist):
         options = {**net.options, "channels": 4}
         if options["kind"] in ("odenet", "rknet") and options.get("steps", 20):
             options["steps"] = 2
-        nets.append(odenet_nets.Net(net.name, options, quick=(128, 1), gradient=net.gradient))
+        nets.append(odenet_nets.DigitNet(net.name, options, quick=(128, 1), gradient=net.gradient))
     monkeypatch.setattr(odenet, "NETS", tuple(nets))
     monkeypatch.setattr(odenet_nets, "CHANNELS", 4)
 
@@ -78,7 +78,7 @@ def test_memory_is_flat_by_the_adjoint_and_a_state_a_step_by_checkpoints(monkeyp
 
 
 def test_the_whole_report(tiny):
-    report = find_experiment("odenet").load()(Context("quick", seed=1))
+    report = find_report("odenet").load()(Context("quick", seed=1))
     rows = {row.name: row for row in report.rows}
     assert all(np.isfinite(row.ours) for row in rows.values() if row.ours is not None)
     assert rows[f"{odenet.MAIN}: test error"].theirs == 0.77

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pyneuralode.errors import ArgumentError, DataError, SolverError
 from pyneuralode.reports import registry
-from pyneuralode.reports.base import Report, Row, Table
+from pyneuralode.reports.base import Findings, Row, Table
 from pyneuralode.reports.format import number
 from pyneuralode.reports.runner import run_reports
 
@@ -23,7 +23,7 @@ def plot():
 
 
 def sample(context):
-    return Report(
+    return Findings(
         rows=[
             Row("loss <best>", np.float32(1.25e-4), 1.97e-4, source="R & P", target=1.97e-4),
             Row("accuracy", 0.9871, 0.9923, unit="%", better="higher", target=0.99),
@@ -33,20 +33,20 @@ def sample(context):
         ],
         figures={"curve": plot(), "field": plot()},
         tables=[Table("Errors <table>", ["model", "RMSE"], [["a <b>", -0.000123456], ["none", math.inf]], "A note.")],
-        notes="Deduced, not printed: x < y.",
+        notes=["Deduced, not printed: x < y."],
         captions={"curve": "The curve & its points."},
     )
 
 
 @pytest.fixture
-def experiment(monkeypatch):
-    """Registers `run` functions as experiments, without a module file."""
+def register_report(monkeypatch):
+    """Registers `run` functions as reports, without a module file."""
 
     def register(id, run=sample):
-        module = f"fake_experiment_{id}"
+        module = f"fake_report_{id}"
         monkeypatch.setitem(__import__("sys").modules, module, types.SimpleNamespace(run=run))
-        entry = registry.Experiment(id, f"Title of <{id}>", "A report & a poster", module)
-        monkeypatch.setitem(registry.EXPERIMENTS, id, entry)
+        entry = registry.Report(id, f"Title of <{id}>", "A report & a poster", module)
+        monkeypatch.setitem(registry.REPORTS, id, entry)
 
     return register
 
@@ -62,8 +62,8 @@ def entries(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_metrics_follow_the_schema(tmp_path, experiment):
-    experiment("fake")
+def test_metrics_follow_the_schema(tmp_path, register_report):
+    register_report("fake")
     outcome = run_reports(["fake", "fake"], tmp_path / "deep" / "out", scale="quick", seed=3)
     found = metrics(tmp_path / "deep" / "out" / "fake")
     assert list(found) == ["id", "engine", "scale", "seed", "seconds", "rows", "tables"]
@@ -80,8 +80,8 @@ def test_metrics_follow_the_schema(tmp_path, experiment):
     assert outcome.page == tmp_path / "deep" / "out" / "index.html"
 
 
-def test_figures_are_png_and_svg_and_nothing_else_is_left(tmp_path, experiment):
-    experiment("fake")
+def test_figures_are_png_and_svg_and_nothing_else_is_left(tmp_path, register_report):
+    register_report("fake")
     run_reports(["fake"], tmp_path)
     assert entries(tmp_path / "fake") == [
         "curve.png", "curve.svg", "field.png", "field.svg", "metrics.json", "page.json"
@@ -94,8 +94,8 @@ def test_figures_are_png_and_svg_and_nothing_else_is_left(tmp_path, experiment):
     assert (tmp_path / "fake" / "curve.svg").read_bytes() == before
 
 
-def test_the_page_shows_the_numbers_and_escapes_the_words(tmp_path, experiment):
-    experiment("fake")
+def test_the_page_shows_the_numbers_and_escapes_the_words(tmp_path, register_report):
+    register_report("fake")
     page = run_reports(["fake"], tmp_path).page.read_text(encoding="utf-8")
     for text in (
         "Title of &lt;fake&gt;", "A report &amp; a poster", "loss &lt;best&gt;", "R &amp; P", "1.250×10⁻⁴",
@@ -118,17 +118,17 @@ def test_the_page_shows_the_numbers_and_escapes_the_words(tmp_path, experiment):
         assert text not in page, text
 
 
-def test_a_quick_run_is_labeled_and_not_judged(tmp_path, experiment):
-    experiment("fake")
+def test_a_quick_run_is_labeled_and_not_judged(tmp_path, register_report):
+    register_report("fake")
     outcome = run_reports(["fake"], tmp_path, scale="quick")
     page = outcome.page.read_text(encoding="utf-8")
     assert "A quick run" in page and "2 of 4" not in page
     assert outcome.missed == ()
 
 
-def test_results_of_other_runs_stay_on_the_page(tmp_path, experiment):
-    experiment("first")
-    experiment("second")
+def test_results_of_other_runs_stay_on_the_page(tmp_path, register_report):
+    register_report("first")
+    register_report("second")
     run_reports(["first"], tmp_path)
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "metrics.json").write_text("[1, 2]")
@@ -137,22 +137,22 @@ def test_results_of_other_runs_stay_on_the_page(tmp_path, experiment):
     assert "others" not in page
 
 
-def test_an_experiment_that_raises_leaves_nothing(tmp_path, experiment):
+def test_a_report_that_raises_leaves_nothing(tmp_path, register_report):
     def fail(context):
         raise SolverError("the solve ended at t = 3.")
 
-    experiment("bad", fail)
+    register_report("bad", fail)
     with pytest.raises(SolverError):
         run_reports(["bad"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_what_was_complete_before_a_failure_stays_and_is_on_the_page(tmp_path, experiment):
+def test_what_was_complete_before_a_failure_stays_and_is_on_the_page(tmp_path, register_report):
     def interrupt(context):
         raise KeyboardInterrupt
 
-    experiment("good")
-    experiment("bad", interrupt)
+    register_report("good")
+    register_report("bad", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_reports(["good", "bad"], tmp_path)
     assert metrics(tmp_path / "good")["id"] == "good"
@@ -160,48 +160,48 @@ def test_what_was_complete_before_a_failure_stays_and_is_on_the_page(tmp_path, e
     assert not [name for name in entries(tmp_path) if "bad" in name or "partial" in name]
 
 
-def test_a_failure_while_writing_keeps_the_former_result_whole(tmp_path, experiment):
+def test_a_failure_while_writing_keeps_the_former_result_whole(tmp_path, register_report):
     class Broken(Figure):
         def savefig(self, *args, **options):
             raise OSError(28, "No space left on device")
 
-    experiment("fake")
+    register_report("fake")
     run_reports(["fake"], tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    experiment("fake", lambda context: Report([Row("new", 1.0)], {"a": plot(), "b": Broken()}))
+    register_report("fake", lambda context: Findings([Row("new", 1.0)], {"a": plot(), "b": Broken()}))
     with pytest.raises(ArgumentError, match="No space left"):
         run_reports(["fake"], tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_new_result_replaces_the_former_one_as_a_whole(tmp_path, experiment):
-    experiment("fake")
+def test_a_new_result_replaces_the_former_one_as_a_whole(tmp_path, register_report):
+    register_report("fake")
     run_reports(["fake"], tmp_path)
-    experiment("fake", lambda context: Report([Row("new", 1.0)], {"other": plot()}))
+    register_report("fake", lambda context: Findings([Row("new", 1.0)], {"other": plot()}))
     run_reports(["fake"], tmp_path)
     assert entries(tmp_path / "fake") == ["metrics.json", "other.png", "other.svg", "page.json"]
 
 
-def test_files_of_the_user_s_are_not_overwritten(tmp_path, experiment):
-    experiment("fake", lambda context: pytest.fail("computed before the folder was looked at"))
+def test_files_of_the_user_s_are_not_overwritten(tmp_path, register_report):
+    register_report("fake", lambda context: pytest.fail("computed before the folder was looked at"))
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArgumentError, match="'fake' exists and is not a report's"):
+    with pytest.raises(ArgumentError, match="'fake' exists and was not written by a report"):
         run_reports(["fake"], tmp_path)
     other = tmp_path / "other"
     other.mkdir()
     (other / "index.html").write_text("<h1>My home page</h1>")
-    with pytest.raises(ArgumentError, match="index.html is not a report's"):
+    with pytest.raises(ArgumentError, match="index.html was not written by a report"):
         run_reports(["fake"], other)
     assert entries(tmp_path / "fake") == ["thesis.tex"]
 
 
-def test_a_damaged_result_is_named_before_anything_is_computed(tmp_path, experiment):
-    experiment("first")
+def test_a_damaged_result_is_named_before_anything_is_computed(tmp_path, register_report):
+    register_report("first")
     run_reports(["first"], tmp_path)
     (tmp_path / "first" / "metrics.json").write_text('{"id": "fir')
-    experiment("second", lambda context: pytest.fail("computed before the folder was looked at"))
-    with pytest.raises(DataError, match="first is not a whole result"):
+    register_report("second", lambda context: pytest.fail("computed before the folder was looked at"))
+    with pytest.raises(DataError, match="first holds an incomplete result"):
         run_reports(["second"], tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_result_is_named_before_anything_is_computed(tmp_path, experim
     "wrong, words",
     [
         ({"ids": ["fak"]}, "did you mean 'fake'"),
-        ({"ids": []}, "no experiment is named"),
+        ({"ids": []}, "no report is named"),
         ({"scale": "huge"}, "scale is 'huge'"),
         ({"engine": "tortch"}, "did you mean 'torch'"),
         ({"seed": -1}, "seed is -1: give"),
@@ -217,31 +217,31 @@ def test_a_damaged_result_is_named_before_anything_is_computed(tmp_path, experim
         ({"scale": "quick", "check": True}, "full scale"),
     ],
 )
-def test_wrong_arguments_are_answered_before_anything_runs(tmp_path, experiment, wrong, words):
-    experiment("fake", lambda context: pytest.fail("computed in spite of a wrong argument"))
+def test_wrong_arguments_are_answered_before_anything_runs(tmp_path, register_report, wrong, words):
+    register_report("fake", lambda context: pytest.fail("computed in spite of a wrong argument"))
     with pytest.raises(ArgumentError, match=words):
         run_reports(**{"ids": ["fake"], "out": tmp_path / "out", **wrong})
     assert not (tmp_path / "out").exists()
 
 
-def test_out_below_a_file_is_refused(tmp_path, experiment):
-    experiment("fake")
+def test_out_below_a_file_is_refused(tmp_path, register_report):
+    register_report("fake")
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ArgumentError, match="is a file: give a folder"):
             run_reports(["fake"], out)
 
 
-def test_check_names_the_rows_that_missed(tmp_path, experiment):
-    experiment("fake")
+def test_check_names_the_rows_that_missed(tmp_path, register_report):
+    register_report("fake")
     assert run_reports(["fake"], tmp_path).missed == ()
     assert run_reports(["fake"], tmp_path, check=True).missed == (
-        "fake: 'accuracy' is 0.9871, and at least 0.99 is the target.",
-        "fake: 'diverged' is not a finite number, and at most 1 is the target.",
+        "fake: 'accuracy' is 0.9871; the target is at least 0.99.",
+        "fake: 'diverged' is not a finite number; the target is at most 1.",
     )
 
 
-def test_the_context_carries_the_arguments_and_the_progress_is_told(tmp_path, experiment):
+def test_the_context_carries_the_arguments_and_the_progress_is_told(tmp_path, register_report):
     told = []
 
     class Recorder:
@@ -254,9 +254,9 @@ def test_the_context_carries_the_arguments_and_the_progress_is_told(tmp_path, ex
 
     def run(context):
         context.progress.task("stage [0, 60]", 2).advance(note=f"{context.seed} {context.workers} {context.quick}")
-        return Report([Row("one", 1)])
+        return Findings([Row("one", 1)])
 
-    experiment("fake", run)
+    register_report("fake", run)
     run_reports(["fake"], tmp_path, scale="quick", seed=7, workers=2, progress=Recorder())
     assert told == [("stage [0, 60]", 2), (1, "7 2 True")]
 
@@ -288,9 +288,9 @@ def test_a_row_s_verdict(row, met):
         lambda: Row("a", 1.0, better="match", tolerance=0.1),
         lambda: Row("a", 1.0, 1.0, better="match", target=1.0),
         lambda: Table("t", ["a", "b"], [[1]]),
-        lambda: Report([Row("a", 1.0), Row("a", 2.0)]),
-        lambda: Report([], {"../up": plot()}),
-        lambda: Report([], {}, captions={"absent": "words"}),
+        lambda: Findings([Row("a", 1.0), Row("a", 2.0)]),
+        lambda: Findings([], {"../up": plot()}),
+        lambda: Findings([], {}, captions={"absent": "words"}),
     ],
 )
 def test_rows_tables_and_reports_refuse_what_could_not_be_shown(wrong):

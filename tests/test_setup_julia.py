@@ -210,7 +210,7 @@ def test_the_project_that_our_variable_names_is_set_up(julia, tmp_path, monkeypa
 
 def test_it_asks_first(julia, tmp_path):
     result = run(input="n\n")
-    assert result.exit_code == 1 and "Go on?" in result.output
+    assert result.exit_code == 1 and "Continue?" in result.output
     assert not (tmp_path / "calls").exists()
 
 
@@ -264,7 +264,7 @@ def test_a_fresh_project_is_really_set_up(tmp_path):
         pytest.skip("needs a Julia with our packages; pyneuralode doctor says what is missing")
     project = tmp_path / "project"
     command = [sys.executable, "-c", "from pyneuralode.cli import main; main()", "setup-julia", "--yes"]
-    environment["XDG_DATA_HOME"] = environment["LOCALAPPDATA"] = str(tmp_path / "data")
+    environment["XDG_DATA_HOME"] = environment["WIN_PD_OVERRIDE_LOCAL_APPDATA"] = str(tmp_path / "data")
     command += ["--project", str(project)]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + (project / "setup.log").read_text()

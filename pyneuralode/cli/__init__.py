@@ -1,4 +1,4 @@
-"""The command line. Heavy imports wait inside the commands, so that `--help` answers at once."""
+"""The command line. Heavy imports are inside the commands, so that `--help` answers at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     help="Neural differential equations: fit your data, solve the fit, compute published results again.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a defect of ours shows Python's plain traceback
+    pretty_exceptions_enable=False,  # a bug of ours shows Python's plain traceback
 )
 
 
@@ -37,8 +37,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool,
-        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end."),
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -47,36 +46,36 @@ def _options(
 @app.command()
 @one_sentence()
 def report(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Experiments to compute.")] = None,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Reports to compute.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("pyneuralode-report"),
-    quick: Annotated[bool, typer.Option("--quick", help="A few minutes instead of the full computation.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Take a few minutes instead of the full computation.")] = False,
     engine: Annotated[str, typer.Option(help="auto, torch or julia.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes at once.", show_default="one a core")] = None,
-    check: Annotated[bool, typer.Option("--check", help="End with status 1 where a target is missed.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the experiments and end.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes at once.", show_default="one per core")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a target is missed.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the reports and end.")] = False,
 ) -> None:
-    """Compute experiments again and write a page that puts our numbers beside theirs."""
-    from ..reports.registry import EXPERIMENTS
+    """Compute published results again and write a page with our numbers beside theirs."""
+    from ..reports.registry import REPORTS
 
     if list_ or not ids:
-        width = max(map(len, EXPERIMENTS))
-        for experiment in EXPERIMENTS.values():
-            typer.echo(f"{experiment.id:<{width}}  {experiment.title}\n{'':<{width}}  from {experiment.source}")
+        width = max(map(len, REPORTS))
+        for known in REPORTS.values():
+            typer.echo(f"{known.id:<{width}}  {known.title}\n{'':<{width}}  from {known.source}")
         return
 
     from ..progress import RichProgress
     from ..reports.runner import run_reports
 
     with RichProgress() as progress:
-        outcome = run_reports(ids, out, "quick" if quick else "full", engine, seed, workers, check, progress)
+        summary = run_reports(ids, out, "quick" if quick else "full", engine, seed, workers, check, progress)
     if not quick:
-        for id, (met, judged) in outcome.tally.items():
+        for id, (met, judged) in summary.tally.items():
             typer.echo(f"{id}: {met} of {judged} targets met")
-    for sentence in outcome.missed:
+    for sentence in summary.missed:
         typer.echo(sentence, err=True)
-    typer.echo(outcome.page.absolute())
-    if outcome.missed:
+    typer.echo(summary.page.absolute())
+    if summary.missed:
         raise typer.Exit(1)
 
 
@@ -95,9 +94,9 @@ def fit(
     solver: Annotated[str, typer.Option(help="Solver, by its SciML name.")] = "Tsit5",
     gradient: Annotated[str, typer.Option(help="Gradient method.")] = "Backprop",
     rtol: Annotated[float, typer.Option(help="Relative tolerance of the solves.")] = 1e-6,
-    atol: Annotated[float, typer.Option(help="Absolute one, in standard deviations of a column.")] = 1e-6,
+    atol: Annotated[float, typer.Option(help="Absolute tolerance, in standard deviations of a column.")] = 1e-6,
     spans: Annotated[
-        str, typer.Option(metavar="10,20,30", help="Last times of the growing spans; auto takes five.")
+        str, typer.Option(metavar="10,20,30", help="End times of the growing spans; auto takes five.")
     ] = "auto",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, rmsprop, sgd or lbfgs.")] = "adam",
     lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the optimizer's")] = None,
@@ -105,7 +104,7 @@ def fit(
     finish: Annotated[int, typer.Option(help="L-BFGS iterations at the end.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the initial parameters.")] = 0,
 ) -> None:
-    """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best so far."""
+    """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best fit so far."""
     from ..datasets.timeseries import read_timeseries
     from ..files import check_folder
     from .fitting import FILES, Settings, fit_table, write_fit
@@ -151,12 +150,10 @@ def solve(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
     out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure goes beside the table.")],
     times: Annotated[
-        str | None,
-        typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span"),
+        str | None, typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span")
     ] = None,
     y0: Annotated[
-        str | None,
-        typer.Option(metavar="1,0", help="State at the first of the times.", show_default="the fitted one"),
+        str | None, typer.Option(metavar="1,0", help="State at the first of the times.", show_default="the fitted one")
     ] = None,
 ) -> None:
     """Solve a saved model at given times and write a table and a figure."""

@@ -1,9 +1,7 @@
-"""`pyneuralode fit-density`: a continuous normalizing flow for a gray image taken as a density."""
+"""`pyneuralode fit-density`: a continuous normalizing flow fitted to a gray image as a density."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -22,19 +20,20 @@ def fit_density(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG, ...: the darker, the denser.")],
     out: Annotated[Path, typer.Option(help="Folder for the flow, the figure, the animation and the numbers.")],
     updates: Annotated[int, typer.Option(help="Updates of the flow.")] = 1500,
-    batch: Annotated[int, typer.Option(help="Fresh points of an update.")] = 512,
+    batch: Annotated[int, typer.Option(help="Fresh points per update.")] = 512,
     width: Annotated[int, typer.Option(help="Units of the flow's net.")] = 64,
-    hidden: Annotated[int, typer.Option(help="Hidden units of the net that gives it its weights.")] = 64,
+    hidden: Annotated[int, typer.Option(help="Hidden units of the net that computes its weights.")] = 64,
     lr: Annotated[float, typer.Option(help="Highest learning rate of Adam.")] = 0.01,
     bright: Annotated[bool, typer.Option("--bright", help="The brighter, the denser.")] = False,
     frames: Annotated[int, typer.Option(help="Frames of the animation.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
 ) -> None:
-    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best so far."""
+    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best fit so far."""
+    from ..arguments import whole_number
     from ..datasets.densities import read_image
-    from ..errors import ArgumentError, SolverError
+    from ..errors import SolverError
     from ..fields import HyperMLP
-    from ..files import check_folder, whole_folder
+    from ..files import check_folder, whole_folder, write_json
     from ..fitting import Adam
     from ..fitting.schedules import OneCycle
     from ..flows import ContinuousFlow
@@ -43,10 +42,8 @@ def fit_density(
     from ..plotting.flows import fitted_density, flow_animation
     from ..progress import RichProgress
 
-    if frames < 2:
-        raise ArgumentError(f"frames is {frames}: give at least 2.")
-    if seed < 0:
-        raise ArgumentError(f"seed is {seed}: give a whole number of at least 0.")
+    whole_number("frames", frames, 2)
+    whole_number("seed", seed, 0)
     density = read_image(image, bright=bright)
     check_folder(out, FILES)
     field = HyperMLP(2, width, hidden, output_scale=8.0)
@@ -92,10 +89,7 @@ def fit_density(
         flow.save(folder / MODEL)
         figure.savefig(folder / FIGURE, dpi=150)
         animation.save(folder / FILM, writer="pillow")
-        text = json.dumps(
-            {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in metrics.items()}, indent=2
-        )
-        (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / METRICS, metrics)
     if not fit.finished:
         typer.echo(f"The fit was {fit.message}, and are written.", err=True)
     typer.echo(

@@ -1,4 +1,4 @@
-"""What a saved fit holds beside its model: the names of the columns, the initial state and its time."""
+"""What a saved fit holds besides its model: the names of the columns, the initial state and its time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import ModelFileError
+from ..files import write_json
 
 FORMAT = 1
 MODEL, DESCRIPTION = "model.safetensors", "fit.json"
@@ -23,12 +24,11 @@ class Description:
     y0: tuple[float, ...]
 
     def save(self, path: Path) -> None:
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False, allow_nan=False)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_json(path, {"format": FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> Description:
-        """Read what `save` wrote; raises ModelFileError where it is damaged or of a newer version."""
+        """Read what `save` wrote; raise ModelFileError if it is damaged or of a newer format."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = int(values["format"])
@@ -38,7 +38,7 @@ class Description:
                 return cls(str(values["time"]), names, float(values["t0"]), float(values["t1"]), y0)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise ModelFileError(
-                f"{path} is damaged or not a fit's: fit again, or remove it and write --y0 and --times."
+                f"{path} is damaged or does not describe a fit: fit again, or remove it and give --y0 and --times."
             ) from None
         raise ModelFileError(
             f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode."

@@ -15,10 +15,10 @@ from .error_reporting import one_sentence
 @one_sentence()
 def doctor(
     time: Annotated[
-        bool, typer.Option("--time", help="Start the engines and time the way to a first gradient.")
+        bool, typer.Option("--time", help="Start the engines and time how long a first gradient takes.")
     ] = False,
 ) -> None:
-    """Say what this installation runs on, and what to do next. Downloads nothing; only --time starts Julia."""
+    """Show what this installation runs on and what to do next. Downloads nothing; only --time starts Julia."""
     from importlib.metadata import PackageNotFoundError, version
 
     from .. import __version__
@@ -39,19 +39,19 @@ def doctor(
     typer.echo("")
     if not torch:
         typer.echo(
-            "Next: install torch anew, for nothing runs without it: `python -m pip install --force-reinstall torch`."
+            "Next: reinstall torch, since nothing runs without it: `python -m pip install --force-reinstall torch`."
         )
         raise typer.Exit(1)
     if julia.found:
         typer.echo("Both engines are ready: engine='auto' takes Julia.")
     else:
-        typer.echo("The torch engine is ready; the Julia engine is not, and engine='auto' takes torch.")
+        typer.echo("The torch engine is ready; the Julia engine is not, so engine='auto' takes torch.")
     if time:
         _report_times(julia.found)
     if julia.found and not julia.warning:
         typer.echo("Next: `pyneuralode report --list`.")
     else:
-        typer.echo("Next: `pyneuralode report --list`; for the Julia engine, what its line above says.")
+        typer.echo("Next: `pyneuralode report --list`; for the Julia engine, see its line above.")
 
 
 def _line(name: str, value: str) -> None:
@@ -61,7 +61,7 @@ def _line(name: str, value: str) -> None:
 def _describe_torch() -> bool:
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a shared library that is missing or does not fit
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing or incompatible
         _line("torch", f"cannot be loaded: {error}")
         return False
     _line("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
@@ -80,7 +80,7 @@ def _describe_julia(julia) -> None:
         _line("Julia", f"{julia.version or 'of unknown version'} ({julia.executable}), through {julia.how}")
     if julia.project is not None:
         _line("  project", str(julia.project))
-        _line("  PythonCall", julia.pythoncall or "not there")
+        _line("  PythonCall", julia.pythoncall or "not installed")
         _line("  PyNeuralODE", str(julia.package) if julia.package else "not from a folder")
         _line("  sysimage", str(julia.sysimage) if julia.sysimage else "none")
     if not julia.found:
@@ -95,7 +95,7 @@ def _report_times(julia: bool) -> None:
     from .first_gradient import PROMISE, first_gradient
 
     typer.echo("")
-    typer.echo("Seconds in a fresh process to the first gradient of a neural ODE (2-50-2, Tsit5, Backprop):")
+    typer.echo("Seconds to the first gradient of a neural ODE (2-50-2, Tsit5, Backprop) in a new process:")
     for engine in ("torch", "julia") if julia else ("torch",):
         stages = first_gradient(engine)
         total = sum(stages.values())

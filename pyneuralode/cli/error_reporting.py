@@ -1,4 +1,4 @@
-"""How every command answers a mistake."""
+"""How every command reports an error."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..errors import PyNeuralODEError
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Answer a mistake with its sentence and status 2, and Ctrl-C with a sentence and status 130."""
+    """Print one sentence for an error, with status 2, and for Ctrl-C, with status 130."""
     try:
         yield
     except PyNeuralODEError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("Interrupted: what was complete by then is kept, nothing else was written.", err=True)
+        typer.echo("Interrupted: completed results are kept; nothing else was written.", err=True)
         raise typer.Exit(130) from None

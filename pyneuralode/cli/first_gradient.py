@@ -1,6 +1,6 @@
-"""Time the way from `import pyneuralode` to a first gradient, by stage, in a fresh process.
+"""Time the stages from `import pyneuralode` to a first gradient, in a new process.
 
-Run as a module it is that process: `python -m pyneuralode.cli.first_gradient julia` prints the stages as json.
+Run as a module, this is that process: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
 """
 
 from __future__ import annotations

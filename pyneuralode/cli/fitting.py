@@ -1,15 +1,14 @@
 """`pyneuralode fit`: a neural ODE for a user's table.
 
-The net is trained on standardized columns, z = (y - mean) / deviation, so that columns of any size and unit
-weigh the same; its first and last layer then take the scaling up, and the model that is saved is one of the
-data itself. The initial state is fitted too, from the first value of each column: noise in one row then does
-not bend the whole curve, and the first row may have gaps.
+The net is trained on standardized columns, z = (y - mean) / deviation, so that columns of any size and unit have
+equal weight. Its first and last layers then absorb the scaling, and the saved model is one of the data itself. The
+initial state is fitted too, starting from the first value of each column: noise in one row does not bend the whole
+curve, and the first row may have gaps.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..arguments import whole_number
 from ..datasets.timeseries import TimeSeries
 from ..errors import ArgumentError, SolverError, unknown_name
 from ..fields import MLP
-from ..files import whole_folder
+from ..files import whole_folder, write_json
 from ..fitting import LBFGS, SGD, Adam, AdamW, FitResult, GrowingSpan, RMSprop, Stage, fit
 from ..fitting.diagnosis import ColumnFit, Diagnosis, column_fits
 from ..models import AugmentedNeuralODE, NeuralODE
@@ -61,8 +61,7 @@ class Settings:
 
     def __post_init__(self):
         for name in ("augment", "finish", "seed"):
-            if getattr(self, name) < 0:
-                raise ArgumentError(f"{name} is {getattr(self, name)}: give a whole number of at least 0.")
+            whole_number(name, getattr(self, name), 0)
         if self.optimizer.lower() not in _OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, _OPTIMIZERS)
 
@@ -82,11 +81,9 @@ class Settings:
             "rtol": self.rtol,
             "atol": self.atol,
         }
-        return (
-            AugmentedNeuralODE(field, augment_dim=self.augment, **common)
-            if self.augment
-            else NeuralODE(field, **common)
-        )
+        if self.augment:
+            return AugmentedNeuralODE(field, augment_dim=self.augment, **common)
+        return NeuralODE(field, **common)
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
         """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
@@ -100,31 +97,28 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Standard:
+class Standardization:
     """The scaling of k columns: values are mean + size * z."""
 
     mean: np.ndarray
     size: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Standard:
+    def of(cls, values: np.ndarray) -> Standardization:
         mean, size = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
         level = np.where(mean == 0, 1.0, np.abs(mean))
         return cls(mean, np.where(size > 1e-12 * level, size, level))  # a constant column has no deviation
 
     def model(self, model: NeuralODE, extra: int) -> NeuralODE:
-        """Return the model of the values from a trained one of z: the same curve, in the values' units."""
+        """Return the model of the values from the trained model of z: the same curve, in the values' units."""
         mean, size = np.append(self.mean, np.zeros(extra)), np.append(self.size, np.ones(extra))
         arrays, last = model.arrays(), len(model.field.sizes) - 1
         arrays["weight_1"] /= size
         arrays["bias_1"] -= arrays["weight_1"] @ mean
         arrays[f"weight_{last}"] *= size[:, None]
         arrays[f"bias_{last}"] *= size
-        # A state far from zero would loosen a relative tolerance: refer it to the deviation.
-        control = {
-            "rtol": model.control.rtol * size / (size + np.abs(mean)),
-            "atol": model.control.atol * size,
-        }
+        # A state far from zero would loosen a relative tolerance: relate it to the deviation instead.
+        control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
         settings = {"solver": model.solver, "gradient": model.gradient, **control}
         kind = {"augment_dim": extra} if extra else {}
         scaled = type(model)(model.field, **kind, **settings)
@@ -156,7 +150,7 @@ class TableFit:
         return self.model.solve(self.y0, ts).ys[:, : len(self.y0)]
 
     def picture(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return times (n,) and the curve (n, k) over the data, beyond what was fitted as far as it can be solved."""
+        """Return times (n,) and the curve (n, k) over all the data, or up to `end` if it cannot be solved further."""
         first, last = self.data.ts[[0, -1]]
         grid = np.linspace(first, last, 401)
         try:
@@ -167,7 +161,7 @@ class TableFit:
 
     @cached_property
     def columns(self) -> tuple[ColumnFit, ...]:
-        """How well the fitted rows of each column are explained, in the data's units."""
+        """How well the fit explains the fitted rows of each column, in the data's units."""
         data, rows = self.data, self.rows
         values = data.values[:rows]
         return column_fits(self.curve(data.ts[:rows]), values, ~np.isnan(values), data.columns)
@@ -177,7 +171,7 @@ class TableFit:
         return dataclasses.replace(self.result.diagnosis, columns=self.columns)
 
     def metrics(self) -> dict:
-        """Return the numbers of the fit as JSON values.
+        """Return the numbers of the fit, as `files.write_json` takes them.
 
         `loss` is the mean square of the errors in standard deviations of their columns; `rmse` and `spread`, the standard
         deviation, are in the data's units; all count the fitted rows.
@@ -185,14 +179,14 @@ class TableFit:
         data, rows, found = self.data, self.rows, self.diagnosis
         errors = self.curve(data.ts[:rows]) - data.values[:rows]
         return {
-            "loss": float(np.nanmean((errors / Standard.of(data.values).size) ** 2)),
-            "rmse": {column.name: _known(column.rmse) for column in found.columns},
-            "spread": {column.name: _known(column.spread) for column in found.columns},
-            "explained": {column.name: _known(column.explained) for column in found.columns},
+            "loss": float(np.nanmean((errors / Standardization.of(data.values).size) ** 2)),
+            "rmse": {column.name: column.rmse for column in found.columns},
+            "spread": {column.name: column.spread for column in found.columns},
+            "explained": {column.name: column.explained for column in found.columns},
             "converged": found.converged,
-            "gradient": _known(found.gradient),
-            "descent": _known(found.descent),
-            "improvement": _known(found.improvement),
+            "gradient": found.gradient,
+            "descent": found.descent,
+            "improvement": found.improvement,
             "advice": found.advice,
             "rows": rows,
             "end": self.end,
@@ -209,9 +203,9 @@ class TableFit:
 def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> TableFit:
     """Fit a neural ODE to a table; Ctrl-C returns the best so far.
 
-    Raises KeyboardInterrupt or SolverError where the fit ended before its loss was known once.
+    Raises KeyboardInterrupt or SolverError if the fit ended before it had evaluated the loss once.
     """
-    standard = Standard.of(data.values)
+    standard = Standardization.of(data.values)
     z = (data.values - standard.mean) / standard.size
     extra = settings.augment
     result = fit(
@@ -240,18 +234,13 @@ def write_fit(out: Path, fitted: TableFit) -> dict:
     data = fitted.data
     figure = fitted_columns(data.ts, data.values, *fitted.picture(), data.columns, data.time, fitted.end)
     metrics = fitted.metrics()
-    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     description = Description(data.time, data.columns, float(data.ts[0]), fitted.end, tuple(fitted.y0.tolist()))
     with whole_folder(out) as folder:
         fitted.model.save(folder / MODEL)
         description.save(folder / DESCRIPTION)
         figure.savefig(folder / FIGURE, dpi=150)
-        (folder / METRICS).write_text(text + "\n", encoding="utf-8")
+        write_json(folder / METRICS, metrics)
     return metrics
-
-
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _first_values(z: np.ndarray) -> np.ndarray:
@@ -260,7 +249,7 @@ def _first_values(z: np.ndarray) -> np.ndarray:
 
 
 def _slope(ts: np.ndarray, z: np.ndarray) -> float:
-    """Return a typical size of dz/dt, over 50 equal parts of the time: noise in close rows counts little."""
+    """Return a typical size of dz/dt over 50 equal parts of the time span, so that noise in close rows counts little."""
     grid = np.linspace(ts[0], ts[-1], 51)
     held = [~np.isnan(column) for column in z.T]
     lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])

@@ -1,4 +1,4 @@
-"""Lists that are written as one option: numbers, names, times."""
+"""Options that hold a list: numbers, names, times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parse_names(text: str) -> list[str]:
 
 
 def parse_times(text: str) -> np.ndarray:
-    """Return the rising times of ``"first:last:count"`` or ``"0,1,2.5"``."""
+    """Return the increasing times of ``"first:last:count"`` or ``"0,1,2.5"``."""
     example = "0:10:101 (first, last, count) or 0,1,2.5"
     if ":" in text:
         try:
@@ -40,5 +40,5 @@ def parse_times(text: str) -> np.ndarray:
     else:
         times = np.array(parse_numbers("times", text, float, example))
     if len(times) == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-        raise ArgumentError(f"times is {text!r}, which does not rise: give {example}.")
+        raise ArgumentError(f"times is {text!r}, which does not increase: give {example}.")
     return times

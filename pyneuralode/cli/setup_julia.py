@@ -13,15 +13,16 @@ from .error_reporting import one_sentence
 @one_sentence()
 def setup_julia(
     project: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the Julia project.", show_default="one of your own")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the Julia project.", show_default="one in your data folder"),
     ] = None,
     sysimage: Annotated[
-        bool, typer.Option("--sysimage", help="Build a system image too: faster starts, half an hour more.")
+        bool, typer.Option("--sysimage", help="Also build a system image: faster starts, half an hour longer.")
     ] = False,
     with_diffeqpy: Annotated[
-        bool, typer.Option("--with-diffeqpy", help="Install diffeqpy's Julia packages too (large).")
+        bool, typer.Option("--with-diffeqpy", help="Also install diffeqpy's Julia packages (large).")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Install and compile what the Julia engine needs, and solve a first problem with it."""
     from ..engines.julia_engine.executables import setting
@@ -33,11 +34,8 @@ def setup_julia(
     julia = find_julia()
     name = "a Julia to be downloaded (about 1 GB)" if julia is None else f"Julia {julia.version} ({julia.executable})"
     typer.echo(f"This sets up {name} with a project in {folder}.")
-    typer.echo(
-        "Packages that are not there yet are downloaded (about 2 GB on disk); "
-        "compiling them takes 5 to 40 minutes, once."
-    )
-    if not yes and not typer.confirm("Go on?", default=True):
+    typer.echo("Missing packages are downloaded (about 2 GB on disk); compiling them takes 5 to 40 minutes, once.")
+    if not yes and not typer.confirm("Continue?", default=True):
         raise typer.Exit(1)
 
     installation = Installation(julia or download_julia(), folder)
@@ -46,6 +44,6 @@ def setup_julia(
         installation.precompile(progress)
         image = installation.build_image(progress) if sysimage else None
         installation.verify(progress, image)
-    installation.keep(image)  # only now: what was not seen to work is not left to be picked up
-    typer.echo(f"The Julia engine is ready. What Julia printed: {folder / LOG}")
+    installation.keep(image)  # only now, so that nothing is recorded that has not been seen to work
+    typer.echo(f"The Julia engine is ready. Julia's output is in {folder / LOG}.")
     typer.echo("Next: `pyneuralode doctor --time`.")

@@ -17,10 +17,10 @@ from .description import DESCRIPTION, MODEL, Description
 
 
 @dataclass(frozen=True)
-class Table:
+class SolutionTable:
     """States (T, k) of the named columns at times (T,); `time` names the time column.
 
-    After `end` they are a forecast: it is the last time that was fitted, infinity for a solve from another state.
+    States after `end`, the last fitted time, are a forecast; `end` is infinite for a solve from another state.
     """
 
     time: str
@@ -30,17 +30,17 @@ class Table:
     end: float = np.inf
 
 
-def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) -> Table:
+def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) -> SolutionTable:
     """Solve a saved model.
 
     Parameters
     ----------
     path : path
-        Of a model, or of the folder of a fit.
+        A saved model, or the folder of a fit.
     times : (T,), optional
-        Rising times; 201 of the fitted span unless given.
+        Increasing times; by default 201 times over the fitted span.
     y0 : k numbers, optional
-        State at the first of the times; unless given it is the fitted state at the fitted span's begin.
+        State at the first of the times; by default the fitted state at the start of the fitted span.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
             raise ModelFileError(f"{beside} describes another model than {path}: keep the two files of a fit together.")
     elif times is None or y0 is None:
         lacking = "times" if times is None else "y0"
-        raise ArgumentError(f"{lacking} is not given and {beside} is not there: write --y0 1,0 and --times 0:10:101.")
+        raise ArgumentError(f"{lacking} is not given and {beside} does not exist: give --y0 1,0 and --times 0:10:101.")
     else:
         names = getattr(model.field, "components", [f"y{i}" for i in range(1, dim + 1)])
         about = Description("t", tuple(names[:dim]), times[0], times[-1], tuple(y0))
@@ -67,25 +67,25 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     if y0 is None and times[0] < about.t0:
         raise ArgumentError(
             f"times begins with {times[0]:g}, before the fitted initial state at {about.t0:g}: begin there, "
-            f"or write --y0 for the state at {times[0]:g}."
+            f"or give --y0, the state at {times[0]:g}."
         )
     if y0 is not None and len(y0) != dim:
         raise ArgumentError(
-            f"y0 has {len(y0)} numbers and the model {dim} columns: give one each ({', '.join(about.columns)})."
+            f"y0 has {len(y0)} numbers and the model {dim} columns: give one for each ({', '.join(about.columns)})."
         )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
     states = _states(model, np.array(state, dtype=float), start, times)
-    return Table(about.time, about.columns, times, states[:, :dim], about.t1 if y0 is None else np.inf)
+    return SolutionTable(about.time, about.columns, times, states[:, :dim], about.t1 if y0 is None else np.inf)
 
 
 def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
-    """Return the states (T, d) at rising times from `start` on."""
+    """Return the states (T, d) at increasing times from `start` on."""
     if len(times) == 1 and times[0] == start:
         return model.prepare(y0)[None]
     return model.solve(y0, times, t0=start).ys
 
 
-def write_solution(out: Path, table: Table) -> tuple[Path, Path]:
+def write_solution(out: Path, table: SolutionTable) -> tuple[Path, Path]:
     """Write OUT.csv and OUT.png, or a folder's solution.csv and solution.png; return the two paths."""
     final = out if out.suffix.lower() == ".csv" else out / "solution.csv"
     picture = final.with_suffix(".png")

@@ -1,16 +1,16 @@
-"""`pyneuralode train`: image models. Under torchrun the same command trains on several devices."""
+"""`pyneuralode train`: the group of its commands, and the flow of MNIST. Under torchrun they train on several devices."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .classification import anodev2, odenet
+from .classifier_commands import anodev2, odenet
 from .error_reporting import one_sentence
+from .train_options import Device, Images, Out, Resume, Seed
 
 if TYPE_CHECKING:
     from ..flows.images.training import ImageFit, Setup
@@ -27,32 +27,29 @@ train.command("anodev2")(anodev2)
 @train.command("mnist-flow")
 @one_sentence()
 def mnist_flow(
-    out: Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")],
+    out: Out,
     scale: Annotated[
-        str,
-        typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes)."),
+        str, typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes).")
     ] = "report",
     updates: Annotated[int | None, typer.Option(help="Updates.", show_default="the scale's")] = None,
     channels: Annotated[int | None, typer.Option(help="Hidden channels.", show_default="the scale's")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images of an update, over all processes.", show_default="the scale's")
+        int | None, typer.Option(help="Images per update, over all processes.", show_default="the scale's")
     ] = None,
-    images: Annotated[int | None, typer.Option(help="Training images used.", show_default="all")] = None,
+    images: Images = None,
     precision: Annotated[
         str | None, typer.Option(help="Of the convolutions: float32 or bfloat16.", show_default="the scale's")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")
-    ] = None,
+    device: Device = None,
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of MNIST's files.", show_default="$PYNEURALODE_DATA/mnist, then the cache"),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    resume: Resume = False,
+    seed: Seed = 0,
 ) -> None:
-    """Train a normalizing flow of handwritten digits; Ctrl-C keeps the best so far.
+    """Train a normalizing flow on handwritten digits; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train mnist-flow ...
     """
@@ -77,16 +74,11 @@ def mnist_flow(
     out.mkdir(parents=True, exist_ok=True)
     with RichProgress() as progress, place(device) as at:
         if at.device.type == "cpu" and not scale.startswith("small"):
-            typer.echo(f"{scale} is for a GPU and takes days here: --scale small takes 15 minutes.", err=True)
+            typer.echo(
+                f"Scale {scale} is meant for a GPU and takes days here; --scale small takes 15 minutes.", err=True
+            )
         found = train_image_flow(
-            setup,
-            digits,
-            tests,
-            seed=seed,
-            at=at,
-            checkpoint=out / CHECKPOINT,
-            resume=resume,
-            progress=progress,
+            setup, digits, tests, seed=seed, at=at, checkpoint=out / CHECKPOINT, resume=resume, progress=progress
         )
         if at.rank != 0:
             return
@@ -100,7 +92,7 @@ def mnist_flow(
 
 
 def summary(found: ImageFit) -> list[str]:
-    """Return what the training came to, in sentences."""
+    """Return the results of the training in sentences."""
     updates = len(found.fit.losses)
     sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.message}."]
     if found.test is not None:
@@ -111,7 +103,7 @@ def summary(found: ImageFit) -> list[str]:
 
 def _write(out: Path, scale: str, setup: Setup, seed: int, found: ImageFit) -> None:
     """Write the model, the numbers and the figures, all or nothing."""
-    from ..files import whole_files
+    from ..files import whole_files, write_json
     from ..flows.images.transforms import quantize
     from ..plotting.images import bits_curve, image_grid
 
@@ -132,6 +124,6 @@ def _write(out: Path, scale: str, setup: Setup, seed: int, found: ImageFit) -> N
     levels = {"independent pixels": found.baseline}
     with whole_files(*(out / name for name in WRITTEN)) as (model, numbers, samples, curve):
         found.flow.save(model)
-        numbers.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        write_json(numbers, metrics)
         image_grid({"samples": pixels}).savefig(samples, dpi=150, format="png")
         bits_curve({scale: found.fit.losses}, levels).savefig(curve, dpi=150, format="png")

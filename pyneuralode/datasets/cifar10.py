@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zipfile
 import zlib
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, unknown_name
-from .download import fetch
+from .download import check_md5, fetch
 from .places import cache_folder, find_file
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -29,7 +28,7 @@ _MD5 = {
 }
 _REDUCED = {"train": "train10k.npz", "test": "test1k.npz"}
 _REMEDY = (
-    "put the original archive there, or fetch it by pyneuralode.datasets.download_cifar10() (on the command line, "
+    "put the original archive there, or fetch it with pyneuralode.datasets.download_cifar10() (on the command line, "
     "--download)"
 )
 _REDUCED_REMEDY = "put it there, or take the full set (reduced=False; on the command line, without --reduced)"
@@ -47,8 +46,8 @@ def read_cifar10(
     part : {"train", "test"}
         50,000 or 10,000 images.
     folder : path, optional
-        Where the files lie: the archive `cifar-10-binary.tar.gz`, or what is in it. Unless given: the folder
-        ``cifar10`` in $PYNEURALODE_DATA where that is set, then the cache that `download_cifar10` fills. Nothing
+        Where the files are: the archive `cifar-10-binary.tar.gz`, or its contents. By default the folder
+        ``cifar10`` in $PYNEURALODE_DATA, if that is set, then the cache that `download_cifar10` fills. Nothing
         is downloaded here.
     reduced : bool
         Read 10,000 and 1,000 images from `train10k.npz` and `test1k.npz` instead: arrays ``x`` (n, 32, 32, 3)
@@ -57,7 +56,7 @@ def read_cifar10(
     Raises
     ------
     DataError
-        If a file is not there, or is not what it should be.
+        If a file is missing or damaged.
     """
     if part not in _FILES:
         raise unknown_name("part", part, _FILES)
@@ -72,26 +71,18 @@ def read_cifar10(
 
 
 def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> Path:
-    """Download the archive, 170 MB, to `folder` or to the cache, and return the folder; a file there stays.
+    """Download the archive (170 MB) to `folder` or to the cache, unless it is there, and return the folder.
 
-    Its checksum is compared with the known one. Raises DataError where it cannot be had. With a
-    `progress.Progress`, such as ``RichProgress()``, it has a bar.
+    Its checksum is compared with the known one. Raises DataError if no mirror has it. With a `progress.Progress`, such
+    as ``RichProgress()``, the download has a bar.
     """
     return fetch(_ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress)
 
 
 def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Return the content of these files of the archive."""
-    md5 = hashlib.md5(usedforsecurity=False)
+    """Return the content of these files in the archive."""
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                md5.update(block)
-        if md5.hexdigest() != _ARCHIVE_MD5[_ARCHIVE]:
-            raise DataError(
-                f"{path} has the checksum {md5.hexdigest()}, CIFAR-10's is {_ARCHIVE_MD5[_ARCHIVE]}: "
-                "fetch the file again."
-            )
+        check_md5(path, _ARCHIVE_MD5[_ARCHIVE], "CIFAR-10")
         with tarfile.open(path) as archive:
             return [archive.extractfile(f"cifar-10-batches-bin/{name}").read() for name in names]
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
@@ -99,25 +90,23 @@ def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Return the content of these files, which lie beside the first, and compare their known checksums."""
+    """Return the content of these files, in the folder of the first; compare the checksums that are known."""
     contents = []
     for name in names:
         path = first.with_name(name)
         try:
-            content = path.read_bytes()
+            if name in _MD5:
+                check_md5(path, _MD5[name], "CIFAR-10")
+            contents.append(path.read_bytes())
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error}): put CIFAR-10's original file there.") from None
-        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if md5 != _MD5.get(name, md5):
-            raise DataError(f"{path} has the checksum {md5}, CIFAR-10's is {_MD5[name]}: fetch the file again.")
-        contents.append(content)
     return contents
 
 
 def _records(path: Path, content: bytes) -> np.ndarray:
     """Return the records of one file: a label, then the pixels by color and row."""
     if not content or len(content) % _RECORD:
-        raise DataError(f"{path} holds no whole number of images: put CIFAR-10's original file there.")
+        raise DataError(f"{path} does not hold a whole number of images: put CIFAR-10's original file there.")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() >= len(CLASSES):
         raise DataError(f"{path} has the label {records[:, 0].max()}: put CIFAR-10's original file there.")

@@ -1,4 +1,4 @@
-"""Densities in the plane: drawn from, evaluated in closed form, and their entropy by quadrature.
+"""Densities in the plane that can be sampled and evaluated exactly; their entropy is computed by quadrature.
 
 Each density has a `name`, the `extent` (left, right, bottom, top) of its pictures, `sample(n, rng)`,
 `log_density(x)` and `entropy`. ``DENSITIES[name]()`` makes one.
@@ -21,7 +21,7 @@ _ROWS = 4096  # points evaluated at once, so that memory stays small
 
 
 class Density(ABC):
-    """Base of the densities in the plane. A subclass gives `name`, `extent`, `_draw` and `_log`."""
+    """Base class of the densities in the plane. A subclass provides `name`, `extent`, `_draw` and `_log`."""
 
     name: str
     dim = 2
@@ -45,7 +45,7 @@ class Density(ABC):
         return np.exp(self.log_density(np.stack(np.meshgrid(x, y), axis=-1)))
 
     def quadrature(self, count: int = 1000) -> tuple[float, float]:
-        """Return the integral of the density and its entropy in nats, by the midpoint rule on `extent`, widened."""
+        """Return the integral of the density and its entropy in nats, by the midpoint rule around `extent`."""
         left, right, bottom, top = self.extent
         x, dx = _midpoints(left, right, count)
         y, dy = _midpoints(bottom, top, count)
@@ -73,7 +73,7 @@ def _midpoints(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
 
 
 class ImageDensity(Density):
-    """A gray image as a density: a pixel is drawn by its darkness, and normal noise is added.
+    """A gray image as a density: darker pixels are drawn more often, and normal noise is added.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ class ImageDensity(Density):
         Gray values; a pixel's weight is proportional to ``max(gray) - gray``.
     name : str
     half : (float, float), optional
-        The pixels' centers span [-half[0], half[0]] and [-half[1], half[1]], the first and the last on the
-        ends. By default the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
+        The centers of the outermost pixels lie at -half[0] and half[0], and at -half[1] and half[1]. By default
+        the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
     noise : (float, float), optional
         Standard deviations of the noise; by default (4/w, 4/h), about 1.3 pixels where both axes span 3.
     upright : bool
@@ -91,7 +91,7 @@ class ImageDensity(Density):
     Raises
     ------
     DataError
-        If the image is not two-dimensional, smaller than 2 x 2 pixels, not finite, or of one gray throughout.
+        If the image is not two-dimensional, smaller than 2 x 2 pixels, not finite, or of a single gray.
     """
 
     def __init__(
@@ -115,12 +115,12 @@ class ImageDensity(Density):
         self.extent = (*(-1.1 * self.half[0], 1.1 * self.half[0]), *(-1.1 * self.half[1], 1.1 * self.half[1]))
 
     @cached_property
-    def _cumulated(self) -> np.ndarray:
+    def _cumulative(self) -> np.ndarray:
         return np.cumsum(self.weights)
 
     def _draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         # The last sum may differ from 1 by rounding.
-        pixels = np.searchsorted(self._cumulated, rng.random(n) * self._cumulated[-1], side="right")
+        pixels = np.searchsorted(self._cumulative, rng.random(n) * self._cumulative[-1], side="right")
         rows, columns = np.divmod(pixels, len(self.x))
         return np.stack([self.x[columns], self.y[rows]], axis=-1) + rng.normal(size=(n, 2)) * self.noise
 
@@ -135,7 +135,7 @@ class ImageDensity(Density):
         return logs
 
     def _log_far(self, x: np.ndarray) -> np.ndarray:
-        """The same where the density is too small for a float: pixel by pixel, in logarithms."""
+        """Return log densities (n,) too small for `_log`: pixel by pixel, in logarithms."""
         rows, columns = np.nonzero(self.weights)
         logs = np.log(self.weights[rows, columns]) - np.log(2 * np.pi * self.noise[0] * self.noise[1])
         found = np.empty(len(x))
@@ -164,7 +164,7 @@ def _checked_image(gray: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} holds values that are not finite: give a finite gray for every pixel.")
     if gray.min() == gray.max():
         raise DataError(
-            f"{name} has no contrast, every pixel is {abs(gray.max()):g}: give an image with two grays at least."
+            f"{name} has no contrast, every pixel is {abs(gray.max()):g}: give an image with at least two grays."
         )
     return gray
 
@@ -178,7 +178,7 @@ def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> Im
     Raises
     ------
     DataError
-        If the file cannot be read as an image, or is none that `ImageDensity` takes.
+        If the file cannot be read as an image, or `ImageDensity` does not accept the image.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -199,9 +199,9 @@ def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> Im
 
 
 def flag() -> ImageDensity:
-    """Return the Nordic cross of the KTH report's flag experiment, drawn in its proportions.
+    """Return the Nordic cross that the KTH report fits, drawn in its proportions.
 
-    237 x 174 pixels, both axes on [-1.5, 1.5], the first row at y = -1.5; the bars' edges are smoothed. Its
+    It has 237 x 174 pixels, both axes on [-1.5, 1.5], the first row at y = -1.5; the bars have smooth edges. Its
     entropy is 1.1591 nats.
     """
     columns, rows = np.zeros(237), np.zeros(174)
@@ -213,19 +213,19 @@ def flag() -> ImageDensity:
 
 
 class CurveDensity(Density):
-    """Points spread evenly over the parameter of some curves, with normal noise added.
+    """Points on some curves, uniform in the curve's parameter, with normal noise added.
 
     Parameters
     ----------
     name : str
     curves : sequence of functions
-        Each maps parameters (n,) on [0, 1] to points (n, 2); a point is on each of them equally often.
+        Each maps parameters (n,) on [0, 1] to points (n, 2); all are equally likely.
     noise : float
         Standard deviation of the noise in both directions.
     extent : (left, right, bottom, top)
 
-    The density is the integral of the noise's along the curves, by GaussAdjoint's rule with `nodes` points a curve, which
-    are to be closer to each other than the noise.
+    The density is the integral of the noise's density along the curves, by Gauss-Legendre quadrature. Its `nodes`
+    points on each curve must lie closer together than the noise is wide.
     """
 
     nodes = 256
@@ -265,10 +265,10 @@ def _polar(radius: np.ndarray | float, angle: np.ndarray) -> np.ndarray:
 
 
 def two_spirals() -> CurveDensity:
-    """Return two arms of Archimedes' spiral, a quarter turn to one and a half, opposite each other; noise 0.1."""
+    """Return two opposite arms of Archimedes' spiral, from a quarter turn to one and a half turns; noise 0.1."""
 
     def arm(s: np.ndarray) -> np.ndarray:
-        angle = np.pi * np.sqrt(0.25 + 8.75 * s)  # the root spreads points evenly over the length
+        angle = np.pi * np.sqrt(0.25 + 8.75 * s)  # the root spreads points evenly along the arm
         return _polar(angle / np.pi, angle)
 
     return CurveDensity("two_spirals", (arm, lambda s: -arm(s)), 0.1, (-3.6, 3.6, -3.6, 3.6))
@@ -292,7 +292,7 @@ def moons() -> CurveDensity:
 class Pinwheel(Density):
     """Five wings: normal blobs on a star, twisted about the origin by an angle that grows with the radius.
 
-    A twist keeps areas, so the density is that of the blobs at the point twisted back.
+    A twist preserves area, so the density is that of the blobs at the point twisted back.
     """
 
     name = "pinwheel"

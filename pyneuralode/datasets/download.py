@@ -1,7 +1,8 @@
-"""Fetching files by pooch, from the first mirror that has them, with checksums and a progress bar."""
+"""Download files with pooch from the first mirror that has them, and check their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,31 +11,43 @@ from ..errors import DataError
 
 
 def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress: Any = None) -> Path:
-    """Download files (name -> md5) to a folder and return it; those that are there and right stay.
+    """Download files (name -> md5) to a folder and return it; files that are there already are kept.
 
-    Raises DataError where no mirror gives one of them. With a `progress.Progress` each file has a bar.
+    Raises DataError if no mirror has one of them. With a `progress.Progress` each file has a bar.
     """
     import pooch
 
     for name, checksum in md5.items():
-        complaint = None
-        bar = False if progress is None else _Bar(progress, name)
+        failure = None
+        bar = False if progress is None else _DownloadBar(progress, name)
         for mirror in mirrors:
             try:
                 pooch.retrieve(mirror + name, f"md5:{checksum}", fname=name, path=folder, progressbar=bar)
                 break
             except (OSError, ValueError) as error:  # no connection, or another checksum
-                complaint = error
+                failure = error
         else:
             raise DataError(
-                f"{name} could not be downloaded ({str(complaint).splitlines()[0]}): "
+                f"{name} could not be downloaded ({str(failure).splitlines()[0]}): "
                 f"fetch it elsewhere and put it in {folder}."
-            ) from complaint
+            ) from failure
     return folder
 
 
-class _Bar:
-    """What pooch wants of a progress bar, for one of ours."""
+def check_md5(path: Path, md5: str, data_set: str) -> None:
+    """Raise DataError unless a file has this checksum, that of the data set's original file."""
+    found = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    if found.hexdigest() != md5:
+        raise DataError(
+            f"{path} has the checksum {found.hexdigest()}, but {data_set}'s is {md5}: fetch the file again."
+        )
+
+
+class _DownloadBar:
+    """Passes what pooch tells its progress bar on to one of ours."""
 
     def __init__(self, progress: Any, name: str):
         self._progress, self._name, self._task, self._done = progress, name, None, 0
@@ -48,8 +61,8 @@ class _Bar:
         self._task.advance(n)
 
     def reset(self) -> None:
-        """Begin to count anew."""
+        """Start counting again."""
         self.update(-self._done)
 
     def close(self) -> None:
-        """End; a bar of ours needs nothing for it."""
+        """Do nothing: our bars need no end."""

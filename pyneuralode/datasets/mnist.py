@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import struct
 import zlib
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, unknown_name
-from .download import fetch
+from .download import check_md5, fetch
 from .places import cache_folder, find_file
 
 _MD5 = {
@@ -22,13 +21,10 @@ _MD5 = {
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
 _PREFIX = {"train": "train", "test": "t10k"}
-_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
+_MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _UNSIGNED_BYTES = 0x08
 _REMEDY = (
-    "put the original file there, or fetch all four by pyneuralode.datasets.download_mnist() (on the command line, "
+    "put the original file there, or fetch all four with pyneuralode.datasets.download_mnist() (on the command line, "
     "--download)"
 )
 
@@ -40,14 +36,14 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
     ----------
     part : {"train", "test"}
     folder : path, optional
-        Where the files lie, under their original names, packed (.gz) or not. Unless given: the folder
-        ``mnist`` in $PYNEURALODE_DATA where that is set, then the cache that `download_mnist` fills. Nothing
+        Where the files are, under their original names, compressed (.gz) or not. By default the folder
+        ``mnist`` in $PYNEURALODE_DATA, if that is set, then the cache that `download_mnist` fills. Nothing
         is downloaded here.
 
     Raises
     ------
     DataError
-        If the file is not there, or is not what it should be.
+        If the file is missing or damaged.
     """
     images = _read(part, "images-idx3-ubyte", folder)
     if images.ndim != 3 or images.shape[1:] != (28, 28):
@@ -56,7 +52,7 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
 
 
 def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.ndarray:
-    """Return the digits of `mnist_images`, uint8 (n,); arguments and errors as there."""
+    """Return the labels of `mnist_images`, uint8 (n,) from 0 to 9; arguments and errors are the same."""
     labels = _read(part, "labels-idx1-ubyte", folder)
     if labels.ndim != 1:
         raise DataError(f"MNIST's {part} labels have shape {labels.shape}: give the original file, of (n,).")
@@ -64,9 +60,9 @@ def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.nd
 
 
 def download_mnist(folder: str | Path | None = None, progress: Any = None) -> Path:
-    """Download the four files, 11.6 MB, to `folder` or to the cache, and return the folder; files there stay.
+    """Download the four files (11.6 MB) to `folder` or to the cache, unless they are there, and return the folder.
 
-    Their checksums are compared with the known ones. Raises DataError where no mirror gives them. With a
+    Their checksums are compared with the known ones. Raises DataError if no mirror has them. With a
     `progress.Progress`, such as ``RichProgress()``, each file has a bar.
     """
     return fetch(_MD5, _MIRRORS, cache_folder("mnist") if folder is None else Path(folder), progress)
@@ -80,18 +76,11 @@ def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":
-            _check_sum(path, content)
+            check_md5(path, _MD5[path.name], "MNIST")
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): put MNIST's original file there.") from None
     return _parse(path, content)
-
-
-def _check_sum(path: Path, content: bytes) -> None:
-    """Raise unless the packed file is MNIST's own."""
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if md5 != _MD5[path.name]:
-        raise DataError(f"{path} has the checksum {md5}, MNIST's is {_MD5[path.name]}: fetch the file again.")
 
 
 def _parse(path: Path, content: bytes) -> np.ndarray:
@@ -103,4 +92,4 @@ def _parse(path: Path, content: bytes) -> np.ndarray:
             shape = struct.unpack(f">{dimensions}I", content[4:start])
             if len(content) == start + int(np.prod(shape)):
                 return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
-    raise DataError(f"{path} is not a whole IDX file of bytes: put MNIST's original file there.")
+    raise DataError(f"{path} is not a complete IDX file of bytes: put MNIST's original file there.")

@@ -1,4 +1,4 @@
-"""Where the files of a data set lie: in a folder given, in that of $PYNEURALODE_DATA, or in the cache of downloads."""
+"""Where the files of a data set are: in a given folder, in that of $PYNEURALODE_DATA, or in the cache of downloads."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import platformdirs
+
 from ..errors import DataError
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder of this user's cache that downloads of a data set go to."""
-    import pooch
-
-    return Path(pooch.os_cache("pyneuralode")) / name
+    """Return the folder in the user's cache that downloads of a data set go to."""
+    return platformdirs.user_cache_path("pyneuralode") / name
 
 
 def find_file(names: Sequence[str], data_set: str, folder: str | Path | None, what: str, remedy: str) -> Path:
     """Return the path of the first of these files in the first folder that has one.
 
-    That is `folder`, or unless it is given the folder named after the data set in $PYNEURALODE_DATA where that is set,
-    then the cache. Raises DataError saying that `what` is not there, and the `remedy`.
+    The folders are `folder`, if it is given; else the one named after the data set in $PYNEURALODE_DATA, if that is set,
+    and then the cache. Raises DataError, which names `what` is missing and the `remedy`.
     """
     if folder is not None:
         folders = [Path(folder)]

@@ -13,7 +13,7 @@ _TABLES = {"official": "covid_sweden_avg7.csv", "report": "covid_sweden_dd2424.c
 
 
 def sweden(series: Literal["official", "report"] = "official") -> pd.DataFrame:
-    """Return newly registered COVID-19 cases in Sweden, mean of the seven days ending on each day.
+    """Return newly registered COVID-19 cases in Sweden, averaged over the seven days ending on each day.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def sweden(series: Literal["official", "report"] = "official") -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a point, in the order of time, with irregular gaps. `day` (int64, days since 1 November
+        One row for each point, in the order of time, with irregular gaps. `day` (int64, days since 1 November
         2021), `new_cases_avg7` (float64, persons per day in the whole country) and, in the official
         series, `date` (datetime64) as first column.
 

@@ -26,7 +26,7 @@ class TimeSeries:
     columns : tuple of str
         Names of the k value columns.
     ts : (T,)
-        Rising times.
+        Increasing times.
     values : (T, k)
         Values, NaN where missing.
     """
@@ -46,20 +46,20 @@ def read_timeseries(path: str | Path, *, time: str | None = None, columns: Seque
     ----------
     path : path
     time : str, optional
-        Name of the time column; the first one unless given.
+        Name of the time column; by default the first column.
     columns : sequence of str, optional
-        Names of the value columns; all but the time unless given.
+        Names of the value columns; by default all but the time.
 
     Returns
     -------
     TimeSeries
-        With at least two rows; every row and every column holds a value, rows without any are left out.
+        At least two rows; rows without any value are left out.
 
     Raises
     ------
     DataError
-        If the file is absent, empty or no table, lacks a column, holds anything but numbers in a column that
-        is asked for, if its times do not rise, or if a column holds no number at all.
+        If the file is missing, empty or not a table, if it lacks a column, if a requested column holds anything but
+        numbers or no number at all, or if the times do not increase.
     """
     path = Path(path)
     lines = _lines(path)
@@ -70,7 +70,7 @@ def read_timeseries(path: str | Path, *, time: str | None = None, columns: Seque
     for line, cells in lines:
         if len(cells) != len(names):
             raise DataError(
-                f"{path} has {len(cells)} cells in line {line} and {len(names)} columns: give one cell each."
+                f"{path} has {len(cells)} cells in line {line} and {len(names)} columns: give one cell for each."
             )
         row = [_number(path, names[place], line, cells[place]) for place in places]
         _check_time(path, time, line, row[0], rows[-1][0] if rows else -math.inf)
@@ -120,7 +120,9 @@ def _choose(
         if name not in names:
             raise DataError(str(unknown_name(f"a column of {path}", name, names)))
         if (time, *columns).count(name) > 1 or names.count(name) > 1:
-            raise DataError(f"column {name!r} of {path} is named twice: give each column, time too, a name of its own.")
+            raise DataError(
+                f"column {name!r} of {path} is named twice: give each column, the time included, its own name."
+            )
     if not columns:
         raise DataError(f"{path} has only the column {time!r}: give at least one column of values beside it.")
     return time, columns

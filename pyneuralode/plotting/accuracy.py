@@ -1,4 +1,4 @@
-"""Figures of a classifier's training: accuracy by epoch, and the images that it misreads."""
+"""Figures of a classifier's training: accuracy by epoch, and the images that it misclassifies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from .style import COLORS, INK, label, new_figure
 
 
-def accuracy_curves(
-    panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], y: str = "test images read right"
-) -> Figure:
-    """Draw accuracies, from 0 to 1, by epoch: panel -> name -> a curve for each seed.
+def accuracy_curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], y: str = "test accuracy") -> Figure:
+    """Draw accuracies (0 to 1) against the epoch, by panel and by name, with a curve for each seed.
 
-    A line is the mean of the seeds, a band goes from the least to the greatest of them.
+    A line shows the mean over the seeds, a band their range.
     """
     figure, axes = new_figure(columns=len(panels), width=5.2 if len(panels) > 1 else 6.4)
     for ax, (title, runs) in zip(axes[0], panels.items()):

@@ -18,9 +18,9 @@ _MODELS = (COLORS[1], COLORS[0], COLORS[2])
 
 
 def coupling(configurations: Sequence[tuple[str, int, int]]) -> Figure:
-    """Draw configurations (title, weight steps, steps of the activations) as two rows of states and what acts on what.
+    """Draw which weights act on which activations, for each configuration (title, weight steps, activation steps).
 
-    The steps of the activations must be a divisor of the weights', by Euler's method.
+    Both take steps of Euler's method; the number of activation steps must divide the number of weight steps.
     """
     figure = Figure(figsize=(8.0, 2.3 * len(configurations)), layout="constrained")
     axes = figure.subplots(len(configurations), 1, squeeze=False)[:, 0]
@@ -49,9 +49,9 @@ def coupling(configurations: Sequence[tuple[str, int, int]]) -> Figure:
 def kernels_in_time(
     times: Sequence[float], rows: Sequence[tuple[str, np.ndarray]], side: float = 1.25, change: bool = False
 ) -> Figure:
-    """Draw kernels (title, (T, height, width)) at `times`, a row for each, zero in white, one scale for a row.
+    """Draw each kernel (title, (T, height, width)) at `times` in a row with its own color scale, zero in white.
 
-    With `change` one more column shows the last kernel minus the first, on a scale of its own.
+    With `change`, one more column shows the last kernel minus the first, on another scale.
     """
     columns = len(times) + change
     figure = Figure(figsize=(side * columns + 1.9 + 0.8 * change, (side + 0.18) * len(rows)), layout="constrained")
@@ -76,9 +76,9 @@ def kernels_in_time(
 def transported(
     x: np.ndarray, times: Sequence[float], panels: Mapping[str, Mapping[str, np.ndarray]], reach: float = 1.0
 ) -> Figure:
-    """Draw a pulse over x at `times`, a row for each speed, as far as `reach` from its top.
+    """Draw a pulse at `times`, a row for each speed, within `reach` of its peak.
 
-    Its curves (T, cells) are by name, the first one exact.
+    The curves (T, cells) of a row are given by name, the exact one first.
     """
     figure, axes = new_figure(len(times), len(panels), width=3.1, height=2.5)
     styles = ({"color": _EXACT, "linewidth": 4.0}, *({"color": c, "linewidth": 1.3} for c in _MODELS))
@@ -100,7 +100,7 @@ def transported(
 
 
 def errors_in_time(times: Sequence[float], panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw relative errors (seeds, T) by name, a panel for each speed: a line for each seed."""
+    """Draw relative errors (seeds, T) over time by name, a panel for each speed, a line for each seed."""
     figure, axes = new_figure(len(panels), 1, width=4.6, height=3.4)
     for ax, (title, runs) in zip(axes[0], panels.items()):
         for color, (name, errors) in zip(_MODELS, runs.items()):
@@ -112,7 +112,7 @@ def errors_in_time(times: Sequence[float], panels: Mapping[str, Mapping[str, np.
 
 
 def speeds_in_time(times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], truth: str = "c(t)") -> Figure:
-    """Draw speeds (T,) by name over time, a panel for each true one, which is the curve named `truth`."""
+    """Draw speeds (T,) over time by name, a panel for each true speed, whose curve is named `truth`."""
     figure, axes = new_figure(len(panels), 1, width=4.6, height=3.2)
     for ax, (title, curves) in zip(axes[0], panels.items()):
         ax.plot(times, curves[truth], color=_EXACT, linewidth=4.0, label=truth)
@@ -150,9 +150,4 @@ def _node(ax: Axes, x: float, y: float, text: str, color: str) -> None:
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
     shrink = {"shrinkA": 12, "shrinkB": 12 if start[1] == end[1] else 3}
-    ax.annotate(
-        "",
-        xy=end,
-        xytext=start,
-        arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, **shrink},
-    )
+    ax.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.2, **shrink})

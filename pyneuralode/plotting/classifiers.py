@@ -1,4 +1,4 @@
-"""Figures of classifiers: loss and evaluations while training, error against size, memory against depth."""
+"""Figures of classifiers: loss and evaluations during training, error against size, memory against depth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .style import COLORS, INK, label, new_figure
 
 
 def training_losses(runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 50) -> Figure:
-    """Draw each run's cross-entropy, as means of `window` updates of so many images each, against the images seen."""
+    """Draw each run's cross-entropy, averaged over `window` updates of `images` each, against the images seen."""
     figure, axes = new_figure()
     for color, (name, losses) in zip(COLORS * len(runs), runs.items()):
         means = _means(losses, window)
@@ -25,9 +25,9 @@ def training_losses(runs: Mapping[str, Sequence[float]], images: Mapping[str, in
 def evaluations_while_training(
     runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 20
 ) -> Figure:
-    """Draw how often a forward pass evaluates the dynamics, as means of `window` updates, against the images seen."""
+    """Draw the evaluations of a forward pass, averaged over `window` updates of `images` each, against the images seen."""
     figure, axes = new_figure()
-    styles = ("-", "--", ":", "-.")  # fixed steps lie on one line
+    styles = ("-", "--", ":", "-.")  # runs with fixed steps coincide
     for color, style, (name, counts) in zip(COLORS * len(runs), styles * len(runs), runs.items()):
         means = _means(counts, window)
         updates = np.arange(len(counts) - len(means) + 1, len(counts) + 1)
@@ -56,7 +56,7 @@ def memory_against_depth(
 def error_against_parameters(
     ours: Mapping[str, tuple[int, float]], theirs: Mapping[str, tuple[float, float]]
 ) -> Figure:
-    """Draw test errors (%) against parameter counts: name -> (count, error), full marks ours and open ones theirs."""
+    """Draw test errors (%) against parameter counts: name -> (count, error); open markers are published."""
     figure, axes = new_figure()
     ax = axes[0, 0]
     for color, marker, (name, (count, error)) in zip(COLORS, MARKERS, ours.items()):
@@ -75,11 +75,11 @@ def error_against_parameters(
         )
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
-    label(ax, "Test error and size", "million parameters", "test images misread, %")
+    label(ax, "Test error and size", "million parameters", "test images misclassified, %")
     return figure
 
 
 def _means(values: Sequence[float], window: int) -> np.ndarray:
-    """Return the running means of so many values; of all of them where there are fewer."""
+    """Return running means over `window` values, or over fewer where the series is short."""
     width = max(1, min(window, len(values) // 4))
     return np.convolve(np.asarray(values, dtype=float), np.full(width, 1 / width), mode="valid")

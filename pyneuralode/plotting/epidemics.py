@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLORS, DATA, INK, draw_fit, label, legend_outside, new_figure
+from .style import COLORS, DATA, INK, draw_fit, label, legend_outside, new_figure, panel_grid
 
 DAYS = "days since 1 November 2021"
 
@@ -18,12 +18,12 @@ def compartments(days: np.ndarray, states: np.ndarray, title: str) -> Figure:
     names = ("susceptible", "exposed", "infectious", "recovered")
     for name, column, color in zip(names, states.T, COLORS):
         axes[0, 0].plot(days, column, color=color, linewidth=1.8, label=name)
-    label(axes[0, 0], title, "days", "part of the population")
+    label(axes[0, 0], title, "days", "fraction of the population")
     return figure
 
 
 def fitted_curves(days: np.ndarray, values: np.ndarray, curves: Mapping[str, tuple], title: str, y: str) -> Figure:
-    """Draw the data (T,) and curves by name, each a pair of times and values, with what it misses below."""
+    """Draw the data (T,) and curves by name, each a pair of times and values, with the residuals below."""
     figure, axes = new_figure(rows=2, height=2.9)
     upper, lower = axes[:, 0]
     upper.plot(days, values, "o", color=DATA, markersize=4, label="data")
@@ -37,11 +37,9 @@ def fitted_curves(days: np.ndarray, values: np.ndarray, curves: Mapping[str, tup
 
 
 def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y: str) -> Figure:
-    """Draw a panel for each stage: (end of its span, times, curve); data beyond the end is drawn open."""
-    columns = min(3, len(fits))
-    rows = -(-len(fits) // columns)
-    figure, axes = new_figure(columns, rows, width=3.4, height=2.5)
-    for ax, (end, times, curve), color in zip(axes.flat, fits, COLORS * len(fits)):
+    """Draw a panel for each stage: (end of its span, times, curve); data beyond the end has open markers."""
+    figure, axes = panel_grid(len(fits), 3, width=3.4, height=2.5)
+    for ax, (end, times, curve), color in zip(axes, fits, COLORS * len(fits)):
         seen, open_ = days <= end, {"markerfacecolor": "none", "alpha": 0.6}
         ax.plot(days[seen], values[seen], "o", color=DATA, markersize=3, label="data, fitted")
         ax.plot(days[~seen], values[~seen], "o", color=DATA, markersize=3, label="data, not fitted", **open_)
@@ -50,18 +48,16 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
         ax.set_xlim(-4, days[-1] + 4)
         ax.set_ylim(-0.08 * values.max(), 1.15 * values.max())
         label(ax, f"fitted to day {end:g}", legend=False)
-    legend_outside(figure, axes[0, 0], "upper")
+    legend_outside(figure, axes[0], "upper")
     figure.supxlabel(DAYS, fontsize=10)
     figure.supylabel(y, fontsize=10)
-    for ax in list(axes.flat)[len(fits) :]:
-        ax.set_visible(False)
     return figure
 
 
 def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: str) -> Figure:
     """Draw held-out forecasts: a panel for each (last fitted day, times, {name: curves (n, T)}).
 
-    Of several curves of a name the median is drawn as a line, dashed where it is a forecast, and the range as a band.
+    Where a name has several curves, a line shows their median, dashed over the forecast, and a band their range.
     """
     figure, axes = new_figure(len(panels), width=5.2)
     for ax, (end, times, models) in zip(axes[0], panels):
@@ -82,14 +78,10 @@ def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: 
 
 def stage_losses(stages: Sequence, title: str = "Loss, stage by stage") -> Figure:
     """Draw a small panel for each `StageResult` of a fit with growing spans."""
-    columns = min(3, len(stages))
-    rows = -(-len(stages) // columns)
-    figure, axes = new_figure(columns, rows, width=3.4, height=2.5)
-    for ax, stage, color in zip(axes.flat, stages, COLORS * len(stages)):
+    figure, axes = panel_grid(len(stages), 3, width=3.4, height=2.5)
+    for ax, stage, color in zip(axes, stages, COLORS * len(stages)):
         ax.semilogy(np.arange(1, len(stage.losses) + 1), stage.losses, color=color, linewidth=1.0)
         end = "all data" if stage.end is None else f"days 0 to {stage.end:g}"
         label(ax, f"{end}: {stage.best_loss:.2e}", "iteration", "sum of squares")
-    for ax in list(axes.flat)[len(stages) :]:
-        ax.set_visible(False)
     figure.suptitle(title, fontsize=12)
     return figure

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLORS, DATA, FORECAST, draw_fit, label, legend_outside, new_figure
+from .style import COLORS, DATA, FORECAST, draw_fit, label, legend_outside, panel_grid
 
 
 def solution_columns(
@@ -15,7 +15,7 @@ def solution_columns(
 ) -> Figure:
     """Draw each column of curves (T, k) against the times (T,); `time` names the time axis.
 
-    Beyond `end`, the last time that the model was fitted to, the curves are drawn dashed and called a forecast.
+    Beyond `end`, the last fitted time, the curves are dashed and labeled as a forecast.
     """
     figure = _panels(ts, curves, columns, time, end)
     if ts[-1] > end:
@@ -24,14 +24,11 @@ def solution_columns(
 
 
 def _panels(ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str, end: float) -> Figure:
-    across = min(3, len(columns))
-    down = -(-len(columns) // across)
-    figure, axes = new_figure(across, down, width=6.4 if across == 1 else 4.4, height=4.0 if across == 1 else 3.2)
-    for ax, name, curve, color in zip(axes.flat, columns, curves.T, COLORS * len(columns)):
+    width, height = (6.4, 4.0) if len(columns) == 1 else (4.4, 3.2)
+    figure, axes = panel_grid(len(columns), 3, width, height)
+    for ax, name, curve, color in zip(axes, columns, curves.T, COLORS * len(columns)):
         draw_fit(ax, ts, curve, end, color, "model", FORECAST, 1.8)
-        label(ax, "", _plain(time), _plain(name), legend=False)
-    for ax in list(axes.flat)[len(columns) :]:
-        ax.set_visible(False)
+        label(ax, "", _escaped(time), _escaped(name), legend=False)
     return figure
 
 
@@ -46,8 +43,8 @@ def fitted_columns(
 ) -> Figure:
     """Draw data (T, k) at times (T,) and the fitted curves (n, k) at times (n,), a panel for each column.
 
-    Missing values are NaN. What lies after `end`, the last time that was fitted, is drawn open (data) and dashed (curves);
-    it is the last time of the curves unless given.
+    Missing values are NaN. Beyond `end`, the last fitted time (by default the last of the curves), data has open markers
+    and curves are dashed.
     """
     end = float(curve_ts[-1]) if end is None else end
     figure = _panels(curve_ts, curves, columns, time, end)
@@ -56,7 +53,7 @@ def fitted_columns(
     for ax, column, curve in zip(figure.axes, values.T, curves.T):
         known = np.concatenate([column[~np.isnan(column)], curve[curve_ts <= end]])
         margin = 0.15 * np.ptp(known) or 1.0
-        if curve_ts[-1] > end:  # a forecast may leave the picture
+        if curve_ts[-1] > end:  # a forecast may leave the panel
             ax.set_ylim(known.min() - margin, known.max() + margin)
         dots = {"markersize": size, "color": DATA, "zorder": 1}
         ax.plot(ts[fitted], column[fitted], "o", label="data", **dots)
@@ -66,6 +63,6 @@ def fitted_columns(
     return figure
 
 
-def _plain(name: str) -> str:
-    """Return a user's name for an axis, where matplotlib would take dollars for mathematics."""
+def _escaped(name: str) -> str:
+    """Return a user's name with its dollars escaped, which matplotlib would take for mathematics."""
     return name.replace("$", r"\$")

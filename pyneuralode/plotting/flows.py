@@ -12,38 +12,34 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from .style import COLORS, DATA, INK, label, new_figure
+from .style import COLORS, DATA, INK, label, new_figure, panel_grid
 
 Extent = tuple[float, float, float, float]
-# Yellow on blue, as the flag.
+# Yellow on blue, like the flag.
 FLAG = LinearSegmentedColormap.from_list("flag", ["#0a3f6e", "#00589b", "#5f8f6b", "#d9b62a", "#ffd21f"])
-_BELOW = 12.0  # log-densities this far under the highest are drawn as the lowest color
+_BELOW = 12.0  # log densities this far below the highest get the lowest color
 
 
 def flow_in_time(
-    times: Sequence[float],
-    densities: np.ndarray,
-    samples: np.ndarray,
-    extent: Extent,
-    words: Sequence[str] = (),
+    times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent, titles: Sequence[str] = ()
 ) -> Figure:
     """Draw the density (T, rows, columns) and the samples (T, n, 2) of a flow at `times`, from base to data.
 
-    Each density has its own scale. `words` replaces the times as the panels' titles.
+    Each density has its own scale. `titles` replaces the times above the panels.
     """
     figure = Figure(figsize=(2.3 * len(times), 4.9 * _aspect(extent)), layout="constrained")
     axes = figure.subplots(2, len(times), squeeze=False)
     for k, time in enumerate(times):
         _density(axes[0, k], densities[k], extent)
         _points(axes[1, k], samples[k], extent)
-        axes[0, k].set_title(words[k] if words else f"t = {time:.2g}", fontsize=10, color=INK)
+        axes[0, k].set_title(titles[k] if titles else f"t = {time:.2g}", fontsize=10, color=INK)
     axes[0, 0].set_ylabel("density", color=INK)
     axes[1, 0].set_ylabel("samples", color=INK)
     return figure
 
 
 def flow_animation(times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent) -> FuncAnimation:
-    """Return the same as an animation that goes from the base to the data and rests there."""
+    """Return the same as an animation from the base to the data, which pauses at its end."""
     figure = Figure(figsize=(6.0, 3.2 * _aspect(extent)), layout="constrained", dpi=80)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -81,7 +77,7 @@ def density_panels(panels: Sequence[tuple[str, np.ndarray]], extent: Extent, col
 
 
 def fitted_density(data: np.ndarray, density: np.ndarray, samples: np.ndarray, extent: Extent) -> Figure:
-    """Draw what was fitted (points (n, 2)), the fitted density, its logarithm (rows, columns), and samples (n, 2)."""
+    """Draw the data and samples, points (n, 2), beside the fitted density, given by its logarithm (rows, columns)."""
     figure = Figure(figsize=(11.0, 3.0 * _aspect(extent)), layout="constrained")
     first, second, third, fourth = figure.subplots(1, 4)
     _points(first, data, extent)
@@ -100,22 +96,15 @@ def running_losses(
     theirs: Mapping[str, float],
     columns: int = 2,
 ) -> Figure:
-    """Draw running losses: a panel for each group, a color for each net (name -> one curve a seed), the floor beneath.
+    """Draw running losses and their floor: a panel for each group, a color for each net, a curve for each seed.
 
-    A dotted line of the color is the loss that the source prints for that net (`theirs`, by name).
+    A dotted line of the same color is the published loss of that net (`theirs`, by name).
     """
-    columns = min(columns, len(groups))
-    figure, axes = new_figure(columns, -(-len(groups) // columns), width=5.6, height=3.8)
-    for ax, (title, nets) in zip(axes.flat, groups.items()):
+    figure, axes = panel_grid(len(groups), columns, width=5.6, height=3.8)
+    for ax, (title, nets) in zip(axes, groups.items()):
         for color, (name, curves) in zip(COLORS * len(nets), nets.items()):
             for k, curve in enumerate(curves):
-                ax.plot(
-                    np.arange(1, len(curve) + 1),
-                    curve,
-                    color=color,
-                    linewidth=1.1,
-                    label=name if k == 0 else None,
-                )
+                ax.plot(np.arange(1, len(curve) + 1), curve, color=color, linewidth=1.1, label=name if k == 0 else None)
             if name in theirs:
                 ax.axhline(theirs[name], color=color, linewidth=0.9, linestyle=":")
         ax.axhline(floor, color=INK, linewidth=1.0, label=f"entropy of the density, {floor:.4f}")
@@ -123,15 +112,13 @@ def running_losses(
         lowest = min(curve.min() for curves in nets.values() for curve in curves)
         ax.set_ylim(floor - 0.05, max([floor + 1.0, lowest + 0.3, *(loss + 0.1 for loss in drawn)]))
         label(ax, title, "update", "running mean of the loss (nats)")
-    for ax in list(axes.flat)[len(groups) :]:
-        ax.set_axis_off()
     return figure
 
 
 def losses_of_settings(
     names: Sequence[str], theirs: Sequence[float], runs: Mapping[str, Sequence[Sequence[float]]], floor: float
 ) -> Figure:
-    """Draw the loss of each setting, a line each: theirs, and for every set-up of ours a point for each seed."""
+    """Draw the losses of each setting on a line: the published one, and those of each set-up of ours, a point per seed."""
     figure, axes = new_figure(width=8.2, height=0.34 * len(names) + 1.2)
     ax = axes[0, 0]
     rows = np.arange(len(names))[::-1]
@@ -167,12 +154,7 @@ def _aspect(extent: Extent) -> float:
 
 def _density(ax: Axes, values: np.ndarray, extent: Extent, low: float = 0.0, high: float | None = None):
     image = ax.imshow(
-        values,
-        origin="lower",
-        extent=extent,
-        cmap=FLAG,
-        vmin=low,
-        vmax=values.max() if high is None else high,
+        values, origin="lower", extent=extent, cmap=FLAG, vmin=low, vmax=values.max() if high is None else high
     )
     _bare(ax, extent)
     return image

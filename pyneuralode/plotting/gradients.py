@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLORS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure, panel_grid
 
 MARKERS = "osD^vPX*"
 
 
 def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Draw relative gradient errors: a panel for each problem and solver, a line for each method."""
-    columns = 2
-    rows = -(-len(panels) // columns)
-    figure, axes = new_figure(columns, rows, width=4.8, height=3.2)
-    for ax, (title, methods) in zip(axes.flat, panels.items()):
+    figure, axes = panel_grid(len(panels), 2, width=4.8, height=3.2)
+    for ax, (title, methods) in zip(axes, panels.items()):
         for color, marker, (name, errors) in zip(COLORS, MARKERS, methods.items()):
             ax.loglog(
                 tolerances, errors, marker=marker, color=color, markersize=4, linewidth=1.2, label=name, alpha=0.85
@@ -25,7 +23,7 @@ def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[st
         ax.loglog(tolerances, tolerances, color=INK, linewidth=0.8, linestyle=":", label="error = tolerance")
         ax.axhline(1, color=INK, linewidth=0.6)
         ax.invert_xaxis()
-        label(ax, title, "rtol = atol", "relative error of the gradient", legend=ax is axes.flat[0])
+        label(ax, title, "rtol = atol", "relative error of the gradient", legend=ax is axes[0])
     return figure
 
 

@@ -18,13 +18,7 @@ def image_grid(groups: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
     figure = Figure(figsize=(len(groups) * (columns + 0.5) * side, rows * side + 0.5), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
     for ax, (name, images) in zip(axes, groups.items()):
-        ax.imshow(
-            _tiled(np.asarray(images), rows, columns),
-            cmap="gray_r",
-            vmin=0,
-            vmax=255,
-            interpolation="nearest",
-        )
+        ax.imshow(_tiled(np.asarray(images), rows, columns), cmap="gray_r", vmin=0, vmax=255, interpolation="nearest")
         ax.set_title(name, color=INK, fontsize=10, loc="left")
         ax.set_axis_off()
     return figure
@@ -33,10 +27,10 @@ def image_grid(groups: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
 def bits_curve(
     runs: Mapping[str, Sequence[float]],
     levels: Mapping[str, float],
-    title: str = "Bits per dim while training",
+    title: str = "Bits per dim during training",
     window: int = 20,
 ) -> Figure:
-    """Draw each run's bits per dim, as means of `window` updates, and levels to compare with as lines."""
+    """Draw each run's bits per dim, as means of `window` updates, and reference levels as lines."""
     figure, axes = new_figure()
     ax = axes[0, 0]
     top = []
@@ -53,7 +47,7 @@ def bits_curve(
 
 
 def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Return images (n, ..., height, width) as one picture, row by row, with a white line between them."""
+    """Return images (n, ..., height, width) tiled row by row into one picture, with white lines between them."""
     height, width = images.shape[-2:]
     picture = np.zeros((rows * (height + 1), columns * (width + 1)))
     for place, image in enumerate(images.reshape(-1, height, width)[: rows * columns]):

@@ -1,4 +1,4 @@
-"""The look that all figures share."""
+"""The style that all figures share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 INK = "#1f2933"
 DATA = "#7b8794"
 FORECAST = "forecast, not fitted"
-# Okabe and Ito's palette: told apart by color-blind readers too.
+# Okabe and Ito's palette, which color-blind readers can tell apart too.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
 
@@ -25,10 +25,19 @@ def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: floa
     return figure, axes
 
 
+def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` panels, at most `columns` side by side, and their axes."""
+    columns = min(columns, count)
+    figure, axes = new_figure(columns, -(-count // columns), width, height)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
 def draw_fit(
     ax: Axes, ts: np.ndarray, curve: np.ndarray, end: float, color: str, name: str, forecast: str, width: float = 1.6
 ) -> None:
-    """Draw a curve (T,) at times (T,), called `name` up to `end`, the last that was fitted, and `forecast` beyond: dashed."""
+    """Draw a curve (T,) at times (T,): labeled `name` up to `end`, the last fitted time; beyond, dashed, `forecast`."""
     fitted = int(np.searchsorted(ts, end, side="right"))
     ax.plot(ts[:fitted], curve[:fitted], color=color, linewidth=width, label=name)
     if fitted < len(ts):

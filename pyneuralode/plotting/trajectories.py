@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .style import COLORS, DATA, INK, draw_fit, label, legend_outside, new_figure
+from .style import COLORS, DATA, INK, draw_fit, label, legend_outside, new_figure, panel_grid
 
 _FIELD = "#b8c2cc"
 
@@ -35,11 +35,11 @@ def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]
 def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns: int) -> Figure:
     """Draw a panel for each fit: (title, end of its span, times, states (T, d)).
 
-    Beyond the end of its span, data is drawn open and the curve dashed.
+    Beyond the end of its span, data has open markers and the curve is dashed.
     """
-    figure, axes = new_figure(columns, -(-len(panels) // columns), width=3.6, height=2.7)
+    figure, axes = panel_grid(len(panels), columns, width=3.6, height=2.7)
     reach = 1.3 * np.abs(data).max()
-    for ax, (title, end, times, states) in zip(axes.flat, panels):
+    for ax, (title, end, times, states) in zip(axes, panels):
         seen, open_ = ts <= end, {"fillstyle": "none", "alpha": 0.6}
         for k, color in zip(range(data.shape[1]), COLORS):
             ax.plot(ts[seen], data[seen, k], "o", color=color, markersize=4, label=f"state {k + 1}, data")
@@ -49,7 +49,7 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
             draw_fit(ax, times, states[:, k], end, color, f"state {k + 1}, fit", f"state {k + 1}, forecast", 1.4)
         ax.set_ylim(-reach, reach)
         label(ax, title, "time", "state", legend=False)
-    legend_outside(figure, axes[0, 0])
+    legend_outside(figure, axes[0])
     return figure
 
 

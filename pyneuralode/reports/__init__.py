@@ -1,1 +1,1 @@
-"""Experiments that compute published figures again, and the page that puts our numbers beside theirs."""
+"""Reports: each computes published results again; a page shows our numbers beside the published ones."""

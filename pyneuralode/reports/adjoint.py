@@ -1,4 +1,4 @@
-"""Experiment `adjoint`: what each gradient method costs in memory, and how far it can be trusted."""
+"""Report `adjoint`: what each gradient method costs in memory, and how far it can be trusted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..fields import MLP, Equations, Linear
 from ..gradients import gradients_of
 from ..models import NeuralODE
 from ..plotting.gradients import gradient_errors, memory_growth, wrong_sign
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 
 SPIRAL = ((-0.1, -2.0), (2.0, -0.1))
 STIFFNESS = 25.0
@@ -48,7 +48,7 @@ class _Contracting(torch.nn.Module):
 
 
 def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
-    """Return the same derivative as torchdiffeq's `odeint_adjoint` with dopri5 gives it, through our drop-in."""
+    """Return the same derivative as torchdiffeq's `odeint_adjoint` computes it with dopri5, through our drop-in."""
     field, ts = _Contracting(), torch.tensor([0.0, 1.0], dtype=torch.float64)
     ys = odeint_adjoint(field, torch.zeros(1, dtype=torch.float64), ts, rtol=tolerance, atol=tolerance, method="dopri5")
     return float(torch.autograd.grad(ys[-1].sum(), field.k)[0])
@@ -66,12 +66,12 @@ _JULIA_NOTES = {
     "torch": [],
     "julia": [
         "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, on solves by OrdinaryDiffEq; GaussAdjoint and "
-        "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver.",
+        "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver."
     ],
 }
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     tolerances = [10.0**-p for p in (range(2, 7) if context.quick else range(2, 10))]
     counts = [10, 30, 100] if context.quick else [10, 30, 100, 300, 1000]
     methods = gradients_of(context.engine)
@@ -151,7 +151,7 @@ def run(context: Context) -> Report:
                 target=1e-5,
             )
         )
-    return Report(
+    return Findings(
         rows=rows,
         figures={
             "errors": gradient_errors(tolerances, panels),
@@ -190,7 +190,7 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
     peaks: dict[str, list[float]] = {}
     for name in gradients_of("torch"):
         for count in counts:
-            # Forward mode carries a sensitivity for every number: a smaller net keeps it to a few seconds.
+            # Forward mode carries a sensitivity for every parameter: a smaller net takes only a few seconds.
             width = 2 if name == "ForwardMode" else 32
             model = NeuralODE(
                 MLP((4, width, 4), init_bias=0.3),

@@ -1,4 +1,4 @@
-"""The trainings behind ANODEV2's tables: nets, variants and seeds, each trained once however many tables show it."""
+"""The trainings behind ANODEV2's tables: nets, variants and seeds, each trained once even if several tables show it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..errors import DataError
+from ..images.training.data import ImageData
 from ..images.training.loop import train_classifier
 from ..images.training.recipes import RECIPES, ClassifierRecipe
 from ..images.training.sets import cifar10_sets
 from ..images.training.specs import ClassifierSpec
 from .base import Context
-from .parallel import Job, OneBar, side_by_side
+from .parallel import Job, OneBar, completed
 
+NETS = {"alexnet": "AlexNet", "resnet4": "ResNet-4", "resnet10": "ResNet-10"}
 IMAGES, TESTS = 10_000, 1_000
 
 
@@ -41,18 +43,18 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedCell:
     """One seed of a cell.
 
     Attributes
     ----------
     accuracy : float
-        Part of the test images that are read right in the end.
+        Fraction of the test images that are classified correctly at the end.
     curve, training : tuple of float
-        The same after each epoch; and of the images trained on, while it lasted.
+        The same after each epoch, and the accuracy on the training images during each epoch.
     seconds : float
     failure : str
-        Why a training stopped early; its accuracy is then that of the best parameters so far.
+        Why the training stopped early; the accuracy is then that of the best parameters so far.
     """
 
     accuracy: float
@@ -62,8 +64,8 @@ class Trained:
     failure: str = ""
 
 
-# What this process has trained, for the tables that it is asked for together.
-_TRAINED: dict[tuple[Cell, Plan, int], Trained] = {}
+# What this process has trained already: tables computed in one run share their trainings.
+_TRAINED: dict[tuple[Cell, Plan, int], TrainedCell] = {}
 
 
 def plans(context: Context) -> dict[str, Plan]:
@@ -78,32 +80,30 @@ def plans(context: Context) -> dict[str, Plan]:
     }
 
 
-def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[Trained]]:
-    """Return what each seed of each cell came to, side by side in processes or on the context's executor."""
+def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[TrainedCell]]:
+    """Train every seed of each cell that this process has not trained yet; return the results by cell."""
     wanted = []
     for cell in cells:
         plan = plans(context)[cell.net]
         wanted += [(cell, plan, context.seed + k) for k in range(plan.seeds)]
-    # The longest first, so that no worker is left alone with one at the end.
-    missing = sorted((key for key in wanted if key not in _TRAINED), key=_cost, reverse=True)
+    missing = [key for key in wanted if key not in _TRAINED]
     jobs = [
         Job(
             f"{cell.net}, {cell.variant}, seed {seed}",
             train_cell,
             (cell, plan, seed),
             plan.recipe.epochs * (plan.images // plan.recipe.batch),
+            _cost(cell, plan),
         )
         for cell, plan, seed in missing
     ]
-    if jobs:
-        found = side_by_side(jobs, context.workers, context.progress, context.executor)
-        _TRAINED.update(zip(missing, found))
+    _TRAINED.update(zip(missing, context.run_jobs(jobs)))
     return {cell: [_TRAINED[key] for key in wanted if key[0] == cell] for cell in cells}
 
 
-def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) -> Trained:
+def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) -> TrainedCell:
     """Train one seed of a cell; `advance(n, note)` is told of every update."""
-    train, tests = _sets()
+    train, tests = cifar10_at_hand()
     found = train_classifier(
         cell.spec.build(seed),
         train.take(plan.images),
@@ -112,26 +112,19 @@ def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) 
         seed=seed,
         progress=OneBar(advance),
     )
-    if found.fit.interrupted:
-        raise KeyboardInterrupt
-    return Trained(
-        found.accuracy,
-        tuple(found.curves.test_accuracy),
-        tuple(found.curves.train_accuracy),
-        found.fit.seconds,
-        "" if found.fit.finished else found.fit.message,
-    )
+    fit, curves = completed(found.fit), found.curves
+    failure = "" if fit.finished else fit.message
+    return TrainedCell(found.accuracy, tuple(curves.test_accuracy), tuple(curves.train_accuracy), fit.seconds, failure)
 
 
-def _sets():
-    """Return the reduced set; where it is not at hand, the whole one, whose first images are taken."""
+def cifar10_at_hand() -> tuple[ImageData, ImageData]:
+    """Return the reduced CIFAR-10, or the whole set where the reduced one is absent; take the first images of either."""
     try:
         return cifar10_sets(reduced=True)
     except DataError:
         return cifar10_sets()
 
 
-def _cost(key: tuple[Cell, Plan, int]) -> float:
-    cell, plan, _ = key
+def _cost(cell: Cell, plan: Plan) -> float:
     widths = {"resnet4": 1.0, "resnet10": 2.0, "alexnet": 2.0}
     return widths[cell.net] * (1 + (cell.steps or 0)) * plan.recipe.epochs

@@ -1,4 +1,4 @@
-"""Experiment `anodev2-kernels`: how convolution kernels evolve over the depth of a network, synthetic and trained."""
+"""Report `anodev2-kernels`: how convolution kernels evolve over the depth of a network, synthetic and trained."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import DataError
 from ..images.anodev2 import image_model
 from ..images.coupled import CoupledODE
 from ..images.evolution import ReactionDiffusionAdvection
-from ..images.training import RECIPES, ClassifierRecipe, cifar10_sets, train_classifier
+from ..images.training import RECIPES, ClassifierRecipe, train_classifier
 from ..plotting.anodev2 import coupling, kernels_in_time
-from .base import Context, Report, Row, Table
-from .parallel import Job, OneBar, side_by_side
+from .anodev2_cells import NETS, cifar10_at_hand
+from .base import Context, Findings, Row, Table
+from .parallel import Job, OneBar, completed
 
-NETS = {"resnet4": "ResNet-4", "resnet10": "ResNet-10", "alexnet": "AlexNet"}
 EPOCHS = {"resnet4": 4, "resnet10": 2, "alexnet": 2}
 WEIGHT_STEPS = 5
 SHOWN = 4
 GRID, TIMES = 21, (0.0, 0.25, 0.5, 0.75, 1.0)
-# What acts on the synthetic kernel: coefficients for pixels and units of time.
+# The terms that act on the synthetic kernel: coefficients in units of pixels and of time.
 SYNTHETIC = {
     "reaction\n$\\rho = -1$": {"rho": -1.0},
     "diffusion\n$\\tau = 4$": {"tau": 4.0},
@@ -33,8 +32,8 @@ SYNTHETIC = {
 
 
 @dataclass(frozen=True)
-class Evolved:
-    """Kernels of one convolution of a trained net: (T, out, in, height, width), and the coefficients of q by name."""
+class EvolvedKernels:
+    """Kernels (T, out, in, height, width) of one convolution of a trained net, and the coefficients of q by name."""
 
     layer: str
     path: np.ndarray
@@ -49,15 +48,15 @@ class Evolved:
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net after its training: part of the test images read right, and what evolves in it."""
+    """A net after its training: its test accuracy, and the kernels that evolve in it."""
 
     accuracy: float
-    evolved: list[Evolved]
+    evolved: list[EvolvedKernels]
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: 256 images, one epoch. Full: all of the reduced set, two to four epochs."""
-    plans = {net: _plan(net, context) for net in NETS}
+    plans = {net: _plan(net, context) for net in EPOCHS}
     jobs = [
         Job(
             f"{NETS[net]}, configuration one",
@@ -67,7 +66,7 @@ def run(context: Context) -> Report:
         )
         for net, (recipe, images) in plans.items()
     ]
-    trained = dict(zip(NETS, side_by_side(jobs, context.workers, context.progress, context.executor)))
+    trained = dict(zip(EPOCHS, context.run_jobs(jobs)))
     figures = {
         "coupling": coupling(
             [
@@ -83,7 +82,7 @@ def run(context: Context) -> Report:
     )
     for net, found in trained.items():
         figures[net] = kernels_in_time(times, _panels(found), side=1.1, change=True)
-    return Report(
+    return Findings(
         rows=_rows(trained),
         figures=figures,
         tables=[_table(trained)],
@@ -103,8 +102,8 @@ def run(context: Context) -> Report:
             "and how weights evolve, not what they become.",
             "A batch norm follows each convolution and undoes any scaling of its output: reaction changes nothing that "
             "the network computes, and rho stays near 0.",
-            "A kernel's row has a color scale of its own, white at zero, and so has its change from t = 0 to 1; o and i "
-            "number its output and input. The paper shows the like in Fig. 3 to 6.",
+            "Each row has its own color scale, white at zero, and so has the change from t = 0 to 1; o and i are the "
+            "kernel's output and input channels. The paper shows similar pictures in Fig. 3 to 6.",
         ],
     )
 
@@ -122,14 +121,13 @@ def synthetic(**coefficients: float) -> np.ndarray:
 def train(net: str, recipe: ClassifierRecipe, images: int, seed: int, advance: Callable[..., None]) -> TrainedNet:
     """Train a net in configuration one; `advance(n, note)` is told of every update."""
     model = image_model(net, "anodev2_one", seed=seed)
-    train_set, tests = _sets()
+    train_set, tests = cifar10_at_hand()
     found = train_classifier(model, train_set.take(images), tests, recipe, seed=seed, progress=OneBar(advance))
-    if found.fit.interrupted:
-        raise KeyboardInterrupt
+    completed(found.fit)
     return TrainedNet(found.accuracy, evolved(model))
 
 
-def evolved(model: nn.Module) -> list[Evolved]:
+def evolved(model: nn.Module) -> list[EvolvedKernels]:
     """Return the kernels of every convolution that evolves in a network."""
     found = []
     blocks = [module for module in model.modules() if isinstance(module, CoupledODE)]
@@ -137,30 +135,24 @@ def evolved(model: nn.Module) -> list[Evolved]:
         for (name, path), q in zip(block.trajectory().items(), block.evolutions):
             layer = int(name.split(".")[1]) + 1
             coefficients = {key: value.detach().numpy().copy() for key, value in q.named_parameters()}
-            found.append(Evolved(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients))
+            found.append(
+                EvolvedKernels(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients)
+            )
     return found
 
 
 def _plan(net: str, context: Context) -> tuple[ClassifierRecipe, int]:
-    """Return the recipe and how many images are trained on."""
+    """Return the recipe and the number of training images."""
     recipe = RECIPES["short"]
     return (recipe.for_epochs(1), 256) if context.quick else (recipe.for_epochs(EPOCHS[net]), 10_000)
 
 
-def _sets():
-    """Return the reduced set; where it is not at hand, the whole one."""
-    try:
-        return cifar10_sets(reduced=True)
-    except DataError:
-        return cifar10_sets()
-
-
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
-    """Return rows of `kernels_in_time`: kernels of output channels that change most; of a single layer the first too."""
+    """Return rows for `kernels_in_time`: the kernels that change most; where one layer evolves, its first kernel too."""
     each = max(1, SHOWN // len(net.evolved))
     rows = []
     for one in net.evolved:
-        # The most that a kernel of an output channel changes; the channels with the greatest first.
+        # Output channels in the order of their largest change.
         outputs = [int(out) for out in np.argsort(-one.change.max(axis=1))]
         places = [(out, int(one.change[out].argmax())) for out in outputs]
         if len(net.evolved) == 1:
@@ -175,11 +167,7 @@ def _rows(trained: dict[str, TrainedNet]) -> list[Row]:
     for net, found in trained.items():
         change = np.concatenate([one.change.ravel() for one in found.evolved])
         rows.append(
-            Row(
-                f"{NETS[net]}: kernels' change over the depth, median",
-                float(np.median(change)),
-                better="higher",
-            )
+            Row(f"{NETS[net]}: kernels' change over the depth, median", float(np.median(change)), better="higher")
         )
         rows.append(Row(f"{NETS[net]}: test accuracy", 100 * found.accuracy, unit="%", better="higher"))
     return rows

@@ -1,4 +1,4 @@
-"""Experiments `anodev2-table1` to `-table4`: accuracies and sizes of ANODEV2's networks on CIFAR-10."""
+"""Reports `anodev2-table1` to `-table4`: accuracies and sizes of ANODEV2's networks on CIFAR-10."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import numpy as np
 
 from ..images.anodev2 import parameter_table
 from ..plotting.accuracy import accuracy_curves
-from .anodev2_cells import Cell, Trained, plans, train_cells
-from .base import Context, Report, Row, Table
+from .anodev2_cells import NETS, Cell, TrainedCell, plans, train_cells
+from .base import Context, Findings, Row, Table
 from .recorded import recorded
 
-NETS = {"alexnet": "AlexNet", "resnet4": "ResNet-4", "resnet10": "ResNet-10"}
 VARIANTS = {
     "baseline": "baseline",
     "neural_ode": "Neural ODE",
@@ -22,21 +21,13 @@ VARIANTS = {
 }
 # Least, greatest and mean accuracy of five seeds, in per cent.
 PRINTED = {
-    "baseline": {
-        "alexnet": (86.84, 87.15, 87.03),
-        "resnet4": (76.47, 77.35, 76.95),
-        "resnet10": (87.79, 88.52, 88.10),
-    },
+    "baseline": {"alexnet": (86.84, 87.15, 87.03), "resnet4": (76.47, 77.35, 76.95), "resnet10": (87.79, 88.52, 88.10)},
     "neural_ode": {
         "alexnet": (74.54, 76.78, 75.67),
         "resnet4": (44.73, 49.91, 47.37),
         "resnet10": (64.7, 70.06, 67.94),
     },
-    "anode": {
-        "alexnet": (87.86, 88.14, 88.02),
-        "resnet4": (76.92, 77.45, 77.30),
-        "resnet10": (88.48, 88.75, 88.60),
-    },
+    "anode": {"alexnet": (87.86, 88.14, 88.02), "resnet4": (76.92, 77.45, 77.30), "resnet10": (88.48, 88.75, 88.60)},
     "anodev2_one": {
         "alexnet": (88.59, 88.96, 88.78),
         "resnet4": (77.27, 78.58, 78.11),
@@ -51,31 +42,25 @@ PRINTED = {
 
 JUDGED_SEEDS = 3  # one seed's difference says too little to be a target
 
-Columns = dict[tuple[str, str], list[Trained]]  # (net, variant) -> its seeds
+Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> its seeds
 
 
-def table1(context: Context) -> Report:
+def table1(context: Context) -> Findings:
     """Nt = 5 for activations and weights."""
     return _accuracies(
-        context,
-        "V Table 1",
-        {"baseline": None, "anode": 5, "anodev2_one": 5},
-        [("anodev2_one", "anode")],
+        context, "V Table 1", {"baseline": None, "anode": 5, "anodev2_one": 5}, [("anodev2_one", "anode")]
     )
 
 
-def table2(context: Context) -> Report:
+def table2(context: Context) -> Findings:
     """Nt = 2 for the activations, ten steps for the weights."""
     return _accuracies(
-        context,
-        "V Table 2",
-        {"baseline": None, "anode": 2, "anodev2_two": 2},
-        [("anodev2_two", "anode")],
+        context, "V Table 2", {"baseline": None, "anode": 2, "anodev2_two": 2}, [("anodev2_two", "anode")]
     )
 
 
-def table4(context: Context) -> Report:
-    """Nt = 2 and Euler's method: the adjoint solved back in the same two steps against the steps' own gradient."""
+def table4(context: Context) -> Findings:
+    """Nt = 2, Euler's method: the adjoint solved backwards in the same two steps against the steps' own gradient."""
     return _accuracies(
         context,
         "V Table 4",
@@ -85,7 +70,7 @@ def table4(context: Context) -> Report:
     )
 
 
-def table3(context: Context) -> Report:
+def table3(context: Context) -> Findings:
     """Parameter counts; nothing is trained."""
     rows, cells = [], []
     for count in parameter_table():
@@ -102,23 +87,23 @@ def table3(context: Context) -> Report:
             )
         )
         cells.append([NETS[count.net], VARIANTS[count.variant], count.ours, count.printed / 1000, count.difference])
-    return Report(
+    return Findings(
         rows=rows,
         tables=[
             Table(
                 "Parameters",
                 ["net", "variant", "ours", "printed, thousands", "printed - ours"],
                 cells,
-                note="The printed counts are rounded to ten: five either way is agreement.",
+                note="The printed counts are rounded to ten, so a difference of up to five is agreement.",
             )
         ],
         notes=[
             (
                 "The paper gives counts, not layers. The baselines and the ODEs, whose batch norms are each step's own, "
                 "are the networks that have these counts (deduced). What evolves is deduced too: with six numbers for "
-                "each output channel of an evolving convolution AlexNet's counts agree; ResNet-4 and ResNet-10 have a few "
-                "more in the paper, of which nothing is known, and no target."
-            ),
+                "each output channel of an evolving convolution AlexNet's counts agree; in the paper ResNet-4 and ResNet-10 "
+                "have a few more, of which nothing is known, so that they have no target."
+            )
         ],
     )
 
@@ -129,17 +114,17 @@ def _accuracies(
     variants: dict[str, int | None],
     gaps: Sequence[tuple[str, str]],
     judged: bool = False,
-) -> Report:
-    """Train all that a table shows and put it beside the printed numbers.
+) -> Findings:
+    """Train everything that a table shows, and put it beside the printed numbers.
 
-    `gaps` are pairs of variants, the first of which is the better one in the paper; `judged` makes that a target.
+    `gaps` are pairs of variants, the better one in the paper first; with `judged`, that it is better is a target.
     """
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
     found = {(cell.net, cell.variant): seeds for cell, seeds in train_cells(context, cells).items()}
     rows = [
         Row(
-            f"{NETS[net]}, {VARIANTS[variant]}: test images read right, mean",
+            f"{NETS[net]}, {VARIANTS[variant]}: test accuracy, mean",
             100 * _mean(seeds),
             PRINTED[variant][net][2],
             unit="%",
@@ -166,21 +151,21 @@ def _accuracies(
         NETS[net]: {VARIANTS[variant]: [seed.curve for seed in found[net, variant]] for variant in variants}
         for net in nets
     }
-    return Report(
+    return Findings(
         rows=rows,
         figures={"accuracy": accuracy_curves(panels)},
-        captions={"accuracy": "Test images read right after each epoch: mean of the seeds, least and greatest."},
+        captions={"accuracy": "Test accuracy after each epoch: mean, least and greatest of the seeds."},
         tables=[_paper_form(found, nets, variants), _scale(found, nets, variants), *_recorded(variants)],
         notes=_notes(context, found),
     )
 
 
-def _mean(seeds: Sequence[Trained]) -> float:
+def _mean(seeds: Sequence[TrainedCell]) -> float:
     return float(np.mean([seed.accuracy for seed in seeds]))
 
 
 def _paper_form(found: Columns, nets, variants) -> Table:
-    """Return least / greatest, mean: ours and the printed ones."""
+    """Return the table in the form of the paper: least / greatest, mean, both ours and the printed ones."""
     rows = []
     for variant in variants:
         for whose in ("ours", "theirs"):
@@ -205,76 +190,48 @@ def _paper_form(found: Columns, nets, variants) -> Table:
 
 
 def _scale(found: Columns, nets, variants) -> Table:
-    rows = []
+    records = []
     for net, plan in nets.items():
         for variant, steps in variants.items():
             seeds = found[net, variant]
             ended = [100 * seed.training[-1] for seed in seeds if seed.training]
-            rows.append(
-                [
-                    NETS[net],
-                    VARIANTS[variant],
-                    steps,
-                    plan.images,
-                    plan.tests,
-                    plan.recipe.epochs,
-                    len(seeds),
-                    float(np.mean(ended)) if ended else None,
-                    float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
-                ]
-            )
-    columns = [
-        "net",
-        "variant",
-        "Nt",
-        "images",
-        "tests",
-        "epochs",
-        "seeds",
-        "training, %",
-        "seconds an epoch",
-    ]
-    note = "Training: images trained on that were read right during the last epoch, mean of the seeds."
-    return Table("What was trained", columns, rows, note=note)
+            record = {
+                "net": NETS[net],
+                "variant": VARIANTS[variant],
+                "Nt": steps,
+                "images": plan.images,
+                "tests": plan.tests,
+                "epochs": plan.recipe.epochs,
+                "seeds": len(seeds),
+                "training, %": float(np.mean(ended)) if ended else None,
+                "seconds an epoch": float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
+            }
+            records.append(record)
+    note = "Training: accuracy on the training images during the last epoch, mean of the seeds."
+    return Table.from_records("What was trained", records, note)
 
 
 def _recorded(variants) -> list[Table]:
-    """Return a table of the recorded runs of these variants; none where there are none."""
-    rows = []
-    for run in recorded("anodev2"):
-        model = run["model"]
-        if model["variant"] in variants and model.get("steps") == variants[model["variant"]]:
-            accuracy = 100 * run["test_accuracy"]
-            rows.append(
-                [
-                    NETS[model["net"]],
-                    VARIANTS[model["variant"]],
-                    model.get("steps"),
-                    run["images"],
-                    run["tests"],
-                    run["settings"]["epochs"],
-                    run["seed"],
-                    accuracy,
-                    run["seconds"],
-                    run["machine"],
-                    run["commit"],
-                ]
-            )
-    columns = [
-        "net",
-        "variant",
-        "Nt",
-        "images",
-        "tests",
-        "epochs",
-        "seed",
-        "accuracy, %",
-        "seconds",
-        "machine",
-        "commit",
+    """Return a table of the recorded runs of these variants, if there are any."""
+    records = [
+        {
+            "net": NETS[run["model"]["net"]],
+            "variant": VARIANTS[run["model"]["variant"]],
+            "Nt": run["model"].get("steps"),
+            "images": run["images"],
+            "tests": run["tests"],
+            "epochs": run["settings"]["epochs"],
+            "seed": run["seed"],
+            "accuracy, %": 100 * run["test_accuracy"],
+            "seconds": run["seconds"],
+            "machine": run["machine"],
+            "commit": run["commit"],
+        }
+        for run in recorded("anodev2")
+        if (run["model"]["variant"], run["model"].get("steps")) in variants.items()
     ]
-    title = "Recorded runs, not computed now"
-    return [Table(title, columns, rows, note="From the files that the runs wrote.")] if rows else []
+    note = "From the files that the runs wrote."
+    return [Table.from_records("Recorded runs, not computed now", records, note)] if records else []
 
 
 def _notes(context: Context, found: Columns) -> list[str]:
@@ -291,7 +248,7 @@ def _notes(context: Context, found: Columns) -> list[str]:
         (
             "The Neural ODE keeps only its last state and integrates state, adjoint and the parameters' gradient back in "
             "the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 take the gradient of the steps "
-            "themselves (discretize-then-optimize). After so few epochs the two gradients part the networks by a few "
+            "themselves (discretize-then-optimize). After so few epochs the two gradients separate the networks by a few "
             "points, not by thirty. Every step has batch norms of its own (deduced from Table 3)."
         ),
     ]

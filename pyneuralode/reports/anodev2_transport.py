@@ -1,4 +1,4 @@
-"""Experiment `anodev2-transport`: transport at a changing speed, learned with a constant and with an evolving kernel."""
+"""Report `anodev2-transport`: transport at a changing speed, learned with a constant and with an evolving kernel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from ..images.transport import (
     unseen_times,
 )
 from ..plotting.anodev2 import errors_in_time, speeds_in_time, transported
-from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job
 
 WORDS = {"anode": "ANODE", "anodev2": "ANODEV2", "anodev2_network": "ANODEV2, q a network"}
 NEW_PULSES = 16
@@ -30,11 +30,11 @@ SHOWN_STEPS = (5, 11, 19)
 
 
 @dataclass(frozen=True)
-class Learned:
-    """One seed: the loss of training, errors at unseen times (T,), and what is drawn.
+class LearnedTransport:
+    """The result of one seed: the training loss, errors at unseen times (T,), and what is drawn.
 
-    `speed` is that of the kernel for long waves at `np.linspace(0, 1, len(speed))`, `pulse` an unseen pulse at the
-    steps `SHOWN_STEPS` (3, CELLS).
+    `speed` is the kernel's speed of long waves at `np.linspace(0, 1, len(speed))`; `pulse` (3, CELLS) is an unseen pulse
+    at the steps `SHOWN_STEPS`.
     """
 
     parameters: int
@@ -44,23 +44,18 @@ class Learned:
     pulse: np.ndarray
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: one seed, 160 evaluations, without the network. Full: three seeds, 500 evaluations."""
     kinds = ["anode", "anodev2"] if context.quick else list(WORDS)
-    seeds = [context.seed + k for k in range(1 if context.quick else 3)]
+    seeds = context.seeds(1, 3)
     evaluations = 160 if context.quick else 500
     keys = [(name, kind, seed) for name in SPEEDS for kind in kinds for seed in seeds]
     jobs = [
-        Job(
-            f"{SPEEDS[name].formula}, {WORDS[kind]}, seed {seed}",
-            learn,
-            (name, kind, seed, evaluations),
-            evaluations,
-        )
+        Job(f"{SPEEDS[name].formula}, {WORDS[kind]}, seed {seed}", learn, (name, kind, seed, evaluations), evaluations)
         for name, kind, seed in keys
     ]
-    found = dict(zip(keys, side_by_side(jobs, context.workers, context.progress, context.executor)))
-    return Report(
+    found = dict(zip(keys, context.run_jobs(jobs)))
+    return Findings(
         rows=_rows(found, seeds),
         tables=[_table(found)],
         figures=_figures(found, kinds, seeds),
@@ -78,23 +73,23 @@ def run(context: Context) -> Report:
             "random Gaussian pulses at ten times by Adam and then L-BFGS, tested on 16 others at the ten times "
             "between. The exact solution is the pulse moved by the integral of c.",
             "ANODEV2's kernel evolves by reaction, diffusion and advection with three learned numbers: w' = tau w_xx + "
-            "upsilon w_x + rho w. For c = exp(-t) that holds the solution (rho = -1), and what is left is the error of "
-            "five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t) it does not: a part of the kernel that "
-            "swings does so by advection, around the kernel's five cells.",
+            "upsilon w_x + rho w. For c = exp(-t) that contains the solution (rho = -1), and what remains is the error of "
+            "five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t) it does not: the part of the kernel that "
+            "oscillates can do so only by advection around the kernel's five cells.",
             "With a network as q, w' = q(t, w) with 16 hidden units, any speed can be learned, as far as the training "
             "gets.",
         ],
     )
 
 
-def learn(name: str, kind: str, seed: int, evaluations: int, advance: Callable[..., None]) -> Learned:
+def learn(name: str, kind: str, seed: int, evaluations: int, advance: Callable[..., None]) -> LearnedTransport:
     """Train and test one model; `advance(n, note)` is told of every evaluation."""
     speed = SPEEDS[name]
     fit = fit_transport(kind, speed, evaluations=evaluations, seed=seed, advance=advance)
     new = Pulses.random(NEW_PULSES, seed=1_000 + seed)
     with torch.no_grad():
         carried = fit.model.states(_shown().at(speed, 0.0))[list(SHOWN_STEPS), 0, 0]
-    return Learned(
+    return LearnedTransport(
         sum(p.numel() for p in fit.model.parameters()),
         float(np.nanmin(fit.losses)),
         unseen_errors(fit.model, speed, new).numpy(),
@@ -107,7 +102,7 @@ def _shown() -> Pulses:
     return Pulses(torch.tensor([4.2], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64))
 
 
-def _rows(found: dict[tuple[str, str, int], Learned], seeds: list[int]) -> list[Row]:
+def _rows(found: dict[tuple[str, str, int], LearnedTransport], seeds: list[int]) -> list[Row]:
     rows = []
     for name, speed in SPEEDS.items():
         errors = {
@@ -126,27 +121,19 @@ def _rows(found: dict[tuple[str, str, int], Learned], seeds: list[int]) -> list[
     return rows
 
 
-def _table(found: dict[tuple[str, str, int], Learned]) -> Table:
+def _table(found: dict[tuple[str, str, int], LearnedTransport]) -> Table:
     return Table(
         "Every seed",
         ["speed", "model", "seed", "parameters", "loss", "mean error", "largest error"],
         [
-            [
-                SPEEDS[name].formula,
-                WORDS[kind],
-                seed,
-                one.parameters,
-                one.loss,
-                one.errors.mean(),
-                one.errors.max(),
-            ]
+            [SPEEDS[name].formula, WORDS[kind], seed, one.parameters, one.loss, one.errors.mean(), one.errors.max()]
             for (name, kind, seed), one in found.items()
         ],
         "Loss: mean squared error in training. Errors: relative L2, over ten unseen times and 16 unseen pulses.",
     )
 
 
-def _figures(found: dict[tuple[str, str, int], Learned], kinds: list[str], seeds: list[int]) -> dict:
+def _figures(found: dict[tuple[str, str, int], LearnedTransport], kinds: list[str], seeds: list[int]) -> dict:
     times = unseen_times().numpy()
     shown = [step / STEPS for step in SHOWN_STEPS]
     pulses, errors, speeds = {}, {}, {}

@@ -1,4 +1,4 @@
-"""What an experiment is given (`Context`) and what it hands back (`Report`: rows, tables, figures, notes)."""
+"""What a report is given (`Context`) and what it hands back (`Findings`: rows, tables, figures, notes)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import ArgumentError, unknown_name
 from ..progress import Progress, SilentProgress
+from .parallel import Job, run_jobs
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -24,7 +25,7 @@ _BETTER = ("lower", "higher", "match")
 
 @dataclass(frozen=True)
 class Context:
-    """How an experiment is to run.
+    """How a report is to be computed.
 
     Attributes
     ----------
@@ -33,13 +34,13 @@ class Context:
     engine : {"torch", "julia"}
         The engine to compute on; the runner has settled what "auto" means.
     seed : int
-        Every random number of the experiment follows from it.
+        Every random number of the report follows from it.
     workers : int
         How many processes may run at once.
     progress : Progress
-        Where to tell how far it is.
+        Where to tell how far the report is.
     executor : concurrent.futures.Executor, optional
-        Where independent pieces run in place of processes of this machine.
+        Where jobs run in place of processes of this machine.
     """
 
     scale: Literal["quick", "full"] = "full"
@@ -53,10 +54,18 @@ class Context:
     def quick(self) -> bool:
         return self.scale == "quick"
 
+    def seeds(self, quick: int, full: int) -> list[int]:
+        """Return consecutive seeds from `seed` on, as many as the scale asks for."""
+        return [self.seed + k for k in range(quick if self.quick else full)]
+
+    def run_jobs(self, jobs: Sequence[Job]) -> list[Any]:
+        """Run jobs with this context's workers, progress and executor; see `parallel.run_jobs`."""
+        return run_jobs(jobs, self.workers, self.progress, self.executor)
+
 
 @dataclass(frozen=True)
 class Row:
-    """One number of ours beside one of theirs.
+    """One number of ours beside the published one.
 
     Attributes
     ----------
@@ -67,10 +76,10 @@ class Row:
     better : {"lower", "higher", "match"}
         Which way is better, or that the two are to agree.
     source : str
-        Where their number is printed, such as "R Fig. 6".
+        Where the published number is printed, such as "R Fig. 6".
     target : float or None
-        What the full scale is to reach: at most this for "lower", at least for "higher". For "match" it
-        is `theirs` as soon as a tolerance is given, and is not given itself.
+        What the full scale is to reach: at most this for "lower", at least this for "higher". For "match" it
+        is `theirs` as soon as a tolerance is given, and must not be given itself.
     tolerance : float or None
         For "match": |ours - theirs| <= tolerance |theirs| meets the target.
     """
@@ -99,7 +108,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without a target. A number that is not finite meets none."""
+        """Whether the target is met; None without a target. A number that is not finite meets no target."""
         if self.target is None:
             return None
         if self.ours is None or not math.isfinite(self.ours):
@@ -111,7 +120,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A further table for the page: any cells (numbers, words, None) under the names of the columns."""
+    """A further table for the page: any cells (numbers, words, None) under named columns."""
 
     title: str
     columns: Sequence[str]
@@ -123,10 +132,15 @@ class Table:
             if len(cells) != len(self.columns):
                 raise ArgumentError(f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}.")
 
+    @classmethod
+    def from_records(cls, title: str, records: Sequence[Mapping[str, object]], note: str = "") -> Table:
+        """Return a table with a row for each record, whose keys name the columns."""
+        return cls(title, list(records[0]), [list(record.values()) for record in records], note)
+
 
 @dataclass(frozen=True)
-class Report:
-    """What an experiment found.
+class Findings:
+    """What a report found.
 
     Attributes
     ----------
@@ -134,33 +148,29 @@ class Report:
     figures : dict of str to matplotlib.figure.Figure
         In the order of the page; the names become file names.
     tables : sequence of Table
-    notes : str or sequence of str
+    notes : sequence of str
         Plain paragraphs: what differs from the source, what is deduced, what to see in the figures.
     captions : dict of str to str
         Captions of figures and animations, by name.
     animations : dict of str to matplotlib.animation.Animation
-        After the figures; written as GIF, their names are file names too.
+        After the figures; written as GIF, and their names are file names too.
     """
 
     rows: Sequence[Row]
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Sequence[Table] = ()
-    notes: str | Sequence[str] = ()
+    notes: Sequence[str] = ()
     captions: Mapping[str, str] = field(default_factory=dict)
     animations: Mapping[str, Animation] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, count in Counter(row.name for row in self.rows).items():
             if count > 1:
-                raise ArgumentError(f"the row name {name!r} stands {count} times in a report: make the names differ.")
-        for name in (*self.figures, *self.animations):
+                raise ArgumentError(f"the row name {name!r} occurs {count} times in a report: make the names differ.")
+        pictures = {**self.figures, **self.animations}
+        for name in pictures:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                raise ArgumentError(f"a figure's name is {name!r}: write letters, digits, - and _ only.")
+                raise ArgumentError(f"a figure's name is {name!r}: use only letters, digits, - and _.")
         for name in self.captions:
-            if name not in {**self.figures, **self.animations}:
-                raise unknown_name("a caption's figure", name, {**self.figures, **self.animations})
-
-    @property
-    def paragraphs(self) -> list[str]:
-        """The notes as a list of paragraphs."""
-        return [self.notes] if isinstance(self.notes, str) and self.notes else list(self.notes)
+            if name not in pictures:
+                raise unknown_name("a caption's figure", name, pictures)

@@ -1,10 +1,12 @@
-"""Experiment `covid`: a neural ODE fitted to Sweden's epidemic over growing time spans.
+"""Report `covid`: a neural ODE fitted to Sweden's epidemic over growing time spans.
 
-Three parts: the report's set-up for several seeds, a set-up of our own on the report's points and on the official
-series, and forecasts of days that no model has seen.
+Three parts: the KTH report's set-up for several seeds, a set-up of our own on its points and on the official series,
+and forecasts of days that no model has seen.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,8 +17,8 @@ from ..fields import MLP
 from ..fitting import Adam, FitResult, GrowingSpan
 from ..models import AugmentedNeuralODE
 from ..plotting.epidemics import fitted_curves, forecasts, growing_fits, stage_losses
-from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job, completed
 from .seir import SCALE, UNIT
 
 THEIR_RUNS = (1.97e-4, 4.39e-4, 1.99e-2)
@@ -24,11 +26,11 @@ THEIR_STAGES = (4.09e-5, 1.04e-3, 5.12e-4, 1.85e-4, 2.81e-4, 1.97e-4)
 HELD_OUT = (14, 28)
 
 
-def run(context: Context) -> Report:
-    """Quick: one seed, shortened stages of the report's set-up. Full: five seeds of everything."""
-    seeds = [context.seed + k for k in range(1 if context.quick else 5)]
+def run(context: Context) -> Findings:
+    """Quick: one seed, and shorter stages in the KTH report's set-up. Full: five seeds of everything."""
+    seeds = context.seeds(1, 5)
     iterations = 150 if context.quick else 1000
-    # The report's points are fitted to a goal; the official ones, which have none, for a number of iterations.
+    # The KTH report's points are fitted down to a goal; the official ones, which have none, for a number of iterations.
     finish = {"report": 300 if context.quick else 3000, "official": 300 if context.quick else 500}
     groups: dict[str, list[Job]] = {
         f"report's set-up, {activation}": [
@@ -56,14 +58,14 @@ def run(context: Context) -> Report:
             )
             for s in seeds
         ]
-    fits = iter(_fits(context, [job for jobs in groups.values() for job in jobs]))
+    fits = iter(context.run_jobs([job for jobs in groups.values() for job in jobs]))
     results = {name: [next(fits) for _ in jobs] for name, jobs in groups.items()}
     theirs = {activation: results[f"report's set-up, {activation}"] for activation in ("swish", "relu")}
     ours, official = results["our set-up"], results["official series"]
     ahead = {held_out: results[f"last {held_out} days held out"] for held_out in HELD_OUT}
     rows = _their_rows(theirs) + _our_rows(ours, official)
     table, panels = _forecasts(ahead, context.engine)
-    return Report(
+    return Findings(
         rows=rows,
         figures=_figures(theirs, ours, official, panels, context.engine),
         tables=[_stage_table(theirs, ours), _seed_table(theirs, ours, official), table],
@@ -76,27 +78,20 @@ def run(context: Context) -> Report:
             "forecast": "Held-out days: median and range over the seeds.",
         },
         notes=[
-            "The report's text says swish, the runs that gave its numbers used ReLU; both are repeated. The outcome "
+            "The KTH report's text says swish, but the runs that gave its numbers used ReLU; both are repeated. The outcome "
             "depends on the seed (the report's three runs: 1.97e-4, 4.39e-4, 1.99e-2), so best and median stand beside "
-            "the report's best and median, without a verdict.",
+            "the report's, without a verdict.",
             "Our set-up: the same net and points; states and time scaled inside the net, tanh, biases spread out, "
             "100 iterations of Adam a span with a falling rate, then L-BFGS until the sum of squares is 7.5e-5; a small "
-            "price on the curve's total variation (1e-3 of it) keeps it from swinging between the points. Going on "
-            "lowers the sum further and follows the noise. The official series, which has no such number to reach, gets 500 "
-            "iterations of L-BFGS.",
-            "Forecasts use the same recipe without the held-out points, the price on variation reaching over the days "
-            "that are forecast. Repeating the last value seen is hard to beat on the tail of an epidemic: it stands "
+            "penalty on the curve's total variation (1e-3 of it) keeps it from swinging between the points. More iterations "
+            "would lower the sum further and follow the noise. The official series, which has no such number to reach, "
+            "gets 500 iterations of L-BFGS.",
+            "Forecasts use the same recipe without the held-out points; the penalty on variation covers the forecast days "
+            "too. On the tail of an epidemic it is hard to beat repeating the last value seen, which therefore stands "
             "beside both models.",
             "Variation is the total variation of the fitted curve on a 0.1-day grid over that of the data.",
         ],
     )
-
-
-def _fits(context: Context, jobs: list[Job]) -> list[FitResult]:
-    results = side_by_side(jobs, context.workers, context.progress)
-    if any(result.interrupted for result in results):
-        raise KeyboardInterrupt  # a fit that was stopped is not a result
-    return results
 
 
 def _points(series: str) -> tuple[np.ndarray, np.ndarray]:
@@ -109,9 +104,12 @@ def _their_fit(activation: str, seed: int, engine: str, iterations: int, advance
         MLP((4, 100, 50, 4), activation), augment_dim=3, solver="Tsit5", engine=engine, seed=seed
     )
     plan = GrowingSpan(SPANS, Adam(1e-3), iterations)
-    return fit_neural(
-        *_points("report"), model=model, plan=plan, callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}")
-    )
+    return completed(fit_neural(*_points("report"), model=model, plan=plan, callback=_counting(advance)))
+
+
+def _counting(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
+    """Return a callback of a fit that advances the bar of its job."""
+    return lambda stage, iteration, loss: advance(1, f"loss {loss:.3g}")
 
 
 def _our_fit(series: str, seed: int, engine: str, held_out: int, finish: int, advance) -> FitResult:
@@ -120,15 +118,16 @@ def _our_fit(series: str, seed: int, engine: str, held_out: int, finish: int, ad
     seen = days <= horizon - held_out
     # The goal is a mean square, so that fewer points are not fitted more closely.
     plan = neural_plan(horizon, goal=7.5e-5 / 56 * seen.sum(), finish=finish)
-    return fit_neural(
+    fitted = fit_neural(
         days[seen],
         values[seen],
         model=neural_model(seed, engine=engine),
         plan=plan,
         smoothness=1e-3,
         horizon=horizon,
-        callback=lambda stage, k, loss: advance(1, f"loss {loss:.3g}"),
+        callback=_counting(advance),
     )
+    return completed(fitted)
 
 
 def variation(result: FitResult, days: np.ndarray, values: np.ndarray) -> float:
@@ -221,10 +220,7 @@ def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, l
             "SEIR": [seir.curve(days)],
             "last value": [np.where(unseen, values[~unseen][-1], values)],
         }
-        drawn = {
-            "neural ODE": np.array([neural_curve(r.model, grid) for r in results]),
-            "SEIR": seir.curve(grid),
-        }
+        drawn = {"neural ODE": np.array([neural_curve(r.model, grid) for r in results]), "SEIR": seir.curve(grid)}
         panels.append((last, grid, drawn))
         for name, predictions in curves.items():
             middle = np.median(predictions, axis=0)

@@ -1,4 +1,4 @@
-"""Experiment `cubic`: a neural ODE learns the cubic spiral from thirty points, over growing time spans."""
+"""Report `cubic`: a neural ODE learns the cubic spiral from thirty points, over growing time spans."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..fitting import LBFGS, Adam, FitResult, GrowingSpan, Stage, StageResult, f
 from ..fitting.curricula import stages_of
 from ..models import NeuralODE, solve
 from ..plotting.trajectories import learned_planes, span_fits, span_losses
-from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job, completed
 
 # u' = (u^3) A in row vectors, A = [-0.1 2; -2 -0.1]: the transpose acts on columns.
 TRUTH = Linear(((-0.1, -2.0), (2.0, -0.1)), input_map="cube")
@@ -26,18 +26,16 @@ LATTICE = np.stack(np.meshgrid(np.linspace(-2.3, 2.3, 15), np.linspace(-2.3, 2.3
 WORDS = {"warm": "poster's set-up", "scratch": "each span from scratch", "ours": "our plan"}
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: one seed of everything. Full: five."""
-    seeds = [context.seed + k for k in range(1 if context.quick else 5)]
+    seeds = context.seeds(1, 5)
     jobs = [(kind, seed) for kind in WORDS for seed in seeds]
     totals = {kind: sum(stage.iterations for stage in stages_of(plans_of(kind))) for kind in WORDS}
     work = [
         Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed, context.engine), totals[kind])
         for kind, seed in jobs
     ]
-    fits = side_by_side(work, context.workers, context.progress)
-    if any(result.interrupted for found in fits for result in found):
-        raise KeyboardInterrupt  # a fit that was stopped is not a result
+    fits = context.run_jobs(work)
     ended = {kind: [span_ends(found) for (k, _), found in zip(jobs, fits) if k == kind] for kind in WORDS}
     sums = {
         kind: np.array([[misfit(s.parameters, model_of(kind), s.end) for s in stages] for stages in runs])
@@ -47,7 +45,7 @@ def run(context: Context) -> Report:
     first = {kind: fits[jobs.index((kind, seeds[0]))] for kind in WORDS}
     lowest, highest = sums["warm"][..., 0].min(0), sums["warm"][..., 0].max(0)
     spread = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in zip(lowest, highest))
-    return Report(
+    return Findings(
         rows=_rows(sums, seconds),
         figures=_figures({kind: runs[0] for kind, runs in ended.items()}, first),
         tables=[_table(sums, seeds)],
@@ -63,9 +61,8 @@ def run(context: Context) -> Report:
             "Adam 0.05, 0.05 and 0.01 for 300, 500 and 500 iterations, weights by Glorot. The loss is the "
             "sum of squares of both states at those of the 30 points on [0, 5] that a span holds: 9, 18 "
             "and 30; compared is the part of state 1 in it. The best iteration of a span counts.",
-            "Deduced: each span starts from the best parameters of the one before. Spans 3 and 5 from "
-            "scratch end in a mean of the data, at twenty or more times the poster's numbers, as the table "
-            "shows.",
+            "Deduced: each span starts from the best parameters of the one before. Fits of spans 3 and 5 from scratch end "
+            "in a mean of the data, at twenty or more times the poster's numbers, as the table shows.",
             "The poster's numbers are of one run. Ours depend on the seed: sums of squares of state 1 of "
             f"{spread} for the three spans. The verdict on that set-up goes to the median seed.",
             "Our plan: the same net and points, the cubes divided by 8 (their size at the start) before "
@@ -105,11 +102,12 @@ def fit_spiral(kind: str, seed: int, engine: str, advance) -> list[FitResult]:
     """Fit the thirty points in one of the ways of `WORDS`; `advance(n, note)` is told of every iteration."""
     states = data()
 
-    def told(stage: int, iteration: int, loss: float) -> None:
+    def count(stage: int, iteration: int, loss: float) -> None:
         advance(1, f"loss {loss:.3g}")
 
     return [
-        fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=told) for plan in plans_of(kind)
+        completed(fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=count))
+        for plan in plans_of(kind)
     ]
 
 

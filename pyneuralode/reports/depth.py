@@ -1,4 +1,4 @@
-"""Experiment `depth`: a residual network's layers are Euler steps of an ODE; how far they end from it."""
+"""Report `depth`: a residual network's layers are Euler steps of an ODE; how far they end from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from ..models import solve
 from ..plotting.trajectories import depth_errors, residual_and_ode
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 
 SPAN = 5.0
 STARTS = np.linspace(-4.5, 4.5, 11)
@@ -20,15 +20,15 @@ def field(t, y):
     return torch.cos(t) - torch.sin(1.3 * y + t)
 
 
-def run(context: Context) -> Report:
-    """Run both; the scales do not differ, it takes a second."""
+def run(context: Context) -> Findings:
+    """Both scales are the same; it takes a second."""
     ends = ode(np.array([0.0, SPAN]))[-1]
     layers = {depth: residual_network(depth) for depth in DEPTHS}
     distances = {depth: float(np.sqrt(np.mean((states[-1] - ends) ** 2))) for depth, states in layers.items()}
     times = np.linspace(0, SPAN, 401)
     paths = ode(times)
     slope = order(distances, 100, 1000)
-    return Report(
+    return Findings(
         rows=[
             Row(f"distance of {SHALLOW} layers from the ODE at the end", distances[SHALLOW]),
             Row(f"distance of {DEEP} layers from the ODE at the end", distances[DEEP]),
@@ -39,9 +39,7 @@ def run(context: Context) -> Report:
         ],
         figures={
             "trajectories": residual_and_ode(
-                [(np.linspace(0, SPAN, depth + 1), layers[depth]) for depth in (SHALLOW, DEEP)],
-                (times, paths),
-                _slopes,
+                [(np.linspace(0, SPAN, depth + 1), layers[depth]) for depth in (SHALLOW, DEEP)], (times, paths), _slopes
             ),
             "distance": depth_errors(distances),
         },
@@ -80,7 +78,7 @@ def ode(ts: np.ndarray) -> np.ndarray:
 
 
 def swaps(states: np.ndarray) -> int:
-    """Return how many pairs of neighboring starts are ever in the other order, for states (T, starts)."""
+    """Return how many pairs of neighboring starts ever change their order, for states (T, starts)."""
     return int((np.diff(states, axis=1) < 0).any(axis=0).sum())
 
 

@@ -1,4 +1,4 @@
-"""Experiment `flag`: a continuous normalizing flow learns the density of a flag, and how it looks on the way."""
+"""Report `flag`: a continuous normalizing flow learns the density of a flag, and how it looks on the way."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..fields import HyperMLP
 from ..flows import ContinuousFlow
 from ..flows.plots import density_frames, grid_points, log_density_at
 from ..plotting.flows import density_panels, flow_animation, flow_in_time, running_losses
-from .base import Context, Report, Row
+from .base import Context, Findings, Row
 from .flag_training import FLAG, NETS, OURS, train_flag
 
 THEIR_BEST = min(net.theirs for net in NETS)
-# A net and a training of our own choosing; flag-table shows what each part of it brings.
+# A net and a training of our own choosing; flag-table shows what each part contributes.
 BEST_FIELD = HyperMLP(2, 128, 64)
 BEST = replace(OURS, updates=3000, batch=1024)
 QUICK_FIELD = HyperMLP(2, 32, 16)
@@ -23,7 +23,7 @@ SQUARE = (-2.2, 2.2, -2.2, 2.2)
 PANELS, FRAMES = 6, 25
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: a smaller net, 200 updates. Full: the best one."""
     field = QUICK_FIELD if context.quick else BEST_FIELD
     recipe = replace(BEST, updates=200, batch=512) if context.quick else BEST
@@ -34,7 +34,7 @@ def run(context: Context) -> Report:
     task = context.progress.task("pictures", PANELS + FRAMES)
     panels = density_frames(flow, PANELS, SQUARE, pixels, 2000, advance=task.advance)
     frames = density_frames(flow, FRAMES, SQUARE, pixels, advance=task.advance)
-    return Report(
+    return Findings(
         rows=[
             Row(
                 "loss on 100,000 fresh points",
@@ -45,21 +45,9 @@ def run(context: Context) -> Report:
                 target=1.169,
             ),
             Row(
-                "running mean of the loss, momentum 0.99",
-                trained.running,
-                THEIR_BEST,
-                "nats",
-                source="R Table 1, best",
+                "running mean of the loss, momentum 0.99", trained.running, THEIR_BEST, "nats", source="R Table 1, best"
             ),
-            Row(
-                "entropy of the flag, by quadrature",
-                FLAG.entropy,
-                1.159,
-                "nats",
-                "match",
-                "issue",
-                tolerance=0.001,
-            ),
+            Row("entropy of the flag, by quadrature", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001),
             Row("distance to that floor, KL(p || q) on the fresh points", trained.gap, None, "nats"),
             Row(
                 "integral of the learned density less 1",
@@ -70,7 +58,7 @@ def run(context: Context) -> Report:
             Row("training", trained.fit.seconds, unit="s"),
         ],
         figures={
-            "time": flow_in_time(*panels, SQUARE, _words(panels[0])),
+            "time": flow_in_time(*panels, SQUARE, _titles(panels[0])),
             "learned": density_panels(compared(flow, pixels), FLAG.extent, 2, log=True),
             "loss": running_losses(
                 {"training": {"running mean of the loss": [trained.fit.running()]}}, FLAG.entropy, {}
@@ -91,7 +79,7 @@ def run(context: Context) -> Report:
             "about its mean, its distance to the flag's own loss on the same points by far less.",
             f"The net is a hypernetwork of width {field.width} with {field.hidden} hidden units, trained by "
             f"{recipe.updates:,} updates on {recipe.batch:,} fresh points each; "
-            "see flag-table for the recipe, and for what each part of it brings.",
+            "see flag-table for the recipe and for what each part of it contributes.",
         ],
     )
 
@@ -117,6 +105,6 @@ def round_trip(flow: ContinuousFlow) -> float:
         return float((flow.inverse(flow.transform(z)) - z).abs().max())
 
 
-def _words(times: np.ndarray) -> list[str]:
+def _titles(times: np.ndarray) -> list[str]:
     inner = [f"t = {t:.1f}" for t in times[1:-1]]
     return ["latent", *inner, "learned"]

@@ -1,4 +1,4 @@
-"""Experiment `flag-table`: the right-hand sides of a flow on the flag, each in the report's set-up and in ours."""
+"""Report `flag-table`: right-hand sides of a flow on the flag, each in the KTH report's set-up and in ours."""
 
 from __future__ import annotations
 
@@ -10,21 +10,16 @@ import numpy as np
 from ..fields import HyperMLP, VectorField
 from ..flows.plots import grid_points, log_density_at
 from ..plotting.flows import density_panels, losses_of_settings, running_losses
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 from .flag import BEST, BEST_FIELD
-from .flag_training import FLAG, NETS, OURS, THEIRS, Net, Recipe, Trained, train_flag
-from .parallel import Job, side_by_side
+from .flag_training import FLAG, NETS, OURS, THEIRS, FlagNet, FlagRecipe, TrainedFlow, train_flag
+from .parallel import Job
 
 SETUPS = {"report's set-up": THEIRS, "our set-up": OURS}
-QUICK_NETS = (
-    "hypernet H 16, w 16",
-    "2-layer FC, hidden 5",
-    "2-layer concat, hidden 5",
-    "4-layer concat 32-64-32",
-)
+QUICK_NETS = ("hypernet H 16, w 16", "2-layer FC, hidden 5", "2-layer concat, hidden 5", "4-layer concat 32-64-32")
 # What one change of our set-up does to one net, and the steps from there to the best model.
 ABLATED = HyperMLP(2, 64, 64)
-ABLATIONS: dict[str, tuple[VectorField, Recipe]] = {
+ABLATIONS: dict[str, tuple[VectorField, FlagRecipe]] = {
     "our set-up, hypernet H 64, w 64": (ABLATED, OURS),
     "but torch's initial parameters": (ABLATED, replace(OURS, initial="torch")),
     "but Adam at 1e-3 throughout": (ABLATED, replace(OURS, rate=1e-3, schedule="constant")),
@@ -38,22 +33,15 @@ ABLATIONS: dict[str, tuple[VectorField, Recipe]] = {
 }
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: four nets, 60 updates, one seed. Full: all sixteen, three seeds in each set-up."""
     nets = [net for net in NETS if not context.quick or net.name in QUICK_NETS]
-    seeds = [context.seed + k for k in range(1 if context.quick else 3)]
+    seeds = context.seeds(1, 3)
     cut = {"updates": 60} if context.quick else {}
     fresh = 5_000 if context.quick else 100_000
     keys = [(words, net, seed) for words in SETUPS for net in nets for seed in seeds]
     jobs = [
-        _job(
-            f"{words}, {net.name}, seed {seed}",
-            net.field,
-            replace(SETUPS[words], **cut),
-            seed,
-            context,
-            fresh,
-        )
+        _job(f"{words}, {net.name}, seed {seed}", net.field, replace(SETUPS[words], **cut), seed, context, fresh)
         for words, net, seed in keys
     ]
     steps = list(ABLATIONS.items())[:2] if context.quick else list(ABLATIONS.items())
@@ -61,19 +49,13 @@ def run(context: Context) -> Report:
     # The best model's row is the mean of the same seeds as the table's.
     final = [seed for seed in seeds if seed != context.seed]
     jobs += [_job(f"the best, seed {s}", BEST_FIELD, replace(BEST, **cut), s, context, fresh) for s in final]
-    # The longest first, so that no core waits for one at the end.
-    order = sorted(range(len(jobs)), key=lambda k: -_weight(jobs[k]))
-    found: list[Trained | None] = [None] * len(jobs)
-    for k, trained in zip(
-        order, side_by_side([jobs[k] for k in order], context.workers, context.progress, context.executor)
-    ):
-        found[k] = trained
+    found: list[TrainedFlow] = context.run_jobs(jobs)
     table = {
         words: [[t for (w, n, _), t in zip(keys, found) if (w, n) == (words, net)] for net in nets] for words in SETUPS
     }
     ablation = {name: trained for (name, _), trained in zip(steps, found[len(keys) :])}
     best = [] if context.quick else [list(ablation.values())[-1], *found[len(keys) + len(steps) :]]
-    return Report(
+    return Findings(
         rows=_rows(nets, table, best, len(seeds)),
         tables=[_settings_table(nets, table), _seed_table(nets, table), _ablation_table(ablation)],
         figures=_figures(nets, table, best, context),
@@ -92,23 +74,25 @@ def run(context: Context) -> Report:
     )
 
 
-def _job(name: str, field: VectorField, recipe: Recipe, seed: int, context: Context, fresh: int) -> Job:
-    return Job(name, _train, (field, recipe, seed, context.engine, fresh), recipe.updates)
+def _job(name: str, field: VectorField, recipe: FlagRecipe, seed: int, context: Context, fresh: int) -> Job:
+    arguments = (field, recipe, seed, context.engine, fresh)
+    return Job(name, _train, arguments, recipe.updates, _cost(field, recipe))
 
 
-def _train(field: VectorField, recipe: Recipe, seed: int, engine: str, fresh: int, advance) -> Trained:
+def _train(field: VectorField, recipe: FlagRecipe, seed: int, engine: str, fresh: int, advance) -> TrainedFlow:
     return train_flag(field, recipe, seed, engine, advance, fresh)
 
 
-def _weight(job: Job) -> float:
-    """Return roughly how long a job takes: updates, points, multiplications, and steps that a tolerance asks for."""
-    field, recipe = job.arguments[:2]
+def _cost(field: VectorField, recipe: FlagRecipe) -> float:
+    """Estimate the cost of a training from its updates, points, multiplications, and steps for the tolerance."""
     weights = sum(int(np.prod(shape)) for shape in field.shapes().values() if len(shape) == 2)
     size = 10 * field.width if isinstance(field, HyperMLP) else 3 * weights
     return recipe.updates * (recipe.batch * size + 1e6) * recipe.tolerance**-0.3
 
 
-def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], seeds: int) -> list[Row]:
+def _rows(
+    nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]], best: list[TrainedFlow], seeds: int
+) -> list[Row]:
     rows = []
     for net, runs in zip(nets, table["our set-up"]):
         mean = float(np.mean([run.fresh for run in runs]))
@@ -129,11 +113,7 @@ def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list
             ),
             Row("best model: the same, worst seed", max(losses), lowest, "nats", "lower", source, 1.169),
             Row(
-                "best model: distance to the floor, worst seed",
-                max(run.gap for run in best),
-                None,
-                "nats",
-                target=0.01,
+                "best model: distance to the floor, worst seed", max(run.gap for run in best), None, "nats", target=0.01
             ),
         ]
     rows.append(Row("entropy of the flag: the floor", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001))
@@ -143,17 +123,12 @@ def _rows(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list
     return rows
 
 
-def _settings_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) -> Table:
+def _settings_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]]) -> Table:
     rows = []
     for k, net in enumerate(nets):
         theirs, ours = (runs[k] for runs in table.values())
         running = [run.running for run in theirs]
-        spread = [
-            min(running),
-            float(np.mean(running)),
-            max(running),
-            float(np.mean([run.fresh for run in theirs])),
-        ]
+        spread = [min(running), float(np.mean(running)), max(running), float(np.mean([run.fresh for run in theirs]))]
         own = [float(np.mean([getattr(run, name) for run in ours])) for name in ("running", "fresh", "gap")]
         rows.append([net.name, net.theirs, *spread, *own])
     first = ["min", "mean", "max", "fresh, mean"]
@@ -174,36 +149,18 @@ def _settings_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) 
     )
 
 
-def _seed_table(nets: Sequence[Net], table: dict[str, list[list[Trained]]]) -> Table:
+def _seed_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]]) -> Table:
     rows = [
-        [
-            words,
-            net.name,
-            k,
-            run.running,
-            run.fresh,
-            run.gap,
-            int(run.fit.evaluations[-1]),
-            round(run.fit.seconds),
-        ]
+        [words, net.name, k, run.running, run.fresh, run.gap, int(run.fit.evaluations[-1]), round(run.fit.seconds)]
         for words, runs in table.items()
         for net, of_net in zip(nets, runs)
         for k, run in enumerate(of_net)
     ]
-    columns = [
-        "set-up",
-        "net",
-        "seed",
-        "running mean",
-        "fresh",
-        "above the floor",
-        "evaluations at the end",
-        "seconds",
-    ]
+    columns = ["set-up", "net", "seed", "running mean", "fresh", "above the floor", "evaluations at the end", "seconds"]
     return Table("Every run", columns, rows)
 
 
-def _ablation_table(ablation: dict[str, Trained]) -> Table:
+def _ablation_table(ablation: dict[str, TrainedFlow]) -> Table:
     rows = [[name, t.running, t.fresh, t.gap, round(t.fit.seconds)] for name, t in ablation.items()]
     return Table(
         "What makes the difference: one change at a time, one seed",
@@ -212,7 +169,9 @@ def _ablation_table(ablation: dict[str, Trained]) -> Table:
     )
 
 
-def _figures(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: list[Trained], context: Context) -> dict:
+def _figures(
+    nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]], best: list[TrainedFlow], context: Context
+) -> dict:
     theirs = {net.name: net.theirs for net in nets}
     losses = {words: [[run.fresh for run in of_net] for of_net in runs] for words, runs in table.items()}
     figures = {"settings": losses_of_settings(list(theirs), list(theirs.values()), losses, FLAG.entropy)}
@@ -231,13 +190,13 @@ def _figures(nets: Sequence[Net], table: dict[str, list[list[Trained]]], best: l
     return figures
 
 
-def _log_density(trained: Trained, pixels: int, context: Context) -> np.ndarray:
+def _log_density(trained: TrainedFlow, pixels: int, context: Context) -> np.ndarray:
     return log_density_at(trained.flow(context.engine), grid_points(FLAG.extent, pixels))
 
 
-def _notes(best: list[Trained]) -> list[str]:
+def _notes(best: list[TrainedFlow]) -> list[str]:
     notes = [
-        "The report's Table 1 has sixteen rows: nine hypernetworks, two nets without time, four with time as "
+        "Table 1 of the KTH report has sixteen rows: nine hypernetworks, two nets without time, four with time as "
         "an input, and one with gates.",
         "The report's set-up: t from 0 (standard normal) to 10 (data), dopri5 at 1e-5, exact trace, 1,000 "
         "updates of Adam at 1e-3 on fresh batches of 512; initial parameters as torch's linear layers draw "

@@ -15,6 +15,7 @@ from ..fitting import Adam
 from ..fitting.schedules import OneCycle
 from ..flows import ContinuousFlow, FlowFit
 from ..flows.initialization import spread_units
+from .parallel import completed
 
 FLAG = flag()
 FRESH = 100_000
@@ -22,7 +23,7 @@ _WIDE = (2, 64, 128, 128, 64, 2)
 
 
 @dataclass(frozen=True)
-class Net:
+class FlagNet:
     """A net of Table 1, the report's loss, and the group in which it is drawn."""
 
     name: str
@@ -42,23 +43,23 @@ _HYPERNETS = {
     (16, 64): 1.2086,
     (64, 64): 1.2097,
 }
-NETS: tuple[Net, ...] = (
+NETS: tuple[FlagNet, ...] = (
     *(
-        Net(f"hypernet H {hidden}, w {width}", HyperMLP(2, width, hidden), loss, f"hypernetworks, w {width}")
+        FlagNet(f"hypernet H {hidden}, w {width}", HyperMLP(2, width, hidden), loss, f"hypernetworks, w {width}")
         for (hidden, width), loss in _HYPERNETS.items()
     ),
-    Net("2-layer FC, hidden 5", MLP((2, 5, 2)), 2.7974, "layers"),
-    Net("5-layer FC 64-128-128-64", MLP(_WIDE), 1.3796, "layers"),
-    Net("2-layer concat, hidden 5", ConcatMLP((2, 5, 2)), 2.0645, "layers"),
-    Net("4-layer concat 32-64-32", ConcatMLP((2, 32, 64, 32, 2)), 1.8108, "layers"),
-    Net("5-layer concat 64-128-128-64", ConcatMLP(_WIDE), 1.4956, "layers"),
-    Net("6-layer concat 32-64-64-64-32", ConcatMLP((2, 32, 64, 64, 64, 32, 2)), 1.4972, "layers"),
-    Net("5-layer gate and add 64-128-128-64", GatedMLP(_WIDE), 1.4306, "layers"),
+    FlagNet("2-layer FC, hidden 5", MLP((2, 5, 2)), 2.7974, "layers"),
+    FlagNet("5-layer FC 64-128-128-64", MLP(_WIDE), 1.3796, "layers"),
+    FlagNet("2-layer concat, hidden 5", ConcatMLP((2, 5, 2)), 2.0645, "layers"),
+    FlagNet("4-layer concat 32-64-32", ConcatMLP((2, 32, 64, 32, 2)), 1.8108, "layers"),
+    FlagNet("5-layer concat 64-128-128-64", ConcatMLP(_WIDE), 1.4956, "layers"),
+    FlagNet("6-layer concat 32-64-64-64-32", ConcatMLP((2, 32, 64, 64, 64, 32, 2)), 1.4972, "layers"),
+    FlagNet("5-layer gate and add 64-128-128-64", GatedMLP(_WIDE), 1.4306, "layers"),
 )
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FlagRecipe:
     """How a flow of the flag is set up and trained.
 
     Attributes
@@ -66,19 +67,19 @@ class Recipe:
     times : (float, float)
         Of the base and of the data.
     initial : {"torch", "spread"}
-        Parameters as torch's linear layers draw them, or as `flows.initialization.spread_units` does.
+        Parameters drawn as by torch's linear layers, or by `flows.initialization.spread_units`.
     speed : {"one", "fast"}
         The scale of the slope: 1, or 8 for hypernetworks, whose slope is a mean over the units, and 2 for others.
     rate : float
         Adam's learning rate, or the highest where it has one cycle.
     schedule : {"constant", "one cycle"}
-        The latter as `fitting.schedules.OneCycle`.
+        "one cycle" is `fitting.schedules.OneCycle`.
     betas : (float, float)
         Of Adam.
     solver, tolerance
         While training; losses on fresh points are always computed with Tsit5 at 1e-5.
     updates, batch : int
-        How many updates, of how many fresh points each.
+        The number of updates, and of fresh points in each.
     """
 
     times: tuple[float, float] = (0.0, 1.0)
@@ -106,8 +107,8 @@ class Recipe:
         return self.rate if self.schedule == "constant" else OneCycle(self.rate, self.updates)(update)
 
 
-THEIRS = Recipe((0.0, 10.0), "torch", "one", 1e-3, "constant", (0.9, 0.999), "DP5", 1e-5)
-OURS = Recipe()
+THEIRS = FlagRecipe((0.0, 10.0), "torch", "one", 1e-3, "constant", (0.9, 0.999), "DP5", 1e-5)
+OURS = FlagRecipe()
 
 
 def as_torch_draws(field: VectorField, seed: int) -> Parameters:
@@ -121,7 +122,7 @@ def as_torch_draws(field: VectorField, seed: int) -> Parameters:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedFlow:
     """A flow of the flag after its training, as plain arrays, so that it can come from another process.
 
     Attributes
@@ -156,21 +157,16 @@ class Trained:
 
 def train_flag(
     field: VectorField,
-    recipe: Recipe,
+    recipe: FlagRecipe,
     seed: int,
     engine: str,
     advance: Callable[[int, str], None],
     fresh: int = FRESH,
-) -> Trained:
+) -> TrainedFlow:
     """Train a net on the flag by a recipe; `advance(n, note)` is told of every update."""
     field = recipe.field(field)
     flow = ContinuousFlow(
-        field,
-        times=recipe.times,
-        solver=recipe.solver,
-        rtol=recipe.tolerance,
-        atol=recipe.tolerance,
-        engine=engine,
+        field, times=recipe.times, solver=recipe.solver, rtol=recipe.tolerance, atol=recipe.tolerance, engine=engine
     )
     flow.set_arrays(recipe.parameters(field, seed))
     fit = flow.fit(
@@ -182,14 +178,13 @@ def train_flag(
         seed=seed,
         callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),
     )
-    if fit.interrupted:
-        raise KeyboardInterrupt  # a fit that was stopped is not a result
-    trained = Trained(field, recipe.times, flow.arrays(), replace(fit, flow=None), math.nan, math.nan)
+    fit = replace(completed(fit), flow=None)
+    trained = TrainedFlow(field, recipe.times, flow.arrays(), fit, math.nan, math.nan)
     return replace(trained, **fresh_loss(trained.flow(engine), fresh))
 
 
 def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
-    """Return the loss on points that no training has seen, "fresh", and its distance to the density's own, "gap"."""
+    """Return the loss on points that no training has seen ("fresh"), and how far it exceeds the density's own ("gap")."""
     points = FLAG.sample(count, np.random.default_rng((2022, 7)))
     with torch.no_grad():
         found = [flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))]

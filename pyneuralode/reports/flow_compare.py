@@ -1,7 +1,7 @@
-"""Experiment `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
+"""Report `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
 
-Both minimize the reverse divergence KL(q || p) to a density that is known up to a constant, from their own samples. The
-constant is computed by quadrature, so that the divergence itself is known.
+Both minimize the reverse divergence KL(q || p) from a density known up to a constant, on their own samples. The constant
+is computed by quadrature, so that the divergence itself is known.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..flows.initialization import spread_units
 from ..flows.planar import PlanarFlow
 from ..flows.plots import grid_points
 from ..plotting.flows import density_panels, divergences
-from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job, completed
 
 EXTENT = (-5.0, 5.0, -5.0, 5.0)
 SIZES = (2, 8, 32)
@@ -37,19 +37,19 @@ def two_moons(z: Tensor) -> Tensor:
 
 
 def wave(z: Tensor) -> Tensor:
-    """Return that of a band along a sine, confined to |z_1| < 4 with soft edges."""
+    """Return the log density (n,), up to a constant, of a band along a sine; soft edges confine it to |z_1| < 4."""
     return -0.5 * ((z[:, 1] - _sine(z)) / 0.4) ** 2 + _confined(z)
 
 
 def split_wave(z: Tensor) -> Tensor:
-    """Return that of a wave with a second arm around z_1 = 1."""
+    """Return the log density (n,), up to a constant, of a wave with a second arm around z_1 = 1."""
     arm = 3 * torch.exp(-0.5 * ((z[:, 0] - 1) / 0.6) ** 2)
     first = z[:, 1] - _sine(z)
     return _either(-0.5 * (first / 0.35) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
 
 
 def forked_wave(z: Tensor) -> Tensor:
-    """Return that of a wave that forks at z_1 = 1."""
+    """Return the log density (n,), up to a constant, of a wave that forks at z_1 = 1."""
     arm = 3 * torch.sigmoid((z[:, 0] - 1) / 0.3)
     first = z[:, 1] - _sine(z)
     return _either(-0.5 * (first / 0.4) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
@@ -76,7 +76,7 @@ DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class Compared:
+class MeasuredFlow:
     """A trained flow in numbers: KL(q || p) with its standard error, seconds and updates, log densities on the grid."""
 
     divergence: float
@@ -86,7 +86,7 @@ class Compared:
     log_density: np.ndarray
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: two densities, M = 2 and 8, 150 updates. Full: four, M = 2, 8, 32."""
     names = list(DENSITIES)[: 2 if context.quick else None]
     sizes = SIZES[: 2 if context.quick else None]
@@ -94,15 +94,9 @@ def run(context: Context) -> Report:
     # At M = 32 a planar flow makes two updates in about the time in which a continuous one makes one.
     many = {"cnf": updates, "planar": 2 * updates}
     pixels = 60 if context.quick else 120
-    # Either kind may lose a part of the density for good: there are three seeds, of which the best counts.
-    seeds = 1 if context.quick else 3
-    keys = [
-        (name, size, kind, context.seed + k)
-        for size in reversed(sizes)
-        for kind in KINDS
-        for name in names
-        for k in range(seeds)
-    ]
+    # Either kind may lose a part of the density for good, so the best of three seeds counts.
+    seeds = context.seeds(1, 3)
+    keys = [(n, size, kind, seed) for size in reversed(sizes) for kind in KINDS for n in names for seed in seeds]
     jobs = [
         Job(
             f"{name}, {KINDS[kind].replace('M', str(size))}, seed {seed}",
@@ -112,18 +106,17 @@ def run(context: Context) -> Report:
         )
         for name, size, kind, seed in keys
     ]
-    trained = side_by_side(jobs, context.workers, context.progress, context.executor)
-    found: dict[tuple[str, int, str], Compared] = {}
+    trained = context.run_jobs(jobs)
+    found: dict[tuple[str, int, str], MeasuredFlow] = {}
     for (*key, _), one in zip(keys, trained):
         found[tuple(key)] = min(found.get(tuple(key), one), one, key=lambda c: c.divergence)
-    return Report(
+    return Findings(
         rows=_rows(found, names, sizes),
         tables=[_table(keys, trained)],
         figures={
             "densities": density_panels(_panels(found, names, sizes, pixels), EXTENT, 1 + 2 * len(sizes)),
             "divergences": divergences(
-                sizes,
-                {n: {KINDS[k]: [found[n, m, k].divergence for m in sizes] for k in KINDS} for n in names},
+                sizes, {n: {KINDS[k]: [found[n, m, k].divergence for m in sizes] for k in KINDS} for n in names}
             ),
         },
         captions={
@@ -138,7 +131,7 @@ def run(context: Context) -> Report:
             "and 32 hidden units, Tsit5, tolerance 1e-3 while training and 1e-5 for the numbers. "
             f"Continuous flows get {many['cnf']:,} updates and planar ones, whose updates take less time, "
             f"{many['planar']:,}: at M = 32 about the same time in all, which stands in the table. "
-            f"Each is trained from {seeds} seed{'s' * (seeds > 1)}, and the best counts.",
+            f"Each is trained from {len(seeds)} seed{'s' * (len(seeds) > 1)}, and the best counts.",
             "The densities are those of Rezende and Mohamed (2015), Fig. 3; the last three are confined to "
             "|z1| < 4 with soft edges, since they have no finite integral without. Their constants are "
             "computed by quadrature and the divergence is that of 50,000 samples.",
@@ -157,17 +150,9 @@ def log_constant(log_density: Callable[[Tensor], Tensor], half: float = 8.0, cou
 
 
 def compare(
-    name: str,
-    kind: str,
-    size: int,
-    updates: int,
-    seed: int,
-    engine: str,
-    pixels: int,
-    advance,
-    samples: int = 50_000,
-) -> Compared:
-    """Train one flow ("cnf" or "planar") of a size on the density of that name, and measure it."""
+    name: str, kind: str, size: int, updates: int, seed: int, engine: str, pixels: int, advance, samples: int = 50_000
+) -> MeasuredFlow:
+    """Train one flow ("cnf" or "planar") of the given size on the named density, and measure it."""
     log_density = DENSITIES[name]
     if kind == "cnf":
         field = HyperMLP(2, size, 32, output_scale=8.0)
@@ -185,8 +170,7 @@ def compare(
         seed=seed,
         callback=lambda update, loss: advance(1, f"loss {loss:.3f}"),
     )
-    if fit.interrupted:
-        raise KeyboardInterrupt  # a fit that was stopped is not a result
+    completed(fit)
     if kind == "cnf":
         parameters = flow.arrays()
         flow = ContinuousFlow(field, engine=engine)
@@ -196,7 +180,7 @@ def compare(
         differences = torch.cat([log_q - log_density(x) for x, log_q in parts]).double() + log_constant(log_density)
         drawn = flow.log_prob(_grid(pixels)).reshape(pixels, pixels).numpy()
     error = float(differences.std()) / math.sqrt(len(differences))
-    return Compared(float(differences.mean()), error, fit.seconds, updates, drawn)
+    return MeasuredFlow(float(differences.mean()), error, fit.seconds, updates, drawn)
 
 
 def _grid(pixels: int) -> Tensor:
@@ -215,7 +199,7 @@ def _rows(found: dict, names: list[str], sizes: tuple[int, ...]) -> list[Row]:
     return rows
 
 
-def _table(keys: list[tuple], trained: list[Compared]) -> Table:
+def _table(keys: list[tuple], trained: list[MeasuredFlow]) -> Table:
     rows = [
         [name, size, KINDS[kind], seed, one.divergence, one.error, one.updates, round(one.seconds, 1)]
         for (name, size, kind, seed), one in sorted(zip(keys, trained), key=_place)

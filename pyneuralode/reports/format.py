@@ -6,8 +6,8 @@ from __future__ import annotations
 def number(value: float, trim: bool = False) -> str:
     """Return `value` with four significant digits, such as 0.01124, 13.43 or 1.970e-4.
 
-    Whole numbers of type int are counts and are written out, in groups of three digits. With `trim`, zeros
-    at the end are left out: a published 0.0173 is not to look more precise than it is.
+    Values of type int are counts and are written in full, in groups of three digits. With `trim`, trailing zeros
+    are dropped, so that a published 0.0173 does not look more precise than it is.
     """
     if isinstance(value, int):
         return f"{value:,}"

@@ -1,4 +1,4 @@
-"""Experiment `mnist-flow`: handwritten digits from a single CNF and from CNFs at several scales."""
+"""Report `mnist-flow`: handwritten digits from a single CNF and from CNFs at several scales."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..datasets.mnist import mnist_images
 from ..flows.images.training import SETUPS, Measurement, train_image_flow
 from ..flows.images.transforms import quantize
 from ..plotting.images import bits_curve, image_grid
-from .base import Context, Report, Row, Table
-from .parallel import Job, OneBar, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job, OneBar
 
 FLOWS = {"single flow": "small-single", "multi-scale flow": "small"}
 SAMPLES = 64
@@ -25,8 +25,8 @@ PUBLISHED = {
 
 
 @dataclass
-class Training:
-    """One run: bits per dim of every batch, of the test images and of the histograms, and samples' pixels."""
+class TrainedDigitFlow:
+    """One training: bits per dim of every batch, of the test images and of the histograms, and pixels of samples."""
 
     losses: np.ndarray
     seconds: float
@@ -36,7 +36,7 @@ class Training:
     parameters: int
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: 40 updates and 400 test images. Full: the reduced scale of `pyneuralode train mnist-flow`."""
     tests = mnist_images("test")[: 400 if context.quick else None]
     jobs = []
@@ -44,18 +44,15 @@ def run(context: Context) -> Report:
         updates = 40 if context.quick else SETUPS[scale].updates
         batches = -(-len(tests) // 200)
         jobs.append(Job(name, train, (scale, updates, len(tests), context.seed), updates + batches))
-    found = dict(zip(FLOWS, side_by_side(jobs, context.workers, context.progress)))
+    found = dict(zip(FLOWS, context.run_jobs(jobs)))
     baseline = next(iter(found.values())).baseline
-    return Report(
+    return Findings(
         rows=_rows(found, baseline),
         figures={
             "samples": image_grid({"MNIST": tests[:SAMPLES]} | {name: t.samples for name, t in found.items()}),
             "bits": bits_curve(
                 {name: t.losses for name, t in found.items()},
-                {
-                    "independent pixels": baseline,
-                    "FFJORD multi-scale, published": PUBLISHED["FFJORD, multi-scale"][0],
-                },
+                {"independent pixels": baseline, "FFJORD multi-scale, published": PUBLISHED["FFJORD, multi-scale"][0]},
             ),
         },
         tables=[_table(found)],
@@ -73,7 +70,7 @@ def run(context: Context) -> Report:
             "density has no bound.",
             "The first map of both reduced flows carries every pixel through the histogram of its place to a "
             "standard normal number: without CNFs they are the baseline, independent per-pixel histograms "
-            "with one added to each of their 256 counts, and what they gain on it is what the CNFs learn. "
+            "with one added to each of their 256 counts, and any gain over it is what the CNFs learn. "
             "The report's set-up begins with the pixels instead, FFJORD's with their logits.",
             "The full scales (report, multiscale, fast of `pyneuralode train mnist-flow`) need a GPU. They "
             "are tested for a few updates at tiny size and have not been run to their end here; the "
@@ -82,13 +79,13 @@ def run(context: Context) -> Report:
     )
 
 
-def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[..., None]) -> Training:
+def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[..., None]) -> TrainedDigitFlow:
     """Train one reduced flow; `advance(n, note)` is told of every update."""
     setup = replace(SETUPS[scale], updates=updates)
     found = train_image_flow(
         setup, mnist_images("train"), mnist_images("test")[:tests], seed=seed, progress=OneBar(advance)
     )
-    return Training(
+    return TrainedDigitFlow(
         found.fit.losses,
         found.fit.seconds,
         found.test,
@@ -98,15 +95,9 @@ def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[...
     )
 
 
-def _rows(found: dict[str, Training], baseline: float) -> list[Row]:
+def _rows(found: dict[str, TrainedDigitFlow], baseline: float) -> list[Row]:
     rows = [
-        Row(
-            f"{name}, reduced scale: bits per dim",
-            t.test.bits,
-            target=baseline,
-            unit="bits",
-            source="R Fig. 10",
-        )
+        Row(f"{name}, reduced scale: bits per dim", t.test.bits, target=baseline, unit="bits", source="R Fig. 10")
         for name, t in found.items()
     ]
     rows.append(Row("independent per-pixel histograms: bits per dim", baseline, unit="bits"))
@@ -116,41 +107,24 @@ def _rows(found: dict[str, Training], baseline: float) -> list[Row]:
     ]
 
 
-def _table(found: dict[str, Training]) -> Table:
-    rows = []
-    for name, t in found.items():
-        setup = SETUPS[FLOWS[name]]
-        rows.append(
-            [
-                name,
-                " ".join(setup.flow["steps"]),
-                "-".join(map(str, setup.flow["hidden"])),
-                t.parameters,
-                len(t.losses),
-                setup.batch,
-                t.seconds,
-                t.test.bits,
-                t.test.error,
-                t.test.evaluations,
-            ]
-        )
-    columns = [
-        "flow",
-        "steps",
-        "hidden",
-        "parameters",
-        "updates",
-        "batch",
-        "seconds",
-        "test bits",
-        "standard error",
-        "evaluations",
+def _table(found: dict[str, TrainedDigitFlow]) -> Table:
+    records = [
+        {
+            "flow": name,
+            "steps": " ".join(SETUPS[FLOWS[name]].flow["steps"]),
+            "hidden": "-".join(map(str, SETUPS[FLOWS[name]].flow["hidden"])),
+            "parameters": t.parameters,
+            "updates": len(t.losses),
+            "batch": SETUPS[FLOWS[name]].batch,
+            "seconds": t.seconds,
+            "test bits": t.test.bits,
+            "standard error": t.test.error,
+            "evaluations": t.test.evaluations,
+        }
+        for name, t in found.items()
     ]
-    return Table(
-        "The two flows",
-        columns,
-        rows,
-        note="Parameters are those that are learned, the histograms not counted. Seconds are those of the "
-        "updates, with several workers on one thread each. Evaluations are those of the fields for a batch "
-        "of test images.",
+    note = (
+        "Parameters are those that are learned, the histograms not counted. Seconds are those of the updates, with several "
+        "workers on one thread each. Evaluations are those of the fields for a batch of test images."
     )
+    return Table.from_records("The two flows", records, note)

@@ -1,4 +1,4 @@
-"""Experiment `odenet`: digits read by ODE-Nets, an RK-Net, a residual and a plain network."""
+"""Report `odenet`: digits read by ODE-Nets, an RK-Net, a residual and a plain network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..plotting.classifiers import (
     memory_against_depth,
     training_losses,
 )
-from .base import Context, Report, Row, Table
-from .odenet_nets import ADAPTIVE, BATCH, CHANNELS, MAIN, NETS, SIDE, Trained, growth, memory, train
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .odenet_nets import ADAPTIVE, BATCH, CHANNELS, MAIN, NETS, SIDE, TrainedDigitNet, growth, memory, train
+from .parallel import Job
 from .recorded import recorded
 
 # Millions of parameters and test error in %, as printed.
@@ -29,7 +29,7 @@ _REVIEW = "L section 4.3.1"
 _RECORDED = "Full trainings, recorded: computed once, by the commits in the table."
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: 4,000 images once. Full: all of MNIST twice; DP5 with the adjoint, which is slow, half of it once."""
     recipe = RECIPES["digits"]
     jobs = []
@@ -43,13 +43,13 @@ def run(context: Context) -> Report:
         )
         jobs.append(Job(net.name, train, (training, context.seed), epochs * (images // recipe.batch)))
     depths = [5, 10, 20] if context.quick else [5, 10, 20, 40, 80]
-    found = dict(zip([net.name for net in NETS], side_by_side(jobs, context.workers, context.progress)))
+    found = dict(zip([net.name for net in NETS], context.run_jobs(jobs)))
     peaks = memory(depths, context.progress)
     kept = recorded("odenet")
     images = {name: trained.batch for name, trained in found.items()}
     evaluations = {name: t.evaluations for name, t in found.items() if t.evaluations.any()}
     _, tests = jobs[0].arguments[0].sets()
-    return Report(
+    return Findings(
         rows=[*_errors(found), *_recorded_errors(kept), *_sizes(found), *_growth(growth(depths, peaks))],
         figures={
             "training": training_losses({name: t.losses for name, t in found.items()}, images),
@@ -70,13 +70,13 @@ def run(context: Context) -> Report:
             "memory": f"Peak memory of tensors alive in one gradient of the body alone, {BATCH} images of "
             f"{CHANNELS} x {SIDE} x {SIDE}, single precision.",
             "errors": "Theirs are of full trainings.",
-            "misread": f"Test digits that the {MAIN} net misreads, the surest mistakes first.",
+            "misread": f"Test digits that the {MAIN} net misreads, the most confident mistakes first.",
         },
         notes=_notes(),
     )
 
 
-def _errors(found: dict[str, Trained]) -> list[Row]:
+def _errors(found: dict[str, TrainedDigitNet]) -> list[Row]:
     def error(name: str, theirs: float | None, source: str, target: float | None = None) -> Row:
         return Row(f"{name}: test error", found[name].error, theirs, "%", source=source, target=target)
 
@@ -113,53 +113,31 @@ def _recorded_curves(runs: list[dict[str, Any]]) -> Figure:
 
 
 def _recorded_table(runs: list[dict[str, Any]]) -> Table:
-    columns = [
-        "run",
-        "epochs",
-        "images",
-        "parameters",
-        "test error, %",
-        "minutes",
-        "processes",
-        "commit",
-        "machine",
-    ]
-    rows = [
-        [
-            _recorded_name(run),
-            len(run["curves"]["test_accuracy"]),
-            run["images"],
-            run["parameters"],
-            100 * (1 - run["test_accuracy"]),
-            run["seconds"] / 60,
-            run["processes"],
-            run["commit"],
-            run["machine"],
-        ]
+    records = [
+        {
+            "run": _recorded_name(run),
+            "epochs": len(run["curves"]["test_accuracy"]),
+            "images": run["images"],
+            "parameters": run["parameters"],
+            "test error, %": 100 * (1 - run["test_accuracy"]),
+            "minutes": run["seconds"] / 60,
+            "processes": run["processes"],
+            "commit": run["commit"],
+            "machine": run["machine"],
+        }
         for run in runs
     ]
-    return Table(
-        "Recorded full trainings",
-        columns,
-        rows,
-        note="Written by the runs themselves, not computed with this page.",
-    )
+    note = "Written by the runs themselves, not computed with this page."
+    return Table.from_records("Recorded full trainings", records, note)
 
 
-def _sizes(found: dict[str, Trained]) -> list[Row]:
+def _sizes(found: dict[str, TrainedDigitNet]) -> list[Row]:
     counts = {name: t.parameters for name, t in found.items()}
     match = {"better": "match", "unit": "parameters"}
     return [
         Row(f"{MAIN}: parameters", counts[MAIN], 208_010, source=_REVIEW, tolerance=0.0, **match),
         Row("RK-Net, RK4: parameters", counts["RK-Net, RK4"], 0.22e6, source=_CHEN, **match),
-        Row(
-            "ResNet, 6 blocks: parameters",
-            counts["ResNet, 6 blocks"],
-            0.60e6,
-            source=_CHEN,
-            tolerance=0.01,
-            **match,
-        ),
+        Row("ResNet, 6 blocks: parameters", counts["ResNet, 6 blocks"], 0.60e6, source=_CHEN, tolerance=0.01, **match),
         Row("plain CNN: parameters", counts["plain CNN"], None, **match),
     ]
 
@@ -174,48 +152,34 @@ def _growth(grown: dict[str, float]) -> list[Row]:
     ]
 
 
-def _misread(trained: Trained, tests: ImageData) -> Figure:
+def _misread(trained: TrainedDigitNet, tests: ImageData) -> Figure:
     labels = tests.labels[trained.misread].tolist()
     captions = [f"{label}, read as {answer}" for label, answer in zip(labels, trained.answers)]
     return image_table(tests.images[trained.misread].numpy(), captions, "Misread test digits", columns=10)
 
 
-def _table(found: dict[str, Trained]) -> Table:
-    rows = []
+def _table(found: dict[str, TrainedDigitNet]) -> Table:
+    records = []
     for net in NETS:
         t, options = found[net.name], net.options
         ode = options["kind"] in ("odenet", "rknet")
-        rows.append(
-            [
-                net.name,
-                options.get("solver", "Euler") if ode else "none",
-                net.gradient if ode else "Backprop",
-                t.parameters,
-                t.images,
-                t.epochs,
-                t.error,
-                float(t.evaluations[-20:].mean()) if ode else None,
-                t.seconds,
-            ]
-        )
-    columns = [
-        "net",
-        "solver",
-        "gradient",
-        "parameters",
-        "images",
-        "epochs",
-        "test error, %",
-        "evaluations",
-        "seconds",
-    ]
-    return Table(
-        "The networks",
-        columns,
-        rows,
-        note="Evaluations are those of the dynamics in a forward pass, in the last updates. Seconds are those of training and "
-        "tests, with several networks at once on one thread each.",
+        record = {
+            "net": net.name,
+            "solver": options.get("solver", "Euler") if ode else "none",
+            "gradient": net.gradient if ode else "Backprop",
+            "parameters": t.parameters,
+            "images": t.images,
+            "epochs": t.epochs,
+            "test error, %": t.error,
+            "evaluations": float(t.evaluations[-20:].mean()) if ode else None,
+            "seconds": t.seconds,
+        }
+        records.append(record)
+    note = (
+        "Evaluations are those of the dynamics in a forward pass, in the last updates. Seconds are those of training and "
+        "tests, with several networks at once on one thread each."
     )
+    return Table.from_records("The networks", records, note)
 
 
 def _memory_table(depths: list[int], peaks: dict[str, list[float]]) -> Table:

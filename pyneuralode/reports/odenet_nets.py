@@ -1,4 +1,4 @@
-"""The networks of experiment `odenet`, what a training of each leaves, and the memory of their bodies."""
+"""The networks of report `odenet`: how each is trained, and the memory that its body takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISREAD = 40
 
 
 @dataclass(frozen=True)
-class Net:
+class DigitNet:
     """A network to train: arguments of `classifier`, images and epochs of each scale, changes of the recipe."""
 
     name: str
@@ -47,17 +47,17 @@ _ADAPTIVE = {
 # Rounding to bfloat16 would pass for an error of the steps.
 _SINGLE = {"precision": "float32"}
 NETS = (
-    Net(MAIN, {"kind": "odenet"}, gradient="Checkpointed"),
-    Net(ADAPTIVE, _ADAPTIVE, full=(30_000, 1), quick=(1_500, 1), gradient="BacksolveAdjoint", changes=_SINGLE),
-    Net("RK-Net, RK4", {"kind": "rknet", "solver": "RK4", "steps": 5}),
-    Net("ResNet, 6 blocks", {"kind": "resnet"}),
-    Net("plain CNN", {"kind": "cnn"}),
+    DigitNet(MAIN, {"kind": "odenet"}, gradient="Checkpointed"),
+    DigitNet(ADAPTIVE, _ADAPTIVE, full=(30_000, 1), quick=(1_500, 1), gradient="BacksolveAdjoint", changes=_SINGLE),
+    DigitNet("RK-Net, RK4", {"kind": "rknet", "solver": "RK4", "steps": 5}),
+    DigitNet("ResNet, 6 blocks", {"kind": "resnet"}),
+    DigitNet("plain CNN", {"kind": "cnn"}),
 )
 
 
 @dataclass
-class Trained:
-    """What a training leaves of a network."""
+class TrainedDigitNet:
+    """The results of training one network; `misread` are rows of the test images, `answers` what it read there."""
 
     error: float
     parameters: int
@@ -71,7 +71,7 @@ class Trained:
     answers: np.ndarray
 
 
-def train(training: ClassifierTraining, seed: int, advance: Callable[..., None]) -> Trained:
+def train(training: ClassifierTraining, seed: int, advance: Callable[..., None]) -> TrainedDigitNet:
     """Train one network; `advance(n, note)` is told of every update."""
     images, tests = training.sets()
     fit = train_classifier(
@@ -80,7 +80,7 @@ def train(training: ClassifierTraining, seed: int, advance: Callable[..., None])
     if fit.accuracy is None:
         raise KeyboardInterrupt
     wrong = fit.misread(tests.labels)[:MISREAD].numpy()
-    return Trained(
+    return TrainedDigitNet(
         error=100 * (1 - fit.accuracy),
         parameters=sum(p.numel() for p in fit.model.parameters()),
         losses=fit.fit.losses,

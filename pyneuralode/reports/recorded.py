@@ -1,8 +1,7 @@
-"""Recorded runs: what trainings too long for most machines wrote themselves, kept here and shown as recorded.
+"""Recorded runs: results of trainings that are too long for most machines, shown as recorded.
 
 ``reports/recorded/ID.json`` holds a list of them. Each is the `metrics.json` that a `pyneuralode train` command wrote,
-with its commit, seed, machine, seconds, recipe, numbers and curves; `keep` puts it there, and nothing is written by
-hand.
+with its commit, seed, machine, seconds, recipe, numbers and curves. `keep` puts it there; nothing is written by hand.
 """
 
 from __future__ import annotations
@@ -23,18 +22,17 @@ _NEEDED = ("commit", "machine", "seed", "seconds", "recipe", "finished")
 
 
 def provenance(commit: str | None = None) -> dict[str, str | None]:
-    """Return the commit of this package and the machine in words, as they go into what a run writes.
+    """Return the commit of this package and a description of the machine, as a run writes them.
 
-    The commit is None where the package is not in a git checkout and none is given; changes that are not committed are
-    said.
+    The commit is None if none is given and the package is not in a git checkout; it mentions uncommitted changes.
     """
     return {"commit": commit or os.environ.get("PYNEURALODE_COMMIT") or _commit(), "machine": _machine()}
 
 
 def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
-    """Write the recorded runs of an experiment, from the `metrics.json` of each; return the file.
+    """Write the recorded runs of a report, from the `metrics.json` of each; return the file.
 
-    Raises DataError where one is no finished run with a commit.
+    Raises DataError if one of them is unfinished or lacks its commit.
     """
     contents = []
     for path in runs:
@@ -46,7 +44,7 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
             ) from None
         absent = [name for name in _NEEDED if not isinstance(content, dict) or content.get(name) is None]
         if absent or not content["finished"]:
-            raise DataError(f"{path} is no finished run with {', '.join(_NEEDED)}: give the metrics.json of one.")
+            raise DataError(f"{path} is not a finished run with {', '.join(_NEEDED)}: give the metrics.json of one.")
         contents.append(content)
     final = folder / f"{id}.json"
     with whole_files(final) as (partial,):
@@ -55,7 +53,7 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
 
 
 def recorded(id: str, folder: Path = FOLDER) -> list[dict[str, Any]]:
-    """Return the recorded runs of an experiment; none where there are none."""
+    """Return the recorded runs of a report; an empty list if there are none."""
     path = folder / f"{id}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 

@@ -1,4 +1,4 @@
-"""The experiments that `pyneuralode report` knows."""
+"""The reports that `pyneuralode report` knows."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ..errors import unknown_name
-from .base import Context, Report
+from .base import Context, Findings
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """An experiment: its id, its title, the document it is from, and the module whose `run` computes it.
+class Report:
+    """A report: its id, its title, the document whose results it computes again, and its module.
 
-    Another function of the module is named behind a colon.
+    The module's `run` computes it; another function is named after a colon.
     """
 
     id: str
@@ -22,10 +22,10 @@ class Experiment:
     source: str
     module: str
 
-    def load(self) -> Callable[[Context], Report]:
+    def load(self) -> Callable[[Context], Findings]:
         """Import the module, which may be slow, and return its `run(context)`."""
         module, _, function = self.module.partition(":")
-        return getattr(import_module(module), function or "run")
+        return getattr(import_module(module, __package__), function or "run")
 
 
 _KTH_REPORT = '"Exploring Neural Ordinary Differential Equations", KTH, DD2424 project report, 2022'
@@ -34,117 +34,112 @@ _REVIEW = '"Neural Ordinary Differential Equations: Review of Literature", Pitts
 _ANODEV2 = '"ANODEV2: A Coupled Neural ODE Framework", NeurIPS 2019'
 _SUMMARY = 'one-page summary of Chen et al., "Neural Ordinary Differential Equations" (NeurIPS 2018)'
 
-EXPERIMENTS: dict[str, Experiment] = {
-    experiment.id: experiment
-    for experiment in (
-        Experiment(
+REPORTS: dict[str, Report] = {
+    report.id: report
+    for report in (
+        Report(
             "covid",
             "Sweden's epidemic by a neural ODE, with growing time spans",
             f"{_KTH_REPORT}, Fig. 3, 6 and 7",
-            "pyneuralode.reports.covid",
+            ".covid",
         ),
-        Experiment(
-            "seir",
-            "Sweden's epidemic by the SEIR model",
-            f"{_KTH_REPORT}, Fig. 2, 3 and 5",
-            "pyneuralode.reports.seir",
-        ),
-        Experiment(
+        Report("seir", "Sweden's epidemic by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5", ".seir"),
+        Report(
             "cubic",
             "The cubic spiral from thirty points, over growing time spans",
             f"{_KTH_POSTER}, Fig. 1",
-            "pyneuralode.reports.cubic",
+            ".cubic",
         ),
-        Experiment(
+        Report(
             "spiral",
             "A spiral from short pieces, by three solvers",
             f"{_REVIEW}, section 4.3.2",
-            "pyneuralode.reports.spiral",
+            ".spiral",
         ),
-        Experiment(
+        Report(
             "depth",
             "Layers of a residual network against an ODE",
             f"{_KTH_REPORT}, Fig. 1",
-            "pyneuralode.reports.depth",
+            ".depth",
         ),
-        Experiment(
+        Report(
             "adjoint",
             "Gradient methods: their error and their memory",
             f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
-            "pyneuralode.reports.adjoint",
+            ".adjoint",
         ),
-        Experiment(
+        Report(
             "flag",
             "A continuous normalizing flow learns a flag",
             f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2",
-            "pyneuralode.reports.flag",
+            ".flag",
         ),
-        Experiment(
+        Report(
             "flag-table",
             "Right-hand sides of flows on the flag",
             f"{_KTH_REPORT}, Table 1, Fig. 8 and 9",
-            "pyneuralode.reports.flag_table",
+            ".flag_table",
         ),
-        Experiment(
+        Report(
             "flow-compare",
             "Continuous against planar flows on given densities",
             _SUMMARY,
-            "pyneuralode.reports.flow_compare",
+            ".flow_compare",
         ),
-        Experiment(
+        Report(
             "mnist-flow",
             "Handwritten digits by continuous normalizing flows",
             f"{_KTH_REPORT}, Fig. 10",
-            "pyneuralode.reports.mnist_flow",
+            ".mnist_flow",
         ),
-        Experiment(
+        Report(
             "anodev2-table1",
             "Weights that evolve in the steps of the activations (configuration one)",
             f"{_ANODEV2}, Table 1",
-            "pyneuralode.reports.anodev2_tables:table1",
+            ".anodev2_tables:table1",
         ),
-        Experiment(
+        Report(
             "anodev2-table2",
             "Weights that evolve in steps of their own (configuration two)",
             f"{_ANODEV2}, Table 2",
-            "pyneuralode.reports.anodev2_tables:table2",
+            ".anodev2_tables:table2",
         ),
-        Experiment(
+        Report(
             "anodev2-table3",
             "Parameters of the networks",
             f"{_ANODEV2}, Table 3",
-            "pyneuralode.reports.anodev2_tables:table3",
+            ".anodev2_tables:table3",
         ),
-        Experiment(
+        Report(
             "anodev2-table4",
             "Two gradients of the same ODE, with and without evolving weights",
             f"{_ANODEV2}, Table 4",
-            "pyneuralode.reports.anodev2_tables:table4",
+            ".anodev2_tables:table4",
         ),
-        Experiment(
+        Report(
             "anodev2-transport",
             "Transport at a changing speed, by a constant and by an evolving kernel",
             f"{_ANODEV2}, Fig. 2",
-            "pyneuralode.reports.anodev2_transport",
+            ".anodev2_transport",
         ),
-        Experiment(
+        Report(
             "anodev2-kernels",
             "Kernels that evolve, synthetic and trained",
             f"{_ANODEV2}, Fig. 1 and 3 to 6",
-            "pyneuralode.reports.anodev2_kernels",
+            ".anodev2_kernels",
         ),
-        Experiment(
+        Report(
             "odenet",
             "Digits read by ODE-Nets, an RK-Net and a ResNet",
             f"{_SUMMARY}; {_REVIEW}, section 4.3.1",
-            "pyneuralode.reports.odenet",
+            ".odenet",
         ),
     )
 }
 
 
-def find_experiment(id: str) -> Experiment:
-    """Return the experiment of that id; an id that is not known is an ArgumentError naming the nearest."""
-    if id not in EXPERIMENTS:
-        raise unknown_name("the experiment", id, EXPERIMENTS)
-    return EXPERIMENTS[id]
+def find_report(id: str) -> Report:
+    """Return the report of that id, or raise an ArgumentError that names the nearest known one."""
+    if id not in REPORTS:
+        raise unknown_name("the report", id, REPORTS)
+    return REPORTS[id]

@@ -1,4 +1,4 @@
-"""Run experiments and write what they found."""
+"""Compute reports and write what they found."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..arguments import whole_number
 from ..engines.registry import choose_engine
 from ..errors import ArgumentError, unknown_name
 from ..progress import Progress, SilentProgress
 from .base import SCALES, Context, Row
 from .format import number
 from .page import render
-from .registry import EXPERIMENTS, find_experiment
+from .registry import REPORTS, find_report
 from .store import check_destination, read_results, write_page, write_result
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Where the page is, how many targets were met of how many in each experiment, and which were missed."""
+class ReportSummary:
+    """Where the page is, how many targets each report met of how many, and which were missed."""
 
     page: Path
     tally: dict[str, tuple[int, int]]
@@ -39,15 +40,15 @@ def run_reports(
     check: bool = False,
     progress: Progress | None = None,
     executor: Executor | None = None,
-) -> Outcome:
-    """Compute experiments, write `OUT/ID/` for each and `OUT/index.html` for all that OUT holds.
+) -> ReportSummary:
+    """Compute reports; write `OUT/ID/` for each, and `OUT/index.html` for all that OUT holds.
 
     Parameters
     ----------
     ids : iterable of str
-        Keys of `registry.EXPERIMENTS`; repeated ones run once.
+        Keys of `registry.REPORTS`; repeated ones run once.
     out : path
-        Folder of the results, made where it does not exist. Results of other experiments in it stay.
+        Folder of the results, made where it does not exist. Results of other reports in it stay.
     scale : {"quick", "full"}
     engine : {"auto", "torch", "julia"}
     seed : int
@@ -55,16 +56,16 @@ def run_reports(
     workers : int, optional
         Processes that may run at once; by default one for each core.
     check : bool
-        Whether `missed` is wanted; only the full scale has targets to miss.
+        Whether to fill `missed`; only the full scale has targets to miss.
     progress : Progress, optional
         Silent by default.
     executor : concurrent.futures.Executor, optional
-        Runs the flows of `flag-table` and `flow-compare` in place of processes of this machine, such as
+        Runs the jobs of a report (its fits and trainings) in place of processes of this machine, such as
         ``dask.distributed.Client(...).get_executor()`` for a cluster.
 
     Returns
     -------
-    Outcome
+    ReportSummary
         `missed` holds one sentence for each row whose target was missed, and is empty without `check`.
 
     Raises
@@ -72,48 +73,48 @@ def run_reports(
     ArgumentError
         Before anything is computed, if an argument is not as above or `out` cannot take the results.
     EngineError
-        Before anything is computed, if the engine is not here.
+        Before anything is computed, if the engine is not installed or not ready.
 
     Notes
     -----
-    An experiment that ends with an exception leaves nothing; those completed before it stay on the page.
+    A report that ends with an exception leaves nothing; those completed before it stay on the page.
     """
-    experiments = [find_experiment(id) for id in dict.fromkeys(ids)]
+    reports = [find_report(id) for id in dict.fromkeys(ids)]
     out = Path(out)
-    if not experiments:
-        raise ArgumentError(f"no experiment is named: give one or more of {', '.join(EXPERIMENTS)}.")
+    if not reports:
+        raise ArgumentError(f"no report is named: give one or more of {', '.join(REPORTS)}.")
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     engine = choose_engine(engine)
-    if not 0 <= seed < 2**32:
-        raise ArgumentError(f"seed is {seed}: give a whole number from 0 to {2**32 - 1}.")
-    if workers is not None and workers < 1:
-        raise ArgumentError(f"workers is {workers}: give 1 or more, or leave it out for one a core.")
+    seed = whole_number("seed", seed, 0)
+    if seed >= 2**32:
+        raise ArgumentError(f"seed is {seed}: give a whole number below 2^32.")
+    workers = whole_number("workers", os.cpu_count() or 1 if workers is None else workers)
     if check and scale != "full":
-        raise ArgumentError(f"check is asked for at scale {scale!r}, but targets hold at full scale: leave one out.")
-    check_destination(out, [experiment.id for experiment in experiments])
+        raise ArgumentError(f"check is given at scale {scale!r}, but targets hold at full scale: leave one out.")
+    check_destination(out, [report.id for report in reports])
 
-    context = Context(scale, engine, seed, workers or os.cpu_count() or 1, progress or SilentProgress(), executor)
+    context = Context(scale, engine, seed, workers, progress or SilentProgress(), executor)
     tally: dict[str, tuple[int, int]] = {}
     missed: list[str] = []
-    for experiment, run in [(experiment, experiment.load()) for experiment in experiments]:
+    for report, run in [(report, report.load()) for report in reports]:
         start = time.perf_counter()
-        report = run(context)
-        write_result(out, experiment, context, report, time.perf_counter() - start)
+        findings = run(context)
+        write_result(out, report, context, findings, time.perf_counter() - start)
         page = write_page(out, render(_in_order(read_results(out))))
-        judged = [row for row in report.rows if row.met is not None]
-        tally[experiment.id] = (sum(row.met for row in judged), len(judged))
+        judged = [row for row in findings.rows if row.met is not None]
+        tally[report.id] = (sum(row.met for row in judged), len(judged))
         if check:
-            missed += [f"{experiment.id}: {_shortfall(row)}" for row in judged if not row.met]
-    return Outcome(page, tally, tuple(missed))
+            missed += [f"{report.id}: {_shortfall(row)}" for row in judged if not row.met]
+    return ReportSummary(page, tally, tuple(missed))
 
 
 def _in_order(results: list[dict]) -> list[dict]:
-    places = {id: place for place, id in enumerate(EXPERIMENTS)}
+    places = {id: place for place, id in enumerate(REPORTS)}
     return sorted(results, key=lambda result: (places.get(result["id"], len(places)), result["folder"]))
 
 
 def _shortfall(row: Row) -> str:
     ours = number(row.ours) if row.ours is not None and math.isfinite(row.ours) else "not a finite number"
     wanted = {"lower": "at most", "higher": "at least", "match": "near"}[row.better]
-    return f"{row.name!r} is {ours}, and {wanted} {number(row.target, trim=True)} is the target."
+    return f"{row.name!r} is {ours}; the target is {wanted} {number(row.target, trim=True)}."

@@ -1,4 +1,4 @@
-"""Experiment `seir`: the report's SEIR fit repeated, converged fits beside it, and the incidence fitted as well."""
+"""Report `seir`: the KTH report's SEIR fit repeated, converged fits beside it, and fits of the incidence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..fitting import LBFGS, Adam, Stage
 from ..models import NeuralODE
 from ..plotting.curves import loss_curve
 from ..plotting.epidemics import compartments, fitted_curves
-from .base import Context, Report, Row, Table
+from .base import Context, Findings, Row, Table
 
-# The report's scale of the data: fifty times the cases, in parts of a population of ten million.
+# The KTH report's scale of the data: fifty times the cases, as a fraction of a population of ten million.
 SCALE = 50 / 1e7
 UNIT = "50 x new cases a day / 10 million"
 THEIRS = {"gamma": 0.1599, "R0": 5.6525, "sigma": 0.1166}
 THEIR_START = SEIR(gamma=0.17, R0=5.7, sigma=0.17)
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Fit the SEIR model five ways; the scales do not differ, it takes seconds."""
     data = sweden("report")
     days, values = data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
@@ -43,7 +43,7 @@ def run(context: Context) -> Report:
     for name, plan in plans.items():
         fits[name] = fit_seir(**settings, **plan)
         task.advance(1, f"{name}: {fits[name].result.loss:.4g}")
-    return Report(
+    return Findings(
         rows=_rows(fits),
         figures=_figures(fits, days, values, context.engine),
         tables=[_table(fits)],
@@ -55,7 +55,7 @@ def run(context: Context) -> Report:
             "loss": "Loss of every iteration (R Fig. 5).",
         },
         notes=[
-            "The report compares the infectious part i, a prevalence, with new cases, an incidence. The last two fits "
+            "The KTH report compares the infectious part i, a prevalence, with new cases, an incidence. The last two fits "
             "compare factor x sigma e, the rate at which cases begin, with the same data.",
             "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The converged "
             "fits use L-BFGS on the logarithms of the parameters, from the same start.",
@@ -78,14 +78,7 @@ def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
             tolerance=0.01,
             source="R Fig. 5",
         ),
-        Row(
-            "loss after its 200 iterations",
-            theirs.loss,
-            0.01124,
-            better="match",
-            tolerance=0.02,
-            source="R Fig. 5",
-        ),
+        Row("loss after its 200 iterations", theirs.loss, 0.01124, better="match", tolerance=0.02, source="R Fig. 5"),
     ]
     for name, value in THEIRS.items():
         unit = "" if name == "R0" else "1/day"

@@ -1,4 +1,4 @@
-"""Experiment `spiral`: a neural ODE learns a linear spiral from short pieces, by three solvers."""
+"""Report `spiral`: a neural ODE learns a linear spiral from short pieces, by three solvers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..fields import MLP
 from ..models import NeuralODE
 from ..plotting.curves import loss_curve
 from ..plotting.trajectories import training_grid
-from .base import Context, Report, Row, Table
-from .parallel import Job, side_by_side
+from .base import Context, Findings, Row, Table
+from .parallel import Job
 
 
 @dataclass(frozen=True)
-class Theirs:
-    """A solver by our name, with the review's seconds and error."""
+class PublishedRun:
+    """Our name of a solver, and the review's seconds and error with it."""
 
     solver: str
     seconds: float
@@ -26,9 +26,9 @@ class Theirs:
 
 
 SOLVERS = {
-    "Euler": Theirs("Euler", 13.43, 0.0183),
-    "RK4": Theirs("RK4", 12.95, 0.0173),
-    "Dopri5": Theirs("DP5", 39.06, 0.0167),
+    "Euler": PublishedRun("Euler", 13.43, 0.0183),
+    "RK4": PublishedRun("RK4", 12.95, 0.0173),
+    "Dopri5": PublishedRun("DP5", 39.06, 0.0167),
 }
 TIMES = np.linspace(0, 25, 500)
 STARTS, PIECE = 16, 10
@@ -37,8 +37,8 @@ SHOWN = (0, 50, 100, 150)
 
 
 @dataclass
-class Training:
-    """One run: loss of every iteration, whole trajectories (500, 2) by iteration, and what it took."""
+class TrainedSpiral:
+    """One training: the loss of every iteration, whole trajectories (500, 2) by iteration, seconds and evaluations."""
 
     losses: np.ndarray
     trajectories: dict[int, np.ndarray]
@@ -56,15 +56,15 @@ def truth(ts: np.ndarray) -> np.ndarray:
     return 2 * np.exp(-0.1 * ts)[:, None] * np.stack([np.cos(2 * ts), np.sin(2 * ts)], axis=-1)
 
 
-def run(context: Context) -> Report:
+def run(context: Context) -> Findings:
     """Quick: three seeds a solver. Full: five."""
-    seeds = [context.seed + k for k in range(3 if context.quick else 5)]
+    seeds = context.seeds(3, 5)
     jobs = [(name, seed) for name in SOLVERS for seed in seeds]
     work = [Job(f"{name}, seed {seed}", train, (name, seed, context.engine), ITERATIONS) for name, seed in jobs]
-    trainings = side_by_side(work, context.workers, context.progress)
+    trainings = context.run_jobs(work)
     runs = {name: [t for (n, _), t in zip(jobs, trainings) if n == name] for name in SOLVERS}
     best = {name: min(found, key=lambda t: t.error) for name, found in runs.items()}
-    return Report(
+    return Findings(
         rows=_rows(runs),
         figures={
             "trajectories": training_grid(truth(TIMES), {name: t.trajectories for name, t in best.items()}),
@@ -92,14 +92,14 @@ def run(context: Context) -> Report:
             "to 0.018.",
             "The error is the mean squared error of all 500 points after iteration 150, against the exact "
             "solution. It depends on the seed more than on the solver, and the review gives one run of "
-            "each: the verdict compares our best seed with it, and the mean stands beside.",
+            "each: the verdict compares our best seed with it, and the mean is shown too.",
             "Seconds are one run's, the four trajectories included, compilation not; with several workers, "
             "runs share the machine. The review's are from another machine.",
         ],
     )
 
 
-def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIONS) -> Training:
+def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIONS) -> TrainedSpiral:
     """Train one net by the solver of that name; `advance(n, note)` is told of every iteration."""
     field = MLP((2, 50, 2), "tanh", init="normal", init_scale=0.1)
     model = NeuralODE(field, solver=SOLVERS[name].solver, rtol=1e-7, atol=1e-9, engine=engine, seed=seed)
@@ -127,10 +127,10 @@ def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIO
             with torch.no_grad():
                 trajectories[iteration] = model(states[0], times).numpy()
         advance(1, f"loss {losses[-1]:.3g}")
-    return Training(np.array(losses), trajectories, time.perf_counter() - begin, evaluations)
+    return TrainedSpiral(np.array(losses), trajectories, time.perf_counter() - begin, evaluations)
 
 
-def _rows(runs: dict[str, list[Training]]) -> list[Row]:
+def _rows(runs: dict[str, list[TrainedSpiral]]) -> list[Row]:
     rows = []
     for name, found in runs.items():
         theirs, source = SOLVERS[name], "L 4.3.2"
@@ -143,7 +143,7 @@ def _rows(runs: dict[str, list[Training]]) -> list[Row]:
     return rows
 
 
-def _table(runs: dict[str, list[Training]], seeds: list[int]) -> Table:
+def _table(runs: dict[str, list[TrainedSpiral]], seeds: list[int]) -> Table:
     rows = [
         [name, seed, t.error, float(t.losses[-10:].mean()), t.evaluations, t.seconds]
         for name, found in runs.items()

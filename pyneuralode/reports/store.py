@@ -1,4 +1,4 @@
-"""The folder of results: an experiment's files appear in it all together or not at all.
+"""The folder of results: the files of a report appear in it all together or not at all.
 
 OUT/index.html            the page (written by `page`)
 OUT/ID/metrics.json       the numbers: id, engine, scale, seed, seconds, rows, tables
@@ -10,17 +10,17 @@ OUT/ID/ANIMATION.gif      the animations
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError, DataError
-from ..files import check_writable, one_sentence, whole_files, whole_folder
-from .base import Context, Report
-from .registry import Experiment
+from ..files import check_writable, explain_write_errors, whole_files, whole_folder, write_json
+from .base import Context, Findings
+from .registry import Report
 
 INDEX = "index.html"
 PAGE_MARK = '<meta name="generator" content="pyneuralode report">'
@@ -28,6 +28,7 @@ _METRICS = "metrics.json"
 _PAGE = "page.json"
 _METRICS_KEYS = {"id", "engine", "scale", "seed", "seconds", "rows", "tables"}
 _PAGE_KEYS = {"title", "source", "figures", "notes", "tolerances", "finished", "version", "machine"}
+_ROW_KEYS = ("name", "ours", "theirs", "unit", "better", "source", "target", "met")
 _DPI = 150
 _MARGIN = 0.1  # inches
 
@@ -35,20 +36,20 @@ _MARGIN = 0.1  # inches
 def check_destination(out: Path, ids: Iterable[str]) -> None:
     """Raise, before anything is computed, if `out` cannot be written to or holds other files in the way."""
     check_writable(out)
-    with one_sentence(out):
+    with explain_write_errors(out):
         for id in ids:
             if (out / id).exists() and not _is_result(out / id):
                 raise ArgumentError(
-                    f"out is {str(out)!r}, where {id!r} exists and is not a report's: give another folder."
+                    f"out is {str(out)!r}, where {id!r} exists and was not written by a report: give another folder."
                 )
         page = out / INDEX
         if page.exists() and PAGE_MARK not in page.read_text(encoding="utf-8", errors="replace"):
-            raise ArgumentError(f"out is {str(out)!r}, whose {INDEX} is not a report's: give another folder.")
+            raise ArgumentError(f"out is {str(out)!r}, whose {INDEX} was not written by a report: give another folder.")
     read_results(out)
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """Return every result in `out`: its metrics.json, and with it its page.json ("page") and its "folder"."""
+    """Return every result in `out`: its metrics.json, to which its page.json ("page") and its "folder" are added."""
     results = []
     for folder in sorted(path for path in out.glob("[!.]*") if _is_result(path)):
         try:
@@ -57,17 +58,19 @@ def read_results(out: Path) -> list[dict[str, Any]]:
         except (OSError, ValueError, AttributeError):
             lacking = {"readable JSON"}
         if lacking:
-            raise DataError(f"{folder} is not a whole result (no {min(lacking)}): move it out of {out} and run again.")
+            raise DataError(
+                f"{folder} holds an incomplete result (no {min(lacking)}): move it out of {out} and run again."
+            )
         results.append({**metrics, "page": page, "folder": folder.name})
     return results
 
 
-def write_result(out: Path, experiment: Experiment, context: Context, report: Report, seconds: float) -> None:
-    """Write one experiment's folder under a name of its own and move it into place when it is complete."""
-    with whole_folder(out / experiment.id) as folder:
-        _write_figures(folder, experiment.id, report)
-        _write_json(folder / _METRICS, _metrics(experiment, context, report, seconds))
-        _write_json(folder / _PAGE, _page(experiment, report))
+def write_result(out: Path, report: Report, context: Context, findings: Findings, seconds: float) -> None:
+    """Write the folder of one report under a temporary name, and move it into place once it is complete."""
+    with whole_folder(out / report.id) as folder:
+        _write_figures(folder, report.id, findings)
+        write_json(folder / _METRICS, _metrics(report, context, findings, seconds))
+        write_json(folder / _PAGE, _page(report, findings))
 
 
 def write_page(out: Path, html: str) -> Path:
@@ -82,78 +85,45 @@ def _is_result(folder: Path) -> bool:
     return (folder / _METRICS).is_file() and (folder / _PAGE).is_file()
 
 
-def _write_figures(folder: Path, id: str, report: Report) -> None:
+def _write_figures(folder: Path, id: str, findings: Findings) -> None:
     from matplotlib import rc_context
 
     # Without a fixed salt and with a date, two equal figures would be two different SVG files.
     with rc_context({"svg.hashsalt": id}):
-        for name, figure in report.figures.items():
+        for name, figure in findings.figures.items():
             # Laid out once for both files, which takes longer than drawing them.
             figure.draw_without_rendering()
             figure.set_layout_engine(None)
             whole = figure.get_tightbbox().padded(_MARGIN)
             figure.savefig(folder / f"{name}.png", dpi=_DPI, bbox_inches=whole)
             figure.savefig(folder / f"{name}.svg", bbox_inches=whole, metadata={"Date": None})
-    for name, animation in report.animations.items():
+    for name, animation in findings.animations.items():
         animation.save(folder / f"{name}.gif", writer="pillow")
 
 
-def _metrics(experiment: Experiment, context: Context, report: Report, seconds: float) -> dict[str, Any]:
+def _metrics(report: Report, context: Context, findings: Findings, seconds: float) -> dict[str, Any]:
     return {
-        "id": experiment.id,
+        "id": report.id,
         "engine": context.engine,
         "scale": context.scale,
         "seed": context.seed,
         "seconds": round(seconds, 3),
-        "rows": [
-            {
-                "name": row.name,
-                "ours": row.ours,
-                "theirs": row.theirs,
-                "unit": row.unit,
-                "better": row.better,
-                "source": row.source,
-                "target": row.target,
-                "met": row.met,
-            }
-            for row in report.rows
-        ],
-        "tables": [
-            {"title": table.title, "columns": table.columns, "rows": table.rows, "note": table.note}
-            for table in report.tables
-        ],
+        "rows": [{name: getattr(row, name) for name in _ROW_KEYS} for row in findings.rows],
+        "tables": [asdict(table) for table in findings.tables],
     }
 
 
-def _page(experiment: Experiment, report: Report) -> dict[str, Any]:
+def _page(report: Report, findings: Findings) -> dict[str, Any]:
     from .. import __version__
 
     return {
-        "title": experiment.title,
-        "source": experiment.source,
-        "figures": [{"name": name, "caption": report.captions.get(name, "")} for name in report.figures],
-        "animations": [{"name": name, "caption": report.captions.get(name, "")} for name in report.animations],
-        "notes": report.paragraphs,
-        "tolerances": {row.name: row.tolerance for row in report.rows if row.tolerance is not None},
+        "title": report.title,
+        "source": report.source,
+        "figures": [{"name": name, "caption": findings.captions.get(name, "")} for name in findings.figures],
+        "animations": [{"name": name, "caption": findings.captions.get(name, "")} for name in findings.animations],
+        "notes": list(findings.notes),
+        "tolerances": {row.name: row.tolerance for row in findings.rows if row.tolerance is not None},
         "finished": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "version": __version__,
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` in JSON's own types: NumPy scalars and arrays unpacked, what is not finite as None."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

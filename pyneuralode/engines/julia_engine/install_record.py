@@ -11,9 +11,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import platformdirs
 
 from ...errors import EngineError
 from . import sources
@@ -43,15 +44,8 @@ class Record:
 
 
 def data_folder() -> Path:
-    """Return the user's data folder for pyneuralode, as the operating system has it."""
-    home = Path.home()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = home / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
-    return base / "pyneuralode"
+    """Return the user's data folder for pyneuralode; $XDG_DATA_HOME moves it where the platform knows that variable."""
+    return platformdirs.user_data_path("pyneuralode", appauthor=False)
 
 
 def default_project() -> Path:

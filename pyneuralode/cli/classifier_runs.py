@@ -1,4 +1,4 @@
-"""What `pyneuralode train odenet` and `train anodev2` do and write: a model, its numbers, its figures."""
+"""ClassifierTraining runs of classifiers: what `pyneuralode train odenet` and `train anodev2` compute and write."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import whole_number
 from ..datasets.cifar10 import CLASSES
 from ..errors import ArgumentError
-from ..files import check_folder, whole_files
+from ..files import check_folder, whole_files, write_json
 from ..images.training.data import ImageData
 from ..images.training.loop import train_classifier
 from ..images.training.result import ClassifierFit, Curves
@@ -23,7 +24,7 @@ from ..images.training.specs import ClassifierTraining
 from ..plotting.accuracy import accuracy_curves, image_table
 from ..processes import place
 from ..progress import Progress
-from ..reports.parallel import Job, OneBar, side_by_side
+from ..reports.parallel import Job, OneBar, run_jobs
 from ..reports.recorded import provenance
 
 MODEL, CHECKPOINT, METRICS = "model.safetensors", "checkpoint.safetensors", "metrics.json"
@@ -33,8 +34,8 @@ SHOWN = 32  # misread images
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a command says at its end."""
+class TrainingSummary:
+    """What a training command prints at its end, and how the training ended."""
 
     sentences: list[str]
     paths: list[Path]
@@ -43,7 +44,7 @@ class Found:
 
 
 def check_outputs(out: Path, seeds: list[int] | None) -> None:
-    """Raise, before anything is computed, where `out` cannot take the files."""
+    """Raise, before anything is computed, if `out` cannot take the files."""
     if seeds is None:
         check_folder(out, [*WRITTEN, CHECKPOINT])
         return
@@ -60,8 +61,11 @@ def train_into(
     resume: bool,
     device: str | None,
     progress: Progress,
-) -> Found | None:
-    """Train and write; None in all processes of torchrun but the first. Curves are written after every epoch."""
+) -> TrainingSummary | None:
+    """Train one model and write its files; the curves are written after every epoch.
+
+    Returns None in every process of torchrun but the first.
+    """
     out.mkdir(parents=True, exist_ok=True)
     about = {
         "model": dict(training.spec.options),
@@ -71,9 +75,9 @@ def train_into(
         **provenance(),
     }
 
-    def early(curves: Curves) -> None:
+    def write_curves(curves: Curves) -> None:
         with whole_files(out / METRICS, out / CURVE) as (numbers, curve):
-            _write_json(numbers, about | {"finished": False, "curves": curves.as_json()})
+            write_json(numbers, about | {"finished": False, "curves": curves.as_json()})
             _draw_curve(curve, {"training": [curves.train_accuracy], "test": [curves.test_accuracy]})
 
     train, tests = training.sets()
@@ -88,7 +92,7 @@ def train_into(
             checkpoint=out / CHECKPOINT,
             resume=resume,
             progress=progress,
-            callback=early,
+            callback=write_curves,
         )
     if at.rank != 0:
         return None
@@ -106,13 +110,13 @@ def train_into(
     }
     with whole_files(*(out / name for name in WRITTEN)) as (model, numbers, curve, misread):
         training.spec.save(found.model, model)
-        _write_json(numbers, metrics)
+        write_json(numbers, metrics)
         _draw_curve(curve, {"training": [curves.train_accuracy], "test": [curves.test_accuracy]})
         misread_images(found, tests, training.spec.family).savefig(misread, dpi=150, format="png")
     sentences = [f"{len(found.fit.losses)} updates in {found.fit.seconds:.0f} s: {found.fit.message}."]
     if found.accuracy is not None:
-        sentences.append(f"Test images: {found.accuracy:.2%} of {len(tests):,} read right.")
-    return Found(sentences, [out / name for name in WRITTEN], found.fit.finished, found.fit.interrupted)
+        sentences.append(f"Test images: {found.accuracy:.2%} of {len(tests):,} classified correctly.")
+    return TrainingSummary(sentences, [out / name for name in WRITTEN], found.fit.finished, found.fit.interrupted)
 
 
 def train_seeds(
@@ -125,26 +129,20 @@ def train_seeds(
     workers: int | None,
     progress: Progress,
     executor: Executor | None = None,
-) -> Found:
-    """Train once for each seed, several at once, each in a folder of its own, and write what they came to together.
+) -> TrainingSummary:
+    """Train once for each seed, several at once, each in a folder of its own; write a summary of all.
 
-    With an `executor`, such as that of a dask client for a cluster that shares the folder, they run there.
+    With an `executor`, such as that of a dask client for a cluster that shares the folder, the trainings run there.
     """
     if "LOCAL_RANK" in os.environ:
         raise ArgumentError("seeds is given under torchrun, which trains one model: give one --seed.")
-    if workers is not None and workers < 1:
-        raise ArgumentError(f"workers is {workers}: give 1 or more, or leave it out for one a core.")
+    workers = whole_number("workers", os.cpu_count() or 1 if workers is None else workers)
     updates = training.updates  # reads the images
     jobs = [
-        Job(
-            f"seed {seed}",
-            _train_seed,
-            (out / f"seed-{seed}", training, recipe, seed, resume, device),
-            updates,
-        )
+        Job(f"seed {seed}", _train_seed, (out / f"seed-{seed}", training, recipe, seed, resume, device), updates)
         for seed in seeds
     ]
-    ended = side_by_side(jobs, workers or os.cpu_count() or 1, progress, executor)
+    ended = run_jobs(jobs, workers, progress, executor)
     metrics = [json.loads((out / f"seed-{seed}" / METRICS).read_text(encoding="utf-8")) for seed in seeds]
     accuracies = [found["test_accuracy"] for found in metrics if found["test_accuracy"] is not None]
     summary: dict[str, Any] = {"seeds": seeds, "test_accuracy": accuracies}
@@ -152,11 +150,11 @@ def train_seeds(
     if accuracies:
         summary |= {"min": min(accuracies), "max": max(accuracies), "mean": float(np.mean(accuracies))}
         sentences.append(
-            f"Test images read right by {len(accuracies)} seeds: {min(accuracies):.2%} to {max(accuracies):.2%}, "
+            f"Test images classified correctly by {len(accuracies)} seeds: {min(accuracies):.2%} to {max(accuracies):.2%}, "
             f"mean {np.mean(accuracies):.2%}."
         )
     with whole_files(out / METRICS, out / CURVE) as (numbers, curve):
-        _write_json(numbers, summary)
+        write_json(numbers, summary)
         _draw_curve(
             curve,
             {
@@ -164,7 +162,7 @@ def train_seeds(
                 "test": [found["curves"]["test_accuracy"] for found in metrics],
             },
         )
-    return Found(
+    return TrainingSummary(
         sentences,
         [out / METRICS, out / CURVE, *(out / f"seed-{seed}" for seed in seeds)],
         all(found.finished for found in ended),
@@ -173,13 +171,13 @@ def train_seeds(
 
 
 def misread_images(found: ClassifierFit, tests: ImageData, family: str):
-    """Draw test images that are misread, the surest mistakes first, as "label, read as answer"."""
+    """Draw misclassified test images, the most confident mistakes first, each titled "label as answer"."""
     names = CLASSES if family == "anodev2" else [str(k) for k in range(tests.classes)]
     rows = found.misread(tests.labels)
     captions = []
     for row in rows[:SHOWN].tolist():
         captions.append(f"{names[tests.labels[row]]}\nas {names[found.logits[row].argmax()]}")
-    title = f"{len(rows):,} of {len(tests):,} test images misread, the surest mistakes first"
+    title = f"{len(rows):,} of {len(tests):,} test images misread, the most confident mistakes first"
     return image_table(tests.images[rows[:SHOWN]].numpy(), captions, title)
 
 
@@ -191,13 +189,11 @@ def _train_seed(
     resume: bool,
     device: str | None,
     advance: Callable[..., None],
-) -> Found:
+) -> TrainingSummary:
     return train_into(out, training, recipe, seed, resume, device, OneBar(advance))
 
 
 def _draw_curve(path: Path, runs: dict[str, list[list[float]]]) -> None:
-    accuracy_curves({"Accuracy while training": runs}, "images read right").savefig(path, dpi=150, format="png")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    accuracy_curves({"Accuracy while training": runs}, "images classified correctly").savefig(
+        path, dpi=150, format="png"
+    )

@@ -1,35 +1,14 @@
-"""`pyneuralode train odenet` and `train anodev2`: classifiers of images."""
+"""Commands `pyneuralode train odenet` and `train anodev2`: their options, and what they print."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .error_reporting import one_sentence
-
-Out = Annotated[Path, typer.Option(help="Folder for the model, the figures and the numbers.")]
-Epochs = Annotated[int | None, typer.Option(help="Passes over the images.", show_default="the recipe's")]
-Batch = Annotated[
-    int | None, typer.Option(help="Images of an update, over all processes.", show_default="the recipe's")
-]
-Images = Annotated[int | None, typer.Option(help="Training images used.", show_default="all")]
-Tests = Annotated[int | None, typer.Option(help="Test images used.", show_default="all")]
-Precision = Annotated[
-    str | None,
-    typer.Option(help="Of the training: float32 or bfloat16.", show_default="the recipe's"),
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="the GPU where there is one")]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache"),
-]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in OUT.")]
-Seed = Annotated[int, typer.Option(help="Seed of every random number.")]
-Seeds = Annotated[str | None, typer.Option(metavar="0,1,2", help="Train once for each seed, in a folder of OUT each.")]
-Workers = Annotated[int | None, typer.Option(help="Seeds at once.", show_default="one a core")]
+from .train_options import Batch, Data, Device, Epochs, Images, Out, Precision, Resume, Seed, Seeds, Tests, Workers
 
 
 @one_sentence()
@@ -54,7 +33,7 @@ def odenet(
     seeds: Seeds = None,
     workers: Workers = None,
 ) -> None:
-    """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best so far.
+    """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train odenet ...
     """
@@ -64,7 +43,7 @@ def odenet(
     if kind in ("odenet", "rknet"):
         options |= {"solver": solver, "steps": steps}
     training = _training("odenet", options, recipe, epochs, batch, precision, data, images, tests)
-    _go(training, recipe, out, download_mnist if download else None, device, resume, seed, seeds, workers)
+    _run(training, recipe, out, download_mnist if download else None, device, resume, seed, seeds, workers)
 
 
 @one_sentence()
@@ -79,8 +58,7 @@ def anodev2(
         str, typer.Option(help="paper (350 epochs, for a GPU), or short (two cores, minutes).")
     ] = "paper",
     reduced: Annotated[
-        bool,
-        typer.Option("--reduced", help="The set of 10,000 and 1,000 images, in train10k.npz and test1k.npz."),
+        bool, typer.Option("--reduced", help="Use the set of 10,000 and 1,000 images, in train10k.npz and test1k.npz.")
     ] = False,
     epochs: Epochs = None,
     batch: Batch = None,
@@ -95,7 +73,7 @@ def anodev2(
     seeds: Seeds = None,
     workers: Workers = None,
 ) -> None:
-    """Train a network of ANODEV2 on CIFAR-10; Ctrl-C keeps the best so far.
+    """Train a network of ANODEV2 on CIFAR-10; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train anodev2 ...
     """
@@ -106,13 +84,13 @@ def anodev2(
     if variant != "baseline":
         options["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
     elif steps is not None:
-        raise ArgumentError(f"steps is {steps}, and the baseline takes none: leave it out.")
+        raise ArgumentError(f"steps is {steps}, but the baseline takes no steps: leave it out.")
     training = _training("anodev2", options, recipe, epochs, batch, precision, data, images, tests, reduced)
-    _go(training, recipe, out, download_cifar10 if download else None, device, resume, seed, seeds, workers)
+    _run(training, recipe, out, download_cifar10 if download else None, device, resume, seed, seeds, workers)
 
 
 def _training(family, options, recipe, epochs, batch, precision, data, images, tests, reduced=False):
-    """Return the training that the options describe, after building its model once: mistakes are said early."""
+    """Return the training that the options describe; its model is built once, so that mistakes are found early."""
     from ..errors import unknown_name
     from ..images.training.recipes import RECIPES
     from ..images.training.specs import ClassifierSpec, ClassifierTraining
@@ -127,11 +105,11 @@ def _training(family, options, recipe, epochs, batch, precision, data, images, t
     return ClassifierTraining(spec, chosen, data, reduced, images, tests)
 
 
-def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:
-    """Train once, here or with the other processes of torchrun, or once for each of the seeds."""
+def _run(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:
+    """Train one model, together with the other processes of torchrun if there are any, or one for each seed."""
     from ..errors import ArgumentError
     from ..progress import RichProgress
-    from .classifier_fit import check_outputs, train_into, train_seeds
+    from .classifier_runs import check_outputs, train_into, train_seeds
     from .parse import parse_numbers
 
     listed = None if seeds is None else parse_numbers("seeds", seeds, int, "0,1,2,3,4")
@@ -141,7 +119,7 @@ def _go(training, recipe, out, download, device, resume, seed, seeds, workers) -
     with RichProgress() as progress:
         if download is not None:
             download(training.folder, progress)
-        training.sets()  # what is missing is said before a process starts
+        training.sets()  # missing files are reported before a process starts
         if listed is None:
             found = train_into(out, training, recipe, seed, resume, device, progress)
         else:
