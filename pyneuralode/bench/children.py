@@ -45,7 +45,7 @@ class Room:
     folder: Path
     pythons: Mapping[str, Path]
     threads: int = 1
-    patience: float = 300.0
+    patience: float = 1800.0
     fresh: bool = False
 
 

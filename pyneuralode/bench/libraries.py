@@ -24,7 +24,7 @@ def read_pythons(texts: Iterable[str]) -> dict[str, Path]:
             raise unknown_name("the peer in python", peer, PEERS)
         pythons[peer] = Path(path).absolute()
         try:
-            found = subprocess.run([path, "-c", _PROBE.format(peer)], check=False, capture_output=True, timeout=60)
+            found = subprocess.run([path, "-c", _PROBE.format(peer)], check=False, capture_output=True, timeout=1800)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ArgumentError(f"python is {text!r}, which cannot run ({error}): give another executable.") from None
         if found.returncode != 0:
