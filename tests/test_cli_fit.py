@@ -457,7 +457,7 @@ def test_ctrl_c_writes_the_best_so_far(table, tmp_path):
     while not (tmp_path / "out.begun").exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate()
     assert process.returncode == 130
     assert errors.startswith("The fit was interrupted in stage 1 of 2, iteration ") and errors.count("\n") == 1
     assert errors.endswith("the parameters are the best so far, and are written.\n")
@@ -471,12 +471,12 @@ def test_ctrl_c_writes_the_best_so_far(table, tmp_path):
 
 def test_the_program_itself(table, tmp_path):
     process = program("fit", table, "--columns", "a", "--out", tmp_path / "fit", *SHORT)
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert output.splitlines()[-1] == str(tmp_path / "fit" / "metrics.json")
     assert "stage 1 of 5" in errors and "Warning" not in errors
     process = program("fit", table, "--out", tmp_path / "other")
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate()
     assert process.returncode == 2 and output == "" and errors.count("\n") == 1
     assert "column 'remark' of" in errors and "holds 'x' in line 2" in errors
     assert not (tmp_path / "other").exists()
@@ -490,5 +490,5 @@ def test_help_imports_nothing_heavy(command):
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'numpy', 'pandas', 'matplotlib'} & set(sys.modules)), file=sys.stderr)"
     )
-    _, errors = program(command, "--help", code=code).communicate(timeout=200)
+    _, errors = program(command, "--help", code=code).communicate()
     assert errors.strip() == "[]"

@@ -15,7 +15,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 def run(name, folder, *arguments):
     """Run an example in an empty folder; return what it printed, and the files that it left there."""
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--quick", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
     return done.stdout, sorted(path.name for path in folder.iterdir())

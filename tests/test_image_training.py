@@ -336,7 +336,7 @@ def test_two_processes_train_on_the_same_batches(tmp_path, cifar):
         command = [*start, "pyneuralode.cli", *ANODEV2, "--variant", "anode", "--steps", "2"]
         command += ["--precision", "float32", "--data", str(cifar), "--out", str(out)]
         for more in ([], ["--resume"]):
-            subprocess.run([*command, *more], check=True, capture_output=True, timeout=200)
+            subprocess.run([*command, *more], check=True, capture_output=True)
         found.append(json.loads((out / "metrics.json").read_text()))
     one, two = found
     assert (one["processes"], two["processes"]) == (1, 2)

@@ -87,6 +87,10 @@ def test_a_wheel_carries_no_manifest_and_each_file_once(wheel):
     assert not [name for name in names if "Manifest" in name or "/julia/test/" in name]
 
 
+def test_a_wheel_tells_type_checkers_that_the_package_is_typed(wheel):
+    assert "pyneuralode/py.typed" in zipfile.ZipFile(wheel).namelist()
+
+
 def test_juliapkg_json_is_current():
     kept = json.loads(sources.REQUIREMENTS.read_text())["pyneuralode"]
     assert kept == sources.stamp(sources.folder()), (

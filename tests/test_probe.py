@@ -1,9 +1,9 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -274,12 +274,16 @@ echo asked >> {tmp_path}/asked; printf '%s\\n%s' '{folder}/Project.toml' '{depot
 
 
 def test_a_wrapper_script_that_hangs_is_given_up(home, monkeypatch):
-    # Its child keeps the output open after the script itself was ended.
-    script(home / "bin" / "julia", 'test "$*" = --version && echo julia version 1.11.2 && exit\nsleep 20')
-    monkeypatch.setattr(executables, "_SECONDS", 0.3)
-    before = time.monotonic()
-    answer = probe()
-    assert not answer.found and time.monotonic() - before < 10
+    # Its child keeps the output open after the script itself was ended, far longer than a test may take.
+    body = f"echo $$ > {home}/hangs; exec sleep 86400"
+    script(home / "bin" / "julia", f'test "$*" = --version && echo julia version 1.11.2 && exit\nsh -c "{body}"\n:')
+    monkeypatch.setattr(executables, "_PLACES_SECONDS", 0.3)
+    try:
+        answer = probe()
+    finally:
+        if (home / "hangs").exists():
+            os.kill(int((home / "hangs").read_text()), signal.SIGKILL)
+    assert not answer.found
     assert "do not hold PyNeuralODE and PythonCall: run `pyneuralode setup-julia`" in answer.reason
 
 

@@ -255,7 +255,7 @@ def test_a_download_without_a_network_is_one_sentence(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(86400)
 def test_a_fresh_project_is_really_set_up(tmp_path):
     """Resolves, instantiates, compiles and solves; without a network where Julia has the packages already."""
     environment = {name: value for name, value in ORIGINAL.items() if name != "PYNEURALODE_JULIA_PROJECT"}

@@ -16,7 +16,9 @@ from ...errors import EngineError
 OLDEST = (1, 10)
 BELOW = (2, 0)
 _LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
-_SECONDS = 20.0  # after which a wrapper script that does not answer is given up
+# After how many seconds a wrapper script that does not answer is given up: busy machines take long to start one.
+_VERSION_SECONDS = 120.0
+_PLACES_SECONDS = 120.0
 _PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), DEPOT_PATH)"
 
 
@@ -87,7 +89,7 @@ def own_places(executable: Path) -> tuple[Path | None, tuple[str, ...]]:
 
     Julia starts for this, without the user's startup file, prints them and ends.
     """
-    answer = _ask(executable, "--startup-file=no", "-e", _PLACES, seconds=_SECONDS).splitlines()
+    answer = _ask(executable, "--startup-file=no", "-e", _PLACES, seconds=_PLACES_SECONDS).splitlines()
     if not answer:
         return None, ()
     project = Path(answer[0])
@@ -140,7 +142,7 @@ def _version(executable: Path) -> str | None:
     if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
         return folders[0]
     # A wrapper script. `--version` ends before Julia's runtime starts.
-    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version", seconds=5))
+    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version", seconds=_VERSION_SECONDS))
     return match[1] if match else None
 
 
