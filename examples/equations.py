@@ -30,7 +30,7 @@ def main():
 
     model = pn.NeuralODE(pn.Equations(EQUATIONS, START, TERMS))
     plan = pn.GrowingSpan([4, 8, 15], pn.LBFGS(), 15 if options.quick else 40)
-    result = pn.fit(model, years, data, y0=y0, plan=plan, bounds={name: (0, None) for name in START})
+    result = pn.fit(model, years, data, y0=y0, plan=plan, bounds=dict.fromkeys(START, (0, None)))
     for name, value in TRUTH.items():
         print(f"{name}: {value} written down, {float(result.parameters[name]):.3f} found")
 

@@ -91,7 +91,7 @@ def read_model_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ModelFileError(f"{path} is not there: give the path of a saved model.")
     try:
         with safe_open(str(path), "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable
             description = json.loads((file.metadata() or {}).get("pyneuralode", "null"))
     except (SafetensorError, ValueError) as error:
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None

@@ -215,7 +215,7 @@ class NeuralODE(nn.Module):
         """Set the field's parameters from finite arrays or tensors by name; names and shapes must be those of `arrays`."""
         tensors = self.tensors()
         if set(parameters) != set(tensors):
-            odd = sorted(set(parameters) ^ set(tensors))[0]
+            odd = min(set(parameters) ^ set(tensors))
             raise ArgumentError(f"parameters: {odd!r} is missing or unknown; give {', '.join(tensors)}.")
         found = {name: real_tensor(name, value).to(tensors[name].dtype) for name, value in parameters.items()}
         for name, value in found.items():

@@ -503,7 +503,7 @@ def bend_in_time(rng):
     bend, k, y0, end = _between(rng, 0.3, 2), _between(rng, 0.3, 3), _between(rng, 0.2, 2), _between(rng, 2, 5)
 
     def exact(t):
-        ramp = lambda s: s - (1 - math.exp(-k * s)) / k  # noqa: E731
+        ramp = lambda s: s - (1 - math.exp(-k * s)) / k
         return np.array([y0 * math.exp(-k * t) + (ramp(t - bend) / k if t > bend else 0.0)])
 
     return _made(rng, {"x": "max(t - T, 0) - k*x"}, [y0], end, parameters={"T": bend, "k": k}, exact=exact, bends=True)

@@ -71,7 +71,7 @@ class Run:
         seen, in long steps).
         """
         edge, explicit = "edge" in self.problem.kind, SOLVERS[self.solver].kind in ("explicit", "switching")
-        if self.problem.bends or edge and explicit:
+        if self.problem.bends or (edge and explicit):
             return OVER_BENDS
         if edge:
             return 3 * TOLERANCES
@@ -198,7 +198,7 @@ def _sensible(run: Run) -> bool:
     most = MOST_STEPS if solver.adaptive else MOST_FIXED_STEPS
     if solver.kind == "explicit" and told.stiffness > most[run.path]:
         return False
-    if not solver.adaptive and (told.end is not None or not told.natural and told.ts[0] != 0 or run.path == "events"):
+    if not solver.adaptive and (told.end is not None or (not told.natural and told.ts[0] != 0) or run.path == "events"):
         return False
     if run.single and (not told.single or told.units.shift != 0):
         return False

@@ -1,6 +1,6 @@
 """Memory that is filled again: by a function that returns the same buffer each time, or by the caller between passes."""
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import pytest
@@ -179,7 +179,7 @@ FIELDS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def gradient_untouched(name, *settings):
     return gradient_after("nothing", name, *settings)
 

@@ -49,7 +49,7 @@ def test_a_file_that_is_not_of_this_fit_is_refused(tmp_path):
         with pytest.raises(pn.ArgumentError, match="(data|plan) differs from that in .*remove the file to start over"):
             Checkpoint(path, identity, 10).load()
     with safe_open(str(path), "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del tensors["now/bias"]
     save_file(tensors, str(path), header)
     with pytest.raises(pn.ModelFileError, match="is damaged .now/bias is missing.: remove it"):

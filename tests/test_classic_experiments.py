@@ -77,7 +77,7 @@ def test_the_cubic_data_spiral_inward_as_written():
 
 
 def test_spans_hold_9_18_and_30_points():
-    assert [int((cubic.TIMES <= end).sum()) for end in cubic.SPANS] == [9, 18, 30]
+    assert [int((end >= cubic.TIMES).sum()) for end in cubic.SPANS] == [9, 18, 30]
 
 
 def test_the_misfit_adds_up_to_the_loss_of_the_fit():

@@ -303,7 +303,7 @@ def one_step(solver, batch, events, start=0.0, end=1.0, ts=None):
     """Solve y' = 1 in one step, two samples of it where they are independent; return the solution and the first one's events."""
     y0 = np.array([[start], [start]] if batch == "independent" else [start])
     size = {"step_size": abs(end - start)} if solver == "RK4" else {"first_step": abs(end - start)}
-    field = lambda t, y: torch.ones_like(y)  # noqa: E731
+    field = lambda t, y: torch.ones_like(y)
     solution = pn.solve(field, y0, ts or [start, end], solver=solver, batch=batch, events=events, **size)
     met, mine = solution.events, slice(None) if batch == "joint" else solution.events.samples == 0
     return solution, met.times[mine], met.which[mine]

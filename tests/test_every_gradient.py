@@ -159,7 +159,7 @@ def test_second_derivatives_through_times(batch):
     for ts in ([0.2, 0.5, 1.3], [1.3, 0.5, 0.2]):
 
         def function(x):
-            field = lambda t, y: -x[0] * y * torch.sin(t + y)  # noqa: E731
+            field = lambda t, y: -x[0] * y * torch.sin(t + y)
             ys = pn.solve(field, x[1:2][None], x[2:], solver="Vern7", batch=batch, rtol=1e-10, atol=1e-10).ys
             return ys.sum().square() + ys[1].sum()
 
@@ -194,7 +194,7 @@ def test_second_derivatives_through_event_times(batch):
     def solved(x):
         h, v, g, c = x
         event = pn.Event(lambda t, y: y[..., 0] - c, direction=-1)
-        fall = lambda t, y: torch.stack([y[..., 1], -g * torch.ones_like(y[..., 1])], -1)  # noqa: E731
+        fall = lambda t, y: torch.stack([y[..., 1], -g * torch.ones_like(y[..., 1])], -1)
         y0 = torch.stack([h, v])
         start = y0[None] if batch == "independent" else y0
         met = pn.solve(fall, start, [0.0, 5.0], events=event, batch=batch, rtol=1e-10, atol=1e-10).events
@@ -298,7 +298,7 @@ def test_forward_mode_through_events():
     """Dual numbers in the ball's start: the time of its fall and its speed there move as finite differences say."""
 
     def fall(height):
-        ball = lambda t, y: torch.stack([y[1], -9.81 * torch.ones_like(y[0])])  # noqa: E731
+        ball = lambda t, y: torch.stack([y[1], -9.81 * torch.ones_like(y[0])])
         start = torch.stack([height, 0 * height])
         met = pn.solve(ball, start, [0.0, 5.0], events=pn.Event(lambda t, y: y[0]), rtol=1e-10, atol=1e-10).events
         return torch.stack([met.times[0], met.states[0, 1]])
@@ -322,7 +322,7 @@ def test_forward_mode_through_the_drop_in(moved, method):
     along = {"y0": [0.5], "t": [0.1, 0.2, 0.3], "k": 0.4}
 
     def solve(odeint, x, **more):
-        field = lambda t, y: -x["k"] * y * torch.sin(t + y)  # noqa: E731
+        field = lambda t, y: -x["k"] * y * torch.sin(t + y)
         return odeint(field, x["y0"], x["t"], method=method, rtol=1e-9, atol=1e-9, **more)
 
     direction = torch.tensor(along[moved], dtype=torch.float64)
@@ -415,7 +415,7 @@ def test_forward_mode_evaluations_do_not_grow_with_the_numbers(solver):
     for n, m in ((3, 1), (3, 30), (12, 30)):
         p = torch.full((m,), 0.7 / m, dtype=torch.float64, requires_grad=True)
         rates = torch.linspace(1, 30, 3, dtype=torch.float64).repeat(n // 3)
-        field = lambda t, y, p=p, rates=rates: -p.sum() * rates * (y - torch.cos(t)) ** 3  # noqa: E731
+        field = lambda t, y, p=p, rates=rates: -p.sum() * rates * (y - torch.cos(t)) ** 3
         y0 = torch.full((n,), 1.5, dtype=torch.float64)
         counts.append(pn.solve(field, y0, [0.0, 1.0], parameters={"p": p}, gradient="ForwardMode", solver=solver).nfev)
     assert max(counts) <= 1.5 * min(counts)

@@ -221,7 +221,7 @@ def test_a_description_with_an_unknown_argument_is_a_damaged_file(tmp_path):
     path = tmp_path / "model.safetensors"
     pn.NeuralODE(OWN, engine="torch").save(path)
     with safe_open(str(path), "numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         description = json.loads(file.metadata()["pyneuralode"])
     description["field"]["mass"] = 1.0
     save_file(arrays, str(path), {"pyneuralode": json.dumps(description)})

@@ -75,7 +75,7 @@ def test_growing_spans_start_from_the_best_of_the_stage_before():
     for before, after in zip(result.stages, result.stages[1:]):
         model = start()
         model.set_arrays(before.parameters)
-        rows = TS <= after.end
+        rows = after.end >= TS
         first = ((model([1.0, 0.0], TS[rows]) - TRUTH[rows]) ** 2).sum()
         assert after.losses[0] == pytest.approx(first, rel=1e-9)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from problem_kinds import KINDS
+from pyneuralode.engines.torch_engine.solve import slope
 from random_problems import problem, truth
 from random_solves import FAST, NAMES, SLOW, Run, judge, runs_of, tally
 
-from pyneuralode.engines.torch_engine.solve import slope
 from pyneuralode.solvers import SOLVERS
 
 pytest.importorskip("scipy")
@@ -95,7 +95,7 @@ def test_the_three_forms_of_a_problem_are_one(seed):
 @pytest.mark.parametrize("path", [*FAST, *SLOW])
 def test_a_wrong_answer_is_seen(path, monkeypatch):
     """An answer that is off by a thousand tolerances fails on every path; one off by one does not."""
-    told = next(p for p in map(problem, range(0, 400)) if p.kind == "polynomial" and p.units.shift == 0 and p.single)
+    told = next(p for p in map(problem, range(400)) if p.kind == "polynomial" and p.units.shift == 0 and p.single)
     run = Run(told.in_single() if path.startswith("single") else told, path, "Tsit5", 1e-4, 1e-4 * told.units.scale)
     solve = Run.solve
     for off, kind in ((1e3, "wrong"), (1.0, "right")):
@@ -114,7 +114,7 @@ def test_a_wrong_answer_is_seen(path, monkeypatch):
 def test_the_truth_is_one():
     """SciPy's methods and the formulas agree where a problem has both."""
     checked = 0
-    for seed in range(0, 60):
+    for seed in range(60):
         told = problem(seed)
         natural = told.natural or told
         if natural.exact is None or told.end is not None or told.name == "decay_in_large_times":

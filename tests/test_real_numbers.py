@@ -226,7 +226,7 @@ def test_a_checkpoint_whose_tensors_have_other_shapes_is_refused(tmp_path):
     plan = pn.Stage(pn.Adam(), 5)
     fit(plan=plan, checkpoint=path, checkpoint_every=2)
     with safe_open(str(path), "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert {"now/A", "best/A", "optimizer/0/exp_avg"} <= set(tensors)
     for name in ("now/A", "best/A", "optimizer/0/exp_avg"):
         save_file(tensors | {name: tensors[name][:1].clone()}, str(path), header)
@@ -239,7 +239,7 @@ def test_a_flows_checkpoint_whose_tensors_have_other_shapes_is_refused(tmp_path)
     settings = {"data": np.eye(3)[:, :2], "checkpoint": path}
     flow().fit(updates=2, **settings)
     with safe_open(str(path), "pt") as file:
-        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     damaged = [name for name in tensors if name.endswith("weights.weight_1")] + ["optimizer/0/exp_avg"]
     assert len(damaged) == 3
     for name in damaged:

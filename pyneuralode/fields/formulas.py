@@ -152,7 +152,7 @@ class FormulaParser:
         raise ArgumentError(f"{self.where} holds {self._source(node)!r}, which is not a finite number: correct it.")
 
     def _source(self, node: ast.expr | None) -> str:
-        return _shortened(node and ast.get_source_segment(self.formula, node) or self.formula)
+        return _shortened((node and ast.get_source_segment(self.formula, node)) or self.formula)
 
 
 _TOKENS = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\w+|\*\*|//|\S")

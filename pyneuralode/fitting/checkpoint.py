@@ -63,7 +63,7 @@ class Checkpoint:
         try:
             with safe_open(str(self.path), "pt") as file:
                 header = json.loads((file.metadata() or {}).get(KEY, "null"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not iterable
         except (SafetensorError, ValueError) as error:
             raise self._damaged(error) from None
         if header is None:

@@ -11,7 +11,7 @@ from torch import nn
 from ..fitting.stochastic import BatchLoss, Schedule, StochasticFit
 from ..fitting.stochastic import train as train_module
 
-__all__ = ["FlowFit", "BatchLoss", "Schedule", "train"]
+__all__ = ["BatchLoss", "FlowFit", "Schedule", "train"]
 
 
 @dataclass

@@ -163,7 +163,7 @@ class Problem:
             if name not in given:
                 raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(field.shapes())}.")
             each = (shape[0], *expected)
-            if given[name] == expected or independent and given[name] == each:
+            if given[name] == expected or (independent and given[name] == each):
                 continue
             more = f", or {each} for one of its own a sample" if independent else ""
             raise ArgumentError(f"{name} has shape {given[name]}: give {expected}{more}.")

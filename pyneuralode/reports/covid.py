@@ -183,7 +183,7 @@ def _stage_table(theirs: dict[str, list[FitResult]], ours: list[FitResult]) -> T
     best["ours"] = min(ours, key=lambda r: r.loss)
     rows = [
         [
-            "0 to %g" % end,
+            f"0 to {end:g}",
             THEIR_STAGES[k],
             *(r.stages[k].best_loss if k < len(r.stages) else None for r in best.values()),
         ]

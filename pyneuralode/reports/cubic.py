@@ -119,7 +119,7 @@ def span_ends(results: list[FitResult]) -> list[StageResult]:
 
 def misfit(parameters: dict[str, np.ndarray], model: NeuralODE, end: float) -> np.ndarray:
     """Return the sum of squares of each state (2,) at the data's times up to `end`."""
-    seen = TIMES <= end
+    seen = end >= TIMES
     return np.sum((model.solve(START, TIMES[seen], parameters=parameters).ys - data()[seen]) ** 2, axis=0)
 
 

@@ -175,7 +175,7 @@ def _figures(
     theirs = {net.name: net.theirs for net in nets}
     losses = {words: [[run.fresh for run in of_net] for of_net in runs] for words, runs in table.items()}
     figures = {"settings": losses_of_settings(list(theirs), list(theirs.values()), losses, FLAG.entropy)}
-    for key, (words, runs) in zip(("losses_theirs", "losses_ours"), table.items()):
+    for key, runs in zip(("losses_theirs", "losses_ours"), table.values()):
         groups: dict[str, dict[str, list[np.ndarray]]] = {}
         for net, of_net in zip(nets, runs):
             groups.setdefault(net.group, {})[net.name] = [run.fit.running() for run in of_net]

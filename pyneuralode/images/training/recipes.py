@@ -42,10 +42,10 @@ class ClassifierRecipe:
 
     epochs: int
     batch: int
-    optimizer: Optimizer = Adam(1e-3)  # noqa: RUF009 - it is frozen
+    optimizer: Optimizer = Adam(1e-3)
     schedule: str | None = None
     drops: tuple[int, ...] = ()
-    augmentation: Augmentation = Augmentation()  # noqa: RUF009
+    augmentation: Augmentation = Augmentation()
     precision: str = "float32"
     channels_last: bool = False
     smoothing: float = 0.0
