@@ -189,7 +189,7 @@ def test_without_numba_the_generic_path_runs_and_says_so_once(monkeypatch, caplo
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])
 def test_elementary_functions_in_units_of_the_last_place(real):
-    from pyneuralode.engines.torch_engine.compiled.networks import elementary
+    from pyneuralode.engines.torch_engine.compiled import elementary
 
     exact = np.float64 if real is np.float32 else np.longdouble
     if np.finfo(exact).eps >= np.finfo(real).eps:
@@ -217,7 +217,7 @@ def test_elementary_functions_in_units_of_the_last_place(real):
 
 
 def _apply(function, arguments):
-    from pyneuralode.engines.torch_engine.compiled.networks.emitting import load, over, pointer, routine, store
+    from pyneuralode.engines.torch_engine.compiled.llvm_codegen import load, over, pointer, routine, store
 
     def apply(builder, x, out, count):
         def write(places, lanes):

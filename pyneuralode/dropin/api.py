@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engines.torch_engine.tangents import differentiates_forwards, refuse_tangents
+from ..engines.torch_engine.tangents import in_forward_mode, refuse_tangents
 from ..errors import ArgumentError, unknown_name
 from . import adaptive, fixed, scipy_solver
 from .adjoint import Adjoint, Backward, parameters_of, warn_of_norm
@@ -164,7 +164,7 @@ def odeint_adjoint(
         warn_of_norm(adjoint_options)
     problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
     problem.slope.shift = None  # the gradient of the times comes from the backward solve
-    if differentiates_forwards():
+    if in_forward_mode():
         first = problem.slope(float(problem.times[0]), problem.y0)
         refuse_tangents("odeint_adjoint", "take odeint", problem.y0, problem.times, first, *parameters)
     solution = Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *kept)

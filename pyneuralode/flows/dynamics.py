@@ -17,11 +17,11 @@ from torch import Tensor
 from ..conv_fields import ConcatConv
 from ..engines import choice, torch_engine
 from ..engines.integrals import Integrals
-from ..engines.torch_engine.autograd_jacobian import Differentiated
+from ..engines.torch_engine.autograd_jacobian import AutogradJacobian
 from ..engines.torch_engine.compiled import flows as compiled_flows
-from ..engines.torch_engine.convolved import Convolved
+from ..engines.torch_engine.conv_net import ConvNet
 from ..engines.torch_engine.dynamics import bind
-from ..engines.torch_engine.layered import Layered, activation_of, layers_of
+from ..engines.torch_engine.layered_net import LayeredNet, activation_of, layers_of
 from ..engines.torch_engine.stiff import find_tableau
 from ..fields import VectorField
 from ..problem import Problem
@@ -131,12 +131,12 @@ class _Joint:
         return (*parts, squares) if self.jacobian else tuple(parts)
 
 
-def _products(flow: ContinuousFlow) -> Layered | Convolved | Differentiated:
+def _products(flow: ContinuousFlow) -> LayeredNet | ConvNet | AutogradJacobian:
     """Return what gives the slope and the products with its Jacobian: in closed form where the field is layered."""
     parameters = flow.tensors()
     if isinstance(flow.field, ConcatConv) and flow.trace == "hutchinson":
-        return Convolved(flow.field, parameters)
+        return ConvNet(flow.field, parameters)
     layers = layers_of(flow.field, parameters) if isinstance(flow.field, VectorField) else None
     if layers is not None:
-        return Layered(layers, activation_of(flow.field), flow.compiled)
-    return Differentiated(bind(flow.field, parameters)[0])
+        return LayeredNet(layers, activation_of(flow.field), flow.compiled)
+    return AutogradJacobian(bind(flow.field, parameters)[0])

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-class Differentiated:
+class AutogradJacobian:
     """The slope of any ``f(t, z)`` that treats the samples of z (n, d) one by one, and what is asked of its Jacobian.
 
-    The same as `Layered` gives, but that `jacobian` returns rows.
+    The same as `LayeredNet` gives, but that `jacobian` returns rows.
     """
 
     def __init__(self, f: Callable[[Tensor, Tensor], Tensor]):

@@ -16,8 +16,8 @@ from ...errors import ArgumentError
 from ...fields import MLP, SEIR, Linear, VectorField
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from .activations import ACTIVATIONS, INPUT_MAPS
-from .equations import bound_equations
-from .layered import Layered, activation_of, layers_of
+from .equations import build_equations
+from .layered_net import LayeredNet, activation_of, layers_of
 
 Parameters = dict[str, Tensor]
 Dynamics = Callable[[float, Tensor], Tensor]
@@ -66,14 +66,14 @@ def _(field: SEIR, parameters: Parameters) -> Dynamics:
     return slope
 
 
-build.register(Equations, bound_equations)
+build.register(Equations, build_equations)
 
 
 @build.register(HyperMLP)
 @build.register(ConcatMLP)
 @build.register(GatedMLP)
 def _(field: VectorField, parameters: Parameters) -> Dynamics:
-    return Layered(layers_of(field, parameters), activation_of(field)).slope
+    return LayeredNet(layers_of(field, parameters), activation_of(field)).slope
 
 
 @build.register

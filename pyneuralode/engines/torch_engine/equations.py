@@ -13,7 +13,7 @@ from ...equations import BINARY, TIME, UNARY, Equations
 _FUNCTIONS = {**{name: getattr(torch, name) for name in UNARY}, "max": torch.maximum, "min": torch.minimum}
 
 
-def bound_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable[[float, Tensor], Tensor]:
+def build_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable[[float, Tensor], Tensor]:
     """Return ``f(t, y)``, y and its slope of shape (..., dim), for the parameters given."""
     compute = _compute(field)
     values = [parameters[name] for name in field.shapes()]

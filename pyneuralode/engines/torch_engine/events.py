@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ...problem import Event, EventTrace, Problem, Solution
 from ..state import Layout, all_finite, as_tensor
-from .batched.event_monitor import PROBES, EventMonitor, crosses, meet, undefined
+from .batched.event_monitor import PROBES, EventMonitor, crosses, locate_events, undefined_condition_error
 from .gradient_methods import Task, moved
 from .march import fixed_grid, march
 
@@ -144,7 +144,7 @@ def _find(watch: EventMonitor, layout: Layout, task: Task, y0: Tensor) -> list[t
     found, start = [], task.ts[0]
     before = next(_numbers_at([start], y0[None], watch.events, layout))
     if any(map(math.isnan, before)):
-        raise undefined([math.isnan(value) for value in before].index(True), start)
+        raise undefined_condition_error([math.isnan(value) for value in before].index(True), start)
     direction = math.copysign(1.0, task.ts[-1] - start)
     span = [start, task.ts[-1]]
     for stop in march(task.method, task.f, y0, span, task.control, task.statistics, task.norm, dense=True):
@@ -157,7 +157,7 @@ def _find(watch: EventMonitor, layout: Layout, task: Task, y0: Tensor) -> list[t
         for end, after in zip(times, _numbers_at(times, states, watch.events, layout)):
             happens = any(b != b or crosses(a, b, e.direction) for a, b, e in zip(before, after, watch.events))
             if happens:
-                met = meet(
+                met = locate_events(
                     watch,
                     lambda t, step=step: step.at(t.tolist()),
                     (_time(start, y0), _time(end, y0)),

@@ -25,7 +25,7 @@ def finite_gradients(backward: Callable) -> Callable:
     return checked
 
 
-def watched(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def checked_solve(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     """Return ``solve(start)`` recorded by autograd, the start's gradient checked as by `finite_gradients`."""
     if not start.requires_grad:
         return solve(start)

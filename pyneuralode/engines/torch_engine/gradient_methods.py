@@ -22,11 +22,16 @@ from ...gradients import BacksolveAdjoint, ForwardMode, GradientMethod, Interpol
 from ...problem import Control, Statistics
 from ..state import all_finite
 from .finite_gradients import finite_gradients
-from .march import Method, Norm, Slope, Step, largest_rms, march, outputs_of, rms, tolerance_of
+from .march import Method, Norm, Slope, Step, largest_rms, march, output_states, rms, step_tolerance
 from .once_differentiable import once_differentiable
-from .stiff.linear import Bordered, Linear, Opposed, Triangular
+from .stiff.jacobians import difference_time_derivative, linearize, linearize_by_differences
+from .stiff.linearizations import (
+    BlockTriangularLinearization,
+    Linearization,
+    NegatedTransposeLinearization,
+    QuadratureLinearization,
+)
 from .stiff.sdirk import SDIRKMethod
-from .stiff.system import difference_in_time, differences, linearize
 
 
 @dataclass
@@ -55,7 +60,7 @@ def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
     """Solve with every operation recorded by autograd (or by nobody, under no_grad); `steps` receives the steps."""
     states, dense = [y0], steps is not None
     for stop in march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm, dense=dense):
-        states += outputs_of(stop, task.ts)
+        states += output_states(stop, task.ts)
         if steps is not None:
             stop.step.extend()  # now: the field may have changed by the time somebody asks
             steps.append(stop.step)
@@ -91,7 +96,7 @@ class _Checkpointed(torch.autograd.Function):
     def forward(ctx, task: Task, every: int, y0: Tensor, *parameters: Tensor) -> Tensor:
         states, blocks = [y0], []
         for taken, stop in enumerate(march(task.method, task.f, y0, task.ts, task.control, task.statistics, task.norm)):
-            states += outputs_of(stop, task.ts)
+            states += output_states(stop, task.ts)
             if taken % every == 0:
                 blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
             blocks[-1].times.append(stop.step.t_end)
@@ -110,7 +115,7 @@ class _Checkpointed(torch.autograd.Function):
         task, parameters = ctx.task, ctx.saved_tensors[: len(ctx.task.parameters)]
         adjoint = torch.zeros_like(grad_states[0])
         totals = [torch.zeros_like(p) for p in parameters]
-        tolerance = tolerance_of(task.control, adjoint, adaptive=task.control.step_size is None)
+        tolerance = step_tolerance(task.control, adjoint, adaptive=task.control.step_size is None)
         for block in reversed(ctx.blocks):
             with torch.enable_grad():
                 y = start = block.start.detach().requires_grad_()
@@ -125,7 +130,7 @@ class _Checkpointed(torch.autograd.Function):
                     if len(inside) < len(outputs):
                         ends.append(step.end)
                         cotangents.append(grad_states[outputs[len(inside) :]].sum(0))
-                    y, first = step.end, step.onward
+                    y, first = step.end, step.carry
                 ends.append(y)
                 cotangents.append(adjoint)
             adjoint, *parts = torch.autograd.grad(ends, (start, *parameters), cotangents, allow_unused=True)
@@ -171,18 +176,22 @@ class _Adjoint:
         own = [dy.detach()] if self.state_at is None else []
         return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
 
-    def linearize(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+    def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
         slope, n = self(t, joint), self.sizes[1]
         if self.state_at is None:
-            return differences(self, t, joint, h, slope, quadratures=self.sizes[2])
-        core = Opposed(slope[:n], linearize(self.f, t, self.state_at(t), h, drift=False))
+            return linearize_by_differences(self, t, joint, h, slope, quadratures=self.sizes[2])
+        core = NegatedTransposeLinearization(
+            slope[:n], linearize(self.f, t, self.state_at(t), h, time_derivative=False)
+        )
         _, dy = self._evaluate(t, joint)
 
         def below(a: Tensor) -> Tensor:
             return torch.cat([a[:0], *(-p.reshape(-1) for p in vjp(dy, self.parameters, a, keep=True))])
 
-        return Bordered(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+        return QuadratureLinearization(
+            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
+        )
 
     def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state and its slope, recorded."""
@@ -263,7 +272,7 @@ class _Sensitivities:
             dy = self.f(t, y)
             return torch.cat([dy.detach(), jvps(dy, (y, *self.parameters), [s, *self.directions]).reshape(-1)])
 
-    def linearize(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+    def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the slope near (t, joint): every sensitivity has the state's own Jacobian, and depends on the state."""
         slope, y = self(t, joint), joint[: self.n]
         smallest = math.sqrt(torch.finfo(y.dtype).eps) * float(torch.linalg.vector_norm(y).clamp_min(1e-5))
@@ -276,8 +285,10 @@ class _Sensitivities:
             shifted = self(t, torch.cat([y + part * x, joint[self.n :]]))
             return (shifted[self.n :] - slope[self.n :]) / part
 
-        core = linearize(self.f, t, y, h, drift=False)
-        return Triangular(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+        core = linearize(self.f, t, y, h, time_derivative=False)
+        return BlockTriangularLinearization(
+            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
+        )
 
 
 class _Forward(torch.autograd.Function):

@@ -24,12 +24,12 @@ from .batched.march import march
 from .batched.replay import Replay, backprop, checkpointed
 from .batched.slope import BatchedSlope, batched_slope, first_slope, own_parameters
 from .batched.step import batched_method
-from .batched.times import BatchedTimes, Places
+from .batched.times import BatchedTimes, TrajectoryPoints
 from .compiled import formulas, networks
 from .dynamics import bind, refuse_hidden_parameters, with_hints
-from .finite_gradients import watched
+from .finite_gradients import checked_solve
 from .gradient_methods import Tied, distinct, moved
-from .march import fixed_grid, not_finite
+from .march import fixed_grid, not_finite_error
 from .stiff import Coefficients, find_tableau
 from .tableaus import Tableau
 from .tangents import refuse_tangents
@@ -77,7 +77,7 @@ def solve(problem: Problem, alone: Alone) -> Solution:
 def _read(problem: Problem) -> Batch:
     y0, layout = flatten(problem.y0)
     if layout.numpy:
-        problem = numpy_functions.adapted(problem)
+        problem = numpy_functions.adapt_problem(problem)
     if layout.is_tuple or not layout.shapes[0]:
         found = "a tuple" if layout.is_tuple else "one number"
         raise ArgumentError(
@@ -252,14 +252,14 @@ def _together(batch: Batch) -> Solution:
     )
     record = march(method, f, y0, slope, times, _step_control(batch), watch, keep)
 
-    places = Places.joined([record.outputs, record.crossings])
+    places = TrajectoryPoints.concatenate([record.outputs, record.crossings])
     if wants_gradient:
         replay = Replay.of(method, f, record, places)
         if by_blocks:
             constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
             states = checkpointed(replay, record, problem.gradient.every, y0, trainable, constants)
         else:
-            states = watched(partial(backprop, replay), y0)
+            states = checked_solve(partial(backprop, replay), y0)
         states = Tied.apply(states, *trainable)
     else:
         states = record.values
@@ -297,10 +297,10 @@ def _check_finite(states: Tensor, time: Tensor, row: Tensor) -> None:
     if bool(good.all()):
         return
     first = int((~good).nonzero()[0])
-    raise of_sample(not_finite(float(time[first])), int(row[first]))
+    raise of_sample(not_finite_error(float(time[first])), int(row[first]))
 
 
-def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:
+def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) -> Tensor:
     """Return the states (B, T, n) at the times asked for, NaN where a sample had ended."""
     samples, width = batch.times.shape
     firsts = torch.arange(samples, device=y0.device) * width
@@ -321,7 +321,7 @@ def _attached(f: BatchedSlope, given: Tensor, times: BatchedTimes, table: Tensor
 
 
 def _met(
-    batch: Batch, f: BatchedSlope, watch: EventMonitor, times: BatchedTimes, places: Places, states: Tensor
+    batch: Batch, f: BatchedSlope, watch: EventMonitor, times: BatchedTimes, places: TrajectoryPoints, states: Tensor
 ) -> EventTrace:
     order = torch.argsort(places.row, stable=True)  # by sample; a sample's own are in order already
     rows, which = places.row[order], places.slot[order]

@@ -5,8 +5,8 @@ plain numbers, so a graph that autograd records holds the arithmetic of the acce
 
 A method is what has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
 ``method.step(f, t, t_end, y, first, tolerance)``, in each march from `method.stepper()`. A step is what `Step` shows:
-its start, its end, the state between and the error, and two things to begin another step with: `onward` (the one after)
-and `again` (a shorter one from the same point). A step that failed says why in `trouble`.
+its start, its end, the state between and the error, and two things to begin another step with: `carry` (the one after)
+and `again` (a shorter one from the same point). A step that failed says why in `failure`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Statistics
-from .between_steps import Inside
-from .step_size import GROW, SPACINGS, size_after_rejection, size_after_step, size_to_begin, trial_size
+from .interpolant_control import InterpolantControl
+from .step_size import (
+    MAX_FACTOR,
+    MIN_STEP_SPACINGS,
+    initial_step_size,
+    size_after_rejection,
+    size_after_step,
+    trial_step_size,
+)
 from .tableaus import Tableau
 
 Slope = Callable[[float, Tensor], Tensor]
@@ -78,7 +85,7 @@ class Step:
     """One step from (t, y) to (t_end, end): the stages, and the state anywhere between."""
 
     __slots__ = ("method", "f", "t", "t_end", "h", "y", "end", "stages", "_weights")
-    trouble: str | None = None
+    failure: str | None = None
 
     def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, first: Tensor | None = None):
         self.method, self.f, self.t, self.t_end, self.y = method, f, t, t_end, y
@@ -111,7 +118,7 @@ class Step:
         return self.stages[i] if i is not None and i < len(self.stages) else None
 
     @property
-    def onward(self) -> Tensor | None:
+    def carry(self) -> Tensor | None:
         return self.end_slope
 
     @property
@@ -138,7 +145,7 @@ class Step:
         fifth, third = estimates
         return fifth * (fifth / math.hypot(fifth, 0.1 * third))
 
-    def error_inside(self, *_) -> float:
+    def interpolant_error(self, *_) -> float:
         """Return 0: an explicit method's dense output is about as good as its steps."""
         return 0.0
 
@@ -174,7 +181,7 @@ def largest_rms(sizes: Sequence[int]) -> Norm:
     return norm
 
 
-def norm_of(control: Control, shapes: Sequence[torch.Size]) -> Norm:
+def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
     """Return the norm that `control` names, for a state whose parts have these shapes."""
     if control.norm == "joint" or len(shapes) == 1 and len(shapes[0]) < 2:
         return rms
@@ -193,7 +200,7 @@ def norm_of(control: Control, shapes: Sequence[torch.Size]) -> Norm:
     return norm
 
 
-def tolerance_of(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
+def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
     """Return the tolerance for steps from `y`; what fixed steps iterate for they find to rounding."""
     if not adaptive:
         rounding = 1e3 * torch.finfo(y.dtype).eps
@@ -212,16 +219,16 @@ def fixed_march(
     stepper, first = method.stepper(), None
     for t, t_end in zip(grid, grid[1:]):
         step = stepper.step(f, t, t_end, y, first, tolerance)
-        if step.trouble:
+        if step.failure:
             raise SolverError(
-                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.trouble}: give a smaller step, or none, "
+                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step, or none, "
                 "so that it is adapted.",
                 t,
                 abs(step.h),
             )
         statistics.accepted += 1
         yield step
-        y, first = step.end, step.onward
+        y, first = step.end, step.carry
 
 
 def adaptive_march(
@@ -234,7 +241,7 @@ def adaptive_march(
     statistics: Statistics,
     norm: Norm = rms,
     guess: float | None = None,
-    inside: Inside | None = None,
+    inside: InterpolantControl | None = None,
 ) -> Iterator[Step]:
     """Yield accepted steps from `t` to `t_end` in either direction.
 
@@ -242,17 +249,17 @@ def adaptive_march(
     are asked for: a step that is not good enough there is taken again, shorter, or to the first of those times.
     Tolerances are numbers or NumPy arrays (n,).
     """
-    tolerance, stepper = tolerance_of(control, y, norm), method.stepper()
+    tolerance, stepper = step_tolerance(control, y, norm), method.stepper()
     direction = math.copysign(1.0, t_end - t)
     first = f(t, y)
     if not bool(torch.isfinite(first).all()):
-        raise bad_start(t)
+        raise bad_start_error(t)
     size = guess or control.first_step or _first_size(f, t, y, first, t_end, method.tableau, *tolerance)
-    previous, growth, wanted = 1.0, GROW, None
-    _, *stops = stops_of([t, t_end], control)
+    previous, growth, wanted = 1.0, MAX_FACTOR, None
+    _, *stops = stop_times([t, t_end], control)
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
-            raise too_many_steps(control, t, size)
+            raise too_many_steps_error(control, t, size)
         smallest = smallest_step(control, t)
         size = max(min(size, control.max_step), smallest)
         stop = stops[0] if wanted is None else wanted
@@ -266,9 +273,9 @@ def adaptive_march(
         if finite and error <= 1:
             statistics.accepted += 1
             yield step
-            t, y, first, wanted = step.t_end, step.end, step.onward, None
+            t, y, first, wanted = step.t_end, step.end, step.carry, None
             size = size_after_step(step.h, size if cut else abs(step.h), error, previous, growth, order)
-            previous, growth = max(error, 1e-4), GROW
+            previous, growth = max(error, 1e-4), MAX_FACTOR
             if t == stops[0]:
                 del stops[0]
         else:
@@ -278,28 +285,28 @@ def adaptive_march(
             if wanted is not None:
                 continue
             if min(size, remaining) <= smallest:
-                raise too_small_step(control, t, shorter, finite, step.trouble)
+                raise too_small_step_error(control, t, shorter, finite, step.failure)
             size, growth = shorter, 1.0  # the step after a rejection does not grow
 
 
 def smallest_step(control: Control, t: float) -> float:
-    return max(control.min_step, SPACINGS * math.ulp(t))
+    return max(control.min_step, MIN_STEP_SPACINGS * math.ulp(t))
 
 
-def bad_start(t: float) -> SolverError:
+def bad_start_error(t: float) -> SolverError:
     return SolverError(
         f"the field returned a non-finite value at the start, t = {t:g}: check the initial state and the parameters.",
         t,
     )
 
 
-def not_finite(t: float) -> SolverError:
+def not_finite_error(t: float) -> SolverError:
     return SolverError(
         f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t
     )
 
 
-def too_many_steps(control: Control, t: float, size: float) -> SolverError:
+def too_many_steps_error(control: Control, t: float, size: float) -> SolverError:
     return SolverError(
         f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
         "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
@@ -308,8 +315,10 @@ def too_many_steps(control: Control, t: float, size: float) -> SolverError:
     )
 
 
-def too_small_step(control: Control, t: float, size: float, finite: bool, trouble: str | None = None) -> SolverError:
-    cause = trouble or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
+def too_small_step_error(
+    control: Control, t: float, size: float, finite: bool, failure: str | None = None
+) -> SolverError:
+    cause = failure or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
     smallest = smallest_step(control, t)
     bound = "" if smallest == control.min_step else " (t resolves no shorter ones)"
     return SolverError(
@@ -324,14 +333,14 @@ def too_small_step(control: Control, t: float, size: float, finite: bool, troubl
 def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
-    trial = trial_size(d0, d1, t_end - t, SPACINGS * math.ulp(t))
+    trial = trial_step_size(d0, d1, t_end - t, MIN_STEP_SPACINGS * math.ulp(t))
     direction = math.copysign(1.0, t_end - t)
     other = f(t + direction * trial, y + direction * trial * slope)
-    return size_to_begin(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
+    return initial_step_size(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
 
 
 @dataclass
-class Stop:
+class StepOutputs:
     """One step of a march and the outputs that fall into it: indices into the times asked for."""
 
     step: Step
@@ -340,7 +349,7 @@ class Stop:
 
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
     """Return the times between which steps are taken, or None where the method adapts its steps."""
-    stops = stops_of(ts, control)
+    stops = stop_times(ts, control)
     if control.step_size is None:
         if tableau.error is not None:
             return None
@@ -354,7 +363,7 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
     return [start + i * step for start, count in zip(stops, counts) for i in range(count)] + [ts[-1]]
 
 
-def stops_of(ts: list[float], control: Control) -> list[float]:
+def stop_times(ts: list[float], control: Control) -> list[float]:
     """Return the first time, the times inside the span that a step must end on, and the last time, in order."""
     low, high = min(ts[0], ts[-1]), max(ts[0], ts[-1])
     stops = [t for t in control.tstops if low < t < high]
@@ -371,27 +380,27 @@ def march(
     norm: Norm = rms,
     guess: float | None = None,
     dense: bool = False,
-) -> Iterator[Stop]:
+) -> Iterator[StepOutputs]:
     """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers.
 
     `dense`: the states everywhere inside the steps are asked for, not those at `ts` alone.
     """
     grid = fixed_grid(method.tableau, ts, control)
     if grid is None:
-        inside = Inside(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
+        inside = InterpolantControl(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
         steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess, inside)
     else:
-        steps = fixed_march(method, f, y, grid, statistics, tolerance_of(control, y, norm, adaptive=False))
+        steps = fixed_march(method, f, y, grid, statistics, step_tolerance(control, y, norm, adaptive=False))
     forward = ts[-1] > ts[0]
     j = 1
     for step in steps:
         first = j
         while j < len(ts) and (ts[j] <= step.t_end if forward else ts[j] >= step.t_end):
             j += 1
-        yield Stop(step, list(range(first, j)))
+        yield StepOutputs(step, list(range(first, j)))
 
 
-def outputs_of(stop: Stop, ts: list[float]) -> list[Tensor]:
+def output_states(stop: StepOutputs, ts: list[float]) -> list[Tensor]:
     """Return the states at the times that `stop` covers, one tensor (n,) each."""
     step = stop.step
     inside = [ts[j] for j in stop.outputs if ts[j] != step.t_end]

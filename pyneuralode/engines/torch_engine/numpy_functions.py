@@ -26,16 +26,16 @@ _AMBIGUOUS = ("max", "min", "nonzero", "repeat", "sort", "std", "transpose", "va
 _WRONG_KIND = (TypeError, AttributeError)
 
 
-def adapted(problem: Problem, statistics: Statistics | None = None) -> Problem:
+def adapt_problem(problem: Problem, statistics: Statistics | None = None) -> Problem:
     """Return a problem of NumPy states whose callables may be functions of arrays; calls made to find out are counted."""
     events = tuple(
         replace(event, condition=_Function(event.condition, f"the condition of event {index}", False, None))
         for index, event in enumerate(problem.events)
     )
-    return replace(problem, dynamics=either_kind(problem.dynamics, statistics), events=events)
+    return replace(problem, dynamics=adapt_field(problem.dynamics, statistics), events=events)
 
 
-def either_kind(field: Any, statistics: Statistics | None = None) -> Any:
+def adapt_field(field: Any, statistics: Statistics | None = None) -> Any:
     """Return a field for a NumPy state: a callable may take tensors or arrays, others are as they are."""
     if isinstance(field, (VectorField, nn.Module)):
         return field
@@ -44,7 +44,7 @@ def either_kind(field: Any, statistics: Statistics | None = None) -> Any:
     return with_hints(function, field, **jacobian)
 
 
-def refuse_function_of_arrays(field: Callable, t: Tensor, y: Any, error: Exception) -> None:
+def refuse_array_function(field: Callable, t: Tensor, y: Any, error: Exception) -> None:
     """Raise if a field that failed on torch tensors takes NumPy arrays instead."""
     if isinstance(field, _Function):
         return  # arrays were tried

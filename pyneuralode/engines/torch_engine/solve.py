@@ -20,7 +20,7 @@ from ..state import Layout, all_finite, check_times, flat_slope, flatten, times_
 from . import events, independent, numpy_functions
 from .compiled import formulas, networks
 from .dynamics import bind, check_slope, refuse_hidden_parameters
-from .finite_gradients import watched
+from .finite_gradients import checked_solve
 from .gradient_methods import (
     Task,
     Tied,
@@ -33,10 +33,10 @@ from .gradient_methods import (
     forward_mode,
     trajectory,
 )
-from .march import Step, norm_of, not_finite
-from .stiff import System, as_method, find_tableau
+from .march import Step, error_norm, not_finite_error
+from .stiff import LinearizableSlope, as_method, find_tableau
 from .tableaus import Tableau
-from .tangents import carries_derivatives, differentiates_forwards, refuse_tangents
+from .tangents import carries_derivatives, in_forward_mode, refuse_tangents
 
 
 def solve(problem: Problem) -> Solution:
@@ -57,23 +57,23 @@ def solve(problem: Problem) -> Solution:
     control = flat_control(problem.control, y0, layout, adaptive)
     statistics = Statistics()
     if layout.numpy:
-        problem = numpy_functions.adapted(problem, statistics)
+        problem = numpy_functions.adapt_problem(problem, statistics)
     f = _counted_slope(problem.dynamics, parameters, layout, y0.dtype, statistics)
     own = isinstance(problem.dynamics, (VectorField, nn.Module))
     if torch.is_grad_enabled() and not (layout.numpy or own or isinstance(problem.gradient, Backprop)):
         refuse_hidden_parameters(f(float(ts[0].detach()), y0.detach()), parameters, problem.gradient)
     explicit = isinstance(tableau, Tableau)
-    if differentiates_forwards():
+    if in_forward_mode():
         _refuse_lost_tangents(problem, explicit, y0, ts, f(float(ts[0].detach()), y0), *parameters.values())
     task = Task(
-        f=f if explicit else System(f, problem.dynamics, parameters, layout, statistics),
+        f=f if explicit else LinearizableSlope(f, problem.dynamics, parameters, layout, statistics),
         ts=ts.detach().tolist(),
         method=as_method(tableau, y0.dtype, y0.device),
         control=control,
         parameters=distinct(p for p in parameters.values() if p.requires_grad),
         constants=tuple(p for p in parameters.values() if not p.requires_grad),
         statistics=statistics,
-        norm=norm_of(control, layout.shapes),
+        norm=error_norm(control, layout.shapes),
     )
     if problem.events:
         return events.solve(problem, task, y0, layout, again=solve)
@@ -87,7 +87,7 @@ def solve(problem: Problem) -> Solution:
     joint = control.norm == "joint"
     path = next((path for path in paths if joint and path.applies(problem, start, parameters)), None)
     if steps is not None:
-        states = watched(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
+        states = checked_solve(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
     elif path:
         run = path.prepare(problem, task, start)
         states = run(parameters)
@@ -95,7 +95,7 @@ def solve(problem: Problem) -> Solution:
         states = _differentiable(problem, task, start)
     if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
-        raise not_finite(task.ts[first])
+        raise not_finite_error(task.ts[first])
     if times_matter:
         states = attach_outputs(f, ts, task.ts, states, twice and not path)
     return Solution(
@@ -126,7 +126,7 @@ def slope(dynamics: Any, parameters: dict[str, Any], t: float, y: Any) -> Any:
     flat, layout = flatten(y)
     own = read_parameters(dynamics, parameters, flat, constant=layout.numpy)
     if layout.numpy:
-        dynamics = numpy_functions.either_kind(dynamics)
+        dynamics = numpy_functions.adapt_field(dynamics)
     return layout.deliver(_counted_slope(dynamics, own, layout, flat.dtype, Statistics())(float(t), flat))
 
 
@@ -136,7 +136,7 @@ def _differentiable(problem: Problem, task: Task, start: Tensor) -> Tensor:
     if not needs_gradient:
         return backprop(task, start)
     if isinstance(gradient, Backprop):
-        return watched(lambda start: Tied.apply(backprop(task, start), *task.parameters), start)
+        return checked_solve(lambda start: Tied.apply(backprop(task, start), *task.parameters), start)
     if isinstance(gradient, Checkpointed):
         return checkpointed(task, start, gradient.every)
     if isinstance(gradient, (BacksolveAdjoint, InterpolatingAdjoint)):
@@ -173,7 +173,7 @@ def _counted_slope(
         except Exception as error:  # later ones are not y0's fault
             if not layout.numpy and name == "the field":
                 time = torch.full((), float(t), dtype=y.dtype, device=y.device)
-                numpy_functions.refuse_function_of_arrays(dynamics, time, layout.unpack(y), error)
+                numpy_functions.refuse_array_function(dynamics, time, layout.unpack(y), error)
             if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
                 raise
             # torch's word for shapes and dtypes that do not fit

@@ -7,20 +7,20 @@ What marches take is never smaller than what the time resolves: see `smallest_st
 
 import math
 
-SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0
 # The largest first step, in trial steps: the time in which the state would change by all its size. There the error
 # estimate of BS3, the one method of order 3, is zero for y' = -k y, whatever the error: it goes half as far.
-FURTHEST, FURTHEST_OF_THIRD = 100, 50
+MAX_TRIAL_STEPS, MAX_TRIAL_STEPS_ORDER_3 = 100, 50
 # The largest trial step, as a part of the span, where the sizes of state and slope say nothing about the unit of time.
-BLIND_PART = 1e-4
+DEFAULT_TRIAL_FRACTION = 1e-4
 # Spacings of the numbers around t in the smallest step: the stages' times within it still differ.
-SPACINGS = 10
+MIN_STEP_SPACINGS = 10
 
 
 def size_after_rejection(h, error, finite, k):
     """Return the size of the step to try in place of one of `h`, whose error is above 1 or not finite."""
-    factor = SAFETY * error ** (-1 / k) if finite else SHRINK
-    return abs(h) * max(SHRINK, factor)
+    factor = SAFETY * error ** (-1 / k) if finite else MIN_FACTOR
+    return abs(h) * max(MIN_FACTOR, factor)
 
 
 def size_after_step(h, size, error, previous, growth, k):
@@ -29,20 +29,20 @@ def size_after_step(h, size, error, previous, growth, k):
     `size` is what the step would have had if no time to end on had cut it.
     """
     factor = SAFETY * max(error, 1e-10) ** (-0.7 / k) * previous ** (0.4 / k)
-    following = abs(h) * min(growth, max(SHRINK, factor))
+    following = abs(h) * min(growth, max(MIN_FACTOR, factor))
     return max(following, size) if factor >= 1 else following
 
 
-def trial_size(d0, d1, span, smallest):
+def trial_step_size(d0, d1, span, smallest):
     """Return the size of an Euler step that shows how the slope bends, from the norms of state and slope."""
-    blind = min(1e-6, BLIND_PART * abs(span))
+    blind = min(1e-6, DEFAULT_TRIAL_FRACTION * abs(span))
     trial = blind if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     return min(max(trial, smallest), abs(span))  # the field may not be defined beyond
 
 
-def size_to_begin(trial, d1, d2, order):
+def initial_step_size(trial, d1, d2, order):
     """Return the first step's size, from the norms of the slope and of its change over the trial step, per unit of time."""
     largest = max(d1, d2)
     second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (order + 1))
-    size = min((FURTHEST_OF_THIRD if order == 3 else FURTHEST) * trial, second)
+    size = min((MAX_TRIAL_STEPS_ORDER_3 if order == 3 else MAX_TRIAL_STEPS) * trial, second)
     return size if math.isfinite(size) else trial

@@ -9,13 +9,13 @@ from torch.autograd import forward_ad
 from ...errors import ArgumentError
 
 
-def differentiates_forwards() -> bool:
+def in_forward_mode() -> bool:
     """Return whether torch is within a level of forward-mode differentiation."""
     return forward_ad._current_level >= 0
 
 
 def has_tangent(*tensors: Tensor) -> bool:
-    return differentiates_forwards() and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    return in_forward_mode() and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def carries_derivatives(x: Tensor) -> bool:

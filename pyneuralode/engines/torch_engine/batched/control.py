@@ -9,8 +9,16 @@ from torch import Tensor
 
 from ....errors import SolverError
 from ....problem import Control
-from ..march import bad_start, too_many_steps, too_small_step
-from ..step_size import BLIND_PART, FURTHEST, FURTHEST_OF_THIRD, GROW, SAFETY, SHRINK, SPACINGS
+from ..march import bad_start_error, too_many_steps_error, too_small_step_error
+from ..step_size import (
+    DEFAULT_TRIAL_FRACTION,
+    MAX_FACTOR,
+    MAX_TRIAL_STEPS,
+    MAX_TRIAL_STEPS_ORDER_3,
+    MIN_FACTOR,
+    MIN_STEP_SPACINGS,
+    SAFETY,
+)
 from .slope import BatchedSlope
 from .step import BatchedStep, rms
 
@@ -31,7 +39,7 @@ class AdaptiveControl:
         else:
             size = torch.full_like(t, self.control.first_step)
         self.size = size
-        self.previous, self.growth = torch.ones_like(t), torch.full_like(t, GROW)
+        self.previous, self.growth = torch.ones_like(t), torch.full_like(t, MAX_FACTOR)
         self.finite, self.stuck = torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t, dtype=torch.bool)
         self.stops = t.new_tensor([-math.inf, *self.control.tstops, math.inf])
 
@@ -49,8 +57,8 @@ class AdaptiveControl:
     def failure(self, row: int, t: float, tried: int) -> SolverError:
         size = float(self.size[row])
         if tried >= self.control.max_steps:
-            return too_many_steps(self.control, t, size)
-        return too_small_step(self.control, t, size, bool(self.finite[row]))
+            return too_many_steps_error(self.control, t, size)
+        return too_small_step_error(self.control, t, size, bool(self.finite[row]))
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:
         """Return where the next steps end."""
@@ -76,14 +84,18 @@ class AdaptiveControl:
         self.finite = torch.isfinite(error)
         bounded = error.clamp_min(1e-10)
         smooth = SAFETY * bounded.pow(-0.7 / k) * self.previous.pow(0.4 / k)
-        again = torch.where(self.finite, SAFETY * error.pow(-1 / k), SHRINK)
-        factor = torch.where(accepted, torch.minimum(smooth.clamp_min(SHRINK), self.growth), again.clamp_min(SHRINK))
+        again = torch.where(self.finite, SAFETY * error.pow(-1 / k), MIN_FACTOR)
+        factor = torch.where(
+            accepted, torch.minimum(smooth.clamp_min(MIN_FACTOR), self.growth), again.clamp_min(MIN_FACTOR)
+        )
         size = step.h.abs() * factor
         if self.control.tstops:  # a step that one of them cut tells of no reason for shorter ones
             size = torch.where(accepted & self.cut & (smooth >= 1), torch.maximum(size, self.size), size)
         self.size, self.stuck = size, ~accepted & self.smallest
         self.previous = torch.where(accepted, bounded.clamp_min(1e-4), self.previous)
-        self.growth = torch.where(accepted, GROW, torch.ones_like(error))  # the step after a rejection does not grow
+        self.growth = torch.where(
+            accepted, MAX_FACTOR, torch.ones_like(error)
+        )  # the step after a rejection does not grow
         return accepted
 
     def _first_sizes(self, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, slope: Tensor) -> Tensor:
@@ -91,7 +103,7 @@ class AdaptiveControl:
         scale = y.abs() * self.rtol + self.atol
         d0, d1 = rms(y / scale), rms(slope / scale)
         remaining = t_end - t
-        blind = (BLIND_PART * remaining.abs()).clamp_max(1e-6)
+        blind = (DEFAULT_TRIAL_FRACTION * remaining.abs()).clamp_max(1e-6)
         trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), blind, 0.01 * d0 / d1)
         trial = torch.minimum(
             torch.maximum(trial, _resolved(t)), remaining.abs()
@@ -101,13 +113,13 @@ class AdaptiveControl:
         largest = torch.maximum(d1, rms((other - slope) / scale) / trial)
         curved = (0.01 / largest).pow(1 / (self.order + 1))
         second = torch.where(largest <= 1e-15, (trial * 1e-3).clamp_min(1e-6), curved)
-        size = torch.minimum((FURTHEST_OF_THIRD if self.order == 3 else FURTHEST) * trial, second)
+        size = torch.minimum((MAX_TRIAL_STEPS_ORDER_3 if self.order == 3 else MAX_TRIAL_STEPS) * trial, second)
         return torch.where(torch.isfinite(size), size, trial)
 
 
 def _resolved(t: Tensor) -> Tensor:
     """Return the sizes of the smallest steps that the times resolve."""
-    return SPACINGS * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
+    return MIN_STEP_SPACINGS * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
 
 
 class GridControl:
@@ -143,4 +155,4 @@ def of_sample(error: SolverError, sample: int) -> SolverError:
 
 
 def bad_start_of(sample: int, t: float) -> SolverError:
-    return of_sample(bad_start(t), sample)
+    return of_sample(bad_start_error(t), sample)

@@ -29,7 +29,7 @@ class EventMonitor:
 
 
 @dataclass
-class Met:
+class LocatedEvents:
     """What rows met.
 
     Attributes
@@ -55,14 +55,14 @@ def crosses(before: Any, after: Any, direction: int) -> Any:
 
 
 @torch.no_grad()
-def meet(
+def locate_events(
     watch: EventMonitor,
     at: Callable[[Tensor], Tensor],
     span: tuple[Tensor, Tensor],
     values: tuple[Tensor, Tensor],
     sign: Tensor,
     samples: Tensor | None = None,
-) -> Met:
+) -> LocatedEvents:
     """Return what each of m rows meets in a part of its step, up to its first terminal event.
 
     Parameters
@@ -109,8 +109,8 @@ def meet(
             sooner = times[which] < limit
             limit, ended = torch.where(sooner, times[which], limit), torch.where(sooner, which, ended)
     for row in (gone < limit).nonzero()[:1, 0].tolist():
-        raise undefined(int(culprit[row]), float(gone[row] * sign[row]), samples, row)
-    return Met(torch.where(times <= limit, times, math.inf), limit, ended)
+        raise undefined_condition_error(int(culprit[row]), float(gone[row] * sign[row]), samples, row)
+    return LocatedEvents(torch.where(times <= limit, times, math.inf), limit, ended)
 
 
 def _value(watch: EventMonitor, at: Callable[[Tensor], Tensor], which: int, t: Tensor) -> Tensor:
@@ -126,11 +126,11 @@ def _number(value: Callable[[Tensor], Tensor], which: int, met: Tensor, samples:
     """Return the condition where its sign is looked for, which must not be in a gap between its numbers."""
     found = value(t)
     for row in (torch.isnan(found) & met).nonzero()[:1, 0].tolist():
-        raise undefined(which, float(t[row]), samples, row)
+        raise undefined_condition_error(which, float(t[row]), samples, row)
     return found
 
 
-def undefined(which: int, t: float, samples: Tensor | None = None, row: int = 0) -> SolverError:
+def undefined_condition_error(which: int, t: float, samples: Tensor | None = None, row: int = 0) -> SolverError:
     error = SolverError(
         f"the condition of event {which} is NaN at t = {t:g}: return a number wherever the solve goes, or end the solve "
         "before by a terminal event.",

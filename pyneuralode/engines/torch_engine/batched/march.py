@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ....errors import SolverError
 from .control import AdaptiveControl, GridControl, bad_start_of, of_sample
-from .event_monitor import PROBES, EventMonitor, crosses, meet, undefined
+from .event_monitor import PROBES, EventMonitor, crosses, locate_events, undefined_condition_error
 from .slope import BatchedSlope
 from .step import BatchedMethod, BatchedStep
-from .times import BatchedTimes, Places, pairs
+from .times import BatchedTimes, TrajectoryPoints, pairs
 
 
 @dataclass
@@ -43,8 +43,8 @@ class Record:
     rejected: Tensor
     grid: Tensor | None
     starts: Tensor | None
-    outputs: Places
-    crossings: Places
+    outputs: TrajectoryPoints
+    crossings: TrajectoryPoints
     values: Tensor | None
     ended: Tensor
 
@@ -88,10 +88,10 @@ class _Found:
 
     def __init__(self, like: Tensor):
         none = torch.empty(0, dtype=torch.int64, device=like.device)
-        self.places = [Places(none, none, none.double(), none)]
+        self.places = [TrajectoryPoints(none, none, none.double(), none)]
         self.states = [like[:0]]
 
-    def add(self, places: Places, states: Tensor | None) -> None:
+    def add(self, places: TrajectoryPoints, states: Tensor | None) -> None:
         self.places.append(places)
         if states is not None:
             self.states.append(states)
@@ -144,7 +144,10 @@ class _March:
         self._settle()
         tried, accepted, more = self.counts
         length = int(accepted.max()) + 1
-        outputs, crossings = Places.joined(self.outputs.places), Places.joined(self.crossings.places)
+        outputs, crossings = (
+            TrajectoryPoints.concatenate(self.outputs.places),
+            TrajectoryPoints.concatenate(self.crossings.places),
+        )
         return Record(
             1 + self.control.evaluations + tried * (self.method.stages - 1) + more,
             accepted,
@@ -166,7 +169,7 @@ class _March:
         if self.watch is not None:
             self.values = self.watch.values(self.t, self.y)
             for which, row in torch.isnan(self.values).nonzero()[:1].tolist():
-                raise undefined(which, float(self.t[row]), self.rows, row)
+                raise undefined_condition_error(which, float(self.t[row]), self.rows, row)
         self._raise_if_failing(self.control.failing(self.t, self.end, self.tried))
 
     def _step(self, iteration: int) -> bool:
@@ -232,7 +235,7 @@ class _March:
         everyone, limit = torch.arange(len(self.t), device=self.t.device), torch.full_like(self.t, math.inf)
         for i in look.odd.any(1).nonzero()[:, 0].tolist():
             going = look.rows & torch.isinf(limit)
-            met = meet(
+            met = locate_events(
                 self.watch,
                 lambda t: step.at(everyone, t),
                 (look.times[i], look.times[i + 1]),
@@ -248,8 +251,10 @@ class _March:
             self.crossings.add(*self._states(step, rows, met.times[which, rows] * self.times.sign[rows], which))
         return limit
 
-    def _states(self, step: BatchedStep, rows: Tensor, moments: Tensor, slots: Tensor) -> tuple[Places, Tensor | None]:
-        places = Places(self.taken[rows], self.rows[rows], moments, slots)
+    def _states(
+        self, step: BatchedStep, rows: Tensor, moments: Tensor, slots: Tensor
+    ) -> tuple[TrajectoryPoints, Tensor | None]:
+        places = TrajectoryPoints(self.taken[rows], self.rows[rows], moments, slots)
         if not self.wants_states:
             return places, None
         if self.method.extra:

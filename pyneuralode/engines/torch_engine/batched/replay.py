@@ -12,7 +12,7 @@ from ..once_differentiable import once_differentiable
 from .march import Record
 from .slope import BatchedSlope
 from .step import BatchedMethod, BatchedStep
-from .times import Places
+from .times import TrajectoryPoints
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Replay:
     back: Tensor
 
     @staticmethod
-    def of(method: BatchedMethod, f: BatchedSlope, record: Record, places: Places) -> Replay:
+    def of(method: BatchedMethod, f: BatchedSlope, record: Record, places: TrajectoryPoints) -> Replay:
         counts = record.accepted
         order = torch.arange(len(counts), device=counts.device)
         if not f.whole:

@@ -13,7 +13,7 @@ from ....errors import ArgumentError, PyNeuralODEError
 from ....fields import MLP, SEIR, Linear, VectorField
 from ...state import evaluated
 from ..dynamics import bind, build, check_slope
-from ..numpy_functions import refuse_function_of_arrays
+from ..numpy_functions import refuse_array_function
 
 AUTONOMOUS = (MLP, SEIR, Linear)
 
@@ -122,7 +122,7 @@ def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
     except Exception as error:
         if f.name == "the field":
             states = y.view(len(y), *f.shape)
-            refuse_function_of_arrays(f.call, t.to(y.dtype).view(len(t), *[1] * len(f.shape)), states, error)
+            refuse_array_function(f.call, t.to(y.dtype).view(len(t), *[1] * len(f.shape)), states, error)
         if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
             raise
         raise ArgumentError(

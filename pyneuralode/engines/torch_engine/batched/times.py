@@ -33,7 +33,7 @@ class BatchedTimes:
 
 
 @dataclass
-class Places:
+class TrajectoryPoints:
     """Where states are wanted: the step (p,) of the row (p,), the time (p,), and the slot (p,) of the caller."""
 
     step: Tensor
@@ -42,8 +42,10 @@ class Places:
     slot: Tensor
 
     @staticmethod
-    def joined(parts: list[Places]) -> Places:
-        return Places(*(torch.cat([getattr(part, name) for part in parts]) for name in ("step", "row", "time", "slot")))
+    def concatenate(parts: list[TrajectoryPoints]) -> TrajectoryPoints:
+        return TrajectoryPoints(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("step", "row", "time", "slot"))
+        )
 
 
 def pairs(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:

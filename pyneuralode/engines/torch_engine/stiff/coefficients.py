@@ -11,7 +11,7 @@ from ..tableaus import TABLEAUS
 from ..tableaus.tableau import padded
 
 # What takes a step that starts where the Jacobian is not usable, such as that of sqrt(y) at y = 0.
-COMPANION = TABLEAUS["Tsit5"]
+EXPLICIT_FALLBACK = TABLEAUS["Tsit5"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import Rosenbrock
-from .linear import Linear, solved
+from .jacobians import linearize
+from .linearizations import Linearization, solved
 from .step import StiffStep
-from .system import linearize
 
 
 class RosenbrockMethod:
@@ -44,13 +44,13 @@ class RosenbrockMethod:
 class RosenbrockStep(StiffStep):
     """A step whose stages are the u_i of `Rosenbrock`."""
 
-    def __init__(self, method: RosenbrockMethod, f: Slope, t: float, t_end: float, y: Tensor, linear: Linear):
+    def __init__(self, method: RosenbrockMethod, f: Slope, t: float, t_end: float, y: Tensor, linear: Linearization):
         super().__init__(method, t, t_end, y)
         tableau, h = method.tableau, self.h
         self.again = linear
         scale = tableau.gamma * h
         self.shifted = shifted = linear.shifted(scale)
-        before = [] if linear.drift is None else [linear.drift * (h * h)]
+        before = [] if linear.time_derivative is None else [linear.time_derivative * (h * h)]
         skipped, self.end_slope = 1 - len(before), None
         for i, row in enumerate(method.rows):
             if i > 0:
@@ -64,14 +64,14 @@ class RosenbrockStep(StiffStep):
                     right = torch.add(right, before[0], alpha=method.first)
             before.append(solved(linear, shifted, scale, right))
         self.stages = before[1 - skipped :]
-        self.trouble = shifted.trouble
+        self.failure = shifted.failure
         if tableau.end_stage is None:
             self.end = y + torch.mv(torch.stack(self.stages).t(), method.b)
         else:
             self.end, self.end_slope = at, slope
 
     @property
-    def onward(self) -> None:
+    def carry(self) -> None:
         """Nothing: the next step evaluates slope and Jacobian together."""
 
     def extend(self) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import SDIRK
-from .linear import Implicit, Linear, Shifted
+from .jacobians import linearize
+from .linearizations import ImplicitFunction, Linearization, ShiftedSolver
 from .step import StiffStep
-from .system import linearize
 
 # Newton's iteration ends when its error is this part of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
-MOST_ITERATIONS = 10
+MAX_ITERATIONS = 10
 # Changes of so many roundings of the stage tell nothing of the contraction, and no iteration would make them smaller.
 ROUNDINGS = 10
 # Contraction beyond which the next step evaluates a new Jacobian, and relative change of the step size beyond which the
@@ -56,8 +56,8 @@ class Newton:
 
     def __init__(self, gamma: float):
         self.gamma = gamma
-        self.linear: Linear | None = None
-        self.shifted: Shifted | None = None
+        self.linear: Linearization | None = None
+        self.shifted: ShiftedSolver | None = None
         self.size = self.time = math.nan  # the h that was factorized, and the time of the Jacobian
         self.rate = self.worst = 1.0  # the last contraction seen, and the worst one of the step
 
@@ -92,7 +92,7 @@ class Newton:
         # An old rate is trusted less every time, so that sooner or later a second iteration tells.
         last, rate = math.inf, max(self.rate, 1e-16) ** 0.8
         self.rate = rate
-        for left in reversed(range(MOST_ITERATIONS)):
+        for left in reversed(range(MAX_ITERATIONS)):
             slope = f(time, torch.add(base, z, alpha=self.gamma))
             change = self.shifted.solve(torch.sub(z, slope, alpha=h))
             z = torch.sub(z, change, alpha=damping)
@@ -121,7 +121,7 @@ class Newton:
         return None
 
     def _linearize(self, f: Slope, t: float, y: Tensor, h: float) -> None:
-        self.linear, self.time, self.size = linearize(f, t, y, h, drift=False), t, math.nan
+        self.linear, self.time, self.size = linearize(f, t, y, h, time_derivative=False), t, math.nan
 
     def _factorize(self, h: float) -> None:
         self.shifted, self.size = self.linear.shifted(self.gamma * h, rough=True), h
@@ -155,7 +155,7 @@ class SDIRKStep(StiffStep):
                 if z is None and newton.renew(f, t, y, h):
                     z = newton.solve(f, time, h, base, guess, tolerance)
             if z is None:
-                self.end, self.trouble = y, newton.shifted.trouble or "Newton's iteration did not converge"
+                self.end, self.failure = y, newton.shifted.failure or "Newton's iteration did not converge"
                 return
             if torch.is_grad_enabled() and (base.requires_grad or getattr(f, "holds_gradients", True)):
                 z = _recorded(f, time, h, base, z, tableau.gamma)
@@ -167,11 +167,11 @@ class SDIRKStep(StiffStep):
         return self.stages[-1] / self.h
 
     @property
-    def onward(self) -> Start:
+    def carry(self) -> Start:
         return Start(self.end_slope, self.again.newton)
 
     @property
-    def shifted(self) -> Shifted:
+    def shifted(self) -> ShiftedSolver:
         return self.again.newton.shifted
 
     def extend(self) -> None:
@@ -185,5 +185,7 @@ def _recorded(f: Slope, time: float, h: float, base: Tensor, z: Tensor, gamma: f
     if not residual.requires_grad:
         return z
     with torch.no_grad():
-        shifted = linearize(f, time, state.detach(), -h, drift=False).shifted(gamma * h)  # -h: toward the step's start
-    return Implicit.apply(shifted, z, residual)
+        shifted = linearize(f, time, state.detach(), -h, time_derivative=False).shifted(
+            gamma * h
+        )  # -h: toward the step's start
+    return ImplicitFunction.apply(shifted, z, residual)

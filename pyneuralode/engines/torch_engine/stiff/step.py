@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..march import Norm, Slope, interpolate
-from .linear import Shifted
+from .linearizations import ShiftedSolver
 
 
 class StiffStep:
@@ -19,10 +19,10 @@ class StiffStep:
     `shifted` is about I - gamma h J.
     """
 
-    trouble: str | None = None
+    failure: str | None = None
     stages: list[Tensor]
     end: Tensor
-    shifted: Shifted
+    shifted: ShiftedSolver
 
     def __init__(self, method, t: float, t_end: float, y: Tensor):
         self.method, self.t, self.t_end, self.y = method, t, t_end, y
@@ -38,14 +38,14 @@ class StiffStep:
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
         """Return the norm of the estimated error over the tolerance; at most 1 is good."""
-        if self.trouble:
+        if self.failure:
             return math.inf
         with torch.no_grad():
             scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
             return float(norm(torch.mv(torch.stack(self.stages).t(), self.method.error).div_(scale)))
 
     @torch.no_grad()
-    def error_inside(
+    def interpolant_error(
         self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
     ) -> float:
         """Return the largest norm, at times inside the step, of the interpolant's estimated error over the tolerance.

@@ -14,12 +14,12 @@ from .rosenbrock import RosenbrockMethod, RosenbrockStep
 
 # As in OrdinaryDiffEq's AutoSwitch: a step is stiff where |eigenvalue| h is beyond this part of the explicit method's
 # stability interval; so many in a row of one kind before the other method takes over.
-MARGIN = 0.9
-STIFF_STEPS, PLAIN_STEPS = 10, 3
+STABILITY_MARGIN = 0.9
+STIFF_STEPS, NONSTIFF_STEPS = 10, 3
 
 
 @dataclass(frozen=True, eq=False)
-class Switching:
+class AutoSwitch:
     """An explicit method with its two last stages at the step's end, its real stability interval, and a stiff method."""
 
     name: str
@@ -40,22 +40,22 @@ class Switching:
         return self.explicit.error_order
 
 
-class SwitchingMethod:
+class AutoSwitchMethod:
     """Both methods as tensors; `stepper` starts every march with the explicit one."""
 
-    def __init__(self, tableau: Switching, explicit: Method, stiff: RosenbrockMethod):
+    def __init__(self, tableau: AutoSwitch, explicit: Method, stiff: RosenbrockMethod):
         self.tableau, self.explicit, self.stiff = tableau, explicit, stiff
         last, before = tableau.explicit.A[-1], tableau.explicit.A[-2]
         self.between = torch.tensor(last - before, dtype=explicit.dtype, device=explicit.device)
 
-    def stepper(self) -> Switcher:
-        return Switcher(self)
+    def stepper(self) -> AutoSwitchStepper:
+        return AutoSwitchStepper(self)
 
 
-class Switcher:
+class AutoSwitchStepper:
     """The march's state: which method steps, and for how many steps the other one would have been better."""
 
-    def __init__(self, method: SwitchingMethod):
+    def __init__(self, method: AutoSwitchMethod):
         self.method, self.current = method, method.explicit
         self.count = 0
         self.last: Step | RosenbrockStep | None = None
@@ -64,14 +64,14 @@ class Switcher:
         self, f: Slope, t: float, t_end: float, y: Tensor, first: object, tolerance: Tolerance
     ) -> Step | RosenbrockStep:
         stiff = self.current is self.method.stiff
-        if self.count > (PLAIN_STEPS if stiff else STIFF_STEPS):
+        if self.count > (NONSTIFF_STEPS if stiff else STIFF_STEPS):
             self.current, self.count, stiff = self.method.explicit if stiff else self.method.stiff, 0, not stiff
             first = self.last.end_slope if self.last.t_end == t else None  # what one leaves is of no use to the other
         self.last = step = self.current.step(f, t, t_end, y, first, tolerance)
         with torch.no_grad():
             explicit = isinstance(step, Step)  # as a stiff one is where there is no Jacobian to use
             rate = self._fastest(step, tolerance) if explicit else step.again.bound()
-        looks_stiff = not abs(step.h) * rate <= MARGIN * self.method.tableau.stability
+        looks_stiff = not abs(step.h) * rate <= STABILITY_MARGIN * self.method.tableau.stability
         self.count = self.count + 1 if looks_stiff != stiff else 0
         return step
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..networks.activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate_array
-from ..networks.kernels import contracted, maker, part
-from ..networks.vectors import add_rows, aligned, fill, lanes, load, muladd, store
+from ..activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate_array
+from ..compilation import allocating_function, fma_function, inner_function
+from ..vectors import add_rows, aligned, fill, lanes, load, muladd, store
 
 BLOCK = 64
 
@@ -29,7 +29,7 @@ class Room(NamedTuple):
     sums: np.ndarray
 
 
-@maker
+@allocating_function
 def make_room(shape, like, backward):
     size = shape.width * BLOCK
     more = size if backward else 0
@@ -39,7 +39,7 @@ def make_room(shape, like, backward):
     return Room(values, aligned(size, like), aligned(more, like), aligned(more, like), aligned(BLOCK, like), sums)
 
 
-@part
+@inner_function
 def hidden_units(shape, p, row, z, first, count, room):
     """Set the values and derivatives of the hidden units for the `count` samples from `first` on."""
     d, w = shape.dim, shape.width
@@ -50,7 +50,7 @@ def hidden_units(shape, p, row, z, first, count, room):
     activate_array(shape.activation, room.values, room.gains)
 
 
-@part
+@inner_function
 def evaluate(shape, p, row, z, out, o, room):
     """out[o:] = slope and trace (d + 1, p) at the states z (d, p)."""
     d, w = shape.dim, shape.width
@@ -67,7 +67,7 @@ def evaluate(shape, p, row, z, out, o, room):
         add_rows(out, o + d * p + first, row, along, one, room.gains, none, BLOCK, w, count)
 
 
-@part
+@inner_function
 def pull_back(shape, p, row, z, bars, b, trace_bar, share, z_bar, row_bar, room):
     """Pull the cotangents of the slope, bars[b:] (d, p), and of the trace, share trace_bar (p,), back.
 
@@ -112,14 +112,14 @@ def pull_back(shape, p, row, z, bars, b, trace_bar, share, z_bar, row_bar, room)
         row_bar[last + j] = total_bar
 
 
-@contracted
+@fma_function
 def before_activation(inner, gains, bends, at, along, traced, count):
     """inner = inner gains + along traced bends: the cotangents before the activation."""
     for s in range(count):
         inner[at + s] = inner[at + s] * gains[at + s] + along * traced[s] * bends[at + s]
 
 
-@part
+@inner_function
 def add_products(sums, o, a, i, b, j, count):
     """Add a[i:] b[j:] over `count` samples to the vector at sums[o:], lane by lane."""
     total = load(sums, o)
@@ -128,7 +128,7 @@ def add_products(sums, o, a, i, b, j, count):
     store(sums, o, total)
 
 
-@part
+@inner_function
 def add_values(sums, o, a, i, count):
     """As `add_products` with ones."""
     for s in range(0, count, lanes(sums)):
@@ -136,7 +136,7 @@ def add_values(sums, o, a, i, count):
             sums[o + lane] += a[i + s + lane]
 
 
-@part
+@inner_function
 def across(sums, o):
     """Return the sum of the lanes of a vector."""
     total = 0.0
@@ -145,7 +145,7 @@ def across(sums, o):
     return total
 
 
-@contracted
+@fma_function
 def bend(kind, values, gains, out):
     """Write the second derivatives of an activation, from its values and its derivatives."""
     if kind == TANH:

@@ -15,11 +15,11 @@ from .....gradients import OF_STEPS
 from .....problem import Control
 from ....inputs import check_tolerances
 from ....integrals import Integrals
-from ...march import fixed_grid, stops_of
+from ...march import fixed_grid, stop_times
 from ...once_differentiable import once_differentiable
 from ...tableaus import Tableau
 from ..available import compiled, march_error, readable, run, wants_gradient
-from ..networks.plan import tableau_plan
+from ..tableau_plan import tableau_plan
 from .plan import FlowPlan, flow_plan
 
 
@@ -76,7 +76,7 @@ class _Call:
         grid = fixed_grid(tableau, span, control)
         if grid is None:
             check_tolerances(control, state)
-        stops = np.array(stops_of(span, control) if grid is None else grid)
+        stops = np.array(stop_times(span, control) if grid is None else grid)
         controls = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps, grid is None)
         self.scheme = scheme.rows, scheme.ends, scheme.interpolant, scheme.numbers
         status, t, size, self.counts, end, *record = run(

@@ -2,29 +2,29 @@
 
 import numpy as np
 
-from ...step_size import GROW
+from ...step_size import MAX_FACTOR
+from ..compilation import allocating_function, inner_function, kernel
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
-from ..networks.control import (
+from ..step_control import (
     after_rejection,
+    initial_step_size,
     join_estimates,
     next_step,
     resolved,
     size_after_rejection,
     size_after_step,
-    size_to_begin,
-    trial_size,
+    trial_step_size,
 )
-from ..networks.kernels import kernel, maker, part
-from ..networks.vectors import aligned, copy, fill, lanes
+from ..vectors import aligned, copy, fill, lanes
+from .compilation import SOURCES
 from .field import evaluate, make_room, pull_back
-from .kernels import SOURCES
 from .steps import add_to_stages, make_scheme, move
 from .weights import Shape, pull_back_weights, rest_size, row_size, spare_size, weights_at
 
 FIRST_EVALUATIONS = 64
 
 
-@part
+@inner_function
 def norm(x, at, y, end, n, p, rtol, atol):
     """Return the root mean square of x[at:] over the tolerance at y and end; the padding does not count."""
     total = 0.0
@@ -35,7 +35,7 @@ def norm(x, at, y, end, n, p, rtol, atol):
     return np.sqrt(total / (y.size // p * n))
 
 
-@maker
+@allocating_function
 def more_rows(rows, count):
     """Return a copy of `rows` with room for `count` of them."""
     more = np.empty((count, rows.shape[1]), rows.dtype)
@@ -44,7 +44,7 @@ def more_rows(rows, count):
     return more
 
 
-@maker
+@allocating_function
 def padded_rows(z, rows):
     """Return the rows of z (d, n), padded to whole vectors with its last sample, as the first of `rows` rows."""
     n = z.shape[1]
@@ -84,7 +84,7 @@ def march(
     fill(nothing, 0)
     status, accepted, rejected, nfev = DONE, 0, 0, 0
     have_slope, first, step = False, 0, 0.0
-    previous, growth = 1.0, GROW
+    previous, growth = 1.0, MAX_FACTOR
     exponent = scheme.error_order + 1
     whole = scheme.end_stage == stages - 1 and stages > 1
     none = np.intp(0)
@@ -101,7 +101,7 @@ def march(
         step = controls[FIRST_STEP]
         if step == 0 and status == DONE:
             d0, d1 = norm(y, none, y, y, n, p, rtol, atol), norm(k, none, y, y, n, p, rtol, atol)
-            guess = trial_size(d0, d1, t_last - t, resolved(t))
+            guess = trial_step_size(d0, d1, t_last - t, resolved(t))
             direction = 1.0 if t_last > t else -1.0
             for i in range(size):
                 end[i] = y[i] + direction * guess * k[i]
@@ -111,7 +111,7 @@ def march(
             nfev += 1
             for i in range(size):
                 error[i] -= k[i]
-            step = size_to_begin(guess, d1, norm(error, none, y, y, n, p, rtol, atol) / guess, scheme.order)
+            step = initial_step_size(guess, d1, norm(error, none, y, y, n, p, rtol, atol) / guess, scheme.order)
     used = 1 if adaptive else 0
 
     while status == DONE and t != t_last:
@@ -180,7 +180,7 @@ def march(
         stop += cut
         if adaptive:
             step = size_after_step(h, step if cut else abs(h), miss, previous, growth, exponent)
-            previous, growth = max(miss, 1e-4), GROW
+            previous, growth = max(miss, 1e-4), MAX_FACTOR
 
     last = np.empty((d + 1, n), z.dtype)
     for j in range(d + 1):

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..networks.kernels import maker, part
-from ..networks.vectors import add_rows, aligned, copy, fill, lanes
+from ..compilation import allocating_function, inner_function
+from ..vectors import add_rows, aligned, copy, fill, lanes
 
 
 class Scheme(NamedTuple):
@@ -29,7 +29,7 @@ class Scheme(NamedTuple):
     point: np.ndarray
 
 
-@maker
+@allocating_function
 def make_scheme(rows, ends, interpolant, numbers, y0):
     padded = -(-y0.size // lanes(y0)) * lanes(y0)
     k = aligned(len(rows) * padded, y0)
@@ -52,7 +52,7 @@ def make_scheme(rows, ends, interpolant, numbers, y0):
     )
 
 
-@part
+@inner_function
 def move(scheme, out, y, coefficients, count, h):
     """out = y + h sum over i < count of coefficients[i] k[i]."""
     for i in range(count):
@@ -62,7 +62,7 @@ def move(scheme, out, y, coefficients, count, h):
     add_rows(out, none, scheme.weights, none, one, scheme.k, none, scheme.padded, count, scheme.padded)
 
 
-@part
+@inner_function
 def add_to_stages(scheme, bars, adjoint, count):
     """bars[i] += weights[i] adjoint for the stages i < count."""
     for i in range(count):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..networks.activations import SIGMOID, TANH, activate_array
-from ..networks.kernels import contracted, part
-from ..networks.vectors import copy, fill
-from .kernels import summing
+from ..activations import SIGMOID, TANH, activate_array
+from ..compilation import fma_function, inner_function
+from ..vectors import copy, fill
+from .compilation import reassociated_function
 from .plan import HYPERNETWORK
 
 
@@ -25,13 +25,13 @@ class Shape(NamedTuple):
     hidden: int
 
 
-@part
+@inner_function
 def row_size(shape):
     """Return the length of a row of weights."""
     return 2 * shape.width * (shape.dim + 1) + shape.dim
 
 
-@part
+@inner_function
 def rest_size(shape):
     """Return the length of what the adjoint of the weights needs."""
     if shape.kind == HYPERNETWORK:
@@ -39,13 +39,13 @@ def rest_size(shape):
     return 1
 
 
-@part
+@inner_function
 def spare_size(shape):
     """Return the length of the memory that these functions need for themselves."""
     return (3 * shape.dim + 1) * shape.width + 2 * max(shape.width * shape.dim, shape.hidden)
 
 
-@summing
+@reassociated_function
 def dot(a, i, b, j, count):
     """Return the sum of a[i + s] b[j + s] over s < count."""
     total = a[i] * b[j]
@@ -54,14 +54,14 @@ def dot(a, i, b, j, count):
     return total
 
 
-@contracted
+@fma_function
 def add_multiple(out, o, factor, a, i, count):
     """out[o + s] += factor a[i + s] for s < count."""
     for s in range(count):
         out[o + s] += factor * a[i + s]
 
 
-@part
+@inner_function
 def weights_at(shape, theta, scales, t, row, rest, spare):
     """Write the weights at time t to `row`; `spare` has room for `rest`."""
     d, w = shape.dim, shape.width
@@ -73,7 +73,7 @@ def weights_at(shape, theta, scales, t, row, rest, spare):
         row[w * (2 * d + 1) + k] = dot(row, k * d, row, w * (d + 1) + k * d, d)
 
 
-@part
+@inner_function
 def _hypernetwork(shape, theta, scales, t, row, rest, spare):
     d, w, h = shape.dim, shape.width, shape.hidden
     outputs = (3 * d + 1) * w
@@ -99,7 +99,7 @@ def _hypernetwork(shape, theta, scales, t, row, rest, spare):
     fill(row[2 * size + 2 * w :], theta.dtype.type(0))
 
 
-@part
+@inner_function
 def _affine(shape, theta, scales, t, row, rest):
     d, w, columns = shape.dim, shape.width, shape.hidden
     time = theta.dtype.type(t / scales[0])
@@ -122,7 +122,7 @@ def _affine(shape, theta, scales, t, row, rest):
         row[2 * w * (d + 1) + j] = total * outward
 
 
-@part
+@inner_function
 def pull_back_weights(shape, theta, scales, row, rest, bar, theta_bar, spare):
     """Add to `theta_bar` what `bar`, the cotangents of a row of weights, pulls back to; `bar` is used up."""
     d, w = shape.dim, shape.width
@@ -137,7 +137,7 @@ def pull_back_weights(shape, theta, scales, row, rest, bar, theta_bar, spare):
         _pull_back_affine(shape, scales, rest, bar, theta_bar)
 
 
-@part
+@inner_function
 def _pull_back_hypernetwork(shape, theta, scales, rest, bar, theta_bar, spare):
     d, w, h = shape.dim, shape.width, shape.hidden
     outputs, size = (3 * d + 1) * w, w * d
@@ -174,7 +174,7 @@ def _pull_back_hypernetwork(shape, theta, scales, rest, bar, theta_bar, spare):
         theta_bar[h + i] += value
 
 
-@part
+@inner_function
 def _pull_back_affine(shape, scales, rest, bar, theta_bar):
     d, w, columns = shape.dim, shape.width, shape.hidden
     time = rest[0]

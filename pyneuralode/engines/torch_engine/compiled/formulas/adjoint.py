@@ -1,14 +1,14 @@
 """The exact adjoint of one step in compiled code; the step's size and time are constants."""
 
 from .arrays import add, copy, fill, fill_rows
-from .kernels import inlined, part
-from .linear import solve_transposed
+from .compilation import inlined_function, inner_function
+from .dense_lu import solve_transposed
 from .machine import linearize, pull, pull_jacobian
 from .plan import ROSENBROCK
 from .steps import find_jacobian, move, set_matrix, weigh
 
 
-@part
+@inner_function
 def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y_bar, k_bar, theta_bar):
     """Carry the cotangents of a step's end (n,) and of the outputs at `ts` inside it to its start, y_bar (n,).
 
@@ -35,7 +35,7 @@ def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y
                     _stage_back(machine, scheme, h, t, y, at, k[sample], i, k_bar, own, theta_bar)
 
 
-@inlined
+@inlined_function
 def spread(k_bar, weights, count, h, bar, dim):
     """k_bar[i] += h weights[i] bar for the stages i < count."""
     for i in range(count):
@@ -45,7 +45,7 @@ def spread(k_bar, weights, count, h, bar, dim):
                 k_bar[i, j] += weight * bar[j]
 
 
-@inlined
+@inlined_function
 def _matters(bar, dim):
     for j in range(dim):
         if bar[j] != 0:
@@ -53,7 +53,7 @@ def _matters(bar, dim):
     return False
 
 
-@inlined
+@inlined_function
 def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
     """Carry the cotangent of an explicit or implicit stage to the step's start and the earlier stages."""
     dim, gamma = scheme.dim, scheme.places[2, i]
@@ -68,7 +68,7 @@ def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
     _pull_point(machine, scheme, h, i, k_bar[i], k_bar, y_bar, theta_bar)
 
 
-@inlined
+@inlined_function
 def _pull_point(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
     """Carry the cotangent of the slope at stage i's point on to what the point was made of."""
     dim, point_bar = scheme.dim, scheme.rest
@@ -78,7 +78,7 @@ def _pull_point(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
     spread(k_bar, scheme.rows[i], i, h, point_bar, dim)
 
 
-@inlined
+@inlined_function
 def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta_bar):
     """All stages share one matrix, so that their cotangents meet in that of the Jacobian at the step's start."""
     dim, jacobian_bar = scheme.dim, scheme.jacobian_bar

@@ -4,7 +4,7 @@ import numpy as np
 
 from .adjoint import step_back
 from .arrays import add, copy, fill
-from .kernels import SOURCES, kernel
+from .compilation import SOURCES, kernel
 from .machine import make_machine, set_parameters
 from .steps import make_scheme
 

@@ -7,23 +7,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...step_size import GROW
-from ...stiff.switching import MARGIN, PLAIN_STEPS, STIFF_STEPS
+from ...step_size import MAX_FACTOR
+from ...stiff.switching import NONSTIFF_STEPS, STABILITY_MARGIN, STIFF_STEPS
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
-from ..networks.control import (
+from ..step_control import (
     after_rejection,
+    initial_step_size,
     next_step,
     resolved,
     size_after_rejection,
     size_after_step,
-    size_to_begin,
-    trial_size,
+    trial_step_size,
 )
 from .arrays import copy, copy_rows, copy_some, copy_stages, copy_tape
-from .kernels import SOURCES, kernel, maker, part
+from .compilation import SOURCES, allocating_function, inner_function, kernel
 from .machine import evaluate, make_machine, set_parameters
 from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
-from .steps import error_inside, error_size, extend, fastest, interpolate, make_scheme, take
+from .steps import error_size, extend, fastest, interpolant_error, interpolate, make_scheme, take
 
 # The entry of `controls` behind those that every march has.
 STABILITY = 5
@@ -43,12 +43,12 @@ class Tape(NamedTuple):
     stages: np.ndarray
 
 
-@part
+@inner_function
 def is_full(tape, step, block, most):
     return step == len(tape.spans) or block == len(tape.kept) or (step == len(tape.stages) and step < most)
 
 
-@maker
+@allocating_function
 def longer(tape, step, block, most):
     """Return the tape with room for step `step`, its stages if it is among the first `most`, and for block `block`."""
     spans, kept, stages = tape
@@ -65,7 +65,7 @@ def longer(tape, step, block, most):
     return Tape(spans, kept, stages)
 
 
-@part
+@inner_function
 def spread_out(full, tolerances, system):
     """Set a system's tolerance for each component of its state."""
     row = tolerances[system if len(tolerances) > 1 else 0]
@@ -73,7 +73,7 @@ def spread_out(full, tolerances, system):
         full[i] = row[i if row.size > 1 else 0]
 
 
-@part
+@inner_function
 def scaled_norm(x, y, rtol, atol):
     """Return the root mean square of x over the tolerance at y."""
     total = 0.0
@@ -82,12 +82,12 @@ def scaled_norm(x, y, rtol, atol):
     return np.sqrt(total / y.size)
 
 
-@part
+@inner_function
 def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
     """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are room."""
     gather(k, slope)
     d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
-    trial = trial_size(d0, d1, span, resolved(t))
+    trial = trial_step_size(d0, d1, span, resolved(t))
     direction = 1.0 if span > 0 else -1.0
     for i in range(y.size):
         point[i] = y[i] + direction * trial * slope[i]
@@ -95,10 +95,10 @@ def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
         evaluate(machine, t + direction * trial, point, sample * scheme.dim, scheme.point)
         for j in range(scheme.dim):
             slope[sample * scheme.dim + j] -= scheme.point[j]
-    return size_to_begin(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
+    return initial_step_size(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
 
 
-@part
+@inner_function
 def scatter(slope, k):
     """The first stages = slope (n,)."""
     at = 0
@@ -108,7 +108,7 @@ def scatter(slope, k):
             at += 1
 
 
-@part
+@inner_function
 def gather(k, slope):
     """slope (n,) = the first stages; return whether they are finite."""
     finite, at = True, 0
@@ -120,7 +120,7 @@ def gather(k, slope):
     return finite
 
 
-@part
+@inner_function
 def record(tape, step, block, taped, t, t_next, stiff, y, k):
     """Put a step on the tape, its stages where `taped` and its start where `block` is not negative."""
     span = tape.spans[step]
@@ -134,20 +134,20 @@ def record(tape, step, block, taped, t, t_next, stiff, y, k):
         copy_stages(tape.stages[step], k)
 
 
-@part
+@inner_function
 def first_stages(machine, scheme, t, y, k):
     for sample in range(len(k)):
         evaluate(machine, t, y, sample * scheme.dim, k[sample][0])
 
 
-@part
+@inner_function
 def hand_over(k, end_stage, following):
     """Make the slope at the end of a step the first stage of the next."""
     for sample in range(len(k)):
         copy(following[sample][0], k[sample][end_stage])
 
 
-@part
+@inner_function
 def first_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, point):
     """Evaluate the first stages; return whether they are finite, and the first step's size."""
     first_stages(machine, scheme, t, y, k)
@@ -159,7 +159,7 @@ def first_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, po
     return True, size
 
 
-@part
+@inner_function
 def count_inside(t_next, ts, j, last, direction):
     """Return how many of the times from ts[j] to ts[last] lie before the end of a step."""
     count = 0
@@ -168,7 +168,7 @@ def count_inside(t_next, ts, j, last, direction):
     return count
 
 
-@part
+@inner_function
 def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction, ys):
     """Write the states at the times from ts[j] on that the step covers; return the next j, and whether it was extended.
 
@@ -238,7 +238,7 @@ def march(
         np.empty((min(64, most), samples, most_stages, machine.dim)),
     )
     adaptive = controls[ADAPTIVE] != 0
-    limit = MARGIN * controls[STABILITY]
+    limit = STABILITY_MARGIN * controls[STABILITY]
     step = block = 0
     for i in range(systems):
         set_parameters(machine, theta, i if len(theta) > 1 else 0)
@@ -251,7 +251,7 @@ def march(
         copy(ys[j], y)
         j += 1
         status, accepted, rejected, nfev = DONE, 0, 0, 0
-        size, previous, growth = 0.0, 1.0, GROW
+        size, previous, growth = 0.0, 1.0, MAX_FACTOR
         stop, wanted = stop_parts[i] + 1, False
         have_first, fresh = adaptive, True
         scheme, stiff, lent, count = plain, False, False, 0
@@ -273,7 +273,7 @@ def march(
             if kinds.size > 0:
                 change = (kinds[accepted] != 0) != stiff
             else:
-                change = not lent and count > (PLAIN_STEPS if stiff else STIFF_STEPS)
+                change = not lent and count > (NONSTIFF_STEPS if stiff else STIFF_STEPS)
             if change:
                 stiff, count, have_first, fresh = not stiff, 0, False, True
                 scheme = further if stiff else plain
@@ -294,7 +294,9 @@ def march(
             between = 0.0
             asked = count_inside(t_next, ts, j, last, direction) if scheme.kind != EXPLICIT else 0
             if asked > 0 and adaptive and error <= 1:  # see ..inside
-                between, looks = error_inside(machine, scheme, h, t, y, k, ts, j, asked, full_rtol, full_atol, room)
+                between, looks = interpolant_error(
+                    machine, scheme, h, t, y, k, ts, j, asked, full_rtol, full_atol, room
+                )
                 error, nfev = max(error, between), nfev + looks
             exponent, finite = scheme.error_order + 1, np.isfinite(error)
             if not finite or error > 1:
@@ -329,7 +331,7 @@ def march(
             stop, wanted = stop + (t == stops[stop]), False
             if adaptive:
                 size = size_after_step(h, size if cut else abs(h), error, previous, growth, exponent)
-                previous, growth = max(error, 1e-4), GROW
+                previous, growth = max(error, 1e-4), MAX_FACTOR
 
         reports[i, 0], reports[i, 1], reports[i, 2] = status, t, size
         counts[i, 0], counts[i, 1], counts[i, 2] = nfev, accepted, rejected

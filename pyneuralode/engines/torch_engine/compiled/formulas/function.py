@@ -18,7 +18,7 @@ from .....problem import Control, Problem
 from ...batched.control import of_sample
 from ...finite_gradients import finite_gradients
 from ...gradient_methods import Task
-from ...march import fixed_grid, stops_of
+from ...march import fixed_grid, stop_times
 from ...once_differentiable import once_differentiable
 from ...stiff import find_tableau
 from ...tableaus import Tableau
@@ -126,7 +126,7 @@ def _solve(
         program=program_of(problem.dynamics),
         methods=method_plans(method),
         times=_Ragged.of(times),
-        stops=_Ragged.of([stops_of(row, control) if grid is None else grid for row, grid in zip(times, grids)]),
+        stops=_Ragged.of([stop_times(row, control) if grid is None else grid for row, grid in zip(times, grids)]),
         adaptive=grids[0] is None,
         control=control,
         every=0 if not differentiated else problem.gradient.every if checkpointed else 1,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import fill, fill_rows
-from .kernels import inlined, maker, part
+from .compilation import allocating_function, inlined_function, inner_function
 from .operations import curvatures, slopes, value
 
 
@@ -32,7 +32,7 @@ class Machine(NamedTuple):
     tangent_bars: np.ndarray
 
 
-@maker
+@allocating_function
 def make_machine(program):
     """Return the machine of a program's arrays, see `..program.Program`."""
     steps, outputs, numbers, sizes = program
@@ -71,26 +71,26 @@ def make_machine(program):
     )
 
 
-@part
+@inner_function
 def set_parameters(machine, theta, row):
     for i in range(machine.parameters):
         machine.registers[machine.dim + i] = theta[row, i]
 
 
-@inlined
+@inlined_function
 def _enter(machine, t, y, at):
     for i in range(machine.dim):
         machine.registers[i] = y[at + i]
     machine.registers[machine.time] = t
 
 
-@inlined
+@inlined_function
 def read_slope(machine, out):
     for i in range(machine.dim):
         out[i] = machine.registers[machine.outputs[i]]
 
 
-@inlined
+@inlined_function
 def evaluate(machine, t, y, at, out):
     """out (dim,) = the slope at time t and state y[at:]."""
     _enter(machine, t, y, at)
@@ -100,7 +100,7 @@ def evaluate(machine, t, y, at, out):
     read_slope(machine, out)
 
 
-@inlined
+@inlined_function
 def linearize(machine, t, y, at):
     """Evaluate at time t and state y[at:], keeping each step's derivatives for the functions below."""
     _enter(machine, t, y, at)
@@ -112,7 +112,7 @@ def linearize(machine, t, y, at):
         machine.by_x[k], machine.by_y[k] = slopes(code, x, y_, z)
 
 
-@inlined
+@inlined_function
 def _read_jacobian(machine, jacobian):
     total = 0.0
     for i in range(machine.dim):
@@ -122,7 +122,7 @@ def _read_jacobian(machine, jacobian):
     return total == 0
 
 
-@inlined
+@inlined_function
 def differentiate(machine, jacobian):
     """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearized.
 
@@ -137,7 +137,7 @@ def differentiate(machine, jacobian):
     return _read_jacobian(machine, jacobian)
 
 
-@part
+@inner_function
 def differentiate_again(machine, jacobian):
     """As `differentiate`, where an infinite derivative by what does not change does no harm."""
     steps, tangents = machine.steps, machine.tangents
@@ -149,7 +149,7 @@ def differentiate_again(machine, jacobian):
     return _read_jacobian(machine, jacobian)
 
 
-@inlined
+@inlined_function
 def pull(machine, cotangent, y_bar, theta_bar):
     """Add the slope's cotangent (dim,), times its derivatives, to y_bar (dim,) and theta_bar, where linearized."""
     steps, bars = machine.steps, machine.bars
@@ -164,7 +164,7 @@ def pull(machine, cotangent, y_bar, theta_bar):
     _leave(machine, y_bar, theta_bar)
 
 
-@inlined
+@inlined_function
 def _leave(machine, y_bar, theta_bar):
     for i in range(machine.dim):
         y_bar[i] += machine.bars[i]
@@ -172,7 +172,7 @@ def _leave(machine, y_bar, theta_bar):
         theta_bar[i] += machine.bars[machine.dim + i]
 
 
-@part
+@inner_function
 def pull_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
     """As `pull`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
 

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
-from ..networks.control import join_estimates
+from ...stiff.sdirk import MAX_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
+from ..step_control import join_estimates
 from .arrays import copy, fill
-from .kernels import inlined, maker, part
-from .linear import factorize, solve
+from .compilation import allocating_function, inlined_function, inner_function
+from .dense_lu import factorize, solve
 from .machine import differentiate, differentiate_again, evaluate, linearize, read_slope
 from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
 
@@ -44,7 +44,7 @@ class Scheme(NamedTuple):
     pivots: np.ndarray
 
 
-@maker
+@allocating_function
 def make_scheme(method, dim, samples):
     numbers, rows, couplings, places, ends, interpolant = method
     return Scheme(
@@ -72,7 +72,7 @@ def make_scheme(method, dim, samples):
     )
 
 
-@inlined
+@inlined_function
 def move(out, out_at, y, at, k, coefficients, count, h, dim):
     """out[out_at:] = y[at:] + h sum over i < count of coefficients[i] k[i]."""
     for j in range(dim):
@@ -84,7 +84,7 @@ def move(out, out_at, y, at, k, coefficients, count, h, dim):
                 out[out_at + j] += weight * k[i, j]
 
 
-@part
+@inner_function
 def _without_columns(machine, jacobian, still):
     if differentiate_again(machine, jacobian):
         return True
@@ -100,7 +100,7 @@ def _without_columns(machine, jacobian, still):
     return True
 
 
-@inlined
+@inlined_function
 def find_jacobian(machine, jacobian, still):
     """Set the Jacobian (dim, dim + 1) where the machine has linearized; return whether a step may be built on it.
 
@@ -112,7 +112,7 @@ def find_jacobian(machine, jacobian, still):
     return differentiate(machine, jacobian) or _without_columns(machine, jacobian, still)
 
 
-@part
+@inner_function
 def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
 
@@ -146,7 +146,7 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     return evaluations + (fresh and scheme.kind != EXPLICIT), True
 
 
-@inlined
+@inlined_function
 def _moves(k, stages, still):
     """Return whether one of the stages moves a component that must be still."""
     for c in range(len(still)):
@@ -157,14 +157,14 @@ def _moves(k, stages, still):
     return False
 
 
-@inlined
+@inlined_function
 def _further_stages(machine, scheme, h, t, y, at, k, first, stop):
     for i in range(first, stop):
         move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, k[i])
 
 
-@part
+@inner_function
 def extend(machine, scheme, h, t, y, k):
     """Evaluate the further stages that only the interpolant needs."""
     for sample in range(len(k)):
@@ -172,7 +172,7 @@ def extend(machine, scheme, h, t, y, k):
         _further_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
 
 
-@inlined
+@inlined_function
 def set_matrix(scheme, jacobian, scale):
     """Factorize I - scale J."""
     for i in range(scheme.dim):
@@ -182,7 +182,7 @@ def set_matrix(scheme, jacobian, scale):
     factorize(scheme.matrix, scheme.pivots)
 
 
-@inlined
+@inlined_function
 def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
     dim = scheme.dim
     for i in range(scheme.stages):
@@ -197,7 +197,7 @@ def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
         solve(scheme.matrix, scheme.pivots, stage)
 
 
-@inlined
+@inlined_function
 def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
     """Solve for the stages by simplified Newton iterations; return the evaluations."""
     evaluations, rate = 0, 1.0
@@ -207,7 +207,7 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
         move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
         move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         last, converged = np.inf, False
-        for left in range(MOST_ITERATIONS - 1, -1, -1):
+        for left in range(MAX_ITERATIONS - 1, -1, -1):
             size, rounding = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
             evaluations += 1
             if last < np.inf and size > rounding:
@@ -225,7 +225,7 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
     return evaluations
 
 
-@inlined
+@inlined_function
 def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
     """Improve the stage k = f(time, point + scale k); return the sizes of the change and of rounding, over the tolerance."""
     dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
@@ -243,7 +243,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
     return np.sqrt(total / dim), ROUNDINGS * np.finfo(np.float64).eps * np.sqrt(rounding / dim)
 
 
-@inlined
+@inlined_function
 def weigh(scheme, theta):
     """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
     for i in range(len(scheme.interpolant)):
@@ -254,7 +254,7 @@ def weigh(scheme, theta):
         scheme.weights[i] = total
 
 
-@inlined
+@inlined_function
 def weigh_slope(scheme, theta):
     """Set the weights of the stages in the interpolant's slope at `theta`, a part of the step."""
     for i in range(len(scheme.interpolant)):
@@ -265,7 +265,7 @@ def weigh_slope(scheme, theta):
         scheme.weights[i] = total
 
 
-@part
+@inner_function
 def interpolate(scheme, h, theta, y, k, out):
     weigh(scheme, theta)
     for sample in range(len(k)):
@@ -273,7 +273,7 @@ def interpolate(scheme, h, theta, y, k, out):
         move(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
 
 
-@part
+@inner_function
 def fastest(scheme, h, y, k, rtol, atol):
     """Return about how large the largest eigenvalue of the Jacobian is, of which the explicit steps' stability depends.
 
@@ -298,7 +298,7 @@ def fastest(scheme, h, y, k, rtol, atol):
     return np.sqrt(faster / apart) if scheme.kind == EXPLICIT else largest
 
 
-@part
+@inner_function
 def error_size(scheme, h, y, end, k, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
     dim, fifth, third = scheme.dim, 0.0, 0.0
@@ -319,11 +319,11 @@ def error_size(scheme, h, y, end, k, rtol, atol):
     return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)
 
 
-@part
-def error_inside(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
+@inner_function
+def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
     """Return the largest estimated error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
 
-    See `StiffStep.error_inside`; `u` (n,) is room for the interpolant.
+    See `StiffStep.interpolant_error`; `u` (n,) is room for the interpolant.
     """
     dim, gamma, change = scheme.dim, scheme.places[2, scheme.stages - 1], scheme.change
     largest, evaluations, before = 0.0, 0, -1

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from .emitting import at, pointer
+from ..compilation import inner_function, kernel
+from ..llvm_codegen import at, pointer
+from ..products import copy_numbers, zero
+from ..vectors import aligned, lanes
+from .compilation import SOURCES
 from .forward import ENTRIES, FINAL, FIRST, SECOND, TIME
-from .kernels import SOURCES, kernel, part
 from .network import add_gradient, evaluate, load_parameters, pull_back, store_gradient
 from .plan import END, ONE, RECORD, SAMPLES, START, WORK
-from .products import copy_numbers, zero
 from .steps import advance, extend, make_scheme, step_back, weigh
-from .vectors import aligned, lanes
 
 # Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
 REPLAY_ROOM = 1 << 18
@@ -17,7 +18,7 @@ REPLAY_ROOM = 1 << 18
 RECORDS_AT_ONCE = 64
 
 
-@part
+@inner_function
 def replay(net, scheme, work, ts, journal, kept, begin, stop, every, tape, size):
     """Take the steps from `begin` to `stop` again, writing their tape from its first row on."""
     y, end = at(work, net[START]), at(work, net[END])

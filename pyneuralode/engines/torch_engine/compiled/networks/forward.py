@@ -2,24 +2,25 @@
 
 import numpy as np
 
-from ...step_size import GROW
+from ...step_size import MAX_FACTOR
+from ..compilation import allocating_function, inner_function, kernel
+from ..llvm_codegen import at, pointer
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
-from .control import (
+from ..products import copy_numbers, zero
+from ..step_control import (
     after_rejection,
+    initial_step_size,
     next_step,
     resolved,
     size_after_rejection,
     size_after_step,
-    size_to_begin,
-    trial_size,
+    trial_step_size,
 )
-from .emitting import at, pointer
-from .kernels import SOURCES, kernel, maker, part
+from ..vectors import aligned, lanes
+from .compilation import SOURCES
 from .network import evaluate, load_parameters
 from .plan import END, RECORD, SAMPLES, START, WORK
-from .products import copy_numbers, zero
 from .steps import advance, combine, error_size, extend, make_scheme, weigh
-from .vectors import aligned, lanes
 
 FIRST_ROWS = 256
 # What the adjoint needs to know of a step, the columns of the journal: the time at its end, and the tape's rows of its
@@ -27,7 +28,7 @@ FIRST_ROWS = 256
 TIME, FIRST, SECOND, FINAL, ENTRIES = range(5)
 
 
-@maker
+@allocating_function
 def longer(array, size):
     """Return a copy of a flat array with room for `size` numbers."""
     more = aligned(size, array)
@@ -36,7 +37,7 @@ def longer(array, size):
     return more
 
 
-@part
+@inner_function
 def scaled_norm(scheme, x, y, rtol, atol):
     """Return the root mean square of x over the tolerance at y."""
     total = 0.0
@@ -46,12 +47,12 @@ def scaled_norm(scheme, x, y, rtol, atol):
     return np.sqrt(total / scheme.n)
 
 
-@part
+@inner_function
 def first_size(net, scheme, work, t, y, span, rtol, atol, record):
     """Return the first step's size; the slope at y is in the first stage."""
     k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
     d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
-    trial = trial_size(d0, d1, span, resolved(t))
+    trial = trial_step_size(d0, d1, span, resolved(t))
     direction = 1.0 if span > 0 else -1.0
     zero(point, scheme.lead)
     for i in range(scheme.n):
@@ -59,7 +60,7 @@ def first_size(net, scheme, work, t, y, span, rtol, atol, record):
     evaluate(net, work, point, second_slope, record)
     for i in range(scheme.n):
         second_slope[i] -= k[i]
-    return size_to_begin(trial, d1, scaled_norm(scheme, second_slope, y, rtol, atol) / trial, scheme.order)
+    return initial_step_size(trial, d1, scaled_norm(scheme, second_slope, y, rtol, atol) / trial, scheme.order)
 
 
 @kernel
@@ -118,7 +119,7 @@ def march(
     j = stop = 1
     status, accepted, rejected, nfev = DONE, 0, 0, 0
     have_slope, first, row, step = False, 0, 0, 0.0
-    previous, growth = 1.0, GROW
+    previous, growth = 1.0, MAX_FACTOR
     exponent = scheme.error_order + 1
 
     if adaptive:
@@ -201,6 +202,6 @@ def march(
         stop += cut
         if adaptive:
             step = size_after_step(h, step if cut else abs(h), error, previous, growth, exponent)
-            previous, growth = max(error, 1e-4), GROW
+            previous, growth = max(error, 1e-4), MAX_FACTOR
 
     return status, t, step, (nfev, accepted, rejected, taped), ys, journal, kept, tape

@@ -15,10 +15,11 @@ from .....fields import VectorField
 from .....gradients import OF_STEPS, Checkpointed
 from .....problem import Problem
 from ...gradient_methods import Task
-from ...march import fixed_grid, stops_of
+from ...march import fixed_grid, stop_times
 from ...once_differentiable import once_differentiable
 from ..available import compiled, march_error, readable, run, wants_gradient
-from .plan import VECTOR_BYTES, known, solve_plan
+from ..constants import VECTOR_BYTES
+from .plan import has_kernels, solve_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
@@ -37,7 +38,7 @@ def applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor]) -> bool
     """Return whether the compiled path can solve `problem` from the flat state `y0`."""
     if not problem.compiled or problem.dense or not isinstance(problem.dynamics, VectorField):
         return False
-    if not known(problem.dynamics):
+    if not has_kernels(problem.dynamics):
         return False
     shapes = problem.dynamics.shapes()
     if any(parameters[name].shape != shape for name, shape in shapes.items()):
@@ -69,7 +70,7 @@ class Repeated:
         self.plan = plan.table, plan.scales, plan.coefficients, plan.interpolant
         self.work = plan.work
         self.ts = np.array(task.ts)
-        self.stops = np.array(stops_of(task.ts, control) if grid is None else grid)
+        self.stops = np.array(stop_times(task.ts, control) if grid is None else grid)
         self.control = np.array(limits, dtype=float), np.empty((2, y0.numel()), dtype)
         self.control[1][0], self.control[1][1] = control.rtol, control.atol
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1

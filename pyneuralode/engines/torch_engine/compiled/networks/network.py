@@ -6,10 +6,11 @@ into the cotangents of the pre-activations, and the gradient of each weight matr
 with the values, over many records at once.
 """
 
+from ..activations import activate
+from ..compilation import inner_function
+from ..llvm_codegen import at
+from ..products import column, copy_numbers, dots, outer, times_plus
 from . import compartments
-from .activations import activate
-from .emitting import at
-from .kernels import part
 from .plan import (
     ACROSS,
     ACTIVATION,
@@ -39,23 +40,22 @@ from .plan import (
     WIDTH,
     ZEROS,
 )  # fmt: skip
-from .products import column, copy_numbers, dots, outer, times_plus
 
 
-@part
+@inner_function
 def layer_of(net, l):
     """Return the row of layer l."""
     return at(net, LAYERS + COLUMNS * l)
 
 
-@part
+@inner_function
 def scales_of(net, scales, l):
     """Return the scales of the weights and biases that lead to layer l: the field's scales are taken into them."""
     outward = scales[1] if l == net[LAST] else 1.0
     return outward / scales[0] if l == 1 else outward, outward
 
 
-@part
+@inner_function
 def load_parameters(net, work, scales, theta):
     """Lay out the parameters in whole vectors, the weights as columns and as rows."""
     if net[KIND] == COMPARTMENTS:
@@ -79,7 +79,7 @@ def load_parameters(net, work, scales, theta):
                 work[layer[BIASES] + j] = theta[layer[THETA_BIASES] + j] * bias_scale
 
 
-@part
+@inner_function
 def evaluate(net, work, y, k, record):
     """k = f(y), leaving records."""
     if net[KIND] == COMPARTMENTS:
@@ -102,7 +102,7 @@ def evaluate(net, work, y, k, record):
         y, k, record = at(y, net[DIM]), at(k, net[DIM]), at(record, net[RECORD])
 
 
-@part
+@inner_function
 def pull_back(net, work, record, bar, init, out):
     """out = init + J^T bar with the Jacobian J of the evaluation that left the records, which are used up."""
     if net[KIND] == COMPARTMENTS:
@@ -127,7 +127,7 @@ def pull_back(net, work, record, bar, init, out):
         bar, init, out, record = at(bar, net[DIM]), at(init, net[DIM]), at(out, net[DIM]), at(record, net[RECORD])
 
 
-@part
+@inner_function
 def add_gradient(net, work, record, count, ones):
     """Add the part of `count` records to the sums for the parameters' gradient; `ones` leads to a 1."""
     if net[KIND] == COMPARTMENTS:
@@ -146,7 +146,7 @@ def add_gradient(net, work, record, count, ones):
             column(total, total, bars, size, ones, 0, count, layer[VECTORS])
 
 
-@part
+@inner_function
 def store_gradient(net, work, scales, gradient):
     """Write the parameters' gradient (as theta)."""
     if net[KIND] == COMPARTMENTS:

@@ -1,4 +1,4 @@
-"""Fields and tableaus as plain arrays of numbers, the form in which compiled code takes them."""
+"""Small described fields and a tableau as plain arrays of numbers, the form in which compiled code takes them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from .....fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Linear, VectorField
+from .....fields import MLP, SEIR, Linear, VectorField
 from ...tableaus import Tableau
+from ..constants import MAP_NAMES, MAX_DOT_ROWS, VECTOR_BYTES
+from ..tableau_plan import TableauPlan, tableau_plan
 
-VECTOR_BYTES = 64
-# Most rows of a product that dot products take at once.
-FEW = 8
 NETWORK, COMPARTMENTS = 0, 1
-# The numbers of activations and input maps in compiled code.
-MAPS = (*ACTIVATIONS, *(name for name in INPUT_MAPS if name not in ACTIVATIONS))
 
 # Entries of SolvePlan.table. Of the field: its kind, the numbers of its maps, the samples in the state, components of
 # each, the last layer's number, numbers in the record of one sample's evaluation.
@@ -56,16 +53,6 @@ class SolvePlan:
         return int(self.table[WORK])
 
 
-@dataclass(frozen=True)
-class TableauPlan:
-    """A tableau: `rows` of all stages, `ends` (weights of the solution, then of the error estimates), ..."""
-
-    rows: np.ndarray
-    ends: np.ndarray
-    interpolant: np.ndarray
-    numbers: np.ndarray
-
-
 class _Memory:
     """Places in the working memory, each at the start of a vector."""
 
@@ -77,8 +64,8 @@ class _Memory:
         return start
 
 
-def known(field: object) -> bool:
-    """Return whether the kernels know a field."""
+def has_kernels(field: object) -> bool:
+    """Return whether there are kernels for a field."""
     return type(field) in (MLP, Linear, SEIR)
 
 
@@ -91,8 +78,8 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     method, rows = tableau_plan(tableau), len(tableau.interpolant)
     head = np.zeros(LAYERS, dtype=np.int64)
     head[[KIND, SAMPLES, DIM, LAST, RECORD]] = _kind(field), samples, field.dim, len(layers) - 1, record
-    head[INPUT_MAP] = MAPS.index(getattr(field, "input_map", "identity"))
-    head[ACTIVATION] = MAPS.index(getattr(field, "activation", "identity"))
+    head[INPUT_MAP] = MAP_NAMES.index(getattr(field, "input_map", "identity"))
+    head[ACTIVATION] = MAP_NAMES.index(getattr(field, "activation", "identity"))
     head[[STAGES, ORDER, END_STAGE, ERROR_ORDER]] = method.numbers
     head[[ALL_STAGES, ESTIMATES, DEGREE]] = rows, len(method.ends) - 1, method.interpolant.shape[1]
     # Whole vectors are written from every sample's first component on.
@@ -149,7 +136,9 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
     """Return whether a product is faster by dot products, which cost about two vectors more each, for adding up."""
-    return outputs[WIDTH] <= FEW and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (outputs[VECTORS] + 1)
+    return outputs[WIDTH] <= MAX_DOT_ROWS and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (
+        outputs[VECTORS] + 1
+    )
 
 
 def _weights_back(method: TableauPlan, count: int) -> np.ndarray:
@@ -165,17 +154,3 @@ def _weights_back(method: TableauPlan, count: int) -> np.ndarray:
         for j in range(i + 1, count):
             table[i, count - j] = 0 if j == end_stage else method.rows[j, i]
     return table
-
-
-@lru_cache(maxsize=64)
-def tableau_plan(tableau: Tableau) -> TableauPlan:
-    s, all_stages = tableau.stages, len(tableau.interpolant)
-    rows = np.zeros((all_stages, all_stages))
-    rows[:s, :s] = tableau.A
-    if tableau.extra_A is not None:
-        rows[s:] = tableau.extra_A
-    estimates = [] if tableau.error is None else list(tableau.error)
-    ends = np.stack([tableau.b, *estimates])
-    end_stage = -1 if tableau.end_stage is None else tableau.end_stage
-    numbers = [s, tableau.order, end_stage, tableau.error_order or 0]
-    return TableauPlan(rows, ends, np.array(tableau.interpolant), np.array(numbers, dtype=np.int64))

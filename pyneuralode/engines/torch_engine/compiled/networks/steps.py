@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .control import join_estimates
-from .emitting import at
-from .kernels import part
+from ..compilation import inner_function
+from ..llvm_codegen import at
+from ..products import column, copy_numbers
+from ..step_control import join_estimates
 from .network import evaluate, pull_back
 from .plan import (
     ALL_STAGES,
@@ -27,7 +28,6 @@ from .plan import (
     K,
     N,
 )  # fmt: skip
-from .products import column, copy_numbers
 
 
 class Scheme(NamedTuple):
@@ -64,7 +64,7 @@ class Scheme(NamedTuple):
     zeros: object
 
 
-@part
+@inner_function
 def make_scheme(table, coefficients, interpolant, work, lanes):
     total, count = table[ALL_STAGES], table[ALL_STAGES] + 1 + table[ESTIMATES]
     return Scheme(
@@ -75,19 +75,19 @@ def make_scheme(table, coefficients, interpolant, work, lanes):
     )  # fmt: skip
 
 
-@part
+@inner_function
 def scale(weights, coefficients, count, h):
     for i in range(count):
         weights[i] = coefficients[i] * h
 
 
-@part
+@inner_function
 def combine(scheme, out, init, weights, columns, count):
     """out = init + sum over i < count of weights[i] columns[i]."""
     column(out, init, columns, scheme.lead, weights, 1, count, scheme.vectors)
 
 
-@part
+@inner_function
 def advance(net, scheme, work, h, y, end, record, size):
     """Evaluate the stages after the first, with records of `size` numbers each, and the state at the end."""
     s, total = scheme.stages, scheme.total
@@ -100,7 +100,7 @@ def advance(net, scheme, work, h, y, end, record, size):
         combine(scheme, end, y, at(scheme.weights, total * total), scheme.k, s)
 
 
-@part
+@inner_function
 def extend(net, scheme, work, y, end, record, size):
     """Evaluate the further stages that only the interpolant needs; `record` is the second stage's."""
     for i in range(scheme.stages, scheme.total):
@@ -110,7 +110,7 @@ def extend(net, scheme, work, y, end, record, size):
         evaluate(net, work, point, at(scheme.k, i * scheme.lead), at(record, (i - 1) * size))
 
 
-@part
+@inner_function
 def weigh(scheme, theta, h):
     """Set the weights of the stages in the state at `theta`, a part of the step."""
     for i in range(scheme.total):
@@ -121,7 +121,7 @@ def weigh(scheme, theta, h):
         scheme.mix[i] = total * h
 
 
-@part
+@inner_function
 def error_size(scheme, y, end, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
     fifth, third = 0.0, 0.0
@@ -140,7 +140,7 @@ def error_size(scheme, y, end, rtol, atol):
     return fifth if scheme.estimates == 1 else join_estimates(fifth, third)
 
 
-@part
+@inner_function
 def step_back(net, scheme, work, h, extended, start, record, size):
     """Carry the adjoint of a step's end to its start; `record` is the second stage's.
 

@@ -9,7 +9,8 @@ from functools import partial, reduce
 from llvmlite import ir
 from numba.core.cgutils import for_range
 
-from .emitting import (
+from .constants import MAX_DOT_ROWS
+from .llvm_codegen import (
     IN_REGISTERS,
     Number,
     Variable,
@@ -23,7 +24,6 @@ from .emitting import (
     store,
     zeros,
 )  # fmt: skip
-from .plan import FEW
 
 # A tile of a sum of outer products: vectors by numbers.
 TALL, WIDE = max(1, IN_REGISTERS // 2), 4
@@ -109,7 +109,7 @@ def outer(builder, c, dc, a, da, b, db, count, vectors, columns):
 
 @routine
 def dots(builder, c, init, a, da, x, vectors, rows):
-    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; one vector, rows <= FEW."""
+    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; one vector, rows <= MAX_DOT_ROWS."""
     real = c.type.pointee
     lanes = lanes_of(real)
 
@@ -124,7 +124,7 @@ def dots(builder, c, init, a, da, x, vectors, rows):
         total = lane_sums([total.number() for total in sums])
         store(builder, c, load(builder, init, lanes) + total)
 
-    choose(builder, builder.sub(rows, integer(1)), [partial(write, number) for number in range(1, FEW + 1)])
+    choose(builder, builder.sub(rows, integer(1)), [partial(write, number) for number in range(1, MAX_DOT_ROWS + 1)])
 
 
 @routine

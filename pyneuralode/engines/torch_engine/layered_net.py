@@ -16,7 +16,7 @@ from torch.nn import functional
 from ...fields import MLP, Linear, VectorField
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from .activations import ACTIVATIONS, DERIVATIVES
-from .layered_functions import OneHiddenTrace, SlopeAndJacobian
+from .fused_functions import OneHiddenTrace, SlopeAndJacobian
 
 Time = float | Tensor
 Layers = list[tuple[Tensor, Tensor | None]]
@@ -114,7 +114,7 @@ def _scaled(layers: Layers, factor: float) -> Layers:
     return [*layers[:-1], (weight * factor, None if bias is None else bias * factor)]
 
 
-class Layered:
+class LayeredNet:
     """The slope of a layered field, and with it what is asked of its Jacobian; z is (n, d).
 
     With `compiled`, trace and Jacobian are differentiated by hand, once; without, by autograd, as often as one likes.

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .plan import VECTOR_BYTES
+from .constants import VECTOR_BYTES
 
 # Vectors that a product sums at once: enough to hide the latency of additions, few enough to stay in registers.
 IN_REGISTERS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4

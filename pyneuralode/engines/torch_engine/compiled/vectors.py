@@ -5,9 +5,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from .emitting import at, pointer
-from .kernels import maker, part
-from .plan import VECTOR_BYTES
+from .compilation import allocating_function, inner_function
+from .constants import VECTOR_BYTES
+from .llvm_codegen import at, pointer
 from .products import column
 
 
@@ -77,7 +77,7 @@ def muladd(typing, a, b, c):
     return a(a, b, c), generate
 
 
-@maker
+@allocating_function
 def aligned(size, like):
     """Return `size` uninitialized numbers of the dtype of `like`, starting on a whole vector."""
     room = np.empty(size + lanes(like), like.dtype)
@@ -85,20 +85,20 @@ def aligned(size, like):
     return room[skip : skip + size]
 
 
-@part
+@inner_function
 def fill(array, number):
     for i in range(array.size):
         array[i] = number
 
 
-@part
+@inner_function
 def copy(out, array, size):
     """out[:size] = array[:size]; Numba's own compiles for a second, for its error messages."""
     for i in range(size):
         out[i] = array[i]
 
 
-@part
+@inner_function
 def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
     """out[o + j] += sum over i < rows of weights[w + i dw] matrix[m + i dm + j], for j < width.
 

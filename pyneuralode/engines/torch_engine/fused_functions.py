@@ -1,6 +1,6 @@
 """The slope of a layered field with its trace or its Jacobian, differentiated by hand.
 
-The same numbers as `Layered`'s plain operations, in far fewer calls and passes over memory.
+The same numbers as `LayeredNet`'s plain operations, in far fewer calls and passes over memory.
 """
 
 from __future__ import annotations

@@ -17,43 +17,43 @@ from ..once_differentiable import once_differentiable
 RESTARTS, VECTORS, ROUGH = 10, 100, 1e-3
 
 
-class Shifted(Protocol):
+class ShiftedSolver(Protocol):
     """I - scale J, ready to be solved with; never recorded by autograd."""
 
-    trouble: str | None
+    failure: str | None
 
     def solve(self, right: Tensor) -> Tensor: ...
 
     def solve_transposed(self, right: Tensor) -> Tensor: ...
 
 
-class Linear(Protocol):
-    """f near (t, y): the slope (n,), its derivative `drift` (n,) with respect to t (None: zero), and the Jacobian."""
+class Linearization(Protocol):
+    """f near (t, y): the slope (n,), its derivative `time_derivative` (n,) with respect to t (None: zero), and the Jacobian."""
 
     slope: Tensor
-    drift: Tensor | None
+    time_derivative: Tensor | None
     recorded: bool  # by autograd
-    usable: bool  # whether J and `drift` say how f changes; no step is built on others
+    usable: bool  # whether J and `time_derivative` say how f changes; no step is built on others
     still: Tensor | None  # which components (n,) a step must not move, since J has no columns for them
 
     def product(self, x: Tensor) -> Tensor:
         """Return J x (n,), differentiable where autograd recorded the linearization."""
 
-    def shifted(self, scale: float, rough: bool = False) -> Shifted:
+    def shifted(self, scale: float, rough: bool = False) -> ShiftedSolver:
         """Return I - scale J; `rough`: to a few digits, where what it solves is corrected anyway."""
 
     def bound(self) -> float:
         """Return a bound on the eigenvalues of J."""
 
 
-class Matrix:
+class DenseLinearization:
     """A Jacobian (n, n), or one (N, d, d) of N samples that do not know of each other.
 
     Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `straight` says that J is a derivative.
     """
 
-    def __init__(self, slope: Tensor, drift: Tensor | None, jacobian: Tensor, straight: bool = True):
-        self.slope, self.drift, self.straight, self.still = slope, drift, straight, None
+    def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, straight: bool = True):
+        self.slope, self.time_derivative, self.straight, self.still = slope, time_derivative, straight, None
         if not all_finite(jacobian):
             columns = ~torch.isfinite(jacobian).all(-2)
             self.still, jacobian = columns.reshape(-1), jacobian.masked_fill(columns[..., None, :], 0.0)
@@ -61,22 +61,22 @@ class Matrix:
 
     @property
     def usable(self) -> bool:
-        return self.straight and (self.drift is None or all_finite(self.drift))
+        return self.straight and (self.time_derivative is None or all_finite(self.time_derivative))
 
     def product(self, x: Tensor) -> Tensor:
         return torch.matmul(self.jacobian, x.view(*self.jacobian.shape[:-1], 1)).view(-1)
 
-    def shifted(self, scale: float, rough: bool = False) -> Factored:
-        return Factored(self.jacobian.detach(), scale)
+    def shifted(self, scale: float, rough: bool = False) -> LUSolver:
+        return LUSolver(self.jacobian.detach(), scale)
 
     def bound(self) -> float:
         return float(self.jacobian.detach().abs().sum(-1).max())
 
 
-class Factored:
+class LUSolver:
     """The factors of I - scale J. Where it is singular solves are not finite, and the step with them is rejected."""
 
-    trouble = None
+    failure = None
 
     def __init__(self, jacobian: Tensor, scale: float):
         matrix = jacobian * -scale
@@ -92,7 +92,7 @@ class Factored:
         return torch.linalg.lu_solve(self.factors, self.pivots, columns, adjoint=True).view(-1)
 
 
-class MatrixFree:
+class MatrixFreeLinearization:
     """A Jacobian known by its products only, each one pass of autograd through the field.
 
     Two reverse passes make a forward one: `pulled` is J^T of a dummy, and its derivative along the dummy is J x.
@@ -100,12 +100,19 @@ class MatrixFree:
 
     still = None
 
-    def __init__(self, slope: Tensor, drift: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
-        self.slope, self.drift, self.at, self.recorded = slope if recording else slope.detach(), drift, at, recording
+    def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
+        self.slope, self.time_derivative, self.at, self.recorded = (
+            slope if recording else slope.detach(),
+            time_derivative,
+            at,
+            recording,
+        )
         self.graph, self.dummy = slope, dummy
         with torch.enable_grad():
             (self.pulled,) = torch.autograd.grad(slope, at, self.dummy, create_graph=True, materialize_grads=True)
-        self.usable = all_finite(self.product(torch.ones_like(slope))) and (drift is None or all_finite(drift))
+        self.usable = all_finite(self.product(torch.ones_like(slope))) and (
+            time_derivative is None or all_finite(time_derivative)
+        )
 
     def product(self, x: Tensor) -> Tensor:
         if not self.pulled.requires_grad:
@@ -117,8 +124,8 @@ class MatrixFree:
     def product_transposed(self, x: Tensor) -> Tensor:
         return torch.autograd.grad(self.graph, self.at, x, retain_graph=True, materialize_grads=True)[0]
 
-    def shifted(self, scale: float, rough: bool = False) -> Iterated:
-        return Iterated(self, scale, rough)
+    def shifted(self, scale: float, rough: bool = False) -> GMRESSolver:
+        return GMRESSolver(self, scale, rough)
 
     def bound(self) -> float:
         """Estimate the largest eigenvalue by a few steps of the power method."""
@@ -128,12 +135,12 @@ class MatrixFree:
         return float(torch.linalg.vector_norm(x))
 
 
-class Iterated:
+class GMRESSolver:
     """I - scale J, solved with by GMRES (Saad and Schultz 1986), as it is: without a preconditioner."""
 
-    def __init__(self, linear: MatrixFree, scale: float, rough: bool):
+    def __init__(self, linear: MatrixFreeLinearization, scale: float, rough: bool):
         self.linear, self.scale, self.precision = linear, scale, ROUGH if rough else None
-        self.trouble: str | None = None
+        self.failure: str | None = None
 
     def solve(self, right: Tensor) -> Tensor:
         return self._gmres(lambda x: x - self.scale * self.linear.product(x), right)
@@ -154,7 +161,7 @@ class Iterated:
                 return x
             if not math.isfinite(size):
                 break
-        self.trouble = "GMRES did not solve its linear systems"
+        self.failure = "GMRES did not solve its linear systems"
         return x
 
 
@@ -188,7 +195,7 @@ def _correction(apply: Callable[[Tensor], Tensor], residual: Tensor, target: flo
     return torch.as_tensor(weights, dtype=residual.dtype, device=residual.device) @ basis[: j + 1]
 
 
-class Bordered:
+class QuadratureLinearization:
     """A field whose last components are quadratures: nothing depends on them, and they are solved for last.
 
     `core` is the field without them, and `below` gives what their slopes have of the others' J x.
@@ -196,32 +203,34 @@ class Bordered:
 
     recorded, still = False, None
 
-    def __init__(self, slope: Tensor, drift: Tensor | None, core: Linear, below: Callable[[Tensor], Tensor]):
-        self.slope, self.drift, self.core, self.below = slope, drift, core, below
-        self.usable = core.usable and core.still is None and (drift is None or all_finite(drift))
+    def __init__(
+        self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
+    ):
+        self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
+        self.usable = core.usable and core.still is None and (time_derivative is None or all_finite(time_derivative))
 
-    def shifted(self, scale: float, rough: bool = False) -> ShiftedBordered:
-        return ShiftedBordered(self, scale, rough)
+    def shifted(self, scale: float, rough: bool = False) -> QuadratureSolver:
+        return QuadratureSolver(self, scale, rough)
 
     def bound(self) -> float:
         return self.core.bound()
 
 
-class ShiftedBordered:
-    def __init__(self, linear: Bordered, scale: float, rough: bool):
+class QuadratureSolver:
+    def __init__(self, linear: QuadratureLinearization, scale: float, rough: bool):
         self.core, self.below, self.scale = linear.core.shifted(scale, rough), linear.below, scale
         self.size = len(linear.core.slope)
 
     @property
-    def trouble(self) -> str | None:
-        return self.core.trouble
+    def failure(self) -> str | None:
+        return self.core.failure
 
     def solve(self, right: Tensor) -> Tensor:
         x = self.core.solve(right[: self.size])
         return torch.cat([x, torch.add(right[self.size :], self.below(x), alpha=self.scale)])
 
 
-class Triangular:
+class BlockTriangularLinearization:
     """A field of parts of one size: the first, `core`, knows nothing of the others, which share its Jacobian.
 
     `below` gives what the others' slopes have of the first one's J x, all in one vector.
@@ -229,25 +238,27 @@ class Triangular:
 
     recorded, still = False, None
 
-    def __init__(self, slope: Tensor, drift: Tensor | None, core: Linear, below: Callable[[Tensor], Tensor]):
-        self.slope, self.drift, self.core, self.below = slope, drift, core, below
-        self.usable = core.usable and core.still is None and (drift is None or all_finite(drift))
+    def __init__(
+        self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
+    ):
+        self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
+        self.usable = core.usable and core.still is None and (time_derivative is None or all_finite(time_derivative))
 
-    def shifted(self, scale: float, rough: bool = False) -> ShiftedTriangular:
-        return ShiftedTriangular(self, scale, rough)
+    def shifted(self, scale: float, rough: bool = False) -> BlockTriangularSolver:
+        return BlockTriangularSolver(self, scale, rough)
 
     def bound(self) -> float:
         return self.core.bound()
 
 
-class ShiftedTriangular:
-    def __init__(self, linear: Triangular, scale: float, rough: bool):
+class BlockTriangularSolver:
+    def __init__(self, linear: BlockTriangularLinearization, scale: float, rough: bool):
         self.core, self.below, self.scale, self.rough = linear.core.shifted(scale, rough), linear.below, scale, rough
         self.size = len(linear.core.slope)
 
     @property
-    def trouble(self) -> str | None:
-        return self.core.trouble
+    def failure(self) -> str | None:
+        return self.core.failure
 
     def solve(self, right: Tensor) -> Tensor:
         first, rest = self.core.solve(right[: self.size]), right[self.size :]
@@ -256,46 +267,46 @@ class ShiftedTriangular:
         return torch.cat([first, *(self.core.solve(part) for part in rest.split(self.size))])
 
 
-class Opposed:
+class NegatedTransposeLinearization:
     """-J^T of another linearization: the adjoint's field."""
 
-    drift, recorded, still = None, False, None
+    time_derivative, recorded, still = None, False, None
 
-    def __init__(self, slope: Tensor, linear: Linear):
+    def __init__(self, slope: Tensor, linear: Linearization):
         self.slope, self.linear, self.usable = slope, linear, linear.usable and linear.still is None
 
-    def shifted(self, scale: float, rough: bool = False) -> ShiftedOpposed:
-        return ShiftedOpposed(self.linear.shifted(-scale, rough))
+    def shifted(self, scale: float, rough: bool = False) -> TransposedSolver:
+        return TransposedSolver(self.linear.shifted(-scale, rough))
 
     def bound(self) -> float:
         return self.linear.bound()
 
 
-class ShiftedOpposed:
-    def __init__(self, shifted: Shifted):
+class TransposedSolver:
+    def __init__(self, shifted: ShiftedSolver):
         self.shifted, self.solve = shifted, shifted.solve_transposed
 
     @property
-    def trouble(self) -> str | None:
-        return self.shifted.trouble
+    def failure(self) -> str | None:
+        return self.shifted.failure
 
 
-def solved(linear: Linear, shifted: Shifted, scale: float, right: Tensor) -> Tensor:
+def solved(linear: Linearization, shifted: ShiftedSolver, scale: float, right: Tensor) -> Tensor:
     """Return x with (I - scale J) x = right, connected to autograd through `right` and J."""
     if not (linear.recorded or right.requires_grad):
         return shifted.solve(right)
     x = shifted.solve(right.detach())
-    return Implicit.apply(shifted, x, torch.add(right - x, linear.product(x), alpha=scale))
+    return ImplicitFunction.apply(shifted, x, torch.add(right - x, linear.product(x), alpha=scale))
 
 
-class Implicit(torch.autograd.Function):
+class ImplicitFunction(torch.autograd.Function):
     """A solution x of residual(x, parameters) = 0, whose derivative is (I - scale J)^-1 times that of the residual.
 
     The implicit function theorem; `shifted` is minus the residual's derivative with respect to x.
     """
 
     @staticmethod
-    def forward(ctx, shifted: Shifted, x: Tensor, residual: Tensor) -> Tensor:
+    def forward(ctx, shifted: ShiftedSolver, x: Tensor, residual: Tensor) -> Tensor:
         ctx.shifted = shifted
         return x.view_as(x)
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from .emitting import Number
+from .llvm_codegen import Number
 
 # Further terms are below half a unit in the last place.
 _TAYLOR = {double: [1 / math.factorial(n) for n in range(2, 14 if double else 9)] for double in (True, False)}

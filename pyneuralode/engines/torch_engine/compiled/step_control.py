@@ -2,23 +2,23 @@
 
 import numpy as np
 
-from ... import step_size
-from ..march_codes import DONE, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, TOO_MANY, TOO_SMALL
-from .kernels import part
+from .. import step_size
+from .compilation import inner_function
+from .march_codes import DONE, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, TOO_MANY, TOO_SMALL
 
-size_after_rejection = part(step_size.size_after_rejection)
-size_after_step = part(step_size.size_after_step)
-trial_size = part(step_size.trial_size)
-size_to_begin = part(step_size.size_to_begin)
+size_after_rejection = inner_function(step_size.size_after_rejection)
+size_after_step = inner_function(step_size.size_after_step)
+trial_step_size = inner_function(step_size.trial_step_size)
+initial_step_size = inner_function(step_size.initial_step_size)
 
 
-@part
+@inner_function
 def resolved(t):
     """Return the size of the smallest step that the time resolves."""
-    return step_size.SPACINGS * np.spacing(abs(t))
+    return step_size.MIN_STEP_SPACINGS * np.spacing(abs(t))
 
 
-@part
+@inner_function
 def next_step(t, stop, size, taken, controls):
     """Return whether a step may be taken after `taken` ones (the status), its size, and where it ends: not after `stop`."""
     if taken >= controls[MAX_STEPS]:
@@ -29,7 +29,7 @@ def next_step(t, stop, size, taken, controls):
     return DONE, size, t + (size if stop > t else -size)
 
 
-@part
+@inner_function
 def after_rejection(t, h, size, finite, controls):
     """Return whether a shorter step may be tried than the rejected one, of `size` unless it was cut to `h` (the status)."""
     if min(size, abs(h)) > max(controls[MIN_STEP], resolved(t)):
@@ -37,7 +37,7 @@ def after_rejection(t, h, size, finite, controls):
     return TOO_SMALL if finite else NOT_FINITE
 
 
-@part
+@inner_function
 def join_estimates(fifth, third):
     """Return Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
     return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2) if fifth != 0 else fifth

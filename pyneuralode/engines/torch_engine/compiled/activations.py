@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from .....fields import ACTIVATIONS
+from ....fields import ACTIVATIONS
+from .compilation import inner_function
+from .constants import MAP_NAMES
 from .elementary import exp, expm1, log1p, sigmoid, tanh
-from .emitting import choose, load, over, pointer, routine, store
-from .kernels import part
-from .plan import MAPS
+from .llvm_codegen import choose, load, over, pointer, routine, store
 
 IDENTITY, TANH, RELU, SWISH, SOFTPLUS, ELU, GELU, SIGMOID, SIN = range(len(ACTIVATIONS))
 ROOT_HALF, DENSITY = 0.5**0.5, 0.3989422804014327  # 1 / sqrt(2 pi)
@@ -72,7 +72,7 @@ PAIRS = {
 def activate(builder, kind, x, values, slopes, count):
     """Write the activation of number `kind` of x, `count` numbers, to `values` and its derivatives to `slopes`.
 
-    The numbers are those of MAPS.
+    The numbers are those of MAP_NAMES.
     """
 
     def apply(pair):
@@ -83,10 +83,10 @@ def activate(builder, kind, x, values, slopes, count):
 
         over(builder, count, (x, values, slopes), write)
 
-    choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAPS])
+    choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAP_NAMES])
 
 
-@part
+@inner_function
 def activate_array(kind, values, slopes):
     """Apply an activation to `values` in place, and write its derivatives to `slopes`."""
     activate(kind, pointer(values), pointer(values), pointer(slopes), len(values))

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .march import Slope, Step, Tolerance
 
 
-class Inside:
+class InterpolantControl:
     """What is asked for between the ends of a march's steps: the states at `times`, or everywhere.
 
     A step that is not good enough at times inside it is taken again: to the first of them, where a step that is good
@@ -30,7 +30,7 @@ class Inside:
             first = bisect_right(self.signed, self.sign * step.t)
             self.asked = self.times[first : bisect_left(self.signed, self.sign * step.t_end)]
         places = {self.asked[quarter * len(self.asked) // 4] for quarter in (1, 2, 3)} if self.asked else ()
-        return step.error_inside(f, sorted(places), *tolerance) if places else 0.0
+        return step.interpolant_error(f, sorted(places), *tolerance) if places else 0.0
 
     def stop(self, t: float, shorter: float) -> float | None:
         """Return the time that the next step from t is to end on, or None where it is to be `shorter`."""

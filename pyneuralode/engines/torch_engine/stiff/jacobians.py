@@ -14,7 +14,7 @@ from ....problem import Statistics
 from ...state import Layout
 from ..dynamics import bind
 from ..march import Slope
-from .linear import Bordered, Linear, Matrix, MatrixFree
+from .linearizations import DenseLinearization, Linearization, MatrixFreeLinearization, QuadratureLinearization
 
 # Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
 # unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorizes in about a second.
@@ -23,7 +23,7 @@ LARGE = 10_000_000
 STRAIGHT = 0.02
 
 
-class System:
+class LinearizableSlope:
     """The flat slope f(t, y) of a problem, and its linearization at a point.
 
     The Jacobian comes from autograd: for a described field one matrix for each sample (the states along the last
@@ -63,7 +63,7 @@ class System:
     def __call__(self, t: float, y: Tensor) -> Tensor:
         return self.f(t, y)
 
-    def linearize(self, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
+    def linearize(self, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return f near (t, y), recorded where autograd records f; `h` is a step inside the span, for differences."""
         if self.statistics.nfev == 0:
             self.f(t, y)  # the first call, whose errors are told as y0's, is one without gradients
@@ -72,16 +72,16 @@ class System:
         )
         with torch.enable_grad():
             at, time, dummy = _point(t, y if recording else y.detach())
-            time = time if drift else time.detach()
+            time = time if time_derivative else time.detach()
             slope, at = self._evaluate(time, at)
             if slope is not None and slope.requires_grad:
                 linear = self._by_autograd(slope, at, time, dummy, recording)
-                if drift and linear.drift is None and not self.described:
+                if time_derivative and linear.time_derivative is None and not self.described:
                     with torch.set_grad_enabled(recording):
-                        linear.drift = self._unseen_drift(t, y, h, linear.slope)
+                        linear.time_derivative = self._unrecorded_time_derivative(t, y, h, linear.slope)
                 if linear.still is not None and not self.samplewise:
                     # Autograd says nan of what is smooth, such as where(y > 0, sqrt(y), 0) below 0; differences do not.
-                    by_differences = differences(self.f, t, y.detach(), h, linear.slope.detach())
+                    by_differences = linearize_by_differences(self.f, t, y.detach(), h, linear.slope.detach())
                     if by_differences.usable:
                         by_differences.slope = linear.slope  # through which the gradient becomes nan, not wrong
                         return by_differences
@@ -89,8 +89,10 @@ class System:
         with torch.no_grad():
             slope = self.f(t, y) if slope is None or self._by_samples else slope
             if self.jacobian is None:
-                return differences(self.f, t, y, h, slope)
-            return Matrix(slope, difference_in_time(self.f, t, y, h, slope), self._given(time.detach(), y))
+                return linearize_by_differences(self.f, t, y, h, slope)
+            return DenseLinearization(
+                slope, difference_time_derivative(self.f, t, y, h, slope), self._given(time.detach(), y)
+            )
 
     def _evaluate(self, time: Tensor, at: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the slope, or none where the field does not take tensors with gradients, and the state it is of."""
@@ -101,11 +103,11 @@ class System:
                 raise
             return None, at
 
-    def _unseen_drift(self, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor | None:
+    def _unrecorded_time_derivative(self, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor | None:
         """Return df/dt by differences for a field such as -y + math.cos(t), which autograd takes for autonomous."""
         if self.reads_clock is None:
             self.reads_clock = not torch.equal(self.f(t + h, y), self.f(t, y))
-        return difference_in_time(self.f, t, y, h, slope) if self.reads_clock else None
+        return difference_time_derivative(self.f, t, y, h, slope) if self.reads_clock else None
 
     @property
     def _by_samples(self) -> bool:
@@ -118,12 +120,12 @@ class System:
         slope = self.call(time, at)
         return slope if self.described else slope.clone(), at  # a user's function may fill it again at its next call
 
-    def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Linear:
+    def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Linearization:
         if self.jacobian is not None:
             jacobian = self._given(time, at if recording else at.detach())
-            drift = _drift(slope, time, dummy, recording)
+            time_derivative = _time_derivative(slope, time, dummy, recording)
         elif self.matrix_free:
-            return MatrixFree(slope, _drift(slope, time, dummy, recording), at, dummy, recording)
+            return MatrixFreeLinearization(slope, _time_derivative(slope, time, dummy, recording), at, dummy, recording)
         elif self.samplewise:
             d = self.unknowns
             units = torch.eye(d, dtype=at.dtype, device=at.device)
@@ -133,16 +135,18 @@ class System:
             )
             jacobian = rows.reshape(d, -1, d).transpose(0, 1)
             slope = slope[0].reshape(-1)
-            drift = _drift(slope, time, dummy, recording)
+            time_derivative = _time_derivative(slope, time, dummy, recording)
         else:
             units = torch.eye(len(slope), dtype=at.dtype, device=at.device)
             inputs = (at, time) if time.requires_grad else (at,)
-            jacobian, *drifts = torch.autograd.grad(
+            jacobian, *time_derivatives = torch.autograd.grad(
                 slope, inputs, units, create_graph=recording, is_grads_batched=True, allow_unused=True
             )
-            drift = drifts[0] if drifts else None
+            time_derivative = time_derivatives[0] if time_derivatives else None
             jacobian = torch.zeros_like(units) if jacobian is None else jacobian
-        return Matrix(_kept(slope, recording), _kept(drift, recording), _kept(jacobian, recording))
+        return DenseLinearization(
+            _kept(slope, recording), _kept(time_derivative, recording), _kept(jacobian, recording)
+        )
 
     def _given(self, time: Tensor, at: Tensor) -> Tensor:
         state = self.layout.unpack(at)
@@ -158,19 +162,21 @@ class System:
         return jacobian.reshape(square).clone()  # the user's function may fill it again at its next call
 
 
-def linearize(f: Slope, t: float, y: Tensor, h: float, drift: bool = True) -> Linear:
-    """Return f near (t, y), by its own method if it has one and by differences otherwise; `drift`: with df/dt."""
+def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
+    """Return f near (t, y), by its own method if it has one and by differences otherwise; `time_derivative`: with df/dt."""
     own = getattr(f, "linearize", None)
-    return differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, drift)
+    return linearize_by_differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, time_derivative)
 
 
 @torch.no_grad()
-def differences(f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratures: int = 0) -> Linear:
+def linearize_by_differences(
+    f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratures: int = 0
+) -> Linearization:
     """Return f near (t, y) by forward differences; the last `quadratures` components are such as nothing depends on.
 
     They are usable where a quarter of the differences changes f by a quarter, unlike that of sqrt(y) at y = 0.
     """
-    drift, dynamic = difference_in_time(f, t, y, h, slope), len(y) - quadratures
+    time_derivative, dynamic = difference_time_derivative(f, t, y, h, slope), len(y) - quadratures
     # What is next to zero has the size that the step would give it: sqrt(y) looks straight from too near.
     scale = torch.where(y.abs() < 1e-5, (h * slope).abs().clamp_min(1e-5), y.abs())
     sizes = math.sqrt(torch.finfo(y.dtype).eps) * scale
@@ -184,20 +190,20 @@ def differences(f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratu
     parts, terms = jacobian * (sizes[:dynamic] / 4), jacobian.abs() @ y[:dynamic].abs()
     straight = _straight(f(t, y + sizes / 4) - slope, parts.sum(1), parts.abs().sum(1), slope.abs() + terms)
     if not quadratures:
-        return Matrix(slope, drift, jacobian, straight)
-    core = Matrix(slope[:dynamic], None, jacobian[:dynamic], straight)
-    return Bordered(slope, drift, core, lambda x: torch.mv(jacobian[dynamic:], x))
+        return DenseLinearization(slope, time_derivative, jacobian, straight)
+    core = DenseLinearization(slope[:dynamic], None, jacobian[:dynamic], straight)
+    return QuadratureLinearization(slope, time_derivative, core, lambda x: torch.mv(jacobian[dynamic:], x))
 
 
-def difference_in_time(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
+def difference_time_derivative(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
     """Return df/dt by a forward difference; nan where it is no derivative, as that of sqrt(t) at t = 0."""
     delta = math.copysign(min(math.sqrt(torch.finfo(y.dtype).eps) * max(abs(t), abs(h)), abs(h)), h)
     later, sooner = t + delta, t + delta / 4
-    drift = (f(later, y) - slope) / (later - t)
-    part = drift.detach() * (sooner - t)
+    time_derivative = (f(later, y) - slope) / (later - t)
+    part = time_derivative.detach() * (sooner - t)
     with torch.no_grad():
         straight = _straight(f(sooner, y) - slope, part, part.abs(), slope.abs())
-    return drift if straight else torch.full_like(drift, math.nan)
+    return time_derivative if straight else torch.full_like(time_derivative, math.nan)
 
 
 def _straight(change: Tensor, expected: Tensor, moved: Tensor, terms: Tensor) -> bool:
@@ -218,7 +224,7 @@ def _point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return whole[:n], whole[-1], whole[n : 2 * n]
 
 
-def _drift(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Tensor | None:
+def _time_derivative(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Tensor | None:
     """Return df/dt by a reverse pass of a reverse pass, or None where the slope does not depend on the time."""
     if not time.requires_grad:
         return None

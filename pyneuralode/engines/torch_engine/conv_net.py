@@ -10,7 +10,7 @@ from ...conv_fields import ConcatConv
 from .activations import ACTIVATIONS, DERIVATIVES
 
 
-class Convolved:
+class ConvNet:
     """The slope of a `ConcatConv`, and what Hutchinson's estimate needs of its Jacobian; z is (n, d).
 
     Made under torch.autocast, it computes the convolutions in autocast's dtype, whenever it is called; what
