@@ -481,7 +481,7 @@ def test_a_singularity_is_named(solver):
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "KenCarp4"])
 def test_a_failed_linear_solve_is_named(solver, monkeypatch):
-    monkeypatch.setattr(linearizations, "VECTORS", 1)
-    monkeypatch.setattr(linearizations, "RESTARTS", 1)
+    monkeypatch.setattr(linearizations, "MAX_VECTORS", 1)
+    monkeypatch.setattr(linearizations, "MAX_RESTARTS", 1)
     with pytest.raises(SolverError, match="GMRES did not solve its linear systems"):
         solve(MatrixFree(), SAMPLES, [0.0, 1.0], solver=solver, step_size=0.1)

@@ -3,10 +3,11 @@
 Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
 plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
 
-A method is what has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
-``method.step(f, t, t_end, y, first, tolerance)``, in each march from `method.stepper()`. A step is what `Step` shows:
-its start, its end, the state between and the error, and two things to begin another step with: `carry` (the one after)
-and `again` (a shorter one from the same point). A step that failed says why in `failure`.
+A method has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
+``method.step(f, t, t_end, y, carry, tolerance)``, each march by the stepper that `method.stepper()` returns. A step
+has the attributes of `Step`: its start, its end, the state in between, its error, and two objects from which another
+step can start: `carry` (for the step after it) and `retry` (for a shorter step from the same point). A step that failed
+says why in `failure`.
 """
 
 from __future__ import annotations
@@ -46,23 +47,23 @@ class Tolerance(NamedTuple):
 
 
 class Method:
-    """A tableau as tensors of one dtype and device, its zero weights left out."""
+    """A tableau as tensors of one dtype and device, without its zero weights."""
 
     def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
         self.tableau = tableau
         s = tableau.stages
         rows = [tableau.A[i, :i] for i in range(1, s)] + [tableau.b]
-        self.estimates = 0 if tableau.error is None else len(tableau.error)
+        self.estimate_count = 0 if tableau.error is None else len(tableau.error)
         rows += [] if tableau.error is None else list(tableau.error)
         rows += [] if tableau.extra_A is None else [row[: s + i] for i, row in enumerate(tableau.extra_A)]
-        self.used = [np.flatnonzero(row).tolist() for row in rows]
-        self.sizes = [len(used) for used in self.used]
-        flat = np.concatenate([row[used] for row, used in zip(rows, self.used)])
-        self.numbers = np.split(flat, np.cumsum(self.sizes)[:-1])
+        self.nonzero = [np.flatnonzero(row).tolist() for row in rows]
+        self.sizes = [len(nonzero) for nonzero in self.nonzero]
+        flat = np.concatenate([row[nonzero] for row, nonzero in zip(rows, self.nonzero)])
+        self.coefficients = np.split(flat, np.cumsum(self.sizes)[:-1])
         self.weights = torch.tensor(flat, dtype=dtype, device=device)
         self.c = tableau.c.tolist() + ([] if tableau.extra_c is None else tableau.extra_c.tolist())
         self.dtype, self.device = dtype, device
-        # A slope at the end, where the method evaluates one, is handed on as the next step's first stage.
+        # A slope at the end, where the method evaluates one, is the next step's first stage.
         self.end_stage = tableau.end_stage
 
     def stepper(self) -> Method:
@@ -74,11 +75,11 @@ class Method:
         t: float,
         t_end: float,
         y: Tensor,
-        first: Tensor | None = None,
+        carry: Tensor | None = None,
         tolerance: Tolerance | None = None,
     ) -> Step:
-        # What a method for stiff problems hands on holds the slope among other things.
-        return Step(self, f, t, t_end, y, getattr(first, "slope", first))
+        # What a method for stiff problems carries over holds the slope among other things.
+        return Step(self, f, t, t_end, y, getattr(carry, "slope", carry))
 
 
 class Step:
@@ -87,11 +88,11 @@ class Step:
     __slots__ = ("method", "f", "t", "t_end", "h", "y", "end", "stages", "_weights")
     failure: str | None = None
 
-    def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, first: Tensor | None = None):
+    def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, slope: Tensor | None = None):
         self.method, self.f, self.t, self.t_end, self.y = method, f, t, t_end, y
         self.h = t_end - t
         self._weights = (method.weights * self.h).split(method.sizes)
-        self.stages = [f(t, y) if first is None else first]
+        self.stages = [f(t, y) if slope is None else slope]
         s = method.tableau.stages
         for i in range(1, s):
             at = self._combine(i - 1)
@@ -99,16 +100,16 @@ class Step:
         self.end = at if method.tableau.fsal else self._combine(s - 1)
 
     def _combine(self, row: int) -> Tensor:
-        used = self.method.used[row]
-        if len(used) == 1:
-            return torch.add(self.y, self.stages[used[0]], alpha=float(self.method.numbers[row][0]) * self.h)
-        stack = torch.stack([self.stages[j] for j in used])
+        nonzero = self.method.nonzero[row]
+        if len(nonzero) == 1:
+            return torch.add(self.y, self.stages[nonzero[0]], alpha=float(self.method.coefficients[row][0]) * self.h)
+        stack = torch.stack([self.stages[j] for j in nonzero])
         return torch.addmv(self.y, stack.t(), self._weights[row])
 
     def extend(self) -> None:
-        """Evaluate the further stages that only the interpolant needs."""
+        """Evaluate the extra stages that only the interpolant needs."""
         for i in range(len(self.stages), len(self.method.c)):
-            at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimates)
+            at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimate_count)
             self.stages.append(self.f(stage_time(self, self.method.c[i]), at))
 
     @property
@@ -122,7 +123,7 @@ class Step:
         return self.end_slope
 
     @property
-    def again(self) -> Tensor:
+    def retry(self) -> Tensor:
         return self.stages[0]
 
     def at(self, times: list[float]) -> Tensor:
@@ -136,8 +137,8 @@ class Step:
         with torch.no_grad():
             scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
             estimates = []
-            for row in range(s, s + self.method.estimates):
-                stack = torch.stack([self.stages[j] for j in self.method.used[row]])
+            for row in range(s, s + self.method.estimate_count):
+                stack = torch.stack([self.stages[j] for j in self.method.nonzero[row]])
                 estimates.append(float(norm(torch.mv(stack.t(), self._weights[row]).div_(scale))))
         if len(estimates) == 1 or estimates[0] == 0:
             return estimates[0]
@@ -151,12 +152,12 @@ class Step:
 
 
 def stage_time(step: Step, c: float) -> float:
-    """Return the time of a stage; at the end of the step it is that very number, where the field may jump or end."""
+    """Return the time of a stage: at the end of the step exactly `t_end`, beyond which the field may jump or end."""
     return step.t_end if c == 1 else step.t + c * step.h
 
 
 def interpolate(step: Step, times: list[float], scale: float = 1.0) -> Tensor:
-    """Return the weights (len(times), stages) of the stages of `step` in its dense output, times `scale`."""
+    """Return the weights (len(times), stages) of the stages of `step` in its dense output, multiplied by `scale`."""
     interpolant = step.method.tableau.interpolant
     theta = (np.asarray(times) - step.t) / step.h
     powers = theta[:, None] ** np.arange(1, interpolant.shape[1] + 1)
@@ -168,7 +169,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def largest_rms(sizes: Sequence[int]) -> Norm:
-    """Return the largest root mean square of consecutive parts of these sizes: a long part hides no short one."""
+    """Return the norm that is the largest root mean square of consecutive parts: no short part hides in a long one."""
     if len(sizes) == 1:
         root = math.sqrt(sizes[0])
         return lambda x: torch.linalg.vector_norm(x) / root
@@ -201,7 +202,7 @@ def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
 
 
 def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
-    """Return the tolerance for steps from `y`; what fixed steps iterate for they find to rounding."""
+    """Return the tolerance for steps from `y`; iterations within fixed steps converge to rounding."""
     if not adaptive:
         rounding = 1e3 * torch.finfo(y.dtype).eps
         return Tolerance(rounding, rounding, norm)
@@ -216,9 +217,9 @@ def fixed_march(
     method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics, tolerance: Tolerance
 ) -> Iterator[Step]:
     """Step through the times of `grid`."""
-    stepper, first = method.stepper(), None
+    stepper, carry = method.stepper(), None
     for t, t_end in zip(grid, grid[1:]):
-        step = stepper.step(f, t, t_end, y, first, tolerance)
+        step = stepper.step(f, t, t_end, y, carry, tolerance)
         if step.failure:
             raise SolverError(
                 f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step, or none, "
@@ -228,7 +229,7 @@ def fixed_march(
             )
         statistics.accepted += 1
         yield step
-        y, first = step.end, step.carry
+        y, carry = step.end, step.carry
 
 
 def adaptive_march(
@@ -240,49 +241,51 @@ def adaptive_march(
     control: Control,
     statistics: Statistics,
     norm: Norm = rms,
-    guess: float | None = None,
-    inside: InterpolantControl | None = None,
+    initial_size: float | None = None,
+    interpolant_control: InterpolantControl | None = None,
 ) -> Iterator[Step]:
     """Yield accepted steps from `t` to `t_end` in either direction.
 
-    `guess` is the first step's size where the caller knows a good one, `inside` where the states between a step's ends
-    are asked for: a step that is not good enough there is taken again, shorter, or to the first of those times.
-    Tolerances are numbers or NumPy arrays (n,).
+    `initial_size` is the size of the first step where the caller knows a good one. `interpolant_control` is given where
+    states between the ends of steps are requested: a step that is not accurate enough there is repeated, shorter or up to
+    the first of those times. Tolerances are numbers or NumPy arrays (n,).
     """
     tolerance, stepper = step_tolerance(control, y, norm), method.stepper()
     direction = math.copysign(1.0, t_end - t)
-    first = f(t, y)
-    if not bool(torch.isfinite(first).all()):
+    carry = f(t, y)
+    if not bool(torch.isfinite(carry).all()):
         raise bad_start_error(t)
-    size = guess or control.first_step or _first_size(f, t, y, first, t_end, method.tableau, *tolerance)
-    previous, growth, wanted = 1.0, MAX_FACTOR, None
+    size = initial_size or control.first_step or _initial_size(f, t, y, carry, t_end, method.tableau, *tolerance)
+    previous, growth, output_stop = 1.0, MAX_FACTOR, None
     _, *stops = stop_times([t, t_end], control)
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
             raise too_many_steps_error(control, t, size)
         smallest = smallest_step(control, t)
         size = max(min(size, control.max_step), smallest)
-        stop = stops[0] if wanted is None else wanted
+        stop = stops[0] if output_stop is None else output_stop
         remaining = abs(stop - t)
         cut = size >= remaining
-        step = stepper.step(f, t, stop if cut else t + direction * size, y, first, tolerance)
+        step = stepper.step(f, t, stop if cut else t + direction * size, y, carry, tolerance)
         error, order = step.error(*tolerance), step.method.tableau.error_order + 1
-        between = inside.error(step, f, tolerance) if inside is not None and error <= 1 else 0.0
-        error = max(error, between)  # in this order, in which NaN stays
+        interpolant_error = (
+            interpolant_control.error(step, f, tolerance) if interpolant_control is not None and error <= 1 else 0.0
+        )
+        error = max(error, interpolant_error)  # in this order, which keeps a NaN
         finite = math.isfinite(error)
         if finite and error <= 1:
             statistics.accepted += 1
             yield step
-            t, y, first, wanted = step.t_end, step.end, step.carry, None
+            t, y, carry, output_stop = step.t_end, step.end, step.carry, None
             size = size_after_step(step.h, size if cut else abs(step.h), error, previous, growth, order)
             previous, growth = max(error, 1e-4), MAX_FACTOR
             if t == stops[0]:
                 del stops[0]
         else:
             statistics.rejected += 1
-            first, shorter = step.again, size_after_rejection(step.h, error, finite, order)
-            wanted = inside.stop(t, shorter) if between > 1 else None
-            if wanted is not None:
+            carry, shorter = step.retry, size_after_rejection(step.h, error, finite, order)
+            output_stop = interpolant_control.next_stop(t, shorter) if interpolant_error > 1 else None
+            if output_stop is not None:
                 continue
             if min(size, remaining) <= smallest:
                 raise too_small_step_error(control, t, shorter, finite, step.failure)
@@ -330,7 +333,7 @@ def too_small_step_error(
 
 
 @torch.no_grad()
-def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
+def _initial_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
     trial = trial_step_size(d0, d1, t_end - t, MIN_STEP_SPACINGS * math.ulp(t))
@@ -341,7 +344,7 @@ def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
 
 @dataclass
 class StepOutputs:
-    """One step of a march and the outputs that fall into it: indices into the times asked for."""
+    """One step of a march, and the indices of the requested times that it covers."""
 
     step: Step
     outputs: list[int]
@@ -378,17 +381,21 @@ def march(
     control: Control,
     statistics: Statistics,
     norm: Norm = rms,
-    guess: float | None = None,
+    initial_size: float | None = None,
     dense: bool = False,
 ) -> Iterator[StepOutputs]:
-    """March through `ts`, adaptively or in fixed steps, saying with each step which times it covers.
+    """March through `ts`, adaptively or in fixed steps, and yield each step with the times that it covers.
 
-    `dense`: the states everywhere inside the steps are asked for, not those at `ts` alone.
+    With `dense`, states are requested everywhere inside the steps, not only at `ts`.
     """
     grid = fixed_grid(method.tableau, ts, control)
     if grid is None:
-        inside = InterpolantControl(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
-        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess, inside)
+        interpolant_control = (
+            InterpolantControl(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
+        )
+        steps = adaptive_march(
+            method, f, y, ts[0], ts[-1], control, statistics, norm, initial_size, interpolant_control
+        )
     else:
         steps = fixed_march(method, f, y, grid, statistics, step_tolerance(control, y, norm, adaptive=False))
     forward = ts[-1] > ts[0]
@@ -400,9 +407,9 @@ def march(
         yield StepOutputs(step, list(range(first, j)))
 
 
-def output_states(stop: StepOutputs, ts: list[float]) -> list[Tensor]:
-    """Return the states at the times that `stop` covers, one tensor (n,) each."""
-    step = stop.step
-    inside = [ts[j] for j in stop.outputs if ts[j] != step.t_end]
+def output_states(covered: StepOutputs, ts: list[float]) -> list[Tensor]:
+    """Return the states at the times that a step covers, one tensor (n,) each."""
+    step = covered.step
+    inside = [ts[j] for j in covered.outputs if ts[j] != step.t_end]
     states = list(step.at(inside).unbind()) if inside else []
-    return states + [step.end] * (len(stop.outputs) - len(inside))
+    return states + [step.end] * (len(covered.outputs) - len(inside))

@@ -10,7 +10,7 @@ import numpy as np
 from ..tableaus import TABLEAUS
 from ..tableaus.tableau import padded
 
-# What takes a step that starts where the Jacobian is not usable, such as that of sqrt(y) at y = 0.
+# Takes the steps that start where the Jacobian is not usable, as for sqrt(y) at y = 0.
 EXPLICIT_FALLBACK = TABLEAUS["Tsit5"]
 
 

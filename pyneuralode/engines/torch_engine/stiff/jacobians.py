@@ -1,4 +1,4 @@
-"""From a problem's field to its linearizations: how its Jacobian is had."""
+"""Where linearizations come from: autograd, the user's own Jacobian, or finite differences."""
 
 from __future__ import annotations
 
@@ -18,111 +18,115 @@ from .linearizations import DenseLinearization, Linearization, MatrixFreeLineari
 
 # Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
 # unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorizes in about a second.
-LARGE = 10_000_000
-# Part of a change by which two difference quotients may differ where they stand for a derivative.
-STRAIGHT = 0.02
+MATRIX_FREE_SIZE = 10_000_000
+# Relative difference allowed between two difference quotients that approximate one derivative.
+DIFFERENCE_TOLERANCE = 0.02
 
 
 class LinearizableSlope:
     """The flat slope f(t, y) of a problem, and its linearization at a point.
 
     The Jacobian comes from autograd: for a described field one matrix for each sample (the states along the last
-    axis), for a module or callable one of the whole state. A module or callable can know more by its attributes:
+    axis), for a module or callable one of the whole state. A module or callable can say more by its attributes:
 
-    - ``jacobian(t, y)`` returns it, of shape (*y.shape, *y.shape), with `samplewise` (*y.shape, y.shape[-1]);
-    - ``samplewise = True``: it treats the vectors along the last axis of y one by one and takes any leading axes;
-    - ``matrix_free = True``: its Jacobian is never formed, as by itself none of more than `LARGE` numbers is.
+    - ``jacobian(t, y)`` returns the Jacobian, (*y.shape, *y.shape), or with `samplewise` (*y.shape, y.shape[-1]);
+    - ``samplewise = True``: it treats the vectors along the last axis of y separately and accepts any leading axes;
+    - ``matrix_free = True``: its Jacobian is never formed; nor is any of more than `MATRIX_FREE_SIZE` numbers.
 
-    A field that autograd does not see through, of NumPy say, is differentiated by differences.
+    A field that autograd cannot see through, such as one written with NumPy, is differentiated by differences.
     """
 
     def __init__(self, f: Slope, dynamics: Any, parameters: dict[str, Tensor], layout: Layout, statistics: Statistics):
         self.f, self.layout, self.statistics = f, layout, statistics
         self.call, _ = bind(dynamics, parameters)
         shape = layout.shapes[0]
-        described = isinstance(dynamics, VectorField)
-        samplewise = described or bool(getattr(dynamics, "samplewise", False))
-        if samplewise and not described and (layout.is_tuple or not shape):
+        is_described = isinstance(dynamics, VectorField)
+        samplewise = is_described or bool(getattr(dynamics, "samplewise", False))
+        if samplewise and not is_described and (layout.is_tuple or not shape):
             raise ArgumentError(
                 f"samplewise is True and y0 {layout.describe()}: give y0 of shape (..., d), one vector for each sample."
             )
         self.unknowns = shape[-1] if samplewise else sum(part.numel() for part in layout.shapes)
         self.samplewise = samplewise and self.unknowns < shape.numel()
         numbers = self.unknowns * sum(part.numel() for part in layout.shapes)
-        self.matrix_free = bool(getattr(dynamics, "matrix_free", numbers > LARGE))
+        self.matrix_free = bool(getattr(dynamics, "matrix_free", numbers > MATRIX_FREE_SIZE))
         # A module's jacobian computes with its own parameters, whatever others are given.
         module = dict(dynamics.named_parameters()) if isinstance(dynamics, nn.Module) else parameters
         own = all(module[name].data_ptr() == value.data_ptr() for name, value in parameters.items())
-        self.jacobian = getattr(dynamics, "jacobian", None) if own and not described else None
-        self.described = described
-        # What a callable holds is known only when it is called; where NumPy is delivered nobody asks for gradients.
-        self.trains = any(p.requires_grad for p in parameters.values())
-        self.holds_gradients = self.trains or not (described or isinstance(dynamics, nn.Module) or layout.numpy)
-        self.reads_clock: bool | None = None  # whether it uses t in a way that autograd does not see, once known
+        self.jacobian = getattr(dynamics, "jacobian", None) if own and not is_described else None
+        self.is_described = is_described
+        # What a callable holds is known only when it is called; for NumPy states no gradient is wanted.
+        self.trains_parameters = any(p.requires_grad for p in parameters.values())
+        self.holds_gradients = self.trains_parameters or not (
+            is_described or isinstance(dynamics, nn.Module) or layout.numpy
+        )
+        self.depends_on_time: bool | None = (
+            None  # whether f uses t in a way that autograd does not see; known after the first check
+        )
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         return self.f(t, y)
 
     def linearize(self, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return f near (t, y), recorded where autograd records f; `h` is a step inside the span, for differences."""
+        """Return the linearization at (t, y), recorded if autograd records f; `h` is a step inside the span, for differences."""
         if self.statistics.nfev == 0:
-            self.f(t, y)  # the first call, whose errors are told as y0's, is one without gradients
+            self.f(t, y)  # errors of the first call are reported as errors of y0, so it is made without gradients
         recording = torch.is_grad_enabled() and (
-            y.requires_grad or self.trains or (self.holds_gradients and self.f(t, y).requires_grad)
+            y.requires_grad or self.trains_parameters or (self.holds_gradients and self.f(t, y).requires_grad)
         )
         with torch.enable_grad():
-            at, time, dummy = _point(t, y if recording else y.detach())
+            at, time, dummy = _differentiation_point(t, y if recording else y.detach())
             time = time if time_derivative else time.detach()
             slope, at = self._evaluate(time, at)
             if slope is not None and slope.requires_grad:
                 linear = self._by_autograd(slope, at, time, dummy, recording)
-                if time_derivative and linear.time_derivative is None and not self.described:
+                if time_derivative and linear.time_derivative is None and not self.is_described:
                     with torch.set_grad_enabled(recording):
                         linear.time_derivative = self._unrecorded_time_derivative(t, y, h, linear.slope)
-                if linear.still is not None and not self.samplewise:
-                    # Autograd says nan of what is smooth, such as where(y > 0, sqrt(y), 0) below 0; differences do not.
+                if linear.frozen is not None and not self.samplewise:
+                    # Autograd gives NaN for some smooth functions, such as where(y > 0, sqrt(y), 0) below 0; differences do not.
                     by_differences = linearize_by_differences(self.f, t, y.detach(), h, linear.slope.detach())
                     if by_differences.usable:
-                        by_differences.slope = linear.slope  # through which the gradient becomes nan, not wrong
+                        by_differences.slope = linear.slope  # so that the gradient becomes NaN, not wrong
                         return by_differences
                 return linear
         with torch.no_grad():
-            slope = self.f(t, y) if slope is None or self._by_samples else slope
+            slope = self.f(t, y) if slope is None or self._samplewise_autograd else slope
             if self.jacobian is None:
                 return linearize_by_differences(self.f, t, y, h, slope)
             return DenseLinearization(
-                slope, difference_time_derivative(self.f, t, y, h, slope), self._given(time.detach(), y)
+                slope, difference_time_derivative(self.f, t, y, h, slope), self._user_jacobian(time.detach(), y)
             )
 
     def _evaluate(self, time: Tensor, at: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the slope, or none where the field does not take tensors with gradients, and the state it is of."""
+        """Return the slope (None if the field does not take tensors with gradients) and the state at which it was evaluated."""
         try:
-            return self._samples(time, at) if self._by_samples else (self.f(time, at), at)
+            return self._samplewise_slopes(time, at) if self._samplewise_autograd else (self.f(time, at), at)
         except RuntimeError as error:
-            if "requires grad" not in str(error):  # torch's word for a tensor that NumPy cannot take
+            if "requires grad" not in str(error):  # from torch's message for a tensor that NumPy cannot take
                 raise
             return None, at
 
     def _unrecorded_time_derivative(self, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor | None:
-        """Return df/dt by differences for a field such as -y + math.cos(t), which autograd takes for autonomous."""
-        if self.reads_clock is None:
-            self.reads_clock = not torch.equal(self.f(t + h, y), self.f(t, y))
-        return difference_time_derivative(self.f, t, y, h, slope) if self.reads_clock else None
+        """Return df/dt by differences for a field such as -y + math.cos(t), which looks autonomous to autograd."""
+        if self.depends_on_time is None:
+            self.depends_on_time = not torch.equal(self.f(t + h, y), self.f(t, y))
+        return difference_time_derivative(self.f, t, y, h, slope) if self.depends_on_time else None
 
     @property
-    def _by_samples(self) -> bool:
+    def _samplewise_autograd(self) -> bool:
         return self.samplewise and self.jacobian is None and not self.matrix_free
 
-    def _samples(self, time: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return slope and state, each (d, *state shape): as many copies as a sample has components."""
+    def _samplewise_slopes(self, time: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return slope and state, each (d, *state shape): one copy for each component of a sample."""
         self.statistics.nfev += 1
         at = self.layout.unpack(y).expand(self.unknowns, *self.layout.shapes[0])
         slope = self.call(time, at)
-        return slope if self.described else slope.clone(), at  # a user's function may fill it again at its next call
+        return slope if self.is_described else slope.clone(), at  # a user's function may overwrite it at its next call
 
     def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Linearization:
         if self.jacobian is not None:
-            jacobian = self._given(time, at if recording else at.detach())
+            jacobian = self._user_jacobian(time, at if recording else at.detach())
             time_derivative = _time_derivative(slope, time, dummy, recording)
         elif self.matrix_free:
             return MatrixFreeLinearization(slope, _time_derivative(slope, time, dummy, recording), at, dummy, recording)
@@ -145,10 +149,12 @@ class LinearizableSlope:
             time_derivative = time_derivatives[0] if time_derivatives else None
             jacobian = torch.zeros_like(units) if jacobian is None else jacobian
         return DenseLinearization(
-            _kept(slope, recording), _kept(time_derivative, recording), _kept(jacobian, recording)
+            _detach_unless(slope, recording),
+            _detach_unless(time_derivative, recording),
+            _detach_unless(jacobian, recording),
         )
 
-    def _given(self, time: Tensor, at: Tensor) -> Tensor:
+    def _user_jacobian(self, time: Tensor, at: Tensor) -> Tensor:
         state = self.layout.unpack(at)
         jacobian = self.jacobian(time, state)
         shape = self.layout.shapes[0]
@@ -159,11 +165,11 @@ class LinearizableSlope:
                 f"jacobian returned {given} for a state of shape {self.layout.describe()}: return a tensor {expected}."
             )
         square = (-1, shape[-1], shape[-1]) if self.samplewise else (at.numel(), -1)
-        return jacobian.reshape(square).clone()  # the user's function may fill it again at its next call
+        return jacobian.reshape(square).clone()  # the user's function may overwrite it at its next call
 
 
 def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-    """Return f near (t, y), by its own method if it has one and by differences otherwise; `time_derivative`: with df/dt."""
+    """Return the linearization of f at (t, y): by its own `linearize` if it has one, by differences otherwise."""
     own = getattr(f, "linearize", None)
     return linearize_by_differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, time_derivative)
 
@@ -172,12 +178,12 @@ def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = T
 def linearize_by_differences(
     f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratures: int = 0
 ) -> Linearization:
-    """Return f near (t, y) by forward differences; the last `quadratures` components are such as nothing depends on.
+    """Return the linearization at (t, y) by forward differences; f does not depend on its last `quadratures` components.
 
-    They are usable where a quarter of the differences changes f by a quarter, unlike that of sqrt(y) at y = 0.
+    It is usable if a quarter of each difference changes f by a quarter, unlike for sqrt(y) at y = 0.
     """
     time_derivative, dynamic = difference_time_derivative(f, t, y, h, slope), len(y) - quadratures
-    # What is next to zero has the size that the step would give it: sqrt(y) looks straight from too near.
+    # A component next to zero is scaled by the change in the step: over too short a difference sqrt(y) looks linear.
     scale = torch.where(y.abs() < 1e-5, (h * slope).abs().clamp_min(1e-5), y.abs())
     sizes = math.sqrt(torch.finfo(y.dtype).eps) * scale
     sizes[dynamic:] = 0
@@ -188,35 +194,37 @@ def linearize_by_differences(
         columns.append((f(t, moved) - slope) / (moved[j] - y[j]))
     jacobian = torch.stack(columns, dim=1)
     parts, terms = jacobian * (sizes[:dynamic] / 4), jacobian.abs() @ y[:dynamic].abs()
-    straight = _straight(f(t, y + sizes / 4) - slope, parts.sum(1), parts.abs().sum(1), slope.abs() + terms)
+    linear_enough = _changes_linearly(
+        f(t, y + sizes / 4) - slope, parts.sum(1), parts.abs().sum(1), slope.abs() + terms
+    )
     if not quadratures:
-        return DenseLinearization(slope, time_derivative, jacobian, straight)
-    core = DenseLinearization(slope[:dynamic], None, jacobian[:dynamic], straight)
+        return DenseLinearization(slope, time_derivative, jacobian, linear_enough)
+    core = DenseLinearization(slope[:dynamic], None, jacobian[:dynamic], linear_enough)
     return QuadratureLinearization(slope, time_derivative, core, lambda x: torch.mv(jacobian[dynamic:], x))
 
 
 def difference_time_derivative(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
-    """Return df/dt by a forward difference; nan where it is no derivative, as that of sqrt(t) at t = 0."""
+    """Return df/dt by a forward difference; NaN where there is no derivative, as for sqrt(t) at t = 0."""
     delta = math.copysign(min(math.sqrt(torch.finfo(y.dtype).eps) * max(abs(t), abs(h)), abs(h)), h)
     later, sooner = t + delta, t + delta / 4
     time_derivative = (f(later, y) - slope) / (later - t)
     part = time_derivative.detach() * (sooner - t)
     with torch.no_grad():
-        straight = _straight(f(sooner, y) - slope, part, part.abs(), slope.abs())
-    return time_derivative if straight else torch.full_like(time_derivative, math.nan)
+        linear_enough = _changes_linearly(f(sooner, y) - slope, part, part.abs(), slope.abs())
+    return time_derivative if linear_enough else torch.full_like(time_derivative, math.nan)
 
 
-def _straight(change: Tensor, expected: Tensor, moved: Tensor, terms: Tensor) -> bool:
-    """Return whether f changes as a difference quotient says; `terms` are what its values were rounded at."""
+def _changes_linearly(change: Tensor, expected: Tensor, moved: Tensor, terms: Tensor) -> bool:
+    """Return whether f changes as a difference quotient predicts; `terms` is the magnitude at which f was rounded."""
     noise = 16 * torch.finfo(change.dtype).eps * terms.detach()
-    return bool(((change - expected).abs() <= STRAIGHT * moved + noise).all())
+    return bool(((change - expected).abs() <= DIFFERENCE_TOLERANCE * moved + noise).all())
 
 
-def _point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the state (n,), the time () and a dummy (n,), to be differentiated by.
+def _differentiation_point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the state (n,), the time () and a dummy (n,), with respect to which f is differentiated.
 
-    All are parts of one tensor: autograd walks down to the oldest of what it differentiates by, and leaves would count
-    as older than all earlier steps, so that each step took longer than the one before.
+    All are parts of one tensor: autograd walks back to the oldest of its inputs, and separate leaves would count as
+    older than all earlier steps, so that each step would take longer than the one before.
     """
     n = len(y)
     whole = torch.cat([y, y.new_zeros(n), y.new_full((1,), t)])
@@ -225,14 +233,14 @@ def _point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _time_derivative(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Tensor | None:
-    """Return df/dt by a reverse pass of a reverse pass, or None where the slope does not depend on the time."""
+    """Return df/dt by two reverse passes, or None if the slope does not depend on the time."""
     if not time.requires_grad:
         return None
-    (pulled,) = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)
-    if pulled is None or not pulled.requires_grad:
+    (transposed_product,) = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)
+    if transposed_product is None or not transposed_product.requires_grad:
         return None
-    return torch.autograd.grad(pulled, dummy, retain_graph=True, create_graph=recording)[0]
+    return torch.autograd.grad(transposed_product, dummy, retain_graph=True, create_graph=recording)[0]
 
 
-def _kept(x: Tensor | None, recording: bool) -> Tensor | None:
+def _detach_unless(x: Tensor | None, recording: bool) -> Tensor | None:
     return x if recording or x is None else x.detach()

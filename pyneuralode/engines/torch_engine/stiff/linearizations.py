@@ -1,4 +1,4 @@
-"""A vector field near one point: its slope, its Jacobian J, and solves with I - scale J, as matrices or matrix-free."""
+"""Linearizations of a slope at one point: the slope, its Jacobian J, and solvers for I - scale J, dense or matrix-free."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from ...state import all_finite
 from ..once_differentiable import once_differentiable
 
-# Restarts of GMRES, vectors kept between them, and the precision that suffices inside an iteration of Newton's.
-RESTARTS, VECTORS, ROUGH = 10, 100, 1e-3
+# Restarts of GMRES, Krylov vectors between them, and the precision that suffices inside a Newton iteration.
+MAX_RESTARTS, MAX_VECTORS, ROUGH_PRECISION = 10, 100, 1e-3
 
 
 class ShiftedSolver(Protocol):
-    """I - scale J, ready to be solved with; never recorded by autograd."""
+    """Solves linear systems with the matrix I - scale J; never recorded by autograd. `failure` says what went wrong."""
 
     failure: str | None
 
@@ -28,53 +28,54 @@ class ShiftedSolver(Protocol):
 
 
 class Linearization(Protocol):
-    """f near (t, y): the slope (n,), its derivative `time_derivative` (n,) with respect to t (None: zero), and the Jacobian."""
+    """f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None means zero), and its Jacobian J."""
 
     slope: Tensor
     time_derivative: Tensor | None
     recorded: bool  # by autograd
-    usable: bool  # whether J and `time_derivative` say how f changes; no step is built on others
-    still: Tensor | None  # which components (n,) a step must not move, since J has no columns for them
+    usable: bool  # whether J and df/dt describe how f changes; otherwise no step is built on them
+    frozen: Tensor | None  # mask (n,) of components that a step must not move, since J has no columns for them
 
-    def product(self, x: Tensor) -> Tensor:
-        """Return J x (n,), differentiable where autograd recorded the linearization."""
+    def jvp(self, x: Tensor) -> Tensor:
+        """Return J x (n,), differentiable if autograd recorded the linearization."""
 
-    def shifted(self, scale: float, rough: bool = False) -> ShiftedSolver:
-        """Return I - scale J; `rough`: to a few digits, where what it solves is corrected anyway."""
+    def shifted_solver(self, scale: float, rough: bool = False) -> ShiftedSolver:
+        """Return a solver for I - scale J; a `rough` one solves to a few digits, for solutions that are corrected anyway."""
 
-    def bound(self) -> float:
-        """Return a bound on the eigenvalues of J."""
+    def spectral_bound(self) -> float:
+        """Return a bound on (or an estimate of) the largest absolute eigenvalue of J."""
 
 
 class DenseLinearization:
-    """A Jacobian (n, n), or one (N, d, d) of N samples that do not know of each other.
+    """A Jacobian matrix (n, n), or N matrices (N, d, d) of samples that do not depend on each other.
 
-    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `straight` says that J is a derivative.
+    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `linear_enough` says whether difference
+    quotients are close to derivatives.
     """
 
-    def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, straight: bool = True):
-        self.slope, self.time_derivative, self.straight, self.still = slope, time_derivative, straight, None
+    def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, linear_enough: bool = True):
+        self.slope, self.time_derivative, self.linear_enough, self.frozen = slope, time_derivative, linear_enough, None
         if not all_finite(jacobian):
             columns = ~torch.isfinite(jacobian).all(-2)
-            self.still, jacobian = columns.reshape(-1), jacobian.masked_fill(columns[..., None, :], 0.0)
+            self.frozen, jacobian = columns.reshape(-1), jacobian.masked_fill(columns[..., None, :], 0.0)
         self.jacobian, self.recorded = jacobian, jacobian.requires_grad
 
     @property
     def usable(self) -> bool:
-        return self.straight and (self.time_derivative is None or all_finite(self.time_derivative))
+        return self.linear_enough and (self.time_derivative is None or all_finite(self.time_derivative))
 
-    def product(self, x: Tensor) -> Tensor:
+    def jvp(self, x: Tensor) -> Tensor:
         return torch.matmul(self.jacobian, x.view(*self.jacobian.shape[:-1], 1)).view(-1)
 
-    def shifted(self, scale: float, rough: bool = False) -> LUSolver:
+    def shifted_solver(self, scale: float, rough: bool = False) -> LUSolver:
         return LUSolver(self.jacobian.detach(), scale)
 
-    def bound(self) -> float:
+    def spectral_bound(self) -> float:
         return float(self.jacobian.detach().abs().sum(-1).max())
 
 
 class LUSolver:
-    """The factors of I - scale J. Where it is singular solves are not finite, and the step with them is rejected."""
+    """LU factors of I - scale J. If it is singular, solutions are not finite and the step that uses them is rejected."""
 
     failure = None
 
@@ -93,12 +94,12 @@ class LUSolver:
 
 
 class MatrixFreeLinearization:
-    """A Jacobian known by its products only, each one pass of autograd through the field.
+    """A Jacobian known only by its products, each one pass of autograd through the field.
 
-    Two reverse passes make a forward one: `pulled` is J^T of a dummy, and its derivative along the dummy is J x.
+    Two reverse passes make a forward one: `transposed_product` is J^T u for a dummy u, and its derivative by u gives J x.
     """
 
-    still = None
+    frozen = None
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
         self.slope, self.time_derivative, self.at, self.recorded = (
@@ -109,52 +110,58 @@ class MatrixFreeLinearization:
         )
         self.graph, self.dummy = slope, dummy
         with torch.enable_grad():
-            (self.pulled,) = torch.autograd.grad(slope, at, self.dummy, create_graph=True, materialize_grads=True)
-        self.usable = all_finite(self.product(torch.ones_like(slope))) and (
+            (self.transposed_product,) = torch.autograd.grad(
+                slope, at, self.dummy, create_graph=True, materialize_grads=True
+            )
+        self.usable = all_finite(self.jvp(torch.ones_like(slope))) and (
             time_derivative is None or all_finite(time_derivative)
         )
 
-    def product(self, x: Tensor) -> Tensor:
-        if not self.pulled.requires_grad:
+    def jvp(self, x: Tensor) -> Tensor:
+        if not self.transposed_product.requires_grad:
             return torch.zeros_like(x)
         return torch.autograd.grad(
-            self.pulled, self.dummy, x, retain_graph=True, create_graph=self.recorded and torch.is_grad_enabled()
+            self.transposed_product,
+            self.dummy,
+            x,
+            retain_graph=True,
+            create_graph=self.recorded and torch.is_grad_enabled(),
         )[0]
 
-    def product_transposed(self, x: Tensor) -> Tensor:
+    def vjp(self, x: Tensor) -> Tensor:
         return torch.autograd.grad(self.graph, self.at, x, retain_graph=True, materialize_grads=True)[0]
 
-    def shifted(self, scale: float, rough: bool = False) -> GMRESSolver:
+    def shifted_solver(self, scale: float, rough: bool = False) -> GMRESSolver:
         return GMRESSolver(self, scale, rough)
 
-    def bound(self) -> float:
+    def spectral_bound(self) -> float:
         """Estimate the largest eigenvalue by a few steps of the power method."""
         x = torch.ones_like(self.slope.detach())
         for _ in range(5):
-            x = self.product(x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)).detach()
+            x = self.jvp(x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)).detach()
         return float(torch.linalg.vector_norm(x))
 
 
 class GMRESSolver:
-    """I - scale J, solved with by GMRES (Saad and Schultz 1986), as it is: without a preconditioner."""
+    """GMRES for I - scale J (Saad and Schultz 1986), without a preconditioner."""
 
     def __init__(self, linear: MatrixFreeLinearization, scale: float, rough: bool):
-        self.linear, self.scale, self.precision = linear, scale, ROUGH if rough else None
+        self.linear, self.scale, self.precision = linear, scale, ROUGH_PRECISION if rough else None
         self.failure: str | None = None
 
     def solve(self, right: Tensor) -> Tensor:
-        return self._gmres(lambda x: x - self.scale * self.linear.product(x), right)
+        return self._gmres(lambda x: x - self.scale * self.linear.jvp(x), right)
 
     def solve_transposed(self, right: Tensor) -> Tensor:
-        return self._gmres(lambda x: x - self.scale * self.linear.product_transposed(x), right)
+        return self._gmres(lambda x: x - self.scale * self.linear.vjp(x), right)
 
     @torch.no_grad()
     def _gmres(self, apply: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        # Else far below any tolerance of the solve, so that a method's order does not feel it.
+        # By default far below any tolerance of the solve, so that the order of the method does not suffer.
         target = (self.precision or torch.finfo(right.dtype).eps ** 0.75) * float(torch.linalg.vector_norm(right))
         x, residual = torch.zeros_like(right), right
-        for _ in range(RESTARTS):
-            x = x + _correction(apply, residual, target)
+        for _ in range(MAX_RESTARTS):
+            x = x + _krylov_correction(apply, residual, target)
             residual = right - apply(x)
             size = float(torch.linalg.vector_norm(residual))
             if size <= 2 * target:
@@ -165,21 +172,21 @@ class GMRESSolver:
         return x
 
 
-def _correction(apply: Callable[[Tensor], Tensor], residual: Tensor, target: float) -> Tensor:
-    """Return the correction from at most `VECTORS` products that makes the residual smallest."""
+def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, target: float) -> Tensor:
+    """Return the correction from at most `MAX_VECTORS` products that makes the residual smallest."""
     size = float(torch.linalg.vector_norm(residual))
     if not 0 < size < math.inf:
         return residual
-    basis = residual.new_empty(VECTORS + 1, len(residual))
+    basis = residual.new_empty(MAX_VECTORS + 1, len(residual))
     basis[0] = residual / size
-    triangle, right, rotations = np.zeros((VECTORS, VECTORS)), [size], []
-    for j in range(VECTORS):
+    triangle, right, rotations = np.zeros((MAX_VECTORS, MAX_VECTORS)), [size], []
+    for j in range(MAX_VECTORS):
         vector, space = apply(basis[j]), basis[: j + 1]
         parts = space @ vector
         vector = torch.addmv(vector, space.t(), parts, alpha=-1)
-        again = space @ vector  # what rounding left
-        vector = torch.addmv(vector, space.t(), again, alpha=-1)
-        *column, length = torch.cat([parts + again, torch.linalg.vector_norm(vector)[None]]).tolist()
+        rest = space @ vector  # what rounding left over
+        vector = torch.addmv(vector, space.t(), rest, alpha=-1)
+        *column, length = torch.cat([parts + rest, torch.linalg.vector_norm(vector)[None]]).tolist()
         for i, (c, s) in enumerate(rotations):
             column[i : i + 2] = c * column[i] + s * column[i + 1], c * column[i + 1] - s * column[i]
         radius = math.hypot(column[j], length)
@@ -196,29 +203,31 @@ def _correction(apply: Callable[[Tensor], Tensor], residual: Tensor, target: flo
 
 
 class QuadratureLinearization:
-    """A field whose last components are quadratures: nothing depends on them, and they are solved for last.
+    """A slope whose last components are quadratures, on which nothing depends: J = [[A, 0], [B, 0]].
 
-    `core` is the field without them, and `below` gives what their slopes have of the others' J x.
+    `core` is the linearization with A, and `below(x)` returns B x.
     """
 
-    recorded, still = False, None
+    recorded, frozen = False, None
 
     def __init__(
         self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
     ):
         self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
-        self.usable = core.usable and core.still is None and (time_derivative is None or all_finite(time_derivative))
+        self.usable = core.usable and core.frozen is None and (time_derivative is None or all_finite(time_derivative))
 
-    def shifted(self, scale: float, rough: bool = False) -> QuadratureSolver:
+    def shifted_solver(self, scale: float, rough: bool = False) -> QuadratureSolver:
         return QuadratureSolver(self, scale, rough)
 
-    def bound(self) -> float:
-        return self.core.bound()
+    def spectral_bound(self) -> float:
+        return self.core.spectral_bound()
 
 
 class QuadratureSolver:
+    """Solves for the states first, then for the quadratures."""
+
     def __init__(self, linear: QuadratureLinearization, scale: float, rough: bool):
-        self.core, self.below, self.scale = linear.core.shifted(scale, rough), linear.below, scale
+        self.core, self.below, self.scale = linear.core.shifted_solver(scale, rough), linear.below, scale
         self.size = len(linear.core.slope)
 
     @property
@@ -231,29 +240,36 @@ class QuadratureSolver:
 
 
 class BlockTriangularLinearization:
-    """A field of parts of one size: the first, `core`, knows nothing of the others, which share its Jacobian.
+    """A slope of equally large blocks, all with the Jacobian A of the first: J = [[A, 0, 0], [B, A, 0], [C, 0, A]].
 
-    `below` gives what the others' slopes have of the first one's J x, all in one vector.
+    `core` is the linearization of the first block, and `below(x)` returns B x, C x, ... in one vector.
     """
 
-    recorded, still = False, None
+    recorded, frozen = False, None
 
     def __init__(
         self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
     ):
         self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
-        self.usable = core.usable and core.still is None and (time_derivative is None or all_finite(time_derivative))
+        self.usable = core.usable and core.frozen is None and (time_derivative is None or all_finite(time_derivative))
 
-    def shifted(self, scale: float, rough: bool = False) -> BlockTriangularSolver:
+    def shifted_solver(self, scale: float, rough: bool = False) -> BlockTriangularSolver:
         return BlockTriangularSolver(self, scale, rough)
 
-    def bound(self) -> float:
-        return self.core.bound()
+    def spectral_bound(self) -> float:
+        return self.core.spectral_bound()
 
 
 class BlockTriangularSolver:
+    """Solves block after block, each with the solver of the first."""
+
     def __init__(self, linear: BlockTriangularLinearization, scale: float, rough: bool):
-        self.core, self.below, self.scale, self.rough = linear.core.shifted(scale, rough), linear.below, scale, rough
+        self.core, self.below, self.scale, self.rough = (
+            linear.core.shifted_solver(scale, rough),
+            linear.below,
+            scale,
+            rough,
+        )
         self.size = len(linear.core.slope)
 
     @property
@@ -262,55 +278,58 @@ class BlockTriangularSolver:
 
     def solve(self, right: Tensor) -> Tensor:
         first, rest = self.core.solve(right[: self.size]), right[self.size :]
-        if not self.rough:  # a corrected solution needs no more than the diagonal
+        if not self.rough:  # for a solution that is corrected, the diagonal blocks suffice
             rest = torch.add(rest, self.below(first), alpha=self.scale)
         return torch.cat([first, *(self.core.solve(part) for part in rest.split(self.size))])
 
 
 class NegatedTransposeLinearization:
-    """-J^T of another linearization: the adjoint's field."""
+    """A slope whose Jacobian is -J^T with the J of `linear`, as that of the adjoint equation is."""
 
-    time_derivative, recorded, still = None, False, None
+    time_derivative, recorded, frozen = None, False, None
 
     def __init__(self, slope: Tensor, linear: Linearization):
-        self.slope, self.linear, self.usable = slope, linear, linear.usable and linear.still is None
+        self.slope, self.linear, self.usable = slope, linear, linear.usable and linear.frozen is None
 
-    def shifted(self, scale: float, rough: bool = False) -> TransposedSolver:
-        return TransposedSolver(self.linear.shifted(-scale, rough))
+    def shifted_solver(self, scale: float, rough: bool = False) -> TransposedSolver:
+        return TransposedSolver(self.linear.shifted_solver(-scale, rough))
 
-    def bound(self) -> float:
-        return self.linear.bound()
+    def spectral_bound(self) -> float:
+        return self.linear.spectral_bound()
 
 
 class TransposedSolver:
-    def __init__(self, shifted: ShiftedSolver):
-        self.shifted, self.solve = shifted, shifted.solve_transposed
+    """Solves with the transpose of another solver's matrix."""
+
+    def __init__(self, solver: ShiftedSolver):
+        self.solver, self.solve = solver, solver.solve_transposed
 
     @property
     def failure(self) -> str | None:
-        return self.shifted.failure
+        return self.solver.failure
 
 
-def solved(linear: Linearization, shifted: ShiftedSolver, scale: float, right: Tensor) -> Tensor:
+def differentiable_solve(linear: Linearization, solver: ShiftedSolver, scale: float, right: Tensor) -> Tensor:
     """Return x with (I - scale J) x = right, connected to autograd through `right` and J."""
     if not (linear.recorded or right.requires_grad):
-        return shifted.solve(right)
-    x = shifted.solve(right.detach())
-    return ImplicitFunction.apply(shifted, x, torch.add(right - x, linear.product(x), alpha=scale))
+        return solver.solve(right)
+    x = solver.solve(right.detach())
+    return ImplicitFunction.apply(solver, x, torch.add(right - x, linear.jvp(x), alpha=scale))
 
 
 class ImplicitFunction(torch.autograd.Function):
-    """A solution x of residual(x, parameters) = 0, whose derivative is (I - scale J)^-1 times that of the residual.
+    """A solution x of residual(x, parameters) = 0, differentiated by the implicit function theorem.
 
-    The implicit function theorem; `shifted` is minus the residual's derivative with respect to x.
+    Its derivative is (I - scale J)^-1 times that of the residual; `solver` solves with I - scale J, which is minus the
+    derivative of the residual with respect to x.
     """
 
     @staticmethod
-    def forward(ctx, shifted: ShiftedSolver, x: Tensor, residual: Tensor) -> Tensor:
-        ctx.shifted = shifted
+    def forward(ctx, solver: ShiftedSolver, x: Tensor, residual: Tensor) -> Tensor:
+        ctx.solver = solver
         return x.view_as(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangent: Tensor):
-        return None, None, ctx.shifted.solve_transposed(cotangent)
+        return None, None, ctx.solver.solve_transposed(cotangent)

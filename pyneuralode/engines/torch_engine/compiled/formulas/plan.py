@@ -59,7 +59,7 @@ def method_plans(method: Tableau | Rosenbrock | SDIRK | AutoSwitch) -> tuple[Met
     Methods for stiff problems leave single steps to an explicit one, where their Jacobian is not usable.
     """
     if isinstance(method, AutoSwitch):
-        return method_plan(method.explicit), method_plan(method.stiff), method.stability
+        return method_plan(method.explicit), method_plan(method.stiff), method.stability_interval
     return method_plan(method), method_plan(method if isinstance(method, Tableau) else EXPLICIT_FALLBACK), 0.0
 
 
