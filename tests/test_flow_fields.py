@@ -125,7 +125,7 @@ def test_trace_jacobian_and_products_are_those_of_autograd(field, compiled):
     slope, jacobian = layered.jacobian(t, z)
     torch.testing.assert_close(slope, f(t, z))
     torch.testing.assert_close(jacobian.permute(1, 2, 0), expected)
-    slope, product = layered.product(t, z, e)
+    slope, product = layered.vjp(t, z, e)
     torch.testing.assert_close(slope, f(t, z))
     torch.testing.assert_close(product, torch.einsum("ni,nij->nj", e, expected))
 
@@ -140,7 +140,7 @@ def test_a_field_without_layers_has_its_jacobian_by_autograd(recording):
         expected = jacobian_by_autograd(lambda row: f(t, row), z)
         _, trace = by_products.trace(t, z)
         slope, jacobian = by_products.jacobian(t, z)
-        _, product = by_products.product(t, z, e)
+        _, product = by_products.vjp(t, z, e)
     torch.testing.assert_close(trace, expected.diagonal(dim1=1, dim2=2).sum(1))
     torch.testing.assert_close(jacobian.permute(1, 0, 2), expected)
     torch.testing.assert_close(product, torch.einsum("ni,nij->nj", e, expected))

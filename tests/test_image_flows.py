@@ -317,7 +317,7 @@ def test_convolutions_backwards_give_the_same_as_autograd(activation):
     t = torch.tensor(0.3, dtype=torch.float64)
     found = []
     for products in (ConvNet(field, weights), AutogradJacobian(build(field, weights))):
-        slope, row = products.product(t, z, e)
+        slope, row = products.vjp(t, z, e)
         gradients = torch.autograd.grad((slope * u).sum() + row.square().sum(), [z, *weights.values()])
         found.append([slope, row, *gradients])
     for ours, theirs in zip(*found):
@@ -329,10 +329,10 @@ def test_lower_precision_stays_inside_the_convolutions():
     field = ConcatConv(1, 4, 4, (8,))
     weights = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in field.initial(0).items()}
     z = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
-    plain = ConvNet(field, weights).product(0.5, z, z)
+    plain = ConvNet(field, weights).vjp(0.5, z, z)
     with torch.autocast("cpu", torch.bfloat16):
         lower = ConvNet(field, weights)
-    for ours, theirs in zip(lower.product(0.5, z, z), plain):
+    for ours, theirs in zip(lower.vjp(0.5, z, z), plain):
         assert ours.dtype == torch.float32
         assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.02
 

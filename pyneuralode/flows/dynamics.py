@@ -117,7 +117,7 @@ class _Joint:
     def __call__(self, t: Tensor, joint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         z = joint[0]
         if self.noise is not None:
-            slope, row = self.products.product(t, z, self.noise)
+            slope, row = self.products.vjp(t, z, self.noise)
             parts = [slope, (row * self.noise).sum(-1)]
             squares = row.square().sum(-1) if self.jacobian else None
         elif self.jacobian:

@@ -166,7 +166,7 @@ def _find(watch: EventMonitor, layout: Layout, task: Task, y0: Tensor) -> list[t
                 )
                 order = sorted((time, which) for which, time in enumerate(met.times[:, 0].tolist()) if time < math.inf)
                 found += [(direction * time, which, abs(end - start)) for time, which in order]
-                if bool(torch.isfinite(met.limit)):
+                if bool(torch.isfinite(met.terminal_time)):
                     return found
             start, before = end, after
     return found

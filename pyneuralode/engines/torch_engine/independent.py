@@ -18,7 +18,7 @@ from ...problem import Control, EventTrace, Problem, Solution
 from ..inputs import flat_control, read_parameters
 from ..state import Layout, as_tensor, check_times, flatten
 from . import events, numpy_functions
-from .batched.control import AdaptiveControl, GridControl, of_sample
+from .batched.control import AdaptiveControl, GridControl, name_sample
 from .batched.event_monitor import EventMonitor
 from .batched.march import march
 from .batched.replay import Replay, backprop, checkpointed
@@ -204,7 +204,7 @@ def _one_by_one(batch: Batch, alone: Alone) -> Solution:
         try:
             solutions.append(alone(_of_sample(batch, b)))
         except SolverError as error:
-            raise of_sample(error, b) from None
+            raise name_sample(error, b) from None
     reached = [len(solution.ys) for solution in solutions]
     n, width = batch.y0.shape[1], batch.times.shape[1]
     states = torch.stack(
@@ -297,7 +297,7 @@ def _check_finite(states: Tensor, time: Tensor, row: Tensor) -> None:
     if bool(good.all()):
         return
     first = int((~good).nonzero()[0])
-    raise of_sample(not_finite_error(float(time[first])), int(row[first]))
+    raise name_sample(not_finite_error(float(time[first])), int(row[first]))
 
 
 def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) -> Tensor:

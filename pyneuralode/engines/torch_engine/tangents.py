@@ -10,7 +10,7 @@ from ...errors import ArgumentError
 
 
 def in_forward_mode() -> bool:
-    """Return whether torch is within a level of forward-mode differentiation."""
+    """Return whether torch is inside a level of forward-mode differentiation."""
     return forward_ad._current_level >= 0
 
 
@@ -19,12 +19,12 @@ def has_tangent(*tensors: Tensor) -> bool:
 
 
 def carries_derivatives(x: Tensor) -> bool:
-    """Return whether autograd records what is computed from `x`, backwards or forwards."""
+    """Return whether autograd records what is computed from `x`, in reverse or forward mode."""
     return x.requires_grad and torch.is_grad_enabled() or has_tangent(x)
 
 
 def refuse_tangents(where: str, remedy: str, *tensors: Tensor) -> None:
-    """Raise where a tangent would be lost: a derivative that lacks a part of itself is worse than none."""
+    """Raise if a tangent would be lost: an incomplete derivative is worse than none."""
     if has_tangent(*tensors):
         raise ArgumentError(
             f"a tangent of forward-mode differentiation does not pass through {where}: {remedy}, or differentiate backwards."

@@ -6,7 +6,7 @@ from ....fields import ACTIVATIONS
 from .compilation import inner_function
 from .constants import MAP_NAMES
 from .elementary import exp, expm1, log1p, sigmoid, tanh
-from .llvm_codegen import choose, load, over, pointer, routine, store
+from .llvm_codegen import choose, emitted_function, for_each_vector, load, pointer, store
 
 IDENTITY, TANH, RELU, SWISH, SOFTPLUS, ELU, GELU, SIGMOID, SIN = range(len(ACTIVATIONS))
 ROOT_HALF, DENSITY = 0.5**0.5, 0.3989422804014327  # 1 / sqrt(2 pi)
@@ -68,7 +68,7 @@ PAIRS = {
 }
 
 
-@routine
+@emitted_function
 def activate(builder, kind, x, values, slopes, count):
     """Write the activation of number `kind` of x, `count` numbers, to `values` and its derivatives to `slopes`.
 
@@ -81,7 +81,7 @@ def activate(builder, kind, x, values, slopes, count):
             for target, result in zip(targets, pair(load(builder, source, lanes))):
                 store(builder, target, result)
 
-        over(builder, count, (x, values, slopes), write)
+        for_each_vector(builder, count, (x, values, slopes), write)
 
     choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAP_NAMES])
 

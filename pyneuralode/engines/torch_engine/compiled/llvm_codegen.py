@@ -142,7 +142,7 @@ def store(builder: ir.IRBuilder, pointer: ir.Value, number: Number) -> None:
     builder.store(number.value, pointer, align=VECTOR_BYTES // lanes_of(real))
 
 
-def spread(builder: ir.IRBuilder, pointer: ir.Value) -> Number:
+def broadcast(builder: ir.IRBuilder, pointer: ir.Value) -> Number:
     """Return a vector with the number at a pointer in every lane."""
     number, lane = builder.load(pointer), ir.IntType(32)
     kind = ir.VectorType(number.type, lanes_of(number.type))
@@ -193,7 +193,7 @@ def choose(builder: ir.IRBuilder, number: ir.Value, cases: Sequence[Callable[[],
     builder.position_at_end(after)
 
 
-def over(
+def for_each_vector(
     builder: ir.IRBuilder, count: ir.Value, places: Sequence[ir.Value], write: Callable[[list[ir.Value], int], None]
 ) -> None:
     """Write loops over `count` numbers at some pointers: in vectors, and then one by one what fills none.
@@ -209,7 +209,7 @@ def over(
         write([builder.gep(place, [loop.index]) for place in places], 0)
 
 
-def routine(write: Callable[..., None]) -> Callable:
+def emitted_function(write: Callable[..., None]) -> Callable:
     """Return a function for compiled code; write(builder, *arguments) emits its body, once for each dtype.
 
     Its arguments are pointers to floats and whole numbers; it returns nothing. The linker knows it by its qualified

@@ -13,7 +13,7 @@ initial_step_size = inner_function(step_size.initial_step_size)
 
 
 @inner_function
-def resolved(t):
+def smallest_step(t):
     """Return the size of the smallest step that the time resolves."""
     return step_size.MIN_STEP_SPACINGS * np.spacing(abs(t))
 
@@ -23,21 +23,21 @@ def next_step(t, stop, size, taken, controls):
     """Return whether a step may be taken after `taken` ones (the status), its size, and where it ends: not after `stop`."""
     if taken >= controls[MAX_STEPS]:
         return TOO_MANY, size, t
-    size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], resolved(t))
+    size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], smallest_step(t))
     if size >= abs(stop - t):
         return DONE, size, stop
     return DONE, size, t + (size if stop > t else -size)
 
 
 @inner_function
-def after_rejection(t, h, size, finite, controls):
+def check_rejection(t, h, size, finite, controls):
     """Return whether a shorter step may be tried than the rejected one, of `size` unless it was cut to `h` (the status)."""
-    if min(size, abs(h)) > max(controls[MIN_STEP], resolved(t)):
+    if min(size, abs(h)) > max(controls[MIN_STEP], smallest_step(t)):
         return DONE
     return TOO_SMALL if finite else NOT_FINITE
 
 
 @inner_function
-def join_estimates(fifth, third):
+def combine_dop853_errors(fifth, third):
     """Return Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
     return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2) if fifth != 0 else fifth

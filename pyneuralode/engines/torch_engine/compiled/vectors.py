@@ -80,9 +80,9 @@ def muladd(typing, a, b, c):
 @allocating_function
 def aligned(size, like):
     """Return `size` uninitialized numbers of the dtype of `like`, starting on a whole vector."""
-    room = np.empty(size + lanes(like), like.dtype)
-    skip = (-room.ctypes.data) % VECTOR_BYTES // room.itemsize
-    return room[skip : skip + size]
+    buffer = np.empty(size + lanes(like), like.dtype)
+    skip = (-buffer.ctypes.data) % VECTOR_BYTES // buffer.itemsize
+    return buffer[skip : skip + size]
 
 
 @inner_function

@@ -89,10 +89,10 @@ class _Call:
         end = torch.from_numpy(end)
         return end[:-1].t().contiguous(), end[-1]
 
-    def sweep(self, end_bar: Tensor, trace_bar: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def adjoint_sweep(self, end_bar: Tensor, trace_bar: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the first states (n, d) and to each parameter."""
         state_bar, theta_bar = run(
-            _kernels()[0].sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
+            _kernels()[0].adjoint_sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
             end_bar.t().contiguous().numpy(), trace_bar[None].contiguous().numpy(),
         )  # fmt: skip
         shapes = self.plan.shapes.values()
@@ -111,5 +111,5 @@ class _Flow(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, end_bar: Tensor, trace_bar: Tensor):
         ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
-        state_bar, parts = ctx.call.sweep(end_bar, trace_bar)
+        state_bar, parts = ctx.call.adjoint_sweep(end_bar, trace_bar)
         return None, state_bar, *parts

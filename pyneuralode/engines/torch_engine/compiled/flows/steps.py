@@ -8,7 +8,7 @@ from ..compilation import allocating_function, inner_function
 from ..vectors import add_rows, aligned, copy, fill, lanes
 
 
-class Scheme(NamedTuple):
+class FlowScheme(NamedTuple):
     """A tableau in the dtype of the state, and room for one step.
 
     `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, a row each;
@@ -36,7 +36,7 @@ def make_scheme(rows, ends, interpolant, numbers, y0):
     fill(k, 0)
     point = aligned(padded, y0)
     fill(point, 0)
-    return Scheme(
+    return FlowScheme(
         rows.astype(y0.dtype),
         ends.astype(y0.dtype),
         interpolant,
@@ -53,7 +53,7 @@ def make_scheme(rows, ends, interpolant, numbers, y0):
 
 
 @inner_function
-def move(scheme, out, y, coefficients, count, h):
+def combine(scheme, out, y, coefficients, count, h):
     """out = y + h sum over i < count of coefficients[i] k[i]."""
     for i in range(count):
         scheme.weights[i] = coefficients[i] * h

@@ -15,7 +15,7 @@ from .....errors import SolverError
 from .....fields import VectorField
 from .....gradients import OF_STEPS, Checkpointed
 from .....problem import Control, Problem
-from ...batched.control import of_sample
+from ...batched.control import name_sample
 from ...finite_gradients import finite_gradients
 from ...gradient_methods import Task
 from ...march import fixed_grid, stop_times
@@ -24,7 +24,7 @@ from ...stiff import find_tableau
 from ...tableaus import Tableau
 from ..available import compiled, march_error, readable, run, wants_gradient
 from .plan import MethodPlan, method_plans
-from .program import LARGEST, Program, program_of
+from .program import MAX_DIM, Program, program_of
 from .threads import over_threads
 
 # Memory for the stages of a solve's steps; those of a longer one are computed again.
@@ -59,7 +59,7 @@ def _applies(problem: Problem, y0: Tensor, parameters: dict[str, Tensor], sample
     program = program_of(field)
     if program is None or np.shape(problem.y0)[-1:] != (field.dim,):
         return False
-    if not isinstance(method, Tableau) and field.dim > LARGEST:
+    if not isinstance(method, Tableau) and field.dim > MAX_DIM:
         return False
     shapes = program.shapes
     if not shapes.keys() <= parameters.keys():
@@ -100,7 +100,7 @@ def solve_each(
     try:
         return _solve(problem, times, control, y0, _rows(parameters, problem.dynamics, len(y0)))
     except _Failure as failure:
-        raise of_sample(failure.error, failure.sample) from None
+        raise name_sample(failure.error, failure.sample) from None
 
 
 def _rows(parameters: dict[str, Tensor], field: VectorField, samples: int) -> Tensor:
@@ -198,7 +198,7 @@ class _Systems:
                 raise _Failure(march_error(*report[failed], control), some.start + failed)
         return torch.from_numpy(states[0] if len(states) == 1 else np.concatenate(states))
 
-    def sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint_sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients with respect to the initial states and the parameters."""
         self.cotangents = cotangents.contiguous().numpy()
         _, swept = over_threads(self._sweep_some, len(self.y0), self.parts)
@@ -226,7 +226,7 @@ class _Systems:
             return self._sweep_again(some, spans, kept)
         first, last = self.times.ends[some.start], self.times.ends[some.stop]
         return run(
-            backward.sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
+            backward.adjoint_sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
             counts, spans, kept, stages, self.cotangents[first:last],
         )  # fmt: skip
 
@@ -269,7 +269,7 @@ class _Systems:
             forward.march, *field, kept[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
             _rows_of(self.rtol, some), _rows_of(self.atol, some), self.given_steps, 1, len(path),
         )  # fmt: skip
-        y_bar, theta_bar = run(backward.sweep, *field, *times.arrays, counts, *tape, bars)
+        y_bar, theta_bar = run(backward.adjoint_sweep, *field, *times.arrays, counts, *tape, bars)
         return y_bar[0], theta_bar[0]
 
 
@@ -292,4 +292,4 @@ class _Compiled(torch.autograd.Function):
     @once_differentiable
     @finite_gradients
     def backward(ctx, cotangents: Tensor):
-        return None, *ctx.systems.sweep(cotangents)
+        return None, *ctx.systems.adjoint_sweep(cotangents)

@@ -78,7 +78,7 @@ def set_parameters(machine, theta, row):
 
 
 @inlined_function
-def _enter(machine, t, y, at):
+def _set_inputs(machine, t, y, at):
     for i in range(machine.dim):
         machine.registers[i] = y[at + i]
     machine.registers[machine.time] = t
@@ -93,7 +93,7 @@ def read_slope(machine, out):
 @inlined_function
 def evaluate(machine, t, y, at, out):
     """out (dim,) = the slope at time t and state y[at:]."""
-    _enter(machine, t, y, at)
+    _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
         registers[machine.first + k] = value(steps[k, 0], registers[steps[k, 1]], registers[steps[k, 2]])
@@ -103,7 +103,7 @@ def evaluate(machine, t, y, at, out):
 @inlined_function
 def linearize(machine, t, y, at):
     """Evaluate at time t and state y[at:], keeping each step's derivatives for the functions below."""
-    _enter(machine, t, y, at)
+    _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
         code, x, y_ = steps[k, 0], registers[steps[k, 1]], registers[steps[k, 2]]
@@ -113,7 +113,7 @@ def linearize(machine, t, y, at):
 
 
 @inlined_function
-def _read_jacobian(machine, jacobian):
+def _copy_jacobian(machine, jacobian):
     total = 0.0
     for i in range(machine.dim):
         for c in range(machine.directions):
@@ -134,11 +134,11 @@ def differentiate(machine, jacobian):
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
             of_z[c] = by_x * of_x[c] + by_y * of_y[c]
-    return _read_jacobian(machine, jacobian)
+    return _copy_jacobian(machine, jacobian)
 
 
 @inner_function
-def differentiate_again(machine, jacobian):
+def differentiate_ignoring_zeros(machine, jacobian):
     """As `differentiate`, where an infinite derivative by what does not change does no harm."""
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
@@ -146,11 +146,11 @@ def differentiate_again(machine, jacobian):
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
             of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
-    return _read_jacobian(machine, jacobian)
+    return _copy_jacobian(machine, jacobian)
 
 
 @inlined_function
-def pull(machine, cotangent, y_bar, theta_bar):
+def vjp(machine, cotangent, y_bar, theta_bar):
     """Add the slope's cotangent (dim,), times its derivatives, to y_bar (dim,) and theta_bar, where linearized."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
@@ -161,11 +161,11 @@ def pull(machine, cotangent, y_bar, theta_bar):
         if bar != 0:  # an infinite derivative of what does not matter does no harm
             bars[steps[k, 1]] += machine.by_x[k] * bar
             bars[steps[k, 2]] += machine.by_y[k] * bar
-    _leave(machine, y_bar, theta_bar)
+    _add_input_bars(machine, y_bar, theta_bar)
 
 
 @inlined_function
-def _leave(machine, y_bar, theta_bar):
+def _add_input_bars(machine, y_bar, theta_bar):
     for i in range(machine.dim):
         y_bar[i] += machine.bars[i]
     for i in range(machine.parameters):
@@ -173,8 +173,8 @@ def _leave(machine, y_bar, theta_bar):
 
 
 @inner_function
-def pull_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
-    """As `pull`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
+def vjp_with_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
+    """As `vjp`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
 
     The tangents are differentiated backwards: a step's derivatives have cotangents of their own, which its
     second derivatives carry on to its operands.
@@ -205,4 +205,4 @@ def pull_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
             xx, xy, yy = curvatures(steps[k, 0], registers[x], registers[y], registers[machine.first + k])
             bars[x] += by_x_bar * xx + by_y_bar * xy
             bars[y] += by_x_bar * xy + by_y_bar * yy
-    _leave(machine, y_bar, theta_bar)
+    _add_input_bars(machine, y_bar, theta_bar)

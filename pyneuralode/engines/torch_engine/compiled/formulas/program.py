@@ -16,7 +16,7 @@ OPERATIONS = ("+", "-", "*", "/", "neg", "**", "power", *UNARY, *BINARY)
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 
 # Order of a system that is solved with dense linear algebra, and registers of a program, at most.
-LARGEST, MOST_REGISTERS = 32, 4096
+MAX_DIM, MAX_REGISTERS = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Program:
 @lru_cache(maxsize=64)
 def program_of(field: VectorField) -> Program | None:
     """Return the program of a field, or None where it has none, or too long a one."""
-    if type(field) is Linear and field.dim > LARGEST:
+    if type(field) is Linear and field.dim > MAX_DIM:
         return None
     equations = as_equations(field)
     if equations is None:
         return None
-    lowered = _Lowered(equations)
-    if lowered.registers() > MOST_REGISTERS:
+    lowered = _Lowering(equations)
+    if lowered.registers() > MAX_REGISTERS:
         return None
     steps = np.array(lowered.steps, dtype=np.int64).reshape(-1, 3)
-    steps[:, 1:] = lowered.placed(steps[:, 1:])
-    outputs = lowered.placed(np.array(lowered.outputs, dtype=np.int64))
+    steps[:, 1:] = lowered.final_registers(steps[:, 1:])
+    outputs = lowered.final_registers(np.array(lowered.outputs, dtype=np.int64))
     sizes = [equations.dim, len(equations.parameters), len(lowered.numbers)]
     return Program(
         steps.astype(np.uint32), outputs.astype(np.uint32), np.array(list(lowered.numbers)),
@@ -91,7 +91,7 @@ def as_equations(field: VectorField) -> Equations | None:
     return None
 
 
-class _Lowered:
+class _Lowering:
     """The steps of `Equations` with numbers for words.
 
     While they are collected, operand -k stands for number k - 1 and operands from 0 on are the other registers,
@@ -111,7 +111,7 @@ class _Lowered:
     def registers(self) -> int:
         return self.inputs + len(self.numbers) + len(self.steps)
 
-    def placed(self, operands: np.ndarray) -> np.ndarray:
+    def final_registers(self, operands: np.ndarray) -> np.ndarray:
         """Return the registers that the operands are, now that the numbers are all there."""
         numbers = self.inputs - 1 - operands
         steps = operands + len(self.numbers)

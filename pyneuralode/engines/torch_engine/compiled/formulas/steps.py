@@ -5,19 +5,19 @@ from typing import NamedTuple
 import numpy as np
 
 from ...stiff.sdirk import MAX_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
-from ..step_control import join_estimates
+from ..step_control import combine_dop853_errors
 from .arrays import copy, fill
 from .compilation import allocating_function, inlined_function, inner_function
 from .dense_lu import factorize, solve
-from .machine import differentiate, differentiate_again, evaluate, linearize, read_slope
+from .machine import differentiate, differentiate_ignoring_zeros, evaluate, linearize, read_slope
 from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
 
 
-class Scheme(NamedTuple):
+class FormulaScheme(NamedTuple):
     """A method (see `..plan.MethodPlan`) and room for one step of samples of `dim` components.
 
     `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
-    at the step's start; a Jacobian has no columns for the components marked in `still` (samples, dim). `matrix` holds
+    at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix` holds
     the factors of one sample's I - gamma h J.
     """
 
@@ -38,7 +38,7 @@ class Scheme(NamedTuple):
     change: np.ndarray
     slopes: np.ndarray
     jacobians: np.ndarray
-    still: np.ndarray
+    frozen: np.ndarray
     jacobian_bar: np.ndarray
     matrix: np.ndarray
     pivots: np.ndarray
@@ -47,7 +47,7 @@ class Scheme(NamedTuple):
 @allocating_function
 def make_scheme(method, dim, samples):
     numbers, rows, couplings, places, ends, interpolant = method
-    return Scheme(
+    return FormulaScheme(
         numbers[KIND],
         numbers[STAGES],
         numbers[ORDER],
@@ -73,7 +73,7 @@ def make_scheme(method, dim, samples):
 
 
 @inlined_function
-def move(out, out_at, y, at, k, coefficients, count, h, dim):
+def combine(out, out_at, y, at, k, coefficients, count, h, dim):
     """out[out_at:] = y[at:] + h sum over i < count of coefficients[i] k[i]."""
     for j in range(dim):
         out[out_at + j] = y[at + j]
@@ -85,35 +85,35 @@ def move(out, out_at, y, at, k, coefficients, count, h, dim):
 
 
 @inner_function
-def _without_columns(machine, jacobian, still):
-    if differentiate_again(machine, jacobian):
+def _drop_nonfinite_columns(machine, jacobian, frozen):
+    if differentiate_ignoring_zeros(machine, jacobian):
         return True
-    for c in range(len(still)):
+    for c in range(len(frozen)):
         for row in jacobian:
-            still[c] = still[c] or not np.isfinite(row[c])
-        if still[c]:
+            frozen[c] = frozen[c] or not np.isfinite(row[c])
+        if frozen[c]:
             for row in jacobian:
                 row[c] = 0.0
     for row in jacobian:
-        if not np.isfinite(row[len(still)]):
+        if not np.isfinite(row[len(frozen)]):
             return False
     return True
 
 
 @inlined_function
-def find_jacobian(machine, jacobian, still):
+def find_jacobian(machine, jacobian, frozen):
     """Set the Jacobian (dim, dim + 1) where the machine has linearized; return whether a step may be built on it.
 
-    Columns that are not finite are left out, and marked in `still` (dim,): no step must move these components. The last
+    Columns that are not finite are left out, and marked in `frozen` (dim,): no step must move these components. The last
     column, the derivatives by the time, must be finite.
     """
-    for c in range(len(still)):
-        still[c] = False
-    return differentiate(machine, jacobian) or _without_columns(machine, jacobian, still)
+    for c in range(len(frozen)):
+        frozen[c] = False
+    return differentiate(machine, jacobian) or _drop_nonfinite_columns(machine, jacobian, frozen)
 
 
 @inner_function
-def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
+def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
 
     The first stage of an explicit or implicit step is there already. A `fresh` step is the first one from y: the
@@ -125,12 +125,12 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     for sample in range(len(k)):
         at, stages = sample * scheme.dim, k[sample]
         if scheme.kind == EXPLICIT:
-            _further_stages(machine, scheme, h, t, y, at, stages, 1, scheme.stages)
+            _explicit_stages(machine, scheme, h, t, y, at, stages, 1, scheme.stages)
         else:
             jacobian = scheme.jacobians[sample]
             if fresh:
                 linearize(machine, t, y, at)
-                if not find_jacobian(machine, jacobian, scheme.still[sample]):
+                if not find_jacobian(machine, jacobian, scheme.frozen[sample]):
                     return 1, False
                 read_slope(machine, scheme.slopes[sample])
             set_matrix(scheme, jacobian, h * gamma)
@@ -140,17 +140,17 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
             else:
                 own = _implicit_stages(machine, scheme, h, t, y, at, stages, rtol, atol)
                 evaluations = max(evaluations, own)
-            if _moves(stages, scheme.stages, scheme.still[sample]):
+            if _moves_frozen(stages, scheme.stages, scheme.frozen[sample]):
                 return evaluations + fresh, False
-        move(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
+        combine(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
     return evaluations + (fresh and scheme.kind != EXPLICIT), True
 
 
 @inlined_function
-def _moves(k, stages, still):
+def _moves_frozen(k, stages, frozen):
     """Return whether one of the stages moves a component that must be still."""
-    for c in range(len(still)):
-        if still[c]:
+    for c in range(len(frozen)):
+        if frozen[c]:
             for i in range(stages):
                 if k[i, c] != 0:
                     return True
@@ -158,9 +158,9 @@ def _moves(k, stages, still):
 
 
 @inlined_function
-def _further_stages(machine, scheme, h, t, y, at, k, first, stop):
+def _explicit_stages(machine, scheme, h, t, y, at, k, first, stop):
     for i in range(first, stop):
-        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, k[i])
 
 
@@ -169,7 +169,7 @@ def extend(machine, scheme, h, t, y, k):
     """Evaluate the further stages that only the interpolant needs."""
     for sample in range(len(k)):
         at = sample * scheme.dim
-        _further_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
+        _explicit_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
 
 
 @inlined_function
@@ -188,9 +188,9 @@ def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
     for i in range(scheme.stages):
         stage = k[i]
         if i > 0:
-            move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
+            combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
             evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, stage)
-            move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, dim)
+            combine(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, dim)
         for j in range(dim):
             along_time = h * scheme.places[1, i] * jacobian[j, dim]
             stage[j] = scheme.places[2, i] * (stage[j] + along_time)
@@ -204,8 +204,8 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
     for i in range(1, scheme.stages):
         stage, time = k[i], t + scheme.places[0, i] * h
         fill(stage, 0.0)
-        move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
-        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        combine(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
+        combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         last, converged = np.inf, False
         for left in range(MAX_ITERATIONS - 1, -1, -1):
             size, rounding = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
@@ -244,7 +244,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 
 @inlined_function
-def weigh(scheme, theta):
+def set_interpolant_weights(scheme, theta):
     """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0
@@ -255,7 +255,7 @@ def weigh(scheme, theta):
 
 
 @inlined_function
-def weigh_slope(scheme, theta):
+def set_interpolant_slope_weights(scheme, theta):
     """Set the weights of the stages in the interpolant's slope at `theta`, a part of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0
@@ -267,14 +267,14 @@ def weigh_slope(scheme, theta):
 
 @inner_function
 def interpolate(scheme, h, theta, y, k, out):
-    weigh(scheme, theta)
+    set_interpolant_weights(scheme, theta)
     for sample in range(len(k)):
         at = sample * scheme.dim
-        move(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
+        combine(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
 
 
 @inner_function
-def fastest(scheme, h, y, k, rtol, atol):
+def spectral_radius(scheme, h, y, k, rtol, atol):
     """Return about how large the largest eigenvalue of the Jacobian is, of which the explicit steps' stability depends.
 
     From an explicit step, |df| / |dy| of its last two stages, both at its end (Hairer and Wanner, Solving Ordinary
@@ -307,7 +307,7 @@ def error_size(scheme, h, y, end, k, rtol, atol):
         for sample in range(len(k)):
             for j in range(dim):
                 scheme.point[j] = 0.0
-            move(scheme.point, 0, scheme.point, 0, k[sample], scheme.ends[estimate], scheme.stages, h, dim)
+            combine(scheme.point, 0, scheme.point, 0, k[sample], scheme.ends[estimate], scheme.stages, h, dim)
             for j in range(dim):
                 i = sample * dim + j
                 total += (scheme.point[j] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])) ** 2
@@ -316,7 +316,7 @@ def error_size(scheme, h, y, end, k, rtol, atol):
             fifth = size
         else:
             third = size
-    return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)
+    return fifth if len(scheme.ends) == 2 else combine_dop853_errors(fifth, third)
 
 
 @inner_function
@@ -334,11 +334,11 @@ def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
         before, time, total = index, ts[j + index], 0.0
         theta = (time - t) / h
         interpolate(scheme, h, theta, y, k, u)
-        weigh_slope(scheme, theta)
+        set_interpolant_slope_weights(scheme, theta)
         for sample in range(len(k)):
             at = sample * dim
             fill(scheme.rest, 0.0)
-            move(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
+            combine(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
             evaluate(machine, time, u, at, change)
             if len(k) > 1:  # else the step's factors are there
                 set_matrix(scheme, scheme.jacobians[sample], h * gamma)

@@ -23,7 +23,7 @@ def flows(bar):
 
 
 @inner_function
-def pull_back(net, work, record, bar, init, out):
+def vjp(net, work, record, bar, init, out):
     gamma, ratio, sigma = work[0], work[1], work[2]
     for _ in range(net[SAMPLES]):
         copy_numbers(at(record, net[LAYERS + SLOPES]), bar, 4)

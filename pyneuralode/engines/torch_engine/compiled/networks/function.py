@@ -91,7 +91,7 @@ class _Call:
         self.problem = problem
 
     def march(self, y0: Tensor, parameters: Sequence[Tensor], keep: bool) -> Tensor:
-        """Return the states (T, n); with `keep` for `sweep`."""
+        """Return the states (T, n); with `keep` for `adjoint_sweep`."""
         problem = self.problem
         forward, _ = _kernels()
         y0 = y0.numpy()
@@ -126,14 +126,14 @@ class _Call:
             raise march_error(status, t, size, problem.task.control)
         return torch.from_numpy(ys)
 
-    def sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
+    def adjoint_sweep(self, cotangents: Tensor, wants_parameters: bool) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the initial state and to each parameter."""
         problem = self.problem
         _, backward = _kernels()
         if not self.taped:
             self.work, self.tape = _memory(problem.control[1].dtype, problem.work)
         y0_bar, theta_bar, self.tape = run(
-            backward.sweep,
+            backward.adjoint_sweep,
             *problem.plan,
             self.theta,
             problem.ts,
@@ -187,5 +187,5 @@ class _Fused(torch.autograd.Function):
     def backward(ctx, cotangents: Tensor):
         ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
         wanted = ctx.needs_input_grad[2:]
-        y0_bar, parts = ctx.call.sweep(cotangents, any(wanted))
+        y0_bar, parts = ctx.call.adjoint_sweep(cotangents, any(wanted))
         return None, y0_bar, *(part if want else None for part, want in zip(parts, wanted))

@@ -12,23 +12,22 @@ from ..llvm_codegen import at
 from ..products import column, copy_numbers, dots, outer, times_plus
 from . import compartments
 from .plan import (
-    ACROSS,
     ACTIVATION,
-    AHEAD,
-    BACK,
-    BACK_BY_DOTS,
     BIAS_SUMS,
     BIASES,
     BY_DOTS,
+    COLUMN_WEIGHTS,
     COLUMNS,
     COMPARTMENTS,
     DIM,
+    GRADIENT_IN_COLUMNS,
     INPUT_MAP,
     KIND,
     LAST,
     LAYERS,
     PADDED,
     RECORD,
+    ROW_WEIGHTS,
     SAMPLES,
     SCRATCH,
     SLOPES,
@@ -37,6 +36,7 @@ from .plan import (
     THETA_BIASES,
     VALUES,
     VECTORS,
+    VJP_BY_DOTS,
     WIDTH,
     ZEROS,
 )  # fmt: skip
@@ -66,14 +66,14 @@ def load_parameters(net, work, scales, theta):
         n_in, n_out = below[WIDTH], layer[WIDTH]
         scale, bias_scale = scales_of(net, scales, l)
         for j in range(n_out):
-            row, back = at(theta, layer[THETA] + j * n_in), at(work, layer[BACK] + j * below[PADDED])
+            row, row_weights = at(theta, layer[THETA] + j * n_in), at(work, layer[ROW_WEIGHTS] + j * below[PADDED])
             for i in range(n_in):
-                back[i] = row[i] * scale
+                row_weights[i] = row[i] * scale
         for i in range(n_in):
-            row, ahead = at(work, layer[BACK] + i), at(work, layer[AHEAD] + i * layer[PADDED])
+            row, column_weights = at(work, layer[ROW_WEIGHTS] + i), at(work, layer[COLUMN_WEIGHTS] + i * layer[PADDED])
             step = below[PADDED]
             for j in range(n_out):
-                ahead[j] = row[j * step]
+                column_weights[j] = row[j * step]
         if layer[THETA_BIASES] >= 0:
             for j in range(n_out):
                 work[layer[BIASES] + j] = theta[layer[THETA_BIASES] + j] * bias_scale
@@ -94,19 +94,21 @@ def evaluate(net, work, y, k, record):
             inputs, out = at(record, below[VALUES]), k if l == last else at(record, layer[VALUES])
             biases = at(work, layer[BIASES])
             if layer[BY_DOTS] != 0:
-                dots(out, biases, at(work, layer[BACK]), below[PADDED], inputs, below[VECTORS], layer[WIDTH])
+                dots(out, biases, at(work, layer[ROW_WEIGHTS]), below[PADDED], inputs, below[VECTORS], layer[WIDTH])
             else:
-                column(out, biases, at(work, layer[AHEAD]), layer[PADDED], inputs, 1, below[WIDTH], layer[VECTORS])
+                column(
+                    out, biases, at(work, layer[COLUMN_WEIGHTS]), layer[PADDED], inputs, 1, below[WIDTH], layer[VECTORS]
+                )
             if l < last:
                 activate(net[ACTIVATION], out, out, at(record, layer[SLOPES]), layer[PADDED])
         y, k, record = at(y, net[DIM]), at(k, net[DIM]), at(record, net[RECORD])
 
 
 @inner_function
-def pull_back(net, work, record, bar, init, out):
+def vjp(net, work, record, bar, init, out):
     """out = init + J^T bar with the Jacobian J of the evaluation that left the records, which are used up."""
     if net[KIND] == COMPARTMENTS:
-        compartments.pull_back(net, work, record, bar, init, out)
+        compartments.vjp(net, work, record, bar, init, out)
         return
     scratch, zeros = at(work, net[SCRATCH]), at(work, net[ZEROS])
     for _ in range(net[SAMPLES]):
@@ -114,10 +116,12 @@ def pull_back(net, work, record, bar, init, out):
         copy_numbers(at(record, layer[SLOPES]), bar, layer[PADDED])
         for l in range(net[LAST], 0, -1):
             below, bars = at(layer, -COLUMNS), at(record, layer[SLOPES])
-            if l == 1 and layer[BACK_BY_DOTS] != 0:
-                dots(scratch, zeros, at(work, layer[AHEAD]), layer[PADDED], bars, layer[VECTORS], below[WIDTH])
+            if l == 1 and layer[VJP_BY_DOTS] != 0:
+                dots(scratch, zeros, at(work, layer[COLUMN_WEIGHTS]), layer[PADDED], bars, layer[VECTORS], below[WIDTH])
             else:
-                column(scratch, zeros, at(work, layer[BACK]), below[PADDED], bars, 1, layer[WIDTH], below[VECTORS])
+                column(
+                    scratch, zeros, at(work, layer[ROW_WEIGHTS]), below[PADDED], bars, 1, layer[WIDTH], below[VECTORS]
+                )
             slopes = at(record, below[SLOPES])
             if l > 1:
                 times_plus(slopes, slopes, scratch, zeros, below[PADDED])
@@ -137,7 +141,7 @@ def add_gradient(net, work, record, count, ones):
     for l in range(1, net[LAST] + 1):
         below, layer = layer_of(net, l - 1), layer_of(net, l)
         values, bars, sums = at(record, below[VALUES]), at(record, layer[SLOPES]), at(work, layer[SUMS])
-        if layer[ACROSS] != 0:
+        if layer[GRADIENT_IN_COLUMNS] != 0:
             outer(sums, layer[PADDED], bars, size, values, size, count, layer[VECTORS], below[WIDTH])
         else:
             outer(sums, below[PADDED], values, size, bars, size, count, below[VECTORS], layer[WIDTH])
@@ -156,7 +160,7 @@ def store_gradient(net, work, scales, gradient):
         below, layer = layer_of(net, l - 1), layer_of(net, l)
         n_in, n_out = below[WIDTH], layer[WIDTH]
         scale, bias_scale = scales_of(net, scales, l)
-        down, right = (1, layer[PADDED]) if layer[ACROSS] != 0 else (below[PADDED], 1)
+        down, right = (1, layer[PADDED]) if layer[GRADIENT_IN_COLUMNS] != 0 else (below[PADDED], 1)
         for j in range(n_out):
             to, sums = at(gradient, layer[THETA] + j * n_in), at(work, layer[SUMS] + j * down)
             for i in range(n_in):

@@ -21,7 +21,7 @@ KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
 STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)
 # Where in the working memory lie: the scaled weights of the stages, ahead and back, and those of an output; the stages,
 # their cotangents, those of their arguments; states; numbers for one layer, zeros, as many, and a 1; and its end.
-WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, PUSHES, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
+WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, ARGUMENT_BARS, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
 # A row for each layer of values (the input is layer 0), from here on.
 LAYERS, COLUMNS = 29, 15
 # Its columns: width; width in whole vectors, as numbers and as vectors; where its values and its slopes lie in a record;
@@ -30,8 +30,8 @@ LAYERS, COLUMNS = 29, 15
 # gradients; whether it is computed by dot products with the rows, and the cotangent below by those with the columns;
 # and whether the gradient lies as the columns do.
 (
-    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, AHEAD, BACK, SUMS, BIAS_SUMS, BY_DOTS,
-    BACK_BY_DOTS, ACROSS,
+    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, COLUMN_WEIGHTS, ROW_WEIGHTS, SUMS, BIAS_SUMS, BY_DOTS,
+    VJP_BY_DOTS, GRADIENT_IN_COLUMNS,
 ) = range(COLUMNS)  # fmt: skip
 
 
@@ -40,7 +40,7 @@ class SolvePlan:
     """What is integrated, how, and where everything lies in the working memory of `work` numbers.
 
     `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
-    `Scheme` says; `interpolant` its polynomials.
+    `NetworkScheme` says; `interpolant` its polynomials.
     """
 
     table: np.ndarray
@@ -87,16 +87,18 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     widest = max(head[LEAD], layers[:, PADDED].max())
     sizes = {
         WEIGHTS: (rows + len(method.ends)) * rows, WEIGHTS_BACK: rows * (rows + 1), MIX: rows,
-        K: rows * head[LEAD], BARS: rows * head[LEAD], PUSHES: (rows + 1) * head[LEAD],
+        K: rows * head[LEAD], BARS: rows * head[LEAD], ARGUMENT_BARS: (rows + 1) * head[LEAD],
         START: head[LEAD], END: head[LEAD], POINT: head[LEAD], SCRATCH: widest, ZEROS: widest, ONE: 1,
     }  # fmt: skip
     for place, size in sizes.items():
         head[place] = memory.take(size)
     head[WORK] = memory.used
-    ahead = np.zeros((rows + len(method.ends), rows))
-    ahead[:rows], ahead[rows:, : tableau.stages] = method.rows, method.ends
-    back = [_weights_back(method, count) for count in (tableau.stages, rows)]
-    coefficients = np.concatenate([ahead.ravel(), *(table.ravel() for table in back)]).astype(dtype)
+    forward_weights = np.zeros((rows + len(method.ends), rows))
+    forward_weights[:rows], forward_weights[rows:, : tableau.stages] = method.rows, method.ends
+    backward_weights = [_backward_weights(method, count) for count in (tableau.stages, rows)]
+    coefficients = np.concatenate([forward_weights.ravel(), *(table.ravel() for table in backward_weights)]).astype(
+        dtype
+    )
     return SolvePlan(np.concatenate([head, layers.ravel()]), np.array(scales), coefficients, method.interpolant.ravel())
 
 
@@ -123,14 +125,14 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
         used += layer[WIDTH] if biased else 0
         across = layer[PADDED] * below[WIDTH] <= below[PADDED] * layer[WIDTH]
         layer[BIASES] = memory.take(layer[PADDED])
-        layer[AHEAD] = memory.take(layer[PADDED] * below[WIDTH])
-        layer[BACK] = memory.take(below[PADDED] * layer[WIDTH])
+        layer[COLUMN_WEIGHTS] = memory.take(layer[PADDED] * below[WIDTH])
+        layer[ROW_WEIGHTS] = memory.take(below[PADDED] * layer[WIDTH])
         layer[SUMS] = memory.take(layer[PADDED] * below[WIDTH] if across else below[PADDED] * layer[WIDTH])
         layer[BIAS_SUMS] = memory.take(layer[PADDED])
         # What lies behind the input and the output in a record is not zero, as dot products need it.
         layer[BY_DOTS] = l > 1 and _dots_pay(layer, below)
-        layer[BACK_BY_DOTS] = l == 1 < len(sizes) - 1 and _dots_pay(below, layer)
-        layer[ACROSS] = across
+        layer[VJP_BY_DOTS] = l == 1 < len(sizes) - 1 and _dots_pay(below, layer)
+        layer[GRADIENT_IN_COLUMNS] = across
     return layers, record.used
 
 
@@ -141,7 +143,7 @@ def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
     )
 
 
-def _weights_back(method: TableauPlan, count: int) -> np.ndarray:
+def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
     """Return the weights of stage i in what comes after it in a step of `count` stages, as row i.
 
     That is the step's end, and then the arguments of the stages from the last one down to i + 1. The stage at the

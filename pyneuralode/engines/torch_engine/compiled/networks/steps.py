@@ -7,10 +7,11 @@ import numpy as np
 from ..compilation import inner_function
 from ..llvm_codegen import at
 from ..products import column, copy_numbers
-from ..step_control import join_estimates
-from .network import evaluate, pull_back
+from ..step_control import combine_dop853_errors
+from .network import evaluate, vjp
 from .plan import (
     ALL_STAGES,
+    ARGUMENT_BARS,
     BARS,
     DEGREE,
     END_STAGE,
@@ -20,7 +21,6 @@ from .plan import (
     MIX,
     ORDER,
     POINT,
-    PUSHES,
     STAGES,
     WEIGHTS,
     WEIGHTS_BACK,
@@ -30,14 +30,14 @@ from .plan import (
 )  # fmt: skip
 
 
-class Scheme(NamedTuple):
+class NetworkScheme(NamedTuple):
     """A tableau, and the room for one step.
 
     The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the
-    slope at the step's end, -1 where there is none. `ahead` holds, a row each, the weights of the earlier stages in
-    the argument of each stage, in the end, and in the error estimates; `back` those of plan._weights_back, for a step
+    slope at the step's end, -1 where there is none. `forward_weights` holds, a row each, the weights of the earlier stages in
+    the argument of each stage, in the end, and in the error estimates; `backward_weights` those of plan._backward_weights, for a step
     without and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the
-    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `pushes` the
+    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars` the
     cotangents of the end and of the stages' arguments, the last stage's first.
     """
 
@@ -51,15 +51,15 @@ class Scheme(NamedTuple):
     n: int
     lead: int
     vectors: int
-    ahead: object
-    back: object
+    forward_weights: object
+    backward_weights: object
     interpolant: object
     weights: object
     weights_back: object
     mix: object
     k: object
     bars: object
-    pushes: object
+    argument_bars: object
     point: object
     zeros: object
 
@@ -67,11 +67,11 @@ class Scheme(NamedTuple):
 @inner_function
 def make_scheme(table, coefficients, interpolant, work, lanes):
     total, count = table[ALL_STAGES], table[ALL_STAGES] + 1 + table[ESTIMATES]
-    return Scheme(
+    return NetworkScheme(
         table[STAGES], total, table[END_STAGE], table[ORDER], table[ERROR_ORDER], table[ESTIMATES], table[DEGREE],
         table[N], table[LEAD], table[LEAD] // lanes, coefficients, at(coefficients, count * total), interpolant,
         at(work, table[WEIGHTS]), at(work, table[WEIGHTS_BACK]), at(work, table[MIX]), at(work, table[K]),
-        at(work, table[BARS]), at(work, table[PUSHES]), at(work, table[POINT]), at(work, table[ZEROS]),
+        at(work, table[BARS]), at(work, table[ARGUMENT_BARS]), at(work, table[POINT]), at(work, table[ZEROS]),
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def combine(scheme, out, init, weights, columns, count):
 def advance(net, scheme, work, h, y, end, record, size):
     """Evaluate the stages after the first, with records of `size` numbers each, and the state at the end."""
     s, total = scheme.stages, scheme.total
-    scale(scheme.weights, scheme.ahead, (total + 1 + scheme.estimates) * total, h)
+    scale(scheme.weights, scheme.forward_weights, (total + 1 + scheme.estimates) * total, h)
     for i in range(1, s):
         point = end if i == scheme.end_stage else scheme.point
         combine(scheme, point, y, at(scheme.weights, i * total), scheme.k, i)
@@ -111,7 +111,7 @@ def extend(net, scheme, work, y, end, record, size):
 
 
 @inner_function
-def weigh(scheme, theta, h):
+def set_interpolant_weights(scheme, theta, h):
     """Set the weights of the stages in the state at `theta`, a part of the step."""
     for i in range(scheme.total):
         total, power = 0.0, 1.0
@@ -137,33 +137,33 @@ def error_size(scheme, y, end, rtol, atol):
             fifth = size
         else:
             third = size
-    return fifth if scheme.estimates == 1 else join_estimates(fifth, third)
+    return fifth if scheme.estimates == 1 else combine_dop853_errors(fifth, third)
 
 
 @inner_function
 def step_back(net, scheme, work, h, extended, start, record, size):
     """Carry the adjoint of a step's end to its start; `record` is the second stage's.
 
-    On entry the first of `pushes` is the end's cotangent, `start` that of the start and `bars` are those of the
+    On entry the first of `argument_bars` is the end's cotangent, `start` that of the start and `bars` are those of the
     stages, both from outputs inside the step. On return `start` lacks the first stage's part alone, whose cotangent is
     the first of `bars`.
     """
-    total, lead, pushes = scheme.total, scheme.lead, scheme.pushes
+    total, lead, argument_bars = scheme.total, scheme.lead, scheme.argument_bars
     count = total if extended else scheme.stages
     table = total * (total + 1)
-    scale(scheme.weights_back, at(scheme.back, table) if extended else scheme.back, table, h)
+    scale(scheme.weights_back, at(scheme.backward_weights, table) if extended else scheme.backward_weights, table, h)
     for i in range(count - 1, -1, -1):
-        bar, own = at(scheme.bars, i * lead), at(pushes, (count - i) * lead)
-        combine(scheme, bar, bar, at(scheme.weights_back, i * (total + 1)), pushes, count - i)
+        bar, own = at(scheme.bars, i * lead), at(argument_bars, (count - i) * lead)
+        combine(scheme, bar, bar, at(scheme.weights_back, i * (total + 1)), argument_bars, count - i)
         if i == 0:
             break
         stage = at(record, (i - 1) * size)
         if i == scheme.end_stage:
-            pull_back(net, work, stage, bar, pushes, pushes)
+            vjp(net, work, stage, bar, argument_bars, argument_bars)
             copy_numbers(own, scheme.zeros, lead)
         else:
-            pull_back(net, work, stage, bar, scheme.zeros, own)
+            vjp(net, work, stage, bar, scheme.zeros, own)
     for i in range(count):
-        push = at(pushes, i * lead)
+        push = at(argument_bars, i * lead)
         for j in range(lead):
             start[j] += push[j]
