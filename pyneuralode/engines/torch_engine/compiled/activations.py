@@ -1,4 +1,4 @@
-"""Activation functions, and input maps, over arrays, each with its derivative in the same pass."""
+"""Activation functions and input maps of arrays, each with its derivative in the same pass."""
 
 from functools import partial
 
@@ -70,10 +70,7 @@ PAIRS = {
 
 @emitted_function
 def activate(builder, kind, x, values, slopes, count):
-    """Write the activation of number `kind` of x, `count` numbers, to `values` and its derivatives to `slopes`.
-
-    The numbers are those of MAP_NAMES.
-    """
+    """Emit the activation MAP_NAMES[kind] of `count` numbers x into `values`, and its derivatives into `slopes`."""
 
     def apply(pair):
         def write(places, lanes):

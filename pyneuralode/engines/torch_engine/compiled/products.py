@@ -1,6 +1,6 @@
-"""Products of small matrices, with the sums kept in registers: the arithmetic of networks and of Runge-Kutta steps.
+"""Products of small matrices with sums in registers: the arithmetic of networks and of Runge-Kutta steps.
 
-Arguments are pointers into flat arrays, distances and counts. What is read as vectors is padded to whole ones.
+Arguments are pointers into flat arrays, strides and counts. What is read in vectors is padded to whole ones.
 """
 
 import operator
@@ -30,9 +30,9 @@ TALL, WIDE = max(1, IN_REGISTERS // 2), 4
 
 
 def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apart):
-    """Write the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
+    """Emit the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
 
-    Each of `apart` consecutive terms goes to a sum of its own, which hides the latency of additions.
+    Each of `apart` consecutive terms is added to a separate sum, which hides the latency of additions.
     """
     lanes = lanes_of(c.type.pointee)
 
@@ -65,7 +65,7 @@ def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apar
 
 
 def groups(builder, vectors, size, write):
-    """Call write(number, offset) for each group of at most `size` vectors, to write the code for so many."""
+    """Emit a loop over groups of at most `size` vectors; write(number, offset) emits the code for `number` vectors."""
     count = builder.udiv(builder.add(vectors, integer(size - 1)), integer(size))
     with for_range(builder, count) as loop:
         done = builder.mul(loop.index, integer(size))
@@ -109,7 +109,7 @@ def outer(builder, c, dc, a, da, b, db, count, vectors, columns):
 
 @emitted_function
 def dots(builder, c, init, a, da, x, vectors, rows):
-    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; one vector, rows <= MAX_DOT_ROWS."""
+    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; at most MAX_DOT_ROWS rows."""
     real = c.type.pointee
     lanes = lanes_of(real)
 

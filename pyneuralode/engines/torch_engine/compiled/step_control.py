@@ -1,4 +1,4 @@
-"""The choice of steps in compiled marches: that of ..step_size, and what else every such march does alike."""
+"""Step size control in compiled marches: the formulas of ..step_size, and the decisions that all of them share."""
 
 import numpy as np
 
@@ -20,7 +20,7 @@ def smallest_step(t):
 
 @inner_function
 def next_step(t, stop, size, taken, controls):
-    """Return whether a step may be taken after `taken` ones (the status), its size, and where it ends: not after `stop`."""
+    """Return the status, and the size and end of the step after `taken` steps, which ends at `stop` at the latest."""
     if taken >= controls[MAX_STEPS]:
         return TOO_MANY, size, t
     size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], smallest_step(t))
@@ -31,7 +31,7 @@ def next_step(t, stop, size, taken, controls):
 
 @inner_function
 def check_rejection(t, h, size, finite, controls):
-    """Return whether a shorter step may be tried than the rejected one, of `size` unless it was cut to `h` (the status)."""
+    """Return the status after a rejected step of `size` (or, cut, of `h`): DONE if a shorter one may be tried."""
     if min(size, abs(h)) > max(controls[MIN_STEP], smallest_step(t)):
         return DONE
     return TOO_SMALL if finite else NOT_FINITE
@@ -39,5 +39,5 @@ def check_rejection(t, h, size, finite, controls):
 
 @inner_function
 def combine_dop853_errors(fifth, third):
-    """Return Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
+    """Return the error as in Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
     return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2) if fifth != 0 else fifth

@@ -12,7 +12,19 @@ from ..tableaus import Tableau
 
 @dataclass(frozen=True)
 class TableauPlan:
-    """A tableau: `rows` of all stages, `ends` (weights of the solution, then of the error estimates), ..."""
+    """A tableau as arrays.
+
+    Attributes
+    ----------
+    rows : (s, s)
+        Weights of the earlier stages in each stage, the interpolant's extra stages included.
+    ends : (1 + e, stages)
+        Weights of the solution, then of the error estimates.
+    interpolant : (s, p)
+        As in `Tableau`.
+    numbers : (4,) of int64
+        Stages of a step, order, the stage that is f at the end (or -1), order of the embedded solution.
+    """
 
     rows: np.ndarray
     ends: np.ndarray
@@ -22,6 +34,7 @@ class TableauPlan:
 
 @lru_cache(maxsize=64)
 def tableau_plan(tableau: Tableau) -> TableauPlan:
+    """Return the plan of a tableau."""
     s, all_stages = tableau.stages, len(tableau.interpolant)
     rows = np.zeros((all_stages, all_stages))
     rows[:s, :s] = tableau.A

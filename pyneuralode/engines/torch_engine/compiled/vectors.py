@@ -1,4 +1,4 @@
-"""Flat arrays of whole vectors, and a vector type for Numba."""
+"""Flat arrays that are read and written in whole vectors, and a vector type for Numba."""
 
 import numpy as np
 from llvmlite import ir
@@ -30,7 +30,7 @@ def lanes(array):
     return VECTOR_BYTES // array.itemsize
 
 
-@overload(lanes)  # not inline: where Numba inlines, it then takes stores through pointers for dead code
+@overload(lanes)  # not inline: after inlining, Numba would take stores through pointers for dead code
 def _lanes(array):
     count = VECTOR_BYTES * 8 // array.dtype.bitwidth
     return lambda array: count
@@ -93,7 +93,7 @@ def fill(array, number):
 
 @inner_function
 def copy(out, array, size):
-    """out[:size] = array[:size]; Numba's own compiles for a second, for its error messages."""
+    """out[:size] = array[:size]; Numba's own slice assignment takes a second to compile, for its error messages."""
     for i in range(size):
         out[i] = array[i]
 

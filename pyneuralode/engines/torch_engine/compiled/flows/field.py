@@ -1,7 +1,7 @@
 """The slope and the trace of its Jacobian for all samples at one time, and their vector-Jacobian product.
 
 States are stored by component, each padded to whole vectors: z[j p + s] is component j of sample s < p. The trace
-follows as one component more. Samples are taken in blocks, all hidden units of which stay in a core's nearer caches.
+follows as one more component. Samples are processed in blocks, whose hidden units stay in a core's nearer caches.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,9 @@ BLOCK = 64
 
 
 class BlockWorkspace(NamedTuple):
-    """Memory for one block: values of the hidden units, first and second derivatives, and cotangents, (w, BLOCK) each.
+    """Working memory of a block: values of hidden units, first and second derivatives, cotangents, (w, BLOCK) each.
 
-    `sums` holds for each hidden unit the sums over samples that make the weights' cotangents, (w, 2 d + 2) vectors.
+    `sums`, (w, 2 d + 2) vectors, holds for each hidden unit the sums over samples that make the weights' cotangents.
     """
 
     values: np.ndarray
@@ -35,7 +35,7 @@ def make_workspace(shape, like, backward):
     more = size if backward else 0
     sums = aligned(shape.width * (2 * shape.dim + 2) * lanes(like) if backward else 0, like)
     values = aligned(size, like)
-    fill(values, 0)  # a last block leaves a part of it untouched
+    fill(values, 0)  # the last block leaves a part of it untouched
     return BlockWorkspace(
         values, aligned(size, like), aligned(more, like), aligned(more, like), aligned(BLOCK, like), sums
     )
@@ -71,9 +71,9 @@ def evaluate(shape, p, row, z, out, o, workspace):
 
 @inner_function
 def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, workspace):
-    """Pull the cotangents of the slope, bars[b:] (d, p), and of the trace, share trace_bar (p,), back.
+    """Add the cotangents of the states to `z_bar` and write those of the weights to `row_bar`.
 
-    Adds those of the states to `z_bar` and writes those of the weights to `row_bar`.
+    bars[b:] (d, p) are the cotangents of the slope, `trace_share` times `trace_bar` (p,) those of the trace.
     """
     d, w, n = shape.dim, shape.width, lanes(z)
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
@@ -175,5 +175,5 @@ def second_derivatives(kind, values, derivatives, out):
     elif kind == SIN:
         for s in range(len(out)):
             out[s] = -values[s]
-    else:  # those made of straight lines
+    else:  # the piecewise linear ones
         fill(out, 0)

@@ -37,7 +37,7 @@ def norm(x, at, y, end, n, p, rtol, atol):
 
 @allocating_function
 def grown_rows(rows, count):
-    """Return a copy of `rows` with room for `count` of them."""
+    """Return a copy of `rows` with space for `count` of them."""
     more = np.empty((count, rows.shape[1]), rows.dtype)
     for i in range(len(rows)):
         copy(more[i], rows[i], rows.shape[1])
@@ -61,7 +61,7 @@ def padded_rows(z, rows):
 def march(
     head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep, sources=SOURCES
 ):
-    """Solve from the states z (d, n), in one step from each time of `stops` to the next, or in adaptive ones that end on them.
+    """Solve from the states z (d, n): one step from each time of `stops` to the next, or adaptive steps that end on them.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected), the end (d + 1, n), whose last
     row is the integral of the trace; with `keep` for the adjoint the steps' times and first evaluations, and
@@ -221,7 +221,7 @@ def adjoint_sweep(
     d, n = end_bar.shape
     y_bar, trace_bar = padded_rows(end_bar, d), padded_rows(trace_bar, 1)
     size, p = y_bar.size, trace_bar.size
-    for s in range(n, p):  # copies of the last sample, whose end nobody asks for
+    for s in range(n, p):  # copies of the last sample, which are not part of the result
         trace_bar[s] = 0
         for j in range(d):
             y_bar[j * p + s] = 0
@@ -234,7 +234,7 @@ def adjoint_sweep(
     none = np.intp(0)
     for m in range(accepted - 1, -1, -1):
         h = times[m + 1] - times[m]
-        # On entry the last stage holds what the next step asks of the slope that it took over.
+        # On entry the last stage holds its cotangent as the first stage of the next step.
         for i in range(stages):
             scheme.weights[i] = scheme.ends[0, i] * h
             trace_shares[i] += scheme.weights[i]
@@ -243,7 +243,7 @@ def adjoint_sweep(
         for i in range(stages - 1, 0, -1):
             at = evaluations[m, 1] + i - 1
             fill(push, 0)
-            if end_is_last_stage and i == stages - 1:  # whose state is the step's end
+            if end_is_last_stage and i == stages - 1:  # its state is the end of the step
                 copy(push, y_bar, size)
                 fill(y_bar, 0)
             vjp(shape, p, weights[at], points[at], bars, i * size, trace_bar, trace_shares[i], push, row_bar, workspace)

@@ -1,4 +1,4 @@
-"""Which fields have compiled flows, and what compiled code is told of them."""
+"""The fields that have compiled flows, as plain arrays of numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .....fields import ACTIVATIONS, MLP, VectorField
 from .....time_fields import ConcatMLP, HyperMLP
 
 HYPERNETWORK, AFFINE = 0, 1
-# Activations whose second derivative follows from their value and their derivative.
+# Activations whose second derivative follows from the value and the first derivative.
 SUPPORTED_ACTIVATIONS = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid", "sin")
 
 
@@ -26,7 +26,7 @@ class FlowPlan:
 
 @lru_cache(maxsize=64)
 def flow_plan(field: VectorField) -> FlowPlan | None:
-    """Return the plan of a field, or None where no kernel knows it."""
+    """Return the plan of a field, or None if there is no kernel for it."""
     if type(field) is HyperMLP:
         head = [HYPERNETWORK, ACTIVATIONS.index("tanh"), field.dim, field.width, field.hidden]
         scales = [field.time_scale, 1.0, field.output_scale]

@@ -9,7 +9,7 @@ from ..vectors import add_rows, aligned, copy, fill, lanes
 
 
 class FlowScheme(NamedTuple):
-    """A tableau in the dtype of the state, and room for one step.
+    """A tableau in the dtype of the state, and the working memory of one step.
 
     `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, a row each;
     `end_stage` is the stage that is the slope at the step's end, -1 where there is none.

@@ -1,7 +1,8 @@
-"""The weights of the hidden layer at a time, and the adjoint of that function of the time.
+"""The weights of the hidden layer as a function of time, and the adjoint of that function.
 
 A row of weights holds W (w, d), b (w), V (w, d), C (w) and c (d), so that f(z) = c + sum_k V_k a(W_k . z + b_k) has the
-Jacobian's trace sum_k C_k a'(W_k . z + b_k), with C_k = V_k . W_k. Each kind of field leaves beside it what its adjoint needs.
+Jacobian's trace sum_k C_k a'(W_k . z + b_k), with C_k = V_k . W_k. Each kind of field also stores the intermediates
+that its adjoint needs.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from .plan import HYPERNETWORK
 
 
 class FlowShape(NamedTuple):
-    """Sizes of a flow: its kind, activation, dimension d, width w, hidden units of the hypernetwork or columns of time."""
+    """Kind, activation, dimension d and width w of a flow, and the hypernetwork's hidden units or the columns of time."""
 
     kind: int
     activation: int
@@ -33,7 +34,7 @@ def row_size(shape):
 
 @inner_function
 def intermediates_size(shape):
-    """Return the length of what the adjoint of the weights needs."""
+    """Return the length of the intermediates that the adjoint of the weights needs."""
     if shape.kind == HYPERNETWORK:
         return 2 * shape.hidden + (3 * shape.dim + 1) * shape.width + 1
     return 1
@@ -41,7 +42,7 @@ def intermediates_size(shape):
 
 @inner_function
 def scratch_size(shape):
-    """Return the length of the memory that these functions need for themselves."""
+    """Return the length of the scratch memory of these functions."""
     return (3 * shape.dim + 1) * shape.width + 2 * max(shape.width * shape.dim, shape.hidden)
 
 
@@ -63,7 +64,7 @@ def add_multiple(out, o, factor, a, i, count):
 
 @inner_function
 def weights_at(shape, theta, scales, t, row, intermediates, scratch):
-    """Write the weights at time t to `row`; `scratch` has room for `intermediates`."""
+    """Write the weights at time t to `row`; `scratch` is at least as long as `intermediates`."""
     d, w = shape.dim, shape.width
     if shape.kind == HYPERNETWORK:
         _hypernetwork(shape, theta, scales, t, row, intermediates, scratch)
@@ -124,7 +125,7 @@ def _affine(shape, theta, scales, t, row, intermediates):
 
 @inner_function
 def weights_vjp(shape, theta, scales, row, intermediates, bar, theta_bar, scratch):
-    """Add to `theta_bar` what `bar`, the cotangents of a row of weights, pulls back to; `bar` is used up."""
+    """Add the vector-Jacobian product of `bar`, the cotangents of a row of weights, to `theta_bar`; `bar` is overwritten."""
     d, w = shape.dim, shape.width
     for k in range(w):
         along = bar[w * (2 * d + 1) + k]

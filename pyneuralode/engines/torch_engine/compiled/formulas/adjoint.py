@@ -10,9 +10,9 @@ from .steps import combine, find_jacobian, set_interpolant_weights, set_matrix
 
 @inner_function
 def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y_bar, k_bar, theta_bar):
-    """Carry the cotangents of a step's end (n,) and of the outputs at `ts` inside it to its start, y_bar (n,).
+    """Propagate the cotangents of a step's end (n,) and of the outputs at `ts` inside it to its start, y_bar (n,).
 
-    That of the parameters is added to `theta_bar`; `start` is a second machine, `k_bar` (s, dim) room.
+    The cotangent of the parameters is added to `theta_bar`; `start` is a second machine, `k_bar` (s, dim) scratch.
     """
     h, dim = t_end - t, scheme.dim
     copy(y_bar, end_bar)
@@ -55,7 +55,7 @@ def _is_nonzero(bar, dim):
 
 @inlined_function
 def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
-    """Carry the cotangent of an explicit or implicit stage to the step's start and the earlier stages."""
+    """Propagate the cotangent of an explicit or implicit stage to the step's start and the earlier stages."""
     dim, gamma = scheme.dim, scheme.places[2, i]
     combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
     for j in range(dim):
@@ -70,7 +70,7 @@ def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
 
 @inlined_function
 def _point_vjp(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
-    """Carry the cotangent of the slope at stage i's point on to what the point was made of."""
+    """Propagate the cotangent of the slope at stage i's point to the step's start and the earlier stages."""
     dim, point_bar = scheme.dim, scheme.rest
     fill(point_bar, 0.0)
     vjp(machine, slope_bar, point_bar, theta_bar)
@@ -80,7 +80,7 @@ def _point_vjp(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
 
 @inlined_function
 def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta_bar):
-    """All stages share one matrix, so that their cotangents meet in that of the Jacobian at the step's start."""
+    """Propagate the cotangents of all stages, which share one matrix: the Jacobian at the start gets a cotangent too."""
     dim, jacobian_bar = scheme.dim, scheme.jacobian_bar
     linearize(start, t, y, at)
     find_jacobian(start, scheme.jacobians[0], scheme.frozen[0])

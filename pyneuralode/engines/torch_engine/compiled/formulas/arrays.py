@@ -1,4 +1,4 @@
-"""Plain loops over arrays: slices and array expressions take Numba ten times as long to compile."""
+"""Plain loops over arrays, which Numba compiles ten times faster than slices and array expressions."""
 
 from .compilation import inlined_function
 

@@ -15,7 +15,7 @@ def adjoint_sweep(
 ):
     """Return the gradients with respect to the initial states (systems, n) and each system's parameters.
 
-    The arguments are those of `..forward.march` and what it returned, all steps on the tape with their stages;
+    The arguments are those of `..forward.march` and its results, with the stages of all steps on the tape;
     `cotangents` (all times, n) are those of the states.
     """
     systems, n = len(parts) - 1, cotangents.shape[1]

@@ -1,4 +1,4 @@
-"""Small dense systems of equations in compiled code."""
+"""LU factorization of small dense matrices in compiled code."""
 
 from .compilation import inlined_function
 

@@ -1,6 +1,6 @@
-"""Whole solves in compiled code: the march of ..march for one system after the other, and the tape of its adjoint.
+"""Whole solves in compiled code: the march of ..march for one system after another, and the tape for its adjoint.
 
-A system is one or several samples that share their steps; each system has times and steps of its own.
+A system is one or several samples that share their steps; each system has its own times and steps.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from .machine import evaluate, make_machine, set_parameters
 from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
 from .steps import error_size, extend, interpolant_error, interpolate, make_scheme, spectral_radius, take_step
 
-# The entry of `controls` behind those that every march has.
+# The entry of `controls` after those that every march has.
 STABILITY = 5
 
 
@@ -54,7 +54,7 @@ def tape_is_full(tape, step, block, stage_capacity):
 
 @allocating_function
 def grown_tape(tape, step, block, stage_capacity):
-    """Return the tape with room for step `step`, its stages if it is among the first `stage_capacity`, and for block `block`."""
+    """Return the tape with space for `step`, its stages if it is among the first `stage_capacity`, and for `block`."""
     spans, checkpoints, stages = tape
     if step == len(spans):
         spans = np.empty((2 * step, 3))
@@ -88,7 +88,7 @@ def scaled_norm(x, y, rtol, atol):
 
 @inner_function
 def initial_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
-    """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are room."""
+    """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are scratch."""
     gather(k, slope)
     d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
     trial = trial_step_size(d0, d1, span, smallest_step(t))
@@ -213,15 +213,15 @@ def march(
 ):
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
-    There is one step from each time of `stops`, divided like ts, to the next, or adaptive ones that end on them; those of
-    methods for stiff problems end on times asked for too where they are not good enough in between. `theta` and the
-    tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
-    the state is kept every so many steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are those at
-    the start where they are known, as when steps of an implicit method are taken again; else it has no rows.
+    There is one step from each time of `stops`, divided like ts, to the next, or adaptive steps that end on them. Steps
+    of methods for stiff problems also end on a requested time if they are not accurate enough in between. `theta` and
+    the tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
+    the state is stored every so many steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are
+    those at the start where they are known, as when steps of an implicit method are repeated; else it has no rows.
 
-    Where the stability interval among the `controls` is above 0, steps switch between `method` and `second_method`, a
-    Rosenbrock method, by themselves or, taken again, as `step_kinds` says (steps of one system). The explicit one of the two
-    takes those that start where the other has no Jacobian to use.
+    If the stability interval among the `controls` is above 0, steps switch between `method` and `second_method`, a
+    Rosenbrock method: automatically or, when repeated, as `step_kinds` says (steps of one system). The explicit method
+    of the two takes the steps for which the other has no usable Jacobian.
 
     Returns for each system (status, t, step's size) and (evaluations, accepted, rejected), the states at all
     times, and the tape.

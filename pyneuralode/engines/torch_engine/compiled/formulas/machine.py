@@ -1,4 +1,4 @@
-"""The machine that runs a program: slopes, Jacobians and their products with cotangents, for any formulas."""
+"""The register machine that runs a program: slopes, Jacobians and vector-Jacobian products of any formulas."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Machine(NamedTuple):
 
 @allocating_function
 def make_machine(program):
-    """Return the machine of a program's arrays, see `..program.Program`."""
+    """Return the machine for a program's arrays, see `..program.Program`."""
     steps, outputs, numbers, sizes = program
     dim, parameters = sizes[0], sizes[1]
     time = dim + parameters
@@ -102,7 +102,7 @@ def evaluate(machine, t, y, at, out):
 
 @inlined_function
 def linearize(machine, t, y, at):
-    """Evaluate at time t and state y[at:], keeping each step's derivatives for the functions below."""
+    """Evaluate at time t and state y[at:], and store each step's derivatives for the functions below."""
     _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
@@ -139,7 +139,7 @@ def differentiate(machine, jacobian):
 
 @inner_function
 def differentiate_ignoring_zeros(machine, jacobian):
-    """As `differentiate`, where an infinite derivative by what does not change does no harm."""
+    """As `differentiate`, but an infinite derivative times a zero tangent counts as zero."""
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
         by_x, by_y = machine.by_x[k], machine.by_y[k]
@@ -158,7 +158,7 @@ def vjp(machine, cotangent, y_bar, theta_bar):
         bars[machine.outputs[i]] += cotangent[i]
     for k in range(len(steps) - 1, -1, -1):
         bar = bars[machine.first + k]
-        if bar != 0:  # an infinite derivative of what does not matter does no harm
+        if bar != 0:  # an infinite derivative times a zero cotangent counts as zero
             bars[steps[k, 1]] += machine.by_x[k] * bar
             bars[steps[k, 2]] += machine.by_y[k] * bar
     _add_input_bars(machine, y_bar, theta_bar)
@@ -177,7 +177,7 @@ def vjp_with_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
     """As `vjp`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
 
     The tangents are differentiated backwards: a step's derivatives have cotangents of their own, which its
-    second derivatives carry on to its operands.
+    second derivatives propagate to its operands.
     """
     steps, registers = machine.steps, machine.registers
     bars, tangents, tangent_bars = machine.bars, machine.tangents, machine.tangent_bars

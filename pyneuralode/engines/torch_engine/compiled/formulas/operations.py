@@ -1,4 +1,4 @@
-"""What formulas are made of: every operation's value, first and second derivatives, as compiled code.
+"""The operations of formulas: value, first and second derivatives of each, as compiled code.
 
 A step computes z = op(x, y), in float64 whatever the state's dtype. Of a unary operation y is 0 and unused.
 """
@@ -84,7 +84,7 @@ def value(code, x, y):
     elif code == TANH:
         return math.tanh(x)
     elif code == MAX:
-        return x if x > y or math.isnan(x) else y  # a NaN wins, as in torch
+        return x if x > y or math.isnan(x) else y  # NaN is returned, as in torch
     else:
         return x if x < y or math.isnan(x) else y
 

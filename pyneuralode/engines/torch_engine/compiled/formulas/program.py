@@ -1,4 +1,4 @@
-"""Formulas as plain numbers: the program that compiled code runs, whatever the model."""
+"""Formulas as plain numbers: the program that compiled code runs for any model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from .....equations import BINARY, TIME, UNARY, Equations
 from .....fields import SEIR, Linear, VectorField
 
-# "power" has a number for its exponent: unlike "**" it is differentiated with respect to its base alone, so that
-# a negative base does no harm.
+# The exponent of "power" is a number: unlike "**" it is differentiated with respect to its base only, which may be
+# negative.
 OPERATIONS = ("+", "-", "*", "/", "neg", "**", "power", *UNARY, *BINARY)
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 
-# Order of a system that is solved with dense linear algebra, and registers of a program, at most.
+# Largest system that is solved with dense linear algebra, and most registers of a program.
 MAX_DIM, MAX_REGISTERS = 32, 4096
 
 
@@ -52,7 +52,7 @@ class Program:
 
 @lru_cache(maxsize=64)
 def program_of(field: VectorField) -> Program | None:
-    """Return the program of a field, or None where it has none, or too long a one."""
+    """Return the program of a field, or None if it has none or needs too many registers."""
     if type(field) is Linear and field.dim > MAX_DIM:
         return None
     equations = as_equations(field)
@@ -72,7 +72,7 @@ def program_of(field: VectorField) -> Program | None:
 
 
 def as_equations(field: VectorField) -> Equations | None:
-    """Return a field as formulas, its parameters in their flat order, or None where nobody wrote them."""
+    """Return a field as formulas, with its parameters in their flat order, or None for other fields."""
     if type(field) is Equations:
         return field
     if type(field) is SEIR:
@@ -92,10 +92,10 @@ def as_equations(field: VectorField) -> Equations | None:
 
 
 class _Lowering:
-    """The steps of `Equations` with numbers for words.
+    """The steps of `Equations` with codes and registers instead of words.
 
-    While they are collected, operand -k stands for number k - 1 and operands from 0 on are the other registers,
-    as if there were no numbers; how many there are is known at the end.
+    While steps are collected, operand -k stands for number k - 1, and operands from 0 on are the other registers, as if
+    there were no numbers: how many there are is known only at the end.
     """
 
     def __init__(self, equations: Equations):
@@ -112,7 +112,7 @@ class _Lowering:
         return self.inputs + len(self.numbers) + len(self.steps)
 
     def final_registers(self, operands: np.ndarray) -> np.ndarray:
-        """Return the registers that the operands are, now that the numbers are all there."""
+        """Return the registers of the operands, once all numbers are known."""
         numbers = self.inputs - 1 - operands
         steps = operands + len(self.numbers)
         return np.where(operands < 0, numbers, np.where(operands < self.inputs, operands, steps))
@@ -129,7 +129,7 @@ class _Lowering:
         return self._add(operation, x, others[0] if others else -1)
 
     def _power(self, x: int, exponent: str) -> int:
-        """Small whole powers are products, which is many times faster."""
+        """Return the operand of x to a power; small integer powers are products, which are many times faster."""
         number = float(exponent)
         if number == 1:
             return x

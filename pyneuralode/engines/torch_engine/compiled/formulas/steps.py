@@ -14,7 +14,7 @@ from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STA
 
 
 class FormulaScheme(NamedTuple):
-    """A method (see `..plan.MethodPlan`) and room for one step of samples of `dim` components.
+    """A method (see `..plan.MethodPlan`) and the working memory of one step, for samples of `dim` components.
 
     `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
     at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix` holds
@@ -104,7 +104,7 @@ def _drop_nonfinite_columns(machine, jacobian, frozen):
 def find_jacobian(machine, jacobian, frozen):
     """Set the Jacobian (dim, dim + 1) where the machine has linearized; return whether a step may be built on it.
 
-    Columns that are not finite are left out, and marked in `frozen` (dim,): no step must move these components. The last
+    Columns that are not finite are left out and marked in `frozen` (dim,): no step may move these components. The last
     column, the derivatives by the time, must be finite.
     """
     for c in range(len(frozen)):
@@ -114,12 +114,12 @@ def find_jacobian(machine, jacobian, frozen):
 
 @inner_function
 def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
-    """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
+    """Step from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
 
-    The first stage of an explicit or implicit step is there already. A `fresh` step is the first one from y: the
-    others find its Jacobians. A step that fails ends in numbers that are not finite.
+    The first stage of an explicit or implicit step is already there. A `fresh` step is the first one from y; later ones
+    reuse its Jacobians. A step that fails ends in numbers that are not finite.
 
-    Returns the evaluations of the field, and whether there was a Jacobian to use: else there is no step.
+    Returns the evaluations of the field, and whether the Jacobian was usable: otherwise no step was taken.
     """
     evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
     for sample in range(len(k)):
@@ -148,7 +148,7 @@ def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
 
 @inlined_function
 def _moves_frozen(k, stages, frozen):
-    """Return whether one of the stages moves a component that must be still."""
+    """Return whether one of the stages moves a frozen component."""
     for c in range(len(frozen)):
         if frozen[c]:
             for i in range(stages):
@@ -166,7 +166,7 @@ def _explicit_stages(machine, scheme, h, t, y, at, k, first, stop):
 
 @inner_function
 def extend(machine, scheme, h, t, y, k):
-    """Evaluate the further stages that only the interpolant needs."""
+    """Evaluate the extra stages that only the interpolant needs."""
     for sample in range(len(k)):
         at = sample * scheme.dim
         _explicit_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
@@ -218,7 +218,7 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
                 break
             last = size
         if not converged:
-            # The step fails by its end, on which some methods' second stage has no weight, but the last one always has.
+            # NaN in all further stages makes the end NaN: some stages have no weight in it, the last one always has.
             for unknown in range(i, scheme.stages):
                 fill(k[unknown], np.nan)
             break
@@ -227,7 +227,7 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
 
 @inlined_function
 def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
-    """Improve the stage k = f(time, point + scale k); return the sizes of the change and of rounding, over the tolerance."""
+    """Improve the stage k = f(time, point + scale k); return the change and the rounding, each over the tolerance."""
     dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
     for j in range(dim):
         scheme.rest[j] = scheme.point[j] + scale * stage[j]
@@ -245,7 +245,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 @inlined_function
 def set_interpolant_weights(scheme, theta):
-    """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
+    """Set the weights of the stages in the interpolant at `theta`, a fraction of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0
         for q in range(scheme.interpolant.shape[1]):
@@ -256,7 +256,7 @@ def set_interpolant_weights(scheme, theta):
 
 @inlined_function
 def set_interpolant_slope_weights(scheme, theta):
-    """Set the weights of the stages in the interpolant's slope at `theta`, a part of the step."""
+    """Set the weights of the stages in the interpolant's slope at `theta`, a fraction of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0
         for q in range(scheme.interpolant.shape[1]):
@@ -275,7 +275,7 @@ def interpolate(scheme, h, theta, y, k, out):
 
 @inner_function
 def spectral_radius(scheme, h, y, k, rtol, atol):
-    """Return about how large the largest eigenvalue of the Jacobian is, of which the explicit steps' stability depends.
+    """Return an estimate of the Jacobian's largest absolute eigenvalue, which limits the size of stable explicit steps.
 
     From an explicit step, |df| / |dy| of its last two stages, both at its end (Hairer and Wanner, Solving Ordinary
     Differential Equations II, IV.2); from a Rosenbrock step the largest row sum of |J|.
@@ -321,9 +321,9 @@ def error_size(scheme, h, y, end, k, rtol, atol):
 
 @inner_function
 def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
-    """Return the largest estimated error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
+    """Return the largest estimated error over the tolerance, at up to three of `count` times from ts[j] on, and evaluations.
 
-    See `StiffStep.interpolant_error`; `u` (n,) is room for the interpolant.
+    See `StiffStep.interpolant_error`; `u` (n,) is scratch for the interpolant.
     """
     dim, gamma, change = scheme.dim, scheme.places[2, scheme.stages - 1], scheme.change
     largest, evaluations, before = 0.0, 0, -1
@@ -340,7 +340,7 @@ def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
             fill(scheme.rest, 0.0)
             combine(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
             evaluate(machine, time, u, at, change)
-            if len(k) > 1:  # else the step's factors are there
+            if len(k) > 1:  # with one sample the step's factors are still there
                 set_matrix(scheme, scheme.jacobians[sample], h * gamma)
             for i in range(dim):
                 change[i] = gamma * h * (change[i] - scheme.rest[i])

@@ -12,15 +12,15 @@ from .network import add_gradient, evaluate, load_parameters, store_gradient, vj
 from .plan import END, ONE, RECORD, SAMPLES, START, WORK
 from .steps import advance, extend, make_scheme, set_interpolant_weights, step_back
 
-# Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
+# Numbers of tape that repeated steps may fill at once: what fits in a core's cache.
 REPEATED_TAPE_NUMBERS = 1 << 18
-# Records whose part of the gradient is taken at once, while they are in a core's nearer caches.
+# Records whose parts of the gradient are computed at once, while they are in a core's nearer caches.
 RECORDS_PER_PRODUCT = 64
 
 
 @inner_function
 def repeat_steps(net, scheme, work, ts, step_log, checkpoints, begin, stop, every, tape, size):
-    """Take the steps from `begin` to `stop` again, writing their tape from its first row on."""
+    """Repeat the steps from `begin` to `stop`, writing their tape from its first row on."""
     y, end = at(work, net[START]), at(work, net[END])
     copy_numbers(y, at(checkpoints, begin // every * scheme.n), scheme.n)
     first, row, have_slope = 0, 0, False
@@ -63,10 +63,10 @@ def adjoint_sweep(
     wants_parameters,
     sources=SOURCES,
 ):
-    """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`), and the tape's memory.
+    """Return the gradients by the initial state (n,) and by the parameters (as `theta`), and the memory of the tape.
 
-    `cotangents` (T, n) are those of the states. With the tape whole, `work` and `tape` are as the march left them; they
-    are used up.
+    `cotangents` (T, n) are those of the states. If the tape is complete, `work` and `tape` are as the march left them;
+    they are overwritten.
     """
     net, memory, steps = pointer(table), pointer(work), pointer(step_log)
     scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
@@ -137,4 +137,4 @@ def adjoint_sweep(
     for i in range(n):
         y0_bar[i] = scheme.argument_bars[i] + cotangents[0, i]
     store_gradient(net, memory, pointer(scales), pointer(gradient))
-    return y0_bar, gradient, tape  # which pointers alone would not keep alive
+    return y0_bar, gradient, tape  # returned, since pointers alone would not keep it alive

@@ -1,4 +1,4 @@
-"""The whole solve in compiled code: the march of ..march, and the tape that its adjoint needs."""
+"""The whole solve in compiled code: the march of ..march, and the tape for its adjoint."""
 
 import numpy as np
 
@@ -23,14 +23,14 @@ from .plan import END, RECORD, SAMPLES, START, WORK
 from .steps import advance, combine, error_size, extend, make_scheme, set_interpolant_weights
 
 INITIAL_TAPE_ROWS = 256
-# What the adjoint needs to know of a step, the columns of the journal: the time at its end, and the tape's rows of its
-# first and second evaluation and after its last.
+# The columns of the step log, from which the adjoint repeats a step: the time at its end, and the rows on the tape of
+# its first and second evaluation and after its last.
 END_TIME, FIRST_ROW, SECOND_ROW, LAST_ROW, LOG_COLUMNS = range(5)
 
 
 @allocating_function
 def grown(array, size):
-    """Return a copy of a flat array with room for `size` numbers."""
+    """Return a copy of a flat array with space for `size` numbers."""
     more = aligned(size, array)
     for i in range(array.size):
         more[i] = array[i]
@@ -81,15 +81,15 @@ def march(
     tape,
     sources=SOURCES,
 ):
-    """Solve from y0 through ts, in one step from each time of `stops` to the next, or in adaptive ones that end on them.
+    """Solve from y0 through ts: one step from each time of `stops` to the next, or adaptive steps that end on them.
 
     The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above
-    0 the solve can be differentiated: the state is kept every so many steps, and the tape of evaluations too as long
+    0 the solve can be differentiated: the state is stored every so many steps, and the tape of evaluations too as long
     as it fits in `tape_capacity` numbers. `work` is working memory of the plan's size, and `tape` memory for the tape,
     replaced where it is too small.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is
-    whole), the states (T, n); for the adjoint the journal, the kept states (both flat) and the tape.
+    whole), the states (T, n); for the adjoint the step log, the checkpoints (both flat) and the tape.
     """
     net, memory = pointer(table), pointer(work)
     zero(memory, net[WORK])

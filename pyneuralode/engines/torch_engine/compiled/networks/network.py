@@ -1,9 +1,9 @@
 """Kernels of the fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
 
-`net` is the table of a plan and `work` the working memory. An evaluation leaves a record for each sample on the tape:
-the input map's and each hidden layer's values, and their derivatives. The vector-Jacobian product turns the derivatives
-into the cotangents of the pre-activations, and the gradient of each weight matrix is then one product of the cotangents
-with the values, over many records at once.
+`net` is the table of a plan and `work` the working memory. An evaluation writes a record of each sample to the tape: the
+values of the input map and of each hidden layer, and their derivatives. The vector-Jacobian product turns the
+derivatives into the cotangents of the pre-activations. The gradient of each weight matrix is then one product of the
+cotangents with the values, over many records at once.
 """
 
 from ..activations import activate
@@ -50,14 +50,14 @@ def layer_of(net, l):
 
 @inner_function
 def scales_of(net, scales, l):
-    """Return the scales of the weights and biases that lead to layer l: the field's scales are taken into them."""
+    """Return the scales of the weights and biases that lead to layer l, which include the field's scales."""
     outward = scales[1] if l == net[LAST] else 1.0
     return outward / scales[0] if l == 1 else outward, outward
 
 
 @inner_function
 def load_parameters(net, work, scales, theta):
-    """Lay out the parameters in whole vectors, the weights as columns and as rows."""
+    """Copy the parameters to whole vectors, the weights both by columns and by rows."""
     if net[KIND] == COMPARTMENTS:
         copy_numbers(work, theta, 3)
         return
@@ -81,7 +81,7 @@ def load_parameters(net, work, scales, theta):
 
 @inner_function
 def evaluate(net, work, y, k, record):
-    """k = f(y), leaving records."""
+    """k = f(y); write the records."""
     if net[KIND] == COMPARTMENTS:
         compartments.evaluate(net, work, y, k, record)
         return
@@ -106,7 +106,7 @@ def evaluate(net, work, y, k, record):
 
 @inner_function
 def vjp(net, work, record, bar, init, out):
-    """out = init + J^T bar with the Jacobian J of the evaluation that left the records, which are used up."""
+    """out = init + J^T bar with the Jacobian J of the evaluation that wrote the records, which are overwritten."""
     if net[KIND] == COMPARTMENTS:
         compartments.vjp(net, work, record, bar, init, out)
         return
@@ -133,7 +133,7 @@ def vjp(net, work, record, bar, init, out):
 
 @inner_function
 def add_gradient(net, work, record, count, ones):
-    """Add the part of `count` records to the sums for the parameters' gradient; `ones` leads to a 1."""
+    """Add the part of `count` records to the sums for the parameters' gradient; `ones` points to a 1."""
     if net[KIND] == COMPARTMENTS:
         compartments.add_gradient(net, work, record, count)
         return
@@ -152,7 +152,7 @@ def add_gradient(net, work, record, count, ones):
 
 @inner_function
 def store_gradient(net, work, scales, gradient):
-    """Write the parameters' gradient (as theta)."""
+    """Write the gradient of the parameters, laid out as theta."""
     if net[KIND] == COMPARTMENTS:
         copy_numbers(gradient, at(work, layer_of(net, 1)[SUMS]), 3)
         return

@@ -14,8 +14,8 @@ from ..tableau_plan import TableauPlan, tableau_plan
 
 NETWORK, COMPARTMENTS = 0, 1
 
-# Entries of SolvePlan.table. Of the field: its kind, the numbers of its maps, the samples in the state, components of
-# each, the last layer's number, numbers in the record of one sample's evaluation.
+# Entries of SolvePlan.table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the components
+# of each, the last layer's number, and the numbers in the record of one sample's evaluation.
 KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
 # Of the method: see Scheme in .steps; `LEAD` counts the numbers that a state takes in memory.
 STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)
@@ -24,20 +24,20 @@ STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = 
 WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, ARGUMENT_BARS, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
 # A row for each layer of values (the input is layer 0), from here on.
 LAYERS, COLUMNS = 29, 15
-# Its columns: width; width in whole vectors, as numbers and as vectors; where its values and its slopes lie in a record;
+# Its columns: width; width in whole vectors, as numbers and as vectors; where its values and slopes lie in a record;
 # where the weights that lead to it and their biases lie among the parameters (-1: none); where in the working memory
-# lie the biases, the weights as columns (one for each input) and as rows (one for each output), and the sums of their
+# lie the biases, the weights by columns (one for each input) and by rows (one for each output), and the sums of their
 # gradients; whether it is computed by dot products with the rows, and the cotangent below by those with the columns;
-# and whether the gradient lies as the columns do.
+# and whether the gradient lies by columns.
 (
-    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, COLUMN_WEIGHTS, ROW_WEIGHTS, SUMS, BIAS_SUMS, BY_DOTS,
-    VJP_BY_DOTS, GRADIENT_IN_COLUMNS,
+    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, COLUMN_WEIGHTS, ROW_WEIGHTS, SUMS, BIAS_SUMS,
+    BY_DOTS, VJP_BY_DOTS, GRADIENT_IN_COLUMNS,
 ) = range(COLUMNS)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SolvePlan:
-    """What is integrated, how, and where everything lies in the working memory of `work` numbers.
+    """The field, the method, and the layout of the working memory of `work` numbers.
 
     `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
     `NetworkScheme` says; `interpolant` its polynomials.
@@ -54,7 +54,7 @@ class SolvePlan:
 
 
 class _Memory:
-    """Places in the working memory, each at the start of a vector."""
+    """Allocates places in the working memory, each at the start of a vector."""
 
     def __init__(self, lanes: int):
         self.lanes, self.used = lanes, 0
@@ -107,7 +107,7 @@ def _kind(field: VectorField) -> int:
 
 
 def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarray, int]:
-    """Return the layers' rows and the numbers in a record."""
+    """Return the layers' rows of the table, and the length of a record."""
     lanes = memory.lanes
     biased, sizes = type(field) is MLP, field.sizes if type(field) is MLP else (field.dim, field.dim)
     layers = np.zeros((len(sizes), COLUMNS), dtype=np.int64)
@@ -129,7 +129,7 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
         layer[ROW_WEIGHTS] = memory.take(below[PADDED] * layer[WIDTH])
         layer[SUMS] = memory.take(layer[PADDED] * below[WIDTH] if across else below[PADDED] * layer[WIDTH])
         layer[BIAS_SUMS] = memory.take(layer[PADDED])
-        # What lies behind the input and the output in a record is not zero, as dot products need it.
+        # The padding of the input and the output in a record is not zero, so dot products cannot read it.
         layer[BY_DOTS] = l > 1 and _dots_pay(layer, below)
         layer[VJP_BY_DOTS] = l == 1 < len(sizes) - 1 and _dots_pay(below, layer)
         layer[GRADIENT_IN_COLUMNS] = across
@@ -137,17 +137,17 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
 
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
-    """Return whether a product is faster by dot products, which cost about two vectors more each, for adding up."""
+    """Return whether a product is faster as dot products, each of which costs about two vectors more for its sum."""
     return outputs[WIDTH] <= MAX_DOT_ROWS and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (
         outputs[VECTORS] + 1
     )
 
 
 def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
-    """Return the weights of stage i in what comes after it in a step of `count` stages, as row i.
+    """Return, as row i, the weights of stage i in everything after it in a step of `count` stages.
 
-    That is the step's end, and then the arguments of the stages from the last one down to i + 1. The stage at the
-    end has the end for an argument: its part is in the first column.
+    Its columns are the end of the step, then the arguments of the stages from the last one down to i + 1. The stage at
+    the end has the end as its argument: its part is in the first column.
     """
     stages, rows, end_stage = method.numbers[0], len(method.rows), method.numbers[2]
     table = np.zeros((rows, rows + 1))

@@ -31,13 +31,13 @@ from .plan import (
 
 
 class NetworkScheme(NamedTuple):
-    """A tableau, and the room for one step.
+    """A tableau, and the working memory of one step.
 
-    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the
-    slope at the step's end, -1 where there is none. `forward_weights` holds, a row each, the weights of the earlier stages in
-    the argument of each stage, in the end, and in the error estimates; `backward_weights` those of plan._backward_weights, for a step
-    without and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the
-    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars` the
+    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the slope at
+    the step's end, or -1. Each row of `forward_weights` holds the weights of the earlier stages in the argument of a
+    stage, in the end, or in an error estimate; `backward_weights` are those of plan._backward_weights, for a step without
+    and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the weights of
+    the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars` the
     cotangents of the end and of the stages' arguments, the last stage's first.
     """
 
@@ -102,7 +102,7 @@ def advance(net, scheme, work, h, y, end, record, size):
 
 @inner_function
 def extend(net, scheme, work, y, end, record, size):
-    """Evaluate the further stages that only the interpolant needs; `record` is the second stage's."""
+    """Evaluate the extra stages that only the interpolant needs; `record` is the second stage's."""
     for i in range(scheme.stages, scheme.total):
         point = end if i == scheme.end_stage else scheme.point
         if i != scheme.end_stage:
@@ -112,7 +112,7 @@ def extend(net, scheme, work, y, end, record, size):
 
 @inner_function
 def set_interpolant_weights(scheme, theta, h):
-    """Set the weights of the stages in the state at `theta`, a part of the step."""
+    """Set the weights of the stages in the state at `theta`, a fraction of the step."""
     for i in range(scheme.total):
         total, power = 0.0, 1.0
         for q in range(scheme.degree):
@@ -142,10 +142,10 @@ def error_size(scheme, y, end, rtol, atol):
 
 @inner_function
 def step_back(net, scheme, work, h, extended, start, record, size):
-    """Carry the adjoint of a step's end to its start; `record` is the second stage's.
+    """Propagate the adjoint of a step's end to its start; `record` is the second stage's.
 
     On entry the first of `argument_bars` is the end's cotangent, `start` that of the start and `bars` are those of the
-    stages, both from outputs inside the step. On return `start` lacks the first stage's part alone, whose cotangent is
+    stages, both from outputs inside the step. On return `start` lacks only the part of the first stage, whose cotangent is
     the first of `bars`.
     """
     total, lead, argument_bars = scheme.total, scheme.lead, scheme.argument_bars
