@@ -99,7 +99,7 @@ class AdaptiveControl:
         return accepted
 
     def _first_sizes(self, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-        """Return the first step sizes (Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4)."""
+        """Return the first step sizes: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4."""
         scale = y.abs() * self.rtol + self.atol
         d0, d1 = rms(y / scale), rms(slope / scale)
         remaining = t_end - t
