@@ -1,4 +1,4 @@
-"""The error of dense output between the ends of adaptive steps: where it is checked, and what follows if it is too large."""
+"""The error between the ends of adaptive steps: where it is checked, and what follows if it is too large."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def largest_rms(sizes: Sequence[int]) -> Norm:
-    """Return the norm that is the largest root mean square of consecutive parts: no short part hides in a long one."""
+    """Return the norm that is the largest root mean square of consecutive parts, short or long."""
     if len(sizes) == 1:
         root = math.sqrt(sizes[0])
         return lambda x: torch.linalg.vector_norm(x) / root
@@ -247,8 +247,8 @@ def adaptive_march(
     """Yield accepted steps from `t` to `t_end` in either direction.
 
     `initial_size` is the size of the first step where the caller knows a good one. `interpolant_control` is given where
-    states between the ends of steps are requested: a step that is not accurate enough there is repeated, shorter or up to
-    the first of those times. Tolerances are numbers or NumPy arrays (n,).
+    states between the ends of steps are requested: a step that is not accurate enough there is repeated, shorter or
+    up to the first of those times. Tolerances are numbers or NumPy arrays (n,).
     """
     tolerance, stepper = step_tolerance(control, y, norm), method.stepper()
     direction = math.copysign(1.0, t_end - t)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """A context that counts the bytes of tensors: after ``with PeakMemory() as memory:``, ``memory.peak`` holds the peak.
+    """Counts the bytes of tensors: after ``with PeakMemory() as memory:``, ``memory.peak`` holds the peak.
 
     It counts what PyTorch operations allocate on any device, but not the memory of compiled code or NumPy.
     """

@@ -77,7 +77,7 @@ class AdaptiveControl:
         return torch.where(t_end > t, torch.minimum(after, t_end), torch.maximum(before, t_end))
 
     def judge(self, step: BatchedStep) -> Tensor:
-        """Return a mask of the rows that accept the step, and choose the size of each row's next step (Gustafsson 1991)."""
+        """Return a mask of the rows that accept the step, and choose the sizes of the next ones (Gustafsson 1991)."""
         k = self.exponent
         error = step.error(self.rtol, self.atol)
         accepted = error <= 1

@@ -110,8 +110,8 @@ def march(
 ) -> MarchRecord:
     """March every row of y0 (m, n), with the slopes there, through its times; see `MarchRecord`.
 
-    `purpose` says what the record must hold: the "states" at outputs and crossings, the "steps" for a replay, or "both",
-    with the states at which the steps start.
+    `purpose` says what the record must hold: the "states" at outputs and crossings, the "steps" for a replay, or
+    "both", with the states at which the steps start.
 
     A row that has arrived takes no further part: it is left out if the field may be evaluated for some rows only, and
     stays where it is otherwise.
@@ -233,7 +233,7 @@ class _March:
         return _ConditionValues(rows, times, values, eventful & rows)
 
     def _locate_events(self, step: BatchedStep, conditions: _ConditionValues) -> Tensor:
-        """Find the events within the step; return the signed time (m,) of each row's terminal event, infinite without one."""
+        """Find the events within the step; return the signed times (m,) of terminal ones, infinite without one."""
         all_rows, limit = torch.arange(len(self.t), device=self.t.device), torch.full_like(self.t, math.inf)
         for i in conditions.eventful.any(1).nonzero()[:, 0].tolist():
             going = conditions.rows & torch.isinf(limit)

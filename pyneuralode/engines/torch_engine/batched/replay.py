@@ -49,7 +49,7 @@ class Replay:
         return Replay(method, f, record.grid[:, order], order, active_counts, requested, torch.argsort(sequence))
 
     def run(self, y: Tensor, first: int, last: int) -> tuple[list[Tensor], Tensor]:
-        """Take the steps from `first` up to `last`, exclusive, from y; return the states requested and the end of the last step."""
+        """Take the steps range(first, last) from y; return the requested states, and the end of the last step."""
         states, slope, f = [], None, None
         for k in range(first, last):
             active_count = self.active_counts[k]
@@ -78,7 +78,7 @@ def checkpointed(
     parameters: tuple[Tensor, ...],
     constants: tuple[Tensor, ...],
 ) -> Tensor:
-    """As `backprop`, but from the stored start of every block of steps; `constants` must not change before the backward pass."""
+    """As `backprop`, but from the stored start of every block of steps; `constants` must not change until then."""
     starts = record.starts[:-1:every, replay.order]
     return _CheckpointedReplay.apply(replay, starts, every, record.values, constants, y0, *parameters)
 

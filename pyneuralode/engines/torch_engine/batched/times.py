@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class BatchedTimes:
-    """Times (m, T) of m rows, detached; a row with fewer repeats its last one. `counts` (m,) are the numbers of times."""
+    """Times (m, T) of m rows, detached; a row with fewer than T repeats its last one, and `counts` (m,) has its number."""
 
     times: Tensor
     counts: Tensor

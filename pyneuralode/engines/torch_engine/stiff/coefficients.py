@@ -138,7 +138,7 @@ class SDIRK:
 
 
 def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
-    """Return weights that carry slopes at `earlier` times to `time`: the last one there, or small and exact for parabolas."""
+    """Return weights that extrapolate slopes at `earlier` times to `time`: the last one, or small and exact for parabolas."""
     same = np.flatnonzero(abs(earlier - time) < 1e-12)
     if same.size:
         return np.eye(len(earlier))[same[-1]]

@@ -60,15 +60,14 @@ class LinearizableSlope:
         self.holds_gradients = self.trains_parameters or not (
             is_described or isinstance(dynamics, nn.Module) or layout.numpy
         )
-        self.depends_on_time: bool | None = (
-            None  # whether f uses t in a way that autograd does not see; known after the first check
-        )
+        # Whether f uses t in a way that autograd does not see; known after the first check.
+        self.depends_on_time: bool | None = None
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
         return self.f(t, y)
 
     def linearize(self, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return the linearization at (t, y), recorded if autograd records f; `h` is a step inside the span, for differences."""
+        """Return the linearization at (t, y), recorded if autograd records f; t + h must lie in the span."""
         if self.statistics.nfev == 0:
             self.f(t, y)  # errors of the first call are reported as errors of y0, so it is made without gradients
         recording = torch.is_grad_enabled() and (
@@ -84,7 +83,7 @@ class LinearizableSlope:
                     with torch.set_grad_enabled(recording):
                         linear.time_derivative = self._unrecorded_time_derivative(t, y, h, linear.slope)
                 if linear.frozen is not None and not self.samplewise:
-                    # Autograd gives NaN for some smooth functions, such as where(y > 0, sqrt(y), 0) below 0; differences do not.
+                    # Autograd gives NaN for some smooth functions, as where(y > 0, sqrt(y), 0) below 0.
                     by_differences = linearize_by_differences(self.f, t, y.detach(), h, linear.slope.detach())
                     if by_differences.usable:
                         by_differences.slope = linear.slope  # so that the gradient becomes NaN, not wrong
@@ -99,7 +98,7 @@ class LinearizableSlope:
             )
 
     def _evaluate(self, time: Tensor, at: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the slope (None if the field does not take tensors with gradients) and the state at which it was evaluated."""
+        """Return the slope (None if the field does not take tensors with gradients) and the state at which it is."""
         try:
             return self._samplewise_slopes(time, at) if self._samplewise_autograd else (self.f(time, at), at)
         except RuntimeError as error:
@@ -178,7 +177,7 @@ def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = T
 def linearize_by_differences(
     f: Slope, t: float, y: Tensor, h: float, slope: Tensor, quadratures: int = 0
 ) -> Linearization:
-    """Return the linearization at (t, y) by forward differences; f does not depend on its last `quadratures` components.
+    """Return the linearization by forward differences; f does not depend on the last `quadratures` components of y.
 
     It is usable if a quarter of each difference changes f by a quarter, unlike for sqrt(y) at y = 0.
     """

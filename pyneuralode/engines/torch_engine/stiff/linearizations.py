@@ -1,4 +1,4 @@
-"""Linearizations of a slope at one point: the slope, its Jacobian J, and solvers for I - scale J, dense or matrix-free."""
+"""Linearizations of a slope at one point: its value, its Jacobian J, and solvers for I - scale J."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Linearization(Protocol):
         """Return J x (n,), differentiable if autograd recorded the linearization."""
 
     def shifted_solver(self, scale: float, rough: bool = False) -> ShiftedSolver:
-        """Return a solver for I - scale J; a `rough` one solves to a few digits, for solutions that are corrected anyway."""
+        """Return a solver for I - scale J; a `rough` one gives a few digits, for solutions that are corrected."""
 
     def spectral_bound(self) -> float:
         """Return a bound on (or an estimate of) the largest absolute eigenvalue of J."""
@@ -49,8 +49,8 @@ class Linearization(Protocol):
 class DenseLinearization:
     """A Jacobian matrix (n, n), or N matrices (N, d, d) of samples that do not depend on each other.
 
-    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `linear_enough` says whether difference
-    quotients are close to derivatives.
+    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `linear_enough` says whether
+    difference quotients are close to derivatives.
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, linear_enough: bool = True):
@@ -75,7 +75,7 @@ class DenseLinearization:
 
 
 class LUSolver:
-    """LU factors of I - scale J. If it is singular, solutions are not finite and the step that uses them is rejected."""
+    """LU factors of I - scale J. If it is singular, solutions are not finite and the step with them is rejected."""
 
     failure = None
 
@@ -96,7 +96,8 @@ class LUSolver:
 class MatrixFreeLinearization:
     """A Jacobian known only by its products, each one pass of autograd through the field.
 
-    Two reverse passes make a forward one: `transposed_product` is J^T u for a dummy u, and its derivative by u gives J x.
+    Two reverse passes make a forward one: `transposed_product` is J^T u for a dummy u, and differentiating it by u
+    gives J x.
     """
 
     frozen = None

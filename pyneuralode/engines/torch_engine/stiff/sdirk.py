@@ -73,7 +73,7 @@ class NewtonIteration:
         return True
 
     def refresh(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
-        """After a failure, evaluate and factorize anew; return False if both were up to date or the Jacobian is not usable."""
+        """After a failure, evaluate and factorize anew; return whether that helped: not all was fresh, J is usable."""
         if self.time == t and self.size == h:
             return False
         if self.time != t:

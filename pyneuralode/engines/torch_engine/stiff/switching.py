@@ -20,7 +20,7 @@ STIFF_STEPS, NONSTIFF_STEPS = 10, 3
 
 @dataclass(frozen=True, eq=False)
 class AutoSwitch:
-    """An explicit method whose last two stages lie at the end of the step, its real stability interval, and a stiff method."""
+    """An explicit method with two last stages at the step's end, its real stability interval, and a stiff method."""
 
     name: str
     explicit: Tableau
@@ -78,7 +78,7 @@ class AutoSwitchStepper:
         return step
 
     def _spectral_radius(self, step: Step, tolerance: Tolerance) -> float:
-        """Return |df| / |dy| of the last two stages, an estimate of the largest eigenvalue (Hairer and Wanner, IV.2)."""
+        """Return |df| / |dy| of the last two stages, an estimate of the spectral radius (Hairer and Wanner, IV.2)."""
         s = self.method.tableau.explicit.stages
         apart = torch.mv(torch.stack(step.stages[:s]).t(), self.method.stage_difference) * step.h
         scale = step.y.abs().mul_(tolerance.rtol).add_(tolerance.atol)

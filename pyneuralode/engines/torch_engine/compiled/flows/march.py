@@ -61,7 +61,7 @@ def padded_rows(z, rows):
 def march(
     head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep, sources=SOURCES
 ):
-    """Solve from the states z (d, n): one step from each time of `stops` to the next, or adaptive steps that end on them.
+    """Solve from the states z (d, n): steps between the times of `stops`, or adaptive steps that end on them.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected), the end (d + 1, n), whose last
     row is the integral of the trace; with `keep` for the adjoint the steps' times and first evaluations, and

@@ -17,7 +17,7 @@ from .plan import HYPERNETWORK
 
 
 class FlowShape(NamedTuple):
-    """Kind, activation, dimension d and width w of a flow, and the hypernetwork's hidden units or the columns of time."""
+    """Kind, activation, dimension d, width w of a flow, and the hypernetwork's hidden units or the columns of time."""
 
     kind: int
     activation: int
@@ -125,7 +125,7 @@ def _affine(shape, theta, scales, t, row, intermediates):
 
 @inner_function
 def weights_vjp(shape, theta, scales, row, intermediates, bar, theta_bar, scratch):
-    """Add the vector-Jacobian product of `bar`, the cotangents of a row of weights, to `theta_bar`; `bar` is overwritten."""
+    """Add to `theta_bar` the product of `bar`, the cotangents of a row of weights, which is overwritten."""
     d, w = shape.dim, shape.width
     for k in range(w):
         along = bar[w * (2 * d + 1) + k]

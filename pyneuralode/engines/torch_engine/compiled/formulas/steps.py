@@ -321,7 +321,7 @@ def error_size(scheme, h, y, end, k, rtol, atol):
 
 @inner_function
 def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
-    """Return the largest estimated error over the tolerance, at up to three of `count` times from ts[j] on, and evaluations.
+    """Return the largest error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
 
     See `StiffStep.interpolant_error`; `u` (n,) is scratch for the interpolant.
     """

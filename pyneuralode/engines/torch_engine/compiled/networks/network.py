@@ -1,7 +1,7 @@
 """Kernels of the fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
 
-`net` is the table of a plan and `work` the working memory. An evaluation writes a record of each sample to the tape: the
-values of the input map and of each hidden layer, and their derivatives. The vector-Jacobian product turns the
+`net` is the table of a plan and `work` the working memory. An evaluation writes a record of each sample to the tape:
+the values of the input map and of each hidden layer, and their derivatives. The vector-Jacobian product turns the
 derivatives into the cotangents of the pre-activations. The gradient of each weight matrix is then one product of the
 cotangents with the values, over many records at once.
 """

@@ -14,8 +14,8 @@ from ..tableau_plan import TableauPlan, tableau_plan
 
 NETWORK, COMPARTMENTS = 0, 1
 
-# Entries of SolvePlan.table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the components
-# of each, the last layer's number, and the numbers in the record of one sample's evaluation.
+# Entries of SolvePlan.table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the
+# components of each, the last layer's number, and the numbers in the record of one sample's evaluation.
 KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
 # Of the method: see Scheme in .steps; `LEAD` counts the numbers that a state takes in memory.
 STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)

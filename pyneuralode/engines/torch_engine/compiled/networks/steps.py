@@ -33,12 +33,12 @@ from .plan import (
 class NetworkScheme(NamedTuple):
     """A tableau, and the working memory of one step.
 
-    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the slope at
-    the step's end, or -1. Each row of `forward_weights` holds the weights of the earlier stages in the argument of a
-    stage, in the end, or in an error estimate; `backward_weights` are those of plan._backward_weights, for a step without
-    and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the weights of
-    the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars` the
-    cotangents of the end and of the stages' arguments, the last stage's first.
+    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the slope
+    at the step's end, or -1. Each row of `forward_weights` holds the weights of the earlier stages in the argument of a
+    stage, in the end, or in an error estimate; `backward_weights` are those of plan._backward_weights, for a step
+    without and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the
+    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars`
+    the cotangents of the end and of the stages' arguments, the last stage's first.
     """
 
     stages: int
@@ -145,8 +145,8 @@ def step_back(net, scheme, work, h, extended, start, record, size):
     """Propagate the adjoint of a step's end to its start; `record` is the second stage's.
 
     On entry the first of `argument_bars` is the end's cotangent, `start` that of the start and `bars` are those of the
-    stages, both from outputs inside the step. On return `start` lacks only the part of the first stage, whose cotangent is
-    the first of `bars`.
+    stages, both from outputs inside the step. On return `start` lacks only the part of the first stage, whose
+    cotangent is the first of `bars`.
     """
     total, lead, argument_bars = scheme.total, scheme.lead, scheme.argument_bars
     count = total if extended else scheme.stages
