@@ -297,7 +297,7 @@ def march(
             error = error_size(scheme, h, y, end, k, full_rtol, full_atol) if adaptive else 0.0
             between_error = 0.0
             requested = count_inside(t_next, ts, j, last, direction) if scheme.kind != EXPLICIT else 0
-            if requested > 0 and adaptive and error <= 1:  # see ..inside
+            if requested > 0 and adaptive and error <= 1:  # see InterpolantControl
                 between_error, extra_evaluations = interpolant_error(
                     machine, scheme, h, t, y, k, ts, j, requested, full_rtol, full_atol, scratch
                 )
