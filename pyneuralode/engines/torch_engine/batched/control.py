@@ -93,9 +93,8 @@ class AdaptiveControl:
             size = torch.where(accepted & self.cut & (smooth >= 1), torch.maximum(size, self.size), size)
         self.size, self.stuck = size, ~accepted & self.smallest
         self.previous = torch.where(accepted, bounded.clamp_min(1e-4), self.previous)
-        self.growth = torch.where(
-            accepted, MAX_FACTOR, torch.ones_like(error)
-        )  # the step after a rejection does not grow
+        # The step after a rejection does not grow.
+        self.growth = torch.where(accepted, MAX_FACTOR, torch.ones_like(error))
         return accepted
 
     def _first_sizes(self, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, slope: Tensor) -> Tensor:
@@ -105,9 +104,8 @@ class AdaptiveControl:
         remaining = t_end - t
         blind = (DEFAULT_TRIAL_FRACTION * remaining.abs()).clamp_max(1e-6)
         trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), blind, 0.01 * d0 / d1)
-        trial = torch.minimum(
-            torch.maximum(trial, _smallest_sizes(t)), remaining.abs()
-        )  # the field may not be defined beyond
+        # The field may not be defined beyond the end.
+        trial = torch.minimum(torch.maximum(trial, _smallest_sizes(t)), remaining.abs())
         move = torch.copysign(trial, remaining)
         other = f(t + move, y + move.to(y.dtype)[:, None] * slope)
         largest = torch.maximum(d1, rms((other - slope) / scale) / trial)

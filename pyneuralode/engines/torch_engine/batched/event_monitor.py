@@ -93,9 +93,8 @@ def locate_events(
                 partial(_is_number, value), (end, torch.where(lost, start, end)), (known, torch.ones_like(known))
             )
             there = value(last)
-            after = torch.where(
-                lost, torch.where(there == 0, before, there), after
-            )  # the last number before NaN is no crossing
+            # A zero that is the last number before NaN is no crossing.
+            after = torch.where(lost, torch.where(there == 0, before, there), after)
             sooner = lost & (last * sign < undefined_time)
             undefined_time, undefined_event = (
                 torch.where(sooner, last * sign, undefined_time),

@@ -38,9 +38,8 @@ class BatchedSlope:
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         slope = evaluated(self.call, t, y, y, self.name)
-        return (
-            slope.clone() if isinstance(slope, Tensor) else slope
-        )  # a user's function may overwrite it at its next call
+        # Cloned, as a user's function may overwrite it at its next call.
+        return slope.clone() if isinstance(slope, Tensor) else slope
 
     def take(self, rows: Tensor) -> BatchedSlope:
         """Return the function for some of the rows."""
@@ -110,7 +109,7 @@ def own_parameters(
             own[name] = parameters[name]
         elif found != expected:
             raise ArgumentError(
-                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one of its own a sample."
+                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one per sample."
             )
     return own
 
