@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.compiled.flows import function
-from pyneuralode.engines.torch_engine.compiled.flows.plan import KNOWN, flow_plan
+from pyneuralode.engines.torch_engine.compiled.flows.plan import SUPPORTED_ACTIVATIONS, flow_plan
 
 pytest.importorskip("numba")
 
@@ -50,7 +50,7 @@ def test_every_kind_of_field(name):
     assert_same(both(FIELDS[name]), 1e-10)
 
 
-@pytest.mark.parametrize("activation", KNOWN)
+@pytest.mark.parametrize("activation", SUPPORTED_ACTIVATIONS)
 def test_every_activation(activation):
     assert_same(both(pn.ConcatMLP((2, 12, 2), activation), rtol=1e-4, atol=1e-4), 1e-9)
 

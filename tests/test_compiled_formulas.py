@@ -192,13 +192,13 @@ def test_stiff_problems_reach_their_published_ends(solver):
 
 def test_small_systems_of_equations_are_solved_with_pivoting():
     numba = pytest.importorskip("numba")
-    from pyneuralode.engines.torch_engine.compiled.formulas import linear
+    from pyneuralode.engines.torch_engine.compiled.formulas import dense_lu
 
     @numba.njit
     def both_ways(matrix, pivots, x, y):
-        linear.factorize(matrix, pivots)
-        linear.solve(matrix, pivots, x)
-        linear.solve_transposed(matrix, pivots, y)
+        dense_lu.factorize(matrix, pivots)
+        dense_lu.solve(matrix, pivots, x)
+        dense_lu.solve_transposed(matrix, pivots, y)
 
     rng = np.random.default_rng(0)
     for n in (1, 2, 3, 7, 20):

@@ -189,7 +189,7 @@ def test_without_numba_the_generic_path_runs_and_says_so_once(monkeypatch, caplo
 
 @pytest.mark.parametrize("real", [np.float32, np.float64])
 def test_elementary_functions_in_units_of_the_last_place(real):
-    from pyneuralode.engines.torch_engine.compiled.networks import elementary
+    from pyneuralode.engines.torch_engine.compiled import elementary
 
     exact = np.float64 if real is np.float32 else np.longdouble
     if np.finfo(exact).eps >= np.finfo(real).eps:
@@ -207,7 +207,7 @@ def test_elementary_functions_in_units_of_the_last_place(real):
     }
     for name, (reference, arguments, limit) in cases.items():
         ours = _apply(getattr(elementary, name), arguments)
-        with np.errstate(over="ignore"):
+        with np.errstate(for_each_vector="ignore"):
             truth = reference(arguments.astype(exact))
             rounded = truth.astype(real)
         finite = np.isfinite(rounded)
@@ -217,16 +217,22 @@ def test_elementary_functions_in_units_of_the_last_place(real):
 
 
 def _apply(function, arguments):
-    from pyneuralode.engines.torch_engine.compiled.networks.emitting import load, over, pointer, routine, store
+    from pyneuralode.engines.torch_engine.compiled.llvm_codegen import (
+        emitted_function,
+        for_each_vector,
+        load,
+        pointer,
+        store,
+    )
 
     def apply(builder, x, out, count):
         def write(places, lanes):
             store(builder, places[1], function(load(builder, places[0], lanes)))
 
-        over(builder, count, (x, out), write)
+        for_each_vector(builder, count, (x, out), write)
 
     apply.__qualname__ = function.__name__
-    emitted = routine(apply)
+    emitted = emitted_function(apply)
 
     @numba.njit
     def loop(x, out):

@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 import pyneuralode as pn
 from pyneuralode.engines.julia_engine import session
-from pyneuralode.engines.torch_engine.batched.roots import root
+from pyneuralode.engines.torch_engine.batched.roots import find_roots
 from pyneuralode.gradients import gradients_of
 
 torch.set_num_threads(1)
@@ -508,7 +508,7 @@ def test_roots_of_many_functions_at_once():
         calls.append(1)
         return torch.sign(x - 0.3) * (x - 0.3).abs() ** powers
 
-    found = root(value, (start, end), (value(start), value(end)))
+    found = find_roots(value, (start, end), (value(start), value(end)))
     torch.testing.assert_close(found[:3], torch.full((3,), 0.3, dtype=DOUBLE), rtol=0, atol=1e-13)
     assert found[3] == 5.0
     assert len(calls) < 70  # 59 in the flat one: halving would take 52, trusting what leads astray 100
@@ -516,7 +516,7 @@ def test_roots_of_many_functions_at_once():
     assert bool((changed[:3] <= 0).all())
     calls.clear()
     span = torch.zeros(1, dtype=DOUBLE), torch.full((1,), 3.0, dtype=DOUBLE)
-    smooth = root(lambda x: (calls.append(1), torch.cos(x))[1], span, tuple(map(torch.cos, span)))
+    smooth = find_roots(lambda x: (calls.append(1), torch.cos(x))[1], span, tuple(map(torch.cos, span)))
     assert smooth.item() == pytest.approx(math.pi / 2, abs=4e-15) and len(calls) < 15
 
 

@@ -6,9 +6,9 @@ import torch
 
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.activations import ACTIVATIONS, DERIVATIVES, SECOND_DERIVATIVES
-from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
+from pyneuralode.engines.torch_engine.autograd_jacobian import AutogradJacobian
 from pyneuralode.engines.torch_engine.dynamics import build
-from pyneuralode.engines.torch_engine.layered import Layered, activation_of, layers_of
+from pyneuralode.engines.torch_engine.layered_net import LayeredNet, activation_of, layers_of
 from pyneuralode.fields import ConcatConv, from_description
 
 FIELDS = [
@@ -115,7 +115,7 @@ def jacobian_by_autograd(f, z):
 def test_trace_jacobian_and_products_are_those_of_autograd(field, compiled):
     z, t = points(field), 0.6
     f = build(field, tensors(field))
-    layered = Layered(layers_of(field, tensors(field)), activation_of(field), compiled)
+    layered = LayeredNet(layers_of(field, tensors(field)), activation_of(field), compiled)
     expected = jacobian_by_autograd(lambda row: f(t, row), z)
     e = points(field, seed=3)
     slope, trace = layered.trace(t, z)
@@ -124,7 +124,7 @@ def test_trace_jacobian_and_products_are_those_of_autograd(field, compiled):
     slope, jacobian = layered.jacobian(t, z)
     torch.testing.assert_close(slope, f(t, z))
     torch.testing.assert_close(jacobian.permute(1, 2, 0), expected)
-    slope, product = layered.product(t, z, e)
+    slope, product = layered.vjp(t, z, e)
     torch.testing.assert_close(slope, f(t, z))
     torch.testing.assert_close(product, torch.einsum("ni,nij->nj", e, expected))
 
@@ -135,11 +135,11 @@ def test_a_field_without_layers_has_its_jacobian_by_autograd(recording):
     z, e, t = points(field), points(field, seed=3), torch.tensor(0.4, dtype=torch.float64)
     f = build(field, tensors(field, requires_grad=True))
     with torch.set_grad_enabled(recording):
-        by_products = Differentiated(f)
+        by_products = AutogradJacobian(f)
         expected = jacobian_by_autograd(lambda row: f(t, row), z)
         _, trace = by_products.trace(t, z)
         slope, jacobian = by_products.jacobian(t, z)
-        _, product = by_products.product(t, z, e)
+        _, product = by_products.vjp(t, z, e)
     torch.testing.assert_close(trace, expected.diagonal(dim1=1, dim2=2).sum(1))
     torch.testing.assert_close(jacobian.permute(1, 0, 2), expected)
     torch.testing.assert_close(product, torch.einsum("ni,nij->nj", e, expected))
@@ -148,7 +148,7 @@ def test_a_field_without_layers_has_its_jacobian_by_autograd(recording):
 
 def test_a_field_that_ignores_the_state_has_a_jacobian_of_zeros():
     z = torch.ones(4, 2)
-    slope, trace = Differentiated(lambda t, y: torch.ones_like(y)).trace(torch.tensor(0.0), z)
+    slope, trace = AutogradJacobian(lambda t, y: torch.ones_like(y)).trace(torch.tensor(0.0), z)
     assert slope.eq(1).all() and trace.eq(0).all() and trace.shape == (4,)
 
 
@@ -171,7 +171,7 @@ def test_hand_written_gradients_are_those_of_autograd(sizes, activation):
     found = []
     for compiled in (True, False):
         p, z = tensors(field, requires_grad=True), points(field).requires_grad_()
-        layered = Layered(layers_of(field, p), activation, compiled)
+        layered = LayeredNet(layers_of(field, p), activation, compiled)
         slope, trace = layered.trace(0.7, z)
         other, jacobian = layered.jacobian(0.7, z)
         loss = (slope**3).sum() + (trace**2).sum() + (other * slope.detach()).sum() + (jacobian**2).sum()

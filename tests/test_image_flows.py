@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import pyneuralode as pn
 from pyneuralode.cli import app
-from pyneuralode.engines.torch_engine.autograd_jacobian import Differentiated
-from pyneuralode.engines.torch_engine.convolved import Convolved
+from pyneuralode.engines.torch_engine.autograd_jacobian import AutogradJacobian
+from pyneuralode.engines.torch_engine.conv_net import ConvNet
 from pyneuralode.engines.torch_engine.dynamics import build
 from pyneuralode.errors import ArgumentError, DataError, ModelFileError
 from pyneuralode.fields import ConcatConv
@@ -330,23 +330,23 @@ def test_convolutions_backwards_give_the_same_as_autograd(activation):
     z.requires_grad_()
     t = torch.tensor(0.3, dtype=torch.float64)
     found = []
-    for products in (Convolved(field, weights), Differentiated(build(field, weights))):
-        slope, row = products.product(t, z, e)
+    for products in (ConvNet(field, weights), AutogradJacobian(build(field, weights))):
+        slope, row = products.vjp(t, z, e)
         gradients = torch.autograd.grad((slope * u).sum() + row.square().sum(), [z, *weights.values()])
         found.append([slope, row, *gradients])
     for ours, theirs in zip(*found):
         assert torch.allclose(ours, theirs, atol=1e-12)
-    assert torch.allclose(Convolved(field, weights).slope(t, z), found[1][0], atol=1e-12)
+    assert torch.allclose(ConvNet(field, weights).slope(t, z), found[1][0], atol=1e-12)
 
 
 def test_lower_precision_stays_inside_the_convolutions():
     field = ConcatConv(1, 4, 4, (8,))
     weights = {name: torch.as_tensor(value, dtype=torch.float32) for name, value in field.initial(0).items()}
     z = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
-    plain = Convolved(field, weights).product(0.5, z, z)
+    plain = ConvNet(field, weights).vjp(0.5, z, z)
     with torch.autocast("cpu", torch.bfloat16):
-        lower = Convolved(field, weights)
-    for ours, theirs in zip(lower.product(0.5, z, z), plain):
+        lower = ConvNet(field, weights)
+    for ours, theirs in zip(lower.vjp(0.5, z, z), plain):
         assert ours.dtype == torch.float32
         assert 0 < float((ours - theirs).norm() / theirs.norm()) < 0.02
 

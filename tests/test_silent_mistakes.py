@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd import forward_ad
 
 import pyneuralode as pn
-from pyneuralode.dropin.runge_kutta import weights_of
+from pyneuralode.dropin.runge_kutta import combination_weights
 from pyneuralode.engines.torch_engine.batched.step import batched_method
 from pyneuralode.engines.torch_engine.stiff import as_method
 from pyneuralode.gradients import gradients_of
@@ -226,7 +226,7 @@ FORMULA = pn.Equations({"a": "-k*a"}, parameters={"k": 0.5})
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_a_solve_in_inference_mode_leaves_later_ones_their_gradients(solver, batch):
     y0, ts = torch.ones(2, 1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    for cache in (as_method, batched_method, weights_of):
+    for cache in (as_method, batched_method, combination_weights):
         cache.cache_clear()
     with torch.inference_mode():
         pn.solve(FORMULA, y0.clone(), ts, solver=solver, batch=batch, compiled=False, engine="torch")

@@ -10,7 +10,7 @@ import torch
 import pyneuralode as pn
 from pyneuralode.engines.torch_engine.march import adaptive_march
 from pyneuralode.engines.torch_engine.slopes import counted_slope as _counted_slope
-from pyneuralode.engines.torch_engine.stiff import STIFF, System, as_method, linear
+from pyneuralode.engines.torch_engine.stiff import STIFF, LinearizableSlope, as_method, linearizations
 from pyneuralode.engines.torch_engine.stiff.coefficients import SDIRK, Rosenbrock
 from pyneuralode.errors import ArgumentError, SolverError
 from pyneuralode.problem import Control, Statistics
@@ -270,7 +270,7 @@ def linearize(dynamics, y0, t=0.7):
     statistics = Statistics()
     f = _counted_slope(dynamics, parameters, layout, flat.dtype, statistics)
     with torch.no_grad():
-        return System(f, dynamics, parameters, layout, statistics).linearize(t, flat, 0.1), statistics.nfev
+        return LinearizableSlope(f, dynamics, parameters, layout, statistics).linearize(t, flat, 0.1), statistics.nfev
 
 
 @pytest.mark.parametrize("kind", [BySample, Given, MatrixFree, ReadsTheClock, InNumPy])
@@ -280,7 +280,7 @@ def test_all_ways_to_the_jacobian_agree(kind):
     other, calls = linearize(kind(), SAMPLES)
     close = {"rtol": 1e-6, "atol": 1e-5} if kind in (ReadsTheClock, InNumPy) else {}
     torch.testing.assert_close(other.slope, whole.slope)
-    torch.testing.assert_close(other.drift, whole.drift, **close)
+    torch.testing.assert_close(other.time_derivative, whole.time_derivative, **close)
     x = torch.arange(6.0, dtype=torch.float64).cos()
     torch.testing.assert_close(other.product(x), whole.jacobian @ x, **close)
     matrix = torch.eye(6, dtype=torch.float64) - 0.3 * whole.jacobian
@@ -365,7 +365,7 @@ def test_evaluations_are_the_real_calls(solver):
 
 @pytest.mark.parametrize("solver, per_step", [("Rosenbrock23", 3), ("Rodas5P", 8)])
 def test_a_rejected_step_keeps_its_jacobian(solver, per_step, monkeypatch):
-    system = count(monkeypatch, System, "linearize")
+    system = count(monkeypatch, LinearizableSlope, "linearize")
     with torch.no_grad():
         solution = solve(
             robertson(), np.array([1.0, 0, 0]), [0.0, 1.0], solver=solver, first_step=0.1, rtol=1e-4, atol=1e-8
@@ -416,7 +416,7 @@ def methods_taken(solver, f, y0, end, **control):
     method = as_method(STIFF[solver], torch.float64, CPU)
     flat, layout = flatten(y0)
     statistics = Statistics()
-    system = System(_counted_slope(f, {}, layout, torch.float64, statistics), f, {}, layout, statistics)
+    system = LinearizableSlope(_counted_slope(f, {}, layout, torch.float64, statistics), f, {}, layout, statistics)
     with torch.no_grad():
         steps = adaptive_march(method, system, flat, 0.0, end, Control(**control), statistics)
         return [(step.t, step.method is method.stiff) for step in steps]
@@ -481,7 +481,7 @@ def test_a_singularity_is_named(solver):
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "KenCarp4"])
 def test_a_failed_linear_solve_is_named(solver, monkeypatch):
-    monkeypatch.setattr(linear, "VECTORS", 1)
-    monkeypatch.setattr(linear, "RESTARTS", 1)
+    monkeypatch.setattr(linearizations, "MAX_VECTORS", 1)
+    monkeypatch.setattr(linearizations, "MAX_RESTARTS", 1)
     with pytest.raises(SolverError, match="GMRES did not solve its linear systems"):
         solve(MatrixFree(), SAMPLES, [0.0, 1.0], solver=solver, step_size=0.1)

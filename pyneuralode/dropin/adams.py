@@ -1,11 +1,10 @@
 """The Adams methods, with torchdiffeq's rule for the order: the number of past slopes, up to max_order - 1.
 
-Two properties of torchdiffeq's methods are kept, since values are to agree. The weights are those of equal
-steps, whatever the grid, so on an uneven grid the order is lost. And `explicit_adams` climbs to order 11,
-whose interval of stability is so short that a step h is stable for |h lambda| below about 0.003 only: as the
-step shrinks from coarse values the error first grows by many orders of magnitude (y' = -y on [0, 1] in 80
-steps: error 0.5), and falls at last once the step is inside that interval (320 steps: 1e-11). `max_order=5`
-(order 4) or `implicit_adams` avoid it.
+Two properties of torchdiffeq's methods are kept, so that values agree. The weights are those of equal steps on any
+grid, so the order is lost on an uneven one. And `explicit_adams` climbs to order 11, whose interval of stability is so
+short that a step h is stable for |h lambda| below about 0.003 only. As the step shrinks from coarse values, the error
+first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5), and falls only once the step is
+inside that interval (320 steps: 1e-11). `max_order=5` (order 4) or `implicit_adams` avoid it.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from torch import Tensor
 
 from ..engines.torch_engine.tableaus import TABLEAUS
 from .options import AdamsOptions
-from .problem import Problem
-from .runge_kutta import Step
+from .problem import FlatProblem
+from .runge_kutta import RungeKuttaStep
 from .slope import Time
 
-START = 3  # past slopes needed; until then steps are those of the 3/8 rule
+MIN_PAST_SLOPES = 3  # past slopes needed; until then steps are those of the 3/8 rule
 
 
 @cache
@@ -45,9 +44,9 @@ def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
 
 
 class Adams:
-    """Steps predicted by Adams-Bashforth and, if `corrects`, corrected by Adams-Moulton."""
+    """Steps predicted by Adams-Bashforth and, with `corrects`, corrected by Adams-Moulton."""
 
-    def __init__(self, problem: Problem, options: AdamsOptions, corrects: bool):
+    def __init__(self, problem: FlatProblem, options: AdamsOptions, corrects: bool):
         self.problem, self.options, self.corrects = problem, options, corrects
         self.past: deque[Tensor] = deque(maxlen=options.max_order - 1)  # slopes, the latest first
         self.before, self.after = (-1, 1) if options.perturb else (0, 0)
@@ -57,8 +56,8 @@ class Adams:
         first = slope(t, y, self.after)
         past.appendleft(first)
         order = len(past)
-        if order < START:
-            return Step(TABLEAUS["RK38"], slope, t, t_end, h, y, first, self.before).end, first
+        if order < MIN_PAST_SLOPES:
+            return RungeKuttaStep(TABLEAUS["RK38"], slope, t, t_end, h, y, first, self.before).end, first
         rows = [adams_weights(tuple(range(0, -order, -1)))]
         if self.corrects:
             rows.append(adams_weights(tuple(range(1, -order, -1))))

@@ -1,4 +1,4 @@
-"""Adaptive steps with torchdiffeq's controller, which steps past the last time and interpolates back."""
+"""Adaptive steps with torchdiffeq's controller, which steps beyond the last time and interpolates."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from ..engines.torch_engine.tableaus import Tableau
-from .errors import StuckError
-from .event import locate
-from .options import AdaptiveOptions, read
-from .problem import Problem
-from .runge_kutta import Step
+from .errors import SolveFailedError
+from .event import locate_event
+from .options import AdaptiveOptions, read_options
+from .problem import FlatProblem
+from .runge_kutta import RungeKuttaStep
 from .tableaus import ADAPTIVE
 
 
-def integrate(problem: Problem) -> Tensor:
+def integrate(problem: FlatProblem) -> Tensor:
     """Return the states (T, n)."""
     times = problem.times.to(problem.time_dtype)
     ts = times.tolist()
     states = [problem.y0[None]]
-    march = March(problem, ADAPTIVE[problem.method], ts[0]) if len(ts) > 1 else None
+    march = AdaptiveMarch(problem, ADAPTIVE[problem.method], ts[0]) if len(ts) > 1 else None
     j = 1
     while j < len(ts):
         march.reach(ts[j])
@@ -39,11 +39,11 @@ def integrate(problem: Problem) -> Tensor:
     return torch.cat(states)
 
 
-def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
+def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
     """Return the event's internal time and the states (2, n) at the start and there."""
     times = problem.times.to(problem.time_dtype)
     t0, event = float(times[0]), problem.event
-    march = March(problem, ADAPTIVE[problem.method], t0)
+    march = AdaptiveMarch(problem, ADAPTIVE[problem.method], t0)
     value = event(t0, problem.y0)
     if value == 0:
         return t0, torch.stack([problem.y0, problem.y0])
@@ -56,31 +56,31 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
             return step.at((theta - (times[0] - t0) / (step.t_end - step.t))[None])[0]
         return step.at(np.array([theta]))[0]
 
-    found = locate(event, state, value, step.t, step.t_end, problem.atol)
+    found = locate_event(event, state, value, step.t, step.t_end, problem.atol)
     return found, torch.stack([problem.y0, state(found)])
 
 
-class March:
-    """The state of an adaptive solve: time, state, slope there, size of the next step, last step accepted."""
+class AdaptiveMarch:
+    """An adaptive solve in progress: time, state and slope there, the size of the next step, the last accepted step."""
 
-    def __init__(self, problem: Problem, tableau: Tableau, t0: float):
+    def __init__(self, problem: FlatProblem, tableau: Tableau, t0: float):
         self.problem, self.tableau = problem, tableau
-        self.options = read(AdaptiveOptions, problem.method, problem.options)
+        self.options = read_options(AdaptiveOptions, problem.method, problem.options)
         dtype = problem.time_dtype
         exact = dtype == torch.float64
         self.rounded = (lambda t: t) if exact else (lambda t: float(torch.tensor(t, dtype=dtype)))
         self.t, self.y, self.step = t0, problem.y0, None
         self.first = problem.slope(t0, self.y)
-        self.forced = self.options.forced_times(problem.slope.direction, t0)
-        self.finite = True  # whether the last trial's error was a number
+        self.stops = self.options.stop_times(problem.slope.direction, t0)
+        self.finite = True  # whether the error of the last trial was finite
         self.size = self.options.first_step or self.rounded(self._first_size())
 
     def reach(self, t: float, done: Callable[[], bool] | None = None) -> None:
-        """Step until `t` is reached or, after an accepted step, `done` says so."""
+        """Step until `t` is reached, or until `done()` is true after an accepted step."""
         trials = 0
         while self.t < t:
             if trials >= self.options.max_num_steps:
-                raise self._stuck(
+                raise self._failure(
                     f"max_num_steps = {self.options.max_num_steps:g} steps since the last output were taken",
                     "raise options['max_num_steps'], loosen rtol and atol, or take a stiff solver if the "
                     "problem is stiff",
@@ -99,22 +99,22 @@ class March:
             self._call("callback_step", t, y, size)
         t_end = self.rounded(t + size)
         if not t_end > t:
-            raise self._stuck("underflow in the step", self._remedy())
-        if problem.own_norm and not bool(torch.isfinite(y).all()):
-            raise self._stuck("the state became non-finite", self._remedy())
-        while self.forced and self.forced[0][0] <= t:
-            del self.forced[0]
+            raise self._failure("underflow in the step", self._remedy())
+        if problem.has_user_norm and not bool(torch.isfinite(y).all()):
+            raise self._failure("the state became non-finite", self._remedy())
+        while self.stops and self.stops[0][0] <= t:
+            del self.stops[0]
         jump = False
-        if self.forced and self.forced[0][0] <= t_end:
-            t_end, jump = self.forced[0]
+        if self.stops and self.stops[0][0] <= t_end:
+            t_end, jump = self.stops[0]
             size = self.rounded(t_end - t)
-        step = Step(self.tableau, problem.slope, t, t_end, size, y, self.first, nudge=-1)
+        step = RungeKuttaStep(self.tableau, problem.slope, t, t_end, size, y, self.first, nudge=-1)
         ratio = self._error_ratio(step)
         self.finite = math.isfinite(ratio)
         accepted = ratio <= 1 or size <= options.min_step
         if accepted:
             if not self.finite:
-                raise self._stuck("the state became non-finite in a step of min_step", self._remedy())
+                raise self._failure("the state became non-finite in a step of min_step", self._remedy())
             if callbacks:
                 self._call("callback_accept_step", t, y, size)
             self.t, self.y, self.step = t_end, step.end, step
@@ -125,7 +125,7 @@ class March:
         return accepted
 
     @torch.no_grad()
-    def _error_ratio(self, step: Step) -> float:
+    def _error_ratio(self, step: RungeKuttaStep) -> float:
         scale = torch.maximum(step.y.abs(), step.end.abs()).mul_(self.problem.rtol).add_(self.problem.atol)
         return abs(float(self.problem.norm(step.error().div_(scale))))
 
@@ -140,7 +140,7 @@ class March:
 
     @torch.no_grad()
     def _first_size(self) -> float:
-        """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
+        """Return the first step size: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4."""
         problem, y, slope = self.problem, self.y, self.first
         norm = problem.norm
         scale = y.abs().mul_(problem.rtol).add_(problem.atol)
@@ -170,6 +170,6 @@ class March:
             "stiff solver if the problem is stiff"
         )
 
-    def _stuck(self, what: str, remedy: str) -> StuckError:
+    def _failure(self, what: str, remedy: str) -> SolveFailedError:
         t = self.problem.slope.direction * self.t
-        return StuckError(f"{what} at t = {t:g} with a step of {self.size:.3g}: {remedy}.", t, self.size)
+        return SolveFailedError(f"{what} at t = {t:g} with a step of {self.size:.3g}: {remedy}.", t, self.size)

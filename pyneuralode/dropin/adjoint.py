@@ -1,8 +1,8 @@
 """The continuous adjoint of Chen et al. 2018, solved backwards from each output time to the one before.
 
-The joint state is flat: state y (n), adjoint a (n), then the integrals of the time's and the parameters'
-gradient. The latter do not enter the slope, so a step combines its stages for y and a alone and the integrals
-once at its end.
+The joint state is flat: state y (n), adjoint a (n), then the integrals for the gradients of the time and of the
+parameters. The slope does not depend on these integrals, so the stages of a step are combined for y and a only, and the
+integrals once, at the end of the step.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ..engines.torch_engine.march import Norm, largest_rms
 from ..engines.torch_engine.once_differentiable import once_differentiable
-from .layout import Layout
-from .problem import Problem, callbacks_of, tolerance
-from .slope import Slope
+from .layout import FlatLayout
+from .problem import FlatProblem, callbacks_of, tolerance
+from .slope import FlatSlope
 
 
 @dataclass
-class Backward:
+class BackwardSettings:
     """How the backward problem is solved."""
 
     rtol: Any
@@ -42,7 +42,7 @@ def parameters_of(func: nn.Module) -> list[Tensor]:
 
 
 class Adjoint(torch.autograd.Function):
-    """Solves without a graph; the gradient comes from the backward problem.
+    """Solves without recording; the gradient comes from the backward problem.
 
     Returns the states (T, n), or with an event its internal time and the states (2, n).
     """
@@ -51,8 +51,8 @@ class Adjoint(torch.autograd.Function):
     def forward(
         ctx,
         solve: Callable,
-        problem: Problem,
-        backward: Backward,
+        problem: FlatProblem,
+        backward: BackwardSettings,
         y0: Tensor,
         times: Tensor,
         *parameters: Tensor,
@@ -89,7 +89,7 @@ class Adjoint(torch.autograd.Function):
             adjoint, integrals = joint[n : 2 * n] + gradients[j - 1], joint[2 * n :].clone()
         time_gradients[0] = integrals[0]
         if problem.event is not None:
-            time_gradients[1] = 0  # the end was found, not given
+            time_gradients[1] = 0  # the end is the event, not an argument
         parts = integrals[1:].split([p.numel() for p in parameters]) if parameters else ()
         return (
             None,
@@ -101,16 +101,16 @@ class Adjoint(torch.autograd.Function):
         )
 
 
-class AugmentedSlope(Slope):
-    """The slope of the joint state, in internal time against that of the solve forward."""
+class AugmentedSlope(FlatSlope):
+    """The slope of the joint state, in an internal time opposite to that of the forward solve."""
 
-    def __init__(self, forward: Slope, n: int, parameters: tuple[Tensor, ...]):
+    def __init__(self, forward: FlatSlope, n: int, parameters: tuple[Tensor, ...]):
         like = torch.empty((), dtype=forward.dtype, device=forward.device)
         shapes = tuple(p.shape for p in parameters)
         state = torch.Size([n]) if forward.layout.is_tuple else forward.layout.shapes[0]
         # Callbacks and norms see torchdiffeq's order: (time's gradient, y, a, *parameters' gradients).
         order = (2, 0, 1, *range(3, 3 + len(shapes)))
-        joint = Layout((state, state, torch.Size([]), *shapes), True, order)
+        joint = FlatLayout((state, state, torch.Size([]), *shapes), True, order)
         super().__init__(forward.func, joint, -forward.direction, like)
         self.forward, self.n, self.parameters = forward, n, parameters
         self.active = 2 * n
@@ -138,19 +138,21 @@ class AugmentedSlope(Slope):
         )
 
 
-def backward_problem(problem: Problem, settings: Backward, slope: AugmentedSlope) -> Problem:
+def backward_problem(problem: FlatProblem, settings: BackwardSettings, slope: AugmentedSlope) -> FlatProblem:
     """Return the backward problem; its times and initial state are set for each interval."""
     layout = slope.layout
     sample = torch.empty(sum(layout.sizes), dtype=slope.dtype, device=slope.device)
     options = dict(settings.options)
-    norm, own_norm = adjoint_norm(options.get("norm"), problem, layout)
+    norm, has_user_norm = adjoint_error_norm(options.get("norm"), problem, layout)
     rtol, atol = (
         tolerance(f"adjoint_{name}", _reordered(value), layout, sample)
         for name, value in (("rtol", settings.rtol), ("atol", settings.atol))
     )
     method = settings.method or "dopri5"
     callbacks = callbacks_of(slope.func, slope, method, layout, "_adjoint")
-    return Problem(slope, sample, torch.empty(0), rtol, atol, method, options, norm, own_norm, layout, None, callbacks)
+    return FlatProblem(
+        slope, sample, torch.empty(0), rtol, atol, method, options, norm, has_user_norm, layout, None, callbacks
+    )
 
 
 def _reordered(value: Any) -> Any:
@@ -161,7 +163,7 @@ def _reordered(value: Any) -> Any:
     return (y, a, t, *parameters)
 
 
-def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bool]:
+def adjoint_error_norm(given: Any, problem: FlatProblem, layout: FlatLayout) -> tuple[Norm, bool]:
     """Return the norm of the joint error: the default, "seminorm" (without parameters), or the user's."""
     n, state_sizes = layout.sizes[0], problem.layout.sizes
     if callable(given):
@@ -175,7 +177,7 @@ def adjoint_norm(given: Any, problem: Problem, layout: Layout) -> tuple[Norm, bo
         return own, True
     rest = [1] if given == "seminorm" else layout.sizes[2:]
     end = 2 * n + sum(rest)
-    if not problem.own_norm:
+    if not problem.has_user_norm:
         parts = largest_rms([*state_sizes, *state_sizes, *rest])
         return lambda flat: parts(flat[:end]), False
     others = largest_rms(rest)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..engines.torch_engine.tangents import differentiates_forwards, refuse_tangents
+from ..engines.torch_engine.tangents import in_forward_mode, refuse_tangents
 from ..errors import ArgumentError, unknown_name
 from . import adaptive, fixed, scipy_solver
-from .adjoint import Adjoint, Backward, parameters_of, warn_of_norm
-from .event import attach, combine
-from .layout import Layout
-from .problem import METHODS, Problem, prepare
-from .slope import Slope
+from .adjoint import Adjoint, BackwardSettings, parameters_of, warn_of_norm
+from .event import attach_event_time, combine_components
+from .layout import FlatLayout
+from .problem import METHODS, FlatProblem, prepare
+from .slope import FlatSlope
 from .tableaus import ADAPTIVE
 
 State = Tensor | tuple[Tensor, ...]
@@ -152,26 +152,26 @@ def odeint_adjoint(
         )
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
-    backward = Backward(
+    backward = BackwardSettings(
         rtol if adjoint_rtol is None else adjoint_rtol,
         atol if adjoint_atol is None else adjoint_atol,
         adjoint_method,
         dict(adjoint_options),
     )
     parameters = parameters_of(func) if adjoint_params is None else list(adjoint_params)
-    kept = [p for p in parameters if p.requires_grad]
-    if len(kept) < len(parameters):
+    trainable = [p for p in parameters if p.requires_grad]
+    if len(trainable) < len(parameters):
         warn_of_norm(adjoint_options)
     problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
     problem.slope.shift = None  # the gradient of the times comes from the backward solve
-    if differentiates_forwards():
+    if in_forward_mode():
         first = problem.slope(float(problem.times[0]), problem.y0)
         refuse_tangents("odeint_adjoint", "take odeint", problem.y0, problem.times, first, *parameters)
-    solution = Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *kept)
+    solution = Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *trainable)
     delivered = deliver(problem, solution, t)
     if problem.event is None or not torch.is_grad_enabled():
         return delivered
-    when, _ = attach(problem.event.combined, problem.slope, delivered[0], solution[1][-1])
+    when, _ = attach_event_time(problem.event.combined, problem.slope, delivered[0], solution[1][-1])
     return when, delivered[1]
 
 
@@ -228,16 +228,16 @@ def odeint_event(
     refuse_tangents("odeint_event", "solve with pn.Event", *parts)
     if not torch.is_grad_enabled():
         return event_t, solution
-    slope = Slope(func, Layout(tuple(part.shape[1:] for part in parts), is_tuple), 1.0, parts[0])
+    slope = FlatSlope(func, FlatLayout(tuple(part.shape[1:] for part in parts), is_tuple), 1.0, parts[0])
     end = torch.cat([part[-1].reshape(-1) for part in parts])
-    event_t, speed = attach(combine(event_fn, t[0].detach(), y0), slope, event_t.detach(), end)
+    event_t, speed = attach_event_time(combine_components(event_fn, t[0].detach(), y0), slope, event_t.detach(), end)
     end = slope.layout.unpack(end + speed * (event_t - event_t.detach()))
     ends = end if is_tuple else (end,)
     moved = tuple(torch.cat([part[:-1], last[None]]) for part, last in zip(parts, ends))
     return event_t, moved if is_tuple else moved[0]
 
 
-def solve(problem: Problem) -> Any:
+def solve(problem: FlatProblem) -> Any:
     """Return the states (T, n), or with an event its internal time and the states (2, n)."""
     if problem.method == "scipy_solver":
         if problem.event is not None:
@@ -247,7 +247,7 @@ def solve(problem: Problem) -> Any:
     return solver.integrate(problem) if problem.event is None else solver.integrate_until_event(problem)
 
 
-def deliver(problem: Problem, solution: Any, t: Tensor) -> Any:
+def deliver(problem: FlatProblem, solution: Any, t: Tensor) -> Any:
     """Return a solution in the shape of the user's state."""
     if problem.event is None:
         return problem.layout.unpack(solution)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaptive import March
-from .errors import RefusedError
+from .adaptive import AdaptiveMarch
+from .errors import InvalidArgumentError
 from .problem import prepare
 from .tableaus import ADAPTIVE
 
@@ -51,15 +51,17 @@ def odeint_dense(
         As `odeint`; the first also if ``state`` is asked for a time outside the span.
     """
     if not isinstance(y0, Tensor):
-        raise RefusedError(f"y0 is a {type(y0).__name__}: give a tensor.")
+        raise InvalidArgumentError(f"y0 is a {type(y0).__name__}: give a tensor.")
     if method not in (None, "dopri5"):
-        raise RefusedError(f"method is {method!r}, which odeint_dense does not have: give 'dopri5'.")
+        raise InvalidArgumentError(f"method is {method!r}, which odeint_dense does not have: give 'dopri5'.")
     if not isinstance(t0, Tensor):
-        raise RefusedError(f"t0 is a {type(t0).__name__}: give a tensor with one time, such as torch.tensor(0.0).")
+        raise InvalidArgumentError(
+            f"t0 is a {type(t0).__name__}: give a tensor with one time, such as torch.tensor(0.0)."
+        )
     times = torch.stack([torch.as_tensor(t).detach().to(t0).reshape(()) for t in (t0, t1)])
     problem = prepare(func, y0, times, rtol, atol, method, options, None)
     direction, (start, end) = problem.slope.direction, problem.times.tolist()
-    march, steps = March(problem, ADAPTIVE[problem.method], start), []
+    march, steps = AdaptiveMarch(problem, ADAPTIVE[problem.method], start), []
     march.reach(end, lambda: steps.append(march.step))
     ends = [step.t_end for step in steps]
 
@@ -69,7 +71,7 @@ def odeint_dense(
         for moment, at in zip(moments.unbind(), moments.tolist()):
             if not start <= at <= end:
                 first, last = direction * start, direction * end
-                raise RefusedError(f"t is {direction * at:g}, outside the span solved, {first:g} to {last:g}.")
+                raise InvalidArgumentError(f"t is {direction * at:g}, outside the span solved, {first:g} to {last:g}.")
             step = steps[bisect_left(ends, at)]
             states.append(step.at(((moment - step.t) / (step.t_end - step.t))[None])[0])
         return torch.stack(states).reshape(torch.Size([*torch.as_tensor(t).shape, *y0.shape]))

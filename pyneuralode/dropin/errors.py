@@ -1,15 +1,15 @@
-"""Our errors in the kinds that torchdiffeq raises, so that an existing ``except`` clause goes on working."""
+"""Our errors as subclasses of those that torchdiffeq raises, so that existing ``except`` clauses keep working."""
 
 from ..errors import ArgumentError, SolverError
 
 
-class RefusedError(ArgumentError, AssertionError):
-    """An argument that torchdiffeq refuses by an assertion."""
+class InvalidArgumentError(ArgumentError, AssertionError):
+    """An argument that torchdiffeq refuses with an assertion."""
 
 
-class KindError(ArgumentError, TypeError):
-    """An argument of a type that cannot be used."""
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of the wrong type."""
 
 
-class StuckError(SolverError, AssertionError):
-    """A solve that cannot go on: step underflow, too many steps, a non-finite state."""
+class SolveFailedError(SolverError, AssertionError):
+    """A solve that cannot continue: step underflow, too many steps, or a non-finite state."""

@@ -1,4 +1,4 @@
-"""The user's event function, and where it crosses zero."""
+"""The user's event function, the time at which it crosses zero, and the gradient of that time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import StuckError
-from .slope import Slope
+from .errors import SolveFailedError
+from .slope import FlatSlope
 
 
-def combine(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
+def combine_components(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
     """Return one event function, positive at the start, that crosses zero as soon as a component does."""
     with torch.no_grad():
         signs = torch.sign(event_fn(t0, y0))
     if bool(signs.isnan().any()):
-        raise _undefined(float(t0))
+        raise _undefined_event_error(float(t0))
     return lambda t, y: (event_fn(t, y) * signs).min()
 
 
@@ -26,12 +26,12 @@ def combine(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
 class EventFunction:
     """The value of a combined event function at internal time and flat state.
 
-    combined : of the user's time and state, see `combine`.
-    dtype : of the time that it is given.
+    combined : function of the user's time and state, see `combine_components`.
+    dtype : dtype of the time passed to it.
     """
 
     combined: Callable
-    slope: Slope
+    slope: FlatSlope
     dtype: torch.dtype
 
     @torch.no_grad()
@@ -39,16 +39,16 @@ class EventFunction:
         time = torch.full((), self.slope.direction * t, dtype=self.dtype, device=self.slope.device)
         value = float(self.combined(time, self.slope.layout.unpack(y)))
         if math.isnan(value):
-            raise _undefined(float(time))
+            raise _undefined_event_error(float(time))
         return value
 
 
-def _undefined(t: float) -> StuckError:
-    """Return the error for a sign that nobody knows; torchdiffeq takes NaN for a crossing."""
-    return StuckError(f"event_fn is NaN at t = {t:g}: return a number wherever the solve goes.", t)
+def _undefined_event_error(t: float) -> SolveFailedError:
+    """Return the error for an event function that is NaN, which torchdiffeq takes for a crossing."""
+    return SolveFailedError(f"event_fn is NaN at t = {t:g}: return a number wherever the solve goes.", t)
 
 
-def attach(combined: Callable, slope: Slope, when: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+def attach_event_time(combined: Callable, slope: FlatSlope, when: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
     """Return the user's time `when` of an event, connected to autograd, and the slope (n,) there.
 
     `end` (n,) is the state at that time, differentiable as if the time were fixed. The time moves so that the event
@@ -68,7 +68,7 @@ def attach(combined: Callable, slope: Slope, when: Tensor, end: Tensor) -> tuple
 
 
 @torch.no_grad()
-def locate(
+def locate_event(
     event: Callable[[float, Tensor], float],
     state: Callable[[float], Tensor],
     start: float,

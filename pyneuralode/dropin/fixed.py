@@ -1,4 +1,4 @@
-"""Fixed steps: along the output times, a step size or the user's grid."""
+"""Fixed steps: from one output time to the next, of a given size, or along the user's grid."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from ..engines.torch_engine.tangents import carries_derivatives
 from ..errors import SolverError
 from .adams import Adams
-from .errors import RefusedError
-from .event import locate
-from .options import AdamsOptions, FixedOptions, read
-from .problem import Problem
-from .runge_kutta import Step
+from .errors import InvalidArgumentError
+from .event import locate_event
+from .options import AdamsOptions, FixedOptions, read_options
+from .problem import FlatProblem
+from .runge_kutta import RungeKuttaStep
 from .slope import Time
 from .tableaus import FIXED
 
@@ -24,28 +24,28 @@ MOST_EVENT_STEPS = 20000
 Stepper = Callable[[Time, Time, Time, Tensor], tuple[Tensor, Tensor]]
 
 
-def stepper_of(problem: Problem) -> tuple[Stepper, FixedOptions]:
+def make_stepper(problem: FlatProblem) -> tuple[Stepper, FixedOptions]:
     """Return the method's step function and its options."""
     ignored = ("norm",)
     if problem.method not in FIXED:
-        options = read(AdamsOptions, problem.method, problem.options, ignored)
+        options = read_options(AdamsOptions, problem.method, problem.options, ignored)
         return Adams(problem, options, options.implicit and problem.method != "explicit_adams"), options
-    options = read(FixedOptions, problem.method, problem.options, ignored)
+    options = read_options(FixedOptions, problem.method, problem.options, ignored)
     tableau, slope = FIXED[problem.method], problem.slope
     before, after = (-1, 1) if options.perturb else (0, 0)
 
     def step(t: Time, t_end: Time, h: Time, y: Tensor) -> tuple[Tensor, Tensor]:
         first = slope(t, y, after)
-        return Step(tableau, slope, t, t_end, h, y, first, before).end, first
+        return RungeKuttaStep(tableau, slope, t, t_end, h, y, first, before).end, first
 
     return step, options
 
 
-def integrate(problem: Problem) -> Tensor:
+def integrate(problem: FlatProblem) -> Tensor:
     """Return the states (T, n)."""
-    step, options = stepper_of(problem)
+    step, options = make_stepper(problem)
     times = problem.times
-    grid = grid_of(problem, options)
+    grid = make_grid(problem, options)
     ends, targets = grid.tolist(), times.tolist()
     if carries_derivatives(grid):
         knots, sizes = grid.unbind(), grid.diff().unbind()
@@ -66,13 +66,13 @@ def integrate(problem: Problem) -> Tensor:
                 if last is None and options.interp == "cubic":
                     last = problem.slope(t_end, end)
                 theta = (times[j] - t) / h if problem.records_times else (targets[j] - ends[i]) / float(h)
-                states.append(between(theta, problem.slope.direction * h, y, end, first, last))
+                states.append(interpolate(theta, problem.slope.direction * h, y, end, first, last))
             j += 1
         y = end
     return torch.stack(states)
 
 
-def grid_of(problem: Problem, options: FixedOptions) -> Tensor:
+def make_grid(problem: FlatProblem, options: FixedOptions) -> Tensor:
     """Return the internal times to step through, from the first output time to the last."""
     times, slope = problem.times, problem.slope
     if options.step_size is not None:
@@ -90,15 +90,15 @@ def grid_of(problem: Problem, options: FixedOptions) -> Tensor:
     grid = slope.direction * options.grid_constructor(func, problem.y0.view(shape), user_times)
     if not bool((grid[0] == times[0]) & (grid[-1] == times[-1])):
         first, last = float(slope.direction * grid[0]), float(slope.direction * grid[-1])
-        raise RefusedError(
+        raise InvalidArgumentError(
             f"grid_constructor returned a grid from {first:g} to {last:g}: give one from "
             f"{float(user_times[0]):g} to {float(user_times[-1]):g}, as t has."
         )
     return grid
 
 
-def between(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: Tensor | None) -> Tensor:
-    """Return the state at part `theta` of a step: cubic Hermite with the end slope `last`, else linear."""
+def interpolate(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: Tensor | None) -> Tensor:
+    """Return the state at the fraction `theta` of a step: cubic Hermite with the end slope `last`, linear without it."""
     if last is None:
         return y + (end - y) * theta
     rest = 1 - theta
@@ -110,13 +110,13 @@ def between(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: T
     )
 
 
-def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
+def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
     """Return the event's internal time and the states (2, n) at the start and there."""
-    step, options = stepper_of(problem)
+    step, options = make_stepper(problem)
     if options.step_size is None:
-        raise RefusedError(f"event_fn is given to {problem.method} without options['step_size']: give it.")
+        raise InvalidArgumentError(f"event_fn is given to {problem.method} without options['step_size']: give it.")
     event, y, h = problem.event, problem.y0, options.step_size
-    t = problem.times[0].to(problem.time_dtype)  # steps are added up in the state's precision, as torchdiffeq's are
+    t = problem.times[0].to(problem.time_dtype)  # steps are added in the state's precision, as in torchdiffeq
     t = t if problem.records_times else t.detach()
     value = event(float(t.detach()), y)
     if value == 0:
@@ -138,7 +138,7 @@ def integrate_until_event(problem: Problem) -> tuple[float, Tensor]:
     last = problem.slope(t_end, end) if options.interp == "cubic" else None
 
     def state(time: float) -> Tensor:
-        return between((time - t) / h, problem.slope.direction * h, y, end, first, last)
+        return interpolate((time - t) / h, problem.slope.direction * h, y, end, first, last)
 
-    found = locate(event, state, value, float(t.detach()), float(t_end.detach()), problem.atol)
+    found = locate_event(event, state, value, float(t.detach()), float(t_end.detach()), problem.atol)
     return found, torch.stack([problem.y0, state(found)])

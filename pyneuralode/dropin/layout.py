@@ -1,4 +1,4 @@
-"""`Layout`: the parts of a flat state, and how it becomes the user's state again."""
+"""`FlatLayout`: the parts of a flat state, and how it becomes the user's state again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class FlatLayout:
     """Shapes of the parts of a flat state.
 
     `order` is the order in which the user sees the parts, unless that is the order they lie in.

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .errors import KindError, RefusedError
+from .errors import ArgumentTypeError, InvalidArgumentError
 
 T = TypeVar("T")
 
 
-def read(kind: type[T], method: str, options: dict[str, Any], ignored: tuple[str, ...] = ()) -> T:
-    """Return the options as an object of `kind`; options it does not have are left out with a warning."""
+def read_options(kind: type[T], method: str, options: dict[str, Any], ignored: tuple[str, ...] = ()) -> T:
+    """Return the options as an object of `kind`; unknown options are left out with a warning."""
     known = [field.name for field in fields(kind)]
     unused = [name for name in options if name not in known and name not in ignored]
     if unused:
@@ -30,12 +30,12 @@ def read(kind: type[T], method: str, options: dict[str, Any], ignored: tuple[str
     return kind(**{name: value for name, value in options.items() if name in known})
 
 
-def number(name: str, value: Any, least: float = -math.inf, above: bool = False) -> float:
+def check_number(name: str, value: Any, least: float = -math.inf, above: bool = False) -> float:
     """Return an option as a number, checked to be at least (or above) `least`."""
     try:
         result = float(value)
     except (TypeError, ValueError, RuntimeError):
-        raise KindError(f"{name} is {value!r}: give a number.") from None
+        raise ArgumentTypeError(f"{name} is {value!r}: give a number.") from None
     if not (result > least if above else result >= least):
         bound = "above" if above else "of at least"
         raise ArgumentError(f"{name} is {result:g}: give a number {bound} {least:g}.")
@@ -59,7 +59,7 @@ class FixedOptions:
 
     def __post_init__(self):
         if self.step_size is not None:
-            self.step_size = number("step_size", self.step_size, 0, above=True)
+            self.step_size = check_number("step_size", self.step_size, 0, above=True)
             if self.grid_constructor is not None:
                 raise ArgumentError("step_size and grid_constructor are both given: give one of them.")
         if self.interp not in ("linear", "cubic"):
@@ -81,9 +81,9 @@ class AdamsOptions(FixedOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        self.max_order = int(number("max_order", self.max_order, 1))
+        self.max_order = int(check_number("max_order", self.max_order, 1))
         if self.max_order > 12:
-            raise RefusedError(f"max_order is {self.max_order}: give at most 12.")
+            raise InvalidArgumentError(f"max_order is {self.max_order}: give at most 12.")
         if self.max_order < 4:
             warnings.warn(f"max_order is {self.max_order}: below 4 every step is one of rk4.", stacklevel=8)
 
@@ -115,16 +115,16 @@ class AdaptiveOptions:
     norm: Callable | None = None
 
     def __post_init__(self):
-        self.min_step = number("min_step", self.min_step, 0)
-        self.max_step = number("max_step", self.max_step, self.min_step)
+        self.min_step = check_number("min_step", self.min_step, 0)
+        self.max_step = check_number("max_step", self.max_step, self.min_step)
         if self.first_step is not None:
-            self.first_step = number("first_step", self.first_step, 0, above=True)
+            self.first_step = check_number("first_step", self.first_step, 0, above=True)
         for name in ("safety", "ifactor", "dfactor"):
-            setattr(self, name, number(name, getattr(self, name), 0, above=True))
-        self.max_num_steps = number("max_num_steps", self.max_num_steps)
+            setattr(self, name, check_number(name, getattr(self, name), 0, above=True))
+        self.max_num_steps = check_number("max_num_steps", self.max_num_steps)
 
-    def forced_times(self, direction: float, t0: float) -> list[tuple[float, bool]]:
-        """Return, in order, the internal times from `t0` on that end a step, and whether each is a jump."""
+    def stop_times(self, direction: float, t0: float) -> list[tuple[float, bool]]:
+        """Return, in order, the internal times from `t0` on at which a step must end, and whether each is a jump."""
         forced = []
         for name, jump in (("step_t", False), ("jump_t", True)):
             value = getattr(self, name)

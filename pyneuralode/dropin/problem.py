@@ -1,4 +1,4 @@
-"""`Problem`: the arguments of `odeint`, checked and brought to one flat state and increasing times."""
+"""`FlatProblem`: the arguments of `odeint`, checked and converted to one flat state and increasing times."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from ..engines.torch_engine.march import Norm, largest_rms
 from ..engines.torch_engine.tangents import carries_derivatives
 from ..errors import ArgumentError, unknown_name
-from .errors import KindError, RefusedError
-from .event import EventFunction, combine
-from .layout import Layout
-from .slope import Slope
+from .errors import ArgumentTypeError, InvalidArgumentError
+from .event import EventFunction, combine_components
+from .layout import FlatLayout
+from .slope import FlatSlope
 from .tableaus import ADAPTIVE, FIXED
 
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
@@ -27,19 +27,19 @@ Callback = Callable[[Tensor, Tensor, Tensor], None]
 
 
 @dataclass
-class Problem:
+class FlatProblem:
     """An initial-value problem on a flat state.
 
-    slope : derivative (n,) at internal time, see `Slope`.
+    slope : derivative (n,) at internal time, see `FlatSlope`.
     y0 : (n,)
-    times : (T,), increasing; on autograd's record where the user's times are.
+    times : (T,), increasing; connected to autograd if the user's times are.
     rtol, atol : numbers or tensors (n,).
-    norm : of a flat error; `own_norm` says that the user gave it.
+    norm : norm of a flat error; `has_user_norm` says whether the user gave it.
     event : the event function, or None.
     callbacks : by torchdiffeq's names, each taking internal time, flat state and step size.
     """
 
-    slope: Slope
+    slope: FlatSlope
     y0: Tensor
     times: Tensor
     rtol: float | Tensor
@@ -47,21 +47,21 @@ class Problem:
     method: str
     options: dict[str, Any]
     norm: Norm
-    own_norm: bool
-    layout: Layout
+    has_user_norm: bool
+    layout: FlatLayout
     event: EventFunction | None
     callbacks: dict[str, Callback]
 
     @property
     def time_dtype(self) -> torch.dtype:
-        """The dtype of an adaptive method's times and step sizes, and of the time that its event function is given."""
+        """The dtype of an adaptive method's times and step sizes, and of the time passed to its event function."""
         if self.method not in ADAPTIVE:
             return self.slope.real
         return torch.promote_types(self.options.get("dtype", torch.float64), self.slope.real)
 
     @property
     def records_times(self) -> bool:
-        """Whether autograd records what is done with the times."""
+        """Whether autograd records operations on the times."""
         return carries_derivatives(self.times)
 
 
@@ -74,10 +74,10 @@ def prepare(
     method: str | None,
     options: dict | None,
     event_fn: Callable | None,
-) -> Problem:
-    """Check the arguments of `odeint` and return them as a `Problem`."""
+) -> FlatProblem:
+    """Check the arguments of `odeint` and return them as a `FlatProblem`."""
     if not callable(func):
-        raise KindError(f"func is a {type(func).__name__}: give a function func(t, y).")
+        raise ArgumentTypeError(f"func is a {type(func).__name__}: give a function func(t, y).")
     flat, layout = flatten(y0)
     check_times(t)
     if event_fn is not None and len(t) != 2:
@@ -91,9 +91,9 @@ def prepare(
     options = {} if options is None else dict(options)
     direction = -1.0 if len(t) > 1 and bool(t[0] > t[1]) else 1.0
     shift = (t[0] - t[0].detach()).to(flat.real.dtype) if carries_derivatives(t) else None
-    slope = Slope(func, layout, direction, flat, shift)
-    norm, own_norm = state_norm(options.get("norm"), layout)
-    problem = Problem(
+    slope = FlatSlope(func, layout, direction, flat, shift)
+    norm, has_user_norm = error_norm(options.get("norm"), layout)
+    problem = FlatProblem(
         slope=slope,
         y0=flat,
         times=direction * t,
@@ -102,50 +102,50 @@ def prepare(
         method=name,
         options=options,
         norm=norm,
-        own_norm=own_norm,
+        has_user_norm=has_user_norm,
         layout=layout,
         event=None,
         callbacks=callbacks_of(func, slope, name, layout),
     )
     if event_fn is not None:
-        problem.event = EventFunction(combine(event_fn, t[0], y0), slope, problem.time_dtype)
+        problem.event = EventFunction(combine_components(event_fn, t[0], y0), slope, problem.time_dtype)
     return problem
 
 
-def flatten(y0: Any) -> tuple[Tensor, Layout]:
+def flatten(y0: Any) -> tuple[Tensor, FlatLayout]:
     """Return the initial state as one vector, and its layout."""
     parts = (y0,) if isinstance(y0, Tensor) else y0
     if not isinstance(parts, tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
-        raise RefusedError(f"y0 is a {type(y0).__name__}: give a tensor or a tuple of tensors.")
+        raise InvalidArgumentError(f"y0 is a {type(y0).__name__}: give a tensor or a tuple of tensors.")
     flat = y0.reshape(-1) if parts[0] is y0 else torch.cat([part.reshape(-1) for part in parts])
     if not (flat.is_floating_point() or flat.is_complex()):
-        raise KindError(f"y0 has dtype {flat.dtype}: give floating-point numbers, such as y0.double().")
-    return flat, Layout(tuple(part.shape for part in parts), parts[0] is not y0)
+        raise ArgumentTypeError(f"y0 has dtype {flat.dtype}: give floating-point numbers, such as y0.double().")
+    return flat, FlatLayout(tuple(part.shape for part in parts), parts[0] is not y0)
 
 
 def check_times(t: Any) -> None:
     if not isinstance(t, Tensor):
-        raise RefusedError(f"t is a {type(t).__name__}: give a tensor of times.")
+        raise InvalidArgumentError(f"t is a {type(t).__name__}: give a tensor of times.")
     if not t.is_floating_point():
-        raise KindError(f"t has dtype {t.dtype}: give floating-point times, such as t.double().")
+        raise ArgumentTypeError(f"t has dtype {t.dtype}: give floating-point times, such as t.double().")
     if t.ndim != 1 or len(t) == 0:
-        raise RefusedError(f"t has shape {tuple(t.shape)}: give times in one dimension, at least one.")
+        raise InvalidArgumentError(f"t has shape {tuple(t.shape)}: give times in one dimension, at least one.")
     steps = t.detach().diff().sign()
     if not bool((steps == 1).all() | (steps == -1).all()):
         i = int((steps != (steps[0] if steps[0] != 0 else 1)).nonzero()[0])
-        raise RefusedError(
+        raise InvalidArgumentError(
             f"t holds {float(t[i]):g} and then {float(t[i + 1]):g}: give strictly rising or falling times."
         )
 
 
-def tolerance(name: str, value: Any, layout: Layout, flat: Tensor) -> float | Tensor:
-    """Return a tolerance as a number or, where it differs between components, as a tensor (n,)."""
+def tolerance(name: str, value: Any, layout: FlatLayout, flat: Tensor) -> float | Tensor:
+    """Return a tolerance as a number or, if it differs between components, as a tensor (n,)."""
     if isinstance(value, Tensor) and value.requires_grad:
-        raise RefusedError(f"{name} requires a gradient: give {name}.detach().")
+        raise InvalidArgumentError(f"{name} requires a gradient: give {name}.detach().")
     if isinstance(value, (int, float)):
         smallest = value
     else:
-        value = _expanded(name, value, layout, flat)
+        value = _expanded_tolerance(name, value, layout, flat)
         smallest = float(value.min())
         value = value if value.ndim else float(value)
     if not smallest >= 0:
@@ -153,12 +153,12 @@ def tolerance(name: str, value: Any, layout: Layout, flat: Tensor) -> float | Te
     return value
 
 
-def _expanded(name: str, value: Any, layout: Layout, flat: Tensor) -> Tensor:
+def _expanded_tolerance(name: str, value: Any, layout: FlatLayout, flat: Tensor) -> Tensor:
     """Return a tolerance given as a tensor, or as one for each part, as a tensor of no dimension or (n,)."""
     like = {"dtype": flat.real.dtype, "device": flat.device}
     per_part = layout.is_tuple and not (isinstance(value, Tensor) and value.ndim == 0)
     if per_part and hasattr(value, "__len__") and len(value) != len(layout.shapes):
-        raise RefusedError(f"{name} has {len(value)} parts: give one number or {len(layout.shapes)}, as y0.")
+        raise InvalidArgumentError(f"{name} has {len(value)} parts: give one number or {len(layout.shapes)}, as y0.")
     try:
         if per_part:
             parts = zip(value, layout.sizes, strict=True)
@@ -170,17 +170,19 @@ def _expanded(name: str, value: Any, layout: Layout, flat: Tensor) -> Tensor:
         raise ArgumentError(f"{name} is {value!r}: give a positive number, or one per component.") from None
 
 
-def state_norm(given: Callable | None, layout: Layout) -> tuple[Norm, bool]:
+def error_norm(given: Callable | None, layout: FlatLayout) -> tuple[Norm, bool]:
     """Return the norm of a flat error and whether it is the user's."""
     if given is None:
         return largest_rms(layout.sizes), False
     if not callable(given):
-        raise KindError(f"options['norm'] is {given!r}: give a function of the state.")
+        raise ArgumentTypeError(f"options['norm'] is {given!r}: give a function of the state.")
     return lambda flat: given(layout.unpack(flat)), True
 
 
-def callbacks_of(func: Callable, slope: Slope, method: str, layout: Layout, suffix: str = "") -> dict[str, Callback]:
-    """Return the callbacks of `func` (names ending in `suffix`) that `method` calls; warn of others."""
+def callbacks_of(
+    func: Callable, slope: FlatSlope, method: str, layout: FlatLayout, suffix: str = ""
+) -> dict[str, Callback]:
+    """Return the callbacks of `func` (with names ending in `suffix`) that `method` calls; warn about the others."""
     supported = CALLBACKS if method in ADAPTIVE else () if method == "scipy_solver" else CALLBACKS[:1]
     given = {name: getattr(func, name + suffix) for name in CALLBACKS if hasattr(func, name + suffix)}
     others = [name for name in given if name not in supported]
@@ -189,7 +191,7 @@ def callbacks_of(func: Callable, slope: Slope, method: str, layout: Layout, suff
     return {name: _on_flat_step(given[name], slope.direction, layout) for name in given if name in supported}
 
 
-def _on_flat_step(callback: Callable, direction: float, layout: Layout) -> Callback:
+def _on_flat_step(callback: Callable, direction: float, layout: FlatLayout) -> Callback:
     def call(t: Tensor, y: Tensor, h: Tensor) -> None:
         callback(direction * t.to(y.device), layout.unpack(y), h.to(y.device))
 

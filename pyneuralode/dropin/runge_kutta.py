@@ -1,8 +1,8 @@
-"""One explicit Runge-Kutta step in torchdiffeq's sense, with as few tensor operations as that needs.
+"""One explicit Runge-Kutta step as torchdiffeq takes it, with as few tensor operations as possible.
 
-It differs from the engine's `Step` in where a stage's time is nudged to one side of a discontinuity, in which
-stage opens the next step (always the last one, even where that is not the slope at the end), and in that step
-sizes may be tensors, so that fixed steps carry the gradient of the times.
+It differs from the engine's `Step` in three ways: the time of a stage may be nudged to one side of a discontinuity; the
+last stage is always the first of the next step, even if it is not the slope at the end; and step sizes may be tensors,
+so that fixed steps carry the gradient of the times.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..engines.torch_engine.tableaus import Tableau
-from .slope import Slope, Time
+from .slope import FlatSlope, Time
 
-CHAIN = 3  # up to so many stages are added one by one, more as one product of matrix and vector
+MAX_CHAIN = 3  # up to so many stages are added one by one, more as a matrix-vector product
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Weights:
     ratios: list[float]
 
     def total(self, stages: list[Tensor]) -> Tensor:
-        """Return the weighted sum of the stages (n,), over `lead` where the chain is short."""
+        """Return the weighted sum of the stages (n,), divided by `lead` if the chain is short."""
         used = self.used
-        if len(used) > CHAIN:
+        if len(used) > MAX_CHAIN:
             stack = torch.stack(stages if len(used) == len(stages) else [stages[j] for j in used])
             return torch.mv(stack.t(), self.tensor)
         total = stages[used[0]]
@@ -41,23 +41,22 @@ class Weights:
         return total
 
     def add(self, y: Tensor, stages: list[Tensor], h: Time) -> Tensor:
-        """Return y + h times the weighted sum, summed before it meets y.
+        """Return y + h times the weighted sum, which is computed before y is added.
 
-        That keeps rounding out of the stages, and so out of the error, where rtol is near the dtype's
-        precision.
+        That keeps rounding out of the stages, and so out of the error, if rtol is near the dtype's precision.
         """
-        scale = h if len(self.used) > CHAIN else self.lead * h
+        scale = h if len(self.used) > MAX_CHAIN else self.lead * h
         total = self.total(stages)
         return torch.add(y, total, alpha=scale) if type(scale) is float else y + total * scale
 
     def scaled(self, stages: list[Tensor], h: Time) -> Tensor:
         """Return h times the weighted sum."""
-        return self.total(stages) * (h if len(self.used) > CHAIN else self.lead * h)
+        return self.total(stages) * (h if len(self.used) > MAX_CHAIN else self.lead * h)
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
-def weights_of(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[Weights]:
+@torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
+def combination_weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[Weights]:
     """Return the weights of the stages after the first, of the solution, and of any error estimate."""
     rows = [*tableau.A[1:], tableau.b, *([] if tableau.error is None else tableau.error)]
     result = []
@@ -65,21 +64,21 @@ def weights_of(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> li
         used = np.flatnonzero(row).tolist()
         numbers = row[used].tolist()
         tensor = torch.tensor(numbers, dtype=dtype, device=device)
-        result.append(Weights(used, tensor, numbers[0], [number / numbers[0] for number in numbers[1:]]))
+        result.append(Weights(used, tensor, numbers[0], [check_number / numbers[0] for check_number in numbers[1:]]))
     return result
 
 
 @lru_cache(maxsize=64)
-def times_of(tableau: Tableau) -> list[float]:
-    """Return the times of the stages after the first, as parts of the step."""
+def stage_times(tableau: Tableau) -> list[float]:
+    """Return the times of the stages after the first, as fractions of the step."""
     return tableau.c[1:].tolist()
 
 
-class Step:
+class RungeKuttaStep:
     """One step of size `h` from (t, y) to (t_end, end) with the first stage given.
 
-    `nudge` is applied to the time of stages at the end of the step. Where the slope depends on the leading
-    components only (`Slope.active`), the others are integrals and are combined once, at the end.
+    `nudge` is applied to the time of stages at the end of the step. If the slope depends on the leading components only
+    (`FlatSlope.active`), the others are integrals and are combined once, at the end.
     """
 
     __slots__ = ("tableau", "weights", "slope", "t", "t_end", "h", "y", "stages", "end")
@@ -87,7 +86,7 @@ class Step:
     def __init__(
         self,
         tableau: Tableau,
-        slope: Slope,
+        slope: FlatSlope,
         t: Time,
         t_end: Time,
         h: Time,
@@ -95,11 +94,11 @@ class Step:
         first: Tensor,
         nudge: int = 0,
     ):
-        self.tableau, self.weights = tableau, weights_of(tableau, y.dtype, y.device)
+        self.tableau, self.weights = tableau, combination_weights(tableau, y.dtype, y.device)
         self.slope, self.t, self.t_end, self.y = slope, t, t_end, y
         self.h = slope.direction * h
         self.stages = [first]
-        active, times = slope.active, times_of(tableau)
+        active, times = slope.active, stage_times(tableau)
         start, heads = (y, self.stages) if active is None else (y[:active], [first[:active]])
         for weights, c in zip(self.weights, times):
             at = weights.add(start, heads, self.h)
@@ -117,7 +116,7 @@ class Step:
         return self.weights[-1].scaled(self.stages, self.h)
 
     def at(self, theta: np.ndarray | Tensor) -> Tensor:
-        """Return the states (k, n) at parts theta (k,) of the step; a tensor theta carries its gradient."""
+        """Return the states (k, n) at fractions theta (k,) of the step; a tensor theta carries its gradient."""
         interpolant = self.tableau.interpolant
         exponents = np.arange(1, interpolant.shape[1] + 1)
         if isinstance(theta, Tensor):

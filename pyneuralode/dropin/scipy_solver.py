@@ -1,4 +1,4 @@
-"""SciPy's solvers, where SciPy is installed. No gradient goes through them."""
+"""SciPy's solvers, without gradients."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from ..errors import EngineError, SolverError
-from .options import ScipyOptions, number, read
-from .problem import Problem
+from .options import ScipyOptions, check_number, read_options
+from .problem import FlatProblem
 
 
-def integrate(problem: Problem) -> Tensor:
+def integrate(problem: FlatProblem) -> Tensor:
     """Return the states (T, n)."""
     try:
         from scipy.integrate import solve_ivp
     except ImportError:
         raise EngineError("method is 'scipy_solver' but SciPy is missing: run pip install scipy.") from None
-    options = read(ScipyOptions, problem.method, problem.options, ("norm", "grid_points", "eps"))
+    options = read_options(ScipyOptions, problem.method, problem.options, ("norm", "grid_points", "eps"))
     y0, slope, ts = problem.y0.detach(), problem.slope, problem.times.tolist()
     if len(ts) == 1:
         return y0[None]
@@ -27,9 +27,9 @@ def integrate(problem: Problem) -> Tensor:
         value = slope(float(t), torch.as_tensor(y).to(y0))
         return (slope.direction * value).cpu().numpy()
 
-    limits = {"max_step": number("max_step", options.max_step, 0, above=True)}
+    limits = {"max_step": check_number("max_step", options.max_step, 0, above=True)}
     if options.solver == "LSODA":
-        limits["min_step"] = number("min_step", options.min_step, 0)
+        limits["min_step"] = check_number("min_step", options.min_step, 0)
     rtol, atol = (v.cpu().numpy() if isinstance(v, Tensor) else v for v in (problem.rtol, problem.atol))
     found = solve_ivp(
         derivative,

@@ -1,7 +1,7 @@
 """The user's function as the solvers call it: on flat states, in a time that always increases.
 
-Internal time runs upwards; the user's time is `direction` (1 or -1) times it. Slopes stay derivatives with
-respect to the user's time, so the solvers multiply every step size by `direction`.
+The user's time is `direction` (1 or -1) times the internal time. Slopes are derivatives with respect to the user's
+time, so the solvers multiply every step size by `direction`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor
 
 from ..engines.torch_engine.slopes import evaluated
 from ..errors import ArgumentError
-from .errors import KindError
-from .layout import Layout
+from .errors import ArgumentTypeError
+from .layout import FlatLayout
 
 Time = float | Tensor
 
 
-class Slope:
-    """``slope(t, y)``: the derivative (n,) at internal time t, a number or, on autograd's record, a tensor.
+class FlatSlope:
+    """``slope(t, y)``: the derivative (n,) at internal time t, a number or, connected to autograd, a tensor.
 
     `shift` is a zero that carries the first time's gradient; it is added to every time given as a number.
-    `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
-    `by_count` takes a slope of any shape that holds as many numbers as the state, as torchdiffeq does in tuples;
-    otherwise it broadcasts to the state's shape, leading axes of 1 left out.
+    A `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
+    With `by_count` a slope may have any shape with as many numbers as the state, as torchdiffeq allows in tuples;
+    otherwise it broadcasts to the state's shape, without leading axes of 1.
     """
 
     active: int | None = None  # how many leading components of the state the slope depends on; None is all
 
-    def __init__(self, func: Callable, layout: Layout, direction: float, like: Tensor, shift: Tensor | None = None):
+    def __init__(self, func: Callable, layout: FlatLayout, direction: float, like: Tensor, shift: Tensor | None = None):
         self.func, self.layout, self.direction, self.shift = func, layout, direction, shift
         self.by_count = layout.is_tuple
         self.dtype, self.device = like.dtype, like.device
@@ -61,8 +61,10 @@ class Slope:
         """Return the slope (n,) at the user's time."""
         if not self.layout.is_tuple:
             shape = self.layout.shapes[0]
-            slope = self._fitted(evaluated(self.func, time, y if len(shape) == 1 else y.view(shape), y, "func"), shape)
-            return slope.reshape(-1).clone()  # func may fill it again at its next call
+            slope = self._fit_to_state(
+                evaluated(self.func, time, y if len(shape) == 1 else y.view(shape), y, "func"), shape
+            )
+            return slope.reshape(-1).clone()  # func may overwrite it at its next call
         shapes = self.layout.shapes
         pieces = y.split(self.layout.sizes)
         state = tuple(piece.view(shape) for piece, shape in zip(pieces, shapes))
@@ -70,12 +72,12 @@ class Slope:
         if isinstance(parts, Tensor) or len(parts) != len(shapes):
             found = "a tensor" if isinstance(parts, Tensor) else f"{len(parts)} parts"
             raise ArgumentError(f"func returned {found}: return a tuple of {len(shapes)}, as y0 is.")
-        return torch.cat([self._fitted(part, shape).reshape(-1) for part, shape in zip(parts, shapes)])
+        return torch.cat([self._fit_to_state(part, shape).reshape(-1) for part, shape in zip(parts, shapes)])
 
-    def _fitted(self, part: Any, shape: torch.Size) -> Tensor:
+    def _fit_to_state(self, part: Any, shape: torch.Size) -> Tensor:
         """Return one part of a slope in the state's shape and dtype."""
         if not isinstance(part, Tensor):
-            raise KindError(f"func returned a {type(part).__name__}: return dy/dt as a tensor like y.")
+            raise ArgumentTypeError(f"func returned a {type(part).__name__}: return dy/dt as a tensor like y.")
         if part.dtype != self.dtype:
             part = part.to(self.dtype)
         if part.shape != shape:

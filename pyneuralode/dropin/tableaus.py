@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..engines.torch_engine.tableaus import TABLEAUS, Tableau
-from ..engines.torch_engine.tableaus.tableau import padded
+from ..engines.torch_engine.tableaus.tableau import pad_rows
 
 
 def with_quartic(tableau: Tableau, middle: list[float]) -> Tableau:
@@ -98,7 +98,7 @@ DOPRI8 = with_quartic(
     Tableau(
         "dopri8",
         8,
-        A=padded(
+        A=pad_rows(
             [
                 [],
                 [1 / 18],

@@ -1,4 +1,4 @@
-"""The Jacobian of a field that has no layers, by autograd."""
+"""The Jacobian of any field, by autograd."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-class Differentiated:
-    """The slope of any ``f(t, z)`` that treats the samples of z (n, d) one by one, and what is asked of its Jacobian.
+class AutogradJacobian:
+    """The slope and the Jacobian of any ``f(t, z)`` that treats the samples of z (n, d) separately.
 
-    The same as `Layered` gives, but that `jacobian` returns rows.
+    The interface is that of `LayeredNet`, except that `jacobian` returns rows.
     """
 
     def __init__(self, f: Callable[[Tensor, Tensor], Tensor]):
@@ -26,13 +26,13 @@ class Differentiated:
         """Return the slope (n, d) and the Jacobian's rows (d, n, d): [i, n, j] is df_i/dz_j."""
         n, d = z.shape
         units = torch.eye(d, dtype=z.dtype, device=z.device)[:, None].expand(d, n, d)
-        return self._pull(t, z, units, batched=True)
+        return self._vjp(t, z, units, batched=True)
 
-    def product(self, t: Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    def vjp(self, t: Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
-        return self._pull(t, z, e, batched=False)
+        return self._vjp(t, z, e, batched=False)
 
-    def _pull(self, t: Tensor, z: Tensor, cotangents: Tensor, batched: bool) -> tuple[Tensor, Tensor]:
+    def _vjp(self, t: Tensor, z: Tensor, cotangents: Tensor, batched: bool) -> tuple[Tensor, Tensor]:
         recording = torch.is_grad_enabled()
         with torch.enable_grad():
             at = z if z.requires_grad and recording else z.detach().requires_grad_()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ...errors import ArgumentError
 from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from .activations import ACTIVATIONS, INPUT_MAPS
-from .equations import bound_equations
-from .layered import Layered, activation_of, layers_of
+from .equations import build_equations
+from .layered_net import LayeredNet, activation_of, layers_of
 
 Parameters = dict[str, Tensor]
 Dynamics = Callable[[float, Tensor], Tensor]
@@ -67,14 +67,14 @@ def _(field: SEIR, parameters: Parameters) -> Dynamics:
     return slope
 
 
-build.register(Equations, bound_equations)
+build.register(Equations, build_equations)
 
 
 @build.register(HyperMLP)
 @build.register(ConcatMLP)
 @build.register(GatedMLP)
 def _(field: VectorField, parameters: Parameters) -> Dynamics:
-    return Layered(layers_of(field, parameters), activation_of(field)).slope
+    return LayeredNet(layers_of(field, parameters), activation_of(field)).slope
 
 
 @build.register

@@ -1,4 +1,4 @@
-"""Formulas as a function of tensors: the steps of `Equations`, one line of Python each, compiled once."""
+"""Formulas as a function of tensors: the steps of `Equations` as lines of Python, compiled once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ...fields.formulas import BINARY, TIME, UNARY
 _FUNCTIONS = {**{name: getattr(torch, name) for name in UNARY}, "max": torch.maximum, "min": torch.minimum}
 
 
-def bound_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable[[float, Tensor], Tensor]:
-    """Return ``f(t, y)``, y and its slope of shape (..., dim), for the parameters given."""
+def build_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable[[float, Tensor], Tensor]:
+    """Return ``f(t, y)`` for the given parameters; y and its slope have shape (..., dim)."""
     compute = _compute(field)
     values = [parameters[name] for name in field.shapes()]
     return lambda t, y: compute(t, y, *values)
@@ -24,7 +24,7 @@ def bound_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable
 @lru_cache(maxsize=64)
 def _compute(field: Equations) -> Callable[..., Tensor]:
     scope = {"as_tensor": torch.as_tensor, "stack": torch.stack, **_FUNCTIONS}
-    exec(_source(field), scope)  # noqa: S102 - of words that the parser made; users' names are not among them
+    exec(_source(field), scope)  # noqa: S102 - the words come from the parser; users' names are not among them
     return scope["compute"]
 
 
@@ -32,7 +32,7 @@ def _source(field: Equations) -> str:
     states = [f"y{i}" for i in range(field.dim)]
     values = [f"p{i}" for i in range(len(field.parameters))]
     variables = {**dict(zip(field.components, states)), **dict(zip(field.shapes(), values)), TIME: "t"}
-    varying = set(states)  # what has the shape of a state component
+    varying = set(states)  # names whose values have the shape of a state component
 
     def variable(word: str) -> str:
         if word.startswith("#"):

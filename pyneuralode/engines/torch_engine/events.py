@@ -14,7 +14,7 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ...problem import Event
 from ...problem.values import Layout, all_finite
-from .batched.event_monitor import PROBES, EventMonitor, crosses, meet, undefined
+from .batched.event_monitor import PROBES, EventMonitor, crosses, locate_events, undefined_condition_error
 from .gradient_methods import moved
 from .march import Slope, Step
 
@@ -47,7 +47,7 @@ class StepEvents:
         with torch.no_grad():
             self.before = next(self._numbers([ts[0]], self.y0[None]))
         if any(map(math.isnan, self.before)):
-            raise undefined([math.isnan(value) for value in self.before].index(True), ts[0])
+            raise undefined_condition_error([math.isnan(value) for value in self.before].index(True), ts[0])
 
     def of_first(self, components: int) -> StepEvents:
         """Return the same for a march of which only the first components are the state; what it finds is found here."""
@@ -83,7 +83,7 @@ class StepEvents:
         for end, after in zip(times, self._numbers(times, states)):
             watched = zip(self.before, after, self.monitor.events)
             if any(b != b or crosses(a, b, event.direction) for a, b, event in watched):
-                met = meet(
+                met = locate_events(
                     self.monitor,
                     lambda t: self._states(step, t.tolist()),
                     (_time(self.start, self.y0), _time(end, self.y0)),
@@ -92,7 +92,7 @@ class StepEvents:
                 )
                 order = sorted((time, which) for which, time in enumerate(met.times[:, 0].tolist()) if time < math.inf)
                 found += [(self.direction * time, which, abs(end - self.start)) for time, which in order]
-                if bool(torch.isfinite(met.limit)):
+                if bool(torch.isfinite(met.terminal_time)):
                     self.ended = True
                     return found
             self.start, self.before = end, after

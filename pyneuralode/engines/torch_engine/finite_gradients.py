@@ -1,4 +1,4 @@
-"""Gradients are finite where the cotangents are, or a sentence says why not."""
+"""Checks that gradients are finite if the cotangents are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...problem.values import all_finite
 
 
 def finite_gradients(backward: Callable) -> Callable:
-    """Mark the backward of a solve: it raises rather than return what is not finite."""
+    """Decorate the backward of a solve, so that it raises instead of returning a non-finite gradient."""
 
     @wraps(backward)
     def checked(ctx, *cotangents):
@@ -25,11 +25,11 @@ def finite_gradients(backward: Callable) -> Callable:
     return checked
 
 
-def watched(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Return ``solve(start)`` recorded by autograd, the start's gradient checked as by `finite_gradients`."""
+def checked_solve(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Return ``solve(start)`` recorded by autograd, with a check that the gradient of `start` is finite."""
     if not start.requires_grad:
         return solve(start)
-    entry = start.view_as(start)  # of which a hook sees this solve's part of the gradient
+    entry = start.view_as(start)  # so that the hook sees this solve's part of the gradient alone
     states, seen = solve(entry), []
     states.register_hook(lambda cotangents: seen.__setitem__(slice(None), [cotangents.detach()]))
     entry.register_hook(lambda gradient: _require_finite([gradient], seen))

@@ -18,11 +18,11 @@ from ...errors import ArgumentError
 from ...fields import ConcatConv, VectorField
 from ...problem import Integrals, PathIntegrals, Problem, Signature, Solution
 from ..backend import Backend, Prepared
-from .autograd_jacobian import Differentiated
-from .convolved import Convolved
+from .autograd_jacobian import AutogradJacobian
+from .conv_net import ConvNet
 from .dynamics import bind
 from .generic import GenericPrepared, lacking
-from .layered import Layered, activation_of, layers_of
+from .layered_net import LayeredNet, activation_of, layers_of
 
 
 class Flows(Backend):
@@ -68,13 +68,13 @@ class FlowPrepared(Prepared):
 class _Joint:
     """The slope of the state and of the integrals along it, as one function of the time and all of them."""
 
-    def __init__(self, products: Layered | Convolved | Differentiated, noise: Tensor | None, wanted: PathIntegrals):
+    def __init__(self, products: LayeredNet | ConvNet | AutogradJacobian, noise: Tensor | None, wanted: PathIntegrals):
         self.products, self.noise, self.wanted = products, noise, wanted
 
     def __call__(self, t: Tensor, joint: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         z = joint[0]
         if self.noise is not None:
-            slope, row = self.products.product(t, z, self.noise)
+            slope, row = self.products.vjp(t, z, self.noise)
             parts = [slope, (row * self.noise).sum(-1)]
             squares = row.square().sum(-1) if self.wanted.jacobian else None
         elif self.wanted.jacobian:
@@ -88,12 +88,12 @@ class _Joint:
         return (*parts, squares) if self.wanted.jacobian else tuple(parts)
 
 
-def _products(problem: Problem, parameters: Mapping[str, Any]) -> Layered | Convolved | Differentiated:
+def _products(problem: Problem, parameters: Mapping[str, Any]) -> LayeredNet | ConvNet | AutogradJacobian:
     """Return what gives the slope and the products with its Jacobian: in closed form where the field is layered."""
     field = problem.field
     if isinstance(field, ConcatConv) and problem.integrals.estimated:
-        return Convolved(field, parameters)
+        return ConvNet(field, parameters)
     layers = layers_of(field, parameters) if isinstance(field, VectorField) else None
     if layers is not None:
-        return Layered(layers, activation_of(field), problem.compiled)
-    return Differentiated(bind(field, parameters)[0])
+        return LayeredNet(layers, activation_of(field), problem.compiled)
+    return AutogradJacobian(bind(field, parameters)[0])

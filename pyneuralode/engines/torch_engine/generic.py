@@ -18,7 +18,7 @@ from ..backend import Backend
 from . import numpy_functions
 from .dynamics import refuse_hidden_parameters
 from .events import StepEvents, message, needs_steps
-from .finite_gradients import watched
+from .finite_gradients import checked_solve
 from .gradient_methods import (
     METHODS,
     Task,
@@ -31,11 +31,11 @@ from .gradient_methods import (
     trajectory,
 )
 from .joint import JointPrepared, Values, require_finite
-from .march import Step, fixed_grid, norm_of
+from .march import Step, error_norm, fixed_grid
 from .slopes import counted_slope
-from .stiff import System, as_method
+from .stiff import LinearizableSlope, as_method
 from .tableaus import Tableau
-from .tangents import carries_derivatives, differentiates_forwards, refuse_tangents
+from .tangents import carries_derivatives, in_forward_mode, refuse_tangents
 
 
 class Generic(Backend):
@@ -73,7 +73,7 @@ class GenericPrepared(JointPrepared):
         super().__init__(problem)
         signature = problem.signature
         self.method = as_method(self.tableau, signature.dtype, signature.device)
-        self.norm = norm_of(problem.control, self.layout.shapes)
+        self.norm = error_norm(problem.control, self.layout.shapes)
 
     def solve_values(self, values: Values, ts: Any) -> Solution:
         problem, layout, statistics = self.problem, self.layout, Statistics()
@@ -106,16 +106,16 @@ class GenericPrepared(JointPrepared):
 
     def _task(self, values: Values, statistics: Statistics) -> Task:
         problem, layout, parameters = self.problem, self.layout, values.parameters
-        field = numpy_functions.either_kind(problem.field, statistics) if layout.numpy else problem.field
+        field = numpy_functions.adapt_field(problem.field, statistics) if layout.numpy else problem.field
         f = counted_slope(field, parameters, layout, values.y0.dtype, statistics)
         explicit = isinstance(self.tableau, Tableau)
         if torch.is_grad_enabled() and not (problem.own or isinstance(problem.gradient, Backprop)):
             refuse_hidden_parameters(f(values.times[0], values.y0.detach()), parameters, problem.gradient)
-        if differentiates_forwards():
+        if in_forward_mode():
             slope = f(values.times[0], values.y0)
             _refuse_lost_tangents(problem, explicit, values.y0, values.ts, slope, *parameters.values())
         return Task(
-            f=f if explicit else System(f, field, parameters, layout, statistics),
+            f=f if explicit else LinearizableSlope(f, field, parameters, layout, statistics),
             ts=values.times,
             method=self.method,
             control=problem.control,
@@ -127,7 +127,7 @@ class GenericPrepared(JointPrepared):
 
     def _states(self, task: Task, start: Tensor, steps: list[Step] | None) -> Tensor:
         if steps is not None:
-            return watched(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
+            return checked_solve(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
         if torch.is_grad_enabled() and (start.requires_grad or task.parameters):
             return differentiable(task, start, self.problem.gradient)
         return backprop(task, start)
@@ -136,7 +136,7 @@ class GenericPrepared(JointPrepared):
         return self._states(self._task(values, statistics), start, None)
 
     def _events(self) -> tuple:
-        return numpy_functions.either_kind_of_events(self.problem.events) if self.layout.numpy else self.problem.events
+        return numpy_functions.adapt_events(self.problem.events) if self.layout.numpy else self.problem.events
 
     def _trace(self, events: StepEvents, f: Callable, states: Tensor) -> EventTrace:
         which = np.array([event for _, event, _ in events.found], dtype=int)
@@ -149,7 +149,7 @@ def slope(field: Any, parameters: Mapping[str, Any], t: float, y: Any) -> Any:
     flat, layout = flatten(y)
     own = read_parameters(field, parameters, flat, constant=layout.numpy)
     if layout.numpy:
-        field = numpy_functions.either_kind(field)
+        field = numpy_functions.adapt_field(field)
     return layout.deliver(counted_slope(field, own, layout, flat.dtype, Statistics())(float(t), flat))
 
 

@@ -22,12 +22,29 @@ from ...errors import SolverError
 from ...gradients import Backprop, BacksolveAdjoint, Checkpointed, ForwardMode, GradientMethod, InterpolatingAdjoint
 from ...problem import Control, Statistics
 from ...problem.values import all_finite
-from .finite_gradients import finite_gradients, watched
-from .march import Method, Monitor, Norm, Slope, Step, Stop, largest_rms, march, outputs_of, rms, tolerance_of
+from .finite_gradients import checked_solve, finite_gradients
+from .march import (
+    Method,
+    Monitor,
+    Norm,
+    Slope,
+    Step,
+    StepOutputs,
+    largest_rms,
+    march,
+    output_states,
+    rms,
+    step_tolerance,
+)
 from .once_differentiable import once_differentiable
-from .stiff.linear import Bordered, Linear, Opposed, Triangular
+from .stiff.jacobians import difference_time_derivative, linearize, linearize_by_differences
+from .stiff.linearizations import (
+    BlockTriangularLinearization,
+    Linearization,
+    NegatedTransposeLinearization,
+    QuadratureLinearization,
+)
 from .stiff.sdirk import SDIRKMethod
-from .stiff.system import difference_in_time, differences, linearize
 
 
 @dataclass
@@ -48,7 +65,7 @@ class Task:
     norm: Norm = rms
     monitor: Monitor | None = None
 
-    def march(self, y0: Tensor, dense: bool = False) -> Iterator[Stop]:
+    def march(self, y0: Tensor, dense: bool = False) -> Iterator[StepOutputs]:
         """March from y0 (n,)."""
         return march(
             self.method,
@@ -77,7 +94,7 @@ def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[
     """Return the states, and the times that they are of."""
     states, times = [y0], [task.ts[0]]
     for stop in task.march(y0, dense=steps is not None):
-        states += outputs_of(stop)
+        states += output_states(stop)
         times += stop.times
         if steps is not None:
             stop.step.extend()  # now: the field may have changed by the time somebody asks
@@ -86,7 +103,7 @@ def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[
 
 
 def _watched_backprop(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
-    return watched(lambda start: Tied.apply(backprop(task, start), *task.parameters), y0)
+    return checked_solve(lambda start: Tied.apply(backprop(task, start), *task.parameters), y0)
 
 
 def _checkpointed(task: Task, y0: Tensor, method: Checkpointed) -> Tensor:
@@ -119,7 +136,7 @@ class _Checkpointed(torch.autograd.Function):
         states, blocks = [y0], []
         for taken, stop in enumerate(task.march(y0)):
             row = len(states)
-            states += outputs_of(stop)
+            states += output_states(stop)
             if taken % every == 0:
                 blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
             blocks[-1].times.append(stop.step.t_end)
@@ -138,7 +155,7 @@ class _Checkpointed(torch.autograd.Function):
         task, parameters = ctx.task, ctx.saved_tensors[: len(ctx.task.parameters)]
         adjoint = torch.zeros_like(grad_states[0])
         totals = [torch.zeros_like(p) for p in parameters]
-        tolerance = tolerance_of(task.control, adjoint, adaptive=task.control.step_size is None)
+        tolerance = step_tolerance(task.control, adjoint, adaptive=task.control.step_size is None)
         for block in reversed(ctx.blocks):
             with torch.enable_grad():
                 y = start = block.start.detach().requires_grad_()
@@ -154,7 +171,7 @@ class _Checkpointed(torch.autograd.Function):
                     if middle < last:
                         ends.append(step.end)
                         cotangents.append(grad_states[middle:last].sum(0))
-                    y, first = step.end, step.onward
+                    y, first = step.end, step.carry
                 ends.append(y)
                 cotangents.append(adjoint)
             adjoint, *parts = torch.autograd.grad(ends, (start, *parameters), cotangents, allow_unused=True)
@@ -200,18 +217,22 @@ class _Adjoint:
         own = [dy.detach()] if self.state_at is None else []
         return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
 
-    def linearize(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+    def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
         slope, n = self(t, joint), self.sizes[1]
         if self.state_at is None:
-            return differences(self, t, joint, h, slope, quadratures=self.sizes[2])
-        core = Opposed(slope[:n], linearize(self.f, t, self.state_at(t), h, drift=False))
+            return linearize_by_differences(self, t, joint, h, slope, quadratures=self.sizes[2])
+        core = NegatedTransposeLinearization(
+            slope[:n], linearize(self.f, t, self.state_at(t), h, time_derivative=False)
+        )
         _, dy = self._evaluate(t, joint)
 
         def below(a: Tensor) -> Tensor:
             return torch.cat([a[:0], *(-p.reshape(-1) for p in vjp(dy, self.parameters, a, keep=True))])
 
-        return Bordered(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+        return QuadratureLinearization(
+            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
+        )
 
     def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state and its slope, recorded."""
@@ -251,7 +272,7 @@ class _Continuous(torch.autograd.Function):
             rtol=ctx.settings.rtol or float(np.min(task.control.rtol)),
             atol=ctx.settings.atol or float(np.min(task.control.atol)),
         )
-        norm, guess = largest_rms(sizes), None
+        norm, initial_size = largest_rms(sizes), None
         first = next((j for j, t in enumerate(ctx.times) if t != task.ts[0]), 0)
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(ctx.times) - 1, 0, -1):
@@ -263,10 +284,10 @@ class _Continuous(torch.autograd.Function):
                 _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.settings)
             segment = [ctx.times[j], ctx.times[j - 1]]
             taken = []
-            for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, guess):
+            for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, initial_size):
                 joint = stop.step.end
                 taken.append(abs(stop.step.h))
-            guess = max(taken)  # the last one was cut short by the segment's end
+            initial_size = max(taken)  # the last one was cut short by the segment's end
             _, adjoint, total = joint.split(sizes)
             adjoint = adjoint + grad_states[j - 1]
         parts = total.split([p.numel() for p in parameters]) if parameters else ()
@@ -296,7 +317,7 @@ class _Sensitivities:
             dy = self.f(t, y)
             return torch.cat([dy.detach(), jvps(dy, (y, *self.parameters), [s, *self.directions]).reshape(-1)])
 
-    def linearize(self, t: float, joint: Tensor, h: float, drift: bool = True) -> Linear:
+    def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the slope near (t, joint): every sensitivity has the state's own Jacobian, and depends on the state."""
         slope, y = self(t, joint), joint[: self.n]
         smallest = math.sqrt(torch.finfo(y.dtype).eps) * float(torch.linalg.vector_norm(y).clamp_min(1e-5))
@@ -309,8 +330,10 @@ class _Sensitivities:
             shifted = self(t, torch.cat([y + part * x, joint[self.n :]]))
             return (shifted[self.n :] - slope[self.n :]) / part
 
-        core = linearize(self.f, t, y, h, drift=False)
-        return Triangular(slope, difference_in_time(self, t, joint, h, slope) if drift else None, core, below)
+        core = linearize(self.f, t, y, h, time_derivative=False)
+        return BlockTriangularLinearization(
+            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
+        )
 
 
 class _Forward(torch.autograd.Function):

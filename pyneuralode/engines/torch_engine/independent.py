@@ -16,9 +16,9 @@ from ...fields import VectorField
 from ...problem import EventTrace, Problem, Solution
 from ...problem.values import as_tensor, check_times, flatten, read_parameters
 from ..backend import Prepared
-from .batched.control import of_sample
+from .batched.control import name_sample
 from .joint import check_tolerances
-from .march import not_finite
+from .march import not_finite_error
 from .stiff import find_tableau
 from .tangents import refuse_tangents
 
@@ -155,4 +155,4 @@ def check_states(states: Tensor, time: Tensor, row: Tensor) -> None:
     if bool(good.all()):
         return
     first = int((~good).nonzero()[0])
-    raise of_sample(not_finite(float(time[first])), int(row[first]))
+    raise name_sample(not_finite_error(float(time[first])), int(row[first]))

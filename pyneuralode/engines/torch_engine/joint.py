@@ -16,7 +16,7 @@ from ...problem import Control, Problem, Solution, Statistics
 from ...problem.values import Layout, all_finite, check_times, flatten, read_parameters
 from ..backend import Prepared
 from .gradient_methods import attach_outputs, attach_start
-from .march import not_finite
+from .march import not_finite_error
 from .slopes import counted_slope
 from .stiff import find_tableau
 from .tangents import carries_derivatives
@@ -104,4 +104,4 @@ def require_finite(states: Tensor, ts: Any) -> None:
     """Raise where a state (T, n) is not finite, with its time."""
     if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
-        raise not_finite(float(ts[first]))
+        raise not_finite_error(float(ts[first]))

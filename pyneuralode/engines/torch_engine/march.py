@@ -3,10 +3,11 @@
 Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
 plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
 
-A method is what has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
-``method.step(f, t, t_end, y, first, tolerance)``, in each march from `method.stepper()`. A step is what `Step` shows:
-its start, its end, the state between and the error, and two things to begin another step with: `onward` (the one after)
-and `again` (a shorter one from the same point). A step that failed says why in `trouble`.
+A method has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
+``method.step(f, t, t_end, y, carry, tolerance)``, each march by the stepper that `method.stepper()` returns. A step
+has the attributes of `Step`: its start, its end, the state in between, its error, and two objects from which another
+step can start: `carry` (for the step after it) and `retry` (for a shorter step from the same point). A step that failed
+says why in `failure`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,15 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Statistics
-from .between_steps import Inside
-from .step_size import GROW, SPACINGS, size_after_rejection, size_after_step, size_to_begin, trial_size
+from .interpolant_control import InterpolantControl
+from .step_size import (
+    MAX_FACTOR,
+    MIN_STEP_SPACINGS,
+    initial_step_size,
+    size_after_rejection,
+    size_after_step,
+    trial_step_size,
+)
 from .tableaus import Tableau
 
 Slope = Callable[[float, Tensor], Tensor]
@@ -39,23 +47,23 @@ class Tolerance(NamedTuple):
 
 
 class Method:
-    """A tableau as tensors of one dtype and device, its zero weights left out."""
+    """A tableau as tensors of one dtype and device, without its zero weights."""
 
     def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
         self.tableau = tableau
         s = tableau.stages
         rows = [tableau.A[i, :i] for i in range(1, s)] + [tableau.b]
-        self.estimates = 0 if tableau.error is None else len(tableau.error)
+        self.estimate_count = 0 if tableau.error is None else len(tableau.error)
         rows += [] if tableau.error is None else list(tableau.error)
         rows += [] if tableau.extra_A is None else [row[: s + i] for i, row in enumerate(tableau.extra_A)]
-        self.used = [np.flatnonzero(row).tolist() for row in rows]
-        self.sizes = [len(used) for used in self.used]
-        flat = np.concatenate([row[used] for row, used in zip(rows, self.used)])
-        self.numbers = np.split(flat, np.cumsum(self.sizes)[:-1])
+        self.nonzero = [np.flatnonzero(row).tolist() for row in rows]
+        self.sizes = [len(nonzero) for nonzero in self.nonzero]
+        flat = np.concatenate([row[nonzero] for row, nonzero in zip(rows, self.nonzero)])
+        self.coefficients = np.split(flat, np.cumsum(self.sizes)[:-1])
         self.weights = torch.tensor(flat, dtype=dtype, device=device)
         self.c = tableau.c.tolist() + ([] if tableau.extra_c is None else tableau.extra_c.tolist())
         self.dtype, self.device = dtype, device
-        # A slope at the end, where the method evaluates one, is handed on as the next step's first stage.
+        # A slope at the end, where the method evaluates one, is the next step's first stage.
         self.end_stage = tableau.end_stage
 
     def stepper(self) -> Method:
@@ -67,24 +75,24 @@ class Method:
         t: float,
         t_end: float,
         y: Tensor,
-        first: Tensor | None = None,
+        carry: Tensor | None = None,
         tolerance: Tolerance | None = None,
     ) -> Step:
-        # What a method for stiff problems hands on holds the slope among other things.
-        return Step(self, f, t, t_end, y, getattr(first, "slope", first))
+        # What a method for stiff problems carries over holds the slope among other things.
+        return Step(self, f, t, t_end, y, getattr(carry, "slope", carry))
 
 
 class Step:
     """One step from (t, y) to (t_end, end): the stages, and the state anywhere between."""
 
     __slots__ = ("method", "f", "t", "t_end", "h", "y", "end", "stages", "_weights")
-    trouble: str | None = None
+    failure: str | None = None
 
-    def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, first: Tensor | None = None):
+    def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, slope: Tensor | None = None):
         self.method, self.f, self.t, self.t_end, self.y = method, f, t, t_end, y
         self.h = t_end - t
         self._weights = (method.weights * self.h).split(method.sizes)
-        self.stages = [f(t, y) if first is None else first]
+        self.stages = [f(t, y) if slope is None else slope]
         s = method.tableau.stages
         for i in range(1, s):
             at = self._combine(i - 1)
@@ -92,16 +100,16 @@ class Step:
         self.end = at if method.tableau.fsal else self._combine(s - 1)
 
     def _combine(self, row: int) -> Tensor:
-        used = self.method.used[row]
-        if len(used) == 1:
-            return torch.add(self.y, self.stages[used[0]], alpha=float(self.method.numbers[row][0]) * self.h)
-        stack = torch.stack([self.stages[j] for j in used])
+        nonzero = self.method.nonzero[row]
+        if len(nonzero) == 1:
+            return torch.add(self.y, self.stages[nonzero[0]], alpha=float(self.method.coefficients[row][0]) * self.h)
+        stack = torch.stack([self.stages[j] for j in nonzero])
         return torch.addmv(self.y, stack.t(), self._weights[row])
 
     def extend(self) -> None:
-        """Evaluate the further stages that only the interpolant needs."""
+        """Evaluate the extra stages that only the interpolant needs."""
         for i in range(len(self.stages), len(self.method.c)):
-            at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimates)
+            at = self.end if i == self.method.end_stage else self._combine(i + self.method.estimate_count)
             self.stages.append(self.f(stage_time(self, self.method.c[i]), at))
 
     @property
@@ -111,11 +119,11 @@ class Step:
         return self.stages[i] if i is not None and i < len(self.stages) else None
 
     @property
-    def onward(self) -> Tensor | None:
+    def carry(self) -> Tensor | None:
         return self.end_slope
 
     @property
-    def again(self) -> Tensor:
+    def retry(self) -> Tensor:
         return self.stages[0]
 
     def at(self, times: list[float]) -> Tensor:
@@ -129,8 +137,8 @@ class Step:
         with torch.no_grad():
             scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
             estimates = []
-            for row in range(s, s + self.method.estimates):
-                stack = torch.stack([self.stages[j] for j in self.method.used[row]])
+            for row in range(s, s + self.method.estimate_count):
+                stack = torch.stack([self.stages[j] for j in self.method.nonzero[row]])
                 estimates.append(float(norm(torch.mv(stack.t(), self._weights[row]).div_(scale))))
         if len(estimates) == 1 or estimates[0] == 0:
             return estimates[0]
@@ -138,18 +146,18 @@ class Step:
         fifth, third = estimates
         return fifth * (fifth / math.hypot(fifth, 0.1 * third))
 
-    def error_inside(self, *_) -> float:
+    def interpolant_error(self, *_) -> float:
         """Return 0: an explicit method's dense output is about as good as its steps."""
         return 0.0
 
 
 def stage_time(step: Step, c: float) -> float:
-    """Return the time of a stage; at the end of the step it is that very number, where the field may jump or end."""
+    """Return the time of a stage: at the end of the step exactly `t_end`, beyond which the field may jump or end."""
     return step.t_end if c == 1 else step.t + c * step.h
 
 
 def interpolate(step: Step, times: list[float], scale: float = 1.0) -> Tensor:
-    """Return the weights (len(times), stages) of the stages of `step` in its dense output, times `scale`."""
+    """Return the weights (len(times), stages) of the stages of `step` in its dense output, multiplied by `scale`."""
     interpolant = step.method.tableau.interpolant
     theta = (np.asarray(times) - step.t) / step.h
     powers = theta[:, None] ** np.arange(1, interpolant.shape[1] + 1)
@@ -161,7 +169,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def largest_rms(sizes: Sequence[int]) -> Norm:
-    """Return the largest root mean square of consecutive parts of these sizes: a long part hides no short one."""
+    """Return the norm that is the largest root mean square of consecutive parts, short or long."""
     if len(sizes) == 1:
         root = math.sqrt(sizes[0])
         return lambda x: torch.linalg.vector_norm(x) / root
@@ -174,7 +182,7 @@ def largest_rms(sizes: Sequence[int]) -> Norm:
     return norm
 
 
-def norm_of(control: Control, shapes: Sequence[torch.Size]) -> Norm:
+def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
     """Return the norm that `control` names, for a state whose parts have these shapes."""
     if control.norm == "joint" or len(shapes) == 1 and len(shapes[0]) < 2:
         return rms
@@ -193,8 +201,8 @@ def norm_of(control: Control, shapes: Sequence[torch.Size]) -> Norm:
     return norm
 
 
-def tolerance_of(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
-    """Return the tolerance for steps from `y`; what fixed steps iterate for they find to rounding."""
+def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
+    """Return the tolerance for steps from `y`; iterations within fixed steps converge to rounding."""
     if not adaptive:
         rounding = 1e3 * torch.finfo(y.dtype).eps
         return Tolerance(rounding, rounding, norm)
@@ -209,19 +217,19 @@ def fixed_march(
     method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics, tolerance: Tolerance
 ) -> Iterator[Step]:
     """Step through the times of `grid`."""
-    stepper, first = method.stepper(), None
+    stepper, carry = method.stepper(), None
     for t, t_end in zip(grid, grid[1:]):
-        step = stepper.step(f, t, t_end, y, first, tolerance)
-        if step.trouble:
+        step = stepper.step(f, t, t_end, y, carry, tolerance)
+        if step.failure:
             raise SolverError(
-                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.trouble}: give a smaller step, or none, "
+                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step, or none, "
                 "so that it is adapted.",
                 t,
                 abs(step.h),
             )
         statistics.accepted += 1
         yield step
-        y, first = step.end, step.onward
+        y, carry = step.end, step.carry
 
 
 def adaptive_march(
@@ -233,73 +241,75 @@ def adaptive_march(
     control: Control,
     statistics: Statistics,
     norm: Norm = rms,
-    guess: float | None = None,
-    inside: Inside | None = None,
+    initial_size: float | None = None,
+    interpolant_control: InterpolantControl | None = None,
 ) -> Iterator[Step]:
     """Yield accepted steps from `t` to `t_end` in either direction.
 
-    `guess` is the first step's size where the caller knows a good one, `inside` where the states between a step's ends
-    are asked for: a step that is not good enough there is taken again, shorter, or to the first of those times.
-    Tolerances are numbers or NumPy arrays (n,).
+    `initial_size` is the size of the first step where the caller knows a good one. `interpolant_control` is given where
+    states between the ends of steps are requested: a step that is not accurate enough there is repeated, shorter or
+    up to the first of those times. Tolerances are numbers or NumPy arrays (n,).
     """
-    tolerance, stepper = tolerance_of(control, y, norm), method.stepper()
+    tolerance, stepper = step_tolerance(control, y, norm), method.stepper()
     direction = math.copysign(1.0, t_end - t)
-    first = f(t, y)
-    if not bool(torch.isfinite(first).all()):
-        raise bad_start(t)
-    size = guess or control.first_step or _first_size(f, t, y, first, t_end, method.tableau, *tolerance)
-    previous, growth, wanted = 1.0, GROW, None
-    _, *stops = stops_of([t, t_end], control)
+    carry = f(t, y)
+    if not bool(torch.isfinite(carry).all()):
+        raise bad_start_error(t)
+    size = initial_size or control.first_step or _initial_size(f, t, y, carry, t_end, method.tableau, *tolerance)
+    previous, growth, output_stop = 1.0, MAX_FACTOR, None
+    _, *stops = stop_times([t, t_end], control)
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
-            raise too_many_steps(control, t, size)
+            raise too_many_steps_error(control, t, size)
         smallest = smallest_step(control, t)
         size = max(min(size, control.max_step), smallest)
-        stop = stops[0] if wanted is None else wanted
+        stop = stops[0] if output_stop is None else output_stop
         remaining = abs(stop - t)
         cut = size >= remaining
-        step = stepper.step(f, t, stop if cut else t + direction * size, y, first, tolerance)
+        step = stepper.step(f, t, stop if cut else t + direction * size, y, carry, tolerance)
         error, order = step.error(*tolerance), step.method.tableau.error_order + 1
-        between = inside.error(step, f, tolerance) if inside is not None and error <= 1 else 0.0
-        error = max(error, between)  # in this order, in which NaN stays
+        interpolant_error = (
+            interpolant_control.error(step, f, tolerance) if interpolant_control is not None and error <= 1 else 0.0
+        )
+        error = max(error, interpolant_error)  # in this order, which keeps a NaN
         finite = math.isfinite(error)
         if finite and error <= 1:
             statistics.accepted += 1
             yield step
-            t, y, first, wanted = step.t_end, step.end, step.onward, None
+            t, y, carry, output_stop = step.t_end, step.end, step.carry, None
             size = size_after_step(step.h, size if cut else abs(step.h), error, previous, growth, order)
-            previous, growth = max(error, 1e-4), GROW
+            previous, growth = max(error, 1e-4), MAX_FACTOR
             if t == stops[0]:
                 del stops[0]
         else:
             statistics.rejected += 1
-            first, shorter = step.again, size_after_rejection(step.h, error, finite, order)
-            wanted = inside.stop(t, shorter) if between > 1 else None
-            if wanted is not None:
+            carry, shorter = step.retry, size_after_rejection(step.h, error, finite, order)
+            output_stop = interpolant_control.next_stop(t, shorter) if interpolant_error > 1 else None
+            if output_stop is not None:
                 continue
             if min(size, remaining) <= smallest:
-                raise too_small_step(control, t, shorter, finite, step.trouble)
+                raise too_small_step_error(control, t, shorter, finite, step.failure)
             size, growth = shorter, 1.0  # the step after a rejection does not grow
 
 
 def smallest_step(control: Control, t: float) -> float:
-    return max(control.min_step, SPACINGS * math.ulp(t))
+    return max(control.min_step, MIN_STEP_SPACINGS * math.ulp(t))
 
 
-def bad_start(t: float) -> SolverError:
+def bad_start_error(t: float) -> SolverError:
     return SolverError(
         f"the field returned a non-finite value at the start, t = {t:g}: check the initial state and the parameters.",
         t,
     )
 
 
-def not_finite(t: float) -> SolverError:
+def not_finite_error(t: float) -> SolverError:
     return SolverError(
         f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t
     )
 
 
-def too_many_steps(control: Control, t: float, size: float) -> SolverError:
+def too_many_steps_error(control: Control, t: float, size: float) -> SolverError:
     return SolverError(
         f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
         "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
@@ -308,8 +318,10 @@ def too_many_steps(control: Control, t: float, size: float) -> SolverError:
     )
 
 
-def too_small_step(control: Control, t: float, size: float, finite: bool, trouble: str | None = None) -> SolverError:
-    cause = trouble or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
+def too_small_step_error(
+    control: Control, t: float, size: float, finite: bool, failure: str | None = None
+) -> SolverError:
+    cause = failure or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
     smallest = smallest_step(control, t)
     bound = "" if smallest == control.min_step else " (t resolves no shorter ones)"
     return SolverError(
@@ -321,18 +333,18 @@ def too_small_step(control: Control, t: float, size: float, finite: bool, troubl
 
 
 @torch.no_grad()
-def _first_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
+def _initial_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
-    trial = trial_size(d0, d1, t_end - t, SPACINGS * math.ulp(t))
+    trial = trial_step_size(d0, d1, t_end - t, MIN_STEP_SPACINGS * math.ulp(t))
     direction = math.copysign(1.0, t_end - t)
     other = f(t + direction * trial, y + direction * trial * slope)
-    return size_to_begin(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
+    return initial_step_size(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
 
 
 @dataclass
-class Stop:
-    """One step of a march, and the times within it at which the state is wanted, in order."""
+class StepOutputs:
+    """One step of a march, and the times within it at which the state is requested, in order."""
 
     step: Step
     times: list[float]
@@ -340,7 +352,7 @@ class Stop:
 
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
     """Return the times between which steps are taken, or None where the method adapts its steps."""
-    stops = stops_of(ts, control)
+    stops = stop_times(ts, control)
     if control.step_size is None:
         if tableau.error is not None:
             return None
@@ -354,7 +366,7 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
     return [start + i * step for start, count in zip(stops, counts) for i in range(count)] + [ts[-1]]
 
 
-def stops_of(ts: list[float], control: Control) -> list[float]:
+def stop_times(ts: list[float], control: Control) -> list[float]:
     """Return the first time, the times inside the span that a step must end on, and the last time, in order."""
     low, high = min(ts[0], ts[-1]), max(ts[0], ts[-1])
     stops = [t for t in control.tstops if low < t < high]
@@ -379,22 +391,26 @@ def march(
     control: Control,
     statistics: Statistics,
     norm: Norm = rms,
-    guess: float | None = None,
+    initial_size: float | None = None,
     dense: bool = False,
     monitor: Monitor | None = None,
-) -> Iterator[Stop]:
-    """March through `ts`, adaptively or in fixed steps, saying with each step at which times within it the state is wanted.
+) -> Iterator[StepOutputs]:
+    """March through `ts`, adaptively or in fixed steps, and yield each step with the requested times within it.
 
-    `dense`: the states everywhere inside the steps are asked for, not those at `ts` alone. A `monitor` adds times, and may
-    end the march.
+    With `dense`, states are requested everywhere inside the steps, not only at `ts`. A `monitor` adds times, and may end
+    the march.
     """
     dense = dense or monitor is not None
     grid = fixed_grid(method.tableau, ts, control)
     if grid is None:
-        inside = Inside(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
-        steps = adaptive_march(method, f, y, ts[0], ts[-1], control, statistics, norm, guess, inside)
+        interpolant_control = (
+            InterpolantControl(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
+        )
+        steps = adaptive_march(
+            method, f, y, ts[0], ts[-1], control, statistics, norm, initial_size, interpolant_control
+        )
     else:
-        steps = fixed_march(method, f, y, grid, statistics, tolerance_of(control, y, norm, adaptive=False))
+        steps = fixed_march(method, f, y, grid, statistics, step_tolerance(control, y, norm, adaptive=False))
     forward = ts[-1] > ts[0]
     j, ended = 1, False
     for step in steps:
@@ -404,14 +420,14 @@ def march(
         times = ts[first:j]
         if monitor is not None:
             times, ended = monitor.look(step, times)
-        yield Stop(step, times)
+        yield StepOutputs(step, times)
         if ended:
             return
 
 
-def outputs_of(stop: Stop) -> list[Tensor]:
-    """Return the states at the times of a stop, one tensor (n,) each."""
-    step = stop.step
-    inside = [t for t in stop.times if t != step.t_end]
+def output_states(outputs: StepOutputs) -> list[Tensor]:
+    """Return the states at the times requested within a step, one tensor (n,) each."""
+    step = outputs.step
+    inside = [t for t in outputs.times if t != step.t_end]
     states = list(step.at(inside).unbind()) if inside else []
-    return states + [step.end] * (len(stop.times) - len(inside))
+    return states + [step.end] * (len(outputs.times) - len(inside))

@@ -1,4 +1,4 @@
-"""Peak memory of torch tensors, counted where they are made and freed."""
+"""Peak memory of torch tensors, counted as they are allocated and freed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """Within ``with PeakMemory() as memory:`` count the bytes of tensors made; afterwards ``memory.peak`` (bytes).
+    """Counts the bytes of tensors: after ``with PeakMemory() as memory:``, ``memory.peak`` holds the peak.
 
-    Counts what PyTorch operations allocate on any device, not what compiled code or NumPy do.
+    It counts what PyTorch operations allocate on any device, but not the memory of compiled code or NumPy.
     """
 
     def __init__(self):

@@ -1,8 +1,8 @@
-"""A user's function of NumPy arrays, as SciPy's solvers take, called by an engine of tensors: values without gradients.
+"""Users' functions of NumPy arrays, as SciPy's solvers take them, called with tensors: values without gradients.
 
-Where the state is NumPy, a function's first call tells which kind it is. It is called with tensors, which is what is documented;
-if it fails, or returns anything but tensors like the state, it is called with arrays, and so from then on if it takes them. A
-function that takes both and means something else by each (by `y.std()`, say) is refused.
+For a NumPy state, the first call of a function shows which kind it is. It is called with tensors, as documented; if it
+fails, or returns anything but tensors like the state, it is called with arrays, and from then on if that works. A
+function that takes both but computes different values from them (by `y.std()`, for example) is refused.
 """
 
 from __future__ import annotations
@@ -26,30 +26,32 @@ _AMBIGUOUS = ("max", "min", "nonzero", "repeat", "sort", "std", "transpose", "va
 _WRONG_KIND = (TypeError, AttributeError)
 
 
-def either_kind_of_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
+def adapt_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
     """Return events for a NumPy state: their conditions may take tensors or arrays."""
     return tuple(
-        replace(event, condition=_Function(event.condition, f"the condition of event {index}", False, None))
+        replace(
+            event, condition=_TensorOrArrayFunction(event.condition, f"the condition of event {index}", False, None)
+        )
         for index, event in enumerate(events)
     )
 
 
-def either_kind(field: Any, statistics: Statistics | None = None) -> Any:
-    """Return a field for a NumPy state: a callable may take tensors or arrays, others are as they are."""
+def adapt_field(field: Any, statistics: Statistics | None = None) -> Any:
+    """Return a field for a NumPy state: a callable may take tensors or arrays, other fields are unchanged."""
     if isinstance(field, (VectorField, nn.Module)):
         return field
-    function = _Function(bind(field, {})[0], "the field", True, statistics)
+    function = _TensorOrArrayFunction(bind(field, {})[0], "the field", True, statistics)
     jacobian = {"jacobian": function.own_jacobian(field.jacobian)} if hasattr(field, "jacobian") else {}
     return with_hints(function, field, **jacobian)
 
 
-def refuse_function_of_arrays(field: Callable, t: Tensor, y: Any, error: Exception) -> None:
+def refuse_array_function(field: Callable, t: Tensor, y: Any, error: Exception) -> None:
     """Raise if a field that failed on torch tensors takes NumPy arrays instead."""
-    if isinstance(field, _Function):
+    if isinstance(field, _TensorOrArrayFunction):
         return  # arrays were tried
     try:
-        _tensors(field(_moment(t), _array(y)), y, "the field")
-    except Exception:  # noqa: BLE001 - whatever it says: the failure on tensors is told
+        _tensors(field(_numpy_time(t), _array(y)), y, "the field")
+    except Exception:  # noqa: BLE001 - whatever it says: the failure on tensors is reported
         return
     raise ArgumentError(
         "the field takes NumPy arrays and y0 is a torch tensor: give y0 as a NumPy array, for values without gradients, or write "
@@ -57,10 +59,10 @@ def refuse_function_of_arrays(field: Callable, t: Tensor, y: Any, error: Excepti
     ) from error
 
 
-class _Function:
-    """A function of time and state as one of tensors; `of_arrays` is known after the first call.
+class _TensorOrArrayFunction:
+    """A function of time and state, called with tensors; whether it is one `of_arrays` is known after the first call.
 
-    What it returns is brought to tensors `like_state`, or left as it is.
+    With `like_state` what it returns is converted to tensors like the state, otherwise it is left as it is.
     """
 
     def __init__(self, function: Callable, name: str, like_state: bool, statistics: Statistics | None):
@@ -73,23 +75,23 @@ class _Function:
         return self._by_arrays(t, y) if self.of_arrays else self.function(t, y)
 
     def own_jacobian(self, given: Callable) -> Callable:
-        """Return the Jacobian that the user gave, called as the function is."""
-        return lambda t, y: _tensor(given(_moment(t), _array(y)), y, "jacobian") if self.of_arrays else given(t, y)
+        """Return the user's Jacobian, called with the same kind of state as the function."""
+        return lambda t, y: _tensor(given(_numpy_time(t), _array(y)), y, "jacobian") if self.of_arrays else given(t, y)
 
     def _by_arrays(self, t: Tensor, y: Any) -> Any:
-        value = self.function(_moment(t), _array(y))
+        value = self.function(_numpy_time(t), _array(y))
         return _tensors(value, y, self.name) if self.like_state else value
 
     def _first(self, t: Tensor, y: Any) -> Any:
         value = failure = None
-        with _Watch() as watch:
+        with _NumPyUseMonitor() as monitor:
             try:
                 value = self.function(t, _copy(y))  # what it writes there must not reach the arrays
-            except Exception as error:  # noqa: BLE001 - arrays are tried; what remains is raised below
+            except Exception as error:  # noqa: BLE001 - arrays are tried next; a failure of both is raised below
                 failure = error
         self.of_arrays = False
         suits = failure is None and (not self.like_state or _is_like(value, y))
-        if suits and not watch.ambiguous and not watch.numpy:
+        if suits and not monitor.ambiguous and not monitor.numpy:
             return value
         if self.statistics is not None:
             self.statistics.nfev += 1
@@ -104,15 +106,15 @@ class _Function:
         if suits and not _agree(value, by_arrays):
             raise ArgumentError(
                 f"{self.name} takes tensors and NumPy arrays and means something else by each"
-                f"{f', since {watch.ambiguous} does' if watch.ambiguous else ''}: begin it with y = np.asarray(y), or with "
+                f"{f', since {monitor.ambiguous} does' if monitor.ambiguous else ''}: begin it with y = np.asarray(y), or with "
                 "y = torch.as_tensor(y)."
             )
-        self.of_arrays = watch.numpy or not suits
+        self.of_arrays = monitor.numpy or not suits
         return by_arrays if self.of_arrays else value
 
 
-class _Watch(TorchFunctionMode):
-    """Notes whether NumPy's functions are applied to tensors, and what means something else for arrays."""
+class _NumPyUseMonitor(TorchFunctionMode):
+    """Notes whether NumPy's functions are applied to tensors, and operations that give different values for arrays."""
 
     numpy, ambiguous = False, ""
 
@@ -133,8 +135,8 @@ class _Watch(TorchFunctionMode):
         return value
 
 
-def _moment(t: Tensor) -> Any:
-    """Return a time as a float, those of samples (B, 1, ...) as an array."""
+def _numpy_time(t: Tensor) -> Any:
+    """Return a time as a float, or the times of samples (B, 1, ...) as an array."""
     return t.item() if t.ndim == 0 else t.detach().numpy().copy()
 
 
@@ -160,7 +162,7 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _tensors(value: Any, state: Any, name: str) -> Any:
-    """Return what a function of arrays returned as tensors like the state, copied."""
+    """Return the value of a function of arrays as tensors like the state, copied."""
     if not isinstance(state, tuple):
         slope = _tensor(value, state, name)
         if slope.shape != state.shape:
@@ -189,7 +191,7 @@ def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
 
 
 def _agree(value: Any, other: Any) -> bool:
-    """Return whether two results are the same to two thirds of the digits."""
+    """Return whether two results agree to two thirds of the digits."""
     pairs = zip(value, other) if isinstance(value, tuple) else ((value, other),)
     return all(_close(*pair) for pair in pairs)
 

@@ -1,4 +1,4 @@
-"""The mark of a backward pass that cannot be differentiated again."""
+"""The decorator of a backward pass that cannot be differentiated again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ BACKPROP = "solve with gradient='Backprop', compiled=False and an explicit solve
 
 
 def once_differentiable(backward: Callable, remedy: str = BACKPROP) -> Callable:
-    """Mark a backward that cannot be differentiated again; torch's own mark is silent where the cotangents are constant."""
+    """Decorate a backward that cannot be differentiated again; torch's own decorator ignores constant cotangents."""
 
     @wraps(backward)
     def checked(ctx, *cotangents):
-        if torch.is_grad_enabled():  # that is what create_graph=True means here
+        if torch.is_grad_enabled():  # which is what create_graph=True means here
             raise ArgumentError(f"create_graph is True, and this gradient cannot be differentiated again: {remedy}.")
         return backward(ctx, *cotangents)
 

@@ -16,11 +16,11 @@ from ...problem import Problem, Solution
 from ...problem.values import Layout
 from ..backend import Backend, Paths
 from . import events
-from .batched.control import of_sample
+from .batched.control import name_sample
 from .dynamics import bind, with_hints
 from .generic import lacking
 from .independent import Batch, IndependentPrepared
-from .numpy_functions import either_kind, either_kind_of_events
+from .numpy_functions import adapt_events, adapt_field
 
 # Samples beyond which steps of all together are faster than compiled solves of one after another (measured: 20 to 100).
 FEW = 32
@@ -83,11 +83,11 @@ class OneByOnePrepared(IndependentPrepared):
 
     def solve_batch(self, batch: Batch) -> Solution:
         problem = self.problem
-        watched = either_kind_of_events(problem.events) if self.layout.numpy else problem.events
+        watched = adapt_events(problem.events) if self.layout.numpy else problem.events
         field = problem.field
         described = isinstance(field, VectorField)
         if not described:
-            field = self._alone(either_kind(field) if self.layout.numpy else field, batch)
+            field = self._alone(adapt_field(field) if self.layout.numpy else field, batch)
         shape = self.shape if described else torch.Size((1, *self.shape))
         tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
         solutions = []
@@ -100,7 +100,7 @@ class OneByOnePrepared(IndependentPrepared):
                 prepared = self.paths.prepare(alone)
                 solutions.append(prepared.run(parameters, batch.y0[b].view(shape), batch.times[b, : batch.counts[b]]))
             except SolverError as error:
-                raise of_sample(error, b) from None
+                raise name_sample(error, b) from None
         return self._joined(batch, solutions)
 
     def _alone(self, field: Any, batch: Batch) -> Callable:

@@ -14,7 +14,7 @@ from ...fields import VectorField
 from ...problem import Statistics
 from ...problem.values import Layout
 from .dynamics import Parameters, bind
-from .numpy_functions import refuse_function_of_arrays
+from .numpy_functions import refuse_array_function
 
 
 def check_slope(slope: object, y: Tensor, name: str) -> None:
@@ -97,7 +97,7 @@ def counted_slope(
         except Exception as error:  # later ones are not y0's fault
             if not layout.numpy and name == "the field":
                 time = torch.full((), float(t), dtype=y.dtype, device=y.device)
-                refuse_function_of_arrays(field, time, layout.unpack(y), error)
+                refuse_array_function(field, time, layout.unpack(y), error)
             if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
                 raise
             # torch's word for shapes and dtypes that do not fit

@@ -1,48 +1,48 @@
-"""How large steps are: the controller and the first step, in plain arithmetic for both torch's and compiled marches.
+"""Step size control and the first step, in plain arithmetic for both torch's and compiled marches.
 
 Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, k = order of the
-error estimate + 1; the first one Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4.
-What marches take is never smaller than what the time resolves: see `smallest_step` of each.
+error estimate + 1. The first one follows Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section
+II.4. No march takes steps smaller than the time resolves: see its `smallest_step`.
 """
 
 import math
 
-SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-# The largest first step, in trial steps: the time in which the state would change by all its size. There the error
-# estimate of BS3, the one method of order 3, is zero for y' = -k y, whatever the error: it goes half as far.
-FURTHEST, FURTHEST_OF_THIRD = 100, 50
-# The largest trial step, as a part of the span, where the sizes of state and slope say nothing about the unit of time.
-BLIND_PART = 1e-4
-# Spacings of the numbers around t in the smallest step: the stages' times within it still differ.
-SPACINGS = 10
+SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0
+# The largest first step, in trial steps: the time in which the state would change by its own size. There the error
+# estimate of BS3, the only method of order 3, is zero for y' = -k y, whatever the error, so it goes half as far.
+MAX_TRIAL_STEPS, MAX_TRIAL_STEPS_ORDER_3 = 100, 50
+# The largest trial step, as a fraction of the span, if the sizes of state and slope say nothing about the time scale.
+DEFAULT_TRIAL_FRACTION = 1e-4
+# The smallest step, in spacings of the floating-point numbers around t: the times of its stages still differ.
+MIN_STEP_SPACINGS = 10
 
 
 def size_after_rejection(h, error, finite, k):
-    """Return the size of the step to try in place of one of `h`, whose error is above 1 or not finite."""
-    factor = SAFETY * error ** (-1 / k) if finite else SHRINK
-    return abs(h) * max(SHRINK, factor)
+    """Return the size of the step to try instead of `h`, whose error is above 1 or not finite."""
+    factor = SAFETY * error ** (-1 / k) if finite else MIN_FACTOR
+    return abs(h) * max(MIN_FACTOR, factor)
 
 
 def size_after_step(h, size, error, previous, growth, k):
-    """Return the size of the step after one of `h`; `error` is its own, `previous` that of the one before.
+    """Return the size of the step after `h`; `error` is that of `h`, `previous` that of the step before it.
 
-    `size` is what the step would have had if no time to end on had cut it.
+    `size` is the size that the step would have had if it had not been cut to end on a given time.
     """
     factor = SAFETY * max(error, 1e-10) ** (-0.7 / k) * previous ** (0.4 / k)
-    following = abs(h) * min(growth, max(SHRINK, factor))
+    following = abs(h) * min(growth, max(MIN_FACTOR, factor))
     return max(following, size) if factor >= 1 else following
 
 
-def trial_size(d0, d1, span, smallest):
-    """Return the size of an Euler step that shows how the slope bends, from the norms of state and slope."""
-    blind = min(1e-6, BLIND_PART * abs(span))
+def trial_step_size(d0, d1, span, smallest):
+    """Return the size of an Euler step that measures the curvature, from the norms of state and slope."""
+    blind = min(1e-6, DEFAULT_TRIAL_FRACTION * abs(span))
     trial = blind if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
     return min(max(trial, smallest), abs(span))  # the field may not be defined beyond
 
 
-def size_to_begin(trial, d1, d2, order):
-    """Return the first step's size, from the norms of the slope and of its change over the trial step, per unit of time."""
+def initial_step_size(trial, d1, d2, order):
+    """Return the first step size, from the norms of the slope and of its rate of change over the trial step."""
     largest = max(d1, d2)
     second = max(1e-6, trial * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1 / (order + 1))
-    size = min((FURTHEST_OF_THIRD if order == 3 else FURTHEST) * trial, second)
+    size = min((MAX_TRIAL_STEPS_ORDER_3 if order == 3 else MAX_TRIAL_STEPS) * trial, second)
     return size if math.isfinite(size) else trial

@@ -9,22 +9,22 @@ from torch.autograd import forward_ad
 from ...errors import ArgumentError
 
 
-def differentiates_forwards() -> bool:
-    """Return whether torch is within a level of forward-mode differentiation."""
+def in_forward_mode() -> bool:
+    """Return whether torch is inside a level of forward-mode differentiation."""
     return forward_ad._current_level >= 0
 
 
 def has_tangent(*tensors: Tensor) -> bool:
-    return differentiates_forwards() and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+    return in_forward_mode() and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def carries_derivatives(x: Tensor) -> bool:
-    """Return whether autograd records what is computed from `x`, backwards or forwards."""
+    """Return whether autograd records what is computed from `x`, in reverse or forward mode."""
     return x.requires_grad and torch.is_grad_enabled() or has_tangent(x)
 
 
 def refuse_tangents(where: str, remedy: str, *tensors: Tensor) -> None:
-    """Raise where a tangent would be lost: a derivative that lacks a part of itself is worse than none."""
+    """Raise if a tangent would be lost: an incomplete derivative is worse than none."""
     if has_tangent(*tensors):
         raise ArgumentError(
             f"a tangent of forward-mode differentiation does not pass through {where}: {remedy}, or differentiate backwards."

@@ -1,4 +1,4 @@
-"""Who chooses the steps of the rows: a controller for each row, or a grid."""
+"""How the steps of the rows are chosen: by a controller for each row, or by a grid."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from torch import Tensor
 
 from ....errors import SolverError
 from ....problem import Control
-from ..march import bad_start, too_many_steps, too_small_step
-from ..step_size import BLIND_PART, FURTHEST, FURTHEST_OF_THIRD, GROW, SAFETY, SHRINK, SPACINGS
+from ..march import bad_start_error, too_many_steps_error, too_small_step_error
+from ..step_size import (
+    DEFAULT_TRIAL_FRACTION,
+    MAX_FACTOR,
+    MAX_TRIAL_STEPS,
+    MAX_TRIAL_STEPS_ORDER_3,
+    MIN_FACTOR,
+    MIN_STEP_SPACINGS,
+    SAFETY,
+)
 from .slope import BatchedSlope
 from .step import BatchedStep, rms
 
 
 class AdaptiveControl:
-    """The controller of ..step_size, with a size, a history and limits of its own for every row."""
+    """The controller of ..step_size, with its own step size, history and limits for every row."""
 
-    evaluations = 1  # of the field by `start`, beside the one given to it
+    evaluations = 1  # of the field in `start`, besides the slope given to it
 
     def __init__(self, control: Control, order: int, error_order: int, rtol: float | Tensor, atol: float | Tensor):
         self.control, self.order, self.exponent, self.rtol, self.atol = control, order, error_order + 1, rtol, atol
@@ -31,7 +39,7 @@ class AdaptiveControl:
         else:
             size = torch.full_like(t, self.control.first_step)
         self.size = size
-        self.previous, self.growth = torch.ones_like(t), torch.full_like(t, GROW)
+        self.previous, self.growth = torch.ones_like(t), torch.full_like(t, MAX_FACTOR)
         self.finite, self.stuck = torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t, dtype=torch.bool)
         self.stops = t.new_tensor([-math.inf, *self.control.tstops, math.inf])
 
@@ -42,19 +50,19 @@ class AdaptiveControl:
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
-    def failing(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
-        """Return which rows cannot take another step."""
+    def has_failed(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
+        """Return a mask of the rows that cannot take another step."""
         return self.stuck | (tried >= self.control.max_steps)
 
     def failure(self, row: int, t: float, tried: int) -> SolverError:
         size = float(self.size[row])
         if tried >= self.control.max_steps:
-            return too_many_steps(self.control, t, size)
-        return too_small_step(self.control, t, size, bool(self.finite[row]))
+            return too_many_steps_error(self.control, t, size)
+        return too_small_step_error(self.control, t, size, bool(self.finite[row]))
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:
         """Return where the next steps end."""
-        smallest = _resolved(t).clamp_min(self.control.min_step)
+        smallest = _smallest_sizes(t).clamp_min(self.control.min_step)
         self.size = torch.maximum(self.size.clamp_max(self.control.max_step), smallest)
         stop = self._next_stop(t, t_end) if self.control.tstops else t_end
         remaining = stop - t
@@ -69,49 +77,51 @@ class AdaptiveControl:
         return torch.where(t_end > t, torch.minimum(after, t_end), torch.maximum(before, t_end))
 
     def judge(self, step: BatchedStep) -> Tensor:
-        """Return which rows accept the step, and choose the size of the next one of each (Gustafsson 1991)."""
+        """Return a mask of the rows that accept the step, and choose the sizes of the next ones (Gustafsson 1991)."""
         k = self.exponent
         error = step.error(self.rtol, self.atol)
         accepted = error <= 1
         self.finite = torch.isfinite(error)
         bounded = error.clamp_min(1e-10)
         smooth = SAFETY * bounded.pow(-0.7 / k) * self.previous.pow(0.4 / k)
-        again = torch.where(self.finite, SAFETY * error.pow(-1 / k), SHRINK)
-        factor = torch.where(accepted, torch.minimum(smooth.clamp_min(SHRINK), self.growth), again.clamp_min(SHRINK))
+        retry = torch.where(self.finite, SAFETY * error.pow(-1 / k), MIN_FACTOR)
+        factor = torch.where(
+            accepted, torch.minimum(smooth.clamp_min(MIN_FACTOR), self.growth), retry.clamp_min(MIN_FACTOR)
+        )
         size = step.h.abs() * factor
-        if self.control.tstops:  # a step that one of them cut tells of no reason for shorter ones
+        if self.control.tstops:  # a step cut to end on one of them is no reason for shorter steps
             size = torch.where(accepted & self.cut & (smooth >= 1), torch.maximum(size, self.size), size)
         self.size, self.stuck = size, ~accepted & self.smallest
         self.previous = torch.where(accepted, bounded.clamp_min(1e-4), self.previous)
-        self.growth = torch.where(accepted, GROW, torch.ones_like(error))  # the step after a rejection does not grow
+        # The step after a rejection does not grow.
+        self.growth = torch.where(accepted, MAX_FACTOR, torch.ones_like(error))
         return accepted
 
     def _first_sizes(self, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-        """Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."""
+        """Return the first step sizes: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4."""
         scale = y.abs() * self.rtol + self.atol
         d0, d1 = rms(y / scale), rms(slope / scale)
         remaining = t_end - t
-        blind = (BLIND_PART * remaining.abs()).clamp_max(1e-6)
+        blind = (DEFAULT_TRIAL_FRACTION * remaining.abs()).clamp_max(1e-6)
         trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), blind, 0.01 * d0 / d1)
-        trial = torch.minimum(
-            torch.maximum(trial, _resolved(t)), remaining.abs()
-        )  # the field may not be defined beyond
+        # The field may not be defined beyond the end.
+        trial = torch.minimum(torch.maximum(trial, _smallest_sizes(t)), remaining.abs())
         move = torch.copysign(trial, remaining)
         other = f(t + move, y + move.to(y.dtype)[:, None] * slope)
         largest = torch.maximum(d1, rms((other - slope) / scale) / trial)
         curved = (0.01 / largest).pow(1 / (self.order + 1))
         second = torch.where(largest <= 1e-15, (trial * 1e-3).clamp_min(1e-6), curved)
-        size = torch.minimum((FURTHEST_OF_THIRD if self.order == 3 else FURTHEST) * trial, second)
+        size = torch.minimum((MAX_TRIAL_STEPS_ORDER_3 if self.order == 3 else MAX_TRIAL_STEPS) * trial, second)
         return torch.where(torch.isfinite(size), size, trial)
 
 
-def _resolved(t: Tensor) -> Tensor:
-    """Return the sizes of the smallest steps that the times resolve."""
-    return SPACINGS * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
+def _smallest_sizes(t: Tensor) -> Tensor:
+    """Return the smallest step sizes that the times resolve."""
+    return MIN_STEP_SPACINGS * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
 
 
 class GridControl:
-    """Steps from each time of a row's grid to the next; grid (m, k), its last time repeated where a row has fewer."""
+    """Steps from each time of a row's grid to the next; in grid (m, k) a row with fewer times repeats its last one."""
 
     evaluations = 0
 
@@ -125,7 +135,7 @@ class GridControl:
     def take(self, rows: Tensor) -> None:
         self.grid, self.done = self.grid[rows], self.done[rows]
 
-    def failing(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
+    def has_failed(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
         return torch.zeros_like(tried, dtype=torch.bool)
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:
@@ -137,10 +147,10 @@ class GridControl:
         return torch.ones_like(self.done, dtype=torch.bool)
 
 
-def of_sample(error: SolverError, sample: int) -> SolverError:
-    """Return the error with the sample named."""
+def name_sample(error: SolverError, sample: int) -> SolverError:
+    """Return the error with the sample's number in its message."""
     return SolverError(f"sample {sample}: {error}", error.t, error.step)
 
 
 def bad_start_of(sample: int, t: float) -> SolverError:
-    return of_sample(bad_start(t), sample)
+    return name_sample(bad_start_error(t), sample)

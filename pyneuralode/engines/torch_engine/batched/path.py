@@ -14,12 +14,12 @@ from ....problem import EventTrace, Problem, Solution
 from ...backend import Backend
 from .. import events
 from ..dynamics import refuse_hidden_parameters
-from ..finite_gradients import watched
+from ..finite_gradients import checked_solve
 from ..generic import lacking
 from ..gradient_methods import Tied, distinct, moved
 from ..independent import TANGENTS, Batch, IndependentPrepared, check_states
 from ..march import fixed_grid
-from ..numpy_functions import either_kind, either_kind_of_events
+from ..numpy_functions import adapt_events, adapt_field
 from ..stiff import find_tableau
 from ..tableaus import Tableau
 from ..tangents import refuse_tangents
@@ -29,7 +29,7 @@ from .march import march
 from .replay import Replay, backprop, checkpointed
 from .slope import BatchedSlope, batched_slope, first_slope
 from .step import batched_method
-from .times import BatchedTimes, Places
+from .times import BatchedTimes, TrajectoryPoints
 
 
 class SideBySide(Backend):
@@ -59,7 +59,7 @@ class SideBySidePrepared(IndependentPrepared):
         problem, y0 = self.problem, batch.y0
         field, watched_events = problem.field, problem.events
         if self.layout.numpy:
-            field, watched_events = either_kind(field), either_kind_of_events(watched_events)
+            field, watched_events = adapt_field(field), adapt_events(watched_events)
         times = BatchedTimes(
             batch.times.detach().to(y0.device, torch.float64).contiguous(), torch.tensor(batch.counts, device=y0.device)
         )
@@ -81,14 +81,14 @@ class SideBySidePrepared(IndependentPrepared):
             monitor = EventMonitor(watched_events, events.batched_conditions(watched_events, self.shape))
         record = march(self.method, f, y0, slope, times, self._step_control(batch), monitor, keep)
 
-        places = Places.joined([record.outputs, record.crossings])
+        places = TrajectoryPoints.concatenate([record.outputs, record.crossings])
         if wants_gradient:
             replay = Replay.of(self.method, f, record, places)
             if by_blocks:
                 constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
                 states = checkpointed(replay, record, problem.gradient.every, y0, trainable, constants)
             else:
-                states = watched(partial(backprop, replay), y0)
+                states = checked_solve(partial(backprop, replay), y0)
             states = Tied.apply(states, *trainable)
         else:
             states = record.values
@@ -119,7 +119,13 @@ class SideBySidePrepared(IndependentPrepared):
         return GridControl(torch.tensor(padded, dtype=torch.float64, device=y0.device))
 
     def _met(
-        self, batch: Batch, f: BatchedSlope, monitor: EventMonitor, times: BatchedTimes, places: Places, states: Tensor
+        self,
+        batch: Batch,
+        f: BatchedSlope,
+        monitor: EventMonitor,
+        times: BatchedTimes,
+        places: TrajectoryPoints,
+        states: Tensor,
     ) -> EventTrace:
         order = torch.argsort(places.row, stable=True)  # by sample; a sample's own are in order already
         rows, which = places.row[order], places.slot[order]
@@ -128,7 +134,7 @@ class SideBySidePrepared(IndependentPrepared):
         return self.trace(rows.cpu().numpy(), which.cpu().numpy(), moments, ends)
 
 
-def _table(batch: Batch, y0: Tensor, outputs: Places, states: Tensor) -> Tensor:
+def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) -> Tensor:
     """Return the states (B, T, n) at the times asked for, NaN where a sample had ended."""
     samples, width = batch.times.shape
     firsts = torch.arange(samples, device=y0.device) * width

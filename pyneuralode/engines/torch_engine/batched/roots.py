@@ -1,4 +1,4 @@
-"""Where functions of one number change their sign."""
+"""Roots of many functions of one variable at once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ ITERATIONS = 100
 
 
 @torch.no_grad()
-def root(value: Callable[[Tensor], Tensor], span: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
-    """Return, for each of m functions at once, a number near which it loses the sign that it has at `start`.
+def find_roots(value: Callable[[Tensor], Tensor], span: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
+    """Return, for each of m functions at once, a point near which it loses the sign that it has at the start.
 
     Parameters
     ----------
     value : callable
         The functions: numbers (m,) -> values (m,).
     span : two (m,) in double precision
-        The signs there differ; where they are the same number nothing is looked for.
+        The start and the end, where the signs differ; equal numbers mean that there is nothing to find.
     values : two (m,)
-        The values there. Their dtype says how exactly a root can be known.
+        The values there; their dtype sets the accuracy of the root.
 
     Returns
     -------
-    (m,): of the two ends of the last bracket the one where the sign has changed.
+    (m,): that end of the last bracket where the sign has changed.
 
     The method is Chandrupatla's: inverse quadratic interpolation where it can be trusted, else halving (T. R.
     Chandrupatla, Adv. Eng. Software 28, 1997).

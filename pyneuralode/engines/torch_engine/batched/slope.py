@@ -1,4 +1,4 @@
-"""From a description, a module or a callable to the slopes of rows that each have their own time."""
+"""The slopes of many rows, each at its own time, for a described field, a module or a callable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....errors import ArgumentError, PyNeuralODEError
 from ....fields import MLP, SEIR, Equations, Linear, VectorField
 from ..dynamics import bind, build
-from ..numpy_functions import refuse_function_of_arrays
+from ..numpy_functions import refuse_array_function
 from ..slopes import check_slope, evaluated
 
 AUTONOMOUS = (MLP, SEIR, Linear)
@@ -20,11 +20,11 @@ AUTONOMOUS = (MLP, SEIR, Linear)
 class BatchedSlope:
     """``f(t, y)``: t (m,), y (m, n) -> (m, n).
 
-    `whole` says that it must always be called with all rows, in their order: a user's function may hold something
-    of its own for each sample. A described field may be asked for some rows only: `take` says which.
+    With `needs_all_rows` it must always be called with all rows, in their order: a user's function may hold something
+    of its own for each sample. A described field may be evaluated for some rows only, see `take`.
     """
 
-    whole = True
+    needs_all_rows = True
 
     def __init__(self, call: Callable, shape: torch.Size, name: str):
         self.call, self.shape, self.name = call, shape, name
@@ -37,9 +37,8 @@ class BatchedSlope:
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         slope = evaluated(self.call, t, y, y, self.name)
-        return (
-            slope.clone() if isinstance(slope, Tensor) else slope
-        )  # a user's function may fill it again at its next call
+        # Cloned, as a user's function may overwrite it at its next call.
+        return slope.clone() if isinstance(slope, Tensor) else slope
 
     def take(self, rows: Tensor) -> BatchedSlope:
         """Return the function for some of the rows."""
@@ -47,12 +46,12 @@ class BatchedSlope:
 
 
 class FieldSlope(BatchedSlope):
-    """The slope of a described field; `own` holds the parameters that differ from sample to sample, (m, *shape)."""
+    """The slope of a described field; `own` holds the parameters that differ between samples, (m, *shape)."""
 
-    whole = False
+    needs_all_rows = False
 
     def __init__(self, field: VectorField, shared: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size):
-        super().__init__(_row_call(field, shared, own, len(shape)), shape, type(field).__name__)
+        super().__init__(_batched_call(field, shared, own, len(shape)), shape, type(field).__name__)
         self.field, self.shared, self.own = field, shared, own
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
@@ -64,9 +63,9 @@ class FieldSlope(BatchedSlope):
         return FieldSlope(self.field, self.shared, {name: p[rows] for name, p in self.own.items()}, self.shape)
 
 
-def _row_call(field: VectorField, shared: dict[str, Tensor], own: dict[str, Tensor], axes: int) -> Callable:
-    """Return ``call(t, y)`` with t (m, 1, ...) and y (m, *state) of so many state axes."""
-    if isinstance(field, Equations):  # formulas work element by element: one number a sample broadcasts
+def _batched_call(field: VectorField, shared: dict[str, Tensor], own: dict[str, Tensor], axes: int) -> Callable:
+    """Return ``call(t, y)`` for t (m, 1, ...) and y (m, *state), a state of `axes` axes."""
+    if isinstance(field, Equations):  # formulas work element by element: one number per sample broadcasts
         spread = {name: p.view(len(p), *[1] * (axes - 1)) for name, p in own.items()}
         call = build(field, shared | spread)
         return lambda t, y: call(t[..., 0], y)
@@ -84,7 +83,7 @@ def _row_call(field: VectorField, shared: dict[str, Tensor], own: dict[str, Tens
 def batched_slope(
     dynamics: Any, parameters: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size
 ) -> BatchedSlope:
-    """Return the slope for any dynamics, each row a state of `shape`; `own` are those `own_parameters` found."""
+    """Return the slope of any dynamics, each row a state of `shape`; `own` is what `own_parameters` returned."""
     if isinstance(dynamics, VectorField):
         return FieldSlope(dynamics, {name: p for name, p in parameters.items() if name not in own}, own, shape)
     call, _ = bind(dynamics, parameters)
@@ -94,7 +93,7 @@ def batched_slope(
 def own_parameters(
     field: VectorField, parameters: dict[str, Tensor], samples: int, shape: torch.Size
 ) -> dict[str, Tensor]:
-    """Return the parameters that have a leading axis for the samples; raise unless all have a described field's shapes."""
+    """Return the parameters with a leading axis for the samples; raise unless all have the described field's shapes."""
     if not shape or shape[-1] != field.dim:
         raise ArgumentError(
             f"y0 has shape {(samples, *shape)} and {type(field).__name__} a state of {field.dim}: give y0 of shape "
@@ -109,19 +108,19 @@ def own_parameters(
             own[name] = parameters[name]
         elif found != expected:
             raise ArgumentError(
-                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one of its own a sample."
+                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one per sample."
             )
     return own
 
 
 def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
-    """Return the slopes at the start; what torch says of shapes and dtypes that do not fit becomes an ArgumentError."""
+    """Return the slopes at the start; torch's errors about shapes and dtypes become an ArgumentError."""
     try:
         return f(t, y)
     except Exception as error:
         if f.name == "the field":
             states = y.view(len(y), *f.shape)
-            refuse_function_of_arrays(f.call, t.to(y.dtype).view(len(t), *[1] * len(f.shape)), states, error)
+            refuse_array_function(f.call, t.to(y.dtype).view(len(t), *[1] * len(f.shape)), states, error)
         if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
             raise
         raise ArgumentError(

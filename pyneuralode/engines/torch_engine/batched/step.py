@@ -26,36 +26,36 @@ class BatchedMethod:
         self.error = tensors([] if tableau.error is None else tableau.error)
         self.extra = tensors([] if tableau.extra_A is None else [row[: s + i] for i, row in enumerate(tableau.extra_A)])
         self.c = tableau.c.tolist() + ([] if tableau.extra_c is None else tableau.extra_c.tolist())
-        self.parts = torch.tensor(self.c, dtype=torch.float64, device=device)[:, None]
+        self.stage_fractions = torch.tensor(self.c, dtype=torch.float64, device=device)[:, None]
         self.interpolant = torch.tensor(tableau.interpolant, dtype=torch.float64, device=device)
         self.powers = torch.arange(1, self.interpolant.shape[1] + 1, dtype=torch.float64, device=device)
         self.end_stage = tableau.end_stage
-        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s  # without the further stages
+        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s  # without the extra stages
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
+@torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
 def batched_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> BatchedMethod:
     return BatchedMethod(tableau, dtype, device)
 
 
 class _Stages:
-    """The slopes at a step's stages, each (m, n): in one block of memory, or apart where autograd records them."""
+    """The slopes at a step's stages, each (m, n): in one block of memory, or separate if autograd records them."""
 
     def __init__(self, count: int, y: Tensor):
         self.block = None if torch.is_grad_enabled() else y.new_empty(count, *y.shape)
         self.free = [] if self.block is None else list(self.block.unbind())
-        self.parts: list[Tensor] = []
+        self.slopes: list[Tensor] = []
 
     def __len__(self) -> int:
-        return len(self.parts)
+        return len(self.slopes)
 
     def append(self, slope: Tensor) -> None:
-        self.parts.append(slope if self.block is None else self.free[len(self.parts)].copy_(slope))
+        self.slopes.append(slope if self.block is None else self.free[len(self.slopes)].copy_(slope))
 
     def first(self, count: int) -> Tensor:
         """Return the first `count` slopes (count, m, n)."""
-        return torch.stack(self.parts[:count]) if self.block is None else self.block[:count]
+        return torch.stack(self.slopes[:count]) if self.block is None else self.block[:count]
 
 
 class BatchedStep:
@@ -67,13 +67,13 @@ class BatchedStep:
         self.method, self.f, self.t, self.t_end, self.y = method, f, t, t_end, y
         self.h = t_end - t
         self.scale = self.h.to(y.dtype)[:, None]
-        self.times = torch.addcmul(t, method.parts, self.h).unbind()
+        self.times = torch.addcmul(t, method.stage_fractions, self.h).unbind()
         self.stages = _Stages(len(method.c), y)
         self.stages.append(f(t, y) if first is None else first)
         for i, row in enumerate(method.rows, start=1):
-            at = self._moved(row)
+            at = self._combine(row)
             self.stages.append(f(self._time(i), at))
-        self.end = at if method.tableau.fsal else self._moved(method.end)
+        self.end = at if method.tableau.fsal else self._combine(method.end)
 
     def _time(self, stage: int) -> Tensor:
         return self.t_end if self.method.c[stage] == 1 else self.times[stage]  # the field may not be defined beyond
@@ -83,14 +83,14 @@ class BatchedStep:
         stages = self.stages.first(len(weights))
         return torch.mv(stages.view(len(weights), -1).t(), weights).view_as(self.y)
 
-    def _moved(self, weights: Tensor) -> Tensor:
+    def _combine(self, weights: Tensor) -> Tensor:
         return torch.addcmul(self.y, self.scale, self._sum(weights))
 
     @property
     def end_slope(self) -> Tensor | None:
         """The slope at the end, if this step evaluated it."""
         i = self.method.end_stage
-        return self.stages.parts[i] if i is not None and i < len(self.stages) else None
+        return self.stages.slopes[i] if i is not None and i < len(self.stages) else None
 
     @torch.no_grad()
     def error(self, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
@@ -105,16 +105,16 @@ class BatchedStep:
         return torch.where(fifth == 0, fifth, fifth * (fifth / torch.hypot(fifth, 0.1 * third)))
 
     def extend(self) -> None:
-        """Evaluate the further stages that only the interpolant needs."""
+        """Evaluate the extra stages that only the interpolant needs."""
         for i in range(len(self.stages), len(self.method.c)):
             weights = self.method.extra[i - self.method.stages]
-            at = self.end if i == self.method.tableau.end_stage else self._moved(weights)
+            at = self.end if i == self.method.tableau.end_stage else self._combine(weights)
             self.stages.append(self.f(self._time(i), at))
 
-    def inside(self, parts: Tensor) -> Tensor:
-        """Return the states (k, m, n) of all rows after these parts (k,) of their steps."""
+    def at_fractions(self, fractions: Tensor) -> Tensor:
+        """Return the states (k, m, n) of all rows after these `fractions` (k,) of their steps."""
         self.extend()
-        weights = (parts[:, None] ** self.method.powers @ self.method.interpolant.t()).to(self.y.dtype)
+        weights = (fractions[:, None] ** self.method.powers @ self.method.interpolant.t()).to(self.y.dtype)
         moves = weights @ self.stages.first(len(self.method.c)).view(len(self.method.c), -1)
         return torch.addcmul(self.y, self.scale, moves.view(-1, *self.y.shape))
 

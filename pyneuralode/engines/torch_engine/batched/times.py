@@ -1,4 +1,4 @@
-"""The times of the rows, as one padded block."""
+"""The times of the rows as one padded block, and points on their trajectories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass
 class BatchedTimes:
-    """Times (m, T) of m rows, detached; a row with fewer repeats its last one. `counts` (m,) says how many it has."""
+    """Times (m, T) of m rows, detached; a row with fewer than T repeats its last one, and `counts` (m,) has its number."""
 
     times: Tensor
     counts: Tensor
@@ -21,7 +21,7 @@ class BatchedTimes:
         self.end = self.times[:, -1].contiguous()
         self.sign = torch.sign(self.end - self.start)
         behind = torch.arange(self.times.shape[1], device=self.times.device) >= self.counts[:, None]
-        # Rising in every row, whichever way it is solved; what pads a row is never reached.
+        # Rising in every row, in either direction of time; the padding is never reached.
         self.signed = torch.where(behind, math.inf, self.times * self.sign[:, None])
 
     def take(self, rows: Tensor) -> BatchedTimes:
@@ -33,8 +33,8 @@ class BatchedTimes:
 
 
 @dataclass
-class Places:
-    """Where states are wanted: the step (p,) of the row (p,), the time (p,), and the slot (p,) of the caller."""
+class TrajectoryPoints:
+    """Points at which states are requested: the row (p,), its step (p,), the time (p,), and the caller's slot (p,)."""
 
     step: Tensor
     row: Tensor
@@ -42,11 +42,13 @@ class Places:
     slot: Tensor
 
     @staticmethod
-    def joined(parts: list[Places]) -> Places:
-        return Places(*(torch.cat([getattr(part, name) for part in parts]) for name in ("step", "row", "time", "slot")))
+    def concatenate(parts: list[TrajectoryPoints]) -> TrajectoryPoints:
+        return TrajectoryPoints(
+            *(torch.cat([getattr(part, name) for part in parts]) for name in ("step", "row", "time", "slot"))
+        )
 
 
-def pairs(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:
+def expand_ranges(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:
     """Return rows (total,) and indices (total,): row i with every index from first[i] up to last[i], exclusive."""
     counts = last - first
     rows = torch.repeat_interleave(torch.arange(len(first), device=first.device), counts, output_size=total)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ....errors import SolverError
 from ....problem import Control, Signature
 from ....problem.values import as_tensor
-from ..march import bad_start, too_many_steps, too_small_step
+from ..march import bad_start_error, too_many_steps_error, too_small_step_error
 from .march_codes import BAD_START, TOO_MANY, TOO_SMALL
 
 log = logging.getLogger("pyneuralode")
@@ -74,7 +74,7 @@ def run(kernel: Callable, *arguments: Any) -> tuple:
 def march_error(status: int, t: float, size: float, control: Control) -> SolverError:
     """Return the error for a march that ended with a step of this size at time t."""
     if status == BAD_START:
-        return bad_start(t)
+        return bad_start_error(t)
     if status == TOO_MANY:
-        return too_many_steps(control, t, size)
-    return too_small_step(control, t, size, finite=status == TOO_SMALL)
+        return too_many_steps_error(control, t, size)
+    return too_small_step_error(control, t, size, finite=status == TOO_SMALL)

@@ -1,4 +1,4 @@
-"""The numbers by which compiled marches are told their limits, and tell how they ended."""
+"""Status codes of compiled marches, and the layout of their limits."""
 
 # How a march ends.
 DONE, BAD_START, TOO_MANY, TOO_SMALL, NOT_FINITE = range(5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....problem import Control
 from ....problem.values import check_times
-from ..march import fixed_grid, stops_of
+from ..march import fixed_grid, stop_times
 from ..tableaus import Tableau
 
 # Different times that a prepared problem remembers: the spans of a fit, say.
@@ -43,7 +43,7 @@ class KnownTimes:
             return found
         times = check_times(ts).detach().tolist()
         grid = fixed_grid(self.tableau, times, self.control)
-        stops = stops_of(times, self.control) if grid is None else grid
+        stops = stop_times(times, self.control) if grid is None else grid
         found = Times(np.array(times), np.array(stops, dtype=float), grid is None)
         if plain:
             self._known = dict(list(self._known.items())[1 - MOST :]) | {key: found}

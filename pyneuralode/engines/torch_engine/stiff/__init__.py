@@ -10,23 +10,23 @@ from ....solvers import Solver, find_solver, require_engine
 from ..march import Method
 from ..tableaus import TABLEAUS, Tableau
 from . import coefficients
-from .coefficients import COMPANION, SDIRK, Rosenbrock
+from .coefficients import EXPLICIT_FALLBACK, SDIRK, Rosenbrock
+from .jacobians import LinearizableSlope
 from .rosenbrock import RosenbrockMethod
 from .sdirk import SDIRKMethod
-from .switching import Switching, SwitchingMethod
-from .system import System
+from .switching import AutoSwitch, AutoSwitchMethod
 
-__all__ = ["STIFF", "System", "as_method", "find_tableau"]
+__all__ = ["STIFF", "LinearizableSlope", "as_method", "find_tableau"]
 
 _BASES = coefficients.STIFF
 
-STIFF: dict[str, Rosenbrock | SDIRK | Switching] = {
+STIFF: dict[str, Rosenbrock | SDIRK | AutoSwitch] = {
     **_BASES,
-    "AutoTsit5(Rosenbrock23)": Switching("AutoTsit5(Rosenbrock23)", TABLEAUS["Tsit5"], 3.5068, _BASES["Rosenbrock23"]),
-    "AutoVern7(Rodas5P)": Switching("AutoVern7(Rodas5P)", TABLEAUS["Vern7"], 4.64, _BASES["Rodas5P"]),
+    "AutoTsit5(Rosenbrock23)": AutoSwitch("AutoTsit5(Rosenbrock23)", TABLEAUS["Tsit5"], 3.5068, _BASES["Rosenbrock23"]),
+    "AutoVern7(Rodas5P)": AutoSwitch("AutoVern7(Rodas5P)", TABLEAUS["Vern7"], 4.64, _BASES["Rodas5P"]),
 }
 
-Coefficients = Tableau | Rosenbrock | SDIRK | Switching
+Coefficients = Tableau | Rosenbrock | SDIRK | AutoSwitch
 
 
 def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
@@ -45,11 +45,11 @@ _KINDS = {Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod}
 @torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
 def as_method(
     tableau: Coefficients, dtype: torch.dtype, device: torch.device
-) -> Method | RosenbrockMethod | SDIRKMethod | SwitchingMethod:
+) -> Method | RosenbrockMethod | SDIRKMethod | AutoSwitchMethod:
     """Return the method of these coefficients, as tensors."""
     if isinstance(tableau, Tableau):
         return Method(tableau, dtype, device)
-    if isinstance(tableau, Switching):
+    if isinstance(tableau, AutoSwitch):
         explicit = as_method(tableau.explicit, dtype, device)
-        return SwitchingMethod(tableau, explicit, RosenbrockMethod(tableau.stiff, explicit))
-    return _KINDS[type(tableau)](tableau, as_method(COMPANION, dtype, device))
+        return AutoSwitchMethod(tableau, explicit, RosenbrockMethod(tableau.stiff, explicit))
+    return _KINDS[type(tableau)](tableau, as_method(EXPLICIT_FALLBACK, dtype, device))

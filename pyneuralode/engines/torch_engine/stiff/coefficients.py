@@ -8,10 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from ..tableaus import TABLEAUS
-from ..tableaus.tableau import padded
+from ..tableaus.tableau import pad_rows
 
-# What takes a step that starts where the Jacobian is not usable, such as that of sqrt(y) at y = 0.
-COMPANION = TABLEAUS["Tsit5"]
+# Takes the steps that start where the Jacobian is not usable, as for sqrt(y) at y = 0.
+EXPLICIT_FALLBACK = TABLEAUS["Tsit5"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ class SDIRK:
 
 
 def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
-    """Return weights that carry slopes at `earlier` times to `time`: the last one there, or small and exact for parabolas."""
+    """Return weights that extrapolate slopes at `earlier` times to `time`: the last one, or exact for parabolas."""
     same = np.flatnonzero(abs(earlier - time) < 1e-12)
     if same.size:
         return np.eye(len(earlier))[same[-1]]
@@ -157,7 +157,7 @@ def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
     conditions = np.stack([np.ones(s), c, c**2, c**3, A @ c**2])
     first, last = np.eye(s)[[0, -1]]
     # Columns p1 to p4 of theta to theta^4: p1 is the first stage alone; p2 + p3 + p4 = b - first and 2 p2 + 3 p3 + 4 p4 =
-    # last - first leave p4 free but for its conditions.
+    # last - first leave p4 free except for its conditions.
     p4 = np.linalg.lstsq(conditions, np.array([0, 0, 0, 1 / 4, 1 / 12]), rcond=None)[0]
     total, slopes = A[-1] - first - p4, last - first - 4 * p4
     p3 = slopes - 2 * total
@@ -171,8 +171,8 @@ def _rosenbrock23() -> Rosenbrock:
         "Rosenbrock23",
         order=2,
         gamma=gamma,
-        A=padded([[], [1 / (2 * gamma)], [1 / gamma, 1 / gamma]], 3),
-        C=padded([[], [-1 / gamma], [-2 / gamma, -e / gamma]], 3),
+        A=pad_rows([[], [1 / (2 * gamma)], [1 / gamma, 1 / gamma]], 3),
+        C=pad_rows([[], [-1 / gamma], [-2 / gamma, -e / gamma]], 3),
         c=np.array([0, 0.5, 1]),
         d=np.array([gamma, 0, -gamma]),
         b=np.array([1 / gamma, 1 / gamma, 0]),
@@ -222,8 +222,8 @@ def _rodas5p() -> Rosenbrock:
         "Rodas5P",
         order=5,
         gamma=0.21193756319429014,
-        A=padded(A, 8),
-        C=padded(C, 8),
+        A=pad_rows(A, 8),
+        C=pad_rows(C, 8),
         c=np.array([0, 0.6358126895828704, 0.4095798393397535, 0.9769306725060716, 0.4288403609558664, 1, 1, 1]),
         d=np.array(
             [
@@ -248,7 +248,7 @@ def _rodas5p() -> Rosenbrock:
 
 def _kvaerno5() -> SDIRK:
     g = 0.26
-    A = padded([
+    A = pad_rows([
         [],
         [g, g],
         [0.13, 0.84033320996790809, g],
@@ -271,7 +271,7 @@ def _kvaerno5() -> SDIRK:
 
 def _kencarp4() -> SDIRK:
     g = 1 / 4
-    A = padded([
+    A = pad_rows([
         [],
         [g, g],
         [8611 / 62500, -1743 / 31250, g],

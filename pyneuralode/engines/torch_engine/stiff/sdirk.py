@@ -1,4 +1,4 @@
-"""Steps of ESDIRK methods: each stage by Newton's iteration, with a Jacobian and factors kept as long as they serve."""
+"""Steps of ESDIRK methods: each stage by simplified Newton iterations, whose Jacobian and factors outlive the step."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import SDIRK
-from .linear import Implicit, Linear, Shifted
+from .jacobians import linearize
+from .linearizations import ImplicitFunction, Linearization, ShiftedSolver
 from .step import StiffStep
-from .system import linearize
 
-# Newton's iteration ends when its error is this part of the step's tolerance.
+# A Newton iteration ends when its error is this fraction of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
-MOST_ITERATIONS = 10
-# Changes of so many roundings of the stage tell nothing of the contraction, and no iteration would make them smaller.
+MAX_ITERATIONS = 10
+# Changes of at most so many rounding units say nothing about the contraction, and no iteration makes them smaller.
 ROUNDINGS = 10
-# Contraction beyond which the next step evaluates a new Jacobian, and relative change of the step size beyond which the
-# old one is factorized anew. Below it the factors' h stands in for the true one and the iteration is damped, which
-# halves what the difference costs (Hindmarsh's rule in VODE).
+# Contraction above which the next step evaluates a new Jacobian, and relative change of the step size above which the
+# old one is factorized again. Below it the factors of the old step size are used and the iteration is damped, which
+# halves the cost of the difference (Hindmarsh's rule in VODE).
 GOOD_CONTRACTION, SAME_STEP = 0.05, 0.02
 
 
 class SDIRKMethod:
-    """The coefficients as tensors of one dtype and device; `explicit` steps where the Jacobian is not usable."""
+    """The coefficients as tensors of one dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
 
     def __init__(self, tableau: SDIRK, explicit: Method):
         self.tableau, self.explicit = tableau, explicit
@@ -40,29 +40,29 @@ class SDIRKMethod:
         return self
 
     def step(
-        self, f: Slope, t: float, t_end: float, y: Tensor, first: object = None, tolerance: Tolerance | None = None
+        self, f: Slope, t: float, t_end: float, y: Tensor, carry: object = None, tolerance: Tolerance | None = None
     ) -> SDIRKStep | Step:
-        if not isinstance(first, Start):
-            first = Start(f(t, y) if first is None else first, Newton(self.tableau.gamma))
+        if not isinstance(carry, SDIRKCarry):
+            carry = SDIRKCarry(f(t, y) if carry is None else carry, NewtonIteration(self.tableau.gamma))
         with torch.no_grad():
-            usable = first.newton.prepare(f, t, y, t_end - t)
-        step = SDIRKStep(self, f, t, t_end, y, first, tolerance) if usable else None
-        moves = step is None or step.moves(first.newton.linear.still)
-        return self.explicit.step(f, t, t_end, y, first.slope) if moves else step
+            usable = carry.newton.prepare(f, t, y, t_end - t)
+        step = SDIRKStep(self, f, t, t_end, y, carry, tolerance) if usable else None
+        moves = step is None or step.moves(carry.newton.linear.frozen)
+        return self.explicit.step(f, t, t_end, y, carry.slope) if moves else step
 
 
-class Newton:
-    """Simplified Newton iterations with one matrix I - gamma h J, which outlives the step."""
+class NewtonIteration:
+    """Simplified Newton iterations with one matrix I - gamma h J, which is kept for several steps."""
 
     def __init__(self, gamma: float):
         self.gamma = gamma
-        self.linear: Linear | None = None
-        self.shifted: Shifted | None = None
-        self.size = self.time = math.nan  # the h that was factorized, and the time of the Jacobian
-        self.rate = self.worst = 1.0  # the last contraction seen, and the worst one of the step
+        self.linear: Linearization | None = None
+        self.solver: ShiftedSolver | None = None
+        self.size = self.time = math.nan  # the step size of the factors, and the time of the Jacobian
+        self.rate = self.worst = 1.0  # the last contraction, and the worst one of the step
 
     def prepare(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
-        """Make ready for the stages of the step of size h from (t, y); return whether there is a Jacobian to use."""
+        """Prepare for the stages of the step of size h from (t, y); return whether the Jacobian is usable."""
         if self.linear is None or (self.worst > GOOD_CONTRACTION and self.time != t):
             self._linearize(f, t, y, h)
         if not self.linear.usable:
@@ -72,8 +72,8 @@ class Newton:
         self.worst = 0.0
         return True
 
-    def renew(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
-        """After a failure, return whether there was something to renew."""
+    def refresh(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
+        """After a failure, evaluate and factorize anew; return whether that helped: not all was fresh, J is usable."""
         if self.time == t and self.size == h:
             return False
         if self.time != t:
@@ -84,17 +84,17 @@ class Newton:
         return True
 
     def solve(self, f: Slope, time: float, h: float, base: Tensor, z: Tensor, tolerance: Tolerance) -> Tensor | None:
-        """Return z with z = h f(time, base + gamma z), or None where the iteration does not converge.
+        """Return z with z = h f(time, base + gamma z), or None if the iteration does not converge.
 
-        `tolerance` is measured in units of its atol, a tensor, alone.
+        Of `tolerance` only `atol`, a tensor, and the norm are used.
         """
         damping = 2 / (1 + h / self.size)
-        # An old rate is trusted less every time, so that sooner or later a second iteration tells.
+        # An old rate is trusted less every time, so that sooner or later a second iteration measures it.
         last, rate = math.inf, max(self.rate, 1e-16) ** 0.8
         self.rate = rate
-        for left in reversed(range(MOST_ITERATIONS)):
+        for left in reversed(range(MAX_ITERATIONS)):
             slope = f(time, torch.add(base, z, alpha=self.gamma))
-            change = self.shifted.solve(torch.sub(z, slope, alpha=h))
+            change = self.solver.solve(torch.sub(z, slope, alpha=h))
             z = torch.sub(z, change, alpha=damping)
             size = damping * float(tolerance.norm(change / tolerance.atol))
             if last < math.inf:
@@ -103,7 +103,7 @@ class Newton:
             hopeless = last < math.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
             if not converged and (hopeless or not math.isfinite(size)):
                 rounding = ROUNDINGS * torch.finfo(z.dtype).eps * (base.abs() + z.abs())
-                # Of each component: those of a small one may be small because its Jacobian is far too large.
+                # In every component: in a small one the change may be small only because its Jacobian is far too large.
                 if bool((change.abs() <= rounding).all()):
                     self.worst = 1.0
                     return z
@@ -112,25 +112,23 @@ class Newton:
             if last < math.inf:
                 self.rate, self.worst = rate, max(self.worst, rate)
             elif rate > 0.5:
-                self.worst = (
-                    rate  # changes too small to be told from none: the matrix may be far too large, or out of date
-                )
+                self.worst = rate  # the change is lost in rounding: the matrix may be far too large, or out of date
             if converged:
                 return z
             last = size
         return None
 
     def _linearize(self, f: Slope, t: float, y: Tensor, h: float) -> None:
-        self.linear, self.time, self.size = linearize(f, t, y, h, drift=False), t, math.nan
+        self.linear, self.time, self.size = linearize(f, t, y, h, time_derivative=False), t, math.nan
 
     def _factorize(self, h: float) -> None:
-        self.shifted, self.size = self.linear.shifted(self.gamma * h, rough=True), h
+        self.solver, self.size = self.linear.shifted_solver(self.gamma * h, rough=True), h
 
 
-class Start:
-    """What a step hands on: the slope at the point from which another starts, and Newton's matrix."""
+class SDIRKCarry:
+    """What the next step takes over: the slope at the point from which it starts, and the Newton iteration."""
 
-    def __init__(self, slope: Tensor, newton: Newton):
+    def __init__(self, slope: Tensor, newton: NewtonIteration):
         self.slope, self.newton = slope, newton
 
 
@@ -138,27 +136,27 @@ class SDIRKStep(StiffStep):
     """A step whose stages are the z_i of `SDIRK`."""
 
     def __init__(
-        self, method: SDIRKMethod, f: Slope, t: float, t_end: float, y: Tensor, first: Start, tolerance: Tolerance
+        self, method: SDIRKMethod, f: Slope, t: float, t_end: float, y: Tensor, carry: SDIRKCarry, tolerance: Tolerance
     ):
         super().__init__(method, t, t_end, y)
         tableau, h = method.tableau, self.h
-        self.again, newton = first, first.newton
+        self.retry, newton = carry, carry.newton
         with torch.no_grad():
             atol = y.abs().mul_(tolerance.rtol).add_(tolerance.atol)
         tolerance = tolerance._replace(rtol=0.0, atol=atol)
-        self.stages = [first.slope * h]
+        self.stages = [carry.slope * h]
         for c, row in zip(method.c[1:], method.rows[1:]):
             known, guess = torch.mm(row, torch.stack(self.stages)).unbind()
             base, time = y + known, stage_time(self, c)
             with torch.no_grad():
                 z = newton.solve(f, time, h, base, guess, tolerance)
-                if z is None and newton.renew(f, t, y, h):
+                if z is None and newton.refresh(f, t, y, h):
                     z = newton.solve(f, time, h, base, guess, tolerance)
             if z is None:
-                self.end, self.trouble = y, newton.shifted.trouble or "Newton's iteration did not converge"
+                self.end, self.failure = y, newton.solver.failure or "Newton's iteration did not converge"
                 return
             if torch.is_grad_enabled() and (base.requires_grad or getattr(f, "holds_gradients", True)):
-                z = _recorded(f, time, h, base, z, tableau.gamma)
+                z = _connect_to_autograd(f, time, h, base, z, tableau.gamma)
             self.stages.append(z)
         self.end = torch.add(base, z, alpha=tableau.gamma)  # the last stage is the end
 
@@ -167,23 +165,25 @@ class SDIRKStep(StiffStep):
         return self.stages[-1] / self.h
 
     @property
-    def onward(self) -> Start:
-        return Start(self.end_slope, self.again.newton)
+    def carry(self) -> SDIRKCarry:
+        return SDIRKCarry(self.end_slope, self.retry.newton)
 
     @property
-    def shifted(self) -> Shifted:
-        return self.again.newton.shifted
+    def solver(self) -> ShiftedSolver:
+        return self.retry.newton.solver
 
     def extend(self) -> None:
-        """Nothing: the interpolant has all its stages."""
+        """Do nothing: the interpolant needs no further stages."""
 
 
-def _recorded(f: Slope, time: float, h: float, base: Tensor, z: Tensor, gamma: float) -> Tensor:
-    """Return z, the solution of z = h f(time, base + gamma z), connected to autograd."""
+def _connect_to_autograd(f: Slope, time: float, h: float, base: Tensor, z: Tensor, gamma: float) -> Tensor:
+    """Return the solution z of z = h f(time, base + gamma z), connected to autograd."""
     state = torch.add(base, z, alpha=gamma)
     residual = torch.sub(f(time, state) * h, z)
     if not residual.requires_grad:
         return z
     with torch.no_grad():
-        shifted = linearize(f, time, state.detach(), -h, drift=False).shifted(gamma * h)  # -h: toward the step's start
-    return Implicit.apply(shifted, z, residual)
+        solver = linearize(f, time, state.detach(), -h, time_derivative=False).shifted_solver(
+            gamma * h
+        )  # -h: toward the step's start
+    return ImplicitFunction.apply(solver, z, residual)

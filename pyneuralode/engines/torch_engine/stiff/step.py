@@ -9,28 +9,28 @@ import torch
 from torch import Tensor
 
 from ..march import Norm, Slope, interpolate
-from .linear import Shifted
+from .linearizations import ShiftedSolver
 
 
 class StiffStep:
     """A step from (t, y) to (t_end, end), with the attributes of `march.Step`.
 
     `method.tableau` and `method.error` (s,) weigh its `stages`, s tensors (n,) of the size of a change of the state;
-    `shifted` is about I - gamma h J.
+    `solver` solves with I - gamma h J.
     """
 
-    trouble: str | None = None
+    failure: str | None = None
     stages: list[Tensor]
     end: Tensor
-    shifted: Shifted
+    solver: ShiftedSolver
 
     def __init__(self, method, t: float, t_end: float, y: Tensor):
         self.method, self.t, self.t_end, self.y = method, t, t_end, y
         self.h = t_end - t
 
-    def moves(self, still: Tensor | None) -> bool:
-        """Return whether the step moves one of the components (n,) that are marked as `still`."""
-        return still is not None and any(bool(stage[still].any()) for stage in self.stages)
+    def moves(self, frozen: Tensor | None) -> bool:
+        """Return whether the step moves one of the components (n,) that are marked as `frozen`."""
+        return frozen is not None and any(bool(stage[frozen].any()) for stage in self.stages)
 
     def at(self, times: list[float]) -> Tensor:
         """Return the states (len(times), n) at times inside the step."""
@@ -38,22 +38,22 @@ class StiffStep:
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
         """Return the norm of the estimated error over the tolerance; at most 1 is good."""
-        if self.trouble:
+        if self.failure:
             return math.inf
         with torch.no_grad():
             scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
             return float(norm(torch.mv(torch.stack(self.stages).t(), self.method.error).div_(scale)))
 
     @torch.no_grad()
-    def error_inside(
+    def interpolant_error(
         self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
     ) -> float:
         """Return the largest norm, at times inside the step, of the interpolant's estimated error over the tolerance.
 
-        An error estimate compares ends, and very stiff components are right there whatever they are in between. One
-        Newton step of the implicit equation u = u + gamma h (f(t, u) - u') takes an interpolant u to where
-        a stage at that time would be. The change counts in stiff components alone, by the factor 1 - 1 / (1 - gamma h J):
-        of the others the error at the end tells enough.
+        The error estimate of a step is about its end, where very stiff components are accurate whatever they are in
+        between. One Newton step of the implicit equation u = u + gamma h (f(t, u) - u') moves an interpolant u to where
+        a stage at that time would be. The change counts in stiff components only, by the factor
+        1 - 1 / (1 - gamma h J): for the others the error at the end is enough.
         """
         interpolant, gamma, sizes = self.method.tableau.interpolant, self.method.tableau.gamma, []
         theta = (np.asarray(times)[:, None] - self.t) / self.h
@@ -61,8 +61,8 @@ class StiffStep:
         weights = torch.tensor((powers + 1) * theta**powers @ interpolant.T, dtype=self.y.dtype, device=self.y.device)
         changes = weights @ torch.stack(self.stages)  # of the interpolant, over a whole step each
         for t, u, change in zip(times, self.at(times), changes):
-            move = self.shifted.solve(gamma * (self.h * f(t, u) - change))
-            move = move - self.shifted.solve(move)
+            move = self.solver.solve(gamma * (self.h * f(t, u) - change))
+            move = move - self.solver.solve(move)
             scale = u.abs().mul_(rtol).add_(atol)
             sizes.append(float(norm(move.div_(scale))))
         return max(sizes) if all(map(math.isfinite, sizes)) else math.inf

@@ -1,4 +1,4 @@
-"""Switching between an explicit method and one for stiff problems, as the problem changes along the way."""
+"""Automatic switching between an explicit method and one for stiff problems, as the problem changes along the way."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..tableaus import Tableau
 from .coefficients import Rosenbrock
 from .rosenbrock import RosenbrockMethod, RosenbrockStep
 
-# As in OrdinaryDiffEq's AutoSwitch: a step is stiff where |eigenvalue| h is beyond this part of the explicit method's
-# stability interval; so many in a row of one kind before the other method takes over.
-MARGIN = 0.9
-STIFF_STEPS, PLAIN_STEPS = 10, 3
+# As in OrdinaryDiffEq's AutoSwitch: a step is stiff if |eigenvalue| h exceeds this fraction of the explicit method's
+# stability interval; the other method takes over after so many stiff or nonstiff steps in a row.
+STABILITY_MARGIN = 0.9
+STIFF_STEPS, NONSTIFF_STEPS = 10, 3
 
 
 @dataclass(frozen=True, eq=False)
-class Switching:
-    """An explicit method with its two last stages at the step's end, its real stability interval, and a stiff method."""
+class AutoSwitch:
+    """An explicit method with two last stages at the step's end, its real stability interval, and a stiff method."""
 
     name: str
     explicit: Tableau
-    stability: float
+    stability_interval: float
     stiff: Rosenbrock
 
     @property
@@ -40,45 +40,47 @@ class Switching:
         return self.explicit.error_order
 
 
-class SwitchingMethod:
+class AutoSwitchMethod:
     """Both methods as tensors; `stepper` starts every march with the explicit one."""
 
-    def __init__(self, tableau: Switching, explicit: Method, stiff: RosenbrockMethod):
+    def __init__(self, tableau: AutoSwitch, explicit: Method, stiff: RosenbrockMethod):
         self.tableau, self.explicit, self.stiff = tableau, explicit, stiff
         last, before = tableau.explicit.A[-1], tableau.explicit.A[-2]
-        self.between = torch.tensor(last - before, dtype=explicit.dtype, device=explicit.device)
+        self.stage_difference = torch.tensor(last - before, dtype=explicit.dtype, device=explicit.device)
 
-    def stepper(self) -> Switcher:
-        return Switcher(self)
+    def stepper(self) -> AutoSwitchStepper:
+        return AutoSwitchStepper(self)
 
 
-class Switcher:
-    """The march's state: which method steps, and for how many steps the other one would have been better."""
+class AutoSwitchStepper:
+    """The state of one march: which method takes steps, and for how many steps the other one would have been better."""
 
-    def __init__(self, method: SwitchingMethod):
+    def __init__(self, method: AutoSwitchMethod):
         self.method, self.current = method, method.explicit
         self.count = 0
         self.last: Step | RosenbrockStep | None = None
 
     def step(
-        self, f: Slope, t: float, t_end: float, y: Tensor, first: object, tolerance: Tolerance
+        self, f: Slope, t: float, t_end: float, y: Tensor, carry: object, tolerance: Tolerance
     ) -> Step | RosenbrockStep:
         stiff = self.current is self.method.stiff
-        if self.count > (PLAIN_STEPS if stiff else STIFF_STEPS):
+        if self.count > (NONSTIFF_STEPS if stiff else STIFF_STEPS):
             self.current, self.count, stiff = self.method.explicit if stiff else self.method.stiff, 0, not stiff
-            first = self.last.end_slope if self.last.t_end == t else None  # what one leaves is of no use to the other
-        self.last = step = self.current.step(f, t, t_end, y, first, tolerance)
+            carry = (
+                self.last.end_slope if self.last.t_end == t else None
+            )  # what one method carries over is of no use to the other
+        self.last = step = self.current.step(f, t, t_end, y, carry, tolerance)
         with torch.no_grad():
-            explicit = isinstance(step, Step)  # as a stiff one is where there is no Jacobian to use
-            rate = self._fastest(step, tolerance) if explicit else step.again.bound()
-        looks_stiff = not abs(step.h) * rate <= MARGIN * self.method.tableau.stability
+            explicit = isinstance(step, Step)  # also the step of a stiff method whose Jacobian is not usable
+            rate = self._spectral_radius(step, tolerance) if explicit else step.retry.spectral_bound()
+        looks_stiff = not abs(step.h) * rate <= STABILITY_MARGIN * self.method.tableau.stability_interval
         self.count = self.count + 1 if looks_stiff != stiff else 0
         return step
 
-    def _fastest(self, step: Step, tolerance: Tolerance) -> float:
-        """Return |df| / |dy| of the last two stages, an estimate of the largest eigenvalue (Hairer and Wanner, IV.2)."""
+    def _spectral_radius(self, step: Step, tolerance: Tolerance) -> float:
+        """Return |df| / |dy| of the last two stages, an estimate of the spectral radius (Hairer and Wanner, IV.2)."""
         s = self.method.tableau.explicit.stages
-        apart = torch.mv(torch.stack(step.stages[:s]).t(), self.method.between) * step.h
+        apart = torch.mv(torch.stack(step.stages[:s]).t(), self.method.stage_difference) * step.h
         scale = step.y.abs().mul_(tolerance.rtol).add_(tolerance.atol)
         faster = torch.sub(step.stages[s - 1], step.stages[s - 2])
         return float(tolerance.norm(faster / scale) / tolerance.norm(apart / scale))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .tableau import Tableau, hermite, padded
+from .tableau import Tableau, hermite_interpolant, pad_rows
 
 _A = [
     [],
@@ -31,12 +31,12 @@ _bump = [
 DP5 = Tableau(
     "DP5",
     5,
-    A=padded(_A, 7),
+    A=pad_rows(_A, 7),
     b=_b,
     c=[0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1],
     error=_error,
     error_order=4,
-    interpolant=np.pad(hermite(_b), ((0, 0), (0, 1))) + np.outer(_bump, [0, 1, -2, 1]),
+    interpolant=np.pad(hermite_interpolant(_b), ((0, 0), (0, 1))) + np.outer(_bump, [0, 1, -2, 1]),
     interpolant_order=4,
     source="J. R. Dormand, P. J. Prince, J. Comput. Appl. Math. 6 (1980) 19-26; interpolant: L. F. Shampine, "
     "Math. Comp. 46 (1986) 135-150, as in dopri5 of Hairer, Norsett, Wanner",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .tableau import Tableau, hermite, padded
+from .tableau import Tableau, hermite_interpolant, pad_rows
 
 # DOP853 counts twelve stages; f at the end of the step is the thirteenth here, which makes the method FSAL.
 _A = [
@@ -194,19 +194,19 @@ _BASIS = [
 def _interpolant() -> np.ndarray:
     """Return the (16, 7) interpolant: stage 13 is the end derivative, stages 14 to 16 are the extra ones."""
     interpolant = np.matmul(_D, _BASIS)
-    interpolant[:13, :3] += hermite(_b)
+    interpolant[:13, :3] += hermite_interpolant(_b)
     return interpolant
 
 
 DP8 = Tableau(
     "DP8",
     8,
-    A=padded(_A, 13),
+    A=pad_rows(_A, 13),
     b=_b,
     c=_c,
     error=[_e5, np.subtract(_b, _third_order)],
     error_order=7,
-    extra_A=padded(_extra_A, 16),
+    extra_A=pad_rows(_extra_A, 16),
     extra_c=[1 / 10, 1 / 5, 7 / 9],
     interpolant=_interpolant(),
     interpolant_order=7,

@@ -166,7 +166,7 @@ class Tableau:
             weights = np.append(self.b, 0.0)
             self._store("extra_A", [weights], 2)
             self._store("extra_c", [1.0], 1)
-        self._store("interpolant", hermite(weights), 2)
+        self._store("interpolant", hermite_interpolant(weights), 2)
         object.__setattr__(self, "interpolant_order", min(self.order, 3))
 
     def _store(self, label: str, value, ndim: int, shape: tuple[int | None, ...] = ()) -> np.ndarray:
@@ -191,7 +191,7 @@ class Tableau:
             )
 
 
-def hermite(weights: np.ndarray) -> np.ndarray:
+def hermite_interpolant(weights: np.ndarray) -> np.ndarray:
     """Return the cubic Hermite interpolant of a step, in the form of `Tableau.interpolant`.
 
     Parameters
@@ -214,7 +214,7 @@ def hermite(weights: np.ndarray) -> np.ndarray:
     return interpolant
 
 
-def padded(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
+def pad_rows(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
     """Return rows of unequal length as one (len(rows), width) array, filled up with zeros on the right."""
     array = np.zeros((len(rows), width))
     for i, row in enumerate(rows):

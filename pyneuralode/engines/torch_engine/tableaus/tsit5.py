@@ -1,6 +1,6 @@
 """Tsitouras' 5(4) pair with its free quartic interpolant."""
 
-from .tableau import Tableau, padded
+from .tableau import Tableau, pad_rows
 
 _A = [
     [],
@@ -38,7 +38,7 @@ _interpolant = [
 TSIT5 = Tableau(
     "Tsit5",
     5,
-    A=padded(_A, 7),
+    A=pad_rows(_A, 7),
     b=_b,
     c=[0, 0.161, 0.327, 0.9, 0.9800255409045097, 1, 1],
     error=_error,

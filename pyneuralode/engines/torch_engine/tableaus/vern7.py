@@ -1,6 +1,6 @@
 """Verner's "most efficient" 7(6) pair with its interpolant of six extra stages."""
 
-from .tableau import Tableau, padded
+from .tableau import Tableau, pad_rows
 
 _A = [
     [],
@@ -275,12 +275,12 @@ _interpolant = [
 VERN7 = Tableau(
     "Vern7",
     7,
-    A=padded(_A, 10),
+    A=pad_rows(_A, 10),
     b=_b,
     c=[0, 0.005, 49 / 450, 49 / 300, 0.4555, 0.6095094489978381, 0.884, 0.925, 1, 1],
     error=_error,
     error_order=6,
-    extra_A=padded(_extra_A, 16),
+    extra_A=pad_rows(_extra_A, 16),
     extra_c=[1, 0.29, 0.125, 0.25, 0.53, 0.79],
     interpolant=_interpolant,
     interpolant_order=6,

@@ -1,57 +1,59 @@
 """The slope and the trace of its Jacobian for all samples at one time, and their vector-Jacobian product.
 
 States are stored by component, each padded to whole vectors: z[j p + s] is component j of sample s < p. The trace
-follows as one component more. Samples are taken in blocks, all hidden units of which stay in a core's nearer caches.
+follows as one more component. Samples are processed in blocks, whose hidden units stay in a core's nearer caches.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ..networks.activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate_array
-from ..networks.kernels import contracted, maker, part
-from ..networks.vectors import add_rows, aligned, fill, lanes, load, muladd, store
+from ..activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate_array
+from ..compilation import allocating_function, fma_function, inner_function
+from ..vectors import add_rows, aligned, fill, lanes, load, muladd, store
 
 BLOCK = 64
 
 
-class Room(NamedTuple):
-    """Memory for one block: values of the hidden units, first and second derivatives, and cotangents, (w, BLOCK) each.
+class BlockWorkspace(NamedTuple):
+    """Working memory of a block: values of hidden units, first and second derivatives, cotangents, (w, BLOCK) each.
 
-    `sums` holds for each hidden unit the sums over samples that make the weights' cotangents, (w, 2 d + 2) vectors.
+    `sums`, (w, 2 d + 2) vectors, holds for each hidden unit the sums over samples that make the weights' cotangents.
     """
 
     values: np.ndarray
-    gains: np.ndarray
-    bends: np.ndarray
-    inner: np.ndarray
-    traced: np.ndarray
+    derivatives: np.ndarray
+    second_derivatives: np.ndarray
+    preactivation_bars: np.ndarray
+    trace_bars: np.ndarray
     sums: np.ndarray
 
 
-@maker
-def make_room(shape, like, backward):
+@allocating_function
+def make_workspace(shape, like, backward):
     size = shape.width * BLOCK
     more = size if backward else 0
     sums = aligned(shape.width * (2 * shape.dim + 2) * lanes(like) if backward else 0, like)
     values = aligned(size, like)
-    fill(values, 0)  # a last block leaves a part of it untouched
-    return Room(values, aligned(size, like), aligned(more, like), aligned(more, like), aligned(BLOCK, like), sums)
+    fill(values, 0)  # the last block leaves a part of it untouched
+    return BlockWorkspace(
+        values, aligned(size, like), aligned(more, like), aligned(more, like), aligned(BLOCK, like), sums
+    )
 
 
-@part
-def hidden_units(shape, p, row, z, first, count, room):
+@inner_function
+def hidden_units(shape, p, row, z, first, count, workspace):
     """Set the values and derivatives of the hidden units for the `count` samples from `first` on."""
     d, w = shape.dim, shape.width
     one = np.intp(1)
     for k in range(w):
-        fill(room.values[k * BLOCK : k * BLOCK + count], row[w * d + k])
-        add_rows(room.values, k * BLOCK, row, k * d, one, z, first, p, d, count)
-    activate_array(shape.activation, room.values, room.gains)
+        fill(workspace.values[k * BLOCK : k * BLOCK + count], row[w * d + k])
+        add_rows(workspace.values, k * BLOCK, row, k * d, one, z, first, p, d, count)
+    activate_array(shape.activation, workspace.values, workspace.derivatives)
 
 
-@part
-def evaluate(shape, p, row, z, out, o, room):
+@inner_function
+def evaluate(shape, p, row, z, out, o, workspace):
     """out[o:] = slope and trace (d + 1, p) at the states z (d, p)."""
     d, w = shape.dim, shape.width
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
@@ -61,50 +63,58 @@ def evaluate(shape, p, row, z, out, o, room):
     fill(out[o + d * p : o + (d + 1) * p], 0)
     for first in range(0, p, BLOCK):
         count = min(BLOCK, p - first)
-        hidden_units(shape, p, row, z, first, count, room)
+        hidden_units(shape, p, row, z, first, count, workspace)
         for j in range(d):
-            add_rows(out, o + j * p + first, row, outward + j, d, room.values, none, BLOCK, w, count)
-        add_rows(out, o + d * p + first, row, along, one, room.gains, none, BLOCK, w, count)
+            add_rows(out, o + j * p + first, row, outward + j, d, workspace.values, none, BLOCK, w, count)
+        add_rows(out, o + d * p + first, row, along, one, workspace.derivatives, none, BLOCK, w, count)
 
 
-@part
-def pull_back(shape, p, row, z, bars, b, trace_bar, share, z_bar, row_bar, room):
-    """Pull the cotangents of the slope, bars[b:] (d, p), and of the trace, share trace_bar (p,), back.
+@inner_function
+def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, workspace):
+    """Add the cotangents of the states to `z_bar` and write those of the weights to `row_bar`.
 
-    Adds those of the states to `z_bar` and writes those of the weights to `row_bar`.
+    bars[b:] (d, p) are the cotangents of the slope, `trace_share` times `trace_bar` (p,) those of the trace.
     """
     d, w, n = shape.dim, shape.width, lanes(z)
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
     none, one = np.intp(0), np.intp(1)
-    values, gains, inner, traced, sums = room.values, room.gains, room.inner, room.traced, room.sums
+    values, derivatives, preactivation_bars, trace_bars, sums = (
+        workspace.values,
+        workspace.derivatives,
+        workspace.preactivation_bars,
+        workspace.trace_bars,
+        workspace.sums,
+    )
     fill(sums, 0)
     for first in range(0, p, BLOCK):
         count = min(BLOCK, p - first)
-        hidden_units(shape, p, row, z, first, count, room)
-        bend(shape.activation, values, gains, room.bends)
+        hidden_units(shape, p, row, z, first, count, workspace)
+        second_derivatives(shape.activation, values, derivatives, workspace.second_derivatives)
         for s in range(count):
-            traced[s] = share * trace_bar[first + s]
+            trace_bars[s] = trace_share * trace_bar[first + s]
         for k in range(w):
             at, total = k * BLOCK, k * (2 * d + 2) * n
-            fill(inner[at : at + count], 0)
-            add_rows(inner, at, row, outward + k * d, one, bars, b + first, p, d, count)
-            before_activation(inner, gains, room.bends, at, row[along + k], traced, count)
+            fill(preactivation_bars[at : at + count], 0)
+            add_rows(preactivation_bars, at, row, outward + k * d, one, bars, b + first, p, d, count)
+            before_activation(
+                preactivation_bars, derivatives, workspace.second_derivatives, at, row[along + k], trace_bars, count
+            )
             for j in range(d):
-                add_products(sums, total, inner, at, z, j * p + first, count)
+                add_products(sums, total, preactivation_bars, at, z, j * p + first, count)
                 add_products(sums, total + n, values, at, bars, b + j * p + first, count)
                 total += 2 * n
-            add_products(sums, total, gains, at, traced, none, count)
-            add_values(sums, total + n, inner, at, count)
+            add_products(sums, total, derivatives, at, trace_bars, none, count)
+            add_values(sums, total + n, preactivation_bars, at, count)
         for j in range(d):
-            add_rows(z_bar, j * p + first, row, j, d, inner, none, BLOCK, w, count)
+            add_rows(z_bar, j * p + first, row, j, d, preactivation_bars, none, BLOCK, w, count)
     for k in range(w):
         total = k * (2 * d + 2) * n
         for j in range(d):
-            row_bar[k * d + j] = across(sums, total)
-            row_bar[outward + k * d + j] = across(sums, total + n)
+            row_bar[k * d + j] = sum_lanes(sums, total)
+            row_bar[outward + k * d + j] = sum_lanes(sums, total + n)
             total += 2 * n
-        row_bar[along + k] = across(sums, total)
-        row_bar[w * d + k] = across(sums, total + n)
+        row_bar[along + k] = sum_lanes(sums, total)
+        row_bar[w * d + k] = sum_lanes(sums, total + n)
     for j in range(d):
         total_bar = 0.0
         for s in range(p):
@@ -112,14 +122,16 @@ def pull_back(shape, p, row, z, bars, b, trace_bar, share, z_bar, row_bar, room)
         row_bar[last + j] = total_bar
 
 
-@contracted
-def before_activation(inner, gains, bends, at, along, traced, count):
+@fma_function
+def before_activation(preactivation_bars, derivatives, second_derivatives, at, along, trace_bars, count):
     """inner = inner gains + along traced bends: the cotangents before the activation."""
     for s in range(count):
-        inner[at + s] = inner[at + s] * gains[at + s] + along * traced[s] * bends[at + s]
+        preactivation_bars[at + s] = (
+            preactivation_bars[at + s] * derivatives[at + s] + along * trace_bars[s] * second_derivatives[at + s]
+        )
 
 
-@part
+@inner_function
 def add_products(sums, o, a, i, b, j, count):
     """Add a[i:] b[j:] over `count` samples to the vector at sums[o:], lane by lane."""
     total = load(sums, o)
@@ -128,7 +140,7 @@ def add_products(sums, o, a, i, b, j, count):
     store(sums, o, total)
 
 
-@part
+@inner_function
 def add_values(sums, o, a, i, count):
     """As `add_products` with ones."""
     for s in range(0, count, lanes(sums)):
@@ -136,8 +148,8 @@ def add_values(sums, o, a, i, count):
             sums[o + lane] += a[i + s + lane]
 
 
-@part
-def across(sums, o):
+@inner_function
+def sum_lanes(sums, o):
     """Return the sum of the lanes of a vector."""
     total = 0.0
     for lane in range(lanes(sums)):
@@ -145,23 +157,23 @@ def across(sums, o):
     return total
 
 
-@contracted
-def bend(kind, values, gains, out):
+@fma_function
+def second_derivatives(kind, values, derivatives, out):
     """Write the second derivatives of an activation, from its values and its derivatives."""
     if kind == TANH:
         for s in range(len(out)):
-            out[s] = -(values[s] + values[s]) * gains[s]
+            out[s] = -(values[s] + values[s]) * derivatives[s]
     elif kind == SIGMOID:
         for s in range(len(out)):
-            out[s] = gains[s] - (values[s] + values[s]) * gains[s]
+            out[s] = derivatives[s] - (values[s] + values[s]) * derivatives[s]
     elif kind == SOFTPLUS:
         for s in range(len(out)):
-            out[s] = gains[s] - gains[s] * gains[s]
+            out[s] = derivatives[s] - derivatives[s] * derivatives[s]
     elif kind == ELU:
         for s in range(len(out)):
-            out[s] = gains[s] if values[s] < 0 else out.dtype.type(0)
+            out[s] = derivatives[s] if values[s] < 0 else out.dtype.type(0)
     elif kind == SIN:
         for s in range(len(out)):
             out[s] = -values[s]
-    else:  # those made of straight lines
+    else:  # the piecewise linear ones
         fill(out, 0)

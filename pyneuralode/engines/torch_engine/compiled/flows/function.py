@@ -14,7 +14,7 @@ from .....problem import Control
 from ...once_differentiable import once_differentiable
 from ...tableaus import Tableau
 from ..available import compiled, march_error, run, wants_gradient
-from ..networks.plan import tableau_plan
+from ..tableau_plan import tableau_plan
 from ..times import Times
 from .plan import FlowPlan
 
@@ -66,7 +66,7 @@ class Call:
     def adjoint_sweep(self, end_bar: Tensor, trace_bar: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the first states (n, d) and to each parameter."""
         state_bar, theta_bar = run(
-            kernels()[0].sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
+            kernels()[0].adjoint_sweep, self.plan.head, self.plan.scales, self.theta, *self.scheme, self.counts[1], *self.record,
             end_bar.t().contiguous().numpy(), trace_bar[None].contiguous().numpy(),
         )  # fmt: skip
         shapes = self.plan.shapes.values()

@@ -1,4 +1,4 @@
-"""Which fields have compiled flows, and what compiled code is told of them."""
+"""The fields that have compiled flows, as plain arrays of numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from .....fields import ACTIVATIONS, MLP, ConcatMLP, HyperMLP, VectorField
 
 HYPERNETWORK, AFFINE = 0, 1
-# Activations whose second derivative follows from their value and their derivative.
-KNOWN = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid", "sin")
+# Activations whose second derivative follows from the value and the first derivative.
+SUPPORTED_ACTIVATIONS = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid", "sin")
 
 
 @dataclass(frozen=True)
 class FlowPlan:
-    """A field of one hidden layer: `head` as `weights.Shape`, `scales` of the time, the input and the output."""
+    """A field of one hidden layer: `head` as `weights.FlowShape`, `scales` of the time, the input and the output."""
 
     head: np.ndarray
     scales: np.ndarray
@@ -25,14 +25,19 @@ class FlowPlan:
 
 @lru_cache(maxsize=64)
 def flow_plan(field: VectorField) -> FlowPlan | None:
-    """Return the plan of a field, or None where no kernel knows it."""
+    """Return the plan of a field, or None if there is no kernel for it."""
     if type(field) is HyperMLP:
         head = [HYPERNETWORK, ACTIVATIONS.index("tanh"), field.dim, field.width, field.hidden]
         scales = [field.time_scale, 1.0, field.output_scale]
-    elif type(field) is MLP and len(field.sizes) == 3 and field.input_map == "identity" and field.activation in KNOWN:
+    elif (
+        type(field) is MLP
+        and len(field.sizes) == 3
+        and field.input_map == "identity"
+        and field.activation in SUPPORTED_ACTIVATIONS
+    ):
         head = [AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 0]
         scales = [1.0, field.input_scale, field.output_scale]
-    elif type(field) is ConcatMLP and len(field.sizes) == 3 and field.activation in KNOWN:
+    elif type(field) is ConcatMLP and len(field.sizes) == 3 and field.activation in SUPPORTED_ACTIVATIONS:
         head = [AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 1]
         scales = [field.time_scale, 1.0, field.output_scale]
     else:

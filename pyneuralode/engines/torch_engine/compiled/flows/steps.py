@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..networks.kernels import maker, part
-from ..networks.vectors import add_rows, aligned, copy, fill, lanes
+from ..compilation import allocating_function, inner_function
+from ..vectors import add_rows, aligned, copy, fill, lanes
 
 
-class Scheme(NamedTuple):
-    """A tableau in the dtype of the state, and room for one step.
+class FlowScheme(NamedTuple):
+    """A tableau in the dtype of the state, and the working memory of one step.
 
     `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, a row each;
     `end_stage` is the stage that is the slope at the step's end, -1 where there is none.
@@ -29,14 +29,14 @@ class Scheme(NamedTuple):
     point: np.ndarray
 
 
-@maker
+@allocating_function
 def make_scheme(rows, ends, interpolant, numbers, y0):
     padded = -(-y0.size // lanes(y0)) * lanes(y0)
     k = aligned(len(rows) * padded, y0)
     fill(k, 0)
     point = aligned(padded, y0)
     fill(point, 0)
-    return Scheme(
+    return FlowScheme(
         rows.astype(y0.dtype),
         ends.astype(y0.dtype),
         interpolant,
@@ -52,8 +52,8 @@ def make_scheme(rows, ends, interpolant, numbers, y0):
     )
 
 
-@part
-def move(scheme, out, y, coefficients, count, h):
+@inner_function
+def combine(scheme, out, y, coefficients, count, h):
     """out = y + h sum over i < count of coefficients[i] k[i]."""
     for i in range(count):
         scheme.weights[i] = coefficients[i] * h
@@ -62,7 +62,7 @@ def move(scheme, out, y, coefficients, count, h):
     add_rows(out, none, scheme.weights, none, one, scheme.k, none, scheme.padded, count, scheme.padded)
 
 
-@part
+@inner_function
 def add_to_stages(scheme, bars, adjoint, count):
     """bars[i] += weights[i] adjoint for the stages i < count."""
     for i in range(count):

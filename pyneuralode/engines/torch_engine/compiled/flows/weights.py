@@ -1,22 +1,23 @@
-"""The weights of the hidden layer at a time, and the adjoint of that function of the time.
+"""The weights of the hidden layer as a function of time, and the adjoint of that function.
 
 A row of weights holds W (w, d), b (w), V (w, d), C (w) and c (d), so that f(z) = c + sum_k V_k a(W_k . z + b_k) has the
-Jacobian's trace sum_k C_k a'(W_k . z + b_k), with C_k = V_k . W_k. Each kind of field leaves beside it what its adjoint needs.
+Jacobian's trace sum_k C_k a'(W_k . z + b_k), with C_k = V_k . W_k. Each kind of field also stores the intermediates
+that its adjoint needs.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ..networks.activations import SIGMOID, TANH, activate_array
-from ..networks.kernels import contracted, part
-from ..networks.vectors import copy, fill
-from .kernels import summing
+from ..activations import SIGMOID, TANH, activate_array
+from ..compilation import fma_function, inner_function
+from ..vectors import copy, fill
+from .compilation import reassociated_function
 from .plan import HYPERNETWORK
 
 
-class Shape(NamedTuple):
-    """Sizes of a flow: its kind, activation, dimension d, width w, hidden units of the hypernetwork or columns of time."""
+class FlowShape(NamedTuple):
+    """Kind, activation, dimension d, width w of a flow, and the hypernetwork's hidden units or the columns of time."""
 
     kind: int
     activation: int
@@ -25,27 +26,27 @@ class Shape(NamedTuple):
     hidden: int
 
 
-@part
+@inner_function
 def row_size(shape):
     """Return the length of a row of weights."""
     return 2 * shape.width * (shape.dim + 1) + shape.dim
 
 
-@part
-def rest_size(shape):
-    """Return the length of what the adjoint of the weights needs."""
+@inner_function
+def intermediates_size(shape):
+    """Return the length of the intermediates that the adjoint of the weights needs."""
     if shape.kind == HYPERNETWORK:
         return 2 * shape.hidden + (3 * shape.dim + 1) * shape.width + 1
     return 1
 
 
-@part
-def spare_size(shape):
-    """Return the length of the memory that these functions need for themselves."""
+@inner_function
+def scratch_size(shape):
+    """Return the length of the scratch memory of these functions."""
     return (3 * shape.dim + 1) * shape.width + 2 * max(shape.width * shape.dim, shape.hidden)
 
 
-@summing
+@reassociated_function
 def dot(a, i, b, j, count):
     """Return the sum of a[i + s] b[j + s] over s < count."""
     total = a[i] * b[j]
@@ -54,60 +55,60 @@ def dot(a, i, b, j, count):
     return total
 
 
-@contracted
+@fma_function
 def add_multiple(out, o, factor, a, i, count):
     """out[o + s] += factor a[i + s] for s < count."""
     for s in range(count):
         out[o + s] += factor * a[i + s]
 
 
-@part
-def weights_at(shape, theta, scales, t, row, rest, spare):
-    """Write the weights at time t to `row`; `spare` has room for `rest`."""
+@inner_function
+def weights_at(shape, theta, scales, t, row, intermediates, scratch):
+    """Write the weights at time t to `row`; `scratch` is at least as long as `intermediates`."""
     d, w = shape.dim, shape.width
     if shape.kind == HYPERNETWORK:
-        _hypernetwork(shape, theta, scales, t, row, rest, spare)
+        _hypernetwork(shape, theta, scales, t, row, intermediates, scratch)
     else:
-        _affine(shape, theta, scales, t, row, rest)
+        _affine(shape, theta, scales, t, row, intermediates)
     for k in range(w):
         row[w * (2 * d + 1) + k] = dot(row, k * d, row, w * (d + 1) + k * d, d)
 
 
-@part
-def _hypernetwork(shape, theta, scales, t, row, rest, spare):
+@inner_function
+def _hypernetwork(shape, theta, scales, t, row, intermediates, scratch):
     d, w, h = shape.dim, shape.width, shape.hidden
     outputs = (3 * d + 1) * w
     time, factor = theta.dtype.type(t / scales[0]), theta.dtype.type(scales[2] / w)
     first, second, third = np.intp(0), 2 * h, 2 * h + h * h + h
-    rest[rest.size - 1] = time
+    intermediates[intermediates.size - 1] = time
     for i in range(h):
-        rest[i] = theta[first + i] * time + theta[h + i]
-    activate_array(TANH, rest[:h], spare[:h])
+        intermediates[i] = theta[first + i] * time + theta[h + i]
+    activate_array(TANH, intermediates[:h], scratch[:h])
     for i in range(h):
-        rest[h + i] = dot(theta, second + i * h, rest, first, h) + theta[second + h * h + i]
-    activate_array(TANH, rest[h : 2 * h], spare[:h])
+        intermediates[h + i] = dot(theta, second + i * h, intermediates, first, h) + theta[second + h * h + i]
+    activate_array(TANH, intermediates[h : 2 * h], scratch[:h])
     for i in range(outputs):
-        rest[2 * h + i] = dot(theta, third + i * h, rest, h, h) + theta[third + outputs * h + i]
+        intermediates[2 * h + i] = dot(theta, third + i * h, intermediates, h, h) + theta[third + outputs * h + i]
     out, size = 2 * h, w * d
     for i in range(size):
-        row[i] = rest[out + i]
-        spare[i] = rest[out + 2 * size + i]
-    activate_array(SIGMOID, spare[:size], spare[size : 2 * size])
+        row[i] = intermediates[out + i]
+        scratch[i] = intermediates[out + 2 * size + i]
+    activate_array(SIGMOID, scratch[:size], scratch[size : 2 * size])
     for i in range(size):
-        row[size + w + i] = rest[out + size + i] * spare[i] * factor
-    copy(row[size : size + w], rest[out + 3 * size :], w)
+        row[size + w + i] = intermediates[out + size + i] * scratch[i] * factor
+    copy(row[size : size + w], intermediates[out + 3 * size :], w)
     fill(row[2 * size + 2 * w :], theta.dtype.type(0))
 
 
-@part
-def _affine(shape, theta, scales, t, row, rest):
+@inner_function
+def _affine(shape, theta, scales, t, row, intermediates):
     d, w, columns = shape.dim, shape.width, shape.hidden
     time = theta.dtype.type(t / scales[0])
     inward, outward = theta.dtype.type(1 / scales[1]), theta.dtype.type(scales[2])
     bias = w * (d + columns)
     last = bias + w
     last_bias = last + d * (w + columns)
-    rest[0] = time
+    intermediates[0] = time
     for k in range(w):
         for j in range(d):
             row[k * d + j] = theta[k * (d + columns) + j] * inward
@@ -122,9 +123,9 @@ def _affine(shape, theta, scales, t, row, rest):
         row[2 * w * (d + 1) + j] = total * outward
 
 
-@part
-def pull_back_weights(shape, theta, scales, row, rest, bar, theta_bar, spare):
-    """Add to `theta_bar` what `bar`, the cotangents of a row of weights, pulls back to; `bar` is used up."""
+@inner_function
+def weights_vjp(shape, theta, scales, row, intermediates, bar, theta_bar, scratch):
+    """Add to `theta_bar` the product of `bar`, the cotangents of a row of weights, which is overwritten."""
     d, w = shape.dim, shape.width
     for k in range(w):
         along = bar[w * (2 * d + 1) + k]
@@ -132,52 +133,52 @@ def pull_back_weights(shape, theta, scales, row, rest, bar, theta_bar, spare):
             bar[k * d + j] += along * row[w * (d + 1) + k * d + j]
             bar[w * (d + 1) + k * d + j] += along * row[k * d + j]
     if shape.kind == HYPERNETWORK:
-        _pull_back_hypernetwork(shape, theta, scales, rest, bar, theta_bar, spare)
+        _hypernetwork_vjp(shape, theta, scales, intermediates, bar, theta_bar, scratch)
     else:
-        _pull_back_affine(shape, scales, rest, bar, theta_bar)
+        _affine_vjp(shape, scales, intermediates, bar, theta_bar)
 
 
-@part
-def _pull_back_hypernetwork(shape, theta, scales, rest, bar, theta_bar, spare):
+@inner_function
+def _hypernetwork_vjp(shape, theta, scales, intermediates, bar, theta_bar, scratch):
     d, w, h = shape.dim, shape.width, shape.hidden
     outputs, size = (3 * d + 1) * w, w * d
     one = theta.dtype.type(1)
     factor = theta.dtype.type(scales[2] / w)
     second, third = 2 * h, 2 * h + h * h + h
-    out, gates = 2 * h, outputs  # of `rest` and of `spare`; the latter starts with the outputs' cotangents
+    out, gates = 2 * h, outputs  # of `intermediates` and of `scratch`; the latter starts with the outputs' cotangents
     for i in range(size):
-        spare[i] = bar[i]
-        spare[gates + i] = rest[out + 2 * size + i]
-    activate_array(SIGMOID, spare[gates : gates + size], spare[gates + size : gates + 2 * size])
+        scratch[i] = bar[i]
+        scratch[gates + i] = intermediates[out + 2 * size + i]
+    activate_array(SIGMOID, scratch[gates : gates + size], scratch[gates + size : gates + 2 * size])
     for i in range(size):
         value = bar[size + w + i] * factor
-        spare[size + i] = value * spare[gates + i]
-        spare[2 * size + i] = value * rest[out + size + i] * spare[gates + size + i]
+        scratch[size + i] = value * scratch[gates + i]
+        scratch[2 * size + i] = value * intermediates[out + size + i] * scratch[gates + size + i]
     for k in range(w):
-        spare[3 * size + k] = bar[size + k]
+        scratch[3 * size + k] = bar[size + k]
     first_bar, second_bar = gates, gates + h
-    fill(spare[gates : gates + 2 * h], theta.dtype.type(0))
+    fill(scratch[gates : gates + 2 * h], theta.dtype.type(0))
     for i in range(outputs):
-        value = spare[i]
-        add_multiple(theta_bar, third + i * h, value, rest, h, h)
+        value = scratch[i]
+        add_multiple(theta_bar, third + i * h, value, intermediates, h, h)
         theta_bar[third + outputs * h + i] += value
-        add_multiple(spare, second_bar, value, theta, third + i * h, h)
+        add_multiple(scratch, second_bar, value, theta, third + i * h, h)
     for i in range(h):
-        value = spare[second_bar + i] * (one - rest[h + i] * rest[h + i])
-        add_multiple(theta_bar, second + i * h, value, rest, np.intp(0), h)
+        value = scratch[second_bar + i] * (one - intermediates[h + i] * intermediates[h + i])
+        add_multiple(theta_bar, second + i * h, value, intermediates, np.intp(0), h)
         theta_bar[second + h * h + i] += value
-        add_multiple(spare, first_bar, value, theta, second + i * h, h)
-    time = rest[rest.size - 1]
+        add_multiple(scratch, first_bar, value, theta, second + i * h, h)
+    time = intermediates[intermediates.size - 1]
     for i in range(h):
-        value = spare[first_bar + i] * (one - rest[i] * rest[i])
+        value = scratch[first_bar + i] * (one - intermediates[i] * intermediates[i])
         theta_bar[i] += value * time
         theta_bar[h + i] += value
 
 
-@part
-def _pull_back_affine(shape, scales, rest, bar, theta_bar):
+@inner_function
+def _affine_vjp(shape, scales, intermediates, bar, theta_bar):
     d, w, columns = shape.dim, shape.width, shape.hidden
-    time = rest[0]
+    time = intermediates[0]
     inward, outward = bar.dtype.type(1 / scales[1]), bar.dtype.type(scales[2])
     bias = w * (d + columns)
     last = bias + w

@@ -1,18 +1,18 @@
 """The exact adjoint of one step in compiled code; the step's size and time are constants."""
 
 from .arrays import add, copy, fill, fill_rows
-from .kernels import inlined, part
-from .linear import solve_transposed
-from .machine import linearize, pull, pull_jacobian
+from .compilation import inlined_function, inner_function
+from .dense_lu import solve_transposed
+from .machine import linearize, vjp, vjp_with_jacobian
 from .plan import ROSENBROCK
-from .steps import find_jacobian, move, set_matrix, weigh
+from .steps import combine, find_jacobian, set_interpolant_weights, set_matrix
 
 
-@part
+@inner_function
 def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y_bar, k_bar, theta_bar):
-    """Carry the cotangents of a step's end (n,) and of the outputs at `ts` inside it to its start, y_bar (n,).
+    """Propagate the cotangents of a step's end (n,) and of the outputs at `ts` inside it to its start, y_bar (n,).
 
-    That of the parameters is added to `theta_bar`; `start` is a second machine, `k_bar` (s, dim) room.
+    The cotangent of the parameters is added to `theta_bar`; `start` is a second machine, `k_bar` (s, dim) scratch.
     """
     h, dim = t_end - t, scheme.dim
     copy(y_bar, end_bar)
@@ -20,23 +20,23 @@ def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y
         at = sample * dim
         own, end_own = y_bar[at : at + dim], end_bar[at : at + dim]
         fill_rows(k_bar, 0.0)
-        spread(k_bar, scheme.ends[0], scheme.stages, h, end_own, dim)
+        add_to_stage_bars(k_bar, scheme.ends[0], scheme.stages, h, end_own, dim)
         for j in range(len(ts)):
             if ts[j] != t_end:
-                weigh(scheme, (ts[j] - t) / h)
+                set_interpolant_weights(scheme, (ts[j] - t) / h)
                 bar = cotangents[j, at : at + dim]
-                spread(k_bar, scheme.weights, len(scheme.weights), h, bar, dim)
+                add_to_stage_bars(k_bar, scheme.weights, len(scheme.weights), h, bar, dim)
                 add(own, bar)
         if scheme.kind == ROSENBROCK:
             _rosenbrock_back(machine, start, scheme, h, t, y, at, k[sample], k_bar, own, theta_bar)
         else:
             for i in range(len(scheme.rows) - 1, -1, -1):
-                if _matters(k_bar[i], dim):
+                if _is_nonzero(k_bar[i], dim):
                     _stage_back(machine, scheme, h, t, y, at, k[sample], i, k_bar, own, theta_bar)
 
 
-@inlined
-def spread(k_bar, weights, count, h, bar, dim):
+@inlined_function
+def add_to_stage_bars(k_bar, weights, count, h, bar, dim):
     """k_bar[i] += h weights[i] bar for the stages i < count."""
     for i in range(count):
         weight = h * weights[i]
@@ -45,45 +45,45 @@ def spread(k_bar, weights, count, h, bar, dim):
                 k_bar[i, j] += weight * bar[j]
 
 
-@inlined
-def _matters(bar, dim):
+@inlined_function
+def _is_nonzero(bar, dim):
     for j in range(dim):
         if bar[j] != 0:
             return True
     return False
 
 
-@inlined
+@inlined_function
 def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
-    """Carry the cotangent of an explicit or implicit stage to the step's start and the earlier stages."""
+    """Propagate the cotangent of an explicit or implicit stage to the step's start and the earlier stages."""
     dim, gamma = scheme.dim, scheme.places[2, i]
-    move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
+    combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
     for j in range(dim):
         scheme.point[j] += h * gamma * k[i, j]
     linearize(machine, t + scheme.places[0, i] * h, scheme.point, 0)
     if gamma != 0:  # dk = J (dpoint + gamma h dk)
-        find_jacobian(machine, scheme.jacobians[0], scheme.still[0])
+        find_jacobian(machine, scheme.jacobians[0], scheme.frozen[0])
         set_matrix(scheme, scheme.jacobians[0], h * gamma)
         solve_transposed(scheme.matrix, scheme.pivots, k_bar[i])
-    _pull_point(machine, scheme, h, i, k_bar[i], k_bar, y_bar, theta_bar)
+    _point_vjp(machine, scheme, h, i, k_bar[i], k_bar, y_bar, theta_bar)
 
 
-@inlined
-def _pull_point(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
-    """Carry the cotangent of the slope at stage i's point on to what the point was made of."""
+@inlined_function
+def _point_vjp(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
+    """Propagate the cotangent of the slope at stage i's point to the step's start and the earlier stages."""
     dim, point_bar = scheme.dim, scheme.rest
     fill(point_bar, 0.0)
-    pull(machine, slope_bar, point_bar, theta_bar)
+    vjp(machine, slope_bar, point_bar, theta_bar)
     add(y_bar, point_bar)
-    spread(k_bar, scheme.rows[i], i, h, point_bar, dim)
+    add_to_stage_bars(k_bar, scheme.rows[i], i, h, point_bar, dim)
 
 
-@inlined
+@inlined_function
 def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta_bar):
-    """All stages share one matrix, so that their cotangents meet in that of the Jacobian at the step's start."""
+    """Propagate the cotangents of all stages; through their matrix, the Jacobian at the start gets one too."""
     dim, jacobian_bar = scheme.dim, scheme.jacobian_bar
     linearize(start, t, y, at)
-    find_jacobian(start, scheme.jacobians[0], scheme.still[0])
+    find_jacobian(start, scheme.jacobians[0], scheme.frozen[0])
     set_matrix(scheme, scheme.jacobians[0], h * scheme.places[2, 0])
     fill_rows(jacobian_bar, 0.0)
     for i in range(scheme.stages - 1, -1, -1):
@@ -95,9 +95,9 @@ def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta
             for c in range(dim):
                 jacobian_bar[j, c] += h * bar[j] * k[i, c]
             jacobian_bar[j, dim] += along_time * bar[j]
-        spread(k_bar, scheme.couplings[i], i, 1.0, bar, dim)
+        add_to_stage_bars(k_bar, scheme.couplings[i], i, 1.0, bar, dim)
         if i > 0:
-            move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
+            combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
             linearize(machine, t + scheme.places[0, i] * h, scheme.point, 0)
-            _pull_point(machine, scheme, h, i, bar, k_bar, y_bar, theta_bar)
-    pull_jacobian(start, k_bar[0], jacobian_bar, y_bar, theta_bar)
+            _point_vjp(machine, scheme, h, i, bar, k_bar, y_bar, theta_bar)
+    vjp_with_jacobian(start, k_bar[0], jacobian_bar, y_bar, theta_bar)

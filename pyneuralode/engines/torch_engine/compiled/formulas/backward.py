@@ -4,22 +4,24 @@ import numpy as np
 
 from .adjoint import step_back
 from .arrays import add, copy, fill
-from .kernels import SOURCES, kernel
+from .compilation import SOURCES, kernel
 from .machine import make_machine, set_parameters
 from .steps import make_scheme
 
 
 @kernel
-def sweep(program, method, other, theta, ts, parts, counts, spans, kept, stages, cotangents, sources=SOURCES):
+def adjoint_sweep(
+    program, method, second_method, theta, ts, parts, counts, spans, checkpoints, stages, cotangents, sources=SOURCES
+):
     """Return the gradients with respect to the initial states (systems, n) and each system's parameters.
 
-    The arguments are those of `..forward.march` and what it returned, all steps on the tape with their stages;
+    The arguments are those of `..forward.march` and its results, with the stages of all steps on the tape;
     `cotangents` (all times, n) are those of the states.
     """
     systems, n = len(parts) - 1, cotangents.shape[1]
     machine, start = make_machine(program), make_machine(program)
     samples = n // machine.dim
-    plain, further = make_scheme(method, machine.dim, samples), make_scheme(other, machine.dim, samples)
+    primary, secondary = make_scheme(method, machine.dim, samples), make_scheme(second_method, machine.dim, samples)
     y0_bar, theta_bar = np.empty((systems, n)), np.zeros((systems, theta.shape[1]))
     end_bar, y_bar, k_bar = np.empty(n), np.empty(n), np.empty((stages.shape[2], machine.dim))
     step = 0
@@ -35,14 +37,14 @@ def sweep(program, method, other, theta, ts, parts, counts, spans, kept, stages,
                 if ts[j] == t_end:
                     add(end_bar, cotangents[j])
                 j -= 1
-            scheme = further if spans[m, 2] != 0 else plain
+            scheme = secondary if spans[m, 2] != 0 else primary
             step_back(
                 machine,
                 start,
                 scheme,
                 t,
                 t_end,
-                kept[m],
+                checkpoints[m],
                 stages[m],
                 ts[j + 1 : stop],
                 cotangents[j + 1 : stop],

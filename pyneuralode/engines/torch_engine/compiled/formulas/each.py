@@ -8,7 +8,7 @@ import torch
 
 from .....problem import Problem, Solution
 from ....backend import Backend
-from ...batched.control import of_sample
+from ...batched.control import name_sample
 from ...events import message
 from ...independent import Batch, IndependentPrepared, check_states
 from ..times import KnownTimes
@@ -50,7 +50,7 @@ class FormulasOfEachPrepared(IndependentPrepared):
         try:
             states, counts = self.solver.solve(times, control, batch.y0, theta)
         except Failure as failure:
-            raise of_sample(failure.error, failure.sample) from None
+            raise name_sample(failure.error, failure.sample) from None
         width = batch.times.shape[1]
         row, slot = (torch.arange(width) < torch.tensor(batch.counts)[:, None]).nonzero(as_tuple=True)
         check_states(states.detach(), batch.times[row, slot], row)

@@ -1,79 +1,83 @@
-"""Whole solves in compiled code: the march of ..march for one system after the other, and the tape of its adjoint.
+"""Whole solves in compiled code: the march of ..march for one system after another, and the tape for its adjoint.
 
-A system is one or several samples that share their steps; each system has times and steps of its own.
+A system is one or several samples that share their steps; each system has its own times and steps.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ...step_size import GROW
-from ...stiff.switching import MARGIN, PLAIN_STEPS, STIFF_STEPS
+from ...step_size import MAX_FACTOR
+from ...stiff.switching import NONSTIFF_STEPS, STABILITY_MARGIN, STIFF_STEPS
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
-from ..networks.control import (
-    after_rejection,
+from ..step_control import (
+    check_rejection,
+    initial_step_size,
     next_step,
-    resolved,
     size_after_rejection,
     size_after_step,
-    size_to_begin,
-    trial_size,
+    smallest_step,
+    trial_step_size,
 )
 from .arrays import copy, copy_rows, copy_some, copy_stages, copy_tape
-from .kernels import SOURCES, kernel, maker, part
+from .compilation import SOURCES, allocating_function, inner_function, kernel
 from .machine import evaluate, make_machine, set_parameters
 from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
-from .steps import error_inside, error_size, extend, fastest, interpolate, make_scheme, take
+from .steps import error_size, extend, interpolant_error, interpolate, make_scheme, spectral_radius, take_step
 
-# The entry of `controls` behind those that every march has.
+# The entry of `controls` after those that every march has.
 STABILITY = 5
 
 
 class Tape(NamedTuple):
     """What the adjoint needs of the accepted steps of all systems.
 
-    `spans` (m, 3) are the times between which each step goes, and whether the second method took it; `kept`
+    `spans` (m, 3) are the times between which each step goes, and whether the second method took it; `checkpoints`
     (m / every, n) the states from which every so many steps of a system start, with (m / every, 2 n) the slopes there
     too: those of an implicit method are its last stages, not quite the field's; `stages` (m, samples, s, dim) are the
     stages, unless they take too much memory.
     """
 
     spans: np.ndarray
-    kept: np.ndarray
+    checkpoints: np.ndarray
     stages: np.ndarray
 
 
-@part
-def is_full(tape, step, block, most):
-    return step == len(tape.spans) or block == len(tape.kept) or (step == len(tape.stages) and step < most)
+@inner_function
+def tape_is_full(tape, step, block, stage_capacity):
+    return (
+        step == len(tape.spans)
+        or block == len(tape.checkpoints)
+        or (step == len(tape.stages) and step < stage_capacity)
+    )
 
 
-@maker
-def longer(tape, step, block, most):
-    """Return the tape with room for step `step`, its stages if it is among the first `most`, and for block `block`."""
-    spans, kept, stages = tape
+@allocating_function
+def grown_tape(tape, step, block, stage_capacity):
+    """Return the tape with space for `step`, its stages if it is among the first `stage_capacity`, and for `block`."""
+    spans, checkpoints, stages = tape
     if step == len(spans):
         spans = np.empty((2 * step, 3))
         copy_rows(spans, tape.spans)
-    if block == len(kept):
-        kept = np.empty((2 * block, tape.kept.shape[1]))
-        copy_rows(kept, tape.kept)
-    if step == len(stages) and step < most:
+    if block == len(checkpoints):
+        checkpoints = np.empty((2 * block, tape.checkpoints.shape[1]))
+        copy_rows(checkpoints, tape.checkpoints)
+    if step == len(stages) and step < stage_capacity:
         _, samples, rows, dim = tape.stages.shape
-        stages = np.empty((min(2 * step, most), samples, rows, dim))
+        stages = np.empty((min(2 * step, stage_capacity), samples, rows, dim))
         copy_tape(stages, tape.stages)
-    return Tape(spans, kept, stages)
+    return Tape(spans, checkpoints, stages)
 
 
-@part
-def spread_out(full, tolerances, system):
+@inner_function
+def expand_tolerance(full, tolerances, system):
     """Set a system's tolerance for each component of its state."""
     row = tolerances[system if len(tolerances) > 1 else 0]
     for i in range(full.size):
         full[i] = row[i if row.size > 1 else 0]
 
 
-@part
+@inner_function
 def scaled_norm(x, y, rtol, atol):
     """Return the root mean square of x over the tolerance at y."""
     total = 0.0
@@ -82,12 +86,12 @@ def scaled_norm(x, y, rtol, atol):
     return np.sqrt(total / y.size)
 
 
-@part
-def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
-    """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are room."""
+@inner_function
+def initial_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
+    """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are scratch."""
     gather(k, slope)
     d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
-    trial = trial_size(d0, d1, span, resolved(t))
+    trial = trial_step_size(d0, d1, span, smallest_step(t))
     direction = 1.0 if span > 0 else -1.0
     for i in range(y.size):
         point[i] = y[i] + direction * trial * slope[i]
@@ -95,10 +99,10 @@ def first_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
         evaluate(machine, t + direction * trial, point, sample * scheme.dim, scheme.point)
         for j in range(scheme.dim):
             slope[sample * scheme.dim + j] -= scheme.point[j]
-    return size_to_begin(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
+    return initial_step_size(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
 
 
-@part
+@inner_function
 def scatter(slope, k):
     """The first stages = slope (n,)."""
     at = 0
@@ -108,7 +112,7 @@ def scatter(slope, k):
             at += 1
 
 
-@part
+@inner_function
 def gather(k, slope):
     """slope (n,) = the first stages; return whether they are finite."""
     finite, at = True, 0
@@ -120,46 +124,46 @@ def gather(k, slope):
     return finite
 
 
-@part
-def record(tape, step, block, taped, t, t_next, stiff, y, k):
+@inner_function
+def write_tape(tape, step, block, taped, t, t_next, stiff, y, k):
     """Put a step on the tape, its stages where `taped` and its start where `block` is not negative."""
     span = tape.spans[step]
     span[0], span[1], span[2] = t, t_next, stiff
     if block >= 0:
-        kept = tape.kept[block]
-        copy_some(kept, y, y.size)
-        if kept.size > y.size:
-            gather(k, kept[y.size :])
+        checkpoints = tape.checkpoints[block]
+        copy_some(checkpoints, y, y.size)
+        if checkpoints.size > y.size:
+            gather(k, checkpoints[y.size :])
     if taped:
         copy_stages(tape.stages[step], k)
 
 
-@part
+@inner_function
 def first_stages(machine, scheme, t, y, k):
     for sample in range(len(k)):
         evaluate(machine, t, y, sample * scheme.dim, k[sample][0])
 
 
-@part
-def hand_over(k, end_stage, following):
+@inner_function
+def carry_slope(k, end_stage, following):
     """Make the slope at the end of a step the first stage of the next."""
     for sample in range(len(k)):
         copy(following[sample][0], k[sample][end_stage])
 
 
-@part
-def first_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, point):
+@inner_function
+def initial_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, point):
     """Evaluate the first stages; return whether they are finite, and the first step's size."""
     first_stages(machine, scheme, t, y, k)
     if not gather(k, slope):
         return False, 0.0
     size = controls[FIRST_STEP]
     if size == 0:
-        size = first_size(machine, scheme, t, y, k, t_last - t, rtol, atol, slope, point)
+        size = initial_size(machine, scheme, t, y, k, t_last - t, rtol, atol, slope, point)
     return True, size
 
 
-@part
+@inner_function
 def count_inside(t_next, ts, j, last, direction):
     """Return how many of the times from ts[j] to ts[last] lie before the end of a step."""
     count = 0
@@ -168,7 +172,7 @@ def count_inside(t_next, ts, j, last, direction):
     return count
 
 
-@part
+@inner_function
 def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction, ys):
     """Write the states at the times from ts[j] on that the step covers; return the next j, and whether it was extended.
 
@@ -191,7 +195,7 @@ def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction,
 def march(
     program,
     method,
-    other,
+    second_method,
     theta,
     y0,
     slopes,
@@ -199,25 +203,25 @@ def march(
     parts,
     stops,
     stop_parts,
-    kinds,
+    step_kinds,
     rtol,
     atol,
     controls,
     every,
-    most,
+    stage_capacity,
     sources=SOURCES,
 ):
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
-    There is one step from each time of `stops`, divided like ts, to the next, or adaptive ones that end on them; those of
-    methods for stiff problems end on times asked for too where they are not good enough in between. `theta` and the
-    tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
-    the state is kept every so many steps, and the stages of up to `most` steps. `slopes` (systems, n) are those at
-    the start where they are known, as when steps of an implicit method are taken again; else it has no rows.
+    There is one step from each time of `stops`, divided like ts, to the next, or adaptive steps that end on them. Steps
+    of methods for stiff problems also end on a requested time if they are not accurate enough in between. `theta` and
+    the tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
+    the state is stored every so many steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are
+    those at the start where they are known, as when steps of an implicit method are repeated; else it has no rows.
 
-    Where the stability interval among the `controls` is above 0, steps switch between `method` and `other`, a
-    Rosenbrock method, by themselves or, taken again, as `kinds` says (steps of one system). The explicit one of the two
-    takes those that start where the other has no Jacobian to use.
+    If the stability interval among the `controls` is above 0, steps switch between `method` and `second_method`, a
+    Rosenbrock method: automatically or, when repeated, as `step_kinds` says (steps of one system). The explicit method
+    of the two takes the steps for which the other has no usable Jacobian.
 
     Returns for each system (status, t, step's size) and (evaluations, accepted, rejected), the states at all
     times, and the tape.
@@ -225,25 +229,25 @@ def march(
     systems, n = y0.shape
     machine = make_machine(program)
     samples = n // machine.dim
-    plain, further = make_scheme(method, machine.dim, samples), make_scheme(other, machine.dim, samples)
-    most_stages = max(len(plain.rows), len(further.rows))
-    implicit = plain.kind == IMPLICIT
-    y, end, room = np.empty(n), np.empty(n), np.empty(n)
-    full_rtol, full_atol, k = np.empty(n), np.empty(n), np.zeros((samples, most_stages, machine.dim))
+    primary, secondary = make_scheme(method, machine.dim, samples), make_scheme(second_method, machine.dim, samples)
+    max_stages = max(len(primary.rows), len(secondary.rows))
+    implicit = primary.kind == IMPLICIT
+    y, end, scratch = np.empty(n), np.empty(n), np.empty(n)
+    full_rtol, full_atol, k = np.empty(n), np.empty(n), np.zeros((samples, max_stages, machine.dim))
     reports, counts = np.zeros((systems, 3)), np.zeros((systems, 3), np.int64)
     ys = np.empty((ts.size, n))
     tape = Tape(
         np.empty((64, 3)),
         np.empty((64, 2 * n if implicit else n)),
-        np.empty((min(64, most), samples, most_stages, machine.dim)),
+        np.empty((min(64, stage_capacity), samples, max_stages, machine.dim)),
     )
     adaptive = controls[ADAPTIVE] != 0
-    limit = MARGIN * controls[STABILITY]
+    limit = STABILITY_MARGIN * controls[STABILITY]
     step = block = 0
     for i in range(systems):
         set_parameters(machine, theta, i if len(theta) > 1 else 0)
-        spread_out(full_rtol, rtol, i)
-        spread_out(full_atol, atol, i)
+        expand_tolerance(full_rtol, rtol, i)
+        expand_tolerance(full_atol, atol, i)
         j, last = parts[i], parts[i + 1] - 1
         t, t_last = ts[j], ts[last]
         direction = 1.0 if t_last > t else -1.0
@@ -251,58 +255,60 @@ def march(
         copy(ys[j], y)
         j += 1
         status, accepted, rejected, nfev = DONE, 0, 0, 0
-        size, previous, growth = 0.0, 1.0, GROW
-        stop, wanted = stop_parts[i] + 1, False
+        size, previous, growth = 0.0, 1.0, MAX_FACTOR
+        stop, stop_at_output = stop_parts[i] + 1, False
         have_first, fresh = adaptive, True
-        scheme, stiff, lent, count = plain, False, False, 0
+        scheme, stiff, borrowed, count = primary, False, False, 0
         if len(slopes) > 0:
             scatter(slopes[i], k)
             have_first = True
         if adaptive:
-            finite, size = first_step(machine, scheme, t, t_last, y, k, full_rtol, full_atol, controls, room, end)
+            finite, size = initial_step(machine, scheme, t, t_last, y, k, full_rtol, full_atol, controls, scratch, end)
             status = DONE if finite else BAD_START
             nfev = 2 if finite and controls[FIRST_STEP] == 0 else 1
 
         while status == DONE and t != t_last:
-            t_next = ts[j] if wanted else stops[stop]
+            t_next = ts[j] if stop_at_output else stops[stop]
             if adaptive:
                 status, size, t_next = next_step(t, t_next, size, accepted + rejected, controls)
                 if status != DONE:
                     break
             h = t_next - t
-            if kinds.size > 0:
-                change = (kinds[accepted] != 0) != stiff
+            if step_kinds.size > 0:
+                change = (step_kinds[accepted] != 0) != stiff
             else:
-                change = not lent and count > (PLAIN_STEPS if stiff else STIFF_STEPS)
+                change = not borrowed and count > (NONSTIFF_STEPS if stiff else STIFF_STEPS)
             if change:
                 stiff, count, have_first, fresh = not stiff, 0, False, True
-                scheme = further if stiff else plain
+                scheme = secondary if stiff else primary
             if scheme.kind != ROSENBROCK and not have_first:
                 first_stages(machine, scheme, t, y, k)
                 nfev, have_first = nfev + 1, True
-            more, usable = take(machine, scheme, h, t, y, k, end, fresh, full_rtol, full_atol)
+            more, usable = take_step(machine, scheme, h, t, y, k, end, fresh, full_rtol, full_atol)
             nfev += more
             if not usable:  # the explicit method takes this step
-                stiff, lent, have_first = not stiff, True, False
-                scheme = further if stiff else plain
+                stiff, borrowed, have_first = not stiff, True, False
+                scheme = secondary if stiff else primary
                 continue
             if limit > 0:
-                rate = fastest(scheme, h, y, k, full_rtol, full_atol)
+                rate = spectral_radius(scheme, h, y, k, full_rtol, full_atol)
                 looks_stiff = not abs(h) * rate <= limit
-                count = count + 1 if looks_stiff != (stiff != lent) else 0
+                count = count + 1 if looks_stiff != (stiff != borrowed) else 0
             error = error_size(scheme, h, y, end, k, full_rtol, full_atol) if adaptive else 0.0
-            between = 0.0
-            asked = count_inside(t_next, ts, j, last, direction) if scheme.kind != EXPLICIT else 0
-            if asked > 0 and adaptive and error <= 1:  # see ..inside
-                between, looks = error_inside(machine, scheme, h, t, y, k, ts, j, asked, full_rtol, full_atol, room)
-                error, nfev = max(error, between), nfev + looks
+            between_error = 0.0
+            requested = count_inside(t_next, ts, j, last, direction) if scheme.kind != EXPLICIT else 0
+            if requested > 0 and adaptive and error <= 1:  # see InterpolantControl
+                between_error, extra_evaluations = interpolant_error(
+                    machine, scheme, h, t, y, k, ts, j, requested, full_rtol, full_atol, scratch
+                )
+                error, nfev = max(error, between_error), nfev + extra_evaluations
             exponent, finite = scheme.error_order + 1, np.isfinite(error)
             if not finite or error > 1:
                 rejected += 1
                 shorter, fresh = size_after_rejection(h, error, finite, exponent), False
-                wanted = between > 1 and shorter <= abs(ts[j] - t)
-                if not wanted:
-                    status = after_rejection(t, h, size, finite, controls)
+                stop_at_output = between_error > 1 and shorter <= abs(ts[j] - t)
+                if not stop_at_output:
+                    status = check_rejection(t, h, size, finite, controls)
                     size, growth = shorter, 1.0
                 continue
 
@@ -313,23 +319,25 @@ def march(
                 nfev += len(scheme.rows) - scheme.stages
             if every > 0:
                 row, place = step + accepted, block + accepted // every
-                if is_full(tape, row, place, most):
-                    tape = longer(tape, row, place, most)
-                record(tape, row, place if accepted % every == 0 else -1, row < most, t, t_next, stiff, y, k)
+                if tape_is_full(tape, row, place, stage_capacity):
+                    tape = grown_tape(tape, row, place, stage_capacity)
+                write_tape(
+                    tape, row, place if accepted % every == 0 else -1, row < stage_capacity, t, t_next, stiff, y, k
+                )
             accepted += 1
             t = t_next
             y, end, fresh = end, y, True
             have_first = 0 <= scheme.end_stage < (len(scheme.rows) if extended else scheme.stages)
             if have_first:
-                hand_over(k, scheme.end_stage, k)
-            if lent:
-                stiff, lent = not stiff, False
-                scheme = further if stiff else plain
-            cut = wanted or t == stops[stop]
-            stop, wanted = stop + (t == stops[stop]), False
+                carry_slope(k, scheme.end_stage, k)
+            if borrowed:
+                stiff, borrowed = not stiff, False
+                scheme = secondary if stiff else primary
+            cut = stop_at_output or t == stops[stop]
+            stop, stop_at_output = stop + (t == stops[stop]), False
             if adaptive:
                 size = size_after_step(h, size if cut else abs(h), error, previous, growth, exponent)
-                previous, growth = max(error, 1e-4), GROW
+                previous, growth = max(error, 1e-4), MAX_FACTOR
 
         reports[i, 0], reports[i, 1], reports[i, 2] = status, t, size
         counts[i, 0], counts[i, 1], counts[i, 2] = nfev, accepted, rejected
@@ -337,4 +345,4 @@ def march(
             break
         step += accepted
         block += -(-accepted // every) if every > 0 else 0
-    return reports, counts, ys, tape.spans, tape.kept, tape.stages
+    return reports, counts, ys, tape.spans, tape.checkpoints, tape.stages

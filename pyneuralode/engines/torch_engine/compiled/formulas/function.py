@@ -164,7 +164,7 @@ class _Systems:
             return self._sweep_again(some, spans, kept)
         first, last = self.times.ends[some.start], self.times.ends[some.stop]
         return run(
-            backward.sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
+            backward.adjoint_sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
             counts, spans, kept, stages, self.cotangents[first:last],
         )  # fmt: skip
 
@@ -207,7 +207,7 @@ class _Systems:
             forward.march, *field, kept[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
             _rows_of(self.rtol, some), _rows_of(self.atol, some), self.given_steps, 1, len(path),
         )  # fmt: skip
-        y_bar, theta_bar = run(backward.sweep, *field, *times.arrays, counts, *tape, bars)
+        y_bar, theta_bar = run(backward.adjoint_sweep, *field, *times.arrays, counts, *tape, bars)
         return y_bar[0], theta_bar[0]
 
 

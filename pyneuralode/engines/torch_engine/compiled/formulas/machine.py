@@ -1,11 +1,11 @@
-"""The machine that runs a program: slopes, Jacobians and their products with cotangents, for any formulas."""
+"""The register machine that runs a program: slopes, Jacobians and vector-Jacobian products of any formulas."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from .arrays import fill, fill_rows
-from .kernels import inlined, maker, part
+from .compilation import allocating_function, inlined_function, inner_function
 from .operations import curvatures, slopes, value
 
 
@@ -32,9 +32,9 @@ class Machine(NamedTuple):
     tangent_bars: np.ndarray
 
 
-@maker
+@allocating_function
 def make_machine(program):
-    """Return the machine of a program's arrays, see `..program.Program`."""
+    """Return the machine for a program's arrays, see `..program.Program`."""
     steps, outputs, numbers, sizes = program
     dim, parameters = sizes[0], sizes[1]
     time = dim + parameters
@@ -71,39 +71,39 @@ def make_machine(program):
     )
 
 
-@part
+@inner_function
 def set_parameters(machine, theta, row):
     for i in range(machine.parameters):
         machine.registers[machine.dim + i] = theta[row, i]
 
 
-@inlined
-def _enter(machine, t, y, at):
+@inlined_function
+def _set_inputs(machine, t, y, at):
     for i in range(machine.dim):
         machine.registers[i] = y[at + i]
     machine.registers[machine.time] = t
 
 
-@inlined
+@inlined_function
 def read_slope(machine, out):
     for i in range(machine.dim):
         out[i] = machine.registers[machine.outputs[i]]
 
 
-@inlined
+@inlined_function
 def evaluate(machine, t, y, at, out):
     """out (dim,) = the slope at time t and state y[at:]."""
-    _enter(machine, t, y, at)
+    _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
         registers[machine.first + k] = value(steps[k, 0], registers[steps[k, 1]], registers[steps[k, 2]])
     read_slope(machine, out)
 
 
-@inlined
+@inlined_function
 def linearize(machine, t, y, at):
-    """Evaluate at time t and state y[at:], keeping each step's derivatives for the functions below."""
-    _enter(machine, t, y, at)
+    """Evaluate at time t and state y[at:], and store each step's derivatives for the functions below."""
+    _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
         code, x, y_ = steps[k, 0], registers[steps[k, 1]], registers[steps[k, 2]]
@@ -112,8 +112,8 @@ def linearize(machine, t, y, at):
         machine.by_x[k], machine.by_y[k] = slopes(code, x, y_, z)
 
 
-@inlined
-def _read_jacobian(machine, jacobian):
+@inlined_function
+def _copy_jacobian(machine, jacobian):
     total = 0.0
     for i in range(machine.dim):
         for c in range(machine.directions):
@@ -122,7 +122,7 @@ def _read_jacobian(machine, jacobian):
     return total == 0
 
 
-@inlined
+@inlined_function
 def differentiate(machine, jacobian):
     """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearized.
 
@@ -134,23 +134,23 @@ def differentiate(machine, jacobian):
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
             of_z[c] = by_x * of_x[c] + by_y * of_y[c]
-    return _read_jacobian(machine, jacobian)
+    return _copy_jacobian(machine, jacobian)
 
 
-@part
-def differentiate_again(machine, jacobian):
-    """As `differentiate`, where an infinite derivative by what does not change does no harm."""
+@inner_function
+def differentiate_ignoring_zeros(machine, jacobian):
+    """As `differentiate`, but an infinite derivative times a zero tangent counts as zero."""
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
         by_x, by_y = machine.by_x[k], machine.by_y[k]
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
             of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
-    return _read_jacobian(machine, jacobian)
+    return _copy_jacobian(machine, jacobian)
 
 
-@inlined
-def pull(machine, cotangent, y_bar, theta_bar):
+@inlined_function
+def vjp(machine, cotangent, y_bar, theta_bar):
     """Add the slope's cotangent (dim,), times its derivatives, to y_bar (dim,) and theta_bar, where linearized."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
@@ -158,26 +158,26 @@ def pull(machine, cotangent, y_bar, theta_bar):
         bars[machine.outputs[i]] += cotangent[i]
     for k in range(len(steps) - 1, -1, -1):
         bar = bars[machine.first + k]
-        if bar != 0:  # an infinite derivative of what does not matter does no harm
+        if bar != 0:  # an infinite derivative times a zero cotangent counts as zero
             bars[steps[k, 1]] += machine.by_x[k] * bar
             bars[steps[k, 2]] += machine.by_y[k] * bar
-    _leave(machine, y_bar, theta_bar)
+    _add_input_bars(machine, y_bar, theta_bar)
 
 
-@inlined
-def _leave(machine, y_bar, theta_bar):
+@inlined_function
+def _add_input_bars(machine, y_bar, theta_bar):
     for i in range(machine.dim):
         y_bar[i] += machine.bars[i]
     for i in range(machine.parameters):
         theta_bar[i] += machine.bars[machine.dim + i]
 
 
-@part
-def pull_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
-    """As `pull`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
+@inner_function
+def vjp_with_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
+    """As `vjp`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
 
     The tangents are differentiated backwards: a step's derivatives have cotangents of their own, which its
-    second derivatives carry on to its operands.
+    second derivatives propagate to its operands.
     """
     steps, registers = machine.steps, machine.registers
     bars, tangents, tangent_bars = machine.bars, machine.tangents, machine.tangent_bars
@@ -205,4 +205,4 @@ def pull_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
             xx, xy, yy = curvatures(steps[k, 0], registers[x], registers[y], registers[machine.first + k])
             bars[x] += by_x_bar * xx + by_y_bar * xy
             bars[y] += by_x_bar * xy + by_y_bar * yy
-    _leave(machine, y_bar, theta_bar)
+    _add_input_bars(machine, y_bar, theta_bar)

@@ -1,4 +1,4 @@
-"""What formulas are made of: every operation's value, first and second derivatives, as compiled code.
+"""The operations of formulas: value, first and second derivatives of each, as compiled code.
 
 A step computes z = op(x, y), in float64 whatever the state's dtype. Of a unary operation y is 0 and unused.
 """
@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from .kernels import inlined, part
+from .compilation import inlined_function, inner_function
 from .program import CODES
 
 ADD, SUBTRACT, MULTIPLY, DIVIDE, NEGATE, RAISE, POWER = range(7)
@@ -22,19 +22,19 @@ MAX, MIN = CODES["max"], CODES["min"]
 LN_10 = math.log(10)
 
 
-@part
+@inner_function
 def sigmoid(x):
     grown = math.exp(-abs(x))  # never overflows
     return 1 / (1 + grown) if x >= 0 else grown / (1 + grown)
 
 
-@inlined
+@inlined_function
 def _scaled_power(scale, x, exponent):
     """Return scale x**exponent; 0 where the scale is, at x = 0 too."""
     return scale * x**exponent if scale != 0 else 0.0
 
 
-@inlined
+@inlined_function
 def value(code, x, y):
     """Return z."""
     if code == MULTIPLY:
@@ -84,12 +84,12 @@ def value(code, x, y):
     elif code == TANH:
         return math.tanh(x)
     elif code == MAX:
-        return x if x > y or math.isnan(x) else y  # a NaN wins, as in torch
+        return x if x > y or math.isnan(x) else y  # NaN is returned, as in torch
     else:
         return x if x < y or math.isnan(x) else y
 
 
-@inlined
+@inlined_function
 def slopes(code, x, y, z):
     """Return dz/dx and dz/dy."""
     if code == MULTIPLY:
@@ -150,7 +150,7 @@ def slopes(code, x, y, z):
         return 0.0, 1.0
 
 
-@inlined
+@inlined_function
 def curvatures(code, x, y, z):
     """Return the second derivatives of z: by x twice, by x and y, by y twice."""
     if code == MULTIPLY:

@@ -14,7 +14,7 @@ from ...tableaus import Tableau
 from ..available import not_readable
 from ..times import KnownTimes
 from .function import Failure, FormulaSolver, kernels
-from .program import LARGEST, program_of
+from .program import MAX_DIM, program_of
 
 # Steps of a program times samples beyond which torch's vectors are as fast (measured), with explicit and stiff solvers.
 LARGE, LARGE_STIFF = 6_000, 60_000
@@ -33,8 +33,8 @@ def unsupported(problem: Problem, limited: bool) -> str | None:
     if limited and problem.control.norm != "joint":
         return f"norm is {problem.control.norm!r}: compiled formulas take 'joint'."
     explicit = isinstance(method, Tableau)
-    if not explicit and field.dim > LARGEST:
-        return f"the field has {field.dim} components: compiled stiff solvers take at most {LARGEST}."
+    if not explicit and field.dim > MAX_DIM:
+        return f"the field has {field.dim} components: compiled stiff solvers take at most {MAX_DIM}."
     if signature.differentiated - {"ts"} and not isinstance(problem.gradient, OF_STEPS):
         return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
     samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim

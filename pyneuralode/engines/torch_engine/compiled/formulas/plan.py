@@ -7,8 +7,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...stiff.coefficients import COMPANION, SDIRK, Rosenbrock
-from ...stiff.switching import Switching
+from ...stiff.coefficients import EXPLICIT_FALLBACK, SDIRK, Rosenbrock
+from ...stiff.switching import AutoSwitch
 from ...tableaus import Tableau
 
 EXPLICIT, ROSENBROCK, IMPLICIT = range(3)
@@ -53,14 +53,14 @@ class MethodPlan:
         return tuple(vars(self).values())
 
 
-def method_plans(method: Tableau | Rosenbrock | SDIRK | Switching) -> tuple[MethodPlan, MethodPlan, float]:
+def method_plans(method: Tableau | Rosenbrock | SDIRK | AutoSwitch) -> tuple[MethodPlan, MethodPlan, float]:
     """Return the plans of a method and of what it switches to, and the first one's stability interval, else 0.
 
     Methods for stiff problems leave single steps to an explicit one, where their Jacobian is not usable.
     """
-    if isinstance(method, Switching):
-        return method_plan(method.explicit), method_plan(method.stiff), method.stability
-    return method_plan(method), method_plan(method if isinstance(method, Tableau) else COMPANION), 0.0
+    if isinstance(method, AutoSwitch):
+        return method_plan(method.explicit), method_plan(method.stiff), method.stability_interval
+    return method_plan(method), method_plan(method if isinstance(method, Tableau) else EXPLICIT_FALLBACK), 0.0
 
 
 @lru_cache(maxsize=64)

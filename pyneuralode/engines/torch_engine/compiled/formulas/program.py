@@ -1,4 +1,4 @@
-"""Formulas as plain numbers: the program that compiled code runs, whatever the model."""
+"""Formulas as plain numbers: the program that compiled code runs for any model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from .....fields import SEIR, Equations, Linear, VectorField
 from .....fields.formulas import BINARY, TIME, UNARY
 
-# "power" has a number for its exponent: unlike "**" it is differentiated with respect to its base alone, so that
-# a negative base does no harm.
+# The exponent of "power" is a number: unlike "**" it is differentiated with respect to its base only, which may be
+# negative.
 OPERATIONS = ("+", "-", "*", "/", "neg", "**", "power", *UNARY, *BINARY)
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 
-# Order of a system that is solved with dense linear algebra, and registers of a program, at most.
-LARGEST, MOST_REGISTERS = 32, 4096
+# Largest system that is solved with dense linear algebra, and most registers of a program.
+MAX_DIM, MAX_REGISTERS = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class Program:
 
 @lru_cache(maxsize=64)
 def program_of(field: VectorField) -> Program | None:
-    """Return the program of a field, or None where it has none, or too long a one."""
-    if type(field) is Linear and field.dim > LARGEST:
+    """Return the program of a field, or None if it has none or needs too many registers."""
+    if type(field) is Linear and field.dim > MAX_DIM:
         return None
     equations = as_equations(field)
     if equations is None:
         return None
-    lowered = _Lowered(equations)
-    if lowered.registers() > MOST_REGISTERS:
+    lowered = _Lowering(equations)
+    if lowered.registers() > MAX_REGISTERS:
         return None
     steps = np.array(lowered.steps, dtype=np.int64).reshape(-1, 3)
-    steps[:, 1:] = lowered.placed(steps[:, 1:])
-    outputs = lowered.placed(np.array(lowered.outputs, dtype=np.int64))
+    steps[:, 1:] = lowered.final_registers(steps[:, 1:])
+    outputs = lowered.final_registers(np.array(lowered.outputs, dtype=np.int64))
     sizes = [equations.dim, len(equations.parameters), len(lowered.numbers)]
     return Program(
         steps.astype(np.uint32), outputs.astype(np.uint32), np.array(list(lowered.numbers)),
@@ -72,7 +72,7 @@ def program_of(field: VectorField) -> Program | None:
 
 
 def as_equations(field: VectorField) -> Equations | None:
-    """Return a field as formulas, its parameters in their flat order, or None where nobody wrote them."""
+    """Return a field as formulas, with its parameters in their flat order, or None for other fields."""
     if type(field) is Equations:
         return field
     if type(field) is SEIR:
@@ -91,11 +91,11 @@ def as_equations(field: VectorField) -> Equations | None:
     return None
 
 
-class _Lowered:
-    """The steps of `Equations` with numbers for words.
+class _Lowering:
+    """The steps of `Equations` with codes and registers instead of words.
 
-    While they are collected, operand -k stands for number k - 1 and operands from 0 on are the other registers,
-    as if there were no numbers; how many there are is known at the end.
+    While steps are collected, operand -k stands for number k - 1, and operands from 0 on are the other registers, as if
+    there were no numbers: how many there are is known only at the end.
     """
 
     def __init__(self, equations: Equations):
@@ -111,8 +111,8 @@ class _Lowered:
     def registers(self) -> int:
         return self.inputs + len(self.numbers) + len(self.steps)
 
-    def placed(self, operands: np.ndarray) -> np.ndarray:
-        """Return the registers that the operands are, now that the numbers are all there."""
+    def final_registers(self, operands: np.ndarray) -> np.ndarray:
+        """Return the registers of the operands, once all numbers are known."""
         numbers = self.inputs - 1 - operands
         steps = operands + len(self.numbers)
         return np.where(operands < 0, numbers, np.where(operands < self.inputs, operands, steps))
@@ -129,7 +129,7 @@ class _Lowered:
         return self._add(operation, x, others[0] if others else -1)
 
     def _power(self, x: int, exponent: str) -> int:
-        """Small whole powers are products, which is many times faster."""
+        """Return the operand of x to a power; small integer powers are products, which are many times faster."""
         number = float(exponent)
         if number == 1:
             return x

@@ -4,20 +4,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...stiff.sdirk import MOST_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
-from ..networks.control import join_estimates
+from ...stiff.sdirk import MAX_ITERATIONS, NEWTON_TOLERANCE, ROUNDINGS
+from ..step_control import combine_dop853_errors
 from .arrays import copy, fill
-from .kernels import inlined, maker, part
-from .linear import factorize, solve
-from .machine import differentiate, differentiate_again, evaluate, linearize, read_slope
+from .compilation import allocating_function, inlined_function, inner_function
+from .dense_lu import factorize, solve
+from .machine import differentiate, differentiate_ignoring_zeros, evaluate, linearize, read_slope
 from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
 
 
-class Scheme(NamedTuple):
-    """A method (see `..plan.MethodPlan`) and room for one step of samples of `dim` components.
+class FormulaScheme(NamedTuple):
+    """A method (see `..plan.MethodPlan`) and the working memory of one step, for samples of `dim` components.
 
     `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
-    at the step's start; a Jacobian has no columns for the components marked in `still` (samples, dim). `matrix` holds
+    at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix` holds
     the factors of one sample's I - gamma h J.
     """
 
@@ -38,16 +38,16 @@ class Scheme(NamedTuple):
     change: np.ndarray
     slopes: np.ndarray
     jacobians: np.ndarray
-    still: np.ndarray
+    frozen: np.ndarray
     jacobian_bar: np.ndarray
     matrix: np.ndarray
     pivots: np.ndarray
 
 
-@maker
+@allocating_function
 def make_scheme(method, dim, samples):
     numbers, rows, couplings, places, ends, interpolant = method
-    return Scheme(
+    return FormulaScheme(
         numbers[KIND],
         numbers[STAGES],
         numbers[ORDER],
@@ -72,8 +72,8 @@ def make_scheme(method, dim, samples):
     )
 
 
-@inlined
-def move(out, out_at, y, at, k, coefficients, count, h, dim):
+@inlined_function
+def combine(out, out_at, y, at, k, coefficients, count, h, dim):
     """out[out_at:] = y[at:] + h sum over i < count of coefficients[i] k[i]."""
     for j in range(dim):
         out[out_at + j] = y[at + j]
@@ -84,53 +84,53 @@ def move(out, out_at, y, at, k, coefficients, count, h, dim):
                 out[out_at + j] += weight * k[i, j]
 
 
-@part
-def _without_columns(machine, jacobian, still):
-    if differentiate_again(machine, jacobian):
+@inner_function
+def _drop_nonfinite_columns(machine, jacobian, frozen):
+    if differentiate_ignoring_zeros(machine, jacobian):
         return True
-    for c in range(len(still)):
+    for c in range(len(frozen)):
         for row in jacobian:
-            still[c] = still[c] or not np.isfinite(row[c])
-        if still[c]:
+            frozen[c] = frozen[c] or not np.isfinite(row[c])
+        if frozen[c]:
             for row in jacobian:
                 row[c] = 0.0
     for row in jacobian:
-        if not np.isfinite(row[len(still)]):
+        if not np.isfinite(row[len(frozen)]):
             return False
     return True
 
 
-@inlined
-def find_jacobian(machine, jacobian, still):
+@inlined_function
+def find_jacobian(machine, jacobian, frozen):
     """Set the Jacobian (dim, dim + 1) where the machine has linearized; return whether a step may be built on it.
 
-    Columns that are not finite are left out, and marked in `still` (dim,): no step must move these components. The last
+    Columns that are not finite are left out and marked in `frozen` (dim,): no step may move these components. The last
     column, the derivatives by the time, must be finite.
     """
-    for c in range(len(still)):
-        still[c] = False
-    return differentiate(machine, jacobian) or _without_columns(machine, jacobian, still)
+    for c in range(len(frozen)):
+        frozen[c] = False
+    return differentiate(machine, jacobian) or _drop_nonfinite_columns(machine, jacobian, frozen)
 
 
-@part
-def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
-    """Go from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
+@inner_function
+def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
+    """Step from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
 
-    The first stage of an explicit or implicit step is there already. A `fresh` step is the first one from y: the
-    others find its Jacobians. A step that fails ends in numbers that are not finite.
+    The first stage of an explicit or implicit step is already there. A `fresh` step is the first one from y; later ones
+    reuse its Jacobians. A step that fails ends in numbers that are not finite.
 
-    Returns the evaluations of the field, and whether there was a Jacobian to use: else there is no step.
+    Returns the evaluations of the field, and whether the Jacobian was usable: otherwise no step was taken.
     """
     evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
     for sample in range(len(k)):
         at, stages = sample * scheme.dim, k[sample]
         if scheme.kind == EXPLICIT:
-            _further_stages(machine, scheme, h, t, y, at, stages, 1, scheme.stages)
+            _explicit_stages(machine, scheme, h, t, y, at, stages, 1, scheme.stages)
         else:
             jacobian = scheme.jacobians[sample]
             if fresh:
                 linearize(machine, t, y, at)
-                if not find_jacobian(machine, jacobian, scheme.still[sample]):
+                if not find_jacobian(machine, jacobian, scheme.frozen[sample]):
                     return 1, False
                 read_slope(machine, scheme.slopes[sample])
             set_matrix(scheme, jacobian, h * gamma)
@@ -140,39 +140,39 @@ def take(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
             else:
                 own = _implicit_stages(machine, scheme, h, t, y, at, stages, rtol, atol)
                 evaluations = max(evaluations, own)
-            if _moves(stages, scheme.stages, scheme.still[sample]):
+            if _moves_frozen(stages, scheme.stages, scheme.frozen[sample]):
                 return evaluations + fresh, False
-        move(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
+        combine(end, at, y, at, stages, scheme.ends[0], scheme.stages, h, scheme.dim)
     return evaluations + (fresh and scheme.kind != EXPLICIT), True
 
 
-@inlined
-def _moves(k, stages, still):
-    """Return whether one of the stages moves a component that must be still."""
-    for c in range(len(still)):
-        if still[c]:
+@inlined_function
+def _moves_frozen(k, stages, frozen):
+    """Return whether one of the stages moves a frozen component."""
+    for c in range(len(frozen)):
+        if frozen[c]:
             for i in range(stages):
                 if k[i, c] != 0:
                     return True
     return False
 
 
-@inlined
-def _further_stages(machine, scheme, h, t, y, at, k, first, stop):
+@inlined_function
+def _explicit_stages(machine, scheme, h, t, y, at, k, first, stop):
     for i in range(first, stop):
-        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, k[i])
 
 
-@part
+@inner_function
 def extend(machine, scheme, h, t, y, k):
-    """Evaluate the further stages that only the interpolant needs."""
+    """Evaluate the extra stages that only the interpolant needs."""
     for sample in range(len(k)):
         at = sample * scheme.dim
-        _further_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
+        _explicit_stages(machine, scheme, h, t, y, at, k[sample], scheme.stages, len(scheme.rows))
 
 
-@inlined
+@inlined_function
 def set_matrix(scheme, jacobian, scale):
     """Factorize I - scale J."""
     for i in range(scheme.dim):
@@ -182,32 +182,32 @@ def set_matrix(scheme, jacobian, scale):
     factorize(scheme.matrix, scheme.pivots)
 
 
-@inlined
+@inlined_function
 def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
     dim = scheme.dim
     for i in range(scheme.stages):
         stage = k[i]
         if i > 0:
-            move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
+            combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, dim)
             evaluate(machine, t + scheme.places[0, i] * h, scheme.point, 0, stage)
-            move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, dim)
+            combine(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, dim)
         for j in range(dim):
             along_time = h * scheme.places[1, i] * jacobian[j, dim]
             stage[j] = scheme.places[2, i] * (stage[j] + along_time)
         solve(scheme.matrix, scheme.pivots, stage)
 
 
-@inlined
+@inlined_function
 def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
     """Solve for the stages by simplified Newton iterations; return the evaluations."""
     evaluations, rate = 0, 1.0
     for i in range(1, scheme.stages):
         stage, time = k[i], t + scheme.places[0, i] * h
         fill(stage, 0.0)
-        move(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
-        move(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
+        combine(stage, 0, stage, 0, k, scheme.couplings[i], i, 1.0, scheme.dim)
+        combine(scheme.point, 0, y, at, k, scheme.rows[i], i, h, scheme.dim)
         last, converged = np.inf, False
-        for left in range(MOST_ITERATIONS - 1, -1, -1):
+        for left in range(MAX_ITERATIONS - 1, -1, -1):
             size, rounding = _newton(machine, scheme, h, time, h * scheme.places[2, i], y, at, stage, rtol, atol)
             evaluations += 1
             if last < np.inf and size > rounding:
@@ -218,16 +218,16 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
                 break
             last = size
         if not converged:
-            # The step fails by its end, on which some methods' second stage has no weight, but the last one always has.
+            # NaN in all further stages makes the end NaN: some stages have no weight in it, the last one always has.
             for unknown in range(i, scheme.stages):
                 fill(k[unknown], np.nan)
             break
     return evaluations
 
 
-@inlined
+@inlined_function
 def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
-    """Improve the stage k = f(time, point + scale k); return the sizes of the change and of rounding, over the tolerance."""
+    """Improve the stage k = f(time, point + scale k); return the change and the rounding, each over the tolerance."""
     dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
     for j in range(dim):
         scheme.rest[j] = scheme.point[j] + scale * stage[j]
@@ -243,9 +243,9 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
     return np.sqrt(total / dim), ROUNDINGS * np.finfo(np.float64).eps * np.sqrt(rounding / dim)
 
 
-@inlined
-def weigh(scheme, theta):
-    """Set the weights of the stages in the interpolant at `theta`, a part of the step."""
+@inlined_function
+def set_interpolant_weights(scheme, theta):
+    """Set the weights of the stages in the interpolant at `theta`, a fraction of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0
         for q in range(scheme.interpolant.shape[1]):
@@ -254,9 +254,9 @@ def weigh(scheme, theta):
         scheme.weights[i] = total
 
 
-@inlined
-def weigh_slope(scheme, theta):
-    """Set the weights of the stages in the interpolant's slope at `theta`, a part of the step."""
+@inlined_function
+def set_interpolant_slope_weights(scheme, theta):
+    """Set the weights of the stages in the interpolant's slope at `theta`, a fraction of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0
         for q in range(scheme.interpolant.shape[1]):
@@ -265,17 +265,17 @@ def weigh_slope(scheme, theta):
         scheme.weights[i] = total
 
 
-@part
+@inner_function
 def interpolate(scheme, h, theta, y, k, out):
-    weigh(scheme, theta)
+    set_interpolant_weights(scheme, theta)
     for sample in range(len(k)):
         at = sample * scheme.dim
-        move(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
+        combine(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
 
 
-@part
-def fastest(scheme, h, y, k, rtol, atol):
-    """Return about how large the largest eigenvalue of the Jacobian is, of which the explicit steps' stability depends.
+@inner_function
+def spectral_radius(scheme, h, y, k, rtol, atol):
+    """Return an estimate of the Jacobian's largest absolute eigenvalue, which limits the size of stable explicit steps.
 
     From an explicit step, |df| / |dy| of its last two stages, both at its end (Hairer and Wanner, Solving Ordinary
     Differential Equations II, IV.2); from a Rosenbrock step the largest row sum of |J|.
@@ -298,7 +298,7 @@ def fastest(scheme, h, y, k, rtol, atol):
     return np.sqrt(faster / apart) if scheme.kind == EXPLICIT else largest
 
 
-@part
+@inner_function
 def error_size(scheme, h, y, end, k, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
     dim, fifth, third = scheme.dim, 0.0, 0.0
@@ -307,7 +307,7 @@ def error_size(scheme, h, y, end, k, rtol, atol):
         for sample in range(len(k)):
             for j in range(dim):
                 scheme.point[j] = 0.0
-            move(scheme.point, 0, scheme.point, 0, k[sample], scheme.ends[estimate], scheme.stages, h, dim)
+            combine(scheme.point, 0, scheme.point, 0, k[sample], scheme.ends[estimate], scheme.stages, h, dim)
             for j in range(dim):
                 i = sample * dim + j
                 total += (scheme.point[j] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])) ** 2
@@ -316,14 +316,14 @@ def error_size(scheme, h, y, end, k, rtol, atol):
             fifth = size
         else:
             third = size
-    return fifth if len(scheme.ends) == 2 else join_estimates(fifth, third)
+    return fifth if len(scheme.ends) == 2 else combine_dop853_errors(fifth, third)
 
 
-@part
-def error_inside(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
-    """Return the largest estimated error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
+@inner_function
+def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
+    """Return the largest error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
 
-    See `StiffStep.error_inside`; `u` (n,) is room for the interpolant.
+    See `StiffStep.interpolant_error`; `u` (n,) is scratch for the interpolant.
     """
     dim, gamma, change = scheme.dim, scheme.places[2, scheme.stages - 1], scheme.change
     largest, evaluations, before = 0.0, 0, -1
@@ -334,13 +334,13 @@ def error_inside(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
         before, time, total = index, ts[j + index], 0.0
         theta = (time - t) / h
         interpolate(scheme, h, theta, y, k, u)
-        weigh_slope(scheme, theta)
+        set_interpolant_slope_weights(scheme, theta)
         for sample in range(len(k)):
             at = sample * dim
             fill(scheme.rest, 0.0)
-            move(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
+            combine(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
             evaluate(machine, time, u, at, change)
-            if len(k) > 1:  # else the step's factors are there
+            if len(k) > 1:  # with one sample the step's factors are still there
                 set_matrix(scheme, scheme.jacobians[sample], h * gamma)
             for i in range(dim):
                 change[i] = gamma * h * (change[i] - scheme.rest[i])

@@ -1,4 +1,4 @@
-"""Work on many systems, spread over threads: kernels hold no lock while they run."""
+"""Distributes work on many systems over threads: kernels do not hold the interpreter lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-# Parts for each thread: systems take unequal times.
+# Parts per thread, as systems take unequal times.
 PARTS = 4
 
 
@@ -19,13 +19,13 @@ def _pool() -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
 
 
 def over_threads(work: Callable, count: int, parts: list[slice] | None = None) -> tuple[list[slice], list]:
-    """Return how `count` systems were divided (as `parts` if given), and what `work` returns for each part.
+    """Return the parts into which `count` systems are divided (`parts` if given), and the result of `work` for each.
 
-    As many threads take part as torch is allowed (`torch.set_num_threads`).
+    It uses as many threads as torch may (`torch.set_num_threads`).
     """
     threads = torch.get_num_threads()
     if parts is None:

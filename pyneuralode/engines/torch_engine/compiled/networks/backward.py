@@ -2,31 +2,32 @@
 
 import numpy as np
 
-from .emitting import at, pointer
-from .forward import ENTRIES, FINAL, FIRST, SECOND, TIME
-from .kernels import SOURCES, kernel, part
-from .network import add_gradient, evaluate, load_parameters, pull_back, store_gradient
+from ..compilation import inner_function, kernel
+from ..llvm_codegen import at, pointer
+from ..products import copy_numbers, zero
+from ..vectors import aligned, lanes
+from .compilation import SOURCES
+from .forward import END_TIME, FIRST_ROW, LAST_ROW, LOG_COLUMNS, SECOND_ROW
+from .network import add_gradient, evaluate, load_parameters, store_gradient, vjp
 from .plan import END, ONE, RECORD, SAMPLES, START, WORK
-from .products import copy_numbers, zero
-from .steps import advance, extend, make_scheme, step_back, weigh
-from .vectors import aligned, lanes
+from .steps import advance, extend, make_scheme, set_interpolant_weights, step_back
 
-# Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
-REPLAY_ROOM = 1 << 18
-# Records whose part of the gradient is taken at once, while they are in a core's nearer caches.
-RECORDS_AT_ONCE = 64
+# Numbers of tape that repeated steps may fill at once: what fits in a core's cache.
+REPEATED_TAPE_NUMBERS = 1 << 18
+# Records whose parts of the gradient are computed at once, while they are in a core's nearer caches.
+RECORDS_PER_PRODUCT = 64
 
 
-@part
-def replay(net, scheme, work, ts, journal, kept, begin, stop, every, tape, size):
-    """Take the steps from `begin` to `stop` again, writing their tape from its first row on."""
+@inner_function
+def repeat_steps(net, scheme, work, ts, step_log, checkpoints, begin, stop, every, tape, size):
+    """Repeat the steps from `begin` to `stop`, writing their tape from its first row on."""
     y, end = at(work, net[START]), at(work, net[END])
-    copy_numbers(y, at(kept, begin // every * scheme.n), scheme.n)
+    copy_numbers(y, at(checkpoints, begin // every * scheme.n), scheme.n)
     first, row, have_slope = 0, 0, False
     for m in range(begin, stop):
-        entry = at(journal, ENTRIES * m)
-        h = entry[TIME] - (entry[TIME - ENTRIES] if m > 0 else ts[0])
-        extended = entry[FINAL] - entry[SECOND] > scheme.stages - 1
+        entry = at(step_log, LOG_COLUMNS * m)
+        h = entry[END_TIME] - (entry[END_TIME - LOG_COLUMNS] if m > 0 else ts[0])
+        extended = entry[LAST_ROW] - entry[SECOND_ROW] > scheme.stages - 1
         if not have_slope:
             first, row = row, row + 1
             evaluate(net, work, y, scheme.k, at(tape, first * size))
@@ -35,7 +36,7 @@ def replay(net, scheme, work, ts, journal, kept, begin, stop, every, tape, size)
         if extended:
             extend(net, scheme, work, y, end, record, size)
         stages = scheme.total if extended else scheme.stages
-        entry[FIRST], entry[SECOND], entry[FINAL] = first, row, row + stages - 1
+        entry[FIRST_ROW], entry[SECOND_ROW], entry[LAST_ROW] = first, row, row + stages - 1
         y, end = end, y
         have_slope = 0 <= scheme.end_stage < stages
         first, row = row + scheme.end_stage - 1, row + stages - 1
@@ -44,7 +45,7 @@ def replay(net, scheme, work, ts, journal, kept, begin, stop, every, tape, size)
 
 
 @kernel
-def sweep(
+def adjoint_sweep(
     table,
     scales,
     coefficients,
@@ -54,20 +55,20 @@ def sweep(
     accepted,
     taped,
     every,
-    journal,
-    kept,
+    step_log,
+    checkpoints,
     work,
     tape,
     cotangents,
     wants_parameters,
     sources=SOURCES,
 ):
-    """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`), and the tape's memory.
+    """Return the gradients by the initial state (n,) and by the parameters (as `theta`), and the memory of the tape.
 
-    `cotangents` (T, n) are those of the states. With the tape whole, `work` and `tape` are as the march left them; they
-    are used up.
+    `cotangents` (T, n) are those of the states. If the tape is complete, `work` and `tape` are as the march left them;
+    they are overwritten.
     """
-    net, memory, steps = pointer(table), pointer(work), pointer(journal)
+    net, memory, steps = pointer(table), pointer(work), pointer(step_log)
     scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
     n, total, lead, bars, start = scheme.n, scheme.total, scheme.lead, scheme.bars, at(memory, net[START])
     samples, size = net[SAMPLES], net[SAMPLES] * net[RECORD]
@@ -76,12 +77,12 @@ def sweep(
     if not taped:
         zero(memory, net[WORK])
         load_parameters(net, memory, pointer(scales), pointer(theta))
-        block = every * max(1, REPLAY_ROOM // (size * total * every))
-        room = (min(block, accepted) * total + 1) * size
-        tape = tape if tape.size >= room else aligned(room, work)
+        block = every * max(1, REPEATED_TAPE_NUMBERS // (size * total * every))
+        needed = (min(block, accepted) * total + 1) * size
+        tape = tape if tape.size >= needed else aligned(needed, work)
     records = pointer(tape)
     zero(bars, total * lead)
-    zero(scheme.pushes, lead)
+    zero(scheme.argument_bars, lead)
     one = at(memory, net[ONE])
     one[0] = 1
 
@@ -90,21 +91,23 @@ def sweep(
     stop = accepted
     while stop > 0:
         if not taped:
-            replay(net, scheme, memory, pointer(ts), steps, pointer(kept), begin, stop, every, records, size)
-        high = int(at(steps, ENTRIES * (stop - 1))[FINAL])
+            repeat_steps(
+                net, scheme, memory, pointer(ts), steps, pointer(checkpoints), begin, stop, every, records, size
+            )
+        high = int(at(steps, LOG_COLUMNS * (stop - 1))[LAST_ROW])
         for m in range(stop - 1, begin - 1, -1):
-            entry = at(steps, ENTRIES * m)
-            t, t_end = entry[TIME - ENTRIES] if m > 0 else ts[0], entry[TIME]
-            first, second, last = int(entry[FIRST]), int(entry[SECOND]), int(entry[FINAL])
+            entry = at(steps, LOG_COLUMNS * m)
+            t, t_end = entry[END_TIME - LOG_COLUMNS] if m > 0 else ts[0], entry[END_TIME]
+            first, second, last = int(entry[FIRST_ROW]), int(entry[SECOND_ROW]), int(entry[LAST_ROW])
             h = t_end - t
             zero(start, lead)
             while j > 0 and direction * ts[j] > direction * t:
                 cotangent = at(pointer(cotangents), j * n)
                 if ts[j] == t_end:
                     for i in range(n):
-                        scheme.pushes[i] += cotangent[i]
+                        scheme.argument_bars[i] += cotangent[i]
                 else:
-                    weigh(scheme, (ts[j] - t) / h, h)
+                    set_interpolant_weights(scheme, (ts[j] - t) / h, h)
                     for i in range(n):
                         start[i] += cotangent[i]
                     for stage in range(total):
@@ -115,23 +118,23 @@ def sweep(
             extended = last - second > scheme.stages - 1
             step_back(net, scheme, memory, h, extended, start, at(records, second * size), size)
             # The first stage is either the last step's slope at its end, or an evaluation of its own.
-            if m > begin and first < int(entry[FINAL - ENTRIES]):
+            if m > begin and first < int(entry[LAST_ROW - LOG_COLUMNS]):
                 zero(at(bars, lead), (total - 1) * lead)
                 copy_numbers(at(bars, scheme.end_stage * lead), bars, lead)
                 zero(bars, lead)
                 low = second
             else:
-                pull_back(net, memory, at(records, first * size), bars, start, start)
+                vjp(net, memory, at(records, first * size), bars, start, start)
                 zero(bars, total * lead)
                 low = first
-            copy_numbers(scheme.pushes, start, lead)
-            if wants_parameters and ((high - low) * samples >= RECORDS_AT_ONCE or m == begin):
+            copy_numbers(scheme.argument_bars, start, lead)
+            if wants_parameters and ((high - low) * samples >= RECORDS_PER_PRODUCT or m == begin):
                 add_gradient(net, memory, at(records, low * size), (high - low) * samples, one)
                 high = low
         stop, begin = begin, begin - block
 
     y0_bar, gradient = np.empty(n, theta.dtype), np.empty(theta.size, theta.dtype)
     for i in range(n):
-        y0_bar[i] = scheme.pushes[i] + cotangents[0, i]
+        y0_bar[i] = scheme.argument_bars[i] + cotangents[0, i]
     store_gradient(net, memory, pointer(scales), pointer(gradient))
-    return y0_bar, gradient, tape  # which pointers alone would not keep alive
+    return y0_bar, gradient, tape  # returned, since pointers alone would not keep it alive

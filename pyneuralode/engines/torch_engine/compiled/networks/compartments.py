@@ -1,12 +1,12 @@
-"""Kernels of the SEIR model, as those of .network; a record holds the state and the slopes' cotangents."""
+"""Kernels of the SEIR model, with the interface of .network; a record holds the state and the slopes' cotangents."""
 
-from .emitting import at
-from .kernels import part
+from ..compilation import inner_function
+from ..llvm_codegen import at
+from ..products import copy_numbers
 from .plan import COLUMNS, LAYERS, RECORD, SAMPLES, SLOPES, SUMS
-from .products import copy_numbers
 
 
-@part
+@inner_function
 def evaluate(net, work, y, k, record):
     gamma, ratio, sigma = work[0], work[1], work[2]
     for _ in range(net[SAMPLES]):
@@ -16,14 +16,14 @@ def evaluate(net, work, y, k, record):
         y, k, record = at(y, 4), at(k, 4), at(record, net[RECORD])
 
 
-@part
+@inner_function
 def flows(bar):
     """Return the cotangents of infection, onset and recovery."""
     return bar[1] - bar[0], bar[2] - bar[1], bar[3] - bar[2]
 
 
-@part
-def pull_back(net, work, record, bar, init, out):
+@inner_function
+def vjp(net, work, record, bar, init, out):
     gamma, ratio, sigma = work[0], work[1], work[2]
     for _ in range(net[SAMPLES]):
         copy_numbers(at(record, net[LAYERS + SLOPES]), bar, 4)
@@ -35,7 +35,7 @@ def pull_back(net, work, record, bar, init, out):
         bar, init, out, record = at(bar, 4), at(init, 4), at(out, 4), at(record, net[RECORD])
 
 
-@part
+@inner_function
 def add_gradient(net, work, record, count):
     gamma, ratio = work[0], work[1]
     sums = at(work, net[LAYERS + COLUMNS + SUMS])

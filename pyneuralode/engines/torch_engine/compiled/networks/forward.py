@@ -1,42 +1,43 @@
-"""The whole solve in compiled code: the march of ..march, and the tape that its adjoint needs."""
+"""The whole solve in compiled code: the march of ..march, and the tape for its adjoint."""
 
 import numpy as np
 
-from ...step_size import GROW
+from ...step_size import MAX_FACTOR
+from ..compilation import allocating_function, inner_function, kernel
+from ..llvm_codegen import at, pointer
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
-from .control import (
-    after_rejection,
+from ..products import copy_numbers, zero
+from ..step_control import (
+    check_rejection,
+    initial_step_size,
     next_step,
-    resolved,
     size_after_rejection,
     size_after_step,
-    size_to_begin,
-    trial_size,
+    smallest_step,
+    trial_step_size,
 )
-from .emitting import at, pointer
-from .kernels import SOURCES, kernel, maker, part
+from ..vectors import aligned, lanes
+from .compilation import SOURCES
 from .network import evaluate, load_parameters
 from .plan import END, RECORD, SAMPLES, START, WORK
-from .products import copy_numbers, zero
-from .steps import advance, combine, error_size, extend, make_scheme, weigh
-from .vectors import aligned, lanes
+from .steps import advance, combine, error_size, extend, make_scheme, set_interpolant_weights
 
-FIRST_ROWS = 256
-# What the adjoint needs to know of a step, the columns of the journal: the time at its end, and the tape's rows of its
-# first and second evaluation and after its last.
-TIME, FIRST, SECOND, FINAL, ENTRIES = range(5)
+INITIAL_TAPE_ROWS = 256
+# The columns of the step log, from which the adjoint repeats a step: the time at its end, and the rows on the tape of
+# its first and second evaluation and after its last.
+END_TIME, FIRST_ROW, SECOND_ROW, LAST_ROW, LOG_COLUMNS = range(5)
 
 
-@maker
-def longer(array, size):
-    """Return a copy of a flat array with room for `size` numbers."""
+@allocating_function
+def grown(array, size):
+    """Return a copy of a flat array with space for `size` numbers."""
     more = aligned(size, array)
     for i in range(array.size):
         more[i] = array[i]
     return more
 
 
-@part
+@inner_function
 def scaled_norm(scheme, x, y, rtol, atol):
     """Return the root mean square of x over the tolerance at y."""
     total = 0.0
@@ -46,12 +47,12 @@ def scaled_norm(scheme, x, y, rtol, atol):
     return np.sqrt(total / scheme.n)
 
 
-@part
-def first_size(net, scheme, work, t, y, span, rtol, atol, record):
+@inner_function
+def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
     """Return the first step's size; the slope at y is in the first stage."""
     k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
     d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
-    trial = trial_size(d0, d1, span, resolved(t))
+    trial = trial_step_size(d0, d1, span, smallest_step(t))
     direction = 1.0 if span > 0 else -1.0
     zero(point, scheme.lead)
     for i in range(scheme.n):
@@ -59,7 +60,7 @@ def first_size(net, scheme, work, t, y, span, rtol, atol, record):
     evaluate(net, work, point, second_slope, record)
     for i in range(scheme.n):
         second_slope[i] -= k[i]
-    return size_to_begin(trial, d1, scaled_norm(scheme, second_slope, y, rtol, atol) / trial, scheme.order)
+    return initial_step_size(trial, d1, scaled_norm(scheme, second_slope, y, rtol, atol) / trial, scheme.order)
 
 
 @kernel
@@ -75,20 +76,20 @@ def march(
     ts,
     stops,
     every,
-    room,
+    tape_capacity,
     work,
     tape,
     sources=SOURCES,
 ):
-    """Solve from y0 through ts, in one step from each time of `stops` to the next, or in adaptive ones that end on them.
+    """Solve from y0 through ts: one step from each time of `stops` to the next, or adaptive steps that end on them.
 
     The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above
-    0 the solve can be differentiated: the state is kept every so many steps, and the tape of evaluations too as long
-    as it fits in `room` numbers. `work` is working memory of the plan's size, and `tape` memory for the tape,
+    0 the solve can be differentiated: the state is stored every so many steps, and the tape of evaluations too as long
+    as it fits in `tape_capacity` numbers. `work` is working memory of the plan's size, and `tape` memory for the tape,
     replaced where it is too small.
 
     Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is
-    whole), the states (T, n); for the adjoint the journal, the kept states (both flat) and the tape.
+    whole), the states (T, n); for the adjoint the step log, the checkpoints (both flat) and the tape.
     """
     net, memory = pointer(table), pointer(work)
     zero(memory, net[WORK])
@@ -101,15 +102,15 @@ def march(
     direction = 1.0 if t_last > t else -1.0
 
     size = net[SAMPLES] * net[RECORD]
-    taped = every > 0 and (total + 1) * size <= room
+    taped = every > 0 and (total + 1) * size <= tape_capacity
     capacity = total + 1
     if taped:
-        capacity = max(capacity, min(FIRST_ROWS, room // size))
+        capacity = max(capacity, min(INITIAL_TAPE_ROWS, tape_capacity // size))
     if tape.size < capacity * size:
         tape = aligned(capacity * size, work)
     capacity = tape.size // size
-    journal = np.empty(ENTRIES * 64)
-    kept = np.empty((64 // every + 1) * n if every > 0 else 0, y0.dtype)
+    step_log = np.empty(LOG_COLUMNS * 64)
+    checkpoints = np.empty((64 // every + 1) * n if every > 0 else 0, y0.dtype)
 
     y, end = at(memory, net[START]), at(memory, net[END])
     copy_numbers(y, pointer(y0), n)
@@ -118,7 +119,7 @@ def march(
     j = stop = 1
     status, accepted, rejected, nfev = DONE, 0, 0, 0
     have_slope, first, row, step = False, 0, 0, 0.0
-    previous, growth = 1.0, GROW
+    previous, growth = 1.0, MAX_FACTOR
     exponent = scheme.error_order + 1
 
     if adaptive:
@@ -130,7 +131,7 @@ def march(
         if status == DONE:
             step = controls[FIRST_STEP]
             if step == 0:
-                step = first_size(net, scheme, memory, t, y, t_last - t, rtol, atol, at(pointer(tape), size))
+                step = initial_size(net, scheme, memory, t, y, t_last - t, rtol, atol, at(pointer(tape), size))
                 nfev += 1
 
     while status == DONE and t != t_last:
@@ -140,11 +141,11 @@ def march(
             if status != DONE:
                 break
         h = t_next - t
-        if taped and (row + total + 1) * size > room:
+        if taped and (row + total + 1) * size > tape_capacity:
             taped = False
         if taped and row + total + 1 > capacity:
-            capacity = min(2 * capacity + total + 1, room // size)
-            tape = longer(tape, capacity * size)
+            capacity = min(2 * capacity + total + 1, tape_capacity // size)
+            tape = grown(tape, capacity * size)
         if not taped:
             first, row = 0, 1
         if not have_slope:
@@ -159,7 +160,7 @@ def march(
         finite = np.isfinite(error)
         if not finite or error > 1:
             rejected += 1
-            status = after_rejection(t, h, step, finite, controls)
+            status = check_rejection(t, h, step, finite, controls)
             step = size_after_rejection(h, error, finite, exponent)
             growth = 1.0
             continue
@@ -175,22 +176,22 @@ def march(
                     nfev += total - stages
                     last = row + total - 1
                     extended, has_end_slope = True, end_stage >= 0
-                weigh(scheme, (ts[j] - t) / h, h)
+                set_interpolant_weights(scheme, (ts[j] - t) / h, h)
                 output = scheme.point
                 combine(scheme, output, y, scheme.mix, scheme.k, total)
             copy_numbers(at(pointer(ys), j * n), output, n)
             j += 1
 
         if every > 0:
-            if ENTRIES * (accepted + 1) > journal.size:
-                journal = longer(journal, 2 * journal.size)
+            if LOG_COLUMNS * (accepted + 1) > step_log.size:
+                step_log = grown(step_log, 2 * step_log.size)
             if accepted % every == 0:
                 place = accepted // every * n
-                if place + n > kept.size:
-                    kept = longer(kept, 2 * kept.size)
-                copy_numbers(at(pointer(kept), place), y, n)
-            entry = at(pointer(journal), ENTRIES * accepted)
-            entry[TIME], entry[FIRST], entry[SECOND], entry[FINAL] = t_next, first, row, last
+                if place + n > checkpoints.size:
+                    checkpoints = grown(checkpoints, 2 * checkpoints.size)
+                copy_numbers(at(pointer(checkpoints), place), y, n)
+            entry = at(pointer(step_log), LOG_COLUMNS * accepted)
+            entry[END_TIME], entry[FIRST_ROW], entry[SECOND_ROW], entry[LAST_ROW] = t_next, first, row, last
         accepted += 1
         t = t_next
         y, end = end, y
@@ -201,6 +202,6 @@ def march(
         stop += cut
         if adaptive:
             step = size_after_step(h, step if cut else abs(h), error, previous, growth, exponent)
-            previous, growth = max(error, 1e-4), GROW
+            previous, growth = max(error, 1e-4), MAX_FACTOR
 
-    return status, t, step, (nfev, accepted, rejected, taped), ys, journal, kept, tape
+    return status, t, step, (nfev, accepted, rejected, taped), ys, step_log, checkpoints, tape

@@ -18,8 +18,9 @@ from .....problem.values import as_tensor
 from ...once_differentiable import once_differentiable
 from ...tableaus import Tableau
 from ..available import compiled, floating, march_error, run
+from ..constants import VECTOR_BYTES
 from ..times import Times
-from .plan import VECTOR_BYTES, solve_plan
+from .plan import solve_plan
 
 # Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
 TAPE_BYTES = 256 << 20
@@ -102,7 +103,7 @@ class Call:
         if not self.taped:
             self.work, self.tape = _memory(solver.dtype, solver.work)
         y0_bar, theta_bar, self.tape = run(
-            backward.sweep, *solver.plan, self.theta, self.times.ts, self.accepted, self.taped, solver.every,
+            backward.adjoint_sweep, *solver.plan, self.theta, self.times.ts, self.accepted, self.taped, solver.every,
             *self.record, self.work, self.tape, cotangents, wants_parameters,
         )  # fmt: skip
         self.taped = False  # the sweep used the tape up; another one takes the steps again

@@ -1,33 +1,33 @@
 """Kernels of the fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
 
-`net` is the table of a plan and `work` the working memory. An evaluation leaves a record for each sample on the tape:
-the input map's and each hidden layer's values, and their derivatives. The vector-Jacobian product turns the derivatives
-into the cotangents of the pre-activations, and the gradient of each weight matrix is then one product of the cotangents
-with the values, over many records at once.
+`net` is the table of a plan and `work` the working memory. An evaluation writes a record of each sample to the tape:
+the values of the input map and of each hidden layer, and their derivatives. The vector-Jacobian product turns the
+derivatives into the cotangents of the pre-activations. The gradient of each weight matrix is then one product of the
+cotangents with the values, over many records at once.
 """
 
+from ..activations import activate
+from ..compilation import inner_function
+from ..llvm_codegen import at
+from ..products import column, copy_numbers, dots, outer, times_plus
 from . import compartments
-from .activations import activate
-from .emitting import at
-from .kernels import part
 from .plan import (
-    ACROSS,
     ACTIVATION,
-    AHEAD,
-    BACK,
-    BACK_BY_DOTS,
     BIAS_SUMS,
     BIASES,
     BY_DOTS,
+    COLUMN_WEIGHTS,
     COLUMNS,
     COMPARTMENTS,
     DIM,
+    GRADIENT_IN_COLUMNS,
     INPUT_MAP,
     KIND,
     LAST,
     LAYERS,
     PADDED,
     RECORD,
+    ROW_WEIGHTS,
     SAMPLES,
     SCRATCH,
     SLOPES,
@@ -36,28 +36,28 @@ from .plan import (
     THETA_BIASES,
     VALUES,
     VECTORS,
+    VJP_BY_DOTS,
     WIDTH,
     ZEROS,
 )  # fmt: skip
-from .products import column, copy_numbers, dots, outer, times_plus
 
 
-@part
+@inner_function
 def layer_of(net, l):
     """Return the row of layer l."""
     return at(net, LAYERS + COLUMNS * l)
 
 
-@part
+@inner_function
 def scales_of(net, scales, l):
-    """Return the scales of the weights and biases that lead to layer l: the field's scales are taken into them."""
+    """Return the scales of the weights and biases that lead to layer l, which include the field's scales."""
     outward = scales[1] if l == net[LAST] else 1.0
     return outward / scales[0] if l == 1 else outward, outward
 
 
-@part
+@inner_function
 def load_parameters(net, work, scales, theta):
-    """Lay out the parameters in whole vectors, the weights as columns and as rows."""
+    """Copy the parameters to whole vectors, the weights both by columns and by rows."""
     if net[KIND] == COMPARTMENTS:
         copy_numbers(work, theta, 3)
         return
@@ -66,22 +66,22 @@ def load_parameters(net, work, scales, theta):
         n_in, n_out = below[WIDTH], layer[WIDTH]
         scale, bias_scale = scales_of(net, scales, l)
         for j in range(n_out):
-            row, back = at(theta, layer[THETA] + j * n_in), at(work, layer[BACK] + j * below[PADDED])
+            row, row_weights = at(theta, layer[THETA] + j * n_in), at(work, layer[ROW_WEIGHTS] + j * below[PADDED])
             for i in range(n_in):
-                back[i] = row[i] * scale
+                row_weights[i] = row[i] * scale
         for i in range(n_in):
-            row, ahead = at(work, layer[BACK] + i), at(work, layer[AHEAD] + i * layer[PADDED])
+            row, column_weights = at(work, layer[ROW_WEIGHTS] + i), at(work, layer[COLUMN_WEIGHTS] + i * layer[PADDED])
             step = below[PADDED]
             for j in range(n_out):
-                ahead[j] = row[j * step]
+                column_weights[j] = row[j * step]
         if layer[THETA_BIASES] >= 0:
             for j in range(n_out):
                 work[layer[BIASES] + j] = theta[layer[THETA_BIASES] + j] * bias_scale
 
 
-@part
+@inner_function
 def evaluate(net, work, y, k, record):
-    """k = f(y), leaving records."""
+    """k = f(y); write the records."""
     if net[KIND] == COMPARTMENTS:
         compartments.evaluate(net, work, y, k, record)
         return
@@ -94,19 +94,21 @@ def evaluate(net, work, y, k, record):
             inputs, out = at(record, below[VALUES]), k if l == last else at(record, layer[VALUES])
             biases = at(work, layer[BIASES])
             if layer[BY_DOTS] != 0:
-                dots(out, biases, at(work, layer[BACK]), below[PADDED], inputs, below[VECTORS], layer[WIDTH])
+                dots(out, biases, at(work, layer[ROW_WEIGHTS]), below[PADDED], inputs, below[VECTORS], layer[WIDTH])
             else:
-                column(out, biases, at(work, layer[AHEAD]), layer[PADDED], inputs, 1, below[WIDTH], layer[VECTORS])
+                column(
+                    out, biases, at(work, layer[COLUMN_WEIGHTS]), layer[PADDED], inputs, 1, below[WIDTH], layer[VECTORS]
+                )
             if l < last:
                 activate(net[ACTIVATION], out, out, at(record, layer[SLOPES]), layer[PADDED])
         y, k, record = at(y, net[DIM]), at(k, net[DIM]), at(record, net[RECORD])
 
 
-@part
-def pull_back(net, work, record, bar, init, out):
-    """out = init + J^T bar with the Jacobian J of the evaluation that left the records, which are used up."""
+@inner_function
+def vjp(net, work, record, bar, init, out):
+    """out = init + J^T bar with the Jacobian J of the evaluation that wrote the records, which are overwritten."""
     if net[KIND] == COMPARTMENTS:
-        compartments.pull_back(net, work, record, bar, init, out)
+        compartments.vjp(net, work, record, bar, init, out)
         return
     scratch, zeros = at(work, net[SCRATCH]), at(work, net[ZEROS])
     for _ in range(net[SAMPLES]):
@@ -114,10 +116,12 @@ def pull_back(net, work, record, bar, init, out):
         copy_numbers(at(record, layer[SLOPES]), bar, layer[PADDED])
         for l in range(net[LAST], 0, -1):
             below, bars = at(layer, -COLUMNS), at(record, layer[SLOPES])
-            if l == 1 and layer[BACK_BY_DOTS] != 0:
-                dots(scratch, zeros, at(work, layer[AHEAD]), layer[PADDED], bars, layer[VECTORS], below[WIDTH])
+            if l == 1 and layer[VJP_BY_DOTS] != 0:
+                dots(scratch, zeros, at(work, layer[COLUMN_WEIGHTS]), layer[PADDED], bars, layer[VECTORS], below[WIDTH])
             else:
-                column(scratch, zeros, at(work, layer[BACK]), below[PADDED], bars, 1, layer[WIDTH], below[VECTORS])
+                column(
+                    scratch, zeros, at(work, layer[ROW_WEIGHTS]), below[PADDED], bars, 1, layer[WIDTH], below[VECTORS]
+                )
             slopes = at(record, below[SLOPES])
             if l > 1:
                 times_plus(slopes, slopes, scratch, zeros, below[PADDED])
@@ -127,9 +131,9 @@ def pull_back(net, work, record, bar, init, out):
         bar, init, out, record = at(bar, net[DIM]), at(init, net[DIM]), at(out, net[DIM]), at(record, net[RECORD])
 
 
-@part
+@inner_function
 def add_gradient(net, work, record, count, ones):
-    """Add the part of `count` records to the sums for the parameters' gradient; `ones` leads to a 1."""
+    """Add the part of `count` records to the sums for the parameters' gradient; `ones` points to a 1."""
     if net[KIND] == COMPARTMENTS:
         compartments.add_gradient(net, work, record, count)
         return
@@ -137,7 +141,7 @@ def add_gradient(net, work, record, count, ones):
     for l in range(1, net[LAST] + 1):
         below, layer = layer_of(net, l - 1), layer_of(net, l)
         values, bars, sums = at(record, below[VALUES]), at(record, layer[SLOPES]), at(work, layer[SUMS])
-        if layer[ACROSS] != 0:
+        if layer[GRADIENT_IN_COLUMNS] != 0:
             outer(sums, layer[PADDED], bars, size, values, size, count, layer[VECTORS], below[WIDTH])
         else:
             outer(sums, below[PADDED], values, size, bars, size, count, below[VECTORS], layer[WIDTH])
@@ -146,9 +150,9 @@ def add_gradient(net, work, record, count, ones):
             column(total, total, bars, size, ones, 0, count, layer[VECTORS])
 
 
-@part
+@inner_function
 def store_gradient(net, work, scales, gradient):
-    """Write the parameters' gradient (as theta)."""
+    """Write the gradient of the parameters, laid out as theta."""
     if net[KIND] == COMPARTMENTS:
         copy_numbers(gradient, at(work, layer_of(net, 1)[SUMS]), 3)
         return
@@ -156,7 +160,7 @@ def store_gradient(net, work, scales, gradient):
         below, layer = layer_of(net, l - 1), layer_of(net, l)
         n_in, n_out = below[WIDTH], layer[WIDTH]
         scale, bias_scale = scales_of(net, scales, l)
-        down, right = (1, layer[PADDED]) if layer[ACROSS] != 0 else (below[PADDED], 1)
+        down, right = (1, layer[PADDED]) if layer[GRADIENT_IN_COLUMNS] != 0 else (below[PADDED], 1)
         for j in range(n_out):
             to, sums = at(gradient, layer[THETA] + j * n_in), at(work, layer[SUMS] + j * down)
             for i in range(n_in):

@@ -15,13 +15,13 @@ from .....problem import Problem, Solution, Statistics
 from .....problem.values import check_finite
 from ....backend import Backend
 from ...joint import JointPrepared, Values, check_tolerances
-from ...march import not_finite
+from ...march import not_finite_error
 from ...stiff import find_tableau
 from ...tableaus import Tableau
 from ..available import floating, not_readable
 from ..times import KnownTimes
 from .function import Call, NetworkSolve, NetworkSolver, kernels
-from .plan import known
+from .plan import has_kernels
 
 # Multiplications in one evaluation of the field beyond which torch's matrix products are as fast (measured).
 LARGE = 1_000_000
@@ -36,7 +36,7 @@ class Networks(Backend):
         field, signature = problem.field, problem.signature
         if not problem.compiled:
             return "compiled is False: leave it out."
-        if not known(field):
+        if not has_kernels(field):
             return f"the field is a {type(field).__name__}, of which there is no compiled network: give an MLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
             return f"solver is {problem.solver.name!r}: compiled networks take explicit ones, such as 'Tsit5'."
@@ -87,7 +87,7 @@ class NetworkPrepared(JointPrepared):
             values = call.march(start if numpy else start.detach().numpy(), solver.theta(parameters), keep=False)
             ys = values if numpy else torch.from_numpy(values)
         if not math.isfinite(values.sum()) and not (finite := np.isfinite(values).all(1)).all():
-            raise not_finite(float(times.ts[finite.argmin()]))
+            raise not_finite_error(float(times.ts[finite.argmin()]))
         return Solution(
             ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
             ys.reshape((len(values), *self.layout.shapes[0])),

@@ -1,4 +1,4 @@
-"""Fields and tableaus as plain arrays of numbers, the form in which compiled code takes them."""
+"""Small described fields and a tableau as plain arrays of numbers, the form in which compiled code takes them."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ from functools import lru_cache
 
 import numpy as np
 
-from .....fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Linear, VectorField
+from .....fields import MLP, SEIR, Linear, VectorField
 from ...tableaus import Tableau
+from ..constants import MAP_NAMES, MAX_DOT_ROWS, VECTOR_BYTES
+from ..tableau_plan import TableauPlan, tableau_plan
 
-VECTOR_BYTES = 64
-# Most rows of a product that dot products take at once.
-FEW = 8
 NETWORK, COMPARTMENTS = 0, 1
-# The numbers of activations and input maps in compiled code.
-MAPS = (*ACTIVATIONS, *(name for name in INPUT_MAPS if name not in ACTIVATIONS))
 
-# Entries of SolvePlan.table. Of the field: its kind, the numbers of its maps, the samples in the state, components of
-# each, the last layer's number, numbers in the record of one sample's evaluation.
+# Entries of SolvePlan.table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the
+# components of each, the last layer's number, and the numbers in the record of one sample's evaluation.
 KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
 # Of the method: see Scheme in .steps; `LEAD` counts the numbers that a state takes in memory.
 STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)
 # Where in the working memory lie: the scaled weights of the stages, ahead and back, and those of an output; the stages,
 # their cotangents, those of their arguments; states; numbers for one layer, zeros, as many, and a 1; and its end.
-WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, PUSHES, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
+WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, ARGUMENT_BARS, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
 # A row for each layer of values (the input is layer 0), from here on.
 LAYERS, COLUMNS = 29, 15
-# Its columns: width; width in whole vectors, as numbers and as vectors; where its values and its slopes lie in a record;
+# Its columns: width; width in whole vectors, as numbers and as vectors; where its values and slopes lie in a record;
 # where the weights that lead to it and their biases lie among the parameters (-1: none); where in the working memory
-# lie the biases, the weights as columns (one for each input) and as rows (one for each output), and the sums of their
+# lie the biases, the weights by columns (one for each input) and by rows (one for each output), and the sums of their
 # gradients; whether it is computed by dot products with the rows, and the cotangent below by those with the columns;
-# and whether the gradient lies as the columns do.
+# and whether the gradient lies by columns.
 (
-    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, AHEAD, BACK, SUMS, BIAS_SUMS, BY_DOTS,
-    BACK_BY_DOTS, ACROSS,
+    WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, COLUMN_WEIGHTS, ROW_WEIGHTS, SUMS, BIAS_SUMS,
+    BY_DOTS, VJP_BY_DOTS, GRADIENT_IN_COLUMNS,
 ) = range(COLUMNS)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SolvePlan:
-    """What is integrated, how, and where everything lies in the working memory of `work` numbers.
+    """The field, the method, and the layout of the working memory of `work` numbers.
 
     `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
-    `Scheme` says; `interpolant` its polynomials.
+    `NetworkScheme` says; `interpolant` its polynomials.
     """
 
     table: np.ndarray
@@ -56,18 +53,8 @@ class SolvePlan:
         return int(self.table[WORK])
 
 
-@dataclass(frozen=True)
-class TableauPlan:
-    """A tableau: `rows` of all stages, `ends` (weights of the solution, then of the error estimates), ..."""
-
-    rows: np.ndarray
-    ends: np.ndarray
-    interpolant: np.ndarray
-    numbers: np.ndarray
-
-
 class _Memory:
-    """Places in the working memory, each at the start of a vector."""
+    """Allocates places in the working memory, each at the start of a vector."""
 
     def __init__(self, lanes: int):
         self.lanes, self.used = lanes, 0
@@ -77,8 +64,8 @@ class _Memory:
         return start
 
 
-def known(field: object) -> bool:
-    """Return whether the kernels know a field."""
+def has_kernels(field: object) -> bool:
+    """Return whether there are kernels for a field."""
     return type(field) in (MLP, Linear, SEIR)
 
 
@@ -91,8 +78,8 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     method, rows = tableau_plan(tableau), len(tableau.interpolant)
     head = np.zeros(LAYERS, dtype=np.int64)
     head[[KIND, SAMPLES, DIM, LAST, RECORD]] = _kind(field), samples, field.dim, len(layers) - 1, record
-    head[INPUT_MAP] = MAPS.index(getattr(field, "input_map", "identity"))
-    head[ACTIVATION] = MAPS.index(getattr(field, "activation", "identity"))
+    head[INPUT_MAP] = MAP_NAMES.index(getattr(field, "input_map", "identity"))
+    head[ACTIVATION] = MAP_NAMES.index(getattr(field, "activation", "identity"))
     head[[STAGES, ORDER, END_STAGE, ERROR_ORDER]] = method.numbers
     head[[ALL_STAGES, ESTIMATES, DEGREE]] = rows, len(method.ends) - 1, method.interpolant.shape[1]
     # Whole vectors are written from every sample's first component on.
@@ -100,16 +87,18 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     widest = max(head[LEAD], layers[:, PADDED].max())
     sizes = {
         WEIGHTS: (rows + len(method.ends)) * rows, WEIGHTS_BACK: rows * (rows + 1), MIX: rows,
-        K: rows * head[LEAD], BARS: rows * head[LEAD], PUSHES: (rows + 1) * head[LEAD],
+        K: rows * head[LEAD], BARS: rows * head[LEAD], ARGUMENT_BARS: (rows + 1) * head[LEAD],
         START: head[LEAD], END: head[LEAD], POINT: head[LEAD], SCRATCH: widest, ZEROS: widest, ONE: 1,
     }  # fmt: skip
     for place, size in sizes.items():
         head[place] = memory.take(size)
     head[WORK] = memory.used
-    ahead = np.zeros((rows + len(method.ends), rows))
-    ahead[:rows], ahead[rows:, : tableau.stages] = method.rows, method.ends
-    back = [_weights_back(method, count) for count in (tableau.stages, rows)]
-    coefficients = np.concatenate([ahead.ravel(), *(table.ravel() for table in back)]).astype(dtype)
+    forward_weights = np.zeros((rows + len(method.ends), rows))
+    forward_weights[:rows], forward_weights[rows:, : tableau.stages] = method.rows, method.ends
+    backward_weights = [_backward_weights(method, count) for count in (tableau.stages, rows)]
+    coefficients = np.concatenate([forward_weights.ravel(), *(table.ravel() for table in backward_weights)]).astype(
+        dtype
+    )
     return SolvePlan(np.concatenate([head, layers.ravel()]), np.array(scales), coefficients, method.interpolant.ravel())
 
 
@@ -118,7 +107,7 @@ def _kind(field: VectorField) -> int:
 
 
 def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarray, int]:
-    """Return the layers' rows and the numbers in a record."""
+    """Return the layers' rows of the table, and the length of a record."""
     lanes = memory.lanes
     biased, sizes = type(field) is MLP, field.sizes if type(field) is MLP else (field.dim, field.dim)
     layers = np.zeros((len(sizes), COLUMNS), dtype=np.int64)
@@ -136,27 +125,29 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
         used += layer[WIDTH] if biased else 0
         across = layer[PADDED] * below[WIDTH] <= below[PADDED] * layer[WIDTH]
         layer[BIASES] = memory.take(layer[PADDED])
-        layer[AHEAD] = memory.take(layer[PADDED] * below[WIDTH])
-        layer[BACK] = memory.take(below[PADDED] * layer[WIDTH])
+        layer[COLUMN_WEIGHTS] = memory.take(layer[PADDED] * below[WIDTH])
+        layer[ROW_WEIGHTS] = memory.take(below[PADDED] * layer[WIDTH])
         layer[SUMS] = memory.take(layer[PADDED] * below[WIDTH] if across else below[PADDED] * layer[WIDTH])
         layer[BIAS_SUMS] = memory.take(layer[PADDED])
-        # What lies behind the input and the output in a record is not zero, as dot products need it.
+        # The padding of the input and the output in a record is not zero, so dot products cannot read it.
         layer[BY_DOTS] = l > 1 and _dots_pay(layer, below)
-        layer[BACK_BY_DOTS] = l == 1 < len(sizes) - 1 and _dots_pay(below, layer)
-        layer[ACROSS] = across
+        layer[VJP_BY_DOTS] = l == 1 < len(sizes) - 1 and _dots_pay(below, layer)
+        layer[GRADIENT_IN_COLUMNS] = across
     return layers, record.used
 
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
-    """Return whether a product is faster by dot products, which cost about two vectors more each, for adding up."""
-    return outputs[WIDTH] <= FEW and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (outputs[VECTORS] + 1)
+    """Return whether a product is faster as dot products, each of which costs about two vectors more for its sum."""
+    return outputs[WIDTH] <= MAX_DOT_ROWS and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (
+        outputs[VECTORS] + 1
+    )
 
 
-def _weights_back(method: TableauPlan, count: int) -> np.ndarray:
-    """Return the weights of stage i in what comes after it in a step of `count` stages, as row i.
+def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
+    """Return, as row i, the weights of stage i in everything after it in a step of `count` stages.
 
-    That is the step's end, and then the arguments of the stages from the last one down to i + 1. The stage at the
-    end has the end for an argument: its part is in the first column.
+    Its columns are the end of the step, then the arguments of the stages from the last one down to i + 1. The stage at
+    the end has the end as its argument: its part is in the first column.
     """
     stages, rows, end_stage = method.numbers[0], len(method.rows), method.numbers[2]
     table = np.zeros((rows, rows + 1))
@@ -165,17 +156,3 @@ def _weights_back(method: TableauPlan, count: int) -> np.ndarray:
         for j in range(i + 1, count):
             table[i, count - j] = 0 if j == end_stage else method.rows[j, i]
     return table
-
-
-@lru_cache(maxsize=64)
-def tableau_plan(tableau: Tableau) -> TableauPlan:
-    s, all_stages = tableau.stages, len(tableau.interpolant)
-    rows = np.zeros((all_stages, all_stages))
-    rows[:s, :s] = tableau.A
-    if tableau.extra_A is not None:
-        rows[s:] = tableau.extra_A
-    estimates = [] if tableau.error is None else list(tableau.error)
-    ends = np.stack([tableau.b, *estimates])
-    end_stage = -1 if tableau.end_stage is None else tableau.end_stage
-    numbers = [s, tableau.order, end_stage, tableau.error_order or 0]
-    return TableauPlan(rows, ends, np.array(tableau.interpolant), np.array(numbers, dtype=np.int64))

@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .control import join_estimates
-from .emitting import at
-from .kernels import part
-from .network import evaluate, pull_back
+from ..compilation import inner_function
+from ..llvm_codegen import at
+from ..products import column, copy_numbers
+from ..step_control import combine_dop853_errors
+from .network import evaluate, vjp
 from .plan import (
     ALL_STAGES,
+    ARGUMENT_BARS,
     BARS,
     DEGREE,
     END_STAGE,
@@ -19,7 +21,6 @@ from .plan import (
     MIX,
     ORDER,
     POINT,
-    PUSHES,
     STAGES,
     WEIGHTS,
     WEIGHTS_BACK,
@@ -27,18 +28,17 @@ from .plan import (
     K,
     N,
 )  # fmt: skip
-from .products import column, copy_numbers
 
 
-class Scheme(NamedTuple):
-    """A tableau, and the room for one step.
+class NetworkScheme(NamedTuple):
+    """A tableau, and the working memory of one step.
 
-    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the
-    slope at the step's end, -1 where there is none. `ahead` holds, a row each, the weights of the earlier stages in
-    the argument of each stage, in the end, and in the error estimates; `back` those of plan._weights_back, for a step
+    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the slope
+    at the step's end, or -1. Each row of `forward_weights` holds the weights of the earlier stages in the argument of a
+    stage, in the end, or in an error estimate; `backward_weights` are those of plan._backward_weights, for a step
     without and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the
-    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `pushes` the
-    cotangents of the end and of the stages' arguments, the last stage's first.
+    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars`
+    the cotangents of the end and of the stages' arguments, the last stage's first.
     """
 
     stages: int
@@ -51,47 +51,47 @@ class Scheme(NamedTuple):
     n: int
     lead: int
     vectors: int
-    ahead: object
-    back: object
+    forward_weights: object
+    backward_weights: object
     interpolant: object
     weights: object
     weights_back: object
     mix: object
     k: object
     bars: object
-    pushes: object
+    argument_bars: object
     point: object
     zeros: object
 
 
-@part
+@inner_function
 def make_scheme(table, coefficients, interpolant, work, lanes):
     total, count = table[ALL_STAGES], table[ALL_STAGES] + 1 + table[ESTIMATES]
-    return Scheme(
+    return NetworkScheme(
         table[STAGES], total, table[END_STAGE], table[ORDER], table[ERROR_ORDER], table[ESTIMATES], table[DEGREE],
         table[N], table[LEAD], table[LEAD] // lanes, coefficients, at(coefficients, count * total), interpolant,
         at(work, table[WEIGHTS]), at(work, table[WEIGHTS_BACK]), at(work, table[MIX]), at(work, table[K]),
-        at(work, table[BARS]), at(work, table[PUSHES]), at(work, table[POINT]), at(work, table[ZEROS]),
+        at(work, table[BARS]), at(work, table[ARGUMENT_BARS]), at(work, table[POINT]), at(work, table[ZEROS]),
     )  # fmt: skip
 
 
-@part
+@inner_function
 def scale(weights, coefficients, count, h):
     for i in range(count):
         weights[i] = coefficients[i] * h
 
 
-@part
+@inner_function
 def combine(scheme, out, init, weights, columns, count):
     """out = init + sum over i < count of weights[i] columns[i]."""
     column(out, init, columns, scheme.lead, weights, 1, count, scheme.vectors)
 
 
-@part
+@inner_function
 def advance(net, scheme, work, h, y, end, record, size):
     """Evaluate the stages after the first, with records of `size` numbers each, and the state at the end."""
     s, total = scheme.stages, scheme.total
-    scale(scheme.weights, scheme.ahead, (total + 1 + scheme.estimates) * total, h)
+    scale(scheme.weights, scheme.forward_weights, (total + 1 + scheme.estimates) * total, h)
     for i in range(1, s):
         point = end if i == scheme.end_stage else scheme.point
         combine(scheme, point, y, at(scheme.weights, i * total), scheme.k, i)
@@ -100,9 +100,9 @@ def advance(net, scheme, work, h, y, end, record, size):
         combine(scheme, end, y, at(scheme.weights, total * total), scheme.k, s)
 
 
-@part
+@inner_function
 def extend(net, scheme, work, y, end, record, size):
-    """Evaluate the further stages that only the interpolant needs; `record` is the second stage's."""
+    """Evaluate the extra stages that only the interpolant needs; `record` is the second stage's."""
     for i in range(scheme.stages, scheme.total):
         point = end if i == scheme.end_stage else scheme.point
         if i != scheme.end_stage:
@@ -110,9 +110,9 @@ def extend(net, scheme, work, y, end, record, size):
         evaluate(net, work, point, at(scheme.k, i * scheme.lead), at(record, (i - 1) * size))
 
 
-@part
-def weigh(scheme, theta, h):
-    """Set the weights of the stages in the state at `theta`, a part of the step."""
+@inner_function
+def set_interpolant_weights(scheme, theta, h):
+    """Set the weights of the stages in the state at `theta`, a fraction of the step."""
     for i in range(scheme.total):
         total, power = 0.0, 1.0
         for q in range(scheme.degree):
@@ -121,7 +121,7 @@ def weigh(scheme, theta, h):
         scheme.mix[i] = total * h
 
 
-@part
+@inner_function
 def error_size(scheme, y, end, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
     fifth, third = 0.0, 0.0
@@ -137,33 +137,33 @@ def error_size(scheme, y, end, rtol, atol):
             fifth = size
         else:
             third = size
-    return fifth if scheme.estimates == 1 else join_estimates(fifth, third)
+    return fifth if scheme.estimates == 1 else combine_dop853_errors(fifth, third)
 
 
-@part
+@inner_function
 def step_back(net, scheme, work, h, extended, start, record, size):
-    """Carry the adjoint of a step's end to its start; `record` is the second stage's.
+    """Propagate the adjoint of a step's end to its start; `record` is the second stage's.
 
-    On entry the first of `pushes` is the end's cotangent, `start` that of the start and `bars` are those of the
-    stages, both from outputs inside the step. On return `start` lacks the first stage's part alone, whose cotangent is
-    the first of `bars`.
+    On entry the first of `argument_bars` is the end's cotangent, `start` that of the start and `bars` are those of the
+    stages, both from outputs inside the step. On return `start` lacks only the part of the first stage, whose
+    cotangent is the first of `bars`.
     """
-    total, lead, pushes = scheme.total, scheme.lead, scheme.pushes
+    total, lead, argument_bars = scheme.total, scheme.lead, scheme.argument_bars
     count = total if extended else scheme.stages
     table = total * (total + 1)
-    scale(scheme.weights_back, at(scheme.back, table) if extended else scheme.back, table, h)
+    scale(scheme.weights_back, at(scheme.backward_weights, table) if extended else scheme.backward_weights, table, h)
     for i in range(count - 1, -1, -1):
-        bar, own = at(scheme.bars, i * lead), at(pushes, (count - i) * lead)
-        combine(scheme, bar, bar, at(scheme.weights_back, i * (total + 1)), pushes, count - i)
+        bar, own = at(scheme.bars, i * lead), at(argument_bars, (count - i) * lead)
+        combine(scheme, bar, bar, at(scheme.weights_back, i * (total + 1)), argument_bars, count - i)
         if i == 0:
             break
         stage = at(record, (i - 1) * size)
         if i == scheme.end_stage:
-            pull_back(net, work, stage, bar, pushes, pushes)
+            vjp(net, work, stage, bar, argument_bars, argument_bars)
             copy_numbers(own, scheme.zeros, lead)
         else:
-            pull_back(net, work, stage, bar, scheme.zeros, own)
+            vjp(net, work, stage, bar, scheme.zeros, own)
     for i in range(count):
-        push = at(pushes, i * lead)
+        push = at(argument_bars, i * lead)
         for j in range(lead):
             start[j] += push[j]

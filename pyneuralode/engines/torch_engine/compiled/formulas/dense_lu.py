@@ -1,9 +1,9 @@
-"""Small dense systems of equations in compiled code."""
+"""LU factorization of small dense matrices in compiled code."""
 
-from .kernels import inlined
+from .compilation import inlined_function
 
 
-@inlined
+@inlined_function
 def factorize(matrix, pivots):
     """Replace a square matrix by its factors L and U, rows exchanged for the largest pivot of each column."""
     n = len(pivots)
@@ -25,7 +25,7 @@ def factorize(matrix, pivots):
                     matrix[i, j] -= factor * matrix[k, j]
 
 
-@inlined
+@inlined_function
 def solve(factors, pivots, x):
     """Replace x by the solution of A x = x, where `factors` are those of A."""
     n = len(pivots)
@@ -41,7 +41,7 @@ def solve(factors, pivots, x):
             x[i] -= factors[i, k] * x[k]
 
 
-@inlined
+@inlined_function
 def solve_transposed(factors, pivots, x):
     """Replace x by the solution of A^T x = x, where `factors` are those of A."""
     n = len(pivots)

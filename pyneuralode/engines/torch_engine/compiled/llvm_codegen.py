@@ -1,8 +1,8 @@
-"""Machine code written by hand for Numba: arithmetic that emits LLVM's instructions, and functions made of it.
+"""LLVM code generation for Numba: arithmetic that emits LLVM instructions, and functions made of it.
 
 LLVM's automatic vectorizer leaves up to a factor of two on loops of some tens of numbers: it checks for overlap and
-treats the last few one by one. And every line that Numba types and translates adds to the time of a first call. So the
-inner loops are emitted, in vectors of 64 bytes; on processors with shorter ones LLVM splits each into several.
+treats the last few one by one. Every line that Numba types and translates also adds to the time of a first call. So
+the inner loops are emitted, in vectors of 64 bytes; for processors with shorter ones LLVM splits each into several.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .plan import VECTOR_BYTES
+from .constants import VECTOR_BYTES
 
 # Vectors that a product sums at once: enough to hide the latency of additions, few enough to stay in registers.
 IN_REGISTERS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
@@ -113,7 +113,7 @@ class Number:
         return self._new(self.builder.bitcast(changed, kind))
 
     def lane_by_lane(self, in_double: str, in_single: str) -> Number:
-        """Return the values of one of C's functions, by its name for either dtype."""
+        """Return the values of a C function, given by its name for each dtype."""
         kind = self.value.type
         real = getattr(kind, "element", kind)
         function = cgutils.get_or_insert_function(
@@ -142,7 +142,7 @@ def store(builder: ir.IRBuilder, pointer: ir.Value, number: Number) -> None:
     builder.store(number.value, pointer, align=VECTOR_BYTES // lanes_of(real))
 
 
-def spread(builder: ir.IRBuilder, pointer: ir.Value) -> Number:
+def broadcast(builder: ir.IRBuilder, pointer: ir.Value) -> Number:
     """Return a vector with the number at a pointer in every lane."""
     number, lane = builder.load(pointer), ir.IntType(32)
     kind = ir.VectorType(number.type, lanes_of(number.type))
@@ -152,7 +152,7 @@ def spread(builder: ir.IRBuilder, pointer: ir.Value) -> Number:
 
 
 def zeros(builder: ir.IRBuilder, real: ir.Type, lanes: int) -> Number:
-    """Return a vector of so many zeros, or one zero for no lanes."""
+    """Return a vector of zeros, or for 0 lanes the number zero."""
     return Number(builder, ir.Constant(ir.VectorType(real, lanes), None) if lanes else ir.Constant(real, 0.0))
 
 
@@ -181,7 +181,7 @@ class Variable:
 
 
 def choose(builder: ir.IRBuilder, number: ir.Value, cases: Sequence[Callable[[], None]]) -> None:
-    """Write one of `cases` for each value 0, 1, ... of a number; the last one also for all others."""
+    """Emit a switch that runs cases[i] for the number i, and the last case for all others."""
     after = builder.append_basic_block()
     blocks = [builder.append_basic_block() for _ in cases]
     switch = builder.switch(number, blocks[-1])
@@ -193,12 +193,12 @@ def choose(builder: ir.IRBuilder, number: ir.Value, cases: Sequence[Callable[[],
     builder.position_at_end(after)
 
 
-def over(
+def for_each_vector(
     builder: ir.IRBuilder, count: ir.Value, places: Sequence[ir.Value], write: Callable[[list[ir.Value], int], None]
 ) -> None:
-    """Write loops over `count` numbers at some pointers: in vectors, and then one by one what fills none.
+    """Emit loops over `count` numbers at some pointers: in whole vectors, then one by one.
 
-    write(places, lanes) emits the work on one vector, or, with 0 for `lanes`, on one number.
+    write(places, lanes) emits the work on one vector or, with 0 for `lanes`, on one number.
     """
     lanes = lanes_of(places[0].type.pointee)
     full = builder.udiv(count, integer(lanes))
@@ -209,11 +209,11 @@ def over(
         write([builder.gep(place, [loop.index]) for place in places], 0)
 
 
-def routine(write: Callable[..., None]) -> Callable:
+def emitted_function(write: Callable[..., None]) -> Callable:
     """Return a function for compiled code; write(builder, *arguments) emits its body, once for each dtype.
 
-    Its arguments are pointers to floats and whole numbers; it returns nothing. The linker knows it by its qualified
-    name, which must be its own.
+    Its arguments are pointers to floats and integers; it returns nothing. The linker knows it by its qualified name,
+    which must be unique.
     """
 
     def call(typing, *arguments):
@@ -238,15 +238,17 @@ def routine(write: Callable[..., None]) -> Callable:
         return types.void(*kinds), generate
 
     call.__name__ = write.__name__
-    call.__signature__ = signature(write)  # by which Numba counts the arguments; here `builder` stands for `typing`
+    call.__signature__ = signature(
+        write
+    )  # from which Numba counts the arguments; `builder` takes the place of `typing`
     return intrinsic(call)
 
 
 @intrinsic
 def pointer(typing, array):
-    """Return where an array's numbers lie.
+    """Return the pointer to an array's numbers.
 
-    Numba frees an array after its last use by name: one that is only used by its pointer must be an argument, or returned.
+    Numba frees an array after its last use by name: one used only through its pointer must be an argument or returned.
     """
     kind = types.CPointer(array.dtype)
     return (

@@ -1,6 +1,6 @@
-"""Products of small matrices, with the sums kept in registers: the arithmetic of networks and of Runge-Kutta steps.
+"""Products of small matrices with sums in registers: the arithmetic of networks and of Runge-Kutta steps.
 
-Arguments are pointers into flat arrays, distances and counts. What is read as vectors is padded to whole ones.
+Arguments are pointers into flat arrays, strides and counts. What is read in vectors is padded to whole ones.
 """
 
 import operator
@@ -9,30 +9,30 @@ from functools import partial, reduce
 from llvmlite import ir
 from numba.core.cgutils import for_range
 
-from .emitting import (
+from .constants import MAX_DOT_ROWS
+from .llvm_codegen import (
     IN_REGISTERS,
     Number,
     Variable,
+    broadcast,
     choose,
+    emitted_function,
+    for_each_vector,
     integer,
     lanes_of,
     load,
-    over,
-    routine,
-    spread,
     store,
     zeros,
 )  # fmt: skip
-from .plan import FEW
 
 # A tile of a sum of outer products: vectors by numbers.
 TALL, WIDE = max(1, IN_REGISTERS // 2), 4
 
 
 def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apart):
-    """Write the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
+    """Emit the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
 
-    Each of `apart` consecutive terms goes to a sum of its own, which hides the latency of additions.
+    Each of `apart` consecutive terms is added to a separate sum, which hides the latency of additions.
     """
     lanes = lanes_of(c.type.pointee)
 
@@ -48,7 +48,7 @@ def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apar
 
     def add(totals):
         column = [load(builder, place(vectors.get(), da, v, 0), lanes) for v in range(tall)]
-        row = [spread(builder, place(factors.get(), across, 0, s)) for s in range(wide)]
+        row = [broadcast(builder, place(factors.get(), across, 0, s)) for s in range(wide)]
         for (v, s), total in zip(spots, totals):
             total.add(column[v] * row[s])
         vectors.advance(da)
@@ -65,7 +65,7 @@ def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apar
 
 
 def groups(builder, vectors, size, write):
-    """Call write(number, offset) for each group of at most `size` vectors, to write the code for so many."""
+    """Emit a loop over groups of at most `size` vectors; write(number, offset) emits the code for `number` vectors."""
     count = builder.udiv(builder.add(vectors, integer(size - 1)), integer(size))
     with for_range(builder, count) as loop:
         done = builder.mul(loop.index, integer(size))
@@ -73,7 +73,7 @@ def groups(builder, vectors, size, write):
         choose(builder, builder.sub(left, integer(1)), [partial(write, number, done) for number in range(1, size + 1)])
 
 
-@routine
+@emitted_function
 def column(builder, c, init, a, da, b, db, count, vectors):
     """c = init + sum over i < count of b[i db] a[i da:], `vectors` vectors long."""
     none, lanes = integer(0), integer(lanes_of(c.type.pointee))
@@ -86,7 +86,7 @@ def column(builder, c, init, a, da, b, db, count, vectors):
     groups(builder, vectors, IN_REGISTERS, write)
 
 
-@routine
+@emitted_function
 def outer(builder, c, dc, a, da, b, db, count, vectors, columns):
     """c[s dc:] += sum over i < count of b[i db + s] a[i da:], `vectors` vectors long, for s < columns."""
     lanes = integer(lanes_of(c.type.pointee))
@@ -107,9 +107,9 @@ def outer(builder, c, dc, a, da, b, db, count, vectors, columns):
         strip(1, loop.index)
 
 
-@routine
+@emitted_function
 def dots(builder, c, init, a, da, x, vectors, rows):
-    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; one vector, rows <= FEW."""
+    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; at most MAX_DOT_ROWS rows."""
     real = c.type.pointee
     lanes = lanes_of(real)
 
@@ -124,10 +124,10 @@ def dots(builder, c, init, a, da, x, vectors, rows):
         total = lane_sums([total.number() for total in sums])
         store(builder, c, load(builder, init, lanes) + total)
 
-    choose(builder, builder.sub(rows, integer(1)), [partial(write, number) for number in range(1, FEW + 1)])
+    choose(builder, builder.sub(rows, integer(1)), [partial(write, number) for number in range(1, MAX_DOT_ROWS + 1)])
 
 
-@routine
+@emitted_function
 def times_plus(builder, out, a, b, init, count):
     """out = a b + init, for `count` numbers."""
 
@@ -136,27 +136,27 @@ def times_plus(builder, out, a, b, init, count):
         a, b, init = (load(builder, place, lanes) for place in (a, b, init))
         store(builder, out, a * b + init)
 
-    over(builder, count, (out, a, b, init), write)
+    for_each_vector(builder, count, (out, a, b, init), write)
 
 
-@routine
+@emitted_function
 def copy_numbers(builder, out, x, count):
     """out = x, for `count` numbers."""
 
     def write(places, lanes):
         store(builder, places[0], load(builder, places[1], lanes))
 
-    over(builder, count, (out, x), write)
+    for_each_vector(builder, count, (out, x), write)
 
 
-@routine
+@emitted_function
 def zero(builder, out, count):
     """out = 0, for `count` numbers."""
 
     def write(places, lanes):
         store(builder, places[0], zeros(builder, out.type.pointee, lanes))
 
-    over(builder, count, (out,), write)
+    for_each_vector(builder, count, (out,), write)
 
 
 def lane_sums(vectors):

@@ -1,14 +1,13 @@
-"""Activation functions, and input maps, over arrays, each with its derivative in the same pass."""
+"""Activation functions and input maps of arrays, each with its derivative in the same pass."""
 
 from functools import partial
 
-from .....fields import ACTIVATIONS
+from .compilation import inner_function
+from .constants import MAP_NAMES
 from .elementary import exp, expm1, log1p, sigmoid, tanh
-from .emitting import choose, load, over, pointer, routine, store
-from .kernels import part
-from .plan import MAPS
+from .llvm_codegen import choose, emitted_function, for_each_vector, load, pointer, store
 
-IDENTITY, TANH, RELU, SWISH, SOFTPLUS, ELU, GELU, SIGMOID, SIN = range(len(ACTIVATIONS))
+ELU, SIGMOID, SIN, SOFTPLUS, TANH = map(MAP_NAMES.index, ("elu", "sigmoid", "sin", "softplus", "tanh"))
 ROOT_HALF, DENSITY = 0.5**0.5, 0.3989422804014327  # 1 / sqrt(2 pi)
 
 
@@ -68,12 +67,9 @@ PAIRS = {
 }
 
 
-@routine
+@emitted_function
 def activate(builder, kind, x, values, slopes, count):
-    """Write the activation of number `kind` of x, `count` numbers, to `values` and its derivatives to `slopes`.
-
-    The numbers are those of MAPS.
-    """
+    """Emit the activation MAP_NAMES[kind] of `count` numbers x into `values`, and its derivatives into `slopes`."""
 
     def apply(pair):
         def write(places, lanes):
@@ -81,12 +77,12 @@ def activate(builder, kind, x, values, slopes, count):
             for target, result in zip(targets, pair(load(builder, source, lanes))):
                 store(builder, target, result)
 
-        over(builder, count, (x, values, slopes), write)
+        for_each_vector(builder, count, (x, values, slopes), write)
 
-    choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAPS])
+    choose(builder, kind, [partial(apply, PAIRS[name]) for name in MAP_NAMES])
 
 
-@part
+@inner_function
 def activate_array(kind, values, slopes):
     """Apply an activation to `values` in place, and write its derivatives to `slopes`."""
     activate(kind, pointer(values), pointer(values), pointer(slopes), len(values))

@@ -1,4 +1,4 @@
-"""The slope of a convolutional field and its products e^T J, by the layers forwards and backwards."""
+"""The slope of a convolutional field and its vector-Jacobian products e^T J, layer by layer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from ...fields import ConcatConv
 from .activations import ACTIVATIONS, DERIVATIVES
 
 
-class Convolved:
-    """The slope of a `ConcatConv`, and what Hutchinson's estimate needs of its Jacobian; z is (n, d).
+class ConvNet:
+    """The slope of a `ConcatConv`, and the products with its Jacobian that Hutchinson's estimate needs; z is (n, d).
 
-    Made under torch.autocast, it computes the convolutions in autocast's dtype, whenever it is called; what
-    goes in and comes out keeps the state's dtype, and so should all that is done with it: see
-    `pyneuralode.flows.dynamics`.
+    If it is created under torch.autocast, convolutions are computed in autocast's dtype whenever it is called. Inputs
+    and outputs keep the state's dtype, and so should everything computed from them: see `pyneuralode.flows.dynamics`.
     """
 
     def __init__(self, field: ConcatConv, parameters: dict[str, Tensor]):
@@ -35,7 +34,7 @@ class Convolved:
         weight, bias = layers[-1]
         return self._vector(functional.conv2d(x, weight, padding=self.pad) + bias, z)
 
-    def product(self, t: float | Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    def vjp(self, t: float | Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
         layers = self._layers_at(t, self.lower or z.dtype)
         x, gains = self._image(z), []
@@ -51,9 +50,9 @@ class Convolved:
         return self._vector(slope, z), self._vector(row, z)
 
     def _layers_at(self, t: float | Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """Return each layer's kernel of the image (out, in, k, k) and bias (1, out, height, width) at time t.
+        """Return each layer's kernel for the image (out, in, k, k) and bias (1, out, height, width) at time t.
 
-        The time's channel is the same for all images, and constant but for the padding: it makes a bias of
+        The time channel is the same for all images, and constant except for the padding: it amounts to a bias for
         each pixel.
         """
         field = self.field

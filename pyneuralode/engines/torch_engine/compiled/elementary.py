@@ -1,6 +1,6 @@
-"""Exponentials of whole vectors: straight-line arithmetic, good to a few units in the last place.
+"""Exponentials of whole vectors: straight-line arithmetic, accurate to a few units in the last place.
 
-x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits.
+x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits.
 The constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
 Comparisons are written so that a NaN passes through. All functions take and return a `Number`.
 """
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from .emitting import Number
+from .llvm_codegen import Number
 
 # Further terms are below half a unit in the last place.
 _TAYLOR = {double: [1 / math.factorial(n) for n in range(2, 14 if double else 9)] for double in (True, False)}
@@ -19,14 +19,14 @@ _AREA = {double: [2 / (2 * n + 1) for n in range(1, 17 if double else 9)] for do
 
 
 def _shift(x: Number) -> float:
-    """Return what, added to a small number, leaves the nearest whole number in the last bits."""
+    """Return the number that, added to a small one, leaves the nearest integer in the last bits."""
     return 1.5 * 2.0 ** (52 if x.double else 23)
 
 
 def polynomial(x: Number, coefficients: Sequence[float]) -> Number:
     """Return the polynomial with these coefficients, constant first.
 
-    Estrin's scheme, pairs and then pairs of pairs, waits less than Horner's.
+    Estrin's scheme, pairs and then pairs of pairs, has shorter chains of dependencies than Horner's.
     """
     terms = [x.like(c) for c in coefficients]
     while len(terms) > 1:

@@ -1,6 +1,6 @@
-"""The slope of a layered field with its trace or its Jacobian, differentiated by hand.
+"""Autograd functions with hand-written backward passes: the slope of a layered field with its trace or its Jacobian.
 
-The same numbers as `Layered`'s plain operations, in far fewer calls and passes over memory.
+They give the same numbers as the plain operations in `LayeredNet`, with far fewer calls and passes over memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SlopeAndJacobian(torch.autograd.Function):
                 before += bias
             products.append(product)
         ctx.activation, ctx.with_bias = activation, [bias is not None for bias in biases]
-        # Of the layers' values only the products are kept: fresh memory costs more than computing the others again.
+        # Only the products of each layer are saved: fresh memory costs more than computing the other values again.
         ctx.save_for_backward(z, biases[0], *weights, *products[:-1])
         return before.clone(), tangents.expand(d, n, -1).clone()
 
@@ -96,7 +96,7 @@ class SlopeAndJacobian(torch.autograd.Function):
 
 
 def _stack(activation: str, before: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a layer's values and tangents (1 + d, n, width) behind its activation, and the activation's derivative."""
+    """Return a layer's values and tangents (1 + d, n, width) after its activation, and the activation's derivative."""
     value, gain = _activate(activation, before)
     stack = before.new_empty(1 + len(tangents), *before.shape)
     stack[0] = value

@@ -1,7 +1,7 @@
-"""Fields that at any one time are an ordinary network: their layers, their slope and the products with their Jacobian.
+"""Fields that at any one time are an ordinary network: their layers, their slope and products with their Jacobian.
 
-Every such field is one function from the time to a list of (weight (out, in), bias (out,) or None). What a flow needs
-of the Jacobian J = df/dz then follows from the layers, undifferentiated: its trace, its products e^T J, or all of it.
+Every such field is one function from the time to a list of (weight (out, in), bias (out,) or None). The trace of the
+Jacobian J = df/dz, its products e^T J, and J itself follow from the layers in closed form.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ...fields import MLP, ConcatMLP, GatedMLP, HyperMLP, Linear, VectorField
 from .activations import ACTIVATIONS, DERIVATIVES
-from .layered_functions import OneHiddenTrace, SlopeAndJacobian
+from .fused_functions import OneHiddenTrace, SlopeAndJacobian
 
 Time = float | Tensor
 Layers = list[tuple[Tensor, Tensor | None]]
@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 
 @singledispatch
 def layers_of(field: VectorField, parameters: Parameters) -> Callable[[Time], Layers] | None:
-    """Return the function from the time to the field's layers; None for a field that is not layered."""
+    """Return the function from the time to the field's layers, or None for a field that has none."""
     return None
 
 
@@ -113,10 +113,11 @@ def _scaled(layers: Layers, factor: float) -> Layers:
     return [*layers[:-1], (weight * factor, None if bias is None else bias * factor)]
 
 
-class Layered:
-    """The slope of a layered field, and with it what is asked of its Jacobian; z is (n, d).
+class LayeredNet:
+    """The slope of a layered field, and its Jacobian; z is (n, d).
 
-    With `compiled`, trace and Jacobian are differentiated by hand, once; without, by autograd, as often as one likes.
+    With `compiled`, trace and Jacobian have a hand-written backward pass, which cannot be differentiated again; without
+    it autograd differentiates them any number of times.
     """
 
     def __init__(self, at: Callable[[Time], Layers], activation: str, compiled: bool = True):
@@ -134,7 +135,7 @@ class Layered:
         """Return the slope (n, d) and the trace of the Jacobian (n,).
 
         With one hidden layer the trace is sum_k g_k c_k, with two g2^T C g1, where g are the activation's derivatives
-        and c and C do not depend on the sample; otherwise it is that of the whole Jacobian.
+        and c and C do not depend on the sample; otherwise the whole Jacobian is formed.
         """
         layers = self.at(t)
         if self.compiled and len(layers) == 2:
@@ -155,7 +156,7 @@ class Layered:
         """Return the slope (n, d) and the Jacobian's columns (d, n, d): [j, n, i] is df_i/dz_j."""
         return self._with_jacobian(self.at(t), z)
 
-    def product(self, t: Time, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    def vjp(self, t: Time, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
         layers = self.at(t)
         slope, gains = self._with_gains(layers, z)

@@ -1,13 +1,13 @@
-"""Flat arrays of whole vectors, and a vector type for Numba."""
+"""Flat arrays that are read and written in whole vectors, and a vector type for Numba."""
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from .emitting import at, pointer
-from .kernels import maker, part
-from .plan import VECTOR_BYTES
+from .compilation import allocating_function, inner_function
+from .constants import VECTOR_BYTES
+from .llvm_codegen import at, pointer
 from .products import column
 
 
@@ -30,7 +30,7 @@ def lanes(array):
     return VECTOR_BYTES // array.itemsize
 
 
-@overload(lanes)  # not inline: where Numba inlines, it then takes stores through pointers for dead code
+@overload(lanes)  # not inline: after inlining, Numba would take stores through pointers for dead code
 def _lanes(array):
     count = VECTOR_BYTES * 8 // array.dtype.bitwidth
     return lambda array: count
@@ -77,28 +77,28 @@ def muladd(typing, a, b, c):
     return a(a, b, c), generate
 
 
-@maker
+@allocating_function
 def aligned(size, like):
     """Return `size` uninitialized numbers of the dtype of `like`, starting on a whole vector."""
-    room = np.empty(size + lanes(like), like.dtype)
-    skip = (-room.ctypes.data) % VECTOR_BYTES // room.itemsize
-    return room[skip : skip + size]
+    buffer = np.empty(size + lanes(like), like.dtype)
+    skip = (-buffer.ctypes.data) % VECTOR_BYTES // buffer.itemsize
+    return buffer[skip : skip + size]
 
 
-@part
+@inner_function
 def fill(array, number):
     for i in range(array.size):
         array[i] = number
 
 
-@part
+@inner_function
 def copy(out, array, size):
-    """out[:size] = array[:size]; Numba's own compiles for a second, for its error messages."""
+    """out[:size] = array[:size]; Numba's own slice assignment takes a second to compile, for its error messages."""
     for i in range(size):
         out[i] = array[i]
 
 
-@part
+@inner_function
 def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
     """out[o + j] += sum over i < rows of weights[w + i dw] matrix[m + i dm + j], for j < width.
 

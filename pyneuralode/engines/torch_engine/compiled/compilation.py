@@ -1,0 +1,41 @@
+"""How functions are compiled: the kernels that Python calls and the functions they are made of."""
+
+import logging
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from numba import njit
+
+from .. import step_size
+from .constants import MAP_NAMES
+
+
+def fingerprint(folder: Path, *others: Path, shared: int = 0) -> int:
+    """Return a number that changes with the Python files of a folder, with the `others`, and with `shared`.
+
+    Numba looks at a kernel's own file only to see whether what it has cached is out of date. As the default of an
+    argument, the number becomes part of the kernel's signature and stands for all files from which it is compiled.
+    """
+    return zlib.crc32(b"".join(path.read_bytes() for path in (*sorted(folder.glob("*.py")), *others)), shared)
+
+
+SHARED_SOURCES = fingerprint(
+    Path(__file__).parent, Path(step_size.__file__), shared=zlib.crc32(repr(MAP_NAMES).encode())
+)
+
+# For functions that only compiled code calls. Without wrappers for Python they compile in half the time; without
+# reference counts, which only functions that allocate arrays need, small ones run twice as fast.
+INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+allocating_function = njit(**INNER)
+inner_function = njit(_nrt=False, **INNER)
+fma_function = njit(_nrt=False, fastmath={"contract"}, **INNER)
+
+
+def kernel(function: Callable) -> Callable:
+    """Return `function`, compiled at its first call for each dtype."""
+    try:
+        return njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError as error:  # neither this folder nor a user's cache folder can be written to
+        logging.getLogger("pyneuralode").info("%s: compiling anew in every process", error)
+        return njit(nogil=True, error_model="numpy")(function)

@@ -1,0 +1,43 @@
+"""Step size control in compiled marches: the formulas of ..step_size, and the decisions that all of them share."""
+
+import numpy as np
+
+from .. import step_size
+from .compilation import inner_function
+from .march_codes import DONE, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, TOO_MANY, TOO_SMALL
+
+size_after_rejection = inner_function(step_size.size_after_rejection)
+size_after_step = inner_function(step_size.size_after_step)
+trial_step_size = inner_function(step_size.trial_step_size)
+initial_step_size = inner_function(step_size.initial_step_size)
+
+
+@inner_function
+def smallest_step(t):
+    """Return the size of the smallest step that the time resolves."""
+    return step_size.MIN_STEP_SPACINGS * np.spacing(abs(t))
+
+
+@inner_function
+def next_step(t, stop, size, taken, controls):
+    """Return the status, and the size and end of the step after `taken` steps, which ends at `stop` at the latest."""
+    if taken >= controls[MAX_STEPS]:
+        return TOO_MANY, size, t
+    size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], smallest_step(t))
+    if size >= abs(stop - t):
+        return DONE, size, stop
+    return DONE, size, t + (size if stop > t else -size)
+
+
+@inner_function
+def check_rejection(t, h, size, finite, controls):
+    """Return the status after a rejected step of `size` (or, cut, of `h`): DONE if a shorter one may be tried."""
+    if min(size, abs(h)) > max(controls[MIN_STEP], smallest_step(t)):
+        return DONE
+    return TOO_SMALL if finite else NOT_FINITE
+
+
+@inner_function
+def combine_dop853_errors(fifth, third):
+    """Return the error as in Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
+    return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2) if fifth != 0 else fifth

@@ -1,0 +1,336 @@
+"""Linearizations of a slope at one point: its value, its Jacobian J, and solvers for I - scale J."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....problem.values import all_finite
+from ..once_differentiable import once_differentiable
+
+# Restarts of GMRES, Krylov vectors between them, and the precision that suffices inside a Newton iteration.
+MAX_RESTARTS, MAX_VECTORS, ROUGH_PRECISION = 10, 100, 1e-3
+
+
+class ShiftedSolver(Protocol):
+    """Solves linear systems with the matrix I - scale J; never recorded by autograd. `failure` says what went wrong."""
+
+    failure: str | None
+
+    def solve(self, right: Tensor) -> Tensor: ...
+
+    def solve_transposed(self, right: Tensor) -> Tensor: ...
+
+
+class Linearization(Protocol):
+    """f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None means zero), and its Jacobian J."""
+
+    slope: Tensor
+    time_derivative: Tensor | None
+    recorded: bool  # by autograd
+    usable: bool  # whether J and df/dt describe how f changes; otherwise no step is built on them
+    frozen: Tensor | None  # mask (n,) of components that a step must not move, since J has no columns for them
+
+    def jvp(self, x: Tensor) -> Tensor:
+        """Return J x (n,), differentiable if autograd recorded the linearization."""
+
+    def shifted_solver(self, scale: float, rough: bool = False) -> ShiftedSolver:
+        """Return a solver for I - scale J; a `rough` one gives a few digits, for solutions that are corrected."""
+
+    def spectral_bound(self) -> float:
+        """Return a bound on (or an estimate of) the largest absolute eigenvalue of J."""
+
+
+class DenseLinearization:
+    """A Jacobian matrix (n, n), or N matrices (N, d, d) of samples that do not depend on each other.
+
+    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `linear_enough` says whether
+    difference quotients are close to derivatives.
+    """
+
+    def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, linear_enough: bool = True):
+        self.slope, self.time_derivative, self.linear_enough, self.frozen = slope, time_derivative, linear_enough, None
+        if not all_finite(jacobian):
+            columns = ~torch.isfinite(jacobian).all(-2)
+            self.frozen, jacobian = columns.reshape(-1), jacobian.masked_fill(columns[..., None, :], 0.0)
+        self.jacobian, self.recorded = jacobian, jacobian.requires_grad
+
+    @property
+    def usable(self) -> bool:
+        return self.linear_enough and (self.time_derivative is None or all_finite(self.time_derivative))
+
+    def jvp(self, x: Tensor) -> Tensor:
+        return torch.matmul(self.jacobian, x.view(*self.jacobian.shape[:-1], 1)).view(-1)
+
+    def shifted_solver(self, scale: float, rough: bool = False) -> LUSolver:
+        return LUSolver(self.jacobian.detach(), scale)
+
+    def spectral_bound(self) -> float:
+        return float(self.jacobian.detach().abs().sum(-1).max())
+
+
+class LUSolver:
+    """LU factors of I - scale J. If it is singular, solutions are not finite and the step with them is rejected."""
+
+    failure = None
+
+    def __init__(self, jacobian: Tensor, scale: float):
+        matrix = jacobian * -scale
+        matrix.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        self.factors, self.pivots, _ = torch.linalg.lu_factor_ex(matrix)
+        self.columns = (*matrix.shape[:-1], 1)
+
+    def solve(self, right: Tensor) -> Tensor:
+        return torch.linalg.lu_solve(self.factors, self.pivots, right.reshape(self.columns)).view(-1)
+
+    def solve_transposed(self, right: Tensor) -> Tensor:
+        columns = right.reshape(self.columns)
+        return torch.linalg.lu_solve(self.factors, self.pivots, columns, adjoint=True).view(-1)
+
+
+class MatrixFreeLinearization:
+    """A Jacobian known only by its products, each one pass of autograd through the field.
+
+    Two reverse passes make a forward one: `transposed_product` is J^T u for a dummy u, and differentiating it by u
+    gives J x.
+    """
+
+    frozen = None
+
+    def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
+        self.slope, self.time_derivative, self.at, self.recorded = (
+            slope if recording else slope.detach(),
+            time_derivative,
+            at,
+            recording,
+        )
+        self.graph, self.dummy = slope, dummy
+        with torch.enable_grad():
+            (self.transposed_product,) = torch.autograd.grad(
+                slope, at, self.dummy, create_graph=True, materialize_grads=True
+            )
+        self.usable = all_finite(self.jvp(torch.ones_like(slope))) and (
+            time_derivative is None or all_finite(time_derivative)
+        )
+
+    def jvp(self, x: Tensor) -> Tensor:
+        if not self.transposed_product.requires_grad:
+            return torch.zeros_like(x)
+        return torch.autograd.grad(
+            self.transposed_product,
+            self.dummy,
+            x,
+            retain_graph=True,
+            create_graph=self.recorded and torch.is_grad_enabled(),
+        )[0]
+
+    def vjp(self, x: Tensor) -> Tensor:
+        return torch.autograd.grad(self.graph, self.at, x, retain_graph=True, materialize_grads=True)[0]
+
+    def shifted_solver(self, scale: float, rough: bool = False) -> GMRESSolver:
+        return GMRESSolver(self, scale, rough)
+
+    def spectral_bound(self) -> float:
+        """Estimate the largest eigenvalue by a few steps of the power method."""
+        x = torch.ones_like(self.slope.detach())
+        for _ in range(5):
+            x = self.jvp(x / torch.linalg.vector_norm(x).clamp_min(torch.finfo(x.dtype).tiny)).detach()
+        return float(torch.linalg.vector_norm(x))
+
+
+class GMRESSolver:
+    """GMRES for I - scale J (Saad and Schultz 1986), without a preconditioner."""
+
+    def __init__(self, linear: MatrixFreeLinearization, scale: float, rough: bool):
+        self.linear, self.scale, self.precision = linear, scale, ROUGH_PRECISION if rough else None
+        self.failure: str | None = None
+
+    def solve(self, right: Tensor) -> Tensor:
+        return self._gmres(lambda x: x - self.scale * self.linear.jvp(x), right)
+
+    def solve_transposed(self, right: Tensor) -> Tensor:
+        return self._gmres(lambda x: x - self.scale * self.linear.vjp(x), right)
+
+    @torch.no_grad()
+    def _gmres(self, apply: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
+        # By default far below any tolerance of the solve, so that the order of the method does not suffer.
+        target = (self.precision or torch.finfo(right.dtype).eps ** 0.75) * float(torch.linalg.vector_norm(right))
+        x, residual = torch.zeros_like(right), right
+        for _ in range(MAX_RESTARTS):
+            x = x + _krylov_correction(apply, residual, target)
+            residual = right - apply(x)
+            size = float(torch.linalg.vector_norm(residual))
+            if size <= 2 * target:
+                return x
+            if not math.isfinite(size):
+                break
+        self.failure = "GMRES did not solve its linear systems"
+        return x
+
+
+def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, target: float) -> Tensor:
+    """Return the correction from at most `MAX_VECTORS` products that makes the residual smallest."""
+    size = float(torch.linalg.vector_norm(residual))
+    if not 0 < size < math.inf:
+        return residual
+    basis = residual.new_empty(MAX_VECTORS + 1, len(residual))
+    basis[0] = residual / size
+    triangle, right, rotations = np.zeros((MAX_VECTORS, MAX_VECTORS)), [size], []
+    for j in range(MAX_VECTORS):
+        vector, space = apply(basis[j]), basis[: j + 1]
+        parts = space @ vector
+        vector = torch.addmv(vector, space.t(), parts, alpha=-1)
+        rest = space @ vector  # what rounding left over
+        vector = torch.addmv(vector, space.t(), rest, alpha=-1)
+        *column, length = torch.cat([parts + rest, torch.linalg.vector_norm(vector)[None]]).tolist()
+        for i, (c, s) in enumerate(rotations):
+            column[i : i + 2] = c * column[i] + s * column[i + 1], c * column[i + 1] - s * column[i]
+        radius = math.hypot(column[j], length)
+        c, s = (column[j] / radius, length / radius) if radius else (1.0, 0.0)
+        rotations.append((c, s))
+        column[j] = radius
+        triangle[: j + 1, j] = column
+        right[j:] = c * right[j], -s * right[j]
+        if abs(right[-1]) <= target or not length > 0:
+            break
+        basis[j + 1] = vector / length
+    weights = np.linalg.lstsq(triangle[: j + 1, : j + 1], np.array(right[: j + 1]), rcond=None)[0]
+    return torch.as_tensor(weights, dtype=residual.dtype, device=residual.device) @ basis[: j + 1]
+
+
+class QuadratureLinearization:
+    """A slope whose last components are quadratures, on which nothing depends: J = [[A, 0], [B, 0]].
+
+    `core` is the linearization with A, and `below(x)` returns B x.
+    """
+
+    recorded, frozen = False, None
+
+    def __init__(
+        self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
+    ):
+        self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
+        self.usable = core.usable and core.frozen is None and (time_derivative is None or all_finite(time_derivative))
+
+    def shifted_solver(self, scale: float, rough: bool = False) -> QuadratureSolver:
+        return QuadratureSolver(self, scale, rough)
+
+    def spectral_bound(self) -> float:
+        return self.core.spectral_bound()
+
+
+class QuadratureSolver:
+    """Solves for the states first, then for the quadratures."""
+
+    def __init__(self, linear: QuadratureLinearization, scale: float, rough: bool):
+        self.core, self.below, self.scale = linear.core.shifted_solver(scale, rough), linear.below, scale
+        self.size = len(linear.core.slope)
+
+    @property
+    def failure(self) -> str | None:
+        return self.core.failure
+
+    def solve(self, right: Tensor) -> Tensor:
+        x = self.core.solve(right[: self.size])
+        return torch.cat([x, torch.add(right[self.size :], self.below(x), alpha=self.scale)])
+
+
+class BlockTriangularLinearization:
+    """A slope of equally large blocks, all with the Jacobian A of the first: J = [[A, 0, 0], [B, A, 0], [C, 0, A]].
+
+    `core` is the linearization of the first block, and `below(x)` returns B x, C x, ... in one vector.
+    """
+
+    recorded, frozen = False, None
+
+    def __init__(
+        self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
+    ):
+        self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
+        self.usable = core.usable and core.frozen is None and (time_derivative is None or all_finite(time_derivative))
+
+    def shifted_solver(self, scale: float, rough: bool = False) -> BlockTriangularSolver:
+        return BlockTriangularSolver(self, scale, rough)
+
+    def spectral_bound(self) -> float:
+        return self.core.spectral_bound()
+
+
+class BlockTriangularSolver:
+    """Solves block after block, each with the solver of the first."""
+
+    def __init__(self, linear: BlockTriangularLinearization, scale: float, rough: bool):
+        self.core, self.below, self.scale, self.rough = (
+            linear.core.shifted_solver(scale, rough),
+            linear.below,
+            scale,
+            rough,
+        )
+        self.size = len(linear.core.slope)
+
+    @property
+    def failure(self) -> str | None:
+        return self.core.failure
+
+    def solve(self, right: Tensor) -> Tensor:
+        first, rest = self.core.solve(right[: self.size]), right[self.size :]
+        if not self.rough:  # for a solution that is corrected, the diagonal blocks suffice
+            rest = torch.add(rest, self.below(first), alpha=self.scale)
+        return torch.cat([first, *(self.core.solve(part) for part in rest.split(self.size))])
+
+
+class NegatedTransposeLinearization:
+    """A slope whose Jacobian is -J^T with the J of `linear`, as that of the adjoint equation is."""
+
+    time_derivative, recorded, frozen = None, False, None
+
+    def __init__(self, slope: Tensor, linear: Linearization):
+        self.slope, self.linear, self.usable = slope, linear, linear.usable and linear.frozen is None
+
+    def shifted_solver(self, scale: float, rough: bool = False) -> TransposedSolver:
+        return TransposedSolver(self.linear.shifted_solver(-scale, rough))
+
+    def spectral_bound(self) -> float:
+        return self.linear.spectral_bound()
+
+
+class TransposedSolver:
+    """Solves with the transpose of another solver's matrix."""
+
+    def __init__(self, solver: ShiftedSolver):
+        self.solver, self.solve = solver, solver.solve_transposed
+
+    @property
+    def failure(self) -> str | None:
+        return self.solver.failure
+
+
+def differentiable_solve(linear: Linearization, solver: ShiftedSolver, scale: float, right: Tensor) -> Tensor:
+    """Return x with (I - scale J) x = right, connected to autograd through `right` and J."""
+    if not (linear.recorded or right.requires_grad):
+        return solver.solve(right)
+    x = solver.solve(right.detach())
+    return ImplicitFunction.apply(solver, x, torch.add(right - x, linear.jvp(x), alpha=scale))
+
+
+class ImplicitFunction(torch.autograd.Function):
+    """A solution x of residual(x, parameters) = 0, differentiated by the implicit function theorem.
+
+    Its derivative is (I - scale J)^-1 times that of the residual; `solver` solves with I - scale J, which is minus the
+    derivative of the residual with respect to x.
+    """
+
+    @staticmethod
+    def forward(ctx, solver: ShiftedSolver, x: Tensor, residual: Tensor) -> Tensor:
+        ctx.solver = solver
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        return None, None, ctx.solver.solve_transposed(cotangent)
