@@ -1,7 +1,7 @@
 # Values between Python and Julia: dictionaries, lists, numbers and strings are converted, arrays are shared.
 module PyNeuralODEPythonCallExt
 
-using PyNeuralODE: PyNeuralODE, call, reply_of
+using PyNeuralODE: PyNeuralODE, call, error_reply
 using PythonCall
 
 "Return Python's function entry(name, request, progress), which takes and returns Python values."
@@ -13,7 +13,7 @@ function entry(name::Py, request::Py, progress::Py)
         GC.@preserve request call(pyconvert(String, name), from_python(request), listener(progress))
     catch error
         error isa PyException && rethrow()  # out of a callback: Python's own
-        reply_of(error)
+        error_reply(error)
     end
     return to_python(reply)
 end
@@ -21,9 +21,9 @@ end
 "Return a function that tells Python of progress and returns whether to go on; Ctrl-C there means no."
 function listener(progress::Py)
     pyis(progress, pybuiltins.None) && return nothing
-    return function (told...)
+    return function (args...)
         try
-            return pyconvert(Bool, progress(told...))
+            return pyconvert(Bool, progress(args...))
         catch error
             error isa PyException && pyissubclass(error.t, pybuiltins.KeyboardInterrupt) && return false
             rethrow()

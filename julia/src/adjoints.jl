@@ -40,7 +40,7 @@ function adjoint_method(gradient, product)
 end
 
 """
-    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing, vjp=:hand)
+    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing, vjp="hand")
 
 A differentiable solve by SciML, with the gradients
 
@@ -50,7 +50,7 @@ A differentiable solve by SciML, with the gradients
   SciMLSensitivity's ForwardSensitivity it gives the derivative with respect to the start too and needs no Jacobian of the
   joint system, which for an implicit solver has as many rows as there are sensitivities.
 
-`vjp` is the vector-Jacobian product of the field: :hand (ours, `pullback!`), :zygote or :reversediff (of `traceable`).
+`vjp` is the vector-Jacobian product of the field: "hand" (ours, `pullback!`), "zygote" or "reversediff" (of `traceable`).
 """
 mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <: DifferentiableSolve
     const field::VectorField
@@ -68,11 +68,11 @@ mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <
 end
 
 function AdjointSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(),
-                      rtol=nothing, atol=nothing, vjp=:hand) where {T<:AbstractFloat}
+                      rtol=nothing, atol=nothing, vjp="hand") where {T<:AbstractFloat}
     check_times(ts)
-    known("gradient", gradient, ADJOINTS)
-    method = adjoint_method(gradient, known("vjp", string(vjp), PRODUCTS))
-    f = vjp == :hand ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
+    lookup("gradient", gradient, ADJOINTS)
+    method = adjoint_method(gradient, lookup("vjp", vjp, PRODUCTS))
+    f = vjp == "hand" ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
     backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size,
                        control.min_step, control.max_step, control.max_steps)
     ys = zeros(T, size(u0)..., length(ts))
@@ -110,17 +110,17 @@ function integrate!(s::AdjointSolve{T}, p, u0) where {T}
     copyto!(s.start, u0)
     problem = ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p)
     dense = s.gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint")
-    s.solution = integrate(problem, s.solver, s.ts, s.control; saving(s.solver, s.ts, s.control, dense)...)
+    s.solution = integrate(problem, s.solver, s.ts, s.control; save_options(s.solver, s.ts, s.control, dense)...)
     return write_states!(s.ys, s.solution, s.ts)
 end
 
-counts(s::AdjointSolve) = tally(s.solution)
+counts(s::AdjointSolve) = solver_counts(s.solution)
 
 pullback!(pbar, u0bar, s::AdjointSolve, ysbar) =
     Base.invokelatest(s.method === nothing ? forwards! : backwards!, pbar, u0bar, s, ysbar)
 
 function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
-    n, times = length(s.start), stops(s)
+    n, times = length(s.start), adjoint_times(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
     # The start is among the times: its cotangent is added there, and that it is asked for says that the solve arrived.
@@ -128,7 +128,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
         index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
         pending = i - 1
     end
-    steps = settings(s.solver, reverse(s.ts), s.backward)
+    steps = step_options(s.solver, reverse(s.ts), s.backward)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(n, length(s.p), reached),)))
     stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = try
@@ -139,7 +139,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
         u0bar, pbar
     end
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, loosen its rtol and atol, " *
+        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): raise max_steps, loosen its rtol and atol, " *
         "or take another solver or gradient.", Float64(reached[]), NaN))
     copyto!(getdata(pbar), pgrad)
     copyto!(u0bar, u0grad)
@@ -147,7 +147,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
 end
 
 # QuadratureAdjoint over a whole interval of a stiff problem misses the layer at its start; over the forward solve's steps it does not.
-stops(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
+adjoint_times(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """
     largest_norm(n, m, reached)

@@ -10,7 +10,7 @@ Return the array type of a device: "cpu", or "cuda", for which CUDA.jl is loaded
 """
 function place(name)
     name == "cuda" && !haskey(PLACES, name) && load_cuda()
-    return known("device", name, PLACES)
+    return lookup("device", name, PLACES)
 end
 
 const CUDA_PACKAGE = Base.PkgId(Base.UUID("052768ef-5323-5732-b1bb-66c8b64840ba"), "CUDA")

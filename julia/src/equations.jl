@@ -95,7 +95,7 @@ function Equations(components, parameters, steps, outputs)
     for (place, step) in enumerate(steps)
         name, words... = string.(split(step))
         name == "**" && words[end] == "2.0" && ((name, words) = ("square", words[1:1]))
-        operation, binary = known("an operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
+        operation, binary = lookup("an operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
         length(words) == 1 + binary || throw(UserError("the step $(repr(step)) has $(length(words)) operands: give $(1 + binary)."))
         push!(code, FormulaStep(operation, binary, register(words[1]), register(words[end])))
         registers["#$place"] = length(names) + place

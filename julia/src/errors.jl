@@ -25,7 +25,7 @@ end
 Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
 
 "Return `catalog[name]`; an unknown name is answered with the known ones."
-function known(argument, name, catalog)
+function lookup(argument, name, catalog)
     # Looked up as a string: code that compares it as anything is compiled anew once other packages define comparisons.
     key = string(name)::String
     haskey(catalog, key) && return catalog[key]

@@ -31,7 +31,7 @@ struct MLP{A,M} <: VectorField
 end
 
 function MLP(sizes; activation="tanh", input_map="identity", input_scale=1.0, output_scale=1.0)
-    return MLP(collect(Int, sizes), known("activation", activation, ACTIVATIONS), known("input_map", input_map, INPUT_MAPS),
+    return MLP(collect(Int, sizes), lookup("activation", activation, ACTIVATIONS), lookup("input_map", input_map, INPUT_MAPS),
                Float64(input_scale), Float64(output_scale))
 end
 
@@ -45,7 +45,7 @@ struct Linear{M} <: VectorField
     input_map::M
 end
 
-Linear(dim; input_map="identity") = Linear(Int(dim), known("input_map", input_map, INPUT_MAPS))
+Linear(dim; input_map="identity") = Linear(Int(dim), lookup("input_map", input_map, INPUT_MAPS))
 
 """
     SEIR()

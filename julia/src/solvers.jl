@@ -16,7 +16,7 @@ export find_solver
     Solver
 
 One method: `order` of convergence, `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching), `adaptive` if it
-adapts its steps (Euler, Midpoint, Heun and RK4 do not here, as in the embedded engine, whatever SciML's can do),
+adapts its steps (Euler, Midpoint, Heun and RK4 do not here, as in the torch engine, whatever SciML's can do),
 and `make`, which returns the algorithm for a way to differentiate (an ADTypes choice; explicit methods need none).
 """
 struct Solver
@@ -55,7 +55,7 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
 "Return the catalog's entry for a name, matched without regard to case."
-find_solver(name) = get(() -> known("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
+find_solver(name) = get(() -> lookup("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
 "Whether a solver needs the Jacobian of the field."
 implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilized))

@@ -2,7 +2,7 @@ using ForwardDiff
 using LinearAlgebra
 using OrdinaryDiffEqTsit5: Tsit5
 using PyNeuralODE
-using PyNeuralODE: ACTIVATIONS, Control, DiscreteSolve, FEW, SolveFailure, TABLEAUS, UserError, activate, counts, derivative, lanes, load, solve!,
+using PyNeuralODE: ACTIVATIONS, Control, DiscreteSolve, MAX_DOT_ROWS, SolveFailure, TABLEAUS, UserError, activate, counts, derivative, lanes, load, solve!,
     store!, value_and_slope
 using Random
 using SciMLBase: SciMLBase
@@ -220,7 +220,7 @@ end
     end
 end
 
-@testset "discrete: formulas take the steps of Python's embedded engine by $solver" for (solver, alone, together) in (
+@testset "discrete: formulas take the steps of the torch engine by $solver" for (solver, alone, together) in (
     # pyneuralode.solve(..., engine="torch"): evaluations, accepted, rejected
     ("Tsit5", (518, 86, 0), (578, 96, 0)),
     ("Vern7", (445, 42, 1), (505, 48, 1)),

@@ -46,6 +46,6 @@ def setup_julia(
         installation.precompile(progress)
         image = installation.build_image(progress) if sysimage else None
         installation.verify(progress, image)
-    installation.keep(image)  # only now: what was not seen to work is not left to be picked up
+    installation.write_records(image)  # last, so that the probe never finds what did not work
     typer.echo(f"The Julia engine is ready. What Julia printed: {folder / LOG}")
     typer.echo("Next: `pyneuralode doctor --time`.")

@@ -32,7 +32,7 @@ mutable struct FirstOrder{R,S}
 end
 
 function FirstOrder(settings::AbstractDict, x)
-    rule = known("optimizer", settings["kind"], RULES)(settings)
+    rule = lookup("optimizer", settings["kind"], RULES)(settings)
     return FirstOrder(rule, Optimisers.init(rule, x))
 end
 

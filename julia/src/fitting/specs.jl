@@ -81,4 +81,4 @@ function component_place(argument, j, dim)
     return Int(j) + 1
 end
 
-described(argument, catalog, d, variables, dim) = known(argument, d["kind"], catalog)(d, variables, dim)
+build_piece(argument, catalog, d, variables, dim) = lookup(argument, d["kind"], catalog)(d, variables, dim)

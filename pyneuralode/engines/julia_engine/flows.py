@@ -15,13 +15,14 @@ from torch import Tensor
 from ...conv_fields import ConcatConv
 from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import MLP, Linear
-from ...gradients import ForwardMode, require_gradient
+from ...gradients import require_gradient
 from ...solvers import find_solver, julia_solver
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
 from ..integrals import Integrals
 from ..torch_engine.once_differentiable import once_differentiable
 from . import session
-from .session import Kept
+from .paths import find_flow_path
+from .session import Handle
 from .transfer import plain_control, refuse_tstops, solver_request
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -48,8 +49,7 @@ def _require(flow: Any) -> None:
     julia_solver(flow.solver)
     require_gradient(flow.gradient, "julia")
     refuse_tstops(flow.control)
-    if isinstance(flow.gradient, ForwardMode):
-        raise ArgumentError("gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'.")
+    _path(flow)
     for name in ("rtol", "atol"):
         if np.ndim(getattr(flow.control, name)) > 0:
             raise ArgumentError(f"{name} is an array, which flows do not take in Julia: give a number, such as 1e-5.")
@@ -59,6 +59,13 @@ def _require(flow: Any) -> None:
                 f"the flow is {tensor.dtype} on {tensor.device}, and Julia solves flows in float32 and float64 on the CPU: "
                 "write engine='torch'."
             )
+
+
+def _path(flow: Any) -> str:
+    path, reason = find_flow_path(find_solver(flow.solver), flow.gradient)
+    if path is None:
+        raise ArgumentError(reason)
+    return path
 
 
 def solve_terms(
@@ -89,7 +96,7 @@ def solve_terms(
 
 def _describe(flow, state, span, noise, kinetic, jacobian) -> dict[str, Any]:
     """Return all but the numbers of a solve as plain values; Julia keeps its room for the next one with the same "key"."""
-    request = solver_request(flow.field, find_solver(flow.solver).name, flow.gradient, True) | {
+    request = solver_request(flow.field, find_solver(flow.solver).name, flow.gradient, True, _path(flow)) | {
         "control": plain_control(flow.control),
         "times": [float(t) for t in span],
         "kinetic": kinetic,
@@ -117,12 +124,12 @@ class _Work:
         }
         reply = session.call("flow_terms", self._request | numbers)
         self.evaluations = reply["nfev"]
-        self._kept = Kept(reply["kept"]) if differentiable else None
+        self._handle = Handle(reply["handle"]) if differentiable else None
         return _tensor(reply["end"].T)
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the samples (n, d) and to each parameter."""
-        reply = session.call("flow_pullback", {"kept": self._kept.number, "bar": _samples(cotangent)})
+        reply = session.call("flow_pullback", {"handle": self._handle.number, "bar": _samples(cotangent)})
         return _tensor(reply["x"].T), [_tensor(reply["parameters"][name]) for name in self._names]
 
 

@@ -14,7 +14,7 @@ from ...conv_fields import ConcatConv
 from ...equations import Equations
 from ...errors import ArgumentError, PyNeuralODEError
 from ...fields import MLP, SEIR, Linear, VectorField
-from ...gradients import OF_STEPS, require_gradient
+from ...gradients import require_gradient
 from ...problem import Problem, Solution
 from ...solvers import find_solver, julia_solver
 from ...time_fields import ConcatMLP, GatedMLP, HyperMLP
@@ -25,7 +25,8 @@ from ..torch_engine.gradient_methods import attach_outputs, attach_start
 from ..torch_engine.once_differentiable import once_differentiable
 from ..torch_engine.tangents import refuse_tangents
 from . import python_fields
-from .transfer import Asked, ByAddress, ByValue, refuse_tstops, transfer
+from .paths import require_path
+from .transfer import AddressTransfer, CopyTransfer, SolveRequest, choose_transfer, refuse_tstops
 
 # The descriptions that Julia makes a field of; a subclass describes itself by another name.
 FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -86,14 +87,7 @@ def _require(problem: Problem, differentiated: bool) -> None:
         raise ArgumentError("y0 is a tuple, which a described field does not take: join its parts into one array.")
     if isinstance(y0, Tensor) and y0.is_floating_point() and y0.dtype not in (torch.float32, torch.float64):
         raise ArgumentError(f"y0 is {y0.dtype}, and Julia solves in float32 and float64: write y0.float().")
-    by_steps = (
-        solver.kind == "explicit" and "torch" in solver.engines and problem.compiled
-    )  # the tableaus that both have
-    if differentiated and not problem.dense and isinstance(problem.gradient, OF_STEPS) and not by_steps:
-        raise ArgumentError(
-            f"gradient is {type(problem.gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers "
-            "that both engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
-        )
+    require_path(field, solver, problem.gradient, problem.compiled, differentiated, dense=problem.dense)
 
 
 def solve(problem: Problem) -> Solution:
@@ -115,8 +109,8 @@ def solve(problem: Problem) -> Solution:
     adaptive = entry.adaptive and problem.control.step_size is None
     control = flat_control(problem.control, y0, layout, adaptive)
     times = ts.detach().to("cpu", torch.float64).numpy()
-    asked = Asked(field, entry.name, problem.gradient, problem.compiled, control, times, layout, problem.dense)
-    work = transfer(asked, y0.device)
+    request = SolveRequest(field, entry.name, problem.gradient, problem.compiled, control, times, layout, problem.dense)
+    work = choose_transfer(request, y0.device)
     given = tuple(parameters[name] for name in field.shapes())
     times_matter = ts.requires_grad and torch.is_grad_enabled()
     f = build(field, {name: value.detach() for name, value in parameters.items()}) if times_matter else None
@@ -142,7 +136,7 @@ def solve(problem: Problem) -> Solution:
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, work: ByAddress | ByValue, y0: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx, work: AddressTransfer | CopyTransfer, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.work = work
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
         return work.solve(y0, parameters, True)
@@ -155,7 +149,7 @@ class _Solve(torch.autograd.Function):
         return None, start, *parameters
 
 
-def _dense(work: ByValue, ts: np.ndarray, layout: Layout) -> Callable:
+def _dense(work: CopyTransfer, ts: np.ndarray, layout: Layout) -> Callable:
     """Return the function of time that Julia's own interpolant makes."""
 
     def at(t):
