@@ -18,7 +18,7 @@ function entry(name::Py, request::Py, progress::Py)
     return to_python(reply)
 end
 
-"Return a function that tells Python of progress and returns whether to go on; Ctrl-C there means no."
+"Return a function that reports progress to Python and returns whether to go on; Ctrl-C in Python means no."
 function listener(progress::Py)
     pyis(progress, pybuiltins.None) && return nothing
     return function (args...)
@@ -61,7 +61,7 @@ to_python(x::AbstractArray) = eltype(x) <: Real ? shared(x) : pylist(to_python(i
 # NumPy's view of a Julia array, which keeps it alive.
 shared(x) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
 
-# Compiled with the package: no Python runs then, so they cannot be called, only named.
+# Precompiled with the package by their signatures: no Python runs then, so they cannot be called.
 precompile(entry, (Py, Py, Py))
 precompile(from_python, (Py,))
 precompile(to_python, (Dict{String,Any},))

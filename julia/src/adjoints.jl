@@ -3,8 +3,8 @@
 
 export AdjointSolve
 
-# SciMLSensitivity and what it brings load as slowly as all the rest together. Its part is an extension, which is loaded for
-# the first gradient that needs it.
+# SciMLSensitivity and its dependencies take as long to load as everything else together. So its part is an extension, which is
+# loaded for the first gradient that needs it.
 
 const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode"))
 const PRODUCTS = Dict(name => Val(Symbol(name)) for name in ("hand", "zygote", "reversediff"))
@@ -19,15 +19,15 @@ function sensitivity_gradients end
 """
     load_sensitivity(gradient)
 
-Load SciMLSensitivity from the active environment, and with it the extension, unless they are there. Their code is newer than
-the caller's, which finds it through `invokelatest`.
+Load SciMLSensitivity from the active environment, and the extension with it, unless they are loaded. Their methods are newer than
+the caller, which therefore calls them by `invokelatest`.
 """
 function load_sensitivity(gradient)
     present() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt) !== nothing
     present() && return nothing
     needs = "gradient is '$gradient', which is SciMLSensitivity's"
     Base.locate_package(SCIMLSENSITIVITY) === nothing && throw(UserError(
-        "$needs, and the Julia environment lacks that: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
+        "$needs, which the Julia environment lacks: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
     Base.require(SCIMLSENSITIVITY)
     present() || throw(UserError("$needs, and it does not load with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
     return nothing
@@ -123,7 +123,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     n, times = length(s.start), adjoint_times(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
-    # The start is among the times: its cotangent is added there, and that it is asked for says that the solve arrived.
+    # The start is one of the times: the call for its cotangent shows that the backward solve reached it.
     function cotangent!(out, u, p, t, i)
         index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
         pending = i - 1
@@ -133,7 +133,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = try
         sensitivity_gradients(s.solution, s.solver.make(AutoFiniteDiff()), s.method, times, cotangent!; stored..., steps...)
-    catch error     # of numbers that are no longer finite, met by a linear solve or by the quadrature
+    catch error     # a linear solve or the quadrature met numbers that are not finite
         error isa Union{SingularException,DomainError} || rethrow()
         pending = -1
         u0bar, pbar
@@ -146,7 +146,8 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     return nothing
 end
 
-# QuadratureAdjoint over a whole interval of a stiff problem misses the layer at its start; over the forward solve's steps it does not.
+# On a stiff problem QuadratureAdjoint misses the layer at the start of an interval; on the intervals of the forward solve's steps it
+# does not.
 adjoint_times(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """

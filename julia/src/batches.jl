@@ -4,8 +4,9 @@
 """
     BatchSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing)
 
-A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint", "GaussAdjoint",
-"QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
+A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint",
+"GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State,
+parameters and their cotangents are arrays of the same type as u0.
 """
 mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
     const start::U
@@ -42,8 +43,8 @@ function require_explicit(name)
     return solver
 end
 
-# The evaluator's type is hidden from SciML, whose solvers and adjoints then compile once for all fields; to find it costs a
-# fraction of a microsecond a call, which a batch does not notice. BacksolveAdjoint hands over flattened states.
+# The evaluator's type is hidden from SciML, so that its solvers and adjoints are compiled once for all fields; looking up the
+# method costs a fraction of a microsecond a call, negligible for a batch. BacksolveAdjoint passes flattened states.
 struct BatchSlope
     evaluator::Evaluator
     shape::Dims

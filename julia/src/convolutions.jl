@@ -1,4 +1,4 @@
-# Convolutional networks of images, with the parameters of pyneuralode/conv_fields.py.
+# Convolutional networks of images, with the parameters of Python's fields of the same names.
 
 """
     Convolutions(maps; activation="tanh", output_scale=1)
@@ -70,7 +70,7 @@ end
 # time. With the bias it is the network's bias, an image.
 time_map(map::Convolution) = Convolution(1, map.out, map.kernel, map.height, map.width)
 
-# Of Python's axes (out, in, kernel, kernel) and of NNlib's; Zygote takes reshape and permutedims.
+# Between Python's axes (out, in, kernel, kernel) and NNlib's; Zygote differentiates permutedims.
 reverse_weight_axes(W) = permutedims(W, (4, 3, 2, 1))
 
 function weights_at(field::ConcatConv, p, t)
@@ -82,7 +82,7 @@ function weights_at(field::ConcatConv, p, t)
     end
 end
 
-"Room for the time's kernels, their part of the bias, and an image of ones, by layer."
+"Return workspace for the time's kernels, for their part of the bias, and an image of ones, by layer."
 function workspace(field::ConcatConv, u)
     return map(field.network.maps) do map
         kernels, part = similar(u, prod(weight_shape(time_map(map)))), similar(u, lengths(map)[2])

@@ -14,7 +14,7 @@ const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 const SPACINGS = 10
 # Size of the tape of records; a longer solve is differentiated by taking its steps again.
 const TAPE_BYTES = 256 << 20
-# Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
+# How many numbers the tape of replayed steps may hold at once: what fits in a core's cache.
 const REPLAY_NUMBERS = 1 << 18
 
 "Gradients that differentiate the steps of a solve."
@@ -107,7 +107,7 @@ end
 
 grow!(v::Vector, count) = (length(v) < count && resize!(v, max(count, 2length(v))); nothing)
 
-"March through the times: states to `s.ys`, what the derivative needs to the rest of `s`."
+"March through the times; write the states to `s.ys` and what the derivative needs to other fields of `s`."
 function march!(s::DiscreteSolve{T}) where {T}
     field, scheme, ts, control = s.field, s.scheme, s.ts, s.control
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
@@ -192,7 +192,7 @@ function march!(s::DiscreteSolve{T}) where {T}
     return nothing
 end
 
-"Keep of an accepted step what its derivative needs."
+"Record what the derivative of an accepted step needs."
 function record_step!(s::DiscreteSolve, y, t_next, place)
     m, n = s.accepted, s.scheme.n
     grow!(s.step_times, m + 2)
@@ -248,7 +248,7 @@ function too_small_step(control, t, size, finite)
 end
 
 function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
-    s.every > 0 || throw(UserError("this solve keeps nothing to differentiate: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
+    s.every > 0 || throw(UserError("this solve was made without a gradient: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
     size(ysbar) == size(s.ys) || throw(UserError("ysbar has shape $(size(ysbar)): give $(size(s.ys)), like the states."))
     GC.@preserve s adjoint_sweep!(s, ysbar, pbar !== nothing)
     pbar === nothing || gradient!(getdata(pbar), s.field)
@@ -322,7 +322,7 @@ function add_scaled!(x::Ptr{T}, weight, y, offset, n) where {T}
     return nothing
 end
 
-"Take the steps from `start` to `stop` again, with records from the first on."
+"Repeat the steps from `start` to `stop`, and record them from row 0 on."
 function replay!(s::DiscreteSolve, start, stop)
     field, scheme = s.field, s.scheme
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)

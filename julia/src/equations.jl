@@ -1,7 +1,7 @@
-# Formulas written in Python (pyneuralode/equations.py), which arrive parsed, as steps of three words.
+# Formulas written in Python (pyneuralode.Equations), which arrive parsed, as steps of two or three words.
 #
-# The steps are data that a loop carries out, not Julia code made from them: every model of every user has one type, so
-# that solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated.
+# The steps are data that a loop executes, not generated Julia code: every model of every user has the same type, so that
+# solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated as code.
 # Lotka and Volterra's nine steps take 20 ns this way and their products 50; compiling one solver for a type of its own
 # takes three seconds, in every process again.
 

@@ -1,11 +1,11 @@
 # In-place evaluation of the fields and their vector-Jacobian products, written by hand: what SciML's solvers and
-# adjoints call, thousands of times a solve. Automatic differentiation spends a hundred times the evaluation itself here.
+# adjoints call, thousands of times a solve. Automatic differentiation takes a hundred times as long as the evaluation.
 
 """
     Evaluator
 
-A field with room to work in: `slope!(du, e, u, p, t)` writes the slope, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
-``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either may be `nothing`). One evaluator serves one task at a time.
+A field with its workspace: `slope!(du, e, u, p, t)` writes the slope, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
+``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either may be `nothing`). Two tasks must not share an evaluator.
 Arguments that are not of the evaluator's number type (duals, say) take the slower way through `slope`.
 """
 abstract type Evaluator{T} end
@@ -45,7 +45,7 @@ function NetworkEvaluator(field::VectorField, u::AbstractVecOrMat)
     return NetworkEvaluator(field, maps, zeros_like.(out), zeros_like.(first.(lengths.(maps))), zeros_like.(out), weights, biases)
 end
 
-"Return where the weights of layers lie in a flat vector, and their biases behind each, if they are `biased`."
+"Return the ranges in a flat vector of the layers' weights, and of their biases, which follow the weights if `biased`."
 function layer_ranges(maps, biased)
     weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
     for map in maps
@@ -91,7 +91,7 @@ function pullback!(ubar, pbar, e::NetworkEvaluator{T}, λ, u, p, t) where {T}
             sum_columns!(view(grad, e.biases[k]), e.bars[k])
         end
         if k > 1
-            # `before` has done its work: its derivative is taken into the bar of the layer below.
+            # The derivative of the activation below is part of that layer's cotangent.
             apply_back!(e.bars[k-1], e.maps[k], weight(e, flat, k), e.bars[k])
             e.bars[k-1] .*= derivative.(field.activation, e.before[k-1], e.after[k])
         elseif ubar !== nothing
@@ -150,7 +150,7 @@ function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR,<:Array}, λ, u, p, t) wh
     return nothing
 end
 
-# Arrays of a device have no cheap single numbers: there the compartments are rows, and the rates arrays of one.
+# Reading single numbers of a device's array is slow: there the compartments are rows, and the rates arrays of length one.
 
 row(x, k) = view(x, k:k, :)
 rates(p) = ntuple(k -> view(getdata(p), k:k), 3)

@@ -6,18 +6,18 @@ using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, ReturnCode
 
 export Control, DifferentiableSolve, SolveFailure, UserError, counts, make_solve, solve!, solve_field, solve_problem
 
-"Whether the time does not enter the field; then SciML need not differentiate with respect to it."
+"Return whether the field does not depend on the time; SciML then need not differentiate with respect to it."
 autonomous(::VectorField) = false
 autonomous(::Union{MLP,Linear,SEIR}) = true
 
 """
     Dynamics(field, u0)
 
-A field as SciML's functions of a flat parameter vector, with room to work in: `(du, u, p, t)` is the slope, `jacobian!` the
-Jacobian with respect to the flattened state. One serves one task at a time.
+A field in the form that SciML takes, with its workspace: a call with `(du, u, p, t)`, p flat, writes the slope, and `jacobian!` the
+Jacobian with respect to the flattened state. Two tasks must not share one.
 
-The field is no part of its type: one compiled solver and one compiled adjoint serve all fields, and compiling them takes seconds
-where finding the field's method at every evaluation takes a tenth of a microsecond.
+The field is not part of its type, so that one compiled solver and one compiled adjoint serve all fields: compiling them takes
+seconds, and looking up the field's method takes a tenth of a microsecond at every evaluation.
 """
 struct Dynamics{T,U<:AbstractVecOrMat{T}}
     evaluator::Evaluator{T}
@@ -70,8 +70,8 @@ end
 """
     bounded_norm(u, t)
 
-SciML's root mean square, and a large number where that is not finite: a trial step into nonsense is then rejected and
-cut, as in the torch engine, where SciML's own norm ends the solve.
+SciML's root mean square, and a large number where that is not finite: a trial step with non-finite values is then rejected and
+shortened, as in the torch engine; SciML's own norm would end the solve.
 """
 function bounded_norm(u, t)
     size = ODE_DEFAULT_NORM(u, t)
@@ -92,7 +92,7 @@ samples_norm(u::AbstractMatrix, t) = maximum(column -> bounded_norm(column, t), 
 
 dual_part(x::Dual, k) = k == 0 ? ForwardDiff.value(x) : ForwardDiff.partials(x, k)
 
-# How a control reads for SciML, adaptively or on a grid of times.
+# A control as SciML's options, for adaptive steps or for a grid of times.
 function step_options(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
     grid = fixed_grid(solver, ts, control)
     span = abs(ts[end] - ts[1])
@@ -119,7 +119,7 @@ function integrate(problem, solver::Solver, ts, control::Control; autodiff=AutoF
     return integrator.sol
 end
 
-# The sentences that both engines have are in discrete.jl.
+# The messages that `DiscreteSolve` shares are in discrete.jl.
 function solve_failure(integrator, control)
     problem, t, step = integrator.sol.prob, float_value(integrator.t), abs(float_value(integrator.dt))
     start = similar(problem.u0)
@@ -143,8 +143,8 @@ not_finite(t) = SolveFailure(
 """
     Solved
 
-The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. One that kept its
-dense output is called with a time inside the span, or with a vector of times for an array as `ys` is.
+The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. With dense
+output it can be called with a time inside the span, or with a vector of times for an array like `ys`.
 """
 struct Solved{Y,S}
     ys::Y
@@ -156,7 +156,7 @@ end
 
 (s::Solved)(t::Real) = s.interpolant(t)
 (s::Solved)(ts::AbstractVector) = stack(s.interpolant(t) for t in ts)
-(s::Solved{<:Any,Nothing})(t::Real) = throw(UserError("this solution kept no dense output: solve with dense=true."))
+(s::Solved{<:Any,Nothing})(t::Real) = throw(UserError("this solution has no dense output: solve with dense=true."))
 (s::Solved{<:Any,Nothing})(ts::AbstractVector) = s(first(ts))
 
 function collect_states(problem, ts, solver, control, dense)
@@ -165,7 +165,7 @@ function collect_states(problem, ts, solver, control, dense)
     return Solved(states(solution, ts, problem.u0), solver_counts(solution)..., dense ? solution : nothing)
 end
 
-# Euler's outputs lie on straight lines here, which SciML draws where it keeps every step but no slopes.
+# Euler's outputs are interpolated linearly, which SciML does where it saves every step without slopes.
 function save_options(solver, ts, control, dense)
     straight = solver.name == "Euler" && (dense || control.step_size !== nothing)
     straight && return (dense=false, save_everystep=true)

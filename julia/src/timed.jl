@@ -1,4 +1,4 @@
-# Networks whose weights depend on the time, with the parameters of pyneuralode/time_fields.py and conv_fields.py. At any one
+# Networks whose weights depend on the time, with the parameters of Python's fields of the same names. At any one
 # time each of them is an ordinary network: it has the network's evaluators, on the weights of that time, and the network's
 # products with those weights are carried back to the parameters.
 
@@ -9,7 +9,7 @@ Base of the fields that are a network with weights made from the parameters and 
 network), `time_scale`, and
 
 1. `weights_at(field, p, t)`, the network's parameters by name, mutating nothing;
-2. `workspace(field, u)`, workspace for the next two, in arrays like `u`;
+2. `workspace(field, u)`, what the next two write to, in arrays like `u`;
 3. `weights_at!(w, workspace, field, p, t)`, the same into the flat `w`;
 4. `weights_pullback!(pbar, workspace, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of that.
 """
@@ -88,7 +88,7 @@ FIELDS["HyperMLP"] = d -> HyperMLP(d["dim"], d["width"], d["hidden"]; time_scale
 FIELDS["ConcatMLP"] = d -> ConcatMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
 FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
 
-# The time as the networks of it take it.
+# The time in the units of `time_scale`, which the networks take.
 scaled_time(field::Timed, t) = t / oftype(t, field.time_scale)
 
 "Return `layer(l)` = (weight, bias) of all layers by the names that a network gives them."
@@ -202,7 +202,7 @@ function weights_pullback!(pbar, _, field::ConcatMLP, wbar, p, t)
     return nothing
 end
 
-# Of each layer its scale and its shift.
+# For each layer the networks of its scale and of its shift.
 workspace(field::GatedMLP, u) = [(TimeNetwork(net, u), TimeNetwork(net, u)) for net in field.gates]
 
 "As `split_layers` for the parameters of a `GatedMLP`: (scale's network, shift's network, weight, bias)."
@@ -262,7 +262,7 @@ function slope!(du::AbstractArray{T}, e::TimedEvaluator{T}, u::AbstractArray{T},
     return slope!(du, e.inner, u, e.weights, T(t))
 end
 
-# Of dual numbers, the time's among them; parameters without names get them here.
+# For dual numbers, a dual time among them; flat parameters get their names here.
 slope!(du, e::TimedEvaluator, u, p, t) = copyto!(du, slope(e.field, u, p isa Union{ComponentVector,NamedTuple} ? p : e.by_name(p), t))
 
 function pullback!(ubar, pbar, e::TimedEvaluator{T}, λ, u, p, t) where {T}

@@ -7,7 +7,7 @@ mutable struct Evaluated{T,E<:Evaluator{T}} <: TapedField{T}
     const slope::Matrix{T}
     const slope_bar::Matrix{T}
     const state_bar::Matrix{T}
-    const part::Vector{T}           # of the parameters' gradient, by one pull
+    const part::Vector{T}           # of the parameters' gradient, from one product
     const gradient::Vector{Float64}
     values::Vector{T}
     gathers::Bool

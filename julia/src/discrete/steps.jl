@@ -24,7 +24,7 @@ end
 
 adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
 
-"A tableau and the room for one step with a state of n numbers, in memory `lead`; stages are columns."
+"A tableau and the workspace of one step of a state of n numbers, padded to `lead`; stages are columns."
 struct Scheme{T}
     tableau::Tableau
     n::Int

@@ -10,7 +10,7 @@ A field for states of a given size, in numbers of type T.
 2. `evaluate!(f, k, y, t, row)` writes the slope at y and time t to k (pointers) and its record to `row` (from 0);
 3. `vjp!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. Rows come in falling order;
    `clear!(f)` comes before them, `flush!(f)` before the records change;
-4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the pulls.
+4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the products.
 
 Pointers to states lead to `padded_length(dim, samples, T)` numbers, zeros behind the state.
 """
@@ -172,7 +172,7 @@ end
     return product!(epilogue, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, vectors, net.samples)
 end
 
-# A call of its own, so that what it needs in registers does not burden the other ways.
+# A separate function, so that its registers do not burden the other branches.
 @noinline function dotted_layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.back + 1)
     for s in 0:net.samples-1

@@ -1,4 +1,4 @@
-# L-BFGS through Optimization and Optim, made to survive parameters that cannot be solved.
+# L-BFGS by Optimization and Optim, which here survives parameters for which the problem cannot be solved.
 
 import Optimization
 using OptimizationOptimJL: Optim
@@ -6,7 +6,7 @@ using OptimizationOptimJL: Optim
 """
     CachedObjective
 
-What L-BFGS asks of a stage: the objective scaled to start at 1, remembered at the last point, infinite where it cannot be solved.
+The objective of a stage for L-BFGS: scaled to start at 1, cached at the last point, infinite where the problem cannot be solved.
 """
 mutable struct CachedObjective{S,X,T}
     const stage::S
@@ -19,7 +19,7 @@ end
 
 CachedObjective(stage, x::Vector{T}) where {T} = CachedObjective(stage, similar(x), similar(x), (T(NaN), T(NaN)), false, T(NaN))
 
-"Bring the search to `x`; return whether it could be solved there."
+"Evaluate the objective at `x` unless it is cached; return whether the problem could be solved there."
 function evaluate_at!(search::CachedObjective, x)
     search.known && search.x == x && return true
     first = isnan(search.scale)
@@ -27,7 +27,7 @@ function evaluate_at!(search::CachedObjective, x)
     try
         search.at = evaluate!(search.gradient, search.stage, x)
     catch error
-        # A line search may try parameters that cannot be solved: a wall sends it back. The first point has to be solvable.
+        # A line search may try parameters that cannot be solved, and backs off from them. The first point has to be solvable.
         first || !(error isa Union{SolveFailure,NotFinite}) ? rethrow() : return false
     end
     first && (search.scale = search.at[2] > 0 ? inv(search.at[2]) : one(search.scale))
@@ -57,9 +57,9 @@ end
 struct UnsolvablePoint <: Exception end
 
 """
-The line search of a `CachedObjective`. Points are rounded as Optim rounds the step that it then takes, so that the value and gradient found
-there are used and not computed again. Where a Wolfe search meets a wall, backtracking takes its place, which keeps its distance:
-a Wolfe search would creep up to the wall's foot, from where no direction leads on.
+The line search of a `CachedObjective`. Points are rounded as Optim rounds the step that it takes afterwards, so that the cached value and
+gradient are used. Where a Wolfe search meets parameters that cannot be solved, backtracking replaces it and stays away from them: a
+Wolfe search would creep up to their boundary, from where no direction leads on.
 """
 struct FallbackLineSearch{L,S<:CachedObjective}
     linesearch::L
@@ -80,8 +80,8 @@ function (along::FallbackLineSearch)(d, x, s, alpha, x_new, phi, dphi)
     end
 end
 
-# Where the curvature changes along the way (a penalty with kinks, say), old pairs lead it astray: fits that crawl for thousands of
-# iterations go on when their memory is dropped. Shorter fits never notice.
+# Where the curvature changes on the way (by a penalty with kinks, say), old pairs mislead the search: fits that stagnate for thousands
+# of iterations make progress again after a restart. Shorter fits are not affected.
 const RESTART_INTERVAL = 500
 
 "Run L-BFGS for the rest of a stage."
@@ -106,8 +106,8 @@ function run_lbfgs!(stage, x)
         problem = Optimization.OptimizationProblem(f, copy(stage.run.best))
         maxiters = min(RESTART_INTERVAL, stage.iterations - done)
         Optimization.solve(problem, method; callback, maxiters, g_abstol=0.0, extended_trace=false)
-        # Where it ended of itself, at a minimum or in a line search that found nothing, its memory may have been the
-        # reason: it starts anew from the best, until a start brings nothing.
+        # Where it ended by itself, at a minimum or with a failed line search, its memory may be the cause: it restarts
+        # from the best point, until a restart brings no progress.
         length(stage.history.losses) == done && finish_iteration!(stage, start[]...)
         stage.history.best_objective < before || return
     end

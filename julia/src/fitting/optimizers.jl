@@ -1,4 +1,4 @@
-# Optimizers from their descriptions, with the meaning of pyneuralode/fitting/optimizers.py (that is, of torch.optim).
+# First-order optimizers with the meaning of pyneuralode/fitting/optimizers.py, which is that of torch.optim.
 
 import Optimisers
 
@@ -12,12 +12,12 @@ function rate(settings::AbstractDict, iteration, iterations)
     throw(UserError("schedule is $(repr(schedule)), which is not known: known are constant, cosine, exponential."))
 end
 
-"Shorten a gradient that is longer than `most` to it; `nothing` leaves it."
+"Shorten a gradient to the length `most` if it is longer; `nothing` leaves it unchanged."
 clip!(gradient, ::Nothing) = gradient
 clip!(gradient, most) = gradient .*= min(1, most / (norm(gradient) + oftype(norm(gradient), 1e-6)))
 
-# The rules have rate 1 and their step is scaled by the rate of the iteration: torch's momentum remembers gradients, that of
-# Optimisers.jl steps, which differs where the rate changes.
+# The rules have rate 1 and their step is scaled by the rate of the iteration: torch's momentum accumulates gradients, that of
+# Optimisers.jl steps, and the two differ where the rate changes.
 const RULES = Dict{String,Function}(
     "Adam" => s -> Optimisers.Adam(1.0, Tuple(s["betas"]), s["eps"]),
     "AdamW" => s -> Optimisers.AdamW(1.0, Tuple(s["betas"]), s["weight_decay"], s["eps"]),
@@ -25,7 +25,7 @@ const RULES = Dict{String,Function}(
     "SGD" => s -> s["momentum"] == 0 ? Optimisers.Descent(1.0) : Optimisers.Momentum(1.0, s["momentum"]),
 )
 
-"A first-order optimizer and what it remembers."
+"A first-order optimizer and its state."
 mutable struct FirstOrder{R,S}
     const rule::R
     state::S

@@ -1,6 +1,6 @@
-# A plan from Python run whole: stages one after the other, the best parameters kept, whatever happens.
+# Run a whole plan of stages for Python; the best parameters are kept, however it ends.
 
-"What a `progress` throws to end a fit; returning `false` does the same."
+"Thrown by `progress` to end a fit; returning `false` has the same effect."
 struct Interrupted <: Exception end
 
 "One stage's history: loss and objective where every iteration began, those of the best parameters, and the work done."
@@ -50,7 +50,7 @@ function evaluate!(gradient, stage::Stage, x)
     return loss, total
 end
 
-"Tell the caller of the fit where it is; the iteration is the last one that is done, -1 before the first."
+"Report progress to the caller; the iteration is the last finished one, -1 before the first."
 function report(stage::Stage)
     (; run, history) = stage
     run.reported = time()
@@ -79,7 +79,7 @@ function is_finished(stage::Stage)
     return reached || length(history.losses) >= stage.iterations || converged(stage.settings, history.objectives)
 end
 
-"Whether a stage may end before its last iteration: where L-BFGS has brought next to nothing for `patience` iterations in a row."
+"Return whether a stage may end early: L-BFGS has made almost no progress for `patience` iterations in a row."
 function converged(settings, objectives)
     settings["kind"] == "LBFGS" || return false
     patience, tolerance = settings["patience"], settings["tolerance"]

@@ -1,6 +1,6 @@
 # The numbers that a fit moves: an unbounded vector of the free ones, and the parameters within bounds that it stands for.
 
-# A lower or an upper bound is kept by an exponential, a pair of them by a logistic curve.
+# One bound is enforced by an exponential, two by a logistic function.
 bounded(x, ::Nothing, ::Nothing) = x
 bounded(x, low, ::Nothing) = low + exp(x)
 bounded(x, ::Nothing, high) = high - exp(x)
