@@ -91,6 +91,8 @@ def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None
     """Return the path of a continuous flow and "", or None and the sentence that says why there is none."""
     if isinstance(gradient, ForwardMode):
         return None, "gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'."
+    if _is_implicit(solver):
+        return None, _implicit_reason(solver)
     if not isinstance(gradient, OF_STEPS):
         return BATCHED_SENSITIVITY, ""
     if has_compiled_steps(solver):
@@ -114,10 +116,8 @@ def _find_device_path(
             f"the field is {type(field).__name__}, which Julia computes on the CPU only: write y0.cpu(), or "
             "engine='torch'."
         )
-    if solver.kind not in ("explicit", "stabilized"):
-        return None, (
-            f"solver is {solver.name!r}, which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."
-        )
+    if _is_implicit(solver):
+        return None, _implicit_reason(solver)
     if not differentiated:
         return NO_GRADIENT, ""
     if isinstance(gradient, (*OF_STEPS, ForwardMode)):
@@ -126,3 +126,11 @@ def _find_device_path(
             "gradient='InterpolatingAdjoint'."
         )
     return BATCHED_SENSITIVITY, ""
+
+
+def _is_implicit(solver: Solver) -> bool:
+    return solver.kind not in ("explicit", "stabilized")
+
+
+def _implicit_reason(solver: Solver) -> str:
+    return f"solver is {solver.name!r}, which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."
