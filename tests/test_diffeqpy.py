@@ -382,7 +382,7 @@ def lacking(main, monkeypatch):
     return installed
 
 
-SENTENCE = "Julia has no NoSuchPackage, which diffeqpy needs for this: run `pyneuralode setup-julia --with-diffeqpy`"
+SENTENCE = "Julia lacks NoSuchPackage, which diffeqpy needs for this: run `pyneuralode setup-julia --with-diffeqpy`"
 
 
 def test_missing_packages_are_named(lacking, monkeypatch):

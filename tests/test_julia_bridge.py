@@ -173,9 +173,9 @@ def test_what_differs_between_two_solves_is_told(julia):
         )
 
 
-def test_julia_forgets_the_oldest_of_many_problems(julia, monkeypatch):
+def test_julia_frees_the_oldest_of_many_problems(julia, monkeypatch):
     julia_here = session.running()
-    monkeypatch.setattr(transfer, "_MOST_PREPARED", 2)
+    monkeypatch.setattr(transfer, "_MAX_PREPARED", 2)
     julia_here.prepared.clear()
     model = pn.NeuralODE(NET, engine="julia")
     y0 = torch.ones(2, dtype=torch.float64)
@@ -183,13 +183,13 @@ def test_julia_forgets_the_oldest_of_many_problems(julia, monkeypatch):
     for end in (1.5, 2.0, 2.5):
         model(y0, [0.0, end])
     assert len(julia_here.prepared) == 2
-    early.sum().backward()  # its problem is forgotten, it is not
+    early.sum().backward()  # its problem has been freed, its solve has not
     reference = pn.NeuralODE(NET, engine="torch")
     reference(y0, [0.0, 1.0]).sum().backward()
     torch.testing.assert_close(model.weights["weight_1"].grad, reference.weights["weight_1"].grad)
 
 
-def test_a_gradient_may_be_taken_twice_and_what_julia_keeps_is_forgotten(julia):
+def test_a_gradient_may_be_taken_twice_and_what_julia_keeps_is_freed(julia):
     from juliacall import Main
 
     model = pn.NeuralODE(NET, engine="julia")
@@ -201,7 +201,7 @@ def test_a_gradient_may_be_taken_twice_and_what_julia_keeps_is_forgotten(julia):
     del ys
     for _ in range(3):
         model(torch.ones(2, dtype=torch.float64), TIMES)
-    assert Main.seval("count(thing -> thing isa PyNeuralODE.Work, values(PyNeuralODE.KEPT))") <= 2
+    assert Main.seval("count(object -> object isa PyNeuralODE.PreparedSolve, values(PyNeuralODE.HANDLES))") <= 2
     with pytest.raises(pn.ArgumentError, match="cannot be differentiated again"):
         ys = model(torch.ones(2, dtype=torch.float64), TIMES)
         torch.autograd.grad(ys.sum(), list(model.parameters()), create_graph=True)
@@ -228,7 +228,7 @@ def decay(engine, **settings):
 @pytest.mark.parametrize(
     "optimizer", [pn.Adam(0.05, schedule="cosine"), pn.AdamW(0.05), pn.RMSprop(0.01), pn.SGD(1e-3, momentum=0.5)]
 )
-def test_a_fit_in_julia_walks_the_same_way(julia, optimizer):
+def test_a_fit_in_julia_takes_the_same_steps(julia, optimizer):
     ours, theirs = (decay(engine, plan=pn.Stage(optimizer, 30)) for engine in ("torch", "julia"))
     np.testing.assert_allclose(theirs.losses, ours.losses, rtol=1e-6)
     np.testing.assert_allclose(theirs.parameters["A"], ours.parameters["A"], rtol=1e-6, atol=1e-9)
@@ -428,7 +428,7 @@ def elsewhere(julia, monkeypatch):
 
 
 @pytest.mark.parametrize("gradient", ["InterpolatingAdjoint", "GaussAdjoint", "BacksolveAdjoint"])
-def test_tensors_on_a_device_are_handed_over_by_address(elsewhere, gradient):
+def test_tensors_on_a_device_are_passed_by_address(elsewhere, gradient):
     found = []
     for engine in ("torch", "julia"):
         layer = pn.NeuralODE(
@@ -463,13 +463,13 @@ def test_what_a_device_does_not_have_is_said_in_one_sentence(elsewhere, monkeypa
 
 
 def test_the_worker_process_cannot_reach_a_device(monkeypatch):
-    asked = SimpleNamespace(dense=False)
+    request = SimpleNamespace(dense=False)
     monkeypatch.setattr(session, "running", lambda: None)
     with pytest.raises(pn.ArgumentError, match="y0 is on cuda:0, whose memory"):
-        transfer.transfer(asked, torch.device("cuda:0"))
-    asked.dense = True
+        transfer.choose_transfer(request, torch.device("cuda:0"))
+    request.dense = True
     with pytest.raises(pn.ArgumentError, match="dense is True"):
-        transfer.transfer(asked, torch.device("cuda:0"))
+        transfer.choose_transfer(request, torch.device("cuda:0"))
 
 
 # A layer of a torch model

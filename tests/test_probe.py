@@ -10,7 +10,7 @@ import pytest
 
 from pyneuralode.engines.julia_engine import executables, project, sources
 from pyneuralode.engines.julia_engine.install_record import Record, default_project, write_record
-from pyneuralode.engines.julia_engine.probe import forget, probe
+from pyneuralode.engines.julia_engine.probe import clear_cache, probe
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for julia are shell scripts")
 
@@ -37,7 +37,7 @@ def home(tmp_path, monkeypatch):
         if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA", "XDG_DATA_HOME")):
             monkeypatch.delenv(name)
     monkeypatch.setattr(project, "installed_version", {"juliacall": "0.9.34"}.__getitem__)
-    forget()
+    clear_cache()
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
@@ -153,7 +153,7 @@ def test_a_wrapper_script_is_asked_for_its_version(home):
 def test_an_executable_that_is_not_julia(home):
     script(home / "bin" / "julia", "echo hello")
     answer = probe()
-    assert not answer.found and "does not tell its version" in answer.reason
+    assert not answer.found and "does not report its version" in answer.reason
 
 
 def test_our_setting_goes_first_and_decides(home, tmp_path, monkeypatch):
@@ -268,7 +268,7 @@ echo asked >> {tmp_path}/asked; printf '%s\\n%s' '{folder}/Project.toml' '{depot
     answer = probe()
     assert answer.found and (answer.executable, answer.project) == (wrapper, folder)
     assert answer.depot == f"{tmp_path / 'depot'}{os.pathsep}{tmp_path / 'share'}"
-    forget()
+    clear_cache()
     assert probe() == answer
     assert (tmp_path / "asked").read_text() == "asked\n"  # once
 
@@ -277,7 +277,7 @@ def test_a_wrapper_script_that_hangs_is_given_up(home, monkeypatch):
     # Its child keeps the output open after the script itself was ended, far longer than a test may take.
     body = f"echo $$ > {home}/hangs; exec sleep 86400"
     script(home / "bin" / "julia", f'test "$*" = --version && echo julia version 1.11.2 && exit\nsh -c "{body}"\n:')
-    monkeypatch.setattr(executables, "_PLACES_SECONDS", 0.3)
+    monkeypatch.setattr(executables, "_TIMEOUT", 3.0)
     try:
         answer = probe()
     finally:
@@ -345,12 +345,12 @@ def test_a_stale_copy_of_our_sources_is_noticed(home, tmp_path):
 
     with (copy / "src" / "PyNeuralODE.jl").open("a") as file:
         file.write("# changed\n")
-    forget()
+    clear_cache()
     answer = probe()
     assert answer.found and "whose sources differ from ours" in answer.warning
 
     shutil.rmtree(copy)
-    forget()
+    clear_cache()
     answer = probe()
     assert not answer.found and "which is not there: run `pyneuralode setup-julia`" in answer.reason
 
@@ -373,12 +373,12 @@ def test_a_system_image_is_used_as_long_as_it_is_current(home, tmp_path):
     assert probe().sysimage == image
 
     write_record(Record(str(julia), str(folder), "1.11.2", str(image), "of older sources"), folder)
-    forget()
+    clear_cache()
     answer = probe()
     assert answer.found and answer.sysimage is None and "is not used" in answer.warning
 
     write_record(Record("/another/julia", str(folder), "1.11.2", str(image), digest), folder)
-    forget()
+    clear_cache()
     assert probe().sysimage is None
 
 

@@ -15,7 +15,7 @@ from pyneuralode.cli import app
 from pyneuralode.engines.julia_engine import install_record, installation, sources
 from pyneuralode.engines.julia_engine.executables import Julia
 from pyneuralode.engines.julia_engine.installation import Installation
-from pyneuralode.engines.julia_engine.probe import forget, probe
+from pyneuralode.engines.julia_engine.probe import clear_cache, probe
 from pyneuralode.errors import EngineError
 from pyneuralode.progress import SilentProgress
 
@@ -52,7 +52,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/usr/bin{os.pathsep}/bin")
     monkeypatch.setenv("COLUMNS", "200")
-    forget()
+    clear_cache()
     return tmp_path / "home"
 
 
@@ -144,7 +144,7 @@ def test_a_system_image_is_built_apart_and_remembered(julia, tmp_path):
     call = calls(tmp_path)[-1]
     assert call[1] == f"--project={tmp_path / 'project' / 'image-builder'}"
     assert call[-2:] == [str(tmp_path / "project"), str(image)]
-    install.keep(image)
+    install.write_records(image)
     found = probe()
     assert found.found and found.how == "setup-julia" and found.sysimage == image
 

@@ -1,7 +1,7 @@
 # Values between Python and Julia: dictionaries, lists, numbers and strings are converted, arrays are shared.
 module PyNeuralODEPythonCallExt
 
-using PyNeuralODE: PyNeuralODE, call, reply_of
+using PyNeuralODE: PyNeuralODE, call, error_reply
 using PythonCall
 
 "Return Python's function entry(name, request, progress), which takes and returns Python values."
@@ -13,17 +13,17 @@ function entry(name::Py, request::Py, progress::Py)
         GC.@preserve request call(pyconvert(String, name), from_python(request), listener(progress))
     catch error
         error isa PyException && rethrow()  # out of a callback: Python's own
-        reply_of(error)
+        error_reply(error)
     end
     return to_python(reply)
 end
 
-"Return a function that tells Python of progress and returns whether to go on; Ctrl-C there means no."
+"Return a function that reports progress to Python and returns whether to go on; Ctrl-C in Python means no."
 function listener(progress::Py)
     pyis(progress, pybuiltins.None) && return nothing
-    return function (told...)
+    return function (args...)
         try
-            return pyconvert(Bool, progress(told...))
+            return pyconvert(Bool, progress(args...))
         catch error
             error isa PyException && pyissubclass(error.t, pybuiltins.KeyboardInterrupt) && return false
             rethrow()
@@ -61,7 +61,7 @@ to_python(x::AbstractArray) = eltype(x) <: Real ? shared(x) : pylist(to_python(i
 # NumPy's view of a Julia array, which keeps it alive.
 shared(x) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
 
-# Compiled with the package: no Python runs then, so they cannot be called, only named.
+# Precompiled with the package by their signatures: no Python runs then, so they cannot be called.
 precompile(entry, (Py, Py, Py))
 precompile(from_python, (Py,))
 precompile(to_python, (Dict{String,Any},))

@@ -2,7 +2,7 @@
 module PyNeuralODESciMLSensitivityExt
 
 using PrecompileTools: @compile_workload
-using PyNeuralODE: PyNeuralODE, EQUATIONS, KEPT, NETWORK, solve_and_differentiate, weights_of
+using PyNeuralODE: PyNeuralODE, EQUATIONS, HANDLES, NETWORK, solve_and_differentiate, weights_of
 using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiff, ReverseDiffVJP, ZygoteVJP,
     adjoint_sensitivities
 
@@ -31,15 +31,15 @@ end
     vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
     net = NETWORK, weights_of(Float64)
     for u0 in (vector, batch), gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")
-        solve_and_differentiate(net..., u0; gradient)
+        solve_and_differentiate(net..., u0; gradient, path="sensitivity")
     end
     for gradient in ("InterpolatingAdjoint", "GaussAdjoint"), solver in ("Vern7", "Rodas5P")
-        solve_and_differentiate(net..., vector; solver, gradient)
+        solve_and_differentiate(net..., vector; solver, gradient, path="sensitivity")
     end
     for (solver, gradient) in (("Tsit5", "InterpolatingAdjoint"), ("Rodas5P", "GaussAdjoint"))
-        solve_and_differentiate(EQUATIONS..., vector; solver, gradient)
+        solve_and_differentiate(EQUATIONS..., vector; solver, gradient, path="sensitivity")
     end
-    empty!(KEPT)
+    empty!(HANDLES)
 end
 
 end

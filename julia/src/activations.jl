@@ -1,5 +1,5 @@
 # Activations and input maps: the function, and its derivative from the argument x and the value y.
-# They take any real number, so that duals and traced numbers pass.
+# They take any real number, so that dual and traced numbers work.
 
 using SpecialFunctions: erf
 

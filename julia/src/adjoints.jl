@@ -3,8 +3,8 @@
 
 export AdjointSolve
 
-# SciMLSensitivity and what it brings load as slowly as all the rest together. Its part is an extension, which is loaded for
-# the first gradient that needs it.
+# SciMLSensitivity and its dependencies take as long to load as everything else together. So its part is an extension, which is
+# loaded for the first gradient that needs it.
 
 const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode"))
 const PRODUCTS = Dict(name => Val(Symbol(name)) for name in ("hand", "zygote", "reversediff"))
@@ -19,15 +19,15 @@ function sensitivity_gradients end
 """
     load_sensitivity(gradient)
 
-Load SciMLSensitivity from the active environment, and with it the extension, unless they are there. Their code is newer than
-the caller's, which finds it through `invokelatest`.
+Load SciMLSensitivity from the active environment, and the extension with it, unless they are loaded. Their methods are newer than
+the caller, which therefore calls them by `invokelatest`.
 """
 function load_sensitivity(gradient)
     present() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt) !== nothing
     present() && return nothing
     needs = "gradient is '$gradient', which is SciMLSensitivity's"
     Base.locate_package(SCIMLSENSITIVITY) === nothing && throw(UserError(
-        "$needs, and the Julia environment lacks that: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
+        "$needs, which the Julia environment lacks: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
     Base.require(SCIMLSENSITIVITY)
     present() || throw(UserError("$needs, and it does not load with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
     return nothing
@@ -40,7 +40,7 @@ function adjoint_method(gradient, product)
 end
 
 """
-    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing, vjp=:hand)
+    AdjointSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing, vjp="hand")
 
 A differentiable solve by SciML, with the gradients
 
@@ -50,7 +50,7 @@ A differentiable solve by SciML, with the gradients
   SciMLSensitivity's ForwardSensitivity it gives the derivative with respect to the start too and needs no Jacobian of the
   joint system, which for an implicit solver has as many rows as there are sensitivities.
 
-`vjp` is the vector-Jacobian product of the field: :hand (ours, `pullback!`), :zygote or :reversediff (of `traceable`).
+`vjp` is the vector-Jacobian product of the field: "hand" (ours, `pullback!`), "zygote" or "reversediff" (of `traceable`).
 """
 mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <: DifferentiableSolve
     const field::VectorField
@@ -68,11 +68,11 @@ mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <
 end
 
 function AdjointSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(),
-                      rtol=nothing, atol=nothing, vjp=:hand) where {T<:AbstractFloat}
+                      rtol=nothing, atol=nothing, vjp="hand") where {T<:AbstractFloat}
     check_times(ts)
-    known("gradient", gradient, ADJOINTS)
-    method = adjoint_method(gradient, known("vjp", string(vjp), PRODUCTS))
-    f = vjp == :hand ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
+    lookup("gradient", gradient, ADJOINTS)
+    method = adjoint_method(gradient, lookup("vjp", vjp, PRODUCTS))
+    f = vjp == "hand" ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
     backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size,
                        control.min_step, control.max_step, control.max_steps)
     ys = zeros(T, size(u0)..., length(ts))
@@ -110,44 +110,45 @@ function integrate!(s::AdjointSolve{T}, p, u0) where {T}
     copyto!(s.start, u0)
     problem = ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p)
     dense = s.gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint")
-    s.solution = integrate(problem, s.solver, s.ts, s.control; saving(s.solver, s.ts, s.control, dense)...)
+    s.solution = integrate(problem, s.solver, s.ts, s.control; save_options(s.solver, s.ts, s.control, dense)...)
     return write_states!(s.ys, s.solution, s.ts)
 end
 
-counts(s::AdjointSolve) = tally(s.solution)
+counts(s::AdjointSolve) = solver_counts(s.solution)
 
 pullback!(pbar, u0bar, s::AdjointSolve, ysbar) =
     Base.invokelatest(s.method === nothing ? forwards! : backwards!, pbar, u0bar, s, ysbar)
 
 function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
-    n, times = length(s.start), stops(s)
+    n, times = length(s.start), adjoint_times(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
-    # The start is among the times: its cotangent is added there, and that it is asked for says that the solve arrived.
+    # The start is one of the times: the call for its cotangent shows that the backward solve reached it.
     function cotangent!(out, u, p, t, i)
         index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
         pending = i - 1
     end
-    steps = settings(s.solver, reverse(s.ts), s.backward)
+    steps = step_options(s.solver, reverse(s.ts), s.backward)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(n, length(s.p), reached),)))
     stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = try
         sensitivity_gradients(s.solution, s.solver.make(AutoFiniteDiff()), s.method, times, cotangent!; stored..., steps...)
-    catch error     # of numbers that are no longer finite, met by a linear solve or by the quadrature
+    catch error     # a linear solve or the quadrature met numbers that are not finite
         error isa Union{SingularException,DomainError} || rethrow()
         pending = -1
         u0bar, pbar
     end
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, loosen its rtol and atol, " *
+        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): raise max_steps, loosen its rtol and atol, " *
         "or take another solver or gradient.", Float64(reached[]), NaN))
     copyto!(getdata(pbar), pgrad)
     copyto!(u0bar, u0grad)
     return nothing
 end
 
-# QuadratureAdjoint over a whole interval of a stiff problem misses the layer at its start; over the forward solve's steps it does not.
-stops(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
+# On a stiff problem QuadratureAdjoint misses the layer at the start of an interval; on the intervals of the forward solve's steps it
+# does not.
+adjoint_times(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """
     largest_norm(n, m, reached)

@@ -4,8 +4,9 @@
 """
     BatchSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing)
 
-A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint", "GaussAdjoint",
-"QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State, parameters and their cotangents are arrays of one kind, that of u0.
+A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint",
+"GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State,
+parameters and their cotangents are arrays of the same type as u0.
 """
 mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
     const start::U
@@ -24,26 +25,26 @@ end
 function BatchSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint",
                     control=Control(), rtol=nothing, atol=nothing) where {T<:AbstractFloat}
     check_times(ts)
-    known("gradient", gradient, BATCH_ADJOINTS)
+    lookup("gradient", gradient, BATCH_ADJOINTS)
     method = adjoint_method(gradient, PRODUCTS["hand"])
     backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size, control.min_step, control.max_step,
                        control.max_steps)
     p = similar(u0, sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0))
-    return BatchSolve(copy(u0), collect(T, ts), explicit(solver), control, backward, String(gradient), method,
+    return BatchSolve(copy(u0), collect(T, ts), require_explicit(solver), control, backward, String(gradient), method,
                       batch_function(BatchSlope(evaluator(field, u0), size(u0)), u0, similar(p), gradient), similar(u0, size(u0)..., length(ts)), p, nothing)
 end
 
 const BATCH_ADJOINTS = filter(pair -> first(pair) != "ForwardMode", ADJOINTS)
 
-function explicit(name)
+function require_explicit(name)
     solver = find_solver(name)
     implicit(solver) && throw(UserError(
         "solver is $(repr(solver.name)), which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."))
     return solver
 end
 
-# The evaluator's type is hidden from SciML, whose solvers and adjoints then compile once for all fields; to find it costs a
-# fraction of a microsecond a call, which a batch does not notice. BacksolveAdjoint hands over flattened states.
+# The evaluator's type is hidden from SciML, so that its solvers and adjoints are compiled once for all fields; looking up the
+# method costs a fraction of a microsecond a call, negligible for a batch. BacksolveAdjoint passes flattened states.
 struct BatchSlope
     evaluator::Evaluator
     shape::Dims
@@ -81,7 +82,7 @@ function integrate!(s::BatchSolve, p, u0)
     return write_states!(s.ys, s.solution, s.ts)
 end
 
-counts(s::BatchSolve) = tally(s.solution)
+counts(s::BatchSolve) = solver_counts(s.solution)
 
 pullback!(pbar, u0bar, s::BatchSolve, ysbar) = Base.invokelatest(backwards!, pbar, u0bar, s, ysbar)
 
@@ -91,12 +92,12 @@ function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
         copyto!(out, selectdim(ysbar, ndims(ysbar), i))
         pending = i - 1
     end
-    steps = settings(s.solver, reverse(s.ts), s.backward)
+    steps = step_options(s.solver, reverse(s.ts), s.backward)
     steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p), reached),)))
     stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = sensitivity_gradients(s.solution, s.solver.make(nothing), s.method, s.ts, cotangent!; stored..., steps...)
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(brief(Float64(reached[]), 6)): raise max_steps, or loosen " *
+        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): raise max_steps, or loosen " *
         "rtol and atol.", Float64(reached[]), NaN))
     # SciMLSensitivity's pgrad is a row, which a device's copyto! does not take.
     copyto!(getdata(pbar), vec(pgrad))
@@ -116,7 +117,7 @@ function batch_states(field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", con
     check_times(ts)
     times = collect(T, ts)
     f! = ODEFunction{true,FullSpecialize}(BatchSlope(evaluator(field, u0), size(u0)))
-    solution = integrate(ODEProblem(f!, u0, (times[1], times[end]), getdata(p)), explicit(solver), times, control;
+    solution = integrate(ODEProblem(f!, u0, (times[1], times[end]), getdata(p)), require_explicit(solver), times, control;
                          saveat=times, save_everystep=false, dense=false)
-    return states(solution, times, u0), tally(solution)
+    return states(solution, times, u0), solver_counts(solution)
 end

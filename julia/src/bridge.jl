@@ -1,18 +1,20 @@
-# What Python calls: functions of one dictionary of plain values, by name. One call is a whole solve, gradient or fit. Where
-# Python's memory is ours too, solves go by addresses instead: prepared.jl.
+# What Python calls: functions of one dictionary of plain values, by name. One call is a whole solve, gradient or fit. Where Julia
+# runs inside the Python process, solves go by address instead: prepared.jl.
 
-"Things that Python will ask for again, by number."
-const KEPT = Dict{Int,Any}()
-const LAST_KEPT = Ref(0)
+"Objects that Python refers to by a number, their handle."
+const HANDLES = Dict{Int,Any}()
+const LAST_HANDLE = Ref(0)
 
-function keep!(thing)
-    LAST_KEPT[] += 1
-    KEPT[LAST_KEPT[]] = thing
-    return LAST_KEPT[]
+"Store an object for Python and return its handle."
+function store_handle!(object)
+    LAST_HANDLE[] += 1
+    HANDLES[LAST_HANDLE[]] = object
+    return LAST_HANDLE[]
 end
 
-function forget!(number)
-    give_back!(pop!(KEPT, number, nothing))
+"Drop the object with this handle, if there is one; a solve is kept for reuse."
+function free_handle!(handle)
+    release!(pop!(HANDLES, handle, nothing))
     return nothing
 end
 
@@ -21,18 +23,18 @@ include("prepared.jl")
 """
     call(name, request, progress=nothing)
 
-Run the function that Python knows by `name`. The request and the reply are dictionaries by string; numbers under "forget"
-are things kept for Python that it needs no longer.
+Run the function that Python knows by `name`. Request and reply are dictionaries with strings as keys; "free" in a request lists the
+handles that Python no longer needs.
 """
 function call(name::AbstractString, request::AbstractDict, progress=nothing)
-    for number in get(request, "forget", ())
-        forget!(number)
+    for handle in get(request, "free", ())
+        free_handle!(handle)
     end
     return CALLS[name](request, progress)
 end
 
-"A failure as the reply that Python turns into its own exception."
-function reply_of(error)
+"Return the reply that stands for a failure; Python turns it into its own exception."
+function error_reply(error)
     reply = if error isa UserError
         Dict{String,Any}("kind" => "argument", "message" => error.message)
     elseif error isa SolveFailure
@@ -45,56 +47,55 @@ function reply_of(error)
     return Dict{String,Any}("error" => reply)
 end
 
-"Defined by the extension that PythonCall loads: the function that Python calls."
+"Return the function that Python calls; defined by the extension for PythonCall."
 function python_entry end
 
 gradient_settings(gradient) = (Symbol(name) => value for (name, value) in gradient if name != "kind" && value !== nothing)
 
 control_from(settings) = Control(; (Symbol(name) => value for (name, value) in settings if value !== nothing)...)
 
-"The differentiable solve that a request describes; its \"gradient\" holds the method's kind and settings."
-function differentiable_from(request, field, u0, ts, control=control_from(request["control"]))
+"The solve of a request: its \"path\", \"solver\", \"gradient\" (kind and settings) and \"vjp\", as `make_solve` takes them."
+function solve_from(request, field, u0, ts, control=control_from(request["control"]))
     gradient = request["gradient"]
-    return differentiable(field, u0, ts; solver=request["solver"], gradient=gradient["kind"], compiled=request["compiled"], control,
-                          gradient_settings(gradient)...)
+    kind = get(request, "differentiable", true) ? gradient["kind"] : nothing
+    return make_solve(request["path"], field, u0, ts; solver=request["solver"], gradient=kind, vjp=request["vjp"], control,
+                      gradient_settings(gradient)...)
 end
 
-function call_prepare(request, _)
-    prepared = prepare(request)
-    return Dict{String,Any}("kept" => keep!(prepared), "compiled" => last(prepared.idle).solve isa DiscreteSolve)
-end
+call_prepare(request, _) = Dict{String,Any}("handle" => store_handle!(prepare(request)))
 
 function call_solve(request, _)
     u0 = request["u0"]
     request["dense"] && return call_dense(request, u0)
-    about = Dict{String,Any}("shape" => size(u0), "dtype" => lowercase(string(eltype(u0))), "device" => "cpu")
-    work = take!(prepare(merge(request, about)))
-    copyto!(work.p, flatten(work.prepared.field, request["parameters"], eltype(u0)))
-    ys = solve!(work.solve, work.p, Array(u0))
-    return solved(ys, counts(work.solve), work.solve isa DiscreteSolve, request["differentiable"] ? keep!(work) : nothing)
+    array = Dict{String,Any}("shape" => size(u0), "dtype" => lowercase(string(eltype(u0))), "device" => "cpu")
+    s = acquire!(prepare(merge(request, array)))
+    copyto!(s.p, flatten(s.prepared.field, request["parameters"], eltype(u0)))
+    ys = solve!(s.solve, s.p, Array(u0))
+    return solved(ys, counts(s.solve), request["differentiable"] ? store_handle!(s) : nothing)
 end
 
 function call_dense(request, u0)
+    request["path"] == "no_gradient" || throw(UserError("path is $(repr(request["path"])), which has no dense output: give \"no_gradient\"."))
     field = field_from(request["field"])
     result = solve_field(field, flatten(field, request["parameters"], eltype(u0)), u0, Vector{Float64}(request["ts"]);
                          solver=request["solver"], control=control_from(request["control"]), dense=true)
-    return solved(result.ys, (result.nfev, result.accepted, result.rejected), false, keep!(result))
+    return solved(result.ys, (result.nfev, result.accepted, result.rejected), store_handle!(result))
 end
 
-function solved(ys, (nfev, accepted, rejected), compiled, kept)
-    return Dict{String,Any}("ys" => ys, "nfev" => nfev, "accepted" => accepted, "rejected" => rejected, "compiled" => compiled, "kept" => kept)
+function solved(ys, (nfev, accepted, rejected), handle)
+    return Dict{String,Any}("ys" => ys, "nfev" => nfev, "accepted" => accepted, "rejected" => rejected, "handle" => handle)
 end
 
 function call_pullback(request, _)
-    work, ysbar = KEPT[request["kept"]], request["ysbar"]
+    s, ysbar = HANDLES[request["handle"]], request["ysbar"]
     u0bar = similar(ysbar, size(ysbar)[1:end-1])
-    pullback!(work.pbar, u0bar, work.solve, ysbar)
-    return Dict{String,Any}("u0" => u0bar, "parameters" => unflatten(work.prepared.field, work.pbar))
+    pullback!(s.pbar, u0bar, s.solve, ysbar)
+    return Dict{String,Any}("u0" => u0bar, "parameters" => unflatten(s.prepared.field, s.pbar))
 end
 
-call_interpolate(request, _) = Dict{String,Any}("ys" => KEPT[request["kept"]](Vector{Float64}(request["times"])))
+call_interpolate(request, _) = Dict{String,Any}("ys" => HANDLES[request["handle"]](Vector{Float64}(request["times"])))
 
-call_failure(_, _) = FAILURE[]
+call_failure(_, _) = LAST_FAILURE[]
 
 call_fit(request, progress) = fit_plan(request; progress)
 

@@ -1,4 +1,4 @@
-# Convolutional networks of images, with the parameters of pyneuralode/fields/convolutions.py.
+# Convolutional networks of images, with the parameters of Python's fields of the same names.
 
 """
     Convolutions(maps; activation="tanh", output_scale=1)
@@ -15,7 +15,7 @@ struct Convolutions{A} <: VectorField
 end
 
 Convolutions(maps; activation="tanh", output_scale=1.0) =
-    Convolutions(maps, known("activation", activation, ACTIVATIONS), Val(:identity), 1.0, Float64(output_scale))
+    Convolutions(maps, lookup("activation", activation, ACTIVATIONS), Val(:identity), 1.0, Float64(output_scale))
 
 dimension(field::Convolutions) = lengths(field.maps[1])[1]
 layer_maps(field::Convolutions) = field.maps
@@ -70,20 +70,20 @@ end
 # time. With the bias it is the network's bias, an image.
 time_map(map::Convolution) = Convolution(1, map.out, map.kernel, map.height, map.width)
 
-# Of Python's axes (out, in, kernel, kernel) and of NNlib's; Zygote takes reshape and permutedims.
-turned(W) = permutedims(W, (4, 3, 2, 1))
+# Between Python's axes (out, in, kernel, kernel) and NNlib's; Zygote differentiates permutedims.
+reverse_weight_axes(W) = permutedims(W, (4, 3, 2, 1))
 
 function weights_at(field::ConcatConv, p, t)
     return named_layers(length(field.network.maps)) do l
         map, W, b = field.network.maps[l], getproperty(p, Symbol(:weight_, l)), getproperty(p, Symbol(:bias_, l))
         ones = fill(one(eltype(W)), lengths(time_map(map))[1])
-        part = convolve(time_map(map), turned(W[:, map.in+1:map.in+1, :, :]), ones)
-        (turned(W[:, 1:map.in, :, :]), part .* clock(field, t) .+ repeat(b; inner=map.height * map.width))
+        part = convolve(time_map(map), reverse_weight_axes(W[:, map.in+1:map.in+1, :, :]), ones)
+        (reverse_weight_axes(W[:, 1:map.in, :, :]), part .* scaled_time(field, t) .+ repeat(b; inner=map.height * map.width))
     end
 end
 
-"Room for the time's kernels, their part of the bias, and an image of ones, by layer."
-function making(field::ConcatConv, u)
+"Return workspace for the time's kernels, for their part of the bias, and an image of ones, by layer."
+function workspace(field::ConcatConv, u)
     return map(field.network.maps) do map
         kernels, part = similar(u, prod(weight_shape(time_map(map)))), similar(u, lengths(map)[2])
         (; kernels, part, ones=fill!(similar(u, map.height * map.width), 1))
@@ -100,24 +100,24 @@ function split_shapes(field, flat)
     return zip(views[1:2:end], views[2:2:end])
 end
 
-function weights_at!(w, rooms, field::ConcatConv, p, t)
-    for (map, room, (weight, bias), (W, b)) in zip(field.network.maps, rooms, split_shapes(field.network, w), split_shapes(field, p))
+function weights_at!(w, workspaces, field::ConcatConv, p, t)
+    for (map, workspace, (weight, bias), (W, b)) in zip(field.network.maps, workspaces, split_shapes(field.network, w), split_shapes(field, p))
         permutedims!(weight, view(W, :, 1:map.in, :, :), (4, 3, 2, 1))
-        permutedims!(weights(time_map(map), room.kernels), view(W, :, map.in+1:map.in+1, :, :), (4, 3, 2, 1))
-        apply!(room.part, time_map(map), room.kernels, room.ones, false)
+        permutedims!(weights(time_map(map), workspace.kernels), view(W, :, map.in+1:map.in+1, :, :), (4, 3, 2, 1))
+        apply!(workspace.part, time_map(map), workspace.kernels, workspace.ones, false)
         channels(x) = reshape(x, :, map.out)
-        channels(bias) .= channels(room.part) .* clock(field, t) .+ transpose(b)
+        channels(bias) .= channels(workspace.part) .* scaled_time(field, t) .+ transpose(b)
     end
     return w
 end
 
-function weights_pullback!(pbar, rooms, field::ConcatConv, wbar, p, t)
-    for (map, room, (weight, bias), (W, b)) in zip(field.network.maps, rooms, split_shapes(field.network, wbar), split_shapes(field, pbar))
+function weights_pullback!(pbar, workspaces, field::ConcatConv, wbar, p, t)
+    for (map, workspace, (weight, bias), (W, b)) in zip(field.network.maps, workspaces, split_shapes(field.network, wbar), split_shapes(field, pbar))
         permutedims!(view(W, :, 1:map.in, :, :), weight, (4, 3, 2, 1))
         sum!(transpose(b), reshape(bias, :, map.out))
-        room.part .= bias .* clock(field, t)
-        gather!(room.kernels, time_map(map), room.part, room.ones, false)
-        permutedims!(view(W, :, map.in+1:map.in+1, :, :), weights(time_map(map), room.kernels), (4, 3, 2, 1))
+        workspace.part .= bias .* scaled_time(field, t)
+        gather!(workspace.kernels, time_map(map), workspace.part, workspace.ones, false)
+        permutedims!(view(W, :, map.in+1:map.in+1, :, :), weights(time_map(map), workspace.kernels), (4, 3, 2, 1))
     end
     return nothing
 end

@@ -10,7 +10,7 @@ Return the array type of a device: "cpu", or "cuda", for which CUDA.jl is loaded
 """
 function place(name)
     name == "cuda" && !haskey(PLACES, name) && load_cuda()
-    return known("device", name, PLACES)
+    return lookup("device", name, PLACES)
 end
 
 const CUDA_PACKAGE = Base.PkgId(Base.UUID("052768ef-5323-5732-b1bb-66c8b64840ba"), "CUDA")
@@ -39,22 +39,22 @@ to_host(x::AbstractArray) = to_device(Array, x)
 """
     wrap(place, T, address, dims)
 
-Return the memory at `address` (an integer, from another library in this process) as an array of `place`, without a copy. It is
-the memory of whoever gave the address: the array must not be used after he may free it.
+Return the memory at `address` (an integer, from another library in this process) as an array of `place`, without a copy. The memory
+belongs to that library: the array must not be used after the library may have freed it.
 """
 wrap(::Type{Array}, ::Type{T}, address::Integer, dims) where {T} = unsafe_wrap(Array, Ptr{T}(UInt(address)), Tuple(dims))
 
-"Wait until other libraries' work on the device's memory is done, or until ours is; the processor never lags."
+"Wait until other libraries' work on the device's memory is done, or until ours is; on the CPU there is nothing to wait for."
 synchronize(place) = nothing
 
-"Call `f` with the device of that number, counted from 0, as the current one; the processor is one device."
+"Call `f` with the device of that number, counted from 0, as the current one; the CPU is a single device."
 selected(f, place, index) = f()
 
 """
     on_device(f, place, index)
 
-Call `f` on a device, after the work that others have started there and until the work that `f` starts is done: so it may use
-memory of theirs, by `wrap`.
+Call `f` on a device after the work that other libraries have started there is done, and return when the work that `f` starts is
+done; so `f` may use their memory, by `wrap`.
 """
 function on_device(f, place, index)
     return selected(place, index) do

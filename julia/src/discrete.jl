@@ -14,8 +14,11 @@ const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 const SPACINGS = 10
 # Size of the tape of records; a longer solve is differentiated by taking its steps again.
 const TAPE_BYTES = 256 << 20
-# Numbers of tape that steps taken again may fill at once: what fits in a core's cache.
-const REPLAY_ROOM = 1 << 18
+# How many numbers the tape of replayed steps may hold at once: what fits in a core's cache.
+const REPLAY_NUMBERS = 1 << 18
+
+"Gradients that differentiate the steps of a solve."
+const DISCRETE_GRADIENTS = ("Backprop", "Checkpointed")
 
 """
     DiscreteSolve(field, u0, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control())
@@ -37,37 +40,39 @@ mutable struct DiscreteSolve{T,N,M,F<:TapedField{T},C<:Control} <: Differentiabl
     const control::C
     const rtol::Vector{T}
     const atol::Vector{T}
-    const every::Int               # 0 where nothing is kept
-    const keeps_tape::Bool
+    const every::Int               # 0 where no derivative is wanted
+    const wants_tape::Bool
     const shape::NTuple{M,Int}
     const ys::Array{T,N}
     const states::NTuple{2,Vector{T}}   # the start and the end of a step
     # The accepted steps, of the last solve
-    const times::Vector{Float64}
-    const places::Vector{NTuple{3,Int}} # records of the first, the second and the last stage
-    const kept::Vector{T}               # states at the start of every so many steps
-    const again::Vector{NTuple{3,Int}}  # as `places`, of steps taken again
+    const step_times::Vector{Float64}
+    const step_records::Vector{NTuple{3,Int}}     # of the first, the second and the last stage
+    const checkpoints::Vector{T}                  # states at the start of every `every`-th step
+    const replayed_records::Vector{NTuple{3,Int}} # as `step_records`, of steps that were taken again
     nfev::Int
     accepted::Int
     rejected::Int
-    taped::Bool                         # whether all records are there
+    tape_complete::Bool
 end
 
 function DiscreteSolve(field::VectorField, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
+    u0 isa Array || throw(UserError(
+        "u0 is $(summary(u0)): our own steps run on the CPU, on an Array; on a device write gradient=\"InterpolatingAdjoint\"."))
     T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
         throw(UserError("u0 is $(summary(u0)): give $(dimension(field)) numbers of Float32 or Float64, or a matrix with such columns."))
-    (gradient === nothing || gradient in ("Backprop", "Checkpointed")) ||
+    (gradient === nothing || gradient in DISCRETE_GRADIENTS) ||
         throw(UserError("gradient is $(repr(gradient)), which does not differentiate steps: write \"Backprop\" or \"Checkpointed\"."))
     every >= 1 || throw(UserError("every is $every: give a number of steps of at least 1."))
     check_times(ts)
-    tableau = known("solver", find_solver(solver).name, TABLEAUS)
+    tableau = lookup("solver", find_solver(solver).name, TABLEAUS)
     times = collect(Float64, ts)
     grid = something(fixed_grid(find_solver(solver), times, control), Float64[])
     samples = M == 1 ? 1 : size(u0, 2)
-    lead = room(dimension(field), samples, T)
+    lead = padded_length(dimension(field), samples, T)
     every = gradient === nothing ? 0 : gradient == "Backprop" ? 1 : Int(every)
     part = control.norm == "samples" ? dimension(field) : length(u0)
-    return DiscreteSolve(taped(field, T, samples), Scheme(tableau, length(u0), part, lead, T), times, collect(grid), control,
+    return DiscreteSolve(taped_field(field, T, samples), Scheme(tableau, length(u0), part, lead, T), times, collect(grid), control,
                          spread_out("rtol", control.rtol, u0), spread_out("atol", control.atol, u0), every, gradient == "Backprop",
                          size(u0), zeros(T, size(u0)..., length(times)), (aligned(T, lead), aligned(T, lead)),
                          zeros(65), fill((0, 0, 0), 64), zeros(T, 64 * length(u0)), fill((0, 0, 0), 64), 0, 0, 0, false)
@@ -82,9 +87,6 @@ end
 
 counts(s::DiscreteSolve) = (nfev=s.nfev, accepted=s.accepted, rejected=s.rejected)
 
-"Whether a solve of this field by this solver is one that `DiscreteSolve` takes."
-has_discrete(field, solver) = field isa Union{MLP,Linear,SEIR,Equations,Timed,Augmented} && haskey(TABLEAUS, find_solver(solver).name)
-
 function solve!(s::DiscreteSolve, p, u0)
     size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)): this solve is for $(s.shape)."))
     load!(s.field, getdata(p))
@@ -98,14 +100,14 @@ end
 function check_states(s::DiscreteSolve)
     for j in eachindex(s.ts), i in 1:s.scheme.n
         isfinite(s.ys[(j-1)*s.scheme.n+i]) && continue
-        throw(SolveFailure("the state is non-finite at t = $(brief(s.ts[j], 6)): take smaller steps or an adaptive solver such as Tsit5.",
+        throw(SolveFailure("the state is non-finite at t = $(format_number(s.ts[j], 6)): take smaller steps or an adaptive solver such as Tsit5.",
                            s.ts[j], NaN))
     end
 end
 
 grow!(v::Vector, count) = (length(v) < count && resize!(v, max(count, 2length(v))); nothing)
 
-"March through the times: states to `s.ys`, what the derivative needs to the rest of `s`."
+"March through the times; write the states to `s.ys` and what the derivative needs to other fields of `s`."
 function march!(s::DiscreteSolve{T}) where {T}
     field, scheme, ts, control = s.field, s.scheme, s.ts, s.control
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
@@ -114,8 +116,8 @@ function march!(s::DiscreteSolve{T}) where {T}
     t, t_last, j = ts[1], ts[end], 2
     direction = copysign(1.0, t_last - t)
     s.nfev = s.accepted = s.rejected = 0
-    s.taped = s.keeps_tape
-    s.times[1] = t
+    s.tape_complete = s.wants_tape
+    s.step_times[1] = t
     reserve!(field, total + 2)
     has_slope, first, row, size = false, 0, 0, 0.0
     previous, growth, finite = 0.0, GROW, true   # `previous` is a logarithm
@@ -136,10 +138,10 @@ function march!(s::DiscreteSolve{T}) where {T}
             t_next = s.grid[s.accepted+2]
         end
         h = t_next - t
-        s.taped = s.taped && 2 * sizeof(T) * (row + total + 1) * numbers(field) <= TAPE_BYTES
-        s.taped ? reserve!(field, row + total + 1) : ((first, row) = (0, 1))
+        s.tape_complete = s.tape_complete && 2 * sizeof(T) * (row + total + 1) * record_length(field) <= TAPE_BYTES
+        s.tape_complete ? reserve!(field, row + total + 1) : ((first, row) = (0, 1))
         if !has_slope
-            s.taped && ((first, row) = (row, row + 1))
+            s.tape_complete && ((first, row) = (row, row + 1))
             evaluate!(field, stage(scheme, 1), y, t, first)
             s.nfev, has_slope = s.nfev + 1, true
         end
@@ -167,13 +169,13 @@ function march!(s::DiscreteSolve{T}) where {T}
                     s.nfev += total - tableau.stages
                     last, has_slope, extended = row + total - 1, tableau.end_stage > 0, true
                 end
-                weigh!(scheme, (ts[j] - t) / h, h)
-                combine!(scheme, pointer(scheme.point), y, pointer(scheme.mix), scheme.k, total)
+                set_interpolant_weights!(scheme, (ts[j] - t) / h, h)
+                combine!(scheme, pointer(scheme.point), y, pointer(scheme.interpolant_weights), scheme.k, total)
                 unsafe_copyto!(to, pointer(scheme.point), n)
             end
             j += 1
         end
-        s.every > 0 && remember!(s, y, t_next, (first, row, last))
+        s.every > 0 && record_step!(s, y, t_next, (first, row, last))
         s.accepted += 1
         t = t_next
         y, stop = stop, y
@@ -190,16 +192,16 @@ function march!(s::DiscreteSolve{T}) where {T}
     return nothing
 end
 
-"Keep of an accepted step what its derivative needs."
-function remember!(s::DiscreteSolve, y, t_next, place)
+"Record what the derivative of an accepted step needs."
+function record_step!(s::DiscreteSolve, y, t_next, place)
     m, n = s.accepted, s.scheme.n
-    grow!(s.times, m + 2)
-    grow!(s.places, m + 1)
-    s.times[m+2], s.places[m+1] = t_next, place
+    grow!(s.step_times, m + 2)
+    grow!(s.step_records, m + 1)
+    s.step_times[m+2], s.step_records[m+1] = t_next, place
     if m % s.every == 0
         first = m ÷ s.every * n
-        grow!(s.kept, first + n)
-        unsafe_copyto!(pointer(s.kept, first + 1), y, n)
+        grow!(s.checkpoints, first + n)
+        unsafe_copyto!(pointer(s.checkpoints, first + 1), y, n)
     end
     return nothing
 end
@@ -212,8 +214,8 @@ function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     trial = max(d0 < 1e-5 || d1 < 1e-5 ? blind : 0.01 * d0 / d1, SPACINGS * eps(t))
     trial = min(trial, abs(span))  # the field may not be defined beyond
     move = copysign(trial, span)
-    scheme.mix[1] = T(move)
-    combine!(scheme, point, y, pointer(scheme.mix), scheme.k, 1)
+    scheme.interpolant_weights[1] = T(move)
+    combine!(scheme, point, y, pointer(scheme.interpolant_weights), scheme.k, 1)
     evaluate!(s.field, second, point, t + move, 1)
     s.nfev += 1
     for i in 1:scheme.n
@@ -227,55 +229,55 @@ end
 
 smallest_step(control, t) = max(control.min_step, SPACINGS * eps(t))
 
-function brief(x, digits)
+function format_number(x, digits)
     rounded = round(x; sigdigits=digits)
     return isinteger(rounded) && abs(rounded) < 1e6 ? string(Int(rounded)) : string(rounded)
 end
 
 bad_start(t) =
-    SolveFailure("the field returned a non-finite value at the start, t = $(brief(t, 6)): check the initial state and the parameters.", t, NaN)
+    SolveFailure("the field returned a non-finite value at the start, t = $(format_number(t, 6)): check the initial state and the parameters.", t, NaN)
 
 too_many_steps(control, t, size) =
-    SolveFailure("the solve took max_steps = $(control.max_steps) steps and reached t = $(brief(t, 6)) with a step of $(brief(size, 3)): " *
+    SolveFailure("the solve took max_steps = $(control.max_steps) steps and reached t = $(format_number(t, 6)) with a step of $(format_number(size, 3)): " *
                  "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.", t, size)
 
 function too_small_step(control, t, size, finite)
     cause = finite ? "the error stays above the tolerance" : "the state becomes non-finite"
-    return SolveFailure("the step fell to $(brief(size, 3)) at t = $(brief(t, 6)), below the smallest of $(brief(smallest_step(control, t), 3)), " *
+    return SolveFailure("the step fell to $(format_number(size, 3)) at t = $(format_number(t, 6)), below the smallest of $(format_number(smallest_step(control, t), 3)), " *
                         "because $cause: look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.", t, size)
 end
 
 function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
-    s.every > 0 || throw(UserError("this solve keeps nothing to differentiate: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
+    s.every > 0 || throw(UserError("this solve was made without a gradient: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
     size(ysbar) == size(s.ys) || throw(UserError("ysbar has shape $(size(ysbar)): give $(size(s.ys)), like the states."))
-    GC.@preserve s sweep!(s, ysbar, pbar !== nothing)
+    GC.@preserve s adjoint_sweep!(s, ysbar, pbar !== nothing)
     pbar === nothing || gradient!(getdata(pbar), s.field)
     if u0bar !== nothing
         for i in 1:s.scheme.n
-            u0bar[i] = s.scheme.pushes[i]
+            u0bar[i] = s.scheme.argument_bars[i]
         end
     end
     return nothing
 end
 
-"Differentiate the accepted steps, last to first; the initial state's cotangent ends in the first column of `pushes`."
-function sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
+"Differentiate the accepted steps, last to first; the initial state's cotangent ends in the first column of `argument_bars`."
+function adjoint_sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
     field, scheme, ts = s.field, s.scheme, s.ts
     tableau, n, lead, total = scheme.tableau, scheme.n, scheme.lead, all_stages(scheme)
-    stop_bar, start_bar, zeros = pointer(scheme.pushes), pointer(scheme.point), pointer(scheme.zeros)
+    stop_bar, start_bar, zeros = pointer(scheme.argument_bars), pointer(scheme.point), pointer(scheme.zeros)
     direction = copysign(1.0, ts[end] - ts[1])
     clear!(field, gathers)
     copy_vectors!(stop_bar, zeros, lead)
     fill!(scheme.bars, 0)
     j, stop = length(ts), s.accepted
-    block = s.taped ? max(1, stop) : s.every * max(1, REPLAY_ROOM ÷ (2 * numbers(field) * total * s.every))
+    block = s.tape_complete ? max(1, stop) : s.every * max(1, REPLAY_NUMBERS ÷ (2 * record_length(field) * total * s.every))
     while stop > 0
         start = (stop - 1) ÷ block * block
-        s.taped || replay!(s, start, stop)
-        places = s.taped ? s.places : s.again
+        s.tape_complete || replay!(s, start, stop)
+        places = s.tape_complete ? s.step_records : s.replayed_records
         for m in stop:-1:start+1
             first, row, last = places[m-start]
-            t, t_end = s.times[m], s.times[m+1]
+            t, t_end = s.step_times[m], s.step_times[m+1]
             h = t_end - t
             count = last - row > tableau.stages - 1 ? total : tableau.stages
             copy_vectors!(start_bar, zeros, lead)
@@ -285,19 +287,19 @@ function sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
                     add_scaled!(stop_bar, one(T), ysbar, o, n)
                 else
                     add_scaled!(start_bar, one(T), ysbar, o, n)
-                    weigh!(scheme, (ts[j] - t) / h, h)
+                    set_interpolant_weights!(scheme, (ts[j] - t) / h, h)
                     for i in 1:total
-                        add_scaled!(bar(scheme, i), scheme.mix[i], ysbar, o, n)
+                        add_scaled!(bar(scheme, i), scheme.interpolant_weights[i], ysbar, o, n)
                     end
                 end
                 j -= 1
             end
-            step_back!(field, scheme, h, count, start_bar, row)
+            step_vjp!(field, scheme, h, count, start_bar, row)
             # The first stage is either the last step's slope at its end, or an evaluation of its own.
             if m > start + 1 && first < places[m-start-1][3]
                 copy_vectors!(bar(scheme, tableau.end_stage), bar(scheme, 1), lead)
             else
-                pull!(field, start_bar, start_bar, bar(scheme, 1), first)
+                vjp!(field, start_bar, start_bar, bar(scheme, 1), first)
                 copy_vectors!(bar(scheme, tableau.end_stage > 0 ? tableau.end_stage : 1), zeros, lead)
             end
             for i in 1:total
@@ -320,18 +322,18 @@ function add_scaled!(x::Ptr{T}, weight, y, offset, n) where {T}
     return nothing
 end
 
-"Take the steps from `start` to `stop` again, with records from the first on."
+"Repeat the steps from `start` to `stop`, and record them from row 0 on."
 function replay!(s::DiscreteSolve, start, stop)
     field, scheme = s.field, s.scheme
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
     y, y_next = pointer(s.states[1]), pointer(s.states[2])
-    unsafe_copyto!(y, pointer(s.kept, start ÷ s.every * n + 1), n)
+    unsafe_copyto!(y, pointer(s.checkpoints, start ÷ s.every * n + 1), n)
     reserve!(field, (stop - start) * total + 1)
-    grow!(s.again, stop - start)
+    grow!(s.replayed_records, stop - start)
     first, row, has_slope = 0, 0, false
     for m in start+1:stop
-        t, t_end = s.times[m], s.times[m+1]
-        extended = s.places[m][3] - s.places[m][2] > tableau.stages - 1
+        t, t_end = s.step_times[m], s.step_times[m+1]
+        extended = s.step_records[m][3] - s.step_records[m][2] > tableau.stages - 1
         if !has_slope
             first, row = row, row + 1
             evaluate!(field, stage(scheme, 1), y, t, first)
@@ -339,7 +341,7 @@ function replay!(s::DiscreteSolve, start, stop)
         advance!(field, scheme, t, t_end, y, y_next, row)
         extended && extend!(field, scheme, t, t_end, y, y_next, row)
         last = row + (extended ? total : tableau.stages) - 1
-        s.again[m-start] = (first, row, last)
+        s.replayed_records[m-start] = (first, row, last)
         y, y_next = y_next, y
         has_slope = 0 < tableau.end_stage <= (extended ? total : tableau.stages)
         first, row = row + tableau.end_stage - 2, last

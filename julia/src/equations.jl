@@ -1,7 +1,7 @@
-# Formulas written in Python (pyneuralode/fields/equations.py), which arrive parsed, as steps of three words.
+# Formulas written in Python (pyneuralode.Equations), which arrive parsed, as steps of two or three words.
 #
-# The steps are data that a loop carries out, not Julia code made from them: every model of every user has one type, so
-# that solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated.
+# The steps are data that a loop executes, not generated Julia code: every model of every user has the same type, so that
+# solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated as code.
 # Lotka and Volterra's nine steps take 20 ns this way and their products 50; compiling one solver for a type of its own
 # takes three seconds, in every process again.
 
@@ -95,7 +95,7 @@ function Equations(components, parameters, steps, outputs)
     for (place, step) in enumerate(steps)
         name, words... = string.(split(step))
         name == "**" && words[end] == "2.0" && ((name, words) = ("square", words[1:1]))
-        operation, binary = known("an operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
+        operation, binary = lookup("an operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
         length(words) == 1 + binary || throw(UserError("the step $(repr(step)) has $(length(words)) operands: give $(1 + binary)."))
         push!(code, FormulaStep(operation, binary, register(words[1]), register(words[end])))
         registers["#$place"] = length(names) + place

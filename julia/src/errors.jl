@@ -1,9 +1,9 @@
-# The two kinds of failure that a caller can do something about; the bridge turns them into the Python exceptions.
+# The two kinds of failure that a caller can act on; the bridge turns them into Python exceptions.
 
 """
     UserError(message)
 
-An argument that does not fit; the message is one sentence that says what to write instead.
+An argument that is not valid; the message is one sentence that says what to write instead.
 """
 struct UserError <: Exception
     message::String
@@ -14,7 +14,7 @@ Base.showerror(io::IO, error::UserError) = print(io, error.message)
 """
     SolveFailure(message, t, step)
 
-A solve that could not reach its end; `t` is the time it reached and `step` the size of its last step (NaN if not known).
+A solve that did not reach its end; `t` is the time that it reached and `step` the size of its last step (NaN if unknown).
 """
 struct SolveFailure <: Exception
     message::String
@@ -24,9 +24,9 @@ end
 
 Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
 
-"Return `catalog[name]`; an unknown name is answered with the known ones."
-function known(argument, name, catalog)
-    # Looked up as a string: code that compares it as anything is compiled anew once other packages define comparisons.
+"Return `catalog[name]`; raise a `UserError` that lists the known names if `name` is not one of them."
+function lookup(argument, name, catalog)
+    # Looked up as a String: code that compares values of unknown type is recompiled whenever another package defines a comparison.
     key = string(name)::String
     haskey(catalog, key) && return catalog[key]
     names = join(sort!(string.(collect(keys(catalog)))), ", ")

@@ -1,11 +1,11 @@
 # In-place evaluation of the fields and their vector-Jacobian products, written by hand: what SciML's solvers and
-# adjoints call, thousands of times a solve. Automatic differentiation spends a hundred times the evaluation itself here.
+# adjoints call, thousands of times a solve. Automatic differentiation takes a hundred times as long as the evaluation.
 
 """
     Evaluator
 
-A field with room to work in: `slope!(du, e, u, p, t)` writes the slope, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
-``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either may be `nothing`). One evaluator serves one task at a time.
+A field with its workspace: `slope!(du, e, u, p, t)` writes the slope, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
+``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either may be `nothing`). Two tasks must not share an evaluator.
 Arguments that are not of the evaluator's number type (duals, say) take the slower way through `slope`.
 """
 abstract type Evaluator{T} end
@@ -17,7 +17,7 @@ function evaluator end
 
 struct PlainEvaluator{T,F<:VectorField,M<:AbstractVecOrMat{T}} <: Evaluator{T}
     field::F
-    room::M
+    buffer::M
 end
 
 """
@@ -38,14 +38,14 @@ layer_maps(field::MLP) = MatrixMap.(field.sizes[1:end-1], field.sizes[2:end])
 evaluator(field::MLP, u::AbstractVecOrMat) = NetworkEvaluator(field, u)
 
 function NetworkEvaluator(field::VectorField, u::AbstractVecOrMat)
-    room(n) = fill!(similar(u, n, size(u)[2:end]...), 0)
+    zeros_like(n) = fill!(similar(u, n, size(u)[2:end]...), 0)
     maps = layer_maps(field)
     weights, biases = layer_ranges(maps, true)
     out = last.(lengths.(maps))
-    return NetworkEvaluator(field, maps, room.(out), room.(first.(lengths.(maps))), room.(out), weights, biases)
+    return NetworkEvaluator(field, maps, zeros_like.(out), zeros_like.(first.(lengths.(maps))), zeros_like.(out), weights, biases)
 end
 
-"Return where the weights of layers lie in a flat vector, and their biases behind each, if they are `biased`."
+"Return the ranges in a flat vector of the layers' weights, and of their biases, which follow the weights if `biased`."
 function layer_ranges(maps, biased)
     weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
     for map in maps
@@ -91,7 +91,7 @@ function pullback!(ubar, pbar, e::NetworkEvaluator{T}, λ, u, p, t) where {T}
             sum_columns!(view(grad, e.biases[k]), e.bars[k])
         end
         if k > 1
-            # `before` has done its work: its derivative is taken into the bar of the layer below.
+            # The derivative of the activation below is part of that layer's cotangent.
             apply_back!(e.bars[k-1], e.maps[k], weight(e, flat, k), e.bars[k])
             e.bars[k-1] .*= derivative.(field.activation, e.before[k-1], e.after[k])
         elseif ubar !== nothing
@@ -106,23 +106,23 @@ sum_columns!(out, x::AbstractVector) = copyto!(out, x)
 sum_columns!(out, x::AbstractMatrix) = sum!(reshape(out, :, 1), x)
 
 function slope!(du::AbstractVecOrMat{T}, e::PlainEvaluator{T,<:Linear}, u::AbstractVecOrMat{T}, p::AbstractVector{T}, t) where {T}
-    e.room .= activate.(e.field.input_map, u)
-    return mul!(du, square(e, p), e.room)
+    e.buffer .= activate.(e.field.input_map, u)
+    return mul!(du, weight_matrix(e, p), e.buffer)
 end
 
 function pullback!(ubar, pbar, e::PlainEvaluator{T,<:Linear}, λ, u, p, t) where {T}
     if pbar !== nothing
-        e.room .= activate.(e.field.input_map, u)
-        mul!(square(e, pbar), λ, transpose(e.room))
+        e.buffer .= activate.(e.field.input_map, u)
+        mul!(weight_matrix(e, pbar), λ, transpose(e.buffer))
     end
     if ubar !== nothing
-        mul!(ubar, transpose(square(e, p)), λ)
+        mul!(ubar, transpose(weight_matrix(e, p)), λ)
         ubar .*= derivative.(e.field.input_map, u, u)
     end
     return nothing
 end
 
-square(e::PlainEvaluator{T,<:Linear}, p) where {T} = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
+weight_matrix(e::PlainEvaluator{T,<:Linear}, p) where {T} = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
 
 function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR,<:Array}, u, p, t) where {T}
     gamma, R0, sigma = getdata(p)
@@ -150,7 +150,7 @@ function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR,<:Array}, λ, u, p, t) wh
     return nothing
 end
 
-# Arrays of a device have no cheap single numbers: there the compartments are rows, and the rates arrays of one.
+# Reading single numbers of a device's array is slow: there the compartments are rows, and the rates arrays of length one.
 
 row(x, k) = view(x, k:k, :)
 rates(p) = ntuple(k -> view(getdata(p), k:k), 3)
@@ -158,7 +158,7 @@ compartment_rows(x) = (y = reshape(x, 4, :); ntuple(k -> row(y, k), 4))
 
 function slope!(du::AbstractVecOrMat, e::PlainEvaluator{T,SEIR}, u, p, t) where {T}
     (gamma, R0, sigma), (s, exposed, i, _) = rates(p), compartment_rows(u)
-    infected, onset, recovered = ntuple(k -> row(e.room, k), 3)
+    infected, onset, recovered = ntuple(k -> row(e.buffer, k), 3)
     infected .= gamma .* R0 .* s .* i
     onset .= sigma .* exposed
     recovered .= gamma .* i
@@ -173,10 +173,10 @@ end
 function pullback!(ubar, pbar, e::PlainEvaluator{T,SEIR}, λ, u, p, t) where {T}
     (gamma, R0, sigma), (s, exposed, i, _), (λs, λe, λi, λr) = rates(p), compartment_rows(u), compartment_rows(λ)
     if pbar !== nothing
-        row(e.room, 1) .= (λe .- λs) .* R0 .* s .* i .+ (λr .- λi) .* i
-        row(e.room, 2) .= (λe .- λs) .* gamma .* s .* i
-        row(e.room, 3) .= (λi .- λe) .* exposed
-        sum!(reshape(getdata(pbar), 3, 1), e.room)
+        row(e.buffer, 1) .= (λe .- λs) .* R0 .* s .* i .+ (λr .- λi) .* i
+        row(e.buffer, 2) .= (λe .- λs) .* gamma .* s .* i
+        row(e.buffer, 3) .= (λi .- λe) .* exposed
+        sum!(reshape(getdata(pbar), 3, 1), e.buffer)
     end
     if ubar !== nothing
         bs, be, bi, br = compartment_rows(ubar)

@@ -1,6 +1,6 @@
-# Vector fields with the meaning, the parameter names and the parameter order of pyneuralode/fields/.
+# Vector fields with the meaning, the parameter names and the parameter order of Python's.
 #
-# A field is a description without numbers; its parameters are a ComponentVector in the documented order, weights as
+# A field describes the equations and holds no parameters; its parameters are a ComponentVector in the documented order, weights as
 # (out, in). A state is a vector (dim,) or a matrix (dim, samples): the last axis of Python's row-major arrays is the
 # first here.
 
@@ -10,7 +10,7 @@
 Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype gives
 
 1. `dimension(field)`, the number of state components;
-2. `shapes(field)`, pairs of parameter name and shape, in the order of pyneuralode/fields/;
+2. `shapes(field)`, pairs of parameter name and shape, in the order of Python's field;
 3. `slope(field, u, p, t)`, which mutates nothing, so that any automatic differentiation can trace it;
 4. `evaluator(field, u, p)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """
@@ -31,7 +31,7 @@ struct MLP{A,M} <: VectorField
 end
 
 function MLP(sizes; activation="tanh", input_map="identity", input_scale=1.0, output_scale=1.0)
-    return MLP(collect(Int, sizes), known("activation", activation, ACTIVATIONS), known("input_map", input_map, INPUT_MAPS),
+    return MLP(collect(Int, sizes), lookup("activation", activation, ACTIVATIONS), lookup("input_map", input_map, INPUT_MAPS),
                Float64(input_scale), Float64(output_scale))
 end
 
@@ -45,7 +45,7 @@ struct Linear{M} <: VectorField
     input_map::M
 end
 
-Linear(dim; input_map="identity") = Linear(Int(dim), known("input_map", input_map, INPUT_MAPS))
+Linear(dim; input_map="identity") = Linear(Int(dim), lookup("input_map", input_map, INPUT_MAPS))
 
 """
     SEIR()
@@ -84,7 +84,7 @@ end
 """
     parameters(field, arrays, T=Float64)
 
-Return the field's ComponentVector filled from a dictionary of arrays by name (strings), which are read as they lie.
+Return the field's ComponentVector filled from a dictionary of arrays by name (strings).
 """
 parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat} =
     ComponentVector(flatten(field, arrays, T), getaxes(parameters(field, T)))
@@ -92,8 +92,8 @@ parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T
 """
     flatten(field, arrays, T=Float64)
 
-Return the numbers of `parameters(field, arrays, T)` as a plain vector, in the documented order. A ComponentVector carries every size in
-its type, so that code for it is compiled again for every network; what Python calls keeps to plain vectors.
+Return the numbers of `parameters(field, arrays, T)` as a plain vector, in the documented order. A ComponentVector has every size in
+its type, so that code for it is recompiled for every network; what Python calls uses plain vectors.
 """
 function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
     flat = T[]
@@ -108,7 +108,7 @@ function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) wh
     return flat
 end
 
-"Return the arrays of a flat vector by name (strings): what `flatten` was given."
+"Return the arrays of a flat vector by name (strings), the inverse of `flatten`."
 function unflatten(field::VectorField, flat::AbstractVector)
     arrays, last = Dict{String,Any}(), 0
     for (name, shape) in shapes(field)

@@ -1,6 +1,6 @@
 # As workload.jl for flows: the fields that are shipped for them, in the settings that they start from.
 
-"The field's parameters as Python hands them over, small numbers throughout."
+"The field's parameters as Python passes them, small numbers throughout."
 function small_parameters(field, ::Type{T}) where {T}
     return Dict{String,Any}(string(name) => (array = fill(T(0.1), shape); length(shape) == 2 ? row_major(array) : array)
                             for (name, shape) in shapes(field_from(field)))
@@ -9,12 +9,12 @@ end
 "Carry three samples of a flow, with every penalty where there is noise, and differentiate that."
 function flow_and_differentiate(field, ::Type{T}; noise=nothing) where {T}
     parameters, x = small_parameters(field, T), T[0.1 0.2 0.3; 0.4 0.5 0.6]
-    request = asked(field, parameters, x)
+    request = request_for(field, parameters, x)
     merge!(request, Dict{String,Any}("key" => "", "times" => Any[0.0, 1.0], "x" => x, "noise" => noise, "kinetic" => noise !== nothing,
                                      "jacobian" => noise !== nothing))
     reply = call("flow_terms", request)
-    call("flow_pullback", Dict{String,Any}("kept" => reply["kept"], "bar" => one.(reply["end"])))
-    forget!(reply["kept"])
+    call("flow_pullback", Dict{String,Any}("handle" => reply["handle"], "bar" => one.(reply["end"])))
+    free_handle!(reply["handle"])
     empty!(IDLE_FLOWS)
     solve_in_memory(field, parameters, x)
 end
@@ -29,5 +29,5 @@ end
         flow_and_differentiate(merge(common, Dict{String,Any}("kind" => kind, "sizes" => Any[2, 3, 2])), Float32)
     end
     flow_and_differentiate(NETWORK, Float32)
-    empty!(KEPT)
+    empty!(HANDLES)
 end

@@ -38,11 +38,11 @@ end
 
 function Flow(field::VectorField; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Backprop", control=Control())
     trace in ("exact", "hutchinson") || throw(UserError("trace is $(repr(trace)): give \"exact\" or \"hutchinson\"."))
-    known("noise", noise, NOISES)
-    gradient in STEPWISE || known("gradient", gradient, BATCH_ADJOINTS)
+    lookup("noise", noise, NOISES)
+    gradient in DISCRETE_GRADIENTS || lookup("gradient", gradient, BATCH_ADJOINTS)
     start, stop = Float64.(Tuple(times))
     start == stop && throw(UserError("times are both $start: give the time of the normal samples and that of the data."))
-    return Flow(field, (start, stop), String(trace), String(noise), explicit(solver).name, String(gradient), control)
+    return Flow(field, (start, stop), String(trace), String(noise), require_explicit(solver).name, String(gradient), control)
 end
 
 """
@@ -84,10 +84,12 @@ function sample(flow::Flow, p, n; seed=0)
 end
 
 """
-    FlowSolve(flow, x; kinetic=false, jacobian=false, settings...)
+    FlowSolve(flow, x; path="discrete", kinetic=false, jacobian=false, settings...)
 
 Room to solve and differentiate the flow for samples like x (dim, samples), again and again: `solve!`, `pullback!`,
-`loss_gradient!`. `kinetic` and `jacobian` add the penalties' integrals to the state. Settings are the gradient's: `every` of "Checkpointed", `rtol` and `atol` of SciML's backward solve.
+`loss_gradient!`. `path` is "discrete" or "batched_sensitivity", as the flow's gradient wants it (see `make_solve`). `kinetic` and
+`jacobian` add the penalties' integrals to the state. Settings are the gradient's: `every` of "Checkpointed", `rtol` and `atol` of
+SciML's backward solve.
 """
 struct FlowSolve{F<:Flow,A<:Augmented,S<:DifferentiableSolve,M<:AbstractMatrix}
     flow::F
@@ -97,21 +99,12 @@ struct FlowSolve{F<:Flow,A<:Augmented,S<:DifferentiableSolve,M<:AbstractMatrix}
     startbar::M
 end
 
-function FlowSolve(flow::Flow, x::AbstractMatrix; kinetic=false, jacobian=false, settings...)
+function FlowSolve(flow::Flow, x::AbstractMatrix; path="discrete", kinetic=false, jacobian=false, settings...)
     check_samples(flow, x)
     field = augmented(flow, x, kinetic, jacobian)
     start = fill!(similar(x, dimension(field), size(x, 2)), 0)
-    return FlowSolve(flow, field, joint_solve(flow, field, start; settings...), start, similar(start))
-end
-
-function joint_solve(flow, field, start; settings...)
-    times = reverse(collect(flow.times))
-    flow.gradient in STEPWISE || return BatchSolve(field, start, times; flow.solver, flow.gradient, flow.control, settings...)
-    start isa Array || throw(UserError(
-        "gradient is $(repr(flow.gradient)), which differentiates steps on the CPU only: write gradient=\"InterpolatingAdjoint\"."))
-    has_discrete(field, flow.solver) || throw(UserError(
-        "gradient is $(repr(flow.gradient)), and the steps of $(flow.solver) are SciML's: write gradient=\"InterpolatingAdjoint\"."))
-    return DiscreteSolve(field, start, times; flow.solver, flow.gradient, flow.control, settings...)
+    joint = make_solve(path, field, start, reverse(collect(flow.times)); flow.solver, flow.gradient, flow.control, settings...)
+    return FlowSolve(flow, field, joint, start, similar(start))
 end
 
 augmented(flow, x, kinetic, jacobian) =
@@ -146,12 +139,12 @@ function integrals(flow, field, y)
     d, T = dimension(flow.field), eltype(y)
     base = y[1:d, :]
     log_density = y[trace_row(field), :] .- vec(sum(abs2, base; dims=1)) ./ 2 .- T(d * log(2π) / 2)
-    return (; log_density, base, kinetic=field.kinetic ? arrow(flow) .* y[kinetic_row(field), :] : nothing,
-            jacobian=field.jacobian ? arrow(flow) .* y[jacobian_row(field), :] : nothing)
+    return (; log_density, base, kinetic=field.kinetic ? time_sign(flow) .* y[kinetic_row(field), :] : nothing,
+            jacobian=field.jacobian ? time_sign(flow) .* y[jacobian_row(field), :] : nothing)
 end
 
 # Densities are solved from the data to the base, usually against the time.
-arrow(flow) = flow.times[1] > flow.times[2] ? 1 : -1
+time_sign(flow) = flow.times[1] > flow.times[2] ? 1 : -1
 
 """
     pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, kinetic=nothing, jacobian=nothing)
@@ -172,7 +165,7 @@ function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, 
                                            ("jacobian", jacobian, s.field.jacobian, jacobian_row(s.field)))
         cotangent === nothing && continue
         kept || throw(UserError("$name has a cotangent, but this FlowSolve has no such integral: make it with $name=true."))
-        row(bar, place) .= arrow(s.flow) .* flat(cotangent)
+        row(bar, place) .= time_sign(s.flow) .* flat(cotangent)
     end
     return pullback_joint!(pbar, xbar, s, bar)
 end
@@ -208,16 +201,16 @@ end
 
 Return log p(x) (samples,) of samples x (dim, samples).
 """
-log_density(flow::Flow, p, x; seed=0) = along_paths(flow, p, x, false, seed).log_density
+log_density(flow::Flow, p, x; seed=0) = integrate_paths(flow, p, x, false, seed).log_density
 
 """
     penalties(flow, p, x; seed=0)
 
 Return `(; log_density, base, kinetic, jacobian)` as `solve!` of a `FlowSolve` does, with both penalties, keeping nothing for a gradient.
 """
-penalties(flow::Flow, p, x; seed=0) = along_paths(flow, p, x, true, seed)
+penalties(flow::Flow, p, x; seed=0) = integrate_paths(flow, p, x, true, seed)
 
-function along_paths(flow, p, x, both, seed)
+function integrate_paths(flow, p, x, both, seed)
     check_samples(flow, x)
     field = augmented(flow, x, both, both)
     redraw!(flow, field, seed)

@@ -16,8 +16,8 @@ end
 """
     Convolution(in, out, kernel, height, width)
 
-The cross-correlation of images with kernels (kernel, kernel, in, out), zeros around the images. An image is a column whose numbers
-lie as in Python's (channels, height, width), the kernels' axes are turned round with it.
+The cross-correlation of images with kernels (kernel, kernel, in, out), zeros around the images. An image is a column with its
+numbers in the order of Python's (channels, height, width); the kernels' axes are reversed accordingly.
 """
 struct Convolution
     in::Int

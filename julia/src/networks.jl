@@ -1,5 +1,5 @@
 # Fields as functions that any automatic differentiation can trace: networks as Lux models, other fields by their `slope`.
-# They take the flat parameter vector; the in-place evaluators with products by hand are a hundred times faster.
+# They take the flat parameter vector; the in-place evaluators with hand-written products are a hundred times faster.
 
 using Lux: Lux, Chain, Dense, WrappedFunction
 using Random: default_rng
@@ -30,7 +30,7 @@ function lux_parameters(field::MLP, arrays)
     return merge((enter=(;),), dense, (leave=(;),))
 end
 
-"Slices of a flat vector by name; a call returns the arrays. Duals, tapes and traces pass, which is not so of every view."
+"Slices of a flat vector by name; a call returns the arrays. Unlike some views, they work for dual and traced numbers."
 struct Unpack{names,R,S}
     ranges::R
     shapes::S

@@ -1,10 +1,10 @@
-# Solves of a problem that is described once and then solved again and again, on whatever numbers; and the doors through
-# which Python starts them, with nothing but addresses: no value is converted and no array copied on the way.
+# Problems that are described once and then solved many times, with different numbers; and the entry points, C functions by
+# which Python starts those solves. They take addresses alone: no value is converted and no array is copied on the way.
 
 """
     PlainSolve(field, u0, ts; solver="Tsit5", control=Control())
 
-A solve of SciML's that nobody differentiates, with `solve!` and `counts` of a `DifferentiableSolve`.
+A solve by SciML without a derivative: it has `solve!` and `counts` of a `DifferentiableSolve`, and no `pullback!`.
 """
 mutable struct PlainSolve{T,U<:AbstractArray{T}} <: DifferentiableSolve
     const field::VectorField
@@ -30,20 +30,20 @@ function solve!(s::PlainSolve, p, u0)
     return ys
 end
 
-"Most solves of a problem that wait to be used again; a training loop takes two in turn."
-const MOST_IDLE = 4
+"How many solves of one problem are kept for reuse; a training loop alternates between two."
+const MAX_IDLE = 4
 
-"A solve whose record of its steps has grown beyond this many bytes does not wait, it gives them back."
-const MOST_HELD = 2^24
+"A solve whose records take more bytes than this is not kept for reuse, so that its memory is freed."
+const MAX_IDLE_BYTES = 2^24
 
-"Types of number by Python's names."
-const NUMBERS = Dict("float32" => Float32, "float64" => Float64)
+"Number types by Python's names."
+const NUMBER_TYPES = Dict("float32" => Float32, "float64" => Float64)
 
 """
     Prepared
 
-A problem without its numbers: states like (dim,) or (dim, samples) of numbers `T` that lie in arrays of `place`, on the
-device numbered `device`, at `times` times. `make` returns a new solve of it; `idle` are those that wait to be used again.
+A problem without its numbers: its states have the shape (dim,) or (dim, samples) and number type `T`, are arrays of type `place` on
+device number `device`, and are wanted at `times` times. `make` returns a new solve of it; `idle` holds those that can be reused.
 """
 struct Prepared
     field::VectorField
@@ -58,130 +58,121 @@ struct Prepared
 end
 
 """
-A solve of a prepared problem with its parameters `p` and their cotangents, both flat; `slots` and `bars` are the same
-numbers by parameter, in their shapes.
+A solve of a prepared problem with its flat parameters `p` and their cotangents `pbar`; `arrays` and `array_bars` are the same memory,
+as one array for each parameter.
 """
-struct Work{S<:DifferentiableSolve,P<:AbstractVector}
+struct PreparedSolve{S<:DifferentiableSolve,P<:AbstractVector}
     prepared::Prepared
     solve::S
     p::P
     pbar::P
-    slots::Vector{Any}
-    bars::Vector{Any}
+    arrays::Vector{Any}
+    array_bars::Vector{Any}
 end
 
-function Work(prepared::Prepared)
+function PreparedSolve(prepared::Prepared)
     p, pbar = (similar(prepared.place{prepared.T}, parameter_count(prepared.field)) for _ in 1:2)
-    return Work(prepared, prepared.make(), p, pbar, slots(prepared.field, p), slots(prepared.field, pbar))
+    return PreparedSolve(prepared, prepared.make(), p, pbar, parameter_arrays(prepared.field, p), parameter_arrays(prepared.field, pbar))
 end
 
-function slots(field, flat)
+"Return the parts of a flat parameter vector as one array for each parameter, in the same memory."
+function parameter_arrays(field, flat)
     last, found = 0, Any[]
     for (_, shape) in shapes(field)
-        push!(found, slot(flat, last + 1, shape))
+        push!(found, parameter_array(flat, last + 1, shape))
         last += prod(shape; init=1)
     end
     return found
 end
 
-# A true Array, which copies in blocks; whoever holds it holds the vector too.
-slot(flat::Vector, first, shape) = unsafe_wrap(Array, pointer(flat, first), shape)
-slot(flat, first, shape) = reshape(view(flat, first:first+prod(shape; init=1)-1), shape)
+# A true Array, which copies in blocks. `flat` must outlive it.
+parameter_array(flat::Vector, first, shape) = unsafe_wrap(Array, pointer(flat, first), shape)
+parameter_array(flat, first, shape) = reshape(view(flat, first:first+prod(shape; init=1)-1), shape)
 
-# Arrays lie row by row in Python: their last axis is the first here.
+# Python's arrays are row-major: their last axis is the first here.
 reverse_axes!(to, from) = ndims(to) < 2 ? copyto!(to, from) : permutedims!(to, from, ndims(to):-1:1)
 
-"Return a solve of the problem: one that waits, or a new one."
-take!(prepared::Prepared) = isempty(prepared.idle) ? Work(prepared) : pop!(prepared.idle)
+"Return a solve of the problem: an idle one, or a new one."
+acquire!(prepared::Prepared) = isempty(prepared.idle) ? PreparedSolve(prepared) : pop!(prepared.idle)
 
-"Let a solve wait for the next one who wants it; what its derivative needed is forgotten."
-function give_back!(work::Work)
-    forget_solution!(work.solve)
-    idle = work.prepared.idle
-    length(idle) < MOST_IDLE && held(work.solve) <= MOST_HELD && push!(idle, work)
+"Keep a solve for reuse; what its derivative needed is dropped."
+function release!(prepared_solve::PreparedSolve)
+    drop_solution!(prepared_solve.solve)
+    idle = prepared_solve.prepared.idle
+    length(idle) < MAX_IDLE && record_bytes(prepared_solve.solve) <= MAX_IDLE_BYTES && push!(idle, prepared_solve)
     return nothing
 end
 
-give_back!(::Any) = nothing
+release!(::Any) = nothing
 
-held(::DifferentiableSolve) = 0
-held(s::DiscreteSolve) = sizeof(s.field.values)
+record_bytes(::DifferentiableSolve) = 0
+record_bytes(s::DiscreteSolve) = sizeof(s.field.values)
 
-forget_solution!(::DifferentiableSolve) = nothing
-forget_solution!(s::Union{AdjointSolve,BatchSolve}) = (s.solution = nothing)
+drop_solution!(::DifferentiableSolve) = nothing
+drop_solution!(s::Union{AdjointSolve,BatchSolve}) = (s.solution = nothing)
 
 """
     prepare(request)
 
-Return the `Prepared` of a dictionary: "field", "solver", "gradient" (kind and settings), "compiled", "control", "ts", the state's "shape",
+Return the `Prepared` of a dictionary: "field", "path", "solver", "gradient" (kind and settings), "vjp", "control", "ts", the state's "shape",
 "dtype" and "device" ("cpu" or "cuda"; "index" counts them), and whether it is "differentiable".
 """
 function prepare(request)
-    T = get(NUMBERS, request["dtype"], nothing)
+    T = get(NUMBER_TYPES, request["dtype"], nothing)
     T === nothing && throw(UserError("y0 has dtype $(request["dtype"]), which Julia does not solve in: give float32 or float64."))
     at = place(request["device"])
-    # The place's methods, and those of an adjoint, may have been loaded a moment ago.
+    # The device's methods, and those of an adjoint, may be newer than this call.
     return Base.invokelatest(prepare, request, T, at)
 end
 
 function prepare(request, ::Type{T}, at) where {T}
     field, ts, shape = field_from(request["field"]), Vector{Float64}(request["ts"]), Tuple(Int.(request["shape"]))
     control = control_from(Dict(name => value isa AbstractArray ? to_device(at, Array{T}(value)) : value for (name, value) in request["control"]))
-    differentiates = request["differentiable"]
-    make = maker(at, request, field, ts, control, differentiates)
+    at === Array || check_device(request, field)
     example() = fill!(similar(at{T}, shape), 0)
-    prepared = Prepared(field, at, get(request, "index", 0), T, shape, length(ts), differentiates, () -> make(example()), [])
-    # What cannot be made is said now.
-    push!(prepared.idle, on_device(() -> Work(prepared), at, prepared.device))
+    prepared = Prepared(field, at, get(request, "index", 0), T, shape, length(ts), request["differentiable"], () -> solve_from(request, field, example(), ts, control), [])
+    # A problem that cannot be solved raises here, not at the first solve.
+    push!(prepared.idle, on_device(() -> PreparedSolve(prepared), at, prepared.device))
     return prepared
 end
 
-"Return what makes a solve for a state like its argument."
-function maker(::Type{Array}, request, field, ts, control, differentiates)
-    differentiates && return u0 -> differentiable_from(request, field, u0, ts, control)
-    # Without a derivative too: the same trajectory, whether it is asked for or not.
-    solver = request["solver"]
-    stepwise = request["gradient"]["kind"] in STEPWISE && request["compiled"] && has_discrete(field, solver)
-    return stepwise ? (u0 -> DiscreteSolve(field, u0, ts; solver, gradient=nothing, control)) : (u0 -> PlainSolve(field, u0, ts; solver, control))
-end
-
-function maker(at, request, field, ts, control, differentiates)
-    solver, gradient = request["solver"], request["gradient"]
+"Raise for a request that a device other than the CPU cannot carry out."
+function check_device(request, field)
     field isa Union{MLP,Linear,SEIR} || throw(UserError(
         "the field is $(nameof(typeof(field))), which Julia computes on the CPU only: write y0.cpu(), or engine='torch'."))
-    explicit(solver)
-    differentiates || return u0 -> PlainSolve(field, u0, ts; solver, control)
-    haskey(BATCH_ADJOINTS, gradient["kind"]) || throw(UserError(
-        "gradient is '$(gradient["kind"])', which Julia has on the CPU only: on a GPU write gradient='InterpolatingAdjoint'."))
-    return u0 -> BatchSolve(field, u0, ts; solver, gradient=gradient["kind"], control, gradient_settings(gradient)...)
+    request["path"] in ("batched_sensitivity", "no_gradient") || throw(UserError(
+        "path is $(repr(request["path"])), which Julia has on the CPU only: give \"batched_sensitivity\" or \"no_gradient\"."))
+    require_explicit(request["solver"])
+    return nothing
 end
 
-# Python's side of a solve is a row of words: a number of ours, the addresses of start (or cotangent) and result, room for
-# three counts, then the address of each parameter (or of its gradient). All arrays are contiguous and of the problem's type.
+# An entry point takes the address of a row of 64-bit words: a handle, the addresses of the initial state (or cotangent) and of
+# the result, space for three counts, then the address of each parameter (or of its gradient). All arrays are contiguous and have
+# the problem's number type.
 
 """
     solve_at(words)
 
-Solve the prepared problem numbered `words[1]` from the start at `words[2]` and the parameters from `words[7]` on; the states go to
-`words[3]`, evaluations, accepted and rejected steps into words 4 to 6. Returns the number under which the solve awaits its
-`pullback_at`, or 0. Nothing of the memory at these addresses is used after the return, by the pullback neither: the solve has its own
-copies of start and parameters.
+Solve the prepared problem with handle `words[1]`. The initial state is at address `words[2]` and the parameters at `words[7]` and on; the
+states are written to `words[3]`, and the numbers of evaluations, accepted and rejected steps into words 4 to 6. Returns the solve's
+handle for `pullback_at`, or 0 where no gradient is wanted. The memory at these addresses is not used after the return, not by the
+pullback either: the solve has its own copies of initial state and parameters.
 """
 function solve_at(words)
-    prepared = KEPT[unsafe_load(words)]::Prepared
+    prepared = HANDLES[unsafe_load(words)]::Prepared
     return on_device(prepared.place, prepared.device) do
-        work = take!(prepared)
+        s = acquire!(prepared)
         memory(address, dims) = wrap(prepared.place, prepared.T, unsafe_load(words, address), dims)
-        for (k, slot) in enumerate(work.slots)
-            reverse_axes!(slot, memory(6 + k, reverse(size(slot))))
+        for (k, array) in enumerate(s.arrays)
+            reverse_axes!(array, memory(6 + k, reverse(size(array))))
         end
-        ys = solve!(work.solve, work.p, memory(2, prepared.shape))
+        ys = solve!(s.solve, s.p, memory(2, prepared.shape))
         copyto!(memory(3, (prepared.shape..., prepared.times)), ys)
-        for (k, count) in enumerate(counts(work.solve))
+        for (k, count) in enumerate(counts(s.solve))
             unsafe_store!(words, count, 3 + k)
         end
-        prepared.differentiable && return keep!(work)
-        give_back!(work)
+        prepared.differentiable && return store_handle!(s)
+        release!(s)
         return 0
     end
 end
@@ -189,45 +180,46 @@ end
 """
     pullback_at(words)
 
-Differentiate the solve numbered `words[1]`: the cotangent of the states is at `words[2]`; that of the start goes to `words[3]`,
-those of the parameters to the addresses from `words[7]` on. It can be repeated until the number is forgotten.
+Differentiate the solve with handle `words[1]`. The cotangent of the states is at address `words[2]`; that of the initial state is
+written to `words[3]`, those of the parameters to `words[7]` and on. It can be repeated until the handle is freed.
 """
 function pullback_at(words)
-    work = KEPT[unsafe_load(words)]::Work
-    prepared = work.prepared
+    s = HANDLES[unsafe_load(words)]::PreparedSolve
+    prepared = s.prepared
     return on_device(prepared.place, prepared.device) do
         memory(address, dims) = wrap(prepared.place, prepared.T, unsafe_load(words, address), dims)
-        pullback!(work.pbar, memory(3, prepared.shape), work.solve, memory(2, (prepared.shape..., prepared.times)))
-        for (k, bar) in enumerate(work.bars)
+        pullback!(s.pbar, memory(3, prepared.shape), s.solve, memory(2, (prepared.shape..., prepared.times)))
+        for (k, bar) in enumerate(s.array_bars)
             reverse_axes!(memory(6 + k, reverse(size(bar))), bar)
         end
         return 0
     end
 end
 
-"The failure behind the last -1 of a door, as a reply."
-const FAILURE = Ref{Dict{String,Any}}()
+"The failure behind the last -1 that an entry point returned, as a reply."
+const LAST_FAILURE = Ref{Dict{String,Any}}()
 
+"Return f(argument), or -1 where it throws; the failure is in `LAST_FAILURE`."
 function guarded(f, argument)
     try
         return f(argument)::Int
     catch error
-        FAILURE[] = reply_of(error)
+        LAST_FAILURE[] = error_reply(error)
         return -1
     end
 end
 
-solve_door(words::Ptr{Int}) = guarded(solve_at, words)
-pullback_door(words::Ptr{Int}) = guarded(pullback_at, words)
-forget_door(number::Int) = (forget!(number); 0)
+solve_entry(words::Ptr{Int}) = guarded(solve_at, words)
+pullback_entry(words::Ptr{Int}) = guarded(pullback_at, words)
+free_entry(handle::Int) = (free_handle!(handle); 0)
 
 """
-    doors()
+    entry_points()
 
-Return the addresses of C functions that Python calls: `solve_at` and `pullback_at` (of the words' address) and `forget!` (of a number). They return
--1 where they fail; the call "failure" then says how.
+Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at` (of the words' address) and `free_handle!` (of a
+handle). They return -1 where they fail; the call "failure" then says how.
 """
-doors() = (Int(@cfunction(solve_door, Int, (Ptr{Int},))), Int(@cfunction(pullback_door, Int, (Ptr{Int},))),
-           Int(@cfunction(forget_door, Int, (Int,))))
+entry_points() = (Int(@cfunction(solve_entry, Int, (Ptr{Int},))), Int(@cfunction(pullback_entry, Int, (Ptr{Int},))),
+           Int(@cfunction(free_entry, Int, (Int,))))
 
-precompile(doors, ())
+precompile(entry_points, ())

@@ -16,7 +16,7 @@ export find_solver
     Solver
 
 One method: `order` of convergence, `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching), `adaptive` if it
-adapts its steps (Euler, Midpoint, Heun and RK4 do not here, as in the embedded engine, whatever SciML's can do),
+adapts its steps (Euler, Midpoint, Heun and RK4 do not, as in the torch engine, although SciML's can),
 and `make`, which returns the algorithm for a way to differentiate (an ADTypes choice; explicit methods need none).
 """
 struct Solver
@@ -27,7 +27,7 @@ struct Solver
     make::Function
 end
 
-# The smoothed error estimate of the SDIRK methods is off: OrdinaryDiffEq divides it by the matrix J - I/(step gamma), not by
+# The SDIRK methods' smoothed error estimate is switched off: OrdinaryDiffEq divides it by the matrix J - I/(step gamma), not by
 # I - step gamma J, so that it shrinks with the step. Measured on van der Pol's equation (1e-6) at rtol 1e-8: errors of
 # 1e-2 (KenCarp4, TRBDF2) and 1e-3 (Kvaerno5) with it, 4e-8, 2e-7 and 2e-6 without.
 const SOLVERS = Dict(solver.name => solver for solver in (
@@ -55,7 +55,7 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
 "Return the catalog's entry for a name, matched without regard to case."
-find_solver(name) = get(() -> known("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
+find_solver(name) = get(() -> lookup("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
 "Whether a solver needs the Jacobian of the field."
 implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilized))

@@ -4,20 +4,20 @@ using ForwardDiff: ForwardDiff, Dual
 using OrdinaryDiffEqCore: ODE_DEFAULT_NORM
 using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, ReturnCode
 
-export Control, DifferentiableSolve, SolveFailure, UserError, counts, differentiable, solve!, solve_field, solve_problem
+export Control, DifferentiableSolve, SolveFailure, UserError, counts, make_solve, solve!, solve_field, solve_problem
 
-"Whether the time does not enter the field; then SciML need not differentiate with respect to it."
+"Return whether the field does not depend on the time; SciML then need not differentiate with respect to it."
 autonomous(::VectorField) = false
 autonomous(::Union{MLP,Linear,SEIR}) = true
 
 """
     Dynamics(field, u0)
 
-A field as SciML's functions of a flat parameter vector, with room to work in: `(du, u, p, t)` is the slope, `jacobian!` the
-Jacobian with respect to the flattened state. One serves one task at a time.
+A field in the form that SciML takes, with its workspace: a call with `(du, u, p, t)`, p flat, writes the slope, and `jacobian!` the
+Jacobian with respect to the flattened state. Two tasks must not share one.
 
-The field is no part of its type: one compiled solver and one compiled adjoint serve all fields, and compiling them takes seconds
-where finding the field's method at every evaluation takes a tenth of a microsecond.
+The field is not part of its type, so that one compiled solver and one compiled adjoint serve all fields: compiling them takes
+seconds, and looking up the field's method takes a tenth of a microsecond at every evaluation.
 """
 struct Dynamics{T,U<:AbstractVecOrMat{T}}
     evaluator::Evaluator{T}
@@ -70,30 +70,30 @@ end
 """
     bounded_norm(u, t)
 
-SciML's root mean square, and a large number where that is not finite: a trial step into nonsense is then rejected and
-cut, as in the embedded engine, where SciML's own norm ends the solve.
+SciML's root mean square, and a large number where that is not finite: a trial step with non-finite values is then rejected and
+shortened, as in the torch engine; SciML's own norm would end the solve.
 """
 function bounded_norm(u, t)
     size = ODE_DEFAULT_NORM(u, t)
-    return isfinite(size) ? size : oftype(size, NONSENSE)
+    return isfinite(size) ? size : oftype(size, REJECTED_NORM)
 end
 
-const NONSENSE = 1e18
+const REJECTED_NORM = 1e18
 
 # The largest of the norms of the value and of each partial derivative: many small ones do not hide a large one.
 function bounded_norm(u::AbstractArray{<:Dual}, t)
-    size = maximum(k -> ODE_DEFAULT_NORM(part.(u, k), t), 0:ForwardDiff.npartials(eltype(u)))
-    return isfinite(size) ? size : oftype(size, NONSENSE)
+    size = maximum(k -> ODE_DEFAULT_NORM(dual_part.(u, k), t), 0:ForwardDiff.npartials(eltype(u)))
+    return isfinite(size) ? size : oftype(size, REJECTED_NORM)
 end
 
 # The largest of the columns' norms: no sample's error hides among those of many others.
 samples_norm(u, t) = bounded_norm(u, t)
 samples_norm(u::AbstractMatrix, t) = maximum(column -> bounded_norm(column, t), eachcol(u))
 
-part(x::Dual, k) = k == 0 ? ForwardDiff.value(x) : ForwardDiff.partials(x, k)
+dual_part(x::Dual, k) = k == 0 ? ForwardDiff.value(x) : ForwardDiff.partials(x, k)
 
-# How a control reads for SciML, adaptively or on a grid of times.
-function settings(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
+# A control as SciML's options, for adaptive steps or for a grid of times.
+function step_options(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
     grid = fixed_grid(solver, ts, control)
     span = abs(ts[end] - ts[1])
     # With a step beyond every gap SciML stops exactly at the times of the grid and nowhere else.
@@ -113,38 +113,38 @@ Solve a SciML problem over `ts` and return SciML's solution; a solve that does n
 function integrate(problem, solver::Solver, ts, control::Control; autodiff=AutoForwardDiff(), saving...)
     solver.name == "FBDF" && control.step_size !== nothing &&
         throw(UserError("step_size is $(control.step_size), but FBDF chooses its steps itself: leave step_size out, or take KenCarp4."))
-    integrator = SciMLBase.init(problem, solver.make(autodiff); settings(solver, ts, control)..., saving...)
+    integrator = SciMLBase.init(problem, solver.make(autodiff); step_options(solver, ts, control)..., saving...)
     SciMLBase.solve!(integrator)
-    SciMLBase.successful_retcode(integrator.sol) || throw(failure(integrator, control))
+    SciMLBase.successful_retcode(integrator.sol) || throw(solve_failure(integrator, control))
     return integrator.sol
 end
 
-# The sentences that both engines have are in discrete.jl.
-function failure(integrator, control)
-    problem, t, step = integrator.sol.prob, plain(integrator.t), abs(plain(integrator.dt))
+# The messages that `DiscreteSolve` shares are in discrete.jl.
+function solve_failure(integrator, control)
+    problem, t, step = integrator.sol.prob, float_value(integrator.t), abs(float_value(integrator.dt))
     start = similar(problem.u0)
     problem.f(start, problem.u0, problem.p, problem.tspan[1])
-    all(isfinite, start) || return bad_start(plain(problem.tspan[1]))
+    all(isfinite, start) || return bad_start(float_value(problem.tspan[1]))
     code = integrator.sol.retcode
     code == ReturnCode.ConvergenceFailure && return no_stage(t, step)
     integrator.opts.adaptive || return not_finite(t)
     code == ReturnCode.MaxIters && return too_many_steps(control, t, step)
-    return too_small_step(control, t, step, integrator.EEst < NONSENSE)
+    return too_small_step(control, t, step, integrator.EEst < REJECTED_NORM)
 end
 
-plain(x) = Float64(ForwardDiff.value(x))
+float_value(x) = Float64(ForwardDiff.value(x))
 
 no_stage(t, step) = SolveFailure(
-    "the equations of an implicit step of $(brief(step, 3)) found no solution at t = $(brief(t, 6)): take smaller steps, or leave step_size out.", t, step)
+    "the equations of an implicit step of $(format_number(step, 3)) found no solution at t = $(format_number(t, 6)): take smaller steps, or leave step_size out.", t, step)
 
 not_finite(t) = SolveFailure(
-    "the state is non-finite at t = $(brief(t, 6)): take smaller steps or an adaptive solver such as Tsit5.", t, NaN)
+    "the state is non-finite at t = $(format_number(t, 6)): take smaller steps or an adaptive solver such as Tsit5.", t, NaN)
 
 """
     Solved
 
-The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. One that kept its
-dense output is called with a time inside the span, or with a vector of times for an array as `ys` is.
+The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. With dense
+output it can be called with a time inside the span, or with a vector of times for an array like `ys`.
 """
 struct Solved{Y,S}
     ys::Y
@@ -156,23 +156,23 @@ end
 
 (s::Solved)(t::Real) = s.interpolant(t)
 (s::Solved)(ts::AbstractVector) = stack(s.interpolant(t) for t in ts)
-(s::Solved{<:Any,Nothing})(t::Real) = throw(UserError("this solution kept no dense output: solve with dense=true."))
+(s::Solved{<:Any,Nothing})(t::Real) = throw(UserError("this solution has no dense output: solve with dense=true."))
 (s::Solved{<:Any,Nothing})(ts::AbstractVector) = s(first(ts))
 
-function run(problem, ts, solver, control, dense)
+function collect_states(problem, ts, solver, control, dense)
     solver = find_solver(solver)
-    solution = integrate(problem, solver, ts, control; saving(solver, ts, control, dense)...)
-    return Solved(states(solution, ts, problem.u0), tally(solution)..., dense ? solution : nothing)
+    solution = integrate(problem, solver, ts, control; save_options(solver, ts, control, dense)...)
+    return Solved(states(solution, ts, problem.u0), solver_counts(solution)..., dense ? solution : nothing)
 end
 
-# Euler's outputs lie on straight lines here, which SciML draws where it keeps every step but no slopes.
-function saving(solver, ts, control, dense)
+# Euler's outputs are interpolated linearly, which SciML does where it saves every step without slopes.
+function save_options(solver, ts, control, dense)
     straight = solver.name == "Euler" && (dense || control.step_size !== nothing)
     straight && return (dense=false, save_everystep=true)
     return dense ? (dense=true, save_everystep=true) : (saveat=ts, save_everystep=false, dense=false)
 end
 
-tally(solution) = (solution.stats.nf, solution.stats.naccept, solution.stats.nreject)
+solver_counts(solution) = (solution.stats.nf, solution.stats.naccept, solution.stats.nreject)
 
 "Return the states at `ts` as one array and raise where they are not finite, which fixed steps do not notice by themselves."
 function states(solution, ts, u0)
@@ -206,7 +206,7 @@ function solve_field(field::VectorField, p, u0::AbstractVecOrMat{T}, ts; solver=
     check_times(ts)
     times = collect(T, ts)
     problem = ODEProblem(ode_function(Dynamics(field, u0)), u0, (times[1], times[end]), collect(T, getdata(p)))
-    return run(problem, times, solver, control, dense)
+    return collect_states(problem, times, solver, control, dense)
 end
 
 """
@@ -217,7 +217,7 @@ As `solve_field` for a Julia function `f!(du, u, p, t)`.
 function solve_problem(f!, u0::AbstractArray{T}, ts, p=nothing; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
     check_times(ts)
     times = collect(T, ts)
-    return run(ODEProblem{true,FullSpecialize}(f!, u0, (times[1], times[end]), p), times, solver, control, dense)
+    return collect_states(ODEProblem{true,FullSpecialize}(f!, u0, (times[1], times[end]), p), times, solver, control, dense)
 end
 
 """
@@ -228,23 +228,3 @@ A solve and its derivative: `solve!(s, p, u0)` returns the states at the times, 
 (like the states); `counts(s)` gives the evaluations of the field and the accepted and rejected steps of the forward solve.
 """
 abstract type DifferentiableSolve end
-
-"Gradients that differentiate the steps of a solve."
-const STEPWISE = ("Backprop", "Checkpointed")
-
-"""
-    differentiable(field, u0, ts; solver="Tsit5", gradient="Backprop", compiled=true, control=Control(), settings...)
-
-Return the `DifferentiableSolve` for a gradient by name: "Backprop" and "Checkpointed" differentiate the steps (`DiscreteSolve`; setting
-`every`), the others are SciML's (`AdjointSolve`; settings `rtol` and `atol` of the backward solve). `compiled=false` takes Zygote's
-products instead of ours. What differentiates no steps here is a `UserError` that says what to write.
-"""
-function differentiable(field::VectorField, u0, ts; solver="Tsit5", gradient="Backprop", compiled=true, control=Control(), settings...)
-    gradient = string(gradient)::String
-    haskey(ADJOINTS, gradient) &&
-        return AdjointSolve(field, u0, ts; solver, gradient, control, vjp=compiled ? :hand : :zygote, settings...)
-    gradient in STEPWISE || known("gradient", gradient, ADJOINTS)
-    compiled && has_discrete(field, solver) && return DiscreteSolve(field, u0, ts; solver, gradient, control, settings...)
-    throw(UserError("gradient is '$gradient', which in Julia differentiates the steps of explicit solvers only, in compiled code " *
-                    "(compiled=True): write gradient='InterpolatingAdjoint'."))
-end

@@ -1,4 +1,4 @@
-# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the embedded engine: change those and
+# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the torch engine: change those and
 # write it again.
 
 const TABLEAUS = Dict(tableau.name => tableau for tableau in (

@@ -1,4 +1,4 @@
-# Networks whose weights depend on the time, with the parameters of pyneuralode/fields/time_networks.py and convolutions.py. At any one
+# Networks whose weights depend on the time, with the parameters of Python's fields of the same names. At any one
 # time each of them is an ordinary network: it has the network's evaluators, on the weights of that time, and the network's
 # products with those weights are carried back to the parameters.
 
@@ -9,9 +9,9 @@ Base of the fields that are a network with weights made from the parameters and 
 network), `time_scale`, and
 
 1. `weights_at(field, p, t)`, the network's parameters by name, mutating nothing;
-2. `making(field, u)`, room for the next two, in arrays like `u`;
-3. `weights_at!(w, room, field, p, t)`, the same into the flat `w`;
-4. `weights_pullback!(pbar, room, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of that.
+2. `workspace(field, u)`, what the next two write to, in arrays like `u`;
+3. `weights_at!(w, workspace, field, p, t)`, the same into the flat `w`;
+4. `weights_pullback!(pbar, workspace, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of that.
 """
 abstract type Timed <: VectorField end
 
@@ -88,8 +88,8 @@ FIELDS["HyperMLP"] = d -> HyperMLP(d["dim"], d["width"], d["hidden"]; time_scale
 FIELDS["ConcatMLP"] = d -> ConcatMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
 FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
 
-# The time as the networks of it take it.
-clock(field::Timed, t) = t / oftype(t, field.time_scale)
+# The time in the units of `time_scale`, which the networks take.
+scaled_time(field::Timed, t) = t / oftype(t, field.time_scale)
 
 "Return `layer(l)` = (weight, bias) of all layers by the names that a network gives them."
 function named_layers(layer, count)
@@ -100,7 +100,7 @@ end
 
 function weights_at(field::HyperMLP, p, t)
     d, width = field.network.sizes[1:2]
-    made = slope(field.hyper, [clock(field, t)], p, t)
+    made = slope(field.hyper, [scaled_time(field, t)], p, t)
     block(k) = reshape(made[(k-1)*d*width+1:k*d*width], d, width)
     return (weight_1=transpose(block(1)), bias_1=made[3d*width+1:end], weight_2=block(2) .* logistic.(block(3)), bias_2=zero(made[1:d]))
 end
@@ -108,14 +108,14 @@ end
 function weights_at(field::ConcatMLP, p, t)
     return named_layers(length(field.network.sizes) - 1) do l
         W, n = getproperty(p, Symbol(:weight_, l)), field.network.sizes[l]
-        (W[:, 1:n], getproperty(p, Symbol(:bias_, l)) .+ W[:, n+1] .* clock(field, t))
+        (W[:, 1:n], getproperty(p, Symbol(:bias_, l)) .+ W[:, n+1] .* scaled_time(field, t))
     end
 end
 
 function weights_at(field::GatedMLP, p, t)
     function net(kind, l)
         array(name, k) = getproperty(p, Symbol(kind, name, l, :_, k))
-        hidden = tanh.(array(:_weight_, 1)[:, 1] .* clock(field, t) .+ array(:_bias_, 1))
+        hidden = tanh.(array(:_weight_, 1)[:, 1] .* scaled_time(field, t) .+ array(:_bias_, 1))
         return array(:_weight_, 2) * hidden .+ array(:_bias_, 2)
     end
     return named_layers(length(field.gates)) do l
@@ -146,11 +146,11 @@ TimeNetwork(network::MLP, u) = TimeNetwork(evaluator(network, fill!(similar(u, 1
 output!(net::TimeNetwork, p, t) = (fill!(net.time, t); forward!(net.evaluator, net.time, p))
 output_pullback!(pbar, net::TimeNetwork, p, t) = (fill!(net.time, t); pullback!(nothing, pbar, net.evaluator, net.bar, net.time, p, t))
 
-making(field::HyperMLP, u) = TimeNetwork(field.hyper, u)
+workspace(field::HyperMLP, u) = TimeNetwork(field.hyper, u)
 
 function weights_at!(w, net, field::HyperMLP, p, t)
     d, width = field.network.sizes[1:2]
-    made = output!(net, p, clock(field, t))
+    made = output!(net, p, scaled_time(field, t))
     block(k) = reshape(view(made, (k-1)*d*width+1:k*d*width), d, width)
     (inward, bias), (outward, zeros) = split_layers(field.network, w)
     inward .= transpose(block(1))
@@ -162,18 +162,18 @@ end
 
 function weights_pullback!(pbar, net, field::HyperMLP, wbar, p, t)
     d, width = field.network.sizes[1:2]
-    made = output!(net, p, clock(field, t))
+    made = output!(net, p, scaled_time(field, t))
     block(x, k) = reshape(view(x, (k-1)*d*width+1:k*d*width), d, width)
     (inward, bias), (outward, _) = split_layers(field.network, wbar)
     block(net.bar, 1) .= transpose(inward)
     block(net.bar, 2) .= outward .* logistic.(block(made, 3))
     block(net.bar, 3) .= outward .* block(made, 2) .* logistic.(block(made, 3)) .* logistic.(.-block(made, 3))
     view(net.bar, 3d*width+1:length(made)) .= bias
-    output_pullback!(pbar, net, p, clock(field, t))
+    output_pullback!(pbar, net, p, scaled_time(field, t))
     return nothing
 end
 
-making(::ConcatMLP, u) = nothing
+workspace(::ConcatMLP, u) = nothing
 
 "As `split_layers` for the parameters of a `ConcatMLP`: (weight, the time's column, bias)."
 function split_timed(field::ConcatMLP, flat)
@@ -188,7 +188,7 @@ end
 function weights_at!(w, _, field::ConcatMLP, p, t)
     for ((weight, bias), (W, column, b)) in zip(split_layers(field.network, w), split_timed(field, p))
         weight .= W
-        bias .= b .+ column .* clock(field, t)
+        bias .= b .+ column .* scaled_time(field, t)
     end
     return w
 end
@@ -197,13 +197,13 @@ function weights_pullback!(pbar, _, field::ConcatMLP, wbar, p, t)
     for ((weight, bias), (W, column, b)) in zip(split_layers(field.network, wbar), split_timed(field, pbar))
         W .= weight
         b .= bias
-        column .= bias .* clock(field, t)
+        column .= bias .* scaled_time(field, t)
     end
     return nothing
 end
 
-# Of each layer its scale and its shift.
-making(field::GatedMLP, u) = [(TimeNetwork(net, u), TimeNetwork(net, u)) for net in field.gates]
+# For each layer the networks of its scale and of its shift.
+workspace(field::GatedMLP, u) = [(TimeNetwork(net, u), TimeNetwork(net, u)) for net in field.gates]
 
 "As `split_layers` for the parameters of a `GatedMLP`: (scale's network, shift's network, weight, bias)."
 function split_timed(field::GatedMLP, flat)
@@ -214,19 +214,19 @@ function split_timed(field::GatedMLP, flat)
     end
 end
 
-function weights_at!(w, rooms, field::GatedMLP, p, t)
-    for ((weight, bias), (scales, shifts, W, b), (scale, shift)) in zip(split_layers(field.network, w), split_timed(field, p), rooms)
-        weight .= W .* transpose(logistic.(output!(scale, scales, clock(field, t))))
+function weights_at!(w, workspaces, field::GatedMLP, p, t)
+    for ((weight, bias), (scales, shifts, W, b), (scale, shift)) in zip(split_layers(field.network, w), split_timed(field, p), workspaces)
+        weight .= W .* transpose(logistic.(output!(scale, scales, scaled_time(field, t))))
         bias .= b
-        mul!(bias, W, output!(shift, shifts, clock(field, t)), true, true)
+        mul!(bias, W, output!(shift, shifts, scaled_time(field, t)), true, true)
     end
     return w
 end
 
-function weights_pullback!(pbar, rooms, field::GatedMLP, wbar, p, t)
-    time = clock(field, t)
+function weights_pullback!(pbar, workspaces, field::GatedMLP, wbar, p, t)
+    time = scaled_time(field, t)
     for ((weight, bias), (scales, shifts, W, _), (scalesbar, shiftsbar, Wbar, bbar), (scale, shift)) in
-        zip(split_layers(field.network, wbar), split_timed(field, p), split_timed(field, pbar), rooms)
+        zip(split_layers(field.network, wbar), split_timed(field, p), split_timed(field, pbar), workspaces)
         gate, moved = logistic.(output!(scale, scales, time)), output!(shift, shifts, time)
         bbar .= bias
         Wbar .= weight .* transpose(gate) .+ bias .* transpose(moved)
@@ -245,29 +245,29 @@ struct TimedEvaluator{T,F<:VectorField,K<:Timed,E<:Evaluator{T},V<:AbstractVecto
     inner::E
     weights::V
     bars::V
-    room::R
+    workspace::R
     by_name::U
 end
 
 function TimedEvaluator(field, timed::Timed, network, u::AbstractArray{T}) where {T}
     inner = evaluator(network, u)
     flat() = fill!(similar(u, parameter_count(network)), 0)
-    return TimedEvaluator(field, timed, inner, flat(), flat(), making(timed, u), Unpack(timed))
+    return TimedEvaluator(field, timed, inner, flat(), flat(), workspace(timed, u), Unpack(timed))
 end
 
 evaluator(field::Timed, u::AbstractVecOrMat) = TimedEvaluator(field, field, field.network, u)
 
 function slope!(du::AbstractArray{T}, e::TimedEvaluator{T}, u::AbstractArray{T}, p::AbstractVector{T}, t::AbstractFloat) where {T}
-    weights_at!(e.weights, e.room, e.timed, getdata(p), T(t))
+    weights_at!(e.weights, e.workspace, e.timed, getdata(p), T(t))
     return slope!(du, e.inner, u, e.weights, T(t))
 end
 
-# Of dual numbers, the time's among them; parameters without names get them here.
+# For dual numbers, a dual time among them; flat parameters get their names here.
 slope!(du, e::TimedEvaluator, u, p, t) = copyto!(du, slope(e.field, u, p isa Union{ComponentVector,NamedTuple} ? p : e.by_name(p), t))
 
 function pullback!(ubar, pbar, e::TimedEvaluator{T}, λ, u, p, t) where {T}
-    weights_at!(e.weights, e.room, e.timed, getdata(p), T(t))
+    weights_at!(e.weights, e.workspace, e.timed, getdata(p), T(t))
     pullback!(ubar, pbar === nothing ? nothing : e.bars, e.inner, λ, u, e.weights, T(t))
-    pbar === nothing || weights_pullback!(getdata(pbar), e.room, e.timed, e.bars, getdata(p), T(t))
+    pbar === nothing || weights_pullback!(getdata(pbar), e.workspace, e.timed, e.bars, getdata(p), T(t))
     return nothing
 end

@@ -1,4 +1,4 @@
-# What is compiled when the package is installed: solves, gradients and fits of the shipped fields, as Python asks for them.
+# What is compiled when the package is installed: solves, gradients and fits of the shipped fields, as Python requests them.
 # Without it the first gradient of a session takes a minute. The extension for SciMLSensitivity has its own.
 
 using PrecompileTools: @compile_workload
@@ -13,39 +13,39 @@ weights_of(::Type{T}) where {T} = Dict{String,Any}(
     "weight_1" => row_major(T[0.1 0.2; 0.3 -0.4; 0.5 0.1; -0.2 0.3]), "bias_1" => T[0.1, 0.0, -0.1, 0.2],
     "weight_2" => row_major(T[0.2 -0.1 0.4 0.3; -0.3 0.2 0.1 0.5]), "bias_2" => T[0.1, -0.1])
 
-function asked(field, parameters, u0; solver="Tsit5", gradient="Backprop", differentiable=true, dense=false, tolerance=1e-4)
+function request_for(field, parameters, u0; solver="Tsit5", gradient="Backprop", differentiable=true, dense=false, path="discrete", tolerance=1e-4)
     control = Dict{String,Any}("rtol" => tolerance, "atol" => tolerance, "step_size" => nothing, "first_step" => nothing, "min_step" => 0.0,
                                "max_step" => Inf, "max_steps" => 100_000)
     return Dict{String,Any}("field" => field, "parameters" => parameters, "u0" => u0, "ts" => [0.0, 0.5, 1.0], "solver" => solver,
-                            "gradient" => Dict{String,Any}("kind" => gradient), "control" => control, "compiled" => true,
+                            "gradient" => Dict{String,Any}("kind" => gradient), "control" => control, "path" => path, "vjp" => "hand",
                             "differentiable" => differentiable, "dense" => dense)
 end
 
 function solve_and_differentiate(arguments...; settings...)
-    reply = call("solve", asked(arguments...; settings...))
-    reply["kept"] === nothing && return
-    call("pullback", Dict{String,Any}("kept" => reply["kept"], "ysbar" => one.(reply["ys"])))
-    forget!(reply["kept"])
+    reply = call("solve", request_for(arguments...; settings...))
+    reply["handle"] === nothing && return
+    call("pullback", Dict{String,Any}("handle" => reply["handle"], "ysbar" => one.(reply["ys"])))
+    free_handle!(reply["handle"])
 end
 
 # As Python does it inside its process: on memory by address.
 function solve_in_memory(field, parameters, u0::AbstractArray{T}) where {T}
-    about = Dict{String,Any}("shape" => Any[size(u0)...], "dtype" => lowercase(string(T)), "device" => "cpu", "index" => 0)
-    prepared = call("prepare", merge(asked(field, parameters, u0), about))["kept"]
+    array = Dict{String,Any}("shape" => Any[size(u0)...], "dtype" => lowercase(string(T)), "device" => "cpu", "index" => 0)
+    prepared = call("prepare", merge(request_for(field, parameters, u0), array))["handle"]
     inputs = [vec(collect(T, transpose(parameters[string(name)]))) for (name, shape) in shapes(field_from(field))]
     states, start, gradients = zeros(T, length(u0), 3), similar(u0), similar.(inputs)
-    row(number, given, result, arrays) = [number; Int(pointer(given)); Int(pointer(result)); 0; 0; 0; Int.(pointer.(arrays))]
+    row(handle, given, result, arrays) = [handle; Int(pointer(given)); Int(pointer(result)); 0; 0; 0; Int.(pointer.(arrays))]
     GC.@preserve u0 inputs states start gradients begin
         words = row(prepared, u0, states, inputs)
-        kept = GC.@preserve words solve_door(pointer(words))
-        words = row(kept, states, start, gradients)
-        GC.@preserve words pullback_door(pointer(words))
+        handle = GC.@preserve words solve_entry(pointer(words))
+        words = row(handle, states, start, gradients)
+        GC.@preserve words pullback_entry(pointer(words))
     end
-    foreach(forget_door, (kept, prepared))
+    foreach(free_entry, (handle, prepared))
 end
 
 function fit_request(field, parameters, optimizer)
-    request = asked(field, parameters, [1.0, 0.5])
+    request = request_for(field, parameters, [1.0, 0.5])
     settings = Dict{String,Any}("kind" => optimizer, "lr" => 1e-2, "schedule" => "cosine", "final" => 0.1, "clip" => 1.0)
     merge!(settings, optimizer == "LBFGS" ? Dict{String,Any}("history" => 5, "tolerance" => 1e-12, "patience" => 5) :
                      Dict{String,Any}("betas" => Any[0.9, 0.999], "eps" => 1e-8))
@@ -65,8 +65,8 @@ const EQUATIONS = Dict{String,Any}(
     vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
     seir = Dict{String,Any}("kind" => "SEIR"), Dict{String,Any}("gamma" => 0.2, "R0" => 3.0, "sigma" => 0.4)
     net = NETWORK, weights_of(Float64)
-    for u0 in (vector, batch), gradient in ("Backprop", "Checkpointed", "ForwardMode")
-        solve_and_differentiate(net..., u0; gradient)
+    for u0 in (vector, batch), (gradient, path) in (("Backprop", "discrete"), ("Checkpointed", "discrete"), ("ForwardMode", "sensitivity"))
+        solve_and_differentiate(net..., u0; gradient, path)
     end
     solve_and_differentiate(NETWORK, weights_of(Float32), Float32.(vector))
     solve_and_differentiate(NETWORK, weights_of(Float32), Float32.(batch))
@@ -76,11 +76,11 @@ const EQUATIONS = Dict{String,Any}(
         solve_in_memory(NETWORK, weights_of(T), T.(u0))
     end
     for solver in ("Tsit5", "Vern7", "Vern9", "DP5", "Rodas5P", "Rosenbrock23", "KenCarp4", "Kvaerno5", "FBDF", "TRBDF2", "AutoTsit5(Rosenbrock23)")
-        solve_and_differentiate(net..., vector; solver, gradient="InterpolatingAdjoint", differentiable=false)
+        solve_and_differentiate(net..., vector; solver, gradient="InterpolatingAdjoint", path="no_gradient", differentiable=false)
     end
     for optimizer in ("Adam", "LBFGS")
-        call("fit", fit_request(net..., optimizer), (told...) -> true)
+        call("fit", fit_request(net..., optimizer), (args...) -> true)
     end
-    call("solve", asked(net..., vector; dense=true))
-    empty!(KEPT)
+    call("solve", request_for(net..., vector; dense=true, path="no_gradient"))
+    empty!(HANDLES)
 end

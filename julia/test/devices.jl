@@ -66,7 +66,7 @@ end
     flow = Flow(field; trace, gradient="InterpolatingAdjoint", control=Control(rtol=1e-7, atol=1e-7))
     run(p, x) = begin
         grad = similar(getdata(p))
-        s = FlowSolve(flow, x; kinetic=penalized, jacobian=penalized)
+        s = FlowSolve(flow, x; path="batched_sensitivity", kinetic=penalized, jacobian=penalized)
         loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.1penalized, seed=2).loss, grad
     end
     loss, grad = run(p, x)

@@ -2,7 +2,7 @@ using ForwardDiff
 using LinearAlgebra
 using OrdinaryDiffEqTsit5: Tsit5
 using PyNeuralODE
-using PyNeuralODE: ACTIVATIONS, Control, DiscreteSolve, FEW, SolveFailure, TABLEAUS, UserError, activate, counts, derivative, lanes, load, solve!,
+using PyNeuralODE: ACTIVATIONS, Control, DiscreteSolve, MAX_DOT_ROWS, SolveFailure, TABLEAUS, UserError, activate, counts, derivative, lanes, load, solve!,
     store!, value_and_slope
 using Random
 using SciMLBase: SciMLBase
@@ -220,7 +220,7 @@ end
     end
 end
 
-@testset "discrete: formulas take the steps of Python's embedded engine by $solver" for (solver, alone, together) in (
+@testset "discrete: formulas take the steps of the torch engine by $solver" for (solver, alone, together) in (
     # pyneuralode.solve(..., engine="torch"): evaluations, accepted, rejected
     ("Tsit5", (518, 86, 0), (578, 96, 0)),
     ("Vern7", (445, 42, 1), (505, 48, 1)),
@@ -237,8 +237,8 @@ end
 
 @testset "discrete: no stage lies beyond the end, by $solver" for solver in ("Euler", "Midpoint", "RK4", "DP5", "Tsit5", "Vern7", "DP8")
     field = Equations(["x"], String[], ["- 0.7 t", "** #1 1.5"], ["#2"])   # not a number after t = 0.7
-    for step in (0.1, 0.2), gradient in ("Backprop", "Checkpointed")
-        s = DiscreteSolve(field, [0.0], [0.1, 0.45, 0.7]; solver, gradient, control=Control(; step))
+    for step_size in (0.1, 0.2), gradient in ("Backprop", "Checkpointed")
+        s = DiscreteSolve(field, [0.0], [0.1, 0.45, 0.7]; solver, gradient, control=Control(; step_size))
         @test solve!(s, Float64[], [0.0])[end] ≈ 0.6^2.5 / 2.5 rtol = solver == "Euler" ? 0.5 : 0.02
         u0bar = [0.0]
         pullback!(Float64[], u0bar, s, ones(1, 3))

@@ -6,8 +6,8 @@ using PyNeuralODE
 sensitivity() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt)
 
 # All in one call, as from Python: what is loaded on the way must be usable at once.
-function gradient_by(gradient)
-    s = differentiable(MLP([2, 4, 2]), [1.0, 0.5], [0.0, 0.5, 1.0]; gradient, control=Control(rtol=1e-9, atol=1e-9))
+function gradient_by(gradient, path="sensitivity")
+    s = make_solve(path, MLP([2, 4, 2]), [1.0, 0.5], [0.0, 0.5, 1.0]; gradient, control=Control(rtol=1e-9, atol=1e-9))
     p = collect(range(-0.5, 0.5; length=22))
     ys = solve!(s, p, [1.0, 0.5])
     pbar, u0bar = zeros(22), zeros(2)
@@ -15,7 +15,7 @@ function gradient_by(gradient)
     return pbar
 end
 
-stepwise, forward = gradient_by("Backprop"), gradient_by("ForwardMode")
+stepwise, forward = gradient_by("Backprop", "discrete"), gradient_by("ForwardMode")
 sensitivity() === nothing || error("SciMLSensitivity is loaded though no gradient has needed it")
 
 path = copy(LOAD_PATH)

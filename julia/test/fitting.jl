@@ -22,10 +22,10 @@ with(request; given...) = merge(request, Dict{String,Any}(string(name) => value 
 number(result, name) = result["parameters"][name][]
 
 const CONTROL = Dict{String,Any}("rtol" => 1e-8, "atol" => 1e-10)
-const SOLVE = Dict{String,Any}("solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "compiled" => true, "control" => CONTROL)
+const SOLVE = Dict{String,Any}("solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "path" => "discrete", "vjp" => "hand", "control" => CONTROL)
 
 trajectory(field, parameters, u0, ts) = copy(P.solve!(
-    P.differentiable(field, u0, ts; control=P.Control(rtol=1e-10, atol=1e-12)), P.parameters(field, parameters), u0))
+    P.make_solve("discrete", field, u0, ts; control=P.Control(rtol=1e-10, atol=1e-12)), P.parameters(field, parameters), u0))
 
 const TS = collect(range(0, 3; length=16))
 const MATRIX = [-0.3 -1.0; 1.0 -0.2]

@@ -48,7 +48,7 @@ close_control = Control(rtol=1e-9, atol=1e-9)
     # Every activation's second derivative.
     for (name, f) in [PyNeuralODE.ACTIVATIONS...; PyNeuralODE.INPUT_MAPS...], x in (-1.3, 0.4)
         bend = ForwardDiff.derivative(z -> ForwardDiff.derivative(v -> PyNeuralODE.activate(f, v), z), x)
-        @test PyNeuralODE.second(f, x, PyNeuralODE.activate(f, x)) ≈ bend atol = 1e-14
+        @test PyNeuralODE.second_derivative(f, x, PyNeuralODE.activate(f, x)) ≈ bend atol = 1e-14
     end
 end
 
@@ -144,7 +144,8 @@ end
         p, x = random_parameters(field, 2; size=0.3), randn(Xoshiro(3), dimension(field), 6)
         direction = randn(Xoshiro(4), length(p))
         for gradient in gradients
-            s = FlowSolve(Flow(field; trace, gradient, control=close_control), x; kinetic=penalized, jacobian=penalized)
+            path = gradient in ("Backprop", "Checkpointed") ? "discrete" : "batched_sensitivity"
+            s = FlowSolve(Flow(field; trace, gradient, control=close_control), x; path, kinetic=penalized, jacobian=penalized)
             grad, scrap = similar(p), similar(p)
             loss(q) = loss_gradient!(scrap, s, q, x; kinetic=0.1penalized, jacobian=0.2penalized, seed=1).loss
             r = loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.2penalized, seed=1)
@@ -192,26 +193,26 @@ end
     settings = Dict{String,Any}("rtol" => 1e-9, "atol" => 1e-9, "step_size" => nothing, "first_step" => nothing, "min_step" => 0.0,
                                 "max_step" => Inf, "max_steps" => 1000)
     weights = Dict{String,Any}(string(name) => getproperty(p, name) for name in first.(shapes(field)))
-    asked(x; differentiable=true) = PyNeuralODE.call("flow_terms", Dict{String,Any}(
-        "key" => "a flow", "field" => description, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Checkpointed", "every" => 2),
+    flow_terms(x; differentiable=true) = PyNeuralODE.call("flow_terms", Dict{String,Any}(
+        "key" => "a flow", "field" => description, "path" => "discrete", "vjp" => "hand", "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Checkpointed", "every" => 2),
         "control" => settings, "times" => Any[0.3, 1.0], "kinetic" => true, "jacobian" => false, "noise" => noise, "x" => x,
         "parameters" => weights, "differentiable" => differentiable))
     augmented = Augmented(field, noise; kinetic=true)
     truth = PyNeuralODE.solve_batch(augmented, p, [x; zeros(2, 6)], [0.3, 1.0]; control=close_control)[:, :, 2]
-    first_reply, second_reply = asked(x), asked(2 .* x)    # at work at the same time
+    first_reply, second_reply = flow_terms(x), flow_terms(2 .* x)    # at work at the same time
     @test first_reply["end"] ≈ truth rtol = 1e-7
-    back = PyNeuralODE.call("flow_pullback", Dict{String,Any}("kept" => first_reply["kept"], "bar" => bar))
+    back = PyNeuralODE.call("flow_pullback", Dict{String,Any}("handle" => first_reply["handle"], "bar" => bar))
     move, turn = randn(Xoshiro(6), 2, 6), randn(Xoshiro(7), 7, 2)
     function value(h)
         weights["weight_1"] = p.weight_1 .+ h .* turn
-        return dot(bar, asked(x .+ h .* move; differentiable=false)["end"])
+        return dot(bar, flow_terms(x .+ h .* move; differentiable=false)["end"])
     end
     along = (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4
     @test dot(back["x"], move) + dot(back["parameters"]["weight_1"], turn) ≈ along rtol = 1e-7
-    PyNeuralODE.call("flow_pullback", Dict{String,Any}("kept" => second_reply["kept"], "bar" => bar,
-                                                       "forget" => Any[first_reply["kept"]]))
-    @test !haskey(PyNeuralODE.KEPT, first_reply["kept"])
-    delete!(PyNeuralODE.KEPT, second_reply["kept"])
+    PyNeuralODE.call("flow_pullback", Dict{String,Any}("handle" => second_reply["handle"], "bar" => bar,
+                                                       "free" => Any[first_reply["handle"]]))
+    @test !haskey(PyNeuralODE.HANDLES, first_reply["handle"])
+    delete!(PyNeuralODE.HANDLES, second_reply["handle"])
 end
 
 @testset "flows: DiffEqFlux's FFJORD" begin

@@ -3,15 +3,15 @@ module PreparedTest
 
 using JLArrays: JLArray, JLArrays
 using PyNeuralODE
-using PyNeuralODE: FAILURE, KEPT, MOST_IDLE, PLACES, UserError, call, counts, differentiable, flatten, forget_door, pullback_door,
-    reverse_axes!, solve!, solve_door
+using PyNeuralODE: LAST_FAILURE, HANDLES, MAX_IDLE, PLACES, UserError, call, counts, flatten, make_solve, free_entry, pullback_entry,
+    reverse_axes!, solve!, solve_entry
 using Random: Xoshiro
 using Test
 
 const GPUArrays = JLArrays.GPUArrays
 JLArrays.allowscalar(false)
 
-# What a Python process has: memory, all of it row by row, and a row of words.
+# What the Python process holds: row-major arrays, and the row of words for an entry point.
 struct Caller{T}
     prepared::Int
     start::Array{T}
@@ -25,29 +25,29 @@ address(x) = Int(pointer(x))
 
 function Caller(description, field, start::Array{T}, ts; settings...) where {T}
     request = Dict{String,Any}("field" => description, "shape" => Any[size(start)...], "dtype" => lowercase(string(T)), "device" => "cpu",
-        "index" => 0, "ts" => ts, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "compiled" => true, "differentiable" => true,
+        "index" => 0, "ts" => ts, "solver" => "Tsit5", "gradient" => Dict{String,Any}("kind" => "Backprop"), "path" => "discrete", "vjp" => "hand", "differentiable" => true,
         "control" => Dict{String,Any}("rtol" => 1e-5, "atol" => 1e-5))
     for (name, value) in settings
         request[string(name)] = value
     end
     # Matrices by rows: what Python's (out, in) arrays are in memory.
     inputs = [rand(Xoshiro(k), T, prod(shape; init=1)) for (k, (_, shape)) in enumerate(shapes(field))]
-    prepared = call("prepare", request)["kept"]
+    prepared = call("prepare", request)["handle"]
     return Caller(prepared, start, zeros(T, length(start), length(ts)), inputs, similar.(inputs), zeros(Int, 6 + length(inputs)))
 end
 
-function through(door, c::Caller, number, given, result, arrays)
+function call_entry(entry, c::Caller, handle, given, result, arrays)
     GC.@preserve c given result arrays begin
-        c.words[1:3] = [number, address(given), address(result)]
+        c.words[1:3] = [handle, address(given), address(result)]
         c.words[7:end] = address.(arrays)
-        return door(pointer(c.words))
+        return entry(pointer(c.words))
     end
 end
 
-solve_in_memory(c) = through(solve_door, c, c.prepared, c.start, c.states, c.inputs)
-function gradient_in_memory(c, kept, cotangent=one.(c.states))
+solve_in_memory(c) = call_entry(solve_entry, c, c.prepared, c.start, c.states, c.inputs)
+function gradient_in_memory(c, handle, cotangent=one.(c.states))
     start = similar(c.start)
-    @test through(pullback_door, c, kept, cotangent, start, c.gradients) == 0
+    @test call_entry(pullback_entry, c, handle, cotangent, start, c.gradients) == 0
     return start
 end
 
@@ -65,63 +65,63 @@ const DESCRIPTIONS = [
 const TIMES = [0.0, 0.3, 1.0]
 
 @testset "by address: $(nameof(typeof(field))), $gradient, $T, $(ndims(start))-d" for (description, field) in DESCRIPTIONS,
-        (T, gradient) in ((Float32, "Backprop"), (Float64, "Backprop"), (Float64, "InterpolatingAdjoint")),
+        (T, gradient, path) in ((Float32, "Backprop", "discrete"), (Float64, "Backprop", "discrete"), (Float64, "InterpolatingAdjoint", "sensitivity")),
         start in (fill(T(0.25), dimension(field)), rand(Xoshiro(9), T, dimension(field), 2))
 
-    c = Caller(description, field, start, TIMES; gradient=Dict{String,Any}("kind" => gradient))
-    kept = solve_in_memory(c)
-    @test kept > 0
-    s = differentiable(field, start, TIMES; gradient, control=Control(rtol=1e-5, atol=1e-5))
+    c = Caller(description, field, start, TIMES; path, gradient=Dict{String,Any}("kind" => gradient))
+    handle = solve_in_memory(c)
+    @test handle > 0
+    s = make_solve(path, field, start, TIMES; gradient, control=Control(rtol=1e-5, atol=1e-5))
     p = flatten(field, by_name(field, c.inputs), T)
     @test reshape(c.states, size(start)..., 3) == solve!(s, p, start)
     @test Tuple(c.words[4:6]) == Tuple(counts(s))
     pbar, u0bar, ysbar = similar(p), similar(start), randn(Xoshiro(5), T, size(start)..., 3)
     pullback!(pbar, u0bar, s, ysbar)
     for _ in 1:2    # it may be asked for again
-        @test gradient_in_memory(c, kept, ysbar) == u0bar
+        @test gradient_in_memory(c, handle, ysbar) == u0bar
         @test flatten(field, by_name(field, c.gradients), T) == pbar
     end
-    foreach(forget_door, (kept, c.prepared))
-    @test !haskey(KEPT, kept) && !haskey(KEPT, c.prepared)
+    foreach(free_entry, (handle, c.prepared))
+    @test !haskey(HANDLES, handle) && !haskey(HANDLES, c.prepared)
 end
 
-@testset "by address: a solve that awaits its pullback is left alone, one that was forgotten is used again" begin
+@testset "by address: a solve that waits for its pullback is left alone, one whose handle was freed is used again" begin
     description, field = DESCRIPTIONS[1]
     c = Caller(description, field, [0.1, 0.2, 0.3], TIMES)
-    idle = KEPT[c.prepared].idle
+    idle = HANDLES[c.prepared].idle
     @test length(idle) == 1
     waiting = Int[]
-    for k in 1:MOST_IDLE+2
+    for k in 1:MAX_IDLE+2
         c.start[1] = k
         push!(waiting, solve_in_memory(c))
     end
-    @test isempty(idle) && allunique(KEPT[k].solve for k in waiting)
-    starts = [gradient_in_memory(c, kept) for kept in waiting]
+    @test isempty(idle) && allunique(HANDLES[k].solve for k in waiting)
+    starts = [gradient_in_memory(c, handle) for handle in waiting]
     @test starts == [begin
         c.start[1] = k
-        kept = solve_in_memory(c)
-        start = gradient_in_memory(c, kept)
-        forget_door(kept)
+        handle = solve_in_memory(c)
+        start = gradient_in_memory(c, handle)
+        free_entry(handle)
         start
     end for k in eachindex(waiting)]
     @test allunique(starts)
-    foreach(forget_door, waiting)
-    @test length(idle) == MOST_IDLE
-    pair() = forget_door((kept = solve_in_memory(c); gradient_in_memory(c, kept); kept))
+    foreach(free_entry, waiting)
+    @test length(idle) == MAX_IDLE
+    pair() = free_entry((handle = solve_in_memory(c); gradient_in_memory(c, handle); handle))
     pair()
     @test (@allocated pair()) < 10_000
-    @test length(idle) == MOST_IDLE
+    @test length(idle) == MAX_IDLE
 end
 
-@testset "by address: without a derivative" for (solver, compiled) in (("Tsit5", true), ("Rodas5P", true), ("Tsit5", false))
+@testset "by address: without a derivative" for (solver, path) in (("Tsit5", "discrete"), ("Rodas5P", "no_gradient"), ("Tsit5", "no_gradient"))
     description, field = DESCRIPTIONS[1]
-    c = Caller(description, field, [0.1, 0.2, 0.3], TIMES; differentiable=false, solver, compiled)
+    c = Caller(description, field, [0.1, 0.2, 0.3], TIMES; differentiable=false, solver, path)
     @test solve_in_memory(c) == 0
     p = flatten(field, by_name(field, c.inputs))
     expected = solve_field(field, p, c.start, TIMES; solver, control=Control(rtol=1e-9, atol=1e-9)).ys
     @test c.states ≈ expected rtol = 1e-3
     @test c.words[4] > c.words[5] > 0
-    forget_door(c.prepared)
+    free_entry(c.prepared)
 end
 
 @testset "by address: axes" begin
@@ -139,12 +139,26 @@ end
     @test failure["kind"] == "solver" && 0.9 < failure["t"] < 1.1
     c.start[1] = 0.1
     @test solve_in_memory(c) > 0    # the next one finds all in order
-    @test through(pullback_door, c, 10^9, c.states, c.start, c.gradients) == -1
-    @test FAILURE[]["error"]["kind"] == "julia"
+    @test call_entry(pullback_entry, c, 10^9, c.states, c.start, c.gradients) == -1
+    @test LAST_FAILURE[]["error"]["kind"] == "julia"
     description, field = DESCRIPTIONS[1]
     @test_throws UserError Caller(description, field, Float16[1, 2, 3], TIMES)
     @test_throws UserError Caller(description, field, [1.0, 2.0, 3.0], TIMES; device="cuda")
     @test_throws UserError Caller(description, field, [1.0, 2.0, 3.0], TIMES; device="tpu")
+end
+
+@testset "a path that does not fit the request is an error, never another path" begin
+    description, field = DESCRIPTIONS[1]
+    adjoint = Dict{String,Any}("kind" => "InterpolatingAdjoint")
+    request(; settings...) = Caller(description, field, [1.0, 2.0, 3.0], TIMES; settings...)
+    @test_throws "path is \"compiled\"" request(path="compiled")
+    @test_throws "solver is \"Rodas5P\"" request(solver="Rodas5P")
+    @test_throws "does not differentiate steps" request(gradient=adjoint)
+    @test_throws "gradient is \"Backprop\"" request(path="sensitivity")
+    @test_throws "gradient is \"Backprop\"" request(path="batched_sensitivity")
+    @test_throws "gives no derivative" request(path="no_gradient")
+    @test_throws "gives no derivative" request(path="sensitivity", gradient=adjoint, differentiable=false)
+    @test_throws "vjp is \"enzyme\"" request(path="sensitivity", gradient=adjoint, vjp="enzyme")
 end
 
 # The memory of a device here is the processor's, but in arrays that forbid reading single numbers.
@@ -154,27 +168,28 @@ PyNeuralODE.wrap(::Type{JLArray}, ::Type{T}, address::Integer, dims) where {T} =
 @testset "by address on a device: $(nameof(typeof(field)))" for (description, field) in DESCRIPTIONS
     PLACES["stand-in"] = JLArray
     start = rand(Xoshiro(9), dimension(field), 2)
-    asked = (; gradient=Dict{String,Any}("kind" => "InterpolatingAdjoint"), control=Dict{String,Any}("rtol" => 1e-9, "atol" => fill(1e-9, size(start))))
-    near, far = (Caller(description, field, copy(start), TIMES; asked..., device) for device in ("cpu", "stand-in"))
+    adjoint = (; path="batched_sensitivity", gradient=Dict{String,Any}("kind" => "InterpolatingAdjoint"), control=Dict{String,Any}("rtol" => 1e-9, "atol" => fill(1e-9, size(start))))
+    near, far = (Caller(description, field, copy(start), TIMES; adjoint..., device, path)
+                 for (device, path) in (("cpu", "sensitivity"), ("stand-in", "batched_sensitivity")))
     results = map((near, far)) do c
-        kept = solve_in_memory(c)
-        @test kept > 0
-        u0bar = gradient_in_memory(c, kept)
-        forget_door(kept)
-        @test KEPT[c.prepared].idle[1].solve.solution === nothing
+        handle = solve_in_memory(c)
+        @test handle > 0
+        u0bar = gradient_in_memory(c, handle)
+        free_entry(handle)
+        @test HANDLES[c.prepared].idle[1].solve.solution === nothing
         (c.states, u0bar, c.gradients...)
     end
-    @test KEPT[far.prepared].idle[1].p isa JLArray
+    @test HANDLES[far.prepared].idle[1].p isa JLArray
     for (a, b) in zip(results...)
         @test a ≈ b rtol = 1e-6
     end
-    plain = Caller(description, field, copy(start), TIMES; asked..., device="stand-in", differentiable=false)
+    plain = Caller(description, field, copy(start), TIMES; adjoint..., device="stand-in", path="no_gradient", differentiable=false)
     @test solve_in_memory(plain) == 0
     @test plain.states ≈ near.states rtol = 1e-6
     @test plain.words[4] > plain.words[5] > 0
-    @test_throws UserError Caller(description, field, copy(start), TIMES; device="stand-in")                  # Backprop
-    @test_throws UserError Caller(description, field, copy(start), TIMES; asked..., device="stand-in", solver="Rodas5P")
-    foreach(forget_door, (near.prepared, far.prepared, plain.prepared))
+    @test_throws "on the CPU only" Caller(description, field, copy(start), TIMES; device="stand-in")
+    @test_throws "explicit one" Caller(description, field, copy(start), TIMES; adjoint..., device="stand-in", solver="Rodas5P")
+    foreach(free_entry, (near.prepared, far.prepared, plain.prepared))
     delete!(PLACES, "stand-in")
 end
 

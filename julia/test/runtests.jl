@@ -2,6 +2,7 @@ using PyNeuralODE
 using Test
 
 @testset "PyNeuralODE" begin
+    include("aqua.jl")
     include("fields.jl")
     include("solvers.jl")
     include("stiff.jl")

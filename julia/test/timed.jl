@@ -8,7 +8,7 @@ using ForwardDiff: ForwardDiff
 using LinearAlgebra
 using PyNeuralODE
 using PyNeuralODE: AdjointSolve, Augmented, ConcatConv, ConcatMLP, Control, DiscreteSolve, Flow, FlowSolve, GatedMLP, HyperMLP, UserError,
-    counts, differentiable, draw!, loss_gradient!, solve!, solve_field, traceable
+    counts, draw!, loss_gradient!, make_solve, solve!, solve_field, traceable
 using Random: Xoshiro
 using Test
 using Zygote: Zygote
@@ -125,8 +125,8 @@ end
     value(h) = dot(ysbar, solve!(s, p .+ h .* q, starts .+ h .* v))
     @test dot(pbar, q) + dot(u0bar, v) ≈ (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4 rtol = 1e-8
     # The continuous adjoint, to its tolerance.
-    gradients = map(("Backprop", "Checkpointed", "InterpolatingAdjoint")) do gradient
-        s = differentiable(field, starts, ts; gradient, control=tight)
+    gradients = map(("discrete" => "Backprop", "discrete" => "Checkpointed", "sensitivity" => "InterpolatingAdjoint")) do (path, gradient)
+        s = make_solve(path, field, starts, ts; gradient, control=tight)
         solve!(s, p, starts)
         pullback!(pbar, u0bar, s, ysbar)
         [pbar; vec(u0bar)]
@@ -138,8 +138,8 @@ end
 @testset "timed: flows of $(nameof(typeof(field)))" for field in FIELDS
     trace = field isa ConcatConv ? "hutchinson" : "exact"
     p, x = random(field, 2; size=0.3), randn(Xoshiro(3), dimension(field), 6)
-    gradients = map(("Backprop", "Checkpointed", "InterpolatingAdjoint")) do gradient
-        s = FlowSolve(Flow(field; times=(0.0, 1.3), trace, gradient, control=Control(rtol=1e-9, atol=1e-9)), x; kinetic=true)
+    gradients = map(("discrete" => "Backprop", "discrete" => "Checkpointed", "batched_sensitivity" => "InterpolatingAdjoint")) do (path, gradient)
+        s = FlowSolve(Flow(field; times=(0.0, 1.3), trace, gradient, control=Control(rtol=1e-9, atol=1e-9)), x; path, kinetic=true)
         grad = zeros(length(p))
         loss_gradient!(grad, s, p, x; kinetic=0.1, seed=1)
         grad

@@ -44,6 +44,6 @@ def setup_julia(
         installation.precompile(progress)
         image = installation.build_image(progress) if sysimage else None
         installation.verify(progress, image)
-    installation.keep(image)  # only now, so that nothing is recorded that has not been seen to work
+    installation.write_records(image)  # last, so that the probe never finds what did not work
     typer.echo(f"The Julia engine is ready. Julia's output is in {folder / LOG}.")
     typer.echo("Next: `pyneuralode doctor --time`.")

@@ -81,7 +81,7 @@ class RungeKuttaStep:
     (`FlatSlope.active`), the others are integrals and are combined once, at the end.
     """
 
-    __slots__ = ("tableau", "weights", "slope", "t", "t_end", "h", "y", "stages", "end")
+    __slots__ = ("end", "h", "slope", "stages", "t", "t_end", "tableau", "weights", "y")
 
     def __init__(
         self,

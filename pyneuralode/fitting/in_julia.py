@@ -15,6 +15,7 @@ from ..models import NeuralODE
 from ..problem.problem import flat_control
 from ..problem.values import flatten
 from ..progress import Progress
+from ..solvers import find_solver
 from .curricula import Stage
 from .objective import Objective
 from .optimizers import LBFGS, SGD, Adam, AdamW, Optimizer, RMSprop
@@ -102,11 +103,14 @@ class JuliaFit:
 
     def request(self) -> dict[str, Any]:
         """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
+        from ..engines.julia_engine.paths import require_path
         from ..engines.julia_engine.transfer import control_request, solver_request, to_julia
 
         own = list(self.model.tensors())
         objective, values = self.objective, self.variables.arrays()
-        request = solver_request(self.model.field, self.model.solver, self.model.gradient, self.model.compiled)
+        m = self.model
+        path = require_path(m.field, find_solver(m.solver), m.gradient, m.compiled, differentiated=True)
+        request = solver_request(m.field, m.solver, m.gradient, m.compiled, path)
         described = isinstance(self.y0, Serializable)
         flat, layout = flatten(torch.zeros(self.model.field.dim) if described else self.model.initial_state(self.y0))
         request |= {

@@ -4,17 +4,17 @@
 # x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits. log 2 is split in
 # two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
 
-shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it leaves the nearest whole number in the last bits
-shift(::Type{Float32}) = 1.5f0 * 2.0f0^23
+rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it leaves the nearest whole number in the last bits
+rounding_shift(::Type{Float32}) = 1.5f0 * 2.0f0^23
 log2_parts(::Type{T}) where {T} = (high = round(log(big(2)) * 2^(T == Float64 ? 32 : 9)) / 2^(T == Float64 ? 32 : 9);
                                    (T(high), T(log(big(2)) - high)))
 # exp(x) is a normal number up to this size of x, and 1 + exp(-x) is 1 long before.
-largest(::Type{Float64}) = 708.0
-largest(::Type{Float32}) = 87.0f0
+largest_exponent(::Type{Float64}) = 708.0
+largest_exponent(::Type{Float32}) = 87.0f0
 
 # Further terms are below half a unit in the last place.
-taylor(::Type{T}) where {T} = Tuple(T(inv(big(factorial(n)))) for n in 2:(T == Float64 ? 13 : 8))
-@generated area(::Type{T}) where {T} = Tuple(T(big(2) / (2n + 1)) for n in 1:(T == Float64 ? 16 : 8))
+exp_coefficients(::Type{T}) where {T} = Tuple(T(inv(big(factorial(n)))) for n in 2:(T == Float64 ? 13 : 8))
+@generated artanh_coefficients(::Type{T}) where {T} = Tuple(T(big(2) / (2n + 1)) for n in 1:(T == Float64 ? 16 : 8))
 
 """
     polynomial(x, coefficients)
@@ -33,20 +33,20 @@ than Horner's.
     high, low = log2_parts(T)
     return quote
         $(Expr(:meta, :inline))
-        whole = muladd(x, $(T(inv(log(big(2))))), $(shift(T)))
-        n = whole - $(shift(T))
+        whole = muladd(x, $(T(inv(log(big(2))))), $(rounding_shift(T)))
+        n = whole - $(rounding_shift(T))
         r = muladd(n, $(-low), muladd(n, $(-high), x))
-        return power_of_two(whole), muladd(r * r, polynomial(r, $(taylor(T))), r)
+        return power_of_two(whole), muladd(r * r, polynomial(r, $(exp_coefficients(T))), r)
     end
 end
 
-"Return exp(x), for |x| up to `largest`; beyond it, exp of that."
+"Return exp(x), for |x| up to `largest_exponent`; beyond it, exp of that."
 @inline function exponential(x::Vec{N,T}) where {N,T}
-    scale, rise = split_exponential(at_least(at_most(x, largest(T)), -largest(T)))
+    scale, rise = split_exponential(at_least(at_most(x, largest_exponent(T)), -largest_exponent(T)))
     return muladd(scale, rise, scale)
 end
 
-"Return exp(x) - 1 for |x| up to `largest`."
+"Return exp(x) - 1 for |x| up to `largest_exponent`."
 @inline function exponential_less_one(x::Vec)
     scale, rise = split_exponential(x)
     return muladd(scale, rise, scale - 1)
@@ -55,10 +55,10 @@ end
 "Return log(1 + x) for x in [0, 1], as 2 artanh(x / (2 + x))."
 @inline function log_one_plus(x::Vec{N,T}) where {N,T}
     s = x / (2 + x)
-    return muladd(s * s * s, polynomial(s * s, area(T)), 2 * s)
+    return muladd(s * s * s, polynomial(s * s, artanh_coefficients(T)), 2 * s)
 end
 
-@inline gate(x::Vec) = 1 / (1 + exponential(0 - x))
+@inline sigmoid(x::Vec) = 1 / (1 + exponential(0 - x))
 
 # value_and_slope: an activation and its derivative, for all lanes at once. Where none is written down, lane by lane.
 
@@ -71,13 +71,13 @@ end
 end
 
 @inline function value_and_slope(::Val{:swish}, x::Vec)
-    opening = gate(x)
+    opening = sigmoid(x)
     value = x * opening
     return value, muladd(value, 1 - opening, opening)
 end
 
 @inline function value_and_slope(::Val{:sigmoid}, x::Vec)
-    value = gate(x)
+    value = sigmoid(x)
     return value, value * (1 - value)
 end
 

@@ -7,13 +7,13 @@ mutable struct Evaluated{T,E<:Evaluator{T}} <: TapedField{T}
     const slope::Matrix{T}
     const slope_bar::Matrix{T}
     const state_bar::Matrix{T}
-    const part::Vector{T}           # of the parameters' gradient, by one pull
+    const part::Vector{T}           # of the parameters' gradient, from one product
     const gradient::Vector{Float64}
     values::Vector{T}
     gathers::Bool
 end
 
-function taped(field::VectorField, ::Type{T}, samples) where {T}
+function taped_field(field::VectorField, ::Type{T}, samples) where {T}
     states, count = ntuple(_ -> zeros(T, dimension(field), samples), 4), parameter_count(field)
     e = evaluator(field, states[1])
     # Where a slope costs more than to find its method, one compiled march serves all such fields.
@@ -21,19 +21,19 @@ function taped(field::VectorField, ::Type{T}, samples) where {T}
     return Evaluated{T,kind}(e, zeros(T, count), states..., zeros(T, count), zeros(count), T[], false)
 end
 
-numbers(f::Evaluated) = length(f.state) + 1
+record_length(f::Evaluated) = length(f.state) + 1
 load!(f::Evaluated, p::AbstractVector) = (copyto!(f.p, p); nothing)
 clear!(f::Evaluated, gathers) = (f.gathers = gathers; fill!(f.gradient, 0); nothing)
 flush!(::Evaluated) = nothing
 gradient!(pbar, f::Evaluated) = (pbar .= f.gradient; nothing)
 
 function reserve!(f::Evaluated, rows)
-    rows * numbers(f) > length(f.values) && resize!(f.values, max(rows * numbers(f), 2length(f.values)))
+    rows * record_length(f) > length(f.values) && resize!(f.values, max(rows * record_length(f), 2length(f.values)))
     return nothing
 end
 
 function evaluate!(f::Evaluated{T}, k::Ptr{T}, y::Ptr{T}, t, row) where {T}
-    n, record = length(f.state), pointer(f.values, row * numbers(f) + 1)
+    n, record = length(f.state), pointer(f.values, row * record_length(f) + 1)
     unsafe_copyto!(record, y, n)
     unsafe_store!(record, T(t), n + 1)
     unsafe_copyto!(pointer(f.state), y, n)
@@ -42,8 +42,8 @@ function evaluate!(f::Evaluated{T}, k::Ptr{T}, y::Ptr{T}, t, row) where {T}
     return nothing
 end
 
-function pull!(f::Evaluated{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
-    n, record = length(f.state), pointer(f.values, row * numbers(f) + 1)
+function vjp!(f::Evaluated{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
+    n, record = length(f.state), pointer(f.values, row * record_length(f) + 1)
     unsafe_copyto!(pointer(f.state), record, n)
     unsafe_copyto!(pointer(f.slope_bar), kbar, n)
     t = unsafe_load(record, n + 1)

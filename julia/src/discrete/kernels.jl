@@ -6,30 +6,30 @@
 const ROWS, COLUMNS = 4, 4   # a tile of sums: 4 vectors of rows, 4 columns
 
 """
-    product!(finish, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns)
+    product!(epilogue, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns)
 
-c[:, s] = finish(init[:, s] + sum over k < count of a[:, k] b[k, s]) for s < columns, each column `vectors` vectors long. Columns of c, e,
-init and a are ldc, lde, ldi and lda apart; b[k, s] is at b + k bk + s bs. `e` is a further array that `finish` reads or writes:
+c[:, s] = epilogue(init[:, s] + sum over k < count of a[:, k] b[k, s]) for s < columns, each column `vectors` vectors long. Columns of c, e,
+init and a are ldc, lde, ldi and lda apart; b[k, s] is at b + k bk + s bs. `e` is a further array that `epilogue` reads or writes:
 
-- `Plain()` stores the sums;
-- `Times()` stores them times e;
-- `Added(x)` stores them plus x e;
-- `Onto(distance)` stores them times e, plus what lies `distance` behind c;
-- `Activated(activation)` stores the activation of them, and its derivative to e.
+- `Store()` stores the sums;
+- `Scale()` stores them times e;
+- `AddScaled(x)` stores them plus x e;
+- `ScaleAndAdd(distance)` stores them times e, plus what lies `distance` behind c;
+- `Activate(activation)` stores the activation of them, and its derivative to e.
 """
-function product!(finish, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns) where {T}
+function product!(epilogue, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns) where {T}
     s = 0
     while s + COLUMNS <= columns
         for v in 0:ROWS:vectors-1
             o = v * lanes(T)
             Base.Cartesian.@nif 4 d -> vectors - v <= d || d == ROWS d ->
-                tile!(finish, at(c, o), ldc, at(e, o), lde, at(init, o), ldi, at(a, o), lda, b, bk, bs, count, Val(d), Val(COLUMNS), Val(1))
+                tile!(epilogue, at(c, o), ldc, at(e, o), lde, at(init, o), ldi, at(a, o), lda, b, bk, bs, count, Val(d), Val(COLUMNS), Val(1))
         end
         s += COLUMNS
         c, e, init, b = at(c, COLUMNS * ldc), at(e, COLUMNS * lde), at(init, COLUMNS * ldi), at(b, COLUMNS * bs)
     end
     while s < columns
-        column!(finish, c, e, init, a, lda, b, bk, count, vectors)
+        column!(epilogue, c, e, init, a, lda, b, bk, count, vectors)
         s += 1
         c, e, init, b = at(c, ldc), at(e, lde), at(init, ldi), at(b, bs)
     end
@@ -37,43 +37,43 @@ function product!(finish, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, 
 end
 
 "As `product!`, for one column."
-function column!(finish, c::Ptr{T}, e, init, a, lda, b, bk, count, vectors) where {T}
+function column!(epilogue, c::Ptr{T}, e, init, a, lda, b, bk, count, vectors) where {T}
     for v in 0:8:vectors-1
         o = v * lanes(T)
         Base.Cartesian.@nif 8 d -> vectors - v <= d || d == 8 d ->
-            tile!(finish, at(c, o), 0, at(e, o), 0, at(init, o), 0, at(a, o), lda, b, bk, 0, count, Val(d), Val(1), Val(d <= 2 ? 4 : d == 3 ? 3 : d <= 5 ? 2 : 1))
+            tile!(epilogue, at(c, o), 0, at(e, o), 0, at(init, o), 0, at(a, o), lda, b, bk, 0, count, Val(d), Val(1), Val(d <= 2 ? 4 : d == 3 ? 3 : d <= 5 ? 2 : 1))
     end
     return nothing
 end
 
-struct Plain end
-struct Times end
-struct Added{T}
+struct Store end
+struct Scale end
+struct AddScaled{T}
     weight::T
 end
-struct Onto
+struct ScaleAndAdd
     distance::Int   # in bytes
 end
-struct Activated{A}
+struct Activate{A}
     activation::A
 end
 
-@inline finish!(::Plain, c, e, sum) = store!(c, sum)
-@inline finish!(::Times, c, e, sum) = store!(c, sum * load(e))
-@inline finish!(kind::Added, c, e, sum) = store!(c, muladd(load(e), kind.weight, sum))
-@inline finish!(kind::Onto, c, e, sum) = store!(c, muladd(sum, load(e), load(c + kind.distance)))
-@inline function finish!(kind::Activated, c, e, sum)
+@inline apply_epilogue!(::Store, c, e, sum) = store!(c, sum)
+@inline apply_epilogue!(::Scale, c, e, sum) = store!(c, sum * load(e))
+@inline apply_epilogue!(kind::AddScaled, c, e, sum) = store!(c, muladd(load(e), kind.weight, sum))
+@inline apply_epilogue!(kind::ScaleAndAdd, c, e, sum) = store!(c, muladd(sum, load(e), load(c + kind.distance)))
+@inline function apply_epilogue!(kind::Activate, c, e, sum)
     value, slope = value_and_slope(kind.activation, sum)
     store!(c, value)
     store!(e, slope)
 end
 
 """
-    tile!(finish, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, Val(N), Val(S), Val(U))
+    tile!(epilogue, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, Val(N), Val(S), Val(U))
 
 As `product!`, for S columns of N vectors. Every U-th column of `a` goes to sums of its own, which hides the latency of additions.
 """
-@generated function tile!(finish, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, ::Val{N}, ::Val{S}, ::Val{U}) where {T,N,S,U}
+@generated function tile!(epilogue, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, ::Val{N}, ::Val{S}, ::Val{U}) where {T,N,S,U}
     L = lanes(T)
     sums = [Symbol(:sum_, v, :_, s, :_, u) for v in 1:N, s in 1:S, u in 1:U]
     first(v, s, u) = u == 1 ? :(load(init, $(s - 1) * ldi + $((v - 1) * L))) : :(fill_lanes(Vec{$L,T}, 0))
@@ -89,7 +89,7 @@ As `product!`, for S columns of N vectors. Every U-th column of `a` goes to sums
     left = [:(k + $(u - 1) < count && $(Expr(:block, step(u)...))) for u in 1:U-1]
     total(v, s) = foldl((x, y) -> :($x + $y), sums[v, s, :])
     place(p, ld, v, s) = :(at($p, $(s - 1) * $ld + $((v - 1) * L)))
-    ends = [:(finish!(finish, $(place(:c, :ldc, v, s)), $(place(:e, :lde, v, s)), $(total(v, s)))) for v in 1:N, s in 1:S]
+    ends = [:(apply_epilogue!(epilogue, $(place(:c, :ldc, v, s)), $(place(:e, :lde, v, s)), $(total(v, s)))) for v in 1:N, s in 1:S]
     return quote
         $(Expr(:meta, :noinline))
         $(starts...)
@@ -123,35 +123,35 @@ Return the vector `init` with the dot products of the columns of `a` with x adde
 end
 
 """
-    dots!(finish, c, e, init, a, lda, x, vectors, rows)
+    dots!(epilogue, c, e, init, a, lda, x, vectors, rows)
 
-c = finish(init + the dot products of `rows` columns of `a` with x, as many vectors long), one vector for at most FEW rows; `finish` and e
+c = epilogue(init + the dot products of `rows` columns of `a` with x, as many vectors long), one vector for at most MAX_DOT_ROWS rows; `epilogue` and e
 as in `product!`.
 """
-@inline function dots!(finish, c::Ptr{T}, e, init, a, lda, x, vectors, rows) where {T}
+@inline function dots!(epilogue, c::Ptr{T}, e, init, a, lda, x, vectors, rows) where {T}
     sums = Base.Cartesian.@nif 8 d -> rows == d d -> dots(init, a, lda, x, vectors, Val(d))
-    finish!(finish, c, e, sums)
+    apply_epilogue!(epilogue, c, e, sums)
     return nothing
 end
 
-const FEW = 8
+const MAX_DOT_ROWS = 8
 
 # One vector times a matrix costs the vectors that are loaded, and with dot products about two more each, for adding up.
 
 "Whether a product of so many rows and columns, by one vector, is faster by dot products."
-dots_pay(rows, columns, ::Type{T}) where {T} = rows <= FEW && rows * (cld(columns, lanes(T)) + 2) < columns * (cld(rows, lanes(T)) + 1)
+prefer_dots(rows, columns, ::Type{T}) where {T} = rows <= MAX_DOT_ROWS && rows * (cld(columns, lanes(T)) + 2) < columns * (cld(rows, lanes(T)) + 1)
 
 "Whether it is faster with dot products for the rows that do not fill a vector: for matrices that strain the first cache (measured)."
-function rest_by_dots(rows, columns, ::Type{T}) where {T}
+function prefer_dots_for_rest(rows, columns, ::Type{T}) where {T}
     rest = rows % lanes(T)
-    return rows > lanes(T) && 0 < rest <= FEW && rest * (cld(columns, lanes(T)) + 2) < columns && rows * columns * sizeof(T) > 32_000
+    return rows > lanes(T) && 0 < rest <= MAX_DOT_ROWS && rest * (cld(columns, lanes(T)) + 2) < columns && rows * columns * sizeof(T) > 32_000
 end
 
 "As `product!` of one column, rows after the last whole vector by dot products with the columns of `transposed`, the transpose of `a`."
-@noinline function split_product!(finish, c::Ptr{T}, e, init, a, lda, transposed, ldt, x, count, rows) where {T}
+@noinline function split_product!(epilogue, c::Ptr{T}, e, init, a, lda, transposed, ldt, x, count, rows) where {T}
     o = rows ÷ lanes(T) * lanes(T)
-    column!(finish, c, e, init, a, lda, x, 1, count, o ÷ lanes(T))
-    dots!(finish, at(c, o), at(e, o), at(init, o), at(transposed, o * ldt), ldt, x, cld(count, lanes(T)), rows - o)
+    column!(epilogue, c, e, init, a, lda, x, 1, count, o ÷ lanes(T))
+    dots!(epilogue, at(c, o), at(e, o), at(init, o), at(transposed, o * ldt), ldt, x, cld(count, lanes(T)), rows - o)
     return nothing
 end
 

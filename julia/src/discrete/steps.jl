@@ -24,7 +24,7 @@ end
 
 adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
 
-"A tableau and the room for one step with a state of n numbers, in memory `lead`; stages are columns."
+"A tableau and the workspace of one step of a state of n numbers, padded to `lead`; stages are columns."
 struct Scheme{T}
     tableau::Tableau
     n::Int
@@ -35,10 +35,10 @@ struct Scheme{T}
     back::NTuple{2,Matrix{Float64}} # see `weights_back`; for a step without and with the interpolant's stages
     weights::Vector{T}              # `ahead` times the step's size
     weights_back::Vector{T}         # `back` times the step's size
-    mix::Vector{T}                  # weights of the stages inside the step
+    interpolant_weights::Vector{T}             # weights of the stages inside the step
     k::Vector{T}                    # slopes
     bars::Vector{T}                 # and their cotangents
-    pushes::Vector{T}               # cotangents of the end and of the stages' arguments, the last stage's first
+    argument_bars::Vector{T}               # cotangents of the end and of the stages' arguments, the last stage's first
     point::Vector{T}
     zeros::Vector{T}
     ones::Vector{T}
@@ -91,10 +91,10 @@ end
 "out = init + sum over i <= count of weights[i] columns[i]; the last column, which is the newest, is added last."
 function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {T}
     lead, a = scheme.lead, pointer(columns)
-    newest, finish = at(a, (count - 1) * lead), Added(unsafe_load(weights, count))
+    newest, epilogue = at(a, (count - 1) * lead), AddScaled(unsafe_load(weights, count))
     lead == lanes(T) &&
-        return @inline tile!(finish, out, 0, newest, 0, init, 0, a, lanes(T), weights, 1, 0, count - 1, Val(1), Val(1), Val(4))
-    return product!(finish, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
+        return @inline tile!(epilogue, out, 0, newest, 0, init, 0, a, lanes(T), weights, 1, 0, count - 1, Val(1), Val(1), Val(4))
+    return product!(epilogue, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
 end
 
 # Rounding must not lead beyond the end, where the field may not be defined.
@@ -125,14 +125,14 @@ function extend!(field, scheme, t, t_end, y, stop, row)
 end
 
 "Set the weights of the stages in the state at `theta`, a part of the step."
-function weigh!(scheme::Scheme{T}, theta, h) where {T}
-    interpolant, mix = scheme.tableau.interpolant, scheme.mix
+function set_interpolant_weights!(scheme::Scheme{T}, theta, h) where {T}
+    interpolant, weights = scheme.tableau.interpolant, scheme.interpolant_weights
     @inbounds @simd for i in axes(interpolant, 1)
         weight = 0.0
         for q in size(interpolant, 2):-1:1
             weight = (weight + interpolant[i, q]) * theta
         end
-        mix[i] = T(weight * h)
+        weights[i] = T(weight * h)
     end
     return nothing
 end
@@ -175,29 +175,29 @@ function scaled_size(scheme, x, y, rtol, atol)
 end
 
 """
-    step_back!(field, scheme, h, count, start, row)
+    step_vjp!(field, scheme, h, count, start, row)
 
 Carry the cotangent of a step's end to its start, for a step with `count` stages whose second has record `row`.
 
-On entry the first column of `pushes` holds the end's cotangent, `start` that of the start and `bars` those of the stages, both
+On entry the first column of `argument_bars` holds the end's cotangent, `start` that of the start and `bars` those of the stages, both
 from outputs inside the step. On return `start` lacks the first stage's part alone; its cotangent is the first of `bars`.
 """
-function step_back!(field, scheme, h, count, start, row)
+function step_vjp!(field, scheme, h, count, start, row)
     tableau, lead, total = scheme.tableau, scheme.lead, all_stages(scheme)
-    push(column) = pointer(scheme.pushes, (column - 1) * lead + 1)
+    argument_bar(column) = pointer(scheme.argument_bars, (column - 1) * lead + 1)
     scale!(scheme.weights_back, scheme.back[count == tableau.stages ? 1 : 2], h)
     for i in count:-1:1
         weights = pointer(scheme.weights_back, (i - 1) * (total + 1) + 1)
-        combine!(scheme, bar(scheme, i), bar(scheme, i), weights, scheme.pushes, count - i + 1)
+        combine!(scheme, bar(scheme, i), bar(scheme, i), weights, scheme.argument_bars, count - i + 1)
         i == 1 && break
-        own = push(count - i + 2)
+        own = argument_bar(count - i + 2)
         if i == tableau.end_stage
-            pull!(field, push(1), push(1), bar(scheme, i), row + i - 2)
+            vjp!(field, argument_bar(1), argument_bar(1), bar(scheme, i), row + i - 2)
             copy_vectors!(own, pointer(scheme.zeros), lead)
         else
-            pull!(field, own, pointer(scheme.zeros), bar(scheme, i), row + i - 2)
+            vjp!(field, own, pointer(scheme.zeros), bar(scheme, i), row + i - 2)
         end
     end
-    combine!(scheme, start, start, pointer(scheme.ones), scheme.pushes, count)
+    combine!(scheme, start, start, pointer(scheme.ones), scheme.argument_bars, count)
     return nothing
 end

@@ -6,18 +6,18 @@
 
 A field for states of a given size, in numbers of type T.
 
-1. `load!(f, p)` takes the parameters (flat), `reserve!(f, rows)` makes room for so many records, `numbers(f)` in a record;
+1. `load!(f, p)` takes the parameters (flat), `reserve!(f, rows)` makes room for so many records, `record_length(f)` in a record;
 2. `evaluate!(f, k, y, t, row)` writes the slope at y and time t to k (pointers) and its record to `row` (from 0);
-3. `pull!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. Rows come in falling order;
+3. `vjp!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. Rows come in falling order;
    `clear!(f)` comes before them, `flush!(f)` before the records change;
-4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the pulls.
+4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the products.
 
-Pointers to states lead to `room(dim, samples, T)` numbers, zeros behind the state.
+Pointers to states lead to `padded_length(dim, samples, T)` numbers, zeros behind the state.
 """
 abstract type TapedField{T} end
 
 "Return how many numbers a state takes in memory: whole vectors, of which one may start at the last sample."
-room(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + max(dim, lanes(T)), T)
+padded_length(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + max(dim, lanes(T)), T)
 
 "A layer's width, also in whole vectors, and where its numbers lie: in a record, among the cotangents of one, in p, in packed arrays."
 struct Layer
@@ -62,9 +62,9 @@ end
 
 const COLUMNS_AT_ONCE = 64
 
-taped(field::MLP, ::Type{T}, samples) where {T} =
+taped_field(field::MLP, ::Type{T}, samples) where {T} =
     Network{T}(field.sizes, field.activation, field.input_map, inv(field.input_scale), field.output_scale, true, samples)
-taped(field::Linear, ::Type{T}, samples) where {T} =
+taped_field(field::Linear, ::Type{T}, samples) where {T} =
     Network{T}([field.dim, field.dim], Val(:identity), field.input_map, 1.0, 1.0, false, samples)
 
 function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, biased, samples) where {T,A,M}
@@ -75,13 +75,13 @@ function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, bia
         below, below_long = l == 1 ? (0, 0) : (sizes[l-1], layers[l-1].padded)
         last = l == length(sizes)
         bias_scale = last ? scale_out : 1.0
-        dots = dots_pay(width, below, T) && (last || samples < COLUMNS)   # many samples share what a product loads
-        back_dots = l == 2 && dots_pay(below, width, T)
+        dots = prefer_dots(width, below, T) && (last || samples < COLUMNS)   # many samples share what a product loads
+        back_dots = l == 2 && prefer_dots(below, width, T)
         ahead = packed + long
         back = ahead + below * long
         push!(layers, Layer(width, long, record, bar, used, biased ? used + width * below : -1, packed, ahead, back, dots, back_dots,
-                            !last && !dots && samples < COLUMNS && rest_by_dots(width, below, T),
-                            l > 2 && samples < COLUMNS && rest_by_dots(below, width, T),
+                            !last && !dots && samples < COLUMNS && prefer_dots_for_rest(width, below, T),
+                            l > 2 && samples < COLUMNS && prefer_dots_for_rest(below, width, T),
                             (l == 2 ? scale_in : 1.0) * bias_scale, bias_scale))
         record += long
         if l > 1
@@ -100,7 +100,7 @@ function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, bia
                           aligned(T, 0), aligned(T, 0), 0, 0, 0, false)
 end
 
-numbers(net::Network) = net.samples * net.record
+record_length(net::Network) = net.samples * net.record
 
 "Whether the gradient of the weights below `layer` lies like `ahead` (else like `back`): what takes fewer whole vectors."
 across(below::Layer, layer::Layer) = layer.padded * below.width <= below.padded * layer.width
@@ -133,7 +133,7 @@ function load!(net::Network{T}, p::AbstractVector) where {T}
 end
 
 function reserve!(net::Network, rows)
-    size, old = rows * numbers(net), length(net.values)
+    size, old = rows * record_length(net), length(net.values)
     size <= old && return nothing
     for tape in (net.values, net.slopes)
         resize!(tape, max(size, 2old))
@@ -143,13 +143,13 @@ function reserve!(net::Network, rows)
 end
 
 function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, _, row) where {T}
-    at_row = row * numbers(net)
+    at_row = row * record_length(net)
     values, slopes = pointer(net.values, at_row + 1), pointer(net.slopes, at_row + 1)
     enter!(net, values, slopes, y)
     last = length(net.layers)
     @inbounds for l in 2:last-1
         layer = net.layers[l]
-        layer!(net, Activated(net.activation), at(values, layer.record), net.record, at(slopes, layer.record), net.record,
+        layer!(net, Activate(net.activation), at(values, layer.record), net.record, at(slopes, layer.record), net.record,
                at(values, net.layers[l-1].record), net.layers[l-1], layer)
     end
     @inbounds leave!(net, k, values, net.layers[last-1], net.layers[last])
@@ -157,26 +157,26 @@ function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, _, row) where {T}
 end
 
 "From the inputs of a layer, all samples, to its outputs; see `product!`."
-@inline function layer!(net::Network{T}, finish, c, ldc, e, lde, inputs, below, layer) where {T}
+@inline function layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, ahead, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
-    layer.by_dots && return dotted_layer!(net, finish, c, ldc, e, lde, inputs, below, layer)
+    layer.by_dots && return dotted_layer!(net, epilogue, c, ldc, e, lde, inputs, below, layer)
     if layer.split
         for s in 0:net.samples-1
-            split_product!(finish, at(c, s * ldc), at(e, s * lde), biases, ahead, layer.padded, back, below.padded,
+            split_product!(epilogue, at(c, s * ldc), at(e, s * lde), biases, ahead, layer.padded, back, below.padded,
                            at(inputs, s * net.record), below.width, layer.width)
         end
         return nothing
     end
     vectors = layer.padded ÷ lanes(T)
-    net.samples == 1 && return column!(finish, c, e, biases, ahead, layer.padded, inputs, 1, below.width, vectors)
-    return product!(finish, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, vectors, net.samples)
+    net.samples == 1 && return column!(epilogue, c, e, biases, ahead, layer.padded, inputs, 1, below.width, vectors)
+    return product!(epilogue, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, vectors, net.samples)
 end
 
-# A call of its own, so that what it needs in registers does not burden the other ways.
-@noinline function dotted_layer!(net::Network{T}, finish, c, ldc, e, lde, inputs, below, layer) where {T}
+# A separate function, so that its registers do not burden the other branches.
+@noinline function dotted_layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.back + 1)
     for s in 0:net.samples-1
-        dots!(finish, at(c, s * ldc), at(e, s * lde), biases, back, below.padded, at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
+        dots!(epilogue, at(c, s * ldc), at(e, s * lde), biases, back, below.padded, at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
     end
     return nothing
 end
@@ -198,7 +198,7 @@ function leave!(net::Network{T}, k, values, below, layer) where {T}
     # By dot products what lies behind a sample is overwritten by the next one.
     direct = layer.by_dots || net.samples == 1
     out = direct ? k : pointer(net.scratch)
-    layer!(net, Plain(), out, direct ? layer.width : layer.padded, out, 0, inputs, below, layer)
+    layer!(net, Store(), out, direct ? layer.width : layer.padded, out, 0, inputs, below, layer)
     direct && return nothing
     for s in 0:net.samples-1
         unsafe_copyto!(at(k, s * layer.width), at(out, s * layer.padded), layer.width)
@@ -213,7 +213,7 @@ function clear!(net::Network, gathers)
     return nothing
 end
 
-function pull!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
+function vjp!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
     if net.first == net.low
         flush!(net)
         net.high = row + 1
@@ -222,46 +222,46 @@ function pull!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) wh
     net.first = row
     samples, top = net.samples, net.layers[end]
     bars = pointer(net.bars, (row - net.low) * samples * net.bar_record + 1)
-    slopes = pointer(net.slopes, row * numbers(net) + 1)
+    slopes = pointer(net.slopes, row * record_length(net) + 1)
     for s in 0:samples-1, i in 1:top.width
         unsafe_store!(at(bars, s * net.bar_record + top.bar), unsafe_load(kbar, s * top.width + i), i)
     end
     @inbounds for l in length(net.layers):-1:3
-        pull_layer!(net, bars, slopes, net.layers[l-1], net.layers[l])
+        vjp_layer!(net, bars, slopes, net.layers[l-1], net.layers[l])
     end
-    @inbounds pull_input!(net, out, init, bars, slopes, net.layers[1], net.layers[2])
+    @inbounds vjp_input!(net, out, init, bars, slopes, net.layers[1], net.layers[2])
     return nothing
 end
 
 "From the cotangents of a layer to those of the one below."
-@inline function pull_layer!(net::Network{T}, bars, slopes, below, layer) where {T}
+@inline function vjp_layer!(net::Network{T}, bars, slopes, below, layer) where {T}
     zeros, ahead, back = pointer(net.nothings), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
     to, from, by = at(bars, below.bar), at(bars, layer.bar), at(slopes, below.record)
     if layer.back_split
         for s in 0:net.samples-1
             o = s * net.bar_record
-            split_product!(Times(), at(to, o), at(by, s * net.record), zeros, back, below.padded, ahead, layer.padded, at(from, o), layer.width, below.width)
+            split_product!(Scale(), at(to, o), at(by, s * net.record), zeros, back, below.padded, ahead, layer.padded, at(from, o), layer.width, below.width)
         end
         return nothing
     end
     vectors = below.padded ÷ lanes(T)
-    net.samples == 1 && return column!(Times(), to, by, zeros, back, below.padded, from, 1, layer.width, vectors)
-    return product!(Times(), to, net.bar_record, by, net.record, zeros, 0, back, below.padded, from, 1, net.bar_record, layer.width, vectors, net.samples)
+    net.samples == 1 && return column!(Scale(), to, by, zeros, back, below.padded, from, 1, layer.width, vectors)
+    return product!(Scale(), to, net.bar_record, by, net.record, zeros, 0, back, below.padded, from, 1, net.bar_record, layer.width, vectors, net.samples)
 end
 
-function pull_input!(net::Network{T}, out, init, bars, slopes, below, layer) where {T}
+function vjp_input!(net::Network{T}, out, init, bars, slopes, below, layer) where {T}
     zeros, samples = pointer(net.nothings), net.samples
     if layer.back_by_dots
         columns = pointer(net.packed, layer.ahead + 1)
         for s in 0:samples-1
             place = at(out, s * below.width)
-            dots!(Onto((init - out) % Int), place, at(slopes, s * net.record), zeros, columns, layer.padded,
+            dots!(ScaleAndAdd((init - out) % Int), place, at(slopes, s * net.record), zeros, columns, layer.padded,
                   at(bars, s * net.bar_record + layer.bar), layer.padded ÷ lanes(T), below.width)
         end
         return nothing
     end
     scratch = pointer(net.scratch)
-    product!(Plain(), scratch, below.padded, scratch, 0, zeros, 0, pointer(net.packed, layer.back + 1), below.padded, at(bars, layer.bar), 1,
+    product!(Store(), scratch, below.padded, scratch, 0, zeros, 0, pointer(net.packed, layer.back + 1), below.padded, at(bars, layer.bar), 1,
              net.bar_record, layer.width, below.padded ÷ lanes(T), samples)
     for s in 0:samples-1
         o, from, by = s * below.width, at(scratch, s * below.padded), at(slopes, s * net.record)
@@ -277,20 +277,20 @@ function flush!(net::Network{T}) where {T}
     columns = (net.high - net.first) * net.samples
     (net.gathers && columns > 0) || (net.low = net.first = net.high; return nothing)
     bars = pointer(net.bars, (net.first - net.low) * net.samples * net.bar_record + 1)
-    values = pointer(net.values, net.first * numbers(net) + 1)
+    values = pointer(net.values, net.first * record_length(net) + 1)
     for l in 2:length(net.layers)
         below, layer = net.layers[l-1], net.layers[l]
         a, b = at(bars, layer.bar), at(values, below.record)
         if across(below, layer)
             sums = pointer(net.gradient, layer.ahead + 1)
-            product!(Plain(), sums, layer.padded, sums, 0, sums, layer.padded, a, net.bar_record, b, net.record, 1, columns, layer.padded ÷ lanes(T), below.width)
+            product!(Store(), sums, layer.padded, sums, 0, sums, layer.padded, a, net.bar_record, b, net.record, 1, columns, layer.padded ÷ lanes(T), below.width)
         else
             sums = pointer(net.gradient, layer.back + 1)
-            product!(Plain(), sums, below.padded, sums, 0, sums, below.padded, b, net.record, a, net.bar_record, 1, columns, below.padded ÷ lanes(T), layer.width)
+            product!(Store(), sums, below.padded, sums, 0, sums, below.padded, b, net.record, a, net.bar_record, 1, columns, below.padded ÷ lanes(T), layer.width)
         end
         layer.bias < 0 && continue
         sums = pointer(net.gradient, layer.biases + 1)
-        product!(Plain(), sums, 0, sums, 0, sums, 0, a, net.bar_record, pointer(net.unit), 0, 0, columns, layer.padded ÷ lanes(T), 1)
+        product!(Store(), sums, 0, sums, 0, sums, 0, a, net.bar_record, pointer(net.unit), 0, 0, columns, layer.padded ÷ lanes(T), 1)
     end
     net.low = net.first = net.high
     return nothing
@@ -319,22 +319,22 @@ mutable struct Compartments{T} <: TapedField{T}
     values::Vector{T}
 end
 
-taped(::SEIR, ::Type{T}, samples) where {T} = Compartments{T}(samples, (zero(T), zero(T), zero(T)), (0.0, 0.0, 0.0), T[])
+taped_field(::SEIR, ::Type{T}, samples) where {T} = Compartments{T}(samples, (zero(T), zero(T), zero(T)), (0.0, 0.0, 0.0), T[])
 
-numbers(f::Compartments) = 4f.samples
+record_length(f::Compartments) = 4f.samples
 load!(f::Compartments{T}, p::AbstractVector) where {T} = (f.rates = (T(p[1]), T(p[2]), T(p[3])); nothing)
 clear!(f::Compartments, gathers) = (f.bars = (0.0, 0.0, 0.0); nothing)
 flush!(::Compartments) = nothing
 gradient!(pbar, f::Compartments) = (pbar .= f.bars; nothing)
 
 function reserve!(f::Compartments, rows)
-    rows * numbers(f) > length(f.values) && resize!(f.values, max(rows * numbers(f), 2length(f.values)))
+    rows * record_length(f) > length(f.values) && resize!(f.values, max(rows * record_length(f), 2length(f.values)))
     return nothing
 end
 
 function evaluate!(f::Compartments, k::Ptr, y::Ptr, _, row)
     gamma, R0, sigma = f.rates
-    unsafe_copyto!(pointer(f.values, row * numbers(f) + 1), y, 4f.samples)
+    unsafe_copyto!(pointer(f.values, row * record_length(f) + 1), y, 4f.samples)
     for o in 0:4:4f.samples-1
         s, e, i = unsafe_load(y, o + 1), unsafe_load(y, o + 2), unsafe_load(y, o + 3)
         infected, onset, recovered = gamma * R0 * s * i, sigma * e, gamma * i
@@ -346,11 +346,11 @@ function evaluate!(f::Compartments, k::Ptr, y::Ptr, _, row)
     return nothing
 end
 
-function pull!(f::Compartments{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
+function vjp!(f::Compartments{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
     gamma, R0, sigma = f.rates
     add!(x, i) = unsafe_store!(out, unsafe_load(init, i) + x, i)
     for o in 0:4:4f.samples-1
-        values = pointer(f.values, row * numbers(f) + o + 1)
+        values = pointer(f.values, row * record_length(f) + o + 1)
         s, e, i = unsafe_load(values, 1), unsafe_load(values, 2), unsafe_load(values, 3)
         bars = unsafe_load(kbar, o + 1), unsafe_load(kbar, o + 2), unsafe_load(kbar, o + 3), unsafe_load(kbar, o + 4)
         infected, onset, recovered = bars[2] - bars[1], bars[3] - bars[2], bars[4] - bars[3]

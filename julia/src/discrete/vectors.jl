@@ -8,6 +8,7 @@ N numbers of type T that one instruction works on.
 """
 struct Vec{N,T}
     data::NTuple{N,VecElement{T}}
+    @inline Vec(data::Tuple{VecElement{T},Vararg{VecElement{T},M}}) where {T,M} = new{M + 1,T}(data)
 end
 
 const VECTOR_BYTES = 64
@@ -90,14 +91,14 @@ end
 end
 
 """
-    lane_sums(vectors...)
+    lane_sums(vector, vectors...)
 
 Return a vector with the sum of the lanes of each vector, in their order, and zeros behind them.
 
 Two vectors are merged by adding half of their lanes to the other half, so that g sums side by side, repeated, become 2 g.
 """
-@generated function lane_sums(vectors::Vec{N,T}...) where {N,T}
-    count = length(vectors)
+@generated function lane_sums(first::Vec{N,T}, others::Vec{N,T}...) where {N,T}
+    count = 1 + length(others)
     vector, D = llvm_vector(N, T), NTuple{N,VecElement{T}}
     ir, made = "", 0
     function shuffle(a, b, mask)
@@ -128,7 +129,7 @@ Two vectors are merged by adding half of their lanes to the other half, so that 
     end
     total = shuffle(total, "zeroinitializer", [i < count ? i : N for i in 0:N-1])
     ir *= "ret $vector $total"
-    arguments = [:(vectors[$i].data) for i in 1:count]
+    arguments = [:(first.data); [:(others[$i].data) for i in 1:count-1]]
     return :($(Expr(:meta, :inline)); Vec(Base.llvmcall($ir, $D, Tuple{$(fill(D, count)...)}, $(arguments...))))
 end
 

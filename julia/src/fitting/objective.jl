@@ -13,7 +13,7 @@ Base.showerror(io::IO, error::NotFinite) = print(io, "the loss is ", isnan(error
 The data of a fit and the pieces that turn parameters into a prediction of it; states are (dim, samples, times), data and
 weights (components, samples, times). `Span(objective, rows)` is the part that a stage sees.
 
-Its pieces are not in its type: a fit of another field or penalty then needs no compilation of all that runs a plan.
+Its pieces are not in its type, so that a fit of another field or penalty does not recompile what runs a plan.
 """
 struct Objective{T}
     field::VectorField
@@ -30,7 +30,7 @@ struct Objective{T}
     make::Any                # make(u0, ts) -> a DifferentiableSolve
 end
 
-"The first rows of an objective with room to work in: one solve, used again for every evaluation of a stage."
+"The first rows of an objective with their workspace: one solve, reused by every evaluation of a stage."
 struct Span{T}
     objective::Objective{T}
     solve::Union{Nothing,DifferentiableSolve}   # `nothing` where the start is all there is

@@ -1,6 +1,6 @@
-# Optimizers from their descriptions, with the meaning of pyneuralode/fitting/optimizers.py (that is, of torch.optim).
+# First-order optimizers with the meaning of pyneuralode/fitting/optimizers.py, which is that of torch.optim.
 
-import Optimizers
+import Optimisers
 
 "Learning rate of one iteration, counted from 0, of a stage."
 function rate(settings::AbstractDict, iteration, iterations)
@@ -12,33 +12,33 @@ function rate(settings::AbstractDict, iteration, iterations)
     throw(UserError("schedule is $(repr(schedule)), which is not known: known are constant, cosine, exponential."))
 end
 
-"Shorten a gradient that is longer than `most` to it; `nothing` leaves it."
+"Shorten a gradient to the length `most` if it is longer; `nothing` leaves it unchanged."
 clip!(gradient, ::Nothing) = gradient
 clip!(gradient, most) = gradient .*= min(1, most / (norm(gradient) + oftype(norm(gradient), 1e-6)))
 
-# The rules have rate 1 and their step is scaled by the rate of the iteration: torch's momentum remembers gradients, that of
-# Optimizers.jl steps, which differs where the rate changes.
+# The rules have rate 1 and their step is scaled by the rate of the iteration: torch's momentum accumulates gradients, that of
+# Optimisers.jl steps, and the two differ where the rate changes.
 const RULES = Dict{String,Function}(
-    "Adam" => s -> Optimizers.Adam(1.0, Tuple(s["betas"]), s["eps"]),
-    "AdamW" => s -> Optimizers.AdamW(1.0, Tuple(s["betas"]), s["weight_decay"], s["eps"]),
-    "RMSprop" => s -> Optimizers.RMSProp(1.0, s["alpha"], s["eps"]),
-    "SGD" => s -> s["momentum"] == 0 ? Optimizers.Descent(1.0) : Optimizers.Momentum(1.0, s["momentum"]),
+    "Adam" => s -> Optimisers.Adam(1.0, Tuple(s["betas"]), s["eps"]),
+    "AdamW" => s -> Optimisers.AdamW(1.0, Tuple(s["betas"]), s["weight_decay"], s["eps"]),
+    "RMSprop" => s -> Optimisers.RMSProp(1.0, s["alpha"], s["eps"]),
+    "SGD" => s -> s["momentum"] == 0 ? Optimisers.Descent(1.0) : Optimisers.Momentum(1.0, s["momentum"]),
 )
 
-"A first-order optimizer and what it remembers."
+"A first-order optimizer and its state."
 mutable struct FirstOrder{R,S}
     const rule::R
     state::S
 end
 
 function FirstOrder(settings::AbstractDict, x)
-    rule = known("optimizer", settings["kind"], RULES)(settings)
-    return FirstOrder(rule, Optimizers.init(rule, x))
+    rule = lookup("optimizer", settings["kind"], RULES)(settings)
+    return FirstOrder(rule, Optimisers.init(rule, x))
 end
 
 "Move `x` by one step of the optimizer."
 function step!(optimizer::FirstOrder, x, gradient, lr)
-    optimizer.state, step = Optimizers.apply!(optimizer.rule, optimizer.state, x, gradient)
+    optimizer.state, step = Optimisers.apply!(optimizer.rule, optimizer.state, x, gradient)
     x .-= eltype(x)(lr) .* step
     return x
 end

@@ -1,6 +1,6 @@
-# A plan from Python run whole: stages one after the other, the best parameters kept, whatever happens.
+# Run a whole plan of stages for Python; the best parameters are kept, however it ends.
 
-"What a `progress` throws to end a fit; returning `false` does the same."
+"Thrown by `progress` to end a fit; returning `false` has the same effect."
 struct Interrupted <: Exception end
 
 "One stage's history: loss and objective where every iteration began, those of the best parameters, and the work done."
@@ -33,7 +33,7 @@ mutable struct Stage{T}
     const goal::Union{Nothing,Float64}
     const span::Span{T}
     const history::History{T}
-    tick::Float64
+    last_time::Float64
 end
 
 "Loss and objective at the free vector `x`, its gradient (clipped) in `gradient`; the best is kept."
@@ -50,7 +50,7 @@ function evaluate!(gradient, stage::Stage, x)
     return loss, total
 end
 
-"Tell the caller of the fit where it is; the iteration is the last one that is done, -1 before the first."
+"Report progress to the caller; the iteration is the last finished one, -1 before the first."
 function report(stage::Stage)
     (; run, history) = stage
     run.reported = time()
@@ -67,19 +67,19 @@ function finish_iteration!(stage::Stage, loss, total)
     push!(history.losses, loss)
     push!(history.objectives, total)
     now = time()
-    history.seconds += now - stage.tick
-    stage.tick = now
+    history.seconds += now - stage.last_time
+    stage.last_time = now
     done = length(history.losses)
-    (done % run.every == 0 || now - run.reported > run.report_every || isover(stage)) && report(stage)
+    (done % run.every == 0 || now - run.reported > run.report_every || is_finished(stage)) && report(stage)
 end
 
-function isover(stage::Stage)
+function is_finished(stage::Stage)
     (; history, goal) = stage
     reached = goal !== nothing && history.best_loss <= goal
     return reached || length(history.losses) >= stage.iterations || converged(stage.settings, history.objectives)
 end
 
-"Whether a stage may end before its last iteration: where L-BFGS has brought next to nothing for `patience` iterations in a row."
+"Return whether a stage may end early: L-BFGS has made almost no progress for `patience` iterations in a row."
 function converged(settings, objectives)
     settings["kind"] == "LBFGS" || return false
     patience, tolerance = settings["patience"], settings["tolerance"]
@@ -96,7 +96,7 @@ end
 
 function run_first_order!(stage::Stage, x, optimizer)
     gradient = zero(x)
-    while !isover(stage)
+    while !is_finished(stage)
         loss, total = evaluate!(gradient, stage, x)
         step!(optimizer, x, gradient, current_rate(stage))
         finish_iteration!(stage, loss, total)
@@ -116,7 +116,7 @@ plain values:
   `"penalty"`: described;
 - `"bounds"`: pairs [low, high] by name; `"fixed"`: names;
 - `"stages"`: dictionaries with `"optimizer"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
-- `"solver"`, `"control"`, `"compiled"` as in `differentiable`, `"gradient"`: its kind and settings;
+- `"path"`, `"solver"`, `"control"`, `"vjp"` as in `make_solve`, `"gradient"`: its kind and settings;
 - `"every"` iterations, and every `"report_every"` seconds, `progress(stage, iteration, best_loss, loss)` is called, stage and
   iteration counted from 0.
 
@@ -141,15 +141,15 @@ end
 
 "Run all stages; return why it stopped early, or `nothing`."
 function run_stages!(run::Run{T}, stages) where {T}
-    for (k, described) in enumerate(stages)
+    for (k, spec) in enumerate(stages)
         history = History(T[], T[], T(Inf), T(Inf), arrays(run.objective.variables, run.best), 0, 0.0)
         push!(run.histories, history)
         place = "stage $k of $(length(stages)), iteration "
         message = nothing
         try
-            goal = get(described, "goal", nothing)
-            run_stage!(Stage(run, Dict{String,Any}(described["optimizer"]), Int(described["iterations"]),
-                             goal === nothing ? nothing : Float64(goal), Span(run.objective, Int(described["rows"])), history, time()))
+            goal = get(spec, "goal", nothing)
+            run_stage!(Stage(run, Dict{String,Any}(spec["optimizer"]), Int(spec["iterations"]),
+                             goal === nothing ? nothing : Float64(goal), Span(run.objective, Int(spec["rows"])), history, time()))
         catch error
             if error isa Union{InterruptException,Interrupted}
                 run.interrupted = true
@@ -173,14 +173,14 @@ function objective_from(request)
     variables = variables_from(request, field, T)
     dim = dimension(field)
     if haskey(request, "start")
-        start, shape = described("start", STARTS, request["start"], variables, dim), (dim,)
+        start, shape = build_piece("start", STARTS, request["start"], variables, dim), (dim,)
     else
         start, shape = Fixed(Array{T}(u0)), Dims(size(u0))
     end
     ts = Vector{Float64}(request["ts"])
     observable = observable_from(request, variables, dim)
     penalty = get(request, "penalty", nothing)
-    penalty = penalty === nothing ? NoPenalty() : described("penalty", PENALTIES, penalty, variables, dim)
+    penalty = penalty === nothing ? NoPenalty() : build_piece("penalty", PENALTIES, penalty, variables, dim)
     data, weights = Array{T}(request["data"]), Array{T}(request["weights"])
     seen = (width(observable), shape[2:end]..., length(ts))
     size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)) and data $(reverse(size(data))): give data as " *
@@ -188,7 +188,7 @@ function objective_from(request)
     size(weights) == seen || throw(UserError("weights has shape $(reverse(size(weights))): give that of data, $(reverse(seen))."))
     data[iszero.(weights)] .= 0   # a missing value may be NaN
     cube = (width(observable), prod(shape[2:end]), length(ts))
-    make(u0, times) = differentiable_from(request, field, u0, times)
+    make(u0, times) = solve_from(request, field, u0, times)
     t0 = get(request, "t0", nothing)
     return Objective{T}(field, variables, start, observable, penalty, shape, t0 === nothing ? ts[1] : Float64(t0), ts,
                         reshape(data, cube), reshape(weights, cube), get(request, "reduction", "sum") == "mean", make)
@@ -206,6 +206,6 @@ end
 
 function observable_from(request, variables, dim)
     observe = get(request, "observe", nothing)
-    observe === nothing || return described("observe", OBSERVABLES, observe, variables, dim)
+    observe === nothing || return build_piece("observe", OBSERVABLES, observe, variables, dim)
     return Components([component_place("observed", j, dim) for j in request["observed"]])
 end

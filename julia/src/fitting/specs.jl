@@ -1,4 +1,4 @@
-# Pieces of a fit that Python describes by name: where a solve starts, what of it is observed, and what its curve costs.
+# Pieces of a fit that Python describes by name: the initial state of a solve, what is observed of it, and a penalty on its curve.
 #
 # A piece works on states `ys` (dim, samples, times) and on `v`, the vector of all parameters. Each has a value and a pullback
 # written by hand; pullbacks add to the bars that they are given. `reads(piece)` lists the places of `v` that it depends on.
@@ -65,7 +65,7 @@ function penalty!(ysbar, vbar, penalty::TotalVariation, ys, v)
     return penalty.weight * total
 end
 
-# Makers by Python's kind: from the description, the variables, and the dimension of the state.
+# Constructors by Python's name: of the spec, the variables, and the dimension of the state.
 const STARTS = Dict{String,Function}()
 const OBSERVABLES = Dict{String,Function}()
 const PENALTIES = Dict{String,Function}(
@@ -81,4 +81,5 @@ function component_place(argument, j, dim)
     return Int(j) + 1
 end
 
-described(argument, catalog, d, variables, dim) = known(argument, d["kind"], catalog)(d, variables, dim)
+"Return the piece of a fit that Python's spec `d` describes."
+build_piece(argument, catalog, d, variables, dim) = lookup(argument, d["kind"], catalog)(d, variables, dim)

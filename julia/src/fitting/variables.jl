@@ -1,6 +1,6 @@
 # The numbers that a fit moves: an unbounded vector of the free ones, and the parameters within bounds that it stands for.
 
-# A lower or an upper bound is kept by an exponential, a pair of them by a logistic curve.
+# One bound is enforced by an exponential, two by a logistic function.
 bounded(x, ::Nothing, ::Nothing) = x
 bounded(x, low, ::Nothing) = low + exp(x)
 bounded(x, ::Nothing, high) = high - exp(x)
@@ -12,10 +12,10 @@ unbounded(v, ::Nothing, high) = log(high - v)
 unbounded(v, low, high) = (part = (v - low) / (high - low); log(part / (1 - part)))
 
 "Derivative of `bounded` at `x`."
-stretch(x, ::Nothing, ::Nothing) = one(x)
-stretch(x, low, ::Nothing) = exp(x)
-stretch(x, ::Nothing, high) = -exp(x)
-stretch(x, low, high) = (s = logistic(x); (high - low) * s * (1 - s))
+bounded_derivative(x, ::Nothing, ::Nothing) = one(x)
+bounded_derivative(x, low, ::Nothing) = exp(x)
+bounded_derivative(x, ::Nothing, high) = -exp(x)
+bounded_derivative(x, low, high) = (s = logistic(x); (high - low) * s * (1 - s))
 
 struct Variable{L,H}
     name::String
@@ -99,7 +99,7 @@ end
 function values_pullback!(bar, variables::Variables, allbar, x)
     for v in variables.list
         v.free === nothing && continue
-        view(bar, v.free) .= view(allbar, v.all) .* stretch.(view(x, v.free), v.low, v.high)
+        view(bar, v.free) .= view(allbar, v.all) .* bounded_derivative.(view(x, v.free), v.low, v.high)
     end
     return bar
 end

@@ -40,7 +40,7 @@ const NOISES = Dict("rademacher" => (rng, out) -> rand!(rng, out, (-1, 1)), "gau
 Fill a matrix of any device with "rademacher" (±1) or "gaussian" numbers, which depend on `kind` and `seed` alone.
 """
 function draw!(noise::AbstractMatrix{T}, kind, seed) where {T}
-    return copyto!(noise, known("noise", kind, NOISES)(Xoshiro(seed), Matrix{T}(undef, size(noise))))
+    return copyto!(noise, lookup("noise", kind, NOISES)(Xoshiro(seed), Matrix{T}(undef, size(noise))))
 end
 
 "Return the vectors whose products with J give the trace: the noise, or the unit vectors as (d, 1) columns."
@@ -54,7 +54,7 @@ function slope(field::Augmented, u, p, t)
     y = u[1:dimension(field.inner), :]
     f = slope(field.inner, y, p, t)
     vectors = directions(field, eltype(u))
-    products = [transposed(field.inner, y, e, p, t) for e in vectors]
+    products = [transposed_product(field.inner, y, e, p, t) for e in vectors]
     rows = vcat(f, sum(sum(v .* e; dims=1) for (v, e) in zip(products, vectors)))
     field.kinetic && (rows = vcat(rows, sum(abs2, f; dims=1)))
     field.jacobian && (rows = vcat(rows, sum(sum(abs2, v; dims=1) for v in products)))
@@ -62,9 +62,9 @@ function slope(field::Augmented, u, p, t)
 end
 
 "Return ``Jᵀe`` for every sample, mutating nothing; `e` is (d, samples) or (d, 1)."
-transposed(field::Linear, y, e, p, t) = (transpose(p.A) * e) .* derivative.(field.input_map, y, y)
+transposed_product(field::Linear, y, e, p, t) = (transpose(p.A) * e) .* derivative.(field.input_map, y, y)
 
-function transposed(field::MLP, y, e, p, t)
+function transposed_product(field::MLP, y, e, p, t)
     T = eltype(y)
     x = activate.(field.input_map, y) ./ T(field.input_scale)
     return derivative.(field.input_map, y, y) .* T(field.output_scale / field.input_scale) .* from_layer(field, 1, x, e, p)
@@ -79,10 +79,10 @@ function from_layer(field::MLP, k, x, e, p)
     return transpose(W) * (derivative.(field.activation, z, after) .* from_layer(field, k + 1, after, e, p))
 end
 
-transposed(field::Timed, y, e, p, t) = transposed(field.network, y, e, weights_at(field, p, t), t)
+transposed_product(field::Timed, y, e, p, t) = transposed_product(field.network, y, e, weights_at(field, p, t), t)
 
 "As `from_layer` for convolutions."
-function transposed(field::Convolutions, y, e, p, t)
+function transposed_product(field::Convolutions, y, e, p, t)
     function from_map(l, x, e)
         map, w = field.maps[l], getproperty(p, Symbol(:weight_, l))
         l == length(field.maps) && return convolve_back(map, w, e)
@@ -93,7 +93,7 @@ function transposed(field::Convolutions, y, e, p, t)
     return eltype(y)(field.output_scale) .* from_map(1, y, e .+ zero(y))
 end
 
-function transposed(::SEIR, y, e, p, t)
+function transposed_product(::SEIR, y, e, p, t)
     infected, onset, recovered = e[2:2, :] .- e[1:1, :], e[3:3, :] .- e[2:2, :], e[4:4, :] .- e[3:3, :]
     s, i, contacts = y[1:1, :], y[3:3, :], p.gamma * p.R0
     return vcat(contacts .* infected .* i, p.sigma .* onset .+ zero(i), contacts .* infected .* s .+ p.gamma .* recovered, zero(i))

@@ -11,9 +11,9 @@ struct GenericFlow{T,F<:Augmented,E<:Evaluator,D<:Evaluator} <: Evaluator{T}
     f::Matrix{T}
     product::Matrix{T}
     pbar::Vector{T}
-    moved::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
-    bent::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
-    bent_pbar::Vector{ForwardDiff.Dual{FlowTag,T,1}}
+    dual_y::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
+    dual_product::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
+    dual_pbar::Vector{ForwardDiff.Dual{FlowTag,T,1}}
 end
 
 evaluator(field::Augmented, u::AbstractMatrix) = GenericFlow(field, u)
@@ -21,12 +21,12 @@ evaluator(field::Augmented, u::AbstractMatrix) = GenericFlow(field, u)
 function GenericFlow(field::Augmented, u::AbstractMatrix{T}) where {T}
     d, samples, n = dimension(field.inner), size(u, 2), sum(prod(s; init=1) for (_, s) in shapes(field); init=0)
     dual = ForwardDiff.Dual{FlowTag,T,1}
-    room(S) = zeros(S, d, samples)
-    return GenericFlow(field, evaluator(field.inner, room(T)), evaluator(field.inner, room(dual)), room(T), room(T), room(T),
-                       zeros(T, n), room(dual), room(dual), zeros(dual, n))
+    zero_states(S) = zeros(S, d, samples)
+    return GenericFlow(field, evaluator(field.inner, zero_states(T)), evaluator(field.inner, zero_states(dual)), zero_states(T), zero_states(T), zero_states(T),
+                       zeros(T, n), zero_states(dual), zero_states(dual), zeros(dual, n))
 end
 
-spread(e, y) = e .+ zero(y)
+expand(e, y) = e .+ zero(y)
 
 function slope!(du::AbstractMatrix{T}, e::GenericFlow{T}, u::AbstractMatrix{T}, p::AbstractVector{T}, t) where {T}
     field, flat = e.field, getdata(p)
@@ -39,7 +39,7 @@ function slope!(du::AbstractMatrix{T}, e::GenericFlow{T}, u::AbstractMatrix{T}, 
     trace .= 0
     field.jacobian && (norm .= 0)
     for vector in directions(field, T)
-        pullback!(e.product, nothing, e.inner, spread(vector, e.y), e.y, flat, t)
+        pullback!(e.product, nothing, e.inner, expand(vector, e.y), e.y, flat, t)
         trace .+= sum(e.product .* vector; dims=1)
         field.jacobian && (norm .+= sum(abs2, e.product; dims=1))
     end
@@ -61,16 +61,16 @@ function pullback!(ubar, pbar, e::GenericFlow{T}, λ, u, p, t) where {T}
     for vector in directions(field, T)
         # The gradient of λᵗ v·ε + λʲ v·v with v = Jᵀε is that of εᵀJb with b = λᵗ ε + 2 λʲ v: the tangent along b of the
         # product with ε.
-        ε = spread(vector, e.y)
+        ε = expand(vector, e.y)
         tangent = row(λ, trace_row(field)) .* ε
         if field.jacobian
             pullback!(e.product, nothing, e.inner, ε, e.y, flat, t)
             tangent .+= 2 .* row(λ, jacobian_row(field)) .* e.product
         end
-        e.moved .= ForwardDiff.Dual{FlowTag}.(e.y, tangent)
-        pullback!(e.bent, e.bent_pbar, e.dual, ε, e.moved, flat, t)
-        ubar === nothing || (view(ubar, 1:d, :) .+= ForwardDiff.partials.(e.bent, 1))
-        pbar === nothing || (getdata(pbar) .+= ForwardDiff.partials.(e.bent_pbar, 1))
+        e.dual_y .= ForwardDiff.Dual{FlowTag}.(e.y, tangent)
+        pullback!(e.dual_product, e.dual_pbar, e.dual, ε, e.dual_y, flat, t)
+        ubar === nothing || (view(ubar, 1:d, :) .+= ForwardDiff.partials.(e.dual_product, 1))
+        pbar === nothing || (getdata(pbar) .+= ForwardDiff.partials.(e.dual_pbar, 1))
     end
     return nothing
 end

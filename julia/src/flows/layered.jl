@@ -5,7 +5,7 @@
     LayeredFlow
 
 Evaluator of an `Augmented` network or linear field, seen as layers ``z = W a + b`` between elementwise maps. For layer
-l, `after[l]` is its input, `gains[l]` and `bends[l]` are the first and second derivative of that input from its argument,
+l, `after[l]` is its input, `derivatives[l]` and `curvatures[l]` are the first and second derivative of that input from its argument,
 and `extra[l]` is what the trace and the Jacobian term add to the cotangent of that argument.
 """
 struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D,L} <: Evaluator{T}
@@ -15,12 +15,12 @@ struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D,L} <: Evaluator{T}
     biases::Vector{UnitRange{Int}}   # empty ranges: no bias
     before::Vector{M}                # outputs z of the layers
     after::Vector{M}
-    gains::Vector{M}
-    bends::Vector{M}
+    derivatives::Vector{M}
+    curvatures::Vector{M}
     extra::Vector{M}
     bars::Vector{M}                  # cotangents of `before`
     start::M                         # cotangent of the samples
-    divergence::D
+    trace_method::D
 end
 
 activation(field) = field.activation
@@ -32,12 +32,12 @@ layer_maps(field::Linear) = [MatrixMap(field.dim, field.dim)]
 evaluator(field::Augmented{<:Union{MLP,Linear,Convolutions}}, u::AbstractMatrix) = LayeredFlow(field, u)
 
 function LayeredFlow(field::Augmented, u::AbstractMatrix)
-    room(n) = fill!(similar(u, n, size(u, 2)), 0)
+    zeros_like(n) = fill!(similar(u, n, size(u, 2)), 0)
     maps = layer_maps(field.inner)
     inputs, outputs = first.(lengths.(maps)), last.(lengths.(maps))
     weights, biases = layer_ranges(maps, !(field.inner isa Linear))
-    return LayeredFlow(field, maps, weights, biases, room.(outputs), room.(inputs), room.(inputs), room.(inputs), room.(inputs),
-                       room.(outputs), room(inputs[1]), divergence(field, maps, u))
+    return LayeredFlow(field, maps, weights, biases, zeros_like.(outputs), zeros_like.(inputs), zeros_like.(inputs), zeros_like.(inputs), zeros_like.(inputs),
+                       zeros_like.(outputs), zeros_like(inputs[1]), trace_method(field, maps, u))
 end
 
 weight(e::LayeredFlow, flat, l) = view(flat, e.weights[l])
@@ -47,21 +47,21 @@ function forward!(e::LayeredFlow{T}, y, flat) where {T}
     inner = e.field.inner
     into = T(scales(inner)[1])
     e.after[1] .= activate.(inner.input_map, y) .* into
-    e.gains[1] .= derivative.(inner.input_map, y, y) .* into
+    e.derivatives[1] .= derivative.(inner.input_map, y, y) .* into
     for l in eachindex(e.before)
         biased = !isempty(e.biases[l])
         biased && (e.before[l] .= view(flat, e.biases[l]))
         apply!(e.before[l], e.maps[l], weight(e, flat, l), e.after[l], biased)
-        l < length(e.before) && activate!(e.after[l+1], e.gains[l+1], activation(inner), e.before[l])
+        l < length(e.before) && activate!(e.after[l+1], e.derivatives[l+1], activation(inner), e.before[l])
     end
     return e.before[end]
 end
 
-function bend!(e::LayeredFlow{T}, y) where {T}
+function update_curvatures!(e::LayeredFlow{T}, y) where {T}
     inner = e.field.inner
-    e.bends[1] .= second.(inner.input_map, y, y) .* T(scales(inner)[1])
-    for l in 2:length(e.bends)
-        e.bends[l] .= second.(activation(inner), e.before[l-1], e.after[l])
+    e.curvatures[1] .= second_derivative.(inner.input_map, y, y) .* T(scales(inner)[1])
+    for l in 2:length(e.curvatures)
+        e.curvatures[l] .= second_derivative.(activation(inner), e.before[l-1], e.after[l])
     end
     return nothing
 end
@@ -72,7 +72,7 @@ function slope!(du::AbstractMatrix{T}, e::LayeredFlow{T}, u::AbstractMatrix{T}, 
     f = view(du, 1:d, :)
     f .= forward!(e, view(u, 1:d, :), flat) .* T(scales(field.inner)[2])
     field.kinetic && sum!(row(du, kinetic_row(field)), e.start .= abs2.(f))
-    diverge!(du, e.divergence, e, flat)
+    write_trace!(du, e.trace_method, e, flat)
     return du
 end
 
@@ -81,11 +81,11 @@ function pullback!(ubar, pbar, e::LayeredFlow{T}, λ, u, p, t) where {T}
     d, out, last = dimension(field.inner), T(scales(field.inner)[2]), length(e.before)
     y = view(u, 1:d, :)
     forward!(e, y, flat)
-    bend!(e, y)
+    update_curvatures!(e, y)
     grad === nothing || fill!(grad, 0)
     e.bars[last] .= out .* view(λ, 1:d, :)
     field.kinetic && (e.bars[last] .+= 2 * out^2 .* row(λ, kinetic_row(field)) .* e.before[last])
-    diverge_pullback!(grad, e.divergence, e, λ, flat)
+    trace_pullback!(grad, e.trace_method, e, λ, flat)
     for l in last:-1:1
         if grad !== nothing
             gather!(weight(e, grad, l), e.maps[l], e.bars[l], e.after[l], true)
@@ -93,7 +93,7 @@ function pullback!(ubar, pbar, e::LayeredFlow{T}, λ, u, p, t) where {T}
         end
         below = l > 1 ? e.bars[l-1] : e.start
         apply_back!(below, e.maps[l], weight(e, flat, l), e.bars[l])
-        below .= below .* e.gains[l] .+ e.extra[l]
+        below .= below .* e.derivatives[l] .+ e.extra[l]
     end
     if ubar !== nothing
         fill!(ubar, 0)

@@ -1,4 +1,4 @@
-"""What comes back from Julia: a dictionary, or one of our exceptions with Julia's own message."""
+"""Read replies from Julia: a dictionary, or one of our exceptions with Julia's message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...errors import ArgumentError, EngineError, SolverError
 
 
 def read_reply(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply, or raise what its "error" stands for."""
+    """Return the reply, or raise the exception that its "error" stands for."""
     failure = reply.get("error")
     if failure is None:
         return reply

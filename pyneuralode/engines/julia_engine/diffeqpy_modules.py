@@ -1,7 +1,7 @@
-"""diffeqpy's modules of Julia functions, loaded only where all their Julia packages are there.
+"""Load diffeqpy's modules of Julia functions, if all of their Julia packages are installed.
 
-diffeqpy adds what is missing with Julia's package manager as it is imported, and Julia itself where there is
-none on PATH. Here nothing reaches for the network without the user's yes: the packages are looked for first.
+When imported, diffeqpy installs missing Julia packages, and Julia itself if it is not on PATH. Nothing here uses the
+network without the user's consent: the packages are checked first.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ names -> filter(collect(names)) do name
     id === nothing || Base.locate_package(id) === nothing
 end
 """
-# Whether every package that runs is still the version that the project names.
-_UNMOVED = """
+# Whether every loaded package still is the version that the project names.
+_UNCHANGED = """
 () -> all(pathof(m) === nothing || Base.locate_package(id) in (nothing, pathof(m)) for (id, m) in Base.loaded_modules)
 """
 
@@ -54,7 +54,7 @@ _UNMOVED = """
 def diffeqpy(name: str, Main: Any) -> Any:
     """Return diffeqpy's module "ode" or "de"; `Main` is what `with_julia` gives.
 
-    Raises EngineError where Julia packages are missing, unless a user at the terminal has them installed now.
+    Raises EngineError where Julia packages are missing, unless the user, asked at the terminal, has them installed now.
     """
     if name in _modules:
         return _modules[name]
@@ -63,7 +63,7 @@ def diffeqpy(name: str, Main: Any) -> Any:
         _install(Main)
         missing = _missing(name, Main)
     if missing:
-        raise EngineError(f"Julia has no {', '.join(missing)}, which diffeqpy needs for this: {SETUP}.")
+        raise EngineError(f"Julia lacks {', '.join(missing)}, which diffeqpy needs for this: {SETUP}.")
     return _modules.setdefault(name, _import(name, Main))
 
 
@@ -75,7 +75,7 @@ def _import(name: str, Main: Any) -> Any:
     from juliacall import JuliaError
 
     try:
-        # After this diffeqpy's own import finds them loaded; where it fails, diffeqpy would add them anew.
+        # After this, diffeqpy's own import finds them loaded; where it fails, diffeqpy would install them again.
         Main.seval("import " + ", ".join(PACKAGES[name]))
     except JuliaError as error:
         first = str(error).splitlines()[0].rstrip(".")
@@ -89,7 +89,7 @@ def _import(name: str, Main: Any) -> Any:
 
 @contextmanager
 def _julia_on_path(folder: str) -> Iterator[None]:
-    """Let diffeqpy find the Julia that runs, where none is on PATH: it would install one."""
+    """Put the running Julia on PATH if there is none: diffeqpy would install one otherwise."""
     before = os.environ.get("PATH", "")
     if shutil.which("julia") is None:
         os.environ["PATH"] = os.pathsep.join((folder, before))
@@ -101,7 +101,7 @@ def _julia_on_path(folder: str) -> Iterator[None]:
 
 @functools.cache
 def _wants_installation(missing: tuple[str, ...]) -> bool:
-    """Ask, once, where somebody sits at a terminal to answer."""
+    """Ask the user once, if there is a terminal."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
     question = f"Julia has no {', '.join(missing)}. Install diffeqpy's Julia packages now, from the network? [y/n] "
@@ -115,7 +115,7 @@ def _install(Main: Any) -> None:
     with RichProgress() as progress:
         installation.resolve(progress, with_diffeqpy=True)
         installation.precompile(progress)
-    if not Main.seval(_UNMOVED)():
+    if not Main.seval(_UNCHANGED)():
         raise EngineError(
-            "diffeqpy's Julia packages are installed, with other versions of some that run here: start Python again."
+            "diffeqpy's Julia packages are installed, which changed the version of some that are loaded here: restart Python."
         )

@@ -1,4 +1,4 @@
-"""Look at a Julia executable without starting Julia where that can be avoided."""
+"""Find out which Julia an executable is, without starting it where that can be avoided."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from ...errors import EngineError
 OLDEST = (1, 10)
 BELOW = (2, 0)
 _LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
-# After how many seconds a wrapper script that does not answer is given up: busy machines take long to start one.
-_VERSION_SECONDS = 120.0
-_PLACES_SECONDS = 120.0
+_TIMEOUT = 120.0  # seconds; guards against a wrapper script that never ends
 _PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), DEPOT_PATH)"
 
 
 @dataclass(frozen=True)
 class Julia:
-    """A Julia in range: where it is, its version, and where it was named."""
+    """A Julia of a supported version: its executable, its version, and what named it."""
 
     executable: Path
     version: str
@@ -32,12 +30,12 @@ class Julia:
 
     @property
     def wrapper(self) -> bool:
-        """Whether this is a script in front of Julia, with settings of its own, such as a cluster's module."""
+        """Whether this is a script that starts Julia with settings of its own, such as a cluster's module."""
         return not _has_julia_around(self.executable)
 
 
 class JuliaMissing(EngineError):
-    """No Julia that could be used; `executable` and `version` say which one was looked at, if any."""
+    """There is no usable Julia; `executable` and `version` say which one was examined, if any."""
 
     def __init__(self, reason: str, executable: Path | None = None, version: str | None = None):
         super().__init__(reason)
@@ -52,9 +50,9 @@ def setting(name: str) -> Path | None:
 
 
 def examine(named: Path, how: str) -> Julia:
-    """Return the Julia at `named`; raise JuliaMissing where it is none, or none in range."""
+    """Return the Julia at `named`; raise JuliaMissing if it is not one of a supported version."""
     if not (named.is_file() and os.access(named, os.X_OK)):
-        raise JuliaMissing(f"{how} is {named}, which is no executable file: give the path of julia.")
+        raise JuliaMissing(f"{how} is {named}, which is not an executable file: give the path of julia.")
     executable = _behind_juliaup(named.resolve())
     if executable is None:
         raise JuliaMissing(
@@ -64,7 +62,7 @@ def examine(named: Path, how: str) -> Julia:
     version = _version(executable)
     if version is None:
         raise JuliaMissing(
-            f"{executable} does not tell its version: set PYNEURALODE_JULIA to the path of julia.",
+            f"{executable} does not report its version: set PYNEURALODE_JULIA to the path of julia.",
             executable,
         )
     if not OLDEST <= pair(version) < BELOW:
@@ -85,11 +83,11 @@ def pair(version: str) -> tuple[int, int]:
 
 @functools.lru_cache
 def own_places(executable: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """Ask a wrapper script once for the project and the depots that it gives its Julia.
+    """Return the project and the depots that a wrapper script gives its Julia.
 
-    Julia starts for this, without the user's startup file, prints them and ends.
+    Julia is started for this once, without the user's startup file.
     """
-    answer = _ask(executable, "--startup-file=no", "-e", _PLACES, seconds=_PLACES_SECONDS).splitlines()
+    answer = _ask(executable, "--startup-file=no", "-e", _PLACES, seconds=_TIMEOUT).splitlines()
     if not answer:
         return None, ()
     project = Path(answer[0])
@@ -102,10 +100,10 @@ def _has_julia_around(executable: Path) -> bool:
 
 
 def _behind_juliaup(executable: Path) -> Path | None:
-    """Return the julia that juliaup's launcher would start, and any other executable as it is.
+    """Return the julia that juliaup's launcher would start; any other executable is returned unchanged.
 
-    The launcher may install a Julia or update itself whenever it runs, be it only for `--version`; so its
-    settings file is read instead and the launcher is left alone.
+    The launcher may install a Julia or update itself whenever it runs, even for `--version`; so its settings file is read
+    and the launcher is not run.
     """
     if _has_julia_around(executable):
         return executable
@@ -131,7 +129,7 @@ def _behind_juliaup(executable: Path) -> Path | None:
 
 
 def _version(executable: Path) -> str | None:
-    """Read the version from the files beside the executable; ask it only where they do not say."""
+    """Return the version from the files beside the executable, or from the executable where they do not say."""
     root = executable.parent.parent
     header = root / "include" / "julia" / "julia_version.h"
     if header.is_file():
@@ -142,12 +140,12 @@ def _version(executable: Path) -> str | None:
     if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
         return folders[0]
     # A wrapper script. `--version` ends before Julia's runtime starts.
-    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version", seconds=_VERSION_SECONDS))
+    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version", seconds=_TIMEOUT))
     return match[1] if match else None
 
 
 def _ask(executable: Path, *arguments: str, seconds: float) -> str:
-    # A file takes the answer: a pipe would be waited for as long as a grandchild of a wrapper holds it open.
+    # The output goes to a file: a pipe would have to be awaited for as long as a grandchild of a wrapper holds it open.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as answer:
         try:
             subprocess.run(

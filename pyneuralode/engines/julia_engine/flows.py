@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ...fields import MLP, ConcatConv, ConcatMLP, GatedMLP, HyperMLP, Linear
-from ...gradients import ForwardMode
 from ...problem import Integrals, Problem, Solution
 from ..backend import Backend, Prepared
 from ..torch_engine.once_differentiable import once_differentiable
 from . import session
 from .lacking import lacking
-from .session import Kept
+from .paths import find_flow_path
+from .session import Handle
 from .transfer import plain_control, solver_request
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -41,8 +41,9 @@ class JuliaFlows(Backend):
             )
         if (sentence := lacking(problem)) is not None:
             return sentence
-        if isinstance(problem.gradient, ForwardMode):
-            return "gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'."
+        path, sentence = find_flow_path(problem.solver, problem.gradient)
+        if path is None:
+            return sentence
         for name in ("rtol", "atol"):
             if np.ndim(getattr(problem.control, name)) > 0:
                 return f"{name} is an array, which flows do not take in Julia: give a number, such as 1e-5."
@@ -71,7 +72,8 @@ class FlowPrepared(Prepared):
         super().__init__(problem)
         wanted = problem.integrals
         self.names = list(problem.field.shapes())
-        self.request = solver_request(problem.field, problem.solver.name, problem.gradient, True) | {
+        path, _ = find_flow_path(problem.solver, problem.gradient)
+        self.request = solver_request(problem.field, problem.solver.name, problem.gradient, True, path) | {
             "control": plain_control(problem.control),
             "kinetic": wanted.kinetic,
             "jacobian": wanted.jacobian,
@@ -122,12 +124,12 @@ class _Work:
         }
         reply = session.call("flow_terms", self._request | numbers)
         self.evaluations = reply["nfev"]
-        self._kept = Kept(reply["kept"]) if differentiable else None
+        self._handle = Handle(reply["handle"]) if differentiable else None
         return _tensor(reply["end"].T)
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the samples (n, d) and to each parameter."""
-        reply = session.call("flow_pullback", {"kept": self._kept.number, "bar": _samples(cotangent)})
+        reply = session.call("flow_pullback", {"handle": self._handle.number, "bar": _samples(cotangent)})
         return _tensor(reply["x"].T), [_tensor(reply["parameters"][name]) for name in self._names]
 
 

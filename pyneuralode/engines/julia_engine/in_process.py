@@ -25,8 +25,8 @@ log = logging.getLogger("pyneuralode")
 Progress = Callable[..., bool]
 
 
-class Inside:
-    """A running Julia with our package loaded; `call` is its one door."""
+class InProcessJulia:
+    """A Julia that runs in this process, with our package loaded."""
 
     def __init__(self) -> None:
         found = probe()
@@ -35,16 +35,16 @@ class Inside:
         self._forked = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
-        # Julia has one task at a time for us: calls from several threads wait for each other. A thread that has called
-        # Julia must not end while another one is there (Julia then crashes): all but the first share one that stays.
+        # One call at a time: calls from several threads wait for each other. Julia crashes where a thread that has called it
+        # ends while another one is calling: so the calls of all threads but this one are made by one helper that stays.
         self._lock = threading.RLock()
-        self._at_home = {threading.get_ident()}
-        self._guests = ThreadPoolExecutor(1, thread_name_prefix="julia")
+        self._julia_threads = {threading.get_ident()}
+        self._helper = ThreadPoolExecutor(1, thread_name_prefix="julia")
         start_runtime(found)
         self._entry = load_package()
-        self.doors = Doors()
-        self.prepared: dict[tuple, Any] = {}  # problems that Julia knows by number: transfer.py
-        _let_other_threads_in()
+        self.entry_points = EntryPoints()
+        self.prepared: dict[tuple, Any] = {}  # the problems that Julia keeps prepared: transfer.py
+        _let_other_threads_collect_garbage()
 
     def call(self, name: str, request: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         """Run the function `name` of the Julia package on a request of plain values and NumPy arrays.
@@ -55,11 +55,11 @@ class Inside:
         return read_reply(self.raw(name, request, progress))
 
     def raw(self, name: str, request: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
-        """As `call`, but failures are returned as "error"."""
+        """As `call`, but return a failure as "error" in the reply."""
         return self.run(lambda: self._entry(name, request, progress))
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Return work(), which may call Julia while it runs: in a thread that may, and with the others kept out.
+        """Return work(), which may call Julia: run in a thread that is allowed to, with the others kept out.
 
         Raises EngineError in a process that was forked off the one with Julia.
         """
@@ -68,13 +68,13 @@ class Inside:
                 "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
                 "method 'spawn'."
             )
-        if threading.get_ident() not in self._at_home:
-            return self._guests.submit(self._run_at_home, work).result()
+        if threading.get_ident() not in self._julia_threads:
+            return self._helper.submit(self._run_in_helper, work).result()
         with self._lock:
             return work()
 
-    def _run_at_home(self, work: Callable[[], Any]) -> Any:
-        self._at_home.add(threading.get_ident())
+    def _run_in_helper(self, work: Callable[[], Any]) -> Any:
+        self._julia_threads.add(threading.get_ident())
         return self.run(work)
 
     def _after_fork(self) -> None:
@@ -83,27 +83,27 @@ class Inside:
     alive = True
 
     def close(self) -> None:
-        """Do nothing: a Julia inside a process ends with it."""
+        """Do nothing: this Julia ends with the process."""
 
 
-class Doors:
-    """C functions of the Julia package, which take an integer and return one: see julia/src/prepared.jl.
+class EntryPoints:
+    """The C functions of the Julia package, which take an integer and return one: see julia/src/prepared.jl.
 
-    Python's lock on its interpreter stays held while one runs, as in any call by juliacall.
+    Python's global interpreter lock stays held while one runs, as in any call by juliacall.
     """
 
     def __init__(self) -> None:
         from juliacall import Main
 
-        door = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
-        self.solve, self.pullback, self.forget = map(door, Main.seval("PyNeuralODE.doors()"))
+        function = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64)
+        self.solve, self.pullback, self.free = map(function, Main.seval("PyNeuralODE.entry_points()"))
 
 
-def _let_other_threads_in() -> None:
-    """Tell Julia that this thread, while it is in Python, does not run Julia code.
+def _let_other_threads_collect_garbage() -> None:
+    """Tell Julia that this thread runs no Julia code while it is in Python.
 
     Otherwise a garbage collection in another thread (torch runs the backward pass of CUDA tensors in one) waits for
-    this thread for ever. Each call into Julia says by itself that it is one.
+    this thread forever. Each call into Julia marks itself as one.
     """
     from juliacall import Main
 

@@ -1,8 +1,7 @@
-"""What `pyneuralode setup-julia` installed: a small json file that the probe reads later.
+"""The record of what `pyneuralode setup-julia` installed: a small JSON file that the probe reads later.
 
-It lies beside the project that was set up, and once more in the user's data folder, where the probe finds it
-without being told. Each installation of pyneuralode has its own, since a Julia project refers to the sources of
-one of them.
+It is stored beside the project that was set up and in the user's data folder, where the probe looks by default.
+Each installation of pyneuralode has a record of its own, since a Julia project refers to the sources of one of them.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def default_project() -> Path:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the record in `folder`; None where there is none, or none that can be read."""
+    """Return the record in `folder`, or None where there is none that can be read."""
     try:
         return Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -70,7 +69,7 @@ def write_record(record: Record, folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder`, unless it is there; raise EngineError where nothing can be written into it."""
+    """Make `folder` if it is missing; raise EngineError if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Set up Julia for our engine: what `pyneuralode setup-julia` does, and the one place that may use the network.
+"""Set up Julia for our engine: the steps of `pyneuralode setup-julia`, the only code here that may use the network.
 
-What has run: every step but the downloads, offline, against a Julia and packages that were there already. Not yet
-run: the download of Julia, of registries and of packages, PackageCompiler's system image, and diffeqpy's stack.
+Every step but the downloads has been run, offline, with a Julia and packages that were already there. Not run yet: the
+downloads of Julia, registries and packages, PackageCompiler's system image, and diffeqpy's Julia packages.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ...progress import Progress
 from . import sources
 from .executables import Julia, JuliaMissing, examine
 from .install_record import Record, data_folder, default_project, make_folder, write_record
-from .probe import forget, named_julia
+from .probe import clear_cache, named_julia
 
 LOG = "setup.log"
 
-# juliapkg's own way: the requirements go into Project.toml, so that later updates keep to them.
+# As juliapkg does it: the requirements go into Project.toml, so that later updates respect them.
 _RESOLVE = """
 using Pkg, TOML
 file = Base.active_project()
@@ -61,7 +61,7 @@ if not error < 1e-5:
     raise SystemExit(f"the solution of dy/dt = -y is {error:g} off at t = 1")
 """
 
-# What a step printed, and what it means for the user.
+# Patterns in the output of a failed step, and the cause to tell the user.
 _CAUSES = (
     (r"no space left on device|ENOSPC|not enough (disk )?space", "the disk is full: make room (about 6 GB)"),
     (
@@ -96,7 +96,7 @@ class Installation:
     project: Path
 
     def resolve(self, progress: Progress, with_diffeqpy: bool = False) -> None:
-        """Choose the versions of all packages and download those that are not there."""
+        """Resolve the versions of all packages and download those that are missing."""
         wanted = requirements("pyneuralode") | requirements("juliacall")
         if with_diffeqpy:
             wanted |= requirements("diffeqpy")
@@ -109,12 +109,12 @@ class Installation:
             self._step(progress, "Fitting OpenSSL to Python's", _RESOLVE, *_arguments(wanted))
 
     def precompile(self, progress: Progress) -> None:
-        """Compile the packages for this machine; the long step."""
+        """Precompile the packages for this machine, which takes the longest."""
         total = max(1, self._manifest().count("[[deps."))
         self._step(progress, "Compiling Julia packages", _PRECOMPILE, total=total)
 
     def build_image(self, progress: Progress) -> Path:
-        """Build a system image of our package with PackageCompiler, in an environment of its own; return its path."""
+        """Build a system image of our package with PackageCompiler, in its own environment, and return its path."""
         suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
         image = self.project / f"pyneuralode{suffix}"
         builder = self.project / "image-builder"
@@ -122,17 +122,17 @@ class Installation:
         return image
 
     def verify(self, progress: Progress, image: Path | None = None) -> None:
-        """Solve one problem on the Julia engine, in a Python process of its own."""
+        """Solve one problem on the Julia engine, in a new Python process."""
         environment = _for_child() | {
             "PYNEURALODE_JULIA": str(self.julia.executable),
             "PYNEURALODE_JULIA_PROJECT": str(self.project),
         }
         if image is not None:
             environment["PYTHON_JULIACALL_SYSIMAGE"] = str(image)
-        self._follow(progress, "Solving a first problem", [sys.executable, "-c", _VERIFY], environment)
+        self._run(progress, "Solving a first problem", [sys.executable, "-c", _VERIFY], environment)
 
-    def keep(self, image: Path | None = None) -> None:
-        """Write down what was set up: beside the project, and where the probe finds it without being told."""
+    def write_records(self, image: Path | None = None) -> None:
+        """Record what was set up, beside the project and where the probe looks by default."""
         record = Record(
             str(self.julia.executable),
             str(self.project),
@@ -142,7 +142,7 @@ class Installation:
         )
         for folder in {self.project, default_project()}:
             write_record(record, folder)
-        forget()
+        clear_cache()
 
     def _manifest(self) -> str:
         manifest = self.project / "Manifest.toml"
@@ -159,9 +159,9 @@ class Installation:
     ) -> None:
         julia = [str(self.julia.executable), "--startup-file=no", f"--project={project or self.project}"]
         environment = _for_child() | {"JULIA_PKG_PRECOMPILE_AUTO": "0"}
-        self._follow(progress, description, [*julia, "-e", code, *arguments], environment, total)
+        self._run(progress, description, [*julia, "-e", code, *arguments], environment, total)
 
-    def _follow(
+    def _run(
         self,
         progress: Progress,
         description: str,
@@ -169,7 +169,7 @@ class Installation:
         environment: dict[str, str],
         total: int = 1,
     ) -> None:
-        """Run a command; show its lines as they come and compiled packages as progress; keep all in the log."""
+        """Run a command, show its output and its compiled packages as progress, and write all of it to the log."""
         task, left = progress.task(description, total=total), total
         last: deque[str] = deque(maxlen=200)
         with (
@@ -196,7 +196,7 @@ class Installation:
 
 
 def find_julia() -> Julia | None:
-    """Return the Julia to use: the one our variable names, or a suitable one on PATH; None where there is none.
+    """Return the Julia to use, named by our variable or suitable and on PATH; None where there is none.
 
     Raises EngineError where our variable names one that does not fit.
     """
@@ -213,9 +213,9 @@ def find_julia() -> Julia | None:
 
 
 def download_julia() -> Julia:
-    """Download a Julia through juliapkg (or its juliaup, where that is installed); it serves every later set-up.
+    """Download a Julia through juliapkg (or through juliaup, where that is installed), for this and later set-ups.
 
-    Never run so far: the machines that this was written on have no network.
+    Not run so far: the machines that this was written on have no network.
     """
     from juliapkg.find_julia import find_julia as find_or_install
 
@@ -239,7 +239,7 @@ def requirements(distribution: str) -> dict[str, tuple[str, str]]:
         raise EngineError(f"{distribution} is not installed: run `python -m pip install {distribution}`.")
     text = (Path(spec.origin).parent / "juliapkg.json").read_text(encoding="utf-8")
     packages = json.loads(text)["packages"]
-    # "<=python" is juliapkg's word for what Python's own OpenSSL allows; see `Installation.resolve`. Our own package comes
+    # "<=python" is how juliapkg writes what Python's own OpenSSL allows; see `Installation.resolve`. Our own package comes
     # from its folder, without a version.
     return {
         name: (package["uuid"], package["version"])
@@ -277,7 +277,7 @@ def _suits(version: str) -> bool:
 
 
 def _for_child() -> dict[str, str]:
-    """Return the environment for a child, in which Julia is told nothing that concerns this process."""
+    """Return the environment for a child process, without juliacall's settings of this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_JULIACALL_")}
     return environment | {"JULIA_CONDAPKG_BACKEND": "Null"}
 

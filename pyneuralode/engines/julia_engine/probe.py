@@ -1,4 +1,4 @@
-"""Look for a Julia that holds our Julia package; nothing is installed, downloaded or imported.
+"""Look for a Julia whose project holds our package; nothing is installed, downloaded or imported.
 
 juliacall is not imported here, because its import starts Julia and, where none fits, reaches for the network.
 """
@@ -19,7 +19,7 @@ from .project import NEEDED, JuliaProject, read_project
 
 @dataclass(frozen=True)
 class JuliaProbe:
-    """What was found.
+    """The result of a probe.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class JuliaProbe:
     version : str or None
         Julia's version, such as "1.11.2"; only "1.11" where the files beside it say no more.
     how : str
-        Where the executable was named: an environment variable, "setup-julia" or "PATH"; empty where none was.
+        What named the executable: an environment variable, "setup-julia" or "PATH"; empty where there is none.
     reason : str
         One sentence that says what is missing and what to do; empty where `found`.
     warning : str
@@ -64,14 +64,14 @@ def probe() -> JuliaProbe:
 
     `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may stand
     alone. `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` count together. A variable that is set
-    decides: where what it names does not fit, that is the answer, and the search does not go on behind
-    the user's back. The answer is kept for as long as the environment variables stay as they are.
+    decides: if what it names does not fit, the probe says so and does not go on searching without the
+    user's knowledge. The result is cached for as long as the environment variables stay as they are.
     """
     return _probe(frozenset(os.environ.items()))
 
 
-def forget() -> None:
-    """Make the next probe look again: something was installed."""
+def clear_cache() -> None:
+    """Make the next probe look again, after something was installed."""
     _probe.cache_clear()
 
 
@@ -157,7 +157,7 @@ def _answer(named: Path, how: str, project: Path | None) -> JuliaProbe:
 
 
 def _environments(julia: Julia) -> list[Path]:
-    """Return where this Julia looks for packages when told nothing: JULIA_PROJECT, then the depots."""
+    """Return the projects that this Julia uses by default: JULIA_PROJECT, then those of the depots."""
     depots = [Path(entry) for entry in os.environ.get("JULIA_DEPOT_PATH", "").split(os.pathsep) if entry]
     depots = depots or [Path.home() / ".julia"]
     named = os.environ.get("JULIA_PROJECT", "")
@@ -173,7 +173,7 @@ def _environments(julia: Julia) -> list[Path]:
 def _sysimage(julia: Julia, project: JuliaProject) -> tuple[Path | None, str]:
     """Return the system image built for this Julia and project, or a sentence where it is out of date.
 
-    An image holds compiled sources: an old one would run old code without a word.
+    An image holds compiled sources: an outdated one would silently run old code.
     """
     record = read_record(project.folder)
     if record is None or record.sysimage is None or Path(record.executable) != julia.executable:

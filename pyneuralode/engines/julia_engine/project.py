@@ -1,4 +1,4 @@
-"""Read from a Julia project's files whether our engine could run in it."""
+"""Read from the files of a Julia project whether our engine can run in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEEDED = (sources.NAME, "PythonCall")
 
 @dataclass(frozen=True)
 class JuliaProject:
-    """What a project's manifest says of the packages that we need.
+    """What a project's manifest says about the packages that we need.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class JuliaProject:
     dependencies: set[str] | None = None
 
     def fault(self) -> str:
-        """Return one sentence on why our engine cannot run here; empty where it can."""
+        """Return one sentence that says why our engine cannot run here; empty where it can."""
         if self.missing:
             return (
                 f"the Julia project {self.folder} lacks {' and '.join(self.missing)}: add what is missing there, "
@@ -59,7 +59,7 @@ class JuliaProject:
         if self.pythoncall not in (None, juliacall):
             return (
                 f"PythonCall is {self.pythoncall} in the Julia project {self.folder} but juliacall is {juliacall}, "
-                "and only equal versions start: run `pyneuralode setup-julia`, or "
+                "and only equal versions work together: run `pyneuralode setup-julia`, or "
                 f"`python -m pip install 'juliacall=={self.pythoncall}'`."
             )
         return ""
@@ -89,7 +89,7 @@ def read_project(project: Path, version: str) -> JuliaProject:
     major, minor = pair(version)
     own = _first(folder, "JuliaProject.toml", "Project.toml")
     manifests = (f"JuliaManifest-v{major}.{minor}.toml", f"Manifest-v{major}.{minor}.toml")
-    # Read by pattern: Python 3.10 has no TOML reader, and these few entries are all that is wanted.
+    # Read by regular expressions: Python 3.10 has no TOML reader, and only these few entries are needed.
     entries = {}
     for match in re.finditer(
         r"^\[\[(?:deps\.)?(\w+)\]\]\s*?\n(.*?)(?=^\[\[|\Z)",

@@ -1,4 +1,4 @@
-"""What crosses between Julia and a Python function: states, slopes, failures and the solution."""
+"""Pass states, slopes, failures and solutions between Julia and a Python function."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Start:
         self.ts = check_times(ts).detach().double().numpy()
 
     def small(self, control: Control) -> np.ndarray:
-        """Return the size (n,) below which a component hardly counts: where the absolute tolerance takes over."""
+        """Return the size (n,) below which a component counts as small: where the absolute tolerance takes over."""
         sizes = np.clip(control.atol / np.maximum(control.rtol, np.finfo(float).tiny), 1e-8, 1.0)
         return np.broadcast_to(sizes, self.y0.shape).astype(self.y0.dtype)
 
@@ -55,7 +55,7 @@ class Start:
 class Callback:
     """A Python function of time and `inputs` arrays like the state, called by Julia with the time alone.
 
-    Julia writes `inputs` before and reads `output` after; the function gets copies, which it may keep.
+    Julia writes `inputs` before a call and reads `output` after it; the function gets copies, which it may keep.
     """
 
     def __init__(self, function: Callable, start: Start, inputs: int, name: str = "the field"):
@@ -93,7 +93,7 @@ def python_functions(Main: Any) -> Any:
 
 @contextmanager
 def julia_failures(Main: Any) -> Iterator[None]:
-    """Turn Julia's exceptions into ours; an exception of the Python function passes through Julia as it is."""
+    """Turn Julia's exceptions into ours; exceptions of the Python function pass through unchanged."""
     from juliacall import JuliaError
 
     failure = None
@@ -101,12 +101,12 @@ def julia_failures(Main: Any) -> Iterator[None]:
         yield
     except JuliaError as error:
         failure = error.exception
-    if failure is not None:  # raised outside the handler: Julia's stack, pages of types, would come along
-        read_reply(Main.PyNeuralODE.reply_of(failure))
+    if failure is not None:  # raised outside the handler: else Julia's stack, pages of types, would be shown too
+        read_reply(Main.PyNeuralODE.error_reply(failure))
 
 
 def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Main: Any) -> Solution:
-    """Return SciML's solution as ours."""
+    """Return SciML's solution as a `Solution`."""
     functions = python_functions(Main)
     states = functions.interpolated(solution, Main.collect(start.ts)) if dense else functions.saved(solution)
     ys = np.array(np.asarray(states).T, order="C").reshape(-1, *start.shape)

@@ -1,5 +1,5 @@
-# Python functions as SciML takes them. States and slopes cross in arrays that both languages see, so that a
-# call of Python hands over one number, the time.
+# Python functions in the form that SciML takes. States and slopes are in arrays that both languages share, so that a
+# call of Python passes one number, the time.
 module PythonFunctions
 
 using Main.PyNeuralODE: PyNeuralODE
@@ -7,8 +7,8 @@ using Main.PyNeuralODE: PyNeuralODE
 """
     Slope(call, y, dy, scale)
 
-`dy = f(t, y)` of Python: `call(t)` reads the array `y` and writes `dy`. Below `scale`, one size for each
-component, a state counts as small; the Jacobian's differences are taken on it.
+Python's `dy = f(t, y)`: `call(t)` reads the array `y` and writes `dy`. `scale` holds the size below which each component counts
+as small, and at least which the steps of the Jacobian's differences have.
 """
 struct Slope{F,A,S}
     call::F
@@ -24,9 +24,9 @@ function (f::Slope)(dy, y, p, t)
     return nothing
 end
 
-# Dual numbers cannot cross to Python. SciML's own differences step by 1e-8 and more however small the state
-# is, and Robertson's (1e-14) is lost then. Central differences leave no error on quadratic terms, the
-# commonest in stiff chemistry.
+# Dual numbers cannot be passed to Python. SciML's own differences take steps of at least 1e-8 however small the state
+# is, in which Robertson's (1e-14) is lost. Central differences are exact for quadratic terms, the most common
+# ones in stiff chemistry.
 function jacobian!(J, f::Slope, y, p, t)
     above, below, shifted = similar(y), similar(y), copy(y)
     for j in eachindex(y)
@@ -56,7 +56,7 @@ time_slope(f::Slope) = (dT, y, p, t) -> time_slope!(dT, f, y, p, t)
 """
     Residual(call, y, dy, r, scale)
 
-`r = residual(t, y, dy)` of Python; `scale` as in a `Slope`.
+Python's `r = residual(t, y, dy)`; `scale` as in `Slope`.
 """
 struct Residual{F,A,S}
     call::F
@@ -74,8 +74,7 @@ function (f::Residual)(r, dy, y, p, t)
     return nothing
 end
 
-# SciML wants the sum of both Jacobians, γ times the one of dy; a shift of y by h and of dy by γh gives it in
-# one difference.
+# SciML wants ∂r/∂y + γ ∂r/∂dy; shifting y by h and dy by γh gives the sum by one difference.
 function jacobian!(J, f::Residual, dy, y, p, γ, t)
     above, below, shifted, tilted = similar(y), similar(y), copy(y), copy(dy)
     for j in eachindex(y)
@@ -95,8 +94,9 @@ jacobian(f::Residual) = (J, dy, y, p, γ, t) -> jacobian!(J, f, dy, y, p, γ, t)
 integrate(problem, solver, ts, control; saving...) =
     PyNeuralODE.integrate(problem, PyNeuralODE.find_solver(solver), ts, control; saving...)
 
-"The states that a solution saved, as one matrix (n, T), and those that its interpolant gives at `ts`."
+"Return the states that a solution saved, as one matrix (n, T)."
 saved(solution) = stack(solution.u)
+"Return the states (n, T) that a solution's interpolant gives at `ts`."
 interpolated(solution, ts) = stack(solution(t) for t in ts)
 
 end

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import ArgumentError, EngineError, unknown_name
-from .in_process import Inside
+from .in_process import InProcessJulia
 from .worker import Worker
 
 PROCESSES = ("inside", "worker")
 
-_session: Inside | Worker | None = None
+_session: InProcessJulia | Worker | None = None
 _process: str | None = None
-_forgotten: list[int] = []
+_unused_handles: list[int] = []
 
 
 def start_julia(process: str | None = None) -> None:
@@ -47,9 +47,9 @@ def start_julia(process: str | None = None) -> None:
                 f"process is {process!r}, but Julia already runs as {_process!r}: call start_julia before anything uses Julia."
             )
         return
-    _session = Inside() if wanted == "inside" else Worker()
+    _session = InProcessJulia() if wanted == "inside" else Worker()
     _process = wanted
-    _forgotten.clear()
+    _unused_handles.clear()
     atexit.register(_session.close)
 
 
@@ -65,24 +65,24 @@ def runs() -> bool:
 def call(name: str, request: dict[str, Any], progress: Callable[..., bool] | None = None) -> dict[str, Any]:
     """Run a function of the Julia package on a request of plain values and NumPy arrays, starting Julia if need be."""
     julia = running()
-    if _forgotten:
-        request = request | {"forget": forgotten()}
+    if _unused_handles:
+        request = request | {"free": take_unused_handles()}
     return julia.call(name, request, progress)
 
 
-def running() -> Inside | Worker:
+def running() -> InProcessJulia | Worker:
     """Return the running Julia, started if need be."""
     start_julia()
     return _session
 
 
-def forgotten() -> list[int]:
-    """Return, once, the numbers of what Julia need not keep any longer."""
-    return [_forgotten.pop() for _ in range(len(_forgotten))]
+def take_unused_handles() -> list[int]:
+    """Return, and clear, the numbers of the objects that Julia need not keep any longer."""
+    return [_unused_handles.pop() for _ in range(len(_unused_handles))]
 
 
 def with_julia(work: Callable[[Any], Any]) -> Any:
-    """Return work(Main), Main being juliacall's, with other threads kept out of Julia: Python code that it calls lets them run.
+    """Return work(Main), with juliacall's Main; other threads stay out of Julia meanwhile, but run while `work` runs Python code.
 
     Raises EngineError where Julia is to run in the worker process, which no Python function reaches.
     """
@@ -97,12 +97,12 @@ def with_julia(work: Callable[[Any], Any]) -> Any:
     return _session.run(lambda: work(Main))
 
 
-class Kept:
-    """Something that Julia keeps for us, by number; forgotten there after it is forgotten here."""
+class Handle:
+    """An object that Julia keeps for us under a number; Julia frees it after this handle is garbage."""
 
     def __init__(self, number: int):
         self.number = number
 
-    def __del__(self, forget=_forgotten.append):
-        # Julia must not be called from a garbage collection: the number goes along with the next call.
-        forget(self.number)
+    def __del__(self, mark_unused=_unused_handles.append):
+        # Julia must not be called from a garbage collection: the number is sent with the next call.
+        mark_unused(self.number)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
-from ...gradients import OF_STEPS
 from ...problem import Problem, Solution
 from ...problem.values import Layout, check_times, flatten, read_parameters, times_inside
 from ..backend import Backend, Prepared
@@ -19,7 +18,8 @@ from ..torch_engine.gradient_methods import attach_outputs, attach_start
 from ..torch_engine.joint import check_tolerances
 from ..torch_engine.once_differentiable import once_differentiable
 from .lacking import lacking
-from .transfer import Asked, ByAddress, ByValue, transfer
+from .paths import find_path
+from .transfer import AddressTransfer, CopyTransfer, SolveRequest, choose_transfer
 
 # The descriptions that Julia makes a field of; a subclass describes itself by another name.
 FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
@@ -33,7 +33,7 @@ class DescribedFields(Backend):
     name = "julia"
 
     def unsupported(self, problem: Problem) -> str | None:
-        field, signature, gradient = problem.field, problem.signature, problem.gradient
+        field, signature = problem.field, problem.signature
         if (sentence := lacking(problem)) is not None:
             return sentence
         if not isinstance(field, VectorField):
@@ -57,13 +57,11 @@ class DescribedFields(Backend):
             return f"y0 is {signature.dtype}, and Julia solves in float32 and float64: write y0.float()."
         if problem.dense and problem.differentiated:
             return "dense is True, where Julia gives no gradient: leave it out, or write engine='torch'."
-        by_steps = problem.solver.kind == "explicit" and "torch" in problem.solver.engines and problem.compiled
-        if problem.differentiated and isinstance(gradient, OF_STEPS) and not by_steps:
-            return (
-                f"gradient is {type(gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers that both "
-                "engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
-            )
-        return None
+        device = signature.device.type
+        path, sentence = find_path(
+            field, problem.solver, problem.gradient, problem.compiled, problem.differentiated, device, problem.dense
+        )
+        return sentence if path is None else None
 
     def prepare(self, problem: Problem) -> DescribedPrepared:
         return DescribedPrepared(problem)
@@ -95,7 +93,7 @@ class DescribedPrepared(Prepared):
         named = read_parameters(field, parameters, start, constant=layout.numpy)
         check_tolerances(problem, problem.control, start)
         times = moments.detach().to("cpu", torch.float64).numpy()
-        asked = Asked(
+        request = SolveRequest(
             field,
             problem.solver.name,
             problem.gradient,
@@ -105,7 +103,7 @@ class DescribedPrepared(Prepared):
             layout,
             problem.dense,
         )
-        work = transfer(asked, start.device)
+        work = choose_transfer(request, start.device)
         given = tuple(named[name] for name in field.shapes())
         times_matter = moments.requires_grad and torch.is_grad_enabled()
         flat = None
@@ -142,7 +140,7 @@ class DescribedPrepared(Prepared):
 
 class _Solve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, work: ByAddress | ByValue, y0: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx, work: AddressTransfer | CopyTransfer, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.work = work
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
         return work.solve(y0, parameters, True)
@@ -155,7 +153,7 @@ class _Solve(torch.autograd.Function):
         return None, start, *parameters
 
 
-def _dense(work: ByValue, ts: np.ndarray, layout: Layout) -> Callable:
+def _dense(work: CopyTransfer, ts: np.ndarray, layout: Layout) -> Callable:
     """Return the function of time that Julia's own interpolant makes."""
 
     def at(t):

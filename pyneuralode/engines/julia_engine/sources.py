@@ -1,4 +1,4 @@
-"""Our Julia package's sources: where they lie, and fingerprints that tell whether a copy of them is current.
+"""Our Julia package's sources: where they are, and digests that tell whether a copy of them is current.
 
 `python -m pyneuralode.engines.julia_engine.sources --refresh`, run in a checkout, brings juliapkg.json up to
 date with the sources.
@@ -26,15 +26,15 @@ def folder() -> Path:
 
 
 def digest(package: Path) -> str:
-    """Return the SHA-256 of the Julia sources in `package`, whatever their line ends."""
+    """Return the SHA-256 of the Julia sources in `package`, independent of line endings."""
     code = [file for part in ("src", "ext") for file in (package / part).rglob("*.jl")]
     return _digest(package, [package / "Project.toml", *sorted(code)])
 
 
 def stamp(package: Path) -> dict[str, str]:
-    """Return what juliapkg.json keeps of `package`, so that juliapkg resolves anew when it changes.
+    """Return what juliapkg.json stores about `package`, so that juliapkg resolves again when the package changes.
 
-    juliapkg looks at the json alone: a new dependency in our Project.toml would go unnoticed without this.
+    juliapkg watches that file alone: without this, a new dependency in our Project.toml would go unnoticed.
     """
     project = package / "Project.toml"
     return {"version": version(package), "project": _digest(package, [project])}

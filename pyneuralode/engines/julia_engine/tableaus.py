@@ -1,4 +1,4 @@
-"""Writes julia/src/tableaus.jl from the tableaus of the embedded engine, so that both engines share one source.
+"""Write julia/src/tableaus.jl from the torch engine's tableaus, so that both engines have one source.
 
 ``python -m pyneuralode.engines.julia_engine.tableaus`` rewrites the file.
 """
@@ -14,7 +14,7 @@ from ..torch_engine.tableaus import TABLEAUS, Tableau
 TARGET = Path(__file__).parents[3] / "julia" / "src" / "tableaus.jl"
 
 _HEAD = """\
-# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the embedded engine: change those and
+# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the torch engine: change those and
 # write it again.
 
 const TABLEAUS = Dict(tableau.name => tableau for tableau in (

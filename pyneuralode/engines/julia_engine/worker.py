@@ -1,10 +1,10 @@
 """The worker process: Julia without torch, served over standard input and output.
 
-`Worker` is the side that asks, `python -m pyneuralode.engines.julia_engine.worker` the one that answers. It removes the
-questions of import order, signals and garbage collection between Julia and torch, at the price of copying arrays.
+`Worker` is the client, and `python -m pyneuralode.engines.julia_engine.worker` the server. Import order, signals and garbage
+collection of Julia and torch cannot interfere then; the price is that arrays are copied.
 
-Every message is a pickled tuple after its length: ("call", name, request, with progress) is answered by ("progress",
-arguments) as often as there is something to tell, each answered by a bool "go on", and by ("reply", dict) in the end.
+Every message is a pickled tuple after its length. The client sends ("call", name, request, with_progress). The server may
+send ("progress", arguments) any number of times, each answered by a bool (whether to go on), and ends with ("reply", dict).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def send(stream: BinaryIO, message: Any) -> None:
 
 
 def receive(stream: BinaryIO) -> Any:
-    """Return the next message; EOFError where the other side is gone."""
-    return pickle.loads(_exactly(stream, _LENGTH.unpack(_exactly(stream, _LENGTH.size))[0]))
+    """Return the next message; raise EOFError where the other side is gone."""
+    return pickle.loads(_read_exactly(stream, _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))[0]))
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
+def _read_exactly(stream: BinaryIO, count: int) -> bytes:
     data = bytearray()
     while len(data) < count:
         part = stream.read(count - len(data))
@@ -50,7 +50,7 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
 
 
 class Worker:
-    """A Julia in a process of its own; the same `call` as `Inside`."""
+    """A Julia in a process of its own; it has the `call` of `InProcessJulia`."""
 
     def __init__(self) -> None:
         # Our own module in a fresh interpreter: neither a fork, nor a second run of the caller's script.
@@ -77,15 +77,15 @@ class Worker:
         return self._process.poll() is None
 
     def _answer(self, progress: Progress | None) -> dict[str, Any]:
-        """Return the reply, passing on what is told before it; the first Ctrl-C then asks for an early end."""
+        """Return the reply and pass on the progress before it; the first Ctrl-C asks for an early end."""
         failure = None
         try:
-            with _CtrlC(gently=progress is not None) as asked:
+            with _CtrlCHandler(gently=progress is not None) as ctrl_c:
                 while True:
                     kind, content = receive(self._process.stdout)
                     if kind == "reply":
                         break
-                    go_on = not asked.stop and failure is None
+                    go_on = not ctrl_c.stop and failure is None
                     if go_on:
                         try:
                             go_on = progress(*content) is not False
@@ -97,15 +97,15 @@ class Worker:
                 f"the Julia worker process ended with status {self._process.wait()}: run `pyneuralode doctor --time`."
             ) from None
         except KeyboardInterrupt:
-            self.close()  # in the middle of a message: there is no going on with this process
+            self.close()  # in the middle of a message: the process cannot be used any further
             raise
         if failure is not None:
             raise failure
         return content
 
 
-class _CtrlC:
-    """While a call runs: the first Ctrl-C sets `stop` where the work can end early, any other is raised at once.
+class _CtrlCHandler:
+    """While a call runs, the first Ctrl-C sets `stop` if the work can end early; any other is raised at once.
 
     A KeyboardInterrupt in the middle of a message would leave half of it in the pipe.
     """
@@ -113,10 +113,10 @@ class _CtrlC:
     def __init__(self, gently: bool):
         self.stop, self._gently, self._before = False, gently, None
 
-    def __enter__(self) -> _CtrlC:
+    def __enter__(self) -> _CtrlCHandler:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.getsignal(signal.SIGINT)
-            # Where the caller ignores Ctrl-C, or has a handler of his own, it stays.
+            # A caller who ignores Ctrl-C, or has a handler of their own, keeps it.
             if self._before is signal.default_int_handler:
                 signal.signal(signal.SIGINT, self._handle)
         return self
@@ -133,31 +133,31 @@ class _CtrlC:
 
 def main() -> None:
     """Serve calls until the other side closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which tells us when to stop
-    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Julia takes hold of standard input, and what it prints is not to land among the answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client, which tells us when to stop
+    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # Julia takes over standard input, and what it prints must not end up among the replies.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)
-    from .in_process import Inside
+    from .in_process import InProcessJulia
 
     try:
-        julia = Inside()
+        julia = InProcessJulia()
     except EngineError as error:
-        send(answers, ("reply", {"error": {"kind": "engine", "message": str(error)}}))
+        send(replies, ("reply", {"error": {"kind": "engine", "message": str(error)}}))
         return
-    send(answers, ("reply", {}))
+    send(replies, ("reply", {}))
 
-    def progress(*told: Any) -> bool:
-        send(answers, ("progress", told))
-        return receive(questions)
+    def progress(*arguments: Any) -> bool:
+        send(replies, ("progress", arguments))
+        return receive(requests)
 
     while True:
         try:
-            _, name, request, wants_progress = receive(questions)
+            _, name, request, wants_progress = receive(requests)
         except EOFError:
             return
-        send(answers, ("reply", julia.raw(name, request, progress if wants_progress else None)))
+        send(replies, ("reply", julia.raw(name, request, progress if wants_progress else None)))
 
 
 if __name__ == "__main__":

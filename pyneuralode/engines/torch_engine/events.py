@@ -204,7 +204,7 @@ def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
             f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
         )
     value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
-    if value.numel() != count or value.ndim > 1 and count > 1:
+    if value.numel() != count or (value.ndim > 1 and count > 1):
         wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
         more = "; with batch='independent' there is one for each sample" if count == 1 else ""
         raise ArgumentError(

@@ -85,7 +85,7 @@ class Method:
 class Step:
     """One step from (t, y) to (t_end, end): the stages, and the state anywhere between."""
 
-    __slots__ = ("method", "f", "t", "t_end", "h", "y", "end", "stages", "_weights")
+    __slots__ = ("_weights", "end", "f", "h", "method", "stages", "t", "t_end", "y")
     failure: str | None = None
 
     def __init__(self, method: Method, f: Slope, t: float, t_end: float, y: Tensor, slope: Tensor | None = None):
@@ -184,7 +184,7 @@ def largest_rms(sizes: Sequence[int]) -> Norm:
 
 def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
     """Return the norm that `control` names, for a state whose parts have these shapes."""
-    if control.norm == "joint" or len(shapes) == 1 and len(shapes[0]) < 2:
+    if control.norm == "joint" or (len(shapes) == 1 and len(shapes[0]) < 2):
         return rms
     samples = shapes[0][0] if shapes[0] else None
     if samples is None or any(shape[:1] != (samples,) for shape in shapes):

@@ -97,10 +97,10 @@ class _TensorOrArrayFunction:
             self.statistics.nfev += 1
         try:
             by_arrays = self._by_arrays(t, y)
-        except Exception as error:  # noqa: BLE001
-            if suits or failure is None and _holds_tensors(value):
+        except Exception as error:
+            if suits or (failure is None and _holds_tensors(value)):
                 return value
-            if failure is None or isinstance(failure, _WRONG_KIND) and not isinstance(error, _WRONG_KIND):
+            if failure is None or (isinstance(failure, _WRONG_KIND) and not isinstance(error, _WRONG_KIND)):
                 raise
             raise failure from None
         if suits and not _agree(value, by_arrays):

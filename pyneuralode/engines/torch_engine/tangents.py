@@ -20,7 +20,7 @@ def has_tangent(*tensors: Tensor) -> bool:
 
 def carries_derivatives(x: Tensor) -> bool:
     """Return whether autograd records what is computed from `x`, in reverse or forward mode."""
-    return x.requires_grad and torch.is_grad_enabled() or has_tangent(x)
+    return (x.requires_grad and torch.is_grad_enabled()) or has_tangent(x)
 
 
 def refuse_tangents(where: str, remedy: str, *tensors: Tensor) -> None:

@@ -1,0 +1,29 @@
+# The ways to solve a problem. The caller chooses one, by name (pyneuralode/engines/julia_engine/paths.py says which suits);
+# what does not fit together is an error here, never another way.
+
+"""
+    make_solve(path, field, u0, ts; solver="Tsit5", gradient="Backprop", vjp="hand", control=Control(), settings...)
+
+Return the `DifferentiableSolve` of states like `u0` that takes the `path`
+
+- "discrete": explicit steps of our own and their exact derivative (`DiscreteSolve`), by "Backprop" or "Checkpointed" (setting `every`);
+- "sensitivity": SciML's solvers with its continuous adjoints, or with "ForwardMode" (`AdjointSolve`; settings `rtol` and `atol` of the
+  backward solve). `vjp` gives the field's products: "hand" (ours), "zygote" or "reversediff";
+- "batched_sensitivity": explicit solvers and continuous adjoints on the arrays of any device (`BatchSolve`; settings as above);
+- "no_gradient": SciML's solvers, with nothing kept for a derivative (`PlainSolve`).
+
+`gradient` is `nothing` where no derivative is wanted.
+"""
+function make_solve(path, field::VectorField, u0, ts; gradient="Backprop", options...)
+    make = lookup("path", path, PATHS)
+    (gradient === nothing) == (path == "no_gradient") || path == "discrete" || throw(UserError(
+        "path is $(repr(path)) and gradient $(repr(gradient)): \"no_gradient\" gives no derivative, and only it and \"discrete\" do without one."))
+    return make(field, u0, ts; gradient, options...)
+end
+
+const PATHS = Dict{String,Function}(
+    "discrete" => (field, u0, ts; vjp="hand", options...) -> DiscreteSolve(field, u0, ts; options...),
+    "sensitivity" => (field, u0, ts; options...) -> AdjointSolve(field, u0, ts; options...),
+    "batched_sensitivity" => (field, u0, ts; vjp="hand", options...) -> BatchSolve(field, u0, ts; options...),
+    "no_gradient" => (field, u0, ts; gradient, vjp="hand", solver="Tsit5", control=Control(), _...) -> PlainSolve(field, u0, ts; solver, control),
+)

@@ -1,0 +1,136 @@
+"""Which of the Julia package's ways to solve a problem takes: decided here, and only checked in Julia.
+
+The names are those that julia/src/paths.jl knows.
+"""
+
+from __future__ import annotations
+
+from ...errors import ArgumentError
+from ...fields import MLP, SEIR, Linear, VectorField
+from ...gradients import OF_STEPS, ForwardMode, GradientMethod
+from ...solvers import Solver
+
+DISCRETE = "discrete"
+"""Compiled explicit steps of our own, with their exact discrete adjoint."""
+
+SENSITIVITY = "sensitivity"
+"""SciML's solver, with SciMLSensitivity's continuous adjoints or dual numbers through the solver."""
+
+BATCHED_SENSITIVITY = "batched_sensitivity"
+"""The same for explicit solvers and adjoints alone, on whole arrays: what runs on a GPU, and for flows."""
+
+NO_GRADIENT = "no_gradient"
+"""SciML's solver, with nothing kept for a derivative."""
+
+_DEVICE_FIELDS = (MLP, Linear, SEIR)
+
+
+def find_path(
+    field: VectorField,
+    solver: Solver,
+    gradient: GradientMethod,
+    compiled: bool,
+    differentiated: bool,
+    device: str = "cpu",
+    dense: bool = False,
+) -> tuple[str | None, str]:
+    """Return the path of a solve and "", or None and the sentence that says why there is none.
+
+    Parameters
+    ----------
+    field : VectorField
+        A field that the Julia package has.
+    solver : Solver
+        The catalog's entry, one that Julia has.
+    gradient : GradientMethod
+        One that Julia has.
+    compiled : bool
+        Whether compiled steps and hand-written products may be used.
+    differentiated : bool
+        Whether a gradient will be asked for.
+    device : str
+        The kind of device that holds the state.
+    dense : bool
+        Whether the solution is wanted between the times too; it then has no gradient.
+    """
+    if device != "cpu":
+        return _find_device_path(field, solver, gradient, differentiated)
+    if dense:
+        return NO_GRADIENT, ""
+    of_steps = isinstance(gradient, OF_STEPS)
+    # Without a gradient too: the trajectory is then the same whether a gradient is asked for or not.
+    if of_steps and compiled and has_compiled_steps(solver):
+        return DISCRETE, ""
+    if not differentiated:
+        return NO_GRADIENT, ""
+    if of_steps:
+        return None, (
+            f"gradient is {type(gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers "
+            "that both engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
+        )
+    return SENSITIVITY, ""
+
+
+def require_path(
+    field: VectorField,
+    solver: Solver,
+    gradient: GradientMethod,
+    compiled: bool,
+    differentiated: bool,
+    device: str = "cpu",
+    dense: bool = False,
+) -> str:
+    """Return the path that `find_path` finds; raise ArgumentError where there is none."""
+    path, reason = find_path(field, solver, gradient, compiled, differentiated, device, dense)
+    if path is None:
+        raise ArgumentError(reason)
+    return path
+
+
+def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None, str]:
+    """Return the path of a continuous flow and "", or None and the sentence that says why there is none."""
+    if isinstance(gradient, ForwardMode):
+        return None, "gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'."
+    if _is_implicit(solver):
+        return None, _implicit_reason(solver)
+    if not isinstance(gradient, OF_STEPS):
+        return BATCHED_SENSITIVITY, ""
+    if has_compiled_steps(solver):
+        return DISCRETE, ""
+    return None, (
+        f"gradient is {type(gradient).__name__!r}, and {solver.name} takes no compiled steps in Julia: "
+        "write gradient='InterpolatingAdjoint'."
+    )
+
+
+def has_compiled_steps(solver: Solver) -> bool:
+    """Return whether the Julia package has the solver's tableau, which comes from the torch engine."""
+    return solver.kind == "explicit" and "torch" in solver.engines
+
+
+def _find_device_path(
+    field: VectorField, solver: Solver, gradient: GradientMethod, differentiated: bool
+) -> tuple[str | None, str]:
+    if not isinstance(field, _DEVICE_FIELDS):
+        return None, (
+            f"the field is {type(field).__name__}, which Julia computes on the CPU only: write y0.cpu(), or "
+            "engine='torch'."
+        )
+    if _is_implicit(solver):
+        return None, _implicit_reason(solver)
+    if not differentiated:
+        return NO_GRADIENT, ""
+    if isinstance(gradient, (*OF_STEPS, ForwardMode)):
+        return None, (
+            f"gradient is {type(gradient).__name__!r}, which Julia has on the CPU only: on a GPU write "
+            "gradient='InterpolatingAdjoint'."
+        )
+    return BATCHED_SENSITIVITY, ""
+
+
+def _is_implicit(solver: Solver) -> bool:
+    return solver.kind not in ("explicit", "stabilized")
+
+
+def _implicit_reason(solver: Solver) -> str:
+    return f"solver is {solver.name!r}, which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."
