@@ -379,7 +379,7 @@ class Ball(torch.nn.Module):
         self.gravity = torch.nn.Parameter(torch.tensor(9.8, dtype=F64))
 
     def forward(self, t, state):
-        height, speed = state
+        _, speed = state
         return speed, -self.gravity * torch.ones_like(speed) - 0.1 * speed
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.torch_engine import slope
+from pyneuralode.engines.torch_engine.generic import slope
 from pyneuralode.fields import formulas, from_description
 from pyneuralode.fields.formulas import BINARY, FUNCTIONS, UNARY
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from problem_kinds import KINDS
-from pyneuralode.engines.torch_engine.solve import slope
+from pyneuralode.engines.torch_engine.generic import slope
 from random_problems import problem, truth
 from random_solves import FAST, NAMES, SLOW, Run, judge, runs_of, tally
 

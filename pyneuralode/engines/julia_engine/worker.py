@@ -89,7 +89,7 @@ class Worker:
                     if go_on:
                         try:
                             go_on = progress(*content) is not False
-                        except Exception as error:  # the caller's callback failed: end the work, then raise it here
+                        except Exception as error:  # noqa: BLE001 - the caller's callback failed: end the work, then raise it here
                             go_on, failure = False, error
                     send(self._process.stdin, go_on)
         except (EOFError, BrokenPipeError):

@@ -198,8 +198,8 @@ _NO_NUMBERS = {torch.bool: "True or False", np.dtype(bool): "True or False"} | d
 
 def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
     kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
-    if kind in _NO_NUMBERS or kind == object:
-        found = type(value).__name__ if kind == object else _NO_NUMBERS[kind]
+    if kind in _NO_NUMBERS or kind == np.dtype(object):
+        found = _NO_NUMBERS.get(kind) or type(value).__name__
         raise ArgumentError(
             f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
         )
