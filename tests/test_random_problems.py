@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from problem_kinds import KINDS
-from pyneuralode.engines.torch_engine.generic import slope
 from random_problems import problem, truth
 from random_solves import FAST, NAMES, SLOW, Run, judge, runs_of, tally
 
+from pyneuralode.engines.torch_engine.generic import slope
 from pyneuralode.solvers import SOLVERS
 
 pytest.importorskip("scipy")
