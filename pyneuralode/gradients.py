@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .arguments import whole_number
-from .errors import ArgumentError, unknown_name
+from .errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,3 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
 def gradients_of(engine: str) -> list[str]:
     """Return the names of the gradient methods that an engine has."""
     return [name for name, kind in GRADIENTS.items() if engine in kind.engines]
-
-
-def require_gradient(gradient: GradientMethod, engine: str) -> None:
-    """Raise if `engine` lacks the method, saying which engine has it."""
-    if engine not in gradient.engines:
-        raise ArgumentError(
-            f"gradient {type(gradient).__name__!r} is not in the {engine} engine: write engine={gradient.engines[0]!r}."
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,10 +129,6 @@ class Problem:
         """Whether steps are chosen by an estimate of their error."""
         adaptive = self.solver.adaptive if isinstance(self.solver, Solver) else self.solver.error is not None
         return adaptive and self.control.step_size is None
-
-    def with_values(self, parameters: Mapping[str, Any], y0: Any, ts: Any, **changes: Any) -> Problem:
-        """Return the problem for values of another kind."""
-        return replace(self, signature=Signature.of(parameters, y0, ts), **changes)
 
     def _check_independent(self) -> None:
         layout = self.signature.layout

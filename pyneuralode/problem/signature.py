@@ -54,6 +54,11 @@ class Signature:
             raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
         numpy = not any(isinstance(part, Tensor) for part in parts)
         tensors = [as_tensor("y0", part) for part in parts]
+        for name, value in parameters.items():
+            if isinstance(value, Tensor) and value.device != tensors[0].device:
+                raise ArgumentError(
+                    f"{name} is on {value.device} and y0 on {tensors[0].device}: move one, such as y0.to({str(value.device)!r})."
+                )
         given = [value for value in (*parts, ts, *parameters.values()) if isinstance(value, Tensor)]
         recorded = torch.is_grad_enabled() and not numpy
         followed = {

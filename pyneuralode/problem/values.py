@@ -129,7 +129,7 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
 
 
 def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
-    """Return the parameters in the state's dtype; one on another device is the caller's mistake.
+    """Return the parameters in the state's dtype.
 
     A module's own stand in for those not named, and keep their gradients. `constant` ones are detached.
     """
@@ -143,10 +143,6 @@ def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: 
     parameters = {}
     for name, value in given.items():
         value = as_tensor(name, value)
-        if value.device != y0.device:
-            raise ArgumentError(
-                f"{name} is on {value.device} and y0 on {y0.device}: move one, such as y0.to({str(value.device)!r})."
-            )
         if not ours and value.dtype != y0.dtype:
             # A callable holds its own reference: a converted copy would get the gradient in its place.
             raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")

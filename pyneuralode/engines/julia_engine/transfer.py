@@ -215,15 +215,8 @@ def solver_request(
     }
 
 
-def refuse_tstops(control: Control) -> None:
-    """Raise for the one control that the Julia package does not have."""
-    if control.tstops:
-        raise ArgumentError("tstops are given, which the julia engine does not have yet: write engine='torch'.")
-
-
 def plain_control(control: Control) -> dict[str, Any]:
     """Return the controls that the Julia package has, by name."""
-    refuse_tstops(control)
     return {name: value for name, value in vars(control).items() if name != "tstops"}
 
 

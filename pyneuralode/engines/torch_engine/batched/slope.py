@@ -90,29 +90,6 @@ def batched_slope(
     return BatchedSlope(call, shape, type(dynamics).__name__ if isinstance(dynamics, nn.Module) else "the field")
 
 
-def own_parameters(
-    field: VectorField, parameters: dict[str, Tensor], samples: int, shape: torch.Size
-) -> dict[str, Tensor]:
-    """Return the parameters with a leading axis for the samples; raise unless all have the described field's shapes."""
-    if not shape or shape[-1] != field.dim:
-        raise ArgumentError(
-            f"y0 has shape {(samples, *shape)} and {type(field).__name__} a state of {field.dim}: give y0 of shape "
-            f"({samples}, {field.dim})."
-        )
-    own = {}
-    for name, expected in field.shapes().items():
-        if name not in parameters:
-            raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(field.shapes())}.")
-        found = tuple(parameters[name].shape)
-        if found == (samples, *expected):
-            own[name] = parameters[name]
-        elif found != expected:
-            raise ArgumentError(
-                f"{name} has shape {found}: give {expected}, or {(samples, *expected)} for one per sample."
-            )
-    return own
-
-
 def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
     """Return the slopes at the start; torch's errors about shapes and dtypes become an ArgumentError."""
     try:

@@ -11,8 +11,9 @@ from ....backend import Backend
 from ...batched.control import name_sample
 from ...events import message
 from ...independent import Batch, IndependentPrepared, check_states
+from ..available import wants_gradient
 from ..times import KnownTimes
-from .function import Failure, FormulaSolver
+from .function import Failure, FormulaSolve, FormulaSolver
 from .path import Formulas, unsupported
 
 
@@ -47,13 +48,19 @@ class FormulasOfEachPrepared(IndependentPrepared):
             times = [self.times.read(row[:count]) for row, count in zip(batch.times, batch.counts)]
         control = replace(self.problem.control, **dict(self.tolerances()))
         theta = self.solver.theta(batch.parameters, self.samples)
+        differentiated = wants_gradient(batch.y0, theta)
+        systems = self.solver.systems(times, control, differentiated)
         try:
-            states, counts = self.solver.solve(times, control, batch.y0, theta)
+            if differentiated:
+                states = FormulaSolve.apply(systems, batch.y0, theta)
+            else:
+                states = systems.march(batch.y0.detach().double().numpy(), theta.detach().double().numpy())
+                states = torch.from_numpy(states).to(batch.y0.dtype)
         except Failure as failure:
             raise name_sample(failure.error, failure.sample) from None
         width = batch.times.shape[1]
         row, slot = (torch.arange(width) < torch.tensor(batch.counts)[:, None]).nonzero(as_tuple=True)
         check_states(states.detach(), batch.times[row, slot], row)
         table = torch.nn.utils.rnn.pad_sequence(states.split(batch.counts), batch_first=True, padding_value=torch.nan)
-        counted = dict(zip(("nfev", "accepted", "rejected"), counts.T))
+        counted = dict(zip(("nfev", "accepted", "rejected"), systems.counts.T))
         return self.solution(batch, table, batch.counts, counted, [message(-1, 0.0)] * self.samples, None)

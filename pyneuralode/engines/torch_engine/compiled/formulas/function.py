@@ -16,10 +16,10 @@ from .....problem import Control, Problem
 from ...finite_gradients import finite_gradients
 from ...once_differentiable import once_differentiable
 from ...stiff import find_tableau
-from ..available import compiled, march_error, run, wants_gradient
+from ..available import compiled, march_error, run
 from ..times import Times
-from .plan import MethodPlan, method_plans
-from .program import Program, program_of
+from .plan import method_plans
+from .program import program_of
 from .threads import over_threads
 
 # Memory for the stages of a solve's steps; those of a longer one are computed again.
@@ -37,8 +37,12 @@ class FormulaSolver:
 
     def __init__(self, problem: Problem):
         self.program = program_of(problem.field)
-        self.methods = method_plans(find_tableau(problem.solver))
-        gradient = problem.gradient
+        *self.plans, stability = method_plans(find_tableau(problem.solver))
+        self.field = self.program.arrays, *(plan.arrays for plan in self.plans)
+        control, gradient = problem.control, problem.gradient
+        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
+        # The numbers that a march is told, by whether its steps are adaptive.
+        self.controls = {flag: np.array([*limits, flag, stability], dtype=float) for flag in (True, False)}
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
         self.tape = not isinstance(gradient, Checkpointed)
 
@@ -53,16 +57,10 @@ class FormulaSolver:
             parts.append(part.expand(samples, -1) if own else part)
         return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
 
-    def solve(self, times: list[Times], control: Control, y0: Tensor, theta: Tensor) -> tuple[Tensor, np.ndarray]:
-        """Solve every system of y0 (B, n) in steps of its own through its own times; tolerances may be (B, n).
-
-        Returns the states at all times, system after system (sum of the times, n), connected to autograd, and the
-        evaluations, accepted and rejected steps of each (B, 3). Raises `Failure` with the system that failed.
-        """
-        differentiated = wants_gradient(y0, theta)
-        systems = _Systems(
-            program=self.program,
-            methods=self.methods,
+    def systems(self, times: list[Times], control: Control, differentiated: bool) -> Systems:
+        """Return solves of systems in steps of their own through their own times; tolerances may be (B, n)."""
+        return Systems(
+            solver=self,
             times=_Ragged.of([row.ts for row in times]),
             stops=_Ragged.of([row.stops for row in times]),
             adaptive=times[0].adaptive,
@@ -70,10 +68,6 @@ class FormulaSolver:
             every=self.every if differentiated else 0,
             tape=differentiated and self.tape,
         )
-        dtype = y0.dtype
-        y0, theta = y0.double(), theta.double()
-        states = _Compiled.apply(systems, y0, theta) if differentiated else systems.march(y0.detach(), theta.detach())
-        return states.to(dtype), systems.counts
 
 
 @dataclass
@@ -106,11 +100,10 @@ class Failure(Exception):
 
 
 @dataclass
-class _Systems:
+class Systems:
     """Solves of one field by one method: what they are of, and what their adjoint needs."""
 
-    program: Program
-    methods: tuple[MethodPlan, MethodPlan, float]
+    solver: FormulaSolver
     times: _Ragged
     stops: _Ragged
     adaptive: bool
@@ -118,15 +111,15 @@ class _Systems:
     every: int
     tape: bool
 
-    def march(self, y0: Tensor, theta: Tensor) -> Tensor:
-        control, shape = self.control, y0.shape
-        self.y0, self.theta = y0.contiguous().numpy(), theta.contiguous().numpy()
-        self.rtol, self.atol = (_by_system(tolerance, shape) for tolerance in (control.rtol, control.atol))
-        *plans, stability = self.methods
-        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
-        self.controls = np.array([*limits, self.adaptive, stability], dtype=float)
-        self.given_steps = np.array([*limits, False, stability], dtype=float)
-        self.field = self.program.arrays, *(plan.arrays for plan in plans)
+    def march(self, y0: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Return the states of systems y0 (B, n) at all their times, one system after the other; sets `counts` (B, 3).
+
+        Parameters theta are (1, m) or (B, m). Raises `Failure` with the system that failed.
+        """
+        control = self.control
+        self.y0, self.theta = y0, theta
+        self.rtol, self.atol = (_by_system(tolerance, y0.shape) for tolerance in (control.rtol, control.atol))
+        self.field, self.controls = self.solver.field, self.solver.controls
         self.parts, solved = over_threads(self._march_some, len(y0))
         reports, counts, states, *_ = zip(*solved)
         self.counts, self.records = np.concatenate(counts), [record[3:] for record in solved]
@@ -134,7 +127,7 @@ class _Systems:
             if report[:, 0].any():
                 failed = int(report[:, 0].argmax())
                 raise Failure(march_error(*report[failed], control), some.start + failed)
-        return torch.from_numpy(states[0] if len(states) == 1 else np.concatenate(states))
+        return states[0] if len(states) == 1 else np.concatenate(states)
 
     def adjoint_sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients with respect to the initial states and the parameters."""
@@ -147,13 +140,13 @@ class _Systems:
 
     def _march_some(self, some: slice) -> tuple:
         forward, _ = kernels()
-        row = 8 * self.y0.size * max(len(plan.rows) for plan in self.methods[:2])
+        row = 8 * self.y0.size * max(len(plan.rows) for plan in self.solver.plans)
         most = TAPE_BYTES * (some.stop - some.start) // row if self.tape else 0
         return run(
             forward.march, *self.field, _rows_of(self.theta, some), self.y0[some], np.empty((0, self.y0.shape[1])),
             *self.times.part(some), *self.stops.part(some), np.empty(0),
-            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls,
-            self.every, most,
+            _rows_of(self.rtol, some), _rows_of(self.atol, some),
+            self.controls[self.adaptive], self.every, most,
         )  # fmt: skip
 
     def _sweep_some(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
@@ -205,7 +198,7 @@ class _Systems:
         slopes = kept[None, n:] if len(kept) > n else np.empty((0, n))
         _, counts, _, *tape = run(
             forward.march, *field, kept[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
-            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.given_steps, 1, len(path),
+            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls[False], 1, len(path),
         )  # fmt: skip
         y_bar, theta_bar = run(backward.adjoint_sweep, *field, *times.arrays, counts, *tape, bars)
         return y_bar[0], theta_bar[0]
@@ -220,14 +213,19 @@ def _rows_of(table: np.ndarray, some: slice) -> np.ndarray:
     return table[some] if len(table) > 1 else table
 
 
-class _Compiled(torch.autograd.Function):
+class FormulaSolve(torch.autograd.Function):
+    """The states of systems y0 (B, n) for parameters theta (1 or B, m), in the dtype of y0."""
+
     @staticmethod
-    def forward(ctx, systems: _Systems, y0: Tensor, theta: Tensor) -> Tensor:
-        ctx.systems = systems  # with copies of y0 and theta: later changes of the parameters do no harm
-        return systems.march(y0, theta)
+    def forward(ctx, systems: Systems, y0: Tensor, theta: Tensor) -> Tensor:
+        ctx.systems, ctx.theta_dtype = systems, theta.dtype
+        # Copies of y0 and theta: later changes of theirs do no harm.
+        states = systems.march(np.array(y0.numpy(), dtype=float), np.array(theta.numpy(), dtype=float))
+        return torch.from_numpy(states).to(y0.dtype)
 
     @staticmethod
     @once_differentiable
     @finite_gradients
     def backward(ctx, cotangents: Tensor):
-        return None, *ctx.systems.adjoint_sweep(cotangents)
+        y0_bar, theta_bar = ctx.systems.adjoint_sweep(cotangents.double())
+        return None, y0_bar.to(cotangents.dtype), theta_bar.to(ctx.theta_dtype)

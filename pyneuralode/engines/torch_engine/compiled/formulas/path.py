@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
 from .....fields import VectorField
 from .....gradients import OF_STEPS
 from .....problem import Problem, Statistics
 from ....backend import Backend
-from ...joint import JointPrepared, Values
 from ...stiff import find_tableau
 from ...tableaus import Tableau
-from ..available import not_readable
-from ..times import KnownTimes
-from .function import Failure, FormulaSolver, kernels
+from ..available import floating, not_readable
+from ..joint import CompiledPrepared
+from ..times import Times
+from .function import Failure, FormulaSolve, FormulaSolver, Systems, kernels
 from .program import MAX_DIM, program_of
 
 # Steps of a program times samples beyond which torch's vectors are as fast (measured), with explicit and stiff solvers.
@@ -55,25 +60,33 @@ class Formulas(Backend):
         return FormulaPrepared(problem)
 
 
-class FormulaPrepared(JointPrepared):
+class FormulaPrepared(CompiledPrepared):
     """A joint problem whose program and method are ready for the kernels."""
-
-    engine = Formulas.name
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
         self.solver = FormulaSolver(problem)
-        self.times = KnownTimes(self.tableau, problem.control)
 
-    def states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
-        times = self.times.read(values.ts)
+    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> np.ndarray:
+        theta = [floating(name, parameters[name]).reshape(-1) for name in self.solver.program.shapes]
+        theta = np.concatenate(theta, dtype=float)[None] if theta else np.empty((1, 0))
+        systems = self.solver.systems([times], self.problem.control, differentiated=False)
+        states = self._counted(lambda: systems.march(y0.astype(float)[None], theta), systems, statistics)
+        return states.astype(self.dtype, copy=False)
+
+    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> Tensor:
+        named = {name: torch.as_tensor(parameters[name]) for name in self.solver.program.shapes}
+        systems = self.solver.systems([times], self.problem.control, differentiated=True)
+        theta = self.solver.theta(named, 0)
+        return self._counted(lambda: FormulaSolve.apply(systems, y0[None], theta), systems, statistics)
+
+    def _counted(self, solve: Callable[[], Any], systems: Systems, statistics: Statistics) -> Any:
         try:
-            states, counts = self.solver.solve(
-                [times], self.problem.control, start[None], self.solver.theta(values.parameters, 0)
-            )
+            states = solve()
         except Failure as failure:
             raise failure.error from None
-        statistics.nfev += int(counts[0, 0])
-        statistics.accepted += int(counts[0, 1])
-        statistics.rejected += int(counts[0, 2])
+        statistics.nfev, statistics.accepted, statistics.rejected = (
+            old + new
+            for old, new in zip((statistics.nfev, statistics.accepted, statistics.rejected), systems.counts[0].tolist())
+        )
         return states

@@ -7,19 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .....gradients import OF_STEPS
-from .....problem import Problem, Solution, Statistics
-from .....problem.values import check_finite
+from .....problem import Problem, Statistics
 from ....backend import Backend
-from ...joint import JointPrepared, Values, check_tolerances
-from ...march import not_finite_error
 from ...stiff import find_tableau
 from ...tableaus import Tableau
-from ..available import floating, not_readable
-from ..times import KnownTimes
+from ..available import not_readable
+from ..joint import CompiledPrepared
+from ..times import Times
 from .function import Call, NetworkSolve, NetworkSolver, kernels
 from .plan import has_kernels
 
@@ -55,55 +52,15 @@ class Networks(Backend):
         return NetworkPrepared(problem)
 
 
-class NetworkPrepared(JointPrepared):
-    """A joint problem whose plan, tolerances and known times are ready for the kernels."""
-
-    engine = Networks.name
+class NetworkPrepared(CompiledPrepared):
+    """A joint problem whose plan, limits and tolerances are ready for the kernels."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
         self.solver = NetworkSolver(problem, self.tableau)
-        self.times = KnownTimes(self.tableau, problem.control)
-        eps = torch.finfo(problem.signature.dtype).eps
-        self.any_state = not problem.adaptive or problem.control.suits_any_state(eps)
 
-    def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """As in the base, without what costs more than a short solve."""
-        followed, numpy = self.problem.signature.differentiated, self.layout.numpy
-        if "ts" in followed:
-            return super().run(parameters, y0, ts)
-        solver, times, statistics = self.solver, self.times.read(ts), Statistics()
-        call = Call(solver, times, statistics)
-        start = np.array(floating("y0", y0), solver.dtype) if numpy else y0
-        start = start.reshape(-1)
-        if not math.isfinite(start.sum() if numpy else start.detach().sum()):
-            check_finite("y0", torch.as_tensor(start))
-        if not self.any_state:
-            check_tolerances(self.problem, self.problem.control, torch.as_tensor(start))
-        if followed:
-            ys = NetworkSolve.apply(call, start, *solver.tensors(parameters))
-            values = ys.detach().numpy()
-        else:
-            values = call.march(start if numpy else start.detach().numpy(), solver.theta(parameters), keep=False)
-            ys = values if numpy else torch.from_numpy(values)
-        if not math.isfinite(values.sum()) and not (finite := np.isfinite(values).all(1)).all():
-            raise not_finite_error(float(times.ts[finite.argmin()]))
-        return Solution(
-            ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
-            ys.reshape((len(values), *self.layout.shapes[0])),
-            statistics.nfev,
-            statistics.accepted,
-            statistics.rejected,
-            "reached the last time",
-            self.tableau.name,
-            self.engine,
-        )
+    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> np.ndarray:
+        return Call(self.solver, times, statistics).march(y0, self.solver.theta(parameters), keep=False)
 
-    def states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
-        call, tensors = (
-            Call(self.solver, self.times.read(values.ts), statistics),
-            self.solver.tensors(values.parameters),
-        )
-        if torch.is_grad_enabled() and any(x.requires_grad for x in (start, *tensors)):
-            return NetworkSolve.apply(call, start, *tensors)
-        return torch.from_numpy(call.march(start.detach().numpy(), self.solver.theta(values.parameters), keep=False))
+    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> Tensor:
+        return NetworkSolve.apply(Call(self.solver, times, statistics), y0, *self.solver.tensors(parameters))
