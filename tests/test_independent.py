@@ -369,7 +369,7 @@ MISTAKES = {
     "repeated time in a row": (lambda: solve(ts=np.array([[0.0, 1.0], [1.0, 1.0]])), "sample 1: ts holds the time 1"),
     "row of one time": (lambda: solve(ts=[[0.0, 1.0], [0.0]]), "sample 1: ts has shape"),
     "empty row": (lambda: solve(ts=[[0.0, 1.0], []]), "sample 1: ts is empty"),
-    "rows without the mode": (lambda: solve(ts=np.array(ROWS[:2]), batch="joint"), "ts has shape"),
+    "rows without the mode": (lambda: solve(ts=np.array(ROWS[:2]), batch="joint"), "ts has two axes"),
     "dense": (lambda: solve(dense=True), "dense is True"),
     "gradient": (lambda: solve(gradient="BacksolveAdjoint"), "write 'Backprop' or 'Checkpointed'"),
     "tolerance": (lambda: solve(atol=np.ones(3)), r"atol has shape \(3,\)"),

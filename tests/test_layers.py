@@ -37,10 +37,6 @@ RANKS = {
     "cli": 8,
 }
 APPLICATIONS = {"epidemics", "flows", "images", "latent"}
-# Imports that close a circle and wait to be mended: importer, imported. Nothing may be added here.
-KNOWN_CIRCLES = {
-    ("pyneuralode.engines.torch_engine.between_steps", "pyneuralode.engines.torch_engine.march"),
-}
 
 
 def find_modules(root: Path, package: str) -> dict[str, Path]:
@@ -140,14 +136,7 @@ def test_no_module_imports_the_public_names():
 
 
 def test_no_modules_import_each_other_in_a_circle():
-    graph = {name: {other for other in others if (name, other) not in KNOWN_CIRCLES} for name, others in GRAPH.items()}
-    assert find_circle(graph) == []
-
-
-def test_every_known_circle_is_still_there():
-    for importer, imported in KNOWN_CIRCLES:
-        mended = f"the circle of {importer} and {imported} is mended: take it out of KNOWN_CIRCLES"
-        assert imported in GRAPH.get(importer, ()) and reaches(GRAPH, imported, importer), mended
+    assert find_circle(GRAPH) == []
 
 
 def test_circles_are_found_inside_functions_and_among_types(tmp_path):

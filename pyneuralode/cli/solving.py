@@ -81,7 +81,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
 def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
     """Return the states (T, d) at increasing times from `start` on."""
     if len(times) == 1 and times[0] == start:
-        return model.prepare(y0)[None]
+        return model.initial_state(y0)[None]
     return model.solve(y0, times, t0=start).ys
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import whole_number
-from ..engines.torch_engine.dynamics import bind
 from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
+from ..problem.problem import check_field
 from .coupled_gradients import CoupledSteps, run
 from .evolution import as_evolution, convolve_in_time
 from .fixed_steps import explicit_tableau
@@ -99,7 +99,7 @@ class CoupledODE(nn.Module):
         super().__init__()
         if not isinstance(f, nn.Module):
             raise ArgumentError(f"f is a {type(f).__name__}: give a torch.nn.Module with forward(self, t, z).")
-        bind(f, {})  # raises where it does not take (t, z)
+        check_field(f)
         self.steps = whole_number("steps", steps, 1, 5)
         self.weight_steps = self.steps if weight_steps is None else whole_number("weight_steps", weight_steps, 1, 5)
         if not 0 < span < float("inf"):

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from .march import Slope, Step, Tolerance
+from .tolerance import Norm, Slope, Tolerance
+
+
+class StepWithInterpolant(Protocol):
+    """What is asked of a step here: where it lies, and how inaccurate its interpolant is at times inside it."""
+
+    t: float
+    t_end: float
+    h: float
+
+    def interpolant_error(self, f: Slope, times: list[float], rtol: float, atol: float, norm: Norm) -> float: ...
 
 
 class InterpolantControl:
@@ -22,7 +31,7 @@ class InterpolantControl:
         self.signed = [self.sign * t for t in times]
         self.requested: list[float] = []  # within the last step
 
-    def error(self, step: Step, f: Slope, tolerance: Tolerance) -> float:
+    def error(self, step: StepWithInterpolant, f: Slope, tolerance: Tolerance) -> float:
         """Return the largest estimated error over the tolerance at up to three places inside a step."""
         if self.everywhere:
             self.requested = [step.t + quarter * step.h / 4 for quarter in (1, 2, 3)]

@@ -13,9 +13,9 @@ says why in `failure`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,17 +33,7 @@ from .step_size import (
     trial_step_size,
 )
 from .tableaus import Tableau
-
-Slope = Callable[[float, Tensor], Tensor]
-Norm = Callable[[Tensor], Tensor]
-
-
-class Tolerance(NamedTuple):
-    """How large an error is: its norm, in units of rtol |y| + atol."""
-
-    rtol: float | Tensor
-    atol: float | Tensor
-    norm: Norm
+from .tolerance import Norm, Slope, Tolerance
 
 
 class Method:
