@@ -38,7 +38,7 @@ def main():
     steps = 2 * np.pi / 2.0 ** np.arange(5, 9 if options.quick else 13)
     errors = {}
     for method in (RALSTON_2, RALSTON_3):
-        errors[method.name] = [error_at_end(solver=method, step=step)[0] for step in steps]
+        errors[method.name] = [error_at_end(solver=method, step_size=step)[0] for step in steps]
         order = np.polyfit(np.log(steps), np.log(errors[method.name]), 1)[0]
         print(f"{method.name}: order {method.order} written down, {order:.2f} seen")
 
