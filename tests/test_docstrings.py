@@ -1,13 +1,17 @@
-"""The examples of docstrings run as a reader would run them, and what a user calls has one."""
+"""The examples of docstrings and of CONTRIBUTING.md run as a reader would run them; what a user calls has one."""
 
 import doctest
 import importlib
 import inspect
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import pyneuralode as pn
+from pyneuralode.engines import registry
 from pyneuralode.engines.backend import Prepared
 from pyneuralode.fields import registered_fields
 from pyneuralode.gradients import GRADIENTS
@@ -54,3 +58,24 @@ def test_the_example_in_a_docstring_runs(example, tmp_path, monkeypatch):
 @pytest.mark.parametrize("used", USED, ids=lambda used: used.__qualname__)
 def test_what_a_user_calls_has_an_example(used):
     assert ">>> " in inspect.getdoc(used)
+
+
+def test_the_backend_of_contributing_solves_exactly(monkeypatch):
+    monkeypatch.setattr(registry, "_BACKENDS", dict(registry._BACKENDS))
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    names = {"__name__": "example"}
+    exec(code, names)  # noqa: S102
+    y0, ts = torch.tensor([1.0, 0.0], requires_grad=True), torch.linspace(0, 2, 5)
+    for start in (y0, y0.detach().numpy()):
+        found, expected = (pn.solve(names["rotation"], start, ts, engine=engine) for engine in ("exact", "torch"))
+        assert found.engine == "exact" and type(found.ys) is type(expected.ys)
+        torch.testing.assert_close(torch.as_tensor(found.ys), torch.as_tensor(expected.ys), rtol=1e-4, atol=1e-4)
+    for field, state, more in (
+        (pn.SEIR(), np.ones(4), {}),
+        (names["rotation"], np.ones((3, 2)), {}),
+        (names["rotation"], np.ones(2), {"dense": True}),
+    ):
+        with pytest.raises(pn.ArgumentError, match="engine 'exact' .* write engine='torch'"):
+            pn.solve(field, state, [0.0, 1.0], engine="exact", **more)
