@@ -158,7 +158,7 @@ class QuadratureAdjoint(GradientMethod):
 class ForwardMode(GradientMethod):
     """Forward mode: the sensitivities dy/dp and dy/dy0 are solved along with the state.
 
-    The work grows with the number of parameters and components of the initial state: use it for up to a hundred or so.
+    The work grows with the number of parameters and of components of the initial state: use it for up to about a hundred.
     The sensitivities take the steps that the state would take alone; with Kvaerno5 and KenCarp4 their errors also count
     in the choice of steps.
 
