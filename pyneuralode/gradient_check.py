@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import real_tensor, whole_number
-from .engines.registry import choose_engine
+from .engines.registry import choose
 from .engines.torch_engine.memory import PeakMemory
 from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError
@@ -68,10 +68,11 @@ def check_gradient(
         raise ArgumentError("y0 is a tuple: check_gradient takes one tensor; join the parts into one.")
     model = copy.deepcopy(model).double()
     together = model.batch == "joint"
-    model.engine = choose_engine(model.engine) if isinstance(model.field, VectorField) and together else "torch"
+    y0, ts = (real_tensor(name, value, dtype=torch.float64).detach() for name, value in (("y0", y0), ("ts", ts)))
+    problem = model.settings().problem(model.tensors(), model.initial_state(y0), ts)
+    model.engine = choose(problem, model.engine).name
     counted = model.engine == "torch"
     model.compiled = model.compiled and not counted  # so that the memory counted is that of the method
-    y0, ts = (real_tensor(name, value, dtype=torch.float64).detach() for name, value in (("y0", y0), ("ts", ts)))
     loss = loss or (lambda ys: ys.square().sum())
     parameters = {name: value.detach().clone() for name, value in model.tensors().items()}
     count = y0.numel() + sum(p.numel() for p in parameters.values())

@@ -206,7 +206,7 @@ def test_the_transport_report_judges_the_worst_seed(monkeypatch):
     def learned(name, kind, seed, evaluations, advance):
         advance(evaluations, "")
         error = {"anode": 0.1, "anodev2": 0.01 * (1 + seed), "anodev2_network": 0.05}[kind]
-        return anodev2_transport.Learned(5, 1e-6, np.full(10, error), np.ones(41), np.ones((3, CELLS)))
+        return anodev2_transport.LearnedTransport(5, 1e-6, np.full(10, error), np.ones(41), np.ones((3, CELLS)))
 
     monkeypatch.setattr(anodev2_transport, "learn", learned)
     report = anodev2_transport.run(Context(scale="full"))

@@ -97,8 +97,8 @@ def test_a_long_solve_outgrows_the_first_memory():
 
 def test_it_is_what_runs(monkeypatch):
     calls = []
-    march = function._Call.march
-    monkeypatch.setattr(function._Call, "march", lambda self, *a, **k: calls.append(1) or march(self, *a, **k))
+    march = function.Call.march
+    monkeypatch.setattr(function.Call, "march", lambda self, *a, **k: calls.append(1) or march(self, *a, **k))
     flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch")
     flow.fit(sampler=lambda n, rng: rng.normal(size=(n, 2)), updates=2, batch=16)
     assert len(calls) == 2

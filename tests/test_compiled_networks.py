@@ -207,7 +207,7 @@ def test_elementary_functions_in_units_of_the_last_place(real):
     }
     for name, (reference, arguments, limit) in cases.items():
         ours = _apply(getattr(elementary, name), arguments)
-        with np.errstate(for_each_vector="ignore"):
+        with np.errstate(over="ignore"):
             truth = reference(arguments.astype(exact))
             rounded = truth.astype(real)
         finite = np.isfinite(rounded)

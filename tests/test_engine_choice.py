@@ -85,7 +85,7 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
         (lambda t, y: -y, {}),
         (torch.nn.Bilinear(1, 2, 2), {}),
         (FIELD, {"events": pn.Event(lambda t, y: y[0])}),
-        (FIELD, {"batch": "independent"}),
+        (FIELD, {"batch": "independent", "y0": start()[None]}),
         (FIELD, {"dense": True}),
         (FIELD, {"y0": start().bfloat16()}),
         (FIELD, {"solver": "RK38"}),
@@ -134,10 +134,10 @@ def test_asked_for_by_name_julia_says_what_it_lacks(monkeypatch):
         (Decay(), {}, "the field is a Decay"),
         (FIELD, {"solver": "Rodas5P"}, "gradient is 'Backprop'.* write gradient='InterpolatingAdjoint'"),
         (FIELD, {"events": pn.Event(lambda t, y: y[0])}, "events are watched"),
-        (FIELD, {"batch": "independent"}, "batch is 'independent'"),
+        (FIELD, {"batch": "independent", "y0": start()[None]}, "batch is 'independent'"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):
-            pn.solve(field, start(), TIMES, engine="julia", **change)
+            pn.solve(field, **({"y0": start(), "ts": TIMES, "engine": "julia"} | change))
 
 
 def test_a_gradient_that_julia_has_not_is_torchs_own(julia, monkeypatch):

@@ -142,7 +142,7 @@ NUMBERS = {
     "input_scale": lambda v: pn.MLP((2, 3, 2), input_scale=v),
     "gamma": lambda v: pn.SEIR(v),
     "parameters": lambda v: pn.Equations({"x": "-k*x"}, parameters={"k": v}),
-    "step_size": lambda v: pn.NeuralODE(ROTATION, step=v),
+    "step_size": lambda v: pn.NeuralODE(ROTATION, step_size=v),
     "weight": lambda v: pn.fitting.TotalVariation(v),
     "kinetic": lambda v: flow().fit(np.eye(3)[:, :2], updates=1, kinetic=v),
 }

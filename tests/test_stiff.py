@@ -282,11 +282,11 @@ def test_all_ways_to_the_jacobian_agree(kind):
     torch.testing.assert_close(other.slope, whole.slope)
     torch.testing.assert_close(other.time_derivative, whole.time_derivative, **close)
     x = torch.arange(6.0, dtype=torch.float64).cos()
-    torch.testing.assert_close(other.product(x), whole.jacobian @ x, **close)
+    torch.testing.assert_close(other.jvp(x), whole.jacobian @ x, **close)
     matrix = torch.eye(6, dtype=torch.float64) - 0.3 * whole.jacobian
-    shifted = other.shifted(0.3)
-    torch.testing.assert_close(shifted.solve(x), torch.linalg.solve(matrix, x), rtol=1e-6, atol=1e-8)
-    torch.testing.assert_close(shifted.solve_transposed(x), torch.linalg.solve(matrix.mT, x), rtol=1e-6, atol=1e-8)
+    solver = other.shifted_solver(0.3)
+    torch.testing.assert_close(solver.solve(x), torch.linalg.solve(matrix, x), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(solver.solve_transposed(x), torch.linalg.solve(matrix.mT, x), rtol=1e-6, atol=1e-8)
     if kind in (BySample, Given):
         assert other.jacobian.shape == (3, 2, 2)
 

@@ -92,7 +92,7 @@ class OneByOnePrepared(IndependentPrepared):
         tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
         solutions = []
         for b in range(self.samples):
-            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()} if described else {}
+            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()}
             own = {name: value[b] for name, value in tolerances}
             alone = of_one_sample(problem, field, shape, {name: tuple(p.shape) for name, p in parameters.items()})
             alone = replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))

@@ -50,9 +50,9 @@ def not_readable(signature: Signature, kernels: Any) -> str | None:
 
 def floating(name: str, value: Any) -> np.ndarray:
     """Return an array or a tensor on the CPU as an array of floating-point numbers, in the same memory where it is one."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+    if type(value) is np.ndarray and value.dtype.kind == "f":
         return value
-    return (value if isinstance(value, Tensor) else as_tensor(name, value)).detach().numpy()
+    return as_tensor(name, value).detach().numpy()
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

@@ -42,7 +42,7 @@ _KINDS = {Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod}
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is kept serves later solves, which may be differentiated
+@torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
 def as_method(
     tableau: Coefficients, dtype: torch.dtype, device: torch.device
 ) -> Method | RosenbrockMethod | SDIRKMethod | AutoSwitchMethod:

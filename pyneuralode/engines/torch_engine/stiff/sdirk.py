@@ -183,7 +183,6 @@ def _connect_to_autograd(f: Slope, time: float, h: float, base: Tensor, z: Tenso
     if not residual.requires_grad:
         return z
     with torch.no_grad():
-        solver = linearize(f, time, state.detach(), -h, time_derivative=False).shifted_solver(
-            gamma * h
-        )  # -h: toward the step's start
+        linear = linearize(f, time, state.detach(), -h, time_derivative=False)  # -h: toward the step's start
+        solver = linear.shifted_solver(gamma * h)
     return ImplicitFunction.apply(solver, z, residual)

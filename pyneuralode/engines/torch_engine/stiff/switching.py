@@ -66,9 +66,8 @@ class AutoSwitchStepper:
         stiff = self.current is self.method.stiff
         if self.count > (NONSTIFF_STEPS if stiff else STIFF_STEPS):
             self.current, self.count, stiff = self.method.explicit if stiff else self.method.stiff, 0, not stiff
-            carry = (
-                self.last.end_slope if self.last.t_end == t else None
-            )  # what one method carries over is of no use to the other
+            # What one method carries over is of no use to the other.
+            carry = self.last.end_slope if self.last.t_end == t else None
         self.last = step = self.current.step(f, t, t_end, y, carry, tolerance)
         with torch.no_grad():
             explicit = isinstance(step, Step)  # also the step of a stiff method whose Jacobian is not usable

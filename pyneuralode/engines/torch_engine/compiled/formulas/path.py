@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .....fields import VectorField
 from .....gradients import OF_STEPS
 from .....problem import Problem, Statistics
+from .....problem.values import as_tensor
 from ....backend import Backend
 from ...stiff import find_tableau
 from ...tableaus import Tableau
@@ -75,7 +75,7 @@ class FormulaPrepared(CompiledPrepared):
         return states.astype(self.dtype, copy=False)
 
     def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> Tensor:
-        named = {name: torch.as_tensor(parameters[name]) for name in self.solver.program.shapes}
+        named = {name: as_tensor(name, parameters[name]) for name in self.solver.program.shapes}
         systems = self.solver.systems([times], self.problem.control, differentiated=True)
         theta = self.solver.theta(named, 0)
         return self._counted(lambda: FormulaSolve.apply(systems, y0[None], theta), systems, statistics)

@@ -56,8 +56,7 @@ class NetworkSolver:
 
     def tensors(self, parameters: Mapping[str, Any]) -> list[Tensor]:
         """Return the parameters in the state's dtype, connected to autograd."""
-        values = [parameters[name] for name in self.shapes]
-        tensors = [x if isinstance(x, Tensor) else as_tensor(name, x) for name, x in zip(self.shapes, values)]
+        tensors = [as_tensor(name, parameters[name]) for name in self.shapes]
         return [x if x.dtype == self.kind else x.to(self.kind) for x in tensors]
 
     def theta(self, parameters: Mapping[str, Any]) -> np.ndarray:
