@@ -1,8 +1,8 @@
 """Julia's stiff solvers on a Python function of your own, and on a differential-algebraic equation.
 
-Robertson's chemical reactions run from microseconds to 1e11 seconds; explicit methods cannot follow them. The
-right-hand side stays Python here, so every evaluation crosses from Julia to Python: the slow way to use
-Julia, for what cannot be described as a field. Needs Julia and `pyneuralode setup-julia --with-diffeqpy`.
+Robertson's chemical reactions run from microseconds to 1e11 seconds; explicit methods cannot follow them. The right-hand
+side is a Python function here, so every evaluation is a call from Julia to Python. This is slow; use it for what cannot be
+described as a field. Needs Julia and `pyneuralode setup-julia --with-diffeqpy`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def reactions(t, y):
 
 
 def with_conservation(t, y):
-    """The last reaction's equation replaced: the three amounts always add up to 1."""
+    """The same with the last equation replaced: the three amounts always add up to 1."""
     return np.append(reactions(t, y)[:2], y.sum() - 1)
 
 
@@ -41,7 +41,7 @@ def main():
         "DAE": lambda: pn.solve_dae(with_conservation, START, ts, mass_matrix=np.diag([1, 1, 0]), **settings),
     }
     for name, solve in problems.items():
-        solve()  # Julia compiles at the first one
+        solve()  # Julia compiles during the first solve
         began = time.perf_counter()
         solution = solve()
         each = (time.perf_counter() - began) / solution.nfev

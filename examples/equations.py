@@ -1,7 +1,7 @@
-"""A model of your own as formulas: written down, solved, fitted to data, saved.
+"""Your own model as formulas: solved, fitted to data, saved.
 
-Hares and lynxes of a known model get noise; its parameters are then found from a wrong start. The formulas are
-text, so that the model is saved whole, and every engine computes them without calling Python back.
+Data are made from a known model of hares and lynxes, with noise. The fit then finds the parameters from a wrong start.
+The formulas are text, so they are saved with the model, and every engine computes them without calling Python.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main():
     plan = pn.GrowingSpan([4, 8, 15], pn.LBFGS(), 15 if options.quick else 40)
     result = pn.fit(model, years, data, y0=y0, plan=plan, bounds=dict.fromkeys(START, (0, None)))
     for name, value in TRUTH.items():
-        print(f"{name}: {value} written down, {float(result.parameters[name]):.3f} found")
+        print(f"{name}: true value {value}, fitted {float(result.parameters[name]):.3f}")
 
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "hares.safetensors")

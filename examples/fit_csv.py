@@ -1,6 +1,6 @@
-"""Fit a neural ODE to a table: read it, bring it to unit size, fit it over growing spans, and save the model.
+"""Fit a neural ODE to a table: read it, scale it, fit it over growing spans, and save the model.
 
-Without a file of your own a table of hares and lynxes with noise is made.
+Without a file of your own, the script makes a table of hares and lynxes with noise.
 The command line does the same with any table: `pyneuralode fit DATA.csv --out fit`.
 """
 
@@ -18,7 +18,7 @@ NOISE = 0.2
 
 
 def make_table(path):
-    """Write hares and lynxes of twenty years (Lotka and Volterra's model), with noise and with gaps."""
+    """Write a table of hares and lynxes over twenty years (Lotka and Volterra's model), with noise and gaps."""
 
     def hares_and_lynxes(t, y):
         hares, lynxes = y
@@ -46,7 +46,7 @@ def main():
         names = list(table.columns[1:])
         ts, values = np.array(table.iloc[:, 0], float), np.array(table.iloc[:, 1:], float)
 
-        # A net trains best on values around 1; the slope's size goes into the net's output.
+        # A network trains best on values around 1; its output is scaled by the size of the slope.
         mean, size = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
         z = (values - mean) / size
         slope = np.nanstd(np.diff(z, axis=0) / np.diff(ts)[:, None])

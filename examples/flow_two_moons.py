@@ -1,4 +1,4 @@
-"""A normalizing flow of two moons: fitted to points alone, then sampled, and its density known everywhere."""
+"""A normalizing flow of two moons: fitted to points alone, then sampled; its density is known everywhere."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An ODE as a layer of an image model of one's own: stripes told apart from checks, in noise as strong as they are."""
+"""An ODE as a layer of your own image model, which tells stripes from checks in noise as strong as the patterns."""
 
 import argparse
 
@@ -12,7 +12,7 @@ SIDE = 12
 
 
 def draw(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images (n, 1, SIDE, SIDE), and labels: 0 of stripes across, 1 of stripes down, 2 of checks."""
+    """Return images (n, 1, SIDE, SIDE), and labels: 0 for horizontal stripes, 1 for vertical stripes, 2 for checks."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n,), generator=generator)
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
@@ -28,7 +28,7 @@ def main():
     updates = 60 if options.quick else 200
 
     torch.manual_seed(0)
-    # Ten Euler steps of one small convolution net; what is kept for the gradient does not grow with their layers.
+    # Ten Euler steps of a small convolutional network; the memory for the gradient does not grow with its layers.
     block = pn.ODEBlock(ConvDynamics(8), solver="Euler", steps=10, gradient="Checkpointed")
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
@@ -41,7 +41,7 @@ def main():
         loss.backward()
         optimizer.step()
 
-    # Trained with ten steps, tested with as many as a tolerance asks for.
+    # Trained with ten steps, tested with as many as a tolerance needs.
     model[2] = pn.ODEBlock(block.ode.field, solver="Tsit5", rtol=1e-3, atol=1e-3)
     model.eval()
     images, labels = draw(1000, seed=10_000)

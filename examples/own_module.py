@@ -1,7 +1,7 @@
-"""An own `torch.nn.Module` in an own training loop.
+"""Your own `torch.nn.Module` in your own training loop.
 
-What is known of a pendulum is written down, d(angle)/dt = velocity, and its one unknown, the force, is a net
-of the angle. Any module with `forward(t, y)` can be solved; gradients arrive in its parameters as usual.
+The known part of a pendulum is written as code, d(angle)/dt = velocity; the unknown force is a network of the angle.
+Any module with `forward(t, y)` can be solved, and its parameters get gradients as usual.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main():
     arguments.add_argument("--figure", type=Path, help="where to save a figure")
     options = arguments.parse_args()
 
-    # Eight swings from eight angles, solved as one batch; RK4 steps from time to time.
+    # Eight swings from eight angles, solved as one batch; RK4 takes one step between consecutive times.
     torch.manual_seed(0)
     starts = torch.stack([torch.linspace(-2.5, 2.5, 8), torch.zeros(8)], dim=-1)
     ts = torch.linspace(0, 3, 13)

@@ -1,7 +1,7 @@
-"""An own Runge-Kutta method: write its coefficients down, and see its order.
+"""Your own Runge-Kutta method: write down its coefficients and measure its order.
 
-Ralston's methods of order two and three, on an oscillation whose solution is known: halving the step divides
-the error by 2**order. With weights for an error estimate the same method chooses its steps itself.
+Ralston's methods of order two and three solve an oscillation whose solution is known: halving the step divides the error
+by 2**order. With weights for an error estimate, the same method chooses its own steps.
 """
 
 import argparse
@@ -17,7 +17,7 @@ RALSTON_3 = pn.Tableau(
     3,
     A=[[0, 0, 0], [1 / 2, 0, 0], [0, 3 / 4, 0]],
     b=[2 / 9, 1 / 3, 4 / 9],
-    error=[2 / 9, 1 / 3 - 1, 4 / 9],  # minus the midpoint rule, of order two, which its first stages hold
+    error=[2 / 9, 1 / 3 - 1, 4 / 9],  # minus the midpoint rule of order two, made of the first two stages
     source="Ralston 1962",
 )
 
@@ -40,7 +40,7 @@ def main():
     for method in (RALSTON_2, RALSTON_3):
         errors[method.name] = [error_at_end(solver=method, step_size=step)[0] for step in steps]
         order = np.polyfit(np.log(steps), np.log(errors[method.name]), 1)[0]
-        print(f"{method.name}: order {method.order} written down, {order:.2f} seen")
+        print(f"{method.name}: order {method.order} expected, {order:.2f} measured")
 
     error, solution = error_at_end(solver=RALSTON_3, rtol=1e-6, atol=1e-6)
     print(f"Ralston3 with its own steps: {solution.accepted} steps, error {error:.1e}")

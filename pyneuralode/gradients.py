@@ -1,7 +1,7 @@
 """The catalog of gradient methods: how the derivative of a solve is computed.
 
-All give the derivative with respect to parameters, initial state and times. `gradient="Backprop"` and
-`gradient=Backprop()` are the same; the class is for those who want to set something.
+Every method gives the derivative with respect to parameters, initial state and times. `gradient="Backprop"` and
+`gradient=Backprop()` mean the same; use the class to change a method's settings.
 """
 
 from __future__ import annotations
@@ -15,28 +15,50 @@ from .errors import unknown_name
 
 @dataclass(frozen=True)
 class GradientMethod:
-    """Base of the gradient methods; `engines` says which engine has one."""
+    """Base of the gradient methods; `engines` names the engines that have the method."""
 
     engines: ClassVar[tuple[str, ...]] = ("torch", "julia")
 
 
 @dataclass(frozen=True)
 class Backprop(GradientMethod):
-    """Differentiate through the steps taken: exact for the discrete solution, memory grows with every stage.
+    """Differentiation through the steps taken: exact for the discrete solution; memory grows with every stage.
 
-    The default. May itself be differentiated again where the generic path runs (`compiled=False`) with an explicit solver;
-    through the times and the times of events second derivatives are right, higher ones are not.
+    This is the default. Its gradient can be differentiated again on the generic path (`compiled=False`) with an explicit
+    solver. With respect to times and the times of events, second derivatives are right and higher ones are not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> k = torch.tensor(0.5, requires_grad=True)
+    >>> times, named = [0.0, 1.0], {"k": k}
+    >>> ys = pn.solve(lambda t, y: -k * y, torch.ones(1), times, parameters=named, gradient="Backprop").ys
+    >>> ys[-1].backward()
+    >>> round(k.grad.item(), 3)
+    -0.607
     """
 
 
 @dataclass(frozen=True)
 class Checkpointed(GradientMethod):
-    """The same derivative as `Backprop` from far less memory, at the price of one more forward pass.
+    """The same derivative as `Backprop` with far less memory, at the cost of one more forward pass.
 
-    The state is stored every `every` accepted steps; going back, each block is solved again and
-    differentiated (discretize-then-optimize; ANODE, Gholami et al. 2019). What a module changes in itself, such as
-    the running statistics of a batch normalization, it changes in both passes; `pyneuralode.ODEBlock` keeps that to the
-    forward one.
+    The state is stored once every `every` accepted steps. The backward pass solves each block again and differentiates it
+    (discretize-then-optimize; ANODE, Gholami et al. 2019). A module that changes itself when it is called, as batch
+    normalization does with its running statistics, changes in both passes; in a `pyneuralode.ODEBlock` it changes in the
+    forward pass only.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> k = torch.tensor(0.5, requires_grad=True)
+    >>> times, named = [0.0, 1.0], {"k": k}
+    >>> ys = pn.solve(lambda t, y: -k * y, torch.ones(1), times, parameters=named, gradient=pn.Checkpointed(every=10)).ys
+    >>> ys[-1].backward()
+    >>> round(k.grad.item(), 3)
+    -0.607
     """
 
     every: int = 1
@@ -47,11 +69,22 @@ class Checkpointed(GradientMethod):
 
 @dataclass(frozen=True)
 class BacksolveAdjoint(GradientMethod):
-    """The continuous adjoint with the state solved backwards too (Chen et al. 2018): memory does not grow.
+    """The continuous adjoint, with the state solved backward as well (Chen et al. 2018): memory does not grow.
 
-    Right only as far as the backward solve retraces the forward one: on stiff or strongly contracting problems
-    it does not, and the gradient is wrong. `rtol` and `atol` are those of the backward solve, by default the
-    forward one's.
+    The gradient is right only where the backward solve retraces the forward one. On stiff or strongly contracting
+    problems it does not, and the gradient is wrong. `rtol` and `atol` are the tolerances of the backward solve; by
+    default they are those of the forward solve.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> k = torch.tensor(0.5, requires_grad=True)
+    >>> times, named = [0.0, 1.0], {"k": k}
+    >>> ys = pn.solve(lambda t, y: -k * y, torch.ones(1), times, parameters=named, gradient="BacksolveAdjoint").ys
+    >>> ys[-1].backward()
+    >>> round(k.grad.item(), 3)
+    -0.607
     """
 
     rtol: float | None = None
@@ -60,10 +93,22 @@ class BacksolveAdjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class InterpolatingAdjoint(GradientMethod):
-    """The continuous adjoint along the forward solution's own dense output, which is kept.
+    """The continuous adjoint along the dense output of the forward solve, which is kept.
 
-    Right where `BacksolveAdjoint` is not, since nothing is solved backwards but the adjoint itself; memory grows with the
-    steps. `rtol` and `atol` are those of the adjoint's solve, by default the forward one's.
+    The gradient is also right where that of `BacksolveAdjoint` is not, since only the adjoint is solved backward. Memory
+    grows with the steps. `rtol` and `atol` are the tolerances of the adjoint solve; by default they are those of the
+    forward solve.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> k = torch.tensor(0.5, requires_grad=True)
+    >>> times, named = [0.0, 1.0], {"k": k}
+    >>> ys = pn.solve(lambda t, y: -k * y, torch.ones(1), times, parameters=named, gradient="InterpolatingAdjoint").ys
+    >>> ys[-1].backward()
+    >>> round(k.grad.item(), 3)
+    -0.607
     """
 
     rtol: float | None = None
@@ -72,9 +117,17 @@ class InterpolatingAdjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class GaussAdjoint(GradientMethod):
-    """As `InterpolatingAdjoint`, the parameters' part by Gauss-Kronrod quadrature beside the adjoint (SciMLSensitivity).
+    """`InterpolatingAdjoint` with the gradient of the parameters by Gauss-Kronrod quadrature (SciMLSensitivity).
 
-    The backward solve carries the state's adjoint alone, which pays where there are many parameters.
+    The quadrature runs during the backward solve, which carries the adjoint of the state alone. This pays off when there
+    are many parameters.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> model = pn.NeuralODE(pn.MLP((2, 50, 2)), gradient=pn.GaussAdjoint(rtol=1e-8))  # solved by the Julia engine
+    >>> model.gradient
+    GaussAdjoint(rtol=1e-08, atol=None)
     """
 
     engines: ClassVar[tuple[str, ...]] = ("julia",)
@@ -84,7 +137,17 @@ class GaussAdjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class QuadratureAdjoint(GradientMethod):
-    """As `InterpolatingAdjoint`, the parameters' part by adaptive quadrature after the adjoint's solve, which is kept too."""
+    """`InterpolatingAdjoint` with the gradient of the parameters by adaptive quadrature after the adjoint solve.
+
+    The dense output of the adjoint solve is kept as well.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> model = pn.NeuralODE(pn.MLP((2, 50, 2)), gradient=pn.QuadratureAdjoint(rtol=1e-8))  # solved by the Julia engine
+    >>> model.gradient
+    QuadratureAdjoint(rtol=1e-08, atol=None)
+    """
 
     engines: ClassVar[tuple[str, ...]] = ("julia",)
     rtol: float | None = None
@@ -93,13 +156,26 @@ class QuadratureAdjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class ForwardMode(GradientMethod):
-    """The sensitivities dy/dp and dy/dy0 solved forwards beside the state: the work grows with their number.
+    """Forward mode: the sensitivities dy/dp and dy/dy0 are solved along with the state.
 
-    They take the steps that the state takes alone (by Kvaerno5 and KenCarp4 their error counts too). For few parameters (say, up to a hundred with the components of the initial state).
+    The work grows with the number of parameters and of components of the initial state: use it for up to about a hundred.
+    The sensitivities take the steps that the state would take alone; with Kvaerno5 and KenCarp4 their errors also count
+    in the choice of steps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> k = torch.tensor(0.5, requires_grad=True)
+    >>> times, named = [0.0, 1.0], {"k": k}
+    >>> ys = pn.solve(lambda t, y: -k * y, torch.ones(1), times, parameters=named, gradient="ForwardMode").ys
+    >>> ys[-1].backward()
+    >>> round(k.grad.item(), 3)
+    -0.607
     """
 
 
-# Those that differentiate the steps taken: on the Julia engine those of explicit solvers, for described fields.
+# Methods that differentiate the steps taken. The Julia engine has them for explicit solvers and described fields.
 OF_STEPS = (Backprop, Checkpointed)
 
 GRADIENTS: dict[str, type[GradientMethod]] = {
@@ -120,7 +196,7 @@ _DEFAULTS = {name.lower(): kind() for name, kind in GRADIENTS.items()}
 
 
 def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
-    """Return the gradient method for a name (matched without regard to case) or an instance of one of the catalog."""
+    """Return the gradient method of a name (matched without regard to case); a method of the catalog is returned as it is."""
     if type(gradient) in _KINDS:
         return gradient
     try:

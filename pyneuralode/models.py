@@ -1,4 +1,4 @@
-"""Models that users hold: a vector field with a solver, a gradient method and an engine; and `solve` for one call."""
+"""Models: a vector field with a solver, a gradient method and an engine; and `solve`, for a single solve."""
 
 from __future__ import annotations
 
@@ -53,46 +53,50 @@ def solve(
     Parameters
     ----------
     f : VectorField, torch.nn.Module or callable
-        A described field, or ``f(t, y)`` returning dy/dt like y (torch tensors, t of shape ()). With a NumPy y0 a callable may be
-        one of NumPy arrays (t a float), as SciPy takes, without gradients: if its first call, with tensors, fails or returns
-        something else (an array, a list), it is called with arrays from then on, and events' conditions likewise.
-        A solver knows f only at the times at which it asks: a pulse shorter than a step is stepped over, unseen, unless
-        `tstops` names the times at which it begins and ends, or `max_step` is shorter than it.
+        A described field, or ``f(t, y)`` that returns dy/dt like y (torch tensors, t of shape ()). With a NumPy y0 it may
+        also be a function of NumPy arrays (t a float), as SciPy takes; there are no gradients then. If its first call, with
+        tensors, fails or returns something else (an array, a list), it is called with arrays from then on, and so are the
+        conditions of events.
+        A solver sees f only at the times where it evaluates f: it steps over a pulse shorter than a step, unless `tstops`
+        names the times at which the pulse begins and ends, or `max_step` is shorter than the pulse.
     y0 : array, tensor or tuple of them
-        Initial state of any shape; a described field wants (..., dim). Its dtype is the dtype of the solve, and
-        NumPy in gives NumPy out, torch in gives torch out with autograd.
+        Initial state of any shape; a described field needs (..., dim). Its dtype is the dtype of the solve. A NumPy state
+        gives a NumPy solution, a torch state a torch solution with autograd.
     ts : array or tensor (T,)
-        The times at which the state is wanted, rising or falling; the solve starts at ``ts[0]``. With
-        ``batch="independent"`` also an array (B, T) with each sample's own, or a list of B arrays of any lengths.
+        The times at which the state is returned, rising or falling; the solve starts at ``ts[0]``. With
+        ``batch="independent"`` also an array (B, T) with a row of times per sample, or a list of B arrays of any lengths.
     parameters : mapping, optional
-        Parameters by name: a described field's (default: its initial ones, of `seed`), or the tensors that a
-        callable depends on. A module brings its own.
+        Parameters by name: those of a described field (default: its initial ones, for `seed`), or the tensors that a
+        callable depends on. A module has its own.
     solver : str or Tableau
-        A name of `pyneuralode.solvers.SOLVERS`, or an own explicit Runge-Kutta method. What a field can tell a stiff
-        solver (`jacobian`, `samplewise`, `matrix_free`) stands in `pyneuralode.solvers`. "DP8" is not for stiff problems:
-        its steps are right at their ends there, but states in between were up to 5,000 tolerances off (SciPy's DOP853: 60).
+        A name in `pyneuralode.solvers.SOLVERS`, or an explicit Runge-Kutta method of your own. The module
+        `pyneuralode.solvers` describes what a field can tell a stiff solver (`jacobian`, `samplewise`, `matrix_free`).
+        Do not use "DP8" for stiff problems: the ends of its steps are right there, but states between them were off by up
+        to 5,000 tolerances (SciPy's DOP853: 60).
     gradient : str or GradientMethod
-        A name or instance of `pyneuralode.gradients`.
+        The name of a method in `pyneuralode.gradients`, or an instance of one.
     engine : {"auto", "torch", "julia"}
-        "auto" takes Julia where it is installed and ready and has what is asked for, else torch.
+        "auto" takes Julia if it is installed, ready and supports the problem, else torch.
     dense : bool
-        Keep what is needed to call the solution at any time; it then takes the generic path and `Backprop`, and steps
-        of solvers for stiff problems are as short as their interpolants need.
+        Keep what is needed to call the solution at any time. The solve then takes the generic path and `Backprop`, and
+        solvers for stiff problems shorten their steps as far as their interpolants need.
     compiled : bool
-        Let the compiled path run where it applies (described fields on the CPU); on the Julia engine also the
-        hand-written vector-Jacobian products, which otherwise are those of automatic differentiation.
+        Use compiled code where it applies (described fields on the CPU). On the Julia engine this includes hand-written
+        vector-Jacobian products; without it they come from automatic differentiation.
     batch : {"joint", "independent"}
         "joint" solves y0 as one system with one step size. "independent" takes y0 (B, *state) as B samples, each with
         its own steps, error control, times and end, as if solved alone. The field is evaluated for all samples at once:
-        ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y; by solvers for stiff problems and
-        switching ones for one sample after the other, as a batch of one. A described field's parameters may
-        have a leading axis B, for values of their own for each sample. Gradients: `Backprop` and `Checkpointed`.
+        ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y. Solvers for stiff problems and
+        switching ones evaluate it for one sample after another, as a batch of one. The parameters of a described field may
+        have a leading axis B, with values for each sample. Gradients: `Backprop` and `Checkpointed`.
     events : Event or sequence of Event
-        Conditions to watch; ``Solution.events`` tells which were met, when and where. A terminal one ends the solve,
-        and times after it are left out of the solution.
+        Events to watch for; ``Solution.events`` tells which happened, when, and in which state. A terminal event ends the
+        solve, and the solution leaves out the times after it.
     jacobian : callable, optional
-        ``jacobian(t, y)`` of a callable f, for stiff solvers: df/dy of shape (*y.shape, *y.shape). Without it the Jacobian comes
-        from autograd, for a function of NumPy arrays from differences.
+        For stiff solvers and a callable f: ``jacobian(t, y)`` returns df/dy of shape (*y.shape, *y.shape). Without it the
+        Jacobian comes from autograd, or from finite differences for a function of NumPy arrays.
+    seed : int
+        Seed of the initial parameters of a described field.
     **control
         `rtol`, `atol`, `norm`, `step_size`, `first_step`, `min_step`, `max_step`, `max_steps`, `tstops`: see
         `pyneuralode.Control`.
@@ -105,9 +109,19 @@ def solve(
     Raises
     ------
     ArgumentError
-        For arguments that do not fit; the sentence says what to write.
+        For arguments that do not fit together; the message says what to write.
     SolverError
-        Where the solve cannot reach its end.
+        If the solve cannot reach its end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pyneuralode as pn
+    >>> solution = pn.solve(lambda t, y: -0.5 * y, np.array([2.0]), [0.0, 2.0, 4.0], solver="Vern7")
+    >>> solution.ys.round(4)
+    array([[2.    ],
+           [0.7358],
+           [0.2707]])
     """
     if jacobian is not None:
         f = _with_jacobian(f, jacobian)
@@ -123,7 +137,7 @@ def solve(
         batch,
         read_events(events),
     )
-    # What is prepared of a described field is kept for the next call; other fields may hold anything.
+    # Prepared problems of described fields are kept for the next call; other fields may hold anything.
     prepared = _PREPARED if isinstance(f, VectorField) else PreparedProblems()
     return prepared.find(settings, engine, parameters, y0, ts).run(parameters, y0, ts)
 
@@ -148,6 +162,8 @@ def _with_jacobian(f: Any, jacobian: Any) -> Callable:
 class NeuralODE(nn.Module):
     """A vector field with trainable parameters, solved as an initial-value problem.
 
+    ``model(y0, ts)`` returns the states (T, *y0.shape); ``model.solve(y0, ts)`` returns the whole `Solution`.
+
     Parameters
     ----------
     field : VectorField, torch.nn.Module or callable
@@ -155,14 +171,22 @@ class NeuralODE(nn.Module):
     solver, gradient, engine, compiled, batch, **control
         As in `solve`.
     seed : int
-        Seed of a described field's initial parameters.
+        Seed of the initial parameters of a described field.
     dtype : torch.dtype
-        Dtype in which a described field's parameters are kept; a solve computes in that of its initial state.
+        Dtype in which the parameters of a described field are kept; a solve computes in the dtype of its initial state.
 
-    Calling ``model(y0, ts)`` returns the states (T, *y0.shape), ``model.solve(y0, ts)`` the whole `Solution`.
+    Examples
+    --------
+    >>> import torch
+    >>> import pyneuralode as pn
+    >>> model = pn.NeuralODE(pn.MLP((2, 16, 2), "tanh"), solver="Tsit5", rtol=1e-4, atol=1e-4)
+    >>> ys = model(torch.tensor([1.0, 0.0]), torch.linspace(0, 1, 5))
+    >>> ys.square().sum().backward()
+    >>> ys.shape, model.weights["weight_1"].grad.shape
+    (torch.Size([5, 2]), torch.Size([16, 2]))
     """
 
-    # Further arguments of a subclass that a file keeps, under the names of its attributes.
+    # Names of the attributes of a subclass that are saved with the model and given to its constructor again.
     SAVED: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -192,9 +216,7 @@ class NeuralODE(nn.Module):
         if isinstance(field, VectorField):
             for name, value in field.initial(seed).items():
                 if hasattr(self.weights, name):
-                    raise ArgumentError(
-                        f"a parameter has the name {name!r}, which torch keeps for itself: name it {name}_."
-                    )
+                    raise ArgumentError(f"a parameter has the name {name!r}, which torch reserves: name it {name}_.")
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
         else:
             check_field(field)
@@ -203,16 +225,16 @@ class NeuralODE(nn.Module):
         self.prepared = PreparedProblems()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the field's parameters by name, in the documented order."""
+        """Return the parameters of the field by name, in the documented order."""
         return dict(self.field.named_parameters()) if isinstance(self.field, nn.Module) else dict(self.weights.items())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of the field's parameters as NumPy arrays by name, in the documented order."""
+        """Return copies of the parameters of the field as NumPy arrays by name, in the documented order."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self.tensors().items()}
 
     @torch.no_grad()
     def set_arrays(self, parameters: Mapping[str, Any]) -> None:
-        """Set the field's parameters from finite arrays or tensors by name; names and shapes must be those of `arrays`."""
+        """Set the parameters of the field from finite arrays or tensors with the names and shapes of `arrays`."""
         tensors = self.tensors()
         if set(parameters) != set(tensors):
             odd = min(set(parameters) ^ set(tensors))
@@ -226,7 +248,7 @@ class NeuralODE(nn.Module):
             tensors[name].copy_(value)
 
     def initial_state(self, y0: Any) -> Any:
-        """Return the state that is integrated for the caller's initial state; here the same."""
+        """Return the state that is integrated from for the caller's initial state; here they are the same."""
         return y0
 
     def prepare(
@@ -238,16 +260,16 @@ class NeuralODE(nn.Module):
         dense: bool = False,
         events: Event | Sequence[Event] = (),
     ) -> Prepared:
-        """Return this model's problem ready to be solved for values of the kind given, for loops of one's own.
+        """Return the model's problem ready to be solved for values of the kind given, for loops of your own.
 
-        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` is `solve` with all checks but those of the values made
-        before. The model keeps what was prepared for as long as nothing it depends on changes.
+        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` solves as `solve` does, but everything except the
+        values has already been checked. The model keeps the prepared problem until something it depends on changes.
         """
         parameters = self.tensors() if parameters is None else parameters
         return self.prepared.find(self.settings(dense, events), self.engine, parameters, self.initial_state(y0), ts)
 
     def settings(self, dense: bool = False, events: Event | Sequence[Event] = ()) -> Settings:
-        """Return what this model sets of a problem."""
+        """Return the parts of a problem that this model chooses."""
         solver = self.solver if isinstance(self.solver, Tableau) else find_solver(self.solver)
         watched = () if events == () else read_events(events)
         return Settings(self.field, solver, self.gradient, self.control, dense, self.compiled, self.batch, watched)
@@ -262,9 +284,9 @@ class NeuralODE(nn.Module):
         dense: bool = False,
         events: Event | Sequence[Event] = (),
     ) -> Solution:
-        """Solve from `y0` through `ts`; `parameters` stand in for the model's own, `dense` and `events` are as in `solve`.
+        """Solve from `y0` through `ts`, with the model's own parameters or with those given.
 
-        `y0` is the state at ``ts[0]``, or at `t0` where that is another time before it.
+        `y0` is the state at ``ts[0]``, or at `t0` if it is given. `dense` and `events` are as in `pyneuralode.solve`.
         """
         if t0 is not None:
             return self._solve_from(real_number("t0", t0), y0, ts, parameters=parameters, dense=dense, events=events)
@@ -276,7 +298,7 @@ class NeuralODE(nn.Module):
     def _solve_from(self, t0: float, y0: Any, ts: Any, **settings: Any) -> Solution:
         if np.ndim(ts[0]):
             raise ArgumentError(
-                f"t0 is {t0} and every sample has its own times: write each one's start at the head of its row."
+                f"t0 is {t0} and every sample has its own times: write the start of each sample at the head of its row."
             )
         if t0 == float(ts[0]):
             return self.solve(y0, ts, **settings)
@@ -292,25 +314,25 @@ class NeuralODE(nn.Module):
         return self.solve(y0, ts).ys
 
     def slope(self, t: float, y: Any) -> Any:
-        """Return dy/dt (like y) at time `t` for a whole state `y`, NumPy or torch; its added components included."""
+        """Return dy/dt (like y) at time `t` for a state `y`, NumPy or torch, that includes any added components."""
         return slope(self.field, self.tensors(), t, y)
 
     def check_gradient(self, y0: Any, ts: Any, **settings: Any) -> GradientCheck:
-        """Print, and return, a table of every gradient method: error, time and peak memory.
+        """Print and return a table of the error, time and peak memory of every gradient method.
 
-        The error is that of the model at its own tolerance, in float64, along random directions in the space of
-        parameters and initial state, against central differences of a tightly solved one.
+        Gradients of the model at its own tolerance, in float64, are compared with central differences of a tight solve,
+        along random directions in the space of the parameters and the initial state.
 
         Parameters
         ----------
         y0, ts
             As in a call.
         loss : callable, optional
-            ``loss(ys)`` -> tensor of shape (); the sum of squares unless given.
+            ``loss(ys)`` returns a tensor of shape (); default: the sum of squares.
         methods : sequence of str or GradientMethod, optional
-            All that the model's engine has for its `batch` unless given.
+            Default: all methods that the model's engine has for its `batch`.
         directions, seed : int
-            How many directions, and their seed.
+            The number of directions, and their seed.
         """
         check = check_gradient(self, y0, ts, **settings)
         print(check)
@@ -325,7 +347,7 @@ class NeuralODE(nn.Module):
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(
-                f"the solver {self.solver.name!r} is an own tableau: set model.solver to a catalog name to save."
+                f"the solver {self.solver.name!r} is a tableau of your own: set model.solver to a catalog name to save."
             )
         control = {
             k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)
@@ -345,7 +367,7 @@ class NeuralODE(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **settings: Any) -> NeuralODE:
-        """Return the model of a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the model of a file written by `save`; see `pyneuralode.load`."""
         gradient = dict(description["gradient"])
         if arrays:
             settings["dtype"] = torch.as_tensor(next(iter(arrays.values()))).dtype
@@ -365,8 +387,16 @@ class NeuralODE(nn.Module):
 class AugmentedNeuralODE(NeuralODE):
     """A neural ODE whose state is extended by `augment_dim` components that start at zero (Dupont et al. 2019).
 
-    The initial state (..., d) becomes (..., d + augment_dim); the field's dimension is d + augment_dim, and the states
-    returned keep all components: the first d are the caller's.
+    The initial state (..., d) becomes (..., d + augment_dim), which is also the dimension of the field. Returned states
+    have all components; the first d are the caller's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pyneuralode as pn
+    >>> model = pn.AugmentedNeuralODE(pn.MLP((3, 16, 3)), augment_dim=1)
+    >>> model(np.zeros((10, 2)), [0.0, 1.0]).shape
+    (2, 10, 3)
     """
 
     SAVED = ("augment_dim",)

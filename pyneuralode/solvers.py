@@ -2,17 +2,25 @@
 
 The names are SciML's, matched without regard to case.
 
-Solvers for stiff problems need the Jacobian of the field. The torch engine has it from autograd: for a described field
-one matrix for each sample, for a module or callable one of the whole state; for a function of NumPy arrays from
-differences. A module or callable can say more by its attributes (`jacobian` is an argument of `pyneuralode.solve` too)::
+Solvers for stiff problems need the Jacobian of the field. The torch engine computes it by autograd: one matrix per sample
+for a described field, one matrix of the whole state for a module or callable. For a function of NumPy arrays it takes
+finite differences. Attributes of a module or callable can say more (`jacobian` is also an argument of `pyneuralode.solve`)::
 
     class Kinetics(torch.nn.Module):
-        samplewise = True            # each vector along the last axis of y by itself: one small matrix for each
+        samplewise = True            # vectors along the last axis of y do not interact: one small matrix each
         def jacobian(self, t, y):    # (*y.shape, y.shape[-1]); without samplewise (*y.shape, *y.shape)
             ...
 
-and with ``matrix_free = True`` the Jacobian is never formed: linear systems are solved by GMRES, as they are anyway
-where the Jacobians together would hold more than ten million numbers.
+With ``matrix_free = True`` the Jacobian is never formed and linear systems are solved by GMRES. The engine also does this
+when the Jacobians together would hold more than ten million numbers.
+
+Examples
+--------
+>>> from pyneuralode.solvers import find_solver, solvers_of
+>>> find_solver("tsit5").order
+5
+>>> "FBDF" in solvers_of("torch"), "FBDF" in solvers_of("julia")
+(False, True)
 """
 
 from __future__ import annotations
@@ -24,10 +32,10 @@ from .errors import ArgumentError, unknown_name
 
 @dataclass(frozen=True)
 class Solver:
-    """One method: `order` of convergence, `kind`, `adaptive` if it estimates its error, and the engines that have it.
+    """A solver: its `order` of convergence, its `kind`, whether it is `adaptive`, and the engines that have it.
 
-    Kinds: "explicit"; "stabilized" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff ones);
-    "switching" between an explicit and a stiff one.
+    Kinds: "explicit"; "stabilized" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff
+    problems); "switching" (between an explicit solver and one for stiff problems).
     """
 
     name: str
@@ -73,7 +81,7 @@ SOLVERS: dict[str, Solver] = {
     )
 }
 
-# Those of equations with noise, of which only SOSRI and SRIW1 take any diagonal noise, and of residuals.
+# Solvers of equations with noise; only SOSRI and SRIW1 take any diagonal noise. Then solvers of residuals.
 SDE_SOLVERS: dict[str, Solver] = {
     solver.name: solver
     for solver in (
@@ -93,14 +101,14 @@ RESIDUAL_SOLVERS: dict[str, Solver] = {
         Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),
     )
 }
-# Those of the catalog that take a mass matrix with rows of zeros.
+# Solvers of the catalog that take a mass matrix with rows of zeros.
 MASS_MATRIX_SOLVERS = {name: SOLVERS[name] for name in ("Rodas5P", "Rosenbrock23", "FBDF")}
 
 _LOWERED = {name.lower(): name for name in SOLVERS}
 
 
 def find_solver(name: str) -> Solver:
-    """Return the catalog's entry for `name`, matched without regard to case."""
+    """Return the solver of a name, matched without regard to case."""
     try:
         return SOLVERS[_LOWERED[name.lower()]]
     except (KeyError, AttributeError):

@@ -58,10 +58,10 @@ def test_own_module_finds_the_force(tmp_path):
     assert files == []
 
 
-def test_own_tableau_sees_the_orders(tmp_path):
+def test_own_tableau_measures_the_orders(tmp_path):
     text, files = run("own_tableau", tmp_path)
-    assert number("Ralston2: order 2 written down, # seen", text) == pytest.approx(2, abs=0.1)
-    assert number("Ralston3: order 3 written down, # seen", text) == pytest.approx(3, abs=0.1)
+    assert number("Ralston2: order 2 expected, # measured", text) == pytest.approx(2, abs=0.1)
+    assert number("Ralston3: order 3 expected, # measured", text) == pytest.approx(3, abs=0.1)
     assert number("steps, error #", text) < 1e-5
     assert files == []
 
@@ -69,7 +69,7 @@ def test_own_tableau_sees_the_orders(tmp_path):
 def test_equations_finds_the_parameters(tmp_path):
     text, files = run("equations", tmp_path)
     for name, value in {"growth": 1.1, "hunting": 0.4, "gain": 0.25, "death": 0.4}.items():
-        assert number(f"{name}: {value} written down, # found", text) == pytest.approx(value, rel=0.1)
+        assert number(f"{name}: true value {value}, fitted #", text) == pytest.approx(value, rel=0.1)
     assert 0.15 < number("root mean square error #", text) < 0.25  # the noise is 0.2
     assert files == []
 

@@ -1,6 +1,5 @@
 """Fields as descriptions: a user's own is solved, saved and loaded; what cannot be registered or read is refused."""
 
-import doctest
 import importlib
 import json
 import sys
@@ -227,14 +226,3 @@ def test_a_description_with_an_unknown_argument_is_a_damaged_file(tmp_path):
     save_file(arrays, str(path), {"pyneuralode": json.dumps(description)})
     with pytest.raises(pn.ModelFileError, match="ForcedPendulum has no argument 'mass': it takes damping, frequencies"):
         pn.load(path)
-
-
-DOCUMENTED = [kind for name, kind in registered_fields().items() if getattr(pn, name, None) is kind]
-
-
-@pytest.mark.parametrize("kind", [pn.VectorField, *DOCUMENTED], ids=lambda kind: kind.__name__)
-def test_the_example_in_a_docstring_runs(kind, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    example = doctest.DocTestParser().get_doctest(kind.__doc__, {"__name__": "example"}, kind.__name__, None, None)
-    assert example.examples
-    assert doctest.DocTestRunner().run(example).failed == 0

@@ -14,7 +14,7 @@ from .setup_julia import setup_julia
 from .training import train
 
 app = typer.Typer(
-    help="Neural differential equations: fit your data, solve the fit, compute published results again.",
+    help="Neural differential equations: fit data, solve fitted models, recompute published results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a bug of ours shows Python's plain traceback
@@ -46,16 +46,20 @@ def _options(
 @app.command()
 @one_sentence()
 def report(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Reports to compute.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="IDS", help="Reports to compute; --list names them.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("pyneuralode-report"),
-    quick: Annotated[bool, typer.Option("--quick", help="Take a few minutes instead of the full computation.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Compute at a small scale, in minutes.")] = False,
     engine: Annotated[str, typer.Option(help="auto, torch or julia.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes at once.", show_default="one per core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Number of parallel processes.", show_default="one per core")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a target is missed.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the reports and end.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the reports and exit.")] = False,
 ) -> None:
-    """Compute published results again and write a page with our numbers beside theirs."""
+    """Recompute published results and write a page with our numbers beside theirs."""
     from ..reports.registry import REPORTS
 
     if list_ or not ids:
@@ -84,24 +88,24 @@ def report(
 def fit(
     data: Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
     out: Annotated[Path, typer.Option(help="Folder for the model, the figure and the numbers.")],
-    time: Annotated[str | None, typer.Option(help="Column of the times.", show_default="the first")] = None,
+    time: Annotated[str | None, typer.Option(help="Column that holds the times.", show_default="the first")] = None,
     columns: Annotated[
         str | None, typer.Option(metavar="A,B", help="Columns to fit.", show_default="all others")
     ] = None,
-    hidden: Annotated[str, typer.Option(help="Widths of the net's hidden layers.")] = "32,32",
-    activation: Annotated[str, typer.Option(help="Activation between the layers.")] = "tanh",
-    augment: Annotated[int, typer.Option(help="Hidden state components added to the columns.")] = 0,
+    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers of the network.")] = "32,32",
+    activation: Annotated[str, typer.Option(help="Activation function of the hidden layers.")] = "tanh",
+    augment: Annotated[int, typer.Option(help="Extra state components, added to the columns.")] = 0,
     solver: Annotated[str, typer.Option(help="Solver, by its SciML name.")] = "Tsit5",
-    gradient: Annotated[str, typer.Option(help="Gradient method.")] = "Backprop",
+    gradient: Annotated[str, typer.Option(help="Gradient method, such as Checkpointed.")] = "Backprop",
     rtol: Annotated[float, typer.Option(help="Relative tolerance of the solves.")] = 1e-6,
     atol: Annotated[float, typer.Option(help="Absolute tolerance, in standard deviations of a column.")] = 1e-6,
     spans: Annotated[
-        str, typer.Option(metavar="10,20,30", help="End times of the growing spans; auto takes five.")
+        str, typer.Option(metavar="10,20,30", help="End times of the growing spans; auto chooses five.")
     ] = "auto",
     optimizer: Annotated[str, typer.Option(help="adam, adamw, rmsprop, sgd or lbfgs.")] = "adam",
     lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the optimizer's")] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations for each span.")] = 300,
-    finish: Annotated[int, typer.Option(help="L-BFGS iterations at the end.")] = 200,
+    iterations: Annotated[int, typer.Option(help="Iterations per span.")] = 300,
+    finish: Annotated[int, typer.Option(help="L-BFGS iterations after the last span.")] = 200,
     seed: Annotated[int, typer.Option(help="Seed of the initial parameters.")] = 0,
 ) -> None:
     """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best fit so far."""
@@ -148,12 +152,15 @@ def fit(
 @one_sentence()
 def solve(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
-    out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure goes beside the table.")],
+    out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure is written next to the table.")],
     times: Annotated[
-        str | None, typer.Option(metavar="0:10:101", help="Times, also as 0,1,2.5.", show_default="the fitted span")
+        str | None,
+        typer.Option(
+            metavar="0:10:101", help="Times as first:last:count, or as a list 0,1,2.5.", show_default="the fitted span"
+        ),
     ] = None,
     y0: Annotated[
-        str | None, typer.Option(metavar="1,0", help="State at the first of the times.", show_default="the fitted one")
+        str | None, typer.Option(metavar="1,0", help="State at the first time.", show_default="the fitted one")
     ] = None,
 ) -> None:
     """Solve a saved model at given times and write a table and a figure."""

@@ -1,4 +1,4 @@
-"""Commands `pyneuralode train odenet` and `train anodev2`: their options, and what they print."""
+"""The commands `pyneuralode train odenet` and `train anodev2`: their options, and what they print."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def odenet(
     solver: Annotated[str, typer.Option(help="Solver of the ODE block, by its SciML name.")] = "Euler",
     steps: Annotated[int, typer.Option(help="Steps of the ODE block.")] = 20,
     recipe: Annotated[
-        str, typer.Option(help="review (five epochs), or digits (two epochs, minutes on two cores).")
+        str, typer.Option(help="review (five epochs) or digits (two epochs, some minutes on two cores).")
     ] = "review",
     epochs: Epochs = None,
     batch: Batch = None,
@@ -53,12 +53,15 @@ def anodev2(
     variant: Annotated[
         str, typer.Option(help="baseline, neural_ode, anode, anodev2_one or anodev2_two.")
     ] = "anodev2_one",
-    steps: Annotated[int | None, typer.Option(help="Steps Nt of a block.", show_default="the paper's")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of each ODE block (Nt in the paper).", show_default="the paper's")
+    ] = None,
     recipe: Annotated[
-        str, typer.Option(help="paper (350 epochs, for a GPU), or short (two cores, minutes).")
+        str, typer.Option(help="paper (350 epochs, for a GPU) or short (some minutes on two cores).")
     ] = "paper",
     reduced: Annotated[
-        bool, typer.Option("--reduced", help="Use the set of 10,000 and 1,000 images, in train10k.npz and test1k.npz.")
+        bool,
+        typer.Option("--reduced", help="Use 10,000 training and 1,000 test images, from train10k.npz and test1k.npz."),
     ] = False,
     epochs: Epochs = None,
     batch: Batch = None,

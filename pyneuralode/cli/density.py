@@ -17,18 +17,18 @@ _BATCH_SEED = 2022
 
 @one_sentence()
 def fit_density(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="PNG, JPEG, ...: the darker, the denser.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or other image; darker means denser.")],
     out: Annotated[Path, typer.Option(help="Folder for the flow, the figure, the animation and the numbers.")],
     updates: Annotated[int, typer.Option(help="Updates of the flow.")] = 1500,
-    batch: Annotated[int, typer.Option(help="Fresh points per update.")] = 512,
-    width: Annotated[int, typer.Option(help="Units of the flow's net.")] = 64,
-    hidden: Annotated[int, typer.Option(help="Hidden units of the net that computes its weights.")] = 64,
+    batch: Annotated[int, typer.Option(help="New points per update.")] = 512,
+    width: Annotated[int, typer.Option(help="Units of the network of the flow.")] = 64,
+    hidden: Annotated[int, typer.Option(help="Hidden units of the network that computes the weights.")] = 64,
     lr: Annotated[float, typer.Option(help="Highest learning rate of Adam.")] = 0.01,
-    bright: Annotated[bool, typer.Option("--bright", help="The brighter, the denser.")] = False,
+    bright: Annotated[bool, typer.Option("--bright", help="Brighter means denser.")] = False,
     frames: Annotated[int, typer.Option(help="Frames of the animation.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
 ) -> None:
-    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best fit so far."""
+    """Fit a continuous normalizing flow to an image read as a density, and draw it; Ctrl-C keeps the best fit so far."""
     from ..arguments import whole_number
     from ..datasets.densities import read_image
     from ..errors import SolverError

@@ -14,11 +14,9 @@ from .error_reporting import one_sentence
 
 @one_sentence()
 def doctor(
-    time: Annotated[
-        bool, typer.Option("--time", help="Start the engines and time how long a first gradient takes.")
-    ] = False,
+    time: Annotated[bool, typer.Option("--time", help="Start the engines and time a first gradient.")] = False,
 ) -> None:
-    """Show what this installation runs on and what to do next. Downloads nothing; only --time starts Julia."""
+    """Show what is installed and what to do next. Downloads nothing; only --time starts Julia."""
     from importlib.metadata import PackageNotFoundError, version
 
     from .. import __version__

@@ -17,14 +17,17 @@ def setup_julia(
         typer.Option(metavar="DIR", help="Folder of the Julia project.", show_default="one in your data folder"),
     ] = None,
     sysimage: Annotated[
-        bool, typer.Option("--sysimage", help="Also build a system image: faster starts, half an hour longer.")
+        bool,
+        typer.Option(
+            "--sysimage", help="Also build a system image: starts are faster, the setup takes half an hour longer."
+        ),
     ] = False,
     with_diffeqpy: Annotated[
         bool, typer.Option("--with-diffeqpy", help="Also install diffeqpy's Julia packages (large).")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Install and compile what the Julia engine needs, and solve a first problem with it."""
+    """Install and compile what the Julia engine needs, and solve a test problem with it."""
     from ..engines.julia_engine.executables import setting
     from ..engines.julia_engine.install_record import default_project
     from ..engines.julia_engine.installation import LOG, Installation, download_julia, find_julia

@@ -1,4 +1,4 @@
-"""`pyneuralode train`: the group of its commands, and the flow of MNIST. Under torchrun they train on several devices."""
+"""`pyneuralode train`: its group of commands, and `mnist-flow`. Under torchrun they train on several devices."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ train.command("anodev2")(anodev2)
 def mnist_flow(
     out: Out,
     scale: Annotated[
-        str, typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (two cores, 15 minutes).")
+        str,
+        typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (15 minutes on two cores)."),
     ] = "report",
-    updates: Annotated[int | None, typer.Option(help="Updates.", show_default="the scale's")] = None,
+    updates: Annotated[int | None, typer.Option(help="Number of updates.", show_default="the scale's")] = None,
     channels: Annotated[int | None, typer.Option(help="Hidden channels.", show_default="the scale's")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per update, over all processes.", show_default="the scale's")
+        int | None, typer.Option(help="Images per update, over all processes together.", show_default="the scale's")
     ] = None,
     images: Images = None,
     precision: Annotated[
-        str | None, typer.Option(help="Of the convolutions: float32 or bfloat16.", show_default="the scale's")
+        str | None, typer.Option(help="Precision of the convolutions: float32 or bfloat16.", show_default="the scale's")
     ] = None,
     device: Device = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of MNIST's files.", show_default="$PYNEURALODE_DATA/mnist, then the cache"),
+        typer.Option(help="Folder of the MNIST files.", show_default="$PYNEURALODE_DATA/mnist, then the cache"),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
     resume: Resume = False,

@@ -1,7 +1,7 @@
-"""The protocol of backends, and of what they prepare.
+"""The protocol of backends and of the problems that they prepare.
 
-A backend says of a whole problem why it does not take it, or prepares it; what it prepared solves the problem for any
-values of its kind, as often as wanted and from any number of threads.
+A backend looks at a whole problem and either says why it cannot solve it, or prepares it. A prepared problem is solved for
+any values of its kind, any number of times and from any number of threads.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from ..problem import Problem, Signature, Solution
 
 
 class Prepared(ABC):
-    """A problem that is ready to be solved.
+    """A problem that is ready to be solved, as `NeuralODE.prepare` returns it.
 
     Attributes
     ----------
     problem : Problem
+        The problem, without its values.
     engine : str
-        What solves it, as `Solution.engine` names it.
+        The name of what solves it, as in `Solution.engine`.
     """
 
     engine: str
@@ -32,7 +33,7 @@ class Prepared(ABC):
         self.problem = problem
 
     def solve(self, parameters: Mapping[str, Any], y0: Any, ts: Any, *, noise: Tensor | None = None) -> Solution:
-        """Solve for these values, which are of the kind that the problem was prepared for.
+        """Solve for values of the kind that the problem was prepared for.
 
         Parameters
         ----------
@@ -42,9 +43,24 @@ class Prepared(ABC):
         ts : array or tensor (T,), or as `batch="independent"` takes them
             Times; the solve starts at the first.
         noise : tensor (n, d), optional
-            Of a flow whose trace is estimated.
+            The noise of a flow whose trace is estimated.
 
-        Raises ArgumentError for values of another kind, SolverError where the solve cannot reach its end.
+        Raises
+        ------
+        ArgumentError
+            For values of another kind.
+        SolverError
+            If the solve cannot reach its end.
+
+        Examples
+        --------
+        >>> import torch
+        >>> import pyneuralode as pn
+        >>> model = pn.NeuralODE(pn.MLP((2, 16, 2)))
+        >>> y0, ts = torch.ones(2), torch.linspace(0, 1, 5)
+        >>> prepared = model.prepare(y0, ts)
+        >>> [prepared.solve(model.tensors(), scale * y0, ts).ys.shape for scale in (1.0, 2.0)]
+        [torch.Size([5, 2]), torch.Size([5, 2])]
         """
         expected, found = self.problem.signature, Signature.of(parameters, y0, ts)
         if found.key != expected.key:
@@ -53,35 +69,35 @@ class Prepared(ABC):
 
     @abstractmethod
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Solve for values that are known to be of the problem's kind; those of a flow may bring their noise."""
+        """Solve for values that are known to be of the problem's kind; a flow is also given its noise."""
 
 
 class Backend(ABC):
-    """What solves problems: an engine, or one of an engine's paths."""
+    """Base of what solves problems: an engine, or one of the paths of an engine."""
 
     name: str
 
     @abstractmethod
     def unsupported(self, problem: Problem) -> str | None:
-        """Return the sentence that says why this backend does not take a problem, and what to change; None if it does."""
+        """Return a sentence that says why this backend cannot solve a problem and what to change; None if it can."""
 
     @abstractmethod
     def prepare(self, problem: Problem) -> Prepared:
-        """Return a problem that is not `unsupported`, ready to be solved."""
+        """Return a problem ready to be solved; it must not be `unsupported`."""
 
     def yields(self, problem: Problem) -> str | None:
-        """Return the sentence that says why "auto" leaves a problem to others; None if it does not."""
+        """Return a sentence that says why "auto" should leave a problem to another backend; None if it should not."""
         return None
 
 
 class Paths(Backend):
-    """Several backends in order: the first that takes a problem has it."""
+    """Several backends in order; the first that supports a problem solves it."""
 
     def __init__(self, name: str, paths: Iterable[Backend]):
         self.name, self.paths = name, tuple(paths)
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Return None if one of the paths takes the problem, else what the last of them, the most general one, says."""
+        """Return None if one of the paths supports the problem, else the sentence of the last path, the most general one."""
         sentence = None
         for path in self.paths:
             sentence = path.unsupported(problem)
@@ -90,7 +106,7 @@ class Paths(Backend):
         return sentence
 
     def first(self, problem: Problem) -> Backend:
-        """Return the path that takes a problem which is not `unsupported`."""
+        """Return the path that solves a problem; it must not be `unsupported`."""
         return next(path for path in self.paths if path.unsupported(problem) is None)
 
     def prepare(self, problem: Problem) -> Prepared:
@@ -98,7 +114,10 @@ class Paths(Backend):
 
 
 def _check_same_kind(expected: Signature, found: Signature) -> None:
-    """Raise unless values of one kind may be solved by what was prepared for another: less may be differentiated."""
+    """Raise unless values of the kind found can be solved by what was prepared for the kind expected.
+
+    They may only differ in that fewer values are differentiated.
+    """
     pairs = {
         "y0": ((expected.layout, expected.dtype, expected.device), (found.layout, found.dtype, found.device)),
         "parameters": (expected.parameters, found.parameters),
@@ -113,5 +132,5 @@ def _check_same_kind(expected: Signature, found: Signature) -> None:
         {"tangents"} if found.tangents > expected.tangents else set()
     ):
         raise ArgumentError(
-            f"{', '.join(sorted(more))} is to be differentiated, which was not so when this was prepared: prepare again."
+            f"{', '.join(sorted(more))} is to be differentiated, but was not when this was prepared: prepare again."
         )

@@ -1,4 +1,11 @@
-"""The one door: the registry of backends, what "auto" means here, and who solves a problem."""
+"""The registry of backends, and the choice of the one that solves a problem.
+
+Examples
+--------
+>>> from pyneuralode.engines.registry import engines
+>>> engines()[:3]
+('auto', 'julia', 'torch')
+"""
 
 from __future__ import annotations
 
@@ -25,35 +32,35 @@ def _torch() -> Backend:
 
 
 def _julia() -> Backend:
-    from .julia_engine.backend import JULIA  # most installations never need it
+    from .julia_engine.backend import JULIA  # imported late: most installations never need it
 
     return JULIA
 
 
-# In the order in which "auto" asks them, where they are there.
+# In the order in which "auto" asks those that are installed.
 _BACKENDS: dict[str, Callable[[], Backend]] = {"julia": _julia, "torch": _torch}
 _announced: set[str] = set()
 
 
 def register(backend: Backend) -> None:
-    """Add a backend, which is then taken where it is named: ``engine=backend.name``."""
+    """Add a backend, which then solves the problems that name it: ``engine=backend.name``."""
     if backend.name in ("auto", *_BACKENDS):
         raise ArgumentError(f"name is {backend.name!r}, which is a backend already: give another name.")
     _BACKENDS[backend.name] = lambda: backend
 
 
 def engines() -> tuple[str, ...]:
-    """Return what `engine` may be."""
+    """Return the values that `engine` may have."""
     return ("auto", *_BACKENDS)
 
 
 def choose_engine(engine: str) -> str:
-    """Return the engine that `engine` means here, before a problem is known: "auto" takes Julia where it is ready.
+    """Return the name of the engine that `engine` stands for on this machine, before a problem is known.
 
-    "auto" is what the environment variable `PYNEURALODE_ENGINE` says, else Julia where it is installed and ready, else
-    torch; the log says once which one, and why. Nothing is started.
+    "auto" stands for the engine named by the environment variable `PYNEURALODE_ENGINE`, else for Julia if it is installed
+    and ready, else for torch. The log says once which one, and why. Nothing is started.
 
-    Raises EngineError for "julia" where there is none, with what to do.
+    Raises EngineError for "julia" if Julia is not ready; the message says what to do.
     """
     name = str(engine).lower()
     if name not in engines():
@@ -92,15 +99,15 @@ def _announce(sentence: str) -> None:
 
 
 def _circumstances(engine: str) -> tuple:
-    """Return what `choose` looks at beside the problem, cheap to make."""
+    """Return what `choose` depends on besides the problem; cheap to make."""
     get = os.environ.get
     return engine, session.runs(), get("PYNEURALODE_ENGINE"), get("PYNEURALODE_JULIA"), get("PATH")
 
 
 def choose(problem: Problem, engine: str) -> Backend:
-    """Return the backend that solves a problem: the one named, or with "auto" the first that takes it.
+    """Return the backend that solves a problem: the one named, or with "auto" the first that supports it.
 
-    Raises ArgumentError with the backend's own sentence where it does not take the problem, or with what each of them says.
+    Raises ArgumentError if there is none; the message is the backend's own sentence, or quotes each backend that was asked.
     """
     first = choose_engine(engine)
     if str(engine).lower() != "auto":
@@ -124,12 +131,12 @@ def choose(problem: Problem, engine: str) -> Backend:
 
 
 def prepare(problem: Problem, engine: str = "auto") -> Prepared:
-    """Return a problem ready to be solved, on the engine named or on the first that takes it."""
+    """Return a problem ready to be solved, on the engine named or on the first that supports it."""
     return choose(problem, engine).prepare(problem)
 
 
 class Settings(NamedTuple):
-    """What a caller sets of a problem; see `Problem`."""
+    """The parts of a problem that a caller chooses; see `Problem`."""
 
     field: Any
     solver: Any
@@ -143,14 +150,14 @@ class Settings(NamedTuple):
     form: Noise | MassMatrix | Residual | None = None
 
     def problem(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Problem:
-        """Return the problem for values of this kind."""
+        """Return the problem with these settings for values of the kind given."""
         return Problem(signature=Signature.of(parameters, y0, ts), **self._asdict())
 
 
 class PreparedProblems:
-    """The problems that their owner has prepared, found again while nothing they depend on is another object.
+    """The problems that a model has prepared, reused as long as everything they depend on is the same object.
 
-    Copies of the owner start empty. Threads may prepare the same problem twice, which does no harm.
+    Copies of the model start empty. Threads may prepare the same problem twice, which does no harm.
     """
 
     MOST = 16
@@ -159,8 +166,8 @@ class PreparedProblems:
         self._kept: dict[Any, tuple[Prepared, Settings]] = {}
 
     def find(self, settings: Settings, engine: str, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Prepared:
-        """Return the problem of these settings for values of this kind, prepared now unless it was before."""
-        # What is kept holds the settings, so that no other object can come to have their identities.
+        """Return the prepared problem of these settings for values of the kind given; prepare it if there is none."""
+        # The settings are kept too, so that no other object can get their identities.
         key = (tuple(map(id, settings)), _circumstances(engine), value_key(parameters, y0, ts))
         found = self._kept.get(key)
         if found is not None:

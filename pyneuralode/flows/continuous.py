@@ -79,6 +79,7 @@ class ContinuousFlow(NeuralODE):
 
     Examples
     --------
+    >>> import numpy as np
     >>> import pyneuralode as pn
     >>> flow = pn.ContinuousFlow(pn.HyperMLP(dim=2, width=8, hidden=8))
     >>> flow.sample(3).shape, flow.log_prob(np.zeros((3, 2))).shape

@@ -47,6 +47,8 @@ class PlanarFlow(nn.Module):
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode import PlanarFlow
     >>> flow = PlanarFlow(2, depth=4)
     >>> x, log_prob = flow.sample_and_log_prob(5)
     >>> x.shape, torch.allclose(flow.log_prob(x), log_prob, atol=1e-4)

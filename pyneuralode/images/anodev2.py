@@ -69,6 +69,8 @@ def image_model(
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode.images import image_model
     >>> model = image_model("resnet4", "anodev2_one")
     >>> model(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])

@@ -82,6 +82,8 @@ class ConvDynamics(nn.Module):
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode.images import ConvDynamics
     >>> ConvDynamics(8)(torch.tensor(0.5), torch.zeros(2, 8, 6, 6)).shape
     torch.Size([2, 8, 6, 6])
     """

@@ -66,6 +66,7 @@ class CoupledODE(nn.Module):
     --------
     Configuration two, for dynamics with one convolution:
 
+    >>> import torch
     >>> from pyneuralode.images import CoupledODE, ReactionDiffusionAdvection
     >>> class Dynamics(torch.nn.Module):
     ...     def __init__(self):

@@ -58,6 +58,8 @@ class ODEEvolution(Evolution):
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode.images import ODEEvolution
     >>> decay = ODEEvolution(lambda t, w: -w, "RK4")
     >>> [round(float(w), 3) for w in decay.trajectory(torch.tensor(1.0), [0.0, 0.5, 1.0])]
     [1.0, 0.607, 0.368]
@@ -119,6 +121,8 @@ class ReactionDiffusionAdvection(Evolution):
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode.images import ReactionDiffusionAdvection
     >>> q = ReactionDiffusionAdvection((4, 3, 5, 5), shared="layer", rho=-1.0)
     >>> w = q.advance(0.0, torch.ones(4, 3, 5, 5), 0.5)
     >>> round(float(w[0, 0, 0, 0].detach()), 4)  # exp(-0.5)

@@ -83,6 +83,8 @@ def classifier(
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode.images import classifier
     >>> model = classifier("odenet", channels=8, steps=4)
     >>> model(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])

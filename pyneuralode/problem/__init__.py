@@ -1,4 +1,4 @@
-"""What every engine takes and gives: the problem, its controls and events, the values of a solve, and its solution."""
+"""What engines take and return: problems with their controls and events, the values of a solve, and solutions."""
 
 from .control import NORMS, Control, make_control
 from .event import Event, read_events

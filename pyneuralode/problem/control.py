@@ -1,4 +1,4 @@
-"""The controls of a solve: tolerances, sizes of steps, times that steps end on."""
+"""The controls of a solve: tolerances, step sizes, and times at which steps must end."""
 
 from __future__ import annotations
 
@@ -18,27 +18,37 @@ NORMS = ("joint", "samples")
 
 @dataclass(frozen=True)
 class Control:
-    """How steps are chosen.
+    """The settings by which a solver chooses its steps; `pyneuralode.solve` takes each as a keyword argument.
 
     Parameters
     ----------
     rtol, atol : float or array of the state's shape
         The error of a step is measured as the root mean square of error / (atol + rtol |y|) and kept below 1.
     norm : {"joint", "samples"}
-        Whether that mean is over the whole state, or over each sample alone, and the largest counts: then no sample's error
-        hides among those of many others. Samples lie along the state's first axis; a state of one axis is one sample.
+        "joint" takes that mean over the whole state. "samples" takes it over each sample and keeps the largest, so that the
+        error of one sample is not averaged away by many others. Samples lie along the first axis of the state; a state
+        with one axis is one sample.
     step_size : float, optional
-        Size of fixed steps (time units). Without it a method that estimates its error adapts its steps, and
-        one that does not steps from one of the times asked for to the next.
+        Size of fixed steps (time units). Without it, a method that estimates its error adapts its steps, and any other
+        method takes one step between consecutive times of the solve.
     first_step, min_step, max_step : float, optional
-        Sizes of the first, smallest and largest adaptive step (time units). No adaptive step is shorter than 10 spacings
-        of the numbers around t either; a solve ends in a SolverError where the error of the smallest one is too large.
+        Sizes of the first, smallest and largest adaptive step (time units). An adaptive step is never shorter than 10
+        floating-point spacings at t. A solve whose error is too large at the smallest step ends in a SolverError.
     max_steps : int
-        Most steps, accepted and rejected, of one solve.
+        Largest number of steps, accepted and rejected, of one solve.
     tstops : sequence of float
-        Times that a step must end on, in any order; those outside the span are ignored. Where the field jumps, or does much
-        within a short time, a step across may miss it. The field is evaluated at these times themselves, by the step that
-        ends there and by the one that begins there; one that jumps there best has the value that it goes on with.
+        Times at which a step must end, in any order; those outside the span are ignored. Use them where the field jumps or
+        changes quickly, which a longer step could miss. The field is evaluated exactly at these times, both by the step
+        that ends there and by the step that begins there. A field that jumps at such a time should return its value after
+        the jump.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> pn.Control(rtol=1e-8, tstops=[5.0, 2.0]).tstops
+    (2.0, 5.0)
+    >>> pn.solve(lambda t, y: -y, [1.0], [0.0, 1.0], solver="RK4", step_size=0.25).accepted
+    4
     """
 
     rtol: Any = 1e-6
@@ -82,12 +92,12 @@ class Control:
         whole_number("max_steps", self.max_steps)
 
     def suits_any_state(self, eps: float) -> bool:
-        """Return whether the tolerances are plain numbers with which nothing is wrong whatever the state, the usual case."""
+        """Return whether the tolerances are plain numbers that are valid for every state, the usual case."""
         plain = isinstance(self.rtol, (int, float)) and isinstance(self.atol, (int, float))
         return plain and self.rtol >= 2 * eps and self.atol > 0
 
     def check_against(self, y0: np.ndarray, dtype: str, eps: float) -> None:
-        """Raise if the tolerances ask for more digits than numbers of `dtype` have, or for none at all, at y0 (n,)."""
+        """Raise if the tolerances at y0 (n,) are tighter than `dtype` can resolve, or are 0 for a component."""
         rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
         advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
         if (rtol[rtol > 0] < 2 * eps).any():
@@ -104,7 +114,7 @@ class Control:
 
 
 def _read_tstops(tstops: Any) -> tuple[float, ...]:
-    """Return the times, rising."""
+    """Return the times as floats in rising order."""
     if isinstance(tstops, tuple) and not tstops:
         return ()
     array = np.asarray(tstops.detach().cpu() if hasattr(tstops, "detach") else tstops)
@@ -114,7 +124,7 @@ def _read_tstops(tstops: Any) -> tuple[float, ...]:
 
 
 def make_control(settings: Mapping[str, Any]) -> Control:
-    """Return the `Control` of keyword arguments; an unknown one is answered with the known ones."""
+    """Return the `Control` of keyword arguments; the error for an unknown one lists the known ones."""
     try:
         return _known_control(tuple([(name, type(value), value) for name, value in settings.items()]))
     except TypeError:  # arrays and lists have no hash
@@ -123,7 +133,7 @@ def make_control(settings: Mapping[str, Any]) -> Control:
 
 @lru_cache(maxsize=256)
 def _known_control(settings: tuple[tuple[str, type, Any], ...]) -> Control:
-    """Return the same object for the same numbers: what is prepared is found by it."""
+    """Return the same object for the same numbers, since prepared problems are found by its identity."""
     return _new_control({name: value for name, _, value in settings})
 
 

@@ -1,4 +1,4 @@
-"""Events: conditions on time and state that a solve watches."""
+"""Events: conditions on time and state that are watched during a solve."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ from ..errors import ArgumentError
 
 @dataclass(frozen=True)
 class Event:
-    """A condition on time and state that a solve watches: it happens where the condition crosses zero.
+    """An event: it happens where a condition on time and state crosses zero.
 
     Parameters
     ----------
     condition : callable
-        ``condition(t, y)``, called as the field is; returns a number or a tensor of one element (with
+        ``condition(t, y)``, called like the field; returns a number or a tensor of one element (with
         ``batch="independent"``: one number per sample, (B,)).
     terminal : bool
-        Whether the solve ends there (with ``batch="independent"``: that of the sample).
+        Whether the solve ends at the event (with ``batch="independent"``: the solve of that sample).
     direction : {0, 1, -1}
-        Count crossings both ways, only rising ones (from below zero), or only falling ones.
+        Which crossings count: all, only rising ones (from below zero), or only falling ones.
 
-    A crossing is seen by a change of sign. Every step is looked at in 10 places inside it, as its interpolant has the
-    state there, and at its end: two crossings are missed where both lie between neighbors of those places, 1/11 of a step
-    apart, which `max_step` prevents. To reach zero is to cross it, whatever the condition does then; one that is zero at
-    the start of the solve does not count there, so that a solve may go on from an event. A condition that is NaN where
-    the solve goes, before its first terminal event, ends it in a SolverError that names the time.
+    Notes
+    -----
+    Crossings are found by changes of sign. The condition is evaluated at the end of every step and at 10 points inside it,
+    on the solver's interpolant. Two crossings between neighboring points, 1/11 of a step apart, are missed; a smaller
+    `max_step` prevents this. Reaching zero counts as crossing it, whatever the condition does afterward. A zero at the
+    start of the solve does not count, so that a solve can continue from an event. A condition that becomes NaN before the
+    first terminal event ends the solve in a SolverError that names the time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pyneuralode as pn
+    >>> ball = lambda t, y: np.array([y[1], -9.81])  # height and speed
+    >>> ground = pn.Event(lambda t, y: y[0], direction=-1)
+    >>> pn.solve(ball, [10.0, 0.0], [0.0, 5.0], events=ground).message
+    'event 0 at t = 1.42784'
     """
 
     condition: Callable
@@ -44,9 +55,9 @@ class Event:
 
 
 def read_events(events: Any) -> tuple[Event, ...]:
-    """Return one event, several or none as a tuple."""
+    """Return the events as a tuple, whether there is one, several or none."""
     several = tuple(events) if isinstance(events, (list, tuple)) else () if events is None else (events,)
     for event in several:
         if not isinstance(event, Event):
-            raise ArgumentError(f"events holds a {type(event).__name__}: give pn.Event(condition) or a list of such.")
+            raise ArgumentError(f"events holds a {type(event).__name__}: give pn.Event(condition) or a list of them.")
     return several

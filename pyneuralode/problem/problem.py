@@ -1,4 +1,4 @@
-"""A problem: what is integrated, how, and the kind of values it is solved for. The values themselves come later."""
+"""Problems: what is integrated, how, and for what kind of values. The values themselves come with each solve."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ BATCHES = ("joint", "independent")
 
 @dataclass(frozen=True)
 class PathIntegrals:
-    """What a continuous flow integrates along each sample's path beside its state.
+    """What a continuous flow integrates along the path of each sample, in addition to its state.
 
     Attributes
     ----------
     estimated : bool
-        Whether the trace of the Jacobian is estimated with a noise e as e^T J e (Hutchinson), or exact.
+        Whether the trace of the Jacobian is estimated as e^T J e from noise e (Hutchinson) rather than exact.
     kinetic, jacobian : bool
         Whether |f|^2 and the squared Frobenius norm of the Jacobian are integrated too.
     """
@@ -41,7 +41,7 @@ class PathIntegrals:
 
 @dataclass(frozen=True)
 class Noise:
-    """Ito's noise ``size(t, y) dW``, independent for each component, drawn from `seed`."""
+    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component and drawn from `seed`."""
 
     size: Callable
     seed: int
@@ -56,7 +56,7 @@ class MassMatrix:
 
 @dataclass(frozen=True)
 class Residual:
-    """``f(t, y, dy/dt) = 0`` from the slope dy0; `differential` marks the components whose slopes occur in it."""
+    """``f(t, y, dy/dt) = 0`` with initial slope dy0; `differential` marks the components whose slopes occur in f."""
 
     dy0: Any
     differential: Any = None
@@ -64,7 +64,7 @@ class Residual:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """An initial-value problem without its numbers: all that does not change while a solve is repeated.
+    """An initial-value problem without its values: everything that stays the same when the solve is repeated.
 
     Attributes
     ----------
@@ -73,18 +73,21 @@ class Problem:
     signature : Signature
         The kind of the values: parameters, initial state and times.
     solver : Solver or Tableau
-        A solver of the catalog, or an explicit method of the caller's.
+        A solver of the catalog, or an explicit method defined by the caller.
     gradient : GradientMethod
     control : Control
-        With tolerances as numbers or flat arrays (n,).
+        Its tolerances are numbers or flat arrays (n,).
     dense, compiled, batch, events
         As in `pyneuralode.solve`.
     integrals : PathIntegrals or None
-        What a continuous flow integrates along with its state.
+        What a continuous flow integrates in addition to its state.
     form : Noise, MassMatrix, Residual or None
-        What makes the equations other than ``dy/dt = f(t, y)``.
+        What sets the equations apart from ``dy/dt = f(t, y)``.
 
-    Raises ArgumentError where these do not fit together, whatever the engine.
+    Raises
+    ------
+    ArgumentError
+        If the parts do not fit together on any engine.
     """
 
     field: VectorField | nn.Module | Callable
@@ -116,17 +119,17 @@ class Problem:
 
     @property
     def own(self) -> bool:
-        """Whether the field says itself which parameters it has."""
+        """Whether the field itself names its parameters."""
         return isinstance(self.field, (VectorField, nn.Module))
 
     @property
     def differentiated(self) -> bool:
-        """Whether autograd follows any of the values backwards."""
+        """Whether autograd records any of the values."""
         return bool(self.signature.differentiated)
 
     @property
     def adaptive(self) -> bool:
-        """Whether steps are chosen by an estimate of their error."""
+        """Whether the solver chooses its steps by an error estimate."""
         adaptive = self.solver.adaptive if isinstance(self.solver, Solver) else self.solver.error is not None
         return adaptive and self.control.step_size is None
 
@@ -147,7 +150,7 @@ class Problem:
             )
 
     def _check_shapes(self) -> None:
-        """Raise unless state and parameters have the shapes that a described field wants."""
+        """Raise unless state and parameters have the shapes that a described field needs."""
         field, layout, given = self.field, self.signature.layout, self.signature.parameters
         name, shape = type(field).__name__, tuple(layout.shapes[0])
         independent = self.batch == "independent"
@@ -161,12 +164,12 @@ class Problem:
             each = (shape[0], *expected)
             if given[name] == expected or (independent and given[name] == each):
                 continue
-            more = f", or {each} for one of its own a sample" if independent else ""
+            more = f", or {each} for one per sample" if independent else ""
             raise ArgumentError(f"{name} has shape {given[name]}: give {expected}{more}.")
 
 
 def check_field(field: Any, arguments: int = 2) -> None:
-    """Raise unless a field can be integrated: a described one, or what takes time and state (and slope)."""
+    """Raise unless a field can be integrated: it is described, or can be called with time and state (and slope)."""
     if isinstance(field, VectorField):
         return
     if not callable(field):
@@ -176,7 +179,7 @@ def check_field(field: Any, arguments: int = 2) -> None:
         )
     try:
         signature = inspect.signature(field.forward if isinstance(field, nn.Module) else field)
-    except (TypeError, ValueError):  # compiled code that does not tell
+    except (TypeError, ValueError):  # compiled code without a signature
         return
     try:
         signature.bind(*[None] * arguments)

@@ -1,4 +1,4 @@
-"""What stays the same of a solve's values while it is repeated: shapes, dtypes, devices, and what autograd follows."""
+"""The kind of a solve's values: shapes, dtypes, devices, and what autograd records."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from .values import Layout, as_tensor
 
 @dataclass(frozen=True)
 class Signature:
-    """The kind of the values that a solve is given.
+    """The kind of values that a solve is given.
 
     Attributes
     ----------
     layout : Layout
-        Shapes of the state's parts, and whether it is NumPy's.
+        Shapes of the parts of the state, and whether it is a NumPy state.
     dtype, device
         Of the state.
     parameters : dict of name to shape
-        Those that are given by name.
+        The parameters given by name.
     times : {"shared", "rows", "list"}
         Whether the times are (T,), (B, T), or a list of B arrays.
     differentiated : frozenset of {"y0", "ts", "parameters"}
-        What autograd follows backwards; empty for a NumPy state.
+        What autograd records for a backward pass; empty for a NumPy state.
     tangents : bool
-        Whether forward-mode differentiation follows any of the values.
+        Whether any of the values carries a forward-mode tangent.
     key : hashable
         Equal for values of the same kind; see `value_key`.
     """
@@ -48,7 +48,7 @@ class Signature:
 
     @classmethod
     def of(cls, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Signature:
-        """Return the signature of a solve's values."""
+        """Return the signature of the values of a solve."""
         parts = y0 if isinstance(y0, tuple) else (y0,)
         if not parts:
             raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
@@ -79,7 +79,7 @@ class Signature:
 
 
 def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
-    """Return what is equal for values of the same kind and cheap to make, for finding what was prepared for them."""
+    """Return a key that is equal for values of the same kind, by which prepared problems are found; cheap to make."""
     return (
         tuple(map(_kind, y0)) if isinstance(y0, tuple) else _kind(y0),
         _kind_of_times(ts),

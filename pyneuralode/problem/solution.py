@@ -1,4 +1,4 @@
-"""What a solve gives: states at the times asked for, the work done, the events met."""
+"""Solutions: the states at the requested times, the work done, and the events that happened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 
 @dataclass
 class Statistics:
-    """Work done by a solve: evaluations of the field, accepted and rejected steps."""
+    """The work done by a solve: evaluations of the field, accepted and rejected steps."""
 
     nfev: int = 0
     accepted: int = 0
@@ -23,18 +23,26 @@ class Statistics:
 
 @dataclass(frozen=True)
 class EventTrace:
-    """The events that a solve met, ordered by time (with ``batch="independent"``: by sample, then by time).
+    """The events that happened during a solve, ordered by time (with ``batch="independent"``: by sample, then by time).
 
     Attributes
     ----------
     times : array or tensor (m,)
-        When they happened (time units); differentiable, as the states are.
+        The times of the events (time units); differentiable, like the states.
     states : array or tensor (m, *state shape), or a tuple of them
-        The states there.
+        The states at these times.
     which : array (m,) of int
-        Which of the events it was.
+        The index of each event in the `events` of the solve.
     samples : array (m,) of int or None
-        Whose, with ``batch="independent"``.
+        The sample of each event, with ``batch="independent"``.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> half = pn.Event(lambda t, y: y[0] - 0.5, terminal=False)
+    >>> solution = pn.solve(lambda t, y: -y, [1.0], [0.0, 2.0], events=half)
+    >>> len(solution.events), solution.events.times.round(4)
+    (1, array([0.6931]))
     """
 
     times: Any
@@ -48,14 +56,14 @@ class EventTrace:
 
 @dataclass(frozen=True)
 class Integrals:
-    """The integrals along the path of each of a flow's n samples.
+    """The integrals along the paths of the n samples of a flow.
 
     Attributes
     ----------
     trace : tensor (n,)
-        Of the trace of the Jacobian, with the sign of the direction in which the time ran.
+        Integral of the trace of the Jacobian, with the sign of the direction of time.
     kinetic, jacobian : tensor (n,) or None
-        Of |f|^2 and |J|_F^2, positive; None where they were not asked for.
+        Integrals of |f|^2 and |J|_F^2, positive; None if they were not requested.
     """
 
     trace: Tensor
@@ -70,7 +78,7 @@ class Solution:
     Attributes
     ----------
     ts : array or tensor (T,)
-        The times asked for, as far as the solve went.
+        The requested times that the solve reached.
     ys : array or tensor (T, *state shape), or a tuple of them
         The states at those times.
     nfev, accepted, rejected : int
@@ -78,16 +86,27 @@ class Solution:
     message : str
         Why the solve ended: "reached the last time" or "event 0 at t = 1.43".
     solver, engine : str
-        What solved it; "torch (compiled)" and "julia (compiled)" where an engine's compiled path for our own fields ran.
+        What solved the problem. The engine is "torch (compiled)" or "julia (compiled)" if a compiled path ran.
     events : EventTrace or None
-        The events met, where events were watched.
+        The events that happened, if any were watched.
     integrals : Integrals or None
-        Of a continuous flow; `ts` and `ys` then hold the last time alone.
+        The integrals of a continuous flow; `ts` and `ys` then hold the last time alone.
 
-    With ``batch="independent"`` ``ys[i]`` belongs to ``ts[i]``: times (T,) for all give ys (T, B, *state shape), times
-    (B, T) give (B, T, *state shape), and a list of B arrays of times gives a list of B arrays (T_b, *state shape). nfev,
-    accepted and rejected are integer arrays (B,), and message is a list of B sentences. After a sample's terminal event
-    its states are NaN, except in a list, which is cut there.
+    Notes
+    -----
+    With ``batch="independent"``, ``ys[i]`` belongs to ``ts[i]``: shared times (T,) give ys (T, B, *state shape), times
+    (B, T) give (B, T, *state shape), and a list of B arrays of times gives a list of B arrays (T_b, *state shape). `nfev`,
+    `accepted` and `rejected` are integer arrays (B,), and `message` is a list of B sentences. After the terminal event of a
+    sample its states are NaN, except in a list, which ends there.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> solution = pn.solve(lambda t, y: -y, [1.0], [0.0, 1.0, 2.0], dense=True)
+    >>> solution.message, solution.ys.shape
+    ('reached the last time', (3, 1))
+    >>> solution(0.5).round(4)
+    array([0.6065])
     """
 
     ts: Any
@@ -103,10 +122,10 @@ class Solution:
     integrals: Integrals | None = None
 
     def __call__(self, t):
-        """Return the state at time(s) `t` (time units) inside the span, by the method's own interpolant.
+        """Return the state at time(s) `t` (time units) inside the span, by the solver's own interpolant.
 
-        A scalar gives a state, an array (T,) gives (T, *state shape). Needs a solve with ``dense=True``.
+        A scalar gives a state; an array (T,) gives (T, *state shape). The solution must come from a solve with ``dense=True``.
         """
         if self.dense is None:
-            raise ArgumentError("this solution kept no dense output: solve with dense=True.")
+            raise ArgumentError("this solution has no dense output: solve with dense=True.")
         return self.dense(t)

@@ -1,4 +1,4 @@
-"""The values of a solve, read and checked: states of any shape to one flat tensor, times, parameters."""
+"""Reading and checking the values of a solve: states of any shape as one flat tensor, times, parameters."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def as_tensor(name: str, value: Any) -> Tensor:
                 f"{name} has dtype {value.dtype}, which is not of real floating-point numbers: {remedy}."
             )
         return value
-    return torch.from_numpy(np.array(real_array(name, value)))  # a copy: the caller's array stays his own
+    return torch.from_numpy(np.array(real_array(name, value)))  # a copy, so that the caller's array is never changed
 
 
 def all_finite(value: Tensor) -> bool:
-    """Return whether all numbers are finite; where their sum is they are, which is faster to ask."""
+    """Return whether all numbers are finite. If their sum is, all are, and that is faster to test."""
     value = value.detach()
     return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
@@ -66,7 +66,7 @@ def check_times(ts: Any) -> Tensor:
 
 
 def times_inside(t: Any, first: float, last: float) -> np.ndarray:
-    """Return time(s) `t` as a 1-D array, checked to lie between the first and the last time of a solve."""
+    """Return time(s) `t` as a 1-D array, checked to lie between the first and last times of a solve."""
     if isinstance(t, Tensor) and t.requires_grad:
         raise ArgumentError(
             "t requires a gradient, which dense output does not give: ask for its times in ts, or give t.detach()."
@@ -81,7 +81,7 @@ def times_inside(t: Any, first: float, last: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a flat vector becomes the user's state again: shapes of the parts, and NumPy or torch."""
+    """How a flat vector becomes the user's state again: the shapes of its parts, and NumPy or torch."""
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool
@@ -93,7 +93,7 @@ class Layout:
         return f"({', '.join(shapes)})" if self.is_tuple else shapes[0]
 
     def unpack(self, flat: Tensor) -> Any:
-        """Return the state(s) of flat (..., n): the leading axes are kept."""
+        """Return the state(s) of flat (..., n), with its leading axes."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
             return flat.reshape((*lead, *self.shapes[0]))
@@ -101,7 +101,7 @@ class Layout:
         return tuple(part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes))
 
     def deliver(self, flat: Tensor) -> Any:
-        """As `unpack`, in the kind (NumPy or torch) of the initial state."""
+        """Return what `unpack` returns, as NumPy or torch like the initial state."""
         states = self.unpack(flat)
         if not self.numpy:
             return states
@@ -109,7 +109,7 @@ class Layout:
 
 
 def flatten(y0: Any) -> tuple[Tensor, Layout]:
-    """Return the initial state as one vector, and the layout to undo it."""
+    """Return the initial state as one vector, and the layout that undoes this."""
     parts = y0 if isinstance(y0, tuple) else (y0,)
     if not parts:
         raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
@@ -121,7 +121,7 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
                 f"y0 mixes {tensors[0].dtype} on {tensors[0].device} with {part.dtype} on {part.device}: give all parts "
                 "one dtype and device."
             )
-    flat = torch.cat([part.reshape(-1) for part in tensors])  # a copy, whatever becomes of the caller's
+    flat = torch.cat([part.reshape(-1) for part in tensors])  # a copy, whatever happens to the caller's
     if flat.numel() == 0:
         raise ArgumentError("y0 is empty: give at least one state component.")
     check_finite("y0", flat)
@@ -131,7 +131,7 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
 def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
     """Return the parameters in the state's dtype.
 
-    A module's own stand in for those not named, and keep their gradients. `constant` ones are detached.
+    A module's own parameters stand in for those not given, and keep their gradients. With `constant`, all are detached.
     """
     ours = isinstance(field, (VectorField, nn.Module))
     if isinstance(field, nn.Module):
@@ -144,7 +144,7 @@ def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: 
     for name, value in given.items():
         value = as_tensor(name, value)
         if not ours and value.dtype != y0.dtype:
-            # A callable holds its own reference: a converted copy would get the gradient in its place.
+            # The callable refers to the original; a converted copy would receive the gradient in its place.
             raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
         parameters[name] = value.detach().to(y0.dtype) if constant and ours else value.to(y0.dtype)
     return parameters

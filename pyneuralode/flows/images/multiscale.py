@@ -77,6 +77,8 @@ class ImageFlow(nn.Module):
 
     Examples
     --------
+    >>> import torch
+    >>> from pyneuralode.flows.images.multiscale import ImageFlow
     >>> flow = ImageFlow(("cnf", "squeeze", "cnf"), shape=(1, 8, 8), hidden=(4,))
     >>> flow.sample(2).shape, flow(torch.full((2, 1, 8, 8), 0.5)).log_density.shape
     (torch.Size([2, 1, 8, 8]), torch.Size([2]))

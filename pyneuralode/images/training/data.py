@@ -37,6 +37,8 @@ class ImageData:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from pyneuralode.images.training import ImageData
     >>> data = ImageData(np.arange(32, dtype=np.uint8).reshape(2, 4, 4), [0, 1], classes=2)
     >>> data.shape
     (1, 4, 4)

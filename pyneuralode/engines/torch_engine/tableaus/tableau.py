@@ -64,6 +64,7 @@ class Tableau:
 
     Examples
     --------
+    >>> from pyneuralode import Tableau
     >>> Tableau("Ralston", 2, A=[[0, 0], [2/3, 0]], b=[1/4, 3/4]).stages
     2
     """
