@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..arguments import real_array, real_number, whole_number
 from ..errors import ArgumentError, unknown_name
@@ -65,7 +66,7 @@ class Control:
         object.__setattr__(self, "tstops", _read_tstops(self.tstops))
         for name in ("rtol", "atol"):
             given = getattr(self, name)
-            value = real_array(name, given.detach().cpu() if hasattr(given, "detach") else given)
+            value = real_array(name, given.detach().cpu() if isinstance(given, Tensor) else given)
             if value.ndim:  # a copy, which nobody changes
                 value = np.array(value, dtype=float)
                 value.flags.writeable = False
@@ -117,7 +118,7 @@ def _read_tstops(tstops: Any) -> tuple[float, ...]:
     """Return the times as floats in rising order."""
     if isinstance(tstops, tuple) and not tstops:
         return ()
-    array = np.asarray(tstops.detach().cpu() if hasattr(tstops, "detach") else tstops)
+    array = np.asarray(tstops.detach().cpu() if isinstance(tstops, Tensor) else tstops)
     if array.ndim != 1 or (array.size and (array.dtype.kind not in "fiu" or not np.isfinite(array).all())):
         raise ArgumentError(f"tstops is {tstops}: give a sequence of finite times, such as [5.0, 5.05].")
     return tuple(np.unique(array).astype(float).tolist())

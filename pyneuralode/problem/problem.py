@@ -114,7 +114,7 @@ class Problem:
                 "batch='independent' for a row of times for each sample."
             )
         if isinstance(self.field, VectorField):
-            self._check_shapes()
+            self._check_shapes(self.field)
         object.__setattr__(self, "control", flat_control(self.control, self.signature.layout))
 
     @property
@@ -149,9 +149,9 @@ class Problem:
                 f"gradient is {type(self.gradient).__name__!r} with batch='independent': write 'Backprop' or 'Checkpointed'."
             )
 
-    def _check_shapes(self) -> None:
+    def _check_shapes(self, field: VectorField) -> None:
         """Raise unless state and parameters have the shapes that a described field needs."""
-        field, layout, given = self.field, self.signature.layout, self.signature.parameters
+        layout, given = self.signature.layout, self.signature.parameters
         name, shape = type(field).__name__, tuple(layout.shapes[0])
         independent = self.batch == "independent"
         if layout.is_tuple or len(shape) <= independent or shape[-1] != field.dim:
