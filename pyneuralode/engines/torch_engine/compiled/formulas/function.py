@@ -120,7 +120,7 @@ class Systems:
         self.y0, self.theta = y0, theta
         self.rtol, self.atol = (_by_system(tolerance, y0.shape) for tolerance in (control.rtol, control.atol))
         self.field, self.controls = self.solver.field, self.solver.controls
-        self.parts, solved = over_threads(self._march_some, len(y0))
+        self.parts, solved = over_threads(self._march_part, len(y0))
         reports, counts, states, *_ = zip(*solved)
         self.counts, self.records = np.concatenate(counts), [record[3:] for record in solved]
         for some, report in zip(self.parts, reports):
@@ -132,13 +132,13 @@ class Systems:
     def adjoint_sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients with respect to the initial states and the parameters."""
         self.cotangents = cotangents.contiguous().numpy()
-        _, swept = over_threads(self._sweep_some, len(self.y0), self.parts)
+        _, swept = over_threads(self._sweep_part, len(self.y0), self.parts)
         y0_bar, theta_bar = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*swept))
         if len(self.theta) == 1 < len(theta_bar):
             theta_bar = theta_bar.sum(0, keepdims=True)
         return torch.from_numpy(y0_bar), torch.from_numpy(theta_bar)
 
-    def _march_some(self, some: slice) -> tuple:
+    def _march_part(self, some: slice) -> tuple:
         forward, _ = kernels()
         row = 8 * self.y0.size * max(len(plan.rows) for plan in self.solver.plans)
         most = TAPE_BYTES * (some.stop - some.start) // row if self.tape else 0
@@ -149,20 +149,22 @@ class Systems:
             self.controls[self.adaptive], self.every, most,
         )  # fmt: skip
 
-    def _sweep_some(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
+    def _sweep_part(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
         _, backward = kernels()
-        spans, kept, stages = self.records[self.parts.index(some)]
+        spans, checkpoints, stages = self.records[self.parts.index(some)]
         counts = self.counts[some]
         if counts[:, 1].sum() > len(stages):
-            return self._sweep_again(some, spans, kept)
+            return self._sweep_in_blocks(some, spans, checkpoints)
         first, last = self.times.ends[some.start], self.times.ends[some.stop]
         return run(
             backward.adjoint_sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
-            counts, spans, kept, stages, self.cotangents[first:last],
+            counts, spans, checkpoints, stages, self.cotangents[first:last],
         )  # fmt: skip
 
-    def _sweep_again(self, some: slice, spans: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `_sweep_some` without stages on the tape: from last to first, some steps at a time are taken again."""
+    def _sweep_in_blocks(
+        self, some: slice, spans: np.ndarray, checkpoints: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `_sweep_part` without stages on the tape: from last to first, some steps at a time are taken again."""
         y0_bar, theta_bar = np.empty_like(self.y0[some]), np.zeros((some.stop - some.start, self.theta.shape[1]))
         length = self.every * max(1, AGAIN // self.every)
         step = block = 0
@@ -173,19 +175,25 @@ class Systems:
             bar = np.zeros_like(self.y0[i])
             for begin in reversed(range(0, accepted, length)):
                 path = spans[step + begin : step + min(begin + length, accepted)]
-                bar, more = self._steps_back(i, path, kept[block + begin // self.every], ts, cotangents, bar)
+                bar, more = self._sweep_block(i, path, checkpoints[block + begin // self.every], ts, cotangents, bar)
                 theta_bar[i - some.start] += more
             y0_bar[i - some.start] = bar + cotangents[0]
             step += accepted
             block += -(-accepted // self.every)
         return y0_bar, theta_bar
 
-    def _steps_back(
-        self, i: int, path: np.ndarray, kept: np.ndarray, ts: np.ndarray, cotangents: np.ndarray, end_bar: np.ndarray
+    def _sweep_block(
+        self,
+        i: int,
+        path: np.ndarray,
+        checkpoint: np.ndarray,
+        ts: np.ndarray,
+        cotangents: np.ndarray,
+        end_bar: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cotangents of the state at the start of `path` (steps, 3) and of the parameters.
 
-        The steps start from what was `kept` there and end in the cotangent `end_bar`.
+        The steps start from the state (and slope) in `checkpoint` and end in the cotangent `end_bar`.
         """
         forward, backward = kernels()
         n, some = len(end_bar), slice(i, i + 1)
@@ -195,9 +203,9 @@ class Systems:
         times, steps = _Ragged.of([[start, *ts[inside], end]]), _Ragged.of([[*path[:, 0], end]])
         bars = np.concatenate([np.zeros((1, n)), cotangents[inside], (end_bar + ends)[None]])
         field = *self.field, _rows_of(self.theta, some)
-        slopes = kept[None, n:] if len(kept) > n else np.empty((0, n))
+        slopes = checkpoint[None, n:] if len(checkpoint) > n else np.empty((0, n))
         _, counts, _, *tape = run(
-            forward.march, *field, kept[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
+            forward.march, *field, checkpoint[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
             _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls[False], 1, len(path),
         )  # fmt: skip
         y_bar, theta_bar = run(backward.adjoint_sweep, *field, *times.arrays, counts, *tape, bars)
