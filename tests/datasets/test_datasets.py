@@ -9,7 +9,7 @@ import pytest
 from pyneuralode.datasets import sweden
 from pyneuralode.errors import ArgumentError
 
-DATA = Path(os.environ.get("PYNEURALODE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("PYNEURALODE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 MD5 = {
     "covid_sweden_avg7.csv": "586659a41222cbeff80d874b43b119ce",
     "covid_sweden_dd2424.csv": "06601e84e7aed317a4102f76e7f492b8",

@@ -23,7 +23,7 @@ from pyneuralode.cli.fitting import Settings, Standardization
 from pyneuralode.datasets.timeseries import read_timeseries
 from pyneuralode.fitting import FitResult
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = ["fit.json", "fit.png", "metrics.json", "model.safetensors"]
 SHORT = ["--hidden", "8", "--iterations", 3, "--finish", 0]
 

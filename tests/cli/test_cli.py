@@ -17,7 +17,7 @@ from pyneuralode.errors import SolverError
 from pyneuralode.reports import registry
 from pyneuralode.reports.base import Findings, Row
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

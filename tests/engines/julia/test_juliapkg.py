@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from pyneuralode.engines.julia_engine import sources
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 UUID = "6f0d3b52-8c0e-4b57-9d1a-2f7c6f1f0e55"
 CHECKOUT = (ROOT / "hatch_build.py").is_file()
 
