@@ -100,6 +100,8 @@ def _announce(sentence: str) -> None:
 
 def _circumstances(engine: str) -> tuple:
     """Return what `choose` depends on besides the problem; cheap to make."""
+    if engine != "auto":
+        return engine, session.runs()
     get = os.environ.get
     return engine, session.runs(), get("PYNEURALODE_ENGINE"), get("PYNEURALODE_JULIA"), get("PATH")
 

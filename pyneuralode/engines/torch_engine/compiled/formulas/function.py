@@ -79,9 +79,11 @@ class _Ragged:
 
     @classmethod
     def of(cls, rows: list[np.ndarray]) -> _Ragged:
+        if len(rows) == 1:
+            return cls(np.asarray(rows[0], dtype=float), np.array([0, len(rows[0])]))
         ends = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum([len(row) for row in rows], out=ends[1:])
-        return cls(np.array(rows[0] if len(rows) == 1 else np.concatenate(rows), dtype=float), ends)
+        return cls(np.concatenate(rows, dtype=float), ends)
 
     @property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:

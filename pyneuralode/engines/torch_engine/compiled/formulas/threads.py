@@ -27,6 +27,8 @@ def over_threads(work: Callable, count: int, parts: list[slice] | None = None) -
 
     It uses as many threads as torch may (`torch.set_num_threads`).
     """
+    if count == 1:
+        return [slice(0, 1)], [work(slice(0, 1))]
     threads = torch.get_num_threads()
     if parts is None:
         number = 1 if threads == 1 else min(PARTS * threads, count)
