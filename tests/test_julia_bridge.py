@@ -320,9 +320,7 @@ def test_ctrl_c_returns_the_best_so_far(julia, process):
     run = python(INTERRUPTED.format(process=process))
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
-    assert (
-        first.startswith("True False True interrupted in stage 1 of 1, iteration") and second == "julia (compiled)"
-    )
+    assert first.startswith("True False True interrupted in stage 1 of 1, iteration") and second == "julia (compiled)"
 
 
 def test_the_worker_process_gives_the_same_numbers_without_julia_here(julia):
