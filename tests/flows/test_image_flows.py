@@ -152,7 +152,7 @@ def test_decode_undoes_encode_and_samples_are_images(digits):
     assert torch.equal(samples, flow.sample(5, seed=1)) and not torch.equal(samples, flow.sample(5, seed=2))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_training_beats_independent_pixels(digits, precision):
     setup = Setup(
         {**SMALL, "hidden": (8,), "start": 0.1},
