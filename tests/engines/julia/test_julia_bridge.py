@@ -76,7 +76,7 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
     ("change", "sentence"),
     [
         ({"solver": "RK38"}, "'RK38' is not in the julia engine: write engine='torch'"),
-        ({"f": torch.nn.Linear(2, 2), "y0": torch.ones(2)}, "torch.nn.Module"),
+        ({"f": torch.nn.Bilinear(1, 2, 2), "y0": torch.ones(2)}, "torch.nn.Module"),
         ({"y0": np.ones(3)}, "give y0 of shape"),
         ({"y0": (torch.ones(2),)}, "tuple"),
         ({"ts": [0.0, 0.0, 1.0]}, "twice"),
