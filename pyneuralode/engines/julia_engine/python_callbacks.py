@@ -35,7 +35,7 @@ class Start:
 
     def __init__(self, problem: Problem, y0: Any, ts: Any):
         flat, layout = flatten(y0)
-        check_tolerances(problem, problem.control, flat)
+        check_tolerances(problem, flat)
         self.shape = tuple(layout.shapes[0])
         self.y0 = flat.numpy()
         self.ts = check_times(ts).detach().double().numpy()

@@ -91,7 +91,7 @@ class DescribedPrepared(Prepared):
         if layout.numpy:
             moments = moments.detach()
         named = read_parameters(field, parameters, start, constant=layout.numpy)
-        check_tolerances(problem, problem.control, start)
+        check_tolerances(problem, start)
         times = moments.detach().to("cpu", torch.float64).numpy()
         request = SolveRequest(
             field,

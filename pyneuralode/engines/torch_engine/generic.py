@@ -67,7 +67,6 @@ class GenericPrepared(JointPrepared):
     """A problem whose method is made ready; everything else depends on the values."""
 
     engine = "torch"
-    twice = True
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -131,9 +130,6 @@ class GenericPrepared(JointPrepared):
         if torch.is_grad_enabled() and (start.requires_grad or task.parameters):
             return differentiable(task, start, self.problem.gradient)
         return backprop(task, start)
-
-    def states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
-        return self._states(self._task(values, statistics), start, None)
 
     def _events(self) -> tuple:
         return numpy_functions.adapt_events(self.problem.events) if self.layout.numpy else self.problem.events

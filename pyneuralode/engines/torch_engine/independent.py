@@ -70,7 +70,7 @@ class IndependentPrepared(Prepared):
         problem, constant = self.problem, self.layout.numpy
         start, _ = flatten(y0)
         times, counts = _read_times(ts, self.samples, problem.signature.times, constant)
-        check_tolerances(problem, problem.control, start)
+        check_tolerances(problem, start)
         named = read_parameters(problem.field, parameters, start, constant=constant)
         refuse_tangents(*TANGENTS, start, times, *named.values())
         shapes = problem.field.shapes() if isinstance(problem.field, VectorField) else {}

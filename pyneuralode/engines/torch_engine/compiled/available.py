@@ -41,11 +41,9 @@ def not_readable(signature: Signature, kernels: Any) -> str | None:
         return f"y0 is {signature.dtype}: compiled solves take float64 and float32."
     if signature.tangents:
         return "a tangent of forward-mode differentiation does not pass through compiled code: write compiled=False."
-    return (
-        None
-        if kernels
-        else "compiled solves need Numba, which does not start here: install it, or write compiled=False."
-    )
+    if kernels is None:
+        return "compiled solves need Numba, which does not start here: install it, or write compiled=False."
+    return None
 
 
 def floating(name: str, value: Any) -> np.ndarray:

@@ -11,10 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ....gradients import Backprop
 from ....problem import Problem, Solution, Statistics
 from ....problem.values import check_finite
+from ..gradient_methods import attach_outputs, attach_start
 from ..joint import JointPrepared, Values, check_tolerances
 from ..march import not_finite_error
+from ..slopes import counted_slope
+from ..tangents import carries_derivatives
 from .available import floating
 from .times import KnownTimes, Times
 
@@ -49,7 +53,7 @@ class CompiledPrepared(JointPrepared):
         if not math.isfinite(start.sum()):
             check_finite("y0", torch.from_numpy(start))
         if not self.any_state:
-            check_tolerances(self.problem, self.problem.control, torch.from_numpy(start))
+            check_tolerances(self.problem, torch.from_numpy(start))
         if followed:
             ys = self.differentiable(y0.reshape(-1), parameters, times, statistics)
             values = ys.detach().numpy()
@@ -69,7 +73,18 @@ class CompiledPrepared(JointPrepared):
             self.engine,
         )
 
-    def states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
+    def solve_values(self, values: Values, ts: Any) -> Solution:
+        problem, statistics = self.problem, Statistics()
+        if not carries_derivatives(values.ts):
+            return self.solution(self._states(values, values.y0, statistics), statistics, ts)
+        f = counted_slope(problem.field, values.parameters, self.layout, values.y0.dtype, statistics)
+        moments = values.ts.clone()  # which the caller may change
+        # `Backprop` alone may be differentiated again, and not in what is compiled.
+        start = attach_start(f, moments, values.y0, isinstance(problem.gradient, Backprop))
+        states = self._states(values, start, statistics)
+        return self.solution(attach_outputs(f, moments, values.times, states, False), statistics, ts)
+
+    def _states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
         times = self.times.read(values.ts)
         if torch.is_grad_enabled() and (start.requires_grad or self.problem.differentiated):
             return self.differentiable(start, values.parameters, times, statistics)

@@ -59,7 +59,7 @@ class CompiledFlowPrepared(Prepared):
         self.times = KnownTimes(self.tableau, problem.control)
 
     def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
-        check_tolerances(self.problem, self.problem.control, y0)
+        check_tolerances(self.problem, y0)
         call = Call(self.plan, self.times.read(ts), self.tableau, self.problem.control)
         end, trace = solve(call, y0, [parameters[name].to(y0.dtype) for name in self.plan.shapes])
         return Solution(

@@ -85,8 +85,8 @@ class FormulaPrepared(CompiledPrepared):
             states = solve()
         except Failure as failure:
             raise failure.error from None
-        statistics.nfev, statistics.accepted, statistics.rejected = (
-            old + new
-            for old, new in zip((statistics.nfev, statistics.accepted, statistics.rejected), systems.counts[0].tolist())
-        )
+        nfev, accepted, rejected = systems.counts[0].tolist()
+        statistics.nfev += nfev
+        statistics.accepted += accepted
+        statistics.rejected += rejected
         return states
