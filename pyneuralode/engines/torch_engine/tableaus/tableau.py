@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -215,12 +214,20 @@ def hermite_interpolant(weights: np.ndarray) -> np.ndarray:
     return interpolant
 
 
-def pad_rows(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
-    """Return rows of unequal length as one (len(rows), width) array, filled up with zeros on the right."""
-    array = np.zeros((len(rows), width))
-    for i, row in enumerate(rows):
-        array[i, : len(row)] = row
+def table(text: str) -> np.ndarray:
+    """Return the array that is written in `text`: rows end with semicolons, short ones are filled with zeros on the right.
+
+    Numbers are decimals or fractions without spaces, as in "0; 1/2; 0 3/4".
+    """
+    rows = [[_quotient(*number.split("/")) for number in row.split()] for row in text.split(";")]
+    array = np.zeros((len(rows), max(map(len, rows))))
+    for filled, row in zip(array, rows):
+        filled[: len(row)] = row
     return array
+
+
+def _quotient(numerator: str, denominator: str = "1") -> float:
+    return float(numerator) / float(denominator)
 
 
 def _numbers(label: str, value, ndim: int | None = None) -> np.ndarray:
