@@ -69,12 +69,16 @@ class JointPrepared(Prepared):
     def solution(self, states: Tensor, statistics: Statistics, ts: Any) -> Solution:
         """Return the solution of states (T, n), which are finite or an error."""
         require_finite(states, ts)
+        return self.delivered(self.layout.deliver(states), ts, **vars(statistics))
+
+    def delivered(self, ys: Any, ts: Any, nfev: int, accepted: int, rejected: int) -> Solution:
+        """Return the solution of states of the caller's kind."""
         return Solution(
             ts=ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
-            ys=self.layout.deliver(states),
-            nfev=statistics.nfev,
-            accepted=statistics.accepted,
-            rejected=statistics.rejected,
+            ys=ys,
+            nfev=nfev,
+            accepted=accepted,
+            rejected=rejected,
             message="reached the last time",
             solver=self.tableau.name,
             engine=self.engine,

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ....errors import SolverError
-from ....problem import Control, Signature
+from ....gradients import OF_STEPS
+from ....problem import Control, Problem
 from ....problem.values import as_tensor
 from ..march import bad_start_error, too_many_steps_error, too_small_step_error
 from .march_codes import BAD_START, TOO_MANY, TOO_SMALL
@@ -33,14 +34,26 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
         return None
 
 
-def not_readable(signature: Signature, kernels: Any) -> str | None:
-    """Return why compiled code cannot read values of this kind, or loses tangents of forward-mode differentiation by it."""
+def unsuitable(problem: Problem, differentiated: bool) -> str | None:
+    """Return why no compiled code takes a problem, whatever its field; `differentiated`, if by more than the times."""
+    signature = problem.signature
+    if not problem.compiled:
+        return "compiled is False: leave it out."
+    if problem.dense or problem.events:
+        return f"{'dense is True' if problem.dense else 'events are watched'}: write compiled=False."
+    if differentiated and not isinstance(problem.gradient, OF_STEPS):
+        return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
     if signature.device.type != "cpu":
         return f"y0 is on {signature.device}: compiled solves run on the CPU."
     if signature.dtype not in (torch.float64, torch.float32):
         return f"y0 is {signature.dtype}: compiled solves take float64 and float32."
     if signature.tangents:
         return "a tangent of forward-mode differentiation does not pass through compiled code: write compiled=False."
+    return None
+
+
+def without_numba(kernels: tuple[ModuleType, ...] | None) -> str | None:
+    """Return why there are no kernels, if there are none; to be asked last, as it is what starts Numba."""
     if kernels is None:
         return "compiled solves need Numba, which does not start here: install it, or write compiled=False."
     return None
@@ -67,6 +80,12 @@ def run(kernel: Callable, *arguments: Any) -> tuple:
         return kernel(*arguments)
     finally:
         gc.enable()
+
+
+def march_controls(control: Control, *flags: float) -> np.ndarray:
+    """Return the `controls` of a march, see .march_codes; of the flags the first says whether its steps are adaptive."""
+    limits = control.first_step or 0.0, control.min_step, control.max_step, control.max_steps
+    return np.array([*limits, *flags], dtype=float)
 
 
 def march_error(status: int, t: float, size: float, control: Control) -> SolverError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from ..tangents import carries_derivatives
 from .available import floating
 from .times import KnownTimes, Times
 
+# Evaluations, accepted and rejected steps.
+Counts: TypeAlias = tuple[int, int, int]
+
 
 class CompiledPrepared(JointPrepared):
     """A joint problem that is solved by compiled code, whose known times are kept."""
@@ -36,42 +39,33 @@ class CompiledPrepared(JointPrepared):
         self.any_state = not problem.adaptive or problem.control.suits_any_state(np.finfo(self.dtype).eps)
 
     @abstractmethod
-    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> np.ndarray:
-        """Return the states (T, n) from y0 (n,)."""
+    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
+        """Return the states (T, n) from y0 (n,), and the counts."""
 
     @abstractmethod
-    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> Tensor:
-        """Return the states (T, n) from y0 (n,), connected to autograd."""
+    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
+        """Return the states (T, n) from y0 (n,), connected to autograd, and the counts."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
         """As in the base, in less time than a short solve takes."""
         followed, numpy = self.problem.signature.differentiated, self.layout.numpy
         if "ts" in followed:
             return super().run(parameters, y0, ts)
-        times, statistics = self.times.read(ts), Statistics()
+        times = self.times.read(ts)
         start = np.array(floating("y0", y0), self.dtype).reshape(-1)  # a copy: the caller may change its own
         if not math.isfinite(start.sum()):
             check_finite("y0", torch.from_numpy(start))
         if not self.any_state:
             check_tolerances(self.problem, torch.from_numpy(start))
         if followed:
-            ys = self.differentiable(y0.reshape(-1), parameters, times, statistics)
+            ys, counts = self.differentiable(y0.reshape(-1), parameters, times)
             values = ys.detach().numpy()
         else:
-            values = self.march(start, parameters, times, statistics)
+            values, counts = self.march(start, parameters, times)
             ys = values if numpy else torch.from_numpy(values)
         if not math.isfinite(values.sum()) and not (finite := np.isfinite(values).all(1)).all():
             raise not_finite_error(float(times.ts[finite.argmin()]))
-        return Solution(
-            ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
-            ys.reshape((len(values), *self.layout.shapes[0])),
-            statistics.nfev,
-            statistics.accepted,
-            statistics.rejected,
-            "reached the last time",
-            self.tableau.name,
-            self.engine,
-        )
+        return self.delivered(ys.reshape((len(values), *self.layout.shapes[0])), ts, *counts)
 
     def solve_values(self, values: Values, ts: Any) -> Solution:
         problem, statistics = self.problem, Statistics()
@@ -87,5 +81,10 @@ class CompiledPrepared(JointPrepared):
     def _states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
         times = self.times.read(values.ts)
         if torch.is_grad_enabled() and (start.requires_grad or self.problem.differentiated):
-            return self.differentiable(start, values.parameters, times, statistics)
-        return torch.from_numpy(self.march(start.detach().numpy(), values.parameters, times, statistics))
+            states, counts = self.differentiable(start, values.parameters, times)
+        else:
+            ys, counts = self.march(start.detach().numpy(), values.parameters, times)
+            states = torch.from_numpy(ys)
+        statistics.nfev += counts[0]  # beside the slopes that gradients of the times take
+        statistics.accepted, statistics.rejected = counts[1:]
+        return states

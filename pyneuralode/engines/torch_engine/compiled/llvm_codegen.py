@@ -209,11 +209,11 @@ def for_each_vector(
         write([builder.gep(place, [loop.index]) for place in places], 0)
 
 
-def emitted_function(write: Callable[..., None]) -> Callable:
+def emitted_function(write: Callable[..., None], inline: bool = False) -> Callable:
     """Return a function for compiled code; write(builder, *arguments) emits its body, once for each dtype.
 
     Its arguments are pointers to floats and integers; it returns nothing. The linker knows it by its qualified name,
-    which must be unique.
+    which must be unique. LLVM may `inline` a short one.
     """
 
     def call(typing, *arguments):
@@ -227,7 +227,8 @@ def emitted_function(write: Callable[..., None]) -> Callable:
                 kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
                 function = ir.Function(builder.module, kind, name)
                 function.linkage = "linkonce_odr"
-                function.attributes.add("noinline")
+                if not inline:
+                    function.attributes.add("noinline")
                 function.attributes.add("nounwind")
                 body = ir.IRBuilder(function.append_basic_block())
                 write(body, *function.args)
@@ -238,9 +239,7 @@ def emitted_function(write: Callable[..., None]) -> Callable:
         return types.void(*kinds), generate
 
     call.__name__ = write.__name__
-    call.__signature__ = signature(
-        write
-    )  # from which Numba counts the arguments; `builder` takes the place of `typing`
+    call.__signature__ = signature(write)  # by which Numba counts the arguments; `builder` stands for `typing`
     return intrinsic(call)
 
 

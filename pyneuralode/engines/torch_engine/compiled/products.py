@@ -127,6 +127,17 @@ def dots(builder, c, init, a, da, x, vectors, rows):
     choose(builder, builder.sub(rows, integer(1)), [partial(write, number) for number in range(1, MAX_DOT_ROWS + 1)])
 
 
+@partial(emitted_function, inline=True)
+def accumulate(builder, sums, a, b, vectors):
+    """sums += a b, lane by lane, over `vectors` vectors."""
+    lanes = lanes_of(sums.type.pointee)
+    total = Variable(builder, load(builder, sums, lanes).value)
+    with for_range(builder, vectors) as loop:
+        o = [builder.mul(loop.index, integer(lanes))]
+        total.add(load(builder, builder.gep(a, o), lanes) * load(builder, builder.gep(b, o), lanes))
+    store(builder, sums, total.number())
+
+
 @emitted_function
 def times_plus(builder, out, a, b, init, count):
     """out = a b + init, for `count` numbers."""

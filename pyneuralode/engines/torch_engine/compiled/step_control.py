@@ -6,16 +6,22 @@ from .. import step_size
 from .compilation import inner_function
 from .march_codes import DONE, MAX_STEP, MAX_STEPS, MIN_STEP, NOT_FINITE, TOO_MANY, TOO_SMALL
 
-size_after_rejection = inner_function(step_size.size_after_rejection)
 size_after_step = inner_function(step_size.size_after_step)
-trial_step_size = inner_function(step_size.trial_step_size)
 initial_step_size = inner_function(step_size.initial_step_size)
+_size_after_rejection = inner_function(step_size.size_after_rejection)
+_trial_step_size = inner_function(step_size.trial_step_size)
 
 
 @inner_function
 def smallest_step(t):
     """Return the size of the smallest step that the time resolves."""
     return step_size.MIN_STEP_SPACINGS * np.spacing(abs(t))
+
+
+@inner_function
+def trial_step_size(t, d0, d1, span):
+    """Return the size of an Euler step from t that measures the curvature, from the norms of state and slope."""
+    return _trial_step_size(d0, d1, span, smallest_step(t))
 
 
 @inner_function
@@ -30,11 +36,16 @@ def next_step(t, stop, size, taken, controls):
 
 
 @inner_function
-def check_rejection(t, h, size, finite, controls):
-    """Return the status after a rejected step of `size` (or, cut, of `h`): DONE if a shorter one may be tried."""
+def reject_step(t, h, size, error, exponent, controls):
+    """Return the status after a step of `size` (or, cut, of `h`) with too large an error, and the size to try instead.
+
+    The status is DONE if a shorter step may be tried.
+    """
+    finite = np.isfinite(error)
+    shorter = _size_after_rejection(h, error, finite, exponent)
     if min(size, abs(h)) > max(controls[MIN_STEP], smallest_step(t)):
-        return DONE
-    return TOO_SMALL if finite else NOT_FINITE
+        return DONE, shorter
+    return (TOO_SMALL if finite else NOT_FINITE), shorter
 
 
 @inner_function

@@ -18,30 +18,34 @@ class TableauPlan:
     ----------
     rows : (s, s)
         Weights of the earlier stages in each stage, the interpolant's extra stages included.
-    ends : (1 + e, stages)
+    places : (s,)
+        Where in a step the stages lie.
+    ends : (1 + e, s)
         Weights of the solution, then of the error estimates.
     interpolant : (s, p)
         As in `Tableau`.
-    numbers : (4,) of int64
+    numbers : four int
         Stages of a step, order, the stage that is f at the end (or -1), order of the embedded solution.
     """
 
     rows: np.ndarray
+    places: np.ndarray
     ends: np.ndarray
     interpolant: np.ndarray
-    numbers: np.ndarray
+    numbers: tuple[int, int, int, int]
 
 
 @lru_cache(maxsize=64)
 def tableau_plan(tableau: Tableau) -> TableauPlan:
     """Return the plan of a tableau."""
     s, all_stages = tableau.stages, len(tableau.interpolant)
-    rows = np.zeros((all_stages, all_stages))
-    rows[:s, :s] = tableau.A
+    rows, places = np.zeros((all_stages, all_stages)), np.zeros(all_stages)
+    rows[:s, :s], places[:s] = tableau.A, tableau.c
     if tableau.extra_A is not None:
-        rows[s:] = tableau.extra_A
+        rows[s:], places[s:] = tableau.extra_A, tableau.extra_c
     estimates = [] if tableau.error is None else list(tableau.error)
-    ends = np.stack([tableau.b, *estimates])
+    ends = np.zeros((1 + len(estimates), all_stages))
+    ends[:, :s] = [tableau.b, *estimates]
     end_stage = -1 if tableau.end_stage is None else tableau.end_stage
-    numbers = [s, tableau.order, end_stage, tableau.error_order or 0]
-    return TableauPlan(rows, ends, np.array(tableau.interpolant), np.array(numbers, dtype=np.int64))
+    numbers = s, tableau.order, end_stage, tableau.error_order or 0
+    return TableauPlan(rows, places, ends, np.array(tableau.interpolant), numbers)

@@ -1,28 +1,12 @@
-"""Flat arrays that are read and written in whole vectors, and a vector type for Numba."""
+"""Flat arrays that are read and written in whole vectors."""
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import overload
 
 from .compilation import allocating_function, inner_function
 from .constants import VECTOR_BYTES
 from .llvm_codegen import at, pointer
-from .products import column
-
-
-class Vector(types.Type):
-    """A vector of `lanes` numbers of the Numba type `real`."""
-
-    def __init__(self, real):
-        self.real, self.lanes = real, VECTOR_BYTES * 8 // real.bitwidth
-        super().__init__(name=f"Vector({real}, {self.lanes})")
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, kind):
-        super().__init__(manager, kind, ir.VectorType(manager.lookup(kind.real).get_value_type(), kind.lanes))
+from .products import accumulate, column
 
 
 def lanes(array):
@@ -34,47 +18,6 @@ def lanes(array):
 def _lanes(array):
     count = VECTOR_BYTES * 8 // array.dtype.bitwidth
     return lambda array: count
-
-
-def _address(context, builder, kind, array, index):
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
-
-
-@intrinsic
-def load(typing, array, index):
-    """Return the vector at `index` of a flat array."""
-    vector = Vector(array.dtype)
-
-    def generate(context, builder, signature, arguments):
-        address = _address(context, builder, signature.args[0], *arguments)
-        address = builder.bitcast(address, context.get_value_type(vector).as_pointer())
-        return builder.load(address, align=array.dtype.bitwidth // 8)
-
-    return vector(array, types.intp), generate
-
-
-@intrinsic
-def store(typing, array, index, vector):
-    """Write a vector to `index` of a flat array."""
-
-    def generate(context, builder, signature, arguments):
-        address = _address(context, builder, signature.args[0], *arguments[:2])
-        address = builder.bitcast(address, context.get_value_type(vector).as_pointer())
-        builder.store(arguments[2], address, align=array.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, vector), generate
-
-
-@intrinsic
-def muladd(typing, a, b, c):
-    """Return a b + c, in one rounding where the processor can."""
-
-    def generate(context, builder, signature, arguments):
-        product = builder.fmul(*arguments[:2], flags=["contract"])
-        return builder.fadd(product, arguments[2], flags=["contract"])
-
-    return a(a, b, c), generate
 
 
 @allocating_function
@@ -106,3 +49,9 @@ def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
     """
     sums = at(pointer(out), o)
     column(sums, sums, at(pointer(matrix), m), dm, at(pointer(weights), w), dw, rows, width // lanes(out))
+
+
+@inner_function
+def add_products(sums, o, a, i, b, j, count):
+    """Add a[i:] b[j:], `count` numbers in whole vectors, to the vector at sums[o:], lane by lane."""
+    accumulate(at(pointer(sums), o), at(pointer(a), i), at(pointer(b), j), count // lanes(sums))

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..activations import ELU, SIGMOID, SIN, SOFTPLUS, TANH, activate_array
 from ..compilation import allocating_function, fma_function, inner_function
-from ..vectors import add_rows, aligned, fill, lanes, load, muladd, store
+from ..vectors import add_products, add_rows, aligned, fill, lanes
 
 BLOCK = 64
 
@@ -78,27 +78,19 @@ def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, works
     d, w, n = shape.dim, shape.width, lanes(z)
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
     none, one = np.intp(0), np.intp(1)
-    values, derivatives, preactivation_bars, trace_bars, sums = (
-        workspace.values,
-        workspace.derivatives,
-        workspace.preactivation_bars,
-        workspace.trace_bars,
-        workspace.sums,
-    )
+    values, derivatives, bends, preactivation_bars, trace_bars, sums = workspace
     fill(sums, 0)
     for first in range(0, p, BLOCK):
         count = min(BLOCK, p - first)
         hidden_units(shape, p, row, z, first, count, workspace)
-        second_derivatives(shape.activation, values, derivatives, workspace.second_derivatives)
+        second_derivatives(shape.activation, values, derivatives, bends)
         for s in range(count):
             trace_bars[s] = trace_share * trace_bar[first + s]
         for k in range(w):
             at, total = k * BLOCK, k * (2 * d + 2) * n
             fill(preactivation_bars[at : at + count], 0)
             add_rows(preactivation_bars, at, row, outward + k * d, one, bars, b + first, p, d, count)
-            before_activation(
-                preactivation_bars, derivatives, workspace.second_derivatives, at, row[along + k], trace_bars, count
-            )
+            before_activation(preactivation_bars, derivatives, bends, at, row[along + k], trace_bars, count)
             for j in range(d):
                 add_products(sums, total, preactivation_bars, at, z, j * p + first, count)
                 add_products(sums, total + n, values, at, bars, b + j * p + first, count)
@@ -129,15 +121,6 @@ def before_activation(preactivation_bars, derivatives, second_derivatives, at, a
         preactivation_bars[at + s] = (
             preactivation_bars[at + s] * derivatives[at + s] + along * trace_bars[s] * second_derivatives[at + s]
         )
-
-
-@inner_function
-def add_products(sums, o, a, i, b, j, count):
-    """Add a[i:] b[j:] over `count` samples to the vector at sums[o:], lane by lane."""
-    total = load(sums, o)
-    for s in range(0, count, lanes(sums)):
-        total = muladd(load(a, i + s), load(b, j + s), total)
-    store(sums, o, total)
 
 
 @inner_function

@@ -1,27 +1,30 @@
 """The solve of a flow from one time to another in compiled code, with the steps of ..march, and its exact adjoint."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ...step_size import MAX_FACTOR
 from ..compilation import allocating_function, inner_function, kernel
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
 from ..step_control import (
-    check_rejection,
     combine_dop853_errors,
     initial_step_size,
     next_step,
-    size_after_rejection,
+    reject_step,
     size_after_step,
-    smallest_step,
     trial_step_size,
 )
 from ..vectors import aligned, copy, fill, lanes
 from .compilation import SOURCES
-from .field import evaluate, make_workspace, vjp
+from .field import BlockWorkspace, evaluate, make_workspace, vjp
 from .steps import add_to_stages, combine, make_scheme
 from .weights import FlowShape, intermediates_size, row_size, scratch_size, weights_at, weights_vjp
 
 INITIAL_EVALUATIONS = 64
+# The columns of the steps: the time at a step's end (and, in a first row, at the start), and the rows of its first and
+# its second evaluation.
+END_TIME, FIRST, SECOND = range(3)
 
 
 @inner_function
@@ -36,12 +39,71 @@ def norm(x, at, y, end, n, p, rtol, atol):
 
 
 @allocating_function
-def grown_rows(rows, count):
-    """Return a copy of `rows` with space for `count` of them."""
-    more = np.empty((count, rows.shape[1]), rows.dtype)
+def grown_rows(rows):
+    """Return a copy of `rows` with space for twice as many."""
+    more = np.empty((2 * len(rows), rows.shape[1]), rows.dtype)
     for i in range(len(rows)):
         copy(more[i], rows[i], rows.shape[1])
     return more
+
+
+class Flow(NamedTuple):
+    """A field, its parameters and the working memory of its evaluations, for p samples."""
+
+    shape: FlowShape
+    scales: np.ndarray
+    theta: np.ndarray
+    p: int
+    row_bar: np.ndarray
+    scratch: np.ndarray
+    workspace: BlockWorkspace
+
+
+@allocating_function
+def make_flow(field, p, backward):
+    head, scales, theta = field
+    shape = FlowShape(*head)
+    row_bar, scratch = np.empty(row_size(shape), theta.dtype), np.empty(scratch_size(shape), theta.dtype)
+    return Flow(shape, scales, theta, p, row_bar, scratch, make_workspace(shape, theta, backward))
+
+
+class Evaluations(NamedTuple):
+    """What the adjoint needs of evaluations, a row each: states, weights, and what the weights' adjoint needs."""
+
+    points: np.ndarray
+    weights: np.ndarray
+    intermediates: np.ndarray
+
+
+@allocating_function
+def make_evaluations(flow, count):
+    shape, real = flow.shape, flow.theta.dtype
+    points, weights = np.empty((count, shape.dim * flow.p), real), np.empty((count, row_size(shape)), real)
+    return Evaluations(points, weights, np.empty((count, intermediates_size(shape)), real))
+
+
+@allocating_function
+def grown(evaluations):
+    points, weights, intermediates = evaluations
+    return Evaluations(grown_rows(points), grown_rows(weights), grown_rows(intermediates))
+
+
+@inner_function
+def evaluate_at(flow, t, y, evaluations, row, out, o):
+    """out[o:] = slope and trace (d + 1, p) at time t and the states y; what the adjoint needs goes to a row."""
+    shape, weights = flow.shape, evaluations.weights[row]
+    copy(evaluations.points[row], y, shape.dim * flow.p)
+    weights_at(shape, flow.theta, flow.scales, t, weights, evaluations.intermediates[row], flow.scratch)
+    evaluate(shape, flow.p, weights, y, out, o, flow.workspace)
+
+
+@inner_function
+def vjp_at(flow, evaluations, row, bars, b, trace_bar, trace_share, z_bar, theta_bar):
+    """Add the cotangents of the states and the parameters of an evaluation to `z_bar` and `theta_bar`, see `vjp`."""
+    shape, row_bar, points, weights = flow.shape, flow.row_bar, evaluations.points[row], evaluations.weights[row]
+    vjp(shape, flow.p, weights, points, bars, b, trace_bar, trace_share, z_bar, row_bar, flow.workspace)
+    intermediates = evaluations.intermediates[row]
+    weights_vjp(shape, flow.theta, flow.scales, weights, intermediates, row_bar, theta_bar, flow.scratch)
 
 
 @allocating_function
@@ -58,31 +120,25 @@ def padded_rows(z, rows):
 
 
 @kernel
-def march(
-    head, scales, theta, z, stops, rows, ends, interpolant, numbers, c, rtol, atol, controls, keep, sources=SOURCES
-):
+def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
     """Solve from the states z (d, n): steps between the times of `stops`, or adaptive steps that end on them.
 
+    `field` is (head, scales, theta), see `..plan.FlowPlan`; `method` is (rows, places, ends, numbers), see
+    `TableauPlan`.
+
     Returns the status, t and the step's size there, (evaluations, accepted, rejected), the end (d + 1, n), whose last
-    row is the integral of the trace; with `keep` for the adjoint the steps' times and first evaluations, and
-    of each evaluation the states, the weights and what the adjoint of the weights needs.
+    row is the integral of the trace; for the adjoint (with `keep`) the steps, and of each evaluation the states, the
+    weights and what the adjoint of the weights needs.
     """
-    shape = FlowShape(head[0], head[1], head[2], head[3], head[4])
     d, n = z.shape
     y = padded_rows(z, d + 1)
     p = y.size // (d + 1)
-    scheme = make_scheme(rows, ends, interpolant, numbers, y)
+    flow, scheme = make_flow(field, p, False), make_scheme(method, y)
     stages, size, k = scheme.stages, y.size, scheme.k
     adaptive = controls[ADAPTIVE] != 0
     t, t_last, stop = stops[0], stops[-1], 1
-    capacity = INITIAL_EVALUATIONS if keep else 1
-    points = np.empty((capacity, d * p), z.dtype)
-    weights, intermediates = (
-        np.empty((capacity, row_size(shape)), z.dtype),
-        np.empty((capacity, intermediates_size(shape)), z.dtype),
-    )
-    scratch, workspace = np.empty(scratch_size(shape), z.dtype), make_workspace(shape, z, False)
-    times, evaluations = np.empty(65), np.empty((64, 2), np.int64)
+    evaluations = make_evaluations(flow, INITIAL_EVALUATIONS if keep else 1)
+    steps = np.empty((65, 3))
     end, error, nothing = aligned(size, z), aligned(size, z), aligned(size, z)
     fill(nothing, 0)
     status, accepted, rejected, nfev = DONE, 0, 0, 0
@@ -91,12 +147,10 @@ def march(
     exponent = scheme.error_order + 1
     end_is_last_stage = scheme.end_stage == stages - 1 and stages > 1
     none = np.intp(0)
-    times[0] = t
+    steps[0, END_TIME] = t
 
     if adaptive:
-        copy(points[0], y, d * p)
-        weights_at(shape, theta, scales, t, weights[0], intermediates[0], scratch)
-        evaluate(shape, p, weights[0], y, k, none, workspace)
+        evaluate_at(flow, t, y, evaluations, 0, k, none)
         nfev, have_slope = 1, True
         for i in range(size):
             if not np.isfinite(k[i]):
@@ -104,17 +158,15 @@ def march(
         step = controls[FIRST_STEP]
         if step == 0 and status == DONE:
             d0, d1 = norm(y, none, y, y, n, p, rtol, atol), norm(k, none, y, y, n, p, rtol, atol)
-            guess = trial_step_size(d0, d1, t_last - t, smallest_step(t))
+            trial = trial_step_size(t, d0, d1, t_last - t)
             direction = 1.0 if t_last > t else -1.0
             for i in range(size):
-                end[i] = y[i] + direction * guess * k[i]
-            at = 1 if keep else 0
-            weights_at(shape, theta, scales, t + direction * guess, weights[at], intermediates[at], scratch)
-            evaluate(shape, p, weights[at], end, error, none, workspace)
+                end[i] = y[i] + direction * trial * k[i]
+            evaluate_at(flow, t + direction * trial, end, evaluations, 1 if keep else 0, error, none)
             nfev += 1
             for i in range(size):
                 error[i] -= k[i]
-            step = initial_step_size(guess, d1, norm(error, none, y, y, n, p, rtol, atol) / guess, scheme.order)
+            step = initial_step_size(trial, d1, norm(error, none, y, y, n, p, rtol, atol) / trial, scheme.order)
     used = 1 if adaptive else 0
 
     while status == DONE and t != t_last:
@@ -124,26 +176,17 @@ def march(
             if status != DONE:
                 break
         h = t_next - t
-        if keep and used + stages > capacity:
-            capacity *= 2
-            points, weights, intermediates = (
-                grown_rows(points, capacity),
-                grown_rows(weights, capacity),
-                grown_rows(intermediates, capacity),
-            )
+        if keep and used + stages > len(evaluations.points):
+            evaluations = grown(evaluations)
         if not have_slope:
             first = used if keep else 0
-            copy(points[first], y, d * p)
-            weights_at(shape, theta, scales, t, weights[first], intermediates[first], scratch)
-            evaluate(shape, p, weights[first], y, k, none, workspace)
+            evaluate_at(flow, t, y, evaluations, first, k, none)
             nfev, used, have_slope = nfev + 1, used + 1, True
         for i in range(1, stages):
-            at = used + i - 1 if keep else 0
             point = end if end_is_last_stage and i == stages - 1 else scheme.point
             combine(scheme, point, y, scheme.rows[i], i, h)
-            copy(points[at], point, d * p)
-            weights_at(shape, theta, scales, t + c[i] * h, weights[at], intermediates[at], scratch)
-            evaluate(shape, p, weights[at], point, k, i * size, workspace)
+            row = used + i - 1 if keep else 0
+            evaluate_at(flow, t + scheme.places[i] * h, point, evaluations, row, k, i * size)
         nfev += stages - 1
         if not end_is_last_stage:
             combine(scheme, end, y, scheme.ends[0], stages, h)
@@ -151,29 +194,20 @@ def march(
         if adaptive:
             combine(scheme, error, nothing, scheme.ends[1], stages, h)
             error_size = norm(error, none, y, end, n, p, rtol, atol)
-            if len(ends) == 3:
+            if len(scheme.ends) == 3:
                 combine(scheme, error, nothing, scheme.ends[2], stages, h)
                 error_size = combine_dop853_errors(error_size, norm(error, none, y, end, n, p, rtol, atol))
-        finite = np.isfinite(error_size)
-        if not finite or error_size > 1:
+        if not error_size <= 1:  # nor is NaN
             rejected += 1
-            status = check_rejection(t, h, step, finite, controls)
-            step = size_after_rejection(h, error_size, finite, exponent)
+            status, step = reject_step(t, h, step, error_size, exponent, controls)
             growth = 1.0
             continue
 
         if keep:
-            if accepted + 1 == times.size:
-                more_times, more_evaluations = (
-                    np.empty(2 * times.size - 1),
-                    np.empty((2 * len(evaluations), 2), np.int64),
-                )
-                copy(more_times, times, times.size)
-                for i in range(len(evaluations)):
-                    copy(more_evaluations[i], evaluations[i], 2)
-                times, evaluations = more_times, more_evaluations
-            evaluations[accepted, 0], evaluations[accepted, 1] = first, used
-            times[accepted + 1] = t_next
+            if accepted + 1 == len(steps):
+                steps = grown_rows(steps)
+            entry = steps[accepted + 1]
+            entry[END_TIME], entry[FIRST], entry[SECOND] = t_next, first, used
         used += stages - 1
         first, have_slope = used - 1, end_is_last_stage
         if end_is_last_stage:
@@ -191,49 +225,33 @@ def march(
     last = np.empty((d + 1, n), z.dtype)
     for j in range(d + 1):
         copy(last[j], y[j * p :], n)
-    return status, t, step, (nfev, accepted, rejected), last, times, evaluations, points, weights, intermediates
+    points, weights, intermediates = evaluations  # a plain tuple, as Numba takes long to recognize a named one
+    return status, t, step, (nfev, accepted, rejected), last, (steps, (points, weights, intermediates))
 
 
 @kernel
-def adjoint_sweep(
-    head,
-    scales,
-    theta,
-    rows,
-    ends,
-    interpolant,
-    numbers,
-    accepted,
-    times,
-    evaluations,
-    points,
-    weights,
-    intermediates,
-    end_bar,
-    trace_bar,
-    sources=SOURCES,
-):
+def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
     """Return the gradients with respect to the first states (d, n) and the parameters (as `theta`).
 
-    `end_bar` (d, n) are the cotangents of the last states, `trace_bar` (1, n) those of the trace's integral.
+    `cotangents` (d + 1, n) are those of the end; the other arguments are those of the march and its results.
     """
-    shape = FlowShape(head[0], head[1], head[2], head[3], head[4])
-    d, n = end_bar.shape
-    y_bar, trace_bar = padded_rows(end_bar, d), padded_rows(trace_bar, 1)
+    d, n = len(cotangents) - 1, cotangents.shape[1]
+    y_bar, trace_bar = padded_rows(cotangents[:d], d), padded_rows(cotangents[d:], 1)
     size, p = y_bar.size, trace_bar.size
     for s in range(n, p):  # copies of the last sample, which are not part of the result
         trace_bar[s] = 0
         for j in range(d):
             y_bar[j * p + s] = 0
-    scheme = make_scheme(rows, ends, interpolant, numbers, y_bar)
+    steps, (points, weights, intermediates) = record
+    evaluations = Evaluations(points, weights, intermediates)
+    flow, scheme = make_flow(field, p, True), make_scheme(method, y_bar)
     stages, bars, push = scheme.stages, scheme.k, scheme.point
     end_is_last_stage = scheme.end_stage == stages - 1 and stages > 1
-    theta_bar, row_bar = np.zeros(theta.size, theta.dtype), np.empty(row_size(shape), theta.dtype)
-    trace_shares = np.zeros(stages, theta.dtype)
-    scratch, workspace = np.empty(scratch_size(shape), theta.dtype), make_workspace(shape, theta, True)
+    theta_bar, trace_shares = np.zeros_like(flow.theta), np.zeros(stages, flow.theta.dtype)
     none = np.intp(0)
     for m in range(accepted - 1, -1, -1):
-        h = times[m + 1] - times[m]
+        h = steps[m + 1, END_TIME] - steps[m, END_TIME]
+        first, second = int(steps[m + 1, FIRST]), int(steps[m + 1, SECOND])
         # On entry the last stage holds its cotangent as the first stage of the next step.
         for i in range(stages):
             scheme.weights[i] = scheme.ends[0, i] * h
@@ -241,13 +259,11 @@ def adjoint_sweep(
         if not end_is_last_stage:
             add_to_stages(scheme, bars, y_bar, stages)
         for i in range(stages - 1, 0, -1):
-            at = evaluations[m, 1] + i - 1
             fill(push, 0)
             if end_is_last_stage and i == stages - 1:  # its state is the end of the step
                 copy(push, y_bar, size)
                 fill(y_bar, 0)
-            vjp(shape, p, weights[at], points[at], bars, i * size, trace_bar, trace_shares[i], push, row_bar, workspace)
-            weights_vjp(shape, theta, scales, weights[at], intermediates[at], row_bar, theta_bar, scratch)
+            vjp_at(flow, evaluations, second + i - 1, bars, i * size, trace_bar, trace_shares[i], push, theta_bar)
             for j in range(size):
                 y_bar[j] += push[j]
             for j in range(i):
@@ -255,9 +271,7 @@ def adjoint_sweep(
             add_to_stages(scheme, bars, push, i)
         carried = m > 0 and end_is_last_stage
         if not carried:
-            at = evaluations[m, 0]
-            vjp(shape, p, weights[at], points[at], bars, none, trace_bar, trace_shares[0], y_bar, row_bar, workspace)
-            weights_vjp(shape, theta, scales, weights[at], intermediates[at], row_bar, theta_bar, scratch)
+            vjp_at(flow, evaluations, first, bars, none, trace_bar, trace_shares[0], y_bar, theta_bar)
         trace_share = trace_shares[0]
         fill(trace_shares, 0)
         copy(push, bars, size)
@@ -266,7 +280,7 @@ def adjoint_sweep(
             trace_shares[stages - 1] = trace_share
             for j in range(size):
                 bars[(stages - 1) * size + j] = push[j]
-    z_bar = np.empty((d, n), theta.dtype)
+    z_bar = np.empty((d, n), theta_bar.dtype)
     for j in range(d):
         copy(z_bar[j], y_bar[j * p :], n)
     return z_bar, theta_bar

@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .....fields import VectorField
-from .....gradients import OF_STEPS
 from .....problem import Integrals, PathIntegrals, Problem, Solution
 from ....backend import Backend, Prepared
 from ...joint import check_tolerances
 from ...stiff import find_tableau
 from ...tableaus import Tableau
-from ..available import not_readable
+from ..autograd import CompiledSolve
+from ..available import unsuitable, wants_gradient, without_numba
 from ..times import KnownTimes
-from .function import Call, kernels, solve
+from .function import Call, kernels
 from .plan import flow_plan
 
 
@@ -28,8 +29,8 @@ class CompiledFlows(Backend):
 
     def unsupported(self, problem: Problem) -> str | None:
         field, control = problem.field, problem.control
-        if not problem.compiled:
-            return "compiled is False: leave it out."
+        if (sentence := unsuitable(problem, differentiated=True)) is not None:
+            return sentence
         if problem.integrals != PathIntegrals():
             return "the trace is estimated or penalties are integrated: compiled flows have the exact trace alone."
         if not isinstance(field, VectorField) or flow_plan(field) is None:
@@ -40,9 +41,7 @@ class CompiledFlows(Backend):
             return "norm is not 'joint', or a tolerance is an array: compiled flows take one number for all."
         if problem.signature.layout.shapes[0][0] == 0:
             return "y0 has no samples."
-        if not isinstance(problem.gradient, OF_STEPS):
-            return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
-        return not_readable(problem.signature, kernels())
+        return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> CompiledFlowPrepared:
         return CompiledFlowPrepared(problem)
@@ -61,13 +60,18 @@ class CompiledFlowPrepared(Prepared):
     def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
         check_tolerances(self.problem, y0)
         call = Call(self.plan, self.times.read(ts), self.tableau, self.problem.control)
-        end, trace = solve(call, y0, [parameters[name].to(y0.dtype) for name in self.plan.shapes])
+        tensors = [parameters[name].to(y0.dtype) for name in self.plan.shapes]
+        if wants_gradient(y0, *tensors):
+            end = CompiledSolve.apply(call, y0.t(), *tensors)
+        else:
+            theta = torch.cat([p.detach().reshape(-1) for p in tensors]).numpy()
+            end = torch.from_numpy(call.march(y0.detach().t().contiguous().numpy(), theta, keep=False))
         return Solution(
             call.times.ts[-1:],
-            end[None],
+            end[:-1].t().contiguous()[None],
             *call.counts,
             "reached the last time",
             self.tableau.name,
             self.engine,
-            integrals=Integrals(trace),
+            integrals=Integrals(end[-1]),
         )

@@ -18,7 +18,7 @@ SUPPORTED_ACTIVATIONS = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid
 class FlowPlan:
     """A field of one hidden layer: `head` as `weights.FlowShape`, `scales` of the time, the input and the output."""
 
-    head: np.ndarray
+    head: tuple[int, int, int, int, int]
     scales: np.ndarray
     shapes: dict[str, tuple[int, ...]]
 
@@ -27,7 +27,7 @@ class FlowPlan:
 def flow_plan(field: VectorField) -> FlowPlan | None:
     """Return the plan of a field, or None if there is no kernel for it."""
     if type(field) is HyperMLP:
-        head = [HYPERNETWORK, ACTIVATIONS.index("tanh"), field.dim, field.width, field.hidden]
+        head = HYPERNETWORK, ACTIVATIONS.index("tanh"), field.dim, field.width, field.hidden
         scales = [field.time_scale, 1.0, field.output_scale]
     elif (
         type(field) is MLP
@@ -35,11 +35,11 @@ def flow_plan(field: VectorField) -> FlowPlan | None:
         and field.input_map == "identity"
         and field.activation in SUPPORTED_ACTIVATIONS
     ):
-        head = [AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 0]
+        head = AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 0
         scales = [1.0, field.input_scale, field.output_scale]
     elif type(field) is ConcatMLP and len(field.sizes) == 3 and field.activation in SUPPORTED_ACTIVATIONS:
-        head = [AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 1]
+        head = AFFINE, ACTIVATIONS.index(field.activation), field.dim, field.sizes[1], 1
         scales = [field.time_scale, 1.0, field.output_scale]
     else:
         return None
-    return FlowPlan(np.array(head, dtype=np.int64), np.array(scales), field.shapes())
+    return FlowPlan(head, np.array(scales), field.shapes())

@@ -5,51 +5,37 @@ from typing import NamedTuple
 import numpy as np
 
 from ..compilation import allocating_function, inner_function
-from ..vectors import add_rows, aligned, copy, fill, lanes
+from ..vectors import add_rows, aligned, copy, fill
 
 
 class FlowScheme(NamedTuple):
     """A tableau in the dtype of the state, and the working memory of one step.
 
-    `n` counts the state's components, `padded` those up to a whole vector; `k` holds the stages, a row each;
-    `end_stage` is the stage that is the slope at the step's end, -1 where there is none.
+    `padded` counts the numbers of a state, which are whole vectors; `k` holds the stages, a row each; `end_stage` is
+    the stage that is the slope at the step's end, -1 where there is none. The last four are a tableau plan's `numbers`.
     """
 
     rows: np.ndarray
+    places: np.ndarray
     ends: np.ndarray
-    interpolant: np.ndarray
-    stages: int
-    order: int
-    end_stage: int
-    error_order: int
-    n: int
     padded: int
     k: np.ndarray
     weights: np.ndarray
     point: np.ndarray
+    stages: int
+    order: int
+    end_stage: int
+    error_order: int
 
 
 @allocating_function
-def make_scheme(rows, ends, interpolant, numbers, y0):
-    padded = -(-y0.size // lanes(y0)) * lanes(y0)
-    k = aligned(len(rows) * padded, y0)
+def make_scheme(method, y0):
+    rows, places, ends, numbers = method
+    k, point = aligned(len(rows) * y0.size, y0), aligned(y0.size, y0)
     fill(k, 0)
-    point = aligned(padded, y0)
     fill(point, 0)
-    return FlowScheme(
-        rows.astype(y0.dtype),
-        ends.astype(y0.dtype),
-        interpolant,
-        numbers[0],
-        numbers[1],
-        numbers[2],
-        numbers[3],
-        y0.size,
-        padded,
-        k,
-        np.empty(len(rows), y0.dtype),
-        point,
-    )
+    rows, ends, weights = rows.astype(y0.dtype), ends.astype(y0.dtype), np.empty(len(rows), y0.dtype)
+    return FlowScheme(rows, places, ends, y0.size, k, weights, point, *numbers)
 
 
 @inner_function

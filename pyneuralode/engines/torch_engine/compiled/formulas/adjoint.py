@@ -23,7 +23,7 @@ def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y
         add_to_stage_bars(k_bar, scheme.ends[0], scheme.stages, h, end_own, dim)
         for j in range(len(ts)):
             if ts[j] != t_end:
-                set_interpolant_weights(scheme, (ts[j] - t) / h)
+                set_interpolant_weights(scheme, (ts[j] - t) / h, False)
                 bar = cotangents[j, at : at + dim]
                 add_to_stage_bars(k_bar, scheme.weights, len(scheme.weights), h, bar, dim)
                 add(own, bar)

@@ -23,12 +23,6 @@ def copy(out, x):
 
 
 @inlined_function
-def copy_some(out, x, count):
-    for i in range(count):
-        out[i] = x[i]
-
-
-@inlined_function
 def copy_rows(out, x):
     for i in range(len(x)):
         copy(out[i], x[i])

@@ -10,14 +10,13 @@ from .steps import make_scheme
 
 
 @kernel
-def adjoint_sweep(
-    program, method, second_method, theta, ts, parts, counts, spans, checkpoints, stages, cotangents, sources=SOURCES
-):
+def adjoint_sweep(field, theta, times, counts, tape, cotangents, sources=SOURCES):
     """Return the gradients with respect to the initial states (systems, n) and each system's parameters.
 
     The arguments are those of `..forward.march` and its results, with the stages of all steps on the tape;
     `cotangents` (all times, n) are those of the states.
     """
+    (program, method, second_method), (ts, parts), (spans, checkpoints, stages) = field, times, tape
     systems, n = len(parts) - 1, cotangents.shape[1]
     machine, start = make_machine(program), make_machine(program)
     samples = n // machine.dim
@@ -38,20 +37,9 @@ def adjoint_sweep(
                     add(end_bar, cotangents[j])
                 j -= 1
             scheme = secondary if spans[m, 2] != 0 else primary
+            y, k, some = checkpoints[m], stages[m], slice(j + 1, stop)
             step_back(
-                machine,
-                start,
-                scheme,
-                t,
-                t_end,
-                checkpoints[m],
-                stages[m],
-                ts[j + 1 : stop],
-                cotangents[j + 1 : stop],
-                end_bar,
-                y_bar,
-                k_bar,
-                theta_bar[i],
+                machine, start, scheme, t, t_end, y, k, ts[some], cotangents[some], end_bar, y_bar, k_bar, theta_bar[i]
             )
             end_bar, y_bar = y_bar, end_bar
         copy(y0_bar[i], end_bar)

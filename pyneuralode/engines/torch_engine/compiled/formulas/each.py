@@ -7,25 +7,22 @@ from dataclasses import replace
 import torch
 
 from .....problem import Problem, Solution
-from ....backend import Backend
 from ...batched.control import name_sample
 from ...events import message
 from ...independent import Batch, IndependentPrepared, check_states
 from ..available import wants_gradient
 from ..times import KnownTimes
-from .function import Failure, FormulaSolve, FormulaSolver
-from .path import Formulas, unsupported
+from .function import Failure, FormulaSolve, FormulaSolver, Systems
+from .path import Formulas
 
 
-class FormulasOfEach(Backend):
+class FormulasOfEach(Formulas):
     """Takes independent problems of formulas, whose parameters may differ from sample to sample."""
-
-    name = Formulas.name
 
     def unsupported(self, problem: Problem) -> str | None:
         if "ts" in problem.signature.differentiated:
             return "ts is to be differentiated: write compiled=False."
-        return unsupported(problem, limited=False)
+        return super().unsupported(problem)
 
     def prepare(self, problem: Problem) -> FormulasOfEachPrepared:
         return FormulasOfEachPrepared(problem)
@@ -49,7 +46,7 @@ class FormulasOfEachPrepared(IndependentPrepared):
         control = replace(self.problem.control, **dict(self.tolerances()))
         theta = self.solver.theta(batch.parameters, self.samples)
         differentiated = wants_gradient(batch.y0, theta)
-        systems = self.solver.systems(times, control, differentiated)
+        systems = Systems(self.solver, times, control, differentiated)
         try:
             if differentiated:
                 states = FormulaSolve.apply(systems, batch.y0, theta)

@@ -10,16 +10,8 @@ import numpy as np
 from ...step_size import MAX_FACTOR
 from ...stiff.switching import NONSTIFF_STEPS, STABILITY_MARGIN, STIFF_STEPS
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
-from ..step_control import (
-    check_rejection,
-    initial_step_size,
-    next_step,
-    size_after_rejection,
-    size_after_step,
-    smallest_step,
-    trial_step_size,
-)
-from .arrays import copy, copy_rows, copy_some, copy_stages, copy_tape
+from ..step_control import initial_step_size, next_step, reject_step, size_after_step, trial_step_size
+from .arrays import copy, copy_rows, copy_stages, copy_tape
 from .compilation import SOURCES, allocating_function, inner_function, kernel
 from .machine import evaluate, make_machine, set_parameters
 from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
@@ -43,28 +35,15 @@ class Tape(NamedTuple):
     stages: np.ndarray
 
 
-@inner_function
-def tape_is_full(tape, step, block, stage_capacity):
-    return (
-        step == len(tape.spans)
-        or block == len(tape.checkpoints)
-        or (step == len(tape.stages) and step < stage_capacity)
-    )
-
-
 @allocating_function
-def grown_tape(tape, step, block, stage_capacity):
-    """Return the tape with space for `step`, its stages if it is among the first `stage_capacity`, and for `block`."""
-    spans, checkpoints, stages = tape
-    if step == len(spans):
-        spans = np.empty((2 * step, 3))
-        copy_rows(spans, tape.spans)
-    if block == len(checkpoints):
-        checkpoints = np.empty((2 * block, tape.checkpoints.shape[1]))
-        copy_rows(checkpoints, tape.checkpoints)
-    if step == len(stages) and step < stage_capacity:
-        _, samples, rows, dim = tape.stages.shape
-        stages = np.empty((min(2 * step, stage_capacity), samples, rows, dim))
+def grown_tape(tape, count, blocks, stage_capacity):
+    """Return the tape with space for `count` steps, for `blocks` checkpoints and for up to `stage_capacity` stages."""
+    spans, checkpoints, stages = np.empty((count, 3)), np.empty((blocks, tape.checkpoints.shape[1])), tape.stages
+    copy_rows(spans, tape.spans)
+    copy_rows(checkpoints, tape.checkpoints)
+    if len(stages) < stage_capacity:
+        _, samples, rows, dim = stages.shape
+        stages = np.empty((min(count, stage_capacity), samples, rows, dim))
         copy_tape(stages, tape.stages)
     return Tape(spans, checkpoints, stages)
 
@@ -84,22 +63,6 @@ def scaled_norm(x, y, rtol, atol):
     for i in range(y.size):
         total += (x[i] / (abs(y[i]) * rtol[i] + atol[i])) ** 2
     return np.sqrt(total / y.size)
-
-
-@inner_function
-def initial_size(machine, scheme, t, y, k, span, rtol, atol, slope, point):
-    """Return the first step's size; the slope at t is in the first stages, `slope` and `point` (n,) are scratch."""
-    gather(k, slope)
-    d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
-    trial = trial_step_size(d0, d1, span, smallest_step(t))
-    direction = 1.0 if span > 0 else -1.0
-    for i in range(y.size):
-        point[i] = y[i] + direction * trial * slope[i]
-    for sample in range(len(k)):
-        evaluate(machine, t + direction * trial, point, sample * scheme.dim, scheme.point)
-        for j in range(scheme.dim):
-            slope[sample * scheme.dim + j] -= scheme.point[j]
-    return initial_step_size(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
 
 
 @inner_function
@@ -131,7 +94,7 @@ def write_tape(tape, step, block, taped, t, t_next, stiff, y, k):
     span[0], span[1], span[2] = t, t_next, stiff
     if block >= 0:
         checkpoints = tape.checkpoints[block]
-        copy_some(checkpoints, y, y.size)
+        copy(checkpoints, y)
         if checkpoints.size > y.size:
             gather(k, checkpoints[y.size :])
     if taped:
@@ -145,22 +108,33 @@ def first_stages(machine, scheme, t, y, k):
 
 
 @inner_function
-def carry_slope(k, end_stage, following):
+def carry_slope(k, end_stage):
     """Make the slope at the end of a step the first stage of the next."""
     for sample in range(len(k)):
-        copy(following[sample][0], k[sample][end_stage])
+        copy(k[sample][0], k[sample][end_stage])
 
 
 @inner_function
 def initial_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, point):
-    """Evaluate the first stages; return whether they are finite, and the first step's size."""
+    """Evaluate the first stages; return whether they are finite, and the first step's size.
+
+    `slope` and `point` (n,) are scratch.
+    """
     first_stages(machine, scheme, t, y, k)
     if not gather(k, slope):
         return False, 0.0
-    size = controls[FIRST_STEP]
-    if size == 0:
-        size = initial_size(machine, scheme, t, y, k, t_last - t, rtol, atol, slope, point)
-    return True, size
+    if controls[FIRST_STEP] != 0:
+        return True, controls[FIRST_STEP]
+    d0, d1 = scaled_norm(y, y, rtol, atol), scaled_norm(slope, y, rtol, atol)
+    trial = trial_step_size(t, d0, d1, t_last - t)
+    direction = 1.0 if t_last > t else -1.0
+    for i in range(y.size):
+        point[i] = y[i] + direction * trial * slope[i]
+    for sample in range(len(k)):
+        evaluate(machine, t + direction * trial, point, sample * scheme.dim, scheme.point)
+        for j in range(scheme.dim):
+            slope[sample * scheme.dim + j] -= scheme.point[j]
+    return True, initial_step_size(trial, d1, scaled_norm(slope, y, rtol, atol) / trial, scheme.order)
 
 
 @inner_function
@@ -193,39 +167,26 @@ def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction,
 
 @kernel
 def march(
-    program,
-    method,
-    second_method,
-    theta,
-    y0,
-    slopes,
-    ts,
-    parts,
-    stops,
-    stop_parts,
-    step_kinds,
-    rtol,
-    atol,
-    controls,
-    every,
-    stage_capacity,
-    sources=SOURCES,
+    field, theta, y0, slopes, times, stops, step_kinds, tolerances, controls, every, stage_capacity, sources=SOURCES
 ):
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
-    There is one step from each time of `stops`, divided like ts, to the next, or adaptive steps that end on them. Steps
+    The `field` is (program, method, second method), `times` are (ts, parts) and `tolerances` (rtol, atol). There is one
+    step from each time of the `stops`, divided like the times, to the next, or adaptive steps that end on them. Steps
     of methods for stiff problems also end on a requested time if they are not accurate enough in between. `theta` and
     the tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
     the state is stored every so many steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are
     those at the start where they are known, as when steps of an implicit method are repeated; else it has no rows.
 
-    If the stability interval among the `controls` is above 0, steps switch between `method` and `second_method`, a
-    Rosenbrock method: automatically or, when repeated, as `step_kinds` says (steps of one system). The explicit method
+    If the stability interval among the `controls` is above 0, steps switch between the method and the second one,
+    a Rosenbrock method: automatically or, when repeated, as `step_kinds` says (steps of one system). The explicit method
     of the two takes the steps for which the other has no usable Jacobian.
 
     Returns for each system (status, t, step's size) and (evaluations, accepted, rejected), the states at all
     times, and the tape.
     """
+    (program, method, second_method), (ts, parts), (stops, stop_parts) = field, times, stops
+    rtol, atol = tolerances
     systems, n = y0.shape
     machine = make_machine(program)
     samples = n // machine.dim
@@ -236,11 +197,8 @@ def march(
     full_rtol, full_atol, k = np.empty(n), np.empty(n), np.zeros((samples, max_stages, machine.dim))
     reports, counts = np.zeros((systems, 3)), np.zeros((systems, 3), np.int64)
     ys = np.empty((ts.size, n))
-    tape = Tape(
-        np.empty((64, 3)),
-        np.empty((64, 2 * n if implicit else n)),
-        np.empty((min(64, stage_capacity), samples, max_stages, machine.dim)),
-    )
+    checkpoints = np.empty((0, 2 * n if implicit else n))
+    tape = Tape(np.empty((0, 3)), checkpoints, np.empty((0, samples, max_stages, machine.dim)))
     adaptive = controls[ADAPTIVE] != 0
     limit = STABILITY_MARGIN * controls[STABILITY]
     step = block = 0
@@ -302,14 +260,13 @@ def march(
                     machine, scheme, h, t, y, k, ts, j, requested, full_rtol, full_atol, scratch
                 )
                 error, nfev = max(error, between_error), nfev + extra_evaluations
-            exponent, finite = scheme.error_order + 1, np.isfinite(error)
-            if not finite or error > 1:
-                rejected += 1
-                shorter, fresh = size_after_rejection(h, error, finite, exponent), False
+            exponent = scheme.error_order + 1
+            if not error <= 1:  # nor is NaN
+                rejected, fresh = rejected + 1, False
+                outcome, shorter = reject_step(t, h, size, error, exponent, controls)
                 stop_at_output = between_error > 1 and shorter <= abs(ts[j] - t)
                 if not stop_at_output:
-                    status = check_rejection(t, h, size, finite, controls)
-                    size, growth = shorter, 1.0
+                    status, size, growth = outcome, shorter, 1.0
                 continue
 
             extended = False
@@ -319,8 +276,9 @@ def march(
                 nfev += len(scheme.rows) - scheme.stages
             if every > 0:
                 row, place = step + accepted, block + accepted // every
-                if tape_is_full(tape, row, place, stage_capacity):
-                    tape = grown_tape(tape, row, place, stage_capacity)
+                if row == len(tape.spans):
+                    space = max(64, 2 * row)
+                    tape = grown_tape(tape, space, space // every + systems, stage_capacity)
                 write_tape(
                     tape, row, place if accepted % every == 0 else -1, row < stage_capacity, t, t_next, stiff, y, k
                 )
@@ -329,7 +287,7 @@ def march(
             y, end, fresh = end, y, True
             have_first = 0 <= scheme.end_stage < (len(scheme.rows) if extended else scheme.stages)
             if have_first:
-                carry_slope(k, scheme.end_stage, k)
+                carry_slope(k, scheme.end_stage)
             if borrowed:
                 stiff, borrowed = not stiff, False
                 scheme = secondary if stiff else primary
@@ -345,4 +303,4 @@ def march(
             break
         step += accepted
         block += -(-accepted // every) if every > 0 else 0
-    return reports, counts, ys, tape.spans, tape.checkpoints, tape.stages
+    return reports, counts, ys, (tape.spans, tape.checkpoints, tape.stages)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .....problem import Control, Problem
 from ...finite_gradients import finite_gradients
 from ...once_differentiable import once_differentiable
 from ...stiff import find_tableau
-from ..available import compiled, march_error, run
+from ..available import compiled, march_controls, march_error, run
 from ..times import Times
 from .plan import method_plans
 from .program import program_of
@@ -39,10 +39,8 @@ class FormulaSolver:
         self.program = program_of(problem.field)
         *self.plans, stability = method_plans(find_tableau(problem.solver))
         self.field = self.program.arrays, *(plan.arrays for plan in self.plans)
-        control, gradient = problem.control, problem.gradient
-        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
-        # The numbers that a march is told, by whether its steps are adaptive.
-        self.controls = {flag: np.array([*limits, flag, stability], dtype=float) for flag in (True, False)}
+        self.controls = {flag: march_controls(problem.control, flag, stability) for flag in (True, False)}
+        gradient = problem.gradient
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
         self.tape = not isinstance(gradient, Checkpointed)
 
@@ -57,41 +55,23 @@ class FormulaSolver:
             parts.append(part.expand(samples, -1) if own else part)
         return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
 
-    def systems(self, times: list[Times], control: Control, differentiated: bool) -> Systems:
-        """Return solves of systems in steps of their own through their own times; tolerances may be (B, n)."""
-        return Systems(
-            solver=self,
-            times=_Ragged.of([row.ts for row in times]),
-            stops=_Ragged.of([row.stops for row in times]),
-            adaptive=times[0].adaptive,
-            control=control,
-            every=self.every if differentiated else 0,
-            tape=differentiated and self.tape,
-        )
+
+# Rows of unequal length, one after the other, and where each of them begins, with the end of the last.
+_Ragged: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass
-class _Ragged:
-    """Rows of unequal length, one after the other; row i is values[ends[i]:ends[i + 1]]."""
+def _ragged(rows: Sequence[np.ndarray | list[float]]) -> _Ragged:
+    if len(rows) == 1:
+        return np.asarray(rows[0], dtype=float), np.array([0, len(rows[0])])
+    ends = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=ends[1:])
+    return np.concatenate(rows, dtype=float), ends
 
-    values: np.ndarray
-    ends: np.ndarray
 
-    @classmethod
-    def of(cls, rows: list[np.ndarray]) -> _Ragged:
-        if len(rows) == 1:
-            return cls(np.asarray(rows[0], dtype=float), np.array([0, len(rows[0])]))
-        ends = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in rows], out=ends[1:])
-        return cls(np.concatenate(rows, dtype=float), ends)
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.values, self.ends
-
-    def part(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
-        ends = self.ends[some.start : some.stop + 1]
-        return self.values[ends[0] : ends[-1]], ends - ends[0]
+def _part(ragged: _Ragged, some: slice) -> _Ragged:
+    values, ends = ragged
+    ends = ends[some.start : some.stop + 1]
+    return values[ends[0] : ends[-1]], ends - ends[0]
 
 
 class Failure(Exception):
@@ -101,17 +81,16 @@ class Failure(Exception):
         self.error, self.sample = error, sample
 
 
-@dataclass
 class Systems:
-    """Solves of one field by one method: what they are of, and what their adjoint needs."""
+    """Solves of systems in steps of their own through their own times; then what their adjoint needs.
 
-    solver: FormulaSolver
-    times: _Ragged
-    stops: _Ragged
-    adaptive: bool
-    control: Control
-    every: int
-    tape: bool
+    Tolerances may be (B, n).
+    """
+
+    def __init__(self, solver: FormulaSolver, times: list[Times], control: Control, differentiated: bool):
+        self.solver, self.control, self.adaptive = solver, control, times[0].adaptive
+        self.times, self.stops = _ragged([row.ts for row in times]), _ragged([row.stops for row in times])
+        self.every, self.tape = (solver.every, solver.tape) if differentiated else (0, False)
 
     def march(self, y0: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Return the states of systems y0 (B, n) at all their times, one system after the other; sets `counts` (B, 3).
@@ -120,11 +99,10 @@ class Systems:
         """
         control = self.control
         self.y0, self.theta = y0, theta
-        self.rtol, self.atol = (_by_system(tolerance, y0.shape) for tolerance in (control.rtol, control.atol))
-        self.field, self.controls = self.solver.field, self.solver.controls
+        self.tolerances = [_by_system(tolerance, y0.shape) for tolerance in (control.rtol, control.atol)]
         self.parts, solved = over_threads(self._march_part, len(y0))
-        reports, counts, states, *_ = zip(*solved)
-        self.counts, self.records = np.concatenate(counts), [record[3:] for record in solved]
+        reports, counts, states, self.tapes = zip(*solved)
+        self.counts = np.concatenate(counts)
         for some, report in zip(self.parts, reports):
             if report[:, 0].any():
                 failed = int(report[:, 0].argmax())
@@ -145,22 +123,24 @@ class Systems:
         row = 8 * self.y0.size * max(len(plan.rows) for plan in self.solver.plans)
         most = TAPE_BYTES * (some.stop - some.start) // row if self.tape else 0
         return run(
-            forward.march, *self.field, _rows_of(self.theta, some), self.y0[some], np.empty((0, self.y0.shape[1])),
-            *self.times.part(some), *self.stops.part(some), np.empty(0),
-            _rows_of(self.rtol, some), _rows_of(self.atol, some),
-            self.controls[self.adaptive], self.every, most,
+            forward.march, self.solver.field, _rows_of(self.theta, some), self.y0[some],
+            np.empty((0, self.y0.shape[1])), _part(self.times, some), _part(self.stops, some), np.empty(0),
+            self._tolerances(some), self.solver.controls[self.adaptive], self.every, most,
         )  # fmt: skip
+
+    def _tolerances(self, some: slice) -> tuple[np.ndarray, ...]:
+        return tuple(_rows_of(tolerance, some) for tolerance in self.tolerances)
 
     def _sweep_part(self, some: slice) -> tuple[np.ndarray, np.ndarray]:
         _, backward = kernels()
-        spans, checkpoints, stages = self.records[self.parts.index(some)]
+        spans, checkpoints, stages = tape = self.tapes[self.parts.index(some)]
         counts = self.counts[some]
         if counts[:, 1].sum() > len(stages):
             return self._sweep_in_blocks(some, spans, checkpoints)
-        first, last = self.times.ends[some.start], self.times.ends[some.stop]
+        first, last = self.times[1][[some.start, some.stop]]
         return run(
-            backward.adjoint_sweep, *self.field, _rows_of(self.theta, some), *self.times.part(some),
-            counts, spans, checkpoints, stages, self.cotangents[first:last],
+            backward.adjoint_sweep, self.solver.field, _rows_of(self.theta, some), _part(self.times, some), counts, tape,
+            self.cotangents[first:last],
         )  # fmt: skip
 
     def _sweep_in_blocks(
@@ -172,45 +152,38 @@ class Systems:
         step = block = 0
         for i in range(some.start, some.stop):
             accepted = int(self.counts[i, 1])
-            own = slice(self.times.ends[i], self.times.ends[i + 1])
-            ts, cotangents = self.times.values[own], self.cotangents[own]
             bar = np.zeros_like(self.y0[i])
             for begin in reversed(range(0, accepted, length)):
                 path = spans[step + begin : step + min(begin + length, accepted)]
-                bar, more = self._sweep_block(i, path, checkpoints[block + begin // self.every], ts, cotangents, bar)
+                bar, more = self._sweep_block(i, path, checkpoints[block + begin // self.every], bar)
                 theta_bar[i - some.start] += more
-            y0_bar[i - some.start] = bar + cotangents[0]
+            y0_bar[i - some.start] = bar + self.cotangents[self.times[1][i]]
             step += accepted
             block += -(-accepted // self.every)
         return y0_bar, theta_bar
 
     def _sweep_block(
-        self,
-        i: int,
-        path: np.ndarray,
-        checkpoint: np.ndarray,
-        ts: np.ndarray,
-        cotangents: np.ndarray,
-        end_bar: np.ndarray,
+        self, i: int, path: np.ndarray, checkpoint: np.ndarray, end_bar: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cotangents of the state at the start of `path` (steps, 3) and of the parameters.
 
         The steps start from the state (and slope) in `checkpoint` and end in the cotangent `end_bar`.
         """
         forward, backward = kernels()
-        n, some = len(end_bar), slice(i, i + 1)
+        n, some, own = len(end_bar), slice(i, i + 1), slice(*self.times[1][i : i + 2])
+        ts, cotangents = self.times[0][own], self.cotangents[own]
         start, end = path[0, 0], path[-1, 1]
         inside = np.flatnonzero((np.minimum(start, end) < ts) & (ts < np.maximum(start, end)))
         ends = cotangents[ts == end].sum(0)
-        times, steps = _Ragged.of([[start, *ts[inside], end]]), _Ragged.of([[*path[:, 0], end]])
+        times, steps = _ragged([[start, *ts[inside], end]]), _ragged([[*path[:, 0], end]])
         bars = np.concatenate([np.zeros((1, n)), cotangents[inside], (end_bar + ends)[None]])
-        field = *self.field, _rows_of(self.theta, some)
+        field, theta = self.solver.field, _rows_of(self.theta, some)
         slopes = checkpoint[None, n:] if len(checkpoint) > n else np.empty((0, n))
-        _, counts, _, *tape = run(
-            forward.march, *field, checkpoint[None, :n], slopes, *times.arrays, *steps.arrays, path[:, 2].copy(),
-            _rows_of(self.rtol, some), _rows_of(self.atol, some), self.controls[False], 1, len(path),
+        _, counts, _, tape = run(
+            forward.march, field, theta, checkpoint[None, :n], slopes, times, steps, path[:, 2].copy(),
+            self._tolerances(some), self.solver.controls[False], 1, len(path),
         )  # fmt: skip
-        y_bar, theta_bar = run(backward.adjoint_sweep, *field, *times.arrays, counts, *tape, bars)
+        y_bar, theta_bar = run(backward.adjoint_sweep, field, theta, times, counts, tape, bars)
         return y_bar[0], theta_bar[0]
 
 

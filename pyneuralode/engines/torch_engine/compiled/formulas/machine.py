@@ -19,56 +19,37 @@ class Machine(NamedTuple):
 
     steps: np.ndarray
     outputs: np.ndarray
-    dim: int
-    parameters: int
     time: int
     first: int
-    directions: int
     registers: np.ndarray
     by_x: np.ndarray
     by_y: np.ndarray
     tangents: np.ndarray
     bars: np.ndarray
     tangent_bars: np.ndarray
+    dim: int
+    parameters: int
+    directions: int
 
 
 @allocating_function
 def make_machine(program):
     """Return the machine for a program's arrays, see `..program.Program`."""
     steps, outputs, numbers, sizes = program
-    dim, parameters = sizes[0], sizes[1]
+    dim, parameters, directions = sizes
     time = dim + parameters
     first = time + 1 + numbers.size
-    count, directions = first + len(steps), dim
-    for k in range(len(steps)):
-        if steps[k, 1] == time or steps[k, 2] == time:
-            directions = dim + 1
-    for i in range(dim):
-        if outputs[i] == time:
-            directions = dim + 1
-    registers = np.zeros(count)
+    count = first + len(steps)
+    registers, bars = np.zeros(count), np.zeros(count)
     for i in range(numbers.size):
         registers[time + 1 + i] = numbers[i]
-    tangents = np.zeros((count, directions))
+    tangents, tangent_bars = np.zeros((count, directions)), np.zeros((count, directions))
     for i in range(dim):
         tangents[i, i] = 1.0
     if directions > dim:
         tangents[time, dim] = 1.0
-    return Machine(
-        steps,
-        outputs,
-        dim,
-        parameters,
-        time,
-        first,
-        directions,
-        registers,
-        np.zeros(len(steps)),
-        np.zeros(len(steps)),
-        tangents,
-        np.zeros(count),
-        np.zeros((count, directions)),
-    )
+    by_x, by_y = np.zeros(len(steps)), np.zeros(len(steps))
+    return Machine(steps, outputs, time, first, registers, by_x, by_y, tangents, bars, tangent_bars, *sizes)
 
 
 @inner_function
@@ -113,40 +94,26 @@ def linearize(machine, t, y, at):
 
 
 @inlined_function
-def _copy_jacobian(machine, jacobian):
-    total = 0.0
-    for i in range(machine.dim):
-        for c in range(machine.directions):
-            jacobian[i, c] = machine.tangents[machine.outputs[i], c]
-            total += 0 * jacobian[i, c]
-    return total == 0
-
-
-@inlined_function
-def differentiate(machine, jacobian):
+def differentiate(machine, jacobian, ignore_zeros):
     """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearized.
 
-    Returns whether all are finite.
+    With `ignore_zeros` an infinite derivative times a zero tangent counts as zero. Returns whether all are finite.
     """
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
         by_x, by_y = machine.by_x[k], machine.by_y[k]
         of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
         for c in range(machine.directions):
-            of_z[c] = by_x * of_x[c] + by_y * of_y[c]
-    return _copy_jacobian(machine, jacobian)
-
-
-@inner_function
-def differentiate_ignoring_zeros(machine, jacobian):
-    """As `differentiate`, but an infinite derivative times a zero tangent counts as zero."""
-    steps, tangents = machine.steps, machine.tangents
-    for k in range(len(steps)):
-        by_x, by_y = machine.by_x[k], machine.by_y[k]
-        of_x, of_y, of_z = tangents[steps[k, 1]], tangents[steps[k, 2]], tangents[machine.first + k]
+            if ignore_zeros:
+                of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
+            else:
+                of_z[c] = by_x * of_x[c] + by_y * of_y[c]
+    total = 0.0
+    for i in range(machine.dim):
         for c in range(machine.directions):
-            of_z[c] = (by_x * of_x[c] if of_x[c] != 0 else 0.0) + (by_y * of_y[c] if of_y[c] != 0 else 0.0)
-    return _copy_jacobian(machine, jacobian)
+            jacobian[i, c] = tangents[machine.outputs[i], c]
+            total += 0 * jacobian[i, c]
+    return total == 0
 
 
 @inlined_function

@@ -9,14 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from .....fields import VectorField
-from .....gradients import OF_STEPS
-from .....problem import Problem, Statistics
+from .....problem import Problem
 from .....problem.values import as_tensor
 from ....backend import Backend
 from ...stiff import find_tableau
 from ...tableaus import Tableau
-from ..available import floating, not_readable
-from ..joint import CompiledPrepared
+from ..available import floating, unsuitable, without_numba
+from ..joint import CompiledPrepared, Counts
 from ..times import Times
 from .function import Failure, FormulaSolve, FormulaSolver, Systems, kernels
 from .program import MAX_DIM, program_of
@@ -25,36 +24,27 @@ from .program import MAX_DIM, program_of
 LARGE, LARGE_STIFF = 6_000, 60_000
 
 
-def unsupported(problem: Problem, limited: bool) -> str | None:
-    """Return why a problem of formulas is not solved in compiled code; `limited` by the work of one evaluation."""
-    field, signature, method = problem.field, problem.signature, find_tableau(problem.solver)
-    if not problem.compiled:
-        return "compiled is False: leave it out."
-    program = program_of(field) if isinstance(field, VectorField) else None
-    if program is None:
-        return f"the field is a {type(field).__name__}, which has no formulas that the compiled machine knows: give Equations."
-    if problem.dense or problem.events:
-        return f"{'dense is True' if problem.dense else 'events are watched'}: write compiled=False."
-    if limited and problem.control.norm != "joint":
-        return f"norm is {problem.control.norm!r}: compiled formulas take 'joint'."
-    explicit = isinstance(method, Tableau)
-    if not explicit and field.dim > MAX_DIM:
-        return f"the field has {field.dim} components: compiled stiff solvers take at most {MAX_DIM}."
-    if signature.differentiated - {"ts"} and not isinstance(problem.gradient, OF_STEPS):
-        return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
-    samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
-    if limited and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
-        return "the formulas of all samples are as fast in torch: write compiled=False."
-    return not_readable(signature, kernels())
-
-
 class Formulas(Backend):
     """Takes formulas (`Equations`, and networks as such), with explicit and stiff solvers, on the CPU."""
 
     name = "torch (compiled)"
 
     def unsupported(self, problem: Problem) -> str | None:
-        return unsupported(problem, limited=True)
+        field, signature, joint = problem.field, problem.signature, problem.batch == "joint"
+        if (sentence := unsuitable(problem, bool(signature.differentiated - {"ts"}))) is not None:
+            return sentence
+        program = program_of(field) if isinstance(field, VectorField) else None
+        if program is None:
+            return f"the field is a {type(field).__name__}, which has no formulas that the compiled machine knows: give Equations."
+        if joint and problem.control.norm != "joint":
+            return f"norm is {problem.control.norm!r}: compiled formulas take 'joint'."
+        explicit = isinstance(find_tableau(problem.solver), Tableau)
+        if not explicit and field.dim > MAX_DIM:
+            return f"the field has {field.dim} components: compiled stiff solvers take at most {MAX_DIM}."
+        samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
+        if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
+            return "the formulas of all samples are as fast in torch: write compiled=False."
+        return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> FormulaPrepared:
         return FormulaPrepared(problem)
@@ -67,26 +57,23 @@ class FormulaPrepared(CompiledPrepared):
         super().__init__(problem)
         self.solver = FormulaSolver(problem)
 
-    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> np.ndarray:
+    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
         theta = [floating(name, parameters[name]).reshape(-1) for name in self.solver.program.shapes]
         theta = np.concatenate(theta, dtype=float)[None] if theta else np.empty((1, 0))
-        systems = self.solver.systems([times], self.problem.control, differentiated=False)
-        states = self._counted(lambda: systems.march(y0.astype(float)[None], theta), systems, statistics)
-        return states.astype(self.dtype, copy=False)
+        systems = Systems(self.solver, [times], self.problem.control, differentiated=False)
+        states, counts = _counted(lambda: systems.march(y0.astype(float)[None], theta), systems)
+        return states.astype(self.dtype, copy=False), counts
 
-    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> Tensor:
+    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
         named = {name: as_tensor(name, parameters[name]) for name in self.solver.program.shapes}
-        systems = self.solver.systems([times], self.problem.control, differentiated=True)
+        systems = Systems(self.solver, [times], self.problem.control, differentiated=True)
         theta = self.solver.theta(named, 0)
-        return self._counted(lambda: FormulaSolve.apply(systems, y0[None], theta), systems, statistics)
+        return _counted(lambda: FormulaSolve.apply(systems, y0[None], theta), systems)
 
-    def _counted(self, solve: Callable[[], Any], systems: Systems, statistics: Statistics) -> Any:
-        try:
-            states = solve()
-        except Failure as failure:
-            raise failure.error from None
-        nfev, accepted, rejected = systems.counts[0].tolist()
-        statistics.nfev += nfev
-        statistics.accepted += accepted
-        statistics.rejected += rejected
-        return states
+
+def _counted(solve: Callable[[], Any], systems: Systems) -> tuple[Any, Counts]:
+    """Return the states of the only system, and its counts."""
+    try:
+        return solve(), tuple(systems.counts[0].tolist())
+    except Failure as failure:
+        raise failure.error from None

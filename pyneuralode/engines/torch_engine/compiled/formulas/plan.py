@@ -10,10 +10,9 @@ import numpy as np
 from ...stiff.coefficients import EXPLICIT_FALLBACK, SDIRK, Rosenbrock
 from ...stiff.switching import AutoSwitch
 from ...tableaus import Tableau
+from ..tableau_plan import tableau_plan
 
 EXPLICIT, ROSENBROCK, IMPLICIT = range(3)
-# Entries of MethodPlan.numbers.
-KIND, STAGES, ORDER, ERROR_ORDER, END_STAGE = range(5)
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,9 @@ class MethodPlan:
 
     Attributes
     ----------
-    numbers : (5,) of int64
-        Kind, stages of a step (the interpolant's further ones not counted), order, order of the embedded
-        solution, and the stage that is f at the end, or -1.
+    kind, stages, order, end_stage, error_order : int
+        The stages are those of a step, the interpolant's further ones not counted; `end_stage` is the one that is f at
+        the end, or -1; `error_order` is that of the embedded solution.
     rows : (s, s)
         The a_ij, the interpolant's further stages too.
     couplings : (s, s)
@@ -41,7 +40,11 @@ class MethodPlan:
         As in `Tableau`.
     """
 
-    numbers: np.ndarray
+    kind: int
+    stages: int
+    order: int
+    end_stage: int
+    error_order: int
     rows: np.ndarray
     couplings: np.ndarray
     places: np.ndarray
@@ -49,7 +52,7 @@ class MethodPlan:
     interpolant: np.ndarray
 
     @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple:
         return tuple(vars(self).values())
 
 
@@ -66,7 +69,10 @@ def method_plans(method: Tableau | Rosenbrock | SDIRK | AutoSwitch) -> tuple[Met
 @lru_cache(maxsize=64)
 def method_plan(method: Tableau | Rosenbrock | SDIRK) -> MethodPlan:
     if isinstance(method, Tableau):
-        return _explicit(method)
+        plan = tableau_plan(method)
+        places = np.stack([plan.places, *np.zeros((2, len(plan.places)))])
+        couplings = np.zeros_like(plan.rows)
+        return MethodPlan(EXPLICIT, *plan.numbers, plan.rows, couplings, places, plan.ends, plan.interpolant)
     s = method.stages
     rosenbrock = isinstance(method, Rosenbrock)
     rows = np.array(method.A) if rosenbrock else np.tril(method.A, -1)
@@ -75,20 +81,6 @@ def method_plan(method: Tableau | Rosenbrock | SDIRK) -> MethodPlan:
     gammas[0] *= rosenbrock
     places = np.stack([method.c, method.d if rosenbrock else np.zeros(s), gammas])
     end_stage = -1 if rosenbrock else method.end_stage  # f itself is no stage of a Rosenbrock method
-    numbers = [ROSENBROCK if rosenbrock else IMPLICIT, s, method.order, method.error_order, end_stage]
+    numbers = ROSENBROCK if rosenbrock else IMPLICIT, s, method.order, end_stage, method.error_order
     ends = np.stack([method.b, method.error])
-    return MethodPlan(np.array(numbers), rows, couplings, places, ends, np.array(method.interpolant))
-
-
-def _explicit(tableau: Tableau) -> MethodPlan:
-    s, x = tableau.stages, len(tableau.interpolant) - tableau.stages
-    rows, places = np.zeros((s + x, s + x)), np.zeros((3, s + x))
-    rows[:s, :s], places[0, :s] = tableau.A, tableau.c
-    if x:
-        rows[s:], places[0, s:] = tableau.extra_A, tableau.extra_c
-    estimates = [] if tableau.error is None else list(tableau.error)
-    ends = np.zeros((1 + len(estimates), s + x))
-    ends[:, :s] = [tableau.b, *estimates]
-    end_stage = -1 if tableau.end_stage is None else tableau.end_stage
-    numbers = [EXPLICIT, s, tableau.order, tableau.error_order or 0, end_stage]
-    return MethodPlan(np.array(numbers), rows, np.zeros((s + x, s + x)), places, ends, np.array(tableau.interpolant))
+    return MethodPlan(*numbers, rows, couplings, places, ends, np.array(method.interpolant))

@@ -33,8 +33,8 @@ class Program:
         The registers that hold the slope.
     numbers : (c,)
         Values of the registers after the time; the first is 0.
-    sizes : (3,) of int64
-        How many components, parameters and numbers.
+    sizes : three int
+        How many components, parameters, and directions of the Jacobian: the components and, if it is used, the time.
     shapes : mapping
         The parameters' shapes by name, in the order of their registers.
     """
@@ -42,11 +42,11 @@ class Program:
     steps: np.ndarray
     outputs: np.ndarray
     numbers: np.ndarray
-    sizes: np.ndarray
+    sizes: tuple[int, int, int]
     shapes: dict[str, tuple[int, ...]]
 
     @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
+    def arrays(self) -> tuple:
         return self.steps, self.outputs, self.numbers, self.sizes
 
 
@@ -64,11 +64,11 @@ def program_of(field: VectorField) -> Program | None:
     steps = np.array(lowered.steps, dtype=np.int64).reshape(-1, 3)
     steps[:, 1:] = lowered.final_registers(steps[:, 1:])
     outputs = lowered.final_registers(np.array(lowered.outputs, dtype=np.int64))
-    sizes = [equations.dim, len(equations.parameters), len(lowered.numbers)]
-    return Program(
-        steps.astype(np.uint32), outputs.astype(np.uint32), np.array(list(lowered.numbers)),
-        np.array(sizes, dtype=np.int64), field.shapes(),
-    )  # fmt: skip
+    time = lowered.words[TIME]
+    directions = equations.dim + bool((steps[:, 1:] == time).any() or (outputs == time).any())
+    sizes = equations.dim, len(equations.parameters), directions
+    numbers = np.array(list(lowered.numbers))
+    return Program(steps.astype(np.uint32), outputs.astype(np.uint32), numbers, sizes, field.shapes())
 
 
 def as_equations(field: VectorField) -> Equations | None:

@@ -9,28 +9,18 @@ from ..step_control import combine_dop853_errors
 from .arrays import copy, fill
 from .compilation import allocating_function, inlined_function, inner_function
 from .dense_lu import factorize, solve
-from .machine import differentiate, differentiate_ignoring_zeros, evaluate, linearize, read_slope
-from .plan import END_STAGE, ERROR_ORDER, EXPLICIT, KIND, ORDER, ROSENBROCK, STAGES
+from .machine import differentiate, evaluate, linearize, read_slope
+from .plan import EXPLICIT, ROSENBROCK
 
 
 class FormulaScheme(NamedTuple):
-    """A method (see `..plan.MethodPlan`) and the working memory of one step, for samples of `dim` components.
+    """The working memory of one step, for samples of `dim` components, and the method, see `..plan.MethodPlan`.
 
     `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
     at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix` holds
     the factors of one sample's I - gamma h J.
     """
 
-    kind: int
-    stages: int
-    order: int
-    error_order: int
-    end_stage: int
-    rows: np.ndarray
-    couplings: np.ndarray
-    places: np.ndarray
-    ends: np.ndarray
-    interpolant: np.ndarray
     dim: int
     weights: np.ndarray
     point: np.ndarray
@@ -42,33 +32,27 @@ class FormulaScheme(NamedTuple):
     jacobian_bar: np.ndarray
     matrix: np.ndarray
     pivots: np.ndarray
+    kind: int
+    stages: int
+    order: int
+    end_stage: int
+    error_order: int
+    rows: np.ndarray
+    couplings: np.ndarray
+    places: np.ndarray
+    ends: np.ndarray
+    interpolant: np.ndarray
 
 
 @allocating_function
 def make_scheme(method, dim, samples):
-    numbers, rows, couplings, places, ends, interpolant = method
+    interpolant = method[-1]
+    weights, point, rest, change = np.empty(len(interpolant)), np.empty(dim), np.empty(dim), np.empty(dim)
+    slopes, jacobians = np.empty((samples, dim)), np.zeros((samples, dim, dim + 1))
+    frozen, jacobian_bar = np.zeros((samples, dim), np.bool_), np.zeros((dim, dim + 1))
+    matrix, pivots = np.empty((dim, dim)), np.empty(dim, np.int64)
     return FormulaScheme(
-        numbers[KIND],
-        numbers[STAGES],
-        numbers[ORDER],
-        numbers[ERROR_ORDER],
-        numbers[END_STAGE],
-        rows,
-        couplings,
-        places,
-        ends,
-        interpolant,
-        dim,
-        np.empty(len(rows)),
-        np.empty(dim),
-        np.empty(dim),
-        np.empty(dim),
-        np.empty((samples, dim)),
-        np.zeros((samples, dim, dim + 1)),
-        np.zeros((samples, dim), np.bool_),
-        np.zeros((dim, dim + 1)),
-        np.empty((dim, dim)),
-        np.empty(dim, np.int64),
+        dim, weights, point, rest, change, slopes, jacobians, frozen, jacobian_bar, matrix, pivots, *method
     )
 
 
@@ -86,7 +70,7 @@ def combine(out, out_at, y, at, k, coefficients, count, h, dim):
 
 @inner_function
 def _drop_nonfinite_columns(machine, jacobian, frozen):
-    if differentiate_ignoring_zeros(machine, jacobian):
+    if differentiate(machine, jacobian, True):
         return True
     for c in range(len(frozen)):
         for row in jacobian:
@@ -109,7 +93,7 @@ def find_jacobian(machine, jacobian, frozen):
     """
     for c in range(len(frozen)):
         frozen[c] = False
-    return differentiate(machine, jacobian) or _drop_nonfinite_columns(machine, jacobian, frozen)
+    return differentiate(machine, jacobian, False) or _drop_nonfinite_columns(machine, jacobian, frozen)
 
 
 @inner_function
@@ -244,30 +228,19 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 
 @inlined_function
-def set_interpolant_weights(scheme, theta):
-    """Set the weights of the stages in the interpolant at `theta`, a fraction of the step."""
+def set_interpolant_weights(scheme, theta, derivative):
+    """Set the weights of the stages in the interpolant, or its `derivative`, at `theta`, a fraction of the step."""
     for i in range(len(scheme.interpolant)):
-        total, power = 0.0, 1.0
+        total, power = 0.0, 1.0 if derivative else theta
         for q in range(scheme.interpolant.shape[1]):
-            power *= theta
-            total += scheme.interpolant[i, q] * power
-        scheme.weights[i] = total
-
-
-@inlined_function
-def set_interpolant_slope_weights(scheme, theta):
-    """Set the weights of the stages in the interpolant's slope at `theta`, a fraction of the step."""
-    for i in range(len(scheme.interpolant)):
-        total, power = 0.0, 1.0
-        for q in range(scheme.interpolant.shape[1]):
-            total += (q + 1) * scheme.interpolant[i, q] * power
+            total += (q + 1 if derivative else 1) * scheme.interpolant[i, q] * power
             power *= theta
         scheme.weights[i] = total
 
 
 @inner_function
 def interpolate(scheme, h, theta, y, k, out):
-    set_interpolant_weights(scheme, theta)
+    set_interpolant_weights(scheme, theta, False)
     for sample in range(len(k)):
         at = sample * scheme.dim
         combine(out, at, y, at, k[sample], scheme.weights, len(scheme.weights), h, scheme.dim)
@@ -301,7 +274,7 @@ def spectral_radius(scheme, h, y, k, rtol, atol):
 @inner_function
 def error_size(scheme, h, y, end, k, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
-    dim, fifth, third = scheme.dim, 0.0, 0.0
+    dim, error = scheme.dim, 0.0
     for estimate in range(1, len(scheme.ends)):
         total = 0.0
         for sample in range(len(k)):
@@ -312,11 +285,8 @@ def error_size(scheme, h, y, end, k, rtol, atol):
                 i = sample * dim + j
                 total += (scheme.point[j] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])) ** 2
         size = np.sqrt(total / y.size)
-        if estimate == 1:
-            fifth = size
-        else:
-            third = size
-    return fifth if len(scheme.ends) == 2 else combine_dop853_errors(fifth, third)
+        error = size if estimate == 1 else combine_dop853_errors(error, size)
+    return error
 
 
 @inner_function
@@ -334,7 +304,7 @@ def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
         before, time, total = index, ts[j + index], 0.0
         theta = (time - t) / h
         interpolate(scheme, h, theta, y, k, u)
-        set_interpolant_slope_weights(scheme, theta)
+        set_interpolant_weights(scheme, theta, True)
         for sample in range(len(k)):
             at = sample * dim
             fill(scheme.rest, 0.0)

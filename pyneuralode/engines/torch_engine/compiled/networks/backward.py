@@ -46,29 +46,18 @@ def repeat_steps(net, scheme, work, ts, step_log, checkpoints, begin, stop, ever
 
 @kernel
 def adjoint_sweep(
-    table,
-    scales,
-    coefficients,
-    interpolant,
-    theta,
-    ts,
-    accepted,
-    taped,
-    every,
-    step_log,
-    checkpoints,
-    work,
-    tape,
-    cotangents,
-    wants_parameters,
-    sources=SOURCES,
+    plan, theta, ts, accepted, taped, every, record, buffers, cotangents, wants_parameters, sources=SOURCES
 ):
-    """Return the gradients by the initial state (n,) and by the parameters (as `theta`), and the memory of the tape.
+    """Return the gradients by the initial state (n,) and by the parameters (as `theta`), and the buffers.
 
-    `cotangents` (T, n) are those of the states. If the tape is complete, `work` and `tape` are as the march left them;
-    they are overwritten.
+    `cotangents` (T, n) are those of the states, `record` is the march's. If the tape is complete, `buffers` are as the
+    march left them; they are overwritten.
     """
-    net, memory, steps = pointer(table), pointer(work), pointer(step_log)
+    (table, scales, coefficients, interpolant), (step_log, checkpoints), (work, tape) = plan, record, buffers
+    net, steps = pointer(table), pointer(step_log)
+    if work.size < net[WORK]:
+        work = aligned(net[WORK], work)
+    memory = pointer(work)
     scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
     n, total, lead, bars, start = scheme.n, scheme.total, scheme.lead, scheme.bars, at(memory, net[START])
     samples, size = net[SAMPLES], net[SAMPLES] * net[RECORD]
@@ -137,4 +126,4 @@ def adjoint_sweep(
     for i in range(n):
         y0_bar[i] = scheme.argument_bars[i] + cotangents[0, i]
     store_gradient(net, memory, pointer(scales), pointer(gradient))
-    return y0_bar, gradient, tape  # returned, since pointers alone would not keep it alive
+    return y0_bar, gradient, (work, tape)  # returned, since pointers alone would not keep it alive

@@ -7,15 +7,7 @@ from ..compilation import allocating_function, inner_function, kernel
 from ..llvm_codegen import at, pointer
 from ..march_codes import ADAPTIVE, BAD_START, DONE, FIRST_STEP
 from ..products import copy_numbers, zero
-from ..step_control import (
-    check_rejection,
-    initial_step_size,
-    next_step,
-    size_after_rejection,
-    size_after_step,
-    smallest_step,
-    trial_step_size,
-)
+from ..step_control import initial_step_size, next_step, reject_step, size_after_step, trial_step_size
 from ..vectors import aligned, lanes
 from .compilation import SOURCES
 from .network import evaluate, load_parameters
@@ -52,7 +44,7 @@ def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
     """Return the first step's size; the slope at y is in the first stage."""
     k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
     d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
-    trial = trial_step_size(d0, d1, span, smallest_step(t))
+    trial = trial_step_size(t, d0, d1, span)
     direction = 1.0 if span > 0 else -1.0
     zero(point, scheme.lead)
     for i in range(scheme.n):
@@ -64,34 +56,22 @@ def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
 
 
 @kernel
-def march(
-    table,
-    scales,
-    coefficients,
-    interpolant,
-    controls,
-    tolerances,
-    theta,
-    y0,
-    ts,
-    stops,
-    every,
-    tape_capacity,
-    work,
-    tape,
-    sources=SOURCES,
-):
-    """Solve from y0 through ts: one step from each time of `stops` to the next, or adaptive steps that end on them.
+def march(plan, controls, tolerances, theta, y0, times, every, tape_capacity, buffers, sources=SOURCES):
+    """Solve from y0 through the first of the `times`: one step from each of the second, the stops, to the next, or
+    adaptive steps that end on them.
 
-    The first four arguments are a plan's, `tolerances` (2, n) are rtol and atol for every component. With `every` above
-    0 the solve can be differentiated: the state is stored every so many steps, and the tape of evaluations too as long
-    as it fits in `tape_capacity` numbers. `work` is working memory of the plan's size, and `tape` memory for the tape,
-    replaced where it is too small.
+    `plan` is from `solve_plan`; `tolerances` (2, n) are rtol and atol for every component. With `every` above 0 the solve
+    can be differentiated: the state is stored every so many steps, and the tape of evaluations too as long as it fits
+    in `tape_capacity` numbers. `buffers` are working memory and memory for the tape, each replaced where it is too small.
 
-    Returns the status, t and the step's size there, (evaluations, accepted, rejected, whether the tape is
-    whole), the states (T, n); for the adjoint the step log, the checkpoints (both flat) and the tape.
+    Returns the status, t and the step's size there, (evaluations, accepted, rejected), whether the tape is whole, the
+    states (T, n), for the adjoint the step log and the checkpoints (both flat), and the buffers.
     """
-    net, memory = pointer(table), pointer(work)
+    (table, scales, coefficients, interpolant), (ts, stops), (work, tape) = plan, times, buffers
+    net = pointer(table)
+    if work.size < net[WORK]:
+        work = aligned(net[WORK], work)
+    memory = pointer(work)
     zero(memory, net[WORK])
     load_parameters(net, memory, pointer(scales), pointer(theta))
     scheme = make_scheme(net, pointer(coefficients), pointer(interpolant), memory, lanes(work))
@@ -157,11 +137,9 @@ def march(
         advance(net, scheme, memory, h, y, end, record, size)
         nfev += stages - 1
         error = error_size(scheme, y, end, rtol, atol) if adaptive else 0.0
-        finite = np.isfinite(error)
-        if not finite or error > 1:
+        if not error <= 1:  # nor is NaN
             rejected += 1
-            status = check_rejection(t, h, step, finite, controls)
-            step = size_after_rejection(h, error, finite, exponent)
+            status, step = reject_step(t, h, step, error, exponent, controls)
             growth = 1.0
             continue
 
@@ -204,4 +182,4 @@ def march(
             step = size_after_step(h, step if cut else abs(h), error, previous, growth, exponent)
             previous, growth = max(error, 1e-4), MAX_FACTOR
 
-    return status, t, step, (nfev, accepted, rejected, taped), ys, step_log, checkpoints, tape
+    return status, t, step, (nfev, accepted, rejected), taped, ys, (step_log, checkpoints), (work, tape)

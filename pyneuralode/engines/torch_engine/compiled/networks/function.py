@@ -1,9 +1,9 @@
-"""One solve by compiled code, its adjoint, and their place in autograd."""
+"""One solve by compiled code, and its adjoint."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -13,12 +13,10 @@ from torch import Tensor
 
 from .....errors import ArgumentError
 from .....gradients import Checkpointed
-from .....problem import Problem, Statistics
+from .....problem import Problem
 from .....problem.values import as_tensor
-from ...once_differentiable import once_differentiable
 from ...tableaus import Tableau
-from ..available import compiled, floating, march_error, run
-from ..constants import VECTOR_BYTES
+from ..available import compiled, floating, march_controls, march_error, run
 from ..times import Times
 from .plan import solve_plan
 
@@ -40,15 +38,11 @@ class NetworkSolver:
         control, gradient, signature = problem.control, problem.gradient, problem.signature
         self.control, self.kind = control, signature.dtype
         self.shapes = problem.field.shapes()
-        self.sizes = [math.prod(shape) for shape in self.shapes.values()]
-        self.count = sum(self.sizes)
+        self.count = sum(map(math.prod, self.shapes.values()))
         self.size = sum(shape.numel() for shape in signature.layout.shapes)
         self.dtype = np.dtype("f4" if signature.dtype == torch.float32 else "f8")
-        plan = solve_plan(problem.field, tableau, self.dtype, self.size // problem.field.dim)
-        self.plan = plan.table, plan.scales, plan.coefficients, plan.interpolant
-        self.work = plan.work
-        limits = (control.first_step or 0.0, control.min_step, control.max_step, control.max_steps)
-        self.limits = {adaptive: np.array([*limits, adaptive], dtype=float) for adaptive in (True, False)}
+        self.plan = solve_plan(problem.field, tableau, self.dtype, self.size // problem.field.dim)
+        self.controls = {adaptive: march_controls(control, adaptive) for adaptive in (True, False)}
         self.tolerances = np.empty((2, self.size), self.dtype)
         self.tolerances[0], self.tolerances[1] = control.rtol, control.atol
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
@@ -68,27 +62,21 @@ class NetworkSolver:
 class Call:
     """One solve, and what its adjoint needs."""
 
-    def __init__(self, solver: NetworkSolver, times: Times, statistics: Statistics):
-        self.solver, self.times, self.statistics = solver, times, statistics
+    def __init__(self, solver: NetworkSolver, times: Times):
+        self.solver, self.times = solver, times
 
     def march(self, y0: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states (T, n); with `keep` for `adjoint_sweep`."""
+        """Return the states (T, n), with `keep` for `adjoint_sweep`; sets `counts`."""
         solver, times = self.solver, self.times
         for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
             if found != wanted:  # compiled code would read beyond them
                 raise ArgumentError(f"{name} has {found} numbers and {wanted} when this was prepared: prepare again.")
         forward, _ = kernels()
         self.theta = theta
-        self.work, tape = _memory(solver.dtype, solver.work)
-        status, t, size, counts, ys, *self.record, self.tape = run(
-            forward.march, *solver.plan, solver.limits[times.adaptive], solver.tolerances, theta, y0,
-            times.ts, times.stops, solver.every if keep else 0, solver.room if keep else 0, self.work, tape,
+        status, t, size, self.counts, self.taped, ys, self.record, self.buffers = run(
+            forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, y0,
+            (times.ts, times.stops), solver.every if keep else 0, solver.room if keep else 0, _buffers(solver.dtype),
         )  # fmt: skip
-        nfev, self.accepted, rejected, self.taped = counts
-        statistics = self.statistics
-        statistics.nfev += nfev
-        statistics.accepted += self.accepted
-        statistics.rejected += rejected
         if not (self.taped and keep):
             self._give_back()
         if status:
@@ -99,57 +87,25 @@ class Call:
         """Return the gradients with respect to the initial state and to all parameters."""
         solver = self.solver
         _, backward = kernels()
-        if not self.taped:
-            self.work, self.tape = _memory(solver.dtype, solver.work)
-        y0_bar, theta_bar, self.tape = run(
-            backward.adjoint_sweep, *solver.plan, self.theta, self.times.ts, self.accepted, self.taped, solver.every,
-            *self.record, self.work, self.tape, cotangents, wants_parameters,
+        y0_bar, theta_bar, self.buffers = run(
+            backward.adjoint_sweep, solver.plan, self.theta, self.times.ts, self.counts[1], self.taped, solver.every,
+            self.record, self.buffers if self.taped else _buffers(solver.dtype), cotangents, wants_parameters,
         )  # fmt: skip
         self.taped = False  # the sweep used the tape up; another one takes the steps again
         self._give_back()
         return y0_bar, theta_bar
 
     def _give_back(self) -> None:
-        """Leave the memory to the next solve."""
-        spare = _spare[self.work.dtype]
-        if len(spare) < 2 and self.work.nbytes + self.tape.nbytes <= SPARE_BYTES:
-            spare.append((self.work, self.tape))
-        self.work = self.tape = None
+        """Leave the buffers to the next solve."""
+        spare = _spare[self.solver.dtype]
+        if len(spare) < 2 and sum(part.nbytes for part in self.buffers) <= SPARE_BYTES:
+            spare.append(self.buffers)
+        self.buffers = None
 
 
-def _memory(dtype: np.dtype, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return working memory of at least `size` numbers, and some for a tape."""
+def _buffers(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return working memory and memory for a tape; kernels replace either where it is too small."""
     try:
-        work, tape = _spare[dtype].pop()
+        return _spare[dtype].pop()
     except IndexError:
-        work = tape = np.empty(0, dtype)
-    return work if work.size >= size else _aligned(size, dtype), tape
-
-
-def _aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Return `size` numbers that start on a whole vector."""
-    room = np.empty(size + VECTOR_BYTES // dtype.itemsize, dtype)
-    skip = -room.ctypes.data % VECTOR_BYTES // dtype.itemsize
-    return room[skip : skip + size]
-
-
-class NetworkSolve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, call: Call, y0: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.call = call
-        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
-        theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
-        return torch.from_numpy(call.march(y0.contiguous().numpy(), theta, keep=True))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, cotangents: Tensor):
-        ctx.saved_tensors  # noqa: B018 - raises where a parameter was changed in place since
-        _, wants_start, *wanted = ctx.needs_input_grad
-        solver = ctx.call.solver
-        y0_bar, theta_bar = ctx.call.adjoint_sweep(cotangents.contiguous().numpy(), any(wanted))
-        parts: Sequence[Tensor | None] = [None] * len(wanted)
-        if any(wanted):
-            split = torch.from_numpy(theta_bar).split(solver.sizes)
-            parts = [p.view(s) if want else None for p, s, want in zip(split, solver.shapes.values(), wanted)]
-        return None, torch.from_numpy(y0_bar) if wants_start else None, *parts
+        return np.empty(0, dtype), np.empty(0, dtype)

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .....gradients import OF_STEPS
-from .....problem import Problem, Statistics
+from .....problem import Problem
 from ....backend import Backend
 from ...stiff import find_tableau
 from ...tableaus import Tableau
-from ..available import not_readable
-from ..joint import CompiledPrepared
+from ..autograd import CompiledSolve
+from ..available import unsuitable, without_numba
+from ..joint import CompiledPrepared, Counts
 from ..times import Times
-from .function import Call, NetworkSolve, NetworkSolver, kernels
+from .function import Call, NetworkSolver, kernels
 from .plan import has_kernels
 
 # Multiplications in one evaluation of the field beyond which torch's matrix products are as fast (measured).
@@ -31,22 +31,18 @@ class Networks(Backend):
 
     def unsupported(self, problem: Problem) -> str | None:
         field, signature = problem.field, problem.signature
-        if not problem.compiled:
-            return "compiled is False: leave it out."
+        if (sentence := unsuitable(problem, bool(signature.differentiated - {"ts"}))) is not None:
+            return sentence
         if not has_kernels(field):
             return f"the field is a {type(field).__name__}, of which there is no compiled network: give an MLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
             return f"solver is {problem.solver.name!r}: compiled networks take explicit ones, such as 'Tsit5'."
-        if problem.dense or problem.events:
-            return f"{'dense is True' if problem.dense else 'events are watched'}: write compiled=False."
         if problem.control.norm != "joint":
             return f"norm is {problem.control.norm!r}: compiled networks take 'joint'."
-        if signature.differentiated - {"ts"} and not isinstance(problem.gradient, OF_STEPS):
-            return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if samples * sum(map(math.prod, field.shapes().values())) > LARGE:
             return "the products of one evaluation are as fast in torch: write compiled=False."
-        return not_readable(signature, kernels())
+        return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> NetworkPrepared:
         return NetworkPrepared(problem)
@@ -59,8 +55,10 @@ class NetworkPrepared(CompiledPrepared):
         super().__init__(problem)
         self.solver = NetworkSolver(problem, self.tableau)
 
-    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> np.ndarray:
-        return Call(self.solver, times, statistics).march(y0, self.solver.theta(parameters), keep=False)
+    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
+        call = Call(self.solver, times)
+        return call.march(y0, self.solver.theta(parameters), keep=False), call.counts
 
-    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times, statistics: Statistics) -> Tensor:
-        return NetworkSolve.apply(Call(self.solver, times, statistics), y0, *self.solver.tensors(parameters))
+    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
+        call = Call(self.solver, times)
+        return CompiledSolve.apply(call, y0, *self.solver.tensors(parameters)), call.counts

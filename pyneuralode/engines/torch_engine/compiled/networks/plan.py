@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..tableau_plan import TableauPlan, tableau_plan
 
 NETWORK, COMPARTMENTS = 0, 1
 
-# Entries of SolvePlan.table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the
+# Entries of a plan's table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the
 # components of each, the last layer's number, and the numbers in the record of one sample's evaluation.
 KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
 # Of the method: see Scheme in .steps; `LEAD` counts the numbers that a state takes in memory.
@@ -35,24 +34,6 @@ LAYERS, COLUMNS = 29, 15
 ) = range(COLUMNS)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SolvePlan:
-    """The field, the method, and the layout of the working memory of `work` numbers.
-
-    `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
-    `NetworkScheme` says; `interpolant` its polynomials.
-    """
-
-    table: np.ndarray
-    scales: np.ndarray
-    coefficients: np.ndarray
-    interpolant: np.ndarray
-
-    @property
-    def work(self) -> int:
-        return int(self.table[WORK])
-
-
 class _Memory:
     """Allocates places in the working memory, each at the start of a vector."""
 
@@ -70,14 +51,20 @@ def has_kernels(field: object) -> bool:
 
 
 @lru_cache(maxsize=64)
-def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: int) -> SolvePlan:
+def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: int) -> tuple[np.ndarray, ...]:
+    """Return (table, scales, coefficients, interpolant): the field, the method, and the layout of the working memory.
+
+    `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
+    `NetworkScheme` says; `interpolant` its polynomials.
+    """
     lanes = VECTOR_BYTES // dtype.itemsize
     memory = _Memory(lanes)
     scales = (field.input_scale, field.output_scale) if type(field) is MLP else (1.0, 1.0)
     layers, record = _layers(field, memory, samples)
     method, rows = tableau_plan(tableau), len(tableau.interpolant)
     head = np.zeros(LAYERS, dtype=np.int64)
-    head[[KIND, SAMPLES, DIM, LAST, RECORD]] = _kind(field), samples, field.dim, len(layers) - 1, record
+    head[KIND] = COMPARTMENTS if type(field) is SEIR else NETWORK
+    head[[SAMPLES, DIM, LAST, RECORD]] = samples, field.dim, len(layers) - 1, record
     head[INPUT_MAP] = MAP_NAMES.index(getattr(field, "input_map", "identity"))
     head[ACTIVATION] = MAP_NAMES.index(getattr(field, "activation", "identity"))
     head[[STAGES, ORDER, END_STAGE, ERROR_ORDER]] = method.numbers
@@ -93,17 +80,10 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     for place, size in sizes.items():
         head[place] = memory.take(size)
     head[WORK] = memory.used
-    forward_weights = np.zeros((rows + len(method.ends), rows))
-    forward_weights[:rows], forward_weights[rows:, : tableau.stages] = method.rows, method.ends
     backward_weights = [_backward_weights(method, count) for count in (tableau.stages, rows)]
-    coefficients = np.concatenate([forward_weights.ravel(), *(table.ravel() for table in backward_weights)]).astype(
-        dtype
-    )
-    return SolvePlan(np.concatenate([head, layers.ravel()]), np.array(scales), coefficients, method.interpolant.ravel())
-
-
-def _kind(field: VectorField) -> int:
-    return COMPARTMENTS if type(field) is SEIR else NETWORK
+    coefficients = np.concatenate([table.ravel() for table in (method.rows, method.ends, *backward_weights)])
+    table = np.concatenate([head, layers.ravel()])
+    return table, np.array(scales), coefficients.astype(dtype), method.interpolant.ravel()
 
 
 def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarray, int]:
@@ -149,9 +129,9 @@ def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
     Its columns are the end of the step, then the arguments of the stages from the last one down to i + 1. The stage at
     the end has the end as its argument: its part is in the first column.
     """
-    stages, rows, end_stage = method.numbers[0], len(method.rows), method.numbers[2]
+    rows, end_stage = len(method.rows), method.numbers[2]
     table = np.zeros((rows, rows + 1))
-    table[:stages, 0] = method.ends[0]
+    table[:, 0] = method.ends[0]
     for i in range(count):
         for j in range(i + 1, count):
             table[i, count - j] = 0 if j == end_stage else method.rows[j, i]

@@ -8,26 +8,8 @@ from ..compilation import inner_function
 from ..llvm_codegen import at
 from ..products import column, copy_numbers
 from ..step_control import combine_dop853_errors
+from . import plan
 from .network import evaluate, vjp
-from .plan import (
-    ALL_STAGES,
-    ARGUMENT_BARS,
-    BARS,
-    DEGREE,
-    END_STAGE,
-    ERROR_ORDER,
-    ESTIMATES,
-    LEAD,
-    MIX,
-    ORDER,
-    POINT,
-    STAGES,
-    WEIGHTS,
-    WEIGHTS_BACK,
-    ZEROS,
-    K,
-    N,
-)  # fmt: skip
 
 
 class NetworkScheme(NamedTuple):
@@ -66,12 +48,14 @@ class NetworkScheme(NamedTuple):
 
 @inner_function
 def make_scheme(table, coefficients, interpolant, work, lanes):
-    total, count = table[ALL_STAGES], table[ALL_STAGES] + 1 + table[ESTIMATES]
+    total, count = table[plan.ALL_STAGES], table[plan.ALL_STAGES] + 1 + table[plan.ESTIMATES]
     return NetworkScheme(
-        table[STAGES], total, table[END_STAGE], table[ORDER], table[ERROR_ORDER], table[ESTIMATES], table[DEGREE],
-        table[N], table[LEAD], table[LEAD] // lanes, coefficients, at(coefficients, count * total), interpolant,
-        at(work, table[WEIGHTS]), at(work, table[WEIGHTS_BACK]), at(work, table[MIX]), at(work, table[K]),
-        at(work, table[BARS]), at(work, table[ARGUMENT_BARS]), at(work, table[POINT]), at(work, table[ZEROS]),
+        table[plan.STAGES], total, table[plan.END_STAGE], table[plan.ORDER], table[plan.ERROR_ORDER],
+        table[plan.ESTIMATES], table[plan.DEGREE], table[plan.N], table[plan.LEAD], table[plan.LEAD] // lanes,
+        coefficients, at(coefficients, count * total), interpolant, at(work, table[plan.WEIGHTS]),
+        at(work, table[plan.WEIGHTS_BACK]), at(work, table[plan.MIX]), at(work, table[plan.K]),
+        at(work, table[plan.BARS]), at(work, table[plan.ARGUMENT_BARS]), at(work, table[plan.POINT]),
+        at(work, table[plan.ZEROS]),
     )  # fmt: skip
 
 
@@ -124,7 +108,7 @@ def set_interpolant_weights(scheme, theta, h):
 @inner_function
 def error_size(scheme, y, end, rtol, atol):
     """Return the norm of the estimated error over the tolerance; at most 1 is good."""
-    fifth, third = 0.0, 0.0
+    error = 0.0
     for estimate in range(1, scheme.estimates + 1):
         weights = at(scheme.weights, (scheme.total + estimate) * scheme.total)
         combine(scheme, scheme.point, scheme.zeros, weights, scheme.k, scheme.stages)
@@ -133,11 +117,8 @@ def error_size(scheme, y, end, rtol, atol):
             part = scheme.point[i] / (max(abs(y[i]), abs(end[i])) * rtol[i] + atol[i])
             total += np.float64(part) * np.float64(part)
         size = np.sqrt(total / scheme.n)
-        if estimate == 1:
-            fifth = size
-        else:
-            third = size
-    return fifth if scheme.estimates == 1 else combine_dop853_errors(fifth, third)
+        error = size if estimate == 1 else combine_dop853_errors(error, size)
+    return error
 
 
 @inner_function
