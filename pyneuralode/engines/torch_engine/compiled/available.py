@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import DTypeLike
 from torch import Tensor
 
 from ....errors import SolverError
@@ -35,7 +36,10 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
 
 
 def unsuitable(problem: Problem, differentiated: bool) -> str | None:
-    """Return why no compiled code takes a problem, whatever its field; `differentiated`, if by more than the times."""
+    """Return why no compiled code takes a problem, whatever its field and solver; None if nothing speaks against it.
+
+    `differentiated` says whether more than the times is. Compiled code would lose tangents of forward mode.
+    """
     signature = problem.signature
     if not problem.compiled:
         return "compiled is False: leave it out."
@@ -64,6 +68,12 @@ def floating(name: str, value: Any) -> np.ndarray:
     if type(value) is np.ndarray and value.dtype.kind == "f":
         return value
     return as_tensor(name, value).detach().numpy()
+
+
+def flat_parameters(parameters: Mapping[str, Any], names: Iterable[str], dtype: DTypeLike) -> np.ndarray:
+    """Return parameters one after the other."""
+    arrays = [floating(name, parameters[name]).reshape(-1) for name in names]
+    return np.concatenate(arrays, dtype=dtype) if arrays else np.empty(0, dtype)
 
 
 def wants_gradient(*tensors: Tensor) -> bool:

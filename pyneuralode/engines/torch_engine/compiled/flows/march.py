@@ -192,11 +192,10 @@ def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
             combine(scheme, end, y, scheme.ends[0], stages, h)
         error_size = 0.0
         if adaptive:
-            combine(scheme, error, nothing, scheme.ends[1], stages, h)
-            error_size = norm(error, none, y, end, n, p, rtol, atol)
-            if len(scheme.ends) == 3:
-                combine(scheme, error, nothing, scheme.ends[2], stages, h)
-                error_size = combine_dop853_errors(error_size, norm(error, none, y, end, n, p, rtol, atol))
+            for estimate in range(1, len(scheme.ends)):
+                combine(scheme, error, nothing, scheme.ends[estimate], stages, h)
+                own = norm(error, none, y, end, n, p, rtol, atol)
+                error_size = own if estimate == 1 else combine_dop853_errors(error_size, own)
         if not error_size <= 1:  # nor is NaN
             rejected += 1
             status, step = reject_step(t, h, step, error_size, exponent, controls)

@@ -14,7 +14,7 @@ from .....problem.values import as_tensor
 from ....backend import Backend
 from ...stiff import find_tableau
 from ...tableaus import Tableau
-from ..available import floating, unsuitable, without_numba
+from ..available import flat_parameters, unsuitable, without_numba
 from ..joint import CompiledPrepared, Counts
 from ..times import Times
 from .function import Failure, FormulaSolve, FormulaSolver, Systems, kernels
@@ -58,8 +58,7 @@ class FormulaPrepared(CompiledPrepared):
         self.solver = FormulaSolver(problem)
 
     def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
-        theta = [floating(name, parameters[name]).reshape(-1) for name in self.solver.program.shapes]
-        theta = np.concatenate(theta, dtype=float)[None] if theta else np.empty((1, 0))
+        theta = flat_parameters(parameters, self.solver.program.shapes, float)[None]
         systems = Systems(self.solver, [times], self.problem.control, differentiated=False)
         states, counts = _counted(lambda: systems.march(y0.astype(float)[None], theta), systems)
         return states.astype(self.dtype, copy=False), counts

@@ -16,7 +16,7 @@ from .....gradients import Checkpointed
 from .....problem import Problem
 from .....problem.values import as_tensor
 from ...tableaus import Tableau
-from ..available import compiled, floating, march_controls, march_error, run
+from ..available import compiled, march_controls, march_error, run
 from ..times import Times
 from .plan import solve_plan
 
@@ -50,13 +50,7 @@ class NetworkSolver:
 
     def tensors(self, parameters: Mapping[str, Any]) -> list[Tensor]:
         """Return the parameters in the state's dtype, connected to autograd."""
-        tensors = [as_tensor(name, parameters[name]) for name in self.shapes]
-        return [x if x.dtype == self.kind else x.to(self.kind) for x in tensors]
-
-    def theta(self, parameters: Mapping[str, Any]) -> np.ndarray:
-        """Return all parameters one after the other."""
-        arrays = [floating(name, parameters[name]).ravel() for name in self.shapes]
-        return np.concatenate(arrays, dtype=self.dtype, casting="same_kind")
+        return [as_tensor(name, parameters[name]).to(self.kind) for name in self.shapes]
 
 
 class Call:

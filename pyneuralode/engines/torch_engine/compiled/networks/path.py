@@ -14,7 +14,7 @@ from ....backend import Backend
 from ...stiff import find_tableau
 from ...tableaus import Tableau
 from ..autograd import CompiledSolve
-from ..available import unsuitable, without_numba
+from ..available import flat_parameters, unsuitable, without_numba
 from ..joint import CompiledPrepared, Counts
 from ..times import Times
 from .function import Call, NetworkSolver, kernels
@@ -57,7 +57,8 @@ class NetworkPrepared(CompiledPrepared):
 
     def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
         call = Call(self.solver, times)
-        return call.march(y0, self.solver.theta(parameters), keep=False), call.counts
+        theta = flat_parameters(parameters, self.solver.shapes, self.dtype)
+        return call.march(y0, theta, keep=False), call.counts
 
     def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
         call = Call(self.solver, times)
