@@ -18,10 +18,8 @@ from ..backend import Backend
 from . import numpy_functions
 from .dynamics import refuse_hidden_parameters
 from .events import StepEvents, message, needs_steps
-from .finite_gradients import checked_solve
 from .gradient_methods import (
     METHODS,
-    Task,
     Tied,
     attach_outputs,
     attach_start,
@@ -29,9 +27,10 @@ from .gradient_methods import (
     differentiable,
     distinct,
     trajectory,
+    watched_backprop,
 )
 from .joint import JointPrepared, Values, require_finite
-from .march import Step, error_norm, fixed_grid
+from .march import Step, Task, error_norm, fixed_grid
 from .slopes import counted_slope
 from .stiff import LinearizableSlope, as_method
 from .tableaus import Tableau
@@ -126,7 +125,7 @@ class GenericPrepared(JointPrepared):
 
     def _states(self, task: Task, start: Tensor, steps: list[Step] | None) -> Tensor:
         if steps is not None:
-            return checked_solve(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
+            return watched_backprop(task, start, steps)
         if torch.is_grad_enabled() and (start.requires_grad or task.parameters):
             return differentiable(task, start, self.problem.gradient)
         return backprop(task, start)
