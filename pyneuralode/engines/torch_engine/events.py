@@ -7,14 +7,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
 from ...problem import Event
 from ...problem.values import Layout, all_finite
-from .batched.event_monitor import PROBES, EventMonitor, crosses, locate_events, undefined_condition_error
+from .batched.event_monitor import (
+    PROBES,
+    EventMonitor,
+    crosses,
+    locate_events,
+    read_condition,
+    undefined_condition_error,
+)
 from .gradient_methods import moved
 from .march import Slope, Step
 
@@ -38,7 +44,7 @@ class StepEvents:
         self, events: tuple[Event, ...], layout: Layout, y0: Tensor, ts: list[float], components: int | None = None
     ):
         self.layout, self.components, self.y0 = layout, components, y0.detach()
-        self.monitor = EventMonitor(events, condition_values(events, layout))
+        self.monitor = EventMonitor(events, whole_state(layout))
         self.direction = math.copysign(1.0, ts[-1] - ts[0])
         self.rows: list[int] = []
         self.found: list[tuple[float, int, float]] = []
@@ -110,7 +116,10 @@ class StepEvents:
         parts = self.layout.unpack(states)
         unpacked = zip(*(part.unbind() for part in parts)) if self.layout.is_tuple else parts.unbind()
         for t, y in zip(moments, unpacked):
-            yield [float(_numbers(event.condition(t, y), i, states, 1)) for i, event in enumerate(self.monitor.events)]
+            yield [
+                float(read_condition(event.condition(t, y), i, states, 1))
+                for i, event in enumerate(self.monitor.events)
+            ]
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states at the times asked for, and those at the events in their order."""
@@ -150,26 +159,14 @@ def message(which: int, t: float) -> str:
     return "reached the last time" if which < 0 else f"event {which} at t = {t:g}"
 
 
-def condition_values(events: tuple[Event, ...], layout: Layout) -> Rows:
-    """Return ``values(t (1,), y (1, n))`` -> (events, 1) for conditions on a whole state."""
-
-    def values(t: Tensor, y: Tensor) -> Tensor:
-        time, state = t[0].to(y.dtype), layout.unpack(y[0])
-        return torch.cat([_numbers(event.condition(time, state), i, y, 1) for i, event in enumerate(events)]).view(
-            -1, 1
-        )
-
-    return values
+def whole_state(layout: Layout) -> Callable:
+    """Return the `arguments` of `EventMonitor` for conditions on a whole state, t (1,) and y (1, n)."""
+    return lambda t, y: (t[0].to(y.dtype), layout.unpack(y[0]))
 
 
-def batched_conditions(events: tuple[Event, ...], shape: torch.Size) -> Rows:
-    """Return ``values(t (m,), y (m, n))`` -> (events, m) for conditions on samples, each a state of `shape`."""
-
-    def values(t: Tensor, y: Tensor) -> Tensor:
-        time, states = t.to(y.dtype).view(len(t), *[1] * len(shape)), y.view(len(y), *shape)
-        return torch.stack([_numbers(event.condition(time, states), i, y, len(y)) for i, event in enumerate(events)])
-
-    return values
+def each_sample(shape: torch.Size) -> Callable:
+    """Return the `arguments` of `EventMonitor` for conditions on samples, t (m,) and y (m, n), each a state of `shape`."""
+    return lambda t, y: (t.to(y.dtype).view(len(t), *[1] * len(shape)), y.view(len(y), *shape))
 
 
 def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
@@ -184,33 +181,11 @@ def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) 
         def condition(t: Tensor, y: Tensor) -> Tensor:
             time = times.to(y.dtype).index_put((row,), t.reshape(1)).view(-1, *axes)
             whole = states.index_put((row,), y.reshape(1, *states.shape[1:]))
-            return _numbers(event.condition(time, whole), index, y, len(states))[b]
+            return read_condition(event.condition(time, whole), index, y, len(states))[b]
 
         return replace(event, condition=condition)
 
     return tuple(alone(index, event) for index, event in enumerate(events))
-
-
-_NO_NUMBERS = {torch.bool: "True or False", np.dtype(bool): "True or False"} | dict.fromkeys(
-    (torch.complex64, torch.complex128, np.dtype(np.complex64), np.dtype(np.complex128)), "complex numbers"
-)
-
-
-def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
-    kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
-    if kind in _NO_NUMBERS or kind == np.dtype(object):
-        found = _NO_NUMBERS.get(kind) or type(value).__name__
-        raise ArgumentError(
-            f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
-        )
-    value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
-    if value.numel() != count or (value.ndim > 1 and count > 1):
-        wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
-        more = "; with batch='independent' there is one for each sample" if count == 1 else ""
-        raise ArgumentError(
-            f"the condition of event {index} returns shape {tuple(value.shape)}: it must return {wanted}{more}."
-        )
-    return value.reshape(count).clone()  # the next condition may fill the same memory
 
 
 def _time(t: float, y: Tensor) -> Tensor:

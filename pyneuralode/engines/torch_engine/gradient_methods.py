@@ -25,12 +25,7 @@ from .finite_gradients import checked_solve, finite_gradients
 from .march import Slope, Step, StepOutputs, Task, largest_rms, march, step_tolerance
 from .once_differentiable import once_differentiable
 from .stiff.jacobians import difference_time_derivative, linearize, linearize_by_differences
-from .stiff.linearizations import (
-    BlockTriangularLinearization,
-    Linearization,
-    NegatedTransposeLinearization,
-    QuadratureLinearization,
-)
+from .stiff.linearizations import BlockTriangularLinearization, Linearization
 from .stiff.sdirk import SDIRKMethod
 
 
@@ -152,20 +147,17 @@ class _Adjoint:
 
     def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
-        slope, n = self(t, joint), self.sizes[1]
+        slope = self(t, joint)
         if self.state_at is None:
             return linearize_by_differences(self, t, joint, h, slope, quadratures=self.sizes[2])
-        core = NegatedTransposeLinearization(
-            slope[:n], linearize(self.f, t, self.state_at(t), h, time_derivative=False)
-        )
+        core = linearize(self.f, t, self.state_at(t), h, time_derivative=False)
         _, dy = self._evaluate(t, joint)
 
         def below(a: Tensor) -> Tensor:
             return torch.cat([a[:0], *(-p.reshape(-1) for p in vjp(dy, self.parameters, a, keep=True))])
 
-        return QuadratureLinearization(
-            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
-        )
+        by_time = difference_time_derivative(self, t, joint, h, slope) if time_derivative else None
+        return BlockTriangularLinearization(slope, by_time, core, below, transposed=True)
 
     def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state and its slope, recorded."""
@@ -266,9 +258,8 @@ class _Sensitivities:
             return (shifted[self.n :] - slope[self.n :]) / part
 
         core = linearize(self.f, t, y, h, time_derivative=False)
-        return BlockTriangularLinearization(
-            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
-        )
+        by_time = difference_time_derivative(self, t, joint, h, slope) if time_derivative else None
+        return BlockTriangularLinearization(slope, by_time, core, below, repeated=True)
 
 
 class _Forward(torch.autograd.Function):

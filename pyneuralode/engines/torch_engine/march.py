@@ -3,7 +3,7 @@
 Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
 plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
 
-A method has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
+A method has a `tableau` (of which the marches read order and error) and makes steps,
 ``method.step(f, t, t_end, y, carry, tolerance)``, each march by the stepper that `method.stepper()` returns. A step
 has the attributes of `Step`: its start, its end, the state in between, its error, and two objects from which another
 step can start: `carry` (for the step after it) and `retry` (for a shorter step from the same point). A step that failed

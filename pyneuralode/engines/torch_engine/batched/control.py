@@ -50,7 +50,7 @@ class AdaptiveControl:
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
-    def has_failed(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
+    def has_failed(self, tried: Tensor) -> Tensor:
         """Return a mask of the rows that cannot take another step."""
         return self.stuck | (tried >= self.control.max_steps)
 
@@ -135,7 +135,7 @@ class GridControl:
     def take(self, rows: Tensor) -> None:
         self.grid, self.done = self.grid[rows], self.done[rows]
 
-    def has_failed(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
+    def has_failed(self, tried: Tensor) -> Tensor:
         return torch.zeros_like(tried, dtype=torch.bool)
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from ..tableaus import Tableau
 from ..tangents import refuse_tangents
 from .control import AdaptiveControl, GridControl
 from .event_monitor import EventMonitor
-from .march import march
-from .replay import Replay, backprop, checkpointed
+from .march import March
+from .replay import CheckpointedReplay, Replay, backprop
 from .slope import BatchedSlope, batched_slope, first_slope
 from .step import batched_method
 from .times import BatchedTimes, TrajectoryPoints
@@ -78,20 +78,20 @@ class SideBySidePrepared(IndependentPrepared):
         keep = "both" if by_blocks else "steps" if wants_gradient else "states"
         monitor = None
         if watched_events:
-            monitor = EventMonitor(watched_events, events.batched_conditions(watched_events, self.shape))
-        record = march(self.method, f, y0, slope, times, self._step_control(batch), monitor, keep)
+            monitor = EventMonitor(watched_events, events.each_sample(self.shape))
+        record = March(self.method, f, y0, slope, times, self._step_control(batch), monitor, keep).run()
 
         places = TrajectoryPoints.concatenate([record.outputs, record.crossings])
+        states = places.state
         if wants_gradient:
             replay = Replay.of(self.method, f, record, places)
             if by_blocks:
                 constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
-                states = checkpointed(replay, record, problem.gradient.every, y0, trainable, constants)
+                every = problem.gradient.every
+                states = CheckpointedReplay.apply(replay, record.starts, every, states, constants, y0, *trainable)
             else:
                 states = checked_solve(partial(backprop, replay), y0)
             states = Tied.apply(states, *trainable)
-        else:
-            states = record.values
         check_states(states.detach(), places.time, places.row)
         count = len(record.outputs.row)
         table = _table(batch, y0, record.outputs, states[:count])
