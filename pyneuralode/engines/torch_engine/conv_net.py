@@ -1,4 +1,4 @@
-"""The slope of a convolutional field and its vector-Jacobian products e^T J, layer by layer."""
+"""The slope of a convolutional field with its vector-Jacobian products e^T J, layer by layer."""
 
 from __future__ import annotations
 
@@ -24,15 +24,6 @@ class ConvNet:
         self.activate, self.derivative = ACTIVATIONS[field.activation], DERIVATIVES[field.activation]
         device = self.layers[0][0].device.type
         self.lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-    def slope(self, t: float | Tensor, z: Tensor) -> Tensor:
-        """Return f(t, z), like z of shape (..., d)."""
-        layers = self._layers_at(t, self.lower or z.dtype)
-        x = self._image(z)
-        for weight, bias in layers[:-1]:
-            x = self.activate(functional.conv2d(x, weight, padding=self.pad) + bias)
-        weight, bias = layers[-1]
-        return self._vector(functional.conv2d(x, weight, padding=self.pad) + bias, z)
 
     def vjp(self, t: float | Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
         """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""

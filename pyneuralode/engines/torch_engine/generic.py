@@ -76,7 +76,10 @@ class GenericPrepared(JointPrepared):
     def solve_values(self, values: Values, ts: Any) -> Solution:
         problem, layout, statistics = self.problem, self.layout, Statistics()
         task = self._task(values, statistics)
-        events = StepEvents(self._events(), layout, values.y0, values.times) if problem.events else None
+        events = None
+        if problem.events:
+            watched = numpy_functions.adapt_events(problem.events) if layout.numpy else problem.events
+            events = StepEvents(watched, layout, values.y0, values.times)
         if events and problem.control.step_size is None and fixed_grid(self.tableau, values.times, problem.control):
             raise ArgumentError(needs_steps(problem.solver))
         task.monitor = events
@@ -129,9 +132,6 @@ class GenericPrepared(JointPrepared):
         if torch.is_grad_enabled() and (start.requires_grad or task.parameters):
             return differentiable(task, start, self.problem.gradient)
         return backprop(task, start)
-
-    def _events(self) -> tuple:
-        return numpy_functions.adapt_events(self.problem.events) if self.layout.numpy else self.problem.events
 
     def _trace(self, events: StepEvents, f: Callable, states: Tensor) -> EventTrace:
         which = np.array([event for _, event, _ in events.found], dtype=int)

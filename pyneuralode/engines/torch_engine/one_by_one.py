@@ -82,22 +82,24 @@ class OneByOnePrepared(IndependentPrepared):
             self.engine = paths.first(of_one(problem)).name
 
     def solve_batch(self, batch: Batch) -> Solution:
-        problem = self.problem
+        problem, field, shape = self.problem, self.problem.field, self.shape
         watched = adapt_events(problem.events) if self.layout.numpy else problem.events
-        field = problem.field
-        described = isinstance(field, VectorField)
-        if not described:
+        if not isinstance(field, VectorField):
             field = self._alone(adapt_field(field) if self.layout.numpy else field, batch)
-        shape = self.shape if described else torch.Size((1, *self.shape))
+            shape = torch.Size((1, *shape))
+        # One problem for all samples, whose tolerances and conditions alone may differ.
+        shapes = {name: tuple(p.shape[1:] if name in batch.own else p.shape) for name, p in batch.parameters.items()}
+        alone = of_one_sample(problem, field, shape, shapes)
         tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
+        same = self.paths.prepare(alone) if not tolerances and not watched else None
         solutions = []
         for b in range(self.samples):
-            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()}
             own = {name: value[b] for name, value in tolerances}
-            alone = of_one_sample(problem, field, shape, {name: tuple(p.shape) for name, p in parameters.items()})
-            alone = replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))
+            prepared = same or self.paths.prepare(
+                replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))
+            )
+            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()}
             try:
-                prepared = self.paths.prepare(alone)
                 solutions.append(prepared.run(parameters, batch.y0[b].view(shape), batch.times[b, : batch.counts[b]]))
             except SolverError as error:
                 raise name_sample(error, b) from None
