@@ -336,6 +336,7 @@ def test_convolutions_backwards_give_the_same_as_autograd(activation):
         found.append([slope, row, *gradients])
     for ours, theirs in zip(*found):
         assert torch.allclose(ours, theirs, atol=1e-12)
+    assert torch.allclose(ConvNet(field, weights).slope(t, z), found[1][0], atol=1e-12)
 
 
 def test_lower_precision_stays_inside_the_convolutions():

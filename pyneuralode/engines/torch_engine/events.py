@@ -38,12 +38,14 @@ class StepEvents:
         Time, index, and length of the part of a step it lies in, of every event in order, up to the first terminal one.
     ended : bool
         Whether a terminal event ended the march.
+    components : int or None
+        How many of the first components of what marches are the state; None for all.
     """
 
-    def __init__(
-        self, events: tuple[Event, ...], layout: Layout, y0: Tensor, ts: list[float], components: int | None = None
-    ):
-        self.layout, self.components, self.y0 = layout, components, y0.detach()
+    components: int | None = None
+
+    def __init__(self, events: tuple[Event, ...], layout: Layout, y0: Tensor, ts: list[float]):
+        self.layout, self.y0 = layout, y0.detach()
         self.monitor = EventMonitor(events, whole_state(layout))
         self.direction = math.copysign(1.0, ts[-1] - ts[0])
         self.rows: list[int] = []
@@ -54,11 +56,6 @@ class StepEvents:
             self.before = next(self._numbers([ts[0]], self.y0[None]))
         if any(map(math.isnan, self.before)):
             raise undefined_condition_error([math.isnan(value) for value in self.before].index(True), ts[0])
-
-    def of_first(self, components: int) -> StepEvents:
-        """Return the same for a march of which only the first components are the state; what it finds is found here."""
-        self.components = components
-        return self
 
     def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
         """As `Monitor.look`."""
@@ -84,14 +81,14 @@ class StepEvents:
         """Return the events within a step up to the first terminal one, in order."""
         found = []
         times = [step.t + part * step.h for part in PROBES]
-        states = torch.cat([self._states(step, times), self._own(step.end[None])])
+        states = torch.cat([step.at(times), step.end[None]])[:, : self.components]
         times.append(step.t_end)
         for end, after in zip(times, self._numbers(times, states)):
             watched = zip(self.before, after, self.monitor.events)
             if any(b != b or crosses(a, b, event.direction) for a, b, event in watched):
                 met = locate_events(
                     self.monitor,
-                    lambda t: self._states(step, t.tolist()),
+                    lambda t: step.at(t.tolist())[:, : self.components],
                     (_time(self.start, self.y0), _time(end, self.y0)),
                     tuple(self.y0.new_tensor(values)[:, None] for values in (self.before, after)),
                     _time(self.direction, self.y0),
@@ -103,12 +100,6 @@ class StepEvents:
                     return found
             self.start, self.before = end, after
         return found
-
-    def _states(self, step: Step, times: list[float]) -> Tensor:
-        return self._own(step.at(times))
-
-    def _own(self, states: Tensor) -> Tensor:
-        return states if self.components is None else states[:, : self.components]
 
     def _numbers(self, times: list[float], states: Tensor) -> Iterator[list[float]]:
         """Yield the conditions at times (k,) and states (k, n), one time after the other and none before it is wanted."""

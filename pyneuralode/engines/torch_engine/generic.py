@@ -100,9 +100,9 @@ class GenericPrepared(JointPrepared):
         if steps is not None:
             solution.dense = _dense(steps, task.parameters, layout, None if met is None else events)
         if met is not None:
-            last = events.found[-1] if events.ended else None
             solution.events = met
-            solution.message = message(last[1], float(met.times[-1])) if last else message(-1, 0.0)
+            if events.ended:
+                solution.message = message(events.found[-1][1], float(met.times[-1]))
         return solution
 
     def _task(self, values: Values, statistics: Statistics) -> Task:

@@ -270,16 +270,13 @@ class _Forward(torch.autograd.Function):
         n = len(y0)
         counts = [n if ctx.needs_input_grad[2] else 0, *(p.numel() for p in parameters)]
         m = sum(counts)
-        to_start = torch.cat(
-            [torch.eye(counts[0], n, dtype=y0.dtype, device=y0.device), y0.new_zeros(m - counts[0], n)]
-        )
-        to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device)[:, counts[0] :]
-        directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
+        to_start, *to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device).split(counts, dim=1)
+        directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters, parameters)]
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         if task.monitor is not None:
-            joint_task.monitor = task.monitor.of_first(n)
-        start = torch.cat([y0, to_start.reshape(-1)])
+            task.monitor.components = n  # the sensitivities take no part in conditions
+        start = torch.cat([y0, (to_start if counts[0] else y0.new_zeros(m, n)).reshape(-1)])
         try:
             joint = backprop(joint_task, start)
         except SolverError as error:
@@ -309,12 +306,11 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
     """
     if isinstance(task.method, SDIRKMethod):
         return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}
-    padded = {
-        name: np.concatenate([value, np.ones(others)])
-        for name, value in (("rtol", task.control.rtol), ("atol", task.control.atol))
-        if np.ndim(value)
-    }
-    return {"control": replace(task.control, **padded), "norm": lambda x: task.norm(x[:n])}
+    rtol, atol = (
+        np.pad(value, (0, others), constant_values=1.0) if np.ndim(value) else value
+        for value in (task.control.rtol, task.control.atol)
+    )
+    return {"control": replace(task.control, rtol=rtol, atol=atol), "norm": lambda x: task.norm(x[:n])}
 
 
 def _plain_tolerances(control: Control, rtol: float | None = None, atol: float | None = None) -> Control:
@@ -343,14 +339,14 @@ def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> 
 
     Two reverse passes make a forward one, which reaches tensors that a closure holds.
     """
-    count = len(directions[0])
+    zeros = output.new_zeros(len(directions[0]), len(output))
     if not output.requires_grad:
-        return output.new_zeros(count, len(output))
+        return zeros
     dummy = torch.zeros_like(output, requires_grad=True)
     parts = torch.autograd.grad(output, inputs, dummy, create_graph=True, allow_unused=True)
     used = [(part, d) for part, d in zip(parts, directions) if part is not None and part.requires_grad]
     if not used:
-        return output.new_zeros(count, len(output))
+        return zeros
     linear, along = zip(*used)
     return torch.autograd.grad(linear, dummy, along, is_grads_batched=True)[0]
 

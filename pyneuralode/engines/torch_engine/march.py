@@ -16,7 +16,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -60,15 +60,7 @@ class Method:
     def stepper(self) -> Method:
         return self
 
-    def step(
-        self,
-        f: Slope,
-        t: float,
-        t_end: float,
-        y: Tensor,
-        carry: Tensor | None = None,
-        tolerance: Tolerance | None = None,
-    ) -> Step:
+    def step(self, f: Slope, t: float, t_end: float, y: Tensor, carry: Any = None, tolerance: Any = None) -> Step:
         # What a method for stiff problems carries over holds the slope among other things.
         return Step(self, f, t, t_end, y, getattr(carry, "slope", carry))
 

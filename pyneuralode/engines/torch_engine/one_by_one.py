@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...errors import SolverError
 from ...fields import VectorField
@@ -119,12 +120,10 @@ class OneByOnePrepared(IndependentPrepared):
     def _joined(self, batch: Batch, solutions: list[Solution]) -> Solution:
         reached = [len(solution.ys) for solution in solutions]
         n, width = batch.y0.shape[1], batch.times.shape[1]
-        states = torch.stack(
-            [
-                torch.cat([solution.ys.reshape(count, n), batch.y0.new_full((width - count, n), torch.nan)])
-                for count, solution in zip(reached, solutions)
-            ]
-        )
+        states = [
+            pad(solution.ys.reshape(count, n), (0, 0, 0, width - count), value=torch.nan)
+            for count, solution in zip(reached, solutions)
+        ]
         met = None
         if self.problem.events:
             found = [solution.events for solution in solutions]
@@ -136,4 +135,4 @@ class OneByOnePrepared(IndependentPrepared):
             name: np.array([getattr(one, name) for one in solutions]) for name in ("nfev", "accepted", "rejected")
         }
         messages = [solution.message for solution in solutions]
-        return self.solution(batch, states, reached, counted, messages, met, solutions[0].engine)
+        return self.solution(batch, torch.stack(states), reached, counted, messages, met, solutions[0].engine)

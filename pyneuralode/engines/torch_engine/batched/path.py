@@ -83,7 +83,7 @@ class SideBySidePrepared(IndependentPrepared):
         places = TrajectoryPoints.concatenate([record.outputs, record.crossings])
         states = places.state
         if wants_gradient:
-            replay = Replay.of(self.method, f, record, places)
+            replay = Replay(self.method, f, record, places)
             if by_blocks:
                 constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
                 every = problem.gradient.every

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,6 @@ from .step import BatchedMethod, BatchedStep
 from .times import TrajectoryPoints
 
 
-@dataclass
 class Replay:
     """The steps of a record, and the states requested within each.
 
@@ -24,25 +21,17 @@ class Replay:
     `active_counts[k]` rows. Otherwise all rows take every step, and a row that has arrived stays where it is.
     """
 
-    method: BatchedMethod
-    f: BatchedSlope
-    grid: Tensor
-    order: Tensor
-    active_counts: list[int]
-    requested: list[tuple[Tensor, Tensor]]
-    inverse_order: Tensor
-
-    @staticmethod
-    def of(method: BatchedMethod, f: BatchedSlope, record: MarchRecord, places: TrajectoryPoints) -> Replay:
+    def __init__(self, method: BatchedMethod, f: BatchedSlope, record: MarchRecord, places: TrajectoryPoints):
+        self.method, self.f = method, f
         steps, rows = len(record.grid) - 1, len(record.accepted)
         taken = torch.full_like(record.accepted, steps) if f.needs_all_rows else record.accepted
-        order = torch.argsort(taken, descending=True, stable=True)
-        active_counts = (rows - torch.cumsum(torch.bincount(taken, minlength=steps + 1), 0))[:steps].tolist()
-        position = torch.argsort(order)
-        sequence = torch.argsort(places.step, stable=True)
+        self.order = torch.argsort(taken, descending=True, stable=True)
+        self.grid = record.grid[:, self.order]
+        self.active_counts = (rows - torch.cumsum(torch.bincount(taken, minlength=steps + 1), 0))[:steps].tolist()
+        position, sequence = torch.argsort(self.order), torch.argsort(places.step, stable=True)
         sizes = torch.bincount(places.step, minlength=steps).tolist()
-        requested = list(zip(position[places.row][sequence].split(sizes), places.time[sequence].split(sizes)))
-        return Replay(method, f, record.grid[:, order], order, active_counts, requested, torch.argsort(sequence))
+        self.requested = list(zip(position[places.row][sequence].split(sizes), places.time[sequence].split(sizes)))
+        self.inverse_order = torch.argsort(sequence)
 
     def run(self, y: Tensor, first: int, last: int) -> tuple[list[Tensor], Tensor]:
         """Take the steps range(first, last) from y; return the requested states, and the end of the last step."""
