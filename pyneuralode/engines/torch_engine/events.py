@@ -223,7 +223,7 @@ def attach(
     if not len(rows):
         return times, states
     rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-    order, ends, moments = [], [], []
+    moved_events = []
     for turn in range(int(rank.max()) + 1):  # the first event of every row together, then the second ones
         mine = (rank == turn).nonzero()[:, 0]
         row, index = rows[mine], which[mine]
@@ -238,11 +238,10 @@ def attach(
                 (row,), -_newton(values(t_end, y_end)[index, row], rate).to(t.dtype), accumulate=True
             )
             y_end = moved(f, t, t_end, y, (t_end - t).to(y.dtype)[:, None], twice=True)
-        order.append(mine)
-        ends.append(y_end[row])
-        moments.append(t_end[row])
-    back = torch.argsort(torch.cat(order))
-    return torch.cat(moments)[back], torch.cat(ends)[back]
+        moved_events.append((mine, t_end[row], y_end[row]))
+    order, moments, ends = map(torch.cat, zip(*moved_events))
+    back = torch.argsort(order)
+    return moments[back], ends[back]
 
 
 def _newton(value: Tensor, rate: Tensor) -> Tensor:

@@ -93,10 +93,9 @@ class IndependentPrepared(Prepared):
         batch: Batch,
         table: Tensor,
         reached: list[int],
-        counted: dict[str, np.ndarray],
+        counted: dict,
         messages: list[str],
         met: EventTrace | None,
-        engine: str | None = None,
     ) -> Solution:
         """Return the solution of states (B, T, n), of which each sample has reached so many, in the form of the times."""
         states = table.view(*table.shape[:2], *self.shape)
@@ -110,10 +109,8 @@ class IndependentPrepared(Prepared):
             states = states.swapaxes(0, 1)
         if form != "list" and not isinstance(ts, Tensor):
             ts = np.asarray(ts, dtype=float)
-        solver = self.tableau.name
-        return Solution(
-            ts, states, message=messages, solver=solver, engine=engine or self.engine, events=met, **counted
-        )
+        solver, engine = self.tableau.name, self.engine
+        return Solution(ts, states, message=messages, solver=solver, engine=engine, events=met, **counted)
 
 
 def _read_times(ts: Any, samples: int, form: str, constant: bool) -> tuple[Tensor, list[int]]:

@@ -72,9 +72,7 @@ class JointPrepared(Prepared):
         return Solution(
             ts=ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
             ys=self.layout.deliver(states),
-            nfev=statistics.nfev,
-            accepted=statistics.accepted,
-            rejected=statistics.rejected,
+            **vars(statistics),
             message="reached the last time",
             solver=self.tableau.name,
             engine=self.engine,

@@ -13,10 +13,10 @@ says why in `failure`.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Statistics
-from .interpolant_control import InterpolantControl
 from .step_size import (
     MAX_FACTOR,
     MIN_STEP_SPACINGS,
@@ -34,7 +33,17 @@ from .step_size import (
     trial_step_size,
 )
 from .tableaus import Tableau
-from .tolerance import Norm, Slope, Tolerance
+
+Slope = Callable[[float, Tensor], Tensor]
+Norm = Callable[[Tensor], Tensor]
+
+
+class Tolerance(NamedTuple):
+    """How large an error is: its norm, in units of rtol |y| + atol."""
+
+    rtol: float | Tensor
+    atol: float | Tensor
+    norm: Norm
 
 
 class Method:
@@ -257,6 +266,35 @@ def _fixed_march(task: Task, y: Tensor, grid: list[float]) -> Iterator[Step]:
         task.statistics.accepted += 1
         yield step
         y, carry = step.end, step.carry
+
+
+class InterpolantControl:
+    """Which states are requested between the ends of a march's steps: those at `times`, or everywhere.
+
+    A step that is not accurate enough at the times inside it is repeated: up to the first of them if a step that is
+    accurate enough would not get that far, shorter otherwise.
+    """
+
+    def __init__(self, times: list[float], everywhere: bool):
+        self.times, self.everywhere = times, everywhere
+        self.sign = 1 if times[-1] > times[0] else -1
+        self.signed = [self.sign * t for t in times]
+        self.requested: list[float] = []  # within the last step
+
+    def error(self, step: Step, f: Slope, tolerance: Tolerance) -> float:
+        """Return the largest estimated error over the tolerance at up to three places inside a step."""
+        if self.everywhere:
+            self.requested = [step.t + quarter * step.h / 4 for quarter in (1, 2, 3)]
+        else:
+            first = bisect_right(self.signed, self.sign * step.t)
+            self.requested = self.times[first : bisect_left(self.signed, self.sign * step.t_end)]
+        places = {self.requested[quarter * len(self.requested) // 4] for quarter in (1, 2, 3)} if self.requested else ()
+        return step.interpolant_error(f, sorted(places), *tolerance) if places else 0.0
+
+    def next_stop(self, t: float, shorter: float) -> float | None:
+        """Return the time at which the next step from t must end, or None if it is to be of size `shorter`."""
+        first = self.requested[0]
+        return first if not self.everywhere and shorter <= abs(first - t) else None
 
 
 def _adaptive_march(

@@ -135,4 +135,5 @@ class OneByOnePrepared(IndependentPrepared):
             name: np.array([getattr(one, name) for one in solutions]) for name in ("nfev", "accepted", "rejected")
         }
         messages = [solution.message for solution in solutions]
-        return self.solution(batch, torch.stack(states), reached, counted, messages, met, solutions[0].engine)
+        joined = self.solution(batch, torch.stack(states), reached, counted, messages, met)
+        return replace(joined, engine=solutions[0].engine)
