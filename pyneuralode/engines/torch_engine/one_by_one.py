@@ -92,11 +92,11 @@ class OneByOnePrepared(IndependentPrepared):
         shapes = {name: tuple(p.shape[1:] if name in batch.own else p.shape) for name, p in batch.parameters.items()}
         alone = of_one_sample(problem, field, shape, shapes)
         tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
-        same = self.paths.prepare(alone) if not tolerances and not watched else None
+        for_all = self.paths.prepare(alone) if not tolerances and not watched else None
         solutions = []
         for b in range(self.samples):
             own = {name: value[b] for name, value in tolerances}
-            prepared = same or self.paths.prepare(
+            prepared = for_all or self.paths.prepare(
                 replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))
             )
             parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()}
