@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.torch_engine.march import adaptive_march
+from pyneuralode.engines.torch_engine.march import Task, march
 from pyneuralode.engines.torch_engine.slopes import counted_slope as _counted_slope
 from pyneuralode.engines.torch_engine.stiff import STIFF, LinearizableSlope, as_method, linearizations
 from pyneuralode.engines.torch_engine.stiff.coefficients import SDIRK, Rosenbrock
@@ -418,8 +418,8 @@ def methods_taken(solver, f, y0, end, **control):
     statistics = Statistics()
     system = LinearizableSlope(_counted_slope(f, {}, layout, torch.float64, statistics), f, {}, layout, statistics)
     with torch.no_grad():
-        steps = adaptive_march(method, system, flat, 0.0, end, Control(**control), statistics)
-        return [(step.t, step.method is method.stiff) for step in steps]
+        task = Task(system, [0.0, end], method, Control(**control), statistics)
+        return [(stop.step.t, stop.step.method is method.stiff) for stop in march(task, flat)]
 
 
 @pytest.mark.parametrize("solver", SWITCHING)

@@ -15,11 +15,17 @@ class ConvNet:
 
     If it is created under torch.autocast, convolutions are computed in autocast's dtype whenever it is called. Inputs
     and outputs keep the state's dtype, and so should everything computed from them: see `pyneuralode.flows.dynamics`.
+    Images are laid out in `memory_format`; `torch.func.vmap` takes no other than the contiguous one.
     """
 
-    def __init__(self, field: ConcatConv, parameters: dict[str, Tensor]):
+    def __init__(
+        self,
+        field: ConcatConv,
+        parameters: dict[str, Tensor],
+        memory_format: torch.memory_format = torch.channels_last,
+    ):
         layers = len(field.hidden) + 1
-        self.field, self.pad = field, field.kernel // 2
+        self.field, self.pad, self.memory_format = field, field.kernel // 2, memory_format
         self.layers = [(parameters[f"weight_{i}"], parameters[f"bias_{i}"]) for i in range(1, layers + 1)]
         self.activate, self.derivative = ACTIVATIONS[field.activation], DERIVATIVES[field.activation]
         device = self.layers[0][0].device.type
@@ -27,11 +33,11 @@ class ConvNet:
 
     def slope(self, t: float | Tensor, z: Tensor) -> Tensor:
         """Return f(t, z), like z of shape (..., d)."""
-        layers = self._layers_at(t, self.lower or z.dtype)
+        *inner, last = self._layers_at(t, self.lower or z.dtype)
         x = self._image(z)
-        for weight, bias in layers[:-1]:
+        for weight, bias in inner:
             x = self.activate(functional.conv2d(x, weight, padding=self.pad) + bias)
-        weight, bias = layers[-1]
+        weight, bias = last
         return self._vector(functional.conv2d(x, weight, padding=self.pad) + bias, z)
 
     def vjp(self, t: float | Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,10 +70,10 @@ class ConvNet:
         return layers
 
     def _image(self, z: Tensor) -> Tensor:
-        """Return states (..., d) as images in the convolutions' dtype, channels last in memory."""
+        """Return states (..., d) as images in the convolutions' dtype."""
         field = self.field
         images = z.reshape(-1, field.channels, field.height, field.width)
-        return images.to(self.lower or z.dtype, memory_format=torch.channels_last)
+        return images.to(self.lower or z.dtype, memory_format=self.memory_format)
 
     def _vector(self, image: Tensor, z: Tensor) -> Tensor:
         """Return images as states like z."""

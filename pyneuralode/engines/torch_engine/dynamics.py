@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ...errors import ArgumentError
 from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from .activations import ACTIVATIONS, INPUT_MAPS
+from .conv_net import ConvNet
 from .equations import build_equations
 from .layered_net import LayeredNet, activation_of, layers_of
 
@@ -79,26 +80,7 @@ def _(field: VectorField, parameters: Parameters) -> Dynamics:
 
 @build.register
 def _(field: ConcatConv, parameters: Parameters) -> Dynamics:
-    layers = len(field.hidden) + 1
-    pairs = [(parameters[f"weight_{i}"], parameters[f"bias_{i}"]) for i in range(1, layers + 1)]
-    activate, pad = ACTIVATIONS[field.activation], field.kernel // 2
-    conv = nn.functional.conv2d
-    one = pairs[0][0].new_ones(1, 1, field.height, field.width)
-
-    def layer(t: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        # The time's channel is constant over the image: one small convolution serves the whole batch.
-        times = conv(one * t, weight[:, -1:], bias, padding=pad)
-        return conv(x, weight[:, :-1], padding=pad) + times
-
-    def slope(t: float, y: Tensor) -> Tensor:
-        t = t / field.time_scale
-        x = y.reshape(-1, field.channels, field.height, field.width)
-        for weight, bias in pairs[:-1]:
-            x = activate(layer(t, x, weight, bias))
-        x = layer(t, x, *pairs[-1]).reshape(y.shape)
-        return x * field.output_scale if field.output_scale != 1 else x
-
-    return slope
+    return ConvNet(field, parameters, torch.contiguous_format).slope
 
 
 # What a field tells stiff solvers by its attributes; see pyneuralode.solvers.

@@ -7,14 +7,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
 from ...problem import Event
 from ...problem.values import Layout, all_finite
-from .batched.event_monitor import PROBES, EventMonitor, crosses, locate_events, undefined_condition_error
+from .batched.event_monitor import (
+    PROBES,
+    EventMonitor,
+    crosses,
+    locate_events,
+    read_condition,
+    undefined_condition_error,
+)
 from .gradient_methods import moved
 from .march import Slope, Step
 
@@ -32,13 +38,15 @@ class StepEvents:
         Time, index, and length of the part of a step it lies in, of every event in order, up to the first terminal one.
     ended : bool
         Whether a terminal event ended the march.
+    components : int or None
+        How many of the first components of what marches are the state; None for all.
     """
 
-    def __init__(
-        self, events: tuple[Event, ...], layout: Layout, y0: Tensor, ts: list[float], components: int | None = None
-    ):
-        self.layout, self.components, self.y0 = layout, components, y0.detach()
-        self.monitor = EventMonitor(events, condition_values(events, layout))
+    components: int | None = None
+
+    def __init__(self, events: tuple[Event, ...], layout: Layout, y0: Tensor, ts: list[float]):
+        self.layout, self.y0 = layout, y0.detach()
+        self.monitor = EventMonitor(events, whole_state(layout))
         self.direction = math.copysign(1.0, ts[-1] - ts[0])
         self.rows: list[int] = []
         self.found: list[tuple[float, int, float]] = []
@@ -48,11 +56,6 @@ class StepEvents:
             self.before = next(self._numbers([ts[0]], self.y0[None]))
         if any(map(math.isnan, self.before)):
             raise undefined_condition_error([math.isnan(value) for value in self.before].index(True), ts[0])
-
-    def of_first(self, components: int) -> StepEvents:
-        """Return the same for a march of which only the first components are the state; what it finds is found here."""
-        self.components = components
-        return self
 
     def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
         """As `Monitor.look`."""
@@ -78,14 +81,14 @@ class StepEvents:
         """Return the events within a step up to the first terminal one, in order."""
         found = []
         times = [step.t + part * step.h for part in PROBES]
-        states = torch.cat([self._states(step, times), self._own(step.end[None])])
+        states = torch.cat([step.at(times), step.end[None]])[:, : self.components]
         times.append(step.t_end)
         for end, after in zip(times, self._numbers(times, states)):
             watched = zip(self.before, after, self.monitor.events)
             if any(b != b or crosses(a, b, event.direction) for a, b, event in watched):
                 met = locate_events(
                     self.monitor,
-                    lambda t: self._states(step, t.tolist()),
+                    lambda t: step.at(t.tolist())[:, : self.components],
                     (_time(self.start, self.y0), _time(end, self.y0)),
                     tuple(self.y0.new_tensor(values)[:, None] for values in (self.before, after)),
                     _time(self.direction, self.y0),
@@ -98,19 +101,16 @@ class StepEvents:
             self.start, self.before = end, after
         return found
 
-    def _states(self, step: Step, times: list[float]) -> Tensor:
-        return self._own(step.at(times))
-
-    def _own(self, states: Tensor) -> Tensor:
-        return states if self.components is None else states[:, : self.components]
-
     def _numbers(self, times: list[float], states: Tensor) -> Iterator[list[float]]:
         """Yield the conditions at times (k,) and states (k, n), one time after the other and none before it is wanted."""
         moments = torch.tensor(times, dtype=states.dtype, device=states.device).unbind()
         parts = self.layout.unpack(states)
         unpacked = zip(*(part.unbind() for part in parts)) if self.layout.is_tuple else parts.unbind()
         for t, y in zip(moments, unpacked):
-            yield [float(_numbers(event.condition(t, y), i, states, 1)) for i, event in enumerate(self.monitor.events)]
+            yield [
+                float(read_condition(event.condition(t, y), i, states, 1))
+                for i, event in enumerate(self.monitor.events)
+            ]
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the states at the times asked for, and those at the events in their order."""
@@ -150,26 +150,14 @@ def message(which: int, t: float) -> str:
     return "reached the last time" if which < 0 else f"event {which} at t = {t:g}"
 
 
-def condition_values(events: tuple[Event, ...], layout: Layout) -> Rows:
-    """Return ``values(t (1,), y (1, n))`` -> (events, 1) for conditions on a whole state."""
-
-    def values(t: Tensor, y: Tensor) -> Tensor:
-        time, state = t[0].to(y.dtype), layout.unpack(y[0])
-        return torch.cat([_numbers(event.condition(time, state), i, y, 1) for i, event in enumerate(events)]).view(
-            -1, 1
-        )
-
-    return values
+def whole_state(layout: Layout) -> Callable:
+    """Return the `arguments` of `EventMonitor` for conditions on a whole state, t (1,) and y (1, n)."""
+    return lambda t, y: (t[0].to(y.dtype), layout.unpack(y[0]))
 
 
-def batched_conditions(events: tuple[Event, ...], shape: torch.Size) -> Rows:
-    """Return ``values(t (m,), y (m, n))`` -> (events, m) for conditions on samples, each a state of `shape`."""
-
-    def values(t: Tensor, y: Tensor) -> Tensor:
-        time, states = t.to(y.dtype).view(len(t), *[1] * len(shape)), y.view(len(y), *shape)
-        return torch.stack([_numbers(event.condition(time, states), i, y, len(y)) for i, event in enumerate(events)])
-
-    return values
+def each_sample(shape: torch.Size) -> Callable:
+    """Return the `arguments` of `EventMonitor` for conditions on samples, t (m,) and y (m, n), each a state of `shape`."""
+    return lambda t, y: (t.to(y.dtype).view(len(t), *[1] * len(shape)), y.view(len(y), *shape))
 
 
 def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
@@ -184,33 +172,11 @@ def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) 
         def condition(t: Tensor, y: Tensor) -> Tensor:
             time = times.to(y.dtype).index_put((row,), t.reshape(1)).view(-1, *axes)
             whole = states.index_put((row,), y.reshape(1, *states.shape[1:]))
-            return _numbers(event.condition(time, whole), index, y, len(states))[b]
+            return read_condition(event.condition(time, whole), index, y, len(states))[b]
 
         return replace(event, condition=condition)
 
     return tuple(alone(index, event) for index, event in enumerate(events))
-
-
-_NO_NUMBERS = {torch.bool: "True or False", np.dtype(bool): "True or False"} | dict.fromkeys(
-    (torch.complex64, torch.complex128, np.dtype(np.complex64), np.dtype(np.complex128)), "complex numbers"
-)
-
-
-def _numbers(value: Any, index: int, y: Tensor, count: int) -> Tensor:
-    kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
-    if kind in _NO_NUMBERS or kind == np.dtype(object):
-        found = _NO_NUMBERS.get(kind) or type(value).__name__
-        raise ArgumentError(
-            f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
-        )
-    value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
-    if value.numel() != count or (value.ndim > 1 and count > 1):
-        wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
-        more = "; with batch='independent' there is one for each sample" if count == 1 else ""
-        raise ArgumentError(
-            f"the condition of event {index} returns shape {tuple(value.shape)}: it must return {wanted}{more}."
-        )
-    return value.reshape(count).clone()  # the next condition may fill the same memory
 
 
 def _time(t: float, y: Tensor) -> Tensor:
@@ -257,7 +223,7 @@ def attach(
     if not len(rows):
         return times, states
     rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
-    order, ends, moments = [], [], []
+    moved_events = []
     for turn in range(int(rank.max()) + 1):  # the first event of every row together, then the second ones
         mine = (rank == turn).nonzero()[:, 0]
         row, index = rows[mine], which[mine]
@@ -272,11 +238,10 @@ def attach(
                 (row,), -_newton(values(t_end, y_end)[index, row], rate).to(t.dtype), accumulate=True
             )
             y_end = moved(f, t, t_end, y, (t_end - t).to(y.dtype)[:, None], twice=True)
-        order.append(mine)
-        ends.append(y_end[row])
-        moments.append(t_end[row])
-    back = torch.argsort(torch.cat(order))
-    return torch.cat(moments)[back], torch.cat(ends)[back]
+        moved_events.append((mine, t_end[row], y_end[row]))
+    order, moments, ends = map(torch.cat, zip(*moved_events))
+    back = torch.argsort(order)
+    return moments[back], ends[back]
 
 
 def _newton(value: Tensor, rate: Tensor) -> Tensor:

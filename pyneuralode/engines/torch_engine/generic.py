@@ -18,10 +18,8 @@ from ..backend import Backend
 from . import numpy_functions
 from .dynamics import refuse_hidden_parameters
 from .events import StepEvents, message, needs_steps
-from .finite_gradients import checked_solve
 from .gradient_methods import (
     METHODS,
-    Task,
     Tied,
     attach_outputs,
     attach_start,
@@ -29,9 +27,10 @@ from .gradient_methods import (
     differentiable,
     distinct,
     trajectory,
+    watched_backprop,
 )
 from .joint import JointPrepared, Values, require_finite
-from .march import Step, error_norm, fixed_grid
+from .march import Step, Task, error_norm, fixed_grid
 from .slopes import counted_slope
 from .stiff import LinearizableSlope, as_method
 from .tableaus import Tableau
@@ -77,7 +76,10 @@ class GenericPrepared(JointPrepared):
     def solve_values(self, values: Values, ts: Any) -> Solution:
         problem, layout, statistics = self.problem, self.layout, Statistics()
         task = self._task(values, statistics)
-        events = StepEvents(self._events(), layout, values.y0, values.times) if problem.events else None
+        events = None
+        if problem.events:
+            watched = numpy_functions.adapt_events(problem.events) if layout.numpy else problem.events
+            events = StepEvents(watched, layout, values.y0, values.times)
         if events and problem.control.step_size is None and fixed_grid(self.tableau, values.times, problem.control):
             raise ArgumentError(needs_steps(problem.solver))
         task.monitor = events
@@ -98,9 +100,9 @@ class GenericPrepared(JointPrepared):
         if steps is not None:
             solution.dense = _dense(steps, task.parameters, layout, None if met is None else events)
         if met is not None:
-            last = events.found[-1] if events.ended else None
             solution.events = met
-            solution.message = message(last[1], float(met.times[-1])) if last else message(-1, 0.0)
+            if events.ended:
+                solution.message = message(events.found[-1][1], float(met.times[-1]))
         return solution
 
     def _task(self, values: Values, statistics: Statistics) -> Task:
@@ -126,13 +128,10 @@ class GenericPrepared(JointPrepared):
 
     def _states(self, task: Task, start: Tensor, steps: list[Step] | None) -> Tensor:
         if steps is not None:
-            return checked_solve(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), start)
+            return watched_backprop(task, start, steps)
         if torch.is_grad_enabled() and (start.requires_grad or task.parameters):
             return differentiable(task, start, self.problem.gradient)
         return backprop(task, start)
-
-    def _events(self) -> tuple:
-        return numpy_functions.adapt_events(self.problem.events) if self.layout.numpy else self.problem.events
 
     def _trace(self, events: StepEvents, f: Callable, states: Tensor) -> EventTrace:
         which = np.array([event for _, event, _ in events.found], dtype=int)

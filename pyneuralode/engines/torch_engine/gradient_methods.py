@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,61 +22,11 @@ from ...gradients import Backprop, BacksolveAdjoint, Checkpointed, ForwardMode, 
 from ...problem import Control, Statistics
 from ...problem.values import all_finite
 from .finite_gradients import checked_solve, finite_gradients
-from .march import (
-    Method,
-    Monitor,
-    Norm,
-    Slope,
-    Step,
-    StepOutputs,
-    largest_rms,
-    march,
-    output_states,
-    rms,
-    step_tolerance,
-)
+from .march import Slope, Step, StepOutputs, Task, largest_rms, march, step_tolerance
 from .once_differentiable import once_differentiable
 from .stiff.jacobians import difference_time_derivative, linearize, linearize_by_differences
-from .stiff.linearizations import (
-    BlockTriangularLinearization,
-    Linearization,
-    NegatedTransposeLinearization,
-    QuadratureLinearization,
-)
+from .stiff.linearizations import BlockTriangularLinearization, Linearization
 from .stiff.sdirk import SDIRKMethod
-
-
-@dataclass
-class Task:
-    """A flat initial-value problem: slope, times, method, control, and what the slope depends on.
-
-    `parameters` are those that require gradients, `constants` the others, which nobody may change before these are known.
-    A `monitor` looks at the steps for events, whose times are then among those of the states returned.
-    """
-
-    f: Slope
-    ts: list[float]
-    method: Method
-    control: Control
-    parameters: tuple[Tensor, ...]
-    constants: tuple[Tensor, ...]
-    statistics: Statistics
-    norm: Norm = rms
-    monitor: Monitor | None = None
-
-    def march(self, y0: Tensor, dense: bool = False) -> Iterator[StepOutputs]:
-        """March from y0 (n,)."""
-        return march(
-            self.method,
-            self.f,
-            y0,
-            self.ts,
-            self.control,
-            self.statistics,
-            self.norm,
-            dense=dense,
-            monitor=self.monitor,
-        )
 
 
 def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
@@ -92,61 +41,39 @@ def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
 
 def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[Tensor, list[float]]:
     """Return the states, and the times that they are of."""
-    states, times = [y0], [task.ts[0]]
-    for stop in task.march(y0, dense=steps is not None):
-        states += output_states(stop)
-        times += stop.times
+    states, times = [y0[None]], [task.ts[0]]
+    for stop in march(task, y0, dense=steps is not None):
+        if stop.times:
+            states.append(stop.states())
+            times += stop.times
         if steps is not None:
             stop.step.extend()  # now: the field may have changed by the time somebody asks
             steps.append(stop.step)
-    return torch.stack(states), times
+    return torch.cat(states), times
 
 
-def _watched_backprop(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
-    return checked_solve(lambda start: Tied.apply(backprop(task, start), *task.parameters), y0)
-
-
-def _checkpointed(task: Task, y0: Tensor, method: Checkpointed) -> Tensor:
-    return _Checkpointed.apply(task, method.every, y0, *task.parameters)
-
-
-def _continuous(task: Task, y0: Tensor, method: BacksolveAdjoint | InterpolatingAdjoint) -> Tensor:
-    return _Continuous.apply(task, method, y0, *task.parameters)
-
-
-def _forward_mode(task: Task, y0: Tensor, method: ForwardMode) -> Tensor:
-    return _Forward.apply(task, y0, *task.parameters)
-
-
-@dataclass
-class _Block:
-    """Consecutive steps: the state they start from, their times, and of each the times and the row of its outputs."""
-
-    start: Tensor
-    times: list[float]
-    methods: list[Method]
-    outputs: list[tuple[list[float], int]]
+def watched_backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
+    """As `backprop`, with a check that the gradient is finite, and zeros for parameters that the field does not use."""
+    return checked_solve(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), y0)
 
 
 class _Checkpointed(torch.autograd.Function):
     """Discretize, then optimize: store the start of every block of steps, solve the blocks again going back."""
 
     @staticmethod
-    def forward(ctx, task: Task, every: int, y0: Tensor, *parameters: Tensor) -> Tensor:
-        states, blocks = [y0], []
-        for taken, stop in enumerate(task.march(y0)):
-            row = len(states)
-            states += output_states(stop)
-            if taken % every == 0:
-                blocks.append(_Block(stop.step.y, [stop.step.t], [], []))
-            blocks[-1].times.append(stop.step.t_end)
-            blocks[-1].methods.append(stop.step.method)
-            blocks[-1].outputs.append((stop.times, row))
-        ctx.task, ctx.blocks = task, blocks
-        ctx.save_for_backward(
-            *parameters, *task.constants
-        )  # so that autograd notices when they were changed in between
-        return torch.stack(states)
+    def forward(ctx, task: Task, method: Checkpointed, y0: Tensor, *parameters: Tensor) -> Tensor:
+        states, starts, steps = [y0[None]], [], []
+        for stop in march(task, y0):
+            step = stop.step
+            if len(steps) % method.every == 0:
+                starts.append(step.y)
+            steps.append((step.method, step.t, step.t_end, stop.times))
+            if stop.times:
+                states.append(stop.states())
+        ctx.task, ctx.every, ctx.starts, ctx.steps = task, method.every, starts, steps
+        # So that autograd notices when they were changed in between.
+        ctx.save_for_backward(*parameters, *task.constants)
+        return torch.cat(states)
 
     @staticmethod
     @once_differentiable
@@ -156,29 +83,30 @@ class _Checkpointed(torch.autograd.Function):
         adjoint = torch.zeros_like(grad_states[0])
         totals = [torch.zeros_like(p) for p in parameters]
         tolerance = step_tolerance(task.control, adjoint, adaptive=task.control.step_size is None)
-        for block in reversed(ctx.blocks):
+        output_bars = grad_states[1:].split([len(times) for *_, times in ctx.steps])
+        for block in reversed(range(len(ctx.starts))):
+            part = slice(block * ctx.every, (block + 1) * ctx.every)
             with torch.enable_grad():
-                y = start = block.start.detach().requires_grad_()
-                ends, first = [], None
-                cotangents = []
-                for t, t_end, method, (times, row) in zip(block.times, block.times[1:], block.methods, block.outputs):
-                    step = method.step(task.f, t, t_end, y, first, tolerance)
-                    inside = [time for time in times if time != t_end]
-                    middle, last = row + len(inside), row + len(times)
-                    if inside:
-                        ends.append(step.at(inside))
-                        cotangents.append(grad_states[row:middle])
-                    if middle < last:
-                        ends.append(step.end)
-                        cotangents.append(grad_states[middle:last].sum(0))
-                    y, first = step.end, step.carry
-                ends.append(y)
-                cotangents.append(adjoint)
-            adjoint, *parts = torch.autograd.grad(ends, (start, *parameters), cotangents, allow_unused=True)
-            for total, part in zip(totals, parts):
-                if part is not None:
-                    total += part
+                y = start = ctx.starts[block].detach().requires_grad_()
+                outputs, carry = [], None
+                for method, t, t_end, times in ctx.steps[part]:
+                    step = method.step(task.f, t, t_end, y, carry, tolerance)
+                    if times:
+                        outputs.append(StepOutputs(step, times).states())
+                    y, carry = step.end, step.carry
+            bars = [bar for bar in output_bars[part] if len(bar)]
+            adjoint = add_vjps([*outputs, y], start, parameters, [*bars, adjoint], totals)
         return None, None, adjoint + grad_states[0], *totals
+
+
+def add_vjps(
+    outputs: list[Tensor], start: Tensor, parameters: Sequence[Tensor], cotangents: list[Tensor], totals: list[Tensor]
+) -> Tensor:
+    """Return the vector-Jacobian product with `start`, and add those with the parameters to `totals`."""
+    adjoint, *parts = torch.autograd.grad(outputs, (start, *parameters), cotangents, materialize_grads=True)
+    for total, part in zip(totals, parts):
+        total += part
+    return adjoint
 
 
 class Tied(torch.autograd.Function):
@@ -219,20 +147,17 @@ class _Adjoint:
 
     def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
-        slope, n = self(t, joint), self.sizes[1]
+        slope = self(t, joint)
         if self.state_at is None:
             return linearize_by_differences(self, t, joint, h, slope, quadratures=self.sizes[2])
-        core = NegatedTransposeLinearization(
-            slope[:n], linearize(self.f, t, self.state_at(t), h, time_derivative=False)
-        )
+        core = linearize(self.f, t, self.state_at(t), h, time_derivative=False)
         _, dy = self._evaluate(t, joint)
 
         def below(a: Tensor) -> Tensor:
             return torch.cat([a[:0], *(-p.reshape(-1) for p in vjp(dy, self.parameters, a, keep=True))])
 
-        return QuadratureLinearization(
-            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
-        )
+        by_time = difference_time_derivative(self, t, joint, h, slope) if time_derivative else None
+        return BlockTriangularLinearization(slope, by_time, core, below, transposed=True)
 
     def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the state and its slope, recorded."""
@@ -251,11 +176,11 @@ class _Continuous(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, task: Task, settings: BacksolveAdjoint | InterpolatingAdjoint, y0: Tensor, *parameters: Tensor
+        ctx, task: Task, method: BacksolveAdjoint | InterpolatingAdjoint, y0: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.steps = None if isinstance(settings, BacksolveAdjoint) else []
+        ctx.steps = None if isinstance(method, BacksolveAdjoint) else []
         states, ctx.times = _recorded(task, y0, ctx.steps)
-        ctx.task, ctx.settings = task, settings
+        ctx.task, ctx.method = task, method
         ctx.save_for_backward(states, *parameters, *task.constants)
         return states
 
@@ -267,12 +192,15 @@ class _Continuous(torch.autograd.Function):
         parameters = others[: len(task.parameters)]
         slope = _Adjoint(task, tuple(parameters), states.shape[1], None if ctx.steps is None else trajectory(ctx.steps))
         sizes = slope.sizes
-        control = replace(
-            task.control,
-            rtol=ctx.settings.rtol or float(np.min(task.control.rtol)),
-            atol=ctx.settings.atol or float(np.min(task.control.atol)),
+        back = replace(
+            task,
+            f=slope,
+            control=_plain_tolerances(task.control, ctx.method.rtol, ctx.method.atol),
+            statistics=Statistics(),
+            norm=largest_rms(sizes),
+            monitor=None,
         )
-        norm, initial_size = largest_rms(sizes), None
+        initial_size = None
         first = next((j for j, t in enumerate(ctx.times) if t != task.ts[0]), 0)
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(ctx.times) - 1, 0, -1):
@@ -281,10 +209,9 @@ class _Continuous(torch.autograd.Function):
                 continue
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
             if j == first:  # steps would creep toward the start for ever
-                _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.settings)
-            segment = [ctx.times[j], ctx.times[j - 1]]
+                _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.method)
             taken = []
-            for stop in march(task.method, slope, joint, segment, control, Statistics(), norm, initial_size):
+            for stop in march(replace(back, ts=[ctx.times[j], ctx.times[j - 1]]), joint, initial_size=initial_size):
                 joint = stop.step.end
                 taken.append(abs(stop.step.h))
             initial_size = max(taken)  # the last one was cut short by the segment's end
@@ -331,34 +258,30 @@ class _Sensitivities:
             return (shifted[self.n :] - slope[self.n :]) / part
 
         core = linearize(self.f, t, y, h, time_derivative=False)
-        return BlockTriangularLinearization(
-            slope, difference_time_derivative(self, t, joint, h, slope) if time_derivative else None, core, below
-        )
+        by_time = difference_time_derivative(self, t, joint, h, slope) if time_derivative else None
+        return BlockTriangularLinearization(slope, by_time, core, below, repeated=True)
 
 
 class _Forward(torch.autograd.Function):
     """The sensitivities of the state, solved with it in the very steps that it takes without them."""
 
     @staticmethod
-    def forward(ctx, task: Task, y0: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx, task: Task, method: ForwardMode, y0: Tensor, *parameters: Tensor) -> Tensor:
         n = len(y0)
-        counts = [n if ctx.needs_input_grad[1] else 0, *(p.numel() for p in parameters)]
+        counts = [n if ctx.needs_input_grad[2] else 0, *(p.numel() for p in parameters)]
         m = sum(counts)
-        to_start = torch.cat(
-            [torch.eye(counts[0], n, dtype=y0.dtype, device=y0.device), y0.new_zeros(m - counts[0], n)]
-        )
-        to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device)[:, counts[0] :]
-        directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters.split(counts[1:], dim=1), parameters)]
+        to_start, *to_parameters = torch.eye(m, dtype=y0.dtype, device=y0.device).split(counts, dim=1)
+        directions = [part.reshape(m, *p.shape) for part, p in zip(to_parameters, parameters)]
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         if task.monitor is not None:
-            joint_task.monitor = task.monitor.of_first(n)
-        start = torch.cat([y0, to_start.reshape(-1)])
+            task.monitor.components = n  # the sensitivities take no part in conditions
+        start = torch.cat([y0, (to_start if counts[0] else y0.new_zeros(m, n)).reshape(-1)])
         try:
             joint = backprop(joint_task, start)
         except SolverError as error:
             if error.t == task.ts[0] and all_finite(task.f(error.t, y0)):
-                _refuse_infinite(slope, error.t, start, ForwardMode())
+                _refuse_infinite(slope, error.t, start, method)
             raise
         ctx.counts, ctx.shapes = counts, [p.shape for p in parameters]
         ctx.save_for_backward(joint[:, n:].reshape(len(joint), m, n))
@@ -371,7 +294,8 @@ class _Forward(torch.autograd.Function):
         (sensitivities,) = ctx.saved_tensors
         total = torch.einsum("tmn,tn->m", sensitivities, grad_states)
         start, *parts = total.split(ctx.counts)
-        return None, start if ctx.counts[0] else None, *(part.view(shape) for part, shape in zip(parts, ctx.shapes))
+        parameter_bars = (part.view(shape) for part, shape in zip(parts, ctx.shapes))
+        return None, None, start if ctx.counts[0] else None, *parameter_bars
 
 
 def _state_alone(task: Task, n: int, others: int) -> dict:
@@ -381,28 +305,33 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
     without end. Newton's iterations have to converge for all of it.
     """
     if isinstance(task.method, SDIRKMethod):
-        control = replace(task.control, rtol=float(np.min(task.control.rtol)), atol=float(np.min(task.control.atol)))
-        return {"control": control, "norm": largest_rms([n, others])}
-    padded = {
-        name: np.concatenate([value, np.ones(others)])
-        for name, value in (("rtol", task.control.rtol), ("atol", task.control.atol))
-        if np.ndim(value)
-    }
-    return {"control": replace(task.control, **padded), "norm": lambda x: task.norm(x[:n])}
+        return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}
+    rtol, atol = (
+        np.pad(value, (0, others), constant_values=1.0) if np.ndim(value) else value
+        for value in (task.control.rtol, task.control.atol)
+    )
+    return {"control": replace(task.control, rtol=rtol, atol=atol), "norm": lambda x: task.norm(x[:n])}
 
 
-METHODS: dict[type[GradientMethod], Callable[[Task, Tensor, Any], Tensor]] = {
-    Backprop: _watched_backprop,
-    Checkpointed: _checkpointed,
-    BacksolveAdjoint: _continuous,
-    InterpolatingAdjoint: _continuous,
-    ForwardMode: _forward_mode,
+def _plain_tolerances(control: Control, rtol: float | None = None, atol: float | None = None) -> Control:
+    """Return the controls with these tolerances; in place of those not given, the smallest of the state's."""
+    return replace(control, rtol=rtol or float(np.min(control.rtol)), atol=atol or float(np.min(control.atol)))
+
+
+_FUNCTIONS: dict[type[GradientMethod], type[torch.autograd.Function]] = {
+    Checkpointed: _Checkpointed,
+    BacksolveAdjoint: _Continuous,
+    InterpolatingAdjoint: _Continuous,
+    ForwardMode: _Forward,
 }
+METHODS = (Backprop, *_FUNCTIONS)
 
 
 def differentiable(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
     """Return the states (T, n) at the times wanted, differentiable by `method`, one of `METHODS`."""
-    return METHODS[type(method)](task, y0, method)
+    if isinstance(method, Backprop):
+        return watched_backprop(task, y0)
+    return _FUNCTIONS[type(method)].apply(task, method, y0, *task.parameters)
 
 
 def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:
@@ -410,14 +339,14 @@ def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> 
 
     Two reverse passes make a forward one, which reaches tensors that a closure holds.
     """
-    count = len(directions[0])
+    zeros = output.new_zeros(len(directions[0]), len(output))
     if not output.requires_grad:
-        return output.new_zeros(count, len(output))
+        return zeros
     dummy = torch.zeros_like(output, requires_grad=True)
     parts = torch.autograd.grad(output, inputs, dummy, create_graph=True, allow_unused=True)
     used = [(part, d) for part, d in zip(parts, directions) if part is not None and part.requires_grad]
     if not used:
-        return output.new_zeros(count, len(output))
+        return zeros
     linear, along = zip(*used)
     return torch.autograd.grad(linear, dummy, along, is_grads_batched=True)[0]
 
@@ -429,12 +358,11 @@ def trajectory(steps: list[Step]) -> Callable[[float], Tensor]:
     return lambda t: steps[min(bisect_left(ends, sign * t), len(steps) - 1)].at([t])[0]
 
 
-def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool = False) -> list[Tensor]:
+def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool = False) -> Sequence[Tensor]:
     """Return the vector-Jacobian products; zeros for inputs that the output does not depend on."""
     if not (output.requires_grad and inputs):
         return [torch.zeros_like(x) for x in inputs]
-    parts = torch.autograd.grad(output, inputs, cotangent, allow_unused=True, retain_graph=keep)
-    return [torch.zeros_like(x) if part is None else part for x, part in zip(inputs, parts)]
+    return torch.autograd.grad(output, inputs, cotangent, retain_graph=keep, materialize_grads=True)
 
 
 def attach_start(f: Slope, ts: Tensor, y0: Tensor, twice: bool) -> Tensor:

@@ -30,14 +30,13 @@ TANGENTS = "independent batches", "write batch='joint'"
 class Batch:
     """The values of B samples, read: states (B, n), times (B, T) padded by each row's last.
 
-    `form` says how the times were given, as `Signature.times`; `counts` how many each sample has. `own` are the parameters
-    with a leading axis for the samples, `given` the times as the caller gave them.
+    `counts` says how many times each sample has. `own` are the parameters with a leading axis for the samples, `given` the
+    times as the caller gave them.
     """
 
     y0: Tensor
     times: Tensor
     counts: list[int]
-    form: str
     given: Any
     parameters: dict[str, Tensor]
     own: dict[str, Tensor]
@@ -76,7 +75,7 @@ class IndependentPrepared(Prepared):
         shapes = problem.field.shapes() if isinstance(problem.field, VectorField) else {}
         own = {name: named[name] for name, shape in shapes.items() if named[name].shape != shape}
         # The caller may change the times later.
-        return Batch(start.view(self.samples, -1), times.clone(), counts, problem.signature.times, ts, named, own)
+        return Batch(start.view(self.samples, -1), times.clone(), counts, ts, named, own)
 
     def tolerances(self) -> list[tuple[str, np.ndarray]]:
         """Return the tolerances that are arrays, by name, each (B, n)."""
@@ -94,27 +93,24 @@ class IndependentPrepared(Prepared):
         batch: Batch,
         table: Tensor,
         reached: list[int],
-        counted: dict[str, np.ndarray],
+        counted: dict,
         messages: list[str],
         met: EventTrace | None,
-        engine: str | None = None,
     ) -> Solution:
         """Return the solution of states (B, T, n), of which each sample has reached so many, in the form of the times."""
         states = table.view(*table.shape[:2], *self.shape)
         if self.layout.numpy:
             states = states.numpy()
-        ts = batch.given
-        if batch.form == "list":
+        ts, form = batch.given, self.problem.signature.times
+        if form == "list":
             ts = [row[:count] for row, count in zip(ts, reached)]
             states = [row[:count] for row, count in zip(states, reached)]
-        elif batch.form == "shared":
+        elif form == "shared":
             states = states.swapaxes(0, 1)
-        if batch.form != "list" and not isinstance(ts, Tensor):
+        if form != "list" and not isinstance(ts, Tensor):
             ts = np.asarray(ts, dtype=float)
-        solver = self.tableau.name
-        return Solution(
-            ts, states, message=messages, solver=solver, engine=engine or self.engine, events=met, **counted
-        )
+        solver, engine = self.tableau.name, self.engine
+        return Solution(ts, states, message=messages, solver=solver, engine=engine, events=met, **counted)
 
 
 def _read_times(ts: Any, samples: int, form: str, constant: bool) -> tuple[Tensor, list[int]]:

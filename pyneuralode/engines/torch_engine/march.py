@@ -3,7 +3,7 @@
 Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
 plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
 
-A method has a `tableau` (of which the marches read name, order, error and error_order) and makes steps,
+A method has a `tableau` (of which the marches read order and error) and makes steps,
 ``method.step(f, t, t_end, y, carry, tolerance)``, each march by the stepper that `method.stepper()` returns. A step
 has the attributes of `Step`: its start, its end, the state in between, its error, and two objects from which another
 step can start: `carry` (for the step after it) and `retry` (for a shorter step from the same point). A step that failed
@@ -13,9 +13,10 @@ says why in `failure`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Statistics
-from .interpolant_control import InterpolantControl
 from .step_size import (
     MAX_FACTOR,
     MIN_STEP_SPACINGS,
@@ -33,7 +33,17 @@ from .step_size import (
     trial_step_size,
 )
 from .tableaus import Tableau
-from .tolerance import Norm, Slope, Tolerance
+
+Slope = Callable[[float, Tensor], Tensor]
+Norm = Callable[[Tensor], Tensor]
+
+
+class Tolerance(NamedTuple):
+    """How large an error is: its norm, in units of rtol |y| + atol."""
+
+    rtol: float | Tensor
+    atol: float | Tensor
+    norm: Norm
 
 
 class Method:
@@ -59,15 +69,7 @@ class Method:
     def stepper(self) -> Method:
         return self
 
-    def step(
-        self,
-        f: Slope,
-        t: float,
-        t_end: float,
-        y: Tensor,
-        carry: Tensor | None = None,
-        tolerance: Tolerance | None = None,
-    ) -> Step:
+    def step(self, f: Slope, t: float, t_end: float, y: Tensor, carry: Any = None, tolerance: Any = None) -> Step:
         # What a method for stiff problems carries over holds the slope among other things.
         return Step(self, f, t, t_end, y, getattr(carry, "slope", carry))
 
@@ -203,13 +205,57 @@ def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool
     return Tolerance(rtol, atol, norm)
 
 
-def fixed_march(
-    method: Method, f: Slope, y: Tensor, grid: list[float], statistics: Statistics, tolerance: Tolerance
-) -> Iterator[Step]:
+class Monitor(Protocol):
+    """What looks at the steps of a march as they are taken: for events."""
+
+    def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
+        """Return the times within the step at which the state is wanted, in order, and whether the march ends there.
+
+        `times` are those that the caller of the march asked for.
+        """
+
+
+@dataclass
+class StepOutputs:
+    """One step of a march, and the times within it at which the state is requested, in order."""
+
+    step: Step
+    times: list[float]
+
+    def states(self) -> Tensor:
+        """Return the states (len(times), n) at these times."""
+        step = self.step
+        inside = [t for t in self.times if t != step.t_end]
+        ends = step.end.expand(len(self.times) - len(inside), -1)
+        return torch.cat([step.at(inside), ends]) if inside else ends
+
+
+@dataclass
+class Task:
+    """A flat initial-value problem: slope, times, method, control, and what the slope depends on.
+
+    `parameters` are those that require gradients, `constants` the others, which nobody may change before these are known.
+    A `monitor` looks at the steps for events, whose times are then among those of the states returned, and may end the
+    march.
+    """
+
+    f: Slope
+    ts: list[float]
+    method: Method
+    control: Control
+    statistics: Statistics
+    norm: Norm = rms
+    monitor: Monitor | None = None
+    parameters: tuple[Tensor, ...] = ()
+    constants: tuple[Tensor, ...] = ()
+
+
+def _fixed_march(task: Task, y: Tensor, grid: list[float]) -> Iterator[Step]:
     """Step through the times of `grid`."""
-    stepper, carry = method.stepper(), None
+    tolerance = step_tolerance(task.control, y, task.norm, adaptive=False)
+    stepper, carry = task.method.stepper(), None
     for t, t_end in zip(grid, grid[1:]):
-        step = stepper.step(f, t, t_end, y, carry, tolerance)
+        step = stepper.step(task.f, t, t_end, y, carry, tolerance)
         if step.failure:
             raise SolverError(
                 f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step, or none, "
@@ -217,37 +263,57 @@ def fixed_march(
                 t,
                 abs(step.h),
             )
-        statistics.accepted += 1
+        task.statistics.accepted += 1
         yield step
         y, carry = step.end, step.carry
 
 
-def adaptive_march(
-    method: Method,
-    f: Slope,
-    y: Tensor,
-    t: float,
-    t_end: float,
-    control: Control,
-    statistics: Statistics,
-    norm: Norm = rms,
-    initial_size: float | None = None,
-    interpolant_control: InterpolantControl | None = None,
-) -> Iterator[Step]:
-    """Yield accepted steps from `t` to `t_end` in either direction.
+class InterpolantControl:
+    """Which states are requested between the ends of a march's steps: those at `times`, or everywhere.
 
-    `initial_size` is the size of the first step where the caller knows a good one. `interpolant_control` is given where
-    states between the ends of steps are requested: a step that is not accurate enough there is repeated, shorter or
-    up to the first of those times. Tolerances are numbers or NumPy arrays (n,).
+    A step that is not accurate enough at the times inside it is repeated: up to the first of them if a step that is
+    accurate enough would not get that far, shorter otherwise.
     """
-    tolerance, stepper = step_tolerance(control, y, norm), method.stepper()
+
+    def __init__(self, times: list[float], everywhere: bool):
+        self.times, self.everywhere = times, everywhere
+        self.sign = 1 if times[-1] > times[0] else -1
+        self.signed = [self.sign * t for t in times]
+        self.requested: list[float] = []  # within the last step
+
+    def error(self, step: Step, f: Slope, tolerance: Tolerance) -> float:
+        """Return the largest estimated error over the tolerance at up to three places inside a step."""
+        if self.everywhere:
+            self.requested = [step.t + quarter * step.h / 4 for quarter in (1, 2, 3)]
+        else:
+            first = bisect_right(self.signed, self.sign * step.t)
+            self.requested = self.times[first : bisect_left(self.signed, self.sign * step.t_end)]
+        places = {self.requested[quarter * len(self.requested) // 4] for quarter in (1, 2, 3)} if self.requested else ()
+        return step.interpolant_error(f, sorted(places), *tolerance) if places else 0.0
+
+    def next_stop(self, t: float, shorter: float) -> float | None:
+        """Return the time at which the next step from t must end, or None if it is to be of size `shorter`."""
+        first = self.requested[0]
+        return first if not self.everywhere and shorter <= abs(first - t) else None
+
+
+def _adaptive_march(
+    task: Task, y: Tensor, initial_size: float | None, interpolant_control: InterpolantControl | None
+) -> Iterator[Step]:
+    """Yield accepted steps from the first time to the last in either direction.
+
+    `interpolant_control` is given where states between the ends of steps are requested: a step that is not accurate enough
+    there is repeated, shorter or up to the first of those times. Tolerances are numbers or NumPy arrays (n,).
+    """
+    f, control, statistics, t, t_end = task.f, task.control, task.statistics, task.ts[0], task.ts[-1]
+    tolerance, stepper = step_tolerance(control, y, task.norm), task.method.stepper()
     direction = math.copysign(1.0, t_end - t)
     carry = f(t, y)
     if not bool(torch.isfinite(carry).all()):
         raise bad_start_error(t)
-    size = initial_size or control.first_step or _initial_size(f, t, y, carry, t_end, method.tableau, *tolerance)
+    size = initial_size or control.first_step or _initial_size(task, y, carry, *tolerance)
     previous, growth, output_stop = 1.0, MAX_FACTOR, None
-    _, *stops = stop_times([t, t_end], control)
+    _, *stops = stop_times(task.ts, control)
     while t != t_end:
         if statistics.accepted + statistics.rejected >= control.max_steps:
             raise too_many_steps_error(control, t, size)
@@ -323,21 +389,16 @@ def too_small_step_error(
 
 
 @torch.no_grad()
-def _initial_size(f, t, y, slope, t_end, tableau, rtol, atol, norm) -> float:
+def _initial_size(
+    task: Task, y: Tensor, slope: Tensor, rtol: float | Tensor, atol: float | Tensor, norm: Norm
+) -> float:
+    t, span = task.ts[0], task.ts[-1] - task.ts[0]
     scale = y.abs() * rtol + atol
     d0, d1 = float(norm(y / scale)), float(norm(slope / scale))
-    trial = trial_step_size(d0, d1, t_end - t, MIN_STEP_SPACINGS * math.ulp(t))
-    direction = math.copysign(1.0, t_end - t)
-    other = f(t + direction * trial, y + direction * trial * slope)
-    return initial_step_size(trial, d1, float(norm((other - slope) / scale)) / trial, tableau.order)
-
-
-@dataclass
-class StepOutputs:
-    """One step of a march, and the times within it at which the state is requested, in order."""
-
-    step: Step
-    times: list[float]
+    trial = trial_step_size(d0, d1, span, MIN_STEP_SPACINGS * math.ulp(t))
+    move = math.copysign(trial, span)
+    other = task.f(t + move, y + move * slope)
+    return initial_step_size(trial, d1, float(norm((other - slope) / scale)) / trial, task.method.tableau.order)
 
 
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
@@ -363,61 +424,28 @@ def stop_times(ts: list[float], control: Control) -> list[float]:
     return [ts[0], *(stops if ts[-1] > ts[0] else reversed(stops)), ts[-1]]
 
 
-class Monitor(Protocol):
-    """What looks at the steps of a march as they are taken: for events."""
+def march(task: Task, y0: Tensor, dense: bool = False, initial_size: float | None = None) -> Iterator[StepOutputs]:
+    """March from y0 (n,) through the times, adaptively or in fixed steps; yield each step with the times requested within.
 
-    def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
-        """Return the times within the step at which the state is wanted, in order, and whether the march ends there.
-
-        `times` are those that the caller of the march asked for.
-        """
-
-
-def march(
-    method: Method,
-    f: Slope,
-    y: Tensor,
-    ts: list[float],
-    control: Control,
-    statistics: Statistics,
-    norm: Norm = rms,
-    initial_size: float | None = None,
-    dense: bool = False,
-    monitor: Monitor | None = None,
-) -> Iterator[StepOutputs]:
-    """March through `ts`, adaptively or in fixed steps, and yield each step with the requested times within it.
-
-    With `dense`, states are requested everywhere inside the steps, not only at `ts`. A `monitor` adds times, and may end
-    the march.
+    With `dense`, states are requested everywhere inside the steps, not only at the times. `initial_size` is the size of the
+    first adaptive step where the caller knows a good one.
     """
-    dense = dense or monitor is not None
-    grid = fixed_grid(method.tableau, ts, control)
+    ts, monitor = task.ts, task.monitor
+    grid = fixed_grid(task.method.tableau, ts, task.control)
     if grid is None:
-        interpolant_control = (
-            InterpolantControl(ts, dense) if not isinstance(method, Method) and (dense or len(ts) > 2) else None
-        )
-        steps = adaptive_march(
-            method, f, y, ts[0], ts[-1], control, statistics, norm, initial_size, interpolant_control
-        )
+        dense = dense or monitor is not None
+        inside = not isinstance(task.method, Method) and (dense or len(ts) > 2)
+        steps = _adaptive_march(task, y0, initial_size, InterpolantControl(ts, dense) if inside else None)
     else:
-        steps = fixed_march(method, f, y, grid, statistics, step_tolerance(control, y, norm, adaptive=False))
-    forward = ts[-1] > ts[0]
-    j, ended = 1, False
+        steps = _fixed_march(task, y0, grid)
+    sign = math.copysign(1.0, ts[-1] - ts[0])
+    signed = [sign * t for t in ts]
+    last, ended = 1, False
     for step in steps:
-        first = j
-        while j < len(ts) and (ts[j] <= step.t_end if forward else ts[j] >= step.t_end):
-            j += 1
-        times = ts[first:j]
+        first, last = last, bisect_right(signed, sign * step.t_end, lo=last)
+        times = ts[first:last]
         if monitor is not None:
             times, ended = monitor.look(step, times)
         yield StepOutputs(step, times)
         if ended:
             return
-
-
-def output_states(outputs: StepOutputs) -> list[Tensor]:
-    """Return the states at the times requested within a step, one tensor (n,) each."""
-    step = outputs.step
-    inside = [t for t in outputs.times if t != step.t_end]
-    states = list(step.at(inside).unbind()) if inside else []
-    return states + [step.end] * (len(outputs.times) - len(inside))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from ...errors import ArgumentError
 from ...fields import VectorField
@@ -29,9 +30,7 @@ _WRONG_KIND = (TypeError, AttributeError)
 def adapt_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
     """Return events for a NumPy state: their conditions may take tensors or arrays."""
     return tuple(
-        replace(
-            event, condition=_TensorOrArrayFunction(event.condition, f"the condition of event {index}", False, None)
-        )
+        replace(event, condition=_TensorOrArrayFunction(event.condition, f"the condition of event {index}"))
         for index, event in enumerate(events)
     )
 
@@ -40,7 +39,7 @@ def adapt_field(field: Any, statistics: Statistics | None = None) -> Any:
     """Return a field for a NumPy state: a callable may take tensors or arrays, other fields are unchanged."""
     if isinstance(field, (VectorField, nn.Module)):
         return field
-    function = _TensorOrArrayFunction(bind(field, {})[0], "the field", True, statistics)
+    function = _TensorOrArrayFunction(bind(field, {})[0], "the field", like_state=True, statistics=statistics)
     jacobian = {"jacobian": function.own_jacobian(field.jacobian)} if hasattr(field, "jacobian") else {}
     return with_hints(function, field, **jacobian)
 
@@ -65,7 +64,7 @@ class _TensorOrArrayFunction:
     With `like_state` what it returns is converted to tensors like the state, otherwise it is left as it is.
     """
 
-    def __init__(self, function: Callable, name: str, like_state: bool, statistics: Statistics | None):
+    def __init__(self, function: Callable, name: str, like_state: bool = False, statistics: Statistics | None = None):
         self.function, self.name, self.like_state, self.statistics = function, name, like_state, statistics
         self.of_arrays: bool | None = None
 
@@ -86,7 +85,7 @@ class _TensorOrArrayFunction:
         value = failure = None
         with _NumPyUseMonitor() as monitor:
             try:
-                value = self.function(t, _copy(y))  # what it writes there must not reach the arrays
+                value = self.function(t, tree_map(torch.clone, y))  # what it writes there must not reach the arrays
             except Exception as error:  # noqa: BLE001 - arrays are tried next; a failure of both is raised below
                 failure = error
         self.of_arrays = False
@@ -142,13 +141,7 @@ def _numpy_time(t: Tensor) -> Any:
 
 def _array(state: Any) -> Any:
     """Return a state as arrays that the user may keep and write to."""
-    if isinstance(state, tuple):
-        return tuple(map(_array, state))
-    return state.detach().numpy().copy()
-
-
-def _copy(state: Any) -> Any:
-    return tuple(part.clone() for part in state) if isinstance(state, tuple) else state.clone()
+    return tree_map(lambda part: part.detach().numpy().copy(), state)
 
 
 def _is_like(value: Any, state: Any) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ...errors import SolverError
 from ...fields import VectorField
@@ -82,22 +83,24 @@ class OneByOnePrepared(IndependentPrepared):
             self.engine = paths.first(of_one(problem)).name
 
     def solve_batch(self, batch: Batch) -> Solution:
-        problem = self.problem
+        problem, field, shape = self.problem, self.problem.field, self.shape
         watched = adapt_events(problem.events) if self.layout.numpy else problem.events
-        field = problem.field
-        described = isinstance(field, VectorField)
-        if not described:
+        if not isinstance(field, VectorField):
             field = self._alone(adapt_field(field) if self.layout.numpy else field, batch)
-        shape = self.shape if described else torch.Size((1, *self.shape))
+            shape = torch.Size((1, *shape))
+        # One problem for all samples, whose tolerances and conditions alone may differ.
+        shapes = {name: tuple(p.shape[1:] if name in batch.own else p.shape) for name, p in batch.parameters.items()}
+        alone = of_one_sample(problem, field, shape, shapes)
         tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
+        for_all = self.paths.prepare(alone) if not tolerances and not watched else None
         solutions = []
         for b in range(self.samples):
-            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()}
             own = {name: value[b] for name, value in tolerances}
-            alone = of_one_sample(problem, field, shape, {name: tuple(p.shape) for name, p in parameters.items()})
-            alone = replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))
+            prepared = for_all or self.paths.prepare(
+                replace(alone, control=replace(alone.control, **own), events=events.of_sample(watched, b, *idle))
+            )
+            parameters = batch.parameters | {name: p[b] for name, p in batch.own.items()}
             try:
-                prepared = self.paths.prepare(alone)
                 solutions.append(prepared.run(parameters, batch.y0[b].view(shape), batch.times[b, : batch.counts[b]]))
             except SolverError as error:
                 raise name_sample(error, b) from None
@@ -117,12 +120,10 @@ class OneByOnePrepared(IndependentPrepared):
     def _joined(self, batch: Batch, solutions: list[Solution]) -> Solution:
         reached = [len(solution.ys) for solution in solutions]
         n, width = batch.y0.shape[1], batch.times.shape[1]
-        states = torch.stack(
-            [
-                torch.cat([solution.ys.reshape(count, n), batch.y0.new_full((width - count, n), torch.nan)])
-                for count, solution in zip(reached, solutions)
-            ]
-        )
+        states = [
+            pad(solution.ys.reshape(count, n), (0, 0, 0, width - count), value=torch.nan)
+            for count, solution in zip(reached, solutions)
+        ]
         met = None
         if self.problem.events:
             found = [solution.events for solution in solutions]
@@ -134,4 +135,5 @@ class OneByOnePrepared(IndependentPrepared):
             name: np.array([getattr(one, name) for one in solutions]) for name in ("nfev", "accepted", "rejected")
         }
         messages = [solution.message for solution in solutions]
-        return self.solution(batch, states, reached, counted, messages, met, solutions[0].engine)
+        joined = self.solution(batch, torch.stack(states), reached, counted, messages, met)
+        return replace(joined, engine=solutions[0].engine)

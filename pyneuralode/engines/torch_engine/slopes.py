@@ -43,7 +43,7 @@ def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> An
     return value
 
 
-def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callable, name: str) -> Callable:
+def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) -> Callable:
     """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked.
 
     A slope is kept while others are evaluated, so it must not lie in memory that a user's function (which `wants_tensor`
@@ -51,20 +51,20 @@ def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, check: Callab
     """
 
     def slope(t: float, y: Tensor) -> Tensor:
-        time = torch.full((), t, dtype=y.dtype, device=y.device) if wants_tensor and not isinstance(t, Tensor) else t
         states = layout.unpack(y)
         if not wants_tensor:
-            slopes = call(time, states)
-            check(slopes, states, name)
+            slopes = call(t, states)
+            check_slope(slopes, states, name)
             return slopes.reshape(-1)
+        time = t if isinstance(t, Tensor) else torch.full((), t, dtype=y.dtype, device=y.device)
         slopes = evaluated(call, time, states, y, name)
         if not layout.is_tuple:
-            check(slopes, states, name)
+            check_slope(slopes, states, name)
             return slopes.reshape(-1).clone()
         if not isinstance(slopes, tuple) or len(slopes) != len(states):
             raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, as many as y0 has.")
         for part, state in zip(slopes, states):
-            check(part, state, name)
+            check_slope(part, state, name)
         return torch.cat([part.reshape(-1) for part in slopes])
 
     return slope
@@ -86,7 +86,7 @@ def counted_slope(
         # Gradient methods call without recording, but what a field makes of its parameters here they differentiate.
         with torch.set_grad_enabled(grad):
             call, wants_tensor = bind(field, parameters)
-        return flat_slope(call, layout, wants_tensor, check_slope, name)
+        return flat_slope(call, layout, wants_tensor, name)
 
     def slope(t: float, y: Tensor) -> Tensor:
         statistics.nfev += 1

@@ -35,10 +35,9 @@ class AdaptiveControl:
 
     def start(self, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, slope: Tensor) -> None:
         if self.control.first_step is None:
-            size = self._first_sizes(f, t, t_end, y, slope)
+            self.size = self._first_sizes(f, t, t_end, y, slope)
         else:
-            size = torch.full_like(t, self.control.first_step)
-        self.size = size
+            self.size = torch.full_like(t, self.control.first_step)
         self.previous, self.growth = torch.ones_like(t), torch.full_like(t, MAX_FACTOR)
         self.finite, self.stuck = torch.ones_like(t, dtype=torch.bool), torch.zeros_like(t, dtype=torch.bool)
         self.stops = t.new_tensor([-math.inf, *self.control.tstops, math.inf])
@@ -50,7 +49,7 @@ class AdaptiveControl:
             if isinstance(value, Tensor):
                 setattr(self, name, value[rows])
 
-    def has_failed(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
+    def has_failed(self, tried: Tensor) -> Tensor:
         """Return a mask of the rows that cannot take another step."""
         return self.stuck | (tried >= self.control.max_steps)
 
@@ -135,7 +134,7 @@ class GridControl:
     def take(self, rows: Tensor) -> None:
         self.grid, self.done = self.grid[rows], self.done[rows]
 
-    def has_failed(self, t: Tensor, t_end: Tensor, tried: Tensor) -> Tensor:
+    def has_failed(self, tried: Tensor) -> Tensor:
         return torch.zeros_like(tried, dtype=torch.bool)
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:

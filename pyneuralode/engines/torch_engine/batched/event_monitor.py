@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ....errors import SolverError
+from ....errors import ArgumentError, SolverError
 from ....problem import Event
 from .control import name_sample
 from .roots import find_roots
@@ -22,10 +23,40 @@ PROBES = tuple(i / 11 for i in range(1, 11))
 
 @dataclass
 class EventMonitor:
-    """Events and their conditions: ``values(t (m,), y (m, n))`` -> (events, m), always evaluated for all rows."""
+    """Events, and how their conditions are called: ``arguments(t (m,), y (m, n))`` gives them time and state."""
 
     events: tuple[Event, ...]
-    values: Callable[[Tensor, Tensor], Tensor]
+    arguments: Callable[[Tensor, Tensor], tuple[Tensor, Any]]
+
+    def values(self, t: Tensor, y: Tensor) -> Tensor:
+        """Return the conditions (events, m), always of all rows."""
+        given = self.arguments(t, y)
+        return torch.stack(
+            [read_condition(event.condition(*given), i, y, len(y)) for i, event in enumerate(self.events)]
+        )
+
+
+_NO_NUMBERS = {torch.bool: "True or False", np.dtype(bool): "True or False"} | dict.fromkeys(
+    (torch.complex64, torch.complex128, np.dtype(np.complex64), np.dtype(np.complex128)), "complex numbers"
+)
+
+
+def read_condition(value: Any, index: int, y: Tensor, count: int) -> Tensor:
+    """Return what the condition of event `index` returned as `count` numbers in the dtype of the state."""
+    kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
+    if kind in _NO_NUMBERS or kind == np.dtype(object):
+        found = _NO_NUMBERS.get(kind) or type(value).__name__
+        raise ArgumentError(
+            f"the condition of event {index} returns {found}: return a number that crosses zero, such as y[0] - 1."
+        )
+    value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
+    if value.numel() != count or (value.ndim > 1 and count > 1):
+        wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
+        more = "; with batch='independent' there is one for each sample" if count == 1 else ""
+        raise ArgumentError(
+            f"the condition of event {index} returns shape {tuple(value.shape)}: it must return {wanted}{more}."
+        )
+    return value.reshape(count).clone()  # the next condition may fill the same memory
 
 
 @dataclass
@@ -83,8 +114,7 @@ def locate_events(
     """
     start, end = span
     times = torch.full(values[0].shape, math.inf, dtype=torch.float64, device=start.device)
-    terminal_time, undefined_time = torch.full_like(start, math.inf), torch.full_like(start, math.inf)
-    terminal_event, undefined_event = (torch.full(start.shape, -1, device=start.device) for _ in range(2))
+    undefined = times.clone()
     for which, (event, before, after) in enumerate(zip(monitor.events, *values)):
         value, last, lost = partial(_value, monitor, at, which), end, torch.isnan(after)
         if bool(lost.any()):  # a terminal event before that still ends the row: search as far as there are numbers
@@ -95,26 +125,19 @@ def locate_events(
             there = value(last)
             # A zero that is the last number before NaN is no crossing.
             after = torch.where(lost, torch.where(there == 0, before, there), after)
-            sooner = lost & (last * sign < undefined_time)
-            undefined_time, undefined_event = (
-                torch.where(sooner, last * sign, undefined_time),
-                torch.where(sooner, which, undefined_event),
-            )
+            undefined[which] = torch.where(lost, last * sign, math.inf)
         met = crosses(before, after, event.direction)
-        if not bool(met.any()):
-            continue
-        found = find_roots(
-            partial(_number, value, which, met, samples), (torch.where(met, start, last), last), (before, after)
-        )
-        times[which] = torch.where(met, found * sign, math.inf)
-        if event.terminal:
-            sooner = times[which] < terminal_time
-            terminal_time, terminal_event = (
-                torch.where(sooner, times[which], terminal_time),
-                torch.where(sooner, which, terminal_event),
+        if bool(met.any()):
+            found = find_roots(
+                partial(_number, value, which, met, samples), (torch.where(met, start, last), last), (before, after)
             )
+            times[which] = torch.where(met, found * sign, math.inf)
+    terminal = torch.tensor([event.terminal for event in monitor.events], device=start.device)[:, None]
+    terminal_time, terminal_event = torch.where(terminal, times, math.inf).min(0)
+    undefined_time, undefined_event = undefined.min(0)
     for row in (undefined_time < terminal_time).nonzero()[:1, 0].tolist():
         raise undefined_condition_error(int(undefined_event[row]), float(undefined_time[row] * sign[row]), samples, row)
+    terminal_event = torch.where(torch.isfinite(terminal_time), terminal_event, -1)
     return LocatedEvents(torch.where(times <= terminal_time, times, math.inf), terminal_time, terminal_event)
 
 

@@ -28,12 +28,10 @@ class MarchRecord:
         Times between which each row stepped; a row with fewer steps than others repeats its last time.
     starts : (k + 1, m, n) or None
         The states at those times.
-    outputs : Places
+    outputs : TrajectoryPoints
         The requested times that were reached, except the first; `slot` is the index into the row's times.
-    crossings : Places
+    crossings : TrajectoryPoints
         The events found; `slot` is the event's index.
-    values : (p, n) or None
-        The states at the outputs, then those at the crossings; None if the steps will be repeated under autograd.
     ended : (m,)
         The index of the terminal event that ended the row, else -1.
     """
@@ -45,7 +43,6 @@ class MarchRecord:
     starts: Tensor | None
     outputs: TrajectoryPoints
     crossings: TrajectoryPoints
-    values: Tensor | None
     ended: Tensor
 
 
@@ -83,32 +80,8 @@ class _ConditionValues:
     eventful: Tensor
 
 
-class _PointCollector:
-    """Points and the states there, collected during the march."""
-
-    def __init__(self, like: Tensor):
-        none = torch.empty(0, dtype=torch.int64, device=like.device)
-        self.places = [TrajectoryPoints(none, none, none.double(), none)]
-        self.states = [like[:0]]
-
-    def add(self, places: TrajectoryPoints, states: Tensor | None) -> None:
-        self.places.append(places)
-        if states is not None:
-            self.states.append(states)
-
-
-@torch.no_grad()
-def march(
-    method: BatchedMethod,
-    f: BatchedSlope,
-    y0: Tensor,
-    slope: Tensor,
-    times: BatchedTimes,
-    control: AdaptiveControl | GridControl,
-    monitor: EventMonitor | None,
-    purpose: str,
-) -> MarchRecord:
-    """March every row of y0 (m, n), with the slopes there, through its times; see `MarchRecord`.
+class March:
+    """The march of every row of y0 (m, n), with the slopes there, through its times; see `MarchRecord`.
 
     `purpose` says what the record must hold: the "states" at outputs and crossings, the "steps" for a replay, or
     "both", with the states at which the steps start.
@@ -116,47 +89,55 @@ def march(
     A row that has arrived takes no further part: it is left out if the field may be evaluated for some rows only, and
     stays where it is otherwise.
     """
-    return _March(method, f, y0.detach(), slope.detach(), times, control, monitor, purpose).run()
 
+    # What belongs to the rows that take part.
+    ROW_STATE = ("t", "y", "slope", "end", "rows", "active", "outputs_passed")
+    ROW_COUNTS = ("attempts", "accepted_steps", "extra_evaluations")
 
-class _March:
-    def __init__(self, method, f, y0, slope, times, control, monitor, purpose):
-        self.method, self.f, self.y, self.slope, self.times, self.control = method, f, y0, slope, times, control
-        self.monitor, self.wants_states = monitor, purpose != "steps"
+    def __init__(
+        self,
+        method: BatchedMethod,
+        f: BatchedSlope,
+        y0: Tensor,
+        slope: Tensor,
+        times: BatchedTimes,
+        control: AdaptiveControl | GridControl,
+        monitor: EventMonitor | None,
+        purpose: str,
+    ):
+        self.method, self.f, self.y, self.slope = method, f, y0.detach(), slope.detach()
+        self.times, self.control, self.monitor, self.wants_states = times, control, monitor, purpose != "steps"
         self.t, self.end = times.start, times.end
         all_rows = torch.arange(len(y0), device=y0.device)
         self.counts = torch.zeros(3, len(y0), dtype=torch.int64, device=y0.device)
         self.ended = torch.full_like(all_rows, -1)
-        self.rows = all_rows  # the rows that take part, to which the following belongs
+        self.rows = all_rows
         self.attempts, self.accepted_steps, self.extra_evaluations = (torch.zeros_like(all_rows) for _ in range(3))
         self.outputs_passed = torch.ones_like(all_rows)
         self.active = torch.ones_like(all_rows, dtype=torch.bool)
         self.grid = None if purpose == "states" else _GrowingTable(self.t)
-        self.starts = _GrowingTable(y0) if purpose == "both" else None
-        self.outputs, self.crossings = _PointCollector(y0), _PointCollector(y0)
+        self.starts = _GrowingTable(self.y) if purpose == "both" else None
+        none = all_rows[:0]
+        nowhere = TrajectoryPoints(none, none, self.t[:0], none, self.y[:0] if self.wants_states else self.y[:0, :0])
+        self.outputs, self.crossings = [nowhere], [nowhere]
 
+    @torch.no_grad()
     def run(self) -> MarchRecord:
         self._start()
-        going, iteration = True, 0
-        while going:
+        iteration = 1
+        while self._step(iteration):
             iteration += 1
-            going = self._step(iteration)
         self._store_counts()
         tried, accepted, more = self.counts
         length = int(accepted.max()) + 1
-        outputs, crossings = (
-            TrajectoryPoints.concatenate(self.outputs.places),
-            TrajectoryPoints.concatenate(self.crossings.places),
-        )
         return MarchRecord(
             1 + self.control.evaluations + tried * (self.method.stages - 1) + more,
             accepted,
             tried - accepted,
             None if self.grid is None else self.grid.filled(accepted, length),
             None if self.starts is None else self.starts.filled(accepted, length),
-            outputs,
-            crossings,
-            torch.cat([*self.outputs.states, *self.crossings.states]) if self.wants_states else None,
+            TrajectoryPoints.concatenate(self.outputs),
+            TrajectoryPoints.concatenate(self.crossings),
             self.ended,
         )
 
@@ -170,7 +151,7 @@ class _March:
             self.values = self.monitor.values(self.t, self.y)
             for which, row in torch.isnan(self.values).nonzero()[:1].tolist():
                 raise undefined_condition_error(which, float(self.t[row]), self.rows, row)
-        self._raise_if_failing(self.control.has_failed(self.t, self.end, self.attempts))
+        self._raise_if_failing(self.control.has_failed(self.attempts))
 
     def _step(self, iteration: int) -> bool:
         """Take one step; return whether there is another to take."""
@@ -183,7 +164,7 @@ class _March:
         conditions = None if self.monitor is None else self._evaluate_conditions(step, accept, t, y)
         tried = self.attempts + self.active
         active = t != self.end
-        has_failed = self.control.has_failed(t, self.end, tried) & active
+        has_failed = self.control.has_failed(tried) & active
         counted = [active, has_failed, reached - self.outputs_passed] + (
             [] if conditions is None else [conditions.eventful]
         )
@@ -199,8 +180,7 @@ class _March:
             going, bad, covered = (int(part.sum()) for part in (active, has_failed, reached - self.outputs_passed))
         if covered:
             rows, slots = expand_ranges(self.outputs_passed, reached, covered)
-            moments = self.times.times[rows, slots]
-            self.outputs.add(*self._states(step, rows, moments, slots))
+            self.outputs.append(self._points(step, rows, self.times.times[rows, slots], slots))
         self._store_step(accept, t, y, iteration)
         self.t, self.y, self.attempts, self.active = t, y, tried, active
         self.outputs_passed = reached
@@ -250,18 +230,15 @@ class _March:
             rows, which = torch.isfinite(met.times).t().nonzero(as_tuple=True)
             order = torch.argsort(met.times[which, rows], stable=True)
             rows, which = rows[order], which[order]
-            self.crossings.add(*self._states(step, rows, met.times[which, rows] * self.times.sign[rows], which))
+            moments = met.times[which, rows] * self.times.sign[rows]
+            self.crossings.append(self._points(step, rows, moments, which))
         return limit
 
-    def _states(
-        self, step: BatchedStep, rows: Tensor, moments: Tensor, slots: Tensor
-    ) -> tuple[TrajectoryPoints, Tensor | None]:
-        places = TrajectoryPoints(self.accepted_steps[rows], self.rows[rows], moments, slots)
-        if not self.wants_states:
-            return places, None
-        if self.method.extra:
+    def _points(self, step: BatchedStep, rows: Tensor, moments: Tensor, slots: Tensor) -> TrajectoryPoints:
+        if self.wants_states and self.method.extra:
             self.extended[rows[moments != step.t_end[rows]]] = True
-        return places, step.at(rows, moments)
+        states = step.at(rows, moments) if self.wants_states else self.y[rows, :0]
+        return TrajectoryPoints(self.accepted_steps[rows], self.rows[rows], moments, slots, states)
 
     def _store_step(self, accept: Tensor, t: Tensor, y: Tensor, iteration: int) -> None:
         self.accepted_steps = self.accepted_steps + accept
@@ -273,7 +250,7 @@ class _March:
             self.starts.write(self.accepted_steps, self.rows, y, iteration)
 
     def _store_counts(self) -> None:
-        self.counts[:, self.rows] = torch.stack([self.attempts, self.accepted_steps, self.extra_evaluations])
+        self.counts[:, self.rows] = torch.stack([getattr(self, name) for name in self.ROW_COUNTS])
 
     def _update_slope(self, step: BatchedStep, accept: Tensor) -> None:
         if step.end_slope is None:
@@ -286,18 +263,7 @@ class _March:
     def _keep_rows(self, kept: Tensor) -> None:
         """Continue with some of the rows."""
         self._store_counts()
-        for name in (
-            "t",
-            "y",
-            "end",
-            "rows",
-            "attempts",
-            "accepted_steps",
-            "extra_evaluations",
-            "outputs_passed",
-            "active",
-            "slope",
-        ):
+        for name in (*self.ROW_STATE, *self.ROW_COUNTS):
             setattr(self, name, getattr(self, name)[kept])
         self.times, self.f = self.times.take(kept), self.f.take(kept)
         self.control.take(kept)

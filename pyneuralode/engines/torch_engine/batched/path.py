@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,15 +17,15 @@ from ..finite_gradients import checked_solve
 from ..generic import lacking
 from ..gradient_methods import Tied, distinct, moved
 from ..independent import TANGENTS, Batch, IndependentPrepared, check_states
-from ..march import fixed_grid
+from ..march import fixed_grid, step_tolerance
 from ..numpy_functions import adapt_events, adapt_field
 from ..stiff import find_tableau
 from ..tableaus import Tableau
 from ..tangents import refuse_tangents
 from .control import AdaptiveControl, GridControl
 from .event_monitor import EventMonitor
-from .march import march
-from .replay import Replay, backprop, checkpointed
+from .march import March
+from .replay import CheckpointedReplay, Replay, backprop
 from .slope import BatchedSlope, batched_slope, first_slope
 from .step import batched_method
 from .times import BatchedTimes, TrajectoryPoints
@@ -78,26 +77,28 @@ class SideBySidePrepared(IndependentPrepared):
         keep = "both" if by_blocks else "steps" if wants_gradient else "states"
         monitor = None
         if watched_events:
-            monitor = EventMonitor(watched_events, events.batched_conditions(watched_events, self.shape))
-        record = march(self.method, f, y0, slope, times, self._step_control(batch), monitor, keep)
+            monitor = EventMonitor(watched_events, events.each_sample(self.shape))
+        record = March(self.method, f, y0, slope, times, self._step_control(batch), monitor, keep).run()
 
         places = TrajectoryPoints.concatenate([record.outputs, record.crossings])
+        states = places.state
         if wants_gradient:
-            replay = Replay.of(self.method, f, record, places)
+            replay = Replay(self.method, f, record, places)
             if by_blocks:
                 constants = tuple(p for p in batch.parameters.values() if not p.requires_grad)
-                states = checkpointed(replay, record, problem.gradient.every, y0, trainable, constants)
+                every = problem.gradient.every
+                states = CheckpointedReplay.apply(replay, record.starts, every, states, constants, y0, *trainable)
             else:
                 states = checked_solve(partial(backprop, replay), y0)
             states = Tied.apply(states, *trainable)
-        else:
-            states = record.values
         check_states(states.detach(), places.time, places.row)
         count = len(record.outputs.row)
         table = _table(batch, y0, record.outputs, states[:count])
         if batch.times.requires_grad and torch.is_grad_enabled():
             table = _attached(f, batch.times.to(y0.device), times, table, twice=not by_blocks)
-        met = self._met(batch, f, monitor, times, record.crossings, states[count:]) if monitor else None
+        met, idle = None, (times.start, batch.y0.detach())
+        if monitor:
+            met = self._met(f, monitor, record.crossings._replace(state=states[count:]), idle)
         reached = (1 + torch.bincount(record.outputs.row, minlength=len(y0))).tolist()
         counted = {name: getattr(record, name).cpu().numpy() for name in ("nfev", "accepted", "rejected")}
         return self.solution(batch, table, reached, counted, _messages(record.ended.tolist(), met), met)
@@ -105,10 +106,8 @@ class SideBySidePrepared(IndependentPrepared):
     def _step_control(self, batch: Batch) -> AdaptiveControl | GridControl:
         control, tableau, y0 = self.problem.control, self.tableau, batch.y0
         if self.problem.adaptive:
-            rtol, atol = (
-                v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y0.dtype, device=y0.device).view(y0.shape)
-                for v in (control.rtol, control.atol)
-            )
+            tolerances = step_tolerance(control, y0)[:2]
+            rtol, atol = (v.view(y0.shape) if isinstance(v, Tensor) else v for v in tolerances)
             return AdaptiveControl(control, tableau.order, tableau.error_order, rtol, atol)
         if self.problem.events and control.step_size is None:
             raise ArgumentError(events.needs_steps(self.problem.solver))
@@ -118,20 +117,11 @@ class SideBySidePrepared(IndependentPrepared):
         padded = [grid + grid[-1:] * (longest - len(grid)) for grid in grids]
         return GridControl(torch.tensor(padded, dtype=torch.float64, device=y0.device))
 
-    def _met(
-        self,
-        batch: Batch,
-        f: BatchedSlope,
-        monitor: EventMonitor,
-        times: BatchedTimes,
-        places: TrajectoryPoints,
-        states: Tensor,
-    ) -> EventTrace:
-        order = torch.argsort(places.row, stable=True)  # by sample; a sample's own are in order already
-        rows, which = places.row[order], places.slot[order]
-        idle = (times.start, batch.y0.detach())
-        moments, ends = events.attach(f, monitor.values, rows, which, places.time[order], states[order], idle)
-        return self.trace(rows.cpu().numpy(), which.cpu().numpy(), moments, ends)
+    def _met(self, f: BatchedSlope, monitor: EventMonitor, found: TrajectoryPoints, idle: tuple) -> EventTrace:
+        order = torch.argsort(found.row, stable=True)  # by sample; a sample's own are in order already
+        found = TrajectoryPoints(*(part[order] for part in found))
+        moments, ends = events.attach(f, monitor.values, found.row, found.slot, found.time, found.state, idle)
+        return self.trace(found.row.cpu().numpy(), found.slot.cpu().numpy(), moments, ends)
 
 
 def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..finite_gradients import finite_gradients
+from ..gradient_methods import add_vjps
 from ..once_differentiable import once_differentiable
 from .march import MarchRecord
 from .slope import BatchedSlope
@@ -15,7 +14,6 @@ from .step import BatchedMethod, BatchedStep
 from .times import TrajectoryPoints
 
 
-@dataclass
 class Replay:
     """The steps of a record, and the states requested within each.
 
@@ -23,30 +21,17 @@ class Replay:
     `active_counts[k]` rows. Otherwise all rows take every step, and a row that has arrived stays where it is.
     """
 
-    method: BatchedMethod
-    f: BatchedSlope
-    grid: Tensor
-    order: Tensor
-    active_counts: list[int]
-    requested: list[tuple[Tensor, Tensor]]
-    inverse_order: Tensor
-
-    @staticmethod
-    def of(method: BatchedMethod, f: BatchedSlope, record: MarchRecord, places: TrajectoryPoints) -> Replay:
-        counts = record.accepted
-        order = torch.arange(len(counts), device=counts.device)
-        if not f.needs_all_rows:
-            order = torch.argsort(counts, descending=True, stable=True)
-        steps, rows = len(record.grid) - 1, len(counts)
-        active_counts = [rows] * steps
-        if not f.needs_all_rows:
-            active_counts = (rows - torch.cumsum(torch.bincount(counts, minlength=steps + 1), 0))[:steps].tolist()
-        position = torch.empty_like(order)
-        position[order] = torch.arange(rows, device=order.device)
-        sequence = torch.argsort(places.step, stable=True)
+    def __init__(self, method: BatchedMethod, f: BatchedSlope, record: MarchRecord, places: TrajectoryPoints):
+        self.method, self.f = method, f
+        steps, rows = len(record.grid) - 1, len(record.accepted)
+        taken = torch.full_like(record.accepted, steps) if f.needs_all_rows else record.accepted
+        self.order = torch.argsort(taken, descending=True, stable=True)
+        self.grid = record.grid[:, self.order]
+        self.active_counts = (rows - torch.cumsum(torch.bincount(taken, minlength=steps + 1), 0))[:steps].tolist()
+        position, sequence = torch.argsort(self.order), torch.argsort(places.step, stable=True)
         sizes = torch.bincount(places.step, minlength=steps).tolist()
-        requested = list(zip(position[places.row][sequence].split(sizes), places.time[sequence].split(sizes)))
-        return Replay(method, f, record.grid[:, order], order, active_counts, requested, torch.argsort(sequence))
+        self.requested = list(zip(position[places.row][sequence].split(sizes), places.time[sequence].split(sizes)))
+        self.inverse_order = torch.argsort(sequence)
 
     def run(self, y: Tensor, first: int, last: int) -> tuple[list[Tensor], Tensor]:
         """Take the steps range(first, last) from y; return the requested states, and the end of the last step."""
@@ -70,25 +55,18 @@ def backprop(replay: Replay, y0: Tensor) -> Tensor:
     return torch.cat(states)[replay.inverse_order]
 
 
-def checkpointed(
-    replay: Replay,
-    record: MarchRecord,
-    every: int,
-    y0: Tensor,
-    parameters: tuple[Tensor, ...],
-    constants: tuple[Tensor, ...],
-) -> Tensor:
-    """As `backprop`, but from the stored start of every block of steps; `constants` must not change until then."""
-    starts = record.starts[:-1:every, replay.order]
-    return _CheckpointedReplay.apply(replay, starts, every, record.values, constants, y0, *parameters)
+class CheckpointedReplay(torch.autograd.Function):
+    """As `backprop`, for requested states that are known, from the stored start of every block of steps.
 
+    `starts` are those of all steps; `constants` must not change until the backward pass.
+    """
 
-class _CheckpointedReplay(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, replay: Replay, starts: Tensor, every: int, values: Tensor, constants, y0: Tensor, *parameters: Tensor
     ):
-        ctx.replay, ctx.starts, ctx.every, ctx.trained = replay, starts, every, len(parameters)
+        ctx.replay, ctx.starts, ctx.every = replay, starts[:-1:every, replay.order], every
+        ctx.trained = len(parameters)
         ctx.save_for_backward(*parameters, *constants)  # so that autograd notices if they are changed in between
         return values
 
@@ -108,13 +86,7 @@ class _CheckpointedReplay(torch.autograd.Function):
                 start = ctx.starts[block, : replay.active_counts[first]].detach().requires_grad_()
                 ends, y = replay.run(start, first, last)
             given = [part for part in parts[first:last] if len(part)]
-            found, *others = torch.autograd.grad(
-                [*ends, y], (start, *parameters), [*given, adjoint[: len(y)]], allow_unused=True
-            )
-            adjoint[: len(start)] = found
-            for total, part in zip(totals, others):
-                if part is not None:
-                    total += part
+            adjoint[: len(start)] = add_vjps([*ends, y], start, parameters, [*given, adjoint[: len(y)]], totals)
         y0_bar = torch.empty_like(adjoint)
         y0_bar[replay.order] = adjoint
         return None, None, None, None, None, y0_bar, *totals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,20 +33,21 @@ class BatchedTimes:
         return torch.searchsorted(self.signed, (self.sign * t)[:, None], right=True)[:, 0]
 
 
-@dataclass
-class TrajectoryPoints:
-    """Points at which states are requested: the row (p,), its step (p,), the time (p,), and the caller's slot (p,)."""
+class TrajectoryPoints(NamedTuple):
+    """Points at which states are requested: the step (p,), its row (p,), the time (p,), and the caller's slot (p,).
+
+    `state` (p, n) is the state there, or (p, 0) if that is not wanted.
+    """
 
     step: Tensor
     row: Tensor
     time: Tensor
     slot: Tensor
+    state: Tensor
 
     @staticmethod
     def concatenate(parts: list[TrajectoryPoints]) -> TrajectoryPoints:
-        return TrajectoryPoints(
-            *(torch.cat([getattr(part, name) for part in parts]) for name in ("step", "row", "time", "slot"))
-        )
+        return TrajectoryPoints(*map(torch.cat, zip(*parts)))
 
 
 def expand_ranges(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from ....problem import Statistics
 from ....problem.values import Layout
 from ..dynamics import bind
 from ..march import Slope
-from .linearizations import DenseLinearization, Linearization, MatrixFreeLinearization, QuadratureLinearization
+from .linearizations import BlockTriangularLinearization, DenseLinearization, Linearization, MatrixFreeLinearization
 
 # Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
 # unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorizes in about a second.
@@ -124,34 +124,27 @@ class LinearizableSlope:
         return slope if self.is_described else slope.clone(), at  # a user's function may overwrite it at its next call
 
     def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Linearization:
+        flat = slope[0].reshape(-1) if self._samplewise_autograd else slope
+        value = flat if recording else flat.detach()
+        if self.jacobian is None and not self.matrix_free and not self.samplewise:
+            units = torch.eye(len(flat), dtype=at.dtype, device=at.device)
+            inputs = (at, time) if time.requires_grad else (at,)
+            jacobian, *by_time = torch.autograd.grad(
+                flat, inputs, units, create_graph=recording, is_grads_batched=True, allow_unused=True
+            )
+            jacobian = torch.zeros_like(units) if jacobian is None else jacobian
+            return DenseLinearization(value, by_time[0] if by_time else None, jacobian)
+        time_derivative = _time_derivative(flat, time, dummy, recording)
         if self.jacobian is not None:
             jacobian = self._user_jacobian(time, at if recording else at.detach())
-            time_derivative = _time_derivative(slope, time, dummy, recording)
-        elif self.matrix_free:
-            return MatrixFreeLinearization(slope, _time_derivative(slope, time, dummy, recording), at, dummy, recording)
-        elif self.samplewise:
-            d = self.unknowns
-            units = torch.eye(d, dtype=at.dtype, device=at.device)
-            units = units.view(d, *[1] * (at.ndim - 2), d).expand(at.shape)
-            (rows,) = torch.autograd.grad(
-                slope, at, units, create_graph=recording, retain_graph=True, materialize_grads=True
-            )
-            jacobian = rows.reshape(d, -1, d).transpose(0, 1)
-            slope = slope[0].reshape(-1)
-            time_derivative = _time_derivative(slope, time, dummy, recording)
-        else:
-            units = torch.eye(len(slope), dtype=at.dtype, device=at.device)
-            inputs = (at, time) if time.requires_grad else (at,)
-            jacobian, *time_derivatives = torch.autograd.grad(
-                slope, inputs, units, create_graph=recording, is_grads_batched=True, allow_unused=True
-            )
-            time_derivative = time_derivatives[0] if time_derivatives else None
-            jacobian = torch.zeros_like(units) if jacobian is None else jacobian
-        return DenseLinearization(
-            _detach_unless(slope, recording),
-            _detach_unless(time_derivative, recording),
-            _detach_unless(jacobian, recording),
-        )
+            return DenseLinearization(value, time_derivative, jacobian if recording else jacobian.detach())
+        if self.matrix_free:
+            return MatrixFreeLinearization(flat, time_derivative, at, dummy, recording)
+        d = self.unknowns
+        units = torch.eye(d, dtype=at.dtype, device=at.device)
+        units = units.view(d, *[1] * (at.ndim - 2), d).expand(at.shape)
+        (rows,) = torch.autograd.grad(slope, at, units, create_graph=recording, materialize_grads=True)
+        return DenseLinearization(value, time_derivative, rows.reshape(d, -1, d).transpose(0, 1))
 
     def _user_jacobian(self, time: Tensor, at: Tensor) -> Tensor:
         state = self.layout.unpack(at)
@@ -199,7 +192,7 @@ def linearize_by_differences(
     if not quadratures:
         return DenseLinearization(slope, time_derivative, jacobian, linear_enough)
     core = DenseLinearization(slope[:dynamic], None, jacobian[:dynamic], linear_enough)
-    return QuadratureLinearization(slope, time_derivative, core, lambda x: torch.mv(jacobian[dynamic:], x))
+    return BlockTriangularLinearization(slope, time_derivative, core, lambda x: torch.mv(jacobian[dynamic:], x))
 
 
 def difference_time_derivative(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
@@ -239,7 +232,3 @@ def _time_derivative(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool
     if transposed_product is None or not transposed_product.requires_grad:
         return None
     return torch.autograd.grad(transposed_product, dummy, retain_graph=True, create_graph=recording)[0]
-
-
-def _detach_unless(x: Tensor | None, recording: bool) -> Tensor | None:
-    return x if recording or x is None else x.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,26 +28,33 @@ class ShiftedSolver(Protocol):
     def solve_transposed(self, right: Tensor) -> Tensor: ...
 
 
-class Linearization(Protocol):
-    """f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None means zero), and its Jacobian J."""
+class Linearization(ABC):
+    """f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None means zero), and its Jacobian J.
+
+    Where autograd has recorded it, `jvp(x)` returns J x (n,), differentiable.
+    """
 
     slope: Tensor
     time_derivative: Tensor | None
-    recorded: bool  # by autograd
-    usable: bool  # whether J and df/dt describe how f changes; otherwise no step is built on them
-    frozen: Tensor | None  # mask (n,) of components that a step must not move, since J has no columns for them
+    recorded = False  # by autograd
+    frozen: Tensor | None = None  # mask (n,) of components that a step must not move, since J has no columns for them
+    jacobian_usable: bool
 
-    def jvp(self, x: Tensor) -> Tensor:
-        """Return J x (n,), differentiable if autograd recorded the linearization."""
+    @property
+    def usable(self) -> bool:
+        """Whether J and df/dt describe how f changes; otherwise no step is built on them."""
+        return self.jacobian_usable and (self.time_derivative is None or all_finite(self.time_derivative))
 
+    @abstractmethod
     def shifted_solver(self, scale: float, rough: bool = False) -> ShiftedSolver:
         """Return a solver for I - scale J; a `rough` one gives a few digits, for solutions that are corrected."""
 
+    @abstractmethod
     def spectral_bound(self) -> float:
         """Return a bound on (or an estimate of) the largest absolute eigenvalue of J."""
 
 
-class DenseLinearization:
+class DenseLinearization(Linearization):
     """A Jacobian matrix (n, n), or N matrices (N, d, d) of samples that do not depend on each other.
 
     Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `linear_enough` says whether
@@ -54,15 +62,11 @@ class DenseLinearization:
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, linear_enough: bool = True):
-        self.slope, self.time_derivative, self.linear_enough, self.frozen = slope, time_derivative, linear_enough, None
+        self.slope, self.time_derivative, self.jacobian_usable = slope, time_derivative, linear_enough
         if not all_finite(jacobian):
             columns = ~torch.isfinite(jacobian).all(-2)
             self.frozen, jacobian = columns.reshape(-1), jacobian.masked_fill(columns[..., None, :], 0.0)
         self.jacobian, self.recorded = jacobian, jacobian.requires_grad
-
-    @property
-    def usable(self) -> bool:
-        return self.linear_enough and (self.time_derivative is None or all_finite(self.time_derivative))
 
     def jvp(self, x: Tensor) -> Tensor:
         return torch.matmul(self.jacobian, x.view(*self.jacobian.shape[:-1], 1)).view(-1)
@@ -93,30 +97,22 @@ class LUSolver:
         return torch.linalg.lu_solve(self.factors, self.pivots, columns, adjoint=True).view(-1)
 
 
-class MatrixFreeLinearization:
+class MatrixFreeLinearization(Linearization):
     """A Jacobian known only by its products, each one pass of autograd through the field.
 
     Two reverse passes make a forward one: `transposed_product` is J^T u for a dummy u, and differentiating it by u
     gives J x.
     """
 
-    frozen = None
-
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
-        self.slope, self.time_derivative, self.at, self.recorded = (
-            slope if recording else slope.detach(),
-            time_derivative,
-            at,
-            recording,
-        )
+        self.slope = slope if recording else slope.detach()
+        self.time_derivative, self.at, self.recorded = time_derivative, at, recording
         self.graph, self.dummy = slope, dummy
         with torch.enable_grad():
             (self.transposed_product,) = torch.autograd.grad(
-                slope, at, self.dummy, create_graph=True, materialize_grads=True
+                slope, at, dummy, create_graph=True, materialize_grads=True
             )
-        self.usable = all_finite(self.jvp(torch.ones_like(slope))) and (
-            time_derivative is None or all_finite(time_derivative)
-        )
+        self.jacobian_usable = all_finite(self.jvp(torch.ones_like(slope)))
 
     def jvp(self, x: Tensor) -> Tensor:
         if not self.transposed_product.requires_grad:
@@ -203,56 +199,26 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
     return torch.as_tensor(weights, dtype=residual.dtype, device=residual.device) @ basis[: j + 1]
 
 
-class QuadratureLinearization:
-    """A slope whose last components are quadratures, on which nothing depends: J = [[A, 0], [B, 0]].
+class BlockTriangularLinearization(Linearization):
+    """A slope whose first block depends on itself alone, and all below on that block: J = [[A, 0], [B, D]].
 
-    `core` is the linearization with A, and `below(x)` returns B x.
+    A is the Jacobian of `core`, or if `transposed` minus its transpose, as in the adjoint equation; `below(x)` returns B x.
+    D is zero for quadratures, on which nothing depends. If `repeated`, it is A for each of several blocks as large as the
+    first.
     """
 
-    recorded, frozen = False, None
-
     def __init__(
-        self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
+        self,
+        slope: Tensor,
+        time_derivative: Tensor | None,
+        core: Linearization,
+        below: Callable[[Tensor], Tensor],
+        transposed: bool = False,
+        repeated: bool = False,
     ):
         self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
-        self.usable = core.usable and core.frozen is None and (time_derivative is None or all_finite(time_derivative))
-
-    def shifted_solver(self, scale: float, rough: bool = False) -> QuadratureSolver:
-        return QuadratureSolver(self, scale, rough)
-
-    def spectral_bound(self) -> float:
-        return self.core.spectral_bound()
-
-
-class QuadratureSolver:
-    """Solves for the states first, then for the quadratures."""
-
-    def __init__(self, linear: QuadratureLinearization, scale: float, rough: bool):
-        self.core, self.below, self.scale = linear.core.shifted_solver(scale, rough), linear.below, scale
-        self.size = len(linear.core.slope)
-
-    @property
-    def failure(self) -> str | None:
-        return self.core.failure
-
-    def solve(self, right: Tensor) -> Tensor:
-        x = self.core.solve(right[: self.size])
-        return torch.cat([x, torch.add(right[self.size :], self.below(x), alpha=self.scale)])
-
-
-class BlockTriangularLinearization:
-    """A slope of equally large blocks, all with the Jacobian A of the first: J = [[A, 0, 0], [B, A, 0], [C, 0, A]].
-
-    `core` is the linearization of the first block, and `below(x)` returns B x, C x, ... in one vector.
-    """
-
-    recorded, frozen = False, None
-
-    def __init__(
-        self, slope: Tensor, time_derivative: Tensor | None, core: Linearization, below: Callable[[Tensor], Tensor]
-    ):
-        self.slope, self.time_derivative, self.core, self.below = slope, time_derivative, core, below
-        self.usable = core.usable and core.frozen is None and (time_derivative is None or all_finite(time_derivative))
+        self.transposed, self.repeated = transposed, repeated
+        self.jacobian_usable = core.usable and core.frozen is None
 
     def shifted_solver(self, scale: float, rough: bool = False) -> BlockTriangularSolver:
         return BlockTriangularSolver(self, scale, rough)
@@ -262,52 +228,24 @@ class BlockTriangularLinearization:
 
 
 class BlockTriangularSolver:
-    """Solves block after block, each with the solver of the first."""
+    """Solves for the first block, then for what is below."""
 
     def __init__(self, linear: BlockTriangularLinearization, scale: float, rough: bool):
-        self.core, self.below, self.scale, self.rough = (
-            linear.core.shifted_solver(scale, rough),
-            linear.below,
-            scale,
-            rough,
-        )
-        self.size = len(linear.core.slope)
+        self.linear, self.scale, self.rough = linear, scale, rough
+        self.core = linear.core.shifted_solver(-scale if linear.transposed else scale, rough)
+        self.solve_block = self.core.solve_transposed if linear.transposed else self.core.solve
 
     @property
     def failure(self) -> str | None:
         return self.core.failure
 
     def solve(self, right: Tensor) -> Tensor:
-        first, rest = self.core.solve(right[: self.size]), right[self.size :]
-        if not self.rough:  # for a solution that is corrected, the diagonal blocks suffice
-            rest = torch.add(rest, self.below(first), alpha=self.scale)
-        return torch.cat([first, *(self.core.solve(part) for part in rest.split(self.size))])
-
-
-class NegatedTransposeLinearization:
-    """A slope whose Jacobian is -J^T with the J of `linear`, as that of the adjoint equation is."""
-
-    time_derivative, recorded, frozen = None, False, None
-
-    def __init__(self, slope: Tensor, linear: Linearization):
-        self.slope, self.linear, self.usable = slope, linear, linear.usable and linear.frozen is None
-
-    def shifted_solver(self, scale: float, rough: bool = False) -> TransposedSolver:
-        return TransposedSolver(self.linear.shifted_solver(-scale, rough))
-
-    def spectral_bound(self) -> float:
-        return self.linear.spectral_bound()
-
-
-class TransposedSolver:
-    """Solves with the transpose of another solver's matrix."""
-
-    def __init__(self, solver: ShiftedSolver):
-        self.solver, self.solve = solver, solver.solve_transposed
-
-    @property
-    def failure(self) -> str | None:
-        return self.solver.failure
+        linear, size = self.linear, len(self.linear.core.slope)
+        first, rest = self.solve_block(right[:size]), right[size:]
+        if not (linear.repeated and self.rough):  # for a solution that is corrected, the diagonal blocks suffice
+            rest = torch.add(rest, linear.below(first), alpha=self.scale)
+        blocks = map(self.solve_block, rest.split(size)) if linear.repeated else [rest]
+        return torch.cat([first, *blocks])
 
 
 def differentiable_solve(linear: Linearization, solver: ShiftedSolver, scale: float, right: Tensor) -> Tensor:

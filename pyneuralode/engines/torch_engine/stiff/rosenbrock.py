@@ -10,27 +10,18 @@ from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import Rosenbrock
 from .jacobians import linearize
 from .linearizations import Linearization, differentiable_solve
-from .step import StiffStep
+from .step import StiffMethod, StiffStep
 
 
-class RosenbrockMethod:
-    """The coefficients as tensors of one dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
-
+class RosenbrockMethod(StiffMethod):
     def __init__(self, tableau: Rosenbrock, explicit: Method):
-        self.tableau, self.explicit = tableau, explicit
-        dtype, device = explicit.dtype, explicit.device
+        super().__init__(tableau, explicit)
         # The weights of (h^2 df/dt, u_0 .. u_i-1) in the state of stage i, and in what is added to gamma h f there.
         states = np.insert(tableau.A, 0, 0.0, axis=1)
         rights = tableau.gamma * np.insert(tableau.C, 0, tableau.d, axis=1)
-        both = torch.tensor(np.stack([states, rights], axis=1), dtype=dtype, device=device)
-        self.rows = [row[:, : i + 1] for i, row in enumerate(both)]
-        self.c = tableau.c.tolist()
+        self.rows = [row[:, : i + 1] for i, row in enumerate(self.tensor(np.stack([states, rights], axis=1)))]
         self.first_time_weight = float(tableau.gamma * tableau.d[0])
-        self.b = torch.tensor(tableau.b, dtype=dtype, device=device)
-        self.error = torch.tensor(tableau.error, dtype=dtype, device=device)
-
-    def stepper(self) -> RosenbrockMethod:
-        return self
+        self.b = self.tensor(tableau.b)
 
     def step(
         self, f: Slope, t: float, t_end: float, y: Tensor, carry: object = None, tolerance: Tolerance | None = None

@@ -12,7 +12,7 @@ from ..march import Method, Slope, Step, Tolerance, stage_time
 from .coefficients import SDIRK
 from .jacobians import linearize
 from .linearizations import ImplicitFunction, Linearization, ShiftedSolver
-from .step import StiffStep
+from .step import StiffMethod, StiffStep
 
 # A Newton iteration ends when its error is this fraction of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
@@ -25,19 +25,11 @@ ROUNDINGS = 10
 GOOD_CONTRACTION, SAME_STEP = 0.05, 0.02
 
 
-class SDIRKMethod:
-    """The coefficients as tensors of one dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
-
+class SDIRKMethod(StiffMethod):
     def __init__(self, tableau: SDIRK, explicit: Method):
-        self.tableau, self.explicit = tableau, explicit
-        dtype, device = explicit.dtype, explicit.device
-        both = torch.tensor(np.stack([tableau.A, tableau.predictor], axis=1), dtype=dtype, device=device)
+        super().__init__(tableau, explicit)
+        both = self.tensor(np.stack([tableau.A, tableau.predictor], axis=1))
         self.rows = [row[:, :i] for i, row in enumerate(both)]
-        self.c = tableau.c.tolist()
-        self.error = torch.tensor(tableau.error, dtype=dtype, device=device)
-
-    def stepper(self) -> SDIRKMethod:
-        return self
 
     def step(
         self, f: Slope, t: float, t_end: float, y: Tensor, carry: object = None, tolerance: Tolerance | None = None

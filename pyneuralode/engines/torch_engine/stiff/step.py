@@ -8,8 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..march import Norm, Slope, interpolate
+from ..march import Method, Norm, Slope, interpolate
+from .coefficients import SDIRK, Rosenbrock
 from .linearizations import ShiftedSolver
+
+
+class StiffMethod:
+    """The coefficients as tensors of one dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
+
+    def __init__(self, tableau: Rosenbrock | SDIRK, explicit: Method):
+        self.tableau, self.explicit, self.c = tableau, explicit, tableau.c.tolist()
+        self.error = self.tensor(tableau.error)
+
+    def tensor(self, values: np.ndarray) -> Tensor:
+        return torch.tensor(values, dtype=self.explicit.dtype, device=self.explicit.device)
+
+    def stepper(self) -> StiffMethod:
+        return self
 
 
 class StiffStep:
@@ -24,7 +39,7 @@ class StiffStep:
     end: Tensor
     solver: ShiftedSolver
 
-    def __init__(self, method, t: float, t_end: float, y: Tensor):
+    def __init__(self, method: StiffMethod, t: float, t_end: float, y: Tensor):
         self.method, self.t, self.t_end, self.y = method, t, t_end, y
         self.h = t_end - t
 

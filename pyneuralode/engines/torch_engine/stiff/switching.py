@@ -35,10 +35,6 @@ class AutoSwitch:
     def error(self):
         return self.explicit.error
 
-    @property
-    def error_order(self) -> int:
-        return self.explicit.error_order
-
 
 class AutoSwitchMethod:
     """Both methods as tensors; `stepper` starts every march with the explicit one."""

@@ -39,7 +39,7 @@ class FormulasOfEachPrepared(IndependentPrepared):
         self.times = KnownTimes(self.tableau, problem.control)
 
     def solve_batch(self, batch: Batch) -> Solution:
-        if batch.form == "shared":
+        if self.problem.signature.times == "shared":
             times = [self.times.read(batch.times[0])] * self.samples
         else:
             times = [self.times.read(row[:count]) for row, count in zip(batch.times, batch.counts)]
