@@ -5,14 +5,16 @@ Numbers are read strictly: text, dates and truth values are refused, although Nu
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ArgumentError, unknown_name
+from .errors import ArgumentError, first_line, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,20 @@ _REMEDIES = {
     "m": "give numbers, such as {name} / np.timedelta64(1, 'D')",
     "O": "give real numbers, such as {name}.astype(float)",
 }
+
+
+def checked(check: Callable[..., Any], default: Any = dataclasses.MISSING, **options: Any) -> Any:
+    """Return a field of a `Checked` dataclass, whose values become ``check(name, value, **options)``."""
+    return dataclasses.field(default=default, metadata={"check": functools.partial(check, **options)})
+
+
+class Checked:
+    """Base of the frozen dataclasses that check their values as they are made."""
+
+    def __post_init__(self):
+        for setting in dataclasses.fields(self):
+            if check := setting.metadata.get("check"):
+                object.__setattr__(self, setting.name, check(setting.name, getattr(self, setting.name)))
 
 
 def whole_number(name: str, value: Any, least: int = 1, example: int | None = None) -> int:
@@ -85,9 +101,8 @@ def real_array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        complaint = str(error).splitlines()[0].rstrip(".")
         kind = type(value).__name__
-        raise ArgumentError(f"{name} is a {kind}, not an array ({complaint}): give real numbers.") from None
+        raise ArgumentError(f"{name} is a {kind}, not an array ({first_line(error)}): give real numbers.") from None
     if array.dtype.kind in "fiu":
         return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     remedy = _REMEDIES.get(array.dtype.kind, "give real numbers").format(name=name)

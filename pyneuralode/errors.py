@@ -56,3 +56,8 @@ def unknown_name(argument: str, value: object, known: Iterable[str]) -> Argument
     near = nearest_name(value, known)
     hint = f"did you mean {near!r}? Known: " if near else "known are "
     return ArgumentError(f"{argument} is {value!r}, which is not known: {hint}{', '.join(known)}.")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, without its full stop; its kind if it says nothing."""
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

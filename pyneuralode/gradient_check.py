@@ -16,10 +16,10 @@ from .arguments import real_tensor, whole_number
 from .engines.registry import choose
 from .engines.torch_engine.memory import PeakMemory
 from .engines.torch_engine.tableaus import Tableau
-from .errors import ArgumentError
+from .errors import ArgumentError, first_line
 from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
-from .solvers import find_solver
+from .problem import Problem
 
 FEW = 200  # numbers beyond which forward mode is not worth the wait
 
@@ -74,24 +74,34 @@ def check_gradient(
     counted = model.engine == "torch"
     model.compiled = model.compiled and not counted  # so that the memory counted is that of the method
     loss = loss or (lambda ys: ys.square().sum())
-    parameters = {name: value.detach().clone() for name, value in model.tensors().items()}
-    count = y0.numel() + sum(p.numel() for p in parameters.values())
+    names = list(model.tensors())
+    values = [*(value.detach().clone() for value in model.tensors().values()), y0]
+    count = sum(value.numel() for value in values)
 
     _require_differentiable(model, y0, ts)
 
-    def run() -> tuple[dict[str, Tensor], Tensor]:
-        point = {n: p.clone().requires_grad_() for n, p in parameters.items()}
-        start = y0.clone().requires_grad_()
-        result = loss(model.solve(start, ts, parameters=point).ys)
+    def loss_at(solver: nn.Module, point: list[Tensor]) -> Tensor:
+        *parameters, start = point
+        return loss(solver.solve(start, ts, parameters=dict(zip(names, parameters))).ys)
+
+    def gradient() -> Sequence[Tensor | None]:
+        point = [value.clone().requires_grad_() for value in values]
+        result = loss_at(model, point)
         if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
             raise ArgumentError(
                 "loss does not return a differentiable tensor of shape (): write it in torch operations."
             )
-        result.backward()
-        return point, start
+        return torch.autograd.grad(result, point, allow_unused=True)
 
-    chosen = _directions(parameters, y0, whole_number("directions", directions), seed)
-    expected = np.array([_difference(_tight(model), loss, ts, parameters, y0, d) for d in chosen])
+    @torch.no_grad()
+    def difference(direction: list[Tensor], h: float = 1e-5) -> float:
+        points = [[value + step * d for value, d in zip(values, direction)] for step in (h, -h)]
+        after, before = (float(loss_at(tight, point)) for point in points)
+        return (after - before) / (2 * h)
+
+    tight = _tight(model, problem)
+    chosen = _directions(values, whole_number("directions", directions), seed)
+    expected = np.array([difference(direction) for direction in chosen])
     if not np.isfinite(expected).all():
         raise ArgumentError("loss is not finite around y0: give a loss, an initial state and times where it is.")
     scale = np.abs(expected).max() or 1.0
@@ -105,13 +115,13 @@ def check_gradient(
             continue
         model.gradient = method
         with PeakMemory() as memory:
-            point, start = run()
+            found = gradient()
         tick = time.perf_counter()
-        run()  # once more, since counting costs time
+        gradient()  # once more, since counting costs time
         seconds = time.perf_counter() - tick
-        found = [_along({n: p.grad for n, p in point.items()}, start.grad, d) for d in chosen]
+        along = [float(sum((g * d).sum() for g, d in zip(found, direction) if g is not None)) for direction in chosen]
         rows.append(
-            GradientRow(name, float(np.abs(found - expected).max() / scale), seconds, memory.peak if counted else None)
+            GradientRow(name, float(np.abs(along - expected).max() / scale), seconds, memory.peak if counted else None)
         )
     return GradientCheck(
         rows,
@@ -126,16 +136,14 @@ def _require_differentiable(model: nn.Module, y0: Tensor, ts: Tensor) -> None:
     try:
         slope = model.field(ts[0], model.initial_state(y0.clone().requires_grad_()))
     except RuntimeError as error:
-        raise ArgumentError(
-            f"the field cannot be differentiated ({str(error).splitlines()[0].rstrip('.')}): {remedy}"
-        ) from None
+        raise ArgumentError(f"the field cannot be differentiated ({first_line(error)}): {remedy}") from None
     if not isinstance(slope, Tensor):
         raise ArgumentError(f"the field returns a {type(slope).__name__}, not a tensor: {remedy}")
     if not slope.requires_grad:
         raise ArgumentError(f"the field's slope depends on neither state nor parameters through torch: {remedy}")
 
 
-def _directions(parameters: dict[str, Tensor], y0: Tensor, count: int, seed: int) -> list[tuple[dict, Tensor]]:
+def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor]]:
     """Return random directions in the space of parameters and initial state, of the size of their values."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -143,31 +151,14 @@ def _directions(parameters: dict[str, Tensor], y0: Tensor, count: int, seed: int
         size = value.abs().mean().clamp(min=1e-3) if value.numel() else 1.0
         return size * torch.randn(value.shape, generator=generator, dtype=torch.float64)
 
-    return [({n: draw(p) for n, p in parameters.items()}, draw(y0)) for _ in range(count)]
+    return [[draw(value) for value in values] for _ in range(count)]
 
 
-def _along(grads: dict[str, Tensor | None], start: Tensor | None, direction: tuple[dict, Tensor]) -> float:
-    pairs = [(grads[n], d) for n, d in direction[0].items()] + [(start, direction[1])]
-    return float(sum((g * d).sum() for g, d in pairs if g is not None))
-
-
-def _tight(model: nn.Module) -> nn.Module:
+def _tight(model: nn.Module, problem: Problem) -> nn.Module:
     """Return the model for the reference: tight tolerances where it adapts its steps, else the very same steps."""
     tight = copy.copy(model)
-    own = model.solver if isinstance(model.solver, Tableau) else find_solver(model.solver)
-    adaptive = own.error is not None if isinstance(own, Tableau) else own.adaptive
-    if adaptive and model.control.step_size is None:
-        tight.solver, tight.control = (
-            "Vern7" if isinstance(own, Tableau) or own.kind == "explicit" else "Rodas5P",
-            replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0),
-        )
+    if problem.adaptive:
+        explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"
+        tight.solver = "Vern7" if explicit else "Rodas5P"
+        tight.control = replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0)
     return tight
-
-
-@torch.no_grad()
-def _difference(model, loss, ts, parameters, y0, direction, h: float = 1e-5) -> float:
-    values = []
-    for sign in (h, -h):
-        moved = {n: p + sign * direction[0][n] for n, p in parameters.items()}
-        values.append(float(loss(model.solve(y0 + sign * direction[1], ts, parameters=moved).ys)))
-    return (values[0] - values[1]) / (2 * h)

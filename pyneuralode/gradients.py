@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .arguments import whole_number
+from .arguments import Checked, checked, whole_number
 from .errors import unknown_name
 
 
 @dataclass(frozen=True)
-class GradientMethod:
+class GradientMethod(Checked):
     """Base of the gradient methods; `engines` names the engines that have the method."""
 
     engines: ClassVar[tuple[str, ...]] = ("torch", "julia")
@@ -61,14 +61,19 @@ class Checkpointed(GradientMethod):
     -0.607
     """
 
-    every: int = 1
-
-    def __post_init__(self):
-        object.__setattr__(self, "every", whole_number("every", self.every))
+    every: int = checked(whole_number, 1)
 
 
 @dataclass(frozen=True)
-class BacksolveAdjoint(GradientMethod):
+class _Adjoint(GradientMethod):
+    """Base of the continuous adjoints, which are solved to tolerances of their own."""
+
+    rtol: float | None = None
+    atol: float | None = None
+
+
+@dataclass(frozen=True)
+class BacksolveAdjoint(_Adjoint):
     """The continuous adjoint, with the state solved backward as well (Chen et al. 2018): memory does not grow.
 
     The gradient is right only where the backward solve retraces the forward one. On stiff or strongly contracting
@@ -87,12 +92,9 @@ class BacksolveAdjoint(GradientMethod):
     -0.607
     """
 
-    rtol: float | None = None
-    atol: float | None = None
-
 
 @dataclass(frozen=True)
-class InterpolatingAdjoint(GradientMethod):
+class InterpolatingAdjoint(_Adjoint):
     """The continuous adjoint along the dense output of the forward solve, which is kept.
 
     The gradient is also right where that of `BacksolveAdjoint` is not, since only the adjoint is solved backward. Memory
@@ -111,12 +113,9 @@ class InterpolatingAdjoint(GradientMethod):
     -0.607
     """
 
-    rtol: float | None = None
-    atol: float | None = None
-
 
 @dataclass(frozen=True)
-class GaussAdjoint(GradientMethod):
+class GaussAdjoint(_Adjoint):
     """`InterpolatingAdjoint` with the gradient of the parameters by Gauss-Kronrod quadrature (SciMLSensitivity).
 
     The quadrature runs during the backward solve, which carries the adjoint of the state alone. This pays off when there
@@ -131,12 +130,10 @@ class GaussAdjoint(GradientMethod):
     """
 
     engines: ClassVar[tuple[str, ...]] = ("julia",)
-    rtol: float | None = None
-    atol: float | None = None
 
 
 @dataclass(frozen=True)
-class QuadratureAdjoint(GradientMethod):
+class QuadratureAdjoint(_Adjoint):
     """`InterpolatingAdjoint` with the gradient of the parameters by adaptive quadrature after the adjoint solve.
 
     The dense output of the adjoint solve is kept as well.
@@ -150,8 +147,6 @@ class QuadratureAdjoint(GradientMethod):
     """
 
     engines: ClassVar[tuple[str, ...]] = ("julia",)
-    rtol: float | None = None
-    atol: float | None = None
 
 
 @dataclass(frozen=True)
@@ -178,20 +173,8 @@ class ForwardMode(GradientMethod):
 # Methods that differentiate the steps taken. The Julia engine has them for explicit solvers and described fields.
 OF_STEPS = (Backprop, Checkpointed)
 
-GRADIENTS: dict[str, type[GradientMethod]] = {
-    kind.__name__: kind
-    for kind in (
-        Backprop,
-        Checkpointed,
-        BacksolveAdjoint,
-        InterpolatingAdjoint,
-        GaussAdjoint,
-        QuadratureAdjoint,
-        ForwardMode,
-    )
-}
-
-_KINDS = frozenset(GRADIENTS.values())
+_KINDS = (Backprop, Checkpointed, BacksolveAdjoint, InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint, ForwardMode)
+GRADIENTS: dict[str, type[GradientMethod]] = {kind.__name__: kind for kind in _KINDS}
 _DEFAULTS = {name.lower(): kind() for name, kind in GRADIENTS.items()}
 
 

@@ -6,18 +6,18 @@ crosses from Julia to Python and back. `pyneuralode setup-julia --with-diffeqpy`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .arguments import real_array, whole_number
 from .engines.registry import PreparedProblems, Settings
-from .errors import ArgumentError, unknown_name
+from .errors import ArgumentError
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
 from .problem.problem import MassMatrix, Noise, Residual
-from .solvers import MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver
+from .solvers import MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver, find_solver
 
 
 def solve_sde(
@@ -69,8 +69,10 @@ def solve_sde(
         Where Julia or its packages are missing; the sentence says what to do.
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
-    form = Noise(_callable("g", g), whole_number("seed", seed, 0))
-    return _solve(f, form, y0, ts, _known(solver, SDE_SOLVERS), settings, dense=False)
+    if not callable(g):
+        raise ArgumentError(f"g is a {type(g).__name__}: give a function of (t, y).")
+    form = Noise(g, whole_number("seed", seed, 0))
+    return _solve(f, form, y0, ts, find_solver(solver, SDE_SOLVERS), settings, dense=False)
 
 
 def solve_dae(
@@ -135,25 +137,11 @@ def solve_dae(
         if shape != (n, n):
             raise ArgumentError(f"mass_matrix has shape {shape} and y0 {n} components: give shape {(n, n)}.")
         form = MassMatrix(real_array("mass_matrix", mass_matrix).astype(float))
-        return _solve(f, form, y0, ts, _known(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense)
+        return _solve(f, form, y0, ts, find_solver(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense)
     form = Residual(dy0, differential)
-    return _solve(f, form, y0, ts, _known(solver or "IDA", RESIDUAL_SOLVERS), settings, dense)
+    return _solve(f, form, y0, ts, find_solver(solver or "IDA", RESIDUAL_SOLVERS), settings, dense)
 
 
 def _solve(f: Callable, form: Any, y0: Any, ts: Any, solver: Solver, control: Control, dense: bool) -> Solution:
     settings = Settings(f, solver, find_gradient("Backprop"), control, dense, form=form)
     return PreparedProblems().find(settings, "julia", {}, y0, ts).run({}, y0, ts)
-
-
-def _callable(name: str, value: Any) -> Callable:
-    if not callable(value):
-        raise ArgumentError(f"{name} is a {type(value).__name__}: give a function of (t, y).")
-    return value
-
-
-def _known(solver: str, catalog: Mapping[str, Solver]) -> Solver:
-    lowered = {name.lower(): entry for name, entry in catalog.items()}
-    try:
-        return lowered[str(solver).lower()]
-    except KeyError:
-        raise unknown_name("solver", solver, catalog) from None

@@ -25,6 +25,7 @@ Examples
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import ArgumentError, unknown_name
@@ -48,71 +49,65 @@ class Solver:
 
 _TORCH, _BOTH, _JULIA = ("torch",), ("torch", "julia"), ("julia",)
 
-SOLVERS: dict[str, Solver] = {
-    solver.name: solver
-    for solver in (
-        Solver("Euler", 1, "explicit", False, _BOTH, "Euler's method; linear interpolant"),
-        Solver("Midpoint", 2, "explicit", False, _BOTH, "explicit midpoint rule"),
-        Solver("Heun", 2, "explicit", False, _BOTH, "Heun's trapezoidal method"),
-        Solver("RK4", 4, "explicit", False, _BOTH, "the classical Runge-Kutta method"),
-        Solver("RK38", 4, "explicit", False, _TORCH, "Kutta's 3/8 rule"),
-        Solver("BS3", 3, "explicit", True, _BOTH, "Bogacki-Shampine 3(2), for loose tolerances"),
-        Solver("DP5", 5, "explicit", True, _BOTH, "Dormand-Prince 5(4)"),
-        Solver("Tsit5", 5, "explicit", True, _BOTH, "Tsitouras 5(4), the first choice for non-stiff problems"),
-        Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6), for tight tolerances"),
-        Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
-        Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
-        Solver("ROCK4", 4, "stabilized", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
-        Solver("Rosenbrock23", 2, "rosenbrock", True, _BOTH, "for stiff problems at loose tolerances"),
-        Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's, the first choice for stiff problems"),
-        Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
-        Solver("KenCarp4", 4, "sdirk", True, _BOTH, "Kennedy and Carpenter's, for large stiff problems"),
-        Solver("Kvaerno5", 5, "sdirk", True, _BOTH, "Kvaerno's, for stiff problems at tight tolerances"),
-        Solver(
-            "FBDF",
-            5,
-            "bdf",
-            True,
-            _JULIA,
-            "variable-order BDF with fixed leading coefficients, for very large stiff problems",
-        ),
-        Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _BOTH, "Tsit5, and Rosenbrock23 where it turns stiff"),
-        Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7, and Rodas5P where it turns stiff"),
-    )
-}
+
+def _catalog(*solvers: Solver) -> dict[str, Solver]:
+    return {solver.name: solver for solver in solvers}
+
+
+SOLVERS = _catalog(
+    Solver("Euler", 1, "explicit", False, _BOTH, "Euler's method; linear interpolant"),
+    Solver("Midpoint", 2, "explicit", False, _BOTH, "explicit midpoint rule"),
+    Solver("Heun", 2, "explicit", False, _BOTH, "Heun's trapezoidal method"),
+    Solver("RK4", 4, "explicit", False, _BOTH, "the classical Runge-Kutta method"),
+    Solver("RK38", 4, "explicit", False, _TORCH, "Kutta's 3/8 rule"),
+    Solver("BS3", 3, "explicit", True, _BOTH, "Bogacki-Shampine 3(2), for loose tolerances"),
+    Solver("DP5", 5, "explicit", True, _BOTH, "Dormand-Prince 5(4)"),
+    Solver("Tsit5", 5, "explicit", True, _BOTH, "Tsitouras 5(4), the first choice for non-stiff problems"),
+    Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6), for tight tolerances"),
+    Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
+    Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
+    Solver("ROCK4", 4, "stabilized", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
+    Solver("Rosenbrock23", 2, "rosenbrock", True, _BOTH, "for stiff problems at loose tolerances"),
+    Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's, the first choice for stiff problems"),
+    Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
+    Solver("KenCarp4", 4, "sdirk", True, _BOTH, "Kennedy and Carpenter's, for large stiff problems"),
+    Solver("Kvaerno5", 5, "sdirk", True, _BOTH, "Kvaerno's, for stiff problems at tight tolerances"),
+    Solver(
+        "FBDF",
+        5,
+        "bdf",
+        True,
+        _JULIA,
+        "variable-order BDF with fixed leading coefficients, for very large stiff problems",
+    ),
+    Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _BOTH, "Tsit5, and Rosenbrock23 where it turns stiff"),
+    Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7, and Rodas5P where it turns stiff"),
+)
 
 # Solvers of equations with noise; only SOSRI and SRIW1 take any diagonal noise. Then solvers of residuals.
-SDE_SOLVERS: dict[str, Solver] = {
-    solver.name: solver
-    for solver in (
-        Solver(
-            "SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for any diagonal noise"
-        ),
-        Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for additive noise"),
-        Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for any diagonal noise"),
-        Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for additive noise"),
-        Solver("EM", 0.5, "noise", False, _JULIA, "Euler and Maruyama's, of strong order 0.5"),
-    )
-}
-RESIDUAL_SOLVERS: dict[str, Solver] = {
-    solver.name: solver
-    for solver in (
-        Solver("IDA", 5, "bdf", True, _JULIA, "Sundials' variable-order BDF"),
-        Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),
-    )
-}
+SDE_SOLVERS = _catalog(
+    Solver("SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for any diagonal noise"),
+    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for additive noise"),
+    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for any diagonal noise"),
+    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for additive noise"),
+    Solver("EM", 0.5, "noise", False, _JULIA, "Euler and Maruyama's, of strong order 0.5"),
+)
+RESIDUAL_SOLVERS = _catalog(
+    Solver("IDA", 5, "bdf", True, _JULIA, "Sundials' variable-order BDF"),
+    Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),
+)
 # Solvers of the catalog that take a mass matrix with rows of zeros.
 MASS_MATRIX_SOLVERS = {name: SOLVERS[name] for name in ("Rodas5P", "Rosenbrock23", "FBDF")}
 
-_LOWERED = {name.lower(): name for name in SOLVERS}
+_LOWERED = {name.lower(): name for name in (*SOLVERS, *SDE_SOLVERS, *RESIDUAL_SOLVERS)}
 
 
-def find_solver(name: str) -> Solver:
+def find_solver(name: str, catalog: Mapping[str, Solver] = SOLVERS) -> Solver:
     """Return the solver of a name, matched without regard to case."""
     try:
-        return SOLVERS[_LOWERED[name.lower()]]
+        return catalog[_LOWERED[name.lower()]]
     except (KeyError, AttributeError):
-        raise unknown_name("solver", name, SOLVERS) from None
+        raise unknown_name("solver", name, catalog) from None
 
 
 def solvers_of(engine: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import Checked
 from ..errors import ArgumentError, ModelFileError, nearest_name
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _REGISTRY: dict[str, type[VectorField]] = {}
 
 
 @dataclass(frozen=True)
-class VectorField:
+class VectorField(Checked):
     """Base of all vector fields ``dy/dt = f(t, y; parameters)``, ours and a user's own.
 
     A subclass is a frozen dataclass of plain values (numbers, text, tuples of them), so that it can be written as JSON.

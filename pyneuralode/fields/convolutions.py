@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arguments import positive_number, whole_number, whole_numbers
+from ..arguments import checked, known_name, nonnegative_number, positive_number, whole_number, whole_numbers
 from ..errors import ArgumentError
-from .base import assign
-from .networks import Network, known_activation, layer_shapes
+from .networks import INITIALIZATIONS, Network, known_activation, layer_shapes
+
+
+def _odd_side(name: str, value: object) -> int:
+    side = whole_number(name, value, example=3)
+    if side % 2 == 0:
+        raise ArgumentError(f"{name} is {side}: give an odd side, such as 3, so that images keep their size.")
+    return side
 
 
 @dataclass(frozen=True)
@@ -47,35 +53,19 @@ class ConcatConv(Network):
     (2, 16)
     """
 
-    channels: int = 1
-    height: int = 28
-    width: int = 28
-    hidden: tuple[int, ...] = (64, 64, 64)
-    kernel: int = 3
-    activation: str = "softplus"
-    time_scale: float = 1.0
-    output_scale: float = 1.0
-    init: str = "torch"
-    init_scale: float = 1.0
-    init_bias: float = 0.0
-
-    def __post_init__(self):
-        assign(
-            self,
-            channels=whole_number("channels", self.channels, example=3),
-            height=whole_number("height", self.height, example=28),
-            width=whole_number("width", self.width, example=28),
-            hidden=whole_numbers("hidden", self.hidden, "give positive numbers of channels, such as (64, 64, 64)"),
-            kernel=whole_number("kernel", self.kernel, example=3),
-            activation=known_activation(self.activation),
-            time_scale=positive_number("time_scale", self.time_scale),
-            output_scale=positive_number("output_scale", self.output_scale),
-        )
-        if self.kernel % 2 == 0:
-            raise ArgumentError(
-                f"kernel is {self.kernel}: give an odd side, such as 3, so that images keep their size."
-            )
-        super().__post_init__()
+    channels: int = checked(whole_number, 1, example=3)
+    height: int = checked(whole_number, 28, example=28)
+    width: int = checked(whole_number, 28, example=28)
+    hidden: tuple[int, ...] = checked(
+        whole_numbers, (64, 64, 64), remedy="give positive numbers of channels, such as (64, 64, 64)"
+    )
+    kernel: int = checked(_odd_side, 3)
+    activation: str = checked(known_activation, "softplus")
+    time_scale: float = checked(positive_number, 1.0)
+    output_scale: float = checked(positive_number, 1.0)
+    init: str = checked(known_name, "torch", known=INITIALIZATIONS)
+    init_scale: float = checked(positive_number, 1.0)
+    init_bias: float = checked(nonnegative_number, 0.0)
 
     @property
     def dim(self) -> int:

@@ -9,12 +9,41 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..arguments import real_number
+from ..arguments import checked, real_number
 from ..errors import ArgumentError
 from .base import Parameters, VectorField, assign
 from .formulas import CONSTANTS, FUNCTIONS, TIME, FormulaParser, operand_text
 
 Pairs = tuple[tuple[str, str], ...]
+
+
+def _pairs(argument: str, given: object, read: Callable) -> tuple:
+    """Return a mapping, or the pairs that a description has in its place, as pairs of a checked name and ``read(value)``."""
+    try:
+        pairs = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{argument} is {given!r}: give a dictionary by name.") from None
+    return tuple((_name(argument, name), read(f"{argument}[{name!r}]", value)) for name, value in pairs)
+
+
+def _name(argument: str, name: object) -> str:
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ArgumentError(f"{argument} has the name {name!r}: give a name of letters, digits and _, such as 'x_1'.")
+    name = unicodedata.normalize("NFKC", name)  # as Python reads names in a formula
+    if name in (TIME, *CONSTANTS, *FUNCTIONS):
+        meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
+        raise ArgumentError(f"{argument} has the name {name!r}, which is {meaning} in a formula: give another name.")
+    return name
+
+
+def _formula(where: str, formula: object) -> str:
+    if not isinstance(formula, str) or not formula.strip():
+        raise ArgumentError(f"{where} is {formula!r}: give a formula as text, such as '-k*x'.")
+    return formula
+
+
+def _number(where: str, value: object) -> float:
+    return real_number(where, value, "give a finite number, such as 1.0")
 
 
 @dataclass(frozen=True)
@@ -62,34 +91,25 @@ class Equations(VectorField):
     (3, 2)
     """
 
-    equations: Pairs
-    parameters: tuple[tuple[str, float], ...] = ()
-    let: Pairs = ()
+    equations: Pairs = checked(_pairs, read=_formula)
+    parameters: tuple[tuple[str, float], ...] = checked(_pairs, (), read=_number)
+    let: Pairs = checked(_pairs, (), read=_formula)
     steps: tuple[str, ...] = field(init=False, repr=False, compare=False)
     outputs: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
-        equations = _pairs("equations", self.equations, _formula)
-        parameters = _pairs("parameters", self.parameters, _number)
-        let = _pairs("let", self.let, _formula)
-        if not equations:
+        super().__post_init__()
+        if not self.equations:
             raise ArgumentError('equations is empty: give at least one, such as {"x": "-k*x"}.')
-        names = [name for pairs in (equations, parameters, let) for name, _ in pairs]
+        names = [name for pairs in (self.equations, self.parameters, self.let) for name, _ in pairs]
         for place, name in enumerate(names):
             if name in names[:place]:
                 raise ArgumentError(f"the name {name!r} is given twice: rename one.")
-        parser = FormulaParser([*dict(equations), *dict(parameters), TIME])
-        for name, formula in let:
+        parser = FormulaParser([*self.components, *self.shapes(), TIME])
+        for name, formula in self.let:
             parser.values[name] = parser.read(f"the term {name}", formula)
-        outputs = tuple(operand_text(parser.read(f"the equation of {name}", formula)) for name, formula in equations)
-        assign(
-            self,
-            equations=equations,
-            parameters=parameters,
-            let=let,
-            steps=tuple(parser.steps),
-            outputs=outputs,
-        )
+        outputs = [parser.read(f"the equation of {name}", formula) for name, formula in self.equations]
+        assign(self, steps=tuple(parser.steps), outputs=tuple(map(operand_text, outputs)))
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -105,32 +125,3 @@ class Equations(VectorField):
 
     def initial(self, seed: int = 0) -> Parameters:
         return {name: np.array(value) for name, value in self.parameters}
-
-
-def _pairs(argument: str, given: object, read: Callable) -> tuple:
-    """Return a mapping, or the pairs that a description has in its place, as pairs of a checked name and ``read(value)``."""
-    try:
-        pairs = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{argument} is {given!r}: give a dictionary by name.") from None
-    return tuple((_name(argument, name), read(f"{argument}[{name!r}]", value)) for name, value in pairs)
-
-
-def _name(argument: str, name: object) -> str:
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ArgumentError(f"{argument} has the name {name!r}: give a name of letters, digits and _, such as 'x_1'.")
-    name = unicodedata.normalize("NFKC", name)  # as Python reads names in a formula
-    if name in (TIME, *CONSTANTS, *FUNCTIONS):
-        meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
-        raise ArgumentError(f"{argument} has the name {name!r}, which is {meaning} in a formula: give another name.")
-    return name
-
-
-def _formula(where: str, formula: object) -> str:
-    if not isinstance(formula, str) or not formula.strip():
-        raise ArgumentError(f"{where} is {formula!r}: give a formula as text, such as '-k*x'.")
-    return formula
-
-
-def _number(where: str, value: object) -> float:
-    return real_number(where, value, "give a finite number, such as 1.0")

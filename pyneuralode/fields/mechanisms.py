@@ -6,8 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import nonnegative_number
-from .base import Parameters, VectorField, assign
+from ..arguments import checked, nonnegative_number
+from .base import Parameters, VectorField
+
+
+def _rate(default: float) -> float:
+    return checked(nonnegative_number, default, remedy=f"give a finite number of at least 0, such as {default}")
 
 
 @dataclass(frozen=True)
@@ -41,14 +45,9 @@ class SEIR(VectorField):
     (3, 4)
     """
 
-    gamma: float = 0.17
-    R0: float = 5.7
-    sigma: float = 0.17
-
-    def __post_init__(self):
-        for name, example in (("gamma", 0.17), ("R0", 5.7), ("sigma", 0.17)):
-            remedy = f"give a finite number of at least 0, such as {example}"
-            assign(self, **{name: nonnegative_number(name, getattr(self, name), remedy)})
+    gamma: float = _rate(0.17)
+    R0: float = _rate(5.7)
+    sigma: float = _rate(0.17)
 
     @property
     def dim(self) -> int:
@@ -58,4 +57,4 @@ class SEIR(VectorField):
         return {"gamma": (), "R0": (), "sigma": ()}
 
     def initial(self, seed: int = 0) -> Parameters:
-        return {"gamma": np.array(self.gamma), "R0": np.array(self.R0), "sigma": np.array(self.sigma)}
+        return {name: np.array(getattr(self, name)) for name in self.shapes()}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arguments import known_name, nonnegative_number, positive_number, real_array, whole_numbers
+from ..arguments import checked, known_name, nonnegative_number, positive_number, real_array, whole_numbers
 from ..errors import ArgumentError
-from .base import Parameters, VectorField, assign
+from .base import Parameters, VectorField
 
 ACTIVATIONS = ("identity", "tanh", "relu", "swish", "softplus", "elu", "gelu", "sigmoid", "sin")
 INPUT_MAPS = ("identity", "square", "cube")
@@ -17,27 +17,51 @@ INITIALIZATIONS = ("glorot_uniform", "normal", "lecun_uniform", "torch")
 _ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none": "identity"}
 
 
-class Network(VectorField, abstract=True):
-    """Base of the fields whose initial weights are drawn.
+def known_activation(name: str, value: str) -> str:
+    """Return an activation as `ACTIVATIONS` spells it."""
+    return known_name(name, value, ACTIVATIONS, _ALIASES)
 
-    A subclass is a dataclass with the fields `init`, `init_scale` and `init_bias`, see `MLP`, and calls this class's
-    ``__post_init__`` in its own.
-    """
 
-    def __post_init__(self):
-        assign(
-            self,
-            init=known_name("init", self.init, INITIALIZATIONS),
-            init_scale=positive_number("init_scale", self.init_scale),
-            init_bias=nonnegative_number("init_bias", self.init_bias),
+def known_input_map(name: str, value: str) -> str:
+    """Return an input map as `INPUT_MAPS` spells it."""
+    return known_name(name, value, INPUT_MAPS, _ALIASES)
+
+
+def layer_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the widths of all layers of a network of the state, checked."""
+    remedy = "give at least two positive widths, such as (2, 50, 2)"
+    widths = whole_numbers(name, sizes, remedy)
+    if len(widths) < 2:
+        raise ArgumentError(f"{name} is {sizes!r}: {remedy}.")
+    if widths[0] != widths[-1]:
+        raise ArgumentError(
+            f"{name} is {widths}: give the state's dimension as both the first and the last width, such as "
+            f"({widths[0]}, ..., {widths[0]})."
         )
+    return widths
+
+
+class Network(VectorField, abstract=True):
+    """Base of the fields whose initial weights are drawn: dataclasses with `init`, `init_scale` and `init_bias`, see `MLP`."""
 
     def initial(self, seed: int = 0) -> Parameters:
         return _draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
 
 
 @dataclass(frozen=True)
-class MLP(Network):
+class Layers(Network, abstract=True):
+    """Base of the fully connected networks."""
+
+    sizes: tuple[int, ...] = checked(layer_widths)
+    activation: str = checked(known_activation, "tanh")
+
+    @property
+    def dim(self) -> int:
+        return self.sizes[0]
+
+
+@dataclass(frozen=True)
+class MLP(Layers):
     """A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``.
 
     Parameters
@@ -78,32 +102,24 @@ class MLP(Network):
     (3, 2)
     """
 
-    sizes: tuple[int, ...]
-    activation: str = "tanh"
-    input_map: str = "identity"
-    input_scale: float = 1.0
-    output_scale: float = 1.0
-    init: str = "glorot_uniform"
-    init_scale: float = 1.0
-    init_bias: float = 0.0
-
-    def __post_init__(self):
-        assign(
-            self,
-            sizes=layer_widths(self.sizes),
-            activation=known_activation(self.activation),
-            input_map=known_input_map(self.input_map),
-            input_scale=positive_number("input_scale", self.input_scale),
-            output_scale=positive_number("output_scale", self.output_scale),
-        )
-        super().__post_init__()
-
-    @property
-    def dim(self) -> int:
-        return self.sizes[0]
+    input_map: str = checked(known_input_map, "identity")
+    input_scale: float = checked(positive_number, 1.0)
+    output_scale: float = checked(positive_number, 1.0)
+    init: str = checked(known_name, "glorot_uniform", known=INITIALIZATIONS)
+    init_scale: float = checked(positive_number, 1.0)
+    init_bias: float = checked(nonnegative_number, 0.0)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return layer_shapes(self.sizes)
+
+
+def _square_matrix(name: str, value: object) -> tuple[tuple[float, ...], ...]:
+    matrix = real_array(name, value)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
+        raise ArgumentError(
+            f"{name} has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
+        )
+    return tuple(tuple(map(float, row)) for row in matrix)
 
 
 @dataclass(frozen=True)
@@ -132,20 +148,8 @@ class Linear(VectorField):
     (3, 2)
     """
 
-    matrix: tuple[tuple[float, ...], ...]
-    input_map: str = "identity"
-
-    def __post_init__(self):
-        matrix = real_array("matrix", self.matrix)
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
-            raise ArgumentError(
-                f"matrix has shape {matrix.shape}: give a square matrix of finite numbers, such as ((0, 1), (-1, 0))."
-            )
-        assign(
-            self,
-            matrix=tuple(tuple(map(float, row)) for row in matrix),
-            input_map=known_input_map(self.input_map),
-        )
+    matrix: tuple[tuple[float, ...], ...] = checked(_square_matrix)
+    input_map: str = checked(known_input_map, "identity")
 
     @property
     def dim(self) -> int:
@@ -158,20 +162,6 @@ class Linear(VectorField):
         return {"A": np.array(self.matrix)}
 
 
-def layer_widths(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return the widths of all layers of a network of the state, checked."""
-    remedy = "give at least two positive widths, such as (2, 50, 2)"
-    widths = whole_numbers("sizes", sizes, remedy)
-    if len(widths) < 2:
-        raise ArgumentError(f"sizes is {sizes!r}: {remedy}.")
-    if widths[0] != widths[-1]:
-        raise ArgumentError(
-            f"sizes is {widths}: give the state's dimension as both the first and the last width, such as "
-            f"({widths[0]}, ..., {widths[0]})."
-        )
-    return widths
-
-
 def layer_shapes(widths: Sequence[int], extra: int = 0, kernel: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
     """Return the shapes of ``weight_1``, ``bias_1``, ``weight_2``, ... of a network; each layer has `extra` more inputs."""
     shapes = {}
@@ -179,16 +169,6 @@ def layer_shapes(widths: Sequence[int], extra: int = 0, kernel: tuple[int, ...] 
         shapes[f"weight_{layer}"] = (n_out, n_in + extra, *kernel)
         shapes[f"bias_{layer}"] = (n_out,)
     return shapes
-
-
-def known_activation(activation: str) -> str:
-    """Return an activation as `ACTIVATIONS` spells it."""
-    return known_name("activation", activation, ACTIVATIONS, _ALIASES)
-
-
-def known_input_map(input_map: str) -> str:
-    """Return an input map as `INPUT_MAPS` spells it."""
-    return known_name("input_map", input_map, INPUT_MAPS, _ALIASES)
 
 
 def _draw(shapes: Mapping[str, tuple[int, ...]], init: str, scale: float, bias: float, seed: int) -> Parameters:

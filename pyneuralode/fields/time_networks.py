@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..arguments import positive_number, whole_number
-from .base import assign
-from .networks import Network, known_activation, layer_shapes, layer_widths
+from ..arguments import checked, known_name, nonnegative_number, positive_number, whole_number
+from .networks import INITIALIZATIONS, Layers, Network, layer_shapes
 
 
 @dataclass(frozen=True)
@@ -50,46 +49,28 @@ class HyperMLP(Network):
     (2, 2)
     """
 
-    dim: int = 2
-    width: int = 64
-    hidden: int = 16
-    time_scale: float = 1.0
-    output_scale: float = 1.0
-    init: str = "glorot_uniform"
-    init_scale: float = 1.0
-    init_bias: float = 0.0
-
-    def __post_init__(self):
-        assign(
-            self,
-            dim=whole_number("dim", self.dim, example=2),
-            width=whole_number("width", self.width, example=64),
-            hidden=whole_number("hidden", self.hidden, example=16),
-            time_scale=positive_number("time_scale", self.time_scale),
-            output_scale=positive_number("output_scale", self.output_scale),
-        )
-        super().__post_init__()
+    dim: int = checked(whole_number, 2, example=2)
+    width: int = checked(whole_number, 64, example=64)
+    hidden: int = checked(whole_number, 16, example=16)
+    time_scale: float = checked(positive_number, 1.0)
+    output_scale: float = checked(positive_number, 1.0)
+    init: str = checked(known_name, "glorot_uniform", known=INITIALIZATIONS)
+    init_scale: float = checked(positive_number, 1.0)
+    init_bias: float = checked(nonnegative_number, 0.0)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return layer_shapes((1, self.hidden, self.hidden, (3 * self.dim + 1) * self.width))
 
 
-class _LayersInTime(Network, abstract=True):
-    """Base of the fully connected networks that use the time in every layer; the first two arguments are `MLP`'s."""
+@dataclass(frozen=True)
+class _LayersInTime(Layers, abstract=True):
+    """Base of the fully connected networks that use the time in every layer."""
 
-    def __post_init__(self):
-        assign(
-            self,
-            sizes=layer_widths(self.sizes),
-            activation=known_activation(self.activation),
-            time_scale=positive_number("time_scale", self.time_scale),
-            output_scale=positive_number("output_scale", self.output_scale),
-        )
-        super().__post_init__()
-
-    @property
-    def dim(self) -> int:
-        return self.sizes[0]
+    time_scale: float = checked(positive_number, 1.0)
+    output_scale: float = checked(positive_number, 1.0)
+    init: str = checked(known_name, "glorot_uniform", known=INITIALIZATIONS)
+    init_scale: float = checked(positive_number, 1.0)
+    init_bias: float = checked(nonnegative_number, 0.0)
 
 
 @dataclass(frozen=True)
@@ -130,14 +111,6 @@ class ConcatMLP(_LayersInTime):
     (2, 2)
     """
 
-    sizes: tuple[int, ...]
-    activation: str = "tanh"
-    time_scale: float = 1.0
-    output_scale: float = 1.0
-    init: str = "glorot_uniform"
-    init_scale: float = 1.0
-    init_bias: float = 0.0
-
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return layer_shapes(self.sizes, extra=1)
 
@@ -170,14 +143,6 @@ class GatedMLP(_LayersInTime):
     >>> pn.NeuralODE(field, engine="torch")([1.0, 0.0], [0.0, 1.0]).shape
     (2, 2)
     """
-
-    sizes: tuple[int, ...]
-    activation: str = "tanh"
-    time_scale: float = 1.0
-    output_scale: float = 1.0
-    init: str = "glorot_uniform"
-    init_scale: float = 1.0
-    init_bias: float = 0.0
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = {}

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ..engines.registry import choose, choose_engine
 from ..models import NeuralODE
-from ..problem.problem import flat_control
+from ..problem import Problem
 from ..problem.values import flatten
 from ..progress import Progress
-from ..solvers import find_solver
 from .curricula import Stage
 from .objective import Objective
 from .optimizers import LBFGS, SGD, Adam, AdamW, Optimizer, RMSprop
@@ -52,10 +51,10 @@ class JuliaFit:
         known = all(_is_known(stage.optimizer) for stage in self.stages)
         if not (described and known) or self.objective.data.is_cuda or choose_engine(self.model.engine) != "julia":
             return False
-        return self._problem_is_for_julia()
+        return choose(self._problem(), self.model.engine).name == "julia"
 
-    def _problem_is_for_julia(self) -> bool:
-        """Whether Julia solves what the fit solves again and again."""
+    def _problem(self) -> Problem:
+        """Return what the fit solves again and again."""
         model, dtype = self.model, self.objective.data.dtype
         parameters = {name: value.detach().to(dtype).requires_grad_() for name, value in model.tensors().items()}
         state = (
@@ -64,8 +63,7 @@ class JuliaFit:
             else model.initial_state(self.y0)
         )
         with torch.enable_grad():
-            problem = model.settings().problem(parameters, state, self.objective.ts)
-        return choose(problem, model.engine).name == "julia"
+            return model.settings().problem(parameters, state, self.objective.ts)
 
     def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
         """Run the plan; the model's parameters are the best ones in the end."""
@@ -104,17 +102,13 @@ class JuliaFit:
     def request(self) -> dict[str, Any]:
         """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
         from ..engines.julia_engine.paths import require_path
-        from ..engines.julia_engine.transfer import control_request, solver_request, to_julia
+        from ..engines.julia_engine.transfer import solve_request, to_julia
 
         own = list(self.model.tensors())
         objective, values = self.objective, self.variables.arrays()
-        m = self.model
-        path = require_path(m.field, find_solver(m.solver), m.gradient, m.compiled, differentiated=True)
-        request = solver_request(m.field, m.solver, m.gradient, m.compiled, path)
-        described = isinstance(self.y0, Serializable)
-        flat, layout = flatten(torch.zeros(self.model.field.dim) if described else self.model.initial_state(self.y0))
-        request |= {
-            "control": control_request(flat_control(self.model.control, layout), layout),
+        problem = self._problem()
+        layout = problem.signature.layout
+        request = solve_request(problem, require_path(problem)) | {
             "parameters": {name: values[name] for name in own},
             "extra": {name: float(value) for name, value in values.items() if name not in own},
             "ts": objective.ts,
@@ -135,10 +129,10 @@ class JuliaFit:
                 for stage in self.stages
             ],
         }
-        if described:
+        if isinstance(self.y0, Serializable):
             request["start"] = self.y0.describe()
         else:
-            request["u0"] = to_julia(flat.numpy(), layout)
+            request["u0"] = to_julia(flatten(self.model.initial_state(self.y0))[0].numpy(), layout)
             if len(layout.shapes[0]) > 2:  # samples along several axes become one
                 for name in ("data", "weights"):
                     array = request[name].T

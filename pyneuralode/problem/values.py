@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,19 @@ def check_finite(name: str, value: Tensor) -> None:
 
 
 def check_times(ts: Any) -> Tensor:
-    """Return the times as a 1-D tensor, checked to be finite and strictly monotone."""
-    ts = as_tensor("ts", ts)
+    """Return the times as a 1-D tensor, checked to be finite and strictly monotone; NumPy times are not checked twice."""
+    if type(ts) is np.ndarray and ts.dtype == np.float64 and ts.ndim == 1:
+        return _known_times(ts.tobytes())
+    return _checked_times(as_tensor("ts", ts))
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # the tensor serves later solves, which may be differentiated
+def _known_times(times: bytes) -> Tensor:
+    return _checked_times(as_tensor("ts", np.frombuffer(times)))
+
+
+def _checked_times(ts: Tensor) -> Tensor:
     if ts.ndim == 2:
         raise ArgumentError(
             f"ts has shape {tuple(ts.shape)}: give (T,), or batch='independent' for a row of times for each sample."

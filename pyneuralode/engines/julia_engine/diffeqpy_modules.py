@@ -11,14 +11,14 @@ import importlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ...errors import EngineError
+from ...errors import EngineError, first_line
 from ...progress import RichProgress
 from .executables import examine
+from .in_process import environment
 from .installation import Installation
 from .probe import probe
 
@@ -78,8 +78,7 @@ def _import(name: str, Main: Any) -> Any:
         # After this, diffeqpy's own import finds them loaded; where it fails, diffeqpy would install them again.
         Main.seval("import " + ", ".join(PACKAGES[name]))
     except JuliaError as error:
-        first = str(error).splitlines()[0].rstrip(".")
-        raise EngineError(f"the Julia packages of diffeqpy do not load ({first}): {SETUP}.") from error
+        raise EngineError(f"the Julia packages of diffeqpy do not load ({first_line(error)}): {SETUP}.") from error
     with _julia_on_path(str(Main.seval("Sys.BINDIR"))):
         try:
             return importlib.import_module(f"diffeqpy.{name}")
@@ -87,16 +86,10 @@ def _import(name: str, Main: Any) -> Any:
             raise EngineError("diffeqpy is not installed: run `python -m pip install diffeqpy`.") from error
 
 
-@contextmanager
-def _julia_on_path(folder: str) -> Iterator[None]:
+def _julia_on_path(folder: str) -> AbstractContextManager[None]:
     """Put the running Julia on PATH if there is none: diffeqpy would install one otherwise."""
-    before = os.environ.get("PATH", "")
-    if shutil.which("julia") is None:
-        os.environ["PATH"] = os.pathsep.join((folder, before))
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = before
+    path = os.pathsep.join((folder, os.environ.get("PATH", "")))
+    return environment({"PATH": path} if shutil.which("julia") is None else {})
 
 
 @functools.cache

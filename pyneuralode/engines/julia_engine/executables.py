@@ -87,7 +87,7 @@ def own_places(executable: Path) -> tuple[Path | None, tuple[str, ...]]:
 
     Julia is started for this once, without the user's startup file.
     """
-    answer = _ask(executable, "--startup-file=no", "-e", _PLACES, seconds=_TIMEOUT).splitlines()
+    answer = _ask(executable, "--startup-file=no", "-e", _PLACES).splitlines()
     if not answer:
         return None, ()
     project = Path(answer[0])
@@ -140,11 +140,11 @@ def _version(executable: Path) -> str | None:
     if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
         return folders[0]
     # A wrapper script. `--version` ends before Julia's runtime starts.
-    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version", seconds=_TIMEOUT))
+    match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version"))
     return match[1] if match else None
 
 
-def _ask(executable: Path, *arguments: str, seconds: float) -> str:
+def _ask(executable: Path, *arguments: str) -> str:
     # The output goes to a file: a pipe would have to be awaited for as long as a grandchild of a wrapper holds it open.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as answer:
         try:
@@ -153,7 +153,7 @@ def _ask(executable: Path, *arguments: str, seconds: float) -> str:
                 stdin=subprocess.DEVNULL,
                 stdout=answer,
                 stderr=subprocess.DEVNULL,
-                timeout=seconds,
+                timeout=_TIMEOUT,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired):

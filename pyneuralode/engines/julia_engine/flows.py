@@ -16,12 +16,11 @@ from torch import Tensor
 from ...fields import MLP, ConcatConv, ConcatMLP, GatedMLP, HyperMLP, Linear
 from ...problem import Integrals, Problem, Solution
 from ..backend import Backend, Prepared
-from ..torch_engine.once_differentiable import once_differentiable
 from . import session
 from .lacking import lacking
 from .paths import find_flow_path
 from .session import Handle
-from .transfer import plain_control, solver_request
+from .transfer import solve_request, solve_with
 
 FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
@@ -39,10 +38,7 @@ class JuliaFlows(Backend):
                 f"the field is a {type(field).__name__}, of which Julia has no flows: give one of {names}, or write "
                 "engine='torch'."
             )
-        if (sentence := lacking(problem)) is not None:
-            return sentence
-        path, sentence = find_flow_path(problem.solver, problem.gradient)
-        if path is None:
+        if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient)[1]:
             return sentence
         for name in ("rtol", "atol"):
             if np.ndim(getattr(problem.control, name)) > 0:
@@ -70,29 +66,25 @@ class FlowPrepared(Prepared):
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
-        wanted = problem.integrals
         self.names = list(problem.field.shapes())
         path, _ = find_flow_path(problem.solver, problem.gradient)
-        self.request = solver_request(problem.field, problem.solver.name, problem.gradient, True, path) | {
-            "control": plain_control(problem.control),
-            "kinetic": wanted.kinetic,
-            "jacobian": wanted.jacobian,
-        }
+        wanted = {"kinetic": problem.integrals.kinetic, "jacobian": problem.integrals.jacobian}
+        self.request = solve_request(problem, path) | wanted
 
     def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
         wanted, span = self.problem.integrals, [float(t) for t in ts]
         request = self.request | {"times": span}
         key = json.dumps([request, len(y0), str(y0.dtype), not wanted.estimated], default=float)
-        work = _Work(request | {"key": key}, self.names, noise if wanted.estimated else None)
+        request |= {"key": key, "differentiable": self.problem.differentiated}
+        transfer = _FlowTransfer(request, self.names, noise if wanted.estimated else None)
         given = tuple(parameters[name] for name in self.names)
-        differentiated = self.problem.differentiated
-        end = _Joint.apply(work, y0, *given) if differentiated else work.solve(y0, given, False)
+        end = solve_with(transfer, y0, given, self.problem.differentiated)
         d = y0.shape[1]
         forward = 1.0 if span[1] > span[0] else -1.0
         return Solution(
             np.array(span[-1:]),
             end[None, :, :d],
-            work.evaluations,
+            transfer.evaluations,
             0,
             0,
             "reached the last time",
@@ -106,46 +98,24 @@ class FlowPrepared(Prepared):
         )
 
 
-class _Work:
+class _FlowTransfer:
     """One solve, which Julia keeps until its gradient is no longer wanted."""
 
     def __init__(self, request: dict[str, Any], names: list[str], noise: Tensor | None):
-        self._request, self._names = request, names
-        self._noise = None if noise is None else _samples(noise)
-        self.evaluations = 0
+        self._request, self._names = request | {"noise": None if noise is None else _samples(noise)}, names
 
-    def solve(self, state: Tensor, parameters: tuple[Tensor, ...], differentiable: bool) -> Tensor:
+    def solve(self, state: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """Return the samples with their integrals (n, rows)."""
-        numbers = {
-            "x": _samples(state),
-            "noise": self._noise,
-            "parameters": {name: value.detach().numpy() for name, value in zip(self._names, parameters)},
-            "differentiable": differentiable,
-        }
-        reply = session.call("flow_terms", self._request | numbers)
+        named = {name: value.detach().numpy() for name, value in zip(self._names, parameters)}
+        reply = session.call("flow_terms", self._request | {"x": _samples(state), "parameters": named})
         self.evaluations = reply["nfev"]
-        self._handle = Handle(reply["handle"]) if differentiable else None
+        self._handle = Handle(reply["handle"]) if self._request["differentiable"] else None
         return _tensor(reply["end"].T)
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the gradients with respect to the samples (n, d) and to each parameter."""
         reply = session.call("flow_pullback", {"handle": self._handle.number, "bar": _samples(cotangent)})
         return _tensor(reply["x"].T), [_tensor(reply["parameters"][name]) for name in self._names]
-
-
-class _Joint(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, work: _Work, state: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.work = work
-        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
-        return work.solve(state, parameters, True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, cotangent: Tensor):
-        _ = ctx.saved_tensors
-        state, parameters = ctx.work.pullback(cotangent)
-        return None, state, *parameters
 
 
 def _samples(rows: Tensor) -> np.ndarray:

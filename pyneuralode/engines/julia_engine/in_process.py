@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from ...errors import EngineError
+from ...errors import EngineError, first_line
 from .decode import read_reply
 from .probe import JuliaProbe, probe
 
@@ -119,20 +119,18 @@ def start_runtime(found: JuliaProbe) -> None:
         "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
         "JULIA_CONDAPKG_BACKEND": "Null",  # PythonCall is not to build a Python of its own
     }
-    if found.sysimage is not None:
-        settings["PYTHON_JULIACALL_SYSIMAGE"] = str(found.sysimage)
-    if found.depot is not None:
-        settings["JULIA_DEPOT_PATH"] = found.depot
+    optional = {"PYTHON_JULIACALL_SYSIMAGE": found.sysimage, "JULIA_DEPOT_PATH": found.depot}
+    settings |= {name: str(value) for name, value in optional.items() if value is not None}
     if found.warning:
         log.warning(found.warning)
-    with _environment(settings), warnings.catch_warnings():
+    with environment(settings), warnings.catch_warnings():
         # It has crashed on macOS, where the worker process is the default; elsewhere it does no harm.
         warnings.filterwarnings("ignore", message="torch was imported before juliacall")
         try:
             importlib.import_module("juliacall")
         except Exception as error:  # juliacall raises bare exceptions; whatever it was, there is no Julia
             raise EngineError(
-                f"Julia {found.version} at {found.executable} did not start ({_first_line(error)}): run `pyneuralode doctor`."
+                f"Julia {found.version} at {found.executable} did not start ({first_line(error)}): run `pyneuralode doctor`."
             ) from error
 
 
@@ -146,24 +144,18 @@ def load_package() -> Callable:
         return Main.seval("PyNeuralODE.python_entry()")
     except Exception as error:
         raise EngineError(
-            f"Julia runs, but the package PyNeuralODE does not load ({_first_line(error)}): run `pyneuralode setup-julia`."
+            f"Julia runs, but the package PyNeuralODE does not load ({first_line(error)}): run `pyneuralode setup-julia`."
         ) from error
 
 
 @contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for as long as Julia starts, so that processes started later do not inherit them."""
-    before = {name: os.environ.get(name) for name in settings}
+def environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for a while: for as long as Julia starts, say, so that later processes do not inherit them."""
+    before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        for name in settings:
+            os.environ.pop(name, None)
+        os.environ.update(before)

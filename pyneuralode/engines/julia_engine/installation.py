@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from ...errors import EngineError
 from ...progress import Progress
@@ -230,22 +231,22 @@ def download_julia() -> Julia:
 
 
 def requirements(distribution: str) -> dict[str, tuple[str, str]]:
-    """Return the Julia packages, with UUID and range of versions, that an installed Python package asks for.
-
-    They are read from its juliapkg.json; nothing is imported, since importing juliacall starts Julia.
-    """
-    spec = find_spec(distribution)
-    if spec is None:
-        raise EngineError(f"{distribution} is not installed: run `python -m pip install {distribution}`.")
-    text = (Path(spec.origin).parent / "juliapkg.json").read_text(encoding="utf-8")
-    packages = json.loads(text)["packages"]
+    """Return the Julia packages, with UUID and range of versions, that an installed Python package asks for."""
     # "<=python" is how juliapkg writes what Python's own OpenSSL allows; see `Installation.resolve`. Our own package comes
     # from its folder, without a version.
     return {
         name: (package["uuid"], package["version"])
-        for name, package in packages.items()
+        for name, package in _juliapkg(distribution)["packages"].items()
         if package.get("version", "<=python") != "<=python"
     }
+
+
+def _juliapkg(distribution: str) -> dict[str, Any]:
+    """Return the juliapkg.json of a Python package, which is not imported: importing juliacall starts Julia."""
+    spec = find_spec(distribution)
+    if spec is None:
+        raise EngineError(f"{distribution} is not installed: run `python -m pip install {distribution}`.")
+    return json.loads((Path(spec.origin).parent / "juliapkg.json").read_text(encoding="utf-8"))
 
 
 def _arguments(wanted: dict[str, tuple[str, str]]) -> list[str]:
@@ -256,11 +257,9 @@ def _compat():
     """Return the Julia versions that we, juliacall and Python's OpenSSL allow, as juliapkg writes them."""
     from juliapkg.compat import Compat
 
-    allowed = Compat.parse(json.loads(sources.REQUIREMENTS.read_text(encoding="utf-8"))["julia"])
-    origin = Path(find_spec("juliacall").origin)
-    allowed &= Compat.parse(json.loads((origin.parent / "juliapkg.json").read_text(encoding="utf-8"))["julia"])
+    ours, theirs = (Compat.parse(_juliapkg(name)["julia"]) for name in ("pyneuralode", "juliacall"))
     openssl = _openssl()[1]
-    return allowed if openssl is None else allowed & Compat.parse(openssl)
+    return ours & theirs if openssl is None else ours & theirs & Compat.parse(openssl)
 
 
 def _openssl() -> tuple[str, str | None]:

@@ -21,3 +21,11 @@ def lacking(problem: Problem) -> str | None:
     if problem.control.tstops:
         return "tstops are given, which the julia engine does not have yet: write engine='torch'."
     return None
+
+
+def lacking_events(problem: Problem) -> str | None:
+    """Return a sentence if events are watched or samples are to be solved each by itself."""
+    if not problem.events and problem.batch == "joint":
+        return None
+    asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
+    return f"{asked}, which the julia engine does not have yet: write engine='torch'."

@@ -6,8 +6,9 @@ The names are those that julia/src/paths.jl knows.
 from __future__ import annotations
 
 from ...errors import ArgumentError
-from ...fields import MLP, SEIR, Linear, VectorField
+from ...fields import MLP, SEIR, Linear
 from ...gradients import OF_STEPS, ForwardMode, GradientMethod
+from ...problem import Problem
 from ...solvers import Solver
 
 DISCRETE = "discrete"
@@ -25,43 +26,26 @@ NO_GRADIENT = "no_gradient"
 _DEVICE_FIELDS = (MLP, Linear, SEIR)
 
 
-def find_path(
-    field: VectorField,
-    solver: Solver,
-    gradient: GradientMethod,
-    compiled: bool,
-    differentiated: bool,
-    device: str = "cpu",
-    dense: bool = False,
-) -> tuple[str | None, str]:
+def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
     """Return the path of a solve and "", or None and the sentence that says why there is none.
 
     Parameters
     ----------
-    field : VectorField
-        A field that the Julia package has.
-    solver : Solver
-        The catalog's entry, one that Julia has.
-    gradient : GradientMethod
-        One that Julia has.
-    compiled : bool
-        Whether compiled steps and hand-written products may be used.
-    differentiated : bool
-        Whether a gradient will be asked for.
+    problem : Problem
+        One of a field, a solver and a gradient method that the Julia package has.
     device : str
         The kind of device that holds the state.
-    dense : bool
-        Whether the solution is wanted between the times too; it then has no gradient.
     """
+    solver, gradient = problem.solver, problem.gradient
     if device != "cpu":
-        return _find_device_path(field, solver, gradient, differentiated)
-    if dense:
+        return _find_device_path(problem)
+    if problem.dense:  # which has no gradient
         return NO_GRADIENT, ""
     of_steps = isinstance(gradient, OF_STEPS)
     # Without a gradient too: the trajectory is then the same whether a gradient is asked for or not.
-    if of_steps and compiled and has_compiled_steps(solver):
+    if of_steps and problem.compiled and has_compiled_steps(solver):
         return DISCRETE, ""
-    if not differentiated:
+    if not problem.differentiated:
         return NO_GRADIENT, ""
     if of_steps:
         return None, (
@@ -71,17 +55,9 @@ def find_path(
     return SENSITIVITY, ""
 
 
-def require_path(
-    field: VectorField,
-    solver: Solver,
-    gradient: GradientMethod,
-    compiled: bool,
-    differentiated: bool,
-    device: str = "cpu",
-    dense: bool = False,
-) -> str:
+def require_path(problem: Problem, device: str = "cpu") -> str:
     """Return the path that `find_path` finds; raise ArgumentError where there is none."""
-    path, reason = find_path(field, solver, gradient, compiled, differentiated, device, dense)
+    path, reason = find_path(problem, device)
     if path is None:
         raise ArgumentError(reason)
     return path
@@ -108,9 +84,8 @@ def has_compiled_steps(solver: Solver) -> bool:
     return solver.kind == "explicit" and "torch" in solver.engines
 
 
-def _find_device_path(
-    field: VectorField, solver: Solver, gradient: GradientMethod, differentiated: bool
-) -> tuple[str | None, str]:
+def _find_device_path(problem: Problem) -> tuple[str | None, str]:
+    field, solver, gradient = problem.field, problem.solver, problem.gradient
     if not isinstance(field, _DEVICE_FIELDS):
         return None, (
             f"the field is {type(field).__name__}, which Julia computes on the CPU only: write y0.cpu(), or "
@@ -118,7 +93,7 @@ def _find_device_path(
         )
     if _is_implicit(solver):
         return None, _implicit_reason(solver)
-    if not differentiated:
+    if not problem.differentiated:
         return NO_GRADIENT, ""
     if isinstance(gradient, (*OF_STEPS, ForwardMode)):
         return None, (

@@ -86,57 +86,51 @@ def named_julia() -> tuple[Path, str] | None:
 
 @functools.lru_cache(maxsize=8)
 def _probe(environment: frozenset[tuple[str, str]]) -> JuliaProbe:
-    project = setting("PYNEURALODE_JULIA_PROJECT")
-    if setting("PYNEURALODE_JULIA") or project:
-        return _named(project)
-
-    executable, project = setting("PYTHON_JULIACALL_EXE"), setting("PYTHON_JULIACALL_PROJECT")
-    if executable and project:
-        return _answer(executable, "PYTHON_JULIACALL_EXE", project)
-    if executable or project:
-        present, absent = "PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT"
-        if project:
-            present, absent = absent, present
-        return JuliaProbe(False, reason=f"{present} is set without {absent}: set both or neither.")
-
-    record = read_record(default_project())
-    if record is not None:
-        return _answer(Path(record.executable), "setup-julia", Path(record.project))
-    return _named(None)
-
-
-def _named(project: Path | None) -> JuliaProbe:
-    named = named_julia()
-    if named is None:
-        return JuliaProbe(
-            False,
-            reason="there is no julia on PATH: run `pyneuralode setup-julia`, or set PYNEURALODE_JULIA to the path "
-            "of Julia 1.10 or newer.",
-        )
-    return _answer(*named, project)
-
-
-def _answer(named: Path, how: str, project: Path | None) -> JuliaProbe:
+    named, how = None, ""
     try:
-        julia = examine(named, how)
+        named, how, project = _named()
+        return _answer(examine(named, how), project)
     except JuliaMissing as missing:
         reason = str(missing)
         if how == "setup-julia":
             reason = f"the Julia that `pyneuralode setup-julia` installed or found, {named}, is gone: run it again."
         return JuliaProbe(False, missing.executable, version=missing.version, how=how, reason=reason)
 
+
+def _named() -> tuple[Path, str, Path | None]:
+    """Return the executable, what names it, and the project named with it; raise JuliaMissing if there is none."""
+    project = setting("PYNEURALODE_JULIA_PROJECT")
+    if not (setting("PYNEURALODE_JULIA") or project):
+        names = "PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT"
+        executable, theirs = map(setting, names)
+        if executable and theirs:
+            return executable, "PYTHON_JULIACALL_EXE", theirs
+        if executable or theirs:
+            present, absent = names if executable else names[::-1]
+            raise JuliaMissing(f"{present} is set without {absent}: set both or neither.")
+        record = read_record(default_project())
+        if record is not None:
+            return Path(record.executable), "setup-julia", Path(record.project)
+    named = named_julia()
+    if named is None:
+        raise JuliaMissing(
+            "there is no julia on PATH: run `pyneuralode setup-julia`, or set PYNEURALODE_JULIA to the path "
+            "of Julia 1.10 or newer."
+        )
+    return *named, project
+
+
+def _answer(julia: Julia, project: Path | None) -> JuliaProbe:
     own_project, depots = own_places(julia.executable) if julia.wrapper else (None, ())
     candidates = [project] if project else _environments(julia) + [own_project] * (own_project is not None)
     looked_at = [read_project(candidate, julia.version) for candidate in candidates]
     fitting = [candidate for candidate in looked_at if not candidate.missing]
     if project is None and not fitting:
-        return JuliaProbe(
-            False,
-            julia.executable,
-            version=julia.version,
-            how=how,
-            reason=f"Julia {julia.version} is there, but its environments do not hold {' and '.join(NEEDED)}: run "
+        raise JuliaMissing(
+            f"Julia {julia.version} is there, but its environments do not hold {' and '.join(NEEDED)}: run "
             "`pyneuralode setup-julia`, or set PYNEURALODE_JULIA_PROJECT to a project that does.",
+            julia.executable,
+            julia.version,
         )
     chosen = (fitting or looked_at)[0]
     fault = chosen.fault()
@@ -146,7 +140,7 @@ def _answer(named: Path, how: str, project: Path | None) -> JuliaProbe:
         julia.executable,
         chosen.folder,
         julia.version,
-        how,
+        julia.how,
         fault,
         warning="" if fault else chosen.warning() or outdated,
         package=chosen.package,

@@ -90,13 +90,9 @@ def read_project(project: Path, version: str) -> JuliaProject:
     own = _first(folder, "JuliaProject.toml", "Project.toml")
     manifests = (f"JuliaManifest-v{major}.{minor}.toml", f"Manifest-v{major}.{minor}.toml")
     # Read by regular expressions: Python 3.10 has no TOML reader, and only these few entries are needed.
-    entries = {}
-    for match in re.finditer(
-        r"^\[\[(?:deps\.)?(\w+)\]\]\s*?\n(.*?)(?=^\[\[|\Z)",
-        _first(folder, *manifests, "JuliaManifest.toml", "Manifest.toml"),
-        re.MULTILINE | re.DOTALL,
-    ):
-        entries[match[1]] = match[2]
+    manifest = _first(folder, *manifests, "JuliaManifest.toml", "Manifest.toml")
+    entry_pattern = r"^\[\[(?:deps\.)?(\w+)\]\]\s*?\n(.*?)(?=^\[\[|\Z)"
+    entries = dict(re.findall(entry_pattern, manifest, re.MULTILINE | re.DOTALL))
 
     itself = _text(own.split("\n[", 1)[0], "name") == sources.NAME
     present = {*entries, sources.NAME} if itself else set(entries)
@@ -126,7 +122,5 @@ def _text(entry: str, key: str) -> str | None:
 
 
 def _first(folder: Path, *names: str) -> str:
-    for name in names:
-        if (folder / name).is_file():
-            return (folder / name).read_text(encoding="utf-8")
-    return ""
+    files = (folder / name for name in names)
+    return next((file.read_text(encoding="utf-8") for file in files if file.is_file()), "")

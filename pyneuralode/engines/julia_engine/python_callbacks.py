@@ -31,6 +31,8 @@ class Start:
         The initial state, flat.
     ts : array (T,)
         The times, float64.
+    span : tuple of two floats
+        The first and the last time.
     """
 
     def __init__(self, problem: Problem, y0: Any, ts: Any):
@@ -38,7 +40,8 @@ class Start:
         check_tolerances(problem, flat)
         self.shape = tuple(layout.shapes[0])
         self.y0 = flat.numpy()
-        self.ts = check_times(ts).detach().double().numpy()
+        self.ts = np.array(check_times(ts).detach().double())  # the caller gets it: a copy of what is kept
+        self.span = float(self.ts[0]), float(self.ts[-1])
 
     def small(self, control: Control) -> np.ndarray:
         """Return the size (n,) below which a component counts as small: where the absolute tolerance takes over."""
@@ -132,7 +135,7 @@ def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Ma
 
 def _dense(solution: Any, start: Start) -> Callable:
     def at(t):
-        times = times_inside(t, start.ts[0], start.ts[-1])
+        times = times_inside(t, *start.span)
         states = with_julia(lambda Main: np.asarray(python_functions(Main).interpolated(solution, Main.collect(times))))
         return np.array(states.T, order="C").reshape(*np.shape(t), *start.shape)
 

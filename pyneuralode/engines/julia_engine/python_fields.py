@@ -19,7 +19,7 @@ from ...problem import Control, Problem, Solution
 from ...problem.problem import MassMatrix, Noise, Residual
 from ..backend import Backend, Prepared
 from .diffeqpy_modules import diffeqpy
-from .lacking import lacking
+from .lacking import lacking, lacking_events
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .sde_dae import solve_noise, solve_residual
 from .session import with_julia
@@ -38,12 +38,9 @@ class PythonFields(Backend):
 
     def unsupported(self, problem: Problem) -> str | None:
         signature, control = problem.signature, problem.control
-        if (sentence := lacking(problem)) is not None:
+        if (sentence := lacking(problem) or lacking_events(problem)) is not None:
             return sentence
-        if problem.events or problem.batch != "joint":
-            asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
-            return f"{asked}, which the julia engine does not have yet: write engine='torch'."
-        if problem.signature.parameters:
+        if signature.parameters:
             return (
                 f"parameters names {', '.join(signature.parameters)}, but Julia gives no gradients of a Python function: leave it "
                 "out, or write engine='torch'."
@@ -101,18 +98,11 @@ def _solve(problem: Problem, start: Start, mass_matrix: np.ndarray | None) -> So
         slope = functions.Slope(field, *field.inputs, field.output, array(start.small(control)))
         mass = {} if mass_matrix is None else {"mass_matrix": array(mass_matrix)}
         equations = ode.ODEFunction(slope, jac=functions.jacobian(slope), tgrad=functions.time_slope(slope), **mass)
-        span = float(start.ts[0]), float(start.ts[-1])
-        saving = (
-            {"dense": True} if problem.dense else {"saveat": array(start.ts), "save_everystep": False, "dense": False}
-        )
+        at_times = {"saveat": array(start.ts), "save_everystep": False, "dense": False}
+        saving = {"dense": True} if problem.dense else at_times
         with julia_failures(Main):
-            solution = functions.integrate(
-                ode.ODEProblem(equations, array(start.y0), span),
-                name,
-                array(start.ts),
-                _controls(control, Main),
-                **saving,
-            )
+            equations = ode.ODEProblem(equations, array(start.y0), start.span)
+            solution = functions.integrate(equations, name, array(start.ts), _controls(control, Main), **saving)
         return finish(solution, start, field.calls, name, problem.dense, Main)
 
     return with_julia(integrate)

@@ -34,7 +34,7 @@ def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
         # StochasticDiffEq takes the seed 0 for "draw one".
         settings = _settings(control, start, Main) | {"seed": convert(Main.UInt64, form.seed + 1)}
         with julia_failures(Main):
-            equations = de.SDEProblem(*pair, array(start.y0), _span(start))
+            equations = de.SDEProblem(*pair, array(start.y0), start.span)
             solution = de.solve(equations, getattr(de, solver)(), **settings)
         _require_success(solution, solver, control, Main)
         return finish(solution, start, drift.calls, solver, False, Main)
@@ -54,11 +54,7 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
         marked = {"differential_vars": start.array("differential", differential).astype(bool)}
 
     def integrate(Main: Any) -> Solution:
-        module, functions, array = (
-            diffeqpy(RESIDUAL_MODULES[solver], Main),
-            python_functions(Main),
-            Main.collect,
-        )
+        module, functions, array = diffeqpy(RESIDUAL_MODULES[solver], Main), python_functions(Main), Main.collect
         slopes = functions.Residual(function, *function.inputs, function.output, array(start.small(control)))
         equations = module.DAEFunction(slopes, jac=functions.jacobian(slopes))
         # Only DFBDF differentiates what is not given, the start's equations, by itself; dual numbers cannot
@@ -69,7 +65,7 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
             del settings["saveat"], settings["save_everystep"]
         with julia_failures(Main):
             flags = {name: array(value) for name, value in marked.items()}
-            implicit = module.DAEProblem(equations, array(dy0), array(start.y0), _span(start), **flags)
+            implicit = module.DAEProblem(equations, array(dy0), array(start.y0), start.span, **flags)
             solution = module.solve(implicit, method, **settings)
         _require_success(solution, solver, control, Main)
         return finish(solution, start, function.calls, solver, dense, Main)
@@ -77,31 +73,18 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
     return with_julia(integrate)
 
 
-def _span(start: Start) -> tuple[float, float]:
-    return float(start.ts[0]), float(start.ts[-1])
-
-
 def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     """Return the controls and the times as SciML's keywords."""
     times = Main.collect(start.ts)
     tolerances = {"reltol": control.rtol, "abstol": control.atol}
     settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}
-    settings |= {
-        "saveat": times,
-        "save_everystep": False,
-        "maxiters": int(control.max_steps),
-        "verbose": False,
-    }
+    settings |= {"saveat": times, "save_everystep": False, "maxiters": int(control.max_steps), "verbose": False}
     if control.step_size is not None:
         # Steps end at the times asked for; in between these methods interpolate by straight lines only.
         return settings | {"adaptive": False, "dt": float(control.step_size), "tstops": times}
-    if control.first_step is not None:
-        settings["dt"] = float(control.first_step)
-    if control.min_step > 0:
-        settings["dtmin"] = float(control.min_step)
-    if np.isfinite(control.max_step):
-        settings["dtmax"] = float(control.max_step)
-    return settings
+    largest = control.max_step if np.isfinite(control.max_step) else None
+    sizes = {"dt": control.first_step, "dtmin": control.min_step or None, "dtmax": largest}
+    return settings | {name: float(size) for name, size in sizes.items() if size is not None}
 
 
 def _require_success(solution: Any, solver: str, control: Control, Main: Any) -> None:

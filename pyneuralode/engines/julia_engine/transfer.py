@@ -3,8 +3,8 @@
 By address nothing is converted or copied: Julia reads the initial state, the parameters and the cotangents where they lie, on
 the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both classes have the same methods:
 
-- ``solve(y0, parameters, differentiable)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the
-  documented order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;
+- ``solve(y0, parameters)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the documented
+  order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;
 - ``pullback(cotangent)`` then returns the gradients, for a cotangent (T, n), with respect to the initial state and each
   parameter.
 """
@@ -12,8 +12,7 @@ the CPU or on a GPU, and writes states and gradients into memory that torch allo
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,9 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...fields import VectorField
-from ...gradients import GradientMethod
-from ...problem import Control
+from ...problem import Control, Problem
 from ...problem.values import Layout
-from ...solvers import find_solver
+from ..torch_engine.once_differentiable import once_differentiable
 from . import session
 from .in_process import InProcessJulia
 from .paths import DISCRETE, require_path
@@ -35,40 +32,14 @@ _MAX_PREPARED = 64
 """How many problems Julia keeps prepared; the oldest one goes first."""
 
 
-@dataclass
-class SolveRequest:
-    """A problem without the numbers that autograd follows; `ts` are float64."""
-
-    field: VectorField
-    solver: str
-    gradient: GradientMethod
-    compiled: bool
-    control: Control
-    ts: np.ndarray
-    layout: Layout
-    dense: bool
-
-    def path(self, differentiable: bool, device: str = "cpu") -> str:
-        """Return the path that the solve takes in Julia; raise ArgumentError where there is none."""
-        solver = find_solver(self.solver)
-        return require_path(self.field, solver, self.gradient, self.compiled, differentiable, device, self.dense)
-
-    def as_dict(self, path: str) -> dict[str, Any]:
-        """Return the problem as plain values and arrays."""
-        return solver_request(self.field, self.solver, self.gradient, self.compiled, path) | {
-            "ts": self.ts,
-            "control": control_request(self.control, self.layout),
-        }
-
-
-def choose_transfer(request: SolveRequest, device: torch.device) -> AddressTransfer | CopyTransfer:
-    """Return the transfer for a problem whose arrays are on `device`."""
+def choose_transfer(problem: Problem, ts: np.ndarray, device: torch.device) -> AddressTransfer | CopyTransfer:
+    """Return the transfer for a solve at times ts (T,), float64, whose arrays are on `device`."""
     julia = session.running()
-    if isinstance(julia, InProcessJulia) and not request.dense:
-        return AddressTransfer(julia, request)
+    if isinstance(julia, InProcessJulia) and not problem.dense:
+        return AddressTransfer(julia, problem, ts)
     if device.type == "cpu":
-        return CopyTransfer(request)
-    if request.dense:
+        return CopyTransfer(problem, ts)
+    if problem.dense:
         raise ArgumentError("dense is True, which Julia has on the CPU only: write y0.cpu(), or engine='torch'.")
     raise ArgumentError(
         f"y0 is on {device}, whose memory Julia in the worker process cannot reach: set PYNEURALODE_JULIA_PROCESS=inside "
@@ -76,35 +47,54 @@ def choose_transfer(request: SolveRequest, device: torch.device) -> AddressTrans
     )
 
 
+class _RecordedSolve(torch.autograd.Function):
+    """The states that a transfer's `solve` returns, connected to autograd through its `pullback`."""
+
+    @staticmethod
+    def forward(ctx, transfer: Any, y0: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.transfer = transfer
+        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
+        return transfer.solve(y0, parameters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent: Tensor):
+        _ = ctx.saved_tensors
+        start, parameters = ctx.transfer.pullback(cotangent.contiguous())
+        return None, start, *parameters
+
+
+def solve_with(transfer: Any, y0: Tensor, parameters: tuple[Tensor, ...], recorded: bool) -> Tensor:
+    """Return the states from a transfer, connected to autograd if they are to be `recorded`."""
+    return _RecordedSolve.apply(transfer, y0, *parameters) if recorded else transfer.solve(y0, parameters)
+
+
 class AddressTransfer:
     """One solve on this process's own memory."""
 
-    def __init__(self, julia: InProcessJulia, request: SolveRequest):
-        self._julia, self._request = julia, request
-        self._handle: Handle | None = None
+    def __init__(self, julia: InProcessJulia, problem: Problem, ts: np.ndarray):
+        self._julia, self._problem, self._ts = julia, problem, ts
 
-    def solve(self, y0: Tensor, parameters: tuple[Tensor, ...], differentiable: bool) -> Tensor:
+    def solve(self, y0: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         y0, parameters = y0.detach().contiguous(), [value.detach().contiguous() for value in parameters]
-        states = torch.empty((len(self._request.ts), len(y0)), dtype=y0.dtype, device=y0.device)
+        states = torch.empty((len(self._ts), len(y0)), dtype=y0.dtype, device=y0.device)
 
         def run() -> tuple[_Prepared, int, tuple[int, ...]]:
-            prepared = _prepared(self._julia, self._request, y0, differentiable)
+            prepared = _prepared(self._julia, self._problem, self._ts, y0)
             solve = self._julia.entry_points.solve
-            number = prepared.run(self._julia, solve, prepared.handle.number, y0, states, parameters)
+            number = prepared.run(solve, prepared.handle.number, y0, states, parameters)
             return prepared, number, tuple(prepared.words[3:6])
 
         prepared, number, self.counts = self._julia.run(run)
         self.compiled, self._prepared, self._like = prepared.compiled, prepared, (y0, *parameters)
-        self._handle = Handle(number) if differentiable else None
+        self._handle = Handle(number) if self._problem.differentiated else None
         return states
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor, list[Tensor]]:
         cotangent = cotangent.detach().contiguous()
         start, *gradients = map(torch.empty_like, self._like)
         pullback = self._julia.entry_points.pullback
-        self._julia.run(
-            lambda: self._prepared.run(self._julia, pullback, self._handle.number, cotangent, start, gradients)
-        )
+        self._julia.run(lambda: self._prepared.run(pullback, self._handle.number, cotangent, start, gradients))
         return start, gradients
 
 
@@ -112,28 +102,23 @@ class _Prepared:
     """A problem prepared in Julia, and the row of words that an entry point takes: see julia/src/prepared.jl."""
 
     def __init__(self, julia: InProcessJulia, request: dict[str, Any], parameters: int):
+        self._julia = julia
         self.handle = Handle(julia.call("prepare", request)["handle"])
         self.compiled = request["path"] == DISCRETE
         self.words = (ctypes.c_int64 * (6 + parameters))()
         self._address = ctypes.addressof(self.words)
 
     def run(
-        self,
-        julia: InProcessJulia,
-        entry_point: Callable[[int], int],
-        number: int,
-        given: Tensor,
-        result: Tensor,
-        by_parameter: list[Tensor],
+        self, entry_point: Callable, number: int, given: Tensor, result: Tensor, by_parameter: Sequence[Tensor]
     ) -> int:
         """Call an entry point and return its result; the caller keeps the tensors, contiguous ones, alive meanwhile."""
         for unused in session.take_unused_handles():
-            julia.entry_points.free(unused)
+            self._julia.entry_points.free(unused)
         self.words[0], self.words[1], self.words[2] = number, given.data_ptr(), result.data_ptr()
         self.words[6:] = [value.data_ptr() for value in by_parameter]
         answer = entry_point(self._address)
         if answer < 0:
-            julia.call("failure", {})  # raises what went wrong
+            self._julia.call("failure", {})  # raises what went wrong
         return answer
 
 
@@ -142,42 +127,41 @@ def place_of(y0: Tensor) -> tuple[str, int]:
     return y0.device.type, y0.device.index or 0
 
 
-def _prepared(julia: InProcessJulia, request: SolveRequest, y0: Tensor, differentiable: bool) -> _Prepared:
-    shape, place = request.layout.shapes[0], place_of(y0)
-    control = tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in vars(request.control).values())
-    key = (request.field, request.solver, request.gradient, request.compiled, control, request.ts.tobytes(), shape,
-           y0.dtype, place, differentiable)  # fmt: skip
+def _prepared(julia: InProcessJulia, problem: Problem, ts: np.ndarray, y0: Tensor) -> _Prepared:
+    shape, (device, index) = problem.signature.layout.shapes[0], place_of(y0)
+    control = tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in vars(problem.control).values())
+    key = (problem.field, problem.solver.name, problem.gradient, problem.compiled, control, ts.tobytes(), shape, y0.dtype,
+           device, index, problem.differentiated)  # fmt: skip
     found = julia.prepared.get(key)
     if found is None:
         if len(julia.prepared) >= _MAX_PREPARED:
             del julia.prepared[next(iter(julia.prepared))]
-        name, index = place
-        array = {
-            "ts": request.ts.tolist(),
+        request = solve_request(problem, require_path(problem, device)) | {
+            "ts": ts.tolist(),
             "shape": list(shape) if len(shape) == 1 else [shape[-1], shape[:-1].numel()],
             "dtype": str(y0.dtype).removeprefix("torch."),
-            "device": name,
+            "device": device,
             "index": index,
-            "differentiable": differentiable,
+            "differentiable": problem.differentiated,
         }
-        values = request.as_dict(request.path(differentiable, name)) | array
-        found = julia.prepared[key] = _Prepared(julia, values, len(request.field.shapes()))
+        found = julia.prepared[key] = _Prepared(julia, request, len(problem.field.shapes()))
     return found
 
 
 class CopyTransfer:
     """One solve whose arrays are sent to Julia and back; it can give the solution's dense output."""
 
-    def __init__(self, request: SolveRequest):
-        self._request, self._names = request, list(request.field.shapes())
+    def __init__(self, problem: Problem, ts: np.ndarray):
+        self._problem, self._ts, self._names = problem, ts, list(problem.field.shapes())
 
-    def solve(self, y0: Tensor, parameters: tuple[Tensor, ...], differentiable: bool) -> Tensor:
-        path = self._request.path(differentiable)
-        request = self._request.as_dict(path) | {
-            "u0": to_julia(y0.detach().numpy(), self._request.layout),
+    def solve(self, y0: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
+        problem, path = self._problem, require_path(self._problem)
+        request = solve_request(problem, path) | {
+            "ts": self._ts,
+            "u0": to_julia(y0.detach().numpy(), problem.signature.layout),
             "parameters": {name: value.detach().numpy() for name, value in zip(self._names, parameters)},
-            "dense": self._request.dense,
-            "differentiable": differentiable,
+            "dense": problem.dense,
+            "differentiable": problem.differentiated,
         }
         reply = session.call("solve", request)
         self.counts = reply["nfev"], reply["accepted"], reply["rejected"]
@@ -186,8 +170,7 @@ class CopyTransfer:
         return _flat_states(reply["ys"])
 
     def pullback(self, cotangent: Tensor) -> tuple[Tensor, list[Tensor]]:
-        rows, shape = cotangent.detach().numpy(), self._request.layout.shapes[0]
-        ysbar = rows.T if len(shape) == 1 else rows.reshape(len(rows), -1, shape[-1]).T
+        ysbar = to_julia(cotangent.detach().numpy(), self._problem.signature.layout)
         reply = session.call("pullback", {"handle": self._handle.number, "ysbar": ysbar})
         start = torch.from_numpy(np.ascontiguousarray(reply["u0"].T).reshape(-1))
         return start, [torch.as_tensor(reply["parameters"][name], dtype=cotangent.dtype) for name in self._names]
@@ -202,16 +185,19 @@ def _flat_states(ys: np.ndarray) -> Tensor:
     return torch.from_numpy(ys.T.reshape(ys.shape[-1], -1))
 
 
-def solver_request(
-    field: VectorField, solver: str, gradient: GradientMethod, compiled: bool, path: str
-) -> dict[str, Any]:
-    """Return what every request for a solve of a model has, as plain values."""
+def solve_request(problem: Problem, path: str) -> dict[str, Any]:
+    """Return what every request for solves has; tolerances for each component have the state's shape in Julia."""
+    control = plain_control(problem.control)
+    for name in ("rtol", "atol"):
+        value = control[name]
+        control[name] = float(value) if np.ndim(value) == 0 else to_julia(value, problem.signature.layout)
     return {
-        "field": field.describe(),
-        "solver": solver,
-        "gradient": {"kind": type(gradient).__name__, **vars(gradient)},
+        "field": problem.field.describe(),
+        "solver": problem.solver.name,
+        "gradient": {"kind": type(problem.gradient).__name__, **vars(problem.gradient)},
         "path": path,
-        "vjp": "hand" if compiled else "zygote",
+        "vjp": "hand" if problem.compiled else "zygote",
+        "control": control,
     }
 
 
@@ -220,16 +206,7 @@ def plain_control(control: Control) -> dict[str, Any]:
     return {name: value for name, value in vars(control).items() if name != "tstops"}
 
 
-def control_request(control: Control, layout: Layout) -> dict[str, Any]:
-    """Return the controls as plain values; tolerances for each component have the state's shape in Julia."""
-    settings = plain_control(control)
-    for name in ("rtol", "atol"):
-        value = settings[name]
-        settings[name] = float(value) if np.ndim(value) == 0 else to_julia(value, layout)
-    return settings
-
-
 def to_julia(flat: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return a flat state as Julia sees it: (dim,), or (dim, samples) for a batch; a view."""
+    """Return flat states (..., n) as Julia sees them: (dim, ...), or (dim, samples, ...) for a batch; a view."""
     shape = layout.shapes[0]
-    return flat if len(shape) == 1 else flat.reshape(-1, shape[-1]).T
+    return flat.T if len(shape) == 1 else flat.reshape(*flat.shape[:-1], -1, shape[-1]).T

@@ -3,7 +3,7 @@
 `Worker` is the client, and `python -m pyneuralode.engines.julia_engine.worker` the server. Import order, signals and garbage
 collection of Julia and torch cannot interfere then; the price is that arrays are copied.
 
-Every message is a pickled tuple after its length. The client sends ("call", name, request, with_progress). The server may
+Every message is a pickled tuple. The client sends ("call", name, request, with_progress). The server may
 send ("progress", arguments) any number of times, each answered by a bool (whether to go on), and ends with ("reply", dict).
 """
 
@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 from ...errors import EngineError
@@ -24,29 +25,10 @@ from .decode import read_reply
 
 Progress = Callable[..., bool]
 
-_LENGTH = struct.Struct("<Q")
-
 
 def send(stream: BinaryIO, message: Any) -> None:
-    data = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
-    stream.write(_LENGTH.pack(len(data)))
-    stream.write(data)
+    stream.write(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
     stream.flush()
-
-
-def receive(stream: BinaryIO) -> Any:
-    """Return the next message; raise EOFError where the other side is gone."""
-    return pickle.loads(_read_exactly(stream, _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))[0]))
-
-
-def _read_exactly(stream: BinaryIO, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        part = stream.read(count - len(data))
-        if not part:
-            raise EOFError
-        data += part
-    return bytes(data)
 
 
 class Worker:
@@ -80,9 +62,9 @@ class Worker:
         """Return the reply and pass on the progress before it; the first Ctrl-C asks for an early end."""
         failure = None
         try:
-            with _CtrlCHandler(gently=progress is not None) as ctrl_c:
+            with _first_ctrl_c(gently=progress is not None) as ctrl_c:
                 while True:
-                    kind, content = receive(self._process.stdout)
+                    kind, content = pickle.load(self._process.stdout)
                     if kind == "reply":
                         break
                     go_on = not ctrl_c.stop and failure is None
@@ -92,7 +74,7 @@ class Worker:
                         except Exception as error:  # noqa: BLE001 - the caller's callback failed: end the work, then raise it here
                             go_on, failure = False, error
                     send(self._process.stdin, go_on)
-        except (EOFError, BrokenPipeError):
+        except (EOFError, pickle.UnpicklingError, BrokenPipeError):
             raise EngineError(
                 f"the Julia worker process ended with status {self._process.wait()}: run `pyneuralode doctor --time`."
             ) from None
@@ -104,31 +86,28 @@ class Worker:
         return content
 
 
-class _CtrlCHandler:
-    """While a call runs, the first Ctrl-C sets `stop` if the work can end early; any other is raised at once.
+@contextmanager
+def _first_ctrl_c(gently: bool) -> Iterator[SimpleNamespace]:
+    """Yield an object whose `stop` the first Ctrl-C sets if the work can end `gently`, early; any other is raised at once.
 
     A KeyboardInterrupt in the middle of a message would leave half of it in the pipe.
     """
+    ctrl_c, in_main = SimpleNamespace(stop=False), threading.current_thread() is threading.main_thread()
 
-    def __init__(self, gently: bool):
-        self.stop, self._gently, self._before = False, gently, None
-
-    def __enter__(self) -> _CtrlCHandler:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.getsignal(signal.SIGINT)
-            # A caller who ignores Ctrl-C, or has a handler of their own, keeps it.
-            if self._before is signal.default_int_handler:
-                signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def _handle(self, number, frame) -> None:
-        if self.stop or not self._gently:
+    def handle(number, frame) -> None:
+        if ctrl_c.stop or not gently:
             raise KeyboardInterrupt
-        self.stop = True
+        ctrl_c.stop = True
 
-    def __exit__(self, *_) -> None:
-        if self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._before)
+    # A caller who ignores Ctrl-C, or has a handler of their own, keeps it.
+    ours = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, handle)
+    try:
+        yield ctrl_c
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def main() -> None:
@@ -150,11 +129,11 @@ def main() -> None:
 
     def progress(*arguments: Any) -> bool:
         send(replies, ("progress", arguments))
-        return receive(requests)
+        return pickle.load(requests)
 
     while True:
         try:
-            _, name, request, wants_progress = receive(requests)
+            _, name, request, wants_progress = pickle.load(requests)
         except EOFError:
             return
         send(replies, ("reply", julia.raw(name, request, progress if wants_progress else None)))

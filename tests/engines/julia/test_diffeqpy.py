@@ -417,7 +417,7 @@ def test_diffeqpy_finds_the_julia_that_runs(main, monkeypatch, tmp_path):
 
 
 def test_the_versions_that_run_are_those_of_the_project(main):
-    assert main.seval(diffeqpy_modules._UNMOVED)() is True
+    assert main.seval(diffeqpy_modules._UNCHANGED)() is True
 
 
 def test_worker_process_is_told_apart(monkeypatch):

@@ -463,13 +463,13 @@ def test_what_a_device_does_not_have_is_said_in_one_sentence(elsewhere, monkeypa
 
 
 def test_the_worker_process_cannot_reach_a_device(monkeypatch):
-    request = SimpleNamespace(dense=False)
+    problem = SimpleNamespace(dense=False)
     monkeypatch.setattr(session, "running", lambda: None)
     with pytest.raises(pn.ArgumentError, match="y0 is on cuda:0, whose memory"):
-        transfer.choose_transfer(request, torch.device("cuda:0"))
-    request.dense = True
+        transfer.choose_transfer(problem, TIMES, torch.device("cuda:0"))
+    problem.dense = True
     with pytest.raises(pn.ArgumentError, match="dense is True"):
-        transfer.choose_transfer(request, torch.device("cuda:0"))
+        transfer.choose_transfer(problem, TIMES, torch.device("cuda:0"))
 
 
 # A layer of a torch model

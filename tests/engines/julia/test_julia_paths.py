@@ -1,10 +1,12 @@
 """The path that a solve takes in Julia: chosen in Python for every solver and gradient method that Julia has."""
 
 import pytest
+import torch
 
 import pyneuralode as pn
 from pyneuralode.engines.julia_engine import paths
 from pyneuralode.engines.julia_engine.paths import BATCHED_SENSITIVITY, DISCRETE, NO_GRADIENT, SENSITIVITY
+from pyneuralode.engines.registry import Settings
 from pyneuralode.gradients import OF_STEPS, find_gradient, gradients_of
 from pyneuralode.solvers import find_solver, solvers_of
 
@@ -13,8 +15,14 @@ SOLVERS = solvers_of("julia")
 GRADIENTS = gradients_of("julia")
 
 
-def path(solver="Tsit5", gradient="Backprop", compiled=True, differentiated=True, field=NET, **where):
-    return paths.find_path(field, find_solver(solver), find_gradient(gradient), compiled, differentiated, **where)
+def problem(solver="Tsit5", gradient="Backprop", compiled=True, differentiated=True, field=NET, dense=False):
+    y0 = torch.zeros(field.dim, requires_grad=differentiated)
+    settings = Settings(field, find_solver(solver), find_gradient(gradient), pn.Control(), dense, compiled)
+    return settings.problem(field.initial(), y0, [0.0, 1.0])
+
+
+def path(*arguments, device="cpu", **settings):
+    return paths.find_path(problem(*arguments, **settings), device)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -55,11 +63,7 @@ def test_a_gpu_has_adjoints_by_explicit_solvers_for_three_fields():
         found, reason = path(device="cuda", **settings)
         assert found is None and words in reason
         with pytest.raises(pn.ArgumentError, match=words):
-            gradient = find_gradient(settings.get("gradient", "Backprop"))
-            solver = find_solver(settings.get("solver", "Tsit5"))
-            paths.require_path(
-                settings.get("field", NET), solver, gradient, True, settings.get("differentiated", True), "cuda"
-            )
+            paths.require_path(problem(**settings), "cuda")
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
