@@ -75,9 +75,8 @@ class TrainedDigitNet:
 def train(training: ClassifierTraining, seed: int, advance: Callable[..., None]) -> TrainedDigitNet:
     """Train one network; `advance(n, note)` is told of every update."""
     images, tests = training.sets()
-    fit = train_classifier(
-        training.spec.build(seed), images, tests, training.recipe, seed=seed, progress=OneBar(advance)
-    )
+    model, recipe = training.spec.build(seed), training.recipe
+    fit = train_classifier(model, images, tests, recipe, seed=seed, progress=OneBar(advance))
     if fit.accuracy is None:
         raise KeyboardInterrupt
     wrong = fit.misread(tests.labels)[:MISREAD].numpy()
@@ -87,8 +86,8 @@ def train(training: ClassifierTraining, seed: int, advance: Callable[..., None])
         losses=fit.fit.losses,
         evaluations=fit.fit.evaluations,
         images=len(images),
-        epochs=training.recipe.epochs,
-        batch=training.recipe.batch,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
         seconds=fit.fit.seconds,
         misread=wrong,
         answers=fit.logits.argmax(1).numpy()[wrong],
