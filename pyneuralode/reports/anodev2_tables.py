@@ -101,17 +101,18 @@ def _accuracies(
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
     found = {(cell.net, cell.variant): seeds for cell, seeds in train_cells(context, cells).items()}
-    means = {key: 100 * float(np.mean([seed.accuracy for seed in seeds])) for key, seeds in found.items()}
+    means = {key: float(np.mean([seed.accuracy for seed in seeds])) for key, seeds in found.items()}
     rows = []
     for (net, variant), mean in means.items():
         name = f"{_name(net, variant)}: test accuracy, mean"
-        rows.append(Row(name, mean, PRINTED[variant][net][2], "%", "higher", source))
+        rows.append(Row(name, 100 * mean, PRINTED[variant][net][2], "%", "higher", source))
     for net, plan in nets.items():
         target = 0.0 if judged and plan.seeds >= JUDGED_SEEDS else None
         for better, worse in gaps:
             name = f"{_name(net, better)} above {VARIANTS[worse]}: difference of the means"
             printed = PRINTED[better][net][2] - PRINTED[worse][net][2]
-            rows.append(Row(name, means[net, better] - means[net, worse], printed, "points", "higher", source, target))
+            ours = 100 * (means[net, better] - means[net, worse])
+            rows.append(Row(name, ours, printed, "points", "higher", source, target))
     panels = {
         NETS[net]: {VARIANTS[variant]: [seed.curve for seed in found[net, variant]] for variant in variants}
         for net in nets
