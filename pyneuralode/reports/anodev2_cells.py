@@ -83,11 +83,10 @@ def plans(context: Context) -> dict[str, Plan]:
 
 def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[TrainedCell]]:
     """Train every seed of each cell that this process has not trained yet; return the results by cell."""
-    wanted = [
-        (cell, plan, context.seed + k)
-        for cell, plan in ((cell, plans(context)[cell.net]) for cell in cells)
-        for k in range(plan.seeds)
-    ]
+    wanted = []
+    for cell in cells:
+        plan = plans(context)[cell.net]
+        wanted += [(cell, plan, context.seed + k) for k in range(plan.seeds)]
     jobs = {}
     for cell, plan, seed in wanted:
         if (cell, plan, seed) not in _TRAINED:
