@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 import zipfile
 import zlib
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, unknown_name
-from .download import check_md5, fetch
+from .download import fetch, read_original
 from .places import cache_folder, find_file
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -82,8 +83,8 @@ def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> 
 def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
     """Return the content of these files in the archive."""
     try:
-        check_md5(path, _ARCHIVE_MD5[_ARCHIVE], "CIFAR-10")
-        with tarfile.open(path) as archive:
+        content = read_original(path, _ARCHIVE_MD5[_ARCHIVE], "CIFAR-10")
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             return [archive.extractfile(f"cifar-10-batches-bin/{name}").read() for name in names]
     except (OSError, EOFError, KeyError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): put CIFAR-10's original archive there.") from None
@@ -95,9 +96,7 @@ def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
     for name in names:
         path = first.with_name(name)
         try:
-            if name in _MD5:
-                check_md5(path, _MD5[name], "CIFAR-10")
-            contents.append(path.read_bytes())
+            contents.append(read_original(path, _MD5.get(name), "CIFAR-10"))
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error}): put CIFAR-10's original file there.") from None
     return contents

@@ -34,16 +34,13 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
     return folder
 
 
-def check_md5(path: Path, md5: str, data_set: str) -> None:
-    """Raise DataError unless a file has this checksum, that of the data set's original file."""
-    found = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    if found.hexdigest() != md5:
-        raise DataError(
-            f"{path} has the checksum {found.hexdigest()}, but {data_set}'s is {md5}: fetch the file again."
-        )
+def read_original(path: Path, md5: str | None, data_set: str) -> bytes:
+    """Return the content of a file; raise DataError if it lacks this checksum, that of the data set's original file."""
+    content = path.read_bytes()
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if md5 not in (None, found):
+        raise DataError(f"{path} has the checksum {found}, but {data_set}'s is {md5}: fetch the file again.")
+    return content
 
 
 class _DownloadBar:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, unknown_name
-from .download import check_md5, fetch
+from .download import fetch, read_original
 from .places import cache_folder, find_file
 
 _MD5 = {
@@ -74,9 +74,8 @@ def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
     name = f"{_PREFIX[part]}-{kind}"
     path = find_file([f"{name}.gz", name], "mnist", folder, f"MNIST's {name}.gz", _REMEDY)
     try:
-        content = path.read_bytes()
+        content = read_original(path, _MD5.get(path.name), "MNIST")
         if path.suffix == ".gz":
-            check_md5(path, _MD5[path.name], "MNIST")
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): put MNIST's original file there.") from None

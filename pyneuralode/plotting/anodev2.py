@@ -36,13 +36,11 @@ def coupling(configurations: Sequence[tuple[str, int, int]]) -> Figure:
             _arrow(ax, (before, 0.0), (after, 0.0), _ACTIVATIONS)
             _arrow(ax, (before, 1.0), ((before + after) / 2, 0.0), DATA)
         ax.set_title(title, color=INK, fontsize=11, loc="left")
-        ax.set_xlim(-0.06, 1.06)
-        ax.set_ylim(-0.4, 1.4)
+        ax.set(xlim=(-0.06, 1.06), ylim=(-0.4, 1.4))
         ax.set_yticks([0, 1], ["activations", "weights"], color=INK)
         ax.set_xticks(states, [f"t = {t:.1f}" for t in states], color=INK)
         ax.tick_params(length=0)
-        for side in ax.spines.values():
-            side.set_visible(False)
+        ax.spines[:].set_visible(False)
     return figure
 
 
@@ -67,9 +65,7 @@ def kernels_in_time(
         if change:
             moved = kernels[-1] - kernels[0]
             _scale(_kernel(line[-1], moved, float(np.abs(moved).max())), line[-1])
-        line[0].set_ylabel(
-            title, color=INK, fontsize=9, rotation=0, horizontalalignment="right", verticalalignment="center"
-        )
+        line[0].set_ylabel(title, color=INK, fontsize=9, rotation=0, ha="right", va="center")
     return figure
 
 
@@ -88,8 +84,7 @@ def transported(
                 ax.plot(x, z, label=name, linestyle=dashes, **style)
             label(ax, f"{title}, t = {time:.2f}", "x", "z" if ax is row[0] else "", legend=False)
             top = x[values[0].argmax()]
-            ax.set_xlim(top - reach, top + reach)
-            ax.set_ylim(-0.1, 1.1)
+            ax.set(xlim=(top - reach, top + reach), ylim=(-0.1, 1.1))
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -124,8 +119,7 @@ def speeds_in_time(times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarr
 
 
 def _kernel(ax: Axes, kernel: np.ndarray, reach: float) -> AxesImage:
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     return ax.imshow(kernel, cmap="RdBu_r", vmin=-reach, vmax=reach, interpolation="nearest")
 
 
@@ -135,17 +129,8 @@ def _scale(image: AxesImage, ax: Axes) -> None:
 
 
 def _node(ax: Axes, x: float, y: float, text: str, color: str) -> None:
-    ax.text(
-        x,
-        y,
-        text,
-        color=INK,
-        fontsize=11,
-        horizontalalignment="center",
-        verticalalignment="center",
-        bbox={"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1.4},
-        zorder=3,
-    )
+    circle = {"boxstyle": "circle,pad=0.25", "facecolor": "white", "edgecolor": color, "linewidth": 1.4}
+    ax.text(x, y, text, color=INK, fontsize=11, ha="center", va="center", bbox=circle, zorder=3)
 
 
 def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:

@@ -45,8 +45,7 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
         ax.plot(days[~seen], values[~seen], "o", color=DATA, markersize=3, label="data, not fitted", **open_)
         inside = times <= end
         ax.plot(times[inside], curve[inside], color=color, linewidth=1.6)
-        ax.set_xlim(-4, days[-1] + 4)
-        ax.set_ylim(-0.08 * values.max(), 1.15 * values.max())
+        ax.set(xlim=(-4, days[-1] + 4), ylim=(-0.08 * values.max(), 1.15 * values.max()))
         label(ax, f"fitted to day {end:g}", legend=False)
     legend_outside(figure, axes[0], "upper")
     figure.supxlabel(DAYS, fontsize=10)
@@ -70,8 +69,7 @@ def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: 
             if len(curves) > 1:
                 ax.fill_between(times, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
         ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")
-        ax.set_xlim(days[-1] - 75, days[-1] + 2)
-        ax.set_ylim(-0.1 * values.max(), 1.2 * values.max())
+        ax.set(xlim=(days[-1] - 75, days[-1] + 2), ylim=(-0.1 * values.max(), 1.2 * values.max()))
         label(ax, f"the last {days[-1] - end:g} days held out", DAYS, y)
     return figure
 

@@ -153,9 +153,8 @@ def _aspect(extent: Extent) -> float:
 
 
 def _density(ax: Axes, values: np.ndarray, extent: Extent, low: float = 0.0, high: float | None = None):
-    image = ax.imshow(
-        values, origin="lower", extent=extent, cmap=FLAG, vmin=low, vmax=values.max() if high is None else high
-    )
+    high = values.max() if high is None else high
+    image = ax.imshow(values, origin="lower", extent=extent, cmap=FLAG, vmin=low, vmax=high)
     _bare(ax, extent)
     return image
 
@@ -168,8 +167,4 @@ def _points(ax: Axes, points: np.ndarray, extent: Extent):
 
 
 def _bare(ax: Axes, extent: Extent) -> None:
-    ax.set_aspect("equal")
-    ax.set_xlim(extent[:2])
-    ax.set_ylim(extent[2:])
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(aspect="equal", xlim=extent[:2], ylim=extent[2:], xticks=[], yticks=[])

@@ -7,19 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLORS, INK, label, new_figure, panel_grid
-
-MARKERS = "osD^vPX*"
+from .style import INK, draw_marked, label, new_figure, panel_grid
 
 
 def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Draw relative gradient errors: a panel for each problem and solver, a line for each method."""
     figure, axes = panel_grid(len(panels), 2, width=4.8, height=3.2)
     for ax, (title, methods) in zip(axes, panels.items()):
-        for color, marker, (name, errors) in zip(COLORS, MARKERS, methods.items()):
-            ax.loglog(
-                tolerances, errors, marker=marker, color=color, markersize=4, linewidth=1.2, label=name, alpha=0.85
-            )
+        draw_marked(ax.loglog, tolerances, methods, markersize=4, linewidth=1.2, alpha=0.85)
         ax.loglog(tolerances, tolerances, color=INK, linewidth=0.8, linestyle=":", label="error = tolerance")
         ax.axhline(1, color=INK, linewidth=0.6)
         ax.invert_xaxis()
@@ -30,8 +25,7 @@ def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[st
 def memory_growth(steps: Sequence[int], peaks: Mapping[str, Sequence[float]]) -> Figure:
     """Draw the peak memory (bytes) of a gradient by each method against the number of steps."""
     figure, axes = new_figure()
-    for color, marker, (name, values) in zip(COLORS, MARKERS, peaks.items()):
-        axes[0, 0].loglog(steps, np.asarray(values) / 1e3, marker=marker, color=color, markersize=4, label=name)
+    draw_marked(axes[0, 0].loglog, steps, {name: np.asarray(peak) / 1e3 for name, peak in peaks.items()}, markersize=4)
     label(axes[0, 0], "Memory of one gradient", "steps", "peak memory, kB")
     return figure
 
@@ -39,8 +33,7 @@ def memory_growth(steps: Sequence[int], peaks: Mapping[str, Sequence[float]]) ->
 def wrong_sign(tolerances: Sequence[float], truth: float, derivatives: Mapping[str, Sequence[float]]) -> Figure:
     """Draw a derivative by each method against the tolerance, and its true value."""
     figure, axes = new_figure()
-    for color, marker, (name, values) in zip(COLORS, MARKERS, derivatives.items()):
-        axes[0, 0].semilogx(tolerances, values, marker=marker, color=color, markersize=4, label=name, alpha=0.85)
+    draw_marked(axes[0, 0].semilogx, tolerances, derivatives, markersize=4, alpha=0.85)
     axes[0, 0].axhline(truth, color=INK, linewidth=0.8, linestyle=":", label="truth")
     axes[0, 0].set_ylim(-4 * abs(truth), 2 * abs(truth))
     axes[0, 0].invert_xaxis()

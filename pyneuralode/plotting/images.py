@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from .style import COLORS, INK, label, new_figure
+from .style import COLORS, INK, label, new_figure, running_means
 
 
 def image_grid(groups: Mapping[str, np.ndarray], columns: int = 8) -> Figure:
@@ -35,9 +35,8 @@ def bits_curve(
     ax = axes[0, 0]
     top = []
     for color, (name, bits) in zip(COLORS * len(runs), runs.items()):
-        width = min(window, len(bits))
-        means = np.convolve(np.asarray(bits, dtype=float), np.full(width, 1 / width), mode="valid")
-        ax.plot(np.arange(width, len(bits) + 1), means, color=color, linewidth=1.3, label=name)
+        updates, means = running_means(bits, min(window, len(bits)))
+        ax.plot(updates, means, color=color, linewidth=1.3, label=name)
         top.append(np.nanpercentile(means, 90))
     for style, (name, level) in zip(("--", ":", "-.") * len(levels), levels.items()):
         ax.axhline(level, color=INK, linewidth=1.0, linestyle=style, label=name)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
+MARKERS = "osD^vPX*"
 INK = "#1f2933"
 DATA = "#7b8794"
 FORECAST = "forecast, not fitted"
@@ -18,8 +23,7 @@ def new_figure(columns: int = 1, rows: int = 1, width: float = 6.4, height: floa
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
-        for side in ("top", "right"):
-            ax.spines[side].set_visible(False)
+        ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, color="#e4e7eb", linewidth=0.6)
         ax.set_axisbelow(True)
     return figure, axes
@@ -32,6 +36,18 @@ def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[F
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     return figure, list(axes.flat[:count])
+
+
+def draw_marked(draw: Callable[..., object], x: ArrayLike, curves: Mapping[str, ArrayLike], **style: Any) -> None:
+    """Draw curves (T,) by name with a method of a panel, such as ``ax.loglog``, each in its own color and marker."""
+    for color, marker, (name, values) in zip(COLORS, MARKERS, curves.items()):
+        draw(x, values, marker=marker, color=color, label=name, **style)
+
+
+def running_means(values: ArrayLike, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of the last update of each window of so many, and the means (n,) of `values` over it."""
+    means = np.convolve(np.asarray(values, dtype=float), np.full(window, 1 / window), mode="valid")
+    return np.arange(window, window + len(means)), means
 
 
 def draw_fit(
@@ -48,8 +64,7 @@ def draw_fit(
 def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = True) -> None:
     """Write a panel's title, axis labels with units, and its legend if anything has a label."""
     ax.set_title(title, color=INK, fontsize=11, loc="left")
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set(xlabel=x, ylabel=y)
     if legend and ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=9, framealpha=0.85, edgecolor="none")
 

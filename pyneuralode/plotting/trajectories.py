@@ -40,13 +40,12 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
     figure, axes = panel_grid(len(panels), columns, width=3.6, height=2.7)
     reach = 1.3 * np.abs(data).max()
     for ax, (title, end, times, states) in zip(axes, panels):
-        seen, open_ = ts <= end, {"fillstyle": "none", "alpha": 0.6}
+        seen = ts <= end
         for k, color in zip(range(data.shape[1]), COLORS):
-            ax.plot(ts[seen], data[seen, k], "o", color=color, markersize=4, label=f"state {k + 1}, data")
-            ax.plot(
-                ts[~seen], data[~seen, k], "o", color=color, markersize=4, label=f"state {k + 1}, not fitted", **open_
-            )
-            draw_fit(ax, times, states[:, k], end, color, f"state {k + 1}, fit", f"state {k + 1}, forecast", 1.4)
+            name, dots = f"state {k + 1}", {"color": color, "markersize": 4}
+            ax.plot(ts[seen], data[seen, k], "o", label=f"{name}, data", **dots)
+            ax.plot(ts[~seen], data[~seen, k], "o", label=f"{name}, not fitted", fillstyle="none", alpha=0.6, **dots)
+            draw_fit(ax, times, states[:, k], end, color, f"{name}, fit", f"{name}, forecast", 1.4)
         ax.set_ylim(-reach, reach)
         label(ax, title, "time", "state", legend=False)
     legend_outside(figure, axes[0])
@@ -119,6 +118,4 @@ def depth_errors(distances: Mapping[int, float]) -> Figure:
 
 
 def _square(ax: Axes, reach: float) -> None:
-    ax.set_xlim(-reach, reach)
-    ax.set_ylim(-reach, reach)
-    ax.set_aspect("equal")
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")

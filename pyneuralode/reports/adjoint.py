@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..dropin import odeint_adjoint
-from ..engines.torch_engine.memory import PeakMemory
 from ..fields import MLP, Equations, Linear
 from ..gradients import gradients_of
 from ..models import NeuralODE
-from ..plotting.gradients import gradient_errors, memory_growth, wrong_sign
+from ..plotting.gradients import gradient_errors, wrong_sign
+from ..plotting.gradients import memory_growth as memory_against_steps
 from .base import Context, Findings, Row, Table
+from .gradient_memory import memory_growth, peak_memory
 
 SPIRAL = ((-0.1, -2.0), (2.0, -0.1))
 STIFFNESS = 25.0
@@ -38,20 +40,15 @@ def stiff_gradient(method: str, **settings) -> Tensor:
     return torch.autograd.grad(ys[-1].sum(), model.weights["k"])[0].reshape(1)
 
 
-class _Contracting(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.k = torch.nn.Parameter(torch.tensor(STIFFNESS, dtype=torch.float64))
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return -self.k * (y - torch.cos(t))
-
-
 def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
     """Return the same derivative as torchdiffeq's `odeint_adjoint` computes it with dopri5, through our drop-in."""
-    field, ts = _Contracting(), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    ys = odeint_adjoint(field, torch.zeros(1, dtype=torch.float64), ts, rtol=tolerance, atol=tolerance, method="dopri5")
-    return float(torch.autograd.grad(ys[-1].sum(), field.k)[0])
+    k = torch.tensor(STIFFNESS, dtype=torch.float64, requires_grad=True)
+    start, ts = torch.zeros(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    tolerances = {"rtol": tolerance, "atol": tolerance}
+    ys = odeint_adjoint(
+        lambda t, y: -k * (y - torch.cos(t)), start, ts, **tolerances, method="dopri5", adjoint_params=(k,)
+    )
+    return float(torch.autograd.grad(ys[-1].sum(), k)[0])
 
 
 def stiff_truth(k: float = STIFFNESS) -> float:
@@ -62,13 +59,10 @@ def stiff_truth(k: float = STIFFNESS) -> float:
     return float(slope / square - 2 * k * numerator / square**2)
 
 
-_JULIA_NOTES = {
-    "torch": [],
-    "julia": [
-        "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, on solves by OrdinaryDiffEq; GaussAdjoint and "
-        "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver."
-    ],
-}
+_JULIA_NOTE = (
+    "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, on solves by OrdinaryDiffEq; GaussAdjoint and "
+    "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver."
+)
 
 
 def run(context: Context) -> Findings:
@@ -95,77 +89,41 @@ def run(context: Context) -> Findings:
                     task.advance(1, f"{problem}, {solver}, {tolerance:g}")
             panels[f"{problem}, {solver}"] = errors
     derivatives["odeint_adjoint"] = [stiff_gradient_of_torchdiffeq(tolerance) for tolerance in tolerances]
-    loose, third = 0, tolerances.index(1e-3)
+    third = tolerances.index(1e-3)
     peaks = _memory(counts, context)
-    state = 8 * 16 * 4
-    growth = {name: (values[-1] - values[0]) / (counts[-1] - counts[0]) / state for name, values in peaks.items()}
+    growth = memory_growth(counts, peaks, state=8 * 16 * 4)
+    by, theirs, match = "dy(1)/dk by", THEIR_DERIVATIVE, "match"
+    backsolve, torchdiffeq = derivatives["BacksolveAdjoint"], derivatives["odeint_adjoint"][third]
+    flipped = f"{by} odeint_adjoint at tolerance 1e-3 (wrong sign)"
     rows = [
-        Row(
-            "dy(1)/dk in closed form, k = 25",
-            stiff_truth(),
-            THEIR_DERIVATIVE,
-            better="match",
-            tolerance=0.005,
-            source="definition",
-        ),
-        Row(
-            "dy(1)/dk by odeint_adjoint at tolerance 1e-3 (wrong sign)",
-            derivatives["odeint_adjoint"][third],
-            THEIR_BACKSOLVE,
-            better="match",
-            tolerance=0.01,
-            source="torchdiffeq",
-        ),
-        Row(
-            "dy(1)/dk by BacksolveAdjoint at tolerance 1e-2 (wrong sign)",
-            derivatives["BacksolveAdjoint"][loose],
-            THEIR_DERIVATIVE,
-            better="match",
-        ),
-        Row(
-            "dy(1)/dk by BacksolveAdjoint at tolerance 1e-3",
-            derivatives["BacksolveAdjoint"][third],
-            THEIR_DERIVATIVE,
-            better="match",
-        ),
-        Row("dy(1)/dk by Backprop at tolerance 1e-3", derivatives["Backprop"][third], THEIR_DERIVATIVE, better="match"),
-        Row(
-            "BacksolveAdjoint: memory a step",
-            growth["BacksolveAdjoint"],
-            0.0,
-            "states",
-            source="R 2.1: O(1)",
-            target=0.1,
-        ),
+        Row("dy(1)/dk in closed form, k = 25", stiff_truth(), theirs, "", match, "definition", tolerance=0.005),
+        Row(flipped, torchdiffeq, THEIR_BACKSOLVE, "", match, "torchdiffeq", tolerance=0.01),
+        Row(f"{by} BacksolveAdjoint at tolerance 1e-2 (wrong sign)", backsolve[0], theirs, better=match),
+        Row(f"{by} BacksolveAdjoint at tolerance 1e-3", backsolve[third], theirs, better=match),
+        Row(f"{by} Backprop at tolerance 1e-3", derivatives["Backprop"][third], theirs, better=match),
+        Row("BacksolveAdjoint: memory a step", growth["BacksolveAdjoint"], 0.0, "states", "lower", "R 2.1: O(1)", 0.1),
         Row("Checkpointed: memory a step", growth["Checkpointed"], None, "states", target=1.01),
         Row("Backprop: memory a step", growth["Backprop"], None, "states"),
     ]
-    for problem, solver in [(p, s) for p in problems for s in ("DP5", "Tsit5")]:
-        exact = [n for n in methods if n != "BacksolveAdjoint"]
-        last = max(panels[f"{problem}, {solver}"][n][-1] for n in exact)
-        rows.append(
-            Row(
-                f"{problem}, {solver} at {tolerances[-1]:.0e}: largest error but BacksolveAdjoint's",
-                last,
-                None,
-                target=1e-5,
-            )
-        )
+    for title, errors in panels.items():
+        last = max(values[-1] for name, values in errors.items() if name != "BacksolveAdjoint")
+        name = f"{title} at {tolerances[-1]:.0e}: largest error but BacksolveAdjoint's"
+        rows.append(Row(name, last, target=1e-5))
     return Findings(
         rows=rows,
         figures={
             "errors": gradient_errors(tolerances, panels),
             "wrong_sign": wrong_sign(tolerances, stiff_truth(), derivatives),
-            "memory": memory_growth(counts, peaks),
+            "memory": memory_against_steps(counts, peaks),
         },
         tables=[
             Table(
                 title,
-                ["rtol = atol", *methods],
-                [[t, *(v[i] for v in methods.values())] for i, t in enumerate(tolerances)],
-                note="Relative error of the gradient.",
+                ["rtol = atol", *errors],
+                list(zip(tolerances, *errors.values())),
+                "Relative error of the gradient.",
             )
-            for title, methods in panels.items()
+            for title, errors in panels.items()
         ],
         captions={
             "errors": "Error of every method against the truth, at the same tolerance forwards and backwards.",
@@ -179,30 +137,22 @@ def run(context: Context) -> Findings:
             "forward solution's dense output instead, and ForwardMode solves the sensitivities with the state.",
             "Memory counts the tensors that are alive, in states (a batch of 16 with 4 components) for each further step; "
             "it is that of the embedded engine, whatever engine the errors are from.",
-            *_JULIA_NOTES[context.engine],
+            *([_JULIA_NOTE] if context.engine == "julia" else []),
         ],
     )
 
 
 def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
     """Return the peak bytes of a gradient for each method and number of steps."""
-    task = context.progress.task("memory against steps", len(counts) * len(gradients_of("torch")))
-    peaks: dict[str, list[float]] = {}
-    for name in gradients_of("torch"):
-        for count in counts:
-            # Forward mode carries a sensitivity for every parameter: a smaller net takes only a few seconds.
-            width = 2 if name == "ForwardMode" else 32
-            model = NeuralODE(
-                MLP((4, width, 4), init_bias=0.3),
-                solver="RK4",
-                step_size=1.0 / count,
-                gradient=name,
-                compiled=False,
-                engine="torch",
-            )
-            start, ts = torch.ones(16, 4, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-            with PeakMemory() as memory:
-                model(start, ts)[-1].sum().backward()
-            peaks.setdefault(name, []).append(float(memory.peak))
-            task.advance(1, f"{name}, {count} steps")
-    return peaks
+
+    def model(gradient: str, count: int) -> Callable[[], Tensor]:
+        # Forward mode carries a sensitivity for every parameter: a smaller net takes only a few seconds.
+        net = MLP((4, 2 if gradient == "ForwardMode" else 32, 4), init_bias=0.3)
+        settings = {"solver": "RK4", "step_size": 1.0 / count, "compiled": False, "engine": "torch"}
+        solved = NeuralODE(net, gradient=gradient, **settings)
+        start, ts = torch.ones(16, 4, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+        return lambda: solved(start, ts)[-1]
+
+    methods = gradients_of("torch")
+    task = context.progress.task("memory against steps", len(counts) * len(methods))
+    return peak_memory({name: partial(model, name) for name in methods}, counts, task, " steps")

@@ -41,6 +41,10 @@ class Plan:
     images: int = IMAGES
     tests: int = TESTS
 
+    @property
+    def updates(self) -> int:
+        return self.recipe.epochs * (self.images // self.recipe.batch)
+
 
 @dataclass(frozen=True)
 class TrainedCell:
@@ -70,14 +74,11 @@ _TRAINED: dict[tuple[Cell, Plan, int], TrainedCell] = {}
 
 def plans(context: Context) -> dict[str, Plan]:
     """Return the plan of each net that is trained at the context's scale."""
-    if context.quick:
-        return {"resnet4": Plan(1, RECIPES["short"].for_epochs(2), 2_000, 500)}
     short = RECIPES["short"]
-    return {
-        "resnet4": Plan(3, short),
-        "resnet10": Plan(1, short.for_epochs(3)),
-        "alexnet": Plan(1, short.for_epochs(3)),
-    }
+    if context.quick:
+        return {"resnet4": Plan(1, short.for_epochs(2), 2_000, 500)}
+    once = Plan(1, short.for_epochs(3))
+    return {"resnet4": Plan(3, short), "resnet10": once, "alexnet": once}
 
 
 def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[TrainedCell]]:
@@ -86,32 +87,20 @@ def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[Trai
     for cell in cells:
         plan = plans(context)[cell.net]
         wanted += [(cell, plan, context.seed + k) for k in range(plan.seeds)]
-    missing = [key for key in wanted if key not in _TRAINED]
-    jobs = [
-        Job(
-            f"{cell.net}, {cell.variant}, seed {seed}",
-            train_cell,
-            (cell, plan, seed),
-            plan.recipe.epochs * (plan.images // plan.recipe.batch),
-            _cost(cell, plan),
-        )
-        for cell, plan, seed in missing
-    ]
-    _TRAINED.update(zip(missing, context.run_jobs(jobs)))
+    jobs = {}
+    for cell, plan, seed in wanted:
+        if (cell, plan, seed) not in _TRAINED:
+            name, updates = f"{cell.net}, {cell.variant}, seed {seed}", plan.updates
+            jobs[cell, plan, seed] = Job(name, train_cell, (cell, plan, seed), updates, _cost(cell, plan))
+    _TRAINED.update(context.run_jobs(jobs))
     return {cell: [_TRAINED[key] for key in wanted if key[0] == cell] for cell in cells}
 
 
 def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) -> TrainedCell:
     """Train one seed of a cell; `advance(n, note)` is told of every update."""
     train, tests = cifar10_at_hand()
-    found = train_classifier(
-        cell.spec.build(seed),
-        train.take(plan.images),
-        tests.take(plan.tests),
-        plan.recipe,
-        seed=seed,
-        progress=OneBar(advance),
-    )
+    model, sets = cell.spec.build(seed), (train.take(plan.images), tests.take(plan.tests))
+    found = train_classifier(model, *sets, plan.recipe, seed=seed, progress=OneBar(advance))
     fit, curves = completed(found.fit), found.curves
     failure = "" if fit.finished else fit.message
     return TrainedCell(found.accuracy, tuple(curves.test_accuracy), tuple(curves.train_accuracy), fit.seconds, failure)

@@ -14,7 +14,7 @@ from ..images.coupled import CoupledODE
 from ..images.evolution import ReactionDiffusionAdvection
 from ..images.training import RECIPES, ClassifierRecipe, train_classifier
 from ..plotting.anodev2 import coupling, kernels_in_time
-from .anodev2_cells import NETS, cifar10_at_hand
+from .anodev2_cells import NETS, Plan, cifar10_at_hand
 from .base import Context, Findings, Row, Table
 from .parallel import Job, OneBar, completed
 
@@ -56,29 +56,27 @@ class TrainedNet:
 
 def run(context: Context) -> Findings:
     """Quick: 256 images, one epoch. Full: all of the reduced set, two to four epochs."""
-    plans = {net: _plan(net, context) for net in EPOCHS}
-    jobs = [
-        Job(
-            f"{NETS[net]}, configuration one",
-            train,
-            (net, recipe, images, context.seed),
-            recipe.epochs * (images // recipe.batch),
-        )
-        for net, (recipe, images) in plans.items()
+    short = RECIPES["short"]
+    plans = {
+        net: Plan(1, short.for_epochs(1), 256) if context.quick else Plan(1, short.for_epochs(epochs))
+        for net, epochs in EPOCHS.items()
+    }
+    jobs = {}
+    for net, plan in plans.items():
+        arguments = (net, plan.recipe, plan.images, context.seed)
+        jobs[net] = Job(f"{NETS[net]}, configuration one", train, arguments, plan.updates)
+    trained = context.run_jobs(jobs)
+    configurations = [
+        ("Configuration one: the same steps", 5, 5),
+        ("Configuration two: ten steps of the weights, two of the activations", 10, 2),
     ]
-    trained = dict(zip(EPOCHS, context.run_jobs(jobs)))
     figures = {
-        "coupling": coupling(
-            [
-                ("Configuration one: the same steps", 5, 5),
-                ("Configuration two: ten steps of the weights, two of the activations", 10, 2),
-            ]
-        ),
+        "coupling": coupling(configurations),
         "synthetic": kernels_in_time(TIMES, [(words, synthetic(**terms)) for words, terms in SYNTHETIC.items()]),
     }
     times = np.linspace(0, 1, WEIGHT_STEPS + 1)
     lengths = ", ".join(
-        f"{recipe.epochs} epochs of {images:,} images for {NETS[net]}" for net, (recipe, images) in plans.items()
+        f"{plan.recipe.epochs} epochs of {plan.images:,} images for {NETS[net]}" for net, plan in plans.items()
     )
     for net, found in trained.items():
         figures[net] = kernels_in_time(times, _panels(found), side=1.1, change=True)
@@ -135,16 +133,9 @@ def evolved(model: nn.Module) -> list[EvolvedKernels]:
         for (name, path), q in zip(block.trajectory().items(), block.evolutions):
             layer = int(name.split(".")[1]) + 1
             coefficients = {key: value.detach().numpy().copy() for key, value in q.named_parameters()}
-            found.append(
-                EvolvedKernels(f"block {number}, layer {layer}", torch.stack(path).detach().numpy(), coefficients)
-            )
+            kernels = torch.stack(path).detach().numpy()
+            found.append(EvolvedKernels(f"block {number}, layer {layer}", kernels, coefficients))
     return found
-
-
-def _plan(net: str, context: Context) -> tuple[ClassifierRecipe, int]:
-    """Return the recipe and the number of training images."""
-    recipe = RECIPES["short"]
-    return (recipe.for_epochs(1), 256) if context.quick else (recipe.for_epochs(EPOCHS[net]), 10_000)
 
 
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
@@ -165,30 +156,20 @@ def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
 def _rows(trained: dict[str, TrainedNet]) -> list[Row]:
     rows = []
     for net, found in trained.items():
-        change = np.concatenate([one.change.ravel() for one in found.evolved])
-        rows.append(
-            Row(f"{NETS[net]}: kernels' change over the depth, median", float(np.median(change)), better="higher")
-        )
+        change = float(np.median(np.concatenate([one.change.ravel() for one in found.evolved])))
+        rows.append(Row(f"{NETS[net]}: kernels' change over the depth, median", change, better="higher"))
         rows.append(Row(f"{NETS[net]}: test accuracy", 100 * found.accuracy, unit="%", better="higher"))
     return rows
 
 
 def _table(trained: dict[str, TrainedNet]) -> Table:
-    def largest(values: np.ndarray) -> float:
-        return float(np.abs(values).max())
-
+    names, rows = ("tau", "upsilon", "rho"), []
+    for net, found in trained.items():
+        for one in found.evolved:
+            largest = [float(np.abs(one.coefficients[name]).max()) for name in names]
+            rows.append([NETS[net], one.layer, *largest, float(np.median(one.change)), float(one.change.max())])
     return Table(
         "What was learned: largest coefficients, and how far kernels go relative to their size",
-        ["net", "convolution", "tau", "upsilon", "rho", "median change", "largest change"],
-        [
-            [
-                NETS[net],
-                one.layer,
-                *(largest(one.coefficients[name]) for name in ("tau", "upsilon", "rho")),
-                float(np.median(one.change)),
-                float(one.change.max()),
-            ]
-            for net, found in trained.items()
-            for one in found.evolved
-        ],
+        ["net", "convolution", *names, "median change", "largest change"],
+        rows,
     )

@@ -19,26 +19,15 @@ VARIANTS = {
     "anodev2_one": "ANODEV2, configuration one",
     "anodev2_two": "ANODEV2, configuration two",
 }
-# Least, greatest and mean accuracy of five seeds, in per cent.
-PRINTED = {
-    "baseline": {"alexnet": (86.84, 87.15, 87.03), "resnet4": (76.47, 77.35, 76.95), "resnet10": (87.79, 88.52, 88.10)},
-    "neural_ode": {
-        "alexnet": (74.54, 76.78, 75.67),
-        "resnet4": (44.73, 49.91, 47.37),
-        "resnet10": (64.7, 70.06, 67.94),
-    },
-    "anode": {"alexnet": (87.86, 88.14, 88.02), "resnet4": (76.92, 77.45, 77.30), "resnet10": (88.48, 88.75, 88.60)},
-    "anodev2_one": {
-        "alexnet": (88.59, 88.96, 88.78),
-        "resnet4": (77.27, 78.58, 78.11),
-        "resnet10": (88.67, 89.39, 89.04),
-    },
-    "anodev2_two": {
-        "alexnet": (88.1, 88.33, 88.26),
-        "resnet4": (77.23, 78.28, 77.73),
-        "resnet10": (88.65, 89.19, 88.93),
-    },
+# Least, greatest and mean accuracy of five seeds, in per cent, of each net of `NETS`.
+_PRINTED = {
+    "baseline": ((86.84, 87.15, 87.03), (76.47, 77.35, 76.95), (87.79, 88.52, 88.10)),
+    "neural_ode": ((74.54, 76.78, 75.67), (44.73, 49.91, 47.37), (64.7, 70.06, 67.94)),
+    "anode": ((87.86, 88.14, 88.02), (76.92, 77.45, 77.30), (88.48, 88.75, 88.60)),
+    "anodev2_one": ((88.59, 88.96, 88.78), (77.27, 78.58, 78.11), (88.67, 89.39, 89.04)),
+    "anodev2_two": ((88.1, 88.33, 88.26), (77.23, 78.28, 77.73), (88.65, 89.19, 88.93)),
 }
+PRINTED = {variant: dict(zip(NETS, accuracies)) for variant, accuracies in _PRINTED.items()}
 
 JUDGED_SEEDS = 3  # one seed's difference says too little to be a target
 
@@ -47,45 +36,31 @@ Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> its seed
 
 def table1(context: Context) -> Findings:
     """Nt = 5 for activations and weights."""
-    return _accuracies(
-        context, "V Table 1", {"baseline": None, "anode": 5, "anodev2_one": 5}, [("anodev2_one", "anode")]
-    )
+    variants = {"baseline": None, "anode": 5, "anodev2_one": 5}
+    return _accuracies(context, "V Table 1", variants, [("anodev2_one", "anode")])
 
 
 def table2(context: Context) -> Findings:
     """Nt = 2 for the activations, ten steps for the weights."""
-    return _accuracies(
-        context, "V Table 2", {"baseline": None, "anode": 2, "anodev2_two": 2}, [("anodev2_two", "anode")]
-    )
+    variants = {"baseline": None, "anode": 2, "anodev2_two": 2}
+    return _accuracies(context, "V Table 2", variants, [("anodev2_two", "anode")])
 
 
 def table4(context: Context) -> Findings:
     """Nt = 2, Euler's method: the adjoint solved backwards in the same two steps against the steps' own gradient."""
-    return _accuracies(
-        context,
-        "V Table 4",
-        {"baseline": None, "neural_ode": 2, "anode": 2, "anodev2_two": 2},
-        [("anode", "neural_ode"), ("anodev2_two", "neural_ode")],
-        judged=True,
-    )
+    variants = {"baseline": None, "neural_ode": 2, "anode": 2, "anodev2_two": 2}
+    gaps = [("anode", "neural_ode"), ("anodev2_two", "neural_ode")]
+    return _accuracies(context, "V Table 4", variants, gaps, judged=True)
 
 
 def table3(context: Context) -> Findings:
     """Parameter counts; nothing is trained."""
     rows, cells = [], []
     for count in parameter_table():
-        rounding = 5 / count.printed
         determined = count.variant in ("baseline", "anode") or count.net == "alexnet"
-        rows.append(
-            Row(
-                f"{NETS[count.net]}, {VARIANTS[count.variant]}: parameters",
-                count.ours,
-                count.printed,
-                better="match",
-                source="V Table 3",
-                tolerance=rounding if determined else None,
-            )
-        )
+        rounding = 5 / count.printed if determined else None
+        name = f"{_name(count.net, count.variant)}: parameters"
+        rows.append(Row(name, count.ours, count.printed, "", "match", "V Table 3", tolerance=rounding))
         cells.append([NETS[count.net], VARIANTS[count.variant], count.ours, count.printed / 1000, count.difference])
     return Findings(
         rows=rows,
@@ -108,6 +83,10 @@ def table3(context: Context) -> Findings:
     )
 
 
+def _name(net: str, variant: str) -> str:
+    return f"{NETS[net]}, {VARIANTS[variant]}"
+
+
 def _accuracies(
     context: Context,
     source: str,
@@ -122,31 +101,18 @@ def _accuracies(
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
     found = {(cell.net, cell.variant): seeds for cell, seeds in train_cells(context, cells).items()}
-    rows = [
-        Row(
-            f"{NETS[net]}, {VARIANTS[variant]}: test accuracy, mean",
-            100 * _mean(seeds),
-            PRINTED[variant][net][2],
-            unit="%",
-            better="higher",
-            source=source,
-        )
-        for (net, variant), seeds in found.items()
-    ]
-    for net in nets:
+    means = {key: float(np.mean([seed.accuracy for seed in seeds])) for key, seeds in found.items()}
+    rows = []
+    for (net, variant), mean in means.items():
+        name = f"{_name(net, variant)}: test accuracy, mean"
+        rows.append(Row(name, 100 * mean, PRINTED[variant][net][2], "%", "higher", source))
+    for net, plan in nets.items():
+        target = 0.0 if judged and plan.seeds >= JUDGED_SEEDS else None
         for better, worse in gaps:
+            name = f"{_name(net, better)} above {VARIANTS[worse]}: difference of the means"
             printed = PRINTED[better][net][2] - PRINTED[worse][net][2]
-            rows.append(
-                Row(
-                    f"{NETS[net]}, {VARIANTS[better]} above {VARIANTS[worse]}: difference of the means",
-                    100 * (_mean(found[net, better]) - _mean(found[net, worse])),
-                    printed,
-                    unit="points",
-                    better="higher",
-                    source=source,
-                    target=0.0 if judged and nets[net].seeds >= JUDGED_SEEDS else None,
-                )
-            )
+            ours = 100 * (means[net, better] - means[net, worse])
+            rows.append(Row(name, ours, printed, "points", "higher", source, target))
     panels = {
         NETS[net]: {VARIANTS[variant]: [seed.curve for seed in found[net, variant]] for variant in variants}
         for net in nets
@@ -160,27 +126,15 @@ def _accuracies(
     )
 
 
-def _mean(seeds: Sequence[TrainedCell]) -> float:
-    return float(np.mean([seed.accuracy for seed in seeds]))
-
-
 def _paper_form(found: Columns, nets, variants) -> Table:
     """Return the table in the form of the paper: least / greatest, mean, both ours and the printed ones."""
+    form = "{:.2f} / {:.2f}, {:.2f}".format
     rows = []
     for variant in variants:
-        for whose in ("ours", "theirs"):
-            cells = [f"{VARIANTS[variant]}, {whose}"]
-            for net in NETS:
-                if whose == "theirs":
-                    least, greatest, mean = PRINTED[variant][net]
-                elif net in nets:
-                    values = [100 * seed.accuracy for seed in found[net, variant]]
-                    least, greatest, mean = min(values), max(values), float(np.mean(values))
-                else:
-                    cells.append("not trained at this scale")
-                    continue
-                cells.append(f"{least:.2f} / {greatest:.2f}, {mean:.2f}")
-            rows.append(cells)
+        values = {net: [100 * seed.accuracy for seed in found[net, variant]] for net in nets}
+        ours = {net: form(min(cells), max(cells), np.mean(cells)) for net, cells in values.items()}
+        rows.append([f"{VARIANTS[variant]}, ours", *(ours.get(net, "not trained at this scale") for net in NETS)])
+        rows.append([f"{VARIANTS[variant]}, theirs", *(form(*PRINTED[variant][net]) for net in NETS)])
     return Table(
         "Test accuracy in per cent: least / greatest, mean of the seeds",
         ["", *NETS.values()],
@@ -195,18 +149,19 @@ def _scale(found: Columns, nets, variants) -> Table:
         for variant, steps in variants.items():
             seeds = found[net, variant]
             ended = [100 * seed.training[-1] for seed in seeds if seed.training]
-            record = {
-                "net": NETS[net],
-                "variant": VARIANTS[variant],
-                "Nt": steps,
-                "images": plan.images,
-                "tests": plan.tests,
-                "epochs": plan.recipe.epochs,
-                "seeds": len(seeds),
-                "training, %": float(np.mean(ended)) if ended else None,
-                "seconds an epoch": float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
-            }
-            records.append(record)
+            records.append(
+                {
+                    "net": NETS[net],
+                    "variant": VARIANTS[variant],
+                    "Nt": steps,
+                    "images": plan.images,
+                    "tests": plan.tests,
+                    "epochs": plan.recipe.epochs,
+                    "seeds": len(seeds),
+                    "training, %": float(np.mean(ended)) if ended else None,
+                    "seconds an epoch": float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
+                }
+            )
     note = "Training: accuracy on the training images during the last epoch, mean of the seeds."
     return Table.from_records("What was trained", records, note)
 
@@ -253,9 +208,9 @@ def _notes(context: Context, found: Columns) -> list[str]:
         ),
     ]
     failures = {
-        f"{NETS[net]}, {VARIANTS[variant]}: {seed.failure}"
+        f"{_name(net, variant)}: {seed.failure}."
         for (net, variant), seeds in found.items()
         for seed in seeds
         if seed.failure
     }
-    return notes + [f"{failure}." for failure in sorted(failures)]
+    return notes + sorted(failures)

@@ -44,21 +44,25 @@ class LearnedTransport:
     pulse: np.ndarray
 
 
+Learned = dict[tuple[str, str], list[LearnedTransport]]  # (speed, kind) -> its seeds
+
+
 def run(context: Context) -> Findings:
     """Quick: one seed, 160 evaluations, without the network. Full: three seeds, 500 evaluations."""
     kinds = ["anode", "anodev2"] if context.quick else list(WORDS)
     seeds = context.seeds(1, 3)
     evaluations = 160 if context.quick else 500
-    keys = [(name, kind, seed) for name in SPEEDS for kind in kinds for seed in seeds]
-    jobs = [
-        Job(f"{SPEEDS[name].formula}, {WORDS[kind]}, seed {seed}", learn, (name, kind, seed, evaluations), evaluations)
-        for name, kind, seed in keys
-    ]
-    found = dict(zip(keys, context.run_jobs(jobs)))
+
+    def job(model: tuple[str, str], seed: int) -> Job:
+        name, kind = model
+        words = f"{SPEEDS[name].formula}, {WORDS[kind]}, seed {seed}"
+        return Job(words, learn, (name, kind, seed, evaluations), evaluations)
+
+    found: Learned = context.run_seeds([(name, kind) for name in SPEEDS for kind in kinds], seeds, job)
     return Findings(
-        rows=_rows(found, seeds),
-        tables=[_table(found)],
-        figures=_figures(found, kinds, seeds),
+        rows=_rows(found),
+        tables=[_table(found, seeds)],
+        figures=_figures(found, kinds),
         captions={
             "pulse": "A pulse that was not trained on, at three of the unseen times, as the models of the first seed "
             "carry it (V Fig. 2).",
@@ -102,52 +106,48 @@ def _shown() -> Pulses:
     return Pulses(torch.tensor([4.2], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64))
 
 
-def _rows(found: dict[tuple[str, str, int], LearnedTransport], seeds: list[int]) -> list[Row]:
+def _rows(found: Learned) -> list[Row]:
+    errors = {model: [one.errors.mean() for one in seeds] for model, seeds in found.items()}
     rows = []
     for name, speed in SPEEDS.items():
-        errors = {
-            kind: [found[name, kind, seed].errors.mean() for seed in seeds]
-            for kind in WORDS
-            if (name, kind, seeds[0]) in found
-        }
-        for kind, values in errors.items():
-            rows.append(Row(f"{speed.formula}: {WORDS[kind]}, mean error, worst seed", max(values), source="V Fig. 2"))
-        for kind, values in errors.items():
-            if kind != "anode":
-                ratio = max(ours / constant for ours, constant in zip(values, errors["anode"]))
-                judged = 0.2 if (name, kind) == ("decaying", "anodev2") else None
-                words = f"{speed.formula}: error of {WORDS[kind]} over ANODE's, worst seed"
-                rows.append(Row(words, ratio, source="V Fig. 2", target=judged))
+        kinds = [kind for kind in WORDS if (name, kind) in found]
+        for kind in kinds:
+            words = f"{speed.formula}: {WORDS[kind]}, mean error, worst seed"
+            rows.append(Row(words, max(errors[name, kind]), source="V Fig. 2"))
+        for kind in kinds[1:]:
+            ratio = max(ours / constant for ours, constant in zip(errors[name, kind], errors[name, "anode"]))
+            judged = 0.2 if (name, kind) == ("decaying", "anodev2") else None
+            words = f"{speed.formula}: error of {WORDS[kind]} over ANODE's, worst seed"
+            rows.append(Row(words, ratio, source="V Fig. 2", target=judged))
     return rows
 
 
-def _table(found: dict[tuple[str, str, int], LearnedTransport]) -> Table:
+def _table(found: Learned, seeds: list[int]) -> Table:
     return Table(
         "Every seed",
         ["speed", "model", "seed", "parameters", "loss", "mean error", "largest error"],
         [
             [SPEEDS[name].formula, WORDS[kind], seed, one.parameters, one.loss, one.errors.mean(), one.errors.max()]
-            for (name, kind, seed), one in found.items()
+            for (name, kind), learned in found.items()
+            for seed, one in zip(seeds, learned)
         ],
         "Loss: mean squared error in training. Errors: relative L2, over ten unseen times and 16 unseen pulses.",
     )
 
 
-def _figures(found: dict[tuple[str, str, int], LearnedTransport], kinds: list[str], seeds: list[int]) -> dict:
+def _figures(found: Learned, kinds: list[str]) -> dict:
     times = unseen_times().numpy()
     shown = [step / STEPS for step in SHOWN_STEPS]
+    grid = torch.linspace(0, 1, 2 * STEPS + 1, dtype=torch.float64)
     pulses, errors, speeds = {}, {}, {}
     for name, speed in SPEEDS.items():
-        first = {WORDS[kind]: found[name, kind, seeds[0]] for kind in kinds}
+        first = {WORDS[kind]: found[name, kind][0] for kind in kinds}
         exact = {"exact": np.stack([_shown().at(speed, t)[0, 0].numpy() for t in shown])}
         pulses[speed.formula] = exact | {words: one.pulse for words, one in first.items()}
-        errors[speed.formula] = {
-            WORDS[kind]: np.stack([found[name, kind, seed].errors for seed in seeds]) for kind in kinds
-        }
-        grid = torch.linspace(0, 1, 2 * STEPS + 1, dtype=torch.float64)
+        errors[speed.formula] = {WORDS[kind]: np.stack([one.errors for one in found[name, kind]]) for kind in kinds}
         speeds[speed.formula] = {"c(t)": speed.at(grid).numpy()} | {words: one.speed for words, one in first.items()}
     return {
         "pulse": transported(cells().numpy(), shown, pulses),
         "errors": errors_in_time(times, errors),
-        "speeds": speeds_in_time(np.linspace(0, 1, 2 * STEPS + 1), speeds),
+        "speeds": speeds_in_time(grid.numpy(), speeds),
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import ArgumentError, unknown_name
 from ..progress import Progress, SilentProgress
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.animation import Animation
     from matplotlib.figure import Figure
 
+Key = TypeVar("Key")
 SCALES = ("quick", "full")
 _BETTER = ("lower", "higher", "match")
 
@@ -58,9 +59,16 @@ class Context:
         """Return consecutive seeds from `seed` on, as many as the scale asks for."""
         return [self.seed + k for k in range(quick if self.quick else full)]
 
-    def run_jobs(self, jobs: Sequence[Job]) -> list[Any]:
-        """Run jobs with this context's workers, progress and executor; see `parallel.run_jobs`."""
-        return run_jobs(jobs, self.workers, self.progress, self.executor)
+    def run_jobs(self, jobs: Mapping[Key, Job]) -> dict[Key, Any]:
+        """Run jobs with this context's workers, progress and executor; return the result of each under its key."""
+        return dict(zip(jobs, run_jobs(list(jobs.values()), self.workers, self.progress, self.executor)))
+
+    def run_seeds(
+        self, settings: Sequence[Key], seeds: Sequence[int], job: Callable[[Key, int], Job]
+    ) -> dict[Key, list[Any]]:
+        """Run `job(setting, seed)` of every setting and seed; return the results of each setting, in the order of the seeds."""
+        found = self.run_jobs({(setting, seed): job(setting, seed) for setting in settings for seed in seeds})
+        return {setting: [found[setting, seed] for seed in seeds] for setting in settings}
 
 
 @dataclass(frozen=True)

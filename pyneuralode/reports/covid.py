@@ -7,10 +7,10 @@ and forecasts of days that no model has seen.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..datasets import sweden
 from ..epidemics import fit_neural, fit_seir, neural_curve, neural_model, neural_plan
 from ..epidemics.neural import SPANS
 from ..fields import MLP
@@ -18,57 +18,61 @@ from ..fitting import Adam, FitResult, GrowingSpan
 from ..models import AugmentedNeuralODE
 from ..plotting.epidemics import fitted_curves, forecasts, growing_fits, stage_losses
 from .base import Context, Findings, Row, Table
-from .parallel import Job, completed
-from .seir import SCALE, UNIT
+from .parallel import Job, completed, telling_loss
+from .seir import SCALE, UNIT, points
 
 THEIR_RUNS = (1.97e-4, 4.39e-4, 1.99e-2)
 THEIR_STAGES = (4.09e-5, 1.04e-3, 5.12e-4, 1.85e-4, 2.81e-4, 1.97e-4)
-HELD_OUT = (14, 28)
+HELD_OUT = {f"last {days} days held out": days for days in (14, 28)}
+# The activation of each set-up of the report; the series and the days held out of each of ours.
+THEIRS = {f"report's set-up, {activation}": activation for activation in ("swish", "relu")}
+OURS = {"our set-up": ("report", 0), "official series": ("official", 0)}
+OURS |= {name: ("official", days) for name, days in HELD_OUT.items()}
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The fits of one set-up to a series, one for each seed."""
+
+    series: str
+    fits: list[FitResult]
+
+    @property
+    def losses(self) -> np.ndarray:
+        return np.array([fit.loss for fit in self.fits])
+
+    @property
+    def best(self) -> FitResult:
+        return min(self.fits, key=lambda fit: fit.loss)
+
+    @property
+    def variations(self) -> list[float]:
+        return [variation(fit, *points(self.series)) for fit in self.fits]
 
 
 def run(context: Context) -> Findings:
     """Quick: one seed, and shorter stages in the KTH report's set-up. Full: five seeds of everything."""
-    seeds = context.seeds(1, 5)
     iterations = 150 if context.quick else 1000
     # The KTH report's points are fitted down to a goal; the official ones, which have none, for a number of iterations.
     finish = {"report": 300 if context.quick else 3000, "official": 300 if context.quick else 500}
-    groups: dict[str, list[Job]] = {
-        f"report's set-up, {activation}": [
-            Job(
-                f"report's set-up, {activation}, seed {s}",
-                _their_fit,
-                (activation, s, context.engine, iterations),
-                iterations * len(SPANS),
-            )
-            for s in seeds
-        ]
-        for activation in ("swish", "relu")
-    }
-    for name, series, held_out in [
-        ("our set-up", "report", 0),
-        ("official series", "official", 0),
-        *((f"last {days} days held out", "official", days) for days in HELD_OUT),
-    ]:
-        groups[name] = [
-            Job(
-                f"{name}, seed {s}",
-                _our_fit,
-                (series, s, context.engine, held_out, finish[series]),
-                100 * len(SPANS) + finish[series],
-            )
-            for s in seeds
-        ]
-    fits = iter(context.run_jobs([job for jobs in groups.values() for job in jobs]))
-    results = {name: [next(fits) for _ in jobs] for name, jobs in groups.items()}
-    theirs = {activation: results[f"report's set-up, {activation}"] for activation in ("swish", "relu")}
-    ours, official = results["our set-up"], results["official series"]
-    ahead = {held_out: results[f"last {held_out} days held out"] for held_out in HELD_OUT}
-    rows = _their_rows(theirs) + _our_rows(ours, official)
-    table, panels = _forecasts(ahead, context.engine)
+
+    def job(name: str, seed: int) -> Job:
+        words = f"{name}, seed {seed}"
+        if name in THEIRS:
+            return Job(words, _their_fit, (THEIRS[name], seed, context.engine, iterations), iterations * len(SPANS))
+        series, held_out = OURS[name]
+        arguments = (series, seed, context.engine, held_out, finish[series])
+        return Job(words, _our_fit, arguments, 100 * len(SPANS) + finish[series])
+
+    found = context.run_seeds([*THEIRS, *OURS], context.seeds(1, 5), job)
+    groups = {name: Seeds("report", found[name]) for name in THEIRS}
+    groups |= {"ours": Seeds("report", found["our set-up"])}
+    official = Seeds("official", found["official series"])
+    forecast_table, panels = _forecasts({days: found[name] for name, days in HELD_OUT.items()}, context.engine)
     return Findings(
-        rows=rows,
-        figures=_figures(theirs, ours, official, panels, context.engine),
-        tables=[_stage_table(theirs, ours), _seed_table(theirs, ours, official), table],
+        rows=_rows(groups, official),
+        figures=_figures(groups, official, panels, context.engine),
+        tables=[_stage_table(groups), _seed_table(groups | {"ours, official series": official}), forecast_table],
         captions={
             "fit": "The best fit of our set-up, the converged SEIR model and the data (R Fig. 3).",
             "stages": "The fit after each growing span; open points lie beyond it (R Fig. 6).",
@@ -94,26 +98,18 @@ def run(context: Context) -> Findings:
     )
 
 
-def _points(series: str) -> tuple[np.ndarray, np.ndarray]:
-    data = sweden(series)
-    return data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
-
-
-def _their_fit(activation: str, seed: int, engine: str, iterations: int, advance) -> FitResult:
+def _their_fit(activation: str, seed: int, engine: str, iterations: int, advance: Callable[..., None]) -> FitResult:
     model = AugmentedNeuralODE(
         MLP((4, 100, 50, 4), activation), augment_dim=3, solver="Tsit5", engine=engine, seed=seed
     )
     plan = GrowingSpan(SPANS, Adam(1e-3), iterations)
-    return completed(fit_neural(*_points("report"), model=model, plan=plan, callback=_counting(advance)))
+    return completed(fit_neural(*points("report"), model=model, plan=plan, callback=telling_loss(advance)))
 
 
-def _counting(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
-    """Return a callback of a fit that advances the bar of its job."""
-    return lambda stage, iteration, loss: advance(1, f"loss {loss:.3g}")
-
-
-def _our_fit(series: str, seed: int, engine: str, held_out: int, finish: int, advance) -> FitResult:
-    days, values = _points(series)
+def _our_fit(
+    series: str, seed: int, engine: str, held_out: int, finish: int, advance: Callable[..., None]
+) -> FitResult:
+    days, values = points(series)
     horizon = days[-1]
     seen = days <= horizon - held_out
     # The goal is a mean square, so that fewer points are not fitted more closely.
@@ -125,7 +121,7 @@ def _our_fit(series: str, seed: int, engine: str, held_out: int, finish: int, ad
         plan=plan,
         smoothness=1e-3,
         horizon=horizon,
-        callback=_counting(advance),
+        callback=telling_loss(advance),
     )
     return completed(fitted)
 
@@ -137,78 +133,53 @@ def variation(result: FitResult, days: np.ndarray, values: np.ndarray) -> float:
     return float(np.abs(np.diff(curve)).sum() / np.abs(np.diff(from_zero)).sum())
 
 
-def _losses(results: list[FitResult]) -> np.ndarray:
-    return np.array([result.loss for result in results])
-
-
-def _their_rows(theirs: dict[str, list[FitResult]]) -> list[Row]:
+def _rows(groups: dict[str, Seeds], official: Seeds) -> list[Row]:
+    best = {"theirs": min(THEIR_RUNS), "source": "R 4.1"}
+    median = {"theirs": float(np.median(THEIR_RUNS)), "source": "R 4.1"}
     rows = []
-    for activation, results in theirs.items():
-        losses = _losses(results)
-        rows += [
-            Row(f"report's set-up, {activation}: best loss", losses.min(), min(THEIR_RUNS), source="R 4.1"),
-            Row(
-                f"report's set-up, {activation}: median loss",
-                float(np.median(losses)),
-                float(np.median(THEIR_RUNS)),
-                source="R 4.1",
-            ),
-        ]
-    return rows
+    for name in THEIRS:
+        losses = groups[name].losses
+        rows.append(Row(f"{name}: best loss", losses.min(), **best))
+        rows.append(Row(f"{name}: median loss", float(np.median(losses)), **median))
+    ours, others = groups["ours"].losses, official.losses
+    variations = "largest variation over the data's"
+    return [
+        *rows,
+        Row("ours: best loss", ours.min(), **best, target=1e-4),
+        Row("ours: median loss", float(np.median(ours)), **median),
+        Row(f"ours: worst loss of {len(ours)} seeds", ours.max(), max(THEIR_RUNS), source="R 4.1", target=1.97e-4),
+        Row(f"ours: {variations}", max(groups["ours"].variations), target=1.05),
+        Row("ours, official series: best loss", others.min()),
+        Row("ours, official series: median loss", float(np.median(others))),
+        Row(f"ours, official series: worst loss of {len(others)} seeds", others.max()),
+        Row(f"ours, official series: {variations}", max(official.variations), target=1.05),
+        Row("ours: longest run of one seed", max(fit.seconds for fit in groups["ours"].fits), unit="s", target=300.0),
+    ]
 
 
-def _our_rows(ours: list[FitResult], official: list[FitResult]) -> list[Row]:
-    rows = []
-    for name, results, targets in (("ours", ours, (1e-4, 1.97e-4)), ("ours, official series", official, (None, None))):
-        days, values = _points("official" if "official" in name else "report")
-        losses = _losses(results)
-        ratios = [variation(result, days, values) for result in results]
-        # Best, median and worst of the report's three runs; the official series is not in it.
-        best, median, worst = (
-            (min(THEIR_RUNS), float(np.median(THEIR_RUNS)), max(THEIR_RUNS)) if name == "ours" else (None,) * 3
-        )
-        source = "R 4.1" if name == "ours" else ""
-        rows += [
-            Row(f"{name}: best loss", losses.min(), best, source=source, target=targets[0]),
-            Row(f"{name}: median loss", float(np.median(losses)), median, source=source),
-            Row(f"{name}: worst loss of {len(losses)} seeds", losses.max(), worst, source=source, target=targets[1]),
-            Row(f"{name}: largest variation over the data's", max(ratios), target=1.05),
-        ]
-    rows.append(Row("ours: longest run of one seed", max(r.seconds for r in ours), unit="s", target=300.0))
-    return rows
-
-
-def _stage_table(theirs: dict[str, list[FitResult]], ours: list[FitResult]) -> Table:
-    best = {f"report's set-up, {a}": min(results, key=lambda r: r.loss) for a, results in theirs.items()}
-    best["ours"] = min(ours, key=lambda r: r.loss)
+def _stage_table(groups: dict[str, Seeds]) -> Table:
+    best = {name: group.best for name, group in groups.items()}
     rows = [
-        [
-            f"0 to {end:g}",
-            THEIR_STAGES[k],
-            *(r.stages[k].best_loss if k < len(r.stages) else None for r in best.values()),
-        ]
-        for k, end in enumerate(SPANS)
+        [f"0 to {end:g}", theirs, *(r.stages[k].best_loss if k < len(r.stages) else None for r in best.values())]
+        for k, (end, theirs) in enumerate(zip(SPANS, THEIR_STAGES))
     ]
     rows.append(["L-BFGS on 0 to 170", None, None, None, best["ours"].loss])
     return Table("Best loss in each stage, best seeds", ["days", "report's best run", *best], rows)
 
 
-def _seed_table(theirs: dict[str, list[FitResult]], ours: list[FitResult], official: list[FitResult]) -> Table:
-    groups = {f"report's set-up, {a}": ("report", results) for a, results in theirs.items()}
-    groups |= {"ours": ("report", ours), "ours, official series": ("official", official)}
-    rows = []
-    for name, (series, results) in groups.items():
-        for k, result in enumerate(results):
-            ratio = variation(result, *_points(series))
-            rows.append([name, k, result.loss, ratio, result.evaluations, result.seconds])
-    return Table(
-        "Every seed", ["set-up", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"], rows
-    )
+def _seed_table(groups: dict[str, Seeds]) -> Table:
+    rows = [
+        [name, k, fit.loss, ratio, fit.evaluations, fit.seconds]
+        for name, group in groups.items()
+        for k, (fit, ratio) in enumerate(zip(group.fits, group.variations))
+    ]
+    columns = ["set-up", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"]
+    return Table("Every seed", columns, rows)
 
 
 def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, list[tuple]]:
     """Return the errors of the held-out days, and for each span (last fitted day, times, curves by model)."""
-    days, values = _points("official")
+    days, values = points("official")
     rows, panels = [], []
     for held_out, results in ahead.items():
         last = days[-1] - held_out
@@ -225,9 +196,8 @@ def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, l
         for name, predictions in curves.items():
             middle = np.median(predictions, axis=0)
             errors = (middle - values)[unseen] / SCALE
-            rows.append(
-                [held_out, int(unseen.sum()), name, float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors)))]
-            )
+            sizes = [float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors)))]
+            rows.append([held_out, int(unseen.sum()), name, *sizes])
     return Table(
         "Forecast errors on held-out days, official series",
         ["days held out", "points", "model", "root mean square (cases a day)", "mean absolute (cases a day)"],
@@ -237,17 +207,11 @@ def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, l
     ), panels
 
 
-def _figures(
-    theirs: dict[str, list[FitResult]],
-    ours: list[FitResult],
-    official: list[FitResult],
-    panels: list[tuple],
-    engine: str,
-) -> dict:
-    days, values = _points("report")
+def _figures(groups: dict[str, Seeds], official: Seeds, panels: list[tuple], engine: str) -> dict:
+    days, values = points("report")
     grid = np.linspace(0, days[-1], 681)
-    best = min(ours, key=lambda r: r.loss)
-    best_theirs = min((r for results in theirs.values() for r in results), key=lambda r: r.loss)
+    best = groups["ours"].best
+    best_theirs = min((groups[name].best for name in THEIRS), key=lambda fit: fit.loss)
     seir = fit_seir(days, values, fit_initial=True, engine=engine)
     curves = {
         "neural ODE, ours": (grid, neural_curve(best.model, grid)),
@@ -255,24 +219,14 @@ def _figures(
         "SEIR, converged": (grid, seir.curve(grid)),
     }
     growing = [(s.end, grid, neural_curve(best.model, grid, s.parameters)) for s in best.stages[: len(SPANS)]]
-    official_days, official_values = _points("official")
-    best_official = min(official, key=lambda r: r.loss)
+    official_points = points("official")
+    short = grid[grid <= official_points[0][-1]]
+    official_curve = {"neural ODE, ours": (short, neural_curve(official.best.model, short))}
     return {
         "fit": fitted_curves(days, values, curves, "Sweden, November 2021 to April 2022", UNIT),
         "stages": growing_fits(days, values, growing, UNIT),
         "losses": stage_losses(best.stages, "Our set-up, best seed"),
         "losses_theirs": stage_losses(best_theirs.stages, "The report's set-up, best seed"),
-        "official": fitted_curves(
-            official_days,
-            official_values,
-            {
-                "neural ODE, ours": (
-                    grid[grid <= official_days[-1]],
-                    neural_curve(best_official.model, grid[grid <= official_days[-1]]),
-                )
-            },
-            "The official series",
-            UNIT,
-        ),
-        "forecast": forecasts(official_days, official_values, panels, UNIT),
+        "official": fitted_curves(*official_points, official_curve, "The official series", UNIT),
+        "forecast": forecasts(*official_points, panels, UNIT),
     }

@@ -12,7 +12,7 @@ from ..fitting.curricula import stages_of
 from ..models import NeuralODE, solve
 from ..plotting.trajectories import learned_planes, span_fits, span_losses
 from .base import Context, Findings, Row, Table
-from .parallel import Job, completed
+from .parallel import Job, completed, telling_loss
 
 # u' = (u^3) A in row vectors, A = [-0.1 2; -2 -0.1]: the transpose acts on columns.
 TRUTH = Linear(((-0.1, -2.0), (2.0, -0.1)), input_map="cube")
@@ -29,20 +29,19 @@ WORDS = {"warm": "poster's set-up", "scratch": "each span from scratch", "ours":
 def run(context: Context) -> Findings:
     """Quick: one seed of everything. Full: five."""
     seeds = context.seeds(1, 5)
-    jobs = [(kind, seed) for kind in WORDS for seed in seeds]
-    totals = {kind: sum(stage.iterations for stage in stages_of(plans_of(kind))) for kind in WORDS}
-    work = [
-        Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed, context.engine), totals[kind])
-        for kind, seed in jobs
-    ]
-    fits = context.run_jobs(work)
-    ended = {kind: [span_ends(found) for (k, _), found in zip(jobs, fits) if k == kind] for kind in WORDS}
+
+    def job(kind: str, seed: int) -> Job:
+        iterations = sum(stage.iterations for stage in stages_of(plans_of(kind)))
+        return Job(f"{WORDS[kind]}, seed {seed}", fit_spiral, (kind, seed, context.engine), iterations)
+
+    fits = context.run_seeds(list(WORDS), seeds, job)
+    ended = {kind: [span_ends(found) for found in runs] for kind, runs in fits.items()}
     sums = {
         kind: np.array([[misfit(s.parameters, model_of(kind), s.end) for s in stages] for stages in runs])
         for kind, runs in ended.items()
     }
-    seconds = max(found[0].seconds for (kind, _), found in zip(jobs, fits) if kind == "ours")
-    first = {kind: fits[jobs.index((kind, seeds[0]))] for kind in WORDS}
+    seconds = max(found[0].seconds for found in fits["ours"])
+    first = {kind: runs[0] for kind, runs in fits.items()}
     lowest, highest = sums["warm"][..., 0].min(0), sums["warm"][..., 0].max(0)
     spread = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in zip(lowest, highest))
     return Findings(
@@ -100,13 +99,9 @@ def plans_of(kind: str) -> list[Any]:
 
 def fit_spiral(kind: str, seed: int, engine: str, advance) -> list[FitResult]:
     """Fit the thirty points in one of the ways of `WORDS`; `advance(n, note)` is told of every iteration."""
-    states = data()
-
-    def count(stage: int, iteration: int, loss: float) -> None:
-        advance(1, f"loss {loss:.3g}")
-
+    states, callback = data(), telling_loss(advance)
     return [
-        completed(fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=count))
+        completed(fit(model_of(kind, seed, engine), TIMES, states, y0=START, plan=plan, callback=callback))
         for plan in plans_of(kind)
     ]
 
@@ -124,13 +119,13 @@ def misfit(parameters: dict[str, np.ndarray], model: NeuralODE, end: float) -> n
 
 
 def _rows(sums: dict[str, np.ndarray], seconds: float) -> list[Row]:
-    source, rows = "P Fig. 1", []
-    for k, (end, theirs) in enumerate(SPANS.items()):
-        name = f"poster's set-up, span {end:g}: state 1, median seed"
-        rows.append(Row(name, np.median(sums["warm"][:, k, 0]), theirs, source=source, target=theirs))
-    for k, (end, theirs) in enumerate(SPANS.items()):
-        name, worst = f"our plan, span {end:g}: state 1, worst seed", sums["ours"][:, k, 0].max()
-        rows.append(Row(name, worst, theirs, source=source, target=theirs))
+    judged = {"poster's set-up, span {:g}: state 1, median seed": np.median(sums["warm"][..., 0], axis=0)}
+    judged |= {"our plan, span {:g}: state 1, worst seed": sums["ours"][..., 0].max(axis=0)}
+    rows = [
+        Row(name.format(end), ours, theirs, source="P Fig. 1", target=theirs)
+        for name, found in judged.items()
+        for (end, theirs), ours in zip(SPANS.items(), found)
+    ]
     worst = sums["ours"][:, -1].sum(-1).max()
     rows.append(Row("our plan, span 5: both states, worst seed", worst, target=0.02))
     rows.append(Row("our plan: longest run of one seed", seconds, unit="s"))
@@ -160,11 +155,9 @@ def _figures(ended: dict[str, list[StageResult]], results: dict[str, list[FitRes
         for stage in ended[kind]
     ]
     exact = solve(TRUTH, START, grid, rtol=1e-8, atol=1e-8).ys
-    planes = []
-    for kind in kinds:
-        result = results[kind][-1]
-        slopes = result.model.slope(0.0, LATTICE)
-        planes.append((WORDS[kind], curve(kind, ended[kind][-1]), slopes))
+    planes = [
+        (WORDS[kind], curve(kind, ended[kind][-1]), results[kind][-1].model.slope(0.0, LATTICE)) for kind in kinds
+    ]
     losses = {
         WORDS[kind]: [
             np.concatenate([s.losses for result in found for s in result.stages if s.end == end]) for end in SPANS

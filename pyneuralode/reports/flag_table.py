@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -11,12 +12,13 @@ from ..fields import HyperMLP, VectorField
 from ..flows.plots import grid_points, log_density_at
 from ..plotting.flows import density_panels, losses_of_settings, running_losses
 from .base import Context, Findings, Row, Table
-from .flag import BEST, BEST_FIELD
+from .flag import BEST, BEST_FIELD, THEIR_BEST
 from .flag_training import FLAG, NETS, OURS, THEIRS, FlagNet, FlagRecipe, TrainedFlow, train_flag
 from .parallel import Job
 
 SETUPS = {"report's set-up": THEIRS, "our set-up": OURS}
 QUICK_NETS = ("hypernet H 16, w 16", "2-layer FC, hidden 5", "2-layer concat, hidden 5", "4-layer concat 32-64-32")
+THE_BEST = "and 3,000 updates, batches of 1,024, width 128: the best"
 # What one change of our set-up does to one net, and the steps from there to the best model.
 ABLATED = HyperMLP(2, 64, 64)
 ABLATIONS: dict[str, tuple[VectorField, FlagRecipe]] = {
@@ -29,8 +31,9 @@ ABLATIONS: dict[str, tuple[VectorField, FlagRecipe]] = {
     "but a tolerance of 1e-5 while training": (ABLATED, replace(OURS, tolerance=1e-5)),
     "and 3,000 updates": (ABLATED, replace(OURS, updates=3000)),
     "and 3,000 updates, batches of 1,024": (ABLATED, BEST),
-    "and 3,000 updates, batches of 1,024, width 128: the best": (BEST_FIELD, BEST),
+    THE_BEST: (BEST_FIELD, BEST),
 }
+Runs = dict[str, list[list[TrainedFlow]]]  # set-up -> nets -> seeds
 
 
 def run(context: Context) -> Findings:
@@ -38,23 +41,26 @@ def run(context: Context) -> Findings:
     nets = [net for net in NETS if not context.quick or net.name in QUICK_NETS]
     seeds = context.seeds(1, 3)
     cut = {"updates": 60} if context.quick else {}
-    fresh = 5_000 if context.quick else 100_000
-    keys = [(words, net, seed) for words in SETUPS for net in nets for seed in seeds]
-    jobs = [
-        _job(f"{words}, {net.name}, seed {seed}", net.field, replace(SETUPS[words], **cut), seed, context, fresh)
-        for words, net, seed in keys
-    ]
-    steps = list(ABLATIONS.items())[:2] if context.quick else list(ABLATIONS.items())
-    jobs += [_job(name, field, replace(recipe, **cut), context.seed, context, fresh) for name, (field, recipe) in steps]
-    # The best model's row is the mean of the same seeds as the table's.
-    final = [seed for seed in seeds if seed != context.seed]
-    jobs += [_job(f"the best, seed {s}", BEST_FIELD, replace(BEST, **cut), s, context, fresh) for s in final]
-    found: list[TrainedFlow] = context.run_jobs(jobs)
-    table = {
-        words: [[t for (w, n, _), t in zip(keys, found) if (w, n) == (words, net)] for net in nets] for words in SETUPS
+    train = partial(train_flag, fresh=5_000 if context.quick else 100_000)
+
+    def job(name: str, field: VectorField, recipe: FlagRecipe, seed: int) -> Job:
+        recipe = replace(recipe, **cut)
+        return Job(name, train, (field, recipe, seed, context.engine), recipe.updates, _cost(field, recipe))
+
+    jobs: dict[object, Job] = {
+        (words, net.name, seed): job(f"{words}, {net.name}, seed {seed}", net.field, recipe, seed)
+        for words, recipe in SETUPS.items()
+        for net in nets
+        for seed in seeds
     }
-    ablation = {name: trained for (name, _), trained in zip(steps, found[len(keys) :])}
-    best = [] if context.quick else [list(ablation.values())[-1], *found[len(keys) + len(steps) :]]
+    steps = dict(list(ABLATIONS.items())[: 2 if context.quick else None])
+    jobs |= {name: job(name, *changed, context.seed) for name, changed in steps.items()}
+    # The best model's row is the mean of the same seeds as the table's.
+    jobs |= {(THE_BEST, seed): job(f"the best, seed {seed}", BEST_FIELD, BEST, seed) for seed in seeds[1:]}
+    found = context.run_jobs(jobs)
+    table: Runs = {words: [[found[words, net.name, seed] for seed in seeds] for net in nets] for words in SETUPS}
+    ablation = {name: found[name] for name in steps}
+    best = [] if context.quick else [found[THE_BEST], *(found[THE_BEST, seed] for seed in seeds[1:])]
     return Findings(
         rows=_rows(nets, table, best, len(seeds)),
         tables=[_settings_table(nets, table), _seed_table(nets, table), _ablation_table(ablation)],
@@ -74,15 +80,6 @@ def run(context: Context) -> Findings:
     )
 
 
-def _job(name: str, field: VectorField, recipe: FlagRecipe, seed: int, context: Context, fresh: int) -> Job:
-    arguments = (field, recipe, seed, context.engine, fresh)
-    return Job(name, _train, arguments, recipe.updates, _cost(field, recipe))
-
-
-def _train(field: VectorField, recipe: FlagRecipe, seed: int, engine: str, fresh: int, advance) -> TrainedFlow:
-    return train_flag(field, recipe, seed, engine, advance, fresh)
-
-
 def _cost(field: VectorField, recipe: FlagRecipe) -> float:
     """Estimate the cost of a training from its updates, points, multiplications, and steps for the tolerance."""
     weights = sum(int(np.prod(shape)) for shape in field.shapes().values() if len(shape) == 2)
@@ -90,31 +87,18 @@ def _cost(field: VectorField, recipe: FlagRecipe) -> float:
     return recipe.updates * (recipe.batch * size + 1e6) * recipe.tolerance**-0.3
 
 
-def _rows(
-    nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]], best: list[TrainedFlow], seeds: int
-) -> list[Row]:
+def _rows(nets: Sequence[FlagNet], table: Runs, best: list[TrainedFlow], seeds: int) -> list[Row]:
     rows = []
     for net, runs in zip(nets, table["our set-up"]):
-        mean = float(np.mean([run.fresh for run in runs]))
         name = f"our set-up, {net.name}: loss on fresh points, mean of {seeds}"
-        rows.append(Row(name, mean, net.theirs, "nats", source="R Table 1", target=net.theirs))
+        rows.append(Row(name, _mean(runs, "fresh"), net.theirs, "nats", source="R Table 1", target=net.theirs))
     if best:
-        lowest = min(net.theirs for net in NETS)
-        losses, source = [run.fresh for run in best], "R Table 1, best"
+        mean, worst = f"loss on fresh points, mean of {seeds}", max(run.fresh for run in best)
+        gap = max(run.gap for run in best)
         rows += [
-            Row(
-                f"best model: loss on fresh points, mean of {seeds}",
-                np.mean(losses),
-                lowest,
-                "nats",
-                "lower",
-                source,
-                1.169,
-            ),
-            Row("best model: the same, worst seed", max(losses), lowest, "nats", "lower", source, 1.169),
-            Row(
-                "best model: distance to the floor, worst seed", max(run.gap for run in best), None, "nats", target=0.01
-            ),
+            Row(f"best model: {mean}", _mean(best, "fresh"), **THEIR_BEST, target=1.169),
+            Row("best model: the same, worst seed", worst, **THEIR_BEST, target=1.169),
+            Row("best model: distance to the floor, worst seed", gap, unit="nats", target=0.01),
         ]
     rows.append(Row("entropy of the flag: the floor", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001))
     for words, runs in table.items():
@@ -123,25 +107,20 @@ def _rows(
     return rows
 
 
-def _settings_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]]) -> Table:
+def _mean(runs: Sequence[TrainedFlow], quantity: str) -> float:
+    return float(np.mean([getattr(run, quantity) for run in runs]))
+
+
+def _settings_table(nets: Sequence[FlagNet], table: Runs) -> Table:
     rows = []
-    for k, net in enumerate(nets):
-        theirs, ours = (runs[k] for runs in table.values())
+    for net, theirs, ours in zip(nets, *table.values()):
         running = [run.running for run in theirs]
-        spread = [min(running), float(np.mean(running)), max(running), float(np.mean([run.fresh for run in theirs]))]
-        own = [float(np.mean([getattr(run, name) for run in ours])) for name in ("running", "fresh", "gap")]
-        rows.append([net.name, net.theirs, *spread, *own])
-    first = ["min", "mean", "max", "fresh, mean"]
+        spread = [min(running), _mean(theirs, "running"), max(running), _mean(theirs, "fresh")]
+        rows.append([net.name, net.theirs, *spread, *(_mean(ours, name) for name in ("running", "fresh", "gap"))])
+    of_theirs = [f"report's set-up: {words}" for words in ("min", "mean", "max", "fresh, mean")]
     return Table(
         "Loss of every net after the last update, over the seeds",
-        [
-            "net",
-            "theirs",
-            *(f"report's set-up: {w}" for w in first),
-            "ours: running mean",
-            "ours: fresh",
-            "ours: above the floor",
-        ],
+        ["net", "theirs", *of_theirs, "ours: running mean", "ours: fresh", "ours: above the floor"],
         rows,
         note="Min, mean, max and 'running mean' are of the running mean of the loss, as the report's; "
         "'fresh' is the loss on 100,000 fresh points at tolerance 1e-5; 'above the floor' is KL(p || q), "
@@ -149,7 +128,7 @@ def _settings_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedF
     )
 
 
-def _seed_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]]) -> Table:
+def _seed_table(nets: Sequence[FlagNet], table: Runs) -> Table:
     rows = [
         [words, net.name, k, run.running, run.fresh, run.gap, int(run.fit.evaluations[-1]), round(run.fit.seconds)]
         for words, runs in table.items()
@@ -162,16 +141,11 @@ def _seed_table(nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]
 
 def _ablation_table(ablation: dict[str, TrainedFlow]) -> Table:
     rows = [[name, t.running, t.fresh, t.gap, round(t.fit.seconds)] for name, t in ablation.items()]
-    return Table(
-        "What makes the difference: one change at a time, one seed",
-        ["set-up", "running mean", "fresh", "above the floor", "seconds"],
-        rows,
-    )
+    columns = ["set-up", "running mean", "fresh", "above the floor", "seconds"]
+    return Table("What makes the difference: one change at a time, one seed", columns, rows)
 
 
-def _figures(
-    nets: Sequence[FlagNet], table: dict[str, list[list[TrainedFlow]]], best: list[TrainedFlow], context: Context
-) -> dict:
+def _figures(nets: Sequence[FlagNet], table: Runs, best: list[TrainedFlow], context: Context) -> dict:
     theirs = {net.name: net.theirs for net in nets}
     losses = {words: [[run.fresh for run in of_net] for of_net in runs] for words, runs in table.items()}
     figures = {"settings": losses_of_settings(list(theirs), list(theirs.values()), losses, FLAG.entropy)}
@@ -180,18 +154,18 @@ def _figures(
         for net, of_net in zip(nets, runs):
             groups.setdefault(net.group, {})[net.name] = [run.fit.running() for run in of_net]
         figures[key] = running_losses(groups, FLAG.entropy, theirs)
-    pixels = 50 if context.quick else 120
+    grid = grid_points(FLAG.extent, 50 if context.quick else 120)
+
+    def panel(name: str, trained: TrainedFlow) -> tuple[str, np.ndarray]:
+        return f"{name}\n{trained.fresh:.4f}", log_density_at(trained.flow(context.engine), grid)
+
     for key, (words, runs) in zip(("densities_theirs", "densities_ours"), table.items()):
-        panels = [(f"{net.name}\n{r[0].fresh:.4f}", _log_density(r[0], pixels, context)) for net, r in zip(nets, runs)]
+        panels = [panel(net.name, of_net[0]) for net, of_net in zip(nets, runs)]
         if best and words == "our set-up":
-            panels.append((f"the best model\n{best[0].fresh:.4f}", _log_density(best[0], pixels, context)))
-        panels.append((f"the flag\n{FLAG.entropy:.4f}", FLAG.log_density(grid_points(FLAG.extent, pixels))))
+            panels.append(panel("the best model", best[0]))
+        panels.append((f"the flag\n{FLAG.entropy:.4f}", FLAG.log_density(grid)))
         figures[key] = density_panels(panels, FLAG.extent, min(6, len(panels)), log=True)
     return figures
-
-
-def _log_density(trained: TrainedFlow, pixels: int, context: Context) -> np.ndarray:
-    return log_density_at(trained.flow(context.engine), grid_points(FLAG.extent, pixels))
 
 
 def _notes(best: list[TrainedFlow]) -> list[str]:

@@ -32,21 +32,17 @@ class FlagNet:
     group: str
 
 
+# Width -> hidden units -> the report's loss.
 _HYPERNETS = {
-    (4, 4): 1.5013,
-    (16, 4): 1.3736,
-    (64, 4): 1.3150,
-    (4, 16): 1.3553,
-    (16, 16): 1.2792,
-    (64, 16): 1.2203,
-    (4, 64): 1.2757,
-    (16, 64): 1.2086,
-    (64, 64): 1.2097,
+    4: {4: 1.5013, 16: 1.3736, 64: 1.3150},
+    16: {4: 1.3553, 16: 1.2792, 64: 1.2203},
+    64: {4: 1.2757, 16: 1.2086, 64: 1.2097},
 }
 NETS: tuple[FlagNet, ...] = (
     *(
         FlagNet(f"hypernet H {hidden}, w {width}", HyperMLP(2, width, hidden), loss, f"hypernetworks, w {width}")
-        for (hidden, width), loss in _HYPERNETS.items()
+        for width, losses in _HYPERNETS.items()
+        for hidden, loss in losses.items()
     ),
     FlagNet("2-layer FC, hidden 5", MLP((2, 5, 2)), 2.7974, "layers"),
     FlagNet("5-layer FC 64-128-128-64", MLP(_WIDE), 1.3796, "layers"),

@@ -6,6 +6,7 @@ is computed by quadrature, so that the divergence itself is known.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ KINDS = {"cnf": "continuous, width M", "planar": "planar, depth M"}
 def two_moons(z: Tensor) -> Tensor:
     """Return the log density (n,), up to a constant, of two arcs of a ring."""
     ring = -0.5 * ((z.norm(dim=-1) - 2) / 0.4) ** 2
-    return ring + _either(-0.5 * ((z[:, 0] - 2) / 0.6) ** 2, -0.5 * ((z[:, 0] + 2) / 0.6) ** 2)
+    return ring + torch.logaddexp(-0.5 * ((z[:, 0] - 2) / 0.6) ** 2, -0.5 * ((z[:, 0] + 2) / 0.6) ** 2)
 
 
 def wave(z: Tensor) -> Tensor:
@@ -45,22 +46,18 @@ def split_wave(z: Tensor) -> Tensor:
     """Return the log density (n,), up to a constant, of a wave with a second arm around z_1 = 1."""
     arm = 3 * torch.exp(-0.5 * ((z[:, 0] - 1) / 0.6) ** 2)
     first = z[:, 1] - _sine(z)
-    return _either(-0.5 * (first / 0.35) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
+    return torch.logaddexp(-0.5 * (first / 0.35) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
 
 
 def forked_wave(z: Tensor) -> Tensor:
     """Return the log density (n,), up to a constant, of a wave that forks at z_1 = 1."""
     arm = 3 * torch.sigmoid((z[:, 0] - 1) / 0.3)
     first = z[:, 1] - _sine(z)
-    return _either(-0.5 * (first / 0.4) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
+    return torch.logaddexp(-0.5 * (first / 0.4) ** 2, -0.5 * ((first + arm) / 0.35) ** 2) + _confined(z)
 
 
 def _sine(z: Tensor) -> Tensor:
     return torch.sin(0.5 * math.pi * z[:, 0])
-
-
-def _either(first: Tensor, second: Tensor) -> Tensor:
-    return torch.logaddexp(first, second)
 
 
 def _confined(z: Tensor) -> Tensor:
@@ -86,6 +83,9 @@ class MeasuredFlow:
     log_density: np.ndarray
 
 
+Flows = dict[tuple[str, int, str], MeasuredFlow]  # by density, size and kind
+
+
 def run(context: Context) -> Findings:
     """Quick: two densities, M = 2 and 8, 150 updates. Full: four, M = 2, 8, 32."""
     names = list(DENSITIES)[: 2 if context.quick else None]
@@ -96,28 +96,22 @@ def run(context: Context) -> Findings:
     pixels = 60 if context.quick else 120
     # Either kind may lose a part of the density for good, so the best of three seeds counts.
     seeds = context.seeds(1, 3)
-    keys = [(n, size, kind, seed) for size in reversed(sizes) for kind in KINDS for n in names for seed in seeds]
-    jobs = [
-        Job(
-            f"{name}, {KINDS[kind].replace('M', str(size))}, seed {seed}",
-            compare,
-            (name, kind, size, many[kind], seed, context.engine, pixels),
-            many[kind],
-        )
-        for name, size, kind, seed in keys
-    ]
-    trained = context.run_jobs(jobs)
-    found: dict[tuple[str, int, str], MeasuredFlow] = {}
-    for (*key, _), one in zip(keys, trained):
-        found[tuple(key)] = min(found.get(tuple(key), one), one, key=lambda c: c.divergence)
+
+    def job(flow: tuple[str, int, str], seed: int) -> Job:
+        name, size, kind = flow
+        words = f"{name}, {KINDS[kind].replace('M', str(size))}, seed {seed}"
+        return Job(words, compare, (name, kind, size, many[kind], seed, context.engine, pixels), many[kind])
+
+    flows = [(name, size, kind) for size in reversed(sizes) for kind in KINDS for name in names]
+    trained = context.run_seeds(flows, seeds, job)
+    found: Flows = {flow: min(runs, key=lambda run: run.divergence) for flow, runs in trained.items()}
+    panels = {n: {KINDS[kind]: [found[n, m, kind].divergence for m in sizes] for kind in KINDS} for n in names}
     return Findings(
         rows=_rows(found, names, sizes),
-        tables=[_table(keys, trained)],
+        tables=[_table(trained, names, sizes, seeds)],
         figures={
             "densities": density_panels(_panels(found, names, sizes, pixels), EXTENT, 1 + 2 * len(sizes)),
-            "divergences": divergences(
-                sizes, {n: {KINDS[k]: [found[n, m, k].divergence for m in sizes] for k in KINDS} for n in names}
-            ),
+            "divergences": divergences(sizes, panels),
         },
         captions={
             "densities": "The given density, and those of the continuous and of the planar flows; the number is "
@@ -187,44 +181,36 @@ def _grid(pixels: int) -> Tensor:
     return torch.as_tensor(grid_points(EXTENT, pixels), dtype=torch.float32).reshape(-1, 2)
 
 
-def _rows(found: dict, names: list[str], sizes: tuple[int, ...]) -> list[Row]:
+def _rows(found: Flows, names: list[str], sizes: tuple[int, ...]) -> list[Row]:
     rows = []
     for name in names:
         for size in sizes:
-            cnf = found[name, size, "cnf"].divergence
-            planar = found[name, size, "planar"].divergence
+            cnf, planar = (found[name, size, kind].divergence for kind in KINDS)
             target = planar if size == SIZES[-1] else None
             words = f"{name}, M = {size}: KL of the continuous flow beside the planar one's"
             rows.append(Row(words, cnf, planar, "nats", source="planar, ours", target=target))
     return rows
 
 
-def _table(keys: list[tuple], trained: list[MeasuredFlow]) -> Table:
+def _table(
+    trained: dict[tuple[str, int, str], list[MeasuredFlow]], names: list[str], sizes: tuple[int, ...], seeds: list[int]
+) -> Table:
     rows = [
         [name, size, KINDS[kind], seed, one.divergence, one.error, one.updates, round(one.seconds, 1)]
-        for (name, size, kind, seed), one in sorted(zip(keys, trained), key=_place)
+        for name, size, kind in itertools.product(names, sizes, KINDS)
+        for seed, one in zip(seeds, trained[name, size, kind])
     ]
     columns = ["density", "M", "flow", "seed", "KL(q || p), nats", "standard error", "updates", "seconds"]
     return Table("Divergence from the given density, every run", columns, rows)
 
 
-def _place(run: tuple) -> tuple:
-    name, size, kind, seed = run[0]
-    return list(DENSITIES).index(name), size, list(KINDS).index(kind), seed
-
-
-def _panels(found: dict, names: list[str], sizes: tuple[int, ...], pixels: int) -> list[tuple[str, np.ndarray]]:
+def _panels(found: Flows, names: list[str], sizes: tuple[int, ...], pixels: int) -> list[tuple[str, np.ndarray]]:
     panels = []
     for name in names:
         truth = DENSITIES[name](_grid(pixels)).double() - log_constant(DENSITIES[name])
         panels.append((name, truth.exp().reshape(pixels, pixels).numpy()))
-        for kind, word in (("cnf", "width"), ("planar", "depth")):
+        for kind, words in (("cnf", "CNF, width"), ("planar", "planar, depth")):
             for size in sizes:
                 one = found[name, size, kind]
-                panels.append(
-                    (
-                        f"{'CNF' if kind == 'cnf' else 'planar'}, {word} {size}\n{one.divergence:.3f}",
-                        np.exp(one.log_density),
-                    )
-                )
+                panels.append((f"{words} {size}\n{one.divergence:.3f}", np.exp(one.log_density)))
     return panels

@@ -39,21 +39,19 @@ class TrainedDigitFlow:
 def run(context: Context) -> Findings:
     """Quick: 40 updates and 400 test images. Full: the reduced scale of `pyneuralode train mnist-flow`."""
     tests = mnist_images("test")[: 400 if context.quick else None]
-    jobs = []
+    batches = -(-len(tests) // 200)
+    jobs = {}
     for name, scale in FLOWS.items():
         updates = 40 if context.quick else SETUPS[scale].updates
-        batches = -(-len(tests) // 200)
-        jobs.append(Job(name, train, (scale, updates, len(tests), context.seed), updates + batches))
-    found = dict(zip(FLOWS, context.run_jobs(jobs)))
+        jobs[name] = Job(name, train, (scale, updates, len(tests), context.seed), updates + batches)
+    found = context.run_jobs(jobs)
     baseline = next(iter(found.values())).baseline
+    levels = {"independent pixels": baseline, "FFJORD multi-scale, published": PUBLISHED["FFJORD, multi-scale"][0]}
     return Findings(
         rows=_rows(found, baseline),
         figures={
             "samples": image_grid({"MNIST": tests[:SAMPLES]} | {name: t.samples for name, t in found.items()}),
-            "bits": bits_curve(
-                {name: t.losses for name, t in found.items()},
-                {"independent pixels": baseline, "FFJORD multi-scale, published": PUBLISHED["FFJORD, multi-scale"][0]},
-            ),
+            "bits": bits_curve({name: t.losses for name, t in found.items()}, levels),
         },
         tables=[_table(found)],
         captions={
@@ -81,10 +79,8 @@ def run(context: Context) -> Findings:
 
 def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[..., None]) -> TrainedDigitFlow:
     """Train one reduced flow; `advance(n, note)` is told of every update."""
-    setup = replace(SETUPS[scale], updates=updates)
-    found = train_image_flow(
-        setup, mnist_images("train"), mnist_images("test")[:tests], seed=seed, progress=OneBar(advance)
-    )
+    setup, images = replace(SETUPS[scale], updates=updates), (mnist_images("train"), mnist_images("test")[:tests])
+    found = train_image_flow(setup, *images, seed=seed, progress=OneBar(advance))
     return TrainedDigitFlow(
         found.fit.losses,
         found.fit.seconds,
@@ -108,23 +104,16 @@ def _rows(found: dict[str, TrainedDigitFlow], baseline: float) -> list[Row]:
 
 
 def _table(found: dict[str, TrainedDigitFlow]) -> Table:
-    records = [
-        {
-            "flow": name,
-            "steps": " ".join(SETUPS[FLOWS[name]].flow["steps"]),
-            "hidden": "-".join(map(str, SETUPS[FLOWS[name]].flow["hidden"])),
-            "parameters": t.parameters,
-            "updates": len(t.losses),
-            "batch": SETUPS[FLOWS[name]].batch,
-            "seconds": t.seconds,
-            "test bits": t.test.bits,
-            "standard error": t.test.error,
-            "evaluations": t.test.evaluations,
-        }
-        for name, t in found.items()
-    ]
+    columns = ["flow", "steps", "hidden", "parameters", "updates", "batch"]
+    columns += ["seconds", "test bits", "standard error", "evaluations"]
+    rows = []
+    for name, t in found.items():
+        setup = SETUPS[FLOWS[name]]
+        net = [" ".join(setup.flow["steps"]), "-".join(map(str, setup.flow["hidden"])), t.parameters]
+        measured = [t.seconds, t.test.bits, t.test.error, t.test.evaluations]
+        rows.append([name, *net, len(t.losses), setup.batch, *measured])
     note = (
         "Parameters are those that are learned, the histograms not counted. Seconds are those of the updates, with several "
         "workers on one thread each. Evaluations are those of the fields for a batch of test images."
     )
-    return Table.from_records("The two flows", records, note)
+    return Table("The two flows", columns, rows, note)

@@ -31,34 +31,27 @@ _RECORDED = "Full trainings, recorded: computed once, by the commits in the tabl
 
 def run(context: Context) -> Findings:
     """Quick: 4,000 images once. Full: all of MNIST twice; DP5 with the adjoint, which is slow, half of it once."""
-    recipe = RECIPES["digits"]
-    jobs = []
+    jobs, tested = {}, 1_000 if context.quick else None
     for net in NETS:
         images, epochs = net.quick if context.quick else net.full
-        training = ClassifierTraining(
-            ClassifierSpec("odenet", net.options),
-            replace(recipe.for_epochs(epochs), **net.changes),
-            images=images,
-            tests=1_000 if context.quick else None,
-        )
-        jobs.append(Job(net.name, train, (training, context.seed), epochs * (images // recipe.batch)))
+        recipe = replace(RECIPES["digits"].for_epochs(epochs), **net.changes)
+        training = ClassifierTraining(ClassifierSpec("odenet", net.options), recipe, images=images, tests=tested)
+        jobs[net.name] = Job(net.name, train, (training, context.seed), epochs * (images // recipe.batch))
     depths = [5, 10, 20] if context.quick else [5, 10, 20, 40, 80]
-    found = dict(zip([net.name for net in NETS], context.run_jobs(jobs)))
+    found = context.run_jobs(jobs)
     peaks = memory(depths, context.progress)
     kept = recorded("odenet")
     images = {name: trained.batch for name, trained in found.items()}
     evaluations = {name: t.evaluations for name, t in found.items() if t.evaluations.any()}
-    _, tests = jobs[0].arguments[0].sets()
+    _, tests = jobs[MAIN].arguments[0].sets()
+    chen = {f"{name}, Chen et al.": (1e6 * count, error) for name, (count, error) in CHEN.items()}
     return Findings(
         rows=[*_errors(found), *_recorded_errors(kept), *_sizes(found), *_growth(growth(depths, peaks))],
         figures={
             "training": training_losses({name: t.losses for name, t in found.items()}, images),
             "evaluations": evaluations_while_training(evaluations, images),
             "memory": memory_against_depth(depths, peaks, "Memory of one gradient of the body"),
-            "errors": error_against_parameters(
-                {name: (t.parameters, t.error) for name, t in found.items()},
-                {f"{name}, Chen et al.": (1e6 * count, error) for name, (count, error) in CHEN.items()},
-            ),
+            "errors": error_against_parameters({name: (t.parameters, t.error) for name, t in found.items()}, chen),
             "misread": _misread(found[MAIN], tests),
             **({"recorded": _recorded_curves(kept)} if kept else {}),
         },
@@ -94,17 +87,12 @@ def _recorded_name(run: Mapping[str, Any]) -> str:
 
 
 def _recorded_errors(runs: list[dict[str, Any]]) -> list[Row]:
-    return [
-        Row(
-            f"recorded run, {_recorded_name(run)}: test error",
-            100 * (1 - run["test_accuracy"]),
-            0.77,
-            "%",
-            source=_REVIEW,
-            target=0.7 if run["model"].get("kind", "odenet") == "odenet" else None,
-        )
-        for run in runs
-    ]
+    rows = []
+    for run in runs:
+        name, error = f"recorded run, {_recorded_name(run)}: test error", 100 * (1 - run["test_accuracy"])
+        target = 0.7 if run["model"].get("kind", "odenet") == "odenet" else None
+        rows.append(Row(name, error, 0.77, "%", source=_REVIEW, target=target))
+    return rows
 
 
 def _recorded_curves(runs: list[dict[str, Any]]) -> Figure:
@@ -163,18 +151,19 @@ def _table(found: dict[str, TrainedDigitNet]) -> Table:
     for net in NETS:
         t, options = found[net.name], net.options
         ode = options["kind"] in ("odenet", "rknet")
-        record = {
-            "net": net.name,
-            "solver": options.get("solver", "Euler") if ode else "none",
-            "gradient": net.gradient if ode else "Backprop",
-            "parameters": t.parameters,
-            "images": t.images,
-            "epochs": t.epochs,
-            "test error, %": t.error,
-            "evaluations": float(t.evaluations[-20:].mean()) if ode else None,
-            "seconds": t.seconds,
-        }
-        records.append(record)
+        records.append(
+            {
+                "net": net.name,
+                "solver": options.get("solver", "Euler") if ode else "none",
+                "gradient": net.gradient if ode else "Backprop",
+                "parameters": t.parameters,
+                "images": t.images,
+                "epochs": t.epochs,
+                "test error, %": t.error,
+                "evaluations": float(t.evaluations[-20:].mean()) if ode else None,
+                "seconds": t.seconds,
+            }
+        )
     note = (
         "Evaluations are those of the dynamics in a forward pass, in the last updates. Seconds are those of training and "
         "tests, with several networks at once on one thread each."
@@ -183,12 +172,9 @@ def _table(found: dict[str, TrainedDigitNet]) -> Table:
 
 
 def _memory_table(depths: list[int], peaks: dict[str, list[float]]) -> Table:
-    return Table(
-        "Memory against depth",
-        ["depth", *peaks],
-        [[depth, *(round(peak[i] / 1e6, 2) for peak in peaks.values())] for i, depth in enumerate(depths)],
-        note="Peak memory in MB of one gradient of the body; the depth is the steps of Euler's method, or the residual blocks.",
-    )
+    rows = [[depth, *(round(peak / 1e6, 2) for peak in of_depth)] for depth, *of_depth in zip(depths, *peaks.values())]
+    note = "Peak memory in MB of one gradient of the body; the depth is the steps of Euler's method, or the residual blocks."
+    return Table("Memory against depth", ["depth", *peaks], rows, note)
 
 
 def _notes() -> list[str]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..engines.torch_engine.memory import PeakMemory
 from ..images.blocks import ConvDynamics, ResidualBlock
 from ..images.ode_block import ODEBlock
 from ..images.training import train_classifier
 from ..images.training.specs import ClassifierTraining
 from ..progress import Progress
+from .gradient_memory import Peaks, memory_growth, peak_memory
 from .parallel import OneBar
 
 CHANNELS, SIDE, BATCH = 64, 6, 16
@@ -74,9 +75,8 @@ class TrainedDigitNet:
 def train(training: ClassifierTraining, seed: int, advance: Callable[..., None]) -> TrainedDigitNet:
     """Train one network; `advance(n, note)` is told of every update."""
     images, tests = training.sets()
-    fit = train_classifier(
-        training.spec.build(seed), images, tests, training.recipe, seed=seed, progress=OneBar(advance)
-    )
+    model, recipe = training.spec.build(seed), training.recipe
+    fit = train_classifier(model, images, tests, recipe, seed=seed, progress=OneBar(advance))
     if fit.accuracy is None:
         raise KeyboardInterrupt
     wrong = fit.misread(tests.labels)[:MISREAD].numpy()
@@ -86,41 +86,34 @@ def train(training: ClassifierTraining, seed: int, advance: Callable[..., None])
         losses=fit.fit.losses,
         evaluations=fit.fit.evaluations,
         images=len(images),
-        epochs=training.recipe.epochs,
-        batch=training.recipe.batch,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
         seconds=fit.fit.seconds,
         misread=wrong,
         answers=fit.logits.argmax(1).numpy()[wrong],
     )
 
 
-def memory(depths: list[int], progress: Progress) -> dict[str, list[float]]:
+def memory(depths: list[int], progress: Progress) -> Peaks:
     """Return the peak bytes of one gradient of a body of each depth, by network."""
 
-    def ode(gradient: str) -> Callable[[int], nn.Module]:
-        return lambda steps: ODEBlock(
-            ConvDynamics(CHANNELS), solver="Euler", steps=steps, gradient=gradient, engine="torch"
-        )
+    def pass_through(body: Callable[[int], nn.Module], depth: int) -> Callable[[], Tensor]:
+        x = torch.ones(BATCH, CHANNELS, SIDE, SIDE, requires_grad=True)
+        return lambda: body(depth)(x)
+
+    def ode(gradient: str, steps: int) -> nn.Module:
+        return ODEBlock(ConvDynamics(CHANNELS), solver="Euler", steps=steps, gradient=gradient, engine="torch")
 
     bodies = {
-        "ODE-Net, BacksolveAdjoint": ode("BacksolveAdjoint"),
-        "ODE-Net, Checkpointed": ode("Checkpointed"),
-        "RK-Net, Backprop": ode("Backprop"),
+        "ODE-Net, BacksolveAdjoint": partial(ode, "BacksolveAdjoint"),
+        "ODE-Net, Checkpointed": partial(ode, "Checkpointed"),
+        "RK-Net, Backprop": partial(ode, "Backprop"),
         "ResNet": lambda blocks: nn.Sequential(*(ResidualBlock(CHANNELS) for _ in range(blocks))),
     }
     task = progress.task("memory against depth", len(bodies) * len(depths))
-    peaks: dict[str, list[float]] = {}
-    for name, body in bodies.items():
-        for depth in depths:
-            x = torch.ones(BATCH, CHANNELS, SIDE, SIDE, requires_grad=True)
-            with PeakMemory() as counted:
-                body(depth)(x).sum().backward()
-            peaks.setdefault(name, []).append(float(counted.peak))
-            task.advance(1, f"{name}, {depth}")
-    return peaks
+    return peak_memory({name: partial(pass_through, body) for name, body in bodies.items()}, depths, task)
 
 
-def growth(depths: list[int], peaks: dict[str, list[float]]) -> dict[str, float]:
+def growth(depths: list[int], peaks: Peaks) -> dict[str, float]:
     """Return what one more step or block adds to the memory of `memory`, in states of the batch, by network."""
-    state = 4 * BATCH * CHANNELS * SIDE * SIDE
-    return {name: (peak[-1] - peak[0]) / (depths[-1] - depths[0]) / state for name, peak in peaks.items()}
+    return memory_growth(depths, peaks, state=4 * BATCH * CHANNELS * SIDE * SIDE)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, as_completed, wait
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ..progress import Progress, ProgressTask
+from ..progress import Progress, ProgressTask, SilentProgress
 
 Fit = TypeVar("Fit")
 _messages: Any = None  # in a worker process: the queue that its progress goes to
@@ -47,6 +47,11 @@ def completed(fit: Fit) -> Fit:
     return fit
 
 
+def telling_loss(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
+    """Return a callback of a fit that advances the bar of its job and shows the loss beside it."""
+    return lambda stage, iteration, loss: advance(1, f"loss {loss:.3g}")
+
+
 def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None) -> list[Any]:
     """Run jobs, up to `workers` at once, and return their results in the order of the jobs.
 
@@ -54,56 +59,46 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
     With an `executor`, such as that of a dask client for a cluster, the jobs run there instead, and one bar
     counts those that have ended.
     """
+    longest_first = sorted(range(len(jobs)), key=lambda index: -jobs[index].cost)
     if executor is not None:
-        return _run_on_executor(jobs, executor, progress)
+        bar, silent = progress.task("jobs of the executor", len(jobs)), SilentProgress().advance
+        running = {k: executor.submit(jobs[k].work, *jobs[k].arguments, advance=silent) for k in longest_first}
+        return _results(running, bar.advance)
     if workers == 1 or len(jobs) <= 1:
-        found = {index: _run_here(jobs[index], progress) for index in _longest_first(jobs)}
-        return [found[index] for index in range(len(jobs))]
+        found = {}
+        for k in longest_first:
+            bar = progress.task(jobs[k].name, jobs[k].total)
+            found[k] = jobs[k].work(*jobs[k].arguments, advance=bar.advance)
+        return [found[k] for k in range(len(jobs))]
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    tasks: dict[int, ProgressTask] = {}
+    bars: dict[int, ProgressTask] = {}
     with ProcessPoolExecutor(min(workers, len(jobs)), context, _start_worker, (messages,)) as pool:
-        running = {index: pool.submit(_run_in_worker, index, jobs[index]) for index in _longest_first(jobs)}
-        left = set(running.values())
+        running = {k: pool.submit(_run_in_worker, k, jobs[k]) for k in longest_first}
         try:
-            while left:
-                done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()  # a failure ends the whole report at once
-                _draw_progress(messages, jobs, tasks, progress)
+            return _results(running, lambda ended: _draw_progress(messages, jobs, bars, progress))
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)  # the jobs that have begun are not waited for
             raise
-        return [running[index].result() for index in range(len(jobs))]
 
 
-def _run_here(job: Job, progress: Progress) -> Any:
-    return job.work(*job.arguments, advance=progress.task(job.name, job.total).advance)
+def _results(running: Mapping[int, Future], ended: Callable[[int], None]) -> list[Any]:
+    """Return the results of futures in the order of their numbers; `ended` is told how many have just ended.
 
-
-def _run_on_executor(jobs: Sequence[Job], executor: Executor, progress: Progress) -> list[Any]:
-    task = progress.task("jobs of the executor", len(jobs))
-    running = {
-        index: executor.submit(jobs[index].work, *jobs[index].arguments, advance=_ignore_progress)
-        for index in _longest_first(jobs)
-    }
+    The first failure ends all at once.
+    """
+    left = set(running.values())
     try:
-        for future in as_completed(running.values()):
-            future.result()
-            task.advance(1)
+        while left:
+            done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            ended(len(done))
     except BaseException:
         for future in running.values():
             future.cancel()
         raise
-    return [running[index].result() for index in range(len(jobs))]
-
-
-def _longest_first(jobs: Sequence[Job]) -> list[int]:
-    return sorted(range(len(jobs)), key=lambda index: -jobs[index].cost)
-
-
-def _ignore_progress(n: int = 1, note: str = "") -> None:
-    """Stand in for `advance` where no bar can be reached."""
+    return [running[k].result() for k in range(len(running))]
 
 
 def _start_worker(messages: Any) -> None:

@@ -14,17 +14,17 @@ from .base import Context, Findings
 class Report:
     """A report: its id, its title, the document whose results it computes again, and its module.
 
-    The module's `run` computes it; another function is named after a colon.
+    The module is by default the one named as the id. Its `run` computes the report; another function is named after a colon.
     """
 
     id: str
     title: str
     source: str
-    module: str
+    module: str = ""
 
     def load(self) -> Callable[[Context], Findings]:
         """Import the module, which may be slow, and return its `run(context)`."""
-        module, _, function = self.module.partition(":")
+        module, _, function = (self.module or f".{self.id.replace('-', '_')}").partition(":")
         return getattr(import_module(module, __package__), function or "run")
 
 
@@ -34,108 +34,49 @@ _REVIEW = '"Neural Ordinary Differential Equations: Review of Literature", Pitts
 _ANODEV2 = '"ANODEV2: A Coupled Neural ODE Framework", NeurIPS 2019'
 _SUMMARY = 'one-page summary of Chen et al., "Neural Ordinary Differential Equations" (NeurIPS 2018)'
 
-REPORTS: dict[str, Report] = {
-    report.id: report
-    for report in (
-        Report(
-            "covid",
-            "Sweden's epidemic by a neural ODE, with growing time spans",
-            f"{_KTH_REPORT}, Fig. 3, 6 and 7",
-            ".covid",
-        ),
-        Report("seir", "Sweden's epidemic by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5", ".seir"),
-        Report(
-            "cubic",
-            "The cubic spiral from thirty points, over growing time spans",
-            f"{_KTH_POSTER}, Fig. 1",
-            ".cubic",
-        ),
-        Report(
-            "spiral",
-            "A spiral from short pieces, by three solvers",
-            f"{_REVIEW}, section 4.3.2",
-            ".spiral",
-        ),
-        Report(
-            "depth",
-            "Layers of a residual network against an ODE",
-            f"{_KTH_REPORT}, Fig. 1",
-            ".depth",
-        ),
-        Report(
-            "adjoint",
-            "Gradient methods: their error and their memory",
-            f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
-            ".adjoint",
-        ),
-        Report(
-            "flag",
-            "A continuous normalizing flow learns a flag",
-            f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2",
-            ".flag",
-        ),
-        Report(
-            "flag-table",
-            "Right-hand sides of flows on the flag",
-            f"{_KTH_REPORT}, Table 1, Fig. 8 and 9",
-            ".flag_table",
-        ),
-        Report(
-            "flow-compare",
-            "Continuous against planar flows on given densities",
-            _SUMMARY,
-            ".flow_compare",
-        ),
-        Report(
-            "mnist-flow",
-            "Handwritten digits by continuous normalizing flows",
-            f"{_KTH_REPORT}, Fig. 10",
-            ".mnist_flow",
-        ),
-        Report(
-            "anodev2-table1",
-            "Weights that evolve in the steps of the activations (configuration one)",
-            f"{_ANODEV2}, Table 1",
-            ".anodev2_tables:table1",
-        ),
-        Report(
-            "anodev2-table2",
-            "Weights that evolve in steps of their own (configuration two)",
-            f"{_ANODEV2}, Table 2",
-            ".anodev2_tables:table2",
-        ),
-        Report(
-            "anodev2-table3",
-            "Parameters of the networks",
-            f"{_ANODEV2}, Table 3",
-            ".anodev2_tables:table3",
-        ),
-        Report(
-            "anodev2-table4",
-            "Two gradients of the same ODE, with and without evolving weights",
-            f"{_ANODEV2}, Table 4",
-            ".anodev2_tables:table4",
-        ),
-        Report(
-            "anodev2-transport",
-            "Transport at a changing speed, by a constant and by an evolving kernel",
-            f"{_ANODEV2}, Fig. 2",
-            ".anodev2_transport",
-        ),
-        Report(
-            "anodev2-kernels",
-            "Kernels that evolve, synthetic and trained",
-            f"{_ANODEV2}, Fig. 1 and 3 to 6",
-            ".anodev2_kernels",
-        ),
-        Report(
-            "odenet",
-            "Digits read by ODE-Nets, an RK-Net and a ResNet",
-            f"{_SUMMARY}; {_REVIEW}, section 4.3.1",
-            ".odenet",
-        ),
-    )
-}
+_ALL = (
+    Report("covid", "Sweden's epidemic by a neural ODE, with growing time spans", f"{_KTH_REPORT}, Fig. 3, 6 and 7"),
+    Report("seir", "Sweden's epidemic by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5"),
+    Report("cubic", "The cubic spiral from thirty points, over growing time spans", f"{_KTH_POSTER}, Fig. 1"),
+    Report("spiral", "A spiral from short pieces, by three solvers", f"{_REVIEW}, section 4.3.2"),
+    Report("depth", "Layers of a residual network against an ODE", f"{_KTH_REPORT}, Fig. 1"),
+    Report(
+        "adjoint",
+        "Gradient methods: their error and their memory",
+        f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
+    ),
+    Report("flag", "A continuous normalizing flow learns a flag", f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2"),
+    Report("flag-table", "Right-hand sides of flows on the flag", f"{_KTH_REPORT}, Table 1, Fig. 8 and 9"),
+    Report("flow-compare", "Continuous against planar flows on given densities", _SUMMARY),
+    Report("mnist-flow", "Handwritten digits by continuous normalizing flows", f"{_KTH_REPORT}, Fig. 10"),
+    Report(
+        "anodev2-table1",
+        "Weights that evolve in the steps of the activations (configuration one)",
+        f"{_ANODEV2}, Table 1",
+        ".anodev2_tables:table1",
+    ),
+    Report(
+        "anodev2-table2",
+        "Weights that evolve in steps of their own (configuration two)",
+        f"{_ANODEV2}, Table 2",
+        ".anodev2_tables:table2",
+    ),
+    Report("anodev2-table3", "Parameters of the networks", f"{_ANODEV2}, Table 3", ".anodev2_tables:table3"),
+    Report(
+        "anodev2-table4",
+        "Two gradients of the same ODE, with and without evolving weights",
+        f"{_ANODEV2}, Table 4",
+        ".anodev2_tables:table4",
+    ),
+    Report(
+        "anodev2-transport",
+        "Transport at a changing speed, by a constant and by an evolving kernel",
+        f"{_ANODEV2}, Fig. 2",
+    ),
+    Report("anodev2-kernels", "Kernels that evolve, synthetic and trained", f"{_ANODEV2}, Fig. 1 and 3 to 6"),
+    Report("odenet", "Digits read by ODE-Nets, an RK-Net and a ResNet", f"{_SUMMARY}; {_REVIEW}, section 4.3.1"),
+)
+REPORTS: dict[str, Report] = {report.id: report for report in _ALL}
 
 
 def find_report(id: str) -> Report:

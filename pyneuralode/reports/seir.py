@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
 from ..datasets import sweden
@@ -20,28 +22,28 @@ THEIRS = {"gamma": 0.1599, "R0": 5.6525, "sigma": 0.1166}
 THEIR_START = SEIR(gamma=0.17, R0=5.7, sigma=0.17)
 
 
+def points(series: Literal["official", "report"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the days and the values, in `UNIT`, of Sweden's series of that name."""
+    data = sweden(series)
+    return data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
+
+
 def run(context: Context) -> Findings:
     """Fit the SEIR model five ways; the scales do not differ, it takes seconds."""
-    data = sweden("report")
-    days, values = data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
-    settings = {"days": days, "values": values, "field": THEIR_START, "engine": context.engine}
-    converge = Stage(LBFGS(), 500)
-    plans = {
+    days, values = points("report")
+    converge = {"plan": Stage(LBFGS(), 500)}
+    incidence = converge | {"observable": "incidence", "factor": 1.0}
+    settings = {
         "as in the report": {"plan": Stage(Adam(1e-3), 200), "bounded": False},
-        "converged": {"plan": converge},
-        "converged, initial state too": {"plan": converge, "fit_initial": True},
-        "incidence": {"plan": converge, "observable": "incidence", "factor": 1.0},
-        "incidence, initial state too": {
-            "plan": converge,
-            "observable": "incidence",
-            "factor": 1.0,
-            "fit_initial": True,
-        },
+        "converged": converge,
+        "converged, initial state too": converge | {"fit_initial": True},
+        "incidence": incidence,
+        "incidence, initial state too": incidence | {"fit_initial": True},
     }
-    task = context.progress.task("SEIR fits", len(plans))
+    task = context.progress.task("SEIR fits", len(settings))
     fits: dict[str, EpidemicFit] = {}
-    for name, plan in plans.items():
-        fits[name] = fit_seir(**settings, **plan)
+    for name, choices in settings.items():
+        fits[name] = fit_seir(days, values, field=THEIR_START, engine=context.engine, **choices)
         task.advance(1, f"{name}: {fits[name].result.loss:.4g}")
     return Findings(
         rows=_rows(fits),
@@ -68,57 +70,29 @@ def run(context: Context) -> Findings:
 
 
 def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
-    theirs = fits["as in the report"].result
+    theirs, after = fits["as in the report"].result, "after its 200 iterations"
+    source, match = "R Fig. 5", "match"
     rows = [
-        Row(
-            "loss at the report's start",
-            float(theirs.losses[0]),
-            0.29616,
-            better="match",
-            tolerance=0.01,
-            source="R Fig. 5",
-        ),
-        Row("loss after its 200 iterations", theirs.loss, 0.01124, better="match", tolerance=0.02, source="R Fig. 5"),
+        Row("loss at the report's start", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),
+        Row(f"loss {after}", theirs.loss, 0.01124, "", match, source, tolerance=0.02),
     ]
     for name, value in THEIRS.items():
-        unit = "" if name == "R0" else "1/day"
-        rows.append(
-            Row(
-                f"{name} after its 200 iterations",
-                float(theirs.parameters[name]),
-                value,
-                unit,
-                "match",
-                "R 4.1",
-                tolerance=0.02,
-            )
-        )
-    targets = {"converged": 0.01058, "converged, initial state too": 0.00695}
-    for name in list(fits)[1:]:
-        their_loss = None if name.startswith("incidence") else 0.01124
-        rows.append(
-            Row(
-                f"loss, {name}",
-                fits[name].result.loss,
-                their_loss,
-                source="R Fig. 5" if their_loss else "",
-                target=round(targets[name], 5) if name in targets else None,
-            )
-        )
+        unit, found = "" if name == "R0" else "1/day", float(theirs.parameters[name])
+        rows.append(Row(f"{name} {after}", found, value, unit, match, "R 4.1", tolerance=0.02))
+    for name, target in {"converged": 0.01058, "converged, initial state too": 0.00695}.items():
+        rows.append(Row(f"loss, {name}", fits[name].result.loss, 0.01124, source=source, target=target))
+    for name in ("incidence", "incidence, initial state too"):
+        rows.append(Row(f"loss, {name}", fits[name].result.loss))
     return rows
 
 
 def _table(fits: dict[str, EpidemicFit]) -> Table:
     names = ("gamma", "R0", "sigma", "i0", "e0", "factor")
-    rows = [
-        [
-            name,
-            fit.result.loss,
-            *(float(fit.result.parameters[n]) if n in fit.result.parameters else None for n in names),
-            fit.result.evaluations,
-        ]
-        for name, fit in fits.items()
-    ]
+    rows = []
+    for name, fit in fits.items():
+        parameters = fit.result.parameters
+        found = [float(parameters[n]) if n in parameters else None for n in names]
+        rows.append([name, fit.result.loss, *found, fit.result.evaluations])
     return Table(
         "Parameters of the fits",
         ["fit", "sum of squares", *names, "gradient evaluations"],
@@ -131,15 +105,10 @@ def _figures(fits: dict[str, EpidemicFit], days: np.ndarray, values: np.ndarray,
     grid = np.linspace(0, days[-1], 341)
     start = NeuralODE(THEIR_START, rtol=1e-8, atol=1e-10, engine=engine).solve([1 - 5e-7, 4e-7, 1e-7, 0.0], grid).ys
     best = fits["converged, initial state too"]
+    curves = {name: (grid, fit.curve(grid)) for name, fit in fits.items()}
     return {
         "dynamics": compartments(grid, start, "SEIR dynamics: gamma 0.17, R0 5.7, sigma 0.17"),
-        "fit": fitted_curves(
-            days,
-            values,
-            {name: (grid, fit.curve(grid)) for name, fit in fits.items()},
-            "SEIR fitted to Sweden's cases",
-            UNIT,
-        ),
+        "fit": fitted_curves(days, values, curves, "SEIR fitted to Sweden's cases", UNIT),
         "trajectory": compartments(grid, fits["as in the report"].states(grid), "Fitted as in the report"),
         "trajectory_converged": compartments(grid, best.states(grid), "Converged, initial state fitted"),
         "loss": loss_curve({name: fit.result.losses for name, fit in fits.items()}),

@@ -59,10 +59,11 @@ def truth(ts: np.ndarray) -> np.ndarray:
 def run(context: Context) -> Findings:
     """Quick: three seeds a solver. Full: five."""
     seeds = context.seeds(3, 5)
-    jobs = [(name, seed) for name in SOLVERS for seed in seeds]
-    work = [Job(f"{name}, seed {seed}", train, (name, seed, context.engine), ITERATIONS) for name, seed in jobs]
-    trainings = context.run_jobs(work)
-    runs = {name: [t for (n, _), t in zip(jobs, trainings) if n == name] for name in SOLVERS}
+
+    def job(name: str, seed: int) -> Job:
+        return Job(f"{name}, seed {seed}", train, (name, seed, context.engine), ITERATIONS)
+
+    runs = context.run_seeds(list(SOLVERS), seeds, job)
     best = {name: min(found, key=lambda t: t.error) for name, found in runs.items()}
     return Findings(
         rows=_rows(runs),

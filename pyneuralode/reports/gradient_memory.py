@@ -1,0 +1,39 @@
+"""The memory of one gradient, against the number of steps or layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from ..engines.torch_engine.memory import PeakMemory
+from ..progress import ProgressTask
+
+Peaks = dict[str, list[float]]  # bytes, by name and by count
+
+
+def peak_memory(
+    models: Mapping[str, Callable[[int], Callable[[], Tensor]]],
+    counts: Sequence[int],
+    task: ProgressTask,
+    unit: str = "",
+) -> Peaks:
+    """Return the peak bytes of one gradient of every model with each count of steps or layers.
+
+    ``models[name](count)`` returns a function that computes the output, whose sum is differentiated; only what that
+    function allocates counts.
+    """
+    peaks: Peaks = {name: [] for name in models}
+    for name, model in models.items():
+        for count in counts:
+            forward = model(count)
+            with PeakMemory() as memory:
+                forward().sum().backward()
+            peaks[name].append(float(memory.peak))
+            task.advance(1, f"{name}, {count}{unit}")
+    return peaks
+
+
+def memory_growth(counts: Sequence[int], peaks: Peaks, state: int) -> dict[str, float]:
+    """Return what one more step or layer adds to the peaks, in states of so many bytes, by name."""
+    return {name: (peak[-1] - peak[0]) / (counts[-1] - counts[0]) / state for name, peak in peaks.items()}
