@@ -8,13 +8,14 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from .error_reporting import one_sentence
 
 
 @one_sentence()
 def doctor(
-    time: Annotated[bool, typer.Option("--time", help="Start the engines and time a first gradient.")] = False,
+    time: Annotated[bool, Option("--time", help="Start the engines and time a first gradient.")] = False,
 ) -> None:
     """Show what is installed and what to do next. Downloads nothing; only --time starts Julia."""
     from importlib.metadata import PackageNotFoundError, version
