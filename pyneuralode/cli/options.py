@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from typer import Option
 
@@ -69,16 +69,19 @@ class ClassifierOptions:
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Show typer one option for each field of a command's parameter `options`, a dataclass, in its place."""
-    parameters = inspect.signature(command, eval_str=True).parameters
-    kind = parameters["options"].annotation
-    fields = inspect.signature(kind, eval_str=True).parameters
+    parameters = dict(inspect.signature(command, eval_str=True).parameters)
+    kind = parameters.pop("options").annotation
+    hints = get_type_hints(kind, include_extras=True)
+    named = inspect.Parameter.KEYWORD_ONLY
+    options = {
+        f.name: inspect.Parameter(f.name, named, default=f.default, annotation=hints[f.name]) for f in fields(kind)
+    }
 
     @wraps(command)
     def expanded(**given: Any) -> None:
-        command(options=kind(**{name: given.pop(name) for name in fields}), **given)
+        command(options=kind(**{name: given.pop(name) for name in options}), **given)
 
-    own = [parameter for name, parameter in parameters.items() if name != "options"]
-    expanded.__signature__ = inspect.Signature([*own, *fields.values()])  # pyright: ignore[reportAttributeAccessIssue]
+    expanded.__signature__ = inspect.Signature([*(parameters | options).values()])  # pyright: ignore[reportAttributeAccessIssue]
     return expanded
 
 

@@ -136,7 +136,7 @@ def fit(
     )
     before = variables.arrays()
     loss = TrajectoryLoss(model, objective, y0, t0, penalty)
-    in_julia = JuliaFit(model, objective, variables, stages, loss.y0, t0, penalty)
+    in_julia = JuliaFit(loss, variables, stages)
     run = StagedRun(stages, variables, loss)
     with open_progress(progress) as bars:
         if checkpoint is None and in_julia.applies():
