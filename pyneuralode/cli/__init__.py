@@ -95,15 +95,13 @@ def fit(
     """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best fit so far."""
     from ..datasets.timeseries import read_timeseries
     from ..files import check_folder
+    from ..progress import RichProgress
     from .fitting import FILES, Settings, fit_table, write_fit
-    from .parse import parse_names
 
     settings = Settings(**vars(options))
-    series = read_timeseries(data, time=time, columns=None if columns is None else parse_names(columns))
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    series = read_timeseries(data, time=time, columns=names)
     check_folder(out, FILES)
-
-    from ..progress import RichProgress
-
     with RichProgress() as progress:
         fitted = fit_table(series, settings, progress)
     write_fit(out, fitted)

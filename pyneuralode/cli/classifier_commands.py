@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,12 +29,10 @@ def odenet(
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train odenet ...
     """
-    from ..datasets.mnist import download_mnist
-
     model: dict[str, Any] = {"kind": kind}
     if kind in ("odenet", "rknet"):
         model |= {"solver": solver, "steps": steps}
-    _train("odenet", model, recipe, out, download_mnist if download else None, options)
+    _train("odenet", model, recipe, out, download, options)
 
 
 @one_sentence()
@@ -61,7 +58,6 @@ def anodev2(
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train anodev2 ...
     """
-    from ..datasets.cifar10 import download_cifar10
     from ..errors import ArgumentError
 
     model: dict[str, Any] = {"net": net, "variant": variant}
@@ -69,19 +65,15 @@ def anodev2(
         model["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
     elif steps is not None:
         raise ArgumentError(f"steps is {steps}, but the baseline takes no steps: leave it out.")
-    _train("anodev2", model, recipe, out, download_cifar10 if download else None, options, reduced)
+    _train("anodev2", model, recipe, out, download, options, reduced)
 
 
 def _train(
-    family: str,
-    model: dict[str, Any],
-    recipe: str,
-    out: Path,
-    download: Callable | None,
-    options: ClassifierOptions,
-    reduced: bool = False,
+    family: str, model: dict, recipe: str, out: Path, download: bool, options: ClassifierOptions, reduced: bool = False
 ) -> None:
     """Train one model, together with the other processes of torchrun if there are any, or one for each seed."""
+    from ..datasets.cifar10 import download_cifar10
+    from ..datasets.mnist import download_mnist
     from ..errors import ArgumentError, unknown_name
     from ..images.training.recipes import RECIPES
     from ..images.training.specs import ClassifierSpec, ClassifierTraining
@@ -102,8 +94,9 @@ def _train(
     run = ClassifierRun(out, training, recipe, options.resume, options.device)
     run.check_outputs(seeds)
     with RichProgress() as progress:
-        if download is not None:
-            download(training.folder, progress)
+        if download:
+            fetch = download_mnist if family == "odenet" else download_cifar10
+            fetch(training.folder, progress)
         training.sets()  # missing files are reported before a process starts
         if seeds is None:
             found = run.train(options.seed, progress)

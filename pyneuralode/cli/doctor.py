@@ -47,10 +47,8 @@ def doctor(
         typer.echo("The torch engine is ready; the Julia engine is not, so engine='auto' takes torch.")
     if time:
         _report_times(julia.found)
-    if julia.found and not julia.warning:
-        typer.echo("Next: `pyneuralode report --list`.")
-    else:
-        typer.echo("Next: `pyneuralode report --list`; for the Julia engine, see its line above.")
+    hint = "" if julia.found and not julia.warning else "; for the Julia engine, see its line above"
+    typer.echo(f"Next: `pyneuralode report --list`{hint}.")
 
 
 def _line(name: str, value: str) -> None:

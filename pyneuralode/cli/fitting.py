@@ -71,12 +71,8 @@ class Settings(FitOptions):
     def model(self, columns: int, slope: float) -> NeuralODE:
         """Return the untrained model of standardized columns that change at the rate `slope`."""
         width = columns + self.augment
-        field = MLP(
-            (width, *self.widths, width),
-            self.activation,
-            output_scale=slope,
-            init_bias=1.0,  # added components start at zero, where a net without biases would stay
-        )
+        # Added components start at zero, where a net without biases would stay.
+        field = MLP((width, *self.widths, width), self.activation, output_scale=slope, init_bias=1.0)
         common = {name: getattr(self, name) for name in ("solver", "gradient", "seed", "rtol", "atol")}
         if self.augment:
             return AugmentedNeuralODE(field, augment_dim=self.augment, **common)
@@ -197,7 +193,6 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
     """
     standard = Standardization.of(data.values)
     z = (data.values - standard.mean) / standard.size
-    extra = settings.augment
     result = fit(
         settings.model(len(data.columns), _slope(data.ts, z)),
         data.ts,
@@ -210,13 +205,11 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
         progress=progress,
     )
     evaluated = [stage for stage in result.stages if stage.evaluations]
-    if not evaluated and result.interrupted:
-        raise KeyboardInterrupt
     if not evaluated:
-        raise SolverError(result.message)
+        raise KeyboardInterrupt if result.interrupted else SolverError(result.message)
     y0 = standard.mean + standard.size * result.parameters["initial_state"]
     end = min(evaluated[-1].end, float(data.ts[-1]))
-    return TableFit(data, settings, standard.model(result.model, extra), y0, end, result)
+    return TableFit(data, settings, standard.model(result.model, settings.augment), y0, end, result)
 
 
 def write_fit(out: Path, fitted: TableFit) -> None:
