@@ -132,12 +132,9 @@ def solve(
     from .parse import parse_numbers, parse_times
     from .solving import solve_saved, write_solution
 
-    table = solve_saved(
-        model,
-        None if times is None else parse_times(times),
-        None if y0 is None else parse_numbers("y0", y0, float, "1,0"),
-    )
-    for path in write_solution(out, table):
+    ts = None if times is None else parse_times(times)
+    state = None if y0 is None else parse_numbers("y0", y0, float, "1,0")
+    for path in write_solution(out, solve_saved(model, ts, state)):
         typer.echo(path.absolute())
 
 

@@ -74,9 +74,7 @@ class Settings(FitOptions):
         # Added components start at zero, where a net without biases would stay.
         field = MLP((width, *self.widths, width), self.activation, output_scale=slope, init_bias=1.0)
         common = {name: getattr(self, name) for name in ("solver", "gradient", "seed", "rtol", "atol")}
-        if self.augment:
-            return AugmentedNeuralODE(field, augment_dim=self.augment, **common)
-        return NeuralODE(field, **common)
+        return AugmentedNeuralODE(field, self.augment, **common) if self.augment else NeuralODE(field, **common)
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
         """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
@@ -113,9 +111,8 @@ class Standardization:
         arrays[f"bias_{last}"] *= size
         # A state far from zero would loosen a relative tolerance: relate it to the deviation instead.
         control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
-        settings = {"solver": model.solver, "gradient": model.gradient, **control}
         kind = {"augment_dim": extra} if extra else {}
-        scaled = type(model)(model.field, **kind, **settings)
+        scaled = type(model)(model.field, **kind, solver=model.solver, gradient=model.gradient, **control)
         scaled.set_arrays(arrays)
         return scaled
 

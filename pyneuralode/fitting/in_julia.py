@@ -50,12 +50,11 @@ class JuliaFit:
             problem = model.settings().problem(parameters, self._state(), objective.ts)
         return choose(problem, model.engine).name == "julia"
 
-    def _state(self) -> Tensor:
-        """Return the state that is integrated from; zeros in place of one that Julia makes from the parameters."""
-        model, y0 = self.loss.model, self.loss.y0
-        if isinstance(y0, Serializable):
-            return torch.zeros(model.field.dim, dtype=self.loss.objective.data.dtype)
-        return model.initial_state(y0)
+    def _state(self) -> Any:
+        """Return the state that is integrated from."""
+        y0 = self.loss.y0
+        state: Any = y0(self.variables.values()) if callable(y0) else y0
+        return self.loss.model.initial_state(state.detach())
 
     def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
         """Run the plan; the model's parameters are the best ones in the end."""
@@ -83,7 +82,8 @@ class JuliaFit:
         """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
         from ..engines.julia_engine.transfer import SolveRequest, to_julia
 
-        model, objective, y0, values = self.loss.model, self.loss.objective, self.loss.y0, self.variables.arrays()
+        model: Any = self.loss.model  # one for Julia: its field is described, and its solver has a name
+        objective, values = self.loss.objective, self.variables.arrays()
         flat, layout = flatten(self._state())
         control = flat_control(model.control, layout)
         solve = SolveRequest(
@@ -109,9 +109,9 @@ class JuliaFit:
                 for stage in self.stages
             ],
         }
-        if isinstance(y0, Tensor):
+        if isinstance(self.loss.y0, Tensor):
             request["u0"] = to_julia(flat.numpy(), layout)
-        described = {"start": y0, "observe": objective.observe, "penalty": self.loss.penalty}
+        described = {"start": self.loss.y0, "observe": objective.observe, "penalty": self.loss.penalty}
         return request | {name: part.describe() for name, part in described.items() if isinstance(part, Serializable)}
 
 
