@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from .density import fit_density
 from .doctor import doctor
-from .error_reporting import one_sentence
+from .error_reporting import end_with, one_sentence
+from .options import FitOptions, Seed, with_options
 from .setup_julia import setup_julia
 from .training import train
 
@@ -37,7 +39,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        bool, Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
@@ -46,18 +48,14 @@ def _options(
 @app.command()
 @one_sentence()
 def report(
-    ids: Annotated[
-        list[str] | None, typer.Argument(metavar="IDS", help="Reports to compute; --list names them.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("pyneuralode-report"),
-    quick: Annotated[bool, typer.Option("--quick", help="Compute at a small scale, in minutes.")] = False,
-    engine: Annotated[str, typer.Option(help="auto, torch or julia.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Number of parallel processes.", show_default="one per core")
-    ] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit with status 1 if a target is missed.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the reports and exit.")] = False,
+    ids: Annotated[list[str] | None, Argument(metavar="IDS", help="Reports to compute; --list names them.")] = None,
+    out: Annotated[Path, Option(help="Folder for the results and the page.")] = Path("pyneuralode-report"),
+    quick: Annotated[bool, Option("--quick", help="Compute at a small scale, in minutes.")] = False,
+    engine: Annotated[str, Option(help="auto, torch or julia.")] = "auto",
+    seed: Seed = 0,
+    workers: Annotated[int | None, Option(help="Number of parallel processes.", show_default="one per core")] = None,
+    check: Annotated[bool, Option("--check", help="Exit with status 1 if a target is missed.")] = False,
+    list_: Annotated[bool, Option("--list", help="List the reports and exit.")] = False,
 ) -> None:
     """Recompute published results and write a page with our numbers beside theirs."""
     from ..reports.registry import REPORTS
@@ -85,94 +83,58 @@ def report(
 
 @app.command()
 @one_sentence()
+@with_options
 def fit(
-    data: Annotated[Path, typer.Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
-    out: Annotated[Path, typer.Option(help="Folder for the model, the figure and the numbers.")],
-    time: Annotated[str | None, typer.Option(help="Column that holds the times.", show_default="the first")] = None,
-    columns: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Columns to fit.", show_default="all others")
-    ] = None,
-    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers of the network.")] = "32,32",
-    activation: Annotated[str, typer.Option(help="Activation function of the hidden layers.")] = "tanh",
-    augment: Annotated[int, typer.Option(help="Extra state components, added to the columns.")] = 0,
-    solver: Annotated[str, typer.Option(help="Solver, by its SciML name.")] = "Tsit5",
-    gradient: Annotated[str, typer.Option(help="Gradient method, such as Checkpointed.")] = "Backprop",
-    rtol: Annotated[float, typer.Option(help="Relative tolerance of the solves.")] = 1e-6,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance, in standard deviations of a column.")] = 1e-6,
-    spans: Annotated[
-        str, typer.Option(metavar="10,20,30", help="End times of the growing spans; auto chooses five.")
-    ] = "auto",
-    optimizer: Annotated[str, typer.Option(help="adam, adamw, rmsprop, sgd or lbfgs.")] = "adam",
-    lr: Annotated[float | None, typer.Option(help="Learning rate.", show_default="the optimizer's")] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations per span.")] = 300,
-    finish: Annotated[int, typer.Option(help="L-BFGS iterations after the last span.")] = 200,
-    seed: Annotated[int, typer.Option(help="Seed of the initial parameters.")] = 0,
+    data: Annotated[Path, Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
+    out: Annotated[Path, Option(help="Folder for the model, the figure and the numbers.")],
+    time: Annotated[str | None, Option(help="Column that holds the times.", show_default="the first")] = None,
+    columns: Annotated[str | None, Option(metavar="A,B", help="Columns to fit.", show_default="all others")] = None,
+    *,
+    options: FitOptions,
 ) -> None:
     """Fit a neural ODE to a table of values over time; Ctrl-C keeps the best fit so far."""
     from ..datasets.timeseries import read_timeseries
     from ..files import check_folder
-    from .fitting import FILES, Settings, fit_table, write_fit
-    from .parse import parse_names, parse_numbers
-
-    settings = Settings(
-        hidden=tuple(parse_numbers("hidden", hidden, int, "32,32")),
-        activation=activation,
-        augment=augment,
-        solver=solver,
-        gradient=gradient,
-        rtol=rtol,
-        atol=atol,
-        spans=None if spans == "auto" else tuple(parse_numbers("spans", spans, float, "10,20,30, or auto")),
-        optimizer=optimizer,
-        lr=lr,
-        iterations=iterations,
-        finish=finish,
-        seed=seed,
-    )
-    series = read_timeseries(data, time=time, columns=None if columns is None else parse_names(columns))
-    check_folder(out, FILES)
-
     from ..progress import RichProgress
+    from .fitting import FILES, Settings, fit_table, write_fit
 
+    settings = Settings(**vars(options))
+    names = None if columns is None else [name.strip() for name in columns.split(",")]
+    series = read_timeseries(data, time=time, columns=names)
+    check_folder(out, FILES)
     with RichProgress() as progress:
         fitted = fit_table(series, settings, progress)
-    metrics = write_fit(out, fitted)
-    if not fitted.result.finished:
-        typer.echo(f"The fit was {fitted.result.message}, and are written.", err=True)
+    write_fit(out, fitted)
+    result, sentences = fitted.result, [str(fitted.diagnosis)]
+    if result.finished:
+        sentences.insert(0, f"{result.message[:1].upper()}{result.message[1:]}.")
     else:
-        typer.echo(f"{metrics['message'][:1].upper()}{metrics['message'][1:]}.")
-    typer.echo(str(fitted.diagnosis))
-    for name in FILES:
-        typer.echo(out.absolute() / name)
-    if not fitted.result.finished:
-        raise typer.Exit(130 if fitted.result.interrupted else 1)
+        typer.echo(f"The fit was {result.message}, and are written.", err=True)
+    end_with(sentences, [out / name for name in FILES], result.finished, result.interrupted)
 
 
 @app.command()
 @one_sentence()
 def solve(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
-    out: Annotated[Path, typer.Option(help="Folder, or FILE.csv; the figure is written next to the table.")],
+    model: Annotated[Path, Argument(metavar="MODEL", help="A saved model, or the folder of a fit.")],
+    out: Annotated[Path, Option(help="Folder, or FILE.csv; the figure is written next to the table.")],
     times: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="0:10:101", help="Times as first:last:count, or as a list 0,1,2.5.", show_default="the fitted span"
         ),
     ] = None,
     y0: Annotated[
-        str | None, typer.Option(metavar="1,0", help="State at the first time.", show_default="the fitted one")
+        str | None, Option(metavar="1,0", help="State at the first time.", show_default="the fitted one")
     ] = None,
 ) -> None:
     """Solve a saved model at given times and write a table and a figure."""
     from .parse import parse_numbers, parse_times
     from .solving import solve_saved, write_solution
 
-    table = solve_saved(
-        model,
-        None if times is None else parse_times(times),
-        None if y0 is None else parse_numbers("y0", y0, float, "1,0"),
-    )
-    for path in write_solution(out, table):
+    ts = None if times is None else parse_times(times)
+    state = None if y0 is None else parse_numbers("y0", y0, float, "1,0")
+    for path in write_solution(out, solve_saved(model, ts, state)):
         typer.echo(path.absolute())
 
 

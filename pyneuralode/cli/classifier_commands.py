@@ -2,136 +2,105 @@
 
 from __future__ import annotations
 
-import dataclasses
+from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
-from .error_reporting import one_sentence
-from .train_options import Batch, Data, Device, Epochs, Images, Out, Precision, Resume, Seed, Seeds, Tests, Workers
+from .error_reporting import end_with, one_sentence
+from .options import ClassifierOptions, DownloadMNIST, Out, replace_given, with_options
 
 
 @one_sentence()
+@with_options
 def odenet(
     out: Out,
-    kind: Annotated[str, typer.Option(help="odenet, rknet, resnet or cnn.")] = "odenet",
-    solver: Annotated[str, typer.Option(help="Solver of the ODE block, by its SciML name.")] = "Euler",
-    steps: Annotated[int, typer.Option(help="Steps of the ODE block.")] = 20,
+    kind: Annotated[str, Option(help="odenet, rknet, resnet or cnn.")] = "odenet",
+    solver: Annotated[str, Option(help="Solver of the ODE block, by its SciML name.")] = "Euler",
+    steps: Annotated[int, Option(help="Steps of the ODE block.")] = 20,
     recipe: Annotated[
-        str, typer.Option(help="review (five epochs) or digits (two epochs, some minutes on two cores).")
+        str, Option(help="review (five epochs) or digits (two epochs, some minutes on two cores).")
     ] = "review",
-    epochs: Epochs = None,
-    batch: Batch = None,
-    images: Images = None,
-    tests: Tests = None,
-    precision: Precision = None,
-    device: Device = None,
-    data: Data = None,
-    download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
-    resume: Resume = False,
-    seed: Seed = 0,
-    seeds: Seeds = None,
-    workers: Workers = None,
+    download: DownloadMNIST = False,
+    *,
+    options: ClassifierOptions,
 ) -> None:
     """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train odenet ...
     """
-    from ..datasets.mnist import download_mnist
-
-    options: dict[str, Any] = {"kind": kind}
+    model: dict[str, Any] = {"kind": kind}
     if kind in ("odenet", "rknet"):
-        options |= {"solver": solver, "steps": steps}
-    training = _training("odenet", options, recipe, epochs, batch, precision, data, images, tests)
-    _run(training, recipe, out, download_mnist if download else None, device, resume, seed, seeds, workers)
+        model |= {"solver": solver, "steps": steps}
+    _train("odenet", model, recipe, out, download, options)
 
 
 @one_sentence()
+@with_options
 def anodev2(
     out: Out,
-    net: Annotated[str, typer.Option(help="alexnet, resnet4 or resnet10.")] = "resnet4",
-    variant: Annotated[
-        str, typer.Option(help="baseline, neural_ode, anode, anodev2_one or anodev2_two.")
-    ] = "anodev2_one",
+    net: Annotated[str, Option(help="alexnet, resnet4 or resnet10.")] = "resnet4",
+    variant: Annotated[str, Option(help="baseline, neural_ode, anode, anodev2_one or anodev2_two.")] = "anodev2_one",
     steps: Annotated[
-        int | None, typer.Option(help="Steps of each ODE block (Nt in the paper).", show_default="the paper's")
+        int | None, Option(help="Steps of each ODE block (Nt in the paper).", show_default="the paper's")
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="paper (350 epochs, for a GPU) or short (some minutes on two cores).")
+        str, Option(help="paper (350 epochs, for a GPU) or short (some minutes on two cores).")
     ] = "paper",
     reduced: Annotated[
-        bool,
-        typer.Option("--reduced", help="Use 10,000 training and 1,000 test images, from train10k.npz and test1k.npz."),
+        bool, Option("--reduced", help="Use 10,000 training and 1,000 test images, from train10k.npz and test1k.npz.")
     ] = False,
-    epochs: Epochs = None,
-    batch: Batch = None,
-    images: Images = None,
-    tests: Tests = None,
-    precision: Precision = None,
-    device: Device = None,
-    data: Data = None,
-    download: Annotated[bool, typer.Option("--download", help="Download CIFAR-10 first (170 MB).")] = False,
-    resume: Resume = False,
-    seed: Seed = 0,
-    seeds: Seeds = None,
-    workers: Workers = None,
+    download: Annotated[bool, Option("--download", help="Download CIFAR-10 first (170 MB).")] = False,
+    *,
+    options: ClassifierOptions,
 ) -> None:
     """Train a network of ANODEV2 on CIFAR-10; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train anodev2 ...
     """
-    from ..datasets.cifar10 import download_cifar10
     from ..errors import ArgumentError
 
-    options: dict[str, Any] = {"net": net, "variant": variant}
+    model: dict[str, Any] = {"net": net, "variant": variant}
     if variant != "baseline":
-        options["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
+        model["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
     elif steps is not None:
         raise ArgumentError(f"steps is {steps}, but the baseline takes no steps: leave it out.")
-    training = _training("anodev2", options, recipe, epochs, batch, precision, data, images, tests, reduced)
-    _run(training, recipe, out, download_cifar10 if download else None, device, resume, seed, seeds, workers)
+    _train("anodev2", model, recipe, out, download, options, reduced)
 
 
-def _training(family, options, recipe, epochs, batch, precision, data, images, tests, reduced=False):
-    """Return the training that the options describe; its model is built once, so that mistakes are found early."""
-    from ..errors import unknown_name
+def _train(
+    family: str, model: dict, recipe: str, out: Path, download: bool, options: ClassifierOptions, reduced: bool = False
+) -> None:
+    """Train one model, together with the other processes of torchrun if there are any, or one for each seed."""
+    from ..datasets.cifar10 import download_cifar10
+    from ..datasets.mnist import download_mnist
+    from ..errors import ArgumentError, unknown_name
     from ..images.training.recipes import RECIPES
     from ..images.training.specs import ClassifierSpec, ClassifierTraining
+    from ..progress import RichProgress
+    from .classifier_runs import ClassifierRun
+    from .parse import parse_numbers
 
     if recipe not in RECIPES:
         raise unknown_name("recipe", recipe, RECIPES)
-    chosen = RECIPES[recipe] if epochs is None else RECIPES[recipe].for_epochs(epochs)
-    changes = {"batch": batch, "precision": precision}
-    chosen = dataclasses.replace(chosen, **{k: v for k, v in changes.items() if v is not None})
-    spec = ClassifierSpec(family, options)
-    spec.build()
-    return ClassifierTraining(spec, chosen, data, reduced, images, tests)
-
-
-def _run(training, recipe, out, download, device, resume, seed, seeds, workers) -> None:
-    """Train one model, together with the other processes of torchrun if there are any, or one for each seed."""
-    from ..errors import ArgumentError
-    from ..progress import RichProgress
-    from .classifier_runs import check_outputs, train_into, train_seeds
-    from .parse import parse_numbers
-
-    listed = None if seeds is None else parse_numbers("seeds", seeds, int, "0,1,2,3,4")
-    if listed is not None and (len(set(listed)) < len(listed) or min(listed) < 0):
-        raise ArgumentError(f"seeds is {seeds!r}: give different whole numbers from 0, such as 0,1,2,3,4.")
-    check_outputs(out, listed)
+    chosen = RECIPES[recipe] if options.epochs is None else RECIPES[recipe].for_epochs(options.epochs)
+    chosen = replace_given(chosen, batch=options.batch, precision=options.precision)
+    spec = ClassifierSpec(family, model)
+    spec.build()  # mistakes are found before anything is read
+    training = ClassifierTraining(spec, chosen, options.data, reduced, options.images, options.tests)
+    seeds = None if options.seeds is None else parse_numbers("seeds", options.seeds, int, "0,1,2,3,4")
+    if seeds is not None and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
+        raise ArgumentError(f"seeds is {options.seeds!r}: give different whole numbers from 0, such as 0,1,2,3,4.")
+    run = ClassifierRun(out, training, recipe, options.resume, options.device)
+    run.check_outputs(seeds)
     with RichProgress() as progress:
-        if download is not None:
-            download(training.folder, progress)
+        if download:
+            fetch = download_mnist if family == "odenet" else download_cifar10
+            fetch(training.folder, progress)
         training.sets()  # missing files are reported before a process starts
-        if listed is None:
-            found = train_into(out, training, recipe, seed, resume, device, progress)
+        if seeds is None:
+            found = run.train(options.seed, progress)
         else:
-            found = train_seeds(out, training, recipe, listed, resume, device, workers, progress)
-    if found is None:  # not the first process of torchrun
-        return
-    for sentence in found.sentences:
-        typer.echo(sentence)
-    for path in found.paths:
-        typer.echo(path.absolute())
-    if not found.finished:
-        raise typer.Exit(130 if found.interrupted else 1)
+            found = run.train_seeds(seeds, options.workers, progress)
+    if found is not None:  # else this is not the first process of torchrun
+        end_with(found.sentences, found.paths, found.finished, found.interrupted)

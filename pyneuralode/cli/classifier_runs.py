@@ -39,135 +39,124 @@ class TrainingSummary:
 
     sentences: list[str]
     paths: list[Path]
-    finished: bool = True
-    interrupted: bool = False
+    finished: bool
+    interrupted: bool
 
 
-def check_outputs(out: Path, seeds: list[int] | None) -> None:
-    """Raise, before anything is computed, if `out` cannot take the files."""
-    if seeds is None:
-        check_folder(out, [*WRITTEN, CHECKPOINT])
-        return
-    check_folder(out, [METRICS, CURVE, *(f"seed-{seed}" for seed in seeds)])
-    for seed in seeds:
-        check_folder(out / f"seed-{seed}", [*WRITTEN, CHECKPOINT])
+@dataclass(frozen=True)
+class ClassifierRun:
+    """A training by a recipe of that name, and where its files go."""
 
+    out: Path
+    training: ClassifierTraining
+    recipe: str
+    resume: bool
+    device: str | None
 
-def train_into(
-    out: Path,
-    training: ClassifierTraining,
-    recipe: str,
-    seed: int,
-    resume: bool,
-    device: str | None,
-    progress: Progress,
-) -> TrainingSummary | None:
-    """Train one model and write its files; the curves are written after every epoch.
+    def check_outputs(self, seeds: list[int] | None) -> None:
+        """Raise, before anything is computed, if `out` cannot take the files."""
+        if seeds is None:
+            check_folder(self.out, [*WRITTEN, CHECKPOINT])
+            return
+        check_folder(self.out, [METRICS, CURVE, *(f"seed-{seed}" for seed in seeds)])
+        for seed in seeds:
+            self.of_seed(seed).check_outputs(None)
 
-    Returns None in every process of torchrun but the first.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    about = {
-        "model": dict(training.spec.options),
-        "recipe": recipe,
-        "settings": dataclasses.asdict(training.recipe) | {"optimizer": repr(training.recipe.optimizer)},
-        "seed": seed,
-        **provenance(),
-    }
+    def of_seed(self, seed: int) -> ClassifierRun:
+        """Return the run of one of several seeds, in a folder of its own."""
+        return dataclasses.replace(self, out=self.out / f"seed-{seed}")
 
-    def write_curves(curves: Curves) -> None:
-        with whole_files(out / METRICS, out / CURVE) as (numbers, curve):
-            write_json(numbers, about | {"finished": False, "curves": curves.as_json()})
-            _draw_curve(curve, {"training": [curves.train_accuracy], "test": [curves.test_accuracy]})
+    def train(self, seed: int, progress: Progress) -> TrainingSummary | None:
+        """Train one model and write its files; the curves are written after every epoch.
 
-    train, tests = training.sets()
-    with place(device) as at:
-        found = train_classifier(
-            training.spec.build(seed),
-            train,
-            tests,
-            training.recipe,
-            seed=seed,
-            at=at,
-            checkpoint=out / CHECKPOINT,
-            resume=resume,
-            progress=progress,
-            callback=write_curves,
+        Returns None in every process of torchrun but the first.
+        """
+        out, training = self.out, self.training
+        out.mkdir(parents=True, exist_ok=True)
+        about = {
+            "model": dict(training.spec.options),
+            "recipe": self.recipe,
+            "settings": dataclasses.asdict(training.recipe) | {"optimizer": repr(training.recipe.optimizer)},
+            "seed": seed,
+            **provenance(),
+        }
+
+        def write_curves(curves: Curves) -> None:
+            with whole_files(out / METRICS, out / CURVE) as (numbers, curve):
+                write_json(numbers, about | {"finished": False, "curves": curves.as_json()})
+                _draw_curve(curve, [curves.as_json()])
+
+        train, tests = training.sets()
+        with place(self.device) as at:
+            found = train_classifier(
+                training.spec.build(seed),
+                train,
+                tests,
+                training.recipe,
+                seed=seed,
+                at=at,
+                checkpoint=out / CHECKPOINT,
+                resume=self.resume,
+                progress=progress,
+                callback=write_curves,
+            )
+        if at.rank != 0:
+            return None
+        fit, curves = found.fit, found.curves.as_json()
+        metrics = about | {
+            "parameters": sum(p.numel() for p in found.model.parameters()),
+            "test_accuracy": found.accuracy,
+            "images": len(train),
+            "tests": len(tests),
+            "seconds": round(fit.seconds, 1),
+            "processes": found.processes,
+            "finished": fit.finished,
+            "message": fit.message,
+            "curves": curves,
+        }
+        with whole_files(*(out / name for name in WRITTEN)) as (model, numbers, curve, misread):
+            training.spec.save(found.model, model)
+            write_json(numbers, metrics)
+            _draw_curve(curve, [curves])
+            misread_images(found, tests, training.spec.family).savefig(misread, dpi=150, format="png")
+        sentences = [f"{len(fit.losses)} updates in {fit.seconds:.0f} s: {fit.message}."]
+        if found.accuracy is not None:
+            sentences.append(f"Test images: {found.accuracy:.2%} of {len(tests):,} classified correctly.")
+        return TrainingSummary(sentences, [out / name for name in WRITTEN], fit.finished, fit.interrupted)
+
+    def train_seeds(
+        self, seeds: list[int], workers: int | None, progress: Progress, executor: Executor | None = None
+    ) -> TrainingSummary:
+        """Train once for each seed, several at once, each in a folder of its own; write a summary of all.
+
+        With an `executor`, such as that of a dask client for a cluster that shares the folder, the trainings run there.
+        """
+        if "LOCAL_RANK" in os.environ:
+            raise ArgumentError("seeds is given under torchrun, which trains one model: give one --seed.")
+        workers = whole_number("workers", os.cpu_count() or 1 if workers is None else workers)
+        updates = self.training.updates  # reads the images
+        jobs = [Job(f"seed {seed}", _train_seed, (self.of_seed(seed), seed), updates) for seed in seeds]
+        ended = run_jobs(jobs, workers, progress, executor)
+        folders, numbers, curve = [self.of_seed(seed).out for seed in seeds], self.out / METRICS, self.out / CURVE
+        metrics = [json.loads((folder / METRICS).read_text(encoding="utf-8")) for folder in folders]
+        accuracies = [found["test_accuracy"] for found in metrics if found["test_accuracy"] is not None]
+        summary: dict[str, Any] = {"seeds": seeds, "test_accuracy": accuracies}
+        sentences = []
+        if accuracies:
+            low, high, mean = min(accuracies), max(accuracies), float(np.mean(accuracies))
+            summary |= {"min": low, "max": high, "mean": mean}
+            sentences.append(
+                f"Test images classified correctly by {len(accuracies)} seeds: {low:.2%} to {high:.2%}, mean {mean:.2%}."
+            )
+        with whole_files(numbers, curve) as (numbers_file, curve_file):
+            write_json(numbers_file, summary)
+            _draw_curve(curve_file, [found["curves"] for found in metrics])
+        return TrainingSummary(
+            sentences,
+            [numbers, curve, *folders],
+            all(found.finished for found in ended),
+            any(found.interrupted for found in ended),
         )
-    if at.rank != 0:
-        return None
-    curves = found.curves
-    metrics = about | {
-        "parameters": sum(p.numel() for p in found.model.parameters()),
-        "test_accuracy": found.accuracy,
-        "images": len(train),
-        "tests": len(tests),
-        "seconds": round(found.fit.seconds, 1),
-        "processes": found.processes,
-        "finished": found.fit.finished,
-        "message": found.fit.message,
-        "curves": curves.as_json(),
-    }
-    with whole_files(*(out / name for name in WRITTEN)) as (model, numbers, curve, misread):
-        training.spec.save(found.model, model)
-        write_json(numbers, metrics)
-        _draw_curve(curve, {"training": [curves.train_accuracy], "test": [curves.test_accuracy]})
-        misread_images(found, tests, training.spec.family).savefig(misread, dpi=150, format="png")
-    sentences = [f"{len(found.fit.losses)} updates in {found.fit.seconds:.0f} s: {found.fit.message}."]
-    if found.accuracy is not None:
-        sentences.append(f"Test images: {found.accuracy:.2%} of {len(tests):,} classified correctly.")
-    return TrainingSummary(sentences, [out / name for name in WRITTEN], found.fit.finished, found.fit.interrupted)
-
-
-def train_seeds(
-    out: Path,
-    training: ClassifierTraining,
-    recipe: str,
-    seeds: list[int],
-    resume: bool,
-    device: str | None,
-    workers: int | None,
-    progress: Progress,
-    executor: Executor | None = None,
-) -> TrainingSummary:
-    """Train once for each seed, several at once, each in a folder of its own; write a summary of all.
-
-    With an `executor`, such as that of a dask client for a cluster that shares the folder, the trainings run there.
-    """
-    if "LOCAL_RANK" in os.environ:
-        raise ArgumentError("seeds is given under torchrun, which trains one model: give one --seed.")
-    workers = whole_number("workers", os.cpu_count() or 1 if workers is None else workers)
-    updates = training.updates  # reads the images
-    jobs = [
-        Job(f"seed {seed}", _train_seed, (out / f"seed-{seed}", training, recipe, seed, resume, device), updates)
-        for seed in seeds
-    ]
-    ended = run_jobs(jobs, workers, progress, executor)
-    metrics = [json.loads((out / f"seed-{seed}" / METRICS).read_text(encoding="utf-8")) for seed in seeds]
-    accuracies = [found["test_accuracy"] for found in metrics if found["test_accuracy"] is not None]
-    summary: dict[str, Any] = {"seeds": seeds, "test_accuracy": accuracies}
-    sentences = []
-    if accuracies:
-        summary |= {"min": min(accuracies), "max": max(accuracies), "mean": float(np.mean(accuracies))}
-        sentences.append(
-            f"Test images classified correctly by {len(accuracies)} seeds: {min(accuracies):.2%} to {max(accuracies):.2%}, "
-            f"mean {np.mean(accuracies):.2%}."
-        )
-    with whole_files(out / METRICS, out / CURVE) as (numbers, curve):
-        write_json(numbers, summary)
-        _draw_curve(
-            curve,
-            {
-                "training": [found["curves"]["train_accuracy"] for found in metrics],
-                "test": [found["curves"]["test_accuracy"] for found in metrics],
-            },
-        )
-    return TrainingSummary(
-        sentences,
-        [out / METRICS, out / CURVE, *(out / f"seed-{seed}" for seed in seeds)],
-        all(found.finished for found in ended),
-        any(found.interrupted for found in ended),
-    )
 
 
 def misread_images(found: ClassifierFit, tests: ImageData, family: str):
@@ -181,19 +170,15 @@ def misread_images(found: ClassifierFit, tests: ImageData, family: str):
     return image_table(tests.images[rows[:SHOWN]].numpy(), captions, title)
 
 
-def _train_seed(
-    out: Path,
-    training: ClassifierTraining,
-    recipe: str,
-    seed: int,
-    resume: bool,
-    device: str | None,
-    advance: Callable[..., None],
-) -> TrainingSummary:
-    return train_into(out, training, recipe, seed, resume, device, OneBar(advance))
+def _train_seed(run: ClassifierRun, seed: int, advance: Callable[..., None]) -> TrainingSummary | None:
+    return run.train(seed, OneBar(advance))
 
 
-def _draw_curve(path: Path, runs: dict[str, list[list[float]]]) -> None:
-    accuracy_curves({"Accuracy while training": runs}, "images classified correctly").savefig(
-        path, dpi=150, format="png"
-    )
+def _draw_curve(path: Path, runs: list[dict[str, Any]]) -> None:
+    """Draw the curves of one run or several, as `Curves.as_json` gives them."""
+    accuracies = {
+        "training": [curves["train_accuracy"] for curves in runs],
+        "test": [curves["test_accuracy"] for curves in runs],
+    }
+    figure = accuracy_curves({"Accuracy while training": accuracies}, "images classified correctly")
+    figure.savefig(path, dpi=150, format="png")

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from .error_reporting import one_sentence
+from .error_reporting import end_with, one_sentence
+from .options import Seed
 
 MODEL, FIGURE, FILM, METRICS = "flow.safetensors", "density.png", "flow.gif", "metrics.json"
 FILES = (MODEL, FIGURE, FILM, METRICS)
@@ -17,16 +19,16 @@ _BATCH_SEED = 2022
 
 @one_sentence()
 def fit_density(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or other image; darker means denser.")],
-    out: Annotated[Path, typer.Option(help="Folder for the flow, the figure, the animation and the numbers.")],
-    updates: Annotated[int, typer.Option(help="Updates of the flow.")] = 1500,
-    batch: Annotated[int, typer.Option(help="New points per update.")] = 512,
-    width: Annotated[int, typer.Option(help="Units of the network of the flow.")] = 64,
-    hidden: Annotated[int, typer.Option(help="Hidden units of the network that computes the weights.")] = 64,
-    lr: Annotated[float, typer.Option(help="Highest learning rate of Adam.")] = 0.01,
-    bright: Annotated[bool, typer.Option("--bright", help="Brighter means denser.")] = False,
-    frames: Annotated[int, typer.Option(help="Frames of the animation.")] = 30,
-    seed: Annotated[int, typer.Option(help="Seed of every random number.")] = 0,
+    image: Annotated[Path, Argument(metavar="IMAGE", help="A PNG, JPEG or other image; darker means denser.")],
+    out: Annotated[Path, Option(help="Folder for the flow, the figure, the animation and the numbers.")],
+    updates: Annotated[int, Option(help="Updates of the flow.")] = 1500,
+    batch: Annotated[int, Option(help="New points per update.")] = 512,
+    width: Annotated[int, Option(help="Units of the network of the flow.")] = 64,
+    hidden: Annotated[int, Option(help="Hidden units of the network that computes the weights.")] = 64,
+    lr: Annotated[float, Option(help="Highest learning rate of Adam.")] = 0.01,
+    bright: Annotated[bool, Option("--bright", help="Brighter means denser.")] = False,
+    frames: Annotated[int, Option(help="Frames of the animation.")] = 30,
+    seed: Seed = 0,
 ) -> None:
     """Fit a continuous normalizing flow to an image read as a density, and draw it; Ctrl-C keeps the best fit so far."""
     from ..arguments import whole_number
@@ -92,11 +94,8 @@ def fit_density(
         write_json(folder / METRICS, metrics)
     if not fit.finished:
         typer.echo(f"The fit was {fit.message}, and are written.", err=True)
-    typer.echo(
+    sentence = (
         f"loss {metrics['loss']:.4f} nats on {len(points):,} fresh points; the entropy of the image is "
         f"{density.entropy:.4f}, and no loss is lower: the divergence is {metrics['divergence']:.4f}"
     )
-    for name in FILES:
-        typer.echo(out.absolute() / name)
-    if not fit.finished:
-        raise typer.Exit(130 if fit.interrupted else 1)
+    end_with([sentence], [out / name for name in FILES], fit.finished, fit.interrupted)

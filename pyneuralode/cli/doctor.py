@@ -8,13 +8,14 @@ import sys
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from .error_reporting import one_sentence
 
 
 @one_sentence()
 def doctor(
-    time: Annotated[bool, typer.Option("--time", help="Start the engines and time a first gradient.")] = False,
+    time: Annotated[bool, Option("--time", help="Start the engines and time a first gradient.")] = False,
 ) -> None:
     """Show what is installed and what to do next. Downloads nothing; only --time starts Julia."""
     from importlib.metadata import PackageNotFoundError, version
@@ -46,10 +47,8 @@ def doctor(
         typer.echo("The torch engine is ready; the Julia engine is not, so engine='auto' takes torch.")
     if time:
         _report_times(julia.found)
-    if julia.found and not julia.warning:
-        typer.echo("Next: `pyneuralode report --list`.")
-    else:
-        typer.echo("Next: `pyneuralode report --list`; for the Julia engine, see its line above.")
+    hint = "" if julia.found and not julia.warning else "; for the Julia engine, see its line above"
+    typer.echo(f"Next: `pyneuralode report --list`{hint}.")
 
 
 def _line(name: str, value: str) -> None:

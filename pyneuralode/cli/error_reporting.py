@@ -1,9 +1,10 @@
-"""How every command reports an error."""
+"""How every command ends: with what it found and where that is, or with one sentence about an error."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -21,3 +22,11 @@ def one_sentence() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("Interrupted: completed results are kept; nothing else was written.", err=True)
         raise typer.Exit(130) from None
+
+
+def end_with(sentences: Iterable[str], paths: Iterable[Path], finished: bool, interrupted: bool) -> None:
+    """Print the results and the files of a fit; exit with status 130 if Ctrl-C stopped it, 1 if something else did."""
+    for line in (*sentences, *(path.absolute() for path in paths)):
+        typer.echo(line)
+    if not finished:
+        raise typer.Exit(130 if interrupted else 1)

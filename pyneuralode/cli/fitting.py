@@ -12,6 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,42 +23,31 @@ from ..errors import ArgumentError, SolverError, unknown_name
 from ..fields import MLP
 from ..files import whole_folder, write_json
 from ..fitting import LBFGS, SGD, Adam, AdamW, FitResult, GrowingSpan, RMSprop, Stage, fit
-from ..fitting.diagnosis import ColumnFit, Diagnosis, column_fits
+from ..fitting.diagnosis import Diagnosis, column_fits
+from ..fitting.optimizers import Optimizer
 from ..models import AugmentedNeuralODE, NeuralODE
 from ..plotting.fits import fitted_columns
 from ..progress import Progress
 from .description import DESCRIPTION, MODEL, Description
+from .options import FitOptions, replace_given
+from .parse import parse_numbers
 
 FIGURE, METRICS = "fit.png", "metrics.json"
 FILES = (MODEL, DESCRIPTION, FIGURE, METRICS)
 _GROWING = (0.2, 0.4, 0.6, 0.8, 1.0)
 _SCHEDULED = {"schedule": "cosine", "final": 0.05, "clip": 1.0}
-_OPTIMIZERS = {
-    "adam": lambda lr: Adam(0.01 if lr is None else lr, **_SCHEDULED),
-    "adamw": lambda lr: AdamW(0.01 if lr is None else lr, **_SCHEDULED),
-    "rmsprop": lambda lr: RMSprop(0.003 if lr is None else lr, **_SCHEDULED),
-    "sgd": lambda lr: SGD(0.05 if lr is None else lr, momentum=0.9, **_SCHEDULED),
-    "lbfgs": lambda lr: LBFGS(1.0 if lr is None else lr),
+_OPTIMIZERS: dict[str, Optimizer] = {
+    "adam": Adam(0.01, **_SCHEDULED),
+    "adamw": AdamW(0.01, **_SCHEDULED),
+    "rmsprop": RMSprop(0.003, **_SCHEDULED),
+    "sgd": SGD(0.05, momentum=0.9, **_SCHEDULED),
+    "lbfgs": LBFGS(),
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The options of a fit; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
-
-    hidden: tuple[int, ...] = (32, 32)
-    activation: str = "tanh"
-    augment: int = 0
-    solver: str = "Tsit5"
-    gradient: str = "Backprop"
-    rtol: float = 1e-6
-    atol: float = 1e-6
-    spans: tuple[float, ...] | None = None
-    optimizer: str = "adam"
-    lr: float | None = None
-    iterations: int = 300
-    finish: int = 200
-    seed: int = 0
+@dataclass(frozen=True)  # again, for its __post_init__
+class Settings(FitOptions):
+    """The options of a fit, checked; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
 
     def __post_init__(self):
         for name in ("augment", "finish", "seed"):
@@ -65,35 +55,37 @@ class Settings:
         if self.optimizer.lower() not in _OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, _OPTIMIZERS)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(parse_numbers("hidden", self.hidden, int, "32,32"))
+
+    @property
+    def ends(self) -> tuple[float, ...] | None:
+        """Ends of the growing spans; None if they are to be chosen."""
+        return None if self.spans == "auto" else tuple(parse_numbers("spans", self.spans, float, "10,20,30, or auto"))
+
+    def as_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"hidden": self.widths, "spans": self.ends}
+
     def model(self, columns: int, slope: float) -> NeuralODE:
         """Return the untrained model of standardized columns that change at the rate `slope`."""
         width = columns + self.augment
-        field = MLP(
-            (width, *self.hidden, width),
-            self.activation,
-            output_scale=slope,
-            init_bias=1.0,  # added components start at zero, where a net without biases would stay
-        )
-        common = {
-            "solver": self.solver,
-            "gradient": self.gradient,
-            "seed": self.seed,
-            "rtol": self.rtol,
-            "atol": self.atol,
-        }
-        if self.augment:
-            return AugmentedNeuralODE(field, augment_dim=self.augment, **common)
-        return NeuralODE(field, **common)
+        # Added components start at zero, where a net without biases would stay.
+        field = MLP((width, *self.widths, width), self.activation, output_scale=slope, init_bias=1.0)
+        common = {name: getattr(self, name) for name in ("solver", "gradient", "seed", "rtol", "atol")}
+        return AugmentedNeuralODE(field, self.augment, **common) if self.augment else NeuralODE(field, **common)
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
         """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
-        ends = self.spans
+        ends = self.ends
         if ends is None:
             ends = sorted({float(ts[max(1, int(np.ceil(part * len(ts))) - 1)]) for part in _GROWING})
         elif ends[0] < ts[1]:
             raise ArgumentError(f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later.")
         finish = [Stage(LBFGS(), self.finish)] if self.finish else []
-        return GrowingSpan(ends, _OPTIMIZERS[self.optimizer.lower()](self.lr), self.iterations, finish)
+        optimizer = replace_given(_OPTIMIZERS[self.optimizer.lower()], lr=self.lr)
+        return GrowingSpan(ends, optimizer, self.iterations, finish)
 
 
 @dataclass(frozen=True)
@@ -119,9 +111,8 @@ class Standardization:
         arrays[f"bias_{last}"] *= size
         # A state far from zero would loosen a relative tolerance: relate it to the deviation instead.
         control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
-        settings = {"solver": model.solver, "gradient": model.gradient, **control}
         kind = {"augment_dim": extra} if extra else {}
-        scaled = type(model)(model.field, **kind, **settings)
+        scaled = type(model)(model.field, **kind, solver=model.solver, gradient=model.gradient, **control)
         scaled.set_arrays(arrays)
         return scaled
 
@@ -160,43 +151,35 @@ class TableFit:
             return grid, self.curve(grid)
 
     @cached_property
-    def columns(self) -> tuple[ColumnFit, ...]:
-        """How well the fit explains the fitted rows of each column, in the data's units."""
-        data, rows = self.data, self.rows
-        values = data.values[:rows]
-        return column_fits(self.curve(data.ts[:rows]), values, ~np.isnan(values), data.columns)
-
-    @property
     def diagnosis(self) -> Diagnosis:
-        return dataclasses.replace(self.result.diagnosis, columns=self.columns)
+        """How the fit went, with how well it explains the fitted rows of each column, in the data's units."""
+        data, values = self.data, self.data.values[: self.rows]
+        columns = column_fits(self.curve(data.ts[: self.rows]), values, ~np.isnan(values), data.columns)
+        return dataclasses.replace(self.result.diagnosis, columns=columns)
 
-    def metrics(self) -> dict:
+    def metrics(self) -> dict[str, Any]:
         """Return the numbers of the fit, as `files.write_json` takes them.
 
         `loss` is the mean square of the errors in standard deviations of their columns; `rmse` and `spread`, the standard
         deviation, are in the data's units; all count the fitted rows.
         """
-        data, rows, found = self.data, self.rows, self.diagnosis
+        data, rows, result, found = self.data, self.rows, self.result, self.diagnosis
         errors = self.curve(data.ts[:rows]) - data.values[:rows]
+        of_columns = ("rmse", "spread", "explained")
+        of_fit = ("converged", "gradient", "descent", "improvement", "advice")
         return {
             "loss": float(np.nanmean((errors / Standardization.of(data.values).size) ** 2)),
-            "rmse": {column.name: column.rmse for column in found.columns},
-            "spread": {column.name: column.spread for column in found.columns},
-            "explained": {column.name: column.explained for column in found.columns},
-            "converged": found.converged,
-            "gradient": found.gradient,
-            "descent": found.descent,
-            "improvement": found.improvement,
-            "advice": found.advice,
+            **{name: {column.name: getattr(column, name) for column in found.columns} for name in of_columns},
+            **{name: getattr(found, name) for name in of_fit},
             "rows": rows,
             "end": self.end,
-            "iterations": sum(len(stage.losses) for stage in self.result.stages),
-            "evaluations": self.result.evaluations,
-            "seconds": round(self.result.seconds, 3),
+            "iterations": len(result.losses),
+            "evaluations": result.evaluations,
+            "seconds": round(result.seconds, 3),
             "seed": self.settings.seed,
-            "finished": self.result.finished,
-            "message": self.result.message,
-            "settings": dataclasses.asdict(self.settings),
+            "finished": result.finished,
+            "message": result.message,
+            "settings": self.settings.as_json(),
         }
 
 
@@ -207,7 +190,6 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
     """
     standard = Standardization.of(data.values)
     z = (data.values - standard.mean) / standard.size
-    extra = settings.augment
     result = fit(
         settings.model(len(data.columns), _slope(data.ts, z)),
         data.ts,
@@ -220,17 +202,15 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
         progress=progress,
     )
     evaluated = [stage for stage in result.stages if stage.evaluations]
-    if not evaluated and result.interrupted:
-        raise KeyboardInterrupt
     if not evaluated:
-        raise SolverError(result.message)
+        raise KeyboardInterrupt if result.interrupted else SolverError(result.message)
     y0 = standard.mean + standard.size * result.parameters["initial_state"]
     end = min(evaluated[-1].end, float(data.ts[-1]))
-    return TableFit(data, settings, standard.model(result.model, extra), y0, end, result)
+    return TableFit(data, settings, standard.model(result.model, settings.augment), y0, end, result)
 
 
-def write_fit(out: Path, fitted: TableFit) -> dict:
-    """Write the model, its description, the figure and the numbers, all or nothing; return the numbers."""
+def write_fit(out: Path, fitted: TableFit) -> None:
+    """Write the model, its description, the figure and the numbers, all or nothing."""
     data = fitted.data
     figure = fitted_columns(data.ts, data.values, *fitted.picture(), data.columns, data.time, fitted.end)
     metrics = fitted.metrics()
@@ -240,7 +220,6 @@ def write_fit(out: Path, fitted: TableFit) -> dict:
         description.save(folder / DESCRIPTION)
         figure.savefig(folder / FIGURE, dpi=150)
         write_json(folder / METRICS, metrics)
-    return metrics
 
 
 def _first_values(z: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Options that hold a list: numbers, names, times."""
+"""Options that hold a list of numbers or times."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], Number], example
     if not numbers or not np.isfinite(numbers).all():
         raise ArgumentError(f"{option} is {text!r}: give numbers with commas between them, such as {example}.")
     return numbers
-
-
-def parse_names(text: str) -> list[str]:
-    """Return the names of ``"A,B"``."""
-    return [name.strip() for name in text.split(",")]
 
 
 def parse_times(text: str) -> np.ndarray:

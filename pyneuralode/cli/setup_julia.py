@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from .error_reporting import one_sentence
 
@@ -13,19 +14,16 @@ from .error_reporting import one_sentence
 @one_sentence()
 def setup_julia(
     project: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the Julia project.", show_default="one in your data folder"),
+        Path | None, Option(metavar="DIR", help="Folder of the Julia project.", show_default="one in your data folder")
     ] = None,
     sysimage: Annotated[
         bool,
-        typer.Option(
-            "--sysimage", help="Also build a system image: starts are faster, the setup takes half an hour longer."
-        ),
+        Option("--sysimage", help="Also build a system image: starts are faster, the setup takes half an hour longer."),
     ] = False,
     with_diffeqpy: Annotated[
-        bool, typer.Option("--with-diffeqpy", help="Also install diffeqpy's Julia packages (large).")
+        bool, Option("--with-diffeqpy", help="Also install diffeqpy's Julia packages (large).")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Install and compile what the Julia engine needs, and solve a test problem with it."""
     from ..engines.julia_engine.executables import setting

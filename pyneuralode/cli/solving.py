@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from ..errors import ArgumentError, ModelFileError
 from ..files import whole_files
+from ..fitting.trajectory_loss import states_at
 from ..model_files import load
 from ..models import NeuralODE
 from ..plotting.fits import solution_columns
@@ -74,15 +75,8 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
             f"y0 has {len(y0)} numbers and the model {dim} columns: give one for each ({', '.join(about.columns)})."
         )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
-    states = _states(model, np.array(state, dtype=float), start, times)
+    states = states_at(model, np.array(state, dtype=float), times, start)
     return SolutionTable(about.time, about.columns, times, states[:, :dim], about.t1 if y0 is None else np.inf)
-
-
-def _states(model: NeuralODE, y0: np.ndarray, start: float, times: np.ndarray) -> np.ndarray:
-    """Return the states (T, d) at increasing times from `start` on."""
-    if len(times) == 1 and times[0] == start:
-        return model.initial_state(y0)[None]
-    return model.solve(y0, times, t0=start).ys
 
 
 def write_solution(out: Path, table: SolutionTable) -> tuple[Path, Path]:
@@ -91,9 +85,7 @@ def write_solution(out: Path, table: SolutionTable) -> tuple[Path, Path]:
     picture = final.with_suffix(".png")
     figure = solution_columns(table.ts, table.states, table.columns, table.time, table.end)
     with whole_files(final, picture) as (csv_path, png_path):
-        with csv_path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([table.time, *table.columns])
-            writer.writerows(np.column_stack([table.ts, table.states]).tolist())
+        rows = pd.DataFrame(np.column_stack([table.ts, table.states]), columns=[table.time, *table.columns])
+        rows.to_csv(csv_path, index=False, lineterminator="\n", na_rep="nan")
         figure.savefig(png_path, dpi=150)
     return final, picture

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from .classifier_commands import anodev2, odenet
-from .error_reporting import one_sentence
-from .train_options import Device, Images, Out, Resume, Seed
+from .error_reporting import end_with, one_sentence
+from .options import Device, DownloadMNIST, Images, Out, Resume, Seed, replace_given
 
 if TYPE_CHECKING:
     from ..flows.images.training import ImageFit, Setup
@@ -29,24 +30,22 @@ train.command("anodev2")(anodev2)
 def mnist_flow(
     out: Out,
     scale: Annotated[
-        str,
-        typer.Option(help="report, multiscale or fast (for a GPU); small or small-single (15 minutes on two cores)."),
+        str, Option(help="report, multiscale or fast (for a GPU); small or small-single (15 minutes on two cores).")
     ] = "report",
-    updates: Annotated[int | None, typer.Option(help="Number of updates.", show_default="the scale's")] = None,
-    channels: Annotated[int | None, typer.Option(help="Hidden channels.", show_default="the scale's")] = None,
+    updates: Annotated[int | None, Option(help="Number of updates.", show_default="the scale's")] = None,
+    channels: Annotated[int | None, Option(help="Hidden channels.", show_default="the scale's")] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Images per update, over all processes together.", show_default="the scale's")
+        int | None, Option(help="Images per update, over all processes together.", show_default="the scale's")
     ] = None,
     images: Images = None,
     precision: Annotated[
-        str | None, typer.Option(help="Precision of the convolutions: float32 or bfloat16.", show_default="the scale's")
+        str | None, Option(help="Precision of the convolutions: float32 or bfloat16.", show_default="the scale's")
     ] = None,
     device: Device = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the MNIST files.", show_default="$PYNEURALODE_DATA/mnist, then the cache"),
+        Path | None, Option(help="Folder of the MNIST files.", show_default="$PYNEURALODE_DATA/mnist, then the cache")
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Download MNIST first (11.6 MB).")] = False,
+    download: DownloadMNIST = False,
     resume: Resume = False,
     seed: Seed = 0,
 ) -> None:
@@ -63,9 +62,8 @@ def mnist_flow(
 
     if scale not in SETUPS:
         raise unknown_name("scale", scale, SETUPS)
-    changes = {"updates": updates, "batch": batch, "images": images, "precision": precision}
-    setup = dataclasses.replace(
-        SETUPS[scale].with_channels(channels), **{k: v for k, v in changes.items() if v is not None}
+    setup = replace_given(
+        SETUPS[scale].with_channels(channels), updates=updates, batch=batch, images=images, precision=precision
     )
     check_folder(out, [*WRITTEN, CHECKPOINT])
     with RichProgress() as progress:
@@ -84,12 +82,7 @@ def mnist_flow(
         if at.rank != 0:
             return
         _write(out, scale, setup, seed, found)
-    for sentence in summary(found):
-        typer.echo(sentence)
-    for name in WRITTEN:
-        typer.echo((out / name).absolute())
-    if not found.fit.finished:
-        raise typer.Exit(130 if found.fit.interrupted else 1)
+    end_with(summary(found), [out / name for name in WRITTEN], found.fit.finished, found.fit.interrupted)
 
 
 def summary(found: ImageFit) -> list[str]:

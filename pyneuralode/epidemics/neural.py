@@ -65,13 +65,9 @@ def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, fini
     [60.0, 91.0, 100.0, 100.0]
     """
     ends = [end for end in SPANS if end < last] + [last]
+    growing = Adam(5e-3, schedule="cosine", final=0.05, clip=1.0)
     # With the default of 50 pairs L-BFGS's own arithmetic takes longer than the solve, for a tenth fewer iterations.
-    return GrowingSpan(
-        ends,
-        Adam(5e-3, schedule="cosine", final=0.05, clip=1.0),
-        adam,
-        finish=[Stage(LBFGS(history=20), finish, goal=goal)],
-    )
+    return GrowingSpan(ends, growing, adam, finish=[Stage(LBFGS(history=20), finish, goal=goal)])
 
 
 def fit_neural(

@@ -86,17 +86,16 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]
     """Return `value` as JSON, with its arrays, tensors and lists of numbers moved to `tensors` under their paths."""
     if isinstance(value, dict):
         return {"dict": [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
-    kind = None
+    if isinstance(value, (list, tuple)) and {*map(type, value)} not in ({float}, {int}):
+        return {"list": [_encode(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
     if isinstance(value, Tensor):
         kind, stored = "tensor", value.detach()
     elif isinstance(value, np.ndarray):
         kind, stored = "array", torch.as_tensor(value)
     elif isinstance(value, (list, tuple)):
-        if {*map(type, value)} not in ({float}, {int}):
-            return {"list": [_encode(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
         # A header of safetensors is limited to 100 MB: too little for the JSON of a long history.
         kind, stored = "numbers", torch.tensor(value, dtype=torch.float64 if type(value[0]) is float else torch.int64)
-    if kind is None:
+    else:
         return {"value": value}
     tensors[path] = stored.clone(memory_format=torch.contiguous_format)
     return {kind: path, "shape": list(stored.shape)}

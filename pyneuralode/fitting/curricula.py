@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 
-from ..arguments import real_number, whole_number
+from ..arguments import nonnegative_number, real_number, whole_number
 from ..errors import ArgumentError
 from .optimizers import Adam, Optimizer
 
@@ -53,9 +53,7 @@ class Stage:
             object.__setattr__(self, "end", real_number("end", self.end, remedy))
         if self.goal is not None:
             remedy = "give a finite loss of at least 0, or None to go on to the last iteration"
-            object.__setattr__(self, "goal", real_number("goal", self.goal, remedy))
-            if self.goal < 0:
-                raise ArgumentError(f"goal is {self.goal}: {remedy}.")
+            object.__setattr__(self, "goal", nonnegative_number("goal", self.goal, remedy))
 
     def stages(self) -> list[Stage]:
         """Return the stage itself, as a plan of one."""

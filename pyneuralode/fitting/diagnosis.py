@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,12 @@ class ColumnFit:
         """The fraction of the variance that is explained, 1 - rmse^2 / spread^2; NaN for a constant column."""
         return 1 - (self.rmse / self.spread) ** 2 if self.spread > 0 else math.nan
 
+    def __str__(self) -> str:
+        if math.isnan(self.rmse):
+            return f"{self.name:<18} no value was fitted"
+        explained = "constant" if math.isnan(self.explained) else f"{100 * self.explained:.4g} %"
+        return f"{self.name:<18}{self.rmse:>12.4g}{self.spread:>12.4g}{explained:>12}"
+
 
 @dataclass(frozen=True)
 class ParameterChange:
@@ -73,6 +79,10 @@ class ParameterChange:
         """Whether it is a single number that changed by orders of magnitude."""
         ratio = abs(self.end / self.start) if self.start else 1.0
         return self.size == 1 and not 1 / FAR_FACTOR < ratio < FAR_FACTOR
+
+    def __str__(self) -> str:
+        note = "  at its bound" if self.at_bound else "  moved by orders of magnitude" if self.moved_far else ""
+        return f"{self.name:<18}{self.start:>12.4g}{self.end:>12.4g}{note}"
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,8 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [f"{'column':<18}{'RMSE':>12}{'spread':>12}{'explained':>12}"]
-        lines += _limited([_column_line(column) for column in self.columns], "columns")
-        changes = [_parameter_line(change) for change in self.parameters if change.size == 1 or change.at_bound]
+        lines += _limited(self.columns, "columns")
+        changes = [change for change in self.parameters if change.size == 1 or change.at_bound]
         if changes:
             lines += [f"{'parameter':<18}{'start':>12}{'end':>12}", *_limited(changes, "parameters")]
         lines += [
@@ -224,16 +234,13 @@ def _descent(variables: Variables, evaluate: Callable[[], Tensor]) -> tuple[floa
     free = list(variables.free.values())
 
     def gradient() -> Tensor:
-        found = torch.autograd.grad(evaluate(), free, allow_unused=True)
-        return torch.cat(
-            [torch.zeros_like(v).flatten() if g is None else g.flatten() for v, g in zip(free, found)]
-        ).double()
+        return _flat(torch.autograd.grad(evaluate(), free, materialize_grads=True)).double()
 
     here, slope = copy_tensors(variables.free), gradient()
     norm = float(slope.norm())
     if norm == 0 or not math.isfinite(norm):
         return norm, norm
-    size = max(1.0, float(torch.cat([v.detach().flatten() for v in free]).norm()))
+    size = max(1.0, float(_flat(here.values()).norm()))
     probe = 1e-4 * size
     with torch.no_grad():
         for value, part in zip(free, slope.split([v.numel() for v in free])):
@@ -247,6 +254,10 @@ def _descent(variables: Variables, evaluate: Callable[[], Tensor]) -> tuple[floa
     return norm, norm * step - 0.5 * max(curvature, 0.0) * step**2
 
 
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
 def _change(name: str, start: np.ndarray, end: np.ndarray, bound: Bound) -> ParameterChange:
     reached = any(
         bool((np.abs(end - edge) < BOUND_DISTANCE * np.abs(start - edge)).any()) for edge in bound if edge is not None
@@ -255,22 +266,10 @@ def _change(name: str, start: np.ndarray, end: np.ndarray, bound: Bound) -> Para
     return ParameterChange(name, *sizes, start.size, reached)
 
 
-def _column_line(column: ColumnFit) -> str:
-    if math.isnan(column.rmse):
-        return f"{column.name:<18} no value was fitted"
-    explained = "constant" if math.isnan(column.explained) else f"{100 * column.explained:.4g} %"
-    return f"{column.name:<18}{column.rmse:>12.4g}{column.spread:>12.4g}{explained:>12}"
-
-
-def _parameter_line(change: ParameterChange) -> str:
-    note = "  at its bound" if change.at_bound else "  moved by orders of magnitude" if change.moved_far else ""
-    return f"{change.name:<18}{change.start:>12.4g}{change.end:>12.4g}{note}"
-
-
-def _limited(lines: list[str], what: str) -> list[str]:
-    """Return the first lines, and how many more there are."""
-    more = len(lines) - MAX_LINES
-    return [*lines[:MAX_LINES], f"... and {more} more {what}"] if more > 0 else lines
+def _limited(parts: Sequence[ColumnFit | ParameterChange], what: str) -> list[str]:
+    """Return the lines of the first parts, and how many more there are."""
+    lines, more = [str(part) for part in parts[:MAX_LINES]], len(parts) - MAX_LINES
+    return [*lines, f"... and {more} more {what}"] if more > 0 else lines
 
 
 def _percent(part: float) -> str:

@@ -118,7 +118,8 @@ def fit(
     0.7
     """
     stages = stages_of(plan)
-    dtype, device = _dtype_and_device(y0(_starting_tensors(model, extra)) if callable(y0) else y0)
+    start = _starting_tensors(model, extra)
+    dtype, device = _dtype_and_device(y0(start) if callable(y0) else y0)
     compared = {"observed": observed, "observe": observe, "weights": weights, "mask": mask, "reduction": reduction}
     objective = Objective(ts, data, **compared, dtype=dtype, device=device)
     _check_ends(stages, objective)
@@ -126,17 +127,13 @@ def fit(
     t0 = first if t0 is None else real_number("t0", t0, "give a time, not after the first of the data")
     if t0 > first:
         raise ArgumentError(f"t0 is {t0:g}, after the first time of the data, {first:g}: give it or less.")
-    variables = Variables(
-        {name: value.to(dtype) for name, value in _starting_tensors(model, extra).items()},
-        bounds or {},
-        (
-            *((fixed,) if isinstance(fixed, str) else fixed),
-            *(name for name, value in model.tensors().items() if not value.requires_grad),
-        ),
-    )
+    named = [fixed] if isinstance(fixed, str) else fixed
+    frozen = [name for name, value in model.tensors().items() if not value.requires_grad]
+    start = {name: value.to(dtype) for name, value in start.items()}
+    variables = Variables(start, bounds or {}, (*named, *frozen))
     before = variables.arrays()
     loss = TrajectoryLoss(model, objective, y0, t0, penalty)
-    in_julia = JuliaFit(model, objective, variables, stages, loss.y0, t0, penalty)
+    in_julia = JuliaFit(loss, variables, stages)
     run = StagedRun(stages, variables, loss)
     with open_progress(progress) as bars:
         if checkpoint is None and in_julia.applies():

@@ -76,43 +76,24 @@ class Objective:
         values = real_tensor("data", data, dtype=dtype, device=device).detach()
         if values.ndim == 1:
             values = values[:, None]
-        self.names = _names(data, values.shape[-1])
+        names = getattr(data, "columns", [f"column {k + 1}" for k in range(values.shape[-1])])
+        self.names = tuple(map(str, names))
         if self.ts.ndim != 1 or len(self.ts) != len(values):
             raise DataError(f"data has {len(values)} rows and ts shape {self.ts.shape}: give one time for each row.")
         if len(self.ts) == 0:
             raise DataError("data is empty: give at least one row.")
         if not np.isfinite(self.ts).all() or (np.diff(self.ts) <= 0).any():
             raise DataError("ts does not rise or is not finite: sort the data by time and give every time once.")
-        self.data, self.mask = _masked(values, mask)
-        self.weights = self._weights(weights, dtype, device)
-        self.observed = list(range(values.shape[-1])) if observed is None else _components(observed)
+        self.data, counted = _masked(values, mask)
+        self.weights = counted.to(dtype) if weights is None else _weighted(counted.to(dtype), weights)
+        columns = values.shape[-1]
+        self.observed = list(range(columns)) if observed is None else _components(observed)
         first, count = min(self.observed, default=0), len(self.observed)
         side_by_side = self.observed == list(range(first, first + count))
         self.columns = slice(first, first + count) if side_by_side else self.observed  # a slice is a cheaper index
-        if observe is None and len(self.observed) != values.shape[-1]:
-            count, columns = len(self.observed), values.shape[-1]
+        if observe is None and count != columns:
             raise ArgumentError(f"observed has {count} entries and data {columns} columns: give one for each column.")
         self.observe, self.reduction = observe, reduction
-
-    def _weights(self, weights: Any, dtype: torch.dtype, device) -> Tensor:
-        """Return the weight of every value, 0 where it does not count."""
-        counted = self.mask.to(dtype)
-        if weights is None:
-            return counted
-        weights = real_tensor("weights", weights, dtype=dtype, device=device).detach()
-        given = tuple(weights.shape)
-        if weights.ndim == 1:
-            weights = weights.reshape(-1, *[1] * (self.data.ndim - 1))
-        if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
-            raise ArgumentError("weights holds a negative or non-finite number: give finite numbers of at least 0.")
-        try:
-            counted = counted * weights.expand_as(counted)
-        except RuntimeError:
-            shapes = f"weights has shape {given} and data {tuple(self.data.shape)}"
-            raise ArgumentError(f"{shapes}: give one for each row, or a shape that broadcasts.") from None
-        if not bool(counted.any()):
-            raise ArgumentError("weights is 0 wherever a value counts: give at least one value a positive weight.")
-        return counted
 
     def digest(self) -> str:
         """Return a fingerprint of times, data and weights."""
@@ -143,9 +124,24 @@ class Objective:
         return total if self.reduction == "sum" else total / weights.sum()
 
 
-def _names(data: Any, count: int) -> tuple[str, ...]:
-    """Return the names of the columns, from the data if they are a table."""
-    return tuple(map(str, getattr(data, "columns", [f"column {k + 1}" for k in range(count)])))
+def _weighted(counted: Tensor, weights: Any) -> Tensor:
+    """Return the weight of every value: those given, and 0 where `counted` is 0."""
+    weights = real_tensor("weights", weights, dtype=counted.dtype, device=counted.device).detach()
+    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+        raise ArgumentError("weights holds a negative or non-finite number: give finite numbers of at least 0.")
+    try:
+        counted = counted * (_by_row(weights, counted) if weights.ndim == 1 else weights.expand_as(counted))
+    except RuntimeError:
+        shapes = f"weights has shape {tuple(weights.shape)} and data {tuple(counted.shape)}"
+        raise ArgumentError(f"{shapes}: give one for each row, or a shape that broadcasts.") from None
+    if not bool(counted.any()):
+        raise ArgumentError("weights is 0 wherever a value counts: give at least one value a positive weight.")
+    return counted
+
+
+def _by_row(values: Tensor, data: Tensor) -> Tensor:
+    """Return `values`, one for each row, in the shape of the data."""
+    return values.reshape(-1, *[1] * (data.ndim - 1)).expand_as(data)
 
 
 def _components(observed: Any) -> list[int]:
@@ -178,7 +174,7 @@ def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
     else:
         counted = torch.as_tensor(_boolean_mask(mask), device=values.device)
         if counted.shape == values.shape[:1]:  # one for each row
-            counted = counted.reshape(-1, *[1] * (values.ndim - 1)).expand_as(values)
+            counted = _by_row(counted, values)
         if counted.shape != values.shape:
             raise ArgumentError(f"mask has shape {tuple(counted.shape)}: give that of data, {tuple(values.shape)}.")
     if bool((counted & ~finite).any()):
@@ -186,4 +182,4 @@ def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
         raise DataError(f"data holds a non-finite number in row {row}: remove it, or give mask='nan' to skip NaN.")
     if not bool(counted.any()):
         raise DataError("data holds no value that counts: give at least one that is not masked.")
-    return torch.where(counted, values, torch.zeros_like(values)), counted
+    return values.masked_fill(~counted, 0.0), counted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,7 @@ class StochasticFit:
 
     def running(self, momentum: float = 0.99) -> np.ndarray:
         """Return the running mean (updates,), m <- momentum m + (1 - momentum) loss, from the first loss on."""
-        means = self.losses.copy()
-        for k in range(1, len(means)):
-            means[k] = momentum * means[k - 1] + (1 - momentum) * means[k]
-        return means
+        return np.array([*accumulate(self.losses, lambda mean, loss: momentum * mean + (1 - momentum) * loss)])
 
 
 @dataclass(frozen=True)

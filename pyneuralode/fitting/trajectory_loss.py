@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,11 +36,7 @@ class TrajectoryLoss:
         y0 = self.y0(parameters) if callable(self.y0) else self.y0
         own = {name: parameters[name] for name in self.names}
         ts = self.objective.ts[:rows]
-        if rows == 1 and self.t0 == ts[0]:
-            states = self.model.initial_state(y0)[None]
-        else:
-            states = self.model.solve(y0, ts, t0=self.t0, parameters=own).ys
-        return torch.as_tensor(ts, **self.kind), states
+        return torch.as_tensor(ts, **self.kind), states_at(self.model, y0, ts, self.t0, own)
 
     def prediction(self, parameters: Parameters, rows: int) -> Tensor:
         """Return what is compared with the data, (rows, ..., k)."""
@@ -50,3 +47,10 @@ class TrajectoryLoss:
         ts, states = self.trajectory(parameters, rows)
         loss = self.objective.loss(self.objective.predict(ts, states, parameters))
         return loss, loss if self.penalty is None else loss + self.penalty(ts, states, parameters)
+
+
+def states_at(model: NeuralODE, y0: Any, ts: np.ndarray, t0: float, parameters: Parameters | None = None) -> Any:
+    """Return a model's states (T, ..., d) at rising times (T,) from `t0` on; there may be one time alone, and that `t0`."""
+    if len(ts) == 1 and ts[0] == t0:
+        return model.initial_state(y0)[None]
+    return model.solve(y0, ts, t0=t0, parameters=parameters).ys

@@ -185,7 +185,7 @@ def test_the_options_reach_the_model(table, tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop", "sgd", "LBFGS"])
 def test_every_optimizer_brings_the_loss_down(optimizer):
-    settings = Settings(optimizer=optimizer, iterations=60, finish=0, hidden=(8,), spans=(3.0,))
+    settings = Settings(optimizer=optimizer, iterations=60, finish=0, hidden="8", spans="3")
     ts = np.linspace(0, 3, 16)
     model = settings.model(2, 1.0)
     z = np.stack([np.cos(ts), -np.sin(ts)], axis=1)
@@ -203,7 +203,7 @@ def test_spans_that_end_early_leave_the_rest_unfitted(table, tmp_path):
 def test_the_scaling_is_taken_up_exactly():
     values = spiral(np.linspace(0, 9, 30))
     standard = Standardization.of(values)
-    trained = Settings(hidden=(8, 8), augment=1).model(2, 0.7)
+    trained = Settings(hidden="8,8", augment=1).model(2, 0.7)
     scaled = standard.model(trained, 1)
     z0, ts = np.array([0.5, -1.0]), np.linspace(0, 4, 9)
     ys = scaled.solve(standard.mean + standard.size * z0, ts).ys
