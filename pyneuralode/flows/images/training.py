@@ -83,13 +83,7 @@ class Setup:
 
 
 # For two cores: half the time goes to the first CNF, which sees every pixel.
-_SMALL = {
-    "hidden": (16, 16, 16),
-    "activation": "swish",
-    "entry": "histograms",
-    "start": 0.1,
-    "learned_prior": True,
-}
+_SMALL = {"hidden": (16, 16, 16), "activation": "swish", "entry": "histograms", "start": 0.1, "learned_prior": True}
 _QUICK = {
     "updates": 700,
     "batch": 100,
@@ -107,11 +101,7 @@ SETUPS: dict[str, Setup] = {
         **_QUICK,
         about="a multi-scale flow for two cores and 15 minutes",
     ),
-    "small-single": Setup(
-        {**_SMALL, "steps": ("cnf",)},
-        **_QUICK,
-        about="a single flow for two cores and 15 minutes",
-    ),
+    "small-single": Setup({**_SMALL, "steps": ("cnf",)}, **_QUICK, about="a single flow for two cores and 15 minutes"),
     "report": Setup(
         {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "BacksolveAdjoint"},
         updates=3_000,
