@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from ..engines.torch_engine.tangents import in_forward_mode, refuse_tangents
 from ..errors import ArgumentError, unknown_name
 from . import adaptive, fixed, scipy_solver
-from .adjoint import Adjoint, BackwardSettings, parameters_of, warn_of_norm
+from .adjoint import Adjoint, make_backward_problem, parameters_of
 from .event import attach_event_time, combine_components
 from .layout import FlatLayout
 from .problem import METHODS, FlatProblem, prepare
@@ -152,17 +154,20 @@ def odeint_adjoint(
         )
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
-    backward = BackwardSettings(
-        rtol if adjoint_rtol is None else adjoint_rtol,
-        atol if adjoint_atol is None else adjoint_atol,
-        adjoint_method,
-        dict(adjoint_options),
-    )
     parameters = parameters_of(func) if adjoint_params is None else list(adjoint_params)
     trainable = [p for p in parameters if p.requires_grad]
-    if len(trainable) < len(parameters):
-        warn_of_norm(adjoint_options)
+    if len(trainable) < len(parameters) and callable(adjoint_options.get("norm")):
+        warnings.warn(
+            "some adjoint_params do not require a gradient: they are left out of the backward solve and of "
+            "what adjoint_options['norm'] is given.",
+            stacklevel=2,
+        )
     problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
+    adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
+    adjoint_atol = atol if adjoint_atol is None else adjoint_atol
+    backward = partial(
+        make_backward_problem, problem, adjoint_rtol, adjoint_atol, adjoint_method, dict(adjoint_options)
+    )
     problem.slope.shift = None  # the gradient of the times comes from the backward solve
     if in_forward_mode():
         first = problem.slope(float(problem.times[0]), problem.y0)

@@ -31,16 +31,7 @@ def integrate(problem: FlatProblem) -> Tensor:
     if options.solver == "LSODA":
         limits["min_step"] = check_number("min_step", options.min_step, 0)
     rtol, atol = (v.cpu().numpy() if isinstance(v, Tensor) else v for v in (problem.rtol, problem.atol))
-    found = solve_ivp(
-        derivative,
-        (ts[0], ts[-1]),
-        y0.cpu().numpy(),
-        method=options.solver,
-        t_eval=ts,
-        rtol=rtol,
-        atol=atol,
-        **limits,
-    )
+    found = solve_ivp(derivative, (ts[0], ts[-1]), y0.cpu().numpy(), options.solver, ts, rtol=rtol, atol=atol, **limits)
     if found.status != 0:
         reached = slope.direction * (found.t[-1] if len(found.t) else ts[0])
         message = found.message.strip().rstrip(".")
