@@ -228,18 +228,15 @@ def odeint_event(
     start = t0.reshape(-1)
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     event_t, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
-    is_tuple = isinstance(solution, tuple)
-    parts = solution if is_tuple else (solution,)
+    parts = solution if isinstance(solution, tuple) else (solution,)
     refuse_tangents("odeint_event", "solve with pn.Event", *parts)
     if not torch.is_grad_enabled():
         return event_t, solution
-    slope = FlatSlope(func, FlatLayout(tuple(part.shape[1:] for part in parts), is_tuple), 1.0, parts[0])
-    end = torch.cat([part[-1].reshape(-1) for part in parts])
-    event_t, speed = attach_event_time(combine_components(event_fn, t[0].detach(), y0), slope, event_t.detach(), end)
-    end = slope.layout.unpack(end + speed * (event_t - event_t.detach()))
-    ends = end if is_tuple else (end,)
-    moved = tuple(torch.cat([part[:-1], last[None]]) for part, last in zip(parts, ends))
-    return event_t, moved if is_tuple else moved[0]
+    layout = FlatLayout(tuple(part.shape[1:] for part in parts), parts is solution)
+    slope, combined = FlatSlope(func, layout, 1.0, parts[0]), combine_components(event_fn, t[0].detach(), y0)
+    start, end = (torch.cat([part[i].reshape(-1) for part in parts]) for i in (0, 1))
+    event_t, speed = attach_event_time(combined, slope, event_t.detach(), end)
+    return event_t, layout.unpack(torch.stack([start, end + speed * (event_t - event_t.detach())]))
 
 
 def solve(problem: FlatProblem) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def integrate(problem: FlatProblem) -> Tensor:
         value = slope(float(t), torch.as_tensor(y).to(y0))
         return (slope.direction * value).cpu().numpy()
 
-    limits = {"max_step": check_number("max_step", options.max_step, 0, above=True)}
+    limits: dict[str, Any] = {"max_step": check_number("max_step", options.max_step, 0, above=True)}
     if options.solver == "LSODA":
         limits["min_step"] = check_number("min_step", options.min_step, 0)
     rtol, atol = (v.cpu().numpy() if isinstance(v, Tensor) else v for v in (problem.rtol, problem.atol))

@@ -136,8 +136,10 @@ class ContinuousFlow(NeuralODE):
         """Return the log density at points x (..., d) and the penalties of Finlay et al. 2020, each of shape (...,)."""
         points = self._points("x", x)
         log_prob, found = self._measure(points, np.random.default_rng(seed), kinetic=True, jacobian=True)
-        terms = (log_prob, found.integrals.kinetic, found.integrals.jacobian)
-        return FlowTerms(*(term.reshape(points.shape[:-1]) for term in terms), found.nfev)
+        shape, integrals = points.shape[:-1], found.integrals
+        return FlowTerms(
+            log_prob.reshape(shape), integrals.kinetic.reshape(shape), integrals.jacobian.reshape(shape), found.nfev
+        )
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -149,8 +151,7 @@ class ContinuousFlow(NeuralODE):
 
         With added components the log density is that of the whole state, less that of the added part under N(0, 1).
         """
-        x, log_prob, _ = self._emit(n, seed, np.random.default_rng(seed))
-        return x, log_prob
+        return self._emit(n, seed, np.random.default_rng(seed))[:2]
 
     def transform(self, z: Any, times: Any = None) -> Tensor:
         """Carry states z (n, d + augment_dim) from the base to the data; return states like z.

@@ -298,10 +298,7 @@ class _FlowUpdates:
         x = dequantize(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
         with torch.autocast(at.device.type, torch.bfloat16, enabled=self.low):
             terms: ImageTerms = self.model(
-                x,
-                _seed(self.seed, 4, update, at.rank),
-                kinetic=setup.kinetic > 0,
-                jacobian=setup.jacobian > 0,
+                x, _seed(self.seed, 4, update, at.rank), kinetic=setup.kinetic > 0, jacobian=setup.jacobian > 0
             )
         loss = bits_per_dim(terms.log_density, self.dim).mean()
         objective = loss + setup.kinetic * terms.kinetic.mean() + setup.jacobian * terms.jacobian.mean()
