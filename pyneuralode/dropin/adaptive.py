@@ -92,11 +92,9 @@ class AdaptiveMarch:
     def _try(self) -> bool:
         """Try one step, set the size of the next, and return whether this one was accepted."""
         options, problem, t, y = self.options, self.problem, self.t, self.y
-        callbacks = problem.callbacks
         size = self.size if math.isfinite(self.size) else options.min_step
         size = min(max(size, options.min_step), options.max_step)
-        if callbacks:
-            self._call("callback_step", t, y, size)
+        self._call("callback_step", t, y, size)
         t_end = self.rounded(t + size)
         if not t_end > t:
             raise self._failure("underflow in the step", self._remedy())
@@ -115,11 +113,10 @@ class AdaptiveMarch:
         if accepted:
             if not self.finite:
                 raise self._failure("the state became non-finite in a step of min_step", self._remedy())
-            if callbacks:
-                self._call("callback_accept_step", t, y, size)
+            self._call("callback_accept_step", t, y, size)
             self.t, self.y, self.step = t_end, step.end, step
             self.first = problem.slope(t_end, step.end, 1) if jump else step.stages[-1]
-        elif callbacks:
+        else:
             self._call("callback_reject_step", t, y, size)
         self.size = min(max(self.rounded(size * self._factor(ratio)), options.min_step), options.max_step)
         return accepted

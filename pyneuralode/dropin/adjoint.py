@@ -7,9 +7,7 @@ integrals once, at the end of the step.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,16 +21,6 @@ from .problem import FlatProblem, callbacks_of, tolerance
 from .slope import FlatSlope
 
 
-@dataclass
-class BackwardSettings:
-    """How the backward problem is solved."""
-
-    rtol: Any
-    atol: Any
-    method: str | None
-    options: dict[str, Any]
-
-
 def parameters_of(func: nn.Module) -> list[Tensor]:
     """Return the parameters of a module; in a replica of DataParallel they are plain attributes."""
     if not getattr(func, "_is_replica", False):
@@ -42,7 +30,7 @@ def parameters_of(func: nn.Module) -> list[Tensor]:
 
 
 class Adjoint(torch.autograd.Function):
-    """Solves without recording; the gradient comes from the backward problem.
+    """Solves without recording; the gradient comes from the problem that `backward_problem` makes of the joint slope.
 
     Returns the states (T, n), or with an event its internal time and the states (2, n).
     """
@@ -52,12 +40,12 @@ class Adjoint(torch.autograd.Function):
         ctx,
         solve: Callable,
         problem: FlatProblem,
-        backward: BackwardSettings,
+        backward_problem: Callable[[AugmentedSlope], FlatProblem],
         y0: Tensor,
         times: Tensor,
         *parameters: Tensor,
     ):
-        ctx.solve, ctx.problem, ctx.backward_settings = solve, problem, backward
+        ctx.solve, ctx.problem, ctx.backward_problem = solve, problem, backward_problem
         solution = solve(problem)
         if problem.event is None:
             ctx.save_for_backward(solution, times, *parameters)
@@ -74,8 +62,7 @@ class Adjoint(torch.autograd.Function):
         problem, (states, times, *parameters) = ctx.problem, ctx.saved_tensors
         gradients = gradients[-1]
         slope, n, wants_times = problem.slope, states.shape[1], ctx.needs_input_grad[4]
-        augmented = AugmentedSlope(slope, n, tuple(parameters))
-        task = backward_problem(problem, ctx.backward_settings, augmented)
+        task = ctx.backward_problem(AugmentedSlope(slope, n, tuple(parameters)))
         integrals = states.new_zeros(1 + sum(p.numel() for p in parameters))
         adjoint, time_gradients = gradients[-1], torch.zeros_like(times)
         for j in range(len(times) - 1, 0, -1):
@@ -121,34 +108,26 @@ class AugmentedSlope(FlatSlope):
             state, time = y[:n].detach().requires_grad_(), time.detach().requires_grad_()
             slope = self.forward.at(time, state)
             inputs = (state, time, *self.parameters)
-            # The user's function may share a graph between calls, so it is not freed.
-            parts = (
-                torch.autograd.grad(slope, inputs, -y[n : 2 * n], allow_unused=True, retain_graph=True)
-                if slope.requires_grad
-                else [None] * len(inputs)
-            )
-        return torch.cat(
-            [
-                slope.detach(),
-                *(
-                    torch.zeros_like(x).reshape(-1) if part is None else part.reshape(-1)
-                    for part, x in zip(parts, inputs)
-                ),
-            ]
-        )
+            if slope.requires_grad:
+                # The user's function may share a graph between calls, so it is not freed.
+                unused = {"allow_unused": True, "materialize_grads": True}
+                parts = torch.autograd.grad(slope, inputs, -y[n : 2 * n], retain_graph=True, **unused)
+            else:
+                parts = [torch.zeros_like(x) for x in inputs]
+        return torch.cat([part.reshape(-1) for part in (slope.detach(), *parts)])
 
 
-def backward_problem(problem: FlatProblem, settings: BackwardSettings, slope: AugmentedSlope) -> FlatProblem:
+def make_backward_problem(
+    problem: FlatProblem, rtol: Any, atol: Any, method: str | None, options: dict[str, Any], slope: AugmentedSlope
+) -> FlatProblem:
     """Return the backward problem; its times and initial state are set for each interval."""
-    layout = slope.layout
+    layout, method = slope.layout, method or "dopri5"
     sample = torch.empty(sum(layout.sizes), dtype=slope.dtype, device=slope.device)
-    options = dict(settings.options)
     norm, has_user_norm = adjoint_error_norm(options.get("norm"), problem, layout)
     rtol, atol = (
         tolerance(f"adjoint_{name}", _reordered(value), layout, sample)
-        for name, value in (("rtol", settings.rtol), ("atol", settings.atol))
+        for name, value in (("rtol", rtol), ("atol", atol))
     )
-    method = settings.method or "dopri5"
     callbacks = callbacks_of(slope.func, slope, method, layout, "_adjoint")
     return FlatProblem(
         slope, sample, torch.empty(0), rtol, atol, method, options, norm, has_user_norm, layout, None, callbacks
@@ -187,12 +166,3 @@ def adjoint_error_norm(given: Any, problem: FlatProblem, layout: FlatLayout) -> 
         return max(float(norm) for norm in norms)
 
     return mixed, True
-
-
-def warn_of_norm(options: dict[str, Any]) -> None:
-    if callable(options.get("norm")):
-        warnings.warn(
-            "some adjoint_params do not require a gradient: they are left out of the backward solve and of "
-            "what adjoint_options['norm'] is given.",
-            stacklevel=3,
-        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from ..engines.torch_engine.tangents import in_forward_mode, refuse_tangents
 from ..errors import ArgumentError, unknown_name
 from . import adaptive, fixed, scipy_solver
-from .adjoint import Adjoint, BackwardSettings, parameters_of, warn_of_norm
+from .adjoint import Adjoint, make_backward_problem, parameters_of
 from .event import attach_event_time, combine_components
 from .layout import FlatLayout
 from .problem import METHODS, FlatProblem, prepare
@@ -152,17 +154,20 @@ def odeint_adjoint(
         )
     if adjoint_options is None:
         adjoint_options = {name: value for name, value in (options or {}).items() if name != "norm"}
-    backward = BackwardSettings(
-        rtol if adjoint_rtol is None else adjoint_rtol,
-        atol if adjoint_atol is None else adjoint_atol,
-        adjoint_method,
-        dict(adjoint_options),
-    )
     parameters = parameters_of(func) if adjoint_params is None else list(adjoint_params)
     trainable = [p for p in parameters if p.requires_grad]
-    if len(trainable) < len(parameters):
-        warn_of_norm(adjoint_options)
+    if len(trainable) < len(parameters) and callable(adjoint_options.get("norm")):
+        warnings.warn(
+            "some adjoint_params do not require a gradient: they are left out of the backward solve and of "
+            "what adjoint_options['norm'] is given.",
+            stacklevel=2,
+        )
     problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
+    adjoint_rtol = rtol if adjoint_rtol is None else adjoint_rtol
+    adjoint_atol = atol if adjoint_atol is None else adjoint_atol
+    backward = partial(
+        make_backward_problem, problem, adjoint_rtol, adjoint_atol, adjoint_method, dict(adjoint_options)
+    )
     problem.slope.shift = None  # the gradient of the times comes from the backward solve
     if in_forward_mode():
         first = problem.slope(float(problem.times[0]), problem.y0)
@@ -223,18 +228,15 @@ def odeint_event(
     start = t0.reshape(-1)
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     event_t, solution = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
-    is_tuple = isinstance(solution, tuple)
-    parts = solution if is_tuple else (solution,)
+    parts = solution if isinstance(solution, tuple) else (solution,)
     refuse_tangents("odeint_event", "solve with pn.Event", *parts)
     if not torch.is_grad_enabled():
         return event_t, solution
-    slope = FlatSlope(func, FlatLayout(tuple(part.shape[1:] for part in parts), is_tuple), 1.0, parts[0])
-    end = torch.cat([part[-1].reshape(-1) for part in parts])
-    event_t, speed = attach_event_time(combine_components(event_fn, t[0].detach(), y0), slope, event_t.detach(), end)
-    end = slope.layout.unpack(end + speed * (event_t - event_t.detach()))
-    ends = end if is_tuple else (end,)
-    moved = tuple(torch.cat([part[:-1], last[None]]) for part, last in zip(parts, ends))
-    return event_t, moved if is_tuple else moved[0]
+    layout = FlatLayout(tuple(part.shape[1:] for part in parts), parts is solution)
+    slope, combined = FlatSlope(func, layout, 1.0, parts[0]), combine_components(event_fn, t[0].detach(), y0)
+    start, end = (torch.cat([part[i].reshape(-1) for part in parts]) for i in (0, 1))
+    event_t, speed = attach_event_time(combined, slope, event_t.detach(), end)
+    return event_t, layout.unpack(torch.stack([start, end + speed * (event_t - event_t.detach())]))
 
 
 def solve(problem: FlatProblem) -> Any:

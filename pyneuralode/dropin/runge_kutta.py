@@ -64,7 +64,7 @@ def combination_weights(tableau: Tableau, dtype: torch.dtype, device: torch.devi
         used = np.flatnonzero(row).tolist()
         numbers = row[used].tolist()
         tensor = torch.tensor(numbers, dtype=dtype, device=device)
-        result.append(Weights(used, tensor, numbers[0], [check_number / numbers[0] for check_number in numbers[1:]]))
+        result.append(Weights(used, tensor, numbers[0], [number / numbers[0] for number in numbers[1:]]))
     return result
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,20 +29,11 @@ def integrate(problem: FlatProblem) -> Tensor:
         value = slope(float(t), torch.as_tensor(y).to(y0))
         return (slope.direction * value).cpu().numpy()
 
-    limits = {"max_step": check_number("max_step", options.max_step, 0, above=True)}
+    limits: dict[str, Any] = {"max_step": check_number("max_step", options.max_step, 0, above=True)}
     if options.solver == "LSODA":
         limits["min_step"] = check_number("min_step", options.min_step, 0)
     rtol, atol = (v.cpu().numpy() if isinstance(v, Tensor) else v for v in (problem.rtol, problem.atol))
-    found = solve_ivp(
-        derivative,
-        (ts[0], ts[-1]),
-        y0.cpu().numpy(),
-        method=options.solver,
-        t_eval=ts,
-        rtol=rtol,
-        atol=atol,
-        **limits,
-    )
+    found = solve_ivp(derivative, (ts[0], ts[-1]), y0.cpu().numpy(), options.solver, ts, rtol=rtol, atol=atol, **limits)
     if found.status != 0:
         reached = slope.direction * (found.t[-1] if len(found.t) else ts[0])
         message = found.message.strip().rstrip(".")

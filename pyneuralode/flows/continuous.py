@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,15 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ..arguments import real_array, real_number, real_tensor, whole_number
-from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, DataError, unknown_name
 from ..fields import VectorField
 from ..fitting.optimizers import Adam, Optimizer
-from ..gradients import GradientMethod
 from ..models import NeuralODE
 from ..problem import Solution
-from ..progress import Progress
 from .distribution import FlowDistribution
 from .dynamics import NOISES, TRACES, draw_noise, solve_integrals, solve_states
 from .sources import make_source
-from .training import BatchLoss, FlowFit, Schedule, train
+from .training import BatchLoss, FlowFit, train
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class ContinuousFlow(NeuralODE):
         normal. `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
     dim : int, optional
         Dimension of the data, for a module or callable without a `base`.
-    solver, gradient, engine, seed, **control
+    solver, gradient, engine, seed, **settings
         As in `NeuralODE`; the tolerances are 1e-5 by default.
     compiled : bool
         Take hand-written derivatives of the traces of described fields; False leaves them to autograd, which can
@@ -98,28 +94,12 @@ class ContinuousFlow(NeuralODE):
         noise: str = "rademacher",
         augment_dim: int = 0,
         dim: int | None = None,
-        solver: str | Tableau = "Tsit5",
-        gradient: str | GradientMethod = "Backprop",
-        engine: str = "auto",
-        compiled: bool = True,
-        seed: int = 0,
         dtype: torch.dtype = torch.float32,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        **control: Any,
+        **settings: Any,
     ):
-        super().__init__(
-            field,
-            solver=solver,
-            gradient=gradient,
-            engine=engine,
-            compiled=compiled,
-            seed=seed,
-            dtype=dtype,
-            rtol=rtol,
-            atol=atol,
-            **control,
-        )
+        super().__init__(field, dtype=dtype, rtol=rtol, atol=atol, **settings)
         ends = real_array("times", times)
         if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] == ends[1]:
             raise ArgumentError(f"times is {tuple(times)}: give the base's time and the data's, such as (0.0, 1.0).")
@@ -142,9 +122,7 @@ class ContinuousFlow(NeuralODE):
     @property
     def base(self) -> Distribution:
         """The density at the first of `times`."""
-        if self._given_base is not None:
-            return self._given_base
-        return _standard_normal(self.dim, self._kind)
+        return _standard_normal(self.dim, self._kind) if self._given_base is None else self._given_base
 
     def log_prob(self, x: Any, seed: int = 0) -> Tensor:
         """Return the log density (...,) in nats at points x (..., d).
@@ -158,12 +136,9 @@ class ContinuousFlow(NeuralODE):
         """Return the log density at points x (..., d) and the penalties of Finlay et al. 2020, each of shape (...,)."""
         points = self._points("x", x)
         log_prob, found = self._measure(points, np.random.default_rng(seed), kinetic=True, jacobian=True)
-        shape = points.shape[:-1]
+        shape, integrals = points.shape[:-1], found.integrals
         return FlowTerms(
-            log_prob.reshape(shape),
-            found.integrals.kinetic.reshape(shape),
-            found.integrals.jacobian.reshape(shape),
-            found.nfev,
+            log_prob.reshape(shape), integrals.kinetic.reshape(shape), integrals.jacobian.reshape(shape), found.nfev
         )
 
     @torch.no_grad()
@@ -176,8 +151,7 @@ class ContinuousFlow(NeuralODE):
 
         With added components the log density is that of the whole state, less that of the added part under N(0, 1).
         """
-        x, log_prob, _ = self._emit(n, seed, np.random.default_rng(seed))
-        return x, log_prob
+        return self._emit(n, seed, np.random.default_rng(seed))[:2]
 
     def transform(self, z: Any, times: Any = None) -> Tensor:
         """Carry states z (n, d + augment_dim) from the base to the data; return states like z.
@@ -204,15 +178,10 @@ class ContinuousFlow(NeuralODE):
         updates: int = 1000,
         batch: int = 512,
         optimizer: Optimizer = Adam(1e-3),
-        schedule: Schedule = None,
         kinetic: float = 0.0,
         jacobian: float = 0.0,
         seed: int = 0,
-        progress: bool | Progress = False,
-        callback: Callable[[int, float], None] | None = None,
-        checkpoint: str | Path | None = None,
-        checkpoint_every: int = 100,
-        resume: bool = False,
+        **options: Any,
     ) -> FlowFit:
         """Fit the flow by stochastic gradients to data, to fresh points of a sampler, or to a given log density.
 
@@ -229,18 +198,18 @@ class ContinuousFlow(NeuralODE):
             Number of updates, and of the points of each.
         optimizer : Optimizer
             One of `pyneuralode.fitting`, such as ``Adam(1e-2, schedule="cosine", clip=1.0)``.
-        schedule : str or callable, optional
-            Replaces the optimizer's own schedule: a name, or ``schedule(update)`` returning the learning rate.
         kinetic, jacobian : float
             Weights of the penalties: the batch's mean integrals of |f|^2 and of |df/dz|_F^2 (Finlay et al. 2020).
         seed : int
             Seed of batches and noise, which are drawn anew for every update from the seed and the update's number.
+        schedule : str or callable, optional
+            Replaces the optimizer's own schedule: a name, or ``schedule(update)`` returning the learning rate.
         progress : bool or Progress
             True draws a progress bar.
         callback : callable, optional
             ``callback(update, loss)`` is called after every update.
-        checkpoint : path, optional
-            File to which the fit is saved every `checkpoint_every` updates and at its end. With ``resume=True`` an
+        checkpoint, checkpoint_every, resume : path, int, bool
+            File to which the fit is saved every `checkpoint_every` updates (100) and at its end. With ``resume=True`` an
             interrupted fit continues from there and ends exactly as if it had not been interrupted.
 
         Returns
@@ -278,24 +247,9 @@ class ContinuousFlow(NeuralODE):
                 objective = objective + jacobian * found.integrals.jacobian.mean()
             return BatchLoss(loss, objective, found.nfev)
 
-        return train(
-            self,
-            compute,
-            updates=updates,
-            optimizer=optimizer,
-            schedule=schedule,
-            progress=progress,
-            callback=callback,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            identity={
-                "source": source.identity,
-                "batch": str(batch),
-                "penalties": repr((kinetic, jacobian)),
-                "seed": str(seed),
-            },
-        )
+        penalties = repr((kinetic, jacobian))
+        identity = {"source": source.identity, "batch": str(batch), "penalties": penalties, "seed": str(seed)}
+        return train(self, compute, updates=updates, optimizer=optimizer, identity=identity, **options)
 
     def _points(self, name: str, x: Any, dim: int | None = None) -> Tensor:
         """Return points (..., dim) as a tensor of the flow's kind, checked."""
@@ -387,16 +341,15 @@ def _standard_normal(dim: int, kind: dict) -> Distribution:
 
 def _dimensions(field: Any, augment_dim: int, base: Distribution | None, dim: int | None) -> tuple[int, int]:
     """Return the number of added components and the dimension of the data."""
-    whole = field.dim if isinstance(field, VectorField) else None
     augment_dim = whole_number("augment_dim", augment_dim, 0)
-    if whole is not None and augment_dim >= whole:
-        raise ArgumentError(f"augment_dim is {augment_dim}: give a number of added components from 0 to {whole - 1}.")
-    if whole is not None:
-        if dim is not None and dim != whole - augment_dim:
-            raise ArgumentError(
-                f"dim is {dim}, and field and augment_dim = {augment_dim} leave {whole - augment_dim}: leave dim out."
-            )
-        return augment_dim, whole - augment_dim
+    if isinstance(field, VectorField):
+        left = field.dim - augment_dim
+        if left < 1:
+            most = field.dim - 1
+            raise ArgumentError(f"augment_dim is {augment_dim}: give a number of added components from 0 to {most}.")
+        if dim not in (None, left):
+            raise ArgumentError(f"dim is {dim}, and field and augment_dim = {augment_dim} leave {left}: leave dim out.")
+        return augment_dim, left
     if dim is None and base is None:
         raise ArgumentError("dim is missing: give the dimension of the data, such as dim=2, or a base.")
     return augment_dim, whole_number("dim", dim) if dim is not None else int(base.event_shape.numel())

@@ -16,8 +16,7 @@ from ..arguments import real_tensor, whole_number
 from ..errors import ArgumentError
 from ..fitting.optimizers import Adam, Optimizer
 from ..model_files import arrays_of, load_arrays, write_model_file
-from ..progress import Progress
-from .training import BatchLoss, FlowFit, Schedule, train
+from .training import BatchLoss, FlowFit, train
 
 _BISECTIONS = {torch.float32: 32, torch.float64: 64}
 
@@ -132,13 +131,8 @@ class PlanarFlow(nn.Module):
         updates: int = 1000,
         batch: int = 512,
         optimizer: Optimizer = Adam(1e-3),
-        schedule: Schedule = None,
         seed: int = 0,
-        progress: bool | Progress = False,
-        callback: Callable[[int, float], None] | None = None,
-        checkpoint: str | Path | None = None,
-        checkpoint_every: int = 100,
-        resume: bool = False,
+        **options: Any,
     ) -> FlowFit:
         """Minimize the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log density.
 
@@ -152,19 +146,8 @@ class PlanarFlow(nn.Module):
             loss = (log_q - log_density(x)).mean()
             return BatchLoss(loss, loss)
 
-        return train(
-            self,
-            compute,
-            updates=updates,
-            optimizer=optimizer,
-            schedule=schedule,
-            progress=progress,
-            callback=callback,
-            checkpoint=checkpoint,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            identity={"flow": repr(self), "batch": str(batch), "seed": str(seed)},
-        )
+        identity = {"flow": repr(self), "batch": str(batch), "seed": str(seed)}
+        return train(self, compute, updates=updates, optimizer=optimizer, identity=identity, **options)
 
     def save(self, path: str | Path) -> None:
         """Write the flow to one safetensors file, which `pyneuralode.load` reads."""

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from ..fitting.stochastic import BatchLoss, Schedule, StochasticFit
+from ..fitting.stochastic import BatchLoss, StochasticFit
 from ..fitting.stochastic import train as train_module
 
-__all__ = ["BatchLoss", "FlowFit", "Schedule", "train"]
+__all__ = ["BatchLoss", "FlowFit", "train"]
 
 
 @dataclass

@@ -115,14 +115,7 @@ class PostActivationBlock(nn.Module):
     """The map x -> ReLU(x + g(x)), g a stack of convolutions and batch norms, ReLU between them (He et al. 2016)."""
 
     def __init__(
-        self,
-        channels: int,
-        out: int,
-        *,
-        kernel: int = 3,
-        layers: int = 2,
-        stride: int = 1,
-        bias: bool = False,
+        self, channels: int, out: int, *, kernel: int = 3, layers: int = 2, stride: int = 1, bias: bool = False
     ):
         super().__init__()
         widths, strides = [channels] + [out] * layers, [stride] + [1] * (layers - 1)

@@ -112,10 +112,7 @@ class ResidualBlock(nn.Module):
         out = channels if out is None else out
         self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in (channels, out))
         self.convolutions = nn.ModuleList(
-            [
-                nn.Conv2d(channels, out, 3, stride, padding=1, bias=False),
-                nn.Conv2d(out, out, 3, padding=1, bias=False),
-            ]
+            [nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.Conv2d(out, out, 3, padding=1, bias=False)]
         )
         self.shortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if stride > 1 or out != channels else None
 

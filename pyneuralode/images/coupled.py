@@ -14,8 +14,8 @@ from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
 from ..problem.problem import check_field
 from .coupled_gradients import CoupledSteps, run
-from .evolution import as_evolution, convolve_in_time
-from .fixed_steps import explicit_tableau
+from .evolution import Evolution, ODEEvolution, convolve_in_time
+from .fixed_steps import check_input, explicit_tableau
 
 
 class CoupledODE(nn.Module):
@@ -107,7 +107,7 @@ class CoupledODE(nn.Module):
             raise ArgumentError(f"span is {span!r}: give a positive number, such as 1.0.")
         self.span, self.tableau = float(span), explicit_tableau(solver)
         self.gradient = _gradient(gradient, self.steps)
-        evolutions = {} if evolutions is None else dict(evolutions)
+        evolutions = dict(evolutions or {})
         for name in evolutions:
             if name not in dict(f.named_parameters()):
                 raise unknown_name("a weight that evolves", name, dict(f.named_parameters()))
@@ -115,7 +115,7 @@ class CoupledODE(nn.Module):
             if name not in dict(f.named_modules()):
                 raise unknown_name("a submodule in per_step", name, dict(f.named_modules()))
         self.f, self.evolving = f, tuple(evolutions)
-        self.evolutions = nn.ModuleList(as_evolution(q) for q in evolutions.values())
+        self.evolutions = nn.ModuleList(q if isinstance(q, Evolution) else ODEEvolution(q) for q in evolutions.values())
         self.time_kernel = time_kernel
         self.per_step = tuple(per_step)
         # The first step uses f's own submodules, every later one a copy.
@@ -129,23 +129,15 @@ class CoupledODE(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return z at the end of the span, like z."""
-        return run(self._steps(), self._checked(z), self.gradient)
+        return run(self._steps(), check_input("z", z), self.gradient)
 
     def states(self, z: Tensor) -> Tensor:
         """Return z at every step from t = 0 to `span`, (steps + 1, *z.shape); autograd records every operation."""
         coupled = self._steps()
-        found = [self._checked(z)]
+        found = [check_input("z", z)]
         for n in range(self.steps):
             found.append(coupled.step(n, found[-1]))
         return torch.stack(found)
-
-    def _checked(self, z: Tensor) -> Tensor:
-        if not isinstance(z, Tensor) or not z.is_floating_point():
-            kind = z.dtype if isinstance(z, Tensor) else type(z).__name__
-            raise ArgumentError(f"z is of type {kind}: give a tensor of floating-point numbers.")
-        if torch.is_autocast_enabled(z.device.type) and z.dtype in (torch.bfloat16, torch.float16):
-            return z.float()  # small steps would vanish beside a state of eight or eleven bits
-        return z
 
     def trajectory(self) -> dict[str, list[Tensor]]:
         """Return the evolving weights by name: theta at each of the weight steps, from t = 0 to `span`."""

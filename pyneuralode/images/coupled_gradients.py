@@ -133,10 +133,8 @@ class _Backsolved(torch.autograd.Function):
         steps = replace(ctx.steps, tensors=leaves)
         with torch.autocast(**ctx.autocast):
             start, found = _solve_back(steps, end, adjoint, [leaves[place] for place in needed])
-        grads: list[Tensor | None] = [None] * len(tensors)
-        for place, grad in zip(needed, found):
-            grads[place] = grad
-        return None, start, *grads
+        grads = dict(zip(needed, found))
+        return None, start, *(grads.get(place) for place in range(len(tensors)))
 
 
 def _solve_back(

@@ -217,11 +217,6 @@ class KernelNetwork(nn.Module):
         return self.leave(torch.tanh(self.enter(inputs))).view_as(w)
 
 
-def as_evolution(q: Evolution | Callable[[Tensor, Tensor], Tensor]) -> Evolution:
-    """Return q itself if it is an `Evolution`, otherwise the evolution w' = q(t, w) by Euler's method."""
-    return q if isinstance(q, Evolution) else ODEEvolution(q)
-
-
 def convolve_in_time(
     path: Sequence[Tensor], times: Sequence[float], kernel: Callable[[Tensor], Tensor]
 ) -> list[Tensor]:

@@ -77,6 +77,16 @@ def autocast_settings(device: str) -> dict[str, Any]:
     return {"device_type": device, "enabled": True, "dtype": torch.get_autocast_dtype(device)}
 
 
+def check_input(name: str, value: Any) -> Tensor:
+    """Return the state that a layer starts from, in float32 if autocast computes in the lower precision it came in."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ArgumentError(f"{name} is of type {kind}: give a tensor of floating-point numbers.")
+    if torch.is_autocast_enabled(value.device.type) and value.dtype in (torch.bfloat16, torch.float16):
+        return value.float()  # small steps would vanish beside a state of eight or eleven bits
+    return value
+
+
 def time_tensor(t: float, like: Tensor) -> Tensor:
     """Return the time as a tensor of shape (), of the dtype and on the device of `like`."""
     return torch.full((), t, dtype=like.dtype, device=like.device)

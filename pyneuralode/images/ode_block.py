@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import real_number, whole_number
-from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, SolverError
 from ..fields import VectorField
 from ..gradients import Backprop, GradientMethod
 from ..models import NeuralODE, solve
+from .fixed_steps import autocast_settings, check_input
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
@@ -30,7 +30,7 @@ class ODEBlock(nn.Module):
         described field (`ConcatConv`, `MLP`, ...) on either.
     times : (float, float)
         t0 and t1.
-    solver, engine, seed, **control
+    solver, engine, seed, **settings
         As in `NeuralODE`.
     steps : int, optional
         Take this many steps of equal size; without it a solver that estimates its error adapts them.
@@ -62,38 +62,26 @@ class ODEBlock(nn.Module):
         dynamics: VectorField | nn.Module | Callable,
         *,
         times: tuple[float, float] = (0.0, 1.0),
-        solver: str | Tableau = "Tsit5",
         steps: int | None = None,
         gradient: str | GradientMethod = "Checkpointed",
-        engine: str = "auto",
-        seed: int = 0,
         dtype: torch.dtype | None = None,
-        **control: Any,
+        **settings: Any,
     ):
         super().__init__()
         self.times = _check_times(times)
         if steps is not None:
-            control = {**control, "step_size": _step_of(steps, self.times, control)}
-        self.ode = NeuralODE(
-            dynamics,
-            solver=solver,
-            gradient=gradient,
-            engine=engine,
-            seed=seed,
-            dtype=dtype or torch.get_default_dtype(),
-            **control,
-        )
+            steps = whole_number("steps", steps, 1, 20)
+            if settings.get("step_size") is not None:
+                raise ArgumentError(f"steps is {steps} and step_size is {settings['step_size']}: give one of the two.")
+            settings["step_size"] = abs(self.times[1] - self.times[0]) / steps
+        self.ode = NeuralODE(dynamics, gradient=gradient, dtype=dtype or torch.get_default_dtype(), **settings)
         if not isinstance(self.ode.gradient, Backprop):
             _refuse_dropout(dynamics, self.ode.gradient)
         self.evaluations = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the state at t1, like x."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise ArgumentError(f"x is of type {kind}: give a tensor of floating-point numbers.")
-        if torch.is_autocast_enabled(x.device.type) and x.dtype in (torch.bfloat16, torch.float16):
-            x = x.float()  # small steps would vanish beside a state of eight or eleven bits
+        x = check_input("x", x)
         if not bool(torch.isfinite(x.detach()).all()):
             raise SolverError(
                 "x holds a non-finite number: look at the input; if a training came to it, lower its learning rate.",
@@ -111,17 +99,17 @@ class ODEBlock(nn.Module):
 
     def _called(self, x: Tensor) -> Tensor:
         evaluation, ode = Dynamics(self.ode.field, x), self.ode
-        with evaluation.forward_pass():
-            solution = solve(
-                evaluation if isinstance(ode.field, nn.Module) else evaluation.forward,
-                evaluation.state_of(x),
-                self.times,
-                solver=ode.solver,
-                gradient=ode.gradient,
-                engine=ode.engine,
-                batch=ode.batch,
-                **vars(ode.control),
-            )
+        solution = solve(
+            evaluation if isinstance(ode.field, nn.Module) else evaluation.forward,
+            evaluation.state_of(x),
+            self.times,
+            solver=ode.solver,
+            gradient=ode.gradient,
+            engine=ode.engine,
+            batch=ode.batch,
+            **vars(ode.control),
+        )
+        evaluation.forwards = False  # what is evaluated from now on, a gradient method evaluates again
         self.evaluations = solution.nfev
         return evaluation.image_of(solution.ys[-1])
 
@@ -148,17 +136,10 @@ class Dynamics(nn.Module):
         self.channels_last = (
             x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         )
-        device = x.device.type
         # Gradient methods evaluate again outside of the caller's context, and mix evaluations that autograd records
         # with others that it does not, which must not share the weights that autocast keeps.
-        self.precision = {
-            "device_type": device,
-            "enabled": torch.is_autocast_enabled(device),
-            "cache_enabled": False,
-        }
-        if self.precision["enabled"]:
-            self.precision["dtype"] = torch.get_autocast_dtype(device)
-        self.forwards = False
+        self.precision = {**autocast_settings(x.device.type), "cache_enabled": False}
+        self.forwards = True
 
     def state_of(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 1) if self.channels_last else x
@@ -166,23 +147,10 @@ class Dynamics(nn.Module):
     def image_of(self, state: Tensor) -> Tensor:
         return state.permute(0, 3, 1, 2) if self.channels_last else state
 
-    @contextmanager
-    def forward_pass(self) -> Iterator[None]:
-        """Within it evaluations are those of the forward pass."""
-        self.forwards = True
-        try:
-            yield
-        finally:
-            self.forwards = False
-
     def forward(self, t: Tensor, state: Tensor) -> Tensor:
         x = self.image_of(state)
-        with torch.autocast(**self.precision):
-            if self.forwards or not isinstance(self.dynamics, nn.Module):
-                slope = self.dynamics(t, x)
-            else:
-                with _frozen_statistics(self.dynamics):
-                    slope = self.dynamics(t, x)
+        with torch.autocast(**self.precision), nullcontext() if self.forwards else _frozen_statistics(self.dynamics):
+            slope = self.dynamics(t, x)
         if not isinstance(slope, Tensor) or slope.shape != x.shape:
             return slope  # the engine has a sentence for it
         if self.precision["enabled"]:
@@ -191,9 +159,9 @@ class Dynamics(nn.Module):
 
 
 @contextmanager
-def _frozen_statistics(module: nn.Module) -> Iterator[None]:
+def _frozen_statistics(dynamics: nn.Module | Callable) -> Iterator[None]:
     """Within it normalizations use the batch's statistics as before, but do not add them to their running ones."""
-    tracking = [m for m in module.modules() if m.training and getattr(m, "track_running_stats", False)]
+    tracking = [m for m in _modules_of(dynamics) if m.training and getattr(m, "track_running_stats", False)]
     momenta = [m.momentum for m in tracking]
     for m in tracking:
         m.track_running_stats, m.momentum = False, 0.0
@@ -214,16 +182,12 @@ def _check_times(times: Any) -> tuple[float, float]:
     return t0, t1
 
 
-def _step_of(steps: int, times: tuple[float, float], control: dict[str, Any]) -> float:
-    steps = whole_number("steps", steps, 1, 20)
-    if control.get("step_size") is not None:
-        raise ArgumentError(f"steps is {steps} and step_size is {control['step_size']}: give one of the two.")
-    return abs(times[1] - times[0]) / steps
+def _modules_of(dynamics: Any) -> Iterable[nn.Module]:
+    return dynamics.modules() if isinstance(dynamics, nn.Module) else ()
 
 
 def _refuse_dropout(dynamics: Any, gradient: GradientMethod) -> None:
-    modules = dynamics.modules() if isinstance(dynamics, nn.Module) else ()
-    for module in modules:
+    for module in _modules_of(dynamics):
         if isinstance(module, _DROPOUTS) and module.p > 0:
             name = type(gradient).__name__
             raise ArgumentError(

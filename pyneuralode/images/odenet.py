@@ -104,12 +104,15 @@ def classifier(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's numbers too
         if kind == "resnet":
-            return Classifier(_halving_blocks(channels), _residual_blocks(channels, blocks), _head(channels, classes))
-        if kind == "cnn":
-            return Classifier(_stem(channels), _layers(channels), _head(channels, classes))
-        dynamics = ConvDynamics(channels, time, parts or steps or 10)
-        block = ODEBlock(dynamics, solver=solver, steps=steps, gradient=method, engine="torch", **control)
-        return Classifier(_stem(channels), block, _head(channels, classes))
+            stem = _halving_blocks(channels)
+            body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
+        elif kind == "cnn":
+            stem, body = _stem(channels), nn.Sequential(*_plain_layer(channels), *_plain_layer(channels))
+        else:
+            dynamics = ConvDynamics(channels, time, parts or steps or 10)
+            body = ODEBlock(dynamics, solver=solver, steps=steps, gradient=method, engine="torch", **control)
+            stem = _stem(channels)
+        return Classifier(stem, body, _head(channels, classes))
 
 
 def _stem(channels: int) -> nn.Sequential:
@@ -132,19 +135,8 @@ def _halving_blocks(channels: int) -> nn.Sequential:
     )
 
 
-def _residual_blocks(channels: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
-
-
-def _layers(channels: int) -> nn.Sequential:
-    layers = []
-    for _ in range(2):
-        layers += [
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-            nn.ReLU(),
-            nn.BatchNorm2d(channels),
-        ]
-    return nn.Sequential(*layers)
+def _plain_layer(channels: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.ReLU(), nn.BatchNorm2d(channels)]
 
 
 def _head(channels: int, classes: int) -> nn.Sequential:

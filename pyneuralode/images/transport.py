@@ -109,12 +109,7 @@ def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
             "anodev2_network": {"conv.weight": ODEEvolution(KernelNetwork(shape), "RK4")},
         }[kind]
         model = CoupledODE(
-            Stencil(),
-            evolutions,
-            steps=STEPS,
-            weight_steps=2 * STEPS,
-            solver="RK4",
-            gradient="Backprop",
+            Stencil(), evolutions, steps=STEPS, weight_steps=2 * STEPS, solver="RK4", gradient="Backprop"
         )
         return model.double()
 

@@ -111,30 +111,19 @@ class ImageFlow(nn.Module):
         self.shape, self.noise = whole_numbers("shape", shape, remedy), noise
         if len(self.shape) != 3:
             raise ArgumentError(f"shape is {shape}: {remedy}.")
-        self.description = {
-            "steps": list(steps),
-            "shape": list(self.shape),
-            "hidden": list(hidden),
-            "kernel": kernel,
-            "activation": activation,
-            "entry": entry,
-            "alpha": alpha,
-            "center": center,
-            "scale": scale,
-            "start": start,
-            "learned_prior": learned_prior,
-            "noise": noise,
-        }
+        layers = {"hidden": tuple(hidden), "kernel": kernel, "activation": activation}
+        first_map = {"entry": entry, "alpha": alpha, "center": center, "scale": scale}
+        others = {"start": start, "learned_prior": learned_prior, "noise": noise}
+        self.steps = tuple(steps)
+        self.description = {"steps": self.steps, "shape": self.shape, **layers, **first_map, **others}
         self.histograms = PixelHistograms(self.shape) if entry == "histograms" else None
         self.logit = Logit(alpha, center, scale) if entry == "logit" else None
-        self.steps = tuple(steps)
         self.blocks = nn.ModuleList()
         channels, height, width = self.shape
         for step in self.steps:
             if step == "cnf":
-                field = ConcatConv(channels, height, width, tuple(hidden), kernel, activation)
                 block = ContinuousFlow(
-                    field,
+                    ConcatConv(channels, height, width, **layers),
                     times=(1.0, 0.0),
                     trace="hutchinson",
                     noise=noise,
@@ -174,18 +163,17 @@ class ImageFlow(nn.Module):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return the images (n, *shape) of latent vectors (n, pixels), in [0, 1] up to solver errors."""
-        shapes, rest = [], latents
+        shapes = []
         channels, height, width = self.shape
         for step in self.steps:
             before = channels
             channels, height, width = _after(step, channels, height, width)
             if step == "split":
                 shapes.append((before - channels, height, width))
-        parts = []
-        for shape in shapes:
-            part, rest = rest.split([math.prod(shape), rest.shape[1] - math.prod(shape)], dim=1)
-            parts.append(part.reshape(-1, *shape))
-        y = rest.reshape(-1, channels, height, width)
+        shapes.append((channels, height, width))
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = [part.unflatten(1, shape) for part, shape in zip(latents.split(sizes, dim=1), shapes)]
+        y = parts.pop()
         blocks = list(self.blocks)
         for step in reversed(self.steps):
             if step == "squeeze":
@@ -233,11 +221,8 @@ class ImageFlow(nn.Module):
                 state = y.flatten(1)
                 noise = torch.as_tensor(draw_noise(self.noise, state.shape, np.random.default_rng((seed, number))))
                 found = solve_integrals(next(blocks), state, (0.0, 1.0), noise.to(state), kinetic, jacobian)
-                y, total, evaluations = (
-                    found.ys[-1].reshape(y.shape),
-                    total + found.integrals.trace,
-                    evaluations + found.nfev,
-                )
+                y, total = found.ys[-1].reshape(y.shape), total + found.integrals.trace
+                evaluations += found.nfev
                 speed = speed + found.integrals.kinetic / self.dim if kinetic else speed
                 stretch = stretch + found.integrals.jacobian / self.dim if jacobian else stretch
         z = torch.cat([*latents, y.flatten(1)], dim=1)

@@ -83,13 +83,7 @@ class Setup:
 
 
 # For two cores: half the time goes to the first CNF, which sees every pixel.
-_SMALL = {
-    "hidden": (16, 16, 16),
-    "activation": "swish",
-    "entry": "histograms",
-    "start": 0.1,
-    "learned_prior": True,
-}
+_SMALL = {"hidden": (16, 16, 16), "activation": "swish", "entry": "histograms", "start": 0.1, "learned_prior": True}
 _QUICK = {
     "updates": 700,
     "batch": 100,
@@ -107,11 +101,7 @@ SETUPS: dict[str, Setup] = {
         **_QUICK,
         about="a multi-scale flow for two cores and 15 minutes",
     ),
-    "small-single": Setup(
-        {**_SMALL, "steps": ("cnf",)},
-        **_QUICK,
-        about="a single flow for two cores and 15 minutes",
-    ),
+    "small-single": Setup({**_SMALL, "steps": ("cnf",)}, **_QUICK, about="a single flow for two cores and 15 minutes"),
     "report": Setup(
         {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "BacksolveAdjoint"},
         updates=3_000,
@@ -308,10 +298,7 @@ class _FlowUpdates:
         x = dequantize(pixels, _seed(self.seed, 3, update))[at.rank :: at.world].to(at.device)
         with torch.autocast(at.device.type, torch.bfloat16, enabled=self.low):
             terms: ImageTerms = self.model(
-                x,
-                _seed(self.seed, 4, update, at.rank),
-                kinetic=setup.kinetic > 0,
-                jacobian=setup.jacobian > 0,
+                x, _seed(self.seed, 4, update, at.rank), kinetic=setup.kinetic > 0, jacobian=setup.jacobian > 0
             )
         loss = bits_per_dim(terms.log_density, self.dim).mean()
         objective = loss + setup.kinetic * terms.kinetic.mean() + setup.jacobian * terms.jacobian.mean()

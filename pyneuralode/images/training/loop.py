@@ -111,17 +111,10 @@ def train_classifier(
             },
             records=vars(work.curves),
         )
-    logits = None
-    if not fit.interrupted:
-        logits = work.logits if fit.finished and work.logits is not None else measure(model, work.tests, at=at)
-    return ClassifierFit(
-        model,
-        fit,
-        work.curves,
-        None if logits is None else logits.cpu(),
-        None if logits is None else accuracy(logits, work.tests.labels),
-        at.world,
-    )
+    if fit.interrupted:
+        return ClassifierFit(model, fit, work.curves, None, None, at.world)
+    logits = work.logits if fit.finished and work.logits is not None else measure(model, work.tests, at=at)
+    return ClassifierFit(model, fit, work.curves, logits.cpu(), accuracy(logits, work.tests.labels), at.world)
 
 
 class _ClassifierUpdates:

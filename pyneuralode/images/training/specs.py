@@ -12,13 +12,15 @@ from torch import nn
 
 from ...errors import unknown_name
 from ...model_files import arrays_of, load_arrays, write_model_file
+from ..anodev2 import image_model
+from ..odenet import classifier
 from .data import ImageData
 from .loop import train_classifier
 from .recipes import ClassifierRecipe
 from .result import ClassifierFit
 from .sets import cifar10_sets, mnist_sets
 
-FAMILIES = ("odenet", "anodev2")
+FAMILIES = {"odenet": classifier, "anodev2": image_model}
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,7 @@ class ClassifierSpec:
 
     def build(self, seed: int = 0) -> nn.Module:
         """Return a new classifier, with initial parameters drawn from the seed."""
-        if self.family == "odenet":
-            from ..odenet import classifier
-
-            return classifier(**self.options, seed=seed)
-        from ..anodev2 import image_model
-
-        return image_model(**self.options, seed=seed)
+        return FAMILIES[self.family](**self.options, seed=seed)
 
     def sets(self, folder: str | Path | None = None, reduced: bool = False) -> tuple[ImageData, ImageData]:
         """Return the training and test images: MNIST or CIFAR-10."""
