@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from ..once_differentiable import once_differentiable
 
@@ -28,7 +29,7 @@ class CompiledSolve(torch.autograd.Function):
     def forward(ctx, call: Call, state: Tensor, *parameters: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
-        theta = torch.cat([p.reshape(-1) for p in parameters]).numpy()
+        theta = _flatten_dense_tensors(parameters).numpy()
         return torch.from_numpy(call.march(state.contiguous().numpy(), theta, keep=True))
 
     @staticmethod
@@ -37,5 +38,4 @@ class CompiledSolve(torch.autograd.Function):
         parameters = ctx.saved_tensors  # raises where one was changed in place since
         wanted = any(ctx.needs_input_grad[2:])
         state_bar, theta_bar = ctx.call.adjoint_sweep(cotangents.contiguous().numpy(), wanted)
-        parts = torch.from_numpy(theta_bar).split([p.numel() for p in parameters])
-        return None, torch.from_numpy(state_bar), *(part.view(p.shape) for part, p in zip(parts, parameters))
+        return None, torch.from_numpy(state_bar), *_unflatten_dense_tensors(torch.from_numpy(theta_bar), parameters)

@@ -58,14 +58,16 @@ class CompiledPrepared(JointPrepared):
         if not self.any_state:
             check_tolerances(self.problem, torch.from_numpy(start))
         if followed:
-            ys, counts = self.differentiable(y0.reshape(-1), parameters, times)
+            # A view costs as much as a stage of a small network: none is made of a state that is flat already.
+            ys, counts = self.differentiable(y0 if y0.ndim == 1 else y0.reshape(-1), parameters, times)
             values = ys.detach().numpy()
         else:
             values, counts = self.march(start, parameters, times)
             ys = values if numpy else torch.from_numpy(values)
         if not math.isfinite(values.sum()) and not (finite := np.isfinite(values).all(1)).all():
             raise not_finite_error(float(times.ts[finite.argmin()]))
-        return self.delivered(ys.reshape((len(values), *self.layout.shapes[0])), ts, *counts)
+        shape = self.layout.shapes[0]
+        return self.delivered(ys if len(shape) == 1 else ys.reshape((len(values), *shape)), ts, *counts)
 
     def solve_values(self, values: Values, ts: Any) -> Solution:
         problem, statistics = self.problem, Statistics()
