@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .arguments import Checked, checked, whole_number
-from .errors import unknown_name
+from .errors import ArgumentError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,15 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
     try:
         return _DEFAULTS[gradient.lower()]
     except (KeyError, AttributeError):
-        name = type(gradient).__name__ if isinstance(gradient, GradientMethod) else gradient
-        raise unknown_name("gradient", name, GRADIENTS) from None
+        if isinstance(gradient, type) and gradient in _KINDS:
+            raise ArgumentError(f"gradient is the class {gradient.__name__}: write {gradient.__name__}().") from None
+        if isinstance(gradient, GradientMethod):
+            gradient = type(gradient).__name__
+            if gradient in GRADIENTS:
+                raise ArgumentError(
+                    f"gradient is a {gradient} of your own, which no engine has: write {gradient!r}."
+                ) from None
+        raise unknown_name("gradient", gradient, GRADIENTS) from None
 
 
 def gradients_of(engine: str) -> list[str]:

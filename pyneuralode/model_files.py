@@ -64,11 +64,10 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     >>> pn.load(path).solver
     'DP5'
     """
-    path = Path(path)
     arrays, description = read_model_file(path)
     kind = description.pop("model", None)
-    if kind not in KINDS:
-        raise ModelFileError(f"{path} holds a {kind}, which is not known here: known are {', '.join(KINDS)}.")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ModelFileError(f"{path} contains a {kind}, which is unknown: use one of {', '.join(KINDS)}.")
     module, name = KINDS[kind].rsplit(".", 1)
     read = getattr(importlib.import_module(f".{module}", __package__), name).from_saved
     takes_base = "base" in inspect.signature(read).parameters
@@ -81,14 +80,20 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
         )
     try:
         return read(description, arrays, **({"base": base} if takes_base else {}))
+    except (ArgumentError, ModelFileError) as error:
+        raise ModelFileError(f"{path} cannot be loaded: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} has a damaged description ({error}): save the model again.") from None
 
 
-def read_model_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_model_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the description in a file of ours; any other file is a ModelFileError."""
+    if not isinstance(path, (str, Path)):
+        raise ArgumentError(f"path is a {type(path).__name__}: give the path of a saved model.")
+    path = Path(path)
     if not path.is_file():
-        raise ModelFileError(f"{path} is not there: give the path of a saved model.")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelFileError(f"{path} {found}: give the path of a saved model.")
     try:
         with safe_open(str(path), "numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not iterable
@@ -100,9 +105,9 @@ def read_model_file(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
         )
     version = description.pop("format", 0)
-    if version > FORMAT:
+    if not isinstance(version, int) or version > FORMAT:
         raise ModelFileError(
-            f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode."
+            f"{path} has format {version!r}, but this version reads formats up to {FORMAT}: update pyneuralode."
         )
     return arrays, description
 
@@ -113,6 +118,10 @@ def write_model_file(path: str | Path, kind: str, description: Mapping[str, Any]
     Raises ArgumentError where the folder of `path` is not there.
     """
     path = Path(path)
+    if kind not in KINDS:
+        raise ArgumentError(f"the model is a {kind}, which `load` does not know: save its state_dict yourself.")
+    if path.is_dir():
+        raise ArgumentError(f"path is {str(path)!r}, a folder: give the name of a file in it.")
     if not path.parent.is_dir():
         raise ArgumentError(f"path is {str(path)!r}, whose folder is not there: make it first.")
     header = json.dumps({"format": FORMAT, "model": kind, **description}, default=lambda value: value.tolist())

@@ -144,7 +144,7 @@ def solve(
 
 def _starting_parameters(f: Any, seed: int) -> Mapping[str, Any]:
     if isinstance(f, VectorField):
-        return f.initial(seed)
+        return f.initial(whole_number("seed", seed, 0))
     return dict(f.named_parameters()) if isinstance(f, nn.Module) else {}
 
 
@@ -214,7 +214,7 @@ class NeuralODE(nn.Module):
             raise ArgumentError(f"dtype is {dtype}: give torch.float64 or torch.float32.")
         self.weights = nn.ParameterDict()
         if isinstance(field, VectorField):
-            for name, value in field.initial(seed).items():
+            for name, value in field.initial(whole_number("seed", seed, 0)).items():
                 if hasattr(self.weights, name):
                     raise ArgumentError(f"a parameter has the name {name!r}, which torch reserves: name it {name}_.")
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))

@@ -6,14 +6,17 @@ crosses from Julia to Python and back. `pyneuralode setup-julia --with-diffeqpy`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from .arguments import real_array, whole_number
 from .engines.registry import PreparedProblems, Settings
 from .errors import ArgumentError
+from .fields import VectorField
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
 from .problem.problem import MassMatrix, Noise, Residual
@@ -133,7 +136,7 @@ def solve_dae(
     if mass_matrix is not None:
         if differential is not None:
             raise ArgumentError("differential is given with mass_matrix, whose rows say it already: leave it out.")
-        n, shape = np.size(y0), np.shape(mass_matrix)
+        n, shape = math.prod(np.shape(y0)), np.shape(mass_matrix)
         if shape != (n, n):
             raise ArgumentError(f"mass_matrix has shape {shape} and y0 {n} components: give shape {(n, n)}.")
         form = MassMatrix(real_array("mass_matrix", mass_matrix).astype(float))
@@ -143,5 +146,7 @@ def solve_dae(
 
 
 def _solve(f: Callable, form: Any, y0: Any, ts: Any, solver: Solver, control: Control, dense: bool) -> Solution:
+    if isinstance(f, (VectorField, nn.Module)):
+        raise ArgumentError(f"f is a {type(f).__name__}: give a Python function of NumPy arrays.")
     settings = Settings(f, solver, find_gradient("Backprop"), control, dense, form=form)
     return PreparedProblems().find(settings, "julia", {}, y0, ts).run({}, y0, ts)

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -42,13 +43,11 @@ print([name for name in sys.modules if name.startswith(("pyneuralode.flows", "py
 
 
 def test_an_unknown_kind_is_refused_by_name(tmp_path):
-    class OwnODE(pn.NeuralODE):
-        pass
-
     path = tmp_path / "model.safetensors"
-    OwnODE(pn.MLP((2, 3, 2))).save(path)
-    with pytest.raises(pn.ModelFileError, match="holds a OwnODE, which is not known here: known are NeuralODE"):
-        pn.load(path)
+    for kind in ("OwnODE", None, [1]):
+        save_file({}, str(path), {"pyneuralode": json.dumps({"format": 1, "model": kind})})
+        with pytest.raises(pn.ModelFileError, match="which is unknown: use one of NeuralODE"):
+            pn.load(path)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_damaged_description_is_refused(tmp_path, model):
     kind = description.pop("model")
     description.popitem()
     write_model_file(path, kind, description, dict(list(arrays.items())[1:]))
-    with pytest.raises(pn.ModelFileError, match="has a damaged description"):
+    with pytest.raises(pn.ModelFileError, match="has a damaged description|cannot be loaded: parameters"):
         pn.load(path)
 
 
@@ -73,12 +72,51 @@ def test_arrays_of_another_classifier_are_refused(tmp_path):
     write_model_file(path, "image classifier", {"family": "anodev2", "options": spec.options}, {"a": np.zeros(2)})
     with pytest.raises(pn.ModelFileError, match="has a damaged description"):
         pn.load(path)
-    save_file({}, str(path), {"pyneuralode": json.dumps({"format": 1, "model": None})})
-    with pytest.raises(pn.ModelFileError, match="holds a None"):
-        pn.load(path)
 
 
 @pytest.mark.parametrize("model", [pn.PlanarFlow(2, 3), pn.NeuralODE(pn.MLP((2, 3, 2)))], ids=["planar", "net"])
 def test_a_folder_that_is_not_there_is_refused(tmp_path, model):
     with pytest.raises(pn.ArgumentError, match="whose folder is not there: make it first"):
         model.save(tmp_path / "absent" / "model.safetensors")
+
+
+class Renamed(pn.NeuralODE):
+    """A model of a user's own."""
+
+
+def test_only_what_can_be_loaded_is_saved(tmp_path):
+    with pytest.raises(pn.ArgumentError, match="the model is a Renamed, which `load` does not know"):
+        Renamed(pn.MLP((2, 4, 2))).save(tmp_path / "model")
+    with pytest.raises(pn.ArgumentError, match="a folder: give the name of a file"):
+        pn.NeuralODE(pn.MLP((2, 4, 2))).save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_field_of_a_class_that_was_defined_again_is_not_saved(tmp_path):
+    def define(rate):
+        @dataclass(frozen=True)
+        class Defined(pn.VectorField):
+            dim = 1
+
+            def slope(self, t, y, parameters):
+                return -rate * y
+
+        return Defined()
+
+    old = pn.NeuralODE(define(1.0))
+    define(2.0)
+    with pytest.raises(pn.ArgumentError, match="make the field again"):
+        old.save(tmp_path / "model")
+
+
+def test_a_file_is_called_damaged_only_if_it_is(tmp_path):
+    path = tmp_path / "flow.safetensors"
+    base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2) * 2), 1)
+    pn.ContinuousFlow(pn.MLP((2, 4, 2)), base=base).save(path)
+    with pytest.raises(pn.ModelFileError) as refused:
+        pn.load(path, base=3)
+    assert "base is" in str(refused.value) and "damaged" not in str(refused.value)
+    with pytest.raises(pn.ModelFileError, match="is a folder"):
+        pn.load(tmp_path)
+    with pytest.raises(pn.ArgumentError, match="path is a NoneType"):
+        pn.load(None)

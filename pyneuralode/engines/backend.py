@@ -62,6 +62,8 @@ class Prepared(ABC):
         >>> [prepared.solve(model.tensors(), scale * y0, ts).ys.shape for scale in (1.0, 2.0)]
         [torch.Size([5, 2]), torch.Size([5, 2])]
         """
+        if noise is not None and self.problem.integrals is None:
+            raise ArgumentError("noise is given, and this problem is not a flow: leave it out.")
         expected, found = self.problem.signature, Signature.of(parameters, y0, ts)
         if found.key != expected.key:
             _check_same_kind(expected, found)
@@ -119,15 +121,13 @@ def _check_same_kind(expected: Signature, found: Signature) -> None:
     They may only differ in that fewer values are differentiated.
     """
     pairs = {
-        "y0": ((expected.layout, expected.dtype, expected.device), (found.layout, found.dtype, found.device)),
-        "parameters": (expected.parameters, found.parameters),
+        "y0": (expected.state(), found.state()),
+        "parameters": (f"of shapes {expected.parameters}", f"of shapes {found.parameters}"),
         "ts": (expected.times, found.times),
     }
     for name, (wanted, given) in pairs.items():
         if wanted != given:
-            raise ArgumentError(
-                f"{name} is of another kind than what was prepared: {given}, not {wanted}; prepare again."
-            )
+            raise ArgumentError(f"{name} is {given}, but {wanted} when this was prepared: prepare again.")
     if more := (found.differentiated - expected.differentiated) | (
         {"tangents"} if found.tangents > expected.tangents else set()
     ):

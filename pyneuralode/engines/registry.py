@@ -44,6 +44,8 @@ _announced: set[str] = set()
 
 def register(backend: Backend) -> None:
     """Add a backend, which then solves the problems that name it: ``engine=backend.name``."""
+    if backend.name != backend.name.lower():
+        raise ArgumentError(f"name is {backend.name!r}: give a name in lower case, as engines are found by.")
     if backend.name in ("auto", *_BACKENDS):
         raise ArgumentError(f"name is {backend.name!r}, which is a backend already: give another name.")
     _BACKENDS[backend.name] = lambda: backend
@@ -109,13 +111,13 @@ def _circumstances(engine: str) -> tuple:
 def choose(problem: Problem, engine: str) -> Backend:
     """Return the backend that solves a problem: the one named, or with "auto" the first that supports it.
 
-    Raises ArgumentError if there is none; the message is the backend's own sentence, or quotes each backend that was asked.
+    Raises ArgumentError if there is none; the message names what would do instead: an engine, or a change for each of them.
     """
     first = choose_engine(engine)
     if str(engine).lower() != "auto":
         backend = _BACKENDS[first]()
         if (sentence := backend.unsupported(problem)) is not None:
-            raise ArgumentError(sentence)
+            raise _refusal(problem, {first: sentence})
         return backend
     sentences = {}
     for name in dict.fromkeys((first, "torch")):
@@ -126,10 +128,23 @@ def choose(problem: Problem, engine: str) -> Backend:
                 _announce(f"engine: {name} for a problem that julia leaves to it: {next(iter(sentences.values()))}")
             return backend
         sentences[name] = sentence
-    if len(sentences) == 1:
-        raise ArgumentError(*sentences.values())
+    raise _refusal(problem, sentences)
+
+
+def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
+    """Return the error for a problem that some engines refuse, for the reasons given by their names."""
+    if problem.form is not None:  # there is one engine for these, and no argument to choose another
+        return ArgumentError(*sentences.values())
+    for name in ("torch", "julia"):
+        if name in sentences:
+            continue
+        sentence = _BACKENDS[name]().unsupported(problem)
+        if sentence is None:
+            reason = next(iter(sentences.values())).rstrip(".")
+            return ArgumentError(f"{reason}{', or' if ': ' in reason else ':'} write engine={name!r}.")
+        sentences = sentences | {name: sentence}
     told = "; ".join(f"{name}: {sentence.rstrip('.')}" for name, sentence in sentences.items())
-    raise ArgumentError(f"no engine takes this problem as it is ({told}).")
+    return ArgumentError(f"no engine takes this problem as it is ({told}).")
 
 
 def prepare(problem: Problem, engine: str = "auto") -> Prepared:

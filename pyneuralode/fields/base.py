@@ -122,6 +122,11 @@ class VectorField(Checked):
         name = type(self).__name__
         if "__dataclass_fields__" not in vars(type(self)):
             raise ArgumentError(f"{name} is not a dataclass: write @dataclass(frozen=True) above the class.")
+        if not is_registered(type(self)):
+            raise ArgumentError(
+                f"{name} is not the class that its name stands for when a model is loaded: make the field again from the "
+                "class as it is now, and leave out abstract=True."
+            )
         values = dataclasses.asdict(self)
         return {"kind": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,8 @@ class ContinuousFlow(NeuralODE):
             if value not in known:
                 raise unknown_name(name, value, known)
         self.trace, self.noise = trace, noise
+        if not isinstance(base, (Distribution, NoneType)):
+            raise ArgumentError(f"base is {base!r}: give a torch.distributions.Distribution.")
         self.augment_dim, self.dim = _dimensions(field, augment_dim, base, dim)
         if base is not None and tuple(base.event_shape) != (self.dim,):
             raise ArgumentError(f"base has event shape {tuple(base.event_shape)}: give one of ({self.dim},).")

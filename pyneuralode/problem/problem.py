@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, unknown_name
 from ..fields import VectorField
-from ..gradients import OF_STEPS, GradientMethod
+from ..gradients import OF_STEPS, GradientMethod, find_gradient
 from ..solvers import Solver
 from .control import Control
 from .event import Event
@@ -105,6 +105,14 @@ class Problem:
     def __post_init__(self):
         if self.batch not in BATCHES:
             raise unknown_name("batch", self.batch, BATCHES)
+        object.__setattr__(self, "gradient", find_gradient(self.gradient))  # a model's may have been assigned since
+        if not isinstance(self.control, Control):
+            raise ArgumentError(
+                f"control is a {type(self.control).__name__}: give a Control, such as Control(rtol=1e-6)."
+            )
+        for name in ("dense", "compiled"):
+            if not isinstance(value := getattr(self, name), (bool, np.bool_)):
+                raise ArgumentError(f"{name} is {value!r}: give True or False.")
         check_field(self.field, 3 if isinstance(self.form, Residual) else 2)
         if self.batch == "independent":
             self._check_independent()
@@ -158,11 +166,15 @@ class Problem:
             got = "a tuple" if layout.is_tuple else f"shape {shape}"
             wanted = f"({shape[0]}, {field.dim})" if independent and shape else f"(..., {field.dim})"
             raise ArgumentError(f"y0 has {got} and {name} a state of {field.dim}: give y0 of shape {wanted}.")
-        for name, expected in field.shapes().items():
+        shapes = field.shapes()
+        for name in given:
+            if name not in shapes:
+                raise unknown_name("a parameter", name, shapes)
+        for name, expected in shapes.items():
             if name not in given:
-                raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(field.shapes())}.")
+                raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(shapes)}.")
             each = (shape[0], *expected)
-            if given[name] == expected or (independent and given[name] == each):
+            if given[name] == tuple(expected) or (independent and given[name] == each):
                 continue
             more = f", or {each} for one per sample" if independent else ""
             raise ArgumentError(f"{name} has shape {given[name]}: give {expected}{more}.")
@@ -185,11 +197,11 @@ def check_field(field: Any, arguments: int = 2) -> None:
         signature.bind(*[None] * arguments)
     except TypeError:
         name = type(field).__name__ if isinstance(field, nn.Module) else "the field"
-        wanted = "(t, y)" if arguments == 2 else "(t, y, dy)"
-        raise ArgumentError(
-            f"{name} is called as {name}{signature}: it must take {wanted}; wrap it, as in lambda t, y: net(y), or in a module "
-            "with forward(self, t, y)."
-        ) from None
+        if arguments == 3:
+            remedy = "it must take (t, y, dy); wrap it, as in lambda t, y, dy: dy - f(t, y)"
+        else:
+            remedy = "it must take (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
+        raise ArgumentError(f"{name} is called as {name}{signature}: {remedy}.") from None
 
 
 def flat_control(control: Control, layout: Any) -> Control:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..arguments import real_array
 from ..errors import ArgumentError
 from .values import Layout, as_tensor
 
@@ -46,6 +47,11 @@ class Signature:
     tangents: bool
     key: Hashable
 
+    def state(self) -> str:
+        """Return the kind of the state in words."""
+        package = "NumPy" if self.layout.numpy else f"torch on {self.device}"
+        return f"{self.layout.describe()} {str(self.dtype).removeprefix('torch.')} ({package})"
+
     @classmethod
     def of(cls, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Signature:
         """Return the signature of the values of a solve."""
@@ -54,6 +60,8 @@ class Signature:
             raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
         numpy = not any(isinstance(part, Tensor) for part in parts)
         tensors = [as_tensor("y0", part) for part in parts]
+        if not any(part.numel() for part in tensors):
+            raise ArgumentError("y0 is empty: give at least one state component.")
         for name, value in parameters.items():
             if isinstance(value, Tensor) and value.device != tensors[0].device:
                 raise ArgumentError(
@@ -80,22 +88,23 @@ class Signature:
 
 def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
     """Return a key that is equal for values of the same kind, by which prepared problems are found; cheap to make."""
+    if not hasattr(parameters, "items"):
+        raise ArgumentError(f"parameters is a {type(parameters).__name__}: give a mapping of name to value.")
     return (
-        tuple(map(_kind, y0)) if isinstance(y0, tuple) else _kind(y0),
+        tuple([_kind("y0", part) for part in y0]) if isinstance(y0, tuple) else _kind("y0", y0),
         _kind_of_times(ts),
-        tuple([(name, *_kind(value)) for name, value in parameters.items()]),
+        tuple([(name, *_kind(name, value)) for name, value in parameters.items()]),
         torch.is_grad_enabled(),
         forward_ad._current_level >= 0
         and _has_tangents([*(y0 if isinstance(y0, tuple) else (y0,)), ts, *parameters.values()]),
     )
 
 
-def _kind(value: Any) -> tuple[Hashable, ...]:
+def _kind(name: str, value: Any) -> tuple[Hashable, ...]:
     if isinstance(value, Tensor):
         return value.shape, value.dtype, value.device, value.requires_grad
-    if isinstance(value, np.ndarray):
-        return value.shape, value.dtype
-    return (np.shape(value),)
+    array = value if isinstance(value, np.ndarray) else real_array(name, value)
+    return array.shape, array.dtype
 
 
 def _kind_of_times(ts: Any) -> Hashable:

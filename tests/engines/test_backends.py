@@ -246,7 +246,7 @@ def test_a_problem_is_refused_with_a_sentence_or_prepared(solver, gradient):
             if sentence is None:
                 assert isinstance(TORCH.prepare(problem), Prepared)
             else:
-                assert sentence.endswith(".") and "write engine='julia'" in sentence
+                assert sentence.endswith(".") and "is not in the torch engine: take one that is" in sentence
 
 
 EVENT = pn.Event(lambda t, y: y.sum() - 100.0)

@@ -34,10 +34,7 @@ class JuliaFlows(Backend):
         field, signature = problem.field, problem.signature
         if not isinstance(field, FIELDS):
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return (
-                f"the field is a {type(field).__name__}, of which Julia has no flows: give one of {names}, or write "
-                "engine='torch'."
-            )
+            return f"the field is a {type(field).__name__}, of which Julia has no flows: give one of {names}."
         if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient)[1]:
             return sentence
         for name in ("rtol", "atol"):
@@ -45,8 +42,8 @@ class JuliaFlows(Backend):
                 return f"{name} is an array, which flows do not take in Julia: give a number, such as 1e-5."
         if signature.device.type != "cpu" or signature.dtype not in (torch.float32, torch.float64):
             return (
-                f"the flow is {signature.dtype} on {signature.device}, and Julia solves flows in float32 and float64 on the CPU: "
-                "write engine='torch'."
+                f"the flow is {signature.dtype} on {signature.device}, and Julia solves flows in float32 and float64 on the "
+                "CPU."
             )
         return None
 

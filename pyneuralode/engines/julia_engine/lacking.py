@@ -10,16 +10,14 @@ def lacking(problem: Problem) -> str | None:
     """Return what the Julia engine lacks of a problem's solver, gradient method and controls; None if it has them."""
     solver, gradient = problem.solver, problem.gradient
     if not isinstance(solver, Solver):
-        return (
-            f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: write engine='torch'."
-        )
+        return f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: give the name of a solver, such as 'Tsit5'."
     if "julia" not in solver.engines:
-        return f"solver {solver.name!r} is not in the julia engine: write engine={solver.engines[0]!r}."
+        return f"solver {solver.name!r} is not in the julia engine: take one that is, such as 'Tsit5'."
     if "julia" not in gradient.engines:
         name = type(gradient).__name__
-        return f"gradient {name!r} is not in the julia engine: write engine={gradient.engines[0]!r}."
+        return f"gradient {name!r} is not in the julia engine: take one that is, such as 'InterpolatingAdjoint'."
     if problem.control.tstops:
-        return "tstops are given, which the julia engine does not have yet: write engine='torch'."
+        return "tstops are given, which the julia engine does not have yet: leave them out."
     return None
 
 
@@ -27,5 +25,6 @@ def lacking_events(problem: Problem) -> str | None:
     """Return a sentence if events are watched or samples are to be solved each by itself."""
     if not problem.events and problem.batch == "joint":
         return None
-    asked = "events are watched" if problem.events else f"batch is {problem.batch!r}"
-    return f"{asked}, which the julia engine does not have yet: write engine='torch'."
+    if problem.events:
+        return "events are watched, which the julia engine does not have yet: leave them out."
+    return f"batch is {problem.batch!r}, which the julia engine does not have yet: leave it out."

@@ -87,10 +87,7 @@ def has_compiled_steps(solver: Solver) -> bool:
 def _find_device_path(problem: Problem) -> tuple[str | None, str]:
     field, solver, gradient = problem.field, problem.solver, problem.gradient
     if not isinstance(field, _DEVICE_FIELDS):
-        return None, (
-            f"the field is {type(field).__name__}, which Julia computes on the CPU only: write y0.cpu(), or "
-            "engine='torch'."
-        )
+        return None, (f"the field is {type(field).__name__}, which Julia computes on the CPU only: write y0.cpu().")
     if _is_implicit(solver):
         return None, _implicit_reason(solver)
     if not problem.differentiated:

@@ -43,14 +43,14 @@ class PythonFields(Backend):
         if signature.parameters:
             return (
                 f"parameters names {', '.join(signature.parameters)}, but Julia gives no gradients of a Python function: leave it "
-                "out, or write engine='torch'."
+                "out."
             )
         if signature.layout.is_tuple:
             return "y0 is a tuple, which Julia does not take with a Python function: join its parts into one array."
         if not signature.layout.numpy:
             return (
                 "y0 is a torch tensor, but Julia solves a Python function on NumPy arrays and gives no gradients: write "
-                "engine='torch', or y0.numpy()."
+                "y0.numpy()."
             )
         name = problem.solver.name
         if isinstance(problem.form, Noise) and not problem.solver.adaptive and control.step_size is None:

@@ -36,23 +36,23 @@ class DescribedFields(Backend):
         if not isinstance(field, VectorField):
             kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
             return (
-                f"the field is a {kind}, which Julia would have to call back at every step: write engine='torch', or describe "
-                "it as a field such as MLP or Equations."
+                f"the field is a {kind}, which Julia would have to call back at every step: describe it as a "
+                "field such as MLP or Equations."
             )
         if type(field) not in FIELDS:
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is a {type(field).__name__}, which Julia has no code for (it has {names}): write engine='torch'."
+            return f"the field is a {type(field).__name__}, which Julia has no code for (it has {names})."
         if (sentence := lacking_events(problem)) is not None:
             return sentence
         if signature.tangents:
             return (
-                "a tangent of forward-mode differentiation does not pass through the Julia engine: write engine='torch', or "
-                "differentiate backwards."
+                "a tangent of forward-mode differentiation does not pass through the Julia engine: differentiate by "
+                "backward()."
             )
         if signature.dtype not in (torch.float32, torch.float64):
             return f"y0 is {signature.dtype}, and Julia solves in float32 and float64: write y0.float()."
         if problem.dense and problem.differentiated:
-            return "dense is True, where Julia gives no gradient: leave it out, or write engine='torch'."
+            return "dense is True, where Julia gives no gradient: leave it out."
         return find_path(problem, signature.device.type)[1] or None
 
     def prepare(self, problem: Problem) -> DescribedPrepared:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...gradients import GRADIENTS, Backprop
+from ...gradients import Backprop
 from ...problem import EventTrace, Problem, Solution, Statistics
 from ...problem.values import Layout, flatten, read_parameters, times_inside
 from ...solvers import Solver
@@ -52,13 +52,13 @@ class Generic(Backend):
 def lacking(problem: Problem) -> str | None:
     """Return what the torch engine lacks of a problem's equations, solver and gradient method; None if it has them."""
     if problem.form is not None:
-        return f"{type(problem.form).__name__} equations are not in the torch engine: write engine='julia'."
+        return f"{type(problem.form).__name__} equations are not in the torch engine."
     solver, method = problem.solver, type(problem.gradient)
     if isinstance(solver, Solver) and "torch" not in solver.engines:
-        return f"solver {solver.name!r} is not in the torch engine: write engine={solver.engines[0]!r}."
+        like = "Tsit5" if solver.kind == "explicit" else "Kvaerno5"
+        return f"solver {solver.name!r} is not in the torch engine: take one that is, such as {like!r}."
     if method not in METHODS:
-        engine = GRADIENTS[method.__name__].engines[0]
-        return f"gradient {method.__name__!r} is not in the torch engine: write engine={engine!r}."
+        return f"gradient {method.__name__!r} is not in the torch engine: take one that is, such as 'Backprop'."
     return None
 
 
@@ -102,7 +102,7 @@ class GenericPrepared(JointPrepared):
         if met is not None:
             solution.events = met
             if events.ended:
-                solution.message = message(events.found[-1][1], float(met.times[-1]))
+                solution.message = message(events.found[-1][1], float(met.times[-1].detach()))
         return solution
 
     def _task(self, values: Values, statistics: Statistics) -> Task:

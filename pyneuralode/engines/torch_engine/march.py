@@ -199,8 +199,7 @@ def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool
         rounding = 1e3 * torch.finfo(y.dtype).eps
         return Tolerance(rounding, rounding, norm)
     rtol, atol = (
-        v if np.ndim(v) == 0 else torch.as_tensor(v, dtype=y.dtype, device=y.device)
-        for v in (control.rtol, control.atol)
+        v if np.ndim(v) == 0 else torch.tensor(v, dtype=y.dtype, device=y.device) for v in (control.rtol, control.atol)
     )
     return Tolerance(rtol, atol, norm)
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .....fields import VectorField
 from .....problem import Problem
 from .....problem.values import as_tensor
 from ....backend import Backend
@@ -33,7 +32,7 @@ class Formulas(Backend):
         field, signature, joint = problem.field, problem.signature, problem.batch == "joint"
         if (sentence := unsuitable(problem, bool(signature.differentiated - {"ts"}))) is not None:
             return sentence
-        program = program_of(field) if isinstance(field, VectorField) else None
+        program = program_of(field)
         if program is None:
             return f"the field is a {type(field).__name__}, which has no formulas that the compiled machine knows: give Equations."
         if joint and problem.control.norm != "joint":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -50,9 +51,14 @@ class Program:
         return self.steps, self.outputs, self.numbers, self.sizes
 
 
-@lru_cache(maxsize=64)
-def program_of(field: VectorField) -> Program | None:
+def program_of(field: Any) -> Program | None:
     """Return the program of a field, or None if it has none or needs too many registers."""
+    # Fields of other types, a user's among them, need not be hashable.
+    return _lowered(field) if type(field) in (Equations, SEIR, Linear) else None
+
+
+@lru_cache(maxsize=64)
+def _lowered(field: VectorField) -> Program | None:
     if type(field) is Linear and field.dim > MAX_DIM:
         return None
     equations = as_equations(field)
