@@ -370,7 +370,7 @@ def damage(path, kind):
         ("text", "damaged or not a model file"),
         ("foreign", "not a model of pyneuralode"),
         ("newer", "has format 9, newer than the 1 that this version reads: update pyneuralode"),
-        ("absent", "is not there: give the path of a saved model"),
+        ("absent", "does not exist: give the path of a saved model"),
     ],
 )
 def test_a_model_file_that_cannot_be_read(kind, sentence, model, tmp_path):

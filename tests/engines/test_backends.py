@@ -83,11 +83,11 @@ def test_values_of_another_kind_are_refused():
     prepared = model.prepare(y0, TS)
     short = {name: value.reshape(-1)[:1] for name, value in parameters.items()}
     for values, sentence in (
-        ((parameters, start(3, 2), TS), "y0 is of another kind"),
-        ((parameters, y0.float(), TS), "y0 is of another kind"),
-        ((parameters, y0.numpy(), TS), "y0 is of another kind"),
-        ((short, y0, TS), "parameters is of another kind"),
-        ((parameters, y0, TS.reshape(1, -1)), "ts is of another kind"),
+        ((parameters, start(3, 2), TS), "y0 is .*, but .* when this was prepared"),
+        ((parameters, y0.float(), TS), "y0 is .*, but .* when this was prepared"),
+        ((parameters, y0.numpy(), TS), "y0 is .*, but .* when this was prepared"),
+        ((short, y0, TS), "parameters is of shapes .*, but .* when this was prepared"),
+        ((parameters, y0, TS.reshape(1, -1)), "ts is rows, but shared when this was prepared"),
         ((parameters, y0.clone().requires_grad_(), TS), "y0 is to be differentiated"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):

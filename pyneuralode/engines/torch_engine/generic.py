@@ -102,7 +102,8 @@ class GenericPrepared(JointPrepared):
         if met is not None:
             solution.events = met
             if events.ended:
-                solution.message = message(events.found[-1][1], float(met.times[-1].detach()))
+                end = torch.as_tensor(met.times[-1]).detach()
+                solution.message = message(events.found[-1][1], float(end))
         return solution
 
     def _task(self, values: Values, statistics: Statistics) -> Task:
