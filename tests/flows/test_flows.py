@@ -495,3 +495,30 @@ def test_terms_are_named():
     terms = hyper(**FAST).terms(np.zeros((3, 2)))
     assert isinstance(terms, FlowTerms) and terms.kinetic.shape == terms.jacobian.shape == (3,)
     assert terms.evaluations == 16  # four steps of RK4
+
+
+@pytest.mark.parametrize("trace", ["exact", "hutchinson"])
+@pytest.mark.parametrize("gradient", ["Checkpointed", "InterpolatingAdjoint", "BacksolveAdjoint"])
+@pytest.mark.parametrize(
+    "field",
+    [pn.MLP((2, 4, 4, 2), input_scale=2.0, output_scale=0.5), pn.Linear(((0.1, 0.2), (0.3, -0.1)), input_map="cube")],
+    ids=["scaled network", "cubes"],
+)
+def test_gradients_of_fields_without_layers_of_their_own(field, gradient, trace):
+    """Fields whose layers are computed, or whose Jacobian autograd gives."""
+    x = torch.tensor([[0.3, -0.2], [0.5, 0.4]], dtype=torch.float64)
+
+    def gradients(method):
+        kind = {
+            "trace": trace,
+            "rtol": 1e-8,
+            "atol": 1e-8,
+            "dtype": torch.float64,
+            "engine": "torch",
+            "compiled": False,
+        }
+        flow = pn.ContinuousFlow(field, gradient=method, **kind)
+        return torch.autograd.grad(flow.log_prob(x).sum(), list(flow.parameters()))
+
+    for found, expected in zip(gradients(gradient), gradients("Backprop")):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

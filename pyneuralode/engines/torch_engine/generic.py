@@ -112,7 +112,9 @@ class GenericPrepared(JointPrepared):
         f = counted_slope(field, parameters, layout, values.y0.dtype, statistics)
         explicit = isinstance(self.tableau, Tableau)
         if torch.is_grad_enabled() and not (problem.own or isinstance(problem.gradient, Backprop)):
-            refuse_hidden_parameters(f(values.times[0], values.y0.detach()), parameters, problem.gradient)
+            # A flow differentiates its field with respect to the state, which is therefore a known leaf.
+            state = values.y0.detach().requires_grad_()
+            refuse_hidden_parameters(f(values.times[0], state), parameters | {"y0": state}, problem.gradient)
         if in_forward_mode():
             slope = f(values.times[0], values.y0)
             _refuse_lost_tangents(problem, explicit, values.y0, values.ts, slope, *parameters.values())

@@ -42,10 +42,11 @@ def _(field: MLP, parameters: Parameters):
         return None
     count = len(field.sizes) - 1
     layers: Layers = [(parameters[f"weight_{i}"], parameters[f"bias_{i}"]) for i in range(1, count + 1)]
-    if field.input_scale != 1:
-        layers[0] = (layers[0][0] / field.input_scale, layers[0][1])
-    layers = _scaled(layers, field.output_scale)
-    return lambda t: layers
+    if field.input_scale == field.output_scale == 1:
+        return lambda t: layers
+    (weight, bias), *others = layers
+    # Scaled at every evaluation: a backward pass through one of them must leave the graphs of the others.
+    return lambda t: _scaled([(weight / field.input_scale, bias), *others], field.output_scale)
 
 
 @layers_of.register
