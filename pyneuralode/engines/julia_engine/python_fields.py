@@ -101,8 +101,9 @@ def _solve(problem: Problem, start: Start, mass_matrix: np.ndarray | None) -> So
         at_times = {"saveat": array(start.ts), "save_everystep": False, "dense": False}
         saving = {"dense": True} if problem.dense else at_times
         with julia_failures(Main):
-            equations = ode.ODEProblem(equations, array(start.y0), start.span)
-            solution = functions.integrate(equations, name, array(start.ts), _controls(control, Main), **saving)
+            initial_value_problem = ode.ODEProblem(equations, array(start.y0), start.span)
+            controls = _controls(control, Main)
+            solution = functions.integrate(initial_value_problem, name, array(start.ts), controls, **saving)
         return finish(solution, start, field.calls, name, problem.dense, Main)
 
     return with_julia(integrate)
