@@ -126,7 +126,7 @@ TASKS: dict[str, Task] = {
             "Rodas5P",
             6e-3,
             pyneuralode=["Rodas5P", "Kvaerno5"],
-            torchdiffeq=["dopri5, solve alone"],
+            torchdiffeq=["dopri5, solve only"],
             diffrax=["Kvaerno5"],
         ),
         _timed(

@@ -91,7 +91,7 @@ class Rates(nn.Module):
 def robertson(problem: ProblemData, variant: str) -> Run:
     """Time the solve without its gradient: an explicit method needs a quarter of a million evaluations."""
     y0, ts, *rates = tensors_of(problem, "y0", "ts", *problem.parameters())
-    odeint, method = solver_of(variant.removesuffix(", solve alone"))
+    odeint, method = solver_of(variant.removesuffix(", solve only"))
     counted = Counted(Rates("robertson", torch.stack(rates)))
 
     @torch.no_grad()
