@@ -93,7 +93,7 @@ def _fastest(entries: Sequence[Entry], library: str) -> Entry | None:
 def _speed(entry: Entry | None) -> str:
     if entry is None:
         return NONE
-    solve_alone = ", solve only" if "solve alone" in entry.variant else ""
+    solve_alone = ", solve only" if "solve only" in entry.variant else ""
     return duration(entry.median) + (f" ({ratio(entry.ratio)}{solve_alone})" if entry.ratio else solve_alone)
 
 
