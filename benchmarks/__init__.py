@@ -1,5 +1,5 @@
-"""Benchmarks: pyneuralode and other libraries solve the same problems side by side, each in a process of its own.
+"""Benchmarks: pyneuralode and other libraries solve the same problems side by side, each in a separate process.
 
-Run them from a checkout by ``python -m benchmarks``; `README.md` says how they measure and how to read them.
-The package imports no other library: that is left to the scripts in `peers/`.
+Run them from a checkout by ``python -m benchmarks``; `README.md` explains how they measure and how to read the results.
+The package itself does not import the other libraries; only the scripts in `peers/` do.
 """

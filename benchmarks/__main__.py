@@ -26,23 +26,25 @@ def main(
     ),
     python: Annotated[
         list[str] | None,
-        typer.Option(metavar="LIBRARY=PATH", help="Python of a library that is installed in another environment."),
+        typer.Option(
+            metavar="LIBRARY=PATH", help="Python executable for a library that is installed in another environment."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Short rounds, to check that everything works.")] = False,
     against: Annotated[
         Path | None,
         typer.Option(
             metavar="CHECKOUT",
-            help="Compare the times of this checkout with those of another one, and with no other library.",
+            help="Compare the times of this checkout with those of another one, without other libraries.",
             show_default=False,
         ),
     ] = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Train the networks that are timed again, write their weights, and end.")
+        bool, typer.Option("--train", help="Retrain the networks that are timed, write their weights, and exit.")
     ] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the tasks and end.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the tasks and exit.")] = False,
 ) -> None:
-    """Time pyneuralode and every other library installed side by side, one process and one thread each."""
+    """Time pyneuralode side by side with every other installed library, with one process and one thread each."""
     from .tasks import TASKS, find_task
 
     if list_:
@@ -92,7 +94,7 @@ def _measure(names: list[str], out: Path, python: list[str], quick: bool) -> Non
 
 
 def _compare(checkout: Path, names: list[str], quick: bool) -> None:
-    """Print a table for each task, and end with status 1 where a row does not pass."""
+    """Print a table for each task, and exit with status 1 if a row does not pass."""
     from pyneuralode.errors import ArgumentError
     from pyneuralode.progress import RichProgress
 
@@ -101,10 +103,10 @@ def _compare(checkout: Path, names: list[str], quick: bool) -> None:
     from .processes import Workspace
     from .tasks import TASKS
 
-    find_script(checkout)  # a mistake is told before anything runs
+    find_script(checkout)  # a mistake is reported before anything runs
     timed = [name for name, task in TASKS.items() if task.measure == "time"]
     if untimed := [name for name in names if name not in timed]:
-        raise ArgumentError(f"the task is {untimed[0]!r}, which is not timed: against takes {', '.join(timed)}.")
+        raise ArgumentError(f"the task is {untimed[0]!r}, which is not timed: against supports {', '.join(timed)}.")
     rows = []
     with tempfile.TemporaryDirectory(prefix="pyneuralode-bench-") as folder:
         for name in dict.fromkeys(names or timed):

@@ -19,13 +19,13 @@ from .tables import NONE, Table, duration
 from .tasks import OURS, Task
 
 ROUNDS = 20
-LIMIT = 1.05  # a row passes where the upper bound of its ratio stays below this
+LIMIT = 1.05  # a row passes if the upper bound of its ratio is below this
 _SCRIPTS = ("benchmarks/peers/serve.py", "pyneuralode/bench/contenders/serve.py")  # the second in older checkouts
 
 
 @dataclass
 class Row:
-    """One variant of a task in both checkouts: the median seconds of each round, old beside new."""
+    """One variant of a task in both checkouts: the median seconds of each round, old and new."""
 
     variant: str
     old: list[float] = field(default_factory=list)
@@ -53,11 +53,13 @@ def find_script(checkout: Path) -> Path:
     for name in _SCRIPTS:
         if (checkout / name).is_file():
             return (checkout / name).absolute()
-    raise ArgumentError(f"against is {str(checkout)!r}, which has no {_SCRIPTS[0]}: give a checkout of pyneuralode.")
+    raise ArgumentError(
+        f"against is {str(checkout)!r}, which does not contain {_SCRIPTS[0]}: give a checkout of pyneuralode."
+    )
 
 
 def compare_task(workspace: Workspace, checkout: Path, task: Task, effort: Effort, progress: Progress) -> list[Row]:
-    """Run each of our variants of a timed task in both checkouts, and return a row for each."""
+    """Run each of pyneuralode's variants of a timed task in both checkouts, and return a row for each."""
     case = task.cases[0]
     rows = [Row(peer.variant) for peer in case.peers if peer.library == OURS]
     new = CaseSetup(workspace, task.name, case, 0)
@@ -79,9 +81,9 @@ def compare_task(workspace: Workspace, checkout: Path, task: Task, effort: Effor
 
 
 def _alternate(row: Row, old: PeerProcess, new: PeerProcess, seconds: float, bar) -> None:
-    """Run the rounds; who goes first changes from round to round."""
+    """Run the rounds; the checkouts take turns at going first."""
     iterations = iterations_for(new, seconds)
-    old.ask("round", iterations=iterations)  # the warm-up that iterations_for has given to the new one
+    old.ask("round", iterations=iterations)  # the same warm-up that the new one got from iterations_for
     for number in range(ROUNDS):
         turns = [(old, row.old), (new, row.new)]
         for process, rounds in turns if number % 2 == 0 else reversed(turns):

@@ -11,16 +11,16 @@ import numpy as np
 
 @dataclass
 class Entry:
-    """The measurements of one peer; None, or empty, where something was not measured.
+    """The measurements of one peer; values that were not measured are None or empty.
 
     Attributes
     ----------
     first, cold : float
-        Seconds of the first call in a fresh process; `cold` is with nothing compiled yet, measured for ours only.
+        Seconds of the first call in a new process; `cold` is with nothing compiled yet, measured only for pyneuralode.
     rounds : list of float
         Median seconds of an iteration in each round.
     ratio : float
-        Median over the rounds of its seconds divided by those of our first variant in the same round.
+        Median over the rounds of its seconds divided by those of pyneuralode's first variant in the same round.
     counts : dict
         dtype, accepted, rejected, evaluations, path.
     state_error, gradient_error : float
@@ -28,7 +28,7 @@ class Entry:
     curve : list of dict
         For "precision" the tolerance, seconds, error and counts of each solve; for "memory" steps and bytes.
     failure : str
-        Why measuring stopped; empty where it did not.
+        The reason why measuring stopped; empty if it did not.
     """
 
     library: str
@@ -57,13 +57,13 @@ class Entry:
 
     @property
     def gradient_is_wrong(self) -> bool:
-        """Whether the gradient is off by its own size or more; its time then compares with nothing."""
+        """Whether the gradient's error is at least as large as the gradient; its time is then not comparable."""
         return self.gradient_error is not None and not self.gradient_error < 1
 
 
 @dataclass(frozen=True)
 class Reference:
-    """States and gradient of the reference solve, or why there are none."""
+    """States and gradient of the reference solve, or the reason why there are none."""
 
     states: np.ndarray | None = None
     gradient: dict[str, np.ndarray] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """The entries of a case; `reference_failure` says why there is no reference solve to measure errors against."""
+    """The entries of a case; `reference_failure` is the reason if there is no reference solve to compare with."""
 
     name: str
     settings: dict[str, Any]
@@ -88,7 +88,7 @@ def relative_error(states: np.ndarray, reference: np.ndarray) -> float:
 
 
 def gradient_error(gradient: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float | None:
-    """Return the relative error of the worst parameter, or None; a true gradient that is only rounding does not count."""
+    """Return the relative error of the worst parameter, or None; true gradients at rounding level are ignored."""
     if not gradient or not reference:
         return None
     sizes = {name: float(np.linalg.norm(value)) for name, value in reference.items()}

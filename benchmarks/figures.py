@@ -73,7 +73,7 @@ def _panels(cases: Sequence[Case], width: float, height: float) -> tuple[Figure,
 
 
 def _lines(ax: Axes, entries: Sequence[Entry], read: Callable[[Mapping], tuple[float, float] | None]) -> None:
-    """Draw a line through the points that `read` takes from each curve; colors tell libraries, markers their variants."""
+    """Draw a line through the points that `read` returns for each curve; colors show libraries, markers variants."""
     drawn: dict[str, int] = {}
     for entry in entries:
         points = [point for point in map(read, entry["curve"]) if point is not None]

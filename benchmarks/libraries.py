@@ -15,7 +15,7 @@ _PROBE = "import importlib.util, sys; sys.exit(importlib.util.find_spec({!r}) is
 
 
 def read_pythons(texts: Iterable[str]) -> dict[str, Path]:
-    """Read texts such as ``"diffrax=/path/to/python"``; check that each Python runs and has the library."""
+    """Parse strings such as ``"diffrax=/path/to/python"``; check that each Python runs and has the library."""
     pythons = {}
     for text in texts:
         library, separator, path = text.partition("=")
@@ -36,5 +36,5 @@ def read_pythons(texts: Iterable[str]) -> dict[str, Path]:
 
 
 def installed(pythons: Mapping[str, Path]) -> tuple[str, ...]:
-    """Return the libraries that can run: ours, and the others installed in this Python or in one of `pythons`."""
+    """Return the libraries that can run: pyneuralode, and the others installed in this Python or one of `pythons`."""
     return (OURS, *(library for library in OTHER_LIBRARIES if library in pythons or find_spec(library) is not None))

@@ -17,24 +17,24 @@ from .problems import ProblemData
 from .processes import PeerError, PeerProcess, Workspace
 from .tasks import OURS, Case, Peer
 
-# Blocks as large as a state go back to the system when freed, so that resident memory is memory in use.
+# Blocks as large as a state are returned to the system when freed, so that resident memory is memory in use.
 _RETURN_BLOCKS = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The duration and extent of the measurements.
 
     Attributes
     ----------
     rounds : int
-        How many times the peers take turns; in a round each runs for about `seconds`, and at least once.
+        The number of times the peers take turns; in a round each runs for about `seconds`, and at least once.
     allowance : float
         Total seconds after which a peer skips the remaining rounds.
     tolerances : sequence of float
         Tolerances of the work-precision figure; a peer stops after a solve longer than `longest` (seconds).
     steps : sequence of int
-        Numbers of steps of the memory figure.
+        Numbers of steps in the memory figure.
     """
 
     rounds: int = 9
@@ -49,7 +49,7 @@ QUICK = Effort(rounds=2, seconds=0.02, allowance=2.0, longest=0.5, tolerances=(1
 
 
 class CaseSetup:
-    """A case ready to be measured: its problem in a file, and the workspace of its processes."""
+    """A case prepared for measuring: its problem in a file, and the workspace of its processes."""
 
     def __init__(self, workspace: Workspace, task: str, case: Case, number: int, environment: Mapping[str, str] = {}):
         self.workspace, self.task, self.environment = workspace, task, environment
@@ -69,7 +69,7 @@ class CaseSetup:
         return process
 
     def result(self, process: PeerProcess) -> tuple[dict[str, Any], np.ndarray, dict[str, np.ndarray]]:
-        """Return the counts, the states and the gradient of a peer."""
+        """Return the counts, the states and the gradient of a peer's solve."""
         file = self.path.with_name("found.npz")
         counts = process.ask("found", file=str(file))["counts"]
         with np.load(file, allow_pickle=False) as arrays:
@@ -77,7 +77,7 @@ class CaseSetup:
             return counts, arrays["states"], gradient
 
     def reference(self, variant: str) -> Reference:
-        """Solve with a variant of ours and the reference settings."""
+        """Solve with one of pyneuralode's variants and the reference settings."""
         try:
             with self.start(Entry(OURS, variant)) as process:
                 process.ask("prepare", settings=self.problem.reference_settings)
@@ -95,7 +95,7 @@ def time_side_by_side(
     entries = [Entry(peer.library, peer.variant) for peer in peers]
     bar = progress.task(task, 1 + len(entries) + effort.rounds)
     if workspace.empty_cache:
-        entries[0].cold = _first_call(setup, entries[0])  # ours, before anything of it is compiled
+        entries[0].cold = _first_call(setup, entries[0])  # pyneuralode, before any of its code is compiled
     reference = setup.reference(case.reference_variant)
     bar.advance(1, "the reference solve")
     with ExitStack() as stack:
@@ -122,11 +122,11 @@ def _first_call(setup: CaseSetup, entry: Entry) -> float | None:
         with setup.start(entry) as process:
             return process.ask("prepare", settings={})["seconds"]
     except PeerError:
-        return None  # the process that is measured will say why
+        return None  # the process that is measured will give the reason
 
 
 def _alternate(started: Sequence[tuple[Entry, PeerProcess]], effort: Effort, bar: ProgressTask) -> None:
-    """Run the rounds, A B C A B C ...; a slow peer runs once a round, and skips the rest when its time is spent."""
+    """Run the rounds, A B C A B C ...; a slow peer runs once per round, and skips the rest when its time is used up."""
     spent = {id(entry): 0.0 for entry, _ in started}
     for number in range(effort.rounds):
         for entry, process in started:
@@ -145,7 +145,7 @@ def _alternate(started: Sequence[tuple[Entry, PeerProcess]], effort: Effort, bar
 
 
 def iterations_for(process: PeerProcess, seconds: float) -> int:
-    """Return how many iterations take about that many seconds."""
+    """Return the number of iterations that take about `seconds`."""
     trial = process.ask("round", iterations=1)["seconds"]
     if trial[0] < 1:
         trial += process.ask("round", iterations=3)["seconds"]
@@ -153,7 +153,7 @@ def iterations_for(process: PeerProcess, seconds: float) -> int:
 
 
 def _set_ratios(entries: Sequence[Entry]) -> None:
-    """Set the ratios to our first variant, round by round."""
+    """Set the ratios to pyneuralode's first variant, round by round."""
     ours = next((entry.rounds for entry in entries if entry.library == OURS), [])
     for entry in entries:
         if ours and entry.rounds:
@@ -163,7 +163,7 @@ def _set_ratios(entries: Sequence[Entry]) -> None:
 def trace_precision(
     workspace: Workspace, task: str, case: Case, number: int, peers: Sequence[Peer], effort: Effort, progress: Progress
 ) -> CaseResult:
-    """Measure seconds and error of a problem over the tolerances, one peer after another."""
+    """Measure seconds and error of a problem for each tolerance, one peer after another."""
     setup = CaseSetup(workspace, task, case, number)
     entries = [Entry(peer.library, peer.variant) for peer in peers]
     bar = progress.task(f"{task}, {case.name}", 1 + len(entries) * len(effort.tolerances))
@@ -184,7 +184,7 @@ def trace_precision(
                     entry.curve.append({"tolerance": rtol, "seconds": seconds, "error": error, **counts})
                     bar.advance(1, f"{entry.name}, {rtol:g}")
                     if seconds > effort.longest:
-                        break  # tighter tolerances would take longer still
+                        break  # tighter tolerances would take even longer
         except PeerError as failure:
             entry.failure = str(failure)
     return CaseResult(case.name, setup.problem.settings, entries, reference.failure)
@@ -193,10 +193,10 @@ def trace_precision(
 def trace_memory(
     workspace: Workspace, task: str, case: Case, peers: Sequence[Peer], effort: Effort, progress: Progress
 ) -> CaseResult:
-    """Measure the growth of the resident memory during a gradient, over the numbers of steps.
+    """Measure the growth of the resident memory during a gradient, for each number of steps.
 
-    The system counts it, so that arrays of compiled code are included. The states are large; the libraries' own small
-    objects hardly matter. Only Linux reports the peak of a process and lets it be reset.
+    The operating system reports it, so that arrays of compiled code are included. The states are so large that the
+    libraries' own small objects hardly matter. Only Linux reports a process's peak and allows resetting it.
     """
     setup = CaseSetup(workspace, task, case, 0, _RETURN_BLOCKS)
     entries = [Entry(peer.library, peer.variant) for peer in peers]

@@ -22,12 +22,12 @@ def _trained(
 
 
 def spiral() -> ProblemData:
-    """Return the cubic spiral as a 2-50-2 network: the sum of squares of the states at 30 times on [0, 1.5]."""
+    """Return the cubic spiral as a 2-50-2 network; loss: the sum of squares of the states at 30 times on [0, 1.5]."""
     return _trained(SPIRAL, {"y0": np.array([2.0, 0.0]), "ts": np.linspace(0, 1.5, 30)}, 1e-6)
 
 
 def covid() -> ProblemData:
-    """Return the epidemic as a 4-100-50-4 network, started from zero: the sum of squares of the states on 56 days."""
+    """Return the epidemic as a 4-100-50-4 network from state 0; loss: the sum of squares of the states on 56 days."""
     from pyneuralode.datasets import sweden
 
     days = sweden("report")["day"].to_numpy(float)
@@ -35,7 +35,7 @@ def covid() -> ProblemData:
 
 
 def flag() -> ProblemData:
-    """Return the flag as a hypernetwork flow: minus the mean log density of 512 points, solved from t = 10 to 0."""
+    """Return the flag as a hypernetwork flow; loss: minus the mean log density of 512 points, t from 10 to 0."""
     from pyneuralode.datasets.densities import flag
 
     points = np.asarray(flag().sample(512, np.random.default_rng(2022)))
@@ -46,7 +46,7 @@ _RATES = np.array([0.04, 3e7, 1e4])
 
 
 def robertson() -> ProblemData:
-    """Return Robertson's reaction: y1(40) and its derivatives with respect to the three rates."""
+    """Return Robertson's reaction; loss: y1(40), differentiated with respect to the three rates."""
     rates = {f"k{i}": np.array(rate) for i, rate in enumerate(_RATES, start=1)}
     settings = {"rtol": 1e-8, "atol": 1e-10, "dtype": "float64", "parameters": list(rates)}
     arrays = {"y0": np.array([1.0, 0.0, 0.0]), "ts": np.array([0.0, 40.0]), **rates}
@@ -54,7 +54,7 @@ def robertson() -> ProblemData:
 
 
 def oscillators(count: int = 256) -> ProblemData:
-    """Return Van der Pol oscillators with mu in 1..100, each at 20 times on a span of 10 to 30: the mean sum of squares of x."""
+    """Return Van der Pol oscillators, mu in 1..100, each at 20 times over 10 to 30; loss: the mean sum of x^2."""
     rng = np.random.default_rng(2022)
     mu, spans = rng.uniform(1, 100, count), rng.uniform(10, 30, count)
     arrays = {"y0": np.tile([2.0, 0.0], (count, 1)), "ts": spans[:, None] * np.linspace(0, 1, 20), "mu": mu}
@@ -63,7 +63,7 @@ def oscillators(count: int = 256) -> ProblemData:
 
 
 def odenet(batch: int = 128, channels: int = 64) -> ProblemData:
-    """Return a classifier of 28 x 28 images with an ODE block: the cross-entropy of random images, initial weights."""
+    """Return an untrained classifier of 28 x 28 images with an ODE block; loss: the cross-entropy of random images."""
     rng = np.random.default_rng(2022)
     arrays = {"images": rng.normal(size=(batch, 1, 28, 28)), "labels": rng.integers(10, size=batch)}
     n = channels
@@ -80,7 +80,7 @@ def odenet(batch: int = 128, channels: int = 64) -> ProblemData:
     }  # fmt: skip
     parameters = {name: _initial_weights(name, shape, rng) for name, shape in shapes.items()}
     settings = {"rtol": 1e-3, "atol": 1e-3, "dtype": "float32", "channels": n, "parameters": list(parameters)}
-    # No method keeps its order at the kinks of ReLU: tighter tolerances take hours.
+    # No method keeps its order at the kinks of ReLU: tighter tolerances would take hours.
     return ProblemData({**arrays, **parameters}, settings, {"rtol": 1e-6, "atol": 1e-6, "dtype": "float64"})
 
 
@@ -95,7 +95,7 @@ def _initial_weights(name: str, shape: tuple[int, ...], rng: np.random.Generator
 
 
 def large_state(rows: int = 1024) -> ProblemData:
-    """Return a 16-64-16 network on a batch of states (rows, 16) over [0, 1] with fixed steps: 128 kB a state."""
+    """Return a 16-64-16 network on a batch of states (rows, 16) over [0, 1] with fixed steps: 128 kB per state."""
     from pyneuralode.fields import MLP
 
     spec = {"sizes": [16, 64, 16], "activation": "tanh"}

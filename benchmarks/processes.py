@@ -1,4 +1,4 @@
-"""A peer in a process of its own, which takes a request and gives its answer as one line of JSON each."""
+"""A peer in a separate process; each request and each answer is one line of JSON."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 from pyneuralode.errors import PyNeuralODEError
 
-ROOT = Path(__file__).parents[1]  # the checkout, which holds pyneuralode too
+ROOT = Path(__file__).parents[1]  # the checkout, which also contains pyneuralode
 SCRIPT = Path(__file__).with_name("peers") / "serve.py"
 
 
 class PeerError(PyNeuralODEError, RuntimeError):
-    """A peer's process ended, or gave no answer in time."""
+    """A peer's process ended, or did not answer in time."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Workspace:
     folder : Path
         A temporary folder for problems and results.
     pythons : dict of str to Path
-        Python executables of the libraries that live in another environment.
+        Python executables of the libraries that are installed in another environment.
     threads : int
         Threads, and cores, of each process.
     timeout : float
         Seconds after which a process that has not answered is ended.
     empty_cache : bool
-        Whether compiled code is kept in a folder of the task's own, empty at first, instead of the user's.
+        Whether compiled code is kept in a separate folder for the task, empty at first, instead of the user's cache.
     root, script : Path
         The checkout whose pyneuralode is used, and the script that its processes run.
     """
@@ -90,7 +90,7 @@ class PeerProcess:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        with suppress(BrokenPipeError):  # a request that was never read
+        with suppress(BrokenPipeError):  # a request that was not read
             self._process.stdin.close()
         self._errors.close()
 
@@ -104,7 +104,7 @@ class PeerProcess:
             self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self._process.stdin.flush()
         except OSError:
-            pass  # the process has ended, and _answer says why
+            pass  # the process has ended, and _answer gives the reason
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class PeerProcess:
         self._answers.put(None)
 
     def _failure(self) -> str:
-        """Return the error's own line of a traceback on stderr, or the status."""
+        """Return the error line of a traceback on stderr, or the exit status."""
         status = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().split("\n")

@@ -39,7 +39,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All results; `about` says when, where and by which command, `absent` names the libraries not installed."""
+    """All results; `about` gives date, machine and command, `absent` lists the libraries that are not installed."""
 
     about: dict[str, Any]
     results: list[TaskResult]
@@ -74,11 +74,11 @@ def run_benchmarks(
     Raises
     ------
     ArgumentError
-        Before anything is measured, if a task is unknown or `out` cannot hold the results.
+        Before anything is measured, if a task is unknown or `out` cannot be used for the results.
 
     Notes
     -----
-    A peer that fails has the reason in place of its numbers; the others go on.
+    A peer that fails has the reason in place of its numbers; the others continue.
     """
     tasks = [find_task(name) for name in dict.fromkeys(names)] or list(TASKS.values())
     out, pythons = Path(out), dict(pythons or {})
@@ -154,7 +154,7 @@ def _case(case: CaseResult) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Return JSON values with None in place of numbers that are not finite, which JSON lacks."""
+    """Return JSON values with None in place of non-finite numbers, which JSON does not support."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -178,7 +178,7 @@ def _about(command: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the model of the processor, as far as the system tells."""
+    """Return the model of the processor, if the system reports it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             named = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

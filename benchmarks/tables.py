@@ -20,7 +20,7 @@ ERRORS = (1e-3, 1e-6, 1e-9)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, as text, below the names of the columns; the first column holds names, the others numbers."""
+    """Rows of cells, as text, below the names of the columns; the first column contains names, the others numbers."""
 
     title: str
     columns: Sequence[str]
@@ -51,7 +51,7 @@ def tables(result: TaskResult) -> list[Table]:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Return the page: when and where it was measured, the summary, and every table."""
+    """Return the Markdown page: time and place of the measurements, the summary, and every table."""
     about = outcome.about
     machine = f"{about['processor']} with {about['cores']} cores, {about['system']}, Python {about['python']}"
     head = [f"{about['date']}, {machine}; one thread each:", "", "```sh", about["command"], "```"]
@@ -72,7 +72,7 @@ def markdown(outcome: Outcome) -> str:
 
 
 def _summary(results: Iterable[TaskResult]) -> Table:
-    """Return our first variant beside the fastest of each library whose gradient is right, for the timed tasks."""
+    """Return pyneuralode's first variant next to each library's fastest correct one, for the timed tasks."""
     timed = [result for result in results if result.task.measure == "time"]
     measured = {entry.library for result in timed for entry in result.cases[0].entries}
     libraries = [library for library in OTHER_LIBRARIES if library in measured]
@@ -93,7 +93,7 @@ def _fastest(entries: Sequence[Entry], library: str) -> Entry | None:
 def _speed(entry: Entry | None) -> str:
     if entry is None:
         return NONE
-    solve_alone = ", solve alone" if "solve alone" in entry.variant else ""
+    solve_alone = ", solve only" if "solve only" in entry.variant else ""
     return duration(entry.median) + (f" ({ratio(entry.ratio)}{solve_alone})" if entry.ratio else solve_alone)
 
 
@@ -131,7 +131,7 @@ def _memory(result: TaskResult, case: CaseResult) -> Table:
         slope = states_a_step(entry, case.settings["state_bytes"])
         cells = [f"{held[n] / 1e6:.1f} MB" if n in held else NONE for n in steps]
         rows.append([entry.name, *cells, NONE if slope is None else f"{slope:.2f}"])
-    columns = ["", *(f"{n} steps" for n in steps), "states a step"]
+    columns = ["", *(f"{n} steps" for n in steps), "states per step"]
     return Table(f"{result.task.name}: {result.task.title}", columns, rows, _notes(case))
 
 
@@ -144,7 +144,7 @@ def _notes(case: CaseResult) -> list[str]:
 
 
 def seconds_to(entry: Entry, error: float) -> float | None:
-    """Return the seconds it takes to reach an error, interpolated on the curve, or None."""
+    """Return the seconds needed to reach an error, interpolated on the curve, or None."""
     points = sorted((p["error"], p["seconds"]) for p in entry.curve if p["error"])
     if not points or points[0][0] > error:
         return None
@@ -156,7 +156,7 @@ def seconds_to(entry: Entry, error: float) -> float | None:
 
 
 def states_a_step(entry: Entry, state_bytes: int) -> float | None:
-    """Return by how many states the memory grows for each step."""
+    """Return the growth of memory per step, in states."""
     if len(entry.curve) < 2:
         return None
     first, last = entry.curve[0], entry.curve[-1]
@@ -164,7 +164,7 @@ def states_a_step(entry: Entry, state_bytes: int) -> float | None:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds to three digits: 24.8 s, 13.5 ms, 0.0512 ms."""
+    """Return seconds as text with three digits: 24.8 s, 13.5 ms, 0.0512 ms."""
     if seconds is None:
         return NONE
     return f"{_three_digits(seconds)} s" if seconds >= 1 else f"{_three_digits(1e3 * seconds)} ms"
@@ -175,7 +175,7 @@ def ratio(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """Return a count: a mean where each sample of a batch has a count of its own."""
+    """Return a count as text; it is a mean if each sample of a batch has its own count."""
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 

@@ -18,7 +18,7 @@ OTHER_LIBRARIES = ("torchdiffeq", "torchode", "diffrax", "scipy")
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, ours included, and one way of solving a task with it, in words that its script knows."""
+    """A library, or pyneuralode itself, and the name by which its script knows one way of solving a task with it."""
 
     library: str
     variant: str
@@ -29,7 +29,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Case:
-    """A problem and its peers; `reference_variant` of ours gives the reference solve."""
+    """A problem and its peers; pyneuralode's `reference_variant` computes the reference solve."""
 
     name: str
     make: Callable[[], ProblemData]
@@ -44,9 +44,9 @@ class Task:
     Attributes
     ----------
     measure : {"time", "precision", "memory"}
-        What is measured: the seconds of an iteration; seconds against error, over tolerances; peak memory against steps.
+        Seconds of an iteration; or seconds against error, for several tolerances; or peak memory against steps.
     goal : float or None
-        Seconds of an iteration that we want to reach.
+        Target for the seconds per iteration.
     """
 
     name: str
@@ -95,7 +95,7 @@ TASKS: dict[str, Task] = {
     for task in (
         _timed(
             "spiral",
-            "2-50-2 tanh on the cubes, 30 times on [0, 1.5], tolerance 1e-6, float32: loss and gradient",
+            "2-50-2 tanh network of the cubed state, 30 times on [0, 1.5], tolerance 1e-6, float32: loss and gradient",
             problems.spiral,
             "DP8",
             0.05e-3,
@@ -103,7 +103,7 @@ TASKS: dict[str, Task] = {
         ),
         _timed(
             "covid",
-            "4-100-50-4 swish from zero, 56 days, tolerance 1e-6, float32: loss and gradient",
+            "4-100-50-4 swish network from state 0, 56 days, tolerance 1e-6, float32: loss and gradient",
             problems.covid,
             "DP8",
             0.20e-3,
@@ -111,7 +111,7 @@ TASKS: dict[str, Task] = {
         ),
         _timed(
             "flag",
-            "hypernetwork flow H 16, w 64, batch 512, t from 10 to 0, tolerance 1e-5, float32: loss and gradient",
+            "hypernetwork flow, hidden 16, width 64, batch 512, t from 10 to 0, tolerance 1e-5, float32: loss and gradient",
             problems.flag,
             "DP8",
             16e-3,
@@ -121,12 +121,12 @@ TASKS: dict[str, Task] = {
         ),
         _timed(
             "robertson",
-            "y1(40) and its gradient in the three rates, rtol 1e-8, atol 1e-10, float64",
+            "y1(40) and its gradient with respect to the three rates, rtol 1e-8, atol 1e-10, float64",
             problems.robertson,
             "Rodas5P",
             6e-3,
             pyneuralode=["Rodas5P", "Kvaerno5"],
-            torchdiffeq=["dopri5, solve alone"],
+            torchdiffeq=["dopri5, solve only"],
             diffrax=["Kvaerno5"],
         ),
         _timed(
@@ -151,7 +151,7 @@ TASKS: dict[str, Task] = {
         ),
         Task(
             "memory",
-            "peak memory of a gradient against the number of fixed steps: 16-64-16 tanh, 1024 states, float64",
+            "peak memory of a gradient against the number of fixed steps: 16-64-16 tanh network, 1024 states, float64",
             (
                 Case(
                     "memory",
@@ -187,7 +187,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """Return the task of that name; an unknown one is an ArgumentError that names the nearest."""
+    """Return the task of this name; an unknown name raises an ArgumentError that suggests the nearest one."""
     if name not in TASKS:
         raise unknown_name("the task", name, TASKS)
     return TASKS[name]

@@ -1,6 +1,6 @@
-"""Trained weights of the networks that are timed; with untrained ones a solve would be trivial.
+"""Trained weights of the networks that are timed; with untrained weights a solve would be trivial.
 
-The file beside this module holds them in float32. ``python -m benchmarks --train`` trains them again and writes it.
+The file next to this module contains them in float32. ``python -m benchmarks --train`` retrains them and writes it.
 """
 
 from __future__ import annotations

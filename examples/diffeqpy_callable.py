@@ -1,8 +1,8 @@
-"""Julia's stiff solvers on a Python function of your own, and on a differential-algebraic equation.
+"""Julia's stiff solvers for your own Python function, and for a differential-algebraic equation.
 
-Robertson's chemical reactions run from microseconds to 1e11 seconds; explicit methods cannot follow them. The right-hand
-side is a Python function here, so every evaluation is a call from Julia to Python. This is slow; use it for what cannot be
-described as a field. Needs Julia and `pyneuralode setup-julia --with-diffeqpy`.
+Robertson's chemical reactions run from microseconds to 1e11 seconds; explicit methods cannot follow them. The
+right-hand side is a Python function here, so every evaluation is a call from Julia to Python. This is slow; use it only
+for equations that cannot be described as a field. It needs Julia and `pyneuralode setup-julia --with-diffeqpy`.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import numpy as np
 import pyneuralode as pn
 
 START = np.array([1.0, 0.0, 0.0])
-# At 1e11 s, from the test set for IVP solvers.
+# The solution at 1e11 s, from the test set for IVP solvers.
 END = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
 
 
@@ -24,7 +24,7 @@ def reactions(t, y):
 
 
 def with_conservation(t, y):
-    """The same with the last equation replaced: the three amounts always add up to 1."""
+    """The same reactions, with the last equation replaced by a constraint: the three amounts always add up to 1."""
     return np.append(reactions(t, y)[:2], y.sum() - 1)
 
 
@@ -46,7 +46,7 @@ def main():
         solution = solve()
         each = (time.perf_counter() - began) / solution.nfev
         error = np.abs(solution.ys[-1] / END - 1).max()
-        print(f"{name}: {solution.nfev} evaluations of {1e6 * each:.1f} us, relative error at the end {error:.1e}")
+        print(f"{name}: {solution.nfev} evaluations of {1e6 * each:.1f} us each, relative error at the end {error:.1e}")
 
     if options.figure:
         from pyneuralode.plotting.style import COLORS, label, new_figure

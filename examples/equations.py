@@ -1,7 +1,7 @@
 """Your own model as formulas: solved, fitted to data, saved.
 
-Data are made from a known model of hares and lynxes, with noise. The fit then finds the parameters from a wrong start.
-The formulas are text, so they are saved with the model, and every engine computes them without calling Python.
+Noisy data are made from a known model of hares and lynxes. The fit then recovers the parameters from wrong initial
+values. The formulas are text, so they are saved with the model, and every engine evaluates them without calling Python.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A normalizing flow of two moons: fitted to points alone, then sampled; its density is known everywhere."""
+"""A normalizing flow for two moons: fitted only to points, then sampled; its density can be computed everywhere."""
 
 import argparse
 from pathlib import Path
@@ -29,13 +29,13 @@ def main():
     flow.fit(points, updates=updates, batch=256, schedule=OneCycle(0.01, updates), seed=SEED)
 
     loss = -flow.log_prob(unseen).mean().item()
-    print(f"points that were not fitted: {loss:.3f} nats")
-    print(f"the moons' own density: {-density.log_density(unseen).mean():.3f} nats")
+    print(f"loss on unseen points: {loss:.3f} nats")
+    print(f"loss of the true density: {-density.log_density(unseen).mean():.3f} nats")
 
     samples = flow.sample(5000, seed=3).numpy()
     there = flow.inverse(samples).detach().numpy()
     back = flow.transform(there).detach().numpy()
-    print(f"to the base and back: {np.abs(back - samples).max():.1e}")
+    print(f"error after mapping to the base and back: {np.abs(back - samples).max():.1e}")
 
     if options.figure:
         from pyneuralode.flows.plots import grid_points, log_density_at

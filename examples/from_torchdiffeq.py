@@ -1,7 +1,7 @@
 """Moving from torchdiffeq: only the import changes.
 
 The code below is written for torchdiffeq 0.2.5: a net learns the cubic spiral from pieces of its trajectory.
-`odeint`, `odeint_adjoint` and `odeint_event` take the same arguments and mean the same methods.
+`odeint`, `odeint_adjoint` and `odeint_event` have the same arguments and the same methods.
 """
 
 import argparse

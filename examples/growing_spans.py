@@ -1,7 +1,7 @@
-"""Growing spans by hand: a fit to a whole long oscillation gets stuck near its mean; one over growing spans does not.
+"""A hand-written fit over growing time spans; a fit to a long oscillation all at once gets stuck near its mean.
 
-Each call of `pn.fit` starts from the parameters that the previous call left in the model, so you can do anything between
-two spans. `pn.GrowingSpan` does it all in one call.
+Each call of `pn.fit` starts from the parameters that the previous call left in the model, so you can run your own code
+between two spans. `pn.GrowingSpan` does it all in one call.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main():
     for end in ENDS:
         result = pn.fit(growing, ts, data, y0=data[0], plan=stage(end, each), reduction="mean")
         print(f"t up to {end:g}: mean square {result.loss:.2e}")
-    print(f"after as many iterations, growing spans are better by a factor of {once.loss / result.loss:.1f}")
+    print(f"after the same number of iterations, growing spans are better by a factor of {once.loss / result.loss:.1f}")
 
     if options.figure:
         from pyneuralode.plotting.fits import fitted_columns

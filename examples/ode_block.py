@@ -1,4 +1,4 @@
-"""An ODE as a layer of your own image model, which tells stripes from checks in noise as strong as the patterns."""
+"""An ODE as a layer of your own image model, which classifies stripes and checks in noise as strong as the patterns."""
 
 import argparse
 
@@ -41,13 +41,13 @@ def main():
         loss.backward()
         optimizer.step()
 
-    # Trained with ten steps, tested with as many as a tolerance needs.
+    # Trained with ten steps, tested with as many as the tolerance requires.
     model[2] = pn.ODEBlock(block.ode.field, solver="Tsit5", rtol=1e-3, atol=1e-3)
     model.eval()
     images, labels = draw(1000, seed=10_000)
     with torch.no_grad():
         right = (model(images).argmax(1) == labels).float().mean()
-    print(f"unseen images read right: {100 * right:.1f} %, by {model[2].evaluations} evaluations of the dynamics")
+    print(f"unseen images classified correctly: {100 * right:.1f} %, with {model[2].evaluations} evaluations")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main():
     with torch.no_grad():
         force = pendulum.force(angles[:, None])[:, 0]
     error = (force + torch.sin(angles)).abs().max().item()
-    print(f"the force found differs from -sin(angle) by at most {error:.3f}")
+    print(f"the learned force differs from -sin(angle) by at most {error:.3f}")
 
     if options.figure:
         from pyneuralode.plotting.fits import fitted_columns

@@ -1,7 +1,7 @@
 """Your own Runge-Kutta method: write down its coefficients and measure its order.
 
-Ralston's methods of order two and three solve an oscillation whose solution is known: halving the step divides the error
-by 2**order. With weights for an error estimate, the same method chooses its own steps.
+Ralston's methods of order two and three solve an oscillation with a known solution: halving the step divides the error
+by 2**order. With weights for an error estimate, a method can also choose its own steps.
 """
 
 import argparse
@@ -23,7 +23,7 @@ RALSTON_3 = pn.Tableau(
 
 
 def error_at_end(**settings):
-    """Return the error after one turn of dx/dt = v, dv/dt = -x, whose solution is (cos t, -sin t)."""
+    """Return the error after one period of dx/dt = v, dv/dt = -x, whose solution is (cos t, -sin t)."""
     turn = np.array([0.0, 2 * np.pi])
     solution = pn.solve(pn.Linear(((0.0, 1.0), (-1.0, 0.0))), np.array([1.0, 0.0]), turn, **settings)
     return np.abs(solution.ys[-1] - [1.0, 0.0]).max(), solution
@@ -43,7 +43,7 @@ def main():
         print(f"{method.name}: order {method.order} expected, {order:.2f} measured")
 
     error, solution = error_at_end(solver=RALSTON_3, rtol=1e-6, atol=1e-6)
-    print(f"Ralston3 with its own steps: {solution.accepted} steps, error {error:.1e}")
+    print(f"Ralston3 with adaptive steps: {solution.accepted} steps, error {error:.1e}")
 
     if options.figure:
         from pyneuralode.plotting.style import COLORS, label, new_figure
@@ -51,7 +51,7 @@ def main():
         figure, axes = new_figure()
         for (name, values), color in zip(errors.items(), COLORS):
             axes[0, 0].loglog(steps, values, "o-", color=color, label=name)
-        label(axes[0, 0], "", "step", "error after one turn")
+        label(axes[0, 0], "", "step", "error after one period")
         figure.savefig(options.figure)
 
 

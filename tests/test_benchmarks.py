@@ -214,8 +214,11 @@ def test_the_tables_are_aligned_and_the_summary_leaves_out_wrong_gradients():
         (["spiral", "--out", __file__], "is a file: give a folder."),
         (["spiral", "--python", "diffrax"], "python is 'diffrax': give a library and its Python"),
         (["spiral", "--python", "difrax=python"], "did you mean 'diffrax'?"),
-        (["--against", "no-such-folder"], "against is 'no-such-folder', which has no benchmarks/peers/serve.py"),
-        (["memory", "--against", processes.ROOT], "the task is 'memory', which is not timed: against takes spiral,"),
+        (
+            ["--against", "no-such-folder"],
+            "against is 'no-such-folder', which does not contain benchmarks/peers/serve.py",
+        ),
+        (["memory", "--against", processes.ROOT], "the task is 'memory', which is not timed: against supports spiral,"),
         (["spiral", "--python", "diffrax=no-such-python"], "python is 'diffrax=no-such-python', which cannot run"),
     ],
 )

@@ -95,16 +95,16 @@ def test_diffeqpy_callable_solves_robertson(julia, tmp_path):
 
 def test_flow_two_moons_nears_their_density(tmp_path):
     text, files = run("flow_two_moons", tmp_path, "--figure", "moons.png")
-    own = number("the moons' own density: # nats", text)
-    assert own - 0.05 < number("points that were not fitted: # nats", text) < own + 0.4
-    assert number("to the base and back: #", text) < 1e-2
+    own = number("loss of the true density: # nats", text)
+    assert own - 0.05 < number("loss on unseen points: # nats", text) < own + 0.4
+    assert number("error after mapping to the base and back: #", text) < 1e-2
     assert files == ["moons.png"]
 
 
 def test_ode_block_reads_unseen_images(tmp_path):
     text, files = run("ode_block", tmp_path)
-    assert number("unseen images read right: # %", text) > 99
-    assert number("by # evaluations", text) > 10 and files == []
+    assert number("unseen images classified correctly: # %", text) > 99
+    assert number("with # evaluations", text) > 10 and files == []
 
 
 def test_every_example_is_tested():

@@ -1,4 +1,4 @@
-"""What every peer is given and what it returns; only NumPy is needed."""
+"""The input and output of every peer; only NumPy is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ProblemData:
-    """A problem as arrays and settings, the same for every library.
+    """A problem as arrays and settings, which are the same for every library.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A problem ready to be timed.
+    """A problem that is prepared for timing.
 
     Attributes
     ----------

@@ -1,16 +1,16 @@
-"""Run one peer in this process: read requests, one JSON object a line, and answer each with another.
+"""Run one peer in this process: read requests, one JSON object per line, and answer each with another.
 
     python serve.py LIBRARY TASK VARIANT PROBLEM.npz THREADS
 
-`benchmarks.processes` starts this script, also with a Python that has no pyneuralode. The first line is a greeting:
-{"import_seconds": s, "python": version, "versions": {...}}. Then come requests and answers:
+`benchmarks.processes` starts this script, possibly with a Python in which pyneuralode is not installed. The first line
+is a greeting: {"import_seconds": s, "python": version, "versions": {...}}. Then come requests and answers:
 
-    {"do": "prepare", "settings": {...}}   make the problem ready and run it for the first time -> {"seconds": s}
+    {"do": "prepare", "settings": {...}}   prepare the problem and run it for the first time -> {"seconds": s}
     {"do": "round", "iterations": n}       run it n times -> {"seconds": [...]}
     {"do": "found", "file": PATH}          write states and gradient to an npz file -> {"counts": {...}}
-    {"do": "peak"}                         run it once -> {"bytes": growth of the resident memory at its peak}
+    {"do": "peak"}                         run it once -> {"bytes": growth of the resident memory to its peak}
 
-A failure ends the process; the last line of its stderr says why.
+A failure ends the process; the last line of its stderr gives the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import time
 import numpy as np
 from interface import ProblemData, Run
 
-# The packages whose versions are reported beside a library's own.
+# The packages whose versions are reported in addition to that of the library.
 DEPENDENCIES = {
     "pyneuralode": ("torch", "numba"),
     "torchdiffeq": ("torch",),
@@ -38,7 +38,7 @@ DEPENDENCIES = {
 
 
 def main(library: str, task: str, variant: str, path: str, threads: str) -> None:
-    # Libraries may print: that goes to stderr, so that stdout holds nothing but answers.
+    # Output that libraries print goes to stderr, so that stdout contains only answers.
     with os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8") as answers:
         os.dup2(2, 1)
         limit_cores(int(threads))
@@ -55,7 +55,7 @@ def main(library: str, task: str, variant: str, path: str, threads: str) -> None
 
 
 class Requests:
-    """The requests that a peer answers, one method each."""
+    """The requests that a peer answers, with one method for each."""
 
     def __init__(self, build):
         self.build = build
@@ -100,7 +100,7 @@ def resident(name: str) -> int:
 
 
 def limit_cores(threads: int) -> None:
-    """Limit this process to as many cores as threads, where the system allows it: then no library uses more."""
+    """Limit this process to as many cores as threads, if the system allows it, so that no library can use more."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 

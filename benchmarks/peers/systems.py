@@ -1,4 +1,4 @@
-"""Right-hand sides of small systems, component by component; each library stacks them into vectors of its own."""
+"""Right-hand sides of small systems, component by component; each library stacks them into its own vectors."""
 
 from __future__ import annotations
 

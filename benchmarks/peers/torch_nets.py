@@ -103,7 +103,7 @@ class OdeNet(nn.Module):
         self.to(dtype_of(problem))
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the images (n, channels, 6, 6) that leave the block."""
+        """Return the images (n, channels, 6, 6) after the block."""
         return self.block(self.dynamics, self.stem(images), self.ts)[-1]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ ACTIVATIONS = {"tanh": jnp.tanh, "swish": jax.nn.silu}
 
 
 def network_of(problem: ProblemData):
-    """Return the slope ``f(t, y, parameters)`` of the problem's fully connected network."""
+    """Return the right-hand side ``f(t, y, parameters)`` given by the problem's fully connected network."""
     spec = problem.settings["field"]
     activation, layers = ACTIVATIONS[spec["activation"]], len(spec["sizes"]) - 1
 

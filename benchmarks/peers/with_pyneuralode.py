@@ -25,7 +25,7 @@ FIELDS = {
 
 
 def choices(variant: str) -> dict:
-    """Return the settings that a variant such as "Tsit5, generic path, Checkpointed every 8" stands for."""
+    """Return the settings of a variant such as "Tsit5, generic path, Checkpointed every 8"."""
     solver, *words = variant.split(", ")
     chosen = {"solver": solver, "engine": "torch", "compiled": "generic path" not in words}
     for word in words:
@@ -40,14 +40,14 @@ def model_of(problem: ProblemData, variant: str, field) -> pn.NeuralODE:
 
 
 def counts_of(problem: ProblemData, solution: pn.Solution) -> dict:
-    """Return the counts of a solve: means over the samples where each sample has its own."""
+    """Return the counts of a solve: means over the samples if each sample has its own."""
     totals = {"accepted": solution.accepted, "rejected": solution.rejected, "evaluations": solution.nfev}
     counts = {name: n if isinstance(n, int) else float(np.mean(n)) for name, n in totals.items()}
     return {"dtype": problem.settings["dtype"], "path": solution.engine, **counts}
 
 
 def run_of(problem: ProblemData, model: pn.NeuralODE, loss) -> Run:
-    """Return the run that differentiates ``loss(ys)`` by the model's parameters."""
+    """Return the run that differentiates ``loss(ys)`` with respect to the model's parameters."""
     y0, ts = tensors_of(problem, "y0", "ts")
     parameters = list(model.tensors().values())
 

@@ -13,7 +13,7 @@ from torch_nets import HyperFlow, Network, OdeNet, log_normal, tensors_of
 
 
 def solver_of(variant: str) -> tuple[Callable, str]:
-    """Return the function and the method that a variant such as "dopri5, adjoint" stands for."""
+    """Return the function and the method of a variant such as "dopri5, adjoint"."""
     method, *words = variant.split(", ")
     return torchdiffeq.odeint_adjoint if "adjoint" in words else torchdiffeq.odeint, method
 
@@ -42,7 +42,7 @@ def counts_of(problem: ProblemData, counted: Counted) -> dict:
 
 
 def run_of(problem: ProblemData, module: nn.Module, variant: str, y0, ts: Tensor, loss, states=lambda ys: ys) -> Run:
-    """Return the run that differentiates `loss(ys)` by the parameters of a module."""
+    """Return the run that differentiates `loss(ys)` with respect to the parameters of a module."""
     odeint, method = solver_of(variant)
     parameters, tolerances = list(module.parameters()), problem.tolerances
 
@@ -78,7 +78,7 @@ def flag(problem: ProblemData, variant: str) -> Run:
 
 
 class Rates(nn.Module):
-    """A small system whose parameters are one tensor."""
+    """A small system whose parameters are stored in one tensor."""
 
     def __init__(self, name: str, p: Tensor):
         super().__init__()
@@ -91,7 +91,7 @@ class Rates(nn.Module):
 def robertson(problem: ProblemData, variant: str) -> Run:
     """Time the solve without its gradient: an explicit method needs a quarter of a million evaluations."""
     y0, ts, *rates = tensors_of(problem, "y0", "ts", *problem.parameters())
-    odeint, method = solver_of(variant.removesuffix(", solve alone"))
+    odeint, method = solver_of(variant.removesuffix(", solve only"))
     counted = Counted(Rates("robertson", torch.stack(rates)))
 
     @torch.no_grad()
@@ -107,7 +107,7 @@ def robertson(problem: ProblemData, variant: str) -> Run:
 
 
 class Oscillators(nn.Module):
-    """Van der Pol oscillators, each in a time unit of its own, because one solve has one span for the whole batch."""
+    """Van der Pol oscillators, each with its own time unit, because one solve has one span for the whole batch."""
 
     def __init__(self, mu: Tensor, spans: Tensor):
         super().__init__()

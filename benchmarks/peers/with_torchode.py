@@ -1,4 +1,4 @@
-"""The tasks for torchode, which steps each sample of a batch on its own."""
+"""The tasks for torchode, which steps each sample of a batch independently."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run_of(problem: ProblemData, variant: str, f, parameters: list[Tensor], y0: 
         with torch.no_grad():
             solution = solver.solve(start)
         if int(solution.status.abs().max()) != 0:
-            raise RuntimeError("a solve did not reach its end")
+            raise RuntimeError("a solve did not reach its last time")
         steps, accepted, evaluations = (
             float(solution.stats[name].double().mean()) for name in ("n_steps", "n_accepted", "n_f_evals")
         )

@@ -2,9 +2,9 @@
 #
 #     julia --project=julia julia/bench/gradients.jl
 #
-# spiral.f32 and covid.f32 hold the parameters in their order, little-endian Float32, as pyneuralode's own fits left them: 2-50-2, tanh,
-# on cubes, fitted to u' = A u^3 by Adam and L-BFGS (mean square 7e-5); 4-100-50-4, swish, fitted to Sweden's 56 points by the recipe of
-# the report `covid` (sum of squares 7.4e-5).
+# spiral.f32 and covid.f32 contain the parameters in order, as little-endian Float32, from pyneuralode's own fits: 2-50-2, tanh, applied
+# to the cubes of the state, fitted to u' = A u^3 by Adam and L-BFGS (mean square 7e-5); 4-100-50-4, swish, fitted to Sweden's 56 points
+# by the recipe of the report `covid` (sum of squares 7.4e-5).
 
 using PyNeuralODE
 using PyNeuralODE: Control, DiscreteSolve, counts, solve!
@@ -20,7 +20,7 @@ const SOLVERS = ("Tsit5", "DP5", "Vern7", "DP8", "BS3")
 
 trained(name) = Float64.(ltoh.(reinterpret(Float32, read(joinpath(@__DIR__, name * ".f32")))))
 
-"Sum of squares against `target`, its gradient in pbar and u0bar."
+"Return the sum of squares against `target`; write its gradient to pbar and u0bar."
 function loss!(pbar, u0bar, ysbar, s, p, u0, target)
     ys = solve!(s, p, u0)
     loss = zero(eltype(ys))
@@ -50,7 +50,7 @@ function measure(case, solver, ::Type{T}; tolerance=1e-6) where {T}
     error = maximum(abs, solve!(s, p, u0) .- exact)
     (alone, _), (least, median) = timed(() -> solve!(s, p, u0)), timed(() -> loss!(pbar, u0bar, ysbar, s, p, u0, target))
     work = counts(s)
-    @printf("%-7s %-8s %-6s %6.1f us (median %6.1f; solve alone %6.1f)  %4d accepted %2d rejected %5d evaluations  error %.1e\n",
+    @printf("%-7s %-8s %-6s %6.1f us (median %6.1f; solve only %6.1f)  %4d accepted %2d rejected %5d evaluations  error %.1e\n",
             case.name, T, solver, least, median, alone, work.accepted, work.rejected, work.nfev, error)
 end
 

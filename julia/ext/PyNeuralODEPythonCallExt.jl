@@ -1,24 +1,24 @@
-# Values between Python and Julia: dictionaries, lists, numbers and strings are converted, arrays are shared.
+# Exchange of values between Python and Julia: dictionaries, lists, numbers and strings are converted, arrays are shared.
 module PyNeuralODEPythonCallExt
 
 using PyNeuralODE: PyNeuralODE, call, error_reply
 using PythonCall
 
-"Return Python's function entry(name, request, progress), which takes and returns Python values."
+"Return the Python function entry(name, request, progress), which accepts and returns Python values."
 PyNeuralODE.python_entry() = pyfunc(entry; name="pyneuralode")
 
 function entry(name::Py, request::Py, progress::Py)
     reply = try
-        # The request keeps its arrays alive: they are read where they lie.
+        # The request keeps its arrays alive: they are read in place.
         GC.@preserve request call(pyconvert(String, name), from_python(request), listener(progress))
     catch error
-        error isa PyException && rethrow()  # out of a callback: Python's own
+        error isa PyException && rethrow()  # from a callback: Python raises it again
         error_reply(error)
     end
     return to_python(reply)
 end
 
-"Return a function that reports progress to Python and returns whether to go on; Ctrl-C in Python means no."
+"Return a function that reports progress to Python and returns whether to continue; after Ctrl-C in Python it returns false."
 function listener(progress::Py)
     pyis(progress, pybuiltins.None) && return nothing
     return function (args...)
@@ -44,7 +44,7 @@ end
 
 from_array(x::AbstractArray{T,0}) where {T} = x[]
 
-# A true Array over the same memory where that is contiguous: SciML's code is compiled for those.
+# A true Array over the same memory if that is contiguous: SciML's code is compiled for this type.
 function from_array(x::AbstractArray{T,N}) where {T,N}
     dims = size(x)
     strides(x) == Base.size_to_strides(1, dims...) && return unsafe_wrap(Array, pointer(x), dims)
@@ -61,7 +61,7 @@ to_python(x::AbstractArray) = eltype(x) <: Real ? shared(x) : pylist(to_python(i
 # NumPy's view of a Julia array, which keeps it alive.
 shared(x) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
 
-# Precompiled with the package by their signatures: no Python runs then, so they cannot be called.
+# Precompiled with the package by signature: no Python is running at that time, so they cannot be called.
 precompile(entry, (Py, Py, Py))
 precompile(from_python, (Py,))
 precompile(to_python, (Dict{String,Any},))

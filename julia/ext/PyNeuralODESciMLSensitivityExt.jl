@@ -1,4 +1,4 @@
-# SciMLSensitivity's part of src/adjoints.jl.
+# The part of src/adjoints.jl that needs SciMLSensitivity.
 module PyNeuralODESciMLSensitivityExt
 
 using PrecompileTools: @compile_workload
@@ -6,27 +6,27 @@ using PyNeuralODE: PyNeuralODE, EQUATIONS, HANDLES, NETWORK, solve_and_different
 using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiff, ReverseDiffVJP, ZygoteVJP,
     adjoint_sensitivities
 
-# SciMLSensitivity takes the products by hand from the ODEFunction; its own choice would then only be asked for what they lack.
+# SciMLSensitivity uses the ODEFunction's hand-written products; the choice here would apply only to products missing there.
 product(::Union{Val{:hand},Val{:zygote}}) = ZygoteVJP()
 product(::Val{:reversediff}) = ReverseDiffVJP(true)
 
 PyNeuralODE.sensitivity_method(::Val{:InterpolatingAdjoint}, vjp) = InterpolatingAdjoint(autojacvec=product(vjp))
 PyNeuralODE.sensitivity_method(::Val{:GaussAdjoint}, vjp) = GaussAdjoint(autojacvec=product(vjp))
 PyNeuralODE.sensitivity_method(::Val{:QuadratureAdjoint}, vjp) = QuadratureAdjoint(autojacvec=product(vjp))
-# The state is set to the stored outputs wherever there is one, as the embedded engine does.
+# At each output time the state is reset to the stored output, as in the embedded engine.
 PyNeuralODE.sensitivity_method(::Val{:BacksolveAdjoint}, vjp) = BacksolveAdjoint(autojacvec=product(vjp), checkpointing=true)
 
 PyNeuralODE.sensitivity_gradients(solution, algorithm, method, times, cotangent!; settings...) =
     adjoint_sensitivities(solution, algorithm; sensealg=method, t=times, dgdu_discrete=cotangent!, settings...)
 
-# Julia cannot load an image that names the type of ReverseDiff's tracked numbers before that of the array they stand in (Julia
-# 1.10 to 1.12: it crashes, github.com/JuliaLang/julia/issues/62047). Functions of the arrays themselves are written to the image first.
+# Julia cannot load an image in which the type of ReverseDiff's tracked numbers comes before the type of the array that contains them
+# (Julia 1.10 to 1.12: it crashes, github.com/JuliaLang/julia/issues/62047). So functions of the arrays are written to the image first.
 tracked_length(x) = length(x)
 for T in (Float32, Float64), N in 1:3
     precompile(tracked_length, (ReverseDiff.TrackedArray{T,T,N,Array{T,N},Array{T,N}},))
 end
 
-# As src/workload.jl. Without it the first of these gradients takes a minute.
+# Like src/workload.jl. Without it, the first of these gradients takes a minute.
 @compile_workload begin
     vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
     net = NETWORK, weights_of(Float64)

@@ -1,7 +1,7 @@
 """
-The Julia side of pyneuralode: vector fields described in Python, solved and differentiated by SciML and by hand.
+The Julia side of pyneuralode: vector fields described in Python, solved and differentiated by SciML and by this package's own code.
 
-A state is a vector `(dim,)` or a matrix `(dim, samples)`: the last axis of Python's row-major arrays is the first here.
+A state is a vector `(dim,)` or a matrix `(dim, samples)`: the last axis of Python's row-major arrays is the first axis here.
 """
 module PyNeuralODE
 

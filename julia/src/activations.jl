@@ -1,5 +1,5 @@
-# Activations and input maps: the function, and its derivative from the argument x and the value y.
-# They take any real number, so that dual and traced numbers work.
+# Activations and input maps: each function, and its derivative computed from the argument x and the value y.
+# They accept any real number type, so that dual and traced numbers work.
 
 using SpecialFunctions: erf
 

@@ -1,35 +1,35 @@
-# Gradients of SciML's solves by SciMLSensitivity's continuous adjoints, with our products in place of automatic
-# differentiation, and by dual numbers through the solver.
+# Gradients of SciML's solves: by SciMLSensitivity's continuous adjoints, with hand-written vector-Jacobian products instead of
+# automatic differentiation, and by dual numbers passed through the solver.
 
 export AdjointSolve
 
-# SciMLSensitivity and its dependencies take as long to load as everything else together. So its part is an extension, which is
-# loaded for the first gradient that needs it.
+# SciMLSensitivity and its dependencies take as long to load as everything else together. The code that uses it is therefore an
+# extension, which is loaded for the first gradient that needs it.
 
 const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode"))
 const PRODUCTS = Dict(name => Val(Symbol(name)) for name in ("hand", "zygote", "reversediff"))
 const SCIMLSENSITIVITY = Base.PkgId(Base.UUID("1ed8b502-d754-442c-8d5d-10ac956f44a1"), "SciMLSensitivity")
 
-"Defined by the extension: SciMLSensitivity's object for an entry of `ADJOINTS` and one of `PRODUCTS`."
+"Return SciMLSensitivity's method object for an entry of `ADJOINTS` and an entry of `PRODUCTS`; defined by the extension."
 function sensitivity_method end
 
-"Defined by the extension: the derivatives, with respect to the start and the parameters, of a solution that SciML made."
+"Return the derivatives of a SciML solution with respect to the initial state and the parameters; defined by the extension."
 function sensitivity_gradients end
 
 """
     load_sensitivity(gradient)
 
-Load SciMLSensitivity from the active environment, and the extension with it, unless they are loaded. Their methods are newer than
-the caller, which therefore calls them by `invokelatest`.
+Load SciMLSensitivity from the active environment, and with it the extension, unless they are already loaded. The caller is older
+than these methods and must therefore call them with `invokelatest`.
 """
 function load_sensitivity(gradient)
     present() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt) !== nothing
     present() && return nothing
-    needs = "gradient is '$gradient', which is SciMLSensitivity's"
+    needs = "gradient is '$gradient', which needs SciMLSensitivity"
     Base.locate_package(SCIMLSENSITIVITY) === nothing && throw(UserError(
-        "$needs, which the Julia environment lacks: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
+        "$needs, but the Julia environment does not contain this package: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
     Base.require(SCIMLSENSITIVITY)
-    present() || throw(UserError("$needs, and it does not load with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
+    present() || throw(UserError("$needs, but this package does not load with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
     return nothing
 end
 
@@ -44,13 +44,13 @@ end
 
 A differentiable solve by SciML, with the gradients
 
-- "InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint": SciMLSensitivity's continuous adjoints. The backward solve has the
-  tolerances `rtol` and `atol`, by default the forward one's (the smallest of them where they are arrays);
-- "ForwardMode": dual numbers through the solver in chunks, whose partials count in the error of a step. Unlike
-  SciMLSensitivity's ForwardSensitivity it gives the derivative with respect to the start too and needs no Jacobian of the
+- "InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint": SciMLSensitivity's continuous adjoints. The backward solve
+  uses the tolerances `rtol` and `atol`, by default those of the forward solve (the smallest value if they are arrays);
+- "ForwardMode": dual numbers passed through the solver in chunks; their partial derivatives are included in the error of a step. Unlike
+  SciMLSensitivity's ForwardSensitivity, it also gives the derivative with respect to the initial state, and it needs no Jacobian of the
   joint system, which for an implicit solver has as many rows as there are sensitivities.
 
-`vjp` is the vector-Jacobian product of the field: "hand" (ours, `pullback!`), "zygote" or "reversediff" (of `traceable`).
+`vjp` is the vector-Jacobian product of the field: "hand" (the hand-written `pullback!`), or "zygote" or "reversediff" (applied to `traceable`).
 """
 mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <: DifferentiableSolve
     const field::VectorField
@@ -60,7 +60,7 @@ mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <
     const gradient::String
     const control::Control
     const backward::Control
-    const method::Any         # SciMLSensitivity's choice; nothing for ForwardMode
+    const method::Any         # SciMLSensitivity's object; nothing for ForwardMode
     const f::ODEFunction
     const ys::Y
     p::Vector{T}
@@ -79,7 +79,7 @@ function AdjointSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="T
     return AdjointSolve(field, copy(u0), collect(T, ts), find_solver(solver), gradient, control, backward, method, f, ys, T[], nothing)
 end
 
-# "InterpolatingAdjoint" and "BacksolveAdjoint" ask for both products at the same place, one after the other: one pass gives both.
+# "InterpolatingAdjoint" and "BacksolveAdjoint" request both products at the same point, one after the other: one pass computes both.
 function hand_function(field, u0, gradient)
     d = Dynamics(field, u0)
     together = gradient in ("InterpolatingAdjoint", "BacksolveAdjoint")
@@ -97,8 +97,8 @@ function hand_function(field, u0, gradient)
         copyto!(pbar, d.pbar)
         return nothing
     end
-    # A prototype makes "GaussAdjoint" and "QuadratureAdjoint" take our Jacobian, transposed, for the adjoint of a stiff problem. The others
-    # would make a sparse matrix of it, without the parameters' rows: theirs is left to finite differences.
+    # With a prototype, "GaussAdjoint" and "QuadratureAdjoint" use the hand-written Jacobian, transposed, for the adjoint of a stiff problem.
+    # The other two would turn it into a sparse matrix without the rows of the parameters, so their Jacobian is computed by finite differences.
     together && return ode_function(d; vjp=vjp!, vjp_p=vjp_p!)
     return ode_function(d; vjp=vjp!, vjp_p=vjp_p!, jac_prototype=zeros(eltype(u0), length(u0), length(u0)))
 end
@@ -123,7 +123,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     n, times = length(s.start), adjoint_times(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
-    # The start is one of the times: the call for its cotangent shows that the backward solve reached it.
+    # The initial time is one of the times: the call for its cotangent shows that the backward solve reached it.
     function cotangent!(out, u, p, t, i)
         index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
         pending = i - 1
@@ -133,28 +133,28 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = try
         sensitivity_gradients(s.solution, s.solver.make(AutoFiniteDiff()), s.method, times, cotangent!; stored..., steps...)
-    catch error     # a linear solve or the quadrature met numbers that are not finite
+    catch error     # a linear solve or the quadrature encountered non-finite numbers
         error isa Union{SingularException,DomainError} || rethrow()
         pending = -1
         u0bar, pbar
     end
     pending == 0 || throw(SolveFailure(
         "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): raise max_steps, loosen its rtol and atol, " *
-        "or take another solver or gradient.", Float64(reached[]), NaN))
+        "or use another solver or gradient.", Float64(reached[]), NaN))
     copyto!(getdata(pbar), pgrad)
     copyto!(u0bar, u0grad)
     return nothing
 end
 
-# On a stiff problem QuadratureAdjoint misses the layer at the start of an interval; on the intervals of the forward solve's steps it
-# does not.
+# On a stiff problem, QuadratureAdjoint misses the thin layer at the start of an interval between output times. On the intervals between
+# the forward solve's steps it does not.
 adjoint_times(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """
     largest_norm(n, m, reached)
 
-Return the norm of a joint adjoint state, (n,) or (n + m,) or (n + m + n,): the largest of its parts' norms, so that many
-parameters do not hide the few components of the state's adjoint. `reached` is set to the time.
+Return a function that computes the norm of a joint adjoint state of shape (n,), (n + m,) or (n + m + n,): the largest of the norms of
+its parts, so that many parameters do not mask the few components of the state's adjoint. Each call sets `reached` to its time.
 """
 function largest_norm(n, m, reached)
     function norm(x::AbstractVector, t)

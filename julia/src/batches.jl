@@ -1,12 +1,12 @@
-# Solves of many samples at once, on the device where the state lies: no Jacobian of the joint state (it would have
-# (dim samples)² entries), and every array made by `similar`.
+# Solves of many samples at once, on the device of the state. No Jacobian of the joint state is formed (it would have
+# (dim samples)² entries), and every array is made by `similar`.
 
 """
     BatchSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing)
 
 A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint",
-"GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with our own products. State,
-parameters and their cotangents are arrays of the same type as u0.
+"GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with hand-written vector-Jacobian
+products. State, parameters and their cotangents are arrays of the same type as u0.
 """
 mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
     const start::U
@@ -39,12 +39,12 @@ const BATCH_ADJOINTS = filter(pair -> first(pair) != "ForwardMode", ADJOINTS)
 function require_explicit(name)
     solver = find_solver(name)
     implicit(solver) && throw(UserError(
-        "solver is $(repr(solver.name)), which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."))
+        "solver is $(repr(solver.name)), which needs the Jacobian of a whole batch: use an explicit one, such as Tsit5."))
     return solver
 end
 
 # The evaluator's type is hidden from SciML, so that its solvers and adjoints are compiled once for all fields; looking up the
-# method costs a fraction of a microsecond a call, negligible for a batch. BacksolveAdjoint passes flattened states.
+# method costs a fraction of a microsecond per call, negligible for a batch. BacksolveAdjoint passes flattened states.
 struct BatchSlope
     evaluator::Evaluator
     shape::Dims
@@ -52,7 +52,7 @@ end
 
 (f::BatchSlope)(du, u, p, t) = (slope!(reshape(du, f.shape), f.evaluator, reshape(u, f.shape), p, t); nothing)
 
-# The adjoints that ask for both products at one place get them from one pass, as in `hand_function`.
+# The adjoints that request both products at the same point get them from one pass, as in `hand_function`.
 function batch_function(slope, u0, pbar, gradient)
     λ, ubar, together = similar(u0), similar(u0), gradient in ("InterpolatingAdjoint", "BacksolveAdjoint")
     function vjp!(out, cotangent, u, p, t)
@@ -99,7 +99,7 @@ function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
     pending == 0 || throw(SolveFailure(
         "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): raise max_steps, or loosen " *
         "rtol and atol.", Float64(reached[]), NaN))
-    # SciMLSensitivity's pgrad is a row, which a device's copyto! does not take.
+    # SciMLSensitivity's pgrad is a row, which a device's copyto! does not accept.
     copyto!(getdata(pbar), vec(pgrad))
     copyto!(u0bar, u0grad)
     return nothing
@@ -112,7 +112,7 @@ Return the states at `ts`, (size(u0)..., T), on the device of u0 and p; nothing 
 """
 solve_batch(field::VectorField, p, u0::AbstractVecOrMat, ts; settings...) = first(batch_states(field, p, u0, ts; settings...))
 
-"As `solve_batch`, with the counts of the solve."
+"Like `solve_batch`, but also return the solver's counts."
 function batch_states(field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control()) where {T<:AbstractFloat}
     check_times(ts)
     times = collect(T, ts)

@@ -1,5 +1,5 @@
-# What Python calls: functions of one dictionary of plain values, by name. One call is a whole solve, gradient or fit. Where Julia
-# runs inside the Python process, solves go by address instead: prepared.jl.
+# The functions that Python calls by name, each with one dictionary of plain values. One call is a whole solve, gradient or fit. If
+# Julia runs inside the Python process, solves pass addresses instead: see prepared.jl.
 
 "Objects that Python refers to by a number, their handle."
 const HANDLES = Dict{Int,Any}()
@@ -12,7 +12,7 @@ function store_handle!(object)
     return LAST_HANDLE[]
 end
 
-"Drop the object with this handle, if there is one; a solve is kept for reuse."
+"Drop the object with this handle, if it exists; a solve is kept for reuse."
 function free_handle!(handle)
     release!(pop!(HANDLES, handle, nothing))
     return nothing
@@ -23,7 +23,7 @@ include("prepared.jl")
 """
     call(name, request, progress=nothing)
 
-Run the function that Python knows by `name`. Request and reply are dictionaries with strings as keys; "free" in a request lists the
+Run the function that Python calls `name`. Request and reply are dictionaries with strings as keys; "free" in a request lists the
 handles that Python no longer needs.
 """
 function call(name::AbstractString, request::AbstractDict, progress=nothing)
@@ -33,7 +33,7 @@ function call(name::AbstractString, request::AbstractDict, progress=nothing)
     return CALLS[name](request, progress)
 end
 
-"Return the reply that stands for a failure; Python turns it into its own exception."
+"Return the reply that describes a failure; Python turns it into one of its own exceptions."
 function error_reply(error)
     reply = if error isa UserError
         Dict{String,Any}("kind" => "argument", "message" => error.message)
@@ -54,7 +54,7 @@ gradient_settings(gradient) = (Symbol(name) => value for (name, value) in gradie
 
 control_from(settings) = Control(; (Symbol(name) => value for (name, value) in settings if value !== nothing)...)
 
-"The solve of a request: its \"path\", \"solver\", \"gradient\" (kind and settings) and \"vjp\", as `make_solve` takes them."
+"Make the solve of a request from its \"path\", \"solver\", \"gradient\" (kind and settings) and \"vjp\"; see `make_solve`."
 function solve_from(request, field, u0, ts, control=control_from(request["control"]))
     gradient = request["gradient"]
     kind = get(request, "differentiable", true) ? gradient["kind"] : nothing
@@ -75,7 +75,7 @@ function call_solve(request, _)
 end
 
 function call_dense(request, u0)
-    request["path"] == "no_gradient" || throw(UserError("path is $(repr(request["path"])), which has no dense output: give \"no_gradient\"."))
+    request["path"] == "no_gradient" || throw(UserError("path is $(repr(request["path"])), which has no dense output: use \"no_gradient\"."))
     field = field_from(request["field"])
     result = solve_field(field, flatten(field, request["parameters"], eltype(u0)), u0, Vector{Float64}(request["ts"]);
                          solver=request["solver"], control=control_from(request["control"]), dense=true)

@@ -1,4 +1,4 @@
-# Convolutional networks of images, with the parameters of Python's fields of the same names.
+# Convolutional networks on images, with the same parameters as Python's fields of the same names.
 
 """
     Convolutions(maps; activation="tanh", output_scale=1)
@@ -41,8 +41,8 @@ end
 """
     ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1, output_scale=1)
 
-A convolutional network with the time as each layer's last channel, see pyneuralode's `ConcatConv`. A state is an image as one column,
-its numbers as in Python's (channels, height, width).
+A convolutional network with the time as the last input channel of each layer; see pyneuralode's `ConcatConv`. A state is an image stored
+as one column, with its numbers in the order of Python's (channels, height, width).
 """
 struct ConcatConv{N<:Convolutions} <: Timed
     network::N
@@ -66,11 +66,11 @@ function shapes(field::ConcatConv)
     return pairs
 end
 
-# The time's channel is constant over an image, so that its part is the same in every sample: a convolution of ones, times the
-# time. With the bias it is the network's bias, an image.
+# The time's channel is constant over an image, so its contribution is the same for every sample: the convolution of an image of ones,
+# times the time. Added to the bias, it is the network's bias, which is an image.
 time_map(map::Convolution) = Convolution(1, map.out, map.kernel, map.height, map.width)
 
-# Between Python's axes (out, in, kernel, kernel) and NNlib's; Zygote differentiates permutedims.
+# Converts between Python's axes (out, in, kernel, kernel) and NNlib's; Zygote can differentiate permutedims.
 reverse_weight_axes(W) = permutedims(W, (4, 3, 2, 1))
 
 function weights_at(field::ConcatConv, p, t)
@@ -82,7 +82,7 @@ function weights_at(field::ConcatConv, p, t)
     end
 end
 
-"Return workspace for the time's kernels, for their part of the bias, and an image of ones, by layer."
+"Return, for each layer, workspace for the time's kernels and for their contribution to the bias, and an image of ones."
 function workspace(field::ConcatConv, u)
     return map(field.network.maps) do map
         kernels, part = similar(u, prod(weight_shape(time_map(map)))), similar(u, lengths(map)[2])
@@ -90,7 +90,7 @@ function workspace(field::ConcatConv, u)
     end
 end
 
-"Views of (weight, bias) by layer of a flat vector of the field's or the network's parameters."
+"Return views of each layer's (weight, bias) in a flat vector of the field's or the network's parameters."
 function split_shapes(field, flat)
     pairs, last = shapes(field), 0
     views = map(pairs) do (_, shape)

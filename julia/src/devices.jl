@@ -1,6 +1,6 @@
-# Where arrays live. Everything here works on any array type; the extension for CUDA adds its own to `PLACES`.
+# The devices that arrays are stored on. The code here works for any array type; the extension for CUDA adds its own to `PLACES`.
 
-"Array types by the name of their device; \"cuda\" is there once CUDA.jl is loaded and finds a GPU."
+"Array types by device name; \"cuda\" is included once CUDA.jl is loaded and finds a GPU."
 const PLACES = Dict{String,Any}("cpu" => Array)
 
 """
@@ -17,7 +17,7 @@ const CUDA_PACKAGE = Base.PkgId(Base.UUID("052768ef-5323-5732-b1bb-66c8b64840ba"
 
 function load_cuda()
     Base.locate_package(CUDA_PACKAGE) === nothing && throw(UserError(
-        "device is \"cuda\", but CUDA.jl is not in Julia's environment: run `import Pkg; Pkg.add(\"CUDA\")` in the one that " *
+        "device is \"cuda\", but CUDA.jl is not in Julia's environment: run `import Pkg; Pkg.add(\"CUDA\")` in the environment that " *
         "`pyneuralode doctor` names, move the arrays to the CPU, or write engine='torch'."))
     Base.require(CUDA_PACKAGE)
     haskey(PLACES, "cuda") || throw(UserError(
@@ -27,8 +27,8 @@ end
 """
     to_device(place, x)
 
-Return arrays on a device: an array, a ComponentVector (its names are kept), or a dictionary of arrays, each moved as one piece.
-Numbers keep their precision.
+Return `x` on a device: an array, a ComponentVector (which keeps its names), or a dictionary of arrays. Each array is moved as a whole,
+and numbers keep their precision.
 """
 to_device(place, x::AbstractArray) = place(x)
 to_device(place, x::ComponentVector) = ComponentVector(place(getdata(x)), getaxes(x))
@@ -44,17 +44,17 @@ belongs to that library: the array must not be used after the library may have f
 """
 wrap(::Type{Array}, ::Type{T}, address::Integer, dims) where {T} = unsafe_wrap(Array, Ptr{T}(UInt(address)), Tuple(dims))
 
-"Wait until other libraries' work on the device's memory is done, or until ours is; on the CPU there is nothing to wait for."
+"Wait until all work on the device's memory, by other libraries and by this package, is done; on the CPU there is nothing to wait for."
 synchronize(place) = nothing
 
-"Call `f` with the device of that number, counted from 0, as the current one; the CPU is a single device."
+"Call `f` with device number `index`, counted from 0, as the current device; the CPU is a single device."
 selected(f, place, index) = f()
 
 """
     on_device(f, place, index)
 
-Call `f` on a device after the work that other libraries have started there is done, and return when the work that `f` starts is
-done; so `f` may use their memory, by `wrap`.
+Call `f` on a device: wait first for the work that other libraries have started there, and then for the work that `f` starts. So `f` may
+use memory of those libraries, by `wrap`.
 """
 function on_device(f, place, index)
     return selected(place, index) do

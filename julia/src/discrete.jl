@@ -1,5 +1,5 @@
-# Whole solves in explicit Runge-Kutta steps and their exact derivative: the accepted steps, differentiated last to first.
-# The march is that of pyneuralode/engines/torch_engine/march.py, so that both engines take the same steps.
+# Solves by explicit Runge-Kutta steps, and their exact derivative: the accepted steps, differentiated from last to first.
+# The time stepping is that of pyneuralode/engines/torch_engine/march.py, so that both engines take the same steps.
 
 include("discrete/vectors.jl")
 include("discrete/elementary.jl")
@@ -10,46 +10,46 @@ include("discrete/steps.jl")
 include("tableaus.jl")
 
 const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-# Spacings of the numbers around t in the smallest step: the stages' times within it still differ.
+# The smallest step, in spacings between floating-point numbers near t: the times of its stages still differ.
 const SPACINGS = 10
-# Size of the tape of records; a longer solve is differentiated by taking its steps again.
+# Maximum size of the tape of records; a longer solve is differentiated by repeating its steps.
 const TAPE_BYTES = 256 << 20
-# How many numbers the tape of replayed steps may hold at once: what fits in a core's cache.
+# Maximum number of values on the tape of repeated steps: as many as fit in a core's cache.
 const REPLAY_NUMBERS = 1 << 18
 
-"Gradients that differentiate the steps of a solve."
+"Gradient methods that differentiate the steps of a solve."
 const DISCRETE_GRADIENTS = ("Backprop", "Checkpointed")
 
 """
     DiscreteSolve(field, u0, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control())
 
 A `DifferentiableSolve` of any field with an evaluator, from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
-or Float64, at the times `ts` (time units, rising or falling). `solver` is an explicit one; its steps are differentiated exactly.
+or Float64, at the times `ts` (time units, increasing or decreasing). `solver` is an explicit solver; its steps are differentiated exactly.
 
-`gradient` "Backprop" keeps every stage; "Checkpointed" keeps the state at the start of every `every`-th step and takes the steps
-between again; with `nothing` there is no `pullback!`. The same solve is used for any number of parameters and initial states, and
-allocates nothing once it has grown to its size.
+`gradient` "Backprop" keeps every stage; "Checkpointed" keeps the state at the start of every `every`-th step and repeats the steps in
+between; with `nothing` there is no `pullback!`. The same solve can be repeated with any parameters and initial states; it allocates
+nothing once its arrays have grown to the size needed.
 
-Raises `UserError` for what it cannot solve. `solve!` raises `SolveFailure` where the solve cannot reach its end.
+Throws `UserError` for a problem that it cannot solve. `solve!` throws `SolveFailure` if it cannot reach the last time.
 """
 mutable struct DiscreteSolve{T,N,M,F<:TapedField{T},C<:Control} <: DifferentiableSolve
     const field::F
     const scheme::Scheme{T}
     const ts::Vector{Float64}
-    const grid::Vector{Float64}    # of fixed steps; empty where they adapt
+    const grid::Vector{Float64}    # times of fixed steps; empty for adaptive steps
     const control::C
     const rtol::Vector{T}
     const atol::Vector{T}
-    const every::Int               # 0 where no derivative is wanted
+    const every::Int               # 0 if no derivative is needed
     const wants_tape::Bool
     const shape::NTuple{M,Int}
     const ys::Array{T,N}
-    const states::NTuple{2,Vector{T}}   # the start and the end of a step
-    # The accepted steps, of the last solve
+    const states::NTuple{2,Vector{T}}   # at the start and at the end of a step
+    # The accepted steps of the last solve
     const step_times::Vector{Float64}
-    const step_records::Vector{NTuple{3,Int}}     # of the first, the second and the last stage
+    const step_records::Vector{NTuple{3,Int}}     # rows of the first, the second and the last stage
     const checkpoints::Vector{T}                  # states at the start of every `every`-th step
-    const replayed_records::Vector{NTuple{3,Int}} # as `step_records`, of steps that were taken again
+    const replayed_records::Vector{NTuple{3,Int}} # like `step_records`, for repeated steps
     nfev::Int
     accepted::Int
     rejected::Int
@@ -58,12 +58,12 @@ end
 
 function DiscreteSolve(field::VectorField, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
     u0 isa Array || throw(UserError(
-        "u0 is $(summary(u0)): our own steps run on the CPU, on an Array; on a device write gradient=\"InterpolatingAdjoint\"."))
+        "u0 is $(summary(u0)), but the package's own steps run on the CPU, on an Array: on another device use gradient=\"InterpolatingAdjoint\"."))
     T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
-        throw(UserError("u0 is $(summary(u0)): give $(dimension(field)) numbers of Float32 or Float64, or a matrix with such columns."))
+        throw(UserError("u0 is $(summary(u0)): give a vector of $(dimension(field)) Float32 or Float64 numbers, or a matrix with such columns."))
     (gradient === nothing || gradient in DISCRETE_GRADIENTS) ||
         throw(UserError("gradient is $(repr(gradient)), which does not differentiate steps: write \"Backprop\" or \"Checkpointed\"."))
-    every >= 1 || throw(UserError("every is $every: give a number of steps of at least 1."))
+    every >= 1 || throw(UserError("every is $every: give a number of steps >= 1."))
     check_times(ts)
     tableau = lookup("solver", find_solver(solver).name, TABLEAUS)
     times = collect(Float64, ts)
@@ -81,14 +81,14 @@ end
 function spread_out(name, tolerance, u0::AbstractArray{T}) where {T}
     tolerance isa Number && return fill(T(tolerance), length(u0))
     size(tolerance) == size(u0) ||
-        throw(UserError("$name has shape $(size(tolerance)) and the state $(size(u0)): give a number or one per component."))
+        throw(UserError("$name has shape $(size(tolerance)) and the state $(size(u0)): give one number, or one per component."))
     return vec(T.(tolerance))
 end
 
 counts(s::DiscreteSolve) = (nfev=s.nfev, accepted=s.accepted, rejected=s.rejected)
 
 function solve!(s::DiscreteSolve, p, u0)
-    size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)): this solve is for $(s.shape)."))
+    size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)), but this solve is for shape $(s.shape)."))
     load!(s.field, getdata(p))
     copyto!(s.states[1], u0)
     copyto!(s.ys, u0)
@@ -100,14 +100,14 @@ end
 function check_states(s::DiscreteSolve)
     for j in eachindex(s.ts), i in 1:s.scheme.n
         isfinite(s.ys[(j-1)*s.scheme.n+i]) && continue
-        throw(SolveFailure("the state is non-finite at t = $(format_number(s.ts[j], 6)): take smaller steps or an adaptive solver such as Tsit5.",
+        throw(SolveFailure("the state is non-finite at t = $(format_number(s.ts[j], 6)): take smaller steps, or use an adaptive solver such as Tsit5.",
                            s.ts[j], NaN))
     end
 end
 
 grow!(v::Vector, count) = (length(v) < count && resize!(v, max(count, 2length(v))); nothing)
 
-"March through the times; write the states to `s.ys` and what the derivative needs to other fields of `s`."
+"Step through the times; write the states to `s.ys`, and the data that the derivative needs to other fields of `s`."
 function march!(s::DiscreteSolve{T}) where {T}
     field, scheme, ts, control = s.field, s.scheme, s.ts, s.control
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
@@ -192,7 +192,7 @@ function march!(s::DiscreteSolve{T}) where {T}
     return nothing
 end
 
-"Record what the derivative of an accepted step needs."
+"Record the data that the derivative of an accepted step needs."
 function record_step!(s::DiscreteSolve, y, t_next, place)
     m, n = s.accepted, s.scheme.n
     grow!(s.step_times, m + 2)
@@ -206,13 +206,13 @@ function record_step!(s::DiscreteSolve, y, t_next, place)
     return nothing
 end
 
-"Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4."
+"Return the size of the first step (Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.4)."
 function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     scheme, slope, second, point = s.scheme, stage(s.scheme, 1), stage(s.scheme, 2), pointer(s.scheme.point)
     d0, d1 = scaled_size(scheme, y, y, s.rtol, s.atol), scaled_size(scheme, slope, y, s.rtol, s.atol)
-    blind = min(1e-6, 1e-4 * abs(span))  # where the sizes of state and slope say nothing about the unit of time
+    blind = min(1e-6, 1e-4 * abs(span))  # if the sizes of state and derivative do not determine a time scale
     trial = max(d0 < 1e-5 || d1 < 1e-5 ? blind : 0.01 * d0 / d1, SPACINGS * eps(t))
-    trial = min(trial, abs(span))  # the field may not be defined beyond
+    trial = min(trial, abs(span))  # the field may not be defined beyond the last time
     move = copysign(trial, span)
     scheme.interpolant_weights[1] = T(move)
     combine!(scheme, point, y, pointer(scheme.interpolant_weights), scheme.k, 1)
@@ -223,7 +223,7 @@ function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     end
     largest = max(d1, scaled_size(scheme, second, y, s.rtol, s.atol) / trial)
     other = largest <= 1e-15 ? max(1e-6, trial * 1e-3) : (0.01 / largest)^(1 / (scheme.tableau.order + 1))
-    size = min((scheme.tableau.order == 3 ? 50 : 100) * trial, other)  # at 100 of them BS3's estimate for y' = -k y is zero
+    size = min((scheme.tableau.order == 3 ? 50 : 100) * trial, other)  # with a factor of 100, BS3's error estimate for y' = -k y is zero
     return isfinite(size) ? size : trial
 end
 
@@ -249,7 +249,7 @@ end
 
 function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
     s.every > 0 || throw(UserError("this solve was made without a gradient: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
-    size(ysbar) == size(s.ys) || throw(UserError("ysbar has shape $(size(ysbar)): give $(size(s.ys)), like the states."))
+    size(ysbar) == size(s.ys) || throw(UserError("ysbar has shape $(size(ysbar)): use the shape of the states, $(size(s.ys))."))
     GC.@preserve s adjoint_sweep!(s, ysbar, pbar !== nothing)
     pbar === nothing || gradient!(getdata(pbar), s.field)
     if u0bar !== nothing
@@ -260,7 +260,7 @@ function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
     return nothing
 end
 
-"Differentiate the accepted steps, last to first; the initial state's cotangent ends in the first column of `argument_bars`."
+"Differentiate the accepted steps from last to first; the cotangent of the initial state is left in the first column of `argument_bars`."
 function adjoint_sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
     field, scheme, ts = s.field, s.scheme, s.ts
     tableau, n, lead, total = scheme.tableau, scheme.n, scheme.lead, all_stages(scheme)
@@ -295,7 +295,7 @@ function adjoint_sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
                 j -= 1
             end
             step_vjp!(field, scheme, h, count, start_bar, row)
-            # The first stage is either the last step's slope at its end, or an evaluation of its own.
+            # The first stage is either the previous step's slope at its end, or a separate evaluation.
             if m > start + 1 && first < places[m-start-1][3]
                 copy_vectors!(bar(scheme, tableau.end_stage), bar(scheme, 1), lead)
             else
@@ -314,7 +314,7 @@ function adjoint_sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
     return nothing
 end
 
-"x += weight y[offset + 1:offset + n]"
+"Add `weight * y[offset+1:offset+n]` to x."
 function add_scaled!(x::Ptr{T}, weight, y, offset, n) where {T}
     @inbounds @simd ivdep for i in 1:n
         unsafe_store!(x, muladd(weight, T(y[offset+i]), unsafe_load(x, i)), i)

@@ -3,7 +3,7 @@
 """
     UserError(message)
 
-An argument that is not valid; the message is one sentence that says what to write instead.
+An invalid argument; the message is one sentence that says what to use instead.
 """
 struct UserError <: Exception
     message::String
@@ -14,7 +14,7 @@ Base.showerror(io::IO, error::UserError) = print(io, error.message)
 """
     SolveFailure(message, t, step)
 
-A solve that did not reach its end; `t` is the time that it reached and `step` the size of its last step (NaN if unknown).
+A solve that did not reach the last time; `t` is the time that it reached and `step` the size of its last step (NaN if unknown).
 """
 struct SolveFailure <: Exception
     message::String
@@ -24,11 +24,11 @@ end
 
 Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
 
-"Return `catalog[name]`; raise a `UserError` that lists the known names if `name` is not one of them."
+"Return `catalog[name]`; throw a `UserError` that lists the known names if `name` is not one of them."
 function lookup(argument, name, catalog)
     # Looked up as a String: code that compares values of unknown type is recompiled whenever another package defines a comparison.
     key = string(name)::String
     haskey(catalog, key) && return catalog[key]
     names = join(sort!(string.(collect(keys(catalog)))), ", ")
-    throw(UserError("$argument is $(repr(key)), which is not known: known are $names."))
+    throw(UserError("$argument is $(repr(key)), which is unknown: use one of $names."))
 end

@@ -1,12 +1,12 @@
-# In-place evaluation of the fields and their vector-Jacobian products, written by hand: what SciML's solvers and
-# adjoints call, thousands of times a solve. Automatic differentiation takes a hundred times as long as the evaluation.
+# Hand-written, in-place evaluation of the fields and their vector-Jacobian products, which SciML's solvers and adjoints call
+# thousands of times per solve. Automatic differentiation takes a hundred times as long as the evaluation.
 
 """
     Evaluator
 
-A field with its workspace: `slope!(du, e, u, p, t)` writes the slope, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
-``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either may be `nothing`). Two tasks must not share an evaluator.
-Arguments that are not of the evaluator's number type (duals, say) take the slower way through `slope`.
+A field with its workspace: `slope!(du, e, u, p, t)` writes the right-hand side, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
+``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either output may be `nothing`). Two tasks must not share an evaluator.
+Arguments of another number type than the evaluator's (dual numbers, for example) are evaluated by `slope`, which is slower.
 """
 abstract type Evaluator{T} end
 
@@ -21,8 +21,8 @@ struct PlainEvaluator{T,F<:VectorField,M<:AbstractVecOrMat{T}} <: Evaluator{T}
 end
 
 """
-Evaluator of a network: layers of `map`s and biases with activations between them. The field has `input_map`, `input_scale`, `activation`
-and `output_scale`, its parameters are weight and bias by layer.
+Evaluator of a network: layers of linear `maps` and biases with activations between them. The field must have `input_map`, `input_scale`,
+`activation` and `output_scale`; its parameters are a weight and a bias for each layer.
 """
 struct NetworkEvaluator{T,F<:VectorField,U<:AbstractVecOrMat{T},L} <: Evaluator{T}
     field::F
@@ -45,7 +45,7 @@ function NetworkEvaluator(field::VectorField, u::AbstractVecOrMat)
     return NetworkEvaluator(field, maps, zeros_like.(out), zeros_like.(first.(lengths.(maps))), zeros_like.(out), weights, biases)
 end
 
-"Return the ranges in a flat vector of the layers' weights, and of their biases, which follow the weights if `biased`."
+"Return the ranges of the layers' weights and of their biases in a flat vector; if `biased`, each layer's biases follow its weights."
 function layer_ranges(maps, biased)
     weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
     for map in maps
@@ -91,7 +91,7 @@ function pullback!(ubar, pbar, e::NetworkEvaluator{T}, λ, u, p, t) where {T}
             sum_columns!(view(grad, e.biases[k]), e.bars[k])
         end
         if k > 1
-            # The derivative of the activation below is part of that layer's cotangent.
+            # The cotangent of the layer below includes the derivative of its activation.
             apply_back!(e.bars[k-1], e.maps[k], weight(e, flat, k), e.bars[k])
             e.bars[k-1] .*= derivative.(field.activation, e.before[k-1], e.after[k])
         elseif ubar !== nothing
@@ -150,7 +150,7 @@ function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR,<:Array}, λ, u, p, t) wh
     return nothing
 end
 
-# Reading single numbers of a device's array is slow: there the compartments are rows, and the rates arrays of length one.
+# Reading single numbers of a device's array is slow, so here the compartments are rows, and the rates are arrays of length one.
 
 row(x, k) = view(x, k:k, :)
 rates(p) = ntuple(k -> view(getdata(p), k:k), 3)

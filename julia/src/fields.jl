@@ -1,25 +1,25 @@
-# Vector fields with the meaning, the parameter names and the parameter order of Python's.
+# Vector fields with the same meaning, parameter names and parameter order as in Python.
 #
-# A field describes the equations and holds no parameters; its parameters are a ComponentVector in the documented order, weights as
-# (out, in). A state is a vector (dim,) or a matrix (dim, samples): the last axis of Python's row-major arrays is the
-# first here.
+# A field describes the equations and contains no parameters; its parameters are a ComponentVector in the documented order, with
+# weights of shape (out, in). A state is a vector (dim,) or a matrix (dim, samples): the last axis of Python's row-major arrays is the
+# first axis here.
 
 """
     VectorField
 
-Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype gives
+Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype defines
 
 1. `dimension(field)`, the number of state components;
 2. `shapes(field)`, pairs of parameter name and shape, in the order of Python's field;
 3. `slope(field, u, p, t)`, which mutates nothing, so that any automatic differentiation can trace it;
-4. `evaluator(field, u, p)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
+4. `evaluator(field, u)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """
 abstract type VectorField end
 
 """
     MLP(sizes; activation="tanh", input_map="identity", input_scale=1, output_scale=1)
 
-A fully connected network of the state, ``f(y) = output_scale * net(map(y) / input_scale)``; the last layer is linear.
+A fully connected network applied to the state, ``f(y) = output_scale * net(map(y) / input_scale)``; the last layer is linear.
 Its parameters are `weight_1` (out, in), `bias_1` (out,), `weight_2`, ...
 """
 struct MLP{A,M} <: VectorField
@@ -50,7 +50,7 @@ Linear(dim; input_map="identity") = Linear(Int(dim), lookup("input_map", input_m
 """
     SEIR()
 
-The SEIR epidemic model in fractions (s, e, i, r) of the population; parameters `gamma`, `R0`, `sigma` (rates in 1/day).
+The SEIR epidemic model for the fractions (s, e, i, r) of the population, with parameters `gamma`, `R0`, `sigma` (rates in 1/day).
 """
 struct SEIR <: VectorField end
 
@@ -68,13 +68,13 @@ function shapes(field::MLP)
     return pairs
 end
 
-"Return how many numbers the field's parameters are."
+"Return the number of values in all the field's parameters."
 parameter_count(field::VectorField) = sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0)
 
 """
     parameters(field, T=Float64)
 
-Return a ComponentVector of zeros with the field's names and shapes. Scalars (shape ()) are scalars in it.
+Return a ComponentVector of zeros with the names and shapes of the field's parameters. Parameters of shape () are scalars in it.
 """
 function parameters(field::VectorField, ::Type{T}=Float64) where {T<:AbstractFloat}
     pairs = shapes(field)
@@ -84,7 +84,7 @@ end
 """
     parameters(field, arrays, T=Float64)
 
-Return the field's ComponentVector filled from a dictionary of arrays by name (strings).
+Return the ComponentVector of the field's parameters, filled from a dictionary of arrays by name (strings).
 """
 parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat} =
     ComponentVector(flatten(field, arrays, T), getaxes(parameters(field, T)))
@@ -93,7 +93,7 @@ parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T
     flatten(field, arrays, T=Float64)
 
 Return the numbers of `parameters(field, arrays, T)` as a plain vector, in the documented order. A ComponentVector has every size in
-its type, so that code for it is recompiled for every network; what Python calls uses plain vectors.
+its type, so that code for it is recompiled for every network; the functions that Python calls use plain vectors.
 """
 function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
     flat = T[]
@@ -101,14 +101,14 @@ function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) wh
     sizehint!(flat, parameter_count(field))
     for (name, shape) in pairs
         array = get(arrays, string(name), nothing)
-        array === nothing && throw(UserError("parameters lacks \"$name\": give $(join(string.(first.(pairs)), ", "))."))
-        size(array) == shape || throw(UserError("$name has shape $(size(array)): give $shape."))
+        array === nothing && throw(UserError("parameters has no \"$name\": give $(join(string.(first.(pairs)), ", "))."))
+        size(array) == shape || throw(UserError("$name has shape $(size(array)): use shape $shape."))
         append!(flat, array isa Number ? (array,) : vec(array))
     end
     return flat
 end
 
-"Return the arrays of a flat vector by name (strings), the inverse of `flatten`."
+"Return a dictionary of the arrays in a flat vector by name (strings); the inverse of `flatten`."
 function unflatten(field::VectorField, flat::AbstractVector)
     arrays, last = Dict{String,Any}(), 0
     for (name, shape) in shapes(field)
@@ -122,7 +122,7 @@ end
 """
     field_from(description)
 
-Return the field that Python's `VectorField.describe` wrote: a dictionary with "kind" and the settings.
+Return the field of a description by Python's `VectorField.describe`: a dictionary with "kind" and the settings.
 """
 function field_from(description::AbstractDict)
     kind = string(description["kind"])::String
@@ -130,7 +130,7 @@ function field_from(description::AbstractDict)
     return FIELDS[kind](description)
 end
 
-"How each kind of field is made from its description."
+"Functions that make a field from its description, by kind."
 const FIELDS = Dict{String,Function}(
     "MLP" => d -> MLP(d["sizes"]; activation=d["activation"], input_map=d["input_map"],
                       input_scale=d["input_scale"], output_scale=d["output_scale"]),

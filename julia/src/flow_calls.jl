@@ -1,4 +1,4 @@
-# Flows as Python calls them: samples are carried from one time to another, with the integrals along their paths.
+# The functions that Python calls for flows: they carry samples from one time to another, with the integrals along their trajectories.
 
 "A joint solve for Python: the key of its settings, the solve, and the parameters' cotangent."
 struct PreparedFlow
@@ -7,7 +7,7 @@ struct PreparedFlow
     pbar::Vector
 end
 
-"Idle solves by their key: a training loop asks for the same one at every update."
+"Idle solves by key, kept for reuse: a training loop requests the same one at every update."
 const IDLE_FLOWS = Dict{String,Vector{PreparedFlow}}()
 const MAX_IDLE_FLOWS = 16
 
@@ -33,9 +33,10 @@ end
 """
     call_flow_terms(request, _)
 
-Carry the samples "x" (dim, samples) from the first of "times" to the second. The reply's "end" (rows, samples) holds the samples and under them the
-integrals, as in an `Augmented` state; its "handle" is for "flow_pullback", if "differentiable". "noise" is Hutchinson's (dim, samples), or `nothing` for
-the exact trace. "key" names all else: "field", "path", "solver", "gradient", "control", "times", "kinetic", "jacobian", and the samples' number and type.
+Carry the samples "x" (dim, samples) from the first of "times" to the second. The reply's "end" (rows, samples) contains the samples and, below them, the
+integrals, as in an `Augmented` state; its "handle" is for "flow_pullback", if "differentiable". "noise" is Hutchinson's noise (dim, samples), or
+`nothing` for the exact trace. "key" identifies everything else: "field", "path", "solver", "gradient", "control", "times", "kinetic", "jacobian", and the
+number and type of the samples.
 """
 function call_flow_terms(request, _)
     work = acquire_flow!(request)
@@ -49,7 +50,7 @@ end
 """
     call_flow_pullback(request, _)
 
-Return the products of "bar" (rows, samples), a cotangent of "end", and the derivative of the solve with this "handle": "x" and "parameters".
+Return the products of "bar" (rows, samples), a cotangent of "end", with the derivatives of the solve of this "handle" by "x" and by "parameters".
 """
 function call_flow_pullback(request, _)
     work = HANDLES[request["handle"]]

@@ -1,12 +1,12 @@
-# As workload.jl for flows: the fields that are shipped for them, in the settings that they start from.
+# Like workload.jl, for flows: the fields that the package provides for them, with typical settings.
 
-"The field's parameters as Python passes them, small numbers throughout."
+"Return parameters for the field as Python passes them: small numbers only."
 function small_parameters(field, ::Type{T}) where {T}
     return Dict{String,Any}(string(name) => (array = fill(T(0.1), shape); length(shape) == 2 ? row_major(array) : array)
                             for (name, shape) in shapes(field_from(field)))
 end
 
-"Carry three samples of a flow, with every penalty where there is noise, and differentiate that."
+"Carry three samples along a flow, with all penalties if there is noise, and differentiate the result."
 function flow_and_differentiate(field, ::Type{T}; noise=nothing) where {T}
     parameters, x = small_parameters(field, T), T[0.1 0.2 0.3; 0.4 0.5 0.6]
     request = request_for(field, parameters, x)

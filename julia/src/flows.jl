@@ -1,8 +1,8 @@
-# Continuous normalizing flows: densities, samples and training gradients of any field that can be described.
+# Continuous normalizing flows: densities, samples and training gradients for any described field.
 #
-# DiffEqFlux.FFJORD is not used, for measured defects (DiffEqFlux 4.4.0): with regularize=true it returns two samples in the
-# place of the two penalties, and it redraws Hutchinson's noise at every call of the right-hand side, so that the solver
-# follows a slope that is not a function. Here the noise is fixed during a solve, and penalties are integrals of their own.
+# DiffEqFlux.FFJORD is not used because of two measured defects (DiffEqFlux 4.4.0): with regularize=true it returns two samples in
+# place of the two penalties, and it redraws Hutchinson's noise at every call of the right-hand side, which is then no longer a
+# function of state and time. Here the noise is fixed during a solve, and the penalties are separate integrals.
 
 using Random: Xoshiro, rand!, randn!
 
@@ -16,15 +16,16 @@ include("flows/generic.jl")
 """
     Flow(field; times=(0.0, 1.0), trace="exact", noise="rademacher", solver="Tsit5", gradient="Backprop", control=Control())
 
-A continuous normalizing flow: a standard normal sample z at times[1] moves along the field and is the data x at times[2]
+A continuous normalizing flow: a standard normal sample z at times[1] moves along the field and becomes the data x at times[2]
 (Chen et al. 2018; Grathwohl et al. 2019); ``log p(x) = log N(z) - ∫ tr ∂f/∂y dt``.
 
-- `trace`: "exact" (closed form for linear fields and networks of one hidden layer, otherwise `dim` products), or "hutchinson" with
-  one vector of `noise` ("rademacher", "gaussian") a sample, drawn from a seed before a solve and fixed during it;
-- `gradient`: "Backprop" and "Checkpointed" differentiate the steps of the solve, which is then ours (arrays of the CPU); "InterpolatingAdjoint",
-  "GaussAdjoint", "QuadratureAdjoint" and "BacksolveAdjoint" are SciMLSensitivity's; `solver`: an explicit one.
+- `trace`: "exact" (closed form for linear fields and networks of one hidden layer, otherwise `dim` vector-Jacobian products), or
+  "hutchinson" with one vector of `noise` ("rademacher", "gaussian") per sample, drawn from a seed before a solve and fixed during it;
+- `gradient`: "Backprop" and "Checkpointed" differentiate the steps of this package's own solve (arrays on the CPU); "InterpolatingAdjoint",
+  "GaussAdjoint", "QuadratureAdjoint" and "BacksolveAdjoint" are SciMLSensitivity's;
+- `solver`: an explicit solver.
 
-Samples are columns of matrices (dim, samples), on any device; the parameters p lie there too.
+Samples are columns of matrices (dim, samples), on any device; the parameters p are on the same device.
 """
 struct Flow{F<:VectorField}
     field::F
@@ -41,27 +42,27 @@ function Flow(field::VectorField; times=(0.0, 1.0), trace="exact", noise="radema
     lookup("noise", noise, NOISES)
     gradient in DISCRETE_GRADIENTS || lookup("gradient", gradient, BATCH_ADJOINTS)
     start, stop = Float64.(Tuple(times))
-    start == stop && throw(UserError("times are both $start: give the time of the normal samples and that of the data."))
+    start == stop && throw(UserError("times are both $start: give two different times, that of the normal samples and that of the data."))
     return Flow(field, (start, stop), String(trace), String(noise), require_explicit(solver).name, String(gradient), control)
 end
 
 """
     transform(flow, p, z; times=[flow.times[2]])
 
-Carry samples z (dim, samples) of the base to `times`, in order and beyond flow.times[1]; returns (dim, samples, times).
+Carry samples z (dim, samples) of the base from flow.times[1] to `times`, in the order in which they are reached; return (dim, samples, times).
 """
 transform(flow::Flow, p, z; times=[flow.times[2]]) = carry(flow, p, z, flow.times[1], times)
 
 """
     inverse(flow, p, x; times=[flow.times[1]])
 
-Carry data x (dim, samples) back from flow.times[2] to `times`; returns (dim, samples, times).
+Carry data x (dim, samples) back from flow.times[2] to `times`; return (dim, samples, times).
 """
 inverse(flow::Flow, p, x; times=[flow.times[1]]) = carry(flow, p, x, flow.times[2], times)
 
 function carry(flow, p, y, from, times)
     check_samples(flow, y)
-    # The start may itself be asked for.
+    # The initial time may itself be requested.
     asked = first(times) == from
     ys = length(times) == 1 && asked ? reshape(copy(y), size(y)..., 1) :
          solve_batch(flow.field, p, y, asked ? times : [from; times]; flow.solver, flow.control)
@@ -70,13 +71,13 @@ end
 
 function check_samples(flow, y)
     ndims(y) == 2 && size(y, 1) == dimension(flow.field) ||
-        throw(UserError("samples have shape $(size(y)): give ($(dimension(flow.field)), samples), one sample a column."))
+        throw(UserError("samples have shape $(size(y)): use shape ($(dimension(flow.field)), samples), with one sample per column."))
 end
 
 """
     sample(flow, p, n; seed=0)
 
-Return n samples (dim, n) of the flow's density, on the device of p; they depend on p and the seed alone.
+Return n samples (dim, n) of the flow's density, on the device of p; they depend only on p and the seed.
 """
 function sample(flow::Flow, p, n; seed=0)
     z = draw!(similar(getdata(p), dimension(flow.field), n), "gaussian", seed)
@@ -86,10 +87,10 @@ end
 """
     FlowSolve(flow, x; path="discrete", kinetic=false, jacobian=false, settings...)
 
-Room to solve and differentiate the flow for samples like x (dim, samples), again and again: `solve!`, `pullback!`,
-`loss_gradient!`. `path` is "discrete" or "batched_sensitivity", as the flow's gradient wants it (see `make_solve`). `kinetic` and
-`jacobian` add the penalties' integrals to the state. Settings are the gradient's: `every` of "Checkpointed", `rtol` and `atol` of
-SciML's backward solve.
+Reusable workspace to solve and differentiate the flow for samples like x (dim, samples), by `solve!`, `pullback!` and
+`loss_gradient!`. `path` is "discrete" or "batched_sensitivity", as the flow's gradient requires (see `make_solve`). `kinetic` and
+`jacobian` add the penalties' integrals to the state. The settings are those of the gradient: `every` of "Checkpointed", `rtol` and
+`atol` of SciML's backward solve.
 """
 struct FlowSolve{F<:Flow,A<:Augmented,S<:DifferentiableSolve,M<:AbstractMatrix}
     flow::F
@@ -116,8 +117,8 @@ redraw!(flow, field, seed) = field.noise === nothing ? nothing : draw!(field.noi
     solve!(s::FlowSolve, p, x; seed=0)
 
 Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the base samples they come from
-(dim, samples), and along each path the integrals of |f|² and |∂f/∂y|² over time (samples,), positive in either direction of
-time, `nothing` if not asked for. The seed draws Hutchinson's noise.
+(dim, samples), and along each trajectory the integrals of |f|² and |∂f/∂y|² over time (samples,), positive in either direction of
+time, `nothing` if not requested. Hutchinson's noise is drawn from the seed.
 """
 function solve!(s::FlowSolve, p, x; seed=0)
     check_samples(s.flow, x)
@@ -128,7 +129,7 @@ end
 """
     solve_joint!(s::FlowSolve, p, x)
 
-Return the end of the joint state (rows, samples), see `Augmented`, of samples x and the noise that is in `s.field`; `s` owns it.
+Return the final joint state (rows, samples), see `Augmented`, for samples x and the noise in `s.field`; the array belongs to `s`.
 """
 function solve_joint!(s::FlowSolve, p, x)
     view(s.start, 1:size(x, 1), :) .= x
@@ -143,7 +144,7 @@ function integrals(flow, field, y)
             jacobian=field.jacobian ? time_sign(flow) .* y[jacobian_row(field), :] : nothing)
 end
 
-# Densities are solved from the data to the base, usually against the time.
+# Densities are solved from the data to the base, usually backward in time.
 time_sign(flow) = flow.times[1] > flow.times[2] ? 1 : -1
 
 """
@@ -170,7 +171,7 @@ function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, 
     return pullback_joint!(pbar, xbar, s, bar)
 end
 
-"After `solve_joint!`: as `pullback!`, of a cotangent like its result."
+"After `solve_joint!`: like `pullback!`, for a cotangent `bar` of its result."
 function pullback_joint!(pbar, xbar, s::FlowSolve, bar)
     bars = fill!(similar(s.joint.ys), 0)
     copyto!(selectdim(bars, 3, 2), bar)

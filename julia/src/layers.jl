@@ -1,4 +1,4 @@
-# The linear maps of networks' layers, matrices or convolutions, applied to one sample or to columns of samples. Their
+# The linear maps of network layers: matrices or convolutions, applied to one sample or to columns of samples. Their
 # weights are slices of a flat vector.
 
 using NNlib: NNlib, DenseConvDims
@@ -16,8 +16,8 @@ end
 """
     Convolution(in, out, kernel, height, width)
 
-The cross-correlation of images with kernels (kernel, kernel, in, out), zeros around the images. An image is a column with its
-numbers in the order of Python's (channels, height, width); the kernels' axes are reversed accordingly.
+The cross-correlation of images with kernels (kernel, kernel, in, out), with zero padding around the images. An image is a column
+with its numbers in the order of Python's (channels, height, width); the kernels' axes are reversed accordingly.
 """
 struct Convolution
     in::Int
@@ -29,7 +29,7 @@ end
 
 weight_shape(map::MatrixMap) = (map.out, map.in)
 weight_shape(map::Convolution) = (map.kernel, map.kernel, map.in, map.out)
-"How many numbers a sample has before the map, and after it."
+"Return the number of values in a sample before the map and after it."
 lengths(map::MatrixMap) = (map.in, map.out)
 lengths(map::Convolution) = (map.in, map.out) .* (map.height * map.width)
 
@@ -38,7 +38,8 @@ weights(map, flat) = reshape(flat, weight_shape(map))
 """
     apply!(y, map, w, x, add)
 
-y = W x, or y += W x if `add`; `apply_back!(x, map, w, y)` is x = Wᵗ y, `gather!(w, map, y, x, add)` the derivative y xᵗ of yᵗ W x.
+Write y = W x, or y += W x if `add`. `apply_back!(x, map, w, y)` writes x = Wᵗ y; `gather!(w, map, y, x, add)` writes, or adds, the derivative
+y xᵗ of yᵗ W x.
 """
 apply!(y, map::MatrixMap, w, x, add) = mul!(y, weights(map, w), x, true, add)
 apply_back!(x, map::MatrixMap, w, y) = mul!(x, transpose(weights(map, w)), y)
@@ -72,7 +73,7 @@ function convolve(map::Convolution, w, x)
     return reshape(NNlib.conv(from, w, convolution_dims(map, from, w)), lengths(map)[2], size(x)[2:end]...)
 end
 
-"As `apply_back!`, mutating nothing."
+"Like `apply_back!`, but mutating nothing."
 function convolve_back(map::Convolution, w, y)
     to = similar(y, map.width, map.height, map.in, length(y) ÷ lengths(map)[2])
     bars = NNlib.∇conv_data(images(map, y, map.out), w, convolution_dims(map, to, w))

@@ -1,5 +1,5 @@
-# Fields as functions that any automatic differentiation can trace: networks as Lux models, other fields by their `slope`.
-# They take the flat parameter vector; the in-place evaluators with hand-written products are a hundred times faster.
+# Fields as functions that any automatic differentiation tool can trace: networks as Lux models, other fields by their `slope`.
+# They accept the flat parameter vector; the in-place evaluators with hand-written products are a hundred times faster.
 
 using Lux: Lux, Chain, Dense, WrappedFunction
 using Random: default_rng
@@ -30,7 +30,7 @@ function lux_parameters(field::MLP, arrays)
     return merge((enter=(;),), dense, (leave=(;),))
 end
 
-"Slices of a flat vector by name; a call returns the arrays. Unlike some views, they work for dual and traced numbers."
+"Named slices of a flat vector. Calling it returns the arrays; unlike some views, they work for dual and traced numbers."
 struct Unpack{names,R,S}
     ranges::R
     shapes::S
@@ -52,7 +52,7 @@ piece(flat, range, shape::Dims) = reshape(flat[range], shape)
 """
     traceable(field)
 
-Return the field as `f(u, p, t)` of the flat parameters `p`, for Zygote, ReverseDiff or any other; nothing is mutated.
+Return the field as `f(u, p, t)` of the flat parameters `p`, for Zygote, ReverseDiff or any other automatic differentiation tool; nothing is mutated.
 """
 function traceable(field::VectorField)
     unpack = Unpack(field)

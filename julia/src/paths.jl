@@ -1,23 +1,24 @@
-# The ways to solve a problem. The caller chooses one, by name (pyneuralode/engines/julia_engine/paths.py says which suits);
-# what does not fit together is an error here, never another way.
+# The code paths that solve a problem. The caller chooses one by name (pyneuralode/engines/julia_engine/paths.py decides which one is
+# suitable); settings that do not fit together raise an error here and never switch to another path.
 
 """
     make_solve(path, field, u0, ts; solver="Tsit5", gradient="Backprop", vjp="hand", control=Control(), settings...)
 
-Return the `DifferentiableSolve` of states like `u0` that takes the `path`
+Return the `DifferentiableSolve` for states like `u0` on one of the code paths
 
-- "discrete": explicit steps of our own and their exact derivative (`DiscreteSolve`), by "Backprop" or "Checkpointed" (setting `every`);
+- "discrete": this package's own explicit steps and their exact derivative (`DiscreteSolve`), by "Backprop" or "Checkpointed" (setting `every`);
 - "sensitivity": SciML's solvers with its continuous adjoints, or with "ForwardMode" (`AdjointSolve`; settings `rtol` and `atol` of the
-  backward solve). `vjp` gives the field's products: "hand" (ours), "zygote" or "reversediff";
-- "batched_sensitivity": explicit solvers and continuous adjoints on the arrays of any device (`BatchSolve`; settings as above);
+  backward solve). `vjp` selects the field's vector-Jacobian products: "hand" (hand-written), "zygote" or "reversediff";
+- "batched_sensitivity": explicit solvers and continuous adjoints on arrays on any device (`BatchSolve`; settings as above);
 - "no_gradient": SciML's solvers, with nothing kept for a derivative (`PlainSolve`).
 
-`gradient` is `nothing` where no derivative is wanted.
+`gradient` is `nothing` if no derivative is needed.
 """
 function make_solve(path, field::VectorField, u0, ts; gradient="Backprop", options...)
     make = lookup("path", path, PATHS)
     (gradient === nothing) == (path == "no_gradient") || path == "discrete" || throw(UserError(
-        "path is $(repr(path)) and gradient $(repr(gradient)): \"no_gradient\" gives no derivative, and only it and \"discrete\" do without one."))
+        "path is $(repr(path)) and gradient is $(repr(gradient)): \"no_gradient\" gives no derivative, and only \"no_gradient\" and \"discrete\" " *
+        "accept gradient=nothing."))
     return make(field, u0, ts; gradient, options...)
 end
 

@@ -1,10 +1,10 @@
-# Problems that are described once and then solved many times, with different numbers; and the entry points, C functions by
-# which Python starts those solves. They take addresses alone: no value is converted and no array is copied on the way.
+# Problems that are described once and then solved many times with different values, and the entry points: C functions through
+# which Python starts those solves. They receive only addresses: no value is converted and no array is copied on the way.
 
 """
     PlainSolve(field, u0, ts; solver="Tsit5", control=Control())
 
-A solve by SciML without a derivative: it has `solve!` and `counts` of a `DifferentiableSolve`, and no `pullback!`.
+A solve by SciML without a derivative: it has `solve!` and `counts` of a `DifferentiableSolve`, but no `pullback!`.
 """
 mutable struct PlainSolve{T,U<:AbstractArray{T}} <: DifferentiableSolve
     const field::VectorField
@@ -30,7 +30,7 @@ function solve!(s::PlainSolve, p, u0)
     return ys
 end
 
-"How many solves of one problem are kept for reuse; a training loop alternates between two."
+"Maximum number of solves of one problem that are kept for reuse; a training loop alternates between two."
 const MAX_IDLE = 4
 
 "A solve whose records take more bytes than this is not kept for reuse, so that its memory is freed."
@@ -42,8 +42,9 @@ const NUMBER_TYPES = Dict("float32" => Float32, "float64" => Float64)
 """
     Prepared
 
-A problem without its numbers: its states have the shape (dim,) or (dim, samples) and number type `T`, are arrays of type `place` on
-device number `device`, and are wanted at `times` times. `make` returns a new solve of it; `idle` holds those that can be reused.
+A problem without its values: its states have the shape (dim,) or (dim, samples) and number type `T`, are arrays of type `place` on
+device number `device`, and are returned at `times` times (a count). `make` returns a new solve of it; `idle` contains those that can be
+reused.
 """
 struct Prepared
     field::VectorField
@@ -58,8 +59,8 @@ struct Prepared
 end
 
 """
-A solve of a prepared problem with its flat parameters `p` and their cotangents `pbar`; `arrays` and `array_bars` are the same memory,
-as one array for each parameter.
+A solve of a prepared problem with its flat parameters `p` and their cotangents `pbar`; `arrays` and `array_bars` share their memory,
+with one array for each parameter.
 """
 struct PreparedSolve{S<:DifferentiableSolve,P<:AbstractVector}
     prepared::Prepared
@@ -89,13 +90,13 @@ end
 parameter_array(flat::Vector, first, shape) = unsafe_wrap(Array, pointer(flat, first), shape)
 parameter_array(flat, first, shape) = reshape(view(flat, first:first+prod(shape; init=1)-1), shape)
 
-# Python's arrays are row-major: their last axis is the first here.
+# Python's arrays are row-major: their last axis is the first axis here.
 reverse_axes!(to, from) = ndims(to) < 2 ? copyto!(to, from) : permutedims!(to, from, ndims(to):-1:1)
 
 "Return a solve of the problem: an idle one, or a new one."
 acquire!(prepared::Prepared) = isempty(prepared.idle) ? PreparedSolve(prepared) : pop!(prepared.idle)
 
-"Keep a solve for reuse; what its derivative needed is dropped."
+"Keep a solve for reuse; the data that its derivative needed are dropped."
 function release!(prepared_solve::PreparedSolve)
     drop_solution!(prepared_solve.solve)
     idle = prepared_solve.prepared.idle
@@ -114,12 +115,12 @@ drop_solution!(s::Union{AdjointSolve,BatchSolve}) = (s.solution = nothing)
 """
     prepare(request)
 
-Return the `Prepared` of a dictionary: "field", "path", "solver", "gradient" (kind and settings), "vjp", "control", "ts", the state's "shape",
-"dtype" and "device" ("cpu" or "cuda"; "index" counts them), and whether it is "differentiable".
+Return the `Prepared` problem for a dictionary with "field", "path", "solver", "gradient" (kind and settings), "vjp", "control", "ts", the
+state's "shape", "dtype" and "device" ("cpu" or "cuda"; "index" is the number of the device), and whether it is "differentiable".
 """
 function prepare(request)
     T = get(NUMBER_TYPES, request["dtype"], nothing)
-    T === nothing && throw(UserError("y0 has dtype $(request["dtype"]), which Julia does not solve in: give float32 or float64."))
+    T === nothing && throw(UserError("y0 has dtype $(request["dtype"]), which the Julia engine does not support: use float32 or float64."))
     at = place(request["device"])
     # The device's methods, and those of an adjoint, may be newer than this call.
     return Base.invokelatest(prepare, request, T, at)
@@ -131,32 +132,32 @@ function prepare(request, ::Type{T}, at) where {T}
     at === Array || check_device(request, field)
     example() = fill!(similar(at{T}, shape), 0)
     prepared = Prepared(field, at, get(request, "index", 0), T, shape, length(ts), request["differentiable"], () -> solve_from(request, field, example(), ts, control), [])
-    # A problem that cannot be solved raises here, not at the first solve.
+    # A problem that cannot be solved raises its error here, not at the first solve.
     push!(prepared.idle, on_device(() -> PreparedSolve(prepared), at, prepared.device))
     return prepared
 end
 
-"Raise for a request that a device other than the CPU cannot carry out."
+"Throw a `UserError` for a request that is supported only on the CPU."
 function check_device(request, field)
     field isa Union{MLP,Linear,SEIR} || throw(UserError(
         "the field is $(nameof(typeof(field))), which Julia computes on the CPU only: write y0.cpu(), or engine='torch'."))
     request["path"] in ("batched_sensitivity", "no_gradient") || throw(UserError(
-        "path is $(repr(request["path"])), which Julia has on the CPU only: give \"batched_sensitivity\" or \"no_gradient\"."))
+        "path is $(repr(request["path"])), which Julia supports on the CPU only: use \"batched_sensitivity\" or \"no_gradient\"."))
     require_explicit(request["solver"])
     return nothing
 end
 
-# An entry point takes the address of a row of 64-bit words: a handle, the addresses of the initial state (or cotangent) and of
+# An entry point receives the address of an array of 64-bit words: a handle, the addresses of the initial state (or cotangent) and of
 # the result, space for three counts, then the address of each parameter (or of its gradient). All arrays are contiguous and have
 # the problem's number type.
 
 """
     solve_at(words)
 
-Solve the prepared problem with handle `words[1]`. The initial state is at address `words[2]` and the parameters at `words[7]` and on; the
-states are written to `words[3]`, and the numbers of evaluations, accepted and rejected steps into words 4 to 6. Returns the solve's
-handle for `pullback_at`, or 0 where no gradient is wanted. The memory at these addresses is not used after the return, not by the
-pullback either: the solve has its own copies of initial state and parameters.
+Solve the prepared problem with handle `words[1]`. The initial state is at address `words[2]` and the parameters are at the addresses from
+`words[7]` on. The states are written to `words[3]`, and the numbers of evaluations, accepted steps and rejected steps to words 4 to 6.
+Return the solve's handle for `pullback_at`, or 0 if no gradient is needed. The memory at these addresses is not used after the return,
+not even by the pullback: the solve has its own copies of initial state and parameters.
 """
 function solve_at(words)
     prepared = HANDLES[unsafe_load(words)]::Prepared
@@ -181,7 +182,7 @@ end
     pullback_at(words)
 
 Differentiate the solve with handle `words[1]`. The cotangent of the states is at address `words[2]`; that of the initial state is
-written to `words[3]`, those of the parameters to `words[7]` and on. It can be repeated until the handle is freed.
+written to `words[3]`, those of the parameters to the addresses from `words[7]` on. The call can be repeated until the handle is freed.
 """
 function pullback_at(words)
     s = HANDLES[unsafe_load(words)]::PreparedSolve
@@ -196,10 +197,10 @@ function pullback_at(words)
     end
 end
 
-"The failure behind the last -1 that an entry point returned, as a reply."
+"The reply that describes the failure for which an entry point last returned -1."
 const LAST_FAILURE = Ref{Dict{String,Any}}()
 
-"Return f(argument), or -1 where it throws; the failure is in `LAST_FAILURE`."
+"Return f(argument), or -1 if it throws; the failure is then in `LAST_FAILURE`."
 function guarded(f, argument)
     try
         return f(argument)::Int
@@ -217,7 +218,7 @@ free_entry(handle::Int) = (free_handle!(handle); 0)
     entry_points()
 
 Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at` (of the words' address) and `free_handle!` (of a
-handle). They return -1 where they fail; the call "failure" then says how.
+handle). They return -1 if they fail; the call "failure" then returns the reason.
 """
 entry_points() = (Int(@cfunction(solve_entry, Int, (Ptr{Int},))), Int(@cfunction(pullback_entry, Int, (Ptr{Int},))),
            Int(@cfunction(free_entry, Int, (Int,))))

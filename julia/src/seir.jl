@@ -1,6 +1,6 @@
-# The pieces of a SEIR fit: an initial state that is fitted, and cases a day as what is observed.
+# The parts of a SEIR fit: an initial state that is fitted, and new cases per day as the observable.
 
-"The state (1 - e0 - i0, e0, i0, 0) of the parameters e0 and i0."
+"The initial state (1 - e0 - i0, e0, i0, 0) given by the parameters e0 and i0."
 struct SEIRStart <: Start
     e0::Int
     i0::Int
@@ -21,7 +21,7 @@ function initial_pullback!(vbar, start::SEIRStart, u0bar)
     vbar[start.i0] += u0bar[3] - u0bar[1]
 end
 
-"New cases a day, ``factor * sigma * e``."
+"New cases per day, ``factor * sigma * e``."
 struct Incidence <: Observable
     factor::Int
     sigma::Int

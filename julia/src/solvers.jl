@@ -1,4 +1,4 @@
-# The catalog of solvers: names of pyneuralode/solvers.py, algorithms of OrdinaryDiffEq's leaf packages.
+# The catalog of solvers: names from pyneuralode/solvers.py, algorithms from OrdinaryDiffEq's subpackages.
 
 using ADTypes: AutoFiniteDiff, AutoForwardDiff
 using OrdinaryDiffEqBDF: FBDF
@@ -17,7 +17,7 @@ export find_solver
 
 One method: `order` of convergence, `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching), `adaptive` if it
 adapts its steps (Euler, Midpoint, Heun and RK4 do not, as in the torch engine, although SciML's can),
-and `make`, which returns the algorithm for a way to differentiate (an ADTypes choice; explicit methods need none).
+and `make`, which returns the algorithm for a method of differentiation (an ADTypes choice; explicit methods need none).
 """
 struct Solver
     name::String
@@ -54,7 +54,7 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
-"Return the catalog's entry for a name, matched without regard to case."
+"Return the catalog's entry for a name; upper and lower case are not distinguished."
 find_solver(name) = get(() -> lookup("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
 "Whether a solver needs the Jacobian of the field."
@@ -63,13 +63,14 @@ implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilized))
 """
     fixed_grid(solver, ts, control)
 
-Return the times between which steps are taken, or `nothing` where the method adapts its steps: with `control.step_size` a uniform grid
-from the first time with a short last step, without it the times `ts` themselves if the method does not adapt its steps.
+Return the times between which fixed steps are taken, or `nothing` if the steps are adaptive. With `control.step_size` they are a uniform
+grid from the first time, with a shorter last step; without it, a method that does not adapt its steps uses the times `ts` themselves.
 """
 function fixed_grid(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
     control.step_size === nothing && return solver.adaptive ? nothing : ts
     count = ceil(Int, abs(ts[end] - ts[1]) / control.step_size * (1 - 1e-12))
     count <= control.max_steps ||
-        throw(UserError("step_size is $(control.step_size): the span needs $count such steps, above max_steps = $(control.max_steps)."))
+        throw(UserError("step_size is $(control.step_size): the time span needs $count steps of this size, more than max_steps = $(control.max_steps): " *
+                        "increase one of the two."))
     return T[[ts[1] + i * copysign(control.step_size, ts[end] - ts[1]) for i in 0:count-1]; ts[end]]
 end

@@ -1,4 +1,4 @@
-# Solves by SciML: fields and plain Julia functions, fixed and adaptive steps, failures that name their cause.
+# Solves by SciML: fields and plain Julia functions, fixed and adaptive steps, failures that state their cause.
 
 using ForwardDiff: ForwardDiff, Dual
 using OrdinaryDiffEqCore: ODE_DEFAULT_NORM
@@ -6,22 +6,22 @@ using SciMLBase: SciMLBase, FullSpecialize, ODEFunction, ODEProblem, ReturnCode
 
 export Control, DifferentiableSolve, SolveFailure, UserError, counts, make_solve, solve!, solve_field, solve_problem
 
-"Return whether the field does not depend on the time; SciML then need not differentiate with respect to it."
+"Return whether the field is independent of time; SciML then need not differentiate with respect to time."
 autonomous(::VectorField) = false
 autonomous(::Union{MLP,Linear,SEIR}) = true
 
 """
     Dynamics(field, u0)
 
-A field in the form that SciML takes, with its workspace: a call with `(du, u, p, t)`, p flat, writes the slope, and `jacobian!` the
-Jacobian with respect to the flattened state. Two tasks must not share one.
+A field in the form that SciML expects, with its workspace: a call with `(du, u, p, t)`, p flat, writes the right-hand side, and
+`jacobian!` writes the Jacobian with respect to the flattened state. Two tasks must not share a `Dynamics`.
 
 The field is not part of its type, so that one compiled solver and one compiled adjoint serve all fields: compiling them takes
 seconds, and looking up the field's method takes a tenth of a microsecond at every evaluation.
 """
 struct Dynamics{T,U<:AbstractVecOrMat{T}}
     evaluator::Evaluator{T}
-    by_name::Any     # of a flat vector, for numbers that are not of type T
+    by_name::Any     # names the parts of a flat vector, for numbers of another type than T
     λ::U
     ubar::U
     pbar::Vector{T}
@@ -31,17 +31,17 @@ function Dynamics(field::VectorField, u0::AbstractVecOrMat{T}) where {T<:Abstrac
     return Dynamics(evaluator(field, u0), Unpack(field), similar(u0), similar(u0), zeros(T, parameter_count(field)))
 end
 
-# Numbers of the evaluator's type go to its own code as they are, others (duals, say) by name through `slope`.
+# Numbers of the evaluator's type are passed unchanged to its own code, others (dual numbers, for example) by name to `slope`.
 named(::Dynamics{T}, ::AbstractArray{T}, p::AbstractVector{T}) where {T} = p
 named(d::Dynamics, u, p) = d.by_name(p)
 
 (d::Dynamics)(du, u, p, t) = (slope!(shaped(du, u), d.evaluator, u, named(d, u, p), t); nothing)
 
-# "BacksolveAdjoint" asks for the slope of a matrix as a vector.
+# "BacksolveAdjoint" passes the derivative of a matrix state as a vector.
 shaped(x::AbstractArray{<:Any,N}, ::AbstractArray{<:Any,N}) where {N} = x
 shaped(x, u) = reshape(x, size(u))
 
-# One product a component: the samples of a batch do not act on each other, so a row of ones serves all of them.
+# One product per component: the samples of a batch are independent of each other, so a row of ones covers all of them.
 function jacobian!(J, d::Dynamics, u, p, t)
     fill!(J, 0)
     rows = size(u, 1)
@@ -61,7 +61,7 @@ function time_slope!(dT, d::Dynamics, u, p, t)
     return ForwardDiff.derivative!(dT, (du, t) -> d(du, u, p, t), similar(u), t)
 end
 
-# The Jacobian by hand costs `dim` products; dual numbers would take the slow way through `slope`.
+# The hand-written Jacobian costs `dim` products; dual numbers would go through `slope`, which is slower.
 function ode_function(d::Dynamics; options...)
     return ODEFunction{true,FullSpecialize}(d; jac=(J, u, p, t) -> jacobian!(J, d, u, p, t),
                                             tgrad=(dT, u, p, t) -> time_slope!(dT, d, u, p, t), options...)
@@ -70,7 +70,7 @@ end
 """
     bounded_norm(u, t)
 
-SciML's root mean square, and a large number where that is not finite: a trial step with non-finite values is then rejected and
+Return SciML's root mean square, or a large number if that is not finite: a trial step with non-finite values is then rejected and
 shortened, as in the torch engine; SciML's own norm would end the solve.
 """
 function bounded_norm(u, t)
@@ -80,23 +80,23 @@ end
 
 const REJECTED_NORM = 1e18
 
-# The largest of the norms of the value and of each partial derivative: many small ones do not hide a large one.
+# The largest of the norms of the value and of each partial derivative, so that many small ones do not mask a large one.
 function bounded_norm(u::AbstractArray{<:Dual}, t)
     size = maximum(k -> ODE_DEFAULT_NORM(dual_part.(u, k), t), 0:ForwardDiff.npartials(eltype(u)))
     return isfinite(size) ? size : oftype(size, REJECTED_NORM)
 end
 
-# The largest of the columns' norms: no sample's error hides among those of many others.
+# The largest of the columns' norms, so that one sample's error is not averaged out among many others.
 samples_norm(u, t) = bounded_norm(u, t)
 samples_norm(u::AbstractMatrix, t) = maximum(column -> bounded_norm(column, t), eachcol(u))
 
 dual_part(x::Dual, k) = k == 0 ? ForwardDiff.value(x) : ForwardDiff.partials(x, k)
 
-# A control as SciML's options, for adaptive steps or for a grid of times.
+# A `Control` as SciML's options, for adaptive steps or for a grid of times.
 function step_options(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
     grid = fixed_grid(solver, ts, control)
     span = abs(ts[end] - ts[1])
-    # With a step beyond every gap SciML stops exactly at the times of the grid and nowhere else.
+    # With a step larger than every gap, SciML stops exactly at the times of the grid and nowhere else.
     tolerances = (reltol=control.rtol, abstol=control.atol, verbose=false)
     grid === nothing || return (; tolerances..., adaptive=false, dt=span, tstops=grid, maxiters=typemax(Int))
     first_step = control.first_step === nothing ? (;) : (dt=T(min(control.first_step, span)),)
@@ -108,11 +108,11 @@ end
 """
     integrate(problem, solver, ts, control; saving...)
 
-Solve a SciML problem over `ts` and return SciML's solution; a solve that does not reach the end is a `SolveFailure`.
+Solve a SciML problem over `ts` and return SciML's solution; throw a `SolveFailure` if the solve does not reach the last time.
 """
 function integrate(problem, solver::Solver, ts, control::Control; autodiff=AutoForwardDiff(), saving...)
     solver.name == "FBDF" && control.step_size !== nothing &&
-        throw(UserError("step_size is $(control.step_size), but FBDF chooses its steps itself: leave step_size out, or take KenCarp4."))
+        throw(UserError("step_size is $(control.step_size), but FBDF chooses its steps itself: leave step_size out, or use KenCarp4."))
     integrator = SciMLBase.init(problem, solver.make(autodiff); step_options(solver, ts, control)..., saving...)
     SciMLBase.solve!(integrator)
     SciMLBase.successful_retcode(integrator.sol) || throw(solve_failure(integrator, control))
@@ -135,16 +135,17 @@ end
 float_value(x) = Float64(ForwardDiff.value(x))
 
 no_stage(t, step) = SolveFailure(
-    "the equations of an implicit step of $(format_number(step, 3)) found no solution at t = $(format_number(t, 6)): take smaller steps, or leave step_size out.", t, step)
+    "no solution was found for the equations of an implicit step of $(format_number(step, 3)) at t = $(format_number(t, 6)): take smaller steps, " *
+    "or leave step_size out.", t, step)
 
 not_finite(t) = SolveFailure(
-    "the state is non-finite at t = $(format_number(t, 6)): take smaller steps or an adaptive solver such as Tsit5.", t, NaN)
+    "the state is non-finite at t = $(format_number(t, 6)): take smaller steps, or use an adaptive solver such as Tsit5.", t, NaN)
 
 """
     Solved
 
 The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. With dense
-output it can be called with a time inside the span, or with a vector of times for an array like `ys`.
+output it can be called with a time inside the span, or with a vector of times, which returns an array like `ys`.
 """
 struct Solved{Y,S}
     ys::Y
@@ -165,7 +166,7 @@ function collect_states(problem, ts, solver, control, dense)
     return Solved(states(solution, ts, problem.u0), solver_counts(solution)..., dense ? solution : nothing)
 end
 
-# Euler's outputs are interpolated linearly, which SciML does where it saves every step without slopes.
+# Euler's outputs are interpolated linearly, which SciML does if it saves every step without derivatives.
 function save_options(solver, ts, control, dense)
     straight = solver.name == "Euler" && (dense || control.step_size !== nothing)
     straight && return (dense=false, save_everystep=true)
@@ -174,7 +175,7 @@ end
 
 solver_counts(solution) = (solution.stats.nf, solution.stats.naccept, solution.stats.nreject)
 
-"Return the states at `ts` as one array and raise where they are not finite, which fixed steps do not notice by themselves."
+"Return the states at `ts` as one array; throw a `SolveFailure` if they are not finite, which a solve with fixed steps does not check."
 function states(solution, ts, u0)
     ys = similar(u0, size(u0)..., length(ts))
     write_states!(ys, solution, ts)
@@ -193,14 +194,14 @@ end
 
 function check_times(ts)
     length(ts) > 1 && (all(>(0), diff(ts)) || all(<(0), diff(ts))) && all(isfinite, ts) ||
-        throw(UserError("ts is $(summary(ts)) that does not rise or fall throughout: give at least two times in order."))
+        throw(UserError("ts is a $(summary(ts)) that is neither strictly increasing nor strictly decreasing: give at least two finite times in order."))
 end
 
 """
     solve_field(field, p, u0, ts; solver="Tsit5", control=Control(), dense=false)
 
 Solve ``du/dt = f(u, p, t)`` from u0 (dim,) or (dim, samples) at ts[1] and return a `Solved` with the states at ts, in either
-direction. Times are turned into numbers of the state's type. Raises `SolveFailure` where the solve cannot reach the end.
+direction. Times are converted to the state's number type. Throws `SolveFailure` if the solve cannot reach the last time.
 """
 function solve_field(field::VectorField, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
     check_times(ts)
@@ -212,7 +213,7 @@ end
 """
     solve_problem(f!, u0, ts, p=nothing; solver="Tsit5", control=Control(), dense=false)
 
-As `solve_field` for a Julia function `f!(du, u, p, t)`.
+Like `solve_field`, for a Julia function `f!(du, u, p, t)`.
 """
 function solve_problem(f!, u0::AbstractArray{T}, ts, p=nothing; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
     check_times(ts)

@@ -1,17 +1,17 @@
-# Networks whose weights depend on the time, with the parameters of Python's fields of the same names. At any one
-# time each of them is an ordinary network: it has the network's evaluators, on the weights of that time, and the network's
-# products with those weights are carried back to the parameters.
+# Networks whose weights depend on time, with the same parameters as Python's fields of the same names. At a fixed time
+# each of them is an ordinary network: the network's evaluator is used with the weights at that time, and the cotangents of those
+# weights are propagated back to the parameters.
 
 """
     Timed
 
-Base of the fields that are a network with weights made from the parameters and the time. A subtype has `network` (that
-network), `time_scale`, and
+Base of the fields that are a network whose weights are computed from the parameters and the time. A subtype has the fields
+`network` (that network) and `time_scale`, and the methods
 
 1. `weights_at(field, p, t)`, the network's parameters by name, mutating nothing;
-2. `workspace(field, u)`, what the next two write to, in arrays like `u`;
-3. `weights_at!(w, workspace, field, p, t)`, the same into the flat `w`;
-4. `weights_pullback!(pbar, workspace, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of that.
+2. `workspace(field, u)`, the arrays, like `u`, that the next two methods write to;
+3. `weights_at!(w, workspace, field, p, t)`, which writes the network's parameters to the flat `w`;
+4. `weights_pullback!(pbar, workspace, field, wbar, p, t)`, which overwrites `pbar` with the product of `wbar` and the derivative of `w`.
 """
 abstract type Timed <: VectorField end
 
@@ -21,7 +21,7 @@ slope(field::Timed, u, p, t) = slope(field.network, u, weights_at(field, p, t), 
 """
     HyperMLP(dim=2, width=64, hidden=16; time_scale=1, output_scale=1)
 
-One hidden layer whose weights are outputs of a network of the time, see pyneuralode's `HyperMLP`.
+A network of one hidden layer whose weights are the outputs of a network of the time; see pyneuralode's `HyperMLP`.
 """
 struct HyperMLP{N<:MLP,H<:MLP} <: Timed
     network::N
@@ -39,7 +39,7 @@ shapes(field::HyperMLP) = shapes(field.hyper)
 """
     ConcatMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
 
-A network with the time joined to the input of every layer, see pyneuralode's `ConcatMLP`.
+A network with the time appended to the input of every layer; see pyneuralode's `ConcatMLP`.
 """
 struct ConcatMLP{N<:MLP} <: Timed
     network::N
@@ -58,11 +58,11 @@ end
 """
     GatedMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
 
-A network whose layers' inputs are gated and shifted by networks of the time, see pyneuralode's `GatedMLP`.
+A network whose layers' inputs are gated and shifted by networks of the time; see pyneuralode's `GatedMLP`.
 """
 struct GatedMLP{N<:MLP,G<:MLP} <: Timed
     network::N
-    gates::Vector{G}     # of a layer: its scale's network up to the sigmoid, and its shift's
+    gates::Vector{G}     # for each layer: the network of its scale, before the sigmoid, and of its shift
     time_scale::Float64
 end
 
@@ -88,10 +88,10 @@ FIELDS["HyperMLP"] = d -> HyperMLP(d["dim"], d["width"], d["hidden"]; time_scale
 FIELDS["ConcatMLP"] = d -> ConcatMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
 FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
 
-# The time in the units of `time_scale`, which the networks take.
+# The time in units of `time_scale`, as the networks expect it.
 scaled_time(field::Timed, t) = t / oftype(t, field.time_scale)
 
-"Return `layer(l)` = (weight, bias) of all layers by the names that a network gives them."
+"Return `layer(l)` = (weight, bias) of all layers, under the names of a network's parameters."
 function named_layers(layer, count)
     layers = ntuple(layer, count)
     names(kind) = ntuple(l -> Symbol(kind, l), count)
@@ -124,7 +124,7 @@ function weights_at(field::GatedMLP, p, t)
     end
 end
 
-"Split a flat vector of a network's parameters into (weight, bias) by layer."
+"Split a flat vector of a network's parameters into (weight, bias) for each layer."
 function split_layers(network::MLP, flat)
     layers, last = NTuple{2,UnitRange{Int}}[], 0
     for (n, m) in zip(network.sizes, network.sizes[2:end])
@@ -134,7 +134,7 @@ function split_layers(network::MLP, flat)
     return [(reshape(view(flat, weight), length(bias), :), view(flat, bias)) for (weight, bias) in layers]
 end
 
-"A network of the time alone, with its evaluator, and the cotangent of its output."
+"A network whose only input is the time, with its evaluator and the cotangent of its output."
 struct TimeNetwork{E<:Evaluator,V<:AbstractVector}
     evaluator::E
     time::V
@@ -175,7 +175,7 @@ end
 
 workspace(::ConcatMLP, u) = nothing
 
-"As `split_layers` for the parameters of a `ConcatMLP`: (weight, the time's column, bias)."
+"Like `split_layers`, for the parameters of a `ConcatMLP`: (weight, the time's column, bias)."
 function split_timed(field::ConcatMLP, flat)
     last = 0
     return map(zip(field.network.sizes, field.network.sizes[2:end])) do (n, m)
@@ -205,7 +205,7 @@ end
 # For each layer the networks of its scale and of its shift.
 workspace(field::GatedMLP, u) = [(TimeNetwork(net, u), TimeNetwork(net, u)) for net in field.gates]
 
-"As `split_layers` for the parameters of a `GatedMLP`: (scale's network, shift's network, weight, bias)."
+"Like `split_layers`, for the parameters of a `GatedMLP`: (scale's network, shift's network, weight, bias)."
 function split_timed(field::GatedMLP, flat)
     last = 0
     next(count) = (last += count; view(flat, last-count+1:last))
@@ -238,7 +238,7 @@ function weights_pullback!(pbar, workspaces, field::GatedMLP, wbar, p, t)
     return nothing
 end
 
-"Evaluator of a `Timed` field, or of its augmentation for flows: `inner` is that of its network, on the weights of the time."
+"Evaluator of a `Timed` field, or of its augmentation for flows: `inner` is the evaluator of its network, with the weights at the current time."
 struct TimedEvaluator{T,F<:VectorField,K<:Timed,E<:Evaluator{T},V<:AbstractVector{T},R,U} <: Evaluator{T}
     field::F
     timed::K
@@ -262,7 +262,7 @@ function slope!(du::AbstractArray{T}, e::TimedEvaluator{T}, u::AbstractArray{T},
     return slope!(du, e.inner, u, e.weights, T(t))
 end
 
-# For dual numbers, a dual time among them; flat parameters get their names here.
+# For dual numbers, including a dual time; flat parameters are named here.
 slope!(du, e::TimedEvaluator, u, p, t) = copyto!(du, slope(e.field, u, p isa Union{ComponentVector,NamedTuple} ? p : e.by_name(p), t))
 
 function pullback!(ubar, pbar, e::TimedEvaluator{T}, λ, u, p, t) where {T}

@@ -1,9 +1,9 @@
-# What is compiled when the package is installed: solves, gradients and fits of the shipped fields, as Python requests them.
-# Without it the first gradient of a session takes a minute. The extension for SciMLSensitivity has its own.
+# The code that is compiled when the package is installed: solves, gradients and fits of the package's fields, as Python requests
+# them. Without it, the first gradient of a session takes a minute. The extension for SciMLSensitivity has its own workload.
 
 using PrecompileTools: @compile_workload
 
-# Python's row-major matrices arrive as permuted ones.
+# Python's row-major matrices arrive as permuted arrays.
 row_major(x) = PermutedDimsArray(permutedims(x), (2, 1))
 
 const NETWORK = Dict{String,Any}("kind" => "MLP", "sizes" => Any[2, 4, 2], "activation" => "tanh", "input_map" => "identity",
@@ -28,7 +28,7 @@ function solve_and_differentiate(arguments...; settings...)
     free_handle!(reply["handle"])
 end
 
-# As Python does it inside its process: on memory by address.
+# As Python does it when Julia runs inside its process: memory is passed by address.
 function solve_in_memory(field, parameters, u0::AbstractArray{T}) where {T}
     array = Dict{String,Any}("shape" => Any[size(u0)...], "dtype" => lowercase(string(T)), "device" => "cpu", "index" => 0)
     prepared = call("prepare", merge(request_for(field, parameters, u0), array))["handle"]

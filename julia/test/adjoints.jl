@@ -1,11 +1,11 @@
-# Gradients against dual numbers through a tight solve, against published truth, and against each other.
+# Gradients against dual numbers through an accurate solve, against published values, and against each other.
 
 using ForwardDiff, LinearAlgebra, Random
 
 "Predator and prey, ``x' = p1 x - p2 x y``, ``y' = p4 x y - p3 y``."
 struct LotkaVolterra <: PyNeuralODE.VectorField end
 
-"Robertson's kinetics as a field, whose products are left to ForwardDiff: a stand-in for a field without any by hand."
+"Robertson's kinetics as a field whose products are computed by ForwardDiff: an example of a field without hand-written products."
 struct Robertson <: PyNeuralODE.VectorField end
 
 PyNeuralODE.dimension(::LotkaVolterra) = 2
@@ -18,7 +18,7 @@ function PyNeuralODE.slope(::Robertson, u, p, t)
     return [middle - slow, slow - middle - quick, quick]
 end
 
-# An evaluator is given the parameters as one plain vector; these fields name them.
+# An evaluator receives the parameters as one plain vector; these fields need them by name.
 by_name(field, p) = p isa PyNeuralODE.ComponentVector || p isa NamedTuple ? p : PyNeuralODE.ComponentVector(p, PyNeuralODE.getaxes(parameters(field)))
 
 const Own = PyNeuralODE.PlainEvaluator{<:Any,<:Union{LotkaVolterra,Robertson}}

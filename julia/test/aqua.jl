@@ -2,6 +2,6 @@
 
 using Aqua: Aqua
 
-# Not tested are tasks that keep a precompilation from ending: Aqua resolves a new environment from the registry for that, and
-# this package starts no tasks.
+# Persistent tasks, which would keep precompilation from ending, are not tested: Aqua resolves a new environment from the registry for
+# that, and this package starts no tasks.
 Aqua.test_all(PyNeuralODE; persistent_tasks=false)

@@ -1,4 +1,4 @@
-# Fields, solves and gradients on JLArrays, which forbid what a GPU is slow at: reading single numbers.
+# Fields, solves and gradients on JLArrays, which forbid reading single numbers, as that is slow on a GPU.
 module DevicesTest
 
 using ComponentArrays: ComponentVector, getdata
@@ -11,7 +11,7 @@ using Test
 
 JLArrays.allowscalar(false)
 
-# JLArrays 0.3.1 cannot sum into a view, as CUDA.jl can (mended in GPUArrays.jl, pull request 754).
+# JLArrays 0.3.1 cannot sum into a view, as CUDA.jl can (fixed in GPUArrays.jl, pull request 754).
 if pkgversion(JLArrays) <= v"0.3.1"
     JLArrays.typed_data(x::SubArray{<:Any,<:Any,<:JLArray}) = view(JLArrays.typed_data(parent(x)), parentindices(x)...)
     JLArrays.typed_data(x::Base.ReshapedArray) = reshape(JLArrays.typed_data(parent(x)), size(x))
@@ -19,7 +19,7 @@ end
 
 moved(x) = to_device(JLArray, x)
 
-# Positive numbers that suit compartments too.
+# Positive numbers, so that they are also valid for compartments.
 function example(field, samples)
     p = parameters(field)
     p .= 0.2 .+ 0.3 .* rand(Xoshiro(1), length(p))
@@ -77,7 +77,7 @@ end
     @test to_host(sample(flow, moved(p), 4; seed=1)) ≈ sample(flow, p, 4; seed=1) rtol = 1e-6
 end
 
-@testset "devices: places and others' memory" begin
+@testset "devices: array types, and memory of other libraries" begin
     @test place("cpu") === Array
     @test_throws "Pkg.add(\"CUDA\")" place("cuda")
     @test_throws UserError place("tpu")
@@ -93,7 +93,7 @@ end
     @test on_device(() -> 3, Array, 0) == 3
 end
 
-# The few names of CUDA.jl that the extension uses, on the processor's memory: its lines run, though on no GPU.
+# The few names of CUDA.jl that the extension uses, for CPU memory: the extension's code runs, but not on a GPU.
 module CUDA
 struct CuPtr{T}
     address::UInt
@@ -112,7 +112,7 @@ Base.unsafe_wrap(::Type{CuArray}, pointer::CuPtr{T}, dims::NTuple{N,Int}) where 
 end
 
 @testset "devices: the CUDA extension on a stand-in" begin
-    # As a file it says `using CUDA`; here that is the module above.
+    # The file says `using CUDA`; here that is the module above.
     source = read(joinpath(@__DIR__, "..", "ext", "PyNeuralODECUDAExt.jl"), String)
     extension = include_string(@__MODULE__, replace(source, "using CUDA:" => "using ..CUDA:"))
     extension.__init__()
@@ -123,7 +123,7 @@ end
     end == 6.0
     @test CUDA.chosen == [1] && CUDA.waits[] == 2
     @test_throws ErrorException on_device(() -> error("mine"), place("cuda"), 0)
-    @test CUDA.waits[] == 4     # what was begun is waited for
+    @test CUDA.waits[] == 4     # work that was started is waited for
     @test to_device(place("cuda"), [1.0, 2.0]) isa CUDA.CuArray
     delete!(PyNeuralODE.PLACES, "cuda")
 end

@@ -8,8 +8,8 @@ using Random
 using SciMLBase: SciMLBase
 using Test
 
-# Small nets with every path of the kernels: few and many outputs, more than a vector, one and several samples.
-# Forced predators and prey.
+# Small networks that cover every branch of the kernels: few and many outputs, more than a vector, one and several samples.
+# A forced predator-prey model.
 const FORCED = Equations(["x", "y"], ["a", "b", "c", "d", "w"],
                          ["* a x", "* b x", "* #2 y", "- #1 #3", "* w t", "sin #5", "+ #4 #6", "* d x", "* #8 y", "* c y", "neg t", "exp #11",
                           "+ 1.0 #12", "/ #10 #13", "- #9 #14"], ["#7", "#15"])
@@ -67,7 +67,7 @@ as_components(field, flat) = PyNeuralODE.ComponentVector(flat, PyNeuralODE.getax
         exact_slopes = derivative.(kind, big.(xs), exact)
         @test maximum(abs, values .- exact) < 12eps(T)
         @test maximum(abs, slopes .- exact_slopes) < 8eps(T)
-        # These two are Base's; gelu cancels where it is nearly 0.
+        # These two use functions of Base and SpecialFunctions; gelu suffers from cancellation near its zero.
         name in ("gelu", "sin") || @test maximum(abs.(values .- exact) ./ eps.(max.(abs.(T.(exact)), floatmin(T)))) < 4
     end
     nothing_known = fill(T(NaN), lanes(T))
@@ -116,10 +116,10 @@ end
     h = order > 6 ? 0.5 : 0.05
     error(h, t) = norm(solve!(DiscreteSolve(field, u0, [0.0, t, 4.0]; solver, control=Control(step_size=h)), vec(A), u0)[:, 2] - exp(A * t) * u0)
     @test log2(error(h, 3.0) / error(h / 2, 3.0)) > order - 0.35
-    # Between the steps the interpolant's order, which is 1 below, counts.
+    # Between the steps the order is that of the interpolant, which is lower by 1.
     inside = 3.0 + 0.3h / 4
     @test error(h / 4, inside) < 5 * max(error(h, 3.0), 1e-13)
-    # The stages' times: one step integrates a polynomial of the time of this order exactly.
+    # The times of the stages: one step integrates a polynomial in time of this order exactly.
     power = Equations(["x"], ["a"], ["** t $(order - 1).0", "* a #1"], ["#2"])
     s = DiscreteSolve(power, [0.0], [0.5, 2.0]; solver, control=Control(step_size=1.5))
     @test solve!(s, [3.0], [0.0])[end] ≈ 3 / order * (2.0^order - 0.5^order) rtol = 1e-13
@@ -136,13 +136,13 @@ end
         again = gradient(s, p, u0, ysbar)
         @test again[1] ≈ pbar rtol = 1e-12
         @test again[2] ≈ u0bar rtol = 1e-12
-        pullback!(again..., s, 2 .* ysbar)   # the tape outlives a pullback
+        pullback!(again..., s, 2 .* ysbar)   # the tape remains valid after a pullback
         @test again[1] ≈ 2 .* pbar rtol = 1e-12
         @test counts(s) == counts(whole)
     end
 end
 
-@testset "discrete: a batch is its samples, times may fall, $T" for T in (Float32, Float64)
+@testset "discrete: a batch gives the same as its samples, times may decrease, $T" for T in (Float32, Float64)
     for (field, u0) in values(FIELDS), samples in (1, 3, 6)
         p = start_parameters(field, T)
         starts = T.(u0) .* T.(1 .+ (1:samples) ./ 20)'
@@ -221,7 +221,7 @@ end
 end
 
 @testset "discrete: formulas take the steps of the torch engine by $solver" for (solver, alone, together) in (
-    # pyneuralode.solve(..., engine="torch"): evaluations, accepted, rejected
+    # pyneuralode.solve(..., engine="torch"): evaluations, accepted steps, rejected steps
     ("Tsit5", (518, 86, 0), (578, 96, 0)),
     ("Vern7", (445, 42, 1), (505, 48, 1)),
     ("DP8", (419, 31, 3), (467, 34, 4)),
@@ -235,8 +235,8 @@ end
     end
 end
 
-@testset "discrete: no stage lies beyond the end, by $solver" for solver in ("Euler", "Midpoint", "RK4", "DP5", "Tsit5", "Vern7", "DP8")
-    field = Equations(["x"], String[], ["- 0.7 t", "** #1 1.5"], ["#2"])   # not a number after t = 0.7
+@testset "discrete: no stage lies beyond the last time, by $solver" for solver in ("Euler", "Midpoint", "RK4", "DP5", "Tsit5", "Vern7", "DP8")
+    field = Equations(["x"], String[], ["- 0.7 t", "** #1 1.5"], ["#2"])   # NaN after t = 0.7
     for step_size in (0.1, 0.2), gradient in ("Backprop", "Checkpointed")
         s = DiscreteSolve(field, [0.0], [0.1, 0.45, 0.7]; solver, gradient, control=Control(; step_size))
         @test solve!(s, Float64[], [0.0])[end] ≈ 0.6^2.5 / 2.5 rtol = solver == "Euler" ? 0.5 : 0.02
@@ -249,7 +249,7 @@ end
 allocated(s, p, u0, pbar, u0bar, ysbar) =
     (@allocated(solve!(s, p, u0)), @allocated(pullback!(pbar, u0bar, s, ysbar)))
 
-@testset "discrete: nothing is allocated once it has grown" for T in (Float32, Float64), gradient in ("Backprop", "Checkpointed")
+@testset "discrete: nothing is allocated after the first solve" for T in (Float32, Float64), gradient in ("Backprop", "Checkpointed")
     for (field, u0) in values(FIELDS), starts in (T.(u0), T.(u0) .* ones(T, 1, 5))
         p = as_components(field, start_parameters(field, T))
         s = DiscreteSolve(field, starts, [0.0, 0.4, 2.0]; gradient)
@@ -260,7 +260,7 @@ allocated(s, p, u0, pbar, u0bar, ysbar) =
 end
 
 @testset "discrete: failures say what to do" begin
-    field, u0 = Linear(1; input_map="square"), [1.0]   # u' = u^2 runs away at t = 1
+    field, u0 = Linear(1; input_map="square"), [1.0]   # u' = u^2 goes to infinity at t = 1
     s(ts; settings...) = DiscreteSolve(field, u0, ts; control=Control(; settings...))
     message(f) = try f(); "" catch failure; sprint(showerror, failure) end
     runs(ts; settings...) = solve!(s(ts; settings...), [1.0], u0)
@@ -270,9 +270,9 @@ end
     @test occursin("raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver", message(() -> runs([0.0, 0.9]; max_steps=5)))
     @test occursin("non-finite value at the start, t = 0: check the initial state", message(() -> solve!(s([0.0, 1.0]), [NaN], u0)))
     @test occursin("the state is non-finite at t = 20", message(() -> solve!(s([0.0, 20.0]; step_size=0.5), [1.0], u0)))
-    @test occursin("step_size is 0.001: the span needs 2000 such steps, above max_steps = 100", message(() -> s([0.0, 2.0]; step_size=1e-3, max_steps=100)))
+    @test occursin("step_size is 0.001: the time span needs 2000 steps of this size, more than max_steps = 100", message(() -> s([0.0, 2.0]; step_size=1e-3, max_steps=100)))
     ready = s([0.0, 0.5])
-    @test length(solve!(ready, [1.0], u0)) == 2   # a failure leaves no trace
+    @test length(solve!(ready, [1.0], u0)) == 2   # a failure does not affect the next solve
     try solve!(ready, [NaN], u0) catch end
     @test solve!(ready, [1.0], u0)[end] ≈ 2 rtol = 1e-5
     @test_throws UserError DiscreteSolve(field, [1.0, 2.0], [0.0, 1.0])

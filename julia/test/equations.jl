@@ -1,4 +1,4 @@
-# Formulas: every operation, slopes and products against functions written by hand, problems with known answers.
+# Formulas: every operation, right-hand sides and products against hand-written functions, problems with known solutions.
 
 using ForwardDiff: ForwardDiff
 using PyNeuralODE: AdjointSolve, Control, Equations, OPERATIONS, UserError, autonomous, dimension, evaluator, field_from, parameters,
@@ -42,7 +42,7 @@ allocations(ubar, pbar, e, λ, u, p) = @allocated pullback!(ubar, pbar, e, λ, u
         @test ubar == [0.5]
     end
 
-    # Forced predators and prey, as pyneuralode.Equations describes them.
+    # A forced predator-prey model, as described by pyneuralode.Equations.
     field = field_from(Dict(
         "kind" => "Equations",
         "equations" => [["x", "a*x*(1 + sin(w*t)/2) - b*met"], ["y", "met - c*y**1.5/(1 + y)"]],
@@ -95,7 +95,7 @@ allocations(ubar, pbar, e, λ, u, p) = @allocated pullback!(ubar, pbar, e, λ, u
         @test solved.ys[:, 2] ≈ [1.706167732170483, -0.8928097010247975] rtol = 1e-5
     end
 
-    @testset "gradient of predators and prey" begin
+    @testset "gradient of a predator-prey model" begin
         prey = Equations(["x", "y"], ["a", "b", "c", "d"],
             ["* a x", "* b x", "* #2 y", "- #1 #3", "neg c", "* #5 y", "* d x", "* #7 y", "+ #6 #8"], ["#4", "#9"])
         s = AdjointSolve(prey, [1.0, 1.0], 0:0.1:10; gradient="InterpolatingAdjoint", control=Control(rtol=1e-10, atol=1e-10))

@@ -1,4 +1,4 @@
-# Fields: values against formulas written out here, products by hand against ForwardDiff, Lux models against both.
+# Fields: values against formulas written out here, hand-written products against ForwardDiff, Lux models against both.
 
 using ForwardDiff, LinearAlgebra, Random, Zygote
 
@@ -51,7 +51,7 @@ random(field, seed=1) = (p = parameters(field); p .= randn(Xoshiro(seed), length
         @test J ≈ ForwardDiff.jacobian(u -> vec(slope(field, u, p, 0.0)), u)
     end
 
-    @testset "a Lux model in the order of our vector" begin
+    @testset "a Lux model with parameters in the order of the flat vector" begin
         model = PyNeuralODE.network(NETWORK)
         p = random(NETWORK)
         ps = PyNeuralODE.lux_parameters(NETWORK, p)
@@ -69,7 +69,7 @@ random(field, seed=1) = (p = parameters(field); p .= randn(Xoshiro(seed), length
         @test field_from(Dict("kind" => "SEIR")) == SEIR()
         @test_throws UserError field_from(Dict("kind" => "Fortran"))
         @test_throws "tahn" MLP([1, 1]; activation="tahn")
-        @test_throws "lacks \"R0\"" parameters(SEIR(), Dict("gamma" => 1.0))
-        @test_throws "give (2, 2)" parameters(Linear(2), Dict("A" => ones(2, 3)))
+        @test_throws "parameters has no \"R0\"" parameters(SEIR(), Dict("gamma" => 1.0))
+        @test_throws "use shape (2, 2)" parameters(Linear(2), Dict("A" => ones(2, 3)))
     end
 end

@@ -1,4 +1,4 @@
-# Fits: they find what made the data, mean what torch's optimizers mean, keep the best, and end in good order whatever happens.
+# Fits recover the parameters that generated the data, follow torch's optimizers, keep the best parameters, and always end cleanly.
 
 module FittingTests
 
@@ -88,7 +88,7 @@ end
     @test norm(P.clip!([3.0, 4.0], 1.0)) ≈ 1 rtol = 1e-6
 end
 
-@testset "bounds are kept and undone" begin
+@testset "bounds are respected, and their transformation is inverted" begin
     for bound in ([0.0, nothing], [nothing, 4.0], [0.0, 4.0], [nothing, nothing])
         variables = P.Variables(["k" => [0.2, 3.0]], Dict("k" => bound), (), Float64)
         x = P.start_vector(variables)
@@ -105,7 +105,7 @@ end
     end
 end
 
-@testset "gradients by hand" begin
+@testset "hand-written gradients" begin
     ys = [0.2cos(3j + k + 5t) for j in 1:4, k in 1:2, t in 1:5]
     penalty = P.TotalVariation(0.3, 2, 1e-4)
     bar = zero(ys)
@@ -113,7 +113,7 @@ end
     plain(ys) = 0.3 * sum(sqrt.(diff(ys[2, :, :]; dims=2) .^ 2 .+ 1e-4))
     @test value ≈ plain(ys)
     @test bar ≈ ForwardDiff.gradient(plain, ys)
-    # Steps of one size: the solve is smooth in the parameters, and differences of it are exact to nine digits.
+    # Fixed steps: the solve is smooth in the parameters, so that its finite differences are accurate to nine digits.
     incidence = with(OUTBREAK; observed=nothing, observe=Dict("kind" => "Incidence"), fixed=String[], t0=-1.0, reduction="mean",
                      extra=Dict("e0" => 0.01, "i0" => 0.01, "factor" => 0.7), weights=reshape([k % 4 / 2 for k in 1:21], 1, 21),
                      penalty=Dict("kind" => "TotalVariation", "weight" => 0.1, "component" => 1, "smooth" => 1e-6),
@@ -153,7 +153,7 @@ end
     end
 end
 
-@testset "what counts: masks, weights, the mean, components, times" begin
+@testset "terms of the loss: masks, weights, the mean, components, times" begin
     once = [stage(settings("Adam"), 1, 16)]
     missing_value = SPIRAL[2:2, :]
     missing_value[4] = NaN
@@ -168,13 +168,13 @@ end
     early = fit_plan(with(LINEAR; t0=0.0, ts=TS[2:end], data=SPIRAL[:, 2:end], weights=ones(2, 15),
                           stages=[stage(settings("Adam"), 1, 1)]))
     @test early["loss"] ≈ sum(abs2, states[:, 2] - SPIRAL[:, 2]) rtol = 1e-6
-    @test_throws UserError fit_plan(with(LINEAR; stages=[stage(settings("Adam"), 1, 1)]))   # the start alone: nothing to fit
+    @test_throws UserError fit_plan(with(LINEAR; stages=[stage(settings("Adam"), 1, 1)]))   # only the initial state: nothing to fit
     @test_throws UserError fit_plan(with(LINEAR; stages=once, observed=[0, 2]))
     @test_throws UserError fit_plan(with(LINEAR; stages=once, observed=[0]))
     @test_throws UserError fit_plan(with(LINEAR; stages=[stage(merge(settings("Adam"), Dict("kind" => "Adma")), 1, 16)]))
 end
 
-@testset "growing stages start from the best of the one before" begin
+@testset "growing stages start from the best parameters of the previous stage" begin
     result = fit_plan(with(LINEAR; stages=[stage(settings("Adam"; lr=0.5), 30, 6), stage(settings("Adam"; lr=0.05), 20, 11),
                                            stage(settings("Adam"; lr=0.05), 10, 16), stage(settings("LBFGS"), 5, 16)]))
     for (before, after, rows) in zip(result["stages"], result["stages"][2:end], (11, 16, 16))
@@ -229,14 +229,14 @@ function P.penalty!(ysbar, vbar, wall::Wall, ys, v)
 end
 
 @testset "parameters that cannot be solved" begin
-    # A line search that meets a wall is sent back and finds the minimum before it.
+    # A line search that runs into a wall is turned back and finds the minimum in front of it.
     for raises in (true, false)
         met = Ref(0)
         P.PENALTIES["Wall"] = (_...) -> Wall(raises, met)
         result = fit_plan(with(LINEAR; stages=[stage(settings("LBFGS"), 80, 16)], penalty=Dict("kind" => "Wall")))
         @test met[] > 0 && result["finished"]
         @test result["parameters"]["A"] ≈ MATRIX rtol = 1e-3
-        # A first-order optimizer that steps beyond it stops with the best so far.
+        # A first-order optimizer that steps beyond it stops with the best parameters so far.
         result = fit_plan(with(LINEAR; stages=[stage(settings("SGD"; lr=0.2), 50, 16)], penalty=Dict("kind" => "Wall")))
         cause = raises ? "no way" : "the loss is nan"
         @test result["message"] == "stopped in stage 1 of 1, iteration 1: $cause; the parameters are the best so far"
@@ -244,7 +244,7 @@ end
         @test result["parameters"]["A"] == LINEAR["parameters"]["A"] && result["loss"] == result["stages"][1]["losses"][1]
     end
     delete!(P.PENALTIES, "Wall")
-    # Parameters that cannot be solved from the first are nobody's best.
+    # If the problem cannot be solved for the initial parameters, there are no best parameters.
     hopeless = with(LINEAR; stages=[stage(settings("LBFGS"), 80, 16)], control=Dict{String,Any}("max_steps" => 2))
     result = fit_plan(hopeless)
     @test startswith(result["message"], "stopped in stage 1 of 1, iteration 0") && result["loss"] == Inf

@@ -15,7 +15,7 @@ relative(a, b) = maximum(abs, a .- b) / maximum(abs, b)
 random_parameters(field, seed; size=1.0) = (p = parameters(field); p .= size .* randn(Xoshiro(seed), length(p)); p)
 close_control = Control(rtol=1e-9, atol=1e-9)
 
-@testset "flows: slope and products by hand" begin
+@testset "flows: hand-written right-hand side and products" begin
     deep = MLP([2, 5, 4, 2]; activation="gelu", input_map="square", input_scale=2, output_scale=3)
     shallow = MLP([2, 6, 2]; activation="gelu", input_map="square", input_scale=2, output_scale=0.7)
     cases = [(shallow, false), (deep, false), (deep, true), (MLP([2, 2]; input_map="square"), false), (Linear(2; input_map="cube"), true),
@@ -34,7 +34,7 @@ close_control = Control(rtol=1e-9, atol=1e-9)
             @test plain[d+2, :] ≈ vec(sum(abs2, plain[1:d, :]; dims=1))
             @test plain[d+3, :] ≈ [sum(abs2, hutchinson ? J' * noise[:, k] : J) for (k, J) in enumerate(jacobians)]
         end
-        # One direction for state and parameters together: all that a wrong entry can hide behind is a coincidence.
+        # One random direction for state and parameters together: only a coincidence could hide a wrong entry.
         v, q = randn(Xoshiro(5), size(u)), randn(Xoshiro(6), length(p))
         along = ForwardDiff.derivative(h -> dot(λ, slope(field, u .+ h .* v, ComponentVector(getdata(p) .+ h .* q, getaxes(p)), 0.0)), 0.0)
         for e in (evaluator(field, u), GenericFlow(field, u))
@@ -75,7 +75,7 @@ end
     samples = sample(flow, p, 20_000; seed=5)
     @test samples * samples' / 20_000 ≈ covariance rtol = 0.05
     @test samples == sample(flow, p, 20_000; seed=5)
-    # Against the time the same integrals are positive too.
+    # Backward in time the same integrals are positive too.
     reversed = Flow(Linear(2); times=(1.5, 0.0), control=close_control)
     q = penalties(reversed, ComponentVector(A=-A), x)
     @test q.log_density ≈ truth atol = 1e-7
@@ -113,7 +113,7 @@ end
     field = MLP([2, 16, 2])
     p = random_parameters(field, 3; size=0.6)
     flow = Flow(field; control=Control(rtol=1e-7, atol=1e-7))
-    # Probability is 1: the base samples on a fine grid's image.
+    # The total probability is 1, integrated over a fine grid.
     grid = range(-12, 12; length=241)
     points = reduce(hcat, [[a, b] for a in grid, b in grid])
     @test sum(exp, log_density(flow, p, points)) * step(grid)^2 ≈ 1 atol = 1e-3
@@ -124,7 +124,7 @@ end
     @test path[:, :, 1] == z
     @test path[:, :, 3] ≈ x atol = 1e-5
     @test transform(flow, p, z; times=[0.0])[:, :, 1] == z
-    # A deep network, whose trace goes along the unit vectors, against the determinant of the map itself.
+    # A deep network, whose trace is computed with the unit vectors, against the determinant of the map itself.
     deep = MLP([2, 6, 5, 2]; activation="softplus")
     q = random_parameters(deep, 4; size=0.4)
     tight = Flow(deep; control=close_control)
@@ -151,7 +151,7 @@ end
             r = loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.2penalized, seed=1)
             @test r.loss ≈ r.nll + 0.1r.kinetic + 0.2r.jacobian
             h = 1e-4
-            # Fourth-order differences, so that their own error stays below the bound.
+            # Fourth-order differences, so that their error stays below the bound.
             gap(k) = loss(p .+ k * h .* direction) - loss(p .- k * h .* direction)
             difference = (8gap(1) - gap(2)) / 12h
             @test dot(grad, direction) ≈ difference rtol = 1e-6
@@ -170,7 +170,7 @@ end
 end
 
 @testset "flows: fixed steps" begin
-    # The gradient is that of the steps: coarse ones agree with differences of themselves, not with the exact integral.
+    # The gradient is that of the steps: with coarse steps it agrees with finite differences of the same steps, not with the exact integral.
     field = MLP([2, 7, 2])
     p, x = random_parameters(field, 2), randn(Xoshiro(3), 2, 6)
     direction = randn(Xoshiro(4), length(p))
@@ -185,7 +185,7 @@ end
     @test 1e-6 < abs(dot(scrap .- grad, direction) / dot(grad, direction)) < 0.1
 end
 
-@testset "flows: as Python asks for them" begin
+@testset "flows: as Python requests them" begin
     field = MLP([2, 7, 2])
     p, x, noise, bar = random_parameters(field, 2), randn(Xoshiro(3), 2, 6), draw!(zeros(2, 6), "gaussian", 4), randn(Xoshiro(5), 4, 6)
     description = Dict{String,Any}("kind" => "MLP", "sizes" => Any[2, 7, 2], "activation" => "tanh", "input_map" => "identity",
@@ -199,7 +199,7 @@ end
         "parameters" => weights, "differentiable" => differentiable))
     augmented = Augmented(field, noise; kinetic=true)
     truth = PyNeuralODE.solve_batch(augmented, p, [x; zeros(2, 6)], [0.3, 1.0]; control=close_control)[:, :, 2]
-    first_reply, second_reply = flow_terms(x), flow_terms(2 .* x)    # at work at the same time
+    first_reply, second_reply = flow_terms(x), flow_terms(2 .* x)    # both in use at the same time
     @test first_reply["end"] ≈ truth rtol = 1e-7
     back = PyNeuralODE.call("flow_pullback", Dict{String,Any}("handle" => first_reply["handle"], "bar" => bar))
     move, turn = randn(Xoshiro(6), 2, 6), randn(Xoshiro(7), 7, 2)
@@ -221,7 +221,7 @@ end
     net = Lux.Chain(Lux.Dense(2 => 16, tanh), Lux.Dense(16 => 2))
     weights = (layer_1=(weight=p.weight_1, bias=p.bias_1), layer_2=(weight=p.weight_2, bias=p.bias_2))
     solver = PyNeuralODE.find_solver("Tsit5").make(nothing)
-    # There the data lies at the start of the time span and the base at its end.
+    # In FFJORD the data are at the start of the time span and the base at its end.
     ffjord = DiffEqFlux.FFJORD(net, (0.0, 1.0), (2,), solver; reltol=1e-9, abstol=1e-9)
     state = merge(Lux.initialstates(Xoshiro(0), ffjord), (; regularize=false, monte_carlo=false))
     theirs, = first(ffjord(x, ComponentVector(weights), state))
@@ -235,7 +235,7 @@ end
     for mistake in (() -> Flow(field; trace="hutch"), () -> Flow(field; noise="uniform"), () -> Flow(field; times=(1.0, 1.0)),
                     () -> Flow(field; solver="Rodas5P"), () -> Flow(field; gradient="ForwardMode"),
                     () -> log_density(Flow(field), p, zeros(3, 5)), () -> transform(Flow(field), p, zeros(2)),
-                    () -> FlowSolve(Flow(field; solver="Vern9"), zeros(2, 4)),   # steps of SciML's
+                    () -> FlowSolve(Flow(field; solver="Vern9"), zeros(2, 4)),   # a solver that only SciML has
                     () -> (s = FlowSolve(Flow(field), zeros(2, 4)); loss_gradient!(similar(p), s, p, zeros(2, 4); kinetic=1.0)))
         @test_throws PyNeuralODE.UserError mistake()
     end

@@ -11,7 +11,7 @@ using Test
 const GPUArrays = JLArrays.GPUArrays
 JLArrays.allowscalar(false)
 
-# What the Python process holds: row-major arrays, and the row of words for an entry point.
+# The data in the Python process: row-major arrays, and the array of words for an entry point.
 struct Caller{T}
     prepared::Int
     start::Array{T}
@@ -30,7 +30,7 @@ function Caller(description, field, start::Array{T}, ts; settings...) where {T}
     for (name, value) in settings
         request[string(name)] = value
     end
-    # Matrices by rows: what Python's (out, in) arrays are in memory.
+    # Matrices stored by rows, as Python's (out, in) arrays are in memory.
     inputs = [rand(Xoshiro(k), T, prod(shape; init=1)) for (k, (_, shape)) in enumerate(shapes(field))]
     prepared = call("prepare", request)["handle"]
     return Caller(prepared, start, zeros(T, length(start), length(ts)), inputs, similar.(inputs), zeros(Int, 6 + length(inputs)))
@@ -77,7 +77,7 @@ const TIMES = [0.0, 0.3, 1.0]
     @test Tuple(c.words[4:6]) == Tuple(counts(s))
     pbar, u0bar, ysbar = similar(p), similar(start), randn(Xoshiro(5), T, size(start)..., 3)
     pullback!(pbar, u0bar, s, ysbar)
-    for _ in 1:2    # it may be asked for again
+    for _ in 1:2    # it can be repeated
         @test gradient_in_memory(c, handle, ysbar) == u0bar
         @test flatten(field, by_name(field, c.gradients), T) == pbar
     end
@@ -85,7 +85,7 @@ const TIMES = [0.0, 0.3, 1.0]
     @test !haskey(HANDLES, handle) && !haskey(HANDLES, c.prepared)
 end
 
-@testset "by address: a solve that waits for its pullback is left alone, one whose handle was freed is used again" begin
+@testset "by address: a solve that waits for its pullback is not reused, one whose handle was freed is reused" begin
     description, field = DESCRIPTIONS[1]
     c = Caller(description, field, [0.1, 0.2, 0.3], TIMES)
     idle = HANDLES[c.prepared].idle
@@ -138,7 +138,7 @@ end
     failure = call("failure", Dict{String,Any}())["error"]
     @test failure["kind"] == "solver" && 0.9 < failure["t"] < 1.1
     c.start[1] = 0.1
-    @test solve_in_memory(c) > 0    # the next one finds all in order
+    @test solve_in_memory(c) > 0    # the next solve works again
     @test call_entry(pullback_entry, c, 10^9, c.states, c.start, c.gradients) == -1
     @test LAST_FAILURE[]["error"]["kind"] == "julia"
     description, field = DESCRIPTIONS[1]
@@ -161,7 +161,7 @@ end
     @test_throws "vjp is \"enzyme\"" request(path="sensitivity", gradient=adjoint, vjp="enzyme")
 end
 
-# The memory of a device here is the processor's, but in arrays that forbid reading single numbers.
+# The device's memory is CPU memory here, but in arrays that forbid reading single numbers.
 PyNeuralODE.wrap(::Type{JLArray}, ::Type{T}, address::Integer, dims) where {T} = JLArray{T,length(dims)}(
     GPUArrays.DataRef(Returns(nothing), unsafe_wrap(Vector{UInt8}, Ptr{UInt8}(UInt(address)), sizeof(T) * prod(dims; init=1))), Tuple(Int.(dims)))
 

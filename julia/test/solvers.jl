@@ -2,11 +2,11 @@
 
 using LinearAlgebra
 
-# Nonlinear, with the time in it, and solved by (exp(sin t), cos t + 2).
+# Nonlinear and time-dependent; the solution is (exp(sin t), cos t + 2).
 coupled!(du, u, p, t) = (du[1] = u[1] * (u[2] - 2); du[2] = -sin(t) * u[1] * exp(-sin(t)); nothing)
 coupled(t) = [exp(sin(t)), cos(t) + 2]
 
-# The same without the time: (1 / cosh t, -tanh t).
+# Likewise, but independent of time; the solution is (1 / cosh t, -tanh t).
 steady!(du, u, p, t) = (du[1] = u[1] * u[2]; du[2] = -u[1]^2; nothing)
 steady(t) = [sech(t), -tanh(t)]
 
@@ -20,11 +20,11 @@ function order_of(f!, exact, solver, stop, counts)
 end
 
 @testset "order of $name" for name in keys(PyNeuralODE.SOLVERS)
-    name == "FBDF" && continue      # of variable order, in steps of its own
+    name == "FBDF" && continue      # its order varies, and it chooses its own steps
     solver = find_solver(name)
-    # Kvaerno5's abscissae do not fit its stages in OrdinaryDiffEqSDIRK: order 3 where the time enters.
+    # Kvaerno5's abscissae do not fit its stages in OrdinaryDiffEqSDIRK: it has order 3 if the field depends on time.
     f!, exact = name == "Kvaerno5" ? (steady!, steady) : (coupled!, coupled)
-    # The leading error of methods made for a small one is so small here that the next shows too: the slope may be larger.
+    # For methods designed for a small leading error term, the next term is visible too: the observed order may be larger.
     slack = solver.order >= 5 ? 1.1 : 0.3
     stop = name == "DP5" ? 3.0 : 2.0        # DP5's error passes through zero near 2
     counts = solver.order <= 2 ? (128, 256) : solver.order <= 5 ? (32, 64) : solver.order <= 7 ? (8, 16) : (4, 8)
@@ -54,10 +54,10 @@ end
     @test between.ys[1, :] ≈ [1, by_euler([0.2]), by_euler([0.2, 0.8])]
     backwards = solve_problem(decay!, [1.0], [1.0, 0.3, 0.0]; solver="Euler", control=Control(step_size=0.4))
     @test backwards.ys[1, end] ≈ by_euler([-0.4, -0.4, -0.2])
-    # Ten steps of 0.1 are ten, though their sum falls short of 1.
+    # Ten steps of 0.1 are enough, although their sum is slightly below 1.
     @test solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step_size=0.1)).accepted == 10
     @test solve_problem(decay!, [1.0], [0.0, 1.0]; solver="Tsit5", control=Control(step_size=0.25)).accepted == 4
-    @test_throws "above max_steps = 10" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step_size=0.01, max_steps=10))
+    @test_throws "more than max_steps = 10" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="RK4", control=Control(step_size=0.01, max_steps=10))
     @test_throws "FBDF chooses" solve_problem(decay!, [1.0], [0.0, 1.0]; solver="FBDF", control=Control(step_size=0.1))
 end
 
@@ -80,7 +80,7 @@ end
         @test eltype(single.ys) == Float32
         @test single.ys ≈ together.ys rtol = 1e-4
     end
-    # A tolerance for each component: the loose one does not hold back the other.
+    # One tolerance per component: the loose one does not make the other component less accurate.
     tight = solve_field(field, p, us[:, 1], times; control=Control(rtol=0.0, atol=[1e-10, 1e-10]))
     mixed = solve_field(field, p, us[:, 1], times; control=Control(rtol=0.0, atol=[1e-10, 1e10]))
     @test mixed.accepted <= tight.accepted
@@ -121,7 +121,7 @@ end
         overflow = failure((du, u, p, t) -> (du .= 1e300 .* u; nothing), [1.0], [0.0, 2.0]; solver="Euler", control=Control(step_size=0.1))
         @test overflow isa SolveFailure && occursin("smaller steps", overflow.message)
     end
-    # A trial step into nonsense is cut, not the end.
+    # A trial step to non-finite values is shortened and does not end the solve.
     cliff!(du, u, p, t) = (du[1] = u[1] < 0 ? NaN : -u[1]; nothing)
     @test solve_problem(cliff!, [1.0], [0.0, 20.0]; control=Control(first_step=15.0)).ys[1, end] ≈ exp(-20) atol = 1e-5
     @test_throws "tist5" solve_problem(coupled!, coupled(0.0), [0.0, 1.0]; solver="tist5")

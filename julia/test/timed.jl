@@ -1,4 +1,4 @@
-# Fields whose weights depend on the time: values against formulas written out here, products by hand against ForwardDiff,
+# Fields whose weights depend on time: values against formulas written out here, hand-written products against ForwardDiff,
 # solves and their gradients.
 
 module TimedTest
@@ -15,7 +15,7 @@ using Zygote: Zygote
 
 random(field, seed=1; size=0.5) = (p = parameters(field); p .= size .* randn(Xoshiro(seed), length(p)); p)
 
-# Deep and shallow, with scales; the image is neither square nor of one channel alone.
+# Deep and shallow, with scales; the image is not square and has more than one channel.
 const FIELDS = (HyperMLP(2, 5, 4; time_scale=3, output_scale=2), ConcatMLP([2, 5, 4, 2]; activation="gelu", time_scale=2, output_scale=0.7),
                 ConcatMLP([2, 6, 2]), GatedMLP([2, 5, 3, 2]; activation="swish", time_scale=2, output_scale=0.7), GatedMLP([2, 6, 2]),
                 ConcatConv(1, 2, 3; hidden=[2], time_scale=2, output_scale=0.5))
@@ -71,13 +71,13 @@ end
     other = fill(NaN, length(p))
     pullback!(nothing, other, e, λ, u, p, t)
     @test other == pbar
-    # What stiff solvers ask for: the time's derivative, of parameters without names.
+    # Needed by stiff solvers: the derivative with respect to time, for parameters without names.
     dual = similar(u, typeof(ForwardDiff.Dual(0.0, 1.0)))
     slope!(dual, e, u, getdata(p), ForwardDiff.Dual(t, 1.0))
     @test ForwardDiff.partials.(dual, 1) ≈ ForwardDiff.derivative(t -> slope(field, u, p, t), t)
 end
 
-# Compiling these takes a minute each: one of a kind.
+# Each takes a minute to compile, so only one of each kind.
 @testset "timed: $(nameof(typeof(field))) as a traceable function" for field in FIELDS[[1, 4, 6]]
     u, λ, p = randn(Xoshiro(2), dimension(field)), randn(Xoshiro(3), dimension(field)), random(field)
     e, f, ubar, pbar = evaluator(field, u), traceable(field), similar(u), zeros(length(p))
@@ -100,7 +100,7 @@ end
     e, du, ubar, pbar = evaluator(field, u), similar(u), similar(u), similar(p)
     @test slope!(du, e, u, p, t) ≈ truth
     v, q = randn(Xoshiro(6), size(u)), randn(Xoshiro(7), length(p))
-    # Fourth-order differences of the slope by hand, which has just been checked.
+    # Fourth-order differences of the hand-written `slope!`, which was checked above.
     value(h) = dot(λ, slope!(similar(u), e, u .+ h .* v, p .+ h .* q, t))
     along = (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4
     pullback!(ubar, pbar, e, λ, u, p, t)
@@ -115,7 +115,7 @@ end
     truth = solve_field(field, p, u0, ts; solver="Vern9", control=tight).ys
     @test solve_field(field, p, u0, ts; solver="Rodas5P", control=Control(rtol=1e-8, atol=1e-8)).ys ≈ truth rtol = 1e-6
     @test solve!(DiscreteSolve(field, u0, ts; control=tight), p, u0) ≈ truth rtol = 1e-8
-    # Exact gradients of our own steps, for one sample and many: fixed steps against differences.
+    # Exact gradients of the package's own steps, for one sample and for many: fixed steps against finite differences.
     ysbar = randn(Xoshiro(4), d, 4, 3)
     s = DiscreteSolve(field, starts, ts; control=Control(step_size=0.25))
     pbar, u0bar = zeros(length(p)), zeros(d, 4)

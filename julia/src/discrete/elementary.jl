@@ -1,26 +1,26 @@
-# Exponentials and the activations of whole vectors, each with its derivative: straight-line arithmetic, good to a few units
+# Exponentials of whole vectors, and activations with their derivatives: arithmetic without branches, accurate to a few units
 # in the last place.
 #
-# x = n log 2 + r with a whole n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits. log 2 is split in
-# two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
+# x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed from its Taylor series, 2^n is made from its bits. log 2
+# is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
 
-rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it leaves the nearest whole number in the last bits
+rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it leaves the nearest integer in the last bits
 rounding_shift(::Type{Float32}) = 1.5f0 * 2.0f0^23
 log2_parts(::Type{T}) where {T} = (high = round(log(big(2)) * 2^(T == Float64 ? 32 : 9)) / 2^(T == Float64 ? 32 : 9);
                                    (T(high), T(log(big(2)) - high)))
-# exp(x) is a normal number up to this size of x, and 1 + exp(-x) is 1 long before.
+# exp(x) is a normal number for |x| up to this value, and 1 + exp(-x) rounds to 1 long before that.
 largest_exponent(::Type{Float64}) = 708.0
 largest_exponent(::Type{Float32}) = 87.0f0
 
-# Further terms are below half a unit in the last place.
+# Additional terms are below half a unit in the last place.
 exp_coefficients(::Type{T}) where {T} = Tuple(T(inv(big(factorial(n)))) for n in 2:(T == Float64 ? 13 : 8))
 @generated artanh_coefficients(::Type{T}) where {T} = Tuple(T(big(2) / (2n + 1)) for n in 1:(T == Float64 ? 16 : 8))
 
 """
     polynomial(x, coefficients)
 
-Return the polynomial with these coefficients, constant first, by Estrin's scheme: pairs, then pairs of pairs, which waits less
-than Horner's.
+Return the value of the polynomial with these coefficients, constant first, by Estrin's scheme: pairs, then pairs of pairs. Fewer
+operations have to wait for a previous one than in Horner's scheme.
 """
 @inline polynomial(x, coefficients::Tuple{Any}) = coefficients[1]
 @inline polynomial(x, coefficients::Tuple) = polynomial(x * x, pairs_of(x, coefficients...))
@@ -40,7 +40,7 @@ than Horner's.
     end
 end
 
-"Return exp(x), for |x| up to `largest_exponent`; beyond it, exp of that."
+"Return exp(x), with x limited to `largest_exponent` in size."
 @inline function exponential(x::Vec{N,T}) where {N,T}
     scale, rise = split_exponential(at_least(at_most(x, largest_exponent(T)), -largest_exponent(T)))
     return muladd(scale, rise, scale)
@@ -60,12 +60,12 @@ end
 
 @inline sigmoid(x::Vec) = 1 / (1 + exponential(0 - x))
 
-# value_and_slope: an activation and its derivative, for all lanes at once. Where none is written down, lane by lane.
+# value_and_slope: an activation and its derivative, for all lanes at once. Activations without a method here are computed lane by lane.
 
 @inline value_and_slope(::Val{:identity}, x::Vec{N,T}) where {N,T} = x, fill_lanes(Vec{N,T}, 1)
 
 @inline function value_and_slope(::Val{:tanh}, x::Vec{N,T}) where {N,T}
-    rising = exponential_less_one(2 * at_most(abs(x), T == Float64 ? 20 : 10))  # tanh is 1 from there on
+    rising = exponential_less_one(2 * at_most(abs(x), T == Float64 ? 20 : 10))  # beyond that, tanh is 1
     value = copysign(rising / (rising + 2), x)
     return value, muladd(value, 0 - value, 1)
 end

@@ -3,12 +3,13 @@
 """
     Tableau
 
-An explicit Runge-Kutta method, as `Tableau` of pyneuralode/engines/torch_engine/tableaus/tableau.py.
+An explicit Runge-Kutta method, like `Tableau` in pyneuralode/engines/torch_engine/tableaus/tableau.py.
 
-- `stages` of a step; all stages, with those that only the interpolant needs, are the columns of `rows`: column i holds the weights
-  of the earlier stages in the argument of stage i;
-- `ends`: the weights of the solution, and in further columns those of the error estimates (none, one, or DOP853's two);
-- `interpolant`: row i holds the coefficients of theta, theta^2, ... in the weight of stage i;
+- `stages`: the number of stages of a step;
+- `rows`: one column for each stage, including those that only the interpolant needs: column i contains the weights of the earlier stages
+  in the argument of stage i;
+- `ends`: the weights of the solution, and in additional columns those of the error estimates (none, one, or DOP853's two);
+- `interpolant`: row i contains the coefficients of theta, theta^2, ... in the weight of stage i;
 - `end_stage`: the stage that is the slope at the end of the step (0: none).
 """
 struct Tableau
@@ -28,9 +29,9 @@ adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
 struct Scheme{T}
     tableau::Tableau
     n::Int
-    part::Int                       # numbers whose error is measured together: the state's, or a sample's
+    part::Int                       # how many numbers share an error norm: the state's, or a sample's
     lead::Int
-    nodes::Vector{Float64}          # times of the stages, as parts of the step
+    nodes::Vector{Float64}          # times of the stages, as fractions of the step
     ahead::Matrix{Float64}          # `rows` and `ends` side by side
     back::NTuple{2,Matrix{Float64}} # see `weights_back`; for a step without and with the interpolant's stages
     weights::Vector{T}              # `ahead` times the step's size
@@ -38,7 +39,7 @@ struct Scheme{T}
     interpolant_weights::Vector{T}             # weights of the stages inside the step
     k::Vector{T}                    # slopes
     bars::Vector{T}                 # and their cotangents
-    argument_bars::Vector{T}               # cotangents of the end and of the stages' arguments, the last stage's first
+    argument_bars::Vector{T}               # cotangents of the final state and of the stages' arguments, last stage first
     point::Vector{T}
     zeros::Vector{T}
     ones::Vector{T}
@@ -53,7 +54,7 @@ function Scheme(tableau::Tableau, n, part, lead, ::Type{T}) where {T}
                      columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
 end
 
-"The sums of the rows; a node at the end is exactly there."
+"Return the times of the stages, which are the sums of the rows; a stage at the end of the step is at exactly 1."
 function nodes_of(tableau)
     nodes = vec(sum(tableau.rows; dims=1))
     return ifelse.(abs.(nodes .- 1) .< 1e-12, 1.0, nodes)
@@ -62,8 +63,9 @@ end
 """
     weights_back(tableau, count)
 
-Return the weights of stage i in what comes after it in a step of `count` stages, as column i: in the end, then in the arguments of the
-stages from the last one down to i + 1. The stage at the end has the end for an argument: its part is in the first.
+Return a matrix whose column i contains the weights of stage i in everything that follows it in a step of `count` stages: in the final
+state, then in the arguments of the stages from the last one down to i + 1. The argument of the stage at the end is the final state, so
+its weights are part of the first entry.
 """
 function weights_back(tableau, count)
     total = size(tableau.rows, 2)
@@ -88,7 +90,7 @@ function scale!(weights::Vector{T}, table, h) where {T}
     return nothing
 end
 
-"out = init + sum over i <= count of weights[i] columns[i]; the last column, which is the newest, is added last."
+"Write init + sum over i <= count of weights[i] columns[i] to `out`; the last column, which is the most recent, is added last."
 function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {T}
     lead, a = scheme.lead, pointer(columns)
     newest, epilogue = at(a, (count - 1) * lead), AddScaled(unsafe_load(weights, count))
@@ -97,7 +99,7 @@ function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {
     return product!(epilogue, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
 end
 
-# Rounding must not lead beyond the end, where the field may not be defined.
+# Rounding must not lead beyond the end of the step, where the field may not be defined.
 stage_time(scheme, i, t, t_end) = scheme.nodes[i] == 1 ? t_end : t + scheme.nodes[i] * (t_end - t)
 
 "Evaluate the stages after the first, with records from `row` on, and the state at the end."
@@ -113,7 +115,7 @@ function advance!(field, scheme, t, t_end, y, stop, row)
     return nothing
 end
 
-"Evaluate the further stages that only the interpolant needs; `row` is the second stage's."
+"Evaluate the additional stages that only the interpolant needs; `row` is the record of the second stage."
 function extend!(field, scheme, t, t_end, y, stop, row)
     tableau = scheme.tableau
     for i in tableau.stages+1:all_stages(scheme)
@@ -124,7 +126,7 @@ function extend!(field, scheme, t, t_end, y, stop, row)
     return nothing
 end
 
-"Set the weights of the stages in the state at `theta`, a part of the step."
+"Set the weights of the stages in the state at `theta`, a fraction of the step."
 function set_interpolant_weights!(scheme::Scheme{T}, theta, h) where {T}
     interpolant, weights = scheme.tableau.interpolant, scheme.interpolant_weights
     @inbounds @simd for i in axes(interpolant, 1)
@@ -137,7 +139,7 @@ function set_interpolant_weights!(scheme::Scheme{T}, theta, h) where {T}
     return nothing
 end
 
-"Return the norm of the estimated error over the tolerance; at most 1 is good."
+"Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."
 function error_size(scheme, y, stop, rtol, atol)
     fifth = estimate(scheme, 2, y, stop, rtol, atol)
     (size(scheme.tableau.ends, 2) == 2 || fifth == 0) && return fifth
@@ -161,7 +163,7 @@ function estimate(scheme, column, y, stop, rtol, atol)
     return sqrt(size / scheme.part)
 end
 
-"Return the root mean square of x over the tolerance at y, the largest of the parts'."
+"Return the root mean square of x divided by the tolerance at y: the largest over the parts of the state."
 function scaled_size(scheme, x, y, rtol, atol)
     size = 0.0
     for first in 1:scheme.part:scheme.n
@@ -179,8 +181,9 @@ end
 
 Carry the cotangent of a step's end to its start, for a step with `count` stages whose second has record `row`.
 
-On entry the first column of `argument_bars` holds the end's cotangent, `start` that of the start and `bars` those of the stages, both
-from outputs inside the step. On return `start` lacks the first stage's part alone; its cotangent is the first of `bars`.
+On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` are the cotangents of the initial
+state and of the stages that come from outputs inside the step. On return only the first stage's contribution is missing from `start`; the
+cotangent of that stage is the first column of `bars`.
 """
 function step_vjp!(field, scheme, h, count, start, row)
     tableau, lead, total = scheme.tableau, scheme.lead, all_stages(scheme)

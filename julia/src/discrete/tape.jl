@@ -1,40 +1,40 @@
-# The described fields as a discrete adjoint needs them: every evaluation leaves a record on a tape, from which its
-# vector-Jacobian product is taken without evaluating again, and the parameters' gradient for many evaluations at once.
+# The described fields in the form that a discrete adjoint needs: every evaluation writes a record to a tape. The record is enough to
+# compute the vector-Jacobian product without another evaluation, and the parameters' gradient is computed for many records at once.
 
 """
     TapedField{T}
 
 A field for states of a given size, in numbers of type T.
 
-1. `load!(f, p)` takes the parameters (flat), `reserve!(f, rows)` makes room for so many records, `record_length(f)` in a record;
-2. `evaluate!(f, k, y, t, row)` writes the slope at y and time t to k (pointers) and its record to `row` (from 0);
-3. `vjp!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. Rows come in falling order;
-   `clear!(f)` comes before them, `flush!(f)` before the records change;
+1. `load!(f, p)` sets the parameters (flat), `reserve!(f, rows)` allocates `rows` records, each of length `record_length(f)`;
+2. `evaluate!(f, k, y, t, row)` writes the derivative at y and time t to k (pointers), and its record to `row` (counted from 0);
+3. `vjp!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. It is called for rows in
+   decreasing order, after `clear!(f, gathers)`; `flush!(f)` is called before the records change;
 4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the products.
 
-Pointers to states lead to `padded_length(dim, samples, T)` numbers, zeros behind the state.
+A pointer to a state points to `padded_length(dim, samples, T)` numbers: the state, followed by zeros.
 """
 abstract type TapedField{T} end
 
-"Return how many numbers a state takes in memory: whole vectors, of which one may start at the last sample."
+"Return the number of values allocated for a state: whole vectors, with space for a whole vector from the last sample on."
 padded_length(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + max(dim, lanes(T)), T)
 
-"A layer's width, also in whole vectors, and where its numbers lie: in a record, among the cotangents of one, in p, in packed arrays."
+"A layer's width, also padded to whole vectors, and the offsets of its numbers in a record, in a record's cotangents, in p and in packed arrays."
 struct Layer
     width::Int
     padded::Int
     record::Int       # values and slopes
-    bar::Int          # cotangents of what the activation is taken of
-    weight::Int       # in p: the weights that lead here, and the biases (-1: none)
+    bar::Int          # cotangents of the activation's argument
+    weight::Int       # in p: the weights that lead to this layer, and below the biases (-1: none)
     bias::Int
     biases::Int       # packed: the biases
     ahead::Int        # packed: a column of `padded` numbers for every input
     back::Int         # packed: a column of the lower layer's padded width for every output
-    by_dots::Bool     # whether it is computed from `back`, by dot products, and the lower one's cotangent, likewise, from `ahead`
+    by_dots::Bool     # whether it is computed from `back`, by dot products, and below the lower layer's cotangent from `ahead`
     back_by_dots::Bool
-    split::Bool       # whether its last outputs are computed by dot products, and the last of the lower one's cotangent
+    split::Bool       # whether its last outputs are computed by dot products, and below the end of the lower layer's cotangent
     back_split::Bool
-    scale::Float64    # of weights and biases: the field's scales are taken into them
+    scale::Float64    # factor of the weights, and below of the biases, that includes the field's scales
     bias_scale::Float64
 end
 
@@ -43,21 +43,21 @@ mutable struct Network{T,A,M} <: TapedField{T}
     const input_map::M
     const layers::Vector{Layer}
     const samples::Int
-    const record::Int           # numbers of one evaluation of one sample in `values`, as in `slopes`
+    const record::Int           # numbers per evaluation and sample in `values`, and in `slopes`
     const bar_record::Int
-    const block::Int            # rows whose cotangents are kept until their part of the gradient is taken
+    const block::Int            # rows whose cotangents are kept until their part of the gradient is computed
     const packed::Vector{T}
     const nothings::Vector{T}   # zeros
     const unit::Vector{T}
     const scratch::Vector{T}
     const bars::Vector{T}
-    const gradient::Vector{T}   # of a layer's weights, from `ahead` or `back` on (see `across`), and biases
+    const gradient::Vector{T}   # of a layer's weights, from offset `ahead` or `back` on (see `across`), and of its biases
     values::Vector{T}
     slopes::Vector{T}
-    low::Int                    # first row of the block, and first row of it that is filled, and the one after its last
+    low::Int                    # first row of the block; below, its first filled row, and the row after its last
     first::Int
     high::Int
-    gathers::Bool               # whether the parameters' gradient is wanted
+    gathers::Bool               # whether the parameters' gradient is needed
 end
 
 const COLUMNS_AT_ONCE = 64
@@ -75,7 +75,7 @@ function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, bia
         below, below_long = l == 1 ? (0, 0) : (sizes[l-1], layers[l-1].padded)
         last = l == length(sizes)
         bias_scale = last ? scale_out : 1.0
-        dots = prefer_dots(width, below, T) && (last || samples < COLUMNS)   # many samples share what a product loads
+        dots = prefer_dots(width, below, T) && (last || samples < COLUMNS)   # with many samples, a product loads its matrix once for all
         back_dots = l == 2 && prefer_dots(below, width, T)
         ahead = packed + long
         back = ahead + below * long
@@ -102,7 +102,7 @@ end
 
 record_length(net::Network) = net.samples * net.record
 
-"Whether the gradient of the weights below `layer` lies like `ahead` (else like `back`): what takes fewer whole vectors."
+"Whether the gradient of the weights below `layer` is laid out like `ahead` (otherwise like `back`): whichever needs fewer whole vectors."
 across(below::Layer, layer::Layer) = layer.padded * below.width <= below.padded * layer.width
 
 function load!(net::Network{T}, p::AbstractVector) where {T}
@@ -137,7 +137,7 @@ function reserve!(net::Network, rows)
     size <= old && return nothing
     for tape in (net.values, net.slopes)
         resize!(tape, max(size, 2old))
-        tape[old+1:end] .= 0   # what is between the layers must be finite
+        tape[old+1:end] .= 0   # the padding between the layers must be finite
     end
     return nothing
 end
@@ -156,7 +156,7 @@ function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, _, row) where {T}
     return nothing
 end
 
-"From the inputs of a layer, all samples, to its outputs; see `product!`."
+"Compute the outputs of a layer from its inputs, for all samples; see `product!`."
 @inline function layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, ahead, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
     layer.by_dots && return dotted_layer!(net, epilogue, c, ldc, e, lde, inputs, below, layer)
@@ -172,7 +172,7 @@ end
     return product!(epilogue, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, vectors, net.samples)
 end
 
-# A separate function, so that its registers do not burden the other branches.
+# A separate function, so that its use of registers does not slow down the other branches.
 @noinline function dotted_layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.back + 1)
     for s in 0:net.samples-1
@@ -192,10 +192,10 @@ end
     return nothing
 end
 
-"The last layer, from its input to the slope."
+"Compute the last layer, whose output is the time derivative."
 function leave!(net::Network{T}, k, values, below, layer) where {T}
     inputs = at(values, below.record)
-    # By dot products what lies behind a sample is overwritten by the next one.
+    # With dot products, numbers written past the end of a sample are overwritten by the next sample.
     direct = layer.by_dots || net.samples == 1
     out = direct ? k : pointer(net.scratch)
     layer!(net, Store(), out, direct ? layer.width : layer.padded, out, 0, inputs, below, layer)
@@ -233,7 +233,7 @@ function vjp!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) whe
     return nothing
 end
 
-"From the cotangents of a layer to those of the one below."
+"Compute the cotangents of the layer below from those of a layer."
 @inline function vjp_layer!(net::Network{T}, bars, slopes, below, layer) where {T}
     zeros, ahead, back = pointer(net.nothings), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
     to, from, by = at(bars, below.bar), at(bars, layer.bar), at(slopes, below.record)

@@ -1,5 +1,5 @@
-# Vectors of 64 bytes as numbers: one register with AVX-512, a few registers elsewhere. Loops over plain numbers are left to
-# LLVM where they pay little; where a whole solve spends its time, this says exactly what stays in registers.
+# Vectors of 64 bytes that are used like numbers: one register with AVX-512, several registers elsewhere. Loops over scalars are left
+# to LLVM where little time is spent; in the loops where a solve spends its time, these vectors determine exactly what stays in registers.
 
 """
     Vec{N,T}
@@ -13,7 +13,7 @@ end
 
 const VECTOR_BYTES = 64
 
-"Return how many numbers of type T a vector holds."
+"Return the number of SIMD lanes of a vector of type T."
 lanes(::Type{T}) where {T} = VECTOR_BYTES ÷ sizeof(T)
 
 "Return `n` rounded up to whole vectors of T."
@@ -22,7 +22,7 @@ padded(n, ::Type{T}) where {T} = cld(n, lanes(T)) * lanes(T)
 """
     aligned(T, n)
 
-Return a vector of at least `n` zeros that starts on a cache line, which Julia's arrays do from 2 kB on.
+Return a vector of at least `n` zeros that starts on a cache line, as Julia's arrays do from a size of 2 kB.
 """
 aligned(::Type{T}, n) where {T} = zeros(T, max(n, 4096 ÷ sizeof(T)))
 
@@ -40,7 +40,7 @@ for (op, instruction) in ((:+, "fadd contract"), (:-, "fsub contract"), (:*, "fm
     @eval @inline Base.$op(a::Real, b::Vec{N,T}) where {N,T} = $op(fill_lanes(Vec{N,T}, a), b)
 end
 
-"Return the vector of `x` in every lane."
+"Return a vector with `x` in every lane."
 @generated function fill_lanes(::Type{Vec{N,T}}, x::Real) where {N,T}
     vector, number = llvm_vector(N, T), LLVM_TYPES[T]
     ir = "%2 = insertelement $vector undef, $number %0, i32 0\n" *
@@ -68,18 +68,18 @@ end
     return :($(Expr(:meta, :inline)); Vec(ccall($name, llvmcall, $D, ($D, $D), a.data, b.data)))
 end
 
-"Return `x > y ? a : b` lane by lane; a lane of NaN in `x` takes `b`."
+"Return `x > y ? a : b` lane by lane; a lane in which `x` is NaN takes the value of `b`."
 @generated function pick(x::Vec{N,T}, y::Vec{N,T}, a::Vec{N,T}, b::Vec{N,T}) where {N,T}
     D, vector = NTuple{N,VecElement{T}}, llvm_vector(N, T)
     ir = "%5 = fcmp ogt $vector %0, %1\n%6 = select <$N x i1> %5, $vector %2, $vector %3\nret $vector %6"
     return :($(Expr(:meta, :inline)); Vec(Base.llvmcall($ir, $D, Tuple{$D,$D,$D,$D}, x.data, y.data, a.data, b.data)))
 end
 
-# Written so that a NaN passes.
+# Written so that a NaN is passed on.
 @inline at_most(x::Vec{N,T}, limit) where {N,T} = (y = fill_lanes(Vec{N,T}, limit); pick(x, y, y, x))
 @inline at_least(x::Vec{N,T}, limit) where {N,T} = (y = fill_lanes(Vec{N,T}, limit); pick(y, x, y, x))
 
-"Return 2^n from `whole` = n + 1.5 * 2^m, m the bits of T's mantissa: its last bits are n, moved to where exponents are."
+"Return 2^n from `whole` = n + 1.5 * 2^m, where T's mantissa has m bits: the last bits of `whole` are n, and are shifted to the exponent's position."
 @generated function power_of_two(whole::Vec{N,T}) where {N,T}
     I = INTEGERS[T]
     D, vector, integers = NTuple{N,VecElement{T}}, llvm_vector(N, T), llvm_vector(N, I)
@@ -93,9 +93,9 @@ end
 """
     lane_sums(vector, vectors...)
 
-Return a vector with the sum of the lanes of each vector, in their order, and zeros behind them.
+Return a vector with the sum of the lanes of each given vector, in order, followed by zeros.
 
-Two vectors are merged by adding half of their lanes to the other half, so that g sums side by side, repeated, become 2 g.
+Two vectors are merged by adding half of their lanes to the other half: each merge doubles the number g of different sums in a vector.
 """
 @generated function lane_sums(first::Vec{N,T}, others::Vec{N,T}...) where {N,T}
     count = 1 + length(others)
@@ -115,13 +115,13 @@ Two vectors are merged by adding half of their lanes to the other half, so that 
     append!(names, fill("zeroinitializer", nextpow(2, count) - count))
     group = 1
     while length(names) > 1
-        # Lane i of the result is from the first vector where i ÷ group is even, from groups 2q and 2q + 1 of it.
+        # Lane i of the result comes from the first vector if i ÷ group is even, from its groups 2q and 2q + 1.
         from(i, odd) = (q = i ÷ 2group; (2q + odd) * group + i % group + (isodd(i ÷ group) ? N : 0))
         merge(a, b) = add((shuffle(a, b, [from(i, odd) for i in 0:N-1]) for odd in 0:1)...)
         names = [merge(names[i], names[i+1]) for i in 1:2:length(names)]
         group *= 2
     end
-    # What is left of a sum lies in every `group`-th lane.
+    # The remaining parts of a sum are in every `group`-th lane.
     total, distance = names[1], N ÷ 2
     while distance >= group
         total = add(total, shuffle(total, "undef", [(i + distance) % N for i in 0:N-1]))

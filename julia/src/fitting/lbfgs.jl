@@ -1,4 +1,4 @@
-# L-BFGS by Optimization and Optim, which here survives parameters for which the problem cannot be solved.
+# L-BFGS by Optimization and Optim, extended to tolerate parameters for which the problem cannot be solved.
 
 import Optimization
 using OptimizationOptimJL: Optim
@@ -6,14 +6,14 @@ using OptimizationOptimJL: Optim
 """
     CachedObjective
 
-The objective of a stage for L-BFGS: scaled to start at 1, cached at the last point, infinite where the problem cannot be solved.
+The objective of a stage for L-BFGS: scaled to start at 1, cached at the last point, and infinite if the problem cannot be solved.
 """
 mutable struct CachedObjective{S,X,T}
     const stage::S
     const x::X
     const gradient::X
     at::Tuple{T,T}        # loss and objective at x
-    known::Bool           # whether x and its gradient hold a point that could be solved
+    known::Bool           # whether x, with its gradient, is a point that could be solved
     scale::T
 end
 
@@ -27,7 +27,7 @@ function evaluate_at!(search::CachedObjective, x)
     try
         search.at = evaluate!(search.gradient, search.stage, x)
     catch error
-        # A line search may try parameters that cannot be solved, and backs off from them. The first point has to be solvable.
+        # A line search may try points that cannot be solved, and backs off from them. The first point must be solvable.
         first || !(error isa Union{SolveFailure,NotFinite}) ? rethrow() : return false
     end
     first && (search.scale = search.at[2] > 0 ? inv(search.at[2]) : one(search.scale))
@@ -36,14 +36,14 @@ function evaluate_at!(search::CachedObjective, x)
     return search.known = true
 end
 
-"Value of the scaled objective at `x`, infinite where it cannot be solved; writes its gradient into `g` unless that is `nothing`."
+"Return the scaled objective at `x`, infinite if the problem cannot be solved; write its gradient into `g` unless that is `nothing`."
 function scaled_value!(g, search::CachedObjective, x)
     solved = evaluate_at!(search, x)
     g === nothing || (solved ? copyto!(g, search.gradient) : fill!(g, 0))
     return solved ? search.at[2] * search.scale : oftype(search.scale, Inf)
 end
 
-"The first step is the gradient, at most of unit length; those after it are tried whole, times the learning rate."
+"The first step tried is the gradient, scaled to at most unit length; later steps are first tried in full. Both are multiplied by the learning rate."
 struct InitialStep{F}
     lr::F
 end
@@ -53,13 +53,13 @@ function (guess::InitialStep)(linesearch, state, phi, dphi, d)
     state.alpha = state.pseudo_iteration == 1 ? min(1, inv(norm(state.g_x, 1))) * lr : lr
 end
 
-"A line search met parameters that cannot be solved."
+"Thrown if a line search tries parameters for which the problem cannot be solved."
 struct UnsolvablePoint <: Exception end
 
 """
 The line search of a `CachedObjective`. Points are rounded as Optim rounds the step that it takes afterwards, so that the cached value and
-gradient are used. Where a Wolfe search meets parameters that cannot be solved, backtracking replaces it and stays away from them: a
-Wolfe search would creep up to their boundary, from where no direction leads on.
+gradient are used. If a Wolfe search reaches parameters for which the problem cannot be solved, backtracking replaces it and stays away
+from them: a Wolfe search would approach their boundary, from which no direction makes progress.
 """
 struct FallbackLineSearch{L,S<:CachedObjective}
     linesearch::L
@@ -80,7 +80,7 @@ function (along::FallbackLineSearch)(d, x, s, alpha, x_new, phi, dphi)
     end
 end
 
-# Where the curvature changes on the way (by a penalty with kinks, say), old pairs mislead the search: fits that stagnate for thousands
+# If the curvature changes along the way (because of a penalty with kinks, for example), old pairs mislead the search: fits that stagnate for thousands
 # of iterations make progress again after a restart. Shorter fits are not affected.
 const RESTART_INTERVAL = 500
 
@@ -90,7 +90,7 @@ function run_lbfgs!(stage, x)
     # Moré and Thuente's search: fewer evaluations than Hager and Zhang's, fewer failures than backtracking alone.
     method = Optim.LBFGS(; m=Int(settings["history"]), linesearch=FallbackLineSearch(Optim.LineSearches.MoreThuente(), search),
                          alphaguess=InitialStep(() -> eltype(x)(current_rate(stage))))
-    # An empty prototype: the adapter would otherwise make room for a Hessian of all parameters, which L-BFGS does not use.
+    # An empty prototype: the adapter would otherwise allocate a Hessian of all parameters, which L-BFGS does not use.
     f = Optimization.OptimizationFunction((x, _) -> scaled_value!(nothing, search, x); grad=(g, x, _) -> scaled_value!(g, search, x),
                                           fg=(g, x, _) -> scaled_value!(g, search, x), hess_prototype=zeros(eltype(x), 0, 0))
     while !is_finished(stage)
@@ -106,8 +106,8 @@ function run_lbfgs!(stage, x)
         problem = Optimization.OptimizationProblem(f, copy(stage.run.best))
         maxiters = min(RESTART_INTERVAL, stage.iterations - done)
         Optimization.solve(problem, method; callback, maxiters, g_abstol=0.0, extended_trace=false)
-        # Where it ended by itself, at a minimum or with a failed line search, its memory may be the cause: it restarts
-        # from the best point, until a restart brings no progress.
+        # If the search ended by itself, at a minimum or with a failed line search, its memory may be the cause: it restarts
+        # from the best point, until a restart makes no progress.
         length(stage.history.losses) == done && finish_iteration!(stage, start[]...)
         stage.history.best_objective < before || return
     end

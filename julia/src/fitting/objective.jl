@@ -1,4 +1,4 @@
-# What a fit minimizes: weighted squares of prediction minus data over the first rows, and a penalty; with its gradient.
+# The objective of a fit, with its gradient: weighted squares of prediction minus data over the first rows, plus a penalty.
 
 "The loss is not a finite number."
 struct NotFinite <: Exception
@@ -10,10 +10,10 @@ Base.showerror(io::IO, error::NotFinite) = print(io, "the loss is ", isnan(error
 """
     Objective
 
-The data of a fit and the pieces that turn parameters into a prediction of it; states are (dim, samples, times), data and
-weights (components, samples, times). `Span(objective, rows)` is the part that a stage sees.
+The data of a fit, and the parts that compute a prediction from parameters; states are (dim, samples, times), data and
+weights (components, samples, times). `Span(objective, rows)` is the section that a stage uses.
 
-Its pieces are not in its type, so that a fit of another field or penalty does not recompile what runs a plan.
+The types of the parts are not in its type, so that a fit of another field or penalty does not recompile the code that runs a plan.
 """
 struct Objective{T}
     field::VectorField
@@ -33,7 +33,7 @@ end
 "The first rows of an objective with their workspace: one solve, reused by every evaluation of a stage."
 struct Span{T}
     objective::Objective{T}
-    solve::Union{Nothing,DifferentiableSolve}   # `nothing` where the start is all there is
+    solve::Union{Nothing,DifferentiableSolve}   # `nothing` if only the initial state is needed
     skip::Int                # times of the solve before the first row
     v::Vector{T}
     vbar::Vector{T}
@@ -68,14 +68,14 @@ function check_depends(span::Span, rows)
     (; variables, start, observable, penalty) = span.objective
     own = span.solve === nothing ? () : eachindex(span.pbar)
     any(k -> isfree(variables, k), Iterators.flatten((own, reads(start), reads(observable), reads(penalty)))) && return
-    throw(UserError("the loss of the first $rows rows depends on no free parameter: let the stage end later, or give an earlier t0."))
+    throw(UserError("the loss of the first $rows rows depends on no free parameter: use a later end for the stage, or an earlier t0."))
 end
 
 """
     value_and_gradient!(bar, span, x) -> loss, objective
 
-Loss, and loss with penalty, at the free vector `x`; writes the gradient of the latter into `bar`. Throws `SolveFailure` where the
-parameters cannot be solved and `NotFinite` where the objective is no number.
+Return the loss, and the loss with penalty, at the free vector `x`; write the gradient of the latter into `bar`. Throw `SolveFailure` if
+the problem cannot be solved for these parameters, and `NotFinite` if the objective is not finite.
 """
 function value_and_gradient!(bar, span::Span, x)
     (; objective, v, vbar, u0, u0bar, ysbar, z, zbar) = span
@@ -103,7 +103,7 @@ function value_and_gradient!(bar, span::Span, x)
     return loss, total
 end
 
-"States (dim, samples, times) at the rows of the data."
+"Return the states (dim, samples, times) at the rows of the data."
 function seen_times(ys, span::Span)
     dim, samples = size(span.u0, 1), size(span.z, 2)
     return view(reshape(ys, dim, samples, :), :, :, 1+span.skip:size(span.z, 3)+span.skip)

@@ -1,23 +1,23 @@
-# First-order optimizers with the meaning of pyneuralode/fitting/optimizers.py, which is that of torch.optim.
+# First-order optimizers with the same meaning as in pyneuralode/fitting/optimizers.py, which is that of torch.optim.
 
 import Optimisers
 
-"Learning rate of one iteration, counted from 0, of a stage."
+"Return the learning rate of an iteration, counted from 0, of a stage."
 function rate(settings::AbstractDict, iteration, iterations)
     lr, part = settings["lr"], iteration / max(1, iterations - 1)
     schedule, final = settings["schedule"], settings["final"]
     schedule == "constant" && return lr
     schedule == "cosine" && return lr * (final + (1 - final) * 0.5 * (1 + cospi(part)))
     schedule == "exponential" && return lr * final^part
-    throw(UserError("schedule is $(repr(schedule)), which is not known: known are constant, cosine, exponential."))
+    throw(UserError("schedule is $(repr(schedule)), which is unknown: use constant, cosine or exponential."))
 end
 
-"Shorten a gradient to the length `most` if it is longer; `nothing` leaves it unchanged."
+"Scale a gradient down to norm `most` if it is longer; `nothing` leaves it unchanged."
 clip!(gradient, ::Nothing) = gradient
 clip!(gradient, most) = gradient .*= min(1, most / (norm(gradient) + oftype(norm(gradient), 1e-6)))
 
-# The rules have rate 1 and their step is scaled by the rate of the iteration: torch's momentum accumulates gradients, that of
-# Optimisers.jl steps, and the two differ where the rate changes.
+# The rules have rate 1, and their step is scaled by the rate of the iteration: torch's momentum accumulates gradients, that of
+# Optimisers.jl accumulates steps, and the two differ when the rate changes.
 const RULES = Dict{String,Function}(
     "Adam" => s -> Optimisers.Adam(1.0, Tuple(s["betas"]), s["eps"]),
     "AdamW" => s -> Optimisers.AdamW(1.0, Tuple(s["betas"]), s["weight_decay"], s["eps"]),

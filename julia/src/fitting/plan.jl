@@ -1,9 +1,9 @@
-# Run a whole plan of stages for Python; the best parameters are kept, however it ends.
+# Run a whole plan of stages for Python; the best parameters are kept, regardless of how it ends.
 
 "Thrown by `progress` to end a fit; returning `false` has the same effect."
 struct Interrupted <: Exception end
 
-"One stage's history: loss and objective where every iteration began, those of the best parameters, and the work done."
+"One stage's history: the loss and objective at the start of every iteration, those of the best parameters, and the work done."
 mutable struct History{T}
     const losses::Vector{T}
     const objectives::Vector{T}
@@ -21,11 +21,11 @@ mutable struct Run{T}
     const progress::Any
     const every::Int
     const report_every::Float64
-    reported::Float64          # when, by `time`
+    reported::Float64          # time of the last report, by `time`
     interrupted::Bool
 end
 
-"A stage while it runs."
+"A running stage."
 mutable struct Stage{T}
     const run::Run{T}
     const settings::Dict{String,Any}   # of the optimizer
@@ -36,7 +36,7 @@ mutable struct Stage{T}
     last_time::Float64
 end
 
-"Loss and objective at the free vector `x`, its gradient (clipped) in `gradient`; the best is kept."
+"Return loss and objective at the free vector `x`, and write the clipped gradient to `gradient`; the best parameters are kept."
 function evaluate!(gradient, stage::Stage, x)
     (; run, history, settings) = stage
     loss, total = value_and_gradient!(gradient, stage.span, x)
@@ -106,22 +106,22 @@ end
 """
     fit_plan(request; progress=nothing) -> Dict
 
-Fit a field's parameters to a time series by a plan of stages, as `pyneuralode.fit` does; `request` is what Python sends, in
-plain values:
+Fit a field's parameters to a time series by a plan of stages, as `pyneuralode.fit` does; `request` is a dictionary of plain values
+from Python:
 
-- `"field"`: its description; `"parameters"`: arrays by name; `"extra"`: further numbers by name;
-- `"u0"`: state (dim,) or (dim, samples), or `"start"`: a described one; `"t0"`: its time;
+- `"field"`: its description; `"parameters"`: arrays by name; `"extra"`: additional numbers by name;
+- `"u0"`: initial state (dim,) or (dim, samples), or `"start"`: its description; `"t0"`: its time;
 - `"ts"` (T,), `"data"` and `"weights"` (k, T) or (k, samples, T), the latter 0 where a value is missing;
-- `"observed"`: components counted from 0, or `"observe"`: a described observable; `"reduction"`: "sum" or "mean";
-  `"penalty"`: described;
+- `"observed"`: components counted from 0, or `"observe"`: an observable's description; `"reduction"`: "sum" or "mean";
+  `"penalty"`: its description;
 - `"bounds"`: pairs [low, high] by name; `"fixed"`: names;
 - `"stages"`: dictionaries with `"optimizer"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
 - `"path"`, `"solver"`, `"control"`, `"vjp"` as in `make_solve`, `"gradient"`: its kind and settings;
 - `"every"` iterations, and every `"report_every"` seconds, `progress(stage, iteration, best_loss, loss)` is called, stage and
   iteration counted from 0.
 
-Returns the best parameters, their loss, the history of every stage, and why the fit ended; also where it was interrupted
-(`progress` returned false or threw `Interrupted`, or Ctrl-C) and where a loss could not be computed.
+Return the best parameters, their loss, the history of every stage, and the reason why the fit ended, also if it was interrupted
+(`progress` returned false or threw `Interrupted`, or Ctrl-C) or a loss could not be computed.
 """
 function fit_plan(request::AbstractDict; progress=nothing)
     objective = objective_from(request)
@@ -139,7 +139,7 @@ function fit_plan(request::AbstractDict; progress=nothing)
     )
 end
 
-"Run all stages; return why it stopped early, or `nothing`."
+"Run all stages; return the reason for stopping early, or `nothing`."
 function run_stages!(run::Run{T}, stages) where {T}
     for (k, spec) in enumerate(stages)
         history = History(T[], T[], T(Inf), T(Inf), arrays(run.objective.variables, run.best), 0, 0.0)
@@ -183,9 +183,9 @@ function objective_from(request)
     penalty = penalty === nothing ? NoPenalty() : build_piece("penalty", PENALTIES, penalty, variables, dim)
     data, weights = Array{T}(request["data"]), Array{T}(request["weights"])
     seen = (width(observable), shape[2:end]..., length(ts))
-    size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)) and data $(reverse(size(data))): give data as " *
-                                          "(T, ..., k) for states (T, ..., d)."))
-    size(weights) == seen || throw(UserError("weights has shape $(reverse(size(weights))): give that of data, $(reverse(seen))."))
+    size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)) and data $(reverse(size(data))): give data of shape " *
+                                          "(T, ..., k) for states of shape (T, ..., d)."))
+    size(weights) == seen || throw(UserError("weights has shape $(reverse(size(weights))): use the shape of data, $(reverse(seen))."))
     data[iszero.(weights)] .= 0   # a missing value may be NaN
     cube = (width(observable), prod(shape[2:end]), length(ts))
     make(u0, times) = solve_from(request, field, u0, times)

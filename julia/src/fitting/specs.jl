@@ -1,7 +1,7 @@
-# Pieces of a fit that Python describes by name: the initial state of a solve, what is observed of it, and a penalty on its curve.
+# Parts of a fit that Python describes by name: the initial state of a solve, an observable of its states, and a penalty on its curve.
 #
-# A piece works on states `ys` (dim, samples, times) and on `v`, the vector of all parameters. Each has a value and a pullback
-# written by hand; pullbacks add to the bars that they are given. `reads(piece)` lists the places of `v` that it depends on.
+# A part works on states `ys` (dim, samples, times) and on `v`, the vector of all parameters. Each has a value and a hand-written
+# pullback; pullbacks add to the cotangents passed to them. `reads(part)` lists the indices of the entries of `v` that it depends on.
 
 abstract type Start end        # initial!(u0, start, v), initial_pullback!(vbar, start, u0bar)
 abstract type Observable end   # predict!(z, observable, ys, v), predict_pullback!(ysbar, vbar, observable, zbar, ys, v)
@@ -17,7 +17,7 @@ end
 initial!(u0, start::Fixed, v) = copyto!(u0, start.u0)
 initial_pullback!(vbar, ::Fixed, u0bar) = nothing
 
-"Components of the state, by their places."
+"Components of the state, by index."
 struct Components <: Observable
     places::Vector{Int}
 end
@@ -44,7 +44,7 @@ penalty!(ysbar, vbar, ::NoPenalty, ys, v) = zero(eltype(ys))
 """
     TotalVariation(weight, component, smooth)
 
-The total variation of one component over the times seen: ``weight * sum(sqrt(step^2 + smooth))``, smooth where a curve turns.
+The total variation of one component over the times of the rows: ``weight * sum(sqrt(step^2 + smooth))``, which is smooth where a curve turns.
 """
 struct TotalVariation{T} <: Penalty
     weight::T
@@ -65,7 +65,7 @@ function penalty!(ysbar, vbar, penalty::TotalVariation, ys, v)
     return penalty.weight * total
 end
 
-# Constructors by Python's name: of the spec, the variables, and the dimension of the state.
+# Constructors by Python's name; their arguments are the spec, the variables and the dimension of the state.
 const STARTS = Dict{String,Function}()
 const OBSERVABLES = Dict{String,Function}()
 const PENALTIES = Dict{String,Function}(
@@ -75,11 +75,11 @@ const PENALTIES = Dict{String,Function}(
     end,
 )
 
-"Place of Python's component `j`, counted from 0."
+"Return the index of Python's component `j`, which is counted from 0."
 function component_place(argument, j, dim)
     0 <= j < dim || throw(UserError("$argument is $j: the state has the components 0 to $(dim - 1)."))
     return Int(j) + 1
 end
 
-"Return the piece of a fit that Python's spec `d` describes."
+"Build the start, observable or penalty that the Python spec `d` describes."
 build_piece(argument, catalog, d, variables, dim) = lookup(argument, d["kind"], catalog)(d, variables, dim)

@@ -1,4 +1,4 @@
-# The numbers that a fit moves: an unbounded vector of the free ones, and the parameters within bounds that it stands for.
+# The numbers that a fit changes: an unbounded vector of the free ones, and the parameters within bounds that it represents.
 
 # One bound is enforced by an exponential, two by a logistic function.
 bounded(x, ::Nothing, ::Nothing) = x
@@ -11,7 +11,7 @@ unbounded(v, low, ::Nothing) = log(v - low)
 unbounded(v, ::Nothing, high) = log(high - v)
 unbounded(v, low, high) = (part = (v - low) / (high - low); log(part / (1 - part)))
 
-"Derivative of `bounded` at `x`."
+"Return the derivative of `bounded` at `x`."
 bounded_derivative(x, ::Nothing, ::Nothing) = one(x)
 bounded_derivative(x, low, ::Nothing) = exp(x)
 bounded_derivative(x, ::Nothing, high) = -exp(x)
@@ -20,8 +20,8 @@ bounded_derivative(x, low, high) = (s = logistic(x); (high - low) * s * (1 - s))
 struct Variable{L,H}
     name::String
     shape::Dims
-    all::UnitRange{Int}                   # its place in the vector of all parameters
-    free::Union{Nothing,UnitRange{Int}}   # its place in the vector of free ones; `nothing` where it is fixed
+    all::UnitRange{Int}                   # its indices in the vector of all parameters
+    free::Union{Nothing,UnitRange{Int}}   # its indices in the vector of free ones; `nothing` if it is fixed
     low::L
     high::H
 end
@@ -30,9 +30,9 @@ end
     Variables(arrays, bounds, fixed, T)
 
 Free and fixed parameters by name. `arrays` is a vector of pairs of name and array, in order; `bounds` maps names to pairs
-(low, high) with `nothing` for an open end; `fixed` names those that do not move.
+(low, high) with `nothing` for no bound; `fixed` contains the names of those that are not fitted.
 
-The vector of all parameters holds every array one after the other, the free vector the unbounded values of those that move.
+The vector of all parameters contains all arrays one after the other, the free vector the unbounded values of those that are fitted.
 """
 struct Variables{T}
     list::Vector{Variable}
@@ -42,7 +42,7 @@ end
 function Variables(arrays, bounds::AbstractDict, fixed, ::Type{T}) where {T}
     names = first.(arrays)
     for (label, given) in (("bounds", keys(bounds)), ("fixed", fixed)), name in given
-        name in names || throw(UserError("$label names \"$name\", which is not a parameter: known are $(join(names, ", "))."))
+        name in names || throw(UserError("$label names \"$name\", which is not a parameter: use one of $(join(names, ", "))."))
     end
     list, start, free = Variable[], T[], 0
     for (name, array) in arrays
@@ -61,23 +61,23 @@ end
 
 function check_inside(name, values, low, high)
     if low !== nothing && high !== nothing && !(low < high)
-        throw(UserError("bounds of $name are ($low, $high): give a lower one below the upper one."))
+        throw(UserError("bounds of $name are ($low, $high): give a lower bound below the upper bound."))
     end
     inside = all(v -> (low === nothing || v > low) && (high === nothing || v < high), values)
-    inside || throw(UserError("$name starts at $(collect(values)), not inside its bounds ($low, $high): start inside."))
+    inside || throw(UserError("$name starts at $(collect(values)), not inside its bounds ($low, $high): choose an initial value inside."))
 end
 
-"Place of the single number `name` in the vector of all parameters."
+"Return the index of the single number `name` in the vector of all parameters."
 function index_of(variables::Variables, name)
     k = findfirst(v -> v.name == name, variables.list)
-    k === nothing && throw(UserError("extra lacks \"$name\": give it a number."))
+    k === nothing && throw(UserError("extra has no \"$name\": add a number with this name."))
     return first(variables.list[k].all)
 end
 
-"Whether the number at `index` of the vector of all parameters moves."
+"Whether the number at `index` of the vector of all parameters is free."
 isfree(variables::Variables, index) = any(v -> v.free !== nothing && index in v.all, variables.list)
 
-"The free vector of the starting values."
+"Return the free vector of the starting values."
 function start_vector(variables::Variables{T}) where {T}
     free = T[]
     for v in variables.list
@@ -104,7 +104,7 @@ function values_pullback!(bar, variables::Variables, allbar, x)
     return bar
 end
 
-"All parameters of the free vector `x` by name, within their bounds; a number is an array of shape ()."
+"Return all parameters of the free vector `x` by name, within their bounds; a number is an array of shape ()."
 function arrays(variables::Variables, x)
     all = values!(similar(variables.start), variables, x)
     return Dict{String,Any}(v.name => reshape(all[v.all], v.shape) for v in variables.list)

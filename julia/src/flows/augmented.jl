@@ -1,4 +1,4 @@
-# The state of a continuous flow: the samples, and below them what is integrated along their paths.
+# The state of a continuous flow: the samples and, below them, the quantities that are integrated along their trajectories.
 
 """
     Augmented(inner, noise=nothing; kinetic=false, jacobian=false)
@@ -9,8 +9,8 @@ The field of a continuous normalizing flow. A state is a matrix (rows, samples):
 - with `kinetic`, the squared speed |f|²;
 - with `jacobian`, |J|² (Frobenius), or with noise its estimate |εᵀJ|² (Finlay et al. 2020, How to train your neural ODE).
 
-The noise belongs to the field, not to its evaluation: however often a solver evaluates the slope at a point, it finds
-the same value there. It may be redrawn between two solves (`draw!`). Its parameters are those of `inner`.
+The noise belongs to the field, not to its evaluation: every evaluation at the same point returns the same value. The noise
+may be redrawn between two solves (`draw!`). The parameters are those of `inner`.
 """
 struct Augmented{F<:VectorField,N<:Union{Nothing,AbstractMatrix}} <: VectorField
     inner::F
@@ -23,12 +23,12 @@ Augmented(inner, noise=nothing; kinetic=false, jacobian=false) = Augmented(inner
 
 dimension(field::Augmented) = dimension(field.inner) + 1 + field.kinetic + field.jacobian
 shapes(field::Augmented) = shapes(field.inner)
-# Which row of a state holds what.
+# The rows of a state.
 trace_row(field::Augmented) = dimension(field.inner) + 1
 kinetic_row(field::Augmented) = trace_row(field) + 1
 jacobian_row(field::Augmented) = dimension(field)
 
-# A time-dependent field's augmentation is, at any one time, its network's.
+# At a fixed time, the augmentation of a time-dependent field is that of its network.
 evaluator(field::Augmented{<:Timed}, u::AbstractMatrix) = TimedEvaluator(
     field, field.inner, Augmented(field.inner.network, field.noise, field.kinetic, field.jacobian), u)
 
@@ -37,7 +37,7 @@ const NOISES = Dict("rademacher" => (rng, out) -> rand!(rng, out, (-1, 1)), "gau
 """
     draw!(noise, kind, seed)
 
-Fill a matrix of any device with "rademacher" (±1) or "gaussian" numbers, which depend on `kind` and `seed` alone.
+Fill a matrix on any device with "rademacher" (±1) or "gaussian" numbers, which depend only on `kind` and `seed`.
 """
 function draw!(noise::AbstractMatrix{T}, kind, seed) where {T}
     return copyto!(noise, lookup("noise", kind, NOISES)(Xoshiro(seed), Matrix{T}(undef, size(noise))))
@@ -70,7 +70,7 @@ function transposed_product(field::MLP, y, e, p, t)
     return derivative.(field.input_map, y, y) .* T(field.output_scale / field.input_scale) .* from_layer(field, 1, x, e, p)
 end
 
-"Return the product of `e` with the derivative of the layers from the k-th on, taken at their input x."
+"Return the product of `e` with the derivative of the layers from the k-th on, evaluated at their input x."
 function from_layer(field::MLP, k, x, e, p)
     W = getproperty(p, Symbol(:weight_, k))
     k == length(field.sizes) - 1 && return transpose(W) * e
@@ -81,7 +81,7 @@ end
 
 transposed_product(field::Timed, y, e, p, t) = transposed_product(field.network, y, e, weights_at(field, p, t), t)
 
-"As `from_layer` for convolutions."
+"Like `from_layer`, for convolutions."
 function transposed_product(field::Convolutions, y, e, p, t)
     function from_map(l, x, e)
         map, w = field.maps[l], getproperty(p, Symbol(:weight_, l))

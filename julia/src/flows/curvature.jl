@@ -1,5 +1,5 @@
-# Second derivatives of the activations and input maps, from the argument x and the value y: a gradient of a log-density
-# is a second derivative of the field.
+# Second derivatives of the activations and input maps, computed from the argument x and the value y: the gradient of a log
+# density contains second derivatives of the field.
 
 second_derivative(::Val{:identity}, x, y) = zero(x)
 second_derivative(::Val{:tanh}, x, y) = -2 * y * (1 - y * y)

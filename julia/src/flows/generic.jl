@@ -1,5 +1,5 @@
-# The augmented slope of any other field, from its own evaluator: the trace by one vector-Jacobian product a vector, and
-# the second derivatives by those products on dual numbers.
+# The augmented right-hand side of any other field, computed with its own evaluator: the trace by one vector-Jacobian product per
+# vector, and the second derivatives by those products on dual numbers.
 
 struct FlowTag end
 

@@ -1,12 +1,12 @@
-# The augmented slope of networks and linear fields, and its vector-Jacobian product, written by hand on matrices: the
-# tangents X of the layers' arguments and the products Q with their transposed derivatives give every second derivative.
+# The augmented right-hand side of networks and linear fields, and its vector-Jacobian product, hand-written for matrices: all second
+# derivatives follow from the tangents X of the layers' arguments and the products Q with the layers' transposed derivatives.
 
 """
     LayeredFlow
 
-Evaluator of an `Augmented` network or linear field, seen as layers ``z = W a + b`` between elementwise maps. For layer
-l, `after[l]` is its input, `derivatives[l]` and `curvatures[l]` are the first and second derivative of that input from its argument,
-and `extra[l]` is what the trace and the Jacobian term add to the cotangent of that argument.
+Evaluator of an `Augmented` network or linear field, viewed as layers ``z = W a + b`` between elementwise maps. For layer
+l, `after[l]` is its input, which an elementwise map computes from an argument; `derivatives[l]` and `curvatures[l]` are the first and
+second derivative of that map, and `extra[l]` is the contribution of the trace and the Jacobian term to the cotangent of the argument.
 """
 struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D,L} <: Evaluator{T}
     field::F

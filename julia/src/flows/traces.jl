@@ -1,7 +1,7 @@
-# Three ways to the trace (and the Jacobian term) of layers: along vectors, and in closed form without a hidden layer and with one.
-# `write_trace!` writes their rows of the slope; `trace_pullback!` fills `extra` and adds to the parameters' gradient.
+# Three ways to compute the trace (and the Jacobian term) of layers: along vectors, and in closed form for no hidden layer and for one.
+# `write_trace!` writes their rows of the right-hand side; `trace_pullback!` fills `extra` and adds to the parameters' gradient.
 
-"The method that suits: closed forms need neither noise nor the Jacobian term."
+"Return a suitable trace method: a closed form for one or two matrix layers without noise or Jacobian term, otherwise `VectorTrace`."
 function trace_method(field::Augmented, maps, u)
     closed = field.noise === nothing && !field.jacobian && eltype(maps) == MatrixMap
     closed && length(maps) == 1 && return LinearTrace()
@@ -9,7 +9,7 @@ function trace_method(field::Augmented, maps, u)
     return VectorTrace(field, maps, u)
 end
 
-"Products with one vector a sample (noise) or with all unit vectors; the last axis of the arrays counts the vectors."
+"Products with one vector per sample (noise) or with all unit vectors; the last axis of the arrays is the index of the vector."
 struct VectorTrace{A<:AbstractArray}
     vectors::A             # (d, samples or 1, vectors)
     products::Vector{A}    # Q[l]: transposed derivative of layers l, l+1, ... times the vectors
@@ -24,7 +24,7 @@ function VectorTrace(field::Augmented, maps, u)
     vectors = if field.noise === nothing
         copyto!(similar(u, d, 1, d), Matrix{eltype(u)}(I, d, d))
     else
-        size(field.noise) == (d, samples) || throw(UserError("noise has shape $(size(field.noise)): give $((d, samples))."))
+        size(field.noise) == (d, samples) || throw(UserError("noise has shape $(size(field.noise)): use shape $((d, samples))."))
         reshape(field.noise, d, samples, 1)
     end
     zeros_like(n) = fill!(similar(u, n, samples, size(vectors, 3)), 0)
@@ -33,7 +33,7 @@ function VectorTrace(field::Augmented, maps, u)
 end
 
 as_matrix(x) = reshape(x, size(x, 1), :)
-"Sum over all but the samples, into a row of the state."
+"Sum over all axes except that of the samples, into a row of the state."
 sum_vectors!(out, x) = sum!(reshape(out, 1, :, 1), x)
 
 function transposed_products!(method::VectorTrace, e::LayeredFlow{T}, flat) where {T}
@@ -71,7 +71,7 @@ function trace_pullback!(grad, method::VectorTrace, e::LayeredFlow, λ, flat)
     return nothing
 end
 
-"The trace of ``W diag(slope)``."
+"The trace without a hidden layer, that of ``W diag(gain)``."
 struct LinearTrace end
 
 diagonal(e::LayeredFlow, flat) = view(flat, e.weights[1][1]:size(e.after[1], 1)+1:e.weights[1][end])
@@ -94,7 +94,7 @@ struct OneHiddenTrace{M}
     C::M
     bar::M
     traces::M   # C gain₂
-    traces_bar::M    # cotangents of it
+    traces_bar::M    # its cotangents
 end
 
 OneHiddenTrace(u, d, width) = OneHiddenTrace(similar(u, d, width), similar(u, d, width), similar(u, d, size(u, 2)), similar(u, d, size(u, 2)))
