@@ -15,7 +15,7 @@ TARGET = Path(__file__).parents[3] / "julia" / "src" / "tableaus.jl"
 
 _HEAD = """\
 # Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the torch engine: change those and
-# write it again.
+# run it again.
 
 const TABLEAUS = Dict(tableau.name => tableau for tableau in (
 """
