@@ -1,6 +1,6 @@
-"""Checks of arguments, each in one form of sentence: "name is value: give ...".
+"""Checks of arguments, with messages of one form: "name is value: give ...".
 
-Numbers are read strictly: text, dates and truth values are refused, although NumPy and float() would convert them.
+Numbers are read strictly: text, dates and booleans are refused, although NumPy and float() would convert them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .errors import ArgumentError, first_line, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What NumPy would convert to floats silently, by the kind of its dtype, and what to do instead.
+# Remedies for values that NumPy would silently convert to floats, by the kind of their dtype.
 _REMEDIES = {
     "c": "split it into real and imaginary parts",
     "b": "write {name}.astype(float) if 0 and 1 are meant",
@@ -30,12 +30,12 @@ _REMEDIES = {
 
 
 def checked(check: Callable[..., Any], default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """Return a field of a `Checked` dataclass, whose values become ``check(name, value, **options)``."""
+    """Return a field of a `Checked` dataclass, whose value is replaced by ``check(name, value, **options)``."""
     return dataclasses.field(default=default, metadata={"check": functools.partial(check, **options)})
 
 
 class Checked:
-    """Base of the frozen dataclasses that check their values as they are made."""
+    """Base class of frozen dataclasses that check their values on creation."""
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
@@ -44,12 +44,12 @@ class Checked:
 
 
 def whole_number(name: str, value: Any, least: int = 1, example: int | None = None) -> int:
-    """Return `value` as an int of at least `least`; 1e3 is a whole number, but True, "3" and 2.5 are not."""
+    """Return `value` as an int >= `least`; 1e3 is accepted, but True, "3" and 2.5 are not."""
     number = _plain(value)
     if _is_finite(number) and number == int(number) and number >= least:
         return int(number)
     such = "" if example is None else f", such as {example}"
-    wanted = "a positive whole number" if least == 1 else f"a whole number of at least {least}"
+    wanted = "a positive integer" if least == 1 else f"an integer >= {least}"
     raise ArgumentError(f"{name} is {number!r}: give {wanted}{such}.")
 
 
@@ -62,15 +62,15 @@ def real_number(name: str, value: Any, remedy: str = "give a finite number") -> 
 
 
 def positive_number(name: str, value: Any, remedy: str = "give a positive number, such as 1.0") -> float:
-    """Return `value` as a finite float above 0."""
+    """Return `value` as a finite, positive float."""
     number = real_number(name, value, remedy)
     if number > 0:
         return number
     raise ArgumentError(f"{name} is {number}: {remedy}.")
 
 
-def nonnegative_number(name: str, value: Any, remedy: str = "give a number of at least 0, such as 1.0") -> float:
-    """Return `value` as a finite float of at least 0."""
+def nonnegative_number(name: str, value: Any, remedy: str = "give a nonnegative number, such as 1.0") -> float:
+    """Return `value` as a finite, nonnegative float."""
     number = real_number(name, value, remedy)
     if number >= 0:
         return number
@@ -78,7 +78,7 @@ def nonnegative_number(name: str, value: Any, remedy: str = "give a number of at
 
 
 def whole_numbers(name: str, values: Any, remedy: str) -> tuple[int, ...]:
-    """Return `values`, a sequence of positive whole numbers, as a tuple of ints."""
+    """Return `values`, a sequence of positive integers, as a tuple of ints."""
     try:
         return tuple(whole_number(name, value) for value in values)
     except (TypeError, ArgumentError):
@@ -86,7 +86,7 @@ def whole_numbers(name: str, values: Any, remedy: str) -> tuple[int, ...]:
 
 
 def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
-    """Return `value`, one of the lower-case names `known` or an alias of one, as it is spelled there."""
+    """Return the name in `known` (all lower-case) that equals `value` or has it as an alias, ignoring case."""
     spelled = str(value).lower()
     spelled = (aliases or {}).get(spelled, spelled)
     if spelled in known:
@@ -97,7 +97,7 @@ def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str
 def real_array(name: str, value: Any) -> np.ndarray:
     """Return an array, a table or nested lists as a float32 or float64 array; any other dtype becomes float64."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise ArgumentError(f"{name} is a masked array with hidden values: write {name}.filled(np.nan).")
+        raise ArgumentError(f"{name} is a masked array with masked values: write {name}.filled(np.nan).")
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -106,23 +106,23 @@ def real_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind in "fiu":
         return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     remedy = _REMEDIES.get(array.dtype.kind, "give real numbers").format(name=name)
-    raise ArgumentError(f"{name} has dtype {array.dtype}, which does not hold real numbers: {remedy}.")
+    raise ArgumentError(f"{name} has dtype {array.dtype}, which is not a type of real numbers: {remedy}.")
 
 
 def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
-    """Return a tensor, or a copy of anything `real_array` takes, as a tensor of the given dtype and device."""
-    import torch  # not at the top: fields and data sets do without torch
+    """Return a tensor, or a copy of anything `real_array` accepts, as a tensor of the given dtype and device."""
+    import torch  # not at the top: fields and data sets do not need torch
 
     if not isinstance(value, torch.Tensor):
         return torch.from_numpy(np.array(real_array(name, value))).to(**kind)
     if value.is_complex() or value.dtype == torch.bool:
         remedy = _REMEDIES["c"] if value.is_complex() else f"write {name}.double() if 0 and 1 are meant"
-        raise ArgumentError(f"{name} has dtype {value.dtype}, which does not hold real numbers: {remedy}.")
+        raise ArgumentError(f"{name} has dtype {value.dtype}, which is not a type of real numbers: {remedy}.")
     return value.to(**kind)
 
 
 def _plain(value: Any) -> Any:
-    """Return the number in a NumPy scalar or in an array or tensor of shape ()."""
+    """Return the number in a NumPy scalar or in an array or tensor of shape (); return any other value as it is."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 

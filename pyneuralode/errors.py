@@ -1,4 +1,4 @@
-"""The exceptions of pyneuralode: one sentence each, naming the argument, its value and the remedy."""
+"""The exceptions of pyneuralode. Each message is one sentence that names the argument, its value and the remedy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ArgumentError(PyNeuralODEError, ValueError):
 
 
 class DataError(ArgumentError):
-    """A data set or data file does not hold what was asked of it."""
+    """A data set or data file does not contain the expected data."""
 
 
 class ModelFileError(PyNeuralODEError, ValueError):
@@ -23,18 +23,18 @@ class ModelFileError(PyNeuralODEError, ValueError):
 
 
 class EngineError(PyNeuralODEError, RuntimeError):
-    """The engine asked for is absent or could not do its work."""
+    """The requested engine is not available or failed."""
 
 
 class SolverError(PyNeuralODEError, RuntimeError):
-    """A solve could not reach its end: step underflow, too many steps, a non-finite state.
+    """A solve failed before the last time: step underflow, too many steps, or a non-finite state.
 
     Attributes
     ----------
     t : float
-        Time that the solve had reached.
+        Time that the solve reached.
     step : float
-        Size of the step that was tried there.
+        Size of the step attempted there.
     """
 
     def __init__(self, message: str, t: float = float("nan"), step: float = float("nan")):
@@ -44,20 +44,20 @@ class SolverError(PyNeuralODEError, RuntimeError):
 
 
 def nearest_name(value: object, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like `value`, case aside; None where none is like it."""
+    """Return the known name most similar to `value`, ignoring case, or None if none is similar."""
     lowered = {name.lower(): name for name in known}
     close = difflib.get_close_matches(str(value).lower(), lowered, n=1, cutoff=0.5)
     return lowered[close[0]] if close else None
 
 
 def unknown_name(argument: str, value: object, known: Iterable[str]) -> ArgumentError:
-    """Return the error for a name that is not in a catalog; it suggests the nearest known one."""
+    """Return the error for a name that is not in `known`; it suggests the most similar name."""
     known = list(known)
     near = nearest_name(value, known)
-    hint = f"did you mean {near!r}? Known: " if near else "known are "
-    return ArgumentError(f"{argument} is {value!r}, which is not known: {hint}{', '.join(known)}.")
+    hint = f"did you mean {near!r}? Known: " if near else "use one of "
+    return ArgumentError(f"{argument} is {value!r}, which is unknown: {hint}{', '.join(known)}.")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, without its full stop; its kind if it says nothing."""
+    """Return the first line of an error's message, without a final period, or its class name if there is none."""
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -26,17 +26,17 @@ def check_writable(out: Path) -> None:
 
 
 def check_folder(out: Path, names: Collection[str]) -> None:
-    """Raise, before anything is computed, if `out` cannot be written to or holds other files than `names`."""
+    """Raise, before anything is computed, if `out` cannot be written to or contains files other than `names`."""
     check_writable(out)
     with explain_write_errors(out):
         others = sorted({path.name for path in out.iterdir()} - set(names)) if out.exists() else []
     if others:
-        raise ArgumentError(f"out is {str(out)!r}, which holds {others[0]!r}: give a folder of its own.")
+        raise ArgumentError(f"out is {str(out)!r}, which contains {others[0]!r}: choose another folder.")
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out` to write to; at the end it replaces `out`."""
+    """Yield an empty folder next to `out` to write to; at the end it replaces `out`."""
     out = out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     former = out.with_name(f".{out.name}.{os.getpid()}.former")
@@ -75,17 +75,17 @@ def whole_files(*finals: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def explain_write_errors(out: Path) -> Iterator[None]:
-    """Turn the system's error about a file into a sentence about `out`."""
+    """Turn an OSError into an ArgumentError about `out`."""
     try:
         yield
     except OSError as error:
         raise ArgumentError(
-            f"out is {str(out)!r}, which cannot be written to ({error.strerror or error}): give another."
+            f"out is {str(out)!r}, which cannot be written to ({error.strerror or error}): choose another path."
         ) from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON: NumPy values as plain ones, numbers that are not finite as null."""
+    """Write `content` as JSON, with NumPy values as Python values and non-finite numbers as null."""
     text = json.dumps(_json_value(content), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 

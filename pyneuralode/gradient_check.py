@@ -1,4 +1,4 @@
-"""A check of a model's gradients that a user can run: every method against finite differences."""
+"""A check of a model's gradients for users: every method is compared with finite differences."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
 from .problem import Problem
 
-FEW = 200  # numbers beyond which forward mode is not worth the wait
+FEW = 200  # forward mode is run for at most this many parameters and state components
 
 
 @dataclass(frozen=True)
 class GradientRow:
-    """One method: relative error of the gradient, seconds, peak bytes of torch tensors (None where not run or not counted)."""
+    """One method: relative error of the gradient, seconds, peak bytes of torch tensors; None if not measured."""
 
     method: str
     error: float | None
@@ -37,7 +37,7 @@ class GradientRow:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """The rows of a check; printed it is a table."""
+    """The results of a check, one row per method; it prints as a table."""
 
     rows: list[GradientRow]
     about: str
@@ -65,7 +65,7 @@ def check_gradient(
 ) -> GradientCheck:
     """Compare every gradient method with finite differences, in float64; see `NeuralODE.check_gradient`."""
     if isinstance(y0, tuple):
-        raise ArgumentError("y0 is a tuple: check_gradient takes one tensor; join the parts into one.")
+        raise ArgumentError("y0 is a tuple, but check_gradient accepts only one tensor: join the parts into one.")
     model = copy.deepcopy(model).double()
     together = model.batch == "joint"
     y0, ts = (real_tensor(name, value, dtype=torch.float64).detach() for name, value in (("y0", y0), ("ts", ts)))
@@ -89,7 +89,7 @@ def check_gradient(
         result = loss_at(model, point)
         if not isinstance(result, Tensor) or result.numel() != 1 or not result.requires_grad:
             raise ArgumentError(
-                "loss does not return a differentiable tensor of shape (): write it in torch operations."
+                "loss does not return a differentiable tensor of shape (): write it with torch operations."
             )
         return torch.autograd.grad(result, point, allow_unused=True)
 
@@ -103,7 +103,7 @@ def check_gradient(
     chosen = _directions(values, whole_number("directions", directions), seed)
     expected = np.array([difference(direction) for direction in chosen])
     if not np.isfinite(expected).all():
-        raise ArgumentError("loss is not finite around y0: give a loss, an initial state and times where it is.")
+        raise ArgumentError("loss is not finite near y0: choose a loss, an initial state and times for which it is.")
     scale = np.abs(expected).max() or 1.0
     if methods is None:
         methods = gradients_of(model.engine) if together else ["Backprop", "Checkpointed"]
@@ -111,7 +111,7 @@ def check_gradient(
     for method in map(find_gradient, methods):
         name = type(method).__name__
         if isinstance(method, ForwardMode) and count > FEW:
-            rows.append(GradientRow(name, None, None, None, f"not run: {count} numbers, and it is for at most {FEW}"))
+            rows.append(GradientRow(name, None, None, None, f"not run: {count} values, more than its limit of {FEW}"))
             continue
         model.gradient = method
         with PeakMemory() as memory:
@@ -125,14 +125,14 @@ def check_gradient(
         )
     return GradientCheck(
         rows,
-        f"{count} numbers; error along {len(chosen)} directions, relative to the largest derivative, by central differences",
+        f"{count} values; error along {len(chosen)} directions, relative to the largest derivative, by central differences",
     )
 
 
 def _require_differentiable(model: nn.Module, y0: Tensor, ts: Tensor) -> None:
     if isinstance(model.field, VectorField):
         return
-    remedy = "write it in torch operations, without .detach(), .item() or NumPy."
+    remedy = "write it with torch operations, without .detach(), .item() or NumPy."
     try:
         slope = model.field(ts[0], model.initial_state(y0.clone().requires_grad_()))
     except RuntimeError as error:
@@ -140,11 +140,11 @@ def _require_differentiable(model: nn.Module, y0: Tensor, ts: Tensor) -> None:
     if not isinstance(slope, Tensor):
         raise ArgumentError(f"the field returns a {type(slope).__name__}, not a tensor: {remedy}")
     if not slope.requires_grad:
-        raise ArgumentError(f"the field's slope depends on neither state nor parameters through torch: {remedy}")
+        raise ArgumentError(f"autograd finds that the field depends on neither state nor parameters: {remedy}")
 
 
 def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor]]:
-    """Return random directions in the space of parameters and initial state, of the size of their values."""
+    """Return random directions in the space of parameters and initial state, scaled like their values."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(value: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor
 
 
 def _tight(model: nn.Module, problem: Problem) -> nn.Module:
-    """Return the model for the reference: tight tolerances where it adapts its steps, else the very same steps."""
+    """Return the model for the reference: tight tolerances if its steps are adaptive, otherwise the same steps."""
     tight = copy.copy(model)
     if problem.adaptive:
         explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"

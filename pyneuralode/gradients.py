@@ -1,7 +1,7 @@
 """The catalog of gradient methods: how the derivative of a solve is computed.
 
-Every method gives the derivative with respect to parameters, initial state and times. `gradient="Backprop"` and
-`gradient=Backprop()` mean the same; use the class to change a method's settings.
+Every method gives the derivatives with respect to parameters, initial state and times. `gradient="Backprop"` and
+`gradient=Backprop()` are equivalent; use the class to change a method's settings.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from .errors import ArgumentError, unknown_name
 
 @dataclass(frozen=True)
 class GradientMethod(Checked):
-    """Base of the gradient methods; `engines` names the engines that have the method."""
+    """Base class of the gradient methods; `engines` names the engines that support the method."""
 
     engines: ClassVar[tuple[str, ...]] = ("torch", "julia")
 
 
 @dataclass(frozen=True)
 class Backprop(GradientMethod):
-    """Differentiation through the steps taken: exact for the discrete solution; memory grows with every stage.
+    """Differentiation through the steps of the solver: exact for the discrete solution; memory grows with every stage.
 
-    This is the default. Its gradient can be differentiated again on the generic path (`compiled=False`) with an explicit
-    solver. With respect to times and the times of events, second derivatives are right and higher ones are not.
+    This is the default. Its gradient can be differentiated again on the generic path (`compiled=False`) with an
+    explicit solver. With respect to times and the times of events, second derivatives are correct and higher ones are
+    not.
 
     Examples
     --------
@@ -44,10 +45,10 @@ class Backprop(GradientMethod):
 class Checkpointed(GradientMethod):
     """The same derivative as `Backprop` with far less memory, at the cost of one more forward pass.
 
-    The state is stored once every `every` accepted steps. The backward pass solves each block again and differentiates it
-    (discretize-then-optimize; ANODE, Gholami et al. 2019). A module that changes itself when it is called, as batch
-    normalization does with its running statistics, changes in both passes; in a `pyneuralode.ODEBlock` it changes in the
-    forward pass only.
+    The state is stored once every `every` accepted steps. The backward pass solves each block again and differentiates
+    it (discretize-then-optimize; ANODE, Gholami et al. 2019). A module that updates its own state when called, such as
+    the running statistics of batch normalization, is updated in both passes; in a `pyneuralode.ODEBlock` it is updated
+    in the forward pass only.
 
     Examples
     --------
@@ -66,7 +67,7 @@ class Checkpointed(GradientMethod):
 
 @dataclass(frozen=True)
 class _Adjoint(GradientMethod):
-    """Base of the continuous adjoints, which are solved to tolerances of their own."""
+    """Base class of the continuous adjoints, which have their own tolerances."""
 
     rtol: float | None = None
     atol: float | None = None
@@ -76,7 +77,7 @@ class _Adjoint(GradientMethod):
 class BacksolveAdjoint(_Adjoint):
     """The continuous adjoint, with the state solved backward as well (Chen et al. 2018): memory does not grow.
 
-    The gradient is right only where the backward solve retraces the forward one. On stiff or strongly contracting
+    The gradient is correct only where the backward solve retraces the forward one. On stiff or strongly contracting
     problems it does not, and the gradient is wrong. `rtol` and `atol` are the tolerances of the backward solve; by
     default they are those of the forward solve.
 
@@ -95,11 +96,11 @@ class BacksolveAdjoint(_Adjoint):
 
 @dataclass(frozen=True)
 class InterpolatingAdjoint(_Adjoint):
-    """The continuous adjoint along the dense output of the forward solve, which is kept.
+    """The continuous adjoint along the dense output of the forward solve, which is stored.
 
-    The gradient is also right where that of `BacksolveAdjoint` is not, since only the adjoint is solved backward. Memory
-    grows with the steps. `rtol` and `atol` are the tolerances of the adjoint solve; by default they are those of the
-    forward solve.
+    The gradient is also correct where that of `BacksolveAdjoint` is not, since only the adjoint is solved backward.
+    Memory grows with the number of steps. `rtol` and `atol` are the tolerances of the adjoint solve; by default they
+    are those of the forward solve.
 
     Examples
     --------
@@ -118,8 +119,8 @@ class InterpolatingAdjoint(_Adjoint):
 class GaussAdjoint(_Adjoint):
     """`InterpolatingAdjoint` with the gradient of the parameters by Gauss-Kronrod quadrature (SciMLSensitivity).
 
-    The quadrature runs during the backward solve, which carries the adjoint of the state alone. This pays off when there
-    are many parameters.
+    The quadrature runs during the backward solve, which contains only the adjoint of the state. This pays off when
+    there are many parameters.
 
     Examples
     --------
@@ -136,7 +137,7 @@ class GaussAdjoint(_Adjoint):
 class QuadratureAdjoint(_Adjoint):
     """`InterpolatingAdjoint` with the gradient of the parameters by adaptive quadrature after the adjoint solve.
 
-    The dense output of the adjoint solve is kept as well.
+    The dense output of the adjoint solve is stored as well.
 
     Examples
     --------
@@ -153,9 +154,9 @@ class QuadratureAdjoint(_Adjoint):
 class ForwardMode(GradientMethod):
     """Forward mode: the sensitivities dy/dp and dy/dy0 are solved along with the state.
 
-    The work grows with the number of parameters and of components of the initial state: use it for up to about a hundred.
-    The sensitivities take the steps that the state would take alone; with Kvaerno5 and KenCarp4 their errors also count
-    in the choice of steps.
+    The work grows with the number of parameters plus components of the initial state: use it for up to about a hundred.
+    The steps are those of a solve without sensitivities, except that with Kvaerno5 and KenCarp4 the errors of the
+    sensitivities also affect the step sizes.
 
     Examples
     --------
@@ -170,7 +171,8 @@ class ForwardMode(GradientMethod):
     """
 
 
-# Methods that differentiate the steps taken. The Julia engine has them for explicit solvers and described fields.
+# Methods that differentiate the steps of the solver. The Julia engine supports them for explicit solvers and
+# described fields.
 OF_STEPS = (Backprop, Checkpointed)
 
 _KINDS = (Backprop, Checkpointed, BacksolveAdjoint, InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint, ForwardMode)
@@ -179,7 +181,7 @@ _DEFAULTS = {name.lower(): kind() for name, kind in GRADIENTS.items()}
 
 
 def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
-    """Return the gradient method of a name (matched without regard to case); a method of the catalog is returned as it is."""
+    """Return the gradient method with the given name, ignoring case; an instance of a method is returned as it is."""
     if type(gradient) in _KINDS:
         return gradient
     try:
@@ -197,5 +199,5 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
 
 
 def gradients_of(engine: str) -> list[str]:
-    """Return the names of the gradient methods that an engine has."""
+    """Return the names of the gradient methods that an engine supports."""
     return [name for name, kind in GRADIENTS.items() if engine in kind.engines]

@@ -1,6 +1,6 @@
-"""Saved models: one safetensors file each, its arrays beside its description as JSON in the header; never code.
+"""Saved models: one safetensors file each, with the arrays, and a description as JSON in the header; never code.
 
-A kind of model has a classmethod ``from_saved(description, arrays)``, and a line in `KINDS` that says where it is.
+Each kind of model has a classmethod ``from_saved(description, arrays)`` and an entry in `KINDS` that names its class.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ KINDS = {
 
 
 def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
-    """Read a model that was saved by its `save`, whatever its kind, or by a command such as `pyneuralode train`.
+    """Read a model of any kind that was saved by its method `save` or by a command such as `pyneuralode train`.
 
     Parameters
     ----------
     path : path
         A safetensors file.
     base : torch.distributions.Distribution, optional
-        The base density of a `ContinuousFlow` that had one of its own: files keep no more than its name.
+        The base density of a `ContinuousFlow` that was saved with a custom one: files contain only its name.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     Raises
     ------
     ModelFileError
-        If the file is absent, damaged, of a newer version, or not a model of pyneuralode.
+        If the file is missing, damaged, of a newer version, or not a model of pyneuralode.
     ArgumentError
         If `base` is missing, or given for a model that has none.
 
@@ -72,11 +72,11 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     read = getattr(importlib.import_module(f".{module}", __package__), name).from_saved
     takes_base = "base" in inspect.signature(read).parameters
     if base is not None and not takes_base:
-        raise ArgumentError(f"base is given, and {path} holds a {kind}, which has none: leave base out.")
+        raise ArgumentError(f"base is given, but {path} contains a {kind}, which has no base: leave base out.")
     own = description.pop("base", "standard normal")
     if takes_base and base is None and own != "standard normal":
         raise ArgumentError(
-            f"base is missing: the flow in {path} had one of its own, a {own}; give load(path, base=...)."
+            f"base is missing: the flow in {path} was saved with a custom one, a {own}: use load(path, base=...)."
         )
     try:
         return read(description, arrays, **({"base": base} if takes_base else {}))
@@ -87,7 +87,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
 
 
 def read_model_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays and the description in a file of ours; any other file is a ModelFileError."""
+    """Return the arrays and the description in a pyneuralode file; for any other file, raise ModelFileError."""
     if not isinstance(path, (str, Path)):
         raise ArgumentError(f"path is a {type(path).__name__}: give the path of a saved model.")
     path = Path(path)
@@ -102,7 +102,7 @@ def read_model_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
         raise ModelFileError(f"{path} is damaged or not a model file ({error}): save the model again.") from None
     if not isinstance(description, dict):
         raise ModelFileError(
-            f"{path} is a safetensors file, but not a model of pyneuralode: give one that save() wrote."
+            f"{path} is a safetensors file, but not a model of pyneuralode: give a file written by save()."
         )
     version = description.pop("format", 0)
     if not isinstance(version, int) or version > FORMAT:
@@ -115,7 +115,7 @@ def read_model_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, 
 def write_model_file(path: str | Path, kind: str, description: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
     """Write a model of one of the `KINDS`; NumPy arrays in the description become lists.
 
-    Raises ArgumentError where the folder of `path` is not there.
+    Raises ArgumentError if the folder of `path` does not exist.
     """
     path = Path(path)
     if kind not in KINDS:
@@ -123,19 +123,19 @@ def write_model_file(path: str | Path, kind: str, description: Mapping[str, Any]
     if path.is_dir():
         raise ArgumentError(f"path is {str(path)!r}, a folder: give the name of a file in it.")
     if not path.parent.is_dir():
-        raise ArgumentError(f"path is {str(path)!r}, whose folder is not there: make it first.")
+        raise ArgumentError(f"path is {str(path)!r}, whose folder does not exist: create it first.")
     header = json.dumps({"format": FORMAT, "model": kind, **description}, default=lambda value: value.tolist())
     values = {name: np.array(value, order="C") for name, value in arrays.items()}
     save_file(values, str(path), {"pyneuralode": header})
 
 
 def arrays_of(module: nn.Module) -> dict[str, np.ndarray]:
-    """Return a module's parameters and buffers as arrays by name, as `load_arrays` takes them back."""
+    """Return a module's parameters and buffers as arrays by name, in the form that `load_arrays` accepts."""
     return {name: value.detach().cpu().numpy() for name, value in module.state_dict().items()}
 
 
 def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Set a module's parameters and buffers; a ValueError or RuntimeError says that they are not this module's."""
+    """Set a module's parameters and buffers; raise ValueError or RuntimeError if `arrays` do not fit."""
     import torch
 
     module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})

@@ -53,48 +53,50 @@ def solve(
     Parameters
     ----------
     f : VectorField, torch.nn.Module or callable
-        A described field, or ``f(t, y)`` that returns dy/dt like y (torch tensors, t of shape ()). With a NumPy y0 it may
-        also be a function of NumPy arrays (t a float), as SciPy takes; there are no gradients then. If its first call, with
-        tensors, fails or returns something else (an array, a list), it is called with arrays from then on, and so are the
-        conditions of events.
-        A solver sees f only at the times where it evaluates f: it steps over a pulse shorter than a step, unless `tstops`
-        names the times at which the pulse begins and ends, or `max_step` is shorter than the pulse.
+        A described field (a `VectorField`), or ``f(t, y)`` that returns dy/dt in the shape of y (torch tensors, t of
+        shape ()). With a NumPy y0, f may also be a function of NumPy arrays (t a float), as for SciPy; gradients are
+        not available then. f is first called with tensors; if this fails or returns something other than a tensor (such
+        as an array or a list), f and the conditions of events are called with arrays from then on.
+        A solver evaluates f only at some times, so it can step over a pulse that is shorter than a step. To prevent
+        this, list the times at which the pulse begins and ends in `tstops`, or set `max_step` shorter than the pulse.
     y0 : array, tensor or tuple of them
-        Initial state of any shape; a described field needs (..., dim). Its dtype is the dtype of the solve. A NumPy state
-        gives a NumPy solution, a torch state a torch solution with autograd.
+        Initial state of any shape; for a described field, (..., dim). Its dtype is the dtype of the solve. A NumPy
+        state gives a NumPy solution; a torch state gives a torch solution that autograd can differentiate.
     ts : array or tensor (T,)
-        The times at which the state is returned, rising or falling; the solve starts at ``ts[0]``. With
-        ``batch="independent"`` also an array (B, T) with a row of times per sample, or a list of B arrays of any lengths.
+        The times at which the state is returned, increasing or decreasing; the solve starts at ``ts[0]``. With
+        ``batch="independent"`` also an array (B, T) with a row of times per sample, or a list of B arrays of any
+        lengths.
     parameters : mapping, optional
-        Parameters by name: those of a described field (default: its initial ones, for `seed`), or the tensors that a
-        callable depends on. A module has its own.
+        Parameters by name. For a described field: its parameters (default: the initial ones, for `seed`). For a
+        callable: the tensors it depends on. A module uses its own parameters by default.
     solver : str or Tableau
-        A name in `pyneuralode.solvers.SOLVERS`, or an explicit Runge-Kutta method of your own. The module
-        `pyneuralode.solvers` describes what a field can tell a stiff solver (`jacobian`, `samplewise`, `matrix_free`).
-        Do not use "DP8" for stiff problems: the ends of its steps are right there, but states between them were off by up
-        to 5,000 tolerances (SciPy's DOP853: 60).
+        A name in `pyneuralode.solvers.SOLVERS`, or your own explicit Runge-Kutta method. The module
+        `pyneuralode.solvers` describes the attributes of a field that stiff solvers use (`jacobian`, `samplewise`,
+        `matrix_free`). Do not use "DP8" for stiff problems: states at the ends of its steps are accurate, but states
+        between them were off by up to 5,000 times the tolerance (SciPy's DOP853: 60 times).
     gradient : str or GradientMethod
         The name of a method in `pyneuralode.gradients`, or an instance of one.
     engine : {"auto", "torch", "julia"}
-        "auto" takes Julia if it is installed, ready and supports the problem, else torch.
+        "auto" uses Julia if it is installed, ready and supports the problem, and torch otherwise.
     dense : bool
-        Keep what is needed to call the solution at any time. The solve then takes the generic path and `Backprop`, and
-        solvers for stiff problems shorten their steps as far as their interpolants need.
+        Keep the data needed to evaluate the solution at any time. The solve then uses the generic path and `Backprop`,
+        and solvers for stiff problems shorten their steps as far as their interpolants require.
     compiled : bool
         Use compiled code where it applies (described fields on the CPU). On the Julia engine this includes hand-written
-        vector-Jacobian products; without it they come from automatic differentiation.
+        vector-Jacobian products; with ``compiled=False`` they come from automatic differentiation.
     batch : {"joint", "independent"}
-        "joint" solves y0 as one system with one step size. "independent" takes y0 (B, *state) as B samples, each with
-        its own steps, error control, times and end, as if solved alone. The field is evaluated for all samples at once:
-        ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y. Solvers for stiff problems and
-        switching ones evaluate it for one sample after another, as a batch of one. The parameters of a described field may
-        have a leading axis B, with values for each sample. Gradients: `Backprop` and `Checkpointed`.
+        "joint" solves y0 as one system with one step size. "independent" treats y0 (B, *state) as B samples, each with
+        its own steps, error control, times and end, as in a separate solve. The field is evaluated for all samples at
+        once: ``f(t, y)`` with y (B, *state) and t (B, 1, ...), which broadcasts against y. Solvers for stiff problems
+        and switching solvers evaluate it for one sample at a time, as a batch of one. The parameters of a described
+        field may have a leading axis B, with values for each sample. Supported gradients: `Backprop` and
+        `Checkpointed`.
     events : Event or sequence of Event
-        Events to watch for; ``Solution.events`` tells which happened, when, and in which state. A terminal event ends the
-        solve, and the solution leaves out the times after it.
+        Events to detect; ``Solution.events`` contains those that occurred, with their times and states. A terminal
+        event ends the solve, and the solution leaves out the times after it.
     jacobian : callable, optional
-        For stiff solvers and a callable f: ``jacobian(t, y)`` returns df/dy of shape (*y.shape, *y.shape). Without it the
-        Jacobian comes from autograd, or from finite differences for a function of NumPy arrays.
+        For stiff solvers and a callable f: ``jacobian(t, y)`` returns df/dy of shape (*y.shape, *y.shape). By default
+        the Jacobian comes from autograd, or from finite differences for a function of NumPy arrays.
     seed : int
         Seed of the initial parameters of a described field.
     **control
@@ -104,14 +106,15 @@ def solve(
     Returns
     -------
     Solution
-        ``ys`` has shape (T, *y0.shape), or is a tuple of such; see `Solution` for other forms of times.
+        ``ys`` has shape (T, *y0.shape), or is a tuple of such arrays; see `Solution` for the shapes with
+        ``batch="independent"``.
 
     Raises
     ------
     ArgumentError
-        For arguments that do not fit together; the message says what to write.
+        If an argument is invalid or arguments do not fit together; the message says what to change.
     SolverError
-        If the solve cannot reach its end.
+        If the solve fails before the last time.
 
     Examples
     --------
@@ -137,7 +140,7 @@ def solve(
         batch,
         read_events(events),
     )
-    # Prepared problems of described fields are kept for the next call; other fields may hold anything.
+    # Prepared problems of described fields are kept for the next call; other fields may refer to any object.
     prepared = _PREPARED if isinstance(f, VectorField) else PreparedProblems()
     return prepared.find(settings, engine, parameters, y0, ts).run(parameters, y0, ts)
 
@@ -154,8 +157,10 @@ def _with_jacobian(f: Any, jacobian: Any) -> Callable:
             f"jacobian is a {type(jacobian).__name__}: give a function of (t, y) that returns an array."
         )
     if isinstance(f, (VectorField, nn.Module)):
-        remedy = "leave it out" if isinstance(f, VectorField) else "write it as the module's method jacobian(t, y)"
-        raise ArgumentError(f"jacobian is given for a {type(f).__name__}, which brings its own: {remedy}.")
+        remedy = (
+            "leave jacobian out" if isinstance(f, VectorField) else "define it as the module's method jacobian(t, y)"
+        )
+        raise ArgumentError(f"jacobian is given for a {type(f).__name__}, not for a plain function: {remedy}.")
     return with_hints(partial(f), f, jacobian=jacobian)
 
 
@@ -167,13 +172,13 @@ class NeuralODE(nn.Module):
     Parameters
     ----------
     field : VectorField, torch.nn.Module or callable
-        What is integrated; see `solve`.
+        The right-hand side f(t, y); see `solve`.
     solver, gradient, engine, compiled, batch, **control
         As in `solve`.
     seed : int
         Seed of the initial parameters of a described field.
     dtype : torch.dtype
-        Dtype in which the parameters of a described field are kept; a solve computes in the dtype of its initial state.
+        Dtype in which the parameters of a described field are stored; a solve runs in the dtype of its initial state.
 
     Examples
     --------
@@ -186,7 +191,7 @@ class NeuralODE(nn.Module):
     (torch.Size([5, 2]), torch.Size([16, 2]))
     """
 
-    # Names of the attributes of a subclass that are saved with the model and given to its constructor again.
+    # Names of the attributes of a subclass that are saved with the model and passed to its constructor on loading.
     SAVED: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
@@ -228,7 +233,7 @@ class NeuralODE(nn.Module):
         """Return the parameters of the field by name, in the documented order."""
         if isinstance(self.field, nn.Module):
             return dict(self.field.named_parameters())
-        # As items() gives them, ten times faster.
+        # The same as items(), ten times faster.
         return {name: value for name, value in self.weights._parameters.items() if value is not None}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -241,17 +246,17 @@ class NeuralODE(nn.Module):
         tensors = self.tensors()
         if set(parameters) != set(tensors):
             odd = min(set(parameters) ^ set(tensors))
-            raise ArgumentError(f"parameters: {odd!r} is missing or unknown; give {', '.join(tensors)}.")
+            raise ArgumentError(f"parameters: {odd!r} is missing or unknown: use {', '.join(tensors)}.")
         found = {name: real_tensor(name, value).to(tensors[name].dtype) for name, value in parameters.items()}
         for name, value in found.items():
             if value.shape != tensors[name].shape:
-                raise ArgumentError(f"{name} has shape {tuple(value.shape)}: give {tuple(tensors[name].shape)}.")
+                raise ArgumentError(f"{name} has shape {tuple(value.shape)}: use shape {tuple(tensors[name].shape)}.")
             check_finite(name, value)
         for name, value in found.items():
             tensors[name].copy_(value)
 
     def initial_state(self, y0: Any) -> Any:
-        """Return the state that is integrated from for the caller's initial state; here they are the same."""
+        """Return the state from which the solve starts, given the user's initial state; here they are the same."""
         return y0
 
     def prepare(
@@ -263,16 +268,16 @@ class NeuralODE(nn.Module):
         dense: bool = False,
         events: Event | Sequence[Event] = (),
     ) -> Prepared:
-        """Return the model's problem ready to be solved for values of the kind given, for loops of your own.
+        """Prepare the model's problem for solves with values of the given kind, for use in your own loops.
 
-        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` solves as `solve` does, but everything except the
+        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` solves like `solve`, but everything except the
         values has already been checked. The model keeps the prepared problem until something it depends on changes.
         """
         parameters = self.tensors() if parameters is None else parameters
         return self.prepared.find(self.settings(dense, events), self.engine, parameters, self.initial_state(y0), ts)
 
     def settings(self, dense: bool = False, events: Event | Sequence[Event] = ()) -> Settings:
-        """Return the parts of a problem that this model chooses."""
+        """Return the parts of a problem that this model determines."""
         solver = self.solver if isinstance(self.solver, Tableau) else find_solver(self.solver)
         watched = () if events == () else read_events(events)
         return Settings(self.field, solver, self.gradient, self.control, dense, self.compiled, self.batch, watched)
@@ -287,7 +292,7 @@ class NeuralODE(nn.Module):
         dense: bool = False,
         events: Event | Sequence[Event] = (),
     ) -> Solution:
-        """Solve from `y0` through `ts`, with the model's own parameters or with those given.
+        """Solve from `y0` over the times `ts`, with the model's own parameters unless `parameters` is given.
 
         `y0` is the state at ``ts[0]``, or at `t0` if it is given. `dense` and `events` are as in `pyneuralode.solve`.
         """
@@ -301,7 +306,7 @@ class NeuralODE(nn.Module):
     def _solve_from(self, t0: float, y0: Any, ts: Any, **settings: Any) -> Solution:
         if np.ndim(ts[0]):
             raise ArgumentError(
-                f"t0 is {t0} and every sample has its own times: write the start of each sample at the head of its row."
+                f"t0 is {t0}, but every sample has its own times: leave t0 out and begin each row with its sample's t0."
             )
         if t0 == float(ts[0]):
             return self.solve(y0, ts, **settings)
@@ -317,25 +322,25 @@ class NeuralODE(nn.Module):
         return self.solve(y0, ts).ys
 
     def slope(self, t: float, y: Any) -> Any:
-        """Return dy/dt (like y) at time `t` for a state `y`, NumPy or torch, that includes any added components."""
+        """Return dy/dt, with y's type and shape, at time `t` and state `y` (NumPy or torch, with added components)."""
         return slope(self.field, self.tensors(), t, y)
 
     def check_gradient(self, y0: Any, ts: Any, **settings: Any) -> GradientCheck:
         """Print and return a table of the error, time and peak memory of every gradient method.
 
-        Gradients of the model at its own tolerance, in float64, are compared with central differences of a tight solve,
-        along random directions in the space of the parameters and the initial state.
+        Gradients of the model at its own tolerance, in float64, are compared with central differences of solves with
+        tight tolerances, along random directions in the space of the parameters and the initial state.
 
         Parameters
         ----------
         y0, ts
-            As in a call.
+            As in ``model(y0, ts)``.
         loss : callable, optional
             ``loss(ys)`` returns a tensor of shape (); default: the sum of squares.
         methods : sequence of str or GradientMethod, optional
-            Default: all methods that the model's engine has for its `batch`.
+            Default: all methods that the model's engine supports for its `batch`.
         directions, seed : int
-            The number of directions, and their seed.
+            The number of directions, and the seed from which they are drawn.
         """
         check = check_gradient(self, y0, ts, **settings)
         print(check)
@@ -345,12 +350,12 @@ class NeuralODE(nn.Module):
         """Write the model to one safetensors file: its arrays, and its description as JSON in the header."""
         if not isinstance(self.field, VectorField):
             raise ArgumentError(
-                f"the field is a {type(self.field).__name__}, which has no description: save its state_dict yourself, "
-                "or use a described field such as MLP."
+                f"the field is a {type(self.field).__name__}, not a VectorField: save its state_dict yourself, "
+                "or use a VectorField such as MLP."
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(
-                f"the solver {self.solver.name!r} is a tableau of your own: set model.solver to a catalog name to save."
+                f"the solver {self.solver.name!r} is a custom tableau: to save, set model.solver to the name of a solver."
             )
         control = {
             k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)
@@ -370,7 +375,7 @@ class NeuralODE(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **settings: Any) -> NeuralODE:
-        """Return the model of a file written by `save`; see `pyneuralode.load`."""
+        """Return the model from a file written by `save`; see `pyneuralode.load`."""
         gradient = dict(description["gradient"])
         if arrays:
             settings["dtype"] = torch.as_tensor(next(iter(arrays.values()))).dtype
@@ -391,7 +396,7 @@ class AugmentedNeuralODE(NeuralODE):
     """A neural ODE whose state is extended by `augment_dim` components that start at zero (Dupont et al. 2019).
 
     The initial state (..., d) becomes (..., d + augment_dim), which is also the dimension of the field. Returned states
-    have all components; the first d are the caller's.
+    have all components; the first d are the original ones.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Training in one process or several: which device this one has, and what they share."""
+"""Training in one or several processes: the device of this process, and the values that the processes share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .errors import ArgumentError
 
 @dataclass(frozen=True)
 class Place:
-    """The device of this process, its number, and how many processes train together."""
+    """The device of this process, its rank, and the number of processes that train together."""
 
     device: torch.device
     rank: int = 0
@@ -27,9 +27,9 @@ class Place:
 
 @contextmanager
 def place(device: str | None = None) -> Iterator[Place]:
-    """Yield the place of this process: one of several if torchrun started it, else the only one.
+    """Yield the `Place` of this process: one of several if torchrun started it, otherwise the only one.
 
-    By default the device is the GPU if there is one, and under torchrun that of the local rank.
+    By default the device is the GPU if there is one, and under torchrun the GPU of the local rank.
     """
     chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if "LOCAL_RANK" not in os.environ:
@@ -47,7 +47,7 @@ def place(device: str | None = None) -> Iterator[Place]:
 
 @contextmanager
 def own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path | None]:
-    """Yield the path of this process's checkpoint; every process but the first works on a copy."""
+    """Yield the path of this process's checkpoint; every process except the first uses a copy."""
     if path is None or at.rank == 0:
         yield path
         return
@@ -59,7 +59,7 @@ def own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path 
 
 
 def shared_mean(value: Tensor, at: Place) -> Tensor:
-    """Return the mean over the processes, with this one's gradient, so that all take the same decisions."""
+    """Return the mean over the processes, with this process's gradient, so that all make the same decisions."""
     if at.world == 1:
         return value
     mean = value.detach().clone()
@@ -68,7 +68,7 @@ def shared_mean(value: Tensor, at: Place) -> Tensor:
 
 
 def _device(name: str) -> torch.device:
-    """Return the device of that name, or raise if torch does not find it."""
+    """Return the device with this name; raise ArgumentError if torch does not find it."""
     try:
         device = torch.device(name)
     except RuntimeError:

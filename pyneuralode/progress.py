@@ -1,4 +1,4 @@
-"""How a long computation shows its progress: a small protocol, a silent form of it and one drawn with rich."""
+"""Progress of long computations: a small protocol, an implementation that shows nothing, and one that draws bars."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Protocol
 
 
 class ProgressTask(Protocol):
-    """One piece of work that is under way."""
+    """A task in progress."""
 
     def advance(self, n: float = 1, note: str = "") -> None:
-        """Count `n` more units as done, and show `note`, such as the loss, beside the bar."""
+        """Count `n` more units as done, and show `note`, such as the loss, next to the bar."""
 
 
 class Progress(Protocol):
     """Anything that can show progress."""
 
     def task(self, description: str, total: float | None = None) -> ProgressTask:
-        """Begin a piece of work of `total` units, or of an unknown number if None."""
+        """Begin a task of `total` units, or of an unknown number of units if None."""
 
 
 class SilentProgress:
@@ -31,7 +31,7 @@ class SilentProgress:
 
 
 class RichProgress:
-    """Progress bars on stderr, so that stdout holds results alone; to be used in a `with` statement."""
+    """Progress bars on stderr, so that stdout contains only results; use it in a `with` statement."""
 
     def __init__(self) -> None:
         from rich import progress as rich
@@ -70,5 +70,5 @@ class _RichTask:
 
 
 def open_progress(progress: bool | Progress) -> AbstractContextManager[Progress]:
-    """Return a context with what a caller asked for: True draws bars, False shows nothing."""
+    """Return a context manager that yields the requested progress: True draws bars, False shows nothing."""
     return RichProgress() if progress is True else nullcontext(progress or SilentProgress())

@@ -1,7 +1,7 @@
-"""Stochastic and differential-algebraic equations of a user's own Python functions.
+"""Stochastic and differential-algebraic equations defined by a user's Python functions.
 
-Julia solves them through diffeqpy, on NumPy arrays, in this process; there are no gradients. Every evaluation
-crosses from Julia to Python and back. `pyneuralode setup-julia --with-diffeqpy` installs what they need.
+Julia solves them through diffeqpy, on NumPy arrays, in this process; gradients are not available. Every evaluation
+calls from Julia into Python. `pyneuralode setup-julia --with-diffeqpy` installs the required packages.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ def solve_sde(
     atol: Any = 1e-2,
     **control: Any,
 ) -> Solution:
-    """Solve the stochastic equation ``dy = f(t, y) dt + g(t, y) dW`` (Ito's, diagonal noise) once.
+    """Compute one path of the stochastic equation ``dy = f(t, y) dt + g(t, y) dW`` (Ito, diagonal noise).
 
-    Not yet run with Julia's StochasticDiffEq: what crosses to Julia was tested against a stand-in for it.
+    This has not yet been run with Julia's StochasticDiffEq: the calls into Julia were tested with a stand-in for it.
 
     Parameters
     ----------
     f, g : callable
-        Drift and size of the noise, of t (float) and y (array); both return an array like y. Each component
-        has a Wiener process of its own.
+        Drift and size of the noise, as functions of t (float) and y (array) that return an array like y. Each
+        component has its own Wiener process.
     y0 : array
         Initial state, of any shape.
     ts : array (T,)
-        The times at which the state is wanted, rising; the solve starts at ``ts[0]``.
+        Increasing times at which the state is returned; the solve starts at ``ts[0]``.
     solver : {"SOSRI", "SOSRA", "SRIW1", "SRA1", "EM"}
-        SOSRI and SRIW1 (Roessler 2010; Rackauckas and Nie 2020) take any diagonal noise, SOSRA and SRA1 one
-        that does not depend on y; all of strong order 1.5, choosing their steps. EM is Euler and Maruyama's,
-        of order 0.5, with fixed steps of size `step_size`.
+        SOSRI and SRIW1 (Roessler 2010; Rackauckas and Nie 2020) support any diagonal noise, SOSRA and SRA1 only
+        noise that does not depend on y; all have strong order 1.5 and adaptive steps. EM, the Euler-Maruyama
+        method, has strong order 0.5 and fixed steps of size `step_size`.
     seed : int
-        Seed of Julia's random numbers, at least 0: the same one gives the same path again.
+        Seed of Julia's random numbers, at least 0; the same seed gives the same path.
     rtol, atol : float or array of the state's shape
         Tolerances of each step; the defaults are SciML's for stochastic equations.
     **control
@@ -69,7 +69,7 @@ def solve_sde(
     ArgumentError, SolverError
         As `pyneuralode.solve`.
     EngineError
-        Where Julia or its packages are missing; the sentence says what to do.
+        If Julia or its packages are missing; the message says what to do.
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
     if not callable(g):
@@ -95,25 +95,25 @@ def solve_dae(
     Parameters
     ----------
     f : callable
-        With `mass_matrix` the right-hand side of t (float) and y (array), with `dy0` the residual of t, y and
-        dy/dt; it returns an array like y.
+        With `mass_matrix`: the right-hand side, a function of t (float) and y (array). With `dy0`: the residual,
+        a function of t, y and dy/dt. It returns an array like y.
     y0 : array
-        Initial state; (n,) with `mass_matrix`.
+        Initial state; of shape (n,) with `mass_matrix`.
     ts : array (T,)
-        The times at which the state is wanted; the solve starts at ``ts[0]``.
+        The times at which the state is returned; the solve starts at ``ts[0]``.
     mass_matrix : array (n, n)
-        M. A row of zeros stands for an algebraic equation; where y0 does not fulfil it, Julia first corrects
-        the components that have no slope, and ``ys[0]`` is what it starts from.
+        The matrix M. A row of zeros makes its equation algebraic. If y0 does not satisfy the algebraic equations,
+        Julia first corrects the components whose derivatives do not occur; ``ys[0]`` is the corrected state.
     dy0 : array
-        For a residual: dy/dt at the start.
+        For a residual: dy/dt at ``ts[0]``.
     differential : array of bool, optional
-        For a residual: True for the components whose slopes occur in it. With it Julia corrects the start;
-        without it the residual must be 0 there.
+        For a residual: True for the components whose derivatives occur in it. If given, Julia corrects y0 and
+        dy0 as needed; otherwise their residual must be 0.
     solver : str, optional
-        With `mass_matrix` "Rodas5P" (the default), "Rosenbrock23" or "FBDF". For a residual "IDA" (the
-        default), Sundials', which has not yet been run here, or "DFBDF", which needs no Sundials.
+        With `mass_matrix`: "Rodas5P" (the default), "Rosenbrock23" or "FBDF". For a residual: "IDA" (the
+        default) from Sundials, which has not yet been run here, or "DFBDF", which does not need Sundials.
     dense : bool
-        Keep what is needed to call the solution at any time.
+        Keep the data needed to evaluate the solution at any time.
     **control
         The controls of `pyneuralode.solve`.
 
@@ -127,7 +127,7 @@ def solve_dae(
     ArgumentError, SolverError
         As `pyneuralode.solve`.
     EngineError
-        Where Julia or its packages are missing; the sentence says what to do.
+        If Julia or its packages are missing; the message says what to do.
     """
     settings = make_control(control)
     if (mass_matrix is None) == (dy0 is None):
@@ -135,10 +135,12 @@ def solve_dae(
         raise ArgumentError(f"{given}: give mass_matrix for M dy/dt = f(t, y), or dy0 for f(t, y, dy/dt) = 0.")
     if mass_matrix is not None:
         if differential is not None:
-            raise ArgumentError("differential is given with mass_matrix, whose rows say it already: leave it out.")
+            raise ArgumentError(
+                "differential is given with mass_matrix, whose rows already determine it: leave differential out."
+            )
         n, shape = math.prod(np.shape(y0)), np.shape(mass_matrix)
         if shape != (n, n):
-            raise ArgumentError(f"mass_matrix has shape {shape} and y0 {n} components: give shape {(n, n)}.")
+            raise ArgumentError(f"mass_matrix has shape {shape}, but y0 has {n} components: use shape {(n, n)}.")
         form = MassMatrix(real_array("mass_matrix", mass_matrix).astype(float))
         return _solve(f, form, y0, ts, find_solver(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense)
     form = Residual(dy0, differential)

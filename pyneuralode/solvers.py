@@ -1,18 +1,19 @@
-"""The catalog of solvers: every name once, with its order, its kind and the engines that have it.
+"""The catalog of solvers: the name, order and kind of each, and the engines that support it.
 
-The names are SciML's, matched without regard to case.
+The names are SciML's; case is ignored.
 
-Solvers for stiff problems need the Jacobian of the field. The torch engine computes it by autograd: one matrix per sample
-for a described field, one matrix of the whole state for a module or callable. For a function of NumPy arrays it takes
-finite differences. Attributes of a module or callable can say more (`jacobian` is also an argument of `pyneuralode.solve`)::
+Solvers for stiff problems need the Jacobian of the field. The torch engine computes it by autograd: one matrix per
+sample for a described field, one matrix of the whole state for a module or callable. For a function of NumPy arrays it
+uses finite differences. Attributes of a module or callable can simplify or replace this (`jacobian` is also an argument of
+`pyneuralode.solve`)::
 
     class Kinetics(torch.nn.Module):
         samplewise = True            # vectors along the last axis of y do not interact: one small matrix each
-        def jacobian(self, t, y):    # (*y.shape, y.shape[-1]); without samplewise (*y.shape, *y.shape)
+        def jacobian(self, t, y):    # has shape (*y.shape, y.shape[-1]); without samplewise (*y.shape, *y.shape)
             ...
 
-With ``matrix_free = True`` the Jacobian is never formed and linear systems are solved by GMRES. The engine also does this
-when the Jacobians together would hold more than ten million numbers.
+With ``matrix_free = True`` the Jacobian is never formed and linear systems are solved by GMRES. The engine also does
+this when the Jacobians together would contain more than ten million numbers.
 
 Examples
 --------
@@ -33,7 +34,7 @@ from .errors import ArgumentError, unknown_name
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver: its `order` of convergence, its `kind`, whether it is `adaptive`, and the engines that have it.
+    """A solver: its `order` of convergence, its `kind`, whether it is `adaptive`, and the engines that support it.
 
     Kinds: "explicit"; "stabilized" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff
     problems); "switching" (between an explicit solver and one for stiff problems).
@@ -66,12 +67,12 @@ SOLVERS = _catalog(
     Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6), for tight tolerances"),
     Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
     Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
-    Solver("ROCK4", 4, "stabilized", True, _JULIA, "Abdulle's ROCK4, for mildly stiff problems of diffusion"),
+    Solver("ROCK4", 4, "stabilized", True, _JULIA, "Abdulle's ROCK4, for mildly stiff diffusion problems"),
     Solver("Rosenbrock23", 2, "rosenbrock", True, _BOTH, "for stiff problems at loose tolerances"),
-    Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's, the first choice for stiff problems"),
-    Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances, oscillations damped"),
-    Solver("KenCarp4", 4, "sdirk", True, _BOTH, "Kennedy and Carpenter's, for large stiff problems"),
-    Solver("Kvaerno5", 5, "sdirk", True, _BOTH, "Kvaerno's, for stiff problems at tight tolerances"),
+    Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's method, the first choice for stiff problems"),
+    Solver("TRBDF2", 2, "sdirk", True, _JULIA, "for stiff problems at loose tolerances; damps oscillations"),
+    Solver("KenCarp4", 4, "sdirk", True, _BOTH, "Kennedy and Carpenter's method, for large stiff problems"),
+    Solver("Kvaerno5", 5, "sdirk", True, _BOTH, "Kvaerno's method, for stiff problems at tight tolerances"),
     Solver(
         "FBDF",
         5,
@@ -80,30 +81,30 @@ SOLVERS = _catalog(
         _JULIA,
         "variable-order BDF with fixed leading coefficients, for very large stiff problems",
     ),
-    Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _BOTH, "Tsit5, and Rosenbrock23 where it turns stiff"),
-    Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7, and Rodas5P where it turns stiff"),
+    Solver("AutoTsit5(Rosenbrock23)", 5, "switching", True, _BOTH, "Tsit5 with Rosenbrock23 for stiff parts"),
+    Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7 with Rodas5P for stiff parts"),
 )
 
-# Solvers of equations with noise; only SOSRI and SRIW1 take any diagonal noise. Then solvers of residuals.
+# Solvers for equations with noise (only SOSRI and SRIW1 support any diagonal noise), then solvers for residuals.
 SDE_SOLVERS = _catalog(
-    Solver("SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for any diagonal noise"),
-    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, of strong order 1.5, for additive noise"),
-    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for any diagonal noise"),
-    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, of strong order 1.5, for additive noise"),
-    Solver("EM", 0.5, "noise", False, _JULIA, "Euler and Maruyama's, of strong order 0.5"),
+    Solver("SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, strong order 1.5, for any diagonal noise"),
+    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, strong order 1.5, for additive noise"),
+    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, strong order 1.5, for any diagonal noise"),
+    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, strong order 1.5, for additive noise"),
+    Solver("EM", 0.5, "noise", False, _JULIA, "Euler-Maruyama method, strong order 0.5"),
 )
 RESIDUAL_SOLVERS = _catalog(
     Solver("IDA", 5, "bdf", True, _JULIA, "Sundials' variable-order BDF"),
     Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),
 )
-# Solvers of the catalog that take a mass matrix with rows of zeros.
+# Solvers of the catalog that support a mass matrix with rows of zeros.
 MASS_MATRIX_SOLVERS = {name: SOLVERS[name] for name in ("Rodas5P", "Rosenbrock23", "FBDF")}
 
 _LOWERED = {name.lower(): name for name in (*SOLVERS, *SDE_SOLVERS, *RESIDUAL_SOLVERS)}
 
 
 def find_solver(name: str, catalog: Mapping[str, Solver] = SOLVERS) -> Solver:
-    """Return the solver of a name, matched without regard to case."""
+    """Return the solver with the given name, ignoring case."""
     try:
         return catalog[_LOWERED[name.lower()]]
     except (KeyError, AttributeError):
@@ -111,12 +112,12 @@ def find_solver(name: str, catalog: Mapping[str, Solver] = SOLVERS) -> Solver:
 
 
 def solvers_of(engine: str) -> list[str]:
-    """Return the names of the solvers that an engine has."""
+    """Return the names of the solvers that an engine supports."""
     return [name for name, solver in SOLVERS.items() if engine in solver.engines]
 
 
 def require_engine(solver: Solver, engine: str) -> None:
-    """Raise if `engine` lacks `solver`, saying which engine has it."""
+    """Raise ArgumentError if `engine` does not support `solver`; the message names an engine that does."""
     if engine not in solver.engines:
         raise ArgumentError(
             f"solver {solver.name!r} is not in the {engine} engine: write engine={solver.engines[0]!r}."

@@ -210,7 +210,7 @@ def test_the_tables_are_aligned_and_the_summary_leaves_out_wrong_gradients():
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["spirall"], "the task is 'spirall', which is not known: did you mean 'spiral'?"),
+        (["spirall"], "the task is 'spirall', which is unknown: did you mean 'spiral'?"),
         (["spiral", "--out", __file__], "is a file: give a folder."),
         (["spiral", "--python", "diffrax"], "python is 'diffrax': give a library and its Python"),
         (["spiral", "--python", "difrax=python"], "did you mean 'diffrax'?"),

@@ -76,7 +76,7 @@ def test_arrays_of_another_classifier_are_refused(tmp_path):
 
 @pytest.mark.parametrize("model", [pn.PlanarFlow(2, 3), pn.NeuralODE(pn.MLP((2, 3, 2)))], ids=["planar", "net"])
 def test_a_folder_that_is_not_there_is_refused(tmp_path, model):
-    with pytest.raises(pn.ArgumentError, match="whose folder is not there: make it first"):
+    with pytest.raises(pn.ArgumentError, match="whose folder does not exist: create it first"):
         model.save(tmp_path / "absent" / "model.safetensors")
 
 

@@ -167,7 +167,7 @@ def test_parameters_that_are_not_finite_or_not_real_stay_out_of_a_model():
     for value in (np.nan, np.inf):
         wrong = {name: array.copy() for name, array in before.items()}
         wrong["bias_2"][1] = value
-        with pytest.raises(pn.ArgumentError, match="bias_2 holds a non-finite number"):
+        with pytest.raises(pn.ArgumentError, match="bias_2 contains a non-finite number"):
             model.set_arrays(wrong | {"weight_1": before["weight_1"] + 1})
         np.testing.assert_array_equal(model.arrays()["weight_1"], before["weight_1"])  # all or nothing
     for dtype in (torch.complex64, torch.int32):

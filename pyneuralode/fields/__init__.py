@@ -1,4 +1,4 @@
-"""Vector fields: descriptions of what is integrated, which all engines share."""
+"""Vector fields: descriptions of the right-hand side dy/dt = f(t, y), shared by all engines."""
 
 from .base import Parameters, VectorField, from_description, registered_fields
 from .convolutions import ConcatConv

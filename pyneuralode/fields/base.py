@@ -1,4 +1,4 @@
-"""Vector fields: what is integrated, described without any engine; their registry, and their descriptions as JSON.
+"""Vector fields: descriptions of a right-hand side, independent of the engine; their registry and their JSON form.
 
 A field is a small frozen dataclass. It knows the dimension of the state, the names, shapes and order of its
 parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). Engines build
@@ -28,27 +28,27 @@ _REGISTRY: dict[str, type[VectorField]] = {}
 
 @dataclass(frozen=True)
 class VectorField(Checked):
-    """Base of all vector fields ``dy/dt = f(t, y; parameters)``, ours and a user's own.
+    """Base class of all vector fields ``dy/dt = f(t, y; parameters)``, pyneuralode's and a user's own.
 
-    A subclass is a frozen dataclass of plain values (numbers, text, tuples of them), so that it can be written as JSON.
-    It is registered under its class name when it is defined: models with such a field can be saved, and loaded again
-    once the module that defines the class has been imported. A class that is only a base of others is defined with
+    A subclass is a frozen dataclass of numbers, strings and tuples of these, so that it can be written as JSON. It is
+    registered under its class name when it is defined: models with such a field can be saved, and loaded again once the
+    module that defines the class has been imported. A class that only serves as a base for others is defined with
     ``abstract=True`` and is not registered.
 
     A subclass provides
 
-    1. ``dim``: the number of state components, the last axis of the state; an attribute, a property or a dataclass field;
-    2. ``shapes()``: the names and shapes of its parameters, in the order that every engine keeps (default: none);
+    1. ``dim``: the number of state components, the last axis of the state; an attribute, property or dataclass field;
+    2. ``shapes()``: the names and shapes of its parameters, in the order that all engines use (default: none);
     3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes (default: none);
-    4. ``slope(t, y, parameters)``: dy/dt in torch operations.
+    4. ``slope(t, y, parameters)``: dy/dt, computed with torch operations.
 
-    Such a field is solved by the torch engine, with every solver and gradient method and without compiled code.
+    The torch engine solves such a field, with all its solvers and gradient methods but without compiled code.
 
     Raises
     ------
     ArgumentError
-        When a class is defined without ``dim``, under the name of another registered class, or with a ``slope`` that
-        engines would not call, since they have code of their own for the class it is derived from.
+        If a class is defined without ``dim``, under the name of another registered class, or with a ``slope`` that
+        engines would not call, because they have built-in code for its base class.
 
     Examples
     --------
@@ -92,32 +92,34 @@ class VectorField(Checked):
             _register(cls)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the parameters' shapes by name, in the documented order."""
+        """Return the shapes of the parameters by name, in the documented order."""
         return {}
 
     def initial(self, seed: int = 0) -> Parameters:
-        """Return the initial parameters, float64 arrays of `shapes()`."""
+        """Return the initial parameters by name, float64 arrays with the shapes of `shapes()`."""
         return {}
 
     def slope(self, t: Tensor, y: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return dy/dt, a tensor like `y`. Engines have code of their own for our fields; a user's field defines this.
+        """Return dy/dt, a tensor like `y`. A user's field defines this; engines have built-in code for others.
 
         Parameters
         ----------
         t : tensor ()
             The time.
         y : tensor (..., dim)
-            The state; any leading axes count independent samples.
+            The state; any leading axes index independent samples.
         parameters : mapping of str to tensor
-            The parameters by name, of `shapes()`.
+            The parameters by name, with the shapes of `shapes()`.
         """
         name = type(self).__name__
-        raise ArgumentError(f"{name} has no slope: define the method slope(self, t, y, parameters) that returns dy/dt.")
+        raise ArgumentError(
+            f"{name} has no slope: define the method slope(self, t, y, parameters), which returns dy/dt."
+        )
 
     def describe(self) -> dict:
         """Return the description as JSON values, which `from_description` reads back.
 
-        Raises ArgumentError for a class that is not a dataclass, as its values would be lost.
+        Raises ArgumentError for a class that is not a dataclass, because its values would be lost.
         """
         name = type(self).__name__
         if "__dataclass_fields__" not in vars(type(self)):
@@ -135,68 +137,70 @@ def _register(cls: type[VectorField]) -> None:
     name = cls.__name__
     dataclass_fields = {**getattr(cls, "__dataclass_fields__", {}), **inspect.get_annotations(cls)}
     if not hasattr(cls, "dim") and "dim" not in dataclass_fields:
-        raise ArgumentError(f"{name} does not say its dimension: give it an attribute, property or field `dim`.")
+        raise ArgumentError(
+            f"{name} does not define its dimension: add an attribute, property or dataclass field `dim`."
+        )
     if cls.slope is not VectorField.slope:
         for base in cls.__mro__[1:]:
             if is_registered(base) and base.__module__.startswith(f"{__package__}."):
                 raise ArgumentError(
-                    f"{name} defines slope, but engines solve a {base.__name__} by code of their own: derive {name} from "
+                    f"{name} defines slope, but engines solve a {base.__name__} with built-in code: derive {name} from "
                     "VectorField, or leave slope out."
                 )
     other = _REGISTRY.get(name, cls)
     if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ArgumentError(
-            f"{cls.__module__} defines a vector field {name}, but that is the name of {other.__module__}.{other.__qualname__} "
-            "already: give one of the two another name."
+            f"{cls.__module__} defines a vector field {name}, but that is already the name of "
+            f"{other.__module__}.{other.__qualname__}: rename one of the two."
         )
-    _REGISTRY[name] = cls  # a class that is defined again, as in a notebook, replaces the one before
+    _REGISTRY[name] = cls  # a class that is defined again, as in a notebook, replaces the previous one
 
 
 def is_registered(cls: type) -> bool:
-    """Return whether descriptions can name this very class."""
+    """Return whether this class is the one registered under its name."""
     return _REGISTRY.get(cls.__name__) is cls
 
 
 def registered_fields() -> dict[str, type[VectorField]]:
-    """Return the classes that descriptions can name, by name, in the order in which they were defined."""
+    """Return the registered classes by name, in the order in which they were defined."""
     return dict(_REGISTRY)
 
 
 def from_description(description: Mapping[str, Any]) -> VectorField:
-    """Return the field that `VectorField.describe` described.
+    """Return the field with the given description, as returned by `VectorField.describe`.
 
     Raises
     ------
     ModelFileError
         If no imported module defines a field of that name.
     ArgumentError
-        If the class does not take the values described.
+        If the class does not accept the described values.
     """
     values = dict(description)
     kind = values.pop("kind", None)
     if kind not in _REGISTRY:
         near = nearest_name(kind, _REGISTRY)
-        hint = f"the nearest known one is {near}" if near else f"known are {', '.join(_REGISTRY)}"
+        hint = f"the most similar known name is {near}" if near else f"known names are {', '.join(_REGISTRY)}"
         raise ModelFileError(
             f"the field is a {kind}, which no imported module defines ({hint}): import the module that defines {kind}, "
             "then load the model again."
         )
     known = dataclasses.fields(_REGISTRY[kind])
     accepted = {setting.name for setting in known if setting.init}
-    for derived in {setting.name for setting in known} - accepted:  # written for engines, computed again when read
+    for derived in {setting.name for setting in known} - accepted:  # written for the engines, computed again when read
         values.pop(derived, None)
     for name in values:
         if name not in accepted:
-            raise ArgumentError(f"{kind} has no argument {name!r}: it takes {', '.join(sorted(accepted))}.")
+            raise ArgumentError(f"{kind} has no argument {name!r}: its arguments are {', '.join(sorted(accepted))}.")
     return _REGISTRY[kind](**{name: _with_tuples(value) for name, value in values.items()})
 
 
 def _with_tuples(value: Any) -> Any:
-    """Return a JSON value with tuples for lists, as they were before they were written."""
+    """Return a JSON value with its lists converted back to tuples."""
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def assign(instance: object, **values: Any) -> None:
-    """Set attributes of a frozen dataclass, which is allowed only while it is being made."""
+    """Set attributes of a frozen dataclass; use this only during its construction."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)

@@ -1,4 +1,4 @@
-"""A convolutional network of an image, with the time as one more channel."""
+"""A convolutional network on images, with the time as an additional channel."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def _odd_side(name: str, value: object) -> int:
 
 @dataclass(frozen=True)
 class ConcatConv(Network):
-    """Convolutions, each of which gets ``t / time_scale`` as its last input channel (Grathwohl et al. 2019).
+    """Convolutions, each with ``t / time_scale`` as its last input channel (Grathwohl et al. 2019).
 
-    The state is an image as one vector (..., channels * height * width), channels first; zero padding keeps its size.
+    The state is an image flattened to (..., channels * height * width), channels first; zero padding keeps its size.
 
     Parameters
     ----------
@@ -29,19 +29,19 @@ class ConcatConv(Network):
     hidden : sequence of int
         Numbers of channels between the convolutions; the last convolution returns to `channels`.
     kernel : int
-        Side of the kernels, odd.
+        Side length of the kernels, odd.
     activation : str
         One of `pyneuralode.fields.ACTIVATIONS`, applied between the convolutions; the last one is linear.
     time_scale, output_scale, init, init_scale, init_bias
         As in `pyneuralode.ConcatMLP`.
 
     The parameters are ``weight_1`` (out, in + 1, kernel, kernel), ``bias_1`` (out,), ``weight_2``, ... in that order.
-    The divergence has no closed form: flows of large images take Hutchinson's estimate.
+    The divergence has no closed form: for large images, flows use Hutchinson's estimate.
 
     Raises
     ------
     ArgumentError
-        For a value that cannot be used.
+        If a value is invalid.
 
     Examples
     --------

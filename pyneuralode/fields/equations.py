@@ -1,4 +1,4 @@
-"""A vector field written as formulas, which every engine computes without calling back into Python."""
+"""A vector field written as formulas, which every engine evaluates without calling back into Python."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 def _pairs(argument: str, given: object, read: Callable) -> tuple:
-    """Return a mapping, or the pairs that a description has in its place, as pairs of a checked name and ``read(value)``."""
+    """Return the items of a mapping, or pairs from a description, as pairs of a checked name and ``read(value)``."""
     try:
         pairs = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
     except (TypeError, ValueError):
-        raise ArgumentError(f"{argument} is {given!r}: give a dictionary by name.") from None
+        raise ArgumentError(f"{argument} is {given!r}: give a dictionary with names as keys.") from None
     return tuple((_name(argument, name), read(f"{argument}[{name!r}]", value)) for name, value in pairs)
 
 
 def _name(argument: str, name: object) -> str:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ArgumentError(f"{argument} has the name {name!r}: give a name of letters, digits and _, such as 'x_1'.")
+        raise ArgumentError(f"{argument} has the name {name!r}: use a name of letters, digits and _, such as 'x_1'.")
     name = unicodedata.normalize("NFKC", name)  # as Python reads names in a formula
     if name in (TIME, *CONSTANTS, *FUNCTIONS):
         meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
-        raise ArgumentError(f"{argument} has the name {name!r}, which is {meaning} in a formula: give another name.")
+        raise ArgumentError(f"{argument} has the name {name!r}, which is {meaning} in a formula: choose another name.")
     return name
 
 
@@ -48,7 +48,7 @@ def _number(where: str, value: object) -> float:
 
 @dataclass(frozen=True)
 class Equations(VectorField):
-    """A vector field of formulas.
+    """A vector field defined by formulas.
 
     Parameters
     ----------
@@ -59,13 +59,14 @@ class Equations(VectorField):
     let : mapping of str to str
         Named terms, which later terms and the equations use by name.
 
-    A formula consists of numbers, ``+ - * / **``, parentheses, the components, the parameters, the terms of `let` before
-    it, the time ``t``, ``pi`` and the functions of `pyneuralode.fields.FUNCTIONS`. All three are kept as tuples of pairs.
+    A formula consists of numbers, ``+ - * / **``, parentheses, the components, the parameters, the preceding terms of
+    `let`, the time ``t``, ``pi`` and the functions of `pyneuralode.fields.FUNCTIONS`. The three arguments are stored as
+    tuples of pairs.
 
     Attributes
     ----------
     steps : tuple of str
-        What the formulas compute, for the engines. A step is an operation and its one or two operands, as in
+        The formulas as a list of operations, for the engines. A step is an operation and its one or two operands, as in
         ``"* a x"`` or ``"exp #3"``; an operand is a name, a number, or ``#k``, the value of step k (counted from 1).
     outputs : tuple of str
         The operand that is the time derivative of each component.
@@ -73,11 +74,11 @@ class Equations(VectorField):
     Raises
     ------
     ArgumentError
-        For a name or a formula that cannot be used; the message quotes it.
+        If a name or a formula is invalid; the message quotes it.
 
     Examples
     --------
-    The predators and prey of Lotka and Volterra:
+    The predator-prey model of Lotka and Volterra:
 
     >>> import pyneuralode as pn
     >>> field = pn.Equations(
@@ -104,7 +105,7 @@ class Equations(VectorField):
         names = [name for pairs in (self.equations, self.parameters, self.let) for name, _ in pairs]
         for place, name in enumerate(names):
             if name in names[:place]:
-                raise ArgumentError(f"the name {name!r} is given twice: rename one.")
+                raise ArgumentError(f"the name {name!r} is used twice: rename one of the two.")
         parser = FormulaParser([*self.components, *self.shapes(), TIME])
         for name, formula in self.let:
             parser.values[name] = parser.read(f"the term {name}", formula)

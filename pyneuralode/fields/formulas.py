@@ -1,8 +1,8 @@
 """Formulas as text, and as the steps that compute them.
 
-Formulas are parsed, never evaluated: whatever is not on the white list below is refused, so that a file with formulas in
-it is safe to load. The parser returns a list of steps, each of an operation and one or two operands, from which an
-engine makes its own code without a parser of its own.
+Formulas are parsed, never passed to `eval`: anything that is not listed below is refused, so that a file with formulas
+is safe to load. The parser returns a list of steps, each with an operation and one or two operands, from which engines
+generate code without a parser.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Operand = str | float
 
 
 def operand_text(operand: Operand) -> str:
-    """Return an operand as it is written in a step."""
+    """Return the text of an operand, as written in a step."""
     return operand if isinstance(operand, str) else repr(operand)
 
 
 class FormulaParser:
-    """Turns formulas into steps: what is written twice becomes one step, and what holds only numbers becomes a number.
+    """Turns formulas into steps: repeated expressions become one step, and expressions of numbers become a number.
 
     `names` are the names that formulas may use; `values` maps them, and others added later, to their operands. `steps`
     maps the text of each step to the operand that is its value.
@@ -60,11 +60,11 @@ class FormulaParser:
         self.where = self.formula = ""
 
     def read(self, where: str, formula: str) -> Operand:
-        """Return the operand that is a formula's value; errors call the formula `where`."""
+        """Return the operand that is a formula's value; error messages refer to the formula as `where`."""
         self.where, self.formula = where, " ".join(formula.split())
         try:
             if "#" in formula:
-                raise SyntaxError("# is not part of a formula")
+                raise SyntaxError("a formula cannot contain #")
             return self._value(self.formula)
         except (SyntaxError, ValueError) as error:
             if isinstance(error, ArgumentError):
@@ -74,12 +74,13 @@ class FormulaParser:
                 f"{where} is {_shortened(formula)!r}, which cannot be read ({reason}): write it as in 'a*x - b*x*y'."
             ) from None
         except (RecursionError, MemoryError):
-            raise ArgumentError(f"{where} is nested too deeply: put parts of it into `let`.") from None
+            raise ArgumentError(f"{where} is nested too deeply: move parts of it to `let`.") from None
 
     def _value(self, formula: str, operators: tuple[str, ...] = ("+-", "*/")) -> Operand:
-        """Return a formula's value; one too long for Python's parser is read term by term, and a term factor by factor.
+        """Return a formula's value.
 
-        Cutting is safe: an operator that binds less tightly than those cut at is refused in the piece that contains it.
+        A formula too long for Python's parser is read term by term, and a term too long for it factor by factor. This
+        is safe: an operator that binds less tightly than those split at is refused in the part that contains it.
         """
         whole, self.formula = self.formula, formula
         try:
@@ -116,22 +117,22 @@ class FormulaParser:
                     value = self._add(link, _OPERATORS[type(link.op)], value, self._operand(link.right))
                 return value
             case ast.BinOp(op=ast.BitXor()):
-                raise ArgumentError(f"{self.where} holds {self._source(node)!r}: write ** for a power.")
+                raise ArgumentError(f"{self.where} contains {self._source(node)!r}: write ** for a power.")
             case ast.Call(func=ast.Name(id=name), keywords=[]):
                 return self._call(node, name)
         raise ArgumentError(
-            f"{self.where} holds {self._source(node)!r}: write it with + - * / **, numbers, names and functions "
+            f"{self.where} contains {self._source(node)!r}: write it with + - * / **, numbers, names and functions "
             f"({', '.join(FUNCTIONS)})."
         )
 
     def _call(self, node: ast.Call, name: str) -> Operand:
         if name in self.values:
-            raise ArgumentError(f"{self.where} holds {self._source(node)!r}: write {name}*(...) for a product.")
+            raise ArgumentError(f"{self.where} contains {self._source(node)!r}: write {name}*(...) for a product.")
         if name not in FUNCTIONS:
             raise unknown_name(f"a function in {self.where}", name, FUNCTIONS)
         count, wanted = len(node.args), "1 argument" if name in UNARY else "2 or more arguments"
         if (count != 1) if name in UNARY else (count < 2):
-            raise ArgumentError(f"{self.where} holds {self._source(node)!r}: give {name} {wanted}.")
+            raise ArgumentError(f"{self.where} contains {self._source(node)!r}: give {name} {wanted}.")
         first, *others = (self._operand(argument) for argument in node.args)
         if name in UNARY:
             return self._add(node, name, first)
@@ -149,7 +150,7 @@ class FormulaParser:
                 return value
         except (ArithmeticError, ValueError):
             pass
-        raise ArgumentError(f"{self.where} holds {self._source(node)!r}, which is not a finite number: correct it.")
+        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: correct it.")
 
     def _source(self, node: ast.expr | None) -> str:
         return _shortened((node and ast.get_source_segment(self.formula, node)) or self.formula)
@@ -159,7 +160,7 @@ _TOKENS = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\w+|\*\*|//|\S")
 
 
 def _split_at(operators: str, formula: str) -> list[tuple[str, str]]:
-    """Return the parts of a formula between binary `operators` outside all brackets, each with the operator before it."""
+    """Return the parts of a formula between binary `operators` outside brackets, each with its preceding operator."""
     pieces, sign, start, depth, after_operand = [], "", 0, 0, False
     for token in _TOKENS.finditer(formula):
         word = token[0]

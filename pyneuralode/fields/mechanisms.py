@@ -1,4 +1,4 @@
-"""Mechanistic models with a field of their own."""
+"""Mechanistic models, each with its own vector field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Parameters, VectorField
 
 
 def _rate(default: float) -> float:
-    return checked(nonnegative_number, default, remedy=f"give a finite number of at least 0, such as {default}")
+    return checked(nonnegative_number, default, remedy=f"give a finite, nonnegative number, such as {default}")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SEIR(VectorField):
     Raises
     ------
     ArgumentError
-        For a value that is negative or not finite.
+        If a value is negative or not finite.
 
     Examples
     --------

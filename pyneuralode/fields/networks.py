@@ -1,4 +1,4 @@
-"""Networks of the state alone, and what all networks share: activations, initial weights, the shapes of layers."""
+"""Networks of the state only, and code shared by all networks: activations, initial weights, the shapes of layers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _ALIASES = {"silu": "swish", "logistic": "sigmoid", "linear": "identity", "none"
 
 
 def known_activation(name: str, value: str) -> str:
-    """Return an activation as `ACTIVATIONS` spells it."""
+    """Return the name of an activation as spelled in `ACTIVATIONS`."""
     return known_name(name, value, ACTIVATIONS, _ALIASES)
 
 
 def known_input_map(name: str, value: str) -> str:
-    """Return an input map as `INPUT_MAPS` spells it."""
+    """Return the name of an input map as spelled in `INPUT_MAPS`."""
     return known_name(name, value, INPUT_MAPS, _ALIASES)
 
 
 def layer_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return the widths of all layers of a network of the state, checked."""
+    """Return the checked widths of all layers of a network of the state."""
     remedy = "give at least two positive widths, such as (2, 50, 2)"
     widths = whole_numbers(name, sizes, remedy)
     if len(widths) < 2:
@@ -42,7 +42,7 @@ def layer_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 class Network(VectorField, abstract=True):
-    """Base of the fields whose initial weights are drawn: dataclasses with `init`, `init_scale` and `init_bias`, see `MLP`."""
+    """Base class of fields with random initial weights: dataclasses with `init`, `init_scale`, `init_bias`; see `MLP`."""
 
     def initial(self, seed: int = 0) -> Parameters:
         return _draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
@@ -50,7 +50,7 @@ class Network(VectorField, abstract=True):
 
 @dataclass(frozen=True)
 class Layers(Network, abstract=True):
-    """Base of the fully connected networks."""
+    """Base class of the fully connected networks."""
 
     sizes: tuple[int, ...] = checked(layer_widths)
     activation: str = checked(known_activation, "tanh")
@@ -73,24 +73,24 @@ class MLP(Layers):
     input_map : {"identity", "square", "cube"}
         Fixed map applied to each component of the state before the first layer.
     input_scale, output_scale : float
-        Fixed scales: the net receives states of size `input_scale` as ones, and its outputs of one mean a slope of
+        Fixed scales: the input of the net is ``map(y) / input_scale``, and an output of 1 means a derivative of
         `output_scale` (state units per unit of time).
     init : {"glorot_uniform", "normal", "lecun_uniform", "torch"}
-        Distribution of the initial weights: U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1), or
-        U(-a, a) with a = sqrt(1 / in); each is multiplied by `init_scale`. "torch" draws weights and biases as PyTorch's
-        linear and convolutional layers do, U(-a, a) with a = sqrt(1 / in), and ignores `init_bias`.
+        Distribution of the initial weights: U(-a, a) with a = sqrt(6 / (in + out)) (Glorot and Bengio 2010), N(0, 1),
+        or U(-a, a) with a = sqrt(1 / in); each is multiplied by `init_scale`. "torch" draws weights and biases as
+        PyTorch's linear and convolutional layers do, U(-a, a) with a = sqrt(1 / in), and ignores `init_bias`.
     init_scale : float
         Factor of the initial weights.
     init_bias : float
-        Initial biases are drawn from U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state, and
-        a solve that starts there stays there until training has moved the last bias.
+        Initial biases are drawn from U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state,
+        and a solve that starts there stays there until training has changed the last bias.
 
     The parameters are ``weight_1`` (out, in), ``bias_1`` (out,), ``weight_2``, ... in that order.
 
     Raises
     ------
     ArgumentError
-        For a value that cannot be used.
+        If a value is invalid.
 
     Examples
     --------
@@ -131,12 +131,12 @@ class Linear(VectorField):
     matrix : array (d, d)
         Initial value of ``A``, per unit of time.
     input_map : {"identity", "square", "cube"}
-        Fixed map applied to each component of the state first.
+        Fixed map, applied first to each component of the state.
 
     Raises
     ------
     ArgumentError
-        For a matrix that is not square and finite, or an unknown map.
+        If the matrix is not square and finite, or the map is unknown.
 
     Examples
     --------
@@ -163,7 +163,7 @@ class Linear(VectorField):
 
 
 def layer_shapes(widths: Sequence[int], extra: int = 0, kernel: tuple[int, ...] = ()) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of ``weight_1``, ``bias_1``, ``weight_2``, ... of a network; each layer has `extra` more inputs."""
+    """Return the shapes of ``weight_1``, ``bias_1``, ``weight_2``, ... of layers with `extra` additional inputs each."""
     shapes = {}
     for layer, (n_in, n_out) in enumerate(zip(widths, widths[1:]), start=1):
         shapes[f"weight_{layer}"] = (n_out, n_in + extra, *kernel)

@@ -1,6 +1,6 @@
-"""Networks of the state whose weights depend on the time: by a hypernetwork, as one more input, by gates.
+"""Networks of the state that depend on time: by a hypernetwork, by an additional input, or by gates.
 
-At any one time each of them is an ordinary network, which is what the engines compute with.
+At a fixed time each of them is an ordinary network, and the engines evaluate it as such.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .networks import INITIALIZATIONS, Layers, Network, layer_shapes
 
 @dataclass(frozen=True)
 class HyperMLP(Network):
-    """A network with one hidden layer whose weights are, at each time, the output of a hypernetwork (Grathwohl et al. 2019).
+    """A network with one hidden layer whose weights a hypernetwork computes from the time (Grathwohl et al. 2019).
 
     ::
 
@@ -23,10 +23,10 @@ class HyperMLP(Network):
     Parameters
     ----------
     dim, width, hidden : int
-        Dimension of the state, hidden units of the network, hidden units of the hypernetwork.
+        Dimension of the state, number of hidden units of the network, and of the hypernetwork.
     time_scale, output_scale : float
-        Fixed scales: the hypernetwork receives times of size `time_scale` as ones, and a mean of one means a slope of
-        `output_scale` (state units per unit of time).
+        Fixed scales: the input of the hypernetwork is ``t / time_scale``, and a mean of 1 over the hidden units means a
+        derivative of `output_scale` (state units per unit of time).
     init, init_scale, init_bias
         Initial weights and biases of the hypernetwork, as in `MLP`.
 
@@ -37,7 +37,7 @@ class HyperMLP(Network):
     Raises
     ------
     ArgumentError
-        For a value that cannot be used.
+        If a value is invalid.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class HyperMLP(Network):
 
 @dataclass(frozen=True)
 class _LayersInTime(Layers, abstract=True):
-    """Base of the fully connected networks that use the time in every layer."""
+    """Base class of the fully connected networks that use the time in every layer."""
 
     time_scale: float = checked(positive_number, 1.0)
     output_scale: float = checked(positive_number, 1.0)
@@ -84,22 +84,22 @@ class ConcatMLP(_LayersInTime):
     Parameters
     ----------
     sizes : sequence of int
-        Widths of all layers, the time not counted; the first and the last are both the dimension of the state.
+        Widths of all layers, not counting the time; the first and the last are both the dimension of the state.
     activation : str
         One of `pyneuralode.fields.ACTIVATIONS`, applied between layers; the last layer is linear.
     time_scale, output_scale : float
-        Fixed scales: the net receives times of size `time_scale` as ones, and its outputs of one mean a slope of
+        Fixed scales: the time input of the net is ``t / time_scale``, and an output of 1 means a derivative of
         `output_scale` (state units per unit of time).
     init, init_scale, init_bias
         Initial weights and biases, as in `MLP`.
 
-    The parameters are ``weight_1`` (out, in + 1), whose last column belongs to the time, ``bias_1`` (out,),
+    The parameters are ``weight_1`` (out, in + 1), whose last column multiplies the time, ``bias_1`` (out,),
     ``weight_2``, ... in that order.
 
     Raises
     ------
     ArgumentError
-        For a value that cannot be used.
+        If a value is invalid.
 
     Examples
     --------
@@ -120,7 +120,7 @@ class GatedMLP(_LayersInTime):
     """A fully connected network in which functions of the time scale and shift the input of every layer.
 
     Layer l is ``weight_l (x * s_l(t) + a_l(t)) + bias_l``. For an input of width n, s_l is a network 1 -> n -> n of
-    ``t / time_scale`` with tanh between its layers and a sigmoid at its end, and a_l is one without the sigmoid.
+    ``t / time_scale`` with tanh between its layers and a final sigmoid; a_l is such a network without the sigmoid.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ class GatedMLP(_LayersInTime):
     Raises
     ------
     ArgumentError
-        For a value that cannot be used.
+        If a value is invalid.
 
     Examples
     --------

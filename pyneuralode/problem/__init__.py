@@ -1,4 +1,4 @@
-"""What engines take and return: problems with their controls and events, the values of a solve, and solutions."""
+"""The inputs and outputs of engines: problems with their controls and events, the values of a solve, and solutions."""
 
 from .control import NORMS, Control, make_control
 from .event import Event, read_events

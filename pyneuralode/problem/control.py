@@ -19,29 +19,29 @@ NORMS = ("joint", "samples")
 
 @dataclass(frozen=True)
 class Control:
-    """The settings by which a solver chooses its steps; `pyneuralode.solve` takes each as a keyword argument.
+    """The settings that control a solver's steps; `pyneuralode.solve` accepts each as a keyword argument.
 
     Parameters
     ----------
     rtol, atol : float or array of the state's shape
         The error of a step is measured as the root mean square of error / (atol + rtol |y|) and kept below 1.
     norm : {"joint", "samples"}
-        "joint" takes that mean over the whole state. "samples" takes it over each sample and keeps the largest, so that the
-        error of one sample is not averaged away by many others. Samples lie along the first axis of the state; a state
-        with one axis is one sample.
+        "joint" takes that mean over the whole state. "samples" takes it over each sample and uses the largest, so that
+        the error of one sample is not averaged out by many others. Samples lie along the first axis of the state; a
+        state with one axis is one sample.
     step_size : float, optional
         Size of fixed steps (time units). Without it, a method that estimates its error adapts its steps, and any other
         method takes one step between consecutive times of the solve.
     first_step, min_step, max_step : float, optional
         Sizes of the first, smallest and largest adaptive step (time units). An adaptive step is never shorter than 10
-        floating-point spacings at t. A solve whose error is too large at the smallest step ends in a SolverError.
+        floating-point spacings at t. If the error is too large at the smallest step, the solve raises a SolverError.
     max_steps : int
         Largest number of steps, accepted and rejected, of one solve.
     tstops : sequence of float
-        Times at which a step must end, in any order; those outside the span are ignored. Use them where the field jumps or
-        changes quickly, which a longer step could miss. The field is evaluated exactly at these times, both by the step
-        that ends there and by the step that begins there. A field that jumps at such a time should return its value after
-        the jump.
+        Times at which a step must end, in any order; times outside the time span are ignored. Use them where the field
+        jumps or changes quickly, which a longer step could miss. The field is evaluated exactly at these times, both by
+        the step that ends there and by the step that begins there. A field that jumps at such a time should return its
+        value after the jump.
 
     Examples
     --------
@@ -67,33 +67,31 @@ class Control:
         for name in ("rtol", "atol"):
             given = getattr(self, name)
             value = real_array(name, given.detach().cpu() if isinstance(given, Tensor) else given)
-            if value.ndim:  # a copy, which nobody changes
+            if value.ndim:  # a read-only copy
                 value = np.array(value, dtype=float)
                 value.flags.writeable = False
                 object.__setattr__(self, name, value)
             if not np.isfinite(value).all() or (value < 0).any():
-                raise ArgumentError(
-                    f"{name} is {getattr(self, name)}: give finite numbers of at least 0, such as 1e-6."
-                )
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give finite, nonnegative numbers, such as 1e-6.")
         if not np.any(np.asarray(self.rtol)) and not np.any(np.asarray(self.atol)):
-            raise ArgumentError("rtol and atol are both 0: give at least one a positive value, such as 1e-6.")
+            raise ArgumentError("rtol and atol are both 0: set at least one to a positive number, such as 1e-6.")
         if self.norm not in NORMS:
             raise unknown_name("norm", self.norm, NORMS)
         for name in ("step_size", "first_step", "max_step"):
-            value, remedy = getattr(self, name), "give a positive size; the direction follows the times"
+            value, remedy = getattr(self, name), "give a positive size; the order of the times determines the direction"
             given = value != math.inf if name == "max_step" else value is not None
             if given and not real_number(name, value, remedy) > 0:
                 raise ArgumentError(f"{name} is {value}: {remedy}.")
-        if not real_number("min_step", self.min_step, "give a size of at least 0") >= 0:
-            raise ArgumentError(f"min_step is {self.min_step}: give a size of at least 0.")
+        if not real_number("min_step", self.min_step, "give a nonnegative size") >= 0:
+            raise ArgumentError(f"min_step is {self.min_step}: give a nonnegative size.")
         if self.min_step > self.max_step:
             raise ArgumentError(
-                f"min_step is {self.min_step} and max_step {self.max_step}: give a min_step below max_step."
+                f"min_step is {self.min_step} and max_step is {self.max_step}: choose min_step <= max_step."
             )
         whole_number("max_steps", self.max_steps)
 
     def suits_any_state(self, eps: float) -> bool:
-        """Return whether the tolerances are plain numbers that are valid for every state, the usual case."""
+        """Return whether the tolerances are single numbers that are valid for every state, as is usual."""
         plain = isinstance(self.rtol, (int, float)) and isinstance(self.atol, (int, float))
         return plain and self.rtol >= 2 * eps and self.atol > 0
 
@@ -102,20 +100,22 @@ class Control:
         rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
         advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
         if (rtol[rtol > 0] < 2 * eps).any():
-            raise ArgumentError(f"rtol is {rtol[rtol > 0].min():g}, below what {dtype} can hold: write rtol={advice}.")
+            raise ArgumentError(
+                f"rtol is {rtol[rtol > 0].min():g}, tighter than {dtype} can resolve: use rtol={advice}."
+            )
         if ((atol == 0) & (y0 == 0)).any():
             raise ArgumentError(
-                "atol is 0 where y0 is 0, so no error is small enough: give a positive atol, such as 1e-9."
+                "atol is 0 where y0 is 0, so no error is small enough: use a positive atol, such as 1e-9."
             )
         absolute = (rtol == 0) & (atol < 2 * eps * np.abs(y0))
         if absolute.any():
             raise ArgumentError(
-                f"atol is {atol[absolute].min():g} without an rtol, below what {dtype} can hold for y0: give rtol={advice}."
+                f"atol is {atol[absolute].min():g} and rtol is 0, tighter than {dtype} can resolve at y0: use rtol={advice}."
             )
 
 
 def _read_tstops(tstops: Any) -> tuple[float, ...]:
-    """Return the times as floats in rising order."""
+    """Return the times as floats in increasing order."""
     if isinstance(tstops, tuple) and not tstops:
         return ()
     array = np.asarray(tstops.detach().cpu() if isinstance(tstops, Tensor) else tstops)
@@ -125,7 +125,7 @@ def _read_tstops(tstops: Any) -> tuple[float, ...]:
 
 
 def make_control(settings: Mapping[str, Any]) -> Control:
-    """Return the `Control` of keyword arguments; the error for an unknown one lists the known ones."""
+    """Return the `Control` with these keyword arguments; the error for an unknown name lists the known ones."""
     try:
         return _known_control(tuple([(name, type(value), value) for name, value in settings.items()]))
     except TypeError:  # arrays and lists have no hash
@@ -134,12 +134,14 @@ def make_control(settings: Mapping[str, Any]) -> Control:
 
 @lru_cache(maxsize=256)
 def _known_control(settings: tuple[tuple[str, type, Any], ...]) -> Control:
-    """Return the same object for the same numbers, since prepared problems are found by its identity."""
+    """Return the same object for the same numbers, because prepared problems are looked up by its identity."""
     return _new_control({name: value for name, _, value in settings})
 
 
 def _new_control(settings: Mapping[str, Any]) -> Control:
     known = set(Control.__dataclass_fields__)
     if wrong := sorted(set(settings) - known):
-        raise ArgumentError(f"{wrong[0]} is not an argument here: control takes {', '.join(sorted(known))}.")
+        raise ArgumentError(
+            f"{wrong[0]} is not a known argument: the controls of a solve are {', '.join(sorted(known))}."
+        )
     return Control(**settings)

@@ -1,4 +1,4 @@
-"""Events: conditions on time and state that are watched during a solve."""
+"""Events: conditions on time and state that are monitored during a solve."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from ..errors import ArgumentError
 
 @dataclass(frozen=True)
 class Event:
-    """An event: it happens where a condition on time and state crosses zero.
+    """An event, triggered when a condition on time and state crosses zero.
 
     Parameters
     ----------
     condition : callable
-        ``condition(t, y)``, called like the field; returns a number or a tensor of one element (with
+        ``condition(t, y)``, called like the field; returns a number or a tensor with one element (with
         ``batch="independent"``: one number per sample, (B,)).
     terminal : bool
         Whether the solve ends at the event (with ``batch="independent"``: the solve of that sample).
     direction : {0, 1, -1}
-        Which crossings count: all, only rising ones (from below zero), or only falling ones.
+        Which crossings to detect: all (0), only upward ones (1, from below zero), or only downward ones (-1).
 
     Notes
     -----
-    Crossings are found by changes of sign. The condition is evaluated at the end of every step and at 10 points inside it,
-    on the solver's interpolant. Two crossings between neighboring points, 1/11 of a step apart, are missed; a smaller
-    `max_step` prevents this. Reaching zero counts as crossing it, whatever the condition does afterward. A zero at the
-    start of the solve does not count, so that a solve can continue from an event. A condition that becomes NaN before the
-    first terminal event ends the solve in a SolverError that names the time.
+    Crossings are found by changes of sign. The condition is evaluated at the end of every step and at 10 points inside
+    it, on the solver's interpolant. Two crossings between neighboring points, 1/11 of a step apart, are missed; a
+    smaller `max_step` prevents this. Reaching zero is a crossing, regardless of what the condition does afterward. A
+    zero at the start of the solve is not, so that a solve can continue from an event. A condition that becomes NaN
+    before the first terminal event raises a SolverError that states the time.
 
     Examples
     --------
@@ -51,13 +51,15 @@ class Event:
                 f"condition is a {type(self.condition).__name__}: give a function of (t, y), such as lambda t, y: y[0]."
             )
         if self.direction not in (-1, 0, 1):
-            raise ArgumentError(f"direction is {self.direction!r}: give 0, 1 (rising) or -1 (falling).")
+            raise ArgumentError(f"direction is {self.direction!r}: give 0, 1 (upward) or -1 (downward).")
 
 
 def read_events(events: Any) -> tuple[Event, ...]:
-    """Return the events as a tuple, whether there is one, several or none."""
+    """Return `events` (one event, a list or tuple of events, or None) as a tuple."""
     several = tuple(events) if isinstance(events, (list, tuple)) else () if events is None else (events,)
     for event in several:
         if not isinstance(event, Event):
-            raise ArgumentError(f"events holds a {type(event).__name__}: give pn.Event(condition) or a list of them.")
+            raise ArgumentError(
+                f"events contains a {type(event).__name__}: give pn.Event(condition) or a list of them."
+            )
     return several

@@ -1,4 +1,4 @@
-"""Problems: what is integrated, how, and for what kind of values. The values themselves come with each solve."""
+"""Problems: an equation, the method that solves it, and the kind of its values; each solve supplies the values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCHES = ("joint", "independent")
 
 @dataclass(frozen=True)
 class PathIntegrals:
-    """What a continuous flow integrates along the path of each sample, in addition to its state.
+    """The integrals that a continuous flow computes along the path of each sample, in addition to its state.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class MassMatrix:
 
 @dataclass(frozen=True)
 class Residual:
-    """``f(t, y, dy/dt) = 0`` with initial slope dy0; `differential` marks the components whose slopes occur in f."""
+    """``f(t, y, dy/dt) = 0``, at first with dy/dt = dy0; `differential` marks components whose derivative is in f."""
 
     dy0: Any
     differential: Any = None
@@ -69,7 +69,7 @@ class Problem:
     Attributes
     ----------
     field : VectorField, torch.nn.Module or callable
-        What is integrated.
+        The right-hand side f(t, y).
     signature : Signature
         The kind of the values: parameters, initial state and times.
     solver : Solver or Tableau
@@ -80,9 +80,9 @@ class Problem:
     dense, compiled, batch, events
         As in `pyneuralode.solve`.
     integrals : PathIntegrals or None
-        What a continuous flow integrates in addition to its state.
+        The additional integrals of a continuous flow.
     form : Noise, MassMatrix, Residual or None
-        What sets the equations apart from ``dy/dt = f(t, y)``.
+        The form of the equations, if it differs from ``dy/dt = f(t, y)``.
 
     Raises
     ------
@@ -118,7 +118,7 @@ class Problem:
             self._check_independent()
         elif self.signature.times != "shared":
             raise ArgumentError(
-                f"ts has {'two axes' if self.signature.times == 'rows' else 'rows of its own for each sample'}: give (T,), or "
+                f"ts has {'two axes' if self.signature.times == 'rows' else 'a row for each sample'}: use shape (T,), or "
                 "batch='independent' for a row of times for each sample."
             )
         if isinstance(self.field, VectorField):
@@ -127,7 +127,7 @@ class Problem:
 
     @property
     def own(self) -> bool:
-        """Whether the field itself names its parameters."""
+        """Whether the field itself defines the names of its parameters."""
         return isinstance(self.field, (VectorField, nn.Module))
 
     @property
@@ -137,7 +137,7 @@ class Problem:
 
     @property
     def adaptive(self) -> bool:
-        """Whether the solver chooses its steps by an error estimate."""
+        """Whether the solver chooses its steps from an error estimate."""
         adaptive = self.solver.adaptive if isinstance(self.solver, Solver) else self.solver.error is not None
         return adaptive and self.control.step_size is None
 
@@ -146,42 +146,44 @@ class Problem:
         if layout.is_tuple or not layout.shapes[0]:
             found = "a tuple" if layout.is_tuple else "one number"
             raise ArgumentError(
-                f"y0 is {found} with batch='independent': give one array whose first axis counts the samples, (B, *state)."
+                f"y0 is {found} with batch='independent': give an array (B, *state), samples along the first axis."
             )
         if self.dense:
             raise ArgumentError(
-                "dense is True with batch='independent': give the times wanted in ts, where every sample may have its own."
+                "dense is True with batch='independent': list the times in ts, which may differ between samples."
             )
         if not isinstance(self.gradient, OF_STEPS):
             raise ArgumentError(
-                f"gradient is {type(self.gradient).__name__!r} with batch='independent': write 'Backprop' or 'Checkpointed'."
+                f"gradient is {type(self.gradient).__name__!r} with batch='independent': use 'Backprop' or 'Checkpointed'."
             )
 
     def _check_shapes(self, field: VectorField) -> None:
-        """Raise unless state and parameters have the shapes that a described field needs."""
+        """Raise unless state and parameters have the shapes that a described field (a `VectorField`) requires."""
         layout, given = self.signature.layout, self.signature.parameters
         name, shape = type(field).__name__, tuple(layout.shapes[0])
         independent = self.batch == "independent"
         if layout.is_tuple or len(shape) <= independent or shape[-1] != field.dim:
-            got = "a tuple" if layout.is_tuple else f"shape {shape}"
+            got = "is a tuple" if layout.is_tuple else f"has shape {shape}"
             wanted = f"({shape[0]}, {field.dim})" if independent and shape else f"(..., {field.dim})"
-            raise ArgumentError(f"y0 has {got} and {name} a state of {field.dim}: give y0 of shape {wanted}.")
+            raise ArgumentError(
+                f"y0 {got}, but the state of {name} has dimension {field.dim}: give y0 of shape {wanted}."
+            )
         shapes = field.shapes()
         for name in given:
             if name not in shapes:
                 raise unknown_name("a parameter", name, shapes)
         for name, expected in shapes.items():
             if name not in given:
-                raise ArgumentError(f"parameters lacks {name!r}: give {', '.join(shapes)}.")
+                raise ArgumentError(f"parameters does not contain {name!r}: give {', '.join(shapes)}.")
             each = (shape[0], *expected)
             if given[name] == tuple(expected) or (independent and given[name] == each):
                 continue
-            more = f", or {each} for one per sample" if independent else ""
-            raise ArgumentError(f"{name} has shape {given[name]}: give {expected}{more}.")
+            more = f", or {each} for one value per sample" if independent else ""
+            raise ArgumentError(f"{name} has shape {given[name]}: use shape {expected}{more}.")
 
 
 def check_field(field: Any, arguments: int = 2) -> None:
-    """Raise unless a field can be integrated: it is described, or can be called with time and state (and slope)."""
+    """Raise unless the field is a `VectorField` or can be called with time and state (and derivative)."""
     if isinstance(field, VectorField):
         return
     if not callable(field):
@@ -198,14 +200,14 @@ def check_field(field: Any, arguments: int = 2) -> None:
     except TypeError:
         name = type(field).__name__ if isinstance(field, nn.Module) else "the field"
         if arguments == 3:
-            remedy = "it must take (t, y, dy); wrap it, as in lambda t, y, dy: dy - f(t, y)"
+            remedy = "it must accept (t, y, dy); wrap it, as in lambda t, y, dy: dy - f(t, y)"
         else:
-            remedy = "it must take (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
+            remedy = "it must accept (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
         raise ArgumentError(f"{name} is called as {name}{signature}: {remedy}.") from None
 
 
 def flat_control(control: Control, layout: Any) -> Control:
-    """Return the controls with tolerances as numbers or flat arrays."""
+    """Return the controls with the tolerances as numbers or flat arrays."""
     changes = {}
     for name in ("rtol", "atol"):
         value = getattr(control, name)
@@ -222,6 +224,7 @@ def flat_control(control: Control, layout: Any) -> Control:
             changes[name] = np.broadcast_to(np.asarray(value, dtype=float), shape).reshape(-1).copy()
         except ValueError:
             raise ArgumentError(
-                f"{name} has shape {np.shape(value)} and the state {tuple(shape)}: give a number or one per component."
+                f"{name} has shape {np.shape(value)}, but the state has shape {tuple(shape)}: give a number, or one for "
+                "each component."
             ) from None
     return replace(control, **changes) if changes else control

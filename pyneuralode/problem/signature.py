@@ -1,4 +1,4 @@
-"""The kind of a solve's values: shapes, dtypes, devices, and what autograd records."""
+"""The kind of a solve's values: shapes, dtypes, devices, and which of them autograd records."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .values import Layout, as_tensor
 
 @dataclass(frozen=True)
 class Signature:
-    """The kind of values that a solve is given.
+    """The kind of the values passed to a solve.
 
     Attributes
     ----------
     layout : Layout
         Shapes of the parts of the state, and whether it is a NumPy state.
     dtype, device
-        Of the state.
+        Dtype and device of the state.
     parameters : dict of name to shape
-        The parameters given by name.
+        The shapes of the given parameters.
     times : {"shared", "rows", "list"}
         Whether the times are (T,), (B, T), or a list of B arrays.
     differentiated : frozenset of {"y0", "ts", "parameters"}
-        What autograd records for a backward pass; empty for a NumPy state.
+        The values that autograd records for a backward pass; empty for a NumPy state.
     tangents : bool
         Whether any of the values carries a forward-mode tangent.
     key : hashable
@@ -65,7 +65,8 @@ class Signature:
         for name, value in parameters.items():
             if isinstance(value, Tensor) and value.device != tensors[0].device:
                 raise ArgumentError(
-                    f"{name} is on {value.device} and y0 on {tensors[0].device}: move one, such as y0.to({str(value.device)!r})."
+                    f"{name} is on {value.device} and y0 is on {tensors[0].device}: move one, as in "
+                    f"y0.to({str(value.device)!r})."
                 )
         given = [value for value in (*parts, ts, *parameters.values()) if isinstance(value, Tensor)]
         recorded = torch.is_grad_enabled() and not numpy
@@ -87,7 +88,7 @@ class Signature:
 
 
 def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
-    """Return a key that is equal for values of the same kind, by which prepared problems are found; cheap to make."""
+    """Return a key that is equal for values of the same kind, to look up prepared problems; it is cheap to compute."""
     if not hasattr(parameters, "items"):
         raise ArgumentError(f"parameters is a {type(parameters).__name__}: give a mapping of name to value.")
     return (

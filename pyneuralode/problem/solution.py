@@ -1,4 +1,4 @@
-"""Solutions: the states at the requested times, the work done, and the events that happened."""
+"""Solutions: the states at the requested times, the work done, and the events that occurred."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class EventTrace:
-    """The events that happened during a solve, ordered by time (with ``batch="independent"``: by sample, then by time).
+    """The events that occurred during a solve, ordered by time (with ``batch="independent"``: by sample, then by time).
 
     Attributes
     ----------
@@ -86,18 +86,18 @@ class Solution:
     message : str
         Why the solve ended: "reached the last time" or "event 0 at t = 1.43".
     solver, engine : str
-        What solved the problem. The engine is "torch (compiled)" or "julia (compiled)" if a compiled path ran.
+        The solver and the engine used. The engine is "torch (compiled)" or "julia (compiled)" if compiled code ran.
     events : EventTrace or None
-        The events that happened, if any were watched.
+        The events that occurred; None if the solve had no `events`.
     integrals : Integrals or None
-        The integrals of a continuous flow; `ts` and `ys` then hold the last time alone.
+        The integrals of a continuous flow; `ts` and `ys` then contain only the last time.
 
     Notes
     -----
     With ``batch="independent"``, ``ys[i]`` belongs to ``ts[i]``: shared times (T,) give ys (T, B, *state shape), times
-    (B, T) give (B, T, *state shape), and a list of B arrays of times gives a list of B arrays (T_b, *state shape). `nfev`,
-    `accepted` and `rejected` are integer arrays (B,), and `message` is a list of B sentences. After the terminal event of a
-    sample its states are NaN, except in a list, which ends there.
+    (B, T) give (B, T, *state shape), and a list of B arrays of times gives a list of B arrays (T_b, *state shape).
+    `nfev`, `accepted` and `rejected` are integer arrays (B,), and `message` is a list of B messages. After a sample's
+    terminal event its states are NaN, except in a list of arrays, where its array ends there.
 
     Examples
     --------
@@ -122,9 +122,10 @@ class Solution:
     integrals: Integrals | None = None
 
     def __call__(self, t):
-        """Return the state at time(s) `t` (time units) inside the span, by the solver's own interpolant.
+        """Return the state at time(s) `t` (time units) inside the time span, by the solver's own interpolant.
 
-        A scalar gives a state; an array (T,) gives (T, *state shape). The solution must come from a solve with ``dense=True``.
+        A scalar gives a state; an array (T,) gives (T, *state shape). The solution must come from a solve with
+        ``dense=True``.
         """
         if self.dense is None:
             raise ArgumentError("this solution has no dense output: solve with dense=True.")

@@ -19,19 +19,17 @@ from ..fields import VectorField
 
 
 def as_tensor(name: str, value: Any) -> Tensor:
-    """Return `value` as a floating tensor; lists and integer arrays become float64."""
+    """Return `value` as a floating-point tensor; lists and integer arrays become float64."""
     if isinstance(value, Tensor):
         if not value.is_floating_point():
             remedy = "split it into real and imaginary parts" if value.is_complex() else f"write {name}.double()"
-            raise ArgumentError(
-                f"{name} has dtype {value.dtype}, which is not of real floating-point numbers: {remedy}."
-            )
+            raise ArgumentError(f"{name} has dtype {value.dtype}, which is not a real floating-point type: {remedy}.")
         return value
     return torch.from_numpy(np.array(real_array(name, value)))  # a copy, so that the caller's array is never changed
 
 
 def all_finite(value: Tensor) -> bool:
-    """Return whether all numbers are finite. If their sum is, all are, and that is faster to test."""
+    """Return whether all numbers are finite. They are if their sum is finite, which is faster to test."""
     value = value.detach()
     return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
@@ -39,11 +37,11 @@ def all_finite(value: Tensor) -> bool:
 def check_finite(name: str, value: Tensor) -> None:
     if not all_finite(value):
         where = int((~torch.isfinite(value.detach().reshape(-1))).nonzero()[0])
-        raise ArgumentError(f"{name} holds a non-finite number (flat index {where}): give finite numbers.")
+        raise ArgumentError(f"{name} contains a non-finite number (flat index {where}): give finite numbers.")
 
 
 def check_times(ts: Any) -> Tensor:
-    """Return the times as a 1-D tensor, checked to be finite and strictly monotone; NumPy times are not checked twice."""
+    """Return the times as a 1-D tensor, checked to be finite and strictly monotone; NumPy times are cached."""
     if type(ts) is np.ndarray and ts.dtype == np.float64 and ts.ndim == 1:
         return _known_times(ts.tobytes())
     return _checked_times(as_tensor("ts", ts))
@@ -58,7 +56,7 @@ def _known_times(times: bytes) -> Tensor:
 def _checked_times(ts: Tensor) -> Tensor:
     if ts.ndim == 2:
         raise ArgumentError(
-            f"ts has shape {tuple(ts.shape)}: give (T,), or batch='independent' for a row of times for each sample."
+            f"ts has shape {tuple(ts.shape)}: use shape (T,), or batch='independent' for a row of times for each sample."
         )
     if ts.ndim != 1 or len(ts) < 2:
         raise ArgumentError(f"ts has shape {tuple(ts.shape)}: give at least two times, such as [0.0, 1.0].")
@@ -70,10 +68,11 @@ def _checked_times(ts: Tensor) -> Tensor:
     steps = ts.detach().diff()
     if bool((steps == 0).any()):
         twice = float(ts[int((steps == 0).nonzero()[0])])
-        raise ArgumentError(f"ts holds the time {twice:g} twice: give every time once.")
+        raise ArgumentError(f"ts contains the time {twice:g} twice: give each time once.")
     turn = int((steps.sign() != steps[0].sign()).nonzero()[0])
     raise ArgumentError(
-        f"ts is not sorted: {float(ts[turn]):g} is followed by {float(ts[turn + 1]):g}; sort the times, rising or falling."
+        f"ts is not sorted: {float(ts[turn]):g} is followed by {float(ts[turn + 1]):g}; sort the times in increasing or "
+        "decreasing order."
     )
 
 
@@ -81,19 +80,19 @@ def times_inside(t: Any, first: float, last: float) -> np.ndarray:
     """Return time(s) `t` as a 1-D array, checked to lie between the first and last times of a solve."""
     if isinstance(t, Tensor) and t.requires_grad:
         raise ArgumentError(
-            "t requires a gradient, which dense output does not give: ask for its times in ts, or give t.detach()."
+            "t requires a gradient, which dense output does not support: include its times in ts, or use t.detach()."
         )
     times = np.atleast_1d(real_array("t", t).astype(float))
     low, high = sorted((first, last))
     outside = ~((times >= low) & (times <= high))
     if outside.any():
-        raise ArgumentError(f"t is {times[outside][0]:g}, outside the span solved, {first:g} to {last:g}.")
+        raise ArgumentError(f"t is {times[outside][0]:g}, outside the solved time span, {first:g} to {last:g}.")
     return times
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a flat vector becomes the user's state again: the shapes of its parts, and NumPy or torch."""
+    """How to convert a flat vector back to the user's state: the shapes of its parts, and NumPy or torch."""
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool
@@ -105,7 +104,7 @@ class Layout:
         return f"({', '.join(shapes)})" if self.is_tuple else shapes[0]
 
     def unpack(self, flat: Tensor) -> Any:
-        """Return the state(s) of flat (..., n), with its leading axes."""
+        """Return the state(s) in `flat` (..., n), with its leading axes."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
             return flat.reshape((*lead, *self.shapes[0]))
@@ -113,7 +112,7 @@ class Layout:
         return tuple(part.reshape((*lead, *shape)) for part, shape in zip(parts, self.shapes))
 
     def deliver(self, flat: Tensor) -> Any:
-        """Return what `unpack` returns, as NumPy or torch like the initial state."""
+        """Return the result of `unpack` as NumPy arrays or torch tensors, like the initial state."""
         states = self.unpack(flat)
         if not self.numpy:
             return states
@@ -121,7 +120,7 @@ class Layout:
 
 
 def flatten(y0: Any) -> tuple[Tensor, Layout]:
-    """Return the initial state as one vector, and the layout that undoes this."""
+    """Return the initial state as one vector, and the layout that converts it back."""
     parts = y0 if isinstance(y0, tuple) else (y0,)
     if not parts:
         raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
@@ -130,10 +129,10 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
     for part in tensors[1:]:
         if part.dtype != tensors[0].dtype or part.device != tensors[0].device:
             raise ArgumentError(
-                f"y0 mixes {tensors[0].dtype} on {tensors[0].device} with {part.dtype} on {part.device}: give all parts "
-                "one dtype and device."
+                f"y0 mixes {tensors[0].dtype} on {tensors[0].device} with {part.dtype} on {part.device}: give all "
+                "parts the same dtype and device."
             )
-    flat = torch.cat([part.reshape(-1) for part in tensors])  # a copy, whatever happens to the caller's
+    flat = torch.cat([part.reshape(-1) for part in tensors])  # a copy, independent of the caller's tensors
     if flat.numel() == 0:
         raise ArgumentError("y0 is empty: give at least one state component.")
     check_finite("y0", flat)
@@ -143,7 +142,8 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
 def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
     """Return the parameters in the state's dtype.
 
-    A module's own parameters stand in for those not given, and keep their gradients. With `constant`, all are detached.
+    Parameters that are not given come from the module itself and keep their gradients. With `constant`, all are
+    detached.
     """
     ours = isinstance(field, (VectorField, nn.Module))
     if isinstance(field, nn.Module):
@@ -157,6 +157,6 @@ def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: 
         value = as_tensor(name, value)
         if not ours and value.dtype != y0.dtype:
             # The callable refers to the original; a converted copy would receive the gradient in its place.
-            raise ArgumentError(f"{name} is {value.dtype} and y0 {y0.dtype}: give both one dtype.")
+            raise ArgumentError(f"{name} is {value.dtype} and y0 is {y0.dtype}: give both the same dtype.")
         parameters[name] = value.detach().to(y0.dtype) if constant and ours else value.to(y0.dtype)
     return parameters

@@ -69,11 +69,11 @@ def test_the_reports_are_listed(arguments):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["covd"], "the report is 'covd', which is not known: did you mean 'covid'?"),
-        (["fake", "--engine", "jula"], "engine is 'jula', which is not known: did you mean 'julia'?"),
+        (["covd"], "the report is 'covd', which is unknown: did you mean 'covid'?"),
+        (["fake", "--engine", "jula"], "engine is 'jula', which is unknown: did you mean 'julia'?"),
         (["fake", "--engine", "julia"], "engine is 'julia', and PYNEURALODE_JULIA is /no/julia"),
-        (["fake", "--seed", "-1"], "seed is -1: give a whole number"),
-        (["fake", "--workers", "0"], "workers is 0: give a positive whole number"),
+        (["fake", "--seed", "-1"], "seed is -1: give an integer >= 0"),
+        (["fake", "--workers", "0"], "workers is 0: give a positive integer"),
         (["fake", "--quick", "--check"], "targets hold at full scale"),
         (["fake", "--out", __file__], "is a file: give a folder."),
     ],

@@ -220,7 +220,7 @@ def test_a_former_fit_is_replaced_and_other_files_are_not(table, tmp_path):
     assert json.loads((out / "metrics.json").read_text())["seed"] == 1
     write(out / "notes.txt", "mine")
     result = run("fit", table, "--columns", "b", "--out", out, *SHORT)
-    assert result.exit_code == 2 and "holds 'notes.txt'" in result.stderr
+    assert result.exit_code == 2 and "contains 'notes.txt'" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fit"]
 
 
@@ -278,8 +278,8 @@ TABLES = {
     "header alone": (["t,x"], [], "has no row of numbers"),
     "no header": (["0,1", "1,2"], [], "begins with the number 0: write the names"),
     "one column": (["t", "0", "1"], [], "has only the column 't'"),
-    "no such column": (GOOD, ["--columns", "x,yy"], "is 'yy', which is not known: did you mean 'y'?"),
-    "no such time": (GOOD, ["--time", "tt"], "is 'tt', which is not known: did you mean 't'?"),
+    "no such column": (GOOD, ["--columns", "x,yy"], "is 'yy', which is unknown: did you mean 'y'?"),
+    "no such time": (GOOD, ["--time", "tt"], "is 'tt', which is unknown: did you mean 't'?"),
     "a column twice": (GOOD, ["--columns", "x,x"], "column 'x' of"),
     "time as a value": (GOOD, ["--columns", "t"], "column 't' of"),
     "text": (["t,x", "0,1", "1,low", "2,3"], [], "holds 'low' in line 3: write a finite number"),
@@ -369,7 +369,7 @@ def damage(path, kind):
         ("empty", "damaged or not a model file"),
         ("text", "damaged or not a model file"),
         ("foreign", "not a model of pyneuralode"),
-        ("newer", "has format 9, newer than the 1 that this version reads: update pyneuralode"),
+        ("newer", "has format 9, but this version reads formats up to 1: update pyneuralode"),
         ("absent", "does not exist: give the path of a saved model"),
     ],
 )

@@ -256,10 +256,10 @@ def test_unknown_names_are_answered_with_the_nearest():
     class Mine(GradientMethod):
         pass
 
-    for gradient, nearest in (("Backpop", "Backprop"), (Mine(), "known are Backprop"), ("gauss", "GaussAdjoint")):
+    for gradient, nearest in (("Backpop", "Backprop"), (Mine(), "use one of Backprop"), ("gauss", "GaussAdjoint")):
         with pytest.raises(pn.ArgumentError, match=f"gradient is .*{nearest}"):
             pn.solve(NETWORK, start(), TS, gradient=gradient)
-    with pytest.raises(pn.ArgumentError, match="engine is 'jula', which is not known: did you mean 'julia'"):
+    with pytest.raises(pn.ArgumentError, match="engine is 'jula', which is unknown: did you mean 'julia'"):
         pn.solve(NETWORK, start(), TS, engine="jula")
     with pytest.raises(pn.ArgumentError, match="the field is a int: give a VectorField"):
         pn.solve(3, start(), TS)

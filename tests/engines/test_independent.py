@@ -366,7 +366,7 @@ MISTAKES = {
     "rows for other samples": (lambda: solve(ts=np.array(ROWS)), "ts has 5 rows and y0 2 samples"),
     "list for other samples": (lambda: solve(ts=RAGGED), "ts has 5 rows and y0 2 samples"),
     "unsorted row": (lambda: solve(ts=[[0.0, 1.0], [0.0, 2.0, 1.0]]), "sample 1: ts is not sorted"),
-    "repeated time in a row": (lambda: solve(ts=np.array([[0.0, 1.0], [1.0, 1.0]])), "sample 1: ts holds the time 1"),
+    "repeated time in a row": (lambda: solve(ts=np.array([[0.0, 1.0], [1.0, 1.0]])), "sample 1: ts contains the time 1"),
     "row of one time": (lambda: solve(ts=[[0.0, 1.0], [0.0]]), "sample 1: ts has shape"),
     "empty row": (lambda: solve(ts=[[0.0, 1.0], []]), "sample 1: ts is empty"),
     "rows without the mode": (lambda: solve(ts=np.array(ROWS[:2]), batch="joint"), "ts has two axes"),

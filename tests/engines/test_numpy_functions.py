@@ -140,7 +140,7 @@ def test_methods_that_agree_are_not_refused():
         (lambda t, y: np.array(["a", "b"]), "return real numbers"),
         (lambda t, y: None, "return real numbers"),
         (lambda t, y: y.astype(bool), "of bool: return real numbers"),
-        (lambda t: -t, r"must take \(t, y\)"),
+        (lambda t: -t, r"must accept \(t, y\)"),
     ],
 )
 def test_what_is_no_slope_is_refused(f, sentence):
@@ -259,7 +259,7 @@ def test_a_jacobian_is_taken_and_saves_evaluations(solver):
     ("f", "given", "sentence"),
     [
         (stiff, np.eye(2), "jacobian is a ndarray: give a function"),
-        (pn.SEIR(), jacobian, "jacobian is given for a SEIR, which brings its own: leave it out"),
+        (pn.SEIR(), jacobian, "jacobian is given for a SEIR, not for a plain function: leave jacobian out"),
         (torch.nn.Linear(2, 2), jacobian, "the module's method jacobian"),
         (stiff, lambda t, y: np.ones(2), r"jacobian returned \(2,\)"),
         (stiff, lambda t, y: np.array([[1j, 0], [0, 1]]), "jacobian returned a ndarray of complex128"),

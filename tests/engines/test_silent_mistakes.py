@@ -158,11 +158,11 @@ REFUSED = {
     "atol 0 at a zero state": (lambda: pn.solve(ROTATION, [0.0, 1.0], [0.0, 1.0], atol=0.0), "atol is 0 where y0 is 0"),
     "atol below the dtype": (
         lambda: pn.solve(ROTATION, Y0.float(), [0.0, 1.0], rtol=0.0, atol=1e-12),
-        "below what float32 can hold",
+        "tighter than float32 can resolve",
     ),
     "a module without time": (
         lambda: pn.NeuralODE(nn.Sequential(nn.Linear(2, 2)))(Y0, [0.0, 1.0]),
-        r"must take \(t, y\)",
+        r"must accept \(t, y\)",
     ),
     "a net of another width": (
         lambda: pn.solve(lambda t, y: nn.Linear(3, 3).double()(y), Y0, [0.0, 1.0]),
@@ -207,7 +207,7 @@ def test_numbers_of_numpy_and_torch_are_saved(tmp_path):
     model = pn.NeuralODE(ROTATION, rtol=np.float32(1e-4), atol=torch.tensor(1e-5), max_steps=np.int64(900))
     model.save(tmp_path / "m")
     assert pn.load(tmp_path / "m").control.max_steps == 900
-    with pytest.raises(pn.ArgumentError, match="folder is not there"):
+    with pytest.raises(pn.ArgumentError, match="folder does not exist"):
         model.save(tmp_path / "absent" / "m")
 
 

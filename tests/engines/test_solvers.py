@@ -323,7 +323,7 @@ def test_dense_output_ends_with_the_span(backwards):
     span = SPAN[::-1] if backwards else SPAN
     solution = solve(spiral, spiral_exact(span[0]), span, dense=True)
     for t in (-1e-9, 4.0 + 1e-9, [1.0, 5.0], torch.tensor(-3.0), math.nan, math.inf):
-        with pytest.raises(ArgumentError, match="outside the span solved"):
+        with pytest.raises(ArgumentError, match="outside the solved time span"):
             solution(t)
     with pytest.raises(ArgumentError, match="dense=True"):
         solve(spiral, spiral_exact(0), SPAN)(1.0)

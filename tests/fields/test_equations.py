@@ -137,7 +137,7 @@ def test_the_command_line_names_the_columns_of_a_saved_model(tmp_path):
 def test_steps_of_a_description_are_not_believed():
     description = PREY.describe() | {"steps": ["exp x"], "outputs": ["#1", "#1"]}
     assert from_description(description).steps == PREY.steps
-    with pytest.raises(pn.ArgumentError, match='holds "__import__'):
+    with pytest.raises(pn.ArgumentError, match='contains "__import__'):
         from_description(description | {"equations": [["x", "__import__('os').getcwd()"]]})
 
 
@@ -156,27 +156,27 @@ def test_names_are_read_as_python_reads_them():
 
 
 FORMULAS = {
-    "a*z": "a name in the equation of x is 'z', which is not known",
+    "a*z": "a name in the equation of x is 'z', which is unknown",
     "a*vlocity": "did you mean 'velocity'",
     "2velocity": "'2velocity', which cannot be read",
-    "a(velocity)": r"holds 'a\(velocity\)': write a\*\(...\) for a product",
-    "velocity^2": r"holds 'velocity\^2': write \*\* for a power",
-    "sigmod(velocity)": "a function in the equation of x is 'sigmod', which is not known: did you mean 'sigmoid'",
-    "exp(velocity, a)": r"holds 'exp\(velocity, a\)': give exp 1 argument",
+    "a(velocity)": r"contains 'a\(velocity\)': write a\*\(...\) for a product",
+    "velocity^2": r"contains 'velocity\^2': write \*\* for a power",
+    "sigmod(velocity)": "a function in the equation of x is 'sigmod', which is unknown: did you mean 'sigmoid'",
+    "exp(velocity, a)": r"contains 'exp\(velocity, a\)': give exp 1 argument",
     "max(a)": "give max 2 or more arguments",
     "exp": "a name in the equation of x is 'exp'",
-    "a/0 + 1/0": "holds '1/0', which is not a finite number",
+    "a/0 + 1/0": "contains '1/0', which is not a finite number",
     "(-8)**(1/3)": "which is not a finite number",
     "10**10**10": "which is not a finite number",
     "9" * 400: "which is not a finite number",
-    "log(0)": r"holds 'log\(0\)', which is not a finite number",
-    "velocity if a > 0 else 0": "holds 'velocity if a > 0 else 0': write it with",
+    "log(0)": r"contains 'log\(0\)', which is not a finite number",
+    "velocity if a > 0 else 0": "contains 'velocity if a > 0 else 0': write it with",
     "velocity == 1": "write it with",
     "velocity // 2": "write it with",
-    "velocity.real": "holds 'velocity.real'",
+    "velocity.real": "contains 'velocity.real'",
     "'a'": "write it with",
-    "1j*a": "holds '1j'",
-    "True*a": "holds 'True'",
+    "1j*a": "contains '1j'",
+    "True*a": "contains 'True'",
     "exp(x=a)": "write it with",
     "max(*a)": "give max 2 or more arguments",
     "(lambda: a)()": "write it with",
@@ -241,7 +241,7 @@ def test_a_formula_read_in_pieces_is_the_same_formula(monkeypatch):
         ("+ 1/0", "'1/0', which is not a finite"),
         ("^ 2", "for a power"),
         ("if x else 0", "write it with"),
-        ("+ z", "is 'z', which is not known"),
+        ("+ z", "is 'z', which is unknown"),
         ("+", "cannot be read"),
         (")", "cannot be read"),
     ):
@@ -264,8 +264,8 @@ def test_a_formula_read_in_pieces_is_the_same_formula(monkeypatch):
         (({"lambda": "1"},), "has the name 'lambda'"),
         (({"x 1": "1"},), "has the name 'x 1'"),
         (({3: "1"},), "has the name 3"),
-        (({"x": "1"}, {"x": 1}), "'x' is given twice"),
-        (([("x", "1"), ("x", "2")],), "'x' is given twice"),
+        (({"x": "1"}, {"x": 1}), "'x' is used twice"),
+        (([("x", "1"), ("x", "2")],), "'x' is used twice"),
         (({"x": "1"}, {"k": [1, 2]}), r"parameters\['k'\] is \[1, 2\]: give a finite number"),
         (({"x": "1"}, {"k": math.nan}), "give a finite number"),
         (({"x": "u"}, {}, {"u": "v", "v": "x"}), "a name in the term u is 'v'"),

@@ -137,14 +137,14 @@ def test_a_file_whose_field_no_module_defines_is_refused_by_name(tmp_path, make_
     pn.ContinuousFlow(field, engine="torch").save(flow)
     base = sys.modules["pyneuralode.fields.base"]
     monkeypatch.setattr(base, "_REGISTRY", {k: v for k, v in base._REGISTRY.items() if k != "GatedMLQ"})
-    words = r"the field is a GatedMLQ, which no imported module defines \(the nearest known one is GatedMLP\): import the mod"
+    words = r"the field is a GatedMLQ, which no imported module defines \(the most similar known name is GatedMLP\): import the mod"
     for read, file in ((pn.load, path), (pn.load, flow)):
         with pytest.raises(pn.ModelFileError, match=words):
             read(file)
     make_module("users_one", "GatedMLQ")
     assert pn.load(path).field.rate == 1.0
     with pytest.raises(
-        pn.ModelFileError, match=r"a Zzz, which no imported module defines \(known are MLP, |\(known are "
+        pn.ModelFileError, match=r"a Zzz, which no imported module defines \(known names are MLP, |\(known names are "
     ):
         from_description({"kind": "Zzz"})
 
@@ -182,13 +182,13 @@ def test_abstract_bases_are_not_registered():
 
 
 def test_classes_that_cannot_work_are_refused_in_one_sentence():
-    with pytest.raises(pn.ArgumentError, match="Shapeless does not say its dimension"):
+    with pytest.raises(pn.ArgumentError, match="Shapeless does not define its dimension"):
 
         class Shapeless(pn.VectorField):
             pass
 
     with pytest.raises(
-        pn.ArgumentError, match="Bent defines slope, but engines solve a MLP by code of their own: derive"
+        pn.ArgumentError, match="Bent defines slope, but engines solve a MLP with built-in code: derive"
     ):
 
         class Bent(pn.MLP):
@@ -224,5 +224,7 @@ def test_a_description_with_an_unknown_argument_is_a_damaged_file(tmp_path):
         description = json.loads(file.metadata()["pyneuralode"])
     description["field"]["mass"] = 1.0
     save_file(arrays, str(path), {"pyneuralode": json.dumps(description)})
-    with pytest.raises(pn.ModelFileError, match="ForcedPendulum has no argument 'mass': it takes damping, frequencies"):
+    with pytest.raises(
+        pn.ModelFileError, match="ForcedPendulum has no argument 'mass': its arguments are damping, frequencies"
+    ):
         pn.load(path)

@@ -65,10 +65,10 @@ def test_a_kernel_counts_its_pixels():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"init": "uniform"}, "init is 'uniform', which is not known"),
+        ({"init": "uniform"}, "init is 'uniform', which is unknown"),
         ({"init_scale": -1.0}, "init_scale is -1"),
         ({"output_scale": -1.0}, "output_scale is -1"),
-        ({"init_bias": -0.1}, "init_bias is -0.1: give a number of at least 0"),
+        ({"init_bias": -0.1}, "init_bias is -0.1: give a nonnegative number"),
     ],
 )
 def test_scales_and_draws_that_mean_nothing_are_refused(wrong, words):

@@ -150,7 +150,7 @@ def test_a_fit_that_cannot_see_or_value_anything_is_refused():
         (lambda: pn.Stage(goal=np.inf), "goal is inf: give a finite loss"),
         (lambda: pn.Stage(goal=np.nan), "goal is nan"),
         (lambda: pn.Stage(goal=-1.0), "goal is -1.0"),
-        (lambda: pn.LBFGS(patience=-3), "patience is -3: give a positive whole number"),
+        (lambda: pn.LBFGS(patience=-3), "patience is -3: give a positive integer"),
         (lambda: pn.LBFGS(history=0), "history is 0"),
         (lambda: fit(pn.Stage(), weights=0), "weights is 0 wherever a value counts"),
         (lambda: fit(pn.Stage(), weights=np.zeros(16)), "weights is 0 wherever a value counts"),

@@ -450,7 +450,7 @@ def test_states_are_those_on_the_way():
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"steps": 0}, "steps is 0: give a positive whole number"),
+        ({"steps": 0}, "steps is 0: give a positive integer"),
         ({"weight_steps": 2.5}, "weight_steps is 2.5"),
         ({"span": 0.0}, "span is 0.0"),
         ({"solver": "Rodas5P"}, "solver is 'Rodas5P', which cannot take given steps"),
@@ -461,7 +461,7 @@ def test_states_are_those_on_the_way():
         ({"evolutions": {"conv.wieght": Pull()}}, "did you mean 'conv.weight'"),
         ({"evolutions": {"conv.weight": 3}}, "q is a int: give a module or a function"),
         ({"f": torch.tanh}, "give a torch.nn.Module"),
-        ({"f": nn.Linear(2, 2)}, r"must take \(t, y\)"),
+        ({"f": nn.Linear(2, 2)}, r"must accept \(t, y\)"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(wrong, words):

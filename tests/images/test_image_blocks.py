@@ -355,14 +355,14 @@ def test_an_odenet_and_an_rknet_of_one_seed_are_one_network():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"steps": 0}, "steps is 0: give a positive whole number"),
-        ({"steps": 2.5}, "steps is 2.5: give a positive whole number"),
+        ({"steps": 0}, "steps is 0: give a positive integer"),
+        ({"steps": 2.5}, "steps is 2.5: give a positive integer"),
         ({"steps": 2, "step_size": 0.1}, "steps is 2 and step_size is 0.1: give one of the two"),
         ({"times": (1.0, 1.0)}, r"times is \(1.0, 1.0\): give two different finite numbers"),
         ({"times": 1.0}, "times is 1.0: give the two numbers t0 and t1"),
         ({"solver": "Oiler"}, "did you mean 'Euler'"),
         ({"gradient": "Backpropagation"}, "did you mean 'Backprop'"),
-        ({"stepz": 3}, "stepz is not an argument here"),
+        ({"stepz": 3}, "stepz is not a known argument"),
     ],
 )
 def test_wrong_arguments_of_a_block(arguments, sentence):
@@ -371,7 +371,7 @@ def test_wrong_arguments_of_a_block(arguments, sentence):
 
 
 def test_wrong_dynamics_and_inputs():
-    with pytest.raises(ArgumentError, match=r"it must take \(t, y\)"):
+    with pytest.raises(ArgumentError, match=r"it must accept \(t, y\)"):
         ODEBlock(nn.Conv2d(2, 2, 3), **CPU)
     with pytest.raises(ArgumentError, match="the field is a str"):
         ODEBlock("dynamics", **CPU)
@@ -407,9 +407,9 @@ def test_dropout_in_dynamics_needs_backprop():
     ("arguments", "sentence"),
     [
         ({"kind": "odenets"}, "did you mean 'odenet'"),
-        ({"channels": 0}, "channels is 0: give a positive whole number"),
-        ({"steps": "20"}, "steps is '20': give a positive whole number"),
-        ({"parts": 0}, "parts is 0: give a positive whole number"),
+        ({"channels": 0}, "channels is 0: give a positive integer"),
+        ({"steps": "20"}, "steps is '20': give a positive integer"),
+        ({"parts": 0}, "parts is 0: give a positive integer"),
         ({"kind": "rknet", "gradient": "Checkpointed"}, "and kind=.rknet. stands for Backprop"),
         ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, and kind=.resnet. has no ODE"),
         ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, and kind=.cnn. has no ODE"),

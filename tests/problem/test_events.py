@@ -525,7 +525,7 @@ def test_roots_of_many_functions_at_once():
 MISTAKES = {
     "no function": (lambda: pn.Event(3.0), "condition is a float"),
     "unknown direction": (lambda: pn.Event(abs, direction=2), "direction is 2"),
-    "no event": (lambda: pn.solve(turn, START, [0.0, 1.0], events=lambda t, y: y[0]), "events holds a function"),
+    "no event": (lambda: pn.solve(turn, START, [0.0, 1.0], events=lambda t, y: y[0]), "events contains a function"),
     "several numbers": (lambda: pn.solve(turn, START, [0.0, 1.0], events=pn.Event(lambda t, y: y)), r"returns shape \(2,\)"),
     "samples' numbers": (
         lambda: pn.solve(turn, START[None], [0.0, 1.0], events=pn.Event(lambda t, y: y), batch="independent"),

@@ -80,7 +80,7 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
         ({"y0": np.ones(3)}, "give y0 of shape"),
         ({"y0": (torch.ones(2),)}, "tuple"),
         ({"ts": [0.0, 0.0, 1.0]}, "twice"),
-        ({"parameters": {}}, "parameters lacks 'weight_1'"),
+        ({"parameters": {}}, "parameters does not contain 'weight_1'"),
         ({"rtol": 1e-20}, "rtol is 1e-20"),
         ({"rtol": np.ones(3)}, "one per component"),
         ({"y0": np.array([1.0, np.nan])}, "non-finite"),
