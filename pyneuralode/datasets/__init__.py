@@ -1,4 +1,4 @@
-"""Data sets: small tables that the package carries, MNIST and CIFAR-10 from their original files, and densities."""
+"""Data sets: small tables included in the package, MNIST and CIFAR-10 from their original files, and densities."""
 
 from .cifar10 import download_cifar10, read_cifar10
 from .densities import (

@@ -1,4 +1,4 @@
-"""CIFAR-10's small photographs (Krizhevsky 2009), from the original archive or from a reduced set."""
+"""CIFAR-10's small photographs (Krizhevsky 2009), from the original archive or a reduced set."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MD5 = {
 }
 _REDUCED = {"train": "train10k.npz", "test": "test1k.npz"}
 _REMEDY = (
-    "put the original archive there, or fetch it with pyneuralode.datasets.download_cifar10() (on the command line, "
+    "put the original archive there, or download it with pyneuralode.datasets.download_cifar10() (on the command line, "
     "--download)"
 )
-_REDUCED_REMEDY = "put it there, or take the full set (reduced=False; on the command line, without --reduced)"
+_REDUCED_REMEDY = "put it there, or use the full set (reduced=False; on the command line, without --reduced)"
 _SHAPE = (3, 32, 32)
 _RECORD = 1 + 3 * 32 * 32
 
@@ -40,16 +40,15 @@ _RECORD = 1 + 3 * 32 * 32
 def read_cifar10(
     part: str = "train", folder: str | Path | None = None, reduced: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return CIFAR-10's images, uint8 (n, 3, 32, 32), and labels, uint8 (n,) from 0 to 9: see `CLASSES`.
+    """Return CIFAR-10's images, uint8 (n, 3, 32, 32), and labels, uint8 (n,) from 0 to 9; see `CLASSES`.
 
     Parameters
     ----------
     part : {"train", "test"}
         50,000 or 10,000 images.
     folder : path, optional
-        Where the files are: the archive `cifar-10-binary.tar.gz`, or its contents. By default the folder
-        ``cifar10`` in $PYNEURALODE_DATA, if that is set, then the cache that `download_cifar10` fills. Nothing
-        is downloaded here.
+        Folder with the archive `cifar-10-binary.tar.gz` or its contents. By default the folder ``cifar10`` in
+        $PYNEURALODE_DATA, if that is set, then the cache of `download_cifar10`. This function downloads nothing.
     reduced : bool
         Read 10,000 and 1,000 images from `train10k.npz` and `test1k.npz` instead: arrays ``x`` (n, 32, 32, 3)
         and ``y`` (n,).
@@ -72,10 +71,10 @@ def read_cifar10(
 
 
 def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> Path:
-    """Download the archive (170 MB) to `folder` or to the cache, unless it is there, and return the folder.
+    """Download the archive (170 MB) to `folder` or to the cache, unless it is already there, and return the folder.
 
-    Its checksum is compared with the known one. Raises DataError if no mirror has it. With a `progress.Progress`, such
-    as ``RichProgress()``, the download has a bar.
+    Its checksum is verified. Raises DataError if no mirror has it. With a `progress.Progress`, such as
+    ``RichProgress()``, a progress bar is shown.
     """
     return fetch(_ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress)
 
@@ -91,7 +90,7 @@ def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Return the content of these files, in the folder of the first; compare the checksums that are known."""
+    """Return the content of these files, in the folder of `first`; verify the checksums that are known."""
     contents = []
     for name in names:
         path = first.with_name(name)
@@ -103,9 +102,9 @@ def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def _records(path: Path, content: bytes) -> np.ndarray:
-    """Return the records of one file: a label, then the pixels by color and row."""
+    """Return the records of one file, each a label followed by the pixels by color and row."""
     if not content or len(content) % _RECORD:
-        raise DataError(f"{path} does not hold a whole number of images: put CIFAR-10's original file there.")
+        raise DataError(f"{path} contains no image or an incomplete one: put CIFAR-10's original file there.")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
     if records[:, 0].max() >= len(CLASSES):
         raise DataError(f"{path} has the label {records[:, 0].max()}: put CIFAR-10's original file there.")
@@ -120,9 +119,9 @@ def _read_reduced(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{path} cannot be read ({error}): give a file with the arrays x and y.") from None
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3) or labels.shape != images.shape[:1]:
         raise DataError(
-            f"{path} has x of {images.dtype} {images.shape} and y of shape {labels.shape}: give uint8 "
-            "(n, 32, 32, 3) and (n,)."
+            f"{path} has x of {images.dtype} {images.shape} and y of shape {labels.shape}: use uint8 "
+            "(n, 32, 32, 3) for x and shape (n,) for y."
         )
     if labels.dtype.kind not in "iu" or not 0 <= labels.min() <= labels.max() < len(CLASSES):
-        raise DataError(f"{path} has labels from {labels.min()} to {labels.max()}: give 0 to 9.")
+        raise DataError(f"{path} has labels from {labels.min()} to {labels.max()}: use labels from 0 to 9.")
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels.astype(np.uint8)

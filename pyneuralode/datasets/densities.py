@@ -1,7 +1,7 @@
 """Densities in the plane that can be sampled and evaluated exactly; their entropy is computed by quadrature.
 
-Each density has a `name`, the `extent` (left, right, bottom, top) of its pictures, `sample(n, rng)`,
-`log_density(x)` and `entropy`. ``DENSITIES[name]()`` makes one.
+Each density has a `name`, the `extent` (left, right, bottom, top) of its plots, `sample(n, rng)`,
+`log_density(x)` and `entropy`. ``DENSITIES[name]()`` returns a density.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..arguments import real_array, whole_number
 from ..errors import ArgumentError, DataError
 
 Extent = tuple[float, float, float, float]
-_ROWS = 4096  # points evaluated at once, so that memory stays small
+_ROWS = 4096  # points evaluated at once, to limit memory
 
 
 class Density(ABC):
@@ -32,7 +32,7 @@ class Density(ABC):
         return self._draw(whole_number("n", n), np.random.default_rng(rng))
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the density (...) at points `x` (..., 2); minus infinity where it is zero."""
+        """Return the log density (...) at points `x` (..., 2); minus infinity where the density is zero."""
         x = real_array("x", x).astype(float)
         if x.ndim == 0 or x.shape[-1] != 2:
             raise ArgumentError(f"x has shape {x.shape}: give points of shape (..., 2).")
@@ -41,11 +41,11 @@ class Density(ABC):
         return np.concatenate([np.empty(0), *found]).reshape(x.shape[:-1])
 
     def on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the density, not its logarithm, (len(y), len(x)), on the grid of two axes."""
+        """Return the density (not its logarithm) on the grid of the axes `x` and `y`, of shape (len(y), len(x))."""
         return np.exp(self.log_density(np.stack(np.meshgrid(x, y), axis=-1)))
 
     def quadrature(self, count: int = 1000) -> tuple[float, float]:
-        """Return the integral of the density and its entropy in nats, by the midpoint rule around `extent`."""
+        """Return the integral of the density and its entropy in nats, by the midpoint rule on and around `extent`."""
         left, right, bottom, top = self.extent
         x, dx = _midpoints(left, right, count)
         y, dy = _midpoints(bottom, top, count)
@@ -73,7 +73,7 @@ def _midpoints(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
 
 
 class ImageDensity(Density):
-    """A gray image as a density: darker pixels are drawn more often, and normal noise is added.
+    """A gray image as a density: darker pixels are sampled more often, and normal noise is added.
 
     Parameters
     ----------
@@ -81,17 +81,17 @@ class ImageDensity(Density):
         Gray values; a pixel's weight is proportional to ``max(gray) - gray``.
     name : str
     half : (float, float), optional
-        The centers of the outermost pixels lie at -half[0] and half[0], and at -half[1] and half[1]. By default
-        the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
+        The centers of the outermost pixels lie at x = -half[0] and half[0], and at y = -half[1] and half[1]. By
+        default the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
     noise : (float, float), optional
-        Standard deviations of the noise; by default (4/w, 4/h), about 1.3 pixels where both axes span 3.
+        Standard deviations of the noise; by default (4/w, 4/h), about 1.3 pixels, if both axes have length 3.
     upright : bool
-        Whether the first row is the top of the picture; if not, it is the bottom.
+        Whether the first row is the top of the image; otherwise it is the bottom.
 
     Raises
     ------
     DataError
-        If the image is not two-dimensional, smaller than 2 x 2 pixels, not finite, or of a single gray.
+        If the image is not two-dimensional, smaller than 2 x 2 pixels, not finite, or of a single gray value.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ImageDensity(Density):
         return np.stack([self.x[columns], self.y[rows]], axis=-1) + rng.normal(size=(n, 2)) * self.noise
 
     def _log(self, x: np.ndarray) -> np.ndarray:
-        # The kernel is a product, so the sum over all pixels is two products of matrices.
+        # The kernel is a product of x and y factors, so two matrix products give the sum over all pixels.
         along_x = _kernel(x[:, 0], self.x, self.noise[0])
         along_y = _kernel(x[:, 1], self.y, self.noise[1])
         p = np.einsum("nw,nw->n", along_y @ self.weights, along_x)
@@ -135,7 +135,7 @@ class ImageDensity(Density):
         return logs
 
     def _log_far(self, x: np.ndarray) -> np.ndarray:
-        """Return log densities (n,) too small for `_log`: pixel by pixel, in logarithms."""
+        """Return log densities (n,) too small for `_log`, by a log-sum-exp over the pixels."""
         rows, columns = np.nonzero(self.weights)
         logs = np.log(self.weights[rows, columns]) - np.log(2 * np.pi * self.noise[0] * self.noise[1])
         found = np.empty(len(x))
@@ -149,7 +149,7 @@ class ImageDensity(Density):
 
 
 def _kernel(x: np.ndarray, centers: np.ndarray, deviation: float) -> np.ndarray:
-    """Return the normal density (n, k) of each of `x` (n,) about each of `centers` (k,)."""
+    """Return the normal densities (n, k) at `x` (n,) with means `centers` (k,)."""
     z = (x[:, None] - centers) / deviation
     return np.exp(-0.5 * z * z) / (np.sqrt(2 * np.pi) * deviation)
 
@@ -159,21 +159,21 @@ def _checked_image(gray: np.ndarray, name: str) -> np.ndarray:
     if gray.ndim != 2:
         raise DataError(f"{name} has shape {gray.shape}: give gray values of shape (height, width).")
     if min(gray.shape) < 2:
-        raise DataError(f"{name} has {gray.shape[1]} x {gray.shape[0]} pixels: give at least 2 x 2.")
+        raise DataError(f"{name} has {gray.shape[1]} x {gray.shape[0]} pixels: give an image with at least 2 x 2.")
     if not np.isfinite(gray).all():
-        raise DataError(f"{name} holds values that are not finite: give a finite gray for every pixel.")
+        raise DataError(f"{name} contains values that are not finite: give a finite gray value for every pixel.")
     if gray.min() == gray.max():
         raise DataError(
-            f"{name} has no contrast, every pixel is {abs(gray.max()):g}: give an image with at least two grays."
+            f"{name} has no contrast, every pixel is {abs(gray.max()):g}: give an image with at least two gray values."
         )
     return gray
 
 
 def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> ImageDensity:
-    """Return the image in a file (PNG, JPEG, GIF, ...) as a density; what is transparent counts as white.
+    """Return the image in a file (PNG, JPEG, GIF, ...) as a density; transparent pixels are treated as white.
 
-    An image with more than `longest` pixels along a side is shrunk to that many. With `bright` the bright pixels are
-    the dense ones, and what is transparent counts as black.
+    An image with more than `longest` pixels along a side is shrunk to that size. With `bright` the density is higher at
+    brighter pixels, and transparent pixels are treated as black.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> Im
 
 
 def flag() -> ImageDensity:
-    """Return the Nordic cross that the KTH report fits, drawn in its proportions.
+    """Return the Nordic cross that the KTH report fits, with the same proportions.
 
     It has 237 x 174 pixels, both axes on [-1.5, 1.5], the first row at y = -1.5; the bars have smooth edges. Its
     entropy is 1.1591 nats.
@@ -224,8 +224,8 @@ class CurveDensity(Density):
         Standard deviation of the noise in both directions.
     extent : (left, right, bottom, top)
 
-    The density is the integral of the noise's density along the curves, by Gauss-Legendre quadrature. Its `nodes`
-    points on each curve must lie closer together than the noise is wide.
+    The density is the integral of the noise's density along the curves, by Gauss-Legendre quadrature. The spacing of
+    its `nodes` points on each curve must be smaller than `noise`.
     """
 
     nodes = 256
@@ -290,9 +290,9 @@ def moons() -> CurveDensity:
 
 
 class Pinwheel(Density):
-    """Five wings: normal blobs on a star, twisted about the origin by an angle that grows with the radius.
+    """Five wings: normal distributions on a star, rotated about the origin by an angle that grows with the radius.
 
-    A twist preserves area, so the density is that of the blobs at the point twisted back.
+    This twist preserves area, so the density at a point is that of the star at the point rotated back.
     """
 
     name = "pinwheel"
@@ -312,7 +312,7 @@ class Pinwheel(Density):
 
 
 def _turn(x: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
-    """Return points `x` (n, 2) turned by `angle` about the origin."""
+    """Return points `x` (n, 2) rotated by `angle` about the origin."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos * x[:, 0] - sin * x[:, 1], sin * x[:, 0] + cos * x[:, 1]], axis=-1)
 

@@ -11,9 +11,9 @@ from ..errors import DataError
 
 
 def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress: Any = None) -> Path:
-    """Download files (name -> md5) to a folder and return it; files that are there already are kept.
+    """Download files (name -> md5) to a folder and return it; files that are already there are kept.
 
-    Raises DataError if no mirror has one of them. With a `progress.Progress` each file has a bar.
+    Raises DataError if a file is on none of the mirrors. With a `progress.Progress`, a progress bar is shown per file.
     """
     import pooch
 
@@ -29,22 +29,22 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
         else:
             raise DataError(
                 f"{name} could not be downloaded ({str(failure).splitlines()[0]}): "
-                f"fetch it elsewhere and put it in {folder}."
+                f"obtain it elsewhere and put it in {folder}."
             ) from failure
     return folder
 
 
 def read_original(path: Path, md5: str | None, data_set: str) -> bytes:
-    """Return the content of a file; raise DataError if it lacks this checksum, that of the data set's original file."""
+    """Return the content of a file; raise DataError unless it has this checksum, the one of the original file."""
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 not in (None, found):
-        raise DataError(f"{path} has the checksum {found}, but {data_set}'s is {md5}: fetch the file again.")
+        raise DataError(f"{path} has the checksum {found}, but {data_set}'s is {md5}: download the file again.")
     return content
 
 
 class _DownloadBar:
-    """Passes what pooch tells its progress bar on to one of ours."""
+    """Forwards the progress that pooch reports to a task of a `progress.Progress`."""
 
     def __init__(self, progress: Any, name: str):
         self._progress, self._name, self._task, self._done = progress, name, None, 0
@@ -62,4 +62,4 @@ class _DownloadBar:
         self.update(-self._done)
 
     def close(self) -> None:
-        """Do nothing: our bars need no end."""
+        """Do nothing: tasks do not need to be closed."""

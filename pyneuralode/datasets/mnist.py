@@ -24,21 +24,22 @@ _PREFIX = {"train": "train", "test": "t10k"}
 _MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 _UNSIGNED_BYTES = 0x08
 _REMEDY = (
-    "put the original file there, or fetch all four with pyneuralode.datasets.download_mnist() (on the command line, "
-    "--download)"
+    "put the original file there, or download all four with pyneuralode.datasets.download_mnist() (on the command "
+    "line, --download)"
 )
 
 
 def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.ndarray:
-    """Return MNIST's images, uint8 (n, 28, 28) with ink 255 on 0: 60,000 of "train" or 10,000 of "test".
+    """Return MNIST's images, uint8 (n, 28, 28), with ink 255 on background 0.
 
     Parameters
     ----------
     part : {"train", "test"}
+        60,000 or 10,000 images.
     folder : path, optional
-        Where the files are, under their original names, compressed (.gz) or not. By default the folder
-        ``mnist`` in $PYNEURALODE_DATA, if that is set, then the cache that `download_mnist` fills. Nothing
-        is downloaded here.
+        Folder with the files, under their original names, compressed (.gz) or not. By default the folder
+        ``mnist`` in $PYNEURALODE_DATA, if that is set, then the cache of `download_mnist`. This function
+        downloads nothing.
 
     Raises
     ------
@@ -47,7 +48,9 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
     """
     images = _read(part, "images-idx3-ubyte", folder)
     if images.ndim != 3 or images.shape[1:] != (28, 28):
-        raise DataError(f"MNIST's {part} images have shape {images.shape}: give the original file, of (n, 28, 28).")
+        raise DataError(
+            f"MNIST's {part} images have shape {images.shape}: use the original file, with shape (n, 28, 28)."
+        )
     return images
 
 
@@ -55,15 +58,15 @@ def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.nd
     """Return the labels of `mnist_images`, uint8 (n,) from 0 to 9; arguments and errors are the same."""
     labels = _read(part, "labels-idx1-ubyte", folder)
     if labels.ndim != 1:
-        raise DataError(f"MNIST's {part} labels have shape {labels.shape}: give the original file, of (n,).")
+        raise DataError(f"MNIST's {part} labels have shape {labels.shape}: use the original file, with shape (n,).")
     return labels
 
 
 def download_mnist(folder: str | Path | None = None, progress: Any = None) -> Path:
-    """Download the four files (11.6 MB) to `folder` or to the cache, unless they are there, and return the folder.
+    """Download the four files (11.6 MB) to `folder` or to the cache, unless they are already there; return the folder.
 
-    Their checksums are compared with the known ones. Raises DataError if no mirror has them. With a
-    `progress.Progress`, such as ``RichProgress()``, each file has a bar.
+    Their checksums are verified. Raises DataError if no mirror has them. With a `progress.Progress`, such as
+    ``RichProgress()``, a progress bar is shown per file.
     """
     return fetch(_MD5, _MIRRORS, cache_folder("mnist") if folder is None else Path(folder), progress)
 
@@ -83,7 +86,7 @@ def _read(part: str, kind: str, folder: str | Path | None) -> np.ndarray:
 
 
 def _parse(path: Path, content: bytes) -> np.ndarray:
-    """Return the array of an IDX file: two zero bytes, type, number of sizes, sizes, values."""
+    """Return the array of an IDX file: two zero bytes, type, number of dimensions, dimensions, values."""
     if len(content) >= 4 and content[:3] == bytes([0, 0, _UNSIGNED_BYTES]):
         dimensions = content[3]
         start = 4 + 4 * dimensions

@@ -1,4 +1,4 @@
-"""Where the files of a data set are: in a given folder, in that of $PYNEURALODE_DATA, or in the cache of downloads."""
+"""The location of a data set's files: a given folder, a folder in $PYNEURALODE_DATA, or the cache of downloads."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from ..errors import DataError
 
 
 def cache_folder(name: str) -> Path:
-    """Return the folder in the user's cache that downloads of a data set go to."""
+    """Return the folder in the user's cache to which a data set is downloaded."""
     return platformdirs.user_cache_path("pyneuralode") / name
 
 
 def find_file(names: Sequence[str], data_set: str, folder: str | Path | None, what: str, remedy: str) -> Path:
-    """Return the path of the first of these files in the first folder that has one.
+    """Return the path of the first of these files in the first folder that contains one of them.
 
-    The folders are `folder`, if it is given; else the one named after the data set in $PYNEURALODE_DATA, if that is set,
-    and then the cache. Raises DataError, which names `what` is missing and the `remedy`.
+    The only folder is `folder`, if it is given. Otherwise the folders are the one named after the data set in
+    $PYNEURALODE_DATA, if that is set, and then the cache. If there is no such file, raises DataError with `what` (the
+    name of the missing file) and `remedy`.
     """
     if folder is not None:
         folders = [Path(folder)]

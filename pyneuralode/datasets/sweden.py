@@ -25,24 +25,24 @@ def sweden(series: Literal["official", "report"] = "official") -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row for each point, in the order of time, with irregular gaps. `day` (int64, days since 1 November
-        2021), `new_cases_avg7` (float64, persons per day in the whole country) and, in the official
-        series, `date` (datetime64) as first column.
+        One row for each point, in order of time, with irregular gaps. Columns: `day` (int64, days since 1
+        November 2021), `new_cases_avg7` (float64, persons per day in the whole country) and, in the official
+        series, `date` (datetime64) as the first column.
 
     Raises
     ------
     ArgumentError
-        If `series` is neither of the two names.
+        If `series` is not one of the two names.
 
     Notes
     -----
-    Official series: numbers of Folkhälsomyndigheten as collated in the COVID-19 Data Repository by the
+    Official series: data of Folkhälsomyndigheten, as collated in the COVID-19 Data Repository by the
     Center for Systems Science and Engineering (CSSE) at Johns Hopkins University, CC BY 4.0; cite Dong,
     Du and Gardner, Lancet Infectious Diseases 20(5), 533-534, 2020, doi:10.1016/S1473-3099(20)30120-1.
-    Changed: differenced, averaged over seven days, days without a report left out.
+    Changes: differenced, averaged over seven days, days without a report left out.
 
-    Report's points: github.com/jannikwagner/DD2424, which states no license. More in `tables/README.md`
-    beside this module.
+    The report's points: github.com/jannikwagner/DD2424, which states no license. See `tables/README.md`
+    next to this module.
     """
     if series not in _TABLES:
         raise unknown_name("series", series, _TABLES)

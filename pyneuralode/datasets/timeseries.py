@@ -1,4 +1,4 @@
-"""A user's own time series, read from a CSV file: one column of times, the others values."""
+"""A user's time series, read from a CSV file with one column of times and columns of values."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_timeseries(path: str | Path, *, time: str | None = None, columns: Seque
     time : str, optional
         Name of the time column; by default the first column.
     columns : sequence of str, optional
-        Names of the value columns; by default all but the time.
+        Names of the value columns; by default, all except the time column.
 
     Returns
     -------
@@ -58,8 +58,8 @@ def read_timeseries(path: str | Path, *, time: str | None = None, columns: Seque
     Raises
     ------
     DataError
-        If the file is missing, empty or not a table, if it lacks a column, if a requested column holds anything but
-        numbers or no number at all, or if the times do not increase.
+        If the file is missing, empty or not a table, if a column is missing, if a requested column contains anything
+        other than numbers or no number at all, or if the times do not increase.
     """
     path = Path(path)
     lines = _lines(path)
@@ -70,26 +70,26 @@ def read_timeseries(path: str | Path, *, time: str | None = None, columns: Seque
     for line, cells in lines:
         if len(cells) != len(names):
             raise DataError(
-                f"{path} has {len(cells)} cells in line {line} and {len(names)} columns: give one cell for each."
+                f"{path} has {len(cells)} cells in line {line}, but {len(names)} columns: give one cell per column."
             )
         row = [_number(path, names[place], line, cells[place]) for place in places]
         _check_time(path, time, line, row[0], rows[-1][0] if rows else -math.inf)
         rows.append(row)
     if not rows:
-        raise DataError(f"{path} has no row of numbers: give at least two.")
+        raise DataError(f"{path} has no row of numbers: give at least two rows.")
     table = np.array(rows)
     missing = np.isnan(table[:, 1:])
     for name, gone in zip(columns, missing.all(axis=0)):
         if gone:
-            raise DataError(f"column {name!r} of {path} holds no number: leave it out, or fill it in.")
+            raise DataError(f"column {name!r} of {path} contains no number: leave the column out, or add values.")
     table = table[~missing.all(axis=1)]
     if len(table) == 1:
-        raise DataError(f"{path} has one row with a value: give at least two.")
+        raise DataError(f"{path} has only one row with a value: give at least two.")
     return TimeSeries(time, columns, table[:, 0], table[:, 1:])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the cells of every line that is not blank; there is at least one."""
+    """Yield the line number and the cells of every nonblank line; raise DataError if there is none."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next((line for line in file if line.strip()), "")
@@ -113,7 +113,7 @@ def _choose(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the names of the time column and of the value columns."""
     if all(_is_number(name) for name in names):
-        raise DataError(f"{path} begins with the number {names[0]}: write the names of the columns in the first line.")
+        raise DataError(f"{path} begins with the number {names[0]}: put the names of the columns in the first line.")
     time = names[0] if time is None else time
     columns = tuple(name for name in names if name != time) if columns is None else tuple(columns)
     for name in (time, *columns):
@@ -121,10 +121,10 @@ def _choose(
             raise DataError(str(unknown_name(f"a column of {path}", name, names)))
         if (time, *columns).count(name) > 1 or names.count(name) > 1:
             raise DataError(
-                f"column {name!r} of {path} is named twice: give each column, the time included, its own name."
+                f"column {name!r} of {path} is named twice: give each column, including the time, a different name."
             )
     if not columns:
-        raise DataError(f"{path} has only the column {time!r}: give at least one column of values beside it.")
+        raise DataError(f"{path} has only the column {time!r}: add at least one column of values.")
     return time, columns
 
 
@@ -133,7 +133,7 @@ def _number(path: Path, column: str, line: int, cell: str) -> float:
         return math.nan
     if not _is_number(cell):
         raise DataError(
-            f"column {column!r} of {path} holds {cell.strip()!r} in line {line}: write a finite number "
+            f"column {column!r} of {path} contains {cell.strip()!r} in line {line}: write a finite number "
             "there, or choose other columns."
         )
     return float(cell)
@@ -141,17 +141,17 @@ def _number(path: Path, column: str, line: int, cell: str) -> float:
 
 def _is_number(cell: str) -> bool:
     try:
-        return "_" not in cell and math.isfinite(float(cell))  # Python alone reads 1_000 as a number
+        return "_" not in cell and math.isfinite(float(cell))  # only Python reads 1_000 as a number
     except ValueError:
         return False
 
 
 def _check_time(path: Path, name: str, line: int, now: float, before: float) -> None:
     if math.isnan(now):
-        raise DataError(f"column {name!r} of {path} has no time in line {line}: write it there, or remove the line.")
+        raise DataError(f"column {name!r} of {path} has no time in line {line}: add it, or remove the line.")
     if now <= before:
         wrong = "a second time" if now == before else f"after {before:g}"
         raise DataError(
             f"column {name!r} of {path} has the time {now:g} in line {line} {wrong}: sort the lines by time "
-            "and give every time once."
+            "and give each time once."
         )

@@ -1,10 +1,10 @@
-"""The Adams methods, with torchdiffeq's rule for the order: the number of past slopes, up to max_order - 1.
+"""The Adams methods, with torchdiffeq's rule for the order: the number of past derivatives, up to max_order - 1.
 
-Two properties of torchdiffeq's methods are kept, so that values agree. The weights are those of equal steps on any
-grid, so the order is lost on an uneven one. And `explicit_adams` climbs to order 11, whose interval of stability is so
-short that a step h is stable for |h lambda| below about 0.003 only. As the step shrinks from coarse values, the error
-first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5), and falls only once the step is
-inside that interval (320 steps: 1e-11). `max_order=5` (order 4) or `implicit_adams` avoid it.
+Two properties of torchdiffeq's methods are kept, so that values agree. The weights are those for equal steps on any
+grid, so the order is lost on a nonuniform grid. And `explicit_adams` increases its order to 11, with an interval of
+stability so short that a step h is stable only for |h lambda| below about 0.003. As the step decreases from coarse
+values, the error first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5) and decreases only
+once the step is inside that interval (320 steps: 1e-11). `max_order=5` (order 4) or `implicit_adams` avoids this.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .problem import FlatProblem
 from .runge_kutta import RungeKuttaStep
 from .slope import Time
 
-MIN_PAST_SLOPES = 3  # past slopes needed; until then steps are those of the 3/8 rule
+MIN_PAST_SLOPES = 3  # past derivatives needed; until then steps use the 3/8 rule
 
 
 @cache
@@ -35,7 +35,7 @@ def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
     """
     weights = []
     for a in nodes:
-        basis = [Fraction(1)]  # Lagrange's polynomial of node a, by rising powers
+        basis = [Fraction(1)]  # coefficients of the Lagrange polynomial of node a, by increasing power
         for b in nodes:
             if b != a:
                 basis = [(low - b * high) / (a - b) for low, high in zip([0, *basis], [*basis, 0])]
@@ -44,11 +44,11 @@ def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
 
 
 class Adams:
-    """Steps predicted by Adams-Bashforth and, with `corrects`, corrected by Adams-Moulton."""
+    """Steps predicted by the Adams-Bashforth method and, with `corrects`, corrected by the Adams-Moulton method."""
 
     def __init__(self, problem: FlatProblem, options: AdamsOptions, corrects: bool):
         self.problem, self.options, self.corrects = problem, options, corrects
-        self.past: deque[Tensor] = deque(maxlen=options.max_order - 1)  # slopes, the latest first
+        self.past: deque[Tensor] = deque(maxlen=options.max_order - 1)  # derivatives, the latest first
         self.before, self.after = (-1, 1) if options.perturb else (0, 0)
 
     def __call__(self, t: Time, t_end: Time, h: Time, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ class Adams:
         return y + change, first
 
     def _correct(self, t_end: Time, y: Tensor, change: Tensor, known: Tensor, weight: Time) -> Tensor:
-        """Iterate change = known + weight f(t_end, y + change) until it moves by less than the tolerance."""
+        """Iterate change = known + weight f(t_end, y + change) until `change` varies by less than the tolerance."""
         for _ in range(self.options.max_iters):
             before, change = change, known + weight * self.problem.slope(t_end, y + change, self.before)
             with torch.no_grad():
@@ -80,7 +80,7 @@ class Adams:
                     return change
         warnings.warn(
             f"{self.problem.method} did not converge in max_iters = {self.options.max_iters} corrections at "
-            f"t = {self.problem.slope.direction * float(t_end):g}: take smaller steps.",
+            f"t = {self.problem.slope.direction * float(t_end):g}: use smaller steps.",
             stacklevel=6,
         )
         self.past.pop()

@@ -1,4 +1,4 @@
-"""Adaptive steps with torchdiffeq's controller, which steps beyond the last time and interpolates."""
+"""Adaptive steps with torchdiffeq's controller, which may step beyond the last time and then interpolates."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def integrate(problem: FlatProblem) -> Tensor:
 
 
 def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
-    """Return the event's internal time and the states (2, n) at the start and there."""
+    """Return the event's internal time and the states (2, n) at the start and at the event."""
     times = problem.times.to(problem.time_dtype)
     t0, event = float(times[0]), problem.event
     march = AdaptiveMarch(problem, ADAPTIVE[problem.method], t0)
@@ -61,7 +61,7 @@ def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
 
 
 class AdaptiveMarch:
-    """An adaptive solve in progress: time, state and slope there, the size of the next step, the last accepted step."""
+    """An adaptive solve in progress: current time, state and derivative, next step size, last accepted step."""
 
     def __init__(self, problem: FlatProblem, tableau: Tableau, t0: float):
         self.problem, self.tableau = problem, tableau
@@ -82,7 +82,7 @@ class AdaptiveMarch:
             if trials >= self.options.max_num_steps:
                 raise self._failure(
                     f"max_num_steps = {self.options.max_num_steps:g} steps since the last output were taken",
-                    "raise options['max_num_steps'], loosen rtol and atol, or take a stiff solver if the "
+                    "increase options['max_num_steps'], loosen rtol and atol, or use a stiff solver if the "
                     "problem is stiff",
                 )
             trials += 1
@@ -90,7 +90,7 @@ class AdaptiveMarch:
                 break
 
     def _try(self) -> bool:
-        """Try one step, set the size of the next, and return whether this one was accepted."""
+        """Try one step, set the size of the next step, and return whether this step was accepted."""
         options, problem, t, y = self.options, self.problem, self.t, self.y
         size = self.size if math.isfinite(self.size) else options.min_step
         size = min(max(size, options.min_step), options.max_step)
@@ -130,7 +130,7 @@ class AdaptiveMarch:
         options = self.options
         if ratio == 0:
             return options.ifactor
-        if math.isnan(ratio):  # torchdiffeq gives up here; a smaller step may still succeed
+        if math.isnan(ratio):  # torchdiffeq fails here; a smaller step may still succeed
             return options.dfactor
         smallest = 1.0 if ratio < 1 else options.dfactor
         return min(options.ifactor, max(options.safety / ratio ** (1 / self.tableau.order), smallest))
@@ -163,7 +163,7 @@ class AdaptiveMarch:
         if not self.finite or not bool(torch.isfinite(self.y).all() & torch.isfinite(self.first).all()):
             return "func or the state is non-finite there: look for a singularity, check y0 and parameters"
         return (
-            "the error stays above the tolerance: look for a singularity, loosen rtol and atol, or take a "
+            "the error stays above the tolerance: look for a singularity, loosen rtol and atol, or use a "
             "stiff solver if the problem is stiff"
         )
 

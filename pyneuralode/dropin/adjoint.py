@@ -1,8 +1,8 @@
-"""The continuous adjoint of Chen et al. 2018, solved backwards from each output time to the one before.
+"""The continuous adjoint of Chen et al. 2018, solved backward from each output time to the previous one.
 
 The joint state is flat: state y (n), adjoint a (n), then the integrals for the gradients of the time and of the
-parameters. The slope does not depend on these integrals, so the stages of a step are combined for y and a only, and the
-integrals once, at the end of the step.
+parameters. The derivative does not depend on these integrals, so the stages of a step are combined for y and a only;
+the integrals are combined once, at the end of the step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .slope import FlatSlope
 
 
 def parameters_of(func: nn.Module) -> list[Tensor]:
-    """Return the parameters of a module; in a replica of DataParallel they are plain attributes."""
+    """Return the parameters of a module; in a DataParallel replica they are plain attributes."""
     if not getattr(func, "_is_replica", False):
         return list(func.parameters())
     attributes = (value for module in func.modules() for value in module.__dict__.values())
@@ -30,7 +30,7 @@ def parameters_of(func: nn.Module) -> list[Tensor]:
 
 
 class Adjoint(torch.autograd.Function):
-    """Solves without recording; the gradient comes from the problem that `backward_problem` makes of the joint slope.
+    """A solve that autograd does not record; its gradient comes from solving ``backward_problem(joint slope)``.
 
     Returns the states (T, n), or with an event its internal time and the states (2, n).
     """
@@ -57,7 +57,7 @@ class Adjoint(torch.autograd.Function):
         return event_t, states
 
     @staticmethod
-    @partial(once_differentiable, remedy="take odeint")
+    @partial(once_differentiable, remedy="use odeint")
     def backward(ctx, *gradients: Tensor):
         problem, (states, times, *parameters) = ctx.problem, ctx.saved_tensors
         gradients = gradients[-1]
@@ -76,7 +76,7 @@ class Adjoint(torch.autograd.Function):
             adjoint, integrals = joint[n : 2 * n] + gradients[j - 1], joint[2 * n :].clone()
         time_gradients[0] = integrals[0]
         if problem.event is not None:
-            time_gradients[1] = 0  # the end is the event, not an argument
+            time_gradients[1] = 0  # the last time is the event, not an argument
         parts = integrals[1:].split([p.numel() for p in parameters]) if parameters else ()
         return (
             None,
@@ -89,7 +89,7 @@ class Adjoint(torch.autograd.Function):
 
 
 class AugmentedSlope(FlatSlope):
-    """The slope of the joint state, in an internal time opposite to that of the forward solve."""
+    """The derivative of the joint state, in an internal time that runs opposite to that of the forward solve."""
 
     def __init__(self, forward: FlatSlope, n: int, parameters: tuple[Tensor, ...]):
         like = torch.empty((), dtype=forward.dtype, device=forward.device)
@@ -135,7 +135,7 @@ def make_backward_problem(
 
 
 def _reordered(value: Any) -> Any:
-    """Return tolerances given for torchdiffeq's order (time, y, a, *parameters) in ours."""
+    """Return tolerances given in torchdiffeq's order (time, y, a, *parameters) in the order of the joint state."""
     if not isinstance(value, (tuple, list)) or len(value) < 3:
         return value
     t, y, a, *parameters = value

@@ -39,26 +39,26 @@ def odeint(
     Parameters
     ----------
     func : callable or torch.nn.Module
-        ``func(t, y)`` with t a tensor of no dimension and y like y0, returning dy/dt like y0. Its attributes
-        `callback_step`, `callback_accept_step` and `callback_reject_step`, where it has them, are called as
-        ``callback(t, y, step size)``: before each step, and when an adaptive step is accepted or rejected.
+        ``func(t, y)`` with t a tensor of shape () and y like y0, returning dy/dt like y0. Its optional attributes
+        `callback_step`, `callback_accept_step` and `callback_reject_step` are called as ``callback(t, y, step size)``:
+        before each step, and when an adaptive step is accepted or rejected.
     y0 : tensor of any shape, or tuple of tensors
         State at t[0], real or complex; the solve runs in its dtype.
     t : (T,) tensor
-        Times, strictly rising or falling. Gradients reach them.
+        Times, strictly increasing or decreasing. The solution can be differentiated with respect to them.
     rtol, atol : float, tensor, or one for each part of a tuple y0
         Tolerances of an adaptive step's error.
     method : str
         "dopri5" unless given. Adaptive: "dopri8" (Prince and Dormand's 8(7)), "dopri5", "bosh3", "fehlberg2",
         "adaptive_heun". Fixed steps: "euler", "midpoint", "heun2", "heun3", "rk4" (Kutta's 3/8 rule),
-        "explicit_adams", "implicit_adams" (also called "fixed_adams"). "scipy_solver" hands over to SciPy,
-        without gradients. `explicit_adams` is unstable unless its steps are very short; see `dropin.adams`.
+        "explicit_adams", "implicit_adams" (also called "fixed_adams"). "scipy_solver" calls SciPy, without
+        gradients. `explicit_adams` is unstable unless its steps are very short; see `dropin.adams`.
     options : dict
-        See `dropin.options` for the options of each kind of method; one that a method does not have is left
-        out with a warning.
+        See `dropin.options` for the options of each kind of method. An option that the method does not have is
+        ignored, with a warning.
     event_fn : callable
         ``event_fn(t, y)`` returning a tensor; the solve ends where one of its components first crosses zero.
-        t then holds two times, of which the second only gives the direction.
+        t must then contain two times, of which the second only sets the direction.
 
     Returns
     -------
@@ -68,11 +68,11 @@ def odeint(
     Raises
     ------
     ArgumentError
-        If an argument has a value that cannot be used. Where torchdiffeq raises an AssertionError or a
-        TypeError the error is of that class too.
+        If an argument is invalid. Where torchdiffeq raises an AssertionError or a TypeError, the error is also
+        of that class.
     SolverError
-        If an adaptive solve underflows, runs out of steps or becomes non-finite (an AssertionError too), or
-        no event is found.
+        If the step size of an adaptive solve underflows, the solve needs too many steps or its state becomes
+        non-finite (also an AssertionError), or if no event is found.
 
     References
     ----------
@@ -105,7 +105,7 @@ def odeint_adjoint(
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Iterable[Tensor] | None = None,
 ) -> Any:
-    """Solve as `odeint` does, with gradients from a solve backwards in time that needs no memory per step.
+    """Solve like `odeint`, with gradients from a backward solve, whose memory does not grow with the number of steps.
 
     Parameters
     ----------
@@ -113,26 +113,27 @@ def odeint_adjoint(
         As in `odeint`. Callbacks whose names end in `_adjoint` are called in the backward solve, with its
         state (gradient of time, y, adjoint, *gradients of adjoint_params).
     adjoint_rtol, adjoint_atol, adjoint_method : optional
-        Those of the backward solve; as forward unless given.
+        Tolerances and method of the backward solve; by default, those of the forward solve.
     adjoint_options : dict, optional
-        Options of the backward solve; as `options` without its norm unless given. Times in them are the
-        user's times. Its "norm" may be "seminorm", which leaves the parameters' gradients out of the error
+        Options of the backward solve; by default, `options` without its norm. Times in them are the user's
+        times. The "norm" may be "seminorm", which leaves the parameters' gradients out of the error
         (Kidger et al. 2021), or a function of the tuple (gradient of time, y, adjoint, *gradients of
         adjoint_params).
     adjoint_params : iterable of tensors, optional
-        What func depends on and is differentiated by; the parameters of func unless given. Those that require
-        no gradient are left out.
+        Tensors that func depends on, with respect to which the solve is differentiated; by default, the parameters
+        of func. Tensors that require no gradient are left out.
 
     Returns
     -------
-    As `odeint`. The event's time, with event_fn, carries its gradient (implicit function theorem), which torchdiffeq's
-    leaves zero; the states there are differentiated as if the time were fixed, as torchdiffeq's are: see `odeint_event`.
+    As `odeint`. With event_fn, the event's time has its gradient (implicit function theorem), which is zero in
+    torchdiffeq. The state at the event is differentiated as if that time were fixed, as in torchdiffeq; see
+    `odeint_event`.
 
     Raises
     ------
     ArgumentError, SolverError
-        As `odeint`; ArgumentError too if func is not a torch.nn.Module and adjoint_params is not given, or if
-        adjoint_method differs from method while options are given for the latter only.
+        As `odeint`; also an ArgumentError if func is not a torch.nn.Module and adjoint_params is not given, or if
+        adjoint_method differs from method while options are given only for the latter.
 
     References
     ----------
@@ -142,14 +143,14 @@ def odeint_adjoint(
     if adjoint_params is None and not isinstance(func, nn.Module):
         raise ArgumentError(
             "adjoint_params is not given and func is not a torch.nn.Module: give the tensors to "
-            "differentiate by, or () for none."
+            "differentiate with respect to, or () for none."
         )
     adjoint_method = method if adjoint_method is None else adjoint_method
     if adjoint_method not in (None, *METHODS):
         raise unknown_name("adjoint_method", adjoint_method, METHODS)
     if adjoint_method != method and options is not None and adjoint_options is None:
         raise ArgumentError(
-            f"adjoint_method is {adjoint_method!r}, another than method, and options are given: give "
+            f"adjoint_method is {adjoint_method!r}, which differs from method, and options are given: give "
             "adjoint_options too."
         )
     if adjoint_options is None:
@@ -158,8 +159,8 @@ def odeint_adjoint(
     trainable = [p for p in parameters if p.requires_grad]
     if len(trainable) < len(parameters) and callable(adjoint_options.get("norm")):
         warnings.warn(
-            "some adjoint_params do not require a gradient: they are left out of the backward solve and of "
-            "what adjoint_options['norm'] is given.",
+            "some adjoint_params do not require a gradient: they are left out of the backward solve and of the "
+            "argument of adjoint_options['norm'].",
             stacklevel=2,
         )
     problem = prepare(func, y0, t, rtol, atol, method, options, event_fn)
@@ -171,7 +172,7 @@ def odeint_adjoint(
     problem.slope.shift = None  # the gradient of the times comes from the backward solve
     if in_forward_mode():
         first = problem.slope(float(problem.times[0]), problem.y0)
-        refuse_tangents("odeint_adjoint", "take odeint", problem.y0, problem.times, first, *parameters)
+        refuse_tangents("odeint_adjoint", "use odeint", problem.y0, problem.times, first, *parameters)
     solution = Adjoint.apply(solve, problem, backward, problem.y0, problem.times, *trainable)
     delivered = deliver(problem, solution, t)
     if problem.event is None or not torch.is_grad_enabled():
@@ -205,13 +206,13 @@ def odeint_event(
     odeint_interface : callable
         `odeint` or `odeint_adjoint`.
     **kwargs
-        Further arguments of `odeint_interface`.
+        Other arguments of `odeint_interface`.
 
     Returns
     -------
     Time of the event, and the states at t0 and at the event, (2, *y0.shape) or a tuple of such tensors. The
-    gradient of both includes the motion of the event (implicit function theorem), also with respect to
-    parameters of event_fn, which torchdiffeq leaves out.
+    gradients of both account for changes of the event's time (implicit function theorem), also with respect to
+    the parameters of event_fn, which torchdiffeq leaves out.
 
     Raises
     ------
@@ -243,14 +244,16 @@ def solve(problem: FlatProblem) -> Any:
     """Return the states (T, n), or with an event its internal time and the states (2, n)."""
     if problem.method == "scipy_solver":
         if problem.event is not None:
-            raise ArgumentError("method is 'scipy_solver', which finds no events: give 'dopri5', for one.")
+            raise ArgumentError(
+                "method is 'scipy_solver', which does not support events: use another method, such as 'dopri5'."
+            )
         return scipy_solver.integrate(problem)
     solver = adaptive if problem.method in ADAPTIVE else fixed
     return solver.integrate(problem) if problem.event is None else solver.integrate_until_event(problem)
 
 
 def deliver(problem: FlatProblem, solution: Any, t: Tensor) -> Any:
-    """Return a solution in the shape of the user's state."""
+    """Return a solution with states in the shape of the user's state."""
     if problem.event is None:
         return problem.layout.unpack(solution)
     event_t, states = solution

@@ -26,7 +26,7 @@ def odeint_dense(
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Solve from t0 to t1 by "dopri5" and return the state as a function of time, as torchdiffeq 0.2.5 does.
+    """Solve from t0 to t1 with "dopri5" and return the state as a function of time, as torchdiffeq 0.2.5 does.
 
     Parameters
     ----------
@@ -35,20 +35,20 @@ def odeint_dense(
     t0 : tensor with one element
         Time of y0.
     t1 : tensor with one element, or number
-        The other end, later or earlier.
+        The other end of the time span, later or earlier than t0.
     method : str, optional
-        "dopri5", the only one that torchdiffeq has here.
+        "dopri5", the only method that torchdiffeq supports here.
 
     Returns
     -------
     ``state(t)`` for a tensor t of times between t0 and t1, which returns (*t.shape, *y0.shape) by the method's own
-    interpolant. Gradients reach y0, what func depends on, and t. (torchdiffeq's takes one time, and after a solve toward
-    earlier times its negative.)
+    interpolant. It can be differentiated with respect to y0, the tensors that func depends on, and t. (In torchdiffeq,
+    it accepts a single time and, after a solve toward earlier times, the negative of the time.)
 
     Raises
     ------
     ArgumentError, SolverError
-        As `odeint`; the first also if ``state`` is asked for a time outside the span.
+        As `odeint`; ArgumentError also if ``state`` is called with a time outside the time span.
     """
     if not isinstance(y0, Tensor):
         raise InvalidArgumentError(f"y0 is a {type(y0).__name__}: give a tensor.")
@@ -71,7 +71,9 @@ def odeint_dense(
         for moment, at in zip(moments.unbind(), moments.tolist()):
             if not start <= at <= end:
                 first, last = direction * start, direction * end
-                raise InvalidArgumentError(f"t is {direction * at:g}, outside the span solved, {first:g} to {last:g}.")
+                raise InvalidArgumentError(
+                    f"t is {direction * at:g}, outside the solved time span, {first:g} to {last:g}."
+                )
             step = steps[bisect_left(ends, at)]
             states.append(step.at(((moment - step.t) / (step.t_end - step.t))[None])[0])
         return torch.stack(states).reshape(torch.Size([*torch.as_tensor(t).shape, *y0.shape]))

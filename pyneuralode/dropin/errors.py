@@ -1,10 +1,10 @@
-"""Our errors as subclasses of those that torchdiffeq raises, so that existing ``except`` clauses keep working."""
+"""Errors that are also of the classes that torchdiffeq raises, so that existing ``except`` clauses keep working."""
 
 from ..errors import ArgumentError, SolverError
 
 
 class InvalidArgumentError(ArgumentError, AssertionError):
-    """An argument that torchdiffeq refuses with an assertion."""
+    """An argument that torchdiffeq rejects with an assertion."""
 
 
 class ArgumentTypeError(ArgumentError, TypeError):

@@ -24,10 +24,10 @@ def combine_components(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
 
 @dataclass(frozen=True)
 class EventFunction:
-    """The value of a combined event function at internal time and flat state.
+    """The value of a combined event function at an internal time and a flat state.
 
-    combined : function of the user's time and state, see `combine_components`.
-    dtype : dtype of the time passed to it.
+    combined : function of the user's time and state; see `combine_components`.
+    dtype : dtype of the time passed to `combined`.
     """
 
     combined: Callable
@@ -44,15 +44,15 @@ class EventFunction:
 
 
 def _undefined_event_error(t: float) -> SolveFailedError:
-    """Return the error for an event function that is NaN, which torchdiffeq takes for a crossing."""
-    return SolveFailedError(f"event_fn is NaN at t = {t:g}: return a number wherever the solve goes.", t)
+    """Return the error for an event function that is NaN, which torchdiffeq treats as a crossing."""
+    return SolveFailedError(f"event_fn is NaN at t = {t:g}: return a number for every time and state of the solve.", t)
 
 
 def attach_event_time(combined: Callable, slope: FlatSlope, when: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the user's time `when` of an event, connected to autograd, and the slope (n,) there.
+    """Return the time `when` of an event (the user's time), connected to autograd, and the derivative (n,) there.
 
-    `end` (n,) is the state at that time, differentiable as if the time were fixed. The time moves so that the event
-    function stays zero (implicit function theorem).
+    `end` (n,) is the state at that time, differentiable as if the time were fixed. The derivative of the time is such
+    that the event function stays zero (implicit function theorem).
     """
     with torch.no_grad():
         speed = slope.at(when.to(slope.real), end)
@@ -63,7 +63,7 @@ def attach_event_time(combined: Callable, slope: FlatSlope, when: Tensor, end: T
     by_time, by_state = torch.autograd.grad(
         combined(time, slope.layout.unpack(state)), (time, state), allow_unused=True, materialize_grads=True
     )
-    rate = by_time + torch.vdot(by_state, speed).real + 1e-12  # torchdiffeq's guard against a tangent crossing
+    rate = by_time + torch.vdot(by_state, speed).real + 1e-12  # as in torchdiffeq, for crossings with zero rate
     return when - ((value - value.detach()) / rate).to(when.dtype), speed
 
 
@@ -76,7 +76,7 @@ def locate_event(
     t_end: float,
     atol: float | Tensor,
 ) -> float:
-    """Return the time in [t, t_end] where `event` loses the sign of `start`, to within `atol`."""
+    """Return the time in [t, t_end] at which the sign of `event` changes from that of `start`, to within `atol`."""
     width = float(atol.min()) if isinstance(atol, Tensor) else atol
     while t_end - t > width:
         middle = (t + t_end) / 2

@@ -1,4 +1,4 @@
-"""Fixed steps: from one output time to the next, of a given size, or along the user's grid."""
+"""Fixed steps: from each output time to the next, of a given size, or along the user's grid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tableaus import FIXED
 
 MOST_EVENT_STEPS = 20000
 
-# (t, t_end, h, y) -> the state at the end and the slope at the start
+# (t, t_end, h, y) -> the state at the end of the step and the derivative at its start
 Stepper = Callable[[Time, Time, Time, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -91,14 +91,14 @@ def make_grid(problem: FlatProblem, options: FixedOptions) -> Tensor:
     if not bool((grid[0] == times[0]) & (grid[-1] == times[-1])):
         first, last = float(slope.direction * grid[0]), float(slope.direction * grid[-1])
         raise InvalidArgumentError(
-            f"grid_constructor returned a grid from {first:g} to {last:g}: give one from "
-            f"{float(user_times[0]):g} to {float(user_times[-1]):g}, as t has."
+            f"grid_constructor returned a grid from {first:g} to {last:g}: return a grid from "
+            f"{float(user_times[0]):g} to {float(user_times[-1]):g}, like t."
         )
     return grid
 
 
 def interpolate(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: Tensor | None) -> Tensor:
-    """Return the state at the fraction `theta` of a step: cubic Hermite with the end slope `last`, linear without it."""
+    """Return the state at fraction `theta` of a step: cubic Hermite with the final derivative `last`, linear if None."""
     if last is None:
         return y + (end - y) * theta
     rest = 1 - theta
@@ -111,10 +111,12 @@ def interpolate(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, las
 
 
 def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
-    """Return the event's internal time and the states (2, n) at the start and there."""
+    """Return the event's internal time and the states (2, n) at the start and at the event."""
     step, options = make_stepper(problem)
     if options.step_size is None:
-        raise InvalidArgumentError(f"event_fn is given to {problem.method} without options['step_size']: give it.")
+        raise InvalidArgumentError(
+            f"event_fn is given to {problem.method} without options['step_size']: set a step size."
+        )
     event, y, h = problem.event, problem.y0, options.step_size
     t = problem.times[0].to(problem.time_dtype)  # steps are added in the state's precision, as in torchdiffeq
     t = t if problem.records_times else t.detach()
@@ -130,7 +132,7 @@ def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
     else:
         at = problem.slope.direction * float(t.detach())
         raise SolverError(
-            f"no event was found in {MOST_EVENT_STEPS} steps, up to t = {at:g}: check event_fn, or raise "
+            f"no event was found in {MOST_EVENT_STEPS} steps, up to t = {at:g}: check event_fn, or increase "
             "options['step_size'].",
             at,
             h,

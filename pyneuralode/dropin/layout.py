@@ -1,4 +1,4 @@
-"""`FlatLayout`: the parts of a flat state, and how it becomes the user's state again."""
+"""`FlatLayout`: the parts of a flat state, and its conversion back to the user's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 class FlatLayout:
     """Shapes of the parts of a flat state.
 
-    `order` is the order in which the user sees the parts, unless that is the order they lie in.
+    `order` is the order in which the user sees the parts; None if it is the order in which they are stored.
     """
 
     shapes: tuple[torch.Size, ...]
@@ -25,7 +25,7 @@ class FlatLayout:
         return [shape.numel() for shape in self.shapes]
 
     def unpack(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the state(s) of flat (..., n), its leading axes kept."""
+        """Return the state(s) in `flat` (..., n), with its leading axes."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
             return flat.reshape(lead + self.shapes[0])

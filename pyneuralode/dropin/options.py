@@ -18,26 +18,26 @@ T = TypeVar("T")
 
 
 def read_options(kind: type[T], method: str, options: dict[str, Any], ignored: tuple[str, ...] = ()) -> T:
-    """Return the options as an object of `kind`; unknown options are left out with a warning."""
+    """Return the options as an object of `kind`; unknown options are ignored, with a warning."""
     known = [field.name for field in fields(kind)]
     unused = [name for name in options if name not in known and name not in ignored]
     if unused:
         warnings.warn(
-            f"{method} does not use the option{'s' * (len(unused) > 1)} {', '.join(map(repr, unused))}, left "
-            f"out here; its options are {', '.join(known)}.",
+            f"{method} ignores the option{'s' * (len(unused) > 1)} {', '.join(map(repr, unused))}: its options "
+            f"are {', '.join(known)}.",
             stacklevel=6,
         )
     return kind(**{name: value for name, value in options.items() if name in known})
 
 
 def check_number(name: str, value: Any, least: float = -math.inf, above: bool = False) -> float:
-    """Return an option as a number, checked to be at least (or above) `least`."""
+    """Return an option as a float, checked to be >= `least` (with `above`: > `least`)."""
     try:
         result = float(value)
     except (TypeError, ValueError, RuntimeError):
         raise ArgumentTypeError(f"{name} is {value!r}: give a number.") from None
     if not (result > least if above else result >= least):
-        bound = "above" if above else "of at least"
+        bound = ">" if above else ">="
         raise ArgumentError(f"{name} is {result:g}: give a number {bound} {least:g}.")
     return result
 
@@ -46,10 +46,10 @@ def check_number(name: str, value: Any, least: float = -math.inf, above: bool = 
 class FixedOptions:
     """Options of the fixed-step methods.
 
-    step_size : the step; unless given, one step goes from each time to the next.
-    grid_constructor : ``(func, y0, t) -> grid``, the times to step through; excludes step_size.
-    interp : "linear" or "cubic", for times between steps.
-    perturb : whether func sees the ends of a step a rounding unit inside it, for discontinuities there.
+    step_size : size of the steps; by default, one step from each time to the next.
+    grid_constructor : ``(func, y0, t) -> grid``, the times to step through; cannot be combined with step_size.
+    interp : "linear" or "cubic" interpolation, for times inside a step.
+    perturb : whether func is evaluated one rounding unit inside the ends of a step, for discontinuities there.
     """
 
     step_size: float | None = None
@@ -61,18 +61,18 @@ class FixedOptions:
         if self.step_size is not None:
             self.step_size = check_number("step_size", self.step_size, 0, above=True)
             if self.grid_constructor is not None:
-                raise ArgumentError("step_size and grid_constructor are both given: give one of them.")
+                raise ArgumentError("step_size and grid_constructor are both given: use only one of them.")
         if self.interp not in ("linear", "cubic"):
             raise ArgumentError(f"interp is {self.interp!r}: give 'linear' or 'cubic'.")
 
 
 @dataclass
 class AdamsOptions(FixedOptions):
-    """Options of the Adams methods: those of fixed steps, and
+    """Options of the Adams methods, in addition to those of `FixedOptions`.
 
     implicit : whether to correct the prediction.
-    max_iters : the most corrections in a step.
-    max_order : up to 12; the method keeps one slope fewer.
+    max_iters : largest number of corrections in a step.
+    max_order : up to 12; the method uses at most max_order - 1 derivatives.
     """
 
     implicit: bool = True
@@ -85,21 +85,21 @@ class AdamsOptions(FixedOptions):
         if self.max_order > 12:
             raise InvalidArgumentError(f"max_order is {self.max_order}: give at most 12.")
         if self.max_order < 4:
-            warnings.warn(f"max_order is {self.max_order}: below 4 every step is one of rk4.", stacklevel=8)
+            warnings.warn(f"max_order is {self.max_order}: below 4, every step is an rk4 step.", stacklevel=8)
 
 
 @dataclass
 class AdaptiveOptions:
     """Options of the adaptive methods.
 
-    min_step, max_step : bounds of the step; a step of min_step is accepted whatever its error.
-    first_step : the first step's size.
-    step_t : times that a step must end at.
-    jump_t : times where func is discontinuous: a step ends there, and func is evaluated again beyond.
-    safety, ifactor, dfactor : safety factor, largest and smallest change of the step.
-    max_num_steps : the most steps, accepted or not, between one output time and the next.
+    min_step, max_step : bounds of the step size; a step of size min_step is accepted regardless of its error.
+    first_step : size of the first step.
+    step_t : times at which a step must end.
+    jump_t : times at which func is discontinuous: a step ends there, and func is evaluated again just after.
+    safety, ifactor, dfactor : safety factor, and largest and smallest factor between consecutive step sizes.
+    max_num_steps : largest number of steps, accepted or rejected, between consecutive output times.
     dtype : precision of times and step sizes.
-    norm : ``state -> number``, the norm of the error over the tolerance.
+    norm : ``state -> number``, the norm applied to error / tolerance.
     """
 
     min_step: float = 0.0
@@ -124,7 +124,7 @@ class AdaptiveOptions:
         self.max_num_steps = check_number("max_num_steps", self.max_num_steps)
 
     def stop_times(self, direction: float, t0: float) -> list[tuple[float, bool]]:
-        """Return, in order, the internal times from `t0` on at which a step must end, and whether each is a jump."""
+        """Return the sorted internal times >= `t0` at which a step must end, and whether each is a jump."""
         forced = []
         for name, jump in (("step_t", False), ("jump_t", True)):
             value = getattr(self, name)
@@ -134,13 +134,13 @@ class AdaptiveOptions:
         forced.sort()
         for (a, _), (b, _) in zip(forced, forced[1:]):
             if a == b:
-                raise ArgumentError(f"step_t and jump_t hold {direction * a:g} twice: give every time once.")
+                raise ArgumentError(f"step_t and jump_t contain {direction * a:g} twice: give each time once.")
         return forced
 
 
 @dataclass
 class ScipyOptions:
-    """Options of scipy_solver: `solver` is the method of scipy.integrate.solve_ivp."""
+    """Options of scipy_solver: `solver` is the `method` of scipy.integrate.solve_ivp."""
 
     solver: str = "LSODA"
     min_step: float = 0.0

@@ -30,13 +30,13 @@ Callback = Callable[[Tensor, Tensor, Tensor], None]
 class FlatProblem:
     """An initial-value problem on a flat state.
 
-    slope : derivative (n,) at internal time, see `FlatSlope`.
+    slope : derivative (n,) at internal time; see `FlatSlope`.
     y0 : (n,)
     times : (T,), increasing; connected to autograd if the user's times are.
     rtol, atol : numbers or tensors (n,).
     norm : norm of a flat error; `has_user_norm` says whether the user gave it.
     event : the event function, or None.
-    callbacks : by torchdiffeq's names, each taking internal time, flat state and step size.
+    callbacks : functions of internal time, flat state and step size, by torchdiffeq's names.
     """
 
     slope: FlatSlope
@@ -81,12 +81,12 @@ def prepare(
     flat, layout = flatten(y0)
     check_times(t)
     if event_fn is not None and len(t) != 2:
-        raise ArgumentError(f"t holds {len(t)} times: give two with event_fn; the second is not used.")
+        raise ArgumentError(f"t contains {len(t)} times: give two with event_fn; the second only sets the direction.")
     name = "dopri5" if method is None else method
     if name not in METHODS:
         raise unknown_name("method", method, METHODS)
     if t.device != flat.device:
-        warnings.warn(f"t is on {t.device} and y0 on {flat.device}: t is moved there.", stacklevel=3)
+        warnings.warn(f"t is on {t.device} and y0 is on {flat.device}: t is moved to the device of y0.", stacklevel=3)
         t = t.to(flat.device)
     options = {} if options is None else dict(options)
     direction = -1.0 if len(t) > 1 and bool(t[0] > t[1]) else 1.0
@@ -129,19 +129,21 @@ def check_times(t: Any) -> None:
     if not t.is_floating_point():
         raise ArgumentTypeError(f"t has dtype {t.dtype}: give floating-point times, such as t.double().")
     if t.ndim != 1 or len(t) == 0:
-        raise InvalidArgumentError(f"t has shape {tuple(t.shape)}: give times in one dimension, at least one.")
+        raise InvalidArgumentError(
+            f"t has shape {tuple(t.shape)}: give a one-dimensional tensor with at least one time."
+        )
     steps = t.detach().diff().sign()
     if not bool((steps == 1).all() | (steps == -1).all()):
         i = int((steps != (steps[0] if steps[0] != 0 else 1)).nonzero()[0])
         raise InvalidArgumentError(
-            f"t holds {float(t[i]):g} and then {float(t[i + 1]):g}: give strictly rising or falling times."
+            f"t contains {float(t[i]):g} and then {float(t[i + 1]):g}: give strictly increasing or decreasing times."
         )
 
 
 def tolerance(name: str, value: Any, layout: FlatLayout, flat: Tensor) -> float | Tensor:
     """Return a tolerance as a number or, if it differs between components, as a tensor (n,)."""
     if isinstance(value, Tensor) and value.requires_grad:
-        raise InvalidArgumentError(f"{name} requires a gradient: give {name}.detach().")
+        raise InvalidArgumentError(f"{name} requires a gradient: use {name}.detach().")
     if isinstance(value, (int, float)):
         smallest = value
     else:
@@ -154,11 +156,13 @@ def tolerance(name: str, value: Any, layout: FlatLayout, flat: Tensor) -> float 
 
 
 def _expanded_tolerance(name: str, value: Any, layout: FlatLayout, flat: Tensor) -> Tensor:
-    """Return a tolerance given as a tensor, or as one for each part, as a tensor of no dimension or (n,)."""
+    """Return a tolerance, given as a tensor or as one value per part, as a tensor of shape () or (n,)."""
     like = {"dtype": flat.real.dtype, "device": flat.device}
     per_part = layout.is_tuple and not (isinstance(value, Tensor) and value.ndim == 0)
     if per_part and hasattr(value, "__len__") and len(value) != len(layout.shapes):
-        raise InvalidArgumentError(f"{name} has {len(value)} parts: give one number or {len(layout.shapes)}, as y0.")
+        raise InvalidArgumentError(
+            f"{name} has {len(value)} parts: give one number, or {len(layout.shapes)} parts, like y0."
+        )
     try:
         if per_part:
             parts = zip(value, layout.sizes, strict=True)
@@ -187,7 +191,7 @@ def callbacks_of(
     given = {name: getattr(func, name + suffix) for name in CALLBACKS if hasattr(func, name + suffix)}
     others = [name for name in given if name not in supported]
     if others:
-        warnings.warn(f"{method} does not call {', '.join(others)}, which func has.", stacklevel=4)
+        warnings.warn(f"func has {', '.join(others)}, which {method} does not call.", stacklevel=4)
     return {name: _on_flat_step(given[name], slope.direction, layout) for name in given if name in supported}
 
 

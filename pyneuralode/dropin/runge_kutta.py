@@ -1,8 +1,8 @@
-"""One explicit Runge-Kutta step as torchdiffeq takes it, with as few tensor operations as possible.
+"""One explicit Runge-Kutta step, as in torchdiffeq, with as few tensor operations as possible.
 
 It differs from the engine's `Step` in three ways: the time of a stage may be nudged to one side of a discontinuity; the
-last stage is always the first of the next step, even if it is not the slope at the end; and step sizes may be tensors,
-so that fixed steps carry the gradient of the times.
+last stage is always the first of the next step, even if it is not the derivative at the end; and step sizes may be
+tensors, so that fixed steps can be differentiated with respect to the times.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from ..engines.torch_engine.tableaus import Tableau
 from .slope import FlatSlope, Time
 
-MAX_CHAIN = 3  # up to so many stages are added one by one, more as a matrix-vector product
+MAX_CHAIN = 3  # up to this many stages are added one by one, more as a matrix-vector product
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One combination of stages: which ones, their weights, and the same as ratios to the first of them."""
+    """A linear combination of stages: their indices, their weights, and the weights relative to the first."""
 
     used: list[int]
     tensor: Tensor
@@ -43,7 +43,7 @@ class Weights:
     def add(self, y: Tensor, stages: list[Tensor], h: Time) -> Tensor:
         """Return y + h times the weighted sum, which is computed before y is added.
 
-        That keeps rounding out of the stages, and so out of the error, if rtol is near the dtype's precision.
+        This keeps rounding errors out of the stages, and so out of the error, if rtol is near the dtype's precision.
         """
         scale = h if len(self.used) > MAX_CHAIN else self.lead * h
         total = self.total(stages)
@@ -57,7 +57,7 @@ class Weights:
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
 def combination_weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[Weights]:
-    """Return the weights of the stages after the first, of the solution, and of any error estimate."""
+    """Return the weights for each stage after the first, for the solution, and for any error estimate."""
     rows = [*tableau.A[1:], tableau.b, *([] if tableau.error is None else tableau.error)]
     result = []
     for row in rows:
@@ -77,8 +77,8 @@ def stage_times(tableau: Tableau) -> list[float]:
 class RungeKuttaStep:
     """One step of size `h` from (t, y) to (t_end, end) with the first stage given.
 
-    `nudge` is applied to the time of stages at the end of the step. If the slope depends on the leading components only
-    (`FlatSlope.active`), the others are integrals and are combined once, at the end.
+    `nudge` is applied to the time of stages at the end of the step. If the derivative depends only on the leading
+    components (`FlatSlope.active`), the others are integrals, which are combined once, at the end.
     """
 
     __slots__ = ("end", "h", "slope", "stages", "t", "t_end", "tableau", "weights", "y")
@@ -116,7 +116,7 @@ class RungeKuttaStep:
         return self.weights[-1].scaled(self.stages, self.h)
 
     def at(self, theta: np.ndarray | Tensor) -> Tensor:
-        """Return the states (k, n) at fractions theta (k,) of the step; a tensor theta carries its gradient."""
+        """Return the states (k, n) at fractions theta (k,) of the step; for a tensor theta, with its gradient."""
         interpolant = self.tableau.interpolant
         exponents = np.arange(1, interpolant.shape[1] + 1)
         if isinstance(theta, Tensor):

@@ -17,7 +17,7 @@ def integrate(problem: FlatProblem) -> Tensor:
     try:
         from scipy.integrate import solve_ivp
     except ImportError:
-        raise EngineError("method is 'scipy_solver' but SciPy is missing: run pip install scipy.") from None
+        raise EngineError("method is 'scipy_solver', but SciPy is not installed: run pip install scipy.") from None
     options = read_options(ScipyOptions, problem.method, problem.options, ("norm", "grid_points", "eps"))
     y0, slope, ts = problem.y0.detach(), problem.slope, problem.times.tolist()
     if len(ts) == 1:

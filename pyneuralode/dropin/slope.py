@@ -1,4 +1,4 @@
-"""The user's function as the solvers call it: on flat states, in a time that always increases.
+"""The user's function as the solvers call it: with flat states, and a time that always increases.
 
 The user's time is `direction` (1 or -1) times the internal time. Slopes are derivatives with respect to the user's
 time, so the solvers multiply every step size by `direction`.
@@ -25,13 +25,13 @@ Time = float | Tensor
 class FlatSlope:
     """``slope(t, y)``: the derivative (n,) at internal time t, a number or, connected to autograd, a tensor.
 
-    `shift` is a zero that carries the first time's gradient; it is added to every time given as a number.
+    `shift` is a zero with the gradient of the first time; it is added to every time given as a number.
     A `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
-    With `by_count` a slope may have any shape with as many numbers as the state, as torchdiffeq allows in tuples;
-    otherwise it broadcasts to the state's shape, without leading axes of 1.
+    With `by_count` the user's function may return any shape with as many numbers as the state, as torchdiffeq allows in
+    tuples; otherwise its result, without leading axes of size 1, is broadcast to the state's shape.
     """
 
-    active: int | None = None  # how many leading components of the state the slope depends on; None is all
+    active: int | None = None  # number of leading components of the state that the slope depends on; None for all
 
     def __init__(self, func: Callable, layout: FlatLayout, direction: float, like: Tensor, shift: Tensor | None = None):
         self.func, self.layout, self.direction, self.shift = func, layout, direction, shift
@@ -43,7 +43,7 @@ class FlatSlope:
         return self.at(self.clock(t, nudge), y)
 
     def clock(self, t: Time, nudge: int = 0) -> Tensor:
-        """Return the user's time as a tensor of no dimension in the state's (real) dtype."""
+        """Return the user's time as a tensor of shape () in the state's (real) dtype."""
         if type(t) is not float:
             t = t.to(self.real)
             return self.direction * (t + (self._next(float(t), nudge) - float(t)) if nudge else t)
@@ -69,11 +69,11 @@ class FlatSlope:
         parts = evaluated(self.func, time, state, y, "func")
         if isinstance(parts, Tensor) or len(parts) != len(shapes):
             found = "a tensor" if isinstance(parts, Tensor) else f"{len(parts)} parts"
-            raise ArgumentError(f"func returned {found}: return a tuple of {len(shapes)}, as y0 is.")
+            raise ArgumentError(f"func returned {found}: return a tuple of {len(shapes)} tensors, like y0.")
         return torch.cat([self._fit_to_state(part, shape).reshape(-1) for part, shape in zip(parts, shapes)])
 
     def _fit_to_state(self, part: Any, shape: torch.Size) -> Tensor:
-        """Return one part of a slope in the state's shape and dtype."""
+        """Return one part of the derivative in the state's shape and dtype."""
         if not isinstance(part, Tensor):
             raise ArgumentTypeError(f"func returned a {type(part).__name__}: return dy/dt as a tensor like y.")
         if part.dtype != self.dtype:

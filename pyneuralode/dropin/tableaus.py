@@ -1,8 +1,8 @@
 """The Runge-Kutta methods by torchdiffeq's names, with torchdiffeq 0.2.5's coefficients.
 
-All adaptive pairs share one form of dense output: the quartic through the states at the start, the middle and
-the end of a step, with the slopes of the first and the last stage. `middle` gives the weights of the state in
-the middle.
+All adaptive pairs use the same form of dense output: the quartic through the states at the start, the middle and
+the end of a step, with the derivatives of the first and the last stage. `middle` contains the weights for the state
+in the middle.
 """
 
 from dataclasses import replace
@@ -95,7 +95,7 @@ DOPRI8 = with_quartic(
         error=_A8[-1] - _b7,
         source="P. J. Prince, J. R. Dormand, J. Comput. Appl. Math. 7 (1981) 67-75, RK8(7)13M",
     ),
-    # The interpolant of degree six that goes with the pair, at half a step.
+    # The degree-six interpolant of the pair, at half a step.
     table("""
         0.04103130360739393 0 0 0 0 0.05100562801991382 0.2388930677412202 0.3096870143996103 -0.2172325471755352
             0.07833405679331928 -0.0018614369715579948 0.007072844202678841 0.00690847373200576 -0.013838404349047373

@@ -1,4 +1,4 @@
-"""Epidemics: the SEIR model and neural ODEs, fitted to case counts."""
+"""Epidemics: fits of the SEIR model and of neural ODEs to case counts."""
 
 from .neural import fit_neural, neural_curve, neural_model, neural_plan
 from .seir import EpidemicFit, fit_seir

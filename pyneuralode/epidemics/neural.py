@@ -1,4 +1,4 @@
-"""A neural ODE that is fitted to an epidemic curve over growing time spans."""
+"""A neural ODE fitted to an epidemic curve over growing time spans."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ SPANS = (60.0, 91.0, 103.0, 134.0, 149.0, 170.0)
 def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **settings: Any) -> AugmentedNeuralODE:
     """Return a neural ODE for an epidemic curve: one observed component and three added ones, all starting at zero.
 
-    The network is 4-100-50-4 with tanh. Two choices make it train reliably. Its inputs are states in units of `size`,
-    and an output of 1 is a change by `size` in `days`. Its biases are drawn at random, because a tanh network without
-    biases is zero at the zero state, where the solve starts.
+    The network has widths 4-100-50-4 and tanh activations. Two choices make it train reliably. Its inputs are states in
+    units of `size`, and an output of 1 means a change by `size` in `days`. Its biases are drawn at random, because a
+    tanh network without biases is zero at the zero state, where the solve starts.
 
     Parameters
     ----------
     seed : int
         Seed of the initial parameters.
     size : float
-        Typical size of the states, about the height of the curve, in the unit of the data.
+        Typical size of the states, about the height of the curve, in the units of the data.
     days : float
-        Time in which the epidemic changes, in the unit of the data's times.
+        Time scale on which the epidemic changes, in the units of the data's times.
     **settings
-        As in `NeuralODE`. The default tolerance is tight, because L-BFGS cannot get below the noise that the choice of
-        steps adds to the loss. The default solver is Tsit5, although Vern7 takes fewer steps: the curve is needed on
-        every day, inside nearly every step, where Vern7's interpolant costs six more evaluations.
+        As in `NeuralODE`. The default tolerance is tight, because L-BFGS cannot get below the noise that adaptive steps
+        add to the loss. The default solver is Tsit5, although Vern7 takes fewer steps: the curve is needed on every
+        day, inside nearly every step, where Vern7's interpolant costs six additional evaluations.
 
     Examples
     --------
@@ -54,9 +54,9 @@ def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, fini
     last : float
         Last day of the data.
     goal : float, optional
-        Sum of squares at which L-BFGS stops, in the squared unit of the data.
+        Sum of squares at which L-BFGS stops, in the squared units of the data.
     adam, finish : int
-        Iterations of Adam for each span, and of L-BFGS.
+        Iterations of Adam for each span, and iterations of L-BFGS.
 
     Examples
     --------
@@ -66,7 +66,8 @@ def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, fini
     """
     ends = [end for end in SPANS if end < last] + [last]
     growing = Adam(5e-3, schedule="cosine", final=0.05, clip=1.0)
-    # With the default of 50 pairs L-BFGS's own arithmetic takes longer than the solve, for a tenth fewer iterations.
+    # With the default history of 50 pairs, the arithmetic of L-BFGS takes longer than the solve and saves only a
+    # tenth of the iterations.
     return GrowingSpan(ends, growing, adam, finish=[Stage(LBFGS(history=20), finish, goal=goal)])
 
 
@@ -86,7 +87,7 @@ def fit_neural(
     Parameters
     ----------
     days, values : (T,)
-        Days since the start of the model, and the curve on these days.
+        Days since the start of the model, and the values of the curve on these days.
     seed : int
         Seed of the initial parameters, if no `model` is given.
     plan : optional
@@ -95,16 +96,16 @@ def fit_neural(
         By default ``neural_model(seed)``.
     smoothness : float
         Weight of a penalty on the total variation of the curve from day to day, so that it does not oscillate between
-        the points. The days must then be whole numbers.
+        the points. The days must then be integers.
     horizon : float, optional
-        Day up to which that penalty applies, by default the last one; a later day keeps a forecast from running away.
+        Day up to which that penalty applies, by default the last day; a later day keeps a forecast from diverging.
     **settings
         As in `pyneuralode.fit`.
 
     Raises
     ------
     ArgumentError
-        If the days are fractions and `smoothness` is not 0.
+        If the days are not integers and `smoothness` is not 0.
 
     Examples
     --------
@@ -121,7 +122,7 @@ def fit_neural(
     plan = plan or neural_plan(last)
     if smoothness:
         if not np.array_equal(days, np.round(days)):
-            raise ArgumentError("days holds fractions: give whole days, or smoothness=0.")
+            raise ArgumentError("days contains fractions: give integer days, or smoothness=0.")
         grid = np.arange(0.0, last + 1)
         on_grid = np.full(len(grid), np.nan)
         on_grid[np.asarray(days, dtype=int)] = values
@@ -131,5 +132,5 @@ def fit_neural(
 
 
 def neural_curve(model: AugmentedNeuralODE, days: np.ndarray, parameters: Any = None) -> np.ndarray:
-    """Return the curve (T,) at rising days (T,) of at least 0; `parameters` replace the model's own if given."""
+    """Return the curve (T,) at days (T,), nonnegative and increasing; `parameters` defaults to the model's own."""
     return model.solve(np.zeros(1), real_array("days", days).astype(float), t0=0.0, parameters=parameters).ys[:, 0]

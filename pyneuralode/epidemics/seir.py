@@ -1,4 +1,4 @@
-"""The SEIR model, fitted to the infectious fraction or to new cases, with known or with fitted initial conditions."""
+"""The SEIR model, fitted to the infectious fraction or to new cases, with known or fitted initial conditions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SEIRStart(Serializable):
 
 @dataclass(frozen=True)
 class Incidence(Serializable):
-    """New cases a day (T, 1) from states (T, 4): ``factor * sigma * e``, where both factors are parameters of the fit."""
+    """New cases per day (T, 1) from states (T, 4): ``factor * sigma * e``; `factor` and `sigma` are fit parameters."""
 
     def __call__(self, ts: Any, ys: torch.Tensor, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return (parameters["factor"] * parameters["sigma"] * ys[:, 1])[:, None]
@@ -46,19 +46,19 @@ class EpidemicFit:
     result : FitResult
         The fit; its parameters include `i0` and `e0`.
     observable : {"infectious", "incidence"}
-        What was compared with the data.
+        The quantity that was compared with the data.
     """
 
     result: FitResult
     observable: str
 
     def states(self, days: np.ndarray) -> np.ndarray:
-        """Return the fractions S, E, I, R (T, 4) of the population at rising days (T,) of at least 0."""
+        """Return the fractions S, E, I, R (T, 4) of the population at days (T,), nonnegative and increasing."""
         p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
         return self.result.model.solve(SEIRStart()(p).numpy(), real_array("days", days).astype(float), t0=0.0).ys
 
     def curve(self, days: np.ndarray) -> np.ndarray:
-        """Return the observed quantity (T,) at rising days (T,) of at least 0."""
+        """Return the observed quantity (T,) at days (T,), nonnegative and increasing."""
         states, p = self.states(days), self.result.parameters
         return states[:, 2] if self.observable == "infectious" else p["factor"] * p["sigma"] * states[:, 1]
 
@@ -85,17 +85,17 @@ def fit_seir(
     days, values : (T,)
         Days since the start of the model, and the observed quantity on these days.
     field : SEIR
-        Its gamma, R0 and sigma are the start of the fit.
+        Its gamma, R0 and sigma are the initial values of the fit.
     i0, e0 : float
         Infectious and exposed fractions of the population at day 0; the rest is susceptible.
     observable : {"infectious", "incidence"}
-        What the values are: the infectious fraction i, or new cases a day, ``factor * sigma * e``.
+        The observed quantity: the infectious fraction i, or new cases per day, ``factor * sigma * e``.
     factor : float
-        Start of the factor of new cases, which is fitted too.
+        Initial value of the factor of new cases, which is also fitted.
     fit_initial : bool
-        Fit `i0` and `e0` as well, from the given values.
+        Also fit `i0` and `e0`, starting from the given values.
     bounded : bool
-        Keep rates positive and fractions between 0 and 1, by a change of variables.
+        Keep rates positive and fractions between 0 and 1 by a change of variables.
     engine : {"auto", "torch", "julia"}
     plan, **settings
         As in `pyneuralode.fit`.
@@ -103,7 +103,7 @@ def fit_seir(
     Raises
     ------
     ArgumentError
-        If `observable` is unknown, or an argument of `pyneuralode.fit` is wrong.
+        If `observable` is unknown, or an argument of `pyneuralode.fit` is invalid.
 
     Examples
     --------

@@ -276,23 +276,23 @@ TABLES = {
     "empty": ([""], [], "is empty: give a CSV file"),
     "blank cells alone": ([",,", ",,"], [], "is empty"),
     "header alone": (["t,x"], [], "has no row of numbers"),
-    "no header": (["0,1", "1,2"], [], "begins with the number 0: write the names"),
+    "no header": (["0,1", "1,2"], [], "begins with the number 0: put the names"),
     "one column": (["t", "0", "1"], [], "has only the column 't'"),
     "no such column": (GOOD, ["--columns", "x,yy"], "is 'yy', which is unknown: did you mean 'y'?"),
     "no such time": (GOOD, ["--time", "tt"], "is 'tt', which is unknown: did you mean 't'?"),
     "a column twice": (GOOD, ["--columns", "x,x"], "column 'x' of"),
     "time as a value": (GOOD, ["--columns", "t"], "column 't' of"),
-    "text": (["t,x", "0,1", "1,low", "2,3"], [], "holds 'low' in line 3: write a finite number"),
+    "text": (["t,x", "0,1", "1,low", "2,3"], [], "contains 'low' in line 3: write a finite number"),
     "text among the times": (["t,x", "0,1", "noon,2"], [], "column 't' of"),
-    "an infinite value": (["t,x", "0,1", "1,inf"], [], "holds 'inf' in line 3"),
-    "an underscore": (["t,x", "0,1", "1,1_0"], [], "holds '1_0' in line 3"),
+    "an infinite value": (["t,x", "0,1", "1,inf"], [], "contains 'inf' in line 3"),
+    "an underscore": (["t,x", "0,1", "1,1_0"], [], "contains '1_0' in line 3"),
     "times out of order": (["t,x", "0,1", "2,1", "1,1"], [], "the time 1 in line 4 after 2: sort the lines"),
     "a time twice": (["t,x", "0,1", "1,1", "1,1"], [], "the time 1 in line 4 a second time"),
     "a time missing": (["t,x", "0,1", ",1"], [], "no time in line 3"),
     "one row": (["t,x", "0,1"], [], "one row with a value: give at least two"),
     "one row that counts": (["t,x", "0,1", "1,"], [], "one row with a value: give at least two"),
     "nothing but NaN": (["t,x,y", "0,1,nan", "1,2,"], [], "column 'y' of"),
-    "a cell too many": (["t,x", "0,1", "1,2,3"], [], "3 cells in line 3 and 2 columns"),
+    "a cell too many": (["t,x", "0,1", "1,2,3"], [], "3 cells in line 3, but 2 columns"),
     "a quote left open": (["t,x", '0,"1', "1,2"], [], "is not a CSV file"),
     "no solver": (GOOD, ["--solver", "tsit6"], "did you mean 'Tsit5'?"),
     "no gradient": (GOOD, ["--gradient", "backprob"], "did you mean 'Backprop'?"),
@@ -478,7 +478,7 @@ def test_the_program_itself(table, tmp_path):
     process = program("fit", table, "--out", tmp_path / "other")
     output, errors = process.communicate()
     assert process.returncode == 2 and output == "" and errors.count("\n") == 1
-    assert "column 'remark' of" in errors and "holds 'x' in line 2" in errors
+    assert "column 'remark' of" in errors and "contains 'x' in line 2" in errors
     assert not (tmp_path / "other").exists()
 
 

@@ -62,7 +62,7 @@ def test_files_and_archive_hold_the_same(tmp_path, contents, photographs, monkey
     other = tmp_path / "packed"
     other.mkdir()
     archive(other / "cifar-10-binary.tar.gz", contents)
-    with pytest.raises(DataError, match="has the checksum .* fetch the file again"):
+    with pytest.raises(DataError, match="has the checksum .* download the file again"):
         read_cifar10("test", other)
     own = {"cifar-10-binary.tar.gz": hashlib.md5((other / "cifar-10-binary.tar.gz").read_bytes()).hexdigest()}
     monkeypatch.setattr(module, "_ARCHIVE_MD5", own)
@@ -99,8 +99,8 @@ def test_files_that_are_not_cifar10_are_refused(tmp_path, contents):
     with pytest.raises(DataError, match=r"data_batch_3.bin cannot be read"):
         read_cifar10("train", tmp_path)
     for content, words in (
-        (contents["test_batch.bin"][:-1], "not hold a whole number of images"),
-        (b"", "not hold a whole number"),
+        (contents["test_batch.bin"][:-1], "contains no image or an incomplete one"),
+        (b"", "contains no image or an incomplete one"),
         (b"\x0b" + contents["test_batch.bin"][1:], "has the label 11"),
     ):
         (tmp_path / "test_batch.bin").write_bytes(content)

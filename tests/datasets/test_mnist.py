@@ -63,7 +63,7 @@ def test_a_missing_file_names_the_places_and_the_remedy(tmp_path, monkeypatch, n
 def test_files_that_are_not_mnist_are_refused(tmp_path, digits):
     packed = tmp_path / "train-images-idx3-ubyte.gz"
     packed.write_bytes(gzip.compress(idx(digits)))
-    with pytest.raises(DataError, match="has the checksum .* fetch the file again"):
+    with pytest.raises(DataError, match="has the checksum .* download the file again"):
         mnist_images("train", tmp_path)
     packed.unlink()
     plain = tmp_path / "train-images-idx3-ubyte"
