@@ -23,7 +23,7 @@ Time = float | Tensor
 
 
 class FlatSlope:
-    """``slope(t, y)``: the derivative (n,) at internal time t, a number or, connected to autograd, a tensor.
+    """``slope(t, y)``: the derivative (n,) at internal time t, which is a number or, to be differentiated, a tensor.
 
     `shift` is a zero with the gradient of the first time; it is added to every time given as a number.
     A `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
@@ -58,7 +58,7 @@ class FlatSlope:
         return float(np.nextafter(np.float32(t), np.float32(nudge * math.inf)))
 
     def at(self, time: Tensor, y: Tensor) -> Tensor:
-        """Return the slope (n,) at the user's time."""
+        """Return the derivative (n,) at the user's time."""
         if not self.layout.is_tuple:
             shape = self.layout.shapes[0]
             value = evaluated(self.func, time, y if len(shape) == 1 else y.view(shape), y, "func")

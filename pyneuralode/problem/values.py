@@ -92,7 +92,7 @@ def times_inside(t: Any, first: float, last: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layout:
-    """How to convert a flat vector back to the user's state: the shapes of its parts, and NumPy or torch."""
+    """The form of the user's state, to restore it from a flat vector: the shapes of its parts, and NumPy or torch."""
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool

@@ -160,7 +160,7 @@ def test_a_class_defined_again_replaces_the_first_and_another_of_its_name_is_ref
         make_module("users_two", "Decaying")
     assert registered_fields()["Decaying"] is second
     with pytest.raises(
-        pn.ArgumentError, match="vector field MLP, but that is the name of pyneuralode.fields.networks.MLP"
+        pn.ArgumentError, match="vector field MLP, but that is already the name of pyneuralode.fields.networks.MLP"
     ):
         make_module("users_two", "MLP")
 

@@ -476,7 +476,7 @@ def test_mistakes_in_calls_get_a_sentence(call, sentence):
         ({"augment_dim": 2}, "augment_dim is 2: give a number of added components from 0 to 1"),
         ({"base": Normal(0.0, 1.0)}, r"base has event shape \(\): give one of \(2,\)"),
         ({"dim": 3}, "leave dim out"),
-        ({"steps": 3}, "steps is not an argument"),
+        ({"steps": 3}, "steps is not a known argument"),
     ],
 )
 def test_mistakes_in_settings_get_a_sentence(settings, sentence):
