@@ -193,7 +193,7 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
             gradient = type(gradient).__name__
             if gradient in GRADIENTS:
                 raise ArgumentError(
-                    f"gradient is a {gradient} of your own, which no engine has: write {gradient!r}."
+                    f"gradient is a custom class {gradient}, which no engine supports: write {gradient!r}."
                 ) from None
         raise unknown_name("gradient", gradient, GRADIENTS) from None
 

@@ -126,8 +126,8 @@ class VectorField(Checked):
             raise ArgumentError(f"{name} is not a dataclass: write @dataclass(frozen=True) above the class.")
         if not is_registered(type(self)):
             raise ArgumentError(
-                f"{name} is not the class that its name stands for when a model is loaded: make the field again from the "
-                "class as it is now, and leave out abstract=True."
+                f"{name} is not the class registered under its name, so it could not be loaded again: make the field again "
+                "from the current class, defined without abstract=True."
             )
         values = dataclasses.asdict(self)
         return {"kind": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}

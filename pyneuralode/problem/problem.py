@@ -105,7 +105,7 @@ class Problem:
     def __post_init__(self):
         if self.batch not in BATCHES:
             raise unknown_name("batch", self.batch, BATCHES)
-        object.__setattr__(self, "gradient", find_gradient(self.gradient))  # a model's may have been assigned since
+        object.__setattr__(self, "gradient", find_gradient(self.gradient))  # a model's may have been reassigned
         if not isinstance(self.control, Control):
             raise ArgumentError(
                 f"control is a {type(self.control).__name__}: give a Control, such as Control(rtol=1e-6)."
@@ -202,7 +202,9 @@ def check_field(field: Any, arguments: int = 2) -> None:
         if arguments == 3:
             remedy = "it must accept (t, y, dy); wrap it, as in lambda t, y, dy: dy - f(t, y)"
         else:
-            remedy = "it must accept (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
+            remedy = (
+                "it must accept (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
+            )
         raise ArgumentError(f"{name} is called as {name}{signature}: {remedy}.") from None
 
 

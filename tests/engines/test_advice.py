@@ -83,7 +83,7 @@ def test_equations_with_one_engine_are_not_sent_to_another():
     assert "engine=" not in str(refused.value)
     with pytest.raises(pn.ArgumentError, match="f is a MLP: give a Python function"):
         pn.solve_sde(FIELDS["network"], lambda t, y: y, np.ones(2), [0.0, 1.0])
-    with pytest.raises(pn.ArgumentError, match=r"mass_matrix has shape \(3, 3\) and y0 2 components"):
+    with pytest.raises(pn.ArgumentError, match=r"mass_matrix has shape \(3, 3\), but y0 has 2 components"):
         pn.solve_dae(lambda t, y: -y, torch.ones(2), [0.0, 1.0], mass_matrix=np.eye(3))
     with pytest.raises(pn.ArgumentError, match="as in lambda t, y, dy: "):
         pn.solve_dae(lambda t, y: -y, np.ones(2), [0.0, 1.0], dy0=np.zeros(2))

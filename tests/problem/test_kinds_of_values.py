@@ -37,8 +37,8 @@ def test_an_empty_batch_is_refused(field, batch):
     [
         ("gradient", pn.Backprop, r"gradient is the class Backprop: write Backprop\(\)"),
         ("gradient", "Backpop", "did you mean 'Backprop'"),
-        ("gradient", type("Mine", (GradientMethod,), {})(), "gradient is 'Mine', which is not known"),
-        ("gradient", type("Backprop", (GradientMethod,), {})(), "a Backprop of your own"),
+        ("gradient", type("Mine", (GradientMethod,), {})(), "gradient is 'Mine', which is unknown"),
+        ("gradient", type("Backprop", (GradientMethod,), {})(), "a custom class Backprop"),
         ("control", {"rtol": 1e-3}, "control is a dict: give a Control"),
         ("compiled", "no", "compiled is 'no': give True or False"),
     ],
