@@ -1,7 +1,7 @@
 """The protocol of backends and of the problems that they prepare.
 
-A backend looks at a whole problem and either says why it cannot solve it, or prepares it. A prepared problem is solved for
-any values of its kind, any number of times and from any number of threads.
+A backend examines a whole problem and either states why it cannot solve it or prepares it. A prepared problem can be
+solved for any values of its kind, any number of times and from any number of threads.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ..problem import Problem, Signature, Solution
 
 
 class Prepared(ABC):
-    """A problem that is ready to be solved, as `NeuralODE.prepare` returns it.
+    """A problem that is ready to be solved, as returned by `NeuralODE.prepare`.
 
     Attributes
     ----------
     problem : Problem
         The problem, without its values.
     engine : str
-        The name of what solves it, as in `Solution.engine`.
+        The name of the engine that solves it, as in `Solution.engine`.
     """
 
     engine: str
@@ -33,24 +33,24 @@ class Prepared(ABC):
         self.problem = problem
 
     def solve(self, parameters: Mapping[str, Any], y0: Any, ts: Any, *, noise: Tensor | None = None) -> Solution:
-        """Solve for values of the kind that the problem was prepared for.
+        """Solve for values of the same kind as those the problem was prepared for.
 
         Parameters
         ----------
         parameters : mapping of name to array or tensor
-        y0 : array, tensor or tuple of them
+        y0 : array, tensor or tuple of these
             Initial state.
-        ts : array or tensor (T,), or as `batch="independent"` takes them
+        ts : array or tensor (T,), or any form that `batch="independent"` accepts
             Times; the solve starts at the first.
         noise : tensor (n, d), optional
-            The noise of a flow whose trace is estimated.
+            The noise with which the trace of a flow is estimated.
 
         Raises
         ------
         ArgumentError
-            For values of another kind.
+            If the values are of a different kind.
         SolverError
-            If the solve cannot reach its end.
+            If the solve fails before the last time.
 
         Examples
         --------
@@ -71,35 +71,35 @@ class Prepared(ABC):
 
     @abstractmethod
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Solve for values that are known to be of the problem's kind; a flow is also given its noise."""
+        """Solve for values already checked to be of the problem's kind; a flow also receives `noise`."""
 
 
 class Backend(ABC):
-    """Base of what solves problems: an engine, or one of the paths of an engine."""
+    """Base class of everything that solves problems: an engine, or one of the code paths of an engine."""
 
     name: str
 
     @abstractmethod
     def unsupported(self, problem: Problem) -> str | None:
-        """Return a sentence that says why this backend cannot solve a problem and what to change; None if it can."""
+        """Return a message that says why this backend cannot solve a problem and what to change; None if it can."""
 
     @abstractmethod
     def prepare(self, problem: Problem) -> Prepared:
-        """Return a problem ready to be solved; it must not be `unsupported`."""
+        """Prepare a problem for solving. The backend must support it (`unsupported` returns None)."""
 
     def yields(self, problem: Problem) -> str | None:
-        """Return a sentence that says why "auto" should leave a problem to another backend; None if it should not."""
+        """Return a message that says why "auto" should leave a problem to another backend; None if it should not."""
         return None
 
 
 class Paths(Backend):
-    """Several backends in order; the first that supports a problem solves it."""
+    """An ordered list of backends; the first that supports a problem solves it."""
 
     def __init__(self, name: str, paths: Iterable[Backend]):
         self.name, self.paths = name, tuple(paths)
 
     def unsupported(self, problem: Problem) -> str | None:
-        """Return None if one of the paths supports the problem, else the sentence of the last path, the most general one."""
+        """Return None if one of the paths supports the problem, else the message of the last path, the most general one."""
         sentence = None
         for path in self.paths:
             sentence = path.unsupported(problem)
@@ -108,7 +108,7 @@ class Paths(Backend):
         return sentence
 
     def first(self, problem: Problem) -> Backend:
-        """Return the path that solves a problem; it must not be `unsupported`."""
+        """Return the path that solves a problem; one of the paths must support it."""
         return next(path for path in self.paths if path.unsupported(problem) is None)
 
     def prepare(self, problem: Problem) -> Prepared:
@@ -116,9 +116,9 @@ class Paths(Backend):
 
 
 def _check_same_kind(expected: Signature, found: Signature) -> None:
-    """Raise unless values of the kind found can be solved by what was prepared for the kind expected.
+    """Raise unless a problem prepared for the `expected` kind of values can be solved for the kind `found`.
 
-    They may only differ in that fewer values are differentiated.
+    The only difference allowed is that fewer values are differentiated.
     """
     pairs = {
         "y0": (expected.state(), found.state()),

@@ -32,35 +32,35 @@ def _torch() -> Backend:
 
 
 def _julia() -> Backend:
-    from .julia_engine.backend import JULIA  # imported late: most installations never need it
+    from .julia_engine.backend import JULIA  # imported only when used: most installations never need it
 
     return JULIA
 
 
-# In the order in which "auto" asks those that are installed.
+# In the order in which "auto" tries those that are installed.
 _BACKENDS: dict[str, Callable[[], Backend]] = {"julia": _julia, "torch": _torch}
 _announced: set[str] = set()
 
 
 def register(backend: Backend) -> None:
-    """Add a backend, which then solves the problems that name it: ``engine=backend.name``."""
+    """Register a backend, so that problems can select it by ``engine=backend.name``."""
     if backend.name != backend.name.lower():
         raise ArgumentError(f"name is {backend.name!r}: give a name in lower case, as engines are found by.")
     if backend.name in ("auto", *_BACKENDS):
-        raise ArgumentError(f"name is {backend.name!r}, which is a backend already: give another name.")
+        raise ArgumentError(f"name is {backend.name!r}, which is already a backend: choose another name.")
     _BACKENDS[backend.name] = lambda: backend
 
 
 def engines() -> tuple[str, ...]:
-    """Return the values that `engine` may have."""
+    """Return the values accepted for `engine`."""
     return ("auto", *_BACKENDS)
 
 
 def choose_engine(engine: str) -> str:
-    """Return the name of the engine that `engine` stands for on this machine, before a problem is known.
+    """Return the name of the engine that `engine` selects on this machine, before a problem is known.
 
-    "auto" stands for the engine named by the environment variable `PYNEURALODE_ENGINE`, else for Julia if it is installed
-    and ready, else for torch. The log says once which one, and why. Nothing is started.
+    "auto" selects the engine named by the environment variable `PYNEURALODE_ENGINE`, else Julia if it is installed and
+    ready, else torch. The log states once which engine was selected, and why. Nothing is started.
 
     Raises EngineError for "julia" if Julia is not ready; the message says what to do.
     """
@@ -84,7 +84,7 @@ def _automatic() -> str:
         _announce(f"engine: {wanted}, as PYNEURALODE_ENGINE says")
         return choose_engine(wanted)
     if session.runs():
-        _announce("engine: julia, which runs already")
+        _announce("engine: julia, which is already running")
         return "julia"
     found = probe()
     if found.found:
@@ -101,7 +101,7 @@ def _announce(sentence: str) -> None:
 
 
 def _circumstances(engine: str) -> tuple:
-    """Return what `choose` depends on besides the problem; cheap to make."""
+    """Return everything that `choose` depends on besides the problem; cheap to compute."""
     if engine != "auto":
         return engine, session.runs()
     get = os.environ.get
@@ -148,12 +148,12 @@ def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
 
 
 def prepare(problem: Problem, engine: str = "auto") -> Prepared:
-    """Return a problem ready to be solved, on the engine named or on the first that supports it."""
+    """Prepare a problem for solving, on the engine named or on the first that supports it."""
     return choose(problem, engine).prepare(problem)
 
 
 class Settings(NamedTuple):
-    """The parts of a problem that a caller chooses; see `Problem`."""
+    """The parts of a problem that the caller chooses; see `Problem`."""
 
     field: Any
     solver: Any
@@ -167,14 +167,14 @@ class Settings(NamedTuple):
     form: Noise | MassMatrix | Residual | None = None
 
     def problem(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Problem:
-        """Return the problem with these settings for values of the kind given."""
+        """Return the problem with these settings, for values of the given kind."""
         return Problem(signature=Signature.of(parameters, y0, ts), **self._asdict())
 
 
 class PreparedProblems:
     """The problems that a model has prepared, reused as long as everything they depend on is the same object.
 
-    Copies of the model start empty. Threads may prepare the same problem twice, which does no harm.
+    Copies of the model start empty. Threads may prepare the same problem twice, which is harmless.
     """
 
     MOST = 16
@@ -183,8 +183,8 @@ class PreparedProblems:
         self._kept: dict[Any, tuple[Prepared, Settings]] = {}
 
     def find(self, settings: Settings, engine: str, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Prepared:
-        """Return the prepared problem of these settings for values of the kind given; prepare it if there is none."""
-        # The settings are kept too, so that no other object can get their identities.
+        """Return the prepared problem with these settings, for values of the given kind; prepare it if there is none."""
+        # The settings are kept too, so that their ids cannot be reused by other objects.
         key = (tuple(map(id, settings)), _circumstances(engine), value_key(parameters, y0, ts))
         found = self._kept.get(key)
         if found is not None:

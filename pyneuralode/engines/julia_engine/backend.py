@@ -1,4 +1,4 @@
-"""The Julia engine: its paths, in the order in which they are asked."""
+"""The Julia engine: its code paths, in the order in which they are tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read replies from Julia: a dictionary, or one of our exceptions with Julia's message."""
+"""Read replies from Julia: a dictionary, or one of pyneuralode's exceptions with Julia's message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...errors import ArgumentError, EngineError, SolverError
 
 
 def read_reply(reply: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply, or raise the exception that its "error" stands for."""
+    """Return the reply, or raise the exception described by its "error" entry."""
     failure = reply.get("error")
     if failure is None:
         return reply
@@ -17,4 +17,4 @@ def read_reply(reply: dict[str, Any]) -> dict[str, Any]:
         raise ArgumentError(message)
     if failure["kind"] == "solver":
         raise SolverError(message, failure["t"], failure["step"])
-    raise EngineError(f"Julia ended with an error of its own: {message}")
+    raise EngineError(f"Julia failed with an internal error: {message}")

@@ -1,7 +1,7 @@
 """Load diffeqpy's modules of Julia functions, if all of their Julia packages are installed.
 
-When imported, diffeqpy installs missing Julia packages, and Julia itself if it is not on PATH. Nothing here uses the
-network without the user's consent: the packages are checked first.
+When imported, diffeqpy installs missing Julia packages, and Julia itself if it is not on PATH. This module checks the
+packages first, so that nothing uses the network without the user's consent.
 """
 
 from __future__ import annotations
@@ -45,16 +45,17 @@ names -> filter(collect(names)) do name
     id === nothing || Base.locate_package(id) === nothing
 end
 """
-# Whether every loaded package still is the version that the project names.
+# Whether every loaded package is still the version that the project specifies.
 _UNCHANGED = """
 () -> all(pathof(m) === nothing || Base.locate_package(id) in (nothing, pathof(m)) for (id, m) in Base.loaded_modules)
 """
 
 
 def diffeqpy(name: str, Main: Any) -> Any:
-    """Return diffeqpy's module "ode" or "de"; `Main` is what `with_julia` gives.
+    """Return diffeqpy's module "ode" or "de"; `Main` is the module that `with_julia` passes on.
 
-    Raises EngineError where Julia packages are missing, unless the user, asked at the terminal, has them installed now.
+    Raises EngineError if Julia packages are missing, unless the user agrees, at a prompt in the terminal, to install
+    them now.
     """
     if name in _modules:
         return _modules[name]
@@ -63,7 +64,7 @@ def diffeqpy(name: str, Main: Any) -> Any:
         _install(Main)
         missing = _missing(name, Main)
     if missing:
-        raise EngineError(f"Julia lacks {', '.join(missing)}, which diffeqpy needs for this: {SETUP}.")
+        raise EngineError(f"the Julia packages {', '.join(missing)} are missing, which diffeqpy needs: {SETUP}.")
     return _modules.setdefault(name, _import(name, Main))
 
 
@@ -75,7 +76,8 @@ def _import(name: str, Main: Any) -> Any:
     from juliacall import JuliaError
 
     try:
-        # After this, diffeqpy's own import finds them loaded; where it fails, diffeqpy would install them again.
+        # After this, diffeqpy's own import finds them loaded; if they failed to load, diffeqpy would install them
+        # again.
         Main.seval("import " + ", ".join(PACKAGES[name]))
     except JuliaError as error:
         raise EngineError(f"the Julia packages of diffeqpy do not load ({first_line(error)}): {SETUP}.") from error
@@ -87,17 +89,17 @@ def _import(name: str, Main: Any) -> Any:
 
 
 def _julia_on_path(folder: str) -> AbstractContextManager[None]:
-    """Put the running Julia on PATH if there is none: diffeqpy would install one otherwise."""
+    """Put the running Julia on PATH if no Julia is there: otherwise diffeqpy would install one."""
     path = os.pathsep.join((folder, os.environ.get("PATH", "")))
     return environment({"PATH": path} if shutil.which("julia") is None else {})
 
 
 @functools.cache
 def _wants_installation(missing: tuple[str, ...]) -> bool:
-    """Ask the user once, if there is a terminal."""
+    """Ask the user once, if there is a terminal, whether to install the packages."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    question = f"Julia has no {', '.join(missing)}. Install diffeqpy's Julia packages now, from the network? [y/n] "
+    question = f"Julia has no {', '.join(missing)}. Download and install diffeqpy's Julia packages now? [y/n]  "
     return input(question).strip().lower() in ("y", "yes")
 
 
@@ -110,5 +112,5 @@ def _install(Main: Any) -> None:
         installation.precompile(progress)
     if not Main.seval(_UNCHANGED)():
         raise EngineError(
-            "diffeqpy's Julia packages are installed, which changed the version of some that are loaded here: restart Python."
+            "installing diffeqpy's Julia packages changed packages that are already loaded: restart Python."
         )

@@ -1,4 +1,4 @@
-"""Find out which Julia an executable is, without starting it where that can be avoided."""
+"""Find out which Julia an executable is, if possible without starting it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ...errors import EngineError
 OLDEST = (1, 10)
 BELOW = (2, 0)
 _LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
-_TIMEOUT = 120.0  # seconds; guards against a wrapper script that never ends
+_TIMEOUT = 120.0  # seconds; guards against a wrapper script that never exits
 _PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), DEPOT_PATH)"
 
 
 @dataclass(frozen=True)
 class Julia:
-    """A Julia of a supported version: its executable, its version, and what named it."""
+    """A Julia of a supported version: its executable, its version, and the setting that names it."""
 
     executable: Path
     version: str
@@ -30,12 +30,12 @@ class Julia:
 
     @property
     def wrapper(self) -> bool:
-        """Whether this is a script that starts Julia with settings of its own, such as a cluster's module."""
+        """Whether this is a script that starts Julia with its own settings, such as a cluster's module."""
         return not _has_julia_around(self.executable)
 
 
 class JuliaMissing(EngineError):
-    """There is no usable Julia; `executable` and `version` say which one was examined, if any."""
+    """There is no usable Julia; `executable` and `version` describe the Julia that was examined, if any."""
 
     def __init__(self, reason: str, executable: Path | None = None, version: str | None = None):
         super().__init__(reason)
@@ -50,25 +50,25 @@ def setting(name: str) -> Path | None:
 
 
 def examine(named: Path, how: str) -> Julia:
-    """Return the Julia at `named`; raise JuliaMissing if it is not one of a supported version."""
+    """Return the Julia at `named`; raise JuliaMissing unless it is a Julia of a supported version."""
     if not (named.is_file() and os.access(named, os.X_OK)):
-        raise JuliaMissing(f"{how} is {named}, which is not an executable file: give the path of julia.")
+        raise JuliaMissing(f"{how} is {named}, which is not an executable file: give the path of the Julia executable.")
     executable = _behind_juliaup(named.resolve())
     if executable is None:
         raise JuliaMissing(
             f"{named} is juliaup's launcher, and its settings name no installed Julia: "
-            "run `juliaup add release`, or set PYNEURALODE_JULIA to the julia itself."
+            "run `juliaup add release`, or set PYNEURALODE_JULIA to the path of the Julia executable itself."
         )
     version = _version(executable)
     if version is None:
         raise JuliaMissing(
-            f"{executable} does not report its version: set PYNEURALODE_JULIA to the path of julia.",
+            f"{executable} does not report its version: set PYNEURALODE_JULIA to the path of the Julia executable.",
             executable,
         )
     if not OLDEST <= pair(version) < BELOW:
         raise JuliaMissing(
-            f"{executable} is Julia {version}, but 1.10 or newer and below 2 is needed: "
-            "set PYNEURALODE_JULIA to such a one, or run `pyneuralode setup-julia`.",
+            f"{executable} is Julia {version}, but version 1.10 or newer, below 2, is required: "
+            "set PYNEURALODE_JULIA to such a version, or run `pyneuralode setup-julia`.",
             executable,
             version,
         )
@@ -76,16 +76,16 @@ def examine(named: Path, how: str) -> Julia:
 
 
 def pair(version: str) -> tuple[int, int]:
-    """Return major and minor of a version such as "1.11.2"."""
+    """Return the major and minor version numbers of a version such as "1.11.2"."""
     major, minor = re.findall(r"\d+", version)[:2]
     return int(major), int(minor)
 
 
 @functools.lru_cache
 def own_places(executable: Path) -> tuple[Path | None, tuple[str, ...]]:
-    """Return the project and the depots that a wrapper script gives its Julia.
+    """Return the project and the depots that a wrapper script sets for its Julia.
 
-    Julia is started for this once, without the user's startup file.
+    Julia is started once to find them, without the user's startup file.
     """
     answer = _ask(executable, "--startup-file=no", "-e", _PLACES).splitlines()
     if not answer:
@@ -100,10 +100,10 @@ def _has_julia_around(executable: Path) -> bool:
 
 
 def _behind_juliaup(executable: Path) -> Path | None:
-    """Return the julia that juliaup's launcher would start; any other executable is returned unchanged.
+    """Return the Julia executable that juliaup's launcher would start; any other executable is returned unchanged.
 
-    The launcher may install a Julia or update itself whenever it runs, even for `--version`; so its settings file is read
-    and the launcher is not run.
+    The launcher may install a Julia or update itself whenever it runs, even for `--version`, so its settings file is
+    read instead of running it.
     """
     if _has_julia_around(executable):
         return executable
@@ -129,7 +129,7 @@ def _behind_juliaup(executable: Path) -> Path | None:
 
 
 def _version(executable: Path) -> str | None:
-    """Return the version from the files beside the executable, or from the executable where they do not say."""
+    """Return the version from the files next to the executable, or else from the executable itself."""
     root = executable.parent.parent
     header = root / "include" / "julia" / "julia_version.h"
     if header.is_file():
@@ -145,7 +145,7 @@ def _version(executable: Path) -> str | None:
 
 
 def _ask(executable: Path, *arguments: str) -> str:
-    # The output goes to a file: a pipe would have to be awaited for as long as a grandchild of a wrapper holds it open.
+    # The output goes to a file: reading a pipe would block for as long as a grandchild of a wrapper keeps it open.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as answer:
         try:
             subprocess.run(

@@ -1,6 +1,7 @@
-"""The path for continuous flows: one crossing for the samples and the integrals along their paths, one back.
+"""The path for continuous flows.
 
-The same as the torch engine's, on the same noise.
+One call to Julia returns the samples and the integrals along their trajectories, another the gradient. The results are
+the same as the torch engine's for the same noise.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
 class JuliaFlows(Backend):
-    """Takes flows of described fields."""
+    """Supports flows of described fields (`VectorField`)."""
 
     name = "julia"
 
@@ -39,7 +40,7 @@ class JuliaFlows(Backend):
             return sentence
         for name in ("rtol", "atol"):
             if np.ndim(getattr(problem.control, name)) > 0:
-                return f"{name} is an array, which flows do not take in Julia: give a number, such as 1e-5."
+                return f"{name} is an array, which flows in Julia do not support: give a number, such as 1e-5."
         if signature.device.type != "cpu" or signature.dtype not in (torch.float32, torch.float64):
             return (
                 f"the flow is {signature.dtype} on {signature.device}, and Julia solves flows in float32 and float64 on the "
@@ -57,7 +58,7 @@ class JuliaFlows(Backend):
 
 
 class FlowPrepared(Prepared):
-    """A flow whose request is made but for its numbers; Julia keeps its room for the next one with the same "key"."""
+    """A flow whose request lacks only the values; Julia keeps its memory for the next request with the same "key"."""
 
     engine = "julia"
 
@@ -116,7 +117,7 @@ class _FlowTransfer:
 
 
 def _samples(rows: Tensor) -> np.ndarray:
-    """Return samples (n, rows) as Julia sees them, (rows, n), in the same memory."""
+    """Return samples (n, rows) in Julia's layout, (rows, n), in the same memory."""
     return rows.detach().contiguous().numpy().T
 
 

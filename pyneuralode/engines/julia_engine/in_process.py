@@ -1,6 +1,6 @@
-"""Julia in this process: the one place that imports juliacall, whose import starts Julia.
+"""Julia in this process. This is the only module that imports juliacall, which starts Julia when imported.
 
-Neither torch nor anything that imports it may be imported here: the worker process runs this module without torch.
+Do not import torch here, or anything that imports it: the worker process runs this module without torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Progress = Callable[..., bool]
 
 
 class InProcessJulia:
-    """A Julia that runs in this process, with our package loaded."""
+    """A Julia that runs in this process, with the package PyNeuralODE loaded."""
 
     def __init__(self) -> None:
         found = probe()
@@ -35,8 +35,9 @@ class InProcessJulia:
         self._forked = False
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._after_fork)
-        # One call at a time: calls from several threads wait for each other. Julia crashes where a thread that has called it
-        # ends while another one is calling: so the calls of all threads but this one are made by one helper that stays.
+        # One call at a time: calls from several threads wait for each other. Julia crashes if a thread that has called
+        # it ends while another thread is in a call, so the calls of all threads but this one are made by one helper
+        # thread that never ends.
         self._lock = threading.RLock()
         self._julia_threads = {threading.get_ident()}
         self._helper = ThreadPoolExecutor(1, thread_name_prefix="julia")
@@ -49,23 +50,23 @@ class InProcessJulia:
     def call(self, name: str, request: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
         """Run the function `name` of the Julia package on a request of plain values and NumPy arrays.
 
-        `progress` is called back with what the function tells of its progress; where it returns False or Ctrl-C
-        comes, the function ends early with what it has. Arrays in the reply are views of Julia's.
+        The function reports its progress by calling `progress`; if that returns False, or on Ctrl-C, the function ends
+        early with the results so far. Arrays in the reply are views of Julia's memory.
         """
         return read_reply(self.raw(name, request, progress))
 
     def raw(self, name: str, request: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
-        """As `call`, but return a failure as "error" in the reply."""
+        """Like `call`, but return a failure as "error" in the reply."""
         return self.run(lambda: self._entry(name, request, progress))
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Return work(), which may call Julia: run in a thread that is allowed to, with the others kept out.
+        """Return work(), which may call Julia. It runs in a thread that may call Julia, one call at a time.
 
-        Raises EngineError in a process that was forked off the one with Julia.
+        Raises EngineError in a process that was forked from the one in which Julia runs.
         """
         if self._forked:
             raise EngineError(
-                "Julia was started before this process was forked, and cannot run in a fork: start processes with the "
+                "Julia was started before this process was forked and cannot run in a fork: start processes with the "
                 "method 'spawn'."
             )
         if threading.get_ident() not in self._julia_threads:
@@ -83,13 +84,13 @@ class InProcessJulia:
     alive = True
 
     def close(self) -> None:
-        """Do nothing: this Julia ends with the process."""
+        """Do nothing: this Julia ends when the process ends."""
 
 
 class EntryPoints:
-    """The C functions of the Julia package, which take an integer and return one: see julia/src/prepared.jl.
+    """The C functions of the Julia package, each from an integer to an integer: see julia/src/prepared.jl.
 
-    Python's global interpreter lock stays held while one runs, as in any call by juliacall.
+    Python's global interpreter lock stays locked while one of them runs, as in any call by juliacall.
     """
 
     def __init__(self) -> None:
@@ -103,7 +104,7 @@ def _let_other_threads_collect_garbage() -> None:
     """Tell Julia that this thread runs no Julia code while it is in Python.
 
     Otherwise a garbage collection in another thread (torch runs the backward pass of CUDA tensors in one) waits for
-    this thread forever. Each call into Julia marks itself as one.
+    this thread forever. Each call into Julia marks its thread as running Julia code.
     """
     from juliacall import Main
 
@@ -111,35 +112,35 @@ def _let_other_threads_collect_garbage() -> None:
 
 
 def start_runtime(found: JuliaProbe) -> None:
-    """Start Julia by importing juliacall; a Julia that runs already is taken as it is."""
+    """Start Julia by importing juliacall; a Julia that is already running is used as it is."""
     settings = {
         "PYTHON_JULIACALL_EXE": str(found.executable),
         "PYTHON_JULIACALL_PROJECT": str(found.project),
         "PYTHON_JULIACALL_STARTUP_FILE": "no",
         "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
-        "JULIA_CONDAPKG_BACKEND": "Null",  # PythonCall is not to build a Python of its own
+        "JULIA_CONDAPKG_BACKEND": "Null",  # PythonCall must not install its own Python
     }
     optional = {"PYTHON_JULIACALL_SYSIMAGE": found.sysimage, "JULIA_DEPOT_PATH": found.depot}
     settings |= {name: str(value) for name, value in optional.items() if value is not None}
     if found.warning:
         log.warning(found.warning)
     with environment(settings), warnings.catch_warnings():
-        # It has crashed on macOS, where the worker process is the default; elsewhere it does no harm.
+        # This order has caused crashes on macOS, where the worker process is the default; elsewhere it is harmless.
         warnings.filterwarnings("ignore", message="torch was imported before juliacall")
         try:
             importlib.import_module("juliacall")
-        except Exception as error:  # juliacall raises bare exceptions; whatever it was, there is no Julia
+        except Exception as error:  # juliacall raises bare exceptions; any of them means that there is no Julia
             raise EngineError(
                 f"Julia {found.version} at {found.executable} did not start ({first_line(error)}): run `pyneuralode doctor`."
             ) from error
 
 
 def load_package() -> Callable:
-    """Load our Julia package and return its entry, ``entry(name, request, progress)``."""
+    """Load the Julia package PyNeuralODE and return its entry point, ``entry(name, request, progress)``."""
     from juliacall import Main
 
     try:
-        # Small nets gain nothing from more threads, and processes side by side lose by them.
+        # Small networks gain nothing from more threads, and concurrent processes are slowed down by them.
         Main.seval("import PyNeuralODE; PyNeuralODE.LinearAlgebra.BLAS.set_num_threads(1)")
         return Main.seval("PyNeuralODE.python_entry()")
     except Exception as error:
@@ -150,7 +151,7 @@ def load_package() -> Callable:
 
 @contextmanager
 def environment(settings: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for a while: for as long as Julia starts, say, so that later processes do not inherit them."""
+    """Set environment variables temporarily, such as while Julia starts, so that later processes do not inherit them."""
     before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:

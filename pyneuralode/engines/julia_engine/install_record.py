@@ -1,7 +1,7 @@
 """The record of what `pyneuralode setup-julia` installed: a small JSON file that the probe reads later.
 
-It is stored beside the project that was set up and in the user's data folder, where the probe looks by default.
-Each installation of pyneuralode has a record of its own, since a Julia project refers to the sources of one of them.
+It is stored next to the project that was set up and in the user's data folder, where the probe looks by default. Each
+installation of pyneuralode has its own record, since a Julia project refers to the sources of one installation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Record:
     Attributes
     ----------
     executable, project : str
-        The Julia, and the folder of the project.
+        The Julia executable, and the folder of the project.
     version : str
         Julia's version.
     sysimage, digest : str or None
@@ -43,7 +43,7 @@ class Record:
 
 
 def data_folder() -> Path:
-    """Return the user's data folder for pyneuralode; $XDG_DATA_HOME moves it where the platform knows that variable."""
+    """Return the user's data folder for pyneuralode; $XDG_DATA_HOME sets its location on platforms that use it."""
     return platformdirs.user_data_path("pyneuralode", appauthor=False)
 
 
@@ -54,7 +54,7 @@ def default_project() -> Path:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the record in `folder`, or None where there is none that can be read."""
+    """Return the record in `folder`, or None if there is no readable record."""
     try:
         return Record(**json.loads((folder / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -69,10 +69,12 @@ def write_record(record: Record, folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` if it is missing; raise EngineError if it cannot be written."""
+    """Create `folder` if it is missing; raise EngineError if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EngineError(f"the folder {folder} cannot be made ({error.strerror}): give another as project.") from error
+        raise EngineError(
+            f"the folder {folder} cannot be created ({error.strerror}): choose another project."
+        ) from error
     if not os.access(folder, os.W_OK):
-        raise EngineError(f"the folder {folder} cannot be written: give another as project.")
+        raise EngineError(f"the folder {folder} is not writable: choose another project.")

@@ -1,7 +1,8 @@
-"""Set up Julia for our engine: the steps of `pyneuralode setup-julia`, the only code here that may use the network.
+"""Set up Julia: the steps of `pyneuralode setup-julia`, the only code here that may use the network.
 
-Every step but the downloads has been run, offline, with a Julia and packages that were already there. Not run yet: the
-downloads of Julia, registries and packages, PackageCompiler's system image, and diffeqpy's Julia packages.
+Every step except the downloads has been tested, offline, with a Julia and packages that were already installed. Not
+tested yet: the downloads of Julia, registries and packages, PackageCompiler's system image, and diffeqpy's Julia
+packages.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .probe import clear_cache, named_julia
 
 LOG = "setup.log"
 
-# As juliapkg does it: the requirements go into Project.toml, so that later updates respect them.
+# As in juliapkg, the requirements are written to Project.toml, so that later updates respect them.
 _RESOLVE = """
 using Pkg, TOML
 file = Base.active_project()
@@ -62,35 +63,35 @@ if not error < 1e-5:
     raise SystemExit(f"the solution of dy/dt = -y is {error:g} off at t = 1")
 """
 
-# Patterns in the output of a failed step, and the cause to tell the user.
+# Patterns in the output of a failed step, and the cause to report to the user.
 _CAUSES = (
-    (r"no space left on device|ENOSPC|not enough (disk )?space", "the disk is full: make room (about 6 GB)"),
+    (r"no space left on device|ENOSPC|not enough (disk )?space", "the disk is full: free some space (it needs 6 GB)"),
     (
         (
             r"could(n't| not) (resolve|connect)|connection (refused|reset|timed out)|timed out|name resolution"
             r"|urlopen error|failed to (download|clone|fetch)|RequestError|network is unreachable"
         ),
-        "the network cannot be reached: connect, or set the variables of your proxy (https_proxy)",
+        "the network cannot be reached: connect to it, or set the environment variable of your proxy (https_proxy)",
     ),
-    (r"permission denied|EACCES|read-only file system", "a folder cannot be written: give another with --project"),
-    (r"unsatisfiable requirements", "the versions of the Julia packages do not fit together: give a fresh --project"),
+    (r"permission denied|EACCES|read-only file system", "a folder is not writable: choose another with --project"),
+    (r"unsatisfiable requirements", "the versions of the Julia packages are incompatible: choose a new --project"),
     (
         r"expected package .* to be registered|no registries have been installed",
-        "Julia's registry lacks a package: run `julia -e 'using Pkg; Pkg.Registry.update()'` with a network",
+        "a package is missing from Julia's registry: run `julia -e 'using Pkg; Pkg.Registry.update()'` with network access",
     ),
 )
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A Julia, and the folder of the project to set up for it.
+    """A Julia installation, and the folder of the project to set up for it.
 
     Attributes
     ----------
     julia : Julia
-        The Julia that is used.
+        The Julia to use.
     project : pathlib.Path
-        The folder of the project; made where it is not there.
+        The folder of the project; created if it is missing.
     """
 
     julia: Julia
@@ -110,12 +111,12 @@ class Installation:
             self._step(progress, "Fitting OpenSSL to Python's", _RESOLVE, *_arguments(wanted))
 
     def precompile(self, progress: Progress) -> None:
-        """Precompile the packages for this machine, which takes the longest."""
+        """Precompile the packages for this machine; this is the longest step."""
         total = max(1, self._manifest().count("[[deps."))
         self._step(progress, "Compiling Julia packages", _PRECOMPILE, total=total)
 
     def build_image(self, progress: Progress) -> Path:
-        """Build a system image of our package with PackageCompiler, in its own environment, and return its path."""
+        """Build a system image of PyNeuralODE with PackageCompiler, in a separate environment, and return its path."""
         suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
         image = self.project / f"pyneuralode{suffix}"
         builder = self.project / "image-builder"
@@ -123,7 +124,7 @@ class Installation:
         return image
 
     def verify(self, progress: Progress, image: Path | None = None) -> None:
-        """Solve one problem on the Julia engine, in a new Python process."""
+        """Solve one problem with the Julia engine, in a new Python process."""
         environment = _for_child() | {
             "PYNEURALODE_JULIA": str(self.julia.executable),
             "PYNEURALODE_JULIA_PROJECT": str(self.project),
@@ -133,7 +134,7 @@ class Installation:
         self._run(progress, "Solving a first problem", [sys.executable, "-c", _VERIFY], environment)
 
     def write_records(self, image: Path | None = None) -> None:
-        """Record what was set up, beside the project and where the probe looks by default."""
+        """Write the record of this setup, next to the project and where the probe looks by default."""
         record = Record(
             str(self.julia.executable),
             str(self.project),
@@ -170,7 +171,7 @@ class Installation:
         environment: dict[str, str],
         total: int = 1,
     ) -> None:
-        """Run a command, show its output and its compiled packages as progress, and write all of it to the log."""
+        """Run a command, show its output and its compiled packages as progress, and write all of the output to the log."""
         task, left = progress.task(description, total=total), total
         last: deque[str] = deque(maxlen=200)
         with (
@@ -197,9 +198,9 @@ class Installation:
 
 
 def find_julia() -> Julia | None:
-    """Return the Julia to use, named by our variable or suitable and on PATH; None where there is none.
+    """Return the Julia set by PYNEURALODE_JULIA, or else a suitable one on PATH; None if there is none.
 
-    Raises EngineError where our variable names one that does not fit.
+    Raises EngineError if PYNEURALODE_JULIA names an unsuitable one.
     """
     named = named_julia()
     if named is None:
@@ -214,9 +215,9 @@ def find_julia() -> Julia | None:
 
 
 def download_julia() -> Julia:
-    """Download a Julia through juliapkg (or through juliaup, where that is installed), for this and later set-ups.
+    """Download a Julia through juliapkg (or through juliaup, if that is installed), for this and later setups.
 
-    Not run so far: the machines that this was written on have no network.
+    Not tested so far: the machines used in development have no network.
     """
     from juliapkg.find_julia import find_julia as find_or_install
 
@@ -231,9 +232,9 @@ def download_julia() -> Julia:
 
 
 def requirements(distribution: str) -> dict[str, tuple[str, str]]:
-    """Return the Julia packages, with UUID and range of versions, that an installed Python package asks for."""
-    # "<=python" is how juliapkg writes what Python's own OpenSSL allows; see `Installation.resolve`. Our own package comes
-    # from its folder, without a version.
+    """Return the Julia packages, with UUID and version range, that an installed Python package requires."""
+    # "<=python" is juliapkg's notation for the versions that Python's own OpenSSL allows; see `Installation.resolve`.
+    # PyNeuralODE comes from its folder, without a version.
     return {
         name: (package["uuid"], package["version"])
         for name, package in _juliapkg(distribution)["packages"].items()
@@ -242,7 +243,7 @@ def requirements(distribution: str) -> dict[str, tuple[str, str]]:
 
 
 def _juliapkg(distribution: str) -> dict[str, Any]:
-    """Return the juliapkg.json of a Python package, which is not imported: importing juliacall starts Julia."""
+    """Return the juliapkg.json of a Python package without importing it: importing juliacall starts Julia."""
     spec = find_spec(distribution)
     if spec is None:
         raise EngineError(f"{distribution} is not installed: run `python -m pip install {distribution}`.")
@@ -254,7 +255,7 @@ def _arguments(wanted: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def _compat():
-    """Return the Julia versions that we, juliacall and Python's OpenSSL allow, as juliapkg writes them."""
+    """Return the Julia versions that pyneuralode, juliacall and Python's OpenSSL allow, in juliapkg's notation."""
     from juliapkg.compat import Compat
 
     ours, theirs = (Compat.parse(_juliapkg(name)["julia"]) for name in ("pyneuralode", "juliacall"))
@@ -276,7 +277,7 @@ def _suits(version: str) -> bool:
 
 
 def _for_child() -> dict[str, str]:
-    """Return the environment for a child process, without juliacall's settings of this one."""
+    """Return the environment for a child process, without this process's juliacall settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_JULIACALL_")}
     return environment | {"JULIA_CONDAPKG_BACKEND": "Null"}
 
@@ -287,4 +288,4 @@ def _cause(output: str) -> str:
             return sentence
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
-    return (errors or lines or ["it printed nothing"])[-1].rstrip(".")
+    return (errors or lines or ["there was no output"])[-1].rstrip(".")

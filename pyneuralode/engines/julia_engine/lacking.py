@@ -1,4 +1,4 @@
-"""What the Julia engine has, whatever the path: solvers, gradient methods and controls."""
+"""Checks that apply to every path of the Julia engine: solvers, gradient methods and controls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ...solvers import Solver
 
 
 def lacking(problem: Problem) -> str | None:
-    """Return what the Julia engine lacks of a problem's solver, gradient method and controls; None if it has them."""
+    """Return why the Julia engine does not support a problem's solver, gradient method or controls; None if it does."""
     solver, gradient = problem.solver, problem.gradient
     if not isinstance(solver, Solver):
         return f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: give the name of a solver, such as 'Tsit5'."
@@ -22,7 +22,7 @@ def lacking(problem: Problem) -> str | None:
 
 
 def lacking_events(problem: Problem) -> str | None:
-    """Return a sentence if events are watched or samples are to be solved each by itself."""
+    """Return a message if the problem has events or solves each sample independently; None otherwise."""
     if not problem.events and problem.batch == "joint":
         return None
     if problem.events:

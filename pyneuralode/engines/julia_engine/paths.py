@@ -1,6 +1,6 @@
-"""Which of the Julia package's ways to solve a problem takes: decided here, and only checked in Julia.
+"""The choice of the Julia package's code path for a problem: made here, and only checked in Julia.
 
-The names are those that julia/src/paths.jl knows.
+The names are those in julia/src/paths.jl.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from ...problem import Problem
 from ...solvers import Solver
 
 DISCRETE = "discrete"
-"""Compiled explicit steps of our own, with their exact discrete adjoint."""
+"""The Julia package's own compiled explicit steps, with their exact discrete adjoint."""
 
 SENSITIVITY = "sensitivity"
-"""SciML's solver, with SciMLSensitivity's continuous adjoints or dual numbers through the solver."""
+"""SciML's solver, with SciMLSensitivity's continuous adjoints or with dual numbers propagated through the solver."""
 
 BATCHED_SENSITIVITY = "batched_sensitivity"
-"""The same for explicit solvers and adjoints alone, on whole arrays: what runs on a GPU, and for flows."""
+"""The same on whole arrays, with explicit solvers and continuous adjoints only: used on a GPU and for flows."""
 
 NO_GRADIENT = "no_gradient"
-"""SciML's solver, with nothing kept for a derivative."""
+"""SciML's solver, with nothing stored for gradients."""
 
 _DEVICE_FIELDS = (MLP, Linear, SEIR)
 
 
 def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
-    """Return the path of a solve and "", or None and the sentence that says why there is none.
+    """Return the path of a solve and "", or None and the reason why there is none.
 
     Parameters
     ----------
     problem : Problem
-        One of a field, a solver and a gradient method that the Julia package has.
+        A problem whose field, solver and gradient method the Julia package has.
     device : str
-        The kind of device that holds the state.
+        The type of the device that the state is on.
     """
     solver, gradient = problem.solver, problem.gradient
     if device != "cpu":
@@ -42,7 +42,7 @@ def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
     if problem.dense:  # which has no gradient
         return NO_GRADIENT, ""
     of_steps = isinstance(gradient, OF_STEPS)
-    # Without a gradient too: the trajectory is then the same whether a gradient is asked for or not.
+    # Also without a gradient, so that the trajectory does not depend on whether a gradient is requested.
     if of_steps and problem.compiled and has_compiled_steps(solver):
         return DISCRETE, ""
     if not problem.differentiated:
@@ -56,7 +56,7 @@ def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
 
 
 def require_path(problem: Problem, device: str = "cpu") -> str:
-    """Return the path that `find_path` finds; raise ArgumentError where there is none."""
+    """Return the path that `find_path` finds; raise ArgumentError if there is none."""
     path, reason = find_path(problem, device)
     if path is None:
         raise ArgumentError(reason)
@@ -64,9 +64,9 @@ def require_path(problem: Problem, device: str = "cpu") -> str:
 
 
 def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None, str]:
-    """Return the path of a continuous flow and "", or None and the sentence that says why there is none."""
+    """Return the path of a continuous flow and "", or None and the reason why there is none."""
     if isinstance(gradient, ForwardMode):
-        return None, "gradient is 'ForwardMode', which flows do not take in Julia: write gradient='Backprop'."
+        return None, "gradient is 'ForwardMode', which flows in Julia do not support: write gradient='Backprop'."
     if _is_implicit(solver):
         return None, _implicit_reason(solver)
     if not isinstance(gradient, OF_STEPS):
@@ -74,7 +74,7 @@ def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None
     if has_compiled_steps(solver):
         return DISCRETE, ""
     return None, (
-        f"gradient is {type(gradient).__name__!r}, and {solver.name} takes no compiled steps in Julia: "
+        f"gradient is {type(gradient).__name__!r}, and {solver.name} has no compiled steps in Julia: "
         "write gradient='InterpolatingAdjoint'."
     )
 
@@ -94,7 +94,7 @@ def _find_device_path(problem: Problem) -> tuple[str | None, str]:
         return NO_GRADIENT, ""
     if isinstance(gradient, (*OF_STEPS, ForwardMode)):
         return None, (
-            f"gradient is {type(gradient).__name__!r}, which Julia has on the CPU only: on a GPU write "
+            f"gradient is {type(gradient).__name__!r}, which Julia supports only on the CPU: on a GPU write "
             "gradient='InterpolatingAdjoint'."
         )
     return BATCHED_SENSITIVITY, ""
@@ -105,4 +105,6 @@ def _is_implicit(solver: Solver) -> bool:
 
 
 def _implicit_reason(solver: Solver) -> str:
-    return f"solver is {solver.name!r}, which needs the Jacobian of a whole batch: take an explicit one, such as Tsit5."
+    return (
+        f"solver is {solver.name!r}, which needs the Jacobian of a whole batch: use an explicit solver, such as Tsit5."
+    )

@@ -1,6 +1,6 @@
-"""Look for a Julia whose project holds our package; nothing is installed, downloaded or imported.
+"""Look for a Julia whose project contains PyNeuralODE; nothing is installed, downloaded or imported.
 
-juliacall is not imported here, because its import starts Julia and, where none fits, reaches for the network.
+juliacall is not imported here, because importing it starts Julia and, if no suitable Julia is found, uses the network.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class JuliaProbe:
     Attributes
     ----------
     found : bool
-        True where there is a Julia in range and a project in which our engine can run.
+        True if there is a Julia of a supported version and a project in which the Julia engine can run.
     executable, project : pathlib.Path or None
-        The Julia to start, and the folder of the project to start it in.
+        The Julia executable, and the folder of the project to start it in.
     version : str or None
-        Julia's version, such as "1.11.2"; only "1.11" where the files beside it say no more.
+        Julia's version, such as "1.11.2"; only "1.11" if the files next to it do not contain the full version.
     how : str
-        What named the executable: an environment variable, "setup-julia" or "PATH"; empty where there is none.
+        Where the executable was found: an environment variable, "setup-julia" or "PATH"; empty if there is none.
     reason : str
-        One sentence that says what is missing and what to do; empty where `found`.
+        One sentence that says what is missing and what to do; empty if `found`.
     warning : str
-        One sentence where what was found is out of date; empty otherwise.
+        One sentence if the installation found is out of date; empty otherwise.
     package : pathlib.Path or None
         The folder of PyNeuralODE that the project uses.
     pythoncall : str or None
@@ -42,8 +42,8 @@ class JuliaProbe:
     sysimage : pathlib.Path or None
         The system image that `setup-julia --sysimage` built for this Julia and project, if it is current.
     depot : str or None
-        What to set JULIA_DEPOT_PATH to before Julia starts inside Python, where a wrapper script sets it for a
-        Julia that is started through it.
+        The value of JULIA_DEPOT_PATH to set before Julia starts inside Python, if a wrapper script sets it for the
+        Julia that it starts.
     """
 
     found: bool
@@ -60,23 +60,23 @@ class JuliaProbe:
 
 
 def probe() -> JuliaProbe:
-    """Look for Julia: our own variables, then juliacall's, then what `setup-julia` installed, then PATH.
+    """Look for Julia: pyneuralode's environment variables, then juliacall's, then what `setup-julia` installed, then PATH.
 
-    `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may stand
-    alone. `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` count together. A variable that is set
-    decides: if what it names does not fit, the probe says so and does not go on searching without the
-    user's knowledge. The result is cached for as long as the environment variables stay as they are.
+    `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may be set without the
+    other. `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` must be set together. A variable that is set takes
+    precedence: if it names something unsuitable, the probe reports this instead of searching elsewhere without the
+    user's knowledge. The result is cached until the environment variables change.
     """
     return _probe(frozenset(os.environ.items()))
 
 
 def clear_cache() -> None:
-    """Make the next probe look again, after something was installed."""
+    """Clear the cached result, so that the next probe searches again; for use after an installation."""
     _probe.cache_clear()
 
 
 def named_julia() -> tuple[Path, str] | None:
-    """Return the julia that our variable names, or the one on PATH, and which of the two it was."""
+    """Return the Julia executable set by PYNEURALODE_JULIA, or else the one on PATH, with the source of the setting."""
     executable = setting("PYNEURALODE_JULIA")
     if executable:
         return executable, "PYNEURALODE_JULIA"
@@ -93,12 +93,12 @@ def _probe(environment: frozenset[tuple[str, str]]) -> JuliaProbe:
     except JuliaMissing as missing:
         reason = str(missing)
         if how == "setup-julia":
-            reason = f"the Julia that `pyneuralode setup-julia` installed or found, {named}, is gone: run it again."
+            reason = f"the Julia that `pyneuralode setup-julia` installed or found, {named}, is missing: run it again."
         return JuliaProbe(False, missing.executable, version=missing.version, how=how, reason=reason)
 
 
 def _named() -> tuple[Path, str, Path | None]:
-    """Return the executable, what names it, and the project named with it; raise JuliaMissing if there is none."""
+    """Return the executable, the setting that names it, and the project set with it; raise JuliaMissing if there is none."""
     project = setting("PYNEURALODE_JULIA_PROJECT")
     if not (setting("PYNEURALODE_JULIA") or project):
         names = "PYTHON_JULIACALL_EXE", "PYTHON_JULIACALL_PROJECT"
@@ -127,7 +127,7 @@ def _answer(julia: Julia, project: Path | None) -> JuliaProbe:
     fitting = [candidate for candidate in looked_at if not candidate.missing]
     if project is None and not fitting:
         raise JuliaMissing(
-            f"Julia {julia.version} is there, but its environments do not hold {' and '.join(NEEDED)}: run "
+            f"Julia {julia.version} was found, but its environments do not contain {' and '.join(NEEDED)}: run "
             "`pyneuralode setup-julia`, or set PYNEURALODE_JULIA_PROJECT to a project that does.",
             julia.executable,
             julia.version,
@@ -151,7 +151,7 @@ def _answer(julia: Julia, project: Path | None) -> JuliaProbe:
 
 
 def _environments(julia: Julia) -> list[Path]:
-    """Return the projects that this Julia uses by default: JULIA_PROJECT, then those of the depots."""
+    """Return the projects that this Julia uses by default: JULIA_PROJECT, then the projects in the depots."""
     depots = [Path(entry) for entry in os.environ.get("JULIA_DEPOT_PATH", "").split(os.pathsep) if entry]
     depots = depots or [Path.home() / ".julia"]
     named = os.environ.get("JULIA_PROJECT", "")
@@ -165,9 +165,9 @@ def _environments(julia: Julia) -> list[Path]:
 
 
 def _sysimage(julia: Julia, project: JuliaProject) -> tuple[Path | None, str]:
-    """Return the system image built for this Julia and project, or a sentence where it is out of date.
+    """Return the system image built for this Julia and project, or a message if it is out of date.
 
-    An image holds compiled sources: an outdated one would silently run old code.
+    An image contains compiled sources: an outdated one would silently run old code.
     """
     record = read_record(project.folder)
     if record is None or record.sysimage is None or Path(record.executable) != julia.executable:

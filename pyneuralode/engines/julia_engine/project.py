@@ -1,4 +1,4 @@
-"""Read from the files of a Julia project whether our engine can run in it."""
+"""Read the files of a Julia project to determine whether the Julia engine can run in it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ NEEDED = (sources.NAME, "PythonCall")
 
 @dataclass(frozen=True)
 class JuliaProject:
-    """What a project's manifest says about the packages that we need.
+    """The entries of a project's manifest for the packages that pyneuralode needs.
 
     Attributes
     ----------
     folder : pathlib.Path
         The folder of the project.
     missing : list of str
-        The needed packages that it does not hold.
+        The required packages that it does not contain.
     pythoncall : str or None
         PythonCall's version.
     package : pathlib.Path or None
-        The folder of PyNeuralODE, where the manifest names one.
+        The folder of PyNeuralODE, if the manifest names one.
     dependencies : set of str or None
-        The packages that PyNeuralODE was resolved with, where the manifest lists them.
+        The packages that PyNeuralODE was resolved with, if the manifest lists them.
     """
 
     folder: Path
@@ -40,15 +40,15 @@ class JuliaProject:
     dependencies: set[str] | None = None
 
     def fault(self) -> str:
-        """Return one sentence that says why our engine cannot run here; empty where it can."""
+        """Return one sentence that says why the Julia engine cannot run here; empty if it can."""
         if self.missing:
             return (
-                f"the Julia project {self.folder} lacks {' and '.join(self.missing)}: add what is missing there, "
+                f"the Julia project {self.folder} does not contain {' and '.join(self.missing)}: add what is missing, "
                 "or run `pyneuralode setup-julia`."
             )
         if self.package is not None and not (self.package / "Project.toml").is_file():
             return (
-                f"the Julia project {self.folder} takes PyNeuralODE from {self.package}, which is not there: "
+                f"the Julia project {self.folder} loads PyNeuralODE from {self.package}, which does not exist: "
                 "run `pyneuralode setup-julia`."
             )
         juliacall = juliacall_version()
@@ -59,20 +59,20 @@ class JuliaProject:
         if self.pythoncall not in (None, juliacall):
             return (
                 f"PythonCall is {self.pythoncall} in the Julia project {self.folder} but juliacall is {juliacall}, "
-                "and only equal versions work together: run `pyneuralode setup-julia`, or "
+                "but the versions must be equal: run `pyneuralode setup-julia`, or "
                 f"`python -m pip install 'juliacall=={self.pythoncall}'`."
             )
         return ""
 
     def warning(self) -> str:
-        """Return one sentence where the project's PyNeuralODE is not the one that came with this Python package."""
+        """Return one sentence if the project's PyNeuralODE is not the one from this Python package; empty otherwise."""
         ours = sources.folder()
         if self.package is None:
             return ""
         if self.package.resolve() != ours and sources.digest(self.package) != sources.digest(ours):
             return (
-                f"the Julia project {self.folder} takes PyNeuralODE from {self.package}, whose sources differ from "
-                f"ours in {ours}: run `pyneuralode setup-julia`."
+                f"the Julia project {self.folder} loads PyNeuralODE from {self.package}, whose sources differ from "
+                f"those of this installation in {ours}: run `pyneuralode setup-julia`."
             )
         lacking = sources.dependencies(self.package) - (self.dependencies or set())
         if self.dependencies is not None and lacking:
@@ -84,7 +84,7 @@ class JuliaProject:
 
 
 def read_project(project: Path, version: str) -> JuliaProject:
-    """Read the files of `project`, a folder or its Project.toml, as Julia `version` would choose them."""
+    """Read the files of `project` (a folder or its Project.toml) that Julia `version` would choose."""
     folder = project.parent if project.suffix == ".toml" else project
     major, minor = pair(version)
     own = _first(folder, "JuliaProject.toml", "Project.toml")
@@ -118,7 +118,7 @@ def juliacall_version() -> str | None:
 
 def _text(entry: str, key: str) -> str | None:
     match = re.search(rf'^{key}\s*=\s*("(?:[^"\\]|\\.)*")', entry, re.MULTILINE)
-    return json.loads(match[1]) if match else None  # TOML's basic strings are written like json's
+    return json.loads(match[1]) if match else None  # TOML's basic strings have the syntax of JSON's
 
 
 def _first(folder: Path, *names: str) -> str:

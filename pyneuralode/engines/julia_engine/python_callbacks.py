@@ -1,4 +1,4 @@
-"""Pass states, slopes, failures and solutions between Julia and a Python function."""
+"""Pass states, derivatives, failures and solutions between Julia and a Python function."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ class Start:
         check_tolerances(problem, flat)
         self.shape = tuple(layout.shapes[0])
         self.y0 = flat.numpy()
-        self.ts = np.array(check_times(ts).detach().double())  # the caller gets it: a copy of what is kept
+        self.ts = np.array(check_times(ts).detach().double())  # a copy, as the caller receives it in the solution
         self.span = float(self.ts[0]), float(self.ts[-1])
 
     def small(self, control: Control) -> np.ndarray:
-        """Return the size (n,) below which a component counts as small: where the absolute tolerance takes over."""
+        """Return the size (n,) below which a component is treated as small: where the absolute tolerance dominates."""
         sizes = np.clip(control.atol / np.maximum(control.rtol, np.finfo(float).tiny), 1e-8, 1.0)
         return np.broadcast_to(sizes, self.y0.shape).astype(self.y0.dtype)
 
     def array(self, name: str, value: Any) -> np.ndarray:
-        """Return an argument of the state's shape as a flat array of the state's dtype."""
+        """Return an argument that has the state's shape as a flat array of the state's dtype."""
         if np.shape(value) != self.shape:
             raise ArgumentError(f"{name} has shape {np.shape(value)} and y0 {self.shape}: give both the same shape.")
         return np.asarray(value, dtype=self.y0.dtype).reshape(-1)
 
 
 class Callback:
-    """A Python function of time and `inputs` arrays like the state, called by Julia with the time alone.
+    """A Python function of the time and `inputs` arrays like the state, called by Julia with only the time.
 
-    Julia writes `inputs` before a call and reads `output` after it; the function gets copies, which it may keep.
+    Julia writes `inputs` before a call and reads `output` after it; the function receives copies, which it may keep.
     """
 
     def __init__(self, function: Callable, start: Start, inputs: int, name: str = "the field"):
@@ -72,17 +72,17 @@ class Callback:
     def __call__(self, t: float) -> None:
         self.calls += 1
         values, expected = self._function(t, *[array.copy() for array in self._arguments]), self._values
-        # A state of shape () is computed on as a NumPy number.
+        # A state of shape () is passed as a NumPy scalar.
         if not isinstance(values, (np.ndarray, np.generic)):
             raise ArgumentError(
-                f"{self._name} returned a {type(values).__name__}: it must return a NumPy array like y, such as "
+                f"{self._name} returned a {type(values).__name__}: return a NumPy array like y, such as "
                 "np.array([...]), or for torch write engine='torch'."
             )
         if values.shape != expected.shape or values.dtype != expected.dtype:
             kind = "shape" if values.shape != expected.shape else "dtype"
             raise ArgumentError(
                 f"{self._name} returned {kind} {getattr(values, kind)} for a state of {kind} "
-                f"{getattr(expected, kind)}: give y0 and what it returns the same {kind}."
+                f"{getattr(expected, kind)}: y0 and the returned value must have the same {kind}."
             )
         expected[...] = values
 
@@ -96,7 +96,7 @@ def python_functions(Main: Any) -> Any:
 
 @contextmanager
 def julia_failures(Main: Any) -> Iterator[None]:
-    """Turn Julia's exceptions into ours; exceptions of the Python function pass through unchanged."""
+    """Convert Julia's exceptions into pyneuralode's; exceptions of the Python function pass through unchanged."""
     from juliacall import JuliaError
 
     failure = None
@@ -104,7 +104,7 @@ def julia_failures(Main: Any) -> Iterator[None]:
         yield
     except JuliaError as error:
         failure = error.exception
-    if failure is not None:  # raised outside the handler: else Julia's stack, pages of types, would be shown too
+    if failure is not None:  # raised outside the handler, so as not to show Julia's stack trace, pages of types
         read_reply(Main.PyNeuralODE.error_reply(failure))
 
 
@@ -117,7 +117,7 @@ def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Ma
     if bad.any():
         first = float(start.ts[bad.argmax()])
         raise SolverError(
-            f"the state is non-finite at t = {first:g}: take smaller steps or a solver that adapts its steps.",
+            f"the state is non-finite at t = {first:g}: use smaller steps or a solver that adapts its steps.",
             first,
         )
     return Solution(

@@ -1,6 +1,6 @@
-"""A user's own Python functions in equations with noise, or implicit in the slope.
+"""A user's own Python functions in equations with noise, or implicit in dy/dt.
 
-Every evaluation is as slow as in `python_fields`, and there are no gradients.
+Every evaluation is as slow as in `python_fields`, and gradients are not available.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from .diffeqpy_modules import diffeqpy
 from .python_callbacks import Callback, Start, finish, julia_failures, python_functions
 from .session import with_julia
 
-# Which of diffeqpy's modules has the solvers of residuals; IDA is Sundials'.
+# The diffeqpy module of each solver for residuals; IDA is from Sundials.
 RESIDUAL_MODULES = {"IDA": "de", "DFBDF": "ode"}
 
 
 def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
-    """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with a Wiener process of its own for each component."""
+    """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with an independent Wiener process for each component."""
     solver, control = problem.solver.name, problem.control
     drift, noise = Callback(problem.field, start, 1, "f"), Callback(form.size, start, 1, "g")
 
@@ -31,7 +31,7 @@ def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
         de, functions, array = diffeqpy("de", Main), python_functions(Main), Main.collect
         small = array(start.small(control))
         pair = [functions.Slope(side, *side.inputs, side.output, small) for side in (drift, noise)]
-        # StochasticDiffEq takes the seed 0 for "draw one".
+        # StochasticDiffEq draws a random seed if the seed is 0.
         settings = _settings(control, start, Main) | {"seed": convert(Main.UInt64, form.seed + 1)}
         with julia_failures(Main):
             equations = de.SDEProblem(*pair, array(start.y0), start.span)
@@ -43,7 +43,7 @@ def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
 
 
 def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
-    """Solve ``residual(t, y, dy/dt) = 0`` from y0 and its slope dy0."""
+    """Solve ``residual(t, y, dy/dt) = 0`` from y0 and its derivative dy0."""
     solver, control, dense, differential = problem.solver.name, problem.control, problem.dense, form.differential
     dy0 = start.array("dy0", form.dy0)
     function = Callback(problem.field, start, 2, "the residual")
@@ -57,8 +57,8 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
         module, functions, array = diffeqpy(RESIDUAL_MODULES[solver], Main), python_functions(Main), Main.collect
         slopes = functions.Residual(function, *function.inputs, function.output, array(start.small(control)))
         equations = module.DAEFunction(slopes, jac=functions.jacobian(slopes))
-        # Only DFBDF differentiates what is not given, the start's equations, by itself; dual numbers cannot
-        # cross to Python.
+        # Unlike IDA, DFBDF differentiates the equations for consistent initial values, for which no Jacobian is given;
+        # it uses finite differences, as dual numbers cannot be passed to Python.
         method = module.IDA() if solver == "IDA" else module.DFBDF(autodiff=Main.PyNeuralODE.AutoFiniteDiff())
         settings = _settings(control, start, Main)
         if dense:
@@ -80,7 +80,7 @@ def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}
     settings |= {"saveat": times, "save_everystep": False, "maxiters": int(control.max_steps), "verbose": False}
     if control.step_size is not None:
-        # Steps end at the times asked for; in between these methods interpolate by straight lines only.
+        # Steps end at the requested times; between steps these methods interpolate only linearly.
         return settings | {"adaptive": False, "dt": float(control.step_size), "tstops": times}
     largest = control.max_step if np.isfinite(control.max_step) else None
     sizes = {"dt": control.first_step, "dtmin": control.min_step or None, "dtmax": largest}
@@ -91,14 +91,14 @@ def _require_success(solution: Any, solver: str, control: Control, Main: Any) ->
     if not Main.PyNeuralODE.SciMLBase.successful_retcode(solution):
         t = float(solution.t[-1])
         raise SolverError(
-            f"{solver} stopped after t = {t:g} with {solution.retcode}: loosen rtol and atol, raise "
+            f"{solver} stopped after t = {t:g} with {solution.retcode}: loosen rtol and atol, increase "
             f"max_steps = {control.max_steps}, or look for a singularity there.",
             t,
         )
 
 
 def _require_consistent(function: Callback, start: Start, dy0: np.ndarray, control: Control) -> None:
-    """Raise unless the residual is zero at the start: without marks Julia would not know what to correct."""
+    """Raise unless the residual is zero at the first time: without `differential`, Julia cannot correct y0 and dy0."""
     for array, value in zip(function.inputs, (start.y0, dy0)):
         array[:] = value
     function(float(start.ts[0]))
@@ -106,6 +106,6 @@ def _require_consistent(function: Callback, start: Start, dy0: np.ndarray, contr
     if wrong.any():
         where = int(wrong.argmax())
         raise ArgumentError(
-            f"the residual is {function.output[where]:g} at the start (flat index {where}): give a y0 and dy0 at "
-            "which it is 0, or say in differential which components have a slope, and Julia finds the rest."
+            f"the residual is {function.output[where]:g} at the first time (flat index {where}): give a y0 and dy0 for "
+            "which it is 0, or mark the components with a derivative in differential, and Julia finds the rest."
         )

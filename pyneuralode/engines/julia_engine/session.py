@@ -25,17 +25,17 @@ def start_julia(process: str | None = None) -> None:
     Parameters
     ----------
     process : {"inside", "worker"}, optional
-        "inside" runs Julia in this process, which copies no arrays. "worker" runs it in a process of its own, away from
-        torch, where import order, signals and threads cannot interfere. Unless given it is what the environment variable
-        `PYNEURALODE_JULIA_PROCESS` says, else "worker" on macOS, where torch and Julia in one process have crashed, and
-        "inside" elsewhere.
+        "inside" runs Julia in this process, which copies no arrays. "worker" runs it in a separate process, apart from
+        torch, so that import order, signals and threads cannot interfere. The default is the value of the environment
+        variable `PYNEURALODE_JULIA_PROCESS`, else "worker" on macOS, where torch and Julia in one process have crashed,
+        and "inside" elsewhere.
 
     Raises
     ------
     EngineError
-        If there is no Julia; the sentence says what to do.
+        If there is no Julia; the message says what to do.
     ArgumentError
-        If Julia runs already, the other way.
+        If Julia is already running in the other kind of process.
     """
     global _session, _process
     wanted = process or _process or _default()
@@ -63,7 +63,7 @@ def runs() -> bool:
 
 
 def call(name: str, request: dict[str, Any], progress: Callable[..., bool] | None = None) -> dict[str, Any]:
-    """Run a function of the Julia package on a request of plain values and NumPy arrays, starting Julia if need be."""
+    """Run a function of the Julia package on a request of plain values and NumPy arrays, starting Julia if necessary."""
     julia = running()
     if _unused_handles:
         request = request | {"free": take_unused_handles()}
@@ -71,24 +71,26 @@ def call(name: str, request: dict[str, Any], progress: Callable[..., bool] | Non
 
 
 def running() -> InProcessJulia | Worker:
-    """Return the running Julia, started if need be."""
+    """Return the running Julia, starting it if necessary."""
     start_julia()
     return _session
 
 
 def take_unused_handles() -> list[int]:
-    """Return, and clear, the numbers of the objects that Julia need not keep any longer."""
+    """Return, and clear, the numbers of the objects that Julia no longer needs to keep."""
     return [_unused_handles.pop() for _ in range(len(_unused_handles))]
 
 
 def with_julia(work: Callable[[Any], Any]) -> Any:
-    """Return work(Main), with juliacall's Main; other threads stay out of Julia meanwhile, but run while `work` runs Python code.
+    """Return work(Main), with juliacall's Main.
 
-    Raises EngineError where Julia is to run in the worker process, which no Python function reaches.
+    Meanwhile no other thread calls Julia, but others run while `work` runs Python code.
+
+    Raises EngineError if Julia runs in the worker process, which cannot call Python functions.
     """
     if (_process or _default()) != "inside":
         raise EngineError(
-            "Julia runs in the worker process, from where it cannot call a Python function: set "
+            "Julia runs in the worker process, from which it cannot call a Python function: set "
             "PYNEURALODE_JULIA_PROCESS=inside before anything uses Julia, or write engine='torch'."
         )
     start_julia("inside")
@@ -98,11 +100,11 @@ def with_julia(work: Callable[[Any], Any]) -> Any:
 
 
 class Handle:
-    """An object that Julia keeps for us under a number; Julia frees it after this handle is garbage."""
+    """An object that Julia stores under a number; Julia frees it after this handle has been garbage-collected."""
 
     def __init__(self, number: int):
         self.number = number
 
     def __del__(self, mark_unused=_unused_handles.append):
-        # Julia must not be called from a garbage collection: the number is sent with the next call.
+        # Julia must not be called during garbage collection: the number is sent with the next call.
         mark_unused(self.number)

@@ -1,4 +1,4 @@
-"""The path for described fields: one crossing to Julia for the solve, one for its gradient."""
+"""The path for described fields (`VectorField`): one call to Julia for the solve, one for its gradient."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .lacking import lacking, lacking_events
 from .paths import find_path
 from .transfer import CopyTransfer, choose_transfer, solve_with
 
-# The descriptions that Julia makes a field of; a subclass describes itself by another name.
+# The field types that Julia has code for; a subclass has another name in its description.
 FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
 class DescribedFields(Backend):
-    """Takes joint problems of described fields."""
+    """Supports joint problems of described fields."""
 
     name = "julia"
 
@@ -65,7 +65,7 @@ class DescribedFields(Backend):
 
 
 class DescribedPrepared(Prepared):
-    """A problem that Julia prepares when it first sees its times."""
+    """A problem that Julia prepares when it first receives the times."""
 
     engine = "julia"
 
@@ -96,7 +96,7 @@ class DescribedPrepared(Prepared):
 
 
 def _dense(transfer: CopyTransfer, ts: np.ndarray, layout: Layout) -> Callable:
-    """Return the function of time that Julia's own interpolant makes."""
+    """Return the solution as a function of time, by Julia's own interpolant."""
 
     def at(t):
         states = transfer.at(times_inside(t, ts[0], ts[-1]))

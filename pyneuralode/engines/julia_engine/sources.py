@@ -1,7 +1,7 @@
-"""Our Julia package's sources: where they are, and digests that tell whether a copy of them is current.
+"""The sources of the Julia package: their location, and digests that show whether a copy is current.
 
-`python -m pyneuralode.engines.julia_engine.sources --refresh`, run in a checkout, brings juliapkg.json up to
-date with the sources.
+`python -m pyneuralode.engines.julia_engine.sources --refresh`, run in a checkout, updates juliapkg.json to match the
+sources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REQUIREMENTS = _PACKAGE / "juliapkg.json"
 
 
 def folder() -> Path:
-    """Return the folder of PyNeuralODE.jl: `julia/` of the checkout, or the copy that a wheel carries."""
+    """Return the folder of PyNeuralODE.jl: `julia/` of the checkout, or the copy included in a wheel."""
     requirements = json.loads(REQUIREMENTS.read_text(encoding="utf-8"))
     return (_PACKAGE / requirements["packages"][NAME]["path"]).resolve()
 
@@ -32,9 +32,10 @@ def digest(package: Path) -> str:
 
 
 def stamp(package: Path) -> dict[str, str]:
-    """Return what juliapkg.json stores about `package`, so that juliapkg resolves again when the package changes.
+    """Return the entries of juliapkg.json about `package`, so that juliapkg resolves again when the package changes.
 
-    juliapkg watches that file alone: without this, a new dependency in our Project.toml would go unnoticed.
+    juliapkg checks only that file: without these entries, a new dependency in the package's Project.toml would go
+    unnoticed.
     """
     project = package / "Project.toml"
     return {"version": version(package), "project": _digest(package, [project])}
@@ -71,6 +72,6 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The Julia sources of pyneuralode.")
-    parser.add_argument("--refresh", action="store_true", required=True, help="bring juliapkg.json up to date")
+    parser.add_argument("--refresh", action="store_true", required=True, help="update juliapkg.json")
     parser.parse_args()
     refresh()

@@ -1,7 +1,8 @@
-"""Passing a solve's numbers to Julia: by address where Julia runs inside this process, as copies where it does not.
+"""Transfer of a solve's arrays to Julia: by address if Julia runs inside this process, as copies otherwise.
 
-By address nothing is converted or copied: Julia reads the initial state, the parameters and the cotangents where they lie, on
-the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both classes have the same methods:
+By address, nothing is converted or copied: Julia reads the initial state, the parameters and the cotangents in place,
+on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both classes have the same
+methods:
 
 - ``solve(y0, parameters)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the documented
   order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;
@@ -29,7 +30,7 @@ from .paths import DISCRETE, require_path
 from .session import Handle
 
 _MAX_PREPARED = 64
-"""How many problems Julia keeps prepared; the oldest one goes first."""
+"""How many problems Julia keeps prepared; the oldest one is dropped first."""
 
 
 def choose_transfer(problem: Problem, ts: np.ndarray, device: torch.device) -> AddressTransfer | CopyTransfer:
@@ -40,7 +41,7 @@ def choose_transfer(problem: Problem, ts: np.ndarray, device: torch.device) -> A
     if device.type == "cpu":
         return CopyTransfer(problem, ts)
     if problem.dense:
-        raise ArgumentError("dense is True, which Julia has on the CPU only: write y0.cpu(), or engine='torch'.")
+        raise ArgumentError("dense is True, which Julia supports only on the CPU: write y0.cpu(), or engine='torch'.")
     raise ArgumentError(
         f"y0 is on {device}, whose memory Julia in the worker process cannot reach: set PYNEURALODE_JULIA_PROCESS=inside "
         "before anything uses Julia, or write y0.cpu()."
@@ -53,7 +54,7 @@ class _RecordedSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, transfer: Any, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.transfer = transfer
-        ctx.save_for_backward(*parameters)  # so that autograd notices when they were changed in between
+        ctx.save_for_backward(*parameters)  # so that autograd notices if they are changed before the backward pass
         return transfer.solve(y0, parameters)
 
     @staticmethod
@@ -65,7 +66,7 @@ class _RecordedSolve(torch.autograd.Function):
 
 
 def solve_with(transfer: Any, y0: Tensor, parameters: tuple[Tensor, ...], recorded: bool) -> Tensor:
-    """Return the states from a transfer, connected to autograd if they are to be `recorded`."""
+    """Return the states from a transfer, connected to autograd if `recorded`."""
     return _RecordedSolve.apply(transfer, y0, *parameters) if recorded else transfer.solve(y0, parameters)
 
 
@@ -99,7 +100,7 @@ class AddressTransfer:
 
 
 class _Prepared:
-    """A problem prepared in Julia, and the row of words that an entry point takes: see julia/src/prepared.jl."""
+    """A problem prepared in Julia, and the row of integers that an entry point reads: see julia/src/prepared.jl."""
 
     def __init__(self, julia: InProcessJulia, request: dict[str, Any], parameters: int):
         self._julia = julia
@@ -111,19 +112,19 @@ class _Prepared:
     def run(
         self, entry_point: Callable, number: int, given: Tensor, result: Tensor, by_parameter: Sequence[Tensor]
     ) -> int:
-        """Call an entry point and return its result; the caller keeps the tensors, contiguous ones, alive meanwhile."""
+        """Call an entry point and return its result; the caller keeps the tensors, all contiguous, alive during the call."""
         for unused in session.take_unused_handles():
             self._julia.entry_points.free(unused)
         self.words[0], self.words[1], self.words[2] = number, given.data_ptr(), result.data_ptr()
         self.words[6:] = [value.data_ptr() for value in by_parameter]
         answer = entry_point(self._address)
         if answer < 0:
-            self._julia.call("failure", {})  # raises what went wrong
+            self._julia.call("failure", {})  # raises the error that occurred
         return answer
 
 
 def place_of(y0: Tensor) -> tuple[str, int]:
-    """Return the kind of device that holds a tensor, and its number there."""
+    """Return the type of the device that a tensor is on, and the device's index."""
     return y0.device.type, y0.device.index or 0
 
 
@@ -149,7 +150,7 @@ def _prepared(julia: InProcessJulia, problem: Problem, ts: np.ndarray, y0: Tenso
 
 
 class CopyTransfer:
-    """One solve whose arrays are sent to Julia and back; it can give the solution's dense output."""
+    """One solve whose arrays are sent to Julia and back; it can also evaluate the dense output."""
 
     def __init__(self, problem: Problem, ts: np.ndarray):
         self._problem, self._ts, self._names = problem, ts, list(problem.field.shapes())
@@ -181,12 +182,12 @@ class CopyTransfer:
 
 
 def _flat_states(ys: np.ndarray) -> Tensor:
-    """Return Julia's states (dim, [samples,] T) as (T, n), row-major; a view."""
+    """Return Julia's states (dim, [samples,] T) as a row-major view (T, n)."""
     return torch.from_numpy(ys.T.reshape(ys.shape[-1], -1))
 
 
 def solve_request(problem: Problem, path: str) -> dict[str, Any]:
-    """Return what every request for solves has; tolerances for each component have the state's shape in Julia."""
+    """Return the entries common to all requests for solves; tolerances for each component have the state's shape in Julia."""
     control = plain_control(problem.control)
     for name in ("rtol", "atol"):
         value = control[name]
@@ -207,6 +208,6 @@ def plain_control(control: Control) -> dict[str, Any]:
 
 
 def to_julia(flat: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return flat states (..., n) as Julia sees them: (dim, ...), or (dim, samples, ...) for a batch; a view."""
+    """Return flat states (..., n) as a view in Julia's layout: (dim, ...), or (dim, samples, ...) for a batch."""
     shape = layout.shapes[0]
     return flat.T if len(shape) == 1 else flat.reshape(*flat.shape[:-1], -1, shape[-1]).T

@@ -1,7 +1,7 @@
 """The worker process: Julia without torch, served over standard input and output.
 
-`Worker` is the client, and `python -m pyneuralode.engines.julia_engine.worker` the server. Import order, signals and garbage
-collection of Julia and torch cannot interfere then; the price is that arrays are copied.
+`Worker` is the client, and `python -m pyneuralode.engines.julia_engine.worker` the server. This way import order,
+signals and garbage collection of Julia and torch cannot interfere; the cost is that arrays are copied.
 
 Every message is a pickled tuple. The client sends ("call", name, request, with_progress). The server may
 send ("progress", arguments) any number of times, each answered by a bool (whether to go on), and ends with ("reply", dict).
@@ -32,10 +32,10 @@ def send(stream: BinaryIO, message: Any) -> None:
 
 
 class Worker:
-    """A Julia in a process of its own; it has the `call` of `InProcessJulia`."""
+    """A Julia in a separate process, with the same `call` as `InProcessJulia`."""
 
     def __init__(self) -> None:
-        # Our own module in a fresh interpreter: neither a fork, nor a second run of the caller's script.
+        # This module in a new interpreter: neither a fork, nor a second run of the caller's script.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pyneuralode.engines.julia_engine.worker"],
             stdin=subprocess.PIPE,
@@ -59,7 +59,7 @@ class Worker:
         return self._process.poll() is None
 
     def _answer(self, progress: Progress | None) -> dict[str, Any]:
-        """Return the reply and pass on the progress before it; the first Ctrl-C asks for an early end."""
+        """Return the reply and pass on the progress reported before it; the first Ctrl-C requests an early end."""
         failure = None
         try:
             with _first_ctrl_c(gently=progress is not None) as ctrl_c:
@@ -71,7 +71,7 @@ class Worker:
                     if go_on:
                         try:
                             go_on = progress(*content) is not False
-                        except Exception as error:  # noqa: BLE001 - the caller's callback failed: end the work, then raise it here
+                        except Exception as error:  # noqa: BLE001 - the callback failed: end the work, then raise its error here
                             go_on, failure = False, error
                     send(self._process.stdin, go_on)
         except (EOFError, pickle.UnpicklingError, BrokenPipeError):
@@ -79,7 +79,7 @@ class Worker:
                 f"the Julia worker process ended with status {self._process.wait()}: run `pyneuralode doctor --time`."
             ) from None
         except KeyboardInterrupt:
-            self.close()  # in the middle of a message: the process cannot be used any further
+            self.close()  # in the middle of a message: the process can no longer be used
             raise
         if failure is not None:
             raise failure
@@ -88,9 +88,9 @@ class Worker:
 
 @contextmanager
 def _first_ctrl_c(gently: bool) -> Iterator[SimpleNamespace]:
-    """Yield an object whose `stop` the first Ctrl-C sets if the work can end `gently`, early; any other is raised at once.
+    """Yield an object whose `stop` is set by the first Ctrl-C if the work can end `gently`; others raise at once.
 
-    A KeyboardInterrupt in the middle of a message would leave half of it in the pipe.
+    A KeyboardInterrupt in the middle of a message would leave half of the message in the pipe.
     """
     ctrl_c, in_main = SimpleNamespace(stop=False), threading.current_thread() is threading.main_thread()
 
@@ -99,7 +99,7 @@ def _first_ctrl_c(gently: bool) -> Iterator[SimpleNamespace]:
             raise KeyboardInterrupt
         ctrl_c.stop = True
 
-    # A caller who ignores Ctrl-C, or has a handler of their own, keeps it.
+    # If the caller ignores Ctrl-C or has installed a custom handler, leave it in place.
     ours = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, handle)
@@ -112,9 +112,9 @@ def _first_ctrl_c(gently: bool) -> Iterator[SimpleNamespace]:
 
 def main() -> None:
     """Serve calls until the other side closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the client, which tells us when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client handles Ctrl-C and tells this process when to stop
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # Julia takes over standard input, and what it prints must not end up among the replies.
+    # Julia takes over standard input, and its output must not be mixed with the replies.
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)

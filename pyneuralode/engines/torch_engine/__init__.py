@@ -1,1 +1,1 @@
-"""The embedded engine: everything in PyTorch, from wheels alone."""
+"""The embedded engine: pure PyTorch and Numba, installed from wheels only."""

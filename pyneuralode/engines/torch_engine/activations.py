@@ -1,4 +1,4 @@
-"""The activations and input maps of described fields, and the activations' first and second derivatives."""
+"""The activations and input maps of described fields (`VectorField`), and the activations' first and second derivatives."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sin": lambda x, y: torch.cos(x),
 }
 
-# The second derivative, from the argument x, the value y and the first derivative g; None where it is zero.
+# The second derivative, from the argument x, the value y and the first derivative g; None if it is zero everywhere.
 SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
     "identity": None,
     "tanh": lambda x, y, g: -2 * y * g,
@@ -63,5 +63,5 @@ SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """Return tanh, not differentiable: on CPUs torch's sigmoid is several times faster than its tanh."""
+    """Return tanh(x), without autograd support: on CPUs torch's sigmoid is several times faster than its tanh."""
     return torch.sigmoid(2 * x).mul_(2).sub_(1)

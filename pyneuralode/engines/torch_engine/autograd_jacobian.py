@@ -11,7 +11,7 @@ from torch import Tensor
 class AutogradJacobian:
     """The slope and the Jacobian of any ``f(t, z)`` that treats the samples of z (n, d) separately.
 
-    The interface is that of `LayeredNet`, except that `jacobian` returns rows.
+    The interface is the same as that of `LayeredNet`, except that `jacobian` returns rows.
     """
 
     def __init__(self, f: Callable[[Tensor, Tensor], Tensor]):

@@ -13,9 +13,9 @@ from .activations import ACTIVATIONS, DERIVATIVES
 class ConvNet:
     """The slope of a `ConcatConv`, and the products with its Jacobian that Hutchinson's estimate needs; z is (n, d).
 
-    If it is created under torch.autocast, convolutions are computed in autocast's dtype whenever it is called. Inputs
-    and outputs keep the state's dtype, and so should everything computed from them: see `pyneuralode.flows.dynamics`.
-    Images are laid out in `memory_format`; `torch.func.vmap` takes no other than the contiguous one.
+    If it is created under torch.autocast, convolutions are computed in autocast's dtype at every call. Inputs and
+    outputs keep the state's dtype, and so should everything computed from them: see `pyneuralode.flows.dynamics`.
+    Images are laid out in `memory_format`; `torch.func.vmap` supports only the contiguous format.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class ConvNet:
         self.lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     def slope(self, t: float | Tensor, z: Tensor) -> Tensor:
-        """Return f(t, z), like z of shape (..., d)."""
+        """Return f(t, z), of the same shape (..., d) as z."""
         *inner, last = self._layers_at(t, self.lower or z.dtype)
         x = self._image(z)
         for weight, bias in inner:
@@ -58,7 +58,7 @@ class ConvNet:
     def _layers_at(self, t: float | Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """Return each layer's kernel for the image (out, in, k, k) and bias (1, out, height, width) at time t.
 
-        The time channel is the same for all images, and constant except for the padding: it amounts to a bias for
+        The time channel is the same for all images, and constant except for the padding: it is equivalent to a bias for
         each pixel.
         """
         field = self.field
@@ -76,7 +76,7 @@ class ConvNet:
         return images.to(self.lower or z.dtype, memory_format=self.memory_format)
 
     def _vector(self, image: Tensor, z: Tensor) -> Tensor:
-        """Return images as states like z."""
+        """Return images as states of the shape and dtype of z."""
         scale = self.field.output_scale
         vector = image.to(z.dtype).reshape(z.shape)
         return vector * scale if scale != 1 else vector

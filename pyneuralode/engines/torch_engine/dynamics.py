@@ -1,4 +1,4 @@
-"""From a description, a module or a callable to the function ``f(t, y)`` that the torch engine integrates."""
+"""Conversion of a described field (`VectorField`), module or callable to the function ``f(t, y)`` that is integrated."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Dynamics = Callable[[float, Tensor], Tensor]
 
 @singledispatch
 def build(field: VectorField, parameters: Parameters) -> Dynamics:
-    """Return ``f(t, y)`` for a described field and its parameters; y is (..., dim). A field without a builder has a slope."""
+    """Return ``f(t, y)`` of a described field for y (..., dim), from its builder or else its `slope`."""
     return lambda t, y: field.slope(torch.as_tensor(t, dtype=y.dtype, device=y.device), y, parameters)
 
 
 def has_builder(field: VectorField) -> bool:
-    """Return whether the engine has code for a field; a user's own field is called by its `slope`."""
+    """Return whether the engine has code for a field; the `slope` of a user's own field is called instead."""
     return build.dispatch(type(field)) is not build.dispatch(object)
 
 
@@ -83,12 +83,12 @@ def _(field: ConcatConv, parameters: Parameters) -> Dynamics:
     return ConvNet(field, parameters, torch.contiguous_format).slope
 
 
-# What a field tells stiff solvers by its attributes; see pyneuralode.solvers.
+# The attributes of a field that stiff solvers read; see pyneuralode.solvers.
 HINTS = ("samplewise", "matrix_free", "jacobian")
 
 
 def with_hints(function: Callable, field: Any, **others: Any) -> Callable:
-    """Return `function` with the attributes of `field` that stiff solvers read, `others` in their place."""
+    """Return `function` with the attributes of `field` that stiff solvers read, replaced by `others` where given."""
     for name in HINTS:
         if name in others or hasattr(field, name):
             setattr(function, name, others[name] if name in others else getattr(field, name))
@@ -96,7 +96,7 @@ def with_hints(function: Callable, field: Any, **others: Any) -> Callable:
 
 
 def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: object) -> None:
-    """A callable's closure is invisible to the adjoint methods: tensors that are not named would get no gradient."""
+    """Raise if the slope depends on tensors in a callable's closure, which would get no gradient from adjoint methods."""
     named = {id(p) for p in parameters.values()}
     nodes = {p.grad_fn for p in parameters.values() if p.grad_fn is not None}
     waiting, hidden = [slope.grad_fn], False
@@ -115,7 +115,7 @@ def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: ob
 
 
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
-    """Return ``f(t, y)`` for any dynamics, and whether it is a user's: its t is then a tensor, and its slopes are checked."""
+    """Return ``f(t, y)`` for any dynamics, and whether it is user code: then t is a tensor and the slopes are checked."""
     if isinstance(dynamics, VectorField):
         return build(dynamics, parameters), not has_builder(dynamics)
     if isinstance(dynamics, nn.Module):

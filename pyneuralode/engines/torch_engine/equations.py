@@ -1,4 +1,4 @@
-"""Formulas as a function of tensors: the steps of `Equations` as lines of Python, compiled once."""
+"""Formulas as a function of tensors: the steps of `Equations` are written as lines of Python and compiled once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable
 @lru_cache(maxsize=64)
 def _compute(field: Equations) -> Callable[..., Tensor]:
     scope = {"as_tensor": torch.as_tensor, "stack": torch.stack, **_FUNCTIONS}
-    exec(_source(field), scope)  # noqa: S102 - the words come from the parser; users' names are not among them
+    exec(_source(field), scope)  # noqa: S102 - the words come from the parser and contain no names chosen by users
     return scope["compute"]
 
 

@@ -1,4 +1,4 @@
-"""Events: where a condition on time and state crosses zero, and how that moment depends on what led to it."""
+"""Events: the times at which a condition on time and state crosses zero, and the derivatives of these times."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepEvents:
-    """Looks for events in the steps of one march, and adds their times to those at which the state is wanted.
+    """Looks for events in the steps of one solve, and adds their times to those at which the state is requested.
 
     Attributes
     ----------
     rows : list of int
-        For each state that the march gives, the first excepted: -1, or the number of the event in `found` it belongs to.
+        For each state that the solve returns, except the first: -1, or the index in `found` of the event it belongs to.
     found : list of (float, int, float)
-        Time, index, and length of the part of a step it lies in, of every event in order, up to the first terminal one.
+        For every event in order, up to the first terminal one: its time, its index, and the length of the part of a
+        step that contains it.
     ended : bool
-        Whether a terminal event ended the march.
+        Whether a terminal event ended the solve.
     components : int or None
-        How many of the first components of what marches are the state; None for all.
+        How many of the first components of the integrated vector are the state; None for all.
     """
 
     components: int | None = None
@@ -58,11 +59,11 @@ class StepEvents:
             raise undefined_condition_error([math.isnan(value) for value in self.before].index(True), ts[0])
 
     def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
-        """As `Monitor.look`."""
+        """Implements `Monitor.look`."""
         if not all_finite(step.end):
             self.rows += [-1] * len(times)
-            return times, False  # the solve itself will tell
-        step.extend()  # recorded, where the march is
+            return times, False  # the solve itself reports this
+        step.extend()  # recorded by autograd if the solve is
         with torch.no_grad():
             met = self._met(step)
         if self.ended:
@@ -70,7 +71,7 @@ class StepEvents:
             times = [t for t in times if self.direction * t <= self.direction * last]
         first = len(self.found)
         self.found += met
-        # Of an event at a time that is asked for, the state is given twice.
+        # For an event at a requested time, the state is returned twice.
         merged = [(self.direction * t, -1, t) for t in times]
         merged += [(self.direction * t, k, t) for k, (t, _, _) in enumerate(met, start=first)]
         merged.sort()
@@ -102,7 +103,7 @@ class StepEvents:
         return found
 
     def _numbers(self, times: list[float], states: Tensor) -> Iterator[list[float]]:
-        """Yield the conditions at times (k,) and states (k, n), one time after the other and none before it is wanted."""
+        """Yield the conditions at times (k,) and states (k, n), one time after the other, each only when needed."""
         moments = torch.tensor(times, dtype=states.dtype, device=states.device).unbind()
         parts = self.layout.unpack(states)
         unpacked = zip(*(part.unbind() for part in parts)) if self.layout.is_tuple else parts.unbind()
@@ -113,15 +114,15 @@ class StepEvents:
             ]
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states at the times asked for, and those at the events in their order."""
+        """Return the states at the requested times, and the states at the events, in their order."""
         rows = torch.tensor([-1, *self.rows], device=states.device)
         events = (rows >= 0).nonzero()[:, 0]
         return states[rows < 0], states[events[torch.argsort(rows[events])]]
 
     def corrected(self, f: Slope, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return times (p,) and states (p, n) of the events, one Newton step nearer and connected to autograd.
+        """Return times (p,) and states (p, n) of the events, refined by one Newton step and connected to autograd.
 
-        `states` are those that the march gives at the events.
+        `states` are those that the solve returned at the events.
         """
         which, parts = [event for _, event, _ in self.found], [part for _, _, part in self.found]
         moments = torch.tensor([t for t, _, _ in self.found], dtype=torch.float64, device=states.device)
@@ -142,7 +143,7 @@ def needs_steps(solver: Any) -> str:
     name = solver if isinstance(solver, str) else solver.name
     return (
         f"solver is {name!r}, which steps from one time to the next and finds no events between them: give a step_size, such as "
-        "step_size=0.01, or take an adaptive solver such as Tsit5."
+        "step_size=0.01, or use an adaptive solver such as Tsit5."
     )
 
 
@@ -161,10 +162,10 @@ def each_sample(shape: torch.Size) -> Callable:
 
 
 def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
-    """Return the events of sample `b` solved alone.
+    """Return the events for solving only sample `b`.
 
-    Their conditions are asked about all samples, as they may hold something of their own for each: the others wait at
-    `times` (B,) and `states` (B, *state).
+    Their conditions are evaluated for all samples, as they may contain different data for each: the other samples stay
+    at `times` (B,) and `states` (B, *state).
     """
     row, axes = torch.tensor([b], device=states.device), [1] * (states.ndim - 1)
 
@@ -186,10 +187,10 @@ def _time(t: float, y: Tensor) -> Tensor:
 def _nearer(
     values: Rows, which: list[int], parts: list[float], there: tuple[Tensor, Tensor], corrected: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return times (p,) and states (p, n) `corrected` by Newton's step, or those `there` where it leads away from the event.
+    """Return times (p,) and states (p, n) `corrected` by Newton's step, or `there` if that step leads away from the event.
 
-    It does where the condition is no line near the event: flat, as it grazes zero, or a jump made smooth. What stays is as
-    good as the steps are, and connected to autograd as if it had moved.
+    This happens if the condition is far from linear near the event: flat, as it grazes zero, or a smoothed jump. Values
+    that are not corrected are as accurate as the steps, and connected to autograd as if they had been.
     """
     good = torch.ones(len(which), dtype=torch.bool, device=there[0].device)
     with torch.no_grad():
@@ -205,9 +206,9 @@ def attach(
 ) -> tuple[Tensor, Tensor]:
     """Return the times (p,) and states (p, n) of events, moved onto the events and connected to autograd.
 
-    With g the condition along the solution, an event's time is t - g / (dg/dt) for any t near it (Newton), which makes
-    its first derivative right too, even where dg/dt is taken for a constant (implicit function theorem; Chen, Amos and
-    Nickel, ICLR 2021). Another step, from the state moved to there, makes the second one right.
+    With g the condition along the solution, an event's time is t - g / (dg/dt) for any t near it (Newton). This also
+    makes its first derivative correct, even if dg/dt is treated as a constant (implicit function theorem; Chen, Amos
+    and Nickel, ICLR 2021). Another step, from the state moved to that time, makes the second derivative correct.
 
     Parameters
     ----------
@@ -218,13 +219,13 @@ def attach(
     times, states : (p,) and (p, n)
         A fixed time near each event, and the state there, connected to autograd.
     idle : (m,) and (m, n)
-        Times and states for rows that have no event to be moved.
+        Times and states for rows without an event to be moved.
     """
     if not len(rows):
         return times, states
     rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
     moved_events = []
-    for turn in range(int(rank.max()) + 1):  # the first event of every row together, then the second ones
+    for turn in range(int(rank.max()) + 1):  # the first event of every row together, then the second, and so on
         mine = (rank == turn).nonzero()[:, 0]
         row, index = rows[mine], which[mine]
         t = idle[0].index_put((row,), times[mine])
@@ -245,7 +246,7 @@ def attach(
 
 
 def _newton(value: Tensor, rate: Tensor) -> Tensor:
-    """Return Newton's steps (q,); none where a condition changes its sign through infinity, as 1 / (t - 1) does."""
+    """Return Newton's steps (q,); zero if a condition changes sign through infinity, as 1 / (t - 1) does."""
     return torch.where(torch.isfinite(value), value, 0.0) / rate
 
 
@@ -254,16 +255,16 @@ def _rate(values: Rows, t: Tensor, y: Tensor, slopes: Tensor, row: Tensor, index
     """Return the total derivative (q,) of each condition along the solution; infinite where it is zero or unknown."""
     try:
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-    except RuntimeError as error:  # torch.func's transformations do not let a graph begin inside them
+    except RuntimeError as error:  # under torch.func's transformations, no graph can start
         raise ArgumentError(
-            "events do not pass through the transformations of torch.func: take torch.autograd.grad or "
+            "events do not pass through the transformations of torch.func: use torch.autograd.grad or "
             "torch.autograd.forward_ad."
         ) from error
     rate = torch.zeros_like(slopes[:, 0])
     try:
         value = values(t, y)[index, row].sum()
     except RuntimeError as error:
-        if "requires grad" not in str(error):  # torch's word for a tensor that NumPy cannot take
+        if "requires grad" not in str(error):  # from torch's message for a tensor that cannot be converted to NumPy
             raise
         value = rate
     if value.requires_grad:

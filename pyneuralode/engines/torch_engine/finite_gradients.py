@@ -12,7 +12,7 @@ from ...problem.values import all_finite
 
 
 def finite_gradients(backward: Callable) -> Callable:
-    """Decorate the backward of a solve, so that it raises instead of returning a non-finite gradient."""
+    """Decorate the backward method of a solve, so that it raises instead of returning a non-finite gradient."""
 
     @wraps(backward)
     def checked(ctx, *cotangents):
@@ -26,10 +26,10 @@ def finite_gradients(backward: Callable) -> Callable:
 
 
 def checked_solve(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """Return ``solve(start)`` recorded by autograd, with a check that the gradient of `start` is finite."""
+    """Return ``solve(start)`` recorded by autograd, with a check that the gradient with respect to `start` is finite."""
     if not start.requires_grad:
         return solve(start)
-    entry = start.view_as(start)  # so that the hook sees this solve's part of the gradient alone
+    entry = start.view_as(start)  # so that the hook sees only this solve's part of the gradient
     states, seen = solve(entry), []
     states.register_hook(lambda cotangents: seen.__setitem__(slice(None), [cotangents.detach()]))
     entry.register_hook(lambda gradient: _require_finite([gradient], seen))
@@ -40,6 +40,6 @@ def _require_finite(gradients: Iterable[Tensor], cotangents: Iterable[Tensor]) -
     if all(map(all_finite, gradients)) or not all(map(all_finite, cotangents)):
         return
     raise SolverError(
-        "the gradient is not finite, since a derivative of the field is infinite on the way, most often at the start, as that of "
-        "sqrt(y) is at y = 0: start beside that point, or let y0 require no gradient."
+        "the gradient is not finite, since a derivative of the field is infinite somewhere, most often at the start, like that of "
+        "sqrt(y) at y = 0: start away from that point, or do not require a gradient of y0."
     )

@@ -1,6 +1,6 @@
 """Autograd functions with hand-written backward passes: the slope of a layered field with its trace or its Jacobian.
 
-They give the same numbers as the plain operations in `LayeredNet`, with far fewer calls and passes over memory.
+They return the same values as the plain operations in `LayeredNet`, with far fewer calls and passes over memory.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class SlopeAndJacobian(torch.autograd.Function):
                 before += bias
             products.append(product)
         ctx.activation, ctx.with_bias = activation, [bias is not None for bias in biases]
-        # Only the products of each layer are saved: fresh memory costs more than computing the other values again.
+        # Only the products of each layer are saved: allocating memory costs more than computing the other values again.
         ctx.save_for_backward(z, biases[0], *weights, *products[:-1])
         return before.clone(), tangents.expand(d, n, -1).clone()
 

@@ -38,7 +38,7 @@ from .tangents import carries_derivatives, in_forward_mode, refuse_tangents
 
 
 class Generic(Backend):
-    """Takes every joint problem for whose solver and gradient method the engine has code."""
+    """Supports every joint problem whose solver and gradient method the engine has code for."""
 
     name = "torch"
 
@@ -50,7 +50,7 @@ class Generic(Backend):
 
 
 def lacking(problem: Problem) -> str | None:
-    """Return what the torch engine lacks of a problem's equations, solver and gradient method; None if it has them."""
+    """Return why the torch engine does not support a problem's equations, solver or gradient method; None if it does."""
     if problem.form is not None:
         return f"{type(problem.form).__name__} equations are not in the torch engine."
     solver, method = problem.solver, type(problem.gradient)
@@ -63,7 +63,7 @@ def lacking(problem: Problem) -> str | None:
 
 
 class GenericPrepared(JointPrepared):
-    """A problem whose method is made ready; everything else depends on the values."""
+    """A problem whose method is prepared; everything else depends on the values."""
 
     engine = "torch"
 
@@ -84,7 +84,7 @@ class GenericPrepared(JointPrepared):
             raise ArgumentError(needs_steps(problem.solver))
         task.monitor = events
         times_matter, twice = carries_derivatives(values.ts), isinstance(problem.gradient, Backprop)
-        moments = values.ts.clone() if times_matter else values.ts  # which the caller may change
+        moments = values.ts.clone() if times_matter else values.ts  # a copy, as the caller may change them
         start = attach_start(task.f, moments, values.y0, twice) if times_matter else values.y0
         steps: list[Step] | None = [] if problem.dense else None
         states = self._states(task, start, steps)
@@ -143,7 +143,7 @@ class GenericPrepared(JointPrepared):
 
 
 def slope(field: Any, parameters: Mapping[str, Any], t: float, y: Any) -> Any:
-    """Return dy/dt at time `t` and state `y`, in the kind (NumPy or torch) of `y`."""
+    """Return dy/dt at time `t` and state `y`, as a NumPy or torch array like `y`."""
     flat, layout = flatten(y)
     own = read_parameters(field, parameters, flat, constant=layout.numpy)
     if layout.numpy:
@@ -154,13 +154,13 @@ def slope(field: Any, parameters: Mapping[str, Any], t: float, y: Any) -> Any:
 def _refuse_lost_tangents(problem: Problem, explicit: bool, *tensors: Tensor) -> None:
     recorded = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if not explicit:
-        refuse_tangents(f"the solver {problem.solver.name}", "take an explicit one, such as Tsit5", *tensors)
+        refuse_tangents(f"the solver {problem.solver.name}", "use an explicit one, such as Tsit5", *tensors)
     if recorded and not isinstance(problem.gradient, Backprop):
         refuse_tangents(f"the gradient {type(problem.gradient).__name__}", "write gradient='Backprop'", *tensors)
 
 
 def _dense(steps: list[Step], parameters: tuple[Tensor, ...], layout: Layout, events: StepEvents | None) -> Callable:
-    """Return the function of time that the steps' interpolants make."""
+    """Return the solution as a function of time, by the steps' interpolants."""
     state_at = trajectory(steps)
     first, last = steps[0].t, events.found[-1][0] if events and events.ended else steps[-1].t_end
 

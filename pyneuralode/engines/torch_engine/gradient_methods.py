@@ -1,9 +1,9 @@
-"""How a march is differentiated: by autograd through its steps, by checkpoints, or by a backward solve.
+"""Differentiation of a solve: by autograd through its steps, by checkpoints, or by a backward solve.
 
-Each function here solves and returns the states (T, n) at the times asked for, connected to autograd.
-Step sizes count as constants. The derivative with respect to the times is added by `attach_start` and `attach_outputs`,
-the same for every method: moving an output's time moves the output by the slope there, moving the start moves the
-whole solution by minus the slope at the start.
+Each function here solves and returns the states (T, n) at the requested times, connected to autograd. Step sizes are
+treated as constants. Derivatives with respect to the times are added by `attach_start` and `attach_outputs`, in the
+same way for every method: moving an output's time moves the output by the slope there; moving the first time moves the
+whole solution by minus the slope at the first time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .stiff.sdirk import SDIRKMethod
 
 
 def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Return each tensor once: one with two names would get its gradient twice."""
+    """Return each tensor once: a tensor with two names would get its gradient twice."""
     return tuple({id(x): x for x in tensors}.values())
 
 
@@ -40,25 +40,25 @@ def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
 
 
 def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[Tensor, list[float]]:
-    """Return the states, and the times that they are of."""
+    """Return the states, and their times."""
     states, times = [y0[None]], [task.ts[0]]
     for stop in march(task, y0, dense=steps is not None):
         if stop.times:
             states.append(stop.states())
             times += stop.times
         if steps is not None:
-            stop.step.extend()  # now: the field may have changed by the time somebody asks
+            stop.step.extend()  # now, as the field may change before the dense output is evaluated
             steps.append(stop.step)
     return torch.cat(states), times
 
 
 def watched_backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
-    """As `backprop`, with a check that the gradient is finite, and zeros for parameters that the field does not use."""
+    """Like `backprop`, with a check that the gradient is finite, and zeros for parameters that the field does not use."""
     return checked_solve(lambda start: Tied.apply(backprop(task, start, steps), *task.parameters), y0)
 
 
 class _Checkpointed(torch.autograd.Function):
-    """Discretize, then optimize: store the start of every block of steps, solve the blocks again going back."""
+    """Discretize, then optimize: store the start of every block of steps, and repeat the blocks from last to first."""
 
     @staticmethod
     def forward(ctx, task: Task, method: Checkpointed, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class _Checkpointed(torch.autograd.Function):
             if stop.times:
                 states.append(stop.states())
         ctx.task, ctx.every, ctx.starts, ctx.steps = task, method.every, starts, steps
-        # So that autograd notices when they were changed in between.
+        # So that autograd notices if they are changed before the backward pass.
         ctx.save_for_backward(*parameters, *task.constants)
         return torch.cat(states)
 
@@ -102,7 +102,7 @@ class _Checkpointed(torch.autograd.Function):
 def add_vjps(
     outputs: list[Tensor], start: Tensor, parameters: Sequence[Tensor], cotangents: list[Tensor], totals: list[Tensor]
 ) -> Tensor:
-    """Return the vector-Jacobian product with `start`, and add those with the parameters to `totals`."""
+    """Return the vector-Jacobian product with respect to `start`, and add those for the parameters to `totals`."""
     adjoint, *parts = torch.autograd.grad(outputs, (start, *parameters), cotangents, materialize_grads=True)
     for total, part in zip(totals, parts):
         total += part
@@ -110,7 +110,7 @@ def add_vjps(
 
 
 class Tied(torch.autograd.Function):
-    """The states, with every parameter connected: one that the field does not use gets zeros, not None."""
+    """The states, connected to every parameter: parameters that the field does not use get zero gradients, not None."""
 
     generate_vmap_rule = True
 
@@ -132,7 +132,7 @@ class Tied(torch.autograd.Function):
 
 
 class _Adjoint:
-    """The slope of what is solved backwards: the state (unless `state_at` gives it), its adjoint, and the gradient."""
+    """The slope of the backward solve: of the state (unless `state_at` returns it), its adjoint, and the gradient."""
 
     def __init__(self, task: Task, parameters: tuple[Tensor, ...], n: int, state_at: Callable[[float], Tensor] | None):
         self.f, self.parameters, self.state_at = task.f, parameters, state_at
@@ -146,7 +146,7 @@ class _Adjoint:
         return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
 
     def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return the slope near (t, joint): that of the gradient is linear in the adjoint, whose own Jacobian is -J^T."""
+        """Return the linearization at (t, joint): the gradient's slope is linear in the adjoint, whose Jacobian is -J^T."""
         slope = self(t, joint)
         if self.state_at is None:
             return linearize_by_differences(self, t, joint, h, slope, quadratures=self.sizes[2])
@@ -160,7 +160,7 @@ class _Adjoint:
         return BlockTriangularLinearization(slope, by_time, core, below, transposed=True)
 
     def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the state and its slope, recorded."""
+        """Return the state and its slope, recorded by autograd."""
         with torch.enable_grad():
             y = (y if self.state_at is None else self.state_at(t)).detach().requires_grad_()
             return y, self.f(t, y)
@@ -169,8 +169,8 @@ class _Adjoint:
 class _Continuous(torch.autograd.Function):
     """The continuous adjoint, restarted at every output time (Chen et al. 2018).
 
-    With a = dL/dy: a' = -a df/dy, and the parameters' gradient is the integral of a df/dp. `BacksolveAdjoint` solves the
-    state backwards together with them, from the stored outputs; `InterpolatingAdjoint` takes it from the dense output of
+    With a = dL/dy: a' = -a df/dy, and the parameters' gradient is the integral of a df/dp. `BacksolveAdjoint` also
+    solves for the state backward, from the stored outputs; `InterpolatingAdjoint` evaluates it from the dense output of
     the forward solve.
     """
 
@@ -204,17 +204,17 @@ class _Continuous(torch.autograd.Function):
         first = next((j for j, t in enumerate(ctx.times) if t != task.ts[0]), 0)
         adjoint, total = grad_states[-1], grad_states.new_zeros(sizes[2])
         for j in range(len(ctx.times) - 1, 0, -1):
-            if ctx.times[j] == ctx.times[j - 1]:  # an event at a time that was asked for
+            if ctx.times[j] == ctx.times[j - 1]:  # an event at a requested time
                 adjoint = adjoint + grad_states[j - 1]
                 continue
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
-            if j == first:  # steps would creep toward the start for ever
+            if j == first:  # otherwise the steps would shrink toward the first time without end
                 _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.method)
             taken = []
             for stop in march(replace(back, ts=[ctx.times[j], ctx.times[j - 1]]), joint, initial_size=initial_size):
                 joint = stop.step.end
                 taken.append(abs(stop.step.h))
-            initial_size = max(taken)  # the last one was cut short by the segment's end
+            initial_size = max(taken)  # the last one was shortened to end with the segment
             _, adjoint, total = joint.split(sizes)
             adjoint = adjoint + grad_states[j - 1]
         parts = total.split([p.numel() for p in parameters]) if parameters else ()
@@ -222,17 +222,17 @@ class _Continuous(torch.autograd.Function):
 
 
 def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMethod) -> None:
-    """Raise where the slope of adjoints or sensitivities is not finite at the start: no step ends or begins there."""
+    """Raise if the slope of adjoints or sensitivities is not finite at the first time: no step can start or end there."""
     if all_finite(joint) and not all_finite(slope(t, joint)):
         raise SolverError(
-            f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: take "
+            f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: use "
             "gradient='Checkpointed' or 'Backprop', which differentiate the steps.",
             t,
         )
 
 
 class _Sensitivities:
-    """The slope of the state (n,) and of its sensitivities S (m, n) to m numbers: S' = S (df/dy)^T + df/dp."""
+    """The slope of the state (n,) and of its sensitivities S (m, n) to m scalars: S' = S (df/dy)^T + df/dp."""
 
     def __init__(self, f: Slope, parameters: tuple[Tensor, ...], n: int, directions: list[Tensor]):
         self.f, self.parameters, self.n, self.directions = f, parameters, n, directions
@@ -245,7 +245,7 @@ class _Sensitivities:
             return torch.cat([dy.detach(), jvps(dy, (y, *self.parameters), [s, *self.directions]).reshape(-1)])
 
     def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return the slope near (t, joint): every sensitivity has the state's own Jacobian, and depends on the state."""
+        """Return the linearization at (t, joint): each sensitivity has the state's Jacobian and depends on the state."""
         slope, y = self(t, joint), joint[: self.n]
         smallest = math.sqrt(torch.finfo(y.dtype).eps) * float(torch.linalg.vector_norm(y).clamp_min(1e-5))
 
@@ -263,7 +263,7 @@ class _Sensitivities:
 
 
 class _Forward(torch.autograd.Function):
-    """The sensitivities of the state, solved with it in the very steps that it takes without them."""
+    """The sensitivities of the state, solved with it in the same steps that it takes without them."""
 
     @staticmethod
     def forward(ctx, task: Task, method: ForwardMode, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -275,7 +275,7 @@ class _Forward(torch.autograd.Function):
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         if task.monitor is not None:
-            task.monitor.components = n  # the sensitivities take no part in conditions
+            task.monitor.components = n  # conditions do not depend on the sensitivities
         start = torch.cat([y0, (to_start if counts[0] else y0.new_zeros(m, n)).reshape(-1)])
         try:
             joint = backprop(joint_task, start)
@@ -299,10 +299,10 @@ class _Forward(torch.autograd.Function):
 
 
 def _state_alone(task: Task, n: int, others: int) -> dict:
-    """Return control and norm by which the state (n,) chooses the steps, whatever the `others` beside it do.
+    """Return control and norm with which only the state (n,) chooses the steps, regardless of the `others` after it.
 
-    Where a sensitivity has a singularity, is very large or starts from an exact zero, its own error would ask for steps
-    without end. Newton's iterations have to converge for all of it.
+    If a sensitivity has a singularity, is very large or starts from an exact zero, its own error would require
+    arbitrarily small steps. Newton's iterations must converge for the whole vector.
     """
     if isinstance(task.method, SDIRKMethod):
         return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}
@@ -314,7 +314,7 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
 
 
 def _plain_tolerances(control: Control, rtol: float | None = None, atol: float | None = None) -> Control:
-    """Return the controls with these tolerances; in place of those not given, the smallest of the state's."""
+    """Return the controls with these scalar tolerances; by default, the smallest of the state's."""
     return replace(control, rtol=rtol or float(np.min(control.rtol)), atol=atol or float(np.min(control.atol)))
 
 
@@ -328,7 +328,7 @@ METHODS = (Backprop, *_FUNCTIONS)
 
 
 def differentiable(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
-    """Return the states (T, n) at the times wanted, differentiable by `method`, one of `METHODS`."""
+    """Return the states (T, n) at the requested times, differentiable by `method`, one of `METHODS`."""
     if isinstance(method, Backprop):
         return watched_backprop(task, y0)
     return _FUNCTIONS[type(method)].apply(task, method, y0, *task.parameters)
@@ -337,7 +337,7 @@ def differentiable(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
 def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:
     """Return the derivatives (m, n) of output (n,) along m directions (m, *input shape), summed over the inputs.
 
-    Two reverse passes make a forward one, which reaches tensors that a closure holds.
+    Two reverse passes replace a forward one, and also reach tensors in a closure.
     """
     zeros = output.new_zeros(len(directions[0]), len(output))
     if not output.requires_grad:
@@ -352,7 +352,7 @@ def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> 
 
 
 def trajectory(steps: list[Step]) -> Callable[[float], Tensor]:
-    """Return the state (n,) as a function of time inside the steps, by their interpolants."""
+    """Return the state (n,) as a function of time, by the interpolants of the steps."""
     sign = 1 if steps[-1].t_end > steps[0].t else -1
     ends = [sign * step.t_end for step in steps]
     return lambda t: steps[min(bisect_left(ends, sign * t), len(steps) - 1)].at([t])[0]
@@ -366,7 +366,7 @@ def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool 
 
 
 def attach_start(f: Slope, ts: Tensor, y0: Tensor, twice: bool) -> Tensor:
-    """Return `y0` connected to the first time: a later start is a solve from where the solution was earlier."""
+    """Return `y0` connected to the first time: delaying it by h is equivalent to starting at y0 minus h times the slope."""
     t = ts[0]
     return moved(f, t.to(y0.dtype), float(t.detach()), y0, (t.detach() - t).to(y0.dtype), twice)
 
@@ -381,8 +381,8 @@ def attach_outputs(f: Slope, ts: Tensor, times: list[float], states: Tensor, twi
 def moved(f: Slope, t: float | Tensor, t_end: float | Tensor, y: Tensor, h: Tensor, twice: bool) -> Tensor:
     """Return y moved along the solution from t to t_end by h = t_end - t, which is zero and carries derivatives.
 
-    The step is Heun's, of second order: its first and second derivatives are the solution's own. Unless they are
-    wanted `twice` it is Euler's, with a slope that autograd does not record.
+    The step is Heun's, of second order: its first and second derivatives equal those of the solution. If only first
+    derivatives are needed (not `twice`), it is Euler's, with a slope that autograd does not record.
     """
     if not twice:
         with torch.no_grad():

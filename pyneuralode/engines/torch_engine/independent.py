@@ -1,4 +1,4 @@
-"""What all paths share that solve ``batch="independent"``: every sample with its own steps, times and end."""
+"""Code shared by all paths for ``batch="independent"``, where each sample has its own steps, times and end."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .march import not_finite_error
 from .stiff import find_tableau
 from .tangents import refuse_tangents
 
-# Where tangents are lost, and what to do.
+# The name of the place where tangents would be lost, and the remedy, for error messages.
 TANGENTS = "independent batches", "write batch='joint'"
 
 
 @dataclass
 class Batch:
-    """The values of B samples, read: states (B, n), times (B, T) padded by each row's last.
+    """The values of B samples: states (B, n), and times (B, T) padded with each row's last time.
 
-    `counts` says how many times each sample has. `own` are the parameters with a leading axis for the samples, `given` the
-    times as the caller gave them.
+    `counts` is the number of times of each sample. `own` contains the parameters with a leading axis for the samples,
+    `given` the times as the caller passed them.
     """
 
     y0: Tensor
@@ -43,9 +43,9 @@ class Batch:
 
 
 class IndependentPrepared(Prepared):
-    """A problem of B samples: its values are read, and its solution given, the same way on every path.
+    """A problem of B samples: values are read and the solution returned in the same way on every path.
 
-    `shape` is that of one sample's state; `tableau` of the solver's class.
+    `shape` is that of one sample's state; `tableau` contains the solver's coefficients.
     """
 
     engine = "torch"
@@ -63,7 +63,7 @@ class IndependentPrepared(Prepared):
 
     @abstractmethod
     def solve_batch(self, batch: Batch) -> Solution:
-        """Solve for values that were read."""
+        """Solve for values that have been read."""
 
     def _read(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Batch:
         problem, constant = self.problem, self.layout.numpy
@@ -97,7 +97,7 @@ class IndependentPrepared(Prepared):
         messages: list[str],
         met: EventTrace | None,
     ) -> Solution:
-        """Return the solution of states (B, T, n), of which each sample has reached so many, in the form of the times."""
+        """Return the solution with states (B, T, n), of which each sample has reached some, in the form of the times."""
         states = table.view(*table.shape[:2], *self.shape)
         if self.layout.numpy:
             states = states.numpy()
@@ -114,7 +114,7 @@ class IndependentPrepared(Prepared):
 
 
 def _read_times(ts: Any, samples: int, form: str, constant: bool) -> tuple[Tensor, list[int]]:
-    """Return the times (B, T), and how many each sample has."""
+    """Return the times (B, T), and the number of times of each sample."""
     if form == "shared":
         table = check_times(ts)
         return (table.detach() if constant else table).expand(samples, -1), [len(table)] * samples
@@ -128,7 +128,7 @@ def _read_times(ts: Any, samples: int, form: str, constant: bool) -> tuple[Tenso
         rows = table = as_tensor("ts", ts)
         counts = [table.shape[1]] * len(table)
     if len(rows) != samples:
-        raise ArgumentError(f"ts has {len(rows)} rows and y0 {samples} samples: give one row of times for each.")
+        raise ArgumentError(f"ts has {len(rows)} rows and y0 {samples} samples: give one row of times for each sample.")
     if not _is_monotone(table.detach(), counts):
         for sample, row in enumerate(rows):
             try:
@@ -146,7 +146,7 @@ def _is_monotone(table: Tensor, counts: list[int]) -> bool:
 
 
 def check_states(states: Tensor, time: Tensor, row: Tensor) -> None:
-    """Raise where one of the states (p, n), of the samples `row` (p,) at `time` (p,), is not finite."""
+    """Raise if one of the states (p, n), of the samples `row` (p,) at `time` (p,), is not finite."""
     good = torch.isfinite(states).all(1)
     if bool(good.all()):
         return

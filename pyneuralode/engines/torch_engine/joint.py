@@ -1,4 +1,4 @@
-"""What all paths of the torch engine share that solve the whole state in the same steps."""
+"""Code shared by all paths of the torch engine that solve for the whole state in the same steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .stiff import find_tableau
 
 @dataclass
 class Values:
-    """The values of a solve, read: the flat start (n,), the times as a tensor and as numbers, the parameters by name."""
+    """The values of a solve: the flat initial state (n,), the times as a tensor and as floats, the parameters by name."""
 
     y0: Tensor
     ts: Tensor
@@ -29,12 +29,13 @@ class Values:
 
 
 def read_values(problem: Problem, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Values:
-    """Return the values of a solve, checked: finite, in order, within what the dtype can hold."""
+    """Return the values of a solve, checked to be finite, in order, and within the range of the dtype."""
     layout = problem.signature.layout
     start, _ = flatten(y0)
     moments = check_times(ts)
     if moments.dtype != start.dtype:
-        # Double times beside a single state keep the step arithmetic exact; gradients of the times flow through the cast.
+        # Double-precision times with a float32 state keep the step arithmetic exact; gradients of the times flow
+        # through the cast.
         moments = moments.to(torch.float64)
     if layout.numpy:
         moments = moments.detach()
@@ -51,7 +52,7 @@ def check_tolerances(problem: Problem, y0: Tensor) -> None:
 
 
 class JointPrepared(Prepared):
-    """A joint problem whose values are read, and whose solution is given, the same way on every path."""
+    """A joint problem: values are read and the solution returned in the same way on every path."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -64,15 +65,15 @@ class JointPrepared(Prepared):
 
     @abstractmethod
     def solve_values(self, values: Values, ts: Any) -> Solution:
-        """Solve for values that were read; `ts` are the times as the caller gave them."""
+        """Solve for values that have been read; `ts` are the times as the caller passed them."""
 
     def solution(self, states: Tensor, statistics: Statistics, ts: Any) -> Solution:
-        """Return the solution of states (T, n), which are finite or an error."""
+        """Return the solution with states (T, n); raise if they are not finite."""
         require_finite(states, ts)
         return self.delivered(self.layout.deliver(states), ts, **vars(statistics))
 
     def delivered(self, ys: Any, ts: Any, nfev: int, accepted: int, rejected: int) -> Solution:
-        """Return the solution of states of the caller's kind."""
+        """Return the solution with states in the caller's form."""
         return Solution(
             ts=ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
             ys=ys,
@@ -86,7 +87,7 @@ class JointPrepared(Prepared):
 
 
 def require_finite(states: Tensor, ts: Any) -> None:
-    """Raise where a state (T, n) is not finite, with its time."""
+    """Raise, with the time, if one of the states (T, n) is not finite."""
     if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
         raise not_finite_error(float(ts[first]))

@@ -1,7 +1,7 @@
-"""Fields that at any one time are an ordinary network: their layers, their slope and products with their Jacobian.
+"""Fields that at any fixed time are an ordinary network: their layers, their slope and products with their Jacobian.
 
-Every such field is one function from the time to a list of (weight (out, in), bias (out,) or None). The trace of the
-Jacobian J = df/dz, its products e^T J, and J itself follow from the layers in closed form.
+Every such field is given by a function from the time to a list of (weight (out, in), bias (out,) or None). The trace of
+the Jacobian J = df/dz, its products e^T J, and J itself follow from the layers in closed form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Parameters = dict[str, Tensor]
 
 @singledispatch
 def layers_of(field: VectorField, parameters: Parameters) -> Callable[[Time], Layers] | None:
-    """Return the function from the time to the field's layers, or None for a field that has none."""
+    """Return the function from the time to the field's layers, or None for a field without layers."""
     return None
 
 
@@ -107,7 +107,7 @@ def _along(bias: Tensor, column: Tensor, t: Time) -> Tensor:
 
 
 def _scaled(layers: Layers, factor: float) -> Layers:
-    """Return the layers with the last one's output times `factor`."""
+    """Return the layers, with the output of the last layer multiplied by `factor`."""
     if factor == 1:
         return layers
     weight, bias = layers[-1]
@@ -117,8 +117,8 @@ def _scaled(layers: Layers, factor: float) -> Layers:
 class LayeredNet:
     """The slope of a layered field, and its Jacobian; z is (n, d).
 
-    With `compiled`, trace and Jacobian have a hand-written backward pass, which cannot be differentiated again; without
-    it autograd differentiates them any number of times.
+    With `compiled`, trace and Jacobian have a hand-written backward pass, which cannot be differentiated again;
+    otherwise autograd can differentiate them any number of times.
     """
 
     def __init__(self, at: Callable[[Time], Layers], activation: str, compiled: bool = True):
@@ -126,7 +126,7 @@ class LayeredNet:
         self.activate, self.derivative = ACTIVATIONS[activation], DERIVATIVES[activation]
 
     def slope(self, t: Time, z: Tensor) -> Tensor:
-        """Return f(t, z), like z of shape (..., d)."""
+        """Return f(t, z), of the same shape (..., d) as z."""
         *inner, last = self.at(t)
         for weight, bias in inner:
             z = self.activate(functional.linear(z, weight, bias))
@@ -176,7 +176,7 @@ class LayeredNet:
         return functional.linear(z, *layers[-1]), gains
 
     def _with_jacobian(self, layers: Layers, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry the samples and the d unit tangents through the layers."""
+        """Return the slope and the Jacobian by propagating the samples and the d unit tangents through the layers."""
         if self.compiled:
             return SlopeAndJacobian.apply(self.activation, z, *(part for layer in layers for part in layer))
         n, d = z.shape

@@ -1,13 +1,12 @@
-"""Runge-Kutta steps on flat torch tensors: one step, fixed and adaptive marches, and saving at given times.
+"""Time stepping by Runge-Kutta methods on flat torch tensors: one step, fixed and adaptive stepping, output at given times.
 
-Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are
-plain numbers, so a graph that autograd records holds the arithmetic of the accepted steps and nothing else.
+Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are Python
+floats, so a graph recorded by autograd contains only the arithmetic of the accepted steps.
 
-A method has a `tableau` (of which the marches read order and error) and makes steps,
-``method.step(f, t, t_end, y, carry, tolerance)``, each march by the stepper that `method.stepper()` returns. A step
-has the attributes of `Step`: its start, its end, the state in between, its error, and two objects from which another
-step can start: `carry` (for the step after it) and `retry` (for a shorter step from the same point). A step that failed
-says why in `failure`.
+A method has a `tableau` (of which only order and error are used here). Each solve calls `method.stepper()` once and
+takes its steps by ``stepper.step(f, t, t_end, y, carry, tolerance)``. A step has the attributes of `Step`: its start,
+its end, the state in between, its error, and two objects from which another step can start: `carry` (for the next step)
+and `retry` (for a shorter step from the same point). If a step failed, its `failure` says why.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ Norm = Callable[[Tensor], Tensor]
 
 
 class Tolerance(NamedTuple):
-    """How large an error is: its norm, in units of rtol |y| + atol."""
+    """The measure of an error: a norm, in units of rtol |y| + atol."""
 
     rtol: float | Tensor
     atol: float | Tensor
@@ -47,7 +46,7 @@ class Tolerance(NamedTuple):
 
 
 class Method:
-    """A tableau as tensors of one dtype and device, without its zero weights."""
+    """A tableau as tensors of a given dtype and device, without its zero weights."""
 
     def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
         self.tableau = tableau
@@ -63,19 +62,19 @@ class Method:
         self.weights = torch.tensor(flat, dtype=dtype, device=device)
         self.c = tableau.c.tolist() + ([] if tableau.extra_c is None else tableau.extra_c.tolist())
         self.dtype, self.device = dtype, device
-        # A slope at the end, where the method evaluates one, is the next step's first stage.
+        # If the method evaluates the slope at the end of the step, this is the next step's first stage.
         self.end_stage = tableau.end_stage
 
     def stepper(self) -> Method:
         return self
 
     def step(self, f: Slope, t: float, t_end: float, y: Tensor, carry: Any = None, tolerance: Any = None) -> Step:
-        # What a method for stiff problems carries over holds the slope among other things.
+        # The `carry` of a method for stiff problems contains the slope and more.
         return Step(self, f, t, t_end, y, getattr(carry, "slope", carry))
 
 
 class Step:
-    """One step from (t, y) to (t_end, end): the stages, and the state anywhere between."""
+    """One step from (t, y) to (t_end, end): the stages, and the state at any time in between."""
 
     __slots__ = ("_weights", "end", "f", "h", "method", "stages", "t", "t_end", "y")
     failure: str | None = None
@@ -124,7 +123,7 @@ class Step:
         return torch.addmm(self.y, interpolate(self, times, self.h), torch.stack(self.stages))
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
-        """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+        """Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."""
         s = self.method.tableau.stages
         with torch.no_grad():
             scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
@@ -134,17 +133,17 @@ class Step:
                 estimates.append(float(norm(torch.mv(stack.t(), self._weights[row]).div_(scale))))
         if len(estimates) == 1 or estimates[0] == 0:
             return estimates[0]
-        # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+        # As in Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
         fifth, third = estimates
         return fifth * (fifth / math.hypot(fifth, 0.1 * third))
 
     def interpolant_error(self, *_) -> float:
-        """Return 0: an explicit method's dense output is about as good as its steps."""
+        """Return 0: an explicit method's dense output is about as accurate as its steps."""
         return 0.0
 
 
 def stage_time(step: Step, c: float) -> float:
-    """Return the time of a stage: at the end of the step exactly `t_end`, beyond which the field may jump or end."""
+    """Return the time of a stage: exactly `t_end` at the end of the step, as the field may be undefined beyond it."""
     return step.t_end if c == 1 else step.t + c * step.h
 
 
@@ -161,7 +160,7 @@ def rms(x: Tensor) -> Tensor:
 
 
 def largest_rms(sizes: Sequence[int]) -> Norm:
-    """Return the norm that is the largest root mean square of consecutive parts, short or long."""
+    """Return the norm that is the largest root mean square over consecutive parts of these sizes."""
     if len(sizes) == 1:
         root = math.sqrt(sizes[0])
         return lambda x: torch.linalg.vector_norm(x) / root
@@ -175,7 +174,7 @@ def largest_rms(sizes: Sequence[int]) -> Norm:
 
 
 def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
-    """Return the norm that `control` names, for a state whose parts have these shapes."""
+    """Return the norm that `control` specifies, for a state whose parts have these shapes."""
     if control.norm == "joint" or (len(shapes) == 1 and len(shapes[0]) < 2):
         return rms
     samples = shapes[0][0] if shapes[0] else None
@@ -205,18 +204,18 @@ def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool
 
 
 class Monitor(Protocol):
-    """What looks at the steps of a march as they are taken: for events."""
+    """An object that examines the steps of a solve as they are taken, to find events."""
 
     def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
-        """Return the times within the step at which the state is wanted, in order, and whether the march ends there.
+        """Return the times within the step at which the state is requested, in order, and whether the solve ends there.
 
-        `times` are those that the caller of the march asked for.
+        `times` are those that the caller of the solve requested.
         """
 
 
 @dataclass
 class StepOutputs:
-    """One step of a march, and the times within it at which the state is requested, in order."""
+    """One step of a solve, and the output times that fall inside it, in order."""
 
     step: Step
     times: list[float]
@@ -231,11 +230,11 @@ class StepOutputs:
 
 @dataclass
 class Task:
-    """A flat initial-value problem: slope, times, method, control, and what the slope depends on.
+    """A flat initial-value problem: slope, times, method, control, and the tensors that the slope depends on.
 
-    `parameters` are those that require gradients, `constants` the others, which nobody may change before these are known.
-    A `monitor` looks at the steps for events, whose times are then among those of the states returned, and may end the
-    march.
+    `parameters` require gradients; `constants` do not, and must not change before the gradients have been computed. A
+    `monitor` examines the steps for events; the states at the events are then returned too, and an event may end the
+    solve.
     """
 
     f: Slope
@@ -257,8 +256,8 @@ def _fixed_march(task: Task, y: Tensor, grid: list[float]) -> Iterator[Step]:
         step = stepper.step(task.f, t, t_end, y, carry, tolerance)
         if step.failure:
             raise SolverError(
-                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step, or none, "
-                "so that it is adapted.",
+                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step_size, or none "
+                "for adaptive steps.",
                 t,
                 abs(step.h),
             )
@@ -268,10 +267,10 @@ def _fixed_march(task: Task, y: Tensor, grid: list[float]) -> Iterator[Step]:
 
 
 class InterpolantControl:
-    """Which states are requested between the ends of a march's steps: those at `times`, or everywhere.
+    """Where states are requested between the ends of the steps: at `times`, or `everywhere`.
 
-    A step that is not accurate enough at the times inside it is repeated: up to the first of them if a step that is
-    accurate enough would not get that far, shorter otherwise.
+    A step that is not accurate enough at the times inside it is repeated: up to the first of these times if an accurate
+    step would not reach that far, otherwise with a smaller size.
     """
 
     def __init__(self, times: list[float], everywhere: bool):
@@ -281,7 +280,7 @@ class InterpolantControl:
         self.requested: list[float] = []  # within the last step
 
     def error(self, step: Step, f: Slope, tolerance: Tolerance) -> float:
-        """Return the largest estimated error over the tolerance at up to three places inside a step."""
+        """Return the largest estimated error, divided by the tolerance, at up to three times inside a step."""
         if self.everywhere:
             self.requested = [step.t + quarter * step.h / 4 for quarter in (1, 2, 3)]
         else:
@@ -291,7 +290,7 @@ class InterpolantControl:
         return step.interpolant_error(f, sorted(places), *tolerance) if places else 0.0
 
     def next_stop(self, t: float, shorter: float) -> float | None:
-        """Return the time at which the next step from t must end, or None if it is to be of size `shorter`."""
+        """Return the time at which the next step from t must end, or None if it should have size `shorter`."""
         first = self.requested[0]
         return first if not self.everywhere and shorter <= abs(first - t) else None
 
@@ -299,10 +298,11 @@ class InterpolantControl:
 def _adaptive_march(
     task: Task, y: Tensor, initial_size: float | None, interpolant_control: InterpolantControl | None
 ) -> Iterator[Step]:
-    """Yield accepted steps from the first time to the last in either direction.
+    """Yield accepted steps from the first time to the last, in either direction of time.
 
-    `interpolant_control` is given where states between the ends of steps are requested: a step that is not accurate enough
-    there is repeated, shorter or up to the first of those times. Tolerances are numbers or NumPy arrays (n,).
+    `interpolant_control` is given if states between the ends of steps are requested: a step that is not accurate enough
+    there is repeated, with a smaller size or up to the first of those times. Tolerances are numbers or NumPy arrays
+    (n,).
     """
     f, control, statistics, t, t_end = task.f, task.control, task.statistics, task.ts[0], task.ts[-1]
     tolerance, stepper = step_tolerance(control, y, task.norm), task.method.stepper()
@@ -326,7 +326,7 @@ def _adaptive_march(
         interpolant_error = (
             interpolant_control.error(step, f, tolerance) if interpolant_control is not None and error <= 1 else 0.0
         )
-        error = max(error, interpolant_error)  # in this order, which keeps a NaN
+        error = max(error, interpolant_error)  # in this order, which preserves a NaN
         finite = math.isfinite(error)
         if finite and error <= 1:
             statistics.accepted += 1
@@ -360,14 +360,14 @@ def bad_start_error(t: float) -> SolverError:
 
 def not_finite_error(t: float) -> SolverError:
     return SolverError(
-        f"the state is non-finite at t = {t:g}: take smaller steps or an adaptive solver such as Tsit5.", t
+        f"the state is non-finite at t = {t:g}: use smaller steps or an adaptive solver such as Tsit5.", t
     )
 
 
 def too_many_steps_error(control: Control, t: float, size: float) -> SolverError:
     return SolverError(
         f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
-        "raise max_steps, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
+        "increase max_steps, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
         t,
         size,
     )
@@ -378,10 +378,10 @@ def too_small_step_error(
 ) -> SolverError:
     cause = failure or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
     smallest = smallest_step(control, t)
-    bound = "" if smallest == control.min_step else " (t resolves no shorter ones)"
+    bound = "" if smallest == control.min_step else " (the smallest that t resolves)"
     return SolverError(
-        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}{bound}, because {cause}: "
-        "look for a singularity there, loosen rtol and atol, or if the problem is stiff take a stiff solver.",
+        f"the step size fell to {size:.3g} at t = {t:g}, below the minimum of {smallest:.3g}{bound}, because {cause}:  "
+        "look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
         t,
         size,
     )
@@ -401,7 +401,7 @@ def _initial_size(
 
 
 def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[float] | None:
-    """Return the times between which steps are taken, or None where the method adapts its steps."""
+    """Return the times between which steps are taken, or None if the method adapts its steps."""
     stops = stop_times(ts, control)
     if control.step_size is None:
         if tableau.error is not None:
@@ -410,7 +410,8 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
     counts = [math.ceil(abs(end - start) / control.step_size * (1 - 1e-12)) for start, end in zip(stops, stops[1:])]
     if sum(counts) > control.max_steps:
         raise ArgumentError(
-            f"step_size is {control.step_size}: the span needs {sum(counts)} such steps, above max_steps = {control.max_steps}."
+            f"step_size is {control.step_size}and the time span needs {sum(counts)} steps of this size, more than "
+            f"max_steps = {control.max_steps}: increase one of the two."
         )
     step = math.copysign(control.step_size, ts[-1] - ts[0])
     return [start + i * step for start, count in zip(stops, counts) for i in range(count)] + [ts[-1]]
@@ -424,10 +425,10 @@ def stop_times(ts: list[float], control: Control) -> list[float]:
 
 
 def march(task: Task, y0: Tensor, dense: bool = False, initial_size: float | None = None) -> Iterator[StepOutputs]:
-    """March from y0 (n,) through the times, adaptively or in fixed steps; yield each step with the times requested within.
+    """Solve from y0 (n,) through the times, in adaptive or fixed steps; yield each step with the output times inside it.
 
-    With `dense`, states are requested everywhere inside the steps, not only at the times. `initial_size` is the size of the
-    first adaptive step where the caller knows a good one.
+    With `dense`, states are requested everywhere inside the steps, not only at the times. `initial_size` is the size of
+    the first adaptive step, if the caller knows a good one.
     """
     ts, monitor = task.ts, task.monitor
     grid = fixed_grid(task.method.tableau, ts, task.control)

@@ -1,4 +1,4 @@
-"""Peak memory of torch tensors, counted as they are allocated and freed."""
+"""Peak memory of torch tensors, measured as they are allocated and freed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of tensors: after ``with PeakMemory() as memory:``, ``memory.peak`` holds the peak.
+    """Measures the memory of tensors: after ``with PeakMemory() as memory:``, ``memory.peak`` is the peak in bytes.
 
     It counts what PyTorch operations allocate on any device, but not the memory of compiled code or NumPy.
     """

@@ -1,8 +1,8 @@
-"""Users' functions of NumPy arrays, as SciPy's solvers take them, called with tensors: values without gradients.
+"""Calls of user functions written for NumPy arrays, as for SciPy's solvers, with tensors; the results have no gradients.
 
 For a NumPy state, the first call of a function shows which kind it is. It is called with tensors, as documented; if it
-fails, or returns anything but tensors like the state, it is called with arrays, and from then on if that works. A
-function that takes both but computes different values from them (by `y.std()`, for example) is refused.
+fails, or returns anything but tensors like the state, it is called with arrays, and if that works, so are all later
+calls. A function that accepts both but computes different values from them (by `y.std()`, for example) is refused.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from ...fields import VectorField
 from ...problem import Event, Statistics
 from .dynamics import bind, with_hints
 
-# Methods that tensors and arrays both have, of another meaning.
+# Methods that both tensors and arrays have, but with different meanings.
 _AMBIGUOUS = ("max", "min", "nonzero", "repeat", "sort", "std", "transpose", "var")
 _WRONG_KIND = (TypeError, AttributeError)
 
 
 def adapt_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
-    """Return events for a NumPy state: their conditions may take tensors or arrays."""
+    """Return events for a NumPy state: their conditions may be functions of tensors or of arrays."""
     return tuple(
         replace(event, condition=_TensorOrArrayFunction(event.condition, f"the condition of event {index}"))
         for index, event in enumerate(events)
@@ -36,7 +36,7 @@ def adapt_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
 
 
 def adapt_field(field: Any, statistics: Statistics | None = None) -> Any:
-    """Return a field for a NumPy state: a callable may take tensors or arrays, other fields are unchanged."""
+    """Return a field for a NumPy state: callables may be functions of tensors or of arrays; others are unchanged."""
     if isinstance(field, (VectorField, nn.Module)):
         return field
     function = _TensorOrArrayFunction(bind(field, {})[0], "the field", like_state=True, statistics=statistics)
@@ -45,23 +45,23 @@ def adapt_field(field: Any, statistics: Statistics | None = None) -> Any:
 
 
 def refuse_array_function(field: Callable, t: Tensor, y: Any, error: Exception) -> None:
-    """Raise if a field that failed on torch tensors takes NumPy arrays instead."""
+    """Raise if a field that failed on torch tensors accepts NumPy arrays instead."""
     if isinstance(field, _TensorOrArrayFunction):
-        return  # arrays were tried
+        return  # arrays have been tried already
     try:
         _tensors(field(_numpy_time(t), _array(y)), y, "the field")
-    except Exception:  # noqa: BLE001 - whatever it says: the failure on tensors is reported
+    except Exception:  # noqa: BLE001 - any failure: the one on tensors is reported instead
         return
     raise ArgumentError(
-        "the field takes NumPy arrays and y0 is a torch tensor: give y0 as a NumPy array, for values without gradients, or write "
+        "the field accepts only NumPy arrays, but y0 is a torch tensor: give y0 as a NumPy array, without gradients, or write "
         "the field with torch."
     ) from error
 
 
 class _TensorOrArrayFunction:
-    """A function of time and state, called with tensors; whether it is one `of_arrays` is known after the first call.
+    """A function of time and state, called with tensors; after the first call, `of_arrays` says whether it needs arrays.
 
-    With `like_state` what it returns is converted to tensors like the state, otherwise it is left as it is.
+    With `like_state`, the returned value is converted to tensors like the state; otherwise it is left unchanged.
     """
 
     def __init__(self, function: Callable, name: str, like_state: bool = False, statistics: Statistics | None = None):
@@ -85,7 +85,7 @@ class _TensorOrArrayFunction:
         value = failure = None
         with _NumPyUseMonitor() as monitor:
             try:
-                value = self.function(t, tree_map(torch.clone, y))  # what it writes there must not reach the arrays
+                value = self.function(t, tree_map(torch.clone, y))  # in-place changes must not reach the arrays
             except Exception as error:  # noqa: BLE001 - arrays are tried next; a failure of both is raised below
                 failure = error
         self.of_arrays = False
@@ -104,8 +104,8 @@ class _TensorOrArrayFunction:
             raise failure from None
         if suits and not _agree(value, by_arrays):
             raise ArgumentError(
-                f"{self.name} takes tensors and NumPy arrays and means something else by each"
-                f"{f', since {monitor.ambiguous} does' if monitor.ambiguous else ''}: begin it with y = np.asarray(y), or with "
+                f"{self.name} accepts tensors and NumPy arrays but computes different values from them"
+                f"{f', since {monitor.ambiguous} does' if monitor.ambiguous else ''}: start it with y = np.asarray(y), or with "
                 "y = torch.as_tensor(y)."
             )
         self.of_arrays = monitor.numpy or not suits
@@ -113,7 +113,7 @@ class _TensorOrArrayFunction:
 
 
 class _NumPyUseMonitor(TorchFunctionMode):
-    """Notes whether NumPy's functions are applied to tensors, and operations that give different values for arrays."""
+    """Records whether NumPy's functions are applied to tensors, and operations that give different values for arrays."""
 
     numpy, ambiguous = False, ""
 
@@ -130,7 +130,7 @@ class _NumPyUseMonitor(TorchFunctionMode):
             and given
             and not any(map(torch.is_floating_point, given))
         ):
-            self.ambiguous = "arithmetic of whole numbers"  # of float32 in torch
+            self.ambiguous = "integer arithmetic"  # float32 in torch
         return value
 
 
@@ -184,7 +184,7 @@ def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
 
 
 def _agree(value: Any, other: Any) -> bool:
-    """Return whether two results agree to two thirds of the digits."""
+    """Return whether two results agree in two thirds of the digits."""
     pairs = zip(value, other) if isinstance(value, tuple) else ((value, other),)
     return all(_close(*pair) for pair in pairs)
 

@@ -1,4 +1,4 @@
-"""The decorator of a backward pass that cannot be differentiated again."""
+"""A decorator for backward passes that cannot be differentiated again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ BACKPROP = "solve with gradient='Backprop', compiled=False and an explicit solve
 
 
 def once_differentiable(backward: Callable, remedy: str = BACKPROP) -> Callable:
-    """Decorate a backward that cannot be differentiated again; torch's own decorator ignores constant cotangents."""
+    """Decorate a backward method that cannot be differentiated again; torch's own decorator ignores constant cotangents."""
 
     @wraps(backward)
     def checked(ctx, *cotangents):
-        if torch.is_grad_enabled():  # which is what create_graph=True means here
-            raise ArgumentError(f"create_graph is True, and this gradient cannot be differentiated again: {remedy}.")
+        if torch.is_grad_enabled():  # true here if create_graph is True
+            raise ArgumentError(f"create_graph is True, but this gradient cannot be differentiated again: {remedy}.")
         return backward(ctx, *cotangents)
 
     return checked

@@ -1,4 +1,4 @@
-"""The path that takes the samples of a batch one after another: for solvers and compiled code that take a single state."""
+"""Solves the samples of a batch one at a time, for solvers and compiled code that accept only a single state."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from .generic import lacking
 from .independent import Batch, IndependentPrepared
 from .numpy_functions import adapt_events, adapt_field
 
-# Samples beyond which steps of all together are faster than compiled solves of one after another (measured: 20 to 100).
+# The number of samples above which stepping all together is faster than compiled solves one at a time (measured: 20 to
+# 100).
 FEW = 32
 
 
 class OneByOne(Backend):
-    """Takes independent problems of which `paths`, in their order, solve each sample alone.
+    """Supports independent problems whose samples can each be solved by one of `paths`, tried in order.
 
-    `most` samples only, unless it is None.
+    The number of samples is limited to `most`, unless this is None.
     """
 
     name = "torch"
@@ -45,9 +46,9 @@ class OneByOne(Backend):
         if self.most is None:
             return None
         if samples > self.most:
-            return f"y0 has {samples} samples, which are faster side by side."
+            return f"y0 has {samples} samples, which are faster together."
         if problem.events or not isinstance(problem.field, VectorField):
-            return "alone, each sample would take the generic path."
+            return "each sample by itself would use the generic path."
         return self.paths.unsupported(of_one(problem))
 
     def prepare(self, problem: Problem) -> OneByOnePrepared:
@@ -55,15 +56,15 @@ class OneByOne(Backend):
 
 
 def of_one(problem: Problem) -> Problem:
-    """Return the joint problem of one sample of a described field."""
+    """Return the joint problem of one sample, for a described field (`VectorField`)."""
     shape = torch.Size(problem.signature.layout.shapes[0][1:])
     return of_one_sample(problem, problem.field, shape, problem.field.shapes())
 
 
 def of_one_sample(problem: Problem, field: Any, shape: torch.Size, parameters: Any) -> Problem:
-    """Return the joint problem of one sample whose state has this shape; its tolerances are any sample's."""
+    """Return the joint problem of one sample whose state has this shape; its tolerances are those of some sample."""
     signature = problem.signature
-    layout = Layout((shape,), is_tuple=False, numpy=False)  # its values are read already
+    layout = Layout((shape,), is_tuple=False, numpy=False)  # its values have already been read
     joint = replace(signature, layout=layout, parameters=dict(parameters), times="shared", key=None)
     control = replace(problem.control, norm="joint", rtol=_any(problem.control.rtol), atol=_any(problem.control.atol))
     return replace(problem, field=field, signature=joint, control=control, batch="joint")
@@ -74,7 +75,7 @@ def _any(tolerance: Any) -> float:
 
 
 class OneByOnePrepared(IndependentPrepared):
-    """A problem whose samples are prepared when their values are known: conditions of events hold something of each."""
+    """A problem whose samples are prepared when their values are known, as event conditions may differ between samples."""
 
     def __init__(self, problem: Problem, paths: Paths):
         super().__init__(problem)
@@ -88,7 +89,7 @@ class OneByOnePrepared(IndependentPrepared):
         if not isinstance(field, VectorField):
             field = self._alone(adapt_field(field) if self.layout.numpy else field, batch)
             shape = torch.Size((1, *shape))
-        # One problem for all samples, whose tolerances and conditions alone may differ.
+        # One problem for all samples; only their tolerances and conditions may differ.
         shapes = {name: tuple(p.shape[1:] if name in batch.own else p.shape) for name, p in batch.parameters.items()}
         alone = of_one_sample(problem, field, shape, shapes)
         tolerances, idle = self.tolerances(), (batch.times[:, 0].detach(), batch.y0.detach().view(-1, *self.shape))
@@ -107,7 +108,7 @@ class OneByOnePrepared(IndependentPrepared):
         return self._joined(batch, solutions)
 
     def _alone(self, field: Any, batch: Batch) -> Callable:
-        """Return a callable's slope of one sample: it is called with a batch of one."""
+        """Return the slope of a single sample for a callable, which is called with a batch of one."""
         call, _ = bind(field, batch.parameters)
 
         def slope(t: Tensor, y: Tensor) -> Tensor:

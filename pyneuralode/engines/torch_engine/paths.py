@@ -1,4 +1,4 @@
-"""The torch engine's paths, in the order in which they are asked."""
+"""The torch engine's code paths, in the order in which they are tried."""
 
 from __future__ import annotations
 

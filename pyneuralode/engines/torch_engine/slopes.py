@@ -1,4 +1,4 @@
-"""From a field to the slope of one flat state: called, checked and counted."""
+"""The slope of one flat state from a field: calls, checks and counts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .numpy_functions import refuse_array_function
 
 
 def check_slope(slope: object, y: Tensor, name: str) -> None:
-    """Raise unless what the field returned is a tensor like the state."""
+    """Raise unless the field returned a tensor like the state."""
     if not isinstance(slope, Tensor):
-        raise ArgumentError(f"{name} returned a {type(slope).__name__}: it must return dy/dt as a tensor like y.")
+        raise ArgumentError(f"{name} returned a {type(slope).__name__}: return dy/dt as a tensor like y.")
     for kind, ours, theirs in (
         ("shape", tuple(y.shape), tuple(slope.shape)),
         ("dtype", y.dtype, slope.dtype),
@@ -33,12 +33,12 @@ def check_slope(slope: object, y: Tensor, name: str) -> None:
 
 
 def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> Any:
-    """Return ``call(time, state)``; raise where it changed the state, which is that of `y`, in place."""
+    """Return ``call(time, state)``; raise if it changed the state, which shares memory with `y`, in place."""
     version = None if y.is_inference() else y._version
     value = call(time, state)
     if version is not None and y._version != version:
         raise ArgumentError(
-            f"{name} changes the state y in place, where the solver goes on from: write y = y.clone() first."
+            f"{name} changes the state y in place, from which the solver continues: write y = y.clone() first."
         )
     return value
 
@@ -46,8 +46,8 @@ def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> An
 def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) -> Callable:
     """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked.
 
-    A slope is kept while others are evaluated, so it must not lie in memory that a user's function (which `wants_tensor`
-    for its time) fills again at its next call.
+    A slope is kept while others are evaluated, so it must not share memory that a user's function (which `wants_tensor`
+    as its time) overwrites at its next call.
     """
 
     def slope(t: float, y: Tensor) -> Tensor:
@@ -73,17 +73,20 @@ def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) ->
 def counted_slope(
     field: Any, parameters: Parameters, layout: Layout, dtype: torch.dtype, statistics: Statistics
 ) -> Callable[[float, Tensor], Tensor]:
-    """Return the slope ``f(t, flat y)`` of any field, which counts its evaluations; the first one's failures are told as y0's."""
+    """Return the slope ``f(t, flat y)`` of any field, which counts its evaluations.
+
+    Errors in the first evaluation are reported as caused by y0."""
     if isinstance(field, nn.Module):
         for label, buffer in field.named_buffers():
             if buffer.is_floating_point() and dtype != buffer.dtype:
-                raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both one dtype.")
+                raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both the same dtype.")
     name = type(field).__name__ if isinstance(field, (VectorField, nn.Module)) else "the field"
     grad = torch.is_grad_enabled()
 
-    @cache  # at the first call, as the compiled paths need none
+    @cache  # built at the first call, as the compiled paths do not need it
     def plain() -> Callable:
-        # Gradient methods call without recording, but what a field makes of its parameters here they differentiate.
+        # Gradient methods call the slope without recording, but differentiate what the field computes from its
+        # parameters here.
         with torch.set_grad_enabled(grad):
             call, wants_tensor = bind(field, parameters)
         return flat_slope(call, layout, wants_tensor, name)
@@ -94,16 +97,16 @@ def counted_slope(
             return plain()(t, y)
         try:
             return plain()(t, y)
-        except Exception as error:  # later ones are not y0's fault
+        except Exception as error:  # later errors are not caused by y0
             if not layout.numpy and name == "the field":
                 time = torch.full((), float(t), dtype=y.dtype, device=y.device)
                 refuse_array_function(field, time, layout.unpack(y), error)
             if isinstance(error, PyNeuralODEError) or not isinstance(error, RuntimeError):
                 raise
-            # torch's word for shapes and dtypes that do not fit
+            # torch's exception type for mismatched shapes and dtypes
             raise ArgumentError(
                 f"{name} cannot be evaluated at y0 of shape {layout.describe()} and {y.dtype} "
-                f"({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
+                f"({str(error).splitlines()[0].rstrip('.')}): give a y0 that it accepts."
             ) from error
 
     return slope

@@ -1,19 +1,21 @@
-"""Step size control and the first step, in plain arithmetic for both torch's and compiled marches.
+"""Step size control and the first step, in plain arithmetic used by both the torch code and the compiled code.
 
 Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, k = order of the
-error estimate + 1. The first one follows Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section
-II.4. No march takes steps smaller than the time resolves: see its `smallest_step`.
+error estimate + 1. The first step size follows Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I,
+section II.4. No solve takes steps smaller than the time resolves: see `smallest_step` in each module.
 """
 
 import math
 
 SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0
-# The largest first step, in trial steps: the time in which the state would change by its own size. There the error
-# estimate of BS3, the only method of order 3, is zero for y' = -k y, whatever the error, so it goes half as far.
+# The largest first step, in trial steps: the time in which the state would change by its own size. For a step of this
+# size the error estimate of BS3, the only method of order 3, is zero for y' = -k y, regardless of the error, so BS3
+# takes half of it.
 MAX_TRIAL_STEPS, MAX_TRIAL_STEPS_ORDER_3 = 100, 50
-# The largest trial step, as a fraction of the span, if the sizes of state and slope say nothing about the time scale.
+# The largest trial step, as a fraction of the span, if the sizes of state and slope do not determine the time scale.
 DEFAULT_TRIAL_FRACTION = 1e-4
-# The smallest step, in spacings of the floating-point numbers around t: the times of its stages still differ.
+# The smallest step, in spacings of the floating-point numbers around t: the times of its stages are then still
+# distinct.
 MIN_STEP_SPACINGS = 10
 
 
@@ -24,9 +26,9 @@ def size_after_rejection(h, error, finite, k):
 
 
 def size_after_step(h, size, error, previous, growth, k):
-    """Return the size of the step after `h`; `error` is that of `h`, `previous` that of the step before it.
+    """Return the size of the step after `h`; `error` is that of `h`, `previous` that of the previous step.
 
-    `size` is the size that the step would have had if it had not been cut to end on a given time.
+    `size` is the size that the step would have had if it had not been shortened to end at a given time.
     """
     factor = SAFETY * max(error, 1e-10) ** (-0.7 / k) * previous ** (0.4 / k)
     following = abs(h) * min(growth, max(MIN_FACTOR, factor))

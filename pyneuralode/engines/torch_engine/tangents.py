@@ -10,7 +10,7 @@ from ...errors import ArgumentError
 
 
 def in_forward_mode() -> bool:
-    """Return whether torch is inside a level of forward-mode differentiation."""
+    """Return whether torch is in a forward-mode differentiation level."""
     return forward_ad._current_level >= 0
 
 
@@ -19,7 +19,7 @@ def has_tangent(*tensors: Tensor) -> bool:
 
 
 def carries_derivatives(x: Tensor) -> bool:
-    """Return whether autograd records what is computed from `x`, in reverse or forward mode."""
+    """Return whether autograd records operations on `x`, in reverse or forward mode."""
     return (x.requires_grad and torch.is_grad_enabled()) or has_tangent(x)
 
 
@@ -27,5 +27,5 @@ def refuse_tangents(where: str, remedy: str, *tensors: Tensor) -> None:
     """Raise if a tangent would be lost: an incomplete derivative is worse than none."""
     if has_tangent(*tensors):
         raise ArgumentError(
-            f"a tangent of forward-mode differentiation does not pass through {where}: {remedy}, or differentiate backwards."
+            f"a tangent of forward-mode differentiation does not pass through {where}: {remedy}, or differentiate by backward()."
         )

@@ -1,4 +1,4 @@
-"""Many initial-value problems solved side by side, one per row, each with its own times and step sizes.
+"""Many initial-value problems solved together, one per row, each with its own times and step sizes.
 
 There are m rows of n components: states y (m, n), times t (m,) in double precision, and a function ``f(t, y)`` that
 returns their slopes (m, n).

@@ -1,4 +1,4 @@
-"""How the steps of the rows are chosen: by a controller for each row, or by a grid."""
+"""The choice of the steps of the rows: by a controller for each row, or by a grid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .step import BatchedStep, rms
 class AdaptiveControl:
     """The controller of ..step_size, with its own step size, history and limits for every row."""
 
-    evaluations = 1  # of the field in `start`, besides the slope given to it
+    evaluations = 1  # of the field in `start`, in addition to the slope passed to it
 
     def __init__(self, control: Control, order: int, error_order: int, rtol: float | Tensor, atol: float | Tensor):
         self.control, self.order, self.exponent, self.rtol, self.atol = control, order, error_order + 1, rtol, atol
@@ -43,7 +43,7 @@ class AdaptiveControl:
         self.stops = t.new_tensor([-math.inf, *self.control.tstops, math.inf])
 
     def take(self, rows: Tensor) -> None:
-        """Keep some of the rows."""
+        """Keep only these rows."""
         for name in ("size", "previous", "growth", "finite", "stuck", "rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
@@ -60,7 +60,7 @@ class AdaptiveControl:
         return too_small_step_error(self.control, t, size, bool(self.finite[row]))
 
     def propose(self, t: Tensor, t_end: Tensor) -> Tensor:
-        """Return where the next steps end."""
+        """Return the times at which the next steps end."""
         smallest = _smallest_sizes(t).clamp_min(self.control.min_step)
         self.size = torch.maximum(self.size.clamp_max(self.control.max_step), smallest)
         stop = self._next_stop(t, t_end) if self.control.tstops else t_end
@@ -70,7 +70,7 @@ class AdaptiveControl:
         return torch.where(self.cut, stop, t + torch.copysign(self.size, remaining))
 
     def _next_stop(self, t: Tensor, t_end: Tensor) -> Tensor:
-        """Return the next time that a step of each row must end on, its last one at the latest."""
+        """Return the next time at which a step of each row must end, at most its last time."""
         after = self.stops[1:][torch.searchsorted(self.stops[1:], t, right=True)]
         before = self.stops[torch.searchsorted(self.stops[:-1], t) - 1]
         return torch.where(t_end > t, torch.minimum(after, t_end), torch.maximum(before, t_end))
@@ -88,7 +88,7 @@ class AdaptiveControl:
             accepted, torch.minimum(smooth.clamp_min(MIN_FACTOR), self.growth), retry.clamp_min(MIN_FACTOR)
         )
         size = step.h.abs() * factor
-        if self.control.tstops:  # a step cut to end on one of them is no reason for shorter steps
+        if self.control.tstops:  # a step shortened to end at one of them must not shorten the next
             size = torch.where(accepted & self.cut & (smooth >= 1), torch.maximum(size, self.size), size)
         self.size, self.stuck = size, ~accepted & self.smallest
         self.previous = torch.where(accepted, bounded.clamp_min(1e-4), self.previous)
@@ -103,7 +103,7 @@ class AdaptiveControl:
         remaining = t_end - t
         blind = (DEFAULT_TRIAL_FRACTION * remaining.abs()).clamp_max(1e-6)
         trial = torch.where((d0 < 1e-5) | (d1 < 1e-5), blind, 0.01 * d0 / d1)
-        # The field may not be defined beyond the end.
+        # The field may be undefined beyond the last time.
         trial = torch.minimum(torch.maximum(trial, _smallest_sizes(t)), remaining.abs())
         move = torch.copysign(trial, remaining)
         other = f(t + move, y + move.to(y.dtype)[:, None] * slope)
@@ -147,7 +147,7 @@ class GridControl:
 
 
 def name_sample(error: SolverError, sample: int) -> SolverError:
-    """Return the error with the sample's number in its message."""
+    """Return the error with the sample's index in its message."""
     return SolverError(f"sample {sample}: {error}", error.t, error.step)
 
 

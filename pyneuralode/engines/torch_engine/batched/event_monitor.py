@@ -1,4 +1,4 @@
-"""Events within a part of the rows' steps: which conditions cross zero there, when, and which of them ends a row."""
+"""Events within a part of each row's step: the conditions that cross zero, when, and the event that ends the row."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from ....problem import Event
 from .control import name_sample
 from .roots import find_roots
 
-# Fractions of every accepted step at which conditions are evaluated, besides its end: as many as SciML's interp_points.
+# Fractions of every accepted step at which conditions are evaluated, in addition to its end: as many as SciML's
+# interp_points.
 PROBES = tuple(i / 11 for i in range(1, 11))
 
 
 @dataclass
 class EventMonitor:
-    """Events, and how their conditions are called: ``arguments(t (m,), y (m, n))`` gives them time and state."""
+    """Events; ``arguments(t (m,), y (m, n))`` returns the time and state with which to call their conditions."""
 
     events: tuple[Event, ...]
     arguments: Callable[[Tensor, Tensor], tuple[Tensor, Any]]
 
     def values(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the conditions (events, m), always of all rows."""
+        """Return the conditions (events, m), always for all rows."""
         given = self.arguments(t, y)
         return torch.stack(
             [read_condition(event.condition(*given), i, y, len(y)) for i, event in enumerate(self.events)]
@@ -42,7 +43,7 @@ _NO_NUMBERS = {torch.bool: "True or False", np.dtype(bool): "True or False"} | d
 
 
 def read_condition(value: Any, index: int, y: Tensor, count: int) -> Tensor:
-    """Return what the condition of event `index` returned as `count` numbers in the dtype of the state."""
+    """Return the value of the condition of event `index` as `count` numbers of the state's dtype."""
     kind = value.dtype if isinstance(value, Tensor) else np.asarray(value).dtype
     if kind in _NO_NUMBERS or kind == np.dtype(object):
         found = _NO_NUMBERS.get(kind) or type(value).__name__
@@ -52,11 +53,11 @@ def read_condition(value: Any, index: int, y: Tensor, count: int) -> Tensor:
     value = torch.as_tensor(value, dtype=y.dtype, device=y.device)
     if value.numel() != count or (value.ndim > 1 and count > 1):
         wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
-        more = "; with batch='independent' there is one for each sample" if count == 1 else ""
+        more = ", or one for each sample with batch='independent'" if count == 1 else ""
         raise ArgumentError(
-            f"the condition of event {index} returns shape {tuple(value.shape)}: it must return {wanted}{more}."
+            f"the condition of event {index} returns shape {tuple(value.shape)}: return {wanted}{more}."
         )
-    return value.reshape(count).clone()  # the next condition may fill the same memory
+    return value.reshape(count).clone()  # the next condition may overwrite the same memory
 
 
 @dataclass
@@ -66,9 +67,9 @@ class LocatedEvents:
     Attributes
     ----------
     times : (events, m)
-        The time of each event, multiplied by the direction of time; infinite if there was none before the row's end.
+        The time of each event, multiplied by the direction of time; infinite if there is none before the row's end.
     terminal_time, terminal_event : (m,)
-        The time of the first terminal event, likewise, and its index; infinite and -1 if there was none.
+        The time of the first terminal event, in the same form, and its index; infinite and -1 if there is none.
     """
 
     times: Tensor
@@ -79,7 +80,7 @@ class LocatedEvents:
 def crosses(before: Any, after: Any, direction: int) -> Any:
     """Return whether a condition with these values at two times crosses zero between them, in the given direction.
 
-    Reaching zero counts as crossing it and leaving zero does not, so that a zero at one of the times counts once.
+    Reaching zero counts as crossing and leaving zero does not, so that a zero at one of the times is counted once.
     """
     rising, falling = (before < 0) & (after >= 0), (before > 0) & (after <= 0)
     return rising if direction > 0 else falling if direction < 0 else rising | falling
@@ -100,11 +101,12 @@ def locate_events(
     ----------
     monitor : EventMonitor
     at : callable
-        The states inside the step: times (m,) -> (m, n).
+        The states inside the step: times (m,) -> states (m, n).
     span : two (m,)
-        Where the part starts and ends.
+        The times at which the part starts and ends.
     values : two (events, m)
-        The conditions there: numbers at the start, possibly NaN at the end. Equal values mean that there is no event.
+        The conditions at these times: numbers at the start, possibly NaN at the end. Equal values mean that there is no
+        event.
     sign : (m,)
         The direction of time.
     samples : (m,), optional
@@ -117,13 +119,13 @@ def locate_events(
     undefined = times.clone()
     for which, (event, before, after) in enumerate(zip(monitor.events, *values)):
         value, last, lost = partial(_value, monitor, at, which), end, torch.isnan(after)
-        if bool(lost.any()):  # a terminal event before that still ends the row: search as far as there are numbers
+        if bool(lost.any()):  # a terminal event before the NaN still ends the row: search up to the NaN
             known = torch.where(lost, -1.0, 1.0).to(after)
             last = find_roots(
                 partial(_is_number, value), (end, torch.where(lost, start, end)), (known, torch.ones_like(known))
             )
             there = value(last)
-            # A zero that is the last number before NaN is no crossing.
+            # A zero that is the last number before NaN is not a crossing.
             after = torch.where(lost, torch.where(there == 0, before, there), after)
             undefined[which] = torch.where(lost, last * sign, math.inf)
         met = crosses(before, after, event.direction)
@@ -151,7 +153,7 @@ def _is_number(value: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 
 def _number(value: Callable[[Tensor], Tensor], which: int, met: Tensor, samples: Tensor | None, t: Tensor) -> Tensor:
-    """Return the condition; raise if it is NaN in a row whose crossing is searched."""
+    """Return the condition; raise if it is NaN in a row in which a crossing is being located."""
     found = value(t)
     for row in (torch.isnan(found) & met).nonzero()[:1, 0].tolist():
         raise undefined_condition_error(which, float(t[row]), samples, row)
@@ -161,7 +163,7 @@ def _number(value: Callable[[Tensor], Tensor], which: int, met: Tensor, samples:
 def undefined_condition_error(which: int, t: float, samples: Tensor | None = None, row: int = 0) -> SolverError:
     error = SolverError(
         f"the condition of event {which} is NaN at t = {t:g}: return a number wherever the solve goes, or end the solve "
-        "before by a terminal event.",
+        "earlier with a terminal event.",
         t,
     )
     return error if samples is None else name_sample(error, int(samples[row]))

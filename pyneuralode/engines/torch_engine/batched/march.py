@@ -1,4 +1,4 @@
-"""The march of all rows through their times, not recorded by autograd: the steps of each row, and its events."""
+"""Time stepping of all rows through their times, not recorded by autograd: the steps of each row, and its events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .times import BatchedTimes, TrajectoryPoints, expand_ranges
 
 @dataclass
 class MarchRecord:
-    """The steps, outputs and events of a march, row by row.
+    """The steps, outputs and events of a solve, row by row.
 
     Attributes
     ----------
     nfev, accepted, rejected : (m,)
-        Work done; evaluations in which a row took no part are not counted for it.
+        Counts of work for each row; evaluations that do not include a row are not counted for it.
     grid : (k + 1, m) or None
         Times between which each row stepped; a row with fewer steps than others repeats its last time.
     starts : (k + 1, m, n) or None
@@ -47,7 +47,7 @@ class MarchRecord:
 
 
 class _GrowingTable:
-    """A table that grows; in each column another row may be written next."""
+    """A table that grows; the next row to be written may differ between columns."""
 
     def __init__(self, first: Tensor):
         self.table = first.new_empty(64, *first.shape)
@@ -69,9 +69,9 @@ class _GrowingTable:
 
 @dataclass
 class _ConditionValues:
-    """The conditions inside a step: for the mask `rows` (m,), at k times (m,), their values (events, m).
+    """The conditions inside a step: for the rows in the mask `rows` (m,), their values (events, m) at each of k times (m,).
 
-    `eventful` (k - 1, m) marks the parts in which a condition crosses zero or is NaN.
+    `eventful` (k - 1, m) marks the parts of the step in which a condition crosses zero or is NaN.
     """
 
     rows: Tensor
@@ -81,16 +81,16 @@ class _ConditionValues:
 
 
 class March:
-    """The march of every row of y0 (m, n), with the slopes there, through its times; see `MarchRecord`.
+    """The time stepping of every row of y0 (m, n), given the slopes there, through its times; see `MarchRecord`.
 
-    `purpose` says what the record must hold: the "states" at outputs and crossings, the "steps" for a replay, or
+    `purpose` says what the record must contain: the "states" at outputs and crossings, the "steps" for a replay, or
     "both", with the states at which the steps start.
 
-    A row that has arrived takes no further part: it is left out if the field may be evaluated for some rows only, and
-    stays where it is otherwise.
+    A row that has reached its last time takes no more steps: it is removed if the field may be evaluated for a subset
+    of the rows, and otherwise stays where it is.
     """
 
-    # What belongs to the rows that take part.
+    # The attributes with one entry for each active row.
     ROW_STATE = ("t", "y", "slope", "end", "rows", "active", "outputs_passed")
     ROW_COUNTS = ("attempts", "accepted_steps", "extra_evaluations")
 
@@ -154,7 +154,7 @@ class March:
         self._raise_if_failing(self.control.has_failed(self.attempts))
 
     def _step(self, iteration: int) -> bool:
-        """Take one step; return whether there is another to take."""
+        """Take one step; return whether more steps are needed."""
         step = BatchedStep(self.method, self.f, self.t, self.control.propose(self.t, self.end), self.y, self.slope)
         self.extended = torch.zeros_like(self.active)  # rows whose extra stages were used
         accept = self.control.judge(step) & self.active
@@ -168,7 +168,7 @@ class March:
         counted = [active, has_failed, reached - self.outputs_passed] + (
             [] if conditions is None else [conditions.eventful]
         )
-        # The only numbers of a step that leave the device.
+        # The only values of a step that are copied from the device.
         going, bad, covered, crossed = (*torch.stack([part.sum() for part in counted]).tolist(), 0)[:4]
 
         if crossed:
@@ -261,7 +261,7 @@ class March:
             self.extra_evaluations = self.extra_evaluations + (accept & self.active & ~self.extended)
 
     def _keep_rows(self, kept: Tensor) -> None:
-        """Continue with some of the rows."""
+        """Continue with only the rows `kept`."""
         self._store_counts()
         for name in (*self.ROW_STATE, *self.ROW_COUNTS):
             setattr(self, name, getattr(self, name)[kept])

@@ -1,4 +1,4 @@
-"""The path that takes all samples of a batch side by side, each in steps of its own: explicit solvers, any field."""
+"""Solves all samples of a batch together, each in its own steps: explicit solvers, any field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .times import BatchedTimes, TrajectoryPoints
 
 
 class SideBySide(Backend):
-    """Takes every independent problem whose solver is explicit."""
+    """Supports every independent problem whose solver is explicit."""
 
     name = "torch"
 
@@ -40,7 +40,7 @@ class SideBySide(Backend):
         if (sentence := lacking(problem)) is not None:
             return sentence
         if not isinstance(find_tableau(problem.solver), Tableau):
-            return f"solver is {problem.solver.name!r}, which takes one sample at a time."
+            return f"solver is {problem.solver.name!r}, which solves one sample at a time."
         return None
 
     def prepare(self, problem: Problem) -> SideBySidePrepared:
@@ -48,7 +48,7 @@ class SideBySide(Backend):
 
 
 class SideBySidePrepared(IndependentPrepared):
-    """A problem whose method is made ready."""
+    """A problem whose method is prepared."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -64,8 +64,8 @@ class SideBySidePrepared(IndependentPrepared):
         )
         f = batched_slope(field, batch.parameters, batch.own, self.shape)
         slope = first_slope(f, times.start, y0.detach())
-        refuse_tangents(*TANGENTS, slope)  # of what a callable holds
-        if batch.times.requires_grad:  # a later start is a solve from where the solution was earlier
+        refuse_tangents(*TANGENTS, slope)  # of tensors in a callable's closure
+        if batch.times.requires_grad:  # as in `attach_start`
             starts = batch.times[:, 0].to(y0.device)
             h = (starts.detach() - starts).to(y0.dtype)[:, None]
             y0 = moved(f, starts, starts.detach(), y0, h, twice=isinstance(problem.gradient, Backprop))
@@ -118,14 +118,14 @@ class SideBySidePrepared(IndependentPrepared):
         return GridControl(torch.tensor(padded, dtype=torch.float64, device=y0.device))
 
     def _met(self, f: BatchedSlope, monitor: EventMonitor, found: TrajectoryPoints, idle: tuple) -> EventTrace:
-        order = torch.argsort(found.row, stable=True)  # by sample; a sample's own are in order already
+        order = torch.argsort(found.row, stable=True)  # by sample; within each sample they are already in order
         found = TrajectoryPoints(*(part[order] for part in found))
         moments, ends = events.attach(f, monitor.values, found.row, found.slot, found.time, found.state, idle)
         return self.trace(found.row.cpu().numpy(), found.slot.cpu().numpy(), moments, ends)
 
 
 def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) -> Tensor:
-    """Return the states (B, T, n) at the times asked for, NaN where a sample had ended."""
+    """Return the states (B, T, n) at the requested times, NaN after a sample has ended."""
     samples, width = batch.times.shape
     firsts = torch.arange(samples, device=y0.device) * width
     places = torch.cat([firsts, outputs.row * width + outputs.slot])

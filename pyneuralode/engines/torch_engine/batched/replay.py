@@ -1,4 +1,4 @@
-"""How a march is differentiated: its recorded steps are repeated under autograd. Step sizes count as constants."""
+"""Differentiation of a solve: its recorded steps are repeated under autograd. Step sizes are treated as constants."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from .times import TrajectoryPoints
 class Replay:
     """The steps of a record, and the states requested within each.
 
-    If the field may be evaluated for some rows only, rows with more steps come first, and step k is taken by the first
-    `active_counts[k]` rows. Otherwise all rows take every step, and a row that has arrived stays where it is.
+    If the field may be evaluated for a subset of the rows, rows with more steps come first, and step k is taken by the
+    first `active_counts[k]` rows. Otherwise all rows take every step, and a row that has reached its last time stays
+    there.
     """
 
     def __init__(self, method: BatchedMethod, f: BatchedSlope, record: MarchRecord, places: TrajectoryPoints):
@@ -34,7 +35,7 @@ class Replay:
         self.inverse_order = torch.argsort(sequence)
 
     def run(self, y: Tensor, first: int, last: int) -> tuple[list[Tensor], Tensor]:
-        """Take the steps range(first, last) from y; return the requested states, and the end of the last step."""
+        """Take the steps range(first, last) from y; return the requested states, and the state after the last step."""
         states, slope, f = [], None, None
         for k in range(first, last):
             active_count = self.active_counts[k]
@@ -56,9 +57,9 @@ def backprop(replay: Replay, y0: Tensor) -> Tensor:
 
 
 class CheckpointedReplay(torch.autograd.Function):
-    """As `backprop`, for requested states that are known, from the stored start of every block of steps.
+    """Like `backprop`, for requested states that are already known, from the stored start of every block of steps.
 
-    `starts` are those of all steps; `constants` must not change until the backward pass.
+    `starts` are the states at the starts of all steps; `constants` must not change until the backward pass.
     """
 
     @staticmethod
@@ -67,7 +68,7 @@ class CheckpointedReplay(torch.autograd.Function):
     ):
         ctx.replay, ctx.starts, ctx.every = replay, starts[:-1:every, replay.order], every
         ctx.trained = len(parameters)
-        ctx.save_for_backward(*parameters, *constants)  # so that autograd notices if they are changed in between
+        ctx.save_for_backward(*parameters, *constants)  # so that autograd notices if they are changed
         return values
 
     @staticmethod

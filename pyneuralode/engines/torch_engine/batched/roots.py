@@ -12,20 +12,20 @@ ITERATIONS = 100
 
 @torch.no_grad()
 def find_roots(value: Callable[[Tensor], Tensor], span: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
-    """Return, for each of m functions at once, a point near which it loses the sign that it has at the start.
+    """Return, for each of m functions at once, a point near which it changes the sign that it has at the start.
 
     Parameters
     ----------
     value : callable
-        The functions: numbers (m,) -> values (m,).
+        The functions: arguments (m,) -> values (m,).
     span : two (m,) in double precision
-        The start and the end, where the signs differ; equal numbers mean that there is nothing to find.
+        The start and the end of the search, where the signs differ; if they are equal, there is nothing to find.
     values : two (m,)
-        The values there; their dtype sets the accuracy of the root.
+        The values at these points; their dtype determines the accuracy of the root.
 
     Returns
     -------
-    (m,): that end of the last bracket where the sign has changed.
+    (m,): the end of the last bracket at which the sign has changed.
 
     The method is Chandrupatla's: inverse quadratic interpolation where it can be trusted, else halving (T. R.
     Chandrupatla, Adv. Eng. Software 28, 1997).

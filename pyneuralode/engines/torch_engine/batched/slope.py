@@ -1,4 +1,4 @@
-"""The slopes of many rows, each at its own time, for a described field, a module or a callable."""
+"""The slopes of many rows, each at its own time, for a described field (`VectorField`), a module or a callable."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ AUTONOMOUS = (MLP, SEIR, Linear)
 class BatchedSlope:
     """``f(t, y)``: t (m,), y (m, n) -> (m, n).
 
-    With `needs_all_rows` it must always be called with all rows, in their order: a user's function may hold something
-    of its own for each sample. A described field may be evaluated for some rows only, see `take`.
+    With `needs_all_rows` it must always be called with all rows, in order: a user's function may contain different data
+    for each sample. A described field may be evaluated for a subset of the rows, see `take`.
     """
 
     needs_all_rows = True
@@ -37,16 +37,16 @@ class BatchedSlope:
 
     def evaluate(self, t: Tensor, y: Tensor) -> Tensor:
         slope = evaluated(self.call, t, y, y, self.name)
-        # Cloned, as a user's function may overwrite it at its next call.
+        # Cloned, as a user's function may overwrite the result at its next call.
         return slope.clone() if isinstance(slope, Tensor) else slope
 
     def take(self, rows: Tensor) -> BatchedSlope:
-        """Return the function for some of the rows."""
+        """Return the function for only these rows."""
         return self
 
 
 class FieldSlope(BatchedSlope):
-    """The slope of a described field; `own` holds the parameters that differ between samples, (m, *shape)."""
+    """The slope of a described field; `own` contains the parameters that differ between samples, (m, *shape)."""
 
     needs_all_rows = False
 
@@ -64,8 +64,8 @@ class FieldSlope(BatchedSlope):
 
 
 def _batched_call(field: VectorField, shared: dict[str, Tensor], own: dict[str, Tensor], axes: int) -> Callable:
-    """Return ``call(t, y)`` for t (m, 1, ...) and y (m, *state), a state of `axes` axes."""
-    if isinstance(field, Equations):  # formulas work element by element: one number per sample broadcasts
+    """Return ``call(t, y)`` for t (m, 1, ...) and y (m, *state), where a state has `axes` axes."""
+    if isinstance(field, Equations):  # formulas are elementwise, so one number per sample broadcasts
         spread = {name: p.view(len(p), *[1] * (axes - 1)) for name, p in own.items()}
         call = build(field, shared | spread)
         return lambda t, y: call(t[..., 0], y)
@@ -83,7 +83,7 @@ def _batched_call(field: VectorField, shared: dict[str, Tensor], own: dict[str, 
 def batched_slope(
     dynamics: Any, parameters: dict[str, Tensor], own: dict[str, Tensor], shape: torch.Size
 ) -> BatchedSlope:
-    """Return the slope of any dynamics, each row a state of `shape`; `own` is what `own_parameters` returned."""
+    """Return the slope of any dynamics; each row is a state of `shape`, and `own` is the result of `own_parameters`."""
     if isinstance(dynamics, VectorField):
         return FieldSlope(dynamics, {name: p for name, p in parameters.items() if name not in own}, own, shape)
     call, _ = bind(dynamics, parameters)
@@ -91,7 +91,7 @@ def batched_slope(
 
 
 def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
-    """Return the slopes at the start; torch's errors about shapes and dtypes become an ArgumentError."""
+    """Return the slopes at the first time; torch's errors about shapes and dtypes are converted to an ArgumentError."""
     try:
         return f(t, y)
     except Exception as error:
@@ -102,5 +102,5 @@ def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
             raise
         raise ArgumentError(
             f"{f.name} cannot be evaluated at y of shape {(len(y), *f.shape)}, {y.dtype}, and t of shape "
-            f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): give a y0 that it takes."
+            f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): give a y0 that it accepts."
         ) from error

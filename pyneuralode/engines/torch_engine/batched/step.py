@@ -13,7 +13,7 @@ from .slope import BatchedSlope
 
 
 class BatchedMethod:
-    """A tableau as tensors of one dtype and device."""
+    """A tableau as tensors of a given dtype and device."""
 
     def __init__(self, tableau: Tableau, dtype: torch.dtype, device: torch.device):
         def tensors(rows) -> list[Tensor]:
@@ -34,7 +34,7 @@ class BatchedMethod:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
+@torch.inference_mode(False)  # cached tensors are reused in later solves, which may be differentiated
 def batched_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> BatchedMethod:
     return BatchedMethod(tableau, dtype, device)
 
@@ -59,7 +59,7 @@ class _Stages:
 
 
 class BatchedStep:
-    """A step of every row from (t, y) to (t_end, end). A row with t_end = t stays where it is."""
+    """A step of every row from (t, y) to (t_end, end). A row with t_end = t is unchanged."""
 
     def __init__(
         self, method: BatchedMethod, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, first: Tensor | None
@@ -76,7 +76,7 @@ class BatchedStep:
         self.end = at if method.tableau.fsal else self._combine(method.end)
 
     def _time(self, stage: int) -> Tensor:
-        return self.t_end if self.method.c[stage] == 1 else self.times[stage]  # the field may not be defined beyond
+        return self.t_end if self.method.c[stage] == 1 else self.times[stage]  # the field may be undefined beyond
 
     def _sum(self, weights: Tensor) -> Tensor:
         """Return the sum of weights (i,) times the first i stages."""
@@ -94,13 +94,13 @@ class BatchedStep:
 
     @torch.no_grad()
     def error(self, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-        """Return the root mean square (m,) of the estimated error over the tolerance; at most 1 is good."""
+        """Return the root mean square (m,) of the estimated error divided by the tolerance; up to 1 is accepted."""
         scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
         size = self.scale / scale
         estimates = [rms(self._sum(weights) * size) for weights in self.method.error]
         if len(estimates) == 1:
             return estimates[0]
-        # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+        # As in Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
         fifth, third = estimates
         return torch.where(fifth == 0, fifth, fifth * (fifth / torch.hypot(fifth, 0.1 * third)))
 
@@ -112,7 +112,7 @@ class BatchedStep:
             self.stages.append(self.f(self._time(i), at))
 
     def at_fractions(self, fractions: Tensor) -> Tensor:
-        """Return the states (k, m, n) of all rows after these `fractions` (k,) of their steps."""
+        """Return the states (k, m, n) of all rows at these `fractions` (k,) of their steps."""
         self.extend()
         weights = (fractions[:, None] ** self.method.powers @ self.method.interpolant.t()).to(self.y.dtype)
         moves = weights @ self.stages.first(len(self.method.c)).view(len(self.method.c), -1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class BatchedTimes:
-    """Times (m, T) of m rows, detached; a row with fewer than T repeats its last one, and `counts` (m,) has its number."""
+    """Times (m, T) of m rows, detached; a shorter row repeats its last time, and `counts` (m,) are the numbers of times."""
 
     times: Tensor
     counts: Tensor
@@ -22,21 +22,21 @@ class BatchedTimes:
         self.end = self.times[:, -1].contiguous()
         self.sign = torch.sign(self.end - self.start)
         behind = torch.arange(self.times.shape[1], device=self.times.device) >= self.counts[:, None]
-        # Rising in every row, in either direction of time; the padding is never reached.
+        # Increasing in every row, in either direction of time; the padding is never reached.
         self.signed = torch.where(behind, math.inf, self.times * self.sign[:, None])
 
     def take(self, rows: Tensor) -> BatchedTimes:
         return BatchedTimes(self.times[rows], self.counts[rows])
 
     def reached(self, t: Tensor) -> Tensor:
-        """Return how many of each row's times lie at or before t (m,)."""
+        """Return how many of each row's times are at or before t (m,)."""
         return torch.searchsorted(self.signed, (self.sign * t)[:, None], right=True)[:, 0]
 
 
 class TrajectoryPoints(NamedTuple):
     """Points at which states are requested: the step (p,), its row (p,), the time (p,), and the caller's slot (p,).
 
-    `state` (p, n) is the state there, or (p, 0) if that is not wanted.
+    `state` (p, n) is the state at each point, or (p, 0) if it is not requested.
     """
 
     step: Tensor

@@ -1,4 +1,4 @@
-"""Activation functions and input maps of arrays, each with its derivative in the same pass."""
+"""Activation functions and input maps applied to arrays, each with its derivative in the same pass."""
 
 from functools import partial
 
@@ -34,7 +34,7 @@ def _softplus(x):
 
 
 def _elu(x):
-    fall = expm1(x.at_most(0).at_least(-60))  # which is -1 in either dtype
+    fall = expm1(x.at_most(0).at_least(-60))  # expm1(-60) is -1 in either dtype
     return x.pick(0, x, fall), x.pick(0, x.like(1), 1 + fall)
 
 

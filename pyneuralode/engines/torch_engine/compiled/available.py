@@ -1,4 +1,4 @@
-"""What every compiled path shares with Python: whether it is there, and what its ends mean."""
+"""Code shared by all compiled paths: whether compiled code is available, its arguments, and the meaning of its status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("pyneuralode")
 
 @cache
 def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
-    """Return modules of compiled functions, or None, said once in the log, where Numba does not run."""
+    """Return modules of compiled functions, or None, with one message in the log, if Numba does not work."""
     try:
         return tuple(import_module(module) for module in modules)
     except (ImportError, OSError, AttributeError) as error:
@@ -36,9 +36,10 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
 
 
 def unsuitable(problem: Problem, differentiated: bool) -> str | None:
-    """Return why no compiled code takes a problem, whatever its field and solver; None if nothing speaks against it.
+    """Return why no compiled code supports a problem, regardless of its field and solver; None if there is no such reason.
 
-    `differentiated` says whether more than the times is. Compiled code would lose tangents of forward mode.
+    `differentiated` says whether anything but the times is differentiated. Compiled code would lose forward-mode
+    tangents.
     """
     signature = problem.signature
     if not problem.compiled:
@@ -46,43 +47,43 @@ def unsuitable(problem: Problem, differentiated: bool) -> str | None:
     if problem.dense or problem.events:
         return f"{'dense is True' if problem.dense else 'events are watched'}: write compiled=False."
     if differentiated and not isinstance(problem.gradient, OF_STEPS):
-        return f"gradient is {type(problem.gradient).__name__!r}: compiled code has 'Backprop' and 'Checkpointed'."
+        return f"gradient is {type(problem.gradient).__name__!r}: compiled code supports 'Backprop' and 'Checkpointed'."
     if signature.device.type != "cpu":
         return f"y0 is on {signature.device}: compiled solves run on the CPU."
     if signature.dtype not in (torch.float64, torch.float32):
-        return f"y0 is {signature.dtype}: compiled solves take float64 and float32."
+        return f"y0 is {signature.dtype}: compiled solves support float64 and float32."
     if signature.tangents:
         return "a tangent of forward-mode differentiation does not pass through compiled code: write compiled=False."
     return None
 
 
 def without_numba(kernels: tuple[ModuleType, ...] | None) -> str | None:
-    """Return why there are no kernels, if there are none; to be asked last, as it is what starts Numba."""
+    """Return why there are no kernels; None if there are. Check this last, as loading the kernels starts Numba."""
     if kernels is None:
         return "compiled solves need Numba, which does not start here: install it, or write compiled=False."
     return None
 
 
 def floating(name: str, value: Any) -> np.ndarray:
-    """Return an array or a tensor on the CPU as an array of floating-point numbers, in the same memory where it is one."""
+    """Return an array or a CPU tensor as a floating-point array, sharing memory if its dtype is already floating-point."""
     if type(value) is np.ndarray and value.dtype.kind == "f":
         return value
     return as_tensor(name, value).detach().numpy()
 
 
 def flat_parameters(parameters: Mapping[str, Any], names: Iterable[str], dtype: DTypeLike) -> np.ndarray:
-    """Return parameters one after the other."""
+    """Return the parameters concatenated into one flat array."""
     arrays = [floating(name, parameters[name]).reshape(-1) for name in names]
     return np.concatenate(arrays, dtype=dtype) if arrays else np.empty(0, dtype)
 
 
 def wants_gradient(*tensors: Tensor) -> bool:
-    """Return whether autograd is to record what is computed from the tensors."""
+    """Return whether autograd should record operations on the tensors."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 def run(kernel: Callable, *arguments: Any) -> tuple:
-    """Run a kernel; while it compiles, without the garbage collector, which would take a quarter of the time."""
+    """Run a kernel; the garbage collector, which would take a quarter of the time, is off while the kernel compiles."""
     if kernel.overloads or not gc.isenabled():
         return kernel(*arguments)
     gc.disable()
@@ -93,13 +94,13 @@ def run(kernel: Callable, *arguments: Any) -> tuple:
 
 
 def march_controls(control: Control, *flags: float) -> np.ndarray:
-    """Return the `controls` of a march, see .march_codes; of the flags the first says whether its steps are adaptive."""
+    """Return the `controls` of a solve, see .march_codes; the first of the flags says whether its steps are adaptive."""
     limits = control.first_step or 0.0, control.min_step, control.max_step, control.max_steps
     return np.array([*limits, *flags], dtype=float)
 
 
 def march_error(status: int, t: float, size: float, control: Control) -> SolverError:
-    """Return the error for a march that ended with a step of this size at time t."""
+    """Return the error for a solve that ended with a step of this size at time t."""
     if status == BAD_START:
         return bad_start_error(t)
     if status == TOO_MANY:

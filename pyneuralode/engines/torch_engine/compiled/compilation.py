@@ -1,4 +1,4 @@
-"""How functions are compiled: the kernels that Python calls and the functions they are made of."""
+"""Compilation of the kernels that Python calls and of the functions that they call."""
 
 import logging
 import zlib
@@ -14,8 +14,8 @@ from .constants import MAP_NAMES
 def fingerprint(folder: Path, *others: Path, shared: int = 0) -> int:
     """Return a number that changes with the Python files of a folder, with the `others`, and with `shared`.
 
-    Numba looks at a kernel's own file only to see whether what it has cached is out of date. As the default of an
-    argument, the number becomes part of the kernel's signature and stands for all files from which it is compiled.
+    Numba checks only a kernel's own file to see whether its cache is out of date. As the default of an argument, this
+    number becomes part of the kernel's signature and represents all files from which the kernel is compiled.
     """
     return zlib.crc32(b"".join(path.read_bytes() for path in (*sorted(folder.glob("*.py")), *others)), shared)
 
@@ -24,8 +24,8 @@ SHARED_SOURCES = fingerprint(
     Path(__file__).parent, Path(step_size.__file__), shared=zlib.crc32(repr(MAP_NAMES).encode())
 )
 
-# For functions that only compiled code calls. Without wrappers for Python they compile in half the time; without
-# reference counts, which only functions that allocate arrays need, small ones run twice as fast.
+# For functions that are called only by compiled code. Without wrappers for Python they compile in half the time;
+# without reference counts, which only functions that allocate arrays need, small ones run twice as fast.
 INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 allocating_function = njit(**INNER)
 inner_function = njit(_nrt=False, **INNER)
@@ -36,6 +36,6 @@ def kernel(function: Callable) -> Callable:
     """Return `function`, compiled at its first call for each dtype."""
     try:
         return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError as error:  # neither this folder nor a user's cache folder can be written to
-        logging.getLogger("pyneuralode").info("%s: compiling anew in every process", error)
+    except RuntimeError as error:  # neither this folder nor the user's cache folder is writable
+        logging.getLogger("pyneuralode").info("%s: kernels are compiled again in every process", error)
         return njit(nogil=True, error_model="numpy")(function)

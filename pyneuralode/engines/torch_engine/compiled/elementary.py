@@ -1,8 +1,8 @@
 """Exponentials of whole vectors: straight-line arithmetic, accurate to a few units in the last place.
 
-x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) from its Taylor series, 2^n made from its bits.
-The constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
-Comparisons are written so that a NaN passes through. All functions take and return a `Number`.
+x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed by its Taylor series, 2^n from its bits. The
+constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980). Comparisons are
+written so that NaN is propagated. All functions take and return a `Number`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from decimal import Decimal
 
 from .llvm_codegen import Number
 
-# Further terms are below half a unit in the last place.
+# More terms would be below half a unit in the last place.
 _TAYLOR = {double: [1 / math.factorial(n) for n in range(2, 14 if double else 9)] for double in (True, False)}
 _AREA = {double: [2 / (2 * n + 1) for n in range(1, 17 if double else 9)] for double in (True, False)}
 
 
 def _shift(x: Number) -> float:
-    """Return the number that, added to a small one, leaves the nearest integer in the last bits."""
+    """Return the constant that, added to a small number, leaves its nearest integer in the last bits."""
     return 1.5 * 2.0 ** (52 if x.double else 23)
 
 
@@ -46,15 +46,15 @@ def split(x: Number) -> tuple[Number, Number]:
 
 
 def power(whole: Number) -> Number:
-    """Return 2^n for n in the range of normal numbers, and infinity for the n after the last of them."""
+    """Return 2^n for n in the range of normal numbers, and infinity for the next larger n."""
     mantissa, bias = (52, 1023) if whole.double else (23, 127)
     add, shift = whole.builder.add, whole.builder.shl
-    # Moved to where exponents are, the bits before n are lost.
+    # The shift to the exponent's position drops the bits before n.
     return whole.bits(lambda constant, bits: shift(add(bits, constant(bias)), constant(mantissa)))
 
 
 def halves(whole: Number) -> tuple[Number, Number]:
-    """Return n // 2 and n - n // 2, again in the last bits."""
+    """Return n // 2 and n - n // 2, also in the last bits."""
     half = (whole - _shift(whole)) * 0.5 - 0.25 + _shift(whole)
     return half, whole - half + _shift(whole)
 
@@ -62,7 +62,7 @@ def halves(whole: Number) -> tuple[Number, Number]:
 def exp(x: Number) -> Number:
     lowest, highest = (-746, 710) if x.double else (-104, 89)
     whole, rise = split(x.at_most(highest).at_least(lowest))
-    # In two steps, as 2^n itself may overflow, or be too small for a normal number.
+    # Multiply in two steps, as 2^n itself may overflow or be too small for a normal number.
     first, second = halves(whole)
     return (rise + 1) * power(first) * power(second)
 
@@ -75,7 +75,7 @@ def expm1(x: Number) -> Number:
 
 
 def log1p(x: Number) -> Number:
-    """Return log(1 + x) on [0, 1] as 2 artanh(s) with s = x / (2 + x)."""
+    """Return log(1 + x) for x in [0, 1], as 2 artanh(s) with s = x / (2 + x)."""
     s = x / (x + 2)
     square = s * s
     return s * square * polynomial(square, _AREA[x.double]) + 2 * s

@@ -1,8 +1,9 @@
-"""LLVM code generation for Numba: arithmetic that emits LLVM instructions, and functions made of it.
+"""LLVM code generation for Numba: arithmetic that emits LLVM instructions, and functions built from it.
 
-LLVM's automatic vectorizer leaves up to a factor of two on loops of some tens of numbers: it checks for overlap and
-treats the last few one by one. Every line that Numba types and translates also adds to the time of a first call. So
-the inner loops are emitted, in vectors of 64 bytes; for processors with shorter ones LLVM splits each into several.
+For loops over a few dozen numbers, LLVM's automatic vectorizer is up to a factor of two slower than possible: it checks
+for overlap and processes the last few numbers one by one. Every line that Numba types and translates also adds to the
+time of the first call. So the inner loops are emitted directly, in vectors of 64 bytes; for processors with shorter
+vectors LLVM splits each into several.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from numba.extending import intrinsic
 
 from .constants import VECTOR_BYTES
 
-# Vectors that a product sums at once: enough to hide the latency of additions, few enough to stay in registers.
+# The number of vectors that a product sums at once: enough to hide the latency of additions, few enough to stay in
+# registers.
 IN_REGISTERS = 8 if llvm.get_host_cpu_features().get("avx512f") else 4
 INT = ir.IntType(types.intp.bitwidth)
 CONTRACT = ("contract",)
@@ -29,12 +31,12 @@ def integer(number: int) -> ir.Constant:
 
 
 def lanes_of(real: ir.Type) -> int:
-    """Return how many numbers of a type make a vector."""
+    """Return the number of SIMD lanes for a floating-point type."""
     return VECTOR_BYTES // (8 if isinstance(real, ir.DoubleType) else 4)
 
 
 class Number:
-    """A float, or a vector of floats, in the code that `builder` writes: arithmetic on it emits instructions."""
+    """A float, or a vector of floats, in the code emitted by `builder`: arithmetic on it emits instructions."""
 
     def __init__(self, builder: ir.IRBuilder, value: ir.Value):
         self.builder, self.value = builder, value
@@ -86,7 +88,7 @@ class Number:
         return self.function("copysign", other)
 
     def function(self, name: str, *others: Number) -> Number:
-        """Return the values of one of LLVM's functions of floats."""
+        """Return the value of an LLVM intrinsic function of floats."""
         kind = self.value.type
         suffix = (f"v{kind.count}" if isinstance(kind, ir.VectorType) else "") + ("f64" if self.double else "f32")
         form = ir.FunctionType(kind, [kind] * (1 + len(others)))
@@ -94,7 +96,7 @@ class Number:
         return self._new(self.builder.call(function, [self.value, *(other.value for other in others)]))
 
     def pick(self, limit: float, above: Number, otherwise: Number) -> Number:
-        """Return `above` where this is greater than the limit; a NaN takes `otherwise`."""
+        """Return `above` where this is greater than the limit, else `otherwise`, also for NaN."""
         greater = self.builder.fcmp_ordered(">", *self._both(limit))
         return self._new(self.builder.select(greater, above.value, otherwise.value))
 
@@ -106,14 +108,14 @@ class Number:
         return self._new(self.builder.select(less, self.like(limit).value, self.value))
 
     def bits(self, change: Callable[[Callable, ir.Value], ir.Value]) -> Number:
-        """Return the number whose bits are change(constant, bits), with `constant` making integers of the same type."""
+        """Return the number whose bits are change(constant, bits), where `constant` creates integers of the same type."""
         kind, integers = self.value.type, ir.IntType(64 if self.double else 32)
         integers = ir.VectorType(integers, kind.count) if isinstance(kind, ir.VectorType) else integers
         changed = change(lambda number: self._spread(integers, number), self.builder.bitcast(self.value, integers))
         return self._new(self.builder.bitcast(changed, kind))
 
     def lane_by_lane(self, in_double: str, in_single: str) -> Number:
-        """Return the values of a C function, given by its name for each dtype."""
+        """Return the values of a C function, given by its name in double and in single precision."""
         kind = self.value.type
         real = getattr(kind, "element", kind)
         function = cgutils.get_or_insert_function(
@@ -198,7 +200,7 @@ def for_each_vector(
 ) -> None:
     """Emit loops over `count` numbers at some pointers: in whole vectors, then one by one.
 
-    write(places, lanes) emits the work on one vector or, with 0 for `lanes`, on one number.
+    write(places, lanes) emits the code for one vector or, if `lanes` is 0, for one number.
     """
     lanes = lanes_of(places[0].type.pointee)
     full = builder.udiv(count, integer(lanes))
@@ -212,8 +214,8 @@ def for_each_vector(
 def emitted_function(write: Callable[..., None], inline: bool = False) -> Callable:
     """Return a function for compiled code; write(builder, *arguments) emits its body, once for each dtype.
 
-    Its arguments are pointers to floats and integers; it returns nothing. The linker knows it by its qualified name,
-    which must be unique. LLVM may `inline` a short one.
+    Its arguments are pointers to floats and integers; it returns nothing. Its linker symbol is its qualified name,
+    which must be unique. With `inline`, LLVM may inline it, for short functions.
     """
 
     def call(typing, *arguments):
@@ -239,7 +241,9 @@ def emitted_function(write: Callable[..., None], inline: bool = False) -> Callab
         return types.void(*kinds), generate
 
     call.__name__ = write.__name__
-    call.__signature__ = signature(write)  # by which Numba counts the arguments; `builder` stands for `typing`
+    call.__signature__ = signature(
+        write
+    )  # from which Numba counts the arguments; `builder` takes the position of `typing`
     return intrinsic(call)
 
 

@@ -1,6 +1,6 @@
-"""Status codes of compiled marches, and the layout of their limits."""
+"""Status codes of compiled solves, and the layout of their limits."""
 
-# How a march ends.
+# The status at the end of a solve.
 DONE, BAD_START, TOO_MANY, TOO_SMALL, NOT_FINITE = range(5)
-# Entries of a march's `controls`.
+# Entries of the `controls` of a solve.
 FIRST_STEP, MIN_STEP, MAX_STEP, MAX_STEPS, ADAPTIVE = range(5)

@@ -1,6 +1,7 @@
 """Products of small matrices with sums in registers: the arithmetic of networks and of Runge-Kutta steps.
 
-Arguments are pointers into flat arrays, strides and counts. What is read in vectors is padded to whole ones.
+Arguments are pointers into flat arrays, strides and counts. Arrays that are read in vectors are padded to whole
+vectors.
 """
 
 import operator
@@ -25,14 +26,14 @@ from .llvm_codegen import (
     zeros,
 )  # fmt: skip
 
-# A tile of a sum of outer products: vectors by numbers.
+# The size of a tile of a sum of outer products: vectors by numbers.
 TALL, WIDE = max(1, IN_REGISTERS // 2), 4
 
 
 def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apart):
     """Emit the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
 
-    Each of `apart` consecutive terms is added to a separate sum, which hides the latency of additions.
+    Each of `apart` consecutive terms is added to a separate sum, to hide the latency of additions.
     """
     lanes = lanes_of(c.type.pointee)
 
@@ -171,10 +172,10 @@ def zero(builder, out, count):
 
 
 def lane_sums(vectors):
-    """Return a vector with the sum of the lanes of each vector, in their order, and zeros behind them.
+    """Return a vector with the sums of the lanes of the vectors, in order, followed by zeros.
 
-    Two vectors are merged by adding half of their lanes to the other half, so that g sums side by side, repeated,
-    become 2 g.
+    Two vectors are merged by adding half of their lanes to the other half; each merge doubles the number g of adjacent
+    partial sums, a pattern that repeats along the vector.
     """
     builder, count, lanes = vectors[0].builder, len(vectors), vectors[0].value.type.count
     nothing = zeros(builder, vectors[0].value.type.element, lanes)
@@ -185,7 +186,7 @@ def lane_sums(vectors):
 
     group = 1
     while len(vectors) > 1:
-        # Lane i is from the first vector where i // group is even, from groups 2 q and 2 q + 1 of it.
+        # Lane i comes from the first vector if i // group is even, from its groups 2 q and 2 q + 1.
         even, odd = (
             [(i // (2 * group) * 2 + half) * group + i % group + i // group % 2 * lanes for i in range(lanes)]
             for half in (0, 1)
@@ -194,7 +195,7 @@ def lane_sums(vectors):
         vectors = [shuffle(a, b, even) + shuffle(a, b, odd) for a, b in pairs]
         group *= 2
     total, distance = vectors[0], lanes // 2
-    while distance >= group:  # what is left of a sum lies in every `group`-th lane
+    while distance >= group:  # the remaining parts of a sum are in every `group`-th lane
         total = total + shuffle(total, nothing, [(i + distance) % lanes for i in range(lanes)])
         distance //= 2
     return shuffle(total, nothing, [i if i < count else lanes for i in range(lanes)])

@@ -1,4 +1,4 @@
-"""Step size control in compiled marches: the formulas of ..step_size, and the decisions that all of them share."""
+"""Step size control in compiled solves: the formulas of torch_engine.step_size, and decisions shared by all solves."""
 
 import numpy as np
 
@@ -37,9 +37,9 @@ def next_step(t, stop, size, taken, controls):
 
 @inner_function
 def reject_step(t, h, size, error, exponent, controls):
-    """Return the status after a step of `size` (or, cut, of `h`) with too large an error, and the size to try instead.
+    """Return the status after a step of `size` (`h` after shortening) with too large an error, and the size to try instead.
 
-    The status is DONE if a shorter step may be tried.
+    The status is DONE if a smaller step may be tried.
     """
     finite = np.isfinite(error)
     shorter = _size_after_rejection(h, error, finite, exponent)

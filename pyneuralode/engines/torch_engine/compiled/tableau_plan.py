@@ -1,4 +1,4 @@
-"""Tableaus as plain arrays of numbers, the form in which compiled code takes them."""
+"""Tableaus as plain numeric arrays, the input of compiled code."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class TableauPlan:
     Attributes
     ----------
     rows : (s, s)
-        Weights of the earlier stages in each stage, the interpolant's extra stages included.
+        Weights of the earlier stages in each stage, including the interpolant's extra stages.
     places : (s,)
-        Where in a step the stages lie.
+        The times of the stages, as fractions of the step.
     ends : (1 + e, s)
         Weights of the solution, then of the error estimates.
     interpolant : (s, p)
         As in `Tableau`.
     numbers : four int
-        Stages of a step, order, the stage that is f at the end (or -1), order of the embedded solution.
+        Number of stages of a step, order, the stage that equals f at the end (or -1), order of the embedded solution.
     """
 
     rows: np.ndarray

@@ -1,4 +1,4 @@
-"""The times of a compiled solve: read and checked once, and found again while they are the same."""
+"""The times of a compiled solve, read and checked once and cached for solves at the same times."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ....problem.values import check_times
 from ..march import fixed_grid, stop_times
 from ..tableaus import Tableau
 
-# Different times that a prepared problem remembers: the spans of a fit, say.
+# The number of different time arrays that a prepared problem caches, such as the time spans of a fit.
 MOST = 8
 
 
 @dataclass(frozen=True)
 class Times:
-    """Times as an array (T,) of float64, the times that steps end on, and whether steps between those are adaptive."""
+    """Times as a float64 array (T,), the times at which steps must end, and whether steps between those are adaptive."""
 
     ts: np.ndarray
     stops: np.ndarray
@@ -27,7 +27,7 @@ class Times:
 
 
 class KnownTimes:
-    """Reads times for solves by one method with one control."""
+    """Reads and caches times for solves by one method with one control."""
 
     def __init__(self, tableau: Tableau, control: Control):
         self.tableau, self.control = tableau, control

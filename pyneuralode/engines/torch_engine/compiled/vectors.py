@@ -1,4 +1,4 @@
-"""Flat arrays that are read and written in whole vectors."""
+"""Functions on flat arrays that are read and written in whole vectors."""
 
 import numpy as np
 from numba.extending import overload
@@ -10,11 +10,11 @@ from .products import accumulate, column
 
 
 def lanes(array):
-    """Return how many numbers of the array's dtype make a vector."""
+    """Return the number of SIMD lanes for the array's dtype."""
     return VECTOR_BYTES // array.itemsize
 
 
-@overload(lanes)  # not inline: after inlining, Numba would take stores through pointers for dead code
+@overload(lanes)  # not inline: after inlining, Numba would remove stores through pointers as dead code
 def _lanes(array):
     count = VECTOR_BYTES * 8 // array.dtype.bitwidth
     return lambda array: count
@@ -22,7 +22,7 @@ def _lanes(array):
 
 @allocating_function
 def aligned(size, like):
-    """Return `size` uninitialized numbers of the dtype of `like`, starting on a whole vector."""
+    """Return `size` uninitialized numbers of the dtype of `like`, aligned to a whole vector."""
     buffer = np.empty(size + lanes(like), like.dtype)
     skip = (-buffer.ctypes.data) % VECTOR_BYTES // buffer.itemsize
     return buffer[skip : skip + size]
@@ -36,7 +36,7 @@ def fill(array, number):
 
 @inner_function
 def copy(out, array, size):
-    """out[:size] = array[:size]; Numba's own slice assignment takes a second to compile, for its error messages."""
+    """out[:size] = array[:size]; Numba's slice assignment takes a second to compile because of its error messages."""
     for i in range(size):
         out[i] = array[i]
 

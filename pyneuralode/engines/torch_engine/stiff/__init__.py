@@ -30,7 +30,7 @@ Coefficients = Tableau | Rosenbrock | SDIRK | AutoSwitch
 
 
 def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
-    """Return the coefficients of a solver of the catalog, or the caller's own tableau."""
+    """Return the coefficients of a solver in the catalog, or the caller's own tableau."""
     if isinstance(solver, Tableau):
         return solver
     entry = solver if isinstance(solver, Solver) else find_solver(solver)
@@ -42,11 +42,11 @@ _KINDS = {Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod}
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
+@torch.inference_mode(False)  # cached tensors are reused in later solves, which may be differentiated
 def as_method(
     tableau: Coefficients, dtype: torch.dtype, device: torch.device
 ) -> Method | RosenbrockMethod | SDIRKMethod | AutoSwitchMethod:
-    """Return the method of these coefficients, as tensors."""
+    """Return the method with these coefficients, as tensors."""
     if isinstance(tableau, Tableau):
         return Method(tableau, dtype, device)
     if isinstance(tableau, AutoSwitch):

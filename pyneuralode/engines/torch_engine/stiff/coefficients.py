@@ -10,7 +10,7 @@ import numpy as np
 from ..tableaus import TABLEAUS
 from ..tableaus.tableau import table
 
-# Takes the steps that start where the Jacobian is not usable, as for sqrt(y) at y = 0.
+# The method for steps that start where the Jacobian is not usable, as for sqrt(y) at y = 0.
 EXPLICIT_FALLBACK = TABLEAUS["Tsit5"]
 
 
@@ -62,7 +62,7 @@ class Rosenbrock:
 
     @cached_property
     def end_stage(self) -> int | None:
-        """The stage that evaluates f at the end of the step, which the next step need not evaluate again; or None."""
+        """The stage that evaluates f at the end of the step, so that the next step does not evaluate it again; or None."""
         last = self.stages - 1
         ends = self.c[last] == 1 and self.b[last] == 0 and np.array_equal(self.A[last], self.b)
         return last if ends else None
@@ -70,7 +70,7 @@ class Rosenbrock:
 
 @dataclass(frozen=True, eq=False)
 class SDIRK:
-    """A singly diagonally implicit Runge-Kutta method, its first stage explicit and its last one the end (ESDIRK).
+    """A singly diagonally implicit Runge-Kutta method, with an explicit first stage and the last stage at the end (ESDIRK).
 
     A step of size h from (t, y) has the stages z_i = h f(t + c_i h, y + sum_j A_ij z_j), each solved for in turn with
     the matrix I - gamma h J, and ends at y + sum_i b_i z_i, where b is the last row of A: the last stage is h f there.
@@ -80,7 +80,7 @@ class SDIRK:
     name, order : str, int
         As in `Tableau`.
     gamma : float
-        The diagonal of A but for its first entry, which is 0.
+        The diagonal entries of A, except the first, which is 0.
     A : (s, s)
         Lower triangular.
     error : (s,)
@@ -93,9 +93,9 @@ class SDIRK:
     b : (s,)
         Weights of the solution.
     predictor : (s, s)
-        Where Newton's iteration for stage i starts: sum_j predictor[i, j] z_j.
+        The initial guess of Newton's iteration for stage i is sum_j predictor[i, j] z_j.
     interpolant : (s, 4)
-        Dense output of order 4 as in `Rosenbrock`, over the z_i; slopes too are continuous.
+        Dense output of order 4 as in `Rosenbrock`, over the z_i; its derivative is continuous.
     """
 
     name: str
@@ -113,7 +113,7 @@ class SDIRK:
 
     @property
     def end_stage(self) -> int:
-        """The stage that is h f at the end of the step, which the next step need not evaluate again."""
+        """The stage that equals h f at the end of the step, so that the next step does not evaluate it again."""
         return self.stages - 1
 
     @property
@@ -123,7 +123,7 @@ class SDIRK:
     @cached_property
     def c(self) -> np.ndarray:
         c = self.A.sum(1)
-        return np.where(abs(c - 1) < 1e-12, 1.0, c)  # the end is the end, whatever the rounding
+        return np.where(abs(c - 1) < 1e-12, 1.0, c)  # exactly the end, regardless of rounding
 
     @cached_property
     def predictor(self) -> np.ndarray:
@@ -138,7 +138,7 @@ class SDIRK:
 
 
 def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
-    """Return weights that extrapolate slopes at `earlier` times to `time`: the last one, or exact for parabolas."""
+    """Return weights that extrapolate slopes at `earlier` times to `time`: by the last slope, or exactly for parabolas."""
     same = np.flatnonzero(abs(earlier - time) < 1e-12)
     if same.size:
         return np.eye(len(earlier))[same[-1]]
@@ -149,15 +149,15 @@ def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
 def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
     """Return the smallest dense output of order 4 with the slopes of the solution at both ends.
 
-    For methods of stage order 2, whose order conditions up to four are those below: sum b_i(theta) times 1, c, c^2,
-    c^3 and A c^2 is theta, theta^2 / 2, theta^3 / 3, theta^4 / 4 and theta^4 / 12 (Hairer, Norsett, Wanner, Solving
-    Ordinary Differential Equations I, II.1 and II.6).
+    For methods of stage order 2, whose order conditions up to order four are the following: sum b_i(theta) times 1, c,
+    c^2, c^3 and A c^2 is theta, theta^2 / 2, theta^3 / 3, theta^4 / 4 and theta^4 / 12 (Hairer, Norsett, Wanner,
+    Solving Ordinary Differential Equations I, II.1 and II.6).
     """
     s = len(c)
     conditions = np.stack([np.ones(s), c, c**2, c**3, A @ c**2])
     first, last = np.eye(s)[[0, -1]]
-    # Columns p1 to p4 of theta to theta^4: p1 is the first stage alone; p2 + p3 + p4 = b - first and 2 p2 + 3 p3 + 4 p4 =
-    # last - first leave p4 free except for its conditions.
+    # Columns p1 to p4 of theta to theta^4: p1 is the first stage alone; p2 + p3 + p4 = b - first and 2 p2 + 3 p3 + 4 p4
+    # = last - first determine all but p4, which has its own conditions.
     p4 = np.linalg.lstsq(conditions, np.array([0, 0, 0, 1 / 4, 1 / 12]), rcond=None)[0]
     total, slopes = A[-1] - first - p4, last - first - 4 * p4
     p3 = slopes - 2 * total
@@ -165,7 +165,7 @@ def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _rosenbrock23() -> Rosenbrock:
-    """MATLAB's ode23s, rewritten: u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1), and a u_3 that joins k_3 to them."""
+    """MATLAB's ode23s in terms of u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1) and a u_3 that combines them with k_3."""
     gamma, e = 1 / (2 + np.sqrt(2)), 6 + np.sqrt(2)
     return Rosenbrock(
         "Rosenbrock23",
@@ -251,7 +251,7 @@ def _kvaerno5() -> SDIRK:
         order=5,
         gamma=0.26,
         A=A,
-        error=A[6] - A[5],  # stage 6 ends the embedded method
+        error=A[6] - A[5],  # stage 6 is the end of the embedded method
         error_order=4,
         source="A. Kvaerno, BIT Numer. Math. 44 (2004) 489-502, ESDIRK5/4b",
     )

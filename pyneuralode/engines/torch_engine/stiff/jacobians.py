@@ -1,4 +1,4 @@
-"""Where linearizations come from: autograd, the user's own Jacobian, or finite differences."""
+"""The computation of linearizations: by autograd, the user's own Jacobian, or finite differences."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ..dynamics import bind
 from ..march import Slope
 from .linearizations import BlockTriangularLinearization, DenseLinearization, Linearization, MatrixFreeLinearization
 
-# Numbers in all Jacobians together beyond which they are not formed and linear systems are solved by GMRES: 3200
-# unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; one such matrix factorizes in about a second.
+# The total number of entries in all Jacobians above which they are not formed and linear systems are solved by GMRES:
+# 3200 unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; factorizing one such matrix takes about a
+# second.
 MATRIX_FREE_SIZE = 10_000_000
 # Relative difference allowed between two difference quotients that approximate one derivative.
 DIFFERENCE_TOLERANCE = 0.02
@@ -26,14 +27,15 @@ DIFFERENCE_TOLERANCE = 0.02
 class LinearizableSlope:
     """The flat slope f(t, y) of a problem, and its linearization at a point.
 
-    The Jacobian comes from autograd: for a described field one matrix for each sample (the states along the last
-    axis), for a module or callable one of the whole state. A module or callable can say more by its attributes:
+    The Jacobian comes from autograd: for a described field (`VectorField`) one matrix for each sample (the states along
+    the last axis), for a module or callable one matrix for the whole state. A module or callable can provide more
+    information by its attributes:
 
     - ``jacobian(t, y)`` returns the Jacobian, (*y.shape, *y.shape), or with `samplewise` (*y.shape, y.shape[-1]);
     - ``samplewise = True``: it treats the vectors along the last axis of y separately and accepts any leading axes;
-    - ``matrix_free = True``: its Jacobian is never formed; nor is any of more than `MATRIX_FREE_SIZE` numbers.
+    - ``matrix_free = True``: its Jacobian is never formed; nor is any Jacobian of more than `MATRIX_FREE_SIZE` numbers.
 
-    A field that autograd cannot see through, such as one written with NumPy, is differentiated by differences.
+    A field that autograd cannot differentiate, such as one written with NumPy, is differentiated by finite differences.
     """
 
     def __init__(self, f: Slope, dynamics: Any, parameters: dict[str, Tensor], layout: Layout, statistics: Statistics):
@@ -50,17 +52,17 @@ class LinearizableSlope:
         self.samplewise = samplewise and self.unknowns < shape.numel()
         numbers = self.unknowns * sum(part.numel() for part in layout.shapes)
         self.matrix_free = bool(getattr(dynamics, "matrix_free", numbers > MATRIX_FREE_SIZE))
-        # A module's jacobian computes with its own parameters, whatever others are given.
+        # A module's `jacobian` uses the module's own parameters, even if others are given.
         module = dict(dynamics.named_parameters()) if isinstance(dynamics, nn.Module) else parameters
         own = all(module[name].data_ptr() == value.data_ptr() for name, value in parameters.items())
         self.jacobian = getattr(dynamics, "jacobian", None) if own and not is_described else None
         self.is_described = is_described
-        # What a callable holds is known only when it is called; for NumPy states no gradient is wanted.
+        # The tensors in a callable's closure are known only when it is called; for NumPy states no gradient is needed.
         self.trains_parameters = any(p.requires_grad for p in parameters.values())
         self.holds_gradients = self.trains_parameters or not (
             is_described or isinstance(dynamics, nn.Module) or layout.numpy
         )
-        # Whether f uses t in a way that autograd does not see; known after the first check.
+        # Whether f uses t in a way that autograd does not record; known after the first check.
         self.depends_on_time: bool | None = None
 
     def __call__(self, t: float, y: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ class LinearizableSlope:
                     with torch.set_grad_enabled(recording):
                         linear.time_derivative = self._unrecorded_time_derivative(t, y, h, linear.slope)
                 if linear.frozen is not None and not self.samplewise:
-                    # Autograd gives NaN for some smooth functions, as where(y > 0, sqrt(y), 0) below 0.
+                    # Autograd returns NaN for some smooth functions, such as where(y > 0, sqrt(y), 0) below 0.
                     by_differences = linearize_by_differences(self.f, t, y.detach(), h, linear.slope.detach())
                     if by_differences.usable:
                         by_differences.slope = linear.slope  # so that the gradient becomes NaN, not wrong
@@ -98,16 +100,16 @@ class LinearizableSlope:
             )
 
     def _evaluate(self, time: Tensor, at: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the slope (None if the field does not take tensors with gradients) and the state at which it is."""
+        """Return the slope (None if the field does not accept tensors with gradients) and the state used for it."""
         try:
             return self._samplewise_slopes(time, at) if self._samplewise_autograd else (self.f(time, at), at)
         except RuntimeError as error:
-            if "requires grad" not in str(error):  # from torch's message for a tensor that NumPy cannot take
+            if "requires grad" not in str(error):  # from torch's message for a tensor that cannot be converted to NumPy
                 raise
             return None, at
 
     def _unrecorded_time_derivative(self, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor | None:
-        """Return df/dt by differences for a field such as -y + math.cos(t), which looks autonomous to autograd."""
+        """Return df/dt by differences for a field such as -y + math.cos(t), which appears autonomous to autograd."""
         if self.depends_on_time is None:
             self.depends_on_time = not torch.equal(self.f(t + h, y), self.f(t, y))
         return difference_time_derivative(self.f, t, y, h, slope) if self.depends_on_time else None
@@ -161,7 +163,7 @@ class LinearizableSlope:
 
 
 def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-    """Return the linearization of f at (t, y): by its own `linearize` if it has one, by differences otherwise."""
+    """Return the linearization of f at (t, y): by its own `linearize` if it has one, by finite differences otherwise."""
     own = getattr(f, "linearize", None)
     return linearize_by_differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, time_derivative)
 
@@ -172,10 +174,10 @@ def linearize_by_differences(
 ) -> Linearization:
     """Return the linearization by forward differences; f does not depend on the last `quadratures` components of y.
 
-    It is usable if a quarter of each difference changes f by a quarter, unlike for sqrt(y) at y = 0.
+    It is usable if a quarter of each difference in y changes f by a quarter, unlike for sqrt(y) at y = 0.
     """
     time_derivative, dynamic = difference_time_derivative(f, t, y, h, slope), len(y) - quadratures
-    # A component next to zero is scaled by the change in the step: over too short a difference sqrt(y) looks linear.
+    # A component near zero is scaled by its change in the step: over too short a difference sqrt(y) appears linear.
     scale = torch.where(y.abs() < 1e-5, (h * slope).abs().clamp_min(1e-5), y.abs())
     sizes = math.sqrt(torch.finfo(y.dtype).eps) * scale
     sizes[dynamic:] = 0
@@ -196,7 +198,7 @@ def linearize_by_differences(
 
 
 def difference_time_derivative(f: Slope, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor:
-    """Return df/dt by a forward difference; NaN where there is no derivative, as for sqrt(t) at t = 0."""
+    """Return df/dt by a forward difference; NaN if the derivative does not exist, as for sqrt(t) at t = 0."""
     delta = math.copysign(min(math.sqrt(torch.finfo(y.dtype).eps) * max(abs(t), abs(h)), abs(h)), h)
     later, sooner = t + delta, t + delta / 4
     time_derivative = (f(later, y) - slope) / (later - t)
@@ -215,8 +217,8 @@ def _changes_linearly(change: Tensor, expected: Tensor, moved: Tensor, terms: Te
 def _differentiation_point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the state (n,), the time () and a dummy (n,), with respect to which f is differentiated.
 
-    All are parts of one tensor: autograd walks back to the oldest of its inputs, and separate leaves would count as
-    older than all earlier steps, so that each step would take longer than the one before.
+    All are parts of one tensor: autograd traverses the graph back to the oldest of its inputs, and separate leaves
+    would be treated as older than all earlier steps, so that each step would take longer than the previous one.
     """
     n = len(y)
     whole = torch.cat([y, y.new_zeros(n), y.new_full((1,), t)])

@@ -14,12 +14,12 @@ from torch import Tensor
 from ....problem.values import all_finite
 from ..once_differentiable import once_differentiable
 
-# Restarts of GMRES, Krylov vectors between them, and the precision that suffices inside a Newton iteration.
+# The number of GMRES restarts, of Krylov vectors between them, and the precision sufficient inside a Newton iteration.
 MAX_RESTARTS, MAX_VECTORS, ROUGH_PRECISION = 10, 100, 1e-3
 
 
 class ShiftedSolver(Protocol):
-    """Solves linear systems with the matrix I - scale J; never recorded by autograd. `failure` says what went wrong."""
+    """Solves linear systems with the matrix I - scale J; not recorded by autograd. `failure` describes the error, if any."""
 
     failure: str | None
 
@@ -31,23 +31,23 @@ class ShiftedSolver(Protocol):
 class Linearization(ABC):
     """f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None means zero), and its Jacobian J.
 
-    Where autograd has recorded it, `jvp(x)` returns J x (n,), differentiable.
+    If autograd has recorded it, `jvp(x)` returns J x (n,), which is differentiable.
     """
 
     slope: Tensor
     time_derivative: Tensor | None
     recorded = False  # by autograd
-    frozen: Tensor | None = None  # mask (n,) of components that a step must not move, since J has no columns for them
+    frozen: Tensor | None = None  # mask (n,) of components that a step must not change, since J has no columns for them
     jacobian_usable: bool
 
     @property
     def usable(self) -> bool:
-        """Whether J and df/dt describe how f changes; otherwise no step is built on them."""
+        """Whether J and df/dt describe how f changes; otherwise no step uses them."""
         return self.jacobian_usable and (self.time_derivative is None or all_finite(self.time_derivative))
 
     @abstractmethod
     def shifted_solver(self, scale: float, rough: bool = False) -> ShiftedSolver:
-        """Return a solver for I - scale J; a `rough` one gives a few digits, for solutions that are corrected."""
+        """Return a solver for I - scale J; a `rough` one is accurate to a few digits, for solutions that are corrected."""
 
     @abstractmethod
     def spectral_bound(self) -> float:
@@ -57,8 +57,8 @@ class Linearization(ABC):
 class DenseLinearization(Linearization):
     """A Jacobian matrix (n, n), or N matrices (N, d, d) of samples that do not depend on each other.
 
-    Columns that are not finite, such as that of sqrt(y) at y = 0, are left out. `linear_enough` says whether
-    difference quotients are close to derivatives.
+    Columns that are not finite, such as for sqrt(y) at y = 0, are omitted. `linear_enough` says whether difference
+    quotients are close to derivatives.
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, linear_enough: bool = True):
@@ -79,7 +79,7 @@ class DenseLinearization(Linearization):
 
 
 class LUSolver:
-    """LU factors of I - scale J. If it is singular, solutions are not finite and the step with them is rejected."""
+    """LU factors of I - scale J. If it is singular, solutions are not finite and the step is rejected."""
 
     failure = None
 
@@ -98,10 +98,10 @@ class LUSolver:
 
 
 class MatrixFreeLinearization(Linearization):
-    """A Jacobian known only by its products, each one pass of autograd through the field.
+    """A Jacobian available only through products, each of which is one pass of autograd through the field.
 
-    Two reverse passes make a forward one: `transposed_product` is J^T u for a dummy u, and differentiating it by u
-    gives J x.
+    Two reverse passes replace a forward one: `transposed_product` is J^T u for a dummy u, and its derivative by u gives
+    J x.
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
@@ -154,7 +154,7 @@ class GMRESSolver:
 
     @torch.no_grad()
     def _gmres(self, apply: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        # By default far below any tolerance of the solve, so that the order of the method does not suffer.
+        # By default far below any tolerance of the solve, so that the order of the method is preserved.
         target = (self.precision or torch.finfo(right.dtype).eps ** 0.75) * float(torch.linalg.vector_norm(right))
         x, residual = torch.zeros_like(right), right
         for _ in range(MAX_RESTARTS):
@@ -165,7 +165,7 @@ class GMRESSolver:
                 return x
             if not math.isfinite(size):
                 break
-        self.failure = "GMRES did not solve its linear systems"
+        self.failure = "GMRES did not converge"
         return x
 
 
@@ -181,7 +181,7 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
         vector, space = apply(basis[j]), basis[: j + 1]
         parts = space @ vector
         vector = torch.addmv(vector, space.t(), parts, alpha=-1)
-        rest = space @ vector  # what rounding left over
+        rest = space @ vector  # the remainder from rounding
         vector = torch.addmv(vector, space.t(), rest, alpha=-1)
         *column, length = torch.cat([parts + rest, torch.linalg.vector_norm(vector)[None]]).tolist()
         for i, (c, s) in enumerate(rotations):
@@ -200,11 +200,11 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
 
 
 class BlockTriangularLinearization(Linearization):
-    """A slope whose first block depends on itself alone, and all below on that block: J = [[A, 0], [B, D]].
+    """A slope whose first block depends only on itself, and whose other blocks depend on the first: J = [[A, 0], [B, D]].
 
-    A is the Jacobian of `core`, or if `transposed` minus its transpose, as in the adjoint equation; `below(x)` returns B x.
-    D is zero for quadratures, on which nothing depends. If `repeated`, it is A for each of several blocks as large as the
-    first.
+    A is the Jacobian of `core`, or if `transposed` minus its transpose, as in the adjoint equation; `below(x)` returns
+    B x. D is zero for quadratures, on which nothing depends. If `repeated`, D consists of A for each of several blocks
+    as large as the first.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class BlockTriangularLinearization(Linearization):
 
 
 class BlockTriangularSolver:
-    """Solves for the first block, then for what is below."""
+    """Solves for the first block, then for the blocks below it."""
 
     def __init__(self, linear: BlockTriangularLinearization, scale: float, rough: bool):
         self.linear, self.scale, self.rough = linear, scale, rough
@@ -242,7 +242,7 @@ class BlockTriangularSolver:
     def solve(self, right: Tensor) -> Tensor:
         linear, size = self.linear, len(self.linear.core.slope)
         first, rest = self.solve_block(right[:size]), right[size:]
-        if not (linear.repeated and self.rough):  # for a solution that is corrected, the diagonal blocks suffice
+        if not (linear.repeated and self.rough):  # if the solution is corrected later, the diagonal blocks suffice
             rest = torch.add(rest, linear.below(first), alpha=self.scale)
         blocks = map(self.solve_block, rest.split(size)) if linear.repeated else [rest]
         return torch.cat([first, *blocks])
@@ -259,8 +259,8 @@ def differentiable_solve(linear: Linearization, solver: ShiftedSolver, scale: fl
 class ImplicitFunction(torch.autograd.Function):
     """A solution x of residual(x, parameters) = 0, differentiated by the implicit function theorem.
 
-    Its derivative is (I - scale J)^-1 times that of the residual; `solver` solves with I - scale J, which is minus the
-    derivative of the residual with respect to x.
+    Its derivative is (I - scale J)^-1 times that of the residual; `solver` solves linear systems with I - scale J,
+    which is minus the derivative of the residual with respect to x.
     """
 
     @staticmethod

@@ -16,7 +16,8 @@ from .step import StiffMethod, StiffStep
 class RosenbrockMethod(StiffMethod):
     def __init__(self, tableau: Rosenbrock, explicit: Method):
         super().__init__(tableau, explicit)
-        # The weights of (h^2 df/dt, u_0 .. u_i-1) in the state of stage i, and in what is added to gamma h f there.
+        # The weights of (h^2 df/dt, u_0 .. u_i-1) in the state of stage i, and in the terms added to gamma h f of that
+        # stage.
         states = np.insert(tableau.A, 0, 0.0, axis=1)
         rights = tableau.gamma * np.insert(tableau.C, 0, tableau.d, axis=1)
         self.rows = [row[:, : i + 1] for i, row in enumerate(self.tensor(np.stack([states, rights], axis=1)))]
@@ -63,8 +64,8 @@ class RosenbrockStep(StiffStep):
 
     @property
     def carry(self) -> None:
-        """None: the next step evaluates slope and Jacobian together."""
+        """Always None: the next step evaluates slope and Jacobian together."""
 
     def extend(self) -> None:
-        """Release what only another step from the same point would need."""
+        """Release the data that only another step from the same point would need."""
         self.retry = self.solver = None

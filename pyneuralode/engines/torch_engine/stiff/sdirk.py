@@ -1,4 +1,4 @@
-"""Steps of ESDIRK methods: each stage by simplified Newton iterations, whose Jacobian and factors outlive the step."""
+"""Steps of ESDIRK methods: each stage by simplified Newton iterations, with Jacobian and factors reused in later steps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from .step import StiffMethod, StiffStep
 # A Newton iteration ends when its error is this fraction of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
 MAX_ITERATIONS = 10
-# Changes of at most so many rounding units say nothing about the contraction, and no iteration makes them smaller.
+# Changes of at most this many rounding units say nothing about the contraction, and iterations cannot make them
+# smaller.
 ROUNDINGS = 10
-# Contraction above which the next step evaluates a new Jacobian, and relative change of the step size above which the
-# old one is factorized again. Below it the factors of the old step size are used and the iteration is damped, which
-# halves the cost of the difference (Hindmarsh's rule in VODE).
+# The contraction rate above which the next step evaluates a new Jacobian, and the relative change of the step size
+# above which the old Jacobian is factorized again. Below it the factors for the old step size are used and the
+# iteration is damped, which halves the effect of the difference (Hindmarsh's rule in VODE).
 GOOD_CONTRACTION, SAME_STEP = 0.05, 0.02
 
 
@@ -44,14 +45,14 @@ class SDIRKMethod(StiffMethod):
 
 
 class NewtonIteration:
-    """Simplified Newton iterations with one matrix I - gamma h J, which is kept for several steps."""
+    """Simplified Newton iterations with one matrix I - gamma h J, which is reused for several steps."""
 
     def __init__(self, gamma: float):
         self.gamma = gamma
         self.linear: Linearization | None = None
         self.solver: ShiftedSolver | None = None
         self.size = self.time = math.nan  # the step size of the factors, and the time of the Jacobian
-        self.rate = self.worst = 1.0  # the last contraction, and the worst one of the step
+        self.rate = self.worst = 1.0  # the last contraction rate, and the worst one of the step
 
     def prepare(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
         """Prepare for the stages of the step of size h from (t, y); return whether the Jacobian is usable."""
@@ -65,7 +66,7 @@ class NewtonIteration:
         return True
 
     def refresh(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
-        """After a failure, evaluate and factorize anew; return whether that helped: not all was fresh, J is usable."""
+        """After a failure, evaluate and factorize again; return whether that changed anything and J is usable."""
         if self.time == t and self.size == h:
             return False
         if self.time != t:
@@ -81,7 +82,7 @@ class NewtonIteration:
         Of `tolerance` only `atol`, a tensor, and the norm are used.
         """
         damping = 2 / (1 + h / self.size)
-        # An old rate is trusted less every time, so that sooner or later a second iteration measures it.
+        # An old rate is trusted less each time, so that eventually a second iteration measures it again.
         last, rate = math.inf, max(self.rate, 1e-16) ** 0.8
         self.rate = rate
         for left in reversed(range(MAX_ITERATIONS)):
@@ -95,7 +96,8 @@ class NewtonIteration:
             hopeless = last < math.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
             if not converged and (hopeless or not math.isfinite(size)):
                 rounding = ROUNDINGS * torch.finfo(z.dtype).eps * (base.abs() + z.abs())
-                # In every component: in a small one the change may be small only because its Jacobian is far too large.
+                # In every component: the change in a small component may be small only because its Jacobian is far too
+                # large.
                 if bool((change.abs() <= rounding).all()):
                     self.worst = 1.0
                     return z
@@ -118,7 +120,7 @@ class NewtonIteration:
 
 
 class SDIRKCarry:
-    """What the next step takes over: the slope at the point from which it starts, and the Newton iteration."""
+    """Data passed to the next step: the slope at its start, and the Newton iteration."""
 
     def __init__(self, slope: Tensor, newton: NewtonIteration):
         self.slope, self.newton = slope, newton
@@ -165,7 +167,7 @@ class SDIRKStep(StiffStep):
         return self.retry.newton.solver
 
     def extend(self) -> None:
-        """Do nothing: the interpolant needs no further stages."""
+        """Do nothing: the interpolant needs no additional stages."""
 
 
 def _connect_to_autograd(f: Slope, time: float, h: float, base: Tensor, z: Tensor, gamma: float) -> Tensor:

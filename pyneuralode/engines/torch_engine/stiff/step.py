@@ -1,4 +1,4 @@
-"""What the steps of all stiff methods have in common."""
+"""Code shared by the steps of all stiff methods."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .linearizations import ShiftedSolver
 
 
 class StiffMethod:
-    """The coefficients as tensors of one dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
+    """The coefficients as tensors of a given dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
 
     def __init__(self, tableau: Rosenbrock | SDIRK, explicit: Method):
         self.tableau, self.explicit, self.c = tableau, explicit, tableau.c.tolist()
@@ -30,8 +30,8 @@ class StiffMethod:
 class StiffStep:
     """A step from (t, y) to (t_end, end), with the attributes of `march.Step`.
 
-    `method.tableau` and `method.error` (s,) weigh its `stages`, s tensors (n,) of the size of a change of the state;
-    `solver` solves with I - gamma h J.
+    `method.tableau` and `method.error` (s,) are the weights of its `stages`, s tensors (n,) with the units of the
+    state; `solver` solves linear systems with I - gamma h J.
     """
 
     failure: str | None = None
@@ -44,7 +44,7 @@ class StiffStep:
         self.h = t_end - t
 
     def moves(self, frozen: Tensor | None) -> bool:
-        """Return whether the step moves one of the components (n,) that are marked as `frozen`."""
+        """Return whether the step changes one of the components that the mask `frozen` (n,) marks."""
         return frozen is not None and any(bool(stage[frozen].any()) for stage in self.stages)
 
     def at(self, times: list[float]) -> Tensor:
@@ -52,7 +52,7 @@ class StiffStep:
         return torch.addmm(self.y, interpolate(self, times), torch.stack(self.stages))
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
-        """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+        """Return the norm of the estimated error divided by the tolerance; up to 1 is accepted."""
         if self.failure:
             return math.inf
         with torch.no_grad():
@@ -63,18 +63,18 @@ class StiffStep:
     def interpolant_error(
         self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
     ) -> float:
-        """Return the largest norm, at times inside the step, of the interpolant's estimated error over the tolerance.
+        """Return the largest norm, at times inside the step, of the interpolant's estimated error divided by the tolerance.
 
-        The error estimate of a step is about its end, where very stiff components are accurate whatever they are in
-        between. One Newton step of the implicit equation u = u + gamma h (f(t, u) - u') moves an interpolant u to where
-        a stage at that time would be. The change counts in stiff components only, by the factor
-        1 - 1 / (1 - gamma h J): for the others the error at the end is enough.
+        The error estimate of a step refers to its end, where very stiff components are accurate regardless of their
+        values in between. One Newton step of the implicit equation u = u + gamma h (f(t, u) - u') moves an interpolant
+        u to the value of a stage at that time. The change is counted only in stiff components, by the factor 1 - 1 / (1
+        - gamma h J): for the others the error at the end is sufficient.
         """
         interpolant, gamma, sizes = self.method.tableau.interpolant, self.method.tableau.gamma, []
         theta = (np.asarray(times)[:, None] - self.t) / self.h
         powers = np.arange(interpolant.shape[1])
         weights = torch.tensor((powers + 1) * theta**powers @ interpolant.T, dtype=self.y.dtype, device=self.y.device)
-        changes = weights @ torch.stack(self.stages)  # of the interpolant, over a whole step each
+        changes = weights @ torch.stack(self.stages)  # derivatives of the interpolant, times the step size
         for t, u, change in zip(times, self.at(times), changes):
             move = self.solver.solve(gamma * (self.h * f(t, u) - change))
             move = move - self.solver.solve(move)

@@ -1,4 +1,4 @@
-"""Automatic switching between an explicit method and one for stiff problems, as the problem changes along the way."""
+"""Automatic switching between an explicit method and one for stiff problems during a solve."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .coefficients import Rosenbrock
 from .rosenbrock import RosenbrockMethod, RosenbrockStep
 
 # As in OrdinaryDiffEq's AutoSwitch: a step is stiff if |eigenvalue| h exceeds this fraction of the explicit method's
-# stability interval; the other method takes over after so many stiff or nonstiff steps in a row.
+# stability interval; the solve switches methods after this many consecutive stiff or nonstiff steps.
 STABILITY_MARGIN = 0.9
 STIFF_STEPS, NONSTIFF_STEPS = 10, 3
 
 
 @dataclass(frozen=True, eq=False)
 class AutoSwitch:
-    """An explicit method with two last stages at the step's end, its real stability interval, and a stiff method."""
+    """An explicit method whose last two stages are at the step's end, its real stability interval, and a stiff method."""
 
     name: str
     explicit: Tableau
@@ -37,7 +37,7 @@ class AutoSwitch:
 
 
 class AutoSwitchMethod:
-    """Both methods as tensors; `stepper` starts every march with the explicit one."""
+    """Both methods as tensors; `stepper` starts every solve with the explicit one."""
 
     def __init__(self, tableau: AutoSwitch, explicit: Method, stiff: RosenbrockMethod):
         self.tableau, self.explicit, self.stiff = tableau, explicit, stiff
@@ -49,7 +49,7 @@ class AutoSwitchMethod:
 
 
 class AutoSwitchStepper:
-    """The state of one march: which method takes steps, and for how many steps the other one would have been better."""
+    """The state of one solve: the current method, and for how many steps the other one would have been better."""
 
     def __init__(self, method: AutoSwitchMethod):
         self.method, self.current = method, method.explicit
@@ -62,7 +62,7 @@ class AutoSwitchStepper:
         stiff = self.current is self.method.stiff
         if self.count > (NONSTIFF_STEPS if stiff else STIFF_STEPS):
             self.current, self.count, stiff = self.method.explicit if stiff else self.method.stiff, 0, not stiff
-            # What one method carries over is of no use to the other.
+            # The data that one method passes to its next step cannot be used by the other.
             carry = self.last.end_slope if self.last.t_end == t else None
         self.last = step = self.current.step(f, t, t_end, y, carry, tolerance)
         with torch.no_grad():

@@ -40,7 +40,7 @@ _e5 = table("""
         0.3341791187130175 0.08192320648511571 -0.022355307863886294 0
 """)[0]
 
-# Further stages of the interpolant: 14, 15, 16.
+# Extra stages of the interpolant: 14, 15, 16.
 _extra_A = table("""
     0.056167502283047954 0 0 0 0 0 0.25350021021662483 -0.2462390374708025 -0.12419142326381637
         0.15329179827876568 0.00820105229563469 0.007567897660545699 -0.008298;
@@ -50,9 +50,9 @@ _extra_A = table("""
         -0.0013990241651590145 2.9475147891527724 -9.15095847217987 0
 """)
 
-# The interpolant is the cubic Hermite one plus theta^2 (1 - theta)^2 sum_i d_i(theta) k_i. Column j of _D
-# weighs the j-th of the factors 1, theta, theta (1 - theta), theta^2 (1 - theta) in d_i; the rows of _BASIS
-# are these times theta^2 (1 - theta)^2, in the powers theta, ..., theta^7.
+# The interpolant is the cubic Hermite one plus theta^2 (1 - theta)^2 sum_i d_i(theta) k_i. Column j of _D contains the
+# weights of the j-th of the factors 1, theta, theta (1 - theta), theta^2 (1 - theta) in d_i; the rows of _BASIS are
+# these factors times theta^2 (1 - theta)^2, in the powers theta, ..., theta^7.
 _D = table("""
     -8.428938276109013 10.427508642579134 19.985053242002433 -25.69393346270375;
     0;

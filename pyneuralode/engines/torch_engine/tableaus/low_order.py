@@ -1,6 +1,6 @@
 """The classical methods of order one to four, and Bogacki and Shampine's 3(2) pair.
 
-All but Euler's method have the cubic Hermite interpolant, which `Tableau` makes.
+All but Euler's method have the cubic Hermite interpolant, the default of `Tableau`.
 """
 
 from .tableau import Tableau
@@ -10,7 +10,7 @@ EULER = Tableau(
     1,
     A=[[0]],
     b=[1],
-    interpolant=[[1]],  # the straight line that the step is
+    interpolant=[[1]],  # linear, like the step itself
     interpolant_order=1,
     source="L. Euler, Institutionum calculi integralis I, 1768, ch. VII",
 )

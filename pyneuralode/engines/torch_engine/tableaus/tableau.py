@@ -1,4 +1,4 @@
-"""`Tableau`: the coefficients of an explicit Runge-Kutta method, checked once when they are written down."""
+"""`Tableau`: the coefficients of an explicit Runge-Kutta method, checked once when it is created."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from pyneuralode.errors import ArgumentError
 
-# Room for coefficients rounded to 17 digits, whatever their size in the methods in use; a mistyped digit is
-# well above it.
+# A tolerance for coefficients rounded to 17 digits, of any size that occurs in common methods; a mistyped digit exceeds
+# it by far.
 ROUNDING = 1e-10
 
 
@@ -18,43 +18,42 @@ ROUNDING = 1e-10
 class Tableau:
     """An explicit Runge-Kutta method.
 
-    A step of size h goes to y0 + h sum_i b_i k_i with the stages k_i = f(t + c_i h, y0 + h sum_j A_ij k_j).
-    Every array may be given as nested lists; it is kept as a read-only float64 array.
+    A step of size h goes to y0 + h sum_i b_i k_i with the stages k_i = f(t + c_i h, y0 + h sum_j A_ij k_j). Every array
+    may be given as nested lists; it is stored as a read-only float64 array.
 
     Parameters
     ----------
     name : str
         Name of the method.
     order : int
-        Order of the solution that is propagated.
+        Order of the propagated solution.
     A : (s, s)
         Stage weights, strictly lower triangular.
     b : (s,)
         Weights of the solution.
     c : (s,), optional
-        Stage times as parts of the step; the row sums of A unless given.
+        Stage times as fractions of the step; by default the row sums of A.
     error : (s,) or (m, s), optional
         Weights b - b_hat of the error estimate, where b_hat is the embedded solution. m = 2 is DOP853's pair
         of estimates e5 (row 0) and e3 (row 1), which combine to |h| e5^2 / sqrt(e5^2 + 0.01 e3^2). Without
         it the method takes fixed steps only.
     error_order : int, optional
-        Order q of the embedded solution; the step controller's exponent is 1 / (q + 1). Unless given it is
-        order - 1.
+        Order q of the embedded solution; the step controller's exponent is 1 / (q + 1). The default is order - 1.
     extra_A, extra_c : (x, s + x) and (x,), optional
-        Rows of further stages that only the interpolant needs.
+        Rows of extra stages that only the interpolant needs.
     interpolant : (s + x, p), optional
-        Dense output y(t + theta h) = y0 + h sum_i b_i(theta) k_i with
-        b_i(theta) = sum_q interpolant[i, q] theta^(q + 1). Unless given it is the cubic Hermite interpolant;
-        a method that is not FSAL then gets one extra stage, f at the end of the step.
+        Dense output y(t + theta h) = y0 + h sum_i b_i(theta) k_i with b_i(theta) = sum_q interpolant[i, q] theta^(q +
+        1). The default is the cubic Hermite interpolant, for which a method that is not FSAL gets one extra stage, f at
+        the end of the step.
     interpolant_order : int, optional
-        Order of the dense output; goes with `interpolant`.
+        Order of the dense output; only with `interpolant`.
     source : str
-        Where the coefficients are from.
+        The reference for the coefficients.
 
     Raises
     ------
     ArgumentError
-        If the arrays do not fit together, do not describe an explicit and consistent method, or hold anything
+        If the arrays have inconsistent shapes, do not describe an explicit and consistent method, or contain anything
         but finite numbers.
 
     References
@@ -92,7 +91,7 @@ class Tableau:
 
     @property
     def stages(self) -> int:
-        """Number of stages of a step, s; the extra stages of the interpolant are not counted."""
+        """Number of stages of a step, s; the extra stages of the interpolant are not included."""
         return len(self.b)
 
     @cached_property
@@ -102,9 +101,9 @@ class Tableau:
 
     @cached_property
     def end_stage(self) -> int | None:
-        """Index of the stage that is f at the end of the step and so the next step's first, or None.
+        """Index of the stage that equals f at the end of the step and so is the next step's first, or None.
 
-        It is s - 1 for an FSAL method, s where the first extra stage has row b and time 1.
+        It is s - 1 for an FSAL method, and s if the first extra stage has row b and time 1.
         """
         if self.fsal:
             return self.stages - 1
@@ -126,7 +125,7 @@ class Tableau:
     def _set_error(self):
         if self.error is None:
             if self.error_order is not None:
-                raise ArgumentError(f"error_order is {self.error_order} without error: give error too.")
+                raise ArgumentError(f"error_order is {self.error_order}, but error is missing: give error too.")
             return
         rows = np.atleast_2d(_numbers("error", self.error))
         error = self._store("error", rows, 2, (None, self.stages))
@@ -153,7 +152,7 @@ class Tableau:
         gap = np.abs(interpolant.sum(axis=1) - np.append(self.b, np.zeros(x))).max()
         if gap > ROUNDING:
             raise ArgumentError(
-                f"interpolant misses b by {gap:.3g} at theta = 1: give rows that sum to b "
+                f"interpolant differs from b by {gap:.3g} at theta = 1: give rows that sum to b  "
                 "there, and to 0 for extra stages."
             )
 
@@ -186,7 +185,7 @@ class Tableau:
         if wrong.size:
             i = wrong[0]
             raise ArgumentError(
-                f"{label}[{i}] is {times[i]:.12g} but that row of weights sums to "
+                f"{label}[{i}] is {times[i]:.12g} but the weights in that row sum to  "
                 f"{sums[i]:.12g}: leave {label} out or give the row sums."
             )
 
@@ -197,8 +196,8 @@ def hermite_interpolant(weights: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     weights : (n,)
-        Weights of the solution over all the n stages. The first stage is f at the start of the step, the last
-        one f at its end.
+        Weights of the solution over all the n stages. The first stage is f at the start of the step, the last one is f
+        at its end.
 
     Returns
     -------
@@ -215,7 +214,7 @@ def hermite_interpolant(weights: np.ndarray) -> np.ndarray:
 
 
 def table(text: str) -> np.ndarray:
-    """Return the array that is written in `text`: rows end with semicolons, short ones are filled with zeros on the right.
+    """Return the array written in `text`: rows end with semicolons, and short rows are padded with zeros on the right.
 
     Numbers are decimals or fractions without spaces, as in "0; 1/2; 0 3/4".
     """
@@ -234,17 +233,17 @@ def _numbers(label: str, value, ndim: int | None = None) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{label} is {value!r}: give numbers, in rows of one length.") from None
+        raise ArgumentError(f"{label} is {value!r}: give numbers, in rows of equal length.") from None
     if ndim is not None and array.ndim != ndim:
         raise ArgumentError(f"{label} has {array.ndim} dimensions: give an array with {ndim}.")
     if not np.isfinite(array).all():
-        raise ArgumentError(f"{label} holds {array[~np.isfinite(array)][0]}: give finite numbers.")
+        raise ArgumentError(f"{label} contains {array[~np.isfinite(array)][0]}: give finite numbers.")
     return array
 
 
 def _check_order(label: str, value, at_least: int):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < at_least:
-        raise ArgumentError(f"{label} is {value!r}: give an integer of at least {at_least}.")
+        raise ArgumentError(f"{label} is {value!r}: give an integer >= {at_least}.")
 
 
 def _check_earlier_stages_only(label: str, rows: np.ndarray, first: int):

@@ -19,7 +19,7 @@ _error = table("""
         0.45808210592918697 -1/66
 """)[0]
 
-# Needs no further stage: column q holds the coefficients of theta^(q + 1).
+# Needs no extra stage: column q contains the coefficients of theta^(q + 1).
 _interpolant = table("""
     1 -2.763706197274826 2.9132554618219126 -1.0530884977290216;
     0 0.13169999999999998 -0.2234 0.1017;

@@ -26,8 +26,8 @@ _error = table("""
         -0.29430311714032503 0.0813174723249511 -0.020295184663356284
 """)[0]
 
-# The first extra stage is f at the end of the step (row b, time 1). Handed on as the next step's first stage
-# it makes a step with dense output cost 15 evaluations, not 16. The other five serve the interpolant alone.
+# The first extra stage is f at the end of the step (row b, time 1). It is reused as the next step's first stage, so
+# that a step with dense output costs 15 evaluations, not 16. The other five are needed only for the interpolant.
 _extra_A = table("""
     0.04715561848627222 0 0 0.25750564298434153 0.2621665397741262 0.15216092656738558 0.49399691700324844
         -0.29430311714032503 0.0813174723249511 0;
@@ -46,8 +46,8 @@ _extra_A = table("""
         -0.18228156777622026 0 0 0
 """)
 
-# As published it meets every condition of order six exactly; of the 48 of order seven it meets twelve to 3e-7
-# only. Strictly of order six, it behaves as one of order seven except at tiny steps.
+# As published, it satisfies every condition of order six exactly; of the 48 conditions of order seven it satisfies
+# twelve only to 3e-7. Strictly it is of order six, but it behaves like order seven except for tiny steps.
 _interpolant = table("""
     1 -8.413387198332767 33.675508884490895 -70.80159089484886 80.64695108301298 -47.19413969837522
         11.133813442539243;

@@ -1,4 +1,4 @@
-"""Continuous flows with one hidden layer: the samples with the integral of the exact trace, and their exact adjoint."""
+"""Continuous flows with one hidden layer: samples and the integral of the exact trace, and the solve's exact adjoint."""
 
 from .path import CompiledFlows
 

@@ -1,4 +1,4 @@
-"""How the functions of flows are compiled: as the shared ones, some with sums that may be taken in any order."""
+"""Compilation of the functions of flows: like the shared ones, some with sums that may be reordered."""
 
 from pathlib import Path
 

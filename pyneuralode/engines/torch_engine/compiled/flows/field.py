@@ -1,7 +1,7 @@
 """The slope and the trace of its Jacobian for all samples at one time, and their vector-Jacobian product.
 
 States are stored by component, each padded to whole vectors: z[j p + s] is component j of sample s < p. The trace
-follows as one more component. Samples are processed in blocks, whose hidden units stay in a core's nearer caches.
+follows as one more component. Samples are processed in blocks, whose hidden units stay in a core's L1 or L2 cache.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ BLOCK = 64
 class BlockWorkspace(NamedTuple):
     """Working memory of a block: values of hidden units, first and second derivatives, cotangents, (w, BLOCK) each.
 
-    `sums`, (w, 2 d + 2) vectors, holds for each hidden unit the sums over samples that make the weights' cotangents.
+    `sums`, (w, 2 d + 2) vectors, contains for each hidden unit the sums over samples that form the weights' cotangents.
     """
 
     values: np.ndarray
@@ -35,7 +35,7 @@ def make_workspace(shape, like, backward):
     more = size if backward else 0
     sums = aligned(shape.width * (2 * shape.dim + 2) * lanes(like) if backward else 0, like)
     values = aligned(size, like)
-    fill(values, 0)  # the last block leaves a part of it untouched
+    fill(values, 0)  # the last block does not write all of it
     return BlockWorkspace(
         values, aligned(size, like), aligned(more, like), aligned(more, like), aligned(BLOCK, like), sums
     )
@@ -43,7 +43,7 @@ def make_workspace(shape, like, backward):
 
 @inner_function
 def hidden_units(shape, p, row, z, first, count, workspace):
-    """Set the values and derivatives of the hidden units for the `count` samples from `first` on."""
+    """Set the values and derivatives of the hidden units for `count` samples, starting at `first`."""
     d, w = shape.dim, shape.width
     one = np.intp(1)
     for k in range(w):
@@ -73,7 +73,7 @@ def evaluate(shape, p, row, z, out, o, workspace):
 def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, workspace):
     """Add the cotangents of the states to `z_bar` and write those of the weights to `row_bar`.
 
-    bars[b:] (d, p) are the cotangents of the slope, `trace_share` times `trace_bar` (p,) those of the trace.
+    bars[b:] (d, p) are the cotangents of the slope; `trace_share` times `trace_bar` (p,) are those of the trace.
     """
     d, w, n = shape.dim, shape.width, lanes(z)
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
@@ -125,7 +125,7 @@ def before_activation(preactivation_bars, derivatives, second_derivatives, at, a
 
 @inner_function
 def add_values(sums, o, a, i, count):
-    """As `add_products` with ones."""
+    """Like `add_products`, with ones as the second factor."""
     for s in range(0, count, lanes(sums)):
         for lane in range(lanes(sums)):
             sums[o + lane] += a[i + s + lane]
@@ -158,5 +158,5 @@ def second_derivatives(kind, values, derivatives, out):
     elif kind == SIN:
         for s in range(len(out)):
             out[s] = -values[s]
-    else:  # the piecewise linear ones
+    else:  # piecewise linear activations
         fill(out, 0)

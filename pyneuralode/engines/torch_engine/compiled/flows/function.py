@@ -21,7 +21,7 @@ def kernels() -> tuple[ModuleType, ...] | None:
 
 @dataclass
 class Call:
-    """One solve: what it is of, and after the march what its adjoint needs."""
+    """One solve: its inputs, and after `march` the data that its adjoint needs."""
 
     plan: FlowPlan
     times: Times
@@ -30,7 +30,7 @@ class Call:
     counts: tuple[int, int, int] = (0, 0, 0)  # evaluations, accepted and rejected steps
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the last states, below them the integral of the trace (d + 1, n), from the first states (d, n)."""
+        """Return the final states and, as last row, the integral of the trace (d + 1, n), from the initial states (d, n)."""
         control, method = self.control, tableau_plan(self.tableau)
         self.field = self.plan.head, self.plan.scales, theta
         self.method = method.rows, method.places, method.ends, method.numbers
@@ -44,5 +44,5 @@ class Call:
         return end
 
     def adjoint_sweep(self, cotangents: np.ndarray, wants_parameters: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the gradients with respect to the first states and to all parameters."""
+        """Return the gradients with respect to the initial states and to all parameters."""
         return run(kernels()[0].adjoint_sweep, self.field, self.method, self.counts[1], self.record, cotangents)

@@ -1,4 +1,4 @@
-"""The solve of a flow from one time to another in compiled code, with the steps of ..march, and its exact adjoint."""
+"""The solve of a flow in compiled code, with time stepping as in torch_engine.march, and its exact adjoint."""
 
 from typing import NamedTuple
 
@@ -22,14 +22,14 @@ from .steps import add_to_stages, combine, make_scheme
 from .weights import FlowShape, intermediates_size, row_size, scratch_size, weights_at, weights_vjp
 
 INITIAL_EVALUATIONS = 64
-# The columns of the steps: the time at a step's end (and, in a first row, at the start), and the rows of its first and
-# its second evaluation.
+# The columns of the table of steps: the time at a step's end (in the first row, the first time), and the rows of its
+# first and second evaluations.
 END_TIME, FIRST, SECOND = range(3)
 
 
 @inner_function
 def norm(x, at, y, end, n, p, rtol, atol):
-    """Return the root mean square of x[at:] over the tolerance at y and end; the padding does not count."""
+    """Return the root mean square of x[at:] divided by the tolerance at y and end; the padding is not included."""
     total = 0.0
     for first in range(0, y.size, p):
         for i in range(first, first + n):
@@ -40,7 +40,7 @@ def norm(x, at, y, end, n, p, rtol, atol):
 
 @allocating_function
 def grown_rows(rows):
-    """Return a copy of `rows` with space for twice as many."""
+    """Return a copy of `rows` with space for twice as many rows."""
     more = np.empty((2 * len(rows), rows.shape[1]), rows.dtype)
     for i in range(len(rows)):
         copy(more[i], rows[i], rows.shape[1])
@@ -68,7 +68,7 @@ def make_flow(field, p, backward):
 
 
 class Evaluations(NamedTuple):
-    """What the adjoint needs of evaluations, a row each: states, weights, and what the weights' adjoint needs."""
+    """Data of evaluations for the adjoint, one row each: states, weights, and intermediates for the weights' adjoint."""
 
     points: np.ndarray
     weights: np.ndarray
@@ -90,7 +90,7 @@ def grown(evaluations):
 
 @inner_function
 def evaluate_at(flow, t, y, evaluations, row, out, o):
-    """out[o:] = slope and trace (d + 1, p) at time t and the states y; what the adjoint needs goes to a row."""
+    """out[o:] = slope and trace (d + 1, p) at time t and the states y; store the data for the adjoint in a row."""
     shape, weights = flow.shape, evaluations.weights[row]
     copy(evaluations.points[row], y, shape.dim * flow.p)
     weights_at(shape, flow.theta, flow.scales, t, weights, evaluations.intermediates[row], flow.scratch)
@@ -108,7 +108,7 @@ def vjp_at(flow, evaluations, row, bars, b, trace_bar, trace_share, z_bar, theta
 
 @allocating_function
 def padded_rows(z, rows):
-    """Return the rows of z (d, n), padded to whole vectors with its last sample, as the first of `rows` rows."""
+    """Return an array of `rows` rows that begins with those of z (d, n), padded to whole vectors with the last sample."""
     n = z.shape[1]
     p = -(-n // lanes(z)) * lanes(z)
     out = aligned(rows * p, z)
@@ -121,14 +121,14 @@ def padded_rows(z, rows):
 
 @kernel
 def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
-    """Solve from the states z (d, n): steps between the times of `stops`, or adaptive steps that end on them.
+    """Solve from the states z (d, n): steps between the times of `stops`, or adaptive steps that end at them.
 
     `field` is (head, scales, theta), see `..plan.FlowPlan`; `method` is (rows, places, ends, numbers), see
     `TableauPlan`.
 
-    Returns the status, t and the step's size there, (evaluations, accepted, rejected), the end (d + 1, n), whose last
-    row is the integral of the trace; for the adjoint (with `keep`) the steps, and of each evaluation the states, the
-    weights and what the adjoint of the weights needs.
+    Returns the status, t and the step's size there, (evaluations, accepted, rejected), the final states (d + 1, n),
+    whose last row is the integral of the trace; for the adjoint (with `keep`) the steps, and for each evaluation the
+    states, the weights and the intermediates for the weights' adjoint.
     """
     d, n = z.shape
     y = padded_rows(z, d + 1)
@@ -196,7 +196,7 @@ def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
                 combine(scheme, error, nothing, scheme.ends[estimate], stages, h)
                 own = norm(error, none, y, end, n, p, rtol, atol)
                 error_size = own if estimate == 1 else combine_dop853_errors(error_size, own)
-        if not error_size <= 1:  # nor is NaN
+        if not error_size <= 1:  # also rejects NaN
             rejected += 1
             status, step = reject_step(t, h, step, error_size, exponent, controls)
             growth = 1.0
@@ -230,14 +230,15 @@ def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
 
 @kernel
 def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
-    """Return the gradients with respect to the first states (d, n) and the parameters (as `theta`).
+    """Return the gradients with respect to the initial states (d, n) and the parameters (laid out as `theta`).
 
-    `cotangents` (d + 1, n) are those of the end; the other arguments are those of the march and its results.
+    `cotangents` (d + 1, n) are the cotangents of the final states; the other arguments are those of `march` and its
+    results.
     """
     d, n = len(cotangents) - 1, cotangents.shape[1]
     y_bar, trace_bar = padded_rows(cotangents[:d], d), padded_rows(cotangents[d:], 1)
     size, p = y_bar.size, trace_bar.size
-    for s in range(n, p):  # copies of the last sample, which are not part of the result
+    for s in range(n, p):  # the copies of the last sample are not part of the result
         trace_bar[s] = 0
         for j in range(d):
             y_bar[j * p + s] = 0
@@ -251,7 +252,7 @@ def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
     for m in range(accepted - 1, -1, -1):
         h = steps[m + 1, END_TIME] - steps[m, END_TIME]
         first, second = int(steps[m + 1, FIRST]), int(steps[m + 1, SECOND])
-        # On entry the last stage holds its cotangent as the first stage of the next step.
+        # On entry the bar of the last stage contains its cotangent as the first stage of the next step.
         for i in range(stages):
             scheme.weights[i] = scheme.ends[0, i] * h
             trace_shares[i] += scheme.weights[i]

@@ -1,4 +1,4 @@
-"""The path for flows of one hidden layer: what it takes, and problems made ready for it."""
+"""The path for flows with one hidden layer: which problems it supports, and their preparation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .plan import flow_plan
 
 
 class CompiledFlows(Backend):
-    """Takes flows of one hidden layer with the exact trace and no penalties, explicit solvers, on the CPU."""
+    """Supports flows with one hidden layer, the exact trace, no penalties and explicit solvers, on the CPU."""
 
     name = "torch (compiled)"
 
@@ -32,13 +32,13 @@ class CompiledFlows(Backend):
         if (sentence := unsuitable(problem, differentiated=True)) is not None:
             return sentence
         if problem.integrals != PathIntegrals():
-            return "the trace is estimated or penalties are integrated: compiled flows have the exact trace alone."
+            return "the trace is estimated or penalties are integrated: compiled flows support only the exact trace."
         if not isinstance(field, VectorField) or flow_plan(field) is None:
-            return f"the field is a {type(field).__name__}, of which there is no compiled flow: give a HyperMLP."
+            return f"the field is a {type(field).__name__}, for which there is no compiled flow: give a HyperMLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
-            return f"solver is {problem.solver.name!r}: compiled flows take explicit ones, such as 'Tsit5'."
+            return f"solver is {problem.solver.name!r}: compiled flows support explicit solvers, such as 'Tsit5'."
         if control.norm != "joint" or np.ndim(control.rtol) or np.ndim(control.atol):
-            return "norm is not 'joint', or a tolerance is an array: compiled flows take one number for all."
+            return "norm is not 'joint', or a tolerance is an array: compiled flows support neither."
         if problem.signature.layout.shapes[0][0] == 0:
             return "y0 has no samples."
         return without_numba(kernels())
@@ -48,7 +48,7 @@ class CompiledFlows(Backend):
 
 
 class CompiledFlowPrepared(Prepared):
-    """A flow whose plan and known times are ready for the kernels."""
+    """A flow whose plan is prepared for the kernels, with a cache of times."""
 
     engine = CompiledFlows.name
 

@@ -1,4 +1,4 @@
-"""The fields that have compiled flows, as plain arrays of numbers."""
+"""The fields that have compiled flows, as plain numeric arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUPPORTED_ACTIVATIONS = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid
 
 @dataclass(frozen=True)
 class FlowPlan:
-    """A field of one hidden layer: `head` as `weights.FlowShape`, `scales` of the time, the input and the output."""
+    """A field with one hidden layer: `head` as in `weights.FlowShape`, `scales` of time, input and output."""
 
     head: tuple[int, int, int, int, int]
     scales: np.ndarray

@@ -1,4 +1,4 @@
-"""The arithmetic of Runge-Kutta steps on flat arrays, for the marches of flows."""
+"""The arithmetic of Runge-Kutta steps on flat arrays, for solves of flows."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,9 @@ from ..vectors import add_rows, aligned, copy, fill
 class FlowScheme(NamedTuple):
     """A tableau in the dtype of the state, and the working memory of one step.
 
-    `padded` counts the numbers of a state, which are whole vectors; `k` holds the stages, a row each; `end_stage` is
-    the stage that is the slope at the step's end, -1 where there is none. The last four are a tableau plan's `numbers`.
+    `padded` is the length of a state, padded to whole vectors; `k` contains the stages, one row each; `end_stage` is
+    the stage that equals the slope at the step's end, or -1 if there is none. The last four are the `numbers` of a
+    `TableauPlan`.
     """
 
     rows: np.ndarray

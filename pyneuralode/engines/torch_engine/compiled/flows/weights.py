@@ -1,8 +1,8 @@
 """The weights of the hidden layer as a function of time, and the adjoint of that function.
 
-A row of weights holds W (w, d), b (w), V (w, d), C (w) and c (d), so that f(z) = c + sum_k V_k a(W_k . z + b_k) has the
-Jacobian's trace sum_k C_k a'(W_k . z + b_k), with C_k = V_k . W_k. Each kind of field also stores the intermediates
-that its adjoint needs.
+A row of weights contains W (w, d), b (w), V (w, d), C (w) and c (d), so that f(z) = c + sum_k V_k a(W_k . z + b_k); the
+trace of its Jacobian is sum_k C_k a'(W_k . z + b_k), with C_k = V_k . W_k. Each kind of field also stores the
+intermediates that its adjoint needs.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .plan import HYPERNETWORK
 
 
 class FlowShape(NamedTuple):
-    """Kind, activation, dimension d, width w of a flow, and the hypernetwork's hidden units or the columns of time."""
+    """Kind, activation, dimension d and width w of a flow, and the number of hypernetwork units or time columns."""
 
     kind: int
     activation: int
@@ -125,7 +125,7 @@ def _affine(shape, theta, scales, t, row, intermediates):
 
 @inner_function
 def weights_vjp(shape, theta, scales, row, intermediates, bar, theta_bar, scratch):
-    """Add to `theta_bar` the product of `bar`, the cotangents of a row of weights, which is overwritten."""
+    """Add to `theta_bar` the vector-Jacobian product of `bar`, the cotangents of a row of weights, which is overwritten."""
     d, w = shape.dim, shape.width
     for k in range(w):
         along = bar[w * (2 * d + 1) + k]

@@ -1,6 +1,7 @@
 """Formulas: explicit and stiff solves of any model on the CPU, and their exact adjoint.
 
-A model's formulas become a list of numbers that one small machine, compiled once, runs; nothing is compiled for a model.
+A model's formulas are encoded as a list of integer instructions for a small register machine that is compiled once;
+nothing is compiled for each model.
 """
 
 from .path import Formulas

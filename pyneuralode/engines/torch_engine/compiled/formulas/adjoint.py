@@ -1,4 +1,4 @@
-"""The exact adjoint of one step in compiled code; the step's size and time are constants."""
+"""The exact adjoint of one step in compiled code; the step's size and time are treated as constants."""
 
 from .arrays import add, copy, fill, fill_rows
 from .compilation import inlined_function, inner_function
@@ -80,7 +80,7 @@ def _point_vjp(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
 
 @inlined_function
 def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta_bar):
-    """Propagate the cotangents of all stages; through their matrix, the Jacobian at the start gets one too."""
+    """Propagate the cotangents of all stages, including through the Jacobian at the start in their matrix."""
     dim, jacobian_bar = scheme.dim, scheme.jacobian_bar
     linearize(start, t, y, at)
     find_jacobian(start, scheme.jacobians[0], scheme.frozen[0])

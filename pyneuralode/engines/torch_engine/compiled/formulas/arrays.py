@@ -1,4 +1,4 @@
-"""Plain loops over arrays, which Numba compiles ten times faster than slices and array expressions."""
+"""Simple loops over arrays, which Numba compiles ten times faster than slices and array expressions."""
 
 from .compilation import inlined_function
 

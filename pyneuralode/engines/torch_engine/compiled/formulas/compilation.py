@@ -1,4 +1,4 @@
-"""How the functions of formulas are compiled: as the shared ones, some of them into their callers."""
+"""Compilation of the functions of formulas: like the shared ones, some of them inlined into their callers."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ __all__ = ["SOURCES", "allocating_function", "inlined_function", "inner_function
 
 SOURCES = fingerprint(Path(__file__).parent, *sorted(Path(stiff.__file__).parent.glob("*.py")), shared=SHARED_SOURCES)
 
-# For what is called from one or two places only: a call passes every field of every array that it is given.
+# For functions called in only one or two places: a call that is not inlined passes every field of each array argument.
 inlined_function = njit(_nrt=False, forceinline=True, **INNER)

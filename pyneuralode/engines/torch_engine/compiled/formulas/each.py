@@ -1,4 +1,4 @@
-"""The path for formulas of many samples, each in steps of its own."""
+"""The path for formulas of many samples, each in its own steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .path import Formulas
 
 
 class FormulasOfEach(Formulas):
-    """Takes independent problems of formulas, whose parameters may differ from sample to sample."""
+    """Supports independent problems of formulas, whose parameters may differ from sample to sample."""
 
     def unsupported(self, problem: Problem) -> str | None:
         if "ts" in problem.signature.differentiated:
@@ -29,7 +29,7 @@ class FormulasOfEach(Formulas):
 
 
 class FormulasOfEachPrepared(IndependentPrepared):
-    """A problem whose program and method are ready for the kernels."""
+    """A problem whose program and method are prepared for the kernels."""
 
     engine = Formulas.name
 

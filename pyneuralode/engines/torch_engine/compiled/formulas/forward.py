@@ -1,6 +1,6 @@
-"""Whole solves in compiled code: the march of ..march for one system after another, and the tape for its adjoint.
+"""Whole solves in compiled code: time stepping as in torch_engine.march, and the tape for the adjoint.
 
-A system is one or several samples that share their steps; each system has its own times and steps.
+A system is one sample, or several that share their steps. Systems are solved in turn; each has its own times and steps.
 """
 
 from typing import NamedTuple
@@ -17,17 +17,17 @@ from .machine import evaluate, make_machine, set_parameters
 from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
 from .steps import error_size, extend, interpolant_error, interpolate, make_scheme, spectral_radius, take_step
 
-# The entry of `controls` after those that every march has.
+# The entry of `controls` after those common to all solves.
 STABILITY = 5
 
 
 class Tape(NamedTuple):
-    """What the adjoint needs of the accepted steps of all systems.
+    """Data of the accepted steps of all systems for the adjoint.
 
-    `spans` (m, 3) are the times between which each step goes, and whether the second method took it; `checkpoints`
-    (m / every, n) the states from which every so many steps of a system start, with (m / every, 2 n) the slopes there
-    too: those of an implicit method are its last stages, not quite the field's; `stages` (m, samples, s, dim) are the
-    stages, unless they take too much memory.
+    `spans` (m, 3) are the start and end times of each step, and whether the second method took it; `checkpoints` (m /
+    every, n) are the states at the start of every block of `every` steps of a system, or (m / every, 2 n) with the
+    slopes there too: those of an implicit method are its last stages, which differ slightly from the field's; `stages`
+    (m, samples, s, dim) are the stages, unless they take too much memory.
     """
 
     spans: np.ndarray
@@ -50,7 +50,7 @@ def grown_tape(tape, count, blocks, stage_capacity):
 
 @inner_function
 def expand_tolerance(full, tolerances, system):
-    """Set a system's tolerance for each component of its state."""
+    """Set the tolerance of a system for each component of its state."""
     row = tolerances[system if len(tolerances) > 1 else 0]
     for i in range(full.size):
         full[i] = row[i if row.size > 1 else 0]
@@ -58,7 +58,7 @@ def expand_tolerance(full, tolerances, system):
 
 @inner_function
 def scaled_norm(x, y, rtol, atol):
-    """Return the root mean square of x over the tolerance at y."""
+    """Return the root mean square of x divided by the tolerance at y."""
     total = 0.0
     for i in range(y.size):
         total += (x[i] / (abs(y[i]) * rtol[i] + atol[i])) ** 2
@@ -89,7 +89,7 @@ def gather(k, slope):
 
 @inner_function
 def write_tape(tape, step, block, taped, t, t_next, stiff, y, k):
-    """Put a step on the tape, its stages where `taped` and its start where `block` is not negative."""
+    """Write a step to the tape, with its stages if `taped`, and with its start if `block` is not negative."""
     span = tape.spans[step]
     span[0], span[1], span[2] = t, t_next, stiff
     if block >= 0:
@@ -139,7 +139,7 @@ def initial_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, 
 
 @inner_function
 def count_inside(t_next, ts, j, last, direction):
-    """Return how many of the times from ts[j] to ts[last] lie before the end of a step."""
+    """Return how many of the times from ts[j] to ts[last] are before the end of a step."""
     count = 0
     while j + count <= last and direction * ts[j + count] < direction * t_next:
         count += 1
@@ -148,7 +148,7 @@ def count_inside(t_next, ts, j, last, direction):
 
 @inner_function
 def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction, ys):
-    """Write the states at the times from ts[j] on that the step covers; return the next j, and whether it was extended.
+    """Write the states at the times, from ts[j], that the step covers; return the next j, and whether it was extended.
 
     The last time is ts[last].
     """
@@ -172,15 +172,16 @@ def march(
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
     The `field` is (program, method, second method), `times` are (ts, parts) and `tolerances` (rtol, atol). There is one
-    step from each time of the `stops`, divided like the times, to the next, or adaptive steps that end on them. Steps
-    of methods for stiff problems also end on a requested time if they are not accurate enough in between. `theta` and
-    the tolerances have one row for all systems or one for each. With `every` above 0 the solve can be differentiated:
-    the state is stored every so many steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are
-    those at the start where they are known, as when steps of an implicit method are repeated; else it has no rows.
+    step from each of the `stops`, divided into systems like the times, to the next, or adaptive steps that end at them.
+    Steps of methods for stiff problems also end at a requested time if they are not accurate enough in between. `theta`
+    and the tolerances have one row for all systems or one for each. With `every` > 0 the solve can be differentiated:
+    the state is stored every `every` steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are
+    the slopes at the start if they are known, as when steps of an implicit method are repeated; otherwise it has no
+    rows.
 
-    If the stability interval among the `controls` is above 0, steps switch between the method and the second one,
-    a Rosenbrock method: automatically or, when repeated, as `step_kinds` says (steps of one system). The explicit method
-    of the two takes the steps for which the other has no usable Jacobian.
+    If the stability interval in the `controls` is positive, steps switch between the method and the second one, a
+    Rosenbrock method: automatically or, when steps of one system are repeated, as given by `step_kinds`. The explicit
+    method takes the steps at which the other method has no usable Jacobian.
 
     Returns for each system (status, t, step's size) and (evaluations, accepted, rejected), the states at all
     times, and the tape.
@@ -261,7 +262,7 @@ def march(
                 )
                 error, nfev = max(error, between_error), nfev + extra_evaluations
             exponent = scheme.error_order + 1
-            if not error <= 1:  # nor is NaN
+            if not error <= 1:  # also rejects NaN
                 rejected, fresh = rejected + 1, False
                 outcome, shorter = reject_step(t, h, size, error, exponent, controls)
                 stop_at_output = between_error > 1 and shorter <= abs(ts[j] - t)

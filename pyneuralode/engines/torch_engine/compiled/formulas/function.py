@@ -1,4 +1,4 @@
-"""Solves of formulas by compiled code, any number of systems at once, and their place in autograd."""
+"""Solves of formulas by compiled code, for any number of systems at once, and their autograd function."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .plan import method_plans
 from .program import program_of
 from .threads import over_threads
 
-# Memory for the stages of a solve's steps; those of a longer one are computed again.
+# Memory for the stages of a solve's steps; those of a longer solve are computed again.
 TAPE_BYTES = 256 << 20
-# Steps that are taken again at once; their stages stay in a core's cache.
+# The number of steps that are repeated at once, so that their stages stay in a core's cache.
 AGAIN = 64
 
 
@@ -45,7 +45,7 @@ class FormulaSolver:
         self.tape = not isinstance(gradient, Checkpointed)
 
     def theta(self, parameters: Mapping[str, Tensor], samples: int) -> Tensor:
-        """Return the parameters one after the other, (1, m), or (samples, m) where one has an axis for the samples."""
+        """Return the concatenated parameters, (1, m), or (samples, m) if one of them has an axis for the samples."""
         shapes = self.program.shapes
         own = any(parameters[name].ndim > len(shape) for name, shape in shapes.items())
         parts = []
@@ -56,7 +56,7 @@ class FormulaSolver:
         return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
 
 
-# Rows of unequal length, one after the other, and where each of them begins, with the end of the last.
+# Concatenated rows of unequal length, and the index at which each of them starts, followed by the end of the last.
 _Ragged: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
@@ -75,14 +75,14 @@ def _part(ragged: _Ragged, some: slice) -> _Ragged:
 
 
 class Failure(Exception):
-    """A solve that ended early, and of which sample."""
+    """The failure of the solve of one sample."""
 
     def __init__(self, error: SolverError, sample: int):
         self.error, self.sample = error, sample
 
 
 class Systems:
-    """Solves of systems in steps of their own through their own times; then what their adjoint needs.
+    """Solves of systems, each with its own steps and times; after `march`, the data that their adjoint needs.
 
     Tolerances may be (B, n).
     """
@@ -93,7 +93,7 @@ class Systems:
         self.every, self.tape = (solver.every, solver.tape) if differentiated else (0, False)
 
     def march(self, y0: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return the states of systems y0 (B, n) at all their times, one system after the other; sets `counts` (B, 3).
+        """Return the states of systems y0 (B, n) at all their times, one system after the other, and set `counts` (B, 3).
 
         Parameters theta are (1, m) or (B, m). Raises `Failure` with the system that failed.
         """
@@ -146,7 +146,7 @@ class Systems:
     def _sweep_in_blocks(
         self, some: slice, spans: np.ndarray, checkpoints: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `_sweep_part` without stages on the tape: from last to first, some steps at a time are taken again."""
+        """Like `_sweep_part`, without stages on the tape: blocks of steps are repeated, from last to first."""
         y0_bar, theta_bar = np.empty_like(self.y0[some]), np.zeros((some.stop - some.start, self.theta.shape[1]))
         length = self.every * max(1, AGAIN // self.every)
         step = block = 0
@@ -202,7 +202,7 @@ class FormulaSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, systems: Systems, y0: Tensor, theta: Tensor) -> Tensor:
         ctx.systems, ctx.theta_dtype = systems, theta.dtype
-        # Copies of y0 and theta: later changes of theirs do no harm.
+        # Copies of y0 and theta, so that later changes to them are harmless.
         states = systems.march(np.array(y0.numpy(), dtype=float), np.array(theta.numpy(), dtype=float))
         return torch.from_numpy(states).to(y0.dtype)
 

@@ -12,9 +12,9 @@ from .operations import curvatures, slopes, value
 class Machine(NamedTuple):
     """A program and its registers.
 
-    `time` is the register of the time, `first` that of the first step. Of step k, `by_x[k]` and `by_y[k]` are the
-    derivatives by its operands. `tangents` (registers, directions) are derivatives by the components and, where
-    `directions` is dim + 1, by the time; `bars` and `tangent_bars` are cotangents.
+    `time` is the register of the time, `first` that of the first step. `by_x[k]` and `by_y[k]` are the derivatives of
+    step k with respect to its operands. `tangents` (registers, directions) are derivatives with respect to the
+    components and, if `directions` is dim + 1, the time; `bars` and `tangent_bars` are cotangents.
     """
 
     steps: np.ndarray
@@ -95,7 +95,7 @@ def linearize(machine, t, y, at):
 
 @inlined_function
 def differentiate(machine, jacobian, ignore_zeros):
-    """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time, where linearized.
+    """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time at the linearization point.
 
     With `ignore_zeros` an infinite derivative times a zero tangent counts as zero. Returns whether all are finite.
     """
@@ -118,7 +118,7 @@ def differentiate(machine, jacobian, ignore_zeros):
 
 @inlined_function
 def vjp(machine, cotangent, y_bar, theta_bar):
-    """Add the slope's cotangent (dim,), times its derivatives, to y_bar (dim,) and theta_bar, where linearized."""
+    """Add the slope's cotangent (dim,), times its derivatives at the linearization point, to y_bar (dim,) and theta_bar."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
     for i in range(machine.dim):
@@ -141,10 +141,10 @@ def _add_input_bars(machine, y_bar, theta_bar):
 
 @inner_function
 def vjp_with_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
-    """As `vjp`, with a cotangent (dim, dim + 1) of the Jacobian too, where differentiated.
+    """Like `vjp`, with a cotangent (dim, dim + 1) of the Jacobian too; requires `differentiate` first.
 
-    The tangents are differentiated backwards: a step's derivatives have cotangents of their own, which its
-    second derivatives propagate to its operands.
+    The tangents are differentiated in reverse: a step's derivatives have cotangents too, which its second derivatives
+    propagate to its operands.
     """
     steps, registers = machine.steps, machine.registers
     bars, tangents, tangent_bars = machine.bars, machine.tangents, machine.tangent_bars

@@ -1,6 +1,6 @@
 """The operations of formulas: value, first and second derivatives of each, as compiled code.
 
-A step computes z = op(x, y), in float64 whatever the state's dtype. Of a unary operation y is 0 and unused.
+A step computes z = op(x, y), in float64 regardless of the state's dtype. For a unary operation, y is 0 and unused.
 """
 
 import math
@@ -30,7 +30,7 @@ def sigmoid(x):
 
 @inlined_function
 def _scaled_power(scale, x, exponent):
-    """Return scale x**exponent; 0 where the scale is, at x = 0 too."""
+    """Return scale x**exponent; 0 if the scale is 0, also at x = 0."""
     return scale * x**exponent if scale != 0 else 0.0
 
 
@@ -103,7 +103,7 @@ def slopes(code, x, y, z):
     elif code == NEGATE:
         return -1.0, 0.0
     elif code == RAISE:
-        # Where the base is not positive, the exponent cannot move: torch says NaN there, or 0 at 0.
+        # If the base is not positive, the derivative by the exponent is undefined: torch returns NaN, or 0 at 0.
         return _scaled_power(y, x, y - 1), z * math.log(x) if x > 0 else 0.0
     elif code == POWER:
         return _scaled_power(y, x, y - 1), 0.0
@@ -141,7 +141,7 @@ def slopes(code, x, y, z):
         return 1 + z * z, 0.0
     elif code == TANH:
         return 1 - z * z, 0.0
-    # max and min: of two equal numbers each counts half, as in torch.
+    # max and min: if both numbers are equal, each has derivative 1/2, as in torch.
     elif x == y:
         return 0.5, 0.5
     elif z == x:

@@ -1,4 +1,4 @@
-"""The path for formulas: what it takes, and joint problems made ready for it."""
+"""The path for formulas: which problems it supports, and the preparation of joint problems."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from ..times import Times
 from .function import Failure, FormulaSolve, FormulaSolver, Systems, kernels
 from .program import MAX_DIM, program_of
 
-# Steps of a program times samples beyond which torch's vectors are as fast (measured), with explicit and stiff solvers.
+# The steps of a program times the samples above which torch's vectors are as fast (measured), for explicit and stiff
+# solvers.
 LARGE, LARGE_STIFF = 6_000, 60_000
 
 
 class Formulas(Backend):
-    """Takes formulas (`Equations`, and networks as such), with explicit and stiff solvers, on the CPU."""
+    """Supports `Equations`, and fields that can be written as `Equations`, with explicit and stiff solvers, on the CPU."""
 
     name = "torch (compiled)"
 
@@ -34,12 +35,14 @@ class Formulas(Backend):
             return sentence
         program = program_of(field)
         if program is None:
-            return f"the field is a {type(field).__name__}, which has no formulas that the compiled machine knows: give Equations."
+            return (
+                f"the field is a {type(field).__name__}, which the compiled code has no formulas for: give Equations."
+            )
         if joint and problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled formulas take 'joint'."
+            return f"norm is {problem.control.norm!r}: compiled formulas support 'joint'."
         explicit = isinstance(find_tableau(problem.solver), Tableau)
         if not explicit and field.dim > MAX_DIM:
-            return f"the field has {field.dim} components: compiled stiff solvers take at most {MAX_DIM}."
+            return f"the field has {field.dim} components: compiled stiff solvers support at most {MAX_DIM}."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
             return "the formulas of all samples are as fast in torch: write compiled=False."
@@ -50,7 +53,7 @@ class Formulas(Backend):
 
 
 class FormulaPrepared(CompiledPrepared):
-    """A joint problem whose program and method are ready for the kernels."""
+    """A joint problem whose program and method are prepared for the kernels."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -70,7 +73,7 @@ class FormulaPrepared(CompiledPrepared):
 
 
 def _counted(solve: Callable[[], Any], systems: Systems) -> tuple[Any, Counts]:
-    """Return the states of the only system, and its counts."""
+    """Return the states of the single system, and its counts."""
     try:
         return solve(), tuple(systems.counts[0].tolist())
     except Failure as failure:

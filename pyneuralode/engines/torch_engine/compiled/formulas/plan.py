@@ -1,4 +1,4 @@
-"""Methods as plain arrays of numbers, the form in which compiled code takes them."""
+"""Methods as plain numeric arrays, the input of compiled code."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class MethodPlan:
     Attributes
     ----------
     kind, stages, order, end_stage, error_order : int
-        The stages are those of a step, the interpolant's further ones not counted; `end_stage` is the one that is f at
-        the end, or -1; `error_order` is that of the embedded solution.
+        `stages` does not include the additional stages of the interpolant; `end_stage` is the stage that equals f at
+        the end, or -1; `error_order` is the order of the embedded solution.
     rows : (s, s)
-        The a_ij, the interpolant's further stages too.
+        The a_ij, including the interpolant's additional stages.
     couplings : (s, s)
         The C_ij.
     places : (3, s)
@@ -57,9 +57,9 @@ class MethodPlan:
 
 
 def method_plans(method: Tableau | Rosenbrock | SDIRK | AutoSwitch) -> tuple[MethodPlan, MethodPlan, float]:
-    """Return the plans of a method and of what it switches to, and the first one's stability interval, else 0.
+    """Return the plans of a method and of the one that it switches to, and the stability interval of the first, or 0.
 
-    Methods for stiff problems leave single steps to an explicit one, where their Jacobian is not usable.
+    Methods for stiff problems use an explicit one for single steps at which their Jacobian is not usable.
     """
     if isinstance(method, AutoSwitch):
         return method_plan(method.explicit), method_plan(method.stiff), method.stability_interval
@@ -80,7 +80,7 @@ def method_plan(method: Tableau | Rosenbrock | SDIRK) -> MethodPlan:
     gammas = np.full(s, method.gamma)
     gammas[0] *= rosenbrock
     places = np.stack([method.c, method.d if rosenbrock else np.zeros(s), gammas])
-    end_stage = -1 if rosenbrock else method.end_stage  # f itself is no stage of a Rosenbrock method
+    end_stage = -1 if rosenbrock else method.end_stage  # f itself is not a stage of a Rosenbrock method
     numbers = ROSENBROCK if rosenbrock else IMPLICIT, s, method.order, end_stage, method.error_order
     ends = np.stack([method.b, method.error])
     return MethodPlan(*numbers, rows, couplings, places, ends, np.array(method.interpolant))

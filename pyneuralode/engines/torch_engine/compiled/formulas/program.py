@@ -1,4 +1,4 @@
-"""Formulas as plain numbers: the program that compiled code runs for any model."""
+"""Formulas encoded as integer instructions: the program that the compiled register machine runs for any model."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from .....fields import SEIR, Equations, Linear, VectorField
 from .....fields.formulas import BINARY, TIME, UNARY
 
-# The exponent of "power" is a number: unlike "**" it is differentiated with respect to its base only, which may be
+# The exponent of "power" is a constant: unlike "**", it is differentiated only with respect to its base, which may be
 # negative.
 OPERATIONS = ("+", "-", "*", "/", "neg", "**", "power", *UNARY, *BINARY)
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 
-# Largest system that is solved with dense linear algebra, and most registers of a program.
+# The largest system that is solved with dense linear algebra, and the largest number of registers of a program.
 MAX_DIM, MAX_REGISTERS = 32, 4096
 
 
@@ -24,18 +24,19 @@ MAX_DIM, MAX_REGISTERS = 32, 4096
 class Program:
     """The steps of a field's formulas on a row of registers.
 
-    The registers are: the components, the parameters, the time, the number 0, further numbers, one for each step.
+    The registers are: the components, the parameters, the time, the constant 0, other constants, and one for each step.
 
     Attributes
     ----------
     steps : (s, 3) of uint32
         Each step's operation and the registers of its two operands; its result goes to the next register.
     outputs : (dim,) of uint32
-        The registers that hold the slope.
+        The registers that contain the slope.
     numbers : (c,)
         Values of the registers after the time; the first is 0.
     sizes : three int
-        How many components, parameters, and directions of the Jacobian: the components and, if it is used, the time.
+        The number of components, of parameters, and of directions of the Jacobian: the components and, if used, the
+        time.
     shapes : mapping
         The parameters' shapes by name, in the order of their registers.
     """
@@ -52,7 +53,7 @@ class Program:
 
 
 def program_of(field: Any) -> Program | None:
-    """Return the program of a field, or None if it has none or needs too many registers."""
+    """Return the program of a field, or None if there is none or it needs too many registers."""
     # Fields of other types, a user's among them, need not be hashable.
     return _lowered(field) if type(field) in (Equations, SEIR, Linear) else None
 
@@ -100,8 +101,8 @@ def as_equations(field: VectorField) -> Equations | None:
 class _Lowering:
     """The steps of `Equations` with codes and registers instead of words.
 
-    While steps are collected, operand -k stands for number k - 1, and operands from 0 on are the other registers, as if
-    there were no numbers: how many there are is known only at the end.
+    While steps are collected, operand -k denotes constant k - 1, and operands >= 0 are the other registers, numbered as
+    if there were no constants: the number of constants is known only at the end.
     """
 
     def __init__(self, equations: Equations):
@@ -118,7 +119,7 @@ class _Lowering:
         return self.inputs + len(self.numbers) + len(self.steps)
 
     def final_registers(self, operands: np.ndarray) -> np.ndarray:
-        """Return the registers of the operands, once all numbers are known."""
+        """Return the registers of the operands, once all constants are known."""
         numbers = self.inputs - 1 - operands
         steps = operands + len(self.numbers)
         return np.where(operands < 0, numbers, np.where(operands < self.inputs, operands, steps))

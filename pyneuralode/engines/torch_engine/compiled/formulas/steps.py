@@ -17,8 +17,8 @@ class FormulaScheme(NamedTuple):
     """The working memory of one step, for samples of `dim` components, and the method, see `..plan.MethodPlan`.
 
     `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
-    at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix` holds
-    the factors of one sample's I - gamma h J.
+    at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix`
+    contains the factors of one sample's I - gamma h J.
     """
 
     dim: int
@@ -86,9 +86,9 @@ def _drop_nonfinite_columns(machine, jacobian, frozen):
 
 @inlined_function
 def find_jacobian(machine, jacobian, frozen):
-    """Set the Jacobian (dim, dim + 1) where the machine has linearized; return whether a step may be built on it.
+    """Set the Jacobian (dim, dim + 1) at the machine's linearization point; return whether a step may use it.
 
-    Columns that are not finite are left out and marked in `frozen` (dim,): no step may move these components. The last
+    Columns that are not finite are omitted and marked in `frozen` (dim,): no step may change these components. The last
     column, the derivatives by the time, must be finite.
     """
     for c in range(len(frozen)):
@@ -100,10 +100,10 @@ def find_jacobian(machine, jacobian, frozen):
 def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     """Step from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
 
-    The first stage of an explicit or implicit step is already there. A `fresh` step is the first one from y; later ones
-    reuse its Jacobians. A step that fails ends in numbers that are not finite.
+    The first stage of an explicit or implicit step must already be set. A `fresh` step is the first one from y; later
+    ones reuse its Jacobians. If a step fails, its end is not finite.
 
-    Returns the evaluations of the field, and whether the Jacobian was usable: otherwise no step was taken.
+    Returns the number of evaluations of the field, and whether the Jacobian was usable: otherwise no step was taken.
     """
     evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
     for sample in range(len(k)):
@@ -132,7 +132,7 @@ def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
 
 @inlined_function
 def _moves_frozen(k, stages, frozen):
-    """Return whether one of the stages moves a frozen component."""
+    """Return whether one of the stages changes a frozen component."""
     for c in range(len(frozen)):
         if frozen[c]:
             for i in range(stages):
@@ -183,7 +183,7 @@ def _rosenbrock_stages(machine, scheme, h, t, y, at, k, jacobian):
 
 @inlined_function
 def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
-    """Solve for the stages by simplified Newton iterations; return the evaluations."""
+    """Solve for the stages by simplified Newton iterations; return the number of evaluations."""
     evaluations, rate = 0, 1.0
     for i in range(1, scheme.stages):
         stage, time = k[i], t + scheme.places[0, i] * h
@@ -202,7 +202,7 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
                 break
             last = size
         if not converged:
-            # NaN in all further stages makes the end NaN: some stages have no weight in it, the last one always has.
+            # NaN in all later stages makes the end NaN: some stages have zero weight in it, but never the last one.
             for unknown in range(i, scheme.stages):
                 fill(k[unknown], np.nan)
             break
@@ -211,7 +211,7 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
 
 @inlined_function
 def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
-    """Improve the stage k = f(time, point + scale k); return the change and the rounding, each over the tolerance."""
+    """Improve the stage k = f(time, point + scale k); return the change and the rounding error over the tolerance."""
     dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
     for j in range(dim):
         scheme.rest[j] = scheme.point[j] + scale * stage[j]
@@ -229,7 +229,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 @inlined_function
 def set_interpolant_weights(scheme, theta, derivative):
-    """Set the weights of the stages in the interpolant, or its `derivative`, at `theta`, a fraction of the step."""
+    """Set the weights of the stages in the interpolant, or in its `derivative`, at `theta`, a fraction of the step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0 if derivative else theta
         for q in range(scheme.interpolant.shape[1]):
@@ -273,7 +273,7 @@ def spectral_radius(scheme, h, y, k, rtol, atol):
 
 @inner_function
 def error_size(scheme, h, y, end, k, rtol, atol):
-    """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+    """Return the norm of the estimated error divided by the tolerance; up to 1 is accepted."""
     dim, error = scheme.dim, 0.0
     for estimate in range(1, len(scheme.ends)):
         total = 0.0
@@ -291,7 +291,7 @@ def error_size(scheme, h, y, end, k, rtol, atol):
 
 @inner_function
 def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
-    """Return the largest error over the tolerance at up to three of `count` times from ts[j] on, and the evaluations.
+    """Return the largest error, divided by the tolerance, at up to three of `count` times from ts[j], and the evaluations.
 
     See `StiffStep.interpolant_error`; `u` (n,) is scratch for the interpolant.
     """
@@ -310,7 +310,7 @@ def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
             fill(scheme.rest, 0.0)
             combine(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
             evaluate(machine, time, u, at, change)
-            if len(k) > 1:  # with one sample the step's factors are still there
+            if len(k) > 1:  # with one sample the step's factors are still stored
                 set_matrix(scheme, scheme.jacobians[sample], h * gamma)
             for i in range(dim):
                 change[i] = gamma * h * (change[i] - scheme.rest[i])

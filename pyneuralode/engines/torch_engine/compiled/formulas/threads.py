@@ -1,4 +1,4 @@
-"""Distributes work on many systems over threads: kernels do not hold the interpreter lock."""
+"""Distributes work on many systems over threads, as kernels release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-# Parts per thread, as systems take unequal times.
+# Parts per thread: more than one, as systems take different amounts of time.
 PARTS = 4
 
 
@@ -19,13 +19,13 @@ def _pool() -> ThreadPoolExecutor:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # the threads do not exist in a forked process
 
 
 def over_threads(work: Callable, count: int, parts: list[slice] | None = None) -> tuple[list[slice], list]:
     """Return the parts into which `count` systems are divided (`parts` if given), and the result of `work` for each.
 
-    It uses as many threads as torch may (`torch.set_num_threads`).
+    The number of threads is torch's (`torch.set_num_threads`).
     """
     if count == 1:
         return [slice(0, 1)], [work(slice(0, 1))]

@@ -1,4 +1,4 @@
-"""Networks and the SEIR model: whole explicit solves and their exact adjoint, each evaluation a few vector products."""
+"""Networks and the SEIR model: whole explicit solves and their exact adjoint, by a few vector products per evaluation."""
 
 from .path import Networks
 

@@ -1,4 +1,4 @@
-"""Kernels of the SEIR model, with the interface of .network; a record holds the state and the slopes' cotangents."""
+"""Kernels of the SEIR model, with the interface of .network; a record contains the state and the slopes' cotangents."""
 
 from ..compilation import inner_function
 from ..llvm_codegen import at

@@ -1,4 +1,4 @@
-"""The fingerprint of everything from which the kernels of networks are compiled."""
+"""The fingerprint of all sources from which the network kernels are compiled."""
 
 from pathlib import Path
 

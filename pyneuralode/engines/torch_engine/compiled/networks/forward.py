@@ -1,4 +1,4 @@
-"""The whole solve in compiled code: the march of ..march, and the tape for its adjoint."""
+"""The whole solve in compiled code: time stepping as in torch_engine.march, and the tape for its adjoint."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .steps import advance, combine, error_size, extend, make_scheme, set_interp
 
 INITIAL_TAPE_ROWS = 256
 # The columns of the step log, from which the adjoint repeats a step: the time at its end, and the rows on the tape of
-# its first and second evaluation and after its last.
+# its first and second evaluation and of the one after its last.
 END_TIME, FIRST_ROW, SECOND_ROW, LAST_ROW, LOG_COLUMNS = range(5)
 
 
@@ -31,7 +31,7 @@ def grown(array, size):
 
 @inner_function
 def scaled_norm(scheme, x, y, rtol, atol):
-    """Return the root mean square of x over the tolerance at y."""
+    """Return the root mean square of x divided by the tolerance at y."""
     total = 0.0
     for i in range(scheme.n):
         part = np.float64(x[i]) / (np.float64(abs(y[i])) * rtol[i] + atol[i])
@@ -41,7 +41,7 @@ def scaled_norm(scheme, x, y, rtol, atol):
 
 @inner_function
 def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
-    """Return the first step's size; the slope at y is in the first stage."""
+    """Return the size of the first step; the slope at y must be in the first stage."""
     k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
     d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
     trial = trial_step_size(t, d0, d1, span)
@@ -57,15 +57,15 @@ def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
 
 @kernel
 def march(plan, controls, tolerances, theta, y0, times, every, tape_capacity, buffers, sources=SOURCES):
-    """Solve from y0 through the first of the `times`: one step from each of the second, the stops, to the next, or
-    adaptive steps that end on them.
+    """Solve from y0 through `times`, a pair (ts, stops): one step from each of the stops to the next, or adaptive steps
+    that end at them.
 
-    `plan` is from `solve_plan`; `tolerances` (2, n) are rtol and atol for every component. With `every` above 0 the solve
-    can be differentiated: the state is stored every so many steps, and the tape of evaluations too as long as it fits
-    in `tape_capacity` numbers. `buffers` are working memory and memory for the tape, each replaced where it is too small.
+    `plan` is from `solve_plan`; `tolerances` (2, n) are rtol and atol for every component. With `every` > 0 the solve
+    can be differentiated: the state is stored every `every` steps, and the tape of evaluations too as long as it fits
+    in `tape_capacity` numbers. `buffers` are working memory and memory for the tape, each replaced if it is too small.
 
-    Returns the status, t and the step's size there, (evaluations, accepted, rejected), whether the tape is whole, the
-    states (T, n), for the adjoint the step log and the checkpoints (both flat), and the buffers.
+    Returns the status, t and the step's size there, (evaluations, accepted, rejected), whether the tape is complete,
+    the states (T, n), for the adjoint the step log and the checkpoints (both flat), and the buffers.
     """
     (table, scales, coefficients, interpolant), (ts, stops), (work, tape) = plan, times, buffers
     net = pointer(table)
@@ -137,7 +137,7 @@ def march(plan, controls, tolerances, theta, y0, times, every, tape_capacity, bu
         advance(net, scheme, memory, h, y, end, record, size)
         nfev += stages - 1
         error = error_size(scheme, y, end, rtol, atol) if adaptive else 0.0
-        if not error <= 1:  # nor is NaN
+        if not error <= 1:  # also rejects NaN
             rejected += 1
             status, step = reject_step(t, h, step, error, exponent, controls)
             growth = 1.0

@@ -1,4 +1,4 @@
-"""One solve by compiled code, and its adjoint."""
+"""One solve of a network by compiled code, and its adjoint."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ..available import compiled, march_controls, march_error, run
 from ..times import Times
 from .plan import solve_plan
 
-# Size of the tape of evaluations; a longer solve is differentiated by taking its steps again.
+# Size of the tape of evaluations; a longer solve is differentiated by repeating its steps.
 TAPE_BYTES = 256 << 20
-# A fit solves thousands of times: fresh memory for each tape would cost more than the arithmetic on it.
+# A fit solves thousands of times: new memory for each tape would cost more than the arithmetic on it.
 SPARE_BYTES = 32 << 20
 _spare: dict[np.dtype, list[tuple[np.ndarray, np.ndarray]]] = {np.dtype("f4"): [], np.dtype("f8"): []}
 
@@ -32,7 +32,7 @@ def kernels() -> tuple[ModuleType, ...] | None:
 
 
 class NetworkSolver:
-    """What solves of one field by one method have in common: the plan, the limits and tolerances as arrays."""
+    """Data shared by all solves of one field by one method: the plan, the limits and tolerances as arrays."""
 
     def __init__(self, problem: Problem, tableau: Tableau):
         control, gradient, signature = problem.control, problem.gradient, problem.signature
@@ -54,17 +54,17 @@ class NetworkSolver:
 
 
 class Call:
-    """One solve, and what its adjoint needs."""
+    """One solve, and the data that its adjoint needs."""
 
     def __init__(self, solver: NetworkSolver, times: Times):
         self.solver, self.times = solver, times
 
     def march(self, y0: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states (T, n), with `keep` for `adjoint_sweep`; sets `counts`."""
+        """Return the states (T, n) and set `counts`; with `keep`, store what `adjoint_sweep` needs."""
         solver, times = self.solver, self.times
         for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
-            if found != wanted:  # compiled code would read beyond them
-                raise ArgumentError(f"{name} has {found} numbers and {wanted} when this was prepared: prepare again.")
+            if found != wanted:  # compiled code would read out of bounds
+                raise ArgumentError(f"{name} has {found} elements, but {wanted} when this was prepared: prepare again.")
         forward, _ = kernels()
         self.theta = theta
         status, t, size, self.counts, self.taped, ys, self.record, self.buffers = run(
@@ -85,12 +85,12 @@ class Call:
             backward.adjoint_sweep, solver.plan, self.theta, self.times.ts, self.counts[1], self.taped, solver.every,
             self.record, self.buffers if self.taped else _buffers(solver.dtype), cotangents, wants_parameters,
         )  # fmt: skip
-        self.taped = False  # the sweep used the tape up; another one takes the steps again
+        self.taped = False  # the sweep overwrites the tape; another sweep repeats the steps
         self._give_back()
         return y0_bar, theta_bar
 
     def _give_back(self) -> None:
-        """Leave the buffers to the next solve."""
+        """Return the buffers for use by the next solve."""
         spare = _spare[self.solver.dtype]
         if len(spare) < 2 and sum(part.nbytes for part in self.buffers) <= SPARE_BYTES:
             spare.append(self.buffers)
@@ -98,7 +98,7 @@ class Call:
 
 
 def _buffers(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return working memory and memory for a tape; kernels replace either where it is too small."""
+    """Return working memory and memory for a tape; kernels replace either if it is too small."""
     try:
         return _spare[dtype].pop()
     except IndexError:

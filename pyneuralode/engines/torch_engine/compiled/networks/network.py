@@ -1,4 +1,4 @@
-"""Kernels of the fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
+"""Kernels of network fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
 
 `net` is the table of a plan and `work` the working memory. An evaluation writes a record of each sample to the tape:
 the values of the input map and of each hidden layer, and their derivatives. The vector-Jacobian product turns the
@@ -50,14 +50,14 @@ def layer_of(net, l):
 
 @inner_function
 def scales_of(net, scales, l):
-    """Return the scales of the weights and biases that lead to layer l, which include the field's scales."""
+    """Return the scales of the weights and biases of layer l, which include the field's scales."""
     outward = scales[1] if l == net[LAST] else 1.0
     return outward / scales[0] if l == 1 else outward, outward
 
 
 @inner_function
 def load_parameters(net, work, scales, theta):
-    """Copy the parameters to whole vectors, the weights both by columns and by rows."""
+    """Copy the parameters to padded vectors, the weights both by columns and by rows."""
     if net[KIND] == COMPARTMENTS:
         copy_numbers(work, theta, 3)
         return
@@ -106,7 +106,7 @@ def evaluate(net, work, y, k, record):
 
 @inner_function
 def vjp(net, work, record, bar, init, out):
-    """out = init + J^T bar with the Jacobian J of the evaluation that wrote the records, which are overwritten."""
+    """out = init + J^T bar, where J is the Jacobian of the evaluation that wrote the records, which are overwritten."""
     if net[KIND] == COMPARTMENTS:
         compartments.vjp(net, work, record, bar, init, out)
         return

@@ -1,4 +1,4 @@
-"""The path for small networks and the SEIR model: what it takes, and joint problems made ready for it."""
+"""The path for small networks and the SEIR model: which problems it supports, and their preparation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGE = 1_000_000
 
 
 class Networks(Backend):
-    """Takes described networks (`MLP`, `Linear`) and `SEIR`, with explicit solvers, on the CPU."""
+    """Supports `MLP`, `Linear` and `SEIR`, with explicit solvers, on the CPU."""
 
     name = "torch (compiled)"
 
@@ -34,11 +34,11 @@ class Networks(Backend):
         if (sentence := unsuitable(problem, bool(signature.differentiated - {"ts"}))) is not None:
             return sentence
         if not has_kernels(field):
-            return f"the field is a {type(field).__name__}, of which there is no compiled network: give an MLP."
+            return f"the field is a {type(field).__name__}, for which there is no compiled network: give an MLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
-            return f"solver is {problem.solver.name!r}: compiled networks take explicit ones, such as 'Tsit5'."
+            return f"solver is {problem.solver.name!r}: compiled networks support explicit solvers, such as 'Tsit5'."
         if problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled networks take 'joint'."
+            return f"norm is {problem.control.norm!r}: compiled networks support 'joint'."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if samples * sum(map(math.prod, field.shapes().values())) > LARGE:
             return "the products of one evaluation are as fast in torch: write compiled=False."
@@ -49,7 +49,7 @@ class Networks(Backend):
 
 
 class NetworkPrepared(CompiledPrepared):
-    """A joint problem whose plan, limits and tolerances are ready for the kernels."""
+    """A joint problem whose plan, limits and tolerances are prepared for the kernels."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)

@@ -1,4 +1,4 @@
-"""Small described fields and a tableau as plain arrays of numbers, the form in which compiled code takes them."""
+"""Small described fields (`VectorField`) and a tableau as plain numeric arrays, the input of compiled code."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from ..tableau_plan import TableauPlan, tableau_plan
 
 NETWORK, COMPARTMENTS = 0, 1
 
-# Entries of a plan's table. Of the field: its kind, its maps (as in MAP_NAMES), the samples in the state, the
-# components of each, the last layer's number, and the numbers in the record of one sample's evaluation.
+# Entries of a plan's table. For the field: its kind, its maps (as in MAP_NAMES), the number of samples in the state,
+# the number of components of each sample, the index of the last layer, and the length of the record of one sample's
+# evaluation.
 KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
-# Of the method: see Scheme in .steps; `LEAD` counts the numbers that a state takes in memory.
+# For the method: see NetworkScheme in .steps; `LEAD` is the length of a state in memory.
 STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)
-# Where in the working memory lie: the scaled weights of the stages, ahead and back, and those of an output; the stages,
-# their cotangents, those of their arguments; states; numbers for one layer, zeros, as many, and a 1; and its end.
+# Offsets in the working memory: the scaled weights of the stages, forward and backward, and those of an output; the
+# stages, their cotangents, the cotangents of their arguments; states; memory for one layer, as many zeros, and a 1; and
+# the end.
 WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, ARGUMENT_BARS, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
-# A row for each layer of values (the input is layer 0), from here on.
+# From here on, one row for each layer of values (the input is layer 0).
 LAYERS, COLUMNS = 29, 15
-# Its columns: width; width in whole vectors, as numbers and as vectors; where its values and slopes lie in a record;
-# where the weights that lead to it and their biases lie among the parameters (-1: none); where in the working memory
-# lie the biases, the weights by columns (one for each input) and by rows (one for each output), and the sums of their
-# gradients; whether it is computed by dot products with the rows, and the cotangent below by those with the columns;
-# and whether the gradient lies by columns.
+# The columns of a row: the width; the width padded to whole vectors, in numbers and in vectors; the offsets of its
+# values and slopes in a record; the offsets of its weights and biases among the parameters (-1: none); the offsets in
+# the working memory of the biases, of the weights by columns (one for each input) and by rows (one for each output),
+# and of the sums of their gradients; whether the layer is computed by dot products with the rows, and the cotangent of
+# its input by dot products with the columns; and whether the gradient is stored by columns.
 (
     WIDTH, PADDED, VECTORS, VALUES, SLOPES, THETA, THETA_BIASES, BIASES, COLUMN_WEIGHTS, ROW_WEIGHTS, SUMS, BIAS_SUMS,
     BY_DOTS, VJP_BY_DOTS, GRADIENT_IN_COLUMNS,
@@ -35,7 +37,7 @@ LAYERS, COLUMNS = 29, 15
 
 
 class _Memory:
-    """Allocates places in the working memory, each at the start of a vector."""
+    """Allocates offsets in the working memory, each at the start of a vector."""
 
     def __init__(self, lanes: int):
         self.lanes, self.used = lanes, 0
@@ -54,8 +56,8 @@ def has_kernels(field: object) -> bool:
 def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: int) -> tuple[np.ndarray, ...]:
     """Return (table, scales, coefficients, interpolant): the field, the method, and the layout of the working memory.
 
-    `scales` are those of the field's input and output. `coefficients` holds the tableau in the state's dtype, as
-    `NetworkScheme` says; `interpolant` its polynomials.
+    `scales` are the scales of the field's input and output. `coefficients` contains the tableau in the state's dtype,
+    in the layout of `NetworkScheme`; `interpolant` contains its polynomials.
     """
     lanes = VECTOR_BYTES // dtype.itemsize
     memory = _Memory(lanes)
@@ -69,7 +71,7 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     head[ACTIVATION] = MAP_NAMES.index(getattr(field, "activation", "identity"))
     head[[STAGES, ORDER, END_STAGE, ERROR_ORDER]] = method.numbers
     head[[ALL_STAGES, ESTIMATES, DEGREE]] = rows, len(method.ends) - 1, method.interpolant.shape[1]
-    # Whole vectors are written from every sample's first component on.
+    # Whole vectors are written, starting at every sample's first component.
     head[[N, LEAD]] = samples * field.dim, -(-(field.dim * (samples - 1)) // lanes) * lanes + layers[0, PADDED]
     widest = max(head[LEAD], layers[:, PADDED].max())
     sizes = {
@@ -87,7 +89,7 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
 
 
 def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarray, int]:
-    """Return the layers' rows of the table, and the length of a record."""
+    """Return the rows of the table for the layers, and the length of a record."""
     lanes = memory.lanes
     biased, sizes = type(field) is MLP, field.sizes if type(field) is MLP else (field.dim, field.dim)
     layers = np.zeros((len(sizes), COLUMNS), dtype=np.int64)
@@ -117,7 +119,7 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
 
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
-    """Return whether a product is faster as dot products, each of which costs about two vectors more for its sum."""
+    """Return whether a product is faster by dot products, each of which costs about two more vectors for its sum."""
     return outputs[WIDTH] <= MAX_DOT_ROWS and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (
         outputs[VECTORS] + 1
     )
@@ -126,8 +128,8 @@ def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
 def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
     """Return, as row i, the weights of stage i in everything after it in a step of `count` stages.
 
-    Its columns are the end of the step, then the arguments of the stages from the last one down to i + 1. The stage at
-    the end has the end as its argument: its part is in the first column.
+    The columns are the end of the step, then the arguments of the stages from the last one down to i + 1. The argument
+    of the stage at the end is the end itself, so its part is in the first column.
     """
     rows, end_stage = len(method.rows), method.numbers[2]
     table = np.zeros((rows, rows + 1))

@@ -15,12 +15,12 @@ from .network import evaluate, vjp
 class NetworkScheme(NamedTuple):
     """A tableau, and the working memory of one step.
 
-    The state has n components, in memory `lead` numbers, `vectors` vectors. `end_stage` is the stage that is the slope
-    at the step's end, or -1. Each row of `forward_weights` holds the weights of the earlier stages in the argument of a
-    stage, in the end, or in an error estimate; `backward_weights` are those of plan._backward_weights, for a step
-    without and with the interpolant's stages. `weights` and `weights_back` are these times the step's size, `mix` the
-    weights of the stages in a state inside the step. `k` holds the stages, `bars` their cotangents, and `argument_bars`
-    the cotangents of the end and of the stages' arguments, the last stage's first.
+    The state has n components; in memory it has `lead` numbers, or `vectors` vectors. `end_stage` is the stage that
+    equals the slope at the step's end, or -1. Each row of `forward_weights` contains the weights of the earlier stages
+    in the argument of a stage, in the end, or in an error estimate; `backward_weights` are from plan._backward_weights,
+    for a step without and with the interpolant's stages. `weights` and `weights_back` are these multiplied by the
+    step's size, `mix` the weights of the stages in a state inside the step. `k` contains the stages, `bars` their
+    cotangents, and `argument_bars` the cotangents of the end and of the stages' arguments, the last stage's first.
     """
 
     stages: int
@@ -107,7 +107,7 @@ def set_interpolant_weights(scheme, theta, h):
 
 @inner_function
 def error_size(scheme, y, end, rtol, atol):
-    """Return the norm of the estimated error over the tolerance; at most 1 is good."""
+    """Return the norm of the estimated error divided by the tolerance; up to 1 is accepted."""
     error = 0.0
     for estimate in range(1, scheme.estimates + 1):
         weights = at(scheme.weights, (scheme.total + estimate) * scheme.total)
@@ -125,9 +125,9 @@ def error_size(scheme, y, end, rtol, atol):
 def step_back(net, scheme, work, h, extended, start, record, size):
     """Propagate the adjoint of a step's end to its start; `record` is the second stage's.
 
-    On entry the first of `argument_bars` is the end's cotangent, `start` that of the start and `bars` are those of the
-    stages, both from outputs inside the step. On return `start` lacks only the part of the first stage, whose
-    cotangent is the first of `bars`.
+    On entry the first of `argument_bars` is the end's cotangent; `start` and `bars` are the cotangents of the start and
+    of the stages from outputs inside the step. On return `start` is complete except for the part of the first stage,
+    whose cotangent is the first of `bars`.
     """
     total, lead, argument_bars = scheme.total, scheme.lead, scheme.argument_bars
     count = total if extended else scheme.stages
