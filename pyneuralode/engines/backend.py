@@ -63,7 +63,7 @@ class Prepared(ABC):
         [torch.Size([5, 2]), torch.Size([5, 2])]
         """
         if noise is not None and self.problem.integrals is None:
-            raise ArgumentError("noise is given, and this problem is not a flow: leave it out.")
+            raise ArgumentError("noise is given, but this problem is not a flow: leave it out.")
         expected, found = self.problem.signature, Signature.of(parameters, y0, ts)
         if found.key != expected.key:
             _check_same_kind(expected, found)

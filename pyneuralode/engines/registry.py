@@ -45,7 +45,9 @@ _announced: set[str] = set()
 def register(backend: Backend) -> None:
     """Register a backend, so that problems can select it by ``engine=backend.name``."""
     if backend.name != backend.name.lower():
-        raise ArgumentError(f"name is {backend.name!r}: give a name in lower case, as engines are found by.")
+        raise ArgumentError(
+            f"name is {backend.name!r}: give a lowercase name, as engine names are compared in lowercase."
+        )
     if backend.name in ("auto", *_BACKENDS):
         raise ArgumentError(f"name is {backend.name!r}, which is already a backend: choose another name.")
     _BACKENDS[backend.name] = lambda: backend
@@ -111,7 +113,8 @@ def _circumstances(engine: str) -> tuple:
 def choose(problem: Problem, engine: str) -> Backend:
     """Return the backend that solves a problem: the one named, or with "auto" the first that supports it.
 
-    Raises ArgumentError if there is none; the message names what would do instead: an engine, or a change for each of them.
+    Raises ArgumentError if there is none; the message names an engine that supports the problem, or else a change for
+    each engine.
     """
     first = choose_engine(engine)
     if str(engine).lower() != "auto":
@@ -132,8 +135,8 @@ def choose(problem: Problem, engine: str) -> Backend:
 
 
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
-    """Return the error for a problem that some engines refuse, for the reasons given by their names."""
-    if problem.form is not None:  # there is one engine for these, and no argument to choose another
+    """Return the error for a problem that some engines do not support; `sentences` are the reasons by engine."""
+    if problem.form is not None:  # these have one engine, and no argument to choose another
         return ArgumentError(*sentences.values())
     for name in ("torch", "julia"):
         if name in sentences:
@@ -144,7 +147,7 @@ def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
             return ArgumentError(f"{reason}{', or' if ': ' in reason else ':'} write engine={name!r}.")
         sentences = sentences | {name: sentence}
     told = "; ".join(f"{name}: {sentence.rstrip('.')}" for name, sentence in sentences.items())
-    return ArgumentError(f"no engine takes this problem as it is ({told}).")
+    return ArgumentError(f"no engine supports this problem as it is ({told}).")
 
 
 def prepare(problem: Problem, engine: str = "auto") -> Prepared:

@@ -63,11 +63,11 @@ def test_advice_names_an_engine_only_if_that_engine_takes_the_problem():
             others = [other for other in BACKENDS if other != name and BACKENDS[other].unsupported(problem) is None]
             assert re.findall(r"write engine='(\w+)'", sentence) == others, (case, sentence)
             if not others:
-                assert "no engine takes this problem as it is" in sentence, (case, sentence)
+                assert "no engine supports this problem as it is" in sentence, (case, sentence)
                 # Every engine's reason says what to change.
                 reasons = re.split(r"torch: |julia: ", sentence.split("(", 1)[1])[1:]
                 assert len(reasons) == 2 and all(": " in reason for reason in reasons), (case, sentence)
-                with pytest.raises(pn.ArgumentError, match="no engine takes"):
+                with pytest.raises(pn.ArgumentError, match="no engine supports"):
                     choose(problem, "auto")
             else:
                 assert choose(problem, "auto").name in others

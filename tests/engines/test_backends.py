@@ -246,7 +246,7 @@ def test_a_problem_is_refused_with_a_sentence_or_prepared(solver, gradient):
             if sentence is None:
                 assert isinstance(TORCH.prepare(problem), Prepared)
             else:
-                assert sentence.endswith(".") and "is not in the torch engine: take one that is" in sentence
+                assert sentence.endswith(".") and "is not in the torch engine: use one that is" in sentence
 
 
 EVENT = pn.Event(lambda t, y: y.sum() - 100.0)
@@ -287,7 +287,7 @@ def test_a_backend_of_the_users_own_is_taken_by_its_name(monkeypatch):
     assert solution.engine == "still" and torch.equal(solution.ys[-1], start())
     with pytest.raises(pn.ArgumentError, match="nothing moves"):
         pn.solve(NETWORK, start(), TS, engine="still", events=EVENT)
-    with pytest.raises(pn.ArgumentError, match="a backend already"):
+    with pytest.raises(pn.ArgumentError, match="already a backend"):
         registry.register(Stillness())
 
 

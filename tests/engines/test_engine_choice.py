@@ -73,7 +73,7 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
         if engines:
             assert chosen(FIELD, start(wants_gradient), **asked) == ("julia" if "julia" in engines else "torch"), asked
         else:
-            sentence = r"no engine takes this problem as it is \((torch: .* engine: take .*|julia: .*: (write|take|leave) .*); (torch: .* engine: take|julia: .*: (write|take|leave))"
+            sentence = r"no engine supports this problem as it is \((torch: .* engine: use .*|julia: .*: (write|use|leave) .*); (torch: .* engine: use|julia: .*: (write|use|leave))"
             with pytest.raises(pn.ArgumentError, match=sentence):
                 chosen(FIELD, start(wants_gradient), **asked)
 
@@ -133,7 +133,7 @@ def test_asked_for_by_name_julia_says_what_it_lacks(monkeypatch):
     for field, change, sentence in (
         (Decay(), {}, "the field is a Decay"),
         (FIELD, {"solver": "Rodas5P"}, "gradient is 'Backprop'.* write gradient='InterpolatingAdjoint'"),
-        (FIELD, {"events": pn.Event(lambda t, y: y[0])}, "events are watched"),
+        (FIELD, {"events": pn.Event(lambda t, y: y[0])}, "events are given"),
         (FIELD, {"batch": "independent", "y0": start()[None]}, "batch is 'independent'"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):

@@ -155,7 +155,7 @@ def test_parameters_have_their_gradient_where_that_of_the_start_is_infinite(solv
 def test_a_start_whose_gradient_is_infinite_is_refused_by_name(solver, how, gradient):
     y0 = torch.zeros((2, 1) if "batch" in how else 1, dtype=torch.float64, requires_grad=True)
     ys = pn.solve(TANK, y0, [0.0, 5.0], solver=solver, gradient=gradient, engine="torch", **how).ys
-    with pytest.raises(pn.SolverError, match=r"the gradient is not finite.*start beside that point"):
+    with pytest.raises(pn.SolverError, match=r"the gradient is not finite.*start away from that point"):
         ys[-1].sum().backward()
 
 

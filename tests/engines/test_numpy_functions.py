@@ -112,7 +112,7 @@ def test_every_call_is_counted():
     ids=["std", "var", "repeat", "whole numbers"],
 )
 def test_what_means_two_things_is_refused(f):
-    words = r"means something else by each, since .* does: begin it with y = np.asarray"
+    words = r"computes different values from them, since .* does: start it with y = np.asarray"
     with pytest.raises(pn.ArgumentError, match=words):
         solve(f)
     with pytest.raises(pn.ArgumentError, match=words):
@@ -165,7 +165,7 @@ def test_errors_of_the_function_are_its_own():
 @pytest.mark.parametrize("wants_gradient", [True, False])
 def test_a_tensor_start_is_refused_with_the_way_out(f, batch, wants_gradient):
     y0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64, requires_grad=wants_gradient)
-    with pytest.raises(pn.ArgumentError, match="give y0 as a NumPy array, for values without gradients"):
+    with pytest.raises(pn.ArgumentError, match="give y0 as a NumPy array, without gradients"):
         solve(f, y0=y0, batch=batch)
 
 

@@ -517,7 +517,7 @@ def test_max_steps_stops_a_solve(solver, limit):
 
 def test_as_many_fixed_steps_as_max_steps_are_taken():
     assert solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step_size=0.1, max_steps=10).accepted == 10
-    with pytest.raises(ArgumentError, match="needs 10 such steps, above max_steps = 9"):
+    with pytest.raises(ArgumentError, match="needs 10 steps of this size, more than max_steps = 9"):
         solve(spiral, spiral_exact(0), [0.0, 1.0], solver="RK4", step_size=0.1, max_steps=9)
 
 

@@ -147,17 +147,17 @@ HEUN = dict(name="own", order=2, A=[[0, 0], [1, 0]], b=[1 / 2, 1 / 2])
 WRONG = [
     ({"order": 0}, "order is 0"),
     ({"A": [[0, 1], [0, 0]]}, r"A\[0, 1\] is 1"),
-    ({"A": [[0, 0], [1]]}, "rows of one length"),
+    ({"A": [[0, 0], [1]]}, "rows of equal length"),
     ({"A": [[0]]}, "A has shape 1 x 1: give 2 x 2"),
-    ({"A": [[0, 0], [np.inf, 0]]}, "A holds inf"),
+    ({"A": [[0, 0], [np.inf, 0]]}, "A contains inf"),
     ({"b": [1 / 2, 1 / 3]}, "b sums to 0.8333"),
-    ({"c": [0, 1 / 2]}, r"c\[1\] is 0.5 but that row of weights sums to 1"),
+    ({"c": [0, 1 / 2]}, r"c\[1\] is 0.5 but the weights in that row sum to 1"),
     ({"error": [1 / 2, 1 / 2]}, "error sums to 1"),
     ({"error": [1, -1, 0]}, "error has shape 1 x 3"),
-    ({"error_order": 1}, "error_order is 1 without error"),
+    ({"error_order": 1}, "error_order is 1, but error is missing"),
     ({"extra_A": [[1 / 2, 1 / 2, 0]]}, "extra_A is given without interpolant"),
     ({"interpolant": [[1 / 2], [1 / 2]]}, "interpolant_order is None"),
-    ({"interpolant": [[1], [0]], "interpolant_order": 1}, "interpolant misses b by 0.5"),
+    ({"interpolant": [[1], [0]], "interpolant_order": 1}, "interpolant differs from b by 0.5"),
     ({"interpolant": [[1 / 2], [1 / 2]], "interpolant_order": 1, "extra_A": [[1 / 2, 0, 1 / 2]]}, r"extra_A\[0, 2\]"),
 ]
 

@@ -167,7 +167,7 @@ def test_added_components():
 def test_what_julia_does_not_take():
     with pytest.raises(pn.ArgumentError, match="engine='torch'"):
         pn.ContinuousFlow(lambda t, z: -z, dim=2, engine="julia").log_prob(torch.zeros(3, 2))
-    with pytest.raises(pn.ArgumentError, match="own tableau"):
+    with pytest.raises(pn.ArgumentError, match="custom tableau"):
         pn.ContinuousFlow(FIELDS["MLP"], engine="julia", solver=TABLEAUS["Tsit5"]).log_prob(torch.zeros(3, 2))
     with pytest.raises(pn.ArgumentError, match="InterpolatingAdjoint"):
         pn.ContinuousFlow(FIELDS["MLP"], engine="julia", solver="Vern9").log_prob(torch.zeros(3, 2))

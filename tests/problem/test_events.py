@@ -437,9 +437,7 @@ def test_conditions_of_samples_see_all_of_them(solver, shape):
     assert solution.events.samples.tolist() == [0, 1, 2]
     (gradient,) = torch.autograd.grad(solution.events.times.sum(), y0)
     torch.testing.assert_close(gradient.flatten(1)[:, 0], 1 / start, rtol=1e-6, atol=0)
-    with pytest.raises(
-        pn.ArgumentError, match=r"event 0 returns shape \(3, 1\): it must return one number for each sample"
-    ):
+    with pytest.raises(pn.ArgumentError, match=r"event 0 returns shape \(3, 1\): return one number for each sample"):
         bad = pn.Event(lambda t, y: y.flatten(1)[:, :1])
         pn.solve(lambda t, y: -y, y0.detach(), [0.0, 9.0], solver=solver, batch="independent", events=bad)
 
@@ -552,9 +550,9 @@ def test_the_julia_engine_says_that_it_has_none(monkeypatch):
     monkeypatch.setattr(session, "runs", lambda: True)
     event = pn.Event(lambda t, y: y[0])
     field = pn.Equations({"x": "v", "v": "-x"})
-    with pytest.raises(pn.ArgumentError, match="events are watched, which the julia engine does not have yet"):
+    with pytest.raises(pn.ArgumentError, match="events are given, which the Julia engine does not support yet"):
         pn.solve(field, START, [0.0, 9.0], events=event, engine="julia")
-    with pytest.raises(pn.ArgumentError, match="batch is 'independent', which the julia engine"):
+    with pytest.raises(pn.ArgumentError, match="batch is 'independent', which the Julia engine"):
         pn.solve(field, START[None], [0.0, 9.0], batch="independent", engine="julia")
     assert pn.solve(field, START, [0.0, 9.0], events=event, compiled=False).engine.startswith("torch")
 

@@ -95,5 +95,5 @@ def test_values_of_no_kind_are_refused():
         pn.ArgumentError, match=r"y0 is \(1,\) float64 \(torch on cpu\), but \(1,\) float64 \(NumPy\) when"
     ):
         prepared.solve({"k": 1.0}, torch.ones(1, dtype=torch.float64), TIMES)
-    with pytest.raises(pn.ArgumentError, match="noise is given, and this problem is not a flow"):
+    with pytest.raises(pn.ArgumentError, match="noise is given, but this problem is not a flow"):
         prepared.solve({"k": 1.0}, np.ones(1), TIMES, noise=torch.ones(1, 1))

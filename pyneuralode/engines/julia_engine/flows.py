@@ -35,7 +35,7 @@ class JuliaFlows(Backend):
         field, signature = problem.field, problem.signature
         if not isinstance(field, FIELDS):
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is a {type(field).__name__}, of which Julia has no flows: give one of {names}."
+            return f"the field is a {type(field).__name__}, for which Julia has no flows: give one of {names}."
         if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient)[1]:
             return sentence
         for name in ("rtol", "atol"):

@@ -10,14 +10,14 @@ def lacking(problem: Problem) -> str | None:
     """Return why the Julia engine does not support a problem's solver, gradient method or controls; None if it does."""
     solver, gradient = problem.solver, problem.gradient
     if not isinstance(solver, Solver):
-        return f"the solver {solver.name!r} is an own tableau, which the Julia engine does not take: give the name of a solver, such as 'Tsit5'."
+        return f"the solver {solver.name!r} is a custom tableau, which the Julia engine does not support: give the name of a solver, such as 'Tsit5'."
     if "julia" not in solver.engines:
-        return f"solver {solver.name!r} is not in the julia engine: take one that is, such as 'Tsit5'."
+        return f"solver {solver.name!r} is not in the Julia engine: use one that is, such as 'Tsit5'."
     if "julia" not in gradient.engines:
         name = type(gradient).__name__
-        return f"gradient {name!r} is not in the julia engine: take one that is, such as 'InterpolatingAdjoint'."
+        return f"gradient {name!r} is not in the Julia engine: use one that is, such as 'InterpolatingAdjoint'."
     if problem.control.tstops:
-        return "tstops are given, which the julia engine does not have yet: leave them out."
+        return "tstops are given, which the Julia engine does not support yet: leave them out."
     return None
 
 
@@ -26,5 +26,5 @@ def lacking_events(problem: Problem) -> str | None:
     if not problem.events and problem.batch == "joint":
         return None
     if problem.events:
-        return "events are watched, which the julia engine does not have yet: leave them out."
-    return f"batch is {problem.batch!r}, which the julia engine does not have yet: leave it out."
+        return "events are given, which the Julia engine does not support yet: leave them out."
+    return f"batch is {problem.batch!r}, which the Julia engine does not support yet: leave it out."

@@ -56,9 +56,9 @@ def lacking(problem: Problem) -> str | None:
     solver, method = problem.solver, type(problem.gradient)
     if isinstance(solver, Solver) and "torch" not in solver.engines:
         like = "Tsit5" if solver.kind == "explicit" else "Kvaerno5"
-        return f"solver {solver.name!r} is not in the torch engine: take one that is, such as {like!r}."
+        return f"solver {solver.name!r} is not in the torch engine: use one that is, such as {like!r}."
     if method not in METHODS:
-        return f"gradient {method.__name__!r} is not in the torch engine: take one that is, such as 'Backprop'."
+        return f"gradient {method.__name__!r} is not in the torch engine: use one that is, such as 'Backprop'."
     return None
 
 

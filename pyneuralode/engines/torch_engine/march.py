@@ -378,9 +378,9 @@ def too_small_step_error(
 ) -> SolverError:
     cause = failure or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
     smallest = smallest_step(control, t)
-    bound = "" if smallest == control.min_step else " (the smallest that t resolves)"
+    bound = "" if smallest == control.min_step else " (t resolves no shorter ones)"
     return SolverError(
-        f"the step size fell to {size:.3g} at t = {t:g}, below the minimum of {smallest:.3g}{bound}, because {cause}:  "
+        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}{bound}, because {cause}:  "
         "look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
         t,
         size,
@@ -410,7 +410,7 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
     counts = [math.ceil(abs(end - start) / control.step_size * (1 - 1e-12)) for start, end in zip(stops, stops[1:])]
     if sum(counts) > control.max_steps:
         raise ArgumentError(
-            f"step_size is {control.step_size}and the time span needs {sum(counts)} steps of this size, more than "
+            f"step_size is {control.step_size}, and the time span needs {sum(counts)} steps of this size, more than "
             f"max_steps = {control.max_steps}: increase one of the two."
         )
     step = math.copysign(control.step_size, ts[-1] - ts[0])

@@ -201,7 +201,7 @@ def test_solves_within_solves_and_from_threads(main):
 
 
 @pytest.mark.parametrize(("returned", "sentence"), [
-    (lambda y: [0.0, 0.0], "the field returned a list: it must return a NumPy array"),
+    (lambda y: [0.0, 0.0], "the field returned a list: return a NumPy array"),
     (lambda y: torch.zeros(2), "the field returned a Tensor"),
     (lambda y: y[:1], r"the field returned shape \(1,\) for a state of shape \(2,\)"),
     (lambda y: y.astype(np.float32), "the field returned dtype float32 for a state of dtype float64"),
@@ -221,7 +221,7 @@ def test_what_this_path_does_not_take(main):
     refused("y0 is a tuple", y0=(np.ones(2), np.ones(3)))
     refused("parameters names k", parameters={"k": torch.ones(2, dtype=torch.float64)})
     refused(r"it must accept \(t, y\)", f=lambda y: -y)
-    refused("solver 'RK38' is not in the julia engine", solver="RK38")
+    refused("solver 'RK38' is not in the Julia engine", solver="RK38")
     refused("step_size is 0.1, but FBDF chooses its steps itself", solver="FBDF", step_size=0.1)
 
 
@@ -273,7 +273,7 @@ def test_robertson_as_a_residual(main):
         **settings,
     )
     assert np.abs(found.ys[-1] / ROBERTSON_END - 1).max() < 1e-4
-    with pytest.raises(pn.ArgumentError, match=r"the residual is -0.04 at the start \(flat index 0\)"):
+    with pytest.raises(pn.ArgumentError, match=r"the residual is -0.04 at the first time \(flat index 0\)"):
         pn.solve_dae(robertson_residual, [1.0, 0.0, 0.0], [0.0, 1.0], dy0=[0.0, 0.0, 0.0], **settings)
 
 
@@ -385,7 +385,9 @@ def lacking(main, monkeypatch):
     return installed
 
 
-SENTENCE = "Julia lacks NoSuchPackage, which diffeqpy needs for this: run `pyneuralode setup-julia --with-diffeqpy`"
+SENTENCE = (
+    "the Julia packages NoSuchPackage are missing, which diffeqpy needs: run `pyneuralode setup-julia --with-diffeqpy`"
+)
 
 
 def test_missing_packages_are_named(lacking, monkeypatch):
@@ -404,7 +406,7 @@ def test_a_terminal_is_asked_once(lacking, monkeypatch, answer):
     for _ in range(2):
         with pytest.raises(pn.EngineError, match=SENTENCE):
             pn.solve_sde(turn, turn, [1.0, 0.0], [0.0, 1.0])
-    assert len(asked) == 1 and "from the network? [y/n]" in asked[0]
+    assert len(asked) == 1 and "Julia packages now? [y/n]" in asked[0]
     assert bool(lacking) == (answer == "y")
 
 
@@ -424,7 +426,7 @@ def test_worker_process_is_told_apart(monkeypatch):
     monkeypatch.setattr(session, "_process", "worker")
     monkeypatch.setattr(session, "runs", lambda: True)
     with pytest.raises(
-        pn.EngineError, match="Julia runs in the worker process, from where it cannot call a Python function"
+        pn.EngineError, match="Julia runs in the worker process, from which it cannot call a Python function"
     ):
         pn.solve_dae(turn, [1.0, 0.0], [0.0, 1.0], mass_matrix=np.eye(2))
 

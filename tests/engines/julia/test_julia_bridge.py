@@ -75,7 +75,7 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"solver": "RK38"}, "'RK38' is not in the julia engine: take one that is.* or write engine='torch'"),
+        ({"solver": "RK38"}, "'RK38' is not in the Julia engine: use one that is.* or write engine='torch'"),
         ({"f": torch.nn.Bilinear(1, 2, 2), "y0": torch.ones(2)}, "torch.nn.Module"),
         ({"y0": np.ones(3)}, "give y0 of shape"),
         ({"y0": (torch.ones(2),)}, "tuple"),

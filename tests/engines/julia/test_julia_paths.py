@@ -56,8 +56,8 @@ def test_a_gpu_has_adjoints_by_explicit_solvers_for_three_fields():
     assert path(differentiated=False, device="cuda")[0] == NO_GRADIENT
     for settings, words in (
         ({}, "write gradient='InterpolatingAdjoint'"),
-        ({"gradient": "ForwardMode"}, "on the CPU only"),
-        ({"solver": "Rodas5P", "differentiated": False}, "explicit one"),
+        ({"gradient": "ForwardMode"}, "only on the CPU"),
+        ({"solver": "Rodas5P", "differentiated": False}, "explicit solver"),
         ({"field": pn.Equations({"x": "-x"})}, "the field is Equations"),
     ):
         found, reason = path(device="cuda", **settings)
@@ -70,12 +70,12 @@ def test_a_gpu_has_adjoints_by_explicit_solvers_for_three_fields():
 def test_flows_take_steps_or_batched_adjoints(gradient):
     found, reason = paths.find_flow_path(find_solver("Tsit5"), find_gradient(gradient))
     if gradient == "ForwardMode":
-        assert found is None and "flows do not take in Julia" in reason
+        assert found is None and "flows in Julia do not support" in reason
     else:
         assert found == (DISCRETE if isinstance(find_gradient(gradient), OF_STEPS) else BATCHED_SENSITIVITY)
 
 
-@pytest.mark.parametrize("solver, words", [("Vern9", "InterpolatingAdjoint"), ("Rodas5P", "explicit one")])
+@pytest.mark.parametrize("solver, words", [("Vern9", "InterpolatingAdjoint"), ("Rodas5P", "explicit solver")])
 def test_flows_say_which_part_does_not_fit(solver, words):
     found, reason = paths.find_flow_path(find_solver(solver), find_gradient("Backprop"))
     assert found is None and solver in reason and words in reason

@@ -284,7 +284,7 @@ def test_a_wrapper_script_that_hangs_is_given_up(home, monkeypatch):
         if (home / "hangs").exists():
             os.kill(int((home / "hangs").read_text()), signal.SIGKILL)
     assert not answer.found
-    assert "do not hold PyNeuralODE and PythonCall: run `pyneuralode setup-julia`" in answer.reason
+    assert "do not contain PyNeuralODE and PythonCall: run `pyneuralode setup-julia`" in answer.reason
 
 
 def test_pythoncall_and_juliacall_must_be_equal(home, monkeypatch):
@@ -347,12 +347,12 @@ def test_a_stale_copy_of_our_sources_is_noticed(home, tmp_path):
         file.write("# changed\n")
     clear_cache()
     answer = probe()
-    assert answer.found and "whose sources differ from ours" in answer.warning
+    assert answer.found and "whose sources differ from those of this installation" in answer.warning
 
     shutil.rmtree(copy)
     clear_cache()
     answer = probe()
-    assert not answer.found and "which is not there: run `pyneuralode setup-julia`" in answer.reason
+    assert not answer.found and "which does not exist: run `pyneuralode setup-julia`" in answer.reason
 
 
 def test_a_project_resolved_before_a_dependency_came_is_noticed(home):

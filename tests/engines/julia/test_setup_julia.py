@@ -155,14 +155,17 @@ def test_a_system_image_is_built_apart_and_remembered(julia, tmp_path):
         ("ERROR: failed to clone from ..., error: could not resolve host: github.com", "the network cannot be reached"),
         ("RequestError: Connection timed out after 30000 ms", "the network cannot be reached"),
         ("ERROR: IOError: write: no space left on device (ENOSPC)", "the disk is full"),
-        ("ERROR: mkdir: permission denied (EACCES)", "give another with --project"),
-        ("ERROR: Unsatisfiable requirements detected for package Lux [b2108857]:\n  restricted", "fresh --project"),
-        ("ERROR: expected package `Lux [b2108857]` to be registered", "registry lacks a package"),
+        ("ERROR: mkdir: permission denied (EACCES)", "choose another with --project"),
+        (
+            "ERROR: Unsatisfiable requirements detected for package Lux [b2108857]:\n  restricted",
+            "choose a new --project",
+        ),
+        ("ERROR: expected package `Lux [b2108857]` to be registered", "missing from Julia's registry"),
         (
             "all well\nERROR: LoadError: boom.\nStacktrace:\n [1] f",
             "setting up Julia failed: ERROR: LoadError: boom (see ",
         ),
-        ("", "it printed nothing"),
+        ("", "there was no output"),
     ],
 )
 def test_a_failure_is_one_sentence(tmp_path, printed, sentence):
@@ -176,7 +179,7 @@ def test_a_failure_is_one_sentence(tmp_path, printed, sentence):
 
 def test_a_folder_that_cannot_be_made(julia, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EngineError, match="cannot be made .*: give another as project"):
+    with pytest.raises(EngineError, match="cannot be created .*: choose another project"):
         at(julia, tmp_path / "file" / "project").resolve(SilentProgress())
 
 

@@ -45,7 +45,7 @@ def unsuitable(problem: Problem, differentiated: bool) -> str | None:
     if not problem.compiled:
         return "compiled is False: leave it out."
     if problem.dense or problem.events:
-        return f"{'dense is True' if problem.dense else 'events are watched'}: write compiled=False."
+        return f"{'dense is True' if problem.dense else 'events are given'}: write compiled=False."
     if differentiated and not isinstance(problem.gradient, OF_STEPS):
         return f"gradient is {type(problem.gradient).__name__!r}: compiled code supports 'Backprop' and 'Checkpointed'."
     if signature.device.type != "cpu":
