@@ -185,7 +185,7 @@ def test_a_project_that_lacks_a_package_is_named_with_it(home, tmp_path, monkeyp
     manifest = MANIFEST.replace("PythonCall", "Lux")
     monkeypatch.setenv("PYNEURALODE_JULIA_PROJECT", str(environment(tmp_path / "project", manifest)))
     answer = probe()
-    assert not answer.found and "lacks PythonCall:" in answer.reason
+    assert not answer.found and "does not contain PythonCall:" in answer.reason
 
 
 def test_the_package_s_own_folder_is_a_project_that_holds_it(home, tmp_path, monkeypatch):

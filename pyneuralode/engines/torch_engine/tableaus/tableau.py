@@ -152,7 +152,7 @@ class Tableau:
         gap = np.abs(interpolant.sum(axis=1) - np.append(self.b, np.zeros(x))).max()
         if gap > ROUNDING:
             raise ArgumentError(
-                f"interpolant differs from b by {gap:.3g} at theta = 1: give rows that sum to b  "
+                f"interpolant differs from b by {gap:.3g} at theta = 1: give rows that sum to b "
                 "there, and to 0 for extra stages."
             )
 
@@ -185,7 +185,7 @@ class Tableau:
         if wrong.size:
             i = wrong[0]
             raise ArgumentError(
-                f"{label}[{i}] is {times[i]:.12g} but the weights in that row sum to  "
+                f"{label}[{i}] is {times[i]:.12g} but the weights in that row sum to "
                 f"{sums[i]:.12g}: leave {label} out or give the row sums."
             )
 
