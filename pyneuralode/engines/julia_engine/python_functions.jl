@@ -1,5 +1,5 @@
-# Python functions in the form that SciML takes. States and slopes are in arrays that both languages share, so that a
-# call of Python passes one number, the time.
+# Python functions in the form that SciML requires. States and slopes are stored in arrays shared by both languages, so
+# that a call of Python passes only one number, the time.
 module PythonFunctions
 
 using Main.PyNeuralODE: PyNeuralODE
@@ -7,8 +7,9 @@ using Main.PyNeuralODE: PyNeuralODE
 """
     Slope(call, y, dy, scale)
 
-Python's `dy = f(t, y)`: `call(t)` reads the array `y` and writes `dy`. `scale` holds the size below which each component counts
-as small, and at least which the steps of the Jacobian's differences have.
+Python's `dy = f(t, y)`: `call(t)` reads the array `y` and writes `dy`. `scale` contains, for each
+component, the size below which it is treated as small; the steps of the Jacobian's differences are relative to at least this
+size.
 """
 struct Slope{F,A,S}
     call::F
@@ -24,8 +25,8 @@ function (f::Slope)(dy, y, p, t)
     return nothing
 end
 
-# Dual numbers cannot be passed to Python. SciML's own differences take steps of at least 1e-8 however small the state
-# is, in which Robertson's (1e-14) is lost. Central differences are exact for quadratic terms, the most common
+# Dual numbers cannot be passed to Python. SciML's own differences use steps of at least 1e-8 regardless of the size of
+# the state, which are far too large for Robertson's (1e-14). Central differences are exact for quadratic terms, the most common
 # ones in stiff chemistry.
 function jacobian!(J, f::Slope, y, p, t)
     above, below, shifted = similar(y), similar(y), copy(y)
@@ -56,7 +57,7 @@ time_slope(f::Slope) = (dT, y, p, t) -> time_slope!(dT, f, y, p, t)
 """
     Residual(call, y, dy, r, scale)
 
-Python's `r = residual(t, y, dy)`; `scale` as in `Slope`.
+Python's `r = residual(t, y, dy)`; `scale` is as in `Slope`.
 """
 struct Residual{F,A,S}
     call::F
@@ -74,7 +75,7 @@ function (f::Residual)(r, dy, y, p, t)
     return nothing
 end
 
-# SciML wants ∂r/∂y + γ ∂r/∂dy; shifting y by h and dy by γh gives the sum by one difference.
+# SciML wants ∂r/∂y + γ ∂r/∂dy; shifting y by h and dy by γh computes the sum by one difference.
 function jacobian!(J, f::Residual, dy, y, p, γ, t)
     above, below, shifted, tilted = similar(y), similar(y), copy(y), copy(dy)
     for j in eachindex(y)
@@ -96,7 +97,7 @@ integrate(problem, solver, ts, control; saving...) =
 
 "Return the states that a solution saved, as one matrix (n, T)."
 saved(solution) = stack(solution.u)
-"Return the states (n, T) that a solution's interpolant gives at `ts`."
+"Return the states (n, T) of a solution's interpolant at `ts`."
 interpolated(solution, ts) = stack(solution(t) for t in ts)
 
 end
