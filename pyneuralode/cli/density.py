@@ -30,7 +30,7 @@ def fit_density(
     frames: Annotated[int, Option(help="Frames of the animation.")] = 30,
     seed: Seed = 0,
 ) -> None:
-    """Fit a continuous normalizing flow to an image, read as a density, and draw it; Ctrl-C keeps the best fit."""
+    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best fit so far."""
     from ..arguments import whole_number
     from ..datasets.densities import read_image
     from ..errors import SolverError

@@ -230,7 +230,7 @@ def _first_values(z: np.ndarray) -> np.ndarray:
 
 
 def _slope(ts: np.ndarray, z: np.ndarray) -> float:
-    """Return a typical size of dz/dt over 50 equal parts of the time span, so that noise in close rows matters little."""
+    """Return a typical size of dz/dt over 50 equal parts of the time span, to limit the effect of close, noisy rows."""
     grid = np.linspace(ts[0], ts[-1], 51)
     held = [~np.isnan(column) for column in z.T]
     lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])

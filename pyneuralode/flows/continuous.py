@@ -203,7 +203,7 @@ class ContinuousFlow(NeuralODE):
             ``sampler(n, rng)`` returns new points (n, d) for every update; `rng` is a NumPy generator.
         log_density : callable, optional
             ``log_density(x)`` returns a tensor (n,) for x (n, d), up to a constant. The fit then minimizes the reverse
-            divergence E_q[log q - log p] over the flow's own samples. Give only one of the three sources.
+            divergence E_q[log q - log p] over the flow's own samples. Give exactly one of the three sources.
         updates, batch : int
             Number of updates, and of points per update.
         optimizer : Optimizer

@@ -1,7 +1,7 @@
 """Maps of images with known log-determinants: dequantization, logit, squeeze and split.
 
 Images are tensors (n, channels, height, width). A map returns its result and the log absolute determinant (n,) of its
-Jacobian; if it returns only the result, the log determinant is zero.
+Jacobian; the log determinant of a map that returns only the result is zero.
 """
 
 from __future__ import annotations
