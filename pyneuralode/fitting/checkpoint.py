@@ -71,7 +71,8 @@ class Checkpoint:
         for name in {**self.identity, **header["identity"]}:
             if header["identity"].get(name) != self.identity.get(name):
                 raise ArgumentError(
-                    f"{name} differs from the one saved in {self.path}: use the same {name}, or remove the file to start over."
+                    f"{name} differs from the one saved in {self.path}: use the same {name}, or remove the file to "
+                    "start over."
                 )
         try:
             return {key: _decode(node, tensors) for key, node in header["state"].items()}

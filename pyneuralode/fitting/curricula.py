@@ -77,7 +77,7 @@ class GrowingSpan:
     iterations : int, or a sequence with one for each stage
         Maximum number of iterations.
     finish : sequence of Stage
-        Stages to run after the growing ones; without an `end` of their own they use the data up to the last of `ends`.
+        Stages to run after the growing ones; those without `end` use the data up to the last of `ends`.
 
     Examples
     --------

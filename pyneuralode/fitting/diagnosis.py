@@ -20,7 +20,7 @@ from .variables import OPEN, Bound, Variables
 
 CONVERGED_GAIN = 1e-3  # a fit has converged if the objective could decrease by less than this fraction
 NEGLIGIBLE = 1e-6  # an objective below this fraction of the loss of the columns' means is treated as zero
-WELL_EXPLAINED = 0.9  # a column is reported as poorly explained below this fraction of its variance
+WELL_EXPLAINED = 0.9  # a column is poorly explained if less than this fraction of its variance is
 FAR_FACTOR = 100.0  # a parameter that changed by this factor is reported as moved by orders of magnitude
 BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance shrank to this fraction of the initial one
 MAX_LINES = 12  # maximum number of columns, and of parameters, in a report
@@ -34,7 +34,8 @@ class ColumnFit:
     ----------
     name : str
     rmse, spread : float
-        Root mean square of the errors, and standard deviation of the data, in the column's unit; NaN if there are none.
+        Root mean square of the errors, and standard deviation of the data, in the column's unit; NaN if no value was
+        fitted.
     """
 
     name: str
@@ -55,7 +56,7 @@ class ColumnFit:
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """How far a free parameter moved.
+    """The change of a free parameter during a fit.
 
     Attributes
     ----------
@@ -116,7 +117,7 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether the last iterations decreased the objective, and one more step would, by less than a thousandth."""
+        """Whether the last iterations decreased the objective, and one more step would decrease it, by less than 0.1 %."""
         return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property

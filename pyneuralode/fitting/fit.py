@@ -78,7 +78,7 @@ def fit(
     fixed : sequence of str
         Names of parameters that stay constant.
     extra : mapping of name to number or array, optional
-        Additional parameters, passed by name to `y0`, `observe` and `penalty`.
+        Additional parameters, which `y0`, `observe` and `penalty` receive by name together with the model's.
     progress : bool or Progress
         True draws a progress bar.
     callback : callable, optional

@@ -70,7 +70,7 @@ class FitRun(ABC):
     def execute(
         self, progress: Progress, callback: Callable | None, checkpoint: str | Path | None, every: int, resume: bool
     ) -> None:
-        """Run to the end, or until Ctrl-C, a failed solve or a non-finite loss, and then restore the best tensors."""
+        """Run to the end; after Ctrl-C, a failed solve or a non-finite loss, stop and restore the best tensors."""
         self._callback = callback
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, self.identity, every)
         if self._checkpoint is not None and resume and self._checkpoint.exists():

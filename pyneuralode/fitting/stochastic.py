@@ -107,7 +107,7 @@ def train(
         File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
         training that was stopped continues from there and ends exactly as if it had not been stopped.
     identity : mapping of str to str, optional
-        Additional settings that must be equal for a training to resume, by the name to use in an error message.
+        Additional settings that must be equal for a training to resume, keyed by the names used in error messages.
     records : mapping of str to list of float, optional
         Lists to which `callback` adds measurements; a checkpoint stores them.
 
@@ -222,7 +222,7 @@ class _UpdateRun(FitRun):
         loss, objective = batch.loss.item(), batch.objective.item()
         if not math.isfinite(objective):
             raise NonFiniteLoss(
-                f"the loss is {objective} at a learning rate of {rate:g} (a smaller rate or clip may help)"
+                f"the loss is {objective} at a learning rate of {rate:g} (a smaller rate, or `clip`, may help)"
             )
         self._keep_best(objective)
         batch.objective.backward()

@@ -166,7 +166,7 @@ class ContinuousFlow(NeuralODE):
     def transform(self, z: Any, times: Any = None) -> Tensor:
         """Map states z (n, d + augment_dim) from the base to the data; return states of the same shape.
 
-        With `times` (T,), in any order between those of the base and of the data, return the states at each of them,
+        With `times` (T,), in any order but within the span from base to data, return the states at each of them,
         (T, n, d + augment_dim).
         """
         return self._carry("z", z, *self.times, times)
