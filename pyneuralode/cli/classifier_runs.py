@@ -129,7 +129,7 @@ class ClassifierRun:
     ) -> TrainingSummary:
         """Train once for each seed, several in parallel, each in its own folder; write a summary of all runs.
 
-        An `executor`, such as that of a dask client for a cluster that shares the folder, runs the trainings if given.
+        If an `executor` is given, such as that of a dask client for a cluster that shares the folder, it runs the jobs.
         """
         if "LOCAL_RANK" in os.environ:
             raise ArgumentError("seeds is given, but torchrun trains a single model: use --seed instead.")

@@ -117,7 +117,7 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether the last iterations decreased the objective, and one more step would decrease it, by less than 0.1 %."""
+        """Whether the last iterations decreased the objective by less than 0.1 %, and one more step would as well."""
         return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property
