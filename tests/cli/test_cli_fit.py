@@ -385,13 +385,13 @@ def test_a_model_file_that_cannot_be_read(kind, sentence, model, tmp_path):
     [
         (["--y0", "1,0"], "times is not given"),
         (["--times", "0:1:3"], "y0 is not given"),
-        (["--times", "0:1:3", "--y0", "1"], "y0 has 1 numbers and the model 2 columns"),
-        (["--times", "0:1:3", "--y0", "1,b"], "y0 is '1,b': give numbers"),
-        (["--times", "0:1:3", "--y0", "1,nan"], "y0 is '1,nan': give numbers"),
+        (["--times", "0:1:3", "--y0", "1"], "y0 has 1 numbers, but the model has 2 columns"),
+        (["--times", "0:1:3", "--y0", "1,b"], "y0 is '1,b': give comma-separated numbers"),
+        (["--times", "0:1:3", "--y0", "1,nan"], "y0 is '1,nan': give comma-separated numbers"),
         (["--times", "0:1", "--y0", "1,0"], "times is '0:1': give 0:10:101"),
         (["--times", "0:1:-3", "--y0", "1,0"], "times is '0:1:-3': give 0:10:101"),
-        (["--times", "0:1:0", "--y0", "1,0"], "times is '0:1:0', which does not increase"),
-        (["--times", "1,0", "--y0", "1,0"], "times is '1,0', which does not increase"),
+        (["--times", "0:1:0", "--y0", "1,0"], "times is '0:1:0', which is not increasing"),
+        (["--times", "1,0", "--y0", "1,0"], "times is '1,0', which is not increasing"),
         (["--times", "0:1:3", "--y0", "1,0", "--out", f"{__file__}/a.csv"], "cannot be written to"),
     ],
 )
