@@ -188,10 +188,10 @@ def test_parameters_that_are_not_finite_or_not_real_stay_out_of_a_model():
 
 def test_a_mask_of_other_values_is_refused_and_components_are_no_mask():
     for mask in ([0.5, 1.0, 0.0], [np.nan, 1.0, 1.0], [2, 1, 0], ["a", "b", "c"]):
-        with pytest.raises(pn.ArgumentError, match="mask holds other values than True and False"):
+        with pytest.raises(pn.ArgumentError, match="mask contains values other than True and False"):
             fit(mask=mask)
     assert fit(mask=[1, 0, 1]).loss == fit(mask=[True, False, True]).loss
-    with pytest.raises(pn.ArgumentError, match="give components counted from 0"):
+    with pytest.raises(pn.ArgumentError, match="give component indices, counted from 0"):
         fit(observed=[True, False])
 
 

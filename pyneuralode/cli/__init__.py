@@ -1,4 +1,4 @@
-"""The command line. Heavy imports are inside the commands, so that `--help` answers at once."""
+"""The command line. Heavy imports are inside the commands, so that `--help` responds at once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ app = typer.Typer(
     help="Neural differential equations: fit data, solve fitted models, recompute published results.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a bug of ours shows Python's plain traceback
+    pretty_exceptions_enable=False,  # an internal error shows Python's plain traceback
 )
 
 
 def main() -> None:
-    """Run the command line; the console script `pyneuralode`."""
+    """Run the command line: the entry point of the console script `pyneuralode`."""
     app()
 
 
@@ -48,16 +48,16 @@ def _options(
 @app.command()
 @one_sentence()
 def report(
-    ids: Annotated[list[str] | None, Argument(metavar="IDS", help="Reports to compute; --list names them.")] = None,
-    out: Annotated[Path, Option(help="Folder for the results and the page.")] = Path("pyneuralode-report"),
-    quick: Annotated[bool, Option("--quick", help="Compute at a small scale, in minutes.")] = False,
+    ids: Annotated[list[str] | None, Argument(metavar="IDS", help="Reports to compute; --list shows them.")] = None,
+    out: Annotated[Path, Option(help="Folder for the results and the report page.")] = Path("pyneuralode-report"),
+    quick: Annotated[bool, Option("--quick", help="Compute at a small scale, within minutes.")] = False,
     engine: Annotated[str, Option(help="auto, torch or julia.")] = "auto",
     seed: Seed = 0,
     workers: Annotated[int | None, Option(help="Number of parallel processes.", show_default="one per core")] = None,
     check: Annotated[bool, Option("--check", help="Exit with status 1 if a target is missed.")] = False,
     list_: Annotated[bool, Option("--list", help="List the reports and exit.")] = False,
 ) -> None:
-    """Recompute published results and write a page with our numbers beside theirs."""
+    """Recompute published results and write a page that compares the published numbers with the new ones."""
     from ..reports.registry import REPORTS
 
     if list_ or not ids:
@@ -85,9 +85,9 @@ def report(
 @one_sentence()
 @with_options
 def fit(
-    data: Annotated[Path, Argument(metavar="DATA.csv", help="A table whose first line names the columns.")],
+    data: Annotated[Path, Argument(metavar="DATA.csv", help="A table with column names in its first line.")],
     out: Annotated[Path, Option(help="Folder for the model, the figure and the numbers.")],
-    time: Annotated[str | None, Option(help="Column that holds the times.", show_default="the first")] = None,
+    time: Annotated[str | None, Option(help="Column with the times.", show_default="the first")] = None,
     columns: Annotated[str | None, Option(metavar="A,B", help="Columns to fit.", show_default="all others")] = None,
     *,
     options: FitOptions,
@@ -109,7 +109,7 @@ def fit(
     if result.finished:
         sentences.insert(0, f"{result.message[:1].upper()}{result.message[1:]}.")
     else:
-        typer.echo(f"The fit was {result.message}, and are written.", err=True)
+        typer.echo(f"The fit was {result.message}. They have been saved.", err=True)
     end_with(sentences, [out / name for name in FILES], result.finished, result.interrupted)
 
 

@@ -1,4 +1,4 @@
-"""The commands `pyneuralode train odenet` and `train anodev2`: their options, and what they print."""
+"""The commands `pyneuralode train odenet` and `train anodev2`: their options and their output."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def odenet(
     solver: Annotated[str, Option(help="Solver of the ODE block, by its SciML name.")] = "Euler",
     steps: Annotated[int, Option(help="Steps of the ODE block.")] = 20,
     recipe: Annotated[
-        str, Option(help="review (five epochs) or digits (two epochs, some minutes on two cores).")
+        str, Option(help="review (five epochs) or digits (two epochs, a few minutes on two cores).")
     ] = "review",
     download: DownloadMNIST = False,
     *,
     options: ClassifierOptions,
 ) -> None:
-    """Train an ODE-Net, or a network to compare it with, on MNIST; Ctrl-C keeps the best model so far.
+    """Train an ODE-Net, or a network for comparison, on MNIST; Ctrl-C keeps the best model so far.
 
     On several GPUs: torchrun --nproc-per-node 4 --no-python pyneuralode train odenet ...
     """
@@ -45,7 +45,7 @@ def anodev2(
         int | None, Option(help="Steps of each ODE block (Nt in the paper).", show_default="the paper's")
     ] = None,
     recipe: Annotated[
-        str, Option(help="paper (350 epochs, for a GPU) or short (some minutes on two cores).")
+        str, Option(help="paper (350 epochs, for a GPU) or short (a few minutes on two cores).")
     ] = "paper",
     reduced: Annotated[
         bool, Option("--reduced", help="Use 10,000 training and 1,000 test images, from train10k.npz and test1k.npz.")
@@ -64,14 +64,14 @@ def anodev2(
     if variant != "baseline":
         model["steps"] = steps if steps is not None else 2 if variant == "anodev2_two" else 5
     elif steps is not None:
-        raise ArgumentError(f"steps is {steps}, but the baseline takes no steps: leave it out.")
+        raise ArgumentError(f"steps is {steps}, but the baseline has no ODE blocks: leave steps out.")
     _train("anodev2", model, recipe, out, download, options, reduced)
 
 
 def _train(
     family: str, model: dict, recipe: str, out: Path, download: bool, options: ClassifierOptions, reduced: bool = False
 ) -> None:
-    """Train one model, together with the other processes of torchrun if there are any, or one for each seed."""
+    """Train one model, together with the other processes of torchrun, if any; or train one model for each seed."""
     from ..datasets.cifar10 import download_cifar10
     from ..datasets.mnist import download_mnist
     from ..errors import ArgumentError, unknown_name
@@ -86,11 +86,11 @@ def _train(
     chosen = RECIPES[recipe] if options.epochs is None else RECIPES[recipe].for_epochs(options.epochs)
     chosen = replace_given(chosen, batch=options.batch, precision=options.precision)
     spec = ClassifierSpec(family, model)
-    spec.build()  # mistakes are found before anything is read
+    spec.build()  # finds mistakes before any data are read
     training = ClassifierTraining(spec, chosen, options.data, reduced, options.images, options.tests)
     seeds = None if options.seeds is None else parse_numbers("seeds", options.seeds, int, "0,1,2,3,4")
     if seeds is not None and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
-        raise ArgumentError(f"seeds is {options.seeds!r}: give different whole numbers from 0, such as 0,1,2,3,4.")
+        raise ArgumentError(f"seeds is {options.seeds!r}: give distinct nonnegative integers, such as 0,1,2,3,4.")
     run = ClassifierRun(out, training, recipe, options.resume, options.device)
     run.check_outputs(seeds)
     with RichProgress() as progress:
@@ -102,5 +102,5 @@ def _train(
             found = run.train(options.seed, progress)
         else:
             found = run.train_seeds(seeds, options.workers, progress)
-    if found is not None:  # else this is not the first process of torchrun
+    if found is not None:  # None in all but the first process of torchrun
         end_with(found.sentences, found.paths, found.finished, found.interrupted)

@@ -1,4 +1,4 @@
-"""ClassifierTraining runs of classifiers: what `pyneuralode train odenet` and `train anodev2` compute and write."""
+"""Training runs of classifiers: the computations and files of `pyneuralode train odenet` and `train anodev2`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from ..reports.recorded import provenance
 MODEL, CHECKPOINT, METRICS = "model.safetensors", "checkpoint.safetensors", "metrics.json"
 CURVE, MISREAD = "curve.png", "misread.png"
 WRITTEN = (MODEL, METRICS, CURVE, MISREAD)
-SHOWN = 32  # misread images
+SHOWN = 32  # number of misread images in the figure
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a training command prints at its end, and how the training ended."""
+    """The final output of a training command, and how the training ended."""
 
     sentences: list[str]
     paths: list[Path]
@@ -45,7 +45,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class ClassifierRun:
-    """A training by a recipe of that name, and where its files go."""
+    """A training by the recipe named `recipe`, and the folder for its files."""
 
     out: Path
     training: ClassifierTraining
@@ -54,7 +54,7 @@ class ClassifierRun:
     device: str | None
 
     def check_outputs(self, seeds: list[int] | None) -> None:
-        """Raise, before anything is computed, if `out` cannot take the files."""
+        """Raise an error, before anything is computed, if the files cannot be written to `out`."""
         if seeds is None:
             check_folder(self.out, [*WRITTEN, CHECKPOINT])
             return
@@ -63,13 +63,13 @@ class ClassifierRun:
             self.of_seed(seed).check_outputs(None)
 
     def of_seed(self, seed: int) -> ClassifierRun:
-        """Return the run of one of several seeds, in a folder of its own."""
+        """Return the run for one of several seeds, with its own folder."""
         return dataclasses.replace(self, out=self.out / f"seed-{seed}")
 
     def train(self, seed: int, progress: Progress) -> TrainingSummary | None:
         """Train one model and write its files; the curves are written after every epoch.
 
-        Returns None in every process of torchrun but the first.
+        Returns None in every process of torchrun except the first.
         """
         out, training = self.out, self.training
         out.mkdir(parents=True, exist_ok=True)
@@ -127,12 +127,12 @@ class ClassifierRun:
     def train_seeds(
         self, seeds: list[int], workers: int | None, progress: Progress, executor: Executor | None = None
     ) -> TrainingSummary:
-        """Train once for each seed, several at once, each in a folder of its own; write a summary of all.
+        """Train once for each seed, several in parallel, each in its own folder; write a summary of all runs.
 
-        With an `executor`, such as that of a dask client for a cluster that shares the folder, the trainings run there.
+        If an `executor` is given, such as that of a dask client for a cluster that shares the folder, it runs the jobs.
         """
         if "LOCAL_RANK" in os.environ:
-            raise ArgumentError("seeds is given under torchrun, which trains one model: give one --seed.")
+            raise ArgumentError("seeds is given, but torchrun trains a single model: use --seed instead.")
         workers = whole_number("workers", os.cpu_count() or 1 if workers is None else workers)
         updates = self.training.updates  # reads the images
         jobs = [Job(f"seed {seed}", _train_seed, (self.of_seed(seed), seed), updates) for seed in seeds]
@@ -146,7 +146,8 @@ class ClassifierRun:
             low, high, mean = min(accuracies), max(accuracies), float(np.mean(accuracies))
             summary |= {"min": low, "max": high, "mean": mean}
             sentences.append(
-                f"Test images classified correctly by {len(accuracies)} seeds: {low:.2%} to {high:.2%}, mean {mean:.2%}."
+                f"Test images classified correctly, over {len(accuracies)} seeds: {low:.2%} to {high:.2%}, mean "
+                f"{mean:.2%}."
             )
         with whole_files(numbers, curve) as (numbers_file, curve_file):
             write_json(numbers_file, summary)
@@ -160,7 +161,7 @@ class ClassifierRun:
 
 
 def misread_images(found: ClassifierFit, tests: ImageData, family: str):
-    """Draw misclassified test images, the most confident mistakes first, each titled "label as answer"."""
+    """Draw misclassified test images, the most confident mistakes first, each titled "label as prediction"."""
     names = CLASSES if family == "anodev2" else [str(k) for k in range(tests.classes)]
     rows = found.misread(tests.labels)
     captions = []
@@ -175,7 +176,7 @@ def _train_seed(run: ClassifierRun, seed: int, advance: Callable[..., None]) -> 
 
 
 def _draw_curve(path: Path, runs: list[dict[str, Any]]) -> None:
-    """Draw the curves of one run or several, as `Curves.as_json` gives them."""
+    """Draw the curves of one or several runs, in the form returned by `Curves.as_json`."""
     accuracies = {
         "training": [curves["train_accuracy"] for curves in runs],
         "test": [curves["test_accuracy"] for curves in runs],

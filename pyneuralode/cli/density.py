@@ -13,7 +13,7 @@ from .options import Seed
 
 MODEL, FIGURE, FILM, METRICS = "flow.safetensors", "density.png", "flow.gif", "metrics.json"
 FILES = (MODEL, FIGURE, FILM, METRICS)
-_SQUARE = (-2.2, 2.2, -2.2, 2.2)  # the picture and the bulk of the base
+_SQUARE = (-2.2, 2.2, -2.2, 2.2)  # contains the picture and most of the base density
 _BATCH_SEED = 2022
 
 
@@ -23,14 +23,14 @@ def fit_density(
     out: Annotated[Path, Option(help="Folder for the flow, the figure, the animation and the numbers.")],
     updates: Annotated[int, Option(help="Updates of the flow.")] = 1500,
     batch: Annotated[int, Option(help="New points per update.")] = 512,
-    width: Annotated[int, Option(help="Units of the network of the flow.")] = 64,
+    width: Annotated[int, Option(help="Units of the flow's network.")] = 64,
     hidden: Annotated[int, Option(help="Hidden units of the network that computes the weights.")] = 64,
     lr: Annotated[float, Option(help="Highest learning rate of Adam.")] = 0.01,
     bright: Annotated[bool, Option("--bright", help="Brighter means denser.")] = False,
     frames: Annotated[int, Option(help="Frames of the animation.")] = 30,
     seed: Seed = 0,
 ) -> None:
-    """Fit a continuous normalizing flow to an image read as a density, and draw it; Ctrl-C keeps the best fit so far."""
+    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best fit so far."""
     from ..arguments import whole_number
     from ..datasets.densities import read_image
     from ..errors import SolverError
@@ -93,9 +93,9 @@ def fit_density(
         animation.save(folder / FILM, writer="pillow")
         write_json(folder / METRICS, metrics)
     if not fit.finished:
-        typer.echo(f"The fit was {fit.message}, and are written.", err=True)
+        typer.echo(f"The fit was {fit.message}. They have been saved.", err=True)
     sentence = (
-        f"loss {metrics['loss']:.4f} nats on {len(points):,} fresh points; the entropy of the image is "
-        f"{density.entropy:.4f}, and no loss is lower: the divergence is {metrics['divergence']:.4f}"
+        f"loss {metrics['loss']:.4f} nats on {len(points):,} new points; the entropy of the image, the lowest possible "
+        f"loss, is {density.entropy:.4f}; the divergence is {metrics['divergence']:.4f}"
     )
     end_with([sentence], [out / name for name in FILES], fit.finished, fit.interrupted)

@@ -1,4 +1,4 @@
-"""What a saved fit holds besides its model: the names of the columns, the initial state and its time."""
+"""The description stored with the model of a saved fit: the column names, the initial state and the fitted times."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL, DESCRIPTION = "model.safetensors", "fit.json"
 
 @dataclass(frozen=True)
 class Description:
-    """Names of the time and the k columns, first and last fitted time, initial state (k,) at the first."""
+    """Names of the time and of the k columns, first and last fitted time, and the initial state (k,) at the first."""
 
     time: str
     columns: tuple[str, ...]
@@ -28,7 +28,7 @@ class Description:
 
     @classmethod
     def load(cls, path: Path) -> Description:
-        """Read what `save` wrote; raise ModelFileError if it is damaged or of a newer format."""
+        """Read a file that `save` wrote; raises ModelFileError if it is damaged or has a newer format."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             version = int(values["format"])
@@ -41,5 +41,5 @@ class Description:
                 f"{path} is damaged or does not describe a fit: fit again, or remove it and give --y0 and --times."
             ) from None
         raise ModelFileError(
-            f"{path} has format {version}, newer than the {FORMAT} that this version reads: update pyneuralode."
+            f"{path} has format {version}, but this version reads formats up to {FORMAT}: update pyneuralode."
         )

@@ -1,4 +1,4 @@
-"""`pyneuralode doctor`: what an installation runs on, and how long its first gradient takes."""
+"""`pyneuralode doctor`: show the installed software, and time a first gradient."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def doctor(
         )
         raise typer.Exit(1)
     if julia.found:
-        typer.echo("Both engines are ready: engine='auto' takes Julia.")
+        typer.echo("Both engines are ready: engine='auto' uses Julia.")
     else:
-        typer.echo("The torch engine is ready; the Julia engine is not, so engine='auto' takes torch.")
+        typer.echo("The torch engine is ready; the Julia engine is not, so engine='auto' uses torch.")
     if time:
         _report_times(julia.found)
     hint = "" if julia.found and not julia.warning else "; for the Julia engine, see its line above"
@@ -78,7 +78,7 @@ def _describe_julia(julia) -> None:
     if julia.project is not None:
         _line("  project", str(julia.project))
         _line("  PythonCall", julia.pythoncall or "not installed")
-        _line("  PyNeuralODE", str(julia.package) if julia.package else "not from a folder")
+        _line("  PyNeuralODE", str(julia.package) if julia.package else "not installed from a folder")
         _line("  sysimage", str(julia.sysimage) if julia.sysimage else "none")
     if not julia.found:
         _line("Julia", f"not ready: {julia.reason}")
@@ -99,6 +99,6 @@ def _report_times(julia: bool) -> None:
         parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
         kept = ""
         if engine == "julia":
-            kept = f"; promised: at most {PROMISE:g}, {'kept' if total <= PROMISE else 'not kept'}"
+            kept = f"; target: at most {PROMISE:g}, {'met' if total <= PROMISE else 'missed'}"
         typer.echo(f"  {engine:<6} {total:6.1f}  ({parts}){kept}")
     typer.echo("")

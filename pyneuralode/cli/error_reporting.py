@@ -1,4 +1,4 @@
-"""How every command ends: with what it found and where that is, or with one sentence about an error."""
+"""The last output of every command: its results and their files, or one message about an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import PyNeuralODEError
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Print one sentence for an error, with status 2, and for Ctrl-C, with status 130."""
+    """Print one message and exit: with status 2 after an error, with status 130 after Ctrl-C."""
     try:
         yield
     except PyNeuralODEError as error:
@@ -25,7 +25,7 @@ def one_sentence() -> Iterator[None]:
 
 
 def end_with(sentences: Iterable[str], paths: Iterable[Path], finished: bool, interrupted: bool) -> None:
-    """Print the results and the files of a fit; exit with status 130 if Ctrl-C stopped it, 1 if something else did."""
+    """Print the results and the files of a fit; exit with status 130 if Ctrl-C stopped it, 1 if an error did."""
     for line in (*sentences, *(path.absolute() for path in paths)):
         typer.echo(line)
     if not finished:

@@ -1,6 +1,6 @@
 """Time the stages from `import pyneuralode` to a first gradient, in a new process.
 
-Run as a module, this is that process: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
+Run as a module, this file is that process: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ PROMISE = 20.0  # seconds
 
 
 def first_gradient(engine: str) -> dict[str, float]:
-    """Return the seconds of each stage on `engine` ("torch" or "julia"), in a process of its own."""
+    """Return the seconds of each stage on `engine` ("torch" or "julia"), in a new process."""
     command = [sys.executable, "-m", __name__, engine]
     done = subprocess.run(command, check=False, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
-        last = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
+        last = (done.stderr.strip() or "no output").splitlines()[-1]
         raise EngineError(f"the first gradient on the {engine} engine failed: {last}")
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -38,7 +38,7 @@ def _measure(engine: str) -> dict[str, float]:
 
     import pyneuralode as pn
 
-    field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # a name is imported when it is first used
+    field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # names are imported at their first use
     stage("import")
     if engine == "julia":
         from pyneuralode.engines.julia_engine.in_process import start_runtime

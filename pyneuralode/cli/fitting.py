@@ -1,9 +1,9 @@
-"""`pyneuralode fit`: a neural ODE for a user's table.
+"""`pyneuralode fit`: fit a neural ODE to a table.
 
-The net is trained on standardized columns, z = (y - mean) / deviation, so that columns of any size and unit have
-equal weight. Its first and last layers then absorb the scaling, and the saved model is one of the data itself. The
-initial state is fitted too, starting from the first value of each column: noise in one row does not bend the whole
-curve, and the first row may have gaps.
+The network is trained on standardized columns, z = (y - mean) / deviation, so that columns of any scale and unit have
+equal weight. Its first and last layers then absorb the scaling, so that the saved model describes the original data.
+The initial state is fitted too, starting from the first value of each column: noise in one row then does not distort
+the whole curve, and the first row may have missing values.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-@dataclass(frozen=True)  # again, for its __post_init__
+@dataclass(frozen=True)  # again, so that __init__ calls __post_init__
 class Settings(FitOptions):
-    """The options of a fit, checked; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
+    """The checked options of a fit; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
 
     def __post_init__(self):
         for name in ("augment", "finish", "seed"):
@@ -62,27 +62,29 @@ class Settings(FitOptions):
 
     @property
     def ends(self) -> tuple[float, ...] | None:
-        """Ends of the growing spans; None if they are to be chosen."""
+        """Ends of the growing spans; None if they are chosen automatically."""
         return None if self.spans == "auto" else tuple(parse_numbers("spans", self.spans, float, "10,20,30, or auto"))
 
     def as_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"hidden": self.widths, "spans": self.ends}
 
     def model(self, columns: int, slope: float) -> NeuralODE:
-        """Return the untrained model of standardized columns that change at the rate `slope`."""
+        """Return the untrained model for standardized columns with a typical rate of change `slope`."""
         width = columns + self.augment
-        # Added components start at zero, where a net without biases would stay.
+        # Added components start at zero, and would stay there in a network without biases.
         field = MLP((width, *self.widths, width), self.activation, output_scale=slope, init_bias=1.0)
         common = {name: getattr(self, name) for name in ("solver", "gradient", "seed", "rtol", "atol")}
         return AugmentedNeuralODE(field, self.augment, **common) if self.augment else NeuralODE(field, **common)
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
-        """Return the growing spans up to the last one's end, and L-BFGS on the whole."""
+        """Return the plan: growing spans, and then L-BFGS up to the last end."""
         ends = self.ends
         if ends is None:
             ends = sorted({float(ts[max(1, int(np.ceil(part * len(ts))) - 1)]) for part in _GROWING})
         elif ends[0] < ts[1]:
-            raise ArgumentError(f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: begin later.")
+            raise ArgumentError(
+                f"spans begins with {ends[0]:g}, before the second row at {ts[1]:g}: use a later first end."
+            )
         finish = [Stage(LBFGS(), self.finish)] if self.finish else []
         optimizer = replace_given(_OPTIMIZERS[self.optimizer.lower()], lr=self.lr)
         return GrowingSpan(ends, optimizer, self.iterations, finish)
@@ -102,14 +104,14 @@ class Standardization:
         return cls(mean, np.where(size > 1e-12 * level, size, level))  # a constant column has no deviation
 
     def model(self, model: NeuralODE, extra: int) -> NeuralODE:
-        """Return the model of the values from the trained model of z: the same curve, in the values' units."""
+        """Convert the trained model of z to a model of the values: the same curve, in the values' units."""
         mean, size = np.append(self.mean, np.zeros(extra)), np.append(self.size, np.ones(extra))
         arrays, last = model.arrays(), len(model.field.sizes) - 1
         arrays["weight_1"] /= size
         arrays["bias_1"] -= arrays["weight_1"] @ mean
         arrays[f"weight_{last}"] *= size[:, None]
         arrays[f"bias_{last}"] *= size
-        # A state far from zero would loosen a relative tolerance: relate it to the deviation instead.
+        # For a state far from zero, a relative tolerance would be too loose: make it relative to the deviation instead.
         control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
         kind = {"augment_dim": extra} if extra else {}
         scaled = type(model)(model.field, **kind, solver=model.solver, gradient=model.gradient, **control)
@@ -119,9 +121,9 @@ class Standardization:
 
 @dataclass(frozen=True)
 class TableFit:
-    """A fit of a table: the model in the data's units, the fitted initial state (k,), and how it went.
+    """A fit of a table: the model in the data's units, the fitted initial state (k,), and the result.
 
-    `end` is the last time that was fitted.
+    `end` is the last fitted time.
     """
 
     data: TimeSeries
@@ -133,15 +135,15 @@ class TableFit:
 
     @property
     def rows(self) -> int:
-        """Number of rows that were fitted."""
+        """Number of fitted rows."""
         return int(np.searchsorted(self.data.ts, self.end, side="right"))
 
     def curve(self, ts: np.ndarray) -> np.ndarray:
-        """Return the fitted curve (T, k) at times (T,) that begin with the data's first."""
+        """Return the fitted curve (T, k) at times (T,), of which the first is the first data time."""
         return self.model.solve(self.y0, ts).ys[:, : len(self.y0)]
 
     def picture(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return times (n,) and the curve (n, k) over all the data, or up to `end` if it cannot be solved further."""
+        """Return times (n,) and the curve (n, k) over all the data, or up to `end` if the solve fails later."""
         first, last = self.data.ts[[0, -1]]
         grid = np.linspace(first, last, 401)
         try:
@@ -152,16 +154,16 @@ class TableFit:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """How the fit went, with how well it explains the fitted rows of each column, in the data's units."""
+        """The diagnosis of the fit; its `columns` are for the fitted rows, in the data's units."""
         data, values = self.data, self.data.values[: self.rows]
         columns = column_fits(self.curve(data.ts[: self.rows]), values, ~np.isnan(values), data.columns)
         return dataclasses.replace(self.result.diagnosis, columns=columns)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the numbers of the fit, as `files.write_json` takes them.
+        """Return the numbers of the fit, in a form that `files.write_json` accepts.
 
-        `loss` is the mean square of the errors in standard deviations of their columns; `rmse` and `spread`, the standard
-        deviation, are in the data's units; all count the fitted rows.
+        `loss` is the mean squared error in standard deviations of the columns; `rmse` and `spread`, the standard
+        deviation, are in the data's units. All are computed over the fitted rows.
         """
         data, rows, result, found = self.data, self.rows, self.result, self.diagnosis
         errors = self.curve(data.ts[:rows]) - data.values[:rows]
@@ -184,9 +186,9 @@ class TableFit:
 
 
 def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> TableFit:
-    """Fit a neural ODE to a table; Ctrl-C returns the best so far.
+    """Fit a neural ODE to a table; Ctrl-C returns the best fit so far.
 
-    Raises KeyboardInterrupt or SolverError if the fit ended before it had evaluated the loss once.
+    Raises KeyboardInterrupt or SolverError if the fit ended before the first evaluation of the loss.
     """
     standard = Standardization.of(data.values)
     z = (data.values - standard.mean) / standard.size
@@ -223,12 +225,12 @@ def write_fit(out: Path, fitted: TableFit) -> None:
 
 
 def _first_values(z: np.ndarray) -> np.ndarray:
-    """Return the first value of each column (T, k) that is not missing."""
+    """Return the first value that is not missing, for each column of z (T, k)."""
     return z[np.argmin(np.isnan(z), axis=0), np.arange(z.shape[1])]
 
 
 def _slope(ts: np.ndarray, z: np.ndarray) -> float:
-    """Return a typical size of dz/dt over 50 equal parts of the time span, so that noise in close rows counts little."""
+    """Return a typical size of dz/dt over 50 equal parts of the time span, to limit the effect of close, noisy rows."""
     grid = np.linspace(ts[0], ts[-1], 51)
     held = [~np.isnan(column) for column in z.T]
     lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])

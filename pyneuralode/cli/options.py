@@ -1,4 +1,4 @@
-"""Options that several commands share, and commands that take their options as one dataclass."""
+"""Options that several commands share, and a decorator for commands that receive their options as one dataclass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClassifierOptions:
 
     epochs: Annotated[int | None, Option(help="Passes over the images.", show_default="the recipe's")] = None
     batch: Annotated[
-        int | None, Option(help="Images per update, over all processes together.", show_default="the recipe's")
+        int | None, Option(help="Images per update, summed over all processes.", show_default="the recipe's")
     ] = None
     images: Images = None
     tests: Annotated[int | None, Option(help="Number of test images to use.", show_default="all")] = None
@@ -55,7 +55,7 @@ class ClassifierOptions:
     ] = None
     device: Device = None
     data: Annotated[
-        Path | None, Option(help="Folder of the images.", show_default="that of $PYNEURALODE_DATA, then the cache")
+        Path | None, Option(help="Folder of the images.", show_default="the one in $PYNEURALODE_DATA, then the cache")
     ] = None
     resume: Resume = False
     seed: Seed = 0
@@ -68,7 +68,7 @@ class ClassifierOptions:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Show typer one option for each field of a command's parameter `options`, a dataclass, in its place."""
+    """Replace a command's parameter `options`, a dataclass, by one typer option for each of its fields."""
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     kind = parameters.pop("options").annotation
     hints = get_type_hints(kind, include_extras=True)
@@ -86,5 +86,5 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def replace_given(settings: Any, **changes: Any) -> Any:
-    """Return a dataclass with these changes, except those that are None: options that were not given."""
+    """Return a copy of a dataclass with these changes; None means that an option was not given."""
     return replace(settings, **{name: value for name, value in changes.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Options that hold a list of numbers or times."""
+"""Parsers for options that contain a list of numbers or times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], Number], example
     except ValueError:
         numbers = []
     if not numbers or not np.isfinite(numbers).all():
-        raise ArgumentError(f"{option} is {text!r}: give numbers with commas between them, such as {example}.")
+        raise ArgumentError(f"{option} is {text!r}: give comma-separated numbers, such as {example}.")
     return numbers
 
 
@@ -35,5 +35,5 @@ def parse_times(text: str) -> np.ndarray:
     else:
         times = np.array(parse_numbers("times", text, float, example))
     if len(times) == 0 or not np.isfinite(times).all() or (np.diff(times) <= 0).any():
-        raise ArgumentError(f"times is {text!r}, which does not increase: give {example}.")
+        raise ArgumentError(f"times is {text!r}, which is not increasing: give {example}.")
     return times

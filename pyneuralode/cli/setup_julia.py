@@ -18,7 +18,9 @@ def setup_julia(
     ] = None,
     sysimage: Annotated[
         bool,
-        Option("--sysimage", help="Also build a system image: starts are faster, the setup takes half an hour longer."),
+        Option(
+            "--sysimage", help="Also build a system image: Julia starts faster, but setup takes half an hour longer."
+        ),
     ] = False,
     with_diffeqpy: Annotated[
         bool, Option("--with-diffeqpy", help="Also install diffeqpy's Julia packages (large).")
@@ -33,7 +35,11 @@ def setup_julia(
 
     folder = (project or setting("PYNEURALODE_JULIA_PROJECT") or default_project()).absolute()
     julia = find_julia()
-    name = "a Julia to be downloaded (about 1 GB)" if julia is None else f"Julia {julia.version} ({julia.executable})"
+    name = (
+        "a new copy of Julia (a download of about 1 GB)"
+        if julia is None
+        else f"Julia {julia.version} ({julia.executable})"
+    )
     typer.echo(f"This sets up {name} with a project in {folder}.")
     typer.echo("Missing packages are downloaded (about 2 GB on disk); compiling them takes 5 to 40 minutes, once.")
     if not yes and not typer.confirm("Continue?", default=True):
@@ -45,6 +51,6 @@ def setup_julia(
         installation.precompile(progress)
         image = installation.build_image(progress) if sysimage else None
         installation.verify(progress, image)
-    installation.write_records(image)  # last, so that the probe never finds what did not work
+    installation.write_records(image)  # last, so that the probe never finds an installation that does not work
     typer.echo(f"The Julia engine is ready. Julia's output is in {folder / LOG}.")
     typer.echo("Next: `pyneuralode doctor --time`.")

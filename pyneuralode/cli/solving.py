@@ -1,4 +1,4 @@
-"""`pyneuralode solve`: a saved model at given times, as a table and a figure."""
+"""`pyneuralode solve`: solve a saved model at given times, and write a table and a figure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .description import DESCRIPTION, MODEL, Description
 class SolutionTable:
     """States (T, k) of the named columns at times (T,); `time` names the time column.
 
-    States after `end`, the last fitted time, are a forecast; `end` is infinite for a solve from another state.
+    States after `end`, the last fitted time, are a forecast; `end` is infinite for a solve from another initial state.
     """
 
     time: str
@@ -41,7 +41,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     times : (T,), optional
         Increasing times; by default 201 times over the fitted span.
     y0 : k numbers, optional
-        State at the first of the times; by default the fitted state at the start of the fitted span.
+        State at the first time; by default the fitted state at the start of the fitted span.
 
     Raises
     ------
@@ -50,13 +50,13 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     path = path / MODEL if path.is_dir() else path
     model = load(path)
     if not isinstance(model, NeuralODE):
-        raise ModelFileError(f"{path} holds a {type(model).__name__}, which solves nothing: give a saved NeuralODE.")
+        raise ModelFileError(f"{path} contains a {type(model).__name__}, not a NeuralODE: choose a saved NeuralODE.")
     beside = path.with_name(DESCRIPTION)
     dim = model.field.dim - getattr(model, "augment_dim", 0)
     if beside.is_file():
         about = Description.load(beside)
         if not len(about.columns) == len(about.y0) == dim:
-            raise ModelFileError(f"{beside} describes another model than {path}: keep the two files of a fit together.")
+            raise ModelFileError(f"{beside} does not match the model in {path}: keep the two files of a fit together.")
     elif times is None or y0 is None:
         lacking = "times" if times is None else "y0"
         raise ArgumentError(f"{lacking} is not given and {beside} does not exist: give --y0 1,0 and --times 0:10:101.")
@@ -67,12 +67,13 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
         times = np.linspace(about.t0, about.t1, 201)
     if y0 is None and times[0] < about.t0:
         raise ArgumentError(
-            f"times begins with {times[0]:g}, before the fitted initial state at {about.t0:g}: begin there, "
-            f"or give --y0, the state at {times[0]:g}."
+            f"times begins with {times[0]:g}, before the fitted initial state at {about.t0:g}: begin at that time or "
+            f"later, or give --y0, the state at {times[0]:g}."
         )
     if y0 is not None and len(y0) != dim:
         raise ArgumentError(
-            f"y0 has {len(y0)} numbers and the model {dim} columns: give one for each ({', '.join(about.columns)})."
+            f"y0 has {len(y0)} numbers, but the model has {dim} columns: give one number for each "
+            f"({', '.join(about.columns)})."
         )
     start, state = (about.t0, about.y0) if y0 is None else (times[0], y0)
     states = states_at(model, np.array(state, dtype=float), times, start)

@@ -1,4 +1,4 @@
-"""`pyneuralode train`: its group of commands, and `mnist-flow`. Under torchrun they train on several devices."""
+"""`pyneuralode train`: the group of training commands, and `mnist-flow`. torchrun runs them on several devices."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def mnist_flow(
     updates: Annotated[int | None, Option(help="Number of updates.", show_default="the scale's")] = None,
     channels: Annotated[int | None, Option(help="Hidden channels.", show_default="the scale's")] = None,
     batch: Annotated[
-        int | None, Option(help="Images per update, over all processes together.", show_default="the scale's")
+        int | None, Option(help="Images per update, summed over all processes.", show_default="the scale's")
     ] = None,
     images: Images = None,
     precision: Annotated[
@@ -74,7 +74,7 @@ def mnist_flow(
     with RichProgress() as progress, place(device) as at:
         if at.device.type == "cpu" and not scale.startswith("small"):
             typer.echo(
-                f"Scale {scale} is meant for a GPU and takes days here; --scale small takes 15 minutes.", err=True
+                f"Scale {scale} is meant for a GPU and takes days on a CPU; --scale small takes 15 minutes.", err=True
             )
         found = train_image_flow(
             setup, digits, tests, seed=seed, at=at, checkpoint=out / CHECKPOINT, resume=resume, progress=progress
@@ -86,7 +86,7 @@ def mnist_flow(
 
 
 def summary(found: ImageFit) -> list[str]:
-    """Return the results of the training in sentences."""
+    """Return the results of the training as sentences."""
     updates = len(found.fit.losses)
     sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.message}."]
     if found.test is not None:

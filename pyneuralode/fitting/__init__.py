@@ -1,4 +1,4 @@
-"""Fitting models to data: what is minimized, by which optimizer, over which spans of time, in which order."""
+"""Fitting models to data: the loss, the optimizers, the time spans and the order of the stages."""
 
 from .curricula import GrowingSpan, Stage
 from .fit import fit

@@ -1,4 +1,4 @@
-"""The rows of the data that each update of a training takes."""
+"""The data rows used by each update of a training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class ShuffledBatches:
-    """Batches of `batch` out of `count` rows: every epoch takes all rows once, in a new order that depends on `seed`.
+    """Batches of `batch` out of `count` rows: every epoch uses each row once, in a new order that depends on `seed`.
 
     Rows left over at the end of an epoch, fewer than a batch, are skipped.
     """
@@ -17,7 +17,7 @@ class ShuffledBatches:
         self._epoch, self._order = -1, np.empty(0, dtype=int)
 
     def __call__(self, update: int) -> np.ndarray:
-        """Return the row numbers (batch,) of an update, counted from 0."""
+        """Return the row indices (batch,) of an update; updates are counted from 0."""
         epoch, k = divmod(update, self.each_epoch)
         if epoch != self._epoch:
             self._epoch = epoch

@@ -1,4 +1,4 @@
-"""The file to which a fit is saved while it runs: safetensors with a JSON header, never pickle."""
+"""The checkpoint file of a running fit: safetensors with a JSON header, never pickle."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from torch import Tensor
 from ..arguments import whole_number
 from ..errors import ArgumentError, ModelFileError
 
-KEY = "pyneuralode_checkpoint"  # of the header, in the file's metadata
+KEY = "pyneuralode_checkpoint"  # key of the header in the file's metadata
 
 
 class Checkpoint:
-    """One file that holds the state of a fit: nested dicts and lists of tensors, arrays and plain values.
+    """A file that stores the state of a fit: nested dicts and lists of tensors, arrays and plain values.
 
     Parameters
     ----------
     path : str or Path
         The file; its folder must exist.
     identity : mapping of str to str
-        What must be the same for a fit to resume from the file.
+        Settings that must be equal for a fit to resume from the file.
     every : int
-        Number of iterations from one save to the next.
+        Number of iterations between saves.
     """
 
     def __init__(self, path: str | Path, identity: Mapping[str, str], every: int):
         self.path, self.identity = Path(path), dict(identity)
         if not self.path.parent.is_dir():
-            raise ArgumentError(f"checkpoint is {str(path)!r}, whose folder is not there: create it first.")
+            raise ArgumentError(f"checkpoint is {str(path)!r}, but its folder does not exist: create it first.")
         self.every = whole_number("checkpoint_every", every)
 
     def exists(self) -> bool:
         return self.path.exists()
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file by one with this state; a crash in between leaves the old file."""
+        """Replace the file by one with this state; a crash while saving leaves the old file intact."""
         tensors: dict[str, Tensor] = {}
         header = {"identity": self.identity, "state": {key: _encode(v, key, tensors) for key, v in state.items()}}
         partial = self.path.with_name(self.path.name + ".partial")
@@ -51,14 +51,14 @@ class Checkpoint:
         os.replace(partial, self.path)
 
     def load(self) -> dict[str, Any]:
-        """Return the state that was saved.
+        """Return the saved state.
 
         Raises
         ------
         ModelFileError
             If the file is damaged or not a checkpoint.
         ArgumentError
-            If it belongs to another fit.
+            If the file belongs to a different fit.
         """
         try:
             with safe_open(str(self.path), "pt") as file:
@@ -67,11 +67,12 @@ class Checkpoint:
         except (SafetensorError, ValueError) as error:
             raise self._damaged(error) from None
         if header is None:
-            raise ModelFileError(f"{self.path} is not a checkpoint of a fit: give another path.")
+            raise ModelFileError(f"{self.path} is not a checkpoint of a fit: choose another path.")
         for name in {**self.identity, **header["identity"]}:
             if header["identity"].get(name) != self.identity.get(name):
                 raise ArgumentError(
-                    f"{name} differs from that in {self.path}: give the same, or remove the file to start over."
+                    f"{name} differs from the one saved in {self.path}: use the same {name}, or remove the file to "
+                    "start over."
                 )
         try:
             return {key: _decode(node, tensors) for key, node in header["state"].items()}
@@ -83,7 +84,7 @@ class Checkpoint:
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return `value` as JSON, with its arrays, tensors and lists of numbers moved to `tensors` under their paths."""
+    """Return `value` as JSON; its arrays, tensors and lists of numbers are moved to `tensors`, keyed by their paths."""
     if isinstance(value, dict):
         return {"dict": [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)) and {*map(type, value)} not in ({float}, {int}):
@@ -93,7 +94,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]
     elif isinstance(value, np.ndarray):
         kind, stored = "array", torch.as_tensor(value)
     elif isinstance(value, (list, tuple)):
-        # A header of safetensors is limited to 100 MB: too little for the JSON of a long history.
+        # A safetensors header is limited to 100 MB: too small for the JSON of a long history.
         kind, stored = "numbers", torch.tensor(value, dtype=torch.float64 if type(value[0]) is float else torch.int64)
     else:
         return {"value": value}

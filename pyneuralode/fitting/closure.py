@@ -14,18 +14,18 @@ from .run import FitRun, NonFiniteLoss, copy_tensors
 
 
 class Closure:
-    """The objective of one stage, with its gradient; it keeps the best parameters in the run.
+    """The objective of one stage and its gradient; it also stores the best parameters in the run.
 
     `evaluate` returns the loss and the objective at the run's tensors. For L-BFGS the objective is scaled to start
-    at 1, because torch's drops curvature below an absolute 1e-10.
+    at 1, because torch's L-BFGS discards curvature below an absolute 1e-10.
     """
 
     def __init__(self, run: FitRun, evaluate: Callable[[], tuple[Tensor, Tensor]], optimizer: Optimizer):
         self.run, self.evaluate, self.clip = run, evaluate, optimizer.clip
         self.searching = isinstance(optimizer, LBFGS)
-        self.first: tuple[float, float] | None = None  # loss and objective where the iteration begins
-        self.last: tuple[float, float] | None = None  # those at the last point that could be evaluated
-        self.point: list[Tensor] | None = None  # the parameters there, if their gradients are those at hand
+        self.first: tuple[float, float] | None = None  # loss and objective at the beginning of the iteration
+        self.last: tuple[float, float] | None = None  # the same at the last point that could be evaluated
+        self.point: list[Tensor] | None = None  # the parameters whose gradients are stored, if any
         before = run.history.objectives
         self.scale = 1 / before[0] if before and before[0] > 0 else None
 
@@ -41,7 +41,7 @@ class Closure:
         except (SolverError, NonFiniteLoss):
             if not self.searching or self.last is None:
                 raise
-            # A line search may try parameters that cannot be solved: a high value sends it back.
+            # A line search may try parameters at which the solve fails: a high value makes it go back.
             for tensor in free:
                 tensor.grad = torch.zeros_like(tensor)
             self.point = None
@@ -61,20 +61,20 @@ class Closure:
         return self._scaled_objective()
 
     def pop_first(self) -> tuple[float, float]:
-        """Return the loss and the objective where the iteration began, and make ready for the next one."""
+        """Return the loss and the objective at the beginning of the iteration, and reset them for the next one."""
         first, self.first = self.first, None
         return first
 
     def _differentiate(self) -> tuple[float, float]:
-        """Return the loss and the objective, and leave the gradient in the tensors."""
+        """Return the loss and the objective, and store the gradient in the tensors."""
         loss, objective = self.evaluate()
         value = objective.item()
         if not math.isfinite(value):
             raise NonFiniteLoss(f"the loss is {value}")
         if not objective.requires_grad:
             raise ArgumentError(
-                "the loss depends on no free parameter: let the stage end later, or give an earlier t0, and write the "
-                "field in torch operations."
+                "the loss does not depend on any free parameter: use a later end for the stage or an earlier t0, and "
+                "write the field with torch operations."
             )
         objective.backward()
         return value if loss is objective else loss.item(), value

@@ -1,4 +1,4 @@
-"""The order in which a fit sees its data: stages, and a curriculum that makes stages."""
+"""Plans of a fit: stages, and a curriculum that generates stages over growing time spans."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .optimizers import Adam, Optimizer
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a fit: an optimizer, and the data that it sees.
+    """One stage of a fit: an optimizer, and the data that it uses.
 
     Parameters
     ----------
     optimizer : Optimizer
         By default Adam(1e-3).
     iterations : int
-        Largest number of iterations.
+        Maximum number of iterations.
     end : float, optional
-        Last time of the data that the stage sees, by default the last of all.
+        Last data time that the stage uses; by default the last time of the data.
     goal : float, optional
-        Loss at which the stage ends early. If the size of the noise in the data is known, a lower loss than the
-        noise alone would give means that the noise is fitted (Morozov's discrepancy principle).
+        Loss at which the stage ends early. If the noise level of the data is known, a loss below the one caused by
+        the noise means that the noise is being fitted (Morozov's discrepancy principle).
 
     Raises
     ------
     ArgumentError
-        If one of them is wrong.
+        If an argument is invalid.
 
     Examples
     --------
@@ -46,36 +46,38 @@ class Stage:
 
     def __post_init__(self):
         if not isinstance(self.optimizer, Optimizer):
-            raise ArgumentError(f"optimizer is a {type(self.optimizer).__name__}: give one such as Adam(lr=1e-3).")
+            raise ArgumentError(
+                f"optimizer is a {type(self.optimizer).__name__}: give an optimizer, such as Adam(lr=1e-3)."
+            )
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations))
         if self.end is not None:
-            remedy = "give a time of the data, or None for all of it"
+            remedy = "give a time, or None to use all of the data"
             object.__setattr__(self, "end", real_number("end", self.end, remedy))
         if self.goal is not None:
-            remedy = "give a finite loss of at least 0, or None to go on to the last iteration"
+            remedy = "give a nonnegative, finite loss, or None to run all iterations"
             object.__setattr__(self, "goal", nonnegative_number("goal", self.goal, remedy))
 
     def stages(self) -> list[Stage]:
-        """Return the stage itself, as a plan of one."""
+        """Return a list that contains only this stage."""
         return [self]
 
 
 @dataclass(frozen=True)
 class GrowingSpan:
-    """A plan of growing time spans: each stage fits the data up to its end, from the best parameters of the one before.
+    """A plan of growing time spans: each stage fits the data up to its end, starting from the previous stage's result.
 
-    A fit of a long trajectory at once often ends in the mean of the data. A fit of its beginning, and then of more and
-    more of it, does not (the "iterative growing of fits" of the SciML tutorials).
+    Fitting a long trajectory all at once often converges to the mean of the data. Fitting its beginning first, and then
+    longer and longer parts of it, avoids this (the "iterative growing of fits" of the SciML tutorials).
 
     Parameters
     ----------
     ends : sequence of float
-        Last time of each stage, rising.
-    optimizers : Optimizer, or one for each stage
-    iterations : int, or one for each stage
-        Largest number of iterations.
+        Last data time of each stage, increasing.
+    optimizers : Optimizer, or a sequence with one for each stage
+    iterations : int, or a sequence with one for each stage
+        Maximum number of iterations.
     finish : sequence of Stage
-        Stages after the growing ones, by default on the data up to the last end.
+        Stages to run after the growing ones; those without `end` use the data up to the last of `ends`.
 
     Examples
     --------
@@ -91,10 +93,10 @@ class GrowingSpan:
     finish: Sequence[Stage] = ()
 
     def stages(self) -> list[Stage]:
-        """Return the stages; raises ArgumentError unless the ends rise and there is one of each for every end."""
-        ends = [real_number("an end", end, "give rising times, such as [60, 91, 170]") for end in self.ends]
+        """Return the stages; raises ArgumentError unless `ends` is increasing and all sequences have its length."""
+        ends = [real_number("an end", end, "give increasing times, such as [60, 91, 170]") for end in self.ends]
         if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
-            raise ArgumentError(f"ends is {ends}: give rising times, such as [60, 91, 170].")
+            raise ArgumentError(f"ends is {ends}: give increasing times, such as [60, 91, 170].")
         optimizers = _one_for_each("optimizers", self.optimizers, len(ends), Optimizer)
         iterations = _one_for_each("iterations", self.iterations, len(ends), Real)
         growing = [Stage(o, n, end) for o, n, end in zip(optimizers, iterations, ends)]
@@ -102,17 +104,19 @@ class GrowingSpan:
 
 
 def _one_for_each(name: str, value, count: int, kind: type) -> list:
-    """Return `count` values, from one or from a sequence of them."""
+    """Return a list of `count` values, given as a single value or as a sequence."""
     if not isinstance(value, kind) and (isinstance(value, (str, bytes)) or not isinstance(value, Iterable)):
-        raise ArgumentError(f"{name} is {value!r}: give one, or a sequence with one for each end.")
+        raise ArgumentError(f"{name} is {value!r}: give a single value, or a sequence with one value for each end.")
     values = [value] * count if isinstance(value, kind) else list(value)
     if len(values) != count:
-        raise ArgumentError(f"{name} has {len(values)} entries and ends {count}: give one, or one for each end.")
+        raise ArgumentError(
+            f"{name} has {len(values)} entries, but ends has {count}: give a single value, or one for each end."
+        )
     return values
 
 
 def stages_of(plan: Stage | GrowingSpan | Optimizer | Sequence) -> list[Stage]:
-    """Return the stages of a plan: a stage, a curriculum, an optimizer alone, or a sequence of these."""
+    """Return the stages of a plan: a stage, a curriculum, a single optimizer, or a sequence of these."""
     if isinstance(plan, Optimizer):
         return [Stage(plan)]
     if isinstance(plan, (Stage, GrowingSpan)):

@@ -1,4 +1,4 @@
-"""How good a fit is: how much of the data it explains, whether it converged, and how far its parameters moved."""
+"""The quality of a fit: how much of the data it explains, whether it converged, and how far its parameters moved."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .stage_result import StageResult
 from .trajectory_loss import TrajectoryLoss
 from .variables import OPEN, Bound, Variables
 
-CONVERGED_GAIN = 1e-3  # a fit has converged if less than this fraction of the objective could still be gained
-NEGLIGIBLE = 1e-6  # an objective below this fraction of the data's own sum of squares is as good as zero
-WELL_EXPLAINED = 0.9  # fraction of a column's variance below which it is reported as badly explained
-FAR_FACTOR = 100.0  # a parameter that changed by this factor has moved by orders of magnitude
-BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance shrank to this fraction of that at the start
-MAX_LINES = 12  # of columns, and of parameters, in a report
+CONVERGED_GAIN = 1e-3  # a fit has converged if the objective could decrease by less than this fraction
+NEGLIGIBLE = 1e-6  # an objective below this fraction of the loss of the columns' means is treated as zero
+WELL_EXPLAINED = 0.9  # a column is poorly explained if less than this fraction of its variance is
+FAR_FACTOR = 100.0  # a parameter that changed by this factor is reported as moved by orders of magnitude
+BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance shrank to this fraction of the initial one
+MAX_LINES = 12  # maximum number of columns, and of parameters, in a report
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class ColumnFit:
     ----------
     name : str
     rmse, spread : float
-        Root mean square of the errors, and standard deviation of the data, in the column's unit; NaN without values.
+        Root mean square of the errors, and standard deviation of the data, in the column's unit; NaN if no value was
+        fitted.
     """
 
     name: str
@@ -55,17 +56,17 @@ class ColumnFit:
 
 @dataclass(frozen=True)
 class ParameterChange:
-    """How far a free parameter moved.
+    """The change of a free parameter during a fit.
 
     Attributes
     ----------
     name : str
     start, end : float
-        Value before and after the fit; of an array the root mean square.
+        Value before and after the fit; for an array, its root mean square.
     size : int
         Number of elements.
     at_bound : bool
-        Whether it ended at one of its bounds.
+        Whether the parameter ended at one of its bounds.
     """
 
     name: str
@@ -76,7 +77,7 @@ class ParameterChange:
 
     @property
     def moved_far(self) -> bool:
-        """Whether it is a single number that changed by orders of magnitude."""
+        """Whether the parameter is a single number that changed by orders of magnitude."""
         ratio = abs(self.end / self.start) if self.start else 1.0
         return self.size == 1 and not 1 / FAR_FACTOR < ratio < FAR_FACTOR
 
@@ -87,22 +88,22 @@ class ParameterChange:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How good a fit is; printed, it is a short report.
+    """The quality of a fit; printing it shows a short report.
 
     Attributes
     ----------
     columns : tuple of ColumnFit
-        One for each column, over the rows that the last stage saw.
+        One for each column, over the rows that the last stage used.
     parameters : tuple of ParameterChange
         The free parameters.
     gradient : float
-        Norm of the objective's gradient with respect to the unbounded variables, at the best parameters; NaN if unknown.
+        Norm of the objective's gradient in the unbounded variables, at the best parameters; NaN if unknown.
     descent : float
-        Fraction of the objective that the best step down the gradient would gain, a step of at most a tenth of the
-        variables' norm: the decrease at the Cauchy point of trust-region methods (Nocedal and Wright, Numerical
+        Relative decrease of the objective by the best step along the negative gradient, of length at most a tenth of
+        the variables' norm: the decrease at the Cauchy point of trust-region methods (Nocedal and Wright, Numerical
         Optimization, ch. 4). NaN if unknown.
     improvement : float
-        Fraction of the objective that the last tenth of the last stage's iterations gained.
+        Relative decrease of the objective over the last tenth of the last stage's iterations.
     at_goal : bool
         Whether the last stage reached its goal.
     """
@@ -116,36 +117,35 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether the last iterations gained, and one more step would gain, less than a thousandth of the objective."""
+        """Whether the last iterations decreased the objective by less than 0.1 %, and one more step would as well."""
         return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property
     def worst_column(self) -> ColumnFit | None:
-        """The column of which the least is explained, or None if at least 90 % of every column is."""
+        """The column with the lowest explained fraction, or None if at least 90 % of every column is explained."""
         return min((c for c in self.columns if c.explained < WELL_EXPLAINED), key=lambda c: c.explained, default=None)
 
     @property
     def advice(self) -> str:
-        """One sentence on what to change; empty if nothing needs to."""
+        """One sentence on what to change; empty if nothing needs to be changed."""
         for change in self.parameters:
             if change.at_bound:
-                return (
-                    f"{change.name} ended at its bound: widen its bounds, or name it in `fixed` if the bound is meant."
-                )
+                return f"{change.name} ended at its bound: widen its bounds, or add it to `fixed` if this is intended."
             if change.moved_far:
                 return (
-                    f"{change.name} went from {change.start:.3g} to {change.end:.3g}, so the data may not determine it: "
-                    "give it bounds, name it in `fixed`, or add data."
+                    f"{change.name} went from {change.start:.3g} to {change.end:.3g}, so the data may not determine "
+                    "it: set bounds for it, add it to `fixed`, or provide more data."
                 )
         worst = self.worst_column
-        add = "hidden components (AugmentedNeuralODE, on the command line --augment 2), another field or other data"
+        add = "hidden components (AugmentedNeuralODE; on the command line, --augment 2), another field or other data"
         if not (self.converged or self.at_goal):
-            stay = f"; if {worst.name} stays badly explained, try {add}" if worst else ""
+            stay = f"; if {worst.name} remains poorly explained, try {add}" if worst else ""
             return (
-                f"The fit can still improve: give more iterations, L-BFGS at the end or a smaller learning rate{stay}."
+                "The fit can still improve: use more iterations, a final L-BFGS stage or a smaller learning rate"
+                f"{stay}."
             )
         if worst:
-            return f"Unless the rest of {worst.name} is noise, try {add}: more iterations will not help."
+            return f"Unless the unexplained part of {worst.name} is noise, try {add}: more iterations will not help."
         return ""
 
     def __str__(self) -> str:
@@ -155,9 +155,9 @@ class Diagnosis:
         if changes:
             lines += [f"{'parameter':<18}{'start':>12}{'end':>12}", *_limited(changes, "parameters")]
         lines += [
-            f"{'converged' if self.converged else 'not converged'}: the last tenth of the iterations took "
-            f"{_percent(self.improvement)} off the loss;",
-            f"the norm of the gradient is {self.gradient:.2g}, and the best step down it would take off "
+            f"{'converged' if self.converged else 'not converged'}: the last tenth of the iterations decreased "
+            f"the loss by {_percent(self.improvement)};",
+            f"the norm of the gradient is {self.gradient:.2g}; the best step along it would decrease the loss by "
             f"{_percent(self.descent)}",
             *textwrap.wrap(self.advice, 88),
         ]
@@ -167,13 +167,13 @@ class Diagnosis:
 def column_fits(
     predicted: np.ndarray, data: np.ndarray, counted: np.ndarray, names: Sequence[str]
 ) -> tuple[ColumnFit, ...]:
-    """Return the fit of each column of data (..., k); values count where `counted`, of the same shape, is True."""
+    """Return the fit of each column of data (..., k), over the values where `counted`, of the same shape, is True."""
     fits = []
     for k, name in enumerate(names):
         seen = counted[..., k]
         values, errors = data[..., k][seen], (predicted[..., k] - data[..., k])[seen]
         rmse, spread = (np.sqrt(np.mean(errors**2)), np.std(values)) if seen.any() else (math.nan, math.nan)
-        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # what is left is rounding
+        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # the remaining spread is rounding error
         fits.append(ColumnFit(name, float(rmse), 0.0 if constant else float(spread)))
     return tuple(fits)
 
@@ -185,9 +185,9 @@ def diagnose(
     stage: StageResult,
     goal: float | None,
 ) -> Diagnosis:
-    """Return the diagnosis of the last stage and its goal, at the current variables; `start` is from before the fit.
+    """Return the diagnosis of the last stage, whose goal is `goal`, at the current variables.
 
-    It takes three evaluations and two gradients.
+    `start` contains the parameters before the fit. The model is solved three times, twice with a gradient.
     """
     objective = loss.objective
     rows = objective.rows(stage.end)
@@ -202,7 +202,7 @@ def diagnose(
         columns = column_fits(prediction, data, counted, objective.names)
         gradient, decrease = _descent(variables, lambda: loss(variables.values(), rows)[1])
         descent = decrease / floor
-    except (PyNeuralODEError, KeyboardInterrupt):  # the fit is valid; what could not be computed stays NaN
+    except (PyNeuralODEError, KeyboardInterrupt):  # the fit is valid; values that could not be computed stay NaN
         pass
     tenth = max(1, len(stage.objectives) // 10)
     before = min(stage.objectives[:-tenth] or stage.objectives[:1], default=math.nan)
@@ -227,9 +227,9 @@ def _loss_of_means(objective: Objective, rows: int) -> float:
 
 
 def _descent(variables: Variables, evaluate: Callable[[], Tensor]) -> tuple[float, float]:
-    """Return the norm of the gradient, and what the best step down it gains of the objective.
+    """Return the norm of the gradient, and the decrease of the objective by the best step along the negative gradient.
 
-    The curvature along the gradient, from a second gradient nearby, says how long that step is.
+    The length of this step follows from the curvature along the gradient, estimated with a second gradient nearby.
     """
     free = list(variables.free.values())
 
@@ -267,10 +267,10 @@ def _change(name: str, start: np.ndarray, end: np.ndarray, bound: Bound) -> Para
 
 
 def _limited(parts: Sequence[ColumnFit | ParameterChange], what: str) -> list[str]:
-    """Return the lines of the first parts, and how many more there are."""
+    """Return the lines of the first parts, and a line that counts the others."""
     lines, more = [str(part) for part in parts[:MAX_LINES]], len(parts) - MAX_LINES
     return [*lines, f"... and {more} more {what}"] if more > 0 else lines
 
 
 def _percent(part: float) -> str:
-    return "an unknown part" if math.isnan(part) else f"{100 * part:.2g} %"
+    return "an unknown amount" if math.isnan(part) else f"{100 * part:.2g} %"

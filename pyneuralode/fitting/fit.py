@@ -54,35 +54,35 @@ def fit(
     Parameters
     ----------
     model : NeuralODE
-        Its parameters are the start; on return they are the best ones found.
+        The fit starts from the model's parameters, and sets them to the best ones found.
     ts : (T,)
-        Times of the data, rising, in the model's unit of time.
+        Times of the data, increasing, in the model's unit of time.
     data : (T,) or (T, ..., k)
         Measured values of the k observed components, in the unit of the state.
     observed, observe, weights, mask, reduction
-        Which part of the state is compared with the data, and how errors become the loss: see
+        Which part of the state is compared with the data, and how the loss is computed from the errors: see
         `pyneuralode.fitting.objective.Objective`.
     y0 : array, tensor, or callable
-        State (..., d) at `t0`. A callable ``y0(parameters)`` makes it from the parameters and `extra`, for initial
+        State (..., d) at `t0`. A callable ``y0(parameters)`` computes it from the parameters and `extra`, for initial
         conditions that are fitted too.
     plan : Stage, GrowingSpan, Optimizer, or a sequence of them
-        What to do, in order. Each stage starts from the best parameters of the one before.
+        The stages, in order. Each stage starts from the best parameters of the previous one.
     t0 : float, optional
         Time of `y0`, by default the first time of the data.
     penalty : callable, optional
         ``penalty(ts, ys, parameters)`` -> tensor of shape (), added to the loss; the sum is minimized. Reported losses
-        and a stage's goal do not include it. To show it states at times without data, give rows of NaN at these times
-        and ``mask="nan"``.
+        and a stage's goal do not include it. To penalize states at times without data, add rows of NaN at these times
+        and use ``mask="nan"``.
     bounds : mapping of name to (low, high), optional
-        Open bounds of parameters, None for an open end; a change of variables keeps them.
+        Strict bounds of parameters, None for no bound; they are enforced by a change of variables.
     fixed : sequence of str
-        Names of parameters that do not move.
+        Names of parameters that stay constant.
     extra : mapping of name to number or array, optional
-        Further parameters, which `y0`, `observe` and `penalty` find by name.
+        Additional parameters, which `y0`, `observe` and `penalty` receive by name together with the model's.
     progress : bool or Progress
         True draws a progress bar.
     callback : callable, optional
-        ``callback(stage, iteration, loss)`` after every iteration, both counted from 0.
+        ``callback(stage, iteration, loss)`` is called after every iteration; stages and iterations count from 0.
     checkpoint : path, optional
         File to which the fit is saved every `checkpoint_every` iterations and at the end of a stage. With
         ``resume=True`` a fit that was stopped continues from there and ends exactly as if it had not been stopped.
@@ -90,22 +90,22 @@ def fit(
     Returns
     -------
     FitResult
-        The best parameters, also after Ctrl-C or a non-finite loss; then ``finished`` is False and ``message`` says
-        what happened. Its `diagnosis` says how much of the data the fit explains and whether it converged;
-        ``print(result)`` shows it.
+        It contains the best parameters, also after Ctrl-C or a non-finite loss; then ``finished`` is False and
+        ``message`` states the reason. Its `diagnosis` states how much of the data the fit explains and whether it
+        converged; ``print(result)`` shows it.
 
     Raises
     ------
     ArgumentError
-        If an argument is wrong, or the checkpoint belongs to another fit.
+        If an argument is invalid, or the checkpoint belongs to a different fit.
     DataError
-        If the data cannot be fitted: empty, not rising in time, or not finite.
+        If the data are empty, not increasing in time, or not finite.
     ModelFileError
         If the checkpoint is damaged.
 
     Notes
     -----
-    With the Julia engine the whole plan runs in Julia if there is no checkpoint and all callables given are
+    With the Julia engine, the whole plan runs in Julia if there is no checkpoint and all given callables are
     `Serializable`. Otherwise Julia computes each gradient, and torch's optimizers use it.
 
     Examples
@@ -124,9 +124,9 @@ def fit(
     objective = Objective(ts, data, **compared, dtype=dtype, device=device)
     _check_ends(stages, objective)
     first = objective.ts[0]
-    t0 = first if t0 is None else real_number("t0", t0, "give a time, not after the first of the data")
+    t0 = first if t0 is None else real_number("t0", t0, "give a time, at most the first data time")
     if t0 > first:
-        raise ArgumentError(f"t0 is {t0:g}, after the first time of the data, {first:g}: give it or less.")
+        raise ArgumentError(f"t0 is {t0:g}, later than the first data time, {first:g}: choose t0 <= {first:g}.")
     named = [fixed] if isinstance(fixed, str) else fixed
     frozen = [name for name, value in model.tensors().items() if not value.requires_grad]
     start = {name: value.to(dtype) for name, value in start.items()}
@@ -151,19 +151,21 @@ def fit(
 
 
 def _check_ends(stages: list[Stage], objective: Objective) -> None:
-    """Raise unless every stage sees a value of the data."""
+    """Raise ArgumentError unless every stage uses at least one value of the data."""
     for stage in stages:
         rows = objective.rows(stage.end)
         if rows == 0:
             raise ArgumentError(
-                f"end is {stage.end}, before the first time of the data, {objective.ts[0]:g}: give a later end."
+                f"end is {stage.end}, before the first data time, {objective.ts[0]:g}: use a later end."
             )
         if not bool(objective.weights[:rows].any()):
-            raise ArgumentError(f"end is {stage.end}, and no value up to there counts: give a later end.")
+            raise ArgumentError(
+                f"end is {stage.end}, and all values up to there are masked or have weight 0: use a later end."
+            )
 
 
 def _conclusion(diagnosis: Diagnosis) -> str:
-    """Return how a fit ended whose whole plan ran."""
+    """Return a description of how the fit ended, after its whole plan ran."""
     ended = "reached its goal" if diagnosis.at_goal else "converged" if diagnosis.converged else "has not converged"
     worst = diagnosis.worst_column
     explains = f", and explains {max(0, 100 * worst.explained):.3g} % of the variance of {worst.name}" if worst else ""
@@ -175,13 +177,13 @@ def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> di
     tensors = {name: real_tensor(name, value.detach()) for name, value in model.tensors().items()}
     for name, value in (extra or {}).items():
         if name in tensors:
-            raise ArgumentError(f"extra names {name!r}, which is a parameter of the model: give another name.")
+            raise ArgumentError(f"extra contains {name!r}, which is a parameter of the model: choose another name.")
         tensors[name] = real_tensor(name, value, dtype=torch.float64)
     return tensors
 
 
 def _dtype_and_device(y0: Any) -> tuple[torch.dtype, torch.device]:
-    """Return those in which a fit from the state `y0` computes."""
+    """Return the dtype and device of a fit that starts from the state `y0`."""
     if isinstance(y0, Tensor):
         return (y0.dtype if y0.is_floating_point() else torch.float64), y0.device
     single = isinstance(y0, np.ndarray) and y0.dtype == np.float32

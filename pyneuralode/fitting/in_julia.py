@@ -1,4 +1,4 @@
-"""A fit that runs whole on the Julia engine: one crossing for the plan, progress through a callback."""
+"""Fits that run entirely on the Julia engine: one call for the whole plan, with progress reported by a callback."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ HISTORY = ("losses", "objectives", "best_loss", "best_objective", "evaluations",
 
 @dataclass
 class JuliaFit:
-    """A fit as `pyneuralode.fit` has checked it."""
+    """A fit whose arguments `pyneuralode.fit` has checked."""
 
     loss: TrajectoryLoss
     variables: Variables
     stages: list[Stage]
 
     def applies(self) -> bool:
-        """Whether the model's engine is Julia and all parts are described, so that nothing has to be called back."""
+        """Whether the model's engine is Julia and all parts can be sent as data, so that Julia calls no Python code."""
         model, objective, y0 = self.loss.model, self.loss.objective, self.loss.y0
         pieces = (objective.observe, self.loss.penalty, y0)
         described = all(piece is None or isinstance(piece, (Serializable, Tensor)) for piece in pieces)
-        # A start that is made from parameters is not augmented in Julia.
+        # An initial state computed from parameters is not augmented in Julia.
         plain = isinstance(y0, Tensor) or type(model).initial_state is NeuralODE.initial_state
         known = all(_is_known(stage.optimizer) for stage in self.stages)
         if not (described and plain and known) or objective.data.is_cuda or choose_engine(model.engine) != "julia":
@@ -47,7 +47,7 @@ class JuliaFit:
         return choose(self._problem(), model.engine).name == "julia"
 
     def _problem(self) -> Problem:
-        """Return what the fit solves again and again."""
+        """Return the problem that the fit solves repeatedly."""
         model, objective = self.loss.model, self.loss.objective
         dtype = objective.data.dtype
         parameters = {name: value.detach().to(dtype).requires_grad_() for name, value in model.tensors().items()}
@@ -55,13 +55,13 @@ class JuliaFit:
             return model.settings().problem(parameters, self._state(), objective.ts)
 
     def _state(self) -> Any:
-        """Return the state that is integrated from."""
+        """Return the initial state of the solves."""
         y0 = self.loss.y0
         state: Any = y0(self.variables.values()) if callable(y0) else y0
         return self.loss.model.initial_state(state.detach())
 
     def run(self, bars: Progress, callback: Callable[[int, int, float], None] | None) -> FitResult:
-        """Run the plan; the model's parameters are the best ones in the end."""
+        """Run the plan and return the result, with the best parameters."""
         from ..engines.julia_engine.session import call
 
         request = self.request() | {"every": 10 if callback is None else 1}
@@ -83,7 +83,7 @@ class JuliaFit:
         return {name: np.array(parameters[name], dtype=dtype, order="C") for name in self.variables.order}
 
     def request(self) -> dict[str, Any]:
-        """Return the whole fit as plain values and arrays, axes reversed as Julia has them."""
+        """Return the whole fit as plain values and arrays, with the axes in Julia's (reversed) order."""
         from ..engines.julia_engine.paths import require_path
         from ..engines.julia_engine.transfer import solve_request, to_julia
 
@@ -116,17 +116,17 @@ class JuliaFit:
 
 
 def _reversed(values: Tensor) -> np.ndarray:
-    """Return an array of data with its axes reversed; samples along several axes become one."""
+    """Return data as an array with reversed axes; several axes of samples are merged into one."""
     return (values.flatten(1, -2) if values.ndim > 3 else values).numpy().T
 
 
 def _is_known(optimizer: Optimizer) -> bool:
-    """Whether Julia's side has this optimizer: its plain gradient descent has no weight decay."""
+    """Whether the Julia engine supports this optimizer: its SGD has no weight decay."""
     return type(optimizer) in OPTIMIZERS and not (isinstance(optimizer, SGD) and optimizer.weight_decay)
 
 
 class _Reporter:
-    """What Julia calls as the fit goes on: draws a bar for each stage and calls the caller's callback."""
+    """The function that Julia calls during the fit: it draws a bar for each stage and calls the user's callback."""
 
     def __init__(self, fit: JuliaFit, bars: Progress, callback: Callable[[int, int, float], None] | None):
         self.fit, self.bars, self.callback = fit, bars, callback

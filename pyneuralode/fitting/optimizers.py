@@ -1,4 +1,4 @@
-"""Optimizers as dataclasses of their settings; `make` gives the torch optimizer that does the work."""
+"""Optimizer settings as dataclasses; `make` returns the corresponding torch optimizer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from ..arguments import real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
-# Where the curvature changes along the way (a penalty with kinks, say), L-BFGS's old pairs mislead it: fits that stall for
-# thousands of iterations move again once its memory is dropped. The same number as in julia/src/fitting/lbfgs.jl.
+# Where the curvature changes during a fit (as with a nonsmooth penalty), old pairs mislead L-BFGS: fits that stall for
+# thousands of iterations progress again once its memory is cleared. The same number as in julia/src/fitting/lbfgs.jl.
 MEMORY_LIFE = 500
 SCHEDULES = ("constant", "cosine", "exponential")
 
@@ -26,11 +26,11 @@ class Optimizer:
     lr : float
         Learning rate at the start of a stage.
     schedule : {"constant", "cosine", "exponential"}
-        How the rate falls from `lr` to ``final * lr`` over the iterations of a stage.
+        How the rate decreases from `lr` to ``final * lr`` over the iterations of a stage.
     final : float
         Last rate, as a fraction of the first.
     clip : float, optional
-        Largest norm of the gradient; a longer gradient is scaled down to it.
+        Maximum norm of the gradient; a larger gradient is scaled down to it.
 
     Raises
     ------
@@ -52,22 +52,25 @@ class Optimizer:
             if given and real_number(name, value, "give a positive number") <= 0:
                 raise ArgumentError(f"{name} is {value}: give a positive number.")
         for name in ("eps", "momentum", "weight_decay", "tolerance"):
-            if real_number(name, getattr(self, name, 0.0), "give a number of at least 0") < 0:
-                raise ArgumentError(f"{name} is {getattr(self, name)}: give a number of at least 0.")
+            if real_number(name, getattr(self, name, 0.0), "give a nonnegative number") < 0:
+                raise ArgumentError(f"{name} is {getattr(self, name)}: give a nonnegative number.")
         for name, parts in (("betas", getattr(self, "betas", ())), ("alpha", (getattr(self, "alpha", 0.0),))):
             for part in parts:
-                if not 0 <= real_number(name, part, "give numbers from 0 to below 1") < 1:
-                    raise ArgumentError(f"{name} is {getattr(self, name)}: give numbers from 0 to below 1.")
+                if not 0 <= real_number(name, part, "give numbers >= 0 and < 1") < 1:
+                    raise ArgumentError(f"{name} is {getattr(self, name)}: give numbers >= 0 and < 1.")
 
     def rate(self, iteration: int, iterations: int) -> float:
-        """Return the learning rate of one iteration, counted from 0, of a stage."""
+        """Return the learning rate of an iteration, counted from 0, of a stage with `iterations` iterations."""
         part = iteration / max(1, iterations - 1)
         if self.schedule == "cosine":
             return self.lr * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * part)))
         return self.lr * self.final**part if self.schedule == "exponential" else self.lr
 
     def needs_restart(self, losses: list[float], started: int) -> bool:
-        """Whether to restart without memory, given the loss where each iteration began; the last start was at `started`."""
+        """Whether to clear the memory and restart.
+
+        `losses` contains the loss at the beginning of each iteration; the last start was at iteration `started`.
+        """
         return False
 
     def make(self, tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -75,7 +78,7 @@ class Optimizer:
         shared = {f.name for f in fields(Optimizer)} - {"lr"}
         settings = {name: value for name, value in vars(self).items() if name not in shared}
         kind = getattr(torch.optim, type(self).__name__)
-        # Fused is one call for all tensors: for small models torch's loop over them takes longer than the arithmetic.
+        # Fused means one call for all tensors: torch's loop over them takes longer than the arithmetic of small models.
         if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
             settings["fused"] = True
         return kind(tensors, **settings)
@@ -83,7 +86,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015), as torch.optim.Adam."""
+    """Adam (Kingma and Ba 2015), as in torch.optim.Adam."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
@@ -91,14 +94,14 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as torch.optim.AdamW."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), as in torch.optim.AdamW."""
 
     weight_decay: float = 1e-2
 
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman and Hinton 2012), as torch.optim.RMSprop."""
+    """RMSprop (Tieleman and Hinton 2012), as in torch.optim.RMSprop."""
 
     alpha: float = 0.99
     eps: float = 1e-8
@@ -106,7 +109,7 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent, optionally with momentum and weight decay, as torch.optim.SGD."""
+    """Gradient descent, optionally with momentum and weight decay, as in torch.optim.SGD."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -116,16 +119,16 @@ class SGD(Optimizer):
 class LBFGS(Optimizer):
     """L-BFGS with a strong Wolfe line search (Nocedal and Wright, Numerical Optimization, ch. 7).
 
-    One iteration is one search direction; its line search may take several evaluations. If `patience` iterations in a
-    row each lower the loss by less than a relative `tolerance`, and after every 500 iterations, the memory is dropped
-    and the search restarts from the best parameters. A restart that gains nothing ends the stage.
+    One iteration is one search direction; its line search may need several evaluations. If `patience` iterations in a
+    row each decrease the loss by less than a relative `tolerance`, and after every 500 iterations, the memory is
+    cleared and the search restarts from the best parameters. The stage ends when a restart brings no improvement.
 
     Parameters
     ----------
     lr : float
-        First step length that a line search tries, as a fraction of the quasi-Newton step.
+        Initial step length of a line search, as a fraction of the quasi-Newton step.
     history : int
-        Number of pairs of steps and gradient changes in memory.
+        Number of stored pairs of steps and gradient changes.
     tolerance : float
         Smallest relative decrease of the loss that counts as progress.
     patience : int

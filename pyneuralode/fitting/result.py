@@ -13,7 +13,7 @@ from .stage_result import StageResult
 
 @dataclass
 class FitResult:
-    """The result of a fit; printed, it is a report of a few lines.
+    """The result of a fit; printing it shows a short report.
 
     Attributes
     ----------
@@ -28,12 +28,12 @@ class FitResult:
     finished : bool
         Whether the whole plan ran.
     interrupted : bool
-        Whether Ctrl-C stopped it.
+        Whether Ctrl-C stopped the fit.
     message : str
         Why the fit ended, and whether it converged.
     diagnosis : Diagnosis or None
         How much of the data the fit explains, whether it converged, how far the parameters moved, and what to change;
-        None if the loss could not be computed once.
+        None if the loss could never be computed.
     """
 
     model: Any
@@ -65,5 +65,5 @@ class FitResult:
 
     @property
     def seconds(self) -> float:
-        """Time that the iterations took."""
+        """Total time of the iterations, in seconds."""
         return sum(stage.seconds for stage in self.stages)

@@ -1,4 +1,4 @@
-"""A fit under way: what every kind of fit needs to keep the best parameters, to stop on Ctrl-C and to resume."""
+"""A fit in progress: the code shared by all fits to keep the best parameters, to stop on Ctrl-C and to resume."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class NonFiniteLoss(Exception):
 
 
 class FitRun(ABC):
-    """A fit between two iterations.
+    """A fit in progress.
 
-    A subclass makes the optimizer, does the iterations and calls `record` after each. Its `history` has the lists
+    A subclass creates the optimizer, runs the iterations and calls `record` after each. Its `history` has the lists
     `losses` and `objectives` and the number `seconds`.
 
     Parameters
     ----------
     tensors : mapping of Tensor
-        What the fit changes in place, by name: parameters (those that require a gradient) and buffers.
+        Tensors that the fit changes in place, by name: parameters (which require a gradient) and buffers.
     identity : mapping of str to str
-        What must be the same for a fit to resume from a checkpoint, besides the shapes of `tensors`.
+        Settings that must be equal for a fit to resume from a checkpoint, in addition to the shapes of `tensors`.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class FitRun(ABC):
 
     optimizer: torch.optim.Optimizer
     history: Any
-    stage: tuple[int, ...] = ()  # the number of the stage, if there are stages: a callback's first argument
+    stage: tuple[int, ...] = ()  # the index of the stage, if there are stages: a callback's first argument
 
     def __init__(self, tensors: Mapping[str, Tensor], identity: Mapping[str, str]):
         shapes = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in tensors.items()}
@@ -53,24 +53,24 @@ class FitRun(ABC):
 
     @abstractmethod
     def iterate(self, progress: Progress) -> None:
-        """Do all iterations that are left."""
+        """Run all remaining iterations."""
 
     @abstractmethod
     def position(self) -> str:
-        """Return how far the run is, as words to follow "stopped"."""
+        """Return how far the run is, as a phrase to follow "stopped"."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps besides the tensors and the optimizer's state."""
+        """Return what a checkpoint stores in addition to the tensors and the optimizer's state."""
 
     @abstractmethod
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go back to a saved `state`, with an optimizer that fits it."""
+        """Restore a saved `state`, and create the optimizer that it needs."""
 
     def execute(
         self, progress: Progress, callback: Callable | None, checkpoint: str | Path | None, every: int, resume: bool
     ) -> None:
-        """Run to the end, or until Ctrl-C, a failed solve or a non-finite loss; then the tensors are the best so far."""
+        """Run to the end; after Ctrl-C, a failed solve or a non-finite loss, stop and restore the best tensors."""
         self._callback = callback
         self._checkpoint = None if checkpoint is None else Checkpoint(checkpoint, self.identity, every)
         if self._checkpoint is not None and resume and self._checkpoint.exists():
@@ -87,7 +87,7 @@ class FitRun(ABC):
         self._failure = f"{reason}; the parameters are the best so far"
 
     def ending(self, message: str) -> dict[str, Any]:
-        """Return how the run ended, as a result's attributes; with this message if nothing stopped it."""
+        """Return how the run ended, as attributes of a result; `message` is used if nothing stopped the run."""
         finished = self._failure is None
         return {"finished": finished, "interrupted": self._interrupted, "message": self._failure or message}
 
@@ -99,7 +99,7 @@ class FitRun(ABC):
             group["lr"] = rate
 
     def record(self, loss: float, objective: float, total: int, task: ProgressTask, note: str) -> None:
-        """Add an iteration to the history, one of `total` at most; report it, and save it if a checkpoint is due."""
+        """Add an iteration, one of at most `total`, to the history; report it, and save a checkpoint if one is due."""
         history = self.history
         history.losses.append(loss)
         history.objectives.append(objective)
@@ -121,8 +121,8 @@ class FitRun(ABC):
         self.set_state(state)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            return  # its state is of all parameters together, in one flat vector
-        # A fused optimizer pairs a state with its parameter by raw memory: both must have the same layout.
+            return  # its state is one flat vector for all parameters
+        # A fused optimizer reads a state and its parameter as raw memory: both must have the same layout.
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
                 if isinstance(value, Tensor) and name != "step":

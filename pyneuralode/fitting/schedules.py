@@ -1,4 +1,4 @@
-"""Learning rates as functions of the number of the update."""
+"""Learning rates as functions of the index of the update."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OneCycle:
-    """A learning rate that rises linearly to `peak` over a tenth of the updates and falls to zero by half a cosine.
+    """A learning rate that increases linearly to `peak` over a tenth of the updates, then decays to 0 along a cosine.
 
-    An instance is a `schedule` for `stochastic.train` and for the `fit` of a flow.
+    Use an instance as the `schedule` of `stochastic.train` or of a flow's `fit`.
 
     References
     ----------
@@ -28,7 +28,7 @@ class OneCycle:
     rise: float = 0.1
 
     def __call__(self, update: int) -> float:
-        """Return the rate of an update, counted from 0."""
+        """Return the learning rate of an update, counted from 0."""
         part = (update + 1) / self.updates
         if part < self.rise:
             return self.peak * part / self.rise
@@ -37,12 +37,12 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """A learning rate that starts at `rate` and is multiplied by `factor` at each of the updates `at`, counted from 0."""
+    """A learning rate that starts at `rate` and is multiplied by `factor` at each of the updates `at` (from 0)."""
 
     rate: float
     at: tuple[int, ...]
     factor: float = 0.1
 
     def __call__(self, update: int) -> float:
-        """Return the rate of an update, counted from 0."""
+        """Return the learning rate of an update, counted from 0."""
         return self.rate * self.factor ** sum(update >= drop for drop in self.at)

@@ -1,4 +1,4 @@
-"""Callables that both engines know, so that a fit with them can run in Julia as a whole."""
+"""Callables that both engines implement, so that a fit that uses them can run entirely in Julia."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 
 
 class Serializable:
-    """Base of these callables: frozen dataclasses whose torch code has a counterpart of the same name in Julia."""
+    """Base class of these callables: frozen dataclasses whose torch code has a Julia counterpart of the same name."""
 
     def describe(self) -> dict:
         """Return the name and the settings, as plain values."""
@@ -21,17 +21,17 @@ class Serializable:
 
 @dataclass(frozen=True)
 class TotalVariation(Serializable):
-    """A `penalty` on how much one state component goes up and down over the times of a fit (its total variation).
+    """A `penalty` on the total variation of one state component over the times of a fit.
 
-    It is ``weight * sum(sqrt(change^2 + smooth))`` over the changes from one time to the next; `smooth` makes it
-    differentiable where the state does not change.
+    The penalty is ``weight * sum(sqrt(change^2 + smooth))`` over the changes from one time to the next; `smooth` makes
+    it differentiable where the state does not change.
 
     Parameters
     ----------
     weight : float
-        Penalty for a unit of variation, in the unit of the loss per unit of the state.
+        Penalty per unit of variation, in the unit of the loss per unit of the state.
     component : int
-        Number of the state component, from 0.
+        Index of the state component, from 0.
     smooth : float
         Square of the change below which the penalty is quadratic, in the squared unit of the state.
 
@@ -49,12 +49,12 @@ class TotalVariation(Serializable):
     smooth: float = 1e-10
 
     def __post_init__(self):
-        if real_number("weight", self.weight, "give a number of at least 0, such as 1e-3") < 0:
-            raise ArgumentError(f"weight is {self.weight}: give a number of at least 0, such as 1e-3.")
+        if real_number("weight", self.weight, "give a nonnegative number, such as 1e-3") < 0:
+            raise ArgumentError(f"weight is {self.weight}: give a nonnegative number, such as 1e-3.")
         if real_number("smooth", self.smooth, "give a positive number, such as 1e-10") <= 0:
             raise ArgumentError(f"smooth is {self.smooth}: give a positive number, such as 1e-10.")
         object.__setattr__(self, "component", whole_number("component", self.component, 0))
 
     def __call__(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        """Return the penalty, of shape (), of states ys (T, ..., d)."""
+        """Return the penalty, of shape (), for states ys (T, ..., d)."""
         return self.weight * (ys[..., self.component].diff(dim=0).square() + self.smooth).sqrt().sum()

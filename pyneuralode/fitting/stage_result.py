@@ -1,4 +1,4 @@
-"""What one stage of a fit returns."""
+"""The result of one stage of a fit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class StageResult:
     Attributes
     ----------
     end : float or None
-        Last time of the data that the stage saw; None for all of it.
+        Last data time that the stage used; None if it used all data.
     optimizer : str
     losses, objectives : list of float
-        Loss, and loss plus penalty, where each iteration began.
+        Loss, and loss plus penalty, at the beginning of each iteration.
     best_loss, best_objective : float
-        The same at the best parameters, those of the lowest objective.
+        The same at the best parameters, which have the lowest objective.
     parameters : dict of arrays
         The best parameters, by name.
     evaluations : int

@@ -1,4 +1,4 @@
-"""Training of a module by stochastic gradients: the loop behind flows and image models, and its result."""
+"""Training of a module by stochastic gradients: the loop that trains flows and image models, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..progress import Progress, ProgressTask, open_progress
 from .optimizers import LBFGS, Optimizer
 from .run import FitRun, NonFiniteLoss, copy_tensors
 
-# Noisy losses are lowest by chance: "the best so far" is where their running mean was lowest.
+# The lowest of noisy losses is lowest by chance, so "the best so far" is where their running mean was lowest.
 MOMENTUM = 0.95
 
 Schedule = str | Callable[[int], float] | None
@@ -26,7 +26,7 @@ Schedule = str | Callable[[int], float] | None
 
 @dataclass
 class StochasticFit:
-    """The result of a training by stochastic gradients.
+    """The result of training by stochastic gradients.
 
     The module has the parameters of the last update, or the best ones so far if the training stopped early.
 
@@ -35,11 +35,11 @@ class StochasticFit:
     losses : (updates,)
         Loss of each update's batch, without penalties.
     objectives : (updates,)
-        The same with penalties: what was minimized.
+        The same with penalties: the quantity that was minimized.
     evaluations : (updates,)
-        How often each update's solve evaluated the field; 0 if nothing is solved.
+        Number of field evaluations of each update's solve; 0 if nothing is solved.
     seconds : float
-        Time that the updates took.
+        Total time of the updates, in seconds.
     finished, interrupted : bool
         Whether all updates ran; whether Ctrl-C stopped them.
     message : str
@@ -55,13 +55,13 @@ class StochasticFit:
     message: str
 
     def running(self, momentum: float = 0.99) -> np.ndarray:
-        """Return the running mean (updates,), m <- momentum m + (1 - momentum) loss, from the first loss on."""
+        """Return the running mean (updates,), m <- momentum m + (1 - momentum) loss, starting at the first loss."""
         return np.array([*accumulate(self.losses, lambda mean, loss: momentum * mean + (1 - momentum) * loss)])
 
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """What one update computes: loss and objective of shape (), evaluations of the field, a note for the progress bar."""
+    """The result of one update: loss and objective of shape (), field evaluations, and a note for the progress bar."""
 
     loss: Tensor
     objective: Tensor
@@ -91,35 +91,35 @@ def train(
     module : nn.Module
         Trained in place; parameters that require no gradient stay as they are.
     compute : callable
-        ``compute(update)`` -> BatchLoss. The same update and parameters must give the same result, or else a
-        resumed training does not end as an uninterrupted one.
+        ``compute(update)`` -> BatchLoss. The same update and parameters must give the same result; otherwise a
+        resumed training ends differently from an uninterrupted one.
     updates : int
         Number of updates.
     optimizer : Optimizer
-        Any but LBFGS, whose line search needs an objective without noise.
+        Any except LBFGS, whose line search needs an objective without noise.
     schedule : str or callable, optional
-        A name of the optimizer's schedules, or ``schedule(update)`` -> learning rate in place of the optimizer's own.
+        Replaces the optimizer's own schedule: a name, or ``schedule(update)`` -> learning rate.
     progress : bool or Progress
         True draws a progress bar.
     callback : callable, optional
-        ``callback(update, loss)`` after each update.
+        ``callback(update, loss)`` is called after each update.
     checkpoint, checkpoint_every, resume
         File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
         training that was stopped continues from there and ends exactly as if it had not been stopped.
     identity : mapping of str to str, optional
-        What else must be the same for a training to resume, by the name that an error is to give it.
+        Additional settings that must be equal for a training to resume, keyed by the names used in error messages.
     records : mapping of str to list of float, optional
-        Lists to which `callback` adds measurements; a checkpoint keeps them.
+        Lists to which `callback` adds measurements; a checkpoint stores them.
 
     Returns
     -------
     StochasticFit
-        Also after Ctrl-C, a failed solve or a non-finite loss: `message` then says what happened.
+        Also returned after Ctrl-C, a failed solve or a non-finite loss: `message` then states the reason.
 
     Raises
     ------
     ArgumentError
-        If an argument is wrong, or the checkpoint belongs to another training.
+        If an argument is invalid, or the checkpoint belongs to a different training.
     ModelFileError
         If the checkpoint is damaged.
 
@@ -138,7 +138,7 @@ def train(
     """
     updates = whole_number("updates", updates, 1, 1000)
     if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
-        raise ArgumentError(f"optimizer is {optimizer!r}: give one for noisy gradients, such as Adam(1e-3).")
+        raise ArgumentError(f"optimizer is {optimizer!r}: use an optimizer for noisy gradients, such as Adam(1e-3).")
     if isinstance(schedule, str):
         optimizer, schedule = replace(optimizer, schedule=schedule), None
     varies = callable(schedule) or optimizer.schedule != "constant"
@@ -166,13 +166,13 @@ class _UpdateHistory:
     losses: list[float] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     evaluations: list[int] = field(default_factory=list)
-    mean: float = math.nan  # the running mean of the objectives, and the lowest so far
+    mean: float = math.nan  # the running mean of the objectives; `best_mean` is its lowest value so far
     best_mean: float = math.inf
     seconds: float = 0.0
 
 
 class _UpdateRun(FitRun):
-    """A training under way."""
+    """A training in progress."""
 
     def __init__(
         self,
@@ -188,7 +188,9 @@ class _UpdateRun(FitRun):
         self.history = _UpdateHistory()
         free = {name: value for name, value in module.named_parameters() if value.requires_grad}
         if not free:
-            raise ArgumentError("the model has no parameters to fit: give a field that has some, such as HyperMLP.")
+            raise ArgumentError(
+                "the model has no parameters to fit: use a field that has parameters, such as HyperMLP."
+            )
         saved = module.state_dict()
         buffers = {name: value for name, value in module.named_buffers() if name in saved}  # such as running means
         super().__init__({**free, **buffers}, identity)
@@ -220,7 +222,7 @@ class _UpdateRun(FitRun):
         loss, objective = batch.loss.item(), batch.objective.item()
         if not math.isfinite(objective):
             raise NonFiniteLoss(
-                f"the loss is {objective} at a learning rate of {rate:g} (a smaller one or clip may help)"
+                f"the loss is {objective} at a learning rate of {rate:g} (a smaller rate, or `clip`, may help)"
             )
         self._keep_best(objective)
         batch.objective.backward()

@@ -18,9 +18,9 @@ Penalty = Callable[[Tensor, Tensor, Parameters], Tensor]
 
 
 class TrajectoryLoss:
-    """A model solved at the first `rows` times of the data, and the loss and the penalty of its states.
+    """The loss and the penalty of a model's states at the first `rows` times of the data.
 
-    `y0` is the state at `t0`, or a function that makes it from the parameters.
+    `y0` is the state at `t0`, or a function that computes this state from the parameters.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class TrajectoryLoss:
         return torch.as_tensor(ts, **self.kind), states_at(self.model, y0, ts, self.t0, own)
 
     def prediction(self, parameters: Parameters, rows: int) -> Tensor:
-        """Return what is compared with the data, (rows, ..., k)."""
+        """Return the values (rows, ..., k) to compare with the data."""
         return self.objective.predict(*self.trajectory(parameters, rows), parameters)
 
     def __call__(self, parameters: Parameters, rows: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +50,7 @@ class TrajectoryLoss:
 
 
 def states_at(model: NeuralODE, y0: Any, ts: np.ndarray, t0: float, parameters: Parameters | None = None) -> Any:
-    """Return a model's states (T, ..., d) at rising times (T,) from `t0` on; there may be one time alone, and that `t0`."""
+    """Return a model's states (T, ..., d) at increasing times (T,), all >= `t0`; `t0` may be the only time."""
     if len(ts) == 1 and ts[0] == t0:
         return model.initial_state(y0)[None]
     return model.solve(y0, ts, t0=t0, parameters=parameters).ys

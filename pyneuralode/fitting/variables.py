@@ -1,4 +1,4 @@
-"""The unbounded tensors that an optimizer moves, and the parameters within bounds that they stand for."""
+"""The unbounded tensors that an optimizer changes, and the bounded parameters that they represent."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ OPEN: Bound = (None, None)
 class Variables:
     """Free and fixed parameters, by name.
 
-    A free parameter is a function of an unbounded tensor: an exponential keeps a lower or an upper bound, a logistic
-    curve keeps both.
+    A free parameter is a function of an unbounded tensor: an exponential enforces a lower or an upper bound, a logistic
+    function enforces both.
 
     Parameters
     ----------
     start : mapping of Tensor
-        The parameters at the start, in order.
+        The initial parameters, in order.
     bounds : mapping of name to (low, high)
-        Open bounds; None or infinity is an open end.
+        Strict bounds; None or infinity means no bound.
     fixed : tuple of str
-        Names of those that do not move.
+        Names of the parameters that stay constant.
 
     Attributes
     ----------
@@ -40,29 +40,29 @@ class Variables:
     def __init__(self, start: Mapping[str, Tensor], bounds: Mapping[str, Bound], fixed: tuple[str, ...]):
         if not start:
             raise ArgumentError(
-                "the model has no parameters to fit: give it a field that has some, such as MLP((2, 50, 2))."
+                "the model has no parameters to fit: use a field that has parameters, such as MLP((2, 50, 2))."
             )
         for label, names in (("bounds", bounds), ("fixed", fixed)):
             for name in names:
                 if name not in start:
                     raise ArgumentError(
-                        f"{label} names {name!r}, which is not a parameter: give one of {', '.join(start)}."
+                        f"{label} contains {name!r}, which is not a parameter: use names from {', '.join(start)}."
                     )
         for name, bound in bounds.items():
             if not isinstance(bound, (tuple, list)) or len(bound) != 2:
-                raise ArgumentError(f"bounds of {name} are {bound!r}: give a pair (low, high), None for an open end.")
+                raise ArgumentError(f"bounds of {name} are {bound!r}: give a pair (low, high), with None for no bound.")
         ends = {name: tuple(_end(name, end) for end in bound) for name, bound in bounds.items()}
         self.bounds = {name: bound for name, bound in ends.items() if bound != OPEN}
         self.fixed = {name: start[name].detach().clone() for name in fixed}
         self.free = {
             name: _unbounded(name, value.detach().clone(), self.bounds.get(name, OPEN))
-            .contiguous()  # torch's L-BFGS takes no other
+            .contiguous()  # required by torch's L-BFGS
             .requires_grad_()
             for name, value in start.items()
             if name not in self.fixed
         }
         if not self.free:
-            raise ArgumentError("fixed names every parameter: leave at least one free.")
+            raise ArgumentError("fixed contains every parameter: leave at least one free.")
         self.order = list(start)
 
     def values(self) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ class Variables:
 
     @torch.no_grad()
     def set_arrays(self, parameters: Mapping[str, np.ndarray]) -> None:
-        """Move the free ones to these values; a value that rounding has put on a bound goes just inside."""
+        """Set the free parameters to these values; a value that was rounded onto a bound is moved just inside."""
         for name, free in self.free.items():
             low, high = self.bounds.get(name, OPEN)
             value = torch.as_tensor(parameters[name]).to(free)
@@ -93,20 +93,21 @@ class Variables:
 
 
 def _end(name: str, end: float | None) -> float | None:
-    """Return one end of bounds, None if it is open."""
+    """Return a lower or upper bound as a float, or None if there is no bound."""
     if end is None or (isinstance(end, float) and math.isinf(end)):
         return None
-    return real_number(f"a bound of {name}", end, "give a number, or None for an open end")
+    return real_number(f"a bound of {name}", end, "give a number, or None for no bound")
 
 
 def _unbounded(name: str, value: Tensor, bound: Bound) -> Tensor:
-    """Return the unbounded tensor that stands for a parameter within bounds."""
+    """Return the unbounded tensor that represents a bounded parameter."""
     low, high = bound
     if low is not None and high is not None and not low < high:
         raise ArgumentError(f"bounds of {name} are ({low}, {high}): give a lower bound below the upper one.")
     if (low is not None and bool((value <= low).any())) or (high is not None and bool((value >= high).any())):
         raise ArgumentError(
-            f"{name} starts at {value.tolist()}, not inside its bounds ({low}, {high}): start inside, or widen them."
+            f"{name} starts at {value.tolist()}, not inside its bounds ({low}, {high}): choose a value inside them, or "
+            "widen them."
         )
     if low is not None and high is not None:
         return torch.logit((value - low) / (high - low))
@@ -116,7 +117,7 @@ def _unbounded(name: str, value: Tensor, bound: Bound) -> Tensor:
 
 
 def _bounded(value: Tensor, bound: Bound) -> Tensor:
-    """Return the parameter within bounds that an unbounded tensor stands for."""
+    """Return the bounded parameter that an unbounded tensor represents."""
     low, high = bound
     if low is not None and high is not None:
         return low + (high - low) * torch.sigmoid(value)

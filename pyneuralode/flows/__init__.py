@@ -1,4 +1,4 @@
-"""Normalizing flows: densities made from simple ones by invertible maps."""
+"""Normalizing flows: densities obtained from simple ones by invertible maps."""
 
 from .continuous import ContinuousFlow, FlowTerms
 from .distribution import FlowDistribution

@@ -1,4 +1,4 @@
-"""Continuous normalizing flows: densities made from a simple one by the flow of a vector field."""
+"""Continuous normalizing flows: densities obtained from a simple one by the flow of a vector field."""
 
 from __future__ import annotations
 
@@ -43,36 +43,39 @@ class ContinuousFlow(NeuralODE):
     Parameters
     ----------
     field : VectorField, torch.nn.Module or callable
-        A described field such as `HyperMLP`, or ``f(t, z)`` for z (n, d) that treats the samples one by one.
+        A described field (a `VectorField`) such as `HyperMLP`, or ``f(t, z)`` for z (n, d), in which the samples do not
+        affect each other.
     times : (float, float)
         The time of the base and the time of the data, in either order.
     base : torch.distributions.Distribution, optional
         The base density, of event shape (d,); by default the standard normal.
     trace : {"exact", "hutchinson"}
-        How to compute the trace of df/dz: exactly, by the layers or by vectorized products; or estimated with one noise
-        vector for each sample, which stays the same throughout a solve.
+        How to compute the trace of df/dz: exactly, from the layers or by vectorized products; or estimated with one
+        noise vector for each sample, which stays the same throughout a solve.
     noise : {"rademacher", "gaussian"}
-        Hutchinson's noise.
+        Noise of Hutchinson's estimator.
     augment_dim : int
-        Number of added components (Dupont et al. 2019): x is joined by as many e ~ N(0, 1), and the base by a standard
-        normal. `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
+        Number of added components (Dupont et al. 2019): as many e ~ N(0, 1) are appended to x, and a standard normal to
+        the base. `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
     dim : int, optional
         Dimension of the data, for a module or callable without a `base`.
     solver, gradient, engine, seed, **settings
         As in `NeuralODE`; the tolerances are 1e-5 by default.
     compiled : bool
-        Take hand-written derivatives of the traces of described fields; False leaves them to autograd, which can
-        differentiate twice.
+        Use hand-written derivatives of the traces of described fields; False uses autograd, which can differentiate
+        twice.
     dtype : torch.dtype
         Dtype of a described field's parameters, and of everything that the flow computes.
 
     Raises
     ------
     ArgumentError
-        For arguments that do not fit together, or an unknown trace, noise, solver, gradient or engine.
+        For inconsistent arguments, or an unknown trace, noise, solver, gradient or engine.
 
-    Notes ----- Points are arrays or tensors; results are tensors of the flow's dtype, on its device. Gradients flow to
-    the parameters and to points that require them: evaluate large sets of points under ``torch.no_grad()``.
+    Notes
+    -----
+    Points are arrays or tensors; results are tensors of the flow's dtype, on its device. Gradients reach the parameters
+    and the points that require them: evaluate large sets of points under ``torch.no_grad()``.
 
     Examples
     --------
@@ -103,7 +106,9 @@ class ContinuousFlow(NeuralODE):
         super().__init__(field, dtype=dtype, rtol=rtol, atol=atol, **settings)
         ends = real_array("times", times)
         if ends.shape != (2,) or not np.isfinite(ends).all() or ends[0] == ends[1]:
-            raise ArgumentError(f"times is {tuple(times)}: give the base's time and the data's, such as (0.0, 1.0).")
+            raise ArgumentError(
+                f"times is {tuple(times)}: give the times of the base and of the data, such as (0.0, 1.0)."
+            )
         self.times = (float(times[0]), float(times[1]))
         for name, value, known in (("trace", trace, TRACES), ("noise", noise, NOISES)):
             if value not in known:
@@ -113,7 +118,9 @@ class ContinuousFlow(NeuralODE):
             raise ArgumentError(f"base is {base!r}: give a torch.distributions.Distribution.")
         self.augment_dim, self.dim = _dimensions(field, augment_dim, base, dim)
         if base is not None and tuple(base.event_shape) != (self.dim,):
-            raise ArgumentError(f"base has event shape {tuple(base.event_shape)}: give one of ({self.dim},).")
+            raise ArgumentError(
+                f"base has event shape {tuple(base.event_shape)}: use a base with event shape ({self.dim},)."
+            )
         self._given_base = base
         self._plain_dtype = dtype
 
@@ -130,7 +137,7 @@ class ContinuousFlow(NeuralODE):
     def log_prob(self, x: Any, seed: int = 0) -> Tensor:
         """Return the log density (...,) in nats at points x (..., d).
 
-        `seed` determines Hutchinson's noise and the added components, where there are any.
+        `seed` determines Hutchinson's noise and the added components, if there are any.
         """
         points = self._points("x", x)
         return self._measure(points, np.random.default_rng(seed))[0].reshape(points.shape[:-1])
@@ -152,20 +159,20 @@ class ContinuousFlow(NeuralODE):
     def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return n samples (n, d) and their log densities (n,), differentiable in the parameters.
 
-        With added components the log density is that of the whole state, less that of the added part under N(0, 1).
+        With added components the log density is that of the whole state, minus that of the added part under N(0, 1).
         """
         return self._emit(n, seed, np.random.default_rng(seed))[:2]
 
     def transform(self, z: Any, times: Any = None) -> Tensor:
-        """Carry states z (n, d + augment_dim) from the base to the data; return states like z.
+        """Map states z (n, d + augment_dim) from the base to the data; return states of the same shape.
 
-        With `times` (T,), in any order between those of the base and of the data, return the states at each of them,
+        With `times` (T,), in any order but within the span from base to data, return the states at each of them,
         (T, n, d + augment_dim).
         """
         return self._carry("z", z, *self.times, times)
 
     def inverse(self, x: Any, times: Any = None) -> Tensor:
-        """Carry states x (n, d + augment_dim) from the data to the base, or to each of `times`; see `transform`."""
+        """Map states x (n, d + augment_dim) from the data to the base, or to each of `times`; see `transform`."""
         return self._carry("x", x, *reversed(self.times), times)
 
     def distribution(self) -> FlowDistribution:
@@ -186,25 +193,25 @@ class ContinuousFlow(NeuralODE):
         seed: int = 0,
         **options: Any,
     ) -> FlowFit:
-        """Fit the flow by stochastic gradients to data, to fresh points of a sampler, or to a given log density.
+        """Fit the flow by stochastic gradients to data, to new points from a sampler, or to a given log density.
 
         Parameters
         ----------
         data : array (n, d), optional
-            Each update takes `batch` of its rows, drawn with replacement; all of them if there are no more than that.
+            Each update uses `batch` of its rows, drawn with replacement; all rows if there are at most `batch`.
         sampler : callable, optional
-            ``sampler(n, rng)`` returns fresh points (n, d) for every update; `rng` is a NumPy generator.
+            ``sampler(n, rng)`` returns new points (n, d) for every update; `rng` is a NumPy generator.
         log_density : callable, optional
             ``log_density(x)`` returns a tensor (n,) for x (n, d), up to a constant. The fit then minimizes the reverse
-            divergence E_q[log q - log p] over the flow's own samples. Give exactly one of the three.
+            divergence E_q[log q - log p] over the flow's own samples. Give exactly one of the three sources.
         updates, batch : int
-            Number of updates, and of the points of each.
+            Number of updates, and of points per update.
         optimizer : Optimizer
             One of `pyneuralode.fitting`, such as ``Adam(1e-2, schedule="cosine", clip=1.0)``.
         kinetic, jacobian : float
             Weights of the penalties: the batch's mean integrals of |f|^2 and of |df/dz|_F^2 (Finlay et al. 2020).
         seed : int
-            Seed of batches and noise, which are drawn anew for every update from the seed and the update's number.
+            Seed of batches and noise, which are drawn for every update from the seed and the index of the update.
         schedule : str or callable, optional
             Replaces the optimizer's own schedule: a name, or ``schedule(update)`` returning the learning rate.
         progress : bool or Progress
@@ -212,25 +219,25 @@ class ContinuousFlow(NeuralODE):
         callback : callable, optional
             ``callback(update, loss)`` is called after every update.
         checkpoint, checkpoint_every, resume : path, int, bool
-            File to which the fit is saved every `checkpoint_every` updates (100) and at its end. With ``resume=True`` an
-            interrupted fit continues from there and ends exactly as if it had not been interrupted.
+            File to which the fit is saved every `checkpoint_every` updates (100) and at its end. With ``resume=True``,
+            an interrupted fit continues from there and ends exactly as if it had not been interrupted.
 
         Returns
         -------
         FlowFit
-            It is returned after Ctrl-C, when the loss becomes non-finite, and when a solve fails, too: then
-            ``finished`` is False, ``message`` says what happened, and the flow has the best parameters so far.
+            Also returned after Ctrl-C, a non-finite loss or a failed solve: then ``finished`` is False, ``message``
+            states the reason, and the flow has the best parameters so far.
 
         Raises
         ------
         ArgumentError
-            For arguments that do not fit, or not exactly one of data, sampler and log_density.
+            For invalid arguments, or unless exactly one of data, sampler and log_density is given.
         DataError
             For points of the wrong shape, or numbers that are not finite.
         """
         for name, value in (("kinetic", kinetic), ("jacobian", jacobian)):
-            if real_number(name, value, "give a weight of at least 0, such as 0.01") < 0:
-                raise ArgumentError(f"{name} is {value}: give a weight of at least 0, such as 0.01.")
+            if real_number(name, value, "give a nonnegative weight, such as 0.01") < 0:
+                raise ArgumentError(f"{name} is {value}: give a nonnegative weight, such as 0.01.")
         batch = whole_number("batch", batch, 1, 512)
         source = make_source(data, sampler, log_density, self.dim)
         wanted = {"kinetic": kinetic > 0, "jacobian": jacobian > 0}
@@ -255,15 +262,15 @@ class ContinuousFlow(NeuralODE):
         return train(self, compute, updates=updates, optimizer=optimizer, identity=identity, **options)
 
     def _points(self, name: str, x: Any, dim: int | None = None) -> Tensor:
-        """Return points (..., dim) as a tensor of the flow's kind, checked."""
+        """Check points (..., dim), and return them as a tensor of the flow's dtype on its device."""
         dim = self.dim if dim is None else dim
         points = real_tensor(name, x, **self._kind)
         if points.ndim == 0 or points.shape[-1] != dim:
-            raise DataError(f"{name} has shape {tuple(points.shape)}: give points of {dim} components, (..., {dim}).")
+            raise DataError(f"{name} has shape {tuple(points.shape)}: use shape (..., {dim}) for points.")
         finite = torch.isfinite(points.detach())
         if not bool(finite.all()):
             row = int((~finite).reshape(-1, dim).any(1).nonzero()[0])
-            raise DataError(f"{name} holds a non-finite number in row {row}: give finite numbers.")
+            raise DataError(f"{name} contains a non-finite number in row {row}: give finite numbers.")
         return points
 
     def _noise(self, n: int, rng: np.random.Generator) -> Tensor | None:
@@ -272,7 +279,7 @@ class ContinuousFlow(NeuralODE):
         return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.augment_dim), rng)).to(**self._kind)
 
     def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Solution]:
-        """Return the log densities (n,) of points (..., d), flattened, and the integrals on the way to the base."""
+        """Return the log densities (n,) of flattened points (..., d), and the solve to the base with its integrals."""
         state = points.reshape(-1, self.dim)
         added = torch.as_tensor(rng.normal(size=(len(state), self.augment_dim))).to(**self._kind)
         if self.augment_dim:
@@ -282,7 +289,7 @@ class ContinuousFlow(NeuralODE):
         return self._base_log_prob(found.ys[-1]) + found.integrals.trace - self._added_log_prob(added), found
 
     def _emit(self, n: int, seed: int, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Tensor, Solution]:
-        """Return n samples (n, d), their log densities (n,) and the integrals on the way from the base."""
+        """Return n samples (n, d), their log densities (n,) and the solve from the base with its integrals."""
         z = self.draw_base(n, seed)
         found = solve_integrals(self, z, self.times, self._noise(len(z), rng), **penalties)
         x, added = found.ys[-1, :, : self.dim], found.ys[-1, :, self.dim :]
@@ -295,7 +302,7 @@ class ContinuousFlow(NeuralODE):
         return _standard_normal(self.augment_dim, self._kind).log_prob(added) if self.augment_dim else 0.0
 
     def draw_base(self, n: int, seed: int | None = None) -> Tensor:
-        """Return n states (n, d + augment_dim) of the base, drawn from torch's own generator if `seed` is None."""
+        """Return n states (n, d + augment_dim) of the base, drawn from torch's global generator if `seed` is None."""
         n = whole_number("n", n)
         device = self._kind.get("device", torch.device("cpu"))
         with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=seed is not None):
@@ -310,7 +317,7 @@ class ContinuousFlow(NeuralODE):
     def _carry(self, name: str, state: Any, start: float, stop: float, times: Any) -> Tensor:
         state = self._points(name, state, self.dim + self.augment_dim)
         if state.ndim != 2:
-            raise DataError(f"{name} has shape {tuple(state.shape)}: give (n, {self.dim + self.augment_dim}).")
+            raise DataError(f"{name} has shape {tuple(state.shape)}: use shape (n, {self.dim + self.augment_dim}).")
         if times is None:
             return solve_states(self, state, np.array([start, stop]))[-1]
         wanted = real_array("times", times).astype(float).reshape(-1)
@@ -334,7 +341,7 @@ class ContinuousFlow(NeuralODE):
     def from_saved(
         cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], base: Distribution | None = None
     ) -> ContinuousFlow:
-        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
         return super().from_saved(description, arrays, base=base)
 
 
@@ -351,7 +358,9 @@ def _dimensions(field: Any, augment_dim: int, base: Distribution | None, dim: in
             most = field.dim - 1
             raise ArgumentError(f"augment_dim is {augment_dim}: give a number of added components from 0 to {most}.")
         if dim not in (None, left):
-            raise ArgumentError(f"dim is {dim}, and field and augment_dim = {augment_dim} leave {left}: leave dim out.")
+            raise ArgumentError(
+                f"dim is {dim}, but the field with augment_dim = {augment_dim} implies {left}: leave dim out."
+            )
         return augment_dim, left
     if dim is None and base is None:
         raise ArgumentError("dim is missing: give the dimension of the data, such as dim=2, or a base.")

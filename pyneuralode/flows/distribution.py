@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 
 
 class Flow(Protocol):
-    """What the distribution needs of a flow, such as `ContinuousFlow`; x and z are (n, d)."""
+    """Interface that the distribution needs from a flow, such as `ContinuousFlow`; x and z have shape (n, d)."""
 
     dim: int
 
@@ -22,7 +22,7 @@ class Flow(Protocol):
 
 
 class FlowDistribution(Distribution):
-    """A flow as a torch distribution; samples come from torch's own random numbers."""
+    """A flow as a torch distribution; samples use torch's global random number generator."""
 
     arg_constraints: ClassVar[dict] = {}
     support = constraints.real_vector

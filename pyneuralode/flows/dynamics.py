@@ -1,4 +1,4 @@
-"""Solves of continuous flows: states alone, or with the integrals of the trace and of the penalties along their paths."""
+"""Solves of continuous flows: only states, or states with the integrals of the trace and of the penalties."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def solve_integrals(
     kinetic: bool = False,
     jacobian: bool = False,
 ) -> Solution:
-    """Carry `state` (n, d) from the first time of `span` to the second, with the integrals asked for.
+    """Solve from `state` (n, d) at the first time of `span` to the second, with the requested integrals.
 
-    `noise` (n, d) is Hutchinson's; None for the exact trace. The solution's `ys` (1, n, d) and `integrals` are
-    differentiable in the state and in the flow's parameters.
+    `noise` (n, d) is that of Hutchinson's estimator; None for the exact trace. The solution's `ys` (1, n, d) and
+    `integrals` are differentiable in the state and in the flow's parameters.
     """
     settings = flow.settings()._replace(integrals=_KINDS[noise is not None, kinetic, jacobian])
     parameters, times = flow.tensors(), np.array(span)
@@ -43,11 +43,11 @@ def solve_integrals(
 
 def solve_states(flow: NeuralODE, state: Tensor, times: np.ndarray) -> Tensor:
     """Return the states (T, n, d) at `times` (T,), from `state` (n, d) at the first of them."""
-    # Every state is wanted for itself, unlike the mean that a training computes: none may be inexact.
+    # Every state must be accurate by itself; in training, only the mean over the samples matters.
     settings = flow.settings()._replace(control=replace(flow.control, norm="samples"))
     parameters = flow.tensors()
     return prepare(settings.problem(parameters, state, times), flow.engine).run(parameters, state, times).ys
 
 
-# One object for each kind: what is prepared is found by it.
+# One object for each kind, because prepared solves are looked up by it.
 _KINDS = {flags: PathIntegrals(*flags) for flags in product((False, True), repeat=3)}

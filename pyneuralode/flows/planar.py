@@ -25,7 +25,7 @@ class PlanarFlow(nn.Module):
     """A planar flow: `depth` layers ``z + u tanh(w . z + b)``, from a standard normal base to the data.
 
     Each u is corrected along w so that ``w . u >= -1``, which makes the layer invertible (Rezende and Mohamed 2015,
-    appendix A.1). The inverse has no closed form: samples and their log densities take one pass, while `inverse` and
+    appendix A.1). The inverse has no closed form: samples and their log densities need one pass, while `inverse` and
     `log_prob` bisect a monotone function of one variable in each layer.
 
     Parameters
@@ -42,7 +42,7 @@ class PlanarFlow(nn.Module):
     Raises
     ------
     ArgumentError
-        For a count that is not positive, another dtype, or points of another dimension.
+        For a count that is not positive, an unsupported dtype, or points of a different dimension.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class PlanarFlow(nn.Module):
         for k in reversed(range(self.depth)):
             w, b, product = self.w[k], self.b[k], self.w[k] @ u[k]
             goal = x @ w
-            # a + (w . u) tanh(a + b) rises with a and takes the value `goal` within |w . u| of it.
+            # a + (w . u) tanh(a + b) increases with a, and equals `goal` for an a within |w . u| of `goal`.
             low, high = goal - product.abs(), goal + product.abs()
             for _ in range(_BISECTIONS[self.dtype]):
                 middle = 0.5 * (low + high)
@@ -136,8 +136,8 @@ class PlanarFlow(nn.Module):
     ) -> FlowFit:
         """Minimize the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log density.
 
-        `log_density` maps points (n, dim) to (n,) and need not be normalized; the loss is the divergence less
-        the logarithm of its normalizing constant. The other arguments are those of `ContinuousFlow.fit`.
+        `log_density` maps points (n, dim) to (n,) and need not be normalized; the loss is the divergence minus
+        the logarithm of its normalizing constant. The other arguments are as in `ContinuousFlow.fit`.
         """
         batch = whole_number("batch", batch)
 
@@ -155,7 +155,7 @@ class PlanarFlow(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PlanarFlow:
-        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
         flow = cls(**description, dtype=torch.as_tensor(arrays["w"]).dtype)
         load_arrays(flow, arrays)
         return flow

@@ -1,4 +1,4 @@
-"""Data for figures of a flow in the plane: its density on a grid at any time, and the paths of samples."""
+"""Data for figures of a flow in the plane: its density on a grid at any time, and the trajectories of samples."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def grid_points(extent: Extent, pixels: int) -> np.ndarray:
 
 @torch.no_grad()
 def log_density_at(flow: ContinuousFlow, points: np.ndarray, time: float | None = None) -> np.ndarray:
-    """Return the log density (...,) in nats at points (..., 2), of the data or of the states at another `time`."""
+    """Return the log density (...,) in nats at points (..., 2), for the data or for the states at another `time`."""
     rows = torch.as_tensor(points, dtype=torch.float32).reshape(-1, points.shape[-1])
     if time == flow.times[0]:
         return flow.base.log_prob(rows).reshape(points.shape[:-1]).numpy()

@@ -1,4 +1,4 @@
-"""Sources that a flow is fitted to: rows of data, fresh points of a sampler, or a log density."""
+"""Sources to which a flow is fitted: rows of data, new points from a sampler, or a log density."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..errors import ArgumentError, DataError
 
 
 class DataSource:
-    """Rows of data (n, d), drawn with replacement; all of them if there are no more than a batch."""
+    """Rows of data (n, d), drawn with replacement; all rows if there are at most as many as in a batch."""
 
     name = "data"
 
     def __init__(self, data: Any, dim: int):
         values = real_array("data", data.detach().cpu() if isinstance(data, Tensor) else data)
         if values.ndim != 2 or values.shape[1] != dim:
-            raise DataError(f"data has shape {values.shape}: give (n, {dim}), one row for each point.")
+            raise DataError(f"data has shape {values.shape}: use shape (n, {dim}), one row for each point.")
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values).all(1))[0])
-            raise DataError(f"data holds a non-finite number in row {row}: remove that row.")
+            raise DataError(f"data contains a non-finite number in row {row}: remove that row.")
         if len(values) <= dim:
-            raise DataError(f"data has {len(values)} points of dimension {dim}: give more, at least {dim + 1}.")
+            raise DataError(f"data has {len(values)} points of dimension {dim}: give at least {dim + 1} points.")
         self.values = values
         digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
         self.identity = f"data {digest}"
@@ -39,7 +39,7 @@ class DataSource:
 
 
 class SamplerSource:
-    """Fresh points of a sampler, whose shape is checked."""
+    """New points from a sampler, whose shape is checked."""
 
     name = "sampler"
 
@@ -51,7 +51,7 @@ class SamplerSource:
     def __call__(self, n: int, rng: np.random.Generator) -> Any:
         points = self.sampler(n, rng)
         if tuple(np.shape(points)) != (n, self.dim):
-            raise DataError(f"sampler returned shape {np.shape(points)}: return points ({n}, {self.dim}).")
+            raise DataError(f"sampler returned shape {np.shape(points)}: return points of shape ({n}, {self.dim}).")
         return points
 
 
@@ -67,18 +67,20 @@ class LogDensitySource:
         values = self.log_density(x)
         if not isinstance(values, torch.Tensor) or values.shape != x.shape[:1]:
             got = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
-            raise ArgumentError(f"log_density returned {got}: it must return a tensor ({len(x)},) of torch operations.")
+            raise ArgumentError(
+                f"log_density returned {got}: return a tensor of shape ({len(x)},), computed with torch operations."
+            )
         return values
 
 
 def make_source(data: Any, sampler: Any, log_density: Any, dim: int) -> DataSource | SamplerSource | LogDensitySource:
-    """Return the one source that is given, or raise an ArgumentError unless there is exactly one."""
+    """Return the given source; raises ArgumentError unless exactly one is given."""
     given = [n for n, v in (("data", data), ("sampler", sampler), ("log_density", log_density)) if v is not None]
     if len(given) != 1:
         found = (
             f"{' and '.join(given)} are given together" if given else "none of data, sampler and log_density is given"
         )
-        raise ArgumentError(f"{found}: give one of the three.")
+        raise ArgumentError(f"{found}: give exactly one of the three.")
     if data is not None:
         return DataSource(data, dim)
     return SamplerSource(sampler, dim) if sampler is not None else LogDensitySource(log_density)

@@ -1,4 +1,4 @@
-"""Training of a flow by the loop of `fitting.stochastic`; the result holds the flow."""
+"""Training of a flow by the loop of `fitting.stochastic`; the result contains the flow."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class FlowFit(StochasticFit):
 
 
 def train(flow: nn.Module, compute: Callable[[int], BatchLoss], **options: Any) -> FlowFit:
-    """Train a flow; the arguments are those of `fitting.stochastic.train`."""
+    """Train a flow; the arguments are as in `fitting.stochastic.train`."""
     return FlowFit(**vars(train_module(flow, compute, **options)), flow=flow)

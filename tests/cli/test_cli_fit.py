@@ -298,15 +298,15 @@ TABLES = {
     "no gradient": (GOOD, ["--gradient", "backprob"], "did you mean 'Backprop'?"),
     "no activation": (GOOD, ["--activation", "tahn"], "did you mean 'tanh'?"),
     "no optimizer": (GOOD, ["--optimizer", "adamm"], "did you mean 'adam'?"),
-    "text as widths": (GOOD, ["--hidden", "32x32"], "hidden is '32x32': give numbers"),
+    "text as widths": (GOOD, ["--hidden", "32x32"], "hidden is '32x32': give comma-separated numbers"),
     "no width": (GOOD, ["--hidden", "0"], "give at least two positive widths"),
-    "falling spans": (GOOD, ["--spans", "2,1"], "rising times"),
+    "falling spans": (GOOD, ["--spans", "2,1"], "increasing times"),
     "spans before the data": (
         GOOD,
         ["--spans", "0.5,2"],
         "spans begins with 0.5, before the second row at 1",
     ),
-    "text as spans": (GOOD, ["--spans", "all"], "spans is 'all': give numbers"),
+    "text as spans": (GOOD, ["--spans", "all"], "spans is 'all': give comma-separated numbers"),
     "negative rtol": (GOOD, ["--rtol", "-1"], "rtol is -1.0"),
     "negative rate": (GOOD, ["--lr", "-1"], "lr is -1.0"),
     "no iterations": (GOOD, ["--iterations", "0"], "iterations is 0"),
@@ -385,13 +385,13 @@ def test_a_model_file_that_cannot_be_read(kind, sentence, model, tmp_path):
     [
         (["--y0", "1,0"], "times is not given"),
         (["--times", "0:1:3"], "y0 is not given"),
-        (["--times", "0:1:3", "--y0", "1"], "y0 has 1 numbers and the model 2 columns"),
-        (["--times", "0:1:3", "--y0", "1,b"], "y0 is '1,b': give numbers"),
-        (["--times", "0:1:3", "--y0", "1,nan"], "y0 is '1,nan': give numbers"),
+        (["--times", "0:1:3", "--y0", "1"], "y0 has 1 numbers, but the model has 2 columns"),
+        (["--times", "0:1:3", "--y0", "1,b"], "y0 is '1,b': give comma-separated numbers"),
+        (["--times", "0:1:3", "--y0", "1,nan"], "y0 is '1,nan': give comma-separated numbers"),
         (["--times", "0:1", "--y0", "1,0"], "times is '0:1': give 0:10:101"),
         (["--times", "0:1:-3", "--y0", "1,0"], "times is '0:1:-3': give 0:10:101"),
-        (["--times", "0:1:0", "--y0", "1,0"], "times is '0:1:0', which does not increase"),
-        (["--times", "1,0", "--y0", "1,0"], "times is '1,0', which does not increase"),
+        (["--times", "0:1:0", "--y0", "1,0"], "times is '0:1:0', which is not increasing"),
+        (["--times", "1,0", "--y0", "1,0"], "times is '1,0', which is not increasing"),
         (["--times", "0:1:3", "--y0", "1,0", "--out", f"{__file__}/a.csv"], "cannot be written to"),
     ],
 )
@@ -405,10 +405,10 @@ def test_wrong_options_of_solve(options, sentence, model, tmp_path):
     [
         ("{", "fit.json is damaged"),
         ("[]", "fit.json is damaged"),
-        ('{"format": 2}', "has format 2, newer than the 1"),
+        ('{"format": 2}', "has format 2, but this version reads formats up to 1"),
         (
             '{"format": 1, "time": "t", "columns": ["a"], "t0": 0, "t1": 1, "y0": [1]}',
-            "describes another model",
+            "does not match the model",
         ),
         (
             '{"format": 1, "time": "t", "columns": ["a", "b"], "t0": 0, "t1": 1, "y0": [1, 0]}',
@@ -460,7 +460,7 @@ def test_ctrl_c_writes_the_best_so_far(table, tmp_path):
     output, errors = process.communicate()
     assert process.returncode == 130
     assert errors.startswith("The fit was interrupted in stage 1 of 2, iteration ") and errors.count("\n") == 1
-    assert errors.endswith("the parameters are the best so far, and are written.\n")
+    assert errors.endswith("the parameters are the best so far. They have been saved.\n")
     assert output.splitlines()[-1] == str(out / "metrics.json")
     assert sorted(path.name for path in out.iterdir()) == FILES
     metrics = json.loads((out / "metrics.json").read_text())

@@ -173,11 +173,11 @@ REFUSED = {
     "bounds of one number": (lambda: pn.fit(pn.NeuralODE(ROTATION), TS, DATA, bounds={"A": 3.0}, **FIT), "a pair"),
     "one row at the start": (
         lambda: pn.fit(pn.NeuralODE(ROTATION), [0.0], [[1.0, 1.0]], **FIT),
-        "depends on no free parameter",
+        "does not depend on any free parameter",
     ),
     "a checkpoint in no folder": (
         lambda: pn.fit(pn.NeuralODE(ROTATION), TS, DATA, **FIT, checkpoint="absent/folder/fit"),
-        "folder is not there",
+        "folder does not exist",
     ),
     "falling data": (lambda: pn.fit(pn.NeuralODE(ROTATION), TS[::-1], DATA[::-1], **FIT), "sort the data by time"),
 }

@@ -46,7 +46,9 @@ def test_a_file_that_is_not_of_this_fit_is_refused(tmp_path):
     path = tmp_path / "fit"
     Checkpoint(path, {"data": "1"}, 10).save(STATE)
     for identity in ({"data": "2"}, {}, {"data": "1", "plan": "another"}):
-        with pytest.raises(pn.ArgumentError, match="(data|plan) differs from that in .*remove the file to start over"):
+        with pytest.raises(
+            pn.ArgumentError, match="(data|plan) differs from the one saved in .*remove the file to start over"
+        ):
             Checkpoint(path, identity, 10).load()
     with safe_open(str(path), "pt") as file:
         header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -55,9 +57,9 @@ def test_a_file_that_is_not_of_this_fit_is_refused(tmp_path):
     with pytest.raises(pn.ModelFileError, match="is damaged .now/bias is missing.: remove it"):
         Checkpoint(path, {"data": "1"}, 10).load()
     save_file(tensors, str(path))
-    with pytest.raises(pn.ModelFileError, match="is not a checkpoint of a fit: give another path"):
+    with pytest.raises(pn.ModelFileError, match="is not a checkpoint of a fit: choose another path"):
         Checkpoint(path, {"data": "1"}, 10).load()
-    with pytest.raises(pn.ArgumentError, match="whose folder is not there: create it first"):
+    with pytest.raises(pn.ArgumentError, match="but its folder does not exist: create it first"):
         Checkpoint(tmp_path / "nowhere" / "fit", {}, 10)
 
 

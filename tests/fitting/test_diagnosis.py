@@ -70,7 +70,7 @@ def test_the_gradient_and_the_best_step_down_it_are_those_of_the_objective():
     before = min(result.stages[-1].objectives[:-3])  # of 30 iterations
     assert found.improvement == pytest.approx((before - best_objective) / before) and found.improvement > 1e-3
     assert not found.converged and "has not converged" in result.message and "more iterations" in found.advice
-    assert "an unknown part" not in str(result)
+    assert "an unknown amount" not in str(result)
 
 
 def test_near_a_minimum_the_best_step_is_that_of_the_curvature():
@@ -147,21 +147,21 @@ def test_a_goal_that_is_reached_ends_a_fit_well():
 
 def test_a_fit_that_cannot_see_or_value_anything_is_refused():
     for setting, words in (
-        (lambda: pn.Stage(goal=np.inf), "goal is inf: give a finite loss"),
+        (lambda: pn.Stage(goal=np.inf), "goal is inf: give a nonnegative, finite loss"),
         (lambda: pn.Stage(goal=np.nan), "goal is nan"),
         (lambda: pn.Stage(goal=-1.0), "goal is -1.0"),
         (lambda: pn.LBFGS(patience=-3), "patience is -3: give a positive integer"),
         (lambda: pn.LBFGS(history=0), "history is 0"),
-        (lambda: fit(pn.Stage(), weights=0), "weights is 0 wherever a value counts"),
-        (lambda: fit(pn.Stage(), weights=np.zeros(16)), "weights is 0 wherever a value counts"),
+        (lambda: fit(pn.Stage(), weights=0), "weights is 0 for every unmasked value"),
+        (lambda: fit(pn.Stage(), weights=np.zeros(16)), "weights is 0 for every unmasked value"),
         (lambda: fit(pn.Stage(), weights=TS > 9), "weights has dtype bool"),
         (
             lambda: fit(pn.Stage(end=1.0), weights=np.where(TS > 2, 1.0, 0.0)),
-            "end is 1.0, and no value up to there counts: give a later end",
+            "end is 1.0, and all values up to there are masked or have weight 0: use a later end",
         ),
         (
             lambda: fit(pn.Stage(end=1.0), np.where(TS[:, None] > 2, NOISY, np.nan), mask="nan"),
-            "no value up to there counts",
+            "all values up to there are masked",
         ),
     ):
         with pytest.raises(pn.ArgumentError, match=words):
@@ -197,7 +197,7 @@ def test_what_stops_early_or_cannot_be_evaluated_again_has_a_diagnosis_all_the_s
     result = fit(pn.Stage(pn.Adam(), 9), penalty=penalty)
     assert not result.finished and "best so far" in result.message
     assert np.isnan(result.diagnosis.gradient) and not result.diagnosis.converged
-    assert result.diagnosis.columns[0].rmse > 0 and "an unknown part" in str(result) and "nan %" not in str(result)
+    assert result.diagnosis.columns[0].rmse > 0 and "an unknown amount" in str(result) and "nan %" not in str(result)
 
     def stop(stage, iteration, loss):
         raise KeyboardInterrupt

@@ -232,10 +232,10 @@ def test_mistakes_are_answered_by_one_sentence(digits):
         ImageFlow(shape=(1, 8, 8), hidden=(2,))(torch.zeros(2, 8, 8))
     setup = Setup(SMALL, 2, 50, **FIXED)
     for images, words in (
-        (np.full((60, 8, 8), 7, dtype=np.uint8), "no contrast, every pixel is 7"),
-        (digits / 255, "of type float64"),
+        (np.full((60, 8, 8), 7, dtype=np.uint8), "no contrast .every pixel is 7."),
+        (digits / 255, "has dtype float64"),
         (digits[0], r"has shape \(8, 8\)"),
-        (digits[:10], "holds 10 images, fewer than a batch of 50"),
+        (digits[:10], "contains 10 images, fewer than a batch of 50"),
     ):
         with pytest.raises(DataError, match=words):
             train_image_flow(setup, images, digits)

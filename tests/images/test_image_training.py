@@ -133,7 +133,7 @@ def test_what_a_checkpoint_is_not_of(bars, tmp_path):
     store = {"checkpoint": tmp_path / "fit.safetensors", "resume": True}
     recipe = replace(RECIPE, epochs=1)
     train_classifier(net(), *bars, recipe, **store)
-    with pytest.raises(ArgumentError, match="model differs from that in .*remove the file"):
+    with pytest.raises(ArgumentError, match="model differs from the one saved in .*remove the file"):
         train_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), *bars, recipe, **store)
     with pytest.raises(ArgumentError, match="precision differs"):
         train_classifier(net(), *bars, replace(recipe, precision="bfloat16"), **store)
@@ -290,7 +290,11 @@ def test_the_odenet_command_trains_and_resumes(tmp_path, mnist):
     assert again.exit_code == 0
     assert json.loads((out / "metrics.json").read_text())["curves"] == metrics["curves"]
     other = CliRunner().invoke(app, [*command, "--resume", "--kind", "cnn"])
-    assert other.exit_code == 2 and "model differs from that in" in other.output and len(other.output.splitlines()) == 1
+    assert (
+        other.exit_code == 2
+        and "model differs from the one saved in" in other.output
+        and len(other.output.splitlines()) == 1
+    )
 
 
 def test_seeds_side_by_side(tmp_path, cifar):
@@ -313,8 +317,8 @@ def test_the_commands_mistakes(tmp_path, mnist, cifar, monkeypatch):
         ([*ODENET, "--data", str(mnist), "--recipe", "reviews"], "did you mean 'review'"),
         ([*ODENET, "--data", str(mnist), "--kind", "odnet"], "did you mean 'odenet'"),
         ([*ANODEV2, "--data", str(cifar), "--variant", "anodev2"], "variant is 'anodev2'"),
-        ([*ANODEV2, "--data", str(cifar), "--steps", "2"], "the baseline takes no steps"),
-        ([*ANODEV2, "--data", str(cifar), "--seeds", "1,1"], "give different whole numbers"),
+        ([*ANODEV2, "--data", str(cifar), "--steps", "2"], "the baseline has no ODE blocks"),
+        ([*ANODEV2, "--data", str(cifar), "--seeds", "1,1"], "give distinct nonnegative integers"),
         ([*ANODEV2, "--data", str(cifar), "--images", "33"], "images is 33: give a number from 1 to 32"),
         ([*ODENET, "--data", str(mnist), "--device", "gpu"], "device is 'gpu'"),
     ):

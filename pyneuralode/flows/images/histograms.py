@@ -1,4 +1,4 @@
-"""Histograms of independent pixels: the baseline of image models, and a map to normal numbers."""
+"""Histograms of independent pixels: the baseline of image models, and a map to normally distributed numbers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from ...errors import DataError
 from .transforms import LEVELS
 
-_MARGIN = 1e-12  # from 0 and 1, where the normal quantile is infinite
+_MARGIN = 1e-12  # distance from 0 and 1, where the normal quantile is infinite
 
 
 class PixelHistograms(nn.Module):
     """A histogram of 256 bins for each pixel, with add-one smoothing: P(pixel = k) = (count + 1) / (images + 256).
 
-    As a density it is constant inside each bin. As a map it takes each pixel x in [0, 1) of dequantized images to
+    As a density it is constant inside each bin. As a map it sends each pixel x in [0, 1) of dequantized images to
     z = quantile(cdf(x)), with the quantile of the standard normal: a standard normal prior of z then gives exactly the
     histograms' bits per dim (a Gaussianization layer as in Meng et al. 2020, but counted instead of learned).
     """
@@ -30,7 +30,7 @@ class PixelHistograms(nn.Module):
     def count(self, pixels: np.ndarray) -> PixelHistograms:
         """Count the pixels of uint8 images (n, *shape), and return self."""
         if len(pixels) == 0:
-            raise DataError("pixels holds no image: give at least one.")
+            raise DataError("pixels is empty: give at least one image.")
         columns = np.asarray(pixels).reshape(len(pixels), -1)
         counts = [np.bincount(column, minlength=LEVELS) for column in columns.T]
         self.counts.copy_(torch.as_tensor(np.stack(counts)))

@@ -32,7 +32,7 @@ class ImageTerms(NamedTuple):
     """For each image (n,) the log density of dequantized pixels (nats), and the penalties of Finlay et al. 2020.
 
     `kinetic` and `jacobian` are the integrals of |f|^2 and |df/dz|_F^2, summed over the CNFs and divided by the number
-    of pixels; they are zero where they were not asked for. `evaluations` counts the evaluations of the fields.
+    of pixels; they are zero unless requested. `evaluations` is the number of field evaluations.
     """
 
     log_density: Tensor
@@ -47,7 +47,7 @@ class ImageFlow(nn.Module):
     Parameters
     ----------
     steps : sequence of str
-        The way from the image to the prior: "cnf" (a CNF with a `ConcatConv` field and time from 0 to 1), "squeeze"
+        The steps from the image to the prior: "cnf" (a CNF with a `ConcatConv` field and time from 0 to 1), "squeeze"
         (squares of 2 x 2 pixels become channels), "split" (half of the channels go to the prior). ``("cnf",)`` is a
         single flow.
     shape : (int, int, int)
@@ -56,13 +56,14 @@ class ImageFlow(nn.Module):
         Settings of every `ConcatConv`.
     entry : {"logit", "histograms", "none"}
         The first map of the dequantized pixels: `Logit` with `alpha`, `center` and `scale`; `PixelHistograms`, which
-        need ``flow.histograms.count(pixels)`` before anything else; or none.
+        require ``flow.histograms.count(pixels)`` first; or none.
     start : float
-        Factor of the last convolution's initial parameters in every CNF; a small one starts near the identity.
+        Factor of the last convolution's initial parameters in every CNF; with a small factor, the flow starts near the
+        identity.
     learned_prior : bool
         Whether to learn a mean and a standard deviation for each component of the normal prior.
     noise : {"rademacher", "gaussian"}
-        Hutchinson's noise: one vector for each image and solve.
+        Noise of Hutchinson's estimator: one vector for each image and solve.
     solver, gradient, **control
         Settings of every CNF, as in `NeuralODE`; `set_solver` changes them.
     seed : int
@@ -73,7 +74,7 @@ class ImageFlow(nn.Module):
     Raises
     ------
     ArgumentError
-        For unknown steps or names, steps that do not fit the shape, or images of another shape.
+        For unknown steps or names, steps that do not fit the shape, or images of a different shape.
 
     Examples
     --------
@@ -146,7 +147,7 @@ class ImageFlow(nn.Module):
         self.prior_log_scale = nn.Parameter(torch.zeros(self.dim), requires_grad=learned_prior)
 
     def set_solver(self, solver: str | Tableau, **control: Any) -> None:
-        """Solve with another solver and `Control` from now on, such as RK4 with fixed steps for training."""
+        """Use another solver and `Control` from now on, such as RK4 with fixed steps for training."""
         solver = solver if isinstance(solver, Tableau) else find_solver(solver).name
         for block in self.blocks:
             block.solver, block.control = solver, make_control(control)
@@ -193,19 +194,19 @@ class ImageFlow(nn.Module):
         return self.decode(self.prior_mean + temperature * self.prior_log_scale.exp() * normal).clamp(0, 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the flow to one safetensors file, which `pyneuralode.load` reads; its solver is not kept."""
+        """Write the flow to one safetensors file, which `pyneuralode.load` reads; its solver is not saved."""
         write_model_file(path, "ImageFlow", self.description, arrays_of(self))
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ImageFlow:
-        """Return the flow of a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
         flow = cls(**description)
         load_arrays(flow, arrays)
         return flow
 
     def _encode(self, x: Tensor, seed: int, kinetic: bool, jacobian: bool) -> tuple[Tensor, ImageTerms]:
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape:
-            raise ArgumentError(f"x has shape {tuple(x.shape)}: give images (n, {', '.join(map(str, self.shape))}).")
+            raise ArgumentError(f"x has shape {tuple(x.shape)}: use shape (n, {', '.join(map(str, self.shape))}).")
         entry = self.logit or self.histograms
         y, total = entry(x.double()) if entry else (x, 0.0)
         y, total = y.to(self.prior_mean.dtype), total + torch.zeros_like(y[:, 0, 0, 0])
@@ -238,7 +239,7 @@ def _after(step: str, channels: int, height: int, width: int) -> tuple[int, int,
     if step == "squeeze":
         if height % 2 or width % 2:
             raise ArgumentError(
-                f"steps squeezes images of {height} x {width} pixels: squeeze only where both sides are even."
+                f"steps squeezes images of {height} x {width} pixels: squeeze only images with even height and width."
             )
         return 4 * channels, height // 2, width // 2
     if step == "split":

@@ -1,6 +1,6 @@
-"""Training of image flows in one process or several: set-ups, updates, and bits per dim by adaptive solves.
+"""Training of image flows in one or several processes: setups, updates, and bits per dim from adaptive solves.
 
-All randomness follows from the seed and the number of the update. A resumed training therefore ends like an
+All randomness follows from the seed and the index of the update. A resumed training therefore ends like an
 uninterrupted one, and the images and their dequantization do not depend on the number of processes.
 """
 
@@ -42,14 +42,14 @@ class Setup:
     flow : mapping
         Arguments of `ImageFlow`.
     updates, batch : int
-        Number of updates, and of images in each.
+        Number of updates, and of images per update.
     optimizer : Optimizer
     solver, control : str, mapping
-        Solver of the training; tests are solved by DP5 at tolerance 1e-5.
+        Solver of the training; tests use DP5 at tolerance 1e-5.
     kinetic, jacobian : float
         Weights of the penalties of `ImageTerms`, added to the bits per dim (Finlay et al. 2020).
     images : int, optional
-        Number of training images that are used; by default all.
+        Number of training images to use; by default all.
     precision : {"float32", "bfloat16"}
         Precision of the training's convolutions (torch.autocast); states, integrals and tests stay in float32.
     about : str
@@ -75,14 +75,14 @@ class Setup:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name)))
 
     def with_channels(self, channels: int | None) -> Setup:
-        """Return the set-up with this many hidden channels; the same set-up for None."""
+        """Return the setup with this many hidden channels; the same setup if `channels` is None."""
         if channels is None:
             return self
         channels = whole_number("channels", channels, 1, 64)
         return replace(self, flow={**self.flow, "hidden": (channels,) * len(self.flow["hidden"])})
 
 
-# For two cores: half the time goes to the first CNF, which sees every pixel.
+# For two cores: half the time goes to the first CNF, which processes every pixel.
 _SMALL = {"hidden": (16, 16, 16), "activation": "swish", "entry": "histograms", "start": 0.1, "learned_prior": True}
 _QUICK = {
     "updates": 700,
@@ -119,14 +119,14 @@ SETUPS: dict[str, Setup] = {
         control={"step_size": 0.25},
         kinetic=0.01,
         jacobian=0.01,
-        about="the multi-scale flow with penalties and four fixed steps a CNF; for a GPU",
+        about="the multi-scale flow with penalties and four fixed steps per CNF; for a GPU",
     ),
 }
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Mean bits per dim of images, its standard error, and the mean evaluations of the fields for a batch."""
+    """Mean bits per dim of images, its standard error, and the mean number of field evaluations per batch."""
 
     bits: float
     error: float
@@ -141,7 +141,7 @@ class ImageFit:
     ----------
     flow : ImageFlow
     fit : FlowFit
-        Its losses are bits per dim of the batches, penalties not counted.
+        Its losses are bits per dim of the batches, without penalties.
     test : Measurement or None
         Measurement of the test images, by adaptive solves; None if the training was interrupted.
     baseline : float
@@ -168,7 +168,7 @@ def train_image_flow(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> ImageFit:
-    """Train a flow on images, then measure it on others.
+    """Train a flow on images, then measure it on test images.
 
     Parameters
     ----------
@@ -186,24 +186,26 @@ def train_image_flow(
     Returns
     -------
     ImageFit
-        It is returned after Ctrl-C and when the loss becomes non-finite, too, with the best flow so far.
+        Also returned after Ctrl-C or a non-finite loss, with the best flow so far.
 
     Raises
     ------
     ArgumentError
-        If the batch does not divide among the processes.
+        If the batch cannot be divided equally among the processes.
     DataError
-        If the pixels are not images as above, or fewer than a batch.
+        If the pixels are not images as above, or there are fewer images than in a batch.
     """
     at = at or Place(torch.device("cpu"))
     if setup.batch % at.world:
         raise ArgumentError(
-            f"batch is {setup.batch}, and there are {at.world} processes: give a multiple of their number."
+            f"batch is {setup.batch}, but there are {at.world} processes: give a multiple of {at.world}."
         )
     images = check_pixels("train_pixels", train_pixels)[: setup.images]
     tests = check_pixels("test_pixels", test_pixels)
     if len(images) < setup.batch:
-        raise DataError(f"train_pixels holds {len(images)} images, fewer than a batch of {setup.batch}: give more.")
+        raise DataError(
+            f"train_pixels contains {len(images)} images, fewer than a batch of {setup.batch}: give more images."
+        )
     progress = progress if progress is not None and at.rank == 0 else SilentProgress()
     histograms = PixelHistograms(images.shape[1:]).count(images)
     flow = ImageFlow(**{**setup.flow, "shape": images.shape[1:], "seed": seed})
@@ -247,7 +249,7 @@ def measure(
 ) -> Measurement:
     """Return the bits per dim of images, computed with the flow's solver.
 
-    Each image takes one draw of the dequantization and of Hutchinson's noise, an unbiased estimate of its bound.
+    One draw of the dequantization and of Hutchinson's noise per image gives an unbiased estimate of its bound.
     """
     images = check_pixels("pixels", pixels)
     at = at or Place(flow.prior_mean.device)
@@ -275,11 +277,13 @@ def check_pixels(name: str, pixels: Any) -> np.ndarray:
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or len(images) == 0:
-        raise DataError(f"{name} has shape {images.shape}: give (n, height, width) or (n, channels, height, width).")
+        raise DataError(
+            f"{name} has shape {images.shape}: use shape (n, height, width) or (n, channels, height, width)."
+        )
     if images.dtype != np.uint8:
-        raise DataError(f"{name} is of type {images.dtype}: give whole numbers from 0 to 255 as uint8.")
+        raise DataError(f"{name} has dtype {images.dtype}: give integers from 0 to 255 as uint8.")
     if images.min() == images.max():
-        raise DataError(f"{name} has no contrast, every pixel is {images.min()}: give images with contrast.")
+        raise DataError(f"{name} has no contrast (every pixel is {images.min()}): give images with contrast.")
     return images
 
 

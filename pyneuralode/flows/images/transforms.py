@@ -1,7 +1,7 @@
 """Maps of images with known log-determinants: dequantization, logit, squeeze and split.
 
 Images are tensors (n, channels, height, width). A map returns its result and the log absolute determinant (n,) of its
-Jacobian; where it returns the result alone, the log determinant is zero.
+Jacobian; the log determinant of a map that returns only the result is zero.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ LEVELS = 256
 def dequantize(pixels: Tensor, seed: int = 0) -> Tensor:
     """Return (pixels + u) / 256 in [0, 1), in double precision, with u uniform on [0, 1) (Theis et al. 2016).
 
-    `pixels` (n, channels, height, width) are whole numbers from 0 to 255. The expected log density of the
-    result is a lower bound of the log probability of the pixels, less D log 256.
+    `pixels` (n, channels, height, width) are integers from 0 to 255. The expected log density of the
+    result, minus D log 256 for D pixels, is a lower bound of the log probability of the pixels.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.rand(pixels.shape, generator=generator, dtype=torch.float64)
@@ -29,7 +29,7 @@ def dequantize(pixels: Tensor, seed: int = 0) -> Tensor:
 
 
 def quantize(x: Tensor) -> Tensor:
-    """Return the pixels (uint8) whose intervals hold `x`; values outside [0, 1) go to the nearest interval."""
+    """Return the pixels (uint8) whose intervals contain `x`; values outside [0, 1) go to the nearest interval."""
     return torch.clamp(torch.floor(x * LEVELS), 0, LEVELS - 1).to(torch.uint8)
 
 
@@ -41,7 +41,7 @@ def bits_per_dim(log_density: Tensor, dim: int) -> Tensor:
 class Logit:
     """The map z = (logit(alpha + (1 - 2 alpha) x) - center) / scale from [0, 1] to the real line (Dinh et al. 2017).
 
-    A small `alpha` spreads pixels near 0 and 1 over their logarithms. `center` and `scale` are fixed.
+    A small `alpha` spreads pixels near 0 and 1 on a logarithmic scale. `center` and `scale` are not trained.
     """
 
     def __init__(self, alpha: float, center: float = 0.0, scale: float = 1.0):
@@ -58,7 +58,7 @@ class Logit:
         return (low - high - self.center) / self.scale, gain.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return x, which lies outside [0, 1] where the logit lies beyond those of alpha and 1 - alpha."""
+        """Return x; it is outside [0, 1] where the logit is beyond logit(alpha) or logit(1 - alpha)."""
         return (torch.sigmoid(z * self.scale + self.center) - self.alpha) / (1 - 2 * self.alpha)
 
 
