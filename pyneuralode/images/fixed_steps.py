@@ -55,8 +55,7 @@ def take_step(
 ) -> Tensor:
     """Return the state at `t_end`, given `y` at `t`, for y' = f(t, y); `t_end` may be before `t`.
 
-    Under autocast, f computes in the lower precision and the state keeps its dtype. `name` stands for f in error
-    messages.
+    Under autocast, f computes in the lower precision and the state keeps its dtype. Error messages call f `name`.
     """
     order, ambient = MemoryOrder.of(y), autocast_settings(y.device.type)
 

@@ -152,7 +152,7 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
     """Return the peak bytes of a gradient for each method and number of steps."""
 
     def model(gradient: str, count: int) -> Callable[[], Tensor]:
-        # Forward mode has a sensitivity for every parameter, so it gets a smaller net that takes only a few seconds.
+        # Forward mode has a sensitivity for every parameter, so it gets a smaller net to finish in a few seconds.
         net = MLP((4, 2 if gradient == "ForwardMode" else 32, 4), init_bias=0.3)
         settings = {"solver": "RK4", "step_size": 1.0 / count, "compiled": False, "engine": "torch"}
         solved = NeuralODE(net, gradient=gradient, **settings)

@@ -60,8 +60,8 @@ def run_reports(
     progress : Progress, optional
         Silent by default.
     executor : concurrent.futures.Executor, optional
-        Runs the jobs of a report (its fits and trainings) instead of processes on this machine, such as
-        ``dask.distributed.Client(...).get_executor()`` for a cluster.
+        Runs the jobs of a report (its fits and training runs) instead of processes on this machine; on a cluster, for
+        instance ``dask.distributed.Client(...).get_executor()``.
 
     Returns
     -------

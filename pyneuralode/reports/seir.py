@@ -74,7 +74,7 @@ def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
     theirs, after = fits["as in the report"].result, "after its 200 iterations"
     source, match = "R Fig. 5", "match"
     rows = [
-        Row("loss at the report's start", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),
+        Row("loss at the initial parameters", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),
         Row(f"loss {after}", theirs.loss, 0.01124, "", match, source, tolerance=0.02),
     ]
     for name, value in THEIRS.items():

@@ -137,7 +137,7 @@ def _rows(runs: dict[str, list[TrainedSpiral]]) -> list[Row]:
         errors, seconds = [t.error for t in found], float(np.mean([t.seconds for t in found]))
         rows += [
             Row(f"{name}: error, best seed", min(errors), theirs.error, source=source, target=theirs.error),
-            Row(f"{name}: error, mean of the seeds", float(np.mean(errors)), theirs.error, source=source),
+            Row(f"{name}: error, mean over the seeds", float(np.mean(errors)), theirs.error, source=source),
             Row(f"{name}: seconds of a run, mean", seconds, theirs.seconds, "s", source=source),
         ]
     return rows
