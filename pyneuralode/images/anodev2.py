@@ -1,15 +1,15 @@
 """The networks of ANODEV2 (Zhang et al., NeurIPS 2019) for CIFAR-10: AlexNet, ResNet-4 and ResNet-10, in five variants.
 
-The paper gives accuracies and parameter counts, but no layers. The baselines here match its counts exactly. Which
-blocks become ODEs follows the same group's public code for ANODE: in each stage the last residual block, which changes
-neither channels nor size; its right-hand side ends in a ReLU, and none follows the block. The counts imply that every
-step has batch norms of its own and that AlexNet's convolution inside the ODE has no bias.
+The paper lists accuracies and parameter counts, but not the layers. The baselines here match its counts exactly. The
+blocks that become ODEs are those of the same group's public code for ANODE: in each stage the last residual block,
+which changes neither channels nor size. Its right-hand side ends in a ReLU, and no ReLU follows the block. The counts
+imply that every step has its own batch norms and that AlexNet's convolution inside the ODE has no bias.
 
-`parameter_table` compares the counts. Those of the ODE variants, and all of AlexNet's, agree to the last printed digit.
-For ANODEV2 this takes six numbers for each output channel of an evolving convolution, the coefficients of a
-second-order operator in the plane: three of diffusion, two of advection and one of reaction. In the paper ResNet-4 and
-ResNet-10 have one more number for each channel and step, 0.2 to 1 % of the total, which it does not explain; it is left
-out here.
+`parameter_table` compares the counts. For the ODEs with constant weights, and for all variants of AlexNet, they agree
+to the last printed digit. For ANODEV2 this requires six numbers per output channel of an evolving convolution, the
+coefficients of a second-order operator in the plane: three for diffusion, two for advection and one for reaction. In
+the paper, ResNet-4 and ResNet-10 have one more number per channel and step, 0.2 to 1 % of the total, which it does not
+explain; that number is omitted here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .evolution import ReactionDiffusionAdvection
 
 NETS = ("alexnet", "resnet4", "resnet10")
 VARIANTS = ("baseline", "neural_ode", "anode", "anodev2_one", "anodev2_two")
-# Table 3, in thousands; Neural ODE and ANODE are one network.
+# Parameter counts of Table 3, in thousands; Neural ODE and ANODE are the same network.
 PRINTED = {
     "alexnet": {"baseline": 1756.68, "anodev2_one": 1757.51, "anodev2_two": 1757.13, "anode": 1757.13},
     "resnet4": {"baseline": 7.71, "anodev2_one": 8.23, "anodev2_two": 7.99, "anode": 7.96},
@@ -43,24 +43,24 @@ def image_model(
     solver: str = "Euler",
     seed: int = 0,
 ) -> nn.Module:
-    """Return an untrained network from images (n, 3, 32, 32) to logits (n, 10).
+    """Return an untrained network that maps images (n, 3, 32, 32) to logits (n, 10).
 
     Parameters
     ----------
     net : {"alexnet", "resnet4", "resnet10"}
     variant : {"baseline", "neural_ode", "anode", "anodev2_one", "anodev2_two"}
-        The residual network; an ODE with constant weights, its adjoint solved back in the same steps
-        (`BacksolveAdjoint`); the same ODE with the gradient of its discrete steps (`Checkpointed`); an ODE whose
-        kernels evolve too, in the steps of the activations or in ten steps of their own.
+        In this order: the residual network; an ODE with constant weights whose adjoint is solved backward in the same
+        steps (`BacksolveAdjoint`); the same ODE with the gradient of its discrete steps (`Checkpointed`); an ODE whose
+        kernels also evolve, either in the same steps as the activations or in ten separate steps.
     steps : int, optional
-        Steps of the activations (Nt in the paper): by default 2 for "anodev2_two" and 5 for the others. The baseline
-        has none.
+        Number of steps of the activations (Nt in the paper): by default 2 for "anodev2_two" and 5 for the others. The
+        baseline has none.
     weight_steps : int, optional
-        Steps of the kernels: by default 10 for "anodev2_two" and `steps` for "anodev2_one".
+        Number of steps of the kernels: by default 10 for "anodev2_two" and `steps` for "anodev2_one".
     solver : str
-        Explicit solver of the activations, such as "Euler" or "RK4".
+        Explicit solver for the activations, such as "Euler" or "RK4".
     seed : int
-        Seed of the initial weights. The four ODE variants of a net start from the same ones.
+        Seed of the initial weights. The four ODE variants of a net start from the same weights.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def image_model(
 
 
 class PostActivationBlock(nn.Module):
-    """The map x -> ReLU(x + g(x)), g a stack of convolutions and batch norms, ReLU between them (He et al. 2016)."""
+    """The map x -> ReLU(x + g(x)), g: convolutions and batch norms with ReLUs in between (He et al. 2016)."""
 
     def __init__(
         self, channels: int, out: int, *, kernel: int = 3, layers: int = 2, stride: int = 1, bias: bool = False
@@ -136,7 +136,7 @@ class PostActivationBlock(nn.Module):
 
 
 class StackedDynamics(nn.Module):
-    """Dynamics f(t, z) of images (n, channels, height, width): convolutions, each with a batch norm and ReLU."""
+    """Dynamics f(t, z) of images (n, channels, height, width): convolutions, each followed by batch norm and ReLU."""
 
     def __init__(self, channels: int, kernel: int, layers: int):
         super().__init__()
@@ -153,7 +153,7 @@ class StackedDynamics(nn.Module):
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Number of parameters of a variant of a net: `ours`, and the one `printed` in Table 3, rounded to ten."""
+    """Number of parameters of one variant of a net: `ours`, and the number `printed` in Table 3, rounded to tens."""
 
     net: str
     variant: str
@@ -162,12 +162,12 @@ class ParameterCount:
 
     @property
     def difference(self) -> int:
-        """The printed number less ours; up to five either way is rounding."""
+        """The printed number minus ours; a difference of up to five is due to rounding."""
         return round(self.printed) - self.ours
 
 
 def parameter_table() -> list[ParameterCount]:
-    """Return our counts beside those of Table 3, with five steps of the activations, or two in configuration two."""
+    """Return our counts and those of Table 3, with five steps of the activations (two in configuration two)."""
     return [
         ParameterCount(net, variant, sum(p.numel() for p in image_model(net, variant).parameters()), 1000 * thousands)
         for net, row in PRINTED.items()

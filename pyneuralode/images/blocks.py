@@ -36,10 +36,10 @@ class PlainConv2d(nn.Conv2d):
 class TimeBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization for dynamics on [0, 1], with separate running statistics for each of `parts` equal intervals.
 
-    Training normalizes by the batch's statistics, which differ from time to time. Their average over all times fits
-    none of them: the network that is tested would not be the one that was trained. An interval that training never
-    visited takes the statistics of the nearest one visited. ``parts=1`` is `torch.nn.BatchNorm2d`; ``momentum`` is as
-    there, but not None.
+    Training normalizes by the batch's statistics, which change with t. Their average over all times matches none of
+    them, so with a single average the tested network would differ from the trained one. An interval that training never
+    visited uses the statistics of the nearest visited interval. ``parts=1`` is equivalent to `torch.nn.BatchNorm2d`;
+    ``momentum`` has the same meaning but cannot be None.
     """
 
     def __init__(self, channels: int, parts: int):
@@ -64,9 +64,9 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
         return normalized
 
     def _part(self, t: Tensor) -> Tensor:
-        """Return the index (1,) of the interval that holds t; in evaluation mode the nearest that training visited."""
+        """Return the index (1,) of the interval containing t; in evaluation mode, of the nearest visited one."""
         parts = len(self.num_batches_tracked)
-        # Rounding may leave 0.05 + 0.05 + 0.05 below 0.15.
+        # Because of rounding, 0.05 + 0.05 + 0.05 may be below 0.15.
         part = (t * parts + 1e-3).floor().long().clamp(0, parts - 1).reshape(1)
         if self.training:
             return part
@@ -76,9 +76,9 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
 
 
 class ConvDynamics(nn.Module):
-    """Dynamics f(t, x) of images (n, channels, height, width): twice a 3x3 convolution, ReLU and batch norm.
+    """Dynamics f(t, x) of images (n, channels, height, width): 3x3 convolution, ReLU and batch norm, twice.
 
-    With ``time=True`` each convolution has t as an additional input channel. `parts` is that of `TimeBatchNorm2d`.
+    With ``time=True`` each convolution has t as an additional input channel. `parts` is passed to `TimeBatchNorm2d`.
 
     Examples
     --------
@@ -101,10 +101,10 @@ class ConvDynamics(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The map x -> x + g(x), g twice a batch norm, ReLU and a 3x3 convolution (He et al. 2016, pre-activation).
+    """The map x -> x + g(x), where g is batch norm, ReLU and 3x3 convolution, twice (He et al. 2016, pre-activation).
 
-    With a `stride` above 1, or a different number of output channels `out`, a 1x1 convolution of the normalized and
-    activated input takes the place of the first x.
+    If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution of the normalized and
+    activated input replaces the first x.
     """
 
     def __init__(self, channels: int, out: int | None = None, stride: int = 1):

@@ -19,48 +19,49 @@ from .fixed_steps import check_input, explicit_tableau
 
 
 class CoupledODE(nn.Module):
-    """The map from z(0) to z(span) by z' = f(t, z; theta(t)), where weights theta of f evolve beside z.
+    """The map from z(0) to z(span) by z' = f(t, z; theta(t)), where weights theta of f evolve together with z.
 
-    theta(t) is w(t), or the integral of K(t - s) w(s) over s from 0 to t. f itself holds w(0), and an operator q lets w
-    evolve. Everything is learned: w(0), the parameters of q, and the weights of f that do not evolve. Without evolving
-    weights it is ANODE, a neural ODE with the gradients of its discrete steps.
+    theta(t) is w(t), or the integral of K(t - s) w(s) over s from 0 to t. f itself contains w(0), and an operator q
+    determines how w evolves. Everything is learned: w(0), the parameters of q, and the weights of f that do not evolve.
+    Without evolving weights, this is ANODE: a neural ODE with the gradients of its discrete steps.
 
     Parameters
     ----------
     f : torch.nn.Module
-        ``f(t, z)`` returning dz/dt like z, with t of shape ().
+        ``f(t, z)`` returns dz/dt with the shape of z; t has shape ().
     evolutions : dict of str to Evolution, module or callable
         The weights that evolve, by their names in ``f.named_parameters()``, each with its q: an `Evolution`, or
-        ``q(t, w)`` returning dw/dt, which is solved by Euler's method (`ODEEvolution` takes other solvers).
+        ``q(t, w)`` returning dw/dt, which is solved by Euler's method (use `ODEEvolution` for other solvers).
     steps : int
         Number of steps of z (Nt in the paper).
     weight_steps : int, optional
         Number of steps of the weights over the same span, by default `steps` (the paper's configuration one);
         ``steps=2, weight_steps=10`` is its configuration two. Between these steps theta is interpolated linearly, for
-        instance where "RK4" asks for it halfway: give twice as many weight steps as steps for RK4's full order.
+        instance at the midpoints that "RK4" needs: use twice as many weight steps as steps to get RK4's full order.
     solver : str or Tableau
-        Explicit solver of z ("Euler", "Midpoint", "Heun", "RK4", ...).
+        Explicit solver for z ("Euler", "Midpoint", "Heun", "RK4", ...).
     gradient : str or GradientMethod, optional
-        `Backprop`; `Checkpointed(every)`, which keeps z every so many steps; or `BacksolveAdjoint`, which takes the
-        forward steps back and therefore no tolerances. By default ``Checkpointed(steps)``: only z(0) is kept, as in
-        ANODE. The evolved weights are always kept; they are few beside the activations.
+        `Backprop`; `Checkpointed(every)`, which stores z once in `every` steps; or `BacksolveAdjoint`, which retraces
+        the forward steps and therefore accepts no tolerances. By default ``Checkpointed(steps)``: only z(0) is stored,
+        as in ANODE. The evolved weights are always stored; they are few compared with the activations.
     span : float
-        Time at which z ends.
+        Final time of z.
     time_kernel : callable or torch.nn.Module, optional
         K: maps delays t - s, a tensor (n,), to numbers (n,). By default the delta function, so that theta = w.
     per_step : sequence of str
-        Submodules of f, such as batch norms, of which every step of z has its own copy.
+        Names of submodules of f, such as batch norms, that are copied so that every step of z has its own.
 
     Raises
     ------
     ArgumentError
-        For unknown names, numbers that do not fit, a gradient method other than the three, or an f or q that returns
-        a tensor of another shape than z or w.
+        For unknown names, invalid numbers, a gradient method other than these three, or an f or q that returns a tensor
+        with a shape other than that of z or w.
 
     Notes
     -----
-    The running statistics of batch norms count forward passes only, whatever a gradient method evaluates again. Under
-    ``torch.autocast`` f computes in the lower precision; z and the evolution of the weights stay in float32.
+    The running statistics of batch norms are updated only in forward passes, even if a gradient method evaluates f
+    again. Under ``torch.autocast``, f computes in the lower precision; z and the evolution of the weights stay in
+    float32.
 
     Examples
     --------
@@ -80,8 +81,10 @@ class CoupledODE(nn.Module):
     >>> block(torch.zeros(1, 4, 8, 8)).shape
     torch.Size([1, 4, 8, 8])
 
-    References ---------- T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. Mahoney, ANODEV2: A
-    Coupled Neural ODE Framework, NeurIPS 2019.
+    References
+    ----------
+    T. Zhang, Z. Yao, A. Gholami, K. Keutzer, J. Gonzalez, G. Biros, M. Mahoney, ANODEV2: A Coupled Neural ODE
+    Framework, NeurIPS 2019.
     """
 
     def __init__(
@@ -118,7 +121,7 @@ class CoupledODE(nn.Module):
         self.evolutions = nn.ModuleList(q if isinstance(q, Evolution) else ODEEvolution(q) for q in evolutions.values())
         self.time_kernel = time_kernel
         self.per_step = tuple(per_step)
-        # The first step uses f's own submodules, every later one a copy.
+        # The first step uses f's own submodules; every later step uses a copy.
         parts, later = [f.get_submodule(name) for name in per_step], range(1, self.steps if per_step else 1)
         self.copies = nn.ModuleList(nn.ModuleList(map(copy.deepcopy, parts)) for _ in later)
 
@@ -128,11 +131,11 @@ class CoupledODE(nn.Module):
         return self.steps * self.tableau.stages
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return z at the end of the span, like z."""
+        """Return z at the end of the span, with the shape of the input."""
         return run(self._steps(), check_input("z", z), self.gradient)
 
     def states(self, z: Tensor) -> Tensor:
-        """Return z at every step from t = 0 to `span`, (steps + 1, *z.shape); autograd records every operation."""
+        """Return z at all steps from t = 0 to `span`, (steps + 1, *z.shape); autograd records every operation."""
         coupled = self._steps()
         found = [check_input("z", z)]
         for n in range(self.steps):
@@ -191,5 +194,7 @@ def _gradient(gradient: str | GradientMethod | None, steps: int) -> GradientMeth
             f"gradient is {type(method).__name__!r}: give 'Backprop', 'Checkpointed' or 'BacksolveAdjoint'."
         )
     if isinstance(method, BacksolveAdjoint) and (method.rtol is not None or method.atol is not None):
-        raise ArgumentError(f"gradient is {method}: it takes the forward steps back, so leave out the tolerances.")
+        raise ArgumentError(
+            f"gradient is {method}: it retraces the forward steps, so tolerances do not apply: leave them out."
+        )
     return method

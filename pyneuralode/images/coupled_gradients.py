@@ -1,9 +1,9 @@
-"""Fixed steps through z' = f(t, z; theta(t)), and their three gradients.
+"""Fixed steps for z' = f(t, z; theta(t)), and three gradient methods for them.
 
-`Backprop` keeps every layer of every step. `Checkpointed` keeps z every so many steps and computes the steps between
-again, with the same result (discretize-then-optimize; ANODE, Gholami et al. 2019). `BacksolveAdjoint` keeps only the
-last z and takes the same steps back for z, its adjoint and the weights' gradient (optimize-then-discretize; Chen et al.
-2018): a different gradient as long as the steps are not small.
+`Backprop` stores every layer of every step. `Checkpointed` stores z only once in several steps and recomputes the steps
+in between, with the same result (discretize-then-optimize; ANODE, Gholami et al. 2019). `BacksolveAdjoint` stores only
+the last z and takes the same steps backward for z, its adjoint and the weights' gradient (optimize-then-discretize;
+Chen et al. 2018): its gradient is different unless the steps are small.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class CoupledSteps:
     Attributes
     ----------
     f : torch.nn.Module
-        Called as ``f(t, z)`` with the weights at t in place of its own.
+        Called as ``f(t, z)`` with the weights at t instead of its own.
     tableau : Tableau
     count : int
         Number of steps, of equal size.
     span : float
     tensors : sequence of Tensor
-        All weights, each once.
+        All weights, without duplicates.
     evolved : sequence of dict
-        For each weight step, from t = 0 to `span` at equal distances: name -> index into `tensors`.
+        For each weight step, equally spaced from t = 0 to `span`: name -> index into `tensors`.
     fixed : sequence of dict
-        The same for each step of z: what does not evolve.
+        For each step of z, the weights that do not evolve: name -> index into `tensors`.
     buffers : sequence of dict
         The buffers of f at each step of z, such as running statistics, which a forward pass may change.
     """
@@ -54,19 +54,19 @@ class CoupledSteps:
     buffers: Sequence[dict[str, Tensor]]
 
     def run(self, z: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Return z after step `last` from z before step `first`, by default all the way."""
+        """Take the steps from `first` up to, but not including, `last` (by default all of them) and return z."""
         for n in range(first, self.count if last is None else last):
             z = self.step(n, z)
         return z
 
     def step(self, n: int, z: Tensor) -> Tensor:
-        """Return z after step n from z before it."""
-        # No slope is carried over to the next step: there f may have other weights and buffers.
+        """Return z after step n, given z before the step."""
+        # No slope is reused in the next step, where f may have other weights and buffers.
         name = type(self.f).__name__
         return take_step(self.tableau, partial(self.slope, n), self.time(n), self.time(n + 1), z, name)
 
     def time(self, n: int) -> float:
-        """Return the time before step n."""
+        """Return the time at which step n begins."""
         return self.span * n / self.count
 
     def slope(self, n: int, t: float, z: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class CoupledSteps:
         return torch.func.functional_call(self.f, values, (time_tensor(t, z), z))
 
     def weights(self, t: float) -> dict[str, Tensor]:
-        """Return what evolves, at t: as it is at a weight step, linearly interpolated between two of them elsewhere."""
+        """Return the evolving weights at t, interpolated linearly between weight steps."""
         position = t / self.span * (len(self.evolved) - 1)
         before = min(int(position + 1e-9), len(self.evolved) - 1)
         part = position - before
@@ -87,13 +87,13 @@ class CoupledSteps:
         return {name: torch.lerp(w, self.tensors[after[name]], part) for name, w in found.items()}
 
     def with_copied_buffers(self) -> CoupledSteps:
-        """Return the same steps with copies of the buffers as they are now, which another pass may change."""
+        """Return the same steps with copies of the current buffers, which another pass may change."""
         copies = [{name: value.clone() for name, value in buffers.items()} for buffers in self.buffers]
         return replace(self, buffers=copies)
 
 
 def run(steps: CoupledSteps, z: Tensor, gradient: GradientMethod) -> Tensor:
-    """Return z at the end of the span, to be differentiated by the given method."""
+    """Return z at the end of the span, differentiable by the given method."""
     if isinstance(gradient, Checkpointed):
         return _checkpointed(steps, z, gradient.every)
     if isinstance(gradient, BacksolveAdjoint):
@@ -108,7 +108,7 @@ def _checkpointed(steps: CoupledSteps, z: Tensor, every: int) -> Tensor:
         last = min(first + every, steps.count)
 
         def segment(z: Tensor, passes=passes, recomputed=recomputed, first=first, last=last) -> Tensor:
-            # The first pass changes the buffers; one more starts from what they were and leaves no trace.
+            # The first pass changes the buffers; a repeated pass works on copies of their previous values.
             return next(passes, recomputed).run(z, first, last)
 
         z = checkpoint(segment, z, use_reentrant=False)
@@ -140,9 +140,10 @@ class _Backsolved(torch.autograd.Function):
 def _solve_back(
     steps: CoupledSteps, z: Tensor, adjoint: Tensor, weights: list[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor]]:
-    """Take the steps of z, its adjoint a and the weights' gradient g from `span` back to 0; return a and g there.
+    """Step z, its adjoint a and the weights' gradient g backward from `span` to 0; return a and g at 0.
 
-    a' = -(df/dz)^T a and g' = -(df/dtheta)^T a, from g = 0: one state (z, a, g), solved by the method of z.
+    a' = -(df/dz)^T a and g' = -(df/dtheta)^T a, with g = 0 at `span`: one state (z, a, g), solved by the method used
+    for z.
     """
     order, sizes = MemoryOrder.of(z), [z.numel(), z.numel(), *(w.numel() for w in weights)]
 

@@ -1,8 +1,8 @@
-"""How weights evolve: from w(0) to the weights at later times, by an operator q (ANODEV2, Zhang et al. 2019).
+"""Evolution of weights, from w(0) to later times, by an operator q (ANODEV2, Zhang et al. 2019).
 
 There are three kinds of `Evolution`: a map applied at every step, such as the paper's reaction, diffusion and advection
 by FFT; the solution of an ODE w' = q(t, w), where q may be any module or function (`ODEEvolution`); and a
-`Hypernetwork`, which goes from w(0) to any time in one step.
+`Hypernetwork`, which computes the weights at any time directly from w(0).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ DIFFUSIONS = ("scalar", "tensor")
 
 
 class Evolution(nn.Module):
-    """Base class: override `advance` for an evolution in steps, or `trajectory` for any other."""
+    """Base class: override `advance` to evolve step by step, or `trajectory` otherwise."""
 
     def advance(self, t: float, w: Tensor, dt: float) -> Tensor:
-        """Return the weights at t + dt from w, those at t; both have the same shape."""
+        """Return the weights at t + dt, given the weights w at t; both have the same shape."""
         raise NotImplementedError
 
     def trajectory(self, start: Tensor, times: Sequence[float]) -> list[Tensor]:
-        """Return the weights at each of `times`, from `start` at the first of them."""
+        """Return the weights at each of `times`, given the weights `start` at the first time."""
         path = [start]
         for t, after in itertools.pairwise(times):
             path.append(self.advance(t, path[-1], after - t))
@@ -40,21 +40,21 @@ class Evolution(nn.Module):
 
 
 class ODEEvolution(Evolution):
-    """Weights that solve w' = q(t, w), by one step of an explicit solver for each weight step.
+    """Weights that solve w' = q(t, w), with one step of an explicit solver per weight step.
 
     Parameters
     ----------
     q : torch.nn.Module or callable
-        ``q(t, w)``, with t of shape (), returns dw/dt, a tensor like w; `ReactionDiffusionAdvection` and
-        `KernelNetwork` are such modules. Give a module where q is to be learned: what a function closes over is not
-        among the model's parameters.
+        ``q(t, w)``, with t of shape (), returns dw/dt with the shape of w; `ReactionDiffusionAdvection` and
+        `KernelNetwork` are such modules. Use a module if q is to be learned: tensors that a function closes over are
+        not among the model's parameters.
     solver : str or Tableau
-        An explicit solver of the catalog.
+        An explicit solver from the catalog.
 
     Raises
     ------
     ArgumentError
-        If q is not callable or returns a tensor of another shape, or the solver is not an explicit one.
+        If q is not callable or returns a tensor of another shape, or the solver is not explicit.
 
     Examples
     --------
@@ -78,9 +78,9 @@ class ODEEvolution(Evolution):
 
 
 class Hypernetwork(Evolution):
-    """Weights theta(t) = net(t, w(0)), with t of shape (); the net returns a tensor like w(0) in one step to any time.
+    """Weights theta(t) = net(t, w(0)) at any time; t has shape (), and the net returns a tensor with the shape of w(0).
 
-    A net that ignores t gives weights that do not change.
+    If the net ignores t, the weights are constant in time.
     """
 
     def __init__(self, net: Callable[[Tensor, Tensor], Tensor]):
@@ -107,12 +107,13 @@ class ReactionDiffusionAdvection(Evolution):
     sigma : str or callable
         An activation's name ("identity", "tanh", ...), or a function of a tensor.
     shared : {"layer", "output", "kernel"}
-        Which kernels share one set of coefficients: all of the layer, those of an output channel, or none ("kernel").
+        Which kernels share one set of coefficients: all kernels of the layer, all kernels of an output channel, or none
+        ("kernel").
     diffusion : {"scalar", "tensor"}
         "tensor" has a coefficient for each second derivative: sum over i <= j of tau_ij d_i d_j w.
     tau, upsilon, rho : float
         Initial coefficients of diffusion (cross terms start at 0), of advection along every axis, and of reaction. All
-        are learned and none is bounded: a negative tau sharpens kernels.
+        are learned, without bounds: a negative tau sharpens kernels.
 
     Raises
     ------
@@ -143,7 +144,7 @@ class ReactionDiffusionAdvection(Evolution):
         super().__init__()
         if len(shape) < 3:
             raise ArgumentError(
-                f"shape is {tuple(shape)}: give that of a convolution's weight, such as (16, 16, 3, 3)."
+                f"shape is {tuple(shape)}: use the shape of a convolution's weight, such as (16, 16, 3, 3)."
             )
         if shared not in SHARED:
             raise unknown_name("shared", shared, SHARED)
@@ -165,14 +166,14 @@ class ReactionDiffusionAdvection(Evolution):
         return self._activated(self._filtered(w, torch.exp(self._symbol() * dt)))
 
     def forward(self, t: Tensor, w: Tensor) -> Tensor:
-        """Return sigma(tau laplacian(w) + upsilon . grad(w) + rho w), like w: the q of an `ODEEvolution`."""
+        """Return sigma(tau laplacian(w) + upsilon . grad(w) + rho w), shaped like w: the q of an `ODEEvolution`."""
         return self._activated(self._filtered(w, self._symbol()))
 
     def _activated(self, w: Tensor) -> Tensor:
         return self.sigma(w) if callable(self.sigma) else ACTIVATIONS[self.sigma](w)
 
     def _symbol(self) -> Tensor:
-        """Return the operator's factor for each wave, for the half of the waves that a real kernel needs."""
+        """Return the operator's factor for each Fourier mode, for the half of the modes that a real kernel needs."""
         first, second = _waves(self.grid, self.tensor, self.tau.dtype, self.tau.device)
         real, imaginary = self.rho - self.tau @ second, self.upsilon @ first
         half = (*self.grid[:-1], self.grid[-1] // 2 + 1)
@@ -181,7 +182,8 @@ class ReactionDiffusionAdvection(Evolution):
     def _filtered(self, w: Tensor, symbol: Tensor) -> Tensor:
         if w.shape != self.shape:
             raise ArgumentError(
-                f"the weights have shape {tuple(w.shape)}, and this operator was made for {self.shape}: make one for them."
+                f"the weights have shape {tuple(w.shape)}, but this operator was made for {self.shape}: "
+                "create an operator for the shape of the weights."
             )
         axes = tuple(range(2, w.ndim))
         return torch.fft.irfftn(symbol * torch.fft.rfftn(w, dim=axes), s=self.grid, dim=axes)
@@ -191,9 +193,9 @@ class ReactionDiffusionAdvection(Evolution):
 
 
 class KernelNetwork(nn.Module):
-    """A small network as q, the same for all kernels: from one kernel's numbers and t to their derivatives.
+    """A small network as q, shared by all kernels: it maps one kernel's entries and t to their time derivatives.
 
-    It has one hidden layer with tanh. The last layer starts at zero, so that weights are constant before training.
+    It has one hidden layer with tanh. The last layer starts at zero, so the weights are constant before training.
 
     Parameters
     ----------
@@ -227,7 +229,7 @@ def convolve_in_time(
     path : sequence of Tensor
         w at each of the times.
     times : sequence of float
-        Rising and equally spaced.
+        Increasing and equally spaced.
     kernel : callable
         K: maps the delays t - s, a tensor (n,), to numbers (n,).
     """
@@ -244,12 +246,12 @@ def convolve_in_time(
 
 @functools.lru_cache
 def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the factors of first (axes, n) and second derivatives for each of the n waves, without their powers of i.
+    """Return the factors of first (axes, n) and second derivatives for n Fourier modes, without their powers of i.
 
-    With `tensor` the second derivatives are those along each axis, then the mixed ones; otherwise there is one, the
-    Laplacian. The shortest wave of an even grid has no odd derivative on that grid.
+    With `tensor`, the second derivatives are those along each axis, then the mixed ones; otherwise the Laplacian is the
+    only one. On an even grid, the odd derivatives of the shortest wave vanish.
     """
-    with torch.inference_mode(False):  # the cached tensors are for training too
+    with torch.inference_mode(False):  # the cached tensors are also used in training
         whole = [torch.fft.fftfreq(n, dtype=torch.float64) * 2 * math.pi for n in grid[:-1]]
         waves = [*whole, torch.fft.rfftfreq(grid[-1], dtype=torch.float64) * 2 * math.pi]
         odd = [torch.where(k.abs() > math.pi - 1e-9, 0.0, k) for k in waves]

@@ -1,7 +1,7 @@
 """Single steps of the torch engine's explicit Runge-Kutta methods, for states that are tensors of any shape.
 
-Activations and weights that evolve together change what is integrated from one step to the next, so that their marches
-are loops over these steps and not the engine's own march.
+When activations and weights evolve together, the right-hand side changes from one step to the next. Their solves
+therefore loop over these single steps instead of using the engine's own time stepping.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ..errors import ArgumentError
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:
-    """Return the coefficients of an explicit method of the catalog, or the tableau itself."""
+    """Return the tableau of an explicit method in the catalog; a `Tableau` is returned as it is."""
     tableau = find_tableau(solver)
     if not isinstance(tableau, Tableau):
         raise ArgumentError(
-            f"solver is {solver!r}, which cannot take given steps: write an explicit one, such as 'Euler' or 'RK4'."
+            f"solver is {solver!r}, which is not an explicit method: use one, such as 'Euler' or 'RK4'."
         )
     return tableau
 
 
 class MemoryOrder(NamedTuple):
-    """How a tensor becomes the flat state of the engine and back: without a copy where its memory has no gaps.
+    """Conversion of a tensor to the engine's flat state and back, without a copy if its memory has no gaps.
 
-    Images whose channels come last in memory (`torch.channels_last`) stay so.
+    Images whose channels come last in memory (`torch.channels_last`) keep that layout.
     """
 
-    shape: tuple[int, ...]  # of the tensor with its axes in the order of memory
+    shape: tuple[int, ...]  # of the tensor with its axes in memory order
     order: list[int]
     inverse: list[int]
 
@@ -53,10 +53,9 @@ class MemoryOrder(NamedTuple):
 def take_step(
     tableau: Tableau, f: Callable[[float, Tensor], Tensor], t: float, t_end: float, y: Tensor, name: str
 ) -> Tensor:
-    """Return the state at `t_end` from `y` at `t`, for y' = f(t, y); `t_end` may be before `t`.
+    """Return the state at `t_end`, given `y` at `t`, for y' = f(t, y); `t_end` may be before `t`.
 
-    Under autocast f computes in the lower precision, and the state stays in its own. `name` is what error messages call
-    f.
+    Under autocast, f computes in the lower precision and the state keeps its dtype. Error messages call f `name`.
     """
     order, ambient = MemoryOrder.of(y), autocast_settings(y.device.type)
 
@@ -64,36 +63,36 @@ def take_step(
         state = order.unflatten(flat)
         with torch.autocast(**ambient):
             value = check_like(evaluated(f, time, state, flat, name), state, name)
-        return order.flatten(value.to(y.dtype)).clone()  # f may fill the same memory at its next call
+        return order.flatten(value.to(y.dtype)).clone()  # f may reuse this memory in its next call
 
     with torch.autocast(y.device.type, enabled=False):
         return order.unflatten(as_method(tableau, y.dtype, y.device).step(slope, t, t_end, order.flatten(y)).end)
 
 
 def autocast_settings(device: str) -> dict[str, Any]:
-    """Return the arguments of `torch.autocast` that restore its present state on a kind of device."""
+    """Return the arguments with which `torch.autocast` restores its current state for a type of device."""
     if not torch.is_autocast_enabled(device):
         return {"device_type": device, "enabled": False}
     return {"device_type": device, "enabled": True, "dtype": torch.get_autocast_dtype(device)}
 
 
 def check_input(name: str, value: Any) -> Tensor:
-    """Return the state that a layer starts from, in float32 if autocast computes in the lower precision it came in."""
+    """Return a layer's initial state; under autocast, convert a bfloat16 or float16 state to float32."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise ArgumentError(f"{name} is of type {kind}: give a tensor of floating-point numbers.")
     if torch.is_autocast_enabled(value.device.type) and value.dtype in (torch.bfloat16, torch.float16):
-        return value.float()  # small steps would vanish beside a state of eight or eleven bits
+        return value.float()  # small steps would be lost in a state of eight or eleven significant bits
     return value
 
 
 def time_tensor(t: float, like: Tensor) -> Tensor:
-    """Return the time as a tensor of shape (), of the dtype and on the device of `like`."""
+    """Return the time as a tensor of shape (), with the dtype and device of `like`."""
     return torch.full((), t, dtype=like.dtype, device=like.device)
 
 
 def check_like(value: Any, state: Tensor, name: str) -> Tensor:
-    """Return what a function made of a state, or raise an ArgumentError where it is no tensor of the state's shape."""
+    """Return a function's value, or raise an ArgumentError if it is not a tensor with the shape of the state."""
     if isinstance(value, Tensor) and value.shape == state.shape:
         return value
     found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -103,5 +102,5 @@ def check_like(value: Any, state: Tensor, name: str) -> Tensor:
 
 
 def name_of(function: Any) -> str:
-    """Return what error messages call a module or a function."""
+    """Return the name of a module or function for error messages."""
     return type(function).__name__ if isinstance(function, nn.Module) else getattr(function, "__name__", "the function")

@@ -1,4 +1,4 @@
-"""`ODEBlock`: a layer whose output is the state at the end of an ODE that starts at its input."""
+"""`ODEBlock`: a layer whose output is the final state of an ODE that starts from its input."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ class ODEBlock(nn.Module):
     Parameters
     ----------
     dynamics : torch.nn.Module, callable or VectorField
-        ``f(t, x)`` returning dx/dt like x, with t of shape (): a module or function runs on the torch engine, a
-        described field (`ConcatConv`, `MLP`, ...) on either.
+        ``f(t, x)`` returns dx/dt with the shape of x; t has shape (). A module or function runs on the torch engine, a
+        described field (a `VectorField`, such as `ConcatConv` or `MLP`) on either engine.
     times : (float, float)
         t0 and t1.
     solver, engine, seed, **settings
         As in `NeuralODE`.
     steps : int, optional
-        Take this many steps of equal size; without it a solver that estimates its error adapts them.
+        Number of steps of equal size; by default, a solver that estimates its error adapts the steps.
     gradient : str or GradientMethod
-        As in `NeuralODE`. Only with `Backprop` does what is kept for the backward pass hold every layer of every step.
+        As in `NeuralODE`. Only `Backprop` stores every layer of every step for the backward pass.
     dtype : torch.dtype, optional
-        Of a described field's parameters; torch's default dtype unless given.
+        Dtype of a described field's parameters; by default, torch's default dtype.
 
-    Raises SolverError where the solve cannot reach t1, or x is not finite; ArgumentError for what does not fit.
+    Raises SolverError if the solve fails before t1 or x is not finite, and ArgumentError for invalid arguments.
 
-    Images of any shape and memory format pass through; a described field of dimension d takes states (..., d), and
-    images of d numbers each as vectors. Under ``torch.autocast`` a module computes in the lower precision and the
-    state stays in float32; a described field stays in float32 altogether.
+    Images may have any shape and memory format. A described field of dimension d accepts states (..., d), and images of
+    d numbers each, which are flattened to vectors. Under ``torch.autocast``, a module computes in the lower precision
+    and the state stays in float32; a described field computes entirely in float32.
 
-    A batch normalization in the dynamics normalizes every evaluation by the batch's statistics while training; its
-    running statistics count the evaluations of the forward pass alone, whatever the gradient method evaluates again.
-    Dropout needs `Backprop`, since another evaluation drops others.
+    In training, batch normalization in the dynamics normalizes every evaluation by the batch's statistics. Its running
+    statistics are updated only in the forward pass, even if the gradient method evaluates the dynamics again. Dropout
+    requires `Backprop`, since a repeated evaluation would drop different values.
 
-    With ``engine="julia"`` a described field is solved forward by SciML's solver and backward by its adjoint. Parameters and
-    gradients are torch's; Julia reads and writes torch's own memory (a worker process gets copies: see `start_julia`). On
-    a CUDA device Julia needs CUDA.jl, an `MLP`, `Linear` or `SEIR`, an explicit solver and a continuous adjoint;
-    **none of this has run on a GPU yet**.
+    With ``engine="julia"``, a described field is solved forward by a SciML solver and backward by a SciML adjoint.
+    Parameters and gradients are torch tensors, whose memory Julia reads and writes directly (a worker process gets
+    copies: see `start_julia`). On a CUDA device, Julia needs CUDA.jl, an `MLP`, `Linear` or `SEIR`, an explicit solver
+    and a continuous adjoint; **none of this has run on a GPU yet**.
 
-    `evaluations` counts those of the last forward pass; `ode` is the `NeuralODE` that holds parameters and settings.
+    `evaluations` is the number of evaluations in the last forward pass; `ode` is the `NeuralODE` with the parameters
+    and settings.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class ODEBlock(nn.Module):
         self.evaluations = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the state at t1, like x."""
+        """Return the state at t1, with the shape of x."""
         x = check_input("x", x)
         if not bool(torch.isfinite(x.detach()).all()):
             raise SolverError(
-                "x holds a non-finite number: look at the input; if a training came to it, lower its learning rate.",
+                "x contains a non-finite number: check the input; if it arose in training, lower the learning rate.",
                 self.times[0],
             )
         return self._described(x) if isinstance(self.ode.field, VectorField) else self._called(x)
@@ -109,7 +110,7 @@ class ODEBlock(nn.Module):
             batch=ode.batch,
             **vars(ode.control),
         )
-        evaluation.forwards = False  # what is evaluated from now on, a gradient method evaluates again
+        evaluation.forwards = False  # any later evaluation is a repeated one, by a gradient method
         self.evaluations = solution.nfev
         return evaluation.image_of(solution.ys[-1])
 
@@ -124,10 +125,10 @@ class ODEBlock(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """The dynamics as the solver calls them for one input: in its memory format and autocast, whenever that is.
+    """The dynamics for one input, always evaluated with that input's memory format and autocast settings.
 
-    Solvers see a state as one long vector: images with their channels last in memory become one, and images again,
-    without a copy if the channels are the last axis too.
+    Solvers treat a state as one long vector. Images with their channels last in memory are converted to a vector and
+    back without a copy if the channels are also the last axis.
     """
 
     def __init__(self, dynamics: nn.Module | Callable, x: Tensor):
@@ -136,8 +137,8 @@ class Dynamics(nn.Module):
         self.channels_last = (
             x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         )
-        # Gradient methods evaluate again outside of the caller's context, and mix evaluations that autograd records
-        # with others that it does not, which must not share the weights that autocast keeps.
+        # Gradient methods evaluate again outside the caller's context. Autograd records only some of these evaluations,
+        # and the others must not share the weights in autocast's cache with them.
         self.precision = {**autocast_settings(x.device.type), "cache_enabled": False}
         self.forwards = True
 
@@ -152,7 +153,7 @@ class Dynamics(nn.Module):
         with torch.autocast(**self.precision), nullcontext() if self.forwards else _frozen_statistics(self.dynamics):
             slope = self.dynamics(t, x)
         if not isinstance(slope, Tensor) or slope.shape != x.shape:
-            return slope  # the engine has a sentence for it
+            return slope  # the engine reports this error
         if self.precision["enabled"]:
             slope = slope.to(x.dtype)
         return self.state_of(slope)
@@ -160,7 +161,7 @@ class Dynamics(nn.Module):
 
 @contextmanager
 def _frozen_statistics(dynamics: nn.Module | Callable) -> Iterator[None]:
-    """Within it normalizations use the batch's statistics as before, but do not add them to their running ones."""
+    """Let normalizations use the batch's statistics as before, without updating their running statistics."""
     tracking = [m for m in _modules_of(dynamics) if m.training and getattr(m, "track_running_stats", False)]
     momenta = [m.momentum for m in tracking]
     for m in tracking:
@@ -191,6 +192,6 @@ def _refuse_dropout(dynamics: Any, gradient: GradientMethod) -> None:
         if isinstance(module, _DROPOUTS) and module.p > 0:
             name = type(gradient).__name__
             raise ArgumentError(
-                f"gradient is {name!r}, which evaluates the dynamics again, and their {type(module).__name__} would drop "
-                "other values then: write gradient='Backprop', or leave it out."
+                f"gradient is {name!r}, which evaluates the dynamics again, but then their "
+                f"{type(module).__name__} would drop different values: write gradient='Backprop', or remove it."
             )

@@ -1,4 +1,4 @@
-"""Classifiers of handwritten digits: the review's ODE-Net and RK-Net, a residual network and a plain one."""
+"""Classifiers of handwritten digits: the ODE-Net and RK-Net of a literature review, a residual and a plain network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SIZE = 28
 
 
 class Classifier(nn.Module):
-    """A network from images (n, 1, 28, 28), normalized floats, to logits (n, classes): a stem, a body and a head.
+    """A network that maps normalized images (n, 1, 28, 28) of floats to logits (n, classes): a stem, a body and a head.
 
-    The stem returns (n, channels, 6, 6) or (n, channels, 7, 7), and the body keeps that shape; an ODE-Net's is an
-    `ODEBlock`.
+    The stem returns (n, channels, 6, 6) or (n, channels, 7, 7), and the body keeps that shape; the body of an ODE-Net
+    is an `ODEBlock`.
     """
 
     def __init__(self, stem: nn.Module, body: nn.Module, head: nn.Module):
@@ -34,7 +34,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or tuple(images.shape[1:]) != (1, SIZE, SIZE):
-            raise ArgumentError(f"images have shape {tuple(images.shape)}: give (n, 1, {SIZE}, {SIZE}).")
+            raise ArgumentError(f"images have shape {tuple(images.shape)}: use shape (n, 1, {SIZE}, {SIZE}).")
         if not images.is_floating_point():
             raise ArgumentError(f"images are of type {images.dtype}: give normalized floats.")
         return self.head(self.body(self.stem(images)))
@@ -54,13 +54,14 @@ def classifier(
     seed: int = 0,
     **control,
 ) -> Classifier:
-    """Return a classifier of images (n, 1, 28, 28) with initial weights that follow from `seed`.
+    """Return a classifier of images (n, 1, 28, 28) with initial weights drawn from `seed`.
 
     Parameters
     ----------
     kind : {"odenet", "rknet", "resnet", "cnn"}
-        The review's ODE-Net; the same net with plain backpropagation through the solver; two residual blocks that halve
-        the image, then `blocks` more (Chen et al. 2018); the ODE-Net's dynamics as two plain layers.
+        In this order: the ODE-Net of the review; the same net with plain backpropagation through the solver; two
+        residual blocks that halve the image, then `blocks` more (Chen et al. 2018); the ODE-Net's dynamics as two plain
+        layers.
     channels, classes : int
         64 and 10 give 208,010 parameters ("odenet", "rknet"), 601,482 ("resnet") and 206,858 ("cnn").
     blocks : int
@@ -68,18 +69,17 @@ def classifier(
     time : bool
         Whether the dynamics' convolutions have the time as an additional channel.
     parts : int, optional
-        Number of intervals of [0, 1] for which the dynamics' batch norms keep running statistics, see
-        `TimeBatchNorm2d`: by default one for each step, or ten where steps are adapted. 1 is plain batch normalization.
-        Training itself does not depend on it.
+        Number of intervals of [0, 1] for which the dynamics' batch norms keep separate running statistics, see
+        `TimeBatchNorm2d`: by default one per step, or ten if steps are adapted. 1 is plain batch normalization.
+        Training itself does not depend on `parts`.
     solver, steps, gradient, **control
-        Those of the `ODEBlock` on [0, 1]; with ``steps=None`` the solver adapts its steps to `rtol` and `atol`. By
+        Passed to the `ODEBlock` on [0, 1]; with ``steps=None`` the solver adapts its steps to `rtol` and `atol`. By
         default the gradient is `Checkpointed` for "odenet" and `Backprop` for "rknet".
 
     Raises
     ------
     ArgumentError
-        For an unknown kind, solver or gradient, a count that is not positive, or settings of an ODE for a net without
-        one.
+        For an unknown kind, solver or gradient, a count that is not positive, or ODE settings for a net without an ODE.
 
     Examples
     --------
@@ -97,12 +97,12 @@ def classifier(
         whole_number(name, value)
     method = find_gradient(gradient or ("Backprop" if kind == "rknet" else "Checkpointed"))
     if kind == "rknet" and not isinstance(method, Backprop):
-        raise ArgumentError(f"gradient is {gradient!r}, and kind='rknet' stands for Backprop: write kind='odenet'.")
+        raise ArgumentError(f"gradient is {gradient!r}, but kind='rknet' always uses Backprop: write kind='odenet'.")
     if kind in ("resnet", "cnn") and (gradient is not None or control):
         name = "gradient" if gradient is not None else min(control)
-        raise ArgumentError(f"{name} is given, and kind={kind!r} has no ODE: leave it out, or write kind='odenet'.")
+        raise ArgumentError(f"{name} is given, but kind={kind!r} has no ODE: leave it out, or write kind='odenet'.")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's numbers too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's generator too
         if kind == "resnet":
             stem = _halving_blocks(channels)
             body = nn.Sequential(*(ResidualBlock(channels) for _ in range(blocks)))
@@ -116,7 +116,7 @@ def classifier(
 
 
 def _stem(channels: int) -> nn.Sequential:
-    """Return the layers that shrink an image's sides: 28 -> 26 -> 13 -> 6."""
+    """Return the layers that reduce the side of an image: 28 -> 26 -> 13 -> 6."""
     return nn.Sequential(
         nn.Conv2d(1, channels, 3),
         nn.BatchNorm2d(channels),
@@ -129,7 +129,7 @@ def _stem(channels: int) -> nn.Sequential:
 
 
 def _halving_blocks(channels: int) -> nn.Sequential:
-    """Return the layers that shrink an image's sides: 28 -> 26 -> 13 -> 7."""
+    """Return the layers that reduce the side of an image: 28 -> 26 -> 13 -> 7."""
     return nn.Sequential(
         nn.Conv2d(1, channels, 3), ResidualBlock(channels, stride=2), ResidualBlock(channels, stride=2)
     )

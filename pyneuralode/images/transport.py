@@ -1,7 +1,7 @@
 """Transport in one dimension, z_t = c(t) z_x, learned as an ODE with one convolution (ANODEV2, Fig. 2).
 
-ANODE's kernel is constant and can only learn a constant speed; ANODEV2's kernel evolves. z is periodic on [0, 2 pi) in
-128 cells. The solution is known: z(x, t) = z(x + C(t), 0), where C is the integral of c from 0.
+ANODE's kernel is constant and can only learn a constant speed; ANODEV2's kernel evolves. z is periodic on [0, 2 pi) and
+has 128 cells. The exact solution is known: z(x, t) = z(x + C(t), 0), where C is the integral of c from 0.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Pulses:
 
     @classmethod
     def random(cls, n: int, seed: int) -> Pulses:
-        """Return `n` pulses anywhere in the period, with widths from 0.2 to 0.5."""
+        """Return `n` random pulses, centered anywhere in the period, with widths from 0.2 to 0.5."""
         generator = torch.Generator().manual_seed(seed)
         centers, widths = torch.rand(2, n, generator=generator, dtype=torch.float64)
         return cls(WIDTH * centers, 0.2 + 0.3 * widths)
 
     def at(self, speed: Speed, time: float) -> Tensor:
-        """Return the exact solution (n, 1, CELLS) at a time, which starts as these pulses at 0."""
+        """Return the exact solution (n, 1, CELLS) at `time`, for which these pulses are the state at time 0."""
         moved = cells() + speed.integral(torch.tensor(time, dtype=torch.float64))
         distance = torch.remainder(moved - self.centers[:, None] + WIDTH / 2, WIDTH) - WIDTH / 2
         return torch.exp(-0.5 * (distance / self.widths[:, None]) ** 2)[:, None]
@@ -81,20 +81,21 @@ class Stencil(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv1d(1, 1, KERNEL, padding=KERNEL // 2, padding_mode="circular", bias=False)
-        nn.init.normal_(self.conv.weight, std=0.01)  # a larger one may start by damping every pulse away
+        nn.init.normal_(self.conv.weight, std=0.01)  # larger weights may damp out every pulse at the start of training
 
     def forward(self, t: Tensor, z: Tensor) -> Tensor:
         return self.conv(z) * (CELLS / WIDTH)
 
 
 def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
-    """Return an untrained model of transport on [0, 1], in float64: z in `STEPS` steps of RK4.
+    """Return an untrained model of transport on [0, 1], in float64, with `STEPS` steps of RK4 for z.
 
     Parameters
     ----------
     kind : {"anode", "anodev2", "anodev2_network"}
-        The kernel is constant, or evolves by reaction, diffusion and advection, or by a small network of itself and t.
-        It takes two steps for each step of z, so that RK4's stages halfway find it at a step of its own.
+        The kernel is constant, or evolves by reaction, diffusion and advection, or evolves by a small network of the
+        kernel and t. It takes two steps for each step of z, so that RK4's midpoint stages coincide with steps of the
+        kernel.
     seed : int
         Seed of the initial weights.
     """
@@ -131,7 +132,7 @@ def fit_transport(
     seed: int = 0,
     advance: Callable[..., None] = lambda n, note="": None,
 ) -> TransportFit:
-    """Fit a model to random pulses at every second step of [0, 1]: by Adam for half the evaluations, then L-BFGS.
+    """Fit a model to random pulses at every second step of [0, 1]: Adam for half the evaluations, then L-BFGS.
 
     `advance(n, note)` is called after every evaluation of loss and gradient.
     """
@@ -147,7 +148,7 @@ def fit_transport(
         nonlocal best, kept, last
         here = nn.utils.parameters_to_vector(weights).detach()
         if last is not None and torch.equal(here, last[0]):
-            return last[1]  # L-BFGS starts where its line search ended: the gradients are there already
+            return last[1]  # L-BFGS starts where its line search ended: the gradients are already known
         model.zero_grad()
         loss = (model.states(start)[2::2] - wanted).square().mean()
         losses.append(float(loss.detach()))
@@ -160,7 +161,7 @@ def fit_transport(
         last = here, loss.detach()
         return last[1]
 
-    # L-BFGS alone may end where every pulse is damped away.
+    # On its own, L-BFGS may end at a kernel that damps out every pulse.
     optimizer = Adam(0.02).make(weights)
     for _ in range(evaluations // 2):
         optimizer.step(closure)
@@ -168,7 +169,7 @@ def fit_transport(
     while (before := len(losses)) < evaluations:
         try:
             optimizer.step(closure)
-        except FloatingPointError:  # a step that went too far: start anew from the best parameters
+        except FloatingPointError:  # the step was too long: restart from the best parameters
             model.load_state_dict(kept)
             optimizer = LBFGS(history=20).make(weights)
         if len(losses) == before:  # it has converged
@@ -178,7 +179,7 @@ def fit_transport(
 
 
 def trained_times() -> Tensor:
-    """Return the ten times (10,) that models are trained at: those of every second step."""
+    """Return the ten training times (10,), at every second step."""
     return torch.arange(2, STEPS + 1, 2, dtype=torch.float64) / STEPS
 
 
@@ -188,7 +189,7 @@ def unseen_times() -> Tensor:
 
 
 def unseen_errors(model: CoupledODE, speed: Speed, pulses: Pulses) -> Tensor:
-    """Return a model's relative L2 errors (10,) for some pulses at `unseen_times`."""
+    """Return a model's relative L2 errors (10,) for the given pulses at `unseen_times`."""
     truth = pulses.over(speed, unseen_times())
     with torch.no_grad():
         found = model.states(pulses.at(speed, 0.0))[1::2]
@@ -196,7 +197,7 @@ def unseen_errors(model: CoupledODE, speed: Speed, pulses: Pulses) -> Tensor:
 
 
 def long_wave_speed(model: CoupledODE) -> Tensor:
-    """Return the speed at which the kernel moves long waves, sum_j j w_j, at each of its steps: (2 STEPS + 1,)."""
+    """Return the kernel's speed of long waves, sum_j j w_j, at each of its steps, shape (2 STEPS + 1,)."""
     with torch.no_grad():
         start = model.f.conv.weight
         path = torch.stack(model.trajectory().get("conv.weight", [start] * (model.weight_steps + 1)))

@@ -1,1 +1,1 @@
-"""Figures: each function takes results and returns a matplotlib Figure; nothing is computed or trained here."""
+"""Figures: each function draws the results it is given and returns a matplotlib Figure; it computes nothing."""

@@ -13,9 +13,9 @@ from .style import COLORS, INK, label, new_figure
 
 
 def accuracy_curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], y: str = "test accuracy") -> Figure:
-    """Draw accuracies (0 to 1) against the epoch, by panel and by name, with a curve for each seed.
+    """Draw accuracies (0 to 1) against the epoch, by panel and by name, given a curve for each seed.
 
-    A line shows the mean over the seeds, a band their range.
+    A line shows the mean over the seeds, and a band shows their range.
     """
     figure, axes = new_figure(columns=len(panels), width=5.2 if len(panels) > 1 else 6.4)
     for ax, (title, runs) in zip(axes[0], panels.items()):
@@ -35,7 +35,7 @@ def accuracy_curves(panels: Mapping[str, Mapping[str, Sequence[Sequence[float]]]
 
 
 def image_table(images: np.ndarray, captions: Sequence[str], title: str = "", columns: int = 8) -> Figure:
-    """Draw images uint8 (n, channels, height, width), of one channel or three, each with a caption above it."""
+    """Draw images uint8 (n, channels, height, width), with one or three channels, each with a caption above it."""
     rows = max(1, math.ceil(len(images) / columns))
     figure = Figure(figsize=(1.15 * columns, 1.3 * rows + 0.4), layout="constrained")
     figure.suptitle(title, color=INK, fontsize=11, x=0.01, ha="left")

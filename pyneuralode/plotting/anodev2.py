@@ -1,4 +1,4 @@
-"""Figures of coupled ODEs: how weights and activations are coupled, kernels in time, learned transport."""
+"""Figures of coupled ODEs: the coupling of weights and activations, kernels over time, learned transport."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def kernels_in_time(
 ) -> Figure:
     """Draw each kernel (title, (T, height, width)) at `times` in a row with its own color scale, zero in white.
 
-    With `change`, one more column shows the last kernel minus the first, on another scale.
+    With `change`, an additional column shows the last kernel minus the first, on its own scale.
     """
     columns = len(times) + change
     figure = Figure(figsize=(side * columns + 1.9 + 0.8 * change, (side + 0.18) * len(rows)), layout="constrained")
@@ -72,7 +72,7 @@ def kernels_in_time(
 def transported(
     x: np.ndarray, times: Sequence[float], panels: Mapping[str, Mapping[str, np.ndarray]], reach: float = 1.0
 ) -> Figure:
-    """Draw a pulse at `times`, a row for each speed, within `reach` of its peak.
+    """Draw a pulse at `times`, within `reach` of its peak, with a row for each speed.
 
     The curves (T, cells) of a row are given by name, the exact one first.
     """
@@ -95,7 +95,7 @@ def transported(
 
 
 def errors_in_time(times: Sequence[float], panels: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Draw relative errors (seeds, T) over time by name, a panel for each speed, a line for each seed."""
+    """Draw relative errors (seeds, T) over time by name, with a panel for each speed and a line for each seed."""
     figure, axes = new_figure(len(panels), 1, width=4.6, height=3.4)
     for ax, (title, runs) in zip(axes[0], panels.items()):
         for color, (name, errors) in zip(_MODELS, runs.items()):
@@ -107,7 +107,7 @@ def errors_in_time(times: Sequence[float], panels: Mapping[str, Mapping[str, np.
 
 
 def speeds_in_time(times: np.ndarray, panels: Mapping[str, Mapping[str, np.ndarray]], truth: str = "c(t)") -> Figure:
-    """Draw speeds (T,) over time by name, a panel for each true speed, whose curve is named `truth`."""
+    """Draw speeds (T,) over time by name, with a panel for each true speed, whose curve is named `truth`."""
     figure, axes = new_figure(len(panels), 1, width=4.6, height=3.2)
     for ax, (title, curves) in zip(axes[0], panels.items()):
         ax.plot(times, curves[truth], color=_EXACT, linewidth=4.0, label=truth)

@@ -11,19 +11,19 @@ from .style import COLORS, INK, MARKERS, draw_marked, label, new_figure, running
 
 
 def training_losses(runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 50) -> Figure:
-    """Draw each run's cross-entropy, averaged over `window` updates of `images` each, against the images seen."""
+    """Draw each run's cross-entropy, averaged over `window` updates, against the images seen (`images` per update)."""
     figure, axes = new_figure()
     for color, (name, losses) in zip(COLORS * len(runs), runs.items()):
         updates, means = _smoothed(losses, window)
         axes[0, 0].semilogy(updates * images[name], means, color=color, linewidth=1.3, label=name)
-    label(axes[0, 0], "Loss while training", "images seen", "cross-entropy")
+    label(axes[0, 0], "Training loss", "images seen", "cross-entropy")
     return figure
 
 
 def evaluations_while_training(
     runs: Mapping[str, Sequence[float]], images: Mapping[str, int], window: int = 20
 ) -> Figure:
-    """Draw the evaluations of a forward pass, averaged over `window` updates of `images` each, against the images seen."""
+    """Draw evaluations per forward pass, averaged over `window` updates, against images seen (`images` per update)."""
     figure, axes = new_figure()
     styles = ("-", "--", ":", "-.")  # runs with fixed steps coincide
     for color, style, (name, counts) in zip(COLORS * len(runs), styles * len(runs), runs.items()):
@@ -31,7 +31,7 @@ def evaluations_while_training(
         axes[0, 0].plot(updates * images[name], means, color=color, linestyle=style, linewidth=1.8, label=name)
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].margins(y=0.15)
-    label(axes[0, 0], "Evaluations of the dynamics in a forward pass", "images seen", "evaluations")
+    label(axes[0, 0], "Evaluations of the dynamics per forward pass", "images seen", "evaluations")
     return figure
 
 
@@ -50,7 +50,7 @@ def memory_against_depth(
 def error_against_parameters(
     ours: Mapping[str, tuple[int, float]], theirs: Mapping[str, tuple[float, float]]
 ) -> Figure:
-    """Draw test errors (%) against parameter counts: name -> (count, error); open markers are published."""
+    """Draw test errors (%) against parameter counts: name -> (count, error); open markers show published results."""
     figure, axes = new_figure()
     ax = axes[0, 0]
     point, published = {"markersize": 8, "linestyle": "none"}, {"markerfacecolor": "none", "clip_on": False}
@@ -59,10 +59,10 @@ def error_against_parameters(
     for marker, (name, (count, error)) in zip(MARKERS, theirs.items()):
         ax.plot(count / 1e6, error, marker, color=INK, label=name, **point, **published)
     ax.set(xlim=(0, None), ylim=(0, None))
-    label(ax, "Test error and size", "million parameters", "test images misclassified, %")
+    label(ax, "Test error against size", "million parameters", "test images misclassified, %")
     return figure
 
 
 def _smoothed(values: Sequence[float], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return updates and running means over `window` values, or over fewer where the series is short."""
+    """Return updates and running means over `window` values, or over fewer if the series is short."""
     return running_means(values, max(1, min(window, len(values) // 4)))

@@ -1,4 +1,4 @@
-"""Figures of epidemics: compartments, fitted curves, the fits of growing spans, forecasts."""
+"""Figures of epidemics: compartments, fitted curves, fits over growing spans, forecasts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compartments(days: np.ndarray, states: np.ndarray, title: str) -> Figure:
 
 
 def fitted_curves(days: np.ndarray, values: np.ndarray, curves: Mapping[str, tuple], title: str, y: str) -> Figure:
-    """Draw the data (T,) and curves by name, each a pair of times and values, with the residuals below."""
+    """Draw the data (T,) and the named curves, each a pair of times and values, with the residuals below."""
     figure, axes = new_figure(rows=2, height=2.9)
     upper, lower = axes[:, 0]
     upper.plot(days, values, "o", color=DATA, markersize=4, label="data")
@@ -56,7 +56,7 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
 def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: str) -> Figure:
     """Draw held-out forecasts: a panel for each (last fitted day, times, {name: curves (n, T)}).
 
-    Where a name has several curves, a line shows their median, dashed over the forecast, and a band their range.
+    If a name has several curves, a line shows their median, dashed in the forecast, and a band shows their range.
     """
     figure, axes = new_figure(len(panels), width=5.2)
     for ax, (end, times, models) in zip(axes[0], panels):
@@ -70,11 +70,11 @@ def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: 
                 ax.fill_between(times, curves.min(0), curves.max(0), color=color, alpha=0.2, linewidth=0)
         ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")
         ax.set(xlim=(days[-1] - 75, days[-1] + 2), ylim=(-0.1 * values.max(), 1.2 * values.max()))
-        label(ax, f"the last {days[-1] - end:g} days held out", DAYS, y)
+        label(ax, f"last {days[-1] - end:g} days held out", DAYS, y)
     return figure
 
 
-def stage_losses(stages: Sequence, title: str = "Loss, stage by stage") -> Figure:
+def stage_losses(stages: Sequence, title: str = "Loss by stage") -> Figure:
     """Draw a small panel for each `StageResult` of a fit with growing spans."""
     figure, axes = panel_grid(len(stages), 3, width=3.4, height=2.5)
     for ax, stage, color in zip(axes, stages, COLORS * len(stages)):

@@ -1,4 +1,4 @@
-"""Fitted and solved time series, a panel for each column."""
+"""Figures of fitted and solved time series, with a panel for each column."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .style import COLORS, DATA, FORECAST, draw_fit, label, legend_outside, pane
 def solution_columns(
     ts: np.ndarray, curves: np.ndarray, columns: Sequence[str], time: str, end: float = np.inf
 ) -> Figure:
-    """Draw each column of curves (T, k) against the times (T,); `time` names the time axis.
+    """Draw each column of curves (T, k) against the times (T,); `time` is the label of the time axis.
 
     Beyond `end`, the last fitted time, the curves are dashed and labeled as a forecast.
     """
@@ -41,7 +41,7 @@ def fitted_columns(
     time: str,
     end: float | None = None,
 ) -> Figure:
-    """Draw data (T, k) at times (T,) and the fitted curves (n, k) at times (n,), a panel for each column.
+    """Draw data (T, k) at times (T,) and fitted curves (n, k) at times (n,), with a panel for each column.
 
     Missing values are NaN. Beyond `end`, the last fitted time (by default the last of the curves), data has open markers
     and curves are dashed.
@@ -53,7 +53,7 @@ def fitted_columns(
     for ax, column, curve in zip(figure.axes, values.T, curves.T):
         known = np.concatenate([column[~np.isnan(column)], curve[curve_ts <= end]])
         margin = 0.15 * np.ptp(known) or 1.0
-        if curve_ts[-1] > end:  # a forecast may leave the panel
+        if curve_ts[-1] > end:  # a forecast may extend beyond the panel
             ax.set_ylim(known.min() - margin, known.max() + margin)
         dots = {"markersize": size, "color": DATA, "zorder": 1}
         ax.plot(ts[fitted], column[fitted], "o", label="data", **dots)
@@ -64,5 +64,5 @@ def fitted_columns(
 
 
 def _escaped(name: str) -> str:
-    """Return a user's name with its dollars escaped, which matplotlib would take for mathematics."""
+    """Return a name with its dollar signs escaped, so that matplotlib does not read them as mathematics."""
     return name.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""Figures of densities and flows: densities over time, panels of many densities, losses with their floor."""
+"""Figures of densities and flows: densities over time, panels of many densities, losses with their lower bound."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def flow_in_time(
 
 
 def flow_animation(times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent) -> FuncAnimation:
-    """Return the same as an animation from the base to the data, which pauses at its end."""
+    """Return the same content as an animation from the base to the data, with a pause at the end."""
     figure = Figure(figsize=(6.0, 3.2 * _aspect(extent)), layout="constrained", dpi=80)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -60,7 +60,7 @@ def flow_animation(times: Sequence[float], densities: np.ndarray, samples: np.nd
 
 
 def density_panels(panels: Sequence[tuple[str, np.ndarray]], extent: Extent, columns: int, log: bool = False) -> Figure:
-    """Draw many densities (title, (rows, columns)); with `log` the values are logarithms, on one scale for all."""
+    """Draw many densities (title, (rows, columns)); with `log`, the values are logarithms, on a common scale."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.55 * _aspect(extent) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -77,7 +77,7 @@ def density_panels(panels: Sequence[tuple[str, np.ndarray]], extent: Extent, col
 
 
 def fitted_density(data: np.ndarray, density: np.ndarray, samples: np.ndarray, extent: Extent) -> Figure:
-    """Draw the data and samples, points (n, 2), beside the fitted density, given by its logarithm (rows, columns)."""
+    """Draw the data and samples, points (n, 2), next to the fitted density, given by its logarithm (rows, columns)."""
     figure = Figure(figsize=(11.0, 3.0 * _aspect(extent)), layout="constrained")
     first, second, third, fourth = figure.subplots(1, 4)
     _points(first, data, extent)
@@ -96,9 +96,9 @@ def running_losses(
     theirs: Mapping[str, float],
     columns: int = 2,
 ) -> Figure:
-    """Draw running losses and their floor: a panel for each group, a color for each net, a curve for each seed.
+    """Draw running losses and their lower bound `floor`: a panel per group, a color per net, a curve per seed.
 
-    A dotted line of the same color is the published loss of that net (`theirs`, by name).
+    A dotted line of the same color shows the published loss of that net (`theirs`, by name).
     """
     figure, axes = panel_grid(len(groups), columns, width=5.6, height=3.8)
     for ax, (title, nets) in zip(axes, groups.items()):
@@ -118,12 +118,12 @@ def running_losses(
 def losses_of_settings(
     names: Sequence[str], theirs: Sequence[float], runs: Mapping[str, Sequence[Sequence[float]]], floor: float
 ) -> Figure:
-    """Draw the losses of each setting on a line: the published one, and those of each set-up of ours, a point per seed."""
+    """Draw each setting's losses in a row: the published loss, and one point per seed for each setup in `runs`."""
     figure, axes = new_figure(width=8.2, height=0.34 * len(names) + 1.2)
     ax = axes[0, 0]
     rows = np.arange(len(names))[::-1]
     ax.axvline(floor, color=INK, linewidth=1.0)
-    ax.text(floor, len(names) - 0.35, " entropy: no loss is lower", color=INK, fontsize=8, va="bottom")
+    ax.text(floor, len(names) - 0.35, " entropy: lower bound of the loss", color=INK, fontsize=8, va="bottom")
     ax.plot(theirs, rows, "D", color=DATA, markersize=7, label="theirs", zorder=3)
     for color, (words, losses) in zip(COLORS, runs.items()):
         for row, values in zip(rows, losses):
@@ -136,7 +136,7 @@ def losses_of_settings(
 
 
 def divergences(widths: Sequence[int], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw the divergence from each given density (panel) against the size M, a line for each kind of flow."""
+    """Draw the divergence from each given density (panel) against the size M, with a line for each kind of flow."""
     figure, axes = new_figure(columns=len(panels), width=3.6, height=3.4)
     for ax, (title, kinds) in zip(axes[0], panels.items()):
         for color, (kind, values) in zip(COLORS, kinds.items()):

@@ -11,7 +11,7 @@ from .style import INK, draw_marked, label, new_figure, panel_grid
 
 
 def gradient_errors(tolerances: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draw relative gradient errors: a panel for each problem and solver, a line for each method."""
+    """Draw relative gradient errors, with a panel for each problem and solver and a line for each method."""
     figure, axes = panel_grid(len(panels), 2, width=4.8, height=3.2)
     for ax, (title, methods) in zip(axes, panels.items()):
         draw_marked(ax.loglog, tolerances, methods, markersize=4, linewidth=1.2, alpha=0.85)
@@ -31,10 +31,10 @@ def memory_growth(steps: Sequence[int], peaks: Mapping[str, Sequence[float]]) ->
 
 
 def wrong_sign(tolerances: Sequence[float], truth: float, derivatives: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw a derivative by each method against the tolerance, and its true value."""
+    """Draw a derivative computed by each method against the tolerance, and its exact value."""
     figure, axes = new_figure()
     draw_marked(axes[0, 0].semilogx, tolerances, derivatives, markersize=4, alpha=0.85)
-    axes[0, 0].axhline(truth, color=INK, linewidth=0.8, linestyle=":", label="truth")
+    axes[0, 0].axhline(truth, color=INK, linewidth=0.8, linestyle=":", label="exact")
     axes[0, 0].set_ylim(-4 * abs(truth), 2 * abs(truth))
     axes[0, 0].invert_xaxis()
     label(axes[0, 0], "y' = -25 (y - cos t): the derivative dy(1)/dk", "rtol = atol", "dy(1)/dk")

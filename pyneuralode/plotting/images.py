@@ -1,4 +1,4 @@
-"""Pictures of image models: grids of images, and curves of bits per dim."""
+"""Figures of image models: grids of images, and curves of bits per dim."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bits_curve(
     title: str = "Bits per dim during training",
     window: int = 20,
 ) -> Figure:
-    """Draw each run's bits per dim, as means of `window` updates, and reference levels as lines."""
+    """Draw each run's bits per dim, averaged over `window` updates, and reference levels as lines."""
     figure, axes = new_figure()
     ax = axes[0, 0]
     top = []

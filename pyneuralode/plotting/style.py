@@ -14,7 +14,7 @@ MARKERS = "osD^vPX*"
 INK = "#1f2933"
 DATA = "#7b8794"
 FORECAST = "forecast, not fitted"
-# Okabe and Ito's palette, which color-blind readers can tell apart too.
+# Okabe and Ito's palette, whose colors color-blind readers can distinguish too.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
 
@@ -39,13 +39,13 @@ def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[F
 
 
 def draw_marked(draw: Callable[..., object], x: ArrayLike, curves: Mapping[str, ArrayLike], **style: Any) -> None:
-    """Draw curves (T,) by name with a method of a panel, such as ``ax.loglog``, each in its own color and marker."""
+    """Draw named curves (T,) with a method of a panel, such as ``ax.loglog``, each with its own color and marker."""
     for color, marker, (name, values) in zip(COLORS, MARKERS, curves.items()):
         draw(x, values, marker=marker, color=color, label=name, **style)
 
 
 def running_means(values: ArrayLike, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of the last update of each window of so many, and the means (n,) of `values` over it."""
+    """Return, for each window of `window` updates, the number of its last update (n,) and the mean of `values` (n,)."""
     means = np.convolve(np.asarray(values, dtype=float), np.full(window, 1 / window), mode="valid")
     return np.arange(window, window + len(means)), means
 
@@ -53,7 +53,7 @@ def running_means(values: ArrayLike, window: int) -> tuple[np.ndarray, np.ndarra
 def draw_fit(
     ax: Axes, ts: np.ndarray, curve: np.ndarray, end: float, color: str, name: str, forecast: str, width: float = 1.6
 ) -> None:
-    """Draw a curve (T,) at times (T,): labeled `name` up to `end`, the last fitted time; beyond, dashed, `forecast`."""
+    """Draw a curve (T,) at times (T,), labeled `name` up to `end` (the last fitted time), then dashed as `forecast`."""
     fitted = int(np.searchsorted(ts, end, side="right"))
     ax.plot(ts[:fitted], curve[:fitted], color=color, linewidth=width, label=name)
     if fitted < len(ts):
@@ -62,7 +62,7 @@ def draw_fit(
 
 
 def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = True) -> None:
-    """Write a panel's title, axis labels with units, and its legend if anything has a label."""
+    """Set a panel's title and axis labels (with units), and add a legend if anything has a label."""
     ax.set_title(title, color=INK, fontsize=11, loc="left")
     ax.set(xlabel=x, ylabel=y)
     if legend and ax.get_legend_handles_labels()[0]:
@@ -70,6 +70,6 @@ def label(ax: Axes, title: str = "", x: str = "", y: str = "", legend: bool = Tr
 
 
 def legend_outside(figure: Figure, ax: Axes, side: str = "lower") -> None:
-    """Write the legend of one panel below ("lower") or above ("upper") all of them."""
+    """Place the legend of one panel below ("lower") or above ("upper") all panels."""
     handles, names = ax.get_legend_handles_labels()
     figure.legend(handles, names, loc=f"outside {side} center", ncols=min(4, len(names)), frameon=False, fontsize=9)

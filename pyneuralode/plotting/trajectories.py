@@ -14,7 +14,7 @@ _FIELD = "#b8c2cc"
 
 
 def training_grid(truth: np.ndarray, runs: Mapping[str, Mapping[int, np.ndarray]]) -> Figure:
-    """Draw trajectories (T, 2) in the plane, a row for each run and a column for each iteration it kept."""
+    """Draw trajectories (T, 2) in the plane, with a row for each run and a column for each stored iteration."""
     shown = list(next(iter(runs.values())))
     figure, axes = new_figure(len(shown), len(runs), width=2.7, height=2.6)
     reach = 1.25 * np.abs(truth).max()
@@ -53,7 +53,7 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
 
 
 def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
-    """Draw data, truth and a panel for each (title, trajectory (T, 2), slopes at the lattice (n, n, 2))."""
+    """Draw a panel for each (title, trajectory (T, 2), slopes on the lattice (n, n, 2)), with data and exact curve."""
     figure, axes = new_figure(len(planes), width=4.2, height=4.4)
     for ax, (title, states, slopes) in zip(axes[0], planes):
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
@@ -68,7 +68,7 @@ def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, pla
 
 
 def span_losses(ends: Sequence[float], runs: Mapping[str, Sequence[np.ndarray]]) -> Figure:
-    """Draw a panel for each span with the losses of every run in it (name -> losses of each span)."""
+    """Draw a panel for each span, with the losses of every run in that span (name -> losses of each span)."""
     figure, axes = new_figure(len(ends), width=3.6, height=2.9)
     for k, (ax, end) in enumerate(zip(axes[0], ends)):
         for (name, losses), color in zip(runs.items(), COLORS):
@@ -83,7 +83,8 @@ def residual_and_ode(
 ) -> Figure:
     """Draw states against depth: residual networks (depths (n + 1,), states (n + 1, starts)), then the ODE.
 
-    ``slope(ts, ys)`` returns the field (T, Y), drawn as arrows at the layers, and everywhere for the ODE.
+    ``slope(ts, ys)`` returns the field (T, Y). It is drawn as arrows: at the layers of a shallow network, everywhere
+    otherwise.
     """
     panels = [(f"residual network, {len(ts) - 1} layers", ts, states, True) for ts, states in networks]
     panels.append(("ODE", *ode, False))
@@ -96,7 +97,7 @@ def residual_and_ode(
         slopes = slope(at, across)
         arrows = np.stack([slopes, np.ones_like(slopes)]) / np.hypot(slopes, 1)
         ax.quiver(*np.meshgrid(across, at), *arrows, color=_FIELD, angles="xy", scale=32, width=0.0035)
-        dots = slice(None, None, 1 if layered else len(ts) - 1)  # every layer; of the ODE the two ends
+        dots = slice(None, None, 1 if layered else len(ts) - 1)  # every layer, or the two ends of the ODE
         for k, path in enumerate(states.T):
             color = COLORS[k % len(COLORS)]
             ax.plot(path, ts, color=color, linewidth=1.4)
@@ -107,7 +108,7 @@ def residual_and_ode(
 
 
 def depth_errors(distances: Mapping[int, float]) -> Figure:
-    """Draw the distance from the ODE (by number of layers) on logarithmic axes, beside a line of slope -1."""
+    """Draw the distance from the ODE (by number of layers) on logarithmic axes, with a reference line of slope -1."""
     figure, axes = new_figure()
     depths, values = np.array(list(distances)), np.array(list(distances.values()))
     axes[0, 0].loglog(depths, values, "o-", color=COLORS[0], linewidth=1.6, label="residual network")

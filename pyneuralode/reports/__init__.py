@@ -1,1 +1,1 @@
-"""Reports: each computes published results again; a page shows our numbers beside the published ones."""
+"""Reports: each recomputes published results; a page shows our numbers next to the published ones."""

@@ -1,4 +1,4 @@
-"""Report `adjoint`: what each gradient method costs in memory, and how far it can be trusted."""
+"""Report `adjoint`: memory use and accuracy of each gradient method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THEIR_BACKSOLVE = 8e-4
 
 
 def spiral_gradient(method: str, **settings) -> Tensor:
-    """Return the derivatives of u_1(5) + u_2(5) in the matrix and the initial state (2, 0) of the cubic spiral."""
+    """Return the derivatives of u_1(5) + u_2(5) of the cubic spiral by its matrix and its initial state (2, 0)."""
     model = NeuralODE(Linear(SPIRAL, input_map="cube"), gradient=method, **settings)
     start = torch.tensor([2.0, 0.0], dtype=torch.float64, requires_grad=True)
     ys = model(start, [0.0, 5.0])
@@ -41,7 +41,7 @@ def stiff_gradient(method: str, **settings) -> Tensor:
 
 
 def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
-    """Return the same derivative as torchdiffeq's `odeint_adjoint` computes it with dopri5, through our drop-in."""
+    """Return the same derivative, by torchdiffeq's `odeint_adjoint` with dopri5, through our drop-in."""
     k = torch.tensor(STIFFNESS, dtype=torch.float64, requires_grad=True)
     start, ts = torch.zeros(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     tolerances = {"rtol": tolerance, "atol": tolerance}
@@ -60,8 +60,9 @@ def stiff_truth(k: float = STIFFNESS) -> float:
 
 
 _JULIA_NOTE = (
-    "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, on solves by OrdinaryDiffEq; GaussAdjoint and "
-    "QuadratureAdjoint integrate the parameters' part apart from the adjoint. ForwardMode is dual numbers through the solver."
+    "InterpolatingAdjoint, GaussAdjoint, QuadratureAdjoint and BacksolveAdjoint are SciMLSensitivity's, applied to "
+    "solves by OrdinaryDiffEq; GaussAdjoint and QuadratureAdjoint integrate the parameter gradient separately from "
+    "the adjoint. ForwardMode passes dual numbers through the solver."
 )
 
 
@@ -69,7 +70,7 @@ def run(context: Context) -> Findings:
     tolerances = [10.0**-p for p in (range(2, 7) if context.quick else range(2, 10))]
     counts = [10, 30, 100] if context.quick else [10, 30, 100, 300, 1000]
     methods = gradients_of(context.engine)
-    task = context.progress.task("gradients against truth", 4 * len(tolerances) * len(methods))
+    task = context.progress.task("gradient errors", 4 * len(tolerances) * len(methods))
     tight = {"solver": "DP8", "rtol": 1e-13, "atol": 1e-13, "engine": "torch"}
     problems: dict[str, tuple[Callable, Tensor]] = {
         "cubic spiral": (spiral_gradient, spiral_gradient("Backprop", **tight)),
@@ -101,13 +102,15 @@ def run(context: Context) -> Findings:
         Row(f"{by} BacksolveAdjoint at tolerance 1e-2 (wrong sign)", backsolve[0], theirs, better=match),
         Row(f"{by} BacksolveAdjoint at tolerance 1e-3", backsolve[third], theirs, better=match),
         Row(f"{by} Backprop at tolerance 1e-3", derivatives["Backprop"][third], theirs, better=match),
-        Row("BacksolveAdjoint: memory a step", growth["BacksolveAdjoint"], 0.0, "states", "lower", "R 2.1: O(1)", 0.1),
-        Row("Checkpointed: memory a step", growth["Checkpointed"], None, "states", target=1.01),
-        Row("Backprop: memory a step", growth["Backprop"], None, "states"),
+        Row(
+            "BacksolveAdjoint: memory per step", growth["BacksolveAdjoint"], 0.0, "states", "lower", "R 2.1: O(1)", 0.1
+        ),
+        Row("Checkpointed: memory per step", growth["Checkpointed"], None, "states", target=1.01),
+        Row("Backprop: memory per step", growth["Backprop"], None, "states"),
     ]
     for title, errors in panels.items():
         last = max(values[-1] for name, values in errors.items() if name != "BacksolveAdjoint")
-        name = f"{title} at {tolerances[-1]:.0e}: largest error but BacksolveAdjoint's"
+        name = f"{title} at {tolerances[-1]:.0e}: largest error except BacksolveAdjoint's"
         rows.append(Row(name, last, target=1e-5))
     return Findings(
         rows=rows,
@@ -126,17 +129,20 @@ def run(context: Context) -> Findings:
             for title, errors in panels.items()
         ],
         captions={
-            "errors": "Error of every method against the truth, at the same tolerance forwards and backwards.",
-            "wrong_sign": "Where trajectories contract, solving backwards amplifies errors: at loose tolerances it gives the "
-            "wrong sign. DP5; odeint_adjoint is torchdiffeq's algorithm, with its own step control, through our drop-in.",
-            "memory": "Peak memory of one gradient; a net of 4-32-4 on a batch of 16, RK4 steps.",
+            "errors": "Error of each method relative to the exact gradient, at the same tolerance forward and "
+            "backward.",
+            "wrong_sign": "Where trajectories contract, solving backward amplifies errors, and loose tolerances give "
+            "the wrong sign. Solver: DP5; odeint_adjoint is torchdiffeq's algorithm, with its own step control, "
+            "through our drop-in.",
+            "memory": "Peak memory of one gradient, for a 4-32-4 net on a batch of 16 with RK4 steps.",
         },
         notes=[
-            "Backprop and Checkpointed differentiate the steps taken, so their error is that of the solution. BacksolveAdjoint "
-            "solves the state backwards, which on contracting problems does not retrace it. InterpolatingAdjoint keeps the "
-            "forward solution's dense output instead, and ForwardMode solves the sensitivities with the state.",
-            "Memory counts the tensors that are alive, in states (a batch of 16 with 4 components) for each further step; "
-            "it is that of the embedded engine, whatever engine the errors are from.",
+            "Backprop and Checkpointed differentiate the solver's steps, so their error is that of the solution. "
+            "BacksolveAdjoint solves the state backward, which on contracting problems does not retrace the forward "
+            "solution. InterpolatingAdjoint stores the forward solution's dense output instead, and ForwardMode "
+            "solves for the sensitivities together with the state.",
+            "Memory counts live tensors, in states (a batch of 16 with 4 components) per additional step. It is "
+            "measured on the embedded engine, regardless of the engine used for the errors.",
             *([_JULIA_NOTE] if context.engine == "julia" else []),
         ],
     )
@@ -146,7 +152,7 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
     """Return the peak bytes of a gradient for each method and number of steps."""
 
     def model(gradient: str, count: int) -> Callable[[], Tensor]:
-        # Forward mode carries a sensitivity for every parameter: a smaller net takes only a few seconds.
+        # Forward mode has a sensitivity for every parameter, so it gets a smaller net to finish in a few seconds.
         net = MLP((4, 2 if gradient == "ForwardMode" else 32, 4), init_bias=0.3)
         settings = {"solver": "RK4", "step_size": 1.0 / count, "compiled": False, "engine": "torch"}
         solved = NeuralODE(net, gradient=gradient, **settings)

@@ -1,4 +1,4 @@
-"""The trainings behind ANODEV2's tables: nets, variants and seeds, each trained once even if several tables show it."""
+"""Training runs for ANODEV2's tables: nets, variants and seeds, each trained once even if shown in several tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES, TESTS = 10_000, 1_000
 
 @dataclass(frozen=True)
 class Cell:
-    """A net in a variant with Nt steps; the baseline has none."""
+    """One variant of a net, with Nt steps; the baseline has none."""
 
     net: str
     variant: str
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the cells of a net are trained: with how many seeds, by which recipe, on how many images."""
+    """How the cells of a net are trained: number of seeds, recipe, and numbers of training and test images."""
 
     seeds: int
     recipe: ClassifierRecipe
@@ -55,10 +55,10 @@ class TrainedCell:
     accuracy : float
         Fraction of the test images that are classified correctly at the end.
     curve, training : tuple of float
-        The same after each epoch, and the accuracy on the training images during each epoch.
+        The test accuracy after each epoch, and the accuracy on the training images during each epoch.
     seconds : float
     failure : str
-        Why the training stopped early; the accuracy is then that of the best parameters so far.
+        The reason why the training stopped early, or ""; the accuracy is then that of the best parameters so far.
     """
 
     accuracy: float
@@ -68,7 +68,7 @@ class TrainedCell:
     failure: str = ""
 
 
-# What this process has trained already: tables computed in one run share their trainings.
+# The cells that this process has already trained: tables computed in one run share them.
 _TRAINED: dict[tuple[Cell, Plan, int], TrainedCell] = {}
 
 
@@ -97,7 +97,7 @@ def train_cells(context: Context, cells: Sequence[Cell]) -> dict[Cell, list[Trai
 
 
 def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) -> TrainedCell:
-    """Train one seed of a cell; `advance(n, note)` is told of every update."""
+    """Train one seed of a cell; `advance(n, note)` is called after each update."""
     train, tests = cifar10_at_hand()
     model, sets = cell.spec.build(seed), (train.take(plan.images), tests.take(plan.tests))
     found = train_classifier(model, *sets, plan.recipe, seed=seed, progress=OneBar(advance))
@@ -107,7 +107,7 @@ def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) 
 
 
 def cifar10_at_hand() -> tuple[ImageData, ImageData]:
-    """Return the reduced CIFAR-10, or the whole set where the reduced one is absent; take the first images of either."""
+    """Return the reduced CIFAR-10, or the full set if the reduced one is missing; use the first images of either."""
     try:
         return cifar10_sets(reduced=True)
     except DataError:

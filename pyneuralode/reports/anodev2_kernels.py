@@ -41,21 +41,21 @@ class EvolvedKernels:
 
     @property
     def change(self) -> np.ndarray:
-        """How far each kernel (out, in) goes from t = 0 to 1, relative to its size at 0."""
+        """The change of each kernel (out, in) from t = 0 to 1, relative to its norm at 0."""
         kernels = self.path.reshape(*self.path.shape[:3], -1)
         return np.linalg.norm(kernels[-1] - kernels[0], axis=-1) / np.linalg.norm(kernels[0], axis=-1)
 
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net after its training: its test accuracy, and the kernels that evolve in it."""
+    """A trained net: its test accuracy, and its evolving kernels."""
 
     accuracy: float
     evolved: list[EvolvedKernels]
 
 
 def run(context: Context) -> Findings:
-    """Quick: 256 images, one epoch. Full: all of the reduced set, two to four epochs."""
+    """Quick: 256 images, one epoch. Full: the whole reduced set, two to four epochs."""
     short = RECIPES["short"]
     plans = {
         net: Plan(1, short.for_epochs(1), 256) if context.quick else Plan(1, short.for_epochs(epochs))
@@ -67,7 +67,7 @@ def run(context: Context) -> Findings:
         jobs[net] = Job(f"{NETS[net]}, configuration one", train, arguments, plan.updates)
     trained = context.run_jobs(jobs)
     configurations = [
-        ("Configuration one: the same steps", 5, 5),
+        ("Configuration one: the same steps for weights and activations", 5, 5),
         ("Configuration two: ten steps of the weights, two of the activations", 10, 2),
     ]
     figures = {
@@ -85,23 +85,24 @@ def run(context: Context) -> Findings:
         figures=figures,
         tables=[_table(trained)],
         captions={
-            "coupling": "Which weights act on which step of the activations (V Fig. 1), by Euler's method.",
-            "synthetic": "A Gaussian kernel under each term of q alone and under all of them, by the closed form on a "
-            f"periodic grid of {GRID} x {GRID}.",
-            "resnet4": "Kernels of ResNet-4's block over its depth, those that change most.",
-            "resnet10": "Kernels of ResNet-10's two blocks with evolving weights, those that change most.",
-            "alexnet": "AlexNet's 5x5 convolution with evolving weights: its first kernel, and those that change most.",
+            "coupling": "The weights that act on each step of the activations (V Fig. 1), with Euler's method.",
+            "synthetic": "A Gaussian kernel evolved by each term of q separately and by all of them, in closed form "
+            f"on a periodic grid of {GRID} x {GRID}.",
+            "resnet4": "The kernels of ResNet-4's block that change most, over its depth.",
+            "resnet10": "The kernels of ResNet-10's two blocks with evolving weights that change most.",
+            "alexnet": "AlexNet's 5x5 convolution with evolving weights: its first kernel, and the kernels that "
+            "change most.",
         },
         notes=[
-            "q as in the paper's map, with six coefficients for each output channel (three of diffusion, two of "
-            "advection, one of reaction) and tanh, configuration one with five steps. The coefficients start at 0: "
-            "all evolution seen here was learned.",
-            f"The trainings are short, {lengths}; the paper's took 350 epochs of 50,000 images. The kernels show that "
-            "and how weights evolve, not what they become.",
-            "A batch norm follows each convolution and undoes any scaling of its output: reaction changes nothing that "
-            "the network computes, and rho stays near 0.",
-            "Each row has its own color scale, white at zero, and so has the change from t = 0 to 1; o and i are the "
-            "kernel's output and input channels. The paper shows similar pictures in Fig. 3 to 6.",
+            "q is the paper's map with six coefficients per output channel (three for diffusion, two for advection, "
+            "one for reaction) and tanh, in configuration one with five steps. The coefficients start at 0, so all "
+            "evolution seen here was learned.",
+            f"The training runs are short: {lengths}. The paper's took 350 epochs of 50,000 images. The kernels show "
+            "that weights evolve, and how, but not what full training would give.",
+            "A batch norm follows each convolution and undoes any scaling of its output, so reaction changes nothing "
+            "that the network computes, and rho stays near 0.",
+            "Each row has its own color scale, white at zero, and so does the change from t = 0 to 1; o and i are "
+            "the kernel's output and input channels. The paper shows similar figures in Fig. 3 to 6.",
         ],
     )
 
@@ -117,7 +118,7 @@ def synthetic(**coefficients: float) -> np.ndarray:
 
 
 def train(net: str, recipe: ClassifierRecipe, images: int, seed: int, advance: Callable[..., None]) -> TrainedNet:
-    """Train a net in configuration one; `advance(n, note)` is told of every update."""
+    """Train a net in configuration one; `advance(n, note)` is called after each update."""
     model = image_model(net, "anodev2_one", seed=seed)
     train_set, tests = cifar10_at_hand()
     found = train_classifier(model, train_set.take(images), tests, recipe, seed=seed, progress=OneBar(advance))
@@ -139,11 +140,11 @@ def evolved(model: nn.Module) -> list[EvolvedKernels]:
 
 
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
-    """Return rows for `kernels_in_time`: the kernels that change most; where one layer evolves, its first kernel too."""
+    """Return rows for `kernels_in_time`: the kernels that change most, and the first one if a single layer evolves."""
     each = max(1, SHOWN // len(net.evolved))
     rows = []
     for one in net.evolved:
-        # Output channels in the order of their largest change.
+        # Output channels, sorted by their largest change.
         outputs = [int(out) for out in np.argsort(-one.change.max(axis=1))]
         places = [(out, int(one.change[out].argmax())) for out in outputs]
         if len(net.evolved) == 1:
@@ -157,7 +158,7 @@ def _rows(trained: dict[str, TrainedNet]) -> list[Row]:
     rows = []
     for net, found in trained.items():
         change = float(np.median(np.concatenate([one.change.ravel() for one in found.evolved])))
-        rows.append(Row(f"{NETS[net]}: kernels' change over the depth, median", change, better="higher"))
+        rows.append(Row(f"{NETS[net]}: median change of the kernels over the depth", change, better="higher"))
         rows.append(Row(f"{NETS[net]}: test accuracy", 100 * found.accuracy, unit="%", better="higher"))
     return rows
 
@@ -169,7 +170,7 @@ def _table(trained: dict[str, TrainedNet]) -> Table:
             largest = [float(np.abs(one.coefficients[name]).max()) for name in names]
             rows.append([NETS[net], one.layer, *largest, float(np.median(one.change)), float(one.change.max())])
     return Table(
-        "What was learned: largest coefficients, and how far kernels go relative to their size",
+        "Learned coefficients (largest values), and change of the kernels relative to their norm",
         ["net", "convolution", *names, "median change", "largest change"],
         rows,
     )

@@ -19,7 +19,7 @@ VARIANTS = {
     "anodev2_one": "ANODEV2, configuration one",
     "anodev2_two": "ANODEV2, configuration two",
 }
-# Least, greatest and mean accuracy of five seeds, in per cent, of each net of `NETS`.
+# Minimum, maximum and mean accuracy over five seeds, in percent, for each net in `NETS`.
 _PRINTED = {
     "baseline": ((86.84, 87.15, 87.03), (76.47, 77.35, 76.95), (87.79, 88.52, 88.10)),
     "neural_ode": ((74.54, 76.78, 75.67), (44.73, 49.91, 47.37), (64.7, 70.06, 67.94)),
@@ -29,7 +29,7 @@ _PRINTED = {
 }
 PRINTED = {variant: dict(zip(NETS, accuracies)) for variant, accuracies in _PRINTED.items()}
 
-JUDGED_SEEDS = 3  # one seed's difference says too little to be a target
+JUDGED_SEEDS = 3  # the difference for a single seed is too uncertain to be a target
 
 Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> its seeds
 
@@ -47,7 +47,7 @@ def table2(context: Context) -> Findings:
 
 
 def table4(context: Context) -> Findings:
-    """Nt = 2, Euler's method: the adjoint solved backwards in the same two steps against the steps' own gradient."""
+    """Nt = 2, Euler's method: the adjoint solved backward in the same two steps, and the steps' own gradient."""
     variants = {"baseline": None, "neural_ode": 2, "anode": 2, "anodev2_two": 2}
     gaps = [("anode", "neural_ode"), ("anodev2_two", "neural_ode")]
     return _accuracies(context, "V Table 4", variants, gaps, judged=True)
@@ -69,15 +69,16 @@ def table3(context: Context) -> Findings:
                 "Parameters",
                 ["net", "variant", "ours", "printed, thousands", "printed - ours"],
                 cells,
-                note="The printed counts are rounded to ten, so a difference of up to five is agreement.",
+                note="The printed counts are rounded to tens, so a difference of up to five counts as agreement.",
             )
         ],
         notes=[
             (
-                "The paper gives counts, not layers. The baselines and the ODEs, whose batch norms are each step's own, "
-                "are the networks that have these counts (deduced). What evolves is deduced too: with six numbers for "
-                "each output channel of an evolving convolution AlexNet's counts agree; in the paper ResNet-4 and ResNet-10 "
-                "have a few more, of which nothing is known, so that they have no target."
+                "The paper lists parameter counts, but not the layers. Our baselines and ODEs, in which every step "
+                "has its own batch norms, are networks with these counts (deduced). The form of q is also deduced: "
+                "with six numbers per output channel of an evolving convolution, AlexNet's counts agree. In the "
+                "paper, ResNet-4 and ResNet-10 have a few more parameters, which it does not explain, so these "
+                "counts have no target."
             )
         ],
     )
@@ -94,9 +95,9 @@ def _accuracies(
     gaps: Sequence[tuple[str, str]],
     judged: bool = False,
 ) -> Findings:
-    """Train everything that a table shows, and put it beside the printed numbers.
+    """Train everything that a table shows, and compare it with the printed numbers.
 
-    `gaps` are pairs of variants, the better one in the paper first; with `judged`, that it is better is a target.
+    `gaps` are pairs of variants, the better one in the paper first; with `judged`, being better is a target here.
     """
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
@@ -120,14 +121,14 @@ def _accuracies(
     return Findings(
         rows=rows,
         figures={"accuracy": accuracy_curves(panels)},
-        captions={"accuracy": "Test accuracy after each epoch: mean, least and greatest of the seeds."},
+        captions={"accuracy": "Test accuracy after each epoch: mean, minimum and maximum over the seeds."},
         tables=[_paper_form(found, nets, variants), _scale(found, nets, variants), *_recorded(variants)],
         notes=_notes(context, found),
     )
 
 
 def _paper_form(found: Columns, nets, variants) -> Table:
-    """Return the table in the form of the paper: least / greatest, mean, both ours and the printed ones."""
+    """Return the table in the paper's format (minimum / maximum, mean), with our results and the printed ones."""
     form = "{:.2f} / {:.2f}, {:.2f}".format
     rows = []
     for variant in variants:
@@ -136,10 +137,10 @@ def _paper_form(found: Columns, nets, variants) -> Table:
         rows.append([f"{VARIANTS[variant]}, ours", *(ours.get(net, "not trained at this scale") for net in NETS)])
         rows.append([f"{VARIANTS[variant]}, theirs", *(form(*PRINTED[variant][net]) for net in NETS)])
     return Table(
-        "Test accuracy in per cent: least / greatest, mean of the seeds",
+        "Test accuracy in percent: minimum / maximum, mean over the seeds",
         ["", *NETS.values()],
         rows,
-        note="Ours are at the reduced scale of the next table; theirs are of 350 epochs on 50,000 images.",
+        note="Ours are at the reduced scale of the next table; theirs are from 350 epochs on 50,000 images.",
     )
 
 
@@ -159,15 +160,15 @@ def _scale(found: Columns, nets, variants) -> Table:
                     "epochs": plan.recipe.epochs,
                     "seeds": len(seeds),
                     "training, %": float(np.mean(ended)) if ended else None,
-                    "seconds an epoch": float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
+                    "seconds per epoch": float(np.mean([seed.seconds for seed in seeds])) / plan.recipe.epochs,
                 }
             )
-    note = "Training: accuracy on the training images during the last epoch, mean of the seeds."
-    return Table.from_records("What was trained", records, note)
+    note = "Training: accuracy on the training images during the last epoch, mean over the seeds."
+    return Table.from_records("Training runs", records, note)
 
 
 def _recorded(variants) -> list[Table]:
-    """Return a table of the recorded runs of these variants, if there are any."""
+    """Return a table of the recorded runs of these variants, if any."""
     records = [
         {
             "net": NETS[run["model"]["net"]],
@@ -185,8 +186,8 @@ def _recorded(variants) -> list[Table]:
         for run in recorded("anodev2")
         if (run["model"]["variant"], run["model"].get("steps")) in variants.items()
     ]
-    note = "From the files that the runs wrote."
-    return [Table.from_records("Recorded runs, not computed now", records, note)] if records else []
+    note = "Read from the files that the runs wrote."
+    return [Table.from_records("Recorded runs, not recomputed", records, note)] if records else []
 
 
 def _notes(context: Context, found: Columns) -> list[str]:
@@ -194,17 +195,18 @@ def _notes(context: Context, found: Columns) -> list[str]:
     recipe = plan.recipe
     notes = [
         (
-            f"A reduced scale, trained here: {plan.images:,} training images, {plan.tests:,} test images, few epochs of "
-            f"batches of {recipe.batch} by SGD with one cycle of the learning rate up to {recipe.optimizer.lr:g}, flips, "
-            "convolutions in bfloat16. Accuracies are far below the printed ones, which are of 350 epochs on 50,000 "
-            f"images, and {plan.tests:,} test images give each a standard error of about {50 / plan.tests**0.5:.1f} points: "
-            "differences of a point say nothing."
+            f"Trained here at a reduced scale: {plan.images:,} training images, {plan.tests:,} test images, few "
+            f"epochs with batches of {recipe.batch}, SGD with one cycle of the learning rate up to "
+            f"{recipe.optimizer.lr:g}, flips, convolutions in bfloat16. Accuracies are far below the printed ones, "
+            f"which are from 350 epochs on 50,000 images. With {plan.tests:,} test images, each has a standard error "
+            f"of about {50 / plan.tests**0.5:.1f} points, so differences of a point are not significant."
         ),
         (
-            "The Neural ODE keeps only its last state and integrates state, adjoint and the parameters' gradient back in "
-            "the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 take the gradient of the steps "
-            "themselves (discretize-then-optimize). After so few epochs the two gradients separate the networks by a few "
-            "points, not by thirty. Every step has batch norms of its own (deduced from Table 3)."
+            "The Neural ODE stores only its last state and integrates the state, the adjoint and the parameters' "
+            "gradient backward in the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 use the "
+            "gradient of the steps themselves (discretize-then-optimize). After so few epochs, the networks trained "
+            "with the two gradients differ by a few points, not by thirty. Every step has its own batch norms "
+            "(deduced from Table 3)."
         ),
     ]
     failures = {

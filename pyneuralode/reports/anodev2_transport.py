@@ -24,14 +24,14 @@ from ..plotting.anodev2 import errors_in_time, speeds_in_time, transported
 from .base import Context, Findings, Row, Table
 from .parallel import Job
 
-WORDS = {"anode": "ANODE", "anodev2": "ANODEV2", "anodev2_network": "ANODEV2, q a network"}
+WORDS = {"anode": "ANODE", "anodev2": "ANODEV2", "anodev2_network": "ANODEV2 with a network as q"}
 NEW_PULSES = 16
 SHOWN_STEPS = (5, 11, 19)
 
 
 @dataclass(frozen=True)
 class LearnedTransport:
-    """The result of one seed: the training loss, errors at unseen times (T,), and what is drawn.
+    """The results of one seed: the training loss, errors (T,) at unseen times, and data for the figures.
 
     `speed` is the kernel's speed of long waves at `np.linspace(0, 1, len(speed))`; `pulse` (3, CELLS) is an unseen pulse
     at the steps `SHOWN_STEPS`.
@@ -64,30 +64,32 @@ def run(context: Context) -> Findings:
         tables=[_table(found, seeds)],
         figures=_figures(found, kinds),
         captions={
-            "pulse": "A pulse that was not trained on, at three of the unseen times, as the models of the first seed "
-            "carry it (V Fig. 2).",
-            "errors": "Relative L2 error over the unseen pulses at the unseen times, a line for each seed.",
+            "pulse": "A pulse that was not used in training, at three of the unseen times, as transported by the "
+            "models of the first seed (V Fig. 2).",
+            "errors": "Relative L2 error over the unseen pulses at the unseen times, with a line for each seed.",
             "speeds": "The speed at which a kernel moves long waves, the sum of j w_j over its cells j: constant for "
-            "ANODE; ANODEV2's is exp(-t) where that is the speed, and follows the swing roughly. First seed.",
+            "ANODE. ANODEV2 learns exp(-t) if that is the speed, and follows the oscillating speed roughly. First "
+            "seed.",
         },
         notes=[
-            f"z_t = c(t) z_x, periodic on [0, 2 pi) in {CELLS} cells, t from 0 to 1; the paper prints neither the "
-            f"domain nor the pulses. All models: z' = (w * z) / dx with a kernel w of {KERNEL} cells, {STEPS} "
-            "steps of RK4; the kernel takes 40 steps, so that RK4's stages halfway have theirs. Trained on 16 "
-            "random Gaussian pulses at ten times by Adam and then L-BFGS, tested on 16 others at the ten times "
-            "between. The exact solution is the pulse moved by the integral of c.",
-            "ANODEV2's kernel evolves by reaction, diffusion and advection with three learned numbers: w' = tau w_xx + "
-            "upsilon w_x + rho w. For c = exp(-t) that contains the solution (rho = -1), and what remains is the error of "
-            "five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t) it does not: the part of the kernel that "
-            "oscillates can do so only by advection around the kernel's five cells.",
-            "With a network as q, w' = q(t, w) with 16 hidden units, any speed can be learned, as far as the training "
-            "gets.",
+            f"z_t = c(t) z_x, periodic on [0, 2 pi) with {CELLS} cells, t from 0 to 1; the paper states neither the "
+            f"domain nor the pulses. All models are z' = (w * z) / dx with a kernel w of {KERNEL} cells and {STEPS} "
+            "steps of RK4; the kernel takes 40 steps, so that RK4's midpoint stages coincide with steps of the "
+            "kernel. They are trained on 16 random Gaussian pulses at ten times with Adam and then L-BFGS, and "
+            "tested on 16 other pulses at the ten times in between. The exact solution is the pulse shifted by the "
+            "integral of c.",
+            "ANODEV2's kernel evolves by reaction, diffusion and advection with three learned numbers: w' = tau w_xx "
+            "+ upsilon w_x + rho w. For c = exp(-t), this contains the solution (rho = -1), and the remaining error "
+            "is that of five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t), it does not: part of the kernel has to "
+            "oscillate, which is possible only by advection around the kernel's five cells.",
+            "With a network as q, w' = q(t, w) with 16 hidden units, any speed can be learned, to the accuracy that "
+            "the training reaches.",
         ],
     )
 
 
 def learn(name: str, kind: str, seed: int, evaluations: int, advance: Callable[..., None]) -> LearnedTransport:
-    """Train and test one model; `advance(n, note)` is told of every evaluation."""
+    """Train and test one model; `advance(n, note)` is called after each evaluation."""
     speed = SPEEDS[name]
     fit = fit_transport(kind, speed, evaluations=evaluations, seed=seed, advance=advance)
     new = Pulses.random(NEW_PULSES, seed=1_000 + seed)

@@ -1,4 +1,4 @@
-"""What a report is given (`Context`) and what it hands back (`Findings`: rows, tables, figures, notes)."""
+"""The settings of a report (`Context`) and its results (`Findings`: rows, tables, figures, notes)."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _BETTER = ("lower", "higher", "match")
 
 @dataclass(frozen=True)
 class Context:
-    """How a report is to be computed.
+    """The settings with which a report is computed.
 
     Attributes
     ----------
     scale : {"quick", "full"}
-        "quick" shows in a few minutes that everything works; targets hold for "full".
+        "quick" shows in a few minutes that everything works; targets apply only at "full".
     engine : {"torch", "julia"}
-        The engine to compute on; the runner has settled what "auto" means.
+        The engine to compute on; the runner has already resolved "auto".
     seed : int
         Every random number of the report follows from it.
     workers : int
-        How many processes may run at once.
+        Maximum number of processes that run at once.
     progress : Progress
-        Where to tell how far the report is.
+        Receives the report's progress.
     executor : concurrent.futures.Executor, optional
-        Where jobs run in place of processes of this machine.
+        Runs the jobs instead of processes on this machine.
     """
 
     scale: Literal["quick", "full"] = "full"
@@ -56,7 +56,7 @@ class Context:
         return self.scale == "quick"
 
     def seeds(self, quick: int, full: int) -> list[int]:
-        """Return consecutive seeds from `seed` on, as many as the scale asks for."""
+        """Return consecutive seeds, starting at `seed`: `quick` or `full` of them, depending on the scale."""
         return [self.seed + k for k in range(quick if self.quick else full)]
 
     def run_jobs(self, jobs: Mapping[Key, Job]) -> dict[Key, Any]:
@@ -66,28 +66,28 @@ class Context:
     def run_seeds(
         self, settings: Sequence[Key], seeds: Sequence[int], job: Callable[[Key, int], Job]
     ) -> dict[Key, list[Any]]:
-        """Run `job(setting, seed)` of every setting and seed; return the results of each setting, in the order of the seeds."""
+        """Run `job(setting, seed)` for all settings and seeds; return each setting's results, in the seeds' order."""
         found = self.run_jobs({(setting, seed): job(setting, seed) for setting in settings for seed in seeds})
         return {setting: [found[setting, seed] for seed in seeds] for setting in settings}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of ours beside the published one.
+    """One of our numbers and its published counterpart.
 
     Attributes
     ----------
     name : str
-        What the number is, in words; unique within a report.
+        Description of the number; unique within a report.
     ours, theirs : float or None
-        Computed here, and printed in the source; None where there is none.
+        The number computed here and the number printed in the source; None if there is none.
     better : {"lower", "higher", "match"}
-        Which way is better, or that the two are to agree.
+        Whether a lower or a higher number is better, or the two should agree.
     source : str
         Where the published number is printed, such as "R Fig. 6".
     target : float or None
-        What the full scale is to reach: at most this for "lower", at least this for "higher". For "match" it
-        is `theirs` as soon as a tolerance is given, and must not be given itself.
+        The value required at full scale: at most this for "lower", at least this for "higher". Leave it out for
+        "match": there, the target is `theirs` if a tolerance is given.
     tolerance : float or None
         For "match": |ours - theirs| <= tolerance |theirs| meets the target.
     """
@@ -106,17 +106,23 @@ class Row:
             raise unknown_name("better", self.better, _BETTER)
         if self.better != "match":
             if self.tolerance is not None:
-                raise ArgumentError(f"tolerance is {self.tolerance} in row {self.name!r}: give it with better='match'.")
+                raise ArgumentError(
+                    f"row {self.name!r} has tolerance={self.tolerance}, better={self.better!r}: write better='match'."
+                )
         elif self.target is not None:
-            raise ArgumentError(f"target is {self.target} in row {self.name!r}: give theirs and a tolerance instead.")
+            raise ArgumentError(
+                f"row {self.name!r} has target={self.target} and better='match': give `theirs` and `tolerance` instead."
+            )
         elif self.tolerance is not None:
             if self.theirs is None:
-                raise ArgumentError(f"theirs is None in row {self.name!r}: give the number that ours is to match.")
+                raise ArgumentError(
+                    f"row {self.name!r} has a tolerance but theirs=None: give the number that ours should match."
+                )
             object.__setattr__(self, "target", self.theirs)
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without a target. A number that is not finite meets no target."""
+        """Whether the target is met; None without a target. A non-finite number meets no target."""
         if self.target is None:
             return None
         if self.ours is None or not math.isfinite(self.ours):
@@ -128,7 +134,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A further table for the page: any cells (numbers, words, None) under named columns."""
+    """An additional table for the page: cells of any kind (numbers, words, None) in named columns."""
 
     title: str
     columns: Sequence[str]
@@ -148,20 +154,20 @@ class Table:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a report found.
+    """The results of a report.
 
     Attributes
     ----------
     rows : sequence of Row
     figures : dict of str to matplotlib.figure.Figure
-        In the order of the page; the names become file names.
+        In their order on the page; the names become file names.
     tables : sequence of Table
     notes : sequence of str
-        Plain paragraphs: what differs from the source, what is deduced, what to see in the figures.
+        Paragraphs of plain text: differences from the source, deductions, remarks on the figures.
     captions : dict of str to str
         Captions of figures and animations, by name.
     animations : dict of str to matplotlib.animation.Animation
-        After the figures; written as GIF, and their names are file names too.
+        Shown after the figures and written as GIFs; the names become file names too.
     """
 
     rows: Sequence[Row]

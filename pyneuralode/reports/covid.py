@@ -1,7 +1,7 @@
 """Report `covid`: a neural ODE fitted to Sweden's epidemic over growing time spans.
 
-Three parts: the KTH report's set-up for several seeds, a set-up of our own on its points and on the official series,
-and forecasts of days that no model has seen.
+Three parts: the KTH report's setup with several seeds, our own setup on the report's points and on the official series,
+and forecasts of held-out days.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .seir import SCALE, UNIT, points
 THEIR_RUNS = (1.97e-4, 4.39e-4, 1.99e-2)
 THEIR_STAGES = (4.09e-5, 1.04e-3, 5.12e-4, 1.85e-4, 2.81e-4, 1.97e-4)
 HELD_OUT = {f"last {days} days held out": days for days in (14, 28)}
-# The activation of each set-up of the report; the series and the days held out of each of ours.
-THEIRS = {f"report's set-up, {activation}": activation for activation in ("swish", "relu")}
-OURS = {"our set-up": ("report", 0), "official series": ("official", 0)}
+# The activation in each of the report's setups; the series and the number of held-out days in each of ours.
+THEIRS = {f"report's setup, {activation}": activation for activation in ("swish", "relu")}
+OURS = {"our setup": ("report", 0), "official series": ("official", 0)}
 OURS |= {name: ("official", days) for name, days in HELD_OUT.items()}
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """The fits of one set-up to a series, one for each seed."""
+    """The fits of one setup to a series, one per seed."""
 
     series: str
     fits: list[FitResult]
@@ -51,9 +51,10 @@ class Seeds:
 
 
 def run(context: Context) -> Findings:
-    """Quick: one seed, and shorter stages in the KTH report's set-up. Full: five seeds of everything."""
+    """Quick: one seed, and shorter stages in the KTH report's setup. Full: five seeds for all fits."""
     iterations = 150 if context.quick else 1000
-    # The KTH report's points are fitted down to a goal; the official ones, which have none, for a number of iterations.
+    # The KTH report's points are fitted until a goal is reached; the official series has no goal, only a number of
+    # iterations.
     finish = {"report": 300 if context.quick else 3000, "official": 300 if context.quick else 500}
 
     def job(name: str, seed: int) -> Job:
@@ -66,7 +67,7 @@ def run(context: Context) -> Findings:
 
     found = context.run_seeds([*THEIRS, *OURS], context.seeds(1, 5), job)
     groups = {name: Seeds("report", found[name]) for name in THEIRS}
-    groups |= {"ours": Seeds("report", found["our set-up"])}
+    groups |= {"ours": Seeds("report", found["our setup"])}
     official = Seeds("official", found["official series"])
     forecast_table, panels = _forecasts({days: found[name] for name, days in HELD_OUT.items()}, context.engine)
     return Findings(
@@ -74,26 +75,26 @@ def run(context: Context) -> Findings:
         figures=_figures(groups, official, panels, context.engine),
         tables=[_stage_table(groups), _seed_table(groups | {"ours, official series": official}), forecast_table],
         captions={
-            "fit": "The best fit of our set-up, the converged SEIR model and the data (R Fig. 3).",
-            "stages": "The fit after each growing span; open points lie beyond it (R Fig. 6).",
-            "losses": "Loss in each stage of our best seed: six growing spans, then L-BFGS (R Fig. 7).",
-            "losses_theirs": "Loss in each stage of the best seed of the report's set-up (R Fig. 7).",
+            "fit": "The best fit in our setup, the converged SEIR model and the data (R Fig. 3).",
+            "stages": "The fit after each growing span; open points lie beyond the span (R Fig. 6).",
+            "losses": "Loss in each stage for our best seed: six growing spans, then L-BFGS (R Fig. 7).",
+            "losses_theirs": "Loss in each stage for the best seed in the report's setup (R Fig. 7).",
             "official": "The same recipe on the official series.",
             "forecast": "Held-out days: median and range over the seeds.",
         },
         notes=[
-            "The KTH report's text says swish, but the runs that gave its numbers used ReLU; both are repeated. The outcome "
-            "depends on the seed (the report's three runs: 1.97e-4, 4.39e-4, 1.99e-2), so best and median stand beside "
-            "the report's, without a verdict.",
-            "Our set-up: the same net and points; states and time scaled inside the net, tanh, biases spread out, "
-            "100 iterations of Adam a span with a falling rate, then L-BFGS until the sum of squares is 7.5e-5; a small "
-            "penalty on the curve's total variation (1e-3 of it) keeps it from swinging between the points. More iterations "
-            "would lower the sum further and follow the noise. The official series, which has no such number to reach, "
-            "gets 500 iterations of L-BFGS.",
-            "Forecasts use the same recipe without the held-out points; the penalty on variation covers the forecast days "
-            "too. On the tail of an epidemic it is hard to beat repeating the last value seen, which therefore stands "
-            "beside both models.",
-            "Variation is the total variation of the fitted curve on a 0.1-day grid over that of the data.",
+            "The KTH report's text says swish, but the runs that gave its numbers used ReLU; both are repeated. The "
+            "result depends on the seed (the report's three runs: 1.97e-4, 4.39e-4, 1.99e-2), so best and median are "
+            "shown next to the report's, without a target.",
+            "Our setup: the same net and points; states and time scaled inside the net, tanh, spread-out biases, 100 "
+            "iterations of Adam per span with a decreasing learning rate, then L-BFGS until the sum of squares is "
+            "7.5e-5. A small penalty on the curve's total variation (weight 1e-3) prevents oscillations between the "
+            "points. More iterations would lower the sum further but fit the noise. The official series has no such "
+            "number to reach; its fits use 500 iterations of L-BFGS.",
+            "Forecasts use the same recipe without the held-out points; the penalty on variation also covers the "
+            "forecast days. In the tail of an epidemic, it is hard to beat a forecast that repeats the last known "
+            "value, so that forecast is shown next to both models.",
+            "Variation is the total variation of the fitted curve on a 0.1-day grid, divided by that of the data.",
         ],
     )
 
@@ -112,7 +113,7 @@ def _our_fit(
     days, values = points(series)
     horizon = days[-1]
     seen = days <= horizon - held_out
-    # The goal is a mean square, so that fewer points are not fitted more closely.
+    # The goal scales with the number of points, so that fewer points are not fitted more closely.
     plan = neural_plan(horizon, goal=7.5e-5 / 56 * seen.sum(), finish=finish)
     fitted = fit_neural(
         days[seen],
@@ -127,7 +128,7 @@ def _our_fit(
 
 
 def variation(result: FitResult, days: np.ndarray, values: np.ndarray) -> float:
-    """Return the total variation of the fitted curve, on a 0.1-day grid from day 0, over that of the data."""
+    """Return the total variation of the fitted curve, on a 0.1-day grid from day 0, divided by that of the data."""
     curve = neural_curve(result.model, np.arange(0, days[-1] + 0.05, 0.1))
     from_zero = values if days[0] == 0 else np.concatenate([[0.0], values])
     return float(np.abs(np.diff(curve)).sum() / np.abs(np.diff(from_zero)).sum())
@@ -142,7 +143,7 @@ def _rows(groups: dict[str, Seeds], official: Seeds) -> list[Row]:
         rows.append(Row(f"{name}: best loss", losses.min(), **best))
         rows.append(Row(f"{name}: median loss", float(np.median(losses)), **median))
     ours, others = groups["ours"].losses, official.losses
-    variations = "largest variation over the data's"
+    variations = "largest variation relative to the data's"
     return [
         *rows,
         Row("ours: best loss", ours.min(), **best, target=1e-4),
@@ -153,7 +154,7 @@ def _rows(groups: dict[str, Seeds], official: Seeds) -> list[Row]:
         Row("ours, official series: median loss", float(np.median(others))),
         Row(f"ours, official series: worst loss of {len(others)} seeds", others.max()),
         Row(f"ours, official series: {variations}", max(official.variations), target=1.05),
-        Row("ours: longest run of one seed", max(fit.seconds for fit in groups["ours"].fits), unit="s", target=300.0),
+        Row("ours: time of the slowest seed", max(fit.seconds for fit in groups["ours"].fits), unit="s", target=300.0),
     ]
 
 
@@ -173,12 +174,12 @@ def _seed_table(groups: dict[str, Seeds]) -> Table:
         for name, group in groups.items()
         for k, (fit, ratio) in enumerate(zip(group.fits, group.variations))
     ]
-    columns = ["set-up", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"]
+    columns = ["setup", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"]
     return Table("Every seed", columns, rows)
 
 
 def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, list[tuple]]:
-    """Return the errors of the held-out days, and for each span (last fitted day, times, curves by model)."""
+    """Return the errors on the held-out days, and for each span (last fitted day, times, curves by model)."""
     days, values = points("official")
     rows, panels = [], []
     for held_out, results in ahead.items():
@@ -200,10 +201,10 @@ def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, l
             rows.append([held_out, int(unseen.sum()), name, *sizes])
     return Table(
         "Forecast errors on held-out days, official series",
-        ["days held out", "points", "model", "root mean square (cases a day)", "mean absolute (cases a day)"],
+        ["days held out", "points", "model", "root mean square (cases per day)", "mean absolute (cases per day)"],
         rows,
-        note="The neural ODE is the median over the seeds; SEIR has parameters and initial conditions fitted; "
-        "'last value' repeats the last point seen.",
+        note="Neural ODE: median over the seeds. SEIR: parameters and initial conditions are fitted. Last value: "
+        "repeats the last known point.",
     ), panels
 
 
@@ -215,7 +216,7 @@ def _figures(groups: dict[str, Seeds], official: Seeds, panels: list[tuple], eng
     seir = fit_seir(days, values, fit_initial=True, engine=engine)
     curves = {
         "neural ODE, ours": (grid, neural_curve(best.model, grid)),
-        "neural ODE, report's set-up": (grid, neural_curve(best_theirs.model, grid)),
+        "neural ODE, report's setup": (grid, neural_curve(best_theirs.model, grid)),
         "SEIR, converged": (grid, seir.curve(grid)),
     }
     growing = [(s.end, grid, neural_curve(best.model, grid, s.parameters)) for s in best.stages[: len(SPANS)]]
@@ -225,8 +226,8 @@ def _figures(groups: dict[str, Seeds], official: Seeds, panels: list[tuple], eng
     return {
         "fit": fitted_curves(days, values, curves, "Sweden, November 2021 to April 2022", UNIT),
         "stages": growing_fits(days, values, growing, UNIT),
-        "losses": stage_losses(best.stages, "Our set-up, best seed"),
-        "losses_theirs": stage_losses(best_theirs.stages, "The report's set-up, best seed"),
+        "losses": stage_losses(best.stages, "Our setup, best seed"),
+        "losses_theirs": stage_losses(best_theirs.stages, "The report's setup, best seed"),
         "official": fitted_curves(*official_points, official_curve, "The official series", UNIT),
         "forecast": forecasts(*official_points, panels, UNIT),
     }

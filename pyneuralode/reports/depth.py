@@ -1,4 +1,4 @@
-"""Report `depth`: a residual network's layers are Euler steps of an ODE; how far they end from it."""
+"""Report `depth`: the layers of a residual network as Euler steps of an ODE, and their distance from its solution."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEPTHS = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def field(t, y):
-    """Return dy/dt for torch tensors: states drift to lines that wander with t; df/dy is at least -1.3."""
+    """Return dy/dt for torch tensors: states approach curves that move with t; df/dy >= -1.3."""
     return torch.cos(t) - torch.sin(1.3 * y + t)
 
 
 def run(context: Context) -> Findings:
-    """Both scales are the same; it takes a second."""
+    """Both scales are the same; the report takes a second."""
     ends = ode(np.array([0.0, SPAN]))[-1]
     layers = {depth: residual_network(depth) for depth in DEPTHS}
     distances = {depth: float(np.sqrt(np.mean((states[-1] - ends) ** 2))) for depth, states in layers.items()}
@@ -45,24 +45,23 @@ def run(context: Context) -> Findings:
         },
         tables=[
             Table(
-                "Residual networks against the ODE",
+                "Residual networks compared with the ODE",
                 ["layers", "distance at the end", "pairs that change places"],
                 [[depth, distances[depth], swaps(states)] for depth, states in layers.items()],
-                note="Distance is the root mean square over the starts, in units of the state.",
+                note="Distance is the root mean square over the initial states, in units of the state.",
             )
         ],
         captions={
-            "trajectories": "States against depth from the same starts, with the field's direction: at the "
-            "layers of the network of five, everywhere for the others (R Fig. 1).",
-            "distance": "The residual network tends to the ODE as 1 / depth: Euler's method has order 1.",
+            "trajectories": "States against depth from the same initial states, with the field's direction: at the "
+            "layers of the five-layer network, everywhere for the others (R Fig. 1).",
+            "distance": "The residual network converges to the ODE as 1 / depth: Euler's method has order 1.",
         },
         notes=[
-            "The source draws a picture and gives no number. The field here is fixed, dy/dt = cos t - "
-            "sin(1.3 y + t), and a residual network of n layers is y + (5 / n) f(t, y) n times over. The "
-            "ODE is solved by Tsit5 at 1e-10.",
-            "Trajectories of an ODE never meet. Those of a residual network may, where its step (1 for "
-            "five layers) times df/dy is below -1: five layers put neighbors in another order, fifty do "
-            "not.",
+            "The source shows a picture without numbers. The field here is fixed, dy/dt = cos t - sin(1.3 y + t), "
+            "and a residual network of n layers applies y + (5 / n) f(t, y) n times. The ODE is solved by Tsit5 at "
+            "tolerance 1e-10.",
+            "Trajectories of an ODE never cross. Those of a residual network may, if its step (1 for five layers) "
+            "times df/dy is below -1: five layers change the order of neighbors, fifty do not.",
         ],
     )
 
@@ -78,12 +77,12 @@ def ode(ts: np.ndarray) -> np.ndarray:
 
 
 def swaps(states: np.ndarray) -> int:
-    """Return how many pairs of neighboring starts ever change their order, for states (T, starts)."""
+    """Return the number of neighboring pairs that change their order at any time, for states (T, starts)."""
     return int((np.diff(states, axis=1) < 0).any(axis=0).sum())
 
 
 def order(distances: dict[int, float], low: int, high: int) -> float:
-    """Return the p of distance ~ depth^-p by least squares of the logarithms, depths from `low` to `high`."""
+    """Return p in distance ~ depth^-p, by least squares of the logarithms, for depths from `low` to `high`."""
     depths = [depth for depth in distances if low <= depth <= high]
     return -float(np.polyfit(np.log(depths), np.log([distances[depth] for depth in depths]), 1)[0])
 

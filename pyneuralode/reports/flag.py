@@ -1,4 +1,4 @@
-"""Report `flag`: a continuous normalizing flow learns the density of a flag, and how it looks on the way."""
+"""Report `flag`: a continuous normalizing flow learns the density of a flag, with pictures at times in between."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .base import Context, Findings, Row
 from .flag_training import FLAG, NETS, OURS, train_flag
 
 THEIR_BEST = {"theirs": min(net.theirs for net in NETS), "unit": "nats", "source": "R Table 1, best"}
-# A net and a training of our own choosing; flag-table shows what each part contributes.
+# A net and a recipe of our own; flag-table shows what each part contributes.
 BEST_FIELD = HyperMLP(2, 128, 64)
 BEST = replace(OURS, updates=3000, batch=1024)
 QUICK_FIELD = HyperMLP(2, 32, 16)
@@ -24,7 +24,7 @@ PANELS, FRAMES = 6, 25
 
 
 def run(context: Context) -> Findings:
-    """Quick: a smaller net, 200 updates. Full: the best one."""
+    """Quick: a smaller net, 200 updates. Full: the best net."""
     field = QUICK_FIELD if context.quick else BEST_FIELD
     recipe = replace(BEST, updates=200, batch=512) if context.quick else BEST
     task = context.progress.task("training on the flag", recipe.updates)
@@ -39,13 +39,13 @@ def run(context: Context) -> Findings:
     titles = ["latent", *(f"t = {t:.1f}" for t in panels[0][1:-1]), "learned"]
     return Findings(
         rows=[
-            Row("loss on 100,000 fresh points", trained.fresh, **THEIR_BEST, target=1.169),
+            Row("loss on 100,000 new points", trained.fresh, **THEIR_BEST, target=1.169),
             Row("running mean of the loss, momentum 0.99", trained.running, **THEIR_BEST),
             Row("entropy of the flag, by quadrature", FLAG.entropy, 1.159, "nats", "match", "issue", tolerance=0.001),
-            Row("distance to that floor, KL(p || q) on the fresh points", trained.gap, None, "nats"),
-            Row("integral of the learned density less 1", abs(mass - 1), target=1e-3),
-            Row("largest |inverse(transform(z)) - z| of 10,000", round_trip(flow), target=1e-3),
-            Row("training", trained.fit.seconds, unit="s"),
+            Row("loss above that entropy, KL(p || q) on the new points", trained.gap, None, "nats"),
+            Row("|integral of the learned density - 1|", abs(mass - 1), target=1e-3),
+            Row("largest |inverse(transform(z)) - z| of 10,000 points", round_trip(flow), target=1e-3),
+            Row("training time", trained.fit.seconds, unit="s"),
         ],
         figures={
             "time": flow_in_time(*panels, SQUARE, titles),
@@ -54,32 +54,33 @@ def run(context: Context) -> Findings:
         },
         animations={"flag": flow_animation(*frames, SQUARE)},
         captions={
-            "time": "The density and samples at times between the standard normal and the flag, each density "
-            "on a scale of its own (R Fig. 4, P Fig. 2).",
-            "learned": "Logarithm of the flag's density and of the learned one, in nats.",
+            "time": "The density and samples at times between the standard normal and the flag, each density on its "
+            "own scale (R Fig. 4, P Fig. 2).",
+            "learned": "Logarithms of the flag's density and of the learned density, in nats.",
             "loss": "Running mean of the loss, momentum 0.99, and the entropy of the flag.",
-            "flag": "The same from the base to the flag.",
+            "flag": "Density and samples over time, from the base to the flag.",
         },
         notes=[
-            "The flag is drawn in the report's proportions: 237 x 174 pixels on [-1.5, 1.5]^2, each drawn by "
-            "its darkness and blurred by normal noise of 4/237 and 4/174. Its entropy is computed by "
-            "quadrature; no model's expected loss is lower. The loss of 100,000 points scatters by 0.001 "
-            "about its mean, its distance to the flag's own loss on the same points by far less.",
-            f"The net is a hypernetwork of width {field.width} with {field.hidden} hidden units, trained by "
-            f"{recipe.updates:,} updates on {recipe.batch:,} fresh points each; "
-            "see flag-table for the recipe and for what each part of it contributes.",
+            "The flag has the report's proportions: 237 x 174 pixels on [-1.5, 1.5]^2. Points are drawn from the "
+            "pixels in proportion to their darkness and blurred by normal noise with deviations of 4/237 and 4/174. "
+            "The entropy is computed by quadrature; no model's expected loss is lower. The loss on 100,000 points "
+            "deviates from its mean by about 0.001; its distance from the flag's own loss on the same points varies "
+            "far less.",
+            f"The net is a hypernetwork of width {field.width} with {field.hidden} hidden units, trained with "
+            f"{recipe.updates:,} updates on {recipe.batch:,} new points each; see flag-table for the recipe and for "
+            "what each part of it contributes.",
         ],
     )
 
 
 def compared(flow: ContinuousFlow, pixels: int) -> list[tuple[str, np.ndarray]]:
-    """Return the log densities of the flag and of the flow on the flag's picture."""
+    """Return the log densities of the flag and of the flow on a grid over the flag's picture."""
     grid = grid_points(FLAG.extent, pixels)
     return [("the flag", FLAG.log_density(grid)), ("learned", log_density_at(flow, grid))]
 
 
 def integral(flow: ContinuousFlow, count: int) -> float:
-    """Return the integral of the flow's density over [-3, 3]^2, by `count`^2 midpoints."""
+    """Return the integral of the flow's density over [-3, 3]^2, by the midpoint rule with `count`^2 points."""
     step = 6 / count
     half = 3 - step / 2
     logs = log_density_at(flow, grid_points((-half, half, -half, half), count))
@@ -87,7 +88,7 @@ def integral(flow: ContinuousFlow, count: int) -> float:
 
 
 def round_trip(flow: ContinuousFlow) -> float:
-    """Return the largest component of inverse(transform(z)) - z over 10,000 z of the base."""
+    """Return the largest component of inverse(transform(z)) - z over 10,000 samples z of the base."""
     z = torch.randn(10_000, 2, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         return float((flow.inverse(flow.transform(z)) - z).abs().max())

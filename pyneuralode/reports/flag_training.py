@@ -1,4 +1,4 @@
-"""Training of flows on the flag: the nets of the report's Table 1, and recipes to train them by."""
+"""Training of flows on the flag: the nets of the report's Table 1, and recipes for training them."""
 
 from __future__ import annotations
 
@@ -61,21 +61,21 @@ class FlagRecipe:
     Attributes
     ----------
     times : (float, float)
-        Of the base and of the data.
+        Times of the base and of the data.
     initial : {"torch", "spread"}
         Parameters drawn as by torch's linear layers, or by `flows.initialization.spread_units`.
     speed : {"one", "fast"}
         The scale of the slope: 1, or 8 for hypernetworks, whose slope is a mean over the units, and 2 for others.
     rate : float
-        Adam's learning rate, or the highest where it has one cycle.
+        Adam's learning rate, or its maximum for "one cycle".
     schedule : {"constant", "one cycle"}
         "one cycle" is `fitting.schedules.OneCycle`.
     betas : (float, float)
-        Of Adam.
+        Adam's decay rates of the moments.
     solver, tolerance
-        While training; losses on fresh points are always computed with Tsit5 at 1e-5.
+        Used in training; losses on new points are always computed with Tsit5 at 1e-5.
     updates, batch : int
-        The number of updates, and of fresh points in each.
+        The number of updates, and of new points in each update.
     """
 
     times: tuple[float, float] = (0.0, 1.0)
@@ -99,7 +99,7 @@ class FlagRecipe:
         return as_torch_draws(field, seed) if self.initial == "torch" else spread_units(field, seed)
 
     def learning_rate(self, update: int) -> float:
-        """Return the rate of an update, counted from 0."""
+        """Return the learning rate of an update (counted from 0)."""
         return self.rate if self.schedule == "constant" else OneCycle(self.rate, self.updates)(update)
 
 
@@ -119,7 +119,7 @@ def as_torch_draws(field: VectorField, seed: int) -> Parameters:
 
 @dataclass(frozen=True)
 class TrainedFlow:
-    """A flow of the flag after its training, as plain arrays, so that it can come from another process.
+    """A trained flow of the flag, as plain arrays, so that it can be sent between processes.
 
     Attributes
     ----------
@@ -128,8 +128,8 @@ class TrainedFlow:
     fit : FlowFit
         Losses and seconds of the updates (its `flow` is left out).
     fresh, gap : float
-        Loss on 100,000 fresh points, and how far it is above the density's own loss on the same points: the
-        divergence KL(p || q), whose estimate is far less noisy than the loss.
+        Loss on 100,000 new points, and its excess over the density's own loss on the same points: an estimate of the
+        divergence KL(p || q) that is far less noisy than the loss.
     """
 
     field: VectorField
@@ -159,7 +159,7 @@ def train_flag(
     advance: Callable[[int, str], None],
     fresh: int = FRESH,
 ) -> TrainedFlow:
-    """Train a net on the flag by a recipe; `advance(n, note)` is told of every update."""
+    """Train a net on the flag by a recipe; `advance(n, note)` is called after each update."""
     field = recipe.field(field)
     flow = ContinuousFlow(
         field, times=recipe.times, solver=recipe.solver, rtol=recipe.tolerance, atol=recipe.tolerance, engine=engine
@@ -180,7 +180,7 @@ def train_flag(
 
 
 def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
-    """Return the loss on points that no training has seen ("fresh"), and how far it exceeds the density's own ("gap")."""
+    """Return the loss on points not used in training ("fresh"), and its excess over the density's own loss ("gap")."""
     points = FLAG.sample(count, np.random.default_rng((2022, 7)))
     with torch.no_grad():
         found = [flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))]

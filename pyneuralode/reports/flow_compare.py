@@ -1,7 +1,7 @@
-"""Report `flow-compare`: continuous flows of width M against planar flows of depth M, on given densities.
+"""Report `flow-compare`: continuous flows of width M and planar flows of depth M, compared on given densities.
 
-Both minimize the reverse divergence KL(q || p) from a density known up to a constant, on their own samples. The constant
-is computed by quadrature, so that the divergence itself is known.
+Both minimize the reverse divergence KL(q || p) from a density known up to a constant, using their own samples. The
+constant is computed by quadrature, so the divergence itself is known.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ DENSITIES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class MeasuredFlow:
-    """A trained flow in numbers: KL(q || p) with its standard error, seconds and updates, log densities on the grid."""
+    """Results of a trained flow: KL(q || p) with its standard error, seconds and updates, log densities on the grid."""
 
     divergence: float
     error: float
@@ -91,10 +91,10 @@ def run(context: Context) -> Findings:
     names = list(DENSITIES)[: 2 if context.quick else None]
     sizes = SIZES[: 2 if context.quick else None]
     updates = 150 if context.quick else 6000
-    # At M = 32 a planar flow makes two updates in about the time in which a continuous one makes one.
+    # At M = 32, two updates of a planar flow take about as long as one update of a continuous flow.
     many = {"cnf": updates, "planar": 2 * updates}
     pixels = 60 if context.quick else 120
-    # Either kind may lose a part of the density for good, so the best of three seeds counts.
+    # Either kind may permanently miss a part of the density, so the best of three seeds is used.
     seeds = context.seeds(1, 3)
 
     def job(flow: tuple[str, int, str], seed: int) -> Job:
@@ -114,23 +114,23 @@ def run(context: Context) -> Findings:
             "divergences": divergences(sizes, panels),
         },
         captions={
-            "densities": "The given density, and those of the continuous and of the planar flows; the number is "
+            "densities": "The given density, and the densities of the continuous and planar flows; the numbers are "
             "KL(q || p) in nats.",
             "divergences": "Divergence from each given density against the size of the flow.",
         },
         notes=[
-            "Both kinds start from a standard normal and minimize E_q[log q - log p] over batches of 512 "
-            "samples of their own by Adam at the same schedule (one cycle, 0.01 for continuous flows; 0.02 "
-            "for planar ones). The continuous flow is a hypernetwork of width M "
-            "and 32 hidden units, Tsit5, tolerance 1e-3 while training and 1e-5 for the numbers. "
-            f"Continuous flows get {many['cnf']:,} updates and planar ones, whose updates take less time, "
-            f"{many['planar']:,}: at M = 32 about the same time in all, which stands in the table. "
-            f"Each is trained from {len(seeds)} seed{'s' * (len(seeds) > 1)}, and the best counts.",
-            "The densities are those of Rezende and Mohamed (2015), Fig. 3; the last three are confined to "
-            "|z1| < 4 with soft edges, since they have no finite integral without. Their constants are "
-            "computed by quadrature and the divergence is that of 50,000 samples.",
-            "Reverse divergence does not mind leaving a part of the density out: a flow that misses one of k "
-            "equal parts has a divergence of log(k/(k-1)) at least.",
+            "Both kinds start from a standard normal and minimize E_q[log q - log p] over batches of 512 of their "
+            "own samples by Adam with the same schedule (one cycle, up to 0.01 for continuous flows and 0.02 for "
+            "planar ones). The continuous flow is a hypernetwork of width M with 32 hidden units, solved by Tsit5 at "
+            f"tolerance 1e-3 in training and 1e-5 for the results. Continuous flows get {many['cnf']:,} updates, and "
+            f"planar flows, whose updates take less time, {many['planar']:,}: at M = 32, the total times, which the "
+            f"table lists, are about the same. Each flow is trained with {len(seeds)} seed{'s' * (len(seeds) > 1)}, "
+            "and the best result is used.",
+            "The densities are those of Rezende and Mohamed (2015), Fig. 3; the last three are confined to |z1| < 4 "
+            "with soft edges, since their integrals would not be finite otherwise. Their constants are computed by "
+            "quadrature, and the divergence is estimated from 50,000 samples.",
+            "The reverse divergence hardly penalizes a missing part of the density: for a flow that misses one of k "
+            "equal parts, it is at least log(k/(k-1)).",
         ],
     )
 
@@ -187,7 +187,7 @@ def _rows(found: Flows, names: list[str], sizes: tuple[int, ...]) -> list[Row]:
         for size in sizes:
             cnf, planar = (found[name, size, kind].divergence for kind in KINDS)
             target = planar if size == SIZES[-1] else None
-            words = f"{name}, M = {size}: KL of the continuous flow beside the planar one's"
+            words = f"{name}, M = {size}: KL of the continuous flow, next to the planar flow's"
             rows.append(Row(words, cnf, planar, "nats", source="planar, ours", target=target))
     return rows
 

@@ -1,4 +1,4 @@
-"""Numbers for the reader: four significant digits."""
+"""Formatting of numbers for the reader, with four significant digits."""
 
 from __future__ import annotations
 

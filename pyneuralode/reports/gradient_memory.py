@@ -18,10 +18,10 @@ def peak_memory(
     task: ProgressTask,
     unit: str = "",
 ) -> Peaks:
-    """Return the peak bytes of one gradient of every model with each count of steps or layers.
+    """Return the peak memory (bytes) of one gradient of every model, for each number of steps or layers.
 
-    ``models[name](count)`` returns a function that computes the output, whose sum is differentiated; only what that
-    function allocates counts.
+    ``models[name](count)`` returns a function that computes the output, whose sum is differentiated; only memory
+    allocated by that function and the backward pass counts.
     """
     peaks: Peaks = {name: [] for name in models}
     for name, model in models.items():
@@ -35,5 +35,5 @@ def peak_memory(
 
 
 def memory_growth(counts: Sequence[int], peaks: Peaks, state: int) -> dict[str, float]:
-    """Return what one more step or layer adds to the peaks, in states of so many bytes, by name."""
+    """Return the increase of the peaks per additional step or layer, in units of `state` bytes, by name."""
     return {name: (peak[-1] - peak[0]) / (counts[-1] - counts[0]) / state for name, peak in peaks.items()}

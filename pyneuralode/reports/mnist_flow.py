@@ -16,7 +16,7 @@ from .parallel import Job, OneBar
 
 FLOWS = {"single flow": "small-single", "multi-scale flow": "small"}
 SAMPLES = 64
-# Bits per dim of the test images as published, all trained on GPUs at full scale.
+# Published bits per dim of the test images; all models were trained on GPUs at full scale.
 PUBLISHED = {
     "FFJORD, single flow": (1.05, "Grathwohl et al. 2019"),
     "FFJORD, multi-scale": (0.99, "Grathwohl et al. 2019"),
@@ -26,7 +26,7 @@ PUBLISHED = {
 
 @dataclass
 class TrainedDigitFlow:
-    """One training: bits per dim of every batch, of the test images and of the histograms, and pixels of samples."""
+    """One training run: bits per dim of every batch, the test images and the histograms, and pixels of samples."""
 
     losses: np.ndarray
     seconds: float
@@ -55,30 +55,30 @@ def run(context: Context) -> Findings:
         },
         tables=[_table(found)],
         captions={
-            "samples": "Test digits, and digits drawn from the two flows (R Fig. 10); none is chosen.",
-            "bits": "Batches of the training, means of 20 updates. The published level is of a full GPU run.",
+            "samples": "Test digits, and digits drawn from the two flows (R Fig. 10), without selection.",
+            "bits": "Training batches, averaged over 20 updates. The published level is from a full GPU run.",
         },
         notes=[
-            "A reduced scale, trained here: bfloat16 convolutions, penalties on the kinetic energy and the "
-            "Jacobian (Finlay et al. 2020), two fixed steps of RK4 a CNF while training. The test images "
-            "are measured in single precision by DP5 at tolerance 1e-5, with one draw of dequantization and "
-            "of Hutchinson's noise each.",
-            "Pixels are dequantized, (x + u) / 256 with u uniform on [0, 1), so that bits per dim bound what "
-            "an ideal code by the model needs for a pixel; the report's code leaves that out, and its "
-            "density has no bound.",
-            "The first map of both reduced flows carries every pixel through the histogram of its place to a "
-            "standard normal number: without CNFs they are the baseline, independent per-pixel histograms "
-            "with one added to each of their 256 counts, and any gain over it is what the CNFs learn. "
-            "The report's set-up begins with the pixels instead, FFJORD's with their logits.",
-            "The full scales (report, multiscale, fast of `pyneuralode train mnist-flow`) need a GPU. They "
-            "are tested for a few updates at tiny size and have not been run to their end here; the "
-            "published rows are others' numbers.",
+            "Trained here at a reduced scale: bfloat16 convolutions, penalties on the kinetic energy and the "
+            "Jacobian (Finlay et al. 2020), two fixed steps of RK4 per CNF in training. The test images are "
+            "evaluated in single precision by DP5 at tolerance 1e-5, with one draw each of the dequantization and of "
+            "Hutchinson's noise.",
+            "Pixels are dequantized, (x + u) / 256 with u uniform on [0, 1), so that bits per dim are an upper bound "
+            "of the bits per pixel that an ideal code needs with this model. The report's code omits this step, and "
+            "its density is unbounded.",
+            "The first map of both reduced flows transforms every pixel to a standard normal number, by the "
+            "histogram at its position. Without CNFs, the flows are the baseline: independent per-pixel histograms "
+            "with one added to each of their 256 counts. Any gain over the baseline is learned by the CNFs. The "
+            "report's setup starts with the pixels instead, FFJORD's with their logits.",
+            "The full scales (report, multiscale, fast of `pyneuralode train mnist-flow`) need a GPU. They are "
+            "tested with a few updates at tiny size and have not been run to the end here; the published rows are "
+            "other authors' numbers.",
         ],
     )
 
 
 def train(scale: str, updates: int, tests: int, seed: int, advance: Callable[..., None]) -> TrainedDigitFlow:
-    """Train one reduced flow; `advance(n, note)` is told of every update."""
+    """Train one reduced flow; `advance(n, note)` is called after each update."""
     setup, images = replace(SETUPS[scale], updates=updates), (mnist_images("train"), mnist_images("test")[:tests])
     found = train_image_flow(setup, *images, seed=seed, progress=OneBar(advance))
     return TrainedDigitFlow(
@@ -113,7 +113,7 @@ def _table(found: dict[str, TrainedDigitFlow]) -> Table:
         measured = [t.seconds, t.test.bits, t.test.error, t.test.evaluations]
         rows.append([name, *net, len(t.losses), setup.batch, *measured])
     note = (
-        "Parameters are those that are learned, the histograms not counted. Seconds are those of the updates, with several "
-        "workers on one thread each. Evaluations are those of the fields for a batch of test images."
+        "Parameters are the learned ones, without the histograms. Seconds are the time of the updates; with several "
+        "workers, each has one thread. Evaluations are evaluations of the fields for a batch of test images."
     )
     return Table("The two flows", columns, rows, note)

@@ -1,4 +1,4 @@
-"""Report `odenet`: digits read by ODE-Nets, an RK-Net, a residual and a plain network."""
+"""Report `odenet`: digits classified by ODE-Nets, an RK-Net, a residual network and a plain network."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .recorded import recorded
 CHEN = {"ODE-Net": (0.22, 0.42), "RK-Net": (0.22, 0.47), "ResNet": (0.60, 0.41)}
 _CHEN = "Chen et al. 2018, Table 1"
 _REVIEW = "L section 4.3.1"
-_RECORDED = "Full trainings, recorded: computed once, by the commits in the table."
+_RECORDED = "Recorded full training runs, each computed once, at the commit in the table."
 
 
 def run(context: Context) -> Findings:
-    """Quick: 4,000 images once. Full: all of MNIST twice; DP5 with the adjoint, which is slow, half of it once."""
+    """Quick: 4,000 images, one epoch. Full: MNIST, two epochs; half of it, one epoch, for the slow DP5 with adjoint."""
     jobs, tested = {}, 1_000 if context.quick else None
     for net in NETS:
         images, epochs = net.quick if context.quick else net.full
@@ -58,11 +58,12 @@ def run(context: Context) -> Findings:
         tables=[_table(found), _memory_table(depths, peaks), *([_recorded_table(kept)] if kept else [])],
         captions=({"recorded": _RECORDED} if kept else {})
         | {
-            "training": "Cross-entropy of the training's batches, running means.",
-            "evaluations": "Means of a few updates. Chen et al. 2018 saw those of adapted steps grow as they trained (Fig. 3d).",
-            "memory": f"Peak memory of tensors alive in one gradient of the body alone, {BATCH} images of "
-            f"{CHANNELS} x {SIDE} x {SIDE}, single precision.",
-            "errors": "Theirs are of full trainings.",
+            "training": "Cross-entropy of the training batches, running means.",
+            "evaluations": "Averages over a few updates. In Chen et al. 2018, evaluations with adaptive steps "
+            "increase during training (Fig. 3d).",
+            "memory": f"Peak memory of live tensors in one gradient of the body only, for {BATCH} images of "
+            f"{CHANNELS} x {SIDE} x {SIDE} in single precision.",
+            "errors": "Their results are from full training runs.",
             "misread": f"Test digits that the {MAIN} net misreads, the most confident mistakes first.",
         },
         notes=_notes(),
@@ -97,7 +98,7 @@ def _recorded_errors(runs: list[dict[str, Any]]) -> list[Row]:
 
 def _recorded_curves(runs: list[dict[str, Any]]) -> Figure:
     curves = {_recorded_name(run): [run["curves"]["test_accuracy"]] for run in runs}
-    return accuracy_curves({"Recorded full trainings": curves})
+    return accuracy_curves({"Recorded full training runs": curves})
 
 
 def _recorded_table(runs: list[dict[str, Any]]) -> Table:
@@ -115,8 +116,8 @@ def _recorded_table(runs: list[dict[str, Any]]) -> Table:
         }
         for run in runs
     ]
-    note = "Written by the runs themselves, not computed with this page."
-    return Table.from_records("Recorded full trainings", records, note)
+    note = "Written by the runs themselves, not recomputed for this page."
+    return Table.from_records("Recorded full training runs", records, note)
 
 
 def _sizes(found: dict[str, TrainedDigitNet]) -> list[Row]:
@@ -165,31 +166,33 @@ def _table(found: dict[str, TrainedDigitNet]) -> Table:
             }
         )
     note = (
-        "Evaluations are those of the dynamics in a forward pass, in the last updates. Seconds are those of training and "
-        "tests, with several networks at once on one thread each."
+        "Evaluations are the mean number of evaluations of the dynamics per forward pass in the last updates. "
+        "Seconds cover training and tests, with several networks at once on one thread each."
     )
     return Table.from_records("The networks", records, note)
 
 
 def _memory_table(depths: list[int], peaks: dict[str, list[float]]) -> Table:
     rows = [[depth, *(round(peak / 1e6, 2) for peak in of_depth)] for depth, *of_depth in zip(depths, *peaks.values())]
-    note = "Peak memory in MB of one gradient of the body; the depth is the steps of Euler's method, or the residual blocks."
+    note = "Peak memory in MB of one gradient of the body; depth is the number of Euler steps or residual blocks."
     return Table("Memory against depth", ["depth", *peaks], rows, note)
 
 
 def _notes() -> list[str]:
     recipe = RECIPES["digits"]
     return [
-        "The review's network and solver, Euler's method with 20 steps; the training is ours, the same for all networks: "
-        f"{recipe.optimizer}, one cycle of the learning rate, batches of {recipe.batch}, shifts by up to "
-        f"{recipe.augmentation.crop} pixels, convolutions in {recipe.precision} (in float32 where steps are adapted). Each is "
-        "tested in single precision by the solver it was trained with.",
-        "Batch normalization inside the dynamics keeps running statistics for each step of the solver. One running average, "
-        "as torch's own layer keeps it, mostly sees the last of the twenty evaluations of a pass: after one epoch it read "
-        "98.8 % of the test images where the batches' own statistics gave 99.3 %. Training is not touched by it.",
-        "Checkpointed and Backprop give the same gradient of the same steps, so that the ODE-Net by Euler is also the "
-        "RK-Net by Euler; the RK-Net here takes five steps of the classical Runge-Kutta method. BacksolveAdjoint keeps one "
-        "state whatever the steps, and its gradient is that of another solve; Checkpointed keeps one more state a step.",
-        "Chen et al. train 160 epochs with augmentation. The ResNet is theirs, with batch instead of group normalization: "
-        "a convolution, two residual blocks that halve the image, then six.",
+        "The network and the solver, Euler's method with 20 steps, are the review's; the training is ours, the same "
+        f"for all networks: {recipe.optimizer}, one cycle of the learning rate, batches of {recipe.batch}, shifts by "
+        f"up to {recipe.augmentation.crop} pixels, convolutions in {recipe.precision} (in float32 if steps are "
+        "adapted). Each network is tested in single precision with the solver it was trained with.",
+        "Batch normalization inside the dynamics has separate running statistics for each step of the solver. A "
+        "single running average, as in torch's own layer, mostly reflects the last of the twenty evaluations of a "
+        "pass: after one epoch, it classified 98.8 % of the test images correctly, while the batches' own statistics "
+        "gave 99.3 %. Training is not affected.",
+        "Checkpointed and Backprop give the same gradient of the same steps, so the ODE-Net with Euler's method is "
+        "also the RK-Net with Euler's method; the RK-Net here takes five steps of the classical Runge-Kutta method. "
+        "BacksolveAdjoint stores one state regardless of the number of steps, and its gradient comes from a separate "
+        "solve; Checkpointed stores one additional state per step.",
+        "Chen et al. train for 160 epochs with augmentation. The ResNet is theirs, but with batch instead of group "
+        "normalization: a convolution, two residual blocks that halve the image, then six more.",
     ]

@@ -1,4 +1,4 @@
-"""The networks of report `odenet`: how each is trained, and the memory that its body takes."""
+"""The networks of report `odenet`: how each is trained, and the memory that its body uses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MISREAD = 40
 
 @dataclass(frozen=True)
 class DigitNet:
-    """A network to train: arguments of `classifier`, images and epochs of each scale, changes of the recipe."""
+    """A network to train: arguments of `classifier`, images and epochs at each scale, changes to the recipe."""
 
     name: str
     options: Mapping[str, Any]
@@ -45,7 +45,7 @@ _ADAPTIVE = {
     "rtol": 1e-3,
     "atol": 1e-3,
 }
-# Rounding to bfloat16 would pass for an error of the steps.
+# Step control would mistake rounding to bfloat16 for an error of the steps.
 _SINGLE = {"precision": "float32"}
 NETS = (
     DigitNet(MAIN, {"kind": "odenet"}, gradient="Checkpointed"),
@@ -58,7 +58,7 @@ NETS = (
 
 @dataclass
 class TrainedDigitNet:
-    """The results of training one network; `misread` are rows of the test images, `answers` what it read there."""
+    """The results of training one network; `misread` are indices of test images, `answers` its predictions there."""
 
     error: float
     parameters: int
@@ -73,7 +73,7 @@ class TrainedDigitNet:
 
 
 def train(training: ClassifierTraining, seed: int, advance: Callable[..., None]) -> TrainedDigitNet:
-    """Train one network; `advance(n, note)` is told of every update."""
+    """Train one network; `advance(n, note)` is called after each update."""
     images, tests = training.sets()
     model, recipe = training.spec.build(seed), training.recipe
     fit = train_classifier(model, images, tests, recipe, seed=seed, progress=OneBar(advance))
@@ -95,7 +95,7 @@ def train(training: ClassifierTraining, seed: int, advance: Callable[..., None])
 
 
 def memory(depths: list[int], progress: Progress) -> Peaks:
-    """Return the peak bytes of one gradient of a body of each depth, by network."""
+    """Return the peak memory (bytes) of one gradient of the body at each depth, by network."""
 
     def pass_through(body: Callable[[int], nn.Module], depth: int) -> Callable[[], Tensor]:
         x = torch.ones(BATCH, CHANNELS, SIDE, SIDE, requires_grad=True)
@@ -115,5 +115,5 @@ def memory(depths: list[int], progress: Progress) -> Peaks:
 
 
 def growth(depths: list[int], peaks: Peaks) -> dict[str, float]:
-    """Return what one more step or block adds to the memory of `memory`, in states of the batch, by network."""
+    """Return the increase in memory per additional step or block, in states of the batch, by network."""
     return memory_growth(depths, peaks, state=4 * BATCH * CHANNELS * SIDE * SIDE)

@@ -1,4 +1,4 @@
-"""The page of results: one self-contained HTML file, figures by relative path. Its text is in ``page.html.j2``."""
+"""The page of results: one HTML file, self-contained except for the figures. Its text is in ``page.html.j2``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def render(results: list[dict[str, Any]]) -> str:
-    """Return the page for results as `store.read_results` gives them, in their order."""
+    """Return the page for results from `store.read_results`, in the same order."""
     loader = PackageLoader("pyneuralode", "reports")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -32,7 +32,7 @@ def _is_better(row: dict[str, Any]) -> bool:
 
 
 def _numeric_columns(table: dict[str, Any]) -> list[int]:
-    """Return the columns of a table that hold numbers alone; they are set flush right."""
+    """Return the indices of a table's columns that contain only numbers; these are right-aligned."""
     return [
         column
         for column in range(len(table["columns"]))
@@ -41,7 +41,7 @@ def _numeric_columns(table: dict[str, Any]) -> list[int]:
 
 
 def _cell(value: object, trim: bool = False) -> str:
-    """Return the text of a cell; a number has a proper minus sign and power of ten."""
+    """Return the text of a cell; a number has a typographic minus sign and power of ten."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -53,7 +53,7 @@ def _cell(value: object, trim: bool = False) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time in words, its parts held together by no-break spaces."""
+    """Return a duration as text, with no-break spaces."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if seconds < 60:

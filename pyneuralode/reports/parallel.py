@@ -1,4 +1,4 @@
-"""Independent jobs of a report side by side in processes, their progress drawn in one place."""
+"""Independent jobs of a report in parallel processes, with their progress shown in one place."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _messages: Any = None  # in a worker process: the queue that its progress goes t
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work: ``work(*arguments, advance=...)`` calls ``advance(n, note)`` for each unit of its `total`.
+    """A call ``work(*arguments, advance=...)``, which calls ``advance(n, note)`` after n more of its `total` units.
 
-    `work` is a function of a module, since processes import it by name. `cost` estimates how long it takes compared with
-    the other jobs: the most expensive start first, so that no worker is left alone with one at the end.
+    `work` must be a module-level function, since processes import it by name. `cost` estimates its duration relative to
+    the other jobs: the most expensive jobs start first, so that no long job is left running alone at the end.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Job:
 
 
 class OneBar:
-    """A Progress whose tasks all share the one bar of a job."""
+    """A Progress whose tasks all share the single bar of a job."""
 
     def __init__(self, advance: Callable[..., None]):
         self.advance = advance
@@ -48,7 +48,7 @@ def completed(fit: Fit) -> Fit:
 
 
 def telling_loss(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
-    """Return a callback of a fit that advances the bar of its job and shows the loss beside it."""
+    """Return a callback of a fit that advances the bar of its job and shows the loss next to it."""
     return lambda stage, iteration, loss: advance(1, f"loss {loss:.3g}")
 
 
@@ -56,8 +56,8 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
     """Run jobs, up to `workers` at once, and return their results in the order of the jobs.
 
     A bar appears when its job begins. Processes are spawned, since a forked torch may hang, and use one thread each.
-    With an `executor`, such as that of a dask client for a cluster, the jobs run there instead, and one bar
-    counts those that have ended.
+    With an `executor`, such as that of a dask client for a cluster, the jobs run there instead, and a single bar counts
+    the finished jobs.
     """
     longest_first = sorted(range(len(jobs)), key=lambda index: -jobs[index].cost)
     if executor is not None:
@@ -78,14 +78,14 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
         try:
             return _results(running, lambda ended: _draw_progress(messages, jobs, bars, progress))
         except BaseException:
-            pool.shutdown(wait=False)  # the jobs that have begun are not waited for
+            pool.shutdown(wait=False)  # do not wait for running jobs
             raise
 
 
 def _results(running: Mapping[int, Future], ended: Callable[[int], None]) -> list[Any]:
-    """Return the results of futures in the order of their numbers; `ended` is told how many have just ended.
+    """Return the results of futures in the order of their keys; `ended(n)` is called with the number just ended.
 
-    The first failure ends all at once.
+    After the first failure, the remaining futures are canceled.
     """
     left = set(running.values())
     try:

@@ -1,7 +1,8 @@
-"""Recorded runs: results of trainings that are too long for most machines, shown as recorded.
+"""Recorded runs: results of training runs that take too long on most machines; reports label them as recorded.
 
-``reports/recorded/ID.json`` holds a list of them. Each is the `metrics.json` that a `pyneuralode train` command wrote,
-with its commit, seed, machine, seconds, recipe, numbers and curves. `keep` puts it there; nothing is written by hand.
+``reports/recorded/ID.json`` contains a list of them. Each is the `metrics.json` that a `pyneuralode train` command
+wrote, with its commit, seed, machine, seconds, recipe, numbers and curves. `keep` writes this file; nothing is written
+by hand.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NEEDED = ("commit", "machine", "seed", "seconds", "recipe", "finished")
 
 
 def provenance(commit: str | None = None) -> dict[str, str | None]:
-    """Return the commit of this package and a description of the machine, as a run writes them.
+    """Return the commit of this package and a description of the machine, as recorded by a run.
 
     The commit is None if none is given and the package is not in a git checkout; it mentions uncommitted changes.
     """
@@ -32,7 +33,7 @@ def provenance(commit: str | None = None) -> dict[str, str | None]:
 def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
     """Write the recorded runs of a report, from the `metrics.json` of each; return the file.
 
-    Raises DataError if one of them is unfinished or lacks its commit.
+    Raises DataError if one of them is unfinished or has no commit.
     """
     contents = []
     for path in runs:
@@ -40,11 +41,13 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{path} cannot be read ({error}): give the metrics.json of a `pyneuralode train`."
+                f"{path} cannot be read ({error}): give the metrics.json of a `pyneuralode train` run."
             ) from None
         absent = [name for name in _NEEDED if not isinstance(content, dict) or content.get(name) is None]
         if absent or not content["finished"]:
-            raise DataError(f"{path} is not a finished run with {', '.join(_NEEDED)}: give the metrics.json of one.")
+            raise DataError(
+                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: give such a file."
+            )
         contents.append(content)
     final = folder / f"{id}.json"
     with whole_files(final) as (partial,):

@@ -1,4 +1,4 @@
-"""The reports that `pyneuralode report` knows."""
+"""The reports available to `pyneuralode report`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .base import Context, Findings
 
 @dataclass(frozen=True)
 class Report:
-    """A report: its id, its title, the document whose results it computes again, and its module.
+    """A report: its id, its title, the document whose results it recomputes, and its module.
 
-    The module is by default the one named as the id. Its `run` computes the report; another function is named after a colon.
+    By default the module is named like the id, with underscores. Its function `run` computes the report; to use another
+    function, append a colon and its name to the module.
     """
 
     id: str
@@ -35,19 +36,19 @@ _ANODEV2 = '"ANODEV2: A Coupled Neural ODE Framework", NeurIPS 2019'
 _SUMMARY = 'one-page summary of Chen et al., "Neural Ordinary Differential Equations" (NeurIPS 2018)'
 
 _ALL = (
-    Report("covid", "Sweden's epidemic by a neural ODE, with growing time spans", f"{_KTH_REPORT}, Fig. 3, 6 and 7"),
-    Report("seir", "Sweden's epidemic by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5"),
-    Report("cubic", "The cubic spiral from thirty points, over growing time spans", f"{_KTH_POSTER}, Fig. 1"),
-    Report("spiral", "A spiral from short pieces, by three solvers", f"{_REVIEW}, section 4.3.2"),
-    Report("depth", "Layers of a residual network against an ODE", f"{_KTH_REPORT}, Fig. 1"),
+    Report("covid", "Sweden's epidemic fitted by a neural ODE, over growing spans", f"{_KTH_REPORT}, Fig. 3, 6 and 7"),
+    Report("seir", "Sweden's epidemic fitted by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5"),
+    Report("cubic", "The cubic spiral learned from thirty points, over growing time spans", f"{_KTH_POSTER}, Fig. 1"),
+    Report("spiral", "A spiral learned from short segments, with three solvers", f"{_REVIEW}, section 4.3.2"),
+    Report("depth", "Layers of a residual network compared with an ODE", f"{_KTH_REPORT}, Fig. 1"),
     Report(
         "adjoint",
-        "Gradient methods: their error and their memory",
+        "Gradient methods: error and memory",
         f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
     ),
     Report("flag", "A continuous normalizing flow learns a flag", f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2"),
     Report("flag-table", "Right-hand sides of flows on the flag", f"{_KTH_REPORT}, Table 1, Fig. 8 and 9"),
-    Report("flow-compare", "Continuous against planar flows on given densities", _SUMMARY),
+    Report("flow-compare", "Continuous and planar flows compared on given densities", _SUMMARY),
     Report("mnist-flow", "Handwritten digits by continuous normalizing flows", f"{_KTH_REPORT}, Fig. 10"),
     Report(
         "anodev2-table1",
@@ -57,7 +58,7 @@ _ALL = (
     ),
     Report(
         "anodev2-table2",
-        "Weights that evolve in steps of their own (configuration two)",
+        "Weights that evolve in separate steps (configuration two)",
         f"{_ANODEV2}, Table 2",
         ".anodev2_tables:table2",
     ),
@@ -70,17 +71,17 @@ _ALL = (
     ),
     Report(
         "anodev2-transport",
-        "Transport at a changing speed, by a constant and by an evolving kernel",
+        "Transport at a changing speed, with a constant and an evolving kernel",
         f"{_ANODEV2}, Fig. 2",
     ),
     Report("anodev2-kernels", "Kernels that evolve, synthetic and trained", f"{_ANODEV2}, Fig. 1 and 3 to 6"),
-    Report("odenet", "Digits read by ODE-Nets, an RK-Net and a ResNet", f"{_SUMMARY}; {_REVIEW}, section 4.3.1"),
+    Report("odenet", "Digits classified by ODE-Nets, an RK-Net and a ResNet", f"{_SUMMARY}; {_REVIEW}, section 4.3.1"),
 )
 REPORTS: dict[str, Report] = {report.id: report for report in _ALL}
 
 
 def find_report(id: str) -> Report:
-    """Return the report of that id, or raise an ArgumentError that names the nearest known one."""
+    """Return the report with this id, or raise an ArgumentError that suggests the nearest known id."""
     if id not in REPORTS:
         raise unknown_name("the report", id, REPORTS)
     return REPORTS[id]

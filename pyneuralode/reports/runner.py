@@ -1,4 +1,4 @@
-"""Compute reports and write what they found."""
+"""Compute reports and write their results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .store import check_destination, read_results, write_page, write_result
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """Where the page is, how many targets each report met of how many, and which were missed."""
+    """The path of the page, each report's numbers of targets met and set, and the missed targets."""
 
     page: Path
     tally: dict[str, tuple[int, int]]
@@ -41,43 +41,43 @@ def run_reports(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> ReportSummary:
-    """Compute reports; write `OUT/ID/` for each, and `OUT/index.html` for all that OUT holds.
+    """Compute reports; write `OUT/ID/` for each, and `OUT/index.html` for all results in OUT.
 
     Parameters
     ----------
     ids : iterable of str
-        Keys of `registry.REPORTS`; repeated ones run once.
+        Keys of `registry.REPORTS`; repeated ids run once.
     out : path
-        Folder of the results, made where it does not exist. Results of other reports in it stay.
+        Folder for the results, created if it does not exist. Results of other reports in it are kept.
     scale : {"quick", "full"}
     engine : {"auto", "torch", "julia"}
     seed : int
         From 0 to 2^32 - 1.
     workers : int, optional
-        Processes that may run at once; by default one for each core.
+        Maximum number of processes that run at once; by default one per core.
     check : bool
-        Whether to fill `missed`; only the full scale has targets to miss.
+        Whether to fill `missed`; targets apply only at full scale.
     progress : Progress, optional
         Silent by default.
     executor : concurrent.futures.Executor, optional
-        Runs the jobs of a report (its fits and trainings) in place of processes of this machine, such as
-        ``dask.distributed.Client(...).get_executor()`` for a cluster.
+        Runs the jobs of a report (its fits and training runs) instead of processes on this machine; on a cluster, for
+        instance ``dask.distributed.Client(...).get_executor()``.
 
     Returns
     -------
     ReportSummary
-        `missed` holds one sentence for each row whose target was missed, and is empty without `check`.
+        `missed` contains one message for each row whose target was missed; it is empty without `check`.
 
     Raises
     ------
     ArgumentError
-        Before anything is computed, if an argument is not as above or `out` cannot take the results.
+        Before anything is computed, if an argument is invalid or the results cannot be written to `out`.
     EngineError
         Before anything is computed, if the engine is not installed or not ready.
 
     Notes
     -----
-    A report that ends with an exception leaves nothing; those completed before it stay on the page.
+    A report that ends with an exception writes nothing; reports completed before it stay on the page.
     """
     reports = [find_report(id) for id in dict.fromkeys(ids)]
     out = Path(out)
@@ -88,10 +88,12 @@ def run_reports(
     engine = choose_engine(engine)
     seed = whole_number("seed", seed, 0)
     if seed >= 2**32:
-        raise ArgumentError(f"seed is {seed}: give a whole number below 2^32.")
+        raise ArgumentError(f"seed is {seed}: give an integer below 2^32.")
     workers = whole_number("workers", os.cpu_count() or 1 if workers is None else workers)
     if check and scale != "full":
-        raise ArgumentError(f"check is given at scale {scale!r}, but targets hold at full scale: leave one out.")
+        raise ArgumentError(
+            f"check is given at scale {scale!r}, but targets apply only at full scale: omit check, or use scale 'full'."
+        )
     check_destination(out, [report.id for report in reports])
 
     context = Context(scale, engine, seed, workers, progress or SilentProgress(), executor)

@@ -1,4 +1,4 @@
-"""Report `seir`: the KTH report's SEIR fit repeated, converged fits beside it, and fits of the incidence."""
+"""Report `seir`: the KTH report's SEIR fit repeated, converged fits, and fits of the incidence."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from .base import Context, Findings, Row, Table
 
 # The KTH report's scale of the data: fifty times the cases, as a fraction of a population of ten million.
 SCALE = 50 / 1e7
-UNIT = "50 x new cases a day / 10 million"
+UNIT = "50 x new cases per day / 10 million"
 THEIRS = {"gamma": 0.1599, "R0": 5.6525, "sigma": 0.1166}
 THEIR_START = SEIR(gamma=0.17, R0=5.7, sigma=0.17)
 
 
 def points(series: Literal["official", "report"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the days and the values, in `UNIT`, of Sweden's series of that name."""
+    """Return the days and the values, in `UNIT`, of the named series for Sweden."""
     data = sweden(series)
     return data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()
 
 
 def run(context: Context) -> Findings:
-    """Fit the SEIR model five ways; the scales do not differ, it takes seconds."""
+    """Fit the SEIR model in five ways; both scales are the same, and the report takes seconds."""
     days, values = points("report")
     converge = {"plan": Stage(LBFGS(), 500)}
     incidence = converge | {"observable": "incidence", "factor": 1.0}
     settings = {
         "as in the report": {"plan": Stage(Adam(1e-3), 200), "bounded": False},
         "converged": converge,
-        "converged, initial state too": converge | {"fit_initial": True},
+        "converged, with initial state": converge | {"fit_initial": True},
         "incidence": incidence,
-        "incidence, initial state too": incidence | {"fit_initial": True},
+        "incidence, with initial state": incidence | {"fit_initial": True},
     }
     task = context.progress.task("SEIR fits", len(settings))
     fits: dict[str, EpidemicFit] = {}
@@ -50,21 +50,22 @@ def run(context: Context) -> Findings:
         figures=_figures(fits, days, values, context.engine),
         tables=[_table(fits)],
         captions={
-            "dynamics": "The SEIR model with the report's starting parameters over 170 days (R Fig. 2).",
-            "fit": "The fits beside the 56 points, and what they miss (R Fig. 3).",
-            "trajectory": "All four compartments of the fit in the report's set-up (R Fig. 5).",
-            "trajectory_converged": "The same with converged parameters and initial conditions.",
+            "dynamics": "The SEIR model with the report's initial parameters over 170 days (R Fig. 2).",
+            "fit": "The fits and the 56 points, with the residuals (R Fig. 3).",
+            "trajectory": "All four compartments of the fit in the report's setup (R Fig. 5).",
+            "trajectory_converged": "All four compartments with converged parameters and initial conditions.",
             "loss": "Loss of every iteration (R Fig. 5).",
         },
         notes=[
-            "The KTH report compares the infectious part i, a prevalence, with new cases, an incidence. The last two fits "
-            "compare factor x sigma e, the rate at which cases begin, with the same data.",
-            "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The converged "
-            "fits use L-BFGS on the logarithms of the parameters, from the same start.",
-            "Converged parameters fit better and mean less: sigma = 2.5/day is a latent time of ten hours, e0 and i0 are "
-            "known only by their sum, and the incidence fits lie in a flat valley of implausible rates. A least-squares "
-            "fit of four compartments to one curve does not identify an epidemic.",
-            "The targets of the converged fits are what trials reached: 0.01058, and 0.0069 to two digits (so 0.00695).",
+            "The KTH report compares the infectious fraction i, a prevalence, with new cases, an incidence. The last "
+            "two fits compare factor x sigma e, the rate of new cases in the model, with the same data.",
+            "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The "
+            "converged fits use L-BFGS on the logarithms of the parameters, from the same initial values.",
+            "Converged parameters fit better but are less meaningful: sigma = 2.5/day is a latent time of ten hours, "
+            "only the sum of e0 and i0 is determined, and the incidence fits lie in a flat valley of implausible "
+            "rates. A least-squares fit of four compartments to one curve does not identify an epidemic.",
+            "The targets of the converged fits are the values reached in trials: 0.01058, and 0.0069 to two digits "
+            "(so 0.00695).",
         ],
     )
 
@@ -73,15 +74,15 @@ def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
     theirs, after = fits["as in the report"].result, "after its 200 iterations"
     source, match = "R Fig. 5", "match"
     rows = [
-        Row("loss at the report's start", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),
+        Row("loss at the initial parameters", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),
         Row(f"loss {after}", theirs.loss, 0.01124, "", match, source, tolerance=0.02),
     ]
     for name, value in THEIRS.items():
         unit, found = "" if name == "R0" else "1/day", float(theirs.parameters[name])
         rows.append(Row(f"{name} {after}", found, value, unit, match, "R 4.1", tolerance=0.02))
-    for name, target in {"converged": 0.01058, "converged, initial state too": 0.00695}.items():
+    for name, target in {"converged": 0.01058, "converged, with initial state": 0.00695}.items():
         rows.append(Row(f"loss, {name}", fits[name].result.loss, 0.01124, source=source, target=target))
-    for name in ("incidence", "incidence, initial state too"):
+    for name in ("incidence", "incidence, with initial state"):
         rows.append(Row(f"loss, {name}", fits[name].result.loss))
     return rows
 
@@ -97,14 +98,14 @@ def _table(fits: dict[str, EpidemicFit]) -> Table:
         "Parameters of the fits",
         ["fit", "sum of squares", *names, "gradient evaluations"],
         rows,
-        note="gamma and sigma in 1/day; i0 and e0 in parts of the population.",
+        note="gamma and sigma in 1/day; i0 and e0 as fractions of the population.",
     )
 
 
 def _figures(fits: dict[str, EpidemicFit], days: np.ndarray, values: np.ndarray, engine: str) -> dict:
     grid = np.linspace(0, days[-1], 341)
     start = NeuralODE(THEIR_START, rtol=1e-8, atol=1e-10, engine=engine).solve([1 - 5e-7, 4e-7, 1e-7, 0.0], grid).ys
-    best = fits["converged, initial state too"]
+    best = fits["converged, with initial state"]
     curves = {name: (grid, fit.curve(grid)) for name, fit in fits.items()}
     return {
         "dynamics": compartments(grid, start, "SEIR dynamics: gamma 0.17, R0 5.7, sigma 0.17"),

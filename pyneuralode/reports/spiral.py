@@ -1,4 +1,4 @@
-"""Report `spiral`: a neural ODE learns a linear spiral from short pieces, by three solvers."""
+"""Report `spiral`: a neural ODE learns a linear spiral from short segments, with three solvers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .parallel import Job
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """Our name of a solver, and the review's seconds and error with it."""
+    """Our name for a solver, and the review's seconds and error with that solver."""
 
     solver: str
     seconds: float
@@ -38,7 +38,7 @@ SHOWN = (0, 50, 100, 150)
 
 @dataclass
 class TrainedSpiral:
-    """One training: the loss of every iteration, whole trajectories (500, 2) by iteration, seconds and evaluations."""
+    """One training run: losses by iteration, full trajectories (500, 2) by iteration, seconds and evaluations."""
 
     losses: np.ndarray
     trajectories: dict[int, np.ndarray]
@@ -47,7 +47,7 @@ class TrainedSpiral:
 
     @property
     def error(self) -> float:
-        """Mean squared error of the last trajectory kept, all 500 points of both states."""
+        """Mean squared error of the last stored trajectory, over all 500 points of both states."""
         return float(np.mean((self.trajectories[max(self.trajectories)] - truth(TIMES)) ** 2))
 
 
@@ -57,7 +57,7 @@ def truth(ts: np.ndarray) -> np.ndarray:
 
 
 def run(context: Context) -> Findings:
-    """Quick: three seeds a solver. Full: five."""
+    """Quick: three seeds per solver. Full: five."""
     seeds = context.seeds(3, 5)
 
     def job(name: str, seed: int) -> Job:
@@ -71,41 +71,40 @@ def run(context: Context) -> Findings:
             "trajectories": training_grid(truth(TIMES), {name: t.trajectories for name, t in best.items()}),
             "losses": loss_curve(
                 {name: np.mean([t.losses for t in found], axis=0) for name, found in runs.items()},
-                f"Loss of the batch of each iteration, mean of {len(seeds)} seeds",
+                f"Batch loss at each iteration, mean over {len(seeds)} seeds",
                 "mean absolute error",
             ),
         },
         tables=[_table(runs, seeds)],
         captions={
-            "trajectories": "The whole trajectory in the plane after iterations 0, 50, 100 and 150, with its "
-            "error; best seed of each solver (L 4.3.2).",
-            "losses": "The three solvers see the same batches and nearly agree, so the curves lie on each other.",
+            "trajectories": "The full trajectory in the plane after iterations 0, 50, 100 and 150, with its error; "
+            "best seed of each solver (L 4.3.2).",
+            "losses": "The three solvers use the same batches and nearly agree, so the curves coincide.",
         },
         notes=[
-            "Set-up of the review: y' = y A in row vectors (the review prints y' = A y, its code "
-            "integrates y' = y A), net 2-50-2 with tanh, weights N(0, 0.1^2), zero biases, batches of 16 "
-            "different starts with 10 consecutive times each, RMSprop 1e-3, 151 iterations counted from 0. "
-            "Euler and RK4 step from one time to the next (0.05), Dopri5 has tolerances 1e-7 and 1e-9. "
-            "Ours computes in double precision.",
-            "Deduced: the loss is the mean absolute error, and the cube of the state enters neither the "
-            "data nor the net. In trials of five seeds this gave errors of 0.012 to 0.041, the mean "
-            "squared error as loss 0.017 to 0.048, and cubes anywhere more than 0.3; the review has 0.017 "
-            "to 0.018.",
-            "The error is the mean squared error of all 500 points after iteration 150, against the exact "
-            "solution. It depends on the seed more than on the solver, and the review gives one run of "
-            "each: the verdict compares our best seed with it, and the mean is shown too.",
-            "Seconds are one run's, the four trajectories included, compilation not; with several workers, "
-            "runs share the machine. The review's are from another machine.",
+            "The review's setup: y' = y A in row vectors (the review prints y' = A y, its code integrates y' = y A), "
+            "net 2-50-2 with tanh, weights N(0, 0.1^2), zero biases, batches of 16 different initial points with 10 "
+            "consecutive times each, RMSprop 1e-3, 151 iterations counted from 0. Euler and RK4 step from one time "
+            "to the next (0.05), Dopri5 has tolerances 1e-7 and 1e-9. Our runs use double precision.",
+            "Deduced: the loss is the mean absolute error, and neither the data nor the net uses the cube of the "
+            "state. In trials with five seeds, this gave errors of 0.012 to 0.041; the mean squared error as the "
+            "loss gave 0.017 to 0.048, and cubes in either place gave more than 0.3. The review reports 0.017 to "
+            "0.018.",
+            "The error is the mean squared error over all 500 points after iteration 150, relative to the exact "
+            "solution. It depends more on the seed than on the solver, and the review reports one run per solver: "
+            "the target applies to our best seed, and the mean is shown too.",
+            "Seconds are the time of one run, including the four trajectories but not compilation; with several "
+            "workers, runs share the machine. The review's times are from another machine.",
         ],
     )
 
 
 def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIONS) -> TrainedSpiral:
-    """Train one net by the solver of that name; `advance(n, note)` is told of every iteration."""
+    """Train one net by the solver of that name; `advance(n, note)` is called after each iteration."""
     field = MLP((2, 50, 2), "tanh", init="normal", init_scale=0.1)
     model = NeuralODE(field, solver=SOLVERS[name].solver, rtol=1e-7, atol=1e-9, engine=engine, seed=seed)
     states, times = torch.as_tensor(truth(TIMES)), torch.as_tensor(TIMES)
-    pieces = states.unfold(0, PIECE, 1).permute(2, 0, 1)  # (10, 491, 2): the pieces from every start
+    pieces = states.unfold(0, PIECE, 1).permute(2, 0, 1)  # (10, 491, 2): the segment from every start
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3)
     draws = np.random.default_rng(seed)
 
@@ -113,12 +112,12 @@ def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIO
         solution = model.solve(pieces[0, starts], times[:PIECE])
         return (solution.ys - pieces[:, starts]).abs().mean(), solution.nfev
 
-    loss_of(slice(STARTS))[0].backward()  # compiles before the clock starts
+    loss_of(slice(STARTS))[0].backward()  # compiles before the timing starts
     losses, trajectories, evaluations = [], {}, 0
     begin = time.perf_counter()
     for iteration in range(iterations):
         optimizer.zero_grad()
-        # As torchdiffeq's demonstration: 490 starts, without the last one possible.
+        # As in torchdiffeq's demo: 490 starts, without the last possible one.
         loss, work = loss_of(torch.as_tensor(draws.choice(len(TIMES) - PIECE, STARTS, replace=False)))
         loss.backward()
         optimizer.step()
@@ -138,7 +137,7 @@ def _rows(runs: dict[str, list[TrainedSpiral]]) -> list[Row]:
         errors, seconds = [t.error for t in found], float(np.mean([t.seconds for t in found]))
         rows += [
             Row(f"{name}: error, best seed", min(errors), theirs.error, source=source, target=theirs.error),
-            Row(f"{name}: error, mean of the seeds", float(np.mean(errors)), theirs.error, source=source),
+            Row(f"{name}: error, mean over the seeds", float(np.mean(errors)), theirs.error, source=source),
             Row(f"{name}: seconds of a run, mean", seconds, theirs.seconds, "s", source=source),
         ]
     return rows
@@ -154,5 +153,5 @@ def _table(runs: dict[str, list[TrainedSpiral]], seeds: list[int]) -> Table:
         "Every run",
         ["solver", "seed", "error", "loss, mean of the last 10 batches", "evaluations of the net", "seconds"],
         rows,
-        note="Evaluations are those of the forward solves, each for all 16 starts at once.",
+        note="Evaluations are counted in the forward solves, each for all 16 initial points at once.",
     )

@@ -1,8 +1,8 @@
-"""The folder of results: the files of a report appear in it all together or not at all.
+"""The results folder: the files of a report appear in it all together or not at all.
 
 OUT/index.html            the page (written by `page`)
 OUT/ID/metrics.json       the numbers: id, engine, scale, seed, seconds, rows, tables
-OUT/ID/page.json          what the page needs besides: title, source, captions, notes, when and where it ran
+OUT/ID/page.json          additional data for the page: title, source, captions, notes, time and machine of the run
 OUT/ID/FIGURE.png, .svg   the figures
 OUT/ID/ANIMATION.gif      the animations
 """
@@ -34,17 +34,19 @@ _MARGIN = 0.1  # inches
 
 
 def check_destination(out: Path, ids: Iterable[str]) -> None:
-    """Raise, before anything is computed, if `out` cannot be written to or holds other files in the way."""
+    """Raise, before anything is computed, if `out` cannot be written to or contains conflicting files."""
     check_writable(out)
     with explain_write_errors(out):
         for id in ids:
             if (out / id).exists() and not _is_result(out / id):
                 raise ArgumentError(
-                    f"out is {str(out)!r}, where {id!r} exists and was not written by a report: give another folder."
+                    f"out is {str(out)!r}, which contains a {id!r} not written by a report: choose another folder."
                 )
         page = out / INDEX
         if page.exists() and PAGE_MARK not in page.read_text(encoding="utf-8", errors="replace"):
-            raise ArgumentError(f"out is {str(out)!r}, whose {INDEX} was not written by a report: give another folder.")
+            raise ArgumentError(
+                f"out is {str(out)!r}, whose {INDEX} was not written by a report: choose another folder."
+            )
     read_results(out)
 
 
@@ -59,14 +61,14 @@ def read_results(out: Path) -> list[dict[str, Any]]:
             lacking = {"readable JSON"}
         if lacking:
             raise DataError(
-                f"{folder} holds an incomplete result (no {min(lacking)}): move it out of {out} and run again."
+                f"{folder} contains an incomplete result (no {min(lacking)}): move it out of {out} and run again."
             )
         results.append({**metrics, "page": page, "folder": folder.name})
     return results
 
 
 def write_result(out: Path, report: Report, context: Context, findings: Findings, seconds: float) -> None:
-    """Write the folder of one report under a temporary name, and move it into place once it is complete."""
+    """Write one report's folder under a temporary name, and move it into place once it is complete."""
     with whole_folder(out / report.id) as folder:
         _write_figures(folder, report.id, findings)
         write_json(folder / _METRICS, _metrics(report, context, findings, seconds))
@@ -74,7 +76,7 @@ def write_result(out: Path, report: Report, context: Context, findings: Findings
 
 
 def write_page(out: Path, html: str) -> Path:
-    """Write the page in one move and return its path."""
+    """Write the page in a single move and return its path."""
     page = out / INDEX
     with whole_files(page) as (partial,):
         partial.write_text(html, encoding="utf-8")
@@ -88,10 +90,10 @@ def _is_result(folder: Path) -> bool:
 def _write_figures(folder: Path, id: str, findings: Findings) -> None:
     from matplotlib import rc_context
 
-    # Without a fixed salt and with a date, two equal figures would be two different SVG files.
+    # Without a fixed salt, or with a date, equal figures would give different SVG files.
     with rc_context({"svg.hashsalt": id}):
         for name, figure in findings.figures.items():
-            # Laid out once for both files, which takes longer than drawing them.
+            # The layout takes longer than drawing, so it is computed once for both files.
             figure.draw_without_rendering()
             figure.set_layout_engine(None)
             whole = figure.get_tightbbox().padded(_MARGIN)

@@ -74,7 +74,7 @@ def test_the_reports_are_listed(arguments):
         (["fake", "--engine", "julia"], "engine is 'julia', and PYNEURALODE_JULIA is /no/julia"),
         (["fake", "--seed", "-1"], "seed is -1: give an integer >= 0"),
         (["fake", "--workers", "0"], "workers is 0: give a positive integer"),
-        (["fake", "--quick", "--check"], "targets hold at full scale"),
+        (["fake", "--quick", "--check"], "targets apply only at full scale"),
         (["fake", "--out", __file__], "is a file: give a folder."),
     ],
 )

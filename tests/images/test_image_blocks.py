@@ -383,7 +383,7 @@ def test_wrong_dynamics_and_inputs():
         ODEBlock(ConvDynamics(2), **CPU)([1.0])
     with pytest.raises(ArgumentError, match="Dynamics cannot be evaluated .* give a y0 that it accepts"):
         ODEBlock(ConvDynamics(2), **CPU)(torch.zeros(1, 3, 4, 4))
-    with pytest.raises(SolverError, match="x holds a non-finite number"):
+    with pytest.raises(SolverError, match="x contains a non-finite number"):
         ODEBlock(ConvDynamics(2), **CPU)(torch.full((1, 2, 4, 4), torch.nan))
     scale = torch.ones(3, dtype=torch.float64, requires_grad=True)
     with pytest.raises(ArgumentError, match="make the field a torch.nn.Module"):
@@ -410,9 +410,9 @@ def test_dropout_in_dynamics_needs_backprop():
         ({"channels": 0}, "channels is 0: give a positive integer"),
         ({"steps": "20"}, "steps is '20': give a positive integer"),
         ({"parts": 0}, "parts is 0: give a positive integer"),
-        ({"kind": "rknet", "gradient": "Checkpointed"}, "and kind=.rknet. stands for Backprop"),
-        ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, and kind=.resnet. has no ODE"),
-        ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, and kind=.cnn. has no ODE"),
+        ({"kind": "rknet", "gradient": "Checkpointed"}, "but kind=.rknet. always uses Backprop"),
+        ({"kind": "resnet", "gradient": "Backprop"}, "gradient is given, but kind=.resnet. has no ODE"),
+        ({"kind": "cnn", "rtol": 1e-3}, "rtol is given, but kind=.cnn. has no ODE"),
     ],
 )
 def test_wrong_arguments_of_a_classifier(arguments, sentence):
@@ -422,7 +422,7 @@ def test_wrong_arguments_of_a_classifier(arguments, sentence):
 
 @pytest.mark.parametrize("shape", [(2, 1, 32, 32), (2, 3, 28, 28), (28, 28), (2, 28, 28)])
 def test_images_of_another_size_are_refused(shape):
-    with pytest.raises(ArgumentError, match=r"images have shape .*: give \(n, 1, 28, 28\)"):
+    with pytest.raises(ArgumentError, match=r"images have shape .*: use shape \(n, 1, 28, 28\)"):
         classifier(channels=2)(torch.zeros(shape))
 
 

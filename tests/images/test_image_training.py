@@ -195,23 +195,25 @@ def test_recipes():
 def test_mistakes_are_answered_by_one_sentence(bars):
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8), dtype=np.uint8)
     for arguments, words in (
-        ((images / 255, np.zeros(5, int)), "images are of type float64: give whole numbers"),
+        ((images / 255, np.zeros(5, int)), "images are of type float64: give integers"),
         ((images[0], np.zeros(8, int)), r"images have shape \(8, 8\)"),
         ((images, np.zeros(4, int)), "images has 5 entries and labels 4"),
-        ((images, np.full(5, 10)), "labels go from 10 to 10: give whole numbers from 0 to 9"),
-        ((images, np.full(5, -1)), "labels go from -1 to -1"),
+        ((images, np.full(5, 10)), "labels range from 10 to 10: use integers from 0 to 9"),
+        ((images, np.full(5, -1)), "labels range from -1 to -1"),
         ((images, np.zeros(5)), "labels have shape .* and type float64"),
         ((np.full((5, 8, 8), 3, np.uint8), np.zeros(5, int)), "without contrast"),
-        ((images, np.zeros(5, int), 10, (0.5, 0.5)), "give a number for each of 1 channels"),
+        ((images, np.zeros(5, int), 10, (0.5, 0.5)), "give one finite number per channel \\(number of channels: 1\\)"),
     ):
         with pytest.raises(DataError, match=words):
             ImageData(*arguments)
     train, tests = bars
     with pytest.raises(DataError, match=r"test_data has shape \(1, 8, 7\) and 2 classes"):
         train_classifier(net(), train, train.like(images[:, :, :7], [0] * 5), RECIPE)
-    with pytest.raises(ArgumentError, match=r"does not take images of shape \(1, 8, 8\)"):
+    with pytest.raises(ArgumentError, match=r"does not accept images of shape \(1, 8, 8\)"):
         train_classifier(nn.Conv2d(3, 8, 3), train, tests, RECIPE)
-    with pytest.raises(ArgumentError, match=r"returned shape \(2, 3\): give a model that returns logits \(n, 2\)"):
+    with pytest.raises(
+        ArgumentError, match=r"returned shape \(2, 3\): give a model that returns logits of shape \(n, 2\)"
+    ):
         train_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), train, tests, RECIPE)
     with pytest.raises(ArgumentError, match="batch is 101, and there are 100 images"):
         train_classifier(net(), train, tests, replace(RECIPE, batch=101))

@@ -143,7 +143,9 @@ def test_recorded_runs_are_shown_as_such(cells, tmp_path, monkeypatch):
     assert row == ["ResNet-4", "ANODE", 5, 50_000, 10_000, 350, 2, 77.0, 3.5, "Linux, 1 x GPU", "abc"]
     for changes in ({"finished": False}, {"commit": None}):
         paths[0].write_text(json.dumps(run("anode", 0.77, **changes)))
-        with pytest.raises(DataError, match=r"one.json is not a finished run with commit, machine"):
+        with pytest.raises(
+            DataError, match=r"one.json is not the metrics.json of a finished run, with commit, machine"
+        ):
             keep("anodev2", paths, tmp_path)
     with pytest.raises(DataError, match=r"cannot be read"):
         keep("anodev2", [tmp_path / "absent.json"], tmp_path)

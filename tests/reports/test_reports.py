@@ -186,7 +186,7 @@ def test_files_of_the_user_s_are_not_overwritten(tmp_path, register_report):
     register_report("fake", lambda context: pytest.fail("computed before the folder was looked at"))
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArgumentError, match="'fake' exists and was not written by a report"):
+    with pytest.raises(ArgumentError, match="a 'fake' not written by a report: choose"):
         run_reports(["fake"], tmp_path)
     other = tmp_path / "other"
     other.mkdir()
@@ -201,7 +201,7 @@ def test_a_damaged_result_is_named_before_anything_is_computed(tmp_path, registe
     run_reports(["first"], tmp_path)
     (tmp_path / "first" / "metrics.json").write_text('{"id": "fir')
     register_report("second", lambda context: pytest.fail("computed before the folder was looked at"))
-    with pytest.raises(DataError, match="first holds an incomplete result"):
+    with pytest.raises(DataError, match="first contains an incomplete result"):
         run_reports(["second"], tmp_path)
 
 

@@ -23,17 +23,18 @@ class ImageData:
     ----------
     images : uint8 (n, channels, height, width) or (n, height, width)
         Arrays or tensors.
-    labels : whole numbers (n,)
+    labels : integers (n,)
         From 0 to ``classes - 1``.
     classes : int
     mean, deviation : tuple of float, optional
-        Of each channel, for pixels from 0 to 1: normalization subtracts the one and divides by the other. By default
-        those of these images; test images take those of the training images (see `like`).
+        Mean and standard deviation of each channel, for pixels from 0 to 1: normalization subtracts the mean and
+        divides by the deviation. Computed from these images by default; for test images, use those of the training
+        images (see `like`).
 
     Raises
     ------
     DataError
-        If images and labels are not as above.
+        If images or labels are not as described above.
 
     Examples
     --------
@@ -65,11 +66,14 @@ class ImageData:
                 by_channel = images.transpose(0, 1).flatten(1)
                 value = [float(compute(pixels.double())) / 255 for pixels in by_channel]
             if len(value) != channels or not np.isfinite(value).all():
-                raise DataError(f"{name} is {value}: give a number for each of {channels} channels.")
+                raise DataError(
+                    f"{name} is {value}: give one finite number per channel (number of channels: {channels})."
+                )
             object.__setattr__(self, name, tuple(value))
         if min(self.deviation) <= 0:
             raise DataError(
-                f"deviation is {self.deviation}, and no channel without contrast can be normalized: give positive numbers."
+                f"deviation is {self.deviation}, but a channel without contrast cannot be normalized: "
+                "give positive numbers."
             )
 
     def __len__(self) -> int:
@@ -81,11 +85,11 @@ class ImageData:
         return tuple(self.images.shape[1:])
 
     def like(self, images: Any, labels: Any) -> ImageData:
-        """Return other images with the classes and the normalization of these."""
+        """Return other images with the same classes and normalization."""
         return replace(self, images=images, labels=labels)
 
     def take(self, count: int | None) -> ImageData:
-        """Return the first `count` images and labels; all of them for None."""
+        """Return the first `count` images and labels, or all of them if `count` is None."""
         if count is None:
             return self
         if whole_number("images", count) > len(self):
@@ -97,7 +101,7 @@ class ImageData:
         return self.like(self.images.to(device), self.labels.to(device))
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Return pixels uint8 (n, channels, height, width) as floats, with mean 0 and deviation 1 in each channel."""
+        """Return pixels uint8 (n, channels, height, width) as floats, standardized in each channel."""
         mean, deviation = (
             torch.tensor(value, device=pixels.device).view(-1, 1, 1) for value in (self.mean, self.deviation)
         )
@@ -117,8 +121,8 @@ class Augmentation:
     Attributes
     ----------
     crop : int
-        Pad images by this many black pixels on every side and crop them to their size at a random place, which shifts
-        them by up to this many pixels.
+        Pad images by this many black pixels on every side and crop them to their original size at a random position,
+        which shifts them by up to this many pixels.
     flip : bool
         Mirror each image, left to right, with probability one half.
     """
@@ -130,12 +134,12 @@ class Augmentation:
         object.__setattr__(self, "crop", whole_number("crop", self.crop, 0, 4))
 
     def draw(self, rng: np.random.Generator, count: int) -> Tensor:
-        """Return whole numbers (count, 3): the first row and column of each crop, and whether it is mirrored."""
+        """Return random integers (count, 3): the first row and column of each crop, and whether it is mirrored."""
         span = 2 * self.crop + 1
         return torch.as_tensor(rng.integers(0, [span, span, 1 + self.flip], size=(count, 3)))
 
     def apply(self, pixels: Tensor, draws: Tensor) -> Tensor:
-        """Return pixels (n, channels, height, width), cropped and mirrored as the draws (n, 3) say."""
+        """Return pixels (n, channels, height, width), cropped and mirrored according to the draws (n, 3)."""
         row, column, mirrored = draws.to(pixels.device).unbind(1)
         if self.crop:
             height, width = pixels.shape[-2:]
@@ -148,7 +152,7 @@ class Augmentation:
 
 
 class Batches:
-    """The batches of a training; all randomness follows from the seed and the number of the update."""
+    """The batches of a training run; all randomness follows from the seed and the index of the update."""
 
     def __init__(self, data: ImageData, size: int, augmentation: Augmentation, seed: int):
         if not 1 <= size <= len(data):
@@ -173,13 +177,13 @@ def _images(images: Any) -> Tensor:
     images = torch.as_tensor(images)
     if images.dtype != torch.uint8:
         raise DataError(
-            f"images are of type {str(images.dtype).removeprefix('torch.')}: give whole numbers from 0 to 255 as uint8."
+            f"images are of type {str(images.dtype).removeprefix('torch.')}: give integers from 0 to 255 as uint8."
         )
     if images.ndim == 3:
         images = images[:, None]
     if images.ndim != 4 or images.numel() == 0:
         raise DataError(
-            f"images have shape {tuple(images.shape)}: give (n, height, width) or (n, channels, height, width)."
+            f"images have shape {tuple(images.shape)}: use shape (n, height, width) or (n, channels, height, width)."
         )
     return images.contiguous()
 
@@ -190,8 +194,8 @@ def _labels(labels: Any, classes: int) -> Tensor:
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise DataError(
             f"labels have shape {tuple(labels.shape)} and type {str(labels.dtype).removeprefix('torch.')}: "
-            "give whole numbers (n,)."
+            "use integers of shape (n,)."
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise DataError(f"labels go from {labels.min()} to {labels.max()}: give whole numbers from 0 to {classes - 1}.")
+        raise DataError(f"labels range from {labels.min()} to {labels.max()}: use integers from 0 to {classes - 1}.")
     return labels.long()

@@ -1,7 +1,7 @@
 """Training of a classifier, in one process or several.
 
-All randomness follows from the seed and the number of the update. A resumed training therefore ends like an
-uninterrupted one, and the images, their order and their augmentation do not depend on the number of processes.
+All randomness follows from the seed and the index of the update. A resumed training therefore gives the same result as
+an uninterrupted one, and the images, their order and their augmentation do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def train_classifier(
     recipe : ClassifierRecipe
         One of `RECIPES`, or your own.
     seed : int
-        Seed of the batches and their augmentation; the model's parameters have a seed of their own.
+        Seed of the batches and their augmentation; the model's parameters have their own seed.
     at : Place, optional
-        Where to train; see `processes.place`. Several processes share each batch and average their gradients, while
-        each normalizes its part by that part's own statistics.
+        Device and process to train on; see `processes.place`. Several processes share each batch and average their
+        gradients; in each process, batch norms use the statistics of its part of the batch.
     checkpoint, checkpoint_every, resume
         File to which the training is saved every `checkpoint_every` epochs and at its end. With ``resume=True`` an
         interrupted training continues from there and ends exactly as if it had not been interrupted.
@@ -64,25 +64,25 @@ def train_classifier(
     Returns
     -------
     ClassifierFit
-        It is returned after Ctrl-C and when the loss becomes non-finite, too: then ``fit.finished`` is False,
-        ``fit.message`` says what happened, and the model has the best parameters so far.
+        Also returned after Ctrl-C or if the loss becomes non-finite: then ``fit.finished`` is False, ``fit.message``
+        states the reason, and the model has the best parameters so far.
 
     Raises
     ------
     ArgumentError
-        If the model does not map the images to logits, or the batch does not divide among the processes.
+        If the model does not map the images to logits, or the batch cannot be divided equally among the processes.
     DataError
         If test and training images differ in shape or classes.
     """
     at = at or Place(torch.device("cpu"))
     if recipe.batch % at.world:
         raise ArgumentError(
-            f"batch is {recipe.batch}, and there are {at.world} processes: give a multiple of their number."
+            f"batch is {recipe.batch}, but there are {at.world} processes: give a multiple of {at.world}."
         )
     if test_data.shape != train_data.shape or test_data.classes != train_data.classes:
         raise DataError(
-            f"test_data has shape {test_data.shape} and {test_data.classes} classes, train_data {train_data.shape} and "
-            f"{train_data.classes}: give the same."
+            f"test_data has shape {test_data.shape} and {test_data.classes} classes, but train_data has shape "
+            f"{train_data.shape} and {train_data.classes} classes: use the same shape and classes."
         )
     model.to(at.device, memory_format=torch.channels_last if recipe.channels_last else torch.preserve_format)
     _check_model(model, train_data)
@@ -159,19 +159,19 @@ class _ClassifierUpdates:
 
     @contextmanager
     def _random(self, update: int) -> Iterator[None]:
-        """Seed torch's own random numbers, such as a dropout's, by the seed, the update and the process."""
+        """Seed torch's own random numbers, such as those of dropout, from the seed, the update and the process."""
         device = self.at.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, 2, update, self.at.rank)).generate_state(1)[0]))
             yield
 
     def _note(self, update: int) -> str:
-        """Return the accuracy on this epoch's images so far, and on the test images at its start, as text."""
-        note = f", {float(self.right) / (update % self.batches.each_epoch + 1):.2%} right"
+        """Return, as text, the accuracy on this epoch's images so far, and on the test images at its start."""
+        note = f", {float(self.right) / (update % self.batches.each_epoch + 1):.2%} correct"
         return note + (f", tests {self.curves.test_accuracy[-1]:.2%}" if self.curves.test_accuracy else "")
 
     def after(self, update: int, loss: float) -> None:
-        """Measure the test images at the end of an epoch."""
+        """Evaluate the model on the test images at the end of an epoch."""
         count = self.batches.each_epoch
         if (update + 1) % count:
             return
@@ -188,7 +188,7 @@ class _ClassifierUpdates:
 
 
 def _evaluations(module: nn.Module) -> int:
-    """Return the evaluations of the dynamics in the last forward pass; a module that counts includes its parts."""
+    """Return the dynamics' evaluations in the last forward pass; a module's count includes its submodules."""
     own = getattr(module, "evaluations", None)
     return sum(map(_evaluations, module.children())) if own is None else own
 
@@ -205,9 +205,10 @@ def _check_model(model: nn.Module, data: ImageData) -> None:
     except RuntimeError as error:
         complaint = str(error).splitlines()[0]
         raise ArgumentError(
-            f"the model does not take images of shape {data.shape} ({complaint}): give a model that does."
+            f"the model does not accept images of shape {data.shape} ({complaint}): give a model that does."
         ) from None
     if logits.shape != (min(2, len(data)), data.classes):
         raise ArgumentError(
-            f"the model returned shape {tuple(logits.shape)}: give a model that returns logits (n, {data.classes})."
+            f"the model returned shape {tuple(logits.shape)}: give a model that returns logits of shape "
+            f"(n, {data.classes})."
         )

@@ -33,10 +33,10 @@ def measure(model: nn.Module, data: ImageData, *, batch: int = 500, at: Place | 
 
 
 def dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the dtype of the model's first floating-point parameter; float32 where there is none."""
+    """Return the dtype of the model's first floating-point parameter, or float32 if it has none."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the fraction of the images whose largest logit is the label's."""
+    """Return the fraction of images whose largest logit is that of their label."""
     return float((logits.argmax(1) == labels).double().mean())

@@ -1,4 +1,4 @@
-"""Recipes to train a classifier: those of the papers, and shorter ones for two cores."""
+"""Recipes for training a classifier: those of the papers, and shorter ones for two CPU cores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ClassifierRecipe:
     Attributes
     ----------
     epochs, batch : int
-        Passes over the images, and images of each update, those of all processes together.
+        Passes over the images, and images per update, summed over all processes.
     optimizer : Optimizer
     schedule : {"one-cycle", "steps"}, optional
         Schedule of the learning rate: one cycle up to the optimizer's rate (Smith and Topin 2019), or a tenfold drop
@@ -31,13 +31,13 @@ class ClassifierRecipe:
     drops : tuple of int
     augmentation : Augmentation
     precision : {"float32", "bfloat16"}
-        Precision of convolutions and matrix products during training (torch.autocast); tests always take float32.
+        Precision of convolutions and matrix products during training (torch.autocast); tests always use float32.
     channels_last : bool
-        Keep the channels of a pixel side by side in memory: the same numbers, often faster.
+        Store the channels of a pixel next to each other in memory: the same results, often faster.
     smoothing : float
         Fraction of the labels' probability that is spread evenly over all classes.
     about : str
-        What the recipe is for.
+        Purpose of the recipe.
     """
 
     epochs: int
@@ -58,8 +58,8 @@ class ClassifierRecipe:
             raise unknown_name("schedule", self.schedule, SCHEDULES)
         for name in ("epochs", "batch"):
             object.__setattr__(self, name, whole_number(name, getattr(self, name)))
-        if not 0 <= real_number("smoothing", self.smoothing, "give a number of at least 0 and below 1") < 1:
-            raise ArgumentError(f"smoothing is {self.smoothing}: give a number of at least 0 and below 1.")
+        if not 0 <= real_number("smoothing", self.smoothing, "give a number >= 0 and < 1") < 1:
+            raise ArgumentError(f"smoothing is {self.smoothing}: give a number >= 0 and < 1.")
 
     def for_epochs(self, epochs: int) -> ClassifierRecipe:
         """Return the recipe for another number of epochs, with its drops moved in proportion."""
@@ -67,7 +67,7 @@ class ClassifierRecipe:
         return replace(self, epochs=epochs, drops=drops)
 
     def rate(self, each_epoch: int) -> Schedule:
-        """Return the schedule over updates, given the updates in an epoch; None for the optimizer's own."""
+        """Return the schedule over updates, given the updates per epoch, or None for the optimizer's own schedule."""
         if self.schedule == "one-cycle":
             return OneCycle(self.optimizer.lr, self.epochs * each_epoch)
         if self.schedule == "steps":

@@ -17,12 +17,12 @@ class Curves:
     Attributes
     ----------
     loss, train_accuracy : list of float
-        Means over the epoch's batches, measured as they were trained on; accuracies are from 0 to 1.
+        Means over the epoch's batches, measured during training; accuracies range from 0 to 1.
     test_accuracy : list of float
     evaluations : list of float
         Mean number of evaluations of the dynamics in a forward pass; 0 for a net without dynamics.
     seconds : list of float
-        Time of the epoch, its test included.
+        Time of the epoch, including its test.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -61,7 +61,7 @@ class ClassifierFit:
     processes: int = 1
 
     def misread(self, labels: Tensor) -> Tensor:
-        """Return the indices (k,) of misclassified test images, the most certain first; `labels` are the true ones."""
+        """Return the indices (k,) of misclassified test images, most confident first; `labels` are the true labels."""
         if self.logits is None:
             return labels.new_empty(0)
         certainty, answers = self.logits.softmax(1).max(1)

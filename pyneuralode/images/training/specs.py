@@ -1,4 +1,4 @@
-"""Descriptions of classifiers and of their trainings: plain values that can be saved and sent to other processes."""
+"""Descriptions of classifiers and of their training: plain values that can be saved and sent to other processes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ClassifierSpec:
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> nn.Module:
-        """Return the classifier of a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the classifier stored in a file that `save` wrote; see `pyneuralode.load`."""
         model = cls(**description).build()
         load_arrays(model, arrays)
         return model
@@ -65,7 +65,7 @@ class ClassifierSpec:
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """Description of a whole training, which can be sent to other processes: ``executor.map(training.run, seeds)``.
+    """Description of a training run, which can be sent to other processes: ``executor.map(training.run, seeds)``.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class ClassifierTraining:
     folder : path, optional
         Folder of the images; see `mnist_sets` and `cifar10_sets`.
     reduced : bool
-        Whether to take CIFAR-10's subset of 10,000 training and 1,000 test images.
+        Whether to use CIFAR-10's subset of 10,000 training and 1,000 test images.
     images, tests : int, optional
         Number of training and of test images; by default all.
     """
@@ -93,9 +93,9 @@ class ClassifierTraining:
 
     @property
     def updates(self) -> int:
-        """Number of updates that the recipe takes on these images."""
+        """Number of updates in the recipe with these images."""
         return self.recipe.epochs * (len(self.sets()[0]) // self.recipe.batch)
 
     def run(self, seed: int = 0, **options: Any) -> ClassifierFit:
-        """Train a new model, all of it drawn from the seed; options are those of `train_classifier`."""
+        """Train a new model, with all randomness drawn from the seed; options are those of `train_classifier`."""
         return train_classifier(self.spec.build(seed), *self.sets(), self.recipe, seed=seed, **options)
