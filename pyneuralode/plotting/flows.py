@@ -21,7 +21,11 @@ _BELOW = 12.0  # log densities this far below the highest get the lowest color
 
 
 def flow_in_time(
-    times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent, titles: Sequence[str] = ()
+    times: Sequence[float] | np.ndarray,
+    densities: np.ndarray,
+    samples: np.ndarray,
+    extent: Extent,
+    titles: Sequence[str] = (),
 ) -> Figure:
     """Draw the density (T, rows, columns) and the samples (T, n, 2) of a flow at `times`, from base to data.
 
@@ -38,7 +42,9 @@ def flow_in_time(
     return figure
 
 
-def flow_animation(times: Sequence[float], densities: np.ndarray, samples: np.ndarray, extent: Extent) -> FuncAnimation:
+def flow_animation(
+    times: Sequence[float] | np.ndarray, densities: np.ndarray, samples: np.ndarray, extent: Extent
+) -> FuncAnimation:
     """Return the same content as an animation from the base to the data, with a pause at the end."""
     figure = Figure(figsize=(6.0, 3.2 * _aspect(extent)), layout="constrained", dpi=80)
     FigureCanvasAgg(figure)

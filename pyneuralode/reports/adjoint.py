@@ -44,10 +44,8 @@ def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
     """Return the same derivative, by torchdiffeq's `odeint_adjoint` with dopri5, through our drop-in."""
     k = torch.tensor(STIFFNESS, dtype=torch.float64, requires_grad=True)
     start, ts = torch.zeros(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    tolerances = {"rtol": tolerance, "atol": tolerance}
-    ys = odeint_adjoint(
-        lambda t, y: -k * (y - torch.cos(t)), start, ts, **tolerances, method="dopri5", adjoint_params=(k,)
-    )
+    field = lambda t, y: -k * (y - torch.cos(t))  # noqa: E731
+    ys = odeint_adjoint(field, start, ts, rtol=tolerance, atol=tolerance, method="dopri5", adjoint_params=(k,))
     return float(torch.autograd.grad(ys[-1].sum(), k)[0])
 
 

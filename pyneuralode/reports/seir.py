@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ THEIRS = {"gamma": 0.1599, "R0": 5.6525, "sigma": 0.1166}
 THEIR_START = SEIR(gamma=0.17, R0=5.7, sigma=0.17)
 
 
-def points(series: Literal["official", "report"]) -> tuple[np.ndarray, np.ndarray]:
+def points(series: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the days and the values, in `UNIT`, of the named series for Sweden."""
     data = sweden(series)
     return data["day"].to_numpy(float), SCALE * data["new_cases_avg7"].to_numpy()

@@ -211,6 +211,7 @@ class Monitor(Protocol):
 
         `times` are those that the caller of the solve requested.
         """
+        ...
 
 
 @dataclass

@@ -17,9 +17,11 @@ class Call(Protocol):
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
         """Return the states; with `keep`, store what `adjoint_sweep` needs."""
+        ...
 
     def adjoint_sweep(self, cotangents: np.ndarray, wants_parameters: bool) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients with respect to the state and, if `wants_parameters`, to the parameters."""
+        ...
 
 
 class CompiledSolve(torch.autograd.Function):
