@@ -119,9 +119,11 @@ def _choose(
     for name in (time, *columns):
         if name not in names:
             raise DataError(str(unknown_name(f"a column of {path}", name, names)))
-        if (time, *columns).count(name) > 1 or names.count(name) > 1:
+        if names.count(name) > 1:
+            raise DataError(f"{path} has more than one column {name!r}: give each column a different name.")
+        if (time, *columns).count(name) > 1:
             raise DataError(
-                f"column {name!r} of {path} is named twice: give each column, including the time, a different name."
+                f"column {name!r} of {path} is chosen twice: choose each column once, and not the time column."
             )
     if not columns:
         raise DataError(f"{path} has only the column {time!r}: add at least one column of values.")

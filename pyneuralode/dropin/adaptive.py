@@ -81,7 +81,7 @@ class AdaptiveMarch:
         while self.t < t:
             if trials >= self.options.max_num_steps:
                 raise self._failure(
-                    f"max_num_steps = {self.options.max_num_steps:g} steps since the last output were taken",
+                    f"the limit of max_num_steps = {self.options.max_num_steps:g} steps between outputs was reached",
                     "increase options['max_num_steps'], loosen rtol and atol, or use a stiff solver if the "
                     "problem is stiff",
                 )
@@ -97,7 +97,7 @@ class AdaptiveMarch:
         self._call("callback_step", t, y, size)
         t_end = self.rounded(t + size)
         if not t_end > t:
-            raise self._failure("underflow in the step", self._remedy())
+            raise self._failure("the step size underflowed", self._remedy())
         if problem.has_user_norm and not bool(torch.isfinite(y).all()):
             raise self._failure("the state became non-finite", self._remedy())
         while self.stops and self.stops[0][0] <= t:

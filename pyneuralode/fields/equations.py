@@ -28,11 +28,15 @@ def _pairs(argument: str, given: object, read: Callable) -> tuple:
 
 def _name(argument: str, name: object) -> str:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ArgumentError(f"{argument} has the name {name!r}: use a name of letters, digits and _, such as 'x_1'.")
+        raise ArgumentError(
+            f"{argument} contains the name {name!r}: use letters, digits and _, not first a digit, as in 'x_1'."
+        )
     name = unicodedata.normalize("NFKC", name)  # as Python reads names in a formula
     if name in (TIME, *CONSTANTS, *FUNCTIONS):
         meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
-        raise ArgumentError(f"{argument} has the name {name!r}, which is {meaning} in a formula: choose another name.")
+        raise ArgumentError(
+            f"{argument} contains the name {name!r}, which is {meaning} in a formula: choose another name."
+        )
     return name
 
 

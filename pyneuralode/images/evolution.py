@@ -94,7 +94,7 @@ class Hypernetwork(Evolution):
 class ReactionDiffusionAdvection(Evolution):
     """Reaction, diffusion and advection of convolution kernels over their own periodic grid.
 
-    As an `Evolution` it is the paper's map, applied at every weight step: w(t + dt) = sigma(F^-1(exp((-tau k^2 + i
+    As an `Evolution` it is the map of the ANODEV2 paper, applied at every weight step: w(t + dt) = sigma(F^-1(exp((-tau k^2 + i
     upsilon k + rho) dt) F(w(t)))). If sigma is the identity, this is the exact solution of w' = tau laplacian(w) +
     upsilon . grad(w) + rho w for any dt. With any other sigma the map does not tend to an ODE as dt -> 0, since sigma
     is applied once per step, however short the step. ``ODEEvolution(ReactionDiffusionAdvection(...))`` solves w' =

@@ -37,7 +37,11 @@ class TrainedDigitFlow:
 
 
 def run(context: Context) -> Findings:
-    """Quick: 40 updates and 400 test images. Full: the reduced scale of `pyneuralode train mnist-flow`."""
+    """Train the image flows.
+
+    Quick scale: 40 updates and 400 test images. Full scale: the `small` setups of `pyneuralode train mnist-flow`, which
+    are smaller than the published ones, and all test images.
+    """
     tests = mnist_images("test")[: 400 if context.quick else None]
     batches = -(-len(tests) // 200)
     jobs = {}

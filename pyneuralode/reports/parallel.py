@@ -17,7 +17,9 @@ _messages: Any = None  # in a worker process: the queue that its progress goes t
 
 @dataclass(frozen=True)
 class Job:
-    """A call ``work(*arguments, advance=...)``, which calls ``advance(n, note)`` after n more of its `total` units.
+    """A call ``work(*arguments, advance=...)``.
+
+    `work` reports progress by calling ``advance(n, note)`` whenever n more of the job's `total` units are done.
 
     `work` must be a module-level function, since processes import it by name. `cost` estimates its duration relative to
     the other jobs: the most expensive jobs start first, so that no long job is left running alone at the end.

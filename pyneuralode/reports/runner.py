@@ -23,7 +23,7 @@ from .store import check_destination, read_results, write_page, write_result
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """The path of the page, each report's numbers of targets met and set, and the missed targets."""
+    """The path of the page; for each report, how many targets it met and how many it has; and the missed targets."""
 
     page: Path
     tally: dict[str, tuple[int, int]]

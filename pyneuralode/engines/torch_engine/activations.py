@@ -1,4 +1,4 @@
-"""The activations and input maps of described fields (`VectorField`), and the activations' first and second derivatives."""
+"""The activations and input maps available to a `VectorField`, and the activations' first and second derivatives."""
 
 from __future__ import annotations
 

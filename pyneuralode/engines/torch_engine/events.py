@@ -35,12 +35,12 @@ class StepEvents:
     rows : list of int
         For each state that the solve returns, except the first: -1, or the index in `found` of the event it belongs to.
     found : list of (float, int, float)
-        For every event in order, up to the first terminal one: its time, its index, and the length of the part of a
-        step that contains it.
+        For every event in order, up to the first terminal one: its time, which of the events it is, and the length of
+        the subinterval of the step in which it was found.
     ended : bool
         Whether a terminal event ended the solve.
     components : int or None
-        How many of the first components of the integrated vector are the state; None for all.
+        The number of leading components of the integrated vector that form the state; None if all do.
     """
 
     components: int | None = None
@@ -257,7 +257,7 @@ def _rate(values: Rows, t: Tensor, y: Tensor, slopes: Tensor, row: Tensor, index
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
     except RuntimeError as error:  # under torch.func's transformations, no graph can start
         raise ArgumentError(
-            "events do not pass through the transformations of torch.func: use torch.autograd.grad or "
+            "events cannot be differentiated with torch.func transforms: use torch.autograd.grad or "
             "torch.autograd.forward_ad."
         ) from error
     rate = torch.zeros_like(slopes[:, 0])

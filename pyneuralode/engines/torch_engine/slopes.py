@@ -73,7 +73,7 @@ def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) ->
 def counted_slope(
     field: Any, parameters: Parameters, layout: Layout, dtype: torch.dtype, statistics: Statistics
 ) -> Callable[[float, Tensor], Tensor]:
-    """Return the slope ``f(t, flat y)`` of any field, which counts its evaluations.
+    """Return a function ``f(t, flat y)`` that evaluates any field and counts the evaluations.
 
     Errors in the first evaluation are reported as caused by y0."""
     if isinstance(field, nn.Module):

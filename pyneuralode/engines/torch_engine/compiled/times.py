@@ -27,7 +27,7 @@ class Times:
 
 
 class KnownTimes:
-    """Reads and caches times for solves by one method with one control."""
+    """Checks the requested times of a solve and caches the result, for solves with the same method and `Control`."""
 
     def __init__(self, tableau: Tableau, control: Control):
         self.tableau, self.control = tableau, control
