@@ -78,7 +78,7 @@ ARGUMENTS = {
     "unknown parameter": (lambda: pn.NeuralODE(LINEAR).set_arrays({"B": np.eye(2)}), "missing or unknown"),
     "dense output not kept": (lambda: solve()(0.5), "dense=True"),
     "outside the span": (lambda: solve(dense=True)(2.0), "outside the solved time span"),
-    "steps beyond max_steps": (lambda: solve(step_size=1e-9), "above max_steps"),
+    "steps beyond max_steps": (lambda: solve(step_size=1e-9), "more than max_steps"),
     "times of another length": (lambda: fit(data=[1.0, 0.5]), "data has 2 rows"),
     "unsorted data": (lambda: fit(ts=[0.0, 2.0, 1.0]), "sort the data by time"),
     "NaN without a mask": (lambda: fit(data=[1.0, NAN, 0.2]), "row 1: remove the row, or use mask='nan'"),

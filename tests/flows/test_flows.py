@@ -410,7 +410,7 @@ def test_saved_flows_come_back(tmp_path):
     assert (back.times, back.solver, back.control) == (flow.times, flow.solver, flow.control)
     base = Independent(Normal(torch.ones(2).double(), 1.0), 1)
     linear(base=base).save(tmp_path / "own.safetensors")
-    with pytest.raises(pn.ArgumentError, match="give load.path, base="):
+    with pytest.raises(pn.ArgumentError, match="use load.path, base="):
         pn.load(tmp_path / "own.safetensors")
     assert torch.equal(pn.load(tmp_path / "own.safetensors", base=base).log_prob(x), linear(base=base).log_prob(x))
     added = linear(np.diag([1.0, 2.0, 3.0]), augment_dim=1)
