@@ -40,7 +40,7 @@ class Start:
         check_tolerances(problem, flat)
         self.shape = tuple(layout.shapes[0])
         self.y0 = flat.numpy()
-        self.ts = np.array(check_times(ts).detach().double())  # a copy, as the caller receives it in the solution
+        self.ts = check_times(ts).detach().double().numpy().copy()  # a copy, as the caller receives it in the solution
         self.span = float(self.ts[0]), float(self.ts[-1])
 
     def small(self, control: Control) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
         ({"ts": [0.0, 0.0, 1.0]}, "twice"),
         ({"parameters": {}}, "parameters does not contain 'weight_1'"),
         ({"rtol": 1e-20}, "rtol is 1e-20"),
-        ({"rtol": np.ones(3)}, "one per component"),
+        ({"rtol": np.ones(3)}, "one for each component"),
         ({"y0": np.array([1.0, np.nan])}, "non-finite"),
         ({"solver": "Rodas5P", "y0": torch.ones(2, requires_grad=True)}, "InterpolatingAdjoint"),
     ],
@@ -449,7 +449,7 @@ def test_what_a_device_does_not_have_is_said_in_one_sentence(elsewhere, monkeypa
     y0 = torch.ones(3, 2, requires_grad=True)
     for settings, sentence in (
         ({}, "write gradient='InterpolatingAdjoint'"),
-        ({"gradient": "InterpolatingAdjoint", "solver": "Rodas5P"}, "explicit one"),
+        ({"gradient": "InterpolatingAdjoint", "solver": "Rodas5P"}, "explicit solver"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):
             pn.solve(NET, y0, TIMES, engine="julia", rtol=1e-4, **settings)
@@ -488,6 +488,6 @@ def test_a_block_that_julia_solves_is_a_layer_that_trains(julia):
         loss = torch.nn.functional.binary_cross_entropy_with_logits(net(x), y)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0] and all(p.grad is not None for p in net.parameters())
     assert layer(torch.zeros(3, 4)).shape == (3, 4)
