@@ -219,7 +219,7 @@ class NeuralODE(nn.Module):
             raise ArgumentError(f"dtype is {dtype}: give torch.float64 or torch.float32.")
         self.weights = nn.ParameterDict()
         if isinstance(field, VectorField):
-            for name, value in field.initial(whole_number("seed", seed, 0)).items():
+            for name, value in _starting_parameters(field, seed).items():
                 if hasattr(self.weights, name):
                     raise ArgumentError(f"a parameter has the name {name!r}, which torch reserves: name it {name}_.")
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))

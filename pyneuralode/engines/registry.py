@@ -137,7 +137,7 @@ def choose(problem: Problem, engine: str) -> Backend:
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
     """Return the error for a problem that some engines do not support; `sentences` are the reasons by engine."""
     if problem.form is not None:  # these have one engine, and no argument to choose another
-        return ArgumentError(*sentences.values())
+        return ArgumentError(next(iter(sentences.values())))
     for name in ("torch", "julia"):
         if name in sentences:
             continue

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from ..arguments import real_array
 from ..errors import ArgumentError
-from .values import Layout, as_tensor
+from .values import Layout, state_tensors
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,8 @@ class Signature:
     def of(cls, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Signature:
         """Return the signature of the values of a solve."""
         parts = y0 if isinstance(y0, tuple) else (y0,)
-        if not parts:
-            raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
         numpy = not any(isinstance(part, Tensor) for part in parts)
-        tensors = [as_tensor("y0", part) for part in parts]
-        if not any(part.numel() for part in tensors):
-            raise ArgumentError("y0 is empty: give at least one state component.")
+        tensors = state_tensors(y0)
         for name, value in parameters.items():
             if isinstance(value, Tensor) and value.device != tensors[0].device:
                 raise ArgumentError(

@@ -119,13 +119,22 @@ class Layout:
         return tuple(s.detach().numpy() for s in states) if self.is_tuple else states.detach().numpy()
 
 
-def flatten(y0: Any) -> tuple[Tensor, Layout]:
-    """Return the initial state as one vector, and the layout that converts it back."""
+def state_tensors(y0: Any) -> list[Tensor]:
+    """Return the parts of an initial state as floating-point tensors; raise if the state has no components."""
     parts = y0 if isinstance(y0, tuple) else (y0,)
     if not parts:
         raise ArgumentError("y0 is an empty tuple: give at least one tensor.")
-    numpy = not any(isinstance(part, Tensor) for part in parts)
     tensors = [as_tensor("y0", part) for part in parts]
+    if not any(part.numel() for part in tensors):
+        raise ArgumentError("y0 is empty: give at least one state component.")
+    return tensors
+
+
+def flatten(y0: Any) -> tuple[Tensor, Layout]:
+    """Return the initial state as one vector, and the layout that converts it back."""
+    parts = y0 if isinstance(y0, tuple) else (y0,)
+    numpy = not any(isinstance(part, Tensor) for part in parts)
+    tensors = state_tensors(y0)
     for part in tensors[1:]:
         if part.dtype != tensors[0].dtype or part.device != tensors[0].device:
             raise ArgumentError(
@@ -133,8 +142,6 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
                 "parts the same dtype and device."
             )
     flat = torch.cat([part.reshape(-1) for part in tensors])  # a copy, independent of the caller's tensors
-    if flat.numel() == 0:
-        raise ArgumentError("y0 is empty: give at least one state component.")
     check_finite("y0", flat)
     return flat, Layout(tuple(part.shape for part in tensors), isinstance(y0, tuple), numpy)
 
