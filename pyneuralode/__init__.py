@@ -12,7 +12,7 @@ _MODULES = {
     "python_problems": "solve_sde solve_dae",
     "model_files": "load",
     "problem": "Control Event Solution",
-    "engines.torch_engine.tableaus": "Tableau",
+    "tableaus": "Tableau",
     "gradients": "Backprop Checkpointed BacksolveAdjoint InterpolatingAdjoint GaussAdjoint QuadratureAdjoint ForwardMode",
     "engines.julia_engine.session": "start_julia",
     "dropin": "odeint odeint_adjoint odeint_dense odeint_event",

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from .arguments import real_tensor, whole_number
 from .engines.registry import choose
 from .engines.torch_engine.memory import PeakMemory
-from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, first_line
 from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
 from .problem import Problem
+from .tableaus import Tableau
 
 FEW = 200  # forward mode is run for at most this many parameters and state components
 

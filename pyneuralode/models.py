@@ -17,7 +17,6 @@ from .engines.backend import Prepared
 from .engines.registry import PreparedProblems, Settings, choose_engine
 from .engines.torch_engine.dynamics import with_hints
 from .engines.torch_engine.generic import slope
-from .engines.torch_engine.tableaus import Tableau
 from .errors import ArgumentError, unknown_name
 from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
@@ -27,6 +26,7 @@ from .problem import BATCHES, Event, Solution, make_control, read_events
 from .problem.problem import check_field
 from .problem.values import check_finite
 from .solvers import find_solver
+from .tableaus import Tableau
 
 _PREPARED = PreparedProblems()
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from pyneuralode.engines.torch_engine.tableaus import Tableau
 from pyneuralode.models import solve
+from pyneuralode.tableaus import Tableau
 
 RALSTON = Tableau("Ralston", 2, A=[[0, 0], [2 / 3, 0]], b=[1 / 4, 3 / 4], error=[-3 / 4, 3 / 4])
 

@@ -18,6 +18,7 @@ RANKS = {
     "progress": 0,
     "fields": 1,
     "solvers": 1,
+    "tableaus": 1,
     "gradients": 1,
     "datasets": 1,
     "plotting": 1,

@@ -1,5 +1,5 @@
-# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the torch engine: change those and
-# run it again.
+# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from pyneuralode/tableaus: change those files, then run
+# the command again.
 
 const TABLEAUS = Dict(tableau.name => tableau for tableau in (
     # L. Euler, Institutionum calculi integralis I, 1768, ch. VII

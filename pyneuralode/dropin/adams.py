@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..engines.torch_engine.tableaus import TABLEAUS
+from ..tableaus import TABLEAUS
 from .options import AdamsOptions
 from .problem import FlatProblem
 from .runge_kutta import RungeKuttaStep

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.torch_engine.tableaus import Tableau
+from ..tableaus import Tableau
 from .errors import SolveFailedError
 from .event import locate_event
 from .options import AdaptiveOptions, read_options

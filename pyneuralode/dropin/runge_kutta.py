@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engines.torch_engine.tableaus import Tableau
+from ..tableaus import Tableau
 from .slope import FlatSlope, Time
 
 MAX_CHAIN = 3  # up to this many stages are added one by one, more as a matrix-vector product

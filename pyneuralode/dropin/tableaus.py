@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..engines.torch_engine.tableaus import TABLEAUS, Tableau
-from ..engines.torch_engine.tableaus.tableau import table
+from ..tableaus import TABLEAUS, Tableau
+from ..tableaus.tableau import table
 
 
 def with_quartic(tableau: Tableau, middle: list[float]) -> Tableau:

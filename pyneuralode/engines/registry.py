@@ -14,10 +14,15 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from ..errors import ArgumentError, EngineError, unknown_name
+from ..fields import VectorField
 from ..gradients import GradientMethod
 from ..problem import Control, Event, PathIntegrals, Problem, Signature, value_key
 from ..problem.problem import MassMatrix, Noise, Residual
+from ..solvers import Solver
+from ..tableaus import Tableau
 from .backend import Backend, Prepared
 from .julia_engine import session
 from .julia_engine.probe import probe
@@ -158,8 +163,8 @@ def prepare(problem: Problem, engine: str = "auto") -> Prepared:
 class Settings(NamedTuple):
     """The parts of a problem that the caller chooses; see `Problem`."""
 
-    field: Any
-    solver: Any
+    field: VectorField | nn.Module | Callable
+    solver: Solver | Tableau
     gradient: GradientMethod
     control: Control
     dense: bool = False

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import whole_number
-from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
 from ..problem.problem import check_field
+from ..tableaus import Tableau
 from .coupled_gradients import CoupledSteps, run
 from .evolution import Evolution, ODEEvolution, convolve_in_time
 from .fixed_steps import check_input, explicit_tableau

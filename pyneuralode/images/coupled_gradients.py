@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..engines.torch_engine.once_differentiable import once_differentiable
-from ..engines.torch_engine.tableaus import Tableau
 from ..gradients import BacksolveAdjoint, Checkpointed, GradientMethod
+from ..tableaus import Tableau
 from .fixed_steps import MemoryOrder, autocast_settings, take_step, time_tensor
 
 

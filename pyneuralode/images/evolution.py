@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.torch_engine.activations import ACTIVATIONS
-from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
+from ..tableaus import Tableau
 from .fixed_steps import check_like, explicit_tableau, name_of, take_step, time_tensor
 
 SHARED = ("layer", "output", "kernel")

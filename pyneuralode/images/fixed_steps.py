@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..engines.torch_engine.slopes import evaluated
 from ..engines.torch_engine.stiff import as_method, find_tableau
-from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError
+from ..tableaus import Tableau
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import whole_number
-from ..engines.torch_engine.tableaus import Tableau
 from ..errors import ArgumentError, unknown_name
 from ..gradients import Backprop, GradientMethod, find_gradient
+from ..tableaus import Tableau
 from .blocks import ConvDynamics, ResidualBlock
 from .ode_block import ODEBlock
 

@@ -15,6 +15,7 @@ from ..errors import ArgumentError, unknown_name
 from ..fields import VectorField
 from ..gradients import OF_STEPS, GradientMethod, find_gradient
 from ..solvers import Solver
+from ..tableaus import Tableau
 from .control import Control
 from .event import Event
 from .signature import Signature
@@ -92,7 +93,7 @@ class Problem:
 
     field: VectorField | nn.Module | Callable
     signature: Signature
-    solver: Any
+    solver: Solver | Tableau
     gradient: GradientMethod
     control: Control
     dense: bool = False

@@ -18,12 +18,12 @@ from pyneuralode.engines.torch_engine.compiled.formulas.each import FormulasOfEa
 from pyneuralode.engines.torch_engine.compiled.formulas.plan import method_plans
 from pyneuralode.engines.torch_engine.compiled.formulas.program import OPERATIONS, program_of
 from pyneuralode.engines.torch_engine.stiff import find_tableau
-from pyneuralode.engines.torch_engine.tableaus import TABLEAUS
 from pyneuralode.errors import SolverError
 from pyneuralode.fields.formulas import BINARY, FUNCTIONS
 from pyneuralode.gradients import Backprop, Checkpointed
 from pyneuralode.models import solve
 from pyneuralode.solvers import find_solver
+from pyneuralode.tableaus import TABLEAUS
 
 pytest.importorskip("numba")
 

@@ -10,11 +10,11 @@ from paths import RALSTON, both, check
 
 from pyneuralode.engines.torch_engine.compiled import available
 from pyneuralode.engines.torch_engine.compiled.networks import function
-from pyneuralode.engines.torch_engine.tableaus import TABLEAUS
 from pyneuralode.errors import SolverError
 from pyneuralode.fields import ACTIVATIONS, INPUT_MAPS, MLP, SEIR, Linear
 from pyneuralode.gradients import Checkpointed
 from pyneuralode.models import solve
+from pyneuralode.tableaus import TABLEAUS
 
 numba = pytest.importorskip("numba")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.torch_engine.tableaus import TABLEAUS, Tableau
 from pyneuralode.errors import ArgumentError, SolverError
 from pyneuralode.solvers import SOLVERS, solvers_of
+from pyneuralode.tableaus import TABLEAUS, Tableau
 
 torch.set_num_threads(1)
 

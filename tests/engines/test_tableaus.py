@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from pyneuralode.engines.torch_engine.tableaus import TABLEAUS, Tableau
 from pyneuralode.errors import ArgumentError
+from pyneuralode.tableaus import TABLEAUS, Tableau
 
 # Orders of the solution, of its interpolant, of the embedded solutions.
 ORDERS = {

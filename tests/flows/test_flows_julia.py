@@ -6,9 +6,9 @@ import torch
 
 import pyneuralode as pn
 from pyneuralode.engines.registry import choose
-from pyneuralode.engines.torch_engine.tableaus import TABLEAUS
 from pyneuralode.fitting import Adam
 from pyneuralode.problem import PathIntegrals
+from pyneuralode.tableaus import TABLEAUS
 
 pytestmark = pytest.mark.usefixtures("julia")
 

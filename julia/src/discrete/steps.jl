@@ -3,7 +3,7 @@
 """
     Tableau
 
-An explicit Runge-Kutta method, like `Tableau` in pyneuralode/engines/torch_engine/tableaus/tableau.py.
+An explicit Runge-Kutta method, like `Tableau` in pyneuralode/tableaus/tableau.py.
 
 - `stages`: the number of stages of a step;
 - `rows`: one column for each stage, including those that only the interpolant needs: column i contains the weights of the earlier stages

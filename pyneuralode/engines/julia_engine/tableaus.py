@@ -1,4 +1,4 @@
-"""Write julia/src/tableaus.jl from the torch engine's tableaus, so that both engines have one source.
+"""Write julia/src/tableaus.jl from `pyneuralode.tableaus`, so that both engines have one source.
 
 ``python -m pyneuralode.engines.julia_engine.tableaus`` rewrites the file.
 """
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ..torch_engine.tableaus import TABLEAUS, Tableau
+from ...tableaus import TABLEAUS, Tableau
 
 TARGET = Path(__file__).parents[3] / "julia" / "src" / "tableaus.jl"
 
 _HEAD = """\
-# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from the tableaus of the torch engine: change those and
-# run it again.
+# Written by `python -m pyneuralode.engines.julia_engine.tableaus` from pyneuralode/tableaus: change those files, then run
+# the command again.
 
 const TABLEAUS = Dict(tableau.name => tableau for tableau in (
 """
 
 
 def julia_source() -> str:
-    """Return the text of julia/src/tableaus.jl: the Dict TABLEAUS of `Tableau` (see julia/src/steps.jl) by name."""
+    """Return the text of julia/src/tableaus.jl: the Dict TABLEAUS of `Tableau` (see julia/src/discrete/steps.jl) by name."""
     return _HEAD + "".join(_entry(tableau) for tableau in TABLEAUS.values()) + "))\n"
 
 

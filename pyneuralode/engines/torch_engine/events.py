@@ -13,6 +13,8 @@ from torch import Tensor
 from ...errors import ArgumentError
 from ...problem import Event
 from ...problem.values import Layout, all_finite
+from ...solvers import Solver
+from ...tableaus import Tableau
 from .batched.event_monitor import (
     PROBES,
     EventMonitor,
@@ -139,10 +141,9 @@ class StepEvents:
         return _nearer(self.monitor.values, which, parts, (moments, states), corrected)
 
 
-def needs_steps(solver: Any) -> str:
-    name = solver if isinstance(solver, str) else solver.name
+def needs_steps(solver: Solver | Tableau) -> str:
     return (
-        f"solver is {name!r}, which steps from one time to the next and finds no events between them: give a step_size, such as "
+        f"solver is {solver.name!r}, which steps from one time to the next and finds no events between them: give a step_size, such as "
         "step_size=0.01, or use an adaptive solver such as Tsit5."
     )
 

@@ -14,6 +14,7 @@ from ...gradients import Backprop
 from ...problem import EventTrace, Problem, Solution, Statistics
 from ...problem.values import Layout, flatten, read_parameters, times_inside
 from ...solvers import Solver
+from ...tableaus import Tableau
 from ..backend import Backend
 from . import numpy_functions
 from .dynamics import refuse_hidden_parameters
@@ -33,7 +34,6 @@ from .joint import JointPrepared, Values, require_finite
 from .march import Step, Task, error_norm, fixed_grid
 from .slopes import counted_slope
 from .stiff import LinearizableSlope, as_method
-from .tableaus import Tableau
 from .tangents import carries_derivatives, in_forward_mode, refuse_tangents
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Statistics
+from ...tableaus import Tableau
 from .step_size import (
     MAX_FACTOR,
     MIN_STEP_SPACINGS,
@@ -31,7 +32,6 @@ from .step_size import (
     size_after_step,
     trial_step_size,
 )
-from .tableaus import Tableau
 
 Slope = Callable[[float, Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]

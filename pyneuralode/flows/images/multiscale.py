@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ...arguments import real_number, whole_number, whole_numbers
-from ...engines.torch_engine.tableaus import Tableau
 from ...errors import ArgumentError, unknown_name
 from ...fields import ConcatConv
 from ...gradients import GradientMethod
 from ...model_files import arrays_of, load_arrays, write_model_file
 from ...models import make_control
 from ...solvers import find_solver
+from ...tableaus import Tableau
 from ..continuous import ContinuousFlow
 from ..dynamics import draw_noise, solve_integrals
 from .histograms import PixelHistograms

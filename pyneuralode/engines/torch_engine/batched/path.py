@@ -10,6 +10,7 @@ from torch import Tensor
 from ....errors import ArgumentError
 from ....gradients import Backprop, Checkpointed
 from ....problem import EventTrace, Problem, Solution
+from ....tableaus import Tableau
 from ...backend import Backend
 from .. import events
 from ..dynamics import refuse_hidden_parameters
@@ -20,7 +21,6 @@ from ..independent import TANGENTS, Batch, IndependentPrepared, check_states
 from ..march import fixed_grid, step_tolerance
 from ..numpy_functions import adapt_events, adapt_field
 from ..stiff import find_tableau
-from ..tableaus import Tableau
 from ..tangents import refuse_tangents
 from .control import AdaptiveControl, GridControl
 from .event_monitor import EventMonitor

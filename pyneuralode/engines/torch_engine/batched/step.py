@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..tableaus import Tableau
+from ....tableaus import Tableau
 from .slope import BatchedSlope
 
 

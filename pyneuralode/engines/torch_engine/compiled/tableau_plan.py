@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..tableaus import Tableau
+from ....tableaus import Tableau
 
 
 @dataclass(frozen=True)

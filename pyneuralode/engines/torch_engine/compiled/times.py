@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ....problem import Control
 from ....problem.values import check_times
+from ....tableaus import Tableau
 from ..march import fixed_grid, stop_times
-from ..tableaus import Tableau
 
 # The number of different time arrays that a prepared problem caches, such as the time spans of a fit.
 MOST = 8

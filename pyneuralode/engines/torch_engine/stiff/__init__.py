@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 
 from ....solvers import Solver, find_solver, require_engine
+from ....tableaus import TABLEAUS, Tableau
 from ..march import Method
-from ..tableaus import TABLEAUS, Tableau
 from . import coefficients
 from .coefficients import EXPLICIT_FALLBACK, SDIRK, Rosenbrock
 from .jacobians import LinearizableSlope

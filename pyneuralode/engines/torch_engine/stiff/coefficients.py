@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..tableaus import TABLEAUS
-from ..tableaus.tableau import table
+from ....tableaus import TABLEAUS
+from ....tableaus.tableau import table
 
 # The method for steps that start where the Jacobian is not usable, as for sqrt(y) at y = 0.
 EXPLICIT_FALLBACK = TABLEAUS["Tsit5"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ....tableaus import Tableau
 from ..march import Method, Slope, Step, Tolerance
-from ..tableaus import Tableau
 from .coefficients import Rosenbrock
 from .rosenbrock import RosenbrockMethod, RosenbrockStep
 

@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from .....problem import Control
-from ...tableaus import Tableau
+from .....tableaus import Tableau
 from ..available import compiled, march_controls, march_error, run
 from ..tableau_plan import tableau_plan
 from ..times import Times

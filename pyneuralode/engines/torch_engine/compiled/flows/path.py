@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .....fields import VectorField
 from .....problem import Integrals, PathIntegrals, Problem, Solution
+from .....tableaus import Tableau
 from ....backend import Backend, Prepared
 from ...joint import check_tolerances
 from ...stiff import find_tableau
-from ...tableaus import Tableau
 from ..autograd import CompiledSolve
 from ..available import unsuitable, wants_gradient, without_numba
 from ..times import KnownTimes

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .....problem import Problem
 from .....problem.values import as_tensor
+from .....tableaus import Tableau
 from ....backend import Backend
 from ...stiff import find_tableau
-from ...tableaus import Tableau
 from ..available import flat_parameters, unsuitable, without_numba
 from ..joint import CompiledPrepared, Counts
 from ..times import Times

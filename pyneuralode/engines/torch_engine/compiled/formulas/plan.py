@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from .....tableaus import Tableau
 from ...stiff.coefficients import EXPLICIT_FALLBACK, SDIRK, Rosenbrock
 from ...stiff.switching import AutoSwitch
-from ...tableaus import Tableau
 from ..tableau_plan import tableau_plan
 
 EXPLICIT, ROSENBROCK, IMPLICIT = range(3)

@@ -15,7 +15,7 @@ from .....errors import ArgumentError
 from .....gradients import Checkpointed
 from .....problem import Problem
 from .....problem.values import as_tensor
-from ...tableaus import Tableau
+from .....tableaus import Tableau
 from ..available import compiled, march_controls, march_error, run
 from ..times import Times
 from .plan import solve_plan

@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from .....problem import Problem
+from .....tableaus import Tableau
 from ....backend import Backend
 from ...stiff import find_tableau
-from ...tableaus import Tableau
 from ..autograd import CompiledSolve
 from ..available import flat_parameters, unsuitable, without_numba
 from ..joint import CompiledPrepared, Counts

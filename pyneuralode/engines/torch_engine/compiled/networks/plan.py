@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from .....fields import MLP, SEIR, Linear, VectorField
-from ...tableaus import Tableau
+from .....tableaus import Tableau
 from ..constants import MAP_NAMES, MAX_DOT_ROWS, VECTOR_BYTES
 from ..tableau_plan import TableauPlan, tableau_plan
 
