@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .errors import ArgumentError, unknown_name
+from .errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,3 @@ def find_solver(name: str, catalog: Mapping[str, Solver] = SOLVERS) -> Solver:
 def solvers_of(engine: str) -> list[str]:
     """Return the names of the solvers that an engine supports."""
     return [name for name, solver in SOLVERS.items() if engine in solver.engines]
-
-
-def require_engine(solver: Solver, engine: str) -> None:
-    """Raise ArgumentError if `engine` does not support `solver`; the message names an engine that does."""
-    if engine not in solver.engines:
-        raise ArgumentError(
-            f"solver {solver.name!r} is not in the {engine} engine: write engine={solver.engines[0]!r}."
-        )

@@ -88,7 +88,7 @@ class Backend(ABC):
         """Prepare a problem for solving. The backend must support it (`unsupported` returns None)."""
 
     def yields(self, problem: Problem) -> str | None:
-        """Return a message that says why "auto" should leave a problem to another backend; None if it should not."""
+        """Return the reason why "auto" should prefer another backend that supports the problem; None if it should not."""
         return None
 
 

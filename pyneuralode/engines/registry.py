@@ -122,21 +122,16 @@ def choose(problem: Problem, engine: str) -> Backend:
     each engine.
     """
     first = choose_engine(engine)
-    if str(engine).lower() != "auto":
-        backend = _BACKENDS[first]()
-        if (sentence := backend.unsupported(problem)) is not None:
-            raise _refusal(problem, {first: sentence})
-        return backend
-    sentences = {}
-    for name in dict.fromkeys((first, "torch")):
-        backend = _BACKENDS[name]()
-        sentence = backend.unsupported(problem) or backend.yields(problem)
-        if sentence is None:
-            if sentences:
-                _announce(f"engine: {name} for a problem that julia leaves to it: {next(iter(sentences.values()))}")
-            return backend
-        sentences[name] = sentence
-    raise _refusal(problem, sentences)
+    names = dict.fromkeys((first, "torch")) if str(engine).lower() == "auto" else (first,)
+    reasons = {name: _BACKENDS[name]().unsupported(problem) for name in names}
+    able = [name for name in names if reasons[name] is None]
+    if not able:
+        raise _refusal(problem, reasons)
+    if len(able) > 1 and (why := _BACKENDS[first]().yields(problem)) is not None:
+        able, reasons[first] = able[1:], why
+    if able[0] != first:
+        _announce(f"engine: {able[0]} instead of {first}: {reasons[first]}")
+    return _BACKENDS[able[0]]()
 
 
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:

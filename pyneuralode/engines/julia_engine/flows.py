@@ -53,7 +53,7 @@ class JuliaFlows(Backend):
 
     def yields(self, problem: Problem) -> str | None:
         if isinstance(problem.field, ConcatConv):
-            return "the field is a ConcatConv, whose convolutions torch is quicker at: write engine='julia' to have it."
+            return "the field is a ConcatConv, whose convolutions are faster in torch"
         return None
 
 

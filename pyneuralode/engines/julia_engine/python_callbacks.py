@@ -76,7 +76,7 @@ class Callback:
         if not isinstance(values, (np.ndarray, np.generic)):
             raise ArgumentError(
                 f"{self._name} returned a {type(values).__name__}: return a NumPy array like y, such as "
-                "np.array([...]), or for torch write engine='torch'."
+                "np.array([...])."
             )
         if values.shape != expected.shape or values.dtype != expected.dtype:
             kind = "shape" if values.shape != expected.shape else "dtype"

@@ -67,10 +67,7 @@ class PythonFields(Backend):
     def yields(self, problem: Problem) -> str | None:
         if problem.form is not None:
             return None
-        return (
-            "the field is a Python callable, which Julia would have to call back at every step: write engine='torch', or describe "
-            "it as a field such as MLP or Equations."
-        )
+        return "the field is a Python callable, which Julia would have to call back at every step"
 
 
 class PythonPrepared(Prepared):

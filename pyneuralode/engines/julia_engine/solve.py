@@ -60,7 +60,7 @@ class DescribedFields(Backend):
 
     def yields(self, problem: Problem) -> str | None:
         if problem.signature.device.type == "cuda":
-            return "y0 is on a GPU, where the Julia engine has fewer gradients and solvers: write engine='julia' to have it."
+            return "y0 is on a GPU, where Julia has fewer gradients and solvers"
         return None
 
 

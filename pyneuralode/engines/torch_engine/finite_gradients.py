@@ -17,7 +17,7 @@ def finite_gradients(backward: Callable) -> Callable:
     @wraps(backward)
     def checked(ctx, *cotangents):
         gradients = backward(ctx, *cotangents)
-        _require_finite(
+        require_finite_gradients(
             (g for g, needed in zip(gradients, ctx.needs_input_grad) if needed and g is not None), cotangents
         )
         return gradients
@@ -32,11 +32,12 @@ def checked_solve(solve: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     entry = start.view_as(start)  # so that the hook sees only this solve's part of the gradient
     states, seen = solve(entry), []
     states.register_hook(lambda cotangents: seen.__setitem__(slice(None), [cotangents.detach()]))
-    entry.register_hook(lambda gradient: _require_finite([gradient], seen))
+    entry.register_hook(lambda gradient: require_finite_gradients([gradient], seen))
     return states
 
 
-def _require_finite(gradients: Iterable[Tensor], cotangents: Iterable[Tensor]) -> None:
+def require_finite_gradients(gradients: Iterable[Tensor], cotangents: Iterable[Tensor]) -> None:
+    """Raise if the gradients are not finite although the cotangents are."""
     if all(map(all_finite, gradients)) or not all(map(all_finite, cotangents)):
         return
     raise SolverError(

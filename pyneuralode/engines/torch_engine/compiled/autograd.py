@@ -13,31 +13,36 @@ from ..once_differentiable import once_differentiable
 
 
 class Call(Protocol):
-    """One solve, from a state and a flat array of all parameters."""
+    """One solve, from a state and a flat array of all parameters; `counts` are the solver's, known after `march`."""
+
+    counts: tuple[int, int, int]
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
         """Return the states; with `keep`, store what `adjoint_sweep` needs."""
         ...
 
-    def adjoint_sweep(self, cotangents: np.ndarray, wants_parameters: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the gradients with respect to the state and, if `wants_parameters`, to the parameters."""
+    def adjoint_sweep(
+        self, cotangents: np.ndarray, wants_state: bool, wants_parameters: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients with respect to the state and the parameters; only those wanted need be right."""
         ...
 
 
 class CompiledSolve(torch.autograd.Function):
-    """The result of `call.march`, connected to autograd, for parameters of the state's dtype."""
+    """The result of `call.march`, connected to autograd, for parameters of one dtype."""
 
     @staticmethod
     def forward(ctx, call: Call, state: Tensor, *parameters: Tensor) -> Tensor:
         ctx.call = call
         ctx.save_for_backward(*parameters)  # so that autograd notices if they are changed before the backward pass
-        theta = _flatten_dense_tensors(parameters).numpy()
+        theta = _flatten_dense_tensors(parameters).numpy() if parameters else np.empty(0)
         return torch.from_numpy(call.march(state.contiguous().numpy(), theta, keep=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangents: Tensor):
         parameters = ctx.saved_tensors  # raises if one of them has been changed in place
-        wanted = any(ctx.needs_input_grad[2:])
-        state_bar, theta_bar = ctx.call.adjoint_sweep(cotangents.contiguous().numpy(), wanted)
-        return None, torch.from_numpy(state_bar), *_unflatten_dense_tensors(torch.from_numpy(theta_bar), parameters)
+        _, wants_state, *wants = ctx.needs_input_grad
+        state_bar, theta_bar = ctx.call.adjoint_sweep(cotangents.contiguous().numpy(), wants_state, any(wants))
+        bars = _unflatten_dense_tensors(torch.from_numpy(theta_bar), parameters) if any(wants) else [None] * len(wants)
+        return None, torch.from_numpy(state_bar) if wants_state else None, *bars

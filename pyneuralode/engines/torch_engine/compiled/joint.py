@@ -5,70 +5,79 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ....errors import SolverError
 from ....gradients import Backprop
 from ....problem import Problem, Solution, Statistics
-from ....problem.values import check_finite
+from ....problem.values import as_tensor, check_finite
 from ..gradient_methods import attach_outputs, attach_start
 from ..joint import JointPrepared, Values, check_tolerances
 from ..march import not_finite_error
 from ..slopes import counted_slope
 from ..tangents import carries_derivatives
-from .available import floating
+from .autograd import Call, CompiledSolve
+from .available import flat_parameters, floating
 from .times import KnownTimes, Times
 
-# Evaluations, accepted and rejected steps.
-Counts: TypeAlias = tuple[int, int, int]
+_NUMPY = {torch.float32: np.dtype("f4"), torch.float64: np.dtype("f8")}
 
 
 class CompiledPrepared(JointPrepared):
-    """A joint problem that is solved by compiled code, with a cache of times."""
+    """A joint problem that is solved by compiled code, with a cache of times.
+
+    The parameters are passed to compiled code in the dtype `parameter_dtype`.
+    """
 
     engine = "torch (compiled)"
 
-    def __init__(self, problem: Problem):
+    def __init__(self, problem: Problem, parameter_dtype: torch.dtype):
         super().__init__(problem)
+        self.shapes, self.parameter_dtype = problem.field.shapes(), parameter_dtype
         self.times = KnownTimes(self.tableau, problem.control)
-        self.dtype = np.dtype("f4" if problem.signature.dtype == torch.float32 else "f8")
+        self.dtype = _NUMPY[problem.signature.dtype]
         # Whether the tolerances can be checked without the initial state.
         self.any_state = not problem.adaptive or problem.control.suits_any_state(np.finfo(self.dtype).eps)
 
     @abstractmethod
-    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
-        """Return the states (T, n) of the solve from y0 (n,), and the counts."""
-
-    @abstractmethod
-    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
-        """Return the states (T, n) of the solve from y0 (n,), connected to autograd, and the counts."""
+    def call(self, times: Times) -> Call:
+        """Return a new solve at these times, from a state (n,) to states (T, n)."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
         """Like the base class's method, but faster than a short solve."""
         followed, numpy = self.problem.signature.differentiated, self.layout.numpy
         if "ts" in followed:
             return super().run(parameters, y0, ts)
-        times = self.times.read(ts)
-        start = np.array(floating("y0", y0), self.dtype).reshape(-1)  # a copy, as the caller may change y0
-        if not math.isfinite(start.sum()):
-            check_finite("y0", torch.from_numpy(start))
         if not self.any_state:
-            check_tolerances(self.problem, torch.from_numpy(start))
-        if followed:
-            # Creating a view costs as much as a stage of a small network, so none is created if the state is already
-            # flat.
-            ys, counts = self.differentiable(y0 if y0.ndim == 1 else y0.reshape(-1), parameters, times)
-            values = ys.detach().numpy()
-        else:
-            values, counts = self.march(start, parameters, times)
-            ys = values if numpy else torch.from_numpy(values)
-        if not math.isfinite(values.sum()) and not (finite := np.isfinite(values).all(1)).all():
-            raise not_finite_error(float(times.ts[finite.argmin()]))
+            check_tolerances(self.problem, as_tensor("y0", y0).reshape(-1))
+        call = self.call(self.times.read(ts))
+        try:
+            if followed:
+                # Creating a view costs as much as a stage of a small network, so none is created if the state is
+                # already flat.
+                ys = self._recorded(call, y0 if y0.ndim == 1 else y0.reshape(-1), parameters)
+            else:
+                ys = self._plain(call, np.array(floating("y0", y0), self.dtype).reshape(-1), parameters)
+        except SolverError:
+            check_finite("y0", as_tensor("y0", y0))  # only here, as a solve from a state that is not finite fails
+            raise
+        if not (followed or numpy):
+            ys = torch.from_numpy(ys)
         shape = self.layout.shapes[0]
-        return self.delivered(ys if len(shape) == 1 else ys.reshape((len(values), *shape)), ts, *counts)
+        return self.delivered(ys if len(shape) == 1 else ys.reshape((len(ys), *shape)), ts, *call.counts)
+
+    def _plain(self, call: Call, start: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+        return call.march(start, flat_parameters(parameters, self.shapes, _NUMPY[self.parameter_dtype]), keep=False)
+
+    def _recorded(self, call: Call, start: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        tensors, dtype = [parameters[name] for name in self.shapes], self.parameter_dtype
+        if not all(isinstance(tensor, Tensor) and tensor.dtype is dtype for tensor in tensors):
+            tensors = [as_tensor(name, value).to(dtype) for name, value in zip(self.shapes, tensors)]
+        return CompiledSolve.apply(call, start, *tensors)
 
     def solve_values(self, values: Values, ts: Any) -> Solution:
         problem, statistics = self.problem, Statistics()
@@ -82,12 +91,17 @@ class CompiledPrepared(JointPrepared):
         return self.solution(attach_outputs(f, moments, values.times, states, False), statistics, ts)
 
     def _states(self, values: Values, start: Tensor, statistics: Statistics) -> Tensor:
-        times = self.times.read(values.ts)
+        call = self.call(self.times.read(values.ts))
         if torch.is_grad_enabled() and (start.requires_grad or self.problem.differentiated):
-            states, counts = self.differentiable(start, values.parameters, times)
+            states = self._recorded(call, start, values.parameters)
         else:
-            ys, counts = self.march(start.detach().numpy(), values.parameters, times)
-            states = torch.from_numpy(ys)
-        statistics.nfev += counts[0]  # in addition to the slopes that gradients of the times need
-        statistics.accepted, statistics.rejected = counts[1:]
+            states = torch.from_numpy(self._plain(call, start.detach().numpy(), values.parameters))
+        statistics.nfev += call.counts[0]  # in addition to the slopes that gradients of the times need
+        statistics.accepted, statistics.rejected = call.counts[1:]
         return states
+
+
+def require_finite(states: np.ndarray, times: Times) -> None:
+    """Raise, with the time, if one of the states (T, n) is not finite."""
+    if not math.isfinite(states.sum()) and not (finite := np.isfinite(states).all(1)).all():
+        raise not_finite_error(float(times.ts[finite.argmin()]))

@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import torch
 
-from ....solvers import Solver, find_solver, require_engine
+from ....errors import ArgumentError
+from ....solvers import Solver, find_solver, solvers_of
 from ....tableaus import TABLEAUS, Tableau
 from ..march import Method
 from . import coefficients
@@ -34,7 +35,10 @@ def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
     if isinstance(solver, Tableau):
         return solver
     entry = solver if isinstance(solver, Solver) else find_solver(solver)
-    require_engine(entry, "torch")
+    if "torch" not in entry.engines:
+        raise ArgumentError(
+            f"solver is {entry.name!r}, which only Julia has: use one of {', '.join(solvers_of('torch'))}."
+        )
     return TABLEAUS.get(entry.name) or STIFF[entry.name]
 
 

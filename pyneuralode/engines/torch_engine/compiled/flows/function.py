@@ -43,6 +43,8 @@ class Call:
         self.record = record if keep else None
         return end
 
-    def adjoint_sweep(self, cotangents: np.ndarray, wants_parameters: bool) -> tuple[np.ndarray, np.ndarray]:
+    def adjoint_sweep(
+        self, cotangents: np.ndarray, wants_state: bool, wants_parameters: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients with respect to the initial states and to all parameters."""
         return run(kernels()[0].adjoint_sweep, self.field, self.method, self.counts[1], self.record, cotangents)

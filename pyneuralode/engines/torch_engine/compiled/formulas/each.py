@@ -12,7 +12,7 @@ from ...events import message
 from ...independent import Batch, IndependentPrepared, check_states
 from ..available import wants_gradient
 from ..times import KnownTimes
-from .function import Failure, FormulaSolve, FormulaSolver, Systems
+from .function import Failure, FormulaSolve, FormulaSolver, Systems, by_system
 from .path import Formulas
 
 
@@ -46,7 +46,7 @@ class FormulasOfEachPrepared(IndependentPrepared):
         control = replace(self.problem.control, **dict(self.tolerances()))
         theta = self.solver.theta(batch.parameters, self.samples)
         differentiated = wants_gradient(batch.y0, theta)
-        systems = Systems(self.solver, times, control, differentiated)
+        systems = Systems(self.solver, times, [by_system(control.rtol), by_system(control.atol)], differentiated)
         try:
             if differentiated:
                 states = FormulaSolve.apply(systems, batch.y0, theta)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .....errors import SolverError
 from .....gradients import Checkpointed
-from .....problem import Control, Problem
-from ...finite_gradients import finite_gradients
+from .....problem import Problem
+from ...finite_gradients import finite_gradients, require_finite_gradients
 from ...once_differentiable import once_differentiable
 from ...stiff import find_tableau
 from ..available import compiled, march_controls, march_error, run
+from ..joint import require_finite
 from ..times import Times
 from .plan import method_plans
 from .program import program_of
@@ -40,7 +41,7 @@ class FormulaSolver:
         *self.plans, stability = method_plans(find_tableau(problem.solver))
         self.field = self.program.arrays, *(plan.arrays for plan in self.plans)
         self.controls = {flag: march_controls(problem.control, flag, stability) for flag in (True, False)}
-        gradient = problem.gradient
+        self.control, gradient = problem.control, problem.gradient
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
         self.tape = not isinstance(gradient, Checkpointed)
 
@@ -70,6 +71,8 @@ def _ragged(rows: Sequence[np.ndarray | list[float]]) -> _Ragged:
 
 def _part(ragged: _Ragged, some: slice) -> _Ragged:
     values, ends = ragged
+    if some.stop - some.start == len(ends) - 1:
+        return ragged
     ends = ends[some.start : some.stop + 1]
     return values[ends[0] : ends[-1]], ends - ends[0]
 
@@ -84,11 +87,13 @@ class Failure(Exception):
 class Systems:
     """Solves of systems, each with its own steps and times; after `march`, the data that their adjoint needs.
 
-    Tolerances may be (B, n).
+    The tolerances, rtol and atol, are arrays as `by_system` returns them.
     """
 
-    def __init__(self, solver: FormulaSolver, times: list[Times], control: Control, differentiated: bool):
-        self.solver, self.control, self.adaptive = solver, control, times[0].adaptive
+    def __init__(
+        self, solver: FormulaSolver, times: list[Times], tolerances: Sequence[np.ndarray], differentiated: bool
+    ):
+        self.solver, self.tolerances, self.adaptive = solver, tolerances, times[0].adaptive
         self.times, self.stops = _ragged([row.ts for row in times]), _ragged([row.stops for row in times])
         self.every, self.tape = (solver.every, solver.tape) if differentiated else (0, False)
 
@@ -97,26 +102,24 @@ class Systems:
 
         Parameters theta are (1, m) or (B, m). Raises `Failure` with the system that failed.
         """
-        control = self.control
         self.y0, self.theta = y0, theta
-        self.tolerances = [_by_system(tolerance, y0.shape) for tolerance in (control.rtol, control.atol)]
         self.parts, solved = over_threads(self._march_part, len(y0))
         reports, counts, states, self.tapes = zip(*solved)
         self.counts = np.concatenate(counts)
         for some, report in zip(self.parts, reports):
             if report[:, 0].any():
                 failed = int(report[:, 0].argmax())
-                raise Failure(march_error(*report[failed], control), some.start + failed)
+                raise Failure(march_error(*report[failed], self.solver.control), some.start + failed)
         return states[0] if len(states) == 1 else np.concatenate(states)
 
-    def adjoint_sweep(self, cotangents: Tensor) -> tuple[Tensor, Tensor]:
+    def adjoint_sweep(self, cotangents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients with respect to the initial states and the parameters."""
-        self.cotangents = cotangents.contiguous().numpy()
+        self.cotangents = cotangents
         _, swept = over_threads(self._sweep_part, len(self.y0), self.parts)
         y0_bar, theta_bar = (parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*swept))
         if len(self.theta) == 1 < len(theta_bar):
             theta_bar = theta_bar.sum(0, keepdims=True)
-        return torch.from_numpy(y0_bar), torch.from_numpy(theta_bar)
+        return y0_bar, theta_bar
 
     def _march_part(self, some: slice) -> tuple:
         forward, _ = kernels()
@@ -187,9 +190,9 @@ class Systems:
         return y_bar[0], theta_bar[0]
 
 
-def _by_system(tolerance: float | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return tolerances (1 or systems, 1 or n)."""
-    return np.array(tolerance, dtype=float).reshape((1, 1) if np.ndim(tolerance) == 0 else (-1, shape[1]))
+def by_system(tolerance: float | np.ndarray) -> np.ndarray:
+    """Return a tolerance, which may be a number, (n,) or (systems, n), as an array (1 or systems, 1 or n)."""
+    return np.atleast_2d(np.array(tolerance, dtype=float))
 
 
 def _rows_of(table: np.ndarray, some: slice) -> np.ndarray:
@@ -210,5 +213,33 @@ class FormulaSolve(torch.autograd.Function):
     @once_differentiable
     @finite_gradients
     def backward(ctx, cotangents: Tensor):
-        y0_bar, theta_bar = ctx.systems.adjoint_sweep(cotangents.double())
+        y0_bar, theta_bar = map(torch.from_numpy, ctx.systems.adjoint_sweep(cotangents.double().contiguous().numpy()))
         return None, y0_bar.to(cotangents.dtype), theta_bar.to(ctx.theta_dtype)
+
+
+class FormulaCall:
+    """One solve of a single system, and the data that its adjoint needs."""
+
+    def __init__(self, solver: FormulaSolver, times: Times, tolerances: Sequence[np.ndarray]):
+        self.solver, self.times, self.tolerances = solver, times, tolerances
+
+    def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
+        """Return the states (T, n) and set `counts`; with `keep`, store what `adjoint_sweep` needs."""
+        self.systems = Systems(self.solver, [self.times], self.tolerances, differentiated=keep)
+        try:
+            states = self.systems.march(state.astype(float)[None], theta[None]).astype(state.dtype, copy=False)
+        except Failure as failure:
+            raise failure.error from None
+        self.counts = tuple(self.systems.counts[0].tolist())
+        require_finite(states, self.times)
+        return states
+
+    def adjoint_sweep(
+        self, cotangents: np.ndarray, wants_state: bool, wants_parameters: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradients with respect to the initial state and to all parameters."""
+        y0_bar, theta_bar = (bar[0] for bar in self.systems.adjoint_sweep(cotangents.astype(float, copy=False)))
+        bars = y0_bar.astype(cotangents.dtype, copy=False), theta_bar
+        wanted = [bar for bar, wants in zip(bars, (wants_state, wants_parameters)) if wants]
+        require_finite_gradients(map(torch.from_numpy, wanted), [torch.from_numpy(cotangents)])
+        return bars

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
-from torch import Tensor
+import torch
 
 from .....problem import Problem
-from .....problem.values import as_tensor
 from .....tableaus import Tableau
 from ....backend import Backend
 from ...stiff import find_tableau
-from ..available import flat_parameters, unsuitable, without_numba
-from ..joint import CompiledPrepared, Counts
+from ..available import unsuitable, without_numba
+from ..joint import CompiledPrepared
 from ..times import Times
-from .function import Failure, FormulaSolve, FormulaSolver, Systems, kernels
+from .function import FormulaCall, FormulaSolver, by_system, kernels
 from .program import MAX_DIM, program_of
 
 # The steps of a program times the samples above which torch's vectors are as fast (measured), for explicit and stiff
@@ -53,28 +48,12 @@ class Formulas(Backend):
 
 
 class FormulaPrepared(CompiledPrepared):
-    """A joint problem whose program and method are prepared for the kernels."""
+    """A joint problem whose program, method and tolerances are prepared for the kernels."""
 
     def __init__(self, problem: Problem):
-        super().__init__(problem)
+        super().__init__(problem, torch.float64)
         self.solver = FormulaSolver(problem)
+        self.tolerances = [by_system(tolerance) for tolerance in (problem.control.rtol, problem.control.atol)]
 
-    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
-        theta = flat_parameters(parameters, self.solver.program.shapes, float)[None]
-        systems = Systems(self.solver, [times], self.problem.control, differentiated=False)
-        states, counts = _counted(lambda: systems.march(y0.astype(float)[None], theta), systems)
-        return states.astype(self.dtype, copy=False), counts
-
-    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
-        named = {name: as_tensor(name, parameters[name]) for name in self.solver.program.shapes}
-        systems = Systems(self.solver, [times], self.problem.control, differentiated=True)
-        theta = self.solver.theta(named, 0)
-        return _counted(lambda: FormulaSolve.apply(systems, y0[None], theta), systems)
-
-
-def _counted(solve: Callable[[], Any], systems: Systems) -> tuple[Any, Counts]:
-    """Return the states of the single system, and its counts."""
-    try:
-        return solve(), tuple(systems.counts[0].tolist())
-    except Failure as failure:
-        raise failure.error from None
+    def call(self, times: Times) -> FormulaCall:
+        return FormulaCall(self.solver, times, self.tolerances)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .....errors import ArgumentError
 from .....gradients import Checkpointed
 from .....problem import Problem
-from .....problem.values import as_tensor
 from .....tableaus import Tableau
 from ..available import compiled, march_controls, march_error, run
+from ..joint import require_finite
 from ..times import Times
 from .plan import solve_plan
 
@@ -36,9 +33,9 @@ class NetworkSolver:
 
     def __init__(self, problem: Problem, tableau: Tableau):
         control, gradient, signature = problem.control, problem.gradient, problem.signature
-        self.control, self.kind = control, signature.dtype
-        self.shapes = problem.field.shapes()
-        self.count = sum(map(math.prod, self.shapes.values()))
+        self.control = control
+        self.forward, self.backward = kernels()
+        self.count = sum(map(math.prod, problem.field.shapes().values()))
         self.size = sum(shape.numel() for shape in signature.layout.shapes)
         self.dtype = np.dtype("f4" if signature.dtype == torch.float32 else "f8")
         self.plan = solve_plan(problem.field, tableau, self.dtype, self.size // problem.field.dim)
@@ -47,10 +44,6 @@ class NetworkSolver:
         self.tolerances[0], self.tolerances[1] = control.rtol, control.atol
         self.every = gradient.every if isinstance(gradient, Checkpointed) else 1
         self.room = 0 if isinstance(gradient, Checkpointed) else TAPE_BYTES // self.dtype.itemsize
-
-    def tensors(self, parameters: Mapping[str, Any]) -> list[Tensor]:
-        """Return the parameters in the state's dtype, connected to autograd."""
-        return [as_tensor(name, parameters[name]).to(self.kind) for name in self.shapes]
 
 
 class Call:
@@ -65,24 +58,25 @@ class Call:
         for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
             if found != wanted:  # compiled code would read out of bounds
                 raise ArgumentError(f"{name} has {found} elements, but {wanted} when this was prepared: prepare again.")
-        forward, _ = kernels()
         self.theta = theta
         status, t, size, self.counts, self.taped, ys, self.record, self.buffers = run(
-            forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, y0,
+            solver.forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, y0,
             (times.ts, times.stops), solver.every if keep else 0, solver.room if keep else 0, _buffers(solver.dtype),
         )  # fmt: skip
         if not (self.taped and keep):
             self._give_back()
         if status:
             raise march_error(status, t, size, solver.control)
+        require_finite(ys, times)
         return ys
 
-    def adjoint_sweep(self, cotangents: np.ndarray, wants_parameters: bool) -> tuple[np.ndarray, np.ndarray]:
+    def adjoint_sweep(
+        self, cotangents: np.ndarray, wants_state: bool, wants_parameters: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradients with respect to the initial state and to all parameters."""
         solver = self.solver
-        _, backward = kernels()
         y0_bar, theta_bar, self.buffers = run(
-            backward.adjoint_sweep, solver.plan, self.theta, self.times.ts, self.counts[1], self.taped, solver.every,
+            solver.backward.adjoint_sweep, solver.plan, self.theta, self.times.ts, self.counts[1], self.taped, solver.every,
             self.record, self.buffers if self.taped else _buffers(solver.dtype), cotangents, wants_parameters,
         )  # fmt: skip
         self.taped = False  # the sweep overwrites the tape; another sweep repeats the steps

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from torch import Tensor
 
 from .....problem import Problem
 from .....tableaus import Tableau
 from ....backend import Backend
 from ...stiff import find_tableau
-from ..autograd import CompiledSolve
-from ..available import flat_parameters, unsuitable, without_numba
-from ..joint import CompiledPrepared, Counts
+from ..available import unsuitable, without_numba
+from ..joint import CompiledPrepared
 from ..times import Times
 from .function import Call, NetworkSolver, kernels
 from .plan import has_kernels
@@ -52,14 +46,8 @@ class NetworkPrepared(CompiledPrepared):
     """A joint problem whose plan, limits and tolerances are prepared for the kernels."""
 
     def __init__(self, problem: Problem):
-        super().__init__(problem)
+        super().__init__(problem, problem.signature.dtype)
         self.solver = NetworkSolver(problem, self.tableau)
 
-    def march(self, y0: np.ndarray, parameters: Mapping[str, Any], times: Times) -> tuple[np.ndarray, Counts]:
-        call = Call(self.solver, times)
-        theta = flat_parameters(parameters, self.solver.shapes, self.dtype)
-        return call.march(y0, theta, keep=False), call.counts
-
-    def differentiable(self, y0: Tensor, parameters: Mapping[str, Any], times: Times) -> tuple[Tensor, Counts]:
-        call = Call(self.solver, times)
-        return CompiledSolve.apply(call, y0, *self.solver.tensors(parameters)), call.counts
+    def call(self, times: Times) -> Call:
+        return Call(self.solver, times)
