@@ -24,19 +24,19 @@ padded_length(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + 
 struct Layer
     width::Int
     padded::Int
-    record::Int       # offset of its activations and their derivatives in a record
-    bar::Int          # offset of the cotangents of the activation's argument
-    weight::Int       # offset in p of the weights that lead to this layer
-    bias::Int         # offset in p of the biases (-1: none)
-    biases::Int       # offset in packed arrays of the biases
-    ahead::Int        # offset in packed arrays of the weights, with a column of `padded` numbers for every input
-    back::Int         # offset in packed arrays of the weights, with a column of the lower layer's padded width for every output
-    by_dots::Bool     # whether the layer is computed from `back`, by dot products
-    back_by_dots::Bool   # whether the lower layer's cotangent is computed from `ahead`, by dot products
-    split::Bool       # whether the last outputs of the layer are computed by dot products
-    back_split::Bool  # whether the end of the lower layer's cotangent is computed by dot products
-    scale::Float64    # factor of the weights, including the field's scales
-    bias_scale::Float64  # factor of the biases, including the field's scales
+    record::Int           # offset of its activations and their derivatives in a record
+    bar::Int              # offset of the cotangents of the activation's argument
+    weight::Int           # offset in p of the weights that lead to this layer
+    bias::Int             # offset in p of the biases (-1: none)
+    biases::Int           # offset in packed arrays of the biases
+    ahead::Int            # offset in packed arrays of the weights, with a column of `padded` numbers for every input
+    back::Int             # offset in packed arrays of the weights, with a column of the lower layer's padded width for every output
+    by_dots::Bool         # whether the layer is computed from `back`, by dot products
+    back_by_dots::Bool    # whether the lower layer's cotangent is computed from `ahead`, by dot products
+    split::Bool           # whether the last outputs of the layer are computed by dot products
+    back_split::Bool      # whether the end of the lower layer's cotangent is computed by dot products
+    scale::Float64        # factor of the weights, including the field's scales
+    bias_scale::Float64   # factor of the biases, including the field's scales
 end
 
 mutable struct Network{T,A,M} <: TapedField{T}
