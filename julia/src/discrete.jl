@@ -58,7 +58,7 @@ end
 
 function DiscreteSolve(field::VectorField, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
     u0 isa Array || throw(UserError(
-        "u0 is $(summary(u0)), but this gradient supports only an Array on the CPU: on another device use gradient=\"InterpolatingAdjoint\"."))
+        "u0 is $(summary(u0)), but gradients by the steps of a solve need an Array on the CPU: on another device use gradient=\"InterpolatingAdjoint\"."))
     T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
         throw(UserError("u0 is $(summary(u0)): give a vector of $(dimension(field)) Float32 or Float64 numbers, or a matrix whose columns are such vectors."))
     (gradient === nothing || gradient in DISCRETE_GRADIENTS) ||
@@ -154,7 +154,7 @@ function march!(s::DiscreteSolve{T}) where {T}
             tried = min(size, abs(h))
             size = abs(h) * max(SHRINK, finite ? SAFETY * error^(-1 / k) : SHRINK)
             tried <= smallest_step(control, t) && throw(too_small_step(control, t, size, finite))
-            growth = 1.0   # the step size does not grow right after a rejection
+            growth = 1.0   # right after a rejection, the step size must not grow
             continue
         end
         last, has_slope = row + tableau.stages - 1, 0 < tableau.end_stage <= tableau.stages

@@ -16,7 +16,7 @@ function acquire_flow!(request)
     isempty(idle) || return pop!(idle)
     length(IDLE_FLOWS) > MAX_IDLE_FLOWS && empty!(IDLE_FLOWS)
     field, gradient, (start, stop) = field_from(request["field"]), request["gradient"], request["times"]
-    # A density is computed from the flow's second time to its first.
+    # The two times are exchanged because a density is computed from the flow's second time to its first.
     flow = Flow(field; times=(stop, start), trace=request["noise"] === nothing ? "exact" : "hutchinson", solver=request["solver"],
                 gradient=gradient["kind"], control=control_from(request["control"]))
     solve = FlowSolve(flow, request["x"]; path=request["path"], kinetic=request["kinetic"], jacobian=request["jacobian"], gradient_settings(gradient)...)

@@ -62,7 +62,7 @@ A network whose layers' inputs are gated and shifted by networks with the time a
 """
 struct GatedMLP{N<:MLP,G<:MLP} <: Timed
     network::N
-    gates::Vector{G}     # for each layer: the network that computes its scale (before the sigmoid), and with other parameters its shift
+    gates::Vector{G}     # for each layer: the network that computes its scale (before the sigmoid), and, with other parameters, its shift
     time_scale::Float64
 end
 

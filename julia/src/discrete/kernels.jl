@@ -136,8 +136,8 @@ end
 
 const MAX_DOT_ROWS = 8
 
-# The cost of a matrix-vector product is the number of SIMD vectors that are loaded; summing the lanes of a dot product costs as much as
-# about two loads.
+# The cost of a matrix-vector product is estimated by the number of SIMD vectors that are loaded; summing the lanes of a dot product costs
+# about as much as two loads.
 
 "Return whether multiplying a (rows, columns) matrix by one vector is faster with dot products."
 prefer_dots(rows, columns, ::Type{T}) where {T} = rows <= MAX_DOT_ROWS && rows * (cld(columns, lanes(T)) + 2) < columns * (cld(rows, lanes(T)) + 1)

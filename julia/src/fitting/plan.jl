@@ -198,7 +198,7 @@ function variables_from(request, field, ::Type{T}) where {T}
     extra = get(request, "extra", Dict{String,Float64}())
     given = request["parameters"]
     own = string.(first.(shapes(field)))
-    flatten(field, given, T)   # throws unless names and shapes are those of the field
+    flatten(field, given, T)   # throws an error unless names and shapes are those of the field
     pairs = Pair{String,Any}[name => given[name] for name in own]
     append!(pairs, (name => extra[name] for name in sort!(collect(String, keys(extra)))))
     return Variables(pairs, get(request, "bounds", Dict{String,Any}()), get(request, "fixed", String[]), T)
