@@ -1,10 +1,10 @@
-# Times of loss and gradient on two fitted neural ODEs, one core:
+# Measures the time of a loss with its gradient for two fitted neural ODEs, on one core:
 #
 #     julia --project=julia julia/bench/gradients.jl
 #
-# spiral.f32 and covid.f32 contain the parameters in order, as little-endian Float32, from pyneuralode's own fits: 2-50-2, tanh, applied
-# to the cubes of the state, fitted to u' = A u^3 by Adam and L-BFGS (mean square 7e-5); 4-100-50-4, swish, fitted to Sweden's 56 points
-# by the recipe of the report `covid` (sum of squares 7.4e-5).
+# spiral.f32 and covid.f32 contain the parameters of two networks, in order, as little-endian Float32; both were fitted with pyneuralode.
+# The spiral network (2-50-2, tanh, applied to the cubes of the state) was fitted to u' = A u^3 by Adam and L-BFGS (mean square 7e-5),
+# the covid network (4-100-50-4, swish) to the 56 data points for Sweden with the recipe of the report `covid` (sum of squares 7.4e-5).
 
 using PyNeuralODE
 using PyNeuralODE: Control, DiscreteSolve, counts, solve!
@@ -20,7 +20,7 @@ const SOLVERS = ("Tsit5", "DP5", "Vern7", "DP8", "BS3")
 
 trained(name) = Float64.(ltoh.(reinterpret(Float32, read(joinpath(@__DIR__, name * ".f32")))))
 
-"Return the sum of squares against `target`; write its gradient to pbar and u0bar."
+"Return the sum of the squared differences between the solution and `target`; write its gradient to pbar and u0bar."
 function loss!(pbar, u0bar, ysbar, s, p, u0, target)
     ys = solve!(s, p, u0)
     loss = zero(eltype(ys))
@@ -33,7 +33,7 @@ function loss!(pbar, u0bar, ysbar, s, p, u0, target)
     return loss
 end
 
-"Return the smallest and the median time of f() in microseconds."
+"Return the minimum and the median run time of f(), in microseconds."
 function timed(f::F; runs=2000) where {F}
     f()
     times = [(@elapsed f()) * 1e6 for _ in 1:runs]

@@ -1,5 +1,5 @@
-# The part of src/devices.jl that needs CUDA.jl. This code has never run on a GPU: it was checked by reading CUDA.jl 5's source, and
-# it runs in test/devices.jl with a stand-in module of that name.
+# The part of src/devices.jl that needs CUDA.jl. This code has never run on a GPU: it was checked against the source of CUDA.jl 5, and
+# test/devices.jl runs it with a stand-in for the module CUDA.
 module PyNeuralODECUDAExt
 
 using CUDA: CUDA, CuArray, CuPtr
@@ -13,7 +13,7 @@ end
 PyNeuralODE.wrap(::Type{CuArray}, ::Type{T}, address::Integer, dims) where {T} =
     unsafe_wrap(CuArray, CuPtr{T}(UInt(address)), Tuple(Int.(dims)))
 
-# The whole device, not only Julia's stream: torch has its own streams.
+# Synchronizes the whole device, not only Julia's stream, because torch uses its own streams.
 PyNeuralODE.synchronize(::Type{CuArray}) = CUDA.device_synchronize()
 
 PyNeuralODE.selected(f, ::Type{CuArray}, index) = CUDA.device!(f, index)

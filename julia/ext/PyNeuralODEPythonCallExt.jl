@@ -9,10 +9,10 @@ PyNeuralODE.python_entry() = pyfunc(entry; name="pyneuralode")
 
 function entry(name::Py, request::Py, progress::Py)
     reply = try
-        # The request keeps its arrays alive: they are read in place.
+        # Arrays are read in place, so the request must stay alive during the call.
         GC.@preserve request call(pyconvert(String, name), from_python(request), listener(progress))
     catch error
-        error isa PyException && rethrow()  # from a callback: Python raises it again
+        error isa PyException && rethrow()  # raised by a Python callback: pass it on to Python
         error_reply(error)
     end
     return to_python(reply)
@@ -44,7 +44,7 @@ end
 
 from_array(x::AbstractArray{T,0}) where {T} = x[]
 
-# A true Array over the same memory if that is contiguous: SciML's code is compiled for this type.
+# For contiguous memory, return an Array that shares the memory: SciML's code is compiled for this type.
 function from_array(x::AbstractArray{T,N}) where {T,N}
     dims = size(x)
     strides(x) == Base.size_to_strides(1, dims...) && return unsafe_wrap(Array, pointer(x), dims)
@@ -58,10 +58,10 @@ to_python(x::AbstractDict) = pydict(pytuple((Py(string(name)), to_python(value))
 to_python(x::Tuple) = pylist(to_python(item) for item in x)
 to_python(x::AbstractArray) = eltype(x) <: Real ? shared(x) : pylist(to_python(item) for item in x)
 
-# NumPy's view of a Julia array, which keeps it alive.
+# Return a NumPy view of a Julia array; the view keeps the array alive.
 shared(x) = pyimport("numpy").asarray(Py(x isa StridedArray ? x : collect(x)))
 
-# Precompiled with the package by signature: no Python is running at that time, so they cannot be called.
+# Precompiled from their signatures: no Python is running while the package is precompiled, so these functions cannot be called then.
 precompile(entry, (Py, Py, Py))
 precompile(from_python, (Py,))
 precompile(to_python, (Dict{String,Any},))

@@ -6,27 +6,27 @@ using PyNeuralODE: PyNeuralODE, EQUATIONS, HANDLES, NETWORK, solve_and_different
 using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiff, ReverseDiffVJP, ZygoteVJP,
     adjoint_sensitivities
 
-# SciMLSensitivity uses the ODEFunction's hand-written products; the choice here would apply only to products missing there.
+# SciMLSensitivity uses the hand-written products of the ODEFunction; the choice here applies only to an ODEFunction without them.
 product(::Union{Val{:hand},Val{:zygote}}) = ZygoteVJP()
 product(::Val{:reversediff}) = ReverseDiffVJP(true)
 
 PyNeuralODE.sensitivity_method(::Val{:InterpolatingAdjoint}, vjp) = InterpolatingAdjoint(autojacvec=product(vjp))
 PyNeuralODE.sensitivity_method(::Val{:GaussAdjoint}, vjp) = GaussAdjoint(autojacvec=product(vjp))
 PyNeuralODE.sensitivity_method(::Val{:QuadratureAdjoint}, vjp) = QuadratureAdjoint(autojacvec=product(vjp))
-# At each output time the state is reset to the stored output, as in the embedded engine.
+# With checkpointing, the state is reset to the stored output at each output time, as in the torch engine.
 PyNeuralODE.sensitivity_method(::Val{:BacksolveAdjoint}, vjp) = BacksolveAdjoint(autojacvec=product(vjp), checkpointing=true)
 
 PyNeuralODE.sensitivity_gradients(solution, algorithm, method, times, cotangent!; settings...) =
     adjoint_sensitivities(solution, algorithm; sensealg=method, t=times, dgdu_discrete=cotangent!, settings...)
 
-# Julia cannot load an image in which the type of ReverseDiff's tracked numbers comes before the type of the array that contains them
-# (Julia 1.10 to 1.12: it crashes, github.com/JuliaLang/julia/issues/62047). So functions of the arrays are written to the image first.
+# Julia 1.10 to 1.12 crashes when it loads a package image in which ReverseDiff's type of tracked numbers precedes the type of the arrays
+# that contain them (github.com/JuliaLang/julia/issues/62047). Therefore a function of these arrays is precompiled first.
 tracked_length(x) = length(x)
 for T in (Float32, Float64), N in 1:3
     precompile(tracked_length, (ReverseDiff.TrackedArray{T,T,N,Array{T,N},Array{T,N}},))
 end
 
-# Like src/workload.jl. Without it, the first of these gradients takes a minute.
+# Precompiles typical gradients, like src/workload.jl. Without this workload, the first of these gradients takes a minute.
 @compile_workload begin
     vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
     net = NETWORK, weights_of(Float64)

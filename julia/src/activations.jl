@@ -1,4 +1,4 @@
-# Activations and input maps: each function, and its derivative computed from the argument x and the value y.
+# Activations and input maps, and their derivatives computed from the argument x and the value y.
 # They accept any real number type, so that dual and traced numbers work.
 
 using SpecialFunctions: erf

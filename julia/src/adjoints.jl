@@ -4,23 +4,23 @@
 export AdjointSolve
 
 # SciMLSensitivity and its dependencies take as long to load as everything else together. The code that uses it is therefore an
-# extension, which is loaded for the first gradient that needs it.
+# extension, which is loaded when a gradient first needs it.
 
 const ADJOINTS = Dict(name => Val(Symbol(name)) for name in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode"))
 const PRODUCTS = Dict(name => Val(Symbol(name)) for name in ("hand", "zygote", "reversediff"))
 const SCIMLSENSITIVITY = Base.PkgId(Base.UUID("1ed8b502-d754-442c-8d5d-10ac956f44a1"), "SciMLSensitivity")
 
-"Return SciMLSensitivity's method object for an entry of `ADJOINTS` and an entry of `PRODUCTS`; defined by the extension."
+"Return SciMLSensitivity's algorithm for an entry of `ADJOINTS` and an entry of `PRODUCTS`; the extension defines the methods."
 function sensitivity_method end
 
-"Return the derivatives of a SciML solution with respect to the initial state and the parameters; defined by the extension."
+"Return the gradients of a loss of a SciML solution with respect to the initial state and the parameters; the extension defines the method."
 function sensitivity_gradients end
 
 """
     load_sensitivity(gradient)
 
-Load SciMLSensitivity from the active environment, and with it the extension, unless they are already loaded. The caller is older
-than these methods and must therefore call them with `invokelatest`.
+Load SciMLSensitivity from the active environment, and with it the extension, unless they are already loaded. The extension's methods
+are newer than the running caller, which must therefore call them with `invokelatest`.
 """
 function load_sensitivity(gradient)
     present() = Base.get_extension(PyNeuralODE, :PyNeuralODESciMLSensitivityExt) !== nothing
@@ -29,7 +29,7 @@ function load_sensitivity(gradient)
     Base.locate_package(SCIMLSENSITIVITY) === nothing && throw(UserError(
         "$needs, but the Julia environment does not contain this package: run `pkg> add SciMLSensitivity` there, or `pyneuralode setup-julia`."))
     Base.require(SCIMLSENSITIVITY)
-    present() || throw(UserError("$needs, but this package does not load with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
+    present() || throw(UserError("$needs, but that package does not load together with PyNeuralODE: run `pkg> resolve` in the Julia environment."))
     return nothing
 end
 
@@ -42,15 +42,16 @@ end
 """
     AdjointSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing, vjp="hand")
 
-A differentiable solve by SciML, with the gradients
+A differentiable solve by SciML. `gradient` is one of
 
 - "InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint": SciMLSensitivity's continuous adjoints. The backward solve
   uses the tolerances `rtol` and `atol`, by default those of the forward solve (the smallest value if they are arrays);
-- "ForwardMode": dual numbers passed through the solver in chunks; their partial derivatives are included in the error of a step. Unlike
-  SciMLSensitivity's ForwardSensitivity, it also gives the derivative with respect to the initial state, and it needs no Jacobian of the
-  joint system, which for an implicit solver has as many rows as there are sensitivities.
+- "ForwardMode": dual numbers passed through the solver in chunks; their partial derivatives are included in the error estimate of a step.
+  Unlike SciMLSensitivity's ForwardSensitivity, this method also returns the derivative with respect to the initial state, and it needs no
+  Jacobian of the joint system, which for an implicit solver would have as many rows as there are sensitivities.
 
-`vjp` is the vector-Jacobian product of the field: "hand" (the hand-written `pullback!`), or "zygote" or "reversediff" (applied to `traceable`).
+`vjp` selects the vector-Jacobian product of the field: "hand" (the hand-written `pullback!`), or "zygote" or "reversediff" (automatic
+differentiation of `traceable(field)`).
 """
 mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <: DifferentiableSolve
     const field::VectorField
@@ -60,7 +61,7 @@ mutable struct AdjointSolve{T,N,M,U<:AbstractArray{T,N},Y<:AbstractArray{T,M}} <
     const gradient::String
     const control::Control
     const backward::Control
-    const method::Any         # SciMLSensitivity's object; nothing for ForwardMode
+    const method::Any         # SciMLSensitivity's algorithm; `nothing` for ForwardMode
     const f::ODEFunction
     const ys::Y
     p::Vector{T}
@@ -97,8 +98,9 @@ function hand_function(field, u0, gradient)
         copyto!(pbar, d.pbar)
         return nothing
     end
-    # With a prototype, "GaussAdjoint" and "QuadratureAdjoint" use the hand-written Jacobian, transposed, for the adjoint of a stiff problem.
-    # The other two would turn it into a sparse matrix without the rows of the parameters, so their Jacobian is computed by finite differences.
+    # With a Jacobian prototype, "GaussAdjoint" and "QuadratureAdjoint" use the hand-written Jacobian, transposed, for the adjoint of a stiff
+    # problem. The other two adjoints would turn the prototype into a sparse matrix without the rows of the parameters, so their Jacobian is
+    # computed by finite differences.
     together && return ode_function(d; vjp=vjp!, vjp_p=vjp_p!)
     return ode_function(d; vjp=vjp!, vjp_p=vjp_p!, jac_prototype=zeros(eltype(u0), length(u0), length(u0)))
 end
@@ -123,7 +125,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     n, times = length(s.start), adjoint_times(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
-    # The initial time is one of the times: the call for its cotangent shows that the backward solve reached it.
+    # `times` includes the initial time: a call for its cotangent shows that the backward solve has reached it.
     function cotangent!(out, u, p, t, i)
         index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
         pending = i - 1
@@ -139,22 +141,22 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
         u0bar, pbar
     end
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, loosen its rtol and atol, " *
+        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, loosen the gradient's rtol and atol, " *
         "or use another solver or gradient.", Float64(reached[]), NaN))
     copyto!(getdata(pbar), pgrad)
     copyto!(u0bar, u0grad)
     return nothing
 end
 
-# On a stiff problem, QuadratureAdjoint misses the thin layer at the start of an interval between output times. On the intervals between
-# the forward solve's steps it does not.
+# On a stiff problem, QuadratureAdjoint misses the thin boundary layer at the start of an interval between output times. This is avoided
+# by adding the times of the forward solve's steps.
 adjoint_times(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """
     largest_norm(n, m, reached)
 
 Return a function that computes the norm of a joint adjoint state of shape (n,), (n + m,) or (n + m + n,): the largest of the norms of
-its parts, so that many parameters do not mask the few components of the state's adjoint. Each call sets `reached` to its time.
+its parts, so that many parameters do not mask the few components of the state's adjoint. Each call stores its time in `reached`.
 """
 function largest_norm(n, m, reached)
     function norm(x::AbstractVector, t)

@@ -1,10 +1,10 @@
 # Solves of many samples at once, on the device of the state. No Jacobian of the joint state is formed (it would have
-# (dim samples)² entries), and every array is made by `similar`.
+# (dim * samples)² entries), and every array is allocated with `similar`.
 
 """
     BatchSolve(field, u0, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(), rtol=nothing, atol=nothing)
 
-A `DifferentiableSolve` by an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint",
+A `DifferentiableSolve` that uses an explicit solver of SciML and a continuous adjoint of SciMLSensitivity ("InterpolatingAdjoint",
 "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with hand-written vector-Jacobian
 products. State, parameters and their cotangents are arrays of the same type as u0.
 """
@@ -39,7 +39,7 @@ const BATCH_ADJOINTS = filter(pair -> first(pair) != "ForwardMode", ADJOINTS)
 function require_explicit(name)
     solver = find_solver(name)
     implicit(solver) && throw(UserError(
-        "solver is $(repr(solver.name)), which needs the Jacobian of a whole batch: use an explicit one, such as Tsit5."))
+        "solver is $(repr(solver.name)), which needs the Jacobian of a whole batch: use an explicit solver, such as Tsit5."))
     return solver
 end
 
@@ -52,7 +52,7 @@ end
 
 (f::BatchSlope)(du, u, p, t) = (slope!(reshape(du, f.shape), f.evaluator, reshape(u, f.shape), p, t); nothing)
 
-# The adjoints that request both products at the same point get them from one pass, as in `hand_function`.
+# For the adjoints that request both products at the same point, one pass computes both, as in `hand_function`.
 function batch_function(slope, u0, pbar, gradient)
     λ, ubar, together = similar(u0), similar(u0), gradient in ("InterpolatingAdjoint", "BacksolveAdjoint")
     function vjp!(out, cotangent, u, p, t)
@@ -99,7 +99,7 @@ function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
     pending == 0 || throw(SolveFailure(
         "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, or loosen " *
         "rtol and atol.", Float64(reached[]), NaN))
-    # SciMLSensitivity's pgrad is a row, which a device's copyto! does not accept.
+    # SciMLSensitivity returns pgrad as a row vector, which `copyto!` does not accept for arrays on a GPU.
     copyto!(getdata(pbar), vec(pgrad))
     copyto!(u0bar, u0grad)
     return nothing
@@ -108,7 +108,7 @@ end
 """
     solve_batch(field, p, u0, ts; solver="Tsit5", control=Control())
 
-Return the states at `ts`, (size(u0)..., T), on the device of u0 and p; nothing is kept for a gradient.
+Return the states at `ts`, of shape (size(u0)..., T), on the device of u0 and p. No data are kept for a gradient.
 """
 solve_batch(field::VectorField, p, u0::AbstractVecOrMat, ts; settings...) = first(batch_states(field, p, u0, ts; settings...))
 

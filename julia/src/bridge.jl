@@ -1,7 +1,7 @@
-# The functions that Python calls by name, each with one dictionary of plain values. One call is a whole solve, gradient or fit. If
-# Julia runs inside the Python process, solves pass addresses instead: see prepared.jl.
+# The functions that Python calls by name, each with one dictionary of plain values. One call performs a complete solve, gradient or fit.
+# If Julia runs inside the Python process, solves receive memory addresses instead: see prepared.jl.
 
-"Objects that Python refers to by a number, their handle."
+"The objects that Python refers to by an integer handle."
 const HANDLES = Dict{Int,Any}()
 const LAST_HANDLE = Ref(0)
 
@@ -12,7 +12,7 @@ function store_handle!(object)
     return LAST_HANDLE[]
 end
 
-"Drop the object with this handle, if it exists; a solve is kept for reuse."
+"Release the object with this handle, if it exists; a solve is kept for reuse."
 function free_handle!(handle)
     release!(pop!(HANDLES, handle, nothing))
     return nothing
@@ -23,8 +23,8 @@ include("prepared.jl")
 """
     call(name, request, progress=nothing)
 
-Run the function that Python calls `name`. Request and reply are dictionaries with strings as keys; "free" in a request lists the
-handles that Python no longer needs.
+Call the function with this name in `CALLS` and return its reply. Request and reply are dictionaries with strings as keys; "free" in a
+request lists the handles that Python no longer needs.
 """
 function call(name::AbstractString, request::AbstractDict, progress=nothing)
     for handle in get(request, "free", ())
@@ -33,7 +33,7 @@ function call(name::AbstractString, request::AbstractDict, progress=nothing)
     return CALLS[name](request, progress)
 end
 
-"Return the reply that describes a failure; Python turns it into one of its own exceptions."
+"Return the reply that describes an error, from which Python raises an exception."
 function error_reply(error)
     reply = if error isa UserError
         Dict{String,Any}("kind" => "argument", "message" => error.message)
@@ -47,14 +47,14 @@ function error_reply(error)
     return Dict{String,Any}("error" => reply)
 end
 
-"Return the function that Python calls; defined by the extension for PythonCall."
+"Return the function through which Python calls this package; the extension for PythonCall defines the method."
 function python_entry end
 
 gradient_settings(gradient) = (Symbol(name) => value for (name, value) in gradient if name != "kind" && value !== nothing)
 
 control_from(settings) = Control(; (Symbol(name) => value for (name, value) in settings if value !== nothing)...)
 
-"Make the solve of a request from its \"path\", \"solver\", \"gradient\" (kind and settings) and \"vjp\"; see `make_solve`."
+"Create the solve that a request describes by \"path\", \"solver\", \"gradient\" (kind and settings) and \"vjp\"; see `make_solve`."
 function solve_from(request, field, u0, ts, control=control_from(request["control"]))
     gradient = request["gradient"]
     kind = get(request, "differentiable", true) ? gradient["kind"] : nothing

@@ -1,12 +1,12 @@
 """
     Control(; rtol=1e-6, atol=1e-6, norm="joint", step_size=nothing, first_step=nothing, min_step=0.0, max_step=Inf, max_steps=100_000)
 
-The settings that control the steps, with the same meaning as in pyneuralode/problem/control.py.
+Settings of the time stepping, with the same meaning as in pyneuralode/problem/control.py.
 
-- `rtol`, `atol`: numbers, or arrays like the state; the error of a step is the root mean square of
-  error / (atol + rtol |u|) and is kept below 1.
-- `norm`: "joint" takes that mean over the whole state; "samples" takes it over each column separately and uses the largest.
-- `step_size`: size of fixed steps (time units); `nothing` adapts the steps.
+- `rtol`, `atol`: numbers, or arrays like the state; a step is accepted if the root mean square of
+  error / (atol + rtol |u|) is at most 1.
+- `norm`: "joint" computes this mean over the whole state; "samples" computes it for each column separately and uses the largest.
+- `step_size`: size of fixed steps (time units); `nothing` selects adaptive steps.
 - `first_step`, `min_step`, `max_step`: sizes of the first (`nothing`: estimated), smallest and largest adaptive step.
 - `max_steps`: maximum number of steps, accepted and rejected, in one solve.
 """
@@ -32,12 +32,12 @@ function Control(; rtol=1e-6, atol=1e-6, norm="joint", step_size=nothing, first_
     norm in ("joint", "samples") || throw(UserError("norm is $(repr(norm)): write \"joint\" or \"samples\"."))
     for (name, value) in (("step_size", step_size), ("first_step", first_step), ("max_step", max_step))
         value === nothing || (value > 0 && (name == "max_step" || isfinite(value))) ||
-            throw(UserError("$name is $value: give a positive size; the direction follows from the times."))
+            throw(UserError("$name is $value: give a positive number; the direction follows from the times."))
     end
-    min_step >= 0 || throw(UserError("min_step is $min_step: give a nonnegative size."))
+    min_step >= 0 || throw(UserError("min_step is $min_step: give a nonnegative number."))
     min_step <= max_step ||
-        throw(UserError("min_step is $min_step and max_step $max_step: give a min_step below max_step."))
-    max_steps >= 1 || throw(UserError("max_steps is $max_steps: give an integer of at least 1."))
+        throw(UserError("min_step is $min_step, but max_step is $max_step: give a min_step <= max_step."))
+    max_steps >= 1 || throw(UserError("max_steps is $max_steps: give an integer >= 1."))
     return Control(rtol, atol, String(norm), step_size === nothing ? nothing : Float64(step_size),
                    first_step === nothing ? nothing : Float64(first_step), Float64(min_step), Float64(max_step), Int(max_steps))
 end

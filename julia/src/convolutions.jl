@@ -3,7 +3,7 @@
 """
     Convolutions(maps; activation="tanh", output_scale=1)
 
-Convolutions with activations between them; the bias of a layer is an image. Its parameters are `weight_1` (kernel, kernel, in, out),
+A network of convolutions with activations between them; the bias of a layer is an image. Its parameters are `weight_1` (kernel, kernel, in, out),
 `bias_1` (out * height * width,), `weight_2`, ...
 """
 struct Convolutions{A} <: VectorField
@@ -42,7 +42,7 @@ end
     ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1, output_scale=1)
 
 A convolutional network with the time as the last input channel of each layer; see pyneuralode's `ConcatConv`. A state is an image stored
-as one column, with its numbers in the order of Python's (channels, height, width).
+as one column, with its values in the order of Python's (channels, height, width).
 """
 struct ConcatConv{N<:Convolutions} <: Timed
     network::N
@@ -66,8 +66,8 @@ function shapes(field::ConcatConv)
     return pairs
 end
 
-# The time's channel is constant over an image, so its contribution is the same for every sample: the convolution of an image of ones,
-# times the time. Added to the bias, it is the network's bias, which is an image.
+# The time channel is constant over an image, so its contribution is the same for every sample: the convolution of an image of ones,
+# multiplied by the time. The bias of the network at a fixed time is the layer's bias plus this contribution, and is an image.
 time_map(map::Convolution) = Convolution(1, map.out, map.kernel, map.height, map.width)
 
 # Converts between Python's axes (out, in, kernel, kernel) and NNlib's; Zygote can differentiate permutedims.
@@ -82,7 +82,7 @@ function weights_at(field::ConcatConv, p, t)
     end
 end
 
-"Return, for each layer, workspace for the time's kernels and for their contribution to the bias, and an image of ones."
+"Return, for each layer, workspace for the kernels of the time channel and for their contribution to the bias, and an image of ones."
 function workspace(field::ConcatConv, u)
     return map(field.network.maps) do map
         kernels, part = similar(u, prod(weight_shape(time_map(map)))), similar(u, lengths(map)[2])
@@ -90,7 +90,7 @@ function workspace(field::ConcatConv, u)
     end
 end
 
-"Return views of each layer's (weight, bias) in a flat vector of the field's or the network's parameters."
+"Return views of each layer's weight and bias in a flat vector of the parameters of a field or of its network."
 function split_shapes(field, flat)
     pairs, last = shapes(field), 0
     views = map(pairs) do (_, shape)

@@ -1,4 +1,4 @@
-# The devices that arrays are stored on. The code here works for any array type; the extension for CUDA adds its own to `PLACES`.
+# The devices on which arrays are stored. The code here works for any array type; the extension for CUDA adds CuArray to `PLACES`.
 
 "Array types by device name; \"cuda\" is included once CUDA.jl is loaded and finds a GPU."
 const PLACES = Dict{String,Any}("cpu" => Array)
@@ -6,7 +6,7 @@ const PLACES = Dict{String,Any}("cpu" => Array)
 """
     place(name)
 
-Return the array type of a device: "cpu", or "cuda", for which CUDA.jl is loaded if it is installed.
+Return the array type of the device `name`, "cpu" or "cuda". For "cuda", CUDA.jl is loaded if it is installed.
 """
 function place(name)
     name == "cuda" && !haskey(PLACES, name) && load_cuda()
@@ -18,7 +18,7 @@ const CUDA_PACKAGE = Base.PkgId(Base.UUID("052768ef-5323-5732-b1bb-66c8b64840ba"
 function load_cuda()
     Base.locate_package(CUDA_PACKAGE) === nothing && throw(UserError(
         "device is \"cuda\", but CUDA.jl is not in Julia's environment: run `import Pkg; Pkg.add(\"CUDA\")` in the environment that " *
-        "`pyneuralode doctor` names, move the arrays to the CPU, or write engine='torch'."))
+        "`pyneuralode doctor` shows, move the arrays to the CPU, or write engine='torch'."))
     Base.require(CUDA_PACKAGE)
     haskey(PLACES, "cuda") || throw(UserError(
         "device is \"cuda\", but CUDA.jl finds no GPU: see `CUDA.versioninfo()`, move the arrays to the CPU, or write engine='torch'."))
@@ -44,17 +44,17 @@ belongs to that library: the array must not be used after the library may have f
 """
 wrap(::Type{Array}, ::Type{T}, address::Integer, dims) where {T} = unsafe_wrap(Array, Ptr{T}(UInt(address)), Tuple(dims))
 
-"Wait until all work on the device's memory, by other libraries and by this package, is done; on the CPU there is nothing to wait for."
+"Wait until the device has finished all work of this package and of other libraries; on the CPU, do nothing."
 synchronize(place) = nothing
 
-"Call `f` with device number `index`, counted from 0, as the current device; the CPU is a single device."
+"Call `f` with device number `index`, counted from 0, as the current device; on the CPU, `index` is ignored."
 selected(f, place, index) = f()
 
 """
     on_device(f, place, index)
 
-Call `f` on a device: wait first for the work that other libraries have started there, and then for the work that `f` starts. So `f` may
-use memory of those libraries, by `wrap`.
+Call `f` on a device, after waiting for the work that other libraries have started there; then wait for the work that `f` has started.
+Therefore `f` may use the memory of those libraries through `wrap`.
 """
 function on_device(f, place, index)
     return selected(place, index) do

@@ -1,5 +1,5 @@
-# Solves by explicit Runge-Kutta steps, and their exact derivative: the accepted steps, differentiated from last to first.
-# The time stepping is that of pyneuralode/engines/torch_engine/march.py, so that both engines take the same steps.
+# Solves by explicit Runge-Kutta steps, and their exact derivatives: the accepted steps are differentiated from last to first.
+# The time stepping follows pyneuralode/engines/torch_engine/march.py, so that both engines take the same steps.
 
 include("discrete/vectors.jl")
 include("discrete/elementary.jl")
@@ -10,11 +10,11 @@ include("discrete/steps.jl")
 include("tableaus.jl")
 
 const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-# The smallest step, in spacings between floating-point numbers near t: the times of its stages still differ.
+# The smallest step, as a multiple of the spacing of floating-point numbers near t, so that the times of its stages differ.
 const SPACINGS = 10
-# Maximum size of the tape of records; a longer solve is differentiated by repeating its steps.
+# Maximum size in bytes of the tape of records; a solve that needs more is differentiated by repeating its steps.
 const TAPE_BYTES = 256 << 20
-# Maximum number of values on the tape of repeated steps: as many as fit in a core's cache.
+# Maximum number of values on the tape of repeated steps, chosen to fit in the cache of a core.
 const REPLAY_NUMBERS = 1 << 18
 
 "Gradient methods that differentiate the steps of a solve."
@@ -24,11 +24,11 @@ const DISCRETE_GRADIENTS = ("Backprop", "Checkpointed")
     DiscreteSolve(field, u0, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control())
 
 A `DifferentiableSolve` of any field with an evaluator, from states like `u0`, a vector (dim,) or a matrix (dim, samples) of Float32
-or Float64, at the times `ts` (time units, increasing or decreasing). `solver` is an explicit solver; its steps are differentiated exactly.
+or Float64, with output at the times `ts` (time units, increasing or decreasing). `solver` is an explicit solver; its steps are differentiated exactly.
 
-`gradient` "Backprop" keeps every stage; "Checkpointed" keeps the state at the start of every `every`-th step and repeats the steps in
-between; with `nothing` there is no `pullback!`. The same solve can be repeated with any parameters and initial states; it allocates
-nothing once its arrays have grown to the size needed.
+With `gradient="Backprop"`, every stage is stored; with "Checkpointed", the state at the start of every `every`-th step is stored and the
+steps in between are repeated; with `nothing`, `pullback!` is not available. The same solve can be repeated with any parameters and
+initial states; it allocates nothing once its arrays have grown to the size needed.
 
 Throws `UserError` for a problem that it cannot solve. `solve!` throws `SolveFailure` if it cannot reach the last time.
 """
@@ -58,11 +58,11 @@ end
 
 function DiscreteSolve(field::VectorField, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
     u0 isa Array || throw(UserError(
-        "u0 is $(summary(u0)), but the package's own steps run on the CPU, on an Array: on another device use gradient=\"InterpolatingAdjoint\"."))
+        "u0 is $(summary(u0)), but gradients by the steps of a solve need an Array on the CPU: on another device use gradient=\"InterpolatingAdjoint\"."))
     T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
-        throw(UserError("u0 is $(summary(u0)): give a vector of $(dimension(field)) Float32 or Float64 numbers, or a matrix with such columns."))
+        throw(UserError("u0 is $(summary(u0)): give a vector of $(dimension(field)) Float32 or Float64 numbers, or a matrix whose columns are such vectors."))
     (gradient === nothing || gradient in DISCRETE_GRADIENTS) ||
-        throw(UserError("gradient is $(repr(gradient)), which does not differentiate steps: write \"Backprop\" or \"Checkpointed\"."))
+        throw(UserError("gradient is $(repr(gradient)), which does not differentiate the steps of a solve: write \"Backprop\" or \"Checkpointed\"."))
     every >= 1 || throw(UserError("every is $every: give a number of steps >= 1."))
     check_times(ts)
     tableau = lookup("solver", find_solver(solver).name, TABLEAUS)
@@ -81,14 +81,14 @@ end
 function spread_out(name, tolerance, u0::AbstractArray{T}) where {T}
     tolerance isa Number && return fill(T(tolerance), length(u0))
     size(tolerance) == size(u0) ||
-        throw(UserError("$name has shape $(size(tolerance)) and the state $(size(u0)): give one number, or one per component."))
+        throw(UserError("$name has shape $(size(tolerance)), but the state has shape $(size(u0)): give one number, or an array of the state's shape."))
     return vec(T.(tolerance))
 end
 
 counts(s::DiscreteSolve) = (nfev=s.nfev, accepted=s.accepted, rejected=s.rejected)
 
 function solve!(s::DiscreteSolve, p, u0)
-    size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)), but this solve is for shape $(s.shape)."))
+    size(u0) == s.shape || throw(UserError("u0 has shape $(size(u0)), but this solve is for shape $(s.shape): use that shape, or create another solve."))
     load!(s.field, getdata(p))
     copyto!(s.states[1], u0)
     copyto!(s.ys, u0)
@@ -107,7 +107,7 @@ end
 
 grow!(v::Vector, count) = (length(v) < count && resize!(v, max(count, 2length(v))); nothing)
 
-"Step through the times; write the states to `s.ys`, and the data that the derivative needs to other fields of `s`."
+"Integrate from the first time to the last; write the states to `s.ys`, and store the data that the derivative needs in other fields of `s`."
 function march!(s::DiscreteSolve{T}) where {T}
     field, scheme, ts, control = s.field, s.scheme, s.ts, s.control
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)
@@ -120,7 +120,7 @@ function march!(s::DiscreteSolve{T}) where {T}
     s.step_times[1] = t
     reserve!(field, total + 2)
     has_slope, first, row, size = false, 0, 0, 0.0
-    previous, growth, finite = 0.0, GROW, true   # `previous` is a logarithm
+    previous, growth, finite = 0.0, GROW, true   # `previous` is the logarithm of the previous step's error
     if adapts
         evaluate!(field, stage(scheme, 1), y, t, 0)
         s.nfev, has_slope, row = 1, true, 1
@@ -154,7 +154,7 @@ function march!(s::DiscreteSolve{T}) where {T}
             tried = min(size, abs(h))
             size = abs(h) * max(SHRINK, finite ? SAFETY * error^(-1 / k) : SHRINK)
             tried <= smallest_step(control, t) && throw(too_small_step(control, t, size, finite))
-            growth = 1.0   # the step after a rejection does not grow
+            growth = 1.0   # right after a rejection, the step size must not grow
             continue
         end
         last, has_slope = row + tableau.stages - 1, 0 < tableau.end_stage <= tableau.stages
@@ -192,7 +192,7 @@ function march!(s::DiscreteSolve{T}) where {T}
     return nothing
 end
 
-"Record the data that the derivative of an accepted step needs."
+"Store the data needed to differentiate an accepted step."
 function record_step!(s::DiscreteSolve, y, t_next, place)
     m, n = s.accepted, s.scheme.n
     grow!(s.step_times, m + 2)
@@ -210,7 +210,7 @@ end
 function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     scheme, slope, second, point = s.scheme, stage(s.scheme, 1), stage(s.scheme, 2), pointer(s.scheme.point)
     d0, d1 = scaled_size(scheme, y, y, s.rtol, s.atol), scaled_size(scheme, slope, y, s.rtol, s.atol)
-    blind = min(1e-6, 1e-4 * abs(span))  # if the sizes of state and derivative do not determine a time scale
+    blind = min(1e-6, 1e-4 * abs(span))  # used if the state and its derivative do not determine a time scale
     trial = max(d0 < 1e-5 || d1 < 1e-5 ? blind : 0.01 * d0 / d1, SPACINGS * eps(t))
     trial = min(trial, abs(span))  # the field may not be defined beyond the last time
     move = copysign(trial, span)
@@ -248,7 +248,7 @@ function too_small_step(control, t, size, finite)
 end
 
 function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
-    s.every > 0 || throw(UserError("this solve was made without a gradient: make it with gradient=\"Backprop\" or \"Checkpointed\"."))
+    s.every > 0 || throw(UserError("gradient is nothing, so this solve has no derivative: create it with gradient=\"Backprop\" or \"Checkpointed\"."))
     size(ysbar) == size(s.ys) || throw(UserError("ysbar has shape $(size(ysbar)): use the shape of the states, $(size(s.ys))."))
     GC.@preserve s adjoint_sweep!(s, ysbar, pbar !== nothing)
     pbar === nothing || gradient!(getdata(pbar), s.field)
@@ -260,7 +260,7 @@ function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)
     return nothing
 end
 
-"Differentiate the accepted steps from last to first; the cotangent of the initial state is left in the first column of `argument_bars`."
+"Differentiate the accepted steps from last to first; the cotangent of the initial state is written to the first column of `argument_bars`."
 function adjoint_sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
     field, scheme, ts = s.field, s.scheme, s.ts
     tableau, n, lead, total = scheme.tableau, scheme.n, scheme.lead, all_stages(scheme)
@@ -295,7 +295,7 @@ function adjoint_sweep!(s::DiscreteSolve{T}, ysbar, gathers) where {T}
                 j -= 1
             end
             step_vjp!(field, scheme, h, count, start_bar, row)
-            # The first stage is either the previous step's slope at its end, or a separate evaluation.
+            # The first stage is either the stage at the end of the previous step or a separate evaluation.
             if m > start + 1 && first < places[m-start-1][3]
                 copy_vectors!(bar(scheme, tableau.end_stage), bar(scheme, 1), lead)
             else
@@ -322,7 +322,7 @@ function add_scaled!(x::Ptr{T}, weight, y, offset, n) where {T}
     return nothing
 end
 
-"Repeat the steps from `start` to `stop`, and record them from row 0 on."
+"Repeat the steps `start + 1` to `stop`, and write their records to the tape from row 0 on."
 function replay!(s::DiscreteSolve, start, stop)
     field, scheme = s.field, s.scheme
     tableau, n, total = scheme.tableau, scheme.n, all_stages(scheme)

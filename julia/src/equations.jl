@@ -1,4 +1,4 @@
-# Formulas written in Python (pyneuralode.Equations), which arrive already parsed, as steps of two or three words.
+# Formulas written in Python (pyneuralode.Equations), which arrive already parsed, as steps of an operation and its one or two operands.
 #
 # The steps are data that a loop executes, not generated Julia code: every model of every user has the same type, so that
 # solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated as code.
@@ -8,7 +8,7 @@
 using ChainRulesCore: ChainRulesCore, NoTangent, Tangent, unthunk
 using ForwardDiff: ForwardDiff
 
-# Operation, its value z for operands x and y, ∂z/∂x, ∂z/∂y. Outside its domain a function is NaN, as in Python's
+# Each row: an operation, its value z for operands x and y, ∂z/∂x, ∂z/∂y. Outside its domain a function returns NaN, as in the torch
 # engine, so that the solver rejects a step there. At a tie of max or min, the derivative is split equally between the operands.
 const OPERATIONS = (
     ("+", :(x + y), 1, 1),
@@ -44,18 +44,18 @@ const TWO_OPERANDS = ("+", "-", "*", "/", "**", "max", "min")
 within(f, x, inside) = inside ? f(x) : oftype(float(x), NaN)
 root(x) = within(sqrt, x, x >= 0)
 share(wins, ties) = wins ? 1.0 : ties ? 0.5 : 0.0
-# A dual exponent needs the logarithm of the base, which must not be negative then.
+# If the exponent is a dual number, x^y computes the logarithm of the base, which must therefore not be negative.
 power(x, y) = x >= 0 ? x^y : isinteger(y) ? cospi(y) * (-x)^y : oftype(x^one(y), NaN)
 
-# One branch per operation, which the compiler turns into a jump.
+# One branch per operation, which the compiler turns into a jump table.
 function branches(rows)
-    none = :(throw(ArgumentError("there is no such operation.")))
+    none = :(throw(ArgumentError("unknown index of an operation.")))
     return foldr(((number, result), rest) -> :(operation == $number ? $result : $rest), enumerate(rows); init=none)
 end
 @eval @inline computed(operation, x, y) = $(branches([value for (_, value, _, _) in OPERATIONS]))
 @eval @inline partials(operation, x, y, z) = $(branches([:((oftype(z, $dx), oftype(z, $dy))) for (_, _, dx, dy) in OPERATIONS]))
 
-"The number of an operation, and the registers of its operands. For a unary operation, `y` equals `x`."
+"One step of the formulas: the index of its operation, and the registers of its operands. For a unary operation, `y` equals `x`."
 struct FormulaStep
     operation::Int8
     binary::Bool
@@ -66,7 +66,7 @@ end
 """
     Equations(components, parameters, steps, outputs)
 
-A vector field of formulas. `steps` are strings such as "* a x" or "exp #3" (an operation and its operands: a name, a
+A vector field given by formulas. `steps` are strings such as "* a x" or "exp #3" (an operation and its operands: a name, a
 number, or the value of an earlier step), and `outputs` are the operands that give the components' time derivatives, both as
 `pyneuralode.Equations` writes them; `t` is the time. The parameters are scalars.
 """
@@ -87,7 +87,7 @@ function Equations(components, parameters, steps, outputs)
     function register(word)
         return get!(registers, word) do
             number = tryparse(Float64, word)
-            number === nothing && throw(UserError("the equations contain $(repr(word)), which is not a name, a number or a step."))
+            number === nothing && throw(UserError("the equations contain $(repr(word)), which is not defined: use a component, a parameter, t, a number or an earlier step."))
             push!(constants, number)
             return first_constant + length(constants)
         end
@@ -95,12 +95,12 @@ function Equations(components, parameters, steps, outputs)
     for (place, step) in enumerate(steps)
         name, words... = string.(split(step))
         name == "**" && words[end] == "2.0" && ((name, words) = ("square", words[1:1]))
-        operation, binary = lookup("an operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
+        operation, binary = lookup("the operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
         length(words) == 1 + binary || throw(UserError("the step $(repr(step)) has $(length(words)) operands, but this operation needs $(1 + binary)."))
         push!(code, FormulaStep(operation, binary, register(words[1]), register(words[end])))
         registers["#$place"] = length(names) + place
     end
-    length(outputs) == length(components) || throw(UserError("outputs has $(length(outputs)) entries: give $(length(components))."))
+    length(outputs) == length(components) || throw(UserError("outputs has $(length(outputs)) entries: give $(length(components)), one for each component."))
     return Equations(String[components...], String[parameters...], code, constants, Int32[register(string(word)) for word in outputs])
 end
 
@@ -115,14 +115,14 @@ function autonomous(field::Equations)
     return time ∉ field.outputs && !any(step -> time == step.x || time == step.y, field.steps)
 end
 
-"Return the number of registers before those of the parameters, of the time, of the steps and of the constants."
+"Return the numbers of registers that precede the parameters, the time, the steps and the constants."
 function offsets(field::Equations)
     d = length(field.components)
     q = d + length(field.parameters)
     return d, q, q + 1, q + 1 + length(field.steps)
 end
 
-"Return registers of number type T in which the constants are set."
+"Return registers with numbers of type T, in which only the constants are set."
 function registers_of(::Type{T}, field::Equations) where {T}
     constants = offsets(field)[4]
     registers = zeros(T, constants + length(field.constants))
@@ -152,7 +152,7 @@ function forward!(registers, field::Equations, u, k)
     return registers
 end
 
-# If automatic differentiation traces numbers, their type can differ from step to step.
+# If automatic differentiation traces single numbers, their type can differ from step to step.
 register_type(::Type{T}) where {T<:Union{AbstractFloat,ForwardDiff.Dual}} = T
 register_type(::Type) = Real
 
@@ -236,7 +236,7 @@ function pullback!(ubar, pbar, e::EquationsEvaluator, λ, u, p, t)
     return nothing
 end
 
-# The parameters remain a plain vector for SciML's solvers: with names, every model would again have its own type.
+# The parameters remain a plain vector for SciML's solvers: with names, every model would have a separate type.
 function Dynamics(field::Equations, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
     return Dynamics(evaluator(field, u0), identity, similar(u0), similar(u0), zeros(T, length(field.parameters)))
 end

@@ -1,9 +1,9 @@
-# The two kinds of failure that a caller can act on; the bridge turns them into Python exceptions.
+# The two kinds of error that a caller can act on; the bridge to Python turns them into Python exceptions.
 
 """
     UserError(message)
 
-An invalid argument; the message is one sentence that says what to use instead.
+Thrown for an invalid argument; the message is one sentence that says what to use instead.
 """
 struct UserError <: Exception
     message::String
@@ -14,7 +14,7 @@ Base.showerror(io::IO, error::UserError) = print(io, error.message)
 """
     SolveFailure(message, t, step)
 
-A solve that did not reach the last time; `t` is the time that it reached and `step` the size of its last step (NaN if unknown).
+Thrown if a solve does not reach the last time; `t` is the time that it reached and `step` the size of its last step (NaN if unknown).
 """
 struct SolveFailure <: Exception
     message::String

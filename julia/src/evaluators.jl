@@ -6,7 +6,7 @@
 
 A field with its workspace: `slope!(du, e, u, p, t)` writes the right-hand side, `pullback!(ubar, pbar, e, λ, u, p, t)` the products
 ``λᵀ ∂f/∂u`` and ``λᵀ ∂f/∂p`` (either output may be `nothing`). Two tasks must not share an evaluator.
-Arguments of another number type than the evaluator's (dual numbers, for example) are evaluated by `slope`, which is slower.
+Arguments whose number type differs from the evaluator's (dual numbers, for example) are passed to `slope`, which is slower.
 """
 abstract type Evaluator{T} end
 
@@ -150,7 +150,7 @@ function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR,<:Array}, λ, u, p, t) wh
     return nothing
 end
 
-# Reading single numbers of a device's array is slow, so here the compartments are rows, and the rates are arrays of length one.
+# Reading single elements of an array on a GPU is slow, so these methods use rows for the compartments and arrays of length one for the rates.
 
 row(x, k) = view(x, k:k, :)
 rates(p) = ntuple(k -> view(getdata(p), k:k), 3)

@@ -7,11 +7,11 @@
 """
     VectorField
 
-Base of the vector fields ``dy/dt = f(y, p, t)``. A subtype defines
+Base type of the vector fields ``dy/dt = f(y, p, t)``. A subtype defines
 
 1. `dimension(field)`, the number of state components;
 2. `shapes(field)`, pairs of parameter name and shape, in the order of Python's field;
-3. `slope(field, u, p, t)`, which mutates nothing, so that any automatic differentiation can trace it;
+3. `slope(field, u, p, t)`, the right-hand side, which mutates nothing, so that any automatic differentiation tool can trace it;
 4. `evaluator(field, u)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """
 abstract type VectorField end
@@ -50,7 +50,7 @@ Linear(dim; input_map="identity") = Linear(Int(dim), lookup("input_map", input_m
 """
     SEIR()
 
-The SEIR epidemic model for the fractions (s, e, i, r) of the population, with parameters `gamma`, `R0`, `sigma` (rates in 1/day).
+The SEIR epidemic model for the fractions (s, e, i, r) of the population, with parameters `gamma`, `R0`, `sigma` (`gamma` and `sigma` in 1/day).
 """
 struct SEIR <: VectorField end
 
@@ -68,13 +68,13 @@ function shapes(field::MLP)
     return pairs
 end
 
-"Return the number of values in all the field's parameters."
+"Return the total number of values in the field's parameters."
 parameter_count(field::VectorField) = sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0)
 
 """
     parameters(field, T=Float64)
 
-Return a ComponentVector of zeros with the names and shapes of the field's parameters. Parameters of shape () are scalars in it.
+Return a ComponentVector of zeros with the names and shapes of the field's parameters. Parameters of shape () become scalars.
 """
 function parameters(field::VectorField, ::Type{T}=Float64) where {T<:AbstractFloat}
     pairs = shapes(field)
@@ -92,8 +92,8 @@ parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T
 """
     flatten(field, arrays, T=Float64)
 
-Return the numbers of `parameters(field, arrays, T)` as a plain vector, in the documented order. A ComponentVector has every size in
-its type, so that code for it is recompiled for every network; the functions that Python calls use plain vectors.
+Return the values of `parameters(field, arrays, T)` as a plain vector, in the documented order. The type of a ComponentVector contains all
+sizes, so code for it is recompiled for every network; the functions that Python calls therefore use plain vectors.
 """
 function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
     flat = T[]
@@ -108,7 +108,7 @@ function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) wh
     return flat
 end
 
-"Return a dictionary of the arrays in a flat vector by name (strings); the inverse of `flatten`."
+"Return the arrays in a flat vector as a dictionary by name (string); the inverse of `flatten`."
 function unflatten(field::VectorField, flat::AbstractVector)
     arrays, last = Dict{String,Any}(), 0
     for (name, shape) in shapes(field)
@@ -122,7 +122,7 @@ end
 """
     field_from(description)
 
-Return the field of a description by Python's `VectorField.describe`: a dictionary with "kind" and the settings.
+Return the field for a description from Python's `VectorField.describe`: a dictionary with "kind" and the settings.
 """
 function field_from(description::AbstractDict)
     kind = string(description["kind"])::String
@@ -130,7 +130,7 @@ function field_from(description::AbstractDict)
     return FIELDS[kind](description)
 end
 
-"Functions that make a field from its description, by kind."
+"Functions that create a field from its description, by kind."
 const FIELDS = Dict{String,Function}(
     "MLP" => d -> MLP(d["sizes"]; activation=d["activation"], input_map=d["input_map"],
                       input_scale=d["input_scale"], output_scale=d["output_scale"]),

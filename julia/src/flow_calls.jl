@@ -1,13 +1,13 @@
-# The functions that Python calls for flows: they carry samples from one time to another, with the integrals along their trajectories.
+# The functions that Python calls for flows: they carry samples from one time to another and compute integrals along their trajectories.
 
-"A joint solve for Python: the key of its settings, the solve, and the parameters' cotangent."
+"A flow's solve for Python: the key of its settings, the solve, and the cotangent of the parameters."
 struct PreparedFlow
     key::String
     solve::FlowSolve
     pbar::Vector
 end
 
-"Idle solves by key, kept for reuse: a training loop requests the same one at every update."
+"Idle solves by key, kept for reuse: a training loop requests the same solve at every update."
 const IDLE_FLOWS = Dict{String,Vector{PreparedFlow}}()
 const MAX_IDLE_FLOWS = 16
 
@@ -16,7 +16,7 @@ function acquire_flow!(request)
     isempty(idle) || return pop!(idle)
     length(IDLE_FLOWS) > MAX_IDLE_FLOWS && empty!(IDLE_FLOWS)
     field, gradient, (start, stop) = field_from(request["field"]), request["gradient"], request["times"]
-    # A flow's densities are solved from its second time to its first.
+    # The two times are exchanged because a density is computed from the flow's second time to its first.
     flow = Flow(field; times=(stop, start), trace=request["noise"] === nothing ? "exact" : "hutchinson", solver=request["solver"],
                 gradient=gradient["kind"], control=control_from(request["control"]))
     solve = FlowSolve(flow, request["x"]; path=request["path"], kinetic=request["kinetic"], jacobian=request["jacobian"], gradient_settings(gradient)...)
@@ -33,10 +33,10 @@ end
 """
     call_flow_terms(request, _)
 
-Carry the samples "x" (dim, samples) from the first of "times" to the second. The reply's "end" (rows, samples) contains the samples and, below them, the
-integrals, as in an `Augmented` state; its "handle" is for "flow_pullback", if "differentiable". "noise" is Hutchinson's noise (dim, samples), or
-`nothing` for the exact trace. "key" identifies everything else: "field", "path", "solver", "gradient", "control", "times", "kinetic", "jacobian", and the
-number and type of the samples.
+Carry the samples "x" (dim, samples) from the first of "times" to the second. The reply contains "end" (rows, samples): the samples and, below
+them, the integrals, as in an `Augmented` state; and, if "differentiable", a "handle" for "flow_pullback". "noise" is Hutchinson's noise
+(dim, samples), or `nothing` for the exact trace. "key" identifies all other settings: "field", "path", "solver", "gradient", "control",
+"times", "kinetic", "jacobian", and the number and type of the samples.
 """
 function call_flow_terms(request, _)
     work = acquire_flow!(request)
@@ -50,7 +50,8 @@ end
 """
     call_flow_pullback(request, _)
 
-Return the products of "bar" (rows, samples), a cotangent of "end", with the derivatives of the solve of this "handle" by "x" and by "parameters".
+Return the products of "bar" (rows, samples), a cotangent of "end", with the derivatives of "end" with respect to "x" and "parameters", for the
+solve with this "handle".
 """
 function call_flow_pullback(request, _)
     work = HANDLES[request["handle"]]

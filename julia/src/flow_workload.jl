@@ -1,6 +1,6 @@
-# Like workload.jl, for flows: the fields that the package provides for them, with typical settings.
+# The precompilation workload for flows, like workload.jl: the package's fields for flows, with typical settings.
 
-"Return parameters for the field as Python passes them: small numbers only."
+"Return parameters for the field in the form in which Python passes them; every value is 0.1."
 function small_parameters(field, ::Type{T}) where {T}
     return Dict{String,Any}(string(name) => (array = fill(T(0.1), shape); length(shape) == 2 ? row_major(array) : array)
                             for (name, shape) in shapes(field_from(field)))

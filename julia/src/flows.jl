@@ -1,4 +1,4 @@
-# Continuous normalizing flows: densities, samples and training gradients for any described field.
+# Continuous normalizing flows: densities, samples and training gradients for any of the package's fields.
 #
 # DiffEqFlux.FFJORD is not used because of two measured defects (DiffEqFlux 4.4.0): with regularize=true it returns two samples in
 # place of the two penalties, and it redraws Hutchinson's noise at every call of the right-hand side, which is then no longer a
@@ -19,7 +19,7 @@ include("flows/generic.jl")
 A continuous normalizing flow: a standard normal sample z at times[1] moves along the field and becomes the data x at times[2]
 (Chen et al. 2018; Grathwohl et al. 2019); ``log p(x) = log N(z) - ∫ tr ∂f/∂y dt``.
 
-- `trace`: "exact" (closed form for linear fields and networks of one hidden layer, otherwise `dim` vector-Jacobian products), or
+- `trace`: "exact" (closed form for linear fields and networks with one hidden layer, otherwise `dim` vector-Jacobian products), or
   "hutchinson" with one vector of `noise` ("rademacher", "gaussian") per sample, drawn from a seed before a solve and fixed during it;
 - `gradient`: "Backprop" and "Checkpointed" differentiate the steps of this package's own solve (arrays on the CPU); "InterpolatingAdjoint",
   "GaussAdjoint", "QuadratureAdjoint" and "BacksolveAdjoint" are SciMLSensitivity's;
@@ -42,21 +42,22 @@ function Flow(field::VectorField; times=(0.0, 1.0), trace="exact", noise="radema
     lookup("noise", noise, NOISES)
     gradient in DISCRETE_GRADIENTS || lookup("gradient", gradient, BATCH_ADJOINTS)
     start, stop = Float64.(Tuple(times))
-    start == stop && throw(UserError("times are both $start: give two different times, that of the normal samples and that of the data."))
+    start == stop && throw(UserError("times are both $start: give two different times, the time of the normal samples and the time of the data."))
     return Flow(field, (start, stop), String(trace), String(noise), require_explicit(solver).name, String(gradient), control)
 end
 
 """
     transform(flow, p, z; times=[flow.times[2]])
 
-Carry samples z (dim, samples) of the base from flow.times[1] to `times`, in the order in which they are reached; return (dim, samples, times).
+Carry samples z (dim, samples) of the base distribution from flow.times[1] to `times`, given in the order in which the flow reaches them.
+Return the samples at these times, (dim, samples, times).
 """
 transform(flow::Flow, p, z; times=[flow.times[2]]) = carry(flow, p, z, flow.times[1], times)
 
 """
     inverse(flow, p, x; times=[flow.times[1]])
 
-Carry data x (dim, samples) back from flow.times[2] to `times`; return (dim, samples, times).
+Carry data x (dim, samples) back from flow.times[2] to `times`. Return the samples at these times, (dim, samples, times).
 """
 inverse(flow::Flow, p, x; times=[flow.times[1]]) = carry(flow, p, x, flow.times[2], times)
 
@@ -87,10 +88,10 @@ end
 """
     FlowSolve(flow, x; path="discrete", kinetic=false, jacobian=false, settings...)
 
-Reusable workspace to solve and differentiate the flow for samples like x (dim, samples), by `solve!`, `pullback!` and
-`loss_gradient!`. `path` is "discrete" or "batched_sensitivity", as the flow's gradient requires (see `make_solve`). `kinetic` and
-`jacobian` add the penalties' integrals to the state. The settings are those of the gradient: `every` of "Checkpointed", `rtol` and
-`atol` of SciML's backward solve.
+Reusable workspace to solve and differentiate the flow for samples like x (dim, samples), with `solve!`, `pullback!` and
+`loss_gradient!`. `path` is "discrete" or "batched_sensitivity", whichever the flow's gradient requires (see `make_solve`). `kinetic` and
+`jacobian` add the penalties' integrals to the state. The additional settings are those of the gradient: `every` for "Checkpointed", `rtol`
+and `atol` for SciML's backward solve.
 """
 struct FlowSolve{F<:Flow,A<:Augmented,S<:DifferentiableSolve,M<:AbstractMatrix}
     flow::F
@@ -117,8 +118,8 @@ redraw!(flow, field, seed) = field.noise === nothing ? nothing : draw!(field.noi
     solve!(s::FlowSolve, p, x; seed=0)
 
 Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the base samples they come from
-(dim, samples), and along each trajectory the integrals of |f|² and |∂f/∂y|² over time (samples,), positive in either direction of
-time, `nothing` if not requested. Hutchinson's noise is drawn from the seed.
+(dim, samples), and the integrals of |f|² and |∂f/∂y|² over time along each trajectory (samples,), which are positive in either direction of
+time, and `nothing` if not requested. Hutchinson's noise is generated from the seed.
 """
 function solve!(s::FlowSolve, p, x; seed=0)
     check_samples(s.flow, x)
@@ -144,7 +145,7 @@ function integrals(flow, field, y)
             jacobian=field.jacobian ? time_sign(flow) .* y[jacobian_row(field), :] : nothing)
 end
 
-# Densities are solved from the data to the base, usually backward in time.
+# Densities are computed from the data to the base, usually backward in time.
 time_sign(flow) = flow.times[1] > flow.times[2] ? 1 : -1
 
 """
@@ -165,13 +166,13 @@ function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, 
     for (name, cotangent, kept, place) in (("kinetic", kinetic, s.field.kinetic, kinetic_row(s.field)),
                                            ("jacobian", jacobian, s.field.jacobian, jacobian_row(s.field)))
         cotangent === nothing && continue
-        kept || throw(UserError("$name has a cotangent, but this FlowSolve has no such integral: make it with $name=true."))
+        kept || throw(UserError("$name has a cotangent, but this FlowSolve does not compute the integral: create it with $name=true."))
         row(bar, place) .= time_sign(s.flow) .* flat(cotangent)
     end
     return pullback_joint!(pbar, xbar, s, bar)
 end
 
-"After `solve_joint!`: like `pullback!`, for a cotangent `bar` of its result."
+"Like `pullback!`, but to be called after `solve_joint!`, for a cotangent `bar` of the joint state that it returned."
 function pullback_joint!(pbar, xbar, s::FlowSolve, bar)
     bars = fill!(similar(s.joint.ys), 0)
     copyto!(selectdim(bars, 3, 2), bar)
@@ -207,7 +208,7 @@ log_density(flow::Flow, p, x; seed=0) = integrate_paths(flow, p, x, false, seed)
 """
     penalties(flow, p, x; seed=0)
 
-Return `(; log_density, base, kinetic, jacobian)` as `solve!` of a `FlowSolve` does, with both penalties, keeping nothing for a gradient.
+Return `(; log_density, base, kinetic, jacobian)` like `solve!` for a `FlowSolve`, with both penalties, but keep no data for a gradient.
 """
 penalties(flow::Flow, p, x; seed=0) = integrate_paths(flow, p, x, true, seed)
 

@@ -6,7 +6,7 @@ using NNlib: NNlib, DenseConvDims
 """
     MatrixMap(in, out)
 
-The product with a matrix (out, in).
+The linear map given by a matrix of shape (out, in).
 """
 struct MatrixMap
     in::Int
@@ -17,7 +17,7 @@ end
     Convolution(in, out, kernel, height, width)
 
 The cross-correlation of images with kernels (kernel, kernel, in, out), with zero padding around the images. An image is a column
-with its numbers in the order of Python's (channels, height, width); the kernels' axes are reversed accordingly.
+with its values in the order of Python's (channels, height, width); the kernels' axes are reversed accordingly.
 """
 struct Convolution
     in::Int
@@ -29,7 +29,7 @@ end
 
 weight_shape(map::MatrixMap) = (map.out, map.in)
 weight_shape(map::Convolution) = (map.kernel, map.kernel, map.in, map.out)
-"Return the number of values in a sample before the map and after it."
+"Return the numbers of values in a sample before the map and after it."
 lengths(map::MatrixMap) = (map.in, map.out)
 lengths(map::Convolution) = (map.in, map.out) .* (map.height * map.width)
 
@@ -38,8 +38,8 @@ weights(map, flat) = reshape(flat, weight_shape(map))
 """
     apply!(y, map, w, x, add)
 
-Write y = W x, or y += W x if `add`. `apply_back!(x, map, w, y)` writes x = Wᵗ y; `gather!(w, map, y, x, add)` writes, or adds, the derivative
-y xᵗ of yᵗ W x.
+Write y = W x, or y += W x if `add`. `apply_back!(x, map, w, y)` writes x = Wᵗ y; `gather!(w, map, y, x, add)` writes y xᵗ, the
+derivative of yᵗ W x with respect to W, to w, or adds it to w if `add`.
 """
 apply!(y, map::MatrixMap, w, x, add) = mul!(y, weights(map, w), x, true, add)
 apply_back!(x, map::MatrixMap, w, y) = mul!(x, transpose(weights(map, w)), y)
@@ -67,13 +67,13 @@ function gather!(w::AbstractArray{T}, map::Convolution, y, x, add) where {T}
     return w
 end
 
-"Return the convolution of x by kernels (kernel, kernel, in, out), mutating nothing."
+"Return the convolution of x by kernels (kernel, kernel, in, out), without mutation."
 function convolve(map::Convolution, w, x)
     from = images(map, x, map.in)
     return reshape(NNlib.conv(from, w, convolution_dims(map, from, w)), lengths(map)[2], size(x)[2:end]...)
 end
 
-"Like `apply_back!`, but mutating nothing."
+"Like `apply_back!`, but return the result without mutation."
 function convolve_back(map::Convolution, w, y)
     to = similar(y, map.width, map.height, map.in, length(y) ÷ lengths(map)[2])
     bars = NNlib.∇conv_data(images(map, y, map.out), w, convolution_dims(map, to, w))

@@ -7,8 +7,8 @@ using Random: default_rng
 """
     network(field::MLP)
 
-Return the Lux model of a network: a chain of the input map, the dense layers and the output scale. `lux_parameters` gives
-its parameters; it has no state.
+Return the Lux model of a network: a chain of the input map, the dense layers and the output scale. `lux_parameters` returns
+its parameters; the model has no state.
 """
 function network(field::MLP)
     last = length(field.sizes) - 1
@@ -22,7 +22,7 @@ function network(field::MLP)
                  leave=WrappedFunction(y -> leave.(y)))
 end
 
-"Return the parameters of `network(field)` from arrays by name."
+"Return the parameters of the Lux model `network(field)`, taken from the field's arrays by name."
 function lux_parameters(field::MLP, arrays)
     layer(k) = (weight=getproperty(arrays, Symbol(:weight_, k)), bias=getproperty(arrays, Symbol(:bias_, k)))
     last = length(field.sizes) - 1
@@ -30,7 +30,7 @@ function lux_parameters(field::MLP, arrays)
     return merge((enter=(;),), dense, (leave=(;),))
 end
 
-"Named slices of a flat vector. Calling it returns the arrays; unlike some views, they work for dual and traced numbers."
+"Named slices of a flat vector. Calling it returns the slices as arrays; these are not views, so that dual and traced numbers work."
 struct Unpack{names,R,S}
     ranges::R
     shapes::S
@@ -52,7 +52,8 @@ piece(flat, range, shape::Dims) = reshape(flat[range], shape)
 """
     traceable(field)
 
-Return the field as `f(u, p, t)` of the flat parameters `p`, for Zygote, ReverseDiff or any other automatic differentiation tool; nothing is mutated.
+Return the field as a function `f(u, p, t)` with flat parameters `p` that mutates nothing, for Zygote, ReverseDiff or any other automatic
+differentiation tool.
 """
 function traceable(field::VectorField)
     unpack = Unpack(field)

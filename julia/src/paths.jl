@@ -4,8 +4,7 @@
 """
     make_solve(path, field, u0, ts; solver="Tsit5", gradient="Backprop", vjp="hand", control=Control(), settings...)
 
-Return the `DifferentiableSolve` for states like `u0` on one of the code paths
-
+Return the `DifferentiableSolve` for states like `u0` on the code path named `path`:
 - "discrete": this package's own explicit steps and their exact derivative (`DiscreteSolve`), by "Backprop" or "Checkpointed" (setting `every`);
 - "sensitivity": SciML's solvers with its continuous adjoints, or with "ForwardMode" (`AdjointSolve`; settings `rtol` and `atol` of the
   backward solve). `vjp` selects the field's vector-Jacobian products: "hand" (hand-written), "zygote" or "reversediff";

@@ -1,10 +1,10 @@
 # Problems that are described once and then solved many times with different values, and the entry points: C functions through
-# which Python starts those solves. They receive only addresses: no value is converted and no array is copied on the way.
+# which Python starts those solves. They receive only addresses: no value is converted and no array is copied in the call.
 
 """
     PlainSolve(field, u0, ts; solver="Tsit5", control=Control())
 
-A solve by SciML without a derivative: it has `solve!` and `counts` of a `DifferentiableSolve`, but no `pullback!`.
+A solve by SciML without a derivative: it supports `solve!` and `counts` like any `DifferentiableSolve`, but not `pullback!`.
 """
 mutable struct PlainSolve{T,U<:AbstractArray{T}} <: DifferentiableSolve
     const field::VectorField
@@ -36,15 +36,15 @@ const MAX_IDLE = 4
 "A solve whose records take more bytes than this is not kept for reuse, so that its memory is freed."
 const MAX_IDLE_BYTES = 2^24
 
-"Number types by Python's names."
+"Number types by the names of NumPy's dtypes."
 const NUMBER_TYPES = Dict("float32" => Float32, "float64" => Float64)
 
 """
     Prepared
 
-A problem without its values: its states have the shape (dim,) or (dim, samples) and number type `T`, are arrays of type `place` on
-device number `device`, and are returned at `times` times (a count). `make` returns a new solve of it; `idle` contains those that can be
-reused.
+A problem without the values of initial state and parameters. Its states have the shape (dim,) or (dim, samples) and number type `T`, and
+are arrays of type `place` on device number `device`; `times` is the number of output times. `make` returns a new solve of the problem;
+`idle` contains the solves that can be reused.
 """
 struct Prepared
     field::VectorField
@@ -59,8 +59,8 @@ struct Prepared
 end
 
 """
-A solve of a prepared problem with its flat parameters `p` and their cotangents `pbar`; `arrays` and `array_bars` share their memory,
-with one array for each parameter.
+A solve of a prepared problem with its flat parameters `p` and their cotangents `pbar`; `arrays` and `array_bars` contain one
+array for each parameter and share the memory of `p` and `pbar`.
 """
 struct PreparedSolve{S<:DifferentiableSolve,P<:AbstractVector}
     prepared::Prepared
@@ -76,7 +76,7 @@ function PreparedSolve(prepared::Prepared)
     return PreparedSolve(prepared, prepared.make(), p, pbar, parameter_arrays(prepared.field, p), parameter_arrays(prepared.field, pbar))
 end
 
-"Return the parts of a flat parameter vector as one array for each parameter, in the same memory."
+"Return one array for each parameter, all sharing the memory of the flat parameter vector `flat`."
 function parameter_arrays(field, flat)
     last, found = 0, Any[]
     for (_, shape) in shapes(field)
@@ -86,17 +86,17 @@ function parameter_arrays(field, flat)
     return found
 end
 
-# A true Array, which copies in blocks. `flat` must outlive it.
+# An Array rather than a view, since Arrays are copied in blocks. `flat` must outlive it.
 parameter_array(flat::Vector, first, shape) = unsafe_wrap(Array, pointer(flat, first), shape)
 parameter_array(flat, first, shape) = reshape(view(flat, first:first+prod(shape; init=1)-1), shape)
 
 # Python's arrays are row-major: their last axis is the first axis here.
 reverse_axes!(to, from) = ndims(to) < 2 ? copyto!(to, from) : permutedims!(to, from, ndims(to):-1:1)
 
-"Return a solve of the problem: an idle one, or a new one."
+"Return a solve of the problem: an idle solve if there is one, otherwise a new solve."
 acquire!(prepared::Prepared) = isempty(prepared.idle) ? PreparedSolve(prepared) : pop!(prepared.idle)
 
-"Keep a solve for reuse; the data that its derivative needed are dropped."
+"Keep a solve for reuse, but drop the data that its derivative needed."
 function release!(prepared_solve::PreparedSolve)
     drop_solution!(prepared_solve.solve)
     idle = prepared_solve.prepared.idle
@@ -116,13 +116,13 @@ drop_solution!(s::Union{AdjointSolve,BatchSolve}) = (s.solution = nothing)
     prepare(request)
 
 Return the `Prepared` problem for a dictionary with "field", "path", "solver", "gradient" (kind and settings), "vjp", "control", "ts", the
-state's "shape", "dtype" and "device" ("cpu" or "cuda"; "index" is the number of the device), and whether it is "differentiable".
+state's "shape", "dtype" and "device" ("cpu" or "cuda"; "index" is the number of the device), and "differentiable" (whether a gradient is needed).
 """
 function prepare(request)
     T = get(NUMBER_TYPES, request["dtype"], nothing)
     T === nothing && throw(UserError("y0 has dtype $(request["dtype"]), which the Julia engine does not support: use float32 or float64."))
     at = place(request["device"])
-    # The device's methods, and those of an adjoint, may be newer than this call.
+    # The methods for a device or an adjoint may have been loaded during this call, so they are called with `invokelatest`.
     return Base.invokelatest(prepare, request, T, at)
 end
 
@@ -132,7 +132,7 @@ function prepare(request, ::Type{T}, at) where {T}
     at === Array || check_device(request, field)
     example() = fill!(similar(at{T}, shape), 0)
     prepared = Prepared(field, at, get(request, "index", 0), T, shape, length(ts), request["differentiable"], () -> solve_from(request, field, example(), ts, control), [])
-    # A problem that cannot be solved raises its error here, not at the first solve.
+    # A problem that is not supported raises its error here, not at the first solve.
     push!(prepared.idle, on_device(() -> PreparedSolve(prepared), at, prepared.device))
     return prepared
 end
@@ -140,7 +140,7 @@ end
 "Throw a `UserError` for a request that is supported only on the CPU."
 function check_device(request, field)
     field isa Union{MLP,Linear,SEIR} || throw(UserError(
-        "the field is $(nameof(typeof(field))), which Julia computes on the CPU only: write y0.cpu(), or engine='torch'."))
+        "the field is $(nameof(typeof(field))), which Julia computes on the CPU only: use y0.cpu(), or engine='torch'."))
     request["path"] in ("batched_sensitivity", "no_gradient") || throw(UserError(
         "path is $(repr(request["path"])), which Julia supports on the CPU only: use \"batched_sensitivity\" or \"no_gradient\"."))
     require_explicit(request["solver"])
@@ -156,8 +156,8 @@ end
 
 Solve the prepared problem with handle `words[1]`. The initial state is at address `words[2]` and the parameters are at the addresses from
 `words[7]` on. The states are written to `words[3]`, and the numbers of evaluations, accepted steps and rejected steps to words 4 to 6.
-Return the solve's handle for `pullback_at`, or 0 if no gradient is needed. The memory at these addresses is not used after the return,
-not even by the pullback: the solve has its own copies of initial state and parameters.
+Return the solve's handle for `pullback_at`, or 0 if no gradient is needed. The memory at these addresses is not used after the function
+returns, not even by the pullback: the solve has its own copies of initial state and parameters.
 """
 function solve_at(words)
     prepared = HANDLES[unsafe_load(words)]::Prepared
@@ -200,7 +200,7 @@ end
 "The reply that describes the failure for which an entry point last returned -1."
 const LAST_FAILURE = Ref{Dict{String,Any}}()
 
-"Return f(argument), or -1 if it throws; the failure is then in `LAST_FAILURE`."
+"Return f(argument), or -1 if it throws; the failure is then stored in `LAST_FAILURE`."
 function guarded(f, argument)
     try
         return f(argument)::Int

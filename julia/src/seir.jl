@@ -1,4 +1,4 @@
-# The parts of a SEIR fit: an initial state that is fitted, and new cases per day as the observable.
+# The parts of a fit of the SEIR model: an initial state that is fitted, and new cases per day as the observable.
 
 "The initial state (1 - e0 - i0, e0, i0, 0) given by the parameters e0 and i0."
 struct SEIRStart <: Start
@@ -21,7 +21,7 @@ function initial_pullback!(vbar, start::SEIRStart, u0bar)
     vbar[start.i0] += u0bar[3] - u0bar[1]
 end
 
-"New cases per day, ``factor * sigma * e``."
+"The observable of new cases per day, ``factor * sigma * e``."
 struct Incidence <: Observable
     factor::Int
     sigma::Int

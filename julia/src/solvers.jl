@@ -15,9 +15,9 @@ export find_solver
 """
     Solver
 
-One method: `order` of convergence, `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching), `adaptive` if it
-adapts its steps (Euler, Midpoint, Heun and RK4 do not, as in the torch engine, although SciML's can),
-and `make`, which returns the algorithm for a method of differentiation (an ADTypes choice; explicit methods need none).
+A method of the catalog: its `order` of convergence; its `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching);
+`adaptive`, whether it adapts its step size (Euler, Midpoint, Heun and RK4 do not, as in the torch engine, although SciML's versions can);
+and `make`, a function that returns SciML's algorithm for a way of automatic differentiation (from ADTypes; explicit methods need none).
 """
 struct Solver
     name::String
@@ -28,8 +28,8 @@ struct Solver
 end
 
 # The SDIRK methods' smoothed error estimate is switched off: OrdinaryDiffEq divides it by the matrix J - I/(step gamma), not by
-# I - step gamma J, so that it shrinks with the step. Measured on van der Pol's equation (1e-6) at rtol 1e-8: errors of
-# 1e-2 (KenCarp4, TRBDF2) and 1e-3 (Kvaerno5) with it, 4e-8, 2e-7 and 2e-6 without.
+# I - step gamma J, so that it shrinks with the step. Measured on van der Pol's equation (parameter 1e-6) at rtol 1e-8:
+# errors of 1e-2 (KenCarp4, TRBDF2) and 1e-3 (Kvaerno5) with smoothing; 4e-8 (KenCarp4), 2e-7 (TRBDF2) and 2e-6 (Kvaerno5) without.
 const SOLVERS = Dict(solver.name => solver for solver in (
     Solver("Euler", 1, :explicit, false, _ -> Euler()),
     Solver("Midpoint", 2, :explicit, false, _ -> Midpoint()),
@@ -54,10 +54,10 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
-"Return the catalog's entry for a name; upper and lower case are not distinguished."
+"Return the catalog's entry for the name of a solver, ignoring upper and lower case."
 find_solver(name) = get(() -> lookup("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
-"Whether a solver needs the Jacobian of the field."
+"Return whether a solver needs the Jacobian of the field."
 implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilized))
 
 """

@@ -13,15 +13,15 @@ autonomous(::Union{MLP,Linear,SEIR}) = true
 """
     Dynamics(field, u0)
 
-A field in the form that SciML expects, with its workspace: a call with `(du, u, p, t)`, p flat, writes the right-hand side, and
-`jacobian!` writes the Jacobian with respect to the flattened state. Two tasks must not share a `Dynamics`.
+A field in the form that SciML expects, with its workspace: a call with `(du, u, p, t)`, with flat p, writes the right-hand side to du,
+and `jacobian!` writes the Jacobian with respect to the flattened state. Two tasks must not share a `Dynamics`.
 
 The field is not part of its type, so that one compiled solver and one compiled adjoint serve all fields: compiling them takes
 seconds, and looking up the field's method takes a tenth of a microsecond at every evaluation.
 """
 struct Dynamics{T,U<:AbstractVecOrMat{T}}
     evaluator::Evaluator{T}
-    by_name::Any     # names the parts of a flat vector, for numbers of another type than T
+    by_name::Any     # returns the arrays in a flat vector by name, for numbers of a type other than T
     λ::U
     ubar::U
     pbar::Vector{T}
@@ -31,7 +31,7 @@ function Dynamics(field::VectorField, u0::AbstractVecOrMat{T}) where {T<:Abstrac
     return Dynamics(evaluator(field, u0), Unpack(field), similar(u0), similar(u0), zeros(T, parameter_count(field)))
 end
 
-# Numbers of the evaluator's type are passed unchanged to its own code, others (dual numbers, for example) by name to `slope`.
+# Parameters of the evaluator's number type remain flat; for other types (dual numbers, for example) `slope` needs them by name.
 named(::Dynamics{T}, ::AbstractArray{T}, p::AbstractVector{T}) where {T} = p
 named(d::Dynamics, u, p) = d.by_name(p)
 
@@ -41,7 +41,7 @@ named(d::Dynamics, u, p) = d.by_name(p)
 shaped(x::AbstractArray{<:Any,N}, ::AbstractArray{<:Any,N}) where {N} = x
 shaped(x, u) = reshape(x, size(u))
 
-# One product per component: the samples of a batch are independent of each other, so a row of ones covers all of them.
+# One vector-Jacobian product per component: the samples of a batch are independent, so one product with a row of ones covers them all.
 function jacobian!(J, d::Dynamics, u, p, t)
     fill!(J, 0)
     rows = size(u, 1)
@@ -70,7 +70,7 @@ end
 """
     bounded_norm(u, t)
 
-Return SciML's root mean square, or a large number if that is not finite: a trial step with non-finite values is then rejected and
+Return SciML's root-mean-square norm of u, or a large number if it is not finite: a trial step with non-finite values is then rejected and
 shortened, as in the torch engine; SciML's own norm would end the solve.
 """
 function bounded_norm(u, t)
@@ -80,7 +80,7 @@ end
 
 const REJECTED_NORM = 1e18
 
-# The largest of the norms of the value and of each partial derivative, so that many small ones do not mask a large one.
+# The largest of the norms of the value and of each partial derivative, so that many small norms do not mask a large one.
 function bounded_norm(u::AbstractArray{<:Dual}, t)
     size = maximum(k -> ODE_DEFAULT_NORM(dual_part.(u, k), t), 0:ForwardDiff.npartials(eltype(u)))
     return isfinite(size) ? size : oftype(size, REJECTED_NORM)
@@ -119,7 +119,7 @@ function integrate(problem, solver::Solver, ts, control::Control; autodiff=AutoF
     return integrator.sol
 end
 
-# The messages that `DiscreteSolve` shares are in discrete.jl.
+# The messages that are shared with `DiscreteSolve` are in discrete.jl.
 function solve_failure(integrator, control)
     problem, t, step = integrator.sol.prob, float_value(integrator.t), abs(float_value(integrator.dt))
     start = similar(problem.u0)
@@ -144,8 +144,8 @@ not_finite(t) = SolveFailure(
 """
     Solved
 
-The result of a solve: `ys` (size(u0)..., T), the evaluations of the field `nfev`, the steps `accepted` and `rejected`. With dense
-output it can be called with a time inside the span, or with a vector of times, which returns an array like `ys`.
+The result of a solve: the states `ys` (size(u0)..., T), the number `nfev` of evaluations of the field, and the numbers of `accepted` and
+`rejected` steps. With dense output it can be called with a time inside the span, or with a vector of times, which returns an array like `ys`.
 """
 struct Solved{Y,S}
     ys::Y
@@ -194,7 +194,7 @@ end
 
 function check_times(ts)
     length(ts) > 1 && (all(>(0), diff(ts)) || all(<(0), diff(ts))) && all(isfinite, ts) ||
-        throw(UserError("ts is a $(summary(ts)) that is neither strictly increasing nor strictly decreasing: give at least two finite times in order."))
+        throw(UserError("ts is a $(summary(ts)): give at least two finite times that are strictly increasing or strictly decreasing."))
 end
 
 """
@@ -226,6 +226,6 @@ end
 
 A solve and its derivative: `solve!(s, p, u0)` returns the states at the times, (size(u0)..., T), in an array that `s` owns; then
 `pullback!(pbar, u0bar, s, ysbar)` overwrites pbar (flat, like p) and u0bar (like u0) with the products of the states' cotangent `ysbar`
-(like the states); `counts(s)` gives the evaluations of the field and the accepted and rejected steps of the forward solve.
+(like the states); `counts(s)` returns the numbers of field evaluations, accepted steps and rejected steps of the forward solve.
 """
 abstract type DifferentiableSolve end

@@ -5,8 +5,8 @@
 """
     Timed
 
-Base of the fields that are a network whose weights are computed from the parameters and the time. A subtype has the fields
-`network` (that network) and `time_scale`, and the methods
+Base type of the fields given by a network whose weights are computed from the parameters and the time. A subtype has the fields
+`network` (this network) and `time_scale`, and the methods
 
 1. `weights_at(field, p, t)`, the network's parameters by name, mutating nothing;
 2. `workspace(field, u)`, the arrays, like `u`, that the next two methods write to;
@@ -21,7 +21,7 @@ slope(field::Timed, u, p, t) = slope(field.network, u, weights_at(field, p, t), 
 """
     HyperMLP(dim=2, width=64, hidden=16; time_scale=1, output_scale=1)
 
-A network of one hidden layer whose weights are the outputs of a network of the time; see pyneuralode's `HyperMLP`.
+A network with one hidden layer whose weights are the output of a second network, with the time as its input; see pyneuralode's `HyperMLP`.
 """
 struct HyperMLP{N<:MLP,H<:MLP} <: Timed
     network::N
@@ -58,11 +58,11 @@ end
 """
     GatedMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
 
-A network whose layers' inputs are gated and shifted by networks of the time; see pyneuralode's `GatedMLP`.
+A network whose layers' inputs are gated and shifted by networks with the time as their input; see pyneuralode's `GatedMLP`.
 """
 struct GatedMLP{N<:MLP,G<:MLP} <: Timed
     network::N
-    gates::Vector{G}     # for each layer: the network of its scale, before the sigmoid, and of its shift
+    gates::Vector{G}     # for each layer: the network that computes its scale (before the sigmoid), and, with other parameters, its shift
     time_scale::Float64
 end
 
@@ -91,7 +91,7 @@ FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], time_
 # The time in units of `time_scale`, as the networks expect it.
 scaled_time(field::Timed, t) = t / oftype(t, field.time_scale)
 
-"Return `layer(l)` = (weight, bias) of all layers, under the names of a network's parameters."
+"Return the (weight, bias) of all layers, `layer(l)` for l = 1 to `count`, under the names of a network's parameters."
 function named_layers(layer, count)
     layers = ntuple(layer, count)
     names(kind) = ntuple(l -> Symbol(kind, l), count)
@@ -202,7 +202,7 @@ function weights_pullback!(pbar, _, field::ConcatMLP, wbar, p, t)
     return nothing
 end
 
-# For each layer the networks of its scale and of its shift.
+# For each layer, the networks that compute its scale and its shift.
 workspace(field::GatedMLP, u) = [(TimeNetwork(net, u), TimeNetwork(net, u)) for net in field.gates]
 
 "Like `split_layers`, for the parameters of a `GatedMLP`: (scale's network, shift's network, weight, bias)."
@@ -262,7 +262,7 @@ function slope!(du::AbstractArray{T}, e::TimedEvaluator{T}, u::AbstractArray{T},
     return slope!(du, e.inner, u, e.weights, T(t))
 end
 
-# For dual numbers, including a dual time; flat parameters are named here.
+# For dual numbers, including a dual time; flat parameters are converted to arrays by name.
 slope!(du, e::TimedEvaluator, u, p, t) = copyto!(du, slope(e.field, u, p isa Union{ComponentVector,NamedTuple} ? p : e.by_name(p), t))
 
 function pullback!(ubar, pbar, e::TimedEvaluator{T}, λ, u, p, t) where {T}

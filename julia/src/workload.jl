@@ -1,5 +1,5 @@
-# The code that is compiled when the package is installed: solves, gradients and fits of the package's fields, as Python requests
-# them. Without it, the first gradient of a session takes a minute. The extension for SciMLSensitivity has its own workload.
+# The precompilation workload: solves, gradients and fits of the package's fields, as Python requests them, which are compiled when the
+# package is installed. Without it, the first gradient of a session takes a minute. The extension for SciMLSensitivity has its own workload.
 
 using PrecompileTools: @compile_workload
 
@@ -28,7 +28,7 @@ function solve_and_differentiate(arguments...; settings...)
     free_handle!(reply["handle"])
 end
 
-# As Python does it when Julia runs inside its process: memory is passed by address.
+# Solves and differentiates in the way in which Python does if Julia runs inside its process: memory is passed by address.
 function solve_in_memory(field, parameters, u0::AbstractArray{T}) where {T}
     array = Dict{String,Any}("shape" => Any[size(u0)...], "dtype" => lowercase(string(T)), "device" => "cpu", "index" => 0)
     prepared = call("prepare", merge(request_for(field, parameters, u0), array))["handle"]

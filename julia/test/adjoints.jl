@@ -1,8 +1,8 @@
-# Gradients against dual numbers through an accurate solve, against published values, and against each other.
+# Gradients compared with dual numbers through an accurate solve, with published values, and with each other.
 
 using ForwardDiff, LinearAlgebra, Random
 
-"Predator and prey, ``x' = p1 x - p2 x y``, ``y' = p4 x y - p3 y``."
+"The Lotka-Volterra equations of prey x and predator y, ``x' = p1 x - p2 x y``, ``y' = p4 x y - p3 y``."
 struct LotkaVolterra <: PyNeuralODE.VectorField end
 
 "Robertson's kinetics as a field whose products are computed by ForwardDiff: an example of a field without hand-written products."
@@ -18,7 +18,7 @@ function PyNeuralODE.slope(::Robertson, u, p, t)
     return [middle - slow, slow - middle - quick, quick]
 end
 
-# An evaluator receives the parameters as one plain vector; these fields need them by name.
+# An evaluator receives the parameters as one plain vector, but these fields need them by name.
 by_name(field, p) = p isa PyNeuralODE.ComponentVector || p isa NamedTuple ? p : PyNeuralODE.ComponentVector(p, PyNeuralODE.getaxes(parameters(field)))
 
 const Own = PyNeuralODE.PlainEvaluator{<:Any,<:Union{LotkaVolterra,Robertson}}
@@ -32,7 +32,7 @@ end
 
 const METHODS = ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint", "ForwardMode")
 
-"Return the states and the gradients of the states' product with `ysbar` with respect to the parameters and the start."
+"Return the states, and the gradients of their product with `ysbar` with respect to the parameters and the initial state."
 function gradient_of(field, p, u0, ts, ysbar; options...)
     s = AdjointSolve(field, u0, ts; options...)
     pbar, u0bar = fill!(similar(collect(p)), NaN), fill!(similar(u0), NaN)
@@ -41,7 +41,7 @@ function gradient_of(field, p, u0, ts, ysbar; options...)
     return ys, pbar, u0bar, s
 end
 
-"The same by dual numbers, in one loss of this test's own: a fixed-step RK4 of 4000 steps."
+"Return the same quantities as `gradient_of`, computed with dual numbers through a separate RK4 solve with 4000 fixed steps."
 function reference(field, p, u0, ts, ysbar)
     function loss(z)
         p = PyNeuralODE.ComponentVector(z[1:length(p)], PyNeuralODE.getaxes(p))

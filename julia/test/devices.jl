@@ -1,4 +1,4 @@
-# Fields, solves and gradients on JLArrays, which forbid reading single numbers, as that is slow on a GPU.
+# Fields, solves and gradients on JLArrays, which forbid reading single elements because this is slow on a GPU.
 module DevicesTest
 
 using ComponentArrays: ComponentVector, getdata
@@ -19,7 +19,7 @@ end
 
 moved(x) = to_device(JLArray, x)
 
-# Positive numbers, so that they are also valid for compartments.
+# Positive numbers, which are also valid as the compartments of the SEIR model.
 function example(field, samples)
     p = parameters(field)
     p .= 0.2 .+ 0.3 .* rand(Xoshiro(1), length(p))
@@ -93,7 +93,7 @@ end
     @test on_device(() -> 3, Array, 0) == 3
 end
 
-# The few names of CUDA.jl that the extension uses, for CPU memory: the extension's code runs, but not on a GPU.
+# A stand-in for CUDA.jl with the names that the extension uses, for CPU memory: the extension's code runs, but not on a GPU.
 module CUDA
 struct CuPtr{T}
     address::UInt
@@ -112,7 +112,7 @@ Base.unsafe_wrap(::Type{CuArray}, pointer::CuPtr{T}, dims::NTuple{N,Int}) where 
 end
 
 @testset "devices: the CUDA extension on a stand-in" begin
-    # The file says `using CUDA`; here that is the module above.
+    # The file contains `using CUDA`; here this loads the module above.
     source = read(joinpath(@__DIR__, "..", "ext", "PyNeuralODECUDAExt.jl"), String)
     extension = include_string(@__MODULE__, replace(source, "using CUDA:" => "using ..CUDA:"))
     extension.__init__()
@@ -123,7 +123,7 @@ end
     end == 6.0
     @test CUDA.chosen == [1] && CUDA.waits[] == 2
     @test_throws ErrorException on_device(() -> error("mine"), place("cuda"), 0)
-    @test CUDA.waits[] == 4     # work that was started is waited for
+    @test CUDA.waits[] == 4     # `on_device` also waits for the work if the function throws
     @test to_device(place("cuda"), [1.0, 2.0]) isa CUDA.CuArray
     delete!(PyNeuralODE.PLACES, "cuda")
 end

@@ -8,7 +8,7 @@ using Random
 using SciMLBase: SciMLBase
 using Test
 
-# Small networks that cover every branch of the kernels: few and many outputs, more than a vector, one and several samples.
+# Small networks that cover every branch of the kernels: few and many outputs, more than fit in a SIMD vector, one and several samples.
 # A forced predator-prey model.
 const FORCED = Equations(["x", "y"], ["a", "b", "c", "d", "w"],
                          ["* a x", "* b x", "* #2 y", "- #1 #3", "* w t", "sin #5", "+ #4 #6", "* d x", "* #8 y", "* c y", "neg t", "exp #11",
@@ -36,7 +36,7 @@ function gradient(s, p, u0, ysbar)
     return pbar, u0bar
 end
 
-"The states of fixed steps by the tableau's formulas, written plainly."
+"Return the states after fixed steps, computed directly with the tableau's formulas."
 function plain_steps(tableau, field, p, u0, grid)
     y, states = u0, Any[u0]
     for (t, t_end) in zip(grid, grid[2:end])
@@ -94,7 +94,7 @@ end
     end
 end
 
-@testset "discrete: fixed steps of $solver are its formulas, and ForwardDiff's gradient" for solver in sort!(collect(keys(TABLEAUS)))
+@testset "discrete: fixed steps of $solver agree with its formulas, and their gradient with ForwardDiff" for solver in sort!(collect(keys(TABLEAUS)))
     solver == "RK38" && continue   # not in the catalog of this engine
     for (field, u0) in values(FIELDS)
         p, ts, h = start_parameters(field), [0.0, 0.25, 1.0], 0.25
@@ -125,7 +125,7 @@ end
     @test solve!(s, [3.0], [0.0])[end] ≈ 3 / order * (2.0^order - 0.5^order) rtol = 1e-13
 end
 
-@testset "discrete: Checkpointed is Backprop to rounding" for solver in ("Tsit5", "Vern7", "RK4", "DP8"), every in (1, 3, 1000)
+@testset "discrete: Checkpointed agrees with Backprop to rounding" for solver in ("Tsit5", "Vern7", "RK4", "DP8"), every in (1, 3, 1000)
     for (field, u0) in values(FIELDS)
         p, ts = start_parameters(field), [0.0, 0.1, 0.13, 0.9, 2.0]
         control = Control(rtol=1e-7, atol=1e-7, step_size=solver == "RK4" ? 0.02 : nothing)
@@ -142,7 +142,7 @@ end
     end
 end
 
-@testset "discrete: a batch gives the same as its samples, times may decrease, $T" for T in (Float32, Float64)
+@testset "discrete: a batch gives the same results as its samples, and times may decrease, $T" for T in (Float32, Float64)
     for (field, u0) in values(FIELDS), samples in (1, 3, 6)
         p = start_parameters(field, T)
         starts = T.(u0) .* T.(1 .+ (1:samples) ./ 20)'

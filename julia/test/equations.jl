@@ -1,4 +1,4 @@
-# Formulas: every operation, right-hand sides and products against hand-written functions, problems with known solutions.
+# Formulas: every operation, right-hand sides and products compared with hand-written functions, problems with known solutions.
 
 using ForwardDiff: ForwardDiff
 using PyNeuralODE: AdjointSolve, Control, Equations, OPERATIONS, UserError, autonomous, dimension, evaluator, field_from, parameters,

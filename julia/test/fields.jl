@@ -1,4 +1,4 @@
-# Fields: values against formulas written out here, hand-written products against ForwardDiff, Lux models against both.
+# Fields: values compared with formulas written out here, hand-written products with ForwardDiff, Lux models with both.
 
 using ForwardDiff, LinearAlgebra, Random, Zygote
 

@@ -1,4 +1,4 @@
-# Fits recover the parameters that generated the data, follow torch's optimizers, keep the best parameters, and always end cleanly.
+# Fits recover the parameters that generated the data, take torch's optimizer steps, keep the best parameters, and always end cleanly.
 
 module FittingTests
 
@@ -44,7 +44,7 @@ const OUTBREAK = merge(SOLVE, Dict{String,Any}(
     "bounds" => Dict("gamma" => [0.0, nothing], "R0" => [1.0, 6.0], "e0" => [0.0, 0.1], "i0" => [0.0, 0.1]),
     "stages" => [stage(settings("LBFGS"), 200, 21)]))
 
-"The objective of a request, as a function that also gives the gradient."
+"Return the objective of a request as a function that also returns the gradient."
 function valued(request; rows=length(request["ts"]))
     span = P.Span(P.objective_from(request), rows)
     x = P.start_vector(span.objective.variables)
@@ -138,7 +138,7 @@ end
     @test number(result, "sigma") == 0.5
     @test result["finished"] && !result["interrupted"] && result["message"] == "the whole plan ran"
     history = only(result["stages"])
-    @test length(history["losses"]) < 200   # patience ended it
+    @test length(history["losses"]) < 200   # `patience` ended the stage
     @test history["evaluations"] >= length(history["losses"])
     @test result["loss"] == history["best_loss"] <= minimum(history["losses"])
 end
@@ -168,7 +168,7 @@ end
     early = fit_plan(with(LINEAR; t0=0.0, ts=TS[2:end], data=SPIRAL[:, 2:end], weights=ones(2, 15),
                           stages=[stage(settings("Adam"), 1, 1)]))
     @test early["loss"] ≈ sum(abs2, states[:, 2] - SPIRAL[:, 2]) rtol = 1e-6
-    @test_throws UserError fit_plan(with(LINEAR; stages=[stage(settings("Adam"), 1, 1)]))   # only the initial state: nothing to fit
+    @test_throws UserError fit_plan(with(LINEAR; stages=[stage(settings("Adam"), 1, 1)]))   # only the row of the initial state: no free parameter
     @test_throws UserError fit_plan(with(LINEAR; stages=once, observed=[0, 2]))
     @test_throws UserError fit_plan(with(LINEAR; stages=once, observed=[0]))
     @test_throws UserError fit_plan(with(LINEAR; stages=[stage(merge(settings("Adam"), Dict("kind" => "Adma")), 1, 16)]))
@@ -184,7 +184,7 @@ end
     @test length.(getindex.(result["stages"], "losses")) == [30, 20, 10, 5]
 end
 
-@testset "a goal ends a stage, and a penalty is no part of the loss" begin
+@testset "a goal ends a stage, and a penalty is not part of the loss" begin
     result = fit_plan(with(LINEAR; stages=[stage(settings("LBFGS"), 100, 16; goal=1e-3)]))
     @test result["loss"] <= 1e-3 && length(result["stages"][1]["losses"]) < 100
     penalty = Dict("kind" => "TotalVariation", "weight" => 0.1, "component" => 0, "smooth" => 1e-10)
@@ -194,7 +194,7 @@ end
     @test first["best_loss"] == first["losses"][1] && first["best_objective"] == first["objectives"][1]
 end
 
-@testset "interrupted: the best so far" begin
+@testset "an interrupted fit returns the best parameters so far" begin
     plan = [stage(settings("RMSprop"; lr=0.3), 30, 16), stage(settings("LBFGS"), 40, 16)]
     for (last, stop) in ((() -> false, 20), (() -> throw(P.Interrupted()), 20), (() -> throw(InterruptException()), 20), (() -> false, 33))
         calls = []
@@ -229,14 +229,14 @@ function P.penalty!(ysbar, vbar, wall::Wall, ys, v)
 end
 
 @testset "parameters that cannot be solved" begin
-    # A line search that runs into a wall is turned back and finds the minimum in front of it.
+    # A line search that reaches parameters for which the problem cannot be solved backs off and finds the minimum.
     for raises in (true, false)
         met = Ref(0)
         P.PENALTIES["Wall"] = (_...) -> Wall(raises, met)
         result = fit_plan(with(LINEAR; stages=[stage(settings("LBFGS"), 80, 16)], penalty=Dict("kind" => "Wall")))
         @test met[] > 0 && result["finished"]
         @test result["parameters"]["A"] ≈ MATRIX rtol = 1e-3
-        # A first-order optimizer that steps beyond it stops with the best parameters so far.
+        # A first-order optimizer that reaches such parameters stops with the best parameters so far.
         result = fit_plan(with(LINEAR; stages=[stage(settings("SGD"; lr=0.2), 50, 16)], penalty=Dict("kind" => "Wall")))
         cause = raises ? "no way" : "the loss is nan"
         @test result["message"] == "stopped in stage 1 of 1, iteration 1: $cause; the parameters are the best so far"

@@ -45,7 +45,7 @@ close_control = Control(rtol=1e-9, atol=1e-9)
             @test dot(ubar, v) + dot(pbar, q) ≈ along rtol = 1e-11
         end
     end
-    # Every activation's second derivative.
+    # The second derivative of every activation.
     for (name, f) in [PyNeuralODE.ACTIVATIONS...; PyNeuralODE.INPUT_MAPS...], x in (-1.3, 0.4)
         bend = ForwardDiff.derivative(z -> ForwardDiff.derivative(v -> PyNeuralODE.activate(f, v), z), x)
         @test PyNeuralODE.second_derivative(f, x, PyNeuralODE.activate(f, x)) ≈ bend atol = 1e-14
@@ -75,7 +75,7 @@ end
     samples = sample(flow, p, 20_000; seed=5)
     @test samples * samples' / 20_000 ≈ covariance rtol = 0.05
     @test samples == sample(flow, p, 20_000; seed=5)
-    # Backward in time the same integrals are positive too.
+    # Backward in time, these integrals are also positive.
     reversed = Flow(Linear(2); times=(1.5, 0.0), control=close_control)
     q = penalties(reversed, ComponentVector(A=-A), x)
     @test q.log_density ≈ truth atol = 1e-7
@@ -113,7 +113,7 @@ end
     field = MLP([2, 16, 2])
     p = random_parameters(field, 3; size=0.6)
     flow = Flow(field; control=Control(rtol=1e-7, atol=1e-7))
-    # The total probability is 1, integrated over a fine grid.
+    # The density integrates to 1 over a fine grid.
     grid = range(-12, 12; length=241)
     points = reduce(hcat, [[a, b] for a in grid, b in grid])
     @test sum(exp, log_density(flow, p, points)) * step(grid)^2 ≈ 1 atol = 1e-3
@@ -124,7 +124,7 @@ end
     @test path[:, :, 1] == z
     @test path[:, :, 3] ≈ x atol = 1e-5
     @test transform(flow, p, z; times=[0.0])[:, :, 1] == z
-    # A deep network, whose trace is computed with the unit vectors, against the determinant of the map itself.
+    # A deep network, whose trace is computed with the unit vectors, compared with the determinant of the map itself.
     deep = MLP([2, 6, 5, 2]; activation="softplus")
     q = random_parameters(deep, 4; size=0.4)
     tight = Flow(deep; control=close_control)
@@ -135,7 +135,7 @@ end
     @test only(log_density(tight, q, reshape(point, 2, 1))) ≈ -dot(base, base) / 2 - log(2π) + log(abs(det(jacobian))) atol = 1e-6
 end
 
-@testset "flows: gradients against differences" begin
+@testset "flows: gradients against finite differences" begin
     for (field, trace, penalized, gradients) in (
         (MLP([2, 7, 2]), "exact", false, ("Backprop", "Checkpointed", "InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")),
         (MLP([2, 5, 4, 2]; activation="swish"), "exact", true, ("Backprop", "InterpolatingAdjoint")),
@@ -151,7 +151,7 @@ end
             r = loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.2penalized, seed=1)
             @test r.loss ≈ r.nll + 0.1r.kinetic + 0.2r.jacobian
             h = 1e-4
-            # Fourth-order differences, so that their error stays below the bound.
+            # Fourth-order finite differences, so that their error stays below the bound.
             gap(k) = loss(p .+ k * h .* direction) - loss(p .- k * h .* direction)
             difference = (8gap(1) - gap(2)) / 12h
             @test dot(grad, direction) ≈ difference rtol = 1e-6
@@ -235,7 +235,7 @@ end
     for mistake in (() -> Flow(field; trace="hutch"), () -> Flow(field; noise="uniform"), () -> Flow(field; times=(1.0, 1.0)),
                     () -> Flow(field; solver="Rodas5P"), () -> Flow(field; gradient="ForwardMode"),
                     () -> log_density(Flow(field), p, zeros(3, 5)), () -> transform(Flow(field), p, zeros(2)),
-                    () -> FlowSolve(Flow(field; solver="Vern9"), zeros(2, 4)),   # a solver that only SciML has
+                    () -> FlowSolve(Flow(field; solver="Vern9"), zeros(2, 4)),   # a solver that is available only from SciML
                     () -> (s = FlowSolve(Flow(field), zeros(2, 4)); loss_gradient!(similar(p), s, p, zeros(2, 4); kinetic=1.0)))
         @test_throws PyNeuralODE.UserError mistake()
     end

@@ -11,7 +11,7 @@ using Test
 const GPUArrays = JLArrays.GPUArrays
 JLArrays.allowscalar(false)
 
-# The data in the Python process: row-major arrays, and the array of words for an entry point.
+# The data as the Python process has them: row-major arrays, and the array of words for an entry point.
 struct Caller{T}
     prepared::Int
     start::Array{T}
@@ -77,7 +77,7 @@ const TIMES = [0.0, 0.3, 1.0]
     @test Tuple(c.words[4:6]) == Tuple(counts(s))
     pbar, u0bar, ysbar = similar(p), similar(start), randn(Xoshiro(5), T, size(start)..., 3)
     pullback!(pbar, u0bar, s, ysbar)
-    for _ in 1:2    # it can be repeated
+    for _ in 1:2    # the pullback can be repeated
         @test gradient_in_memory(c, handle, ysbar) == u0bar
         @test flatten(field, by_name(field, c.gradients), T) == pbar
     end
@@ -153,7 +153,7 @@ end
     request(; settings...) = Caller(description, field, [1.0, 2.0, 3.0], TIMES; settings...)
     @test_throws "path is \"compiled\"" request(path="compiled")
     @test_throws "solver is \"Rodas5P\"" request(solver="Rodas5P")
-    @test_throws "does not differentiate steps" request(gradient=adjoint)
+    @test_throws "does not differentiate the steps" request(gradient=adjoint)
     @test_throws "gradient is \"Backprop\"" request(path="sensitivity")
     @test_throws "gradient is \"Backprop\"" request(path="batched_sensitivity")
     @test_throws "gives no derivative" request(path="no_gradient")
@@ -188,7 +188,7 @@ PyNeuralODE.wrap(::Type{JLArray}, ::Type{T}, address::Integer, dims) where {T} =
     @test plain.states ≈ near.states rtol = 1e-6
     @test plain.words[4] > plain.words[5] > 0
     @test_throws "on the CPU only" Caller(description, field, copy(start), TIMES; device="stand-in")
-    @test_throws "explicit one" Caller(description, field, copy(start), TIMES; adjoint..., device="stand-in", solver="Rodas5P")
+    @test_throws "explicit solver" Caller(description, field, copy(start), TIMES; adjoint..., device="stand-in", solver="Rodas5P")
     foreach(free_entry, (near.prepared, far.prepared, plain.prepared))
     delete!(PLACES, "stand-in")
 end

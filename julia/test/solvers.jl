@@ -6,7 +6,7 @@ using LinearAlgebra
 coupled!(du, u, p, t) = (du[1] = u[1] * (u[2] - 2); du[2] = -sin(t) * u[1] * exp(-sin(t)); nothing)
 coupled(t) = [exp(sin(t)), cos(t) + 2]
 
-# Likewise, but independent of time; the solution is (1 / cosh t, -tanh t).
+# Nonlinear and independent of time; the solution is (1 / cosh t, -tanh t).
 steady!(du, u, p, t) = (du[1] = u[1] * u[2]; du[2] = -u[1]^2; nothing)
 steady(t) = [sech(t), -tanh(t)]
 
@@ -48,7 +48,7 @@ end
     decay!(du, u, p, t) = (du .= -u; nothing)
     by_euler(steps) = prod(1 .- steps)
     uniform = solve_problem(decay!, [1.0], [0.0, 0.2, 1.0]; solver="Euler", control=Control(step_size=0.4))
-    @test uniform.ys[1, :] ≈ [1, 1 - 0.2, by_euler([0.4, 0.4, 0.2])]          # 0.2 lies halfway on a straight line
+    @test uniform.ys[1, :] ≈ [1, 1 - 0.2, by_euler([0.4, 0.4, 0.2])]          # 0.2 is the midpoint of a step, which Euler interpolates linearly
     @test (uniform.accepted, uniform.rejected) == (3, 0)
     between = solve_problem(decay!, [1.0], [0.0, 0.2, 1.0]; solver="Euler")
     @test between.ys[1, :] ≈ [1, by_euler([0.2]), by_euler([0.2, 0.8])]
@@ -121,7 +121,7 @@ end
         overflow = failure((du, u, p, t) -> (du .= 1e300 .* u; nothing), [1.0], [0.0, 2.0]; solver="Euler", control=Control(step_size=0.1))
         @test overflow isa SolveFailure && occursin("smaller steps", overflow.message)
     end
-    # A trial step to non-finite values is shortened and does not end the solve.
+    # A trial step to non-finite values is rejected and shortened, and does not end the solve.
     cliff!(du, u, p, t) = (du[1] = u[1] < 0 ? NaN : -u[1]; nothing)
     @test solve_problem(cliff!, [1.0], [0.0, 20.0]; control=Control(first_step=15.0)).ys[1, end] ≈ exp(-20) atol = 1e-5
     @test_throws "tist5" solve_problem(coupled!, coupled(0.0), [0.0, 1.0]; solver="tist5")

@@ -1,4 +1,4 @@
-# Stiff problems of the Bari IVP test set (Mazzia and Magherini 2008; Hairer and Wanner, Solving ODEs II) to their reference values.
+# Stiff problems of the Bari IVP test set (Mazzia and Magherini 2008; Hairer and Wanner, Solving ODEs II), compared with reference values.
 
 function robertson!(du, u, p, t)
     slow, quick, middle = p[1] * u[1], p[2] * u[2]^2, p[3] * u[2] * u[3]

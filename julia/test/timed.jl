@@ -1,4 +1,4 @@
-# Fields whose weights depend on time: values against formulas written out here, hand-written products against ForwardDiff,
+# Fields whose weights depend on time: values compared with formulas written out here, hand-written products with ForwardDiff,
 # solves and their gradients.
 
 module TimedTest
@@ -15,7 +15,7 @@ using Zygote: Zygote
 
 random(field, seed=1; size=0.5) = (p = parameters(field); p .= size .* randn(Xoshiro(seed), length(p)); p)
 
-# Deep and shallow, with scales; the image is not square and has more than one channel.
+# Deep and shallow fields, with scales; the image is not square and has more than one channel.
 const FIELDS = (HyperMLP(2, 5, 4; time_scale=3, output_scale=2), ConcatMLP([2, 5, 4, 2]; activation="gelu", time_scale=2, output_scale=0.7),
                 ConcatMLP([2, 6, 2]), GatedMLP([2, 5, 3, 2]; activation="swish", time_scale=2, output_scale=0.7), GatedMLP([2, 6, 2]),
                 ConcatConv(1, 2, 3; hidden=[2], time_scale=2, output_scale=0.5))
@@ -27,7 +27,7 @@ sigmoid(x) = 1 / (1 + exp(-x))
     z = [0.4, -0.9]
     p = random(FIELDS[1])
     made = p.weight_3 * tanh.(p.weight_2 * tanh.(p.weight_1 * [t / 3] .+ p.bias_1) .+ p.bias_2) .+ p.bias_3
-    rows(k) = permutedims(reshape(made[(k-1)*d*width+1:k*d*width], d, width))   # row by row, as NumPy has them
+    rows(k) = permutedims(reshape(made[(k-1)*d*width+1:k*d*width], d, width))   # row by row, as NumPy stores them
     W, U, G, b = rows(1), rows(2), rows(3), made[3d*width+1:end]
     @test slope(FIELDS[1], z, p, t) ≈ 2 / width * sum(U[k, :] .* sigmoid.(G[k, :]) .* tanh(dot(W[k, :], z) + b[k]) for k in 1:width)
 
@@ -47,7 +47,7 @@ sigmoid(x) = 1 / (1 + exp(-x))
     hidden = tanh.(layer(z, p.weight_1, p.bias_1, first_gates...))
     @test slope(FIELDS[5], z, p, t) ≈ layer(hidden, p.weight_2, p.bias_2, second_gates...)
 
-    # An image's numbers lie as in Python's (channels, height, width).
+    # The values of an image are in the order of Python's (channels, height, width).
     field = ConcatConv(2, 3, 4; hidden=[], kernel=3)
     p, x = random(field), randn(Xoshiro(2), 24)
     pixel(c, i, j) = c > 2 ? (1 <= i <= 3 && 1 <= j <= 4 ? t : 0.0) : (1 <= i <= 3 && 1 <= j <= 4 ? x[(c-1)*12+(i-1)*4+j] : 0.0)
@@ -77,7 +77,7 @@ end
     @test ForwardDiff.partials.(dual, 1) ≈ ForwardDiff.derivative(t -> slope(field, u, p, t), t)
 end
 
-# Each takes a minute to compile, so only one of each kind.
+# Each field takes a minute to compile, so only one field of each kind is tested.
 @testset "timed: $(nameof(typeof(field))) as a traceable function" for field in FIELDS[[1, 4, 6]]
     u, λ, p = randn(Xoshiro(2), dimension(field)), randn(Xoshiro(3), dimension(field)), random(field)
     e, f, ubar, pbar = evaluator(field, u), traceable(field), similar(u), zeros(length(p))
@@ -100,7 +100,7 @@ end
     e, du, ubar, pbar = evaluator(field, u), similar(u), similar(u), similar(p)
     @test slope!(du, e, u, p, t) ≈ truth
     v, q = randn(Xoshiro(6), size(u)), randn(Xoshiro(7), length(p))
-    # Fourth-order differences of the hand-written `slope!`, which was checked above.
+    # Fourth-order finite differences of the hand-written `slope!`, which was checked above.
     value(h) = dot(λ, slope!(similar(u), e, u .+ h .* v, p .+ h .* q, t))
     along = (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4
     pullback!(ubar, pbar, e, λ, u, p, t)
@@ -115,7 +115,7 @@ end
     truth = solve_field(field, p, u0, ts; solver="Vern9", control=tight).ys
     @test solve_field(field, p, u0, ts; solver="Rodas5P", control=Control(rtol=1e-8, atol=1e-8)).ys ≈ truth rtol = 1e-6
     @test solve!(DiscreteSolve(field, u0, ts; control=tight), p, u0) ≈ truth rtol = 1e-8
-    # Exact gradients of the package's own steps, for one sample and for many: fixed steps against finite differences.
+    # Exact gradients of the package's own fixed steps, for one sample and for many, compared with finite differences.
     ysbar = randn(Xoshiro(4), d, 4, 3)
     s = DiscreteSolve(field, starts, ts; control=Control(step_size=0.25))
     pbar, u0bar = zeros(length(p)), zeros(d, 4)
@@ -124,7 +124,7 @@ end
     v, q = randn(Xoshiro(6), d, 4), randn(Xoshiro(7), length(p))
     value(h) = dot(ysbar, solve!(s, p .+ h .* q, starts .+ h .* v))
     @test dot(pbar, q) + dot(u0bar, v) ≈ (8(value(1e-4) - value(-1e-4)) - value(2e-4) + value(-2e-4)) / 12e-4 rtol = 1e-8
-    # The continuous adjoint, to its tolerance.
+    # The continuous adjoint agrees to within its tolerance.
     gradients = map(("discrete" => "Backprop", "discrete" => "Checkpointed", "sensitivity" => "InterpolatingAdjoint")) do (path, gradient)
         s = make_solve(path, field, starts, ts; gradient, control=tight)
         solve!(s, p, starts)

@@ -1,18 +1,18 @@
-# Exponentials of whole vectors, and activations with their derivatives: arithmetic without branches, accurate to a few units
-# in the last place.
+# Exponentials of SIMD vectors, and activations with their derivatives, in branch-free arithmetic that is accurate to a few units in the
+# last place.
 #
-# x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed from its Taylor series, 2^n is made from its bits. log 2
+# x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed from its Taylor series, 2^n is constructed from its bits. log 2
 # is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
 
-rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it leaves the nearest integer in the last bits
+rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it puts the nearest integer into the last bits of the sum
 rounding_shift(::Type{Float32}) = 1.5f0 * 2.0f0^23
 log2_parts(::Type{T}) where {T} = (high = round(log(big(2)) * 2^(T == Float64 ? 32 : 9)) / 2^(T == Float64 ? 32 : 9);
                                    (T(high), T(log(big(2)) - high)))
-# exp(x) is a normal number for |x| up to this value, and 1 + exp(-x) rounds to 1 long before that.
+# exp(x) is a normal number for |x| up to this value; 1 + exp(-x) rounds to 1 for much smaller x already.
 largest_exponent(::Type{Float64}) = 708.0
 largest_exponent(::Type{Float32}) = 87.0f0
 
-# Additional terms are below half a unit in the last place.
+# The omitted terms are below half a unit in the last place.
 exp_coefficients(::Type{T}) where {T} = Tuple(T(inv(big(factorial(n)))) for n in 2:(T == Float64 ? 13 : 8))
 @generated artanh_coefficients(::Type{T}) where {T} = Tuple(T(big(2) / (2n + 1)) for n in 1:(T == Float64 ? 16 : 8))
 
@@ -40,7 +40,7 @@ operations have to wait for a previous one than in Horner's scheme.
     end
 end
 
-"Return exp(x), with x limited to `largest_exponent` in size."
+"Return exp(x), with |x| limited to `largest_exponent`."
 @inline function exponential(x::Vec{N,T}) where {N,T}
     scale, rise = split_exponential(at_least(at_most(x, largest_exponent(T)), -largest_exponent(T)))
     return muladd(scale, rise, scale)
@@ -60,7 +60,8 @@ end
 
 @inline sigmoid(x::Vec) = 1 / (1 + exponential(0 - x))
 
-# value_and_slope: an activation and its derivative, for all lanes at once. Activations without a method here are computed lane by lane.
+# `value_and_slope` returns an activation and its derivative for all lanes at once; activations without their own method are computed lane
+# by lane.
 
 @inline value_and_slope(::Val{:identity}, x::Vec{N,T}) where {N,T} = x, fill_lanes(Vec{N,T}, 1)
 

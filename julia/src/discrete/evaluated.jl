@@ -1,13 +1,14 @@
-# Any field with an evaluator: a record is the state and the time, where the vector-Jacobian product evaluates the field again.
+# Discrete adjoints of any field with an evaluator: a record consists of the state and the time, at which the vector-Jacobian product
+# evaluates the field again.
 
 mutable struct Evaluated{T,E<:Evaluator{T}} <: TapedField{T}
     const evaluator::E
     const p::Vector{T}
-    const state::Matrix{T}          # (dim, samples), like the three below
+    const state::Matrix{T}          # (dim, samples), like the next three fields
     const slope::Matrix{T}
     const slope_bar::Matrix{T}
     const state_bar::Matrix{T}
-    const part::Vector{T}           # one product's part of the parameters' gradient
+    const part::Vector{T}           # contribution of one product to the parameters' gradient
     const gradient::Vector{Float64}
     values::Vector{T}
     gathers::Bool
@@ -16,7 +17,7 @@ end
 function taped_field(field::VectorField, ::Type{T}, samples) where {T}
     states, count = ntuple(_ -> zeros(T, dimension(field), samples), 4), parameter_count(field)
     e = evaluator(field, states[1])
-    # An evaluation of these fields costs more than looking up its method, so one compiled solve serves all of them.
+    # For these fields, looking up the method at run time costs less than an evaluation, so one compiled solve serves all of them.
     kind = field isa Union{Timed,Augmented} ? Evaluator{T} : typeof(e)
     return Evaluated{T,kind}(e, zeros(T, count), states..., zeros(T, count), zeros(count), T[], false)
 end

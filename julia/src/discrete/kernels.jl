@@ -1,21 +1,21 @@
 # Products of small matrices: the arithmetic of networks and of Runge-Kutta steps, with the sums kept in registers.
 #
-# A matrix is given by a pointer and the distance between its columns. Matrices whose columns are read as vectors are padded to
-# whole vectors, and the length of their columns is given as a number of vectors.
+# A matrix is given by a pointer and the distance between its columns. Matrices whose columns are read as SIMD vectors are padded to
+# whole vectors, and the length of their columns is given as a number of SIMD vectors.
 
 const ROWS, COLUMNS = 4, 4   # a tile of sums: 4 vectors of rows, 4 columns
 
 """
     product!(epilogue, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns)
 
-c[:, s] = epilogue(init[:, s] + sum over k < count of a[:, k] b[k, s]) for s < columns, each column `vectors` vectors long. Columns of c, e,
-init and a are ldc, lde, ldi and lda apart; b[k, s] is at b + k bk + s bs. `e` is an additional array that `epilogue` reads or writes:
+Compute c[:, s] = epilogue(init[:, s] + sum over k < count of a[:, k] b[k, s]) for s < columns. A column is `vectors` SIMD vectors long;
+columns of c, e, init and a are ldc, lde, ldi and lda apart; b[k, s] is at b + k bk + s bs. `e` is an additional array that `epilogue` reads or writes:
 
 - `Store()` stores the sums;
-- `Scale()` stores them times e;
-- `AddScaled(x)` stores them plus x e;
-- `ScaleAndAdd(distance)` stores them times e, plus the values `distance` bytes after c;
-- `Activate(activation)` stores their activation in c and its derivative in e.
+- `Scale()` stores the sums times e;
+- `AddScaled(x)` stores the sums plus x e;
+- `ScaleAndAdd(distance)` stores the sums times e, plus the values `distance` bytes after c;
+- `Activate(activation)` stores the activation of the sums in c and its derivative in e.
 """
 function product!(epilogue, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, vectors, columns) where {T}
     s = 0
@@ -71,7 +71,7 @@ end
 """
     tile!(epilogue, c, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, Val(N), Val(S), Val(U))
 
-Like `product!`, for S columns of N vectors. The columns of `a` are distributed over U separate sums, which hides the latency of additions.
+Like `product!`, for S columns of N SIMD vectors. The columns of `a` are distributed over U separate sums, which hides the latency of additions.
 """
 @generated function tile!(epilogue, c::Ptr{T}, ldc, e, lde, init, ldi, a, lda, b, bk, bs, count, ::Val{N}, ::Val{S}, ::Val{U}) where {T,N,S,U}
     L = lanes(T)
@@ -107,7 +107,7 @@ end
 """
     dots(init, a, lda, x, vectors, Val(M))
 
-Return the vector `init` with the dot products of the columns of `a` with x added to its first M lanes.
+Return the SIMD vector `init` plus, in its first M lanes, the dot products of the first M columns of `a` with x.
 """
 @generated function dots(init::Ptr{T}, a, lda, x, vectors, ::Val{M}) where {T,M}
     L = lanes(T)
@@ -125,8 +125,8 @@ end
 """
     dots!(epilogue, c, e, init, a, lda, x, vectors, rows)
 
-c = epilogue(init + the dot products of `rows` columns of `a` with x, each `vectors` vectors long), one vector for at most MAX_DOT_ROWS rows; `epilogue`
-and e are as in `product!`.
+Compute c = epilogue(init + d), where d contains the dot products of `rows` columns of `a` with x, each `vectors` SIMD vectors long. The
+result is one SIMD vector, for at most MAX_DOT_ROWS rows; `epilogue` and e are as in `product!`.
 """
 @inline function dots!(epilogue, c::Ptr{T}, e, init, a, lda, x, vectors, rows) where {T}
     sums = Base.Cartesian.@nif 8 d -> rows == d d -> dots(init, a, lda, x, vectors, Val(d))
@@ -136,18 +136,19 @@ end
 
 const MAX_DOT_ROWS = 8
 
-# The cost of a product with one vector is the number of vectors that are loaded; each dot product costs about two more, to add up its lanes.
+# The cost of a matrix-vector product is estimated by the number of SIMD vectors that are loaded; summing the lanes of a dot product costs
+# about as much as two loads.
 
-"Whether multiplying a (rows, columns) matrix by one vector is faster with dot products."
+"Return whether multiplying a (rows, columns) matrix by one vector is faster with dot products."
 prefer_dots(rows, columns, ::Type{T}) where {T} = rows <= MAX_DOT_ROWS && rows * (cld(columns, lanes(T)) + 2) < columns * (cld(rows, lanes(T)) + 1)
 
-"Whether dot products are faster for the last rows, which do not fill a vector: only if the matrix is too large for the first-level cache (measured)."
+"Return whether dot products are faster for the last rows, which do not fill a SIMD vector (measured: only if the matrix exceeds the first-level cache)."
 function prefer_dots_for_rest(rows, columns, ::Type{T}) where {T}
     rest = rows % lanes(T)
     return rows > lanes(T) && 0 < rest <= MAX_DOT_ROWS && rest * (cld(columns, lanes(T)) + 2) < columns && rows * columns * sizeof(T) > 32_000
 end
 
-"Like `product!` for one column, but rows after the last whole vector are computed by dot products with the columns of `transposed`, the transpose of `a`."
+"Like `product!` for one column, but rows after the last whole SIMD vector are computed by dot products with the columns of `transposed`, the transpose of `a`."
 @noinline function split_product!(epilogue, c::Ptr{T}, e, init, a, lda, transposed, ldt, x, count, rows) where {T}
     o = rows ÷ lanes(T) * lanes(T)
     column!(epilogue, c, e, init, a, lda, x, 1, count, o ÷ lanes(T))
@@ -155,7 +156,7 @@ end
     return nothing
 end
 
-"Copy `count` numbers, in whole vectors."
+"Copy `count` numbers from `from` to `to`, rounded up to whole SIMD vectors."
 function copy_vectors!(to::Ptr{T}, from, count) where {T}
     for i in 0:lanes(T):count-1
         store!(to, load(from, i), i)

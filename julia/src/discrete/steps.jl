@@ -9,8 +9,8 @@ An explicit Runge-Kutta method, like `Tableau` in pyneuralode/tableaus/tableau.p
 - `rows`: one column for each stage, including those that only the interpolant needs: column i contains the weights of the earlier stages
   in the argument of stage i;
 - `ends`: the weights of the solution, and in additional columns those of the error estimates (none, one, or DOP853's two);
-- `interpolant`: row i contains the coefficients of theta, theta^2, ... in the weight of stage i;
-- `end_stage`: the stage that is the slope at the end of the step (0: none).
+- `interpolant`: row i contains the coefficients of theta, theta^2, ... in the weight of stage i; theta is the fraction of the step;
+- `end_stage`: index of the stage that is the time derivative at the end of the step (0: none).
 """
 struct Tableau
     name::String
@@ -25,20 +25,20 @@ end
 
 adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
 
-"A tableau and the workspace of one step of a state of n numbers, padded to `lead`; stages are columns."
+"A tableau and the workspace for one step of a state of n numbers, padded to `lead`; each column of a workspace array is one stage."
 struct Scheme{T}
     tableau::Tableau
     n::Int
-    part::Int                       # how many numbers share an error norm: the state's, or a sample's
+    part::Int                       # count of numbers in one error norm: all of the state, or one sample
     lead::Int
     nodes::Vector{Float64}          # times of the stages, as fractions of the step
-    ahead::Matrix{Float64}          # `rows` and `ends` side by side
-    back::NTuple{2,Matrix{Float64}} # see `weights_back`; for a step without and with the interpolant's stages
+    ahead::Matrix{Float64}          # the tableau's `rows` and `ends`, side by side
+    back::NTuple{2,Matrix{Float64}} # see `weights_back`; for steps without and with the interpolant's stages
     weights::Vector{T}              # `ahead` times the step's size
     weights_back::Vector{T}         # `back` times the step's size
-    interpolant_weights::Vector{T}             # weights of the stages inside the step
-    k::Vector{T}                    # slopes
-    bars::Vector{T}                 # and their cotangents
+    interpolant_weights::Vector{T}             # weights of the stages in a state inside the step
+    k::Vector{T}                    # time derivatives at the stages
+    bars::Vector{T}                 # cotangents of `k`
     argument_bars::Vector{T}               # cotangents of the final state and of the stages' arguments, last stage first
     point::Vector{T}
     zeros::Vector{T}
@@ -54,7 +54,7 @@ function Scheme(tableau::Tableau, n, part, lead, ::Type{T}) where {T}
                      columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
 end
 
-"Return the times of the stages, which are the sums of the rows; a stage at the end of the step is at exactly 1."
+"Return the times of the stages as fractions of the step: the sums of the stages' weights, rounded to exactly 1 at the end of the step."
 function nodes_of(tableau)
     nodes = vec(sum(tableau.rows; dims=1))
     return ifelse.(abs.(nodes .- 1) .< 1e-12, 1.0, nodes)
@@ -63,9 +63,9 @@ end
 """
     weights_back(tableau, count)
 
-Return a matrix whose column i contains the weights of stage i in everything that follows it in a step of `count` stages: in the final
-state, then in the arguments of the stages from the last one down to i + 1. The argument of the stage at the end is the final state, so
-its weights are part of the first entry.
+Return a matrix whose column i contains the weights of stage i in the final state of a step of `count` stages, then in the arguments of
+the later stages, from the last one down to i + 1. The argument of a stage at the end of the step is the final state, so its weights are
+part of the first entry.
 """
 function weights_back(tableau, count)
     total = size(tableau.rows, 2)
@@ -99,10 +99,10 @@ function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {
     return product!(epilogue, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
 end
 
-# Rounding must not lead beyond the end of the step, where the field may not be defined.
+# Rounding must not move a stage beyond the end of the step, where the field may be undefined.
 stage_time(scheme, i, t, t_end) = scheme.nodes[i] == 1 ? t_end : t + scheme.nodes[i] * (t_end - t)
 
-"Evaluate the stages after the first, with records from `row` on, and the state at the end."
+"Evaluate the stages after the first, writing their records from `row` on, and compute the state at the end of the step."
 function advance!(field, scheme, t, t_end, y, stop, row)
     tableau = scheme.tableau
     scale!(scheme.weights, scheme.ahead, t_end - t)
@@ -126,7 +126,7 @@ function extend!(field, scheme, t, t_end, y, stop, row)
     return nothing
 end
 
-"Set the weights of the stages in the state at `theta`, a fraction of the step."
+"Set the weights of the stages in the interpolated state at the fraction `theta` of the step."
 function set_interpolant_weights!(scheme::Scheme{T}, theta, h) where {T}
     interpolant, weights = scheme.tableau.interpolant, scheme.interpolant_weights
     @inbounds @simd for i in axes(interpolant, 1)
@@ -139,11 +139,11 @@ function set_interpolant_weights!(scheme::Scheme{T}, theta, h) where {T}
     return nothing
 end
 
-"Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."
+"Return the norm of the estimated error divided by the tolerance; a step is accepted if this norm is at most 1."
 function error_size(scheme, y, stop, rtol, atol)
     fifth = estimate(scheme, 2, y, stop, rtol, atol)
     (size(scheme.tableau.ends, 2) == 2 || fifth == 0) && return fifth
-    # Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+    # As in Hairer's code dop853, the fifth-order estimate is corrected by the third-order estimate.
     third = estimate(scheme, 3, y, stop, rtol, atol)
     return fifth^2 / sqrt(fifth^2 + 0.01 * third^2)
 end
@@ -163,7 +163,7 @@ function estimate(scheme, column, y, stop, rtol, atol)
     return sqrt(size / scheme.part)
 end
 
-"Return the root mean square of x divided by the tolerance at y: the largest over the parts of the state."
+"Return the root mean square of x divided by the tolerance at y; if each sample has its own norm, return the largest."
 function scaled_size(scheme, x, y, rtol, atol)
     size = 0.0
     for first in 1:scheme.part:scheme.n
@@ -179,11 +179,11 @@ end
 """
     step_vjp!(field, scheme, h, count, start, row)
 
-Carry the cotangent of a step's end to its start, for a step with `count` stages whose second has record `row`.
+Propagate the cotangent of the state at the end of a step back to its start. The step has `count` stages; `row` is the record of the second.
 
-On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` are the cotangents of the initial
-state and of the stages that come from outputs inside the step. On return only the first stage's contribution is missing from `start`; the
-cotangent of that stage is the first column of `bars`.
+On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` contain the contributions of outputs
+inside the step to the cotangents of the initial state and of the stages. On return only the first stage's contribution is missing from
+`start`; the cotangent of that stage is the first column of `bars`.
 """
 function step_vjp!(field, scheme, h, count, start, row)
     tableau, lead, total = scheme.tableau, scheme.lead, all_stages(scheme)

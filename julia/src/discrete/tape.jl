@@ -1,41 +1,42 @@
-# The described fields in the form that a discrete adjoint needs: every evaluation writes a record to a tape. The record is enough to
-# compute the vector-Jacobian product without another evaluation, and the parameters' gradient is computed for many records at once.
+# Fields in the form that a discrete adjoint needs: every evaluation writes a record to a tape. The vector-Jacobian product is computed from
+# the record without another evaluation, and the parameters' gradient is computed for many records at once.
 
 """
     TapedField{T}
 
-A field for states of a given size, in numbers of type T.
+A field for states of a given size with numbers of type T. Its methods are
 
 1. `load!(f, p)` sets the parameters (flat), `reserve!(f, rows)` allocates `rows` records, each of length `record_length(f)`;
-2. `evaluate!(f, k, y, t, row)` writes the derivative at y and time t to k (pointers), and its record to `row` (counted from 0);
-3. `vjp!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian there to `out`. It is called for rows in
-   decreasing order, after `clear!(f, gathers)`; `flush!(f)` is called before the records change;
-4. `gradient!(pbar, f)` writes the parameters' gradient, the sum over the products.
+2. `evaluate!(f, k, y, t, row)` writes the time derivative at state y and time t to k (k and y are pointers), and its record to `row`
+   (counted from 0);
+3. `vjp!(f, out, init, kbar, row)` writes init + the product of the cotangent kbar with the Jacobian at record `row` to `out`. It is called
+   for rows in decreasing order, after `clear!(f, gathers)`; `flush!(f)` is called before the records change;
+4. `gradient!(pbar, f)` writes the parameters' gradient, summed over the calls of `vjp!`, to pbar.
 
 A pointer to a state points to `padded_length(dim, samples, T)` numbers: the state, followed by zeros.
 """
 abstract type TapedField{T} end
 
-"Return the number of values allocated for a state: whole vectors, with space for a whole vector from the last sample on."
+"Return the number of values allocated for a state: whole SIMD vectors, with space for a whole one from the start of the last sample on."
 padded_length(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + max(dim, lanes(T)), T)
 
-"A layer's width, also padded to whole vectors, and the offsets of its numbers in a record, in a record's cotangents, in p and in packed arrays."
+"The width of a layer, also padded to whole SIMD vectors, and the offsets of its data in a record, in a record's cotangents, in p and in packed arrays."
 struct Layer
     width::Int
     padded::Int
-    record::Int       # values and slopes
-    bar::Int          # cotangents of the activation's argument
-    weight::Int       # in p: the weights that lead to this layer, and below the biases (-1: none)
-    bias::Int
-    biases::Int       # packed: the biases
-    ahead::Int        # packed: a column of `padded` numbers for every input
-    back::Int         # packed: a column of the lower layer's padded width for every output
-    by_dots::Bool     # whether it is computed from `back`, by dot products, and below the lower layer's cotangent from `ahead`
-    back_by_dots::Bool
-    split::Bool       # whether its last outputs are computed by dot products, and below the end of the lower layer's cotangent
-    back_split::Bool
-    scale::Float64    # factor of the weights, and below of the biases, that includes the field's scales
-    bias_scale::Float64
+    record::Int           # offset of its activations and their derivatives in a record
+    bar::Int              # offset of the cotangents of the activation's argument
+    weight::Int           # offset in p of the weights that lead to this layer
+    bias::Int             # offset in p of the biases (-1: none)
+    biases::Int           # offset in packed arrays of the biases
+    ahead::Int            # offset in packed arrays of the weights, with a column of `padded` numbers for every input
+    back::Int             # offset in packed arrays of the weights, with a column of the lower layer's padded width for every output
+    by_dots::Bool         # whether the layer is computed from `back`, by dot products
+    back_by_dots::Bool    # whether the lower layer's cotangent is computed from `ahead`, by dot products
+    split::Bool           # whether the last outputs of the layer are computed by dot products
+    back_split::Bool      # whether the end of the lower layer's cotangent is computed by dot products
+    scale::Float64        # factor of the weights, including the field's scales
+    bias_scale::Float64   # factor of the biases, including the field's scales
 end
 
 mutable struct Network{T,A,M} <: TapedField{T}
@@ -43,20 +44,20 @@ mutable struct Network{T,A,M} <: TapedField{T}
     const input_map::M
     const layers::Vector{Layer}
     const samples::Int
-    const record::Int           # numbers per evaluation and sample in `values`, and in `slopes`
+    const record::Int           # count of numbers per evaluation and sample in `values`, and in `slopes`
     const bar_record::Int
-    const block::Int            # rows whose cotangents are kept until their part of the gradient is computed
+    const block::Int            # count of rows whose cotangents are kept until their part of the gradient is computed
     const packed::Vector{T}
     const nothings::Vector{T}   # zeros
     const unit::Vector{T}
     const scratch::Vector{T}
     const bars::Vector{T}
-    const gradient::Vector{T}   # of a layer's weights, from offset `ahead` or `back` on (see `across`), and of its biases
+    const gradient::Vector{T}   # gradients of each layer's weights, from offset `ahead` or `back` on (see `across`), and of its biases
     values::Vector{T}
     slopes::Vector{T}
-    low::Int                    # first row of the block; below, its first filled row, and the row after its last
-    first::Int
-    high::Int
+    low::Int                    # first row of the block
+    first::Int                  # first filled row of the block
+    high::Int                   # the row after the last row of the block
     gathers::Bool               # whether the parameters' gradient is needed
 end
 
@@ -75,7 +76,7 @@ function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, bia
         below, below_long = l == 1 ? (0, 0) : (sizes[l-1], layers[l-1].padded)
         last = l == length(sizes)
         bias_scale = last ? scale_out : 1.0
-        dots = prefer_dots(width, below, T) && (last || samples < COLUMNS)   # with many samples, a product loads its matrix once for all
+        dots = prefer_dots(width, below, T) && (last || samples < COLUMNS)   # with many samples, a product loads its matrix only once
         back_dots = l == 2 && prefer_dots(below, width, T)
         ahead = packed + long
         back = ahead + below * long
@@ -102,7 +103,7 @@ end
 
 record_length(net::Network) = net.samples * net.record
 
-"Whether the gradient of the weights below `layer` is laid out like `ahead` (otherwise like `back`): whichever needs fewer whole vectors."
+"Return whether the gradient of the weights from `below` to `layer` is laid out like `ahead` (otherwise like `back`), to use fewer SIMD vectors."
 across(below::Layer, layer::Layer) = layer.padded * below.width <= below.padded * layer.width
 
 function load!(net::Network{T}, p::AbstractVector) where {T}
@@ -233,7 +234,7 @@ function vjp!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) whe
     return nothing
 end
 
-"Compute the cotangents of the layer below from those of a layer."
+"Compute the cotangents of the layer `below` from those of `layer`, the layer after it."
 @inline function vjp_layer!(net::Network{T}, bars, slopes, below, layer) where {T}
     zeros, ahead, back = pointer(net.nothings), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
     to, from, by = at(bars, below.bar), at(bars, layer.bar), at(slopes, below.record)
@@ -272,7 +273,7 @@ function vjp_input!(net::Network{T}, out, init, bars, slopes, below, layer) wher
     return nothing
 end
 
-"Add the block's part to the gradient: for each layer one product of cotangents and inputs."
+"Add the block's contribution to the gradient: for each layer, one product of cotangents and inputs."
 function flush!(net::Network{T}) where {T}
     columns = (net.high - net.first) * net.samples
     (net.gathers && columns > 0) || (net.low = net.first = net.high; return nothing)
@@ -311,11 +312,11 @@ function gradient!(pbar, net::Network)
     return nothing
 end
 
-"The SEIR model; a record is the state."
+"The SEIR model as a `TapedField`; a record is the state."
 mutable struct Compartments{T} <: TapedField{T}
     const samples::Int
     rates::NTuple{3,T}          # gamma, R0, sigma
-    bars::NTuple{3,Float64}     # their cotangents
+    bars::NTuple{3,Float64}     # cotangents of the rates
     values::Vector{T}
 end
 

@@ -1,10 +1,10 @@
-# Vectors of 64 bytes that are used like numbers: one register with AVX-512, several registers elsewhere. Loops over scalars are left
+# SIMD vectors of 64 bytes that are used like numbers: one register with AVX-512, several registers elsewhere. Loops over scalars are left
 # to LLVM where little time is spent; in the loops where a solve spends its time, these vectors determine exactly what stays in registers.
 
 """
     Vec{N,T}
 
-N numbers of type T that one instruction works on.
+A SIMD vector of N numbers of type T.
 """
 struct Vec{N,T}
     data::NTuple{N,VecElement{T}}
@@ -16,13 +16,13 @@ const VECTOR_BYTES = 64
 "Return the number of SIMD lanes of a vector of type T."
 lanes(::Type{T}) where {T} = VECTOR_BYTES ÷ sizeof(T)
 
-"Return `n` rounded up to whole vectors of T."
+"Return `n` rounded up to whole SIMD vectors of numbers of type T."
 padded(n, ::Type{T}) where {T} = cld(n, lanes(T)) * lanes(T)
 
 """
     aligned(T, n)
 
-Return a vector of at least `n` zeros that starts on a cache line, as Julia's arrays do from a size of 2 kB.
+Return a vector of at least `n` zeros whose memory starts on a cache line, like that of Julia's arrays of 2 kB or more.
 """
 aligned(::Type{T}, n) where {T} = zeros(T, max(n, 4096 ÷ sizeof(T)))
 
@@ -75,7 +75,7 @@ end
     return :($(Expr(:meta, :inline)); Vec(Base.llvmcall($ir, $D, Tuple{$D,$D,$D,$D}, x.data, y.data, a.data, b.data)))
 end
 
-# Written so that a NaN is passed on.
+# Limit x from above and from below; NaN in x stays NaN.
 @inline at_most(x::Vec{N,T}, limit) where {N,T} = (y = fill_lanes(Vec{N,T}, limit); pick(x, y, y, x))
 @inline at_least(x::Vec{N,T}, limit) where {N,T} = (y = fill_lanes(Vec{N,T}, limit); pick(y, x, y, x))
 
@@ -95,7 +95,7 @@ end
 
 Return a vector with the sum of the lanes of each given vector, in order, followed by zeros.
 
-Two vectors are merged by adding half of their lanes to the other half: each merge doubles the number g of different sums in a vector.
+Two vectors are merged by adding half of their lanes to the other half: each merge doubles the number of different sums in a vector.
 """
 @generated function lane_sums(first::Vec{N,T}, others::Vec{N,T}...) where {N,T}
     count = 1 + length(others)
@@ -115,7 +115,7 @@ Two vectors are merged by adding half of their lanes to the other half: each mer
     append!(names, fill("zeroinitializer", nextpow(2, count) - count))
     group = 1
     while length(names) > 1
-        # Lane i of the result comes from the first vector if i ÷ group is even, from its groups 2q and 2q + 1.
+        # Lane i of the result is the sum of lanes in groups 2q and 2q + 1 of the first vector if i ÷ group is even, otherwise of the second.
         from(i, odd) = (q = i ÷ 2group; (2q + odd) * group + i % group + (isodd(i ÷ group) ? N : 0))
         merge(a, b) = add((shuffle(a, b, [from(i, odd) for i in 0:N-1]) for odd in 0:1)...)
         names = [merge(names[i], names[i+1]) for i in 1:2:length(names)]

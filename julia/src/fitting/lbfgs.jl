@@ -13,7 +13,7 @@ mutable struct CachedObjective{S,X,T}
     const x::X
     const gradient::X
     at::Tuple{T,T}        # loss and objective at x
-    known::Bool           # whether x, with its gradient, is a point that could be solved
+    known::Bool           # whether `at` and `gradient` are valid for x
     scale::T
 end
 
@@ -27,7 +27,7 @@ function evaluate_at!(search::CachedObjective, x)
     try
         search.at = evaluate!(search.gradient, search.stage, x)
     catch error
-        # A line search may try points that cannot be solved, and backs off from them. The first point must be solvable.
+        # A line search backs off from points for which the problem cannot be solved. It must be solvable at the first point.
         first || !(error isa Union{SolveFailure,NotFinite}) ? rethrow() : return false
     end
     first && (search.scale = search.at[2] > 0 ? inv(search.at[2]) : one(search.scale))
@@ -36,14 +36,17 @@ function evaluate_at!(search::CachedObjective, x)
     return search.known = true
 end
 
-"Return the scaled objective at `x`, infinite if the problem cannot be solved; write its gradient into `g` unless that is `nothing`."
+"Return the scaled objective at `x`, infinite if the problem cannot be solved; write its gradient into `g` unless `g` is `nothing`."
 function scaled_value!(g, search::CachedObjective, x)
     solved = evaluate_at!(search, x)
     g === nothing || (solved ? copyto!(g, search.gradient) : fill!(g, 0))
     return solved ? search.at[2] * search.scale : oftype(search.scale, Inf)
 end
 
-"The first step tried is the gradient, scaled to at most unit length; later steps are first tried in full. Both are multiplied by the learning rate."
+"""
+The initial step size of a line search: the first search tries the gradient, scaled to a 1-norm of at most 1, and later searches try the
+full L-BFGS step. Both are multiplied by the learning rate.
+"""
 struct InitialStep{F}
     lr::F
 end
@@ -57,9 +60,9 @@ end
 struct UnsolvablePoint <: Exception end
 
 """
-The line search of a `CachedObjective`. Points are rounded as Optim rounds the step that it takes afterwards, so that the cached value and
-gradient are used. If a Wolfe search reaches parameters for which the problem cannot be solved, backtracking replaces it and stays away
-from them: a Wolfe search would approach their boundary, from which no direction makes progress.
+The line search of a `CachedObjective`. Trial points are rounded in the same way as the step that Optim takes afterwards, so that the cached
+value and gradient are used. If a Wolfe search reaches parameters for which the problem cannot be solved, a backtracking search replaces it
+and stays away from them: a Wolfe search would approach the boundary of the solvable region, from which no direction makes progress.
 """
 struct FallbackLineSearch{L,S<:CachedObjective}
     linesearch::L
@@ -80,7 +83,7 @@ function (along::FallbackLineSearch)(d, x, s, alpha, x_new, phi, dphi)
     end
 end
 
-# If the curvature changes along the way (because of a penalty with kinks, for example), old pairs mislead the search: fits that stagnate for thousands
+# If the curvature changes along the way (because of a penalty with kinks, for example), old curvature pairs mislead the search: fits that stagnate for thousands
 # of iterations make progress again after a restart. Shorter fits are not affected.
 const RESTART_INTERVAL = 500
 
@@ -90,7 +93,7 @@ function run_lbfgs!(stage, x)
     # Moré and Thuente's search: fewer evaluations than Hager and Zhang's, fewer failures than backtracking alone.
     method = Optim.LBFGS(; m=Int(settings["history"]), linesearch=FallbackLineSearch(Optim.LineSearches.MoreThuente(), search),
                          alphaguess=InitialStep(() -> eltype(x)(current_rate(stage))))
-    # An empty prototype: the adapter would otherwise allocate a Hessian of all parameters, which L-BFGS does not use.
+    # An empty prototype of the Hessian: otherwise a Hessian of all parameters would be allocated, which L-BFGS does not use.
     f = Optimization.OptimizationFunction((x, _) -> scaled_value!(nothing, search, x); grad=(g, x, _) -> scaled_value!(g, search, x),
                                           fg=(g, x, _) -> scaled_value!(g, search, x), hess_prototype=zeros(eltype(x), 0, 0))
     while !is_finished(stage)
@@ -106,8 +109,8 @@ function run_lbfgs!(stage, x)
         problem = Optimization.OptimizationProblem(f, copy(stage.run.best))
         maxiters = min(RESTART_INTERVAL, stage.iterations - done)
         Optimization.solve(problem, method; callback, maxiters, g_abstol=0.0, extended_trace=false)
-        # If the search ended by itself, at a minimum or with a failed line search, its memory may be the cause: it restarts
-        # from the best point, until a restart makes no progress.
+        # If L-BFGS stopped by itself, at a minimum or after a failed line search, its stored curvature pairs may be the cause: restart
+        # it from the best point, until a restart makes no progress.
         length(stage.history.losses) == done && finish_iteration!(stage, start[]...)
         stage.history.best_objective < before || return
     end

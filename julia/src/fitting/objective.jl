@@ -1,6 +1,6 @@
-# The objective of a fit, with its gradient: weighted squares of prediction minus data over the first rows, plus a penalty.
+# The objective of a fit and its gradient: the weighted squares of prediction minus data, over the first rows of the data, plus a penalty.
 
-"The loss is not a finite number."
+"Thrown if the loss is not a finite number."
 struct NotFinite <: Exception
     value::Float64
 end
@@ -10,10 +10,10 @@ Base.showerror(io::IO, error::NotFinite) = print(io, "the loss is ", isnan(error
 """
     Objective
 
-The data of a fit, and the parts that compute a prediction from parameters; states are (dim, samples, times), data and
-weights (components, samples, times). `Span(objective, rows)` is the section that a stage uses.
+The data of a fit, and the parts that compute a prediction from parameters. States have the shape (dim, samples, times), data and
+weights (components, samples, times). `Span(objective, rows)` is the objective over the first rows of the data, which a stage uses.
 
-The types of the parts are not in its type, so that a fit of another field or penalty does not recompile the code that runs a plan.
+The types of the parts are not part of its type, so that a fit of another field or penalty does not recompile the code that runs a plan.
 """
 struct Objective{T}
     field::VectorField
@@ -30,11 +30,11 @@ struct Objective{T}
     make::Any                # make(u0, ts) -> a DifferentiableSolve
 end
 
-"The first rows of an objective with their workspace: one solve, reused by every evaluation of a stage."
+"The objective over the first rows of the data, with its workspace: one solve, reused by every evaluation of a stage."
 struct Span{T}
     objective::Objective{T}
     solve::Union{Nothing,DifferentiableSolve}   # `nothing` if only the initial state is needed
-    skip::Int                # times of the solve before the first row
+    skip::Int                # number of solve times before the first row
     v::Vector{T}
     vbar::Vector{T}
     p::Vector{T}             # the field's part of v
@@ -74,7 +74,7 @@ end
 """
     value_and_gradient!(bar, span, x) -> loss, objective
 
-Return the loss, and the loss with penalty, at the free vector `x`; write the gradient of the latter into `bar`. Throw `SolveFailure` if
+Return the loss and the objective (loss plus penalty) at the free vector `x`; write the objective's gradient into `bar`. Throw `SolveFailure` if
 the problem cannot be solved for these parameters, and `NotFinite` if the objective is not finite.
 """
 function value_and_gradient!(bar, span::Span, x)
@@ -103,7 +103,7 @@ function value_and_gradient!(bar, span::Span, x)
     return loss, total
 end
 
-"Return the states (dim, samples, times) at the rows of the data."
+"Return the states (dim, samples, times) at the times of the data."
 function seen_times(ys, span::Span)
     dim, samples = size(span.u0, 1), size(span.z, 2)
     return view(reshape(ys, dim, samples, :), :, :, 1+span.skip:size(span.z, 3)+span.skip)

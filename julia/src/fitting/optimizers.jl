@@ -1,8 +1,8 @@
-# First-order optimizers with the same meaning as in pyneuralode/fitting/optimizers.py, which is that of torch.optim.
+# First-order optimizers with the same updates as in pyneuralode/fitting/optimizers.py, which are those of torch.optim.
 
 import Optimisers
 
-"Return the learning rate of an iteration, counted from 0, of a stage."
+"Return the learning rate at `iteration`, counted from 0, of a stage with `iterations` iterations."
 function rate(settings::AbstractDict, iteration, iterations)
     lr, part = settings["lr"], iteration / max(1, iterations - 1)
     schedule, final = settings["schedule"], settings["final"]
@@ -12,12 +12,12 @@ function rate(settings::AbstractDict, iteration, iterations)
     throw(UserError("schedule is $(repr(schedule)), which is unknown: use constant, cosine or exponential."))
 end
 
-"Scale a gradient down to norm `most` if it is longer; `nothing` leaves it unchanged."
+"Scale a gradient down to norm `most` if its norm is larger; with `nothing` for `most`, leave it unchanged."
 clip!(gradient, ::Nothing) = gradient
 clip!(gradient, most) = gradient .*= min(1, most / (norm(gradient) + oftype(norm(gradient), 1e-6)))
 
-# The rules have rate 1, and their step is scaled by the rate of the iteration: torch's momentum accumulates gradients, that of
-# Optimisers.jl accumulates steps, and the two differ when the rate changes.
+# The rules use the learning rate 1, and their steps are scaled by the learning rate of the iteration: momentum accumulates gradients in
+# torch, but steps in Optimisers.jl, and the two differ when the rate changes.
 const RULES = Dict{String,Function}(
     "Adam" => s -> Optimisers.Adam(1.0, Tuple(s["betas"]), s["eps"]),
     "AdamW" => s -> Optimisers.AdamW(1.0, Tuple(s["betas"]), s["weight_decay"], s["eps"]),

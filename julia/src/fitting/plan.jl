@@ -1,9 +1,9 @@
-# Run a whole plan of stages for Python; the best parameters are kept, regardless of how it ends.
+# Runs a complete plan of stages for Python; the best parameters are kept, regardless of how the plan ends.
 
-"Thrown by `progress` to end a fit; returning `false` has the same effect."
+"Thrown by the function `progress` to end a fit; a return value of `false` has the same effect."
 struct Interrupted <: Exception end
 
-"One stage's history: the loss and objective at the start of every iteration, those of the best parameters, and the work done."
+"The history of one stage: loss and objective at the start of every iteration, the best parameters with theirs, and counts of evaluations and seconds."
 mutable struct History{T}
     const losses::Vector{T}
     const objectives::Vector{T}
@@ -21,7 +21,7 @@ mutable struct Run{T}
     const progress::Any
     const every::Int
     const report_every::Float64
-    reported::Float64          # time of the last report, by `time`
+    reported::Float64          # `time()` of the last report
     interrupted::Bool
 end
 
@@ -36,7 +36,7 @@ mutable struct Stage{T}
     last_time::Float64
 end
 
-"Return loss and objective at the free vector `x`, and write the clipped gradient to `gradient`; the best parameters are kept."
+"Return loss and objective at the free vector `x`, write the clipped gradient to `gradient`, and update the best parameters."
 function evaluate!(gradient, stage::Stage, x)
     (; run, history, settings) = stage
     loss, total = value_and_gradient!(gradient, stage.span, x)
@@ -50,7 +50,7 @@ function evaluate!(gradient, stage::Stage, x)
     return loss, total
 end
 
-"Report progress to the caller; the iteration is the last finished one, -1 before the first."
+"Report progress to the caller, with the index of the last finished iteration (-1 before the first is finished)."
 function report(stage::Stage)
     (; run, history) = stage
     run.reported = time()
@@ -79,7 +79,7 @@ function is_finished(stage::Stage)
     return reached || length(history.losses) >= stage.iterations || converged(stage.settings, history.objectives)
 end
 
-"Return whether a stage may end early: L-BFGS has made almost no progress for `patience` iterations in a row."
+"Return whether a stage may end early because L-BFGS has made almost no progress for `patience` iterations in a row."
 function converged(settings, objectives)
     settings["kind"] == "LBFGS" || return false
     patience, tolerance = settings["patience"], settings["tolerance"]
@@ -106,22 +106,22 @@ end
 """
     fit_plan(request; progress=nothing) -> Dict
 
-Fit a field's parameters to a time series by a plan of stages, as `pyneuralode.fit` does; `request` is a dictionary of plain values
+Fit a field's parameters to a time series by a plan of stages, like `pyneuralode.fit`; `request` is a dictionary of plain values
 from Python:
 
-- `"field"`: its description; `"parameters"`: arrays by name; `"extra"`: additional numbers by name;
-- `"u0"`: initial state (dim,) or (dim, samples), or `"start"`: its description; `"t0"`: its time;
+- `"field"`: the field's description; `"parameters"`: arrays by name; `"extra"`: additional numbers by name;
+- `"u0"`: initial state (dim,) or (dim, samples), or `"start"`: the initial state's description; `"t0"`: the initial time;
 - `"ts"` (T,), `"data"` and `"weights"` (k, T) or (k, samples, T), the latter 0 where a value is missing;
 - `"observed"`: components counted from 0, or `"observe"`: an observable's description; `"reduction"`: "sum" or "mean";
-  `"penalty"`: its description;
+  `"penalty"`: the penalty's description;
 - `"bounds"`: pairs [low, high] by name; `"fixed"`: names;
 - `"stages"`: dictionaries with `"optimizer"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
-- `"path"`, `"solver"`, `"control"`, `"vjp"` as in `make_solve`, `"gradient"`: its kind and settings;
-- `"every"` iterations, and every `"report_every"` seconds, `progress(stage, iteration, best_loss, loss)` is called, stage and
-  iteration counted from 0.
+- `"path"`, `"solver"`, `"control"`, `"vjp"` as in `make_solve`, `"gradient"`: the gradient method's kind and settings;
+- `"every"`, `"report_every"`: `progress(stage, iteration, best_loss, loss)` is called at intervals of this many iterations, or seconds;
+  stage and iteration are counted from 0.
 
-Return the best parameters, their loss, the history of every stage, and the reason why the fit ended, also if it was interrupted
-(`progress` returned false or threw `Interrupted`, or Ctrl-C) or a loss could not be computed.
+Return the best parameters, their loss, the history of every stage, and the reason why the fit ended. The same is returned if the fit was
+interrupted (`progress` returned false or threw `Interrupted`, or Ctrl-C was pressed) or a loss could not be computed.
 """
 function fit_plan(request::AbstractDict; progress=nothing)
     objective = objective_from(request)
@@ -183,7 +183,7 @@ function objective_from(request)
     penalty = penalty === nothing ? NoPenalty() : build_piece("penalty", PENALTIES, penalty, variables, dim)
     data, weights = Array{T}(request["data"]), Array{T}(request["weights"])
     seen = (width(observable), shape[2:end]..., length(ts))
-    size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)) and data $(reverse(size(data))): give data of shape " *
+    size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)), but data has shape $(reverse(size(data))): give data of shape " *
                                           "(T, ..., k) for states of shape (T, ..., d)."))
     size(weights) == seen || throw(UserError("weights has shape $(reverse(size(weights))): use the shape of data, $(reverse(seen))."))
     data[iszero.(weights)] .= 0   # a missing value may be NaN
@@ -198,7 +198,7 @@ function variables_from(request, field, ::Type{T}) where {T}
     extra = get(request, "extra", Dict{String,Float64}())
     given = request["parameters"]
     own = string.(first.(shapes(field)))
-    flatten(field, given, T)   # names and shapes are those of the field
+    flatten(field, given, T)   # throws an error unless names and shapes are those of the field
     pairs = Pair{String,Any}[name => given[name] for name in own]
     append!(pairs, (name => extra[name] for name in sort!(collect(String, keys(extra)))))
     return Variables(pairs, get(request, "bounds", Dict{String,Any}()), get(request, "fixed", String[]), T)

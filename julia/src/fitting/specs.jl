@@ -1,4 +1,4 @@
-# Parts of a fit that Python describes by name: the initial state of a solve, an observable of its states, and a penalty on its curve.
+# Parts of a fit that Python describes by name: the initial state of a solve, an observable of the states, and a penalty on them.
 #
 # A part works on states `ys` (dim, samples, times) and on `v`, the vector of all parameters. Each has a value and a hand-written
 # pullback; pullbacks add to the cotangents passed to them. `reads(part)` lists the indices of the entries of `v` that it depends on.
@@ -9,7 +9,7 @@ abstract type Penalty end      # penalty!(ysbar, vbar, penalty, ys, v) -> value
 
 reads(::Union{Start,Observable,Penalty}) = ()
 
-"A given initial state."
+"An initial state with given values, which are not fitted."
 struct Fixed{U} <: Start
     u0::U
 end
@@ -17,7 +17,7 @@ end
 initial!(u0, start::Fixed, v) = copyto!(u0, start.u0)
 initial_pullback!(vbar, ::Fixed, u0bar) = nothing
 
-"Components of the state, by index."
+"The observable that selects components of the state, by index."
 struct Components <: Observable
     places::Vector{Int}
 end
@@ -44,7 +44,8 @@ penalty!(ysbar, vbar, ::NoPenalty, ys, v) = zero(eltype(ys))
 """
     TotalVariation(weight, component, smooth)
 
-The total variation of one component over the times of the rows: ``weight * sum(sqrt(step^2 + smooth))``, which is smooth where a curve turns.
+The penalty on the total variation of one component over the times of the data: ``weight * sum(sqrt(step^2 + smooth))``. A positive `smooth`
+makes it differentiable where a step is 0.
 """
 struct TotalVariation{T} <: Penalty
     weight::T
@@ -65,7 +66,7 @@ function penalty!(ysbar, vbar, penalty::TotalVariation, ys, v)
     return penalty.weight * total
 end
 
-# Constructors by Python's name; their arguments are the spec, the variables and the dimension of the state.
+# Constructors by the name that Python uses; their arguments are the spec, the variables and the dimension of the state.
 const STARTS = Dict{String,Function}()
 const OBSERVABLES = Dict{String,Function}()
 const PENALTIES = Dict{String,Function}(
@@ -77,7 +78,7 @@ const PENALTIES = Dict{String,Function}(
 
 "Return the index of Python's component `j`, which is counted from 0."
 function component_place(argument, j, dim)
-    0 <= j < dim || throw(UserError("$argument is $j: the state has the components 0 to $(dim - 1)."))
+    0 <= j < dim || throw(UserError("$argument is $j: give a component of the state, 0 to $(dim - 1)."))
     return Int(j) + 1
 end
 

@@ -1,4 +1,4 @@
-# The numbers that a fit changes: an unbounded vector of the free ones, and the parameters within bounds that it represents.
+# The parameters of a fit: an optimizer changes an unbounded vector of the free parameters, which is mapped to values within their bounds.
 
 # One bound is enforced by an exponential, two by a logistic function.
 bounded(x, ::Nothing, ::Nothing) = x
@@ -20,8 +20,8 @@ bounded_derivative(x, low, high) = (s = logistic(x); (high - low) * s * (1 - s))
 struct Variable{L,H}
     name::String
     shape::Dims
-    all::UnitRange{Int}                   # its indices in the vector of all parameters
-    free::Union{Nothing,UnitRange{Int}}   # its indices in the vector of free ones; `nothing` if it is fixed
+    all::UnitRange{Int}                   # indices in the vector of all parameters
+    free::Union{Nothing,UnitRange{Int}}   # indices in the vector of free parameters; `nothing` if fixed
     low::L
     high::H
 end
@@ -30,9 +30,9 @@ end
     Variables(arrays, bounds, fixed, T)
 
 Free and fixed parameters by name. `arrays` is a vector of pairs of name and array, in order; `bounds` maps names to pairs
-(low, high) with `nothing` for no bound; `fixed` contains the names of those that are not fitted.
+(low, high) with `nothing` for no bound; `fixed` contains the names of the parameters that are not fitted.
 
-The vector of all parameters contains all arrays one after the other, the free vector the unbounded values of those that are fitted.
+The vector of all parameters contains all arrays one after the other; the free vector contains the unbounded values of the fitted parameters.
 """
 struct Variables{T}
     list::Vector{Variable}
@@ -64,7 +64,7 @@ function check_inside(name, values, low, high)
         throw(UserError("bounds of $name are ($low, $high): give a lower bound below the upper bound."))
     end
     inside = all(v -> (low === nothing || v > low) && (high === nothing || v < high), values)
-    inside || throw(UserError("$name starts at $(collect(values)), not inside its bounds ($low, $high): choose an initial value inside."))
+    inside || throw(UserError("$name starts at $(collect(values)), not inside its bounds ($low, $high): choose an initial value inside the bounds."))
 end
 
 "Return the index of the single number `name` in the vector of all parameters."
@@ -74,10 +74,10 @@ function index_of(variables::Variables, name)
     return first(variables.list[k].all)
 end
 
-"Whether the number at `index` of the vector of all parameters is free."
+"Return whether the number at `index` of the vector of all parameters is free."
 isfree(variables::Variables, index) = any(v -> v.free !== nothing && index in v.all, variables.list)
 
-"Return the free vector of the starting values."
+"Return the free vector that represents the initial values of the parameters."
 function start_vector(variables::Variables{T}) where {T}
     free = T[]
     for v in variables.list
@@ -86,7 +86,7 @@ function start_vector(variables::Variables{T}) where {T}
     return free
 end
 
-"Write all parameters of the free vector `x` into `all`."
+"Write the vector of all parameters that the free vector `x` represents into `all`."
 function values!(all, variables::Variables, x)
     for v in variables.list
         v.free === nothing ? copyto!(view(all, v.all), view(variables.start, v.all)) :
@@ -95,7 +95,7 @@ function values!(all, variables::Variables, x)
     return all
 end
 
-"Write the gradient with respect to `x` into `bar`, from that with respect to all parameters."
+"Write the gradient with respect to `x` into `bar`, computed from `allbar`, the gradient with respect to all parameters."
 function values_pullback!(bar, variables::Variables, allbar, x)
     for v in variables.list
         v.free === nothing && continue
@@ -104,7 +104,7 @@ function values_pullback!(bar, variables::Variables, allbar, x)
     return bar
 end
 
-"Return all parameters of the free vector `x` by name, within their bounds; a number is an array of shape ()."
+"Return all parameters that the free vector `x` represents, by name and within their bounds; a number is an array of shape ()."
 function arrays(variables::Variables, x)
     all = values!(similar(variables.start), variables, x)
     return Dict{String,Any}(v.name => reshape(all[v.all], v.shape) for v in variables.list)

@@ -23,7 +23,7 @@ Augmented(inner, noise=nothing; kinetic=false, jacobian=false) = Augmented(inner
 
 dimension(field::Augmented) = dimension(field.inner) + 1 + field.kinetic + field.jacobian
 shapes(field::Augmented) = shapes(field.inner)
-# The rows of a state.
+# The indices of the additional rows of a state.
 trace_row(field::Augmented) = dimension(field.inner) + 1
 kinetic_row(field::Augmented) = trace_row(field) + 1
 jacobian_row(field::Augmented) = dimension(field)
@@ -37,7 +37,7 @@ const NOISES = Dict("rademacher" => (rng, out) -> rand!(rng, out, (-1, 1)), "gau
 """
     draw!(noise, kind, seed)
 
-Fill a matrix on any device with "rademacher" (±1) or "gaussian" numbers, which depend only on `kind` and `seed`.
+Fill a matrix on any device with "rademacher" (±1) or "gaussian" random numbers, which depend only on `kind` and `seed`.
 """
 function draw!(noise::AbstractMatrix{T}, kind, seed) where {T}
     return copyto!(noise, lookup("noise", kind, NOISES)(Xoshiro(seed), Matrix{T}(undef, size(noise))))
@@ -61,7 +61,7 @@ function slope(field::Augmented, u, p, t)
     return rows
 end
 
-"Return ``Jᵀe`` for every sample, mutating nothing; `e` is (d, samples) or (d, 1)."
+"Return ``Jᵀe`` with ``J = ∂f/∂y`` for every sample, without mutation; `e` is (d, samples) or (d, 1)."
 transposed_product(field::Linear, y, e, p, t) = (transpose(p.A) * e) .* derivative.(field.input_map, y, y)
 
 function transposed_product(field::MLP, y, e, p, t)
@@ -70,7 +70,7 @@ function transposed_product(field::MLP, y, e, p, t)
     return derivative.(field.input_map, y, y) .* T(field.output_scale / field.input_scale) .* from_layer(field, 1, x, e, p)
 end
 
-"Return the product of `e` with the derivative of the layers from the k-th on, evaluated at their input x."
+"Return the product of `e` with the transposed derivative of the layers from the k-th on, evaluated at their input x."
 function from_layer(field::MLP, k, x, e, p)
     W = getproperty(p, Symbol(:weight_, k))
     k == length(field.sizes) - 1 && return transpose(W) * e
@@ -81,7 +81,7 @@ end
 
 transposed_product(field::Timed, y, e, p, t) = transposed_product(field.network, y, e, weights_at(field, p, t), t)
 
-"Like `from_layer`, for convolutions."
+"Return ``Jᵀe`` for a network of convolutions, computed like `from_layer`."
 function transposed_product(field::Convolutions, y, e, p, t)
     function from_map(l, x, e)
         map, w = field.maps[l], getproperty(p, Symbol(:weight_, l))

@@ -1,12 +1,12 @@
-# The augmented right-hand side of any other field, computed with its own evaluator: the trace by one vector-Jacobian product per
-# vector, and the second derivatives by those products on dual numbers.
+# The augmented right-hand side of fields without a specialized method, computed with the field's own evaluator: the trace by one
+# vector-Jacobian product per vector, and the second derivatives by the same products with dual numbers.
 
 struct FlowTag end
 
 struct GenericFlow{T,F<:Augmented,E<:Evaluator,D<:Evaluator} <: Evaluator{T}
     field::F
     inner::E
-    dual::D                       # the same field for dual states
+    dual::D                       # evaluator of the same field for dual states
     y::Matrix{T}
     f::Matrix{T}
     product::Matrix{T}
@@ -59,8 +59,8 @@ function pullback!(ubar, pbar, e::GenericFlow{T}, λ, u, p, t) where {T}
     ubar === nothing || (fill!(ubar, 0); view(ubar, 1:d, :) .= e.product)
     pbar === nothing || (getdata(pbar) .= e.pbar)
     for vector in directions(field, T)
-        # The gradient of λᵗ v·ε + λʲ v·v with v = Jᵀε is that of εᵀJb with b = λᵗ ε + 2 λʲ v: the tangent along b of the
-        # product with ε.
+        # The gradient of λᵗ v·ε + λʲ v·v with v = Jᵀε is that of εᵀJb with b = λᵗ ε + 2 λʲ v held fixed: the tangent along b of the
+        # vector-Jacobian product with ε.
         ε = expand(vector, e.y)
         tangent = row(λ, trace_row(field)) .* ε
         if field.jacobian

@@ -1,5 +1,6 @@
-# Three ways to compute the trace (and the Jacobian term) of layers: along vectors, and in closed form for no hidden layer and for one.
-# `write_trace!` writes their rows of the right-hand side; `trace_pullback!` fills `extra` and adds to the parameters' gradient.
+# Three ways to compute the trace (and the Jacobian term) of a network: from products with vectors, and in closed form for no hidden layer
+# and for one. `write_trace!` writes the corresponding rows of the right-hand side; `trace_pullback!` fills `extra` and adds to the
+# parameters' gradient.
 
 "Return a suitable trace method: a closed form for one or two matrix layers without noise or Jacobian term, otherwise `VectorTrace`."
 function trace_method(field::Augmented, maps, u)
@@ -9,7 +10,7 @@ function trace_method(field::Augmented, maps, u)
     return VectorTrace(field, maps, u)
 end
 
-"Products with one vector per sample (noise) or with all unit vectors; the last axis of the arrays is the index of the vector."
+"The trace from products with one vector per sample (noise) or with all unit vectors; the last axis of the arrays is the index of the vector."
 struct VectorTrace{A<:AbstractArray}
     vectors::A             # (d, samples or 1, vectors)
     products::Vector{A}    # Q[l]: transposed derivative of layers l, l+1, ... times the vectors
@@ -33,7 +34,7 @@ function VectorTrace(field::Augmented, maps, u)
 end
 
 as_matrix(x) = reshape(x, size(x, 1), :)
-"Sum over all axes except that of the samples, into a row of the state."
+"Write the sum over all axes except that of the samples to `out`, a row of the state."
 sum_vectors!(out, x) = sum!(reshape(out, 1, :, 1), x)
 
 function transposed_products!(method::VectorTrace, e::LayeredFlow{T}, flat) where {T}
@@ -71,7 +72,7 @@ function trace_pullback!(grad, method::VectorTrace, e::LayeredFlow, λ, flat)
     return nothing
 end
 
-"The trace without a hidden layer, that of ``W diag(gain)``."
+"The trace for a field without a hidden layer: the trace of ``W diag(gain)``."
 struct LinearTrace end
 
 diagonal(e::LayeredFlow, flat) = view(flat, e.weights[1][1]:size(e.after[1], 1)+1:e.weights[1][end])
@@ -89,12 +90,12 @@ function trace_pullback!(grad, ::LinearTrace, e::LayeredFlow{T}, λ, flat) where
     return nothing
 end
 
-"The trace of ``W₂ diag(gain₂) W₁ diag(gain₁)`` is ``gain₁ · C gain₂`` with ``C = W₂ ∘ W₁ᵀ``: as cheap as the field itself."
+"The trace for one hidden layer: that of ``W₂ diag(gain₂) W₁ diag(gain₁)`` is ``gain₁ · C gain₂`` with ``C = W₂ ∘ W₁ᵀ``, as cheap as the field itself."
 struct OneHiddenTrace{M}
     C::M
     bar::M
     traces::M   # C gain₂
-    traces_bar::M    # its cotangents
+    traces_bar::M    # cotangents of `traces`
 end
 
 OneHiddenTrace(u, d, width) = OneHiddenTrace(similar(u, d, width), similar(u, d, width), similar(u, d, size(u, 2)), similar(u, d, size(u, 2)))
