@@ -1,4 +1,4 @@
-"""A fit in progress: the code shared by all fits to keep the best parameters, to stop on Ctrl-C and to resume."""
+"""Code shared by all fits: keeping the best parameters, stopping on Ctrl-C, and resuming from checkpoints."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class NonFiniteLoss(Exception):
 class FitRun(ABC):
     """A fit in progress.
 
-    A subclass creates the optimizer, runs the iterations and calls `record` after each. Its `history` has the lists
-    `losses` and `objectives` and the number `seconds`.
+    A subclass creates the optimizer, runs the iterations and calls `record` after each. Its `history` contains the
+    lists `losses` and `objectives` and the number `seconds`.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class FitRun(ABC):
 
     optimizer: torch.optim.Optimizer
     history: Any
-    stage: tuple[int, ...] = ()  # the index of the stage, if there are stages: a callback's first argument
+    stage: tuple[int, ...] = ()  # index of the stage, if there are stages: a callback's first argument
 
     def __init__(self, tensors: Mapping[str, Tensor], identity: Mapping[str, str]):
         shapes = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in tensors.items()}
@@ -57,15 +57,15 @@ class FitRun(ABC):
 
     @abstractmethod
     def position(self) -> str:
-        """Return how far the run is, as a phrase to follow "stopped"."""
+        """Return the position of the run as a phrase that can follow "stopped", such as "after 10 updates"."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the tensors and the optimizer's state."""
+        """Return the values that a checkpoint stores in addition to the tensors and the optimizer's state."""
 
     @abstractmethod
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restore a saved `state`, and create the optimizer that it needs."""
+        """Restore a saved `state`, and create an optimizer to continue from it."""
 
     def execute(
         self, progress: Progress, callback: Callable | None, checkpoint: str | Path | None, every: int, resume: bool
@@ -87,7 +87,7 @@ class FitRun(ABC):
         self._failure = f"{reason}; the parameters are the best so far"
 
     def ending(self, message: str) -> dict[str, Any]:
-        """Return how the run ended, as attributes of a result; `message` is used if nothing stopped the run."""
+        """Return how the run ended, as attributes of a result; `message` is used unless the run was stopped."""
         finished = self._failure is None
         return {"finished": finished, "interrupted": self._interrupted, "message": self._failure or message}
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OneCycle:
-    """A learning rate that increases linearly to `peak` over a tenth of the updates, then decays to 0 along a cosine.
+    """A learning rate that increases linearly to `peak`, then decays to 0 along a cosine.
+
+    The increase takes the fraction `rise` of the updates.
 
     Use an instance as the `schedule` of `stochastic.train` or of a flow's `fit`.
 
@@ -37,7 +39,7 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """A learning rate that starts at `rate` and is multiplied by `factor` at each of the updates `at` (from 0)."""
+    """A learning rate that starts at `rate` and is multiplied by `factor` at each update in `at`, counted from 0."""
 
     rate: float
     at: tuple[int, ...]
