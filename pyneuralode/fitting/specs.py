@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 
 
 class Serializable:
-    """Base class of callables that can also run in Julia: frozen dataclasses with a Julia counterpart of the same name."""
+    """Base class of callables that can run in Julia: frozen dataclasses with a Julia counterpart of the same name."""
 
     def describe(self) -> dict:
         """Return the class name and the settings as plain values."""

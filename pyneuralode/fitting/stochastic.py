@@ -55,7 +55,7 @@ class StochasticFit:
     message: str
 
     def running(self, momentum: float = 0.99) -> np.ndarray:
-        """Return the running mean (updates,) of the losses, m <- momentum m + (1 - momentum) loss, from the first loss on."""
+        """Return the running mean (updates,) of the losses: m <- momentum m + (1 - momentum) loss, from the first."""
         return np.array([*accumulate(self.losses, lambda mean, loss: momentum * mean + (1 - momentum) * loss)])
 
 

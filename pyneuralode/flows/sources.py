@@ -1,4 +1,4 @@
-"""Sources to which a flow is fitted: rows of data, new points from a sampler, or a log density."""
+"""Sources that a flow can be fitted to: rows of data, new points from a sampler, or a log density."""
 
 from __future__ import annotations
 

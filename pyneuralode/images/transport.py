@@ -93,9 +93,9 @@ def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
     Parameters
     ----------
     kind : {"anode", "anodev2", "anodev2_network"}
-        The kernel is constant, or evolves by reaction, diffusion and advection, or evolves by a small network of the
-        kernel and t. It takes two steps for each step of z, so that RK4's midpoint stages coincide with steps of the
-        kernel.
+        In this order: the kernel is constant, evolves by reaction, diffusion and advection, or evolves by a small
+        network of the kernel and t. An evolving kernel takes two steps for each step of z, so that RK4's midpoint
+        stages coincide with steps of the kernel.
     seed : int
         Seed of the initial weights.
     """
@@ -132,7 +132,7 @@ def fit_transport(
     seed: int = 0,
     advance: Callable[..., None] = lambda n, note="": None,
 ) -> TransportFit:
-    """Fit a model to random pulses at every second step of [0, 1]: Adam for half the evaluations, then L-BFGS.
+    """Fit a transport model to random pulses at `trained_times`: Adam for half the evaluations, then L-BFGS.
 
     `advance(n, note)` is called after every evaluation of loss and gradient.
     """
@@ -148,7 +148,7 @@ def fit_transport(
         nonlocal best, kept, last
         here = nn.utils.parameters_to_vector(weights).detach()
         if last is not None and torch.equal(here, last[0]):
-            return last[1]  # L-BFGS starts where its line search ended: the gradients are already known
+            return last[1]  # L-BFGS starts where its line search ended, so gradients are known
         model.zero_grad()
         loss = (model.states(start)[2::2] - wanted).square().mean()
         losses.append(float(loss.detach()))
