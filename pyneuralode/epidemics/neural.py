@@ -82,7 +82,7 @@ def fit_neural(
     horizon: float | None = None,
     **settings: Any,
 ) -> FitResult:
-    """Fit a neural ODE to an epidemic curve by least squares, from the zero state at day 0.
+    """Fit a neural ODE to an epidemic curve by least squares, starting from the zero state at day 0.
 
     Parameters
     ----------

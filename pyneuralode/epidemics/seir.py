@@ -91,7 +91,7 @@ def fit_seir(
     observable : {"infectious", "incidence"}
         The observed quantity: the infectious fraction i, or new cases per day, ``factor * sigma * e``.
     factor : float
-        Initial value of `factor` in the formula for new cases, where it is fitted too.
+        Initial value of `factor`, which is also fitted if new cases are observed.
     fit_initial : bool
         Also fit `i0` and `e0`, starting from the given values.
     bounded : bool

@@ -1,4 +1,4 @@
-"""Vector fields: descriptions of a right-hand side, independent of the engine; their registry and their JSON form.
+"""Vector fields: descriptions of a right-hand side, independent of the engine, with a registry and a JSON form.
 
 A field is a small frozen dataclass. It knows the dimension of the state, the names, shapes and order of its
 parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). From this
@@ -43,7 +43,7 @@ class VectorField(Checked):
     3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes (default: none);
     4. ``slope(t, y, parameters)``: dy/dt, computed with torch operations.
 
-    The torch engine solves such a field, with all its solvers and gradient methods but without compiled code.
+    The torch engine solves such a field without compiled code; all of its solvers and gradient methods are available.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def from_description(description: Mapping[str, Any]) -> VectorField:
         )
     known = dataclasses.fields(_REGISTRY[kind])
     accepted = {setting.name for setting in known if setting.init}
-    for derived in {setting.name for setting in known} - accepted:  # stored for engines, recomputed here
+    for derived in {setting.name for setting in known} - accepted:  # derived values: recomputed here
         values.pop(derived, None)
     for name in values:
         if name not in accepted:

@@ -20,7 +20,8 @@ def _odd_side(name: str, value: object) -> int:
 class ConcatConv(Network):
     """A convolutional network whose layers all have ``t / time_scale`` as last input channel (Grathwohl et al. 2019).
 
-    The state is an image flattened to (..., channels * height * width), channels first; zero padding keeps its size.
+    The state is an image flattened to (..., channels * height * width), channels first; zero padding keeps the image
+    size.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ class ConcatConv(Network):
     hidden : sequence of int
         Numbers of channels between the convolutions; the last convolution returns `channels` channels.
     kernel : int
-        Side length of the kernels, odd.
+        Side length of the kernels, an odd number.
     activation : str
         One of `pyneuralode.fields.ACTIVATIONS`, applied between the convolutions; the last one is linear.
     time_scale, output_scale, init, init_scale, init_bias

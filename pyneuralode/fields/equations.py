@@ -57,7 +57,7 @@ class Equations(VectorField):
     Parameters
     ----------
     equations : mapping of str to str
-        The time derivative of each state component; the keys name the components, in their order.
+        Formula for the time derivative of each state component; the keys are the components' names, in order.
     parameters : mapping of str to float
         Initial values of the parameters, each of shape ().
     let : mapping of str to str

@@ -150,7 +150,7 @@ class FormulaParser:
                 return value
         except (ArithmeticError, ValueError):
             pass
-        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: correct it.")
+        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: change it.")
 
     def _source(self, node: ast.expr | None) -> str:
         return _shortened((node and ast.get_source_segment(self.formula, node)) or self.formula)

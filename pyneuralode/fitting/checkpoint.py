@@ -28,7 +28,7 @@ class Checkpoint:
     path : str or Path
         The file; its folder must exist.
     identity : mapping of str to str
-        Settings that must be equal for a fit to resume from the file.
+        Settings that must match those in the file for a fit to resume from it.
     every : int
         Number of iterations between saves.
     """

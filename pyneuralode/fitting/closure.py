@@ -24,7 +24,7 @@ class Closure:
         self.run, self.evaluate, self.clip = run, evaluate, optimizer.clip
         self.searching = isinstance(optimizer, LBFGS)
         self.first: tuple[float, float] | None = None  # loss and objective at the beginning of the iteration
-        self.last: tuple[float, float] | None = None  # at the last point where the solve succeeded
+        self.last: tuple[float, float] | None = None  # loss and objective at the last point that was solved
         self.point: list[Tensor] | None = None  # the parameters whose gradients are stored, if any
         before = run.history.objectives
         self.scale = 1 / before[0] if before and before[0] > 0 else None

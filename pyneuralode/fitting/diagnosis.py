@@ -20,7 +20,7 @@ from .variables import OPEN, Bound, Variables
 
 CONVERGED_GAIN = 1e-3  # a fit has converged if the objective could decrease by less than this fraction
 NEGLIGIBLE = 1e-6  # an objective below this fraction of the mean prediction's loss is treated as zero
-WELL_EXPLAINED = 0.9  # a column is poorly explained if the explained fraction of its variance is lower
+WELL_EXPLAINED = 0.9  # a column is poorly explained if less than this fraction of its variance is explained
 FAR_FACTOR = 100.0  # a parameter that changed by this factor is reported as moved by orders of magnitude
 BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance to the bound shrank by this factor
 MAX_LINES = 12  # maximum number of columns and maximum number of parameters in a report
@@ -117,7 +117,7 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether the objective decreased by less than 0.1 % in the last iterations, and would in one more step."""
+        """Whether the last iterations, and one more step, each decrease the objective by less than 0.1 %."""
         return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property
@@ -157,7 +157,7 @@ class Diagnosis:
         lines += [
             f"{'converged' if self.converged else 'not converged'}: the last tenth of the iterations decreased "
             f"the loss by {_percent(self.improvement)};",
-            f"the norm of the gradient is {self.gradient:.2g}; the best step along it would decrease the loss by "
+            f"the norm of the gradient is {self.gradient:.2g}; the best gradient step would decrease the loss by "
             f"{_percent(self.descent)}",
             *textwrap.wrap(self.advice, 88),
         ]

@@ -165,7 +165,7 @@ def _check_ends(stages: list[Stage], objective: Objective) -> None:
 
 
 def _conclusion(diagnosis: Diagnosis) -> str:
-    """Return the message of a fit whose whole plan ran: whether it converged, and what it explains."""
+    """Return the message of a fit whose whole plan ran: whether it converged, and how much of the data it explains."""
     ended = "reached its goal" if diagnosis.at_goal else "converged" if diagnosis.converged else "has not converged"
     worst = diagnosis.worst_column
     explains = f", and explains {max(0, 100 * worst.explained):.3g} % of the variance of {worst.name}" if worst else ""

@@ -27,14 +27,15 @@ class Objective:
         Values of the k observed components, in their units. If the data are a table, the diagnosis of a fit uses its
         column names.
     observed : sequence of int, optional
-        Indices of these components in the state, by default 0 to k - 1.
+        Indices of the observed components in the state, by default 0 to k - 1.
     observe : callable, optional
         ``observe(ts, ys, parameters)`` -> (T,) or (T, ..., k), a function of the states (T, ..., d) whose values are
         compared with the data in place of `observed` components.
     weights : array, optional
         Weight of each squared error: one for each row if the shape is (T,); other shapes broadcast to that of the data.
     mask : "nan" or boolean array, optional
-        Which values to include: True to include, in the shape of the data or (T,); "nan" skips NaN.
+        Which values to include: an array with the shape of the data or (T,), True where a value is included; "nan"
+        skips NaN.
     reduction : {"sum", "mean"}
         Sum or weighted mean of the squared errors.
     dtype, device

@@ -31,7 +31,7 @@ class FitRun(ABC):
     tensors : mapping of Tensor
         Tensors that the fit changes in place, by name: parameters (which require a gradient) and buffers.
     identity : mapping of str to str
-        Settings that must be equal for a fit to resume from a checkpoint, in addition to the shapes of `tensors`.
+        Settings that must match those in a checkpoint for a fit to resume from it, in addition to the tensors' shapes.
 
     Attributes
     ----------
@@ -121,7 +121,7 @@ class FitRun(ABC):
         self.set_state(state)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            return  # its state is one flat vector for all parameters
+            return  # the state of L-BFGS is one flat vector for all parameters
         # A fused optimizer reads a state and its parameter as raw memory: both must have the same layout.
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
@@ -130,7 +130,7 @@ class FitRun(ABC):
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return detached copies, by name."""
+    """Return detached copies of tensors, by name."""
     return {name: value.detach().clone() for name, value in tensors.items()}
 
 

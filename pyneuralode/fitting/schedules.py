@@ -10,9 +10,8 @@ from dataclasses import dataclass
 class OneCycle:
     """A learning rate that increases linearly to `peak`, then decays to 0 along a cosine.
 
-    The increase takes the fraction `rise` of the updates.
-
-    Use an instance as the `schedule` of `stochastic.train` or of a flow's `fit`.
+    The increase takes a fraction `rise` of the updates. Use an instance as the `schedule` of `stochastic.train` or of a
+    flow's `fit`.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Callables that both engines implement, so that fits that use them can run entirely in Julia."""
+"""Callables that both engines, torch and Julia, implement, so that fits that use them can run entirely in Julia."""
 
 from __future__ import annotations
 

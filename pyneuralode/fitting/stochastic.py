@@ -1,4 +1,4 @@
-"""Training of a module by stochastic gradients: the loop that trains flows and image models, and its result."""
+"""Training of a module by stochastic gradients: the training loop of flows and image models, and its result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StochasticFit:
     objectives : (updates,)
         Loss of each update's batch, with penalties: the quantity that was minimized.
     evaluations : (updates,)
-        Number of field evaluations of each update's solve; 0 if nothing is solved.
+        Number of field evaluations in each update's solve; 0 for updates without a solve.
     seconds : float
         Total time of the updates, in seconds.
     finished, interrupted : bool
@@ -55,7 +55,10 @@ class StochasticFit:
     message: str
 
     def running(self, momentum: float = 0.99) -> np.ndarray:
-        """Return the running mean (updates,) of the losses: m <- momentum m + (1 - momentum) loss, from the first."""
+        """Return the running mean (updates,) of the losses, m <- momentum m + (1 - momentum) loss.
+
+        The running mean starts at the first loss.
+        """
         return np.array([*accumulate(self.losses, lambda mean, loss: momentum * mean + (1 - momentum) * loss)])
 
 
@@ -89,7 +92,7 @@ def train(
     Parameters
     ----------
     module : nn.Module
-        Trained in place; parameters that require no gradient stay as they are.
+        Trained in place; parameters that do not require a gradient stay unchanged.
     compute : callable
         ``compute(update)`` -> BatchLoss. The same update and parameters must give the same result; otherwise a
         resumed run ends differently from an uninterrupted one.
@@ -107,7 +110,7 @@ def train(
         File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
         stopped run continues from there and ends exactly as if it had not been stopped.
     identity : mapping of str to str, optional
-        Additional settings that must be equal for a run to resume, keyed by the names used in error messages.
+        Additional settings that must match those of the saved run to resume it, keyed by their names in error messages.
     records : mapping of str to list of float, optional
         Lists to which `callback` adds measurements; a checkpoint stores them.
 

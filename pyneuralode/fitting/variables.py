@@ -73,7 +73,7 @@ class Variables:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters."""
+        """Return copies of all parameters as NumPy arrays, by name."""
         with torch.no_grad():
             return {name: value.cpu().numpy().copy() for name, value in self.values().items()}
 

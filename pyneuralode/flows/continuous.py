@@ -62,8 +62,8 @@ class ContinuousFlow(NeuralODE):
     solver, gradient, engine, seed, **settings
         As in `NeuralODE`; the tolerances are 1e-5 by default.
     compiled : bool
-        Use hand-written derivatives of the traces of described fields; False uses autograd, which can differentiate
-        twice.
+        Use hand-written derivatives of the traces of described fields; False uses autograd, which supports second
+        derivatives.
     dtype : torch.dtype
         Dtype of a described field's parameters, and of everything that the flow computes.
 
@@ -342,7 +342,7 @@ class ContinuousFlow(NeuralODE):
     def from_saved(
         cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], base: Distribution | None = None
     ) -> ContinuousFlow:
-        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow stored in a file that `save` wrote; see `pyneuralode.load`."""
         return super().from_saved(description, arrays, base=base)
 
 

@@ -155,7 +155,7 @@ class PlanarFlow(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PlanarFlow:
-        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow stored in a file that `save` wrote; see `pyneuralode.load`."""
         flow = cls(**description, dtype=torch.as_tensor(arrays["w"]).dtype)
         load_arrays(flow, arrays)
         return flow

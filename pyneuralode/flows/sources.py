@@ -15,7 +15,7 @@ from ..errors import ArgumentError, DataError
 
 
 class DataSource:
-    """Rows of data (n, d), drawn with replacement; all rows if there are at most as many as in a batch."""
+    """Rows of data (n, d), drawn with replacement, or all rows if they fit in one batch."""
 
     name = "data"
 

@@ -162,7 +162,7 @@ class ParameterCount:
 
     @property
     def difference(self) -> int:
-        """The printed number minus ours; differences up to five are due to rounding."""
+        """The printed number minus ours; differences of up to five are due to rounding."""
         return round(self.printed) - self.ours
 
 

@@ -64,7 +64,7 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
         return normalized
 
     def _part(self, t: Tensor) -> Tensor:
-        """Return the index (1,) of the interval that contains t; in evaluation mode, of the nearest visited interval."""
+        """Return the index (1,) of the interval that contains t; in evaluation mode, the nearest visited interval."""
         parts = len(self.num_batches_tracked)
         # Because of rounding, 0.05 + 0.05 + 0.05 may be below 0.15.
         part = (t * parts + 1e-3).floor().long().clamp(0, parts - 1).reshape(1)
@@ -104,7 +104,7 @@ class ResidualBlock(nn.Module):
     """The map x -> x + g(x), where g is batch norm, ReLU and 3x3 convolution, twice (He et al. 2016, pre-activation).
 
     If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution of the normalized and
-    activated input replaces the first x.
+    activated input replaces x in the sum.
     """
 
     def __init__(self, channels: int, out: int | None = None, stride: int = 1):

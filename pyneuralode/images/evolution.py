@@ -110,7 +110,8 @@ class ReactionDiffusionAdvection(Evolution):
         Which kernels share one set of coefficients: all kernels of the layer, all kernels of an output channel, or none
         ("kernel").
     diffusion : {"scalar", "tensor"}
-        "tensor" has a coefficient for each second derivative: sum over i <= j of tau_ij d_i d_j w.
+        "scalar" has one coefficient, that of the Laplacian; "tensor" has one for each second derivative: sum over
+        i <= j of tau_ij d_i d_j w.
     tau, upsilon, rho : float
         Initial coefficients of diffusion (cross terms start at 0), of advection along every axis, and of reaction. All
         are learned, without bounds: a negative tau sharpens kernels.

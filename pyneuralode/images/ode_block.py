@@ -193,5 +193,5 @@ def _refuse_dropout(dynamics: Any, gradient: GradientMethod) -> None:
             name = type(gradient).__name__
             raise ArgumentError(
                 f"gradient is {name!r}, which evaluates the dynamics again, so that their "
-                f"{type(module).__name__} would drop different values: write gradient='Backprop', or remove the dropout."
+                f"{type(module).__name__} would drop different values: write gradient='Backprop', or remove dropout."
             )

@@ -21,7 +21,7 @@ from .evolution import KernelNetwork, ODEEvolution, ReactionDiffusionAdvection
 
 CELLS = 128
 WIDTH = 2 * math.pi
-STEPS = 20  # on [0, 1]
+STEPS = 20  # number of steps on [0, 1]
 KERNEL = 5
 KINDS = ("anode", "anodev2", "anodev2_network")
 
@@ -172,7 +172,7 @@ def fit_transport(
         except FloatingPointError:  # the step was too long: restart from the best parameters
             model.load_state_dict(kept)
             optimizer = LBFGS(history=20).make(weights)
-        if len(losses) == before:  # it has converged
+        if len(losses) == before:  # no further evaluations: L-BFGS has converged
             break
     model.load_state_dict(kept)
     return TransportFit(model, losses)

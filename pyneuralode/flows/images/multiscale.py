@@ -199,7 +199,7 @@ class ImageFlow(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ImageFlow:
-        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow stored in a file that `save` wrote; see `pyneuralode.load`."""
         flow = cls(**description)
         load_arrays(flow, arrays)
         return flow

@@ -53,6 +53,7 @@ class Setup:
     precision : {"float32", "bfloat16"}
         Precision of the training's convolutions (torch.autocast); states, integrals and tests stay in float32.
     about : str
+        Purpose of the setup.
     """
 
     flow: Mapping[str, Any]

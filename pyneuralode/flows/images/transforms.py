@@ -68,7 +68,7 @@ def squeeze(x: Tensor) -> Tensor:
 
 
 def unsqueeze(x: Tensor) -> Tensor:
-    """Undo `squeeze`."""
+    """Invert `squeeze`: (n, 4 c, h/2, w/2) -> (n, c, h, w)."""
     return functional.pixel_shuffle(x, 2)
 
 
@@ -79,5 +79,5 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unsplit(kept: Tensor, left: Tensor) -> Tensor:
-    """Undo `split`."""
+    """Invert `split`: join the two groups of channels."""
     return torch.cat([kept, left], dim=1)

@@ -44,8 +44,8 @@ def train_classifier(
     Parameters
     ----------
     model : nn.Module
-        Maps normalized images (n, channels, height, width) to logits (n, classes); trained in place. The evaluations of
-        the dynamics are read from its submodules' attribute ``evaluations``, where they have one.
+        Maps normalized images (n, channels, height, width) to logits (n, classes); trained in place. Evaluations of
+        the dynamics are counted in modules with an attribute ``evaluations``.
     train_data, test_data : ImageData
     recipe : ClassifierRecipe
         One of `RECIPES`, or your own.
@@ -188,13 +188,13 @@ class _ClassifierUpdates:
 
 
 def _evaluations(module: nn.Module) -> int:
-    """Return the number of evaluations of the dynamics in the last forward pass, counted by the module or its submodules."""
+    """Return the number of evaluations of the dynamics in the last forward pass of a module or its submodules."""
     own = getattr(module, "evaluations", None)
     return sum(map(_evaluations, module.children())) if own is None else own
 
 
 def _check_model(model: nn.Module, data: ImageData) -> None:
-    """Raise an ArgumentError unless the model maps two of the images to logits of their classes."""
+    """Raise an ArgumentError unless the model maps images to logits (n, classes); two of the images are tried."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     try:

@@ -23,7 +23,7 @@ class ClassifierRecipe:
     Attributes
     ----------
     epochs, batch : int
-        Passes over the images, and images per update, summed over all processes.
+        Number of passes over the images, and number of images per update, summed over all processes.
     optimizer : Optimizer
     schedule : {"one-cycle", "steps"}, optional
         Schedule of the learning rate: one cycle up to the optimizer's rate (Smith and Topin 2019), or a tenfold drop
@@ -77,7 +77,7 @@ class ClassifierRecipe:
 
 
 RECIPES: dict[str, ClassifierRecipe] = {
-    "review": ClassifierRecipe(5, 32, Adam(1e-3), about="the literature review's recipe for its ODE-Net on MNIST"),
+    "review": ClassifierRecipe(5, 32, Adam(1e-3), about="the recipe of a literature review for its ODE-Net on MNIST"),
     "digits": ClassifierRecipe(
         2,
         64,
