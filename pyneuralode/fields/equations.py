@@ -31,7 +31,7 @@ def _name(argument: str, name: object) -> str:
         raise ArgumentError(
             f"{argument} contains the name {name!r}: use a Python identifier that is not a keyword, such as 'x_1'."
         )
-    name = unicodedata.normalize("NFKC", name)  # as Python does with the names in a formula
+    name = unicodedata.normalize("NFKC", name)  # Python normalizes the names in a formula likewise
     if name in (TIME, *CONSTANTS, *FUNCTIONS):
         meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
         raise ArgumentError(

@@ -18,7 +18,7 @@ class HyperMLP(Network):
     ::
 
         f(t, z) = output_scale / width * sum_k (U_k * sigmoid(G_k)) tanh(W_k . z + b_k),   k = 1 .. width
-        (W, U, G, b) = net(t / time_scale),   net: 1 -> hidden -> hidden -> 3 dim width + width, with tanh
+        (W, U, G, b) = net(t / time_scale),   net: 1 -> hidden -> hidden -> 3 dim width + width, tanh between layers
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class GatedMLP(_LayersInTime):
         As in `ConcatMLP`.
 
     The parameters are, layer by layer, ``scale_weight_l_1`` (n, 1), ``scale_bias_l_1`` (n,), ``scale_weight_l_2``
-    (n, n), ``scale_bias_l_2`` (n,), four ``shift_...`` of the same shapes, ``weight_l`` (out, n) and
+    (n, n), ``scale_bias_l_2`` (n,), the four ``shift_...`` parameters of the same shapes, ``weight_l`` (out, n) and
     ``bias_l`` (out,).
 
     Raises

@@ -14,7 +14,7 @@ from .run import FitRun, NonFiniteLoss, copy_tensors
 
 
 class Closure:
-    """The objective of one stage and its gradient, as called by torch's optimizers; stores the run's best parameters.
+    """Callable for torch's optimizers: evaluates one stage's objective and gradient, and stores the best parameters.
 
     `evaluate` returns the loss and the objective at the run's tensors. For L-BFGS the objective is scaled to start
     at 1, because torch's L-BFGS discards curvature below an absolute 1e-10.
@@ -24,7 +24,7 @@ class Closure:
         self.run, self.evaluate, self.clip = run, evaluate, optimizer.clip
         self.searching = isinstance(optimizer, LBFGS)
         self.first: tuple[float, float] | None = None  # loss and objective at the beginning of the iteration
-        self.last: tuple[float, float] | None = None  # loss and objective at the last point that was solved
+        self.last: tuple[float, float] | None = None  # loss and objective of the last successful evaluation
         self.point: list[Tensor] | None = None  # the parameters whose gradients are stored, if any
         before = run.history.objectives
         self.scale = 1 / before[0] if before and before[0] > 0 else None

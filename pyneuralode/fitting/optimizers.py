@@ -20,7 +20,7 @@ SCHEDULES = ("constant", "cosine", "exponential")
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base class of the settings of all optimizers.
+    """Base class of optimizer settings.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def train(
         File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
         stopped run continues from there and ends exactly as if it had not been stopped.
     identity : mapping of str to str, optional
-        Additional settings that must match those of the saved run to resume it, keyed by their names in error messages.
+        Additional settings that must match for a run to resume, keyed by their names in error messages.
     records : mapping of str to list of float, optional
         Lists to which `callback` adds measurements; a checkpoint stores them.
 

@@ -148,7 +148,7 @@ def fit_transport(
         nonlocal best, kept, last
         here = nn.utils.parameters_to_vector(weights).detach()
         if last is not None and torch.equal(here, last[0]):
-            return last[1]  # L-BFGS starts where its line search ended, so gradients are known
+            return last[1]  # L-BFGS starts where its line search ended: no new solve is needed
         model.zero_grad()
         loss = (model.states(start)[2::2] - wanted).square().mean()
         losses.append(float(loss.detach()))
