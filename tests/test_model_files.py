@@ -105,7 +105,7 @@ def test_a_field_of_a_class_that_was_defined_again_is_not_saved(tmp_path):
 
     old = pn.NeuralODE(define(1.0))
     define(2.0)
-    with pytest.raises(pn.ArgumentError, match="make the field again"):
+    with pytest.raises(pn.ArgumentError, match="create the field from the current class"):
         old.save(tmp_path / "model")
 
 

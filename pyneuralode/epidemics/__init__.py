@@ -1,4 +1,4 @@
-"""Epidemics: fits of the SEIR model and of neural ODEs to case counts."""
+"""Epidemics: fitting the SEIR model and neural ODEs to epidemic curves."""
 
 from .neural import fit_neural, neural_curve, neural_model, neural_plan
 from .seir import EpidemicFit, fit_seir

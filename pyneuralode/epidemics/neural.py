@@ -16,10 +16,10 @@ SPANS = (60.0, 91.0, 103.0, 134.0, 149.0, 170.0)
 
 
 def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **settings: Any) -> AugmentedNeuralODE:
-    """Return a neural ODE for an epidemic curve: one observed component and three added ones, all starting at zero.
+    """Return a neural ODE for an epidemic curve: one observed component and three additional ones, all starting at 0.
 
     The network has widths 4-100-50-4 and tanh activations. Two choices make it train reliably. Its inputs are states in
-    units of `size`, and an output of 1 means a change by `size` in `days`. Its biases are drawn at random, because a
+    units of `size`, and an output of 1 means a change of `size` in `days`. Its biases are drawn at random, because a
     tanh network without biases is zero at the zero state, where the solve starts.
 
     Parameters
@@ -32,8 +32,8 @@ def neural_model(seed: int = 0, *, size: float = 0.2, days: float = 20.0, **sett
         Time scale on which the epidemic changes, in the units of the data's times.
     **settings
         As in `NeuralODE`. The default tolerance is tight, because L-BFGS cannot get below the noise that adaptive steps
-        add to the loss. The default solver is Tsit5, although Vern7 takes fewer steps: the curve is needed on every
-        day, inside nearly every step, where Vern7's interpolant costs six additional evaluations.
+        add to the loss. The default solver is Tsit5, although Vern7 takes fewer steps: nearly every step contains an
+        output time, and in such a step Vern7's interpolant costs six additional evaluations.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, fini
     goal : float, optional
         Sum of squares at which L-BFGS stops, in the squared units of the data.
     adam, finish : int
-        Iterations of Adam for each span, and iterations of L-BFGS.
+        Number of Adam iterations per span, and of L-BFGS iterations at the end.
 
     Examples
     --------
@@ -66,8 +66,8 @@ def neural_plan(last: float, *, goal: float | None = None, adam: int = 100, fini
     """
     ends = [end for end in SPANS if end < last] + [last]
     growing = Adam(5e-3, schedule="cosine", final=0.05, clip=1.0)
-    # With the default history of 50 pairs, the arithmetic of L-BFGS takes longer than the solve and saves only a
-    # tenth of the iterations.
+    # The default history of 50 pairs saves only a tenth of the iterations, and with it the arithmetic of L-BFGS takes
+    # longer than the solve.
     return GrowingSpan(ends, growing, adam, finish=[Stage(LBFGS(history=20), finish, goal=goal)])
 
 
@@ -82,7 +82,7 @@ def fit_neural(
     horizon: float | None = None,
     **settings: Any,
 ) -> FitResult:
-    """Fit a neural ODE to an epidemic curve by least squares, from the zero state at day 0.
+    """Fit a neural ODE to an epidemic curve by least squares, starting from the zero state at day 0.
 
     Parameters
     ----------
@@ -91,14 +91,15 @@ def fit_neural(
     seed : int
         Seed of the initial parameters, if no `model` is given.
     plan : optional
-        As in `pyneuralode.fit`, by default `neural_plan` up to the last day.
+        As in `pyneuralode.fit`; by default, `neural_plan` up to the last day.
     model : AugmentedNeuralODE, optional
         By default ``neural_model(seed)``.
     smoothness : float
-        Weight of a penalty on the total variation of the curve from day to day, so that it does not oscillate between
-        the points. The days must then be integers.
+        Weight of a penalty on the total variation of the curve from day to day, which keeps the curve from oscillating
+        between the data. The days must then be integers.
     horizon : float, optional
-        Day up to which that penalty applies, by default the last day; a later day keeps a forecast from diverging.
+        Day up to which the penalty applies; by default, the last day of the data. A later day keeps a forecast from
+        diverging.
     **settings
         As in `pyneuralode.fit`.
 
@@ -132,5 +133,5 @@ def fit_neural(
 
 
 def neural_curve(model: AugmentedNeuralODE, days: np.ndarray, parameters: Any = None) -> np.ndarray:
-    """Return the curve (T,) at days (T,), nonnegative and increasing; `parameters` defaults to the model's own."""
+    """Return the curve (T,) at nonnegative, increasing days (T,); `parameters` defaults to the model's own."""
     return model.solve(np.zeros(1), real_array("days", days).astype(float), t0=0.0, parameters=parameters).ys[:, 0]

@@ -22,7 +22,7 @@ INITIAL = ("i0", "e0")
 
 @dataclass(frozen=True)
 class SEIRStart(Serializable):
-    """The initial state (1 - e0 - i0, e0, i0, 0), from the parameters `e0` and `i0` of a fit, each of shape ()."""
+    """The initial state (1 - e0 - i0, e0, i0, 0), computed from the fit parameters `e0` and `i0`, each of shape ()."""
 
     def __call__(self, parameters: Mapping[str, torch.Tensor]) -> torch.Tensor:
         i0, e0 = (parameters[name] for name in INITIAL)
@@ -53,12 +53,12 @@ class EpidemicFit:
     observable: str
 
     def states(self, days: np.ndarray) -> np.ndarray:
-        """Return the fractions S, E, I, R (T, 4) of the population at days (T,), nonnegative and increasing."""
+        """Return the population fractions S, E, I and R (T, 4) at nonnegative, increasing days (T,)."""
         p = {name: torch.as_tensor(value) for name, value in self.result.parameters.items()}
         return self.result.model.solve(SEIRStart()(p).numpy(), real_array("days", days).astype(float), t0=0.0).ys
 
     def curve(self, days: np.ndarray) -> np.ndarray:
-        """Return the observed quantity (T,) at days (T,), nonnegative and increasing."""
+        """Return the observed quantity (T,) at nonnegative, increasing days (T,)."""
         states, p = self.states(days), self.result.parameters
         return states[:, 2] if self.observable == "infectious" else p["factor"] * p["sigma"] * states[:, 1]
 
@@ -85,13 +85,13 @@ def fit_seir(
     days, values : (T,)
         Days since the start of the model, and the observed quantity on these days.
     field : SEIR
-        Its gamma, R0 and sigma are the initial values of the fit.
+        The model; its gamma, R0 and sigma are the initial values of the fit.
     i0, e0 : float
         Infectious and exposed fractions of the population at day 0; the rest is susceptible.
     observable : {"infectious", "incidence"}
         The observed quantity: the infectious fraction i, or new cases per day, ``factor * sigma * e``.
     factor : float
-        Initial value of the factor of new cases, which is also fitted.
+        Initial value of `factor`, which is also fitted if new cases are observed.
     fit_initial : bool
         Also fit `i0` and `e0`, starting from the given values.
     bounded : bool

@@ -1,8 +1,8 @@
-"""Vector fields: descriptions of a right-hand side, independent of the engine; their registry and their JSON form.
+"""Vector fields: descriptions of a right-hand side, independent of the engine, with a registry and a JSON form.
 
 A field is a small frozen dataclass. It knows the dimension of the state, the names, shapes and order of its
-parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). Engines build
-the function that is integrated from this description.
+parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). From this
+description, each engine builds the function that it integrates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _REGISTRY: dict[str, type[VectorField]] = {}
 
 @dataclass(frozen=True)
 class VectorField(Checked):
-    """Base class of all vector fields ``dy/dt = f(t, y; parameters)``, pyneuralode's and a user's own.
+    """Base class of all vector fields ``dy/dt = f(t, y; parameters)``, built-in or user-defined.
 
     A subclass is a frozen dataclass of numbers, strings and tuples of these, so that it can be written as JSON. It is
     registered under its class name when it is defined: models with such a field can be saved, and loaded again once the
@@ -37,12 +37,13 @@ class VectorField(Checked):
 
     A subclass provides
 
-    1. ``dim``: the number of state components, the last axis of the state; an attribute, property or dataclass field;
+    1. ``dim``: the number of state components (the length of the state's last axis), as an attribute, property or
+       dataclass field;
     2. ``shapes()``: the names and shapes of its parameters, in the order that all engines use (default: none);
     3. ``initial(seed)``: the initial parameters as float64 arrays of those shapes (default: none);
     4. ``slope(t, y, parameters)``: dy/dt, computed with torch operations.
 
-    The torch engine solves such a field, with all its solvers and gradient methods but without compiled code.
+    The torch engine solves such a field without compiled code; all of its solvers and gradient methods are available.
 
     Raises
     ------
@@ -81,7 +82,7 @@ class VectorField(Checked):
     Pendulum(damping=0.3)
     """
 
-    if TYPE_CHECKING:  # at run time it would be the default of a subclass's dataclass field `dim`
+    if TYPE_CHECKING:  # at run time, `dim` would become the default of a subclass's field `dim`
 
         @property
         def dim(self) -> int: ...
@@ -92,15 +93,15 @@ class VectorField(Checked):
             _register(cls)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the parameters by name, in the documented order."""
+        """Return the shapes of the parameters by name, in the order that all engines use."""
         return {}
 
     def initial(self, seed: int = 0) -> Parameters:
-        """Return the initial parameters by name, float64 arrays with the shapes of `shapes()`."""
+        """Return the initial parameters by name, as float64 arrays with the shapes of `shapes()`."""
         return {}
 
     def slope(self, t: Tensor, y: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return dy/dt, a tensor like `y`. A user's field defines this; engines have built-in code for others.
+        """Return dy/dt, a tensor like `y`. User-defined fields implement this; engines have built-in code for others.
 
         Parameters
         ----------
@@ -117,7 +118,7 @@ class VectorField(Checked):
         )
 
     def describe(self) -> dict:
-        """Return the description as JSON values, which `from_description` reads back.
+        """Return a description of the field as JSON values, which `from_description` reads back.
 
         Raises ArgumentError for a class that is not a dataclass, because its values would be lost.
         """
@@ -126,8 +127,8 @@ class VectorField(Checked):
             raise ArgumentError(f"{name} is not a dataclass: write @dataclass(frozen=True) above the class.")
         if not is_registered(type(self)):
             raise ArgumentError(
-                f"{name} is not the class registered under its name, so it could not be loaded again: make the field again "
-                "from the current class, defined without abstract=True."
+                f"{name} is not the class registered under its name, so it could not be loaded again: create the field "
+                "from the current class, which must be defined without abstract=True."
             )
         values = dataclasses.asdict(self)
         return {"kind": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
@@ -187,7 +188,7 @@ def from_description(description: Mapping[str, Any]) -> VectorField:
         )
     known = dataclasses.fields(_REGISTRY[kind])
     accepted = {setting.name for setting in known if setting.init}
-    for derived in {setting.name for setting in known} - accepted:  # written for the engines, computed again when read
+    for derived in {setting.name for setting in known} - accepted:  # derived values: recomputed here
         values.pop(derived, None)
     for name in values:
         if name not in accepted:

@@ -12,31 +12,32 @@ from .networks import INITIALIZATIONS, Network, known_activation, layer_shapes
 def _odd_side(name: str, value: object) -> int:
     side = whole_number(name, value, example=3)
     if side % 2 == 0:
-        raise ArgumentError(f"{name} is {side}: give an odd side, such as 3, so that images keep their size.")
+        raise ArgumentError(f"{name} is {side}: give an odd number, such as 3, so that images keep their size.")
     return side
 
 
 @dataclass(frozen=True)
 class ConcatConv(Network):
-    """Convolutions, each with ``t / time_scale`` as its last input channel (Grathwohl et al. 2019).
+    """A convolutional network whose layers all have ``t / time_scale`` as last input channel (Grathwohl et al. 2019).
 
-    The state is an image flattened to (..., channels * height * width), channels first; zero padding keeps its size.
+    The state is an image flattened to (..., channels * height * width), channels first; zero padding keeps the image
+    size.
 
     Parameters
     ----------
     channels, height, width : int
         Shape of the image.
     hidden : sequence of int
-        Numbers of channels between the convolutions; the last convolution returns to `channels`.
+        Numbers of channels between the convolutions; the last convolution returns `channels` channels.
     kernel : int
-        Side length of the kernels, odd.
+        Side length of the kernels, an odd number.
     activation : str
         One of `pyneuralode.fields.ACTIVATIONS`, applied between the convolutions; the last one is linear.
     time_scale, output_scale, init, init_scale, init_bias
         As in `pyneuralode.ConcatMLP`.
 
     The parameters are ``weight_1`` (out, in + 1, kernel, kernel), ``bias_1`` (out,), ``weight_2``, ... in that order.
-    The divergence has no closed form: for large images, flows use Hutchinson's estimate.
+    The divergence of this field has no closed form: for large images, use Hutchinson's estimate in flows.
 
     Raises
     ------

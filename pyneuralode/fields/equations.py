@@ -18,7 +18,7 @@ Pairs = tuple[tuple[str, str], ...]
 
 
 def _pairs(argument: str, given: object, read: Callable) -> tuple:
-    """Return the items of a mapping, or pairs from a description, as pairs of a checked name and ``read(value)``."""
+    """Return the items of a mapping or a list of pairs as pairs (checked name, ``read(value)``)."""
     try:
         pairs = [(name, value) for name, value in (given.items() if isinstance(given, Mapping) else given)]
     except (TypeError, ValueError):
@@ -29,13 +29,13 @@ def _pairs(argument: str, given: object, read: Callable) -> tuple:
 def _name(argument: str, name: object) -> str:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise ArgumentError(
-            f"{argument} contains the name {name!r}: use letters, digits and _, not first a digit, as in 'x_1'."
+            f"{argument} contains the name {name!r}: use a Python identifier that is not a keyword, such as 'x_1'."
         )
-    name = unicodedata.normalize("NFKC", name)  # as Python reads names in a formula
+    name = unicodedata.normalize("NFKC", name)  # Python normalizes the names in a formula likewise
     if name in (TIME, *CONSTANTS, *FUNCTIONS):
         meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
         raise ArgumentError(
-            f"{argument} contains the name {name!r}, which is {meaning} in a formula: choose another name."
+            f"{argument} contains the name {name!r}, which means {meaning} in formulas: choose another name."
         )
     return name
 
@@ -57,11 +57,11 @@ class Equations(VectorField):
     Parameters
     ----------
     equations : mapping of str to str
-        The time derivative of each state component; the keys name the components, in their order.
+        Formula for the time derivative of each state component; the keys are the components' names, in order.
     parameters : mapping of str to float
         Initial values of the parameters, each of shape ().
     let : mapping of str to str
-        Named terms, which later terms and the equations use by name.
+        Formulas of named terms, which later terms and the equations can refer to.
 
     A formula consists of numbers, ``+ - * / **``, parentheses, the components, the parameters, the preceding terms of
     `let`, the time ``t``, ``pi`` and the functions of `pyneuralode.fields.FUNCTIONS`. The three arguments are stored as
@@ -73,7 +73,7 @@ class Equations(VectorField):
         The formulas as a list of operations, for the engines. A step is an operation and its one or two operands, as in
         ``"* a x"`` or ``"exp #3"``; an operand is a name, a number, or ``#k``, the value of step k (counted from 1).
     outputs : tuple of str
-        The operand that is the time derivative of each component.
+        For each component, the operand that is its time derivative.
 
     Raises
     ------

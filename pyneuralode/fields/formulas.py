@@ -1,4 +1,4 @@
-"""Formulas as text, and as the steps that compute them.
+"""Formulas as text, and their translation into steps that compute them.
 
 Formulas are parsed, never passed to `eval`: anything that is not listed below is refused, so that a file with formulas
 is safe to load. The parser returns a list of steps, each with an operation and one or two operands, from which engines
@@ -48,7 +48,7 @@ def operand_text(operand: Operand) -> str:
 
 
 class FormulaParser:
-    """Turns formulas into steps: repeated expressions become one step, and expressions of numbers become a number.
+    """A parser of formulas into steps: a repeated expression becomes one step, a constant expression one number.
 
     `names` are the names that formulas may use; `values` maps them, and others added later, to their operands. `steps`
     maps the text of each step to the operand that is its value.
@@ -71,7 +71,7 @@ class FormulaParser:
                 raise
             reason = getattr(error, "msg", error)
             raise ArgumentError(
-                f"{where} is {_shortened(formula)!r}, which cannot be read ({reason}): write it as in 'a*x - b*x*y'."
+                f"{where} is {_shortened(formula)!r}, which cannot be read ({reason}): write it like 'a*x - b*x*y'."
             ) from None
         except (RecursionError, MemoryError):
             raise ArgumentError(f"{where} is nested too deeply: move parts of it to `let`.") from None
@@ -79,8 +79,8 @@ class FormulaParser:
     def _value(self, formula: str, operators: tuple[str, ...] = ("+-", "*/")) -> Operand:
         """Return a formula's value.
 
-        A formula too long for Python's parser is read term by term, and a term too long for it factor by factor. This
-        is safe: an operator that binds less tightly than those split at is refused in the part that contains it.
+        A formula too long for Python's parser is split into terms, and a term too long for it into factors. This cannot
+        change the meaning of a formula: a part that contains an operator of lower precedence is refused.
         """
         whole, self.formula = self.formula, formula
         try:
@@ -109,7 +109,7 @@ class FormulaParser:
             case ast.UnaryOp(op=ast.USub()):
                 return self._add(node, "neg", self._operand(node.operand))
             case ast.BinOp() if type(node.op) in _OPERATORS:
-                chain = [node]  # the terms of a sum nest to the left, one level each: too deep for recursion
+                chain = [node]  # a long sum is nested too deeply for recursion: one level per term
                 while isinstance(node.left, ast.BinOp) and type(node.left.op) in _OPERATORS:
                     chain.append(node := node.left)
                 value = self._operand(node.left)
@@ -150,7 +150,7 @@ class FormulaParser:
                 return value
         except (ArithmeticError, ValueError):
             pass
-        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: correct it.")
+        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: change it.")
 
     def _source(self, node: ast.expr | None) -> str:
         return _shortened((node and ast.get_source_segment(self.formula, node)) or self.formula)

@@ -1,4 +1,4 @@
-"""Mechanistic models, each with its own vector field."""
+"""Vector fields of mechanistic models."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SEIR(VectorField):
     Parameters
     ----------
     gamma, sigma : float
-        Initial values of the rates (1/day) of recovery and of leaving the exposed state.
+        Initial values of the rates (1/day) of recovery (`gamma`) and of leaving the exposed state (`sigma`).
     R0 : float
         Initial value of the basic reproduction number (dimensionless).
 

@@ -1,4 +1,4 @@
-"""Networks of the state only, and code shared by all networks: activations, initial weights, the shapes of layers."""
+"""Networks that do not depend on time, and code shared by all networks: activations, initial weights, layer shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def known_input_map(name: str, value: str) -> str:
 
 
 def layer_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return the checked widths of all layers of a network of the state."""
+    """Check the widths of all layers of a network, and return them as a tuple."""
     remedy = "give at least two positive widths, such as (2, 50, 2)"
     widths = whole_numbers(name, sizes, remedy)
     if len(widths) < 2:
@@ -42,7 +42,7 @@ def layer_widths(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 class Network(VectorField, abstract=True):
-    """Base class of fields with random initial weights: dataclasses with `init`, `init_scale`, `init_bias`; see `MLP`."""
+    """Base class of fields with random initial weights, as set by `init`, `init_scale` and `init_bias`; see `MLP`."""
 
     def initial(self, seed: int = 0) -> Parameters:
         return _draw(self.shapes(), self.init, self.init_scale, self.init_bias, seed)
@@ -80,7 +80,7 @@ class MLP(Layers):
         or U(-a, a) with a = sqrt(1 / in); each is multiplied by `init_scale`. "torch" draws weights and biases as
         PyTorch's linear and convolutional layers do, U(-a, a) with a = sqrt(1 / in), and ignores `init_bias`.
     init_scale : float
-        Factor of the initial weights.
+        Factor by which the initial weights are multiplied.
     init_bias : float
         Initial biases are drawn from U(-init_bias, init_bias). With zero biases a tanh net is zero at the zero state,
         and a solve that starts there stays there until training has changed the last bias.
@@ -172,7 +172,7 @@ def layer_shapes(widths: Sequence[int], extra: int = 0, kernel: tuple[int, ...] 
 
 
 def _draw(shapes: Mapping[str, tuple[int, ...]], init: str, scale: float, bias: float, seed: int) -> Parameters:
-    """Return initial weights (out, in, ...) and biases (out,), each bias after its weight."""
+    """Return random initial weights (out, in, ...) and biases (out,) by name; each bias follows its weight."""
     rng = np.random.default_rng(seed)
     parameters = {}
     bound = bias
@@ -180,7 +180,7 @@ def _draw(shapes: Mapping[str, tuple[int, ...]], init: str, scale: float, bias: 
         if len(shape) == 1:
             parameters[name] = rng.uniform(-bound, bound, size=shape)
             continue
-        pixels = int(np.prod(shape[2:]))  # of a convolution's kernel; 1 for a matrix
+        pixels = int(np.prod(shape[2:]))  # in a convolution's kernel; 1 for a matrix
         n_out, n_in = shape[0] * pixels, shape[1] * pixels
         if init == "normal":
             parameters[name] = scale * rng.normal(size=shape)

@@ -1,6 +1,6 @@
-"""Networks of the state that depend on time: by a hypernetwork, by an additional input, or by gates.
+"""Networks that depend on the state and on time: through a hypernetwork, an additional input, or gates.
 
-At a fixed time each of them is an ordinary network, and the engines evaluate it as such.
+At a fixed time, each network depends only on the state, and the engines evaluate it like other such networks.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from .networks import INITIALIZATIONS, Layers, Network, layer_shapes
 
 @dataclass(frozen=True)
 class HyperMLP(Network):
-    """A network with one hidden layer whose weights a hypernetwork computes from the time (Grathwohl et al. 2019).
+    """A network with one hidden layer; a hypernetwork computes its weights from the time (Grathwohl et al. 2019).
 
     ::
 
         f(t, z) = output_scale / width * sum_k (U_k * sigmoid(G_k)) tanh(W_k . z + b_k),   k = 1 .. width
-        (W, U, G, b) = net(t / time_scale),   net: 1 -> hidden -> hidden -> 3 dim width + width, tanh between
+        (W, U, G, b) = net(t / time_scale),   net: 1 -> hidden -> hidden -> 3 dim width + width, tanh between layers
 
     Parameters
     ----------
     dim, width, hidden : int
-        Dimension of the state, number of hidden units of the network, and of the hypernetwork.
+        Dimension of the state, number of hidden units of the network, and width of the hypernetwork's hidden layers.
     time_scale, output_scale : float
         Fixed scales: the input of the hypernetwork is ``t / time_scale``, and a mean of 1 over the hidden units means a
         derivative of `output_scale` (state units per unit of time).
@@ -117,7 +117,7 @@ class ConcatMLP(_LayersInTime):
 
 @dataclass(frozen=True)
 class GatedMLP(_LayersInTime):
-    """A fully connected network in which functions of the time scale and shift the input of every layer.
+    """A fully connected network in which the input of every layer is scaled and shifted by functions of time.
 
     Layer l is ``weight_l (x * s_l(t) + a_l(t)) + bias_l``. For an input of width n, s_l is a network 1 -> n -> n of
     ``t / time_scale`` with tanh between its layers and a final sigmoid; a_l is such a network without the sigmoid.
@@ -128,7 +128,7 @@ class GatedMLP(_LayersInTime):
         As in `ConcatMLP`.
 
     The parameters are, layer by layer, ``scale_weight_l_1`` (n, 1), ``scale_bias_l_1`` (n,), ``scale_weight_l_2``
-    (n, n), ``scale_bias_l_2`` (n,), the four ``shift_...`` of the same shapes, ``weight_l`` (out, n) and
+    (n, n), ``scale_bias_l_2`` (n,), the four ``shift_...`` parameters of the same shapes, ``weight_l`` (out, n) and
     ``bias_l`` (out,).
 
     Raises

@@ -1,4 +1,4 @@
-"""Fitting models to data: the loss, the optimizers, the time spans and the order of the stages."""
+"""Fitting models to data: losses, optimizers, and plans of stages over growing time spans."""
 
 from .curricula import GrowingSpan, Stage
 from .fit import fit

@@ -1,4 +1,4 @@
-"""The data rows used by each update of a training."""
+"""Selection of the data rows for each update of a training run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 class ShuffledBatches:
-    """Batches of `batch` out of `count` rows: every epoch uses each row once, in a new order that depends on `seed`.
+    """Batches of `batch` rows out of `count`, shuffled in every epoch by a generator seeded with `seed` and the epoch.
 
-    Rows left over at the end of an epoch, fewer than a batch, are skipped.
+    An epoch uses each row at most once: the last rows are skipped if they are fewer than a batch.
     """
 
     def __init__(self, count: int, batch: int, *seed: int):

@@ -28,7 +28,7 @@ class Checkpoint:
     path : str or Path
         The file; its folder must exist.
     identity : mapping of str to str
-        Settings that must be equal for a fit to resume from the file.
+        Settings that must match those in the file for a fit to resume from it.
     every : int
         Number of iterations between saves.
     """
@@ -43,7 +43,7 @@ class Checkpoint:
         return self.path.exists()
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Replace the file by one with this state; a crash while saving leaves the old file intact."""
+        """Write a state to the file, replacing any old one; a crash while saving leaves the old file intact."""
         tensors: dict[str, Tensor] = {}
         header = {"identity": self.identity, "state": {key: _encode(v, key, tensors) for key, v in state.items()}}
         partial = self.path.with_name(self.path.name + ".partial")
@@ -103,7 +103,7 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]
 
 
 def _decode(node: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    """Return the value that `_encode` turned into `node`; tuples come back as lists."""
+    """Return the value that `_encode` converted to `node`, with tuples as lists."""
     kind, content = next(iter(node.items()))
     if kind == "value":
         return content

@@ -14,7 +14,7 @@ from .run import FitRun, NonFiniteLoss, copy_tensors
 
 
 class Closure:
-    """The objective of one stage and its gradient; it also stores the best parameters in the run.
+    """Callable for torch's optimizers: evaluates one stage's objective and gradient, and stores the best parameters.
 
     `evaluate` returns the loss and the objective at the run's tensors. For L-BFGS the objective is scaled to start
     at 1, because torch's L-BFGS discards curvature below an absolute 1e-10.
@@ -24,14 +24,14 @@ class Closure:
         self.run, self.evaluate, self.clip = run, evaluate, optimizer.clip
         self.searching = isinstance(optimizer, LBFGS)
         self.first: tuple[float, float] | None = None  # loss and objective at the beginning of the iteration
-        self.last: tuple[float, float] | None = None  # the same at the last point that could be evaluated
+        self.last: tuple[float, float] | None = None  # loss and objective of the last successful evaluation
         self.point: list[Tensor] | None = None  # the parameters whose gradients are stored, if any
         before = run.history.objectives
         self.scale = 1 / before[0] if before and before[0] > 0 else None
 
     def __call__(self) -> Tensor:
         free = self.run.free
-        # L-BFGS begins each iteration where its last line search ended: no need to solve there again.
+        # L-BFGS begins each iteration where its last line search ended, so the gradient there is known.
         if self.searching and self.point is not None and all(torch.equal(a, b) for a, b in zip(self.point, free)):
             return self._scaled_objective()
         for tensor in free:
@@ -41,7 +41,7 @@ class Closure:
         except (SolverError, NonFiniteLoss):
             if not self.searching or self.last is None:
                 raise
-            # A line search may try parameters at which the solve fails: a high value makes it go back.
+            # A line search may try parameters at which the solve fails: a large value makes it backtrack.
             for tensor in free:
                 tensor.grad = torch.zeros_like(tensor)
             self.point = None
@@ -66,7 +66,7 @@ class Closure:
         return first
 
     def _differentiate(self) -> tuple[float, float]:
-        """Return the loss and the objective, and store the gradient in the tensors."""
+        """Return the loss and the objective, and store the gradient in the free tensors."""
         loss, objective = self.evaluate()
         value = objective.item()
         if not math.isfinite(value):

@@ -93,7 +93,7 @@ class GrowingSpan:
     finish: Sequence[Stage] = ()
 
     def stages(self) -> list[Stage]:
-        """Return the stages; raises ArgumentError unless `ends` is increasing and all sequences have its length."""
+        """Return the stages. Raises ArgumentError unless `ends` increases and all sequences are as long as `ends`."""
         ends = [real_number("an end", end, "give increasing times, such as [60, 91, 170]") for end in self.ends]
         if not ends or any(b <= a for a, b in zip(ends, ends[1:])):
             raise ArgumentError(f"ends is {ends}: give increasing times, such as [60, 91, 170].")
@@ -104,7 +104,7 @@ class GrowingSpan:
 
 
 def _one_for_each(name: str, value, count: int, kind: type) -> list:
-    """Return a list of `count` values, given as a single value or as a sequence."""
+    """Return a single value, repeated `count` times, or a sequence of `count` values as a list."""
     if not isinstance(value, kind) and (isinstance(value, (str, bytes)) or not isinstance(value, Iterable)):
         raise ArgumentError(f"{name} is {value!r}: give a single value, or a sequence with one value for each end.")
     values = [value] * count if isinstance(value, kind) else list(value)
@@ -125,7 +125,7 @@ def stages_of(plan: Stage | GrowingSpan | Optimizer | Sequence) -> list[Stage]:
         stages = [stage for part in plan for stage in stages_of(part)]
     except TypeError:
         raise ArgumentError(
-            f"plan is a {type(plan).__name__}: give a Stage, a GrowingSpan, or a list of them."
+            f"plan is a {type(plan).__name__}: give a Stage, a GrowingSpan, or a list of these."
         ) from None
     if not stages:
         raise ArgumentError("plan is empty: give at least one Stage.")

@@ -19,11 +19,11 @@ from .trajectory_loss import TrajectoryLoss
 from .variables import OPEN, Bound, Variables
 
 CONVERGED_GAIN = 1e-3  # a fit has converged if the objective could decrease by less than this fraction
-NEGLIGIBLE = 1e-6  # an objective below this fraction of the loss of the columns' means is treated as zero
-WELL_EXPLAINED = 0.9  # a column is poorly explained if less than this fraction of its variance is
+NEGLIGIBLE = 1e-6  # an objective below this fraction of the mean prediction's loss is treated as zero
+WELL_EXPLAINED = 0.9  # a column is poorly explained if less than this fraction of its variance is explained
 FAR_FACTOR = 100.0  # a parameter that changed by this factor is reported as moved by orders of magnitude
-BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance shrank to this fraction of the initial one
-MAX_LINES = 12  # maximum number of columns, and of parameters, in a report
+BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance to the bound shrank by this factor
+MAX_LINES = 12  # maximum number of columns and maximum number of parameters in a report
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Diagnosis:
     Attributes
     ----------
     columns : tuple of ColumnFit
-        One for each column, over the rows that the last stage used.
+        The fit of each column, over the rows that the last stage used.
     parameters : tuple of ParameterChange
         The free parameters.
     gradient : float
@@ -117,7 +117,7 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether the last iterations decreased the objective by less than 0.1 %, and one more step would as well."""
+        """Whether the last iterations, and one more step, each decrease the objective by less than 0.1 %."""
         return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property
@@ -127,7 +127,7 @@ class Diagnosis:
 
     @property
     def advice(self) -> str:
-        """One sentence on what to change; empty if nothing needs to be changed."""
+        """A sentence that recommends a change; empty if nothing needs to be changed."""
         for change in self.parameters:
             if change.at_bound:
                 return f"{change.name} ended at its bound: widen its bounds, or add it to `fixed` if this is intended."
@@ -157,7 +157,7 @@ class Diagnosis:
         lines += [
             f"{'converged' if self.converged else 'not converged'}: the last tenth of the iterations decreased "
             f"the loss by {_percent(self.improvement)};",
-            f"the norm of the gradient is {self.gradient:.2g}; the best step along it would decrease the loss by "
+            f"the norm of the gradient is {self.gradient:.2g}; the best gradient step would decrease the loss by "
             f"{_percent(self.descent)}",
             *textwrap.wrap(self.advice, 88),
         ]
@@ -173,7 +173,7 @@ def column_fits(
         seen = counted[..., k]
         values, errors = data[..., k][seen], (predicted[..., k] - data[..., k])[seen]
         rmse, spread = (np.sqrt(np.mean(errors**2)), np.std(values)) if seen.any() else (math.nan, math.nan)
-        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # the remaining spread is rounding error
+        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # such a spread is only rounding error
         fits.append(ColumnFit(name, float(rmse), 0.0 if constant else float(spread)))
     return tuple(fits)
 
@@ -219,7 +219,7 @@ def diagnose(
 
 
 def _loss_of_means(objective: Objective, rows: int) -> float:
-    """Return the loss of a prediction that is each column's weighted mean."""
+    """Return the loss of a constant prediction, the weighted mean of each column."""
     data, weights = objective.data[:rows], objective.weights[:rows]
     axes = tuple(range(data.ndim - 1))
     means = (weights * data).sum(axes) / weights.sum(axes).clamp_min(torch.finfo(data.dtype).tiny)
@@ -229,7 +229,8 @@ def _loss_of_means(objective: Objective, rows: int) -> float:
 def _descent(variables: Variables, evaluate: Callable[[], Tensor]) -> tuple[float, float]:
     """Return the norm of the gradient, and the decrease of the objective by the best step along the negative gradient.
 
-    The length of this step follows from the curvature along the gradient, estimated with a second gradient nearby.
+    The length of this step follows from the curvature along the gradient, estimated from a second gradient at a nearby
+    point.
     """
     free = list(variables.free.values())
 
@@ -267,7 +268,7 @@ def _change(name: str, start: np.ndarray, end: np.ndarray, bound: Bound) -> Para
 
 
 def _limited(parts: Sequence[ColumnFit | ParameterChange], what: str) -> list[str]:
-    """Return the lines of the first parts, and a line that counts the others."""
+    """Return one line for each of the first MAX_LINES parts, and a line with the number of the others."""
     lines, more = [str(part) for part in parts[:MAX_LINES]], len(parts) - MAX_LINES
     return [*lines, f"... and {more} more {what}"] if more > 0 else lines
 

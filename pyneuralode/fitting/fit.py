@@ -74,7 +74,7 @@ def fit(
         and a stage's goal do not include it. To penalize states at times without data, add rows of NaN at these times
         and use ``mask="nan"``.
     bounds : mapping of name to (low, high), optional
-        Strict bounds of parameters, None for no bound; they are enforced by a change of variables.
+        Strict bounds of parameters, where None means no bound; they are enforced by a change of variables.
     fixed : sequence of str
         Names of parameters that stay constant.
     extra : mapping of name to number or array, optional
@@ -90,9 +90,9 @@ def fit(
     Returns
     -------
     FitResult
-        It contains the best parameters, also after Ctrl-C or a non-finite loss; then ``finished`` is False and
-        ``message`` states the reason. Its `diagnosis` states how much of the data the fit explains and whether it
-        converged; ``print(result)`` shows it.
+        The best parameters, the history and the reason for the end of the fit. After Ctrl-C, a failed solve or a
+        non-finite loss, ``finished`` is False and the parameters are the best so far. `diagnosis` states how much of
+        the data the fit explains and whether it converged; ``print(result)`` shows it.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def fit(
     objective = Objective(ts, data, **compared, dtype=dtype, device=device)
     _check_ends(stages, objective)
     first = objective.ts[0]
-    t0 = first if t0 is None else real_number("t0", t0, "give a time, at most the first data time")
+    t0 = first if t0 is None else real_number("t0", t0, "give a time no later than the first data time")
     if t0 > first:
         raise ArgumentError(f"t0 is {t0:g}, later than the first data time, {first:g}: choose t0 <= {first:g}.")
     named = [fixed] if isinstance(fixed, str) else fixed
@@ -160,12 +160,12 @@ def _check_ends(stages: list[Stage], objective: Objective) -> None:
             )
         if not bool(objective.weights[:rows].any()):
             raise ArgumentError(
-                f"end is {stage.end}, and all values up to there are masked or have weight 0: use a later end."
+                f"end is {stage.end}, but all values up to this time are masked or have weight 0: use a later end."
             )
 
 
 def _conclusion(diagnosis: Diagnosis) -> str:
-    """Return a description of how the fit ended, after its whole plan ran."""
+    """Return the message of a fit whose whole plan ran: whether it converged, and how much of the data it explains."""
     ended = "reached its goal" if diagnosis.at_goal else "converged" if diagnosis.converged else "has not converged"
     worst = diagnosis.worst_column
     explains = f", and explains {max(0, 100 * worst.explained):.3g} % of the variance of {worst.name}" if worst else ""
@@ -173,7 +173,7 @@ def _conclusion(diagnosis: Diagnosis) -> str:
 
 
 def _starting_tensors(model: NeuralODE, extra: Mapping[str, float] | None) -> dict[str, Tensor]:
-    """Return the model's parameters and the extra ones."""
+    """Return the initial values of all parameters by name: the model's and the extra ones."""
     tensors = {name: real_tensor(name, value.detach()) for name, value in model.tensors().items()}
     for name, value in (extra or {}).items():
         if name in tensors:

@@ -28,7 +28,7 @@ HISTORY = ("losses", "objectives", "best_loss", "best_objective", "evaluations",
 
 @dataclass
 class JuliaFit:
-    """A fit whose arguments `pyneuralode.fit` has checked."""
+    """A fit that runs entirely in Julia; `pyneuralode.fit` has already checked its arguments."""
 
     loss: TrajectoryLoss
     variables: Variables
@@ -116,17 +116,17 @@ class JuliaFit:
 
 
 def _reversed(values: Tensor) -> np.ndarray:
-    """Return data as an array with reversed axes; several axes of samples are merged into one."""
+    """Return data as an array with reversed axes; multiple sample axes are merged into one."""
     return (values.flatten(1, -2) if values.ndim > 3 else values).numpy().T
 
 
 def _is_known(optimizer: Optimizer) -> bool:
-    """Whether the Julia engine supports this optimizer: its SGD has no weight decay."""
+    """Whether the Julia engine supports this optimizer; its SGD does not support weight decay."""
     return type(optimizer) in OPTIMIZERS and not (isinstance(optimizer, SGD) and optimizer.weight_decay)
 
 
 class _Reporter:
-    """The function that Julia calls during the fit: it draws a bar for each stage and calls the user's callback."""
+    """The function that Julia calls during a fit: draws a progress bar for each stage and calls the user's callback."""
 
     def __init__(self, fit: JuliaFit, bars: Progress, callback: Callable[[int, int, float], None] | None):
         self.fit, self.bars, self.callback = fit, bars, callback

@@ -24,16 +24,18 @@ class Objective:
     ts : (T,)
         Times of the data, increasing, in the model's unit of time.
     data : (T,) or (T, ..., k)
-        Values of the k observed components, in their units. The diagnosis of a fit shows a table's column names.
+        Values of the k observed components, in their units. If the data are a table, the diagnosis of a fit uses its
+        column names.
     observed : sequence of int, optional
-        Indices of these components in the state, by default 0 to k - 1.
+        Indices of the observed components in the state, by default 0 to k - 1.
     observe : callable, optional
         ``observe(ts, ys, parameters)`` -> (T,) or (T, ..., k), a function of the states (T, ..., d) whose values are
         compared with the data in place of `observed` components.
     weights : array, optional
         Weight of each squared error: one for each row if the shape is (T,); other shapes broadcast to that of the data.
     mask : "nan" or boolean array, optional
-        Which values to include: True to include, in the shape of the data or (T,); "nan" skips NaN.
+        Which values to include: an array with the shape of the data or (T,), True where a value is included; "nan"
+        skips NaN.
     reduction : {"sum", "mean"}
         Sum or weighted mean of the squared errors.
     dtype, device
@@ -92,7 +94,7 @@ class Objective:
         self.observed = list(range(columns)) if observed is None else _components(observed)
         first, count = min(self.observed, default=0), len(self.observed)
         side_by_side = self.observed == list(range(first, first + count))
-        self.columns = slice(first, first + count) if side_by_side else self.observed  # a slice is a cheaper index
+        self.columns = slice(first, first + count) if side_by_side else self.observed  # indexing with a slice is faster
         if observe is None and count != columns:
             raise ArgumentError(
                 f"observed has {count} entries, but data has {columns} columns: give one index for each column."
@@ -109,7 +111,7 @@ class Objective:
         return len(self.ts) if end is None else int(np.searchsorted(self.ts, end, side="right"))
 
     def predict(self, ts: Tensor, ys: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-        """Return the prediction (T, ..., k) of states ys (T, ..., d)."""
+        """Return the values (T, ..., k) to compare with the data, computed from states ys (T, ..., d)."""
         if self.observe is not None:
             prediction = self.observe(ts, ys, parameters)
             return prediction[:, None] if prediction.ndim == 1 else prediction
@@ -120,7 +122,7 @@ class Objective:
         return ys[..., self.columns]
 
     def loss(self, prediction: Tensor) -> Tensor:
-        """Return the loss, of shape (), of a prediction (rows, ..., k) for the first rows."""
+        """Return the loss, of shape (), of a prediction (rows, ..., k) of the first rows of the data."""
         rows = len(prediction)
         data, weights = self.data[:rows], self.weights[:rows]
         if prediction.shape != data.shape:
@@ -131,7 +133,7 @@ class Objective:
 
 
 def _weighted(counted: Tensor, weights: Any) -> Tensor:
-    """Return the weight of every value: the given weight, or 0 where `counted` is 0."""
+    """Return the weight of every value: the given weight, or 0 where `counted` is 0 because the value is masked."""
     weights = real_tensor("weights", weights, dtype=counted.dtype, device=counted.device).detach()
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise ArgumentError("weights contains a negative or non-finite number: give nonnegative, finite numbers.")
@@ -146,12 +148,12 @@ def _weighted(counted: Tensor, weights: Any) -> Tensor:
 
 
 def _by_row(values: Tensor, data: Tensor) -> Tensor:
-    """Return `values`, one for each row, in the shape of the data."""
+    """Broadcast `values`, one for each row, to the shape of the data."""
     return values.reshape(-1, *[1] * (data.ndim - 1)).expand_as(data)
 
 
 def _components(observed: Any) -> list[int]:
-    """Return the indices of components; a boolean mask is rejected."""
+    """Return the indices of the observed components as a list; a boolean mask is rejected."""
     try:
         return [whole_number("observed", i, 0) for i in np.atleast_1d(observed)]
     except ArgumentError:
@@ -161,7 +163,7 @@ def _components(observed: Any) -> list[int]:
 
 
 def _boolean_mask(mask: Any) -> np.ndarray:
-    """Return a mask of booleans, or of zeros and ones, as booleans."""
+    """Return a mask as booleans; it may also contain zeros and ones."""
     array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
     if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
         raise ArgumentError(
@@ -181,7 +183,7 @@ def _masked(values: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
         counted = torch.ones_like(finite)
     else:
         counted = torch.as_tensor(_boolean_mask(mask), device=values.device)
-        if counted.shape == values.shape[:1]:  # one for each row
+        if counted.shape == values.shape[:1]:  # one entry for each row
             counted = _by_row(counted, values)
         if counted.shape != values.shape:
             raise ArgumentError(f"mask has shape {tuple(counted.shape)}: use the shape of data, {tuple(values.shape)}.")

@@ -12,23 +12,24 @@ from ..arguments import real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
 # Where the curvature changes during a fit (as with a nonsmooth penalty), old pairs mislead L-BFGS: fits that stall for
-# thousands of iterations progress again once its memory is cleared. The same number as in julia/src/fitting/lbfgs.jl.
+# thousands of iterations progress again once its memory is cleared. Keep equal to the constant in
+# julia/src/fitting/lbfgs.jl.
 MEMORY_LIFE = 500
 SCHEDULES = ("constant", "cosine", "exponential")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of all optimizers.
+    """Base class of optimizer settings.
 
     Parameters
     ----------
     lr : float
         Learning rate at the start of a stage.
     schedule : {"constant", "cosine", "exponential"}
-        How the rate decreases from `lr` to ``final * lr`` over the iterations of a stage.
+        How the learning rate decreases from `lr` to ``final * lr`` over the iterations of a stage.
     final : float
-        Last rate, as a fraction of the first.
+        Last learning rate, as a fraction of the first.
     clip : float, optional
         Maximum norm of the gradient; a larger gradient is scaled down to it.
 
@@ -78,7 +79,7 @@ class Optimizer:
         shared = {f.name for f in fields(Optimizer)} - {"lr"}
         settings = {name: value for name, value in vars(self).items() if name not in shared}
         kind = getattr(torch.optim, type(self).__name__)
-        # Fused means one call for all tensors: torch's loop over them takes longer than the arithmetic of small models.
+        # A fused optimizer updates all tensors in one call; in small models a loop over them outweighs the arithmetic.
         if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
             settings["fused"] = True
         return kind(tensors, **settings)
@@ -119,9 +120,9 @@ class SGD(Optimizer):
 class LBFGS(Optimizer):
     """L-BFGS with a strong Wolfe line search (Nocedal and Wright, Numerical Optimization, ch. 7).
 
-    One iteration is one search direction; its line search may need several evaluations. If `patience` iterations in a
-    row each decrease the loss by less than a relative `tolerance`, and after every 500 iterations, the memory is
-    cleared and the search restarts from the best parameters. The stage ends when a restart brings no improvement.
+    One iteration is one search direction; its line search may need several evaluations. The memory is cleared, and the
+    search restarts from the best parameters, after every 500 iterations and whenever `patience` consecutive iterations
+    each decrease the loss by less than a relative `tolerance`. The stage ends when a restart brings no improvement.
 
     Parameters
     ----------

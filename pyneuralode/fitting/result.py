@@ -22,7 +22,7 @@ class FitResult:
     loss : float
         Loss of the best parameters, without the penalty.
     parameters : dict of arrays
-        The best parameters by name, including the extra ones (initial conditions, factors).
+        The best parameters by name, including those passed as `extra` (such as initial conditions).
     stages : list of StageResult
         The history, stage by stage.
     finished : bool

@@ -1,4 +1,4 @@
-"""A fit in progress: the code shared by all fits to keep the best parameters, to stop on Ctrl-C and to resume."""
+"""Code shared by all fits: keeping the best parameters, stopping on Ctrl-C, and resuming from checkpoints."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class NonFiniteLoss(Exception):
 class FitRun(ABC):
     """A fit in progress.
 
-    A subclass creates the optimizer, runs the iterations and calls `record` after each. Its `history` has the lists
-    `losses` and `objectives` and the number `seconds`.
+    A subclass creates the optimizer, runs the iterations and calls `record` after each. Its `history` contains the
+    lists `losses` and `objectives` and the number `seconds`.
 
     Parameters
     ----------
     tensors : mapping of Tensor
         Tensors that the fit changes in place, by name: parameters (which require a gradient) and buffers.
     identity : mapping of str to str
-        Settings that must be equal for a fit to resume from a checkpoint, in addition to the shapes of `tensors`.
+        Settings that must match those in a checkpoint for a fit to resume from it, in addition to the tensors' shapes.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class FitRun(ABC):
 
     optimizer: torch.optim.Optimizer
     history: Any
-    stage: tuple[int, ...] = ()  # the index of the stage, if there are stages: a callback's first argument
+    stage: tuple[int, ...] = ()  # index of the stage, if there are stages: a callback's first argument
 
     def __init__(self, tensors: Mapping[str, Tensor], identity: Mapping[str, str]):
         shapes = {name: (str(tensor.dtype), *tensor.shape) for name, tensor in tensors.items()}
@@ -57,15 +57,15 @@ class FitRun(ABC):
 
     @abstractmethod
     def position(self) -> str:
-        """Return how far the run is, as a phrase to follow "stopped"."""
+        """Return the position of the run as a phrase that can follow "stopped", such as "after 10 updates"."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores in addition to the tensors and the optimizer's state."""
+        """Return the values that a checkpoint stores in addition to the tensors and the optimizer's state."""
 
     @abstractmethod
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Restore a saved `state`, and create the optimizer that it needs."""
+        """Restore a saved `state`, and create an optimizer to continue from it."""
 
     def execute(
         self, progress: Progress, callback: Callable | None, checkpoint: str | Path | None, every: int, resume: bool
@@ -87,7 +87,7 @@ class FitRun(ABC):
         self._failure = f"{reason}; the parameters are the best so far"
 
     def ending(self, message: str) -> dict[str, Any]:
-        """Return how the run ended, as attributes of a result; `message` is used if nothing stopped the run."""
+        """Return how the run ended, as attributes of a result; `message` is used unless the run was stopped."""
         finished = self._failure is None
         return {"finished": finished, "interrupted": self._interrupted, "message": self._failure or message}
 
@@ -121,7 +121,7 @@ class FitRun(ABC):
         self.set_state(state)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
         if isinstance(self.optimizer, torch.optim.LBFGS):
-            return  # its state is one flat vector for all parameters
+            return  # the state of L-BFGS is one flat vector for all parameters
         # A fused optimizer reads a state and its parameter as raw memory: both must have the same layout.
         for parameter, values in self.optimizer.state.items():
             for name, value in values.items():
@@ -130,7 +130,7 @@ class FitRun(ABC):
 
 
 def copy_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return detached copies, by name."""
+    """Return detached copies of tensors, by name."""
     return {name: value.detach().clone() for name, value in tensors.items()}
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OneCycle:
-    """A learning rate that increases linearly to `peak` over a tenth of the updates, then decays to 0 along a cosine.
+    """A learning rate that increases linearly to `peak`, then decays to 0 along a cosine.
 
-    Use an instance as the `schedule` of `stochastic.train` or of a flow's `fit`.
+    The increase takes a fraction `rise` of the updates. Use an instance as the `schedule` of `stochastic.train` or of a
+    flow's `fit`.
 
     References
     ----------
@@ -37,7 +38,7 @@ class OneCycle:
 
 @dataclass(frozen=True)
 class StepDecay:
-    """A learning rate that starts at `rate` and is multiplied by `factor` at each of the updates `at` (from 0)."""
+    """A learning rate that starts at `rate` and is multiplied by `factor` at each update in `at`, counted from 0."""
 
     rate: float
     at: tuple[int, ...]

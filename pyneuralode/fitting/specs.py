@@ -1,4 +1,4 @@
-"""Callables that both engines implement, so that a fit that uses them can run entirely in Julia."""
+"""Callables that both engines, torch and Julia, implement, so that fits that use them can run entirely in Julia."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import ArgumentError
 
 
 class Serializable:
-    """Base class of these callables: frozen dataclasses whose torch code has a Julia counterpart of the same name."""
+    """Base class of callables that can run in Julia: frozen dataclasses with a Julia counterpart of the same name."""
 
     def describe(self) -> dict:
-        """Return the name and the settings, as plain values."""
+        """Return the class name and the settings as plain values."""
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
 
@@ -33,7 +33,7 @@ class TotalVariation(Serializable):
     component : int
         Index of the state component, from 0.
     smooth : float
-        Square of the change below which the penalty is quadratic, in the squared unit of the state.
+        Square of the change below which the penalty is nearly quadratic, in the squared unit of the state.
 
     Examples
     --------

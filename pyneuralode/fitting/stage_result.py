@@ -19,7 +19,7 @@ class StageResult:
     losses, objectives : list of float
         Loss, and loss plus penalty, at the beginning of each iteration.
     best_loss, best_objective : float
-        The same at the best parameters, which have the lowest objective.
+        Loss and objective of the best parameters, which have the lowest objective.
     parameters : dict of arrays
         The best parameters, by name.
     evaluations : int

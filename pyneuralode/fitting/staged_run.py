@@ -17,12 +17,12 @@ from .variables import Variables
 
 
 class StagedRun(FitRun):
-    """The stages of a plan; `results` contains one result for each stage that has run or is running."""
+    """A fit that runs the stages of a plan; `results` contains a result for each stage that has run or is running."""
 
     def __init__(self, stages: list[Stage], variables: Variables, loss: TrajectoryLoss):
         self.stages, self.variables, self.loss = stages, variables, loss
         self.results: list[StageResult] = []
-        # The iteration of the stage at which the optimizer last started, and the best objective at that point.
+        # The iteration of the stage at which the optimizer was last started, and the best objective at that point.
         self.optimizer_start = (0, math.inf)
         identity = {"plan": repr(stages), "bounds": repr(variables.bounds), "data": loss.objective.digest()}
         super().__init__(variables.free, identity)
@@ -59,7 +59,7 @@ class StagedRun(FitRun):
                 self.history.parameters = self.variables.arrays()
 
     def result(self, model: NeuralODE) -> FitResult:
-        """Return the result, with the best parameters of the last stage that was evaluated."""
+        """Return the result, with the best parameters of the last stage in which the loss was evaluated."""
         best = next((stage for stage in reversed(self.results) if stage.evaluations), self.history)
         return FitResult(model, best.best_loss, best.parameters, self.results, **self.ending("the whole plan ran"))
 
@@ -84,7 +84,7 @@ class StagedRun(FitRun):
         return stage.optimizer.needs_restart(self.history.objectives, self.optimizer_start[0])
 
     def _start_optimizer(self, stage: Stage) -> None:
-        """Start the optimizer from the best parameters, with empty memory."""
+        """Create a new optimizer, with empty memory, that starts from the best parameters."""
         assign_tensors(self.tensors, self.best)
         self.optimizer = stage.optimizer.make(self.free)
         self.optimizer_start = len(self.history.losses), self.history.best_objective

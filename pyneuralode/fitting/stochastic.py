@@ -1,4 +1,4 @@
-"""Training of a module by stochastic gradients: the loop that trains flows and image models, and its result."""
+"""Training of a module by stochastic gradients: the training loop of flows and image models, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..progress import Progress, ProgressTask, open_progress
 from .optimizers import LBFGS, Optimizer
 from .run import FitRun, NonFiniteLoss, copy_tensors
 
-# The lowest of noisy losses is lowest by chance, so "the best so far" is where their running mean was lowest.
+# The lowest of many noisy losses is low by chance, so the best parameters are those with the lowest running mean.
 MOMENTUM = 0.95
 
 Schedule = str | Callable[[int], float] | None
@@ -35,13 +35,13 @@ class StochasticFit:
     losses : (updates,)
         Loss of each update's batch, without penalties.
     objectives : (updates,)
-        The same with penalties: the quantity that was minimized.
+        Loss of each update's batch, with penalties: the quantity that was minimized.
     evaluations : (updates,)
-        Number of field evaluations of each update's solve; 0 if nothing is solved.
+        Number of field evaluations in each update's solve; 0 for updates without a solve.
     seconds : float
         Total time of the updates, in seconds.
     finished, interrupted : bool
-        Whether all updates ran; whether Ctrl-C stopped them.
+        Whether all updates ran, and whether Ctrl-C stopped the training.
     message : str
         Why the training ended.
     """
@@ -55,7 +55,10 @@ class StochasticFit:
     message: str
 
     def running(self, momentum: float = 0.99) -> np.ndarray:
-        """Return the running mean (updates,), m <- momentum m + (1 - momentum) loss, starting at the first loss."""
+        """Return the running mean (updates,) of the losses, m <- momentum m + (1 - momentum) loss.
+
+        The running mean starts at the first loss.
+        """
         return np.array([*accumulate(self.losses, lambda mean, loss: momentum * mean + (1 - momentum) * loss)])
 
 
@@ -89,10 +92,10 @@ def train(
     Parameters
     ----------
     module : nn.Module
-        Trained in place; parameters that require no gradient stay as they are.
+        Trained in place; parameters that do not require a gradient stay unchanged.
     compute : callable
         ``compute(update)`` -> BatchLoss. The same update and parameters must give the same result; otherwise a
-        resumed training ends differently from an uninterrupted one.
+        resumed run ends differently from an uninterrupted one.
     updates : int
         Number of updates.
     optimizer : Optimizer
@@ -105,9 +108,9 @@ def train(
         ``callback(update, loss)`` is called after each update.
     checkpoint, checkpoint_every, resume
         File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
-        training that was stopped continues from there and ends exactly as if it had not been stopped.
+        stopped run continues from there and ends exactly as if it had not been stopped.
     identity : mapping of str to str, optional
-        Additional settings that must be equal for a training to resume, keyed by the names used in error messages.
+        Additional settings that must match for a run to resume, keyed by their names in error messages.
     records : mapping of str to list of float, optional
         Lists to which `callback` adds measurements; a checkpoint stores them.
 
@@ -119,7 +122,7 @@ def train(
     Raises
     ------
     ArgumentError
-        If an argument is invalid, or the checkpoint belongs to a different training.
+        If an argument is invalid, or the checkpoint belongs to a different training run.
     ModelFileError
         If the checkpoint is damaged.
 
@@ -172,7 +175,7 @@ class _UpdateHistory:
 
 
 class _UpdateRun(FitRun):
-    """A training in progress."""
+    """A training run in progress."""
 
     def __init__(
         self,

@@ -32,14 +32,14 @@ class TrajectoryLoss:
         self.names = list(model.tensors())
 
     def trajectory(self, parameters: Parameters, rows: int) -> tuple[Tensor, Tensor]:
-        """Return the times (rows,) and the states (rows, ..., d)."""
+        """Return the first `rows` times of the data and the states (rows, ..., d) at these times."""
         y0 = self.y0(parameters) if callable(self.y0) else self.y0
         own = {name: parameters[name] for name in self.names}
         ts = self.objective.ts[:rows]
         return torch.as_tensor(ts, **self.kind), states_at(self.model, y0, ts, self.t0, own)
 
     def prediction(self, parameters: Parameters, rows: int) -> Tensor:
-        """Return the values (rows, ..., k) to compare with the data."""
+        """Return the predicted values (rows, ..., k) to compare with the first `rows` rows of the data."""
         return self.objective.predict(*self.trajectory(parameters, rows), parameters)
 
     def __call__(self, parameters: Parameters, rows: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The unbounded tensors that an optimizer changes, and the bounded parameters that they represent."""
+"""Bounded parameters, represented by unbounded tensors that an optimizer can change freely."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OPEN: Bound = (None, None)
 class Variables:
     """Free and fixed parameters, by name.
 
-    A free parameter is a function of an unbounded tensor: an exponential enforces a lower or an upper bound, a logistic
-    function enforces both.
+    A free parameter is a function of an unbounded tensor: an exponential enforces a lower or an upper bound, and a
+    logistic function enforces both.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Variables:
         }
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return copies of all parameters."""
+        """Return copies of all parameters as NumPy arrays, by name."""
         with torch.no_grad():
             return {name: value.cpu().numpy().copy() for name, value in self.values().items()}
 

@@ -26,7 +26,7 @@ from .training import BatchLoss, FlowFit, train
 
 @dataclass(frozen=True)
 class FlowTerms:
-    """For each sample (...,) the log density (nats), and the integrals over time of |f|^2 and of |df/dz|_F^2."""
+    """The log density (nats) of each sample (...,), and the integrals over time of |f|^2 and of |df/dz|_F^2."""
 
     log_prob: Tensor
     kinetic: Tensor
@@ -43,27 +43,27 @@ class ContinuousFlow(NeuralODE):
     Parameters
     ----------
     field : VectorField, torch.nn.Module or callable
-        A described field (a `VectorField`) such as `HyperMLP`, or ``f(t, z)`` for z (n, d), in which the samples do not
+        A `VectorField` such as `HyperMLP`, or a module or function ``f(t, z)`` for z (n, d) in which the samples do not
         affect each other.
     times : (float, float)
         The time of the base and the time of the data, in either order.
     base : torch.distributions.Distribution, optional
         The base density, of event shape (d,); by default the standard normal.
     trace : {"exact", "hutchinson"}
-        How to compute the trace of df/dz: exactly, from the layers or by vectorized products; or estimated with one
-        noise vector for each sample, which stays the same throughout a solve.
+        How to compute the trace of df/dz: "exact" uses the network's layers, or vectorized products with the Jacobian;
+        "hutchinson" estimates it with one noise vector for each sample, which stays the same throughout a solve.
     noise : {"rademacher", "gaussian"}
         Noise of Hutchinson's estimator.
     augment_dim : int
-        Number of added components (Dupont et al. 2019): as many e ~ N(0, 1) are appended to x, and a standard normal to
-        the base. `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
+        Number of components e ~ N(0, 1) that are appended to x (Dupont et al. 2019); the base is extended by a standard
+        normal. `log_prob` is then log p(x, e) - log N(e), whose mean over e is a lower bound of log p(x).
     dim : int, optional
         Dimension of the data, for a module or callable without a `base`.
     solver, gradient, engine, seed, **settings
         As in `NeuralODE`; the tolerances are 1e-5 by default.
     compiled : bool
-        Use hand-written derivatives of the traces of described fields; False uses autograd, which can differentiate
-        twice.
+        Use hand-written derivatives of the traces of described fields; False uses autograd, which supports second
+        derivatives.
     dtype : torch.dtype
         Dtype of a described field's parameters, and of everything that the flow computes.
 
@@ -74,8 +74,8 @@ class ContinuousFlow(NeuralODE):
 
     Notes
     -----
-    Points are arrays or tensors; results are tensors of the flow's dtype, on its device. Gradients reach the parameters
-    and the points that require them: evaluate large sets of points under ``torch.no_grad()``.
+    Points are arrays or tensors; results are tensors of the flow's dtype, on its device. They are differentiable in the
+    parameters and the points: to save memory, evaluate large sets of points under ``torch.no_grad()``.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class ContinuousFlow(NeuralODE):
 
     @property
     def base(self) -> Distribution:
-        """The density at the first of `times`."""
+        """The base density, at the first of `times`."""
         return _standard_normal(self.dim, self._kind) if self._given_base is None else self._given_base
 
     def log_prob(self, x: Any, seed: int = 0) -> Tensor:
@@ -159,7 +159,8 @@ class ContinuousFlow(NeuralODE):
     def sample_and_log_prob(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Return n samples (n, d) and their log densities (n,), differentiable in the parameters.
 
-        With added components the log density is that of the whole state, minus that of the added part under N(0, 1).
+        With `augment_dim` > 0, the log density is that of the whole state minus that of the added components under
+        N(0, 1).
         """
         return self._emit(n, seed, np.random.default_rng(seed))[:2]
 
@@ -341,7 +342,7 @@ class ContinuousFlow(NeuralODE):
     def from_saved(
         cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], base: Distribution | None = None
     ) -> ContinuousFlow:
-        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow stored in a file that `save` wrote; see `pyneuralode.load`."""
         return super().from_saved(description, arrays, base=base)
 
 

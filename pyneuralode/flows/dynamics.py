@@ -1,4 +1,4 @@
-"""Solves of continuous flows: only states, or states with the integrals of the trace and of the penalties."""
+"""Solves of continuous flows, for states only or with the integrals of the trace and of the penalties."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOISES = ("rademacher", "gaussian")
 
 
 def draw_noise(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Return Hutchinson's noise: mean 0, covariance the identity."""
+    """Return noise for Hutchinson's estimator, with mean 0 and identity covariance."""
     if kind == "rademacher":
         return rng.integers(0, 2, size=shape) * 2.0 - 1.0
     return rng.normal(size=shape)
@@ -31,9 +31,9 @@ def solve_integrals(
     kinetic: bool = False,
     jacobian: bool = False,
 ) -> Solution:
-    """Solve from `state` (n, d) at the first time of `span` to the second, with the requested integrals.
+    """Solve from `state` (n, d) over the times `span`, and compute the requested integrals along the way.
 
-    `noise` (n, d) is that of Hutchinson's estimator; None for the exact trace. The solution's `ys` (1, n, d) and
+    `noise` (n, d) is used by Hutchinson's estimator; None selects the exact trace. The solution's `ys` (1, n, d) and
     `integrals` are differentiable in the state and in the flow's parameters.
     """
     settings = flow.settings()._replace(integrals=_KINDS[noise is not None, kinetic, jacobian])
@@ -49,5 +49,5 @@ def solve_states(flow: NeuralODE, state: Tensor, times: np.ndarray) -> Tensor:
     return prepare(settings.problem(parameters, state, times), flow.engine).run(parameters, state, times).ys
 
 
-# One object for each kind, because prepared solves are looked up by it.
+# One object for each combination of flags, because prepared solves are looked up by these objects.
 _KINDS = {flags: PathIntegrals(*flags) for flags in product((False, True), repeat=3)}

@@ -8,13 +8,14 @@ from ..fields import HyperMLP, Parameters, VectorField
 
 
 def spread_units(field: VectorField, seed: int, reach: float = 2.0) -> Parameters:
-    """Return initial parameters that spread the transitions of the first units over |x| < `reach` and times 0 to 1.
+    """Return initial parameters that spread the transitions of the units over |x| < `reach` and over times from 0 to 1.
 
-    By default, all units of a network have their transition (where the argument of the activation is 0) at the origin,
-    and those of a hypernetwork at time zero; moving them apart takes many updates. Here the first layer's biases are
-    uniform on (-reach, reach). In a `HyperMLP`, the hypernetwork's last bias gives such biases b at all times, and
-    weights W ~ N(0, 1); its own first units, tanh(4 (t / time_scale - s)) or the negative, have transitions at times s
-    uniform on (0, 1). All other parameters are the field's default initial ones.
+    A unit's transition is where the argument of its activation is 0. By default, all units of a network have their
+    transition at the origin, and those of a hypernetwork at time 0; moving them apart takes many updates. This function
+    draws the biases of the first layer from U(-reach, reach). In a `HyperMLP`, the hypernetwork's last bias is set so
+    that the network's biases b have this distribution at all times, and its weights W are drawn
+    from N(0, 1). In the hypernetwork's first layer, each unit is tanh(4 (t / time_scale - s)) or its negative, with s
+    uniform on (0, 1). All other parameters keep their default initial values.
     """
     parameters, rng = field.initial(seed), np.random.default_rng((seed, 1))
     if isinstance(field, HyperMLP):

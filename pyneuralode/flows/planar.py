@@ -69,7 +69,7 @@ class PlanarFlow(nn.Module):
         return f"dim={self.dim}, depth={self.depth}"
 
     def corrected(self) -> Tensor:
-        """Return u (depth, dim) of all layers, moved along w so that w . u > -1."""
+        """Return the vectors u (depth, dim) of all layers, corrected along w so that w . u > -1."""
         product = (self.w * self.u).sum(-1, keepdim=True)
         length = self.w.square().sum(-1, keepdim=True).clamp_min(torch.finfo(self.dtype).tiny)
         return self.u + (softplus(product) - 1 - product) * self.w / length
@@ -155,7 +155,7 @@ class PlanarFlow(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> PlanarFlow:
-        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow stored in a file that `save` wrote; see `pyneuralode.load`."""
         flow = cls(**description, dtype=torch.as_tensor(arrays["w"]).dtype)
         load_arrays(flow, arrays)
         return flow

@@ -1,4 +1,4 @@
-"""Sources to which a flow is fitted: rows of data, new points from a sampler, or a log density."""
+"""Sources that a flow can be fitted to: rows of data, new points from a sampler, or a log density."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ArgumentError, DataError
 
 
 class DataSource:
-    """Rows of data (n, d), drawn with replacement; all rows if there are at most as many as in a batch."""
+    """Rows of data (n, d), drawn with replacement, or all rows if they fit in one batch."""
 
     name = "data"
 

@@ -1,4 +1,4 @@
-"""Training of a flow by the loop of `fitting.stochastic`; the result contains the flow."""
+"""Training of a flow by `fitting.stochastic.train`, with the flow as part of the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image models: ODE blocks as layers of torch networks, and whole classifiers; `images.training` trains them."""
+"""Image models: ODE blocks as layers of torch networks, and complete classifiers, trained by `images.training`."""
 
 from .anodev2 import image_model
 from .blocks import ConvDynamics, ResidualBlock

@@ -1,9 +1,9 @@
 """The networks of ANODEV2 (Zhang et al., NeurIPS 2019) for CIFAR-10: AlexNet, ResNet-4 and ResNet-10, in five variants.
 
-The paper lists accuracies and parameter counts, but not the layers. The baselines here match its counts exactly. The
-blocks that become ODEs are those of the same group's public code for ANODE: in each stage the last residual block,
-which changes neither channels nor size. Its right-hand side ends in a ReLU, and no ReLU follows the block. The counts
-imply that every step has its own batch norms and that AlexNet's convolution inside the ODE has no bias.
+The paper lists accuracies and parameter counts, but not the layers. The baselines here match its counts exactly. As in
+the same group's public code for ANODE, the last residual block of each stage becomes an ODE; it changes neither the
+channels nor the size. Its right-hand side ends in a ReLU, and no ReLU follows the block. The parameter counts imply
+that every step has its own batch norms and that AlexNet's convolution inside the ODE has no bias.
 
 `parameter_table` compares the counts. For the ODEs with constant weights, and for all variants of AlexNet, they agree
 to the last printed digit. For ANODEV2 this requires six numbers per output channel of an evolving convolution, the
@@ -112,7 +112,7 @@ def image_model(
 
 
 class PostActivationBlock(nn.Module):
-    """The map x -> ReLU(x + g(x)), g: convolutions and batch norms with ReLUs in between (He et al. 2016)."""
+    """The map x -> ReLU(x + g(x)), where g is convolutions and batch norms with ReLUs in between (He et al. 2016)."""
 
     def __init__(
         self, channels: int, out: int, *, kernel: int = 3, layers: int = 2, stride: int = 1, bias: bool = False
@@ -162,7 +162,7 @@ class ParameterCount:
 
     @property
     def difference(self) -> int:
-        """The printed number minus ours; a difference of up to five is due to rounding."""
+        """The printed number minus ours; differences of up to five are due to rounding."""
         return round(self.printed) - self.ours
 
 

@@ -24,7 +24,7 @@ class TimeConv2d(nn.Conv2d):
 
 
 class PlainConv2d(nn.Conv2d):
-    """A 3x3 convolution, without bias, that ignores the time."""
+    """A 3x3 convolution, without bias, called with a time t that it ignores."""
 
     def __init__(self, channels: int, out: int):
         super().__init__(channels, out, 3, padding=1, bias=False)
@@ -36,7 +36,7 @@ class PlainConv2d(nn.Conv2d):
 class TimeBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization for dynamics on [0, 1], with separate running statistics for each of `parts` equal intervals.
 
-    Training normalizes by the batch's statistics, which change with t. Their average over all times matches none of
+    Training normalizes by the batch's statistics, which change with t. An average over all times matches none of
     them, so with a single average the tested network would differ from the trained one. An interval that training never
     visited uses the statistics of the nearest visited interval. ``parts=1`` is equivalent to `torch.nn.BatchNorm2d`;
     ``momentum`` has the same meaning but cannot be None.
@@ -64,7 +64,7 @@ class TimeBatchNorm2d(nn.BatchNorm2d):
         return normalized
 
     def _part(self, t: Tensor) -> Tensor:
-        """Return the index (1,) of the interval containing t; in evaluation mode, of the nearest visited one."""
+        """Return the index (1,) of the interval that contains t; in evaluation mode, the nearest visited interval."""
         parts = len(self.num_batches_tracked)
         # Because of rounding, 0.05 + 0.05 + 0.05 may be below 0.15.
         part = (t * parts + 1e-3).floor().long().clamp(0, parts - 1).reshape(1)
@@ -104,7 +104,7 @@ class ResidualBlock(nn.Module):
     """The map x -> x + g(x), where g is batch norm, ReLU and 3x3 convolution, twice (He et al. 2016, pre-activation).
 
     If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution of the normalized and
-    activated input replaces the first x.
+    activated input replaces x in the sum.
     """
 
     def __init__(self, channels: int, out: int | None = None, stride: int = 1):

@@ -30,8 +30,8 @@ class CoupledODE(nn.Module):
     f : torch.nn.Module
         ``f(t, z)`` returns dz/dt with the shape of z; t has shape ().
     evolutions : dict of str to Evolution, module or callable
-        The weights that evolve, by their names in ``f.named_parameters()``, each with its q: an `Evolution`, or
-        ``q(t, w)`` returning dw/dt, which is solved by Euler's method (use `ODEEvolution` for other solvers).
+        The weights that evolve, by their names in ``f.named_parameters()``, each with its operator q: an `Evolution`,
+        or ``q(t, w)`` returning dw/dt, which is solved by Euler's method (use `ODEEvolution` for other solvers).
     steps : int
         Number of steps of z (Nt in the paper).
     weight_steps : int, optional

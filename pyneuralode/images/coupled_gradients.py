@@ -3,7 +3,7 @@
 `Backprop` stores every layer of every step. `Checkpointed` stores z only once in several steps and recomputes the steps
 in between, with the same result (discretize-then-optimize; ANODE, Gholami et al. 2019). `BacksolveAdjoint` stores only
 the last z and takes the same steps backward for z, its adjoint and the weights' gradient (optimize-then-discretize;
-Chen et al. 2018): its gradient is different unless the steps are small.
+Chen et al. 2018): its gradient differs from that of the other two unless the steps are small.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CoupledSteps:
 
     def step(self, n: int, z: Tensor) -> Tensor:
         """Return z after step n, given z before the step."""
-        # No slope is reused in the next step, where f may have other weights and buffers.
+        # No derivative is reused in the next step, where f may have other weights and buffers.
         name = type(self.f).__name__
         return take_step(self.tableau, partial(self.slope, n), self.time(n), self.time(n + 1), z, name)
 
@@ -142,8 +142,8 @@ def _solve_back(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """Step z, its adjoint a and the weights' gradient g backward from `span` to 0; return a and g at 0.
 
-    a' = -(df/dz)^T a and g' = -(df/dtheta)^T a, with g = 0 at `span`: one state (z, a, g), solved by the method used
-    for z.
+    a' = -(df/dz)^T a and g' = -(df/dtheta)^T a, with g = 0 at `span`. All three are solved as one state (z, a, g), by
+    the same method as z in the forward pass.
     """
     order, sizes = MemoryOrder.of(z), [z.numel(), z.numel(), *(w.numel() for w in weights)]
 

@@ -25,7 +25,7 @@ DIFFUSIONS = ("scalar", "tensor")
 
 
 class Evolution(nn.Module):
-    """Base class: override `advance` to evolve step by step, or `trajectory` otherwise."""
+    """Base class for evolving weights: override `advance` to evolve them step by step, or `trajectory` otherwise."""
 
     def advance(self, t: float, w: Tensor, dt: float) -> Tensor:
         """Return the weights at t + dt, given the weights w at t; both have the same shape."""
@@ -94,11 +94,11 @@ class Hypernetwork(Evolution):
 class ReactionDiffusionAdvection(Evolution):
     """Reaction, diffusion and advection of convolution kernels over their own periodic grid.
 
-    As an `Evolution` it is the map of the ANODEV2 paper, applied at every weight step: w(t + dt) = sigma(F^-1(exp((-tau k^2 + i
-    upsilon k + rho) dt) F(w(t)))). If sigma is the identity, this is the exact solution of w' = tau laplacian(w) +
-    upsilon . grad(w) + rho w for any dt. With any other sigma the map does not tend to an ODE as dt -> 0, since sigma
-    is applied once per step, however short the step. ``ODEEvolution(ReactionDiffusionAdvection(...))`` solves w' =
-    sigma(tau laplacian(w) + upsilon . grad(w) + rho w) instead.
+    As an `Evolution` it is the map of the ANODEV2 paper, applied at every weight step: w(t + dt) =
+    sigma(F^-1(exp((-tau k^2 + i upsilon k + rho) dt) F(w(t)))). If sigma is the identity, this is the exact solution of
+    w' = tau laplacian(w) + upsilon . grad(w) + rho w for any dt. With any other sigma the map does not tend to an ODE
+    as dt -> 0, since sigma is applied once per step, however short the step. Wrapped in an `ODEEvolution`, the operator
+    solves w' = sigma(tau laplacian(w) + upsilon . grad(w) + rho w) instead.
 
     Parameters
     ----------
@@ -110,7 +110,8 @@ class ReactionDiffusionAdvection(Evolution):
         Which kernels share one set of coefficients: all kernels of the layer, all kernels of an output channel, or none
         ("kernel").
     diffusion : {"scalar", "tensor"}
-        "tensor" has a coefficient for each second derivative: sum over i <= j of tau_ij d_i d_j w.
+        "scalar" has one coefficient, that of the Laplacian; "tensor" has one for each second derivative: sum over
+        i <= j of tau_ij d_i d_j w.
     tau, upsilon, rho : float
         Initial coefficients of diffusion (cross terms start at 0), of advection along every axis, and of reaction. All
         are learned, without bounds: a negative tau sharpens kernels.

@@ -1,7 +1,7 @@
 """Single steps of the torch engine's explicit Runge-Kutta methods, for states that are tensors of any shape.
 
-When activations and weights evolve together, the right-hand side changes from one step to the next. Their solves
-therefore loop over these single steps instead of using the engine's own time stepping.
+When activations and weights evolve together, the right-hand side changes from one step to the next. Such solves
+therefore loop over single steps instead of using the engine's time stepping.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MemoryOrder(NamedTuple):
     Images whose channels come last in memory (`torch.channels_last`) keep that layout.
     """
 
-    shape: tuple[int, ...]  # of the tensor with its axes in memory order
+    shape: tuple[int, ...]  # shape of the tensor with its axes in memory order
     order: list[int]
     inverse: list[int]
 
@@ -92,7 +92,7 @@ def time_tensor(t: float, like: Tensor) -> Tensor:
 
 
 def check_like(value: Any, state: Tensor, name: str) -> Tensor:
-    """Return a function's value, or raise an ArgumentError if it is not a tensor with the shape of the state."""
+    """Check that a function's value is a tensor with the shape of the state, and return it."""
     if isinstance(value, Tensor) and value.shape == state.shape:
         return value
     found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -110,7 +110,7 @@ class ODEBlock(nn.Module):
             batch=ode.batch,
             **vars(ode.control),
         )
-        evaluation.forwards = False  # any later evaluation is a repeated one, by a gradient method
+        evaluation.forwards = False  # later evaluations are repeats, made by a gradient method
         self.evaluations = solution.nfev
         return evaluation.image_of(solution.ys[-1])
 
@@ -137,8 +137,8 @@ class Dynamics(nn.Module):
         self.channels_last = (
             x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         )
-        # Gradient methods evaluate again outside the caller's context. Autograd records only some of these evaluations,
-        # and the others must not share the weights in autocast's cache with them.
+        # Gradient methods evaluate the dynamics again outside the caller's context. Autograd records only some of these
+        # evaluations, and the others must not share cached weights with them: autocast's cache is disabled.
         self.precision = {**autocast_settings(x.device.type), "cache_enabled": False}
         self.forwards = True
 
@@ -161,7 +161,7 @@ class Dynamics(nn.Module):
 
 @contextmanager
 def _frozen_statistics(dynamics: nn.Module | Callable) -> Iterator[None]:
-    """Let normalizations use the batch's statistics as before, without updating their running statistics."""
+    """Keep normalization layers from updating their running statistics; they still use the batch's statistics."""
     tracking = [m for m in _modules_of(dynamics) if m.training and getattr(m, "track_running_stats", False)]
     momenta = [m.momentum for m in tracking]
     for m in tracking:
@@ -192,6 +192,6 @@ def _refuse_dropout(dynamics: Any, gradient: GradientMethod) -> None:
         if isinstance(module, _DROPOUTS) and module.p > 0:
             name = type(gradient).__name__
             raise ArgumentError(
-                f"gradient is {name!r}, which evaluates the dynamics again, but then their "
-                f"{type(module).__name__} would drop different values: write gradient='Backprop', or remove it."
+                f"gradient is {name!r}, which evaluates the dynamics again, so that their "
+                f"{type(module).__name__} would drop different values: write gradient='Backprop', or remove dropout."
             )

@@ -1,4 +1,4 @@
-"""Classifiers of handwritten digits: the ODE-Net and RK-Net of a literature review, a residual and a plain network."""
+"""Classifiers of handwritten digits: the ODE-Net and RK-Net of a literature review, a ResNet and a plain CNN."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def classifier(
     Parameters
     ----------
     kind : {"odenet", "rknet", "resnet", "cnn"}
-        In this order: the ODE-Net of the review; the same net with plain backpropagation through the solver; two
-        residual blocks that halve the image, then `blocks` more (Chen et al. 2018); the ODE-Net's dynamics as two plain
-        layers.
+        In this order: the ODE-Net of a literature review; the same net with plain backpropagation through the solver;
+        two residual blocks that halve the image, then `blocks` more (Chen et al. 2018); the ODE-Net's dynamics as two
+        plain layers.
     channels, classes : int
         64 and 10 give 208,010 parameters ("odenet", "rknet"), 601,482 ("resnet") and 206,858 ("cnn").
     blocks : int
@@ -69,8 +69,8 @@ def classifier(
     time : bool
         Whether the dynamics' convolutions have the time as an additional channel.
     parts : int, optional
-        Number of intervals of [0, 1] for which the dynamics' batch norms keep separate running statistics, see
-        `TimeBatchNorm2d`: by default one per step, or ten if steps are adapted. 1 is plain batch normalization.
+        Number of intervals of [0, 1] for which the dynamics' batch norms keep separate running statistics (see
+        `TimeBatchNorm2d`): by default one per step, or ten with adaptive steps. 1 is plain batch normalization.
         Training itself does not depend on `parts`.
     solver, steps, gradient, **control
         Passed to the `ODEBlock` on [0, 1]; with ``steps=None`` the solver adapts its steps to `rtol` and `atol`. By

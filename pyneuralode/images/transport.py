@@ -21,7 +21,7 @@ from .evolution import KernelNetwork, ODEEvolution, ReactionDiffusionAdvection
 
 CELLS = 128
 WIDTH = 2 * math.pi
-STEPS = 20  # on [0, 1]
+STEPS = 20  # number of steps on [0, 1]
 KERNEL = 5
 KINDS = ("anode", "anodev2", "anodev2_network")
 
@@ -93,9 +93,9 @@ def transport_model(kind: str, *, seed: int = 0) -> CoupledODE:
     Parameters
     ----------
     kind : {"anode", "anodev2", "anodev2_network"}
-        The kernel is constant, or evolves by reaction, diffusion and advection, or evolves by a small network of the
-        kernel and t. It takes two steps for each step of z, so that RK4's midpoint stages coincide with steps of the
-        kernel.
+        In this order: the kernel is constant, evolves by reaction, diffusion and advection, or evolves by a small
+        network of the kernel and t. An evolving kernel takes two steps for each step of z, so that RK4's midpoint
+        stages coincide with steps of the kernel.
     seed : int
         Seed of the initial weights.
     """
@@ -132,7 +132,7 @@ def fit_transport(
     seed: int = 0,
     advance: Callable[..., None] = lambda n, note="": None,
 ) -> TransportFit:
-    """Fit a model to random pulses at every second step of [0, 1]: Adam for half the evaluations, then L-BFGS.
+    """Fit a transport model to random pulses at `trained_times`: Adam for half the evaluations, then L-BFGS.
 
     `advance(n, note)` is called after every evaluation of loss and gradient.
     """
@@ -148,7 +148,7 @@ def fit_transport(
         nonlocal best, kept, last
         here = nn.utils.parameters_to_vector(weights).detach()
         if last is not None and torch.equal(here, last[0]):
-            return last[1]  # L-BFGS starts where its line search ended: the gradients are already known
+            return last[1]  # L-BFGS starts where its line search ended: no new solve is needed
         model.zero_grad()
         loss = (model.states(start)[2::2] - wanted).square().mean()
         losses.append(float(loss.detach()))
@@ -172,7 +172,7 @@ def fit_transport(
         except FloatingPointError:  # the step was too long: restart from the best parameters
             model.load_state_dict(kept)
             optimizer = LBFGS(history=20).make(weights)
-        if len(losses) == before:  # it has converged
+        if len(losses) == before:  # no further evaluations: L-BFGS has converged
             break
     model.load_state_dict(kept)
     return TransportFit(model, losses)

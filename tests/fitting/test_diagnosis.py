@@ -157,11 +157,11 @@ def test_a_fit_that_cannot_see_or_value_anything_is_refused():
         (lambda: fit(pn.Stage(), weights=TS > 9), "weights has dtype bool"),
         (
             lambda: fit(pn.Stage(end=1.0), weights=np.where(TS > 2, 1.0, 0.0)),
-            "end is 1.0, and all values up to there are masked or have weight 0: use a later end",
+            "end is 1.0, but all values up to this time are masked or have weight 0: use a later end",
         ),
         (
             lambda: fit(pn.Stage(end=1.0), np.where(TS[:, None] > 2, NOISY, np.nan), mask="nan"),
-            "all values up to there are masked",
+            "all values up to this time are masked",
         ),
     ):
         with pytest.raises(pn.ArgumentError, match=words):

@@ -222,7 +222,7 @@ def test_mistakes_are_answered_by_one_sentence(digits):
         ({"steps": ("cnf", "squeeeze")}, "a step is 'squeeeze'.*did you mean 'squeeze'"),
         ({"steps": ("squeeze",)}, "give at least one 'cnf'"),
         ({"steps": ("split", "cnf")}, "split"),
-        ({"shape": (1, 7, 8), "steps": ("squeeze", "cnf")}, "squeezes images of 7 x 8"),
+        ({"shape": (1, 7, 8), "steps": ("squeeze", "cnf")}, "contains a squeeze of 7 x 8 pixels"),
         ({"entry": "sigmoid"}, "entry is 'sigmoid'"),
         ({"alpha": 0.7}, "alpha is 0.7"),
     ):

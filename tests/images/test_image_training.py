@@ -215,7 +215,7 @@ def test_mistakes_are_answered_by_one_sentence(bars):
         ArgumentError, match=r"returned shape \(2, 3\): give a model that returns logits of shape \(n, 2\)"
     ):
         train_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), train, tests, RECIPE)
-    with pytest.raises(ArgumentError, match="batch is 101, and there are 100 images"):
+    with pytest.raises(ArgumentError, match="batch is 101, but there are 100 images"):
         train_classifier(net(), train, tests, replace(RECIPE, batch=101))
     with pytest.raises(ArgumentError, match="seed is -1"):
         train_classifier(net(), train, tests, RECIPE, seed=-1)

@@ -1,4 +1,4 @@
-"""Histograms of independent pixels: the baseline of image models, and a map to normally distributed numbers."""
+"""Histograms of independent pixels: a baseline for image models, and a map from pixels to normal variables."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _MARGIN = 1e-12  # distance from 0 and 1, where the normal quantile is infinite
 class PixelHistograms(nn.Module):
     """A histogram of 256 bins for each pixel, with add-one smoothing: P(pixel = k) = (count + 1) / (images + 256).
 
-    As a density it is constant inside each bin. As a map it sends each pixel x in [0, 1) of dequantized images to
-    z = quantile(cdf(x)), with the quantile of the standard normal: a standard normal prior of z then gives exactly the
-    histograms' bits per dim (a Gaussianization layer as in Meng et al. 2020, but counted instead of learned).
+    As a density, a histogram is constant inside each bin. As a map, it sends each pixel x in [0, 1) of dequantized
+    images to z = quantile(cdf(x)), with the quantile function of the standard normal: a standard normal prior of z then
+    gives exactly the histograms' bits per dim (a Gaussianization layer as in Meng et al. 2020, but counted instead of
+    learned).
     """
 
     def __init__(self, shape: tuple[int, int, int]):
@@ -49,7 +50,7 @@ class PixelHistograms(nn.Module):
         return float(torch.gather(bits, 1, columns.t()).mean())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and the log-determinant (n,) for x (n, *shape) in [0, 1)."""
+        """Map x (n, *shape) in [0, 1) to z, and return z and the log-determinant (n,)."""
         place = x.flatten(1).t().double() * LEVELS
         level = place.floor().clamp(0, LEVELS - 1).long()
         weights = self.probabilities
@@ -59,7 +60,7 @@ class PixelHistograms(nn.Module):
         return z.t().reshape(x.shape), gain.sum(0)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return x (n, *shape) in [0, 1)."""
+        """Map z to x (n, *shape) in [0, 1), the inverse of `forward`."""
         height = torch.special.ndtr(z.flatten(1).t().double())
         weights = self.probabilities
         below = self._below(weights)

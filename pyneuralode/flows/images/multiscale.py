@@ -29,7 +29,7 @@ ENTRIES = ("none", "logit", "histograms")
 
 
 class ImageTerms(NamedTuple):
-    """For each image (n,) the log density of dequantized pixels (nats), and the penalties of Finlay et al. 2020.
+    """Log density (nats) of the dequantized pixels of each image (n,), and the penalties of Finlay et al. 2020.
 
     `kinetic` and `jacobian` are the integrals of |f|^2 and |df/dz|_F^2, summed over the CNFs and divided by the number
     of pixels; they are zero unless requested. `evaluations` is the number of field evaluations.
@@ -58,8 +58,8 @@ class ImageFlow(nn.Module):
         The first map of the dequantized pixels: `Logit` with `alpha`, `center` and `scale`; `PixelHistograms`, which
         require ``flow.histograms.count(pixels)`` first; or none.
     start : float
-        Factor of the last convolution's initial parameters in every CNF; with a small factor, the flow starts near the
-        identity.
+        Factor by which the initial parameters of every CNF's last convolution are multiplied; with a small factor, the
+        flow starts near the identity.
     learned_prior : bool
         Whether to learn a mean and a standard deviation for each component of the normal prior.
     noise : {"rademacher", "gaussian"}
@@ -147,7 +147,7 @@ class ImageFlow(nn.Module):
         self.prior_log_scale = nn.Parameter(torch.zeros(self.dim), requires_grad=learned_prior)
 
     def set_solver(self, solver: str | Tableau, **control: Any) -> None:
-        """Use another solver and `Control` from now on, such as RK4 with fixed steps for training."""
+        """Set the solver and `Control` for subsequent solves, such as RK4 with fixed steps for training."""
         solver = solver if isinstance(solver, Tableau) else find_solver(solver).name
         for block in self.blocks:
             block.solver, block.control = solver, make_control(control)
@@ -199,7 +199,7 @@ class ImageFlow(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> ImageFlow:
-        """Return the flow in a file that `save` wrote; see `pyneuralode.load`."""
+        """Return the flow stored in a file that `save` wrote; see `pyneuralode.load`."""
         flow = cls(**description)
         load_arrays(flow, arrays)
         return flow
@@ -239,11 +239,11 @@ def _after(step: str, channels: int, height: int, width: int) -> tuple[int, int,
     if step == "squeeze":
         if height % 2 or width % 2:
             raise ArgumentError(
-                f"steps squeezes images of {height} x {width} pixels: squeeze only images with even height and width."
+                f"steps contains a squeeze of {height} x {width} pixels: squeeze only even heights and widths."
             )
         return 4 * channels, height // 2, width // 2
     if step == "split":
         if channels < 2:
-            raise ArgumentError("steps splits images of one channel: squeeze them first.")
+            raise ArgumentError("steps contains a split of images with one channel: squeeze them first.")
         return channels - channels // 2, height, width
     raise unknown_name("a step", step, STEPS)

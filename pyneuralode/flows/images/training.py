@@ -1,6 +1,6 @@
 """Training of image flows in one or several processes: setups, updates, and bits per dim from adaptive solves.
 
-All randomness follows from the seed and the index of the update. A resumed training therefore ends like an
+All randomness follows from the seed and the index of the update. A resumed run therefore ends like an
 uninterrupted one, and the images and their dequantization do not depend on the number of processes.
 """
 
@@ -35,7 +35,7 @@ _MULTISCALE = ("cnf", "cnf", "squeeze", "cnf", "cnf", "split", "squeeze", "cnf",
 
 @dataclass(frozen=True)
 class Setup:
-    """A flow of images and all settings of its training.
+    """An image flow and all settings of its training.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Setup:
         Number of updates, and of images per update.
     optimizer : Optimizer
     solver, control : str, mapping
-        Solver of the training; tests use DP5 at tolerance 1e-5.
+        Solver for training, and its settings; tests use DP5 at tolerance 1e-5.
     kinetic, jacobian : float
         Weights of the penalties of `ImageTerms`, added to the bits per dim (Finlay et al. 2020).
     images : int, optional
@@ -53,6 +53,7 @@ class Setup:
     precision : {"float32", "bfloat16"}
         Precision of the training's convolutions (torch.autocast); states, integrals and tests stay in float32.
     about : str
+        Purpose of the setup.
     """
 
     flow: Mapping[str, Any]
@@ -75,7 +76,7 @@ class Setup:
                 object.__setattr__(self, name, whole_number(name, getattr(self, name)))
 
     def with_channels(self, channels: int | None) -> Setup:
-        """Return the setup with this many hidden channels; the same setup if `channels` is None."""
+        """Return the setup with the given number of hidden channels, or unchanged if `channels` is None."""
         if channels is None:
             return self
         channels = whole_number("channels", channels, 1, 64)
@@ -105,7 +106,7 @@ SETUPS: dict[str, Setup] = {
     "report": Setup(
         {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "BacksolveAdjoint"},
         updates=3_000,
-        about="the report's single flow, with dequantization: adjoint, DP5 at 1e-5, ten epochs; for a GPU",
+        about="the single flow of a project report, with dequantization: adjoint, DP5 at 1e-5, ten epochs; for a GPU",
     ),
     "multiscale": Setup(
         {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit", "gradient": "BacksolveAdjoint"},
@@ -141,7 +142,7 @@ class ImageFit:
     ----------
     flow : ImageFlow
     fit : FlowFit
-        Its losses are bits per dim of the batches, without penalties.
+        The history of the training; its losses are the bits per dim of the batches, without penalties.
     test : Measurement or None
         Measurement of the test images, by adaptive solves; None if the training was interrupted.
     baseline : float
@@ -173,7 +174,7 @@ def train_image_flow(
     Parameters
     ----------
     setup : Setup
-        One of `SETUPS`, or your own; the flow's ``shape`` is that of the images.
+        One of `SETUPS`, or your own; its ``flow["shape"]`` is replaced by the shape of the images.
     train_pixels, test_pixels : uint8 arrays (n, height, width) or (n, channels, height, width)
     seed : int
         Seed of parameters, batches, dequantization and Hutchinson's noise.
@@ -249,7 +250,8 @@ def measure(
 ) -> Measurement:
     """Return the bits per dim of images, computed with the flow's solver.
 
-    One draw of the dequantization and of Hutchinson's noise per image gives an unbiased estimate of its bound.
+    One draw of dequantization noise and of Hutchinson's noise per image gives an unbiased estimate of the bound on its
+    bits per dim.
     """
     images = check_pixels("pixels", pixels)
     at = at or Place(flow.prior_mean.device)
@@ -310,5 +312,5 @@ class _FlowUpdates:
 
 
 def _seed(*numbers: int) -> int:
-    """Return a seed derived from these numbers."""
+    """Return a seed derived from several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -41,7 +41,7 @@ def bits_per_dim(log_density: Tensor, dim: int) -> Tensor:
 class Logit:
     """The map z = (logit(alpha + (1 - 2 alpha) x) - center) / scale from [0, 1] to the real line (Dinh et al. 2017).
 
-    A small `alpha` spreads pixels near 0 and 1 on a logarithmic scale. `center` and `scale` are not trained.
+    A small `alpha` spreads pixels near 0 and 1 over a logarithmic scale. `center` and `scale` are not trained.
     """
 
     def __init__(self, alpha: float, center: float = 0.0, scale: float = 1.0):
@@ -58,7 +58,7 @@ class Logit:
         return (low - high - self.center) / self.scale, gain.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Return x; it is outside [0, 1] where the logit is beyond logit(alpha) or logit(1 - alpha)."""
+        """Map z to x, which is outside [0, 1] where the logit is below logit(alpha) or above logit(1 - alpha)."""
         return (torch.sigmoid(z * self.scale + self.center) - self.alpha) / (1 - 2 * self.alpha)
 
 
@@ -68,7 +68,7 @@ def squeeze(x: Tensor) -> Tensor:
 
 
 def unsqueeze(x: Tensor) -> Tensor:
-    """Undo `squeeze`."""
+    """Invert `squeeze`: (n, 4 c, h/2, w/2) -> (n, c, h, w)."""
     return functional.pixel_shuffle(x, 2)
 
 
@@ -79,5 +79,5 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unsplit(kept: Tensor, left: Tensor) -> Tensor:
-    """Undo `split`."""
+    """Invert `split`: join the two groups of channels."""
     return torch.cat([kept, left], dim=1)

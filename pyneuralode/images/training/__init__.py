@@ -1,4 +1,4 @@
-"""Training of image classifiers: data, recipes, the loop."""
+"""Training of image classifiers: data, recipes and the training loop."""
 
 from .data import Augmentation, ImageData
 from .loop import train_classifier

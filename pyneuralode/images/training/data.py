@@ -85,7 +85,7 @@ class ImageData:
         return tuple(self.images.shape[1:])
 
     def like(self, images: Any, labels: Any) -> ImageData:
-        """Return other images with the same classes and normalization."""
+        """Return an `ImageData` of other images with the same classes and normalization."""
         return replace(self, images=images, labels=labels)
 
     def take(self, count: int | None) -> ImageData:
@@ -121,8 +121,8 @@ class Augmentation:
     Attributes
     ----------
     crop : int
-        Pad images by this many black pixels on every side and crop them to their original size at a random position,
-        which shifts them by up to this many pixels.
+        Number of black pixels added on every side before each image is cropped to its original size at a random
+        position, which shifts it by up to `crop` pixels.
     flip : bool
         Mirror each image, left to right, with probability one half.
     """
@@ -157,7 +157,7 @@ class Batches:
     def __init__(self, data: ImageData, size: int, augmentation: Augmentation, seed: int):
         if not 1 <= size <= len(data):
             raise ArgumentError(
-                f"batch is {size}, and there are {len(data)} images: give a number from 1 to {len(data)}."
+                f"batch is {size}, but there are {len(data)} images: give a number from 1 to {len(data)}."
             )
         seed = whole_number("seed", seed, 0)
         self.data, self.size, self.augmentation, self.seed = data, size, augmentation, seed

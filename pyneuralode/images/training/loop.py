@@ -1,7 +1,7 @@
 """Training of a classifier, in one process or several.
 
-All randomness follows from the seed and the index of the update. A resumed training therefore gives the same result as
-an uninterrupted one, and the images, their order and their augmentation do not depend on the number of processes.
+All randomness follows from the seed and the index of the update. A resumed run therefore gives the same result as an
+uninterrupted one, and the images, their order and their augmentation do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def train_classifier(
     Parameters
     ----------
     model : nn.Module
-        Maps normalized images (n, channels, height, width) to logits (n, classes). It is trained in place. Modules with
-        an attribute ``evaluations`` report the evaluations of their dynamics.
+        Maps normalized images (n, channels, height, width) to logits (n, classes); trained in place. Evaluations of
+        the dynamics are counted in modules with an attribute ``evaluations``.
     train_data, test_data : ImageData
     recipe : ClassifierRecipe
         One of `RECIPES`, or your own.
@@ -56,7 +56,7 @@ def train_classifier(
         gradients; in each process, batch norms use the statistics of its part of the batch.
     checkpoint, checkpoint_every, resume
         File to which the training is saved every `checkpoint_every` epochs and at its end. With ``resume=True`` an
-        interrupted training continues from there and ends exactly as if it had not been interrupted.
+        interrupted run continues from there and ends exactly as if it had not been interrupted.
     progress : Progress, optional
     callback : callable, optional
         ``callback(curves)`` is called after every epoch, in the first process only.
@@ -118,7 +118,7 @@ def train_classifier(
 
 
 class _ClassifierUpdates:
-    """The computation of each update, and the measurements after each epoch."""
+    """The computation of each training update, and the measurements after each epoch."""
 
     def __init__(
         self,
@@ -166,9 +166,9 @@ class _ClassifierUpdates:
             yield
 
     def _note(self, update: int) -> str:
-        """Return, as text, the accuracy on this epoch's images so far, and on the test images at its start."""
+        """Return a progress note: this epoch's accuracy so far, and the test accuracy after the previous epoch."""
         note = f", {float(self.right) / (update % self.batches.each_epoch + 1):.2%} correct"
-        return note + (f", tests {self.curves.test_accuracy[-1]:.2%}" if self.curves.test_accuracy else "")
+        return note + (f", test accuracy {self.curves.test_accuracy[-1]:.2%}" if self.curves.test_accuracy else "")
 
     def after(self, update: int, loss: float) -> None:
         """Evaluate the model on the test images at the end of an epoch."""
@@ -188,13 +188,13 @@ class _ClassifierUpdates:
 
 
 def _evaluations(module: nn.Module) -> int:
-    """Return the dynamics' evaluations in the last forward pass; a module's count includes its submodules."""
+    """Return the number of evaluations of the dynamics in the last forward pass of a module or its submodules."""
     own = getattr(module, "evaluations", None)
     return sum(map(_evaluations, module.children())) if own is None else own
 
 
 def _check_model(model: nn.Module, data: ImageData) -> None:
-    """Raise an ArgumentError unless the model maps two of the images to logits of their classes."""
+    """Raise an ArgumentError unless the model maps images to logits (n, classes); two of the images are tried."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     model.eval()
     try:

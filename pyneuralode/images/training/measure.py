@@ -19,7 +19,7 @@ def measure(model: nn.Module, data: ImageData, *, batch: int = 500, at: Place | 
     model.eval()
     rank, world = (at.rank, at.world) if at is not None else (0, 1)
     if world > 1:
-        for buffer in model.buffers():  # each process has its own running means
+        for buffer in model.buffers():  # running means differ between processes
             torch.distributed.broadcast(buffer, 0)
     dtype = dtype_of(model)
     logits = torch.zeros(len(data), data.classes, device=data.images.device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Recipes for training a classifier: those of the papers, and shorter ones for two CPU cores."""
+"""Recipes for training a classifier: published ones, and shorter ones for two CPU cores."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class ClassifierRecipe:
     Attributes
     ----------
     epochs, batch : int
-        Passes over the images, and images per update, summed over all processes.
+        Number of passes over the images, and number of images per update, summed over all processes.
     optimizer : Optimizer
     schedule : {"one-cycle", "steps"}, optional
         Schedule of the learning rate: one cycle up to the optimizer's rate (Smith and Topin 2019), or a tenfold drop
-        after each of the epochs in `drops`. By default the optimizer's own.
+        after each of the epochs in `drops`. By default, the optimizer's own schedule.
     drops : tuple of int
+        Epochs after which the learning rate drops.
     augmentation : Augmentation
     precision : {"float32", "bfloat16"}
         Precision of convolutions and matrix products during training (torch.autocast); tests always use float32.
@@ -62,7 +63,7 @@ class ClassifierRecipe:
             raise ArgumentError(f"smoothing is {self.smoothing}: give a number >= 0 and < 1.")
 
     def for_epochs(self, epochs: int) -> ClassifierRecipe:
-        """Return the recipe for another number of epochs, with its drops moved in proportion."""
+        """Return the recipe for another number of epochs, with `drops` rescaled in proportion."""
         drops = tuple(round(drop * epochs / self.epochs) for drop in self.drops)
         return replace(self, epochs=epochs, drops=drops)
 
@@ -76,7 +77,7 @@ class ClassifierRecipe:
 
 
 RECIPES: dict[str, ClassifierRecipe] = {
-    "review": ClassifierRecipe(5, 32, Adam(1e-3), about="the review's recipe for its ODE-Net on MNIST"),
+    "review": ClassifierRecipe(5, 32, Adam(1e-3), about="the recipe of a literature review for its ODE-Net on MNIST"),
     "digits": ClassifierRecipe(
         2,
         64,

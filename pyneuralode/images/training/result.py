@@ -12,7 +12,7 @@ from ...fitting.stochastic import StochasticFit
 
 @dataclass
 class Curves:
-    """One number for each epoch and quantity.
+    """Training curves: lists with one number per epoch.
 
     Attributes
     ----------

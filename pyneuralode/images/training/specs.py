@@ -50,7 +50,7 @@ class ClassifierSpec:
         return mnist_sets(folder) if self.family == "odenet" else cifar10_sets(folder, reduced)
 
     def save(self, model: nn.Module, path: str | Path) -> None:
-        """Write a model of this description to one safetensors file, which `pyneuralode.load` reads."""
+        """Write a model built from this description to one safetensors file, which `pyneuralode.load` reads."""
         write_model_file(
             path, "image classifier", {"family": self.family, "options": dict(self.options)}, arrays_of(model)
         )
@@ -93,9 +93,9 @@ class ClassifierTraining:
 
     @property
     def updates(self) -> int:
-        """Number of updates in the recipe with these images."""
+        """Total number of updates: the recipe's epochs times the updates per epoch of these images."""
         return self.recipe.epochs * (len(self.sets()[0]) // self.recipe.batch)
 
     def run(self, seed: int = 0, **options: Any) -> ClassifierFit:
-        """Train a new model, with all randomness drawn from the seed; options are those of `train_classifier`."""
+        """Train a new model, with all randomness drawn from the seed; the options are those of `train_classifier`."""
         return train_classifier(self.spec.build(seed), *self.sets(), self.recipe, seed=seed, **options)
