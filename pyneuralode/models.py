@@ -233,8 +233,9 @@ class NeuralODE(nn.Module):
         """Return the parameters of the field by name, in the documented order."""
         if isinstance(self.field, nn.Module):
             return dict(self.field.named_parameters())
-        # The same as items(), ten times faster.
-        return {name: value for name, value in self.weights._parameters.items() if value is not None}
+        # The same as self.weights.items(), ten times faster.
+        weights = self._modules["weights"]
+        return {name: value for name, value in weights._parameters.items() if value is not None}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of the parameters of the field as NumPy arrays by name, in the documented order."""

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
+from ....arguments import real_array
 from ....errors import SolverError
 from ....gradients import OF_STEPS
 from ....problem import Control, Problem
@@ -68,7 +69,7 @@ def floating(name: str, value: Any) -> np.ndarray:
     """Return an array or a CPU tensor as a floating-point array, sharing memory if its dtype is already floating-point."""
     if type(value) is np.ndarray and value.dtype.kind == "f":
         return value
-    return as_tensor(name, value).detach().numpy()
+    return as_tensor(name, value).detach().numpy() if isinstance(value, Tensor) else real_array(name, value)
 
 
 def flat_parameters(parameters: Mapping[str, Any], names: Iterable[str], dtype: DTypeLike) -> np.ndarray:
