@@ -1,4 +1,4 @@
-"""The check that users run: its table is right, and it notices gradients that are wrong."""
+"""`check_gradient`: its table is correct, and it detects wrong gradients."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_peak_memory_counts_what_is_alive():
 
 
 def test_memory_grows_as_each_method_says():
-    """A hundred times the steps: flat for BacksolveAdjoint, one state a step for Checkpointed, every stage for Backprop."""
+    """Each step adds no memory with BacksolveAdjoint, one state with Checkpointed, and more with Backprop."""
     peaks = {}
     for method in ("Backprop", "Checkpointed", "BacksolveAdjoint"):
         for steps in (20, 200):

@@ -90,7 +90,7 @@ def test_fixed_steps_agree_to_rounding(method, shape, falling, dtype):
     make = lambda: (Pair if shape == "tuple" else VectorField)(dtype)
     (f, ours), (g, theirs) = both(make, start(dtype, shape), times(dtype, falling), method=method)
     # explicit_adams amplifies rounding errors, since its weights reach 300. In float32, the numbers of corrector
-        # iterations may differ by one.
+    # iterations may differ by one.
     loose = 1000 if method == "explicit_adams" else 10 if method in ("implicit_adams", "fixed_adams") else 1
     rounding = loose * (1e-12 if dtype == F64 else 2e-5)
     assert_equal(ours, theirs, rounding, rounding)
@@ -649,7 +649,7 @@ def test_the_times_of_events_have_torchdiffeqs_dtypes(time, state, method, optio
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("method,options", [("dopri5", None), ("rk4", {"step_size": 0.01, "interp": "cubic"})])
 def test_the_time_of_an_adjoint_event_has_its_gradient(method, options, falling):
-    """The case of torchdiffeq's test event_tests.TestEventHandling.test_adjoint, where torchdiffeq's gradient is zero."""
+    """torchdiffeq's test event_tests.TestEventHandling.test_adjoint; torchdiffeq's own gradient is zero there."""
     k, level = (torch.tensor(value, dtype=F64, requires_grad=True) for value in (0.7, 0.5))
     y0 = torch.tensor([1.0, 2.0], dtype=F64, requires_grad=True)
     t = torch.tensor([0.3, 1.3], dtype=F64)
@@ -670,7 +670,8 @@ def test_the_time_of_an_adjoint_event_has_its_gradient(method, options, falling)
     truth = [-sign * span / 0.7, -sign / (0.7 * 0.5), [sign / 0.7, 0.0], [1.0, 0.0]]
     for gradient, value in zip(found, truth):
         torch.testing.assert_close(gradient, torch.tensor(value, dtype=F64), rtol=1e-5, atol=1e-6)
-    at_fixed_time = torch.autograd.grad(states[-1, 1], k)[0]  # torchdiffeq's gradient; odeint_event also includes the change of the event time
+    # torchdiffeq's gradient; odeint_event also includes the change of the event time.
+    at_fixed_time = torch.autograd.grad(states[-1, 1], k)[0]
     assert float(at_fixed_time) == pytest.approx(-span * 1.0, rel=1e-5)
 
 

@@ -190,7 +190,7 @@ def test_what_is_kept_stays_small():
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_threads_share_what_is_prepared(name, batch):
-    """Eight threads solve different problems of one kind at once, with gradients, with the same results as one thread."""
+    """Eight threads that solve different problems of one kind at once get the results and gradients of one thread."""
     model = pn.NeuralODE(FIELDS[name], batch=batch)
     rng = np.random.default_rng(1)
     shape = (4, 2) if batch == "independent" else (2,)

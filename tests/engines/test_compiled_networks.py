@@ -169,7 +169,8 @@ def test_where_it_does_not_apply():
     field, y0, ts = MLP((2, 4, 2)), np.array([1.0, 0.0]), [0.0, 1.0]
     assert solve(field, y0, ts, dense=True).engine == "torch"
     assert solve(field, torch.tensor(y0, requires_grad=True), ts, gradient="BacksolveAdjoint").engine == "torch"
-    assert solve(field, y0, ts, gradient="BacksolveAdjoint").engine == "torch (compiled)"  # no input requires a gradient
+    # No input requires a gradient.
+    assert solve(field, y0, ts, gradient="BacksolveAdjoint").engine == "torch (compiled)"
 
 
 def test_without_numba_the_generic_path_runs_and_says_so_once(monkeypatch, caplog):

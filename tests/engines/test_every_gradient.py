@@ -26,7 +26,8 @@ EXAMPLES = {
 LOOSE, TIGHT = (1e-6, 1e-3), (1e-9, 1e-6)
 FIXED = {1: 0.02, 2: 0.05, 4: 0.1}  # order -> step size of methods with fixed steps
 
-SIX = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # sixth-order finite differences for the first and the second derivative
+# Sixth-order finite differences for the first and the second derivative.
+SIX = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
 SIX_TWICE = np.array([2, -27, 270, -490, 270, -27, 2]) / 180
 
 
@@ -90,7 +91,8 @@ def compare(solver, method, name, compiled):
         rtol, allowed = LOOSE if entry.order < 4 else TIGHT
         point, settings = Point(name), {"rtol": rtol, "atol": rtol}
         expected = truth(name)
-    else:  # compare with the same coarse solve; times are not varied, since their derivative is that of the exact solution
+    # Compare with the same coarse solve; times are not varied, since their derivative is that of the exact solution.
+    else:
         point, settings, allowed = Point(name, times=False), {"step_size": FIXED[entry.order]}, 1e-8
         expected = point.differences(solver=solver, compiled=False, **settings)
         if method in ("BacksolveAdjoint", "InterpolatingAdjoint"):
@@ -263,7 +265,7 @@ def test_forward_mode_is_right_or_refused(inputs, held, batch, solver):
 
 @pytest.mark.parametrize("gradient", METHODS)
 def test_forward_mode_beside_a_gradient_is_right_or_refused(gradient):
-    """Forward mode in y0 while k requires a reverse-mode gradient: both derivatives are correct, or an error is raised."""
+    """Forward mode in y0 and reverse mode in k at once: both derivatives are correct, or an error is raised."""
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     y0 = torch.ones(1, dtype=torch.float64)
     with torch.autograd.forward_ad.dual_level():
@@ -473,7 +475,7 @@ def test_second_derivatives_by_the_adjoint_of_the_drop_in_are_refused():
         torch.autograd.grad(ys[-1].sum(), y0, create_graph=True)
 
 
-# Fields solved from a point where a derivative is infinite, zero or discontinuous: field, parameter, and the derivatives of
+# Fields solved from a point where a derivative is infinite, zero or discontinuous: field, parameter, and derivatives of
 # the state at t = 2 with respect to the parameter and to y0, from finite differences of solves accurate to 11 digits.
 POINTS = {
     "root": (lambda t, y, k: k - 0.5 * torch.sqrt(y), 1.0, 1.5332, 0.4488),

@@ -166,7 +166,7 @@ def test_described_fields_for_blocks_of_states(name):
 @pytest.mark.parametrize("gradient", GRADIENTS, ids=str)
 @pytest.mark.parametrize("name", FIELDS)
 def test_parameters_of_their_own(name, gradient):
-    """A batch with one parameter per sample gives the same results as four separate solves; other parameters are shared."""
+    """A batch with one parameter for each sample, and shared ones, gives the same results as four separate solves."""
     field = FIELDS[name]
     initial = field.initial(0)
     factors = torch.tensor([1.0, 0.7, 1.3, 0.9], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The report `odenet`: its networks, what it measures, and its figures, at a tiny size."""
+"""The report `odenet` at a tiny size: its networks, measurements and figures."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def mnist(data_dir, monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch, mnist):
-    """The report's networks with few channels, images and steps."""
+    """Reduce the report's networks to few channels, images and steps."""
     nets = []
     for net in odenet.NETS:
         options = {**net.options, "channels": 4}

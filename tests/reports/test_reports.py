@@ -40,7 +40,7 @@ def sample(context):
 
 @pytest.fixture
 def register_report(monkeypatch):
-    """Registers `run` functions as reports, without a module file."""
+    """Return a function that registers a `run` function as a report, without a module file."""
 
     def register(id, run=sample):
         module = f"fake_report_{id}"

@@ -144,7 +144,8 @@ def test_a_loop_uses_its_solves_again_and_none_that_waits(julia):
     model, reference = (pn.NeuralODE(NET, engine=engine) for engine in ("julia", "torch"))
     y0 = torch.ones(2, dtype=torch.float64)
     for _ in range(3):
-        ends = [[m(k * y0, TIMES)[-1] for k in range(7)] for m in (model, reference)]  # more solves than Julia keeps idle
+        # More solves than Julia keeps idle.
+        ends = [[m(k * y0, TIMES)[-1] for k in range(7)] for m in (model, reference)]
         for m, states in zip((model, reference), ends):
             m.zero_grad()
             sum((k + 1) * state.sum() for k, state in enumerate(states)).backward()
