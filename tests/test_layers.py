@@ -1,4 +1,4 @@
-"""Imports between the subpackages: only downward, without cycles, and without starting anything."""
+"""Imports between subpackages: never from a lower to a higher rank, without cycles, and without side effects."""
 
 import ast
 import subprocess

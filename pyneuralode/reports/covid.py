@@ -51,10 +51,10 @@ class Seeds:
 
 
 def run(context: Context) -> Findings:
-    """Quick: one seed, and shorter stages in the KTH report's setup. Full: five seeds for all fits."""
+    """Compute the report. Quick scale: one seed, with fewer iterations. Full scale: five seeds for all fits."""
     iterations = 150 if context.quick else 1000
-    # The KTH report's points are fitted until a goal is reached; the official series has no goal, only a number of
-    # iterations.
+    # Fits to the KTH report's points end when the loss reaches a goal; fits to the official series have no goal, only a
+    # number of iterations.
     finish = {"report": 300 if context.quick else 3000, "official": 300 if context.quick else 500}
 
     def job(name: str, seed: int) -> Job:
@@ -179,7 +179,7 @@ def _seed_table(groups: dict[str, Seeds]) -> Table:
 
 
 def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, list[tuple]]:
-    """Return the errors on the held-out days, and for each span (last fitted day, times, curves by model)."""
+    """Return a table of the errors on held-out days, and a list of (last fitted day, times, curves by model)."""
     days, values = points("official")
     rows, panels = [], []
     for held_out, results in ahead.items():

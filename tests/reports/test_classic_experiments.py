@@ -102,7 +102,7 @@ def test_cubic_reports_every_span(monkeypatch):
     monkeypatch.setattr(cubic, "plans_of", short_plans)
     report = cubic.run(Context("quick"))
     rows = {row.name: row for row in report.rows}
-    names = [f"poster's set-up, span {span}: state 1, median seed" for span in ("1.5", "3", "5")]
+    names = [f"poster's setup, span {span}: state 1, median seed" for span in ("1.5", "3", "5")]
     targets = [rows[name].target for name in names]
     assert targets == [0.0432, 0.755, 0.825]
     final = rows["our plan, span 5: both states, worst seed"]
