@@ -1,6 +1,6 @@
 """Time the stages from `import pyneuralode` to a first gradient, in a new process.
 
-Run as a module, this file is that process: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
+The new process runs this file: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ SYNTHETIC = {
 
 @dataclass(frozen=True)
 class EvolvedKernels:
-    """Kernels (T, out, in, height, width) of one convolution of a trained net, and the coefficients of their evolution."""
+    """Kernels (T, out, in, height, width) of one convolution of a net, and the coefficients of their evolution."""
 
     layer: str
     path: np.ndarray

@@ -175,7 +175,7 @@ def _seed_table(groups: dict[str, Seeds]) -> Table:
         for k, (fit, ratio) in enumerate(zip(group.fits, group.variations))
     ]
     columns = ["setup", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"]
-    return Table("Every seed", columns, rows)
+    return Table("Results of every seed", columns, rows)
 
 
 def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, list[tuple]]:

@@ -72,8 +72,8 @@ def run(context: Context) -> Findings:
             "The flag has the report's proportions: 237 x 174 pixels on [-1.5, 1.5]^2. Points are drawn from the "
             "pixels in proportion to their darkness and blurred by normal noise with deviations of 4/237 and 4/174. "
             "The entropy is computed by quadrature; no model can have a lower expected loss. The loss on 100,000 "
-            "points deviates from its mean by about 0.001; its distance from the flag's own loss on the same points varies "
-            "far less.",
+            "points deviates from its mean by about 0.001; its distance from the flag's own loss on the same points "
+            "varies far less.",
             f"The net is a hypernetwork of width {field.width} with {field.hidden} hidden units, trained with "
             f"{recipe.updates:,} updates on {recipe.batch:,} new points each; see flag-table for the recipe and for "
             "what each part of it contributes.",

@@ -47,7 +47,7 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
         absent = [name for name in _NEEDED if not isinstance(content, dict) or content.get(name) is None]
         if absent or not content["finished"]:
             raise DataError(
-                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: use the file of such a run."
+                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: use the file of one."
             )
         contents.append(content)
     final = folder / f"{id}.json"
