@@ -129,7 +129,7 @@ for name, e in ECCENTRICITIES.items():
 
 # Class E: second-order equations.
 
-BESSEL_AT_1 = sqrt(2 / pi) * sin(1)  # J of order 1/2, and its derivative
+BESSEL_AT_1 = sqrt(2 / pi) * sin(1)  # the Bessel function J of order 1/2; the next line is its derivative
 BESSEL_SLOPE_AT_1 = sqrt(2 / pi) * (cos(1) - sin(1) / 2)
 
 problem("E1", BESSEL_AT_1, BESSEL_SLOPE_AT_1)(lambda t, y: [y[1], -(y[1] / (t + 1) + (1 - 0.25 / (t + 1) ** 2) * y[0])])

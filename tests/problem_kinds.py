@@ -1,7 +1,7 @@
-"""The kinds of random problems, and how each draws its numbers.
+"""Generators of random problems, grouped by kind.
 
-Many test points at which a right-hand side is defined but its derivative is not: roots and powers at zero, |x| at zero,
-sqrt(t) at t = 0.
+In many problems, the right-hand side is defined at a point where its derivative is not: roots and powers at zero, |x|
+at zero, sqrt(t) at t = 0.
 """
 
 from __future__ import annotations

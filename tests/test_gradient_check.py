@@ -24,7 +24,7 @@ def test_the_table_has_every_method_with_a_small_error(capsys):
 def test_a_wrong_gradient_is_noticed():
     class Wrong(torch.nn.Module):
         def forward(self, t, y):
-            return -y * y.detach()  # half of its derivative is hidden
+            return -y * y.detach()  # autograd sees only half of the derivative
 
     check = pn.NeuralODE(Wrong(), rtol=1e-8, atol=1e-8).check_gradient([1.0, 0.5], [0.0, 1.0], methods=["Backprop"])
     assert check.rows[0].error > 1e-2

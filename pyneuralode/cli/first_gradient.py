@@ -38,7 +38,7 @@ def _measure(engine: str) -> dict[str, float]:
 
     import pyneuralode as pn
 
-    field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # names are imported at their first use
+    field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # pyneuralode imports its public names at first use
     stage("import")
     if engine == "julia":
         from pyneuralode.engines.julia_engine.in_process import start_runtime

@@ -58,7 +58,7 @@ class _DownloadBar:
         self._task.advance(n)
 
     def reset(self) -> None:
-        """Start counting again."""
+        """Set the count back to zero."""
         self.update(-self._done)
 
     def close(self) -> None:

@@ -127,7 +127,7 @@ def train(net: str, recipe: ClassifierRecipe, images: int, seed: int, advance: C
 
 
 def evolved(model: nn.Module) -> list[EvolvedKernels]:
-    """Return the kernels of every convolution of a network whose weights evolve."""
+    """Return the kernels of every convolution with evolving weights in a network."""
     found = []
     blocks = [module for module in model.modules() if isinstance(module, CoupledODE)]
     for number, block in enumerate(blocks, 1):

@@ -134,7 +134,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """An additional table for the page: cells of any kind (numbers, words, None) in named columns."""
+    """An additional table for the page: cells of any kind (numbers, text, None) in named columns."""
 
     title: str
     columns: Sequence[str]

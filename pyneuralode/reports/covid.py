@@ -24,7 +24,7 @@ from .seir import SCALE, UNIT, points
 THEIR_RUNS = (1.97e-4, 4.39e-4, 1.99e-2)
 THEIR_STAGES = (4.09e-5, 1.04e-3, 5.12e-4, 1.85e-4, 2.81e-4, 1.97e-4)
 HELD_OUT = {f"last {days} days held out": days for days in (14, 28)}
-# The activation in each of the report's setups; the series and the number of held-out days in each of ours.
+# The activation in each of the report's setups; the series and the number of held-out days in each of our setups.
 THEIRS = {f"report's setup, {activation}": activation for activation in ("swish", "relu")}
 OURS = {"our setup": ("report", 0), "official series": ("official", 0)}
 OURS |= {name: ("official", days) for name, days in HELD_OUT.items()}

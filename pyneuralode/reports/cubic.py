@@ -80,7 +80,7 @@ def data() -> np.ndarray:
 
 
 def model_of(kind: str, seed: int = 0, engine: str = "torch") -> NeuralODE:
-    """Return an untrained model; for "ours" the cubed inputs are scaled, for "warm" and "scratch" (poster) not."""
+    """Return an untrained model; "ours" scales its cubed inputs, the poster's models ("warm", "scratch") do not."""
     if kind == "ours":
         field = MLP((2, 16, 2), "tanh", input_map="cube", input_scale=8.0)
         return NeuralODE(field, solver="Vern7", rtol=1e-8, atol=1e-8, gradient="Checkpointed", engine=engine, seed=seed)

@@ -72,7 +72,7 @@ class FlagRecipe:
     schedule : {"constant", "one cycle"}
         "one cycle" is `fitting.schedules.OneCycle`.
     betas : (float, float)
-        Adam's decay rates of the moments.
+        Adam's decay rates for the two moments.
     solver, tolerance
         Used in training; losses on new points are always computed with Tsit5 at 1e-5.
     updates, batch : int
@@ -125,7 +125,7 @@ class TrainedFlow:
     Attributes
     ----------
     field, times, parameters
-        The flow.
+        The definition of the flow.
     fit : FlowFit
         Losses and seconds of the updates (its `flow` is left out).
     fresh, gap : float

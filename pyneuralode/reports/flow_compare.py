@@ -89,8 +89,8 @@ Flows = dict[tuple[str, int, str], MeasuredFlow]  # by density, size and kind
 def run(context: Context) -> Findings:
     """Compute the report.
 
-    Quick scale: two densities, M = 2 and 8, 150 updates. Full scale: four densities, M = 2, 8 and 32, 6,000 updates
-    (12,000 for planar flows).
+    Quick scale: two densities, M = 2 and 8, 150 updates. Full scale: four densities, M = 2, 8 and 32, 6,000 updates.
+    Planar flows get twice as many updates.
     """
     names = list(DENSITIES)[: 2 if context.quick else None]
     sizes = SIZES[: 2 if context.quick else None]

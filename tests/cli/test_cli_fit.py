@@ -86,7 +86,7 @@ def test_fit_finds_the_curve_and_ends_by_printing_the_paths(fitted):
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert sorted(result.stdout.splitlines()[-4:]) == [str(out / name) for name in FILES]
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["rmse"]["a"] < 0.02 and metrics["rmse"]["b"] < 3  # of amplitudes 2 and 300
+    assert metrics["rmse"]["a"] < 0.02 and metrics["rmse"]["b"] < 3  # the amplitudes are 2 and 300
     assert metrics["finished"] and metrics["rows"] == 41 and metrics["seed"] == 0
     assert 0 < metrics["iterations"] <= 600 and metrics["seconds"] > 0
     assert metrics["settings"]["hidden"] == [16]

@@ -48,7 +48,7 @@ def test_the_reduced_set(data_dir):
     assert (images.shape, images.dtype, labels.dtype) == ((10_000, 3, 32, 32), np.uint8, np.uint8)
     assert np.bincount(labels).tolist() == [1000] * 10
     with np.load(data_dir / "cifar10" / "train10k.npz") as arrays:
-        assert (images[7, 2] == arrays["x"][7, :, :, 2]).all()  # blue
+        assert (images[7, 2] == arrays["x"][7, :, :, 2]).all()  # the blue channel
     images, labels = read_cifar10("test", data_dir / "cifar10", reduced=True)
     assert len(images) == 1_000 and labels[:4].tolist() == [3, 8, 8, 0]  # cat, ship, ship, airplane
 

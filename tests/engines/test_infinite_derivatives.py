@@ -92,7 +92,7 @@ def test_a_component_that_rests_at_such_a_point_does_not_make_a_stiff_system_slo
 @pytest.mark.parametrize("solver", STIFF)
 @pytest.mark.parametrize("sqrt", [torch.sqrt, lambda t: math.sqrt(float(t))], ids=["seen", "unseen by autograd"])
 def test_a_slope_whose_derivative_by_time_is_infinite(solver, sqrt):
-    """y' = -1000 (y - sqrt(t)), y(0) = 0, has y(t) = sqrt(t) - F(sqrt(1000 t)) / sqrt(1000) with Dawson's function F."""
+    """y' = -1000 (y - sqrt(t)), y(0) = 0: y = sqrt(t) - F(sqrt(1000 t)) / sqrt(1000), where F is Dawson's function."""
     dawson = pytest.importorskip("scipy.special").dawsn
     truth = 1 - float(dawson(math.sqrt(1000))) / math.sqrt(1000)
     solution = pn.solve(

@@ -148,7 +148,7 @@ def test_steps_compute_what_is_written_twice_once():
 
 
 def test_names_are_read_as_python_reads_them():
-    field = pn.Equations({"µ": "-β*µ + ﬁ"}, {"β": 2.0, "ﬁ": 1.0})  # micro sign, ligature
+    field = pn.Equations({"µ": "-β*µ + ﬁ"}, {"β": 2.0, "ﬁ": 1.0})  # a micro sign and a ligature
     np.testing.assert_allclose(slope(field, field.initial(), 0.0, np.array([3.0])), [-5.0])
     words = {"stack": 1.0, "compute": 2.0, "y0": 3.0, "v1": 4.0, "as_tensor": 5.0, "inf": 6.0, "function": 7.0}
     field = pn.Equations({"y": " + ".join(words)}, words)

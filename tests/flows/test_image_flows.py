@@ -83,7 +83,7 @@ def test_squeeze_and_split_only_move_numbers():
 
 
 def test_bits_of_uniform_and_of_independent_pixels():
-    assert float(bits_per_dim(torch.zeros(1), 64)) == 8  # density 1 on the cube
+    assert float(bits_per_dim(torch.zeros(1), 64)) == 8  # a uniform density on the unit cube
     every = np.arange(256, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     assert PixelHistograms((1, 4, 4)).count(every).bits_per_dim(every[::7]) == pytest.approx(8, abs=1e-12)
     rng = np.random.default_rng(0)

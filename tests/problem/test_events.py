@@ -234,7 +234,7 @@ def test_a_jump_made_smooth_is_where_it_is(steepness, batch):
     solution = pn.solve(lambda t, y: -y, y0, [0.0, 3.0], events=event, batch=batch, rtol=1e-6, atol=1e-6)
     assert solution.events.times.item() == pytest.approx(math.log(2), abs=1e-6)
     assert solution.events.states.item() == pytest.approx(0.5, abs=1e-6)
-    if steepness < 1e11:  # for steeper conditions, the derivative is zero at the float64 numbers next to the root
+    if steepness < 1e11:  # otherwise the condition is flat at the float64 numbers next to the root
         assert torch.autograd.grad(solution.events.times.sum(), y0)[0].item() == pytest.approx(1.0, rel=1e-6)
 
 

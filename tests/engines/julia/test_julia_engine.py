@@ -1,4 +1,4 @@
-"""The Julia engine: trajectories and gradients of every field against the torch engine, and stiff references."""
+"""The Julia engine: trajectories and gradients of every field against the torch engine; stiff reference problems."""
 
 import numpy as np
 import pytest

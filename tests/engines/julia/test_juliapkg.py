@@ -160,7 +160,7 @@ def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_pat
     stamp, digest = sources.stamp(tmp_path), sources.digest(tmp_path)
     assert stamp["version"] == "0.1.0" and sources.dependencies(tmp_path) == {"Lux"}
 
-    code.write_bytes(b"module A\r\nend\r\n")  # a checkout on Windows
+    code.write_bytes(b"module A\r\nend\r\n")  # line endings of a checkout on Windows
     assert sources.digest(tmp_path) == digest
     code.write_bytes(b"module A\nf() = 1\nend\n")
     assert sources.digest(tmp_path) != digest and sources.stamp(tmp_path) == stamp

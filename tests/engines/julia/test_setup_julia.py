@@ -234,7 +234,7 @@ def test_without_a_suitable_julia_one_is_downloaded(julia, tmp_path, monkeypatch
         return str(julia), None
 
     monkeypatch.setattr(juliapkg.find_julia, "find_julia", download)
-    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # so that 1.11.2 does not fit
+    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # excludes Julia 1.11.2
     assert installation.find_julia() is None
     assert installation.download_julia().executable == julia
     assert asked == [("~1.10.3", str(install_record.data_folder() / "julia"), True)]
