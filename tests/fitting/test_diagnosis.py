@@ -74,7 +74,7 @@ def test_the_gradient_and_the_best_step_down_it_are_those_of_the_objective():
 
 
 def test_near_a_minimum_the_best_step_is_that_of_the_curvature():
-    """The reported decrease agrees with the lowest of 201 objectives along the gradient, well before the longest step."""
+    """The reported decrease agrees with the lowest of 201 objectives along the gradient, far below the longest step."""
     result = fit(pn.Stage(pn.Adam(1e-4), 3), TRUTH, start=((-0.29, -1.0), (1.01, -0.2)))
     model, best = pn.NeuralODE(pn.Linear(MATRIX), rtol=1e-10, atol=1e-10, engine="torch"), result.parameters["A"]
 
