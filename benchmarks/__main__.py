@@ -44,7 +44,7 @@ def main(
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the tasks and exit.")] = False,
 ) -> None:
-    """Time pyneuralode side by side with every other installed library, with one process and one thread each."""
+    """Time pyneuralode and every other installed library on the same problems, each in one process with one thread."""
     from .tasks import TASKS, find_task
 
     if list_:
@@ -103,7 +103,7 @@ def _compare(checkout: Path, names: list[str], quick: bool) -> None:
     from .processes import Workspace
     from .tasks import TASKS
 
-    find_script(checkout)  # a mistake is reported before anything runs
+    find_script(checkout)  # reports a mistake before anything runs
     timed = [name for name, task in TASKS.items() if task.measure == "time"]
     if untimed := [name for name in names if name not in timed]:
         raise ArgumentError(f"the task is {untimed[0]!r}, which is not timed: against supports {', '.join(timed)}.")
@@ -123,7 +123,7 @@ def _compare(checkout: Path, names: list[str], quick: bool) -> None:
 
 
 def _command() -> str:
-    """Return the command as typed, without paths of this machine."""
+    """Return the command line as typed, with the paths of Python executables replaced by PYTHON."""
     words = [word.partition("=")[0] + "=PYTHON" if "=" in word and "/" in word else word for word in sys.argv[1:]]
     return shlex.join(["python", "-m", "benchmarks", *words])
 

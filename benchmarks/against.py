@@ -21,8 +21,8 @@ from .tasks import OURS, Task
 ROUNDS = 20
 # Two processes that run the same code differ by up to a quarter in speed, so each pair runs only some of the rounds.
 ROUNDS_PER_PROCESS = 4
-LIMIT = 1.05  # a row passes if the upper bound of its ratio is below this
-_SCRIPTS = ("benchmarks/peers/serve.py", "pyneuralode/bench/contenders/serve.py")  # the second in older checkouts
+LIMIT = 1.05  # a row passes if the upper bound of its ratio is below this limit
+_SCRIPTS = ("benchmarks/peers/serve.py", "pyneuralode/bench/contenders/serve.py")  # the latter in older checkouts
 
 
 @dataclass
@@ -51,7 +51,7 @@ def upper_bound(ratios: np.ndarray, draws: int = 10_000) -> float:
 
 
 def find_script(checkout: Path) -> Path:
-    """Return the script that runs a peer in a checkout, wherever its version keeps it."""
+    """Return the path of the script that runs a peer in a checkout; older checkouts have it in another place."""
     for name in _SCRIPTS:
         if (checkout / name).is_file():
             return (checkout / name).absolute()
@@ -84,9 +84,9 @@ def compare_task(workspace: Workspace, checkout: Path, task: Task, effort: Effor
 
 
 def _alternate(row: Row, old: PeerProcess, new: PeerProcess, seconds: float, rounds: range, bar) -> None:
-    """Run some rounds; the checkouts take turns at going first."""
+    """Run some rounds, in which the two checkouts alternate in running first."""
     iterations = iterations_for(new, seconds)
-    old.ask("round", iterations=iterations)  # the same warm-up that the new one got from iterations_for
+    old.ask("round", iterations=iterations)  # the same warm-up that the new checkout had in iterations_for
     for number in rounds:
         turns = [(old, row.old), (new, row.new)]
         for process, medians in turns if number % 2 == 0 else reversed(turns):

@@ -16,11 +16,13 @@ class Entry:
     Attributes
     ----------
     first, cold : float
-        Seconds of the first call in a new process; `cold` is with nothing compiled yet, measured only for pyneuralode.
+        Seconds of the first call in a new process; `cold`, measured only for pyneuralode, is without cached compiled
+        code.
     rounds : list of float
         Median seconds of an iteration in each round.
     ratio : float
-        Median over the rounds of its seconds divided by those of pyneuralode's first variant in the same round.
+        Median over the rounds of the ratio of this peer's seconds to those of pyneuralode's first variant in the same
+        round.
     counts : dict
         dtype, accepted, rejected, evaluations, path.
     state_error, gradient_error : float
@@ -28,7 +30,7 @@ class Entry:
     curve : list of dict
         For "precision" the tolerance, seconds, error and counts of each solve; for "memory" steps and bytes.
     failure : str
-        The reason why measuring stopped; empty if it did not.
+        The reason if the measurements failed; otherwise empty.
     """
 
     library: str
@@ -81,14 +83,17 @@ class CaseResult:
 
 
 def relative_error(states: np.ndarray, reference: np.ndarray) -> float:
-    """Return the root mean square error relative to the root mean square, for the worst component (last axis)."""
+    """Return the largest relative root mean square error of a component; components are on the last axis."""
     axes = tuple(range(reference.ndim - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(np.max(np.sqrt(np.square(states - reference).sum(axes) / np.square(reference).sum(axes))))
 
 
 def gradient_error(gradient: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> float | None:
-    """Return the relative error of the worst parameter, or None; true gradients at rounding level are ignored."""
+    """Return the largest relative error over the parameters, or None without gradients.
+
+    Parameters whose reference gradient is at rounding level are ignored.
+    """
     if not gradient or not reference:
         return None
     sizes = {name: float(np.linalg.norm(value)) for name, value in reference.items()}

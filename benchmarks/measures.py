@@ -90,7 +90,7 @@ class CaseSetup:
 def time_side_by_side(
     workspace: Workspace, task: str, case: Case, peers: Sequence[Peer], effort: Effort, progress: Progress
 ) -> CaseResult:
-    """Time a problem: the processes of all peers stay alive and take turns, round by round."""
+    """Time a problem; the processes of all peers stay alive and take turns in every round."""
     setup = CaseSetup(workspace, task, case, 0)
     entries = [Entry(peer.library, peer.variant) for peer in peers]
     bar = progress.task(task, 1 + len(entries) + effort.rounds)
@@ -122,7 +122,7 @@ def _first_call(setup: CaseSetup, entry: Entry) -> float | None:
         with setup.start(entry) as process:
             return process.ask("prepare", settings={})["seconds"]
     except PeerError:
-        return None  # the process that is measured will give the reason
+        return None  # the measured process will report the reason
 
 
 def _alternate(started: Sequence[tuple[Entry, PeerProcess]], effort: Effort, bar: ProgressTask) -> None:
@@ -153,7 +153,7 @@ def iterations_for(process: PeerProcess, seconds: float) -> int:
 
 
 def _set_ratios(entries: Sequence[Entry]) -> None:
-    """Set the ratios to pyneuralode's first variant, round by round."""
+    """Set each entry's median ratio to pyneuralode's first variant, compared within each round."""
     ours = next((entry.rounds for entry in entries if entry.library == OURS), [])
     for entry in entries:
         if ours and entry.rounds:
@@ -195,7 +195,7 @@ def trace_memory(
 ) -> CaseResult:
     """Measure the growth of the resident memory during a gradient, for each number of steps.
 
-    The operating system reports it, so that arrays of compiled code are included. The states are so large that the
+    The operating system reports the memory, so arrays of compiled code are included. The states are so large that the
     libraries' own small objects hardly matter. Only Linux reports a process's peak and allows resetting it.
     """
     setup = CaseSetup(workspace, task, case, 0, _RETURN_BLOCKS)

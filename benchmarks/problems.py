@@ -80,7 +80,7 @@ def odenet(batch: int = 128, channels: int = 64) -> ProblemData:
     }  # fmt: skip
     parameters = {name: _initial_weights(name, shape, rng) for name, shape in shapes.items()}
     settings = {"rtol": 1e-3, "atol": 1e-3, "dtype": "float32", "channels": n, "parameters": list(parameters)}
-    # No method keeps its order at the kinks of ReLU: tighter tolerances would take hours.
+    # No method keeps its order at the kinks of ReLU, so tighter tolerances would take hours.
     return ProblemData({**arrays, **parameters}, settings, {"rtol": 1e-6, "atol": 1e-6, "dtype": "float64"})
 
 

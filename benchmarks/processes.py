@@ -99,7 +99,7 @@ class PeerProcess:
         return self._answer()
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """Return the answer to a request; `peers/serve.py` lists them."""
+        """Send a request and return the answer; `peers/serve.py` lists the requests."""
         try:
             self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self._process.stdin.flush()
@@ -134,7 +134,7 @@ class PeerProcess:
 
 
 def _environment(workspace: Workspace, task: str, elsewhere: bool) -> dict[str, str]:
-    """Return a process's environment: a limit on threads, no Julia, and the checkout unless it runs another Python."""
+    """Return a process's environment: limited threads, no Julia, and the checkout on the path unless `elsewhere`."""
     count = str(workspace.threads)
     environment = {**os.environ, "PYNEURALODE_ENGINE": "torch", "PYTHONDONTWRITEBYTECODE": "1"}
     environment |= {"JAX_PLATFORMS": "cpu", "JAX_TRACEBACK_FILTERING": "off"}

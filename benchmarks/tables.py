@@ -20,7 +20,7 @@ ERRORS = (1e-3, 1e-6, 1e-9)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells, as text, below the names of the columns; the first column contains names, the others numbers."""
+    """A table of text cells with named columns; the first column contains names, the others numbers."""
 
     title: str
     columns: Sequence[str]
@@ -51,7 +51,7 @@ def tables(result: TaskResult) -> list[Table]:
 
 
 def markdown(outcome: Outcome) -> str:
-    """Return the Markdown page: time and place of the measurements, the summary, and every table."""
+    """Return the Markdown page: the date and machine of the measurements, the summary, and every table."""
     about = outcome.about
     machine = f"{about['processor']} with {about['cores']} cores, {about['system']}, Python {about['python']}"
     head = [f"{about['date']}, {machine}; one thread each:", "", "```sh", about["command"], "```"]
@@ -82,7 +82,7 @@ def _summary(results: Iterable[TaskResult]) -> Table:
         ours = next((e for e in entries if e.library == OURS), None)
         cells = [_speed(_fastest(entries, library)) for library in libraries]
         rows.append([result.task.name, duration(ours and ours.median), *cells, duration(result.task.goal)])
-    return Table("Seconds of an iteration, and times ours", ["task", "pyneuralode", *libraries, "goal"], rows)
+    return Table("Time of an iteration, and its ratio to ours", ["task", "pyneuralode", *libraries, "goal"], rows)
 
 
 def _fastest(entries: Sequence[Entry], library: str) -> Entry | None:
@@ -113,7 +113,7 @@ def _times(result: TaskResult, case: CaseResult) -> Table:
         ]
         for entry in case.entries
     ]
-    columns = ["", "median", "times ours", "first call", "dtype", "steps", "rejected", "evaluations", "state error", "gradient error"]  # fmt: skip
+    columns = ["", "median", "ratio to ours", "first call", "dtype", "steps", "rejected", "evaluations", "state error", "gradient error"]  # fmt: skip
     return Table(f"{result.task.name}: {result.task.title}", columns, rows, _notes(case))
 
 
@@ -144,7 +144,7 @@ def _notes(case: CaseResult) -> list[str]:
 
 
 def seconds_to(entry: Entry, error: float) -> float | None:
-    """Return the seconds needed to reach an error, interpolated on the curve, or None."""
+    """Return the seconds needed to reach an error, interpolated on the curve, or None if no solve reached it."""
     points = sorted((p["error"], p["seconds"]) for p in entry.curve if p["error"])
     if not points or points[0][0] > error:
         return None
@@ -175,7 +175,7 @@ def ratio(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """Return a count as text; it is a mean if each sample of a batch has its own count."""
+    """Return a count as text; a float is a mean over the samples of a batch."""
     return NONE if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 

@@ -18,7 +18,7 @@ OTHER_LIBRARIES = ("torchdiffeq", "torchode", "diffrax", "scipy")
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, or pyneuralode itself, and the name by which its script knows one way of solving a task with it."""
+    """One way of solving a task with a library (or pyneuralode); `variant` is its name in the library's script."""
 
     library: str
     variant: str
@@ -44,7 +44,8 @@ class Task:
     Attributes
     ----------
     measure : {"time", "precision", "memory"}
-        Seconds of an iteration; or seconds against error, for several tolerances; or peak memory against steps.
+        Seconds of an iteration ("time"), seconds against error for several tolerances ("precision"), or peak memory
+        against the number of steps ("memory").
     goal : float or None
         Target for the seconds per iteration.
     """

@@ -71,7 +71,7 @@ def _train_spiral(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
 
 
 def _train_covid(progress: Progress) -> tuple[dict[str, np.ndarray], float]:
-    """Fit Sweden's epidemic as the report `covid` does, with the published network's swish."""
+    """Fit Sweden's epidemic as in the report `covid`, with the swish activation of the published network."""
     from dataclasses import replace
 
     from pyneuralode.datasets import sweden

@@ -1,6 +1,6 @@
 """Fit a neural ODE to a table: read it, scale it, fit it over growing spans, and save the model.
 
-If you do not pass a file, the script makes a noisy table of hares and lynxes.
+If you do not pass a file, the script generates a noisy table of hares and lynxes.
 The command line does the same with any table: `pyneuralode fit DATA.csv --out fit`.
 """
 
@@ -46,7 +46,7 @@ def main():
         names = list(table.columns[1:])
         ts, values = np.array(table.iloc[:, 0], float), np.array(table.iloc[:, 1:], float)
 
-        # A network trains best on values around 1; its output is scaled by the size of the time derivative.
+        # A network trains best on values of order 1, so its output is scaled by the typical time derivative.
         mean, size = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
         z = (values - mean) / size
         slope = np.nanstd(np.diff(z, axis=0) / np.diff(ts)[:, None])

@@ -1,4 +1,4 @@
-"""A normalizing flow for two moons: fitted only to points, then sampled; its density can be computed everywhere."""
+"""A normalizing flow for the two-moons density: fit it to points, draw samples, and evaluate its density."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An ODE as a layer of your own image model, which classifies stripes and checks in noise as strong as the patterns."""
+"""An ODE as a layer of your own image model, which classifies noisy images of stripes and checkerboards."""
 
 import argparse
 
@@ -12,7 +12,7 @@ SIDE = 12
 
 
 def draw(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images (n, 1, SIDE, SIDE), and labels: 0 for horizontal stripes, 1 for vertical stripes, 2 for checks."""
+    """Return images (n, 1, SIDE, SIDE) with labels: horizontal stripes (0), vertical stripes (1), checkerboards (2)."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n,), generator=generator)
     row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
@@ -28,7 +28,7 @@ def main():
     updates = 60 if options.quick else 200
 
     torch.manual_seed(0)
-    # Ten Euler steps of a small convolutional network; the memory for the gradient does not grow with its layers.
+    # Ten Euler steps of a small convolutional network; the gradient stores only one state per step.
     block = pn.ODEBlock(ConvDynamics(8), solver="Euler", steps=10, gradient="Checkpointed")
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)

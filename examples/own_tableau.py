@@ -17,7 +17,7 @@ RALSTON_3 = pn.Tableau(
     3,
     A=[[0, 0, 0], [1 / 2, 0, 0], [0, 3 / 4, 0]],
     b=[2 / 9, 1 / 3, 4 / 9],
-    error=[2 / 9, 1 / 3 - 1, 4 / 9],  # minus the midpoint rule of order two, made of the first two stages
+    error=[2 / 9, 1 / 3 - 1, 4 / 9],  # difference from the second-order midpoint rule of the first two stages
     source="Ralston 1962",
 )
 

@@ -9,16 +9,16 @@ import torch
 
 torch.set_num_threads(1)
 
-# Tests say which engine they mean; "auto" would be another one wherever Julia is installed.
+# By default tests use the torch engine; "auto" would choose Julia where it is installed.
 os.environ.setdefault("PYNEURALODE_ENGINE", "torch")
 
-# A shell's background job ignores Ctrl-C, and so would the processes that tests start.
+# Background jobs of a shell ignore Ctrl-C, and the processes that tests start would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real data; tests that need it are skipped where it is not."""
+    """The folder of data sets that the package does not include; tests that need it are skipped if it is missing."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("PYNEURALODE_DATA", default))
     if not folder.is_dir():
@@ -28,7 +28,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def julia() -> None:
-    """A running Julia engine; tests that need it are skipped where there is none."""
+    """A running Julia engine; tests that need it are skipped if Julia is not installed."""
     from pyneuralode.engines.julia_engine.probe import probe
     from pyneuralode.engines.julia_engine.session import start_julia
 

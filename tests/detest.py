@@ -1,7 +1,7 @@
 """DETEST, the non-stiff test set: 25 initial-value problems on [0, 20] in five classes.
 
-Every right-hand side is written once, on plain numbers, and handed out for torch and for NumPy, so that two
-solvers compared on a problem see the same arithmetic.
+Every right-hand side is written once, for Python floats, and converted for torch and for NumPy, so that solvers
+compared on a problem use the same arithmetic.
 
 T. E. Hull, W. H. Enright, B. M. Fellen, A. E. Sedgwick, Comparing numerical methods for ordinary differential
 equations, SIAM J. Numer. Anal. 9 (1972) 603-637.
@@ -22,7 +22,7 @@ END = 20.0
 
 @dataclass(frozen=True)
 class Problem:
-    """dy/dt = rhs(t, y), y(0) = y0: `rhs` takes a list of n floats and returns one; y0 has shape (n,)."""
+    """dy/dt = rhs(t, y), y(0) = y0: `rhs` maps a list of n floats to a list of n floats; y0 has shape (n,)."""
 
     name: str
     rhs: Callable[[float, list[float]], list[float]]
@@ -81,7 +81,7 @@ def heat(t, y):
     return [left - 2 * middle + right for left, middle, right in zip(padded, y, padded[2:])]
 
 
-# Jupiter to Pluto: masses (SUN is that of the sun and the inner planets), positions and velocities.
+# Jupiter to Pluto: masses (SUN is the mass of the sun and the inner planets), positions and velocities.
 # The unit of time is 100 days.
 GRAVITY, SUN = 2.95912208286, 1.00000597682
 MASSES = [0.000954786104043, 0.000285583733151, 0.0000437273164546, 0.0000517759138449, 0.00000277777777778]
@@ -127,9 +127,9 @@ ECCENTRICITIES = {"D1": 0.1, "D2": 0.3, "D3": 0.5, "D4": 0.7, "D5": 0.9}
 for name, e in ECCENTRICITIES.items():
     problem(name, 1 - e, 0, 0, sqrt((1 + e) / (1 - e)))(kepler)
 
-# Class E: equations of second order.
+# Class E: second-order equations.
 
-BESSEL_AT_1 = sqrt(2 / pi) * sin(1)  # J of order 1/2, and its derivative
+BESSEL_AT_1 = sqrt(2 / pi) * sin(1)  # the Bessel function J of order 1/2; the next line is its derivative
 BESSEL_SLOPE_AT_1 = sqrt(2 / pi) * (cos(1) - sin(1) / 2)
 
 problem("E1", BESSEL_AT_1, BESSEL_SLOPE_AT_1)(lambda t, y: [y[1], -(y[1] / (t + 1) + (1 - 0.25 / (t + 1) ** 2) * y[0])])
@@ -144,7 +144,7 @@ SAMPLES = np.array([0.0, *np.linspace(0, END, 24)[1:-1] + 0.137, END])
 
 @cache
 def reference(name: str) -> np.ndarray:
-    """Return the states (len(SAMPLES), n) by SciPy's DOP853 at 1e-13, anew from each; none interpolated."""
+    """Return the states (len(SAMPLES), n) by SciPy's DOP853 at 1e-13, restarted at each time to avoid interpolation."""
     from scipy.integrate import solve_ivp
 
     field, states = PROBLEMS[name].numpy_field, [PROBLEMS[name].y0]

@@ -1,4 +1,4 @@
-"""A solve on the compiled path beside the same solve on the generic one."""
+"""Compare a solve on the compiled path with the same solve on the generic path."""
 
 import torch
 
@@ -9,7 +9,7 @@ RALSTON = Tableau("Ralston", 2, A=[[0, 0], [2 / 3, 0]], b=[1 / 4, 3 / 4], error=
 
 
 def both(field, y0, ts, *, dtype=torch.float64, seed=0, **settings):
-    """Solve on both paths; return for each the solution and the gradients in the start and every parameter."""
+    """Solve on both paths; return each solution with its gradients with respect to y0 and every parameter."""
     results = []
     for compiled in (True, False):
         arrays = field.initial(seed)
@@ -24,7 +24,7 @@ def both(field, y0, ts, *, dtype=torch.float64, seed=0, **settings):
 
 
 def check(results, tolerance, counts=("nfev", "accepted", "rejected")):
-    """Assert that both took the same steps and agree within the tolerance, relative to the largest entry."""
+    """Assert that both solves have the same counts and agree within `tolerance` times (1 + the largest entry)."""
     (ours, our_grads), (theirs, their_grads) = results
     assert [getattr(ours, name) for name in counts] == [getattr(theirs, name) for name in counts]
     for a, b in zip((ours.ys, *our_grads), (theirs.ys, *their_grads)):

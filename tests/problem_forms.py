@@ -1,6 +1,6 @@
-"""The three forms of a random problem: the package's `Equations`, a torch callable, a function of numbers for SciPy.
+"""The three forms of a random problem: the package's `Equations`, a torch callable, a function of floats for SciPy.
 
-A problem is written once, as formulas, so that all three mean the same problem and share no code.
+A problem is defined once, as formulas, from which the three forms are built without shared code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Formulas = dict[str, str]
 
 @dataclass(frozen=True)
 class Units:
-    """How a problem is told: T = shift + t / rate and Y = scale y of the natural ones; a negative rate runs backwards."""
+    """A change of units, T = shift + t / rate and Y = scale y; with a negative rate, time runs backward."""
 
     shift: float = 0.0
     rate: float = 1.0
@@ -32,30 +32,30 @@ UNITS = Units()
 
 @dataclass(frozen=True)
 class RandomProblem:
-    """One problem: formulas by component, parameters and terms by name, start (d,) and times (T,).
+    """One problem: formulas by component, parameters and terms by name, initial state (d,) and times (T,).
 
     Attributes
     ----------
     stiffness : float
-        About the largest rate times the span: beyond some hundreds explicit solvers take too many steps.
+        Approximately the largest rate times the span; above a few hundred, explicit solvers need too many steps.
     exact : callable or None
-        ``exact(t)`` -> (d,), where a formula is known.
+        ``exact(t)`` -> (d,), if a closed form is known.
     smooth : bool
-        Whether fixed steps show their full order.
+        Whether fixed steps converge with the full order of the method.
     bends : bool
-        Whether the slope bends on the way: the error of a step over a bend may escape its estimate by chance.
+        Whether the slope has kinks; the error estimate of a step across a kink may be too small by chance.
     refusable : bool
-        Whether giving up is fair, as where the solution ends on the edge of the formulas' domain.
+        Whether a solver error is acceptable, for instance if the solution reaches the edge of the formulas' domain.
     end : float or None
-        A time before the last one at which the solution ends: only giving up is right.
+        The time before the last time at which the solution ceases to exist, so that only an error is correct.
     single : bool
         Whether the problem makes sense in single precision.
     smallest : float
-        What an absolute tolerance has to be compared with, as where a component of this size matters.
+        The size of the smallest relevant component; absolute tolerances are chosen relative to it.
     stops : tuple of float
-        Times for `tstops`: no error estimate tells of what begins and ends inside a step.
+        Times for `tstops`: an error estimate cannot detect a pulse that begins and ends inside a step.
     units, natural : Units, RandomProblem or None
-        The units that this is in, and the same problem in natural ones, where its truth is computed.
+        The units of this problem, and the same problem in natural units, in which the reference is computed.
     """
 
     name: str
@@ -77,22 +77,22 @@ class RandomProblem:
     seed: int = -1
     units: Units = UNITS
     natural: RandomProblem | None = None
-    solved: dict = field(default_factory=dict, repr=False)  # what `truth` found
+    solved: dict = field(default_factory=dict, repr=False)  # cached results of `truth`
 
     @cached_property
     def described(self) -> pn.Equations:
         return pn.Equations(self.equations, parameters=self.parameters, let=self.let)
 
     def callable(self) -> Callable:
-        """Return ``f(t, y)`` for torch states (..., d), also with a time for each sample."""
+        """Return ``f(t, y)`` for torch states (..., d); t may contain a time for each sample."""
         return _compiled(_written(self, _IN_TORCH), self, _TORCH)
 
     def numbers(self) -> Callable:
-        """Return ``f(t, y)`` for a sequence of floats; what a solver may ask for outside a domain is the value at its edge."""
+        """Return ``f(t, y)`` for a sequence of floats; functions outside their domain return the value at its edge."""
         return _compiled(_guard_powers(_written(self, _IN_NUMBERS)), self, _NUMBERS)
 
     def in_single(self) -> RandomProblem:
-        """Return the problem with start and parameters that float32 holds; what was exact is so no longer."""
+        """Return the problem with y0 and parameters rounded to float32; the closed form no longer applies."""
         parameters = {name: float(np.float32(value)) for name, value in self.parameters.items()}
         natural = self.natural and self.natural.in_single()
         return replace(self, y0=_single(self.y0), parameters=parameters, exact=None, natural=natural, solved={})
@@ -137,7 +137,7 @@ def _compiled(source: str, problem: RandomProblem, scope: dict) -> Callable:
 
 
 def _guard_powers(source: str) -> str:
-    """Write powers as calls, which an argument outside their domain does not end."""
+    """Replace powers by calls of `power`, which returns a value even outside its domain."""
     import ast
 
     class Powers(ast.NodeTransformer):
@@ -204,7 +204,7 @@ _NUMBERS = {
 
 
 def source_of(problem: RandomProblem) -> str:
-    """Return the torch callable as a program of its own."""
+    """Return a program that defines the torch callable."""
     names = ", ".join(problem.parameters)
     lines = [f"from torch import {', '.join(_NAMES)}, sigmoid, abs", "from math import pi"]
     lines += [

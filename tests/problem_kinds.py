@@ -1,7 +1,7 @@
-"""The kinds of random problems, and how each draws its numbers.
+"""Generators of random problems, grouped by kind.
 
-Many are for the places where a right-hand side is defined but its derivative is not: roots and powers at zero, |x| at
-zero, sqrt(t) at t = 0.
+In many problems, the right-hand side is defined at a point where its derivative is not: roots and powers at zero, |x|
+at zero, sqrt(t) at t = 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _kind(name: str) -> Callable:
 
 
 def _between(rng: Draw, low: float, high: float) -> float:
-    """A number that reads well, spread evenly over the logarithm."""
+    """Return a log-uniform random number, rounded to four digits."""
     return float(f"{math.exp(rng.uniform(math.log(low), math.log(high))):.4g}")
 
 
@@ -39,7 +39,7 @@ def _made(
     rng: Draw, equations: Formulas, y0, end: float, *, parameters=None, let=None, stiffness=30.0, exact=None, smooth=True,
     bends=False, refusable=False, ends=None, single=True, smallest=1.0, stops=(),
 ) -> RandomProblem:  # fmt: skip
-    """Return a problem from t = 0 to `end`, with requested times at odd places."""
+    """Return a problem on [0, `end`] with irregular output times."""
     return RandomProblem(
         "",
         dict(equations),
@@ -60,7 +60,7 @@ def _made(
 
 
 def _odd_times(rng: Draw, end: float) -> np.ndarray:
-    """Times from 0 to `end`: a few anywhere, some close to the start, to the end or to each other, or none between."""
+    """Return irregular times from 0 to `end`: some close to the start, the end or each other, or only the two ends."""
     parts = [rng.uniform(0, 1, int(rng.integers(0, 5)))]
     if rng.random() < 0.3:
         parts.append([10.0 ** -rng.integers(3, 10)])
@@ -79,7 +79,7 @@ def _named(count: int) -> list[str]:
 
 
 def _terms(rng: Draw, words: list[str], count: int) -> str:
-    """Return a sum of `count` of the words with coefficients."""
+    """Return a formula: the sum of `count` randomly chosen words, with random coefficients."""
     chosen = rng.choice(words, size=min(count, len(words)), replace=False)
     return " + ".join(f"{_signed(rng, 0.2, 1.5)}*{word}" for word in chosen)
 
@@ -109,7 +109,7 @@ def system_with_known_eigenvalues(rng):
     basis = np.linalg.qr(rng.normal(size=(d, d)))[0] @ np.diag(rng.uniform(0.5, 2, d))
     blocks = np.diag(-np.array([_between(rng, 0.1, 3) for _ in range(d)]))
     for i in range(0, d - 1, 2):
-        if rng.random() < 0.5:  # a turning pair
+        if rng.random() < 0.5:  # a rotating pair
             speed = _between(rng, 0.3, 5)
             blocks[i + 1, i + 1] = blocks[i, i]
             blocks[i, i + 1], blocks[i + 1, i] = speed, -speed
@@ -223,7 +223,8 @@ def bernoulli_of_a_parameter_power(rng):
 @_kind("rational")
 def michaelis_and_menten(rng):
     start, end, k, vmax, km = (_between(rng, *range_) for range_ in ((0.5, 3), (2, 10), (0.2, 3), (0.3, 2), (0.02, 1)))
-    # An error of km carries b over the pole: at rtol = atol = 1e-3 SciPy's RK45 and DOP853 fall into it once in 100 problems.
+    # An error of size km moves b across the pole; at rtol = atol = 1e-3 this happens to SciPy's RK45 and DOP853 in 1 of
+    # 100 problems.
     return _made(
         rng, {"a": "-k*a", "b": "k*a - loss", "c": "loss"}, [start, 0, 0], end, parameters={"k": k, "vmax": vmax, "km": km},
         let={"loss": "vmax*b/(km + b)"}, stiffness=100, smallest=km,
@@ -267,7 +268,7 @@ def random_quotients(rng):
     return _made(rng, equations, np.round(rng.uniform(-1.5, 1.5, d), 3), _between(rng, 1, 5))
 
 
-# Trigonometric, exponential, and networks of such.
+# Trigonometric and exponential functions, and networks of them.
 
 
 @_kind("trigonometric")
@@ -313,8 +314,8 @@ def every_function_once(rng):
     return _made(rng, equations, np.round(rng.uniform(-1, 1, 2), 3), _between(rng, 0.5, 4))
 
 
-# Where a root or power is at the edge of its domain, or has no derivative. Solutions are unique: the slope there is
-# positive, or falls with the state.
+# Roots and powers at the edge of their domain, or without a derivative. The solutions are unique, because the slope
+# there is positive or decreases with the state.
 
 
 @_kind("edge")
@@ -338,7 +339,7 @@ def power_from_zero(rng):
 
 @_kind("edge")
 def two_tanks(rng):
-    """The second starts with no slope at all: stages below zero are no fault of a solver's."""
+    """Two tanks; the slope of the second is zero at first, so stages below zero are not a solver's fault."""
     guarded = bool(rng.random() < 0.7)
     second = "sqrt(max(y, 0))" if guarded else "sqrt(y)"
     return _made(
@@ -572,7 +573,7 @@ def diffusion_between_cells(rng):
     )
 
 
-# Stiff, and at the edge of a domain.
+# Stiff problems at the edge of a domain.
 
 
 @_kind("stiff edge")
@@ -635,7 +636,7 @@ def clipped_fast_return(rng):
                  parameters={"rate": rate}, stiffness=5 * rate, bends=True, single=rate < 3e3)  # fmt: skip
 
 
-# Trivial slopes and odd sizes.
+# Trivial slopes and unusual sizes.
 
 
 @_kind("trivial")
@@ -683,7 +684,7 @@ def slope_that_starts_at_zero(rng):
 
 @_kind("trivial")
 def late_turn(rng):
-    """Almost nothing, for long; then a rise that is wide enough to be seen."""
+    """A solution that is almost constant for a long time and then increases slowly enough to be detected."""
     middle, width, end = _between(rng, 2, 6), _between(rng, 0.5, 1), 10.0
     return _made(
         rng, {"x": "exp(-((t - T)/W)**2)/W - 0.1*x"}, [_between(rng, 0.1, 1)], end, parameters={"T": middle, "W": width},
@@ -693,7 +694,7 @@ def late_turn(rng):
 
 @_kind("trivial")
 def decay_in_large_times(rng):
-    """The span holds a few thousand of the numbers that its times can be."""
+    """Exponential decay at times so large that the span contains only a few thousand float64 numbers."""
     start = 10.0 ** int(rng.integers(9, 14))
     span = 2.0 ** int(rng.integers(12, 16)) * math.ulp(start)
     k, y0 = _between(rng, 0.3, 3) / span, _signed(rng, 0.3, 3)
@@ -702,7 +703,7 @@ def decay_in_large_times(rng):
     return replace(made, ts=ts, exact=lambda t: np.array([y0 * math.exp(-k * (t - start))]))
 
 
-# No solution to the end: only giving up is right.
+# No solution exists up to the last time, so only an error is correct.
 
 
 @_kind("singular")
@@ -730,7 +731,8 @@ def fall_faster_than_any(rng):
 def root_below_zero(rng):
     a, k, y0 = _between(rng, 0.3, 2), _between(rng, 0.1, 1), _between(rng, 0.2, 2)
     r = math.sqrt(y0)
-    ends = 2 * (r / k - a / k**2 * math.log1p(k * r / a))  # of h' = -a - k sqrt(h) from y0 to 0
+    # The time in which h' = -a - k sqrt(h) decreases from y0 to 0.
+    ends = 2 * (r / k - a / k**2 * math.log1p(k * r / a))
     return _made(
         rng, {"h": "-a - k*sqrt(h)"}, [y0], ends * _between(rng, 1.2, 3), parameters={"a": a, "k": k}, ends=ends
     )

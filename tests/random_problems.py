@@ -1,4 +1,4 @@
-"""Random initial-value problems, made from a seed, with their truth.
+"""Random initial-value problems, generated from a seed, with reference solutions.
 
 `problem(seed)` gives problem number `seed`; its kind is ``KINDS[seed % len(KINDS)]``.
 """
@@ -15,7 +15,7 @@ from problem_kinds import KINDS
 
 
 def _moved(problem: RandomProblem, units: Units) -> RandomProblem:
-    """Return the problem in other units."""
+    """Return the problem converted to other units."""
     shift, rate, scale = units.shift, units.rate, units.scale
     if units == UNITS:
         return problem
@@ -55,18 +55,21 @@ def problem(seed: int) -> RandomProblem:
         return made
     rate, scale = (2.0 ** int(rng.choice([0, 0, 0, 10, -10, 30, -30])) for _ in range(2))
     rate *= -1 if rng.random() < 0.25 else 1
-    # Times are told apart to the rounding of `shift`, which has to stay small beside the fastest change.
+    # Times are only resolved to the rounding of `shift`, which must be small compared with the fastest time scale.
     shift = float(rng.choice([0, 0, 0, 1, -17.25, 1000.5])) / abs(rate) if made.stiffness < 1e3 else 0.0
     return _moved(made, Units(shift, rate, scale))
 
 
-# Truth.
+# Reference solutions.
 
 TIGHT = 1e-12
 
 
 def truth(problem: RandomProblem, ts: np.ndarray, method: str = "LSODA") -> np.ndarray | None:
-    """Return the states (len(ts), d) at times from the start on, by formula or by a method of SciPy's; None where that failed."""
+    """Return reference states (len(ts), d) from the closed form or by a SciPy method, or None if SciPy fails.
+
+    `ts` begins with the initial time.
+    """
     natural, units = problem.natural or problem, problem.units
     times = (ts - units.shift) * units.rate
     if natural.exact is not None:
@@ -81,7 +84,10 @@ def truth(problem: RandomProblem, ts: np.ndarray, method: str = "LSODA") -> np.n
 def integrated(
     problem: RandomProblem, ts: np.ndarray, y0: np.ndarray, method: str, rtol: float = TIGHT
 ) -> np.ndarray | None:
-    """Return the states (len(ts), d) by SciPy's "LSODA", "Radau" or "DOP853", none of them interpolated but LSODA's; None where it failed."""
+    """Return the states (len(ts), d) by SciPy's "LSODA", "Radau" or "DOP853", or None if SciPy fails.
+
+    Only LSODA interpolates; the other methods restart at each time.
+    """
     from scipy.integrate import odeint, solve_ivp
 
     f, atol = problem.numbers(), rtol * 1e-2

@@ -1,12 +1,12 @@
-"""Random problems solved on every path of the torch engine, each answer judged against the truth.
+"""Random problems solved on every path of the torch engine, with each result compared with a reference solution.
 
-From the command line, for the long runs and to look at one problem (from the repository)::
+To run many problems, or to examine one, run the script from the root of the repository::
 
-    python tests/random_solves.py 2000:4000   # seeds 2000 to 3999, a line of counts for each hundred; then what failed
+    python tests/random_solves.py 2000:4000   # seeds 2000 to 3999: counts for each hundred, then the failures
     python tests/random_solves.py 137         # one seed
 
-Ranges are independent of each other: run several at once, or go on where one was stopped. Whatever fails is printed as
-a program that shows it.
+Ranges are independent of each other: run several at once, or continue after an interruption. Each failure is printed as
+a program that reproduces it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pyneuralode.errors import ArgumentError, SolverError
 from pyneuralode.solvers import SOLVERS, solvers_of
 
 NAMES = solvers_of("torch")
-TOLERANCES, OVER_BENDS = 100, 1000  # how many of them an answer may be off by
+TOLERANCES, OVER_BENDS = 100, 1000  # allowed errors, in tolerances; the second for slopes with kinks
 
-# Every solver runs on the fast path of every problem; of the slow ones each problem sees four, by turns.
+# Every problem is solved by every solver on the fast path, and by four pairs of a slow path and a solver, in turn.
 FAST = ("compiled",)
 SLOW = (
     "generic",
@@ -45,30 +45,30 @@ SLOW = (
 )
 PATHS = (*FAST, *SLOW)
 OF_FORMULAS = ("compiled", "generic", "independent formulas", "single")
-# Steps that explicit solvers may need for stability: those of slow paths take a millisecond each.
+# Limits on the steps that explicit solvers need for stability; on slow paths, a step takes a millisecond.
 MOST_STEPS = {path: 10_000 if path in FAST else 250 for path in PATHS}
 MOST_FIXED_STEPS = {path: 2_000 if path in FAST else 50 for path in PATHS}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One solve: of which problem, on which path, by which solver, and how closely."""
+    """One solve: its problem, path, solver and tolerances."""
 
     problem: RandomProblem
     path: str
     solver: str
     rtol: float
     atol: float
-    factor: int = 1  # on the number of fixed steps
+    factor: int = 1  # multiplies the number of fixed steps
 
     @cached_property
     def tolerances(self) -> int:
-        """Return how many tolerances are allowed.
+        """The allowed error, in tolerances.
 
-        A bend, or the edge of a root's domain, may escape an explicit method's error estimate by chance; those for stiff
-        problems take one of its steps at such an edge (146 tolerances seen). The errors of Rosenbrock23, which goes on with
-        the lower of its orders, fall with the tolerance to the power 2/3. DP8's interpolant is of order 7 (108 tolerances
-        seen, in long steps).
+        An explicit method's error estimate may by chance miss a kink or the edge of a root's domain; stiff solvers
+        start with an explicit step at such an edge (146 tolerances observed). The errors of Rosenbrock23, which
+        propagates the solution of lower order, decrease with the tolerance to the power 2/3. DP8's interpolant has
+        order 7 (108 tolerances observed, in long steps).
         """
         edge, explicit = "edge" in self.problem.kind, SOLVERS[self.solver].kind in ("explicit", "switching")
         if self.problem.bends or (edge and explicit):
@@ -89,11 +89,11 @@ class Run:
 
     @cached_property
     def steps(self) -> int:
-        """How many fixed steps: enough for the fastest rate, and some more."""
+        """The number of fixed steps: more than enough for the fastest rate."""
         return self.factor * int(min(max(20, 2 * self.problem.stiffness), MOST_FIXED_STEPS[self.path]))
 
     def settings(self) -> dict:
-        """Return the arguments of `pn.solve` but for what is solved, its start and its times."""
+        """Return the arguments of `pn.solve` except the dynamics, the initial state and the times."""
         settings = {"solver": self.solver, "engine": "torch"}
         if self.adaptive:
             settings |= {"rtol": self.rtol, "atol": self.atol}
@@ -101,7 +101,8 @@ class Run:
             ts = self.problem.ts
             settings |= {"step_size": abs(ts[-1] - ts[0]) / self.steps}
         stops = self.problem.stops
-        if self.solver == "DP8" and self.problem.stiffness >= 50:  # see `pn.solve`: it is not good between steps there
+        # DP8's interpolant is inaccurate on stiff problems (see `pn.solve`).
+        if self.solver == "DP8" and self.problem.stiffness >= 50:
             stops = tuple(np.unique([*stops, *self.problem.ts[1:-1]]))
         if self.adaptive and stops:
             settings |= {"tstops": stops}
@@ -122,7 +123,7 @@ class Run:
         return y0 if self.path in OF_FORMULAS else torch.tensor(y0)
 
     def times(self) -> np.ndarray | list[np.ndarray]:
-        """Return the times to ask for; the second of two samples ends early."""
+        """Return the output times; with two samples, the second one ends early."""
         ts = self.problem.ts
         return [ts, ts[: 1 + len(ts) // 2]] if self.path.startswith("independent") else ts
 
@@ -134,7 +135,7 @@ class Run:
             return pn.solve(self.dynamics(), self.start(), self.times(), **self.settings(), **more)
 
     def program(self) -> str:
-        """Return a program that takes this solve and prints it beside the truth."""
+        """Return a program that runs this solve and prints its states; the reference is added as a comment."""
         told, start = self.problem, self.start()
         kind = "float32" if self.single else "float64"
         lines = ["import numpy as np", "import torch", "import pyneuralode as pn"]
@@ -155,7 +156,7 @@ class Run:
 
 @dataclass
 class Verdict:
-    """What became of a run: "right", "wrong", "refused", "unsure" (of the truth), and a sentence."""
+    """The verdict on a run: "right", "wrong", "refused" or "unsure" (no reliable reference), with the reason."""
 
     run: Run
     kind: str
@@ -168,7 +169,7 @@ class Verdict:
 
 
 def runs_of(seed: int) -> Iterator[Run]:
-    """Return the solves of random problem number `seed`."""
+    """Yield the solves of random problem number `seed`."""
     told = problem(seed)
     turn, kind = divmod(seed, len(KINDS))
     chosen = [(path, solver) for path in FAST for solver in NAMES]
@@ -193,7 +194,7 @@ def _run(told: RandomProblem, path: str, solver: str) -> Run:
 
 
 def _sensible(run: Run) -> bool:
-    """Return whether the solver is made for such a problem, and the problem for such a path."""
+    """Return whether the solver suits the problem, and the problem suits the path."""
     told, solver = run.problem, SOLVERS[run.solver]
     most = MOST_STEPS if solver.adaptive else MOST_FIXED_STEPS
     if solver.kind == "explicit" and told.stiffness > most[run.path]:
@@ -202,16 +203,16 @@ def _sensible(run: Run) -> bool:
         return False
     if run.single and (not told.single or told.units.shift != 0):
         return False
-    # On a stiff problem an explicit method's states swing about the solution, by tolerances, and cross a level many times.
+    # On stiff problems, explicit methods oscillate around the solution within tolerances: a level may be crossed often.
     swings = solver.kind == "explicit" and told.kind.startswith("stiff")
     return not (run.path == "events" and (told.end is not None or swings))
 
 
-# Judging.
+# Verdicts.
 
 
 def judge(run: Run) -> Verdict:
-    """Solve and compare with the truth."""
+    """Solve, compare with the reference, and return the verdict."""
     try:
         if run.problem.end is not None:
             ys = run.solve().ys
@@ -232,7 +233,7 @@ def _judge_states(run: Run) -> Verdict:
 
 
 def _answers(run: Run, solution: pn.Solution) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the times and states (T, d) of a solution; of a dense one those between, too."""
+    """Return pairs of times (T,) and states (T, d) of a solution; for dense output, also between the output times."""
     if run.path == "compiled":
         assert solution.engine == "torch (compiled)"
     if run.path.startswith("independent"):
@@ -245,7 +246,7 @@ def _answers(run: Run, solution: pn.Solution) -> list[tuple[np.ndarray, np.ndarr
 
 
 def compared(run: Run, ts: np.ndarray, ys: np.ndarray) -> Verdict | None:
-    """Return what is wrong with states (T, d) at times from the start on, or None."""
+    """Return the verdict on states (T, d) at times (T,), the first one the initial time; None if they are correct."""
     reference = truth(run.problem, ts)
     if reference is None:
         return Verdict(run, "unsure", "LSODA failed")
@@ -271,15 +272,16 @@ def compared(run: Run, ts: np.ndarray, ys: np.ndarray) -> Verdict | None:
 
 
 def _tolerance(run: Run, states: np.ndarray) -> np.ndarray:
-    """Return the tolerance of a step there; nobody rounds better than to some dozens of the last place."""
+    """Return the tolerance of a step at these states, but at least 50 rounding errors of the largest state."""
     rounding = 50 * np.finfo(np.float32 if run.single else np.float64).eps
     return np.maximum(run.atol + run.rtol * np.abs(states), rounding * np.abs(states).max(0))
 
 
 def propagated(run: Run, ts: np.ndarray) -> np.ndarray:
-    """Return (T, d), what a tolerance's worth of error anywhere before becomes at the times `ts`: the problem's condition.
+    """Return the problem's conditioning: the largest effect (T, d), at times (T,), of earlier errors of one tolerance.
 
-    The truth is moved by a tolerance, both ways in random directions, at the start, just after it and all along the span.
+    The reference is perturbed by one tolerance in several directions, at the start, shortly after it and along the
+    span.
     """
     told, natural, units = run.problem, run.problem.natural or run.problem, run.problem.units
     times = (ts - units.shift) * units.rate
@@ -308,7 +310,7 @@ def propagated(run: Run, ts: np.ndarray) -> np.ndarray:
 
 
 def _sure(run: Run, ts: np.ndarray, reference: np.ndarray, allowed: np.ndarray) -> bool:
-    """Return whether another method, and no formula, says the same as the truth does, to a tolerance."""
+    """Return whether a second numerical method confirms the reference solution within a tolerance."""
     told = run.problem
     told = replace(told, exact=None, natural=told.natural and replace(told.natural, exact=None, solved={}), solved={})
     second = truth(told, ts, "DOP853" if told.stiffness < 300 else "Radau")
@@ -316,7 +318,7 @@ def _sure(run: Run, ts: np.ndarray, reference: np.ndarray, allowed: np.ndarray) 
 
 
 def _shared(run: Run, ts: np.ndarray, reference: np.ndarray, allowed: np.ndarray, worst: float) -> bool:
-    """Return whether SciPy's explicit method of about that order is as far off, by half at least.
+    """Return whether SciPy's explicit method of similar order has an error at least half as large.
 
     Error estimates of explicit methods can be wrong at the edge of a formula's domain, and between the ends of long steps.
     """
@@ -332,11 +334,11 @@ def _shared(run: Run, ts: np.ndarray, reference: np.ndarray, allowed: np.ndarray
 
 
 def _judge_fixed(run: Run) -> Verdict:
-    """Take steps, and steps half as long: the answers' difference says how far off they are, and how fast that falls."""
+    """Halve fixed steps repeatedly; the error must match the changes and decrease with the method's order."""
     before, order, gains, verdict = None, SOLVERS[run.solver].order, [], None
     for factor in (
         (1, 2, 4, 8, 64, 512) if run.path in FAST else (1, 2, 4, 8)
-    ):  # Euler's may reach another well at first
+    ):  # Euler's method may first end in another attractor
         answers = _answers(run, replace(run, factor=factor).solve())
         if before is not None:
             verdict = _consistent(run, before, answers)
@@ -347,11 +349,11 @@ def _judge_fixed(run: Run) -> Verdict:
     return verdict or Verdict(run, "wrong", f"halved steps gain orders {gains}, not {order}")
 
 
-FLOOR = 1e-9  # relative errors below which rounding and the truth's own error count
+FLOOR = 1e-9  # below this relative error, rounding and the reference's own error dominate
 
 
 def _errors(run: Run, answers: list) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return for each answer its errors and those of the last time, relative to the largest states."""
+    """Return the errors (T, d) of each answer, relative to the largest states."""
     errors = []
     for ts, ys in answers:
         reference = truth(run.problem, ts)
@@ -360,10 +362,10 @@ def _errors(run: Run, answers: list) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _consistent(run: Run, coarse: list, fine: list) -> Verdict | None:
-    """Return what is wrong where the finer answer is much further from the truth than from the coarser answer."""
+    """Return a verdict if the finer answer's error is much larger than its difference from the coarser answer."""
     for (_, rough), (ts, ys), errors in zip(coarse, fine, _errors(run, fine)):
         apart = np.abs(ys - rough) / (np.abs(truth(run.problem, ts)).max(0) + run.problem.units.scale * 1e-3)
-        # The first step's interpolant may begin with the same line, however long the step is.
+        # The first step's interpolant may begin with the same line for any step size.
         told = np.abs(ts - ts[0]) >= run.settings()["step_size"]
         if not told.any():
             continue
@@ -377,7 +379,7 @@ def _consistent(run: Run, coarse: list, fine: list) -> Verdict | None:
 
 
 def _gain(run: Run, coarse: list, fine: list) -> float:
-    """Return the order that halved steps show at the last time, where no step is interpolated."""
+    """Return the observed order at the last time, which is always the end of a step."""
     before, after = (_errors(run, answers)[0][-1].max() for answers in (coarse, fine))
     return math.inf if after < FLOOR else math.log2(before / after)
 
@@ -386,7 +388,7 @@ def _gain(run: Run, coarse: list, fine: list) -> float:
 
 
 def _judge_events(run: Run) -> Verdict:
-    """EventMonitor a component cross a level that it clearly crosses, and compare times and states."""
+    """Compare times and states of events at which a component clearly crosses a level."""
     told, rng = run.problem, np.random.default_rng([18, run.problem.seed])
     grid = np.linspace(told.ts[0], told.ts[-1], 401)
     begin = told.ts[0] + (grid[1] - grid[0]) * np.append(0, np.geomspace(1e-8, 1, 60))
@@ -412,9 +414,7 @@ def _judge_events(run: Run) -> Verdict:
     if terminal and len(found) and abs(float(solution.ts[-1]) - told.ts[0]) > abs(found[0] - told.ts[0]):
         return Verdict(run, "wrong", f"{what}, and the solution goes on")
     met = np.concatenate([told.ts[:1], found]), np.concatenate([told.y0[None], np.asarray(solution.events.states)])
-    off = np.abs(
-        met[1][1:, which] - level
-    )  # a state is compared with the truth at the time found: it is the one at the level?
+    off = np.abs(met[1][1:, which] - level)  # is the state at the event on the level?
     if (
         off > run.tolerances * np.maximum(_tolerance(run, met[1])[1:, which], propagated(run, met[0])[1:, which])
     ).any():
@@ -426,7 +426,7 @@ def _judge_events(run: Run) -> Verdict:
 
 
 def _crossings(values: np.ndarray, direction: int) -> np.ndarray | None:
-    """Return where on the grid values cross zero, in grid steps; None where a crossing is not a clear one."""
+    """Return the positions of zero crossings, in grid steps, or None if a crossing is not clear."""
     span = np.ptp(values)
     turns = np.flatnonzero(np.diff(np.sign(np.diff(values))) != 0) + 1
     near = np.abs(values[[0, *turns, -1]]) < 0.05 * span
@@ -438,7 +438,7 @@ def _crossings(values: np.ndarray, direction: int) -> np.ndarray | None:
     return exact[np.sign(slopes) != -direction]
 
 
-# Counting.
+# Counts.
 
 
 @dataclass

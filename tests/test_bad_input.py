@@ -1,4 +1,4 @@
-"""Every mistake of the issue's list is answered by one sentence of our own that names it and says what to do."""
+"""Invalid input raises pyneuralode's own one-line error, which names the argument and says what to write instead."""
 
 import numpy as np
 import pytest
@@ -140,6 +140,6 @@ def test_solves_that_cannot_reach_their_end(case):
 
 def test_julia_is_refused_in_one_sentence_where_there_is_none(monkeypatch):
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
-    monkeypatch.setattr(session, "runs", lambda: False)  # whatever another test has started
+    monkeypatch.setattr(session, "runs", lambda: False)  # even if another test has started Julia
     with pytest.raises(pn.EngineError, match="engine is 'julia', and PYNEURALODE_JULIA is /no/julia"):
         solve(engine="julia")

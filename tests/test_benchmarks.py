@@ -1,4 +1,4 @@
-"""Benchmarks: peers in processes of their own, rounds, tables, the comparison of two checkouts, and bad input."""
+"""Benchmarks: peers in separate processes, rounds, tables, the comparison of two checkouts, and invalid input."""
 
 import ast
 import json
@@ -28,7 +28,7 @@ from pyneuralode.progress import SilentProgress
 
 PEERS = processes.SCRIPT.parent
 
-# A library whose iterations take as long as the problem says, by a clock that nothing else moves.
+# A fake library with a simulated clock: each iteration takes the time given by the problem.
 FAKE = """
     import sys, time
     from interface import Result, Run
@@ -57,7 +57,7 @@ FAKE = """
 
 @pytest.fixture
 def workspace(tmp_path):
-    """A workspace whose processes run `serve.py` with the fake library, under the names of two real ones."""
+    """A workspace whose processes run `serve.py` with the fake library, named like two real libraries."""
     folder = tmp_path / "peers"
     folder.mkdir()
     for name in ("serve.py", "interface.py"):
@@ -257,7 +257,8 @@ def test_every_peer_has_its_task():
 
 
 def test_only_scripts_import_another_library():
-    libraries = {*OTHER_LIBRARIES, "jax"} - {"scipy"}  # which the drop-in's scipy_solver method uses
+    # SciPy is allowed, since the drop-in's method scipy_solver uses it.
+    libraries = {*OTHER_LIBRARIES, "jax"} - {"scipy"}
     for path in [*processes.ROOT.glob("pyneuralode/**/*.py"), *processes.ROOT.glob("benchmarks/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -288,7 +289,7 @@ def test_the_trained_networks_fit_their_data():
 
 
 def test_the_reference_solve_is_the_published_one(tmp_path):
-    """Robertson's gradient, as published."""
+    """The reference gradient of Robertson's problem agrees with the published values."""
     case = TASKS["robertson"].cases[0]
     setup = measures.CaseSetup(Workspace(tmp_path, {}), "robertson", case, 0)
     reference = setup.reference(case.reference_variant)
@@ -334,7 +335,7 @@ def test_help_imports_nothing_heavy():
 
 
 def test_the_systems_are_the_same_for_all():
-    """Otherwise two different problems would be compared."""
+    """All libraries must solve the same systems, so that the times are comparable."""
     sys.path.insert(0, str(PEERS))
     try:
         from systems import SYSTEMS

@@ -1,4 +1,4 @@
-"""The examples of docstrings and of CONTRIBUTING.md run as a reader would run them; what a user calls has one."""
+"""Run the examples in docstrings and CONTRIBUTING.md as a reader would; every public object must have an example."""
 
 import doctest
 import importlib
@@ -51,7 +51,7 @@ USED = [
 def test_the_example_in_a_docstring_runs(example, tmp_path, monkeypatch):
     monkeypatch.setenv("PYNEURALODE_ENGINE", "torch")
     monkeypatch.chdir(tmp_path)
-    example.globs = {"__name__": "example"}  # a reader does not have the names of the module
+    example.globs = {"__name__": "example"}  # without the names of the module, which a reader would not have
     assert doctest.DocTestRunner().run(example).failed == 0
 
 

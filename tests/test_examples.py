@@ -1,4 +1,4 @@
-"""The examples run as a user runs them, at quick scale, and find what they set out to find."""
+"""Run the scripts in examples/ as a user would, at quick scale, and check their results."""
 
 import os
 import re
@@ -13,7 +13,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def run(name, folder, *arguments):
-    """Run an example in an empty folder; return what it printed, and the files that it left there."""
+    """Run an example in an empty folder; return its output and the files that it left in the folder."""
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), "--quick", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -22,14 +22,14 @@ def run(name, folder, *arguments):
 
 
 def number(pattern, text):
-    """Return the number in the place of # in the one place where the pattern is."""
+    """Return the number at the position of # in the only match of the pattern."""
     (found,) = re.findall(re.escape(pattern).replace(r"\#", r"([-+.e\d]*\d)"), text)
     return float(found)
 
 
 def test_fit_csv_reaches_the_noise(tmp_path):
     text, files = run("fit_csv", tmp_path, "--figure", "fit.png")
-    # The noise of the table is 0.2; the hares alone deviate by 3.5 from their mean.
+    # The noise of the table is 0.2; the standard deviation of the hares is 3.5.
     assert 0.1 < number("hares: root mean square error #", text) < 0.35
     assert 0.1 < number("lynxes: root mean square error #", text) < 0.35
     assert files == ["fit.png"]

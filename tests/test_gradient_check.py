@@ -1,4 +1,4 @@
-"""The check that users run: its table is right, and it notices gradients that are wrong."""
+"""`check_gradient`: its table is correct, and it detects wrong gradients."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_the_table_has_every_method_with_a_small_error(capsys):
 def test_a_wrong_gradient_is_noticed():
     class Wrong(torch.nn.Module):
         def forward(self, t, y):
-            return -y * y.detach()  # half of its derivative is hidden
+            return -y * y.detach()  # autograd sees only half of the derivative
 
     check = pn.NeuralODE(Wrong(), rtol=1e-8, atol=1e-8).check_gradient([1.0, 0.5], [0.0, 1.0], methods=["Backprop"])
     assert check.rows[0].error > 1e-2
@@ -61,7 +61,7 @@ def test_peak_memory_counts_what_is_alive():
 
 
 def test_memory_grows_as_each_method_says():
-    """A hundred times the steps: flat for BacksolveAdjoint, one state a step for Checkpointed, every stage for Backprop."""
+    """Each step adds no memory with BacksolveAdjoint, one state with Checkpointed, and more with Backprop."""
     peaks = {}
     for method in ("Backprop", "Checkpointed", "BacksolveAdjoint"):
         for steps in (20, 200):

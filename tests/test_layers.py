@@ -1,4 +1,4 @@
-"""Imports point one way (DESIGN): a room uses only rooms before it, no two modules use each other, nothing is started."""
+"""Imports between subpackages: never from a lower to a higher rank, without cycles, and without side effects."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ import pyneuralode
 
 PACKAGE = "pyneuralode"
 ROOT = Path(pyneuralode.__file__).parent
-# Each room may import the rooms of its own rank or a lower one.
+# A subpackage or top-level module may import others of the same or a lower rank.
 RANKS = {
     "arguments": 0,
     "errors": 0,
@@ -41,7 +41,7 @@ APPLICATIONS = {"epidemics", "flows", "images", "latent"}
 
 
 def find_modules(root: Path, package: str) -> dict[str, Path]:
-    """Return the files of a package's modules by their full names."""
+    """Return the files of a package's modules: full name -> path."""
     modules = {}
     for path in sorted(root.rglob("*.py")):
         parts = (package, *path.relative_to(root).with_suffix("").parts)
@@ -50,9 +50,9 @@ def find_modules(root: Path, package: str) -> dict[str, Path]:
 
 
 def imported_by(name: str, modules: dict[str, Path]) -> set[str]:
-    """Return the modules that a module imports anywhere: at its head, inside functions, for types only.
+    """Return the modules that a module imports: at the top, inside functions, or only for type annotations.
 
-    Importing a module runs the packages around it, too, except for those that the importer itself is in.
+    Importing a module also imports its parent packages, except those that contain the importing module.
     """
     path = modules[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
@@ -75,7 +75,7 @@ def imported_by(name: str, modules: dict[str, Path]) -> set[str]:
 
 
 def find_circle(graph: dict[str, set[str]]) -> list[str]:
-    """Return the modules of one circle, the first of them again at the end; an empty list where there is none."""
+    """Return the modules of one import cycle, with the first repeated at the end; empty if there is no cycle."""
     finished = set()
 
     def follow(trail: list[str]) -> list[str]:
@@ -91,7 +91,7 @@ def find_circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def reaches(graph: dict[str, set[str]], start: str, goal: str) -> bool:
-    """Return whether a module imports another, directly or through others."""
+    """Return whether a module imports another one, directly or indirectly."""
     seen, waiting = set(), [start]
     while waiting:
         name = waiting.pop()
@@ -126,7 +126,7 @@ def test_imports_point_one_way():
 
 
 def test_no_module_imports_the_public_names():
-    """The package itself imports every room when its names are used: inside, a name comes from the module that has it."""
+    """Inside the package, names are imported from the modules that define them, not from `pyneuralode` itself."""
     wrong = []
     for name, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Files of models: one door reads every kind, and imports no other."""
+"""Model files: `pyneuralode.load` reads every kind of model, and imports only the code for that kind."""
 
 import importlib
 import json
@@ -81,7 +81,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path, model):
 
 
 class Renamed(pn.NeuralODE):
-    """A model of a user's own."""
+    """A user-defined model."""
 
 
 def test_only_what_can_be_loaded_is_saved(tmp_path):

@@ -1,4 +1,4 @@
-"""Fields, models, conversion at the door, saving and loading."""
+"""Fields and models: conversion of inputs, saving and loading."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What is no real number is refused by one sentence wherever numbers are taken: it never becomes one in silence."""
+"""Values that are not real numbers raise an error wherever numbers are expected; they are never silently converted."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def solve(y0=None, ts=TS, **settings):
     return pn.solve(ROTATION, [1.0, 0.2] if y0 is None else y0, ts, engine="torch", **settings)
 
 
-# Name of the argument in the sentence, good values, and a call that takes them.
+# Name of the argument in the message, valid values, and a call that accepts them.
 ARRAYS = {
     "data": (DATA, lambda v: fit(data=v)),
     "ts": (TS, lambda v: fit(ts=v)),

@@ -1,4 +1,4 @@
-"""The input and output of every peer; only NumPy is needed."""
+"""The input and output of the peers' scripts; needs only NumPy."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class ProblemData:
     arrays : dict of str to array
         Initial states, times, data, parameters.
     settings : dict
-        JSON values: `rtol`, `atol`, `dtype`, the field; `parameters` names the arrays to differentiate by.
+        JSON values: `rtol`, `atol`, `dtype`, the field; `parameters` lists the arrays with respect to which the loss is
+        differentiated.
     reference_settings : dict
-        Changes of the settings for the reference solve. They are not written to the file.
+        Changes to the settings for the reference solve; not written to the file.
     """
 
     arrays: dict[str, np.ndarray]
@@ -46,7 +47,7 @@ class ProblemData:
         return {name: self.settings[name] for name in ("rtol", "atol")}
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """Return the arrays to differentiate by."""
+        """Return the arrays with respect to which the loss is differentiated."""
         return {name: self.arrays[name] for name in self.settings.get("parameters", ())}
 
 
@@ -61,7 +62,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A problem that is prepared for timing.
+    """A problem prepared for timing.
 
     Attributes
     ----------

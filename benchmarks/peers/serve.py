@@ -86,7 +86,7 @@ class Requests:
             raise RuntimeError("peak memory is measured on Linux only")
         gc.collect()
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # resets the peak to what is resident now
+            file.write("5")  # resets the peak to the current resident memory
         before = resident("VmRSS")
         self.run.iterate()
         return {"bytes": resident("VmHWM") - before}

@@ -1,4 +1,4 @@
-"""The networks of the tasks, written as a user of torch would write them."""
+"""The networks of the tasks, written in plain torch."""
 
 from __future__ import annotations
 

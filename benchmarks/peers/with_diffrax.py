@@ -1,4 +1,4 @@
-"""The tasks for diffrax on the CPU; loss and gradient are compiled as one function."""
+"""The tasks for diffrax on the CPU, with loss and gradient compiled as one function."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def oscillators(problem: ProblemData, variant: str) -> Run:
 
 
 def memory(problem: ProblemData, variant: str) -> Run:
-    """A gradient with fixed steps."""
+    """Return the run of one gradient with fixed steps."""
     y0, ts = arrays_of(problem, "y0", "ts")
     solver, adjoint = variant.split(", ")
     steps, slope = problem.settings["steps"], network_of(problem)

@@ -1,4 +1,4 @@
-"""The tasks for pyneuralode's embedded engine."""
+"""The tasks for pyneuralode's torch engine."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def odenet(problem: ProblemData, variant: str) -> Run:
 
 
 def memory(problem: ProblemData, variant: str) -> Run:
-    """A gradient with fixed steps."""
+    """Return the run of one gradient with fixed steps."""
     y0, ts = tensors_of(problem, "y0", "ts")
     step = float(ts[-1] - ts[0]) / problem.settings["steps"]
     field = pn.MLP(**problem.settings["field"])

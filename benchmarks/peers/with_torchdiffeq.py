@@ -89,7 +89,7 @@ class Rates(nn.Module):
 
 
 def robertson(problem: ProblemData, variant: str) -> Run:
-    """Time the solve without its gradient: an explicit method needs a quarter of a million evaluations."""
+    """Return the run of a solve without gradient, because explicit methods need a quarter of a million evaluations."""
     y0, ts, *rates = tensors_of(problem, "y0", "ts", *problem.parameters())
     odeint, method = solver_of(variant.removesuffix(", solve only"))
     counted = Counted(Rates("robertson", torch.stack(rates)))
@@ -107,7 +107,7 @@ def robertson(problem: ProblemData, variant: str) -> Run:
 
 
 class Oscillators(nn.Module):
-    """Van der Pol oscillators, each with its own time unit, because one solve has one span for the whole batch."""
+    """Van der Pol oscillators, each with time in units of its span, because a batch is solved over a single span."""
 
     def __init__(self, mu: Tensor, spans: Tensor):
         super().__init__()
@@ -146,7 +146,7 @@ def odenet(problem: ProblemData, variant: str) -> Run:
 
 
 def memory(problem: ProblemData, variant: str) -> Run:
-    """A gradient with fixed steps."""
+    """Return the run of one gradient with fixed steps."""
     y0, ts = tensors_of(problem, "y0", "ts")
     odeint, method = solver_of(variant)
     module = Network(problem)

@@ -19,7 +19,7 @@ app = typer.Typer(
     help="Neural differential equations: fit data, solve fitted models, recompute published results.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # an internal error shows Python's plain traceback
+    pretty_exceptions_enable=False,  # an internal error prints Python's standard traceback
 )
 
 

@@ -1,4 +1,4 @@
-"""The commands `pyneuralode train odenet` and `train anodev2`: their options and their output."""
+"""The commands `pyneuralode train odenet` and `pyneuralode train anodev2`: their options and output."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def anodev2(
 def _train(
     family: str, model: dict, recipe: str, out: Path, download: bool, options: ClassifierOptions, reduced: bool = False
 ) -> None:
-    """Train one model, together with the other processes of torchrun, if any; or train one model for each seed."""
+    """Train one model (jointly with the other processes of torchrun, if any), or one model for each seed."""
     from ..datasets.cifar10 import download_cifar10
     from ..datasets.mnist import download_mnist
     from ..errors import ArgumentError, unknown_name
@@ -86,7 +86,7 @@ def _train(
     chosen = RECIPES[recipe] if options.epochs is None else RECIPES[recipe].for_epochs(options.epochs)
     chosen = replace_given(chosen, batch=options.batch, precision=options.precision)
     spec = ClassifierSpec(family, model)
-    spec.build()  # finds mistakes before any data are read
+    spec.build()  # reports mistakes before any data are read
     training = ClassifierTraining(spec, chosen, options.data, reduced, options.images, options.tests)
     seeds = None if options.seeds is None else parse_numbers("seeds", options.seeds, int, "0,1,2,3,4")
     if seeds is not None and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
@@ -97,7 +97,7 @@ def _train(
         if download:
             fetch = download_mnist if family == "odenet" else download_cifar10
             fetch(training.folder, progress)
-        training.sets()  # missing files are reported before a process starts
+        training.sets()  # reports missing files before a process starts
         if seeds is None:
             found = run.train(options.seed, progress)
         else:

@@ -35,7 +35,7 @@ SHOWN = 32  # number of misread images in the figure
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """The final output of a training command, and how the training ended."""
+    """The final output of a training command, and whether the training finished or was interrupted."""
 
     sentences: list[str]
     paths: list[Path]
@@ -45,7 +45,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class ClassifierRun:
-    """A training by the recipe named `recipe`, and the folder for its files."""
+    """A training run with the recipe named `recipe`, and the folder `out` for its files."""
 
     out: Path
     training: ClassifierTraining
@@ -69,7 +69,7 @@ class ClassifierRun:
     def train(self, seed: int, progress: Progress) -> TrainingSummary | None:
         """Train one model and write its files; the curves are written after every epoch.
 
-        Returns None in every process of torchrun except the first.
+        Returns None in all processes of torchrun except the first.
         """
         out, training = self.out, self.training
         out.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class ClassifierRun:
     def train_seeds(
         self, seeds: list[int], workers: int | None, progress: Progress, executor: Executor | None = None
     ) -> TrainingSummary:
-        """Train once for each seed, several in parallel, each in its own folder; write a summary of all runs.
+        """Train a model for each seed, several in parallel, each in its own folder; write a summary of all runs.
 
         If an `executor` is given, such as that of a dask client for a cluster that shares the folder, it runs the jobs.
         """
@@ -161,7 +161,7 @@ class ClassifierRun:
 
 
 def misread_images(found: ClassifierFit, tests: ImageData, family: str):
-    """Draw misclassified test images, the most confident mistakes first, each titled "label as prediction"."""
+    """Draw misclassified test images, the most confident mistakes first, each with the title "label as prediction"."""
     names = CLASSES if family == "anodev2" else [str(k) for k in range(tests.classes)]
     rows = found.misread(tests.labels)
     captions = []

@@ -15,7 +15,7 @@ MODEL, DESCRIPTION = "model.safetensors", "fit.json"
 
 @dataclass(frozen=True)
 class Description:
-    """Names of the time and of the k columns, first and last fitted time, and the initial state (k,) at the first."""
+    """Names of the time column and of the k value columns, first and last fitted time, and the state (k,) at `t0`."""
 
     time: str
     columns: tuple[str, ...]

@@ -17,7 +17,7 @@ from .error_reporting import one_sentence
 def doctor(
     time: Annotated[bool, Option("--time", help="Start the engines and time a first gradient.")] = False,
 ) -> None:
-    """Show what is installed and what to do next. Downloads nothing; only --time starts Julia."""
+    """Show what is installed and what to do next. Nothing is downloaded, and only --time starts Julia."""
     from importlib.metadata import PackageNotFoundError, version
 
     from .. import __version__
@@ -78,7 +78,7 @@ def _describe_julia(julia) -> None:
     if julia.project is not None:
         _line("  project", str(julia.project))
         _line("  PythonCall", julia.pythoncall or "not installed")
-        _line("  PyNeuralODE", str(julia.package) if julia.package else "not installed from a folder")
+        _line("  PyNeuralODE", str(julia.package) if julia.package else "not installed from a local folder")
         _line("  sysimage", str(julia.sysimage) if julia.sysimage else "none")
     if not julia.found:
         _line("Julia", f"not ready: {julia.reason}")

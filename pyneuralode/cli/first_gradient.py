@@ -1,6 +1,6 @@
 """Time the stages from `import pyneuralode` to a first gradient, in a new process.
 
-Run as a module, this file is that process: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
+The new process runs this file: `python -m pyneuralode.cli.first_gradient julia` prints the stages as JSON.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _measure(engine: str) -> dict[str, float]:
 
     import pyneuralode as pn
 
-    field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # names are imported at their first use
+    field, NeuralODE = pn.MLP((2, 50, 2)), pn.NeuralODE  # pyneuralode imports its public names at first use
     stage("import")
     if engine == "julia":
         from pyneuralode.engines.julia_engine.in_process import start_runtime

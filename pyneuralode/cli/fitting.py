@@ -45,7 +45,7 @@ _OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-@dataclass(frozen=True)  # again, so that __init__ calls __post_init__
+@dataclass(frozen=True)  # repeated, so that __init__ calls __post_init__
 class Settings(FitOptions):
     """The checked options of a fit; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
 
@@ -71,13 +71,13 @@ class Settings(FitOptions):
     def model(self, columns: int, slope: float) -> NeuralODE:
         """Return the untrained model for standardized columns with a typical rate of change `slope`."""
         width = columns + self.augment
-        # Added components start at zero, and would stay there in a network without biases.
+        # Extra components start at zero, and would stay there in a network without biases.
         field = MLP((width, *self.widths, width), self.activation, output_scale=slope, init_bias=1.0)
         common = {name: getattr(self, name) for name in ("solver", "gradient", "seed", "rtol", "atol")}
         return AugmentedNeuralODE(field, self.augment, **common) if self.augment else NeuralODE(field, **common)
 
     def plan(self, ts: np.ndarray) -> GrowingSpan:
-        """Return the plan: growing spans, and then L-BFGS up to the last end."""
+        """Return the plan: growing spans, then L-BFGS on the last span."""
         ends = self.ends
         if ends is None:
             ends = sorted({float(ts[max(1, int(np.ceil(part * len(ts))) - 1)]) for part in _GROWING})
@@ -111,7 +111,7 @@ class Standardization:
         arrays["bias_1"] -= arrays["weight_1"] @ mean
         arrays[f"weight_{last}"] *= size[:, None]
         arrays[f"bias_{last}"] *= size
-        # For a state far from zero, a relative tolerance would be too loose: make it relative to the deviation instead.
+        # For a state far from zero, a relative tolerance would be too loose, so make it relative to the deviation.
         control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
         kind = {"augment_dim": extra} if extra else {}
         scaled = type(model)(model.field, **kind, solver=model.solver, gradient=model.gradient, **control)
@@ -121,7 +121,7 @@ class Standardization:
 
 @dataclass(frozen=True)
 class TableFit:
-    """A fit of a table: the model in the data's units, the fitted initial state (k,), and the result.
+    """A fit to a table: the model and initial state (k,) in the data's units, and the result in standardized units.
 
     `end` is the last fitted time.
     """
@@ -139,11 +139,11 @@ class TableFit:
         return int(np.searchsorted(self.data.ts, self.end, side="right"))
 
     def curve(self, ts: np.ndarray) -> np.ndarray:
-        """Return the fitted curve (T, k) at times (T,), of which the first is the first data time."""
+        """Return the fitted curve (T, k) at times (T,), which must begin with the first data time."""
         return self.model.solve(self.y0, ts).ys[:, : len(self.y0)]
 
     def picture(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return times (n,) and the curve (n, k) over all the data, or up to `end` if the solve fails later."""
+        """Return times (n,) and the curve (n, k) over the data's time span, or up to `end` if the solve fails later."""
         first, last = self.data.ts[[0, -1]]
         grid = np.linspace(first, last, 401)
         try:
@@ -154,7 +154,7 @@ class TableFit:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """The diagnosis of the fit; its `columns` are for the fitted rows, in the data's units."""
+        """The diagnosis of the fit; its `columns` refer to the fitted rows, in the data's units."""
         data, values = self.data, self.data.values[: self.rows]
         columns = column_fits(self.curve(data.ts[: self.rows]), values, ~np.isnan(values), data.columns)
         return dataclasses.replace(self.result.diagnosis, columns=columns)
@@ -212,7 +212,7 @@ def fit_table(data: TimeSeries, settings: Settings, progress: Progress) -> Table
 
 
 def write_fit(out: Path, fitted: TableFit) -> None:
-    """Write the model, its description, the figure and the numbers, all or nothing."""
+    """Write the model, its description, the figure and the numbers: all files or none."""
     data = fitted.data
     figure = fitted_columns(data.ts, data.values, *fitted.picture(), data.columns, data.time, fitted.end)
     metrics = fitted.metrics()
@@ -230,7 +230,7 @@ def _first_values(z: np.ndarray) -> np.ndarray:
 
 
 def _slope(ts: np.ndarray, z: np.ndarray) -> float:
-    """Return a typical size of dz/dt over 50 equal parts of the time span, to limit the effect of close, noisy rows."""
+    """Return the root mean square of dz/dt over 50 equal intervals, so that noise in close rows has little effect."""
     grid = np.linspace(ts[0], ts[-1], 51)
     held = [~np.isnan(column) for column in z.T]
     lines = np.stack([np.interp(grid, ts[h], column[h]) for h, column in zip(held, z.T)])

@@ -68,7 +68,7 @@ class ClassifierOptions:
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's parameter `options`, a dataclass, by one typer option for each of its fields."""
+    """Replace a command's parameter `options`, a dataclass, with one typer option for each field."""
     parameters = dict(inspect.signature(command, eval_str=True).parameters)
     kind = parameters.pop("options").annotation
     hints = get_type_hints(kind, include_extras=True)
@@ -86,5 +86,5 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def replace_given(settings: Any, **changes: Any) -> Any:
-    """Return a copy of a dataclass with these changes; None means that an option was not given."""
+    """Return a copy of a dataclass with the given changes; a change of None is ignored."""
     return replace(settings, **{name: value for name, value in changes.items() if value is not None})

@@ -13,7 +13,7 @@ Number = TypeVar("Number", int, float)
 
 
 def parse_numbers(option: str, text: str, kind: Callable[[str], Number], example: str) -> list[Number]:
-    """Return the numbers of ``"1,2.5"``."""
+    """Return the numbers in a text such as ``"1,2.5"``; `option` and `example` are for the error message."""
     try:
         numbers = [kind(part) for part in text.split(",")]
     except ValueError:
@@ -24,7 +24,7 @@ def parse_numbers(option: str, text: str, kind: Callable[[str], Number], example
 
 
 def parse_times(text: str) -> np.ndarray:
-    """Return the increasing times of ``"first:last:count"`` or ``"0,1,2.5"``."""
+    """Return the increasing times given by ``"first:last:count"`` or a list such as ``"0,1,2.5"``."""
     example = "0:10:101 (first, last, count) or 0,1,2.5"
     if ":" in text:
         try:

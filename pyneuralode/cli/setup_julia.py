@@ -1,4 +1,4 @@
-"""`pyneuralode setup-julia`: install what the Julia engine needs. The only command that may use the network."""
+"""`pyneuralode setup-julia`: install what the Julia engine needs. Only `train --download` also uses the network."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def setup_julia(
         installation.precompile(progress)
         image = installation.build_image(progress) if sysimage else None
         installation.verify(progress, image)
-    installation.write_records(image)  # last, so that the probe never finds an installation that does not work
+    installation.write_records(image)  # last, so that the probe never finds an incomplete installation
     typer.echo(f"The Julia engine is ready. Julia's output is in {folder / LOG}.")
     typer.echo("Next: `pyneuralode doctor --time`.")

@@ -21,7 +21,8 @@ from .description import DESCRIPTION, MODEL, Description
 class SolutionTable:
     """States (T, k) of the named columns at times (T,); `time` names the time column.
 
-    States after `end`, the last fitted time, are a forecast; `end` is infinite for a solve from another initial state.
+    States after `end`, the last fitted time, are a forecast; `end` is infinite if the initial state is not the fitted
+    one.
     """
 
     time: str
@@ -41,7 +42,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     times : (T,), optional
         Increasing times; by default 201 times over the fitted span.
     y0 : k numbers, optional
-        State at the first time; by default the fitted state at the start of the fitted span.
+        State at the first time. By default, the solve starts from the fitted state at the first fitted time.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`pyneuralode train`: the group of training commands, and `mnist-flow`. torchrun runs them on several devices."""
+"""The command group `pyneuralode train`, and its command `mnist-flow`; torchrun runs them on several devices."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def mnist_flow(
 
 
 def summary(found: ImageFit) -> list[str]:
-    """Return the results of the training as sentences."""
+    """Return the results of the training as a list of sentences."""
     updates = len(found.fit.losses)
     sentences = [f"{updates} updates in {found.fit.seconds:.0f} s: {found.fit.message}."]
     if found.test is not None:
@@ -96,7 +96,7 @@ def summary(found: ImageFit) -> list[str]:
 
 
 def _write(out: Path, scale: str, setup: Setup, seed: int, found: ImageFit) -> None:
-    """Write the model, the numbers and the figures, all or nothing."""
+    """Write the model, the numbers and the figures: all files or none."""
     from ..files import whole_files, write_json
     from ..flows.images.transforms import quantize
     from ..plotting.images import bits_curve, image_grid

@@ -80,7 +80,7 @@ def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> 
 
 
 def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Return the content of these files in the archive."""
+    """Return the contents of the named files in the archive."""
     try:
         content = read_original(path, _ARCHIVE_MD5[_ARCHIVE], "CIFAR-10")
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
@@ -90,7 +90,7 @@ def _from_archive(path: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Return the content of these files, in the folder of `first`; verify the checksums that are known."""
+    """Return the contents of the named files in the folder of `first`; known checksums are verified."""
     contents = []
     for name in names:
         path = first.with_name(name)
@@ -102,7 +102,7 @@ def _from_files(first: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def _records(path: Path, content: bytes) -> np.ndarray:
-    """Return the records of one file, each a label followed by the pixels by color and row."""
+    """Return the records of one file; each record is a label followed by the pixels, ordered by color and row."""
     if not content or len(content) % _RECORD:
         raise DataError(f"{path} contains no image or an incomplete one: put CIFAR-10's original file there.")
     records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)

@@ -45,7 +45,7 @@ class Density(ABC):
         return np.exp(self.log_density(np.stack(np.meshgrid(x, y), axis=-1)))
 
     def quadrature(self, count: int = 1000) -> tuple[float, float]:
-        """Return the integral of the density and its entropy in nats, by the midpoint rule on and around `extent`."""
+        """Return the density's integral and entropy (nats), by the midpoint rule on a box larger than `extent`."""
         left, right, bottom, top = self.extent
         x, dx = _midpoints(left, right, count)
         y, dy = _midpoints(bottom, top, count)
@@ -54,7 +54,7 @@ class Density(ABC):
 
     @cached_property
     def entropy(self) -> float:
-        """The entropy in nats: no model's expected loss -E[log q] can be lower."""
+        """The entropy in nats, a lower bound for the expected loss -E[log q] of any model q."""
         return self.quadrature()[1]
 
     @abstractmethod
@@ -73,7 +73,7 @@ def _midpoints(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
 
 
 class ImageDensity(Density):
-    """A gray image as a density: darker pixels are sampled more often, and normal noise is added.
+    """The density given by a gray image: darker pixels are sampled more often, and normal noise is added.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def _checked_image(gray: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> ImageDensity:
-    """Return the image in a file (PNG, JPEG, GIF, ...) as a density; transparent pixels are treated as white.
+    """Return the density given by an image file (PNG, JPEG, GIF, ...); transparent pixels are treated as white.
 
     An image with more than `longest` pixels along a side is shrunk to that size. With `bright` the density is higher at
     brighter pixels, and transparent pixels are treated as black.
@@ -199,9 +199,9 @@ def read_image(path: str | Path, longest: int = 400, bright: bool = False) -> Im
 
 
 def flag() -> ImageDensity:
-    """Return the Nordic cross that the KTH report fits, with the same proportions.
+    """Return the density of a flag with a Nordic cross, with the proportions of the flag in the KTH report.
 
-    It has 237 x 174 pixels, both axes on [-1.5, 1.5], the first row at y = -1.5; the bars have smooth edges. Its
+    The image has 237 x 174 pixels on [-1.5, 1.5]^2, with the first row at y = -1.5; the bars have smooth edges. The
     entropy is 1.1591 nats.
     """
     columns, rows = np.zeros(237), np.zeros(174)
@@ -213,7 +213,7 @@ def flag() -> ImageDensity:
 
 
 class CurveDensity(Density):
-    """Points on some curves, uniform in the curve's parameter, with normal noise added.
+    """The density of points on curves, uniform in the curve's parameter, with normal noise added.
 
     Parameters
     ----------
@@ -224,8 +224,8 @@ class CurveDensity(Density):
         Standard deviation of the noise in both directions.
     extent : (left, right, bottom, top)
 
-    The density is the integral of the noise's density along the curves, by Gauss-Legendre quadrature. The spacing of
-    its `nodes` points on each curve must be smaller than `noise`.
+    The density is the integral of the noise's density along the curves, computed by Gauss-Legendre quadrature with
+    `nodes` points on each curve. Their spacing must be smaller than `noise`.
     """
 
     nodes = 256
@@ -265,7 +265,7 @@ def _polar(radius: np.ndarray | float, angle: np.ndarray) -> np.ndarray:
 
 
 def two_spirals() -> CurveDensity:
-    """Return two opposite arms of Archimedes' spiral, from a quarter turn to one and a half turns; noise 0.1."""
+    """Return the density of two opposite Archimedean spirals, from 1/4 to 3/2 turns, with noise 0.1."""
 
     def arm(s: np.ndarray) -> np.ndarray:
         angle = np.pi * np.sqrt(0.25 + 8.75 * s)  # the root spreads points evenly along the arm
@@ -275,13 +275,13 @@ def two_spirals() -> CurveDensity:
 
 
 def circles() -> CurveDensity:
-    """Return two circles about the origin, of radius 1 and 2; noise 0.1."""
+    """Return the density of two circles around the origin, with radii 1 and 2 and noise 0.1."""
     rings = tuple(lambda s, radius=radius: _polar(radius, 2 * np.pi * s) for radius in (1.0, 2.0))
     return CurveDensity("circles", rings, 0.1, (-2.6, 2.6, -2.6, 2.6))
 
 
 def moons() -> CurveDensity:
-    """Return two interleaved half circles of radius 1; noise 0.1."""
+    """Return the density of two interleaved half circles of radius 1, with noise 0.1."""
 
     def upper(s: np.ndarray) -> np.ndarray:
         return _polar(1.0, np.pi * s) + [-0.5, -0.25]
@@ -290,9 +290,10 @@ def moons() -> CurveDensity:
 
 
 class Pinwheel(Density):
-    """Five wings: normal distributions on a star, rotated about the origin by an angle that grows with the radius.
+    """The density of a pinwheel: five normal distributions on a star, rotated by an angle proportional to the radius.
 
-    This twist preserves area, so the density at a point is that of the star at the point rotated back.
+    The rotation about the origin preserves areas, so the density at a point is that of the star at the point rotated
+    back.
     """
 
     name = "pinwheel"
@@ -318,7 +319,7 @@ def _turn(x: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
 
 
 class Checkerboard(Density):
-    """The eight dark unit squares of a 4 x 4 board on [-2, 2]^2, each with the same constant density."""
+    """The uniform density on the eight dark unit squares of a 4 x 4 checkerboard on [-2, 2]^2."""
 
     name = "checkerboard"
     extent = (-2.4, 2.4, -2.4, 2.4)

@@ -24,7 +24,7 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
             try:
                 pooch.retrieve(mirror + name, f"md5:{checksum}", fname=name, path=folder, progressbar=bar)
                 break
-            except (OSError, ValueError) as error:  # no connection, or another checksum
+            except (OSError, ValueError) as error:  # no connection, or a wrong checksum
                 failure = error
         else:
             raise DataError(
@@ -35,11 +35,11 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
 
 
 def read_original(path: Path, md5: str | None, data_set: str) -> bytes:
-    """Return the content of a file; raise DataError unless it has this checksum, the one of the original file."""
+    """Return the content of a file; raise DataError if its checksum is not `md5`, the original's (None if unknown)."""
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 not in (None, found):
-        raise DataError(f"{path} has the checksum {found}, but {data_set}'s is {md5}: download the file again.")
+        raise DataError(f"{path} has the checksum {found}, but {data_set}'s file has {md5}: download the file again.")
     return content
 
 
@@ -48,7 +48,7 @@ class _DownloadBar:
 
     def __init__(self, progress: Any, name: str):
         self._progress, self._name, self._task, self._done = progress, name, None, 0
-        self.total = 0  # pooch writes the number of bytes here
+        self.total = 0  # pooch sets this to the number of bytes
 
     def update(self, n: int) -> None:
         """Count `n` more bytes."""
@@ -58,7 +58,7 @@ class _DownloadBar:
         self._task.advance(n)
 
     def reset(self) -> None:
-        """Start counting again."""
+        """Set the count back to zero."""
         self.update(-self._done)
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
 
 
 def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.ndarray:
-    """Return the labels of `mnist_images`, uint8 (n,) from 0 to 9; arguments and errors are the same."""
+    """Return MNIST's labels, uint8 (n,) from 0 to 9; arguments and errors are those of `mnist_images`."""
     labels = _read(part, "labels-idx1-ubyte", folder)
     if labels.ndim != 1:
         raise DataError(f"MNIST's {part} labels have shape {labels.shape}: use the original file, with shape (n,).")

@@ -17,11 +17,11 @@ def cache_folder(name: str) -> Path:
 
 
 def find_file(names: Sequence[str], data_set: str, folder: str | Path | None, what: str, remedy: str) -> Path:
-    """Return the path of the first of these files in the first folder that contains one of them.
+    """Return the path of the first of the files `names` in the first folder that contains any of them.
 
-    The only folder is `folder`, if it is given. Otherwise the folders are the one named after the data set in
-    $PYNEURALODE_DATA, if that is set, and then the cache. If there is no such file, raises DataError with `what` (the
-    name of the missing file) and `remedy`.
+    Only `folder` is searched if it is given. Otherwise, the folder named after the data set in $PYNEURALODE_DATA, if
+    that is set, and then the cache are searched. If no file is found, raises DataError with `what` (the name of the
+    missing file) and `remedy`.
     """
     if folder is not None:
         folders = [Path(folder)]

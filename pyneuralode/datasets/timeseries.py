@@ -143,7 +143,7 @@ def _number(path: Path, column: str, line: int, cell: str) -> float:
 
 def _is_number(cell: str) -> bool:
     try:
-        return "_" not in cell and math.isfinite(float(cell))  # only Python reads 1_000 as a number
+        return "_" not in cell and math.isfinite(float(cell))  # reject 1_000, which Python accepts as a number
     except ValueError:
         return False
 

@@ -1,1 +1,1 @@
-"""Figures: each function draws the results it is given and returns a matplotlib Figure; it computes nothing."""
+"""Figures: each function draws given results and returns a matplotlib Figure, without computing any results."""

@@ -20,7 +20,7 @@ _MODELS = (COLORS[1], COLORS[0], COLORS[2])
 def coupling(configurations: Sequence[tuple[str, int, int]]) -> Figure:
     """Draw which weights act on which activations, for each configuration (title, weight steps, activation steps).
 
-    Both take steps of Euler's method; the number of activation steps must divide the number of weight steps.
+    Weights and activations use Euler's method; the number of activation steps must divide the number of weight steps.
     """
     figure = Figure(figsize=(8.0, 2.3 * len(configurations)), layout="constrained")
     axes = figure.subplots(len(configurations), 1, squeeze=False)[:, 0]

@@ -25,7 +25,7 @@ def evaluations_while_training(
 ) -> Figure:
     """Draw evaluations per forward pass, averaged over `window` updates, against images seen (`images` per update)."""
     figure, axes = new_figure()
-    styles = ("-", "--", ":", "-.")  # runs with fixed steps coincide
+    styles = ("-", "--", ":", "-.")  # curves of runs with fixed steps coincide
     for color, style, (name, counts) in zip(COLORS * len(runs), styles * len(runs), runs.items()):
         updates, means = _smoothed(counts, window)
         axes[0, 0].plot(updates * images[name], means, color=color, linestyle=style, linewidth=1.8, label=name)
@@ -64,5 +64,5 @@ def error_against_parameters(
 
 
 def _smoothed(values: Sequence[float], window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return updates and running means over `window` values, or over fewer if the series is short."""
+    """Return update numbers and running means over `window` values, or over fewer values if the series is short."""
     return running_means(values, max(1, min(window, len(values) // 4)))

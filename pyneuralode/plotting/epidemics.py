@@ -37,7 +37,7 @@ def fitted_curves(days: np.ndarray, values: np.ndarray, curves: Mapping[str, tup
 
 
 def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y: str) -> Figure:
-    """Draw a panel for each stage: (end of its span, times, curve); data beyond the end has open markers."""
+    """Draw a panel for each stage, given as (end of its span, times, curve); data beyond the end has open markers."""
     figure, axes = panel_grid(len(fits), 3, width=3.4, height=2.5)
     for ax, (end, times, curve), color in zip(axes, fits, COLORS * len(fits)):
         seen, open_ = days <= end, {"markerfacecolor": "none", "alpha": 0.6}
@@ -54,7 +54,7 @@ def growing_fits(days: np.ndarray, values: np.ndarray, fits: Sequence[tuple], y:
 
 
 def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: str) -> Figure:
-    """Draw held-out forecasts: a panel for each (last fitted day, times, {name: curves (n, T)}).
+    """Draw forecasts of held-out days, with a panel for each (last fitted day, times, {name: curves (n, T)}).
 
     If a name has several curves, a line shows their median, dashed in the forecast, and a band shows their range.
     """
@@ -75,7 +75,7 @@ def forecasts(days: np.ndarray, values: np.ndarray, panels: Sequence[tuple], y: 
 
 
 def stage_losses(stages: Sequence, title: str = "Loss by stage") -> Figure:
-    """Draw a small panel for each `StageResult` of a fit with growing spans."""
+    """Draw the losses of a fit with growing spans, with a small panel for each `StageResult`."""
     figure, axes = panel_grid(len(stages), 3, width=3.4, height=2.5)
     for ax, stage, color in zip(axes, stages, COLORS * len(stages)):
         ax.semilogy(np.arange(1, len(stage.losses) + 1), stage.losses, color=color, linewidth=1.0)

@@ -17,7 +17,7 @@ from .style import COLORS, DATA, INK, label, new_figure, panel_grid
 Extent = tuple[float, float, float, float]
 # Yellow on blue, like the flag.
 FLAG = LinearSegmentedColormap.from_list("flag", ["#0a3f6e", "#00589b", "#5f8f6b", "#d9b62a", "#ffd21f"])
-_BELOW = 12.0  # log densities this far below the highest get the lowest color
+_BELOW = 12.0  # log densities this far below the maximum are drawn in the lowest color
 
 
 def flow_in_time(
@@ -45,7 +45,7 @@ def flow_in_time(
 def flow_animation(
     times: Sequence[float] | np.ndarray, densities: np.ndarray, samples: np.ndarray, extent: Extent
 ) -> FuncAnimation:
-    """Return the same content as an animation from the base to the data, with a pause at the end."""
+    """Return an animation of a flow's density and samples, as in `flow_in_time`, with a pause at the end."""
     figure = Figure(figsize=(6.0, 3.2 * _aspect(extent)), layout="constrained", dpi=80)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -66,7 +66,7 @@ def flow_animation(
 
 
 def density_panels(panels: Sequence[tuple[str, np.ndarray]], extent: Extent, columns: int, log: bool = False) -> Figure:
-    """Draw many densities (title, (rows, columns)); with `log`, the values are logarithms, on a common scale."""
+    """Draw densities, given as (title, (rows, columns)); with `log`, they are log densities with a common scale."""
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(2.3 * columns, 2.55 * _aspect(extent) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -46,7 +46,7 @@ def bits_curve(
 
 
 def _tiled(images: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Return images (n, ..., height, width) tiled row by row into one picture, with white lines between them."""
+    """Return one picture of images (n, ..., height, width) arranged row by row, with white lines between them."""
     height, width = images.shape[-2:]
     picture = np.zeros((rows * (height + 1), columns * (width + 1)))
     for place, image in enumerate(images.reshape(-1, height, width)[: rows * columns]):

@@ -1,4 +1,4 @@
-"""The style that all figures share."""
+"""The common style of all figures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def panel_grid(count: int, columns: int, width: float, height: float) -> tuple[F
 
 
 def draw_marked(draw: Callable[..., object], x: ArrayLike, curves: Mapping[str, ArrayLike], **style: Any) -> None:
-    """Draw named curves (T,) with a method of a panel, such as ``ax.loglog``, each with its own color and marker."""
+    """Draw named curves (T,), each with its own color and marker; `draw` is a panel's method, such as ``ax.loglog``."""
     for color, marker, (name, values) in zip(COLORS, MARKERS, curves.items()):
         draw(x, values, marker=marker, color=color, label=name, **style)
 

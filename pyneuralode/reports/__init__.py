@@ -1,1 +1,1 @@
-"""Reports: each recomputes published results; a page shows our numbers next to the published ones."""
+"""Reports, each of which recomputes published results; a page shows our numbers next to the published ones."""

@@ -25,7 +25,7 @@ THEIR_BACKSOLVE = 8e-4
 
 
 def spiral_gradient(method: str, **settings) -> Tensor:
-    """Return the derivatives of u_1(5) + u_2(5) of the cubic spiral by its matrix and its initial state (2, 0)."""
+    """Return the gradient of u_1(5) + u_2(5) with respect to the cubic spiral's matrix and initial state (2, 0)."""
     model = NeuralODE(Linear(SPIRAL, input_map="cube"), gradient=method, **settings)
     start = torch.tensor([2.0, 0.0], dtype=torch.float64, requires_grad=True)
     ys = model(start, [0.0, 5.0])
@@ -41,7 +41,7 @@ def stiff_gradient(method: str, **settings) -> Tensor:
 
 
 def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
-    """Return the same derivative, by torchdiffeq's `odeint_adjoint` with dopri5, through our drop-in."""
+    """Return dy(1)/dk, as in `stiff_gradient`, by torchdiffeq's `odeint_adjoint` with dopri5, through our drop-in."""
     k = torch.tensor(STIFFNESS, dtype=torch.float64, requires_grad=True)
     start, ts = torch.zeros(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     field = lambda t, y: -k * (y - torch.cos(t))  # noqa: E731
@@ -50,7 +50,7 @@ def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
 
 
 def stiff_truth(k: float = STIFFNESS) -> float:
-    """Return dy(1)/dk in closed form: y = (k^2 cos t + k sin t - k^2 exp(-k t)) / (k^2 + 1)."""
+    """Return dy(1)/dk in closed form, for y = (k^2 cos t + k sin t - k^2 exp(-k t)) / (k^2 + 1)."""
     t, square = 1.0, k * k + 1
     numerator = k * k * np.cos(t) + k * np.sin(t) - k * k * np.exp(-k * t)
     slope = 2 * k * np.cos(t) + np.sin(t) - (2 * k - k * k * t) * np.exp(-k * t)
@@ -129,13 +129,13 @@ def run(context: Context) -> Findings:
         captions={
             "errors": "Error of each method relative to the exact gradient, at the same tolerance forward and "
             "backward.",
-            "wrong_sign": "Where trajectories contract, solving backward amplifies errors, and loose tolerances give "
+            "wrong_sign": "If trajectories contract, solving backward amplifies errors, and loose tolerances give "
             "the wrong sign. Solver: DP5; odeint_adjoint is torchdiffeq's algorithm, with its own step control, "
             "through our drop-in.",
             "memory": "Peak memory of one gradient, for a 4-32-4 net on a batch of 16 with RK4 steps.",
         },
         notes=[
-            "Backprop and Checkpointed differentiate the solver's steps, so their error is that of the solution. "
+            "Backprop and Checkpointed differentiate the solver's steps, so their errors are those of the solution. "
             "BacksolveAdjoint solves the state backward, which on contracting problems does not retrace the forward "
             "solution. InterpolatingAdjoint stores the forward solution's dense output instead, and ForwardMode "
             "solves for the sensitivities together with the state.",
@@ -147,7 +147,7 @@ def run(context: Context) -> Findings:
 
 
 def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
-    """Return the peak bytes of a gradient for each method and number of steps."""
+    """Return the peak memory (bytes) of one gradient by each method, for each number of steps."""
 
     def model(gradient: str, count: int) -> Callable[[], Tensor]:
         # Forward mode has a sensitivity for every parameter, so it gets a smaller net to finish in a few seconds.

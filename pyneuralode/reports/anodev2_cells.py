@@ -1,4 +1,4 @@
-"""Training runs for ANODEV2's tables: nets, variants and seeds, each trained once even if shown in several tables."""
+"""Training runs for ANODEV2's tables; a run that several tables show is computed only once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES, TESTS = 10_000, 1_000
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant of a net, with Nt steps; the baseline has none."""
+    """A variant of a net; `steps` is the number of steps of its ODEs (Nt in the paper), None for the baseline."""
 
     net: str
     variant: str
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the cells of a net are trained: number of seeds, recipe, and numbers of training and test images."""
+    """Settings for training the cells of a net: number of seeds, recipe, and numbers of training and test images."""
 
     seeds: int
     recipe: ClassifierRecipe
@@ -48,17 +48,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainedCell:
-    """One seed of a cell.
+    """The results of training a cell with one seed.
 
     Attributes
     ----------
     accuracy : float
-        Fraction of the test images that are classified correctly at the end.
+        Fraction of the test images that are classified correctly after training.
     curve, training : tuple of float
-        The test accuracy after each epoch, and the accuracy on the training images during each epoch.
+        Test accuracy after each epoch, and accuracy on the training images during each epoch.
     seconds : float
     failure : str
-        The reason why the training stopped early, or ""; the accuracy is then that of the best parameters so far.
+        The reason if training stopped early (the accuracy is then that of the best parameters so far), otherwise "".
     """
 
     accuracy: float
@@ -68,7 +68,7 @@ class TrainedCell:
     failure: str = ""
 
 
-# The cells that this process has already trained: tables computed in one run share them.
+# Cells that this process has already trained; the tables computed in one run share them.
 _TRAINED: dict[tuple[Cell, Plan, int], TrainedCell] = {}
 
 
@@ -107,7 +107,10 @@ def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) 
 
 
 def cifar10_at_hand() -> tuple[ImageData, ImageData]:
-    """Return the reduced CIFAR-10, or the full set if the reduced one is missing; use the first images of either."""
+    """Return CIFAR-10's training and test images: the reduced set, or the full set if the reduced one is missing.
+
+    Callers use only the first images of either set.
+    """
     try:
         return cifar10_sets(reduced=True)
     except DataError:

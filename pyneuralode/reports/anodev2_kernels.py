@@ -22,7 +22,7 @@ EPOCHS = {"resnet4": 4, "resnet10": 2, "alexnet": 2}
 WEIGHT_STEPS = 5
 SHOWN = 4
 GRID, TIMES = 21, (0.0, 0.25, 0.5, 0.75, 1.0)
-# The terms that act on the synthetic kernel: coefficients in units of pixels and of time.
+# The terms that act on the synthetic kernel, with coefficients in units of pixels and time.
 SYNTHETIC = {
     "reaction\n$\\rho = -1$": {"rho": -1.0},
     "diffusion\n$\\tau = 4$": {"tau": 4.0},
@@ -33,7 +33,7 @@ SYNTHETIC = {
 
 @dataclass(frozen=True)
 class EvolvedKernels:
-    """Kernels (T, out, in, height, width) of one convolution of a trained net, and the coefficients of q by name."""
+    """Kernels (T, out, in, height, width) of one convolution of a net, and the coefficients of their evolution."""
 
     layer: str
     path: np.ndarray
@@ -41,21 +41,21 @@ class EvolvedKernels:
 
     @property
     def change(self) -> np.ndarray:
-        """The change of each kernel (out, in) from t = 0 to 1, relative to its norm at 0."""
+        """The change of each kernel (out, in) from t = 0 to t = 1, relative to the kernel's norm at t = 0."""
         kernels = self.path.reshape(*self.path.shape[:3], -1)
         return np.linalg.norm(kernels[-1] - kernels[0], axis=-1) / np.linalg.norm(kernels[0], axis=-1)
 
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A trained net: its test accuracy, and its evolving kernels."""
+    """The test accuracy and the evolving kernels of a trained net."""
 
     accuracy: float
     evolved: list[EvolvedKernels]
 
 
 def run(context: Context) -> Findings:
-    """Quick: 256 images, one epoch. Full: the whole reduced set, two to four epochs."""
+    """Compute the report. Quick scale: 256 images, one epoch. Full scale: the whole reduced set, two to four epochs."""
     short = RECIPES["short"]
     plans = {
         net: Plan(1, short.for_epochs(1), 256) if context.quick else Plan(1, short.for_epochs(epochs))
@@ -102,7 +102,7 @@ def run(context: Context) -> Findings:
             "A batch norm follows each convolution and undoes any scaling of its output, so reaction changes nothing "
             "that the network computes, and rho stays near 0.",
             "Each row has its own color scale, white at zero, and so does the change from t = 0 to 1; o and i are "
-            "the kernel's output and input channels. The paper shows similar figures in Fig. 3 to 6.",
+            "the kernel's output and input channels. The paper shows similar figures in Figs. 3 to 6.",
         ],
     )
 
@@ -127,7 +127,7 @@ def train(net: str, recipe: ClassifierRecipe, images: int, seed: int, advance: C
 
 
 def evolved(model: nn.Module) -> list[EvolvedKernels]:
-    """Return the kernels of every convolution that evolves in a network."""
+    """Return the kernels of every convolution with evolving weights in a network."""
     found = []
     blocks = [module for module in model.modules() if isinstance(module, CoupledODE)]
     for number, block in enumerate(blocks, 1):

@@ -29,32 +29,35 @@ _PRINTED = {
 }
 PRINTED = {variant: dict(zip(NETS, accuracies)) for variant, accuracies in _PRINTED.items()}
 
-JUDGED_SEEDS = 3  # the difference for a single seed is too uncertain to be a target
+JUDGED_SEEDS = 3  # minimum number for a target: the difference between single runs is too uncertain
 
-Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> its seeds
+Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> results by seed
 
 
 def table1(context: Context) -> Findings:
-    """Nt = 5 for activations and weights."""
+    """Compute Table 1, with five steps (Nt = 5) for activations and weights."""
     variants = {"baseline": None, "anode": 5, "anodev2_one": 5}
     return _accuracies(context, "V Table 1", variants, [("anodev2_one", "anode")])
 
 
 def table2(context: Context) -> Findings:
-    """Nt = 2 for the activations, ten steps for the weights."""
+    """Compute Table 2, with two steps (Nt = 2) for the activations and ten for the weights."""
     variants = {"baseline": None, "anode": 2, "anodev2_two": 2}
     return _accuracies(context, "V Table 2", variants, [("anodev2_two", "anode")])
 
 
 def table4(context: Context) -> Findings:
-    """Nt = 2, Euler's method: the adjoint solved backward in the same two steps, and the steps' own gradient."""
+    """Compute Table 4, which compares two gradients of the same two Euler steps (Nt = 2).
+
+    The gradients are the adjoint, solved backward in the same two steps, and the exact derivative of the steps.
+    """
     variants = {"baseline": None, "neural_ode": 2, "anode": 2, "anodev2_two": 2}
     gaps = [("anode", "neural_ode"), ("anodev2_two", "neural_ode")]
     return _accuracies(context, "V Table 4", variants, gaps, judged=True)
 
 
 def table3(context: Context) -> Findings:
-    """Parameter counts; nothing is trained."""
+    """Compute Table 3, the parameter counts; nothing is trained."""
     rows, cells = [], []
     for count in parameter_table():
         determined = count.variant in ("baseline", "anode") or count.net == "alexnet"
@@ -75,10 +78,10 @@ def table3(context: Context) -> Findings:
         notes=[
             (
                 "The paper lists parameter counts, but not the layers. Our baselines and ODEs, in which every step "
-                "has its own batch norms, are networks with these counts (deduced). The form of q is also deduced: "
-                "with six numbers per output channel of an evolving convolution, AlexNet's counts agree. In the "
-                "paper, ResNet-4 and ResNet-10 have a few more parameters, which it does not explain, so these "
-                "counts have no target."
+                "has its own batch norms, were deduced from these counts. The form of q was deduced too: with six "
+                "numbers per output channel of an evolving convolution, AlexNet's counts agree. In the paper, "
+                "ResNet-4 and ResNet-10 have a few more parameters, which it does not explain, so these counts have "
+                "no target."
             )
         ],
     )
@@ -95,9 +98,10 @@ def _accuracies(
     gaps: Sequence[tuple[str, str]],
     judged: bool = False,
 ) -> Findings:
-    """Train everything that a table shows, and compare it with the printed numbers.
+    """Train all networks of a table, and compare their accuracies with the printed ones.
 
-    `gaps` are pairs of variants, the better one in the paper first; with `judged`, being better is a target here.
+    `gaps` are pairs of variants, with the paper's better one first. With `judged`, it is a target that this variant is
+    better here too.
     """
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
@@ -140,7 +144,7 @@ def _paper_form(found: Columns, nets, variants) -> Table:
         "Test accuracy in percent: minimum / maximum, mean over the seeds",
         ["", *NETS.values()],
         rows,
-        note="Ours are at the reduced scale of the next table; theirs are from 350 epochs on 50,000 images.",
+        note="Our runs have the reduced scale shown in the next table; theirs had 350 epochs on 50,000 images.",
     )
 
 
@@ -168,7 +172,7 @@ def _scale(found: Columns, nets, variants) -> Table:
 
 
 def _recorded(variants) -> list[Table]:
-    """Return a table of the recorded runs of these variants, if any."""
+    """Return a list with a table of the recorded runs of these variants; empty if there are none."""
     records = [
         {
             "net": NETS[run["model"]["net"]],
@@ -198,8 +202,8 @@ def _notes(context: Context, found: Columns) -> list[str]:
             f"Trained here at a reduced scale: {plan.images:,} training images, {plan.tests:,} test images, few "
             f"epochs with batches of {recipe.batch}, SGD with one cycle of the learning rate up to "
             f"{recipe.optimizer.lr:g}, flips, convolutions in bfloat16. Accuracies are far below the printed ones, "
-            f"which are from 350 epochs on 50,000 images. With {plan.tests:,} test images, each has a standard error "
-            f"of about {50 / plan.tests**0.5:.1f} points, so differences of a point are not significant."
+            f"which are from 350 epochs on 50,000 images. With {plan.tests:,} test images, the standard error of an "
+            f"accuracy is about {50 / plan.tests**0.5:.1f} points, so differences of a point are not significant."
         ),
         (
             "The Neural ODE stores only its last state and integrates the state, the adjoint and the parameters' "

@@ -33,8 +33,8 @@ SHOWN_STEPS = (5, 11, 19)
 class LearnedTransport:
     """The results of one seed: the training loss, errors (T,) at unseen times, and data for the figures.
 
-    `speed` is the kernel's speed of long waves at `np.linspace(0, 1, len(speed))`; `pulse` (3, CELLS) is an unseen pulse
-    at the steps `SHOWN_STEPS`.
+    `speed` is the speed at which the kernel moves long waves, at the times `np.linspace(0, 1, len(speed))`; `pulse`
+    (3, CELLS) is an unseen pulse at the steps `SHOWN_STEPS`.
     """
 
     parameters: int
@@ -44,11 +44,14 @@ class LearnedTransport:
     pulse: np.ndarray
 
 
-Learned = dict[tuple[str, str], list[LearnedTransport]]  # (speed, kind) -> its seeds
+Learned = dict[tuple[str, str], list[LearnedTransport]]  # (speed, kind) -> results by seed
 
 
 def run(context: Context) -> Findings:
-    """Quick: one seed, 160 evaluations, without the network. Full: three seeds, 500 evaluations."""
+    """Compute the report.
+
+    Quick scale: one seed, 160 evaluations, without a network as q. Full scale: three seeds, 500 evaluations.
+    """
     kinds = ["anode", "anodev2"] if context.quick else list(WORDS)
     seeds = context.seeds(1, 3)
     evaluations = 160 if context.quick else 500
@@ -67,9 +70,9 @@ def run(context: Context) -> Findings:
             "pulse": "A pulse that was not used in training, at three of the unseen times, as transported by the "
             "models of the first seed (V Fig. 2).",
             "errors": "Relative L2 error over the unseen pulses at the unseen times, with a line for each seed.",
-            "speeds": "The speed at which a kernel moves long waves, the sum of j w_j over its cells j: constant for "
-            "ANODE. ANODEV2 learns exp(-t) if that is the speed, and follows the oscillating speed roughly. First "
-            "seed.",
+            "speeds": "The speed at which a kernel moves long waves, the sum of j w_j over its cells j, for the first "
+            "seed. It is constant for ANODE. ANODEV2 learns the speed exp(-t), and follows the oscillating speed "
+            "roughly.",
         },
         notes=[
             f"z_t = c(t) z_x, periodic on [0, 2 pi) with {CELLS} cells, t from 0 to 1; the paper states neither the "
@@ -80,10 +83,10 @@ def run(context: Context) -> Findings:
             "integral of c.",
             "ANODEV2's kernel evolves by reaction, diffusion and advection with three learned numbers: w' = tau w_xx "
             "+ upsilon w_x + rho w. For c = exp(-t), this contains the solution (rho = -1), and the remaining error "
-            "is that of five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t), it does not: part of the kernel has to "
-            "oscillate, which is possible only by advection around the kernel's five cells.",
-            "With a network as q, w' = q(t, w) with 16 hidden units, any speed can be learned, to the accuracy that "
-            "the training reaches.",
+            "is due to the five cells and 20 steps. For c = 1 + 0.5 sin(2 pi t), it does not: part of the kernel has "
+            "to oscillate, which is possible only by advection around the kernel's five cells.",
+            "With a network as q, w' = q(t, w) with 16 hidden units, any speed can be learned; only the training "
+            "limits the accuracy.",
         ],
     )
 
@@ -126,7 +129,7 @@ def _rows(found: Learned) -> list[Row]:
 
 def _table(found: Learned, seeds: list[int]) -> Table:
     return Table(
-        "Every seed",
+        "Results of every seed",
         ["speed", "model", "seed", "parameters", "loss", "mean error", "largest error"],
         [
             [SPEEDS[name].formula, WORDS[kind], seed, one.parameters, one.loss, one.errors.mean(), one.errors.max()]

@@ -35,13 +35,13 @@ class Context:
     engine : {"torch", "julia"}
         The engine to compute on; the runner has already resolved "auto".
     seed : int
-        Every random number of the report follows from it.
+        Determines every random number of the report.
     workers : int
         Maximum number of processes that run at once.
     progress : Progress
         Receives the report's progress.
     executor : concurrent.futures.Executor, optional
-        Runs the jobs instead of processes on this machine.
+        Runs the jobs in place of processes on this machine.
     """
 
     scale: Literal["quick", "full"] = "full"
@@ -73,7 +73,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Row:
-    """One of our numbers and its published counterpart.
+    """A number computed by a report and its published counterpart.
 
     Attributes
     ----------
@@ -82,12 +82,12 @@ class Row:
     ours, theirs : float or None
         The number computed here and the number printed in the source; None if there is none.
     better : {"lower", "higher", "match"}
-        Whether a lower or a higher number is better, or the two should agree.
+        Whether a lower number is better, a higher number is better, or the two numbers should agree.
     source : str
         Where the published number is printed, such as "R Fig. 6".
     target : float or None
-        The value required at full scale: at most this for "lower", at least this for "higher". Leave it out for
-        "match": there, the target is `theirs` if a tolerance is given.
+        The value required at full scale: an upper limit for "lower", a lower limit for "higher". Omit it for "match",
+        where the target is `theirs` if a tolerance is given.
     tolerance : float or None
         For "match": |ours - theirs| <= tolerance |theirs| meets the target.
     """
@@ -134,7 +134,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """An additional table for the page: cells of any kind (numbers, words, None) in named columns."""
+    """An additional table for the page: cells of any kind (numbers, text, None) in named columns."""
 
     title: str
     columns: Sequence[str]
@@ -144,7 +144,9 @@ class Table:
     def __post_init__(self) -> None:
         for cells in self.rows:
             if len(cells) != len(self.columns):
-                raise ArgumentError(f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)}.")
+                raise ArgumentError(
+                    f"a row of table {self.title!r} has {len(cells)} cells: give {len(self.columns)} cells."
+                )
 
     @classmethod
     def from_records(cls, title: str, records: Sequence[Mapping[str, object]], note: str = "") -> Table:
@@ -180,7 +182,9 @@ class Findings:
     def __post_init__(self) -> None:
         for name, count in Counter(row.name for row in self.rows).items():
             if count > 1:
-                raise ArgumentError(f"the row name {name!r} occurs {count} times in a report: make the names differ.")
+                raise ArgumentError(
+                    f"the row name {name!r} occurs {count} times in a report: give each row a unique name."
+                )
         pictures = {**self.figures, **self.animations}
         for name in pictures:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):

@@ -24,7 +24,7 @@ from .seir import SCALE, UNIT, points
 THEIR_RUNS = (1.97e-4, 4.39e-4, 1.99e-2)
 THEIR_STAGES = (4.09e-5, 1.04e-3, 5.12e-4, 1.85e-4, 2.81e-4, 1.97e-4)
 HELD_OUT = {f"last {days} days held out": days for days in (14, 28)}
-# The activation in each of the report's setups; the series and the number of held-out days in each of ours.
+# The activation in each of the report's setups; the series and the number of held-out days in each of our setups.
 THEIRS = {f"report's setup, {activation}": activation for activation in ("swish", "relu")}
 OURS = {"our setup": ("report", 0), "official series": ("official", 0)}
 OURS |= {name: ("official", days) for name, days in HELD_OUT.items()}
@@ -51,10 +51,10 @@ class Seeds:
 
 
 def run(context: Context) -> Findings:
-    """Quick: one seed, and shorter stages in the KTH report's setup. Full: five seeds for all fits."""
+    """Compute the report. Quick scale: one seed, with fewer iterations. Full scale: five seeds for all fits."""
     iterations = 150 if context.quick else 1000
-    # The KTH report's points are fitted until a goal is reached; the official series has no goal, only a number of
-    # iterations.
+    # Fits to the KTH report's points end when the loss reaches a goal; fits to the official series have no goal, only a
+    # number of iterations.
     finish = {"report": 300 if context.quick else 3000, "official": 300 if context.quick else 500}
 
     def job(name: str, seed: int) -> Job:
@@ -175,11 +175,11 @@ def _seed_table(groups: dict[str, Seeds]) -> Table:
         for k, (fit, ratio) in enumerate(zip(group.fits, group.variations))
     ]
     columns = ["setup", "seed", "sum of squares", "variation", "gradient evaluations", "seconds"]
-    return Table("Every seed", columns, rows)
+    return Table("Results of every seed", columns, rows)
 
 
 def _forecasts(ahead: dict[int, list[FitResult]], engine: str) -> tuple[Table, list[tuple]]:
-    """Return the errors on the held-out days, and for each span (last fitted day, times, curves by model)."""
+    """Return a table of the errors on held-out days, and a list of (last fitted day, times, curves by model)."""
     days, values = points("official")
     rows, panels = [], []
     for held_out, results in ahead.items():

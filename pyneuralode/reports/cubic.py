@@ -14,20 +14,20 @@ from ..plotting.trajectories import learned_planes, span_fits, span_losses
 from .base import Context, Findings, Row, Table
 from .parallel import Job, completed, telling_loss
 
-# u' = (u^3) A in row vectors, A = [-0.1 2; -2 -0.1]: the transpose acts on columns.
+# u' = (u^3) A for row vectors u, A = [-0.1 2; -2 -0.1]; `Linear` uses the transpose of A, which acts on column vectors.
 TRUTH = Linear(((-0.1, -2.0), (2.0, -0.1)), input_map="cube")
 START = np.array([2.0, 0.0])
 TIMES = np.linspace(0, 5, 30)
 # The poster's time spans, each with its sum of squares for state 1.
 SPANS = {1.5: 0.0432, 3.0: 0.755, 5.0: 0.825}
 RATES, ITERATIONS = (0.05, 0.05, 0.01), (300, 500, 500)
-# The points at which the learned fields are drawn, (15, 15, 2).
+# Points (15, 15, 2) at which the learned fields are drawn.
 LATTICE = np.stack(np.meshgrid(np.linspace(-2.3, 2.3, 15), np.linspace(-2.3, 2.3, 15)), axis=-1)
-WORDS = {"warm": "poster's set-up", "scratch": "each span from scratch", "ours": "our plan"}
+WORDS = {"warm": "poster's setup", "scratch": "each span from scratch", "ours": "our plan"}
 
 
 def run(context: Context) -> Findings:
-    """Quick: one seed for all fits. Full: five."""
+    """Compute the report. Quick scale: one seed for all fits. Full scale: five seeds."""
     seeds = context.seeds(1, 5)
 
     def job(kind: str, seed: int) -> Job:
@@ -53,18 +53,19 @@ def run(context: Context) -> Findings:
             "the fit's forecast (P Fig. 1).",
             "plane": "The fit of the last span in the plane, with the direction of the learned field.",
             "losses": "Sum of squares of both states over the iterations of each span, first seed. In the first "
-            "span, the poster's set-up and the fit from scratch are the same.",
+            "span, the poster's setup and the fit from scratch are the same.",
         },
         notes=[
-            "The poster's set-up: u' = (u^3) A in row vectors from (2, 0); a net of 16 tanh units whose inputs are "
+            "The poster's setup: u' = (u^3) A in row vectors from (2, 0); a net of 16 tanh units whose inputs are "
             "the cubes of the states; Adam with rates 0.05, 0.05 and 0.01 for 300, 500 and 500 iterations; Glorot "
             "weights. The loss is the sum of squares of both states at the points inside the span: 9, 18 and 30 of "
             "the 30 points on [0, 5]. The tables compare the contribution of state 1, at the best iteration of each "
             "span.",
             "Deduced: each span starts from the best parameters of the previous span. Fits of spans 3 and 5 from "
-            "scratch end at a mean of the data, with twenty or more times the poster's numbers, as the table shows.",
+            "scratch end near the mean of the data, with sums of squares at least twenty times the poster's, as the "
+            "table shows.",
             "The poster's numbers are from one run. Ours depend on the seed: the sums of squares of state 1 are "
-            f"{spread} for the three spans. The targets for that set-up apply to the median seed.",
+            f"{spread} for the three spans. The targets for that setup apply to the median seed.",
             "Our plan: the same net and points, with the cubes divided by 8 (their initial size) before the net; 100 "
             "iterations of Adam with a rate decreasing from 0.05 on the first span, then L-BFGS with 200, 200 and "
             "300 iterations on the three spans; Vern7 at tolerance 1e-8. The targets for our plan apply to the worst "
@@ -74,12 +75,12 @@ def run(context: Context) -> Findings:
 
 
 def data() -> np.ndarray:
-    """Return the states (30, 2) at `TIMES`."""
+    """Return the exact states (30, 2) of the cubic spiral at `TIMES`."""
     return solve(TRUTH, START, TIMES, solver="Vern7", rtol=1e-10, atol=1e-10).ys
 
 
 def model_of(kind: str, seed: int = 0, engine: str = "torch") -> NeuralODE:
-    """Return the untrained model: "ours" scales the cubes, the poster's ("warm", "scratch") does not."""
+    """Return an untrained model; "ours" scales its cubed inputs, the poster's models ("warm", "scratch") do not."""
     if kind == "ours":
         field = MLP((2, 16, 2), "tanh", input_map="cube", input_scale=8.0)
         return NeuralODE(field, solver="Vern7", rtol=1e-8, atol=1e-8, gradient="Checkpointed", engine=engine, seed=seed)
@@ -88,7 +89,7 @@ def model_of(kind: str, seed: int = 0, engine: str = "torch") -> NeuralODE:
 
 
 def plans_of(kind: str) -> list[Any]:
-    """Return the plans of a kind; each plan is a fit that starts from the initial parameters."""
+    """Return the plans for a kind of fit ("warm", "scratch", "ours"); each plan starts from the initial parameters."""
     if kind == "warm":
         return [GrowingSpan(list(SPANS), [Adam(rate) for rate in RATES], ITERATIONS)]
     if kind == "scratch":
@@ -108,19 +109,19 @@ def fit_spiral(kind: str, seed: int, engine: str, advance) -> list[FitResult]:
 
 
 def span_ends(results: list[FitResult]) -> list[StageResult]:
-    """Return the last stage of each span."""
+    """Return the results of the last stage of each span."""
     stages = {stage.end: stage for result in results for stage in result.stages}
     return list(stages.values())
 
 
 def misfit(parameters: dict[str, np.ndarray], model: NeuralODE, end: float) -> np.ndarray:
-    """Return the sum of squares of each state (2,) at the data's times up to `end`."""
+    """Return the sum of squared errors of each state (2,) over the data's times up to `end`."""
     seen = end >= TIMES
     return np.sum((model.solve(START, TIMES[seen], parameters=parameters).ys - data()[seen]) ** 2, axis=0)
 
 
 def _rows(sums: dict[str, np.ndarray], seconds: float) -> list[Row]:
-    judged = {"poster's set-up, span {:g}: state 1, median seed": np.median(sums["warm"][..., 0], axis=0)}
+    judged = {"poster's setup, span {:g}: state 1, median seed": np.median(sums["warm"][..., 0], axis=0)}
     judged |= {"our plan, span {:g}: state 1, worst seed": sums["ours"][..., 0].max(axis=0)}
     rows = [
         Row(name.format(end), ours, theirs, source="P Fig. 1", target=theirs)

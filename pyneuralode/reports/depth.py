@@ -16,12 +16,12 @@ DEPTHS = (5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def field(t, y):
-    """Return dy/dt for torch tensors: states approach curves that move with t; df/dy >= -1.3."""
+    """Return dy/dt = cos t - sin(1.3 y + t) for torch tensors; its derivative with respect to y is at least -1.3."""
     return torch.cos(t) - torch.sin(1.3 * y + t)
 
 
 def run(context: Context) -> Findings:
-    """Both scales are the same; the report takes a second."""
+    """Compute the report, which takes a second; both scales are the same."""
     ends = ode(np.array([0.0, SPAN]))[-1]
     layers = {depth: residual_network(depth) for depth in DEPTHS}
     distances = {depth: float(np.sqrt(np.mean((states[-1] - ends) ** 2))) for depth, states in layers.items()}
@@ -52,8 +52,8 @@ def run(context: Context) -> Findings:
             )
         ],
         captions={
-            "trajectories": "States against depth from the same initial states, with the field's direction: at the "
-            "layers of the five-layer network, everywhere for the others (R Fig. 1).",
+            "trajectories": "States against depth from the same initial states, with the field's direction, which is "
+            "drawn at the layers of the five-layer network and everywhere in the other panels (R Fig. 1).",
             "distance": "The residual network converges to the ODE as 1 / depth: Euler's method has order 1.",
         },
         notes=[
@@ -67,7 +67,7 @@ def run(context: Context) -> Findings:
 
 
 def residual_network(depth: int) -> np.ndarray:
-    """Return the states (depth + 1, starts) at the input and after every layer."""
+    """Return the states (depth + 1, starts) of a residual network at its input and after every layer."""
     return solve(field, STARTS, np.linspace(0, SPAN, depth + 1), solver="Euler").ys
 
 
@@ -77,7 +77,7 @@ def ode(ts: np.ndarray) -> np.ndarray:
 
 
 def swaps(states: np.ndarray) -> int:
-    """Return the number of neighboring pairs that change their order at any time, for states (T, starts)."""
+    """Return the number of neighboring pairs among states (T, starts) whose order changes at any time."""
     return int((np.diff(states, axis=1) < 0).any(axis=0).sum())
 
 

@@ -24,7 +24,7 @@ _WIDE = (2, 64, 128, 128, 64, 2)
 
 @dataclass(frozen=True)
 class FlagNet:
-    """A net of Table 1, the report's loss, and the group in which it is drawn."""
+    """A net of Table 1, the report's loss, and the group of nets with which its losses are plotted."""
 
     name: str
     field: VectorField
@@ -56,7 +56,7 @@ NETS: tuple[FlagNet, ...] = (
 
 @dataclass(frozen=True)
 class FlagRecipe:
-    """How a flow of the flag is set up and trained.
+    """Settings of a flow for the flag and of its training.
 
     Attributes
     ----------
@@ -65,13 +65,14 @@ class FlagRecipe:
     initial : {"torch", "spread"}
         Parameters drawn as by torch's linear layers, or by `flows.initialization.spread_units`.
     speed : {"one", "fast"}
-        The scale of the slope: 1, or 8 for hypernetworks, whose slope is a mean over the units, and 2 for others.
+        The scale of the slope: 1 ("one"), or 8 for hypernetworks, whose slope is a mean over the units, and 2 for other
+        nets ("fast").
     rate : float
         Adam's learning rate, or its maximum for "one cycle".
     schedule : {"constant", "one cycle"}
         "one cycle" is `fitting.schedules.OneCycle`.
     betas : (float, float)
-        Adam's decay rates of the moments.
+        Adam's decay rates for the two moments.
     solver, tolerance
         Used in training; losses on new points are always computed with Tsit5 at 1e-5.
     updates, batch : int
@@ -90,7 +91,7 @@ class FlagRecipe:
     batch: int = 512
 
     def field(self, field: VectorField) -> VectorField:
-        """Return the net with this recipe's scale of the slope."""
+        """Return the net with the output scale of this recipe."""
         fast = 8.0 if isinstance(field, HyperMLP) else 2.0
         return replace(field, output_scale=fast) if self.speed == "fast" else field
 
@@ -108,7 +109,7 @@ OURS = FlagRecipe()
 
 
 def as_torch_draws(field: VectorField, seed: int) -> Parameters:
-    """Return every layer's weights and biases ~ U(-a, a), a = sqrt(1 / in), as torch.nn.Linear draws them."""
+    """Return every layer's weights and biases ~ U(-a, a), a = sqrt(1 / inputs), as in torch.nn.Linear."""
     rng = np.random.default_rng(seed)
     parameters, bound = {}, 0.0
     for name, shape in field.shapes().items():  # a layer's bias comes after its weight
@@ -124,7 +125,7 @@ class TrainedFlow:
     Attributes
     ----------
     field, times, parameters
-        The flow.
+        The definition of the flow.
     fit : FlowFit
         Losses and seconds of the updates (its `flow` is left out).
     fresh, gap : float
@@ -145,7 +146,7 @@ class TrainedFlow:
         return float(self.fit.running()[-1])
 
     def flow(self, engine: str = "torch") -> ContinuousFlow:
-        """Return the flow, solved at 1e-5."""
+        """Return the flow, with solver tolerances of 1e-5."""
         flow = ContinuousFlow(self.field, times=self.times, solver="Tsit5", rtol=1e-5, atol=1e-5, engine=engine)
         flow.set_arrays(self.parameters)
         return flow
@@ -159,7 +160,7 @@ def train_flag(
     advance: Callable[[int, str], None],
     fresh: int = FRESH,
 ) -> TrainedFlow:
-    """Train a net on the flag by a recipe; `advance(n, note)` is called after each update."""
+    """Train a net on the flag with a recipe; `advance(n, note)` is called after each update."""
     field = recipe.field(field)
     flow = ContinuousFlow(
         field, times=recipe.times, solver=recipe.solver, rtol=recipe.tolerance, atol=recipe.tolerance, engine=engine

@@ -87,7 +87,11 @@ Flows = dict[tuple[str, int, str], MeasuredFlow]  # by density, size and kind
 
 
 def run(context: Context) -> Findings:
-    """Quick: two densities, M = 2 and 8, 150 updates. Full: four, M = 2, 8, 32."""
+    """Compute the report.
+
+    Quick scale: two densities, M = 2 and 8, 150 updates. Full scale: four densities, M = 2, 8 and 32, 6,000 updates.
+    Planar flows get twice as many updates.
+    """
     names = list(DENSITIES)[: 2 if context.quick else None]
     sizes = SIZES[: 2 if context.quick else None]
     updates = 150 if context.quick else 6000
@@ -188,7 +192,7 @@ def _rows(found: Flows, names: list[str], sizes: tuple[int, ...]) -> list[Row]:
             cnf, planar = (found[name, size, kind].divergence for kind in KINDS)
             target = planar if size == SIZES[-1] else None
             words = f"{name}, M = {size}: KL of the continuous flow, next to the planar flow's"
-            rows.append(Row(words, cnf, planar, "nats", source="planar, ours", target=target))
+            rows.append(Row(words, cnf, planar, "nats", source="our planar flow", target=target))
     return rows
 
 

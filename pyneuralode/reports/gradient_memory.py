@@ -1,4 +1,4 @@
-"""The memory of one gradient, against the number of steps or layers."""
+"""Peak memory of one gradient as a function of the number of steps or layers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def peak_memory(
 ) -> Peaks:
     """Return the peak memory (bytes) of one gradient of every model, for each number of steps or layers.
 
-    ``models[name](count)`` returns a function that computes the output, whose sum is differentiated; only memory
-    allocated by that function and the backward pass counts.
+    ``models[name](count)`` returns a function that computes the output, whose sum is differentiated; only the memory
+    allocated by that function and by the backward pass is counted.
     """
     peaks: Peaks = {name: [] for name in models}
     for name, model in models.items():

@@ -26,7 +26,11 @@ PUBLISHED = {
 
 @dataclass
 class TrainedDigitFlow:
-    """One training run: bits per dim of every batch, the test images and the histograms, and pixels of samples."""
+    """Results of one training run.
+
+    `losses`, `test` and `baseline` are bits per dim of every batch, of the test images and of independent per-pixel
+    histograms; `samples` contains pixel values of samples.
+    """
 
     losses: np.ndarray
     seconds: float
@@ -68,7 +72,7 @@ def run(context: Context) -> Findings:
             "evaluated in single precision by DP5 at tolerance 1e-5, with one draw each of the dequantization and of "
             "Hutchinson's noise.",
             "Pixels are dequantized, (x + u) / 256 with u uniform on [0, 1), so that bits per dim are an upper bound "
-            "of the bits per pixel that an ideal code needs with this model. The report's code omits this step, and "
+            "on the bits per pixel that an ideal code needs with this model. The report's code omits this step, and "
             "its density is unbounded.",
             "The first map of both reduced flows transforms every pixel to a standard normal number, by the "
             "histogram at its position. Without CNFs, the flows are the baseline: independent per-pixel histograms "

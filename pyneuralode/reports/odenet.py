@@ -30,7 +30,11 @@ _RECORDED = "Recorded full training runs, each computed once, at the commit in t
 
 
 def run(context: Context) -> Findings:
-    """Quick: 4,000 images, one epoch. Full: MNIST, two epochs; half of it, one epoch, for the slow DP5 with adjoint."""
+    """Compute the report.
+
+    Quick scale: 4,000 images, one epoch. Full scale: MNIST, two epochs; for the slow adaptive ODE-Net (DP5 with an
+    adjoint), half of MNIST and one epoch.
+    """
     jobs, tested = {}, 1_000 if context.quick else None
     for net in NETS:
         images, epochs = net.quick if context.quick else net.full
@@ -63,7 +67,7 @@ def run(context: Context) -> Findings:
             "increase during training (Fig. 3d).",
             "memory": f"Peak memory of live tensors in one gradient of the body only, for {BATCH} images of "
             f"{CHANNELS} x {SIDE} x {SIDE} in single precision.",
-            "errors": "Their results are from full training runs.",
+            "errors": "The published results are from full training runs.",
             "misread": f"Test digits that the {MAIN} net misreads, the most confident mistakes first.",
         },
         notes=_notes(),
@@ -134,10 +138,10 @@ def _sizes(found: dict[str, TrainedDigitNet]) -> list[Row]:
 def _growth(grown: dict[str, float]) -> list[Row]:
     adjoint, checkpoints = "ODE-Net, BacksolveAdjoint", "ODE-Net, Checkpointed"
     return [
-        Row(f"{adjoint}: memory a step", grown[adjoint], 0.0, "states", source="S: O(1)", target=0.05),
-        Row(f"{checkpoints}: memory a step", grown[checkpoints], None, "states", target=1.05),
-        Row("RK-Net, Backprop: memory a step", grown["RK-Net, Backprop"], None, "states", source="S: O(L)"),
-        Row("ResNet: memory a residual block", grown["ResNet"], None, "states", source="S: O(L)"),
+        Row(f"{adjoint}: memory per step", grown[adjoint], 0.0, "states", source="S: O(1)", target=0.05),
+        Row(f"{checkpoints}: memory per step", grown[checkpoints], None, "states", target=1.05),
+        Row("RK-Net, Backprop: memory per step", grown["RK-Net, Backprop"], None, "states", source="S: O(L)"),
+        Row("ResNet: memory per residual block", grown["ResNet"], None, "states", source="S: O(L)"),
     ]
 
 

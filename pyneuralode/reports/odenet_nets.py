@@ -1,4 +1,4 @@
-"""The networks of report `odenet`: how each is trained, and the memory that its body uses."""
+"""The networks of the report `odenet`: their training, and the memory used by a gradient of their bodies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MISREAD = 40
 
 @dataclass(frozen=True)
 class DigitNet:
-    """A network to train: arguments of `classifier`, images and epochs at each scale, changes to the recipe."""
+    """A network to train: arguments of `classifier`, (images, epochs) at each scale, and changes to the recipe."""
 
     name: str
     options: Mapping[str, Any]
@@ -45,7 +45,7 @@ _ADAPTIVE = {
     "rtol": 1e-3,
     "atol": 1e-3,
 }
-# Step control would mistake rounding to bfloat16 for an error of the steps.
+# The step size control would mistake rounding to bfloat16 for a discretization error.
 _SINGLE = {"precision": "float32"}
 NETS = (
     DigitNet(MAIN, {"kind": "odenet"}, gradient="Checkpointed"),
@@ -58,7 +58,7 @@ NETS = (
 
 @dataclass
 class TrainedDigitNet:
-    """The results of training one network; `misread` are indices of test images, `answers` its predictions there."""
+    """Results of training one network; `misread` are indices of test images, `answers` the predictions for them."""
 
     error: float
     parameters: int

@@ -1,4 +1,4 @@
-"""The page of results: one HTML file, self-contained except for the figures. Its text is in ``page.html.j2``."""
+"""The page of results: one HTML file, self-contained except for the figures. The template is ``page.html.j2``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def render(results: list[dict[str, Any]]) -> str:
 
 
 def _is_better(row: dict[str, Any]) -> bool:
-    """Tell whether our number is strictly better than the published one."""
+    """Return whether our number is strictly better than the published one."""
     ours, theirs = row["ours"], row["theirs"]
     sign = {"lower": -1, "higher": 1, "match": 0}[row["better"]]
     return None not in (ours, theirs) and sign * (ours - theirs) > 0

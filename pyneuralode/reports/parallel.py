@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ..progress import Progress, ProgressTask, SilentProgress
 
 Fit = TypeVar("Fit")
-_messages: Any = None  # in a worker process: the queue that its progress goes to
+_messages: Any = None  # in a worker process: the queue to which it sends its progress
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Job:
 
 
 class OneBar:
-    """A Progress whose tasks all share the single bar of a job."""
+    """A Progress whose tasks all advance the single progress bar of a job."""
 
     def __init__(self, advance: Callable[..., None]):
         self.advance = advance
@@ -43,14 +43,14 @@ class OneBar:
 
 
 def completed(fit: Fit) -> Fit:
-    """Return a fit, or raise KeyboardInterrupt if it was interrupted: a fit that was stopped is not a result."""
+    """Return the fit; if it was interrupted, its result is incomplete, so raise KeyboardInterrupt instead."""
     if fit.interrupted:
         raise KeyboardInterrupt
     return fit
 
 
 def telling_loss(advance: Callable[..., None]) -> Callable[[int, int, float], None]:
-    """Return a callback of a fit that advances the bar of its job and shows the loss next to it."""
+    """Return a callback for a fit that advances its job's progress bar and shows the loss next to the bar."""
     return lambda stage, iteration, loss: advance(1, f"loss {loss:.3g}")
 
 
@@ -85,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Ex
 
 
 def _results(running: Mapping[int, Future], ended: Callable[[int], None]) -> list[Any]:
-    """Return the results of futures in the order of their keys; `ended(n)` is called with the number just ended.
+    """Return the results of futures in the order of their keys; `ended(n)` is called when n more futures are done.
 
     After the first failure, the remaining futures are canceled.
     """

@@ -25,15 +25,16 @@ _NEEDED = ("commit", "machine", "seed", "seconds", "recipe", "finished")
 def provenance(commit: str | None = None) -> dict[str, str | None]:
     """Return the commit of this package and a description of the machine, as recorded by a run.
 
-    The commit is None if none is given and the package is not in a git checkout; it mentions uncommitted changes.
+    The commit includes a note if there are uncommitted changes. It is None if `commit` is not given and the package is
+    not in a git checkout.
     """
     return {"commit": commit or os.environ.get("PYNEURALODE_COMMIT") or _commit(), "machine": _machine()}
 
 
 def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
-    """Write the recorded runs of a report, from the `metrics.json` of each; return the file.
+    """Write the recorded runs of a report, given the `metrics.json` of each run; return the path of the new file.
 
-    Raises DataError if one of them is unfinished or has no commit.
+    Raises DataError if a run is unfinished or has no commit.
     """
     contents = []
     for path in runs:
@@ -46,7 +47,7 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
         absent = [name for name in _NEEDED if not isinstance(content, dict) or content.get(name) is None]
         if absent or not content["finished"]:
             raise DataError(
-                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: give such a file."
+                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: use the file of one."
             )
         contents.append(content)
     final = folder / f"{id}.json"

@@ -14,8 +14,8 @@ from .base import Context, Findings
 class Report:
     """A report: its id, its title, the document whose results it recomputes, and its module.
 
-    By default the module is named like the id, with underscores. Its function `run` computes the report; to use another
-    function, append a colon and its name to the module.
+    By default, the module's name is the id with underscores. The module's function `run` computes the report; to use
+    another function, append a colon and its name to the module.
     """
 
     id: str
@@ -49,7 +49,7 @@ _ALL = (
     Report("flag", "A continuous normalizing flow learns a flag", f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2"),
     Report("flag-table", "Right-hand sides of flows on the flag", f"{_KTH_REPORT}, Table 1, Fig. 8 and 9"),
     Report("flow-compare", "Continuous and planar flows compared on given densities", _SUMMARY),
-    Report("mnist-flow", "Handwritten digits by continuous normalizing flows", f"{_KTH_REPORT}, Fig. 10"),
+    Report("mnist-flow", "Handwritten digits from continuous normalizing flows", f"{_KTH_REPORT}, Fig. 10"),
     Report(
         "anodev2-table1",
         "Weights that evolve in the steps of the activations (configuration one)",
@@ -74,7 +74,7 @@ _ALL = (
         "Transport at a changing speed, with a constant and an evolving kernel",
         f"{_ANODEV2}, Fig. 2",
     ),
-    Report("anodev2-kernels", "Kernels that evolve, synthetic and trained", f"{_ANODEV2}, Fig. 1 and 3 to 6"),
+    Report("anodev2-kernels", "Evolving kernels, synthetic and trained", f"{_ANODEV2}, Fig. 1 and 3 to 6"),
     Report("odenet", "Digits classified by ODE-Nets, an RK-Net and a ResNet", f"{_SUMMARY}; {_REVIEW}, section 4.3.1"),
 )
 REPORTS: dict[str, Report] = {report.id: report for report in _ALL}

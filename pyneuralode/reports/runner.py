@@ -23,7 +23,7 @@ from .store import check_destination, read_results, write_page, write_result
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """The path of the page; for each report, how many targets it met and how many it has; and the missed targets."""
+    """The path of the page, (met targets, all targets) for each report, and messages about the missed targets."""
 
     page: Path
     tally: dict[str, tuple[int, int]]
@@ -77,12 +77,12 @@ def run_reports(
 
     Notes
     -----
-    A report that ends with an exception writes nothing; reports completed before it stay on the page.
+    If a report raises an exception, it writes nothing; the reports completed before it remain on the page.
     """
     reports = [find_report(id) for id in dict.fromkeys(ids)]
     out = Path(out)
     if not reports:
-        raise ArgumentError(f"no report is named: give one or more of {', '.join(REPORTS)}.")
+        raise ArgumentError(f"ids is empty: give one or more of {', '.join(REPORTS)}.")
     if scale not in SCALES:
         raise unknown_name("scale", scale, SCALES)
     engine = choose_engine(engine)

@@ -59,11 +59,11 @@ def run(context: Context) -> Findings:
             "two fits compare factor x sigma e, the rate of new cases in the model, with the same data.",
             "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The "
             "converged fits use L-BFGS on the logarithms of the parameters, from the same initial values.",
-            "Converged parameters fit better but are less meaningful: sigma = 2.5/day is a latent time of ten hours, "
-            "only the sum of e0 and i0 is determined, and the incidence fits lie in a flat valley of implausible "
-            "rates. A least-squares fit of four compartments to one curve does not identify an epidemic.",
-            "The targets of the converged fits are the values reached in trials: 0.01058, and 0.0069 to two digits "
-            "(so 0.00695).",
+            "Converged parameters fit better but are less meaningful: sigma = 2.5/day means a latent time of ten "
+            "hours, only the sum of e0 and i0 is determined, and the incidence fits lie in a flat valley of "
+            "implausible rates. A least-squares fit of four compartments to one curve does not identify an epidemic.",
+            "The targets of the converged fits are the values reached in trials: 0.01058, and 0.0069, which is known "
+            "to two digits, so that the target is 0.00695.",
         ],
     )
 

@@ -18,7 +18,7 @@ from .parallel import Job
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """Our name for a solver, and the review's seconds and error with that solver."""
+    """A solver's name in pyneuralode, and the review's seconds and error with that solver."""
 
     solver: str
     seconds: float
@@ -38,7 +38,7 @@ SHOWN = (0, 50, 100, 150)
 
 @dataclass
 class TrainedSpiral:
-    """One training run: losses by iteration, full trajectories (500, 2) by iteration, seconds and evaluations."""
+    """Results of one training run: losses and full trajectories (500, 2) by iteration, seconds and evaluations."""
 
     losses: np.ndarray
     trajectories: dict[int, np.ndarray]
@@ -57,7 +57,7 @@ def truth(ts: np.ndarray) -> np.ndarray:
 
 
 def run(context: Context) -> Findings:
-    """Quick: three seeds per solver. Full: five."""
+    """Compute the report. Quick scale: three seeds per solver. Full scale: five seeds per solver."""
     seeds = context.seeds(3, 5)
 
     def job(name: str, seed: int) -> Job:
@@ -100,11 +100,11 @@ def run(context: Context) -> Findings:
 
 
 def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIONS) -> TrainedSpiral:
-    """Train one net by the solver of that name; `advance(n, note)` is called after each iteration."""
+    """Train one net with the named solver; `advance(n, note)` is called after each iteration."""
     field = MLP((2, 50, 2), "tanh", init="normal", init_scale=0.1)
     model = NeuralODE(field, solver=SOLVERS[name].solver, rtol=1e-7, atol=1e-9, engine=engine, seed=seed)
     states, times = torch.as_tensor(truth(TIMES)), torch.as_tensor(TIMES)
-    pieces = states.unfold(0, PIECE, 1).permute(2, 0, 1)  # (10, 491, 2): the segment from every start
+    pieces = states.unfold(0, PIECE, 1).permute(2, 0, 1)  # (10, 491, 2): the segments from every start
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3)
     draws = np.random.default_rng(seed)
 
@@ -112,7 +112,7 @@ def train(name: str, seed: int, engine: str, advance, iterations: int = ITERATIO
         solution = model.solve(pieces[0, starts], times[:PIECE])
         return (solution.ys - pieces[:, starts]).abs().mean(), solution.nfev
 
-    loss_of(slice(STARTS))[0].backward()  # compiles before the timing starts
+    loss_of(slice(STARTS))[0].backward()  # compile before the timing starts
     losses, trajectories, evaluations = [], {}, 0
     begin = time.perf_counter()
     for iteration in range(iterations):

@@ -1,4 +1,4 @@
-"""The results folder: the files of a report appear in it all together or not at all.
+"""The results folder, in which all files of a report appear at once, or none of them:
 
 OUT/index.html            the page (written by `page`)
 OUT/ID/metrics.json       the numbers: id, engine, scale, seed, seconds, rows, tables
@@ -34,7 +34,7 @@ _MARGIN = 0.1  # inches
 
 
 def check_destination(out: Path, ids: Iterable[str]) -> None:
-    """Raise, before anything is computed, if `out` cannot be written to or contains conflicting files."""
+    """Raise an error, before anything is computed, if `out` cannot be written to or contains conflicting files."""
     check_writable(out)
     with explain_write_errors(out):
         for id in ids:
@@ -51,7 +51,7 @@ def check_destination(out: Path, ids: Iterable[str]) -> None:
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """Return every result in `out`: its metrics.json, to which its page.json ("page") and its "folder" are added."""
+    """Return every result in `out`: the contents of metrics.json, with those of page.json ("page") and the "folder"."""
     results = []
     for folder in sorted(path for path in out.glob("[!.]*") if _is_result(path)):
         try:
@@ -90,7 +90,7 @@ def _is_result(folder: Path) -> bool:
 def _write_figures(folder: Path, id: str, findings: Findings) -> None:
     from matplotlib import rc_context
 
-    # Without a fixed salt, or with a date, equal figures would give different SVG files.
+    # Without a fixed salt, or with a date, identical figures would give different SVG files.
     with rc_context({"svg.hashsalt": id}):
         for name, figure in findings.figures.items():
             # The layout takes longer than drawing, so it is computed once for both files.

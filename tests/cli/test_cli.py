@@ -82,7 +82,7 @@ def test_a_mistake_is_one_sentence_on_stderr_and_status_2(tmp_path, monkeypatch,
     register_report(lambda context: pytest.fail("computed in spite of a mistake"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
-    monkeypatch.setattr(session, "runs", lambda: False)  # whatever another test has started
+    monkeypatch.setattr(session, "runs", lambda: False)  # even if another test has started Julia
     result = run("report", *arguments)
     assert result.exit_code == 2
     assert sentence in result.stderr and len(result.stderr.splitlines()) == 1
@@ -178,7 +178,7 @@ def test_doctor_names_what_is_here(monkeypatch, tmp_path):
         if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", str(tmp_path))
-    running = "juliacall" in sys.modules  # another test may have started it
+    running = "juliacall" in sys.modules  # another test may have loaded juliacall
     result = run("doctor")
     assert result.exit_code == 0
     for word in ("Python", "torch", "CUDA", "numba", "not ready: there is no julia on PATH", "Next:"):

@@ -1,4 +1,4 @@
-"""`pyneuralode fit` and `solve`: what they write is right; a mistake is one sentence and leaves nothing."""
+"""`pyneuralode fit` and `pyneuralode solve`: correct output files; a mistake gives one message and writes no file."""
 
 import csv
 import dataclasses
@@ -46,14 +46,14 @@ def write(path, *lines):
 
 
 def spiral(ts):
-    """An oscillation of angular frequency 1 that decays at the rate 0.1, in columns of very unlike sizes."""
+    """An oscillation of angular frequency 1 that decays at the rate 0.1, in columns of very different scales."""
     decay = np.exp(-0.1 * ts)
     return np.stack([2 * decay * np.cos(ts), 1e5 + 300 * decay * np.sin(ts)], axis=1)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Forty-one rows of `spiral` in which the first value of a, and others, are missing."""
+    """Forty-one rows of `spiral` with missing values, among them the first value of column a."""
     ts = np.linspace(1, 9, 41)
     rows = [f"{t:g},{'' if k % 9 == 0 else f'{a:.6f}'},{b:.4f},x" for k, (t, (a, b)) in enumerate(zip(ts, spiral(ts)))]
     return write(tmp_path_factory.mktemp("table") / "spiral.csv", "time,a,b,remark", *rows)
@@ -61,7 +61,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fitted(table):
-    """The folder of a fit, and what the command said."""
+    """The output folder of a fit, and the output of the command."""
     out = table.parent / "fit"
     result = run("fit", table, "--columns", "a,b", "--out", out, "--iterations", 100, "--finish", 100, "--hidden", "16")
     assert result.exit_code == 0, result.stderr
@@ -86,7 +86,7 @@ def test_fit_finds_the_curve_and_ends_by_printing_the_paths(fitted):
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert sorted(result.stdout.splitlines()[-4:]) == [str(out / name) for name in FILES]
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["rmse"]["a"] < 0.02 and metrics["rmse"]["b"] < 3  # of amplitudes 2 and 300
+    assert metrics["rmse"]["a"] < 0.02 and metrics["rmse"]["b"] < 3  # the amplitudes are 2 and 300
     assert metrics["finished"] and metrics["rows"] == 41 and metrics["seed"] == 0
     assert 0 < metrics["iterations"] <= 600 and metrics["seconds"] > 0
     assert metrics["settings"]["hidden"] == [16]
@@ -103,7 +103,7 @@ def test_the_numbers_are_those_of_the_model_in_the_datas_units(fitted, table):
     sizes = np.nanstd(data.values, axis=0)
     assert metrics["loss"] == pytest.approx(np.nanmean((errors / sizes) ** 2), rel=1e-9)
     assert about["columns"] == ["a", "b"] and about["time"] == "time" and about["t0"] == 1
-    # The first value of a was missing: the fitted initial state is close to the truth all the same.
+    # The first value of a is missing, but the fitted initial state is still close to the exact one.
     assert about["y0"] == pytest.approx(spiral(np.array([1.0]))[0], rel=0.1)
 
 

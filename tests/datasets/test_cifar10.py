@@ -20,7 +20,7 @@ def photographs():
 
 @pytest.fixture
 def contents(photographs, monkeypatch):
-    """The six files in CIFAR-10's layout, two images each; their checksums take the place of the known ones."""
+    """Six files in CIFAR-10's format, with two images each; their checksums replace the known ones."""
     images, labels = photographs
     records = np.concatenate([labels[:, None], images.reshape(12, -1)], axis=1)
     found = {name: records[2 * k : 2 * k + 2].tobytes() for k, name in enumerate(FILES)}
@@ -48,7 +48,7 @@ def test_the_reduced_set(data_dir):
     assert (images.shape, images.dtype, labels.dtype) == ((10_000, 3, 32, 32), np.uint8, np.uint8)
     assert np.bincount(labels).tolist() == [1000] * 10
     with np.load(data_dir / "cifar10" / "train10k.npz") as arrays:
-        assert (images[7, 2] == arrays["x"][7, :, :, 2]).all()  # blue
+        assert (images[7, 2] == arrays["x"][7, :, :, 2]).all()  # the blue channel
     images, labels = read_cifar10("test", data_dir / "cifar10", reduced=True)
     assert len(images) == 1_000 and labels[:4].tolist() == [3, 8, 8, 0]  # cat, ship, ship, airplane
 
@@ -122,7 +122,7 @@ def test_files_that_are_not_cifar10_are_refused(tmp_path, contents):
 
 
 class Recorder:
-    """Progress that remembers what was counted."""
+    """A Progress that records the calls it receives."""
 
     def __init__(self):
         self.totals, self.counts = {}, {}
@@ -141,7 +141,7 @@ def test_the_download_draws_a_bar_and_checks_the_sum(tmp_path, monkeypatch):
 
     def retrieve(url, known_hash, fname, path, progressbar):
         asked.append((url, known_hash, fname, path))
-        if progressbar:  # as pooch does: whole blocks, then the total
+        if progressbar:  # like pooch: whole blocks, then the total
             progressbar.total = 100
             progressbar.update(64)
             progressbar.update(64)

@@ -21,7 +21,7 @@ def test_the_integral_is_one_and_the_entropy_that_of_the_samples(density):
 
 
 def test_samples_fall_where_the_density_says(density):
-    """The share of samples in cells of a 6 x 6 board, against the integral over each cell."""
+    """Compare the fraction of samples in each cell of a 6 x 6 grid with the integral of the density over the cell."""
     left, right, bottom, top = density.extent
     n, cells, fine = 40_000, 6, 60
     x = density.sample(n, 5)
@@ -46,7 +46,7 @@ def test_the_flag_has_the_reports_proportions_and_the_entropy_of_the_issue():
     cross = flag()
     assert cross.weights.shape == (174, 237)
     assert cross.entropy == pytest.approx(1.1588, abs=1e-4)
-    # The issue says 1.1591; a cross without smooth edges would have 1.147.
+    # The expected entropy is 1.1591 nats; a cross without smooth edges would have 1.147.
     assert cross.entropy == pytest.approx(1.1591, abs=5e-4)
     ink = cross.weights / cross.weights.max() * 255
     np.testing.assert_allclose(ink[0, 57:62], [0, 15, 196, 255, 255])

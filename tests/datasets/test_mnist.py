@@ -26,7 +26,7 @@ def no_data(tmp_path, monkeypatch):
 def test_the_original_files(data_dir):
     train, test = mnist_images("train", data_dir / "mnist"), mnist_images("test", data_dir / "mnist")
     assert (train.shape, test.shape, train.dtype) == ((60_000, 28, 28), (10_000, 28, 28), np.uint8)
-    assert round(train.mean() / 255, 4) == 0.1307  # the mean that everybody normalizes with
+    assert round(train.mean() / 255, 4) == 0.1307  # the usual constant for normalizing MNIST
     labels = mnist_labels("train", data_dir / "mnist")
     assert labels[:5].tolist() == [5, 0, 4, 1, 9] and np.bincount(labels).tolist()[:2] == [5923, 6742]
 

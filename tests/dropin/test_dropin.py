@@ -1,4 +1,4 @@
-"""`odeint`, `odeint_adjoint` and `odeint_event`, side by side with torchdiffeq 0.2.5."""
+"""`odeint`, `odeint_adjoint` and `odeint_event` compared with torchdiffeq 0.2.5."""
 
 import math
 import warnings
@@ -42,7 +42,7 @@ class VectorField(torch.nn.Module):
 
 
 class Pair(VectorField):
-    """The same on a tuple of a (2,) state and a scalar."""
+    """The field `VectorField` for a tuple of a state (2,) and a scalar."""
 
     def forward(self, t, state):
         y, z = state
@@ -65,7 +65,7 @@ def parts(state):
 
 
 def both(make, y0, t, call="odeint", **arguments):
-    """Return ours and theirs, each a field and its solution."""
+    """Return (field, solution) from pyneuralode, and (field, solution) from torchdiffeq."""
     found = []
     for library in (dropin, torchdiffeq):
         field = make()
@@ -89,7 +89,8 @@ def assert_equal(ours, theirs, rtol, atol):
 def test_fixed_steps_agree_to_rounding(method, shape, falling, dtype):
     make = lambda: (Pair if shape == "tuple" else VectorField)(dtype)
     (f, ours), (g, theirs) = both(make, start(dtype, shape), times(dtype, falling), method=method)
-    # explicit_adams amplifies rounding, its weights reach 300; corrections in float32 end an iteration apart.
+    # explicit_adams amplifies rounding errors, since its weights reach 300. In float32, the numbers of corrector
+    # iterations may differ by one.
     loose = 1000 if method == "explicit_adams" else 10 if method in ("implicit_adams", "fixed_adams") else 1
     rounding = loose * (1e-12 if dtype == F64 else 2e-5)
     assert_equal(ours, theirs, rounding, rounding)
@@ -106,8 +107,8 @@ def test_adaptive_steps_agree(method, shape, falling, dtype):
     (f, ours), (g, theirs) = both(
         make, start(dtype, shape), times(dtype, falling), method=method, rtol=rtol, atol=rtol / 10
     )
-    # Rounding in the estimated error moves the steps, most in float32 and for dopri8, whose dense output is
-    # coarse (order 4). Both solutions are 1e-4 to 5e-3 from the truth there.
+    # Rounding in the error estimate changes the steps, most in float32 and for dopri8, whose dense output is
+    # coarse (order 4). There, both solutions have errors of 1e-4 to 5e-3.
     agreement = 5e-3 if dtype == F32 else 1e-6 if method == "dopri8" else 1e-11
     assert_equal(ours, theirs, agreement, agreement)
     one_step = 13 if method == "dopri8" else 6
@@ -117,7 +118,7 @@ def test_adaptive_steps_agree(method, shape, falling, dtype):
 @pytest.mark.parametrize("solver", ["LSODA", "RK45", "Radau"])
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 def test_scipy_solver(falling, solver):
-    # Autonomous: torchdiffeq rounds LSODA's time to float32.
+    # An autonomous field, because torchdiffeq rounds LSODA's times to float32.
     make = lambda: VectorField(timed=False)
     arguments = {"method": "scipy_solver", "options": {"solver": solver}}
     (f, ours), (g, theirs) = both(make, start(), times(F64, falling), **arguments)
@@ -143,7 +144,7 @@ def test_complex_state():
 @pytest.mark.parametrize("shape", ["tensor", "tuple"])
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 def test_gradients(falling, shape, call, method):
-    """Gradients of parameters, initial state and times; equal numbers of evaluations, backwards too."""
+    """Gradients with respect to parameters, initial state and times, and the numbers of evaluations in both passes."""
     found, rtol = [], 1e-4 if method == "bosh3" else 1e-7
     options = {"step_size": 0.07} if method in ("midpoint", "rk4") else None
     for pick in (0, 1):
@@ -227,7 +228,7 @@ def test_adjoint_params_can_be_given():
 
 
 class Recorded(VectorField):
-    """A field that writes down every call of its callbacks."""
+    """A field that records every call of its callbacks."""
 
     def __init__(self):
         super().__init__()
@@ -304,7 +305,7 @@ def test_options_of_fixed_steps(falling, method, options):
     (f, ours), (g, theirs) = both(VectorField, start(), times(F64, falling, n=7), method=method, options=options)
     assert_equal(ours, theirs, 1e-11, 1e-11)
     assert f.evaluations <= g.evaluations
-    if options.get("interp") != "cubic":  # torchdiffeq takes the end slope for every output
+    if options.get("interp") != "cubic":  # torchdiffeq uses the slope at the step's end for every output
         assert f.evaluations == g.evaluations
 
 
@@ -541,7 +542,7 @@ def test_a_solve_that_cannot_go_on():
 
 @pytest.mark.parametrize("settings", [{"method": "dopri5"}, {"method": "rk4", "options": {"step_size": 0.1}}])
 def test_an_event_function_that_is_nan_is_no_event(settings):
-    """torchdiffeq takes it for one."""
+    """torchdiffeq treats a NaN as an event."""
     y0, t0 = torch.ones(1, dtype=F64), torch.tensor(0.0, dtype=F64)
     with pytest.raises(AssertionError, match=r"event_fn is NaN at t = 1\.[23]"):
         odeint_event(lambda t, y: -y, y0, t0, event_fn=lambda t, y: torch.sqrt(1.25 - t), **settings)
@@ -550,7 +551,7 @@ def test_an_event_function_that_is_nan_is_no_event(settings):
 
 
 def test_a_trial_outside_the_domain_is_shortened():
-    """torchdiffeq gives up at the first non-finite trial step."""
+    """torchdiffeq stops at the first non-finite trial step."""
     field = lambda t, y: -torch.sqrt(y)
     t = torch.tensor([0.0, 1.9], dtype=F64)
     y = odeint(field, torch.ones(1, dtype=F64), t, rtol=1e-4, atol=1e-6, options={"first_step": 3.0})
@@ -566,13 +567,13 @@ def test_the_field_is_double_differentiable_through_odeint():
     assert float(second) == pytest.approx(-2 * end / (1 + end) ** 3, rel=1e-6)  # y = y0 / (1 + y0 t)
 
 
-# What torchdiffeq's clients do: slopes of other shapes, dense output, events whose time is differentiated.
+# Uses of torchdiffeq in other packages: slopes of other shapes, dense output, differentiated event times.
 
 FIXED_AND_OTHERS = ["dopri5", "dopri8", "rk4", "implicit_adams", "scipy_solver"]
 
 
 def decay_in(shape):
-    """A field whose slope has a shape of its own."""
+    """A field whose slope has a different shape from the state."""
     return lambda t, y: -(y * (1 + t)).reshape(shape)
 
 
@@ -608,7 +609,7 @@ def test_slopes_are_broadcast_as_torchdiffeq_broadcasts_them(state, slope, in_tu
 
 
 def test_a_slope_of_another_shape_moves_the_event_right():
-    """(N,) for a state of (N, 1) is one product with the event's gradient, not N x N of them."""
+    """A slope (N,) for a state (N, 1) is multiplied by the event's gradient without broadcasting to (N, N)."""
     k = torch.tensor(1.0, dtype=F64, requires_grad=True)
     y0 = (torch.tensor([[2.0], [3.0], [4.0]], dtype=F64),)
     when, _ = odeint_event(
@@ -648,7 +649,7 @@ def test_the_times_of_events_have_torchdiffeqs_dtypes(time, state, method, optio
 @pytest.mark.parametrize("falling", [False, True], ids=["rising", "falling"])
 @pytest.mark.parametrize("method,options", [("dopri5", None), ("rk4", {"step_size": 0.01, "interp": "cubic"})])
 def test_the_time_of_an_adjoint_event_has_its_gradient(method, options, falling):
-    """torchdiffeq's own test differentiates it (event_tests.TestEventHandling.test_adjoint); its gradient is zero there."""
+    """torchdiffeq's test event_tests.TestEventHandling.test_adjoint; torchdiffeq's own gradient is zero there."""
     k, level = (torch.tensor(value, dtype=F64, requires_grad=True) for value in (0.7, 0.5))
     y0 = torch.tensor([1.0, 2.0], dtype=F64, requires_grad=True)
     t = torch.tensor([0.3, 1.3], dtype=F64)
@@ -669,7 +670,8 @@ def test_the_time_of_an_adjoint_event_has_its_gradient(method, options, falling)
     truth = [-sign * span / 0.7, -sign / (0.7 * 0.5), [sign / 0.7, 0.0], [1.0, 0.0]]
     for gradient, value in zip(found, truth):
         torch.testing.assert_close(gradient, torch.tensor(value, dtype=F64), rtol=1e-5, atol=1e-6)
-    at_fixed_time = torch.autograd.grad(states[-1, 1], k)[0]  # as torchdiffeq's; odeint_event adds the event's motion
+    # torchdiffeq's gradient; odeint_event also includes the change of the event time.
+    at_fixed_time = torch.autograd.grad(states[-1, 1], k)[0]
     assert float(at_fixed_time) == pytest.approx(-span * 1.0, rel=1e-5)
 
 
@@ -691,7 +693,7 @@ def test_dense_output_is_torchdiffeqs(options):
         t = torch.tensor(0.83, dtype=F64, requires_grad=True)
         values = [state(moment) for moment in (torch.tensor(0.1, dtype=F64), t, torch.tensor(1.999, dtype=F64))]
         found.append((values, torch.autograd.grad(sum(v.square().sum() for v in values), [y0, t, *field.parameters()])))
-    for agreement, ours, theirs in zip((1e-11, 1e-6), *found):  # torchdiffeq differentiates its step sizes too
+    for agreement, ours, theirs in zip((1e-11, 1e-6), *found):  # torchdiffeq also differentiates the step sizes
         torch.testing.assert_close(ours, theirs, rtol=agreement, atol=agreement)
 
 

@@ -1,4 +1,5 @@
-"""The advice in a refusal works: an engine that it names takes the problem, and where none does, each says what to change."""
+"""The advice in error messages is correct: an engine that is named supports the problem; if none does, each message
+says what to change."""
 
 import re
 from itertools import product
@@ -34,7 +35,7 @@ EXTRAS = {
 
 @pytest.fixture(autouse=True)
 def julia_may_be_named(monkeypatch):
-    """The choice between engines is made as if Julia were ready; nothing is solved."""
+    """Choose engines as if Julia were installed; nothing is solved."""
     monkeypatch.setattr("pyneuralode.engines.registry.choose_engine", lambda name: "julia" if name == "auto" else name)
 
 
@@ -46,7 +47,7 @@ def problems():
         asked = Settings(field, find_solver(solver), find_gradient(gradient), **values)
         try:
             yield (kind, extra, solver, gradient), asked.problem(parameters, y0, [0.0, 1.0])
-        except pn.ArgumentError as refused:  # a combination that is refused before any engine is asked
+        except pn.ArgumentError as refused:  # a combination that is rejected before an engine is chosen
             assert "engine" not in str(refused)
 
 

@@ -1,5 +1,5 @@
-"""The same problem told in many ways: as NumPy or torch, alone or among others, compiled or not, by either engine, with
-times as a list, an array or a tensor. All are the same solve, and have to say the same."""
+"""The same solve written in many ways gives the same solution: NumPy or torch, one sample or a batch, compiled or not,
+either engine, times as a list, an array or a tensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pyneuralode.solvers import SOLVERS, solvers_of
 F64 = torch.float64
 NAMES = solvers_of("torch")
 
-# One field of every kind. A kind that is added is added here, too.
+# One field of every class; add new classes here.
 FIELDS = {
     "MLP": pn.MLP((2, 6, 2), "tanh", input_map="cube", init_bias=0.3),
     "Linear": pn.Linear(((-0.2, 2.0), (-1.5, -0.1))),
@@ -53,7 +53,7 @@ def start_of(name):
 
 @cache
 def function_of(name):
-    """The field as a function of (t, y), as a user would write it; t of (B, 1) goes with samples (B, d)."""
+    """Return the field as a function of (t, y), as a user would write it; t has shape (B, 1) for samples (B, d)."""
     field = FIELDS[name]
     parameters = {key: torch.tensor(value) for key, value in field.initial(0).items()}
     own, _ = bind(field, parameters)
@@ -84,12 +84,12 @@ def control_of(solver):
 
 @cache
 def plain(name, solver):
-    """The states (T, d) by the plainest way: torch tensors, step by step."""
+    """Return the states (T, d) from the simplest solve: torch tensors, not compiled."""
     with torch.no_grad():
         return pn.solve(FIELDS[name], start_of(name), TS, compiled=False, **control_of(solver)).ys
 
 
-# Ways to say it. Each takes a field's name and the settings of a solve, and returns states (T, d).
+# Ways to write the solve: functions of a field's name and the settings of a solve that return the states (T, d).
 
 
 def in_numpy(name, settings):
@@ -136,7 +136,7 @@ def as_a_tuple(name, settings):
 
 
 def as_a_matrix(name, settings):
-    """A state of one column."""
+    """Solve with the state as a matrix of one column."""
     call = function_of(name)
     return pn.solve(lambda t, y: call(t, y[:, 0])[:, None], start_of(name)[:, None], TS, **settings).ys[..., 0]
 
@@ -158,7 +158,7 @@ def independent_callable(name, settings):
 
 
 def of_a_view(name, settings):
-    """A start that is every second number of a read-only array, from its end."""
+    """Solve from an initial state that is a reversed view of every second number of a read-only array."""
     wide = np.repeat(start_of(name).numpy()[::-1], 2)
     wide.flags.writeable = False
     return pn.solve(FIELDS[name], wide[::-2], TS, **settings).ys
@@ -170,7 +170,7 @@ def dense_there(name, settings):
 
 
 def watching_an_event(name, settings):
-    """One that never happens."""
+    """Solve with an event that never occurs."""
     event = pn.Event(lambda t, y: y.sum() + 100)
     return pn.solve(FIELDS[name], start_of(name), TS, events=event, **settings).ys
 
@@ -191,7 +191,7 @@ WAYS = {
         as_a_batch_of_one, independent_formulas, independent_callable, of_a_view, dense_there, watching_an_event,
     )
 } | {f"with {method}": with_gradients(method) for method in gradients_of("torch")}  # fmt: skip
-EVERY = 5  # every way sees every solver, with one in five of the fields or fewer
+EVERY = 5  # every way is tested with every solver, each for about one field in five
 
 
 def solvers_for(name, way):
@@ -214,15 +214,15 @@ def test_another_way_to_say_it_says_the_same(name, way):
         ys = np.asarray(torch.as_tensor(WAYS[way](name, settings)).detach())
         expected = plain(name, solver).numpy()
         assert ys.shape == expected.shape and ys.dtype == np.float64
-        # The same steps, but for what an iteration leaves.
-        free = SOLVERS[solver].kind == "sdirk" or way == "with ForwardMode"  # its steps see the tangents, too
+        # The steps are the same, except for the residuals of Newton's iteration.
+        free = SOLVERS[solver].kind == "sdirk" or way == "with ForwardMode"  # ForwardMode may choose other steps
         bound = 10 * tolerance_of(solver) if free else 1e-10
         np.testing.assert_allclose(ys, expected, rtol=0, atol=bound, err_msg=f"{name}, {way}, {solver}")
 
 
 # Times.
 
-LATE = 1e4  # float32 tells times apart to 1e-3 there, far more than the bounds
+LATE = 1e4  # float32 resolves times only to 1e-3 there, much coarser than the error bounds
 WHOLE = [0, 1, 2]
 
 TIMES = {
@@ -251,7 +251,7 @@ def never(t, y):
 
 
 def event(t, y):
-    """Crosses zero at 0.3 after LATE."""
+    """Return a condition that crosses zero at t = LATE + 0.3."""
     return t.reshape(y.shape[:-1]) - (LATE + 0.3)
 
 
@@ -328,7 +328,7 @@ def test_events_between_times_that_single_precision_cannot_hold(form, independen
 
 @pytest.mark.parametrize("door", DOORS)
 def test_rounded_times_are_the_rounded_ones(door):
-    """float32 times mean what they hold, 0.1 included."""
+    """float32 times have exactly their stored values, even where those are not exactly 0.1 or 0.7."""
     ts = np.array([0.0, 0.1, 0.7], dtype=np.float32)
     for given in (ts, torch.tensor(ts)):
         np.testing.assert_allclose(np.asarray(DOORS[door](given)), swung(ts), rtol=0, atol=1e-6)
@@ -341,7 +341,7 @@ def test_a_tensor_of_ints_is_answered():
 
 @pytest.mark.parametrize("form", TIMES)
 def test_single_precision_states_take_times_in_double(form):
-    """Time steps are kept in double: what float32 rounds is the state, and the time that the field is told."""
+    """Step times are computed in double precision; only the state and the time passed to the field are float32."""
     ts = [LATE, LATE + 0.1, LATE + 0.7]
     for dynamics, compiled in ((SWING, True), (SWING, False), (swing, True)):
         ys = pn.solve(dynamics, Y0.float(), TIMES[form](ts), rtol=1e-5, atol=1e-5, compiled=compiled, engine="torch").ys
@@ -366,10 +366,10 @@ def test_odeint_says_what_solve_says(method, name):
     settings, expected, bound = {"method": method}, pn.solve(call, y0, TS, solver="Vern7", **TIGHT).ys, 1e-3
     if method in SAME_STEPS:
         settings["options"], bound = {"step_size": 0.05}, 1e-10
-        ts = np.round(np.arange(TS[0], TS[-1] + 0.01, 0.05), 12)  # every time is one of the grid
+        ts = np.round(np.arange(TS[0], TS[-1] + 0.01, 0.05), 12)  # every output time is on this grid
         expected = pn.solve(call, y0, ts, solver=SAME_STEPS[method], engine="torch").ys[np.searchsorted(ts, TS - 1e-9)]
     elif method in ADAPTIVE:
-        # Every time is met by interpolation, that of dopri8 a coarse one: steps are kept short.
+        # Outputs are interpolated, and dopri8's interpolant is inaccurate, so the steps are kept short.
         settings |= {"rtol": 1e-6, "atol": 1e-6, "options": {} if method == "scipy_solver" else {"max_step": 0.1}}
     else:
         # The explicit Adams method is unstable unless its steps are very short; see `pyneuralode.dropin.adams`.

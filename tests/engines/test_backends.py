@@ -1,4 +1,4 @@
-"""The one door: what a backend takes, what it prepares, and that what is kept is never stale."""
+"""The registry of backends: supported problems, prepared problems, and caches that are never stale."""
 
 import copy
 import pickle
@@ -52,11 +52,11 @@ def settings(field=NETWORK, solver="Tsit5", gradient="Backprop", **more):
 
 
 def fresh(model, y0, ts, **more):
-    """Solve as a model that was just made would."""
+    """Solve with a new copy of the model, which has no cached preparation."""
     return copy.deepcopy(model).solve(y0, ts, **more)
 
 
-# What is prepared.
+# Prepared problems.
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -92,7 +92,7 @@ def test_values_of_another_kind_are_refused():
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):
             prepared.solve(*values)
-    with torch.no_grad():  # what is not differentiated may be solved by what was prepared for more
+    with torch.no_grad():  # a problem prepared for gradients can also be solved without them
         assert torch.equal(prepared.solve(parameters, y0, TS).ys, model(y0, TS))
 
 
@@ -105,7 +105,7 @@ def test_an_estimated_trace_needs_its_noise():
         prepared.solve(flow.tensors(), points, [1.0, 0.0])
 
 
-# What is kept.
+# Caches.
 
 
 CHANGES = {
@@ -190,7 +190,7 @@ def test_what_is_kept_stays_small():
 @pytest.mark.parametrize("name", FIELDS)
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_threads_share_what_is_prepared(name, batch):
-    """Eight threads solve different problems of one kind at once, with gradients, and get what each gets alone."""
+    """Eight threads that solve different problems of one kind at once get the results and gradients of one thread."""
     model = pn.NeuralODE(FIELDS[name], batch=batch)
     rng = np.random.default_rng(1)
     shape = (4, 2) if batch == "independent" else (2,)
@@ -220,13 +220,13 @@ def test_threads_share_what_is_prepared(name, batch):
     assert not wrong
 
 
-# Who takes what.
+# Supported problems.
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_a_problem_is_refused_with_a_sentence_or_prepared(solver, gradient):
-    """The whole product of what a problem is made of; a refusal names something of the problem and what to write."""
+    """All combinations of settings are prepared, or rejected with a message that names a setting and a remedy."""
     for field in (NETWORK, FORMULA, FIELDS["callable"]):
         for batch, dense, events in (
             ("joint", False, ()),

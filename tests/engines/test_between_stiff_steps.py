@@ -1,4 +1,4 @@
-"""Steps of solvers for stiff problems where something between their ends is asked for, and stages found to rounding."""
+"""Stiff solvers: the accuracy of states inside steps, and Newton iterations whose changes are at rounding level."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import pyneuralode as pn
 
 TOLERANCE = 1e-8
 STIFF = ["Rodas5P", "Kvaerno5", "KenCarp4", "AutoVern7(Rodas5P)"]
-# x = sin t, to which everything near it falls within a microsecond (Prothero and Robinson 1974).
+# x = sin t, which attracts all nearby solutions within a microsecond (Prothero and Robinson 1974).
 FALL = pn.Equations({"x": "-lam*(x - a*sin(t)) + a*cos(t)"}, parameters={"lam": 1e6, "a": 1.0})
 
 
@@ -22,7 +22,7 @@ def solve(field, ts, solver, y0=(0.0,), **settings):
 
 
 def misses(ys, ts):
-    """Return the errors, in tolerances."""
+    """Return the errors in units of the tolerance."""
     truth = np.sin(np.asarray(ts))
     return np.abs(ys[:, 0] - truth) / (TOLERANCE * (1 + np.abs(truth)))
 
@@ -41,7 +41,7 @@ def test_states_at_times_inside_steps_are_as_good_as_at_their_ends(solver, count
     assert solution.engine == ("torch" if path == "generic" else "torch (compiled)")
     assert misses(solution.ys, ts).max() < 3
     alone = solve(field, ts[[0, -1]], solver, compiled=path != "generic")
-    assert solution.accepted <= alone.accepted + 3 * count  # and not the shortest steps that are good enough throughout
+    assert solution.accepted <= alone.accepted + 3 * count  # only a few additional steps, not short steps everywhere
 
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5"])
@@ -53,7 +53,7 @@ def test_dense_output_is_as_good_as_the_ends(solver):
 @pytest.mark.parametrize("method", ["Backprop", "Checkpointed"])
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5"])
 def test_gradients_of_states_inside_steps(solver, method):
-    """All is proportional to `a`: x = a sin t."""
+    """The solution is x = a sin t, so the gradient with respect to `a` is known exactly."""
     ts = torch.linspace(0, 4, 7, dtype=torch.float64)
     a = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     parameters = {"lam": torch.tensor(1e6, dtype=torch.float64), "a": a}
@@ -68,7 +68,7 @@ def test_gradients_of_states_inside_steps(solver, method):
 
 @pytest.mark.parametrize("solver", ["Rosenbrock23", "Rodas5P", "KenCarp4"])
 def test_steps_that_are_good_inside_stay_as_they_are(solver):
-    """Robertson's problem: the same steps, whatever is asked for in between, and few evaluations to know it."""
+    """On Robertson's problem, output times inside steps do not change the steps and cost only a few evaluations."""
     robertson = pn.Equations(
         {"a": "k3*b*c - k1*a", "b": "k1*a - k3*b*c - k2*b*b", "c": "k2*b*b"},
         parameters={"k1": 0.04, "k2": 3e7, "k3": 1e4},
@@ -79,7 +79,7 @@ def test_steps_that_are_good_inside_stay_as_they_are(solver):
     assert few.nfev < many.nfev <= few.nfev + 3 * many.accepted
 
 
-# Stages by Newton's iteration, whose last changes are of rounding's size.
+# Stages found by Newton's iteration, with last changes at rounding level.
 
 
 @pytest.mark.parametrize("solver", ["Kvaerno5", "KenCarp4"])
@@ -96,7 +96,7 @@ def test_a_constant_slope_is_no_trouble(solver, dtype, tolerance, slope):
 @pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "generic"])
 @pytest.mark.parametrize("rate", [1e-3, 1.0, 1e4])
 def test_a_state_at_rest_is_no_trouble_at_the_tightest_tolerance(solver, compiled, rate):
-    """Here the stages' equations are fulfilled to rounding from the start, and rounding is near what is asked for."""
+    """The initial guess already satisfies the stage equations to rounding, and the tolerance is close to rounding."""
     field = pn.Equations({"x": "-rate*(x - 0.1*c)", "y": "rate*(0.3*x - y)"}, parameters={"rate": rate, "c": 7e3})
     rest = np.array([0.1 * 7e3, 0.3 * (0.1 * 7e3)])
     solution = solve(field, [0.0, 1.0, 10.0], solver, rest, compiled=compiled, rtol=1e-14, atol=1e-14)

@@ -1,4 +1,4 @@
-"""Memory that is filled again: by a function that returns the same buffer each time, or by the caller between passes."""
+"""Tensors modified in place: by a field that returns the same buffer each time, or by the caller between passes."""
 
 from functools import cache
 
@@ -26,7 +26,7 @@ def fresh(t, y):
 
 
 class Buffered:
-    """The slope in memory that is used again: one buffer, two in turn, a part of a larger one, or another layout."""
+    """A field that returns its slope in reused memory: one buffer, two in turn, part of a larger one, or transposed."""
 
     def __init__(self, kind):
         self.kind, self.calls, self.memory = kind, 0, {}
@@ -185,7 +185,7 @@ def gradient_untouched(name, *settings):
 
 
 def gradient_after(change, name, solver, batch, gradient, compiled):
-    """Return the gradients of a solve where something was changed in place between the two passes."""
+    """Return the gradients of a solve after an input was modified in place between the forward and backward pass."""
     field = FIELDS[name]()
     if isinstance(field, nn.Module):
         parameters = dict(field.named_parameters())
@@ -245,7 +245,7 @@ def test_a_dense_solution_keeps_its_start(solver):
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("form", ["expanded", "transposed", "used twice"])
 def test_starts_of_any_layout_and_use(form, gradient):
-    """A start that is a view of less memory, or also a parameter: its gradient is the sum over all its uses."""
+    """If y0 is a view of a smaller tensor, or also a parameter, its gradient is the sum over all uses."""
     base = torch.tensor([0.7, 0.4], dtype=D, requires_grad=True)
     wide = torch.tensor([[0.3, 0.5, 0.2], [0.6, 0.1, 0.4]], dtype=D, requires_grad=True)
 

@@ -1,4 +1,4 @@
-"""The compiled flows against the generic path, which the flows' own tests hold against closed forms."""
+"""Compiled flows against the generic path, which tests/flows compares with closed forms."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytest.importorskip("numba")
 
 
 def both(field, n=37, dtype=torch.float64, **settings):
-    """Return (log densities, gradients by name) of the compiled and of the generic path."""
+    """Return (log densities, gradients by name) from the compiled path and from the generic path."""
     settings = {"times": (0.0, 1.3), "rtol": 1e-6, "atol": 1e-6, **settings}
     points = torch.as_tensor(np.random.default_rng(1).normal(size=(n, field.dim))).to(dtype)
     found = []
@@ -69,7 +69,7 @@ def test_any_number_of_samples(n):
 
 
 def test_float32():
-    # Fixed steps: adaptive ones follow the rounding.
+    # Fixed steps, because adaptive steps depend on rounding.
     assert_same(both(FIELDS["hypernetwork"], n=100, dtype=torch.float32, solver="RK4", step_size=0.1), 1e-4)
 
 
@@ -102,7 +102,7 @@ def test_it_is_what_runs(monkeypatch):
     flow = pn.ContinuousFlow(FIELDS["hypernetwork"], engine="torch")
     flow.fit(sampler=lambda n, rng: rng.normal(size=(n, 2)), updates=2, batch=16)
     assert len(calls) == 2
-    flow.terms(torch.zeros(3, 2))  # penalties are the generic path's
+    flow.terms(torch.zeros(3, 2))  # only the generic path supports penalties
     assert len(calls) == 2
 
 

@@ -1,4 +1,4 @@
-"""Formulas on the compiled path: against the generic one, published values, finite differences, and at its edges."""
+"""Compiled formulas against the generic path, published values and finite differences; special cases."""
 
 import logging
 import re
@@ -42,12 +42,12 @@ INSIDE |= {"sqrt": "1.5 + cos({})", "log1p": "sin({})/2", "tan": "sin({})"}
 
 
 def check(results, tolerance):
-    # The generic path counts the evaluations that its Jacobians take.
+    # The generic path includes the evaluations for its Jacobians.
     check_all(results, tolerance, counts=("accepted", "rejected"))
 
 
 def random_formulas(rng, names):
-    """Return terms that hold every operation, each of random terms before it, and two sums of them."""
+    """Return terms that cover every operation, each applied to random previous terms, and two sums of the terms."""
     terms = {}
 
     def some():
@@ -84,7 +84,7 @@ def test_random_programs_take_the_same_steps_to_rounding(seed):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_has_its_first_and_second_derivative(name):
-    # One Rosenbrock step holds the Jacobian, its gradient second derivatives.
+    # A Rosenbrock step contains the Jacobian, so its gradient contains second derivatives.
     arguments = "{0}, p - y" if name in BINARY else "{0}"
     formula = INSIDE.get(name, "{}").format("p*x + 0.3*y") if name not in ("abs", "max", "min") else "p*x + 0.3*y"
     field = pn.Equations({"x": f"{name}({arguments.format(formula)})", "y": "x - 2*y"}, {"p": 0.9})
@@ -94,7 +94,7 @@ def test_every_function_has_its_first_and_second_derivative(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("solver", [*TABLEAUS, RALSTON, *STIFF], ids=str)
 def test_the_same_steps_agree_to_rounding(solver, dtype):
-    # Fixed steps that no output meets exactly, so that every method's interpolant and lazy stages take part.
+    # No output time coincides with a step, so every method's interpolant and its lazily computed stages are tested.
     ts, y0 = [0.0, 0.11, 0.12, 0.5, 0.74, 1.0], np.random.default_rng(1).normal(size=(2, 3))
     newton = 1e-6 if solver in ("Kvaerno5", "KenCarp4") else 0
     results = both(FORCED, y0, ts, dtype=dtype, solver=solver, step_size=0.09, rtol=1e-6, atol=1e-6)
@@ -136,7 +136,7 @@ def test_switching_takes_the_steps_of_the_generic_path(solver):
     field = pn.Equations({"x": "v", "v": "mu*((1 - x**2)*v) - x"}, {"mu": 100.0})
     results = both(field, [2.0, 0.0], np.linspace(0, 90, 7), solver=solver, rtol=1e-6, atol=1e-6)
     explicit = solve(field, np.array([2.0, 0.0]), [0.0, 90.0], rtol=1e-6, atol=1e-6, solver=solver[4:9])
-    assert results[0][0].accepted < explicit.accepted / 3  # the stiff method took over
+    assert results[0][0].accepted < explicit.accepted / 3  # the solver switched to the stiff method
     check(results, 1e-6)
 
 
@@ -252,7 +252,7 @@ def test_lotka_volterra_has_the_published_loss_and_gradient():
 
 
 def each(y0, times, mu, **settings):
-    """Solve samples of Van der Pol's oscillator, each in steps of its own."""
+    """Solve samples of Van der Pol's oscillator, each with its own steps."""
     gradient, solver = settings.pop("gradient", Backprop()), settings.pop("solver", "Tsit5")
     control = pn.Control(**settings)
     asked = Settings(VAN_DER_POL, find_solver(solver), gradient, control, batch="independent")
@@ -340,7 +340,7 @@ def test_where_it_does_not_apply():
     )
     assert (
         solve(VAN_DER_POL, y0, ts, gradient="InterpolatingAdjoint").engine == "torch (compiled)"
-    )  # nothing asks for a gradient
+    )  # no input requires a gradient
     assert solve(VAN_DER_POL, np.tile(y0, (path.LARGE, 1)), ts, step_size=1.0).engine == "torch"
 
 
@@ -392,5 +392,5 @@ def test_a_step_whose_newton_iterations_fail_is_not_taken(solver, tolerance):
         for compiled in (True, False)
     )
     assert np.isfinite(ours.ys).all()
-    # x only: between two jumps it is slow, and known to the tolerance but for the moments of the jumps.
+    # Only x is compared: between two jumps it is slow and accurate, except for the times of the jumps.
     assert np.median(np.abs(ours.ys[:, 0] - theirs.ys[:, 0])) < 100 * tolerance

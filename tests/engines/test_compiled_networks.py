@@ -1,4 +1,4 @@
-"""The compiled path against the generic one, against finite differences, and at its edges."""
+"""Compiled networks against the generic path and finite differences; special cases."""
 
 import logging
 import re
@@ -49,7 +49,7 @@ def test_random_networks_run_free_as_on_the_generic_path(seed):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("solver", [*TABLEAUS, RALSTON], ids=str)
 def test_the_same_steps_agree_to_rounding(solver, dtype):
-    # Fixed steps that no output meets exactly, so that every method's interpolant and lazy stages take part.
+    # No output time coincides with a step, so every method's interpolant and its lazily computed stages are tested.
     field = MLP((3, 17, 3), activation="tanh")
     ts = [0.0, 0.11, 0.12, 0.5, 0.74, 1.0]
     y0 = np.random.default_rng(1).normal(size=(2, 3))
@@ -169,7 +169,8 @@ def test_where_it_does_not_apply():
     field, y0, ts = MLP((2, 4, 2)), np.array([1.0, 0.0]), [0.0, 1.0]
     assert solve(field, y0, ts, dense=True).engine == "torch"
     assert solve(field, torch.tensor(y0, requires_grad=True), ts, gradient="BacksolveAdjoint").engine == "torch"
-    assert solve(field, y0, ts, gradient="BacksolveAdjoint").engine == "torch (compiled)"  # nothing asks for a gradient
+    # No input requires a gradient.
+    assert solve(field, y0, ts, gradient="BacksolveAdjoint").engine == "torch (compiled)"
 
 
 def test_without_numba_the_generic_path_runs_and_says_so_once(monkeypatch, caplog):

@@ -1,4 +1,4 @@
-"""Which engine "auto" takes, decided without Julia, and that each engine then does what was decided, where Julia is."""
+"""The engine chosen by "auto", tested without Julia; and, if Julia is installed, that this engine can solve it."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TIMES = [0.0, 0.5, 1.0]
 
 @dataclass(frozen=True)
 class Decay(pn.VectorField):
-    """A field of a user's own, with a builder for the embedded engine only."""
+    """A user-defined field that only the torch engine can solve."""
 
     dim = 2
 
@@ -35,13 +35,13 @@ def _(field: Decay, parameters):
 
 @pytest.fixture
 def ready(monkeypatch):
-    """Julia, as far as a choice looks at it."""
+    """Make the choice of an engine assume that Julia is installed."""
     monkeypatch.setenv("PYNEURALODE_ENGINE", "auto")
     monkeypatch.setattr(session, "runs", lambda: True)
 
 
 def chosen(field, y0, ts=TIMES, parameters=None, solver="Tsit5", gradient="Backprop", events=(), **settings):
-    """Return the name of the engine that "auto" takes."""
+    """Return the name of the engine that "auto" chooses."""
     parameters = field.initial() if parameters is None and isinstance(field, pn.VectorField) else parameters or {}
     asked = Settings(
         field, find_solver(solver), find_gradient(gradient), pn.Control(), events=read_events(events), **settings

@@ -1,4 +1,4 @@
-"""Every solver x gradient method x field: gradients against finite differences of high order, or refused."""
+"""Every solver x gradient method x field: correct gradients (against high-order finite differences) or an error."""
 
 import numpy as np
 import pytest
@@ -22,16 +22,17 @@ EXAMPLES = {
     "HyperMLP": pn.HyperMLP(dim=2, width=3, hidden=4, init_bias=0.5),
     "ConcatConv": pn.ConcatConv(channels=1, height=2, width=2, hidden=(2,)),
 }
-# Order of the method -> tolerance of the solve, and what a gradient by it may be off.
+# (tolerance of the solve, allowed relative error of its gradient), for methods of low and of high order.
 LOOSE, TIGHT = (1e-6, 1e-3), (1e-9, 1e-6)
-FIXED = {1: 0.02, 2: 0.05, 4: 0.1}  # steps of the methods that do not adapt them
+FIXED = {1: 0.02, 2: 0.05, 4: 0.1}  # order -> step size of methods with fixed steps
 
-SIX = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60  # first and second differences of sixth order
+# Sixth-order finite differences for the first and the second derivative.
+SIX = np.array([-1, 9, -45, 0, 45, -9, 1]) / 60
 SIX_TWICE = np.array([2, -27, 270, -490, 270, -27, 2]) / 180
 
 
 def some_of(names, *usual):
-    """Return the names as parameters of a test: those that are not the usual ones for slow runs only."""
+    """Return the names as test parameters; names that are not in `usual` are marked slow."""
     return [name if name in usual else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -41,7 +42,7 @@ def test_every_field_has_an_example():
 
 
 class Point:
-    """Start, times and parameters of one problem, and a direction in the space of all of them."""
+    """Initial state, times and parameters of a problem, and a direction in which all of them are varied."""
 
     def __init__(self, name, times=True):
         field = EXAMPLES[name]
@@ -67,7 +68,7 @@ class Point:
         return sum((g * torch.tensor(d)).sum() for g, d in zip(gradients, self.direction))
 
     def differences(self, h=0.05, **settings):
-        """Return the first and the second derivative along the direction."""
+        """Return the first and second derivative of the loss along the direction, by finite differences."""
         with torch.no_grad():
             values = np.array([float(self.loss(self.leaves(i * h), **settings)) for i in range(-3, 4)])
         return values @ SIX / h, values @ SIX_TWICE / h**2
@@ -77,24 +78,25 @@ TRUTHS = {}
 
 
 def truth(name):
-    """Return the derivatives of the problem itself, solved to 13 digits."""
+    """Return the derivatives of the exact problem, from solves at tolerance 1e-13."""
     if name not in TRUTHS:
         TRUTHS[name] = Point(name).differences(solver="Vern7", rtol=1e-13, atol=1e-13, compiled=False)
     return TRUTHS[name]
 
 
 def compare(solver, method, name, compiled):
-    """Hold first and second derivatives against the truth; a second one may be refused."""
+    """Compare first and second derivatives with reference values; second derivatives may raise an error instead."""
     entry = SOLVERS[solver]
     if entry.adaptive:
         rtol, allowed = LOOSE if entry.order < 4 else TIGHT
         point, settings = Point(name), {"rtol": rtol, "atol": rtol}
         expected = truth(name)
-    else:  # the derivative of a coarse solve is its own; the times' is the slope at the end of the exact one
+    # Compare with the same coarse solve; times are not varied, since their derivative is that of the exact solution.
+    else:
         point, settings, allowed = Point(name, times=False), {"step_size": FIXED[entry.order]}, 1e-8
         expected = point.differences(solver=solver, compiled=False, **settings)
         if method in ("BacksolveAdjoint", "InterpolatingAdjoint"):
-            allowed = 0.1  # the derivative of the equation, which these steps are far from
+            allowed = 0.1  # the derivative of the exact solution, which these coarse steps approximate only roughly
     settings |= {"solver": solver, "gradient": method, "compiled": compiled}
     leaves = point.leaves()
     first = point.along(torch.autograd.grad(point.loss(leaves, **settings), leaves))
@@ -133,11 +135,11 @@ def test_the_whole_product(solver, method, name, compiled):
     compare(solver, method, name, compiled)
 
 
-# Times, events, tangents, what is not used, and what it costs.
+# Times, events, tangents, unused inputs, and cost.
 
 
 def hessian_and_differences(function, inputs):
-    """Return all second derivatives of a scalar function of a vector, by autograd and by differences."""
+    """Return the Hessian of a scalar function of a vector by autograd, and by finite differences of gradients."""
     leaf = inputs.clone().requires_grad_()
     (first,) = torch.autograd.grad(function(leaf), leaf, create_graph=True)
     rows = torch.stack([torch.autograd.grad(part, leaf, retain_graph=True)[0] for part in first])
@@ -155,7 +157,7 @@ def hessian_and_differences(function, inputs):
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_second_derivatives_through_times(batch):
-    """All of (k, y0, the times), the diagonal and across: y' = -k y sin(t + y) forwards and backwards."""
+    """Check the full Hessian in (k, y0, times) of y' = -k y sin(t + y), forward and backward in time."""
     for ts in ([0.2, 0.5, 1.3], [1.3, 0.5, 0.2]):
 
         def function(x):
@@ -164,12 +166,12 @@ def test_second_derivatives_through_times(batch):
             return ys.sum().square() + ys[1].sum()
 
         found, expected = hessian_and_differences(function, torch.tensor([0.7, 0.8, *ts], dtype=torch.float64))
-        assert expected.abs().min() > 1e-3  # all of them count
+        assert expected.abs().min() > 1e-3  # no entry is negligible
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_second_derivatives_of_a_decay_by_its_times():
-    """y = exp(-k (t1 - t0)) in closed form, by k and then a time, and the other way about."""
+    """For y = exp(-k (t1 - t0)), mixed derivatives with respect to k and a time, in either order, have closed forms."""
     k, t0, t1 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.5, 0.1, 1.7))
     y = pn.solve(
         lambda t, y: -k * y, torch.ones((), dtype=torch.float64), torch.stack([t0, t1]), rtol=1e-11, atol=1e-11
@@ -184,7 +186,7 @@ def test_second_derivatives_of_a_decay_by_its_times():
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_second_derivatives_through_event_times(batch):
-    """A ball thrown up from h with v under g meets the height c: its time and speed there in closed form."""
+    """A ball thrown up from height h at speed v reaches the height c; its time and speed there have closed forms."""
 
     def closed(x):
         h, v, g, c = x
@@ -207,7 +209,7 @@ def test_second_derivatives_through_event_times(batch):
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_second_derivatives_by_what_only_the_condition_knows(batch):
-    """The condition's own parameter: y = exp(-t) meets c at t = -log c, whose second derivative is 1 / c^2."""
+    """The level c occurs only in the condition: y = exp(-t) reaches c at t = -log c, with second derivative 1 / c^2."""
     c = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     met = pn.solve(
         lambda t, y: -y, torch.ones(1, 1, dtype=torch.float64), [0.0, 5.0], rtol=1e-11, atol=1e-11, batch=batch,
@@ -223,7 +225,7 @@ POINT = torch.tensor([0.7, 0.8, 0.2, 0.5, 1.3], dtype=torch.float64)  # k, y0, t
 
 
 def solved_along(part, solver, batch, inputs, held):
-    """Solve where `inputs` are moved by a part of the direction; without a part, from dual numbers."""
+    """Solve with `inputs` moved by `part` times the direction, or with dual numbers if `part` is None."""
     moved = {}
     for name, some in (("k", slice(0, 1)), ("y0", slice(1, 2)), ("ts", slice(2, 5))):
         value, along = POINT[some].clone(), DIRECTION[some]
@@ -263,7 +265,7 @@ def test_forward_mode_is_right_or_refused(inputs, held, batch, solver):
 
 @pytest.mark.parametrize("gradient", METHODS)
 def test_forward_mode_beside_a_gradient_is_right_or_refused(gradient):
-    """A tangent in y0 while k requires a gradient: k's part is wanted later, the tangent now."""
+    """Forward mode in y0 and reverse mode in k at once: both derivatives are correct, or an error is raised."""
     k = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     y0 = torch.ones(1, dtype=torch.float64)
     with torch.autograd.forward_ad.dual_level():
@@ -282,7 +284,7 @@ def test_forward_mode_beside_a_gradient_is_right_or_refused(gradient):
 
 
 def test_transforms_of_torch_func():
-    """jvp, jacfwd, grad and hessian of a solve, all of y = exp(-k) y0."""
+    """Check jvp, jacfwd, grad and hessian of a solve with the solution y = exp(-k) y0."""
     y0, k = torch.tensor([2.0], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
 
     def end(k):
@@ -295,7 +297,7 @@ def test_transforms_of_torch_func():
 
 
 def test_forward_mode_through_events():
-    """Dual numbers in the ball's start: the time of its fall and its speed there move as finite differences say."""
+    """The tangents of a falling ball's landing time and speed agree with finite differences in its initial height."""
 
     def fall(height):
         ball = lambda t, y: torch.stack([y[1], -9.81 * torch.ones_like(y[0])])
@@ -366,7 +368,7 @@ def test_unused_parameters_get_zeros_with_dense_output(asked, solver):
     assert abs(float(module.used.grad) + np.exp(-0.5)) < 1e-4
 
 
-SENSITIVE = {  # a singular sensitivity, huge and tiny ones, kinks, exact zeros: field, start, parameters, tolerances
+SENSITIVE = {  # singular, huge, tiny and zero sensitivities, and kinks: field, y0, parameters, tolerances
     "root": (lambda t, y, p: 1 - p[0] * torch.sqrt(y), [1e-9], [0.5], {}),
     "power": (lambda t, y, p: y ** p[0] - 0.1 * y, [1e-6], [2 / 3], {}),
     "tiny parameter": (lambda t, y, p: -1e9 * p[0] * y, [1.0], [1e-9], {}),
@@ -385,7 +387,7 @@ SENSITIVE = {  # a singular sensitivity, huge and tiny ones, kinks, exact zeros:
 @pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P"])
 @pytest.mark.parametrize("name", SENSITIVE)
 def test_forward_mode_gradients_take_the_states_own_steps(name, solver):
-    """Sensitivities that are singular, huge or zero ask for no steps: the work is parameters x evaluations of the state's."""
+    """Singular, huge or zero sensitivities do not change the steps, nor much the number of evaluations."""
     field, start, parameters, settings = SENSITIVE[name]
     found = {}
     for gradient in ("Backprop", "ForwardMode"):
@@ -410,7 +412,7 @@ def test_forward_mode_gradients_take_the_states_own_steps(name, solver):
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"])
 def test_forward_mode_evaluations_do_not_grow_with_the_numbers(solver):
-    """As many evaluations for 30 parameters as for one, of a state of 3 as of 12."""
+    """The number of evaluations is about the same for 1 and 30 parameters, and for 3 and 12 state components."""
     counts = []
     for n, m in ((3, 1), (3, 30), (12, 30)):
         p = torch.full((m,), 0.7 / m, dtype=torch.float64, requires_grad=True)
@@ -423,12 +425,12 @@ def test_forward_mode_evaluations_do_not_grow_with_the_numbers(solver):
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5"])
 def test_a_recorded_stiff_solve_costs_the_same_for_every_step(monkeypatch, solver):
-    """Eight times the steps take eight times the work; autograd once walked through all earlier steps for each Jacobian."""
+    """Eight times as many steps cost eight times as much; computing a Jacobian must not traverse all earlier steps."""
     k = torch.tensor([2.0, 0.5], dtype=torch.float64, requires_grad=True)
     gradient = torch.autograd.grad
 
     def operations_walked(steps):
-        """How many recorded operations autograd goes through while the solve asks it for Jacobians."""
+        """Return the number of recorded operations that autograd visits to compute Jacobians during the solve."""
         walked = 0
 
         def counting(outputs, inputs, *args, **kwargs):
@@ -452,7 +454,7 @@ def test_a_recorded_stiff_solve_costs_the_same_for_every_step(monkeypatch, solve
 
 
 def operations_between(inputs, outputs):
-    """How many recorded operations autograd visits: those behind the outputs, down to the oldest input; for a leaf, all."""
+    """Return the number of recorded operations from the outputs back to the oldest input, or all if one is a leaf."""
     inputs, outputs = ([x] if isinstance(x, torch.Tensor) else x for x in (inputs, outputs))
     oldest = min(0 if x.grad_fn is None else x.grad_fn._sequence_nr() for x in inputs)
     seen, left = set(), [x.grad_fn for x in outputs]
@@ -465,7 +467,7 @@ def operations_between(inputs, outputs):
 
 
 def test_second_derivatives_by_the_adjoint_of_the_drop_in_are_refused():
-    """A penalty on a gradient would lose its part of the gradient without a word."""
+    """Without this error, a penalty on a gradient would silently contribute nothing to the gradient."""
     k, t = torch.tensor(0.5, dtype=torch.float64, requires_grad=True), torch.tensor([0.0, 1.0], dtype=torch.float64)
     y0 = torch.ones(1, dtype=torch.float64, requires_grad=True)
     ys = pn.odeint_adjoint(lambda t, y: -k * y, y0, t, adjoint_params=(k,))
@@ -473,8 +475,8 @@ def test_second_derivatives_by_the_adjoint_of_the_drop_in_are_refused():
         torch.autograd.grad(ys[-1].sum(), y0, create_graph=True)
 
 
-# Fields with a point where a derivative is infinite, zero or has a kink, solved from that point; the derivatives of the state
-# at t = 2 by the parameter and by the start, from finite differences of a solve to 11 digits.
+# Fields solved from a point where a derivative is infinite, zero or discontinuous: field, parameter, and derivatives of
+# the state at t = 2 with respect to the parameter and to y0, from finite differences of solves accurate to 11 digits.
 POINTS = {
     "root": (lambda t, y, k: k - 0.5 * torch.sqrt(y), 1.0, 1.5332, 0.4488),
     "power below one": (lambda t, y, k: 1 - y**k, 0.5, 0.4981, 0.1586),
@@ -490,7 +492,7 @@ POINTS = {
 )
 @pytest.mark.parametrize("name", POINTS)
 def test_where_a_derivative_is_infinite_or_zero(name, solver, method):
-    """Right, refused, or not finite: never another number."""
+    """The gradient is correct, raises an error, or is not finite; it is never a wrong finite number."""
     field, parameter, by_parameter, by_start = POINTS[name]
     k, y0 = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (parameter, [0.0]))
     settings = {"rtol": 1e-5, "atol": 1e-6} if SOLVERS[solver].adaptive else {"step_size": 0.01}

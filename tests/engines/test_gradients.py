@@ -23,7 +23,7 @@ def lotka_volterra(parameters):
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_lotka_volterra_reference(method):
-    # Values computed with SciMLSensitivity, given in the project's list of references.
+    # Values computed with SciMLSensitivity.
     p = torch.tensor([1.5, 1.0, 3.0, 1.0], dtype=torch.float64, requires_grad=True)
     u0 = torch.tensor([1.0, 1.0], dtype=torch.float64, requires_grad=True)
     ts = torch.linspace(0, 10, 101, dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_lotka_volterra_reference(method):
 @pytest.mark.parametrize("direction", [1.0, -1.0])
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_times_state_and_parameters_against_finite_differences(method, direction, solver):
-    """Non-autonomous field, several outputs inside a step, forwards and backwards."""
+    """A non-autonomous field with several outputs inside a step, solved forward and backward in time."""
     steps = {"Euler": {"step_size": 1e-3}, "RK4": {"step_size": 1e-2}}.get(solver, {"rtol": 1e-10, "atol": 1e-10})
 
     def loss(k, y0, ts):
@@ -58,7 +58,7 @@ def test_times_state_and_parameters_against_finite_differences(method, direction
     ]
     leaves = [v.clone().requires_grad_() for v in values]
     loss(*leaves).backward()
-    # A fixed-step method's own derivative differs from the exact one by its order: compare with room for that.
+    # The derivative of fixed steps differs from the exact one by their discretization error, so the bounds are wider.
     rtol = {"Euler": 2e-2, "RK4": 1e-5}.get(solver, 1e-5)
     for i, (leaf, value) in enumerate(zip(leaves, values)):
         for j in range(value.numel()):
@@ -149,9 +149,9 @@ def test_backprop_can_be_differentiated_twice():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["Checkpointed", "InterpolatingAdjoint", "ForwardMode"])
 def test_robertson_reference_by_an_explicit_method(method):
-    """Stiff: 46,000 steps where a stiff solver takes a few hundred, but the gradient is the right one.
+    """An explicit method needs 46,000 steps on this stiff problem, but its gradient is correct.
 
-    BacksolveAdjoint is left out: backwards this problem grows without bounds.
+    BacksolveAdjoint is not tested: solved backward, this problem grows without bound.
     """
     k = torch.tensor([0.04, 3e7, 1e4], dtype=torch.float64, requires_grad=True)
 

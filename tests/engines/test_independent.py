@@ -1,4 +1,5 @@
-"""`batch="independent"`: every sample as if it were solved alone, forwards and backwards, and with its own times."""
+"""`batch="independent"`: each sample gives the same result as a separate solve, forward and backward, with its own
+times."""
 
 import numpy as np
 import pytest
@@ -14,14 +15,14 @@ ADAPTIVE = [name for name in EXPLICIT if SOLVERS[name].adaptive]
 GRADIENTS = ["Backprop", "Checkpointed", pn.Checkpointed(every=5)]
 ROUNDING = {"rtol": 0, "atol": 1e-11}
 
-# A driven pendulum; its stiffness differs from sample to sample, and with it the step size.
+# A driven pendulum; the samples differ in stiffness and therefore in step size.
 MU = torch.tensor([0.1, 4.0, 1.0, 30.0, 0.5], dtype=torch.float64)
 Y0 = torch.tensor([[2.0, 0.0], [1.0, 1.0], [-0.5, 2.0], [2.0, -1.0], [0.1, 0.1]], dtype=torch.float64)
 PENDULUM = pn.Equations({"x": "v", "v": "sin(t) - mu*sin(x) - 0.1*v"}, parameters={"mu": 1.0})
 
 
 def swing(t, y, mu=MU):
-    """For samples (B, 2) with t (B, 1), and for one sample (2,) with t () and its mu."""
+    """Return the slope for samples (B, 2) at times (B, 1), or for one sample (2,) at a time () with its mu."""
     x, v = y.unbind(-1)
     return torch.stack([v, torch.sin(t.view(x.shape)) - mu * torch.sin(x) - 0.1 * v], dim=-1)
 
@@ -98,7 +99,7 @@ def test_what_numpy_gives_numpy_gets():
 
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_samples_of_any_shape(shape):
-    """The time has as many axes as the state, so that it broadcasts."""
+    """The time passed to the field has the same number of axes as the state, so the two can be broadcast."""
     y0 = torch.rand(4, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.5
     seen = set()
 
@@ -121,7 +122,7 @@ def test_single_precision():
         torch.testing.assert_close(row.double(), truth, rtol=1e-4, atol=1e-4)
 
 
-# Serializable fields.
+# Fields with a description (`VectorField`).
 
 FIELDS = {
     "MLP": pn.MLP((2, 6, 2), "tanh", init_bias=0.3),
@@ -165,7 +166,7 @@ def test_described_fields_for_blocks_of_states(name):
 @pytest.mark.parametrize("gradient", GRADIENTS, ids=str)
 @pytest.mark.parametrize("name", FIELDS)
 def test_parameters_of_their_own(name, gradient):
-    """As 4 solves, each with its own parameters; another one is shared, where the field has several."""
+    """A batch with one parameter for each sample, and shared ones, gives the same results as four separate solves."""
     field = FIELDS[name]
     initial = field.initial(0)
     factors = torch.tensor([1.0, 0.7, 1.3, 0.9], dtype=torch.float64)
@@ -217,7 +218,7 @@ def test_formulas_run_compiled(ts):
 
 @pytest.mark.parametrize("solver", ["Rodas5P", "KenCarp4", "AutoTsit5(Rosenbrock23)"])
 def test_stiff_solvers_take_samples_one_by_one(solver):
-    """Of formulas, compiled and not, and of a callable; with gradients."""
+    """Formulas, compiled or not, and a callable are solved one sample at a time, with gradients."""
     rates = torch.tensor([1.0, 50.0, 300.0], dtype=torch.float64, requires_grad=True)
     ts = torch.tensor([[0.0, 0.1, 0.3], [0.0, 0.1, 0.2], [0.0, 0.01, 0.05]], dtype=torch.float64)
     follow = pn.Equations({"y": "cos(t) - k*y"}, parameters={"k": 1.0})
@@ -245,7 +246,7 @@ def test_stiff_solvers_take_samples_one_by_one(solver):
 @pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "RK4"])
 @pytest.mark.parametrize("gradient", GRADIENTS, ids=str)
 def test_gradients_are_those_of_each_sample_alone(gradient, solver, form):
-    """With respect to the initial states, a parameter of their own, a shared one, and the times."""
+    """Gradients with respect to initial states, a parameter per sample, a shared parameter, and times."""
     settings = {"solver": solver, "gradient": gradient, **control_of(solver)}
     weights = torch.rand(5, 4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
@@ -281,7 +282,7 @@ def test_gradients_are_those_of_each_sample_alone(gradient, solver, form):
 
 
 def test_a_rejected_step_that_is_not_finite_leaves_the_gradient_alone():
-    """The square root has no derivative below zero, where only a rejected step's stages reach."""
+    """Only stages of a rejected step reach negative values, where the square root has no derivative."""
     k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     y0 = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
 
@@ -330,7 +331,7 @@ def test_backprop_can_be_differentiated_twice():
     assert second.item() == pytest.approx(4 * np.exp(-1.0), rel=1e-8)
 
 
-# What goes wrong says whose it is.
+# Error messages name the sample.
 
 
 def test_errors_name_the_sample():

@@ -1,4 +1,4 @@
-"""Fields whose derivative is infinite or undefined somewhere on the way, though they themselves are not."""
+"""Finite fields whose derivative is infinite or undefined at some states along the solution."""
 
 import math
 
@@ -13,7 +13,7 @@ STIFF = [name for name in solvers_of("torch") if SOLVERS[name].kind not in ("exp
 
 
 def torricelli(a: float = 1.0, b: float = 0.5) -> float:
-    """Return h(5) of h' = a - b sqrt(h), h(0) = 0, from t = (2/b) (-u - (a/b) log(1 - b u / a)) with u = sqrt(h)."""
+    """Return h(5) for h' = a - b sqrt(h), h(0) = 0: t = (2/b) (-u - (a/b) log(1 - b u / a)), where u = sqrt(h)."""
     low, high = 0.0, a / b
     for _ in range(200):
         u = (low + high) / 2
@@ -22,7 +22,7 @@ def torricelli(a: float = 1.0, b: float = 0.5) -> float:
 
 
 TANK = pn.Equations({"h": "a - b*sqrt(h)"}, parameters={"a": 1.0, "b": 0.5})
-# The growth of a cell from nothing, by SciPy's DOP853 and Radau at a tolerance of 3e-14.
+# The growth of a cell from mass zero; the value is from SciPy's DOP853 and Radau at a tolerance of 3e-14.
 CELL = pn.Equations({"m": "m**(2/3) - 0.1*m + 1"})
 CELL_AT_5 = 18.667181151403
 FORMULAS = {"tank": (TANK, torricelli()), "cell": (CELL, CELL_AT_5)}
@@ -57,7 +57,7 @@ def test_callables_leave_it_too(solver, dtype):
 
 @pytest.mark.parametrize("solver", STIFF)
 def test_they_leave_it_in_every_unit(solver):
-    """Differences that are far too small for the unit of h take sqrt(h) for a straight line, beside those of the inflow u."""
+    """The solver works for any unit of h; with far too small finite differences, sqrt(h) would appear linear."""
     unit = 2.0**30
 
     def tank(t, y):
@@ -80,7 +80,7 @@ def test_a_power_of_zero_has_the_derivative_zero(solver, compiled, formula):
 @pytest.mark.parametrize("solver", STIFF)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_a_component_that_rests_at_such_a_point_does_not_make_a_stiff_system_slow(solver, compiled):
-    """x stays at 0, where the derivative of sqrt(x) is infinite for ever, while z follows cos(t) stiffly."""
+    """x stays at 0, where the derivative of sqrt(x) is infinite, while the stiff component z follows cos(t)."""
     field = pn.Equations({"x": "-1000*sqrt(x)", "z": "-1e6*(z - cos(t))"})
     solution = pn.solve(
         field, [0.0, 1.0], [0.0, 1.0], solver=solver, compiled=compiled, rtol=1e-6, atol=1e-9, engine="torch"
@@ -92,7 +92,7 @@ def test_a_component_that_rests_at_such_a_point_does_not_make_a_stiff_system_slo
 @pytest.mark.parametrize("solver", STIFF)
 @pytest.mark.parametrize("sqrt", [torch.sqrt, lambda t: math.sqrt(float(t))], ids=["seen", "unseen by autograd"])
 def test_a_slope_whose_derivative_by_time_is_infinite(solver, sqrt):
-    """y' = -1000 (y - sqrt(t)), y(0) = 0, has y(t) = sqrt(t) - F(sqrt(1000 t)) / sqrt(1000) with Dawson's function F."""
+    """y' = -1000 (y - sqrt(t)), y(0) = 0: y = sqrt(t) - F(sqrt(1000 t)) / sqrt(1000), where F is Dawson's function."""
     dawson = pytest.importorskip("scipy.special").dawsn
     truth = 1 - float(dawson(math.sqrt(1000))) / math.sqrt(1000)
     solution = pn.solve(
@@ -103,7 +103,7 @@ def test_a_slope_whose_derivative_by_time_is_infinite(solver, sqrt):
 
 @pytest.mark.parametrize("solver", STIFF)
 def test_a_smooth_field_whose_autograd_derivative_is_nan(solver):
-    """Autograd multiplies the branch not taken by 0, and 0 times the infinite derivative of sqrt is nan."""
+    """Autograd multiplies the infinite derivative of sqrt in the unused branch by 0, which gives NaN."""
 
     def field(t, y):
         return torch.where(y > 0.5, torch.sqrt(y - 0.5), torch.zeros_like(y)) - 1e4 * (y - torch.cos(t))
@@ -179,12 +179,12 @@ def test_a_gradient_of_a_loss_that_is_not_finite_is_left_to_its_author():
         assert torch.isnan(torch.autograd.grad((ys * torch.nan).sum(), y0)[0]).all()
 
 
-# Rosenbrock methods differentiate the Jacobian, whose derivative by the exponent is nan in torch.
+# Rosenbrock methods differentiate the Jacobian, whose derivative with respect to the exponent is NaN in torch.
 @pytest.mark.parametrize(
     "solver, compiled", [("Tsit5", False), ("Kvaerno5", False), *((name, True) for name in ("Tsit5", *STIFF))]
 )
 def test_the_gradient_by_an_exponent_of_zero(solver, compiled):
-    """x' = 1 - x x**p at p = 0 from x = 0: dx/dp = -exp(-t) times the integral of exp(s) x(s) log(x(s))."""
+    """For x' = 1 - x x**p, p = 0, x(0) = 0: dx/dp = -exp(-t) times the integral of exp(s) x(s) log(x(s))."""
     s = np.linspace(0, 5, 200_001)[1:] - 5 / 400_000  # midpoints
     x = -np.expm1(-s)
     truth = -math.exp(-5) * float(np.sum(np.exp(s) * x * np.log(x))) * 5 / 200_000

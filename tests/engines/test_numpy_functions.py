@@ -1,4 +1,4 @@
-"""Right-hand sides of NumPy arrays, as SciPy takes, and formulas of thousands of terms."""
+"""Right-hand sides that use NumPy arrays, as for SciPy, and formulas with thousands of terms."""
 
 import math
 import warnings
@@ -30,7 +30,7 @@ BUFFER = np.empty(2)
 
 def in_place(t, y):
     BUFFER[:] = MATRIX @ y
-    y[:] = np.nan  # its own copy
+    y[:] = np.nan  # y is a copy, so this changes nothing else
     return BUFFER
 
 
@@ -56,7 +56,7 @@ FUNCTIONS = {
 
 def solve(f, **settings):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # NumPy warns where its functions wrap tensors
+        warnings.simplefilter("error")  # NumPy warns if its functions are applied to tensors
         arguments = {"y0": START, "ts": TIMES} | TIGHT | settings
         return pn.solve(f, arguments.pop("y0"), arguments.pop("ts"), engine="torch", **arguments)
 
@@ -151,7 +151,7 @@ def test_what_is_no_slope_is_refused(f, sentence):
 def test_errors_of_the_function_are_its_own():
     wrong = np.ones((3, 3))
     with pytest.raises(ValueError, match="mismatch"):
-        solve(lambda t, y: wrong @ y)  # not the TypeError of a tensor
+        solve(lambda t, y: wrong @ y)  # a NumPy error, not torch's TypeError
     with pytest.raises(ZeroDivisionError):
         solve(lambda t, y: y / 0 if False else 1 // 0)
 
@@ -193,12 +193,12 @@ def test_dense_output_events_and_single_slopes():
     f = FUNCTIONS["reversed"]
     found = solve(f, dense=True)
     np.testing.assert_allclose(found(np.linspace(0, 2, 31)), exact(np.linspace(0, 2, 31)), atol=1e-5)
-    crossing = 0.5 * np.arctan2(START[0], START[1])  # where the second... turned: the first component is zero
+    crossing = 0.5 * np.arctan2(START[0], START[1])  # the time at which the first component is zero
     for condition in (lambda t, y: y[::-1][1], lambda t, y: np.min(y[:1]), lambda t, y: y[0]):
         stopped = solve(f, solver="Vern7", ts=[0.0, 2.0], events=pn.Event(condition))
         assert stopped.events.times == pytest.approx([crossing], abs=1e-7)
         np.testing.assert_allclose(stopped.events.states[0], exact(crossing), atol=1e-7)
-    # A described field's events may be of arrays too.
+    # The event conditions of a `VectorField` may use NumPy arrays too.
     field = pn.Linear(tuple(map(tuple, MATRIX)))
     assert solve(field, ts=[0.0, 2.0], events=pn.Event(lambda t, y: y[::-1][1])).events.times == pytest.approx(
         [crossing], abs=1e-6
@@ -241,7 +241,7 @@ def test_a_jacobian_is_taken_and_saves_evaluations(solver):
         np.testing.assert_allclose(found.ys[-1], truth, rtol=0, atol=1e-7)
     assert set(calls) == {(float, np.ndarray)} and given.nfev < plain.nfev
 
-    stiff.jacobian = noted  # the attribute says the same
+    stiff.jacobian = noted  # the same Jacobian, passed as an attribute
     try:
         np.testing.assert_array_equal(solve(stiff, **settings).ys, given.ys)
     finally:

@@ -1,8 +1,9 @@
 """Random problems, solved by every solver on every path, against SciPy and exact solutions.
 
-An answer that is further from the truth than the tolerances allow fails, and so does one where there is no solution.
-What fails is printed as a program that shows it. The long run, ``-m slow``, is in blocks of a hundred seeds: pick one by
-``-k "block and 17"``, or run ranges of seeds side by side by ``python tests/random_solves.py 2000:4000``.
+A solve fails the test if its error exceeds the tolerances, or if it returns states where no solution exists. A failed
+solve is printed as a program that reproduces it. The long run, ``-m slow``, consists of blocks of a hundred seeds:
+select blocks with ``-k "block and 17"``, or run ranges of seeds in parallel with
+``python tests/random_solves.py 2000:4000``.
 """
 
 from dataclasses import replace
@@ -21,7 +22,7 @@ pytest.importorskip("scipy")
 pytest.importorskip("numba")
 
 DEFAULT, ALL, BLOCK = 200, 20_000, 100
-# Of all solves: how many may give up on a problem that has a solution, and of how many SciPy may leave the truth open.
+# Allowed fractions of solves that fail although a solution exists, and of solves without a reliable reference.
 REFUSED, UNSURE = 0.01, 0.01
 
 
@@ -47,7 +48,7 @@ def test_no_answer_to_a_random_problem_is_wrong(kind):
 
 @pytest.mark.parametrize("seed", [1204, 5074])
 def test_what_was_wrong_once_is_right(seed):
-    """NaN of a compiled sample, and a Newton matrix kept from next to sqrt(0)."""
+    """Past failures: NaN in a compiled sample, and a Newton matrix reused from a state close to sqrt(0)."""
     report(tally(range(seed, seed + 1)))
 
 
@@ -58,7 +59,7 @@ def test_no_answer_to_a_block_of_random_problems_is_wrong(block):
     report(tally(range(block, block + BLOCK)))
 
 
-# The tests' own tests.
+# Tests of the random problems themselves.
 
 
 def test_problems_are_repeatable_and_cover_every_kind_of_each():
@@ -80,7 +81,7 @@ def test_every_slow_path_sees_every_solver():
 
 @pytest.mark.parametrize("seed", [3, 5, 8, 14, 16, 22])
 def test_the_three_forms_of_a_problem_are_one(seed):
-    """Where nothing is guarded: formulas, torch and plain numbers give the same slopes."""
+    """Formulas, the torch callable and the function of floats give the same slopes inside the formulas' domain."""
     told = problem(seed)
     y = told.y0 + told.units.scale * 0.1
     t = float(told.ts[1])
@@ -94,7 +95,7 @@ def test_the_three_forms_of_a_problem_are_one(seed):
 
 @pytest.mark.parametrize("path", [*FAST, *SLOW])
 def test_a_wrong_answer_is_seen(path, monkeypatch):
-    """An answer that is off by a thousand tolerances fails on every path; one off by one does not."""
+    """On every path, an error of a thousand tolerances is detected, and an error of one tolerance is accepted."""
     told = next(p for p in map(problem, range(400)) if p.kind == "polynomial" and p.units.shift == 0 and p.single)
     run = Run(told.in_single() if path.startswith("single") else told, path, "Tsit5", 1e-4, 1e-4 * told.units.scale)
     solve = Run.solve
@@ -112,7 +113,7 @@ def test_a_wrong_answer_is_seen(path, monkeypatch):
 
 
 def test_the_truth_is_one():
-    """SciPy's methods and the formulas agree where a problem has both."""
+    """SciPy's solution agrees with the closed form of problems that have one."""
     checked = 0
     for seed in range(60):
         told = problem(seed)

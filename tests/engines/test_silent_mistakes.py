@@ -1,4 +1,4 @@
-"""Mistakes that would give a wrong number without a word: each is answered, or cannot happen."""
+"""Mistakes that could silently give wrong numbers raise an error or are impossible."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_a_tensor_of_a_closure_that_is_not_named_is_refused(method):
     k, hidden = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.5, 0.2))
     with pytest.raises(pn.ArgumentError, match="name them"):
         pn.solve(lambda t, y: -(k + hidden) * y, Y0, [0.0, 1.0], parameters={"k": k}, gradient=method)
-    # What a named tensor was made of is not hidden.
+    # Tensors from which a named parameter was computed need not be named.
     rate = torch.exp(hidden)
     pn.solve(lambda t, y: -rate * y, Y0, [0.0, 1.0], parameters={"rate": rate}, gradient=method).ys.sum().backward()
     assert hidden.grad is not None

@@ -1,4 +1,5 @@
-"""Step sizes are bounded below by what the time resolves: a solve goes on with the smallest, and ends where that is too long."""
+"""The smallest step size is limited by the rounding of the time: a solve continues with such steps if the error
+allows it, and otherwise ends with an error."""
 
 import math
 
@@ -9,7 +10,7 @@ import torch
 import pyneuralode as pn
 from pyneuralode.errors import SolverError
 
-FAR = 1e15  # where numbers are 1/8 apart
+FAR = 1e15  # neighboring float64 numbers differ by 1/8 here
 DECAY = pn.Linear(((-0.01, 0.0), (0.0, -0.02)))
 FORMULAS = pn.Equations({"a": "-k*a", "b": "-2*k*b"}, parameters={"k": 0.01})
 SOLVERS = ["Tsit5", "Vern7", "Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"]
@@ -24,7 +25,7 @@ def solve(f, y0, ts, **settings):
 
 
 def test_few_times_between_start_and_end_suffice():
-    """Trial steps of 1e-6, and what they say of the first step, would not move the time at all."""
+    """The usual trial step of 1e-6, and a first step estimated from it, would not change a time of 1e15 at all."""
     span = np.array([0.0, 100.0, 1000.0])
     exact = np.exp(np.outer(span, [-0.01, -0.02]))
     cases = [(decay, solver, {"batch": batch}) for solver in SOLVERS for batch in ("joint", "independent")]
@@ -50,7 +51,7 @@ def test_a_flow_between_times_far_from_zero(compiled):
 
 @pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "BS3"])
 def test_times_in_nanoseconds(solver):
-    """From zero nothing tells the unit of time: a first step as long as a span of seconds needs would be all of this one."""
+    """A zero initial state does not reveal the time scale; a first step suitable for seconds would exceed the span."""
     unit = 1e-9
     ts = unit * np.array([0.0, 0.13, 1.4])
     rates = {"a": 1.5, "b": 0.6, "k": 0.36, "unit": unit}
@@ -62,12 +63,12 @@ def test_times_in_nanoseconds(solver):
         ys = solve(formulas, start, ts, **settings, **more).ys.reshape(3, 2) / unit
         np.testing.assert_allclose(
             ys[1:], [[0.18285685, 0.02464464], [1.13010455, 0.60921725]], rtol=2e-3
-        )  # SciPy, 1e-12
+        )  # SciPy at a tolerance of 1e-12
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_times_in_unix_milliseconds(solver):
-    """They are 0.00024 ms apart; a slope that says little of its scale wants a first step that is shorter."""
+    """Times near 1.7e12 ms are resolved to 0.00024 ms; the estimated first step for this slope is shorter than that."""
     start, hour = 1.7e12, 3.6e6
 
     def slope(t, y):
@@ -99,7 +100,7 @@ def test_gradients_between_times_that_almost_touch(method, solver):
 
 @pytest.mark.parametrize("path", ["generic", "batched", "formulas", "network"])
 def test_min_step_is_a_bound_and_no_end(path):
-    """The controller would like the first step shorter than min_step, at which the error is small enough."""
+    """The step control proposes a step below min_step; a step of min_step is accepted, since its error is small."""
     settings = {"solver": "BS3", "rtol": 1e-2, "atol": 1e-2, "first_step": 150.0, "min_step": 50.0}
     field = {"generic": decay, "batched": decay, "formulas": FORMULAS, "network": DECAY}[path]
     start, batch = ([[1.0, 1.0]], "independent") if path == "batched" else ([1.0, 1.0], "joint")
@@ -108,7 +109,7 @@ def test_min_step_is_a_bound_and_no_end(path):
     np.testing.assert_allclose(solution.ys[-1].ravel(), np.exp([-2.0, -4.0]), atol=0.02)
 
 
-# What cannot be solved still ends, and soon.
+# Problems that cannot be solved end early with an error.
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

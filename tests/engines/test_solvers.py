@@ -1,4 +1,4 @@
-"""The torch engine's explicit solvers against exact solutions, published values and SciPy, by `pyneuralode.solve`."""
+"""The torch engine's explicit solvers, through `pyneuralode.solve`: exact solutions, published values, and SciPy."""
 
 import math
 
@@ -27,14 +27,14 @@ def solve(f, y0, ts, **settings):
     return pn.solve(f, y0, ts, compiled=False, **settings)
 
 
-# A spiral onto the unit circle with a closed form: nonlinear, non-autonomous and coupled. In polar form
+# A nonlinear, non-autonomous, coupled system with a closed form: a spiral to the unit circle. In polar form
 # r' = RATE r (1 - r^2) and angle' = SPIN + RATE r^2 + WOBBLE cos t, from r = 0.6 and angle 0.
 RATE, SPIN, WOBBLE, START = 0.1, 2.0, 0.2, 0.6
 SPAN = (0.0, 4.0)
 
 
 def spiral(t, y):
-    a, b = y.tolist()  # plain numbers: several times faster than ten operations on tensors of one element
+    a, b = y.tolist()  # Python floats are several times faster than ten operations on tensors of one element
     growth = RATE * (1 - a * a - b * b)
     turning = SPIN + RATE * (a * a + b * b) + WOBBLE * math.cos(t)
     return torch.tensor([growth * a - turning * b, growth * b + turning * a], dtype=y.dtype)
@@ -49,7 +49,7 @@ def spiral_exact(t):
 
 
 class Counted:
-    """A field that keeps the times at which it was called."""
+    """A field that records the times at which it is called."""
 
     def __init__(self, f):
         self.f, self.times = f, []
@@ -67,7 +67,7 @@ def rms(x):
     return np.sqrt(np.mean(np.square(x)))
 
 
-# Order of convergence: numbers of steps at which the leading term rules and rounding does not yet intrude.
+# Order of convergence: numbers of steps for which the leading error term dominates and rounding is negligible.
 
 STEPS = {
     1: [256, 512, 1024], 2: [64, 128, 256], 3: [64, 128, 256], 4: [64, 128, 256], 5: [64, 96, 128, 192],
@@ -92,7 +92,7 @@ def test_the_order_is_the_claimed_one(solver, backwards):
 
 
 def test_the_order_test_sees_propagated_embedded_weights():
-    """The fault of torchdiffeq's tsit5: its order is 4."""
+    """Wrong weights, as in torchdiffeq's tsit5, which propagate the embedded solution, are measured as order 4."""
     good = TABLEAUS["Tsit5"]
     wrong = Tableau("wrong", 5, A=good.A, b=good.b - good.error[0], c=good.c)
     assert observed_order(wrong, STEPS[4]) == pytest.approx(4, abs=0.2)
@@ -142,7 +142,7 @@ def test_the_error_falls_on_detest(solver, name):
 @pytest.mark.slow
 @every_adaptive_method
 def test_the_error_falls_on_all_of_detest(solver):
-    """Unevenly for order eight on three problems; so does SciPy's DOP853 on two of them."""
+    """On three problems, the error of DP8 decreases irregularly; on two of them, so does that of SciPy's DOP853."""
     pytest.importorskip("scipy")
     errors = {name: errors_on_detest(solver, name) for name in detest.PROBLEMS}
     assert_falls(np.exp(np.log(list(errors.values())).mean(axis=0)))
@@ -150,11 +150,11 @@ def test_the_error_falls_on_all_of_detest(solver):
         assert_falls(errors[name])
 
 
-# DETEST beside SciPy. The problems first: those with a closed form, against it.
+# DETEST compared with SciPy. First, the reference solutions are compared with closed forms.
 
 
 def kepler_exact(e, t):
-    """Kepler's equation by Newton's method."""
+    """Return positions and velocities (T, 4) on a Kepler orbit of eccentricity e, computed by Newton's method."""
     anomaly = t + e * np.sin(t)
     for _ in range(50):
         anomaly = anomaly - (anomaly - e * np.sin(anomaly) - t) / (1 - e * np.cos(anomaly))
@@ -170,7 +170,7 @@ def detest_exact(name, t):
     problem = detest.PROBLEMS[name]
     if name[0] == "D":
         return kepler_exact(detest.ECCENTRICITIES[name], t)
-    if name in ("B2", "C1", "C2", "C3", "C4"):  # linear: slopes at unit vectors are the columns
+    if name in ("B2", "C1", "C2", "C3", "C4"):  # linear: the slopes at unit vectors are the matrix's columns
         matrix = np.stack([problem.numpy_field(0.0, unit) for unit in np.eye(len(problem.y0))], axis=1)
         return np.stack([expm(matrix * time) @ problem.y0 for time in t])
     limit = math.sqrt(0.08)
@@ -192,7 +192,7 @@ CLOSED = ["A1", "A2", "A3", "A4", "B2", "B5", "C1", "C2", "C3", "C4", "D1", "D2"
 @pytest.mark.parametrize("name", CLOSED)
 def test_the_reference_is_exact_where_a_closed_form_exists(name):
     pytest.importorskip("scipy")
-    atol = 1e-9 if name == "D5" else 1e-11  # rounding alone, magnified where the orbit of D5 is fastest
+    atol = 1e-9 if name == "D5" else 1e-11  # only rounding, amplified where the motion along D5's orbit is fastest
     truth = detest_exact(name, detest.SAMPLES)
     np.testing.assert_allclose(detest.reference(name), truth, rtol=1e-10, atol=atol)
 
@@ -202,7 +202,7 @@ def test_the_set_is_complete():
 
 
 def compare_with_scipy(solver, tolerances):
-    """Return geometric means of our error over SciPy's, at the end and inside, and that of evaluations."""
+    """Return the geometric mean ratios, ours / SciPy's, of errors at the end and inside, and that of evaluations."""
     from scipy.integrate import solve_ivp
 
     def errors(ys, truth):
@@ -227,7 +227,7 @@ def assert_as_good_as_scipy(solver, tolerances):
     at_end, inside, evaluations = compare_with_scipy(solver, tolerances)
     print(f"{solver} over SciPy: error {at_end:.2f} at the end, {inside:.2f} inside; calls {evaluations:.2f}")
     assert at_end <= 2 and inside <= 2
-    assert evaluations <= 1.5  # accuracy is not bought with far smaller steps
+    assert evaluations <= 1.5  # the accuracy is not due to much smaller steps
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_lotka_volterra_sum(solver):
         x, y = u.tolist()
         return torch.tensor([1.5 * x - x * y, -3 * y + x * y], dtype=torch.float64)
 
-    # Rates (1.5, 1, 3, 1): the sum of 101 states, by SciMLSensitivity.
+    # Lotka-Volterra with rates (1.5, 1, 3, 1): gradient of the sum over 101 states, from SciMLSensitivity.
     ys = solve(slope, np.ones(2), np.linspace(0, 10, 101), solver=solver, rtol=1e-10, atol=1e-10).ys
     assert ys.sum() == pytest.approx(450.7640640395, rel=1e-8)
 
@@ -265,7 +265,7 @@ def test_van_der_pol_returns_after_one_period(solver, backwards):
     field, tol = detest.PROBLEMS["E2"].torch_field, 1e-7 if solver == "BS3" else 1e-9
     ts = [0.0, period][:: -1 if backwards else 1]
     ys = solve(field, np.array([amplitude, 0.0]), ts, solver=solver, rtol=tol, atol=tol).ys
-    # Backwards the cycle repels: over one period errors grow by exp(7.06).
+    # Backward in time, the cycle is repelling: errors grow by a factor exp(7.06) per period.
     np.testing.assert_allclose(ys[-1], [amplitude, 0], rtol=0, atol=(3000 if backwards else 30) * tol)
 
 
@@ -274,7 +274,7 @@ def test_van_der_pol_returns_after_one_period(solver, backwards):
 
 @every_method
 def test_the_interpolant_has_its_order_inside_a_step(solver):
-    """The error inside one step from an exact state goes with the power interpolant_order + 1."""
+    """Inside one step from an exact state, the error is of order h^(interpolant_order + 1)."""
     order = TABLEAUS[solver].interpolant_order
     sizes = {7: 0.4, 6: 0.2}.get(order, 0.05) / np.array([1, 2, 4])
     errors = []
@@ -285,7 +285,7 @@ def test_the_interpolant_has_its_order_inside_a_step(solver):
             times = t + h * np.array([0.2, 0.4, 0.6, 0.8])
             inside.append(solution(times) - spiral_exact(times))
         errors.append(rms(inside))
-    # Vern7's interpolant misses 12 conditions of order seven by 3e-7 only, and behaves as one of order seven.
+    # Vern7's interpolant violates 12 conditions of order seven by only 3e-7, and behaves as if of order seven.
     top = order + 2 if solver == "Vern7" else order + 1
     assert order + 0.8 <= slope_of(sizes, errors) <= top + 0.2
 
@@ -311,7 +311,7 @@ def test_dense_output_is_continuous_where_steps_meet(solver, backwards):
     meets = np.linspace(*SPAN, 41)[1:-1]
     ahead, behind = solution(np.nextafter(meets, np.inf)), solution(np.nextafter(meets, -np.inf))
     np.testing.assert_allclose(ahead, behind, rtol=0, atol=1e-11)
-    if solver != "Euler":  # the others have a continuous slope too
+    if solver != "Euler":  # the other interpolants also have a continuous derivative
         d = 1e-5
         here = solution(meets)
         left, right = (here - solution(meets - d)) / d, (solution(meets + d) - here) / d
@@ -331,7 +331,7 @@ def test_dense_output_ends_with_the_span(backwards):
 
 @every_method
 def test_dense_output_stays_that_of_the_solve(solver):
-    """Parameters changed later, as by an optimizer, do not change it, and no evaluation goes uncounted."""
+    """Dense output ignores later changes of the parameters, for instance by an optimizer; evaluations are counted."""
     rate = torch.tensor(1.0, dtype=torch.float64)
     field = Counted(lambda t, y: -rate * y)
     times = np.linspace(0, 1, 31)
@@ -341,7 +341,7 @@ def test_dense_output_stays_that_of_the_solve(solver):
     assert solution.nfev == len(field.times)
 
 
-# Statistics, and what a solve returns.
+# Statistics, and return values of a solve.
 
 
 @both_ways
@@ -353,7 +353,7 @@ def test_evaluations_are_the_real_calls(solver, backwards):
     assert solution.nfev == len(field.times)
     assert solution.message == "reached the last time"
     assert (solution.solver, solution.engine) == (solver, "torch")
-    if not SOLVERS[solver].adaptive:  # from one of the times to the next
+    if not SOLVERS[solver].adaptive:  # one step between consecutive times
         assert (solution.accepted, solution.rejected) == (29, 0)
 
 
@@ -386,7 +386,7 @@ def test_more_times_do_not_change_the_steps(solver):
 @both_ways
 @every_adaptive_method
 def test_the_field_is_called_inside_the_span_only(solver, backwards):
-    """Its data may end there. A slope this small makes the first guess of a step large."""
+    """The field may be undefined outside the span, and a slope this small suggests a large first step."""
     field = Counted(lambda t, y: 1e-6 * y)
     ts = [1.0, 0.0] if backwards else [0.0, 1.0]
     ys = solve(field, np.ones(2), ts, solver=solver).ys
@@ -406,7 +406,7 @@ def test_the_first_state_is_the_initial_one_and_the_kind_is_kept(solver, kind):
 
 @every_method
 def test_tuples_scalars_and_blocks_of_states(solver):
-    """The parts of a tuple are coupled: u' = v, v' = -u and s' = sum of w, w' = -w."""
+    """A tuple of coupled parts: u' = v, v' = -u; s' = sum of w, w' = -w."""
 
     def slope(t, state):
         (u, v), s, w = state
@@ -451,7 +451,7 @@ def test_single_precision(solver):
     np.testing.assert_allclose(solution.ys, spiral_exact(ts), rtol=0, atol=1e-4)
 
 
-# Control of the steps. BS3's stages lie at 1/2, 3/4 and 1 of a step: its calls tell the sizes of all tried.
+# Step size control. BS3's stages are at 1/2, 3/4 and 1 of a step, so the calls show the size of each trial step.
 
 
 def sizes_tried(times):
@@ -482,7 +482,7 @@ def test_max_step_bounds_the_first_step_too():
 
 @every_adaptive_method
 def test_a_singularity_is_reported_where_it_is(solver):
-    """y' = y^2 from 1 has its pole at t = 1."""
+    """The solution of y' = y^2, y(0) = 1 has a pole at t = 1."""
     with pytest.raises(SolverError, match="the step fell to") as caught:
         solve(lambda t, y: y * y, np.ones(1), [0.0, 2.0], solver=solver)
     assert caught.value.t == pytest.approx(1, abs=1e-3)
@@ -495,7 +495,7 @@ def test_a_singularity_is_reported_where_it_is(solver):
 
 @every_adaptive_method
 def test_min_step_stops_no_solve_that_does_with_larger_steps(solver):
-    """The automatic first step is below 0.3 here, while the tolerance is met with larger ones."""
+    """The automatic first step is below min_step here, but larger steps satisfy the tolerance."""
     ys = solve(lambda t, y: -y, np.ones(1), [0.0, 5.0], solver=solver, rtol=1e-2, atol=1e-2, min_step=0.4).ys
     assert ys[-1, 0] == pytest.approx(math.exp(-5), abs=0.02)
 
@@ -534,7 +534,7 @@ def test_errors_at_the_start_and_on_the_way():
 
 @every_adaptive_method
 def test_tolerances_per_component(solver):
-    """Two rotations, the second faster and a millionth in size: only a tolerance of its own resolves it."""
+    """Of two rotations, the second is faster and a million times smaller, and needs a separate, smaller tolerance."""
     small = 1e-6
     y0 = np.array([[1.0, 0.0], [small, 0.0]])
     speed = torch.tensor([[1.0], [4.0]], dtype=torch.float64)
@@ -549,7 +549,7 @@ def test_tolerances_per_component(solver):
         ys = solve(slope, y0, ts, solver=solver, rtol=0.0, atol=atol).ys
         return np.abs(ys - truth).max(axis=(0, 2))
 
-    coarse, fine = errors(1e-5), errors(np.array([[1e-5], [1e-5 * small]]))  # (2, 1) spreads over (2, 2)
+    coarse, fine = errors(1e-5), errors(np.array([[1e-5], [1e-5 * small]]))  # (2, 1) is broadcast to (2, 2)
     assert (fine < [3e-4, 3e-4 * small]).all()
     assert coarse[0] < 3e-4 and coarse[1] > 30 * fine[1]
     np.testing.assert_array_equal(errors(np.full((2, 2), 1e-5)), coarse)
@@ -557,7 +557,7 @@ def test_tolerances_per_component(solver):
 
 @pytest.mark.parametrize("solver", ["Tsit5", "DP8", "Rodas5P"])
 def test_no_sample_hides_among_many(solver):
-    """With norm="samples" one moving state among many at rest takes the steps that it takes alone."""
+    """With norm="samples", one moving sample among many at rest determines the steps, as in a separate solve."""
     rest, start = torch.zeros(400, 2, dtype=torch.float64), torch.tensor([[2.0, 0.0]], dtype=torch.float64)
     field = pn.Equations({"x": "v", "v": "(1 - x**2)*v - x"})
     settings = {"solver": solver, "rtol": 1e-6, "atol": 1e-6}
@@ -582,7 +582,7 @@ def test_relative_tolerances_per_component():
 
     for rtol in ([1e-3, 1e-9], [1e-9, 1e-3]):
         error = errors(rtol)
-        assert error.max() < 1e-7, error  # one step size serves both, so both are good
+        assert error.max() < 1e-7, error  # both components share the step size, so both are accurate
     assert errors([1e-3, 1e-3]).max() > 1e-6
 
 

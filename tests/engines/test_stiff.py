@@ -34,7 +34,7 @@ def solve(f, y0, ts, **settings):
     return pn.solve(f, y0, ts, engine="torch", compiled=False, **settings)
 
 
-# The spiral of test_solvers: r' = RATE r (1 - r^2) and angle' = SPIN + RATE r^2 + WOBBLE cos t.
+# The spiral in test_solvers.py: r' = RATE r (1 - r^2) and angle' = SPIN + RATE r^2 + WOBBLE cos t.
 RATE, SPIN, WOBBLE, START = 0.1, 2.0, 0.2, 0.6
 
 
@@ -90,7 +90,7 @@ def test_the_order_is_the_claimed_one_and_so_is_that_of_the_dense_output(solver,
         between.append(np.sqrt(np.mean((solution(times) - spiral_exact(times)) ** 2)))
     orders = [-np.polyfit(np.log(counts), np.log(errors), 1)[0] for errors in (at_grid, between)]
     assert orders[0] == pytest.approx(SOLVERS[solver].order, abs=0.2)
-    assert orders[1] > SOLVERS[solver].order - 0.2  # the interpolant's error is of one order more than its own
+    assert orders[1] > SOLVERS[solver].order - 0.2  # the error of the interpolant between steps
 
 
 @every_pure_method
@@ -122,7 +122,7 @@ def test_robertson_at_40(solver):
     with torch.no_grad():
         solution = solve(robertson(), f64(1, 0, 0).numpy(), [0.0, 40.0], solver=solver, rtol=rtol, atol=1e-10)
     np.testing.assert_allclose(solution.ys[-1], ROBERTSON_40, rtol=bound)
-    assert solution.accepted < 400  # an explicit method takes 40,000
+    assert solution.accepted < 400  # an explicit method needs 40,000 steps
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def by_differences(which, **settings):
 @pytest.mark.parametrize("gradient", ["Backprop", pn.Checkpointed(every=3)], ids=str)
 @every_method
 def test_the_steps_taken_are_differentiated_exactly(solver, gradient):
-    """Fixed steps, so that differences see the same ones; the times' derivatives are those of the exact solution."""
+    """With fixed steps, finite differences use the same steps; derivatives by times are those of the exact solution."""
     found = by_autograd(solver=solver, gradient=gradient, step_size=0.1)
     torch.testing.assert_close(found[:3], by_differences([0, 1], solver=solver, step_size=0.1), rtol=1e-7, atol=1e-7)
 
@@ -218,7 +218,7 @@ def test_a_second_derivative_is_refused(solver):
 
 
 class Kinetics(torch.nn.Module):
-    """Two components, driven by the time, and a rate."""
+    """Two components that depend on the time, with one parameter, a rate."""
 
     def __init__(self):
         super().__init__()
@@ -246,7 +246,7 @@ class MatrixFree(Kinetics):
 
 
 class ReadsTheClock(Kinetics):
-    """Autograd does not see its time."""
+    """A field that detaches the time, so autograd cannot differentiate with respect to it."""
 
     def forward(self, t, y):
         return super().forward(t.detach(), y)
@@ -276,7 +276,7 @@ def linearize(dynamics, y0, t=0.7):
 @pytest.mark.parametrize("kind", [BySample, Given, MatrixFree, ReadsTheClock, InNumPy])
 def test_all_ways_to_the_jacobian_agree(kind):
     whole, calls = linearize(Kinetics(), SAMPLES)
-    assert whole.jacobian.shape == (6, 6) and calls == 2  # a plain one comes first
+    assert whole.jacobian.shape == (6, 6) and calls == 2  # the first call evaluates the slope only
     other, calls = linearize(kind(), SAMPLES)
     close = {"rtol": 1e-6, "atol": 1e-5} if kind in (ReadsTheClock, InNumPy) else {}
     torch.testing.assert_close(other.slope, whole.slope)
@@ -320,7 +320,7 @@ def test_described_fields_have_a_jacobian_for_each_sample(field):
 
 
 def test_newton_krylov_on_a_diffusion():
-    """200 unknowns, eigenvalues down to -16e4, against the exact decay of the first sine."""
+    """A diffusion with 200 unknowns and eigenvalues down to -1.6e5, compared with the exact decay of a sine."""
     n = 200
     x = torch.linspace(0, 1, n + 2, dtype=torch.float64)[1:-1]
 
@@ -338,7 +338,7 @@ def test_newton_krylov_on_a_diffusion():
     assert solution.accepted < 100
 
 
-# Work.
+# Cost.
 
 
 def count(monkeypatch, owner, name):
@@ -359,7 +359,7 @@ def test_evaluations_are_the_real_calls(solver):
         solution = solve(counted, spiral_exact(0), np.linspace(0, 4, 9), solver=solver)
     assert solution.nfev == len(calls)
     assert (solution.solver, solution.engine) == (solver, "torch")
-    last = 1.24 if solver == "Kvaerno5" else 1.0  # a stage of Kvaerno5's lies beyond the step
+    last = 1.24 if solver == "Kvaerno5" else 1.0  # one of Kvaerno5's stages lies after the end of the step
     assert min(calls) >= 0 and max(calls) <= 4 * last
 
 
@@ -372,7 +372,7 @@ def test_a_rejected_step_keeps_its_jacobian(solver, per_step, monkeypatch):
         )
     assert solution.rejected > 0 and len(system) == solution.accepted
     later = per_step - 1
-    start = 2  # the first slope, and whether the field reads the clock
+    start = 2  # the first slope, and a test whether the field depends on the time
     assert solution.nfev == start + 1 + per_step * solution.accepted + later * solution.rejected
 
 
@@ -424,7 +424,7 @@ def methods_taken(solver, f, y0, end, **control):
 
 @pytest.mark.parametrize("solver", SWITCHING)
 def test_switching_goes_to_the_stiff_method_and_back(solver):
-    """Stiff from t = 1 to t = 3 only."""
+    """The solver uses the stiff method only while the problem is stiff, from t = 1 to t = 3."""
 
     def slope(t, y):
         rate = 1e4 if 1 < float(t.detach()) < 3 else 1.0
@@ -444,7 +444,7 @@ def test_where_nothing_is_stiff_the_explicit_method_steps(solver, explicit):
     assert switching.nfev == plain.nfev
 
 
-# A user's mistakes.
+# Errors in the user's code.
 
 
 def test_a_jacobian_of_the_wrong_shape_is_answered():
@@ -463,7 +463,7 @@ def test_samplewise_wants_vectors():
 
 @pytest.mark.parametrize("solver", ["Kvaerno5", "KenCarp4"])
 def test_a_failed_iteration_is_named(solver):
-    """The slope jumps with the state, so that no step's equations have a solution there."""
+    """The slope is discontinuous in the state, so that the equations of a step have no solution there."""
 
     def slope(t, y):
         return 1e3 * (torch.where(y > 1, -2.0, 1.0) + 1e-3 * y)

@@ -1,4 +1,4 @@
-"""The Runge-Kutta coefficients against the rooted-tree order conditions (Butcher 1963) and SciPy's tables."""
+"""Check the Runge-Kutta coefficients with the rooted-tree order conditions (Butcher 1963) and SciPy's tables."""
 
 from functools import cache
 
@@ -8,7 +8,7 @@ import pytest
 from pyneuralode.errors import ArgumentError
 from pyneuralode.tableaus import TABLEAUS, Tableau
 
-# Orders of the solution, of its interpolant, of the embedded solutions.
+# Orders of the solution, of the interpolant, and of the embedded solutions.
 ORDERS = {
     "Euler": (1, 1, []),
     "Midpoint": (2, 2, []),
@@ -30,7 +30,7 @@ every_method = pytest.mark.parametrize("tableau", TABLEAUS.values(), ids=TABLEAU
 
 @cache
 def trees(n):
-    """All rooted trees of n vertices, a tree being the tuple of its subtrees."""
+    """Return all rooted trees of n vertices; a tree is the tuple of its subtrees."""
 
     def forests(total, size, index):
         if total == 0:
@@ -52,12 +52,12 @@ def phi(tree, A):
 
 
 def defect(weights, A, r, theta=1.0):
-    """Largest residual of the conditions of order exactly r."""
+    """Return the largest residual of the order conditions for trees of r vertices."""
     return max(abs(weights @ phi(tree, A) - theta**r / gamma(tree)) for tree in trees(r))
 
 
 def all_stages(tableau):
-    """A with the interpolant's stages, and b with a zero for each of them."""
+    """Return A extended by the interpolant's stages, and b extended by a zero for each additional stage."""
     x = len(tableau.interpolant) - tableau.stages
     A = np.pad(tableau.A, ((0, x), (0, x)))
     if x:
@@ -102,7 +102,7 @@ def test_the_interpolant_has_exactly_its_order(tableau):
     ]
     assert max(worst[:-1]) < EXACT
     assert worst[-1] > BROKEN
-    if tableau.name == "Vern7":  # nearly order seven: 12 of the 48 conditions miss by 2.7e-7
+    if tableau.name == "Vern7":  # almost order seven: 12 of the 48 conditions are violated by 2.7e-7
         assert worst[-1] < 3e-7
 
 
@@ -112,7 +112,7 @@ def test_the_interpolant_meets_values_and_slopes_at_both_ends(tableau):
     slopes_at_1 = tableau.interpolant @ np.arange(1, tableau.interpolant.shape[1] + 1)
     np.testing.assert_allclose(tableau.interpolant.sum(axis=1), b, rtol=0, atol=EXACT)
     np.testing.assert_allclose(tableau.interpolant[:, 0], np.eye(len(b))[0], rtol=0, atol=EXACT)
-    if tableau.name != "Euler":  # a polygon
+    if tableau.name != "Euler":  # its interpolant is piecewise linear
         np.testing.assert_allclose(slopes_at_1, np.eye(len(b))[tableau.end_stage], rtol=0, atol=5 * EXACT)
         np.testing.assert_array_equal(A[tableau.end_stage], b)
 

@@ -1,4 +1,4 @@
-"""The main job: SEIR and neural ODE fits of real data, at a scale for every day; the full numbers are in `report`."""
+"""SEIR and neural ODE fits of real data, with few iterations; `pyneuralode report` runs the full fits."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_the_reports_seir_fit_gives_its_numbers():
 def test_converged_seir_fits():
     three = fit_seir(DAYS, VALUES, field=THEIR_START)
     five = fit_seir(DAYS, VALUES, field=THEIR_START, fit_initial=True)
-    # 0.0095308 and 0.0069129 are the global minima: 25 random starts and another solver agree.
+    # 0.0095308 and 0.0069129 are the global minima: fits from 25 random starts and with another solver agree.
     assert three.result.loss == pytest.approx(0.0095308, rel=1e-3)
     assert five.result.loss == pytest.approx(0.0069129, rel=1e-3)
     assert all(float(value) > 0 for value in five.result.parameters.values())

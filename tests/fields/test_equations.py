@@ -1,4 +1,4 @@
-"""Formulas: against functions written by hand, published values, finite differences; what is refused, and how."""
+"""Formulas against hand-written functions, published values and finite differences; errors for invalid formulas."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ from pyneuralode.fields import formulas, from_description
 from pyneuralode.fields.formulas import BINARY, FUNCTIONS, UNARY
 
 PREY = pn.Equations({"x": "a*x - b*x*y", "y": "-c*y + d*x*y"}, parameters={"a": 1.5, "b": 1.0, "c": 3.0, "d": 1.0})
-# Every kind of term: time, constants, a term within a term, one that no state enters.
+# Every kind of term: time, constants, a term that uses another term, a right-hand side without a state.
 FORCED = pn.Equations(
     {
         "x": "a*x*(1 + sin(w*t)/2) - met",
@@ -148,7 +148,7 @@ def test_steps_compute_what_is_written_twice_once():
 
 
 def test_names_are_read_as_python_reads_them():
-    field = pn.Equations({"µ": "-β*µ + ﬁ"}, {"β": 2.0, "ﬁ": 1.0})  # micro sign, ligature
+    field = pn.Equations({"µ": "-β*µ + ﬁ"}, {"β": 2.0, "ﬁ": 1.0})  # a micro sign and a ligature
     np.testing.assert_allclose(slope(field, field.initial(), 0.0, np.array([3.0])), [-5.0])
     words = {"stack": 1.0, "compute": 2.0, "y0": 3.0, "v1": 4.0, "as_tensor": 5.0, "inf": 6.0, "function": 7.0}
     field = pn.Equations({"y": " + ".join(words)}, words)
@@ -198,7 +198,7 @@ def test_a_formula_that_cannot_be_used_is_one_sentence(formula):
 
 
 def terms(count):
-    """Terms of every kind of operator, those that Python's parser takes for one chain."""
+    """Return `count` terms that contain every kind of operator."""
     kinds = ("k*x*{0}", "-x**2/{0}", "{0}e-3*-k", "sin(x - {0})/3", "2**-1*x", "(x + {0})*(k - 1/x)")
     return [kinds[i % len(kinds)].format(i + 1) for i in range(count)]
 
@@ -222,7 +222,7 @@ def test_a_formula_of_thousands_of_terms_or_factors(count):
 
 
 def test_a_formula_read_in_pieces_is_the_same_formula(monkeypatch):
-    """As where Python's parser gives up: the same steps in the same order, and the same refusals."""
+    """Long formulas, which Python's parser rejects, are parsed in pieces, with the same result and the same errors."""
     total = " - ".join(terms(60)) + " + a*b/c**-d*e - -f*g"
     names = dict.fromkeys("kabcdefg", 0.5)
     whole = pn.Equations({"x": total}, names)

@@ -1,4 +1,4 @@
-"""Fields as descriptions: a user's own is solved, saved and loaded; what cannot be registered or read is refused."""
+"""User-defined `VectorField` classes can be solved, saved and loaded; invalid ones raise an error."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ Y0, TIMES = np.array([1.0, 0.5]), np.linspace(0, 2, 5)
 
 @dataclass(frozen=True)
 class ForcedPendulum(pn.VectorField):
-    """A pendulum pushed at a sum of frequencies, as a user would write it."""
+    """A pendulum driven by a sum of frequencies, written as a user-defined field."""
 
     frequencies: tuple[float, ...] = (1.0,)
     damping: float = 0.3
@@ -41,7 +41,7 @@ class ForcedPendulum(pn.VectorField):
 
 
 OWN = ForcedPendulum((1.0, 2.5), 0.2)
-# The same as formulas, which the engine has code for.
+# The same field as formulas, which pyneuralode compiles.
 SAME = pn.Equations(
     {"angle": "speed", "speed": "a*sin(1.0*t) + b*sin(2.5*t) - sin(angle) - damping*speed"},
     {"damping": 0.2, "a": OWN.initial()["push"][0], "b": OWN.initial()["push"][1]},
@@ -114,7 +114,7 @@ class {name}(pn.VectorField):
 
 @pytest.fixture
 def make_module(tmp_path, monkeypatch):
-    """Write a module with one field, and import it as often as asked; what it registers is forgotten afterwards."""
+    """Return a function that writes and imports a module with a field; the field is unregistered after the test."""
     monkeypatch.syspath_prepend(tmp_path)
     registry = importlib.import_module("pyneuralode.fields.base")._REGISTRY
     monkeypatch.setattr(sys.modules["pyneuralode.fields.base"], "_REGISTRY", dict(registry))

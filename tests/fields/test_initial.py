@@ -1,4 +1,4 @@
-"""Initial parameters fill the ranges that their scheme gives them, and no more."""
+"""Initial parameters cover exactly the ranges of their initialization scheme."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 import pyneuralode as pn
 
 WIDE = (60, 90, 60)
-# The largest weight of a layer of n inputs and m outputs; and of its bias, for init_bias = 0.25.
+# Largest weight of a layer with n inputs and m outputs, and largest bias, for init_bias = 0.25.
 LIMITS = {
     "glorot_uniform": (lambda n, m: np.sqrt(6 / (n + m)), lambda n: 0.25),
     "lecun_uniform": (lambda n, m: np.sqrt(1 / n), lambda n: 0.25),
@@ -15,7 +15,7 @@ LIMITS = {
 
 
 def check_uniform(values, limit):
-    """Thousands of draws from U(-limit, limit): within it, near both ends, and as wide as they have to be."""
+    """Check the range, mean and standard deviation of thousands of draws from U(-limit, limit)."""
     assert -limit <= values.min() < -0.99 * limit and 0.99 * limit < values.max() <= limit
     assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.05) and abs(values.mean()) < 0.05 * limit
 
@@ -54,7 +54,7 @@ def test_a_field_unless_told_otherwise_starts_from_glorots_weights_and_zero_bias
 
 def test_a_kernel_counts_its_pixels():
     field = pn.ConcatConv(3, 8, 8, hidden=(40, 40), kernel=3)
-    for layer, n in ((1, 4), (2, 41), (3, 41)):  # the time is joined to the channels
+    for layer, n in ((1, 4), (2, 41), (3, 41)):  # the time is an additional channel
         limit = np.sqrt(1 / (9 * n))
         drawn = [field.initial(seed) for seed in range(20)]
         check_uniform(np.stack([values[f"weight_{layer}"] for values in drawn]).ravel(), limit)

@@ -1,4 +1,4 @@
-"""A checkpoint gives back what was saved, to the last bit, and refuses every file that is none of its own."""
+"""A loaded checkpoint equals the saved one bit for bit; other files raise an error."""
 
 import math
 

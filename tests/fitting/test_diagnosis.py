@@ -1,4 +1,4 @@
-"""A fit says whether it fits: numbers against NumPy's and finite differences, and the cases that used to look like successes."""
+"""The diagnosis of a fit, compared with NumPy and finite differences; bad fits are not reported as successes."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def fit(plan, data=NOISY, ts=TS, start=((0.0, -0.5), (0.5, 0.0)), **settings):
 
 
 def decay(k, data, plan=pn.Stage(pn.LBFGS(), 60), **settings):
-    """Fit x' = -k x from x(0) = 1."""
+    """Fit k in x' = -k x, x(0) = 1, to `data`."""
     model = pn.NeuralODE(pn.Equations({"x": "-k*x"}, parameters={"k": k}), rtol=1e-9, atol=1e-9, engine="torch")
     return pn.fit(model, TS, data, y0=[1.0], plan=plan, **settings)
 
@@ -67,14 +67,14 @@ def test_the_gradient_and_the_best_step_down_it_are_those_of_the_objective():
     assert best_objective == pytest.approx(objective(best), rel=1e-6)
     along = min(objective(best - length * slope / norm) for length in np.linspace(0, 0.1, 401))
     assert found.descent == pytest.approx((best_objective - along) / best_objective, rel=0.3)
-    before = min(result.stages[-1].objectives[:-3])  # of 30 iterations
+    before = min(result.stages[-1].objectives[:-3])  # best objective without the last 3 of 30 iterations
     assert found.improvement == pytest.approx((before - best_objective) / before) and found.improvement > 1e-3
     assert not found.converged and "has not converged" in result.message and "more iterations" in found.advice
     assert "an unknown amount" not in str(result)
 
 
 def test_near_a_minimum_the_best_step_is_that_of_the_curvature():
-    """The objective along its gradient is computed in 201 places; its lowest lies far inside the longest step allowed."""
+    """The reported decrease agrees with the lowest of 201 objectives along the gradient, far below the longest step."""
     result = fit(pn.Stage(pn.Adam(1e-4), 3), TRUTH, start=((-0.29, -1.0), (1.01, -0.2)))
     model, best = pn.NeuralODE(pn.Linear(MATRIX), rtol=1e-10, atol=1e-10, engine="torch"), result.parameters["A"]
 
@@ -109,7 +109,7 @@ def test_a_fit_to_its_minimum_converged_and_needs_no_advice():
 
 @pytest.mark.parametrize("plan", [pn.Stage(pn.Adam(1e-6), 100), pn.Stage(pn.LBFGS(), 2), pn.Stage(pn.Adam(0.05), 60)])
 def test_a_plan_that_ran_is_not_one_that_converged(plan):
-    """The first hardly moves, the second is cut short, the third is still on its way."""
+    """A plan may finish without convergence: tiny steps, too few iterations, or a loss that still decreases."""
     result = fit(plan)
     assert result.finished and not result.diagnosis.converged
     assert "has not converged" in result.message and "\nnot converged: " in str(result)
@@ -117,7 +117,7 @@ def test_a_plan_that_ran_is_not_one_that_converged(plan):
 
 
 def test_a_column_that_cannot_be_explained_is_said_to_be():
-    """One component alone cannot swing: the best exponential explains little of a cosine."""
+    """One component cannot oscillate, so the best exponential explains little of a cosine."""
     result = decay(0.5, np.cos(2 * TS))
     (column,) = result.diagnosis.columns
     assert result.diagnosis.converged and column.explained < 0.5
@@ -243,7 +243,7 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def swings(tmp_path_factory):
-    """A table of two columns, one of which alone cannot be explained by a state of one component."""
+    """A table with two oscillating columns; a state of one component cannot explain either of them."""
     path, ts = tmp_path_factory.mktemp("table") / "swings.csv", np.linspace(0, 8, 33)
     pd.DataFrame({"t": ts, "x": 50 + 3 * np.cos(2 * ts), "v": np.sin(2 * ts)}).to_csv(path, index=False)
     return path

@@ -1,4 +1,4 @@
-"""Fits: they find what made the data, keep the best, survive interruption, and resume to the same result."""
+"""Fits recover known parameters, return the best ones found, can be interrupted, and resume to the same result."""
 
 import numpy as np
 import pytest
@@ -142,7 +142,7 @@ def test_bounds_are_kept_and_undone():
 )
 @pytest.mark.parametrize("stop", [13, 37])
 def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_path, monkeypatch):
-    monkeypatch.setattr(optimizers, "MEMORY_LIFE", 9)  # so that L-BFGS has started anew, and will again
+    monkeypatch.setattr(optimizers, "MEMORY_LIFE", 9)  # so that L-BFGS restarts before and after the interruption
     whole = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=plan)
     count = 0
 
@@ -156,7 +156,7 @@ def test_interrupted_and_resumed_is_the_same_as_uninterrupted(plan, stop, tmp_pa
     settings = {"y0": [1.0, 0.0], "plan": plan, "checkpoint": file, "checkpoint_every": 5}
     broken = pn.fit(start(), TS, TRUTH, callback=interrupt, **settings)
     assert broken.interrupted and not broken.finished and "interrupted" in broken.message
-    # A line search may have seen a better point than those where its iterations begin.
+    # A line search may have evaluated a better point than the starting points of the iterations.
     lowest = min(broken.stages[-1].losses)
     assert broken.loss <= lowest and broken.loss == pytest.approx(lowest, rel=1e-6, abs=1e-13)
     resumed = pn.fit(start(), TS, TRUTH, resume=True, **settings)
@@ -171,7 +171,7 @@ def test_lbfgs_starts_anew_where_it_is_stuck_and_ends_where_that_brings_nothing(
     starts = []
     make = pn.LBFGS.make
     monkeypatch.setattr(pn.LBFGS, "make", lambda self, tensors: starts.append(1) or make(self, tensors))
-    # Iterations that bring down the loss by less than a half count as stuck.
+    # Iterations that reduce the loss by less than half count as stuck.
     stuck = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.LBFGS(tolerance=0.5, patience=1), 200))
     assert len(starts) > 2 and len(stuck.losses) < 200 and stuck.loss < 1e-12
 
@@ -198,7 +198,7 @@ def test_user_module_is_fitted():
 
 
 def test_a_line_search_that_meets_a_wall_goes_on():
-    """A penalty that is not finite beyond a line: L-BFGS is sent back and still finds the minimum before it."""
+    """L-BFGS backtracks from a region where the penalty is not finite, and still finds the minimum outside it."""
     walls = []
 
     def penalty(ts, ys, parameters):
@@ -228,7 +228,7 @@ def test_an_updates_gradient_is_shortened_to_clip_and_keeps_its_direction(clip, 
     module = Slope()
     stochastic.train(module, module.compute, updates=3, optimizer=pn.SGD(0.1, clip=clip))
     np.testing.assert_allclose([module.a.item(), module.b.item()], -0.3 * length * np.array([0.6, 0.8]), rtol=1e-5)
-    # The same in a fit over time: a step of gradient descent is as long as the rate times the clipped gradient.
+    # The same in `fit`: a gradient descent step equals the learning rate times the clipped gradient.
     moved = []
     for settings in ({}, {"clip": clip}):
         result = pn.fit(start(), TS, TRUTH, y0=[1.0, 0.0], plan=pn.Stage(pn.SGD(1e-4, **settings), 2))

@@ -1,4 +1,5 @@
-"""Interrupted equals uninterrupted, bit by bit: every recipe, set-up, optimizer and schedule, as the registries name them."""
+"""Interrupted and resumed training equals uninterrupted training bit for bit, for every registered recipe, setup,
+optimizer and schedule."""
 
 import itertools
 from dataclasses import replace
@@ -21,7 +22,7 @@ FIRST_ORDER = [kind for kind in OPTIMIZERS if kind is not LBFGS]
 
 
 class Stop:
-    """Progress that ends a training by Ctrl-C after so many units, as a user would."""
+    """A Progress that raises KeyboardInterrupt after `after` units, like Ctrl-C."""
 
     def __init__(self, after):
         self.left = after
@@ -36,7 +37,7 @@ class Stop:
 
 
 def stopping(after):
-    """A callback that ends a fit by Ctrl-C at its call number `after`."""
+    """Return a callback that raises KeyboardInterrupt, like Ctrl-C, at its call number `after`."""
     calls = itertools.count(1)
 
     def callback(*arguments):
@@ -54,7 +55,7 @@ def check_same(ours, theirs):
 
 
 def net(seed=0):
-    """Two convolutions, so that channels_last weights lie in memory otherwise than contiguous ones; a norm; a dropout."""
+    """Return a net with batch norm, dropout, and two convolutions, so that channels_last differs from contiguous."""
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3),
@@ -80,7 +81,7 @@ def test_a_classifiers_training_resumes_to_the_same_bits(name, tmp_path):
     store = {"checkpoint": tmp_path / "fit.safetensors", "resume": True, "seed": 3}
     part = train_classifier(net(), data, data, recipe, callback=stopping(3), **store)
     assert part.fit.interrupted and len(part.fit.losses) == 12
-    torch.manual_seed(99)  # a new process stands elsewhere in torch's random numbers
+    torch.manual_seed(99)  # a new process has another state of torch's random number generator
     rest = train_classifier(net(9), data, data, recipe, **store)
     check_same(rest.model, whole.model)
     np.testing.assert_array_equal(rest.fit.losses, whole.fit.losses)
@@ -121,7 +122,7 @@ def test_an_image_flows_training_resumes_to_the_same_bits(name, tmp_path):
 
 
 def resumed_flow(build, tmp_path, stop=7, **settings):
-    """Return a flow fitted in one go, and one that was stopped, and resumed from the checkpoint before."""
+    """Return a flow fitted without interruption, and one that was stopped and resumed from its last checkpoint."""
     whole, rest = build(), build()
     losses = whole.fit(**settings).losses
     store = {"checkpoint": tmp_path / "fit.safetensors", "checkpoint_every": 3, "resume": True}

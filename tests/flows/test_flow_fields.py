@@ -1,4 +1,4 @@
-"""Fields of flows: their slopes against transcriptions of their definitions, their Jacobians against autograd."""
+"""Fields of flows: slopes against a direct implementation of the documented formulas, Jacobians against autograd."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def sigmoid(x):
 
 
 def defined_slope(field, p, t, z):
-    """The slope at one point z (d,), term by term as the docstrings define it."""
+    """Return the slope at one point z (d,), computed term by term from the formulas in the docstrings."""
     t = t / field.time_scale
     if isinstance(field, pn.HyperMLP):
         hidden = np.tanh(p["weight_1"] @ np.array([t]) + p["bias_1"])

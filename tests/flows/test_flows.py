@@ -35,14 +35,14 @@ def exponential(matrix, t):
     return torch.linalg.matrix_exp(torch.tensor(matrix) * t)
 
 
-# Truth of a linear field
+# Closed forms for linear fields
 
 
 @pytest.mark.parametrize("times", [(0.0, T), (T, 0.0), (-1.0, T - 1.0)])
 @pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 def test_linear_flow_pushes_the_gaussian_forward(times, trace):
     if trace == "hutchinson":
-        matrix = np.diag([0.4, -0.7])  # e^T A e is its trace for every Rademacher vector
+        matrix = np.diag([0.4, -0.7])  # e^T A e equals the trace of A for every Rademacher vector e
     else:
         matrix = A
     flow = linear(matrix, times=times, trace=trace)
@@ -104,7 +104,7 @@ def test_noise_is_drawn_once_a_solve_and_anew_for_every_update(monkeypatch, nois
     x = normal_points(50)
     found = flow.log_prob(x, seed=4)
     assert len(drawn) == 1
-    # For a linear field the integral of e^T A e over the time is T e^T A e, and only if e stays the same.
+    # For a linear field, the time integral of e^T A e is T e^T A e only if e is constant during the solve.
     e = torch.tensor(drawn[0])
     expected = flow.base.log_prob(flow.inverse(x)) - T * torch.einsum("ni,ij,nj->n", e, torch.tensor(A), e)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
@@ -133,7 +133,7 @@ def test_probability_is_one_and_the_way_back_is_the_way_forth():
         assert log_prob.shape == (121, 121)
         total = log_prob.double().exp().sum().item() * (side[1] - side[0]) ** 2
         plain = flow.base.log_prob(torch.tensor(grid, dtype=torch.float32))
-        assert (log_prob.exp() - plain.exp()).abs().max() > 0.03  # the flow does something
+        assert (log_prob.exp() - plain.exp()).abs().max() > 0.03  # the flow is not the identity
         z = normal_points(500)
         assert total == pytest.approx(1, abs=1e-3)
         assert (flow.inverse(flow.transform(z)) - z).abs().max() < 1e-3
@@ -304,7 +304,7 @@ def test_fit_to_a_log_density_by_reverse_divergence():
     flow = pn.ContinuousFlow(pn.ConcatMLP((2, 16, 2)), **FAST)
     result = flow.fit(log_density=truth.log_prob, updates=250, batch=256, optimizer=pn.Adam(0.03, schedule="cosine"))
     assert result.losses[0] > 0.5
-    assert abs(result.losses[-20:].mean()) < 0.02  # the divergence itself, as the density is normalized
+    assert abs(result.losses[-20:].mean()) < 0.02  # the loss is the divergence, since the density is normalized
     assert (flow.sample(5000).mean(0) - truth.mean).abs().max() < 0.1
 
 
@@ -508,7 +508,7 @@ def test_terms_are_named():
     ids=["scaled network", "cubes"],
 )
 def test_gradients_of_fields_without_layers_of_their_own(field, gradient, trace):
-    """Fields whose layers are computed, or whose Jacobian autograd gives."""
+    """Gradients for fields with scaled inputs and outputs, or with a Jacobian computed by autograd."""
     x = torch.tensor([[0.3, -0.2], [0.5, 0.4]], dtype=torch.float64)
 
     def gradients(method):

@@ -1,4 +1,4 @@
-"""Flows on the Julia engine against the embedded one: slopes, trajectories, densities, penalties and gradients of every field."""
+"""Flows on the Julia engine against the torch engine: slopes, trajectories, densities, penalties and gradients."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ every_trace = pytest.mark.parametrize("trace", ["exact", "hutchinson"])
 
 
 def flows(name, **settings):
-    """Return the same flow on both engines, the embedded one first."""
+    """Return the same flow on both engines, torch first."""
     return [pn.ContinuousFlow(FIELDS[name], **{**TIGHT, "engine": engine, **settings}) for engine in ("torch", "julia")]
 
 
@@ -47,7 +47,7 @@ def close(found, truth, rtol=1e-6):
 
 @every_field
 def test_slopes_agree(name):
-    """An Euler step is the slope, and nothing else."""
+    """Compare the slopes of both engines through a single Euler step."""
     z = points(name)
     ours, theirs = (flow.transform(z) for flow in flows(name, solver="Euler", step_size=2.0))
     torch.testing.assert_close(theirs, ours, rtol=1e-12, atol=1e-12)
@@ -55,7 +55,7 @@ def test_slopes_agree(name):
 
 @pytest.mark.parametrize("solver", ["Tsit5", "DP8"])
 def test_a_round_trip_is_exact_for_the_worst_sample_too(solver):
-    """The steps follow the sample that needs the smallest ones, and are the same on both engines."""
+    """The sample that needs the smallest steps determines the step sizes, which are the same on both engines."""
     z = torch.cat([8 * points("HyperMLP", n=1), torch.zeros(1000, 2, dtype=torch.float64)])
     ours, theirs = flows("HyperMLP", solver=solver, rtol=1e-5, atol=1e-5)
     for flow in (ours, theirs):
@@ -132,7 +132,7 @@ def test_fixed_steps_agree_to_rounding(solver):
 def test_solves_do_not_disturb_each_other():
     ours, theirs = flows("MLP")
     batches = [points("MLP", n, seed=n) for n in (7, 7, 3)]
-    together = [theirs.log_prob(x).sum() for x in batches]  # three solves wait for their gradients
+    together = [theirs.log_prob(x).sum() for x in batches]  # three forward solves before the first backward pass
     for x, loss in zip(batches, together):
         assert close(gradients(theirs, loss), gradients(ours, ours.log_prob(x).sum()))
     first = theirs.log_prob(batches[0])

@@ -1,4 +1,4 @@
-"""Flows of images against known densities, the derivative of their own maps, and themselves after a stop."""
+"""Image flows: known densities, determinants against autograd, and interrupted training that is resumed."""
 
 import json
 import math
@@ -41,7 +41,7 @@ FIXED = {"solver": "RK4", "control": {"step_size": 0.5}}
 
 @pytest.fixture(scope="module")
 def digits():
-    """Images (300, 8, 8) of a bright bar at one of five places: pixels that depend on each other strongly."""
+    """Images (300, 8, 8) of a bright bar at one of five positions, so that pixels are strongly correlated."""
     rng = np.random.default_rng(0)
     images = np.zeros((300, 8, 8), dtype=np.uint8)
     for image, column in zip(images, rng.integers(1, 6, size=300)):
@@ -50,7 +50,7 @@ def digits():
 
 
 def still(flow):
-    """The flow with fields that are zero: all that is left are its maps and its prior."""
+    """Set the fields of a flow to zero, so that only its fixed transforms and its prior remain."""
     for block in flow.blocks:
         block.set_arrays({name: 0 * value for name, value in block.arrays().items()})
     return flow
@@ -83,7 +83,7 @@ def test_squeeze_and_split_only_move_numbers():
 
 
 def test_bits_of_uniform_and_of_independent_pixels():
-    assert float(bits_per_dim(torch.zeros(1), 64)) == 8  # density 1 on the cube
+    assert float(bits_per_dim(torch.zeros(1), 64)) == 8  # a uniform density on the unit cube
     every = np.arange(256, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     assert PixelHistograms((1, 4, 4)).count(every).bits_per_dim(every[::7]) == pytest.approx(8, abs=1e-12)
     rng = np.random.default_rng(0)
@@ -353,7 +353,7 @@ def test_lower_precision_stays_inside_the_convolutions():
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, data):
-    """Same images and dequantization; only Hutchinson's noise differs, so the losses nearly agree."""
+    """Images and dequantization are the same; only Hutchinson's noise differs, so the losses nearly agree."""
     found = []
     for start in (
         [sys.executable, "-m"],

@@ -12,7 +12,7 @@ from pyneuralode.flows.planar import PlanarFlow
 
 @pytest.fixture
 def flow():
-    """A flow whose u would make its layers fold over without the correction."""
+    """A planar flow whose layers would not be invertible without the correction of u."""
     flow = PlanarFlow(2, 6, seed=1, dtype=torch.float64)
     with torch.no_grad():
         flow.w.mul_(3)
@@ -50,7 +50,7 @@ def test_both_ways_to_the_log_density_agree_and_it_integrates_to_one(flow):
 
 
 def test_reverse_divergence_to_a_normal_goes_to_zero():
-    """log_density lacks its constant, log(2 pi s): the loss tends to minus that."""
+    """log_density is not normalized, so the loss converges to minus the logarithm of its integral."""
     deviation = 0.5
     flow = PlanarFlow(1, 4, seed=0)
 

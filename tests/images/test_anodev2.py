@@ -1,4 +1,4 @@
-"""ANODEV2's networks, the transport that its kernels learn, and the reports on kernels."""
+"""ANODEV2's networks, transport learned by evolving kernels, and the report on kernels."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_the_other_counts_are_the_paper_s_or_the_difference_is_known():
     assert {key for key in table if key not in rounding} == {
         (net, f"anodev2_{which}") for net in ("resnet4", "resnet10") for which in ("one", "two")
     }
-    # One number for each of 16 or 48 channels and each of 5 or 2 steps, as printed: to ten.
+    # The difference is one parameter per channel (16 or 48) and step (5 or 2), within the printed rounding to tens.
     for (net, channels), (which, steps) in (
         (a, b) for a in (("resnet4", 16), ("resnet10", 48)) for b in (("one", 5), ("two", 2))
     ):
@@ -105,7 +105,7 @@ def test_odes_of_a_net_start_from_the_same_weights_and_these_follow_from_the_see
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     anode, adjoint = (image_model("resnet4", variant, steps=2, seed=3) for variant in ("anode", "neural_ode"))
     assert torch.equal(anode(images), adjoint(images))
-    # Evolving kernels start at rest but for tanh, which hardly changes small numbers.
+    # Initially, kernels evolve only through tanh, which hardly changes small numbers.
     coupled = image_model("resnet4", "anodev2_one", steps=2, seed=3)
     torch.testing.assert_close(coupled(images), anode(images), rtol=0.05, atol=0.05)
     state = torch.random.get_rng_state()
@@ -151,7 +151,7 @@ def test_the_exact_solution_solves_the_equation(name):
 
 
 def test_an_evolving_kernel_holds_the_decaying_speed_and_a_constant_one_does_not():
-    """Central differences of fourth order, and rho = -1."""
+    """A fourth-order central-difference kernel that decays with rho = -1 moves pulses at the speed exp(-t)."""
     stencil = torch.tensor([1, -8, 0, 8, -1], dtype=torch.float64) / 12
     speed, new = SPEEDS["decaying"], Pulses.random(8, 5)
     models = {kind: transport_model(kind) for kind in KINDS}
@@ -182,7 +182,7 @@ def test_a_synthetic_kernel_decays_spreads_and_moves():
     np.testing.assert_allclose(anodev2_kernels.synthetic(rho=-1.0)[-1], still[0] / np.e, atol=1e-6)
     moved = anodev2_kernels.synthetic(upsilon=-4.0)[-1]
     np.testing.assert_allclose(moved, np.roll(still[0], (4, 4), (0, 1)), atol=1e-4)
-    # A Gaussian's variance grows by 2 tau: from 4 to 5, so that its top falls to 4 / 5.
+    # A Gaussian's variance grows by 2 tau, from 4 to 5, so its maximum decreases to 4 / 5.
     spread = anodev2_kernels.synthetic(tau=0.5)[-1]
     assert spread.max() == pytest.approx(0.8, rel=1e-3)
     assert spread.sum() == pytest.approx(still[0].sum(), rel=1e-5)
@@ -238,4 +238,4 @@ def test_the_kernel_report_shows_every_net_s_convolutions(monkeypatch):
     assert [row[1] for row in report.tables[0].rows].count("block 1, layer 1") == 3
     labels = [ax.get_ylabel() for ax in report.figures["alexnet"].axes]
     assert "block 1, layer 1\no 1, i 1" in labels  # the first kernel
-    assert any(label.startswith("block 1, layer 1\no 4,") for label in labels)  # that which changes most
+    assert any(label.startswith("block 1, layer 1\no 4,") for label in labels)  # the kernel that changes most

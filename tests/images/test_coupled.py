@@ -1,4 +1,4 @@
-"""Coupled ODEs (ANODEV2): how weights evolve, the three gradients, and the paper's optimality conditions."""
+"""Coupled ODEs (ANODEV2): evolution of weights, three gradient methods, and the paper's optimality conditions."""
 
 import copy
 import itertools
@@ -25,7 +25,7 @@ SHAPE = (2, 2, 3, 3)
 
 
 class Smooth(nn.Module):
-    """tanh of a convolution, with the time and with a bias that does not evolve."""
+    """Dynamics tanh(convolution(z) + t); the convolution's bias does not evolve."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Normed(nn.Module):
 
 
 class Growth(nn.Module):
-    """z' = k z."""
+    """Dynamics z' = k z."""
 
     def __init__(self, k=0.7):
         super().__init__()
@@ -57,7 +57,7 @@ class Growth(nn.Module):
 
 
 class Pull(nn.Module):
-    """A module of a user's: w' = a (cos t - w)."""
+    """A user-defined evolution of weights, w' = a (cos t - w)."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +114,7 @@ def gradient_of(model, z):
 
 
 def difference_along(model, z, direction, h=1e-5):
-    """The central difference of the loss along a direction in (z, parameters)."""
+    """Return the central difference of the loss along a direction in the space of (z, parameters)."""
     sizes = [z.numel(), *(p.numel() for p in model.parameters())]
     dz, *changes = direction.split(sizes)
 
@@ -143,7 +143,7 @@ def test_gradients_are_those_of_finite_differences(kind, gradient):
 
 
 class Fading(nn.Module):
-    """A kernel in time."""
+    """An exponentially decaying convolution kernel in time."""
 
     def __init__(self):
         super().__init__()
@@ -169,8 +169,11 @@ def test_gradients_with_a_kernel_in_time_and_with_norms_of_every_step(f, options
 
 @pytest.mark.parametrize("sigma", ["identity", "tanh"])
 def test_the_gap_to_the_kkt_conditions_shrinks_at_first_order(sigma):
-    """Eq. 7: z' = f, w' = q, -a' = f_z^T a, -b' = q_w^T b + f_w^T a, a(1) = dL/dz(1), b(1) = 0; dL/dw0 = b(0),
-    dL/dp is the integral of q_p^T b. Discretized by Euler's method, the adjoint's from the right end of each step."""
+    """The optimality conditions (Eq. 7), with forward and backward Euler steps, give the same gradient up to O(h).
+
+    z' = f, w' = q, -a' = f_z^T a, -b' = q_w^T b + f_w^T a, a(1) = dL/dz(1), b(1) = 0; dL/dw0 = b(0), and dL/dp is the
+    integral of q_p^T b. The adjoint's steps use the right end of each interval.
+    """
     z, gaps = images(), []
     for steps in (16, 32, 64, 128):
         model, h = coupled(lambda: ODEEvolution(operator(sigma)), steps=steps, gradient="Backprop"), 1 / steps
@@ -200,7 +203,7 @@ def test_the_gap_to_the_kkt_conditions_shrinks_at_first_order(sigma):
 
 @pytest.mark.parametrize("dt", [0.1, 1.0])
 def test_the_map_with_identity_is_the_exact_solution(dt):
-    """Waves cos(k x): w(x, t) = exp((-k tau k + rho) t) cos(k (x + upsilon t))."""
+    """A wave cos(k x) evolves to w(x, t) = exp((-k tau k + rho) t) cos(k (x + upsilon t))."""
     tau = {"xx": 0.3, "yy": 0.2, "xy": -0.1}
     up, rho, grid = (0.7, -0.4), 0.25, (5, 7)
     q = ReactionDiffusionAdvection((1, 1, *grid), diffusion="tensor", rho=rho).double()
@@ -328,7 +331,7 @@ def test_the_kernel_in_time_is_an_integral_over_the_past():
 
 
 def test_backsolve_takes_the_same_steps_back():
-    """z' = k z by two Euler steps: z and its adjoint back from z(1), by hand."""
+    """For z' = k z and two Euler steps, the backward steps of z and of its adjoint are computed by hand."""
     model = CoupledODE(Growth(), steps=2, gradient="BacksolveAdjoint")
     z = torch.tensor([1.5], dtype=torch.float64, requires_grad=True)
     end = model(z)
@@ -406,7 +409,7 @@ def test_checkpointed_blocks_keep_their_inputs_alone():
 
     kept = peak(blocks("Backprop"), z) - peak(blocks("Backprop", count=3), z)
     slim = peak(blocks(None), z) - peak(blocks(None, count=3), z)
-    assert slim < 1.2 * 3 * z.nbytes  # three blocks more, three inputs more
+    assert slim < 1.2 * 3 * z.nbytes  # three additional blocks store three additional inputs
     assert kept > 8 * slim
     assert peak(blocks("Checkpointed", 32, 1), z) < 0.4 * peak(blocks("Backprop", 32, 1), z)
 

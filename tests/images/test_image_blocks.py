@@ -1,4 +1,4 @@
-"""Blocks of image models against loops written by hand, finite differences, and themselves by another way."""
+"""Blocks of image models against hand-written loops, finite differences, and other ways to compute the same."""
 
 import math
 
@@ -17,7 +17,7 @@ CPU = {"engine": "torch"}
 
 
 class Smooth(nn.Module):
-    """A convolution of the image and the time, and tanh: differentiable, so that finite differences converge."""
+    """The tanh of a convolution of image and time; it is smooth, so that finite differences converge."""
 
     def __init__(self, channels=2):
         super().__init__()
@@ -37,7 +37,7 @@ def copy_of(module, source):
 
 
 def grads(model, x, labels, **autocast):
-    """Return the gradient of the cross-entropy by all parameters, as one vector."""
+    """Return the gradient of the cross-entropy with respect to all parameters, as one vector."""
     with torch.autocast("cpu", **({"enabled": False} | autocast)):
         loss = functional.cross_entropy(model(x).to(x.dtype), labels)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
@@ -114,7 +114,7 @@ def test_evaluations_are_those_of_the_forward_pass():
     torch.manual_seed(0)
     x = images(2, 2, 4, 4)
     block = ODEBlock(Smooth().double(), solver="RK4", steps=5, **CPU)
-    block(x).sum().backward()  # Checkpointed evaluates again
+    block(x).sum().backward()  # the backward pass of Checkpointed repeats evaluations, which are not counted
     assert block.evaluations == 20
     counts = []
     for tolerance in (1e-3, 1e-9):
@@ -142,7 +142,7 @@ class Normed(nn.Module):
     [lambda: Normed(0.1), lambda: Normed(None), lambda: ConvDynamics(2), lambda: ConvDynamics(2, parts=3)],
 )
 def test_batch_norms_count_the_forward_pass_alone(gradient, dynamics):
-    """As after Backprop, which evaluates once; and another evaluation normalizes by the batch's own statistics."""
+    """Repeated evaluations in the backward pass use the batch statistics and do not update the running statistics."""
     x, found = images(6, 2, 5, 5), {}
     for method in ("Backprop", gradient):
         torch.manual_seed(0)
@@ -157,7 +157,7 @@ def test_batch_norms_count_the_forward_pass_alone(gradient, dynamics):
 
 
 def test_running_statistics_by_time_are_those_of_their_part():
-    """Many passes in training, then an evaluation: the same answers, as one average over all times cannot give."""
+    """Evaluation after many training passes gives nearly the same output, unless one average covers all times."""
     x, gaps = images(200, 2, 5, 5), {}
     for parts in (1, 4):
         torch.manual_seed(0)
@@ -170,7 +170,7 @@ def test_running_statistics_by_time_are_those_of_their_part():
     norm = block.ode.field.norms[0]
     assert norm.num_batches_tracked.tolist() == [300] * 4
     with torch.no_grad():
-        norm.num_batches_tracked[1:3] = 0  # as if never come to: the nearest part stands in
+        norm.num_batches_tracked[1:3] = 0  # as if these parts were never visited: the nearest visited part is used
         ends = [norm(torch.tensor(t, dtype=x.dtype), x) for t in (0.0, 0.3, 0.6, 0.9, 1.0)]
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[2], ends[3]) and torch.equal(ends[3], ends[4])
     assert not torch.allclose(ends[1], ends[2])
@@ -201,7 +201,7 @@ def test_autocast_is_the_same_in_the_forward_and_in_the_backward_pass(inside):
     torch.testing.assert_close(found["Checkpointed"], found["Backprop"], rtol=1e-5, atol=1e-6)
     exact = grads(classifier(channels=4, steps=3), x, labels)
     gap = (found["Backprop"] - exact).norm() / exact.norm()
-    assert 1e-4 < gap < 0.2  # lower precision it is, and not another gradient
+    assert 1e-4 < gap < 0.2  # the precision is lower, but the gradient is the same
 
 
 def test_the_state_keeps_single_precision_under_autocast():
@@ -218,7 +218,7 @@ def test_images_keep_their_memory_format_and_passes_do_not_mix():
     last = x.contiguous(memory_format=torch.channels_last)
     for here in (x, last):
         here.requires_grad_()
-    plain, other = block(x), block(last)  # both before either goes back
+    plain, other = block(x), block(last)  # both forward passes before the first backward pass
     assert plain.is_contiguous() and other.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(plain, other, rtol=1e-12, atol=1e-12)
     first, second = torch.autograd.grad(plain.square().sum() + other.square().sum(), (x, last))
@@ -267,7 +267,7 @@ def test_a_described_network_takes_vectors():
 
 
 def test_memory_does_not_grow_with_the_steps():
-    """By BacksolveAdjoint not at all, by Checkpointed by one state a step; by Backprop by every layer of every step."""
+    """Each step adds no memory with BacksolveAdjoint, one state with Checkpointed, and more with Backprop."""
     x, growth = images(8, 1, 28, 28, dtype=torch.float32), {}
     state = 4 * 8 * 8 * 36
     for gradient in ("BacksolveAdjoint", "Checkpointed", "Backprop"):
@@ -283,7 +283,7 @@ def test_memory_does_not_grow_with_the_steps():
     assert growth["Backprop"] > 4
 
 
-# Its parts and the whole classifiers.
+# Parts of the block, and complete classifiers.
 
 
 def test_the_time_is_one_more_channel():
@@ -304,7 +304,7 @@ def test_a_residual_block_adds_two_convolutions():
     block = ResidualBlock(3).double().eval()
     first, second = block.convolutions
     relu = torch.relu
-    shrink = (1 + 1e-5) ** -0.5  # a fresh batch norm in evaluation
+    shrink = (1 + 1e-5) ** -0.5  # the effect of a new batch norm in evaluation mode
     by_hand = x + second(relu(shrink * first(relu(shrink * x))))
     torch.testing.assert_close(block(x), by_hand, rtol=1e-10, atol=1e-12)
     wider = ResidualBlock(3, 5, stride=2).double().eval()
@@ -349,7 +349,7 @@ def test_an_odenet_and_an_rknet_of_one_seed_are_one_network():
     assert not torch.allclose(other(x), nets[0](x))
 
 
-# What is refused.
+# Invalid arguments.
 
 
 @pytest.mark.parametrize(

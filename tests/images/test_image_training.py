@@ -1,4 +1,4 @@
-"""Training of classifiers: what batches hold, what is learned, and that a stopped training ends as a whole one."""
+"""Training of classifiers: contents of batches, accuracy, and equal results with and without interruption."""
 
 import json
 import pickle
@@ -28,7 +28,7 @@ RECIPE = ClassifierRecipe(4, 20, SGD(0.1, momentum=0.9, weight_decay=5e-4), augm
 
 @pytest.fixture(scope="module")
 def bars():
-    """Images (200, 8, 8) of an upright or a lying bar, 100 to train on and 100 to test."""
+    """Images (200, 8, 8) of a vertical or a horizontal bar, 100 for training and 100 for testing."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 60, (200, 8, 8), dtype=np.uint8), rng.integers(0, 2, 200)
     for image, label, place in zip(images, labels, rng.integers(1, 6, 200)):
@@ -85,7 +85,7 @@ def test_normalized_pixels_have_mean_zero_and_deviation_one():
     x = data.normalized(data.images)
     assert x.dtype == torch.float32 and x.mean((0, 2, 3)).abs().max() < 1e-5
     assert (x.std((0, 2, 3)) - 1).abs().max() < 1e-4
-    assert data.like(images[:2], [1, 2]).mean == data.mean  # tests are normalized as the training is
+    assert data.like(images[:2], [1, 2]).mean == data.mean  # test images are normalized with the training statistics
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -332,7 +332,7 @@ def test_the_commands_mistakes(tmp_path, mnist, cifar, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_on_the_same_batches(tmp_path, cifar):
-    """Batch normalization takes the means of each half alone, so the numbers nearly agree."""
+    """Batch normalization uses separate means for each half of a batch, so the losses agree only approximately."""
     found = []
     for start in (
         [sys.executable, "-m"],

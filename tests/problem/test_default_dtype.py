@@ -1,4 +1,4 @@
-"""No number of the caller's passes through torch's default dtype: whichever it is, answers are the same to the last bit."""
+"""Results do not depend on torch's default dtype: the caller's numbers are never converted to it."""
 
 import math
 
@@ -13,7 +13,7 @@ from pyneuralode.images import ConvDynamics, ReactionDiffusionAdvection
 torch.set_num_threads(1)
 
 DOUBLE = torch.float64
-TIMES, START = [0.0, 0.1, 0.7], [1.1, 0.3]  # of which single precision can hold none but the first
+TIMES, START = [0.0, 0.1, 0.7], [1.1, 0.3]  # single precision represents only the 0.0 exactly
 DECAY = pn.Equations({"a": "-k*a + 0.1*t", "b": "k*a - 0.3*b"}, parameters={"k": 0.7})
 LINEAR = pn.Linear(((-0.1, -2.0), (2.0, -0.1)))
 TIGHT = {"rtol": 1e-9, "atol": 1e-9, "engine": "torch"}
@@ -68,7 +68,7 @@ def in_images():
     called = pn.ODEBlock(lambda t, z: -t * z, times=(0.1, 0.7), engine="torch")
     evolution = ReactionDiffusionAdvection(shape=(4, 5, 3, 3), sigma="tanh")
     coupled = pn.CoupledODE(ConvDynamics(4), {"convolutions.0.weight": evolution}, steps=2, weight_steps=4).double()
-    for parameter in coupled.parameters():  # what a module draws is torch's own affair
+    for parameter in coupled.parameters():  # a module's random initial values do depend on torch's default dtype
         torch.nn.init.constant_(parameter, 0.1)
     return [described(x[0, 0, :, :2]), called(x), coupled(x)]
 

@@ -1,4 +1,4 @@
-"""Events against exact solutions: when, where, which, and how they depend on what led to them."""
+"""Events against exact solutions: times, states, order, and derivatives."""
 
 import math
 
@@ -20,7 +20,7 @@ GRAVITY, DROP = 9.81, 10.0
 
 
 def turn(t, y):
-    """A harmonic oscillator: from (0, 1) it is (sin t, cos t)."""
+    """A harmonic oscillator; the solution from (0, 1) is (sin t, cos t)."""
     return torch.stack([y[..., 1], -y[..., 0]], dim=-1)
 
 
@@ -48,7 +48,7 @@ def test_crossings_of_an_oscillator(solver):
 @pytest.mark.parametrize("direction, expected", [(0, 1), (1, 2), (-1, 1)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_directions_forwards_and_backwards(direction, expected, sign):
-    """Falling means falling as the solve goes on, whichever way the time runs. A zero at the start is no event."""
+    """`direction` refers to the direction of the solve, also backward in time; a zero at the start is not an event."""
     event = pn.Event(lambda t, y: sign * y[0], direction=direction)
     solution = pn.solve(turn, START, [0.0, sign * 10.0], events=event, **TIGHT)
     assert solution.events.times[0] == pytest.approx(sign * expected * math.pi)
@@ -74,7 +74,7 @@ def test_a_terminal_event_ends_the_solve_and_cuts_the_times():
 
 
 def test_events_after_the_terminal_one_do_not_count():
-    """Both lie in one step of a polynomial that the method solves exactly."""
+    """Both events lie in one step; the solution is a polynomial that the method reproduces exactly."""
     first, later = pn.Event(lambda t, y: t - 0.3), pn.Event(lambda t, y: t - 0.4, terminal=False)
     settings = {"events": [later, first], "first_step": 1.0}
     solution = pn.solve(lambda t, y: 2 * t * torch.ones_like(y), np.zeros(1), [0.0, 1.0], **settings)
@@ -91,7 +91,7 @@ def test_no_event():
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_a_bouncing_ball(batch):
-    """Each bounce halves the speed: the times between bounces do too."""
+    """Each bounce halves the speed and therefore the time between bounces."""
     lead = (1,) if batch == "independent" else ()
     t, y, bounces = 0.0, torch.tensor([DROP, 0.0], dtype=DOUBLE).view(*lead, 2), []
     y.requires_grad_()
@@ -105,7 +105,7 @@ def test_a_bouncing_ball(batch):
     first = math.sqrt(2 * DROP / GRAVITY)
     expected = first * np.array([1, 2, 2.5, 2.75])
     np.testing.assert_allclose([float(b.detach()) for b in bounces], expected, rtol=1e-9)
-    # Every time is proportional to the root of the height.
+    # All times are proportional to the square root of the initial height.
     (gradient,) = torch.autograd.grad(bounces[-1], start)
     assert gradient.view(-1)[0].item() == pytest.approx(expected[-1] / (2 * DROP), rel=1e-8)
 
@@ -140,7 +140,7 @@ BOTH = pytest.mark.parametrize("batch", ["joint", "independent"])
 
 
 def decay_event(k, level, y0, t0, gradient, batch):
-    """y' = -k y reaches `level` at t0 + log(y0 / level) / k."""
+    """Solve y' = -k y up to `level`, which it reaches at t0 + log(y0 / level) / k."""
     lead = (1, 1) if batch == "independent" else (1,)
     ts = torch.stack([t0, t0.detach() + 50.0])
     event = pn.Event(lambda t, y: (y - level * (1 + 0 * t)).view(y.shape[0]))
@@ -161,14 +161,15 @@ def test_derivatives_of_time_and_state(gradient, batch):
     found = torch.autograd.grad(moment, (k, level, y0, t0), retain_graph=True)
     expected = [-span / 0.7, -1 / (0.7 * 0.2), 1 / (0.7 * 3.0), 1.0]
     assert [g.item() for g in found] == pytest.approx(expected, rel=1e-6)
-    found = torch.autograd.grad(state, (k, level, y0, t0))  # the state there is the level, whatever led to it
+    # The state at the event equals the level, so its other derivatives are zero.
+    found = torch.autograd.grad(state, (k, level, y0, t0))
     assert [g.item() for g in found] == pytest.approx([0.0, 1.0, 0.0, 0.0], abs=1e-6)
 
 
 @BOTH
 @pytest.mark.parametrize("gradient", ["Backprop", "Checkpointed"])
 def test_derivatives_against_finite_differences(gradient, batch):
-    """A moving condition of time and state, met twice, then a third one; a non-autonomous field."""
+    """A condition on time and state occurs twice before a terminal event; the field is non-autonomous."""
 
     def loss(p, events_of):
         lead = (1,) if batch == "independent" else ()
@@ -201,7 +202,7 @@ def test_derivatives_against_finite_differences(gradient, batch):
 
 @BOTH
 def test_stiff_solvers_find_events_too(batch):
-    """y' = -k (y - cos t) follows (k^2 cos t + k sin t) / (k^2 + 1), which is zero where tan t = -k."""
+    """The solution of y' = -k (y - cos t) approaches (k^2 cos t + k sin t) / (k^2 + 1), zero where tan t = -k."""
     k = torch.tensor(50.0, dtype=DOUBLE, requires_grad=True)
     y0 = torch.zeros((2, 1) if batch == "independent" else (1,), dtype=DOUBLE)
     event = pn.Event(lambda t, y: y[..., 0], direction=-1)
@@ -216,7 +217,7 @@ def test_stiff_solvers_find_events_too(batch):
 @pytest.mark.parametrize("solver", ["Rodas5P", "Kvaerno5", "KenCarp4"])
 @BOTH
 def test_stiff_steps_find_no_events_that_do_not_happen(solver, batch):
-    """x follows sin t to 1e-8, and the conditions are 1e-5 from zero all the way: the states inside the steps must be that good."""
+    """The conditions stay 1e-5 away from zero, so errors of states inside the steps must not exceed 1e-5."""
     y0 = torch.zeros((2, 1) if batch == "independent" else (1,), dtype=DOUBLE)
     near = [pn.Event(lambda t, y, limit=limit: (y - torch.sin(t)).sum(-1) + limit) for limit in (1e-5, -1e-5)]
     settings = {"solver": solver, "rtol": 1e-8, "atol": 1e-8, "batch": batch}
@@ -227,13 +228,13 @@ def test_stiff_steps_find_no_events_that_do_not_happen(solver, batch):
 @pytest.mark.parametrize("steepness", [1e8, 1e10, 2e10, 1e11])
 @BOTH
 def test_a_jump_made_smooth_is_where_it_is(steepness, batch):
-    """There Newton's step, from a state that is off by a part of the tolerance, leads away as far as it likes."""
+    """A steep condition is located although Newton's method diverges from states with errors below the tolerance."""
     y0 = torch.ones((1, 1) if batch == "independent" else 1, dtype=DOUBLE, requires_grad=True)
     event = pn.Event(lambda t, y: torch.tanh(steepness * (y[..., 0] - 0.5)))
     solution = pn.solve(lambda t, y: -y, y0, [0.0, 3.0], events=event, batch=batch, rtol=1e-6, atol=1e-6)
     assert solution.events.times.item() == pytest.approx(math.log(2), abs=1e-6)
     assert solution.events.states.item() == pytest.approx(0.5, abs=1e-6)
-    if steepness < 1e11:  # beyond it the condition is flat at the numbers around the jump
+    if steepness < 1e11:  # otherwise the condition is flat at the float64 numbers next to the root
         assert torch.autograd.grad(solution.events.times.sum(), y0)[0].item() == pytest.approx(1.0, rel=1e-6)
 
 
@@ -291,7 +292,7 @@ def test_gradients_of_samples_pass_the_end_of_others(gradient):
     torch.testing.assert_close(found, (-3 * times * torch.exp(-rates * times) * inside).sum(1, keepdim=True))
 
 
-# Inside one step: y = t is what every method solves in a single one.
+# Events inside one step: every method solves y' = 1 exactly in a single step.
 
 SOLVERS = ["Tsit5", "Vern7", "DP8", "RK4", "Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"]
 PATHS = pytest.mark.parametrize(
@@ -300,7 +301,7 @@ PATHS = pytest.mark.parametrize(
 
 
 def one_step(solver, batch, events, start=0.0, end=1.0, ts=None):
-    """Solve y' = 1 in one step, two samples of it where they are independent; return the solution and the first one's events."""
+    """Solve y' = 1 in one step (two samples if independent); return the solution, and times and indices of events."""
     y0 = np.array([[start], [start]] if batch == "independent" else [start])
     size = {"step_size": abs(end - start)} if solver == "RK4" else {"first_step": abs(end - start)}
     field = lambda t, y: torch.ones_like(y)
@@ -325,7 +326,7 @@ def test_two_crossings_inside_a_step_are_seen(solver, batch):
 
 @PATHS
 def test_the_first_terminal_event_inside_a_step_ends_the_solve(solver, batch):
-    """Each watched condition crosses more than once in the step."""
+    """The earliest terminal event ends the solve, even if conditions cross zero several times within one step."""
     passing = pn.Event(cubic(0.2, 0.35, 0.7), terminal=False)
     events = [passing, pn.Event(cubic(0.5, 0.6)), pn.Event(cubic(0.65))]
     for start, expected, order in ((0.0, [0.2, 0.35, 0.5], [0, 0, 1]), (1.0, [0.7, 0.65], [0, 2])):
@@ -339,7 +340,7 @@ def test_the_first_terminal_event_inside_a_step_ends_the_solve(solver, batch):
 @PATHS
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_condition_that_is_nan_is_refused_with_the_time(solver, batch, sign):
-    """And not where a terminal event has ended the solve before, be it just before."""
+    """A NaN condition raises an error that states the time, unless a terminal event ends the solve before that time."""
 
     def lost(t, y):
         return torch.sqrt(1.2 - sign * y[..., 0])
@@ -378,7 +379,7 @@ def test_of_samples_the_one_whose_condition_is_nan_is_named():
 
 
 def test_a_state_that_overflows_is_told_of_as_ever():
-    event = pn.Event(lambda t, y: 1 + 1 / (1 + y[..., 0] ** 2))  # NaN with the state
+    event = pn.Event(lambda t, y: 1 + 1 / (1 + y[..., 0] ** 2))  # NaN if the state is NaN
     for y0, batch in ((np.ones(1), "joint"), (np.ones((1, 1)), "independent")):
         with pytest.raises(pn.SolverError, match="the state is non-finite"):
             pn.solve(lambda t, y: 10 * y**3, y0, [0.0, 9.0], solver="RK4", step_size=0.5, events=event, batch=batch)
@@ -386,7 +387,7 @@ def test_a_state_that_overflows_is_told_of_as_ever():
 
 @PATHS
 def test_a_zero_counts_where_it_is_reached(solver, batch):
-    """Not at the start, and not where it is left; once, and at its first time, where it stays."""
+    """A zero counts when it is reached, not at the start or when it is left; an interval of zeros counts once."""
     for condition, expected in (
         (lambda t, y: y[..., 0], []),
         (lambda t, y: torch.clamp(y[..., 0] - 0.4, min=0.0), []),
@@ -415,13 +416,13 @@ def test_a_condition_is_asked_in_order_and_no_more_than_needed():
     assert len(asked) == 1 + 11 * solution.accepted and asked == sorted(asked)
     asked.clear()
     one_step("Tsit5", "joint", [pn.Event(level), pn.Event(cubic(0.35))])
-    assert max(asked) <= 4 / 11 + 1e-12  # the first place beyond
+    assert max(asked) <= 4 / 11 + 1e-12  # the next evaluation after the event
 
 
 @pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "Rodas5P", "Kvaerno5", "AutoTsit5(Rosenbrock23)"])
 @pytest.mark.parametrize("shape", [(2,), (2, 1)], ids=str)
 def test_conditions_of_samples_see_all_of_them(solver, shape):
-    """Each holds a level of its own; y' = -y reaches it at log(y0 / level)."""
+    """The condition gets all samples at once; y' = -y reaches each sample's level at log(y0 / level)."""
     levels, seen = torch.tensor([0.5, 0.2, 0.7], dtype=DOUBLE), set()
 
     def condition(t, y):
@@ -456,7 +457,7 @@ def test_the_reason_names_the_time_of_the_event(solver, batch):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_events_are_those_of_scipy_in_small_steps(seed):
-    """Steps of half a time unit: all crossings further apart than 1/11 of them are found, and no others."""
+    """With steps of 0.5, all crossings more than 0.5 / 11 apart are found, and no others."""
     rng = np.random.default_rng(seed)
     damping, pull, level, slope, speed = rng.uniform([0, 1, 0.2, -0.1, 3], [0.3, 4, 0.8, 0.1, 9])
     y0, span = rng.uniform(-1, 1, 2) + 0.5, (0.0, 6.0) if seed % 2 else (6.0, 0.0)
@@ -509,7 +510,7 @@ def test_roots_of_many_functions_at_once():
     found = find_roots(value, (start, end), (value(start), value(end)))
     torch.testing.assert_close(found[:3], torch.full((3,), 0.3, dtype=DOUBLE), rtol=0, atol=1e-13)
     assert found[3] == 5.0
-    assert len(calls) < 70  # 59 in the flat one: halving would take 52, trusting what leads astray 100
+    assert len(calls) < 70  # 59 for the flattest function; bisection would need 52, unsafeguarded interpolation 100
     changed = torch.sign(value(found)) * torch.sign(value(start))
     assert bool((changed[:3] <= 0).all())
     calls.clear()

@@ -1,4 +1,4 @@
-"""What is prepared is found by the kind of the values; values of a wrong kind are refused by name."""
+"""Prepared problems are cached by the kind of the values; values of the wrong kind raise an error that names them."""
 
 from dataclasses import dataclass
 
@@ -59,7 +59,7 @@ def test_a_gradient_assigned_by_name_is_used():
 
 @dataclass(frozen=True)
 class Scaled(pn.VectorField):
-    """A field that cannot be hashed."""
+    """A field that is not hashable."""
 
     rates: object = None
     dim = 2

@@ -1,4 +1,4 @@
-"""Times that a step must end on: a dose in the slope is seen, by every march, gradient and kind of model."""
+"""`tstops`, times at which a step must end: no solver, gradient method or kind of model misses a short dose."""
 
 import math
 import re
@@ -13,9 +13,9 @@ from pyneuralode.engines.julia_engine.backend import JULIA
 from pyneuralode.engines.julia_engine.transfer import plain_control
 from pyneuralode.flows.dynamics import solve_integrals
 
-# x' = -K x + RATE while the dose runs, from x = 0.
+# x' = -K x + RATE during the dose, x' = -K x otherwise; x(0) = 0.
 K, RATE, BEGIN, END, LAST = 0.3, 40.0, 5.0, 5.05, 20.0
-STOPS = [END, 99.0, BEGIN]  # in any order, and one of them of another span
+STOPS = [END, 99.0, BEGIN]  # unordered, and one of them outside the span
 TIMES = [0.0, 4.0, 5.03, 9.0, LAST]
 
 
@@ -43,14 +43,14 @@ def loose(solver):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_dose_shorter_than_a_step_is_seen(solver):
     missed = solve(solver=solver, ts=[0.0, LAST], tstops=(), **loose(solver)).ys[:, 0]
-    assert np.all(missed == 0)  # the problem is what it is meant to be
+    assert np.all(missed == 0)  # without tstops, the solver misses the dose
     tolerance = 50 * loose(solver).get("rtol", 1e-8)
     np.testing.assert_allclose(solve(solver=solver, **loose(solver)).ys[:, 0], exact(TIMES), atol=tolerance)
 
 
 @pytest.mark.parametrize("solver", ["Tsit5", "Rodas5P"])
 def test_a_dose_is_seen_by_a_solve_back_in_time(solver):
-    def dosed_backwards(t, x):  # at the times of its jumps it has the value that it goes on with
+    def dosed_backwards(t, x):  # at a jump, the value after it in the direction of the solve
         return RATE * ((t > BEGIN) & (t <= END)) - K * x
 
     back = solve(dosed_backwards, x0=[exact(12.0)], ts=[12.0, 5.02, 1.0], solver=solver).ys[:, 0]
@@ -61,7 +61,7 @@ def test_a_dose_is_seen_by_a_solve_back_in_time(solver):
 @pytest.mark.parametrize("solver, last", [("Euler", 0.0), ("Midpoint", 0.0), ("RK4", 1 / 6)])
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_fixed_steps_end_there_too(solver, last, settings, batch):
-    """Of f = 0 before BEGIN and 1 from there on they are exact, but for the stage of weight `last` that sees the end."""
+    """For a slope that jumps from 0 to 1 at BEGIN, only the last stage (weight `last`) of one step causes an error."""
 
     def ramp(t, x):
         return (t >= BEGIN).to(x.dtype) + 0 * x
@@ -110,10 +110,10 @@ def test_every_sample_of_a_batch_stops_there(ts, solver):
     ys = ys[..., 0].T if np.ndim(ts) == 1 else ys[..., 0]
     np.testing.assert_allclose(
         ys, exact(rows), atol=1e-5
-    )  # backwards the slope is the wrong one at the jumps themselves
+    )  # for samples solved backward, the slope has the wrong value exactly at the jumps
 
 
-# Compiled solves: networks know no time, formulas have smooth pulses.
+# Compiled solves: a linear field, which does not depend on time, and formulas with smooth pulses.
 
 LINEAR = pn.Linear(((-0.02, -0.1), (0.1, -0.02)))
 MANY = np.linspace(0.05, 9.95, 67)
@@ -159,7 +159,7 @@ def test_formulas_see_a_short_pulse(solver, batch):
 
 
 def test_a_size_that_a_stop_cut_short_is_not_forgotten():
-    """Steps that end 1e-9 behind a stop would otherwise grow tenfold each, nine times at every one."""
+    """After a step shortened to 1e-9 by a stop, the previous step size is used instead of growing slowly from 1e-9."""
     ends = np.linspace(1, 9, 9)
     stops = np.sort(np.concatenate([ends, ends + 1e-9]))
     for settings in ({"compiled": True}, {"compiled": False}, {"batch": "independent", "compiled": False}):

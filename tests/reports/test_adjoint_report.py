@@ -1,4 +1,4 @@
-"""The truth that the report `adjoint` compares with."""
+"""The reference derivatives of the report `adjoint`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""ANODEV2's tables: what is trained for them, once, and how it is put beside the printed numbers."""
+"""The reports on ANODEV2's tables: which networks are trained, each only once, and the comparison with the paper."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from pyneuralode.reports.registry import find_report
 
 @pytest.fixture
 def cells(monkeypatch):
-    """Cells that are looked up in place of being trained: 3 seeds of ResNet-4, one of AlexNet; what was asked for."""
+    """Replace training by made-up results (3 seeds of ResNet-4, one of AlexNet), and record the requested cells."""
     asked = []
     level = {"baseline": 0.5, "neural_ode": 0.4, "anode": 0.6, "anodev2_one": 0.7, "anodev2_two": 0.65}
 
@@ -70,7 +70,7 @@ def test_cells_that_tables_share_are_trained_once(cells):
     anodev2_tables.table4(Context(seed=5))
     added = cells[12:]
     assert len(added) == 4 and {cell.variant for cell, _ in added} == {"neural_ode"}
-    assert cells[0][0].steps == 2 and cells[11][0].variant == "baseline"  # the longest first
+    assert cells[0][0].steps == 2 and cells[11][0].variant == "baseline"  # the most expensive jobs first
     anodev2_tables.table4(Context(seed=6))
     assert {seed for _, seed in cells[16:]} == {6, 8}
 
@@ -80,7 +80,7 @@ def test_the_ablation_s_targets(cells):
     judged = {row.name: row for row in report.rows if row.target is not None}
     gap = judged["ResNet-4, ANODE above Neural ODE: difference of the means"]
     assert gap.met and gap.ours == pytest.approx(20) and gap.theirs == pytest.approx(29.93)
-    assert len(judged) == 2 and all("above Neural ODE" in name for name in judged)  # not for one seed of AlexNet
+    assert len(judged) == 2 and all("above Neural ODE" in name for name in judged)  # AlexNet has only one seed
 
 
 def test_parameters():
@@ -139,7 +139,7 @@ def test_recorded_runs_are_shown_as_such(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(anodev2_tables, "recorded", lambda id: kept)
     report = anodev2_tables.table1(Context())
     (row,) = report.tables[2].rows
-    assert len(anodev2_tables.table2(Context()).tables) == 2  # ANODE has two steps there
+    assert len(anodev2_tables.table2(Context()).tables) == 2  # ANODE has two steps in that table
     assert row == ["ResNet-4", "ANODE", 5, 50_000, 10_000, 350, 2, 77.0, 3.5, "Linux, 1 x GPU", "abc"]
     for changes in ({"finished": False}, {"commit": None}):
         paths[0].write_text(json.dumps(run("anode", 0.77, **changes)))

@@ -41,7 +41,7 @@ def test_training_on_the_spiral_lowers_the_loss(name):
 
 
 def test_evaluations_are_those_of_the_steps():
-    # Nine steps a solve: one slope each for Euler, four for RK4.
+    # Each solve has nine steps, with one evaluation per step for Euler and four for RK4.
     assert spiral.train("Euler", 0, "torch", silent, iterations=3).evaluations == 3 * 9
     assert spiral.train("RK4", 0, "torch", silent, iterations=3).evaluations == 3 * 9 * 4
 
@@ -102,11 +102,11 @@ def test_cubic_reports_every_span(monkeypatch):
     monkeypatch.setattr(cubic, "plans_of", short_plans)
     report = cubic.run(Context("quick"))
     rows = {row.name: row for row in report.rows}
-    names = [f"poster's set-up, span {span}: state 1, median seed" for span in ("1.5", "3", "5")]
+    names = [f"poster's setup, span {span}: state 1, median seed" for span in ("1.5", "3", "5")]
     targets = [rows[name].target for name in names]
     assert targets == [0.0432, 0.755, 0.825]
     final = rows["our plan, span 5: both states, worst seed"]
-    assert final.target == 0.02 and final.met is False  # two iterations do not get there
+    assert final.target == 0.02 and final.met is False  # two iterations are not enough
     assert len(report.tables[0].rows) == 3
     assert set(report.figures) == set(report.captions) == {"fits", "plane", "losses"}
 

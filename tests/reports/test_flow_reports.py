@@ -33,7 +33,7 @@ def test_the_nets_are_those_of_table_1():
     assert theirs["hypernet H 16, w 64"] == min(theirs.values()) == 1.2086
     assert theirs["2-layer FC, hidden 5"] == max(theirs.values()) == 2.7974
     sizes = {net.name: sum(math.prod(s) for s in net.field.shapes().values()) for net in NETS}
-    # 1 -> 16 -> 16 -> 3*2*64 + 64; 2 -> 5 -> 2 with the time joined to both layers.
+    # 1 -> 16 -> 16 -> 3*2*64 + 64; 2 -> 5 -> 2 with the time as an additional input of both layers.
     assert sizes["hypernet H 16, w 64"] == 32 + 272 + 17 * 448
     assert sizes["2-layer concat, hidden 5"] == 5 * 3 + 5 + 2 * 6 + 2
     gated = next(net.field for net in NETS if isinstance(net.field, GatedMLP))
@@ -70,8 +70,8 @@ def test_one_cycle_rises_and_falls():
 
 def test_training_on_the_flag_reaches_below_half_of_the_way_in_150_updates():
     trained = train_flag(HyperMLP(2, 32, 16), replace(OURS, updates=150), 0, "torch", silent, fresh=4000)
-    assert trained.gap < 0.25  # a standard normal is at 1.6
-    # The same points lose 1.1588 on average under the flag's own density, with an error of 0.005.
+    assert trained.gap < 0.25  # for a standard normal, the gap is 1.6
+    # The mean loss of these points under the flag's own density is 1.1588, with a standard error of 0.005.
     assert trained.fresh - trained.gap == pytest.approx(FLAG.entropy, abs=0.02)
     assert trained.fit.flow is None and len(trained.fit.losses) == 150
     flow = trained.flow()
@@ -96,7 +96,7 @@ def test_a_film_goes_from_the_base_to_the_data():
     assert densities[0].max() == pytest.approx(1 / (2 * math.pi), rel=1e-5)
     grid = grid_points(extent, 41)
     np.testing.assert_allclose(densities[2], np.exp(log_density_at(flow, grid)), rtol=1e-4)
-    # Halfway the density at the image of a point of the base is that point's, corrected by the trace's integral.
+    # At half time, the log density of a transformed base point is the base's minus the integral of the trace.
     half = ContinuousFlow(field, times=(0.0, 0.5), engine="torch")
     half.set_arrays(flow.arrays())
     x, logs = half.sample_and_log_prob(5, seed=1)
@@ -111,7 +111,7 @@ def test_animations_are_written_as_gif(tmp_path):
 
     with Image.open(tmp_path / "a.gif") as image:
         durations = [image.info["duration"] for k in range(image.n_frames) if image.seek(k) is None]
-        assert sum(durations) == 400  # a tenth of a second each, and the last rests
+        assert sum(durations) == 400  # frames of 0.1 s, with a pause at the end
     with pytest.raises(ArgumentError, match="a/b"):
         Findings([Row("a", 1.0)], animations={"a/b": animation})
 
@@ -133,7 +133,7 @@ def test_the_integral_of_a_normal_is_known():
 
 
 def test_divergences_are_those_of_the_trained_flows():
-    """Two hundred updates bring the continuous flow near the two moons; both numbers are divergences, above zero."""
+    """After 200 updates, the continuous flow is close to the two moons; both divergences are positive."""
     cnf = flow_compare.compare("two moons", "cnf", 8, 200, 0, "torch", 30, silent, samples=5000)
     planar = flow_compare.compare("two moons", "planar", 8, 200, 0, "torch", 30, silent, samples=5000)
     assert -3 * cnf.error < cnf.divergence < 0.8 and -3 * planar.error < planar.divergence < 1.5

@@ -1,4 +1,4 @@
-"""The report `odenet`: its networks, what it measures, and its figures, at a tiny size."""
+"""The report `odenet` at a tiny size: its networks, measurements and figures."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def mnist(data_dir, monkeypatch):
 
 @pytest.fixture
 def tiny(monkeypatch, mnist):
-    """The report's networks with few channels, images and steps."""
+    """Reduce the report's networks to few channels, images and steps."""
     nets = []
     for net in odenet.NETS:
         options = {**net.options, "channels": 4}
@@ -72,9 +72,9 @@ def test_memory_is_flat_by_the_adjoint_and_a_state_a_step_by_checkpoints(monkeyp
     rows = odenet._growth(odenet_nets.growth(depths, peaks))
     grown = {row.name: row.ours for row in rows}
     assert [row.met for row in rows] == [True, True, None, None]
-    assert grown["ODE-Net, Checkpointed: memory a step"] > 0.9
-    assert grown["RK-Net, Backprop: memory a step"] > 4
-    assert grown["ResNet: memory a residual block"] > 4
+    assert grown["ODE-Net, Checkpointed: memory per step"] > 0.9
+    assert grown["RK-Net, Backprop: memory per step"] > 4
+    assert grown["ResNet: memory per residual block"] > 4
 
 
 def test_the_whole_report(tiny):

@@ -40,7 +40,7 @@ def sample(context):
 
 @pytest.fixture
 def register_report(monkeypatch):
-    """Registers `run` functions as reports, without a module file."""
+    """Return a function that registers a `run` function as a report, without a module file."""
 
     def register(id, run=sample):
         module = f"fake_report_{id}"
@@ -209,7 +209,7 @@ def test_a_damaged_result_is_named_before_anything_is_computed(tmp_path, registe
     "wrong, words",
     [
         ({"ids": ["fak"]}, "did you mean 'fake'"),
-        ({"ids": []}, "no report is named"),
+        ({"ids": []}, "ids is empty: give one or more of"),
         ({"scale": "huge"}, "scale is 'huge'"),
         ({"engine": "tortch"}, "did you mean 'torch'"),
         ({"seed": -1}, "seed is -1: give"),

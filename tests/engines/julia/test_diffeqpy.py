@@ -1,4 +1,4 @@
-"""A user's own Python functions solved by Julia: solutions against truth, and what passes in between."""
+"""Python functions solved by Julia through diffeqpy: known solutions, and the arguments passed to Julia."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from pyneuralode.solvers import solvers_of
 QUICK = ["Tsit5", "Vern7", "Rodas5P", "FBDF", "AutoTsit5(Rosenbrock23)"]
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in solvers_of("julia") if name not in QUICK]
 
-# Hairer and Wanner's problem ROBER; the state at t = 1e11 is that of Mazzia's test set for IVP solvers.
+# Hairer and Wanner's problem ROBER; the state at t = 1e11 is from Mazzia's test set for IVP solvers.
 ROBERTSON_END = np.array([0.2083340149701255e-07, 0.8333360770334713e-13, 0.9999999791665050])
 
 
@@ -46,7 +46,7 @@ def turn(t, y):
 
 @pytest.fixture(scope="module")
 def main(julia):
-    """juliacall's Main where diffeqpy can run."""
+    """juliacall's Main module; tests that need it are skipped if diffeqpy cannot run."""
     try:
         session.with_julia(lambda main: diffeqpy_modules.diffeqpy("ode", main))
     except pn.EngineError as error:
@@ -87,7 +87,7 @@ def test_fixed_steps_are_the_torch_engines(main, settings):
     def forced_torch(t, y):
         return torch.stack([torch.cos(3 * t) - y[0] * y[1], y[0]])
 
-    ts = np.linspace(2.0, 0.5, 16)  # falling
+    ts = np.linspace(2.0, 0.5, 16)  # decreasing times
     ours = solve(forced, [0.3, 0.5], ts, solver="RK4", **settings)
     theirs = pn.solve(
         forced_torch,
@@ -97,7 +97,7 @@ def test_fixed_steps_are_the_torch_engines(main, settings):
         engine="torch",
         **settings,
     )
-    # Between two steps the interpolants differ; without them nothing does.
+    # The interpolants differ between steps; the solution at the steps is the same.
     assert np.abs(ours.ys - theirs.ys.numpy()).max() < (1e-5 if settings else 1e-13)
     assert ours.rejected == 0
 
@@ -293,7 +293,7 @@ def test_mistakes_in_a_dae(settings, sentence, monkeypatch):
         pn.solve_dae(field, [1.0, 0.0], [0.0, 1.0], **settings)
 
 
-# Stochastic equations: Julia's StochasticDiffEq is large, so a stand-in takes what would go to it.
+# Stochastic equations: Julia's StochasticDiffEq is a large package, so a mock receives the calls instead.
 
 STAND_IN = """
 module StandIn
@@ -371,12 +371,12 @@ def test_mistakes_in_an_sde(settings, sentence, monkeypatch):
         pn.solve_sde(turn, turn, [1.0, 0.0], [0.0, 1.0], **settings)
 
 
-# Nothing reaches for the network unasked, and our own engine does without diffeqpy.
+# The network is never used without request, and the Julia engine works without diffeqpy.
 
 
 @pytest.fixture
 def lacking(main, monkeypatch):
-    """diffeqpy's module "de" in want of a package."""
+    """diffeqpy's module "de" with a missing Julia package."""
     monkeypatch.setitem(diffeqpy_modules.PACKAGES, "de", ("OrdinaryDiffEq", "NoSuchPackage"))
     monkeypatch.setattr(diffeqpy_modules, "_modules", {})
     diffeqpy_modules._wants_installation.cache_clear()

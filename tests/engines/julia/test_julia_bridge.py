@@ -1,4 +1,4 @@
-"""The way to Julia and back: processes, shared arrays, failures, Ctrl-C, whole fits, and a layer of a torch model."""
+"""The connection to Julia: processes, shared arrays, failures, Ctrl-C, whole fits, and a layer of a torch model."""
 
 import os
 import subprocess
@@ -144,7 +144,8 @@ def test_a_loop_uses_its_solves_again_and_none_that_waits(julia):
     model, reference = (pn.NeuralODE(NET, engine=engine) for engine in ("julia", "torch"))
     y0 = torch.ones(2, dtype=torch.float64)
     for _ in range(3):
-        ends = [[m(k * y0, TIMES)[-1] for k in range(7)] for m in (model, reference)]  # more than Julia lets wait idly
+        # More solves than Julia keeps idle.
+        ends = [[m(k * y0, TIMES)[-1] for k in range(7)] for m in (model, reference)]
         for m, states in zip((model, reference), ends):
             m.zero_grad()
             sum((k + 1) * state.sum() for k, state in enumerate(states)).backward()
@@ -183,7 +184,7 @@ def test_julia_frees_the_oldest_of_many_problems(julia, monkeypatch):
     for end in (1.5, 2.0, 2.5):
         model(y0, [0.0, end])
     assert len(julia_here.prepared) == 2
-    early.sum().backward()  # its problem has been freed, its solve has not
+    early.sum().backward()  # the problem has been freed, but the solve has not
     reference = pn.NeuralODE(NET, engine="torch")
     reference(y0, [0.0, 1.0]).sum().backward()
     torch.testing.assert_close(model.weights["weight_1"].grad, reference.weights["weight_1"].grad)
@@ -402,7 +403,7 @@ def test_a_fork_is_told_that_julia_cannot_run_in_it(julia):
     assert "cannot run in a fork" in run.stdout
 
 
-# Memory of a device. There is none here: the processor's memory stands in for it, behind the arrays of another name.
+# Device memory, simulated by CPU memory behind a separate array type, since the tests need no GPU.
 
 ELSEWHERE = """
     abstract type Elsewhere{T} end
@@ -418,7 +419,7 @@ ELSEWHERE = """
 
 @pytest.fixture
 def elsewhere(julia, monkeypatch):
-    """Tensors pass for ones on a device that Julia knows by this name."""
+    """Make torch tensors appear to be on the simulated device "elsewhere"."""
     from juliacall import Main
 
     if not Main.seval('haskey(PyNeuralODE.PLACES, "elsewhere")'):

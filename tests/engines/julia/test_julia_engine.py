@@ -1,4 +1,4 @@
-"""The Julia engine against the embedded one: trajectories and gradients of every field, and stiff problems against references."""
+"""The Julia engine: trajectories and gradients of every field against the torch engine; stiff reference problems."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def start_of(name: str) -> np.ndarray:
 
 
 def gradients(name, engine, gradient, y0, **settings):
-    """Return the gradient of a loss that sees every state, with respect to the start and all parameters, as one vector."""
+    """Return the gradient of a loss over all states with respect to the initial state and parameters, as one vector."""
     model = pn.NeuralODE(FIELDS[name], engine=engine, gradient=gradient, seed=3, **(TIGHT | settings))
     y0 = torch.tensor(y0, requires_grad=True)
     ys = model(y0, TIMES)
@@ -158,7 +158,7 @@ def test_every_solver_of_the_catalog_runs(solver):
     assert found.solver == solver
 
 
-# Stiff problems: the Bari IVP test set's references.
+# Stiff problems: reference solutions from the Bari test set for IVP solvers.
 ROBERTSON = pn.Equations(
     {"y1": "-k1*y1 + k3*y2*y3", "y2": "k1*y1 - k2*y2**2 - k3*y2*y3", "y3": "k2*y2**2"},
     parameters={"k1": 0.04, "k2": 3e7, "k3": 1e4},

@@ -1,4 +1,4 @@
-"""The path that a solve takes in Julia: chosen in Python for every solver and gradient method that Julia has."""
+"""The choice, made in Python, of Julia's code path for every solver and gradient method of the Julia engine."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The Julia engine's tableaus are those of the embedded engine."""
+"""The Julia engine uses the same tableaus as the torch engine."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""juliapkg.json: found and right in a checkout (which an editable install uses as it is) and in a built wheel."""
+"""juliapkg.json is found and correct in a checkout (used directly by an editable install) and in a built wheel."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 UUID = "6f0d3b52-8c0e-4b57-9d1a-2f7c6f1f0e55"
 CHECKOUT = (ROOT / "hatch_build.py").is_file()
 
-# What juliapkg itself makes of the json files on sys.path; the folder in front is the one that holds pyneuralode.
+# juliapkg's own result from the JSON files on sys.path, whose first folder is the one that contains pyneuralode.
 LOOK = """
 import contextlib, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -108,7 +108,7 @@ def test_what_our_extension_waits_for_is_asked_for_in_the_versions_that_it_allow
 
 
 def entries(text):
-    """The names and values of a part of a TOML file that holds strings only; Python 3.10 has no TOML reader."""
+    """Return one section of a TOML file with only string values as a dict; Python 3.10 has no TOML parser."""
     return dict(re.findall(r'^(\w+) = "([^"]*)"', text, re.MULTILINE))
 
 
@@ -117,7 +117,7 @@ def numbers(version):
 
 
 def admits(bound, wanted):
-    """Whether Pkg's caret bound, "0.10.39, 1" say, admits a version: up to the next change of the first number that is not 0."""
+    """Return whether a bound of Julia's Pkg, with caret semantics, such as "0.10.39, 1", allows a version."""
     for part in bound.split(","):
         least = numbers(part.strip())
         kept = next((place for place, number in enumerate(least) if number), len(least) - 1) + 1
@@ -160,7 +160,7 @@ def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_pat
     stamp, digest = sources.stamp(tmp_path), sources.digest(tmp_path)
     assert stamp["version"] == "0.1.0" and sources.dependencies(tmp_path) == {"Lux"}
 
-    code.write_bytes(b"module A\r\nend\r\n")  # a checkout on Windows
+    code.write_bytes(b"module A\r\nend\r\n")  # line endings of a checkout on Windows
     assert sources.digest(tmp_path) == digest
     code.write_bytes(b"module A\nf() = 1\nend\n")
     assert sources.digest(tmp_path) != digest and sources.stamp(tmp_path) == stamp
@@ -169,7 +169,7 @@ def test_a_new_dependency_changes_the_stamp_and_new_code_the_digest_only(tmp_pat
 
 
 def dependencies():
-    """The package's own requirements by name, as ranges of versions."""
+    """The package's requirements: name -> version range."""
     text = (ROOT / "pyproject.toml").read_text()
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
     named = re.findall(r'^    "(\w+)([^"]*)"', listed, re.MULTILINE)
@@ -179,7 +179,7 @@ def dependencies():
 @pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
 def test_the_ranges_of_juliacall_and_torch_leave_room_for_others():
     ranges = dependencies()
-    # What PySR 2.7 takes is 0.9.36 alone; what came before and after it goes too.
+    # PySR 2.7 requires exactly 0.9.36; earlier and later versions must be allowed as well.
     assert all(version in ranges["juliacall"] for version in ("0.9.34", "0.9.35", "0.9.36", "0.9.37"))
     assert "0.9.33" not in ranges["juliacall"] and "0.10.0" not in ranges["juliacall"]
     assert (
@@ -190,7 +190,7 @@ def test_the_ranges_of_juliacall_and_torch_leave_room_for_others():
 
 @pytest.mark.skipif(not CHECKOUT, reason="needs a checkout")
 def test_our_julia_package_admits_the_pythoncall_of_every_juliacall_in_range():
-    """A juliacall asks for its own version of PythonCall exactly, which Pkg must find inside our bound."""
+    """Each juliacall requires one exact version of PythonCall, which our Julia package's bound must allow."""
     bound = entries((ROOT / "julia" / "Project.toml").read_text().split("[compat]")[1])["PythonCall"]
     candidates = [f"0.{minor}.{patch}" for minor in (8, 9, 10, 11) for patch in range(60)]
     in_range = [version for version in candidates if version in dependencies()["juliacall"]]

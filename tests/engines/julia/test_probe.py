@@ -32,7 +32,7 @@ version = "0.9.34"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """An empty home, an empty PATH, and none of the variables that the probe reads; juliacall 0.9.34."""
+    """An empty home folder and PATH, no environment variable that the probe reads, and juliacall 0.9.34."""
     for name in list(os.environ):
         if name.startswith(("JULIA", "PYTHON_JULIA", "PYNEURALODE_JULIA", "XDG_DATA_HOME")):
             monkeypatch.delenv(name)
@@ -53,7 +53,7 @@ def script(path, body):
 
 
 def untouchable(path):
-    """A julia that leaves a trace if anything starts it."""
+    """A fake julia executable that writes a file if it is started."""
     return script(path, f"echo started > {path}.started; echo julia version 1.11.2")
 
 
@@ -62,7 +62,7 @@ def started(path):
 
 
 def installed(root, version="1.11.2"):
-    """A Julia with the files of a real installation around it."""
+    """A fake julia executable with the files of a real installation."""
     header = root / "include" / "julia" / "julia_version.h"
     header.parent.mkdir(parents=True)
     header.write_text(f'#define JULIA_VERSION_STRING "{version}"\n#define JULIA_VERSION_MAJOR 1\n')
@@ -70,7 +70,7 @@ def installed(root, version="1.11.2"):
 
 
 def copied(folder):
-    """A copy of our Julia sources."""
+    """A copy of the Julia package's sources."""
     return Path(shutil.copytree(sources.folder(), folder, ignore=shutil.ignore_patterns("Manifest*.toml")))
 
 
@@ -270,11 +270,11 @@ echo asked >> {tmp_path}/asked; printf '%s\\n%s' '{folder}/Project.toml' '{depot
     assert answer.depot == f"{tmp_path / 'depot'}{os.pathsep}{tmp_path / 'share'}"
     clear_cache()
     assert probe() == answer
-    assert (tmp_path / "asked").read_text() == "asked\n"  # once
+    assert (tmp_path / "asked").read_text() == "asked\n"  # the script was asked for its project only once
 
 
 def test_a_wrapper_script_that_hangs_is_given_up(home, monkeypatch):
-    # Its child keeps the output open after the script itself was ended, far longer than a test may take.
+    # The script's child process keeps the output open after the script was ended, far longer than a test should take.
     body = f"echo $$ > {home}/hangs; exec sleep 86400"
     script(home / "bin" / "julia", f'test "$*" = --version && echo julia version 1.11.2 && exit\nsh -c "{body}"\n:')
     monkeypatch.setattr(executables, "_TIMEOUT", 3.0)
@@ -338,7 +338,7 @@ def test_a_stale_copy_of_our_sources_is_noticed(home, tmp_path):
     (home / "bin" / "julia").symlink_to(installed(home / "julia"))
     folder = home / ".julia" / "environments" / "v1.11"
     copy = copied(tmp_path / "copy")
-    relative = os.path.relpath(copy, folder)  # as Pkg writes it where it can
+    relative = os.path.relpath(copy, folder)  # Pkg writes a relative path if possible
     environment(folder, MANIFEST.replace(json.dumps(str(sources.folder())), json.dumps(relative)))
     answer = probe()
     assert answer.found and answer.warning == "" and answer.package.resolve() == copy.resolve()

@@ -1,4 +1,4 @@
-"""`pyneuralode setup-julia` with a stand-in for julia that records what it is asked; really, in a slow test."""
+"""`pyneuralode setup-julia` with a fake julia that records its arguments, and with the real one in a slow test."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from pyneuralode.progress import SilentProgress
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins for julia are shell scripts")
 
-pytest.importorskip("juliapkg")  # comes with juliacall, which it does not start
+pytest.importorskip("juliapkg")  # installed together with juliacall, but does not start it
 
 JULIACALL = version("juliacall")
 ORIGINAL = dict(os.environ)
@@ -29,7 +29,7 @@ MANIFEST = "[[deps.PyNeuralODE]]\npath = {path}\n\n[[deps.PythonCall]]\nversion 
 
 
 class Heard(SilentProgress):
-    """Progress that keeps what it is told."""
+    """A Progress that records the calls it receives."""
 
     def __init__(self):
         self.tasks, self.notes, self.done = {}, [], 0
@@ -58,7 +58,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def julia(tmp_path):
-    """A julia that records its arguments, writes the manifest that it is asked for, and prints what Pkg prints."""
+    """A fake julia that records its arguments, writes the requested manifest, and prints the output of Pkg."""
     manifest = MANIFEST.format(path=json.dumps(str(sources.folder())), pythoncall=json.dumps(JULIACALL))
     return stand_in(
         tmp_path / "bin" / "julia",
@@ -218,7 +218,7 @@ def test_it_asks_first(julia, tmp_path):
 
 
 def test_what_does_not_solve_a_problem_is_not_left_to_be_found(julia, tmp_path):
-    # The stand-in starts for juliacall too, and says nothing that juliacall could use.
+    # juliacall starts the fake julia too, and gets no usable output from it.
     result = run("--yes")
     assert result.exit_code == 2 and result.stderr.strip().splitlines()[-1].startswith("setting up Julia failed: ")
     assert not (install_record.default_project() / install_record.FILE).exists()
@@ -234,7 +234,7 @@ def test_without_a_suitable_julia_one_is_downloaded(julia, tmp_path, monkeypatch
         return str(julia), None
 
     monkeypatch.setattr(juliapkg.find_julia, "find_julia", download)
-    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # so that 1.11.2 does not fit
+    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # excludes Julia 1.11.2
     assert installation.find_julia() is None
     assert installation.download_julia().executable == julia
     assert asked == [("~1.10.3", str(install_record.data_folder() / "julia"), True)]
@@ -260,7 +260,7 @@ def test_a_download_without_a_network_is_one_sentence(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(86400)
 def test_a_fresh_project_is_really_set_up(tmp_path):
-    """Resolves, instantiates, compiles and solves; without a network where Julia has the packages already."""
+    """Resolve, instantiate, compile and solve; no network is needed if Julia's packages are already installed."""
     environment = {name: value for name, value in ORIGINAL.items() if name != "PYNEURALODE_JULIA_PROJECT"}
     find = "from pyneuralode.engines.julia_engine.probe import probe; raise SystemExit(not probe().found)"
     if subprocess.run([sys.executable, "-c", find], check=False, env=ORIGINAL).returncode:
