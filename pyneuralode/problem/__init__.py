@@ -2,7 +2,7 @@
 
 from .control import NORMS, Control, make_control
 from .event import Event, read_events
-from .problem import BATCHES, PathIntegrals, Problem
+from .problem import BATCHES, PathIntegrals, Problem, Values
 from .signature import Signature, value_key
 from .solution import EventTrace, Integrals, Solution, Statistics
 
@@ -18,6 +18,7 @@ __all__ = [
     "Signature",
     "Solution",
     "Statistics",
+    "Values",
     "make_control",
     "read_events",
     "value_key",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..tableaus import Tableau
 from .control import Control
 from .event import Event
 from .signature import Signature
+from .values import check_times, flatten, read_parameters
 
 BATCHES = ("joint", "independent")
 
@@ -61,6 +62,16 @@ class Residual:
 
     dy0: Any
     differential: Any = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of a solve: the flat initial state (n,), the times as a tensor and as floats, the parameters by name."""
+
+    y0: Tensor
+    ts: Tensor
+    times: list[float]
+    parameters: dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +136,26 @@ class Problem:
         if isinstance(self.field, VectorField):
             self._check_shapes(self.field)
         object.__setattr__(self, "control", flat_control(self.control, self.signature.layout))
+
+    def read(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Values:
+        """Return the values of a joint solve, checked to be finite, in order, and within the range of the dtype."""
+        start, layout = flatten(y0)
+        moments = check_times(ts)
+        if moments.dtype != start.dtype:
+            # Double-precision times with a float32 state keep the step arithmetic exact; gradients of the times flow
+            # through the cast.
+            moments = moments.to(torch.float64)
+        if layout.numpy:
+            moments = moments.detach()
+        self.check_tolerances(start)
+        named = read_parameters(self.field, parameters, start, constant=layout.numpy)
+        return Values(start, moments, moments.detach().tolist(), named)
+
+    def check_tolerances(self, y0: Tensor) -> None:
+        """Raise if the tolerances of adaptive steps do not suit the dtype of the state y0 (n,)."""
+        eps = torch.finfo(y0.dtype).eps
+        if self.adaptive and not self.control.suits_any_state(eps):
+            self.control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
 
     @property
     def own(self) -> bool:

@@ -13,7 +13,6 @@ import numpy as np
 from ...errors import ArgumentError, SolverError
 from ...problem import Control, Problem, Solution
 from ...problem.values import check_times, flatten, times_inside
-from ..torch_engine.joint import check_tolerances
 from .decode import read_reply
 from .session import with_julia
 
@@ -37,7 +36,7 @@ class Start:
 
     def __init__(self, problem: Problem, y0: Any, ts: Any):
         flat, layout = flatten(y0)
-        check_tolerances(problem, flat)
+        problem.check_tolerances(flat)
         self.shape = tuple(layout.shapes[0])
         self.y0 = flat.numpy()
         self.ts = check_times(ts).detach().double().numpy().copy()  # a copy, as the caller receives it in the solution

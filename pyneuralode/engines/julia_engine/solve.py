@@ -15,7 +15,6 @@ from ...problem.values import Layout, times_inside
 from ..backend import Backend, Prepared
 from ..torch_engine.dynamics import build
 from ..torch_engine.gradient_methods import attach_outputs, attach_start
-from ..torch_engine.joint import read_values
 from .lacking import lacking, lacking_events
 from .paths import find_path
 from .transfer import CopyTransfer, choose_transfer, solve_with
@@ -71,7 +70,7 @@ class DescribedPrepared(Prepared):
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
         problem, layout, field = self.problem, self.problem.signature.layout, self.problem.field
-        values = read_values(problem, parameters, y0, ts)
+        values = problem.read(parameters, y0, ts)
         moments, start = values.ts, values.y0
         times = moments.detach().to("cpu", torch.float64).numpy()
         transfer = choose_transfer(problem, times, start.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ...gradients import Backprop
-from ...problem import EventTrace, Problem, Solution, Statistics
+from ...problem import EventTrace, Problem, Solution, Statistics, Values
 from ...problem.values import Layout, flatten, read_parameters, times_inside
 from ...solvers import Solver
 from ...tableaus import Tableau
@@ -30,7 +30,7 @@ from .gradient_methods import (
     trajectory,
     watched_backprop,
 )
-from .joint import JointPrepared, Values, require_finite
+from .joint import JointPrepared, require_finite
 from .march import Step, Task, error_norm, fixed_grid
 from .slopes import counted_slope
 from .stiff import LinearizableSlope, as_method

@@ -17,7 +17,6 @@ from ...problem import EventTrace, Problem, Solution
 from ...problem.values import as_tensor, check_times, flatten, read_parameters
 from ..backend import Prepared
 from .batched.control import name_sample
-from .joint import check_tolerances
 from .march import not_finite_error
 from .stiff import find_tableau
 from .tangents import refuse_tangents
@@ -69,7 +68,7 @@ class IndependentPrepared(Prepared):
         problem, constant = self.problem, self.layout.numpy
         start, _ = flatten(y0)
         times, counts = _read_times(ts, self.samples, problem.signature.times, constant)
-        check_tolerances(problem, start)
+        problem.check_tolerances(start)
         named = read_parameters(problem.field, parameters, start, constant=constant)
         refuse_tangents(*TANGENTS, start, times, *named.values())
         shapes = problem.field.shapes() if isinstance(problem.field, VectorField) else {}

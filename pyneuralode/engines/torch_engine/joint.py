@@ -4,51 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...problem import Problem, Solution, Statistics
-from ...problem.values import Layout, all_finite, check_times, flatten, read_parameters
+from ...problem import Problem, Solution, Statistics, Values
+from ...problem.values import Layout, all_finite
 from ..backend import Prepared
 from .march import not_finite_error
 from .stiff import find_tableau
-
-
-@dataclass
-class Values:
-    """The values of a solve: the flat initial state (n,), the times as a tensor and as floats, the parameters by name."""
-
-    y0: Tensor
-    ts: Tensor
-    times: list[float]
-    parameters: dict[str, Tensor]
-
-
-def read_values(problem: Problem, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Values:
-    """Return the values of a solve, checked to be finite, in order, and within the range of the dtype."""
-    layout = problem.signature.layout
-    start, _ = flatten(y0)
-    moments = check_times(ts)
-    if moments.dtype != start.dtype:
-        # Double-precision times with a float32 state keep the step arithmetic exact; gradients of the times flow
-        # through the cast.
-        moments = moments.to(torch.float64)
-    if layout.numpy:
-        moments = moments.detach()
-    check_tolerances(problem, start)
-    named = read_parameters(problem.field, parameters, start, constant=layout.numpy)
-    return Values(start, moments, moments.detach().tolist(), named)
-
-
-def check_tolerances(problem: Problem, y0: Tensor) -> None:
-    """Raise if the tolerances of adaptive steps do not suit the state's dtype."""
-    eps, control = torch.finfo(y0.dtype).eps, problem.control
-    if problem.adaptive and not control.suits_any_state(eps):
-        control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
 
 
 class JointPrepared(Prepared):
@@ -61,7 +27,7 @@ class JointPrepared(Prepared):
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.layout.numpy):
-            return self.solve_values(read_values(self.problem, parameters, y0, ts), ts)
+            return self.solve_values(self.problem.read(parameters, y0, ts), ts)
 
     @abstractmethod
     def solve_values(self, values: Values, ts: Any) -> Solution:

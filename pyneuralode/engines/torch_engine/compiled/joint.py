@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ....errors import SolverError
 from ....gradients import Backprop
-from ....problem import Problem, Solution, Statistics
+from ....problem import Problem, Solution, Statistics, Values
 from ....problem.values import as_tensor, check_finite
 from ..gradient_methods import attach_outputs, attach_start
-from ..joint import JointPrepared, Values, check_tolerances
+from ..joint import JointPrepared
 from ..march import not_finite_error
 from ..slopes import counted_slope
 from ..tangents import carries_derivatives
@@ -53,7 +53,7 @@ class CompiledPrepared(JointPrepared):
         if "ts" in followed:
             return super().run(parameters, y0, ts)
         if not self.any_state:
-            check_tolerances(self.problem, as_tensor("y0", y0).reshape(-1))
+            self.problem.check_tolerances(as_tensor("y0", y0).reshape(-1))
         call = self.call(self.times.read(ts))
         try:
             if followed:

@@ -13,7 +13,6 @@ from .....fields import VectorField
 from .....problem import Integrals, PathIntegrals, Problem, Solution
 from .....tableaus import Tableau
 from ....backend import Backend, Prepared
-from ...joint import check_tolerances
 from ...stiff import find_tableau
 from ..autograd import CompiledSolve
 from ..available import unsuitable, wants_gradient, without_numba
@@ -58,7 +57,7 @@ class CompiledFlowPrepared(Prepared):
         self.times = KnownTimes(self.tableau, problem.control)
 
     def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
-        check_tolerances(self.problem, y0)
+        self.problem.check_tolerances(y0)
         call = Call(self.plan, self.times.read(ts), self.tableau, self.problem.control)
         tensors = [parameters[name].to(y0.dtype) for name in self.plan.shapes]
         if wants_gradient(y0, *tensors):
