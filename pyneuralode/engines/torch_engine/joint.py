@@ -1,4 +1,4 @@
-"""Code shared by all paths of the torch engine that solve for the whole state in the same steps."""
+"""Code shared by all paths of the torch engine for batch='joint', where the whole state has the same steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Values:
 
 
 def read_values(problem: Problem, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Values:
-    """Return the values of a solve, checked to be finite, in order, and within the range of the dtype."""
+    """Return the values of a solve; raise if they are not finite, times are not sorted, or tolerances are too tight."""
     layout = problem.signature.layout
     start, _ = flatten(y0)
     moments = check_times(ts)
@@ -45,14 +45,14 @@ def read_values(problem: Problem, parameters: Mapping[str, Any], y0: Any, ts: An
 
 
 def check_tolerances(problem: Problem, y0: Tensor) -> None:
-    """Raise if the tolerances of adaptive steps do not suit the state's dtype."""
+    """Raise if the tolerances of adaptive steps are too tight for the state's dtype."""
     eps, control = torch.finfo(y0.dtype).eps, problem.control
     if problem.adaptive and not control.suits_any_state(eps):
         control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
 
 
 class JointPrepared(Prepared):
-    """A joint problem: values are read and the solution returned in the same way on every path."""
+    """A prepared problem for batch='joint': it reads values and returns solutions in the same way on every path."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -73,7 +73,7 @@ class JointPrepared(Prepared):
         return self.delivered(self.layout.deliver(states), ts, **vars(statistics))
 
     def delivered(self, ys: Any, ts: Any, nfev: int, accepted: int, rejected: int) -> Solution:
-        """Return the solution with states in the caller's form."""
+        """Return the solution with the states `ys`, which already have the form of the caller's state."""
         return Solution(
             ts=ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
             ys=ys,
@@ -87,7 +87,7 @@ class JointPrepared(Prepared):
 
 
 def require_finite(states: Tensor, ts: Any) -> None:
-    """Raise, with the time, if one of the states (T, n) is not finite."""
+    """Raise if one of the states (T, n) is not finite; the message states the time."""
     if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
         raise not_finite_error(float(ts[first]))

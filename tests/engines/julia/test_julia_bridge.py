@@ -54,7 +54,7 @@ def test_without_julia_each_way_of_asking_has_its_answer(tmp_path):
     lines = run.stdout.splitlines()
     assert lines[0].split() == ["torch", "torch"] or lines[0].startswith("torch (compiled)")
     assert len(lines) == 6 and all("pyneuralode setup-julia" in line for line in lines[1:5]) and lines[5] == "False"
-    assert run.stderr.count("engine: torch, since") == 1
+    assert run.stderr.count("engine: torch, because") == 1
 
 
 def test_an_unknown_process_is_answered():
@@ -82,7 +82,7 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
         ({"ts": [0.0, 0.0, 1.0]}, "twice"),
         ({"parameters": {}}, "parameters does not contain 'weight_1'"),
         ({"rtol": 1e-20}, "rtol is 1e-20"),
-        ({"rtol": np.ones(3)}, "one for each component"),
+        ({"rtol": np.ones(3)}, "one number for each component"),
         ({"y0": np.array([1.0, np.nan])}, "non-finite"),
         ({"solver": "Rodas5P", "y0": torch.ones(2, requires_grad=True)}, "InterpolatingAdjoint"),
     ],
