@@ -1,6 +1,6 @@
-"""Checks of arguments, with messages of one form: "name is value: give ...".
+"""Checks of arguments, with error messages of the form "name is value: give ...".
 
-Numbers are read strictly: text, dates and booleans are refused, although NumPy and float() would convert them.
+Numbers are read strictly: text, dates and booleans are rejected, although NumPy and float() would convert them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEDIES = {
     "b": "write {name}.astype(float) if 0 and 1 are meant",
     "M": "give numbers, such as the days since the first date",
     "m": "give numbers, such as {name} / np.timedelta64(1, 'D')",
-    "O": "give real numbers, such as {name}.astype(float)",
+    "O": "convert it to real numbers, as in {name}.astype(float)",
 }
 
 
@@ -54,7 +54,7 @@ def whole_number(name: str, value: Any, least: int = 1, example: int | None = No
 
 
 def real_number(name: str, value: Any, remedy: str = "give a finite number") -> float:
-    """Return `value` as a finite float; True and "3" are refused."""
+    """Return `value` as a finite float; True and "3" are rejected."""
     number = _plain(value)
     if _is_finite(number):
         return float(number)
@@ -95,7 +95,7 @@ def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str
 
 
 def real_array(name: str, value: Any) -> np.ndarray:
-    """Return an array, a table or nested lists as a float32 or float64 array; any other dtype becomes float64."""
+    """Return `value`, an array, a table or nested lists, as a float32 or float64 array; other dtypes become float64."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ArgumentError(f"{name} is a masked array with masked values: write {name}.filled(np.nan).")
     try:
@@ -110,7 +110,7 @@ def real_array(name: str, value: Any) -> np.ndarray:
 
 
 def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
-    """Return a tensor, or a copy of anything `real_array` accepts, as a tensor of the given dtype and device."""
+    """Return `value` as a tensor of the given dtype and device; anything `real_array` accepts is copied."""
     import torch  # not at the top: fields and data sets do not need torch
 
     if not isinstance(value, torch.Tensor):

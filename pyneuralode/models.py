@@ -274,8 +274,8 @@ class NeuralODE(nn.Module):
     ) -> Prepared:
         """Prepare the model's problem for repeated solves with values of these shapes and dtypes, such as in a loop.
 
-        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` returns the same as `solve`, but only has to check
-        the values. The model keeps the prepared problem until something that the problem depends on changes.
+        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` returns the same as `solve`, but checks only the
+        values. The model keeps the prepared problem until something that the problem depends on changes.
         """
         parameters = self.tensors() if parameters is None else parameters
         return self.prepared.find(self.settings(dense, events), self.engine, parameters, self.initial_state(y0), ts)

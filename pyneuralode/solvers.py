@@ -1,4 +1,4 @@
-"""The catalog of solvers: the name, order and kind of each, and the engines that support it.
+"""The catalog of solvers: the name, order and kind of each solver, and the engines that support it.
 
 The names are SciML's; case is ignored.
 
@@ -85,12 +85,15 @@ SOLVERS = _catalog(
     Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7 with Rodas5P for stiff parts"),
 )
 
-# Solvers for equations with noise (only SOSRI and SRIW1 support any diagonal noise), then solvers for residuals.
+# Solvers for stochastic equations (only SOSRI and SRIW1 support any diagonal noise).
+# Below: solvers for residuals f(t, y, dy/dt) = 0.
 SDE_SOLVERS = _catalog(
-    Solver("SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, strong order 1.5, for any diagonal noise"),
-    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, strong order 1.5, for additive noise"),
-    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, strong order 1.5, for any diagonal noise"),
-    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, strong order 1.5, for additive noise"),
+    Solver(
+        "SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's method, strong order 1.5, for any diagonal noise"
+    ),
+    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's method, strong order 1.5, for additive noise"),
+    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's method, strong order 1.5, for any diagonal noise"),
+    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's method, strong order 1.5, for additive noise"),
     Solver("EM", 0.5, "noise", False, _JULIA, "Euler-Maruyama method, strong order 0.5"),
 )
 RESIDUAL_SOLVERS = _catalog(

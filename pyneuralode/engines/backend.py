@@ -71,7 +71,7 @@ class Prepared(ABC):
 
     @abstractmethod
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Solve for values whose shapes and dtypes are already checked; for a flow, `noise` is an additional argument."""
+        """Solve for values whose shapes and dtypes are already checked; flows also accept `noise`."""
 
 
 class Backend(ABC):

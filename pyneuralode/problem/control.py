@@ -96,7 +96,7 @@ class Control:
         return plain and self.rtol >= 2 * eps and self.atol > 0
 
     def check_against(self, y0: np.ndarray, dtype: str, eps: float) -> None:
-        """Raise if the tolerances at y0 (n,) are tighter than `dtype` can resolve, or if a component has a tolerance of 0."""
+        """Raise if the tolerances at y0 (n,) are tighter than `dtype` can resolve, or 0 for a component."""
         rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
         advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
         if (rtol[rtol > 0] < 2 * eps).any():

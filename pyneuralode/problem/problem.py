@@ -30,7 +30,7 @@ class PathIntegrals:
     Attributes
     ----------
     estimated : bool
-        Whether the trace of the Jacobian is estimated as e^T J e with noise e (Hutchinson) rather than computed exactly.
+        Whether the trace of the Jacobian is estimated as e^T J e with noise e (Hutchinson) or computed exactly.
     kinetic, jacobian : bool
         Whether |f|^2 and the squared Frobenius norm of the Jacobian are integrated too.
     """
@@ -42,7 +42,7 @@ class PathIntegrals:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component; `seed` initializes the random numbers."""
+    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component; `seed` is the random seed."""
 
     size: Callable
     seed: int
@@ -57,7 +57,7 @@ class MassMatrix:
 
 @dataclass(frozen=True)
 class Residual:
-    """``f(t, y, dy/dt) = 0``, initially with dy/dt = dy0; `differential` marks components whose derivative occurs in f."""
+    """``f(t, y, dy/dt) = 0``, initially with dy/dt = dy0; `differential` marks components whose derivatives occur."""
 
     dy0: Any
     differential: Any = None

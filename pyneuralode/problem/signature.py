@@ -84,7 +84,7 @@ class Signature:
 
 
 def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
-    """Return a key that is equal for values with the same signature, cheap to compute, for finding prepared problems."""
+    """Return a key for finding prepared problems, equal for values with the same signature and cheap to compute."""
     if not hasattr(parameters, "items"):
         raise ArgumentError(f"parameters is a {type(parameters).__name__}: give a mapping of name to value.")
     return (

@@ -65,7 +65,7 @@ class JointPrepared(Prepared):
 
     @abstractmethod
     def solve_values(self, values: Values, ts: Any) -> Solution:
-        """Solve for values that have been read; `ts` are the times as the caller passed them."""
+        """Solve for `values`, which are already checked; `ts` are the times as the caller passed them."""
 
     def solution(self, states: Tensor, statistics: Statistics, ts: Any) -> Solution:
         """Return the solution with states (T, n); raise if they are not finite."""
