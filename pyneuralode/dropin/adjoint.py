@@ -1,4 +1,4 @@
-"""The continuous adjoint of Chen et al. 2018, solved backward from each output time to the previous one.
+"""The continuous adjoint method (Chen et al. 2018), solved backward from each output time to the previous one.
 
 The joint state is flat: state y (n), adjoint a (n), then the integrals for the gradients of the time and of the
 parameters. The derivative does not depend on these integrals, so the stages of a step are combined for y and a only;
@@ -22,7 +22,7 @@ from .slope import FlatSlope
 
 
 def parameters_of(func: nn.Module) -> list[Tensor]:
-    """Return the parameters of a module; in a DataParallel replica they are plain attributes."""
+    """Return the parameters of a module. In a DataParallel replica, where they are plain attributes, find them there."""
     if not getattr(func, "_is_replica", False):
         return list(func.parameters())
     attributes = (value for module in func.modules() for value in module.__dict__.values())

@@ -1,4 +1,4 @@
-"""A user's own Python functions in equations with noise, or implicit in dy/dt.
+"""Equations with noise, or implicit in dy/dt, that are given by a user's Python functions.
 
 Every evaluation is as slow as in `python_fields`, and gradients are not available.
 """
@@ -57,8 +57,8 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
         module, functions, array = diffeqpy(RESIDUAL_MODULES[solver], Main), python_functions(Main), Main.collect
         slopes = functions.Residual(function, *function.inputs, function.output, array(start.small(control)))
         equations = module.DAEFunction(slopes, jac=functions.jacobian(slopes))
-        # Unlike IDA, DFBDF differentiates the equations for consistent initial values, for which no Jacobian is given;
-        # it uses finite differences, as dual numbers cannot be passed to Python.
+        # Unlike IDA, DFBDF differentiates the equations to find consistent initial values, and no Jacobian can be given
+        # for this; it uses finite differences, because dual numbers cannot be passed to Python.
         method = module.IDA() if solver == "IDA" else module.DFBDF(autodiff=Main.PyNeuralODE.AutoFiniteDiff())
         settings = _settings(control, start, Main)
         if dense:
@@ -107,5 +107,5 @@ def _require_consistent(function: Callback, start: Start, dy0: np.ndarray, contr
         where = int(wrong.argmax())
         raise ArgumentError(
             f"the residual is {function.output[where]:g} at the first time (flat index {where}): give a y0 and dy0 for "
-            "which it is 0, or mark the components with a derivative in differential, and Julia finds the rest."
+            "which it is 0, or mark the components whose derivatives occur with differential, so that Julia can correct y0 and dy0."
         )
