@@ -106,7 +106,7 @@ def real_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind in "fiu":
         return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     remedy = _REMEDIES.get(array.dtype.kind, "give real numbers").format(name=name)
-    raise ArgumentError(f"{name} has dtype {array.dtype}, which is not a type of real numbers: {remedy}.")
+    raise ArgumentError(f"{name} has dtype {array.dtype}, which is not a real numeric type: {remedy}.")
 
 
 def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
@@ -117,7 +117,7 @@ def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
         return torch.from_numpy(np.array(real_array(name, value))).to(**kind)
     if value.is_complex() or value.dtype == torch.bool:
         remedy = _REMEDIES["c"] if value.is_complex() else f"write {name}.double() if 0 and 1 are meant"
-        raise ArgumentError(f"{name} has dtype {value.dtype}, which is not a type of real numbers: {remedy}.")
+        raise ArgumentError(f"{name} has dtype {value.dtype}, which is not a real numeric type: {remedy}.")
     return value.to(**kind)
 
 

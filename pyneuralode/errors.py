@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class PyNeuralODEError(Exception):
-    """Base class of every exception that pyneuralode raises on purpose."""
+    """Base class of all exceptions that pyneuralode deliberately raises."""
 
 
 class ArgumentError(PyNeuralODEError, ValueError):

@@ -75,7 +75,7 @@ class _Adjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class BacksolveAdjoint(_Adjoint):
-    """The continuous adjoint method, which also solves the state backward (Chen et al. 2018): memory does not grow.
+    """The continuous adjoint method, with the state also solved backward (Chen et al. 2018): constant memory.
 
     The gradient is correct only where the backward solve retraces the forward one. On stiff or strongly contracting
     problems it does not, and the gradient is wrong. `rtol` and `atol` are the tolerances of the backward solve; by

@@ -42,7 +42,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     path : path
         A safetensors file.
     base : torch.distributions.Distribution, optional
-        The base density of a `ContinuousFlow` that was saved with a custom one: files contain only its name.
+        The base density of a `ContinuousFlow` that was saved with a custom base density: files contain only its name.
 
     Returns
     -------

@@ -250,7 +250,7 @@ class NeuralODE(nn.Module):
         tensors = self.tensors()
         if set(parameters) != set(tensors):
             odd = min(set(parameters) ^ set(tensors))
-            raise ArgumentError(f"parameters: {odd!r} is missing or unknown: use {', '.join(tensors)}.")
+            raise ArgumentError(f"parameters has a missing or unknown name, {odd!r}: use exactly {', '.join(tensors)}.")
         found = {name: real_tensor(name, value).to(tensors[name].dtype) for name, value in parameters.items()}
         for name, value in found.items():
             if value.shape != tensors[name].shape:

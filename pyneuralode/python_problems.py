@@ -67,7 +67,7 @@ def solve_sde(
     Raises
     ------
     ArgumentError, SolverError
-        As `pyneuralode.solve`.
+        As in `pyneuralode.solve`.
     EngineError
         If Julia or its packages are missing; the message says what to do.
     """
@@ -125,7 +125,7 @@ def solve_dae(
     Raises
     ------
     ArgumentError, SolverError
-        As `pyneuralode.solve`.
+        As in `pyneuralode.solve`.
     EngineError
         If Julia or its packages are missing; the message says what to do.
     """

@@ -40,7 +40,10 @@ def integrate(problem: FlatProblem) -> Tensor:
 
 
 def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
-    """Solve with adaptive steps until an event; return its internal time and the states (2, n) at the start and there."""
+    """Solve with adaptive steps until an event.
+
+    Return the internal time of the event (see `FlatSlope`) and the states (2, n) at the start and at the event.
+    """
     times = problem.times.to(problem.time_dtype)
     t0, event = float(times[0]), problem.event
     march = AdaptiveMarch(problem, ADAPTIVE[problem.method], t0)

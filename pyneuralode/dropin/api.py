@@ -39,9 +39,9 @@ def odeint(
     Parameters
     ----------
     func : callable or torch.nn.Module
-        ``func(t, y)`` with t a tensor of shape () and y like y0, returning dy/dt like y0. Its optional attributes
-        `callback_step`, `callback_accept_step` and `callback_reject_step` are called as ``callback(t, y, step size)``:
-        before each step, and when an adaptive step is accepted or rejected.
+        ``func(t, y)``, where t is a tensor of shape () and y has the form of y0, returns dy/dt in the same form. Its
+        optional attributes `callback_step`, `callback_accept_step` and `callback_reject_step` are called as
+        ``callback(t, y, step size)``: before each step, and when an adaptive step is accepted or rejected.
     y0 : tensor of any shape, or tuple of tensors
         State at t[0], real or complex; the solve runs in its dtype.
     t : (T,) tensor
@@ -57,7 +57,7 @@ def odeint(
         See `dropin.options` for the options of each kind of method. An option that the method does not support
         is ignored, with a warning.
     event_fn : callable
-        ``event_fn(t, y)`` returning a tensor; the solve ends where one of its components first crosses zero.
+        ``event_fn(t, y)`` returns a tensor; the solve ends where one of its components first crosses zero.
         t must then contain two times, of which the second only sets the direction.
 
     Returns
@@ -115,8 +115,8 @@ def odeint_adjoint(
     adjoint_rtol, adjoint_atol, adjoint_method : optional
         Tolerances and method of the backward solve; by default, those of the forward solve.
     adjoint_options : dict, optional
-        Options of the backward solve; by default, `options` without its norm. Times in these options are user times, as
-        in t. The "norm" may be "seminorm", which leaves the parameters' gradients out of the error
+        Options of the backward solve; by default, `options` without its norm. Times in these options are given like
+        those in t. The "norm" may be "seminorm", which leaves the parameters' gradients out of the error
         (Kidger et al. 2021), or a function of the tuple (gradient of time, y, adjoint, *gradients of
         adjoint_params).
     adjoint_params : iterable of tensors, optional
@@ -241,7 +241,7 @@ def odeint_event(
 
 
 def solve(problem: FlatProblem) -> Any:
-    """Return the states (T, n), or with an event its internal time and the states (2, n)."""
+    """Solve, and return the states (T, n); with an event, return its internal time and the states (2, n)."""
     if problem.method == "scipy_solver":
         if problem.event is not None:
             raise ArgumentError(

@@ -114,7 +114,10 @@ def interpolate(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, las
 
 
 def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
-    """Solve with fixed steps until an event; return its internal time and the states (2, n) at the start and there."""
+    """Solve with fixed steps until an event.
+
+    Return the internal time of the event (see `FlatSlope`) and the states (2, n) at the start and at the event.
+    """
     step, options = make_stepper(problem)
     if options.step_size is None:
         raise InvalidArgumentError(

@@ -31,7 +31,7 @@ class FlatProblem:
     """An initial-value problem on a flat state.
 
     slope : dy/dt (n,) as a function of internal time; see `FlatSlope`.
-    y0 : (n,)
+    y0 : initial state (n,).
     times : (T,), increasing; connected to autograd if the user's times are.
     rtol, atol : numbers or tensors (n,).
     norm : norm of a flat error; `has_user_norm` says whether the user provided it.

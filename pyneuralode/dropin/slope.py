@@ -63,7 +63,9 @@ class FlatSlope:
         if not self.layout.is_tuple:
             shape = self.layout.shapes[0]
             value = evaluated(self.func, time, y if len(shape) == 1 else y.view(shape), y, "func")
-            return self._fit_to_state(value, shape).reshape(-1).clone()  # func may overwrite it at its next call
+            return (
+                self._fit_to_state(value, shape).reshape(-1).clone()
+            )  # copied, as func may overwrite it at its next call
         shapes = self.layout.shapes
         pieces = y.split(self.layout.sizes)
         state = tuple(piece.view(shape) for piece, shape in zip(pieces, shapes))

@@ -75,7 +75,7 @@ class Prepared(ABC):
 
 
 class Backend(ABC):
-    """Base class of backends, which solve problems: an engine, or one of the code paths of an engine."""
+    """Base class of backends, which prepare problems for solving; each is an engine or a code path of an engine."""
 
     name: str
 

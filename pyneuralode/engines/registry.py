@@ -186,7 +186,7 @@ class PreparedProblems:
         self._kept: dict[Any, tuple[Prepared, Settings]] = {}
 
     def find(self, settings: Settings, engine: str, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Prepared:
-        """Return the problem for these settings and values of this kind from the cache, or prepare it."""
+        """Return the prepared problem for these settings and this kind of values, from the cache if possible."""
         # The settings are kept too, so that their ids cannot be reused by other objects.
         key = (tuple(map(id, settings)), _circumstances(engine), value_key(parameters, y0, ts))
         found = self._kept.get(key)

@@ -83,7 +83,7 @@ class Problem:
     integrals : PathIntegrals or None
         The additional integrals of a continuous flow.
     form : Noise, MassMatrix, Residual or None
-        The form of the equations, if it differs from ``dy/dt = f(t, y)``.
+        The form of the equations, if they are not ``dy/dt = f(t, y)``.
 
     Raises
     ------
@@ -186,7 +186,7 @@ class Problem:
 
 
 def check_field(field: Any, arguments: int = 2) -> None:
-    """Raise unless the field is a `VectorField` or can be called with time and state (and derivative)."""
+    """Raise unless the field is a `VectorField` or can be called with time and state (for a residual, also dy/dt)."""
     if isinstance(field, VectorField):
         return
     if not callable(field):

@@ -101,7 +101,7 @@ class Layout:
     numpy: bool
 
     def describe(self) -> str:
-        """Return the state's shape in words."""
+        """Return the state's shape, or the shapes of its parts, as text."""
         shapes = [str(tuple(shape)) for shape in self.shapes]
         return f"({', '.join(shapes)})" if self.is_tuple else shapes[0]
 

@@ -22,7 +22,7 @@ _PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), D
 
 @dataclass(frozen=True)
 class Julia:
-    """A Julia of a supported version: its executable, its version, and where the executable was found."""
+    """A Julia installation of a supported version: its executable, its version, and where the executable was found."""
 
     executable: Path
     version: str
@@ -67,7 +67,7 @@ def examine(named: Path, how: str) -> Julia:
         )
     if not OLDEST <= pair(version) < BELOW:
         raise JuliaMissing(
-            f"{executable} is Julia {version}, but a version from 1.10 up to, but not including, 2.0 is required: "
+            f"{executable} is Julia {version}, but a version >= 1.10 and < 2.0 is required: "
             "set PYNEURALODE_JULIA to the path of such a Julia, or run `pyneuralode setup-julia`.",
             executable,
             version,

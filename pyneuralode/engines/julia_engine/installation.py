@@ -1,4 +1,4 @@
-"""Setup of Julia: the steps of `pyneuralode setup-julia`, the only code of the engine that may use the network.
+"""Setup of Julia: the steps of `pyneuralode setup-julia`, the only code of the Julia engine that may use the network.
 
 Every step except the downloads has been tested, offline, with a Julia and packages that were already installed. Not
 tested yet: the downloads of Julia, registries and packages, PackageCompiler's system image, and diffeqpy's Julia
@@ -114,7 +114,7 @@ class Installation:
         openssl = _openssl()[0]
         if "[[deps.OpenSSL_jll]]" in self._manifest() and "OpenSSL_jll" not in wanted:
             wanted["OpenSSL_jll"] = ("458c3c95-2e84-50aa-8efc-19380b2a3a95", openssl)
-            self._step(progress, "Fitting OpenSSL to Python's", _RESOLVE, *_arguments(wanted))
+            self._step(progress, "Matching Python's OpenSSL", _RESOLVE, *_arguments(wanted))
 
     def precompile(self, progress: Progress) -> None:
         """Precompile the packages for this machine; this is the longest step."""

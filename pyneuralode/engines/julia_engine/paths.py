@@ -42,7 +42,7 @@ def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
     if problem.dense:  # without gradients, which dense solves do not support
         return NO_GRADIENT, ""
     of_steps = isinstance(gradient, OF_STEPS)
-    # Also without a gradient, so that the trajectory does not depend on whether a gradient is requested.
+    # Also used without a gradient, so that the trajectory does not depend on whether a gradient is requested.
     if of_steps and problem.compiled and has_compiled_steps(solver):
         return DISCRETE, ""
     if not problem.differentiated:
@@ -80,7 +80,10 @@ def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None
 
 
 def has_compiled_steps(solver: Solver) -> bool:
-    """Return whether the Julia package has compiled steps for a solver, as for the torch engine's explicit solvers."""
+    """Return whether the Julia package has compiled steps for a solver.
+
+    It has them for the explicit solvers that the torch engine supports too.
+    """
     return solver.kind == "explicit" and "torch" in solver.engines
 
 

@@ -40,10 +40,10 @@ class JuliaProject:
     dependencies: set[str] | None = None
 
     def fault(self) -> str:
-        """Return one sentence that says why the Julia engine cannot run here; empty if it can."""
+        """Return a message that says why the Julia engine cannot run in this project; empty if it can."""
         if self.missing:
             return (
-                f"the Julia project {self.folder} does not contain {' and '.join(self.missing)}: add what is missing, "
+                f"the Julia project {self.folder} does not contain {' and '.join(self.missing)}: add the missing packages, "
                 "or run `pyneuralode setup-julia`."
             )
         if self.package is not None and not (self.package / "Project.toml").is_file():
@@ -65,7 +65,7 @@ class JuliaProject:
         return ""
 
     def warning(self) -> str:
-        """Return one sentence if the project's PyNeuralODE is not the one from this Python package; empty otherwise."""
+        """Return a message if the project's PyNeuralODE is not the one from this Python package; empty otherwise."""
         ours = sources.folder()
         if self.package is None:
             return ""
@@ -77,8 +77,8 @@ class JuliaProject:
         lacking = sources.dependencies(self.package) - (self.dependencies or set())
         if self.dependencies is not None and lacking:
             return (
-                f"PyNeuralODE needs {', '.join(sorted(lacking))}, but the manifest of the Julia project {self.folder} does "
-                "not list this dependency: run `pyneuralode setup-julia`."
+                f"the manifest of the Julia project {self.folder} does not list PyNeuralODE's dependencies "
+                f"{', '.join(sorted(lacking))}: run `pyneuralode setup-julia`."
             )
         return ""
 

@@ -91,7 +91,7 @@ class Callback:
 
 @functools.cache
 def python_functions(Main: Any) -> Any:
-    """Return the Julia module of python_functions.jl."""
+    """Return the Julia module PythonFunctions, which python_functions.jl defines."""
     Main.include(str(Path(__file__).with_suffix("").with_name("python_functions.jl")))
     return Main.PythonFunctions
 

@@ -42,7 +42,7 @@ class PythonFields(Backend):
             return sentence
         if signature.parameters:
             return (
-                f"parameters names {', '.join(signature.parameters)}, but Julia computes no gradients of a Python function: leave "
+                f"parameters contains {', '.join(signature.parameters)}, but Julia computes no gradients of a Python function: leave "
                 "parameters out."
             )
         if signature.layout.is_tuple:
@@ -71,7 +71,7 @@ class PythonFields(Backend):
 
 
 class PythonPrepared(Prepared):
-    """A problem of a Python function; every evaluation leaves Julia for Python."""
+    """A prepared problem whose field is a Python function; Julia calls Python at every evaluation."""
 
     engine = "julia (diffeqpy)"
 
@@ -107,7 +107,7 @@ def _solve(problem: Problem, start: Start, mass_matrix: np.ndarray | None) -> So
 
 
 def _controls(control: Control, Main: Any) -> Any:
-    """Return the controls in the Julia package's form."""
+    """Return the controls as an object of the Julia package's type Control."""
     given = {name: value for name, value in plain_control(control).items() if value is not None}
     return Main.PyNeuralODE.Control(
         **{name: Main.collect(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}

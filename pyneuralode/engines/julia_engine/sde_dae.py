@@ -80,7 +80,7 @@ def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}
     settings |= {"saveat": times, "save_everystep": False, "maxiters": int(control.max_steps), "verbose": False}
     if control.step_size is not None:
-        # Steps end at the requested times; between steps these methods interpolate only linearly.
+        # Steps end at the requested times, because these methods interpolate only linearly inside a step.
         return settings | {"adaptive": False, "dt": float(control.step_size), "tstops": times}
     largest = control.max_step if np.isfinite(control.max_step) else None
     sizes = {"dt": control.first_step, "dtmin": control.min_step or None, "dtmax": largest}
@@ -107,5 +107,5 @@ def _require_consistent(function: Callback, start: Start, dy0: np.ndarray, contr
         where = int(wrong.argmax())
         raise ArgumentError(
             f"the residual is {function.output[where]:g} at the first time (flat index {where}): give a y0 and dy0 for "
-            "which it is 0, or mark the components whose derivatives occur with differential, so that Julia can correct y0 and dy0."
+            "which it is 0, or use differential to mark the components whose derivatives occur, so that Julia can correct y0 and dy0."
         )

@@ -77,7 +77,7 @@ def running() -> InProcessJulia | Worker:
 
 
 def take_unused_handles() -> list[int]:
-    """Return, and clear, the numbers of the objects that Julia no longer needs to keep."""
+    """Return, and forget, the numbers of the objects that Julia no longer needs to keep."""
     return [_unused_handles.pop() for _ in range(len(_unused_handles))]
 
 

@@ -1,8 +1,8 @@
 """Transfer of a solve's arrays to Julia: by address if Julia runs inside this process, as copies otherwise.
 
 By address, nothing is converted or copied: Julia reads the initial state, the parameters and the cotangents in place,
-on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both classes have the same
-methods:
+on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both transfer classes have
+the same methods:
 
 - ``solve(y0, parameters)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the documented
   order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;
@@ -100,7 +100,7 @@ class AddressTransfer:
 
 
 class _Prepared:
-    """A problem prepared in Julia, and the row of integers that an entry point reads: see julia/src/prepared.jl."""
+    """A problem prepared in Julia, and the array of integers that an entry point reads: see julia/src/prepared.jl."""
 
     def __init__(self, julia: InProcessJulia, request: dict[str, Any], parameters: int):
         self._julia = julia

@@ -63,5 +63,5 @@ SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """Return tanh(x), computed by torch's sigmoid, which is several times faster on CPUs; without autograd."""
+    """Return tanh(x), computed by torch's sigmoid, which is several times faster on CPUs; autograd is not supported."""
     return torch.sigmoid(2 * x).mul_(2).sub_(1)

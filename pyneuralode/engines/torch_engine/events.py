@@ -65,7 +65,7 @@ class StepEvents:
         if not all_finite(step.end):
             self.rows += [-1] * len(times)
             return times, False  # the solve itself reports this
-        step.extend()  # recorded by autograd if the solve is
+        step.extend()  # autograd records this if it records the solve
         with torch.no_grad():
             met = self._met(step)
         if self.ended:
@@ -153,12 +153,12 @@ def message(which: int, t: float) -> str:
 
 
 def whole_state(layout: Layout) -> Callable:
-    """Return the argument `arguments` of `EventMonitor` for conditions on a whole state, t (1,) and y (1, n)."""
+    """Return a function that converts t (1,) and y (1, n) to the arguments of conditions on a whole state."""
     return lambda t, y: (t[0].to(y.dtype), layout.unpack(y[0]))
 
 
 def each_sample(shape: torch.Size) -> Callable:
-    """Return `arguments` of `EventMonitor` for conditions on samples, t (m,) and y (m, n), with states of `shape`."""
+    """Return a function that converts t (m,) and y (m, n) to the arguments of conditions on samples of this shape."""
     return lambda t, y: (t.to(y.dtype).view(len(t), *[1] * len(shape)), y.view(len(y), *shape))
 
 
@@ -188,7 +188,7 @@ def _time(t: float, y: Tensor) -> Tensor:
 def _nearer(
     values: Rows, which: list[int], parts: list[float], there: tuple[Tensor, Tensor], corrected: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the `corrected` times (p,) and states (p, n), or `there` where Newton's step leads away from the event.
+    """Return the `corrected` times (p,) and states (p, n), or those in `there` where Newton's step leads away.
 
     This happens if the condition is far from linear near the event, such as one that grazes zero or is a smoothed jump.
     Uncorrected values are as accurate as the steps, and have the same gradients as corrected ones.
@@ -220,7 +220,7 @@ def attach(
     times, states : (p,) and (p, n)
         A fixed time near each event, and the state there, connected to autograd.
     idle : (m,) and (m, n)
-        Times and states for rows without an event to be corrected.
+        Times and states to use for rows without an event.
     """
     if not len(rows):
         return times, states
@@ -247,7 +247,7 @@ def attach(
 
 
 def _newton(value: Tensor, rate: Tensor) -> Tensor:
-    """Return Newton's steps (q,); zero if a condition changes sign through infinity, like 1 / (t - 1)."""
+    """Return Newton's steps (q,), or zero where a condition changes sign through infinity, like 1 / (t - 1)."""
     return torch.where(torch.isfinite(value), value, 0.0) / rate
 
 

@@ -46,7 +46,7 @@ class FlowPrepared(Prepared):
     def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
         problem, wanted = self.problem, self.problem.integrals
         if wanted.estimated and noise is None:
-            raise ArgumentError("noise is None, but the trace is estimated: give a tensor like y0.")
+            raise ArgumentError("noise is None, but the trace is estimated: give a tensor with the shape of y0.")
         slope = _Joint(_products(problem, parameters), noise if wanted.estimated else None, wanted)
         zeros = y0.new_zeros(len(y0))
         start = (y0, *[zeros] * (1 + wanted.kinetic + wanted.jacobian))
@@ -68,7 +68,7 @@ class FlowPrepared(Prepared):
 
 
 class _Joint:
-    """The right-hand side for the state and its integrals together, as a function of time and a tuple of them."""
+    """The right-hand side ``f(t, joint)`` for a tuple of the state and its integrals."""
 
     def __init__(self, products: LayeredNet | ConvNet | AutogradJacobian, noise: Tensor | None, wanted: PathIntegrals):
         self.products, self.noise, self.wanted = products, noise, wanted

@@ -47,7 +47,7 @@ def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[
             states.append(stop.states())
             times += stop.times
         if steps is not None:
-            stop.step.extend()  # now, as the field may change before the dense output is evaluated
+            stop.step.extend()  # evaluated now, because the field may change before the dense output is evaluated
             steps.append(stop.step)
     return torch.cat(states), times
 
@@ -214,7 +214,7 @@ class _Continuous(torch.autograd.Function):
             for stop in march(replace(back, ts=[ctx.times[j], ctx.times[j - 1]]), joint, initial_size=initial_size):
                 joint = stop.step.end
                 taken.append(abs(stop.step.h))
-            initial_size = max(taken)  # the last one was shortened to end with the segment
+            initial_size = max(taken)  # the last step was shortened to end with the segment
             _, adjoint, total = joint.split(sizes)
             adjoint = adjoint + grad_states[j - 1]
         parts = total.split([p.numel() for p in parameters]) if parameters else ()
@@ -302,7 +302,7 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
     """Return a control and a norm for which the steps depend only on the state (n,), not on the `others` after it.
 
     If a sensitivity has a singularity, is very large or starts from an exact zero, its own error would require
-    arbitrarily small steps. With SDIRK methods the others do count, because Newton's iterations must converge for all.
+    arbitrarily small steps. With SDIRK methods the others do count, because Newton's iteration must converge for them.
     """
     if isinstance(task.method, SDIRKMethod):
         return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}
@@ -314,7 +314,7 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
 
 
 def _plain_tolerances(control: Control, rtol: float | None = None, atol: float | None = None) -> Control:
-    """Return `control` with scalar tolerances; by default, the smallest ones of the state."""
+    """Return `control` with scalar tolerances; by default, the smallest ones in `control`."""
     return replace(control, rtol=rtol or float(np.min(control.rtol)), atol=atol or float(np.min(control.atol)))
 
 

@@ -97,7 +97,7 @@ class IndependentPrepared(Prepared):
         messages: list[str],
         met: EventTrace | None,
     ) -> Solution:
-        """Return the solution from states (B, T, n), in the form of the times; sample b reached `reached[b]` times."""
+        """Return the solution in the form of the times, from states (B, T, n); sample b ended after `reached[b]` times."""
         states = table.view(*table.shape[:2], *self.shape)
         if self.layout.numpy:
             states = states.numpy()

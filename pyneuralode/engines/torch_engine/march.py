@@ -302,8 +302,7 @@ def _adaptive_march(
     """Yield accepted steps from the first time to the last, in either direction of time.
 
     `interpolant_control` is given if states between the ends of steps are requested: it repeats steps that are not
-    accurate enough there. Tolerances are numbers or NumPy arrays
-    (n,).
+    accurate enough there. Tolerances are numbers or NumPy arrays (n,).
     """
     f, control, statistics, t, t_end = task.f, task.control, task.statistics, task.ts[0], task.ts[-1]
     tolerance, stepper = step_tolerance(control, y, task.norm), task.method.stepper()

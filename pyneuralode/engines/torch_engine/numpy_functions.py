@@ -51,7 +51,7 @@ def refuse_array_function(field: Callable, t: Tensor, y: Any, error: Exception) 
         return  # arrays have been tried already
     try:
         _tensors(field(_numpy_time(t), _array(y)), y, "the field")
-    except Exception:  # noqa: BLE001 - whatever it is, the failure on tensors is reported instead
+    except Exception:  # noqa: BLE001 - any failure: the one with tensors is reported instead
         return
     raise ArgumentError(
         "the field accepts only NumPy arrays, but y0 is a torch tensor: give y0 as a NumPy array (then without gradients), or write "
@@ -75,7 +75,7 @@ class _TensorOrArrayFunction:
         return self._by_arrays(t, y) if self.of_arrays else self.function(t, y)
 
     def own_jacobian(self, given: Callable) -> Callable:
-        """Return the user's Jacobian, called with the same kind of state as the function."""
+        """Return a function that calls the user's Jacobian with tensors or arrays, whichever the field accepts."""
         return lambda t, y: _tensor(given(_numpy_time(t), _array(y)), y, "jacobian") if self.of_arrays else given(t, y)
 
     def _by_arrays(self, t: Tensor, y: Any) -> Any:
@@ -114,7 +114,7 @@ class _TensorOrArrayFunction:
 
 
 class _NumPyUseMonitor(TorchFunctionMode):
-    """A mode that records whether NumPy functions are applied to tensors, and operations that differ for arrays."""
+    """Records whether NumPy functions are applied to tensors, and operations whose results differ for arrays."""
 
     numpy, ambiguous = False, ""
 
@@ -131,7 +131,7 @@ class _NumPyUseMonitor(TorchFunctionMode):
             and given
             and not any(map(torch.is_floating_point, given))
         ):
-            self.ambiguous = "integer arithmetic"  # float32 in torch
+            self.ambiguous = "integer arithmetic"  # which torch computes in float32
         return value
 
 

@@ -62,7 +62,7 @@ def of_one(problem: Problem) -> Problem:
 
 
 def of_one_sample(problem: Problem, field: Any, shape: torch.Size, parameters: Any) -> Problem:
-    """Return the problem of one sample (batch='joint') with this state shape; array tolerances become their maximum."""
+    """Return the problem of one sample (batch='joint') with this state shape; array tolerances are reduced to their maximum."""
     signature = problem.signature
     layout = Layout((shape,), is_tuple=False, numpy=False)  # its values have already been read
     joint = replace(signature, layout=layout, parameters=dict(parameters), times="shared", key=None)

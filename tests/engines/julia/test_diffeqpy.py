@@ -219,7 +219,7 @@ def refused(sentence, f=turn, y0=(1.0, 0.0), **settings):
 def test_what_this_path_does_not_take(main):
     refused("y0 is a torch tensor, but Julia .* computes no gradients: write y0.numpy", y0=torch.ones(2))
     refused("y0 is a tuple", y0=(np.ones(2), np.ones(3)))
-    refused("parameters names k", parameters={"k": torch.ones(2, dtype=torch.float64)})
+    refused("parameters contains k", parameters={"k": torch.ones(2, dtype=torch.float64)})
     refused(r"it must accept \(t, y\)", f=lambda y: -y)
     refused("solver is 'RK38', which the Julia engine does not support", solver="RK38")
     refused("step_size is 0.1, but FBDF chooses its steps itself", solver="FBDF", step_size=0.1)
