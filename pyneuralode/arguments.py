@@ -86,7 +86,7 @@ def whole_numbers(name: str, values: Any, remedy: str) -> tuple[int, ...]:
 
 
 def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
-    """Return the name in `known` (all lower-case) that equals `value` or has it as an alias, ignoring case."""
+    """Return the name in `known` (all lowercase) that equals `value` or has it as an alias, ignoring case."""
     spelled = str(value).lower()
     spelled = (aliases or {}).get(spelled, spelled)
     if spelled in known:

@@ -37,7 +37,7 @@ class GradientRow:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """The results of a check, one row per method; it prints as a table."""
+    """The results of a gradient check, one row per method; `print` shows them as a table."""
 
     rows: list[GradientRow]
     about: str
@@ -159,7 +159,7 @@ def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor
 
 
 def _tight(model: nn.Module, problem: Problem) -> nn.Module:
-    """Return the model for the reference: tight tolerances if its steps are adaptive, otherwise the same steps."""
+    """Return the model for reference solves: with tight tolerances if its steps are adaptive, else with the same steps."""
     tight = copy.copy(model)
     if problem.adaptive:
         explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"

@@ -71,7 +71,7 @@ class Adams:
         return y + change, first
 
     def _correct(self, t_end: Time, y: Tensor, change: Tensor, known: Tensor, weight: Time) -> Tensor:
-        """Iterate change = known + weight f(t_end, y + change) until `change` varies by less than the tolerance."""
+        """Iterate change = known + weight * f(t_end, y + change) until `change` varies by less than the tolerance."""
         for _ in range(self.options.max_iters):
             before, change = change, known + weight * self.problem.slope(t_end, y + change, self.before)
             with torch.no_grad():

@@ -139,7 +139,7 @@ def _version(executable: Path) -> str | None:
     folders = [path.name[1:] for path in (root / "share" / "julia" / "stdlib").glob("v*.*")]
     if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
         return folders[0]
-    # A wrapper script. `--version` ends before Julia's runtime starts.
+    # The executable is a wrapper script; `--version` exits before Julia's runtime starts.
     match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version"))
     return match[1] if match else None
 

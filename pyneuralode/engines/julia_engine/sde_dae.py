@@ -21,7 +21,7 @@ RESIDUAL_MODULES = {"IDA": "de", "DFBDF": "ode"}
 
 
 def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
-    """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with an independent Wiener process for each component."""
+    """Solve the Ito equation ``dy = f(t, y) dt + g(t, y) dW`` with an independent Wiener process for each component."""
     solver, control = problem.solver.name, problem.control
     drift, noise = Callback(problem.field, start, 1, "f"), Callback(form.size, start, 1, "g")
 

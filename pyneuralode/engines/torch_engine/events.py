@@ -188,7 +188,7 @@ def _time(t: float, y: Tensor) -> Tensor:
 def _nearer(
     values: Rows, which: list[int], parts: list[float], there: tuple[Tensor, Tensor], corrected: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the `corrected` times (p,) and states (p, n), or those in `there` where Newton's step leads away.
+    """Return the `corrected` times (p,) and states (p, n); where Newton's step leads away from the event, `there`.
 
     This happens if the condition is far from linear near the event, such as one that grazes zero or is a smoothed jump.
     Uncorrected values are as accurate as the steps, and have the same gradients as corrected ones.
