@@ -159,7 +159,7 @@ def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor
 
 
 def _tight(model: nn.Module, problem: Problem) -> nn.Module:
-    """Return the model for reference solves: with tight tolerances if its steps are adaptive, else with the same steps."""
+    """Return the model for reference solves: with tight tolerances if its steps are adaptive, else the same steps."""
     tight = copy.copy(model)
     if problem.adaptive:
         explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"
