@@ -1,4 +1,4 @@
-"""Neural differential equations in Python: the public names, each imported when first used."""
+"""Neural differential equations in Python. This module defines the public names, each imported when first used."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Checks of arguments, with messages of one form: "name is value: give ...".
+"""Checks of arguments, with error messages of the form "name is value: give ...".
 
-Numbers are read strictly: text, dates and booleans are refused, although NumPy and float() would convert them.
+Numbers are read strictly: text, dates and booleans are rejected, although NumPy and float() would convert them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _REMEDIES = {
     "b": "write {name}.astype(float) if 0 and 1 are meant",
     "M": "give numbers, such as the days since the first date",
     "m": "give numbers, such as {name} / np.timedelta64(1, 'D')",
-    "O": "give real numbers, such as {name}.astype(float)",
+    "O": "convert it to real numbers, as in {name}.astype(float)",
 }
 
 
@@ -54,7 +54,7 @@ def whole_number(name: str, value: Any, least: int = 1, example: int | None = No
 
 
 def real_number(name: str, value: Any, remedy: str = "give a finite number") -> float:
-    """Return `value` as a finite float; True and "3" are refused."""
+    """Return `value` as a finite float; True and "3" are rejected."""
     number = _plain(value)
     if _is_finite(number):
         return float(number)
@@ -86,7 +86,7 @@ def whole_numbers(name: str, values: Any, remedy: str) -> tuple[int, ...]:
 
 
 def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str:
-    """Return the name in `known` (all lower-case) that equals `value` or has it as an alias, ignoring case."""
+    """Return the name in `known` (all lowercase) that equals `value` or has it as an alias, ignoring case."""
     spelled = str(value).lower()
     spelled = (aliases or {}).get(spelled, spelled)
     if spelled in known:
@@ -95,7 +95,7 @@ def known_name(name: str, value: Any, known: Iterable[str], aliases: Mapping[str
 
 
 def real_array(name: str, value: Any) -> np.ndarray:
-    """Return an array, a table or nested lists as a float32 or float64 array; any other dtype becomes float64."""
+    """Return `value`, an array, a table or nested lists, as a float32 or float64 array; other dtypes become float64."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ArgumentError(f"{name} is a masked array with masked values: write {name}.filled(np.nan).")
     try:
@@ -106,18 +106,18 @@ def real_array(name: str, value: Any) -> np.ndarray:
     if array.dtype.kind in "fiu":
         return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     remedy = _REMEDIES.get(array.dtype.kind, "give real numbers").format(name=name)
-    raise ArgumentError(f"{name} has dtype {array.dtype}, which is not a type of real numbers: {remedy}.")
+    raise ArgumentError(f"{name} has dtype {array.dtype}, which is not a real numeric type: {remedy}.")
 
 
 def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
-    """Return a tensor, or a copy of anything `real_array` accepts, as a tensor of the given dtype and device."""
+    """Return `value` as a tensor of the given dtype and device; anything `real_array` accepts is copied."""
     import torch  # not at the top: fields and data sets do not need torch
 
     if not isinstance(value, torch.Tensor):
         return torch.from_numpy(np.array(real_array(name, value))).to(**kind)
     if value.is_complex() or value.dtype == torch.bool:
         remedy = _REMEDIES["c"] if value.is_complex() else f"write {name}.double() if 0 and 1 are meant"
-        raise ArgumentError(f"{name} has dtype {value.dtype}, which is not a type of real numbers: {remedy}.")
+        raise ArgumentError(f"{name} has dtype {value.dtype}, which is not a real numeric type: {remedy}.")
     return value.to(**kind)
 
 

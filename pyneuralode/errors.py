@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class PyNeuralODEError(Exception):
-    """Base class of every exception that pyneuralode raises on purpose."""
+    """Base class of all exceptions that pyneuralode deliberately raises."""
 
 
 class ArgumentError(PyNeuralODEError, ValueError):
@@ -34,7 +34,7 @@ class SolverError(PyNeuralODEError, RuntimeError):
     t : float
         Time that the solve reached.
     step : float
-        Size of the step attempted there.
+        Size of the step attempted at that time.
     """
 
     def __init__(self, message: str, t: float = float("nan"), step: float = float("nan")):

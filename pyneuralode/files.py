@@ -36,7 +36,7 @@ def check_folder(out: Path, names: Collection[str]) -> None:
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder next to `out` to write to; at the end it replaces `out`."""
+    """Yield an empty temporary folder next to `out` for writing; at the end it replaces `out`."""
     out = out.resolve()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     former = out.with_name(f".{out.name}.{os.getpid()}.former")
@@ -85,7 +85,7 @@ def explain_write_errors(out: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON, with NumPy values as Python values and non-finite numbers as null."""
+    """Write `content` to a JSON file; NumPy values become Python values, and non-finite numbers become null."""
     text = json.dumps(_json_value(content), indent=2, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""A check of a model's gradients for users: every method is compared with finite differences."""
+"""A check that users can run on a model's gradients: each method is compared with finite differences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEW = 200  # forward mode is run for at most this many parameters and state comp
 
 @dataclass(frozen=True)
 class GradientRow:
-    """One method: relative error of the gradient, seconds, peak bytes of torch tensors; None if not measured."""
+    """The results of one gradient method: relative error, seconds and peak bytes of tensors; None if not measured."""
 
     method: str
     error: float | None
@@ -37,7 +37,7 @@ class GradientRow:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """The results of a check, one row per method; it prints as a table."""
+    """The results of a gradient check, one row per method; `print` shows them as a table."""
 
     rows: list[GradientRow]
     about: str
@@ -72,7 +72,7 @@ def check_gradient(
     problem = model.settings().problem(model.tensors(), model.initial_state(y0), ts)
     model.engine = choose(problem, model.engine).name
     counted = model.engine == "torch"
-    model.compiled = model.compiled and not counted  # so that the memory counted is that of the method
+    model.compiled = model.compiled and not counted  # the memory of compiled code is not counted
     loss = loss or (lambda ys: ys.square().sum())
     names = list(model.tensors())
     values = [*(value.detach().clone() for value in model.tensors().values()), y0]
@@ -103,7 +103,9 @@ def check_gradient(
     chosen = _directions(values, whole_number("directions", directions), seed)
     expected = np.array([difference(direction) for direction in chosen])
     if not np.isfinite(expected).all():
-        raise ArgumentError("loss is not finite near y0: choose a loss, an initial state and times for which it is.")
+        raise ArgumentError(
+            "loss is not finite near y0: choose a loss, an initial state and times for which it is finite."
+        )
     scale = np.abs(expected).max() or 1.0
     if methods is None:
         methods = gradients_of(model.engine) if together else ["Backprop", "Checkpointed"]
@@ -111,13 +113,15 @@ def check_gradient(
     for method in map(find_gradient, methods):
         name = type(method).__name__
         if isinstance(method, ForwardMode) and count > FEW:
-            rows.append(GradientRow(name, None, None, None, f"not run: {count} values, more than its limit of {FEW}"))
+            rows.append(
+                GradientRow(name, None, None, None, f"not run: {count} values are more than its limit of {FEW}")
+            )
             continue
         model.gradient = method
         with PeakMemory() as memory:
             found = gradient()
         tick = time.perf_counter()
-        gradient()  # once more, since counting costs time
+        gradient()  # timed separately, because counting memory takes time
         seconds = time.perf_counter() - tick
         along = [float(sum((g * d).sum() for g, d in zip(found, direction) if g is not None)) for direction in chosen]
         rows.append(
@@ -155,7 +159,7 @@ def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor
 
 
 def _tight(model: nn.Module, problem: Problem) -> nn.Module:
-    """Return the model for the reference: tight tolerances if its steps are adaptive, otherwise the same steps."""
+    """Return the model for reference solves: with tight tolerances if its steps are adaptive, else the same steps."""
     tight = copy.copy(model)
     if problem.adaptive:
         explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"

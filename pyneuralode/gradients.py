@@ -1,6 +1,6 @@
 """The catalog of gradient methods: how the derivative of a solve is computed.
 
-Every method gives the derivatives with respect to parameters, initial state and times. `gradient="Backprop"` and
+Every method computes derivatives with respect to parameters, initial state and times. `gradient="Backprop"` and
 `gradient=Backprop()` are equivalent; use the class to change a method's settings.
 """
 
@@ -22,11 +22,11 @@ class GradientMethod(Checked):
 
 @dataclass(frozen=True)
 class Backprop(GradientMethod):
-    """Differentiation through the steps of the solver: exact for the discrete solution; memory grows with every stage.
+    """Differentiation through the steps of the solver: exact for the discrete solution; memory grows with the stages.
 
     This is the default. Its gradient can be differentiated again on the generic path (`compiled=False`) with an
-    explicit solver. With respect to times and the times of events, second derivatives are correct and higher ones are
-    not.
+    explicit solver. Derivatives with respect to times, and derivatives of event times, are correct up to second order
+    only.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class Backprop(GradientMethod):
 class Checkpointed(GradientMethod):
     """The same derivative as `Backprop` with far less memory, at the cost of one more forward pass.
 
-    The state is stored once every `every` accepted steps. The backward pass solves each block again and differentiates
+    The state is stored once per `every` accepted steps. The backward pass solves each block again and differentiates
     it (discretize-then-optimize; ANODE, Gholami et al. 2019). A module that updates its own state when called, such as
     the running statistics of batch normalization, is updated in both passes; in a `pyneuralode.ODEBlock` it is updated
     in the forward pass only.
@@ -75,7 +75,7 @@ class _Adjoint(GradientMethod):
 
 @dataclass(frozen=True)
 class BacksolveAdjoint(_Adjoint):
-    """The continuous adjoint, with the state solved backward as well (Chen et al. 2018): memory does not grow.
+    """The continuous adjoint method, with the state also solved backward (Chen et al. 2018): constant memory.
 
     The gradient is correct only where the backward solve retraces the forward one. On stiff or strongly contracting
     problems it does not, and the gradient is wrong. `rtol` and `atol` are the tolerances of the backward solve; by
@@ -96,9 +96,9 @@ class BacksolveAdjoint(_Adjoint):
 
 @dataclass(frozen=True)
 class InterpolatingAdjoint(_Adjoint):
-    """The continuous adjoint along the dense output of the forward solve, which is stored.
+    """The continuous adjoint method, with states interpolated from the stored forward solve.
 
-    The gradient is also correct where that of `BacksolveAdjoint` is not, since only the adjoint is solved backward.
+    The gradient is correct even where `BacksolveAdjoint` is wrong, since only the adjoint is solved backward.
     Memory grows with the number of steps. `rtol` and `atol` are the tolerances of the adjoint solve; by default they
     are those of the forward solve.
 
@@ -117,7 +117,7 @@ class InterpolatingAdjoint(_Adjoint):
 
 @dataclass(frozen=True)
 class GaussAdjoint(_Adjoint):
-    """`InterpolatingAdjoint` with the gradient of the parameters by Gauss-Kronrod quadrature (SciMLSensitivity).
+    """`InterpolatingAdjoint` with the parameters' gradient computed by Gauss-Kronrod quadrature (SciMLSensitivity).
 
     The quadrature runs during the backward solve, which contains only the adjoint of the state. This pays off when
     there are many parameters.
@@ -135,7 +135,7 @@ class GaussAdjoint(_Adjoint):
 
 @dataclass(frozen=True)
 class QuadratureAdjoint(_Adjoint):
-    """`InterpolatingAdjoint` with the gradient of the parameters by adaptive quadrature after the adjoint solve.
+    """`InterpolatingAdjoint` with the parameters' gradient computed by adaptive quadrature after the adjoint solve.
 
     The dense output of the adjoint solve is stored as well.
 
@@ -154,8 +154,8 @@ class QuadratureAdjoint(_Adjoint):
 class ForwardMode(GradientMethod):
     """Forward mode: the sensitivities dy/dp and dy/dy0 are solved along with the state.
 
-    The work grows with the number of parameters plus components of the initial state: use it for up to about a hundred.
-    The steps are those of a solve without sensitivities, except that with Kvaerno5 and KenCarp4 the errors of the
+    The work grows with the number of parameters plus components of the initial state: use it for up to about a hundred
+    in total. The steps are the same as without sensitivities, except that with Kvaerno5 and KenCarp4 the errors of the
     sensitivities also affect the step sizes.
 
     Examples
@@ -193,7 +193,7 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
             gradient = type(gradient).__name__
             if gradient in GRADIENTS:
                 raise ArgumentError(
-                    f"gradient is a custom class {gradient}, which no engine supports: write {gradient!r}."
+                    f"gradient is a custom class {gradient}, which no engine supports: use the built-in method, gradient={gradient!r}."
                 ) from None
         raise unknown_name("gradient", gradient, GRADIENTS) from None
 

@@ -1,4 +1,4 @@
-"""Saved models: one safetensors file each, with the arrays, and a description as JSON in the header; never code.
+"""Saved models: each is a safetensors file with arrays and a description as JSON in its header, but without code.
 
 Each kind of model has a classmethod ``from_saved(description, arrays)`` and an entry in `KINDS` that names its class.
 """
@@ -35,14 +35,14 @@ KINDS = {
 
 
 def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
-    """Read a model of any kind that was saved by its method `save` or by a command such as `pyneuralode train`.
+    """Load a model that was saved by its method `save` or by a command such as `pyneuralode train`.
 
     Parameters
     ----------
     path : path
         A safetensors file.
     base : torch.distributions.Distribution, optional
-        The base density of a `ContinuousFlow` that was saved with a custom one: files contain only its name.
+        The base density of a `ContinuousFlow` that was saved with a custom base density: files contain only its name.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     ModelFileError
         If the file is missing, damaged, of a newer version, or not a model of pyneuralode.
     ArgumentError
-        If `base` is missing, or given for a model that has none.
+        If `base` is required but missing, or given for a model that has no base.
 
     Examples
     --------
@@ -67,7 +67,9 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     arrays, description = read_model_file(path)
     kind = description.pop("model", None)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ModelFileError(f"{path} contains a {kind}, which is unknown: use one of {', '.join(KINDS)}.")
+        raise ModelFileError(
+            f"{path} contains a model of kind {kind!r}, which is unknown: the known kinds are {', '.join(KINDS)}."
+        )
     module, name = KINDS[kind].rsplit(".", 1)
     read = getattr(importlib.import_module(f".{module}", __package__), name).from_saved
     takes_base = "base" in inspect.signature(read).parameters
@@ -76,7 +78,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     own = description.pop("base", "standard normal")
     if takes_base and base is None and own != "standard normal":
         raise ArgumentError(
-            f"base is missing: the flow in {path} was saved with a custom one, a {own}: use load(path, base=...)."
+            f"base is missing: the flow in {path} was saved with a custom base, a {own}: use load(path, base=...)."
         )
     try:
         return read(description, arrays, **({"base": base} if takes_base else {}))
@@ -119,7 +121,7 @@ def write_model_file(path: str | Path, kind: str, description: Mapping[str, Any]
     """
     path = Path(path)
     if kind not in KINDS:
-        raise ArgumentError(f"the model is a {kind}, which `load` does not know: save its state_dict yourself.")
+        raise ArgumentError(f"the model is a {kind}, which `load` does not support: save its state_dict yourself.")
     if path.is_dir():
         raise ArgumentError(f"path is {str(path)!r}, a folder: give the name of a file in it.")
     if not path.parent.is_dir():

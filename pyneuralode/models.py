@@ -1,4 +1,4 @@
-"""Models: a vector field with a solver, a gradient method and an engine; and `solve`, for a single solve."""
+"""Models (a vector field with a solver, a gradient method and an engine), and `solve` for a single solve."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def solve(
     ----------
     f : VectorField, torch.nn.Module or callable
         A described field (a `VectorField`), or ``f(t, y)`` that returns dy/dt in the shape of y (torch tensors, t of
-        shape ()). With a NumPy y0, f may also be a function of NumPy arrays (t a float), as for SciPy; gradients are
+        shape ()). With a NumPy y0, f may also be a function of NumPy arrays (t a float), as in SciPy; gradients are
         not available then. f is first called with tensors; if this fails or returns something other than a tensor (such
         as an array or a list), f and the conditions of events are called with arrays from then on.
         A solver evaluates f only at some times, so it can step over a pulse that is shorter than a step. To prevent
@@ -67,20 +67,20 @@ def solve(
         ``batch="independent"`` also an array (B, T) with a row of times per sample, or a list of B arrays of any
         lengths.
     parameters : mapping, optional
-        Parameters by name. For a described field: its parameters (default: the initial ones, for `seed`). For a
+        Parameters by name. For a described field: its parameters (default: initial values, drawn with `seed`). For a
         callable: the tensors it depends on. A module uses its own parameters by default.
     solver : str or Tableau
         A name in `pyneuralode.solvers.SOLVERS`, or your own explicit Runge-Kutta method. The module
         `pyneuralode.solvers` describes the attributes of a field that stiff solvers use (`jacobian`, `samplewise`,
         `matrix_free`). Do not use "DP8" for stiff problems: states at the ends of its steps are accurate, but states
-        between them were off by up to 5,000 times the tolerance (SciPy's DOP853: 60 times).
+        between them were wrong by up to 5,000 times the tolerance in tests (60 times with SciPy's DOP853).
     gradient : str or GradientMethod
         The name of a method in `pyneuralode.gradients`, or an instance of one.
     engine : {"auto", "torch", "julia"}
         "auto" uses Julia if it is installed, ready and supports the problem, and torch otherwise.
     dense : bool
         Keep the data needed to evaluate the solution at any time. The solve then uses the generic path and `Backprop`,
-        and solvers for stiff problems shorten their steps as far as their interpolants require.
+        and solvers for stiff problems shorten their steps where their interpolants require it.
     compiled : bool
         Use compiled code where it applies (described fields on the CPU). On the Julia engine this includes hand-written
         vector-Jacobian products; with ``compiled=False`` they come from automatic differentiation.
@@ -112,7 +112,7 @@ def solve(
     Raises
     ------
     ArgumentError
-        If an argument is invalid or arguments do not fit together; the message says what to change.
+        If an argument is invalid or arguments are incompatible; the message says what to change.
     SolverError
         If the solve fails before the last time.
 
@@ -140,7 +140,8 @@ def solve(
         batch,
         read_events(events),
     )
-    # Prepared problems of described fields are kept for the next call; other fields may refer to any object.
+    # Only prepared problems of described fields are kept for the next call: any other field may refer to objects of any
+    # size, which would stay in memory.
     prepared = _PREPARED if isinstance(f, VectorField) else PreparedProblems()
     return prepared.find(settings, engine, parameters, y0, ts).run(parameters, y0, ts)
 
@@ -176,9 +177,9 @@ class NeuralODE(nn.Module):
     solver, gradient, engine, compiled, batch, **control
         As in `solve`.
     seed : int
-        Seed of the initial parameters of a described field.
+        Seed of the initial parameters of a `VectorField`.
     dtype : torch.dtype
-        Dtype in which the parameters of a described field are stored; a solve runs in the dtype of its initial state.
+        Dtype in which the parameters of a `VectorField` are stored; a solve runs in the dtype of its initial state.
 
     Examples
     --------
@@ -221,7 +222,9 @@ class NeuralODE(nn.Module):
         if isinstance(field, VectorField):
             for name, value in _starting_parameters(field, seed).items():
                 if hasattr(self.weights, name):
-                    raise ArgumentError(f"a parameter has the name {name!r}, which torch reserves: name it {name}_.")
+                    raise ArgumentError(
+                        f"a parameter has the name {name!r}, which torch reserves: rename it to {name}_."
+                    )
                 self.weights[name] = nn.Parameter(torch.as_tensor(value, dtype=dtype))
         else:
             check_field(field)
@@ -233,7 +236,7 @@ class NeuralODE(nn.Module):
         """Return the parameters of the field by name, in the documented order."""
         if isinstance(self.field, nn.Module):
             return dict(self.field.named_parameters())
-        # The same as self.weights.items(), ten times faster.
+        # Equivalent to self.weights.items(), but ten times faster.
         weights = self._modules["weights"]
         return {name: value for name, value in weights._parameters.items() if value is not None}
 
@@ -243,11 +246,11 @@ class NeuralODE(nn.Module):
 
     @torch.no_grad()
     def set_arrays(self, parameters: Mapping[str, Any]) -> None:
-        """Set the parameters of the field from finite arrays or tensors with the names and shapes of `arrays`."""
+        """Set the parameters of the field from finite arrays or tensors. Names and shapes must match ``arrays()``."""
         tensors = self.tensors()
         if set(parameters) != set(tensors):
             odd = min(set(parameters) ^ set(tensors))
-            raise ArgumentError(f"parameters: {odd!r} is missing or unknown: use {', '.join(tensors)}.")
+            raise ArgumentError(f"parameters has a missing or unknown name, {odd!r}: use exactly {', '.join(tensors)}.")
         found = {name: real_tensor(name, value).to(tensors[name].dtype) for name, value in parameters.items()}
         for name, value in found.items():
             if value.shape != tensors[name].shape:
@@ -257,7 +260,7 @@ class NeuralODE(nn.Module):
             tensors[name].copy_(value)
 
     def initial_state(self, y0: Any) -> Any:
-        """Return the state from which the solve starts, given the user's initial state; here they are the same."""
+        """Return the state from which a solve starts, computed from the user's `y0`; here it is `y0` itself."""
         return y0
 
     def prepare(
@@ -269,16 +272,16 @@ class NeuralODE(nn.Module):
         dense: bool = False,
         events: Event | Sequence[Event] = (),
     ) -> Prepared:
-        """Prepare the model's problem for solves with values of the given kind, for use in your own loops.
+        """Prepare the model's problem for repeated solves with values of these shapes and dtypes, such as in a loop.
 
-        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` solves like `solve`, but everything except the
-        values has already been checked. The model keeps the prepared problem until something it depends on changes.
+        ``model.prepare(y0, ts).solve(parameters, initial_state, ts)`` returns the same as `solve`, but checks only the
+        values. The model keeps the prepared problem until something that the problem depends on changes.
         """
         parameters = self.tensors() if parameters is None else parameters
         return self.prepared.find(self.settings(dense, events), self.engine, parameters, self.initial_state(y0), ts)
 
     def settings(self, dense: bool = False, events: Event | Sequence[Event] = ()) -> Settings:
-        """Return the parts of a problem that this model determines."""
+        """Return the settings of the model's solves: everything except the values and the engine."""
         solver = self.solver if isinstance(self.solver, Tableau) else find_solver(self.solver)
         watched = () if events == () else read_events(events)
         return Settings(self.field, solver, self.gradient, self.control, dense, self.compiled, self.batch, watched)
@@ -307,7 +310,7 @@ class NeuralODE(nn.Module):
     def _solve_from(self, t0: float, y0: Any, ts: Any, **settings: Any) -> Solution:
         if np.ndim(ts[0]):
             raise ArgumentError(
-                f"t0 is {t0}, but every sample has its own times: leave t0 out and begin each row with its sample's t0."
+                f"t0 is {t0}, but every sample has its own times: leave t0 out and start each row of ts with that sample's initial time."
             )
         if t0 == float(ts[0]):
             return self.solve(y0, ts, **settings)
@@ -323,7 +326,7 @@ class NeuralODE(nn.Module):
         return self.solve(y0, ts).ys
 
     def slope(self, t: float, y: Any) -> Any:
-        """Return dy/dt, with y's type and shape, at time `t` and state `y` (NumPy or torch, with added components)."""
+        """Return dy/dt at time `t` and state `y`, a NumPy array or torch tensor that includes any added components."""
         return slope(self.field, self.tensors(), t, y)
 
     def check_gradient(self, y0: Any, ts: Any, **settings: Any) -> GradientCheck:
@@ -339,9 +342,9 @@ class NeuralODE(nn.Module):
         loss : callable, optional
             ``loss(ys)`` returns a tensor of shape (); default: the sum of squares.
         methods : sequence of str or GradientMethod, optional
-            Default: all methods that the model's engine supports for its `batch`.
+            Default: all methods that the model's engine supports with the model's `batch`.
         directions, seed : int
-            The number of directions, and the seed from which they are drawn.
+            The number of random directions, and the seed for drawing them.
         """
         check = check_gradient(self, y0, ts, **settings)
         print(check)
@@ -376,7 +379,7 @@ class NeuralODE(nn.Module):
 
     @classmethod
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **settings: Any) -> NeuralODE:
-        """Return the model from a file written by `save`; see `pyneuralode.load`."""
+        """Return the model with the description and arrays of a file written by `save`; see `pyneuralode.load`."""
         gradient = dict(description["gradient"])
         if arrays:
             settings["dtype"] = torch.as_tensor(next(iter(arrays.values()))).dtype

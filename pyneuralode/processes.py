@@ -1,4 +1,4 @@
-"""Training in one or several processes: the device of this process, and the values that the processes share."""
+"""Training in one or several processes: the device of each process, and values that the processes share."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path 
 
 
 def shared_mean(value: Tensor, at: Place) -> Tensor:
-    """Return the mean over the processes, with this process's gradient, so that all make the same decisions."""
+    """Return the mean over all processes, with this process's gradient, so that all make the same decisions."""
     if at.world == 1:
         return value
     mean = value.detach().clone()
@@ -75,5 +75,5 @@ def _device(name: str) -> torch.device:
         raise ArgumentError(f"device is {name!r}: give cpu, cuda or cuda:1.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ArgumentError(f"device is {name!r}, but torch finds {count} GPUs: give cpu.")
+        raise ArgumentError(f"device is {name!r}, but torch finds only {count} GPUs: give cpu, or a GPU that exists.")
     return device

@@ -14,7 +14,7 @@ class ProgressTask(Protocol):
 
 
 class Progress(Protocol):
-    """Anything that can show progress."""
+    """An object that can show the progress of tasks."""
 
     def task(self, description: str, total: float | None = None) -> ProgressTask:
         """Begin a task of `total` units, or of an unknown number of units if None."""
@@ -38,7 +38,9 @@ class RichProgress:
         from rich.console import Console
 
         self._bars = rich.Progress(
-            rich.TextColumn("{task.description}", markup=False),  # "[0, 60]" is a time span here, not a style
+            rich.TextColumn(
+                "{task.description}", markup=False
+            ),  # no markup, as "[0, 60]" is a time span and not a style
             rich.BarColumn(),
             rich.TextColumn("{task.percentage:>3.0f}%"),
             rich.TimeElapsedColumn(),
@@ -51,7 +53,7 @@ class RichProgress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # rich ends with an empty line even if it drew nothing, and an error message would come after it.
+        # stop() prints an empty line even if no bar was drawn, and an error message would follow that line.
         if self._bars.live.is_started:
             self._bars.stop()
 

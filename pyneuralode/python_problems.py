@@ -53,7 +53,7 @@ def solve_sde(
         noise that does not depend on y; all have strong order 1.5 and adaptive steps. EM, the Euler-Maruyama
         method, has strong order 0.5 and fixed steps of size `step_size`.
     seed : int
-        Seed of Julia's random numbers, at least 0; the same seed gives the same path.
+        Seed of Julia's random numbers, >= 0; the same seed gives the same path.
     rtol, atol : float or array of the state's shape
         Tolerances of each step; the defaults are SciML's for stochastic equations.
     **control
@@ -67,7 +67,7 @@ def solve_sde(
     Raises
     ------
     ArgumentError, SolverError
-        As `pyneuralode.solve`.
+        As in `pyneuralode.solve`.
     EngineError
         If Julia or its packages are missing; the message says what to do.
     """
@@ -111,7 +111,7 @@ def solve_dae(
         dy0 as needed; otherwise their residual must be 0.
     solver : str, optional
         With `mass_matrix`: "Rodas5P" (the default), "Rosenbrock23" or "FBDF". For a residual: "IDA" (the
-        default) from Sundials, which has not yet been run here, or "DFBDF", which does not need Sundials.
+        default) from Sundials, which has not been tested yet, or "DFBDF", which does not need Sundials.
     dense : bool
         Keep the data needed to evaluate the solution at any time.
     **control
@@ -125,7 +125,7 @@ def solve_dae(
     Raises
     ------
     ArgumentError, SolverError
-        As `pyneuralode.solve`.
+        As in `pyneuralode.solve`.
     EngineError
         If Julia or its packages are missing; the message says what to do.
     """

@@ -1,4 +1,4 @@
-"""The catalog of solvers: the name, order and kind of each, and the engines that support it.
+"""The catalog of solvers: the name, order and kind of each solver, and the engines that support it.
 
 The names are SciML's; case is ignored.
 
@@ -61,12 +61,12 @@ SOLVERS = _catalog(
     Solver("Heun", 2, "explicit", False, _BOTH, "Heun's trapezoidal method"),
     Solver("RK4", 4, "explicit", False, _BOTH, "the classical Runge-Kutta method"),
     Solver("RK38", 4, "explicit", False, _TORCH, "Kutta's 3/8 rule"),
-    Solver("BS3", 3, "explicit", True, _BOTH, "Bogacki-Shampine 3(2), for loose tolerances"),
+    Solver("BS3", 3, "explicit", True, _BOTH, "Bogacki-Shampine 3(2) method, for loose tolerances"),
     Solver("DP5", 5, "explicit", True, _BOTH, "Dormand-Prince 5(4)"),
     Solver("Tsit5", 5, "explicit", True, _BOTH, "Tsitouras 5(4), the first choice for non-stiff problems"),
-    Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6), for tight tolerances"),
-    Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3), for very tight tolerances"),
-    Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8), for the tightest tolerances"),
+    Solver("Vern7", 7, "explicit", True, _BOTH, "Verner's most efficient 7(6) method, for tight tolerances"),
+    Solver("DP8", 8, "explicit", True, _BOTH, "Hairer's 8(5,3) method, for very tight tolerances"),
+    Solver("Vern9", 9, "explicit", True, _JULIA, "Verner's most efficient 9(8) method, for the tightest tolerances"),
     Solver("ROCK4", 4, "stabilized", True, _JULIA, "Abdulle's ROCK4, for mildly stiff diffusion problems"),
     Solver("Rosenbrock23", 2, "rosenbrock", True, _BOTH, "for stiff problems at loose tolerances"),
     Solver("Rodas5P", 5, "rosenbrock", True, _BOTH, "Steinebach's method, the first choice for stiff problems"),
@@ -85,14 +85,17 @@ SOLVERS = _catalog(
     Solver("AutoVern7(Rodas5P)", 7, "switching", True, _BOTH, "Vern7 with Rodas5P for stiff parts"),
 )
 
-# Solvers for equations with noise (only SOSRI and SRIW1 support any diagonal noise), then solvers for residuals.
+# Solvers for stochastic equations; only SOSRI and SRIW1 support any diagonal noise.
 SDE_SOLVERS = _catalog(
-    Solver("SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, strong order 1.5, for any diagonal noise"),
-    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's, strong order 1.5, for additive noise"),
-    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's, strong order 1.5, for any diagonal noise"),
-    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's, strong order 1.5, for additive noise"),
+    Solver(
+        "SOSRI", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's method, strong order 1.5, for any diagonal noise"
+    ),
+    Solver("SOSRA", 1.5, "noise", True, _JULIA, "Rackauckas and Nie's method, strong order 1.5, for additive noise"),
+    Solver("SRIW1", 1.5, "noise", True, _JULIA, "Roessler's method, strong order 1.5, for any diagonal noise"),
+    Solver("SRA1", 1.5, "noise", True, _JULIA, "Roessler's method, strong order 1.5, for additive noise"),
     Solver("EM", 0.5, "noise", False, _JULIA, "Euler-Maruyama method, strong order 0.5"),
 )
+# Solvers for implicit equations, f(t, y, dy/dt) = 0.
 RESIDUAL_SOLVERS = _catalog(
     Solver("IDA", 5, "bdf", True, _JULIA, "Sundials' variable-order BDF"),
     Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),

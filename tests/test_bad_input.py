@@ -41,7 +41,7 @@ ARGUMENTS = {
     "unknown norm": (lambda: solve(norm="sample"), "did you mean 'samples'"),
     "samples that do not match": (
         lambda: solve(lambda t, y: y, y0=(torch.ones(2, 3), torch.ones(4)), norm="samples"),
-        "first axis counts the samples",
+        "the same number of samples along the first axis",
     ),
     "negative step": (lambda: solve(step_size=-0.1), "step_size is -0.1"),
     "min above max": (lambda: solve(min_step=2.0, max_step=1.0), "min_step <= max_step"),

@@ -85,7 +85,7 @@ class Renamed(pn.NeuralODE):
 
 
 def test_only_what_can_be_loaded_is_saved(tmp_path):
-    with pytest.raises(pn.ArgumentError, match="the model is a Renamed, which `load` does not know"):
+    with pytest.raises(pn.ArgumentError, match="the model is a Renamed, which `load` does not support"):
         Renamed(pn.MLP((2, 4, 2))).save(tmp_path / "model")
     with pytest.raises(pn.ArgumentError, match="a folder: give the name of a file"):
         pn.NeuralODE(pn.MLP((2, 4, 2))).save(tmp_path)

@@ -1,6 +1,6 @@
 """The Adams methods, with torchdiffeq's rule for the order: the number of past derivatives, up to max_order - 1.
 
-Two properties of torchdiffeq's methods are kept, so that values agree. The weights are those for equal steps on any
+Two properties of torchdiffeq's methods are kept, so that values agree. The weights are those for equal steps on every
 grid, so the order is lost on a nonuniform grid. And `explicit_adams` increases its order to 11, with an interval of
 stability so short that a step h is stable only for |h lambda| below about 0.003. As the step decreases from coarse
 values, the error first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5) and decreases only
@@ -31,7 +31,8 @@ def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
     """Return the weights, one per node, that integrate the polynomial through the nodes from 0 to 1.
 
     Nodes 0, -1, ..., 1 - k give the Adams-Bashforth method of order k, nodes 1, 0, ..., 2 - k the
-    Adams-Moulton one. Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section III.1.
+    Adams-Moulton method of order k. See Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I,
+    section III.1.
     """
     weights = []
     for a in nodes:
@@ -70,7 +71,7 @@ class Adams:
         return y + change, first
 
     def _correct(self, t_end: Time, y: Tensor, change: Tensor, known: Tensor, weight: Time) -> Tensor:
-        """Iterate change = known + weight f(t_end, y + change) until `change` varies by less than the tolerance."""
+        """Iterate change = known + weight * f(t_end, y + change) until `change` varies by less than the tolerance."""
         for _ in range(self.options.max_iters):
             before, change = change, known + weight * self.problem.slope(t_end, y + change, self.before)
             with torch.no_grad():

@@ -19,7 +19,7 @@ from .tableaus import ADAPTIVE
 
 
 def integrate(problem: FlatProblem) -> Tensor:
-    """Return the states (T, n)."""
+    """Solve with adaptive steps and return the states (T, n) at the output times."""
     times = problem.times.to(problem.time_dtype)
     ts = times.tolist()
     states = [problem.y0[None]]
@@ -40,7 +40,10 @@ def integrate(problem: FlatProblem) -> Tensor:
 
 
 def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
-    """Return the event's internal time and the states (2, n) at the start and at the event."""
+    """Solve with adaptive steps until an event.
+
+    Return the internal time of the event (see `FlatSlope`) and the states (2, n) at the start and at the event.
+    """
     times = problem.times.to(problem.time_dtype)
     t0, event = float(times[0]), problem.event
     march = AdaptiveMarch(problem, ADAPTIVE[problem.method], t0)
@@ -137,7 +140,7 @@ class AdaptiveMarch:
 
     @torch.no_grad()
     def _first_size(self) -> float:
-        """Return the first step size: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4."""
+        """Return the first step size (Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4)."""
         problem, y, slope = self.problem, self.y, self.first
         norm = problem.norm
         scale = y.abs().mul_(problem.rtol).add_(problem.atol)
@@ -161,7 +164,7 @@ class AdaptiveMarch:
 
     def _remedy(self) -> str:
         if not self.finite or not bool(torch.isfinite(self.y).all() & torch.isfinite(self.first).all()):
-            return "func or the state is non-finite there: look for a singularity, check y0 and parameters"
+            return "func or the state is non-finite there: look for a singularity, and check y0 and the parameters"
         return (
             "the error stays above the tolerance: look for a singularity, loosen rtol and atol, or use a "
             "stiff solver if the problem is stiff"

@@ -1,4 +1,4 @@
-"""The continuous adjoint of Chen et al. 2018, solved backward from each output time to the previous one.
+"""The continuous adjoint method (Chen et al. 2018), solved backward from each output time to the previous one.
 
 The joint state is flat: state y (n), adjoint a (n), then the integrals for the gradients of the time and of the
 parameters. The derivative does not depend on these integrals, so the stages of a step are combined for y and a only;
@@ -22,7 +22,7 @@ from .slope import FlatSlope
 
 
 def parameters_of(func: nn.Module) -> list[Tensor]:
-    """Return the parameters of a module; in a DataParallel replica they are plain attributes."""
+    """Return the parameters of a module; in a DataParallel replica, they are found among the plain attributes."""
     if not getattr(func, "_is_replica", False):
         return list(func.parameters())
     attributes = (value for module in func.modules() for value in module.__dict__.values())
@@ -32,7 +32,7 @@ def parameters_of(func: nn.Module) -> list[Tensor]:
 class Adjoint(torch.autograd.Function):
     """A solve that autograd does not record; its gradient comes from solving ``backward_problem(joint slope)``.
 
-    Returns the states (T, n), or with an event its internal time and the states (2, n).
+    It returns the states (T, n); with an event, it returns the event's internal time and the states (2, n).
     """
 
     @staticmethod
@@ -76,7 +76,7 @@ class Adjoint(torch.autograd.Function):
             adjoint, integrals = joint[n : 2 * n] + gradients[j - 1], joint[2 * n :].clone()
         time_gradients[0] = integrals[0]
         if problem.event is not None:
-            time_gradients[1] = 0  # the last time is the event, not an argument
+            time_gradients[1] = 0  # the last time is that of the event, not an argument
         parts = integrals[1:].split([p.numel() for p in parameters]) if parameters else ()
         return (
             None,
@@ -89,13 +89,13 @@ class Adjoint(torch.autograd.Function):
 
 
 class AugmentedSlope(FlatSlope):
-    """The derivative of the joint state, in an internal time that runs opposite to that of the forward solve."""
+    """The derivative of the joint state with respect to an internal time that runs opposite to the forward solve's."""
 
     def __init__(self, forward: FlatSlope, n: int, parameters: tuple[Tensor, ...]):
         like = torch.empty((), dtype=forward.dtype, device=forward.device)
         shapes = tuple(p.shape for p in parameters)
         state = torch.Size([n]) if forward.layout.is_tuple else forward.layout.shapes[0]
-        # Callbacks and norms see torchdiffeq's order: (time's gradient, y, a, *parameters' gradients).
+        # Callbacks and norms get torchdiffeq's order: (gradient of time, y, a, *gradients of the parameters).
         order = (2, 0, 1, *range(3, 3 + len(shapes)))
         joint = FlatLayout((state, state, torch.Size([]), *shapes), True, order)
         super().__init__(forward.func, joint, -forward.direction, like)
@@ -109,7 +109,7 @@ class AugmentedSlope(FlatSlope):
             slope = self.forward.at(time, state)
             inputs = (state, time, *self.parameters)
             if slope.requires_grad:
-                # The user's function may share a graph between calls, so it is not freed.
+                # The user's function may share a graph between calls, so the graph is not freed.
                 unused = {"allow_unused": True, "materialize_grads": True}
                 parts = torch.autograd.grad(slope, inputs, -y[n : 2 * n], retain_graph=True, **unused)
             else:

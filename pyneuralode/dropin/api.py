@@ -1,4 +1,4 @@
-"""Three functions of torchdiffeq 0.2.5: `odeint`, `odeint_adjoint`, `odeint_event`."""
+"""Three functions with the interface of torchdiffeq 0.2.5: `odeint`, `odeint_adjoint` and `odeint_event`."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ def odeint(
     Parameters
     ----------
     func : callable or torch.nn.Module
-        ``func(t, y)`` with t a tensor of shape () and y like y0, returning dy/dt like y0. Its optional attributes
-        `callback_step`, `callback_accept_step` and `callback_reject_step` are called as ``callback(t, y, step size)``:
-        before each step, and when an adaptive step is accepted or rejected.
+        ``func(t, y)``, where t is a tensor of shape () and y has the form of y0, returns dy/dt in the same form. Its
+        optional attributes `callback_step`, `callback_accept_step` and `callback_reject_step` are called as
+        ``callback(t, y, step size)``: before each step, and when an adaptive step is accepted or rejected.
     y0 : tensor of any shape, or tuple of tensors
         State at t[0], real or complex; the solve runs in its dtype.
     t : (T,) tensor
         Times, strictly increasing or decreasing. The solution can be differentiated with respect to them.
     rtol, atol : float, tensor, or one for each part of a tuple y0
-        Tolerances of an adaptive step's error.
+        Tolerances for the error of adaptive steps.
     method : str
-        "dopri5" unless given. Adaptive: "dopri8" (Prince and Dormand's 8(7)), "dopri5", "bosh3", "fehlberg2",
+        By default "dopri5". Adaptive: "dopri8" (Prince and Dormand's 8(7)), "dopri5", "bosh3", "fehlberg2",
         "adaptive_heun". Fixed steps: "euler", "midpoint", "heun2", "heun3", "rk4" (Kutta's 3/8 rule),
         "explicit_adams", "implicit_adams" (also called "fixed_adams"). "scipy_solver" calls SciPy, without
         gradients. `explicit_adams` is unstable unless its steps are very short; see `dropin.adams`.
     options : dict
-        See `dropin.options` for the options of each kind of method. An option that the method does not have is
-        ignored, with a warning.
+        See `dropin.options` for the options of each kind of method. An option that the method does not support
+        is ignored, with a warning.
     event_fn : callable
-        ``event_fn(t, y)`` returning a tensor; the solve ends where one of its components first crosses zero.
+        ``event_fn(t, y)`` returns a tensor; the solve ends where one of its components first crosses zero.
         t must then contain two times, of which the second only sets the direction.
 
     Returns
@@ -69,7 +69,7 @@ def odeint(
     ------
     ArgumentError
         If an argument is invalid. Where torchdiffeq raises an AssertionError or a TypeError, the error is also
-        of that class.
+        an instance of that class.
     SolverError
         If the step size of an adaptive solve underflows, the solve needs too many steps or its state becomes
         non-finite (also an AssertionError), or if no event is found.
@@ -105,7 +105,7 @@ def odeint_adjoint(
     adjoint_options: dict[str, Any] | None = None,
     adjoint_params: Iterable[Tensor] | None = None,
 ) -> Any:
-    """Solve like `odeint`, with gradients from a backward solve, whose memory does not grow with the number of steps.
+    """Solve like `odeint`, with gradients from a backward solve whose memory use does not grow with the number of steps.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ def odeint_adjoint(
     adjoint_rtol, adjoint_atol, adjoint_method : optional
         Tolerances and method of the backward solve; by default, those of the forward solve.
     adjoint_options : dict, optional
-        Options of the backward solve; by default, `options` without its norm. Times in them are the user's
-        times. The "norm" may be "seminorm", which leaves the parameters' gradients out of the error
+        Options of the backward solve; by default, `options` without its norm. Times in these options are given like
+        those in t. The "norm" may be "seminorm", which leaves the parameters' gradients out of the error
         (Kidger et al. 2021), or a function of the tuple (gradient of time, y, adjoint, *gradients of
         adjoint_params).
     adjoint_params : iterable of tensors, optional
@@ -125,14 +125,14 @@ def odeint_adjoint(
 
     Returns
     -------
-    As `odeint`. With event_fn, the event's time has its gradient (implicit function theorem), which is zero in
+    As in `odeint`. With event_fn, the event's time has its gradient (implicit function theorem), which is zero in
     torchdiffeq. The state at the event is differentiated as if that time were fixed, as in torchdiffeq; see
     `odeint_event`.
 
     Raises
     ------
     ArgumentError, SolverError
-        As `odeint`; also an ArgumentError if func is not a torch.nn.Module and adjoint_params is not given, or if
+        As in `odeint`; also an ArgumentError if func is not a torch.nn.Module and adjoint_params is not given, or if
         adjoint_method differs from method while options are given only for the latter.
 
     References
@@ -142,8 +142,8 @@ def odeint_adjoint(
     """
     if adjoint_params is None and not isinstance(func, nn.Module):
         raise ArgumentError(
-            "adjoint_params is not given and func is not a torch.nn.Module: give the tensors to "
-            "differentiate with respect to, or () for none."
+            "adjoint_params is not given and func is not a torch.nn.Module: give the tensors with respect to "
+            "which to differentiate, or () for none."
         )
     adjoint_method = method if adjoint_method is None else adjoint_method
     if adjoint_method not in (None, *METHODS):
@@ -217,7 +217,7 @@ def odeint_event(
     Raises
     ------
     ArgumentError, SolverError
-        As `odeint`.
+        As in `odeint`.
 
     References
     ----------
@@ -241,7 +241,7 @@ def odeint_event(
 
 
 def solve(problem: FlatProblem) -> Any:
-    """Return the states (T, n), or with an event its internal time and the states (2, n)."""
+    """Solve, and return the states (T, n); with an event, return its internal time and the states (2, n)."""
     if problem.method == "scipy_solver":
         if problem.event is not None:
             raise ArgumentError(
@@ -253,7 +253,7 @@ def solve(problem: FlatProblem) -> Any:
 
 
 def deliver(problem: FlatProblem, solution: Any, t: Tensor) -> Any:
-    """Return a solution with states in the shape of the user's state."""
+    """Return a solution with the states in the shape of the user's state."""
     if problem.event is None:
         return problem.layout.unpack(solution)
     event_t, states = solution

@@ -26,7 +26,7 @@ def odeint_dense(
     method: str | None = None,
     options: dict[str, Any] | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Solve from t0 to t1 with "dopri5" and return the state as a function of time, as torchdiffeq 0.2.5 does.
+    """Solve from t0 to t1 with "dopri5" and return the state as a function of time, like torchdiffeq 0.2.5.
 
     Parameters
     ----------
@@ -41,19 +41,19 @@ def odeint_dense(
 
     Returns
     -------
-    ``state(t)`` for a tensor t of times between t0 and t1, which returns (*t.shape, *y0.shape) by the method's own
+    ``state(t)`` for a tensor t of times between t0 and t1, which returns (*t.shape, *y0.shape) from the method's
     interpolant. It can be differentiated with respect to y0, the tensors that func depends on, and t. (In torchdiffeq,
     it accepts a single time and, after a solve toward earlier times, the negative of the time.)
 
     Raises
     ------
     ArgumentError, SolverError
-        As `odeint`; ArgumentError also if ``state`` is called with a time outside the time span.
+        As in `odeint`; also an ArgumentError if ``state`` is called with a time outside the time span.
     """
     if not isinstance(y0, Tensor):
         raise InvalidArgumentError(f"y0 is a {type(y0).__name__}: give a tensor.")
     if method not in (None, "dopri5"):
-        raise InvalidArgumentError(f"method is {method!r}, which odeint_dense does not have: give 'dopri5'.")
+        raise InvalidArgumentError(f"method is {method!r}, which odeint_dense does not support: use 'dopri5'.")
     if not isinstance(t0, Tensor):
         raise InvalidArgumentError(
             f"t0 is a {type(t0).__name__}: give a tensor with one time, such as torch.tensor(0.0)."
@@ -72,7 +72,7 @@ def odeint_dense(
             if not start <= at <= end:
                 first, last = direction * start, direction * end
                 raise InvalidArgumentError(
-                    f"t is {direction * at:g}, outside the solved time span, {first:g} to {last:g}."
+                    f"t is {direction * at:g}, outside the solved time span, {first:g} to {last:g}: choose a time inside it."
                 )
             step = steps[bisect_left(ends, at)]
             states.append(step.at(((moment - step.t) / (step.t_end - step.t))[None])[0])

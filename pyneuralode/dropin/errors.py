@@ -1,4 +1,4 @@
-"""Errors that are also of the classes that torchdiffeq raises, so that existing ``except`` clauses keep working."""
+"""Errors that are also instances of torchdiffeq's error classes, so that existing ``except`` clauses keep working."""
 
 from ..errors import ArgumentError, SolverError
 

@@ -14,7 +14,7 @@ from .slope import FlatSlope
 
 
 def combine_components(event_fn: Callable, t0: Tensor, y0: object) -> Callable:
-    """Return one event function, positive at the start, that crosses zero as soon as a component does."""
+    """Return a scalar event function, positive at the start, that crosses zero as soon as a component of event_fn does."""
     with torch.no_grad():
         signs = torch.sign(event_fn(t0, y0))
     if bool(signs.isnan().any()):
@@ -49,10 +49,10 @@ def _undefined_event_error(t: float) -> SolveFailedError:
 
 
 def attach_event_time(combined: Callable, slope: FlatSlope, when: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the time `when` of an event (the user's time), connected to autograd, and the derivative (n,) there.
+    """Return the time `when` of an event (the user's time), connected to autograd, and dy/dt (n,) at that time.
 
-    `end` (n,) is the state at that time, differentiable as if the time were fixed. The derivative of the time is such
-    that the event function stays zero (implicit function theorem).
+    `end` (n,) is the state at that time, differentiable as if the time were fixed. The time's derivative is such that
+    the event function stays zero (implicit function theorem).
     """
     with torch.no_grad():
         speed = slope.at(when.to(slope.real), end)

@@ -1,4 +1,4 @@
-"""Fixed steps: from each output time to the next, of a given size, or along the user's grid."""
+"""Solves with fixed steps: from each output time to the next, of a given size, or along the user's grid."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_stepper(problem: FlatProblem) -> tuple[Stepper, FixedOptions]:
 
 
 def integrate(problem: FlatProblem) -> Tensor:
-    """Return the states (T, n)."""
+    """Solve with fixed steps and return the states (T, n) at the output times."""
     step, options = make_stepper(problem)
     times = problem.times
     grid = make_grid(problem, options)
@@ -98,7 +98,10 @@ def make_grid(problem: FlatProblem, options: FixedOptions) -> Tensor:
 
 
 def interpolate(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, last: Tensor | None) -> Tensor:
-    """Return the state at fraction `theta` of a step: cubic Hermite with the final derivative `last`, linear if None."""
+    """Return the state at fraction `theta` of a step: cubic Hermite interpolation, or linear if `last` is None.
+
+    `first` and `last` are the derivatives at the ends of the step.
+    """
     if last is None:
         return y + (end - y) * theta
     rest = 1 - theta
@@ -111,11 +114,14 @@ def interpolate(theta: Time, h: Time, y: Tensor, end: Tensor, first: Tensor, las
 
 
 def integrate_until_event(problem: FlatProblem) -> tuple[float, Tensor]:
-    """Return the event's internal time and the states (2, n) at the start and at the event."""
+    """Solve with fixed steps until an event.
+
+    Return the internal time of the event (see `FlatSlope`) and the states (2, n) at the start and at the event.
+    """
     step, options = make_stepper(problem)
     if options.step_size is None:
         raise InvalidArgumentError(
-            f"event_fn is given to {problem.method} without options['step_size']: set a step size."
+            f"event_fn is given without options['step_size'], which {problem.method} needs to find events: set a step size."
         )
     event, y, h = problem.event, problem.y0, options.step_size
     t = problem.times[0].to(problem.time_dtype)  # steps are added in the state's precision, as in torchdiffeq

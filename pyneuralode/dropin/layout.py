@@ -13,7 +13,7 @@ from torch import Tensor
 class FlatLayout:
     """Shapes of the parts of a flat state.
 
-    `order` is the order in which the user sees the parts; None if it is the order in which they are stored.
+    `order` is the order of the parts in the user's state; None if it is the order in which they are stored.
     """
 
     shapes: tuple[torch.Size, ...]
@@ -25,7 +25,7 @@ class FlatLayout:
         return [shape.numel() for shape in self.shapes]
 
     def unpack(self, flat: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the state(s) in `flat` (..., n), with its leading axes."""
+        """Return flat states (..., n) in the user's shape or shapes, with the leading axes kept."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
             return flat.reshape(lead + self.shapes[0])

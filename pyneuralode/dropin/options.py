@@ -49,7 +49,7 @@ class FixedOptions:
     step_size : size of the steps; by default, one step from each time to the next.
     grid_constructor : ``(func, y0, t) -> grid``, the times to step through; cannot be combined with step_size.
     interp : "linear" or "cubic" interpolation, for times inside a step.
-    perturb : whether func is evaluated one rounding unit inside the ends of a step, for discontinuities there.
+    perturb : whether func is evaluated one rounding unit inside the ends of a step, where it may be discontinuous.
     """
 
     step_size: float | None = None
@@ -71,8 +71,8 @@ class AdamsOptions(FixedOptions):
     """Options of the Adams methods, in addition to those of `FixedOptions`.
 
     implicit : whether to correct the prediction.
-    max_iters : largest number of corrections in a step.
-    max_order : up to 12; the method uses at most max_order - 1 derivatives.
+    max_iters : maximum number of corrections in a step.
+    max_order : at most 12; the method uses at most max_order - 1 past derivatives.
     """
 
     implicit: bool = True
@@ -97,7 +97,7 @@ class AdaptiveOptions:
     step_t : times at which a step must end.
     jump_t : times at which func is discontinuous: a step ends there, and func is evaluated again just after.
     safety, ifactor, dfactor : safety factor, and largest and smallest factor between consecutive step sizes.
-    max_num_steps : largest number of steps, accepted or rejected, between consecutive output times.
+    max_num_steps : maximum number of steps, accepted or rejected, between consecutive output times.
     dtype : precision of times and step sizes.
     norm : ``state -> number``, the norm applied to error / tolerance.
     """

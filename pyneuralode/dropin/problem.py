@@ -30,13 +30,13 @@ Callback = Callable[[Tensor, Tensor, Tensor], None]
 class FlatProblem:
     """An initial-value problem on a flat state.
 
-    slope : derivative (n,) at internal time; see `FlatSlope`.
-    y0 : (n,)
+    slope : dy/dt (n,) as a function of internal time; see `FlatSlope`.
+    y0 : initial state (n,).
     times : (T,), increasing; connected to autograd if the user's times are.
     rtol, atol : numbers or tensors (n,).
-    norm : norm of a flat error; `has_user_norm` says whether the user gave it.
+    norm : norm of a flat error; `has_user_norm` says whether the user provided it.
     event : the event function, or None.
-    callbacks : functions of internal time, flat state and step size, by torchdiffeq's names.
+    callbacks : functions of internal time, flat state and step size, by their names in torchdiffeq.
     """
 
     slope: FlatSlope
@@ -54,7 +54,7 @@ class FlatProblem:
 
     @property
     def time_dtype(self) -> torch.dtype:
-        """The dtype of an adaptive method's times and step sizes, and of the time passed to its event function."""
+        """The dtype of the times and step sizes of an adaptive method, and of the time passed to the event function."""
         if self.method not in ADAPTIVE:
             return self.slope.real
         return torch.promote_types(self.options.get("dtype", torch.float64), self.slope.real)
@@ -175,7 +175,7 @@ def _expanded_tolerance(name: str, value: Any, layout: FlatLayout, flat: Tensor)
 
 
 def error_norm(given: Callable | None, layout: FlatLayout) -> tuple[Norm, bool]:
-    """Return the norm of a flat error and whether it is the user's."""
+    """Return the norm of a flat error, and whether the user provided it."""
     if given is None:
         return largest_rms(layout.sizes), False
     if not callable(given):

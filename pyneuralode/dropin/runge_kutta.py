@@ -1,8 +1,8 @@
 """One explicit Runge-Kutta step, as in torchdiffeq, with as few tensor operations as possible.
 
 It differs from the engine's `Step` in three ways: the time of a stage may be nudged to one side of a discontinuity; the
-last stage is always the first of the next step, even if it is not the derivative at the end; and step sizes may be
-tensors, so that fixed steps can be differentiated with respect to the times.
+last stage is always used as the first of the next step, even if it is not the derivative at the end; and step sizes may
+be tensors, so that fixed steps can be differentiated with respect to the times.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..tableaus import Tableau
 from .slope import FlatSlope, Time
 
-MAX_CHAIN = 3  # up to this many stages are added one by one, more as a matrix-vector product
+MAX_CHAIN = 3  # up to this many stages are added one by one; more stages, as a matrix-vector product
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Weights:
     ratios: list[float]
 
     def total(self, stages: list[Tensor]) -> Tensor:
-        """Return the weighted sum of the stages (n,), divided by `lead` if the chain is short."""
+        """Return the weighted sum of the stages (n,), divided by `lead` if at most MAX_CHAIN are used."""
         used = self.used
         if len(used) > MAX_CHAIN:
             stack = torch.stack(stages if len(used) == len(stages) else [stages[j] for j in used])
@@ -43,7 +43,7 @@ class Weights:
     def add(self, y: Tensor, stages: list[Tensor], h: Time) -> Tensor:
         """Return y + h times the weighted sum, which is computed before y is added.
 
-        This keeps rounding errors out of the stages, and so out of the error, if rtol is near the dtype's precision.
+        This keeps rounding errors out of the stages and the error estimate if rtol is near the dtype's precision.
         """
         scale = h if len(self.used) > MAX_CHAIN else self.lead * h
         total = self.total(stages)
@@ -55,7 +55,7 @@ class Weights:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # cached tensors serve later solves, which may be differentiated
+@torch.inference_mode(False)  # cached tensors are reused by later solves, which autograd may record
 def combination_weights(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> list[Weights]:
     """Return the weights for each stage after the first, for the solution, and for any error estimate."""
     rows = [*tableau.A[1:], tableau.b, *([] if tableau.error is None else tableau.error)]
@@ -78,7 +78,7 @@ class RungeKuttaStep:
     """One step of size `h` from (t, y) to (t_end, end) with the first stage given.
 
     `nudge` is applied to the time of stages at the end of the step. If the derivative depends only on the leading
-    components (`FlatSlope.active`), the others are integrals, which are combined once, at the end.
+    components (`FlatSlope.active`), the other components are integrals, combined only once, at the end of the step.
     """
 
     __slots__ = ("end", "h", "slope", "stages", "t", "t_end", "tableau", "weights", "y")
@@ -116,7 +116,7 @@ class RungeKuttaStep:
         return self.weights[-1].scaled(self.stages, self.h)
 
     def at(self, theta: np.ndarray | Tensor) -> Tensor:
-        """Return the states (k, n) at fractions theta (k,) of the step; for a tensor theta, with its gradient."""
+        """Return the states (k, n) at fractions theta (k,) of the step, differentiable if theta is a tensor."""
         interpolant = self.tableau.interpolant
         exponents = np.arange(1, interpolant.shape[1] + 1)
         if isinstance(theta, Tensor):

@@ -13,7 +13,7 @@ from .problem import FlatProblem
 
 
 def integrate(problem: FlatProblem) -> Tensor:
-    """Return the states (T, n)."""
+    """Solve with SciPy and return the states (T, n) at the output times."""
     try:
         from scipy.integrate import solve_ivp
     except ImportError:

@@ -1,6 +1,6 @@
 """The user's function as the solvers call it: with flat states, and a time that always increases.
 
-The user's time is `direction` (1 or -1) times the internal time. Slopes are derivatives with respect to the user's
+The user's time is `direction` (1 or -1) times the internal time. Derivatives are taken with respect to the user's
 time, so the solvers multiply every step size by `direction`.
 """
 
@@ -23,15 +23,16 @@ Time = float | Tensor
 
 
 class FlatSlope:
-    """``slope(t, y)``: the derivative (n,) at internal time t, which is a number or, to be differentiated, a tensor.
+    """``slope(t, y)``: dy/dt (n,) at internal time t, a number, or a tensor if autograd records the time.
 
     `shift` is a zero with the gradient of the first time; it is added to every time given as a number.
-    A `nudge` of -1 or 1 moves the time to the next number below or above, to one side of a discontinuity.
+    A `nudge` of -1 or 1 moves the time to the next floating-point number below or above, to one side of
+    a discontinuity.
     With `by_count` the user's function may return any shape with as many numbers as the state, as torchdiffeq allows in
     tuples; otherwise its result, without leading axes of size 1, is broadcast to the state's shape.
     """
 
-    active: int | None = None  # number of leading components of the state that the slope depends on; None for all
+    active: int | None = None  # number of leading state components that the derivative depends on; None for all
 
     def __init__(self, func: Callable, layout: FlatLayout, direction: float, like: Tensor, shift: Tensor | None = None):
         self.func, self.layout, self.direction, self.shift = func, layout, direction, shift
@@ -58,11 +59,13 @@ class FlatSlope:
         return float(np.nextafter(np.float32(t), np.float32(nudge * math.inf)))
 
     def at(self, time: Tensor, y: Tensor) -> Tensor:
-        """Return the derivative (n,) at the user's time."""
+        """Return dy/dt (n,) at the user's time."""
         if not self.layout.is_tuple:
             shape = self.layout.shapes[0]
             value = evaluated(self.func, time, y if len(shape) == 1 else y.view(shape), y, "func")
-            return self._fit_to_state(value, shape).reshape(-1).clone()  # func may overwrite it at its next call
+            return (
+                self._fit_to_state(value, shape).reshape(-1).clone()
+            )  # copied, as func may overwrite it at its next call
         shapes = self.layout.shapes
         pieces = y.split(self.layout.sizes)
         state = tuple(piece.view(shape) for piece, shape in zip(pieces, shapes))

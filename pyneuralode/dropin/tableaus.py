@@ -14,7 +14,7 @@ from ..tableaus.tableau import table
 
 
 def with_quartic(tableau: Tableau, middle: list[float]) -> Tableau:
-    """Return `tableau` with the dense output described above, in the form of `Tableau.interpolant`."""
+    """Return `tableau` with torchdiffeq's quartic dense output; `middle` weights the stages for the state at mid-step."""
     weights = np.outer(tableau.b, [0, -5, 14, -8]) + np.outer(middle, [0, 16, -32, 16])
     weights[0] += [1, -4, 5, -2]
     weights[-1] += [0, 1, -3, 2]
@@ -45,7 +45,7 @@ FEHLBERG2 = with_quartic(
 
 BOSH3 = with_quartic(TABLEAUS["BS3"], [0, 1 / 2, 0, 0])
 
-# The error weights and the middle are those of L. F. Shampine, Math. Comp. 46 (1986) 135-150, not Hairer's.
+# The error weights and the mid-step weights are those of L. F. Shampine, Math. Comp. 46 (1986) 135-150, not Hairer's.
 DOPRI5 = with_quartic(
     replace(
         TABLEAUS["DP5"],

@@ -1,7 +1,7 @@
-"""The protocol of backends and of the problems that they prepare.
+"""The interface of backends and of the problems that they prepare.
 
-A backend examines a whole problem and either states why it cannot solve it or prepares it. A prepared problem can be
-solved for any values of its kind, any number of times and from any number of threads.
+A backend examines a whole problem, and either states why it cannot solve the problem or prepares it. A prepared problem
+can be solved for any values of the same shapes and dtypes, any number of times and from any number of threads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Prepared(ABC):
     problem : Problem
         The problem, without its values.
     engine : str
-        The name of the engine that solves it, as in `Solution.engine`.
+        The name of the engine that solves the problem, as in `Solution.engine`.
     """
 
     engine: str
@@ -33,7 +33,7 @@ class Prepared(ABC):
         self.problem = problem
 
     def solve(self, parameters: Mapping[str, Any], y0: Any, ts: Any, *, noise: Tensor | None = None) -> Solution:
-        """Solve for values of the same kind as those the problem was prepared for.
+        """Solve for values of the same shapes, dtypes and device as those for which the problem was prepared.
 
         Parameters
         ----------
@@ -41,14 +41,14 @@ class Prepared(ABC):
         y0 : array, tensor or tuple of these
             Initial state.
         ts : array or tensor (T,), or any form that `batch="independent"` accepts
-            Times; the solve starts at the first.
+            Times; the solve starts at the first one.
         noise : tensor (n, d), optional
             The noise with which the trace of a flow is estimated.
 
         Raises
         ------
         ArgumentError
-            If the values are of a different kind.
+            If shapes, dtypes or devices differ, or more values require gradients.
         SolverError
             If the solve fails before the last time.
 
@@ -71,11 +71,11 @@ class Prepared(ABC):
 
     @abstractmethod
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Solve for values already checked to be of the problem's kind; a flow also receives `noise`."""
+        """Solve for values whose shapes and dtypes are already checked; flows also accept `noise`."""
 
 
 class Backend(ABC):
-    """Base class of everything that solves problems: an engine, or one of the code paths of an engine."""
+    """Base class of backends, which prepare problems for solving; each is an engine or a code path of an engine."""
 
     name: str
 
@@ -116,21 +116,21 @@ class Paths(Backend):
 
 
 def _check_same_kind(expected: Signature, found: Signature) -> None:
-    """Raise unless a problem prepared for the `expected` kind of values can be solved for the kind `found`.
+    """Raise unless a problem prepared for values with the signature `expected` can be solved for values with `found`.
 
-    The only difference allowed is that fewer values are differentiated.
+    The only difference allowed is that fewer values require gradients.
     """
     pairs = {
         "y0": (expected.state(), found.state()),
         "parameters": (f"of shapes {expected.parameters}", f"of shapes {found.parameters}"),
-        "ts": (expected.times, found.times),
+        "ts": (f"of kind {expected.times!r}", f"of kind {found.times!r}"),
     }
     for name, (wanted, given) in pairs.items():
         if wanted != given:
-            raise ArgumentError(f"{name} is {given}, but {wanted} when this was prepared: prepare again.")
+            raise ArgumentError(f"{name} is {given}, but was {wanted} when the problem was prepared: prepare it again.")
     if more := (found.differentiated - expected.differentiated) | (
-        {"tangents"} if found.tangents > expected.tangents else set()
+        {"forward-mode tangents"} if found.tangents > expected.tangents else set()
     ):
         raise ArgumentError(
-            f"{', '.join(sorted(more))} is to be differentiated, but was not when this was prepared: prepare again."
+            f"autograd now records {', '.join(sorted(more))}, but did not when the problem was prepared: prepare it again."
         )

@@ -1,4 +1,4 @@
-"""The registry of backends, and the choice of the one that solves a problem.
+"""The registry of backends, and the selection of a backend for each problem.
 
 Examples
 --------
@@ -42,7 +42,7 @@ def _julia() -> Backend:
     return JULIA
 
 
-# In the order in which "auto" tries those that are installed.
+# The order in which "auto" tries the installed backends.
 _BACKENDS: dict[str, Callable[[], Backend]] = {"julia": _julia, "torch": _torch}
 _announced: set[str] = set()
 
@@ -67,7 +67,7 @@ def choose_engine(engine: str) -> str:
     """Return the name of the engine that `engine` selects on this machine, before a problem is known.
 
     "auto" selects the engine named by the environment variable `PYNEURALODE_ENGINE`, else Julia if it is installed and
-    ready, else torch. The log states once which engine was selected, and why. Nothing is started.
+    ready, else torch. The log states once which engine was selected, and why. No engine is started.
 
     Raises EngineError for "julia" if Julia is not ready; the message says what to do.
     """
@@ -88,16 +88,16 @@ def _automatic() -> str:
     if wanted not in engines():
         raise unknown_name("PYNEURALODE_ENGINE", wanted, engines())
     if wanted != "auto":
-        _announce(f"engine: {wanted}, as PYNEURALODE_ENGINE says")
+        _announce(f"engine: {wanted}, set by PYNEURALODE_ENGINE")
         return choose_engine(wanted)
     if session.runs():
         _announce("engine: julia, which is already running")
         return "julia"
     found = probe()
     if found.found:
-        _announce(f"engine: julia, Julia {found.version} at {found.executable}")
+        _announce(f"engine: julia (Julia {found.version} at {found.executable})")
         return "julia"
-    _announce(f"engine: torch, since {found.reason}")
+    _announce(f"engine: torch, because {found.reason}")
     return "torch"
 
 
@@ -116,10 +116,10 @@ def _circumstances(engine: str) -> tuple:
 
 
 def choose(problem: Problem, engine: str) -> Backend:
-    """Return the backend that solves a problem: the one named, or with "auto" the first that supports it.
+    """Return the backend that solves a problem: the one named by `engine`, or with "auto" the first that supports it.
 
-    Raises ArgumentError if there is none; the message names an engine that supports the problem, or else a change for
-    each engine.
+    Raises ArgumentError if the problem is not supported; the message names an engine that supports it, or else states
+    what to change for each engine.
     """
     first = choose_engine(engine)
     names = dict.fromkeys((first, "torch")) if str(engine).lower() == "auto" else (first,)
@@ -136,7 +136,7 @@ def choose(problem: Problem, engine: str) -> Backend:
 
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
     """Return the error for a problem that some engines do not support; `sentences` are the reasons by engine."""
-    if problem.form is not None:  # these have one engine, and no argument to choose another
+    if problem.form is not None:  # only one engine supports these forms, and their functions have no argument `engine`
         return ArgumentError(next(iter(sentences.values())))
     for name in ("torch", "julia"):
         if name in sentences:
@@ -151,7 +151,7 @@ def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
 
 
 def prepare(problem: Problem, engine: str = "auto") -> Prepared:
-    """Prepare a problem for solving, on the engine named or on the first that supports it."""
+    """Prepare a problem for solving, on the named engine or, with "auto", on the first that supports it."""
     return choose(problem, engine).prepare(problem)
 
 
@@ -170,14 +170,14 @@ class Settings(NamedTuple):
     form: Noise | MassMatrix | Residual | None = None
 
     def problem(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Problem:
-        """Return the problem with these settings, for values of the given kind."""
+        """Return the problem with these settings, for values with the same shapes and dtypes as those given."""
         return Problem(signature=Signature.of(parameters, y0, ts), **self._asdict())
 
 
 class PreparedProblems:
-    """The problems that a model has prepared, reused as long as everything they depend on is the same object.
+    """A cache of prepared problems, which are reused as long as they depend on the same objects.
 
-    Copies of the model start empty. Threads may prepare the same problem twice, which is harmless.
+    A copy of a cache is empty. Two threads may prepare the same problem twice, which is harmless.
     """
 
     MOST = 16
@@ -186,7 +186,7 @@ class PreparedProblems:
         self._kept: dict[Any, tuple[Prepared, Settings]] = {}
 
     def find(self, settings: Settings, engine: str, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Prepared:
-        """Return the prepared problem with these settings, for values of the given kind; prepare it if there is none."""
+        """Return the prepared problem for these settings and this kind of values, from the cache if possible."""
         # The settings are kept too, so that their ids cannot be reused by other objects.
         key = (tuple(map(id, settings)), _circumstances(engine), value_key(parameters, y0, ts))
         found = self._kept.get(key)

@@ -24,11 +24,11 @@ class Control:
     Parameters
     ----------
     rtol, atol : float or array of the state's shape
-        The error of a step is measured as the root mean square of error / (atol + rtol |y|) and kept below 1.
+        The solver keeps the error of each step, the root mean square of error / (atol + rtol |y|), below 1.
     norm : {"joint", "samples"}
-        "joint" takes that mean over the whole state. "samples" takes it over each sample and uses the largest, so that
-        the error of one sample is not averaged out by many others. Samples lie along the first axis of the state; a
-        state with one axis is one sample.
+        "joint" takes the root mean square over the whole state. "samples" takes it over each sample and uses the
+        largest, so that the error of one sample is not averaged out by many others. Samples lie along the first axis of
+        the state; a state with one axis is one sample.
     step_size : float, optional
         Size of fixed steps (time units). Without it, a method that estimates its error adapts its steps, and any other
         method takes one step between consecutive times of the solve.
@@ -36,7 +36,7 @@ class Control:
         Sizes of the first, smallest and largest adaptive step (time units). An adaptive step is never shorter than 10
         floating-point spacings at t. If the error is too large at the smallest step, the solve raises a SolverError.
     max_steps : int
-        Largest number of steps, accepted and rejected, of one solve.
+        Maximum number of steps (accepted and rejected) of one solve.
     tstops : sequence of float
         Times at which a step must end, in any order; times outside the time span are ignored. Use them where the field
         jumps or changes quickly, which a longer step could miss. The field is evaluated exactly at these times, both by
@@ -91,12 +91,12 @@ class Control:
         whole_number("max_steps", self.max_steps)
 
     def suits_any_state(self, eps: float) -> bool:
-        """Return whether the tolerances are single numbers that are valid for every state, as is usual."""
+        """Return whether the tolerances are single numbers (the usual case) that are valid for every state."""
         plain = isinstance(self.rtol, (int, float)) and isinstance(self.atol, (int, float))
         return plain and self.rtol >= 2 * eps and self.atol > 0
 
     def check_against(self, y0: np.ndarray, dtype: str, eps: float) -> None:
-        """Raise if the tolerances at y0 (n,) are tighter than `dtype` can resolve, or are 0 for a component."""
+        """Raise if the tolerances at y0 (n,) are tighter than `dtype` can resolve, or 0 for a component."""
         rtol, atol = np.broadcast_to(self.rtol, y0.shape), np.broadcast_to(self.atol, y0.shape)
         advice = f"{10 * eps:.0e} or more" + (", or use float64" if eps > 1e-10 else "")
         if (rtol[rtol > 0] < 2 * eps).any():
@@ -134,7 +134,7 @@ def make_control(settings: Mapping[str, Any]) -> Control:
 
 @lru_cache(maxsize=256)
 def _known_control(settings: tuple[tuple[str, type, Any], ...]) -> Control:
-    """Return the same object for the same numbers, because prepared problems are looked up by its identity."""
+    """Return the same object for the same settings, because prepared problems are looked up by object identity."""
     return _new_control({name: value for name, _, value in settings})
 
 

@@ -25,11 +25,11 @@ class Event:
 
     Notes
     -----
-    Crossings are found by changes of sign. The condition is evaluated at the end of every step and at 10 points inside
-    it, on the solver's interpolant. Two crossings between neighboring points, 1/11 of a step apart, are missed; a
-    smaller `max_step` prevents this. Reaching zero is a crossing, regardless of what the condition does afterward. A
-    zero at the start of the solve is not, so that a solve can continue from an event. A condition that becomes NaN
-    before the first terminal event raises a SolverError that states the time.
+    Crossings are detected as changes of sign. The condition is evaluated at the end of every step and at 10 points
+    inside it, on the solver's interpolant. Two crossings between neighboring points, 1/11 of a step apart, are missed;
+    a smaller `max_step` prevents this. Reaching zero counts as a crossing, regardless of what the condition does
+    afterward. A zero at the start of the solve does not, so that a solve can continue from an event. A condition that
+    becomes NaN before the first terminal event raises a SolverError that states the time.
 
     Examples
     --------

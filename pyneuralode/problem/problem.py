@@ -1,4 +1,4 @@
-"""Problems: an equation, the method that solves it, and the kind of its values; each solve supplies the values."""
+"""Problems: an equation, the method that solves it, and the shapes and dtypes of its values, but not the values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class PathIntegrals:
     Attributes
     ----------
     estimated : bool
-        Whether the trace of the Jacobian is estimated as e^T J e from noise e (Hutchinson) rather than exact.
+        Whether the trace of the Jacobian is estimated as e^T J e with noise e (Hutchinson) or computed exactly.
     kinetic, jacobian : bool
         Whether |f|^2 and the squared Frobenius norm of the Jacobian are integrated too.
     """
@@ -43,7 +43,7 @@ class PathIntegrals:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component and drawn from `seed`."""
+    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component; `seed` is the random seed."""
 
     size: Callable
     seed: int
@@ -58,7 +58,7 @@ class MassMatrix:
 
 @dataclass(frozen=True)
 class Residual:
-    """``f(t, y, dy/dt) = 0``, at first with dy/dt = dy0; `differential` marks components whose derivative is in f."""
+    """``f(t, y, dy/dt) = 0``, initially with dy/dt = dy0; `differential` marks components whose derivatives occur."""
 
     dy0: Any
     differential: Any = None
@@ -83,7 +83,7 @@ class Problem:
     field : VectorField, torch.nn.Module or callable
         The right-hand side f(t, y).
     signature : Signature
-        The kind of the values: parameters, initial state and times.
+        The shapes, dtypes and devices of the values: parameters, initial state and times.
     solver : Solver or Tableau
         A solver of the catalog, or an explicit method defined by the caller.
     gradient : GradientMethod
@@ -94,12 +94,12 @@ class Problem:
     integrals : PathIntegrals or None
         The additional integrals of a continuous flow.
     form : Noise, MassMatrix, Residual or None
-        The form of the equations, if it differs from ``dy/dt = f(t, y)``.
+        The form of the equations, if they are not ``dy/dt = f(t, y)``.
 
     Raises
     ------
     ArgumentError
-        If the parts do not fit together on any engine.
+        If the parts are incompatible on every engine.
     """
 
     field: VectorField | nn.Module | Callable
@@ -117,7 +117,9 @@ class Problem:
     def __post_init__(self):
         if self.batch not in BATCHES:
             raise unknown_name("batch", self.batch, BATCHES)
-        object.__setattr__(self, "gradient", find_gradient(self.gradient))  # a model's may have been reassigned
+        object.__setattr__(
+            self, "gradient", find_gradient(self.gradient)
+        )  # the attribute of a model may have been reassigned
         if not isinstance(self.control, Control):
             raise ArgumentError(
                 f"control is a {type(self.control).__name__}: give a Control, such as Control(rtol=1e-6)."
@@ -138,7 +140,7 @@ class Problem:
         object.__setattr__(self, "control", flat_control(self.control, self.signature.layout))
 
     def read(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Values:
-        """Return the values of a joint solve, checked to be finite, in order, and within the range of the dtype."""
+        """Return the values of a joint solve; raise if they are not finite, times are not sorted, or tolerances are too tight."""
         start, layout = flatten(y0)
         moments = check_times(ts)
         if moments.dtype != start.dtype:
@@ -152,7 +154,7 @@ class Problem:
         return Values(start, moments, moments.detach().tolist(), named)
 
     def check_tolerances(self, y0: Tensor) -> None:
-        """Raise if the tolerances of adaptive steps do not suit the dtype of the state y0 (n,)."""
+        """Raise if the tolerances of adaptive steps are too tight for the dtype of the state y0 (n,)."""
         eps = torch.finfo(y0.dtype).eps
         if self.adaptive and not self.control.suits_any_state(eps):
             self.control.check_against(y0.detach().cpu().double().numpy(), str(y0.dtype).removeprefix("torch."), eps)
@@ -178,11 +180,11 @@ class Problem:
         if layout.is_tuple or not layout.shapes[0]:
             found = "a tuple" if layout.is_tuple else "one number"
             raise ArgumentError(
-                f"y0 is {found} with batch='independent': give an array (B, *state), samples along the first axis."
+                f"y0 is {found} with batch='independent': give an array (B, *state) with samples along the first axis."
             )
         if self.dense:
             raise ArgumentError(
-                "dense is True with batch='independent': list the times in ts, which may differ between samples."
+                "dense is True, but batch='independent' has no dense output: list the times in ts; they may differ between samples."
             )
         if not isinstance(self.gradient, OF_STEPS):
             raise ArgumentError(
@@ -206,16 +208,16 @@ class Problem:
                 raise unknown_name("a parameter", name, shapes)
         for name, expected in shapes.items():
             if name not in given:
-                raise ArgumentError(f"parameters does not contain {name!r}: give {', '.join(shapes)}.")
+                raise ArgumentError(f"parameters does not contain {name!r}: give all of {', '.join(shapes)}.")
             each = (shape[0], *expected)
             if given[name] == tuple(expected) or (independent and given[name] == each):
                 continue
-            more = f", or {each} for one value per sample" if independent else ""
+            more = f", or {each} for separate values per sample" if independent else ""
             raise ArgumentError(f"{name} has shape {given[name]}: use shape {expected}{more}.")
 
 
 def check_field(field: Any, arguments: int = 2) -> None:
-    """Raise unless the field is a `VectorField` or can be called with time and state (and derivative)."""
+    """Raise unless the field is a `VectorField` or can be called with time and state (for a residual, also dy/dt)."""
     if isinstance(field, VectorField):
         return
     if not callable(field):
@@ -237,7 +239,7 @@ def check_field(field: Any, arguments: int = 2) -> None:
             remedy = (
                 "it must accept (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
             )
-        raise ArgumentError(f"{name} is called as {name}{signature}: {remedy}.") from None
+        raise ArgumentError(f"{name} has the signature {signature}: {remedy}.") from None
 
 
 def flat_control(control: Control, layout: Any) -> Control:
@@ -258,7 +260,7 @@ def flat_control(control: Control, layout: Any) -> Control:
             changes[name] = np.broadcast_to(np.asarray(value, dtype=float), shape).reshape(-1).copy()
         except ValueError:
             raise ArgumentError(
-                f"{name} has shape {np.shape(value)}, but the state has shape {tuple(shape)}: give a number, or one for "
-                "each component."
+                f"{name} has shape {np.shape(value)}, but the state has shape {tuple(shape)}: give a number, or one "
+                "number for each component."
             ) from None
     return replace(control, **changes) if changes else control

@@ -1,4 +1,4 @@
-"""The kind of a solve's values: shapes, dtypes, devices, and which of them autograd records."""
+"""The signature of a solve's values: shapes, dtypes, devices, and which values autograd records."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from .values import Layout, state_tensors
 
 @dataclass(frozen=True)
 class Signature:
-    """The kind of the values passed to a solve.
+    """The shapes, dtypes and devices of the values passed to a solve, and which values autograd records.
 
     Attributes
     ----------
     layout : Layout
-        Shapes of the parts of the state, and whether it is a NumPy state.
+        Shapes of the parts of the state, and whether the state is NumPy or torch.
     dtype, device
         Dtype and device of the state.
     parameters : dict of name to shape
         The shapes of the given parameters.
     times : {"shared", "rows", "list"}
-        Whether the times are (T,), (B, T), or a list of B arrays.
+        The form of the times: an array (T,), an array (B, T), or a list of B arrays.
     differentiated : frozenset of {"y0", "ts", "parameters"}
         The values that autograd records for a backward pass; empty for a NumPy state.
     tangents : bool
         Whether any of the values carries a forward-mode tangent.
     key : hashable
-        Equal for values of the same kind; see `value_key`.
+        Equal for values with the same signature; see `value_key`.
     """
 
     layout: Layout
@@ -48,7 +48,7 @@ class Signature:
     key: Hashable
 
     def state(self) -> str:
-        """Return the kind of the state in words."""
+        """Return the shape, dtype, and package or device of the state as text, for messages."""
         package = "NumPy" if self.layout.numpy else f"torch on {self.device}"
         return f"{self.layout.describe()} {str(self.dtype).removeprefix('torch.')} ({package})"
 
@@ -84,7 +84,7 @@ class Signature:
 
 
 def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
-    """Return a key that is equal for values of the same kind, to look up prepared problems; it is cheap to compute."""
+    """Return a key for finding prepared problems, equal for values with the same signature and cheap to compute."""
     if not hasattr(parameters, "items"):
         raise ArgumentError(f"parameters is a {type(parameters).__name__}: give a mapping of name to value.")
     return (

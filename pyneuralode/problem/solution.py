@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 
 @dataclass
 class Statistics:
-    """The work done by a solve: evaluations of the field, accepted and rejected steps."""
+    """The work done by a solve: the numbers of field evaluations, accepted steps and rejected steps."""
 
     nfev: int = 0
     accepted: int = 0
@@ -34,7 +34,7 @@ class EventTrace:
     which : array (m,) of int
         The index of each event in the `events` of the solve.
     samples : array (m,) of int or None
-        The sample of each event, with ``batch="independent"``.
+        The index of the sample of each event, with ``batch="independent"``; otherwise None.
 
     Examples
     --------
@@ -61,9 +61,9 @@ class Integrals:
     Attributes
     ----------
     trace : tensor (n,)
-        Integral of the trace of the Jacobian, with the sign of the direction of time.
+        Integral of the trace of the Jacobian over time; its sign changes with the direction of time.
     kinetic, jacobian : tensor (n,) or None
-        Integrals of |f|^2 and |J|_F^2, positive; None if they were not requested.
+        Integrals of |f|^2 and |J|_F^2, positive in both directions of time; None if they were not requested.
     """
 
     trace: Tensor
@@ -97,7 +97,7 @@ class Solution:
     With ``batch="independent"``, ``ys[i]`` belongs to ``ts[i]``: shared times (T,) give ys (T, B, *state shape), times
     (B, T) give (B, T, *state shape), and a list of B arrays of times gives a list of B arrays (T_b, *state shape).
     `nfev`, `accepted` and `rejected` are integer arrays (B,), and `message` is a list of B messages. After a sample's
-    terminal event its states are NaN, except in a list of arrays, where its array ends there.
+    terminal event its states are NaN, except in a list of arrays, where its array ends at the event.
 
     Examples
     --------
@@ -122,7 +122,7 @@ class Solution:
     integrals: Integrals | None = None
 
     def __call__(self, t):
-        """Return the state at time(s) `t` (time units) inside the time span, by the solver's own interpolant.
+        """Return the state at time(s) `t` (time units) inside the time span, from the solver's interpolant.
 
         A scalar gives a state; an array (T,) gives (T, *state shape). The solution must come from a solve with
         ``dense=True``.

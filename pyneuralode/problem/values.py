@@ -1,4 +1,4 @@
-"""Reading and checking the values of a solve: states of any shape as one flat tensor, times, parameters."""
+"""Reading and checking the values of a solve: times, parameters, and a state of any shape as one flat tensor."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 
 def all_finite(value: Tensor) -> bool:
-    """Return whether all numbers are finite. They are if their sum is finite, which is faster to test."""
+    """Return whether all numbers are finite. A finite sum implies this and is faster to test."""
     value = value.detach()
     return math.isfinite(value.sum()) or bool(torch.isfinite(value).all())
 
@@ -48,7 +48,7 @@ def check_times(ts: Any) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-@torch.inference_mode(False)  # the tensor serves later solves, which may be differentiated
+@torch.inference_mode(False)  # the tensor is reused by later solves, which autograd may record
 def _known_times(times: bytes) -> Tensor:
     return _checked_times(as_tensor("ts", np.frombuffer(times)))
 
@@ -86,25 +86,27 @@ def times_inside(t: Any, first: float, last: float) -> np.ndarray:
     low, high = sorted((first, last))
     outside = ~((times >= low) & (times <= high))
     if outside.any():
-        raise ArgumentError(f"t is {times[outside][0]:g}, outside the solved time span, {first:g} to {last:g}.")
+        raise ArgumentError(
+            f"t is {times[outside][0]:g}, outside the solved time span, {first:g} to {last:g}: choose a time inside it."
+        )
     return times
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of the user's state, to restore it from a flat vector: the shapes of its parts, and NumPy or torch."""
+    """The form of the user's state, to restore it from a flat vector: the shapes of its parts, its type and package."""
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool
     numpy: bool
 
     def describe(self) -> str:
-        """Return the state's shape in words."""
+        """Return the state's shape, or the shapes of its parts, as text."""
         shapes = [str(tuple(shape)) for shape in self.shapes]
         return f"({', '.join(shapes)})" if self.is_tuple else shapes[0]
 
     def unpack(self, flat: Tensor) -> Any:
-        """Return the state(s) in `flat` (..., n), with its leading axes."""
+        """Return flat states (..., n) in the user's shape or shapes, with the leading axes kept."""
         lead = flat.shape[:-1]
         if not self.is_tuple:
             return flat.reshape((*lead, *self.shapes[0]))
@@ -163,7 +165,7 @@ def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: 
     for name, value in given.items():
         value = as_tensor(name, value)
         if not ours and value.dtype != y0.dtype:
-            # The callable refers to the original; a converted copy would receive the gradient in its place.
+            # The callable refers to the original tensor, so the gradient would not reach it through a converted copy.
             raise ArgumentError(f"{name} is {value.dtype} and y0 is {y0.dtype}: give both the same dtype.")
         parameters[name] = value.detach().to(y0.dtype) if constant and ours else value.to(y0.dtype)
     return parameters

@@ -83,12 +83,15 @@ def test_values_of_another_kind_are_refused():
     prepared = model.prepare(y0, TS)
     short = {name: value.reshape(-1)[:1] for name, value in parameters.items()}
     for values, sentence in (
-        ((parameters, start(3, 2), TS), "y0 is .*, but .* when this was prepared"),
-        ((parameters, y0.float(), TS), "y0 is .*, but .* when this was prepared"),
-        ((parameters, y0.numpy(), TS), "y0 is .*, but .* when this was prepared"),
-        ((short, y0, TS), "parameters is of shapes .*, but .* when this was prepared"),
-        ((parameters, y0, TS.reshape(1, -1)), "ts is rows, but shared when this was prepared"),
-        ((parameters, y0.clone().requires_grad_(), TS), "y0 is to be differentiated"),
+        ((parameters, start(3, 2), TS), "y0 is .*, but was .* when the problem was prepared"),
+        ((parameters, y0.float(), TS), "y0 is .*, but was .* when the problem was prepared"),
+        ((parameters, y0.numpy(), TS), "y0 is .*, but was .* when the problem was prepared"),
+        ((short, y0, TS), "parameters is of shapes .*, but was .* when the problem was prepared"),
+        (
+            (parameters, y0, TS.reshape(1, -1)),
+            "ts is of kind 'rows', but was of kind 'shared' when the problem was prepared",
+        ),
+        ((parameters, y0.clone().requires_grad_(), TS), "autograd now records y0, but did not when"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):
             prepared.solve(*values)
@@ -246,7 +249,7 @@ def test_a_problem_is_refused_with_a_sentence_or_prepared(solver, gradient):
             if sentence is None:
                 assert isinstance(TORCH.prepare(problem), Prepared)
             else:
-                assert sentence.endswith(".") and "is not in the torch engine: use one that is" in sentence
+                assert sentence.endswith(".") and "which the torch engine does not support: use another" in sentence
 
 
 EVENT = pn.Event(lambda t, y: y.sum() - 100.0)
@@ -296,4 +299,4 @@ def test_the_log_says_once_who_solves(caplog, monkeypatch):
     with caplog.at_level("INFO", "pyneuralode"):
         for _ in range(3):
             choose(settings().problem(NETWORK.initial(), start(), TS), "auto")
-    assert [record.message for record in caplog.records] == ["engine: torch, as PYNEURALODE_ENGINE says"]
+    assert [record.message for record in caplog.records] == ["engine: torch, set by PYNEURALODE_ENGINE"]

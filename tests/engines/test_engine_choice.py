@@ -73,7 +73,7 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
         if engines:
             assert chosen(FIELD, start(wants_gradient), **asked) == ("julia" if "julia" in engines else "torch"), asked
         else:
-            sentence = r"no engine supports this problem as it is \((torch: .* engine: use .*|julia: .*: (write|use|leave) .*); (torch: .* engine: use|julia: .*: (write|use|leave))"
+            sentence = r"no engine supports this problem as it is \((torch: .* not support: use .*|julia: .*: (write|use|leave) .*); (torch: .* not support: use|julia: .*: (write|use|leave))"
             with pytest.raises(pn.ArgumentError, match=sentence):
                 chosen(FIELD, start(wants_gradient), **asked)
 

@@ -112,7 +112,7 @@ def test_every_call_is_counted():
     ids=["std", "var", "repeat", "whole numbers"],
 )
 def test_what_means_two_things_is_refused(f):
-    words = r"computes different values from them, since .* does: start it with y = np.asarray"
+    words = r"computes different values from them, because .* does: begin it with y = np.asarray"
     with pytest.raises(pn.ArgumentError, match=words):
         solve(f)
     with pytest.raises(pn.ArgumentError, match=words):
@@ -135,11 +135,11 @@ def test_methods_that_agree_are_not_refused():
     ("f", "sentence"),
     [
         (lambda t, y: [1.0, 2.0, 3.0], r"shape \(3,\) for a state of shape \(2,\)"),
-        (lambda t, y: np.array([1j, 2.0]), "of complex128: return real numbers"),
-        (lambda t, y: [1.0, [2.0, 3.0]], "return real numbers"),
-        (lambda t, y: np.array(["a", "b"]), "return real numbers"),
-        (lambda t, y: None, "return real numbers"),
-        (lambda t, y: y.astype(bool), "of bool: return real numbers"),
+        (lambda t, y: np.array([1j, 2.0]), "with dtype complex128: return an array of real numbers"),
+        (lambda t, y: [1.0, [2.0, 3.0]], "return an array of real numbers"),
+        (lambda t, y: np.array(["a", "b"]), "return an array of real numbers"),
+        (lambda t, y: None, "return an array of real numbers"),
+        (lambda t, y: y.astype(bool), "with dtype bool: return an array of real numbers"),
         (lambda t: -t, r"must accept \(t, y\)"),
     ],
 )
@@ -165,7 +165,7 @@ def test_errors_of_the_function_are_its_own():
 @pytest.mark.parametrize("wants_gradient", [True, False])
 def test_a_tensor_start_is_refused_with_the_way_out(f, batch, wants_gradient):
     y0 = torch.tensor([[1.0, 0.5]], dtype=torch.float64, requires_grad=wants_gradient)
-    with pytest.raises(pn.ArgumentError, match="give y0 as a NumPy array, without gradients"):
+    with pytest.raises(pn.ArgumentError, match="give y0 as a NumPy array \\(then without gradients"):
         solve(f, y0=y0, batch=batch)
 
 

@@ -68,7 +68,7 @@ def test_parameters_of_a_module_that_are_not_named_get_their_gradient(method):
 @pytest.mark.parametrize("method", [name for name in GRADIENTS if name != "Backprop"])
 def test_a_tensor_of_a_closure_that_is_not_named_is_refused(method):
     k, hidden = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (0.5, 0.2))
-    with pytest.raises(pn.ArgumentError, match="name them"):
+    with pytest.raises(pn.ArgumentError, match="pass them by name"):
         pn.solve(lambda t, y: -(k + hidden) * y, Y0, [0.0, 1.0], parameters={"k": k}, gradient=method)
     # Tensors from which a named parameter was computed need not be named.
     rate = torch.exp(hidden)

@@ -280,5 +280,5 @@ def test_names_and_values_that_cannot_be_used_are_one_sentence(arguments, messag
 def test_a_parameter_name_that_torch_keeps_is_refused_where_torch_is_used():
     field = pn.Equations({"x": "-half*x"}, {"half": 0.5})
     assert pn.solve(field, np.ones(1), [0.0, 1.0], engine="torch").ys.shape == (2, 1)
-    with pytest.raises(pn.ArgumentError, match="'half', which torch reserves: name it half_"):
+    with pytest.raises(pn.ArgumentError, match="'half', which torch reserves: rename it to half_"):
         pn.NeuralODE(field)

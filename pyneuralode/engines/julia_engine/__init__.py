@@ -1,1 +1,1 @@
-"""The Julia engine: SciML's solvers and adjoints through juliacall. Importing it starts nothing."""
+"""The Julia engine: SciML's solvers and adjoints through juliacall. Importing this package does not start Julia."""

@@ -1,4 +1,4 @@
-"""Read replies from Julia: a dictionary, or one of pyneuralode's exceptions with Julia's message."""
+"""Conversion of Julia's replies to a dictionary, or to one of pyneuralode's exceptions with Julia's message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load diffeqpy's modules of Julia functions, if all of their Julia packages are installed.
+"""Loading of diffeqpy's modules of Julia functions, if all of their Julia packages are installed.
 
 When imported, diffeqpy installs missing Julia packages, and Julia itself if it is not on PATH. This module checks the
 packages first, so that nothing uses the network without the user's consent.
@@ -45,14 +45,14 @@ names -> filter(collect(names)) do name
     id === nothing || Base.locate_package(id) === nothing
 end
 """
-# Whether every loaded package is still the version that the project specifies.
+# Returns whether every loaded package is still the version that the project specifies.
 _UNCHANGED = """
 () -> all(pathof(m) === nothing || Base.locate_package(id) in (nothing, pathof(m)) for (id, m) in Base.loaded_modules)
 """
 
 
 def diffeqpy(name: str, Main: Any) -> Any:
-    """Return diffeqpy's module "ode" or "de"; `Main` is the module that `with_julia` passes on.
+    """Return diffeqpy's module "ode" or "de"; `Main` is Julia's module Main, from `with_julia`.
 
     Raises EngineError if Julia packages are missing, unless the user agrees, at a prompt in the terminal, to install
     them now.
@@ -64,7 +64,7 @@ def diffeqpy(name: str, Main: Any) -> Any:
         _install(Main)
         missing = _missing(name, Main)
     if missing:
-        raise EngineError(f"the Julia packages {', '.join(missing)} are missing, which diffeqpy needs: {SETUP}.")
+        raise EngineError(f"the Julia packages {', '.join(missing)}, which diffeqpy needs, are missing: {SETUP}.")
     return _modules.setdefault(name, _import(name, Main))
 
 
@@ -76,11 +76,11 @@ def _import(name: str, Main: Any) -> Any:
     from juliacall import JuliaError
 
     try:
-        # After this, diffeqpy's own import finds them loaded; if they failed to load, diffeqpy would install them
+        # Load the packages first, so that diffeqpy finds them loaded: if its own import failed, it would install them
         # again.
         Main.seval("import " + ", ".join(PACKAGES[name]))
     except JuliaError as error:
-        raise EngineError(f"the Julia packages of diffeqpy do not load ({first_line(error)}): {SETUP}.") from error
+        raise EngineError(f"the Julia packages of diffeqpy cannot be loaded ({first_line(error)}): {SETUP}.") from error
     with _julia_on_path(str(Main.seval("Sys.BINDIR"))):
         try:
             return importlib.import_module(f"diffeqpy.{name}")
@@ -89,7 +89,7 @@ def _import(name: str, Main: Any) -> Any:
 
 
 def _julia_on_path(folder: str) -> AbstractContextManager[None]:
-    """Put the running Julia on PATH if no Julia is there: otherwise diffeqpy would install one."""
+    """Put the running Julia on PATH if PATH contains no Julia: otherwise diffeqpy would install one."""
     path = os.pathsep.join((folder, os.environ.get("PATH", "")))
     return environment({"PATH": path} if shutil.which("julia") is None else {})
 
@@ -99,7 +99,7 @@ def _wants_installation(missing: tuple[str, ...]) -> bool:
     """Ask the user once, if there is a terminal, whether to install the packages."""
     if sys.stdin is None or not sys.stdin.isatty():
         return False
-    question = f"Julia has no {', '.join(missing)}. Download and install diffeqpy's Julia packages now? [y/n]  "
+    question = f"The Julia packages {', '.join(missing)} are missing. Download and install diffeqpy's Julia packages now? [y/n]  "
     return input(question).strip().lower() in ("y", "yes")
 
 

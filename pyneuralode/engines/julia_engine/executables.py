@@ -1,4 +1,4 @@
-"""Find out which Julia an executable is, if possible without starting it."""
+"""Identification of a Julia executable and its version, if possible without starting it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), D
 
 @dataclass(frozen=True)
 class Julia:
-    """A Julia of a supported version: its executable, its version, and the setting that names it."""
+    """A Julia installation of a supported version: its executable, its version, and where the executable was found."""
 
     executable: Path
     version: str
@@ -35,7 +35,7 @@ class Julia:
 
 
 class JuliaMissing(EngineError):
-    """There is no usable Julia; `executable` and `version` describe the Julia that was examined, if any."""
+    """No usable Julia was found; `executable` and `version` describe the Julia that was examined, if any."""
 
     def __init__(self, reason: str, executable: Path | None = None, version: str | None = None):
         super().__init__(reason)
@@ -44,7 +44,7 @@ class JuliaMissing(EngineError):
 
 
 def setting(name: str) -> Path | None:
-    """Return the path in the environment variable `name`."""
+    """Return the path in the environment variable `name`, or None if it is not set."""
     value = os.environ.get(name, "").strip()
     return Path(value).expanduser() if value else None
 
@@ -56,7 +56,7 @@ def examine(named: Path, how: str) -> Julia:
     executable = _behind_juliaup(named.resolve())
     if executable is None:
         raise JuliaMissing(
-            f"{named} is juliaup's launcher, and its settings name no installed Julia: "
+            f"{named} is juliaup's launcher, but its settings do not name an installed Julia: "
             "run `juliaup add release`, or set PYNEURALODE_JULIA to the path of the Julia executable itself."
         )
     version = _version(executable)
@@ -67,8 +67,8 @@ def examine(named: Path, how: str) -> Julia:
         )
     if not OLDEST <= pair(version) < BELOW:
         raise JuliaMissing(
-            f"{executable} is Julia {version}, but version 1.10 or newer, below 2, is required: "
-            "set PYNEURALODE_JULIA to such a version, or run `pyneuralode setup-julia`.",
+            f"{executable} is Julia {version}, but a version >= 1.10 and < 2.0 is required: "
+            "set PYNEURALODE_JULIA to the path of such a Julia, or run `pyneuralode setup-julia`.",
             executable,
             version,
         )
@@ -102,8 +102,8 @@ def _has_julia_around(executable: Path) -> bool:
 def _behind_juliaup(executable: Path) -> Path | None:
     """Return the Julia executable that juliaup's launcher would start; any other executable is returned unchanged.
 
-    The launcher may install a Julia or update itself whenever it runs, even for `--version`, so its settings file is
-    read instead of running it.
+    The launcher may install a Julia or update itself whenever it runs, even for `--version`, so this
+    function reads its settings file instead of running it.
     """
     if _has_julia_around(executable):
         return executable
@@ -139,7 +139,7 @@ def _version(executable: Path) -> str | None:
     folders = [path.name[1:] for path in (root / "share" / "julia" / "stdlib").glob("v*.*")]
     if len(folders) == 1 and re.fullmatch(r"\d+\.\d+", folders[0]):
         return folders[0]
-    # A wrapper script. `--version` ends before Julia's runtime starts.
+    # The executable is a wrapper script; `--version` exits before Julia's runtime starts.
     match = re.search(r"julia version (\d+\.\d+\S*)", _ask(executable, "--version"))
     return match[1] if match else None
 

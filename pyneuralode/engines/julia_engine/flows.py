@@ -1,7 +1,7 @@
-"""The path for continuous flows.
+"""The path of the Julia engine for continuous flows.
 
-One call to Julia returns the samples and the integrals along their trajectories, another the gradient. The results are
-the same as the torch engine's for the same noise.
+One call to Julia returns the samples and the integrals along their trajectories, another returns the gradient. For the
+same noise, the results are the same as those of the torch engine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
 class JuliaFlows(Backend):
-    """Supports flows of described fields (`VectorField`)."""
+    """The backend for continuous flows of the described fields (`VectorField`) in `FIELDS`."""
 
     name = "julia"
 
@@ -35,7 +35,7 @@ class JuliaFlows(Backend):
         field, signature = problem.field, problem.signature
         if not isinstance(field, FIELDS):
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is a {type(field).__name__}, for which Julia has no flows: give one of {names}."
+            return f"the field is a {type(field).__name__}, which flows in Julia do not support: use one of {names}."
         if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient)[1]:
             return sentence
         for name in ("rtol", "atol"):
@@ -43,7 +43,7 @@ class JuliaFlows(Backend):
                 return f"{name} is an array, which flows in Julia do not support: give a number, such as 1e-5."
         if signature.device.type != "cpu" or signature.dtype not in (torch.float32, torch.float64):
             return (
-                f"the flow is {signature.dtype} on {signature.device}, and Julia solves flows in float32 and float64 on the "
+                f"the flow is {signature.dtype} on {signature.device}, but Julia solves flows only in float32 or float64 on the "
                 "CPU."
             )
         return None
@@ -58,7 +58,7 @@ class JuliaFlows(Backend):
 
 
 class FlowPrepared(Prepared):
-    """A flow whose request lacks only the values; Julia keeps its memory for the next request with the same "key"."""
+    """A prepared flow: its request lacks only the values, and Julia reuses memory for requests with the same "key"."""
 
     engine = "julia"
 
@@ -97,13 +97,13 @@ class FlowPrepared(Prepared):
 
 
 class _FlowTransfer:
-    """One solve, which Julia keeps until its gradient is no longer wanted."""
+    """One solve, which Julia keeps until its gradient is no longer needed."""
 
     def __init__(self, request: dict[str, Any], names: list[str], noise: Tensor | None):
         self._request, self._names = request | {"noise": None if noise is None else _samples(noise)}, names
 
     def solve(self, state: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
-        """Return the samples with their integrals (n, rows)."""
+        """Return the samples and their integrals in the rows of one tensor, one row for each of the n samples."""
         named = {name: value.detach().numpy() for name, value in zip(self._names, parameters)}
         reply = session.call("flow_terms", self._request | {"x": _samples(state), "parameters": named})
         self.evaluations = reply["nfev"]
@@ -117,7 +117,7 @@ class _FlowTransfer:
 
 
 def _samples(rows: Tensor) -> np.ndarray:
-    """Return samples (n, rows) in Julia's layout, (rows, n), in the same memory."""
+    """Return samples (n, d) in Julia's layout, (d, n), without copying them."""
     return rows.detach().contiguous().numpy().T
 
 

@@ -1,4 +1,4 @@
-"""Julia in this process. This is the only module that imports juliacall, which starts Julia when imported.
+"""Julia in this process. Only this module starts Julia, by importing juliacall.
 
 Do not import torch here, or anything that imports it: the worker process runs this module without torch.
 """
@@ -44,7 +44,7 @@ class InProcessJulia:
         start_runtime(found)
         self._entry = load_package()
         self.entry_points = EntryPoints()
-        self.prepared: dict[tuple, Any] = {}  # the problems that Julia keeps prepared: transfer.py
+        self.prepared: dict[tuple, Any] = {}  # the problems that Julia keeps prepared; see transfer.py
         _let_other_threads_collect_garbage()
 
     def call(self, name: str, request: dict[str, Any], progress: Progress | None = None) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class InProcessJulia:
         return read_reply(self.raw(name, request, progress))
 
     def raw(self, name: str, request: dict[str, Any], progress: Progress | None) -> dict[str, Any]:
-        """Like `call`, but return a failure as "error" in the reply."""
+        """Like `call`, but return a failure as the reply's entry "error" instead of raising an exception."""
         return self.run(lambda: self._entry(name, request, progress))
 
     def run(self, work: Callable[[], Any]) -> Any:
@@ -88,9 +88,9 @@ class InProcessJulia:
 
 
 class EntryPoints:
-    """The C functions of the Julia package, each from an integer to an integer: see julia/src/prepared.jl.
+    """The C functions of the Julia package, each of which maps an integer to an integer: see julia/src/prepared.jl.
 
-    Python's global interpreter lock stays locked while one of them runs, as in any call by juliacall.
+    Python's global interpreter lock is held while one of them runs, as in any call by juliacall.
     """
 
     def __init__(self) -> None:
@@ -125,11 +125,12 @@ def start_runtime(found: JuliaProbe) -> None:
     if found.warning:
         log.warning(found.warning)
     with environment(settings), warnings.catch_warnings():
-        # This order has caused crashes on macOS, where the worker process is the default; elsewhere it is harmless.
+        # Importing torch first has caused crashes on macOS, where the worker process is the default; elsewhere it is
+        # harmless.
         warnings.filterwarnings("ignore", message="torch was imported before juliacall")
         try:
             importlib.import_module("juliacall")
-        except Exception as error:  # juliacall raises bare exceptions; any of them means that there is no Julia
+        except Exception as error:  # juliacall raises bare exceptions; any of them means that Julia did not start
             raise EngineError(
                 f"Julia {found.version} at {found.executable} did not start ({first_line(error)}): run `pyneuralode doctor`."
             ) from error
@@ -145,7 +146,7 @@ def load_package() -> Callable:
         return Main.seval("PyNeuralODE.python_entry()")
     except Exception as error:
         raise EngineError(
-            f"Julia runs, but the package PyNeuralODE does not load ({first_line(error)}): run `pyneuralode setup-julia`."
+            f"Julia runs, but the package PyNeuralODE cannot be loaded ({first_line(error)}): run `pyneuralode setup-julia`."
         ) from error
 
 

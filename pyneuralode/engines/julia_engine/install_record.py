@@ -23,7 +23,7 @@ FILE = "pyneuralode-julia.json"
 
 @dataclass(frozen=True)
 class Record:
-    """A Julia and a project that were set up together.
+    """A Julia installation and a project that were set up together.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Set up Julia: the steps of `pyneuralode setup-julia`, the only code here that may use the network.
+"""Setup of Julia: the steps of `pyneuralode setup-julia`, the only code of the Julia engine that may use the network.
 
 Every step except the downloads has been tested, offline, with a Julia and packages that were already installed. Not
 tested yet: the downloads of Julia, registries and packages, PackageCompiler's system image, and diffeqpy's Julia
@@ -60,20 +60,26 @@ import pyneuralode as pn
 solution = pn.solve(pn.Linear(((-1.0,),)), np.array([1.0]), np.array([0.0, 1.0]), engine="julia")
 error = abs(float(solution.ys[-1, 0]) - math.exp(-1))
 if not error < 1e-5:
-    raise SystemExit(f"the solution of dy/dt = -y is {error:g} off at t = 1")
+    raise SystemExit(f"the solution of dy/dt = -y has an error of {error:g} at t = 1")
 """
 
 # Patterns in the output of a failed step, and the cause to report to the user.
 _CAUSES = (
-    (r"no space left on device|ENOSPC|not enough (disk )?space", "the disk is full: free some space (it needs 6 GB)"),
+    (
+        r"no space left on device|ENOSPC|not enough (disk )?space",
+        "the disk is full: free some space (the setup needs 6 GB)",
+    ),
     (
         (
             r"could(n't| not) (resolve|connect)|connection (refused|reset|timed out)|timed out|name resolution"
             r"|urlopen error|failed to (download|clone|fetch)|RequestError|network is unreachable"
         ),
-        "the network cannot be reached: connect to it, or set the environment variable of your proxy (https_proxy)",
+        "the network cannot be reached: connect to it, or set the environment variable https_proxy to your proxy",
     ),
-    (r"permission denied|EACCES|read-only file system", "a folder is not writable: choose another with --project"),
+    (
+        r"permission denied|EACCES|read-only file system",
+        "a folder is not writable: choose another folder with --project",
+    ),
     (r"unsatisfiable requirements", "the versions of the Julia packages are incompatible: choose a new --project"),
     (
         r"expected package .* to be registered|no registries have been installed",
@@ -108,7 +114,7 @@ class Installation:
         openssl = _openssl()[0]
         if "[[deps.OpenSSL_jll]]" in self._manifest() and "OpenSSL_jll" not in wanted:
             wanted["OpenSSL_jll"] = ("458c3c95-2e84-50aa-8efc-19380b2a3a95", openssl)
-            self._step(progress, "Fitting OpenSSL to Python's", _RESOLVE, *_arguments(wanted))
+            self._step(progress, "Matching Python's OpenSSL", _RESOLVE, *_arguments(wanted))
 
     def precompile(self, progress: Progress) -> None:
         """Precompile the packages for this machine; this is the longest step."""
@@ -171,7 +177,7 @@ class Installation:
         environment: dict[str, str],
         total: int = 1,
     ) -> None:
-        """Run a command, show its output and its compiled packages as progress, and write all of the output to the log."""
+        """Run a command, show its output and the compiled packages as progress, and write all output to the log."""
         task, left = progress.task(description, total=total), total
         last: deque[str] = deque(maxlen=200)
         with (
@@ -200,7 +206,7 @@ class Installation:
 def find_julia() -> Julia | None:
     """Return the Julia set by PYNEURALODE_JULIA, or else a suitable one on PATH; None if there is none.
 
-    Raises EngineError if PYNEURALODE_JULIA names an unsuitable one.
+    Raises EngineError if PYNEURALODE_JULIA names an unsuitable Julia.
     """
     named = named_julia()
     if named is None:
@@ -217,7 +223,7 @@ def find_julia() -> Julia | None:
 def download_julia() -> Julia:
     """Download a Julia through juliapkg (or through juliaup, if that is installed), for this and later setups.
 
-    Not tested so far: the machines used in development have no network.
+    This has not been tested so far, because the machines used in development have no network.
     """
     from juliapkg.find_julia import find_julia as find_or_install
 
@@ -226,7 +232,7 @@ def download_julia() -> Julia:
         executable, _ = find_or_install(_compat(), prefix=str(prefix), install=True)
     except Exception as error:  # juliapkg raises bare exceptions
         raise EngineError(
-            f"Julia could not be installed: {_cause(str(error))}; or install it yourself and put it on PATH."
+            f"Julia could not be installed: {_cause(str(error))}, or install it yourself and put it on PATH."
         ) from error
     return examine(Path(executable), "download")
 

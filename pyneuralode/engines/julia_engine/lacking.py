@@ -10,12 +10,12 @@ def lacking(problem: Problem) -> str | None:
     """Return why the Julia engine does not support a problem's solver, gradient method or controls; None if it does."""
     solver, gradient = problem.solver, problem.gradient
     if not isinstance(solver, Solver):
-        return f"the solver {solver.name!r} is a custom tableau, which the Julia engine does not support: give the name of a solver, such as 'Tsit5'."
+        return f"solver is the custom tableau {solver.name!r}, which the Julia engine does not support: give the name of a solver, such as 'Tsit5'."
     if "julia" not in solver.engines:
-        return f"solver {solver.name!r} is not in the Julia engine: use one that is, such as 'Tsit5'."
+        return f"solver is {solver.name!r}, which the Julia engine does not support: use another, such as 'Tsit5'."
     if "julia" not in gradient.engines:
         name = type(gradient).__name__
-        return f"gradient {name!r} is not in the Julia engine: use one that is, such as 'InterpolatingAdjoint'."
+        return f"gradient is {name!r}, which the Julia engine does not support: use another, such as 'InterpolatingAdjoint'."
     if problem.control.tstops:
         return "tstops are given, which the Julia engine does not support yet: leave them out."
     return None

@@ -1,4 +1,4 @@
-"""The choice of the Julia package's code path for a problem: made here, and only checked in Julia.
+"""The selection of the Julia package's code path for a problem; Julia only checks the selection.
 
 The names are those in julia/src/paths.jl.
 """
@@ -18,7 +18,7 @@ SENSITIVITY = "sensitivity"
 """SciML's solver, with SciMLSensitivity's continuous adjoints or with dual numbers propagated through the solver."""
 
 BATCHED_SENSITIVITY = "batched_sensitivity"
-"""The same on whole arrays, with explicit solvers and continuous adjoints only: used on a GPU and for flows."""
+"""SciML's explicit solvers and continuous adjoints on whole arrays: used on a GPU and for flows."""
 
 NO_GRADIENT = "no_gradient"
 """SciML's solver, with nothing stored for gradients."""
@@ -27,30 +27,30 @@ _DEVICE_FIELDS = (MLP, Linear, SEIR)
 
 
 def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
-    """Return the path of a solve and "", or None and the reason why there is none.
+    """Return the path of a solve and "", or None and the reason why no path supports it.
 
     Parameters
     ----------
     problem : Problem
-        A problem whose field, solver and gradient method the Julia package has.
+        A problem whose field, solver and gradient method the Julia package supports.
     device : str
-        The type of the device that the state is on.
+        The type of the state's device, such as "cpu".
     """
     solver, gradient = problem.solver, problem.gradient
     if device != "cpu":
         return _find_device_path(problem)
-    if problem.dense:  # which has no gradient
+    if problem.dense:  # without gradients, which dense solves do not support
         return NO_GRADIENT, ""
     of_steps = isinstance(gradient, OF_STEPS)
-    # Also without a gradient, so that the trajectory does not depend on whether a gradient is requested.
+    # Also used without a gradient, so that the trajectory does not depend on whether a gradient is requested.
     if of_steps and problem.compiled and has_compiled_steps(solver):
         return DISCRETE, ""
     if not problem.differentiated:
         return NO_GRADIENT, ""
     if of_steps:
         return None, (
-            f"gradient is {type(gradient).__name__!r}, which in Julia differentiates the steps of explicit solvers "
-            "that both engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
+            f"gradient is {type(gradient).__name__!r}, which Julia supports only for explicit solvers that both "
+            "engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
         )
     return SENSITIVITY, ""
 
@@ -64,7 +64,7 @@ def require_path(problem: Problem, device: str = "cpu") -> str:
 
 
 def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None, str]:
-    """Return the path of a continuous flow and "", or None and the reason why there is none."""
+    """Return the path of a continuous flow and "", or None and the reason why no path supports it."""
     if isinstance(gradient, ForwardMode):
         return None, "gradient is 'ForwardMode', which flows in Julia do not support: write gradient='Backprop'."
     if _is_implicit(solver):
@@ -74,20 +74,23 @@ def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None
     if has_compiled_steps(solver):
         return DISCRETE, ""
     return None, (
-        f"gradient is {type(gradient).__name__!r}, and {solver.name} has no compiled steps in Julia: "
+        f"gradient is {type(gradient).__name__!r}, but {solver.name} has no compiled steps in Julia: "
         "write gradient='InterpolatingAdjoint'."
     )
 
 
 def has_compiled_steps(solver: Solver) -> bool:
-    """Return whether the Julia package has the solver's tableau, which comes from the torch engine."""
+    """Return whether the Julia package has compiled steps for a solver.
+
+    It has them for the explicit solvers that the torch engine supports too.
+    """
     return solver.kind == "explicit" and "torch" in solver.engines
 
 
 def _find_device_path(problem: Problem) -> tuple[str | None, str]:
     field, solver, gradient = problem.field, problem.solver, problem.gradient
     if not isinstance(field, _DEVICE_FIELDS):
-        return None, (f"the field is {type(field).__name__}, which Julia computes on the CPU only: write y0.cpu().")
+        return None, (f"the field is a {type(field).__name__}, which Julia supports only on the CPU: write y0.cpu().")
     if _is_implicit(solver):
         return None, _implicit_reason(solver)
     if not problem.differentiated:

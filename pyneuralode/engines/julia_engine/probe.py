@@ -1,4 +1,4 @@
-"""Look for a Julia whose project contains PyNeuralODE; nothing is installed, downloaded or imported.
+"""The search for a Julia whose project contains PyNeuralODE; nothing is installed, downloaded or imported.
 
 juliacall is not imported here, because importing it starts Julia and, if no suitable Julia is found, uses the network.
 """
@@ -60,7 +60,7 @@ class JuliaProbe:
 
 
 def probe() -> JuliaProbe:
-    """Look for Julia: pyneuralode's environment variables, then juliacall's, then what `setup-julia` installed, then PATH.
+    """Look for Julia in pyneuralode's environment variables, juliacall's, the record of `setup-julia`, and PATH.
 
     `PYNEURALODE_JULIA` names the executable and `PYNEURALODE_JULIA_PROJECT` the project; either may be set without the
     other. `PYTHON_JULIACALL_EXE` and `PYTHON_JULIACALL_PROJECT` must be set together. A variable that is set takes
@@ -93,7 +93,7 @@ def _probe(environment: frozenset[tuple[str, str]]) -> JuliaProbe:
     except JuliaMissing as missing:
         reason = str(missing)
         if how == "setup-julia":
-            reason = f"the Julia that `pyneuralode setup-julia` installed or found, {named}, is missing: run it again."
+            reason = f"the Julia that `pyneuralode setup-julia` installed or found, {named}, is missing: run the command again."
         return JuliaProbe(False, missing.executable, version=missing.version, how=how, reason=reason)
 
 

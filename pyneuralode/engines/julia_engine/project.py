@@ -1,4 +1,4 @@
-"""Read the files of a Julia project to determine whether the Julia engine can run in it."""
+"""Inspection of the files of a Julia project, to determine whether the Julia engine can run in it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class JuliaProject:
     folder : pathlib.Path
         The folder of the project.
     missing : list of str
-        The required packages that it does not contain.
+        The required packages that the project does not contain.
     pythoncall : str or None
         PythonCall's version.
     package : pathlib.Path or None
         The folder of PyNeuralODE, if the manifest names one.
     dependencies : set of str or None
-        The packages that PyNeuralODE was resolved with, if the manifest lists them.
+        The dependencies of PyNeuralODE in the manifest, if it lists them.
     """
 
     folder: Path
@@ -40,10 +40,10 @@ class JuliaProject:
     dependencies: set[str] | None = None
 
     def fault(self) -> str:
-        """Return one sentence that says why the Julia engine cannot run here; empty if it can."""
+        """Return a message that says why the Julia engine cannot run in this project; empty if it can."""
         if self.missing:
             return (
-                f"the Julia project {self.folder} does not contain {' and '.join(self.missing)}: add what is missing, "
+                f"the Julia project {self.folder} does not contain {' and '.join(self.missing)}: add the missing packages, "
                 "or run `pyneuralode setup-julia`."
             )
         if self.package is not None and not (self.package / "Project.toml").is_file():
@@ -58,14 +58,14 @@ class JuliaProject:
             )
         if self.pythoncall not in (None, juliacall):
             return (
-                f"PythonCall is {self.pythoncall} in the Julia project {self.folder} but juliacall is {juliacall}, "
+                f"PythonCall is {self.pythoncall} in the Julia project {self.folder} and juliacall is {juliacall}, "
                 "but the versions must be equal: run `pyneuralode setup-julia`, or "
                 f"`python -m pip install 'juliacall=={self.pythoncall}'`."
             )
         return ""
 
     def warning(self) -> str:
-        """Return one sentence if the project's PyNeuralODE is not the one from this Python package; empty otherwise."""
+        """Return a message if the project's PyNeuralODE is not the one from this Python package; empty otherwise."""
         ours = sources.folder()
         if self.package is None:
             return ""
@@ -77,14 +77,14 @@ class JuliaProject:
         lacking = sources.dependencies(self.package) - (self.dependencies or set())
         if self.dependencies is not None and lacking:
             return (
-                f"PyNeuralODE needs {', '.join(sorted(lacking))}, which the Julia project {self.folder} was not "
-                "resolved with: run `pyneuralode setup-julia`."
+                f"the manifest of the Julia project {self.folder} does not list PyNeuralODE's dependencies "
+                f"{', '.join(sorted(lacking))}: run `pyneuralode setup-julia`."
             )
         return ""
 
 
 def read_project(project: Path, version: str) -> JuliaProject:
-    """Read the files of `project` (a folder or its Project.toml) that Julia `version` would choose."""
+    """Read the files of `project` (a folder or its Project.toml) that Julia `version` would use."""
     folder = project.parent if project.suffix == ".toml" else project
     major, minor = pair(version)
     own = _first(folder, "JuliaProject.toml", "Project.toml")

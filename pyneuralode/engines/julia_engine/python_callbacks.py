@@ -1,4 +1,4 @@
-"""Pass states, derivatives, failures and solutions between Julia and a Python function."""
+"""The exchange of states, derivatives, failures and solutions between Julia and a Python function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENGINE = "julia (diffeqpy)"
 
 
 class Start:
-    """The initial state and the times of a problem, checked.
+    """The checked initial state and times of a problem.
 
     Attributes
     ----------
@@ -50,12 +50,14 @@ class Start:
     def array(self, name: str, value: Any) -> np.ndarray:
         """Return an argument that has the state's shape as a flat array of the state's dtype."""
         if np.shape(value) != self.shape:
-            raise ArgumentError(f"{name} has shape {np.shape(value)} and y0 {self.shape}: give both the same shape.")
+            raise ArgumentError(
+                f"{name} has shape {np.shape(value)} and y0 has shape {self.shape}: give both the same shape."
+            )
         return np.asarray(value, dtype=self.y0.dtype).reshape(-1)
 
 
 class Callback:
-    """A Python function of the time and `inputs` arrays like the state, called by Julia with only the time.
+    """A Python function of the time and `inputs` arrays like the state; Julia calls it with the time only.
 
     Julia writes `inputs` before a call and reads `output` after it; the function receives copies, which it may keep.
     """
@@ -88,7 +90,7 @@ class Callback:
 
 @functools.cache
 def python_functions(Main: Any) -> Any:
-    """Return the Julia module of python_functions.jl."""
+    """Return the Julia module PythonFunctions, which python_functions.jl defines."""
     Main.include(str(Path(__file__).with_suffix("").with_name("python_functions.jl")))
     return Main.PythonFunctions
 
@@ -103,12 +105,12 @@ def julia_failures(Main: Any) -> Iterator[None]:
         yield
     except JuliaError as error:
         failure = error.exception
-    if failure is not None:  # raised outside the handler, so as not to show Julia's stack trace, pages of types
+    if failure is not None:  # raised outside the handler, so that Julia's long stack trace is not shown
         read_reply(Main.PyNeuralODE.error_reply(failure))
 
 
 def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Main: Any) -> Solution:
-    """Return SciML's solution as a `Solution`."""
+    """Convert SciML's solution to a `Solution`."""
     functions = python_functions(Main)
     states = functions.interpolated(solution, Main.collect(start.ts)) if dense else functions.saved(solution)
     ys = np.array(np.asarray(states).T, order="C").reshape(-1, *start.shape)

@@ -1,9 +1,9 @@
-"""The path for a user's own Python functions: Julia's solvers, through diffeqpy.
+"""The path for a user's own Python functions, solved by Julia through diffeqpy.
 
 This is the slow path: every evaluation leaves Julia's compiled code for Python and comes back. That takes 1.2 us in
 addition to the Python function's own time (0.4 us for one line of NumPy), measured on one core, whereas a 2-50-2
-network described as an `MLP` takes 0.3 us in total; and gradients are not available. Its purpose is to provide the
-solvers that the torch engine does not have, for right-hand sides that can only be written in Python.
+network described as an `MLP` takes 0.3 us in total. Gradients are not available. The purpose of this path is to provide
+the solvers that the torch engine does not have, for right-hand sides that can only be written in Python.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .transfer import plain_control
 
 
 class PythonFields(Backend):
-    """Supports Python functions of NumPy arrays, also with noise, a mass matrix or a residual; no gradients."""
+    """The backend for Python functions of NumPy arrays, also with noise, a mass matrix or a residual; no gradients."""
 
     name = "julia"
 
@@ -42,23 +42,23 @@ class PythonFields(Backend):
             return sentence
         if signature.parameters:
             return (
-                f"parameters names {', '.join(signature.parameters)}, but Julia gives no gradients of a Python function: leave it "
-                "out."
+                f"parameters contains {', '.join(signature.parameters)}, but Julia computes no gradients of a Python function: leave "
+                "parameters out."
             )
         if signature.layout.is_tuple:
             return "y0 is a tuple, which Julia does not support with a Python function: join its parts into one array."
         if not signature.layout.numpy:
             return (
-                "y0 is a torch tensor, but Julia solves a Python function on NumPy arrays and gives no gradients: write "
+                "y0 is a torch tensor, but Julia calls Python functions with NumPy arrays and computes no gradients: write "
                 "y0.numpy()."
             )
         name = problem.solver.name
         if isinstance(problem.form, Noise) and not problem.solver.adaptive and control.step_size is None:
-            return f"step_size is None, but {name} does not choose its steps itself: give a value, such as 0.01."
+            return f"step_size is None, but {name} does not choose its own steps: give a value, such as 0.01."
         if isinstance(problem.form, Residual) and control.step_size is not None:
             return f"step_size is {control.step_size}, but {name} chooses its steps itself: leave step_size out."
         if isinstance(problem.form, Residual) and np.ndim(control.rtol):
-            return f"rtol has shape {np.shape(control.rtol)}, but {name} uses one for all components: give a number."
+            return f"rtol has shape {np.shape(control.rtol)}, but {name} uses the same rtol for all components: give a number."
         return None
 
     def prepare(self, problem: Problem) -> PythonPrepared:
@@ -71,7 +71,7 @@ class PythonFields(Backend):
 
 
 class PythonPrepared(Prepared):
-    """A problem of a Python function; every evaluation leaves Julia for Python."""
+    """A prepared problem whose field is a Python function; Julia calls Python at every evaluation."""
 
     engine = "julia (diffeqpy)"
 
@@ -107,7 +107,7 @@ def _solve(problem: Problem, start: Start, mass_matrix: np.ndarray | None) -> So
 
 
 def _controls(control: Control, Main: Any) -> Any:
-    """Return the controls in the Julia package's form."""
+    """Return the controls as an object of the Julia package's type Control."""
     given = {name: value for name, value in plain_control(control).items() if value is not None}
     return Main.PyNeuralODE.Control(
         **{name: Main.collect(value) if isinstance(value, np.ndarray) else value for name, value in given.items()}

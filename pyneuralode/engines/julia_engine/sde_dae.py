@@ -1,4 +1,4 @@
-"""A user's own Python functions in equations with noise, or implicit in dy/dt.
+"""Equations with noise, or implicit in dy/dt, that are given by a user's Python functions.
 
 Every evaluation is as slow as in `python_fields`, and gradients are not available.
 """
@@ -21,7 +21,7 @@ RESIDUAL_MODULES = {"IDA": "de", "DFBDF": "ode"}
 
 
 def solve_noise(problem: Problem, form: Noise, start: Start) -> Solution:
-    """Solve Ito's ``dy = f(t, y) dt + g(t, y) dW`` with an independent Wiener process for each component."""
+    """Solve the Ito equation ``dy = f(t, y) dt + g(t, y) dW`` with an independent Wiener process for each component."""
     solver, control = problem.solver.name, problem.control
     drift, noise = Callback(problem.field, start, 1, "f"), Callback(form.size, start, 1, "g")
 
@@ -57,8 +57,8 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
         module, functions, array = diffeqpy(RESIDUAL_MODULES[solver], Main), python_functions(Main), Main.collect
         slopes = functions.Residual(function, *function.inputs, function.output, array(start.small(control)))
         equations = module.DAEFunction(slopes, jac=functions.jacobian(slopes))
-        # Unlike IDA, DFBDF differentiates the equations for consistent initial values, for which no Jacobian is given;
-        # it uses finite differences, as dual numbers cannot be passed to Python.
+        # Unlike IDA, DFBDF differentiates the equations to find consistent initial values, and no Jacobian can be given
+        # for this; it uses finite differences, because dual numbers cannot be passed to Python.
         method = module.IDA() if solver == "IDA" else module.DFBDF(autodiff=Main.PyNeuralODE.AutoFiniteDiff())
         settings = _settings(control, start, Main)
         if dense:
@@ -80,7 +80,7 @@ def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
     settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}
     settings |= {"saveat": times, "save_everystep": False, "maxiters": int(control.max_steps), "verbose": False}
     if control.step_size is not None:
-        # Steps end at the requested times; between steps these methods interpolate only linearly.
+        # Steps end at the requested times, because these methods interpolate only linearly inside a step.
         return settings | {"adaptive": False, "dt": float(control.step_size), "tstops": times}
     largest = control.max_step if np.isfinite(control.max_step) else None
     sizes = {"dt": control.first_step, "dtmin": control.min_step or None, "dtmax": largest}
@@ -107,5 +107,5 @@ def _require_consistent(function: Callback, start: Start, dy0: np.ndarray, contr
         where = int(wrong.argmax())
         raise ArgumentError(
             f"the residual is {function.output[where]:g} at the first time (flat index {where}): give a y0 and dy0 for "
-            "which it is 0, or mark the components with a derivative in differential, and Julia finds the rest."
+            "which it is 0, or use differential to mark the components whose derivatives occur, so that Julia can correct y0 and dy0."
         )

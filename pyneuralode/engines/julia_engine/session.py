@@ -25,7 +25,7 @@ def start_julia(process: str | None = None) -> None:
     Parameters
     ----------
     process : {"inside", "worker"}, optional
-        "inside" runs Julia in this process, which copies no arrays. "worker" runs it in a separate process, apart from
+        "inside" runs Julia in this process, without copying arrays. "worker" runs it in a separate process, apart from
         torch, so that import order, signals and threads cannot interfere. The default is the value of the environment
         variable `PYNEURALODE_JULIA_PROCESS`, else "worker" on macOS, where torch and Julia in one process have crashed,
         and "inside" elsewhere.
@@ -44,7 +44,7 @@ def start_julia(process: str | None = None) -> None:
     if runs():
         if process is not None and process != _process:
             raise ArgumentError(
-                f"process is {process!r}, but Julia already runs as {_process!r}: call start_julia before anything uses Julia."
+                f"process is {process!r}, but Julia is already running as {_process!r}: call start_julia before anything uses Julia."
             )
         return
     _session = InProcessJulia() if wanted == "inside" else Worker()
@@ -58,7 +58,7 @@ def _default() -> str:
 
 
 def runs() -> bool:
-    """Whether Julia has been started."""
+    """Return whether Julia is running."""
     return _session is not None and _session.alive
 
 
@@ -77,14 +77,14 @@ def running() -> InProcessJulia | Worker:
 
 
 def take_unused_handles() -> list[int]:
-    """Return, and clear, the numbers of the objects that Julia no longer needs to keep."""
+    """Return, and forget, the numbers of the objects that Julia no longer needs to keep."""
     return [_unused_handles.pop() for _ in range(len(_unused_handles))]
 
 
 def with_julia(work: Callable[[Any], Any]) -> Any:
-    """Return work(Main), with juliacall's Main.
+    """Return work(Main), where Main is Julia's module Main from juliacall.
 
-    Meanwhile no other thread calls Julia, but others run while `work` runs Python code.
+    During the call no other thread can call Julia, but other threads run while `work` runs Python code.
 
     Raises EngineError if Julia runs in the worker process, which cannot call Python functions.
     """

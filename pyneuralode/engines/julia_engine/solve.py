@@ -1,4 +1,4 @@
-"""The path for described fields (`VectorField`): one call to Julia for the solve, one for its gradient."""
+"""The path for described fields (`VectorField`): one call to Julia for the solve, and one for its gradient."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .lacking import lacking, lacking_events
 from .paths import find_path
 from .transfer import CopyTransfer, choose_transfer, solve_with
 
-# The field types that Julia has code for; a subclass has another name in its description.
+# The field types that Julia has code for. Subclasses are not included: their descriptions have different names.
 FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
 class DescribedFields(Backend):
-    """Supports joint problems of described fields."""
+    """The backend for problems of described fields (`VectorField`) with batch='joint'."""
 
     name = "julia"
 
@@ -35,23 +35,23 @@ class DescribedFields(Backend):
         if not isinstance(field, VectorField):
             kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
             return (
-                f"the field is a {kind}, which Julia would have to call back at every step: describe it as a "
-                "field such as MLP or Equations."
+                f"the field is a {kind}, which Julia would have to call back at every step: use a "
+                "VectorField such as MLP or Equations."
             )
         if type(field) not in FIELDS:
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is a {type(field).__name__}, which Julia has no code for (it has {names})."
+            return f"the field is a {type(field).__name__}, which Julia does not support (it supports {names})."
         if (sentence := lacking_events(problem)) is not None:
             return sentence
         if signature.tangents:
             return (
-                "a tangent of forward-mode differentiation does not pass through the Julia engine: differentiate by "
+                "a tangent of forward-mode differentiation does not pass through the Julia engine: differentiate with "
                 "backward()."
             )
         if signature.dtype not in (torch.float32, torch.float64):
-            return f"y0 is {signature.dtype}, and Julia solves in float32 and float64: write y0.float()."
+            return f"y0 is {signature.dtype}, but Julia solves only in float32 or float64: write y0.float()."
         if problem.dense and problem.differentiated:
-            return "dense is True, where Julia gives no gradient: leave it out."
+            return "dense is True, but Julia computes no gradients of dense solves: leave dense out."
         return find_path(problem, signature.device.type)[1] or None
 
     def prepare(self, problem: Problem) -> DescribedPrepared:
@@ -59,7 +59,7 @@ class DescribedFields(Backend):
 
     def yields(self, problem: Problem) -> str | None:
         if problem.signature.device.type == "cuda":
-            return "y0 is on a GPU, where Julia has fewer gradients and solvers"
+            return "y0 is on a GPU, where Julia supports fewer solvers and gradient methods"
         return None
 
 
@@ -95,7 +95,7 @@ class DescribedPrepared(Prepared):
 
 
 def _dense(transfer: CopyTransfer, ts: np.ndarray, layout: Layout) -> Callable:
-    """Return the solution as a function of time, by Julia's own interpolant."""
+    """Return the solution as a function of time, evaluated with Julia's interpolant."""
 
     def at(t):
         states = transfer.at(times_inside(t, ts[0], ts[-1]))

@@ -1,4 +1,4 @@
-"""Write julia/src/tableaus.jl from `pyneuralode.tableaus`, so that both engines have one source.
+"""Generation of julia/src/tableaus.jl from `pyneuralode.tableaus`, so that both engines use the same coefficients.
 
 ``python -m pyneuralode.engines.julia_engine.tableaus`` rewrites the file.
 """
@@ -22,7 +22,10 @@ const TABLEAUS = Dict(tableau.name => tableau for tableau in (
 
 
 def julia_source() -> str:
-    """Return the text of julia/src/tableaus.jl: the Dict TABLEAUS of `Tableau` (see julia/src/discrete/steps.jl) by name."""
+    """Return the text of julia/src/tableaus.jl, which defines TABLEAUS: a Dict from names to objects of type `Tableau`.
+
+    The type is defined in julia/src/discrete/steps.jl.
+    """
     return _HEAD + "".join(_entry(tableau) for tableau in TABLEAUS.values()) + "))\n"
 
 

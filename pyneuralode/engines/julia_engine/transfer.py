@@ -1,8 +1,8 @@
 """Transfer of a solve's arrays to Julia: by address if Julia runs inside this process, as copies otherwise.
 
 By address, nothing is converted or copied: Julia reads the initial state, the parameters and the cotangents in place,
-on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both classes have the same
-methods:
+on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both transfer classes have
+the same methods:
 
 - ``solve(y0, parameters)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the documented
   order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;
@@ -30,7 +30,7 @@ from .paths import DISCRETE, require_path
 from .session import Handle
 
 _MAX_PREPARED = 64
-"""How many problems Julia keeps prepared; the oldest one is dropped first."""
+"""The maximum number of problems that Julia keeps prepared; the oldest is dropped first."""
 
 
 def choose_transfer(problem: Problem, ts: np.ndarray, device: torch.device) -> AddressTransfer | CopyTransfer:
@@ -54,7 +54,7 @@ class _RecordedSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx, transfer: Any, y0: Tensor, *parameters: Tensor) -> Tensor:
         ctx.transfer = transfer
-        ctx.save_for_backward(*parameters)  # so that autograd notices if they are changed before the backward pass
+        ctx.save_for_backward(*parameters)  # so that autograd notices changes before the backward pass
         return transfer.solve(y0, parameters)
 
     @staticmethod
@@ -71,7 +71,7 @@ def solve_with(transfer: Any, y0: Tensor, parameters: tuple[Tensor, ...], record
 
 
 class AddressTransfer:
-    """One solve on this process's own memory."""
+    """The transfer for one solve, in which Julia reads and writes this process's memory."""
 
     def __init__(self, julia: InProcessJulia, problem: Problem, ts: np.ndarray):
         self._julia, self._problem, self._ts = julia, problem, ts
@@ -100,7 +100,7 @@ class AddressTransfer:
 
 
 class _Prepared:
-    """A problem prepared in Julia, and the row of integers that an entry point reads: see julia/src/prepared.jl."""
+    """A problem prepared in Julia, and the array of integers that an entry point reads: see julia/src/prepared.jl."""
 
     def __init__(self, julia: InProcessJulia, request: dict[str, Any], parameters: int):
         self._julia = julia
@@ -150,7 +150,7 @@ def _prepared(julia: InProcessJulia, problem: Problem, ts: np.ndarray, y0: Tenso
 
 
 class CopyTransfer:
-    """One solve whose arrays are sent to Julia and back; it can also evaluate the dense output."""
+    """The transfer for one solve whose arrays are sent to Julia and back; it can also evaluate the dense output."""
 
     def __init__(self, problem: Problem, ts: np.ndarray):
         self._problem, self._ts, self._names = problem, ts, list(problem.field.shapes())
@@ -203,7 +203,7 @@ def solve_request(problem: Problem, path: str) -> dict[str, Any]:
 
 
 def plain_control(control: Control) -> dict[str, Any]:
-    """Return the controls that the Julia package has, by name."""
+    """Return the controls that the Julia package supports, by name."""
     return {name: value for name, value in vars(control).items() if name != "tstops"}
 
 

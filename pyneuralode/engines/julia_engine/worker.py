@@ -3,8 +3,9 @@
 `Worker` is the client, and `python -m pyneuralode.engines.julia_engine.worker` the server. This way import order,
 signals and garbage collection of Julia and torch cannot interfere; the cost is that arrays are copied.
 
-Every message is a pickled tuple. The client sends ("call", name, request, with_progress). The server may
-send ("progress", arguments) any number of times, each answered by a bool (whether to go on), and ends with ("reply", dict).
+Every message is a pickled tuple. The client sends ("call", name, request, with_progress). The server may send
+("progress", arguments) any number of times, each answered by a bool (whether to continue), and ends with
+("reply", dict).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Worker:
     """A Julia in a separate process, with the same `call` as `InProcessJulia`."""
 
     def __init__(self) -> None:
-        # This module in a new interpreter: neither a fork, nor a second run of the caller's script.
+        # Run this module in a new interpreter, without forking this process or running the caller's script again.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pyneuralode.engines.julia_engine.worker"],
             stdin=subprocess.PIPE,
@@ -88,7 +89,9 @@ class Worker:
 
 @contextmanager
 def _first_ctrl_c(gently: bool) -> Iterator[SimpleNamespace]:
-    """Yield an object whose `stop` is set by the first Ctrl-C if the work can end `gently`; others raise at once.
+    """Yield an object whose `stop` is set by the first Ctrl-C if the work can end `gently`.
+
+    Any later Ctrl-C raises KeyboardInterrupt at once, and so does the first one without `gently`.
 
     A KeyboardInterrupt in the middle of a message would leave half of the message in the pipe.
     """

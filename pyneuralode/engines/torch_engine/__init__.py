@@ -1,1 +1,1 @@
-"""The embedded engine: pure PyTorch and Numba, installed from wheels only."""
+"""The torch engine, which needs only PyTorch and Numba, both installed from wheels."""

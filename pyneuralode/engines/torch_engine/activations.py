@@ -35,7 +35,7 @@ def _gelu(x: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
-# The derivative of each activation, from its argument x and its value y.
+# The derivative of each activation as a function of its argument x and its value y.
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda x, y: torch.ones_like(x),
     "tanh": lambda x, y: 1 - y * y,
@@ -48,7 +48,7 @@ DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sin": lambda x, y: torch.cos(x),
 }
 
-# The second derivative, from the argument x, the value y and the first derivative g; None if it is zero everywhere.
+# The second derivative as a function of x, y and the first derivative g; None if it is zero everywhere.
 SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None] = {
     "identity": None,
     "tanh": lambda x, y, g: -2 * y * g,
@@ -63,5 +63,5 @@ SECOND_DERIVATIVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor] | None]
 
 
 def fast_tanh(x: Tensor) -> Tensor:
-    """Return tanh(x), without autograd support: on CPUs torch's sigmoid is several times faster than its tanh."""
+    """Return tanh(x), computed by torch's sigmoid, which is several times faster on CPUs; autograd is not supported."""
     return torch.sigmoid(2 * x).mul_(2).sub_(1)

@@ -1,4 +1,4 @@
-"""The slope of a convolutional field and its vector-Jacobian products e^T J, layer by layer."""
+"""The value of a convolutional field and its vector-Jacobian products e^T J, computed layer by layer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .activations import ACTIVATIONS, DERIVATIVES
 
 
 class ConvNet:
-    """The slope of a `ConcatConv`, and the products with its Jacobian that Hutchinson's estimate needs; z is (n, d).
+    """The value of a `ConcatConv`, and the vector-Jacobian products for Hutchinson's trace estimate; z is (n, d).
 
-    If it is created under torch.autocast, convolutions are computed in autocast's dtype at every call. Inputs and
-    outputs keep the state's dtype, and so should everything computed from them: see `pyneuralode.flows.dynamics`.
+    If an instance is created under torch.autocast, it always computes convolutions in autocast's dtype. Inputs and
+    outputs keep the state's dtype, as should everything computed from them: see `pyneuralode.flows.dynamics`.
     Images are laid out in `memory_format`; `torch.func.vmap` supports only the contiguous format.
     """
 
@@ -32,7 +32,7 @@ class ConvNet:
         self.lower = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
     def slope(self, t: float | Tensor, z: Tensor) -> Tensor:
-        """Return f(t, z), of the same shape (..., d) as z."""
+        """Return f(t, z), which has the same shape (..., d) as z."""
         *inner, last = self._layers_at(t, self.lower or z.dtype)
         x = self._image(z)
         for weight, bias in inner:
@@ -41,7 +41,7 @@ class ConvNet:
         return self._vector(functional.conv2d(x, weight, padding=self.pad) + bias, z)
 
     def vjp(self, t: float | Tensor, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
+        """Return f(t, z) and the vector-Jacobian products e^T J, both of shape (n, d), for e (n, d)."""
         layers = self._layers_at(t, self.lower or z.dtype)
         x, gains = self._image(z), []
         for weight, bias in layers[:-1]:
@@ -56,10 +56,10 @@ class ConvNet:
         return self._vector(slope, z), self._vector(row, z)
 
     def _layers_at(self, t: float | Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
-        """Return each layer's kernel for the image (out, in, k, k) and bias (1, out, height, width) at time t.
+        """Return, for each layer at time t, the kernel without the time channel and a bias for each pixel.
 
-        The time channel is the same for all images, and constant except for the padding: it is equivalent to a bias for
-        each pixel.
+        Kernels have shape (out, in, k, k), biases (1, out, height, width). The time channel is the same for all images
+        and, except for the padding, constant in space, so its contribution can be part of the bias.
         """
         field = self.field
         time = self.layers[0][0].new_ones(1, 1, field.height, field.width) * (t / field.time_scale)
@@ -70,13 +70,13 @@ class ConvNet:
         return layers
 
     def _image(self, z: Tensor) -> Tensor:
-        """Return states (..., d) as images in the convolutions' dtype."""
+        """Return states (..., d) as images, in the dtype used for convolutions."""
         field = self.field
         images = z.reshape(-1, field.channels, field.height, field.width)
         return images.to(self.lower or z.dtype, memory_format=self.memory_format)
 
     def _vector(self, image: Tensor, z: Tensor) -> Tensor:
-        """Return images as states of the shape and dtype of z."""
+        """Return images as scaled states with the shape and dtype of z."""
         scale = self.field.output_scale
         vector = image.to(z.dtype).reshape(z.shape)
         return vector * scale if scale != 1 else vector

@@ -22,12 +22,12 @@ Dynamics = Callable[[float, Tensor], Tensor]
 
 @singledispatch
 def build(field: VectorField, parameters: Parameters) -> Dynamics:
-    """Return ``f(t, y)`` of a described field for y (..., dim), from its builder or else its `slope`."""
+    """Return ``f(t, y)``, with y (..., dim), for a `VectorField`: from a builder, or else from its method `slope`."""
     return lambda t, y: field.slope(torch.as_tensor(t, dtype=y.dtype, device=y.device), y, parameters)
 
 
 def has_builder(field: VectorField) -> bool:
-    """Return whether the engine has code for a field; the `slope` of a user's own field is called instead."""
+    """Return whether the engine has its own code for a field; if not, it calls the field's method `slope`."""
     return build.dispatch(type(field)) is not build.dispatch(object)
 
 
@@ -88,7 +88,7 @@ HINTS = ("samplewise", "matrix_free", "jacobian")
 
 
 def with_hints(function: Callable, field: Any, **others: Any) -> Callable:
-    """Return `function` with the attributes of `field` that stiff solvers read, replaced by `others` where given."""
+    """Return `function` with the attributes that stiff solvers read, from `others` or else from `field`."""
     for name in HINTS:
         if name in others or hasattr(field, name):
             setattr(function, name, others[name] if name in others else getattr(field, name))
@@ -96,7 +96,7 @@ def with_hints(function: Callable, field: Any, **others: Any) -> Callable:
 
 
 def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: object) -> None:
-    """Raise if the slope depends on tensors in a callable's closure, which would get no gradient from adjoint methods."""
+    """Raise if `slope` depends on tensors in a callable's closure, for which adjoint methods would give no gradient."""
     named = {id(p) for p in parameters.values()}
     nodes = {p.grad_fn for p in parameters.values() if p.grad_fn is not None}
     waiting, hidden = [slope.grad_fn], False
@@ -109,13 +109,13 @@ def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: ob
         waiting += [following for following, _ in node.next_functions]
     if hidden:
         raise ArgumentError(
-            f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot see: name them, "
-            "solve(..., parameters={'k': k}), or make the field a torch.nn.Module."
+            f"the field depends on tensors that require gradients, which {type(gradient).__name__} cannot find: pass them by name, "
+            "as in solve(..., parameters={'k': k}), or make the field a torch.nn.Module."
         )
 
 
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
-    """Return ``f(t, y)`` for any dynamics, and whether it is user code: then t is a tensor and the slopes are checked."""
+    """Return ``f(t, y)`` for any field, and whether it is user code, for which t is a tensor and values are checked."""
     if isinstance(dynamics, VectorField):
         return build(dynamics, parameters), not has_builder(dynamics)
     if isinstance(dynamics, nn.Module):

@@ -1,4 +1,4 @@
-"""Formulas as a function of tensors: the steps of `Equations` are written as lines of Python and compiled once."""
+"""Formulas as a function of tensors: the operations of `Equations` become lines of Python, compiled once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FUNCTIONS = {**{name: getattr(torch, name) for name in UNARY}, "max": torch.max
 
 
 def build_equations(field: Equations, parameters: dict[str, Tensor]) -> Callable[[float, Tensor], Tensor]:
-    """Return ``f(t, y)`` for the given parameters; y and its slope have shape (..., dim)."""
+    """Return ``f(t, y)`` for the given parameters; y and dy/dt have shape (..., dim)."""
     compute = _compute(field)
     values = [parameters[name] for name in field.shapes()]
     return lambda t, y: compute(t, y, *values)

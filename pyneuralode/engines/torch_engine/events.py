@@ -29,19 +29,20 @@ Rows = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepEvents:
-    """Looks for events in the steps of one solve, and adds their times to those at which the state is requested.
+    """A monitor that finds events in the steps of one solve and adds their times to the output times.
 
     Attributes
     ----------
     rows : list of int
-        For each state that the solve returns, except the first: -1, or the index in `found` of the event it belongs to.
+        For each state that the solve returns, except the first: the index in `found` of its event, or -1 if the state
+        is at a requested time.
     found : list of (float, int, float)
-        For every event in order, up to the first terminal one: its time, which of the events it is, and the length of
-        the subinterval of the step in which it was found.
+        For every event in order, up to the first terminal one: its time, its index in the `events` of the solve, and
+        the length of the subinterval of the step in which it was found.
     ended : bool
         Whether a terminal event ended the solve.
     components : int or None
-        The number of leading components of the integrated vector that form the state; None if all do.
+        The number of leading components of the integrated vector that form the state; None if all of them do.
     """
 
     components: int | None = None
@@ -60,11 +61,11 @@ class StepEvents:
             raise undefined_condition_error([math.isnan(value) for value in self.before].index(True), ts[0])
 
     def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
-        """Implements `Monitor.look`."""
+        """Find events in the step and return the output times, as in `Monitor.look`."""
         if not all_finite(step.end):
             self.rows += [-1] * len(times)
             return times, False  # the solve itself reports this
-        step.extend()  # recorded by autograd if the solve is
+        step.extend()  # autograd records this if it records the solve
         with torch.no_grad():
             met = self._met(step)
         if self.ended:
@@ -104,7 +105,7 @@ class StepEvents:
         return found
 
     def _numbers(self, times: list[float], states: Tensor) -> Iterator[list[float]]:
-        """Yield the conditions at times (k,) and states (k, n), one time after the other, each only when needed."""
+        """Yield the values of the conditions at each of the times (k,) and states (k, n), computed when needed."""
         moments = torch.tensor(times, dtype=states.dtype, device=states.device).unbind()
         parts = self.layout.unpack(states)
         unpacked = zip(*(part.unbind() for part in parts)) if self.layout.is_tuple else parts.unbind()
@@ -115,7 +116,7 @@ class StepEvents:
             ]
 
     def split(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the states at the requested times, and the states at the events, in their order."""
+        """Return the states at the requested times, and the states at the events in the order of `found`."""
         rows = torch.tensor([-1, *self.rows], device=states.device)
         events = (rows >= 0).nonzero()[:, 0]
         return states[rows < 0], states[events[torch.argsort(rows[events])]]
@@ -123,7 +124,7 @@ class StepEvents:
     def corrected(self, f: Slope, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return times (p,) and states (p, n) of the events, refined by one Newton step and connected to autograd.
 
-        `states` are those that the solve returned at the events.
+        `states` (p, n) are the states that the solve returned at the events.
         """
         which, parts = [event for _, event, _ in self.found], [part for _, _, part in self.found]
         moments = torch.tensor([t for t, _, _ in self.found], dtype=torch.float64, device=states.device)
@@ -142,7 +143,7 @@ class StepEvents:
 
 def needs_steps(solver: Solver | Tableau) -> str:
     return (
-        f"solver is {solver.name!r}, which steps from one time to the next and finds no events between them: give a step_size, such as "
+        f"solver is {solver.name!r}, which takes one step from each time to the next and finds no events between them: give a step_size, such as "
         "step_size=0.01, or use an adaptive solver such as Tsit5."
     )
 
@@ -152,20 +153,20 @@ def message(which: int, t: float) -> str:
 
 
 def whole_state(layout: Layout) -> Callable:
-    """Return the `arguments` of `EventMonitor` for conditions on a whole state, t (1,) and y (1, n)."""
+    """Return a function that converts t (1,) and y (1, n) to the arguments of conditions on a whole state."""
     return lambda t, y: (t[0].to(y.dtype), layout.unpack(y[0]))
 
 
 def each_sample(shape: torch.Size) -> Callable:
-    """Return the `arguments` of `EventMonitor` for conditions on samples, t (m,) and y (m, n), each a state of `shape`."""
+    """Return a function that converts t (m,) and y (m, n) to the arguments of conditions on samples of this shape."""
     return lambda t, y: (t.to(y.dtype).view(len(t), *[1] * len(shape)), y.view(len(y), *shape))
 
 
 def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
     """Return the events for solving only sample `b`.
 
-    Their conditions are evaluated for all samples, as they may contain different data for each: the other samples stay
-    at `times` (B,) and `states` (B, *state).
+    A condition may use different data for each sample, so it is evaluated for all samples: the other samples stay at
+    `times` (B,) and `states` (B, *state).
     """
     row, axes = torch.tensor([b], device=states.device), [1] * (states.ndim - 1)
 
@@ -187,10 +188,10 @@ def _time(t: float, y: Tensor) -> Tensor:
 def _nearer(
     values: Rows, which: list[int], parts: list[float], there: tuple[Tensor, Tensor], corrected: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return times (p,) and states (p, n) `corrected` by Newton's step, or `there` if that step leads away from the event.
+    """Return the `corrected` times (p,) and states (p, n); where Newton's step leads away from the event, `there`.
 
-    This happens if the condition is far from linear near the event: flat, as it grazes zero, or a smoothed jump. Values
-    that are not corrected are as accurate as the steps, and connected to autograd as if they had been.
+    This happens if the condition is far from linear near the event, such as one that grazes zero or is a smoothed jump.
+    Uncorrected values are as accurate as the steps, and have the same gradients as corrected ones.
     """
     good = torch.ones(len(which), dtype=torch.bool, device=there[0].device)
     with torch.no_grad():
@@ -204,28 +205,28 @@ def _nearer(
 def attach(
     f: Rows, values: Rows, rows: Tensor, which: Tensor, times: Tensor, states: Tensor, idle: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the times (p,) and states (p, n) of events, moved onto the events and connected to autograd.
+    """Return the times (p,) and states (p, n) of events, corrected by Newton steps and connected to autograd.
 
-    With g the condition along the solution, an event's time is t - g / (dg/dt) for any t near it (Newton). This also
-    makes its first derivative correct, even if dg/dt is treated as a constant (implicit function theorem; Chen, Amos
-    and Nickel, ICLR 2021). Another step, from the state moved to that time, makes the second derivative correct.
+    If g is the condition along the solution, an event's time is t - g / (dg/dt) for any t near it (Newton). This step
+    also makes the first derivative correct, even if dg/dt is treated as a constant (implicit function theorem; Chen,
+    Amos and Nickel, ICLR 2021). Another step, from the state at the new time, makes the second derivative correct.
 
     Parameters
     ----------
     f, values : callable
-        Slopes and conditions of all m rows at once.
+        Derivatives dy/dt and conditions of all m rows at once.
     rows, which : (p,)
         Row and index of each event, sorted by row.
     times, states : (p,) and (p, n)
         A fixed time near each event, and the state there, connected to autograd.
     idle : (m,) and (m, n)
-        Times and states for rows without an event to be moved.
+        Times and states to use for rows without an event.
     """
     if not len(rows):
         return times, states
     rank = torch.arange(len(rows), device=rows.device) - torch.searchsorted(rows, rows)
     moved_events = []
-    for turn in range(int(rank.max()) + 1):  # the first event of every row together, then the second, and so on
+    for turn in range(int(rank.max()) + 1):  # the first events of all rows together, then the second ones, and so on
         mine = (rank == turn).nonzero()[:, 0]
         row, index = rows[mine], which[mine]
         t = idle[0].index_put((row,), times[mine])
@@ -246,7 +247,7 @@ def attach(
 
 
 def _newton(value: Tensor, rate: Tensor) -> Tensor:
-    """Return Newton's steps (q,); zero if a condition changes sign through infinity, as 1 / (t - 1) does."""
+    """Return Newton's steps (q,), or zero where a condition changes sign through infinity, like 1 / (t - 1)."""
     return torch.where(torch.isfinite(value), value, 0.0) / rate
 
 
@@ -255,7 +256,7 @@ def _rate(values: Rows, t: Tensor, y: Tensor, slopes: Tensor, row: Tensor, index
     """Return the total derivative (q,) of each condition along the solution; infinite where it is zero or unknown."""
     try:
         t, y = t.clone().requires_grad_(), y.clone().requires_grad_()
-    except RuntimeError as error:  # under torch.func's transformations, no graph can start
+    except RuntimeError as error:  # torch.func transforms do not allow a new graph
         raise ArgumentError(
             "events cannot be differentiated with torch.func transforms: use torch.autograd.grad or "
             "torch.autograd.forward_ad."

@@ -1,4 +1,4 @@
-"""Checks that gradients are finite if the cotangents are."""
+"""Checks that gradients are finite if the cotangents are finite."""
 
 from __future__ import annotations
 
@@ -41,6 +41,6 @@ def require_finite_gradients(gradients: Iterable[Tensor], cotangents: Iterable[T
     if all(map(all_finite, gradients)) or not all(map(all_finite, cotangents)):
         return
     raise SolverError(
-        "the gradient is not finite, since a derivative of the field is infinite somewhere, most often at the start, like that of "
-        "sqrt(y) at y = 0: start away from that point, or do not require a gradient of y0."
+        "the gradient is not finite because a derivative of the field is infinite at some point, usually at the start, like that "
+        "of sqrt(y) at y = 0: start away from that point, or do not require a gradient for y0."
     )

@@ -1,9 +1,9 @@
-"""The generic path for continuous flows: the state, together with the integrals of the trace and of the penalties.
+"""The generic path for continuous flows: the state together with the integrals of the trace and of the penalties.
 
-Along z' = f(t, z) the log density changes at the rate of minus the trace of J = df/dz (Chen et al. 2018). The trace is
-exact, or e^T J e with a noise e that stays the same during a solve (Hutchinson 1990; Grathwohl et al. 2019). The
-penalties are the integrals of |f|^2 and of |J|_F^2, the latter estimated by |e^T J|^2 if the trace is estimated (Finlay
-et al. 2020).
+Along z' = f(t, z) the log density changes at the rate -trace(J), where J = df/dz (Chen et al. 2018). The trace is
+exact, or estimated as e^T J e with noise e that stays the same during a solve (Hutchinson 1990; Grathwohl et al. 2019).
+The penalties are the integrals of |f|^2 and of |J|_F^2; if the trace is estimated, |J|_F^2 is estimated by |e^T J|^2
+(Finlay et al. 2020).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .layered_net import LayeredNet, activation_of, layers_of
 
 
 class Flows(Backend):
-    """Supports flows of every field."""
+    """The generic backend for continuous flows, which supports every field."""
 
     name = "torch"
 
@@ -39,22 +39,22 @@ class Flows(Backend):
 
 
 class FlowPrepared(Prepared):
-    """A flow whose values, including the noise, are passed at each solve."""
+    """A prepared flow; the values, including the noise, are passed at each solve."""
 
     engine = "torch"
 
     def run(self, parameters: Mapping[str, Any], y0: Tensor, ts: Any, noise: Tensor | None = None) -> Solution:
         problem, wanted = self.problem, self.problem.integrals
         if wanted.estimated and noise is None:
-            raise ArgumentError("noise is None, but the trace is estimated: give a tensor like y0.")
+            raise ArgumentError("noise is None, but the trace is estimated: give a tensor with the shape of y0.")
         slope = _Joint(_products(problem, parameters), noise if wanted.estimated else None, wanted)
         zeros = y0.new_zeros(len(y0))
         start = (y0, *[zeros] * (1 + wanted.kinetic + wanted.jacobian))
         joint = replace(
             problem, field=slope, signature=Signature.of(parameters, start, ts), compiled=False, integrals=None
         )
-        # An ambient autocast applies only to the field, which has already read it: sums of small steps need full
-        # precision.
+        # A surrounding torch.autocast applies only to the field, which has already stored its dtype: sums of small
+        # steps need full precision.
         with torch.autocast(y0.device.type, enabled=False):
             solution = GenericPrepared(joint).run(parameters, start, ts)
         end, trace, *penalties = (part[-1] for part in solution.ys)
@@ -68,7 +68,7 @@ class FlowPrepared(Prepared):
 
 
 class _Joint:
-    """The slope of the state and of the integrals along it, as one function of the time and all of them."""
+    """The right-hand side ``f(t, joint)`` for a tuple of the state and its integrals."""
 
     def __init__(self, products: LayeredNet | ConvNet | AutogradJacobian, noise: Tensor | None, wanted: PathIntegrals):
         self.products, self.noise, self.wanted = products, noise, wanted
@@ -91,7 +91,7 @@ class _Joint:
 
 
 def _products(problem: Problem, parameters: Mapping[str, Any]) -> LayeredNet | ConvNet | AutogradJacobian:
-    """Return an object that computes the slope and products with its Jacobian, in closed form if the field is layered."""
+    """Return an object that computes f and products with its Jacobian, in closed form if the field is layered."""
     field = problem.field
     if isinstance(field, ConcatConv) and problem.integrals.estimated:
         return ConvNet(field, parameters)

@@ -1,4 +1,4 @@
-"""Autograd functions with hand-written backward passes: the slope of a layered field with its trace or its Jacobian.
+"""Autograd functions with hand-written backward passes: a layered field's value with its trace or its Jacobian.
 
 They return the same values as the plain operations in `LayeredNet`, with far fewer calls and passes over memory.
 """
@@ -14,7 +14,10 @@ from .once_differentiable import once_differentiable
 
 
 class OneHiddenTrace(torch.autograd.Function):
-    """One hidden layer: the slope (n, d), and the trace (n,) as sum_k g_k c_k with c_k = sum_i W1[k, i] W2[i, k]."""
+    """The value (n, d) of a network with one hidden layer, and the trace (n,) of its Jacobian.
+
+    The trace is sum_k g_k c_k, where g is the activation's derivative and c_k = sum_i W1[k, i] W2[i, k].
+    """
 
     @staticmethod
     def forward(ctx, activation: str, z: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor | None):
@@ -47,9 +50,10 @@ class OneHiddenTrace(torch.autograd.Function):
 
 
 class SlopeAndJacobian(torch.autograd.Function):
-    """Any number of hidden layers: the slope (n, d) and the Jacobian's columns (d, n, d); [j, n, i] is df_i/dz_j.
+    """The value (n, d) of a network with any number of hidden layers, and its Jacobian's columns (d, n, d).
 
-    The samples and the d unit tangents go through each layer as one stack (1 + d, n, width).
+    The element [j, s, i] of the columns is df_i/dz_j for sample s. The samples and the d unit tangents go through each
+    layer as one stack (1 + d, n, width).
     """
 
     @staticmethod
@@ -66,7 +70,7 @@ class SlopeAndJacobian(torch.autograd.Function):
                 before += bias
             products.append(product)
         ctx.activation, ctx.with_bias = activation, [bias is not None for bias in biases]
-        # Only the products of each layer are saved: allocating memory costs more than computing the other values again.
+        # Only the products of each layer are saved: allocating memory costs more than recomputing the other values.
         ctx.save_for_backward(z, biases[0], *weights, *products[:-1])
         return before.clone(), tangents.expand(d, n, -1).clone()
 
@@ -96,7 +100,7 @@ class SlopeAndJacobian(torch.autograd.Function):
 
 
 def _stack(activation: str, before: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a layer's values and tangents (1 + d, n, width) after its activation, and the activation's derivative."""
+    """Return the values and tangents (1 + d, n, width) after a layer's activation, and the activation's derivative."""
     value, gain = _activate(activation, before)
     stack = before.new_empty(1 + len(tangents), *before.shape)
     stack[0] = value
@@ -105,7 +109,7 @@ def _stack(activation: str, before: Tensor, tangents: Tensor) -> tuple[Tensor, T
 
 
 def _activate(activation: str, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the activation's value and derivative."""
+    """Return the values and the derivatives of an activation at `before`."""
     if activation == "tanh":
         value = fast_tanh(before)
         return value, torch.addcmul(torch.ones((), dtype=value.dtype, device=value.device), value, value, value=-1)

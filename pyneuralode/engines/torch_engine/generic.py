@@ -38,7 +38,7 @@ from .tangents import carries_derivatives, in_forward_mode, refuse_tangents
 
 
 class Generic(Backend):
-    """Supports every joint problem whose solver and gradient method the engine has code for."""
+    """The backend for every problem with batch='joint' whose solver and gradient method the engine supports."""
 
     name = "torch"
 
@@ -52,18 +52,18 @@ class Generic(Backend):
 def lacking(problem: Problem) -> str | None:
     """Return why the torch engine does not support a problem's equations, solver or gradient method; None if it does."""
     if problem.form is not None:
-        return f"{type(problem.form).__name__} equations are not in the torch engine."
+        return f"{type(problem.form).__name__} equations are not supported by the torch engine."
     solver, method = problem.solver, type(problem.gradient)
     if isinstance(solver, Solver) and "torch" not in solver.engines:
         like = "Tsit5" if solver.kind == "explicit" else "Kvaerno5"
-        return f"solver {solver.name!r} is not in the torch engine: use one that is, such as {like!r}."
+        return f"solver is {solver.name!r}, which the torch engine does not support: use another, such as {like!r}."
     if method not in METHODS:
-        return f"gradient {method.__name__!r} is not in the torch engine: use one that is, such as 'Backprop'."
+        return f"gradient is {method.__name__!r}, which the torch engine does not support: use another, such as 'Backprop'."
     return None
 
 
 class GenericPrepared(JointPrepared):
-    """A problem whose method is prepared; everything else depends on the values."""
+    """A prepared problem that stores the solver's method; everything else depends on the values."""
 
     engine = "torch"
 
@@ -112,7 +112,7 @@ class GenericPrepared(JointPrepared):
         f = counted_slope(field, parameters, layout, values.y0.dtype, statistics)
         explicit = isinstance(self.tableau, Tableau)
         if torch.is_grad_enabled() and not (problem.own or isinstance(problem.gradient, Backprop)):
-            # A flow differentiates its field with respect to the state, which is therefore a known leaf.
+            # The state must be a known leaf, because a flow differentiates its field with respect to the state.
             state = values.y0.detach().requires_grad_()
             refuse_hidden_parameters(f(values.times[0], state), parameters | {"y0": state}, problem.gradient)
         if in_forward_mode():
@@ -160,7 +160,7 @@ def _refuse_lost_tangents(problem: Problem, explicit: bool, *tensors: Tensor) ->
 
 
 def _dense(steps: list[Step], parameters: tuple[Tensor, ...], layout: Layout, events: StepEvents | None) -> Callable:
-    """Return the solution as a function of time, by the steps' interpolants."""
+    """Return the solution as a function of time, evaluated with the interpolants of the steps."""
     state_at = trajectory(steps)
     first, last = steps[0].t, events.found[-1][0] if events and events.ended else steps[-1].t_end
 

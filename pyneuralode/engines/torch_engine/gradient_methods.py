@@ -2,8 +2,8 @@
 
 Each function here solves and returns the states (T, n) at the requested times, connected to autograd. Step sizes are
 treated as constants. Derivatives with respect to the times are added by `attach_start` and `attach_outputs`, in the
-same way for every method: moving an output's time moves the output by the slope there; moving the first time moves the
-whole solution by minus the slope at the first time.
+same way for every method: an output changes with its time at the rate dy/dt there, and the whole solution changes with
+the first time as if the initial state changed at the rate -dy/dt.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ from .stiff.sdirk import SDIRKMethod
 
 
 def distinct(tensors: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Return each tensor once: a tensor with two names would get its gradient twice."""
+    """Return the tensors without duplicates: a tensor with two names would get its gradient twice."""
     return tuple({id(x): x for x in tensors}.values())
 
 
 def backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) -> Tensor:
-    """Solve step by step under autograd; every operation is recorded. `steps` receives the steps."""
+    """Solve step by step while autograd records every operation; the steps are appended to `steps`."""
     return _recorded(task, y0, steps)[0]
 
 
 def _recorded(task: Task, y0: Tensor, steps: list[Step] | None = None) -> tuple[Tensor, list[float]]:
-    """Return the states, and their times."""
+    """Solve, and return the states and their times."""
     states, times = [y0[None]], [task.ts[0]]
     for stop in march(task, y0, dense=steps is not None):
         if stop.times:
             states.append(stop.states())
             times += stop.times
         if steps is not None:
-            stop.step.extend()  # now, as the field may change before the dense output is evaluated
+            stop.step.extend()  # evaluated now, because the field may change before the dense output is evaluated
             steps.append(stop.step)
     return torch.cat(states), times
 
@@ -58,7 +58,7 @@ def watched_backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) ->
 
 
 class _Checkpointed(torch.autograd.Function):
-    """Discretize, then optimize: store the start of every block of steps, and repeat the blocks from last to first."""
+    """Discretize, then optimize: stores the start of each block of steps, and repeats the blocks from last to first."""
 
     @staticmethod
     def forward(ctx, task: Task, method: Checkpointed, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class _Checkpointed(torch.autograd.Function):
             if stop.times:
                 states.append(stop.states())
         ctx.task, ctx.every, ctx.starts, ctx.steps = task, method.every, starts, steps
-        # So that autograd notices if they are changed before the backward pass.
+        # Saved so that autograd notices if these tensors are changed before the backward pass.
         ctx.save_for_backward(*parameters, *task.constants)
         return torch.cat(states)
 
@@ -110,7 +110,7 @@ def add_vjps(
 
 
 class Tied(torch.autograd.Function):
-    """The states, connected to every parameter: parameters that the field does not use get zero gradients, not None."""
+    """The states, connected to every parameter: unused parameters get zero gradients instead of None."""
 
     generate_vmap_rule = True
 
@@ -132,7 +132,7 @@ class Tied(torch.autograd.Function):
 
 
 class _Adjoint:
-    """The slope of the backward solve: of the state (unless `state_at` returns it), its adjoint, and the gradient."""
+    """The right-hand side of the backward solve, for the state (unless `state_at` gives it), adjoint and gradient."""
 
     def __init__(self, task: Task, parameters: tuple[Tensor, ...], n: int, state_at: Callable[[float], Tensor] | None):
         self.f, self.parameters, self.state_at = task.f, parameters, state_at
@@ -146,7 +146,7 @@ class _Adjoint:
         return torch.cat([*own, *(-p.reshape(-1) for p in parts)])
 
     def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return the linearization at (t, joint): the gradient's slope is linear in the adjoint, whose Jacobian is -J^T."""
+        """Return the linearization at (t, joint): the equations are linear in the adjoint, with the Jacobian -J^T."""
         slope = self(t, joint)
         if self.state_at is None:
             return linearize_by_differences(self, t, joint, h, slope, quadratures=self.sizes[2])
@@ -160,14 +160,14 @@ class _Adjoint:
         return BlockTriangularLinearization(slope, by_time, core, below, transposed=True)
 
     def _evaluate(self, t: float, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the state and its slope, recorded by autograd."""
+        """Return the state and dy/dt, recorded by autograd."""
         with torch.enable_grad():
             y = (y if self.state_at is None else self.state_at(t)).detach().requires_grad_()
             return y, self.f(t, y)
 
 
 class _Continuous(torch.autograd.Function):
-    """The continuous adjoint, restarted at every output time (Chen et al. 2018).
+    """The continuous adjoint method; the backward solve restarts at every output time (Chen et al. 2018).
 
     With a = dL/dy: a' = -a df/dy, and the parameters' gradient is the integral of a df/dp. `BacksolveAdjoint` also
     solves for the state backward, from the stored outputs; `InterpolatingAdjoint` evaluates it from the dense output of
@@ -208,13 +208,13 @@ class _Continuous(torch.autograd.Function):
                 adjoint = adjoint + grad_states[j - 1]
                 continue
             joint = torch.cat([states[j][: sizes[0]], adjoint, total])
-            if j == first:  # otherwise the steps would shrink toward the first time without end
+            if j == first:  # otherwise the steps toward the first time would shrink indefinitely
                 _refuse_infinite(slope, task.ts[0], torch.cat([states[0][: sizes[0]], adjoint, total]), ctx.method)
             taken = []
             for stop in march(replace(back, ts=[ctx.times[j], ctx.times[j - 1]]), joint, initial_size=initial_size):
                 joint = stop.step.end
                 taken.append(abs(stop.step.h))
-            initial_size = max(taken)  # the last one was shortened to end with the segment
+            initial_size = max(taken)  # the last step was shortened to end with the segment
             _, adjoint, total = joint.split(sizes)
             adjoint = adjoint + grad_states[j - 1]
         parts = total.split([p.numel() for p in parameters]) if parameters else ()
@@ -222,7 +222,7 @@ class _Continuous(torch.autograd.Function):
 
 
 def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMethod) -> None:
-    """Raise if the slope of adjoints or sensitivities is not finite at the first time: no step can start or end there."""
+    """Raise if the derivative of adjoints or sensitivities is not finite at the first time: no step could use it."""
     if all_finite(joint) and not all_finite(slope(t, joint)):
         raise SolverError(
             f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: use "
@@ -232,7 +232,7 @@ def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMeth
 
 
 class _Sensitivities:
-    """The slope of the state (n,) and of its sensitivities S (m, n) to m scalars: S' = S (df/dy)^T + df/dp."""
+    """The right-hand side for the state (n,) and its sensitivities S (m, n) to p: S' = S (df/dy)^T + df/dp."""
 
     def __init__(self, f: Slope, parameters: tuple[Tensor, ...], n: int, directions: list[Tensor]):
         self.f, self.parameters, self.n, self.directions = f, parameters, n, directions
@@ -245,7 +245,7 @@ class _Sensitivities:
             return torch.cat([dy.detach(), jvps(dy, (y, *self.parameters), [s, *self.directions]).reshape(-1)])
 
     def linearize(self, t: float, joint: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return the linearization at (t, joint): each sensitivity has the state's Jacobian and depends on the state."""
+        """Return the linearization at (t, joint); sensitivities have the state's Jacobian and depend on the state."""
         slope, y = self(t, joint), joint[: self.n]
         smallest = math.sqrt(torch.finfo(y.dtype).eps) * float(torch.linalg.vector_norm(y).clamp_min(1e-5))
 
@@ -263,7 +263,7 @@ class _Sensitivities:
 
 
 class _Forward(torch.autograd.Function):
-    """The sensitivities of the state, solved with it in the same steps that it takes without them."""
+    """Forward sensitivities, solved along with the state in the steps that it would take without them."""
 
     @staticmethod
     def forward(ctx, task: Task, method: ForwardMode, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -299,10 +299,10 @@ class _Forward(torch.autograd.Function):
 
 
 def _state_alone(task: Task, n: int, others: int) -> dict:
-    """Return control and norm with which only the state (n,) chooses the steps, regardless of the `others` after it.
+    """Return a control and a norm for which the steps depend only on the state (n,), not on the `others` after it.
 
     If a sensitivity has a singularity, is very large or starts from an exact zero, its own error would require
-    arbitrarily small steps. Newton's iterations must converge for the whole vector.
+    arbitrarily small steps. With SDIRK methods the others do count, because Newton's iteration must converge for them.
     """
     if isinstance(task.method, SDIRKMethod):
         return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}
@@ -314,7 +314,7 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
 
 
 def _plain_tolerances(control: Control, rtol: float | None = None, atol: float | None = None) -> Control:
-    """Return the controls with these scalar tolerances; by default, the smallest of the state's."""
+    """Return `control` with scalar tolerances; by default, the smallest ones in `control`."""
     return replace(control, rtol=rtol or float(np.min(control.rtol)), atol=atol or float(np.min(control.atol)))
 
 
@@ -337,7 +337,7 @@ def differentiable(task: Task, y0: Tensor, method: GradientMethod) -> Tensor:
 def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> Tensor:
     """Return the derivatives (m, n) of output (n,) along m directions (m, *input shape), summed over the inputs.
 
-    Two reverse passes replace a forward one, and also reach tensors in a closure.
+    Two reverse passes replace a forward pass; unlike a forward pass, they also reach tensors in a closure.
     """
     zeros = output.new_zeros(len(directions[0]), len(output))
     if not output.requires_grad:
@@ -352,37 +352,37 @@ def jvps(output: Tensor, inputs: Sequence[Tensor], directions: list[Tensor]) -> 
 
 
 def trajectory(steps: list[Step]) -> Callable[[float], Tensor]:
-    """Return the state (n,) as a function of time, by the interpolants of the steps."""
+    """Return the state (n,) as a function of time, evaluated with the interpolants of the steps."""
     sign = 1 if steps[-1].t_end > steps[0].t else -1
     ends = [sign * step.t_end for step in steps]
     return lambda t: steps[min(bisect_left(ends, sign * t), len(steps) - 1)].at([t])[0]
 
 
 def vjp(output: Tensor, inputs: Sequence[Tensor], cotangent: Tensor, keep: bool = False) -> Sequence[Tensor]:
-    """Return the vector-Jacobian products; zeros for inputs that the output does not depend on."""
+    """Return the vector-Jacobian product for each input; zeros for inputs that the output does not depend on."""
     if not (output.requires_grad and inputs):
         return [torch.zeros_like(x) for x in inputs]
     return torch.autograd.grad(output, inputs, cotangent, retain_graph=keep, materialize_grads=True)
 
 
 def attach_start(f: Slope, ts: Tensor, y0: Tensor, twice: bool) -> Tensor:
-    """Return `y0` connected to the first time: delaying it by h is equivalent to starting at y0 minus h times the slope."""
+    """Return `y0` connected to the first time: starting h later is equivalent to starting from y0 - h dy/dt."""
     t = ts[0]
     return moved(f, t.to(y0.dtype), float(t.detach()), y0, (t.detach() - t).to(y0.dtype), twice)
 
 
 def attach_outputs(f: Slope, ts: Tensor, times: list[float], states: Tensor, twice: bool) -> Tensor:
-    """Return the states (T, n), each connected to its own time."""
+    """Return the states (T, n), each connected to its own output time by autograd."""
     delays, ts = (ts - ts.detach()).to(states.dtype), ts.to(states.dtype)
     ends = [moved(f, *point, twice) for point in zip(times, ts, states, delays)]
     return torch.stack(ends)
 
 
 def moved(f: Slope, t: float | Tensor, t_end: float | Tensor, y: Tensor, h: Tensor, twice: bool) -> Tensor:
-    """Return y moved along the solution from t to t_end by h = t_end - t, which is zero and carries derivatives.
+    """Return y moved along the solution from t to t_end, where h = t_end - t is zero but carries derivatives.
 
-    The step is Heun's, of second order: its first and second derivatives equal those of the solution. If only first
-    derivatives are needed (not `twice`), it is Euler's, with a slope that autograd does not record.
+    With `twice`, this is a step of Heun's method, whose first and second derivatives equal those of the solution.
+    Otherwise it is an Euler step, with only a correct first derivative; autograd does not record its evaluation of f.
     """
     if not twice:
         with torch.no_grad():

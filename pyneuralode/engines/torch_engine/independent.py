@@ -21,7 +21,7 @@ from .march import not_finite_error
 from .stiff import find_tableau
 from .tangents import refuse_tangents
 
-# The name of the place where tangents would be lost, and the remedy, for error messages.
+# For error messages: where tangents would be lost, and the remedy.
 TANGENTS = "independent batches", "write batch='joint'"
 
 
@@ -42,9 +42,9 @@ class Batch:
 
 
 class IndependentPrepared(Prepared):
-    """A problem of B samples: values are read and the solution returned in the same way on every path.
+    """A prepared problem of B samples: it reads values and returns solutions in the same way on every path.
 
-    `shape` is that of one sample's state; `tableau` contains the solver's coefficients.
+    `shape` is the shape of one sample's state; `tableau` contains the solver's coefficients.
     """
 
     engine = "torch"
@@ -62,7 +62,7 @@ class IndependentPrepared(Prepared):
 
     @abstractmethod
     def solve_batch(self, batch: Batch) -> Solution:
-        """Solve for values that have been read."""
+        """Solve for the values in `batch`, which are already checked."""
 
     def _read(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Batch:
         problem, constant = self.problem, self.layout.numpy
@@ -77,7 +77,7 @@ class IndependentPrepared(Prepared):
         return Batch(start.view(self.samples, -1), times.clone(), counts, ts, named, own)
 
     def tolerances(self) -> list[tuple[str, np.ndarray]]:
-        """Return the tolerances that are arrays, by name, each (B, n)."""
+        """Return the name and values (B, n) of each tolerance that is an array."""
         named = [(name, getattr(self.problem.control, name)) for name in ("rtol", "atol")]
         return [(name, value.reshape(self.samples, -1)) for name, value in named if np.ndim(value)]
 
@@ -96,7 +96,7 @@ class IndependentPrepared(Prepared):
         messages: list[str],
         met: EventTrace | None,
     ) -> Solution:
-        """Return the solution with states (B, T, n), of which each sample has reached some, in the form of the times."""
+        """Return the solution in the form of the times, from states (B, T, n); sample b ended after `reached[b]` times."""
         states = table.view(*table.shape[:2], *self.shape)
         if self.layout.numpy:
             states = states.numpy()
@@ -127,7 +127,9 @@ def _read_times(ts: Any, samples: int, form: str, constant: bool) -> tuple[Tenso
         rows = table = as_tensor("ts", ts)
         counts = [table.shape[1]] * len(table)
     if len(rows) != samples:
-        raise ArgumentError(f"ts has {len(rows)} rows and y0 {samples} samples: give one row of times for each sample.")
+        raise ArgumentError(
+            f"ts has {len(rows)} rows and y0 has {samples} samples: give one row of times for each sample."
+        )
     if not _is_monotone(table.detach(), counts):
         for sample, row in enumerate(rows):
             try:
@@ -145,7 +147,7 @@ def _is_monotone(table: Tensor, counts: list[int]) -> bool:
 
 
 def check_states(states: Tensor, time: Tensor, row: Tensor) -> None:
-    """Raise if one of the states (p, n), of the samples `row` (p,) at `time` (p,), is not finite."""
+    """Raise if one of the states (p, n) is not finite; `row` (p,) and `time` (p,) are their samples and times."""
     good = torch.isfinite(states).all(1)
     if bool(good.all()):
         return

@@ -1,4 +1,4 @@
-"""Code shared by all paths of the torch engine that solve for the whole state in the same steps."""
+"""Code shared by all paths of the torch engine for batch='joint', where the whole state has the same steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .stiff import find_tableau
 
 
 class JointPrepared(Prepared):
-    """A joint problem: values are read and the solution returned in the same way on every path."""
+    """A prepared problem for batch='joint': it reads values and returns solutions in the same way on every path."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -31,7 +31,7 @@ class JointPrepared(Prepared):
 
     @abstractmethod
     def solve_values(self, values: Values, ts: Any) -> Solution:
-        """Solve for values that have been read; `ts` are the times as the caller passed them."""
+        """Solve for `values`, which are already checked; `ts` are the times as the caller passed them."""
 
     def solution(self, states: Tensor, statistics: Statistics, ts: Any) -> Solution:
         """Return the solution with states (T, n); raise if they are not finite."""
@@ -39,7 +39,7 @@ class JointPrepared(Prepared):
         return self.delivered(self.layout.deliver(states), ts, **vars(statistics))
 
     def delivered(self, ys: Any, ts: Any, nfev: int, accepted: int, rejected: int) -> Solution:
-        """Return the solution with states in the caller's form."""
+        """Return the solution with the states `ys`, which already have the form of the caller's state."""
         return Solution(
             ts=ts if isinstance(ts, Tensor) else np.asarray(ts, dtype=float),
             ys=ys,
@@ -53,7 +53,7 @@ class JointPrepared(Prepared):
 
 
 def require_finite(states: Tensor, ts: Any) -> None:
-    """Raise, with the time, if one of the states (T, n) is not finite."""
+    """Raise if one of the states (T, n) is not finite; the message states the time."""
     if not all_finite(states):
         first = int((~torch.isfinite(states.detach()).all(1)).nonzero()[0])
         raise not_finite_error(float(ts[first]))

@@ -1,7 +1,8 @@
-"""Fields that at any fixed time are an ordinary network: their layers, their slope and products with their Jacobian.
+"""Fields that are an ordinary network at any fixed time: their layers, values and products with the Jacobian.
 
-Every such field is given by a function from the time to a list of (weight (out, in), bias (out,) or None). The trace of
-the Jacobian J = df/dz, its products e^T J, and J itself follow from the layers in closed form.
+Each field is given by a function from the time to its layers: a list of pairs (weight, bias), with weight (out, in) and
+bias (out,) or None. The trace of the Jacobian J = df/dz, its products e^T J, and J itself follow from the layers in
+closed form.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _(field: MLP, parameters: Parameters):
     if field.input_scale == field.output_scale == 1:
         return lambda t: layers
     (weight, bias), *others = layers
-    # Scaled at every evaluation: a backward pass through one of them must leave the graphs of the others.
+    # Scaled at every evaluation, so that a backward pass through one evaluation does not free the graph of another.
     return lambda t: _scaled([(weight / field.input_scale, bias), *others], field.output_scale)
 
 
@@ -102,7 +103,7 @@ def activation_of(field: VectorField) -> str:
 
 
 def _along(bias: Tensor, column: Tensor, t: Time) -> Tensor:
-    """Return bias + t column."""
+    """Return bias + t * column."""
     return torch.addcmul(bias, column, t) if isinstance(t, Tensor) else torch.add(bias, column, alpha=t)
 
 
@@ -115,7 +116,7 @@ def _scaled(layers: Layers, factor: float) -> Layers:
 
 
 class LayeredNet:
-    """The slope of a layered field, and its Jacobian; z is (n, d).
+    """The value of a layered field and its Jacobian; z is (n, d).
 
     With `compiled`, trace and Jacobian have a hand-written backward pass, which cannot be differentiated again;
     otherwise autograd can differentiate them any number of times.
@@ -126,17 +127,17 @@ class LayeredNet:
         self.activate, self.derivative = ACTIVATIONS[activation], DERIVATIVES[activation]
 
     def slope(self, t: Time, z: Tensor) -> Tensor:
-        """Return f(t, z), of the same shape (..., d) as z."""
+        """Return f(t, z), which has the same shape (..., d) as z."""
         *inner, last = self.at(t)
         for weight, bias in inner:
             z = self.activate(functional.linear(z, weight, bias))
         return functional.linear(z, *last)
 
     def trace(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope (n, d) and the trace of the Jacobian (n,).
+        """Return f(t, z), of shape (n, d), and the trace (n,) of the Jacobian.
 
-        With one hidden layer the trace is sum_k g_k c_k, with two g2^T C g1, where g are the activation's derivatives
-        and c and C do not depend on the sample; otherwise the whole Jacobian is formed.
+        With one hidden layer the trace is sum_k g_k c_k, with two it is g2^T C g1, where g, g1 and g2 are derivatives
+        of the activation and c and C do not depend on the sample. Otherwise the whole Jacobian is formed.
         """
         layers = self.at(t)
         if self.compiled and len(layers) == 2:
@@ -154,11 +155,11 @@ class LayeredNet:
         return slope, (functional.linear(gains[0], middle) * gains[1]).sum(-1)
 
     def jacobian(self, t: Time, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope (n, d) and the Jacobian's columns (d, n, d): [j, n, i] is df_i/dz_j."""
+        """Return f(t, z), of shape (n, d), and the Jacobian's columns (d, n, d): [j, s, i] is df_i/dz_j of sample s."""
         return self._with_jacobian(self.at(t), z)
 
     def vjp(self, t: Time, z: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope (n, d) and e^T J (n, d) for e (n, d)."""
+        """Return f(t, z) and the vector-Jacobian products e^T J, both of shape (n, d), for e (n, d)."""
         layers = self.at(t)
         slope, gains = self._with_gains(layers, z)
         row = e @ layers[-1][0]
@@ -167,7 +168,7 @@ class LayeredNet:
         return slope, row
 
     def _with_gains(self, layers: Layers, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the slope and the activation's derivatives at every hidden layer."""
+        """Return f(t, z) and the activation's derivatives at every hidden layer."""
         gains = []
         for weight, bias in layers[:-1]:
             before = functional.linear(z, weight, bias)
@@ -176,7 +177,7 @@ class LayeredNet:
         return functional.linear(z, *layers[-1]), gains
 
     def _with_jacobian(self, layers: Layers, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope and the Jacobian by propagating the samples and the d unit tangents through the layers."""
+        """Return f(t, z) and the Jacobian by propagating the samples and the d unit tangents through the layers."""
         if self.compiled:
             return SlopeAndJacobian.apply(self.activation, z, *(part for layer in layers for part in layer))
         n, d = z.shape

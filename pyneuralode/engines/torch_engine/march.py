@@ -1,10 +1,10 @@
 """Time stepping by Runge-Kutta methods on flat torch tensors: one step, fixed and adaptive stepping, output at given times.
 
-Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> slope``. Step sizes are Python
+Everything here works on a one-dimensional state `y` and a function ``f(t: float, y) -> dy/dt``. Step sizes are Python
 floats, so a graph recorded by autograd contains only the arithmetic of the accepted steps.
 
-A method has a `tableau` (of which only order and error are used here). Each solve calls `method.stepper()` once and
-takes its steps by ``stepper.step(f, t, t_end, y, carry, tolerance)``. A step has the attributes of `Step`: its start,
+A method has a `tableau` (only its order and error are used here). Each solve calls `method.stepper()` once and takes
+its steps with ``stepper.step(f, t, t_end, y, carry, tolerance)``. A step has the attributes of `Step`: its start,
 its end, the state in between, its error, and two objects from which another step can start: `carry` (for the next step)
 and `retry` (for a shorter step from the same point). If a step failed, its `failure` says why.
 """
@@ -38,7 +38,7 @@ Norm = Callable[[Tensor], Tensor]
 
 
 class Tolerance(NamedTuple):
-    """The measure of an error: a norm, in units of rtol |y| + atol."""
+    """How an error is measured: by a norm, in units of rtol |y| + atol."""
 
     rtol: float | Tensor
     atol: float | Tensor
@@ -62,14 +62,14 @@ class Method:
         self.weights = torch.tensor(flat, dtype=dtype, device=device)
         self.c = tableau.c.tolist() + ([] if tableau.extra_c is None else tableau.extra_c.tolist())
         self.dtype, self.device = dtype, device
-        # If the method evaluates the slope at the end of the step, this is the next step's first stage.
+        # The index of the stage at the end of the step, if there is one; it becomes the first stage of the next step.
         self.end_stage = tableau.end_stage
 
     def stepper(self) -> Method:
         return self
 
     def step(self, f: Slope, t: float, t_end: float, y: Tensor, carry: Any = None, tolerance: Any = None) -> Step:
-        # The `carry` of a method for stiff problems contains the slope and more.
+        # The `carry` of a method for stiff problems is an object that contains the slope.
         return Step(self, f, t, t_end, y, getattr(carry, "slope", carry))
 
 
@@ -105,7 +105,7 @@ class Step:
 
     @property
     def end_slope(self) -> Tensor | None:
-        """The slope at the end, if this step evaluated it."""
+        """The slope dy/dt at the end of the step, or None if this step did not evaluate it."""
         i = self.method.end_stage
         return self.stages[i] if i is not None and i < len(self.stages) else None
 
@@ -123,7 +123,7 @@ class Step:
         return torch.addmm(self.y, interpolate(self, times, self.h), torch.stack(self.stages))
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
-        """Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."""
+        """Return the norm of the estimated error divided by the tolerance; a step is accepted if this is at most 1."""
         s = self.method.tableau.stages
         with torch.no_grad():
             scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
@@ -133,7 +133,7 @@ class Step:
                 estimates.append(float(norm(torch.mv(stack.t(), self._weights[row]).div_(scale))))
         if len(estimates) == 1 or estimates[0] == 0:
             return estimates[0]
-        # As in Hairer's dop853: the fifth-order estimate, corrected by the third-order one.
+        # As in Hairer's dop853: the fifth-order estimate, corrected by the third-order estimate.
         fifth, third = estimates
         return fifth * (fifth / math.hypot(fifth, 0.1 * third))
 
@@ -180,8 +180,8 @@ def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
     samples = shapes[0][0] if shapes[0] else None
     if samples is None or any(shape[:1] != (samples,) for shape in shapes):
         raise ArgumentError(
-            f"norm is 'samples' and the state's parts have shapes {', '.join(str(tuple(s)) for s in shapes)}: give parts "
-            "whose first axis counts the samples, or norm='joint'."
+            f"norm is 'samples', but the state's parts have shapes {', '.join(str(tuple(s)) for s in shapes)}: give all parts "
+            "the same number of samples along the first axis, or use norm='joint'."
         )
     sizes = [shape.numel() for shape in shapes]
 
@@ -193,7 +193,7 @@ def error_norm(control: Control, shapes: Sequence[torch.Size]) -> Norm:
 
 
 def step_tolerance(control: Control, y: Tensor, norm: Norm = rms, adaptive: bool = True) -> Tolerance:
-    """Return the tolerance for steps from `y`; iterations within fixed steps converge to rounding."""
+    """Return the tolerance for steps from `y`; for iterations inside fixed steps, it is near rounding error."""
     if not adaptive:
         rounding = 1e3 * torch.finfo(y.dtype).eps
         return Tolerance(rounding, rounding, norm)
@@ -207,9 +207,9 @@ class Monitor(Protocol):
     """An object that examines the steps of a solve as they are taken, to find events."""
 
     def look(self, step: Step, times: list[float]) -> tuple[list[float], bool]:
-        """Return the times within the step at which the state is requested, in order, and whether the solve ends there.
+        """Return the output times within the step, in order, and whether the solve ends at the last of them.
 
-        `times` are those that the caller of the solve requested.
+        `times` are the output times within the step that the caller of the solve requested.
         """
         ...
 
@@ -222,7 +222,7 @@ class StepOutputs:
     times: list[float]
 
     def states(self) -> Tensor:
-        """Return the states (len(times), n) at these times."""
+        """Return the states (len(times), n) at the output times."""
         step = self.step
         inside = [t for t in self.times if t != step.t_end]
         ends = step.end.expand(len(self.times) - len(inside), -1)
@@ -231,7 +231,7 @@ class StepOutputs:
 
 @dataclass
 class Task:
-    """A flat initial-value problem: slope, times, method, control, and the tensors that the slope depends on.
+    """A flat initial-value problem: the function `f`, times, method, control, and the tensors that `f` depends on.
 
     `parameters` require gradients; `constants` do not, and must not change before the gradients have been computed. A
     `monitor` examines the steps for events; the states at the events are then returned too, and an event may end the
@@ -257,8 +257,8 @@ def _fixed_march(task: Task, y: Tensor, grid: list[float]) -> Iterator[Step]:
         step = stepper.step(task.f, t, t_end, y, carry, tolerance)
         if step.failure:
             raise SolverError(
-                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step_size, or none "
-                "for adaptive steps.",
+                f"the step of {abs(step.h):.3g} at t = {t:g} failed because {step.failure}: give a smaller step_size, or leave "
+                "it out for adaptive steps.",
                 t,
                 abs(step.h),
             )
@@ -268,10 +268,10 @@ def _fixed_march(task: Task, y: Tensor, grid: list[float]) -> Iterator[Step]:
 
 
 class InterpolantControl:
-    """Where states are requested between the ends of the steps: at `times`, or `everywhere`.
+    """The error control for states requested between the ends of steps, at `times` or `everywhere`.
 
-    A step that is not accurate enough at the times inside it is repeated: up to the first of these times if an accurate
-    step would not reach that far, otherwise with a smaller size.
+    A step that is not accurate enough at the times inside it is repeated. The new step ends at the first of these times
+    if a sufficiently accurate step would not reach beyond it; otherwise it has a smaller size.
     """
 
     def __init__(self, times: list[float], everywhere: bool):
@@ -291,7 +291,7 @@ class InterpolantControl:
         return step.interpolant_error(f, sorted(places), *tolerance) if places else 0.0
 
     def next_stop(self, t: float, shorter: float) -> float | None:
-        """Return the time at which the next step from t must end, or None if it should have size `shorter`."""
+        """Return the time at which the repeated step from t must end, or None if it should have size `shorter`."""
         first = self.requested[0]
         return first if not self.everywhere and shorter <= abs(first - t) else None
 
@@ -301,9 +301,8 @@ def _adaptive_march(
 ) -> Iterator[Step]:
     """Yield accepted steps from the first time to the last, in either direction of time.
 
-    `interpolant_control` is given if states between the ends of steps are requested: a step that is not accurate enough
-    there is repeated, with a smaller size or up to the first of those times. Tolerances are numbers or NumPy arrays
-    (n,).
+    `interpolant_control` is given if states between the ends of steps are requested: it repeats steps that are not
+    accurate enough there. Tolerances are numbers or NumPy arrays (n,).
     """
     f, control, statistics, t, t_end = task.f, task.control, task.statistics, task.ts[0], task.ts[-1]
     tolerance, stepper = step_tolerance(control, y, task.norm), task.method.stepper()
@@ -327,7 +326,7 @@ def _adaptive_march(
         interpolant_error = (
             interpolant_control.error(step, f, tolerance) if interpolant_control is not None and error <= 1 else 0.0
         )
-        error = max(error, interpolant_error)  # in this order, which preserves a NaN
+        error = max(error, interpolant_error)  # this order of the arguments preserves a NaN
         finite = math.isfinite(error)
         if finite and error <= 1:
             statistics.accepted += 1
@@ -379,7 +378,7 @@ def too_small_step_error(
 ) -> SolverError:
     cause = failure or ("the error stays above the tolerance" if finite else "the state becomes non-finite")
     smallest = smallest_step(control, t)
-    bound = "" if smallest == control.min_step else " (t resolves no shorter ones)"
+    bound = "" if smallest == control.min_step else " (rounding of t allows no shorter step)"
     return SolverError(
         f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}{bound}, because {cause}: "
         "look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
@@ -419,7 +418,7 @@ def fixed_grid(tableau: Tableau, ts: list[float], control: Control) -> list[floa
 
 
 def stop_times(ts: list[float], control: Control) -> list[float]:
-    """Return the first time, the times inside the span that a step must end on, and the last time, in order."""
+    """Return, in order, the first time, the times inside the span at which a step must end, and the last time."""
     low, high = min(ts[0], ts[-1]), max(ts[0], ts[-1])
     stops = [t for t in control.tstops if low < t < high]
     return [ts[0], *(stops if ts[-1] > ts[0] else reversed(stops)), ts[-1]]

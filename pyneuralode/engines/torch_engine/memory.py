@@ -10,9 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakMemory(TorchDispatchMode):
-    """Measures the memory of tensors: after ``with PeakMemory() as memory:``, ``memory.peak`` is the peak in bytes.
+    """A context manager that measures the memory of tensors: ``memory.peak`` is the peak in bytes.
 
-    It counts what PyTorch operations allocate on any device, but not the memory of compiled code or NumPy.
+    Use it as ``with PeakMemory() as memory:``. It counts memory that PyTorch operations allocate on any device, but not
+    the memory of compiled code or NumPy.
     """
 
     def __init__(self):

@@ -1,8 +1,9 @@
-"""Calls of user functions written for NumPy arrays, as for SciPy's solvers, with tensors; the results have no gradients.
+"""Adapters that call a user's functions of NumPy arrays, such as those for SciPy, with tensors; without gradients.
 
-For a NumPy state, the first call of a function shows which kind it is. It is called with tensors, as documented; if it
-fails, or returns anything but tensors like the state, it is called with arrays, and if that works, so are all later
-calls. A function that accepts both but computes different values from them (by `y.std()`, for example) is refused.
+For a NumPy state, the first call shows whether a function expects tensors or arrays. It is called with tensors, as
+documented; if it fails, or returns anything other than tensors like the state, it is called with arrays. If that works,
+all later calls use arrays. A function that accepts both but computes different values from them (by `y.std()`, for
+example) is rejected.
 """
 
 from __future__ import annotations
@@ -50,16 +51,16 @@ def refuse_array_function(field: Callable, t: Tensor, y: Any, error: Exception) 
         return  # arrays have been tried already
     try:
         _tensors(field(_numpy_time(t), _array(y)), y, "the field")
-    except Exception:  # noqa: BLE001 - any failure: the one on tensors is reported instead
+    except Exception:  # noqa: BLE001 - any failure: the one with tensors is reported instead
         return
     raise ArgumentError(
-        "the field accepts only NumPy arrays, but y0 is a torch tensor: give y0 as a NumPy array, without gradients, or write "
+        "the field accepts only NumPy arrays, but y0 is a torch tensor: give y0 as a NumPy array (then without gradients), or write "
         "the field with torch."
     ) from error
 
 
 class _TensorOrArrayFunction:
-    """A function of time and state, called with tensors; after the first call, `of_arrays` says whether it needs arrays.
+    """A user's function of time and state; after the first call, `of_arrays` says whether it is called with arrays.
 
     With `like_state`, the returned value is converted to tensors like the state; otherwise it is left unchanged.
     """
@@ -74,7 +75,7 @@ class _TensorOrArrayFunction:
         return self._by_arrays(t, y) if self.of_arrays else self.function(t, y)
 
     def own_jacobian(self, given: Callable) -> Callable:
-        """Return the user's Jacobian, called with the same kind of state as the function."""
+        """Return a function that calls the user's Jacobian with tensors or arrays, whichever the field accepts."""
         return lambda t, y: _tensor(given(_numpy_time(t), _array(y)), y, "jacobian") if self.of_arrays else given(t, y)
 
     def _by_arrays(self, t: Tensor, y: Any) -> Any:
@@ -105,7 +106,7 @@ class _TensorOrArrayFunction:
         if suits and not _agree(value, by_arrays):
             raise ArgumentError(
                 f"{self.name} accepts tensors and NumPy arrays but computes different values from them"
-                f"{f', since {monitor.ambiguous} does' if monitor.ambiguous else ''}: start it with y = np.asarray(y), or with "
+                f"{f', because {monitor.ambiguous} does' if monitor.ambiguous else ''}: begin it with y = np.asarray(y) or "
                 "y = torch.as_tensor(y)."
             )
         self.of_arrays = monitor.numpy or not suits
@@ -113,7 +114,7 @@ class _TensorOrArrayFunction:
 
 
 class _NumPyUseMonitor(TorchFunctionMode):
-    """Records whether NumPy's functions are applied to tensors, and operations that give different values for arrays."""
+    """Records whether NumPy functions are applied to tensors, and operations whose results differ for arrays."""
 
     numpy, ambiguous = False, ""
 
@@ -130,7 +131,7 @@ class _NumPyUseMonitor(TorchFunctionMode):
             and given
             and not any(map(torch.is_floating_point, given))
         ):
-            self.ambiguous = "integer arithmetic"  # float32 in torch
+            self.ambiguous = "integer arithmetic"  # which torch computes in float32
         return value
 
 
@@ -140,7 +141,7 @@ def _numpy_time(t: Tensor) -> Any:
 
 
 def _array(state: Any) -> Any:
-    """Return a state as arrays that the user may keep and write to."""
+    """Return a copy of a state as arrays, which the user's function may keep and modify."""
     return tree_map(lambda part: part.detach().numpy().copy(), state)
 
 
@@ -155,7 +156,7 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _tensors(value: Any, state: Any, name: str) -> Any:
-    """Return the value of a function of arrays as tensors like the state, copied."""
+    """Return the arrays that a user's function returned as tensors like the state; the numbers are copied."""
     if not isinstance(state, tuple):
         slope = _tensor(value, state, name)
         if slope.shape != state.shape:
@@ -165,7 +166,7 @@ def _tensors(value: Any, state: Any, name: str) -> Any:
             )
         return slope
     if not isinstance(value, (tuple, list)) or len(value) != len(state):
-        raise ArgumentError(f"{name} must return a tuple of {len(state)} arrays, as many as y0 has.")
+        raise ArgumentError(f"{name} must return a tuple of {len(state)} arrays, one for each part of y0.")
     return tuple(_tensors(part, own, name) for part, own in zip(value, state))
 
 
@@ -178,13 +179,13 @@ def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu":
         raise ArgumentError(
-            f"{name} returned a {type(value).__name__} of {array.dtype}: return real numbers, an array like y."
+            f"{name} returned a {type(value).__name__} with dtype {array.dtype}: return an array of real numbers like y."
         )
     return torch.from_numpy(np.array(array, order="C")).to(like.dtype)
 
 
 def _agree(value: Any, other: Any) -> bool:
-    """Return whether two results agree in two thirds of the digits."""
+    """Return whether two results agree to two thirds of the digits of their dtype."""
     pairs = zip(value, other) if isinstance(value, tuple) else ((value, other),)
     return all(_close(*pair) for pair in pairs)
 

@@ -13,7 +13,10 @@ BACKPROP = "solve with gradient='Backprop', compiled=False and an explicit solve
 
 
 def once_differentiable(backward: Callable, remedy: str = BACKPROP) -> Callable:
-    """Decorate a backward method that cannot be differentiated again; torch's own decorator ignores constant cotangents."""
+    """Decorate a backward method so that differentiating it again raises an ArgumentError.
+
+    Unlike torch's decorator, this one also raises if the cotangents are constants.
+    """
 
     @wraps(backward)
     def checked(ctx, *cotangents):

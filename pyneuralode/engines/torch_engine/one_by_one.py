@@ -1,4 +1,4 @@
-"""Solves the samples of a batch one at a time, for solvers and compiled code that accept only a single state."""
+"""The path that solves samples one at a time, for solvers and compiled code that accept only a single state."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .generic import lacking
 from .independent import Batch, IndependentPrepared
 from .numpy_functions import adapt_events, adapt_field
 
-# The number of samples above which stepping all together is faster than compiled solves one at a time (measured: 20 to
-# 100).
+# The number of samples above which solving all samples together is faster than compiled solves one at a time
+# (measured: 20 to 100).
 FEW = 32
 
 
 class OneByOne(Backend):
-    """Supports independent problems whose samples can each be solved by one of `paths`, tried in order.
+    """A backend for batch='independent' that solves each sample with the first of `paths` that supports it.
 
     The number of samples is limited to `most`, unless this is None.
     """
@@ -46,9 +46,9 @@ class OneByOne(Backend):
         if self.most is None:
             return None
         if samples > self.most:
-            return f"y0 has {samples} samples, which are faster together."
+            return f"y0 has {samples} samples, which are solved faster all together."
         if problem.events or not isinstance(problem.field, VectorField):
-            return "each sample by itself would use the generic path."
+            return "a sample solved alone would use the generic path."
         return self.paths.unsupported(of_one(problem))
 
     def prepare(self, problem: Problem) -> OneByOnePrepared:
@@ -56,13 +56,13 @@ class OneByOne(Backend):
 
 
 def of_one(problem: Problem) -> Problem:
-    """Return the joint problem of one sample, for a described field (`VectorField`)."""
+    """Return the problem of one sample (batch='joint'), for a described field (`VectorField`)."""
     shape = torch.Size(problem.signature.layout.shapes[0][1:])
     return of_one_sample(problem, problem.field, shape, problem.field.shapes())
 
 
 def of_one_sample(problem: Problem, field: Any, shape: torch.Size, parameters: Any) -> Problem:
-    """Return the joint problem of one sample whose state has this shape; its tolerances are those of some sample."""
+    """Return the problem of one sample (batch='joint') with this state shape; array tolerances are reduced to their maximum."""
     signature = problem.signature
     layout = Layout((shape,), is_tuple=False, numpy=False)  # its values have already been read
     joint = replace(signature, layout=layout, parameters=dict(parameters), times="shared", key=None)
@@ -75,7 +75,7 @@ def _any(tolerance: Any) -> float:
 
 
 class OneByOnePrepared(IndependentPrepared):
-    """A problem whose samples are prepared when their values are known, as event conditions may differ between samples."""
+    """A problem whose samples are prepared when their values are known: event conditions may differ between them."""
 
     def __init__(self, problem: Problem, paths: Paths):
         super().__init__(problem)
@@ -108,7 +108,7 @@ class OneByOnePrepared(IndependentPrepared):
         return self._joined(batch, solutions)
 
     def _alone(self, field: Any, batch: Batch) -> Callable:
-        """Return the slope of a single sample for a callable, which is called with a batch of one."""
+        """Return ``f(t, y)`` for a single sample; the user's field is called with a batch of one."""
         call, _ = bind(field, batch.parameters)
 
         def slope(t: Tensor, y: Tensor) -> Tensor:

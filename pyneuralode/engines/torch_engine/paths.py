@@ -22,7 +22,7 @@ _PATHS = {
 
 
 class Torch(Backend):
-    """The embedded engine."""
+    """The torch engine as a backend: it solves each problem with its first code path that supports it."""
 
     name = "torch"
 

@@ -1,4 +1,4 @@
-"""The slope of one flat state from a field: calls, checks and counts."""
+"""Evaluation of a field at one flat state: calls, checks and counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .numpy_functions import refuse_array_function
 
 
 def check_slope(slope: object, y: Tensor, name: str) -> None:
-    """Raise unless the field returned a tensor like the state."""
+    """Raise unless the field returned a tensor with the state's shape, dtype and device."""
     if not isinstance(slope, Tensor):
         raise ArgumentError(f"{name} returned a {type(slope).__name__}: return dy/dt as a tensor like y.")
     for kind, ours, theirs in (
@@ -28,7 +28,7 @@ def check_slope(slope: object, y: Tensor, name: str) -> None:
     ):
         if ours != theirs:
             raise ArgumentError(
-                f"{name} returned {kind} {theirs} for a state of {kind} {ours}: give y0 and the field the same {kind}."
+                f"{name} returned {kind} {theirs} for a state of {kind} {ours}: y0 and dy/dt must have the same {kind}."
             )
 
 
@@ -38,16 +38,16 @@ def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> An
     value = call(time, state)
     if version is not None and y._version != version:
         raise ArgumentError(
-            f"{name} changes the state y in place, from which the solver continues: write y = y.clone() first."
+            f"{name} changes y in place, but the solver continues from this state: write y = y.clone() first."
         )
     return value
 
 
 def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) -> Callable:
-    """Return ``f(t, flat y)`` around a function of the user's state; every slope returned is checked.
+    """Return ``f(t, flat y)`` that calls a function of the user's state and checks every value it returns.
 
-    A slope is kept while others are evaluated, so it must not share memory that a user's function (which `wants_tensor`
-    as its time) overwrites at its next call.
+    With `wants_tensor`, the function is a user's and receives the time as a tensor. Its values are then copied, because
+    the function may overwrite their memory at its next call.
     """
 
     def slope(t: float, y: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) ->
             check_slope(slopes, states, name)
             return slopes.reshape(-1).clone()
         if not isinstance(slopes, tuple) or len(slopes) != len(states):
-            raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, as many as y0 has.")
+            raise ArgumentError(f"{name} must return a tuple of {len(states)} tensors, one for each part of y0.")
         for part, state in zip(slopes, states):
             check_slope(part, state, name)
         return torch.cat([part.reshape(-1) for part in slopes])
@@ -79,14 +79,16 @@ def counted_slope(
     if isinstance(field, nn.Module):
         for label, buffer in field.named_buffers():
             if buffer.is_floating_point() and dtype != buffer.dtype:
-                raise ArgumentError(f"the buffer {label} is {buffer.dtype} and y0 {dtype}: give both the same dtype.")
+                raise ArgumentError(
+                    f"the buffer {label} is {buffer.dtype} and y0 is {dtype}: give both the same dtype."
+                )
     name = type(field).__name__ if isinstance(field, (VectorField, nn.Module)) else "the field"
     grad = torch.is_grad_enabled()
 
     @cache  # built at the first call, as the compiled paths do not need it
     def plain() -> Callable:
-        # Gradient methods call the slope without recording, but differentiate what the field computes from its
-        # parameters here.
+        # Gradient methods evaluate the field without recording, but also differentiate the values that it computes
+        # from its parameters here.
         with torch.set_grad_enabled(grad):
             call, wants_tensor = bind(field, parameters)
         return flat_slope(call, layout, wants_tensor, name)

@@ -1,20 +1,21 @@
-"""Step size control and the first step, in plain arithmetic used by both the torch code and the compiled code.
+"""Step size control and the first step size, in plain arithmetic shared by the torch code and the compiled code.
 
-Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, k = order of the
-error estimate + 1. The first step size follows Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I,
-section II.4. No solve takes steps smaller than the time resolves: see `smallest_step` in each module.
+Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, where k - 1 is the
+order of the error estimate. The first step size follows Hairer, Norsett and Wanner, Solving Ordinary Differential
+Equations I, section II.4. No step is smaller than the floating-point resolution of the time allows: see the functions
+`smallest_step`.
 """
 
 import math
 
 SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0
-# The largest first step, in trial steps: the time in which the state would change by its own size. For a step of this
-# size the error estimate of BS3, the only method of order 3, is zero for y' = -k y, regardless of the error, so BS3
-# takes half of it.
+# The largest first step, as a multiple of the trial step: 100 trial steps are the time in which the state would change
+# by its own size. With a step of this size and y' = -k y, the error estimate of BS3, the only method of order 3, is
+# zero regardless of the error, so its limit is half of this.
 MAX_TRIAL_STEPS, MAX_TRIAL_STEPS_ORDER_3 = 100, 50
-# The largest trial step, as a fraction of the span, if the sizes of state and slope do not determine the time scale.
+# The largest trial step, as a fraction of the span, if the norms of state and slope do not determine the time scale.
 DEFAULT_TRIAL_FRACTION = 1e-4
-# The smallest step, in spacings of the floating-point numbers around t: the times of its stages are then still
+# The smallest step, in spacings of the floating-point numbers around t, for which the times of the stages are still
 # distinct.
 MIN_STEP_SPACINGS = 10
 
@@ -26,7 +27,7 @@ def size_after_rejection(h, error, finite, k):
 
 
 def size_after_step(h, size, error, previous, growth, k):
-    """Return the size of the step after `h`; `error` is that of `h`, `previous` that of the previous step.
+    """Return the size of the step after `h`, whose error is `error`; `previous` is the error of the previous step.
 
     `size` is the size that the step would have had if it had not been shortened to end at a given time.
     """
@@ -36,10 +37,10 @@ def size_after_step(h, size, error, previous, growth, k):
 
 
 def trial_step_size(d0, d1, span, smallest):
-    """Return the size of an Euler step that measures the curvature, from the norms of state and slope."""
+    """Return the size of a trial Euler step, which measures the curvature, from the norms of state and slope."""
     blind = min(1e-6, DEFAULT_TRIAL_FRACTION * abs(span))
     trial = blind if d0 < 1e-5 or d1 < 1e-5 else 0.01 * d0 / d1
-    return min(max(trial, smallest), abs(span))  # the field may not be defined beyond
+    return min(max(trial, smallest), abs(span))  # the field may be undefined outside the span
 
 
 def initial_step_size(trial, d1, d2, order):

@@ -10,7 +10,7 @@ from ...errors import ArgumentError
 
 
 def in_forward_mode() -> bool:
-    """Return whether torch is in a forward-mode differentiation level."""
+    """Return whether torch's forward-mode differentiation is active."""
     return forward_ad._current_level >= 0
 
 
@@ -27,5 +27,5 @@ def refuse_tangents(where: str, remedy: str, *tensors: Tensor) -> None:
     """Raise if a tangent would be lost: an incomplete derivative is worse than none."""
     if has_tangent(*tensors):
         raise ArgumentError(
-            f"a tangent of forward-mode differentiation does not pass through {where}: {remedy}, or differentiate by backward()."
+            f"a tangent of forward-mode differentiation does not pass through {where}: {remedy}, or differentiate with backward()."
         )

@@ -217,11 +217,11 @@ def refused(sentence, f=turn, y0=(1.0, 0.0), **settings):
 
 
 def test_what_this_path_does_not_take(main):
-    refused("y0 is a torch tensor, but Julia .* gives no gradients: write y0.numpy", y0=torch.ones(2))
+    refused("y0 is a torch tensor, but Julia .* computes no gradients: write y0.numpy", y0=torch.ones(2))
     refused("y0 is a tuple", y0=(np.ones(2), np.ones(3)))
-    refused("parameters names k", parameters={"k": torch.ones(2, dtype=torch.float64)})
+    refused("parameters contains k", parameters={"k": torch.ones(2, dtype=torch.float64)})
     refused(r"it must accept \(t, y\)", f=lambda y: -y)
-    refused("solver 'RK38' is not in the Julia engine", solver="RK38")
+    refused("solver is 'RK38', which the Julia engine does not support", solver="RK38")
     refused("step_size is 0.1, but FBDF chooses its steps itself", solver="FBDF", step_size=0.1)
 
 
@@ -283,7 +283,7 @@ def test_robertson_as_a_residual(main):
     ({"mass_matrix": np.eye(3)}, r"mass_matrix has shape \(3, 3\), but y0 has 2 components: use shape \(2, 2\)"),
     ({"mass_matrix": np.eye(2), "differential": [True, True]}, "leave differential out"),
     ({"mass_matrix": np.eye(2), "solver": "Tsit5"}, "solver is 'Tsit5', which is unknown"),
-    ({"dy0": [0.0], "solver": "DFBDF"}, r"dy0 has shape \(1,\) and y0 \(2,\)"),
+    ({"dy0": [0.0], "solver": "DFBDF"}, r"dy0 has shape \(1,\) and y0 has shape \(2,\)"),
     ({"dy0": [0.0, 0.0], "step_size": 0.1}, "step_size is 0.1, but IDA chooses its steps itself"),
 ])  # fmt: skip
 def test_mistakes_in_a_dae(settings, sentence, monkeypatch):
@@ -361,7 +361,7 @@ def test_sde_failures_are_ours(stand_in):
 
 @pytest.mark.parametrize(("settings", "sentence"), [
     ({"solver": "SOSR"}, "did you mean 'SOSRI'|did you mean 'SOSRA'"),
-    ({"solver": "EM"}, "step_size is None, but EM does not choose its steps itself"),
+    ({"solver": "EM"}, "step_size is None, but EM does not choose its own steps"),
     ({"seed": -1}, "seed is -1: give an integer >= 0"),
     ({"rtol": -1}, "rtol is -1"),
 ])  # fmt: skip
@@ -386,7 +386,7 @@ def lacking(main, monkeypatch):
 
 
 SENTENCE = (
-    "the Julia packages NoSuchPackage are missing, which diffeqpy needs: run `pyneuralode setup-julia --with-diffeqpy`"
+    "the Julia packages NoSuchPackage, which diffeqpy needs, are missing: run `pyneuralode setup-julia --with-diffeqpy`"
 )
 
 

@@ -54,7 +54,7 @@ def test_without_julia_each_way_of_asking_has_its_answer(tmp_path):
     lines = run.stdout.splitlines()
     assert lines[0].split() == ["torch", "torch"] or lines[0].startswith("torch (compiled)")
     assert len(lines) == 6 and all("pyneuralode setup-julia" in line for line in lines[1:5]) and lines[5] == "False"
-    assert run.stderr.count("engine: torch, since") == 1
+    assert run.stderr.count("engine: torch, because") == 1
 
 
 def test_an_unknown_process_is_answered():
@@ -75,14 +75,17 @@ def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monke
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"solver": "RK38"}, "'RK38' is not in the Julia engine: use one that is.* or write engine='torch'"),
+        (
+            {"solver": "RK38"},
+            "solver is 'RK38', which the Julia engine does not support: use another.* or write engine='torch'",
+        ),
         ({"f": torch.nn.Bilinear(1, 2, 2), "y0": torch.ones(2)}, "torch.nn.Module"),
         ({"y0": np.ones(3)}, "give y0 of shape"),
         ({"y0": (torch.ones(2),)}, "tuple"),
         ({"ts": [0.0, 0.0, 1.0]}, "twice"),
         ({"parameters": {}}, "parameters does not contain 'weight_1'"),
         ({"rtol": 1e-20}, "rtol is 1e-20"),
-        ({"rtol": np.ones(3)}, "one for each component"),
+        ({"rtol": np.ones(3)}, "one number for each component"),
         ({"y0": np.array([1.0, np.nan])}, "non-finite"),
         ({"solver": "Rodas5P", "y0": torch.ones(2, requires_grad=True)}, "InterpolatingAdjoint"),
     ],
@@ -354,7 +357,7 @@ def test_the_worker_process_gives_the_same_numbers_without_julia_here(julia):
     model(y0, TIMES).square().sum().backward()
     assert lines[0].split() == [str(float(y0.grad.sum())), "False"]
     assert float(lines[1]) == pytest.approx(1.0, rel=1e-3)
-    assert "already runs as 'worker'" in lines[2]
+    assert "already running as 'worker'" in lines[2]
 
 
 def test_julia_runs_in_any_thread(julia):

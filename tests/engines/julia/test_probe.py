@@ -325,7 +325,7 @@ def test_what_setup_julia_installed_goes_before_path_and_after_the_variables(hom
 def test_a_julia_from_setup_that_is_gone_is_told(home, tmp_path):
     write_record(Record(str(tmp_path / "gone"), str(tmp_path), "1.11.2"), default_project())
     answer = probe()
-    assert not answer.found and "gone" in answer.reason and "run it again" in answer.reason
+    assert not answer.found and "gone" in answer.reason and "run the command again" in answer.reason
 
 
 def test_a_damaged_record_is_as_none(home):

@@ -155,7 +155,7 @@ def test_a_system_image_is_built_apart_and_remembered(julia, tmp_path):
         ("ERROR: failed to clone from ..., error: could not resolve host: github.com", "the network cannot be reached"),
         ("RequestError: Connection timed out after 30000 ms", "the network cannot be reached"),
         ("ERROR: IOError: write: no space left on device (ENOSPC)", "the disk is full"),
-        ("ERROR: mkdir: permission denied (EACCES)", "choose another with --project"),
+        ("ERROR: mkdir: permission denied (EACCES)", "choose another folder with --project"),
         (
             "ERROR: Unsatisfiable requirements detected for package Lux [b2108857]:\n  restricted",
             "choose a new --project",
