@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ArgumentError, first_line, unknown_name
+from .errors import ArgumentError, first_line, kind_of, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,8 +101,9 @@ def real_array(name: str, value: Any) -> np.ndarray:
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        kind = type(value).__name__
-        raise ArgumentError(f"{name} is a {kind}, not an array ({first_line(error)}): give real numbers.") from None
+        raise ArgumentError(
+            f"{name} is {kind_of(value)}, not an array ({first_line(error)}): give real numbers."
+        ) from None
     if array.dtype.kind in "fiu":
         return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
     remedy = _REMEDIES.get(array.dtype.kind, "give real numbers").format(name=name)

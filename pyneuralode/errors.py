@@ -61,3 +61,18 @@ def unknown_name(argument: str, value: object, known: Iterable[str]) -> Argument
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without a final period, or its class name if there is none."""
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value with its article.
+
+    Examples
+    --------
+    >>> kind_of(3), kind_of([]), kind_of(None)
+    ('an int', 'a list', 'None')
+    """
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    spelled = name[:2].isupper() or name == "ndarray"  # as in "an MLP"
+    return f"{'an' if name[0] in ('AEFHILMNORSXn' if spelled else 'AEIOaeio') else 'a'} {name}"

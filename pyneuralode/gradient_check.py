@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .arguments import real_tensor, whole_number
 from .engines.registry import choose
 from .engines.torch_engine.memory import PeakMemory
-from .errors import ArgumentError, first_line
+from .errors import ArgumentError, first_line, kind_of
 from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
 from .problem import Problem
@@ -142,7 +142,7 @@ def _require_differentiable(model: nn.Module, y0: Tensor, ts: Tensor) -> None:
     except RuntimeError as error:
         raise ArgumentError(f"the field cannot be differentiated ({first_line(error)}): {remedy}") from None
     if not isinstance(slope, Tensor):
-        raise ArgumentError(f"the field returns a {type(slope).__name__}, not a tensor: {remedy}")
+        raise ArgumentError(f"the field returns {kind_of(slope)}, not a tensor: {remedy}")
     if not slope.requires_grad:
         raise ArgumentError(f"autograd finds that the field depends on neither state nor parameters: {remedy}")
 

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .errors import ArgumentError, ModelFileError
+from .errors import ArgumentError, ModelFileError, kind_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,7 +74,9 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     read = getattr(importlib.import_module(f".{module}", __package__), name).from_saved
     takes_base = "base" in inspect.signature(read).parameters
     if base is not None and not takes_base:
-        raise ArgumentError(f"base is given, but {path} contains a {kind}, which has no base: leave base out.")
+        raise ArgumentError(
+            f"base is given, but {path} contains a model of kind {kind!r}, which has no base: leave base out."
+        )
     own = description.pop("base", "standard normal")
     if takes_base and base is None and own != "standard normal":
         raise ArgumentError(
@@ -91,7 +93,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
 def read_model_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and the description in a pyneuralode file; for any other file, raise ModelFileError."""
     if not isinstance(path, (str, Path)):
-        raise ArgumentError(f"path is a {type(path).__name__}: give the path of a saved model.")
+        raise ArgumentError(f"path is {kind_of(path)}: give the path of a saved model.")
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
@@ -121,7 +123,9 @@ def write_model_file(path: str | Path, kind: str, description: Mapping[str, Any]
     """
     path = Path(path)
     if kind not in KINDS:
-        raise ArgumentError(f"the model is a {kind}, which `load` does not support: save its state_dict yourself.")
+        raise ArgumentError(
+            f"the model is of kind {kind!r}, which `load` does not support: save its state_dict yourself."
+        )
     if path.is_dir():
         raise ArgumentError(f"path is {str(path)!r}, a folder: give the name of a file in it.")
     if not path.parent.is_dir():

@@ -17,7 +17,7 @@ from .engines.backend import Prepared
 from .engines.registry import PreparedProblems, Settings, choose_engine
 from .engines.torch_engine.dynamics import with_hints
 from .engines.torch_engine.generic import slope
-from .errors import ArgumentError, unknown_name
+from .errors import ArgumentError, kind_of, unknown_name
 from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
 from .gradients import GradientMethod, find_gradient
@@ -154,14 +154,12 @@ def _starting_parameters(f: Any, seed: int) -> Mapping[str, Any]:
 
 def _with_jacobian(f: Any, jacobian: Any) -> Callable:
     if not callable(jacobian):
-        raise ArgumentError(
-            f"jacobian is a {type(jacobian).__name__}: give a function of (t, y) that returns an array."
-        )
+        raise ArgumentError(f"jacobian is {kind_of(jacobian)}: give a function of (t, y) that returns an array.")
     if isinstance(f, (VectorField, nn.Module)):
         remedy = (
             "leave jacobian out" if isinstance(f, VectorField) else "define it as the module's method jacobian(t, y)"
         )
-        raise ArgumentError(f"jacobian is given for a {type(f).__name__}, not for a plain function: {remedy}.")
+        raise ArgumentError(f"jacobian is given for {kind_of(f)}, not for a plain function: {remedy}.")
     return with_hints(partial(f), f, jacobian=jacobian)
 
 
@@ -354,7 +352,7 @@ class NeuralODE(nn.Module):
         """Write the model to one safetensors file: its arrays, and its description as JSON in the header."""
         if not isinstance(self.field, VectorField):
             raise ArgumentError(
-                f"the field is a {type(self.field).__name__}, not a VectorField: save its state_dict yourself, "
+                f"the field is {kind_of(self.field)}, not a VectorField: save its state_dict yourself, "
                 "or use a VectorField such as MLP."
             )
         if isinstance(self.solver, Tableau):

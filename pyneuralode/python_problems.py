@@ -15,7 +15,7 @@ from torch import nn
 
 from .arguments import real_array, whole_number
 from .engines.registry import PreparedProblems, Settings
-from .errors import ArgumentError
+from .errors import ArgumentError, kind_of
 from .fields import VectorField
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
@@ -73,7 +73,7 @@ def solve_sde(
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
     if not callable(g):
-        raise ArgumentError(f"g is a {type(g).__name__}: give a function of (t, y).")
+        raise ArgumentError(f"g is {kind_of(g)}: give a function of (t, y).")
     form = Noise(g, whole_number("seed", seed, 0))
     return _solve(f, form, y0, ts, find_solver(solver, SDE_SOLVERS), settings, dense=False)
 
@@ -149,6 +149,6 @@ def solve_dae(
 
 def _solve(f: Callable, form: Any, y0: Any, ts: Any, solver: Solver, control: Control, dense: bool) -> Solution:
     if isinstance(f, (VectorField, nn.Module)):
-        raise ArgumentError(f"f is a {type(f).__name__}: give a Python function of NumPy arrays.")
+        raise ArgumentError(f"f is {kind_of(f)}: give a Python function of NumPy arrays.")
     settings = Settings(f, solver, find_gradient("Backprop"), control, dense, form=form)
     return PreparedProblems().find(settings, "julia", {}, y0, ts).run({}, y0, ts)

@@ -93,7 +93,7 @@ ARGUMENTS = {
     "everything fixed": (lambda: fit(fixed=["A"]), "leave at least one free"),
     "plan of another kind": (
         lambda: pn.fit(pn.NeuralODE(LINEAR), [0.0, 1.0], [1.0, 1.0], y0=Y0, plan=3),
-        "plan is a int",
+        "plan is an int",
     ),
     "no iterations": (lambda: pn.Stage(pn.Adam(), 0), "iterations is 0"),
     "falling ends": (lambda: pn.GrowingSpan([2.0, 1.0]).stages(), "increasing times"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import ArgumentError, ModelFileError
+from ..errors import ArgumentError, ModelFileError, kind_of
 from ..files import whole_files
 from ..fitting.trajectory_loss import states_at
 from ..model_files import load
@@ -51,7 +51,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
     path = path / MODEL if path.is_dir() else path
     model = load(path)
     if not isinstance(model, NeuralODE):
-        raise ModelFileError(f"{path} contains a {type(model).__name__}, not a NeuralODE: choose a saved NeuralODE.")
+        raise ModelFileError(f"{path} contains {kind_of(model)}, not a NeuralODE: choose a saved NeuralODE.")
     beside = path.with_name(DESCRIPTION)
     dim = model.field.dim - getattr(model, "augment_dim", 0)
     if beside.is_file():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import kind_of
 from .adaptive import AdaptiveMarch
 from .errors import InvalidArgumentError
 from .problem import prepare
@@ -51,13 +52,11 @@ def odeint_dense(
         As in `odeint`; also an ArgumentError if ``state`` is called with a time outside the time span.
     """
     if not isinstance(y0, Tensor):
-        raise InvalidArgumentError(f"y0 is a {type(y0).__name__}: give a tensor.")
+        raise InvalidArgumentError(f"y0 is {kind_of(y0)}: give a tensor.")
     if method not in (None, "dopri5"):
         raise InvalidArgumentError(f"method is {method!r}, which odeint_dense does not support: use 'dopri5'.")
     if not isinstance(t0, Tensor):
-        raise InvalidArgumentError(
-            f"t0 is a {type(t0).__name__}: give a tensor with one time, such as torch.tensor(0.0)."
-        )
+        raise InvalidArgumentError(f"t0 is {kind_of(t0)}: give a tensor with one time, such as torch.tensor(0.0).")
     times = torch.stack([torch.as_tensor(t).detach().to(t0).reshape(()) for t in (t0, t1)])
     problem = prepare(func, y0, times, rtol, atol, method, options, None)
     direction, (start, end) = problem.slope.direction, problem.times.tolist()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..engines.torch_engine.march import Norm, largest_rms
 from ..engines.torch_engine.tangents import carries_derivatives
-from ..errors import ArgumentError, unknown_name
+from ..errors import ArgumentError, kind_of, unknown_name
 from .errors import ArgumentTypeError, InvalidArgumentError
 from .event import EventFunction, combine_components
 from .layout import FlatLayout
@@ -77,7 +77,7 @@ def prepare(
 ) -> FlatProblem:
     """Check the arguments of `odeint` and return them as a `FlatProblem`."""
     if not callable(func):
-        raise ArgumentTypeError(f"func is a {type(func).__name__}: give a function func(t, y).")
+        raise ArgumentTypeError(f"func is {kind_of(func)}: give a function func(t, y).")
     flat, layout = flatten(y0)
     check_times(t)
     if event_fn is not None and len(t) != 2:
@@ -116,7 +116,7 @@ def flatten(y0: Any) -> tuple[Tensor, FlatLayout]:
     """Return the initial state as one vector, and its layout."""
     parts = (y0,) if isinstance(y0, Tensor) else y0
     if not isinstance(parts, tuple) or not parts or not all(isinstance(part, Tensor) for part in parts):
-        raise InvalidArgumentError(f"y0 is a {type(y0).__name__}: give a tensor or a tuple of tensors.")
+        raise InvalidArgumentError(f"y0 is {kind_of(y0)}: give a tensor or a tuple of tensors.")
     flat = y0.reshape(-1) if parts[0] is y0 else torch.cat([part.reshape(-1) for part in parts])
     if not (flat.is_floating_point() or flat.is_complex()):
         raise ArgumentTypeError(f"y0 has dtype {flat.dtype}: give floating-point numbers, such as y0.double().")
@@ -125,7 +125,7 @@ def flatten(y0: Any) -> tuple[Tensor, FlatLayout]:
 
 def check_times(t: Any) -> None:
     if not isinstance(t, Tensor):
-        raise InvalidArgumentError(f"t is a {type(t).__name__}: give a tensor of times.")
+        raise InvalidArgumentError(f"t is {kind_of(t)}: give a tensor of times.")
     if not t.is_floating_point():
         raise ArgumentTypeError(f"t has dtype {t.dtype}: give floating-point times, such as t.double().")
     if t.ndim != 1 or len(t) == 0:

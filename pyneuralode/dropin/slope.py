@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..engines.torch_engine.slopes import evaluated
-from ..errors import ArgumentError
+from ..errors import ArgumentError, kind_of
 from .errors import ArgumentTypeError
 from .layout import FlatLayout
 
@@ -78,7 +78,7 @@ class FlatSlope:
     def _fit_to_state(self, part: Any, shape: torch.Size) -> Tensor:
         """Return one part of the derivative in the state's shape and dtype."""
         if not isinstance(part, Tensor):
-            raise ArgumentTypeError(f"func returned a {type(part).__name__}: return dy/dt as a tensor like y.")
+            raise ArgumentTypeError(f"func returned {kind_of(part)}: return dy/dt as a tensor like y.")
         if part.dtype != self.dtype:
             part = part.to(self.dtype)
         if part.shape != shape:

@@ -145,7 +145,7 @@ def _register(cls: type[VectorField]) -> None:
         for base in cls.__mro__[1:]:
             if is_registered(base) and base.__module__.startswith(f"{__package__}."):
                 raise ArgumentError(
-                    f"{name} defines slope, but engines solve a {base.__name__} with built-in code: derive {name} from "
+                    f"{name} defines slope, but engines solve {base.__name__} fields with built-in code: derive {name} from "
                     "VectorField, or leave slope out."
                 )
     other = _REGISTRY.get(name, cls)
@@ -183,7 +183,7 @@ def from_description(description: Mapping[str, Any]) -> VectorField:
         near = nearest_name(kind, _REGISTRY)
         hint = f"the most similar known name is {near}" if near else f"known names are {', '.join(_REGISTRY)}"
         raise ModelFileError(
-            f"the field is a {kind}, which no imported module defines ({hint}): import the module that defines {kind}, "
+            f"the class of the field is {kind}, which no imported module defines ({hint}): import the module that defines {kind}, "
             "then load the model again."
         )
     known = dataclasses.fields(_REGISTRY[kind])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from numbers import Real
 
 from ..arguments import nonnegative_number, real_number, whole_number
-from ..errors import ArgumentError
+from ..errors import ArgumentError, kind_of
 from .optimizers import Adam, Optimizer
 
 
@@ -46,9 +46,7 @@ class Stage:
 
     def __post_init__(self):
         if not isinstance(self.optimizer, Optimizer):
-            raise ArgumentError(
-                f"optimizer is a {type(self.optimizer).__name__}: give an optimizer, such as Adam(lr=1e-3)."
-            )
+            raise ArgumentError(f"optimizer is {kind_of(self.optimizer)}: give an optimizer, such as Adam(lr=1e-3).")
         object.__setattr__(self, "iterations", whole_number("iterations", self.iterations))
         if self.end is not None:
             remedy = "give a time, or None to use all of the data"
@@ -124,9 +122,7 @@ def stages_of(plan: Stage | GrowingSpan | Optimizer | Sequence) -> list[Stage]:
     try:
         stages = [stage for part in plan for stage in stages_of(part)]
     except TypeError:
-        raise ArgumentError(
-            f"plan is a {type(plan).__name__}: give a Stage, a GrowingSpan, or a list of these."
-        ) from None
+        raise ArgumentError(f"plan is {kind_of(plan)}: give a Stage, a GrowingSpan, or a list of these.") from None
     if not stages:
         raise ArgumentError("plan is empty: give at least one Stage.")
     return stages

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import whole_number
-from ..errors import ArgumentError, unknown_name
+from ..errors import ArgumentError, kind_of, unknown_name
 from ..gradients import Backprop, BacksolveAdjoint, Checkpointed, GradientMethod, find_gradient
 from ..problem.problem import check_field
 from ..tableaus import Tableau
@@ -102,7 +102,7 @@ class CoupledODE(nn.Module):
     ):
         super().__init__()
         if not isinstance(f, nn.Module):
-            raise ArgumentError(f"f is a {type(f).__name__}: give a torch.nn.Module with forward(self, t, z).")
+            raise ArgumentError(f"f is {kind_of(f)}: give a torch.nn.Module with forward(self, t, z).")
         check_field(f)
         self.steps = whole_number("steps", steps, 1, 5)
         self.weight_steps = self.steps if weight_steps is None else whole_number("weight_steps", weight_steps, 1, 5)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.torch_engine.activations import ACTIVATIONS
-from ..errors import ArgumentError, unknown_name
+from ..errors import ArgumentError, kind_of, unknown_name
 from ..tableaus import Tableau
 from .fixed_steps import check_like, explicit_tableau, name_of, take_step, time_tensor
 
@@ -265,5 +265,5 @@ def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torc
 
 def _check_callable(name: str, value: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     if not callable(value):
-        raise ArgumentError(f"{name} is a {type(value).__name__}: give a module or a function {name}(t, w).")
+        raise ArgumentError(f"{name} is {kind_of(value)}: give a module or a function {name}(t, w).")
     return value

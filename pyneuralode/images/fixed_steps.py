@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..engines.torch_engine.slopes import evaluated
 from ..engines.torch_engine.stiff import as_method, find_tableau
-from ..errors import ArgumentError
+from ..errors import ArgumentError, kind_of
 from ..tableaus import Tableau
 
 
@@ -95,7 +95,7 @@ def check_like(value: Any, state: Tensor, name: str) -> Tensor:
     """Check that a function's value is a tensor with the shape of the state, and return it."""
     if isinstance(value, Tensor) and value.shape == state.shape:
         return value
-    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{kind_of(value)}"
     raise ArgumentError(
         f"{name} returned {found} for a state of shape {tuple(state.shape)}: return a tensor of the same shape."
     )

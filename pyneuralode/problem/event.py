@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, kind_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Event:
     def __post_init__(self):
         if not callable(self.condition):
             raise ArgumentError(
-                f"condition is a {type(self.condition).__name__}: give a function of (t, y), such as lambda t, y: y[0]."
+                f"condition is {kind_of(self.condition)}: give a function of (t, y), such as lambda t, y: y[0]."
             )
         if self.direction not in (-1, 0, 1):
             raise ArgumentError(f"direction is {self.direction!r}: give 0, 1 (upward) or -1 (downward).")
@@ -59,7 +59,5 @@ def read_events(events: Any) -> tuple[Event, ...]:
     several = tuple(events) if isinstance(events, (list, tuple)) else () if events is None else (events,)
     for event in several:
         if not isinstance(event, Event):
-            raise ArgumentError(
-                f"events contains a {type(event).__name__}: give pn.Event(condition) or a list of them."
-            )
+            raise ArgumentError(f"events contains {kind_of(event)}: give pn.Event(condition) or a list of them.")
     return several

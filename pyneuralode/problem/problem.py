@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, unknown_name
+from ..errors import ArgumentError, kind_of, unknown_name
 from ..fields import VectorField
 from ..gradients import OF_STEPS, GradientMethod, find_gradient
 from ..solvers import Solver
@@ -121,9 +121,7 @@ class Problem:
             self, "gradient", find_gradient(self.gradient)
         )  # the attribute of a model may have been reassigned
         if not isinstance(self.control, Control):
-            raise ArgumentError(
-                f"control is a {type(self.control).__name__}: give a Control, such as Control(rtol=1e-6)."
-            )
+            raise ArgumentError(f"control is {kind_of(self.control)}: give a Control, such as Control(rtol=1e-6).")
         for name in ("dense", "compiled"):
             if not isinstance(value := getattr(self, name), (bool, np.bool_)):
                 raise ArgumentError(f"{name} is {value!r}: give True or False.")
@@ -222,7 +220,7 @@ def check_field(field: Any, arguments: int = 2) -> None:
         return
     if not callable(field):
         raise ArgumentError(
-            f"the field is a {type(field).__name__}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a "
+            f"the field is {kind_of(field)}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a "
             "callable f(t, y)."
         )
     try:

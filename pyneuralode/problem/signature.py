@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ..arguments import real_array
-from ..errors import ArgumentError
+from ..errors import ArgumentError, kind_of
 from .values import Layout, state_tensors
 
 
@@ -86,7 +86,7 @@ class Signature:
 def value_key(parameters: Mapping[str, Any], y0: Any, ts: Any) -> Hashable:
     """Return a key for finding prepared problems, equal for values with the same signature and cheap to compute."""
     if not hasattr(parameters, "items"):
-        raise ArgumentError(f"parameters is a {type(parameters).__name__}: give a mapping of name to value.")
+        raise ArgumentError(f"parameters is {kind_of(parameters)}: give a mapping of name to value.")
     return (
         tuple([_kind("y0", part) for part in y0]) if isinstance(y0, tuple) else _kind("y0", y0),
         _kind_of_times(ts),

@@ -264,7 +264,7 @@ def test_unknown_names_are_answered_with_the_nearest():
             pn.solve(NETWORK, start(), TS, gradient=gradient)
     with pytest.raises(pn.ArgumentError, match="engine is 'jula', which is unknown: did you mean 'julia'"):
         pn.solve(NETWORK, start(), TS, engine="jula")
-    with pytest.raises(pn.ArgumentError, match="the field is a int: give a VectorField"):
+    with pytest.raises(pn.ArgumentError, match="the field is an int: give a VectorField"):
         pn.solve(3, start(), TS)
 
 

@@ -137,14 +137,14 @@ def test_a_file_whose_field_no_module_defines_is_refused_by_name(tmp_path, make_
     pn.ContinuousFlow(field, engine="torch").save(flow)
     base = sys.modules["pyneuralode.fields.base"]
     monkeypatch.setattr(base, "_REGISTRY", {k: v for k, v in base._REGISTRY.items() if k != "GatedMLQ"})
-    words = r"the field is a GatedMLQ, which no imported module defines \(the most similar known name is GatedMLP\): import the mod"
+    words = r"the class of the field is GatedMLQ, which no imported module defines \(the most similar known name is GatedMLP\): import the mod"
     for read, file in ((pn.load, path), (pn.load, flow)):
         with pytest.raises(pn.ModelFileError, match=words):
             read(file)
     make_module("users_one", "GatedMLQ")
     assert pn.load(path).field.rate == 1.0
     with pytest.raises(
-        pn.ModelFileError, match=r"a Zzz, which no imported module defines \(known names are MLP, |\(known names are "
+        pn.ModelFileError, match=r"Zzz, which no imported module defines \(known names are MLP, |\(known names are "
     ):
         from_description({"kind": "Zzz"})
 
@@ -188,7 +188,7 @@ def test_classes_that_cannot_work_are_refused_in_one_sentence():
             pass
 
     with pytest.raises(
-        pn.ArgumentError, match="Bent defines slope, but engines solve a MLP with built-in code: derive"
+        pn.ArgumentError, match="Bent defines slope, but engines solve MLP fields with built-in code: derive"
     ):
 
         class Bent(pn.MLP):

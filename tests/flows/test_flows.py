@@ -421,7 +421,9 @@ def test_saved_flows_come_back(tmp_path):
 def test_a_base_of_a_model_without_one_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     pn.NeuralODE(pn.MLP((2, 3, 2))).save(path)
-    with pytest.raises(pn.ArgumentError, match="contains a NeuralODE, which has no base: leave base out"):
+    with pytest.raises(
+        pn.ArgumentError, match="contains a model of kind 'NeuralODE', which has no base: leave base out"
+    ):
         pn.load(path, base=Independent(Normal(torch.ones(2).double(), 1.0), 1))
 
 

@@ -462,7 +462,7 @@ def test_states_are_those_on_the_way():
         ({"gradient": BacksolveAdjoint(rtol=1e-3)}, "tolerances do not apply: leave them out"),
         ({"per_step": ["nrm"]}, "did you mean 'norm'"),
         ({"evolutions": {"conv.wieght": Pull()}}, "did you mean 'conv.weight'"),
-        ({"evolutions": {"conv.weight": 3}}, "q is a int: give a module or a function"),
+        ({"evolutions": {"conv.weight": 3}}, "q is an int: give a module or a function"),
         ({"f": torch.tanh}, "give a torch.nn.Module"),
         ({"f": nn.Linear(2, 2)}, r"must accept \(t, y\)"),
     ],
@@ -487,7 +487,7 @@ def test_a_q_of_another_shape_is_one_sentence():
         coupled(lambda: Hypernetwork(FlatInTime()))(images())
     with pytest.raises(ArgumentError, match="the weights have shape .* made for"):
         coupled(lambda: ReactionDiffusionAdvection((3, 2, 3, 3)))(images())
-    with pytest.raises(ArgumentError, match="returned a NoneType"):
+    with pytest.raises(ArgumentError, match="returned None"):
         coupled(lambda: Hypernetwork(lambda t, w: None))(images())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import kind_of
 from ...fields import MLP, ConcatConv, ConcatMLP, GatedMLP, HyperMLP, Linear
 from ...problem import Integrals, Problem, Solution
 from ..backend import Backend, Prepared
@@ -35,7 +36,7 @@ class JuliaFlows(Backend):
         field, signature = problem.field, problem.signature
         if not isinstance(field, FIELDS):
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is a {type(field).__name__}, which flows in Julia do not support: use one of {names}."
+            return f"the field is {kind_of(field)}, which flows in Julia do not support: use one of {names}."
         if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient)[1]:
             return sentence
         for name in ("rtol", "atol"):

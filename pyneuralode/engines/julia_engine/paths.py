@@ -5,7 +5,7 @@ The names are those in julia/src/paths.jl.
 
 from __future__ import annotations
 
-from ...errors import ArgumentError
+from ...errors import ArgumentError, kind_of
 from ...fields import MLP, SEIR, Linear
 from ...gradients import OF_STEPS, ForwardMode, GradientMethod
 from ...problem import Problem
@@ -90,7 +90,7 @@ def has_compiled_steps(solver: Solver) -> bool:
 def _find_device_path(problem: Problem) -> tuple[str | None, str]:
     field, solver, gradient = problem.field, problem.solver, problem.gradient
     if not isinstance(field, _DEVICE_FIELDS):
-        return None, (f"the field is a {type(field).__name__}, which Julia supports only on the CPU: write y0.cpu().")
+        return None, (f"the field is {kind_of(field)}, which Julia supports only on the CPU: write y0.cpu().")
     if _is_implicit(solver):
         return None, _implicit_reason(solver)
     if not problem.differentiated:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import ArgumentError, SolverError
+from ...errors import ArgumentError, SolverError, kind_of
 from ...problem import Control, Problem, Solution
 from ...problem.values import check_times, flatten, times_inside
 from .decode import read_reply
@@ -76,8 +76,7 @@ class Callback:
         # A state of shape () is passed as a NumPy scalar.
         if not isinstance(values, (np.ndarray, np.generic)):
             raise ArgumentError(
-                f"{self._name} returned a {type(values).__name__}: return a NumPy array like y, such as "
-                "np.array([...])."
+                f"{self._name} returned {kind_of(values)}: return a NumPy array like y, such as np.array([...])."
             )
         if values.shape != expected.shape or values.dtype != expected.dtype:
             kind = "shape" if values.shape != expected.shape else "dtype"

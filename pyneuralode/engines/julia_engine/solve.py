@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...errors import kind_of
 from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
 from ...problem import Problem, Solution
 from ...problem.values import Layout, times_inside
@@ -40,7 +41,7 @@ class DescribedFields(Backend):
             )
         if type(field) not in FIELDS:
             names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is a {type(field).__name__}, which Julia does not support (it supports {names})."
+            return f"the field is {kind_of(field)}, which Julia does not support (it supports {names})."
         if (sentence := lacking_events(problem)) is not None:
             return sentence
         if signature.tangents:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from ...errors import ArgumentError
+from ...errors import ArgumentError, kind_of
 from ...fields import VectorField
 from ...problem import Event, Statistics
 from .dynamics import bind, with_hints
@@ -161,7 +161,7 @@ def _tensors(value: Any, state: Any, name: str) -> Any:
         slope = _tensor(value, state, name)
         if slope.shape != state.shape:
             raise ArgumentError(
-                f"{name} returned a {type(value).__name__} of shape {tuple(slope.shape)} for a state of shape {tuple(state.shape)}: "
+                f"{name} returned {kind_of(value)} of shape {tuple(slope.shape)} for a state of shape {tuple(state.shape)}: "
                 "return dy/dt as an array like y."
             )
         return slope
@@ -179,7 +179,7 @@ def _tensor(value: Any, like: Tensor, name: str) -> Tensor:
         array = np.asarray(None)
     if array.dtype.kind not in "fiu":
         raise ArgumentError(
-            f"{name} returned a {type(value).__name__} with dtype {array.dtype}: return an array of real numbers like y."
+            f"{name} returned {kind_of(value)} with dtype {array.dtype}: return an array of real numbers like y."
         )
     return torch.from_numpy(np.array(array, order="C")).to(like.dtype)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArgumentError, PyNeuralODEError
+from ...errors import ArgumentError, PyNeuralODEError, kind_of
 from ...fields import VectorField
 from ...problem import Statistics
 from ...problem.values import Layout
@@ -20,7 +20,7 @@ from .numpy_functions import refuse_array_function
 def check_slope(slope: object, y: Tensor, name: str) -> None:
     """Raise unless the field returned a tensor with the state's shape, dtype and device."""
     if not isinstance(slope, Tensor):
-        raise ArgumentError(f"{name} returned a {type(slope).__name__}: return dy/dt as a tensor like y.")
+        raise ArgumentError(f"{name} returned {kind_of(slope)}: return dy/dt as a tensor like y.")
     for kind, ours, theirs in (
         ("shape", tuple(y.shape), tuple(slope.shape)),
         ("dtype", y.dtype, slope.dtype),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .....errors import kind_of
 from .....fields import VectorField
 from .....problem import Integrals, PathIntegrals, Problem, Solution
 from .....tableaus import Tableau
@@ -33,7 +34,7 @@ class CompiledFlows(Backend):
         if problem.integrals != PathIntegrals():
             return "the trace is estimated or penalties are integrated: compiled flows support only the exact trace."
         if not isinstance(field, VectorField) or flow_plan(field) is None:
-            return f"the field is a {type(field).__name__}, for which there is no compiled flow: give a HyperMLP."
+            return f"the field is {kind_of(field)}, for which there is no compiled flow: give a HyperMLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
             return f"solver is {problem.solver.name!r}: compiled flows support explicit solvers, such as 'Tsit5'."
         if control.norm != "joint" or np.ndim(control.rtol) or np.ndim(control.atol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .....errors import kind_of
 from .....problem import Problem
 from .....tableaus import Tableau
 from ....backend import Backend
@@ -30,9 +31,7 @@ class Formulas(Backend):
             return sentence
         program = program_of(field)
         if program is None:
-            return (
-                f"the field is a {type(field).__name__}, which the compiled code has no formulas for: give Equations."
-            )
+            return f"the field is {kind_of(field)}, which the compiled code has no formulas for: give Equations."
         if joint and problem.control.norm != "joint":
             return f"norm is {problem.control.norm!r}: compiled formulas support 'joint'."
         explicit = isinstance(find_tableau(problem.solver), Tableau)

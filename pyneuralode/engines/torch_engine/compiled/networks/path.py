@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from .....errors import kind_of
 from .....problem import Problem
 from .....tableaus import Tableau
 from ....backend import Backend
@@ -28,7 +29,7 @@ class Networks(Backend):
         if (sentence := unsuitable(problem, bool(signature.differentiated - {"ts"}))) is not None:
             return sentence
         if not has_kernels(field):
-            return f"the field is a {type(field).__name__}, for which there is no compiled network: give an MLP."
+            return f"the field is {kind_of(field)}, for which there is no compiled network: give an MLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
             return f"solver is {problem.solver.name!r}: compiled networks support explicit solvers, such as 'Tsit5'."
         if problem.control.norm != "joint":
