@@ -1,4 +1,4 @@
-"""The autograd function of compiled solves."""
+"""The autograd function for compiled solves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Call(Protocol):
     counts: tuple[int, int, int]
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states; with `keep`, store what `adjoint_sweep` needs."""
+        """Return the states; if `keep`, also store the data that `adjoint_sweep` needs."""
         ...
 
     def adjoint_sweep(

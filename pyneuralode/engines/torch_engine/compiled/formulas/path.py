@@ -1,4 +1,4 @@
-"""The path for formulas: which problems it supports, and the preparation of joint problems."""
+"""The compiled path for formulas: which problems it supports, and how it prepares joint problems."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..times import Times
 from .function import FormulaCall, FormulaSolver, by_system, kernels
 from .program import MAX_DIM, program_of
 
-# The steps of a program times the samples above which torch's vectors are as fast (measured), for explicit and stiff
-# solvers.
+# Number of program steps times number of samples above which torch's vectorized operations are as fast (measured), for
+# explicit and for stiff solvers.
 LARGE, LARGE_STIFF = 6_000, 60_000
 
 
@@ -30,17 +30,15 @@ class Formulas(Backend):
             return sentence
         program = program_of(field)
         if program is None:
-            return (
-                f"the field is a {type(field).__name__}, which the compiled code has no formulas for: give Equations."
-            )
+            return f"the field is a {type(field).__name__}, for which there are no compiled formulas: use Equations."
         if joint and problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled formulas support 'joint'."
+            return f"norm is {problem.control.norm!r}: compiled formulas support only 'joint'."
         explicit = isinstance(find_tableau(problem.solver), Tableau)
         if not explicit and field.dim > MAX_DIM:
             return f"the field has {field.dim} components: compiled stiff solvers support at most {MAX_DIM}."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
-            return "the formulas of all samples are as fast in torch: write compiled=False."
+            return "the formulas and samples are so many that torch is as fast: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> FormulaPrepared:
