@@ -1,4 +1,4 @@
-"""Code shared by the compiled paths for joint problems: reading values and returning the solution in a few microseconds."""
+"""Code shared by the compiled paths for joint problems: reads values and returns solutions in a few microseconds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CompiledPrepared(JointPrepared):
         """Return a new solve at these times, from a state (n,) to states (T, n)."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Like the base class's method, but faster than a short solve."""
+        """Like the base class's method, but with an overhead shorter than a short solve."""
         followed, numpy = self.problem.signature.differentiated, self.layout.numpy
         if "ts" in followed:
             return super().run(parameters, y0, ts)
@@ -85,7 +85,7 @@ class CompiledPrepared(JointPrepared):
             return self.solution(self._states(values, values.y0, statistics), statistics, ts)
         f = counted_slope(problem.field, values.parameters, self.layout, values.y0.dtype, statistics)
         moments = values.ts.clone()  # a copy, as the caller may change them
-        # Only `Backprop` may be differentiated again, and not through compiled code.
+        # Only gradients of `Backprop` can be differentiated again, and not those of compiled code.
         start = attach_start(f, moments, values.y0, isinstance(problem.gradient, Backprop))
         states = self._states(values, start, statistics)
         return self.solution(attach_outputs(f, moments, values.times, states, False), statistics, ts)
