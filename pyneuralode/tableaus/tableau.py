@@ -96,7 +96,7 @@ class Tableau:
 
     @cached_property
     def fsal(self) -> bool:
-        """Whether the last stage is the first of the next step ("first same as last")."""
+        """Whether the last stage is also the first stage of the next step ("first same as last")."""
         return bool(np.array_equal(self.A[-1], self.b) and abs(self.c[-1] - 1.0) < ROUNDING)
 
     @cached_property

@@ -26,7 +26,7 @@ from .step import BatchedStep, rms
 class AdaptiveControl:
     """The step size controller of ..step_size, with a separate step size, history and limits for each row."""
 
-    evaluations = 1  # of the field in `start`, in addition to the slope passed to it
+    evaluations = 1  # evaluations of the field in `start`, in addition to the slope passed to it
 
     def __init__(self, control: Control, order: int, error_order: int, rtol: float | Tensor, atol: float | Tensor):
         self.control, self.order, self.exponent, self.rtol, self.atol = control, order, error_order + 1, rtol, atol

@@ -23,7 +23,8 @@ class MarchRecord:
     Attributes
     ----------
     nfev, accepted, rejected : (m,)
-        The numbers of evaluations, accepted steps and rejected steps of each row.
+        The numbers of evaluations, accepted steps and rejected steps of each row; an evaluation that does not include a
+        row is not counted for that row.
     grid : (k + 1, m) or None
         The times at which the steps of each row start and end; a row with fewer steps repeats its last time.
     starts : (k + 1, m, n) or None

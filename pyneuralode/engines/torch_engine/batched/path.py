@@ -32,7 +32,7 @@ from .times import BatchedTimes, TrajectoryPoints
 
 
 class SideBySide(Backend):
-    """Supports batch='independent' with every explicit solver."""
+    """A backend that solves all samples of batch='independent' together, with any explicit solver."""
 
     name = "torch"
 

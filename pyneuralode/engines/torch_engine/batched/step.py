@@ -79,7 +79,7 @@ class BatchedStep:
         return self.t_end if self.method.c[stage] == 1 else self.times[stage]  # the field may be undefined after t_end
 
     def _sum(self, weights: Tensor) -> Tensor:
-        """Return the sum of weights (i,) times the first i stages."""
+        """Return the sum of the first i stages, multiplied by the weights (i,)."""
         stages = self.stages.first(len(weights))
         return torch.mv(stages.view(len(weights), -1).t(), weights).view_as(self.y)
 

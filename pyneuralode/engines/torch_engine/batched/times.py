@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class BatchedTimes:
-    """Detached times (m, T) of m rows, of which row i has `counts[i]`; a row with fewer times repeats its last one."""
+    """Times (m, T) of m rows, detached: row i has `counts[i]` times, followed by copies of its last time."""
 
     times: Tensor
     counts: Tensor
@@ -34,7 +34,7 @@ class BatchedTimes:
 
 
 class TrajectoryPoints(NamedTuple):
-    """Points at which states are requested: the step (p,), the row (p,), the time (p,), and the caller's index (p,).
+    """Points at which states are requested: the step (p,), the row (p,), the time (p,), and an index `slot` (p,).
 
     `state` (p, n) contains the state at each point, or is (p, 0) if states are not needed.
     """

@@ -69,7 +69,7 @@ PAIRS = {
 
 @emitted_function
 def activate(builder, kind, x, values, slopes, count):
-    """Emit code that writes the activation MAP_NAMES[kind] of `count` numbers x and its derivatives to two arrays."""
+    """Emit code that computes the activation MAP_NAMES[kind] and its derivatives (`slopes`) at `count` numbers x."""
 
     def apply(pair):
         def write(places, lanes):

@@ -66,7 +66,7 @@ def without_numba(kernels: tuple[ModuleType, ...] | None) -> str | None:
 
 
 def floating(name: str, value: Any) -> np.ndarray:
-    """Return an array or a CPU tensor as a floating-point array, sharing memory if it is already one."""
+    """Return an array or CPU tensor as a floating-point array; no copy is made if its dtype is floating-point."""
     if type(value) is np.ndarray and value.dtype.kind == "f":
         return value
     return as_tensor(name, value).detach().numpy() if isinstance(value, Tensor) else real_array(name, value)

@@ -47,7 +47,10 @@ def split(x: Number) -> tuple[Number, Number]:
 
 
 def power(whole: Number) -> Number:
-    """Return 2^n for the n in the last bits of `whole`, if it is a normal number; infinity for the next larger n."""
+    """Return 2^n, where n is the integer in the last bits of `whole`.
+
+    n must be in the range of normal numbers, or one above it, for which the result is infinity.
+    """
     mantissa, bias = (52, 1023) if whole.double else (23, 127)
     add, shift = whole.builder.add, whole.builder.shl
     # The shift to the exponent's position drops the bits before n.
@@ -55,7 +58,7 @@ def power(whole: Number) -> Number:
 
 
 def halves(whole: Number) -> tuple[Number, Number]:
-    """Return numbers whose last bits are n // 2 and n - n // 2, for the n in the last bits of `whole`."""
+    """Return numbers whose last bits are n // 2 and n - n // 2, where n is the integer in the last bits of `whole`."""
     half = (whole - _shift(whole)) * 0.5 - 0.25 + _shift(whole)
     return half, whole - half + _shift(whole)
 

@@ -46,7 +46,7 @@ class Number:
         return isinstance(getattr(self.value.type, "element", self.value.type), ir.DoubleType)
 
     def like(self, number: float) -> Number:
-        """Return a constant of the same type."""
+        """Return `number` as a constant with the type of this number."""
         return self._new(self._spread(self.value.type, number))
 
     def _new(self, value: ir.Value) -> Number:
@@ -88,7 +88,7 @@ class Number:
         return self.function("copysign", other)
 
     def function(self, name: str, *others: Number) -> Number:
-        """Return the value of an LLVM intrinsic function of floats."""
+        """Apply the LLVM intrinsic function `name` to this number and `others`."""
         kind = self.value.type
         suffix = (f"v{kind.count}" if isinstance(kind, ir.VectorType) else "") + ("f64" if self.double else "f32")
         form = ir.FunctionType(kind, [kind] * (1 + len(others)))

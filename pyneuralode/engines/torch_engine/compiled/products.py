@@ -186,7 +186,8 @@ def lane_sums(vectors):
 
     group = 1
     while len(vectors) > 1:
-        # Lane i adds two lanes of one vector, the first one if i // group is even: from its groups 2 q and 2 q + 1.
+        # Lane i of a merged vector adds one lane from each of the groups 2 q and 2 q + 1, q = i // (2 group): groups of
+        # the first vector if i // group is even, else of the second.
         even, odd = (
             [(i // (2 * group) * 2 + half) * group + i % group + i // group % 2 * lanes for i in range(lanes)]
             for half in (0, 1)

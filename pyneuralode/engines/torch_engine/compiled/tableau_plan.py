@@ -23,7 +23,7 @@ class TableauPlan:
     ends : (1 + e, s)
         Weights of the solution, then of the error estimates.
     interpolant : (s, p)
-        As in `Tableau`.
+        The polynomial coefficients of the dense output, as in `Tableau`.
     numbers : four int
         Number of stages of a step, order, index of the stage that equals f at the end (or -1), order of the embedded
         solution.

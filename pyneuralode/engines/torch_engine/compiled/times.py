@@ -27,7 +27,7 @@ class Times:
 
 
 class KnownTimes:
-    """Checks the requested times of a solve and caches the result, for solves with the same method and `Control`."""
+    """A cache of the checked times of solves with the same method and `Control`."""
 
     def __init__(self, tableau: Tableau, control: Control):
         self.tableau, self.control = tableau, control

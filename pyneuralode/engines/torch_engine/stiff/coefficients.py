@@ -62,7 +62,7 @@ class Rosenbrock:
 
     @cached_property
     def end_stage(self) -> int | None:
-        """Index of the stage that evaluates f at the end of the step, which the next step reuses; None without one."""
+        """Index of the stage that evaluates f at the end of the step, which the next step reuses, or None."""
         last = self.stages - 1
         ends = self.c[last] == 1 and self.b[last] == 0 and np.array_equal(self.A[last], self.b)
         return last if ends else None
@@ -95,7 +95,7 @@ class SDIRK:
     predictor : (s, s)
         The initial guess of Newton's iteration for stage i is sum_j predictor[i, j] z_j.
     interpolant : (s, 4)
-        Dense output of order 4 as in `Rosenbrock`, over the z_i; its derivative is continuous.
+        Dense output of order 4 as in `Rosenbrock`, with z_i instead of u_i; its derivative is continuous.
     """
 
     name: str
@@ -169,7 +169,10 @@ def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _rosenbrock23() -> Rosenbrock:
-    """Return MATLAB's ode23s with u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1), and u_3 that combines both with k_3."""
+    """Return MATLAB's ode23s in the form of `Rosenbrock`.
+
+    The stages are u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1), and u_3, a combination of u_1, u_2 and k_3.
+    """
     gamma, e = 1 / (2 + np.sqrt(2)), 6 + np.sqrt(2)
     return Rosenbrock(
         "Rosenbrock23",

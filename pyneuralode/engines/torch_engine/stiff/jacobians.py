@@ -32,8 +32,9 @@ class LinearizableSlope:
     information by its attributes:
 
     - ``jacobian(t, y)`` returns the Jacobian, (*y.shape, *y.shape), or (*y.shape, y.shape[-1]) if `samplewise`;
-    - ``samplewise = True``: it treats the vectors along the last axis of y separately and accepts any leading axes;
-    - ``matrix_free = True``: its Jacobian is never formed; nor is any Jacobian of more than `MATRIX_FREE_SIZE` numbers.
+    - ``samplewise = True``: the vectors along the last axis of y are independent samples, and any leading axes are
+      accepted;
+    - ``matrix_free = True``: the Jacobian is never formed; nor is any Jacobian of more than `MATRIX_FREE_SIZE` numbers.
 
     A field that autograd cannot differentiate, such as one written with NumPy, is differentiated by finite differences.
     """
@@ -210,7 +211,7 @@ def difference_time_derivative(f: Slope, t: float, y: Tensor, h: float, slope: T
 
 
 def _changes_linearly(change: Tensor, expected: Tensor, moved: Tensor, terms: Tensor) -> bool:
-    """Return whether f changes as a difference quotient predicts; `terms` is the magnitude at which f was rounded."""
+    """Return whether f changes as a difference quotient predicts; `terms` is the magnitude of rounded terms in f."""
     noise = 16 * torch.finfo(change.dtype).eps * terms.detach()
     return bool(((change - expected).abs() <= DIFFERENCE_TOLERANCE * moved + noise).all())
 

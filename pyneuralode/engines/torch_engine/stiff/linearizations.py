@@ -30,7 +30,7 @@ class ShiftedSolver(Protocol):
 
 
 class Linearization(ABC):
-    """A field f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None if zero), and its Jacobian J.
+    """The linearization of f at (t, y): slope (n,), `time_derivative` df/dt (n,) (None if zero), and Jacobian J.
 
     If autograd has recorded the linearization, `jvp(x)` returns J x (n,), which is differentiable.
     """

@@ -79,7 +79,7 @@ class NewtonIteration:
     def solve(self, f: Slope, time: float, h: float, base: Tensor, z: Tensor, tolerance: Tolerance) -> Tensor | None:
         """Return z with z = h f(time, base + gamma z), or None if the iteration does not converge.
 
-        Only the `atol` of `tolerance`, a tensor, and its norm are used.
+        Of `tolerance`, only `atol` (a tensor) and `norm` are used.
         """
         damping = 2 / (1 + h / self.size)
         # An old rate is trusted less each time, so that eventually a second iteration measures it again.

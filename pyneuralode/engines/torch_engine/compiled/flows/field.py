@@ -117,7 +117,7 @@ def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, works
 
 @fma_function
 def before_activation(preactivation_bars, derivatives, second_derivatives, at, along, trace_bars, count):
-    """Convert cotangents of the activations to those of the preactivations, in place, and add the part of the trace."""
+    """Convert cotangents of activations to cotangents of preactivations in place, and add the trace's contribution."""
     for s in range(count):
         preactivation_bars[at + s] = (
             preactivation_bars[at + s] * derivatives[at + s] + along * trace_bars[s] * second_derivatives[at + s]

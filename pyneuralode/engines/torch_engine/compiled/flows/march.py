@@ -90,7 +90,7 @@ def grown(evaluations):
 
 @inner_function
 def evaluate_at(flow, t, y, evaluations, row, out, o):
-    """Write slope and trace (d + 1, p) at time t and states y to out[o:], and the adjoint's data to row `row`."""
+    """Write slope and trace (d + 1, p) at time t and states y to out[o:], and the data for the adjoint to row `row`."""
     shape, weights = flow.shape, evaluations.weights[row]
     copy(evaluations.points[row], y, shape.dim * flow.p)
     weights_at(shape, flow.theta, flow.scales, t, weights, evaluations.intermediates[row], flow.scratch)

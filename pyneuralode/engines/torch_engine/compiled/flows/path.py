@@ -23,7 +23,7 @@ from .plan import flow_plan
 
 
 class CompiledFlows(Backend):
-    """Supports flows with one hidden layer, the exact trace and explicit solvers, without penalties, on the CPU."""
+    """A CPU backend for flows with one hidden layer and the exact trace, without penalties, with explicit solvers."""
 
     name = "torch (compiled)"
 

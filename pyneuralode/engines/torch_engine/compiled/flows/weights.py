@@ -125,7 +125,7 @@ def _affine(shape, theta, scales, t, row, intermediates):
 
 @inner_function
 def weights_vjp(shape, theta, scales, row, intermediates, bar, theta_bar, scratch):
-    """Add the vector-Jacobian product of the cotangents `bar` of a row of weights to `theta_bar`; overwrite `bar`."""
+    """Add the parameter gradient from the cotangents `bar` of a row of weights to `theta_bar`; overwrite `bar`."""
     d, w = shape.dim, shape.width
     for k in range(w):
         along = bar[w * (2 * d + 1) + k]

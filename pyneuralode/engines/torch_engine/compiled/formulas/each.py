@@ -17,7 +17,7 @@ from .path import Formulas
 
 
 class FormulasOfEach(Formulas):
-    """Supports formulas with batch='independent'; the parameters may differ between samples."""
+    """A CPU backend for formulas with batch='independent'; the parameters may differ between samples."""
 
     def unsupported(self, problem: Problem) -> str | None:
         if "ts" in problem.signature.differentiated:

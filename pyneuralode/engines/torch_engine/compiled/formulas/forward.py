@@ -39,7 +39,7 @@ class Tape(NamedTuple):
 
 @allocating_function
 def grown_tape(tape, count, blocks, stage_capacity):
-    """Return the tape with space for `count` steps, for `blocks` checkpoints and for up to `stage_capacity` stages."""
+    """Return the tape with space for `count` steps, `blocks` checkpoints and the stages of `stage_capacity` steps."""
     spans, checkpoints, stages = np.empty((count, 3)), np.empty((blocks, tape.checkpoints.shape[1])), tape.stages
     copy_rows(spans, tape.spans)
     copy_rows(checkpoints, tape.checkpoints)

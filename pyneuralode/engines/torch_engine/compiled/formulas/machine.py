@@ -1,4 +1,4 @@
-"""The register machine that runs a program, which evaluates the slope of any formulas and its derivatives."""
+"""The register machine that runs programs: it evaluates the slope given by any formulas, and its derivatives."""
 
 from typing import NamedTuple
 
@@ -95,10 +95,10 @@ def linearize(machine, t, y, at):
 
 @inlined_function
 def differentiate(machine, jacobian, ignore_zeros):
-    """Write the slope's derivatives by components and time at the linearization point to `jacobian` (dim, dim + 1).
+    """Write the slope's derivatives with respect to the components and the time to `jacobian` (dim, dim + 1).
 
-    If `ignore_zeros`, an infinite derivative times a zero tangent counts as zero. Returns whether all derivatives are
-    finite.
+    The derivatives are those at the linearization point. If `ignore_zeros`, an infinite derivative times a zero tangent
+    counts as zero. Returns whether all derivatives are finite.
     """
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
@@ -119,7 +119,7 @@ def differentiate(machine, jacobian, ignore_zeros):
 
 @inlined_function
 def vjp(machine, cotangent, y_bar, theta_bar):
-    """Add the slope's vector-Jacobian products, at the linearization point, to y_bar (dim,) and theta_bar."""
+    """Add the vector-Jacobian products of `cotangent` (dim,) at the linearized point to y_bar (dim,) and theta_bar."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
     for i in range(machine.dim):

@@ -20,7 +20,7 @@ LARGE, LARGE_STIFF = 6_000, 60_000
 
 
 class Formulas(Backend):
-    """Supports `Equations`, and fields that can be written as `Equations`, with explicit and stiff solvers, on the CPU."""
+    """A CPU backend for `Equations`, and fields that can be written as such, with explicit and stiff solvers."""
 
     name = "torch (compiled)"
 
@@ -38,7 +38,7 @@ class Formulas(Backend):
             return f"the field has {field.dim} components: compiled stiff solvers support at most {MAX_DIM}."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
-            return "the formulas and samples are so many that torch is as fast: use compiled=False."
+            return "torch is as fast for this number of formulas and samples: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> FormulaPrepared:

@@ -33,11 +33,11 @@ class MethodPlan:
     couplings : (s, s)
         The C_ij.
     places : (3, s)
-        The c_i, the d_i, and gamma for each stage, 0 for an explicit one.
+        The c_i, the d_i, and gamma for each stage (0 for an explicit stage).
     ends : (1 + e, s)
         The b_i, then the weights of the error estimates.
     interpolant : (s, p)
-        As in `Tableau`.
+        The polynomial coefficients of the dense output, as in `Tableau`.
     """
 
     kind: int

@@ -24,7 +24,8 @@ MAX_DIM, MAX_REGISTERS = 32, 4096
 class Program:
     """A field's formulas as steps that operate on a row of registers.
 
-    The registers are: the components, the parameters, the time, the constant 0, other constants, and one for each step.
+    The registers contain the components, the parameters, the time, the constant 0, other constants, and the results of
+    the steps.
 
     Attributes
     ----------
@@ -53,7 +54,7 @@ class Program:
 
 
 def program_of(field: Any) -> Program | None:
-    """Return the program of a field, or None if there is none or it needs too many registers."""
+    """Return the program of a field, or None if the field has no formulas or needs too many registers."""
     # Fields of other types, such as user-defined ones, may not be hashable.
     return _lowered(field) if type(field) in (Equations, SEIR, Linear) else None
 
@@ -136,7 +137,7 @@ class _Lowering:
         return self._add(operation, x, others[0] if others else -1)
 
     def _power(self, x: int, exponent: str) -> int:
-        """Return the operand of x to a power; small integer powers are products, which are many times faster."""
+        """Return the operand for x to a power; small integer powers become products, which are many times faster."""
         number = float(exponent)
         if number == 1:
             return x

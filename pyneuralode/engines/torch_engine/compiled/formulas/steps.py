@@ -16,9 +16,9 @@ from .plan import EXPLICIT, ROSENBROCK
 class FormulaScheme(NamedTuple):
     """The working memory of one step, for samples of `dim` components, and the method; see `.plan.MethodPlan`.
 
-    `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are
-    evaluated at the step's start; the columns of a Jacobian are zero for the components marked in `frozen` (samples,
-    dim). `matrix` contains the factors of one sample's I - gamma h J.
+    `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives with respect to the components and
+    the time, are evaluated at the step's start; the columns of a Jacobian are zero for the components marked in
+    `frozen` (samples, dim). `matrix` contains the factors of one sample's I - gamma h J.
     """
 
     dim: int
@@ -233,7 +233,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 @inlined_function
 def set_interpolant_weights(scheme, theta, derivative):
-    """Set the weights of the stages in the interpolant (in its derivative if `derivative`) at the fraction `theta`."""
+    """Set the stages' weights in the interpolant (in its derivative if `derivative`) at the fraction `theta` of a step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0 if derivative else theta
         for q in range(scheme.interpolant.shape[1]):

@@ -23,9 +23,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def over_threads(work: Callable, count: int, parts: list[slice] | None = None) -> tuple[list[slice], list]:
-    """Call `work` for each part of `count` systems (`parts` if given) in threads; return the parts and the results.
+    """Divide `count` systems into parts and call `work` for each part in threads; return the parts and the results.
 
-    The number of threads is the one set by `torch.set_num_threads`.
+    If `parts` is given, these parts are used. The number of threads is the one set by `torch.set_num_threads`.
     """
     if count == 1:
         return [slice(0, 1)], [work(slice(0, 1))]

@@ -19,7 +19,7 @@ LARGE = 1_000_000
 
 
 class Networks(Backend):
-    """Supports `MLP`, `Linear` and `SEIR`, with explicit solvers, on the CPU."""
+    """A CPU backend for `MLP`, `Linear` and `SEIR` fields, with explicit solvers."""
 
     name = "torch (compiled)"
 
@@ -35,7 +35,7 @@ class Networks(Backend):
             return f"norm is {problem.control.norm!r}: compiled networks support only 'joint'."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if samples * sum(map(math.prod, field.shapes().values())) > LARGE:
-            return "the network is so large that torch's matrix products are as fast: use compiled=False."
+            return "torch's matrix products are as fast for a network of this size: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> NetworkPrepared:
