@@ -55,7 +55,7 @@ def read_condition(value: Any, index: int, y: Tensor, count: int) -> Tensor:
         wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
         more = ", or one for each sample with batch='independent'" if count == 1 else ""
         raise ArgumentError(
-            f"the condition of event {index} returns shape {tuple(value.shape)}: return {wanted}{more}."
+            f"the condition of event {index} returns a value of shape {tuple(value.shape)}: return {wanted}{more}."
         )
     return value.reshape(count).clone()  # the next condition may overwrite the same memory
 

@@ -50,9 +50,9 @@ def unsuitable(problem: Problem, differentiated: bool) -> str | None:
     if differentiated and not isinstance(problem.gradient, OF_STEPS):
         return f"gradient is {type(problem.gradient).__name__!r}: use 'Backprop' or 'Checkpointed' with compiled code."
     if signature.device.type != "cpu":
-        return f"y0 is on {signature.device}: compiled solves run only on the CPU."
+        return f"y0 is on {signature.device}: move it to the CPU for compiled solves."
     if signature.dtype not in (torch.float64, torch.float32):
-        return f"y0 is {signature.dtype}: compiled solves support only float64 and float32."
+        return f"y0 is {signature.dtype}: use float64 or float32 for compiled solves."
     if signature.tangents:
         return "compiled code does not propagate the tangents of forward-mode differentiation: use compiled=False."
     return None

@@ -32,7 +32,7 @@ class CompiledFlows(Backend):
         if (sentence := unsuitable(problem, differentiated=True)) is not None:
             return sentence
         if problem.integrals != PathIntegrals():
-            return "the trace is estimated or penalties are integrated: compiled flows support only the exact trace."
+            return "the trace is estimated or penalties are integrated: use only the exact trace for compiled flows."
         if not isinstance(field, VectorField) or flow_plan(field) is None:
             return f"the field is a {type(field).__name__}, which has no compiled kernels: use a HyperMLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
@@ -40,7 +40,7 @@ class CompiledFlows(Backend):
         if control.norm != "joint" or np.ndim(control.rtol) or np.ndim(control.atol):
             return "norm is not 'joint' or a tolerance is an array: use norm='joint' and scalar tolerances."
         if problem.signature.layout.shapes[0][0] == 0:
-            return "y0 has no samples: compiled flows need at least one."
+            return "y0 has no samples: give at least one sample for compiled flows."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> CompiledFlowPrepared:

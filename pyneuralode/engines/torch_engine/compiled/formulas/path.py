@@ -32,10 +32,10 @@ class Formulas(Backend):
         if program is None:
             return f"the field is a {type(field).__name__}, for which there are no compiled formulas: use Equations."
         if joint and problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled formulas support only 'joint'."
+            return f"norm is {problem.control.norm!r}: use 'joint' with compiled formulas."
         explicit = isinstance(find_tableau(problem.solver), Tableau)
         if not explicit and field.dim > MAX_DIM:
-            return f"the field has {field.dim} components: compiled stiff solvers support at most {MAX_DIM}."
+            return f"the field has {field.dim} components, more than {MAX_DIM}: use compiled=False with a stiff solver."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
             return "torch is as fast for this number of formulas and samples: use compiled=False."

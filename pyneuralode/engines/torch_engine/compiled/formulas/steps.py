@@ -233,7 +233,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 @inlined_function
 def set_interpolant_weights(scheme, theta, derivative):
-    """Set the stages' weights in the interpolant (in its derivative if `derivative`) at the fraction `theta` of a step."""
+    """Set the stages' weights in the interpolant, or in its derivative, at the fraction `theta` of a step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0 if derivative else theta
         for q in range(scheme.interpolant.shape[1]):

@@ -32,7 +32,7 @@ class Networks(Backend):
         if not isinstance(find_tableau(problem.solver), Tableau):
             return f"solver is {problem.solver.name!r}: use an explicit solver for compiled networks, such as 'Tsit5'."
         if problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled networks support only 'joint'."
+            return f"norm is {problem.control.norm!r}: use 'joint' with compiled networks."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if samples * sum(map(math.prod, field.shapes().values())) > LARGE:
             return "torch's matrix products are as fast for a network of this size: use compiled=False."
