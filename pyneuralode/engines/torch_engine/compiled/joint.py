@@ -45,7 +45,7 @@ class CompiledPrepared(JointPrepared):
 
     @abstractmethod
     def call(self, times: Times) -> Call:
-        """Return a new solve at these times, from a state (n,) to states (T, n)."""
+        """Return a new solve at the given times, from an initial state (n,) to states (T, n)."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
         """Like the base class's method, but with less overhead, which would otherwise dominate short solves."""
@@ -63,7 +63,7 @@ class CompiledPrepared(JointPrepared):
             else:
                 ys = self._plain(call, np.array(floating("y0", y0), self.dtype).reshape(-1), parameters)
         except SolverError:
-            check_finite("y0", as_tensor("y0", y0))  # only here, as a solve from a state that is not finite fails
+            check_finite("y0", as_tensor("y0", y0))  # only here: a solve from a non-finite state always fails
             raise
         if not (followed or numpy):
             ys = torch.from_numpy(ys)
@@ -96,12 +96,12 @@ class CompiledPrepared(JointPrepared):
             states = self._recorded(call, start, values.parameters)
         else:
             states = torch.from_numpy(self._plain(call, start.detach().numpy(), values.parameters))
-        statistics.nfev += call.counts[0]  # in addition to the slopes that gradients of the times need
+        statistics.nfev += call.counts[0]  # in addition to the evaluations for gradients with respect to the times
         statistics.accepted, statistics.rejected = call.counts[1:]
         return states
 
 
 def require_finite(states: np.ndarray, times: Times) -> None:
-    """Raise, with the time, if one of the states (T, n) is not finite."""
+    """Raise an error that states the time if one of the states (T, n) is not finite."""
     if not math.isfinite(states.sum()) and not (finite := np.isfinite(states).all(1)).all():
         raise not_finite_error(float(times.ts[finite.argmin()]))

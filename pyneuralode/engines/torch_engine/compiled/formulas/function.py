@@ -89,7 +89,7 @@ class Failure(Exception):
 class Systems:
     """Solves of B systems, each with its own steps and times; after `march`, also the data that the adjoint needs.
 
-    The tolerances, rtol and atol, are arrays as `by_system` returns them.
+    The tolerances, rtol and atol, are arrays returned by `by_system`.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class Systems:
 
 
 def by_system(tolerance: float | np.ndarray) -> np.ndarray:
-    """Return a tolerance, which may be a number, (n,) or (systems, n), as an array (1 or systems, 1 or n)."""
+    """Return a tolerance, a number or an array (n,) or (systems, n), as an array of shape (1 or systems, 1 or n)."""
     return np.atleast_2d(np.array(tolerance, dtype=float))
 
 
@@ -226,7 +226,7 @@ class FormulaCall:
         self.solver, self.times, self.tolerances = solver, times, tolerances
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states (T, n) and set `counts`; with `keep`, store what `adjoint_sweep` needs."""
+        """Return the states (T, n) and set `counts`; if `keep`, also store the data that `adjoint_sweep` needs."""
         self.systems = Systems(self.solver, [self.times], self.tolerances, differentiated=keep)
         try:
             states = self.systems.march(state.astype(float)[None], theta[None]).astype(state.dtype, copy=False)

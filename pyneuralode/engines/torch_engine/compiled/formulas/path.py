@@ -46,7 +46,7 @@ class Formulas(Backend):
 
 
 class FormulaPrepared(CompiledPrepared):
-    """A joint problem whose program, method and tolerances are prepared for the kernels."""
+    """A joint problem with its program, method and tolerances prepared for the kernels."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem, torch.float64)

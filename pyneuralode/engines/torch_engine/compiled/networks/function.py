@@ -58,7 +58,9 @@ class Call:
         solver, times = self.solver, self.times
         for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
             if found != wanted:  # compiled code would read out of bounds
-                raise ArgumentError(f"{name} has {found} elements, but {wanted} when this was prepared: prepare again.")
+                raise ArgumentError(
+                    f"{name} has {found} elements, but had {wanted} when the solve was prepared: prepare it again."
+                )
         self.theta = theta
         status, t, size, self.counts, self.taped, ys, self.record, self.buffers = run(
             solver.forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, y0,
