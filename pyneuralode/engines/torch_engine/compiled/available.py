@@ -101,7 +101,7 @@ def march_controls(control: Control, *flags: float) -> np.ndarray:
 
 
 def march_error(status: int, t: float, size: float, control: Control) -> SolverError:
-    """Return the error for a solve that ended with a step of this size at time t."""
+    """Return the error for a solve that failed at time t with a step of the given size."""
     if status == BAD_START:
         return bad_start_error(t)
     if status == TOO_MANY:

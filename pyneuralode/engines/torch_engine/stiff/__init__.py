@@ -37,7 +37,7 @@ def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
     entry = solver if isinstance(solver, Solver) else find_solver(solver)
     if "torch" not in entry.engines:
         raise ArgumentError(
-            f"solver is {entry.name!r}, which only the Julia engine supports: use one of {', '.join(solvers_of('torch'))}."
+            f"solver is {entry.name!r}, which only Julia supports: use one of {', '.join(solvers_of('torch'))}."
         )
     return TABLEAUS.get(entry.name) or STIFF[entry.name]
 

@@ -37,7 +37,7 @@ class Linearization(ABC):
 
     slope: Tensor
     time_derivative: Tensor | None
-    recorded = False  # by autograd
+    recorded = False  # whether autograd has recorded the linearization
     frozen: Tensor | None = None  # mask (n,) of components that no step may change: their columns of J are not finite
     jacobian_usable: bool
 
@@ -182,7 +182,7 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
         vector, space = apply(basis[j]), basis[: j + 1]
         parts = space @ vector
         vector = torch.addmv(vector, space.t(), parts, alpha=-1)
-        rest = space @ vector  # the remainder from rounding
+        rest = space @ vector  # what is left because of rounding errors
         vector = torch.addmv(vector, space.t(), rest, alpha=-1)
         *column, length = torch.cat([parts + rest, torch.linalg.vector_norm(vector)[None]]).tolist()
         for i, (c, s) in enumerate(rotations):

@@ -152,7 +152,7 @@ class SDIRKStep(StiffStep):
             if torch.is_grad_enabled() and (base.requires_grad or getattr(f, "holds_gradients", True)):
                 z = _connect_to_autograd(f, time, h, base, z, tableau.gamma)
             self.stages.append(z)
-        self.end = torch.add(base, z, alpha=tableau.gamma)  # the last stage is the end
+        self.end = torch.add(base, z, alpha=tableau.gamma)  # the last stage is at the end of the step
 
     @property
     def end_slope(self) -> Tensor:

@@ -260,7 +260,7 @@ def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
             add_to_stages(scheme, bars, y_bar, stages)
         for i in range(stages - 1, 0, -1):
             fill(push, 0)
-            if end_is_last_stage and i == stages - 1:  # its state is the end of the step
+            if end_is_last_stage and i == stages - 1:  # its argument is the end of the step
                 copy(push, y_bar, size)
                 fill(y_bar, 0)
             vjp_at(flow, evaluations, second + i - 1, bars, i * size, trace_bar, trace_shares[i], push, theta_bar)
