@@ -1,4 +1,4 @@
-"""The explicit Runge-Kutta methods that both engines share, by their SciML names."""
+"""The explicit Runge-Kutta methods shared by both engines, by their SciML names."""
 
 from .dp5 import DP5
 from .dp8 import DP8

@@ -31,7 +31,7 @@ _c = table("""
         1
 """)[0]
 
-# The two embedded solutions are b - e5 of order 5 and this one of order 3.
+# The weights of one of the two embedded solutions, of order 3; the weights of the other one, of order 5, are b - e5.
 _third_order = table("""
     0.2440944881889764 0 0 0 0 0 0 0 0.7338466882816118 0 0 0.022058823529411766 0
 """)[0]
@@ -80,7 +80,7 @@ _BASIS = table("""
 
 
 def _interpolant() -> np.ndarray:
-    """Return the (16, 7) interpolant: stage 13 is the end derivative, stages 14 to 16 are the extra ones."""
+    """Return the (16, 7) interpolant: stage 13 is f at the end of the step, stages 14 to 16 are the extra stages."""
     interpolant = np.matmul(_D, _BASIS)
     interpolant[:13, :3] += hermite_interpolant(_b)
     return interpolant

@@ -9,8 +9,8 @@ import numpy as np
 
 from pyneuralode.errors import ArgumentError
 
-# A tolerance for coefficients rounded to 17 digits, of any size that occurs in common methods; a mistyped digit exceeds
-# it by far.
+# The tolerance for coefficients rounded to 17 digits, for all magnitudes that occur in common methods; the error from a
+# mistyped digit is far larger.
 ROUNDING = 1e-10
 
 
@@ -18,7 +18,7 @@ ROUNDING = 1e-10
 class Tableau:
     """An explicit Runge-Kutta method.
 
-    A step of size h goes to y0 + h sum_i b_i k_i with the stages k_i = f(t + c_i h, y0 + h sum_j A_ij k_j). Every array
+    A step of size h ends at y0 + h sum_i b_i k_i with the stages k_i = f(t + c_i h, y0 + h sum_j A_ij k_j). Every array
     may be given as nested lists; it is stored as a read-only float64 array.
 
     Parameters
@@ -36,7 +36,7 @@ class Tableau:
     error : (s,) or (m, s), optional
         Weights b - b_hat of the error estimate, where b_hat is the embedded solution. m = 2 is DOP853's pair
         of estimates e5 (row 0) and e3 (row 1), which combine to |h| e5^2 / sqrt(e5^2 + 0.01 e3^2). Without
-        it the method takes fixed steps only.
+        `error`, the method takes only fixed steps.
     error_order : int, optional
         Order q of the embedded solution; the step controller's exponent is 1 / (q + 1). The default is order - 1.
     extra_A, extra_c : (x, s + x) and (x,), optional
@@ -46,15 +46,15 @@ class Tableau:
         1). The default is the cubic Hermite interpolant, for which a method that is not FSAL gets one extra stage, f at
         the end of the step.
     interpolant_order : int, optional
-        Order of the dense output; only with `interpolant`.
+        Order of the dense output; required with `interpolant`, and otherwise not allowed.
     source : str
         The reference for the coefficients.
 
     Raises
     ------
     ArgumentError
-        If the arrays have inconsistent shapes, do not describe an explicit and consistent method, or contain anything
-        but finite numbers.
+        If the arrays have inconsistent shapes, do not describe an explicit and consistent method, or contain values
+        that are not finite numbers.
 
     References
     ----------
@@ -96,12 +96,12 @@ class Tableau:
 
     @cached_property
     def fsal(self) -> bool:
-        """Whether the last stage is the first of the next step ("first same as last")."""
+        """Whether the last stage is also the first stage of the next step ("first same as last")."""
         return bool(np.array_equal(self.A[-1], self.b) and abs(self.c[-1] - 1.0) < ROUNDING)
 
     @cached_property
     def end_stage(self) -> int | None:
-        """Index of the stage that equals f at the end of the step and so is the next step's first, or None.
+        """Index of the stage that equals f at the end of the step and is the first stage of the next step, or None.
 
         It is s - 1 for an FSAL method, and s if the first extra stage has row b and time 1.
         """
@@ -130,7 +130,7 @@ class Tableau:
         rows = np.atleast_2d(_numbers("error", self.error))
         error = self._store("error", rows, 2, (None, self.stages))
         if len(error) not in (1, 2):
-            raise ArgumentError(f"error has {len(error)} rows: give one row of weights, or DOP853's two.")
+            raise ArgumentError(f"error has {len(error)} rows: give one row of weights, or two as for DOP853.")
         for total in error.sum(axis=1):
             if abs(total) > ROUNDING:
                 raise ArgumentError(f"error sums to {total:.12g}: give b - b_hat, whose sum is 0.")
@@ -147,13 +147,13 @@ class Tableau:
             _check_earlier_stages_only("extra_A", extra_A, first=self.stages)
             self._store_times("extra_c", self.extra_c, extra_A)
         elif self.extra_c is not None:
-            raise ArgumentError("extra_c is given without extra_A: give the rows of the extra stages too.")
+            raise ArgumentError("extra_c is given without extra_A: give extra_A too, the rows of the extra stages.")
         interpolant = self._store("interpolant", self.interpolant, 2, (self.stages + x, None))
         gap = np.abs(interpolant.sum(axis=1) - np.append(self.b, np.zeros(x))).max()
         if gap > ROUNDING:
             raise ArgumentError(
-                f"interpolant differs from b by {gap:.3g} at theta = 1: give rows that sum to b "
-                "there, and to 0 for extra stages."
+                f"interpolant differs from b by {gap:.3g} at theta = 1: give rows whose sums are the weights b, "
+                "and 0 for extra stages."
             )
 
     def _set_hermite_interpolant(self):
@@ -173,7 +173,7 @@ class Tableau:
         if any(n not in (None, m) for n, m in zip(shape, array.shape)):
             wanted = " x ".join("any" if n is None else str(n) for n in shape)
             found = " x ".join(map(str, array.shape))
-            raise ArgumentError(f"{label} has shape {found}: give {wanted}, as b has {self.stages} weights.")
+            raise ArgumentError(f"{label} has shape {found}: give {wanted}, since b has {self.stages} weights.")
         array.setflags(write=False)
         object.__setattr__(self, label, array)
         return array
@@ -185,8 +185,8 @@ class Tableau:
         if wrong.size:
             i = wrong[0]
             raise ArgumentError(
-                f"{label}[{i}] is {times[i]:.12g} but the weights in that row sum to "
-                f"{sums[i]:.12g}: leave {label} out or give the row sums."
+                f"{label}[{i}] is {times[i]:.12g}, but the weights in that row sum to "
+                f"{sums[i]:.12g}: omit {label} or give the row sums."
             )
 
 
@@ -196,8 +196,8 @@ def hermite_interpolant(weights: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     weights : (n,)
-        Weights of the solution over all the n stages. The first stage is f at the start of the step, the last one is f
-        at its end.
+        Weights of the solution for all n stages. The first stage is f at the start of the step, the last one is f at
+        its end.
 
     Returns
     -------
@@ -233,9 +233,9 @@ def _numbers(label: str, value, ndim: int | None = None) -> np.ndarray:
     try:
         array = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{label} is {value!r}: give numbers, in rows of equal length.") from None
+        raise ArgumentError(f"{label} is {value!r}: give numbers in rows of equal length.") from None
     if ndim is not None and array.ndim != ndim:
-        raise ArgumentError(f"{label} has {array.ndim} dimensions: give an array with {ndim}.")
+        raise ArgumentError(f"{label} is {array.ndim}-dimensional: give a {ndim}-dimensional array.")
     if not np.isfinite(array).all():
         raise ArgumentError(f"{label} contains {array[~np.isfinite(array)][0]}: give finite numbers.")
     return array
@@ -251,6 +251,6 @@ def _check_earlier_stages_only(label: str, rows: np.ndarray, first: int):
     if later.size:
         i, j = later[0]
         raise ArgumentError(
-            f"{label}[{i}, {j}] is {rows[i, j]:.12g}: set it to 0, as a stage of an explicit "
-            "method uses earlier stages only."
+            f"{label}[{i}, {j}] is {rows[i, j]:.12g}: set it to 0, since a stage of an explicit "
+            "method may use only earlier stages."
         )

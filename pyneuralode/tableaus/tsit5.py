@@ -13,13 +13,14 @@ _A = table("""
 """)
 _b = _A[-1]
 
-# Signed so that b minus these is the embedded fourth-order solution: the fifth-order one is propagated.
+# The signs are such that b minus these weights is the embedded fourth-order solution; the fifth-order solution is
+# propagated.
 _error = table("""
     0.0017800110522257714 0.0008164344596567469 -0.007880878010261995 0.1447110071732629 -0.5823571654525552
         0.45808210592918697 -1/66
 """)[0]
 
-# Needs no extra stage: column q contains the coefficients of theta^(q + 1).
+# The interpolant needs no extra stage. Column q contains the coefficients of theta^(q + 1).
 _interpolant = table("""
     1 -2.763706197274826 2.9132554618219126 -1.0530884977290216;
     0 0.13169999999999998 -0.2234 0.1017;

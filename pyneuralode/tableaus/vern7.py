@@ -1,4 +1,4 @@
-"""Verner's "most efficient" 7(6) pair with its interpolant of six extra stages."""
+"""Verner's "most efficient" 7(6) pair with its interpolant, which needs six extra stages."""
 
 from .tableau import Tableau, table
 
@@ -46,8 +46,8 @@ _extra_A = table("""
         -0.18228156777622026 0 0 0
 """)
 
-# As published, it satisfies every condition of order six exactly; of the 48 conditions of order seven it satisfies
-# twelve only to 3e-7. Strictly it is of order six, but it behaves like order seven except for tiny steps.
+# As published, the interpolant satisfies every condition of order six exactly; of the 48 conditions of order seven, it
+# satisfies twelve only to 3e-7. Strictly, it is of order six, but it behaves like order seven except for tiny steps.
 _interpolant = table("""
     1 -8.413387198332767 33.675508884490895 -70.80159089484886 80.64695108301298 -47.19413969837522
         11.133813442539243;

@@ -151,7 +151,7 @@ WRONG = [
     ({"A": [[0]]}, "A has shape 1 x 1: give 2 x 2"),
     ({"A": [[0, 0], [np.inf, 0]]}, "A contains inf"),
     ({"b": [1 / 2, 1 / 3]}, "b sums to 0.8333"),
-    ({"c": [0, 1 / 2]}, r"c\[1\] is 0.5 but the weights in that row sum to 1"),
+    ({"c": [0, 1 / 2]}, r"c\[1\] is 0.5, but the weights in that row sum to 1"),
     ({"error": [1 / 2, 1 / 2]}, "error sums to 1"),
     ({"error": [1, -1, 0]}, "error has shape 1 x 3"),
     ({"error_order": 1}, "error_order is 1, but error is missing"),

@@ -381,7 +381,7 @@ def test_wrong_dynamics_and_inputs():
         ODEBlock(ConvDynamics(2), **CPU)(torch.zeros(1, 2, 4, 4, dtype=torch.int64))
     with pytest.raises(ArgumentError, match="x is of type list"):
         ODEBlock(ConvDynamics(2), **CPU)([1.0])
-    with pytest.raises(ArgumentError, match="Dynamics cannot be evaluated .* give a y0 that it accepts"):
+    with pytest.raises(ArgumentError, match="Dynamics cannot be evaluated .* use a y0 that the field accepts"):
         ODEBlock(ConvDynamics(2), **CPU)(torch.zeros(1, 3, 4, 4))
     with pytest.raises(SolverError, match="x contains a non-finite number"):
         ODEBlock(ConvDynamics(2), **CPU)(torch.full((1, 2, 4, 4), torch.nan))

@@ -438,7 +438,9 @@ def test_conditions_of_samples_see_all_of_them(solver, shape):
     assert solution.events.samples.tolist() == [0, 1, 2]
     (gradient,) = torch.autograd.grad(solution.events.times.sum(), y0)
     torch.testing.assert_close(gradient.flatten(1)[:, 0], 1 / start, rtol=1e-6, atol=0)
-    with pytest.raises(pn.ArgumentError, match=r"event 0 returns shape \(3, 1\): return one number for each sample"):
+    with pytest.raises(
+        pn.ArgumentError, match=r"event 0 returns a value of shape \(3, 1\): return one number for each sample"
+    ):
         bad = pn.Event(lambda t, y: y.flatten(1)[:, :1])
         pn.solve(lambda t, y: -y, y0.detach(), [0.0, 9.0], solver=solver, batch="independent", events=bad)
 
@@ -525,10 +527,10 @@ MISTAKES = {
     "no function": (lambda: pn.Event(3.0), "condition is a float"),
     "unknown direction": (lambda: pn.Event(abs, direction=2), "direction is 2"),
     "no event": (lambda: pn.solve(turn, START, [0.0, 1.0], events=lambda t, y: y[0]), "events contains a function"),
-    "several numbers": (lambda: pn.solve(turn, START, [0.0, 1.0], events=pn.Event(lambda t, y: y)), r"returns shape \(2,\)"),
+    "several numbers": (lambda: pn.solve(turn, START, [0.0, 1.0], events=pn.Event(lambda t, y: y)), r"returns a value of shape \(2,\)"),
     "samples' numbers": (
         lambda: pn.solve(turn, START[None], [0.0, 1.0], events=pn.Event(lambda t, y: y), batch="independent"),
-        r"one number|returns shape",
+        r"one number|returns a value of shape",
     ),
     "no steps": (lambda: pn.solve(turn, START, [0.0, 9.0], solver="RK4", events=pn.Event(lambda t, y: y[0])), "give a step_size"),
     "no steps for samples": (

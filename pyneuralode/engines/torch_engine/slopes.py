@@ -108,7 +108,7 @@ def counted_slope(
             # torch's exception type for mismatched shapes and dtypes
             raise ArgumentError(
                 f"{name} cannot be evaluated at y0 of shape {layout.describe()} and {y.dtype} "
-                f"({str(error).splitlines()[0].rstrip('.')}): give a y0 that it accepts."
+                f"({str(error).splitlines()[0].rstrip('.')}): use a y0 that the field accepts."
             ) from error
 
     return slope

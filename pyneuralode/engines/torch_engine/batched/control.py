@@ -1,4 +1,4 @@
-"""The choice of the steps of the rows: by a controller for each row, or by a grid."""
+"""The choice of each row's steps: by a step size controller, or from a grid of times."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .step import BatchedStep, rms
 
 
 class AdaptiveControl:
-    """The controller of ..step_size, with its own step size, history and limits for every row."""
+    """The step size controller of ..step_size, with a separate step size, history and limits for each row."""
 
-    evaluations = 1  # of the field in `start`, in addition to the slope passed to it
+    evaluations = 1  # evaluations of the field in `start`, in addition to the slope passed to it
 
     def __init__(self, control: Control, order: int, error_order: int, rtol: float | Tensor, atol: float | Tensor):
         self.control, self.order, self.exponent, self.rtol, self.atol = control, order, error_order + 1, rtol, atol
@@ -43,7 +43,7 @@ class AdaptiveControl:
         self.stops = t.new_tensor([-math.inf, *self.control.tstops, math.inf])
 
     def take(self, rows: Tensor) -> None:
-        """Keep only these rows."""
+        """Keep only the given rows."""
         for name in ("size", "previous", "growth", "finite", "stuck", "rtol", "atol"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
@@ -70,13 +70,13 @@ class AdaptiveControl:
         return torch.where(self.cut, stop, t + torch.copysign(self.size, remaining))
 
     def _next_stop(self, t: Tensor, t_end: Tensor) -> Tensor:
-        """Return the next time at which a step of each row must end, at most its last time."""
+        """Return the next time at which each row must end a step, at the latest its last time."""
         after = self.stops[1:][torch.searchsorted(self.stops[1:], t, right=True)]
         before = self.stops[torch.searchsorted(self.stops[:-1], t) - 1]
         return torch.where(t_end > t, torch.minimum(after, t_end), torch.maximum(before, t_end))
 
     def judge(self, step: BatchedStep) -> Tensor:
-        """Return a mask of the rows that accept the step, and choose the sizes of the next ones (Gustafsson 1991)."""
+        """Return a mask of the rows that accept the step, and choose the next step sizes (Gustafsson 1991)."""
         k = self.exponent
         error = step.error(self.rtol, self.atol)
         accepted = error <= 1
@@ -88,7 +88,7 @@ class AdaptiveControl:
             accepted, torch.minimum(smooth.clamp_min(MIN_FACTOR), self.growth), retry.clamp_min(MIN_FACTOR)
         )
         size = step.h.abs() * factor
-        if self.control.tstops:  # a step shortened to end at one of them must not shorten the next
+        if self.control.tstops:  # a step shortened to end at a stop must not shorten the next step
             size = torch.where(accepted & self.cut & (smooth >= 1), torch.maximum(size, self.size), size)
         self.size, self.stuck = size, ~accepted & self.smallest
         self.previous = torch.where(accepted, bounded.clamp_min(1e-4), self.previous)
@@ -97,7 +97,7 @@ class AdaptiveControl:
         return accepted
 
     def _first_sizes(self, f: BatchedSlope, t: Tensor, t_end: Tensor, y: Tensor, slope: Tensor) -> Tensor:
-        """Return the first step sizes: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4."""
+        """Return the first step sizes (Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, II.4)."""
         scale = y.abs() * self.rtol + self.atol
         d0, d1 = rms(y / scale), rms(slope / scale)
         remaining = t_end - t
@@ -115,12 +115,12 @@ class AdaptiveControl:
 
 
 def _smallest_sizes(t: Tensor) -> Tensor:
-    """Return the smallest step sizes that the times resolve."""
+    """Return the smallest step sizes allowed, a few spacings of the floating-point numbers around each time."""
     return MIN_STEP_SPACINGS * (torch.nextafter(t.abs(), torch.full_like(t, math.inf)) - t.abs())
 
 
 class GridControl:
-    """Steps from each time of a row's grid to the next; in grid (m, k) a row with fewer times repeats its last one."""
+    """Steps between consecutive times of each row in grid (m, k); a row with fewer times repeats its last one."""
 
     evaluations = 0
 

@@ -1,4 +1,4 @@
-"""Events within a part of each row's step: the conditions that cross zero, when, and the event that ends the row."""
+"""Events within a part of each row's step: which conditions cross zero, when, and which event ends the row's solve."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROBES = tuple(i / 11 for i in range(1, 11))
 
 @dataclass
 class EventMonitor:
-    """Events; ``arguments(t (m,), y (m, n))`` returns the time and state with which to call their conditions."""
+    """Events to locate; ``arguments(t (m,), y (m, n))`` returns the time and state that their conditions accept."""
 
     events: tuple[Event, ...]
     arguments: Callable[[Tensor, Tensor], tuple[Tensor, Any]]
 
     def values(self, t: Tensor, y: Tensor) -> Tensor:
-        """Return the conditions (events, m), always for all rows."""
+        """Return the values of all conditions (events, m), always for all rows."""
         given = self.arguments(t, y)
         return torch.stack(
             [read_condition(event.condition(*given), i, y, len(y)) for i, event in enumerate(self.events)]
@@ -55,19 +55,19 @@ def read_condition(value: Any, index: int, y: Tensor, count: int) -> Tensor:
         wanted = "one number" if count == 1 else f"one number for each sample, shape ({count},)"
         more = ", or one for each sample with batch='independent'" if count == 1 else ""
         raise ArgumentError(
-            f"the condition of event {index} returns shape {tuple(value.shape)}: return {wanted}{more}."
+            f"the condition of event {index} returns a value of shape {tuple(value.shape)}: return {wanted}{more}."
         )
     return value.reshape(count).clone()  # the next condition may overwrite the same memory
 
 
 @dataclass
 class LocatedEvents:
-    """The events found in some rows.
+    """The events found in m rows.
 
     Attributes
     ----------
     times : (events, m)
-        The time of each event, multiplied by the direction of time; infinite if there is none before the row's end.
+        The time of each event, multiplied by the direction of time; infinite if the event does not occur.
     terminal_time, terminal_event : (m,)
         The time of the first terminal event, in the same form, and its index; infinite and -1 if there is none.
     """
@@ -95,7 +95,7 @@ def locate_events(
     sign: Tensor,
     samples: Tensor | None = None,
 ) -> LocatedEvents:
-    """Return the events of each of m rows in a part of its step, up to the first terminal one.
+    """Return the events of each of m rows in a part of its step, up to the first terminal event.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def locate_events(
     span : two (m,)
         The times at which the part starts and ends.
     values : two (events, m)
-        The conditions at these times: numbers at the start, possibly NaN at the end. Equal values mean that there is no
-        event.
+        The conditions at these times: never NaN at the start, possibly NaN at the end. Equal values mean that there is
+        no event.
     sign : (m,)
         The direction of time.
     samples : (m,), optional
@@ -153,7 +153,7 @@ def _is_number(value: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 
 def _number(value: Callable[[Tensor], Tensor], which: int, met: Tensor, samples: Tensor | None, t: Tensor) -> Tensor:
-    """Return the condition; raise if it is NaN in a row in which a crossing is being located."""
+    """Return the condition; raise an error if it is NaN in a row in which a crossing is being located."""
     found = value(t)
     for row in (torch.isnan(found) & met).nonzero()[:1, 0].tolist():
         raise undefined_condition_error(which, float(t[row]), samples, row)
@@ -162,8 +162,8 @@ def _number(value: Callable[[Tensor], Tensor], which: int, met: Tensor, samples:
 
 def undefined_condition_error(which: int, t: float, samples: Tensor | None = None, row: int = 0) -> SolverError:
     error = SolverError(
-        f"the condition of event {which} is NaN at t = {t:g}: return a number wherever the solve goes, or end the solve "
-        "earlier with a terminal event.",
+        f"the condition of event {which} is NaN at t = {t:g}: return a number for every state of the solve, or end the "
+        "solve earlier with a terminal event.",
         t,
     )
     return error if samples is None else name_sample(error, int(samples[row]))

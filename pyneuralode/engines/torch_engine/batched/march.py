@@ -1,4 +1,4 @@
-"""Time stepping of all rows through their times, not recorded by autograd: the steps of each row, and its events."""
+"""Time stepping of all rows through their times, with the events of each row; it is not recorded by autograd."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from .times import BatchedTimes, TrajectoryPoints, expand_ranges
 
 @dataclass
 class MarchRecord:
-    """The steps, outputs and events of a solve, row by row.
+    """The steps, outputs and events of each row of a solve.
 
     Attributes
     ----------
     nfev, accepted, rejected : (m,)
-        Counts of work for each row; evaluations that do not include a row are not counted for it.
+        The numbers of evaluations, accepted steps and rejected steps of each row; an evaluation that does not include a
+        row is not counted for that row.
     grid : (k + 1, m) or None
-        Times between which each row stepped; a row with fewer steps than others repeats its last time.
+        The times at which the steps of each row start and end; a row with fewer steps repeats its last time.
     starts : (k + 1, m, n) or None
-        The states at those times.
+        The states at the times of `grid`.
     outputs : TrajectoryPoints
         The requested times that were reached, except the first; `slot` is the index into the row's times.
     crossings : TrajectoryPoints
@@ -47,7 +48,7 @@ class MarchRecord:
 
 
 class _GrowingTable:
-    """A table that grows; the next row to be written may differ between columns."""
+    """A table that grows as rows are written; the next row to write may differ between columns."""
 
     def __init__(self, first: Tensor):
         self.table = first.new_empty(64, *first.shape)
@@ -61,7 +62,7 @@ class _GrowingTable:
         self.last[column] = value
 
     def filled(self, counts: Tensor, length: int) -> Tensor:
-        """Return the first `length` rows; a column with fewer entries repeats its last one."""
+        """Return the first `length` rows; a column with fewer entries repeats its last entry."""
         table = self.table[:length]
         behind = torch.arange(length, device=counts.device)[:, None] > counts
         return torch.where(behind.view(*behind.shape, *[1] * (table.ndim - 2)), self.last, table)
@@ -69,7 +70,7 @@ class _GrowingTable:
 
 @dataclass
 class _ConditionValues:
-    """The conditions inside a step: for the rows in the mask `rows` (m,), their values (events, m) at each of k times (m,).
+    """Values (events, m) of event conditions at each of k times (m,) in a step, for the rows in the mask `rows` (m,).
 
     `eventful` (k - 1, m) marks the parts of the step in which a condition crosses zero or is NaN.
     """
@@ -81,10 +82,10 @@ class _ConditionValues:
 
 
 class March:
-    """The time stepping of every row of y0 (m, n), given the slopes there, through its times; see `MarchRecord`.
+    """Time stepping of every row of y0 (m, n) through its times, given the slopes at y0; `run` returns a `MarchRecord`.
 
     `purpose` says what the record must contain: the "states" at outputs and crossings, the "steps" for a replay, or
-    "both", with the states at which the steps start.
+    "both", including the state at the start of each step.
 
     A row that has reached its last time takes no more steps: it is removed if the field may be evaluated for a subset
     of the rows, and otherwise stays where it is.
@@ -213,7 +214,7 @@ class March:
         return _ConditionValues(rows, times, values, eventful & rows)
 
     def _locate_events(self, step: BatchedStep, conditions: _ConditionValues) -> Tensor:
-        """Find the events within the step; return the signed times (m,) of terminal ones, infinite without one."""
+        """Find the events within the step; return the signed times (m,) of terminal events (infinite without one)."""
         all_rows, limit = torch.arange(len(self.t), device=self.t.device), torch.full_like(self.t, math.inf)
         for i in conditions.eventful.any(1).nonzero()[:, 0].tolist():
             going = conditions.rows & torch.isinf(limit)

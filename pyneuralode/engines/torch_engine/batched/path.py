@@ -1,4 +1,4 @@
-"""Solves all samples of a batch together, each in its own steps: explicit solvers, any field."""
+"""The path that solves all samples of a batch together, each with its own steps; for explicit solvers and any field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .times import BatchedTimes, TrajectoryPoints
 
 
 class SideBySide(Backend):
-    """Supports every independent problem whose solver is explicit."""
+    """A backend that solves all samples of batch='independent' together, with any explicit solver."""
 
     name = "torch"
 
@@ -40,7 +40,7 @@ class SideBySide(Backend):
         if (sentence := lacking(problem)) is not None:
             return sentence
         if not isinstance(find_tableau(problem.solver), Tableau):
-            return f"solver is {problem.solver.name!r}, which solves one sample at a time."
+            return f"solver is {problem.solver.name!r}, which solves one sample at a time: use an explicit solver."
         return None
 
     def prepare(self, problem: Problem) -> SideBySidePrepared:
@@ -48,7 +48,7 @@ class SideBySide(Backend):
 
 
 class SideBySidePrepared(IndependentPrepared):
-    """A problem whose method is prepared."""
+    """A problem with batch='independent' and its method, converted to tensors."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
@@ -64,7 +64,7 @@ class SideBySidePrepared(IndependentPrepared):
         )
         f = batched_slope(field, batch.parameters, batch.own, self.shape)
         slope = first_slope(f, times.start, y0.detach())
-        refuse_tangents(*TANGENTS, slope)  # of tensors in a callable's closure
+        refuse_tangents(*TANGENTS, slope)  # these may come from tensors in a callable's closure
         if batch.times.requires_grad:  # as in `attach_start`
             starts = batch.times[:, 0].to(y0.device)
             h = (starts.detach() - starts).to(y0.dtype)[:, None]
@@ -125,7 +125,7 @@ class SideBySidePrepared(IndependentPrepared):
 
 
 def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) -> Tensor:
-    """Return the states (B, T, n) at the requested times, NaN after a sample has ended."""
+    """Return the states (B, T, n) at the requested times, with NaN after the end of a sample's solve."""
     samples, width = batch.times.shape
     firsts = torch.arange(samples, device=y0.device) * width
     places = torch.cat([firsts, outputs.row * width + outputs.slot])
@@ -134,7 +134,7 @@ def _table(batch: Batch, y0: Tensor, outputs: TrajectoryPoints, states: Tensor) 
 
 
 def _attached(f: BatchedSlope, given: Tensor, times: BatchedTimes, table: Tensor, twice: bool) -> Tensor:
-    """Return the states, each connected to its own time."""
+    """Return the states, each connected to its own time by autograd."""
     missing = torch.isnan(table.detach()).any(2)
     delays = given - given.detach()
     moments = torch.where(missing, times.start[:, None], times.times)

@@ -15,7 +15,7 @@ from .times import TrajectoryPoints
 
 
 class Replay:
-    """The steps of a record, and the states requested within each.
+    """The recorded steps of a solve, and the states requested within each step.
 
     If the field may be evaluated for a subset of the rows, rows with more steps come first, and step k is taken by the
     first `active_counts[k]` rows. Otherwise all rows take every step, and a row that has reached its last time stays
@@ -57,9 +57,9 @@ def backprop(replay: Replay, y0: Tensor) -> Tensor:
 
 
 class CheckpointedReplay(torch.autograd.Function):
-    """Like `backprop`, for requested states that are already known, from the stored start of every block of steps.
+    """Like `backprop`, but for requested states that are already known; it repeats each block of steps from its start.
 
-    `starts` are the states at the starts of all steps; `constants` must not change until the backward pass.
+    `starts` contains the states at the start of each step; `constants` must not change until the backward pass.
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class CheckpointedReplay(torch.autograd.Function):
     ):
         ctx.replay, ctx.starts, ctx.every = replay, starts[:-1:every, replay.order], every
         ctx.trained = len(parameters)
-        ctx.save_for_backward(*parameters, *constants)  # so that autograd notices if they are changed
+        ctx.save_for_backward(*parameters, *constants)  # so that autograd detects in-place changes
         return values
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Roots of many functions of one variable at once."""
+"""Root finding for many functions of one variable at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ITERATIONS = 100
 
 @torch.no_grad()
 def find_roots(value: Callable[[Tensor], Tensor], span: tuple[Tensor, Tensor], values: tuple[Tensor, Tensor]) -> Tensor:
-    """Return, for each of m functions at once, a point near which it changes the sign that it has at the start.
+    """Return, for each of m functions, a point near which its sign changes from the sign at the start.
 
     Parameters
     ----------
     value : callable
         The functions: arguments (m,) -> values (m,).
     span : two (m,) in double precision
-        The start and the end of the search, where the signs differ; if they are equal, there is nothing to find.
+        The start and the end of the search, where the signs differ; no root is searched for if start and end are equal.
     values : two (m,)
         The values at these points; their dtype determines the accuracy of the root.
 
@@ -27,7 +27,7 @@ def find_roots(value: Callable[[Tensor], Tensor], span: tuple[Tensor, Tensor], v
     -------
     (m,): the end of the last bracket at which the sign has changed.
 
-    The method is Chandrupatla's: inverse quadratic interpolation where it can be trusted, else halving (T. R.
+    The method is Chandrupatla's: inverse quadratic interpolation where it can be trusted, else bisection (T. R.
     Chandrupatla, Adv. Eng. Software 28, 1997).
     """
     new, old = start, end = span  # the bracket's ends, the latest point first

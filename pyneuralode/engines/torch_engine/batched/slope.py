@@ -18,10 +18,10 @@ AUTONOMOUS = (MLP, SEIR, Linear)
 
 
 class BatchedSlope:
-    """``f(t, y)``: t (m,), y (m, n) -> (m, n).
+    """The slope of m rows, a function ``f(t, y)`` of t (m,) and y (m, n) that returns (m, n).
 
-    With `needs_all_rows` it must always be called with all rows, in order: a user's function may contain different data
-    for each sample. A described field may be evaluated for a subset of the rows, see `take`.
+    If `needs_all_rows`, it must always be called with all rows, in order: a user's function may contain different data
+    for each sample. A described field (`VectorField`) may be evaluated for a subset of the rows; see `take`.
     """
 
     needs_all_rows = True
@@ -41,7 +41,7 @@ class BatchedSlope:
         return slope.clone() if isinstance(slope, Tensor) else slope
 
     def take(self, rows: Tensor) -> BatchedSlope:
-        """Return the function for only these rows."""
+        """Return the function for only the given rows."""
         return self
 
 
@@ -102,5 +102,5 @@ def first_slope(f: BatchedSlope, t: Tensor, y: Tensor) -> Tensor:
             raise
         raise ArgumentError(
             f"{f.name} cannot be evaluated at y of shape {(len(y), *f.shape)}, {y.dtype}, and t of shape "
-            f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): give a y0 that it accepts."
+            f"{(len(t), *[1] * len(f.shape))} ({str(error).splitlines()[0].rstrip('.')}): use a y0 that the field accepts."
         ) from error

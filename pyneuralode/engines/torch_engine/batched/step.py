@@ -1,4 +1,4 @@
-"""One explicit Runge-Kutta step of every row, and the states inside it."""
+"""One explicit Runge-Kutta step of every row, and the states inside the step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BatchedMethod:
         self.interpolant = torch.tensor(tableau.interpolant, dtype=torch.float64, device=device)
         self.powers = torch.arange(1, self.interpolant.shape[1] + 1, dtype=torch.float64, device=device)
         self.end_stage = tableau.end_stage
-        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s  # without the extra stages
+        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s  # even without the extra stages
 
 
 @lru_cache(maxsize=64)
@@ -40,7 +40,7 @@ def batched_method(tableau: Tableau, dtype: torch.dtype, device: torch.device) -
 
 
 class _Stages:
-    """The slopes at a step's stages, each (m, n): in one block of memory, or separate if autograd records them."""
+    """The slopes (m, n) of a step's stages, stored in one block of memory, or separately if autograd records them."""
 
     def __init__(self, count: int, y: Tensor):
         self.block = None if torch.is_grad_enabled() else y.new_empty(count, *y.shape)
@@ -76,10 +76,10 @@ class BatchedStep:
         self.end = at if method.tableau.fsal else self._combine(method.end)
 
     def _time(self, stage: int) -> Tensor:
-        return self.t_end if self.method.c[stage] == 1 else self.times[stage]  # the field may be undefined beyond
+        return self.t_end if self.method.c[stage] == 1 else self.times[stage]  # the field may be undefined after t_end
 
     def _sum(self, weights: Tensor) -> Tensor:
-        """Return the sum of weights (i,) times the first i stages."""
+        """Return the sum of the first i stages, multiplied by the weights (i,)."""
         stages = self.stages.first(len(weights))
         return torch.mv(stages.view(len(weights), -1).t(), weights).view_as(self.y)
 
@@ -94,7 +94,7 @@ class BatchedStep:
 
     @torch.no_grad()
     def error(self, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-        """Return the root mean square (m,) of the estimated error divided by the tolerance; up to 1 is accepted."""
+        """Return the root mean square (m,) of the estimated error over the tolerance; values up to 1 are accepted."""
         scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
         size = self.scale / scale
         estimates = [rms(self._sum(weights) * size) for weights in self.method.error]
@@ -112,7 +112,7 @@ class BatchedStep:
             self.stages.append(self.f(self._time(i), at))
 
     def at_fractions(self, fractions: Tensor) -> Tensor:
-        """Return the states (k, m, n) of all rows at these `fractions` (k,) of their steps."""
+        """Return the states (k, m, n) of all rows at the given `fractions` (k,) of their steps."""
         self.extend()
         weights = (fractions[:, None] ** self.method.powers @ self.method.interpolant.t()).to(self.y.dtype)
         moves = weights @ self.stages.first(len(self.method.c)).view(len(self.method.c), -1)

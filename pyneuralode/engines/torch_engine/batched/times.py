@@ -1,4 +1,4 @@
-"""The times of the rows as one padded block, and points on their trajectories."""
+"""The times of all rows as one padded array, and points on the rows' trajectories."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class BatchedTimes:
-    """Times (m, T) of m rows, detached; a shorter row repeats its last time, and `counts` (m,) are the numbers of times."""
+    """Times (m, T) of m rows, detached: row i has `counts[i]` times, followed by copies of its last time."""
 
     times: Tensor
     counts: Tensor
@@ -22,21 +22,21 @@ class BatchedTimes:
         self.end = self.times[:, -1].contiguous()
         self.sign = torch.sign(self.end - self.start)
         behind = torch.arange(self.times.shape[1], device=self.times.device) >= self.counts[:, None]
-        # Increasing in every row, in either direction of time; the padding is never reached.
+        # These times increase in every row, for either direction of time; the padding is never reached.
         self.signed = torch.where(behind, math.inf, self.times * self.sign[:, None])
 
     def take(self, rows: Tensor) -> BatchedTimes:
         return BatchedTimes(self.times[rows], self.counts[rows])
 
     def reached(self, t: Tensor) -> Tensor:
-        """Return how many of each row's times are at or before t (m,)."""
+        """Return the number of each row's times that are at or before t (m,)."""
         return torch.searchsorted(self.signed, (self.sign * t)[:, None], right=True)[:, 0]
 
 
 class TrajectoryPoints(NamedTuple):
-    """Points at which states are requested: the step (p,), its row (p,), the time (p,), and the caller's slot (p,).
+    """Points at which states are requested: the step (p,), the row (p,), the time (p,), and an index `slot` (p,).
 
-    `state` (p, n) is the state at each point, or (p, 0) if it is not requested.
+    `state` (p, n) contains the state at each point, or is (p, 0) if states are not needed.
     """
 
     step: Tensor
@@ -51,7 +51,7 @@ class TrajectoryPoints(NamedTuple):
 
 
 def expand_ranges(first: Tensor, last: Tensor, total: int) -> tuple[Tensor, Tensor]:
-    """Return rows (total,) and indices (total,): row i with every index from first[i] up to last[i], exclusive."""
+    """Return rows (total,) and indices (total,): each row i with all indices from first[i] up to last[i], exclusive."""
     counts = last - first
     rows = torch.repeat_interleave(torch.arange(len(first), device=first.device), counts, output_size=total)
     before = torch.cumsum(counts, 0) - counts

@@ -1,1 +1,1 @@
-"""Whole solves and their exact adjoint as compiled code on the CPU, in Numba: networks, formulas and flows."""
+"""Whole solves and their exact adjoint, compiled with Numba for the CPU: networks, formulas and flows."""

@@ -1,4 +1,4 @@
-"""Activation functions and input maps applied to arrays, each with its derivative in the same pass."""
+"""Activation functions and input maps for arrays; values and derivatives are computed in one pass."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def _swish(x):
 def _softplus(x):
     small = exp(-abs(x))
     value, slope = x.at_least(0) + log1p(small), x.pick(0, x.like(1), small) / (1 + small)
-    # Above 20 PyTorch's softplus is x itself.
+    # Above 20, PyTorch's softplus returns x itself.
     return x.pick(20, x, value), x.pick(20, x.like(1), slope)
 
 
@@ -69,7 +69,7 @@ PAIRS = {
 
 @emitted_function
 def activate(builder, kind, x, values, slopes, count):
-    """Emit the activation MAP_NAMES[kind] of `count` numbers x into `values`, and its derivatives into `slopes`."""
+    """Emit code that computes the activation MAP_NAMES[kind] and its derivatives (`slopes`) at `count` numbers x."""
 
     def apply(pair):
         def write(places, lanes):

@@ -1,4 +1,4 @@
-"""The autograd function of compiled solves."""
+"""The autograd function for compiled solves."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from ..once_differentiable import once_differentiable
 
 
 class Call(Protocol):
-    """One solve, from a state and a flat array of all parameters; `counts` are the solver's, known after `march`."""
+    """One compiled solve, from an initial state and a flat array of all parameters; `march` sets `counts`."""
 
     counts: tuple[int, int, int]
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states; with `keep`, store what `adjoint_sweep` needs."""
+        """Return the states; if `keep`, also store the data that `adjoint_sweep` needs."""
         ...
 
     def adjoint_sweep(
         self, cotangents: np.ndarray, wants_state: bool, wants_parameters: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the gradients with respect to the state and the parameters; only those wanted need be right."""
+        """Return the gradients for the initial state and the parameters; unwanted gradients are arbitrary."""
         ...
 
 
 class CompiledSolve(torch.autograd.Function):
-    """The result of `call.march`, connected to autograd, for parameters of one dtype."""
+    """The result of `call.march`, connected to autograd; all parameters must have the same dtype."""
 
     @staticmethod
     def forward(ctx, call: Call, state: Tensor, *parameters: Tensor) -> Tensor:
         ctx.call = call
-        ctx.save_for_backward(*parameters)  # so that autograd notices if they are changed before the backward pass
+        ctx.save_for_backward(*parameters)  # so that autograd detects in-place changes before the backward pass
         theta = _flatten_dense_tensors(parameters).numpy() if parameters else np.empty(0)
         return torch.from_numpy(call.march(state.contiguous().numpy(), theta, keep=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, cotangents: Tensor):
-        parameters = ctx.saved_tensors  # raises if one of them has been changed in place
+        parameters = ctx.saved_tensors  # raises an error if a parameter was changed in place
         _, wants_state, *wants = ctx.needs_input_grad
         state_bar, theta_bar = ctx.call.adjoint_sweep(cotangents.contiguous().numpy(), wants_state, any(wants))
         bars = _unflatten_dense_tensors(torch.from_numpy(theta_bar), parameters) if any(wants) else [None] * len(wants)

@@ -1,4 +1,4 @@
-"""Code shared by all compiled paths: whether compiled code is available, its arguments, and the meaning of its status."""
+"""Code shared by all compiled paths: availability of compiled code, its arguments, and the meaning of status codes."""
 
 from __future__ import annotations
 
@@ -28,45 +28,45 @@ log = logging.getLogger("pyneuralode")
 
 @cache
 def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
-    """Return modules of compiled functions, or None, with one message in the log, if Numba does not work."""
+    """Import modules of compiled functions; if Numba does not work, log one message and return None."""
     try:
         return tuple(import_module(module) for module in modules)
     except (ImportError, OSError, AttributeError) as error:
-        log.info("the compiled path needs Numba, which does not start here (%s): solving without it", error)
+        log.info("compiled solves need Numba, which cannot be imported (%s): solving without compiled code", error)
         return None
 
 
 def unsuitable(problem: Problem, differentiated: bool) -> str | None:
-    """Return why no compiled code supports a problem, regardless of its field and solver; None if there is no such reason.
+    """Return the reason why compiled code cannot solve a problem, regardless of its field and solver, or None.
 
-    `differentiated` says whether anything but the times is differentiated. Compiled code would lose forward-mode
+    `differentiated` says whether anything other than the times is differentiated. Compiled code would lose forward-mode
     tangents.
     """
     signature = problem.signature
     if not problem.compiled:
-        return "compiled is False: leave it out."
+        return "compiled is False: omit it to use compiled code."
     if problem.dense or problem.events:
-        return f"{'dense is True' if problem.dense else 'events are given'}: write compiled=False."
+        return f"{'dense is True' if problem.dense else 'events are given'}: use compiled=False."
     if differentiated and not isinstance(problem.gradient, OF_STEPS):
-        return f"gradient is {type(problem.gradient).__name__!r}: compiled code supports 'Backprop' and 'Checkpointed'."
+        return f"gradient is {type(problem.gradient).__name__!r}: use 'Backprop' or 'Checkpointed' with compiled code."
     if signature.device.type != "cpu":
-        return f"y0 is on {signature.device}: compiled solves run on the CPU."
+        return f"y0 is on {signature.device}: move it to the CPU for compiled solves."
     if signature.dtype not in (torch.float64, torch.float32):
-        return f"y0 is {signature.dtype}: compiled solves support float64 and float32."
+        return f"y0 is {signature.dtype}: use float64 or float32 for compiled solves."
     if signature.tangents:
-        return "a tangent of forward-mode differentiation does not pass through compiled code: write compiled=False."
+        return "compiled code does not propagate the tangents of forward-mode differentiation: use compiled=False."
     return None
 
 
 def without_numba(kernels: tuple[ModuleType, ...] | None) -> str | None:
-    """Return why there are no kernels; None if there are. Check this last, as loading the kernels starts Numba."""
+    """Return the reason why there are no kernels, or None. Check this last, since loading the kernels imports Numba."""
     if kernels is None:
-        return "compiled solves need Numba, which does not start here: install it, or write compiled=False."
+        return "compiled solves need Numba, which cannot be imported: install it, or use compiled=False."
     return None
 
 
 def floating(name: str, value: Any) -> np.ndarray:
-    """Return an array or a CPU tensor as a floating-point array, sharing memory if its dtype is already floating-point."""
+    """Return an array or CPU tensor as a floating-point array; no copy is made if its dtype is floating-point."""
     if type(value) is np.ndarray and value.dtype.kind == "f":
         return value
     return as_tensor(name, value).detach().numpy() if isinstance(value, Tensor) else real_array(name, value)
@@ -84,7 +84,7 @@ def wants_gradient(*tensors: Tensor) -> bool:
 
 
 def run(kernel: Callable, *arguments: Any) -> tuple:
-    """Run a kernel; the garbage collector, which would take a quarter of the time, is off while the kernel compiles."""
+    """Run a kernel, without garbage collection while it compiles, since that would take a quarter of the time."""
     if kernel.overloads or not gc.isenabled():
         return kernel(*arguments)
     gc.disable()
@@ -95,13 +95,13 @@ def run(kernel: Callable, *arguments: Any) -> tuple:
 
 
 def march_controls(control: Control, *flags: float) -> np.ndarray:
-    """Return the `controls` of a solve, see .march_codes; the first of the flags says whether its steps are adaptive."""
+    """Return the `controls` of a solve (see .march_codes); the first of `flags` says whether its steps are adaptive."""
     limits = control.first_step or 0.0, control.min_step, control.max_step, control.max_steps
     return np.array([*limits, *flags], dtype=float)
 
 
 def march_error(status: int, t: float, size: float, control: Control) -> SolverError:
-    """Return the error for a solve that ended with a step of this size at time t."""
+    """Return the error for a solve that failed at time t with a step of the given size."""
     if status == BAD_START:
         return bad_start_error(t)
     if status == TOO_MANY:

@@ -12,10 +12,10 @@ from .constants import MAP_NAMES
 
 
 def fingerprint(folder: Path, *others: Path, shared: int = 0) -> int:
-    """Return a number that changes with the Python files of a folder, with the `others`, and with `shared`.
+    """Return a checksum of the Python files in a folder, of the files `others`, and of the number `shared`.
 
-    Numba checks only a kernel's own file to see whether its cache is out of date. As the default of an argument, this
-    number becomes part of the kernel's signature and represents all files from which the kernel is compiled.
+    Numba checks only a kernel's own file to see whether its cache is out of date. As the default of an argument, the
+    checksum becomes part of the kernel's signature and represents all files from which the kernel is compiled.
     """
     return zlib.crc32(b"".join(path.read_bytes() for path in (*sorted(folder.glob("*.py")), *others)), shared)
 
@@ -37,5 +37,7 @@ def kernel(function: Callable) -> Callable:
     try:
         return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError as error:  # neither this folder nor the user's cache folder is writable
-        logging.getLogger("pyneuralode").info("%s: kernels are compiled again in every process", error)
+        logging.getLogger("pyneuralode").info(
+            "compiled code cannot be cached (%s): every process compiles it again", error
+        )
         return njit(nogil=True, error_model="numpy")(function)

@@ -19,14 +19,15 @@ _AREA = {double: [2 / (2 * n + 1) for n in range(1, 17 if double else 9)] for do
 
 
 def _shift(x: Number) -> float:
-    """Return the constant that, added to a small number, leaves its nearest integer in the last bits."""
+    """Return the constant whose sum with a small number contains the nearest integer in its last bits."""
     return 1.5 * 2.0 ** (52 if x.double else 23)
 
 
 def polynomial(x: Number, coefficients: Sequence[float]) -> Number:
-    """Return the polynomial with these coefficients, constant first.
+    """Return the value at x of the polynomial with these coefficients, starting with the constant term.
 
-    Estrin's scheme, pairs and then pairs of pairs, has shorter chains of dependencies than Horner's.
+    Estrin's scheme combines pairs of terms, then pairs of pairs; its chains of dependent operations are shorter than
+    those of Horner's scheme.
     """
     terms = [x.like(c) for c in coefficients]
     while len(terms) > 1:
@@ -37,7 +38,7 @@ def polynomial(x: Number, coefficients: Sequence[float]) -> Number:
 
 
 def split(x: Number) -> tuple[Number, Number]:
-    """Return `whole`, whose last bits are n, and exp(r) - 1."""
+    """Split x = n log 2 + r; return `whole`, a number whose last bits are n, and exp(r) - 1."""
     high = round(Decimal(2).ln() * (2**32 if x.double else 2**9)) / (2**32 if x.double else 2**9)
     whole = x * (1 / math.log(2)) + _shift(x)
     n = whole - _shift(x)
@@ -46,7 +47,10 @@ def split(x: Number) -> tuple[Number, Number]:
 
 
 def power(whole: Number) -> Number:
-    """Return 2^n for n in the range of normal numbers, and infinity for the next larger n."""
+    """Return 2^n, where n is the integer in the last bits of `whole`.
+
+    n must be in the range of normal numbers, or one above it, for which the result is infinity.
+    """
     mantissa, bias = (52, 1023) if whole.double else (23, 127)
     add, shift = whole.builder.add, whole.builder.shl
     # The shift to the exponent's position drops the bits before n.
@@ -54,7 +58,7 @@ def power(whole: Number) -> Number:
 
 
 def halves(whole: Number) -> tuple[Number, Number]:
-    """Return n // 2 and n - n // 2, also in the last bits."""
+    """Return numbers whose last bits are n // 2 and n - n // 2, where n is the integer in the last bits of `whole`."""
     half = (whole - _shift(whole)) * 0.5 - 0.25 + _shift(whole)
     return half, whole - half + _shift(whole)
 
@@ -87,7 +91,7 @@ def tanh(x: Number) -> Number:
 
 
 def sigmoid(x: Number) -> Number:
-    """Return 1 / (1 + exp(-x)); below -88 (-709) it is 0."""
+    """Return 1 / (1 + exp(-x)), which is 0 for x below -88 in single precision or below -709 in double precision."""
     lowest, highest = (-708, 710) if x.double else (-87, 89)
     whole, rise = split((-x).at_most(highest).at_least(lowest))
     return 1 / ((rise + 1) * power(whole) + 1)

@@ -1,4 +1,4 @@
-"""Code shared by the compiled paths for joint problems: reading values and returning the solution in a few microseconds."""
+"""Code shared by the compiled paths for joint problems: reads values and returns solutions in a few microseconds."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class CompiledPrepared(JointPrepared):
 
     @abstractmethod
     def call(self, times: Times) -> Call:
-        """Return a new solve at these times, from a state (n,) to states (T, n)."""
+        """Return a new solve at the given times, from an initial state (n,) to states (T, n)."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Like the base class's method, but faster than a short solve."""
+        """Like the base class's method, but with less overhead, which would otherwise dominate short solves."""
         followed, numpy = self.problem.signature.differentiated, self.layout.numpy
         if "ts" in followed:
             return super().run(parameters, y0, ts)
@@ -63,7 +63,7 @@ class CompiledPrepared(JointPrepared):
             else:
                 ys = self._plain(call, np.array(floating("y0", y0), self.dtype).reshape(-1), parameters)
         except SolverError:
-            check_finite("y0", as_tensor("y0", y0))  # only here, as a solve from a state that is not finite fails
+            check_finite("y0", as_tensor("y0", y0))  # only here: a solve from a non-finite state always fails
             raise
         if not (followed or numpy):
             ys = torch.from_numpy(ys)
@@ -85,7 +85,7 @@ class CompiledPrepared(JointPrepared):
             return self.solution(self._states(values, values.y0, statistics), statistics, ts)
         f = counted_slope(problem.field, values.parameters, self.layout, values.y0.dtype, statistics)
         moments = values.ts.clone()  # a copy, as the caller may change them
-        # Only `Backprop` may be differentiated again, and not through compiled code.
+        # Only gradients of `Backprop` can be differentiated again, and not those of compiled code.
         start = attach_start(f, moments, values.y0, isinstance(problem.gradient, Backprop))
         states = self._states(values, start, statistics)
         return self.solution(attach_outputs(f, moments, values.times, states, False), statistics, ts)
@@ -96,12 +96,12 @@ class CompiledPrepared(JointPrepared):
             states = self._recorded(call, start, values.parameters)
         else:
             states = torch.from_numpy(self._plain(call, start.detach().numpy(), values.parameters))
-        statistics.nfev += call.counts[0]  # in addition to the slopes that gradients of the times need
+        statistics.nfev += call.counts[0]  # in addition to the evaluations for gradients with respect to the times
         statistics.accepted, statistics.rejected = call.counts[1:]
         return states
 
 
 def require_finite(states: np.ndarray, times: Times) -> None:
-    """Raise, with the time, if one of the states (T, n) is not finite."""
+    """Raise an error that states the time if one of the states (T, n) is not finite."""
     if not math.isfinite(states.sum()) and not (finite := np.isfinite(states).all(1)).all():
         raise not_finite_error(float(times.ts[finite.argmin()]))

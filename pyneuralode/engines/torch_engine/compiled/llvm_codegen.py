@@ -46,7 +46,7 @@ class Number:
         return isinstance(getattr(self.value.type, "element", self.value.type), ir.DoubleType)
 
     def like(self, number: float) -> Number:
-        """Return a constant of the same type."""
+        """Return `number` as a constant with the type of this number."""
         return self._new(self._spread(self.value.type, number))
 
     def _new(self, value: ir.Value) -> Number:
@@ -88,7 +88,7 @@ class Number:
         return self.function("copysign", other)
 
     def function(self, name: str, *others: Number) -> Number:
-        """Return the value of an LLVM intrinsic function of floats."""
+        """Apply the LLVM intrinsic function `name` to this number and `others`."""
         kind = self.value.type
         suffix = (f"v{kind.count}" if isinstance(kind, ir.VectorType) else "") + ("f64" if self.double else "f32")
         form = ir.FunctionType(kind, [kind] * (1 + len(others)))
@@ -96,7 +96,7 @@ class Number:
         return self._new(self.builder.call(function, [self.value, *(other.value for other in others)]))
 
     def pick(self, limit: float, above: Number, otherwise: Number) -> Number:
-        """Return `above` where this is greater than the limit, else `otherwise`, also for NaN."""
+        """Return `above` where this number is greater than the limit, else `otherwise`, including for NaN."""
         greater = self.builder.fcmp_ordered(">", *self._both(limit))
         return self._new(self.builder.select(greater, above.value, otherwise.value))
 
@@ -108,14 +108,14 @@ class Number:
         return self._new(self.builder.select(less, self.like(limit).value, self.value))
 
     def bits(self, change: Callable[[Callable, ir.Value], ir.Value]) -> Number:
-        """Return the number whose bits are change(constant, bits), where `constant` creates integers of the same type."""
+        """Return the number whose bits are change(constant, bits); `constant` creates integers of the same width."""
         kind, integers = self.value.type, ir.IntType(64 if self.double else 32)
         integers = ir.VectorType(integers, kind.count) if isinstance(kind, ir.VectorType) else integers
         changed = change(lambda number: self._spread(integers, number), self.builder.bitcast(self.value, integers))
         return self._new(self.builder.bitcast(changed, kind))
 
     def lane_by_lane(self, in_double: str, in_single: str) -> Number:
-        """Return the values of a C function, given by its name in double and in single precision."""
+        """Apply a C function to each lane; it is given by its names for double and for single precision."""
         kind = self.value.type
         real = getattr(kind, "element", kind)
         function = cgutils.get_or_insert_function(
@@ -131,7 +131,7 @@ class Number:
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, count: int = 0) -> Number:
-    """Return the number at a pointer to floats, or the vector of `count` numbers."""
+    """Load the number at a pointer to floats or, if `count` > 0, the vector of `count` numbers there."""
     real = pointer.type.pointee
     if count:
         pointer = builder.bitcast(pointer, ir.VectorType(real, count).as_pointer())
@@ -154,7 +154,7 @@ def broadcast(builder: ir.IRBuilder, pointer: ir.Value) -> Number:
 
 
 def zeros(builder: ir.IRBuilder, real: ir.Type, lanes: int) -> Number:
-    """Return a vector of zeros, or for 0 lanes the number zero."""
+    """Return a vector of zeros, or the number zero if `lanes` is 0."""
     return Number(builder, ir.Constant(ir.VectorType(real, lanes), None) if lanes else ir.Constant(real, 0.0))
 
 
@@ -178,12 +178,12 @@ class Variable:
         self.set((number + self.number()).value)
 
     def advance(self, distance: ir.Value) -> None:
-        """Move a pointer."""
+        """Advance the pointer by `distance` numbers."""
         self.set(self.builder.gep(self.get(), [distance]))
 
 
 def choose(builder: ir.IRBuilder, number: ir.Value, cases: Sequence[Callable[[], None]]) -> None:
-    """Emit a switch that runs cases[i] for the number i, and the last case for all others."""
+    """Emit a switch that runs cases[i] if `number` is i, and the last case for all other numbers."""
     after = builder.append_basic_block()
     blocks = [builder.append_basic_block() for _ in cases]
     switch = builder.switch(number, blocks[-1])
@@ -198,7 +198,7 @@ def choose(builder: ir.IRBuilder, number: ir.Value, cases: Sequence[Callable[[],
 def for_each_vector(
     builder: ir.IRBuilder, count: ir.Value, places: Sequence[ir.Value], write: Callable[[list[ir.Value], int], None]
 ) -> None:
-    """Emit loops over `count` numbers at some pointers: in whole vectors, then one by one.
+    """Emit loops over the `count` numbers at each of the pointers `places`: first whole vectors, then single numbers.
 
     write(places, lanes) emits the code for one vector or, if `lanes` is 0, for one number.
     """
@@ -215,7 +215,7 @@ def emitted_function(write: Callable[..., None], inline: bool = False) -> Callab
     """Return a function for compiled code; write(builder, *arguments) emits its body, once for each dtype.
 
     Its arguments are pointers to floats and integers; it returns nothing. Its linker symbol is its qualified name,
-    which must be unique. With `inline`, LLVM may inline it, for short functions.
+    which must be unique. If `inline`, which is meant for short functions, LLVM may inline it.
     """
 
     def call(typing, *arguments):
@@ -251,7 +251,8 @@ def emitted_function(write: Callable[..., None], inline: bool = False) -> Callab
 def pointer(typing, array):
     """Return the pointer to an array's numbers.
 
-    Numba frees an array after its last use by name: one used only through its pointer must be an argument or returned.
+    Numba frees an array after its last use by name, so an array used only through its pointer must be an argument or be
+    returned.
     """
     kind = types.CPointer(array.dtype)
     return (
@@ -264,7 +265,7 @@ def pointer(typing, array):
 
 @intrinsic
 def at(typing, place, index):
-    """Return the pointer `index` numbers after another one."""
+    """Return the pointer `index` numbers after the pointer `place`."""
     return place(place, types.intp), lambda context, builder, signature, arguments: builder.gep(
         arguments[0], [arguments[1]]
     )

@@ -1,6 +1,6 @@
 """Products of small matrices with sums in registers: the arithmetic of networks and of Runge-Kutta steps.
 
-Arguments are pointers into flat arrays, strides and counts. Arrays that are read in vectors are padded to whole
+Arguments are pointers into flat arrays, strides and counts. Arrays that are read vector by vector are padded to whole
 vectors.
 """
 
@@ -26,12 +26,12 @@ from .llvm_codegen import (
     zeros,
 )  # fmt: skip
 
-# The size of a tile of a sum of outer products: vectors by numbers.
+# The size of a tile of a sum of outer products: its height in vectors and its width in numbers.
 TALL, WIDE = max(1, IN_REGISTERS // 2), 4
 
 
 def tile(builder, c, dc, init, di, a, da, b, db, across, count, tall, wide, apart):
-    """Emit the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
+    """Emit code that computes the sums of a tile of `tall` vectors and `wide` columns; see `column` and `outer`.
 
     Each of `apart` consecutive terms is added to a separate sum, to hide the latency of additions.
     """
@@ -76,7 +76,7 @@ def groups(builder, vectors, size, write):
 
 @emitted_function
 def column(builder, c, init, a, da, b, db, count, vectors):
-    """c = init + sum over i < count of b[i db] a[i da:], `vectors` vectors long."""
+    """Set c = init + the sum over i < count of b[i db] a[i da:]; c and each a[i da:] are `vectors` vectors long."""
     none, lanes = integer(0), integer(lanes_of(c.type.pointee))
 
     def write(number, done):
@@ -89,7 +89,7 @@ def column(builder, c, init, a, da, b, db, count, vectors):
 
 @emitted_function
 def outer(builder, c, dc, a, da, b, db, count, vectors, columns):
-    """c[s dc:] += sum over i < count of b[i db + s] a[i da:], `vectors` vectors long, for s < columns."""
+    """Add the sum over i < count of b[i db + s] a[i da:], `vectors` vectors long, to c[s dc:], for s < columns."""
     lanes = integer(lanes_of(c.type.pointee))
 
     def strip(wide, first):
@@ -110,7 +110,7 @@ def outer(builder, c, dc, a, da, b, db, count, vectors, columns):
 
 @emitted_function
 def dots(builder, c, init, a, da, x, vectors, rows):
-    """c = init + the dot products of x with the rows a[i da:], `vectors` vectors long; at most MAX_DOT_ROWS rows."""
+    """Set c = init + the dot products of x with at most MAX_DOT_ROWS rows a[i da:], each `vectors` vectors long."""
     real = c.type.pointee
     lanes = lanes_of(real)
 
@@ -130,7 +130,7 @@ def dots(builder, c, init, a, da, x, vectors, rows):
 
 @partial(emitted_function, inline=True)
 def accumulate(builder, sums, a, b, vectors):
-    """sums += a b, lane by lane, over `vectors` vectors."""
+    """Add the products of `vectors` vectors a and b to the vector `sums`, lane by lane."""
     lanes = lanes_of(sums.type.pointee)
     total = Variable(builder, load(builder, sums, lanes).value)
     with for_range(builder, vectors) as loop:
@@ -141,7 +141,7 @@ def accumulate(builder, sums, a, b, vectors):
 
 @emitted_function
 def times_plus(builder, out, a, b, init, count):
-    """out = a b + init, for `count` numbers."""
+    """Set out = a b + init elementwise, for `count` numbers."""
 
     def write(places, lanes):
         out, a, b, init = places
@@ -153,7 +153,7 @@ def times_plus(builder, out, a, b, init, count):
 
 @emitted_function
 def copy_numbers(builder, out, x, count):
-    """out = x, for `count` numbers."""
+    """Copy `count` numbers from x to `out`."""
 
     def write(places, lanes):
         store(builder, places[0], load(builder, places[1], lanes))
@@ -163,7 +163,7 @@ def copy_numbers(builder, out, x, count):
 
 @emitted_function
 def zero(builder, out, count):
-    """out = 0, for `count` numbers."""
+    """Set `count` numbers of `out` to zero."""
 
     def write(places, lanes):
         store(builder, places[0], zeros(builder, out.type.pointee, lanes))
@@ -172,10 +172,10 @@ def zero(builder, out, count):
 
 
 def lane_sums(vectors):
-    """Return a vector with the sums of the lanes of the vectors, in order, followed by zeros.
+    """Return one vector whose i-th lane is the sum of all lanes of the i-th vector; the remaining lanes are zero.
 
-    Two vectors are merged by adding half of their lanes to the other half; each merge doubles the number g of adjacent
-    partial sums, a pattern that repeats along the vector.
+    Vectors are merged in pairs by adding half of their lanes to the other half. Each round of merges doubles `group`,
+    the number of adjacent lanes with partial sums of different vectors; this pattern repeats along the vector.
     """
     builder, count, lanes = vectors[0].builder, len(vectors), vectors[0].value.type.count
     nothing = zeros(builder, vectors[0].value.type.element, lanes)
@@ -186,7 +186,8 @@ def lane_sums(vectors):
 
     group = 1
     while len(vectors) > 1:
-        # Lane i comes from the first vector if i // group is even, from its groups 2 q and 2 q + 1.
+        # Lane i of a merged vector adds one lane from each of the groups 2 q and 2 q + 1, q = i // (2 group): groups of
+        # the first vector if i // group is even, else of the second.
         even, odd = (
             [(i // (2 * group) * 2 + half) * group + i % group + i // group % 2 * lanes for i in range(lanes)]
             for half in (0, 1)

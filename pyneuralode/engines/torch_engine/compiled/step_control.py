@@ -14,19 +14,19 @@ _trial_step_size = inner_function(step_size.trial_step_size)
 
 @inner_function
 def smallest_step(t):
-    """Return the size of the smallest step that the time resolves."""
+    """Return the smallest step size allowed at time t, a few spacings of the floating-point numbers around t."""
     return step_size.MIN_STEP_SPACINGS * np.spacing(abs(t))
 
 
 @inner_function
 def trial_step_size(t, d0, d1, span):
-    """Return the size of an Euler step from t that measures the curvature, from the norms of state and slope."""
+    """Return the size of an Euler step from t that measures the curvature, given the norms of state and slope."""
     return _trial_step_size(d0, d1, span, smallest_step(t))
 
 
 @inner_function
 def next_step(t, stop, size, taken, controls):
-    """Return the status, and the size and end of the step after `taken` steps, which ends at `stop` at the latest."""
+    """Return the status, and the size and end time of the step after `taken` steps; it does not go beyond `stop`."""
     if taken >= controls[MAX_STEPS]:
         return TOO_MANY, size, t
     size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], smallest_step(t))
@@ -37,7 +37,7 @@ def next_step(t, stop, size, taken, controls):
 
 @inner_function
 def reject_step(t, h, size, error, exponent, controls):
-    """Return the status after a step of `size` (`h` after shortening) with too large an error, and the size to try instead.
+    """Return the status after a rejected step of `size`, which was shortened to `h`, and the size to try next.
 
     The status is DONE if a smaller step may be tried.
     """
@@ -50,5 +50,5 @@ def reject_step(t, h, size, error, exponent, controls):
 
 @inner_function
 def combine_dop853_errors(fifth, third):
-    """Return the error as in Hairer's dop853: the fifth-order estimate, corrected by the third-order one."""
+    """Return the error estimate of Hairer's dop853: the fifth-order estimate, corrected by the third-order estimate."""
     return fifth**2 / np.sqrt(fifth**2 + 0.01 * third**2) if fifth != 0 else fifth

@@ -1,4 +1,4 @@
-"""Tableaus as plain numeric arrays, the input of compiled code."""
+"""Conversion of tableaus to plain numeric arrays, the input of compiled code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ class TableauPlan:
     ends : (1 + e, s)
         Weights of the solution, then of the error estimates.
     interpolant : (s, p)
-        As in `Tableau`.
+        The polynomial coefficients of the dense output, as in `Tableau`.
     numbers : four int
-        Number of stages of a step, order, the stage that equals f at the end (or -1), order of the embedded solution.
+        Number of stages of a step, order, index of the stage that equals f at the end (or -1), order of the embedded
+        solution.
     """
 
     rows: np.ndarray
@@ -37,7 +38,7 @@ class TableauPlan:
 
 @lru_cache(maxsize=64)
 def tableau_plan(tableau: Tableau) -> TableauPlan:
-    """Return the plan of a tableau."""
+    """Convert a tableau to arrays."""
     s, all_stages = tableau.stages, len(tableau.interpolant)
     rows, places = np.zeros((all_stages, all_stages)), np.zeros(all_stages)
     rows[:s, :s], places[:s] = tableau.A, tableau.c

@@ -19,7 +19,7 @@ MOST = 8
 
 @dataclass(frozen=True)
 class Times:
-    """Times as a float64 array (T,), the times at which steps must end, and whether steps between those are adaptive."""
+    """Output times as a float64 array (T,), the times at which steps must end, and whether the steps are adaptive."""
 
     ts: np.ndarray
     stops: np.ndarray
@@ -27,14 +27,14 @@ class Times:
 
 
 class KnownTimes:
-    """Checks the requested times of a solve and caches the result, for solves with the same method and `Control`."""
+    """A cache of the checked times of solves with the same method and `Control`."""
 
     def __init__(self, tableau: Tableau, control: Control):
         self.tableau, self.control = tableau, control
         self._known: dict[bytes, Times] = {}
 
     def read(self, ts: Any) -> Times:
-        """Return the times; raise unless they are finite and strictly monotone."""
+        """Return the times as `Times`; raise an error unless they are finite and strictly monotone."""
         array = ts.detach().cpu().numpy() if isinstance(ts, Tensor) else ts
         plain = isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype in (np.float64, np.float32)
         key = array.tobytes() + array.dtype.char.encode() if plain else None

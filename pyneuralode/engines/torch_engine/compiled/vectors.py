@@ -1,4 +1,4 @@
-"""Functions on flat arrays that are read and written in whole vectors."""
+"""Functions on flat arrays that are read and written in whole SIMD vectors."""
 
 import numpy as np
 from numba.extending import overload
@@ -22,7 +22,7 @@ def _lanes(array):
 
 @allocating_function
 def aligned(size, like):
-    """Return `size` uninitialized numbers of the dtype of `like`, aligned to a whole vector."""
+    """Return an uninitialized array of `size` numbers with the dtype of `like`, aligned to the size of a vector."""
     buffer = np.empty(size + lanes(like), like.dtype)
     skip = (-buffer.ctypes.data) % VECTOR_BYTES // buffer.itemsize
     return buffer[skip : skip + size]
@@ -36,16 +36,19 @@ def fill(array, number):
 
 @inner_function
 def copy(out, array, size):
-    """out[:size] = array[:size], as a loop: Numba compiles a slice assignment for about a second, checks and errors included."""
+    """Copy array[:size] to out[:size] in a loop.
+
+    Numba takes about a second to compile a slice assignment, because of its checks and errors.
+    """
     for i in range(size):
         out[i] = array[i]
 
 
 @inner_function
 def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
-    """out[o + j] += sum over i < rows of weights[w + i dw] matrix[m + i dm + j], for j < width.
+    """Add the sum over i < rows of weights[w + i dw] matrix[m + i dm + j] to out[o + j], for j < width.
 
-    All arrays are flat; `width` counts whole vectors.
+    All arrays are flat; `width` is a multiple of the vector length.
     """
     sums = at(pointer(out), o)
     column(sums, sums, at(pointer(matrix), m), dm, at(pointer(weights), w), dw, rows, width // lanes(out))
@@ -53,5 +56,5 @@ def add_rows(out, o, weights, w, dw, matrix, m, dm, rows, width):
 
 @inner_function
 def add_products(sums, o, a, i, b, j, count):
-    """Add a[i:] b[j:], `count` numbers in whole vectors, to the vector at sums[o:], lane by lane."""
+    """Add the products of a[i:] and b[j:], `count` numbers (whole vectors), to the vector at sums[o:], lane by lane."""
     accumulate(at(pointer(sums), o), at(pointer(a), i), at(pointer(b), j), count // lanes(sums))

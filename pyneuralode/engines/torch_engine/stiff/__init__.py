@@ -1,4 +1,4 @@
-"""Methods for stiff problems: Rosenbrock, ESDIRK, and switching between an explicit and a stiff one."""
+"""Methods for stiff problems: Rosenbrock and ESDIRK methods, and switching between an explicit and a stiff method."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Coefficients = Tableau | Rosenbrock | SDIRK | AutoSwitch
 
 
 def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
-    """Return the coefficients of a solver in the catalog, or the caller's own tableau."""
+    """Return the coefficients of a solver from the catalog; a custom `Tableau` is returned as it is."""
     if isinstance(solver, Tableau):
         return solver
     entry = solver if isinstance(solver, Solver) else find_solver(solver)
     if "torch" not in entry.engines:
         raise ArgumentError(
-            f"solver is {entry.name!r}, which only Julia has: use one of {', '.join(solvers_of('torch'))}."
+            f"solver is {entry.name!r}, which only Julia supports: use one of {', '.join(solvers_of('torch'))}."
         )
     return TABLEAUS.get(entry.name) or STIFF[entry.name]
 
@@ -50,7 +50,7 @@ _KINDS = {Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod}
 def as_method(
     tableau: Coefficients, dtype: torch.dtype, device: torch.device
 ) -> Method | RosenbrockMethod | SDIRKMethod | AutoSwitchMethod:
-    """Return the method with these coefficients, as tensors."""
+    """Return the method with the given coefficients, converted to tensors."""
     if isinstance(tableau, Tableau):
         return Method(tableau, dtype, device)
     if isinstance(tableau, AutoSwitch):

@@ -1,4 +1,4 @@
-"""The coefficients of the methods for stiff problems, as plain arrays, and the dense outputs derived from them."""
+"""The coefficients of the methods for stiff problems as plain arrays, and the dense outputs derived from them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EXPLICIT_FALLBACK = TABLEAUS["Tsit5"]
 class Rosenbrock:
     """A Rosenbrock method in the form that needs no product with the Jacobian J.
 
-    A step of size h from (t, y) solves, one stage after the other and all with one matrix,
+    A step of size h from (t, y) solves, one stage after another and all with the same matrix,
     (I / (gamma h) - J) u_i = f(t + c_i h, y + sum_j A_ij u_j) + sum_j (C_ij / h) u_j + h d_i df/dt
-    with J and df/dt at (t, y), and goes to y + sum_i b_i u_i.
+    with J and df/dt at (t, y), and ends at y + sum_i b_i u_i.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Rosenbrock:
 
     @cached_property
     def end_stage(self) -> int | None:
-        """The stage that evaluates f at the end of the step, so that the next step does not evaluate it again; or None."""
+        """Index of the stage that evaluates f at the end of the step, which the next step reuses, or None."""
         last = self.stages - 1
         ends = self.c[last] == 1 and self.b[last] == 0 and np.array_equal(self.A[last], self.b)
         return last if ends else None
@@ -70,7 +70,7 @@ class Rosenbrock:
 
 @dataclass(frozen=True, eq=False)
 class SDIRK:
-    """A singly diagonally implicit Runge-Kutta method, with an explicit first stage and the last stage at the end (ESDIRK).
+    """A singly diagonally implicit Runge-Kutta method with an explicit first stage (ESDIRK).
 
     A step of size h from (t, y) has the stages z_i = h f(t + c_i h, y + sum_j A_ij z_j), each solved for in turn with
     the matrix I - gamma h J, and ends at y + sum_i b_i z_i, where b is the last row of A: the last stage is h f there.
@@ -95,7 +95,7 @@ class SDIRK:
     predictor : (s, s)
         The initial guess of Newton's iteration for stage i is sum_j predictor[i, j] z_j.
     interpolant : (s, 4)
-        Dense output of order 4 as in `Rosenbrock`, over the z_i; its derivative is continuous.
+        Dense output of order 4 as in `Rosenbrock`, with z_i instead of u_i; its derivative is continuous.
     """
 
     name: str
@@ -113,7 +113,7 @@ class SDIRK:
 
     @property
     def end_stage(self) -> int:
-        """The stage that equals h f at the end of the step, so that the next step does not evaluate it again."""
+        """Index of the stage that equals h f at the end of the step, which the next step reuses."""
         return self.stages - 1
 
     @property
@@ -123,7 +123,7 @@ class SDIRK:
     @cached_property
     def c(self) -> np.ndarray:
         c = self.A.sum(1)
-        return np.where(abs(c - 1) < 1e-12, 1.0, c)  # exactly the end, regardless of rounding
+        return np.where(abs(c - 1) < 1e-12, 1.0, c)  # exactly 1 for stages at the end, regardless of rounding
 
     @cached_property
     def predictor(self) -> np.ndarray:
@@ -138,7 +138,10 @@ class SDIRK:
 
 
 def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
-    """Return weights that extrapolate slopes at `earlier` times to `time`: by the last slope, or exactly for parabolas."""
+    """Return weights that extrapolate slopes from `earlier` times to `time`, exactly for parabolas.
+
+    If an earlier stage is at the same time, its slope is used instead (the last one if there are several).
+    """
     same = np.flatnonzero(abs(earlier - time) < 1e-12)
     if same.size:
         return np.eye(len(earlier))[same[-1]]
@@ -147,17 +150,18 @@ def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
 
 
 def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return the smallest dense output of order 4 with the slopes of the solution at both ends.
+    """Return the dense output of order 4 with the slopes of the solution at both ends and the smallest coefficients.
 
-    For methods of stage order 2, whose order conditions up to order four are the following: sum b_i(theta) times 1, c,
-    c^2, c^3 and A c^2 is theta, theta^2 / 2, theta^3 / 3, theta^4 / 4 and theta^4 / 12 (Hairer, Norsett, Wanner,
-    Solving Ordinary Differential Equations I, II.1 and II.6).
+    It applies to methods of stage order 2, for which the order conditions up to order four are the following: the sums
+    of b_i(theta) times 1, c, c^2, c^3 and A c^2 are theta, theta^2 / 2, theta^3 / 3, theta^4 / 4 and theta^4 / 12
+    (Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, II.1 and II.6).
     """
     s = len(c)
     conditions = np.stack([np.ones(s), c, c**2, c**3, A @ c**2])
     first, last = np.eye(s)[[0, -1]]
-    # Columns p1 to p4 of theta to theta^4: p1 is the first stage alone; p2 + p3 + p4 = b - first and 2 p2 + 3 p3 + 4 p4
-    # = last - first determine all but p4, which has its own conditions.
+    # The columns p1 to p4 are the coefficients of theta to theta^4. p1 contains only the first stage; the equations
+    # p2 + p3 + p4 = b - first and 2 p2 + 3 p3 + 4 p4 = last - first determine p2 and p3 from p4, which has its own
+    # conditions.
     p4 = np.linalg.lstsq(conditions, np.array([0, 0, 0, 1 / 4, 1 / 12]), rcond=None)[0]
     total, slopes = A[-1] - first - p4, last - first - 4 * p4
     p3 = slopes - 2 * total
@@ -165,7 +169,10 @@ def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _rosenbrock23() -> Rosenbrock:
-    """MATLAB's ode23s in terms of u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1) and a u_3 that combines them with k_3."""
+    """Return MATLAB's ode23s in the form of `Rosenbrock`.
+
+    The stages are u_1 = gamma h k_1, u_2 = gamma h (k_2 - k_1), and u_3, a combination of u_1, u_2 and k_3.
+    """
     gamma, e = 1 / (2 + np.sqrt(2)), 6 + np.sqrt(2)
     return Rosenbrock(
         "Rosenbrock23",
@@ -208,7 +215,8 @@ def _rodas5p() -> Rosenbrock:
             -54.66780262877968 -9.48861652309627 0
     """)
     b = A[7] + np.eye(8)[7]
-    # The dense output is (1 - theta) y + theta (end + (1 - theta) (h_1 + theta (h_2 + theta h_3))), h_k over the u_i.
+    # The dense output is (1 - theta) y + theta (end + (1 - theta) (h_1 + theta (h_2 + theta h_3))), where each h_k is a
+    # weighted sum of the u_i.
     h1, h2, h3 = table("""
         25.948786856663858 -2.5579724845846235 10.433815404888879 -2.3679251022685204 0.524948541321073
             1.1241088310450404 0.4272876194431874 -0.17202221070155493;

@@ -1,4 +1,4 @@
-"""The computation of linearizations: by autograd, the user's own Jacobian, or finite differences."""
+"""Computation of linearizations by autograd, from the user's own Jacobian, or by finite differences."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from ..dynamics import bind
 from ..march import Slope
 from .linearizations import BlockTriangularLinearization, DenseLinearization, Linearization, MatrixFreeLinearization
 
-# The total number of entries in all Jacobians above which they are not formed and linear systems are solved by GMRES:
-# 3200 unknowns in one matrix, or 1000 samples of 100 each. They take 80 MB; factorizing one such matrix takes about a
-# second.
+# The total number of entries in all Jacobians above which they are not formed and linear systems are solved by GMRES.
+# It corresponds to one matrix for 3200 unknowns, or to 1000 samples of 100 unknowns each. The entries take 80 MB, and
+# factorizing one such matrix takes about a second.
 MATRIX_FREE_SIZE = 10_000_000
 # Relative difference allowed between two difference quotients that approximate one derivative.
 DIFFERENCE_TOLERANCE = 0.02
 
 
 class LinearizableSlope:
-    """The flat slope f(t, y) of a problem, and its linearization at a point.
+    """The slope f(t, y) of a problem, for flat states, and its linearization at a point.
 
     The Jacobian comes from autograd: for a described field (`VectorField`) one matrix for each sample (the states along
     the last axis), for a module or callable one matrix for the whole state. A module or callable can provide more
     information by its attributes:
 
-    - ``jacobian(t, y)`` returns the Jacobian, (*y.shape, *y.shape), or with `samplewise` (*y.shape, y.shape[-1]);
-    - ``samplewise = True``: it treats the vectors along the last axis of y separately and accepts any leading axes;
-    - ``matrix_free = True``: its Jacobian is never formed; nor is any Jacobian of more than `MATRIX_FREE_SIZE` numbers.
+    - ``jacobian(t, y)`` returns the Jacobian, (*y.shape, *y.shape), or (*y.shape, y.shape[-1]) if `samplewise`;
+    - ``samplewise = True``: the vectors along the last axis of y are independent samples, and any leading axes are
+      accepted;
+    - ``matrix_free = True``: the Jacobian is never formed; nor is any Jacobian of more than `MATRIX_FREE_SIZE` numbers.
 
     A field that autograd cannot differentiate, such as one written with NumPy, is differentiated by finite differences.
     """
@@ -46,13 +47,13 @@ class LinearizableSlope:
         samplewise = is_described or bool(getattr(dynamics, "samplewise", False))
         if samplewise and not is_described and (layout.is_tuple or not shape):
             raise ArgumentError(
-                f"samplewise is True and y0 {layout.describe()}: give y0 of shape (..., d), one vector for each sample."
+                f"samplewise is True, but y0 has shape {layout.describe()}: use (..., d), one vector for each sample."
             )
         self.unknowns = shape[-1] if samplewise else sum(part.numel() for part in layout.shapes)
         self.samplewise = samplewise and self.unknowns < shape.numel()
         numbers = self.unknowns * sum(part.numel() for part in layout.shapes)
         self.matrix_free = bool(getattr(dynamics, "matrix_free", numbers > MATRIX_FREE_SIZE))
-        # A module's `jacobian` uses the module's own parameters, even if others are given.
+        # A module's `jacobian` uses the module's own parameters, so it is ignored if other parameters are given.
         module = dict(dynamics.named_parameters()) if isinstance(dynamics, nn.Module) else parameters
         own = all(module[name].data_ptr() == value.data_ptr() for name, value in parameters.items())
         self.jacobian = getattr(dynamics, "jacobian", None) if own and not is_described else None
@@ -69,7 +70,7 @@ class LinearizableSlope:
         return self.f(t, y)
 
     def linearize(self, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-        """Return the linearization at (t, y), recorded if autograd records f; t + h must lie in the span."""
+        """Return the linearization at (t, y), recorded if autograd records f; t + h must lie in the time span."""
         if self.statistics.nfev == 0:
             self.f(t, y)  # errors of the first call are reported as errors of y0, so it is made without gradients
         recording = torch.is_grad_enabled() and (
@@ -109,7 +110,7 @@ class LinearizableSlope:
             return None, at
 
     def _unrecorded_time_derivative(self, t: float, y: Tensor, h: float, slope: Tensor) -> Tensor | None:
-        """Return df/dt by differences for a field such as -y + math.cos(t), which appears autonomous to autograd."""
+        """Return df/dt by differences for a field such as -y + math.cos(t), whose use of t autograd does not record."""
         if self.depends_on_time is None:
             self.depends_on_time = not torch.equal(self.f(t + h, y), self.f(t, y))
         return difference_time_derivative(self.f, t, y, h, slope) if self.depends_on_time else None
@@ -156,14 +157,15 @@ class LinearizableSlope:
         if not isinstance(jacobian, Tensor) or self.layout.is_tuple or tuple(jacobian.shape) != expected:
             given = tuple(jacobian.shape) if isinstance(jacobian, Tensor) else type(jacobian).__name__
             raise ArgumentError(
-                f"jacobian returned {given} for a state of shape {self.layout.describe()}: return a tensor {expected}."
+                f"jacobian returned {given} for a state of shape {self.layout.describe()}: return a tensor of shape "
+                f"{expected}."
             )
         square = (-1, shape[-1], shape[-1]) if self.samplewise else (at.numel(), -1)
         return jacobian.reshape(square).clone()  # the user's function may overwrite it at its next call
 
 
 def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
-    """Return the linearization of f at (t, y): by its own `linearize` if it has one, by finite differences otherwise."""
+    """Return the linearization of f at (t, y), from `f.linearize` if f has this method, else by finite differences."""
     own = getattr(f, "linearize", None)
     return linearize_by_differences(f, t, y, h, f(t, y)) if own is None else own(t, y, h, time_derivative)
 
@@ -174,7 +176,7 @@ def linearize_by_differences(
 ) -> Linearization:
     """Return the linearization by forward differences; f does not depend on the last `quadratures` components of y.
 
-    It is usable if a quarter of each difference in y changes f by a quarter, unlike for sqrt(y) at y = 0.
+    It is usable if a quarter of each difference in y changes f by a quarter as much, unlike for sqrt(y) at y = 0.
     """
     time_derivative, dynamic = difference_time_derivative(f, t, y, h, slope), len(y) - quadratures
     # A component near zero is scaled by its change in the step: over too short a difference sqrt(y) appears linear.
@@ -209,13 +211,13 @@ def difference_time_derivative(f: Slope, t: float, y: Tensor, h: float, slope: T
 
 
 def _changes_linearly(change: Tensor, expected: Tensor, moved: Tensor, terms: Tensor) -> bool:
-    """Return whether f changes as a difference quotient predicts; `terms` is the magnitude at which f was rounded."""
+    """Return whether f changes as a difference quotient predicts; `terms` is the magnitude of rounded terms in f."""
     noise = 16 * torch.finfo(change.dtype).eps * terms.detach()
     return bool(((change - expected).abs() <= DIFFERENCE_TOLERANCE * moved + noise).all())
 
 
 def _differentiation_point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the state (n,), the time () and a dummy (n,), with respect to which f is differentiated.
+    """Return the state (n,), the time () and a dummy vector (n,), with respect to which f is differentiated.
 
     All are parts of one tensor: autograd traverses the graph back to the oldest of its inputs, and separate leaves
     would be treated as older than all earlier steps, so that each step would take longer than the previous one.
@@ -227,7 +229,7 @@ def _differentiation_point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _time_derivative(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Tensor | None:
-    """Return df/dt by two reverse passes, or None if the slope does not depend on the time."""
+    """Return df/dt by two reverse passes, or None if the slope does not depend on time."""
     if not time.requires_grad:
         return None
     (transposed_product,) = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)

@@ -1,4 +1,4 @@
-"""Linearizations of a slope at one point: its value, its Jacobian J, and solvers for I - scale J."""
+"""Linearizations of a slope at one point: the slope itself, its Jacobian J, and solvers for I - scale J."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from torch import Tensor
 from ....problem.values import all_finite
 from ..once_differentiable import once_differentiable
 
-# The number of GMRES restarts, of Krylov vectors between them, and the precision sufficient inside a Newton iteration.
+# The maximum number of GMRES restarts and of Krylov vectors between restarts, and the relative precision that is
+# sufficient inside a Newton iteration.
 MAX_RESTARTS, MAX_VECTORS, ROUGH_PRECISION = 10, 100, 1e-3
 
 
 class ShiftedSolver(Protocol):
-    """Solves linear systems with the matrix I - scale J; not recorded by autograd. `failure` describes the error, if any."""
+    """A solver for linear systems with I - scale J, not recorded by autograd; `failure` describes an error, if any."""
 
     failure: str | None
 
@@ -29,15 +30,15 @@ class ShiftedSolver(Protocol):
 
 
 class Linearization(ABC):
-    """f near (t, y): the slope (n,), its `time_derivative` df/dt (n,) (None means zero), and its Jacobian J.
+    """The linearization of f at (t, y): slope (n,), `time_derivative` df/dt (n,) (None if zero), and Jacobian J.
 
-    If autograd has recorded it, `jvp(x)` returns J x (n,), which is differentiable.
+    If autograd has recorded the linearization, `jvp(x)` returns J x (n,), which is differentiable.
     """
 
     slope: Tensor
     time_derivative: Tensor | None
-    recorded = False  # by autograd
-    frozen: Tensor | None = None  # mask (n,) of components that a step must not change, since J has no columns for them
+    recorded = False  # whether autograd has recorded the linearization
+    frozen: Tensor | None = None  # mask (n,) of components that no step may change: their columns of J are not finite
     jacobian_usable: bool
 
     @property
@@ -47,7 +48,7 @@ class Linearization(ABC):
 
     @abstractmethod
     def shifted_solver(self, scale: float, rough: bool = False) -> ShiftedSolver:
-        """Return a solver for I - scale J; a `rough` one is accurate to a few digits, for solutions that are corrected."""
+        """Return a solver for I - scale J, accurate to only a few digits if `rough` (for solutions corrected later)."""
 
     @abstractmethod
     def spectral_bound(self) -> float:
@@ -57,8 +58,8 @@ class Linearization(ABC):
 class DenseLinearization(Linearization):
     """A Jacobian matrix (n, n), or N matrices (N, d, d) of samples that do not depend on each other.
 
-    Columns that are not finite, such as for sqrt(y) at y = 0, are omitted. `linear_enough` says whether difference
-    quotients are close to derivatives.
+    Columns that are not finite, as for sqrt(y) at y = 0, are set to zero and marked in `frozen`. `linear_enough` says
+    whether difference quotients are close to derivatives.
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, jacobian: Tensor, linear_enough: bool = True):
@@ -79,7 +80,7 @@ class DenseLinearization(Linearization):
 
 
 class LUSolver:
-    """LU factors of I - scale J. If it is singular, solutions are not finite and the step is rejected."""
+    """LU factors of I - scale J. If this matrix is singular, solutions are not finite and the step is rejected."""
 
     failure = None
 
@@ -98,10 +99,10 @@ class LUSolver:
 
 
 class MatrixFreeLinearization(Linearization):
-    """A Jacobian available only through products, each of which is one pass of autograd through the field.
+    """A Jacobian available only through products with vectors, each computed by one autograd pass through the field.
 
-    Two reverse passes replace a forward one: `transposed_product` is J^T u for a dummy u, and its derivative by u gives
-    J x.
+    Two reverse passes replace a forward pass: `transposed_product` is J^T u for a dummy u, and its derivative with
+    respect to u gives J x.
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
@@ -154,7 +155,7 @@ class GMRESSolver:
 
     @torch.no_grad()
     def _gmres(self, apply: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
-        # By default far below any tolerance of the solve, so that the order of the method is preserved.
+        # By default, the target is far below any tolerance of the solve, so that the order of the method is preserved.
         target = (self.precision or torch.finfo(right.dtype).eps ** 0.75) * float(torch.linalg.vector_norm(right))
         x, residual = torch.zeros_like(right), right
         for _ in range(MAX_RESTARTS):
@@ -170,7 +171,7 @@ class GMRESSolver:
 
 
 def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, target: float) -> Tensor:
-    """Return the correction from at most `MAX_VECTORS` products that makes the residual smallest."""
+    """Return the correction that minimizes the residual, using at most `MAX_VECTORS` products with the matrix."""
     size = float(torch.linalg.vector_norm(residual))
     if not 0 < size < math.inf:
         return residual
@@ -181,7 +182,7 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
         vector, space = apply(basis[j]), basis[: j + 1]
         parts = space @ vector
         vector = torch.addmv(vector, space.t(), parts, alpha=-1)
-        rest = space @ vector  # the remainder from rounding
+        rest = space @ vector  # what is left because of rounding errors
         vector = torch.addmv(vector, space.t(), rest, alpha=-1)
         *column, length = torch.cat([parts + rest, torch.linalg.vector_norm(vector)[None]]).tolist()
         for i, (c, s) in enumerate(rotations):
@@ -200,11 +201,11 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
 
 
 class BlockTriangularLinearization(Linearization):
-    """A slope whose first block depends only on itself, and whose other blocks depend on the first: J = [[A, 0], [B, D]].
+    """A slope whose first block depends only on itself, and whose other blocks depend on it: J = [[A, 0], [B, D]].
 
-    A is the Jacobian of `core`, or if `transposed` minus its transpose, as in the adjoint equation; `below(x)` returns
-    B x. D is zero for quadratures, on which nothing depends. If `repeated`, D consists of A for each of several blocks
-    as large as the first.
+    A is the Jacobian of `core` or, if `transposed`, minus its transpose, as in the adjoint equation; `below(x)` returns
+    B x. D is zero for quadratures, on which nothing depends. If `repeated`, D is block diagonal: it contains A for each
+    of several blocks as large as the first.
     """
 
     def __init__(
@@ -228,7 +229,7 @@ class BlockTriangularLinearization(Linearization):
 
 
 class BlockTriangularSolver:
-    """Solves for the first block, then for the blocks below it."""
+    """A solver for a block triangular matrix: it solves for the first block, then for the blocks below it."""
 
     def __init__(self, linear: BlockTriangularLinearization, scale: float, rough: bool):
         self.linear, self.scale, self.rough = linear, scale, rough
@@ -259,8 +260,8 @@ def differentiable_solve(linear: Linearization, solver: ShiftedSolver, scale: fl
 class ImplicitFunction(torch.autograd.Function):
     """A solution x of residual(x, parameters) = 0, differentiated by the implicit function theorem.
 
-    Its derivative is (I - scale J)^-1 times that of the residual; `solver` solves linear systems with I - scale J,
-    which is minus the derivative of the residual with respect to x.
+    The derivative of x is (I - scale J)^-1 times the derivative of the residual. `solver` solves linear systems with
+    I - scale J, which is minus the derivative of the residual with respect to x.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Steps of Rosenbrock methods: a few linear systems with one matrix, without iterations."""
+"""Steps of Rosenbrock methods: each step solves a few linear systems with the same matrix, without iterations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RosenbrockMethod(StiffMethod):
 
 
 class RosenbrockStep(StiffStep):
-    """A step whose stages are the u_i of `Rosenbrock`."""
+    """A step of a Rosenbrock method; its stages are the u_i of `Rosenbrock`."""
 
     def __init__(self, method: RosenbrockMethod, f: Slope, t: float, t_end: float, y: Tensor, linear: Linearization):
         super().__init__(method, t, t_end, y)

@@ -1,4 +1,4 @@
-"""Steps of ESDIRK methods: each stage by simplified Newton iterations, with Jacobian and factors reused in later steps."""
+"""Steps of ESDIRK methods: simplified Newton iterations for each stage, with a Jacobian that later steps reuse."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .jacobians import linearize
 from .linearizations import ImplicitFunction, Linearization, ShiftedSolver
 from .step import StiffMethod, StiffStep
 
-# A Newton iteration ends when its error is this fraction of the step's tolerance.
+# A Newton iteration ends when its error is below this fraction of the step's tolerance.
 NEWTON_TOLERANCE = 0.01
 MAX_ITERATIONS = 10
-# Changes of at most this many rounding units say nothing about the contraction, and iterations cannot make them
-# smaller.
+# Changes of at most this many units of rounding error do not show whether the iteration contracts, and further
+# iterations cannot make them smaller.
 ROUNDINGS = 10
 # The contraction rate above which the next step evaluates a new Jacobian, and the relative change of the step size
-# above which the old Jacobian is factorized again. Below it the factors for the old step size are used and the
-# iteration is damped, which halves the effect of the difference (Hindmarsh's rule in VODE).
+# above which the old Jacobian is factorized again. For smaller changes, the factors for the old step size are used and
+# the iteration is damped, which halves the effect of the difference (Hindmarsh's rule in VODE).
 GOOD_CONTRACTION, SAME_STEP = 0.05, 0.02
 
 
@@ -52,10 +52,10 @@ class NewtonIteration:
         self.linear: Linearization | None = None
         self.solver: ShiftedSolver | None = None
         self.size = self.time = math.nan  # the step size of the factors, and the time of the Jacobian
-        self.rate = self.worst = 1.0  # the last contraction rate, and the worst one of the step
+        self.rate = self.worst = 1.0  # the last contraction rate, and the worst rate in the current step
 
     def prepare(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
-        """Prepare for the stages of the step of size h from (t, y); return whether the Jacobian is usable."""
+        """Prepare for the stages of a step of size h from (t, y); return whether the Jacobian is usable."""
         if self.linear is None or (self.worst > GOOD_CONTRACTION and self.time != t):
             self._linearize(f, t, y, h)
         if not self.linear.usable:
@@ -66,7 +66,7 @@ class NewtonIteration:
         return True
 
     def refresh(self, f: Slope, t: float, y: Tensor, h: float) -> bool:
-        """After a failure, evaluate and factorize again; return whether that changed anything and J is usable."""
+        """After a failure, update the Jacobian and its factors; return whether they changed and J is usable."""
         if self.time == t and self.size == h:
             return False
         if self.time != t:
@@ -79,7 +79,7 @@ class NewtonIteration:
     def solve(self, f: Slope, time: float, h: float, base: Tensor, z: Tensor, tolerance: Tolerance) -> Tensor | None:
         """Return z with z = h f(time, base + gamma z), or None if the iteration does not converge.
 
-        Of `tolerance` only `atol`, a tensor, and the norm are used.
+        Of `tolerance`, only `atol` (a tensor) and `norm` are used.
         """
         damping = 2 / (1 + h / self.size)
         # An old rate is trusted less each time, so that eventually a second iteration measures it again.
@@ -96,8 +96,8 @@ class NewtonIteration:
             hopeless = last < math.inf and (rate >= 1 or rate**left / (1 - rate) * size > NEWTON_TOLERANCE)
             if not converged and (hopeless or not math.isfinite(size)):
                 rounding = ROUNDINGS * torch.finfo(z.dtype).eps * (base.abs() + z.abs())
-                # In every component: the change in a small component may be small only because its Jacobian is far too
-                # large.
+                # Check every component: the change in a small component may be small only because its Jacobian is far
+                # too large.
                 if bool((change.abs() <= rounding).all()):
                     self.worst = 1.0
                     return z
@@ -127,7 +127,7 @@ class SDIRKCarry:
 
 
 class SDIRKStep(StiffStep):
-    """A step whose stages are the z_i of `SDIRK`."""
+    """A step of an ESDIRK method; its stages are the z_i of `SDIRK`."""
 
     def __init__(
         self, method: SDIRKMethod, f: Slope, t: float, t_end: float, y: Tensor, carry: SDIRKCarry, tolerance: Tolerance
@@ -152,7 +152,7 @@ class SDIRKStep(StiffStep):
             if torch.is_grad_enabled() and (base.requires_grad or getattr(f, "holds_gradients", True)):
                 z = _connect_to_autograd(f, time, h, base, z, tableau.gamma)
             self.stages.append(z)
-        self.end = torch.add(base, z, alpha=tableau.gamma)  # the last stage is the end
+        self.end = torch.add(base, z, alpha=tableau.gamma)  # the last stage is at the end of the step
 
     @property
     def end_slope(self) -> Tensor:

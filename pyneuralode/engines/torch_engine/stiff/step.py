@@ -14,7 +14,7 @@ from .linearizations import ShiftedSolver
 
 
 class StiffMethod:
-    """The coefficients as tensors of a given dtype and device; `explicit` takes the steps whose Jacobian is not usable."""
+    """Coefficients as tensors of a given dtype and device; `explicit` takes the steps that have no usable Jacobian."""
 
     def __init__(self, tableau: Rosenbrock | SDIRK, explicit: Method):
         self.tableau, self.explicit, self.c = tableau, explicit, tableau.c.tolist()
@@ -30,7 +30,7 @@ class StiffMethod:
 class StiffStep:
     """A step from (t, y) to (t_end, end), with the attributes of `march.Step`.
 
-    `method.tableau` and `method.error` (s,) are the weights of its `stages`, s tensors (n,) with the units of the
+    `method.tableau` and `method.error` (s,) contain the weights of its `stages`, s tensors (n,) with the units of the
     state; `solver` solves linear systems with I - gamma h J.
     """
 
@@ -52,7 +52,7 @@ class StiffStep:
         return torch.addmm(self.y, interpolate(self, times), torch.stack(self.stages))
 
     def error(self, rtol: float | Tensor, atol: float | Tensor, norm: Norm) -> float:
-        """Return the norm of the estimated error divided by the tolerance; up to 1 is accepted."""
+        """Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."""
         if self.failure:
             return math.inf
         with torch.no_grad():
@@ -63,12 +63,12 @@ class StiffStep:
     def interpolant_error(
         self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
     ) -> float:
-        """Return the largest norm, at times inside the step, of the interpolant's estimated error divided by the tolerance.
+        """Return the largest norm of the interpolant's estimated error over the tolerance, at times inside the step.
 
         The error estimate of a step refers to its end, where very stiff components are accurate regardless of their
-        values in between. One Newton step of the implicit equation u = u + gamma h (f(t, u) - u') moves an interpolant
-        u to the value of a stage at that time. The change is counted only in stiff components, by the factor 1 - 1 / (1
-        - gamma h J): for the others the error at the end is sufficient.
+        values inside the step. One Newton step for the implicit equation u = u + gamma h (f(t, u) - u') changes an
+        interpolated state u to the value that a stage at that time would have. The factor 1 - 1 / (1 - gamma h J)
+        restricts this change to stiff components: for the others, the error at the end is sufficient.
         """
         interpolant, gamma, sizes = self.method.tableau.interpolant, self.method.tableau.gamma, []
         theta = (np.asarray(times)[:, None] - self.t) / self.h

@@ -1,4 +1,4 @@
-"""Automatic switching between an explicit method and one for stiff problems during a solve."""
+"""Automatic switching between an explicit method and a method for stiff problems during a solve."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ STIFF_STEPS, NONSTIFF_STEPS = 10, 3
 
 @dataclass(frozen=True, eq=False)
 class AutoSwitch:
-    """An explicit method whose last two stages are at the step's end, its real stability interval, and a stiff method."""
+    """An explicit method with its real stability interval, and a stiff method to switch to.
+
+    The last two stages of the explicit method must be at the step's end.
+    """
 
     name: str
     explicit: Tableau
@@ -37,7 +40,7 @@ class AutoSwitch:
 
 
 class AutoSwitchMethod:
-    """Both methods as tensors; `stepper` starts every solve with the explicit one."""
+    """The explicit and the stiff method as tensors; `stepper` starts every solve with the explicit method."""
 
     def __init__(self, tableau: AutoSwitch, explicit: Method, stiff: RosenbrockMethod):
         self.tableau, self.explicit, self.stiff = tableau, explicit, stiff
@@ -49,7 +52,7 @@ class AutoSwitchMethod:
 
 
 class AutoSwitchStepper:
-    """The state of one solve: the current method, and for how many steps the other one would have been better."""
+    """The switching state of one solve: the current method, and for how many steps the other method looked better."""
 
     def __init__(self, method: AutoSwitchMethod):
         self.method, self.current = method, method.explicit
@@ -66,7 +69,7 @@ class AutoSwitchStepper:
             carry = self.last.end_slope if self.last.t_end == t else None
         self.last = step = self.current.step(f, t, t_end, y, carry, tolerance)
         with torch.no_grad():
-            explicit = isinstance(step, Step)  # also the step of a stiff method whose Jacobian is not usable
+            explicit = isinstance(step, Step)  # also if the stiff method found no usable Jacobian
             rate = self._spectral_radius(step, tolerance) if explicit else step.retry.spectral_bound()
         looks_stiff = not abs(step.h) * rate <= STABILITY_MARGIN * self.method.tableau.stability_interval
         self.count = self.count + 1 if looks_stiff != stiff else 0

@@ -1,4 +1,4 @@
-"""Continuous flows with one hidden layer: samples and the integral of the exact trace, and the solve's exact adjoint."""
+"""Compiled solves of continuous flows with one hidden layer and the exact trace, and their exact adjoint."""
 
 from .path import CompiledFlows
 

@@ -1,4 +1,4 @@
-"""Compilation of the functions of flows: like the shared ones, some with sums that may be reordered."""
+"""Decorators for the compiled functions of flows; one of them lets the compiler reorder sums."""
 
 from pathlib import Path
 

@@ -1,7 +1,8 @@
-"""The slope and the trace of its Jacobian for all samples at one time, and their vector-Jacobian product.
+"""The slope of a flow and the trace of its Jacobian for all samples at one time, and their vector-Jacobian product.
 
 States are stored by component, each padded to whole vectors: z[j p + s] is component j of sample s < p. The trace
-follows as one more component. Samples are processed in blocks, whose hidden units stay in a core's L1 or L2 cache.
+follows as one more component. Samples are processed in blocks, so that their hidden units stay in a core's L1 or L2
+cache.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ BLOCK = 64
 
 
 class BlockWorkspace(NamedTuple):
-    """Working memory of a block: values of hidden units, first and second derivatives, cotangents, (w, BLOCK) each.
+    """Working memory of a block: the hidden units' values, first and second derivatives and cotangents (w, BLOCK).
 
     `sums`, (w, 2 d + 2) vectors, contains for each hidden unit the sums over samples that form the weights' cotangents.
     """
@@ -35,7 +36,7 @@ def make_workspace(shape, like, backward):
     more = size if backward else 0
     sums = aligned(shape.width * (2 * shape.dim + 2) * lanes(like) if backward else 0, like)
     values = aligned(size, like)
-    fill(values, 0)  # the last block does not write all of it
+    fill(values, 0)  # since the last block may write only a part of the array
     return BlockWorkspace(
         values, aligned(size, like), aligned(more, like), aligned(more, like), aligned(BLOCK, like), sums
     )
@@ -54,7 +55,7 @@ def hidden_units(shape, p, row, z, first, count, workspace):
 
 @inner_function
 def evaluate(shape, p, row, z, out, o, workspace):
-    """out[o:] = slope and trace (d + 1, p) at the states z (d, p)."""
+    """Write the slope and the trace (d + 1, p) at the states z (d, p) to out[o:]."""
     d, w = shape.dim, shape.width
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
     none, one = np.intp(0), np.intp(1)
@@ -73,7 +74,7 @@ def evaluate(shape, p, row, z, out, o, workspace):
 def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, workspace):
     """Add the cotangents of the states to `z_bar` and write those of the weights to `row_bar`.
 
-    bars[b:] (d, p) are the cotangents of the slope; `trace_share` times `trace_bar` (p,) are those of the trace.
+    bars[b:] (d, p) are the cotangents of the slope, and `trace_share` times `trace_bar` (p,) those of the trace.
     """
     d, w, n = shape.dim, shape.width, lanes(z)
     outward, along, last = w * (d + 1), w * (2 * d + 1), 2 * w * (d + 1)
@@ -116,7 +117,7 @@ def vjp(shape, p, row, z, bars, b, trace_bar, trace_share, z_bar, row_bar, works
 
 @fma_function
 def before_activation(preactivation_bars, derivatives, second_derivatives, at, along, trace_bars, count):
-    """inner = inner gains + along traced bends: the cotangents before the activation."""
+    """Convert cotangents of activations to cotangents of preactivations in place, and add the trace's contribution."""
     for s in range(count):
         preactivation_bars[at + s] = (
             preactivation_bars[at + s] * derivatives[at + s] + along * trace_bars[s] * second_derivatives[at + s]
@@ -125,7 +126,7 @@ def before_activation(preactivation_bars, derivatives, second_derivatives, at, a
 
 @inner_function
 def add_values(sums, o, a, i, count):
-    """Like `add_products`, with ones as the second factor."""
+    """Add a[i:], `count` numbers (whole vectors), to the vector at sums[o:], lane by lane."""
     for s in range(0, count, lanes(sums)):
         for lane in range(lanes(sums)):
             sums[o + lane] += a[i + s + lane]
@@ -133,7 +134,7 @@ def add_values(sums, o, a, i, count):
 
 @inner_function
 def sum_lanes(sums, o):
-    """Return the sum of the lanes of a vector."""
+    """Return the sum of the lanes of the vector at sums[o:]."""
     total = 0.0
     for lane in range(lanes(sums)):
         total += sums[o + lane]
@@ -142,7 +143,7 @@ def sum_lanes(sums, o):
 
 @fma_function
 def second_derivatives(kind, values, derivatives, out):
-    """Write the second derivatives of an activation, from its values and its derivatives."""
+    """Write the second derivatives of an activation, computed from its values and first derivatives, to `out`."""
     if kind == TANH:
         for s in range(len(out)):
             out[s] = -(values[s] + values[s]) * derivatives[s]

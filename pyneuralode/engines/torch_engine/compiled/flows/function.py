@@ -1,4 +1,4 @@
-"""One solve of a flow by compiled code, and its adjoint."""
+"""One compiled solve of a flow, and its adjoint."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def kernels() -> tuple[ModuleType, ...] | None:
 
 @dataclass
 class Call:
-    """One solve: its inputs, and after `march` the data that its adjoint needs."""
+    """One solve: its inputs and, after `march`, the data that the adjoint needs."""
 
     plan: FlowPlan
     times: Times
@@ -30,7 +30,7 @@ class Call:
     counts: tuple[int, int, int] = (0, 0, 0)  # evaluations, accepted and rejected steps
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the final states and, as last row, the integral of the trace (d + 1, n), from the initial states (d, n)."""
+        """Solve from initial states (d, n); return the final states and the trace integral as rows (d + 1, n)."""
         control, method = self.control, tableau_plan(self.tableau)
         self.field = self.plan.head, self.plan.scales, theta
         self.method = method.rows, method.places, method.ends, method.numbers

@@ -1,4 +1,4 @@
-"""The solve of a flow in compiled code, with time stepping as in torch_engine.march, and its exact adjoint."""
+"""The compiled solve of a flow, with the same time stepping as torch_engine.march, and its exact adjoint."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ END_TIME, FIRST, SECOND = range(3)
 
 @inner_function
 def norm(x, at, y, end, n, p, rtol, atol):
-    """Return the root mean square of x[at:] divided by the tolerance at y and end; the padding is not included."""
+    """Return the root mean square of x[at:] divided by the tolerance for states y and `end`, without the padding."""
     total = 0.0
     for first in range(0, y.size, p):
         for i in range(first, first + n):
@@ -68,7 +68,7 @@ def make_flow(field, p, backward):
 
 
 class Evaluations(NamedTuple):
-    """Data of evaluations for the adjoint, one row each: states, weights, and intermediates for the weights' adjoint."""
+    """Data for the adjoint, one row per evaluation: the states, the weights, and the weights' intermediate values."""
 
     points: np.ndarray
     weights: np.ndarray
@@ -90,7 +90,7 @@ def grown(evaluations):
 
 @inner_function
 def evaluate_at(flow, t, y, evaluations, row, out, o):
-    """out[o:] = slope and trace (d + 1, p) at time t and the states y; store the data for the adjoint in a row."""
+    """Write slope and trace (d + 1, p) at time t and states y to out[o:], and the data for the adjoint to row `row`."""
     shape, weights = flow.shape, evaluations.weights[row]
     copy(evaluations.points[row], y, shape.dim * flow.p)
     weights_at(shape, flow.theta, flow.scales, t, weights, evaluations.intermediates[row], flow.scratch)
@@ -99,7 +99,7 @@ def evaluate_at(flow, t, y, evaluations, row, out, o):
 
 @inner_function
 def vjp_at(flow, evaluations, row, bars, b, trace_bar, trace_share, z_bar, theta_bar):
-    """Add the cotangents of the states and the parameters of an evaluation to `z_bar` and `theta_bar`, see `vjp`."""
+    """Add an evaluation's cotangents of the states and the parameters to `z_bar` and `theta_bar`; see `vjp`."""
     shape, row_bar, points, weights = flow.shape, flow.row_bar, evaluations.points[row], evaluations.weights[row]
     vjp(shape, flow.p, weights, points, bars, b, trace_bar, trace_share, z_bar, row_bar, flow.workspace)
     intermediates = evaluations.intermediates[row]
@@ -108,7 +108,7 @@ def vjp_at(flow, evaluations, row, bars, b, trace_bar, trace_share, z_bar, theta
 
 @allocating_function
 def padded_rows(z, rows):
-    """Return an array of `rows` rows that begins with those of z (d, n), padded to whole vectors with the last sample."""
+    """Return `rows` rows: those of z (d, n), padded to whole vectors with copies of the last sample, then zeros."""
     n = z.shape[1]
     p = -(-n // lanes(z)) * lanes(z)
     out = aligned(rows * p, z)
@@ -121,14 +121,14 @@ def padded_rows(z, rows):
 
 @kernel
 def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
-    """Solve from the states z (d, n): steps between the times of `stops`, or adaptive steps that end at them.
+    """Solve from the states z (d, n), with one step between consecutive `stops` or adaptive steps that also end there.
 
     `field` is (head, scales, theta), see `..plan.FlowPlan`; `method` is (rows, places, ends, numbers), see
     `TableauPlan`.
 
-    Returns the status, t and the step's size there, (evaluations, accepted, rejected), the final states (d + 1, n),
-    whose last row is the integral of the trace; for the adjoint (with `keep`) the steps, and for each evaluation the
-    states, the weights and the intermediates for the weights' adjoint.
+    Returns the status, the last t and the step size there, (evaluations, accepted, rejected), the final states
+    (d + 1, n), whose last row is the integral of the trace, and the data for the adjoint (only if `keep`): the steps,
+    and for each evaluation the states, the weights and the weights' intermediate values.
     """
     d, n = z.shape
     y = padded_rows(z, d + 1)
@@ -230,10 +230,10 @@ def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
 
 @kernel
 def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
-    """Return the gradients with respect to the initial states (d, n) and the parameters (laid out as `theta`).
+    """Return the gradients with respect to the initial states (d, n) and the parameters (laid out like `theta`).
 
-    `cotangents` (d + 1, n) are the cotangents of the final states; the other arguments are those of `march` and its
-    results.
+    `cotangents` (d + 1, n) are the cotangents of the final states; the other arguments are arguments and results of
+    `march`.
     """
     d, n = len(cotangents) - 1, cotangents.shape[1]
     y_bar, trace_bar = padded_rows(cotangents[:d], d), padded_rows(cotangents[d:], 1)
@@ -252,7 +252,7 @@ def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
     for m in range(accepted - 1, -1, -1):
         h = steps[m + 1, END_TIME] - steps[m, END_TIME]
         first, second = int(steps[m + 1, FIRST]), int(steps[m + 1, SECOND])
-        # On entry the bar of the last stage contains its cotangent as the first stage of the next step.
+        # At this point, the cotangent of the last stage is its contribution as the first stage of the next step.
         for i in range(stages):
             scheme.weights[i] = scheme.ends[0, i] * h
             trace_shares[i] += scheme.weights[i]
@@ -260,7 +260,7 @@ def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
             add_to_stages(scheme, bars, y_bar, stages)
         for i in range(stages - 1, 0, -1):
             fill(push, 0)
-            if end_is_last_stage and i == stages - 1:  # its state is the end of the step
+            if end_is_last_stage and i == stages - 1:  # its argument is the end of the step
                 copy(push, y_bar, size)
                 fill(y_bar, 0)
             vjp_at(flow, evaluations, second + i - 1, bars, i * size, trace_bar, trace_shares[i], push, theta_bar)

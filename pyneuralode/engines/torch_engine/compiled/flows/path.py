@@ -1,4 +1,4 @@
-"""The path for flows with one hidden layer: which problems it supports, and their preparation."""
+"""The compiled path for flows with one hidden layer: which problems it supports, and how it prepares them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .plan import flow_plan
 
 
 class CompiledFlows(Backend):
-    """Supports flows with one hidden layer, the exact trace, no penalties and explicit solvers, on the CPU."""
+    """A CPU backend for flows with one hidden layer and the exact trace, without penalties, with explicit solvers."""
 
     name = "torch (compiled)"
 
@@ -32,15 +32,15 @@ class CompiledFlows(Backend):
         if (sentence := unsuitable(problem, differentiated=True)) is not None:
             return sentence
         if problem.integrals != PathIntegrals():
-            return "the trace is estimated or penalties are integrated: compiled flows support only the exact trace."
+            return "the trace is estimated or penalties are integrated: use only the exact trace for compiled flows."
         if not isinstance(field, VectorField) or flow_plan(field) is None:
-            return f"the field is {kind_of(field)}, for which there is no compiled flow: give a HyperMLP."
+            return f"the field is {kind_of(field)}, which has no compiled kernels: use a HyperMLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
-            return f"solver is {problem.solver.name!r}: compiled flows support explicit solvers, such as 'Tsit5'."
+            return f"solver is {problem.solver.name!r}: use an explicit solver for compiled flows, such as 'Tsit5'."
         if control.norm != "joint" or np.ndim(control.rtol) or np.ndim(control.atol):
-            return "norm is not 'joint', or a tolerance is an array: compiled flows support neither."
+            return "norm is not 'joint' or a tolerance is an array: use norm='joint' and scalar tolerances."
         if problem.signature.layout.shapes[0][0] == 0:
-            return "y0 has no samples."
+            return "y0 has no samples: give at least one sample for compiled flows."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> CompiledFlowPrepared:
@@ -48,7 +48,7 @@ class CompiledFlows(Backend):
 
 
 class CompiledFlowPrepared(Prepared):
-    """A flow whose plan is prepared for the kernels, with a cache of times."""
+    """A flow problem with its plan prepared for the kernels, and a cache of checked times."""
 
     engine = CompiledFlows.name
 

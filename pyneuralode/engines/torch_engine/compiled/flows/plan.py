@@ -1,4 +1,4 @@
-"""The fields that have compiled flows, as plain numeric arrays."""
+"""Conversion of the fields that have compiled flows to plain numeric arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUPPORTED_ACTIVATIONS = ("identity", "tanh", "relu", "softplus", "elu", "sigmoid
 
 @dataclass(frozen=True)
 class FlowPlan:
-    """A field with one hidden layer: `head` as in `weights.FlowShape`, `scales` of time, input and output."""
+    """A field with one hidden layer: its `weights.FlowShape` as `head`, and the scales of time, input and output."""
 
     head: tuple[int, int, int, int, int]
     scales: np.ndarray
@@ -25,7 +25,7 @@ class FlowPlan:
 
 @lru_cache(maxsize=64)
 def flow_plan(field: VectorField) -> FlowPlan | None:
-    """Return the plan of a field, or None if there is no kernel for it."""
+    """Return the plan of a field, or None if the field has no compiled kernels."""
     if type(field) is HyperMLP:
         head = HYPERNETWORK, ACTIVATIONS.index("tanh"), field.dim, field.width, field.hidden
         scales = [field.time_scale, 1.0, field.output_scale]

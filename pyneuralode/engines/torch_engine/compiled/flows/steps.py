@@ -41,7 +41,7 @@ def make_scheme(method, y0):
 
 @inner_function
 def combine(scheme, out, y, coefficients, count, h):
-    """out = y + h sum over i < count of coefficients[i] k[i]."""
+    """Set out = y + h times the sum over i < count of coefficients[i] k[i]."""
     for i in range(count):
         scheme.weights[i] = coefficients[i] * h
     copy(out, y, scheme.padded)
@@ -51,7 +51,7 @@ def combine(scheme, out, y, coefficients, count, h):
 
 @inner_function
 def add_to_stages(scheme, bars, adjoint, count):
-    """bars[i] += weights[i] adjoint for the stages i < count."""
+    """Add weights[i] adjoint to bars[i] for the stages i < count."""
     for i in range(count):
         weight = scheme.weights[i]
         for j in range(scheme.padded):

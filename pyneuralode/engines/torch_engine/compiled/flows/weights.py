@@ -34,7 +34,7 @@ def row_size(shape):
 
 @inner_function
 def intermediates_size(shape):
-    """Return the length of the intermediates that the adjoint of the weights needs."""
+    """Return the number of intermediate values that the adjoint of the weights needs."""
     if shape.kind == HYPERNETWORK:
         return 2 * shape.hidden + (3 * shape.dim + 1) * shape.width + 1
     return 1
@@ -42,7 +42,7 @@ def intermediates_size(shape):
 
 @inner_function
 def scratch_size(shape):
-    """Return the length of the scratch memory of these functions."""
+    """Return the length of the scratch memory that `weights_at` and `weights_vjp` need."""
     return (3 * shape.dim + 1) * shape.width + 2 * max(shape.width * shape.dim, shape.hidden)
 
 
@@ -57,7 +57,7 @@ def dot(a, i, b, j, count):
 
 @fma_function
 def add_multiple(out, o, factor, a, i, count):
-    """out[o + s] += factor a[i + s] for s < count."""
+    """Add factor a[i + s] to out[o + s] for s < count."""
     for s in range(count):
         out[o + s] += factor * a[i + s]
 
@@ -125,7 +125,7 @@ def _affine(shape, theta, scales, t, row, intermediates):
 
 @inner_function
 def weights_vjp(shape, theta, scales, row, intermediates, bar, theta_bar, scratch):
-    """Add to `theta_bar` the vector-Jacobian product of `bar`, the cotangents of a row of weights, which is overwritten."""
+    """Add the parameter gradient from the cotangents `bar` of a row of weights to `theta_bar`; overwrite `bar`."""
     d, w = shape.dim, shape.width
     for k in range(w):
         along = bar[w * (2 * d + 1) + k]
@@ -145,7 +145,10 @@ def _hypernetwork_vjp(shape, theta, scales, intermediates, bar, theta_bar, scrat
     one = theta.dtype.type(1)
     factor = theta.dtype.type(scales[2] / w)
     second, third = 2 * h, 2 * h + h * h + h
-    out, gates = 2 * h, outputs  # of `intermediates` and of `scratch`; the latter starts with the outputs' cotangents
+    out, gates = (
+        2 * h,
+        outputs,
+    )  # offsets in `intermediates` and `scratch`, which starts with the outputs' cotangents
     for i in range(size):
         scratch[i] = bar[i]
         scratch[gates + i] = intermediates[out + 2 * size + i]

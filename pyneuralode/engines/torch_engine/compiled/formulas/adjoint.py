@@ -1,4 +1,4 @@
-"""The exact adjoint of one step in compiled code; the step's size and time are treated as constants."""
+"""The exact adjoint of one step in compiled code; the step's time and size are treated as constants."""
 
 from .arrays import add, copy, fill, fill_rows
 from .compilation import inlined_function, inner_function
@@ -10,9 +10,10 @@ from .steps import combine, find_jacobian, set_interpolant_weights, set_matrix
 
 @inner_function
 def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y_bar, k_bar, theta_bar):
-    """Propagate the cotangents of a step's end (n,) and of the outputs at `ts` inside it to its start, y_bar (n,).
+    """Propagate the cotangents of a step's end (n,) and of outputs at `ts` inside the step to its start, y_bar (n,).
 
-    The cotangent of the parameters is added to `theta_bar`; `start` is a second machine, `k_bar` (s, dim) scratch.
+    The cotangent of the parameters is added to `theta_bar`. `start` is a second machine; `k_bar` (s, dim) is scratch
+    memory.
     """
     h, dim = t_end - t, scheme.dim
     copy(y_bar, end_bar)
@@ -37,7 +38,7 @@ def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y
 
 @inlined_function
 def add_to_stage_bars(k_bar, weights, count, h, bar, dim):
-    """k_bar[i] += h weights[i] bar for the stages i < count."""
+    """Add h weights[i] bar to k_bar[i] for the stages i < count."""
     for i in range(count):
         weight = h * weights[i]
         if weight != 0:
@@ -70,7 +71,7 @@ def _stage_back(machine, scheme, h, t, y, at, k, i, k_bar, y_bar, theta_bar):
 
 @inlined_function
 def _point_vjp(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
-    """Propagate the cotangent of the slope at stage i's point to the step's start and the earlier stages."""
+    """Propagate the cotangent of the slope at the point of stage i to the step's start and the earlier stages."""
     dim, point_bar = scheme.dim, scheme.rest
     fill(point_bar, 0.0)
     vjp(machine, slope_bar, point_bar, theta_bar)
@@ -80,7 +81,7 @@ def _point_vjp(machine, scheme, h, i, slope_bar, k_bar, y_bar, theta_bar):
 
 @inlined_function
 def _rosenbrock_back(machine, start, scheme, h, t, y, at, k, k_bar, y_bar, theta_bar):
-    """Propagate the cotangents of all stages, including through the Jacobian at the start in their matrix."""
+    """Propagate the cotangents of all Rosenbrock stages, including through the Jacobian at the step's start."""
     dim, jacobian_bar = scheme.dim, scheme.jacobian_bar
     linearize(start, t, y, at)
     find_jacobian(start, scheme.jacobians[0], scheme.frozen[0])

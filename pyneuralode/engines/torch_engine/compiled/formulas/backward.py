@@ -1,4 +1,4 @@
-"""The exact adjoint of whole solves in compiled code: the accepted steps, differentiated last to first."""
+"""The exact adjoint of compiled solves: the accepted steps, differentiated from last to first."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from .steps import make_scheme
 def adjoint_sweep(field, theta, times, counts, tape, cotangents, sources=SOURCES):
     """Return the gradients with respect to the initial states (systems, n) and each system's parameters.
 
-    The arguments are those of `forward.march` and its results, with the stages of all steps on the tape; `cotangents`
-    (all times, n) are the cotangents of the states.
+    The other arguments are arguments and results of `forward.march`; the tape must contain the stages of all steps.
+    `cotangents` (all times, n) are the cotangents of the states.
     """
     (program, method, second_method), (ts, parts), (spans, checkpoints, stages) = field, times, tape
     systems, n = len(parts) - 1, cotangents.shape[1]

@@ -1,4 +1,4 @@
-"""Compilation of the functions of formulas: like the shared ones, some of them inlined into their callers."""
+"""Decorators for the compiled functions of formulas; one of them inlines a function into its callers."""
 
 from pathlib import Path
 

@@ -5,7 +5,7 @@ from .compilation import inlined_function
 
 @inlined_function
 def factorize(matrix, pivots):
-    """Replace a square matrix by its factors L and U, with row exchanges for the largest pivot in each column."""
+    """Replace a square matrix by its factors L and U, computed with partial pivoting (row exchanges)."""
     n = len(pivots)
     for k in range(n):
         best = k
@@ -27,7 +27,7 @@ def factorize(matrix, pivots):
 
 @inlined_function
 def solve(factors, pivots, x):
-    """Replace the right-hand side b in x by the solution of A x = b, where `factors` are the factors of A."""
+    """Solve A x = b in place, given the LU factors of A; on entry, x contains b."""
     n = len(pivots)
     for k in range(n):
         best = pivots[k]
@@ -43,7 +43,7 @@ def solve(factors, pivots, x):
 
 @inlined_function
 def solve_transposed(factors, pivots, x):
-    """Replace the right-hand side b in x by the solution of A^T x = b, where `factors` are the factors of A."""
+    """Solve A^T x = b in place, given the LU factors of A; on entry, x contains b."""
     n = len(pivots)
     for k in range(n):
         for i in range(k):

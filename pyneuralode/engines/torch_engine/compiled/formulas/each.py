@@ -1,4 +1,4 @@
-"""The path for formulas of many samples, each in its own steps."""
+"""The compiled path for formulas with batch='independent', where each sample takes its own steps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .path import Formulas
 
 
 class FormulasOfEach(Formulas):
-    """Supports independent problems of formulas, whose parameters may differ from sample to sample."""
+    """A CPU backend for formulas with batch='independent'; the parameters may differ between samples."""
 
     def unsupported(self, problem: Problem) -> str | None:
         if "ts" in problem.signature.differentiated:
-            return "ts is to be differentiated: write compiled=False."
+            return "ts requires gradients: use compiled=False."
         return super().unsupported(problem)
 
     def prepare(self, problem: Problem) -> FormulasOfEachPrepared:
@@ -29,7 +29,7 @@ class FormulasOfEach(Formulas):
 
 
 class FormulasOfEachPrepared(IndependentPrepared):
-    """A problem whose program and method are prepared for the kernels."""
+    """A problem with batch='independent', with its program and method prepared for the kernels."""
 
     engine = Formulas.name
 

@@ -1,6 +1,7 @@
-"""Whole solves in compiled code: time stepping as in torch_engine.march, and the tape for the adjoint.
+"""Whole solves in compiled code, with the same time stepping as torch_engine.march, and the tape for the adjoint.
 
-A system is one sample, or several that share their steps. Systems are solved in turn; each has its own times and steps.
+A system is one sample, or several samples that share their steps. Systems are solved one after another; each has its
+own times and steps.
 """
 
 from typing import NamedTuple
@@ -17,17 +18,18 @@ from .machine import evaluate, make_machine, set_parameters
 from .plan import EXPLICIT, IMPLICIT, ROSENBROCK
 from .steps import error_size, extend, interpolant_error, interpolate, make_scheme, spectral_radius, take_step
 
-# The entry of `controls` after those common to all solves.
+# The index of the stability interval in `controls`, after the entries common to all solves.
 STABILITY = 5
 
 
 class Tape(NamedTuple):
     """Data of the accepted steps of all systems for the adjoint.
 
-    `spans` (m, 3) are the start and end times of each step, and whether the second method took it; `checkpoints` (m /
-    every, n) are the states at the start of every block of `every` steps of a system, or (m / every, 2 n) with the
-    slopes there too: those of an implicit method are its last stages, which differ slightly from the field's; `stages`
-    (m, samples, s, dim) are the stages, unless they take too much memory.
+    `spans` (m, 3) contains the start and end times of each step, and whether the second method took it. `checkpoints`
+    (m / every, n) contains the states at the start of every block of `every` steps of a system. For an implicit method
+    it also contains the slopes there, (m / every, 2 n), since they are the last stages of the previous steps, which
+    differ slightly from evaluations of the field. `stages` (m, samples, s, dim) contains the stages, unless they need
+    too much memory.
     """
 
     spans: np.ndarray
@@ -37,7 +39,7 @@ class Tape(NamedTuple):
 
 @allocating_function
 def grown_tape(tape, count, blocks, stage_capacity):
-    """Return the tape with space for `count` steps, for `blocks` checkpoints and for up to `stage_capacity` stages."""
+    """Return the tape with space for `count` steps, `blocks` checkpoints and the stages of `stage_capacity` steps."""
     spans, checkpoints, stages = np.empty((count, 3)), np.empty((blocks, tape.checkpoints.shape[1])), tape.stages
     copy_rows(spans, tape.spans)
     copy_rows(checkpoints, tape.checkpoints)
@@ -50,7 +52,7 @@ def grown_tape(tape, count, blocks, stage_capacity):
 
 @inner_function
 def expand_tolerance(full, tolerances, system):
-    """Set the tolerance of a system for each component of its state."""
+    """Write the tolerance of a system for each component of its state to `full`."""
     row = tolerances[system if len(tolerances) > 1 else 0]
     for i in range(full.size):
         full[i] = row[i if row.size > 1 else 0]
@@ -58,7 +60,7 @@ def expand_tolerance(full, tolerances, system):
 
 @inner_function
 def scaled_norm(x, y, rtol, atol):
-    """Return the root mean square of x divided by the tolerance at y."""
+    """Return the root mean square of x divided by the tolerance for the state y, component by component."""
     total = 0.0
     for i in range(y.size):
         total += (x[i] / (abs(y[i]) * rtol[i] + atol[i])) ** 2
@@ -67,7 +69,7 @@ def scaled_norm(x, y, rtol, atol):
 
 @inner_function
 def scatter(slope, k):
-    """The first stages = slope (n,)."""
+    """Copy `slope` (n,) to the first stages of the samples."""
     at = 0
     for sample in range(len(k)):
         for j in range(k.shape[2]):
@@ -77,7 +79,7 @@ def scatter(slope, k):
 
 @inner_function
 def gather(k, slope):
-    """slope (n,) = the first stages; return whether they are finite."""
+    """Copy the first stages of the samples to `slope` (n,); return whether they are finite."""
     finite, at = True, 0
     for sample in range(len(k)):
         for j in range(k.shape[2]):
@@ -89,7 +91,7 @@ def gather(k, slope):
 
 @inner_function
 def write_tape(tape, step, block, taped, t, t_next, stiff, y, k):
-    """Write a step to the tape, with its stages if `taped`, and with its start if `block` is not negative."""
+    """Write a step to the tape, with its stages if `taped`, and with the state at its start if `block` >= 0."""
     span = tape.spans[step]
     span[0], span[1], span[2] = t, t_next, stiff
     if block >= 0:
@@ -109,16 +111,16 @@ def first_stages(machine, scheme, t, y, k):
 
 @inner_function
 def carry_slope(k, end_stage):
-    """Make the slope at the end of a step the first stage of the next."""
+    """Copy the slope at the end of a step to the first stage of the next step."""
     for sample in range(len(k)):
         copy(k[sample][0], k[sample][end_stage])
 
 
 @inner_function
 def initial_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, point):
-    """Evaluate the first stages; return whether they are finite, and the first step's size.
+    """Evaluate the first stages; return whether they are finite, and the size of the first step.
 
-    `slope` and `point` (n,) are scratch.
+    `slope` and `point` (n,) are scratch memory.
     """
     first_stages(machine, scheme, t, y, k)
     if not gather(k, slope):
@@ -139,7 +141,7 @@ def initial_step(machine, scheme, t, t_last, y, k, rtol, atol, controls, slope, 
 
 @inner_function
 def count_inside(t_next, ts, j, last, direction):
-    """Return how many of the times from ts[j] to ts[last] are before the end of a step."""
+    """Return the number of times from ts[j] to ts[last] that are before t_next, the end of a step."""
     count = 0
     while j + count <= last and direction * ts[j + count] < direction * t_next:
         count += 1
@@ -148,9 +150,9 @@ def count_inside(t_next, ts, j, last, direction):
 
 @inner_function
 def write_outputs(machine, scheme, t, t_next, y, end, k, ts, j, last, direction, ys):
-    """Write the states at the times, from ts[j], that the step covers; return the next j, and whether it was extended.
+    """Write the states at the times from ts[j] to ts[last] that the step covers.
 
-    The last time is ts[last].
+    Returns the index of the next time, and whether the step was extended.
     """
     extended, h = False, t_next - t
     while j <= last and direction * ts[j] <= direction * t_next:
@@ -171,20 +173,20 @@ def march(
 ):
     """Solve every system from its row of y0 (systems, n) through its times ts[parts[i]:parts[i + 1]].
 
-    The `field` is (program, method, second method), `times` are (ts, parts) and `tolerances` (rtol, atol). There is one
-    step from each of the `stops`, divided into systems like the times, to the next, or adaptive steps that end at them.
-    Steps of methods for stiff problems also end at a requested time if they are not accurate enough in between. `theta`
-    and the tolerances have one row for all systems or one for each. With `every` > 0 the solve can be differentiated:
-    the state is stored every `every` steps, and the stages of up to `stage_capacity` steps. `slopes` (systems, n) are
-    the slopes at the start if they are known, as when steps of an implicit method are repeated; otherwise it has no
-    rows.
+    `field` is (program, method, second method), `times` is (ts, parts) and `tolerances` is (rtol, atol). `stops` are
+    divided into systems like the times; there is one step between consecutive stops, or steps are adaptive and also end
+    at the stops. Steps of methods for stiff problems also end at a requested time if their interpolant is not accurate
+    enough. `theta` and the tolerances have one row for all systems or one row for each. If `every` > 0, the solve can
+    be differentiated: the state is stored every `every` steps, and the stages of up to `stage_capacity` steps are kept.
+    `slopes` (systems, n) are the initial slopes if they are known, as when steps of an implicit method are repeated;
+    otherwise it has no rows.
 
-    If the stability interval in the `controls` is positive, steps switch between the method and the second one, a
+    If the stability interval in `controls` is positive, the solve switches between the method and the second one, a
     Rosenbrock method: automatically or, when steps of one system are repeated, as given by `step_kinds`. The explicit
     method takes the steps at which the other method has no usable Jacobian.
 
-    Returns for each system (status, t, step's size) and (evaluations, accepted, rejected), the states at all
-    times, and the tape.
+    Returns (status, last t, step size) and (evaluations, accepted, rejected) for each system, the states at all times,
+    and the tape.
     """
     (program, method, second_method), (ts, parts), (stops, stop_parts) = field, times, stops
     rtol, atol = tolerances

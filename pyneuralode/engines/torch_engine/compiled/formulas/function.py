@@ -1,4 +1,4 @@
-"""Solves of formulas by compiled code, for any number of systems at once, and their autograd function."""
+"""Compiled solves of fields given by formulas, for any number of systems at once, and their autograd function."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .plan import method_plans
 from .program import program_of
 from .threads import over_threads
 
-# Memory for the stages of a solve's steps; those of a longer solve are computed again.
+# Maximum memory in bytes for storing the stages of a solve; for a longer solve, the adjoint computes them again.
 TAPE_BYTES = 256 << 20
-# The number of steps that are repeated at once, so that their stages stay in a core's cache.
+# Number of steps that the adjoint repeats at a time, small enough that their stages stay in a core's cache.
 AGAIN = 64
 
 
@@ -35,7 +35,7 @@ def kernels() -> tuple[ModuleType, ...] | None:
 
 
 class FormulaSolver:
-    """Solves of one field's formulas by one method, for any number of systems."""
+    """Data shared by all solves of one field's formulas with one method, for any number of systems."""
 
     def __init__(self, problem: Problem):
         self.program = program_of(problem.field)
@@ -48,7 +48,7 @@ class FormulaSolver:
         self.tape = not isinstance(gradient, Checkpointed)
 
     def theta(self, parameters: Mapping[str, Tensor], samples: int) -> Tensor:
-        """Return the concatenated parameters, (1, m), or (samples, m) if one of them has an axis for the samples."""
+        """Return the concatenated parameters, of shape (samples, m) if any parameter has a sample axis, else (1, m)."""
         shapes = self.program.shapes
         own = any(parameters[name].ndim > len(shape) for name, shape in shapes.items())
         parts = []
@@ -59,7 +59,7 @@ class FormulaSolver:
         return torch.cat(parts, dim=1) if parts else torch.empty(1, 0)
 
 
-# Concatenated rows of unequal length, and the index at which each of them starts, followed by the end of the last.
+# Concatenated rows of different lengths, and the index at which each row starts, followed by the total length.
 _Ragged: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
@@ -80,16 +80,16 @@ def _part(ragged: _Ragged, some: slice) -> _Ragged:
 
 
 class Failure(Exception):
-    """The failure of the solve of one sample."""
+    """Raised if the solve of one sample fails; contains the error and the sample's index."""
 
     def __init__(self, error: SolverError, sample: int):
         self.error, self.sample = error, sample
 
 
 class Systems:
-    """Solves of systems, each with its own steps and times; after `march`, the data that their adjoint needs.
+    """Solves of B systems, each with its own steps and times; after `march`, also the data that the adjoint needs.
 
-    The tolerances, rtol and atol, are arrays as `by_system` returns them.
+    The tolerances, rtol and atol, are arrays returned by `by_system`.
     """
 
     def __init__(
@@ -100,9 +100,10 @@ class Systems:
         self.every, self.tape = (solver.every, solver.tape) if differentiated else (0, False)
 
     def march(self, y0: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return the states of systems y0 (B, n) at all their times, one system after the other, and set `counts` (B, 3).
+        """Return the states at all times, concatenated over the B systems, and set `counts` (B, 3).
 
-        Parameters theta are (1, m) or (B, m). Raises `Failure` with the system that failed.
+        The initial states y0 have shape (B, n), the parameters theta (1, m) or (B, m). Raises `Failure` with the index
+        of a system that failed.
         """
         self.y0, self.theta = y0, theta
         self.parts, solved = over_threads(self._march_part, len(y0))
@@ -150,7 +151,7 @@ class Systems:
     def _sweep_in_blocks(
         self, some: slice, spans: np.ndarray, checkpoints: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Like `_sweep_part`, without stages on the tape: blocks of steps are repeated, from last to first."""
+        """Like `_sweep_part`, but without stored stages: blocks of steps are repeated, from last to first."""
         y0_bar, theta_bar = np.empty_like(self.y0[some]), np.zeros((some.stop - some.start, self.theta.shape[1]))
         length = self.every * max(1, AGAIN // self.every)
         step = block = 0
@@ -171,7 +172,7 @@ class Systems:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the cotangents of the state at the start of `path` (steps, 3) and of the parameters.
 
-        The steps start from the state (and slope) in `checkpoint` and end in the cotangent `end_bar`.
+        The steps start from the state (and slope) in `checkpoint`; `end_bar` is the cotangent of the state at the end.
         """
         forward, backward = kernels()
         n, some, own = len(end_bar), slice(i, i + 1), slice(*self.times[1][i : i + 2])
@@ -192,7 +193,7 @@ class Systems:
 
 
 def by_system(tolerance: float | np.ndarray) -> np.ndarray:
-    """Return a tolerance, which may be a number, (n,) or (systems, n), as an array (1 or systems, 1 or n)."""
+    """Return a tolerance, a number or an array (n,) or (systems, n), as an array of shape (1 or systems, 1 or n)."""
     return np.atleast_2d(np.array(tolerance, dtype=float))
 
 
@@ -201,12 +202,12 @@ def _rows_of(table: np.ndarray, some: slice) -> np.ndarray:
 
 
 class FormulaSolve(torch.autograd.Function):
-    """The states of systems y0 (B, n) for parameters theta (1 or B, m), in the dtype of y0."""
+    """The states of B systems for initial states y0 (B, n) and parameters theta (1 or B, m), in the dtype of y0."""
 
     @staticmethod
     def forward(ctx, systems: Systems, y0: Tensor, theta: Tensor) -> Tensor:
         ctx.systems, ctx.theta_dtype = systems, theta.dtype
-        # Copies of y0 and theta, so that later changes to them are harmless.
+        # Copy y0 and theta, since the caller may change them before the backward pass.
         states = systems.march(np.array(y0.numpy(), dtype=float), np.array(theta.numpy(), dtype=float))
         return torch.from_numpy(states).to(y0.dtype)
 
@@ -225,7 +226,7 @@ class FormulaCall:
         self.solver, self.times, self.tolerances = solver, times, tolerances
 
     def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states (T, n) and set `counts`; with `keep`, store what `adjoint_sweep` needs."""
+        """Return the states (T, n) and set `counts`; if `keep`, also store the data that `adjoint_sweep` needs."""
         self.systems = Systems(self.solver, [self.times], self.tolerances, differentiated=keep)
         try:
             states = self.systems.march(state.astype(float)[None], theta[None]).astype(state.dtype, copy=False)

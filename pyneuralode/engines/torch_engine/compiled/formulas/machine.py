@@ -1,4 +1,4 @@
-"""The register machine that runs a program: slopes, Jacobians and vector-Jacobian products of any formulas."""
+"""The register machine that runs programs: it evaluates the slope given by any formulas, and its derivatives."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Machine(NamedTuple):
 
 @allocating_function
 def make_machine(program):
-    """Return the machine for a program's arrays, see `..program.Program`."""
+    """Return the machine for a program's arrays; see `.program.Program`."""
     steps, outputs, numbers, sizes = program
     dim, parameters, directions = sizes
     time = dim + parameters
@@ -73,7 +73,7 @@ def read_slope(machine, out):
 
 @inlined_function
 def evaluate(machine, t, y, at, out):
-    """out (dim,) = the slope at time t and state y[at:]."""
+    """Write the slope (dim,) at time t and state y[at:] to `out`."""
     _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
@@ -83,7 +83,7 @@ def evaluate(machine, t, y, at, out):
 
 @inlined_function
 def linearize(machine, t, y, at):
-    """Evaluate at time t and state y[at:], and store each step's derivatives for the functions below."""
+    """Run the program at time t and state y[at:], and store each step's derivatives for `differentiate` and `vjp`."""
     _set_inputs(machine, t, y, at)
     steps, registers = machine.steps, machine.registers
     for k in range(len(steps)):
@@ -95,9 +95,10 @@ def linearize(machine, t, y, at):
 
 @inlined_function
 def differentiate(machine, jacobian, ignore_zeros):
-    """jacobian (dim, dim + 1) = the slope's derivatives by the components and by the time at the linearization point.
+    """Write the slope's derivatives with respect to the components and the time to `jacobian` (dim, dim + 1).
 
-    With `ignore_zeros` an infinite derivative times a zero tangent counts as zero. Returns whether all are finite.
+    The derivatives are those at the linearization point. If `ignore_zeros`, an infinite derivative times a zero tangent
+    counts as zero. Returns whether all derivatives are finite.
     """
     steps, tangents = machine.steps, machine.tangents
     for k in range(len(steps)):
@@ -118,7 +119,7 @@ def differentiate(machine, jacobian, ignore_zeros):
 
 @inlined_function
 def vjp(machine, cotangent, y_bar, theta_bar):
-    """Add the slope's cotangent (dim,), times its derivatives at the linearization point, to y_bar (dim,) and theta_bar."""
+    """Add the vector-Jacobian products of `cotangent` (dim,) at the linearized point to y_bar (dim,) and theta_bar."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
     for i in range(machine.dim):
@@ -141,10 +142,10 @@ def _add_input_bars(machine, y_bar, theta_bar):
 
 @inner_function
 def vjp_with_jacobian(machine, cotangent, jacobian_bar, y_bar, theta_bar):
-    """Like `vjp`, with a cotangent (dim, dim + 1) of the Jacobian too; requires `differentiate` first.
+    """Like `vjp`, but also with a cotangent (dim, dim + 1) of the Jacobian; call `differentiate` first.
 
-    The tangents are differentiated in reverse: a step's derivatives have cotangents too, which its second derivatives
-    propagate to its operands.
+    This is reverse-mode differentiation of the tangents: a step's derivatives also have cotangents, which the step's
+    second derivatives propagate to its operands.
     """
     steps, registers = machine.steps, machine.registers
     bars, tangents, tangent_bars = machine.bars, machine.tangents, machine.tangent_bars

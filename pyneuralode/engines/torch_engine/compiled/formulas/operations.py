@@ -1,4 +1,4 @@
-"""The operations of formulas: value, first and second derivatives of each, as compiled code.
+"""The operations in formulas: the value and the first and second derivatives of each, in compiled code.
 
 A step computes z = op(x, y), in float64 regardless of the state's dtype. For a unary operation, y is 0 and unused.
 """
@@ -30,13 +30,13 @@ def sigmoid(x):
 
 @inlined_function
 def _scaled_power(scale, x, exponent):
-    """Return scale x**exponent; 0 if the scale is 0, also at x = 0."""
+    """Return scale * x**exponent, or 0 if the scale is 0, even at x = 0."""
     return scale * x**exponent if scale != 0 else 0.0
 
 
 @inlined_function
 def value(code, x, y):
-    """Return z."""
+    """Return the result z = op(x, y) of the operation with this code."""
     if code == MULTIPLY:
         return x * y
     elif code == ADD:
@@ -91,7 +91,7 @@ def value(code, x, y):
 
 @inlined_function
 def slopes(code, x, y, z):
-    """Return dz/dx and dz/dy."""
+    """Return the derivatives dz/dx and dz/dy of an operation z = op(x, y)."""
     if code == MULTIPLY:
         return y, x
     elif code == ADD:
@@ -103,7 +103,8 @@ def slopes(code, x, y, z):
     elif code == NEGATE:
         return -1.0, 0.0
     elif code == RAISE:
-        # If the base is not positive, the derivative by the exponent is undefined: torch returns NaN, or 0 at 0.
+        # If the base is not positive, the derivative with respect to the exponent is undefined; torch returns NaN for a
+        # negative base and 0 for a zero base.
         return _scaled_power(y, x, y - 1), z * math.log(x) if x > 0 else 0.0
     elif code == POWER:
         return _scaled_power(y, x, y - 1), 0.0
@@ -152,7 +153,7 @@ def slopes(code, x, y, z):
 
 @inlined_function
 def curvatures(code, x, y, z):
-    """Return the second derivatives of z: by x twice, by x and y, by y twice."""
+    """Return the second derivatives of an operation z = op(x, y): d2z/dx2, d2z/(dx dy) and d2z/dy2."""
     if code == MULTIPLY:
         return 0.0, 1.0, 0.0
     elif code == DIVIDE:

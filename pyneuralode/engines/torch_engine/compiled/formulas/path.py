@@ -1,4 +1,4 @@
-"""The path for formulas: which problems it supports, and the preparation of joint problems."""
+"""The compiled path for formulas: which problems it supports, and how it prepares joint problems."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..times import Times
 from .function import FormulaCall, FormulaSolver, by_system, kernels
 from .program import MAX_DIM, program_of
 
-# The steps of a program times the samples above which torch's vectors are as fast (measured), for explicit and stiff
-# solvers.
+# Number of program steps times number of samples above which torch's vectorized operations are as fast (measured), for
+# explicit and for stiff solvers.
 LARGE, LARGE_STIFF = 6_000, 60_000
 
 
 class Formulas(Backend):
-    """Supports `Equations`, and fields that can be written as `Equations`, with explicit and stiff solvers, on the CPU."""
+    """A CPU backend for `Equations`, and fields that can be written as such, with explicit and stiff solvers."""
 
     name = "torch (compiled)"
 
@@ -31,15 +31,15 @@ class Formulas(Backend):
             return sentence
         program = program_of(field)
         if program is None:
-            return f"the field is {kind_of(field)}, which the compiled code has no formulas for: give Equations."
+            return f"the field is {kind_of(field)}, for which there are no compiled formulas: use Equations."
         if joint and problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled formulas support 'joint'."
+            return f"norm is {problem.control.norm!r}: use 'joint' with compiled formulas."
         explicit = isinstance(find_tableau(problem.solver), Tableau)
         if not explicit and field.dim > MAX_DIM:
-            return f"the field has {field.dim} components: compiled stiff solvers support at most {MAX_DIM}."
+            return f"the field has {field.dim} components, more than {MAX_DIM}: use compiled=False with a stiff solver."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
-            return "the formulas of all samples are as fast in torch: write compiled=False."
+            return "torch is as fast for this number of formulas and samples: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> FormulaPrepared:
@@ -47,7 +47,7 @@ class Formulas(Backend):
 
 
 class FormulaPrepared(CompiledPrepared):
-    """A joint problem whose program, method and tolerances are prepared for the kernels."""
+    """A joint problem with its program, method and tolerances prepared for the kernels."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem, torch.float64)

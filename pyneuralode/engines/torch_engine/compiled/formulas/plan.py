@@ -1,4 +1,4 @@
-"""Methods as plain numeric arrays, the input of compiled code."""
+"""Conversion of methods to plain numeric arrays, the input of compiled code."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class MethodPlan:
     couplings : (s, s)
         The C_ij.
     places : (3, s)
-        The c_i, the d_i, and gamma for each stage, 0 for an explicit one.
+        The c_i, the d_i, and gamma for each stage (0 for an explicit stage).
     ends : (1 + e, s)
         The b_i, then the weights of the error estimates.
     interpolant : (s, p)
-        As in `Tableau`.
+        The polynomial coefficients of the dense output, as in `Tableau`.
     """
 
     kind: int
@@ -57,9 +57,10 @@ class MethodPlan:
 
 
 def method_plans(method: Tableau | Rosenbrock | SDIRK | AutoSwitch) -> tuple[MethodPlan, MethodPlan, float]:
-    """Return the plans of a method and of the one that it switches to, and the stability interval of the first, or 0.
+    """Return the plans of a method and of a second method, and the stability interval for automatic switching, or 0.
 
-    Methods for stiff problems use an explicit one for single steps at which their Jacobian is not usable.
+    Without automatic switching, the second method is explicit; methods for stiff problems use it for single steps at
+    which the Jacobian is not usable.
     """
     if isinstance(method, AutoSwitch):
         return method_plan(method.explicit), method_plan(method.stiff), method.stability_interval

@@ -22,9 +22,10 @@ MAX_DIM, MAX_REGISTERS = 32, 4096
 
 @dataclass(frozen=True)
 class Program:
-    """The steps of a field's formulas on a row of registers.
+    """A field's formulas as steps that operate on a row of registers.
 
-    The registers are: the components, the parameters, the time, the constant 0, other constants, and one for each step.
+    The registers contain the components, the parameters, the time, the constant 0, other constants, and the results of
+    the steps.
 
     Attributes
     ----------
@@ -53,8 +54,8 @@ class Program:
 
 
 def program_of(field: Any) -> Program | None:
-    """Return the program of a field, or None if there is none or it needs too many registers."""
-    # Fields of other types, a user's among them, need not be hashable.
+    """Return the program of a field, or None if the field has no formulas or needs too many registers."""
+    # Fields of other types, such as user-defined ones, may not be hashable.
     return _lowered(field) if type(field) in (Equations, SEIR, Linear) else None
 
 
@@ -79,7 +80,7 @@ def _lowered(field: VectorField) -> Program | None:
 
 
 def as_equations(field: VectorField) -> Equations | None:
-    """Return a field as formulas, with its parameters in their flat order, or None for other fields."""
+    """Return a field as `Equations`, with its parameters in flat order, or None if the field has no such form."""
     if type(field) is Equations:
         return field
     if type(field) is SEIR:
@@ -99,7 +100,7 @@ def as_equations(field: VectorField) -> Equations | None:
 
 
 class _Lowering:
-    """The steps of `Equations` with codes and registers instead of words.
+    """Conversion of the steps of `Equations` from words to operation codes and registers.
 
     While steps are collected, operand -k denotes constant k - 1, and operands >= 0 are the other registers, numbered as
     if there were no constants: the number of constants is known only at the end.
@@ -136,7 +137,7 @@ class _Lowering:
         return self._add(operation, x, others[0] if others else -1)
 
     def _power(self, x: int, exponent: str) -> int:
-        """Return the operand of x to a power; small integer powers are products, which are many times faster."""
+        """Return the operand for x to a power; small integer powers become products, which are many times faster."""
         number = float(exponent)
         if number == 1:
             return x

@@ -1,4 +1,4 @@
-"""One step of one sample in compiled code, explicit or for stiff problems."""
+"""One step in compiled code, with an explicit method or a method for stiff problems."""
 
 from typing import NamedTuple
 
@@ -14,11 +14,11 @@ from .plan import EXPLICIT, ROSENBROCK
 
 
 class FormulaScheme(NamedTuple):
-    """The working memory of one step, for samples of `dim` components, and the method, see `..plan.MethodPlan`.
+    """The working memory of one step, for samples of `dim` components, and the method; see `.plan.MethodPlan`.
 
-    `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives by components and time, are those
-    at the step's start; a Jacobian has no columns for the components marked in `frozen` (samples, dim). `matrix`
-    contains the factors of one sample's I - gamma h J.
+    `slopes` (samples, dim) and `jacobians` (samples, dim, dim + 1), the derivatives with respect to the components and
+    the time, are evaluated at the step's start; the columns of a Jacobian are zero for the components marked in
+    `frozen` (samples, dim). `matrix` contains the factors of one sample's I - gamma h J.
     """
 
     dim: int
@@ -58,7 +58,7 @@ def make_scheme(method, dim, samples):
 
 @inlined_function
 def combine(out, out_at, y, at, k, coefficients, count, h, dim):
-    """out[out_at:] = y[at:] + h sum over i < count of coefficients[i] k[i]."""
+    """Set out[out_at:] = y[at:] + h times the sum over i < count of coefficients[i] k[i]."""
     for j in range(dim):
         out[out_at + j] = y[at + j]
     for i in range(count):
@@ -88,8 +88,8 @@ def _drop_nonfinite_columns(machine, jacobian, frozen):
 def find_jacobian(machine, jacobian, frozen):
     """Set the Jacobian (dim, dim + 1) at the machine's linearization point; return whether a step may use it.
 
-    Columns that are not finite are omitted and marked in `frozen` (dim,): no step may change these components. The last
-    column, the derivatives by the time, must be finite.
+    Columns that are not finite are set to zero and marked in `frozen` (dim,): no step may change these components. The
+    last column, the derivatives with respect to time, must be finite.
     """
     for c in range(len(frozen)):
         frozen[c] = False
@@ -98,12 +98,13 @@ def find_jacobian(machine, jacobian, frozen):
 
 @inner_function
 def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
-    """Step from y (n,) at time t to `end`, filling the stages k (samples, s, dim).
+    """Take a step from y (n,) at time t; write the state at its end to `end` and its stages to k (samples, s, dim).
 
-    The first stage of an explicit or implicit step must already be set. A `fresh` step is the first one from y; later
-    ones reuse its Jacobians. If a step fails, its end is not finite.
+    The first stage of an explicit or implicit step must already be set. `fresh` marks the first step tried from y;
+    later tries reuse its Jacobians. If a step fails, the state at its end is not finite.
 
-    Returns the number of evaluations of the field, and whether the Jacobian was usable: otherwise no step was taken.
+    Returns the number of evaluations of the field, and whether the Jacobian was usable; if it was not, no step was
+    taken.
     """
     evaluations, gamma = scheme.stages - 1, scheme.places[2, scheme.stages - 1]
     for sample in range(len(k)):
@@ -211,7 +212,10 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
 
 @inlined_function
 def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
-    """Improve the stage k = f(time, point + scale k); return the change and the rounding error over the tolerance."""
+    """Run one Newton iteration for k = f(time, point + scale k).
+
+    Returns the norms of the change and of the rounding error, divided by the tolerance.
+    """
     dim, change, total, rounding = scheme.dim, scheme.change, 0.0, 0.0
     for j in range(dim):
         scheme.rest[j] = scheme.point[j] + scale * stage[j]
@@ -229,7 +233,7 @@ def _newton(machine, scheme, h, time, scale, y, at, stage, rtol, atol):
 
 @inlined_function
 def set_interpolant_weights(scheme, theta, derivative):
-    """Set the weights of the stages in the interpolant, or in its `derivative`, at `theta`, a fraction of the step."""
+    """Set the stages' weights in the interpolant, or in its derivative, at the fraction `theta` of a step."""
     for i in range(len(scheme.interpolant)):
         total, power = 0.0, 1.0 if derivative else theta
         for q in range(scheme.interpolant.shape[1]):
@@ -250,8 +254,8 @@ def interpolate(scheme, h, theta, y, k, out):
 def spectral_radius(scheme, h, y, k, rtol, atol):
     """Return an estimate of the Jacobian's largest absolute eigenvalue, which limits the size of stable explicit steps.
 
-    From an explicit step, |df| / |dy| of its last two stages, both at its end (Hairer and Wanner, Solving Ordinary
-    Differential Equations II, IV.2); from a Rosenbrock step the largest row sum of |J|.
+    For an explicit step, it is |df| / |dy| of the last two stages, both at the step's end (Hairer and Wanner, Solving
+    Ordinary Differential Equations II, IV.2); for a Rosenbrock step, it is the largest row sum of |J|.
     """
     dim, s, largest, faster, apart = scheme.dim, scheme.stages, 0.0, 0.0, 0.0
     for sample in range(len(k)):
@@ -273,7 +277,7 @@ def spectral_radius(scheme, h, y, k, rtol, atol):
 
 @inner_function
 def error_size(scheme, h, y, end, k, rtol, atol):
-    """Return the norm of the estimated error divided by the tolerance; up to 1 is accepted."""
+    """Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."""
     dim, error = scheme.dim, 0.0
     for estimate in range(1, len(scheme.ends)):
         total = 0.0
@@ -291,9 +295,10 @@ def error_size(scheme, h, y, end, k, rtol, atol):
 
 @inner_function
 def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
-    """Return the largest error, divided by the tolerance, at up to three of `count` times from ts[j], and the evaluations.
+    """Return the interpolant's largest error divided by the tolerance, and the number of evaluations.
 
-    See `StiffStep.interpolant_error`; `u` (n,) is scratch for the interpolant.
+    The error is estimated at up to three of the `count` times from ts[j], as in `StiffStep.interpolant_error`; `u` (n,)
+    is scratch memory for the interpolant.
     """
     dim, gamma, change = scheme.dim, scheme.places[2, scheme.stages - 1], scheme.change
     largest, evaluations, before = 0.0, 0, -1
@@ -310,7 +315,7 @@ def interpolant_error(machine, scheme, h, t, y, k, ts, j, count, rtol, atol, u):
             fill(scheme.rest, 0.0)
             combine(scheme.rest, 0, scheme.rest, 0, k[sample], scheme.weights, len(scheme.weights), 1.0, dim)
             evaluate(machine, time, u, at, change)
-            if len(k) > 1:  # with one sample the step's factors are still stored
+            if len(k) > 1:  # with one sample, the factors of the step's matrix are still stored
                 set_matrix(scheme, scheme.jacobians[sample], h * gamma)
             for i in range(dim):
                 change[i] = gamma * h * (change[i] - scheme.rest[i])

@@ -1,4 +1,4 @@
-"""Distributes work on many systems over threads, as kernels release the interpreter lock."""
+"""Distribution of work on many systems over threads, which is possible since kernels release the interpreter lock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-# Parts per thread: more than one, as systems take different amounts of time.
+# The number of parts per thread: more than one, since systems take different amounts of time.
 PARTS = 4
 
 
@@ -23,9 +23,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def over_threads(work: Callable, count: int, parts: list[slice] | None = None) -> tuple[list[slice], list]:
-    """Return the parts into which `count` systems are divided (`parts` if given), and the result of `work` for each.
+    """Divide `count` systems into parts and call `work` for each part in threads; return the parts and the results.
 
-    The number of threads is torch's (`torch.set_num_threads`).
+    If `parts` is given, these parts are used. The number of threads is the one set by `torch.set_num_threads`.
     """
     if count == 1:
         return [slice(0, 1)], [work(slice(0, 1))]

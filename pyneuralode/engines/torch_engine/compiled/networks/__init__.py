@@ -1,4 +1,4 @@
-"""Networks and the SEIR model: whole explicit solves and their exact adjoint, by a few vector products per evaluation."""
+"""Compiled explicit solves of networks and the SEIR model, and their exact adjoint, using vector products."""
 
 from .path import Networks
 

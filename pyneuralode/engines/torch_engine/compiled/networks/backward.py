@@ -1,4 +1,4 @@
-"""The exact adjoint of the solve in compiled code: the accepted steps, differentiated last to first."""
+"""The exact adjoint of a compiled solve: the accepted steps, differentiated from last to first."""
 
 import numpy as np
 
@@ -12,15 +12,16 @@ from .network import add_gradient, evaluate, load_parameters, store_gradient, vj
 from .plan import END, ONE, RECORD, SAMPLES, START, WORK
 from .steps import advance, extend, make_scheme, set_interpolant_weights, step_back
 
-# The length of the tape that repeated steps may fill at once, so that it fits in a core's cache.
+# The number of values to which the tape of repeated steps is limited, so that it fits in a core's cache.
 REPEATED_TAPE_NUMBERS = 1 << 18
-# The number of records whose parts of the gradient are computed at once, while they are in a core's L1 or L2 cache.
+# The number of records whose contributions to the gradient are computed together, while the records are in a core's L1
+# or L2 cache.
 RECORDS_PER_PRODUCT = 64
 
 
 @inner_function
 def repeat_steps(net, scheme, work, ts, step_log, checkpoints, begin, stop, every, tape, size):
-    """Repeat the steps from `begin` to `stop`, writing to the tape from its first row."""
+    """Repeat the steps from `begin` up to `stop`, exclusive, and write them to the tape, starting at its first row."""
     y, end = at(work, net[START]), at(work, net[END])
     copy_numbers(y, at(checkpoints, begin // every * scheme.n), scheme.n)
     first, row, have_slope = 0, 0, False
@@ -48,10 +49,10 @@ def repeat_steps(net, scheme, work, ts, step_log, checkpoints, begin, stop, ever
 def adjoint_sweep(
     plan, theta, ts, accepted, taped, every, record, buffers, cotangents, wants_parameters, sources=SOURCES
 ):
-    """Return the gradients with respect to the initial state (n,) and the parameters (as `theta`), and the buffers.
+    """Return the gradients with respect to the initial state (n,) and the parameters (like `theta`), and the buffers.
 
-    `cotangents` (T, n) are the cotangents of the states, `record` is from the forward solve. If the tape is complete,
-    `buffers` must be unchanged since the forward solve; they are overwritten.
+    `cotangents` (T, n) are the cotangents of the states; `record` comes from the forward solve. If the tape is
+    complete, `buffers` must be unchanged since the forward solve; they are overwritten.
     """
     (table, scales, coefficients, interpolant), (step_log, checkpoints), (work, tape) = plan, record, buffers
     net, steps = pointer(table), pointer(step_log)
@@ -106,7 +107,7 @@ def adjoint_sweep(
                 j -= 1
             extended = last - second > scheme.stages - 1
             step_back(net, scheme, memory, h, extended, start, at(records, second * size), size)
-            # The first stage is either the previous step's slope at its end, or a separate evaluation.
+            # The first stage is either the slope at the end of the previous step or a separate evaluation.
             if m > begin and first < int(entry[LAST_ROW - LOG_COLUMNS]):
                 zero(at(bars, lead), (total - 1) * lead)
                 copy_numbers(at(bars, scheme.end_stage * lead), bars, lead)
@@ -126,4 +127,4 @@ def adjoint_sweep(
     for i in range(n):
         y0_bar[i] = scheme.argument_bars[i] + cotangents[0, i]
     store_gradient(net, memory, pointer(scales), pointer(gradient))
-    return y0_bar, gradient, (work, tape)  # returned, since pointers alone would not keep it alive
+    return y0_bar, gradient, (work, tape)  # returned, since pointers alone would not keep them alive

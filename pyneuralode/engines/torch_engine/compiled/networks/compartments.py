@@ -1,4 +1,4 @@
-"""Kernels of the SEIR model, with the interface of .network; a record contains the state and the slopes' cotangents."""
+"""Kernels for the SEIR model, with the interface of .network; a record contains the state and the slope's cotangent."""
 
 from ..compilation import inner_function
 from ..llvm_codegen import at
@@ -18,7 +18,7 @@ def evaluate(net, work, y, k, record):
 
 @inner_function
 def flows(bar):
-    """Return the cotangents of infection, onset and recovery."""
+    """Return the cotangents of the infection, onset and recovery rates."""
     return bar[1] - bar[0], bar[2] - bar[1], bar[3] - bar[2]
 
 

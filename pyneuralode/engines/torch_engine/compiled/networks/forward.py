@@ -1,4 +1,4 @@
-"""The whole solve in compiled code: time stepping as in torch_engine.march, and the tape for its adjoint."""
+"""A whole solve in compiled code, with the same time stepping as torch_engine.march, and the tape for its adjoint."""
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from .plan import END, RECORD, SAMPLES, START, WORK
 from .steps import advance, combine, error_size, extend, make_scheme, set_interpolant_weights
 
 INITIAL_TAPE_ROWS = 256
-# The columns of the step log, from which the adjoint repeats a step: the time at its end, and the rows on the tape of
-# its first and second evaluation and of the one after its last.
+# The columns of the step log, from which the adjoint repeats a step: the time at the end of the step, and the tape rows
+# of its first evaluation, of its second evaluation, and after its last evaluation.
 END_TIME, FIRST_ROW, SECOND_ROW, LAST_ROW, LOG_COLUMNS = range(5)
 
 
@@ -31,7 +31,7 @@ def grown(array, size):
 
 @inner_function
 def scaled_norm(scheme, x, y, rtol, atol):
-    """Return the root mean square of x divided by the tolerance at y."""
+    """Return the root mean square of x divided by the tolerance for the state y, component by component."""
     total = 0.0
     for i in range(scheme.n):
         part = np.float64(x[i]) / (np.float64(abs(y[i])) * rtol[i] + atol[i])
@@ -41,7 +41,7 @@ def scaled_norm(scheme, x, y, rtol, atol):
 
 @inner_function
 def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
-    """Return the size of the first step; the slope at y must be in the first stage."""
+    """Return the size of the first step; the first stage must contain the slope at y."""
     k, point, second_slope = scheme.k, scheme.point, at(scheme.k, scheme.lead)
     d0, d1 = scaled_norm(scheme, y, y, rtol, atol), scaled_norm(scheme, k, y, rtol, atol)
     trial = trial_step_size(t, d0, d1, span)
@@ -57,15 +57,15 @@ def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
 
 @kernel
 def march(plan, controls, tolerances, theta, y0, times, every, tape_capacity, buffers, sources=SOURCES):
-    """Solve from y0 through `times`, a pair (ts, stops): one step from each of the stops to the next, or adaptive steps
-    that end at them.
+    """Solve from y0 through `times`, a pair (ts, stops), with one step between consecutive stops or adaptive steps.
 
-    `plan` is from `solve_plan`; `tolerances` (2, n) are rtol and atol for every component. With `every` > 0 the solve
-    can be differentiated: the state is stored every `every` steps, and the tape of evaluations too as long as it fits
-    in `tape_capacity` numbers. `buffers` are working memory and memory for the tape, each replaced if it is too small.
+    Adaptive steps also end at every stop. `plan` is the result of `solve_plan`; `tolerances` (2, n) are rtol and atol
+    for every component. If `every` > 0, the solve can be differentiated: the state is stored every `every` steps, and
+    the tape of evaluations is kept as long as it fits in `tape_capacity` numbers. `buffers` are working memory and
+    memory for the tape; a buffer that is too small is replaced.
 
-    Returns the status, t and the step's size there, (evaluations, accepted, rejected), whether the tape is complete,
-    the states (T, n), for the adjoint the step log and the checkpoints (both flat), and the buffers.
+    Returns the status, the last t and the step size there, (evaluations, accepted, rejected), whether the tape is
+    complete, the states (T, n), the step log and the checkpoints for the adjoint (both flat), and the buffers.
     """
     (table, scales, coefficients, interpolant), (ts, stops), (work, tape) = plan, times, buffers
     net = pointer(table)

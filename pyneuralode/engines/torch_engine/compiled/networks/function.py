@@ -1,4 +1,4 @@
-"""One solve of a network by compiled code, and its adjoint."""
+"""One compiled solve of a network, and its adjoint."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ..joint import require_finite
 from ..times import Times
 from .plan import solve_plan
 
-# Size of the tape of evaluations; a longer solve is differentiated by repeating its steps.
+# Maximum size in bytes of the tape that records evaluations; for a longer solve, the adjoint repeats the steps instead.
 TAPE_BYTES = 256 << 20
-# A fit solves thousands of times: new memory for each tape would cost more than the arithmetic on it.
+# Buffers of up to this many bytes are reused: a fit runs thousands of solves, and allocating a new tape for each would
+# cost more than the arithmetic.
 SPARE_BYTES = 32 << 20
 _spare: dict[np.dtype, list[tuple[np.ndarray, np.ndarray]]] = {np.dtype("f4"): [], np.dtype("f8"): []}
 
@@ -29,7 +30,7 @@ def kernels() -> tuple[ModuleType, ...] | None:
 
 
 class NetworkSolver:
-    """Data shared by all solves of one field by one method: the plan, the limits and tolerances as arrays."""
+    """Data shared by all solves of one field with one method: the plan, and the limits and tolerances as arrays."""
 
     def __init__(self, problem: Problem, tableau: Tableau):
         control, gradient, signature = problem.control, problem.gradient, problem.signature
@@ -53,11 +54,13 @@ class Call:
         self.solver, self.times = solver, times
 
     def march(self, y0: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
-        """Return the states (T, n) and set `counts`; with `keep`, store what `adjoint_sweep` needs."""
+        """Return the states (T, n) and set `counts`; if `keep`, also store the data that `adjoint_sweep` needs."""
         solver, times = self.solver, self.times
         for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
             if found != wanted:  # compiled code would read out of bounds
-                raise ArgumentError(f"{name} has {found} elements, but {wanted} when this was prepared: prepare again.")
+                raise ArgumentError(
+                    f"{name} has {found} elements, but had {wanted} when the solve was prepared: prepare it again."
+                )
         self.theta = theta
         status, t, size, self.counts, self.taped, ys, self.record, self.buffers = run(
             solver.forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, y0,
@@ -84,7 +87,7 @@ class Call:
         return y0_bar, theta_bar
 
     def _give_back(self) -> None:
-        """Return the buffers for use by the next solve."""
+        """Make the buffers available to the next solve."""
         spare = _spare[self.solver.dtype]
         if len(spare) < 2 and sum(part.nbytes for part in self.buffers) <= SPARE_BYTES:
             spare.append(self.buffers)
@@ -92,7 +95,7 @@ class Call:
 
 
 def _buffers(dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return working memory and memory for a tape; kernels replace either if it is too small."""
+    """Return a buffer for working memory and one for a tape; kernels replace a buffer that is too small."""
     try:
         return _spare[dtype].pop()
     except IndexError:

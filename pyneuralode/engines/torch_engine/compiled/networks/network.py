@@ -1,4 +1,4 @@
-"""Kernels of network fields: slope, vector-Jacobian product, and the parameters' gradient from the tape.
+"""Kernels for network fields: the slope, its vector-Jacobian product, and the parameter gradient from the tape.
 
 `net` is the table of a plan and `work` the working memory. An evaluation writes a record of each sample to the tape:
 the values of the input map and of each hidden layer, and their derivatives. The vector-Jacobian product turns the
@@ -44,13 +44,13 @@ from .plan import (
 
 @inner_function
 def layer_of(net, l):
-    """Return the row of layer l."""
+    """Return a pointer to the row of layer l in the table."""
     return at(net, LAYERS + COLUMNS * l)
 
 
 @inner_function
 def scales_of(net, scales, l):
-    """Return the scales of the weights and biases of layer l, which include the field's scales."""
+    """Return the factors for the weights and for the biases of layer l, which include the field's scales."""
     outward = scales[1] if l == net[LAST] else 1.0
     return outward / scales[0] if l == 1 else outward, outward
 
@@ -81,7 +81,7 @@ def load_parameters(net, work, scales, theta):
 
 @inner_function
 def evaluate(net, work, y, k, record):
-    """k = f(y); write the records."""
+    """Set k = f(y), and write a record of each sample's evaluation."""
     if net[KIND] == COMPARTMENTS:
         compartments.evaluate(net, work, y, k, record)
         return
@@ -106,7 +106,7 @@ def evaluate(net, work, y, k, record):
 
 @inner_function
 def vjp(net, work, record, bar, init, out):
-    """out = init + J^T bar, where J is the Jacobian of the evaluation that wrote the records, which are overwritten."""
+    """Set out = init + J^T bar, with the Jacobian J of the evaluation that wrote the records; overwrite the records."""
     if net[KIND] == COMPARTMENTS:
         compartments.vjp(net, work, record, bar, init, out)
         return
@@ -133,7 +133,7 @@ def vjp(net, work, record, bar, init, out):
 
 @inner_function
 def add_gradient(net, work, record, count, ones):
-    """Add the part of `count` records to the sums for the parameters' gradient; `ones` points to a 1."""
+    """Add the contributions of `count` records to the sums for the parameter gradient; `ones` points to a 1."""
     if net[KIND] == COMPARTMENTS:
         compartments.add_gradient(net, work, record, count)
         return
@@ -152,7 +152,7 @@ def add_gradient(net, work, record, count, ones):
 
 @inner_function
 def store_gradient(net, work, scales, gradient):
-    """Write the gradient of the parameters, laid out as theta."""
+    """Write the parameter gradient to `gradient`, in the layout of theta."""
     if net[KIND] == COMPARTMENTS:
         copy_numbers(gradient, at(work, layer_of(net, 1)[SUMS]), 3)
         return

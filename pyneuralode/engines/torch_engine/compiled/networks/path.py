@@ -1,4 +1,4 @@
-"""The path for small networks and the SEIR model: which problems it supports, and their preparation."""
+"""The compiled path for small networks and the SEIR model: which problems it supports, and how it prepares them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..times import Times
 from .function import Call, NetworkSolver, kernels
 from .plan import has_kernels
 
-# Multiplications in one evaluation of the field beyond which torch's matrix products are as fast (measured).
+# Number of multiplications in one evaluation of the field above which torch's matrix products are as fast (measured).
 LARGE = 1_000_000
 
 
 class Networks(Backend):
-    """Supports `MLP`, `Linear` and `SEIR`, with explicit solvers, on the CPU."""
+    """A CPU backend for `MLP`, `Linear` and `SEIR` fields, with explicit solvers."""
 
     name = "torch (compiled)"
 
@@ -29,14 +29,14 @@ class Networks(Backend):
         if (sentence := unsuitable(problem, bool(signature.differentiated - {"ts"}))) is not None:
             return sentence
         if not has_kernels(field):
-            return f"the field is {kind_of(field)}, for which there is no compiled network: give an MLP."
+            return f"the field is {kind_of(field)}, which has no compiled kernels: use an MLP."
         if not isinstance(find_tableau(problem.solver), Tableau):
-            return f"solver is {problem.solver.name!r}: compiled networks support explicit solvers, such as 'Tsit5'."
+            return f"solver is {problem.solver.name!r}: use an explicit solver for compiled networks, such as 'Tsit5'."
         if problem.control.norm != "joint":
-            return f"norm is {problem.control.norm!r}: compiled networks support 'joint'."
+            return f"norm is {problem.control.norm!r}: use 'joint' with compiled networks."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if samples * sum(map(math.prod, field.shapes().values())) > LARGE:
-            return "the products of one evaluation are as fast in torch: write compiled=False."
+            return "torch's matrix products are as fast for a network of this size: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> NetworkPrepared:
@@ -44,7 +44,7 @@ class Networks(Backend):
 
 
 class NetworkPrepared(CompiledPrepared):
-    """A joint problem whose plan, limits and tolerances are prepared for the kernels."""
+    """A joint problem with its plan, limits and tolerances prepared for the kernels."""
 
     def __init__(self, problem: Problem):
         super().__init__(problem, problem.signature.dtype)

@@ -1,4 +1,4 @@
-"""Small described fields (`VectorField`) and a tableau as plain numeric arrays, the input of compiled code."""
+"""Conversion of small described fields (`VectorField`) and tableaus to numeric arrays, the input of compiled code."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NETWORK, COMPARTMENTS = 0, 1
 KIND, INPUT_MAP, ACTIVATION, SAMPLES, DIM, LAST, RECORD = range(7)
 # For the method: see NetworkScheme in .steps; `LEAD` is the length of a state in memory.
 STAGES, ALL_STAGES, END_STAGE, ORDER, ERROR_ORDER, ESTIMATES, DEGREE, N, LEAD = range(7, 16)
-# Offsets in the working memory: the scaled weights of the stages, forward and backward, and those of an output; the
-# stages, their cotangents, the cotangents of their arguments; states; memory for one layer, as many zeros, and a 1; and
-# the end.
+# Offsets in the working memory: the scaled weights of the stages, for the forward pass, the backward pass and an
+# output; the stages, their cotangents and the cotangents of their arguments; three states; scratch memory for one
+# layer, the same number of zeros, and the number 1; and the end of the memory.
 WEIGHTS, WEIGHTS_BACK, MIX, K, BARS, ARGUMENT_BARS, START, END, POINT, SCRATCH, ZEROS, ONE, WORK = range(16, 29)
-# From here on, one row for each layer of values (the input is layer 0).
+# The rest of the table has one row for each layer of values (the input is layer 0).
 LAYERS, COLUMNS = 29, 15
 # The columns of a row: the width; the width padded to whole vectors, in numbers and in vectors; the offsets of its
 # values and slopes in a record; the offsets of its weights and biases among the parameters (-1: none); the offsets in
@@ -48,16 +48,16 @@ class _Memory:
 
 
 def has_kernels(field: object) -> bool:
-    """Return whether there are kernels for a field."""
+    """Return whether a field has compiled kernels."""
     return type(field) in (MLP, Linear, SEIR)
 
 
 @lru_cache(maxsize=64)
 def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: int) -> tuple[np.ndarray, ...]:
-    """Return (table, scales, coefficients, interpolant): the field, the method, and the layout of the working memory.
+    """Return (table, scales, coefficients, interpolant), which encode the field, the method and the memory layout.
 
     `scales` are the scales of the field's input and output. `coefficients` contains the tableau in the state's dtype,
-    in the layout of `NetworkScheme`; `interpolant` contains its polynomials.
+    in the layout of `NetworkScheme`; `interpolant` contains the polynomial coefficients of its interpolant.
     """
     lanes = VECTOR_BYTES // dtype.itemsize
     memory = _Memory(lanes)
@@ -71,7 +71,7 @@ def solve_plan(field: VectorField, tableau: Tableau, dtype: np.dtype, samples: i
     head[ACTIVATION] = MAP_NAMES.index(getattr(field, "activation", "identity"))
     head[[STAGES, ORDER, END_STAGE, ERROR_ORDER]] = method.numbers
     head[[ALL_STAGES, ESTIMATES, DEGREE]] = rows, len(method.ends) - 1, method.interpolant.shape[1]
-    # Whole vectors are written, starting at every sample's first component.
+    # Kernels write whole vectors, starting at the first component of each sample.
     head[[N, LEAD]] = samples * field.dim, -(-(field.dim * (samples - 1)) // lanes) * lanes + layers[0, PADDED]
     widest = max(head[LEAD], layers[:, PADDED].max())
     sizes = {
@@ -119,17 +119,18 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
 
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
-    """Return whether a product is faster by dot products, each of which costs about two more vectors for its sum."""
+    """Return whether a matrix-vector product is faster as dot products; each sum costs about two additional vectors."""
     return outputs[WIDTH] <= MAX_DOT_ROWS and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (
         outputs[VECTORS] + 1
     )
 
 
 def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
-    """Return, as row i, the weights of stage i in everything after it in a step of `count` stages.
+    """Return a table whose row i contains the weights of stage i in the rest of a step of `count` stages.
 
-    The columns are the end of the step, then the arguments of the stages from the last one down to i + 1. The argument
-    of the stage at the end is the end itself, so its part is in the first column.
+    The first column contains its weight in the end of the step, the next columns its weights in the arguments of the
+    stages, from the last stage down to stage i + 1. The argument of the stage at the end is the end itself, so that
+    weight is in the first column.
     """
     rows, end_stage = len(method.rows), method.numbers[2]
     table = np.zeros((rows, rows + 1))

@@ -1,4 +1,4 @@
-"""One Runge-Kutta step in compiled code: its stages, the state inside it, its error and its adjoint."""
+"""One Runge-Kutta step in compiled code: its stages, states inside the step, its error estimate and its adjoint."""
 
 from typing import NamedTuple
 
@@ -15,12 +15,13 @@ from .network import evaluate, vjp
 class NetworkScheme(NamedTuple):
     """A tableau, and the working memory of one step.
 
-    The state has n components; in memory it has `lead` numbers, or `vectors` vectors. `end_stage` is the stage that
-    equals the slope at the step's end, or -1. Each row of `forward_weights` contains the weights of the earlier stages
-    in the argument of a stage, in the end, or in an error estimate; `backward_weights` are from plan._backward_weights,
-    for a step without and with the interpolant's stages. `weights` and `weights_back` are these multiplied by the
-    step's size, `mix` the weights of the stages in a state inside the step. `k` contains the stages, `bars` their
-    cotangents, and `argument_bars` the cotangents of the end and of the stages' arguments, the last stage's first.
+    The state has n components; in memory it occupies `lead` numbers, which are `vectors` vectors. `end_stage` is the
+    stage that equals the slope at the step's end, or -1. Each row of `forward_weights` contains the weights of the
+    earlier stages in the argument of a stage, in the end, or in an error estimate; `backward_weights` contains the
+    tables of plan._backward_weights, for a step without and with the interpolant's stages. `weights` and `weights_back`
+    are `forward_weights` and `backward_weights` multiplied by the step size; `mix` contains the weights of the stages
+    in a state inside the step. `k` contains the stages, `bars` their cotangents, and `argument_bars` the cotangents of
+    the end and of the stages' arguments, from the last stage to the first.
     """
 
     stages: int
@@ -67,13 +68,13 @@ def scale(weights, coefficients, count, h):
 
 @inner_function
 def combine(scheme, out, init, weights, columns, count):
-    """out = init + sum over i < count of weights[i] columns[i]."""
+    """Set out = init + the sum over i < count of weights[i] columns[i]."""
     column(out, init, columns, scheme.lead, weights, 1, count, scheme.vectors)
 
 
 @inner_function
 def advance(net, scheme, work, h, y, end, record, size):
-    """Evaluate the stages after the first, with records of `size` numbers each, and the state at the end."""
+    """Evaluate the stages after the first, each with a record of `size` numbers, and compute the state at the end."""
     s, total = scheme.stages, scheme.total
     scale(scheme.weights, scheme.forward_weights, (total + 1 + scheme.estimates) * total, h)
     for i in range(1, s):
@@ -86,7 +87,7 @@ def advance(net, scheme, work, h, y, end, record, size):
 
 @inner_function
 def extend(net, scheme, work, y, end, record, size):
-    """Evaluate the extra stages that only the interpolant needs; `record` is the second stage's."""
+    """Evaluate the extra stages that only the interpolant needs; `record` points to the record of the second stage."""
     for i in range(scheme.stages, scheme.total):
         point = end if i == scheme.end_stage else scheme.point
         if i != scheme.end_stage:
@@ -96,7 +97,7 @@ def extend(net, scheme, work, y, end, record, size):
 
 @inner_function
 def set_interpolant_weights(scheme, theta, h):
-    """Set the weights of the stages in the state at `theta`, a fraction of the step."""
+    """Set the weights of the stages in the interpolated state at `theta`, a fraction of the step."""
     for i in range(scheme.total):
         total, power = 0.0, 1.0
         for q in range(scheme.degree):
@@ -107,7 +108,7 @@ def set_interpolant_weights(scheme, theta, h):
 
 @inner_function
 def error_size(scheme, y, end, rtol, atol):
-    """Return the norm of the estimated error divided by the tolerance; up to 1 is accepted."""
+    """Return the norm of the estimated error divided by the tolerance; a step is accepted if it is at most 1."""
     error = 0.0
     for estimate in range(1, scheme.estimates + 1):
         weights = at(scheme.weights, (scheme.total + estimate) * scheme.total)
@@ -123,11 +124,11 @@ def error_size(scheme, y, end, rtol, atol):
 
 @inner_function
 def step_back(net, scheme, work, h, extended, start, record, size):
-    """Propagate the adjoint of a step's end to its start; `record` is the second stage's.
+    """Propagate the adjoint from the end of a step to its start; `record` points to the record of the second stage.
 
-    On entry the first of `argument_bars` is the end's cotangent; `start` and `bars` are the cotangents of the start and
-    of the stages from outputs inside the step. On return `start` is complete except for the part of the first stage,
-    whose cotangent is the first of `bars`.
+    On entry, the first of `argument_bars` is the cotangent of the end; `start` and `bars` contain the contributions of
+    outputs inside the step to the cotangents of the start and of the stages. On return, `start` is complete except for
+    the contribution of the first stage, whose cotangent is the first of `bars`.
     """
     total, lead, argument_bars = scheme.total, scheme.lead, scheme.argument_bars
     count = total if extended else scheme.stages
