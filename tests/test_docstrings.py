@@ -4,6 +4,7 @@ import doctest
 import importlib
 import inspect
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_the_example_in_a_docstring_runs(example, tmp_path, monkeypatch):
 @pytest.mark.parametrize("used", USED, ids=lambda used: used.__qualname__)
 def test_what_a_user_calls_has_an_example(used):
     assert ">>> " in inspect.getdoc(used)
+
+
+@pytest.mark.skipif(not (ROOT.parent / ".git").exists(), reason="needs a checkout")
+def test_the_diffs_of_contributing_apply():
+    text = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for diff in re.findall(r"```diff\n(.*?)```", text, re.DOTALL):
+        subprocess.run(["git", "apply", "--check", "-"], input=diff, text=True, cwd=ROOT.parent, check=True)
 
 
 def test_the_backend_of_contributing_solves_exactly(monkeypatch):

@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.torch_engine.slopes import evaluated
-from ..engines.torch_engine.stiff import as_method, find_tableau
+from ..engines.torch_engine.stiff import as_method
 from ..errors import ArgumentError, kind_of
-from ..tableaus import Tableau
+from ..solvers import find_solver
+from ..tableaus import TABLEAUS, Tableau
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:
     """Return the tableau of an explicit method in the catalog; a `Tableau` is returned as it is."""
-    tableau = find_tableau(solver)
-    if not isinstance(tableau, Tableau):
-        raise ArgumentError(
-            f"solver is {solver!r}, which is not an explicit method: use one, such as 'Euler' or 'RK4'."
-        )
-    return tableau
+    if isinstance(solver, Tableau):
+        return solver
+    name = find_solver(solver).name
+    if name not in TABLEAUS:
+        raise ArgumentError(f"solver is {solver!r}: use an explicit method, one of {', '.join(TABLEAUS)}.")
+    return TABLEAUS[name]
 
 
 class MemoryOrder(NamedTuple):

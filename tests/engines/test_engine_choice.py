@@ -111,6 +111,13 @@ def test_auto_takes_julia_where_it_has_all_that_is_asked_for(ready, change):
     assert chosen(FIELD, **({"y0": start(), "ts": TIMES} | change)) == "julia"
 
 
+def test_auto_gives_a_callable_to_julia_only_if_torch_cannot_solve_it(ready):
+    for solver, engine in (("Rodas5P", "torch"), ("FBDF", "julia")):
+        assert chosen(lambda t, y: -y, np.ones(2), solver=solver) == engine
+    with pytest.raises(pn.ArgumentError, match=r"no engine supports .* \(julia: .*y0.numpy\(\)\S*; torch: .*FBDF"):
+        chosen(lambda t, y: -y, start(), solver="FBDF")
+
+
 def test_gradients_that_only_parameters_or_times_want_count(ready):
     for change in ({"parameters": {"A": start().expand(2, 2)}}, {"ts": torch.tensor([0.0, 1.0], requires_grad=True)}):
         asked = {"y0": start(False), "ts": TIMES, "solver": "Rodas5P"} | change

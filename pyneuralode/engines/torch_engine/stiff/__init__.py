@@ -6,8 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from ....errors import ArgumentError
-from ....solvers import Solver, find_solver, solvers_of
+from ....solvers import Solver
 from ....tableaus import TABLEAUS, Tableau
 from ..march import Method
 from . import coefficients
@@ -30,16 +29,9 @@ STIFF: dict[str, Rosenbrock | SDIRK | AutoSwitch] = {
 Coefficients = Tableau | Rosenbrock | SDIRK | AutoSwitch
 
 
-def find_tableau(solver: str | Solver | Tableau) -> Coefficients:
-    """Return the coefficients of a solver from the catalog; a custom `Tableau` is returned as it is."""
-    if isinstance(solver, Tableau):
-        return solver
-    entry = solver if isinstance(solver, Solver) else find_solver(solver)
-    if "torch" not in entry.engines:
-        raise ArgumentError(
-            f"solver is {entry.name!r}, which only Julia supports: use one of {', '.join(solvers_of('torch'))}."
-        )
-    return TABLEAUS.get(entry.name) or STIFF[entry.name]
+def find_tableau(solver: Solver | Tableau) -> Coefficients:
+    """Return the coefficients of a solver that the torch engine supports, or the caller's own tableau."""
+    return solver if isinstance(solver, Tableau) else TABLEAUS.get(solver.name) or STIFF[solver.name]
 
 
 _KINDS = {Rosenbrock: RosenbrockMethod, SDIRK: SDIRKMethod}
