@@ -68,6 +68,7 @@ def kind_of(value: object) -> str:
 
     Examples
     --------
+    >>> from pyneuralode.errors import kind_of
     >>> kind_of(3), kind_of([]), kind_of(None)
     ('an int', 'a list', 'None')
     """

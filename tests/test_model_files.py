@@ -46,7 +46,7 @@ def test_an_unknown_kind_is_refused_by_name(tmp_path):
     path = tmp_path / "model.safetensors"
     for kind in ("OwnODE", None, [1]):
         save_file({}, str(path), {"pyneuralode": json.dumps({"format": 1, "model": kind})})
-        with pytest.raises(pn.ModelFileError, match="which is unknown: use one of NeuralODE"):
+        with pytest.raises(pn.ModelFileError, match="which is unknown: the known kinds are NeuralODE"):
             pn.load(path)
 
 

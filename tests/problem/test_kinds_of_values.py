@@ -92,7 +92,7 @@ def test_values_of_no_kind_are_refused():
         pn.solve(field, [torch.tensor(1.0, requires_grad=True)], TIMES, engine="torch")
     prepared = pn.NeuralODE(field, engine="torch").prepare(np.ones(1), TIMES)
     with pytest.raises(
-        pn.ArgumentError, match=r"y0 is \(1,\) float64 \(torch on cpu\), but \(1,\) float64 \(NumPy\) when"
+        pn.ArgumentError, match=r"y0 is \(1,\) float64 \(torch on cpu\), but was \(1,\) float64 \(NumPy\) when"
     ):
         prepared.solve({"k": 1.0}, torch.ones(1, dtype=torch.float64), TIMES)
     with pytest.raises(pn.ArgumentError, match="noise is given, but this problem is not a flow"):
