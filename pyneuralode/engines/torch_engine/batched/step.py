@@ -30,7 +30,8 @@ class BatchedMethod:
         self.interpolant = torch.tensor(tableau.interpolant, dtype=torch.float64, device=device)
         self.powers = torch.arange(1, self.interpolant.shape[1] + 1, dtype=torch.float64, device=device)
         self.end_stage = tableau.end_stage
-        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s  # even without the extra stages
+        # Whether the slope at the end is known without the extra stages.
+        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +95,7 @@ class BatchedStep:
 
     @torch.no_grad()
     def error(self, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-        """Return the root mean square (m,) of the estimated error over the tolerance; values up to 1 are accepted."""
+        """Return the root mean square (m,) of the error relative to the tolerance; values up to 1 are accepted."""
         scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
         size = self.scale / scale
         estimates = [rms(self._sum(weights) * size) for weights in self.method.error]
