@@ -95,7 +95,7 @@ class BatchedStep:
 
     @torch.no_grad()
     def error(self, rtol: float | Tensor, atol: float | Tensor) -> Tensor:
-        """Return the root mean square (m,) of the error relative to the tolerance; values up to 1 are accepted."""
+        """Return the root mean square (m,) of the estimated error over the tolerance; values up to 1 are accepted."""
         scale = torch.maximum(self.y.abs(), self.end.abs()).mul_(rtol).add_(atol)
         size = self.scale / scale
         estimates = [rms(self._sum(weights) * size) for weights in self.method.error]

@@ -63,7 +63,7 @@ class StiffStep:
     def interpolant_error(
         self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
     ) -> float:
-        """Return the largest norm of the interpolant's estimated error, relative to the tolerance, at the given times.
+        """Return the largest norm of the interpolant's error estimate over the tolerance, at times inside the step.
 
         The error estimate of a step refers to its end, where very stiff components are accurate regardless of their
         values inside the step. One Newton step for the implicit equation u = u + gamma h (f(t, u) - u') changes an

@@ -119,7 +119,7 @@ def differentiate(machine, jacobian, ignore_zeros):
 
 @inlined_function
 def vjp(machine, cotangent, y_bar, theta_bar):
-    """Add the vector-Jacobian products of `cotangent` (dim,) at the linearization point to y_bar and theta_bar."""
+    """Add vector-Jacobian products of `cotangent` (dim,) at the linearization point to y_bar (dim,) and theta_bar."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
     for i in range(machine.dim):
