@@ -31,7 +31,7 @@ _c = table("""
         1
 """)[0]
 
-# The weights of one of the two embedded solutions, of order 3; the weights of the other one, of order 5, are b - e5.
+# The weights of the embedded solution of order 3; the weights of the other embedded solution, of order 5, are b - e5.
 _third_order = table("""
     0.2440944881889764 0 0 0 0 0 0 0 0.7338466882816118 0 0 0.022058823529411766 0
 """)[0]

@@ -48,7 +48,7 @@ class CompiledPrepared(JointPrepared):
         """Return a new solve at the given times, from an initial state (n,) to states (T, n)."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Like the base class's method, but with less overhead, which would otherwise dominate short solves."""
+        """Like the base class's method, but with less of the overhead that would dominate short solves."""
         followed, numpy = self.problem.signature.differentiated, self.layout.numpy
         if "ts" in followed:
             return super().run(parameters, y0, ts)

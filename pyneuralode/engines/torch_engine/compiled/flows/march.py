@@ -126,7 +126,7 @@ def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
     Adaptive steps also end at every stop. `field` is (head, scales, theta), see `..plan.FlowPlan`; `method` is (rows,
     places, ends, numbers), see `TableauPlan`.
 
-    Returns the status, the last t and the step size there, (evaluations, accepted, rejected), the final states
+    Returns the status, the last t and step size, (evaluations, accepted, rejected), the final states
     (d + 1, n), whose last row is the integral of the trace, and the data for the adjoint (only if `keep`): the steps,
     and for each evaluation the states, the weights and the weights' intermediate values.
     """

@@ -181,7 +181,7 @@ def march(
     `slopes` (systems, n) are the initial slopes if they are known, as when steps of an implicit method are repeated;
     otherwise, `slopes` has no rows.
 
-    If the stability interval in `controls` is positive, the solve switches between the method and the second one, a
+    If the stability interval in `controls` is positive, the solve switches between the method and a second method, a
     Rosenbrock method: automatically or, when steps of one system are repeated, as given by `step_kinds`. The explicit
     method takes the steps that start where the Rosenbrock method has no usable Jacobian.
 

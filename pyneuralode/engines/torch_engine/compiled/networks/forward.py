@@ -64,7 +64,7 @@ def march(plan, controls, tolerances, theta, y0, times, every, tape_capacity, bu
     the tape of evaluations is kept as long as it fits in `tape_capacity` numbers. `buffers` are working memory and
     memory for the tape; a buffer that is too small is replaced.
 
-    Returns the status, the last t and the step size there, (evaluations, accepted, rejected), whether the tape is
+    Returns the status, the last t and step size, (evaluations, accepted, rejected), whether the tape is
     complete, the states (T, n), the step log and the checkpoints for the adjoint (both flat), and the buffers.
     """
     (table, scales, coefficients, interpolant), (ts, stops), (work, tape) = plan, times, buffers
