@@ -18,8 +18,8 @@ _error = table("""
     71/57600 0 -71/16695 71/1920 -17253/339200 22/525 -1/40
 """)[0]
 
-# The interpolant is the cubic Hermite one plus theta^2 (1 - theta)^2 times this combination of the stages, which does
-# not change the values and derivatives at both ends.
+# The interpolant is the cubic Hermite interpolant plus theta^2 (1 - theta)^2 times this combination of the stages; the
+# added term does not change the value or the derivative at either end.
 _bump = table("""
     -12715105075/11282082432 0 87487479700/32700410799 -10690763975/1880347072 701980252875/199316789632
         -1453857185/822651844 69997945/29380423

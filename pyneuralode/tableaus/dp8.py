@@ -4,7 +4,7 @@ import numpy as np
 
 from .tableau import Tableau, hermite_interpolant, table
 
-# DOP853 counts twelve stages; f at the end of the step is the thirteenth here, which makes the method FSAL.
+# DOP853 counts twelve stages; in this table, f at the end of the step is the thirteenth, so the method is FSAL.
 _A = table("""
     0;
     0.05260015195876773;
@@ -31,7 +31,7 @@ _c = table("""
         1
 """)[0]
 
-# The weights of one of the two embedded solutions, of order 3; the weights of the other one, of order 5, are b - e5.
+# The weights of the embedded solution of order 3; the weights of the other embedded solution, of order 5, are b - e5.
 _third_order = table("""
     0.2440944881889764 0 0 0 0 0 0 0 0.7338466882816118 0 0 0.022058823529411766 0
 """)[0]
@@ -50,9 +50,9 @@ _extra_A = table("""
         -0.0013990241651590145 2.9475147891527724 -9.15095847217987 0
 """)
 
-# The interpolant is the cubic Hermite one plus theta^2 (1 - theta)^2 sum_i d_i(theta) k_i. Column j of _D contains the
-# weights of the j-th of the factors 1, theta, theta (1 - theta), theta^2 (1 - theta) in d_i; the rows of _BASIS are
-# these factors times theta^2 (1 - theta)^2, in the powers theta, ..., theta^7.
+# The interpolant is the cubic Hermite interpolant plus theta^2 (1 - theta)^2 sum_i d_i(theta) k_i. Column j of _D
+# contains the weights of the j-th of the factors 1, theta, theta (1 - theta), theta^2 (1 - theta) in d_i; the rows of
+# _BASIS contain the coefficients of theta, ..., theta^7 in these factors times theta^2 (1 - theta)^2.
 _D = table("""
     -8.428938276109013 10.427508642579134 19.985053242002433 -25.69393346270375;
     0;

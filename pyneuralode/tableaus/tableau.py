@@ -34,8 +34,8 @@ class Tableau:
     c : (s,), optional
         Stage times as fractions of the step; by default the row sums of A.
     error : (s,) or (m, s), optional
-        Weights b - b_hat of the error estimate, where b_hat is the embedded solution. m = 2 is DOP853's pair
-        of estimates e5 (row 0) and e3 (row 1), which combine to |h| e5^2 / sqrt(e5^2 + 0.01 e3^2). Without
+        Weights b - b_hat of the error estimate, where b_hat is the embedded solution. Two rows are DOP853's
+        estimates e5 (row 0) and e3 (row 1), which combine to |h| e5^2 / sqrt(e5^2 + 0.01 e3^2). Without
         `error`, the method takes only fixed steps.
     error_order : int, optional
         Order q of the embedded solution; the step controller's exponent is 1 / (q + 1). The default is order - 1.

@@ -27,7 +27,7 @@ _error = table("""
 """)[0]
 
 # The first extra stage is f at the end of the step (row b, time 1). It is reused as the next step's first stage, so
-# that a step with dense output costs 15 evaluations, not 16. The other five are needed only for the interpolant.
+# that a step with dense output costs 15 evaluations, not 16. The other extra stages are needed only by the interpolant.
 _extra_A = table("""
     0.04715561848627222 0 0 0.25750564298434153 0.2621665397741262 0.15216092656738558 0.49399691700324844
         -0.29430311714032503 0.0813174723249511 0;
@@ -47,7 +47,8 @@ _extra_A = table("""
 """)
 
 # As published, the interpolant satisfies every condition of order six exactly; of the 48 conditions of order seven, it
-# satisfies twelve only to 3e-7. Strictly, it is of order six, but it behaves like order seven except for tiny steps.
+# satisfies twelve only to within 3e-7. Strictly, it is of order six, but it behaves like order seven unless steps are
+# tiny.
 _interpolant = table("""
     1 -8.413387198332767 33.675508884490895 -70.80159089484886 80.64695108301298 -47.19413969837522
         11.133813442539243;
@@ -92,6 +93,6 @@ VERN7 = Tableau(
     extra_c=[1, 0.29, 0.125, 0.25, 0.53, 0.79],
     interpolant=_interpolant,
     interpolant_order=6,
-    source="J. H. Verner, Numer. Algorithms 53 (2010) 383-396; coefficients: the 'most efficient' RK7(6) of "
+    source="J. H. Verner, Numer. Algorithms 53 (2010) 383-396; coefficients: the 'most efficient' RK7(6) on "
     "his web page, as in OrdinaryDiffEq.jl",
 )

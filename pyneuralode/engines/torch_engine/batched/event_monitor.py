@@ -69,7 +69,8 @@ class LocatedEvents:
     times : (events, m)
         The time of each event, multiplied by the direction of time; infinite if the event does not occur.
     terminal_time, terminal_event : (m,)
-        The time of the first terminal event, in the same form, and its index; infinite and -1 if there is none.
+        The time of the first terminal event, also multiplied by the direction of time, and its index; infinite and -1
+        if there is none.
     """
 
     times: Tensor

@@ -64,7 +64,7 @@ class SideBySidePrepared(IndependentPrepared):
         )
         f = batched_slope(field, batch.parameters, batch.own, self.shape)
         slope = first_slope(f, times.start, y0.detach())
-        refuse_tangents(*TANGENTS, slope)  # these may come from tensors in a callable's closure
+        refuse_tangents(*TANGENTS, slope)  # tangents may come from tensors in a callable's closure
         if batch.times.requires_grad:  # as in `attach_start`
             starts = batch.times[:, 0].to(y0.device)
             h = (starts.detach() - starts).to(y0.dtype)[:, None]
@@ -118,7 +118,7 @@ class SideBySidePrepared(IndependentPrepared):
         return GridControl(torch.tensor(padded, dtype=torch.float64, device=y0.device))
 
     def _met(self, f: BatchedSlope, monitor: EventMonitor, found: TrajectoryPoints, idle: tuple) -> EventTrace:
-        order = torch.argsort(found.row, stable=True)  # by sample; within each sample they are already in order
+        order = torch.argsort(found.row, stable=True)  # by sample; the events of each sample are already in order
         found = TrajectoryPoints(*(part[order] for part in found))
         moments, ends = events.attach(f, monitor.values, found.row, found.slot, found.time, found.state, idle)
         return self.trace(found.row.cpu().numpy(), found.slot.cpu().numpy(), moments, ends)

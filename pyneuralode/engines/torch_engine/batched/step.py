@@ -30,7 +30,8 @@ class BatchedMethod:
         self.interpolant = torch.tensor(tableau.interpolant, dtype=torch.float64, device=device)
         self.powers = torch.arange(1, self.interpolant.shape[1] + 1, dtype=torch.float64, device=device)
         self.end_stage = tableau.end_stage
-        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s  # even without the extra stages
+        # Whether the slope at the end is known without the extra stages.
+        self.has_end_slope = tableau.end_stage is not None and tableau.end_stage < s
 
 
 @lru_cache(maxsize=64)

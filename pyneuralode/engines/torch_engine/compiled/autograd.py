@@ -24,7 +24,7 @@ class Call(Protocol):
     def adjoint_sweep(
         self, cotangents: np.ndarray, wants_state: bool, wants_parameters: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the gradients for the initial state and the parameters; unwanted gradients are arbitrary."""
+        """Return the gradients with respect to the initial state and parameters; unwanted gradients are arbitrary."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Code shared by all compiled paths: availability of compiled code, its arguments, and the meaning of status codes."""
+"""Code shared by all compiled paths: when compiled code is available, what kernels take, and what status codes mean."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def compiled(*modules: str) -> tuple[ModuleType, ...] | None:
 
 
 def unsuitable(problem: Problem, differentiated: bool) -> str | None:
-    """Return the reason why compiled code cannot solve a problem, regardless of its field and solver, or None.
+    """Return a reason, independent of field and solver, why compiled code cannot solve a problem, or None.
 
     `differentiated` says whether anything other than the times is differentiated. Compiled code would lose forward-mode
     tangents.
@@ -84,7 +84,7 @@ def wants_gradient(*tensors: Tensor) -> bool:
 
 
 def run(kernel: Callable, *arguments: Any) -> tuple:
-    """Run a kernel, without garbage collection while it compiles, since that would take a quarter of the time."""
+    """Run a kernel; while it compiles, garbage collection is off, since it would take a quarter of the time."""
     if kernel.overloads or not gc.isenabled():
         return kernel(*arguments)
     gc.disable()

@@ -24,8 +24,8 @@ SHARED_SOURCES = fingerprint(
     Path(__file__).parent, Path(step_size.__file__), shared=zlib.crc32(repr(MAP_NAMES).encode())
 )
 
-# For functions that are called only by compiled code. Without wrappers for Python they compile in half the time;
-# without reference counts, which only functions that allocate arrays need, small ones run twice as fast.
+# For functions that are called only by compiled code. Without wrappers for Python they compile in half the time.
+# Only functions that allocate arrays need reference counts; without them, small functions run twice as fast.
 INNER = dict(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 allocating_function = njit(**INNER)
 inner_function = njit(_nrt=False, **INNER)

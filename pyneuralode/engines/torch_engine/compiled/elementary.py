@@ -1,8 +1,8 @@
 """Exponentials of whole vectors: straight-line arithmetic, accurate to a few units in the last place.
 
-x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed by its Taylor series, 2^n from its bits. The
-constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980). Comparisons are
-written so that NaN is propagated. All functions take and return a `Number`.
+x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed by its Taylor series, and 2^n by setting the
+exponent's bits. The constant log 2 is split in two, so that n log 2 is subtracted without rounding (Cody and Waite
+1980). Comparisons are written so that NaN is propagated. All functions take and return a `Number`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _AREA = {double: [2 / (2 * n + 1) for n in range(1, 17 if double else 9)] for do
 
 
 def _shift(x: Number) -> float:
-    """Return the constant whose sum with a small number contains the nearest integer in its last bits."""
+    """Return the constant that, added to a small number, leaves the nearest integer in the last bits of the sum."""
     return 1.5 * 2.0 ** (52 if x.double else 23)
 
 
@@ -49,7 +49,7 @@ def split(x: Number) -> tuple[Number, Number]:
 def power(whole: Number) -> Number:
     """Return 2^n, where n is the integer in the last bits of `whole`.
 
-    n must be in the range of normal numbers, or one above it, for which the result is infinity.
+    n must be the exponent of a normal number or one more than the largest such exponent, which gives infinity.
     """
     mantissa, bias = (52, 1023) if whole.double else (23, 127)
     add, shift = whole.builder.add, whole.builder.shl

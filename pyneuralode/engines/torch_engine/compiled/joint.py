@@ -1,4 +1,4 @@
-"""Code shared by the compiled paths for joint problems: reads values and returns solutions in a few microseconds."""
+"""Code shared by the compiled paths for joint problems: it reads values and returns solutions in a few microseconds."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CompiledPrepared(JointPrepared):
         """Return a new solve at the given times, from an initial state (n,) to states (T, n)."""
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
-        """Like the base class's method, but with less overhead, which would otherwise dominate short solves."""
+        """Like the base class's method, but with less of the overhead that would dominate short solves."""
         followed, numpy = self.problem.signature.differentiated, self.layout.numpy
         if "ts" in followed:
             return super().run(parameters, y0, ts)
@@ -63,7 +63,8 @@ class CompiledPrepared(JointPrepared):
             else:
                 ys = self._plain(call, np.array(floating("y0", y0), self.dtype).reshape(-1), parameters)
         except SolverError:
-            check_finite("y0", as_tensor("y0", y0))  # only here: a solve from a non-finite state always fails
+            # Checked only after a failure, since a solve from a non-finite state always fails.
+            check_finite("y0", as_tensor("y0", y0))
             raise
         if not (followed or numpy):
             ys = torch.from_numpy(ys)
@@ -84,8 +85,8 @@ class CompiledPrepared(JointPrepared):
         if not carries_derivatives(values.ts):
             return self.solution(self._states(values, values.y0, statistics), statistics, ts)
         f = counted_slope(problem.field, values.parameters, self.layout, values.y0.dtype, statistics)
-        moments = values.ts.clone()  # a copy, as the caller may change them
-        # Only gradients of `Backprop` can be differentiated again, and not those of compiled code.
+        moments = values.ts.clone()  # a copy, as the caller may change the times
+        # Only gradients computed by `Backprop` without compiled code can be differentiated again.
         start = attach_start(f, moments, values.y0, isinstance(problem.gradient, Backprop))
         states = self._states(values, start, statistics)
         return self.solution(attach_outputs(f, moments, values.times, states, False), statistics, ts)

@@ -1,9 +1,9 @@
 """LLVM code generation for Numba: arithmetic that emits LLVM instructions, and functions built from it.
 
-For loops over a few dozen numbers, LLVM's automatic vectorizer is up to a factor of two slower than possible: it checks
-for overlap and processes the last few numbers one by one. Every line that Numba types and translates also adds to the
-time of the first call. So the inner loops are emitted directly, in vectors of 64 bytes; for processors with shorter
-vectors LLVM splits each into several.
+For loops over a few dozen numbers, the code of LLVM's automatic vectorizer takes up to twice as long as necessary: it
+checks whether arrays overlap and processes the last few numbers one by one. Every line that Numba types and translates
+also adds to the time of the first call. So the inner loops are emitted directly, in vectors of 64 bytes; for processors
+with shorter vectors LLVM splits each into several.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Number:
         return self._new(self.builder.call(function, [self.value, *(other.value for other in others)]))
 
     def pick(self, limit: float, above: Number, otherwise: Number) -> Number:
-        """Return `above` where this number is greater than the limit, else `otherwise`, including for NaN."""
+        """Return `above` where this number is greater than the limit, and `otherwise` where it is not or is NaN."""
         greater = self.builder.fcmp_ordered(">", *self._both(limit))
         return self._new(self.builder.select(greater, above.value, otherwise.value))
 
@@ -115,7 +115,7 @@ class Number:
         return self._new(self.builder.bitcast(changed, kind))
 
     def lane_by_lane(self, in_double: str, in_single: str) -> Number:
-        """Apply a C function to each lane; it is given by its names for double and for single precision."""
+        """Apply a C function, given by its names for double and for single precision, to each lane."""
         kind = self.value.type
         real = getattr(kind, "element", kind)
         function = cgutils.get_or_insert_function(
@@ -131,7 +131,7 @@ class Number:
 
 
 def load(builder: ir.IRBuilder, pointer: ir.Value, count: int = 0) -> Number:
-    """Load the number at a pointer to floats or, if `count` > 0, the vector of `count` numbers there."""
+    """Load the number at a pointer to floats or, if `count` > 0, the vector of `count` numbers that starts at it."""
     real = pointer.type.pointee
     if count:
         pointer = builder.bitcast(pointer, ir.VectorType(real, count).as_pointer())
@@ -214,7 +214,7 @@ def for_each_vector(
 def emitted_function(write: Callable[..., None], inline: bool = False) -> Callable:
     """Return a function for compiled code; write(builder, *arguments) emits its body, once for each dtype.
 
-    Its arguments are pointers to floats and integers; it returns nothing. Its linker symbol is its qualified name,
+    Its arguments are integers and pointers to floats; it returns nothing. Its linker symbol is its qualified name,
     which must be unique. If `inline`, which is meant for short functions, LLVM may inline it.
     """
 
@@ -243,7 +243,7 @@ def emitted_function(write: Callable[..., None], inline: bool = False) -> Callab
     call.__name__ = write.__name__
     call.__signature__ = signature(
         write
-    )  # from which Numba counts the arguments; `builder` takes the position of `typing`
+    )  # Numba counts the arguments in this signature, where `builder` stands for `typing`
     return intrinsic(call)
 
 

@@ -1,6 +1,6 @@
-"""Products of small matrices with sums in registers: the arithmetic of networks and of Runge-Kutta steps.
+"""Products of small matrices, with sums kept in registers: the arithmetic of networks and of Runge-Kutta steps.
 
-Arguments are pointers into flat arrays, strides and counts. Arrays that are read vector by vector are padded to whole
+Arguments are strides, counts, and pointers into flat arrays. Arrays that are read vector by vector are padded to whole
 vectors.
 """
 

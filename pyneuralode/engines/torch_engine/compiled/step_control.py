@@ -26,7 +26,7 @@ def trial_step_size(t, d0, d1, span):
 
 @inner_function
 def next_step(t, stop, size, taken, controls):
-    """Return the status, and the size and end time of the step after `taken` steps; it does not go beyond `stop`."""
+    """Return the status, and the size and end time of the step after `taken` steps, which does not go beyond `stop`."""
     if taken >= controls[MAX_STEPS]:
         return TOO_MANY, size, t
     size = max(min(size, controls[MAX_STEP]), controls[MIN_STEP], smallest_step(t))

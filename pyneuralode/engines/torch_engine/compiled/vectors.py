@@ -38,7 +38,7 @@ def fill(array, number):
 def copy(out, array, size):
     """Copy array[:size] to out[:size] in a loop.
 
-    Numba takes about a second to compile a slice assignment, because of its checks and errors.
+    Numba takes about a second to compile a slice assignment, because of its checks and error handling.
     """
     for i in range(size):
         out[i] = array[i]

@@ -73,7 +73,8 @@ class SDIRK:
     """A singly diagonally implicit Runge-Kutta method with an explicit first stage (ESDIRK).
 
     A step of size h from (t, y) has the stages z_i = h f(t + c_i h, y + sum_j A_ij z_j), each solved for in turn with
-    the matrix I - gamma h J, and ends at y + sum_i b_i z_i, where b is the last row of A: the last stage is h f there.
+    the matrix I - gamma h J, and ends at y + sum_i b_i z_i, where b is the last row of A, so the last stage is h f at
+    the end.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def _extrapolation(earlier: np.ndarray, time: float) -> np.ndarray:
 
 
 def _quartic(A: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Return the dense output of order 4 with the slopes of the solution at both ends and the smallest coefficients.
+    """Return the dense output of order 4 that has the field's slopes at both ends and the smallest coefficients.
 
     It applies to methods of stage order 2, for which the order conditions up to order four are the following: the sums
     of b_i(theta) times 1, c, c^2, c^3 and A c^2 are theta, theta^2 / 2, theta^3 / 3, theta^4 / 4 and theta^4 / 12
@@ -259,7 +260,7 @@ def _kvaerno5() -> SDIRK:
         order=5,
         gamma=0.26,
         A=A,
-        error=A[6] - A[5],  # stage 6 is the end of the embedded method
+        error=A[6] - A[5],  # stage 6 is evaluated at the embedded solution
         error_order=4,
         source="A. Kvaerno, BIT Numer. Math. 44 (2004) 489-502, ESDIRK5/4b",
     )

@@ -29,7 +29,7 @@ class LinearizableSlope:
 
     The Jacobian comes from autograd: for a described field (`VectorField`) one matrix for each sample (the states along
     the last axis), for a module or callable one matrix for the whole state. A module or callable can provide more
-    information by its attributes:
+    information through its attributes:
 
     - ``jacobian(t, y)`` returns the Jacobian, (*y.shape, *y.shape), or (*y.shape, y.shape[-1]) if `samplewise`;
     - ``samplewise = True``: the vectors along the last axis of y are independent samples, and any leading axes are
@@ -72,7 +72,7 @@ class LinearizableSlope:
     def linearize(self, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
         """Return the linearization at (t, y), recorded if autograd records f; t + h must lie in the time span."""
         if self.statistics.nfev == 0:
-            self.f(t, y)  # errors of the first call are reported as errors of y0, so it is made without gradients
+            self.f(t, y)  # made without gradients, as errors of the first call are reported as errors of y0
         recording = torch.is_grad_enabled() and (
             y.requires_grad or self.trains_parameters or (self.holds_gradients and self.f(t, y).requires_grad)
         )
@@ -89,7 +89,7 @@ class LinearizableSlope:
                     # Autograd returns NaN for some smooth functions, such as where(y > 0, sqrt(y), 0) below 0.
                     by_differences = linearize_by_differences(self.f, t, y.detach(), h, linear.slope.detach())
                     if by_differences.usable:
-                        by_differences.slope = linear.slope  # so that the gradient becomes NaN, not wrong
+                        by_differences.slope = linear.slope  # so that the gradient becomes NaN rather than wrong
                         return by_differences
                 return linear
         with torch.no_grad():
@@ -124,7 +124,7 @@ class LinearizableSlope:
         self.statistics.nfev += 1
         at = self.layout.unpack(y).expand(self.unknowns, *self.layout.shapes[0])
         slope = self.call(time, at)
-        return slope if self.is_described else slope.clone(), at  # a user's function may overwrite it at its next call
+        return slope if self.is_described else slope.clone(), at  # a user's function may overwrite its result
 
     def _by_autograd(self, slope: Tensor, at: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Linearization:
         flat = slope[0].reshape(-1) if self._samplewise_autograd else slope
@@ -161,7 +161,7 @@ class LinearizableSlope:
                 f"{expected}."
             )
         square = (-1, shape[-1], shape[-1]) if self.samplewise else (at.numel(), -1)
-        return jacobian.reshape(square).clone()  # the user's function may overwrite it at its next call
+        return jacobian.reshape(square).clone()  # the user's function may overwrite its result at the next call
 
 
 def linearize(f: Slope, t: float, y: Tensor, h: float, time_derivative: bool = True) -> Linearization:
@@ -176,10 +176,10 @@ def linearize_by_differences(
 ) -> Linearization:
     """Return the linearization by forward differences; f does not depend on the last `quadratures` components of y.
 
-    It is usable if a quarter of each difference in y changes f by a quarter as much, unlike for sqrt(y) at y = 0.
+    It is usable if a quarter of each difference in y changes f by a quarter as much, which fails for sqrt(y) at y = 0.
     """
     time_derivative, dynamic = difference_time_derivative(f, t, y, h, slope), len(y) - quadratures
-    # A component near zero is scaled by its change in the step: over too short a difference sqrt(y) appears linear.
+    # A component near zero is scaled by its change in the step, as sqrt(y) appears linear over too short a difference.
     scale = torch.where(y.abs() < 1e-5, (h * slope).abs().clamp_min(1e-5), y.abs())
     sizes = math.sqrt(torch.finfo(y.dtype).eps) * scale
     sizes[dynamic:] = 0
@@ -229,7 +229,7 @@ def _differentiation_point(t: float, y: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _time_derivative(slope: Tensor, time: Tensor, dummy: Tensor, recording: bool) -> Tensor | None:
-    """Return df/dt by two reverse passes, or None if the slope does not depend on time."""
+    """Return df/dt by two reverse-mode passes, or None if the slope does not depend on time."""
     if not time.requires_grad:
         return None
     (transposed_product,) = torch.autograd.grad(slope, time, dummy, create_graph=True, allow_unused=True)

@@ -101,8 +101,8 @@ class LUSolver:
 class MatrixFreeLinearization(Linearization):
     """A Jacobian available only through products with vectors, each computed by one autograd pass through the field.
 
-    Two reverse passes replace a forward pass: `transposed_product` is J^T u for a dummy u, and its derivative with
-    respect to u gives J x.
+    Two reverse-mode passes replace a forward-mode pass: `transposed_product` is J^T u for a dummy u, and its derivative
+    with respect to u gives J x.
     """
 
     def __init__(self, slope: Tensor, time_derivative: Tensor | None, at: Tensor, dummy: Tensor, recording: bool):
@@ -182,7 +182,7 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
         vector, space = apply(basis[j]), basis[: j + 1]
         parts = space @ vector
         vector = torch.addmv(vector, space.t(), parts, alpha=-1)
-        rest = space @ vector  # what is left because of rounding errors
+        rest = space @ vector  # the parts that remain because of rounding errors
         vector = torch.addmv(vector, space.t(), rest, alpha=-1)
         *column, length = torch.cat([parts + rest, torch.linalg.vector_norm(vector)[None]]).tolist()
         for i, (c, s) in enumerate(rotations):
@@ -201,11 +201,11 @@ def _krylov_correction(apply: Callable[[Tensor], Tensor], residual: Tensor, targ
 
 
 class BlockTriangularLinearization(Linearization):
-    """A slope whose first block depends only on itself, and whose other blocks depend on it: J = [[A, 0], [B, D]].
+    """The linearization of a slope whose first block depends only on the state's first block: J = [[A, 0], [B, D]].
 
     A is the Jacobian of `core` or, if `transposed`, minus its transpose, as in the adjoint equation; `below(x)` returns
-    B x. D is zero for quadratures, on which nothing depends. If `repeated`, D is block diagonal: it contains A for each
-    of several blocks as large as the first.
+    B x. D is zero for quadratures, since nothing depends on them. If `repeated`, D is block diagonal: it contains A for
+    each of several blocks as large as the first.
     """
 
     def __init__(

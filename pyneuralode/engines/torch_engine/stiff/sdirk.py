@@ -82,7 +82,7 @@ class NewtonIteration:
         Of `tolerance`, only `atol` (a tensor) and `norm` are used.
         """
         damping = 2 / (1 + h / self.size)
-        # An old rate is trusted less each time, so that eventually a second iteration measures it again.
+        # An old rate is trusted less each time it is used, so that eventually a second iteration measures a new one.
         last, rate = math.inf, max(self.rate, 1e-16) ** 0.8
         self.rate = rate
         for left in reversed(range(MAX_ITERATIONS)):

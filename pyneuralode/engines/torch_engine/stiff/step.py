@@ -63,12 +63,12 @@ class StiffStep:
     def interpolant_error(
         self, f: Slope, times: list[float], rtol: float | Tensor, atol: float | Tensor, norm: Norm
     ) -> float:
-        """Return the largest norm of the interpolant's estimated error over the tolerance, at times inside the step.
+        """Return the largest norm of the interpolant's error estimate over the tolerance, at times inside the step.
 
         The error estimate of a step refers to its end, where very stiff components are accurate regardless of their
         values inside the step. One Newton step for the implicit equation u = u + gamma h (f(t, u) - u') changes an
         interpolated state u to the value that a stage at that time would have. The factor 1 - 1 / (1 - gamma h J)
-        restricts this change to stiff components: for the others, the error at the end is sufficient.
+        restricts this change to stiff components: for all others, the error at the end is sufficient.
         """
         interpolant, gamma, sizes = self.method.tableau.interpolant, self.method.tableau.gamma, []
         theta = (np.asarray(times)[:, None] - self.t) / self.h

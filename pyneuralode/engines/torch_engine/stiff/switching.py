@@ -69,14 +69,14 @@ class AutoSwitchStepper:
             carry = self.last.end_slope if self.last.t_end == t else None
         self.last = step = self.current.step(f, t, t_end, y, carry, tolerance)
         with torch.no_grad():
-            explicit = isinstance(step, Step)  # also if the stiff method found no usable Jacobian
+            explicit = isinstance(step, Step)  # also true if the stiff method found no usable Jacobian
             rate = self._spectral_radius(step, tolerance) if explicit else step.retry.spectral_bound()
         looks_stiff = not abs(step.h) * rate <= STABILITY_MARGIN * self.method.tableau.stability_interval
         self.count = self.count + 1 if looks_stiff != stiff else 0
         return step
 
     def _spectral_radius(self, step: Step, tolerance: Tolerance) -> float:
-        """Return |df| / |dy| of the last two stages, an estimate of the spectral radius (Hairer and Wanner, IV.2)."""
+        """Estimate the spectral radius as |df| / |dy| between the last two stages (Hairer and Wanner, IV.2)."""
         s = self.method.tableau.explicit.stages
         apart = torch.mv(torch.stack(step.stages[:s]).t(), self.method.stage_difference) * step.h
         scale = step.y.abs().mul_(tolerance.rtol).add_(tolerance.atol)

@@ -22,14 +22,14 @@ from .steps import add_to_stages, combine, make_scheme
 from .weights import FlowShape, intermediates_size, row_size, scratch_size, weights_at, weights_vjp
 
 INITIAL_EVALUATIONS = 64
-# The columns of the table of steps: the time at a step's end (in the first row, the first time), and the rows of its
-# first and second evaluations.
+# The columns of the table of steps: the time at a step's end (in the first row, the first time), and the rows of the
+# step's first and second evaluations.
 END_TIME, FIRST, SECOND = range(3)
 
 
 @inner_function
 def norm(x, at, y, end, n, p, rtol, atol):
-    """Return the root mean square of x[at:] divided by the tolerance for states y and `end`, without the padding."""
+    """Return the root mean square of x[at:] divided by the tolerance for states y and `end`, excluding the padding."""
     total = 0.0
     for first in range(0, y.size, p):
         for i in range(first, first + n):
@@ -121,12 +121,12 @@ def padded_rows(z, rows):
 
 @kernel
 def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
-    """Solve from the states z (d, n), with one step between consecutive `stops` or adaptive steps that also end there.
+    """Solve from the states z (d, n), with one step between consecutive `stops`, or with adaptive steps.
 
-    `field` is (head, scales, theta), see `..plan.FlowPlan`; `method` is (rows, places, ends, numbers), see
-    `TableauPlan`.
+    Adaptive steps also end at every stop. `field` is (head, scales, theta), see `..plan.FlowPlan`; `method` is (rows,
+    places, ends, numbers), see `TableauPlan`.
 
-    Returns the status, the last t and the step size there, (evaluations, accepted, rejected), the final states
+    Returns the status, the last t and step size, (evaluations, accepted, rejected), the final states
     (d + 1, n), whose last row is the integral of the trace, and the data for the adjoint (only if `keep`): the steps,
     and for each evaluation the states, the weights and the weights' intermediate values.
     """
@@ -224,7 +224,7 @@ def march(field, method, z, stops, rtol, atol, controls, keep, sources=SOURCES):
     last = np.empty((d + 1, n), z.dtype)
     for j in range(d + 1):
         copy(last[j], y[j * p :], n)
-    points, weights, intermediates = evaluations  # a plain tuple, as Numba takes long to recognize a named one
+    points, weights, intermediates = evaluations  # a plain tuple, as Numba takes a long time to recognize a named tuple
     return status, t, step, (nfev, accepted, rejected), last, (steps, (points, weights, intermediates))
 
 
@@ -252,7 +252,7 @@ def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
     for m in range(accepted - 1, -1, -1):
         h = steps[m + 1, END_TIME] - steps[m, END_TIME]
         first, second = int(steps[m + 1, FIRST]), int(steps[m + 1, SECOND])
-        # At this point, the cotangent of the last stage is its contribution as the first stage of the next step.
+        # At this point, the last stage's cotangent comes only from its use as the first stage of the next step.
         for i in range(stages):
             scheme.weights[i] = scheme.ends[0, i] * h
             trace_shares[i] += scheme.weights[i]
@@ -260,7 +260,7 @@ def adjoint_sweep(field, method, accepted, record, cotangents, sources=SOURCES):
             add_to_stages(scheme, bars, y_bar, stages)
         for i in range(stages - 1, 0, -1):
             fill(push, 0)
-            if end_is_last_stage and i == stages - 1:  # its argument is the end of the step
+            if end_is_last_stage and i == stages - 1:  # this stage is evaluated at the state at the step's end
                 copy(push, y_bar, size)
                 fill(y_bar, 0)
             vjp_at(flow, evaluations, second + i - 1, bars, i * size, trace_bar, trace_shares[i], push, theta_bar)

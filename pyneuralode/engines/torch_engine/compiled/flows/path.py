@@ -32,7 +32,7 @@ class CompiledFlows(Backend):
         if (sentence := unsuitable(problem, differentiated=True)) is not None:
             return sentence
         if problem.integrals != PathIntegrals():
-            return "the trace is estimated or penalties are integrated: use only the exact trace for compiled flows."
+            return "the trace is estimated or penalties are integrated: use the exact trace alone for compiled flows."
         if not isinstance(field, VectorField) or flow_plan(field) is None:
             return f"the field is {kind_of(field)}, which has no compiled kernels: use a HyperMLP."
         if not isinstance(find_tableau(problem.solver), Tableau):

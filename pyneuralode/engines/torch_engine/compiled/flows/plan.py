@@ -1,4 +1,4 @@
-"""Conversion of the fields that have compiled flows to plain numeric arrays."""
+"""Conversion of the fields of compiled flows to plain numeric arrays."""
 
 from __future__ import annotations
 

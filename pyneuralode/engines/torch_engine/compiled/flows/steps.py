@@ -12,8 +12,8 @@ class FlowScheme(NamedTuple):
     """A tableau in the dtype of the state, and the working memory of one step.
 
     `padded` is the length of a state, padded to whole vectors; `k` contains the stages, one row each; `end_stage` is
-    the stage that equals the slope at the step's end, or -1 if there is none. The last four are the `numbers` of a
-    `TableauPlan`.
+    the stage that equals the slope at the step's end, or -1 if there is none. The last four fields are the `numbers` of
+    a `TableauPlan`.
     """
 
     rows: np.ndarray
@@ -51,7 +51,7 @@ def combine(scheme, out, y, coefficients, count, h):
 
 @inner_function
 def add_to_stages(scheme, bars, adjoint, count):
-    """Add weights[i] adjoint to bars[i] for the stages i < count."""
+    """Add weights[i] * adjoint to bars[i] for the stages i < count."""
     for i in range(count):
         weight = scheme.weights[i]
         for j in range(scheme.padded):

@@ -57,7 +57,7 @@ def dot(a, i, b, j, count):
 
 @fma_function
 def add_multiple(out, o, factor, a, i, count):
-    """Add factor a[i + s] to out[o + s] for s < count."""
+    """Add factor * a[i + s] to out[o + s] for s < count."""
     for s in range(count):
         out[o + s] += factor * a[i + s]
 
@@ -148,7 +148,7 @@ def _hypernetwork_vjp(shape, theta, scales, intermediates, bar, theta_bar, scrat
     out, gates = (
         2 * h,
         outputs,
-    )  # offsets in `intermediates` and `scratch`, which starts with the outputs' cotangents
+    )  # offsets in `intermediates` and in `scratch`; `scratch` starts with the outputs' cotangents
     for i in range(size):
         scratch[i] = bar[i]
         scratch[gates + i] = intermediates[out + 2 * size + i]

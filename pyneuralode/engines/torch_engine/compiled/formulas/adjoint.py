@@ -10,10 +10,10 @@ from .steps import combine, find_jacobian, set_interpolant_weights, set_matrix
 
 @inner_function
 def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y_bar, k_bar, theta_bar):
-    """Propagate the cotangents of a step's end (n,) and of outputs at `ts` inside the step to its start, y_bar (n,).
+    """Propagate the cotangents of a step's end (n,), and of outputs at `ts` inside the step, to its start, y_bar (n,).
 
-    The cotangent of the parameters is added to `theta_bar`. `start` is a second machine; `k_bar` (s, dim) is scratch
-    memory.
+    The cotangent of the parameters is added to `theta_bar`. `start` is a second register machine; `k_bar` (s, dim) is
+    scratch memory.
     """
     h, dim = t_end - t, scheme.dim
     copy(y_bar, end_bar)
@@ -38,7 +38,7 @@ def step_back(machine, start, scheme, t, t_end, y, k, ts, cotangents, end_bar, y
 
 @inlined_function
 def add_to_stage_bars(k_bar, weights, count, h, bar, dim):
-    """Add h weights[i] bar to k_bar[i] for the stages i < count."""
+    """Add h * weights[i] * bar to k_bar[i] for the stages i < count."""
     for i in range(count):
         weight = h * weights[i]
         if weight != 0:

@@ -25,11 +25,11 @@ STABILITY = 5
 class Tape(NamedTuple):
     """Data of the accepted steps of all systems for the adjoint.
 
-    `spans` (m, 3) contains the start and end times of each step, and whether the second method took it. `checkpoints`
+    `spans` (m, 3) contains the start and end times of each step, and whether it used the second method. `checkpoints`
     (m / every, n) contains the states at the start of every block of `every` steps of a system. For an implicit method
-    it also contains the slopes there, (m / every, 2 n), since they are the last stages of the previous steps, which
-    differ slightly from evaluations of the field. `stages` (m, samples, s, dim) contains the stages, unless they need
-    too much memory.
+    it also contains the slopes at these states, (m / every, 2 n), since they are the last stages of the previous steps,
+    which differ slightly from evaluations of the field. `stages` (m, samples, s, dim) contains the stages, unless they
+    need too much memory.
     """
 
     spans: np.ndarray
@@ -179,11 +179,11 @@ def march(
     enough. `theta` and the tolerances have one row for all systems or one row for each. If `every` > 0, the solve can
     be differentiated: the state is stored every `every` steps, and the stages of up to `stage_capacity` steps are kept.
     `slopes` (systems, n) are the initial slopes if they are known, as when steps of an implicit method are repeated;
-    otherwise it has no rows.
+    otherwise, `slopes` has no rows.
 
-    If the stability interval in `controls` is positive, the solve switches between the method and the second one, a
+    If the stability interval in `controls` is positive, the solve switches between the method and a second method, a
     Rosenbrock method: automatically or, when steps of one system are repeated, as given by `step_kinds`. The explicit
-    method takes the steps at which the other method has no usable Jacobian.
+    method takes the steps that start where the Rosenbrock method has no usable Jacobian.
 
     Returns (status, last t, step size) and (evaluations, accepted, rejected) for each system, the states at all times,
     and the tape.

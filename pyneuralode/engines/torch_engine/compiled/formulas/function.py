@@ -193,7 +193,7 @@ class Systems:
 
 
 def by_system(tolerance: float | np.ndarray) -> np.ndarray:
-    """Return a tolerance, a number or an array (n,) or (systems, n), as an array of shape (1 or systems, 1 or n)."""
+    """Return a tolerance (a number, or an array (n,) or (systems, n)) as an array of shape (1 or systems, 1 or n)."""
     return np.atleast_2d(np.array(tolerance, dtype=float))
 
 

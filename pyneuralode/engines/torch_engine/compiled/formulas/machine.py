@@ -12,9 +12,9 @@ from .operations import curvatures, slopes, value
 class Machine(NamedTuple):
     """A program and its registers.
 
-    `time` is the register of the time, `first` that of the first step. `by_x[k]` and `by_y[k]` are the derivatives of
-    step k with respect to its operands. `tangents` (registers, directions) are derivatives with respect to the
-    components and, if `directions` is dim + 1, the time; `bars` and `tangent_bars` are cotangents.
+    `time` is the register of the time, and `first` the register of the first step's result. `by_x[k]` and `by_y[k]` are
+    the derivatives of step k with respect to its operands. `tangents` (registers, directions) are derivatives with
+    respect to the components and, if `directions` is dim + 1, the time; `bars` and `tangent_bars` are cotangents.
     """
 
     steps: np.ndarray
@@ -119,7 +119,7 @@ def differentiate(machine, jacobian, ignore_zeros):
 
 @inlined_function
 def vjp(machine, cotangent, y_bar, theta_bar):
-    """Add the vector-Jacobian products of `cotangent` (dim,) at the linearized point to y_bar (dim,) and theta_bar."""
+    """Add vector-Jacobian products of `cotangent` (dim,) at the linearization point to y_bar (dim,) and theta_bar."""
     steps, bars = machine.steps, machine.bars
     fill(bars, 0.0)
     for i in range(machine.dim):

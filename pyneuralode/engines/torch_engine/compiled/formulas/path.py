@@ -15,13 +15,13 @@ from ..times import Times
 from .function import FormulaCall, FormulaSolver, by_system, kernels
 from .program import MAX_DIM, program_of
 
-# Number of program steps times number of samples above which torch's vectorized operations are as fast (measured), for
-# explicit and for stiff solvers.
+# Number of program steps times number of samples above which torch's vectorized operations are as fast as compiled code
+# (measured), for explicit and for stiff solvers.
 LARGE, LARGE_STIFF = 6_000, 60_000
 
 
 class Formulas(Backend):
-    """A CPU backend for `Equations`, and fields that can be written as such, with explicit and stiff solvers."""
+    """A CPU backend for fields that are, or can be written as, `Equations`, with explicit and stiff solvers."""
 
     name = "torch (compiled)"
 
@@ -39,7 +39,7 @@ class Formulas(Backend):
             return f"the field has {field.dim} components, more than {MAX_DIM}: use compiled=False with a stiff solver."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if joint and samples * len(program.steps) > (LARGE if explicit else LARGE_STIFF):
-            return "torch is as fast for this number of formulas and samples: use compiled=False."
+            return "torch is as fast as compiled code for this number of formulas and samples: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> FormulaPrepared:

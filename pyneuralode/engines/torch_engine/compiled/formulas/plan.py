@@ -20,8 +20,9 @@ class MethodPlan:
     """A method whose stages k_i are slopes: a step of size h ends at y + h sum_i b_i k_i.
 
     Explicit: k_i = f(t + c_i h, y + h sum_j a_ij k_j). Rosenbrock, with J and f_t at (t, y):
-    (I - gamma h J) k_i = gamma (f(t + c_i h, y + h sum_j a_ij k_j) + sum_j C_ij k_j + h d_i f_t). Implicit, all but
-    the first stage: k_i = f(t + c_i h, y + h sum_j a_ij k_j + gamma h k_i), by Newton's iteration from sum_j C_ij k_j.
+    (I - gamma h J) k_i = gamma (f(t + c_i h, y + h sum_j a_ij k_j) + sum_j C_ij k_j + h d_i f_t).
+    Implicit, for all stages but the first: k_i = f(t + c_i h, y + h sum_j a_ij k_j + gamma h k_i), solved by Newton's
+    iteration, which starts from sum_j C_ij k_j.
 
     Attributes
     ----------
@@ -59,8 +60,8 @@ class MethodPlan:
 def method_plans(method: Tableau | Rosenbrock | SDIRK | AutoSwitch) -> tuple[MethodPlan, MethodPlan, float]:
     """Return the plans of a method and of a second method, and the stability interval for automatic switching, or 0.
 
-    Without automatic switching, the second method is explicit; methods for stiff problems use it for single steps at
-    which the Jacobian is not usable.
+    Without automatic switching, the second method is explicit; methods for stiff problems use it for single steps that
+    start where the Jacobian is not usable.
     """
     if isinstance(method, AutoSwitch):
         return method_plan(method.explicit), method_plan(method.stiff), method.stability_interval

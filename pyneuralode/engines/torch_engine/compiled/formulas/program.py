@@ -11,8 +11,8 @@ import numpy as np
 from .....fields import SEIR, Equations, Linear, VectorField
 from .....fields.formulas import BINARY, TIME, UNARY
 
-# The exponent of "power" is a constant: unlike "**", it is differentiated only with respect to its base, which may be
-# negative.
+# The exponent of "power" is a constant: unlike "**", "power" is differentiated only with respect to its base, which
+# may be negative.
 OPERATIONS = ("+", "-", "*", "/", "neg", "**", "power", *UNARY, *BINARY)
 CODES = {name: code for code, name in enumerate(OPERATIONS)}
 

@@ -100,8 +100,8 @@ def find_jacobian(machine, jacobian, frozen):
 def take_step(machine, scheme, h, t, y, k, end, fresh, rtol, atol):
     """Take a step from y (n,) at time t; write the state at its end to `end` and its stages to k (samples, s, dim).
 
-    The first stage of an explicit or implicit step must already be set. `fresh` marks the first step tried from y;
-    later tries reuse its Jacobians. If a step fails, the state at its end is not finite.
+    The first stage of an explicit or implicit step must already be set. `fresh` marks the first attempt at a step
+    from y; later attempts reuse its Jacobians. If a step fails, the state at its end is not finite.
 
     Returns the number of evaluations of the field, and whether the Jacobian was usable; if it was not, no step was
     taken.
@@ -203,7 +203,8 @@ def _implicit_stages(machine, scheme, h, t, y, at, k, rtol, atol):
                 break
             last = size
         if not converged:
-            # NaN in all later stages makes the end NaN: some stages have zero weight in it, but never the last one.
+            # Set this and all later stages to NaN, so that the end becomes NaN: some stages have zero weight in it, but
+            # the last stage never does.
             for unknown in range(i, scheme.stages):
                 fill(k[unknown], np.nan)
             break
@@ -254,8 +255,8 @@ def interpolate(scheme, h, theta, y, k, out):
 def spectral_radius(scheme, h, y, k, rtol, atol):
     """Return an estimate of the Jacobian's largest absolute eigenvalue, which limits the size of stable explicit steps.
 
-    For an explicit step, it is |df| / |dy| of the last two stages, both at the step's end (Hairer and Wanner, Solving
-    Ordinary Differential Equations II, IV.2); for a Rosenbrock step, it is the largest row sum of |J|.
+    For an explicit step, it is |df| / |dy| between the last two stages, both at the step's end (Hairer and Wanner,
+    Solving Ordinary Differential Equations II, IV.2); for a Rosenbrock step, it is the largest row sum of |J|.
     """
     dim, s, largest, faster, apart = scheme.dim, scheme.stages, 0.0, 0.0, 0.0
     for sample in range(len(k)):

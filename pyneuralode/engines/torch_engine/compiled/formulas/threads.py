@@ -1,4 +1,4 @@
-"""Distribution of work on many systems over threads, which is possible since kernels release the interpreter lock."""
+"""Work on many systems in several threads, which run in parallel since kernels release the interpreter lock."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def repeat_steps(net, scheme, work, ts, step_log, checkpoints, begin, stop, ever
 def adjoint_sweep(
     plan, theta, ts, accepted, taped, every, record, buffers, cotangents, wants_parameters, sources=SOURCES
 ):
-    """Return the gradients with respect to the initial state (n,) and the parameters (like `theta`), and the buffers.
+    """Return the gradients with respect to the initial state (n,) and `theta` (in the same layout), and the buffers.
 
     `cotangents` (T, n) are the cotangents of the states; `record` comes from the forward solve. If the tape is
     complete, `buffers` must be unchanged since the forward solve; they are overwritten.
@@ -127,4 +127,4 @@ def adjoint_sweep(
     for i in range(n):
         y0_bar[i] = scheme.argument_bars[i] + cotangents[0, i]
     store_gradient(net, memory, pointer(scales), pointer(gradient))
-    return y0_bar, gradient, (work, tape)  # returned, since pointers alone would not keep them alive
+    return y0_bar, gradient, (work, tape)  # the buffers are returned, since pointers alone would not keep them alive

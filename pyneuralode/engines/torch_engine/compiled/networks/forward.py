@@ -15,8 +15,8 @@ from .plan import END, RECORD, SAMPLES, START, WORK
 from .steps import advance, combine, error_size, extend, make_scheme, set_interpolant_weights
 
 INITIAL_TAPE_ROWS = 256
-# The columns of the step log, from which the adjoint repeats a step: the time at the end of the step, and the tape rows
-# of its first evaluation, of its second evaluation, and after its last evaluation.
+# The columns of the step log, from which the adjoint repeats a step: the time at the end of the step, the tape rows of
+# its first and second evaluations, and the tape row after its last evaluation.
 END_TIME, FIRST_ROW, SECOND_ROW, LAST_ROW, LOG_COLUMNS = range(5)
 
 
@@ -57,14 +57,14 @@ def initial_size(net, scheme, work, t, y, span, rtol, atol, record):
 
 @kernel
 def march(plan, controls, tolerances, theta, y0, times, every, tape_capacity, buffers, sources=SOURCES):
-    """Solve from y0 through `times`, a pair (ts, stops), with one step between consecutive stops or adaptive steps.
+    """Solve from y0 through `times`, a pair (ts, stops), in adaptive steps or in one step between consecutive stops.
 
     Adaptive steps also end at every stop. `plan` is the result of `solve_plan`; `tolerances` (2, n) are rtol and atol
     for every component. If `every` > 0, the solve can be differentiated: the state is stored every `every` steps, and
     the tape of evaluations is kept as long as it fits in `tape_capacity` numbers. `buffers` are working memory and
     memory for the tape; a buffer that is too small is replaced.
 
-    Returns the status, the last t and the step size there, (evaluations, accepted, rejected), whether the tape is
+    Returns the status, the last t and step size, (evaluations, accepted, rejected), whether the tape is
     complete, the states (T, n), the step log and the checkpoints for the adjoint (both flat), and the buffers.
     """
     (table, scales, coefficients, interpolant), (ts, stops), (work, tape) = plan, times, buffers

@@ -15,7 +15,8 @@ from ..times import Times
 from .function import Call, NetworkSolver, kernels
 from .plan import has_kernels
 
-# Number of multiplications in one evaluation of the field above which torch's matrix products are as fast (measured).
+# Number of multiplications in one evaluation of the field above which torch's matrix products are as fast as compiled
+# code (measured).
 LARGE = 1_000_000
 
 
@@ -36,7 +37,7 @@ class Networks(Backend):
             return f"norm is {problem.control.norm!r}: use 'joint' with compiled networks."
         samples = sum(shape.numel() for shape in signature.layout.shapes) // field.dim
         if samples * sum(map(math.prod, field.shapes().values())) > LARGE:
-            return "torch's matrix products are as fast for a network of this size: use compiled=False."
+            return "torch is as fast as compiled code for a network of this size: use compiled=False."
         return without_numba(kernels())
 
     def prepare(self, problem: Problem) -> NetworkPrepared:

@@ -119,7 +119,7 @@ def _layers(field: VectorField, memory: _Memory, samples: int) -> tuple[np.ndarr
 
 
 def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
-    """Return whether a matrix-vector product is faster as dot products; each sum costs about two additional vectors."""
+    """Return whether a matrix-vector product is faster as dot products; each final sum costs about two vectors."""
     return outputs[WIDTH] <= MAX_DOT_ROWS and outputs[WIDTH] * (inputs[VECTORS] + 2) < inputs[WIDTH] * (
         outputs[VECTORS] + 1
     )
@@ -128,9 +128,9 @@ def _dots_pay(outputs: np.ndarray, inputs: np.ndarray) -> bool:
 def _backward_weights(method: TableauPlan, count: int) -> np.ndarray:
     """Return a table whose row i contains the weights of stage i in the rest of a step of `count` stages.
 
-    The first column contains its weight in the end of the step, the next columns its weights in the arguments of the
-    stages, from the last stage down to stage i + 1. The argument of the stage at the end is the end itself, so that
-    weight is in the first column.
+    The first column contains its weight in the state at the end of the step, the next columns its weights in the
+    arguments of the stages, from the last stage down to stage i + 1. If a stage is evaluated at the state at the end,
+    its column is zero, since the first column already contains these weights.
     """
     rows, end_stage = len(method.rows), method.numbers[2]
     table = np.zeros((rows, rows + 1))

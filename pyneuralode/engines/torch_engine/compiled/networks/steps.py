@@ -15,9 +15,9 @@ from .network import evaluate, vjp
 class NetworkScheme(NamedTuple):
     """A tableau, and the working memory of one step.
 
-    The state has n components; in memory it occupies `lead` numbers, which are `vectors` vectors. `end_stage` is the
-    stage that equals the slope at the step's end, or -1. Each row of `forward_weights` contains the weights of the
-    earlier stages in the argument of a stage, in the end, or in an error estimate; `backward_weights` contains the
+    The state has n components; in memory it occupies `lead` numbers (`vectors` vectors). `end_stage` is the stage that
+    equals the slope at the step's end, or -1 if there is none. Each row of `forward_weights` contains the weights of
+    the earlier stages in the argument of a stage, in the end, or in an error estimate; `backward_weights` contains the
     tables of plan._backward_weights, for a step without and with the interpolant's stages. `weights` and `weights_back`
     are `forward_weights` and `backward_weights` multiplied by the step size; `mix` contains the weights of the stages
     in a state inside the step. `k` contains the stages, `bars` their cotangents, and `argument_bars` the cotangents of
