@@ -113,9 +113,7 @@ def check_gradient(
     for method in map(find_gradient, methods):
         name = type(method).__name__
         if isinstance(method, ForwardMode) and count > FEW:
-            rows.append(
-                GradientRow(name, None, None, None, f"not run: {count} values are more than its limit of {FEW}")
-            )
+            rows.append(GradientRow(name, None, None, None, f"not run: {count} values exceed the limit of {FEW}"))
             continue
         model.gradient = method
         with PeakMemory() as memory:

@@ -80,7 +80,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     own = description.pop("base", "standard normal")
     if takes_base and base is None and own != "standard normal":
         raise ArgumentError(
-            f"base is missing: the flow in {path} was saved with a custom base, a {own}: use load(path, base=...)."
+            f"base is missing, but the flow in {path} was saved with a custom base, a {own}: use load(path, base=...)."
         )
     try:
         return read(description, arrays, **({"base": base} if takes_base else {}))

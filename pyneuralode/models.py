@@ -59,7 +59,7 @@ def solve(
         as an array or a list), f and the conditions of events are called with arrays from then on.
         A solver evaluates f only at some times, so it can step over a pulse that is shorter than a step. To prevent
         this, list the times at which the pulse begins and ends in `tstops`, or set `max_step` shorter than the pulse.
-    y0 : array, tensor or tuple of them
+    y0 : array, tensor or tuple of these
         Initial state of any shape; for a described field, (..., dim). Its dtype is the dtype of the solve. A NumPy
         state gives a NumPy solution; a torch state gives a torch solution that autograd can differentiate.
     ts : array or tensor (T,)

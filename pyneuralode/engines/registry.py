@@ -79,7 +79,7 @@ def choose_engine(engine: str) -> str:
     if name == "julia" and not session.runs():
         found = probe()
         if not found.found:
-            raise EngineError(f"engine is 'julia', and {found.reason}")
+            raise EngineError(f"engine is 'julia', but {found.reason}")
     return name
 
 
@@ -135,8 +135,8 @@ def choose(problem: Problem, engine: str) -> Backend:
 
 
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
-    """Return the error for a problem that some engines do not support; `sentences` are the reasons by engine."""
-    if problem.form is not None:  # only one engine supports these forms, and their functions have no argument `engine`
+    """Return the error for a problem that some engines do not support; `sentences` gives each engine's reason."""
+    if problem.form is not None:  # only one engine supports such a form; its functions have no argument `engine`
         return ArgumentError(next(iter(sentences.values())))
     for name in ("torch", "julia"):
         if name in sentences:

@@ -24,7 +24,7 @@ class Control:
     Parameters
     ----------
     rtol, atol : float or array of the state's shape
-        The solver keeps the error of each step, the root mean square of error / (atol + rtol |y|), below 1.
+        The error of each step, measured as the root mean square of error / (atol + rtol |y|), is kept below 1.
     norm : {"joint", "samples"}
         "joint" takes the root mean square over the whole state. "samples" takes it over each sample and uses the
         largest, so that the error of one sample is not averaged out by many others. Samples lie along the first axis of

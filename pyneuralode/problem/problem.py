@@ -99,7 +99,7 @@ class Problem:
     Raises
     ------
     ArgumentError
-        If the parts are incompatible on every engine.
+        If parts of the problem are incompatible on any engine.
     """
 
     field: VectorField | nn.Module | Callable

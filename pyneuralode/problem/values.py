@@ -94,7 +94,7 @@ def times_inside(t: Any, first: float, last: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of the user's state, to restore it from a flat vector: the shapes of its parts, its type and package."""
+    """The form of the user's state, needed to restore it from a vector: shapes of the parts, type and package."""
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool

@@ -2,8 +2,8 @@
 
 Each function here solves and returns the states (T, n) at the requested times, connected to autograd. Step sizes are
 treated as constants. Derivatives with respect to the times are added by `attach_start` and `attach_outputs`, in the
-same way for every method: an output changes with its time at the rate dy/dt there, and the whole solution changes with
-the first time as if the initial state changed at the rate -dy/dt.
+same way for every method: an output changes with its time at the rate dy/dt at that time, and the whole solution
+changes with the first time as if the initial state changed at the rate -dy/dt.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def watched_backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) ->
 
 
 class _Checkpointed(torch.autograd.Function):
-    """Discretize, then optimize: stores the start of each block of steps, and repeats the blocks from last to first."""
+    """Discretize-then-optimize: stores the start of each block of steps and, going backward, repeats the blocks."""
 
     @staticmethod
     def forward(ctx, task: Task, method: Checkpointed, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class _Checkpointed(torch.autograd.Function):
 def add_vjps(
     outputs: list[Tensor], start: Tensor, parameters: Sequence[Tensor], cotangents: list[Tensor], totals: list[Tensor]
 ) -> Tensor:
-    """Return the vector-Jacobian product with respect to `start`, and add those for the parameters to `totals`."""
+    """Return the vector-Jacobian product with respect to `start`; add the products for the parameters to `totals`."""
     adjoint, *parts = torch.autograd.grad(outputs, (start, *parameters), cotangents, materialize_grads=True)
     for total, part in zip(totals, parts):
         total += part
@@ -222,7 +222,7 @@ class _Continuous(torch.autograd.Function):
 
 
 def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMethod) -> None:
-    """Raise if the derivative of adjoints or sensitivities is not finite at the first time: no step could use it."""
+    """Raise if the derivative of adjoints or sensitivities is not finite at the first time, where a step needs it."""
     if all_finite(joint) and not all_finite(slope(t, joint)):
         raise SolverError(
             f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: use "
@@ -263,7 +263,7 @@ class _Sensitivities:
 
 
 class _Forward(torch.autograd.Function):
-    """Forward sensitivities, solved along with the state in the steps that it would take without them."""
+    """Forward sensitivities, solved along with the state; the steps are those of a solve for the state alone."""
 
     @staticmethod
     def forward(ctx, task: Task, method: ForwardMode, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -302,7 +302,8 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
     """Return a control and a norm for which the steps depend only on the state (n,), not on the `others` after it.
 
     If a sensitivity has a singularity, is very large or starts from an exact zero, its own error would require
-    arbitrarily small steps. With SDIRK methods the others do count, because Newton's iteration must converge for them.
+    arbitrarily small steps. With SDIRK methods the steps do depend on the others, for which Newton's iteration must
+    converge too.
     """
     if isinstance(task.method, SDIRKMethod):
         return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}

@@ -96,7 +96,7 @@ class IndependentPrepared(Prepared):
         messages: list[str],
         met: EventTrace | None,
     ) -> Solution:
-        """Return the solution in the form of the times, from states (B, T, n); sample b ended after `reached[b]` times."""
+        """Return the solution, arranged like the given times, from states (B, T, n); sample b reached `reached[b]`."""
         states = table.view(*table.shape[:2], *self.shape)
         if self.layout.numpy:
             states = states.numpy()

@@ -380,7 +380,7 @@ def too_small_step_error(
     smallest = smallest_step(control, t)
     bound = "" if smallest == control.min_step else " (rounding of t allows no shorter step)"
     return SolverError(
-        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}{bound}, because {cause}: "
+        f"the step fell to {size:.3g} at t = {t:g}, below the minimum of {smallest:.3g}{bound}, because {cause}: "
         "look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
         t,
         size,
