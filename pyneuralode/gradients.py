@@ -22,7 +22,7 @@ class GradientMethod(Checked):
 
 @dataclass(frozen=True)
 class Backprop(GradientMethod):
-    """Differentiation through the solver's steps: exact for the discrete solution; memory grows with their number.
+    """Differentiation through the solver's steps: exact for the discrete solution; memory grows with the stage count.
 
     This is the default. Its gradient can be differentiated again on the generic path (`compiled=False`) with an
     explicit solver. Derivatives with respect to times, and derivatives of event times, are correct up to second order

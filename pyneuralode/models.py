@@ -357,7 +357,7 @@ class NeuralODE(nn.Module):
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(
-                f"the solver {self.solver.name!r} is a custom tableau: to save, set model.solver to the name of a solver."
+                f"the solver {self.solver.name!r} is a custom tableau: before saving, set model.solver to a name."
             )
         control = {
             k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)

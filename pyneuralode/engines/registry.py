@@ -116,7 +116,7 @@ def _circumstances(engine: str) -> tuple:
 
 
 def choose(problem: Problem, engine: str) -> Backend:
-    """Return the backend that solves a problem: the one named by `engine`, or with "auto" the first that supports it.
+    """Return the backend that solves a problem: the one named by `engine` or, with "auto", the first that supports it.
 
     Raises ArgumentError if the problem is not supported; the message names an engine that supports it, or else states
     what to change for each engine.
@@ -175,7 +175,7 @@ class Settings(NamedTuple):
 
 
 class PreparedProblems:
-    """A cache of prepared problems, which are reused as long as they depend on the same objects.
+    """A cache of prepared problems; each is reused while the objects that it depends on remain the same.
 
     A copy of a cache is empty. Two threads may prepare the same problem twice, which is harmless.
     """

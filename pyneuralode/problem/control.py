@@ -39,9 +39,9 @@ class Control:
         Maximum number of steps (accepted and rejected) of one solve.
     tstops : sequence of float
         Times at which a step must end, in any order; times outside the time span are ignored. Use them where the field
-        jumps or changes quickly, which a longer step could miss. The field is evaluated exactly at these times, both by
-        the step that ends there and by the step that begins there. A field that jumps at such a time should return its
-        value after the jump.
+        jumps or changes so quickly that a longer step could miss the change. The field is evaluated exactly at these
+        times, both by the step that ends there and by the step that begins there. A field that jumps at such a time
+        should return its value after the jump.
 
     Examples
     --------

@@ -66,7 +66,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a solve: the flat initial state (n,), the times as a tensor and as floats, the parameters by name."""
+    """The values of a solve: the flat initial state (n,), the times (as tensor and floats), the parameters by name."""
 
     y0: Tensor
     ts: Tensor

@@ -28,7 +28,7 @@ FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
 class JuliaFlows(Backend):
-    """The backend for continuous flows of the described fields (`VectorField`) in `FIELDS`."""
+    """The backend for continuous flows with a described field (`VectorField`) of a class in `FIELDS`."""
 
     name = "julia"
 

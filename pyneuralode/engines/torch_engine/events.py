@@ -163,7 +163,7 @@ def each_sample(shape: torch.Size) -> Callable:
 
 
 def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
-    """Return the events for solving only sample `b`.
+    """Return the events for a solve of sample `b` alone.
 
     A condition may use different data for each sample, so it is evaluated for all samples: the other samples stay at
     `times` (B,) and `states` (B, *state).

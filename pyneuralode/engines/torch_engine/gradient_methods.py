@@ -1,4 +1,4 @@
-"""Differentiation of a solve: by autograd through its steps, by checkpoints, or by a backward solve.
+"""Differentiation of a solve: by autograd through its steps, with checkpoints, or by a backward solve.
 
 Each function here solves and returns the states (T, n) at the requested times, connected to autograd. Step sizes are
 treated as constants. Derivatives with respect to the times are added by `attach_start` and `attach_outputs`, in the
@@ -58,7 +58,10 @@ def watched_backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) ->
 
 
 class _Checkpointed(torch.autograd.Function):
-    """Discretize-then-optimize: stores the start of each block of steps and, going backward, repeats the blocks."""
+    """Discretize-then-optimize with checkpoints at the start of each block of steps.
+
+    The backward pass repeats the blocks from last to first.
+    """
 
     @staticmethod
     def forward(ctx, task: Task, method: Checkpointed, y0: Tensor, *parameters: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from .generic import lacking
 from .independent import Batch, IndependentPrepared
 from .numpy_functions import adapt_events, adapt_field
 
-# The number of samples above which solving all samples together is faster than compiled solves one at a time
-# (measured: 20 to 100).
+# The number of samples above which solving all samples together is faster than solving them one at a time in compiled
+# code (measured: 20 to 100).
 FEW = 32
 
 
@@ -75,7 +75,7 @@ def _any(tolerance: Any) -> float:
 
 
 class OneByOnePrepared(IndependentPrepared):
-    """A problem whose samples are prepared when their values are known: event conditions may differ between them."""
+    """A problem whose samples are prepared when their values are known: event conditions may differ between samples."""
 
     def __init__(self, problem: Problem, paths: Paths):
         super().__init__(problem)

@@ -33,7 +33,7 @@ def check_slope(slope: object, y: Tensor, name: str) -> None:
 
 
 def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> Any:
-    """Return ``call(time, state)``; raise if it changed the state, which shares memory with `y`, in place."""
+    """Return ``call(time, state)``; raise if the call changed the state (which shares memory with `y`) in place."""
     version = None if y.is_inference() else y._version
     value = call(time, state)
     if version is not None and y._version != version:
