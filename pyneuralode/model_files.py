@@ -141,7 +141,7 @@ def arrays_of(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Set a module's parameters and buffers; raise ValueError or RuntimeError if `arrays` do not fit."""
+    """Set a module's parameters and buffers; raise ValueError or RuntimeError if `arrays` does not fit the module."""
     import torch
 
     module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})

@@ -278,7 +278,7 @@ class _Forward(torch.autograd.Function):
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         if task.monitor is not None:
-            task.monitor.components = n  # conditions do not depend on the sensitivities
+            task.monitor.components = n  # event conditions do not depend on the sensitivities
         start = torch.cat([y0, (to_start if counts[0] else y0.new_zeros(m, n)).reshape(-1)])
         try:
             joint = backprop(joint_task, start)

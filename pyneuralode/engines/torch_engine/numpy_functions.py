@@ -131,7 +131,7 @@ class _NumPyUseMonitor(TorchFunctionMode):
             and given
             and not any(map(torch.is_floating_point, given))
         ):
-            self.ambiguous = "integer arithmetic"  # which torch computes in float32
+            self.ambiguous = "integer arithmetic"  # torch does this in float32
         return value
 
 
