@@ -30,7 +30,7 @@ _REMEDIES = {
 
 
 def checked(check: Callable[..., Any], default: Any = dataclasses.MISSING, **options: Any) -> Any:
-    """Return a field of a `Checked` dataclass, whose value is replaced by ``check(name, value, **options)``."""
+    """Return a field for a `Checked` dataclass; its value is replaced by ``check(name, value, **options)``."""
     return dataclasses.field(default=default, metadata={"check": functools.partial(check, **options)})
 
 
@@ -112,7 +112,7 @@ def real_array(name: str, value: Any) -> np.ndarray:
 
 def real_tensor(name: str, value: Any, **kind: Any) -> Tensor:
     """Return `value` as a tensor of the given dtype and device; anything `real_array` accepts is copied."""
-    import torch  # not at the top: fields and data sets do not need torch
+    import torch  # imported here, because fields and data sets do not need torch
 
     if not isinstance(value, torch.Tensor):
         return torch.from_numpy(np.array(real_array(name, value))).to(**kind)

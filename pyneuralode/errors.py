@@ -59,12 +59,12 @@ def unknown_name(argument: str, value: object, known: Iterable[str]) -> Argument
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, without a final period, or its class name if there is none."""
+    """Return the first line of an error's message, without a final period; the class name if the message is empty."""
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
 def kind_of(value: object) -> str:
-    """Return the type of a value with its article.
+    """Return the name of a value's type, with an indefinite article.
 
     Examples
     --------

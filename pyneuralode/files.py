@@ -59,7 +59,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_files(*finals: Path) -> Iterator[list[Path]]:
-    """Yield a temporary path for each of these files, and move all of them into place at the end."""
+    """Yield a temporary path for each of the files `finals`; at the end, move all files into place."""
     partials = [path.with_name(f".{os.getpid()}.{path.name}") for path in finals]
     with explain_write_errors(finals[0]):
         try:

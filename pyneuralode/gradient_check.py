@@ -104,7 +104,7 @@ def check_gradient(
     expected = np.array([difference(direction) for direction in chosen])
     if not np.isfinite(expected).all():
         raise ArgumentError(
-            "loss is not finite near y0: choose a loss, an initial state and times for which it is finite."
+            "loss is not finite near y0: choose a loss, an initial state and times that give finite values."
         )
     scale = np.abs(expected).max() or 1.0
     if methods is None:
@@ -113,9 +113,7 @@ def check_gradient(
     for method in map(find_gradient, methods):
         name = type(method).__name__
         if isinstance(method, ForwardMode) and count > FEW:
-            rows.append(
-                GradientRow(name, None, None, None, f"not run: {count} values are more than its limit of {FEW}")
-            )
+            rows.append(GradientRow(name, None, None, None, f"not run: {count} values exceed the limit of {FEW}"))
             continue
         model.gradient = method
         with PeakMemory() as memory:
@@ -159,7 +157,7 @@ def _directions(values: list[Tensor], count: int, seed: int) -> list[list[Tensor
 
 
 def _tight(model: nn.Module, problem: Problem) -> nn.Module:
-    """Return the model for reference solves: with tight tolerances if its steps are adaptive, else the same steps."""
+    """Return the model for reference solves: with tight tolerances if its steps are adaptive, else unchanged."""
     tight = copy.copy(model)
     if problem.adaptive:
         explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"

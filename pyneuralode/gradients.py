@@ -22,7 +22,7 @@ class GradientMethod(Checked):
 
 @dataclass(frozen=True)
 class Backprop(GradientMethod):
-    """Differentiation through the steps of the solver: exact for the discrete solution; memory grows with the stages.
+    """Differentiation through the solver's steps: exact for the discrete solution; memory grows with the stage count.
 
     This is the default. Its gradient can be differentiated again on the generic path (`compiled=False`) with an
     explicit solver. Derivatives with respect to times, and derivatives of event times, are correct up to second order
@@ -154,9 +154,9 @@ class QuadratureAdjoint(_Adjoint):
 class ForwardMode(GradientMethod):
     """Forward mode: the sensitivities dy/dp and dy/dy0 are solved along with the state.
 
-    The work grows with the number of parameters plus components of the initial state: use it for up to about a hundred
-    in total. The steps are the same as without sensitivities, except that with Kvaerno5 and KenCarp4 the errors of the
-    sensitivities also affect the step sizes.
+    The work grows with the total number of parameters and components of the initial state: use this method for up to
+    about a hundred of them. The steps are the same as without sensitivities, except that with Kvaerno5 and KenCarp4
+    the errors of the sensitivities also affect the step sizes.
 
     Examples
     --------

@@ -80,7 +80,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     own = description.pop("base", "standard normal")
     if takes_base and base is None and own != "standard normal":
         raise ArgumentError(
-            f"base is missing: the flow in {path} was saved with a custom base, a {own}: use load(path, base=...)."
+            f"base is missing, but the flow in {path} was saved with a custom base, a {own}: use load(path, base=...)."
         )
     try:
         return read(description, arrays, **({"base": base} if takes_base else {}))
@@ -141,7 +141,7 @@ def arrays_of(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def load_arrays(module: nn.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Set a module's parameters and buffers; raise ValueError or RuntimeError if `arrays` do not fit."""
+    """Set a module's parameters and buffers; raise ValueError or RuntimeError if `arrays` does not fit the module."""
     import torch
 
     module.load_state_dict({name: torch.as_tensor(value) for name, value in arrays.items()})

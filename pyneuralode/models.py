@@ -59,7 +59,7 @@ def solve(
         as an array or a list), f and the conditions of events are called with arrays from then on.
         A solver evaluates f only at some times, so it can step over a pulse that is shorter than a step. To prevent
         this, list the times at which the pulse begins and ends in `tstops`, or set `max_step` shorter than the pulse.
-    y0 : array, tensor or tuple of them
+    y0 : array, tensor or tuple of these
         Initial state of any shape; for a described field, (..., dim). Its dtype is the dtype of the solve. A NumPy
         state gives a NumPy solution; a torch state gives a torch solution that autograd can differentiate.
     ts : array or tensor (T,)
@@ -357,7 +357,7 @@ class NeuralODE(nn.Module):
             )
         if isinstance(self.solver, Tableau):
             raise ArgumentError(
-                f"the solver {self.solver.name!r} is a custom tableau: to save, set model.solver to the name of a solver."
+                f"the solver {self.solver.name!r} is a custom tableau: before saving, set model.solver to a name."
             )
         control = {
             k: v for k, v in vars(self.control).items() if (k != "max_step" or v < np.inf) and (k != "tstops" or v)

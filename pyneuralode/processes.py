@@ -59,7 +59,7 @@ def own_checkpoint(path: Path | None, resume: bool, at: Place) -> Iterator[Path 
 
 
 def shared_mean(value: Tensor, at: Place) -> Tensor:
-    """Return the mean over all processes, with this process's gradient, so that all make the same decisions."""
+    """Return the mean over all processes, with this process's gradient, so that all of them make the same decisions."""
     if at.world == 1:
         return value
     mean = value.detach().clone()

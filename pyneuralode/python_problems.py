@@ -42,7 +42,7 @@ def solve_sde(
     Parameters
     ----------
     f, g : callable
-        Drift and size of the noise, as functions of t (float) and y (array) that return an array like y. Each
+        Drift and diffusion coefficient, as functions of t (float) and y (array) that return an array like y. Each
         component has its own Wiener process.
     y0 : array
         Initial state, of any shape.
@@ -103,7 +103,8 @@ def solve_dae(
         The times at which the state is returned; the solve starts at ``ts[0]``.
     mass_matrix : array (n, n)
         The matrix M. A row of zeros makes its equation algebraic. If y0 does not satisfy the algebraic equations,
-        Julia first corrects the components whose derivatives do not occur; ``ys[0]`` is the corrected state.
+        Julia first corrects the components whose derivatives do not occur in the equations; ``ys[0]`` is the
+        corrected state.
     dy0 : array
         For a residual: dy/dt at ``ts[0]``.
     differential : array of bool, optional

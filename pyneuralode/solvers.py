@@ -4,8 +4,8 @@ The names are SciML's; case is ignored.
 
 Solvers for stiff problems need the Jacobian of the field. The torch engine computes it by autograd: one matrix per
 sample for a described field, one matrix of the whole state for a module or callable. For a function of NumPy arrays it
-uses finite differences. Attributes of a module or callable can simplify or replace this (`jacobian` is also an argument of
-`pyneuralode.solve`)::
+uses finite differences. Attributes of a module or callable can simplify or replace this computation (`jacobian` is also
+an argument of `pyneuralode.solve`)::
 
     class Kinetics(torch.nn.Module):
         samplewise = True            # vectors along the last axis of y do not interact: one small matrix each

@@ -124,7 +124,7 @@ SOLVES = {
         "state is non-finite at t = 50",
     ),
     "too many steps": (lambda: solve(max_steps=3, ts=[0.0, 100.0]), "max_steps = 3 steps and reached t ="),
-    "min_step too large": (lambda: solve(min_step=5.0, ts=[0.0, 100.0]), "below the smallest of 5"),
+    "min_step too large": (lambda: solve(min_step=5.0, ts=[0.0, 100.0]), "below the minimum of 5"),
     "turns into NaN": (lambda: solve(lambda t, y: y * (1 if t < 0.5 else NAN)), "becomes non-finite"),
 }
 
@@ -141,5 +141,5 @@ def test_solves_that_cannot_reach_their_end(case):
 def test_julia_is_refused_in_one_sentence_where_there_is_none(monkeypatch):
     monkeypatch.setenv("PYNEURALODE_JULIA", "/no/julia")
     monkeypatch.setattr(session, "runs", lambda: False)  # even if another test has started Julia
-    with pytest.raises(pn.EngineError, match="engine is 'julia', and PYNEURALODE_JULIA is /no/julia"):
+    with pytest.raises(pn.EngineError, match="engine is 'julia', but PYNEURALODE_JULIA is /no/julia"):
         solve(engine="julia")

@@ -48,7 +48,8 @@ class Prepared(ABC):
         Raises
         ------
         ArgumentError
-            If shapes, dtypes or devices differ, or more values require gradients.
+            If shapes, dtypes or devices differ, or if values require gradients that did not when the problem was
+            prepared.
         SolverError
             If the solve fails before the last time.
 
@@ -116,7 +117,7 @@ class Paths(Backend):
 
 
 def _check_same_kind(expected: Signature, found: Signature) -> None:
-    """Raise unless a problem prepared for values with the signature `expected` can be solved for values with `found`.
+    """Raise unless a problem prepared for values with one signature can be solved for values with another, `found`.
 
     The only difference allowed is that fewer values require gradients.
     """

@@ -79,7 +79,7 @@ def choose_engine(engine: str) -> str:
     if name == "julia" and not session.runs():
         found = probe()
         if not found.found:
-            raise EngineError(f"engine is 'julia', and {found.reason}")
+            raise EngineError(f"engine is 'julia', but {found.reason}")
     return name
 
 
@@ -116,7 +116,7 @@ def _circumstances(engine: str) -> tuple:
 
 
 def choose(problem: Problem, engine: str) -> Backend:
-    """Return the backend that solves a problem: the one named by `engine`, or with "auto" the first that supports it.
+    """Return the backend that solves a problem: the one named by `engine` or, with "auto", the first that supports it.
 
     Raises ArgumentError if the problem is not supported; the message names an engine that supports it, or else states
     what to change for each engine.
@@ -135,8 +135,8 @@ def choose(problem: Problem, engine: str) -> Backend:
 
 
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
-    """Return the error for a problem that some engines do not support; `sentences` are the reasons by engine."""
-    if problem.form is not None:  # only one engine supports these forms, and their functions have no argument `engine`
+    """Return the error for a problem that some engines do not support; `sentences` gives each engine's reason."""
+    if problem.form is not None:  # only one engine supports such a form; its functions have no argument `engine`
         return ArgumentError(next(iter(sentences.values())))
     for name in ("torch", "julia"):
         if name in sentences:
@@ -175,7 +175,7 @@ class Settings(NamedTuple):
 
 
 class PreparedProblems:
-    """A cache of prepared problems, which are reused as long as they depend on the same objects.
+    """A cache of prepared problems; each is reused while the objects that it depends on remain the same.
 
     A copy of a cache is empty. Two threads may prepare the same problem twice, which is harmless.
     """

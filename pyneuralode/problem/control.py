@@ -24,7 +24,7 @@ class Control:
     Parameters
     ----------
     rtol, atol : float or array of the state's shape
-        The solver keeps the error of each step, the root mean square of error / (atol + rtol |y|), below 1.
+        The error of each step, measured as the root mean square of error / (atol + rtol |y|), is kept below 1.
     norm : {"joint", "samples"}
         "joint" takes the root mean square over the whole state. "samples" takes it over each sample and uses the
         largest, so that the error of one sample is not averaged out by many others. Samples lie along the first axis of
@@ -39,9 +39,9 @@ class Control:
         Maximum number of steps (accepted and rejected) of one solve.
     tstops : sequence of float
         Times at which a step must end, in any order; times outside the time span are ignored. Use them where the field
-        jumps or changes quickly, which a longer step could miss. The field is evaluated exactly at these times, both by
-        the step that ends there and by the step that begins there. A field that jumps at such a time should return its
-        value after the jump.
+        jumps or changes so quickly that a longer step could miss the change. The field is evaluated exactly at these
+        times, both by the step that ends there and by the step that begins there. A field that jumps at such a time
+        should return its value after the jump.
 
     Examples
     --------

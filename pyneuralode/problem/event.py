@@ -59,5 +59,5 @@ def read_events(events: Any) -> tuple[Event, ...]:
     several = tuple(events) if isinstance(events, (list, tuple)) else () if events is None else (events,)
     for event in several:
         if not isinstance(event, Event):
-            raise ArgumentError(f"events contains {kind_of(event)}: give pn.Event(condition) or a list of them.")
+            raise ArgumentError(f"events contains {kind_of(event)}: give pn.Event(condition) or a list of events.")
     return several

@@ -66,7 +66,7 @@ class Residual:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a solve: the flat initial state (n,), the times as a tensor and as floats, the parameters by name."""
+    """The values of a solve: the flat initial state (n,), the times (as tensor and floats), the parameters by name."""
 
     y0: Tensor
     ts: Tensor
@@ -99,7 +99,7 @@ class Problem:
     Raises
     ------
     ArgumentError
-        If the parts are incompatible on every engine.
+        If parts of the problem are incompatible on any engine.
     """
 
     field: VectorField | nn.Module | Callable

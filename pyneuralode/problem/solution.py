@@ -29,7 +29,7 @@ class EventTrace:
     ----------
     times : array or tensor (m,)
         The times of the events (time units); differentiable, like the states.
-    states : array or tensor (m, *state shape), or a tuple of them
+    states : array or tensor (m, *state shape), or a tuple of these
         The states at these times.
     which : array (m,) of int
         The index of each event in the `events` of the solve.
@@ -79,7 +79,7 @@ class Solution:
     ----------
     ts : array or tensor (T,)
         The requested times that the solve reached.
-    ys : array or tensor (T, *state shape), or a tuple of them
+    ys : array or tensor (T, *state shape), or a tuple of these
         The states at those times.
     nfev, accepted, rejected : int
         Evaluations of the field, accepted and rejected steps.

@@ -94,7 +94,7 @@ def times_inside(t: Any, first: float, last: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of the user's state, to restore it from a flat vector: the shapes of its parts, its type and package."""
+    """The form of the user's state, needed to restore it from a vector: shapes of the parts, type and package."""
 
     shapes: tuple[torch.Size, ...]
     is_tuple: bool
@@ -151,8 +151,8 @@ def flatten(y0: Any) -> tuple[Tensor, Layout]:
 def read_parameters(field: Any, given: Mapping[str, Any], y0: Tensor, constant: bool) -> dict[str, Tensor]:
     """Return the parameters in the state's dtype.
 
-    Parameters that are not given come from the module itself and keep their gradients. With `constant`, all are
-    detached.
+    Parameters that are not given come from the module itself and keep their gradients. With `constant`, all
+    parameters are detached.
     """
     ours = isinstance(field, (VectorField, nn.Module))
     if isinstance(field, nn.Module):

@@ -71,7 +71,7 @@ def test_the_reports_are_listed(arguments):
     [
         (["covd"], "the report is 'covd', which is unknown: did you mean 'covid'?"),
         (["fake", "--engine", "jula"], "engine is 'jula', which is unknown: did you mean 'julia'?"),
-        (["fake", "--engine", "julia"], "engine is 'julia', and PYNEURALODE_JULIA is /no/julia"),
+        (["fake", "--engine", "julia"], "engine is 'julia', but PYNEURALODE_JULIA is /no/julia"),
         (["fake", "--seed", "-1"], "seed is -1: give an integer >= 0"),
         (["fake", "--workers", "0"], "workers is 0: give a positive integer"),
         (["fake", "--quick", "--check"], "targets apply only at full scale"),

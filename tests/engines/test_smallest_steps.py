@@ -119,7 +119,7 @@ def test_a_singularity_ends_a_solve_soon(solver, path, far):
     field = pn.Equations({"y": "y**2"}) if path == "compiled" else lambda t, y: y * y
     start, batch = ([[1.0]], "independent") if path == "batched" else ([1.0], "joint")
     with pytest.raises(
-        SolverError, match=r"the step fell to .* below the smallest of .* \(rounding of t allows no shorter step\)"
+        SolverError, match=r"the step fell to .* below the minimum of .* \(rounding of t allows no shorter step\)"
     ) as caught:
         solve(field, start, [far, far + 2.0], solver=solver, batch=batch, rtol=1e-5, atol=1e-5, max_steps=3000)
     assert caught.value.t - far == pytest.approx(1.0, abs=1e-3)
@@ -127,5 +127,5 @@ def test_a_singularity_ends_a_solve_soon(solver, path, far):
 
 @pytest.mark.parametrize("batch", ["joint", "independent"])
 def test_a_step_of_min_step_with_too_large_an_error_ends_a_solve(batch):
-    with pytest.raises(SolverError, match="below the smallest of 5, because the error stays above the tolerance"):
+    with pytest.raises(SolverError, match="below the minimum of 5, because the error stays above the tolerance"):
         solve(lambda t, y: -y * torch.cos(3 * t), [[1.0]], [0.0, 100.0], batch=batch, min_step=5.0)

@@ -487,7 +487,7 @@ def test_a_singularity_is_reported_where_it_is(solver):
         solve(lambda t, y: y * y, np.ones(1), [0.0, 2.0], solver=solver)
     assert caught.value.t == pytest.approx(1, abs=1e-3)
     assert 0 < caught.value.step < 1e-6
-    with pytest.raises(SolverError, match="below the smallest of 0.01") as caught:
+    with pytest.raises(SolverError, match="below the minimum of 0.01") as caught:
         solve(lambda t, y: y * y, np.ones(1), [0.0, 2.0], solver=solver, min_step=0.01)
     assert 0.5 < caught.value.t < 1
     assert 0 < caught.value.step < 0.01

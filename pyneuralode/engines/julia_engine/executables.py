@@ -30,7 +30,7 @@ class Julia:
 
     @property
     def wrapper(self) -> bool:
-        """Whether this is a script that starts Julia with its own settings, such as a cluster's module."""
+        """Whether this is a script that starts Julia with its own settings, as in a cluster's module system."""
         return not _has_julia_around(self.executable)
 
 

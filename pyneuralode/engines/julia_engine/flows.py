@@ -1,7 +1,7 @@
 """The path of the Julia engine for continuous flows.
 
-One call to Julia returns the samples and the integrals along their trajectories, another returns the gradient. For the
-same noise, the results are the same as those of the torch engine.
+One call to Julia returns the samples and the integrals along their trajectories, and another returns the gradient. For
+the same noise, the results are the same as those of the torch engine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIELDS = (MLP, Linear, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
 
 
 class JuliaFlows(Backend):
-    """The backend for continuous flows of the described fields (`VectorField`) in `FIELDS`."""
+    """The backend for continuous flows with a described field (`VectorField`) of a class in `FIELDS`."""
 
     name = "julia"
 

@@ -60,7 +60,7 @@ class InProcessJulia:
         return self.run(lambda: self._entry(name, request, progress))
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Return work(), which may call Julia. It runs in a thread that may call Julia, one call at a time.
+        """Return work(); `work` may call Julia, and runs in a thread that is allowed to, one call at a time.
 
         Raises EngineError in a process that was forked from the one in which Julia runs.
         """

@@ -43,7 +43,7 @@ class Record:
 
 
 def data_folder() -> Path:
-    """Return the user's data folder for pyneuralode; $XDG_DATA_HOME sets its location on platforms that use it."""
+    """Return the user's data folder for pyneuralode; $XDG_DATA_HOME sets its location where this variable is in use."""
     return platformdirs.user_data_path("pyneuralode", appauthor=False)
 
 

@@ -223,7 +223,7 @@ def find_julia() -> Julia | None:
 def download_julia() -> Julia:
     """Download a Julia through juliapkg (or through juliaup, if that is installed), for this and later setups.
 
-    This has not been tested so far, because the machines used in development have no network.
+    This has not been tested so far, because the machines used in development have no network access.
     """
     from juliapkg.find_julia import find_julia as find_or_install
 
@@ -270,7 +270,7 @@ def _compat():
 
 
 def _openssl() -> tuple[str, str | None]:
-    """Return the ranges of OpenSSL_jll and of Julia that can share a process with Python's OpenSSL."""
+    """Return the version ranges of OpenSSL_jll and of Julia that can share a process with Python's OpenSSL."""
     from juliapkg.deps import openssl_compat
 
     return openssl_compat()

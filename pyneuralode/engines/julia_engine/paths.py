@@ -82,7 +82,7 @@ def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None
 def has_compiled_steps(solver: Solver) -> bool:
     """Return whether the Julia package has compiled steps for a solver.
 
-    It has them for the explicit solvers that the torch engine supports too.
+    It has compiled steps for those explicit solvers that the torch engine also supports.
     """
     return solver.kind == "explicit" and "torch" in solver.engines
 

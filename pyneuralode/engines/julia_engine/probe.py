@@ -26,15 +26,15 @@ class JuliaProbe:
     found : bool
         True if there is a Julia of a supported version and a project in which the Julia engine can run.
     executable, project : pathlib.Path or None
-        The Julia executable, and the folder of the project to start it in.
+        The Julia executable, and the folder of the project in which to start Julia.
     version : str or None
-        Julia's version, such as "1.11.2"; only "1.11" if the files next to it do not contain the full version.
+        Julia's version, such as "1.11.2"; only "1.11" if the files next to the executable lack the full version.
     how : str
         Where the executable was found: an environment variable, "setup-julia" or "PATH"; empty if there is none.
     reason : str
         One sentence that says what is missing and what to do; empty if `found`.
     warning : str
-        One sentence if the installation found is out of date; empty otherwise.
+        One sentence that says which part of the installation is out of date; empty if none is.
     package : pathlib.Path or None
         The folder of PyNeuralODE that the project uses.
     pythoncall : str or None

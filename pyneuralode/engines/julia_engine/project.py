@@ -89,7 +89,7 @@ def read_project(project: Path, version: str) -> JuliaProject:
     major, minor = pair(version)
     own = _first(folder, "JuliaProject.toml", "Project.toml")
     manifests = (f"JuliaManifest-v{major}.{minor}.toml", f"Manifest-v{major}.{minor}.toml")
-    # Read by regular expressions: Python 3.10 has no TOML reader, and only these few entries are needed.
+    # Read with regular expressions: Python 3.10 has no TOML reader, and only these few entries are needed.
     manifest = _first(folder, *manifests, "JuliaManifest.toml", "Manifest.toml")
     entry_pattern = r"^\[\[(?:deps\.)?(\w+)\]\]\s*?\n(.*?)(?=^\[\[|\Z)"
     entries = dict(re.findall(entry_pattern, manifest, re.MULTILINE | re.DOTALL))
@@ -109,7 +109,7 @@ def read_project(project: Path, version: str) -> JuliaProject:
 
 
 def juliacall_version() -> str | None:
-    """Return the version of the installed juliacall, without importing it: that would start Julia."""
+    """Return the version of the installed juliacall, without importing juliacall, which would start Julia."""
     try:
         return installed_version("juliacall")
     except PackageNotFoundError:

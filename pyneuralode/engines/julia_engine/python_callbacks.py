@@ -43,12 +43,12 @@ class Start:
         self.span = float(self.ts[0]), float(self.ts[-1])
 
     def small(self, control: Control) -> np.ndarray:
-        """Return the size (n,) below which a component is treated as small: where the absolute tolerance dominates."""
+        """Return the magnitude (n,) below which a component counts as small, as its absolute tolerance dominates."""
         sizes = np.clip(control.atol / np.maximum(control.rtol, np.finfo(float).tiny), 1e-8, 1.0)
         return np.broadcast_to(sizes, self.y0.shape).astype(self.y0.dtype)
 
     def array(self, name: str, value: Any) -> np.ndarray:
-        """Return an argument that has the state's shape as a flat array of the state's dtype."""
+        """Convert an argument that must have the state's shape to a flat array of the state's dtype."""
         if np.shape(value) != self.shape:
             raise ArgumentError(
                 f"{name} has shape {np.shape(value)} and y0 has shape {self.shape}: give both the same shape."
@@ -57,9 +57,10 @@ class Start:
 
 
 class Callback:
-    """A Python function of the time and `inputs` arrays like the state; Julia calls it with the time only.
+    """A Python function of the time and of arrays like the state (as many as `inputs`); Julia passes only the time.
 
-    Julia writes `inputs` before a call and reads `output` after it; the function receives copies, which it may keep.
+    Julia writes to the attribute `inputs` before a call and reads `output` afterward. The function receives copies,
+    which it may keep.
     """
 
     def __init__(self, function: Callable, start: Start, inputs: int, name: str = "the field"):

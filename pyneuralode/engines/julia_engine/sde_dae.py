@@ -1,4 +1,4 @@
-"""Equations with noise, or implicit in dy/dt, that are given by a user's Python functions.
+"""Stochastic equations, and equations implicit in dy/dt, defined by a user's Python functions.
 
 Every evaluation is as slow as in `python_fields`, and gradients are not available.
 """
@@ -58,7 +58,7 @@ def solve_residual(problem: Problem, form: Residual, start: Start) -> Solution:
         slopes = functions.Residual(function, *function.inputs, function.output, array(start.small(control)))
         equations = module.DAEFunction(slopes, jac=functions.jacobian(slopes))
         # Unlike IDA, DFBDF differentiates the equations to find consistent initial values, and no Jacobian can be given
-        # for this; it uses finite differences, because dual numbers cannot be passed to Python.
+        # for this; DFBDF uses finite differences, because dual numbers cannot be passed to Python.
         method = module.IDA() if solver == "IDA" else module.DFBDF(autodiff=Main.PyNeuralODE.AutoFiniteDiff())
         settings = _settings(control, start, Main)
         if dense:

@@ -25,7 +25,7 @@ FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatCon
 
 
 class DescribedFields(Backend):
-    """The backend for problems of described fields (`VectorField`) with batch='joint'."""
+    """The backend for problems with described fields (`VectorField`) and batch='joint'."""
 
     name = "julia"
 

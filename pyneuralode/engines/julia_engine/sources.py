@@ -32,7 +32,7 @@ def digest(package: Path) -> str:
 
 
 def stamp(package: Path) -> dict[str, str]:
-    """Return the entries of juliapkg.json about `package`, so that juliapkg resolves again when the package changes.
+    """Return the entries of juliapkg.json for `package`, so that juliapkg resolves again when the package changes.
 
     juliapkg checks only that file: without these entries, a new dependency in the package's Project.toml would go
     unnoticed.

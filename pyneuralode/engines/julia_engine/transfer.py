@@ -1,8 +1,8 @@
 """Transfer of a solve's arrays to Julia: by address if Julia runs inside this process, as copies otherwise.
 
-By address, nothing is converted or copied: Julia reads the initial state, the parameters and the cotangents in place,
-on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both transfer classes have
-the same methods:
+In transfers by address, nothing is converted or copied: Julia reads the initial state, the parameters and the
+cotangents in place, on the CPU or on a GPU, and writes states and gradients into memory that torch allocated. Both
+transfer classes have the same methods:
 
 - ``solve(y0, parameters)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the documented
   order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;

@@ -115,7 +115,7 @@ def refuse_hidden_parameters(slope: Tensor, parameters: Parameters, gradient: ob
 
 
 def bind(dynamics: object, parameters: Parameters) -> tuple[Callable, bool]:
-    """Return ``f(t, y)`` for any field, and whether it is user code, for which t is a tensor and values are checked."""
+    """Return ``f(t, y)`` for any field, and whether it is user code, which receives t as a tensor and is checked."""
     if isinstance(dynamics, VectorField):
         return build(dynamics, parameters), not has_builder(dynamics)
     if isinstance(dynamics, nn.Module):

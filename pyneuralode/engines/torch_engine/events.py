@@ -64,8 +64,8 @@ class StepEvents:
         """Find events in the step and return the output times, as in `Monitor.look`."""
         if not all_finite(step.end):
             self.rows += [-1] * len(times)
-            return times, False  # the solve itself reports this
-        step.extend()  # autograd records this if it records the solve
+            return times, False  # the solve itself reports the non-finite state
+        step.extend()  # recorded by autograd if the solve is recorded
         with torch.no_grad():
             met = self._met(step)
         if self.ended:
@@ -163,7 +163,7 @@ def each_sample(shape: torch.Size) -> Callable:
 
 
 def of_sample(events: tuple[Event, ...], b: int, times: Tensor, states: Tensor) -> tuple[Event, ...]:
-    """Return the events for solving only sample `b`.
+    """Return the events for a solve of sample `b` alone.
 
     A condition may use different data for each sample, so it is evaluated for all samples: the other samples stay at
     `times` (B,) and `states` (B, *state).
@@ -188,10 +188,10 @@ def _time(t: float, y: Tensor) -> Tensor:
 def _nearer(
     values: Rows, which: list[int], parts: list[float], there: tuple[Tensor, Tensor], corrected: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the `corrected` times (p,) and states (p, n); where Newton's step leads away from the event, `there`.
+    """Return the `corrected` times (p,) and states (p, n), or those in `there` if Newton's step moves off the event.
 
-    This happens if the condition is far from linear near the event, such as one that grazes zero or is a smoothed jump.
-    Uncorrected values are as accurate as the steps, and have the same gradients as corrected ones.
+    Newton's step does so if the condition is far from linear near the event: for example, if it only grazes zero, or is
+    a smoothed jump. Uncorrected values are as accurate as the steps, and have the same gradients as corrected ones.
     """
     good = torch.ones(len(which), dtype=torch.bool, device=there[0].device)
     with torch.no_grad():

@@ -53,8 +53,8 @@ class FlowPrepared(Prepared):
         joint = replace(
             problem, field=slope, signature=Signature.of(parameters, start, ts), compiled=False, integrals=None
         )
-        # A surrounding torch.autocast applies only to the field, which has already stored its dtype: sums of small
-        # steps need full precision.
+        # A surrounding torch.autocast applies only to the field, which has already stored autocast's dtype: sums of
+        # small steps need full precision.
         with torch.autocast(y0.device.type, enabled=False):
             solution = GenericPrepared(joint).run(parameters, start, ts)
         end, trace, *penalties = (part[-1] for part in solution.ys)

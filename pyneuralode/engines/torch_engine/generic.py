@@ -84,7 +84,7 @@ class GenericPrepared(JointPrepared):
             raise ArgumentError(needs_steps(problem.solver))
         task.monitor = events
         times_matter, twice = carries_derivatives(values.ts), isinstance(problem.gradient, Backprop)
-        moments = values.ts.clone() if times_matter else values.ts  # a copy, as the caller may change them
+        moments = values.ts.clone() if times_matter else values.ts  # a copy, as the caller may change the times
         start = attach_start(task.f, moments, values.y0, twice) if times_matter else values.y0
         steps: list[Step] | None = [] if problem.dense else None
         states = self._states(task, start, steps)
@@ -112,7 +112,7 @@ class GenericPrepared(JointPrepared):
         f = counted_slope(field, parameters, layout, values.y0.dtype, statistics)
         explicit = isinstance(self.tableau, Tableau)
         if torch.is_grad_enabled() and not (problem.own or isinstance(problem.gradient, Backprop)):
-            # The state must be a known leaf, because a flow differentiates its field with respect to the state.
+            # The state must be a known leaf tensor, because a flow differentiates its field with respect to the state.
             state = values.y0.detach().requires_grad_()
             refuse_hidden_parameters(f(values.times[0], state), parameters | {"y0": state}, problem.gradient)
         if in_forward_mode():

@@ -1,9 +1,9 @@
-"""Differentiation of a solve: by autograd through its steps, by checkpoints, or by a backward solve.
+"""Differentiation of a solve: by autograd through its steps, with checkpoints, or by a backward solve.
 
 Each function here solves and returns the states (T, n) at the requested times, connected to autograd. Step sizes are
 treated as constants. Derivatives with respect to the times are added by `attach_start` and `attach_outputs`, in the
-same way for every method: an output changes with its time at the rate dy/dt there, and the whole solution changes with
-the first time as if the initial state changed at the rate -dy/dt.
+same way for every method: an output changes with its time at the rate dy/dt at that time, and the whole solution
+changes with the first time as if the initial state changed at the rate -dy/dt.
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def watched_backprop(task: Task, y0: Tensor, steps: list[Step] | None = None) ->
 
 
 class _Checkpointed(torch.autograd.Function):
-    """Discretize, then optimize: stores the start of each block of steps, and repeats the blocks from last to first."""
+    """Discretize-then-optimize with checkpoints at the start of each block of steps.
+
+    The backward pass repeats the blocks from last to first.
+    """
 
     @staticmethod
     def forward(ctx, task: Task, method: Checkpointed, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -102,7 +105,7 @@ class _Checkpointed(torch.autograd.Function):
 def add_vjps(
     outputs: list[Tensor], start: Tensor, parameters: Sequence[Tensor], cotangents: list[Tensor], totals: list[Tensor]
 ) -> Tensor:
-    """Return the vector-Jacobian product with respect to `start`, and add those for the parameters to `totals`."""
+    """Return the vector-Jacobian product with respect to `start`; add the products for the parameters to `totals`."""
     adjoint, *parts = torch.autograd.grad(outputs, (start, *parameters), cotangents, materialize_grads=True)
     for total, part in zip(totals, parts):
         total += part
@@ -222,7 +225,7 @@ class _Continuous(torch.autograd.Function):
 
 
 def _refuse_infinite(slope: Slope, t: float, joint: Tensor, method: GradientMethod) -> None:
-    """Raise if the derivative of adjoints or sensitivities is not finite at the first time: no step could use it."""
+    """Raise if the derivative of adjoints or sensitivities is not finite at the first time, where a step needs it."""
     if all_finite(joint) and not all_finite(slope(t, joint)):
         raise SolverError(
             f"a derivative of the field is not finite at the start, t = {t:g}, where {type(method).__name__} needs it: use "
@@ -263,7 +266,7 @@ class _Sensitivities:
 
 
 class _Forward(torch.autograd.Function):
-    """Forward sensitivities, solved along with the state in the steps that it would take without them."""
+    """Forward sensitivities, solved along with the state; the steps are those of a solve for the state alone."""
 
     @staticmethod
     def forward(ctx, task: Task, method: ForwardMode, y0: Tensor, *parameters: Tensor) -> Tensor:
@@ -275,7 +278,7 @@ class _Forward(torch.autograd.Function):
         slope = _Sensitivities(task.f, parameters, n, directions)
         joint_task = replace(task, f=slope, parameters=(), **_state_alone(task, n, m * n))
         if task.monitor is not None:
-            task.monitor.components = n  # conditions do not depend on the sensitivities
+            task.monitor.components = n  # event conditions do not depend on the sensitivities
         start = torch.cat([y0, (to_start if counts[0] else y0.new_zeros(m, n)).reshape(-1)])
         try:
             joint = backprop(joint_task, start)
@@ -302,7 +305,8 @@ def _state_alone(task: Task, n: int, others: int) -> dict:
     """Return a control and a norm for which the steps depend only on the state (n,), not on the `others` after it.
 
     If a sensitivity has a singularity, is very large or starts from an exact zero, its own error would require
-    arbitrarily small steps. With SDIRK methods the others do count, because Newton's iteration must converge for them.
+    arbitrarily small steps. With SDIRK methods the steps do depend on the others, for which Newton's iteration must
+    converge too.
     """
     if isinstance(task.method, SDIRKMethod):
         return {"control": _plain_tolerances(task.control), "norm": largest_rms([n, others])}

@@ -30,7 +30,7 @@ class Batch:
     """The values of B samples: states (B, n), and times (B, T) padded with each row's last time.
 
     `counts` is the number of times of each sample. `own` contains the parameters with a leading axis for the samples,
-    `given` the times as the caller passed them.
+    and `given` contains the times as the caller passed them.
     """
 
     y0: Tensor
@@ -96,7 +96,10 @@ class IndependentPrepared(Prepared):
         messages: list[str],
         met: EventTrace | None,
     ) -> Solution:
-        """Return the solution in the form of the times, from states (B, T, n); sample b ended after `reached[b]` times."""
+        """Return the solution, arranged like the given times, from states (B, T, n).
+
+        Sample b ended after `reached[b]` times.
+        """
         states = table.view(*table.shape[:2], *self.shape)
         if self.layout.numpy:
             states = states.numpy()

@@ -1,4 +1,4 @@
-"""Code shared by all paths of the torch engine for batch='joint', where the whole state has the same steps."""
+"""Code shared by all torch paths for batch='joint', where the whole state is solved with the same steps."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ def not_finite_error(t: float) -> SolverError:
 def too_many_steps_error(control: Control, t: float, size: float) -> SolverError:
     return SolverError(
         f"the solve took max_steps = {control.max_steps} steps and reached t = {t:g} with a step of {size:.3g}: "
-        "increase max_steps, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
+        "increase max_steps, loosen rtol and atol, or, if the problem is stiff, use a stiff solver.",
         t,
         size,
     )
@@ -380,8 +380,8 @@ def too_small_step_error(
     smallest = smallest_step(control, t)
     bound = "" if smallest == control.min_step else " (rounding of t allows no shorter step)"
     return SolverError(
-        f"the step fell to {size:.3g} at t = {t:g}, below the smallest of {smallest:.3g}{bound}, because {cause}: "
-        "look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.",
+        f"the step fell to {size:.3g} at t = {t:g}, below the minimum of {smallest:.3g}{bound}, because {cause}: "
+        "look for a singularity there, loosen rtol and atol, or, if the problem is stiff, use a stiff solver.",
         t,
         size,
     )

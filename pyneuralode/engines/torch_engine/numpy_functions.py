@@ -1,9 +1,9 @@
-"""Adapters that call a user's functions of NumPy arrays, such as those for SciPy, with tensors; without gradients.
+"""Adapters through which the solvers call a user's functions of NumPy arrays, as written for SciPy; without gradients.
 
 For a NumPy state, the first call shows whether a function expects tensors or arrays. It is called with tensors, as
 documented; if it fails, or returns anything other than tensors like the state, it is called with arrays. If that works,
-all later calls use arrays. A function that accepts both but computes different values from them (by `y.std()`, for
-example) is rejected.
+all later calls use arrays. A function that accepts both but returns different values for the two (by using
+`y.std()`, for example) is rejected.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def adapt_events(events: tuple[Event, ...]) -> tuple[Event, ...]:
 
 
 def adapt_field(field: Any, statistics: Statistics | None = None) -> Any:
-    """Return a field for a NumPy state: callables may be functions of tensors or of arrays; others are unchanged."""
+    """Return a field for a NumPy state: a callable may accept tensors or arrays; other fields are left unchanged."""
     if isinstance(field, (VectorField, nn.Module)):
         return field
     function = _TensorOrArrayFunction(bind(field, {})[0], "the field", like_state=True, statistics=statistics)
@@ -105,9 +105,9 @@ class _TensorOrArrayFunction:
             raise failure from None
         if suits and not _agree(value, by_arrays):
             raise ArgumentError(
-                f"{self.name} accepts tensors and NumPy arrays but computes different values from them"
-                f"{f', because {monitor.ambiguous} does' if monitor.ambiguous else ''}: begin it with y = np.asarray(y) or "
-                "y = torch.as_tensor(y)."
+                f"{self.name} accepts tensors and NumPy arrays but returns different values for the two"
+                f"{f', because the results of {monitor.ambiguous} differ' if monitor.ambiguous else ''}: "
+                "begin it with y = np.asarray(y) or y = torch.as_tensor(y)."
             )
         self.of_arrays = monitor.numpy or not suits
         return by_arrays if self.of_arrays else value
@@ -131,7 +131,7 @@ class _NumPyUseMonitor(TorchFunctionMode):
             and given
             and not any(map(torch.is_floating_point, given))
         ):
-            self.ambiguous = "integer arithmetic"  # which torch computes in float32
+            self.ambiguous = "integer arithmetic"  # torch does this in float32
         return value
 
 

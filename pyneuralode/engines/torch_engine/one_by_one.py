@@ -23,8 +23,8 @@ from .generic import lacking
 from .independent import Batch, IndependentPrepared
 from .numpy_functions import adapt_events, adapt_field
 
-# The number of samples above which solving all samples together is faster than compiled solves one at a time
-# (measured: 20 to 100).
+# The number of samples above which solving all samples together is faster than solving them one at a time in compiled
+# code (measured: 20 to 100).
 FEW = 32
 
 
@@ -46,7 +46,7 @@ class OneByOne(Backend):
         if self.most is None:
             return None
         if samples > self.most:
-            return f"y0 has {samples} samples, which are solved faster all together."
+            return f"y0 has {samples} samples, which are faster to solve all at once."
         if problem.events or not isinstance(problem.field, VectorField):
             return "a sample solved alone would use the generic path."
         return self.paths.unsupported(of_one(problem))
@@ -64,7 +64,7 @@ def of_one(problem: Problem) -> Problem:
 def of_one_sample(problem: Problem, field: Any, shape: torch.Size, parameters: Any) -> Problem:
     """Return the problem of one sample (batch='joint') with this state shape; array tolerances are reduced to their maximum."""
     signature = problem.signature
-    layout = Layout((shape,), is_tuple=False, numpy=False)  # its values have already been read
+    layout = Layout((shape,), is_tuple=False, numpy=False)  # the user's state has already been converted to tensors
     joint = replace(signature, layout=layout, parameters=dict(parameters), times="shared", key=None)
     control = replace(problem.control, norm="joint", rtol=_any(problem.control.rtol), atol=_any(problem.control.atol))
     return replace(problem, field=field, signature=joint, control=control, batch="joint")
@@ -75,7 +75,7 @@ def _any(tolerance: Any) -> float:
 
 
 class OneByOnePrepared(IndependentPrepared):
-    """A problem whose samples are prepared when their values are known: event conditions may differ between them."""
+    """A problem whose samples are prepared when their values are known: event conditions may differ between samples."""
 
     def __init__(self, problem: Problem, paths: Paths):
         super().__init__(problem)

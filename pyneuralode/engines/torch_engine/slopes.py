@@ -33,7 +33,7 @@ def check_slope(slope: object, y: Tensor, name: str) -> None:
 
 
 def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> Any:
-    """Return ``call(time, state)``; raise if it changed the state, which shares memory with `y`, in place."""
+    """Return ``call(time, state)``; raise if the call changed the state (which shares memory with `y`) in place."""
     version = None if y.is_inference() else y._version
     value = call(time, state)
     if version is not None and y._version != version:
@@ -46,8 +46,8 @@ def evaluated(call: Callable, time: Any, state: Any, y: Tensor, name: str) -> An
 def flat_slope(call: Callable, layout: Layout, wants_tensor: bool, name: str) -> Callable:
     """Return ``f(t, flat y)`` that calls a function of the user's state and checks every value it returns.
 
-    With `wants_tensor`, the function is a user's and receives the time as a tensor. Its values are then copied, because
-    the function may overwrite their memory at its next call.
+    With `wants_tensor`, the function is the user's and receives the time as a tensor. Its values are then copied,
+    because the function may overwrite their memory at its next call.
     """
 
     def slope(t: float, y: Tensor) -> Tensor:
@@ -87,8 +87,8 @@ def counted_slope(
 
     @cache  # built at the first call, as the compiled paths do not need it
     def plain() -> Callable:
-        # Gradient methods evaluate the field without recording, but also differentiate the values that it computes
-        # from its parameters here.
+        # Gradient methods evaluate the field without recording, but also differentiate the values that are computed
+        # here from its parameters.
         with torch.set_grad_enabled(grad):
             call, wants_tensor = bind(field, parameters)
         return flat_slope(call, layout, wants_tensor, name)

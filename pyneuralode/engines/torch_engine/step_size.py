@@ -2,8 +2,8 @@
 
 Sizes follow a proportional-integral controller (Gustafsson 1991) with the exponents 0.7/k and 0.4/k, where k - 1 is the
 order of the error estimate. The first step size follows Hairer, Norsett and Wanner, Solving Ordinary Differential
-Equations I, section II.4. No step is smaller than the floating-point resolution of the time allows: see the functions
-`smallest_step`.
+Equations I, section II.4. No step is smaller than the floating-point resolution of the time allows: see
+`MIN_STEP_SPACINGS`.
 """
 
 import math
@@ -11,7 +11,7 @@ import math
 SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 10.0
 # The largest first step, as a multiple of the trial step: 100 trial steps are the time in which the state would change
 # by its own size. With a step of this size and y' = -k y, the error estimate of BS3, the only method of order 3, is
-# zero regardless of the error, so its limit is half of this.
+# zero regardless of the error, so the limit for order 3 is half as large.
 MAX_TRIAL_STEPS, MAX_TRIAL_STEPS_ORDER_3 = 100, 50
 # The largest trial step, as a fraction of the span, if the norms of state and slope do not determine the time scale.
 DEFAULT_TRIAL_FRACTION = 1e-4
