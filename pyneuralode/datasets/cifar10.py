@@ -73,8 +73,8 @@ def read_cifar10(
 def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> Path:
     """Download the archive (170 MB) to `folder` or to the cache, unless it is already there, and return the folder.
 
-    Its checksum is verified. Raises DataError if no mirror has it. With a `progress.Progress`, such as
-    ``RichProgress()``, a progress bar is shown.
+    The archive's checksum is verified. Raises DataError if no mirror has the archive. With a `progress.Progress`, such
+    as ``RichProgress()``, a progress bar is shown.
     """
     return fetch(_ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress)
 

@@ -71,7 +71,7 @@ def run(context: Context) -> Findings:
             "models of the first seed (V Fig. 2).",
             "errors": "Relative L2 error over the unseen pulses at the unseen times, with a line for each seed.",
             "speeds": "The speed at which a kernel moves long waves, the sum of j w_j over its cells j, for the first "
-            "seed. It is constant for ANODE. ANODEV2 learns the speed exp(-t), and follows the oscillating speed "
+            "seed. It is constant for ANODE. ANODEV2 learns the speed exp(-t) and follows the oscillating speed only "
             "roughly.",
         },
         notes=[

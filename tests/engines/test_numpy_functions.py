@@ -112,7 +112,7 @@ def test_every_call_is_counted():
     ids=["std", "var", "repeat", "whole numbers"],
 )
 def test_what_means_two_things_is_refused(f):
-    words = r"computes different values from them, because .* does: begin it with y = np.asarray"
+    words = r"computes different values for the two, because .* does: begin it with y = np.asarray"
     with pytest.raises(pn.ArgumentError, match=words):
         solve(f)
     with pytest.raises(pn.ArgumentError, match=words):

@@ -2,7 +2,7 @@
 
 For a NumPy state, the first call shows whether a function expects tensors or arrays. It is called with tensors, as
 documented; if it fails, or returns anything other than tensors like the state, it is called with arrays. If that works,
-all later calls use arrays. A function that accepts both but computes different values from them (by `y.std()`, for
+all later calls use arrays. A function that accepts both but computes different values for the two (by `y.std()`, for
 example) is rejected.
 """
 
@@ -105,9 +105,9 @@ class _TensorOrArrayFunction:
             raise failure from None
         if suits and not _agree(value, by_arrays):
             raise ArgumentError(
-                f"{self.name} accepts tensors and NumPy arrays but computes different values from them"
-                f"{f', because {monitor.ambiguous} does' if monitor.ambiguous else ''}: begin it with y = np.asarray(y) or "
-                "y = torch.as_tensor(y)."
+                f"{self.name} accepts tensors and NumPy arrays but computes different values for the "
+                f"two{f', because {monitor.ambiguous} does' if monitor.ambiguous else ''}: begin it with y = "
+                "np.asarray(y) or y = torch.as_tensor(y)."
             )
         self.of_arrays = monitor.numpy or not suits
         return by_arrays if self.of_arrays else value
