@@ -1,9 +1,9 @@
 """`pyneuralode fit`: fit a neural ODE to a table.
 
 The network is trained on standardized columns, z = (y - mean) / standard deviation, so that columns of any scale and
-unit have equal weight. Its first and last layers then absorb the scaling, so that the saved model describes the
-original data. The initial state is fitted too, starting from the first value of each column: noise in one row then does
-not distort the whole curve, and the first row may have missing values.
+unit have equal weight. The network's first and last layers then absorb the scaling, so that the saved model describes
+the original data. The initial state is fitted too, starting from the first value of each column: noise in one row then
+does not distort the whole curve, and the first row may have missing values.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ def read_cifar10(
     part : {"train", "test"}
         50,000 or 10,000 images.
     folder : path, optional
-        Folder with the archive `cifar-10-binary.tar.gz` or its contents. By default the folder ``cifar10`` in
-        $PYNEURALODE_DATA, if that is set, then the cache of `download_cifar10`. This function downloads nothing.
+        Folder with the archive `cifar-10-binary.tar.gz` or its contents. By default, the folder ``cifar10`` in
+        $PYNEURALODE_DATA (if set) and then the cache of `download_cifar10` are searched. This function downloads
+        nothing.
     reduced : bool
         Read 10,000 and 1,000 images from `train10k.npz` and `test1k.npz` instead: arrays ``x`` (n, 32, 32, 3)
         and ``y`` (n,).

@@ -84,7 +84,7 @@ class ImageDensity(Density):
         The centers of the outermost pixels lie at x = -half[0] and half[0], and at y = -half[1] and half[1]. By
         default the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
     noise : (float, float), optional
-        Standard deviations of the noise; by default (4/w, 4/h), about 1.3 pixels, if both axes have length 3.
+        Standard deviations of the noise; by default about 1.3 pixels, which is (4/w, 4/h) if both axes have length 3.
     upright : bool
         Whether the first row is the top of the image; otherwise it is the bottom.
 

@@ -37,9 +37,8 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
     part : {"train", "test"}
         60,000 or 10,000 images.
     folder : path, optional
-        Folder with the files, under their original names, compressed (.gz) or not. By default the folder
-        ``mnist`` in $PYNEURALODE_DATA, if that is set, then the cache of `download_mnist`. This function
-        downloads nothing.
+        Folder with the files, under their original names, compressed (.gz) or not. By default, the folder ``mnist`` in
+        $PYNEURALODE_DATA (if set) and then the cache of `download_mnist` are searched. This function downloads nothing.
 
     Raises
     ------

@@ -53,7 +53,10 @@ def running_means(values: ArrayLike, window: int) -> tuple[np.ndarray, np.ndarra
 def draw_fit(
     ax: Axes, ts: np.ndarray, curve: np.ndarray, end: float, color: str, name: str, forecast: str, width: float = 1.6
 ) -> None:
-    """Draw a curve (T,) at times (T,), labeled `name` up to the last fitted time `end`, then dashed and labeled `forecast`."""
+    """Draw a curve (T,) at times (T,): solid and labeled `name` up to `end`, then dashed and labeled `forecast`.
+
+    `end` is the last fitted time.
+    """
     fitted = int(np.searchsorted(ts, end, side="right"))
     ax.plot(ts[:fitted], curve[:fitted], color=color, linewidth=width, label=name)
     if fitted < len(ts):

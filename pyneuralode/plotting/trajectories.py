@@ -53,7 +53,10 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
 
 
 def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
-    """Draw a panel with the data and the exact curve for each (title, trajectory (T, 2), slopes on the lattice (n, n, 2))."""
+    """Draw a panel for each (title, trajectory (T, 2), slopes on the lattice (n, n, 2)).
+
+    Each panel also shows the data and the exact curve.
+    """
     figure, axes = new_figure(len(planes), width=4.2, height=4.4)
     for ax, (title, states, slopes) in zip(axes[0], planes):
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)

@@ -108,7 +108,7 @@ def run(context: Context) -> Findings:
     ]
     for title, errors in panels.items():
         last = max(values[-1] for name, values in errors.items() if name != "BacksolveAdjoint")
-        name = f"{title} at {tolerances[-1]:.0e}: largest error except BacksolveAdjoint's"
+        name = f"{title} at {tolerances[-1]:.0e}: largest error of the methods other than BacksolveAdjoint"
         rows.append(Row(name, last, target=1e-5))
     return Findings(
         rows=rows,
@@ -139,8 +139,8 @@ def run(context: Context) -> Findings:
             "BacksolveAdjoint solves the state backward, which on contracting problems does not retrace the forward "
             "solution. InterpolatingAdjoint stores the forward solution's dense output instead, and ForwardMode "
             "solves for the sensitivities together with the state.",
-            "Memory counts live tensors, in states (a batch of 16 with 4 components) per additional step. It is "
-            "measured on the embedded engine, regardless of the engine used for the errors.",
+            "Memory includes only live tensors, in units of one state (a batch of 16 with 4 components) per additional "
+            "step. It is measured on the embedded engine, regardless of the engine used for the errors.",
             *([_JULIA_NOTE] if context.engine == "julia" else []),
         ],
     )

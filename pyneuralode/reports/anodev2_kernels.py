@@ -140,7 +140,10 @@ def evolved(model: nn.Module) -> list[EvolvedKernels]:
 
 
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
-    """Return rows for `kernels_in_time`: the kernels that change most, and the first kernel if only one layer evolves."""
+    """Return rows for `kernels_in_time`: the kernels that change most.
+
+    If only one layer evolves, its first kernel is included too.
+    """
     each = max(1, SHOWN // len(net.evolved))
     rows = []
     for one in net.evolved:

@@ -122,7 +122,7 @@ def _rows(found: Learned) -> list[Row]:
         for kind in kinds[1:]:
             ratio = max(ours / constant for ours, constant in zip(errors[name, kind], errors[name, "anode"]))
             judged = 0.2 if (name, kind) == ("decaying", "anodev2") else None
-            words = f"{speed.formula}: error of {WORDS[kind]} over ANODE's, worst seed"
+            words = f"{speed.formula}: error of {WORDS[kind]} relative to ANODE's, worst seed"
             rows.append(Row(words, ratio, source="V Fig. 2", target=judged))
     return rows
 

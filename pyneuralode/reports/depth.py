@@ -52,8 +52,8 @@ def run(context: Context) -> Findings:
             )
         ],
         captions={
-            "trajectories": "States against depth from the same initial states, with the field's direction, which is "
-            "drawn at the layers of the five-layer network and everywhere in the other panels (R Fig. 1).",
+            "trajectories": "States against depth, from the same initial states. Arrows show the field's direction, at "
+            "the layers of the five-layer network and everywhere in the other panels (R Fig. 1).",
             "distance": "The residual network converges to the ODE as 1 / depth: Euler's method has order 1.",
         },
         notes=[

@@ -181,7 +181,7 @@ def train_flag(
 
 
 def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
-    """Return the loss on new points ("fresh") and its excess over the mean of -log p ("gap"), p being the flag's density."""
+    """Return the loss on new points ("fresh"), and its excess over the mean of -log p, p the flag's density ("gap")."""
     points = FLAG.sample(count, np.random.default_rng((2022, 7)))
     with torch.no_grad():
         found = [flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))]

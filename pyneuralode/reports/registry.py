@@ -47,7 +47,11 @@ _ALL = (
         f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
     ),
     Report("flag", "A continuous normalizing flow learns a flag", f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2"),
-    Report("flag-table", "Right-hand sides of flows on the flag", f"{_KTH_REPORT}, Table 1, Figs. 8 and 9"),
+    Report(
+        "flag-table",
+        "Flows with different right-hand sides, trained on the flag",
+        f"{_KTH_REPORT}, Table 1, Figs. 8 and 9",
+    ),
     Report("flow-compare", "Continuous and planar flows compared on given densities", _SUMMARY),
     Report("mnist-flow", "Handwritten digits from continuous normalizing flows", f"{_KTH_REPORT}, Fig. 10"),
     Report(

@@ -70,7 +70,7 @@ def run(context: Context) -> Findings:
 
 
 def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
-    theirs, after = fits["as in the report"].result, "after its 200 iterations"
+    theirs, after = fits["as in the report"].result, "after the report's 200 iterations"
     source, match = "R Fig. 5", "match"
     rows = [
         Row("loss at the initial parameters", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),

@@ -51,7 +51,7 @@ def check_destination(out: Path, ids: Iterable[str]) -> None:
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """Return every result in `out`: the contents of metrics.json, with the keys "page" (from page.json) and "folder"."""
+    """Return every result in `out`: the contents of metrics.json, plus those of page.json ("page") and the "folder"."""
     results = []
     for folder in sorted(path for path in out.glob("[!.]*") if _is_result(path)):
         try:
