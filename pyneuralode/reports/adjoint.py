@@ -131,7 +131,7 @@ def run(context: Context) -> Findings:
             "backward solves.",
             "wrong_sign": "If trajectories contract, solving backward amplifies errors, and with loose tolerances the "
             "derivative has the wrong sign. The solver is DP5; odeint_adjoint is our drop-in, which implements "
-            "torchdiffeq's algorithm with its own step control.",
+            "torchdiffeq's algorithm and step control.",
             "memory": "Peak memory of one gradient, for a 4-32-4 net on a batch of 16 with RK4 steps.",
         },
         notes=[

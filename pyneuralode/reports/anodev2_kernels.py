@@ -101,8 +101,8 @@ def run(context: Context) -> Findings:
             "show that weights evolve, and how, but not what full training would give.",
             "A batch norm follows each convolution and undoes any scaling of its output, so the reaction term does not "
             "change what the network computes, and rho stays near 0.",
-            "Each row has a separate color scale, white at zero; the change from t = 0 to 1 has another. o and i are "
-            "the kernel's output and input channels. Figs. 3 to 6 of the paper are similar.",
+            "Each row has a separate color scale, white at zero; the change from t = 0 to 1 has its own scale. o and i "
+            "are the kernel's output and input channels. Figs. 3 to 6 of the paper are similar.",
         ],
     )
 
