@@ -31,7 +31,7 @@ class SilentProgress:
 
 
 class RichProgress:
-    """Progress bars on stderr, so that stdout contains only results; use it in a `with` statement."""
+    """Progress bars on stderr, so that stdout contains only results; for use in a `with` statement."""
 
     def __init__(self) -> None:
         from rich import progress as rich

@@ -239,12 +239,12 @@ bad_start(t) =
 
 too_many_steps(control, t, size) =
     SolveFailure("the solve took max_steps = $(control.max_steps) steps and reached t = $(format_number(t, 6)) with a step of $(format_number(size, 3)): " *
-                 "increase max_steps, loosen rtol and atol, or, if the problem is stiff, use a stiff solver.", t, size)
+                 "increase max_steps, loosen rtol and atol, or if the problem is stiff use a stiff solver.", t, size)
 
 function too_small_step(control, t, size, finite)
     cause = finite ? "the error stays above the tolerance" : "the state becomes non-finite"
-    return SolveFailure("the step fell to $(format_number(size, 3)) at t = $(format_number(t, 6)), below the minimum of $(format_number(smallest_step(control, t), 3)), " *
-                        "because $cause: look for a singularity there, loosen rtol and atol, or, if the problem is stiff, use a stiff solver.", t, size)
+    return SolveFailure("the step fell to $(format_number(size, 3)) at t = $(format_number(t, 6)), below the smallest of $(format_number(smallest_step(control, t), 3)), " *
+                        "because $cause: look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.", t, size)
 end
 
 function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)

@@ -48,7 +48,7 @@ def _options(
 @app.command()
 @one_sentence()
 def report(
-    ids: Annotated[list[str] | None, Argument(metavar="IDS", help="Reports to compute; --list shows them.")] = None,
+    ids: Annotated[list[str] | None, Argument(metavar="IDS", help="Reports to compute; see --list.")] = None,
     out: Annotated[Path, Option(help="Folder for the results and the report page.")] = Path("pyneuralode-report"),
     quick: Annotated[bool, Option("--quick", help="Compute at a small scale, within minutes.")] = False,
     engine: Annotated[str, Option(help="auto, torch or julia.")] = "auto",
@@ -109,7 +109,7 @@ def fit(
     if result.finished:
         sentences.insert(0, f"{result.message[:1].upper()}{result.message[1:]}.")
     else:
-        typer.echo(f"The fit was {result.message}. They have been saved.", err=True)
+        typer.echo(f"The fit was {result.message}. The parameters have been saved.", err=True)
     end_with(sentences, [out / name for name in FILES], result.finished, result.interrupted)
 
 

@@ -21,7 +21,7 @@ _BATCH_SEED = 2022
 def fit_density(
     image: Annotated[Path, Argument(metavar="IMAGE", help="A PNG, JPEG or other image; darker means denser.")],
     out: Annotated[Path, Option(help="Folder for the flow, the figure, the animation and the numbers.")],
-    updates: Annotated[int, Option(help="Updates of the flow.")] = 1500,
+    updates: Annotated[int, Option(help="Number of training updates.")] = 1500,
     batch: Annotated[int, Option(help="New points per update.")] = 512,
     width: Annotated[int, Option(help="Units of the flow's network.")] = 64,
     hidden: Annotated[int, Option(help="Hidden units of the network that computes the weights.")] = 64,
@@ -30,7 +30,10 @@ def fit_density(
     frames: Annotated[int, Option(help="Frames of the animation.")] = 30,
     seed: Seed = 0,
 ) -> None:
-    """Fit a continuous normalizing flow to an image as a density, and draw it; Ctrl-C keeps the best fit so far."""
+    """Fit a continuous normalizing flow to the density given by an image, and draw the flow.
+
+    Ctrl-C keeps the best fit so far.
+    """
     from ..arguments import whole_number
     from ..datasets.densities import read_image
     from ..errors import SolverError
@@ -93,7 +96,7 @@ def fit_density(
         animation.save(folder / FILM, writer="pillow")
         write_json(folder / METRICS, metrics)
     if not fit.finished:
-        typer.echo(f"The fit was {fit.message}. They have been saved.", err=True)
+        typer.echo(f"The fit was {fit.message}. The parameters have been saved.", err=True)
     sentence = (
         f"loss {metrics['loss']:.4f} nats on {len(points):,} new points; the entropy of the image, the lowest possible "
         f"loss, is {density.entropy:.4f}; the divergence is {metrics['divergence']:.4f}"

@@ -13,7 +13,7 @@ from ..errors import PyNeuralODEError
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Print one message and exit, with status 2 if a PyNeuralODEError is raised, with status 130 after Ctrl-C."""
+    """Print one message and exit, with status 2 if a PyNeuralODEError is raised, or with status 130 after Ctrl-C."""
     try:
         yield
     except PyNeuralODEError as error:
@@ -25,7 +25,7 @@ def one_sentence() -> Iterator[None]:
 
 
 def end_with(sentences: Iterable[str], paths: Iterable[Path], finished: bool, interrupted: bool) -> None:
-    """Print the results and the file paths of a fit; exit with status 130 if Ctrl-C stopped it, 1 if an error did."""
+    """Print a fit's results and file paths; exit with status 130 if Ctrl-C stopped the fit, 1 if an error did."""
     for line in (*sentences, *(path.absolute() for path in paths)):
         typer.echo(line)
     if not finished:

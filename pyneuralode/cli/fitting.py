@@ -1,9 +1,9 @@
 """`pyneuralode fit`: fit a neural ODE to a table.
 
-The network is trained on standardized columns, z = (y - mean) / deviation, so that columns of any scale and unit have
-equal weight. Its first and last layers then absorb the scaling, so that the saved model describes the original data.
-The initial state is fitted too, starting from the first value of each column: noise in one row then does not distort
-the whole curve, and the first row may have missing values.
+The network is trained on standardized columns, z = (y - mean) / standard deviation, so that columns of any scale and
+unit have equal weight. The network's first and last layers then absorb the scaling, so that the saved model describes
+the original data. The initial state is fitted too, starting from the first value of each column: noise in one row then
+does not distort the whole curve, and the first row may have missing values.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _OPTIMIZERS: dict[str, Optimizer] = {
 
 @dataclass(frozen=True)  # repeated, so that __init__ calls __post_init__
 class Settings(FitOptions):
-    """The checked options of a fit; `rtol`, `atol` are in standard deviations of a column, `spans` in time units."""
+    """The checked options of a fit; `rtol` and `atol` are in standard deviations of a column, `spans` in time units."""
 
     def __post_init__(self):
         for name in ("augment", "finish", "seed"):
@@ -101,7 +101,7 @@ class Standardization:
     def of(cls, values: np.ndarray) -> Standardization:
         mean, size = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
         level = np.where(mean == 0, 1.0, np.abs(mean))
-        return cls(mean, np.where(size > 1e-12 * level, size, level))  # a constant column has no deviation
+        return cls(mean, np.where(size > 1e-12 * level, size, level))  # a constant column has standard deviation 0
 
     def model(self, model: NeuralODE, extra: int) -> NeuralODE:
         """Convert the trained model of z to a model of the values: the same curve, in the values' units."""
@@ -111,7 +111,8 @@ class Standardization:
         arrays["bias_1"] -= arrays["weight_1"] @ mean
         arrays[f"weight_{last}"] *= size[:, None]
         arrays[f"bias_{last}"] *= size
-        # For a state far from zero, a relative tolerance would be too loose, so make it relative to the deviation.
+        # For a state far from zero, a relative tolerance would be too loose,
+        # so make it relative to the standard deviation.
         control = {"rtol": model.control.rtol * size / (size + np.abs(mean)), "atol": model.control.atol * size}
         kind = {"augment_dim": extra} if extra else {}
         scaled = type(model)(model.field, **kind, solver=model.solver, gradient=model.gradient, **control)

@@ -60,7 +60,7 @@ class ClassifierOptions:
     resume: Resume = False
     seed: Seed = 0
     seeds: Annotated[
-        str | None, Option(metavar="0,1,2", help="Train once per seed, each in its own folder in OUT.")
+        str | None, Option(metavar="0,1,2", help="Train once per seed, each time in a separate folder in OUT.")
     ] = None
     workers: Annotated[int | None, Option(help="Number of seeds trained in parallel.", show_default="one per core")] = (
         None

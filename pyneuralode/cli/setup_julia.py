@@ -1,4 +1,7 @@
-"""`pyneuralode setup-julia`: install what the Julia engine needs. Only `train --download` also uses the network."""
+"""`pyneuralode setup-julia`: install what the Julia engine needs.
+
+The only other command that uses the network is `train --download`.
+"""
 
 from __future__ import annotations
 

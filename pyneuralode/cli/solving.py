@@ -82,7 +82,7 @@ def solve_saved(path: Path, times: np.ndarray | None, y0: list[float] | None) ->
 
 
 def write_solution(out: Path, table: SolutionTable) -> tuple[Path, Path]:
-    """Write OUT.csv and OUT.png, or a folder's solution.csv and solution.png; return the two paths."""
+    """Write OUT.csv and OUT.png, or solution.csv and solution.png in a folder; return the two paths."""
     final = out if out.suffix.lower() == ".csv" else out / "solution.csv"
     picture = final.with_suffix(".png")
     figure = solution_columns(table.ts, table.states, table.columns, table.time, table.end)

@@ -47,8 +47,9 @@ def read_cifar10(
     part : {"train", "test"}
         50,000 or 10,000 images.
     folder : path, optional
-        Folder with the archive `cifar-10-binary.tar.gz` or its contents. By default the folder ``cifar10`` in
-        $PYNEURALODE_DATA, if that is set, then the cache of `download_cifar10`. This function downloads nothing.
+        Folder with the archive `cifar-10-binary.tar.gz` or its contents. By default, the folder ``cifar10`` in
+        $PYNEURALODE_DATA (if set) and then the cache of `download_cifar10` are searched. This function downloads
+        nothing.
     reduced : bool
         Read 10,000 and 1,000 images from `train10k.npz` and `test1k.npz` instead: arrays ``x`` (n, 32, 32, 3)
         and ``y`` (n,).
@@ -73,8 +74,8 @@ def read_cifar10(
 def download_cifar10(folder: str | Path | None = None, progress: Any = None) -> Path:
     """Download the archive (170 MB) to `folder` or to the cache, unless it is already there, and return the folder.
 
-    Its checksum is verified. Raises DataError if no mirror has it. With a `progress.Progress`, such as
-    ``RichProgress()``, a progress bar is shown.
+    The archive's checksum is verified. Raises DataError if no mirror has the archive. With a `progress.Progress`, such
+    as ``RichProgress()``, a progress bar is shown.
     """
     return fetch(_ARCHIVE_MD5, _MIRRORS, cache_folder("cifar10") if folder is None else Path(folder), progress)
 

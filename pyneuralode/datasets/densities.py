@@ -73,7 +73,7 @@ def _midpoints(low: float, high: float, count: int) -> tuple[np.ndarray, float]:
 
 
 class ImageDensity(Density):
-    """The density given by a gray image: darker pixels are sampled more often, and normal noise is added.
+    """The density given by a gray image: darker pixels are sampled more often, and Gaussian noise is added.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class ImageDensity(Density):
         The centers of the outermost pixels lie at x = -half[0] and half[0], and at y = -half[1] and half[1]. By
         default the longer side of the image spans [-1.5, 1.5] and its proportions are kept.
     noise : (float, float), optional
-        Standard deviations of the noise; by default (4/w, 4/h), about 1.3 pixels, if both axes have length 3.
+        Standard deviations of the noise; by default about 1.3 pixels, which is (4/w, 4/h) if both axes have length 3.
     upright : bool
         Whether the first row is the top of the image; otherwise it is the bottom.
 
@@ -135,7 +135,7 @@ class ImageDensity(Density):
         return logs
 
     def _log_far(self, x: np.ndarray) -> np.ndarray:
-        """Return log densities (n,) too small for `_log`, by a log-sum-exp over the pixels."""
+        """Return log densities (n,) that are too small for `_log`, by a log-sum-exp over the pixels."""
         rows, columns = np.nonzero(self.weights)
         logs = np.log(self.weights[rows, columns]) - np.log(2 * np.pi * self.noise[0] * self.noise[1])
         found = np.empty(len(x))
@@ -164,7 +164,7 @@ def _checked_image(gray: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} contains values that are not finite: give a finite gray value for every pixel.")
     if gray.min() == gray.max():
         raise DataError(
-            f"{name} has no contrast, every pixel is {abs(gray.max()):g}: give an image with at least two gray values."
+            f"{name} has no contrast (every pixel is {abs(gray.max()):g}): give an image with at least two gray values."
         )
     return gray
 
@@ -213,19 +213,19 @@ def flag() -> ImageDensity:
 
 
 class CurveDensity(Density):
-    """The density of points on curves, uniform in the curve's parameter, with normal noise added.
+    """The density of points on curves, uniform in the curve's parameter, with Gaussian noise added.
 
     Parameters
     ----------
     name : str
     curves : sequence of functions
-        Each maps parameters (n,) on [0, 1] to points (n, 2); all are equally likely.
+        Each maps parameters (n,) on [0, 1] to points (n, 2); all curves are equally likely.
     noise : float
         Standard deviation of the noise in both directions.
     extent : (left, right, bottom, top)
 
     The density is the integral of the noise's density along the curves, computed by Gauss-Legendre quadrature with
-    `nodes` points on each curve. Their spacing must be smaller than `noise`.
+    `nodes` points on each curve. The points must be closer together than `noise`.
     """
 
     nodes = 256
@@ -268,7 +268,7 @@ def two_spirals() -> CurveDensity:
     """Return the density of two opposite Archimedean spirals, from 1/4 to 3/2 turns, with noise 0.1."""
 
     def arm(s: np.ndarray) -> np.ndarray:
-        angle = np.pi * np.sqrt(0.25 + 8.75 * s)  # the root spreads points evenly along the arm
+        angle = np.pi * np.sqrt(0.25 + 8.75 * s)  # the square root spreads points evenly along the arm
         return _polar(angle / np.pi, angle)
 
     return CurveDensity("two_spirals", (arm, lambda s: -arm(s)), 0.1, (-3.6, 3.6, -3.6, 3.6))
@@ -292,8 +292,8 @@ def moons() -> CurveDensity:
 class Pinwheel(Density):
     """The density of a pinwheel: five normal distributions on a star, rotated by an angle proportional to the radius.
 
-    The rotation about the origin preserves areas, so the density at a point is that of the star at the point rotated
-    back.
+    The rotation about the origin preserves areas, so the density at a point equals the density of the star at the point
+    rotated back.
     """
 
     name = "pinwheel"

@@ -11,7 +11,7 @@ from ..errors import DataError
 
 
 def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress: Any = None) -> Path:
-    """Download files (name -> md5) to a folder and return it; files that are already there are kept.
+    """Download files (name -> md5) to a folder and return the folder; files that are already there are kept.
 
     Raises DataError if a file is on none of the mirrors. With a `progress.Progress`, a progress bar is shown per file.
     """
@@ -35,7 +35,7 @@ def fetch(md5: Mapping[str, str], mirrors: Sequence[str], folder: Path, progress
 
 
 def read_original(path: Path, md5: str | None, data_set: str) -> bytes:
-    """Return the content of a file; raise DataError if its checksum is not `md5`, the original's (None if unknown)."""
+    """Return the content of a file; raise DataError if its checksum is not the original's, `md5` (None if unknown)."""
     content = path.read_bytes()
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if md5 not in (None, found):

@@ -37,9 +37,8 @@ def mnist_images(part: str = "train", folder: str | Path | None = None) -> np.nd
     part : {"train", "test"}
         60,000 or 10,000 images.
     folder : path, optional
-        Folder with the files, under their original names, compressed (.gz) or not. By default the folder
-        ``mnist`` in $PYNEURALODE_DATA, if that is set, then the cache of `download_mnist`. This function
-        downloads nothing.
+        Folder with the files, under their original names, compressed (.gz) or not. By default, the folder ``mnist`` in
+        $PYNEURALODE_DATA (if set) and then the cache of `download_mnist` are searched. This function downloads nothing.
 
     Raises
     ------
@@ -65,8 +64,8 @@ def mnist_labels(part: str = "train", folder: str | Path | None = None) -> np.nd
 def download_mnist(folder: str | Path | None = None, progress: Any = None) -> Path:
     """Download the four files (11.6 MB) to `folder` or to the cache, unless they are already there; return the folder.
 
-    Their checksums are verified. Raises DataError if no mirror has them. With a `progress.Progress`, such as
-    ``RichProgress()``, a progress bar is shown per file.
+    The checksums of the files are verified. Raises DataError if a file is on none of the mirrors. With a
+    `progress.Progress`, such as ``RichProgress()``, a progress bar is shown per file.
     """
     return fetch(_MD5, _MIRRORS, cache_folder("mnist") if folder is None else Path(folder), progress)
 

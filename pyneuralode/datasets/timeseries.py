@@ -84,7 +84,7 @@ def read_timeseries(path: str | Path, *, time: str | None = None, columns: Seque
             raise DataError(f"column {name!r} of {path} contains no number: leave the column out, or add values.")
     table = table[~missing.all(axis=1)]
     if len(table) == 1:
-        raise DataError(f"{path} has only one row with a value: give at least two.")
+        raise DataError(f"{path} has only one row with a value: give at least two such rows.")
     return TimeSeries(time, columns, table[:, 0], table[:, 1:])
 
 

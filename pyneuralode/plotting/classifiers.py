@@ -38,7 +38,7 @@ def evaluations_while_training(
 def memory_against_depth(
     depths: Sequence[int], peaks: Mapping[str, Sequence[float]], title: str = "Memory of one gradient"
 ) -> Figure:
-    """Draw the peak memory (bytes) of a gradient by each network against its depth: steps, or residual blocks."""
+    """Draw the peak memory (bytes) of a gradient of each network against its depth (steps or residual blocks)."""
     figure, axes = new_figure()
     ax = axes[0, 0]
     draw_marked(ax.plot, depths, {name: np.asarray(peak) / 1e6 for name, peak in peaks.items()}, markersize=5)

@@ -14,7 +14,7 @@ MARKERS = "osD^vPX*"
 INK = "#1f2933"
 DATA = "#7b8794"
 FORECAST = "forecast, not fitted"
-# Okabe and Ito's palette, whose colors color-blind readers can distinguish too.
+# Okabe and Ito's palette, which color-blind readers can distinguish too.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
 
@@ -53,7 +53,10 @@ def running_means(values: ArrayLike, window: int) -> tuple[np.ndarray, np.ndarra
 def draw_fit(
     ax: Axes, ts: np.ndarray, curve: np.ndarray, end: float, color: str, name: str, forecast: str, width: float = 1.6
 ) -> None:
-    """Draw a curve (T,) at times (T,), labeled `name` up to `end` (the last fitted time), then dashed as `forecast`."""
+    """Draw a curve (T,) at times (T,): solid and labeled `name` up to `end`, then dashed and labeled `forecast`.
+
+    `end` is the last fitted time.
+    """
     fitted = int(np.searchsorted(ts, end, side="right"))
     ax.plot(ts[:fitted], curve[:fitted], color=color, linewidth=width, label=name)
     if fitted < len(ts):

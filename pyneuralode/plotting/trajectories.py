@@ -53,7 +53,10 @@ def span_fits(ts: np.ndarray, data: np.ndarray, panels: Sequence[tuple], columns
 
 
 def learned_planes(data: np.ndarray, truth: np.ndarray, lattice: np.ndarray, planes: Sequence[tuple]) -> Figure:
-    """Draw a panel for each (title, trajectory (T, 2), slopes on the lattice (n, n, 2)), with data and exact curve."""
+    """Draw a panel for each (title, trajectory (T, 2), slopes on the lattice (n, n, 2)).
+
+    Each panel also shows the data and the exact curve.
+    """
     figure, axes = new_figure(len(planes), width=4.2, height=4.4)
     for ax, (title, states, slopes) in zip(axes[0], planes):
         directions = slopes / np.maximum(np.linalg.norm(slopes, axis=-1, keepdims=True), 1e-12)
@@ -83,8 +86,8 @@ def residual_and_ode(
 ) -> Figure:
     """Draw states against depth: residual networks (depths (n + 1,), states (n + 1, starts)), then the ODE.
 
-    ``slope(ts, ys)`` returns the field (T, Y). It is drawn as arrows: at the layers of a shallow network, everywhere
-    otherwise.
+    ``slope(ts, ys)`` returns the field (T, Y). The field is drawn as arrows, at the layers of a shallow network and
+    everywhere in the other panels.
     """
     panels = [(f"residual network, {len(ts) - 1} layers", ts, states, True) for ts, states in networks]
     panels.append(("ODE", *ode, False))

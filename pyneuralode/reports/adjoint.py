@@ -41,7 +41,7 @@ def stiff_gradient(method: str, **settings) -> Tensor:
 
 
 def stiff_gradient_of_torchdiffeq(tolerance: float) -> float:
-    """Return dy(1)/dk, as in `stiff_gradient`, by torchdiffeq's `odeint_adjoint` with dopri5, through our drop-in."""
+    """Return dy(1)/dk, as in `stiff_gradient`, from our drop-in for torchdiffeq's `odeint_adjoint`, with dopri5."""
     k = torch.tensor(STIFFNESS, dtype=torch.float64, requires_grad=True)
     start, ts = torch.zeros(1, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     field = lambda t, y: -k * (y - torch.cos(t))  # noqa: E731
@@ -108,7 +108,7 @@ def run(context: Context) -> Findings:
     ]
     for title, errors in panels.items():
         last = max(values[-1] for name, values in errors.items() if name != "BacksolveAdjoint")
-        name = f"{title} at {tolerances[-1]:.0e}: largest error except BacksolveAdjoint's"
+        name = f"{title} at {tolerances[-1]:.0e}: largest error of the methods other than BacksolveAdjoint"
         rows.append(Row(name, last, target=1e-5))
     return Findings(
         rows=rows,
@@ -127,11 +127,11 @@ def run(context: Context) -> Findings:
             for title, errors in panels.items()
         ],
         captions={
-            "errors": "Error of each method relative to the exact gradient, at the same tolerance forward and "
-            "backward.",
-            "wrong_sign": "If trajectories contract, solving backward amplifies errors, and loose tolerances give "
-            "the wrong sign. Solver: DP5; odeint_adjoint is torchdiffeq's algorithm, with its own step control, "
-            "through our drop-in.",
+            "errors": "Error of each method relative to the exact gradient, with the same tolerance in the forward and "
+            "backward solves.",
+            "wrong_sign": "If trajectories contract, solving backward amplifies errors, and with loose tolerances the "
+            "derivative has the wrong sign. The solver is DP5; odeint_adjoint is our drop-in, which implements "
+            "torchdiffeq's algorithm and step control.",
             "memory": "Peak memory of one gradient, for a 4-32-4 net on a batch of 16 with RK4 steps.",
         },
         notes=[
@@ -139,8 +139,8 @@ def run(context: Context) -> Findings:
             "BacksolveAdjoint solves the state backward, which on contracting problems does not retrace the forward "
             "solution. InterpolatingAdjoint stores the forward solution's dense output instead, and ForwardMode "
             "solves for the sensitivities together with the state.",
-            "Memory counts live tensors, in states (a batch of 16 with 4 components) per additional step. It is "
-            "measured on the embedded engine, regardless of the engine used for the errors.",
+            "Memory includes only live tensors, in units of one state (a batch of 16 with 4 components) per additional "
+            "step. It is measured on the embedded engine, regardless of the engine used for the errors.",
             *([_JULIA_NOTE] if context.engine == "julia" else []),
         ],
     )
@@ -150,7 +150,7 @@ def _memory(counts: list[int], context: Context) -> dict[str, list[float]]:
     """Return the peak memory (bytes) of one gradient by each method, for each number of steps."""
 
     def model(gradient: str, count: int) -> Callable[[], Tensor]:
-        # Forward mode has a sensitivity for every parameter, so it gets a smaller net to finish in a few seconds.
+        # Forward mode solves for one sensitivity per parameter; a smaller net lets it finish in a few seconds.
         net = MLP((4, 2 if gradient == "ForwardMode" else 32, 4), init_bias=0.3)
         settings = {"solver": "RK4", "step_size": 1.0 / count, "compiled": False, "engine": "torch"}
         solved = NeuralODE(net, gradient=gradient, **settings)

@@ -1,4 +1,4 @@
-"""Training runs for ANODEV2's tables; a run that several tables show is computed only once."""
+"""Training runs for ANODEV2's tables; a run used by several tables is computed only once."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TrainedCell:
         Test accuracy after each epoch, and accuracy on the training images during each epoch.
     seconds : float
     failure : str
-        The reason if training stopped early (the accuracy is then that of the best parameters so far), otherwise "".
+        Why training stopped early (the accuracy is then that of the best parameters so far), or "" if it did not.
     """
 
     accuracy: float
@@ -109,7 +109,7 @@ def train_cell(cell: Cell, plan: Plan, seed: int, advance: Callable[..., None]) 
 def cifar10_at_hand() -> tuple[ImageData, ImageData]:
     """Return CIFAR-10's training and test images: the reduced set, or the full set if the reduced one is missing.
 
-    Callers use only the first images of either set.
+    Callers use only the first images of the training set and of the test set.
     """
     try:
         return cifar10_sets(reduced=True)

@@ -86,23 +86,23 @@ def run(context: Context) -> Findings:
         tables=[_table(trained)],
         captions={
             "coupling": "The weights that act on each step of the activations (V Fig. 1), with Euler's method.",
-            "synthetic": "A Gaussian kernel evolved by each term of q separately and by all of them, in closed form "
-            f"on a periodic grid of {GRID} x {GRID}.",
-            "resnet4": "The kernels of ResNet-4's block that change most, over its depth.",
-            "resnet10": "The kernels of ResNet-10's two blocks with evolving weights that change most.",
+            "synthetic": "A Gaussian kernel evolved by each term of q separately and by all terms together, in closed "
+            f"form on a periodic grid of {GRID} x {GRID}.",
+            "resnet4": "The kernels that change most in ResNet-4's block, shown over the depth of the block.",
+            "resnet10": "The kernels that change most in ResNet-10's two blocks with evolving weights.",
             "alexnet": "AlexNet's 5x5 convolution with evolving weights: its first kernel, and the kernels that "
             "change most.",
         },
         notes=[
             "q is the paper's map with six coefficients per output channel (three for diffusion, two for advection, "
-            "one for reaction) and tanh, in configuration one with five steps. The coefficients start at 0, so all "
-            "evolution seen here was learned.",
-            f"The training runs are short: {lengths}. The paper's took 350 epochs of 50,000 images. The kernels show "
-            "that weights evolve, and how, but not what full training would give.",
-            "A batch norm follows each convolution and undoes any scaling of its output, so reaction changes nothing "
-            "that the network computes, and rho stays near 0.",
-            "Each row has its own color scale, white at zero, and so does the change from t = 0 to 1; o and i are "
-            "the kernel's output and input channels. The paper shows similar figures in Figs. 3 to 6.",
+            "one for reaction) and tanh, in configuration one with five steps. The coefficients start at 0, so all of "
+            "the evolution shown was learned.",
+            f"The training runs are short: {lengths}. The paper's runs took 350 epochs of 50,000 images. The kernels "
+            "show that weights evolve, and how, but not what full training would give.",
+            "A batch norm follows each convolution and undoes any scaling of its output, so the reaction term does not "
+            "change what the network computes, and rho stays near 0.",
+            "Each row has a separate color scale, white at zero; the change from t = 0 to 1 has its own scale. o and i "
+            "are the kernel's output and input channels. Figs. 3 to 6 of the paper are similar.",
         ],
     )
 
@@ -140,7 +140,10 @@ def evolved(model: nn.Module) -> list[EvolvedKernels]:
 
 
 def _panels(net: TrainedNet) -> list[tuple[str, np.ndarray]]:
-    """Return rows for `kernels_in_time`: the kernels that change most, and the first one if a single layer evolves."""
+    """Return rows for `kernels_in_time`: the kernels that change most.
+
+    If only one layer evolves, its first kernel is included too.
+    """
     each = max(1, SHOWN // len(net.evolved))
     rows = []
     for one in net.evolved:

@@ -29,7 +29,7 @@ _PRINTED = {
 }
 PRINTED = {variant: dict(zip(NETS, accuracies)) for variant, accuracies in _PRINTED.items()}
 
-JUDGED_SEEDS = 3  # minimum number for a target: the difference between single runs is too uncertain
+JUDGED_SEEDS = 3  # minimum number of seeds for a target: the difference between single runs is too uncertain
 
 Columns = dict[tuple[str, str], list[TrainedCell]]  # (net, variant) -> results by seed
 
@@ -77,10 +77,10 @@ def table3(context: Context) -> Findings:
         ],
         notes=[
             (
-                "The paper lists parameter counts, but not the layers. Our baselines and ODEs, in which every step "
-                "has its own batch norms, were deduced from these counts. The form of q was deduced too: with six "
-                "numbers per output channel of an evolving convolution, AlexNet's counts agree. In the paper, "
-                "ResNet-4 and ResNet-10 have a few more parameters, which it does not explain, so these counts have "
+                "The paper lists parameter counts, but not the layers. Our baselines and ODEs, in which every step has "
+                "its own batch norms, were deduced from these counts. The form of q was deduced too: with six numbers "
+                "per output channel of an evolving convolution, AlexNet's counts agree. In the paper, ResNet-4 and "
+                "ResNet-10 have a few additional parameters that it does not explain, so the counts of these two have "
                 "no target."
             )
         ],
@@ -100,8 +100,8 @@ def _accuracies(
 ) -> Findings:
     """Train all networks of a table, and compare their accuracies with the printed ones.
 
-    `gaps` are pairs of variants, with the paper's better one first. With `judged`, it is a target that this variant is
-    better here too.
+    `gaps` contains pairs of variants, of which the first is more accurate in the paper. With `judged`, it is a target
+    that the first is also more accurate in our runs.
     """
     nets = plans(context)
     cells = [Cell(net, variant, steps) for net in nets for variant, steps in variants.items()]
@@ -144,7 +144,7 @@ def _paper_form(found: Columns, nets, variants) -> Table:
         "Test accuracy in percent: minimum / maximum, mean over the seeds",
         ["", *NETS.values()],
         rows,
-        note="Our runs have the reduced scale shown in the next table; theirs had 350 epochs on 50,000 images.",
+        note="Our runs have the reduced scale shown in the next table; the paper's took 350 epochs on 50,000 images.",
     )
 
 
@@ -199,18 +199,19 @@ def _notes(context: Context, found: Columns) -> list[str]:
     recipe = plan.recipe
     notes = [
         (
-            f"Trained here at a reduced scale: {plan.images:,} training images, {plan.tests:,} test images, few "
-            f"epochs with batches of {recipe.batch}, SGD with one cycle of the learning rate up to "
-            f"{recipe.optimizer.lr:g}, flips, convolutions in bfloat16. Accuracies are far below the printed ones, "
-            f"which are from 350 epochs on 50,000 images. With {plan.tests:,} test images, the standard error of an "
-            f"accuracy is about {50 / plan.tests**0.5:.1f} points, so differences of a point are not significant."
+            f"Trained here at a reduced scale: {plan.images:,} training images, {plan.tests:,} test images, few epochs "
+            f"with batches of {recipe.batch}, SGD with one cycle of the learning rate, whose maximum is "
+            f"{recipe.optimizer.lr:g}, random flips, and convolutions in bfloat16. Accuracies are far below the "
+            f"printed ones, which took 350 epochs on 50,000 images. With {plan.tests:,} test images, the standard "
+            f"error of an accuracy is about {50 / plan.tests**0.5:.1f} points, so differences of a point are not "
+            "significant."
         ),
         (
             "The Neural ODE stores only its last state and integrates the state, the adjoint and the parameters' "
-            "gradient backward in the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 use the "
-            "gradient of the steps themselves (discretize-then-optimize). After so few epochs, the networks trained "
-            "with the two gradients differ by a few points, not by thirty. Every step has its own batch norms "
-            "(deduced from Table 3)."
+            "gradient backward in the same Euler steps (optimize-then-discretize); ANODE and ANODEV2 use the gradient "
+            "of the steps themselves (discretize-then-optimize). After so few epochs, the accuracies of networks "
+            "trained with the two gradients differ by a few points; in the paper, they differ by up to thirty. Every "
+            "step has its own batch norms (deduced from Table 3)."
         ),
     ]
     failures = {

@@ -71,7 +71,7 @@ def run(context: Context) -> Findings:
             "models of the first seed (V Fig. 2).",
             "errors": "Relative L2 error over the unseen pulses at the unseen times, with a line for each seed.",
             "speeds": "The speed at which a kernel moves long waves, the sum of j w_j over its cells j, for the first "
-            "seed. It is constant for ANODE. ANODEV2 learns the speed exp(-t), and follows the oscillating speed "
+            "seed. It is constant for ANODE. ANODEV2 learns the speed exp(-t) and follows the oscillating speed only "
             "roughly.",
         },
         notes=[
@@ -122,7 +122,7 @@ def _rows(found: Learned) -> list[Row]:
         for kind in kinds[1:]:
             ratio = max(ours / constant for ours, constant in zip(errors[name, kind], errors[name, "anode"]))
             judged = 0.2 if (name, kind) == ("decaying", "anodev2") else None
-            words = f"{speed.formula}: error of {WORDS[kind]} over ANODE's, worst seed"
+            words = f"{speed.formula}: error of {WORDS[kind]} relative to ANODE's, worst seed"
             rows.append(Row(words, ratio, source="V Fig. 2", target=judged))
     return rows
 

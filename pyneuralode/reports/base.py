@@ -162,7 +162,7 @@ class Findings:
     ----------
     rows : sequence of Row
     figures : dict of str to matplotlib.figure.Figure
-        In their order on the page; the names become file names.
+        The figures by name, in the order of the page; the names become file names.
     tables : sequence of Table
     notes : sequence of str
         Paragraphs of plain text: differences from the source, deductions, remarks on the figures.

@@ -83,14 +83,14 @@ def run(context: Context) -> Findings:
             "forecast": "Held-out days: median and range over the seeds.",
         },
         notes=[
-            "The KTH report's text says swish, but the runs that gave its numbers used ReLU; both are repeated. The "
-            "result depends on the seed (the report's three runs: 1.97e-4, 4.39e-4, 1.99e-2), so best and median are "
-            "shown next to the report's, without a target.",
+            "The KTH report's text says swish, but the runs that gave its numbers used ReLU; both activations are "
+            "tried. The loss depends on the seed (the report's three runs: 1.97e-4, 4.39e-4, 1.99e-2), so the best and "
+            "the median loss are shown next to the report's, without a target.",
             "Our setup: the same net and points; states and time scaled inside the net, tanh, spread-out biases, 100 "
             "iterations of Adam per span with a decreasing learning rate, then L-BFGS until the sum of squares is "
             "7.5e-5. A small penalty on the curve's total variation (weight 1e-3) prevents oscillations between the "
-            "points. More iterations would lower the sum further but fit the noise. The official series has no such "
-            "number to reach; its fits use 500 iterations of L-BFGS.",
+            "points. More iterations would lower the sum further but fit the noise. For the official series, there is "
+            "no such threshold; its fits use 500 iterations of L-BFGS.",
             "Forecasts use the same recipe without the held-out points; the penalty on variation also covers the "
             "forecast days. In the tail of an epidemic, it is hard to beat a forecast that repeats the last known "
             "value, so that forecast is shown next to both models.",

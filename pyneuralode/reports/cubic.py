@@ -61,11 +61,11 @@ def run(context: Context) -> Findings:
             "weights. The loss is the sum of squares of both states at the points inside the span: 9, 18 and 30 of "
             "the 30 points on [0, 5]. The tables compare the contribution of state 1, at the best iteration of each "
             "span.",
-            "Deduced: each span starts from the best parameters of the previous span. Fits of spans 3 and 5 from "
-            "scratch end near the mean of the data, with sums of squares at least twenty times the poster's, as the "
-            "table shows.",
+            "We deduced that each span starts from the best parameters of the previous span: fits of the last two "
+            "spans from scratch end near the mean of the data, with sums of squares at least twenty times the "
+            "poster's, as the table shows.",
             "The poster's numbers are from one run. Ours depend on the seed: the sums of squares of state 1 are "
-            f"{spread} for the three spans. The targets for that setup apply to the median seed.",
+            f"{spread} for the three spans. The targets for the poster's setup apply to the median seed.",
             "Our plan: the same net and points, with the cubes divided by 8 (their initial size) before the net; 100 "
             "iterations of Adam with a rate decreasing from 0.05 on the first span, then L-BFGS with 200, 200 and "
             "300 iterations on the three spans; Vern7 at tolerance 1e-8. The targets for our plan apply to the worst "

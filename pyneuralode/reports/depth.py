@@ -52,8 +52,8 @@ def run(context: Context) -> Findings:
             )
         ],
         captions={
-            "trajectories": "States against depth from the same initial states, with the field's direction, which is "
-            "drawn at the layers of the five-layer network and everywhere in the other panels (R Fig. 1).",
+            "trajectories": "States against depth, from the same initial states. Arrows show the field's direction, at "
+            "the layers of the five-layer network and everywhere in the other panels (R Fig. 1).",
             "distance": "The residual network converges to the ODE as 1 / depth: Euler's method has order 1.",
         },
         notes=[
@@ -77,12 +77,12 @@ def ode(ts: np.ndarray) -> np.ndarray:
 
 
 def swaps(states: np.ndarray) -> int:
-    """Return the number of neighboring pairs among states (T, starts) whose order changes at any time."""
+    """Return the number of neighboring pairs among states (T, starts) whose order changes at some time."""
     return int((np.diff(states, axis=1) < 0).any(axis=0).sum())
 
 
 def order(distances: dict[int, float], low: int, high: int) -> float:
-    """Return p in distance ~ depth^-p, by least squares of the logarithms, for depths from `low` to `high`."""
+    """Return p in distance ~ depth^-p, by a least-squares fit to the logarithms, for depths from `low` to `high`."""
     depths = [depth for depth in distances if low <= depth <= high]
     return -float(np.polyfit(np.log(depths), np.log([distances[depth] for depth in depths]), 1)[0])
 

@@ -50,7 +50,7 @@ def run(context: Context) -> Findings:
                 "specification",
                 tolerance=0.001,
             ),
-            Row("loss above that entropy, KL(p || q) on the new points", trained.gap, None, "nats"),
+            Row("loss above the entropy, KL(p || q) on the new points", trained.gap, None, "nats"),
             Row("|integral of the learned density - 1|", abs(mass - 1), target=1e-3),
             Row("largest |inverse(transform(z)) - z| of 10,000 points", round_trip(flow), target=1e-3),
             Row("training time", trained.fit.seconds, unit="s"),
@@ -70,10 +70,10 @@ def run(context: Context) -> Findings:
         },
         notes=[
             "The flag has the report's proportions: 237 x 174 pixels on [-1.5, 1.5]^2. Points are drawn from the "
-            "pixels in proportion to their darkness and blurred by normal noise with deviations of 4/237 and 4/174. "
-            "The entropy is computed by quadrature; no model can have a lower expected loss. The loss on 100,000 "
-            "points deviates from its mean by about 0.001; its distance from the flag's own loss on the same points "
-            "varies far less.",
+            "pixels in proportion to their darkness and blurred by Gaussian noise with standard deviations of 4/237 "
+            "and 4/174. The entropy is computed by quadrature; no model can have a lower expected loss. The loss on "
+            "100,000 points has a standard error of about 0.001. Its difference from the mean of -log p over the same "
+            "points, where p is the flag's density, varies far less.",
             f"The net is a hypernetwork of width {field.width} with {field.hidden} hidden units, trained with "
             f"{recipe.updates:,} updates on {recipe.batch:,} new points each; see flag-table for the recipe and for "
             "what each part of it contributes.",

@@ -1,4 +1,4 @@
-"""Report `flag-table`: right-hand sides of a flow on the flag, each in the KTH report's setup and in ours."""
+"""Report `flag-table`: flows with different right-hand sides on the flag, in the KTH report's setup and in ours."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ def _notes(best: list[TrainedFlow]) -> list[str]:
         "0.01 in 100 updates and decreases to zero along half a cosine; the decay of the second moments is 0.99. "
         "Tsit5 at 1e-3 in training and at 1e-5 for the new points. All nets use the same recipe.",
         f"The entropy of the flag, {FLAG.entropy:.4f} nats by quadrature, is a lower bound for the expected loss. A "
-        "loss on 100,000 points deviates from its mean by about 0.001, by the same amount for all nets, since the "
-        "points are the same; the loss above the entropy does not have this error.",
+        "loss on 100,000 points has a random error of about 0.001, which is the same for all nets because they share "
+        "the points; the loss above the entropy does not have this error.",
     ]
     if best:
         notes.append(

@@ -24,7 +24,7 @@ _WIDE = (2, 64, 128, 128, 64, 2)
 
 @dataclass(frozen=True)
 class FlagNet:
-    """A net of Table 1, the report's loss, and the group of nets with which its losses are plotted."""
+    """A net of Table 1, its loss in the KTH report, and the group of nets with which its losses are plotted."""
 
     name: str
     field: VectorField
@@ -56,14 +56,14 @@ NETS: tuple[FlagNet, ...] = (
 
 @dataclass(frozen=True)
 class FlagRecipe:
-    """Settings of a flow for the flag and of its training.
+    """Settings of a flow that learns the flag, and of its training.
 
     Attributes
     ----------
     times : (float, float)
         Times of the base and of the data.
     initial : {"torch", "spread"}
-        Parameters drawn as by torch's linear layers, or by `flows.initialization.spread_units`.
+        Whether the initial parameters are drawn as in torch's linear layers or by `flows.initialization.spread_units`.
     speed : {"one", "fast"}
         The scale of the slope: 1 ("one"), or 8 for hypernetworks, whose slope is a mean over the units, and 2 for other
         nets ("fast").
@@ -76,7 +76,7 @@ class FlagRecipe:
     solver, tolerance
         Used in training; losses on new points are always computed with Tsit5 at 1e-5.
     updates, batch : int
-        The number of updates, and of new points in each update.
+        The number of updates, and the number of new points in each update.
     """
 
     times: tuple[float, float] = (0.0, 1.0)
@@ -127,10 +127,10 @@ class TrainedFlow:
     field, times, parameters
         The definition of the flow.
     fit : FlowFit
-        Losses and seconds of the updates (its `flow` is left out).
+        Losses and seconds of the updates (without its `flow`).
     fresh, gap : float
-        Loss on 100,000 new points, and its excess over the density's own loss on the same points: an estimate of the
-        divergence KL(p || q) that is far less noisy than the loss.
+        Loss on 100,000 new points, and its excess over the mean of -log p on the same points, p being the flag's
+        density: an estimate of the divergence KL(p || q) that is far less noisy than the loss.
     """
 
     field: VectorField
@@ -181,7 +181,7 @@ def train_flag(
 
 
 def fresh_loss(flow: ContinuousFlow, count: int = FRESH) -> dict[str, float]:
-    """Return the loss on points not used in training ("fresh"), and its excess over the density's own loss ("gap")."""
+    """Return the loss on new points ("fresh"), and its excess over the mean of -log p, p the flag's density ("gap")."""
     points = FLAG.sample(count, np.random.default_rng((2022, 7)))
     with torch.no_grad():
         found = [flow.log_prob(part).numpy().astype(float) for part in np.array_split(points, -(-count // 10_000))]

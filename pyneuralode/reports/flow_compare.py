@@ -38,7 +38,7 @@ def two_moons(z: Tensor) -> Tensor:
 
 
 def wave(z: Tensor) -> Tensor:
-    """Return the log density (n,), up to a constant, of a band along a sine; soft edges confine it to |z_1| < 4."""
+    """Return the log density (n,), up to a constant, of a band along a sine curve; soft edges limit it to |z_1| < 4."""
     return -0.5 * ((z[:, 1] - _sine(z)) / 0.4) ** 2 + _confined(z)
 
 
@@ -98,7 +98,7 @@ def run(context: Context) -> Findings:
     # At M = 32, two updates of a planar flow take about as long as one update of a continuous flow.
     many = {"cnf": updates, "planar": 2 * updates}
     pixels = 60 if context.quick else 120
-    # Either kind may permanently miss a part of the density, so the best of three seeds is used.
+    # A flow of either kind may permanently miss a part of the density, so the best of three seeds is used.
     seeds = context.seeds(1, 3)
 
     def job(flow: tuple[str, int, str], seed: int) -> Job:
@@ -123,18 +123,18 @@ def run(context: Context) -> Findings:
             "divergences": "Divergence from each given density against the size of the flow.",
         },
         notes=[
-            "Both kinds start from a standard normal and minimize E_q[log q - log p] over batches of 512 of their "
-            "own samples by Adam with the same schedule (one cycle, up to 0.01 for continuous flows and 0.02 for "
-            "planar ones). The continuous flow is a hypernetwork of width M with 32 hidden units, solved by Tsit5 at "
-            f"tolerance 1e-3 in training and 1e-5 for the results. Continuous flows get {many['cnf']:,} updates, and "
-            f"planar flows, whose updates take less time, {many['planar']:,}: at M = 32, the total times, which the "
-            f"table lists, are about the same. Each flow is trained with {len(seeds)} seed{'s' * (len(seeds) > 1)}, "
-            "and the best result is used.",
+            "Both kinds start from a standard normal and minimize E_q[log q - log p] over batches of 512 of their own "
+            "samples by Adam with the same schedule (one cycle of the learning rate, up to 0.01 for continuous flows "
+            "and 0.02 for planar flows). The continuous flow is a hypernetwork of width M with 32 hidden units, solved "
+            f"by Tsit5 at tolerance 1e-3 in training and 1e-5 for the results. Continuous flows get {many['cnf']:,} "
+            f"updates, and planar flows, whose updates take less time, {many['planar']:,}: at M = 32, the total times, "
+            f"which the table lists, are about the same. Each flow is trained with {len(seeds)} "
+            f"seed{'s' * (len(seeds) > 1)}, and the best result is used.",
             "The densities are those of Rezende and Mohamed (2015), Fig. 3; the last three are confined to |z1| < 4 "
             "with soft edges, since their integrals would not be finite otherwise. Their constants are computed by "
             "quadrature, and the divergence is estimated from 50,000 samples.",
             "The reverse divergence hardly penalizes a missing part of the density: for a flow that misses one of k "
-            "equal parts, it is at least log(k/(k-1)).",
+            "equal parts and is otherwise exact, it is only log(k/(k-1)).",
         ],
     )
 

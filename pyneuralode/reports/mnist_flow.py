@@ -29,7 +29,7 @@ class TrainedDigitFlow:
     """Results of one training run.
 
     `losses`, `test` and `baseline` are bits per dim of every batch, of the test images and of independent per-pixel
-    histograms; `samples` contains pixel values of samples.
+    histograms; `samples` contains the pixel values of samples from the flow.
     """
 
     losses: np.ndarray
@@ -64,7 +64,8 @@ def run(context: Context) -> Findings:
         tables=[_table(found)],
         captions={
             "samples": "Test digits, and digits drawn from the two flows (R Fig. 10), without selection.",
-            "bits": "Training batches, averaged over 20 updates. The published level is from a full GPU run.",
+            "bits": "Bits per dim of the training batches, averaged over 20 updates. The published level is from a "
+            "full GPU run.",
         },
         notes=[
             "Trained here at a reduced scale: bfloat16 convolutions, penalties on the kinetic energy and the "
@@ -74,13 +75,13 @@ def run(context: Context) -> Findings:
             "Pixels are dequantized, (x + u) / 256 with u uniform on [0, 1), so that bits per dim are an upper bound "
             "on the bits per pixel that an ideal code needs with this model. The report's code omits this step, and "
             "its density is unbounded.",
-            "The first map of both reduced flows transforms every pixel to a standard normal number, by the "
-            "histogram at its position. Without CNFs, the flows are the baseline: independent per-pixel histograms "
-            "with one added to each of their 256 counts. Any gain over the baseline is learned by the CNFs. The "
-            "report's setup starts with the pixels instead, FFJORD's with their logits.",
-            "The full scales (report, multiscale, fast of `pyneuralode train mnist-flow`) need a GPU. They are "
-            "tested with a few updates at tiny size and have not been run to the end here; the published rows are "
-            "other authors' numbers.",
+            "The first map of both reduced flows transforms every pixel to a standard normal variable, using the "
+            "histogram of the pixel's position. Without CNFs, the flows are the baseline: independent per-pixel "
+            "histograms with one added to each of their 256 counts. Any gain over the baseline is learned by the CNFs. "
+            "The report's setup starts with the pixels instead, and FFJORD's with the logits of the pixels.",
+            "The full scales of `pyneuralode train mnist-flow` (report, multiscale and fast) need a GPU. We have only "
+            "tested them with a few updates of very small models and have not completed a training run; the published "
+            "rows are other authors' results.",
         ],
     )
 
@@ -121,7 +122,8 @@ def _table(found: dict[str, TrainedDigitFlow]) -> Table:
         measured = [t.seconds, t.test.bits, t.test.error, t.test.evaluations]
         rows.append([name, *net, len(t.losses), setup.batch, *measured])
     note = (
-        "Parameters are the learned ones, without the histograms. Seconds are the time of the updates; with several "
-        "workers, each has one thread. Evaluations are evaluations of the fields for a batch of test images."
+        "The number of parameters includes only learned parameters, not the histograms. Seconds are the time of the "
+        "updates; with several workers, each worker has one thread. Evaluations are those of the vector fields for a "
+        "batch of test images."
     )
     return Table("The two flows", columns, rows, note)

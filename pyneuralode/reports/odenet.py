@@ -62,9 +62,9 @@ def run(context: Context) -> Findings:
         tables=[_table(found), _memory_table(depths, peaks), *([_recorded_table(kept)] if kept else [])],
         captions=({"recorded": _RECORDED} if kept else {})
         | {
-            "training": "Cross-entropy of the training batches, running means.",
-            "evaluations": "Averages over a few updates. In Chen et al. 2018, evaluations with adaptive steps "
-            "increase during training (Fig. 3d).",
+            "training": "Running means of the cross-entropy of the training batches.",
+            "evaluations": "Number of evaluations, averaged over a few updates. In Chen et al. 2018, it increases "
+            "during training with adaptive steps (Fig. 3d).",
             "memory": f"Peak memory of live tensors in one gradient of the body only, for {BATCH} images of "
             f"{CHANNELS} x {SIDE} x {SIDE} in single precision.",
             "errors": "The published results are from full training runs.",
@@ -170,8 +170,8 @@ def _table(found: dict[str, TrainedDigitNet]) -> Table:
             }
         )
     note = (
-        "Evaluations are the mean number of evaluations of the dynamics per forward pass in the last updates. "
-        "Seconds cover training and tests, with several networks at once on one thread each."
+        "Evaluations are the mean number of evaluations of the dynamics per forward pass in the last updates. Seconds "
+        "cover training and tests, with several networks trained at once, on one thread each."
     )
     return Table.from_records("The networks", records, note)
 
@@ -187,8 +187,8 @@ def _notes() -> list[str]:
     return [
         "The network and the solver, Euler's method with 20 steps, are the review's; the training is ours, the same "
         f"for all networks: {recipe.optimizer}, one cycle of the learning rate, batches of {recipe.batch}, shifts by "
-        f"up to {recipe.augmentation.crop} pixels, convolutions in {recipe.precision} (in float32 if steps are "
-        "adapted). Each network is tested in single precision with the solver it was trained with.",
+        f"up to {recipe.augmentation.crop} pixels, convolutions in {recipe.precision} (in float32 with adaptive "
+        "steps). Each network is tested in single precision with the solver it was trained with.",
         "Batch normalization inside the dynamics has separate running statistics for each step of the solver. A "
         "single running average, as in torch's own layer, mostly reflects the last of the twenty evaluations of a "
         "pass: after one epoch, it classified 98.8 % of the test images correctly, while the batches' own statistics "

@@ -58,7 +58,7 @@ NETS = (
 
 @dataclass
 class TrainedDigitNet:
-    """Results of training one network; `misread` are indices of test images, `answers` the predictions for them."""
+    """Results of training one network; `misread` contains indices of test images, `answers` their predicted labels."""
 
     error: float
     parameters: int
@@ -115,5 +115,5 @@ def memory(depths: list[int], progress: Progress) -> Peaks:
 
 
 def growth(depths: list[int], peaks: Peaks) -> dict[str, float]:
-    """Return the increase in memory per additional step or block, in states of the batch, by network."""
+    """Return the increase in memory per additional step or block, in units of one state of the batch, by network."""
     return memory_growth(depths, peaks, state=4 * BATCH * CHANNELS * SIDE * SIDE)

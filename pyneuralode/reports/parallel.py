@@ -57,9 +57,9 @@ def telling_loss(advance: Callable[..., None]) -> Callable[[int, int, float], No
 def run_jobs(jobs: Sequence[Job], workers: int, progress: Progress, executor: Executor | None = None) -> list[Any]:
     """Run jobs, up to `workers` at once, and return their results in the order of the jobs.
 
-    A bar appears when its job begins. Processes are spawned, since a forked torch may hang, and use one thread each.
-    With an `executor`, such as that of a dask client for a cluster, the jobs run there instead, and a single bar counts
-    the finished jobs.
+    A bar appears when its job begins. Processes are spawned, since torch may hang in a forked process, and use one
+    thread each. With an `executor`, such as that of a dask client for a cluster, the executor runs the jobs instead,
+    and a single bar counts the finished jobs.
     """
     longest_first = sorted(range(len(jobs)), key=lambda index: -jobs[index].cost)
     if executor is not None:

@@ -1,8 +1,8 @@
 """Recorded runs: results of training runs that take too long on most machines; reports label them as recorded.
 
-``reports/recorded/ID.json`` contains a list of them. Each is the `metrics.json` that a `pyneuralode train` command
-wrote, with its commit, seed, machine, seconds, recipe, numbers and curves. `keep` writes this file; nothing is written
-by hand.
+``reports/recorded/ID.json`` contains a list of recorded runs. Each is the `metrics.json` that a `pyneuralode train`
+command wrote, with its commit, seed, machine, seconds, recipe, numbers and curves. `keep` writes this file; nothing is
+written by hand.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def keep(id: str, runs: Sequence[Path], folder: Path = FOLDER) -> Path:
         absent = [name for name in _NEEDED if not isinstance(content, dict) or content.get(name) is None]
         if absent or not content["finished"]:
             raise DataError(
-                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: use the file of one."
+                f"{path} is not the metrics.json of a finished run, with {', '.join(_NEEDED)}: use the file of a "
+                "finished run."
             )
         contents.append(content)
     final = folder / f"{id}.json"

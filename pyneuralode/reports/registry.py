@@ -36,8 +36,8 @@ _ANODEV2 = '"ANODEV2: A Coupled Neural ODE Framework", NeurIPS 2019'
 _SUMMARY = 'one-page summary of Chen et al., "Neural Ordinary Differential Equations" (NeurIPS 2018)'
 
 _ALL = (
-    Report("covid", "Sweden's epidemic fitted by a neural ODE, over growing spans", f"{_KTH_REPORT}, Fig. 3, 6 and 7"),
-    Report("seir", "Sweden's epidemic fitted by the SEIR model", f"{_KTH_REPORT}, Fig. 2, 3 and 5"),
+    Report("covid", "Sweden's epidemic fitted by a neural ODE, over growing spans", f"{_KTH_REPORT}, Figs. 3, 6 and 7"),
+    Report("seir", "Sweden's epidemic fitted by the SEIR model", f"{_KTH_REPORT}, Figs. 2, 3 and 5"),
     Report("cubic", "The cubic spiral learned from thirty points, over growing time spans", f"{_KTH_POSTER}, Fig. 1"),
     Report("spiral", "A spiral learned from short segments, with three solvers", f"{_REVIEW}, section 4.3.2"),
     Report("depth", "Layers of a residual network compared with an ODE", f"{_KTH_REPORT}, Fig. 1"),
@@ -47,12 +47,16 @@ _ALL = (
         f"{_KTH_REPORT}, section 2.1; {_REVIEW}, section 4.2; ANODEV2 (NeurIPS 2019), section 1",
     ),
     Report("flag", "A continuous normalizing flow learns a flag", f"{_KTH_REPORT}, Fig. 4; {_KTH_POSTER}, Fig. 2"),
-    Report("flag-table", "Right-hand sides of flows on the flag", f"{_KTH_REPORT}, Table 1, Fig. 8 and 9"),
+    Report(
+        "flag-table",
+        "Flows with different right-hand sides, trained on the flag",
+        f"{_KTH_REPORT}, Table 1, Figs. 8 and 9",
+    ),
     Report("flow-compare", "Continuous and planar flows compared on given densities", _SUMMARY),
     Report("mnist-flow", "Handwritten digits from continuous normalizing flows", f"{_KTH_REPORT}, Fig. 10"),
     Report(
         "anodev2-table1",
-        "Weights that evolve in the steps of the activations (configuration one)",
+        "Weights that evolve in the same steps as the activations (configuration one)",
         f"{_ANODEV2}, Table 1",
         ".anodev2_tables:table1",
     ),
@@ -74,7 +78,7 @@ _ALL = (
         "Transport at a changing speed, with a constant and an evolving kernel",
         f"{_ANODEV2}, Fig. 2",
     ),
-    Report("anodev2-kernels", "Evolving kernels, synthetic and trained", f"{_ANODEV2}, Fig. 1 and 3 to 6"),
+    Report("anodev2-kernels", "Evolving kernels, synthetic and trained", f"{_ANODEV2}, Figs. 1 and 3 to 6"),
     Report("odenet", "Digits classified by ODE-Nets, an RK-Net and a ResNet", f"{_SUMMARY}; {_REVIEW}, section 4.3.1"),
 )
 REPORTS: dict[str, Report] = {report.id: report for report in _ALL}

@@ -1,4 +1,4 @@
-"""Report `seir`: the KTH report's SEIR fit repeated, converged fits, and fits of the incidence."""
+"""Report `seir`: the SEIR fit of the KTH report, converged fits, and fits of the incidence."""
 
 from __future__ import annotations
 
@@ -56,20 +56,21 @@ def run(context: Context) -> Findings:
         },
         notes=[
             "The KTH report compares the infectious fraction i, a prevalence, with new cases, an incidence. The last "
-            "two fits compare factor x sigma e, the rate of new cases in the model, with the same data.",
+            "two fits compare factor * sigma * e, the rate of new cases in the model, with the same data.",
             "The report's optimizer, Adam with rate 1e-3 and 200 iterations, stops long before a minimum. The "
             "converged fits use L-BFGS on the logarithms of the parameters, from the same initial values.",
-            "Converged parameters fit better but are less meaningful: sigma = 2.5/day means a latent time of ten "
+            "Converged parameters fit better but are less meaningful: sigma = 2.5/day means a latent period of ten "
             "hours, only the sum of e0 and i0 is determined, and the incidence fits lie in a flat valley of "
-            "implausible rates. A least-squares fit of four compartments to one curve does not identify an epidemic.",
-            "The targets of the converged fits are the values reached in trials: 0.01058, and 0.0069, which is known "
-            "to two digits, so that the target is 0.00695.",
+            "implausible rates. A least-squares fit to a single curve does not determine the parameters of a model "
+            "with four compartments.",
+            "The targets of the converged fits are the values reached in trials: 0.01058, and 0.0069. The latter is "
+            "known to only two digits, so the target is 0.00695.",
         ],
     )
 
 
 def _rows(fits: dict[str, EpidemicFit]) -> list[Row]:
-    theirs, after = fits["as in the report"].result, "after its 200 iterations"
+    theirs, after = fits["as in the report"].result, "after the report's 200 iterations"
     source, match = "R Fig. 5", "match"
     rows = [
         Row("loss at the initial parameters", float(theirs.losses[0]), 0.29616, "", match, source, tolerance=0.01),

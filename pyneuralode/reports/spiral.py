@@ -82,14 +82,14 @@ def run(context: Context) -> Findings:
             "losses": "The three solvers use the same batches and nearly agree, so the curves coincide.",
         },
         notes=[
-            "The review's setup: y' = y A in row vectors (the review prints y' = A y, its code integrates y' = y A), "
-            "net 2-50-2 with tanh, weights N(0, 0.1^2), zero biases, batches of 16 different initial points with 10 "
-            "consecutive times each, RMSprop 1e-3, 151 iterations counted from 0. Euler and RK4 step from one time "
-            "to the next (0.05), Dopri5 has tolerances 1e-7 and 1e-9. Our runs use double precision.",
-            "Deduced: the loss is the mean absolute error, and neither the data nor the net uses the cube of the "
-            "state. In trials with five seeds, this gave errors of 0.012 to 0.041; the mean squared error as the "
-            "loss gave 0.017 to 0.048, and cubes in either place gave more than 0.3. The review reports 0.017 to "
-            "0.018.",
+            "The review's setup: y' = y A in row vectors (the review prints y' = A y, but its code integrates y' = y "
+            "A), net 2-50-2 with tanh, weights N(0, 0.1^2), zero biases, batches of 16 different initial points with "
+            "10 consecutive times each, RMSprop 1e-3, 151 iterations counted from 0. Euler and RK4 take one step of "
+            "0.05 from each time to the next; Dopri5 has tolerances 1e-7 and 1e-9. Our runs use double precision.",
+            "We deduced that the loss is the mean absolute error and that neither the data nor the net uses the cube "
+            "of the state. In trials with five seeds, this setup gave errors of 0.012 to 0.041; the mean squared error "
+            "as the loss gave 0.017 to 0.048, and cubes in either place gave more than 0.3. The review reports 0.017 "
+            "to 0.018.",
             "The error is the mean squared error over all 500 points after iteration 150, relative to the exact "
             "solution. It depends more on the seed than on the solver, and the review reports one run per solver: "
             "the target applies to our best seed, and the mean is shown too.",

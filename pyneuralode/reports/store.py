@@ -1,4 +1,4 @@
-"""The results folder, in which all files of a report appear at once, or none of them:
+"""The results folder; the files of a report appear in it all at once or not at all:
 
 OUT/index.html            the page (written by `page`)
 OUT/ID/metrics.json       the numbers: id, engine, scale, seed, seconds, rows, tables
@@ -51,7 +51,7 @@ def check_destination(out: Path, ids: Iterable[str]) -> None:
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """Return every result in `out`: the contents of metrics.json, with those of page.json ("page") and the "folder"."""
+    """Return every result in `out`: the contents of metrics.json, plus those of page.json ("page") and the "folder"."""
     results = []
     for folder in sorted(path for path in out.glob("[!.]*") if _is_result(path)):
         try:

@@ -460,7 +460,7 @@ def test_ctrl_c_writes_the_best_so_far(table, tmp_path):
     output, errors = process.communicate()
     assert process.returncode == 130
     assert errors.startswith("The fit was interrupted in stage 1 of 2, iteration ") and errors.count("\n") == 1
-    assert errors.endswith("the parameters are the best so far. They have been saved.\n")
+    assert errors.endswith("the parameters are the best so far. The parameters have been saved.\n")
     assert output.splitlines()[-1] == str(out / "metrics.json")
     assert sorted(path.name for path in out.iterdir()) == FILES
     metrics = json.loads((out / "metrics.json").read_text())

@@ -97,7 +97,7 @@ def test_seeds_repeat(density):
 
 
 def test_mistakes_are_one_sentence(tmp_path):
-    with pytest.raises(DataError, match="sheet has no contrast, every pixel is 7"):
+    with pytest.raises(DataError, match="sheet has no contrast .every pixel is 7"):
         ImageDensity(np.full((5, 5), 7), name="sheet")
     with pytest.raises(DataError, match=r"shape \(5, 5, 3\)"):
         ImageDensity(np.zeros((5, 5, 3)))

@@ -211,9 +211,9 @@ def test_the_transport_report_judges_the_worst_seed(monkeypatch):
     monkeypatch.setattr(anodev2_transport, "learn", learned)
     report = anodev2_transport.run(Context(scale="full"))
     rows = {row.name: row for row in report.rows}
-    judged = rows["c = exp(-t): error of ANODEV2 over ANODE's, worst seed"]
+    judged = rows["c = exp(-t): error of ANODEV2 relative to ANODE's, worst seed"]
     assert judged.ours == pytest.approx(0.3) and judged.target == 0.2 and judged.met is False
-    swinging = rows["c = 1 + 0.5 sin(2 pi t): error of ANODEV2 over ANODE's, worst seed"]
+    swinging = rows["c = 1 + 0.5 sin(2 pi t): error of ANODEV2 relative to ANODE's, worst seed"]
     assert swinging.ours == pytest.approx(0.3) and swinging.met is None
     assert list(report.figures) == ["pulse", "errors", "speeds"]
     assert len(report.tables[0].rows) == 2 * 3 * 3

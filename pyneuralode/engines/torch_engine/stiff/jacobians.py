@@ -176,7 +176,8 @@ def linearize_by_differences(
 ) -> Linearization:
     """Return the linearization by forward differences; f does not depend on the last `quadratures` components of y.
 
-    It is usable if a quarter of each difference in y changes f by a quarter as much, which fails for sqrt(y) at y = 0.
+    It is usable if reducing each increment of y to a quarter also reduces the change in f to a quarter, which is not
+    the case for sqrt(y) at y = 0.
     """
     time_derivative, dynamic = difference_time_derivative(f, t, y, h, slope), len(y) - quadratures
     # A component near zero is scaled by its change in the step, as sqrt(y) appears linear over too short a difference.

@@ -11,9 +11,9 @@ from ..vectors import add_rows, aligned, copy, fill
 class FlowScheme(NamedTuple):
     """A tableau in the dtype of the state, and the working memory of one step.
 
-    `padded` is the length of a state, padded to whole vectors; `k` contains the stages, one row each; `end_stage` is
-    the stage that equals the slope at the step's end, or -1 if there is none. The last four fields are the `numbers` of
-    a `TableauPlan`.
+    `padded` is the length of a state, padded to a whole number of vectors; `k` contains the stages, one row each;
+    `end_stage` is the stage that equals the slope at the step's end, or -1 if there is none. The last four fields are
+    the `numbers` of a `TableauPlan`.
     """
 
     rows: np.ndarray
