@@ -259,10 +259,10 @@ def test_a_jacobian_is_taken_and_saves_evaluations(solver):
     ("f", "given", "sentence"),
     [
         (stiff, np.eye(2), "jacobian is an ndarray: give a function"),
-        (pn.SEIR(), jacobian, "jacobian is given for a SEIR, not for a plain function: leave jacobian out"),
+        (pn.SEIR(), jacobian, "jacobian is given for an SEIR, not for a plain function: leave jacobian out"),
         (torch.nn.Linear(2, 2), jacobian, "the module's method jacobian"),
         (stiff, lambda t, y: np.ones(2), r"jacobian returned \(2,\)"),
-        (stiff, lambda t, y: np.array([[1j, 0], [0, 1]]), "jacobian returned an ndarray of complex128"),
+        (stiff, lambda t, y: np.array([[1j, 0], [0, 1]]), "jacobian returned an ndarray with dtype complex128"),
     ],
 )
 def test_a_jacobian_that_is_none_is_refused(f, given, sentence):

@@ -77,7 +77,7 @@ class JuliaProject:
         lacking = sources.dependencies(self.package) - (self.dependencies or set())
         if self.dependencies is not None and lacking:
             return (
-                f"the manifest of the Julia project {self.folder} does not list PyNeuralODE's dependencies "
+                f"the manifest of the Julia project {self.folder} lacks these dependencies of PyNeuralODE: "
                 f"{', '.join(sorted(lacking))}: run `pyneuralode setup-julia`."
             )
         return ""

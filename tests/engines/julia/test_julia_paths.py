@@ -58,7 +58,7 @@ def test_a_gpu_has_adjoints_by_explicit_solvers_for_three_fields():
         ({}, "write gradient='InterpolatingAdjoint'"),
         ({"gradient": "ForwardMode"}, "only on the CPU"),
         ({"solver": "Rodas5P", "differentiated": False}, "explicit solver"),
-        ({"field": pn.Equations({"x": "-x"})}, "the field is Equations"),
+        ({"field": pn.Equations({"x": "-x"})}, "the field is an Equations"),
     ):
         found, reason = path(device="cuda", **settings)
         assert found is None and words in reason

@@ -127,7 +127,7 @@ def test_the_depot_and_the_project_that_julia_itself_would_take(home, tmp_path, 
 def test_a_version_out_of_range_is_refused(home, version):
     (home / "bin" / "julia").symlink_to(installed(home / "julia", version))
     answer = probe()
-    assert not answer.found and answer.version == version and "1.10 or newer" in answer.reason
+    assert not answer.found and answer.version == version and ">= 1.10" in answer.reason
 
 
 @pytest.mark.parametrize("version", ["1.10.0", "1.13.0-rc1"])
@@ -360,7 +360,7 @@ def test_a_project_resolved_before_a_dependency_came_is_noticed(home):
     folder = home / ".julia" / "environments" / "v1.11"
     environment(folder, MANIFEST.replace('"Lux", ', ""))
     answer = probe()
-    assert answer.found and answer.warning.startswith("PyNeuralODE needs Lux, which")
+    assert answer.found and "lacks these dependencies of PyNeuralODE: Lux" in answer.warning
 
 
 def test_a_system_image_is_used_as_long_as_it_is_current(home, tmp_path):
