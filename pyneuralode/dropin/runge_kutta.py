@@ -17,7 +17,7 @@ from torch import Tensor
 from ..tableaus import Tableau
 from .slope import FlatSlope, Time
 
-MAX_CHAIN = 3  # up to this many stages are added one by one; more stages, as a matrix-vector product
+MAX_CHAIN = 3  # up to this many stages are added one by one; more are combined by a matrix-vector product
 
 
 @dataclass(frozen=True)

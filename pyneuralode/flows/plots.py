@@ -48,7 +48,7 @@ def density_frames(
     seed: int = 1,
     advance: Callable[[int, str], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `count` times from base to data, and densities (count, rows, columns) and samples (count, n, 2) at them.
+    """Return `count` times from base to data, with densities (count, rows, columns) and samples (count, n, 2) at each.
 
     ``advance(1, note)`` is called after each time.
     """

@@ -138,7 +138,7 @@ class Dynamics(nn.Module):
             x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         )
         # Gradient methods evaluate the dynamics again outside the caller's context. Autograd records only some of these
-        # evaluations, and the others must not share cached weights with them: autocast's cache is disabled.
+        # evaluations, and the others must not share cached weights with them, so autocast's cache is disabled.
         self.precision = {**autocast_settings(x.device.type), "cache_enabled": False}
         self.forwards = True
 
