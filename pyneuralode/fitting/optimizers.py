@@ -12,7 +12,7 @@ from ..arguments import real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
 # Where the curvature changes during a fit (as with a nonsmooth penalty), old curvature pairs mislead L-BFGS: fits that
-# stall for thousands of iterations progress again once its memory is cleared. Keep equal to the constant in
+# stall for thousands of iterations progress again once its memory is cleared. Keep this equal to the constant in
 # julia/src/fitting/lbfgs.jl.
 MEMORY_LIFE = 500
 SCHEDULES = ("constant", "cosine", "exponential")

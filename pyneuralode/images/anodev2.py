@@ -112,7 +112,10 @@ def image_model(
 
 
 class PostActivationBlock(nn.Module):
-    """The map x -> ReLU(x + g(x)), where g is a sequence of convolutions, batch norms and ReLUs (He et al. 2016)."""
+    """The map x -> ReLU(x + g(x)) (He et al. 2016).
+
+    g consists of convolutions and batch norms, with ReLUs in between.
+    """
 
     def __init__(
         self, channels: int, out: int, *, kernel: int = 3, layers: int = 2, stride: int = 1, bias: bool = False

@@ -101,10 +101,10 @@ class ConvDynamics(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The map x -> x + g(x), where g applies batch norm, ReLU and 3x3 convolution twice (He et al. 2016, pre-activation).
+    """The pre-activation map x -> x + g(x), where g applies batch norm, ReLU and convolution twice (He et al. 2016).
 
-    If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution of the normalized and
-    activated input replaces x in the sum.
+    The convolutions are 3x3. If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution
+    of the normalized and activated input replaces x in the sum.
     """
 
     def __init__(self, channels: int, out: int | None = None, stride: int = 1):

@@ -21,7 +21,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 class ODEBlock(nn.Module):
-    """The map from x to the state at t1 of x' = f(t, x), x(t0) = x (Chen et al. 2018).
+    """The map from the state x(t0) to the state x(t1) under x' = f(t, x) (Chen et al. 2018).
 
     Parameters
     ----------
