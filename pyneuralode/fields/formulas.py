@@ -121,7 +121,7 @@ class FormulaParser:
             case ast.Call(func=ast.Name(id=name), keywords=[]):
                 return self._call(node, name)
         raise ArgumentError(
-            f"{self.where} contains {self._source(node)!r}: use only + - * / **, numbers, names and functions  "
+            f"{self.where} contains {self._source(node)!r}: use only + - * / **, numbers, names and functions "
             f"({', '.join(FUNCTIONS)})."
         )
 

@@ -79,7 +79,7 @@ class Optimizer:
         shared = {f.name for f in fields(Optimizer)} - {"lr"}
         settings = {name: value for name, value in vars(self).items() if name not in shared}
         kind = getattr(torch.optim, type(self).__name__)
-        # A fused optimizer updates all tensors in one call; in small models, a loop takes longer than the arithmetic.
+        # A fused optimizer updates all tensors in one call; in small models, a loop over them dominates the cost.
         if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
             settings["fused"] = True
         return kind(tensors, **settings)

@@ -280,7 +280,7 @@ class ContinuousFlow(NeuralODE):
         return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.augment_dim), rng)).to(**self._kind)
 
     def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Solution]:
-        """Return the log densities (n,) of flattened points (..., d), and the solution from the data to the base."""
+        """Return the log densities (n,) of flattened points (..., d), and the solution to the base with its integrals."""
         state = points.reshape(-1, self.dim)
         added = torch.as_tensor(rng.normal(size=(len(state), self.augment_dim))).to(**self._kind)
         if self.augment_dim:
@@ -290,7 +290,7 @@ class ContinuousFlow(NeuralODE):
         return self._base_log_prob(found.ys[-1]) + found.integrals.trace - self._added_log_prob(added), found
 
     def _emit(self, n: int, seed: int, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Tensor, Solution]:
-        """Return n samples (n, d), their log densities (n,), and the solution from the base to the data."""
+        """Return n samples (n, d), their log densities (n,), and the solution from the base with its integrals."""
         z = self.draw_base(n, seed)
         found = solve_integrals(self, z, self.times, self._noise(len(z), rng), **penalties)
         x, added = found.ys[-1, :, : self.dim], found.ys[-1, :, self.dim :]

@@ -106,7 +106,8 @@ SETUPS: dict[str, Setup] = {
     "report": Setup(
         {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "BacksolveAdjoint"},
         updates=3_000,
-        about="a project report's single flow, with dequantization: adjoint method, DP5, ten epochs; for a GPU",
+        about="the single flow of a project report, with dequantization: adjoint method, DP5 at tolerance 1e-5, "
+        "ten epochs; for a GPU",
     ),
     "multiscale": Setup(
         {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit", "gradient": "BacksolveAdjoint"},
