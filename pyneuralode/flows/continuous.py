@@ -280,7 +280,7 @@ class ContinuousFlow(NeuralODE):
         return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.augment_dim), rng)).to(**self._kind)
 
     def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Solution]:
-        """Return the log densities (n,) of flattened points (..., d) and the solution to the base with its integrals."""
+        """Return the log densities (n,) of flattened points (..., d), the solution to the base and its integrals."""
         state = points.reshape(-1, self.dim)
         added = torch.as_tensor(rng.normal(size=(len(state), self.augment_dim))).to(**self._kind)
         if self.augment_dim:
