@@ -1,10 +1,10 @@
 """The Adams methods, with torchdiffeq's rule for the order: the number of past derivatives, up to max_order - 1.
 
-Two properties of torchdiffeq's methods are kept, so that values agree. The weights are those for equal steps on every
-grid, so the order is lost on a nonuniform grid. And `explicit_adams` increases its order to 11, with an interval of
-stability so short that a step h is stable only for |h lambda| below about 0.003. As the step decreases from coarse
-values, the error first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5) and decreases only
-once the step is inside that interval (320 steps: 1e-11). `max_order=5` (order 4) or `implicit_adams` avoids this.
+Two properties of torchdiffeq's methods are kept, so that values agree. The weights always assume equal steps, so the
+order is lost on a nonuniform grid. And `explicit_adams` increases its order to 11, with an interval of stability so
+short that a step h is stable only for |h lambda| below about 0.003. As the step decreases from coarse values, the error
+first grows by many orders of magnitude (y' = -y on [0, 1] in 80 steps: error 0.5) and decreases only once the step is
+inside that interval (320 steps: 1e-11). `max_order=5` (order 4) or `implicit_adams` avoids this.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from .problem import FlatProblem
 from .runge_kutta import RungeKuttaStep
 from .slope import Time
 
-MIN_PAST_SLOPES = 3  # past derivatives needed; until then steps use the 3/8 rule
+MIN_PAST_SLOPES = 3  # number of past derivatives required; with fewer, steps use the 3/8 rule
 
 
 @cache
 def adams_weights(nodes: tuple[int, ...]) -> tuple[float, ...]:
     """Return the weights, one per node, that integrate the polynomial through the nodes from 0 to 1.
 
-    Nodes 0, -1, ..., 1 - k give the Adams-Bashforth method of order k, nodes 1, 0, ..., 2 - k the
-    Adams-Moulton method of order k. See Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I,
-    section III.1.
+    Nodes 0, -1, ..., 1 - k give the Adams-Bashforth method of order k; nodes 1, 0, ..., 2 - k give the Adams-Moulton
+    method of order k. See Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section III.1.
     """
     weights = []
     for a in nodes:

@@ -115,7 +115,7 @@ class AdaptiveMarch:
         accepted = ratio <= 1 or size <= options.min_step
         if accepted:
             if not self.finite:
-                raise self._failure("the state became non-finite in a step of min_step", self._remedy())
+                raise self._failure("the state became non-finite in a step of size min_step", self._remedy())
             self._call("callback_accept_step", t, y, size)
             self.t, self.y, self.step = t_end, step.end, step
             self.first = problem.slope(t_end, step.end, 1) if jump else step.stages[-1]

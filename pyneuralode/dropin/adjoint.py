@@ -89,13 +89,13 @@ class Adjoint(torch.autograd.Function):
 
 
 class AugmentedSlope(FlatSlope):
-    """The derivative of the joint state with respect to an internal time that runs opposite to the forward solve's."""
+    """The derivative of the joint state with respect to an internal time, which runs opposite to the forward solve."""
 
     def __init__(self, forward: FlatSlope, n: int, parameters: tuple[Tensor, ...]):
         like = torch.empty((), dtype=forward.dtype, device=forward.device)
         shapes = tuple(p.shape for p in parameters)
         state = torch.Size([n]) if forward.layout.is_tuple else forward.layout.shapes[0]
-        # Callbacks and norms get torchdiffeq's order: (gradient of time, y, a, *gradients of the parameters).
+        # Callbacks and norms use torchdiffeq's order: (gradient of time, y, a, *gradients of the parameters).
         order = (2, 0, 1, *range(3, 3 + len(shapes)))
         joint = FlatLayout((state, state, torch.Size([]), *shapes), True, order)
         super().__init__(forward.func, joint, -forward.direction, like)

@@ -210,9 +210,9 @@ def odeint_event(
 
     Returns
     -------
-    Time of the event, and the states at t0 and at the event, (2, *y0.shape) or a tuple of such tensors. The
-    gradients of both account for changes of the event's time (implicit function theorem), also with respect to
-    the parameters of event_fn, which torchdiffeq leaves out.
+    Time of the event, and the states at t0 and at the event, (2, *y0.shape) or a tuple of such tensors. All gradients
+    account for changes of the event's time (implicit function theorem), also with respect to the parameters of
+    event_fn, which torchdiffeq leaves out.
 
     Raises
     ------

@@ -49,7 +49,7 @@ class FixedOptions:
     step_size : size of the steps; by default, one step from each time to the next.
     grid_constructor : ``(func, y0, t) -> grid``, the times to step through; cannot be combined with step_size.
     interp : "linear" or "cubic" interpolation, for times inside a step.
-    perturb : whether func is evaluated one rounding unit inside the ends of a step, where it may be discontinuous.
+    perturb : whether to evaluate func one rounding unit inside the ends of a step, to avoid discontinuities there.
     """
 
     step_size: float | None = None

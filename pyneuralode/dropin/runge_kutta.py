@@ -17,12 +17,12 @@ from torch import Tensor
 from ..tableaus import Tableau
 from .slope import FlatSlope, Time
 
-MAX_CHAIN = 3  # up to this many stages are added one by one; more stages, as a matrix-vector product
+MAX_CHAIN = 3  # up to this many stages are added one by one; more are combined by a matrix-vector product
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A linear combination of stages: their indices, their weights, and the weights relative to the first."""
+    """A linear combination of stages: their indices, their weights, and the ratios of the weights to the first one."""
 
     used: list[int]
     tensor: Tensor
@@ -30,7 +30,7 @@ class Weights:
     ratios: list[float]
 
     def total(self, stages: list[Tensor]) -> Tensor:
-        """Return the weighted sum of the stages (n,), divided by `lead` if at most MAX_CHAIN are used."""
+        """Return the weighted sum of the stages (n,), divided by `lead` if at most MAX_CHAIN stages are used."""
         used = self.used
         if len(used) > MAX_CHAIN:
             stack = torch.stack(stages if len(used) == len(stages) else [stages[j] for j in used])

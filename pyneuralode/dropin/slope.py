@@ -25,11 +25,11 @@ Time = float | Tensor
 class FlatSlope:
     """``slope(t, y)``: dy/dt (n,) at internal time t, a number, or a tensor if autograd records the time.
 
-    `shift` is a zero with the gradient of the first time; it is added to every time given as a number.
-    A `nudge` of -1 or 1 moves the time to the next floating-point number below or above, to one side of
-    a discontinuity.
-    With `by_count` the user's function may return any shape with as many numbers as the state, as torchdiffeq allows in
-    tuples; otherwise its result, without leading axes of size 1, is broadcast to the state's shape.
+    `shift` is a tensor of value zero that carries the gradient of the first time; it is added to every time given as a
+    number. A `nudge` of -1 or 1 moves the time to the next floating-point number below or above, to one side of a
+    discontinuity. With `by_count` the user's function may return any shape with as many numbers as the state, as
+    torchdiffeq allows in tuples; otherwise its result, without leading axes of size 1, is broadcast to the state's
+    shape.
     """
 
     active: int | None = None  # number of leading state components that the derivative depends on; None for all

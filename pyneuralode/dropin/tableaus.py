@@ -14,7 +14,10 @@ from ..tableaus.tableau import table
 
 
 def with_quartic(tableau: Tableau, middle: list[float]) -> Tableau:
-    """Return `tableau` with torchdiffeq's quartic dense output; `middle` weights the stages for the state at mid-step."""
+    """Return `tableau` with torchdiffeq's quartic dense output.
+
+    `middle` contains the weights of the stages for the state at mid-step.
+    """
     weights = np.outer(tableau.b, [0, -5, 14, -8]) + np.outer(middle, [0, 16, -32, 16])
     weights[0] += [1, -4, 5, -2]
     weights[-1] += [0, 1, -3, 2]

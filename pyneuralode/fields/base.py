@@ -1,8 +1,8 @@
 """Vector fields: descriptions of a right-hand side, independent of the engine, with a registry and a JSON form.
 
 A field is a small frozen dataclass. It knows the dimension of the state, the names, shapes and order of its
-parameters, and their initial values (seeded NumPy, so that every engine starts from the same numbers). From this
-description, each engine builds the function that it integrates.
+parameters, and their initial values (from a seeded NumPy generator, so that every engine starts from the same numbers).
+From this description, each engine builds the function that it integrates.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _REGISTRY: dict[str, type[VectorField]] = {}
 class VectorField(Checked):
     """Base class of all vector fields ``dy/dt = f(t, y; parameters)``, built-in or user-defined.
 
-    A subclass is a frozen dataclass of numbers, strings and tuples of these, so that it can be written as JSON. It is
-    registered under its class name when it is defined: models with such a field can be saved, and loaded again once the
-    module that defines the class has been imported. A class that only serves as a base for others is defined with
-    ``abstract=True`` and is not registered.
+    A subclass is a frozen dataclass of numbers, strings and tuples of these, so that its instances can be written as
+    JSON. It is registered under its class name when it is defined: models with such a field can be saved, and loaded
+    again once the module that defines the class has been imported. A class that only serves as a base for others is
+    defined with ``abstract=True`` and is not registered.
 
     A subclass provides
 
@@ -82,7 +82,7 @@ class VectorField(Checked):
     Pendulum(damping=0.3)
     """
 
-    if TYPE_CHECKING:  # at run time, `dim` would become the default of a subclass's field `dim`
+    if TYPE_CHECKING:  # at run time, this would become the default of a subclass's field `dim`
 
         @property
         def dim(self) -> int: ...
@@ -101,7 +101,9 @@ class VectorField(Checked):
         return {}
 
     def slope(self, t: Tensor, y: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Return dy/dt, a tensor like `y`. User-defined fields implement this; engines have built-in code for others.
+        """Return dy/dt, a tensor like `y`.
+
+        User-defined fields implement this method; engines have built-in code for the other fields.
 
         Parameters
         ----------
@@ -127,8 +129,8 @@ class VectorField(Checked):
             raise ArgumentError(f"{name} is not a dataclass: write @dataclass(frozen=True) above the class.")
         if not is_registered(type(self)):
             raise ArgumentError(
-                f"{name} is not the class registered under its name, so it could not be loaded again: create the field "
-                "from the current class, which must be defined without abstract=True."
+                f"{name} is not the class registered under its name, so a saved field could not be loaded: create the "
+                "field from the current class, which must be defined without abstract=True."
             )
         values = dataclasses.asdict(self)
         return {"kind": name, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
@@ -188,7 +190,7 @@ def from_description(description: Mapping[str, Any]) -> VectorField:
         )
     known = dataclasses.fields(_REGISTRY[kind])
     accepted = {setting.name for setting in known if setting.init}
-    for derived in {setting.name for setting in known} - accepted:  # derived values: recomputed here
+    for derived in {setting.name for setting in known} - accepted:  # derived values are recomputed
         values.pop(derived, None)
     for name in values:
         if name not in accepted:

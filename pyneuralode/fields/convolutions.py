@@ -18,7 +18,7 @@ def _odd_side(name: str, value: object) -> int:
 
 @dataclass(frozen=True)
 class ConcatConv(Network):
-    """A convolutional network whose layers all have ``t / time_scale`` as last input channel (Grathwohl et al. 2019).
+    """A convolutional network with ``t / time_scale`` as the last input channel of each layer (Grathwohl et al. 2019).
 
     The state is an image flattened to (..., channels * height * width), channels first; zero padding keeps the image
     size.
@@ -32,12 +32,12 @@ class ConcatConv(Network):
     kernel : int
         Side length of the kernels, an odd number.
     activation : str
-        One of `pyneuralode.fields.ACTIVATIONS`, applied between the convolutions; the last one is linear.
+        One of `pyneuralode.fields.ACTIVATIONS`, applied after each convolution except the last.
     time_scale, output_scale, init, init_scale, init_bias
         As in `pyneuralode.ConcatMLP`.
 
     The parameters are ``weight_1`` (out, in + 1, kernel, kernel), ``bias_1`` (out,), ``weight_2``, ... in that order.
-    The divergence of this field has no closed form: for large images, use Hutchinson's estimate in flows.
+    The divergence of this field has no closed form: for large images, use Hutchinson's estimator in flows.
 
     Raises
     ------

@@ -29,9 +29,9 @@ def _pairs(argument: str, given: object, read: Callable) -> tuple:
 def _name(argument: str, name: object) -> str:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise ArgumentError(
-            f"{argument} contains the name {name!r}: use a Python identifier that is not a keyword, such as 'x_1'."
+            f"{argument} contains the name {name!r}: use a Python identifier, such as 'x_1', that is not a keyword."
         )
-    name = unicodedata.normalize("NFKC", name)  # Python normalizes the names in a formula likewise
+    name = unicodedata.normalize("NFKC", name)  # Python normalizes the names in a formula in the same way
     if name in (TIME, *CONSTANTS, *FUNCTIONS):
         meaning = "the time" if name == TIME else f"the constant {name}" if name in CONSTANTS else "a function"
         raise ArgumentError(

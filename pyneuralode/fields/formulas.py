@@ -1,8 +1,8 @@
-"""Formulas as text, and their translation into steps that compute them.
+"""Formulas as text, and their translation into steps that evaluate them.
 
 Formulas are parsed, never passed to `eval`: anything that is not listed below is refused, so that a file with formulas
 is safe to load. The parser returns a list of steps, each with an operation and one or two operands, from which engines
-generate code without a parser.
+generate code without parsing the formulas.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ def operand_text(operand: Operand) -> str:
 
 
 class FormulaParser:
-    """A parser of formulas into steps: a repeated expression becomes one step, a constant expression one number.
+    """A parser that translates formulas into steps; repeated expressions share a step, constant ones become numbers.
 
-    `names` are the names that formulas may use; `values` maps them, and others added later, to their operands. `steps`
+    `names` are the names that formulas may use; `values` maps these names, and names added later, to operands. `steps`
     maps the text of each step to the operand that is its value.
     """
 
@@ -79,8 +79,8 @@ class FormulaParser:
     def _value(self, formula: str, operators: tuple[str, ...] = ("+-", "*/")) -> Operand:
         """Return a formula's value.
 
-        A formula too long for Python's parser is split into terms, and a term too long for it into factors. This cannot
-        change the meaning of a formula: a part that contains an operator of lower precedence is refused.
+        A formula too long for Python's parser is split into terms, and a term that is still too long into factors. This
+        cannot change the meaning of a formula: a part that contains an operator of lower precedence is refused.
         """
         whole, self.formula = self.formula, formula
         try:
@@ -109,7 +109,7 @@ class FormulaParser:
             case ast.UnaryOp(op=ast.USub()):
                 return self._add(node, "neg", self._operand(node.operand))
             case ast.BinOp() if type(node.op) in _OPERATORS:
-                chain = [node]  # a long sum is nested too deeply for recursion: one level per term
+                chain = [node]  # a long sum has one level of nesting per term, too many for recursion
                 while isinstance(node.left, ast.BinOp) and type(node.left.op) in _OPERATORS:
                     chain.append(node := node.left)
                 value = self._operand(node.left)
@@ -121,7 +121,7 @@ class FormulaParser:
             case ast.Call(func=ast.Name(id=name), keywords=[]):
                 return self._call(node, name)
         raise ArgumentError(
-            f"{self.where} contains {self._source(node)!r}: write it with + - * / **, numbers, names and functions "
+            f"{self.where} contains {self._source(node)!r}: use only + - * / **, numbers, names and functions "
             f"({', '.join(FUNCTIONS)})."
         )
 
@@ -150,7 +150,7 @@ class FormulaParser:
                 return value
         except (ArithmeticError, ValueError):
             pass
-        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: change it.")
+        raise ArgumentError(f"{self.where} contains {self._source(node)!r}, which is not a finite number: correct it.")
 
     def _source(self, node: ast.expr | None) -> str:
         return _shortened((node and ast.get_source_segment(self.formula, node)) or self.formula)
@@ -160,7 +160,7 @@ _TOKENS = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|\w+|\*\*|//|\S")
 
 
 def _split_at(operators: str, formula: str) -> list[tuple[str, str]]:
-    """Return the parts of a formula between binary `operators` outside brackets, each with its preceding operator."""
+    """Split a formula at binary `operators` outside brackets; return each part with the operator that precedes it."""
     pieces, sign, start, depth, after_operand = [], "", 0, 0, False
     for token in _TOKENS.finditer(formula):
         word = token[0]

@@ -124,7 +124,7 @@ def _square_matrix(name: str, value: object) -> tuple[tuple[float, ...], ...]:
 
 @dataclass(frozen=True)
 class Linear(VectorField):
-    """The linear field ``dy/dt = A map(y)``; the parameter is ``A`` (d, d), starting from `matrix`.
+    """The linear field ``dy/dt = A map(y)``; its parameter is ``A`` (d, d), initially `matrix`.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def _draw(shapes: Mapping[str, tuple[int, ...]], init: str, scale: float, bias: 
         if len(shape) == 1:
             parameters[name] = rng.uniform(-bound, bound, size=shape)
             continue
-        pixels = int(np.prod(shape[2:]))  # in a convolution's kernel; 1 for a matrix
+        pixels = int(np.prod(shape[2:]))  # number of pixels of a convolution's kernel; 1 for a matrix
         n_out, n_in = shape[0] * pixels, shape[1] * pixels
         if init == "normal":
             parameters[name] = scale * rng.normal(size=shape)

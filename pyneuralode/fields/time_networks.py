@@ -1,6 +1,6 @@
 """Networks that depend on the state and on time: through a hypernetwork, an additional input, or gates.
 
-At a fixed time, each network depends only on the state, and the engines evaluate it like other such networks.
+At a fixed time, each network depends only on the state, and the engines evaluate it like a time-independent network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class HyperMLP(Network):
     dim, width, hidden : int
         Dimension of the state, number of hidden units of the network, and width of the hypernetwork's hidden layers.
     time_scale, output_scale : float
-        Fixed scales: the input of the hypernetwork is ``t / time_scale``, and a mean of 1 over the hidden units means a
+        Fixed scales: the input of the hypernetwork is ``t / time_scale``, and a mean of 1 over the hidden units gives a
         derivative of `output_scale` (state units per unit of time).
     init, init_scale, init_bias
         Initial weights and biases of the hypernetwork, as in `MLP`.
@@ -120,7 +120,8 @@ class GatedMLP(_LayersInTime):
     """A fully connected network in which the input of every layer is scaled and shifted by functions of time.
 
     Layer l is ``weight_l (x * s_l(t) + a_l(t)) + bias_l``. For an input of width n, s_l is a network 1 -> n -> n of
-    ``t / time_scale`` with tanh between its layers and a final sigmoid; a_l is such a network without the sigmoid.
+    ``t / time_scale`` with tanh between its layers and a final sigmoid; a_l is a network of the same form without the
+    sigmoid.
 
     Parameters
     ----------

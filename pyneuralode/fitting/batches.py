@@ -8,7 +8,7 @@ import numpy as np
 class ShuffledBatches:
     """Batches of `batch` rows out of `count`, shuffled in every epoch by a generator seeded with `seed` and the epoch.
 
-    An epoch uses each row at most once: the last rows are skipped if they are fewer than a batch.
+    An epoch uses each row at most once: leftover rows that do not fill a batch are skipped.
     """
 
     def __init__(self, count: int, batch: int, *seed: int):

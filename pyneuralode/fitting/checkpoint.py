@@ -84,7 +84,7 @@ class Checkpoint:
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Return `value` as JSON; its arrays, tensors and lists of numbers are moved to `tensors`, keyed by their paths."""
+    """Return `value` as JSON; its arrays, tensors and lists of numbers are moved to `tensors`, keyed by path."""
     if isinstance(value, dict):
         return {"dict": [[key, _encode(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)) and {*map(type, value)} not in ({float}, {int}):

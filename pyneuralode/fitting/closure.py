@@ -16,7 +16,7 @@ from .run import FitRun, NonFiniteLoss, copy_tensors
 class Closure:
     """Callable for torch's optimizers: evaluates one stage's objective and gradient, and stores the best parameters.
 
-    `evaluate` returns the loss and the objective at the run's tensors. For L-BFGS the objective is scaled to start
+    `evaluate` returns the loss and the objective at the current parameters. For L-BFGS the objective is scaled to start
     at 1, because torch's L-BFGS discards curvature below an absolute 1e-10.
     """
 

@@ -24,8 +24,8 @@ class Stage:
     end : float, optional
         Last data time that the stage uses; by default the last time of the data.
     goal : float, optional
-        Loss at which the stage ends early. If the noise level of the data is known, a loss below the one caused by
-        the noise means that the noise is being fitted (Morozov's discrepancy principle).
+        Loss at which the stage ends early. If the noise level of the data is known, choose the loss that the noise
+        alone causes: at a smaller loss, the model fits the noise (Morozov's discrepancy principle).
 
     Raises
     ------
@@ -62,7 +62,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class GrowingSpan:
-    """A plan of growing time spans: each stage fits the data up to its end, starting from the previous stage's result.
+    """A plan of growing time spans: each stage fits more of the data, starting from the previous stage's result.
 
     Fitting a long trajectory all at once often converges to the mean of the data. Fitting its beginning first, and then
     longer and longer parts of it, avoids this (the "iterative growing of fits" of the SciML tutorials).
@@ -75,7 +75,7 @@ class GrowingSpan:
     iterations : int, or a sequence with one for each stage
         Maximum number of iterations.
     finish : sequence of Stage
-        Stages to run after the growing ones; those without `end` use the data up to the last of `ends`.
+        Stages to run after those with growing spans; stages without `end` use the data up to the last of `ends`.
 
     Examples
     --------

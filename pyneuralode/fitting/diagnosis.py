@@ -19,7 +19,7 @@ from .trajectory_loss import TrajectoryLoss
 from .variables import OPEN, Bound, Variables
 
 CONVERGED_GAIN = 1e-3  # a fit has converged if the objective could decrease by less than this fraction
-NEGLIGIBLE = 1e-6  # an objective below this fraction of the mean prediction's loss is treated as zero
+NEGLIGIBLE = 1e-6  # an objective below this fraction of the loss of predicting the mean is treated as zero
 WELL_EXPLAINED = 0.9  # a column is poorly explained if less than this fraction of its variance is explained
 FAR_FACTOR = 100.0  # a parameter that changed by this factor is reported as moved by orders of magnitude
 BOUND_DISTANCE = 1e-3  # a parameter is at a bound if its distance to the bound shrank by this factor
@@ -97,7 +97,8 @@ class Diagnosis:
     parameters : tuple of ParameterChange
         The free parameters.
     gradient : float
-        Norm of the objective's gradient in the unbounded variables, at the best parameters; NaN if unknown.
+        Norm of the objective's gradient with respect to the unconstrained variables, at the best parameters; NaN if
+        unknown.
     descent : float
         Relative decrease of the objective by the best step along the negative gradient, of length at most a tenth of
         the variables' norm: the decrease at the Cauchy point of trust-region methods (Nocedal and Wright, Numerical
@@ -117,7 +118,7 @@ class Diagnosis:
 
     @property
     def converged(self) -> bool:
-        """Whether the last iterations, and one more step, each decrease the objective by less than 0.1 %."""
+        """Whether neither the last iterations nor the best gradient step decreases the objective by 0.1 % or more."""
         return self.descent < CONVERGED_GAIN and self.improvement < CONVERGED_GAIN
 
     @property
@@ -173,7 +174,7 @@ def column_fits(
         seen = counted[..., k]
         values, errors = data[..., k][seen], (predicted[..., k] - data[..., k])[seen]
         rmse, spread = (np.sqrt(np.mean(errors**2)), np.std(values)) if seen.any() else (math.nan, math.nan)
-        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # such a spread is only rounding error
+        constant = spread <= 1e-12 * np.abs(values).max(initial=0.0)  # up to rounding error
         fits.append(ColumnFit(name, float(rmse), 0.0 if constant else float(spread)))
     return tuple(fits)
 
@@ -268,7 +269,7 @@ def _change(name: str, start: np.ndarray, end: np.ndarray, bound: Bound) -> Para
 
 
 def _limited(parts: Sequence[ColumnFit | ParameterChange], what: str) -> list[str]:
-    """Return one line for each of the first MAX_LINES parts, and a line with the number of the others."""
+    """Return one line for each of the first MAX_LINES parts, and a line with the number of remaining parts."""
     lines, more = [str(part) for part in parts[:MAX_LINES]], len(parts) - MAX_LINES
     return [*lines, f"... and {more} more {what}"] if more > 0 else lines
 

@@ -80,7 +80,7 @@ def fit(
     extra : mapping of name to number or array, optional
         Additional parameters, which `y0`, `observe` and `penalty` receive by name together with the model's.
     progress : bool or Progress
-        True draws a progress bar.
+        True displays a progress bar.
     callback : callable, optional
         ``callback(stage, iteration, loss)`` is called after every iteration; stages and iterations count from 0.
     checkpoint : path, optional
@@ -90,7 +90,7 @@ def fit(
     Returns
     -------
     FitResult
-        The best parameters, the history and the reason for the end of the fit. After Ctrl-C, a failed solve or a
+        The best parameters, the history and the reason why the fit ended. After Ctrl-C, a failed solve or a
         non-finite loss, ``finished`` is False and the parameters are the best so far. `diagnosis` states how much of
         the data the fit explains and whether it converged; ``print(result)`` shows it.
 

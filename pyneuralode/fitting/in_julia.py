@@ -126,7 +126,7 @@ def _is_known(optimizer: Optimizer) -> bool:
 
 
 class _Reporter:
-    """The function that Julia calls during a fit: draws a progress bar for each stage and calls the user's callback."""
+    """The callback of a fit in Julia: it draws a progress bar for each stage and calls the user's callback."""
 
     def __init__(self, fit: JuliaFit, bars: Progress, callback: Callable[[int, int, float], None] | None):
         self.fit, self.bars, self.callback = fit, bars, callback

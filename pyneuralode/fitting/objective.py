@@ -122,7 +122,7 @@ class Objective:
         return ys[..., self.columns]
 
     def loss(self, prediction: Tensor) -> Tensor:
-        """Return the loss, of shape (), of a prediction (rows, ..., k) of the first rows of the data."""
+        """Return the loss, of shape (), of a prediction (rows, ..., k) for the first rows of the data."""
         rows = len(prediction)
         data, weights = self.data[:rows], self.weights[:rows]
         if prediction.shape != data.shape:
@@ -141,7 +141,7 @@ def _weighted(counted: Tensor, weights: Any) -> Tensor:
         counted = counted * (_by_row(weights, counted) if weights.ndim == 1 else weights.expand_as(counted))
     except RuntimeError:
         shapes = f"weights has shape {tuple(weights.shape)}, but data has shape {tuple(counted.shape)}"
-        raise ArgumentError(f"{shapes}: give one weight for each row, or a shape that broadcasts.") from None
+        raise ArgumentError(f"{shapes}: give one weight for each row, or use a shape that broadcasts.") from None
     if not bool(counted.any()):
         raise ArgumentError("weights is 0 for every unmasked value: give at least one of them a positive weight.")
     return counted

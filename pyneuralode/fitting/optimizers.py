@@ -11,8 +11,8 @@ import torch
 from ..arguments import real_number, whole_number
 from ..errors import ArgumentError, unknown_name
 
-# Where the curvature changes during a fit (as with a nonsmooth penalty), old pairs mislead L-BFGS: fits that stall for
-# thousands of iterations progress again once its memory is cleared. Keep equal to the constant in
+# Where the curvature changes during a fit (as with a nonsmooth penalty), old curvature pairs mislead L-BFGS: fits that
+# stall for thousands of iterations progress again once its memory is cleared. Keep this equal to the constant in
 # julia/src/fitting/lbfgs.jl.
 MEMORY_LIFE = 500
 SCHEDULES = ("constant", "cosine", "exponential")
@@ -79,7 +79,7 @@ class Optimizer:
         shared = {f.name for f in fields(Optimizer)} - {"lr"}
         settings = {name: value for name, value in vars(self).items() if name not in shared}
         kind = getattr(torch.optim, type(self).__name__)
-        # A fused optimizer updates all tensors in one call; in small models a loop over them outweighs the arithmetic.
+        # A fused optimizer updates all tensors in one call; in small models, a loop over them dominates the cost.
         if "fused" in signature(kind).parameters and all(t.device.type in ("cpu", "cuda") for t in tensors):
             settings["fused"] = True
         return kind(tensors, **settings)
@@ -120,9 +120,10 @@ class SGD(Optimizer):
 class LBFGS(Optimizer):
     """L-BFGS with a strong Wolfe line search (Nocedal and Wright, Numerical Optimization, ch. 7).
 
-    One iteration is one search direction; its line search may need several evaluations. The memory is cleared, and the
-    search restarts from the best parameters, after every 500 iterations and whenever `patience` consecutive iterations
-    each decrease the loss by less than a relative `tolerance`. The stage ends when a restart brings no improvement.
+    Each iteration uses one search direction; its line search may need several evaluations. The memory is cleared, and
+    the search restarts from the best parameters, after every 500 iterations and whenever `patience` consecutive
+    iterations each decrease the loss by less than a relative `tolerance`. The stage ends when a restart brings no
+    improvement.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Training of a module by stochastic gradients: the training loop of flows and image models, and its result."""
+"""Training of a module with stochastic gradients: the training loop of flows and image models, and its result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Schedule = str | Callable[[int], float] | None
 
 @dataclass
 class StochasticFit:
-    """The result of training by stochastic gradients.
+    """The result of training with stochastic gradients.
 
     The module has the parameters of the last update, or the best ones so far if the training stopped early.
 
@@ -103,11 +103,11 @@ def train(
     schedule : str or callable, optional
         Replaces the optimizer's own schedule: a name, or ``schedule(update)`` -> learning rate.
     progress : bool or Progress
-        True draws a progress bar.
+        True displays a progress bar.
     callback : callable, optional
         ``callback(update, loss)`` is called after each update.
     checkpoint, checkpoint_every, resume
-        File to which the training is saved every `checkpoint_every` updates and at its end; with ``resume=True`` a
+        File to which the training is saved every `checkpoint_every` updates and at the end; with ``resume=True`` a
         stopped run continues from there and ends exactly as if it had not been stopped.
     identity : mapping of str to str, optional
         Additional settings that must match for a run to resume, keyed by their names in error messages.
@@ -195,7 +195,7 @@ class _UpdateRun(FitRun):
                 "the model has no parameters to fit: use a field that has parameters, such as HyperMLP."
             )
         saved = module.state_dict()
-        buffers = {name: value for name, value in module.named_buffers() if name in saved}  # such as running means
+        buffers = {name: value for name, value in module.named_buffers() if name in saved}  # for example, running means
         super().__init__({**free, **buffers}, identity)
         self.optimizer = settings.make(self.free)
 

@@ -106,8 +106,8 @@ def _unbounded(name: str, value: Tensor, bound: Bound) -> Tensor:
         raise ArgumentError(f"bounds of {name} are ({low}, {high}): give a lower bound below the upper one.")
     if (low is not None and bool((value <= low).any())) or (high is not None and bool((value >= high).any())):
         raise ArgumentError(
-            f"{name} starts at {value.tolist()}, not inside its bounds ({low}, {high}): choose a value inside them, or "
-            "widen them."
+            f"{name} starts at {value.tolist()}, not inside its bounds ({low}, {high}): choose a value inside, or "
+            "widen the bounds."
         )
     if low is not None and high is not None:
         return torch.logit((value - low) / (high - low))

@@ -62,10 +62,10 @@ class ContinuousFlow(NeuralODE):
     solver, gradient, engine, seed, **settings
         As in `NeuralODE`; the tolerances are 1e-5 by default.
     compiled : bool
-        Use hand-written derivatives of the traces of described fields; False uses autograd, which supports second
+        Use hand-written derivatives of the trace of a `VectorField`; False uses autograd, which supports second
         derivatives.
     dtype : torch.dtype
-        Dtype of a described field's parameters, and of everything that the flow computes.
+        Dtype of the parameters of a `VectorField`, and of everything that the flow computes.
 
     Raises
     ------
@@ -74,8 +74,8 @@ class ContinuousFlow(NeuralODE):
 
     Notes
     -----
-    Points are arrays or tensors; results are tensors of the flow's dtype, on its device. They are differentiable in the
-    parameters and the points: to save memory, evaluate large sets of points under ``torch.no_grad()``.
+    Points are arrays or tensors; results are tensors of the flow's dtype, on its device. The results are differentiable
+    in the parameters and the points: to save memory, evaluate large sets of points under ``torch.no_grad()``.
 
     Examples
     --------
@@ -194,7 +194,7 @@ class ContinuousFlow(NeuralODE):
         seed: int = 0,
         **options: Any,
     ) -> FlowFit:
-        """Fit the flow by stochastic gradients to data, to new points from a sampler, or to a given log density.
+        """Fit the flow with stochastic gradients to data, to new points from a sampler, or to a given log density.
 
         Parameters
         ----------
@@ -216,12 +216,12 @@ class ContinuousFlow(NeuralODE):
         schedule : str or callable, optional
             Replaces the optimizer's own schedule: a name, or ``schedule(update)`` returning the learning rate.
         progress : bool or Progress
-            True draws a progress bar.
+            True displays a progress bar.
         callback : callable, optional
             ``callback(update, loss)`` is called after every update.
         checkpoint, checkpoint_every, resume : path, int, bool
-            File to which the fit is saved every `checkpoint_every` updates (100) and at its end. With ``resume=True``,
-            an interrupted fit continues from there and ends exactly as if it had not been interrupted.
+            File to which the fit is saved every `checkpoint_every` updates (by default 100) and at the end. With
+            ``resume=True``, an interrupted fit continues from there and ends exactly as if it had not been interrupted.
 
         Returns
         -------
@@ -280,7 +280,7 @@ class ContinuousFlow(NeuralODE):
         return torch.as_tensor(draw_noise(self.noise, (n, self.dim + self.augment_dim), rng)).to(**self._kind)
 
     def _measure(self, points: Tensor, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Solution]:
-        """Return the log densities (n,) of flattened points (..., d), and the solve to the base with its integrals."""
+        """Return the log densities (n,) of flattened points (..., d), the solution to the base and its integrals."""
         state = points.reshape(-1, self.dim)
         added = torch.as_tensor(rng.normal(size=(len(state), self.augment_dim))).to(**self._kind)
         if self.augment_dim:
@@ -290,7 +290,7 @@ class ContinuousFlow(NeuralODE):
         return self._base_log_prob(found.ys[-1]) + found.integrals.trace - self._added_log_prob(added), found
 
     def _emit(self, n: int, seed: int, rng: np.random.Generator, **penalties: bool) -> tuple[Tensor, Tensor, Solution]:
-        """Return n samples (n, d), their log densities (n,) and the solve from the base with its integrals."""
+        """Return n samples (n, d), their log densities (n,), and the solution from the base with its integrals."""
         z = self.draw_base(n, seed)
         found = solve_integrals(self, z, self.times, self._noise(len(z), rng), **penalties)
         x, added = found.ys[-1, :, : self.dim], found.ys[-1, :, self.dim :]

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 
 
 class Flow(Protocol):
-    """Interface of flows that `FlowDistribution` accepts, such as `ContinuousFlow`; x and z have shape (n, d)."""
+    """Interface of the flows that `FlowDistribution` accepts, such as `ContinuousFlow`; x and z have shape (n, d)."""
 
     dim: int
 

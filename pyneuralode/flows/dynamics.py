@@ -42,7 +42,7 @@ def solve_integrals(
 
 
 def solve_states(flow: NeuralODE, state: Tensor, times: np.ndarray) -> Tensor:
-    """Return the states (T, n, d) at `times` (T,), from `state` (n, d) at the first of them."""
+    """Return the states (T, n, d) at `times` (T,), from `state` (n, d) at the first time."""
     # Every state must be accurate by itself; in training, only the mean over the samples matters.
     settings = flow.settings()._replace(control=replace(flow.control, norm="samples"))
     parameters = flow.tensors()

@@ -42,7 +42,7 @@ class PlanarFlow(nn.Module):
     Raises
     ------
     ArgumentError
-        For a count that is not positive, an unsupported dtype, or points of a different dimension.
+        If `dim` or `depth` is not positive, or for an unsupported dtype, or points of a different dimension.
 
     Examples
     --------
@@ -137,7 +137,7 @@ class PlanarFlow(nn.Module):
         """Minimize the reverse Kullback-Leibler divergence E_q[log q - log p] to a given log density.
 
         `log_density` maps points (n, dim) to (n,) and need not be normalized; the loss is the divergence minus
-        the logarithm of its normalizing constant. The other arguments are as in `ContinuousFlow.fit`.
+        the logarithm of the density's normalizing constant. The other arguments are as in `ContinuousFlow.fit`.
         """
         batch = whole_number("batch", batch)
 

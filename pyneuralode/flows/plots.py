@@ -27,7 +27,7 @@ def grid_points(extent: Extent, pixels: int) -> np.ndarray:
 
 @torch.no_grad()
 def log_density_at(flow: ContinuousFlow, points: np.ndarray, time: float | None = None) -> np.ndarray:
-    """Return the log density (...,) in nats at points (..., 2), of the data or of the states at another `time`."""
+    """Return the log density (...,) in nats at points (..., 2), of the data or of the states at `time`."""
     rows = torch.as_tensor(points, dtype=torch.float32).reshape(-1, points.shape[-1])
     if time == flow.times[0]:
         return flow.base.log_prob(rows).reshape(points.shape[:-1]).numpy()
@@ -48,7 +48,7 @@ def density_frames(
     seed: int = 1,
     advance: Callable[[int, str], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return `count` times from base to data, and densities (count, rows, columns) and samples (count, n, 2) at them.
+    """Return `count` times from base to data, with densities (count, rows, columns) and samples (count, n, 2) at each.
 
     ``advance(1, note)`` is called after each time.
     """

@@ -1,9 +1,9 @@
 """The networks of ANODEV2 (Zhang et al., NeurIPS 2019) for CIFAR-10: AlexNet, ResNet-4 and ResNet-10, in five variants.
 
-The paper lists accuracies and parameter counts, but not the layers. The baselines here match its counts exactly. As in
-the same group's public code for ANODE, the last residual block of each stage becomes an ODE; it changes neither the
-channels nor the size. Its right-hand side ends in a ReLU, and no ReLU follows the block. The parameter counts imply
-that every step has its own batch norms and that AlexNet's convolution inside the ODE has no bias.
+The paper lists accuracies and parameter counts, but not the layers. The baselines here match the paper's counts
+exactly. As in the same group's public code for ANODE, the last residual block of each stage becomes an ODE; it changes
+neither the channels nor the size. Its right-hand side ends in a ReLU, and no ReLU follows the block. The parameter
+counts imply that every step has its own batch norms and that AlexNet's convolution inside the ODE has no bias.
 
 `parameter_table` compares the counts. For the ODEs with constant weights, and for all variants of AlexNet, they agree
 to the last printed digit. For ANODEV2 this requires six numbers per output channel of an evolving convolution, the
@@ -112,7 +112,10 @@ def image_model(
 
 
 class PostActivationBlock(nn.Module):
-    """The map x -> ReLU(x + g(x)), where g is convolutions and batch norms with ReLUs in between (He et al. 2016)."""
+    """The map x -> ReLU(x + g(x)) (He et al. 2016).
+
+    g consists of convolutions and batch norms, with ReLUs in between.
+    """
 
     def __init__(
         self, channels: int, out: int, *, kernel: int = 3, layers: int = 2, stride: int = 1, bias: bool = False

@@ -36,10 +36,10 @@ class PlainConv2d(nn.Conv2d):
 class TimeBatchNorm2d(nn.BatchNorm2d):
     """Batch normalization for dynamics on [0, 1], with separate running statistics for each of `parts` equal intervals.
 
-    Training normalizes by the batch's statistics, which change with t. An average over all times matches none of
-    them, so with a single average the tested network would differ from the trained one. An interval that training never
-    visited uses the statistics of the nearest visited interval. ``parts=1`` is equivalent to `torch.nn.BatchNorm2d`;
-    ``momentum`` has the same meaning but cannot be None.
+    Training normalizes by the batch's statistics, which change with t. An average over all times matches the statistics
+    at none of them, so with a single average the tested network would differ from the trained one. An interval that
+    training never visited uses the statistics of the nearest visited interval. ``parts=1`` is equivalent to
+    `torch.nn.BatchNorm2d`; ``momentum`` has the same meaning but cannot be None.
     """
 
     def __init__(self, channels: int, parts: int):
@@ -101,10 +101,10 @@ class ConvDynamics(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """The map x -> x + g(x), where g is batch norm, ReLU and 3x3 convolution, twice (He et al. 2016, pre-activation).
+    """The pre-activation map x -> x + g(x), where g applies batch norm, ReLU and convolution twice (He et al. 2016).
 
-    If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution of the normalized and
-    activated input replaces x in the sum.
+    The convolutions are 3x3. If `stride` is above 1 or the number of output channels `out` differs, a 1x1 convolution
+    of the normalized and activated input replaces x in the sum.
     """
 
     def __init__(self, channels: int, out: int | None = None, stride: int = 1):

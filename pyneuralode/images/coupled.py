@@ -49,7 +49,7 @@ class CoupledODE(nn.Module):
     time_kernel : callable or torch.nn.Module, optional
         K: maps delays t - s, a tensor (n,), to numbers (n,). By default the delta function, so that theta = w.
     per_step : sequence of str
-        Names of submodules of f, such as batch norms, that are copied so that every step of z has its own.
+        Names of submodules of f, such as batch norms, that are copied so that every step of z has its own copy.
 
     Raises
     ------

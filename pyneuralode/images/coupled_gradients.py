@@ -3,7 +3,7 @@
 `Backprop` stores every layer of every step. `Checkpointed` stores z only once in several steps and recomputes the steps
 in between, with the same result (discretize-then-optimize; ANODE, Gholami et al. 2019). `BacksolveAdjoint` stores only
 the last z and takes the same steps backward for z, its adjoint and the weights' gradient (optimize-then-discretize;
-Chen et al. 2018): its gradient differs from that of the other two unless the steps are small.
+Chen et al. 2018): its gradient differs from that of the other two methods unless the steps are small.
 """
 
 from __future__ import annotations

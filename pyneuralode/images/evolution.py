@@ -194,7 +194,7 @@ class ReactionDiffusionAdvection(Evolution):
 
 
 class KernelNetwork(nn.Module):
-    """A small network as q, shared by all kernels: it maps one kernel's entries and t to their time derivatives.
+    """A small network as q, shared by all kernels: it maps t and one kernel's entries to the entries' time derivatives.
 
     It has one hidden layer with tanh. The last layer starts at zero, so the weights are constant before training.
 
@@ -249,8 +249,8 @@ def convolve_in_time(
 def _waves(grid: tuple[int, ...], tensor: bool, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the factors of first (axes, n) and second derivatives for n Fourier modes, without their powers of i.
 
-    With `tensor`, the second derivatives are those along each axis, then the mixed ones; otherwise the Laplacian is the
-    only one. On an even grid, the odd derivatives of the shortest wave vanish.
+    With `tensor`, the second derivatives are those along each axis, then the mixed ones; otherwise only the Laplacian.
+    On an axis with an even number of points, odd derivatives of the shortest wave vanish.
     """
     with torch.inference_mode(False):  # the cached tensors are also used in training
         whole = [torch.fft.fftfreq(n, dtype=torch.float64) * 2 * math.pi for n in grid[:-1]]

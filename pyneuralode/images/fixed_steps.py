@@ -20,7 +20,7 @@ from ..tableaus import TABLEAUS, Tableau
 
 
 def explicit_tableau(solver: str | Tableau) -> Tableau:
-    """Return the tableau of an explicit method in the catalog; a `Tableau` is returned as it is."""
+    """Return the tableau of an explicit method in the catalog; a `Tableau` is returned unchanged."""
     if isinstance(solver, Tableau):
         return solver
     name = find_solver(solver).name
@@ -56,7 +56,8 @@ def take_step(
 ) -> Tensor:
     """Return the state at `t_end`, given `y` at `t`, for y' = f(t, y); `t_end` may be before `t`.
 
-    Under autocast, f computes in the lower precision and the state keeps its dtype. Error messages call f `name`.
+    Under autocast, f computes in the lower precision and the state keeps its dtype. Error messages refer to f as
+    `name`.
     """
     order, ambient = MemoryOrder.of(y), autocast_settings(y.device.type)
 

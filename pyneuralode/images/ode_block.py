@@ -21,7 +21,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 class ODEBlock(nn.Module):
-    """The map from x to the state at t1 of x' = f(t, x), x(t0) = x (Chen et al. 2018).
+    """The map from the state x(t0) to the state x(t1) under x' = f(t, x) (Chen et al. 2018).
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Dynamics(nn.Module):
             x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         )
         # Gradient methods evaluate the dynamics again outside the caller's context. Autograd records only some of these
-        # evaluations, and the others must not share cached weights with them: autocast's cache is disabled.
+        # evaluations, and the others must not share cached weights with them, so autocast's cache is disabled.
         self.precision = {**autocast_settings(x.device.type), "cache_enabled": False}
         self.forwards = True
 

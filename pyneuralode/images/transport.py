@@ -28,7 +28,7 @@ KINDS = ("anode", "anodev2", "anodev2_network")
 
 @dataclass(frozen=True)
 class Speed:
-    """A speed of transport: its formula as text, c(t), and its integral C(t) from 0."""
+    """A transport speed: its formula as text, the function c(t), and its integral C(t) from 0."""
 
     formula: str
     at: Callable[[Tensor], Tensor]
@@ -60,7 +60,7 @@ class Pulses:
         return cls(WIDTH * centers, 0.2 + 0.3 * widths)
 
     def at(self, speed: Speed, time: float) -> Tensor:
-        """Return the exact solution (n, 1, CELLS) at `time`, for which these pulses are the state at time 0."""
+        """Return the exact solution (n, 1, CELLS) at `time`, starting from these pulses at time 0."""
         moved = cells() + speed.integral(torch.tensor(time, dtype=torch.float64))
         distance = torch.remainder(moved - self.centers[:, None] + WIDTH / 2, WIDTH) - WIDTH / 2
         return torch.exp(-0.5 * (distance / self.widths[:, None]) ** 2)[:, None]
@@ -132,7 +132,7 @@ def fit_transport(
     seed: int = 0,
     advance: Callable[..., None] = lambda n, note="": None,
 ) -> TransportFit:
-    """Fit a transport model to random pulses at `trained_times`: Adam for half the evaluations, then L-BFGS.
+    """Fit a transport model to random pulses at `trained_times`, with Adam for half the evaluations, then L-BFGS.
 
     `advance(n, note)` is called after every evaluation of loss and gradient.
     """

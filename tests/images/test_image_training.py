@@ -197,7 +197,7 @@ def test_mistakes_are_answered_by_one_sentence(bars):
     for arguments, words in (
         ((images / 255, np.zeros(5, int)), "images are of type float64: give integers"),
         ((images[0], np.zeros(8, int)), r"images have shape \(8, 8\)"),
-        ((images, np.zeros(4, int)), "images has 5 entries and labels 4"),
+        ((images, np.zeros(4, int)), "images has 5 entries, but labels has 4"),
         ((images, np.full(5, 10)), "labels range from 10 to 10: use integers from 0 to 9"),
         ((images, np.full(5, -1)), "labels range from -1 to -1"),
         ((images, np.zeros(5)), "labels have shape .* and type float64"),

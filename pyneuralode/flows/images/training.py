@@ -1,6 +1,6 @@
 """Training of image flows in one or several processes: setups, updates, and bits per dim from adaptive solves.
 
-All randomness follows from the seed and the index of the update. A resumed run therefore ends like an
+All randomness follows from the seed and the index of the update. A resumed run therefore gives the same result as an
 uninterrupted one, and the images and their dequantization do not depend on the number of processes.
 """
 
@@ -51,7 +51,7 @@ class Setup:
     images : int, optional
         Number of training images to use; by default all.
     precision : {"float32", "bfloat16"}
-        Precision of the training's convolutions (torch.autocast); states, integrals and tests stay in float32.
+        Precision of convolutions during training (torch.autocast); states, integrals and tests stay in float32.
     about : str
         Purpose of the setup.
     """
@@ -83,7 +83,7 @@ class Setup:
         return replace(self, flow={**self.flow, "hidden": (channels,) * len(self.flow["hidden"])})
 
 
-# For two cores: half the time goes to the first CNF, which processes every pixel.
+# For two cores: half the time is spent on the first CNF, which processes every pixel.
 _SMALL = {"hidden": (16, 16, 16), "activation": "swish", "entry": "histograms", "start": 0.1, "learned_prior": True}
 _QUICK = {
     "updates": 700,
@@ -106,12 +106,13 @@ SETUPS: dict[str, Setup] = {
     "report": Setup(
         {"steps": ("cnf",), "hidden": (64, 64, 64), "entry": "none", "gradient": "BacksolveAdjoint"},
         updates=3_000,
-        about="the single flow of a project report, with dequantization: adjoint, DP5 at 1e-5, ten epochs; for a GPU",
+        about="the single flow of a project report, with dequantization: adjoint method, DP5 at tolerance 1e-5, "
+        "ten epochs; for a GPU",
     ),
     "multiscale": Setup(
         {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit", "gradient": "BacksolveAdjoint"},
         updates=30_000,
-        about="FFJORD's multi-scale flow, adjoint, DP5 at 1e-5; for a GPU",
+        about="FFJORD's multi-scale flow, with the adjoint method and DP5 at tolerance 1e-5; for a GPU",
     ),
     "fast": Setup(
         {"steps": _MULTISCALE, "hidden": (64, 64, 64), "entry": "logit"},
@@ -194,7 +195,7 @@ def train_image_flow(
     ArgumentError
         If the batch cannot be divided equally among the processes.
     DataError
-        If the pixels are not images as above, or there are fewer images than in a batch.
+        If the pixels do not have the type and shape above, or there are fewer images than in a batch.
     """
     at = at or Place(torch.device("cpu"))
     if setup.batch % at.world:

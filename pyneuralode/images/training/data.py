@@ -28,8 +28,8 @@ class ImageData:
     classes : int
     mean, deviation : tuple of float, optional
         Mean and standard deviation of each channel, for pixels from 0 to 1: normalization subtracts the mean and
-        divides by the deviation. Computed from these images by default; for test images, use those of the training
-        images (see `like`).
+        divides by the standard deviation. Computed from these images by default; for test images, use those of the
+        training images (see `like`).
 
     Raises
     ------
@@ -55,7 +55,7 @@ class ImageData:
         images, labels = _images(self.images), _labels(self.labels, self.classes)
         if len(images) != len(labels):
             raise DataError(
-                f"images has {len(images)} entries and labels {len(labels)}: give one label for each image."
+                f"images has {len(images)} entries, but labels has {len(labels)}: give one label for each image."
             )
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "labels", labels)
@@ -101,7 +101,7 @@ class ImageData:
         return self.like(self.images.to(device), self.labels.to(device))
 
     def normalized(self, pixels: Tensor) -> Tensor:
-        """Return pixels uint8 (n, channels, height, width) as floats, standardized in each channel."""
+        """Return uint8 pixels (n, channels, height, width) as floats, standardized in each channel."""
         mean, deviation = (
             torch.tensor(value, device=pixels.device).view(-1, 1, 1) for value in (self.mean, self.deviation)
         )

@@ -55,7 +55,7 @@ def train_classifier(
         Device and process to train on; see `processes.place`. Several processes share each batch and average their
         gradients; in each process, batch norms use the statistics of its part of the batch.
     checkpoint, checkpoint_every, resume
-        File to which the training is saved every `checkpoint_every` epochs and at its end. With ``resume=True`` an
+        File to which the training is saved every `checkpoint_every` epochs and at the end. With ``resume=True`` an
         interrupted run continues from there and ends exactly as if it had not been interrupted.
     progress : Progress, optional
     callback : callable, optional
@@ -159,7 +159,7 @@ class _ClassifierUpdates:
 
     @contextmanager
     def _random(self, update: int) -> Iterator[None]:
-        """Seed torch's own random numbers, such as those of dropout, from the seed, the update and the process."""
+        """Seed torch's random number generators, which dropout uses, from the seed, the update and the process."""
         device = self.at.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(np.random.SeedSequence((self.seed, 2, update, self.at.rank)).generate_state(1)[0]))

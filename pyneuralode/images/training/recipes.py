@@ -68,7 +68,7 @@ class ClassifierRecipe:
         return replace(self, epochs=epochs, drops=drops)
 
     def rate(self, each_epoch: int) -> Schedule:
-        """Return the schedule over updates, given the updates per epoch, or None for the optimizer's own schedule."""
+        """Return the learning-rate schedule for `each_epoch` updates per epoch; None means the optimizer's own."""
         if self.schedule == "one-cycle":
             return OneCycle(self.optimizer.lr, self.epochs * each_epoch)
         if self.schedule == "steps":

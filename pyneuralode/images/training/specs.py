@@ -74,7 +74,7 @@ class ClassifierTraining:
     folder : path, optional
         Folder of the images; see `mnist_sets` and `cifar10_sets`.
     reduced : bool
-        Whether to use CIFAR-10's subset of 10,000 training and 1,000 test images.
+        Whether to use a subset of CIFAR-10 with 10,000 training and 1,000 test images.
     images, tests : int, optional
         Number of training and of test images; by default all.
     """
