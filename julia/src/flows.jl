@@ -117,7 +117,7 @@ redraw!(flow, field, seed) = field.noise === nothing ? nothing : draw!(field.noi
 """
     solve!(s::FlowSolve, p, x; seed=0)
 
-Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the base samples they come from
+Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the corresponding base samples
 (dim, samples), and the integrals of |f|² and |∂f/∂y|² over time along each trajectory (samples,), which are positive in either direction of
 time, and `nothing` if not requested. Hutchinson's noise is generated from the seed.
 """

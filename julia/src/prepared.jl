@@ -217,8 +217,8 @@ free_entry(handle::Int) = (free_handle!(handle); 0)
 """
     entry_points()
 
-Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at` (of the words' address) and `free_handle!` (of a
-handle). They return -1 if they fail; the call "failure" then returns the reason.
+Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at`, which take the address of the words, and
+`free_handle!`, which takes a handle. They return -1 if they fail; the call "failure" then returns the reason.
 """
 entry_points() = (Int(@cfunction(solve_entry, Int, (Ptr{Int},))), Int(@cfunction(pullback_entry, Int, (Ptr{Int},))),
            Int(@cfunction(free_entry, Int, (Int,))))

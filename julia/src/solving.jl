@@ -226,6 +226,7 @@ end
 
 A solve and its derivative: `solve!(s, p, u0)` returns the states at the times, (size(u0)..., T), in an array that `s` owns; then
 `pullback!(pbar, u0bar, s, ysbar)` overwrites pbar (flat, like p) and u0bar (like u0) with the products of the states' cotangent `ysbar`
-(like the states); `counts(s)` returns the numbers of field evaluations, accepted steps and rejected steps of the forward solve.
+(like the states) and the derivatives; `counts(s)` returns the numbers of field evaluations, accepted steps and rejected steps of the
+forward solve.
 """
 abstract type DifferentiableSolve end
