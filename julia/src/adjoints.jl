@@ -141,7 +141,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
         u0bar, pbar
     end
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, loosen the gradient's rtol and atol, " *
+        "the backward solve with gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, loosen the gradient's rtol and atol, " *
         "or use another solver or gradient.", Float64(reached[]), NaN))
     copyto!(getdata(pbar), pgrad)
     copyto!(u0bar, u0grad)

@@ -8,7 +8,7 @@
 using ChainRulesCore: ChainRulesCore, NoTangent, Tangent, unthunk
 using ForwardDiff: ForwardDiff
 
-# Each row: an operation, its value z for operands x and y, ∂z/∂x, ∂z/∂y. Outside its domain a function returns NaN, as in the torch
+# Each row: an operation, its value z for operands x and y, ∂z/∂x and ∂z/∂y. Outside its domain a function returns NaN, as in the torch
 # engine, so that the solver rejects a step there. At a tie of max or min, the derivative is split equally between the operands.
 const OPERATIONS = (
     ("+", :(x + y), 1, 1),

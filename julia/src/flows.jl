@@ -166,7 +166,7 @@ function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, 
     for (name, cotangent, kept, place) in (("kinetic", kinetic, s.field.kinetic, kinetic_row(s.field)),
                                            ("jacobian", jacobian, s.field.jacobian, jacobian_row(s.field)))
         cotangent === nothing && continue
-        kept || throw(UserError("$name has a cotangent, but this FlowSolve does not compute the integral: create it with $name=true."))
+        kept || throw(UserError("$name has a cotangent, but this FlowSolve does not compute this integral: create it with $name=true."))
         row(bar, place) .= time_sign(s.flow) .* flat(cotangent)
     end
     return pullback_joint!(pbar, xbar, s, bar)
