@@ -19,14 +19,14 @@ PyNeuralODE.sensitivity_method(::Val{:BacksolveAdjoint}, vjp) = BacksolveAdjoint
 PyNeuralODE.sensitivity_gradients(solution, algorithm, method, times, cotangent!; settings...) =
     adjoint_sensitivities(solution, algorithm; sensealg=method, t=times, dgdu_discrete=cotangent!, settings...)
 
-# Julia 1.10 to 1.12 crashes when it loads a package image in which ReverseDiff's type of tracked numbers precedes the type of the arrays
+# Julia (1.10 to 1.12) crashes when it loads a package image in which ReverseDiff's type of tracked numbers precedes the type of the arrays
 # that contain them (github.com/JuliaLang/julia/issues/62047). Therefore a function of these arrays is precompiled first.
 tracked_length(x) = length(x)
 for T in (Float32, Float64), N in 1:3
     precompile(tracked_length, (ReverseDiff.TrackedArray{T,T,N,Array{T,N},Array{T,N}},))
 end
 
-# Precompiles typical gradients, like src/workload.jl. Without this workload, the first of these gradients takes a minute.
+# Precompiles typical gradients, as src/workload.jl does. Without this workload, the first such gradient takes a minute.
 @compile_workload begin
     vector, batch = [1.0, 0.5], [1.0 0.5; 0.3 0.2]
     net = NETWORK, weights_of(Float64)

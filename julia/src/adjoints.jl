@@ -125,7 +125,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
     n, times = length(s.start), adjoint_times(s)
     index = indexin(times, s.ts)
     pending, reached = length(times), Ref(s.ts[end])
-    # `times` includes the initial time: a call for its cotangent shows that the backward solve has reached it.
+    # `times` includes the initial time: a request for its cotangent shows that the backward solve has reached that time.
     function cotangent!(out, u, p, t, i)
         index[i] === nothing ? fill!(out, 0) : copyto!(out, selectdim(ysbar, ndims(ysbar), index[i]))
         pending = i - 1
@@ -141,7 +141,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
         u0bar, pbar
     end
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, loosen the gradient's rtol and atol, " *
+        "the backward solve with gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, loosen the gradient's rtol and atol, " *
         "or use another solver or gradient.", Float64(reached[]), NaN))
     copyto!(getdata(pbar), pgrad)
     copyto!(u0bar, u0grad)
@@ -149,7 +149,7 @@ function backwards!(pbar, u0bar, s::AdjointSolve, ysbar)
 end
 
 # On a stiff problem, QuadratureAdjoint misses the thin boundary layer at the start of an interval between output times. This is avoided
-# by adding the times of the forward solve's steps.
+# by adding the times of the forward solve's steps to the output times.
 adjoint_times(s) = s.gradient == "QuadratureAdjoint" && implicit(s.solver) ? sort!(union(s.ts, s.solution.t); rev=s.ts[end] < s.ts[1]) : s.ts
 
 """

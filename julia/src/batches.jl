@@ -97,7 +97,7 @@ function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
     stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
     u0grad, pgrad = sensitivity_gradients(s.solution, s.solver.make(nothing), s.method, s.ts, cotangent!; stored..., steps...)
     pending == 0 || throw(SolveFailure(
-        "the backward solve of gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, or loosen " *
+        "the backward solve with gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, or loosen " *
         "rtol and atol.", Float64(reached[]), NaN))
     # SciMLSensitivity returns pgrad as a row vector, which `copyto!` does not accept for arrays on a GPU.
     copyto!(getdata(pbar), vec(pgrad))

@@ -7,7 +7,7 @@ Settings of the time stepping, with the same meaning as in pyneuralode/problem/c
   error / (atol + rtol |u|) is at most 1.
 - `norm`: "joint" computes this mean over the whole state; "samples" computes it for each column separately and uses the largest.
 - `step_size`: size of fixed steps (time units); `nothing` selects adaptive steps.
-- `first_step`, `min_step`, `max_step`: sizes of the first (`nothing`: estimated), smallest and largest adaptive step.
+- `first_step`, `min_step`, `max_step`: sizes of the first (`nothing`: estimated), smallest and largest adaptive steps.
 - `max_steps`: maximum number of steps, accepted and rejected, in one solve.
 """
 struct Control{R,A}

@@ -1,6 +1,6 @@
 # The devices on which arrays are stored. The code here works for any array type; the extension for CUDA adds CuArray to `PLACES`.
 
-"Array types by device name; \"cuda\" is included once CUDA.jl is loaded and finds a GPU."
+"Array types by device name; \"cuda\" is included once CUDA.jl has been loaded and has found a GPU."
 const PLACES = Dict{String,Any}("cpu" => Array)
 
 """

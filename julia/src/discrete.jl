@@ -10,7 +10,7 @@ include("discrete/steps.jl")
 include("tableaus.jl")
 
 const SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-# The smallest step, as a multiple of the spacing of floating-point numbers near t, so that the times of its stages differ.
+# The smallest step, as a multiple of the spacing of floating-point numbers near t: large enough for the times of its stages to differ.
 const SPACINGS = 10
 # Maximum size in bytes of the tape of records; a solve that needs more is differentiated by repeating its steps.
 const TAPE_BYTES = 256 << 20
@@ -58,7 +58,8 @@ end
 
 function DiscreteSolve(field::VectorField, u0::AbstractArray{T,M}, ts; solver="Tsit5", gradient="Backprop", every=1, control=Control()) where {T,M}
     u0 isa Array || throw(UserError(
-        "u0 is $(summary(u0)), but gradients by the steps of a solve need an Array on the CPU: on another device use gradient=\"InterpolatingAdjoint\"."))
+        "u0 is $(summary(u0)), but differentiating the steps of a solve requires an Array on the CPU: on another device, " *
+        "use gradient=\"InterpolatingAdjoint\"."))
     T in (Float32, Float64) && M in (1, 2) && size(u0, 1) == dimension(field) ||
         throw(UserError("u0 is $(summary(u0)): give a vector of $(dimension(field)) Float32 or Float64 numbers, or a matrix whose columns are such vectors."))
     (gradient === nothing || gradient in DISCRETE_GRADIENTS) ||
@@ -223,7 +224,7 @@ function first_size(s::DiscreteSolve{T}, y, t, span) where {T}
     end
     largest = max(d1, scaled_size(scheme, second, y, s.rtol, s.atol) / trial)
     other = largest <= 1e-15 ? max(1e-6, trial * 1e-3) : (0.01 / largest)^(1 / (scheme.tableau.order + 1))
-    size = min((scheme.tableau.order == 3 ? 50 : 100) * trial, other)  # with a factor of 100, BS3's error estimate for y' = -k y is zero
+    size = min((scheme.tableau.order == 3 ? 50 : 100) * trial, other)  # with the usual factor of 100, BS3's error estimate for y' = -k y is zero
     return isfinite(size) ? size : trial
 end
 
@@ -239,12 +240,13 @@ bad_start(t) =
 
 too_many_steps(control, t, size) =
     SolveFailure("the solve took max_steps = $(control.max_steps) steps and reached t = $(format_number(t, 6)) with a step of $(format_number(size, 3)): " *
-                 "increase max_steps, loosen rtol and atol, or if the problem is stiff use a stiff solver.", t, size)
+                 "increase max_steps, loosen rtol and atol, or, if the problem is stiff, use a stiff solver.", t, size)
 
 function too_small_step(control, t, size, finite)
     cause = finite ? "the error stays above the tolerance" : "the state becomes non-finite"
-    return SolveFailure("the step fell to $(format_number(size, 3)) at t = $(format_number(t, 6)), below the smallest of $(format_number(smallest_step(control, t), 3)), " *
-                        "because $cause: look for a singularity there, loosen rtol and atol, or if the problem is stiff use a stiff solver.", t, size)
+    return SolveFailure("the step fell to $(format_number(size, 3)) at t = $(format_number(t, 6)), below the minimum of $(format_number(smallest_step(control, t), 3)), " *
+                        "because $cause: look for a singularity there, " *
+                        "loosen rtol and atol, or, if the problem is stiff, use a stiff solver.", t, size)
 end
 
 function pullback!(pbar, u0bar, s::DiscreteSolve, ysbar)

@@ -1,4 +1,4 @@
-# Formulas written in Python (pyneuralode.Equations), which arrive already parsed, as steps of an operation and its one or two operands.
+# Formulas written in Python (pyneuralode.Equations), which arrive already parsed, as steps: each is an operation with one or two operands.
 #
 # The steps are data that a loop executes, not generated Julia code: every model of every user has the same type, so that
 # solvers and adjoints are compiled once, in the package's image, and nothing in a description is ever evaluated as code.
@@ -8,7 +8,7 @@
 using ChainRulesCore: ChainRulesCore, NoTangent, Tangent, unthunk
 using ForwardDiff: ForwardDiff
 
-# Each row: an operation, its value z for operands x and y, ∂z/∂x, ∂z/∂y. Outside its domain a function returns NaN, as in the torch
+# Each row: an operation, its value z for operands x and y, ∂z/∂x and ∂z/∂y. Outside its domain a function returns NaN, as in the torch
 # engine, so that the solver rejects a step there. At a tie of max or min, the derivative is split equally between the operands.
 const OPERATIONS = (
     ("+", :(x + y), 1, 1),
@@ -47,7 +47,7 @@ share(wins, ties) = wins ? 1.0 : ties ? 0.5 : 0.0
 # If the exponent is a dual number, x^y computes the logarithm of the base, which must therefore not be negative.
 power(x, y) = x >= 0 ? x^y : isinteger(y) ? cospi(y) * (-x)^y : oftype(x^one(y), NaN)
 
-# One branch per operation, which the compiler turns into a jump table.
+# One branch per operation; the compiler turns these branches into a jump table.
 function branches(rows)
     none = :(throw(ArgumentError("unknown index of an operation.")))
     return foldr(((number, result), rest) -> :(operation == $number ? $result : $rest), enumerate(rows); init=none)

@@ -117,7 +117,7 @@ redraw!(flow, field, seed) = field.noise === nothing ? nothing : draw!(field.noi
 """
     solve!(s::FlowSolve, p, x; seed=0)
 
-Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the base samples they come from
+Return `(; log_density, base, kinetic, jacobian)` of samples x (dim, samples): log p(x) (samples,), the corresponding base samples
 (dim, samples), and the integrals of |f|² and |∂f/∂y|² over time along each trajectory (samples,), which are positive in either direction of
 time, and `nothing` if not requested. Hutchinson's noise is generated from the seed.
 """
@@ -166,7 +166,7 @@ function pullback!(pbar, xbar, s::FlowSolve; log_density=nothing, base=nothing, 
     for (name, cotangent, kept, place) in (("kinetic", kinetic, s.field.kinetic, kinetic_row(s.field)),
                                            ("jacobian", jacobian, s.field.jacobian, jacobian_row(s.field)))
         cotangent === nothing && continue
-        kept || throw(UserError("$name has a cotangent, but this FlowSolve does not compute the integral: create it with $name=true."))
+        kept || throw(UserError("$name has a cotangent, but this FlowSolve does not compute this integral: create it with $name=true."))
         row(bar, place) .= time_sign(s.flow) .* flat(cotangent)
     end
     return pullback_joint!(pbar, xbar, s, bar)

@@ -67,7 +67,7 @@ function gather!(w::AbstractArray{T}, map::Convolution, y, x, add) where {T}
     return w
 end
 
-"Return the convolution of x by kernels (kernel, kernel, in, out), without mutation."
+"Return the convolution of x with kernels (kernel, kernel, in, out), without mutation."
 function convolve(map::Convolution, w, x)
     from = images(map, x, map.in)
     return reshape(NNlib.conv(from, w, convolution_dims(map, from, w)), lengths(map)[2], size(x)[2:end]...)

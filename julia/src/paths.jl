@@ -1,5 +1,5 @@
 # The code paths that solve a problem. The caller chooses one by name (pyneuralode/engines/julia_engine/paths.py decides which one is
-# suitable); settings that do not fit together raise an error here and never switch to another path.
+# suitable); settings that do not fit together raise an error here and never cause a switch to another path.
 
 """
     make_solve(path, field, u0, ts; solver="Tsit5", gradient="Backprop", vjp="hand", control=Control(), settings...)

@@ -42,7 +42,7 @@ const NUMBER_TYPES = Dict("float32" => Float32, "float64" => Float64)
 """
     Prepared
 
-A problem without the values of initial state and parameters. Its states have the shape (dim,) or (dim, samples) and number type `T`, and
+A problem without the values of the initial state and the parameters. Its states have the shape (dim,) or (dim, samples) and number type `T`, and
 are arrays of type `place` on device number `device`; `times` is the number of output times. `make` returns a new solve of the problem;
 `idle` contains the solves that can be reused.
 """
@@ -157,7 +157,7 @@ end
 Solve the prepared problem with handle `words[1]`. The initial state is at address `words[2]` and the parameters are at the addresses from
 `words[7]` on. The states are written to `words[3]`, and the numbers of evaluations, accepted steps and rejected steps to words 4 to 6.
 Return the solve's handle for `pullback_at`, or 0 if no gradient is needed. The memory at these addresses is not used after the function
-returns, not even by the pullback: the solve has its own copies of initial state and parameters.
+returns, not even by the pullback: the solve has its own copies of the initial state and the parameters.
 """
 function solve_at(words)
     prepared = HANDLES[unsafe_load(words)]::Prepared
@@ -217,8 +217,8 @@ free_entry(handle::Int) = (free_handle!(handle); 0)
 """
     entry_points()
 
-Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at` (of the words' address) and `free_handle!` (of a
-handle). They return -1 if they fail; the call "failure" then returns the reason.
+Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at`, which take the address of the words, and
+`free_handle!`, which takes a handle. They return -1 if they fail; the call "failure" then returns the reason.
 """
 entry_points() = (Int(@cfunction(solve_entry, Int, (Ptr{Int},))), Int(@cfunction(pullback_entry, Int, (Ptr{Int},))),
            Int(@cfunction(free_entry, Int, (Int,))))

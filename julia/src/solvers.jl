@@ -17,7 +17,7 @@ export find_solver
 
 A method of the catalog: its `order` of convergence; its `kind` (:explicit, :stabilized, :rosenbrock, :sdirk, :bdf or :switching);
 `adaptive`, whether it adapts its step size (Euler, Midpoint, Heun and RK4 do not, as in the torch engine, although SciML's versions can);
-and `make`, a function that returns SciML's algorithm for a way of automatic differentiation (from ADTypes; explicit methods need none).
+and `make`, a function that returns SciML's algorithm for a kind of automatic differentiation (from ADTypes; explicit methods need none).
 """
 struct Solver
     name::String
@@ -54,7 +54,7 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
-"Return the catalog's entry for the name of a solver, ignoring upper and lower case."
+"Return the catalog's entry for the name of a solver, ignoring case."
 find_solver(name) = get(() -> lookup("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
 
 "Return whether a solver needs the Jacobian of the field."
@@ -71,6 +71,6 @@ function fixed_grid(solver::Solver, ts::AbstractVector{T}, control::Control) whe
     count = ceil(Int, abs(ts[end] - ts[1]) / control.step_size * (1 - 1e-12))
     count <= control.max_steps ||
         throw(UserError("step_size is $(control.step_size): the time span needs $count steps of this size, more than max_steps = $(control.max_steps): " *
-                        "increase one of the two."))
+                        "increase step_size or max_steps."))
     return T[[ts[1] + i * copysign(control.step_size, ts[end] - ts[1]) for i in 0:count-1]; ts[end]]
 end

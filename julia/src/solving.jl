@@ -200,8 +200,8 @@ end
 """
     solve_field(field, p, u0, ts; solver="Tsit5", control=Control(), dense=false)
 
-Solve ``du/dt = f(u, p, t)`` from u0 (dim,) or (dim, samples) at ts[1] and return a `Solved` with the states at ts, in either
-direction. Times are converted to the state's number type. Throws `SolveFailure` if the solve cannot reach the last time.
+Solve ``du/dt = f(u, p, t)`` from u0 (dim,) or (dim, samples) at ts[1] and return a `Solved` with the states at ts, which may
+increase or decrease. Times are converted to the state's number type. Throws `SolveFailure` if the solve cannot reach the last time.
 """
 function solve_field(field::VectorField, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control(), dense=false) where {T<:AbstractFloat}
     check_times(ts)
@@ -226,6 +226,7 @@ end
 
 A solve and its derivative: `solve!(s, p, u0)` returns the states at the times, (size(u0)..., T), in an array that `s` owns; then
 `pullback!(pbar, u0bar, s, ysbar)` overwrites pbar (flat, like p) and u0bar (like u0) with the products of the states' cotangent `ysbar`
-(like the states); `counts(s)` returns the numbers of field evaluations, accepted steps and rejected steps of the forward solve.
+(like the states) and the derivatives; `counts(s)` returns the numbers of field evaluations, accepted steps and rejected steps of the
+forward solve.
 """
 abstract type DifferentiableSolve end

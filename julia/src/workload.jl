@@ -28,7 +28,7 @@ function solve_and_differentiate(arguments...; settings...)
     free_handle!(reply["handle"])
 end
 
-# Solves and differentiates in the way in which Python does if Julia runs inside its process: memory is passed by address.
+# Solves and differentiates as Python does if Julia runs inside its process: memory is passed by address.
 function solve_in_memory(field, parameters, u0::AbstractArray{T}) where {T}
     array = Dict{String,Any}("shape" => Any[size(u0)...], "dtype" => lowercase(string(T)), "device" => "cpu", "index" => 0)
     prepared = call("prepare", merge(request_for(field, parameters, u0), array))["handle"]

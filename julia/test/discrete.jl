@@ -265,9 +265,9 @@ end
     message(f) = try f(); "" catch failure; sprint(showerror, failure) end
     runs(ts; settings...) = solve!(s(ts; settings...), [1.0], u0)
     @test_throws SolveFailure runs([0.0, 2.0])
-    @test occursin(r"the step fell to .* at t = 1(\.0+\d*)?, below the smallest of .*: look for a singularity there", message(() -> runs([0.0, 2.0])))
+    @test occursin(r"the step fell to .* at t = 1(\.0+\d*)?, below the minimum of .*: look for a singularity there", message(() -> runs([0.0, 2.0])))
     @test occursin("the solve took max_steps = 5 steps and reached t = 0", message(() -> runs([0.0, 0.9]; max_steps=5)))
-    @test occursin("increase max_steps, loosen rtol and atol, or if the problem is stiff use a stiff solver", message(() -> runs([0.0, 0.9]; max_steps=5)))
+    @test occursin("increase max_steps, loosen rtol and atol, or, if the problem is stiff, use a stiff solver", message(() -> runs([0.0, 0.9]; max_steps=5)))
     @test occursin("non-finite value at the start, t = 0: check the initial state", message(() -> solve!(s([0.0, 1.0]), [NaN], u0)))
     @test occursin("the state is non-finite at t = 20", message(() -> solve!(s([0.0, 20.0]; step_size=0.5), [1.0], u0)))
     @test occursin("step_size is 0.001: the time span needs 2000 steps of this size, more than max_steps = 100", message(() -> s([0.0, 2.0]; step_size=1e-3, max_steps=100)))

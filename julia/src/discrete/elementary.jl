@@ -4,11 +4,11 @@
 # x = n log 2 + r with an integer n and |r| <= log(2) / 2; exp(r) is computed from its Taylor series, 2^n is constructed from its bits. log 2
 # is split in two, so that n log 2 is subtracted without rounding (Cody and Waite 1980).
 
-rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # added to a small number, it puts the nearest integer into the last bits of the sum
+rounding_shift(::Type{Float64}) = 1.5 * 2.0^52   # adding this to a small number puts the nearest integer into the last bits of the sum
 rounding_shift(::Type{Float32}) = 1.5f0 * 2.0f0^23
 log2_parts(::Type{T}) where {T} = (high = round(log(big(2)) * 2^(T == Float64 ? 32 : 9)) / 2^(T == Float64 ? 32 : 9);
                                    (T(high), T(log(big(2)) - high)))
-# exp(x) is a normal number for |x| up to this value; 1 + exp(-x) rounds to 1 for much smaller x already.
+# exp(x) is a normal number for |x| up to this value; 1 + exp(-x) already rounds to 1 for much smaller x.
 largest_exponent(::Type{Float64}) = 708.0
 largest_exponent(::Type{Float32}) = 87.0f0
 
@@ -20,7 +20,7 @@ exp_coefficients(::Type{T}) where {T} = Tuple(T(inv(big(factorial(n)))) for n in
     polynomial(x, coefficients)
 
 Return the value of the polynomial with these coefficients, constant first, by Estrin's scheme: pairs, then pairs of pairs. Fewer
-operations have to wait for a previous one than in Horner's scheme.
+operations wait for the result of another than in Horner's scheme.
 """
 @inline polynomial(x, coefficients::Tuple{Any}) = coefficients[1]
 @inline polynomial(x, coefficients::Tuple) = polynomial(x * x, pairs_of(x, coefficients...))
@@ -66,7 +66,7 @@ end
 @inline value_and_slope(::Val{:identity}, x::Vec{N,T}) where {N,T} = x, fill_lanes(Vec{N,T}, 1)
 
 @inline function value_and_slope(::Val{:tanh}, x::Vec{N,T}) where {N,T}
-    rising = exponential_less_one(2 * at_most(abs(x), T == Float64 ? 20 : 10))  # beyond that, tanh is 1
+    rising = exponential_less_one(2 * at_most(abs(x), T == Float64 ? 20 : 10))  # beyond this limit, tanh rounds to 1
     value = copysign(rising / (rising + 2), x)
     return value, muladd(value, 0 - value, 1)
 end

@@ -156,7 +156,7 @@ end
     return nothing
 end
 
-"Copy `count` numbers from `from` to `to`, rounded up to whole SIMD vectors."
+"Copy `count` numbers, rounded up to whole SIMD vectors, from `from` to `to`."
 function copy_vectors!(to::Ptr{T}, from, count) where {T}
     for i in 0:lanes(T):count-1
         store!(to, load(from, i), i)

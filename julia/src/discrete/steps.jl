@@ -29,7 +29,7 @@ adaptive(tableau::Tableau) = size(tableau.ends, 2) > 1
 struct Scheme{T}
     tableau::Tableau
     n::Int
-    part::Int                       # count of numbers in one error norm: all of the state, or one sample
+    part::Int                       # number of values in one error norm: the whole state or one sample
     lead::Int
     nodes::Vector{Float64}          # times of the stages, as fractions of the step
     ahead::Matrix{Float64}          # the tableau's `rows` and `ends`, side by side
@@ -115,7 +115,7 @@ function advance!(field, scheme, t, t_end, y, stop, row)
     return nothing
 end
 
-"Evaluate the additional stages that only the interpolant needs; `row` is the record of the second stage."
+"Evaluate the additional stages that only the interpolant needs; `row` is the row of the second stage's record."
 function extend!(field, scheme, t, t_end, y, stop, row)
     tableau = scheme.tableau
     for i in tableau.stages+1:all_stages(scheme)
@@ -179,11 +179,10 @@ end
 """
     step_vjp!(field, scheme, h, count, start, row)
 
-Propagate the cotangent of the state at the end of a step back to its start. The step has `count` stages; `row` is the record of the second.
-
-On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` contain the contributions of outputs
-inside the step to the cotangents of the initial state and of the stages. On return only the first stage's contribution is missing from
-`start`; the cotangent of that stage is the first column of `bars`.
+Propagate the cotangent of the state at the end of a step back to its start. The step has `count` stages; `row` is the row of the second
+stage's record. On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` contain the
+contributions of outputs inside the step to the cotangents of the initial state and of the stages. On return only the first stage's
+contribution is missing from `start`; the cotangent of that stage is the first column of `bars`.
 """
 function step_vjp!(field, scheme, h, count, start, row)
     tableau, lead, total = scheme.tableau, scheme.lead, all_stages(scheme)

@@ -1,5 +1,5 @@
 # Fields in the form that a discrete adjoint needs: every evaluation writes a record to a tape. The vector-Jacobian product is computed from
-# the record without another evaluation, and the parameters' gradient is computed for many records at once.
+# the record, and the parameters' gradient is computed for many records at once.
 
 """
     TapedField{T}
@@ -17,10 +17,10 @@ A pointer to a state points to `padded_length(dim, samples, T)` numbers: the sta
 """
 abstract type TapedField{T} end
 
-"Return the number of values allocated for a state: whole SIMD vectors, with space for a whole one from the start of the last sample on."
+"Return the number of values allocated for a state: whole SIMD vectors, so that a whole vector fits at the start of the last sample."
 padded_length(dim, samples, ::Type{T}) where {T} = padded(dim * (samples - 1) + max(dim, lanes(T)), T)
 
-"The width of a layer, also padded to whole SIMD vectors, and the offsets of its data in a record, in a record's cotangents, in p and in packed arrays."
+"A layer: its width, its width padded to whole SIMD vectors, and the offsets of its data in a record, a record's cotangents, p and packed arrays."
 struct Layer
     width::Int
     padded::Int
@@ -44,9 +44,9 @@ mutable struct Network{T,A,M} <: TapedField{T}
     const input_map::M
     const layers::Vector{Layer}
     const samples::Int
-    const record::Int           # count of numbers per evaluation and sample in `values`, and in `slopes`
+    const record::Int           # number of values per evaluation and sample in `values`, and in `slopes`
     const bar_record::Int
-    const block::Int            # count of rows whose cotangents are kept until their part of the gradient is computed
+    const block::Int            # number of rows whose cotangents are kept until their part of the gradient is computed
     const packed::Vector{T}
     const nothings::Vector{T}   # zeros
     const unit::Vector{T}
@@ -103,7 +103,7 @@ end
 
 record_length(net::Network) = net.samples * net.record
 
-"Return whether the gradient of the weights from `below` to `layer` is laid out like `ahead` (otherwise like `back`), to use fewer SIMD vectors."
+"Return whether the weight gradient from `below` to `layer` is laid out like `ahead`, not `back`: the layout with fewer SIMD vectors is used."
 across(below::Layer, layer::Layer) = layer.padded * below.width <= below.padded * layer.width
 
 function load!(net::Network{T}, p::AbstractVector) where {T}

@@ -22,7 +22,7 @@ padded(n, ::Type{T}) where {T} = cld(n, lanes(T)) * lanes(T)
 """
     aligned(T, n)
 
-Return a vector of at least `n` zeros whose memory starts on a cache line, like that of Julia's arrays of 2 kB or more.
+Return a vector of at least `n` zeros whose memory starts at the beginning of a cache line, like that of Julia's arrays of 2 kB or more.
 """
 aligned(::Type{T}, n) where {T} = zeros(T, max(n, 4096 ÷ sizeof(T)))
 
@@ -115,7 +115,7 @@ Two vectors are merged by adding half of their lanes to the other half: each mer
     append!(names, fill("zeroinitializer", nextpow(2, count) - count))
     group = 1
     while length(names) > 1
-        # Lane i of the result is the sum of lanes in groups 2q and 2q + 1 of the first vector if i ÷ group is even, otherwise of the second.
+        # Lane i of the result adds one lane of group 2q and one of group 2q + 1, from the first vector if i ÷ group is even, else from the second.
         from(i, odd) = (q = i ÷ 2group; (2q + odd) * group + i % group + (isodd(i ÷ group) ? N : 0))
         merge(a, b) = add((shuffle(a, b, [from(i, odd) for i in 0:N-1]) for odd in 0:1)...)
         names = [merge(names[i], names[i+1]) for i in 1:2:length(names)]

@@ -1,4 +1,4 @@
-# L-BFGS by Optimization and Optim, extended to tolerate parameters for which the problem cannot be solved.
+# L-BFGS from the packages Optimization and Optim, extended to tolerate parameters for which the problem cannot be solved.
 
 import Optimization
 using OptimizationOptimJL: Optim
@@ -27,7 +27,7 @@ function evaluate_at!(search::CachedObjective, x)
     try
         search.at = evaluate!(search.gradient, search.stage, x)
     catch error
-        # A line search backs off from points for which the problem cannot be solved. It must be solvable at the first point.
+        # A line search backs off from points for which the problem cannot be solved, but the first point must be solvable.
         first || !(error isa Union{SolveFailure,NotFinite}) ? rethrow() : return false
     end
     first && (search.scale = search.at[2] > 0 ? inv(search.at[2]) : one(search.scale))
@@ -44,8 +44,8 @@ function scaled_value!(g, search::CachedObjective, x)
 end
 
 """
-The initial step size of a line search: the first search tries the gradient, scaled to a 1-norm of at most 1, and later searches try the
-full L-BFGS step. Both are multiplied by the learning rate.
+The initial step size of a line search: the first search tries a step along the negative gradient, with a 1-norm of at most 1; later
+searches try the full L-BFGS step. Both are multiplied by the learning rate.
 """
 struct InitialStep{F}
     lr::F

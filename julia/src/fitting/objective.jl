@@ -1,4 +1,4 @@
-# The objective of a fit and its gradient: the weighted squares of prediction minus data, over the first rows of the data, plus a penalty.
+# The objective of a fit and its gradient: the sum or mean of the weighted squared residuals over the first rows of the data, plus a penalty.
 
 "Thrown if the loss is not a finite number."
 struct NotFinite <: Exception
@@ -35,9 +35,9 @@ struct Span{T}
     objective::Objective{T}
     solve::Union{Nothing,DifferentiableSolve}   # `nothing` if only the initial state is needed
     skip::Int                # number of solve times before the first row
-    v::Vector{T}
+    v::Vector{T}             # all parameters
     vbar::Vector{T}
-    p::Vector{T}             # the field's part of v
+    p::Vector{T}             # the field's part of `v`
     pbar::Vector{T}
     u0::Array{T}
     u0bar::Array{T}

@@ -3,7 +3,10 @@
 "Thrown by the function `progress` to end a fit; a return value of `false` has the same effect."
 struct Interrupted <: Exception end
 
-"The history of one stage: loss and objective at the start of every iteration, the best parameters with theirs, and counts of evaluations and seconds."
+"""
+The history of one stage: loss and objective at the start of every iteration; the best parameters with their own loss and objective; the
+number of evaluations, and the seconds taken.
+"""
 mutable struct History{T}
     const losses::Vector{T}
     const objectives::Vector{T}
@@ -117,8 +120,8 @@ from Python:
 - `"bounds"`: pairs [low, high] by name; `"fixed"`: names;
 - `"stages"`: dictionaries with `"optimizer"` (kind and settings), `"iterations"`, `"rows"`, `"goal"`;
 - `"path"`, `"solver"`, `"control"`, `"vjp"` as in `make_solve`, `"gradient"`: the gradient method's kind and settings;
-- `"every"`, `"report_every"`: `progress(stage, iteration, best_loss, loss)` is called at intervals of this many iterations, or seconds;
-  stage and iteration are counted from 0.
+- `"every"`, `"report_every"`: `progress(stage, iteration, best_loss, loss)` is called at intervals of `every` iterations, and also if more
+  than `report_every` seconds have passed since the last call; stage and iteration are counted from 0.
 
 Return the best parameters, their loss, the history of every stage, and the reason why the fit ended. The same is returned if the fit was
 interrupted (`progress` returned false or threw `Interrupted`, or Ctrl-C was pressed) or a loss could not be computed.

@@ -5,9 +5,9 @@
 
 The field of a continuous normalizing flow. A state is a matrix (rows, samples): the `d` components of `inner`, then
 
-- the trace of J = ∂f/∂y: exact, or with `noise` (d, samples) Hutchinson's estimate εᵀJε (Grathwohl et al. 2019, FFJORD);
+- the trace of J = ∂f/∂y: exact or, with `noise` (d, samples), Hutchinson's estimate εᵀJε (Grathwohl et al. 2019, FFJORD);
 - with `kinetic`, the squared speed |f|²;
-- with `jacobian`, |J|² (Frobenius), or with noise its estimate |εᵀJ|² (Finlay et al. 2020, How to train your neural ODE).
+- with `jacobian`, |J|² (Frobenius) or, with noise, its estimate |εᵀJ|² (Finlay et al. 2020, How to train your neural ODE).
 
 The noise belongs to the field, not to its evaluation: every evaluation at the same point returns the same value. The noise
 may be redrawn between two solves (`draw!`). The parameters are those of `inner`.

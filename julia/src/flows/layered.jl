@@ -6,7 +6,7 @@
 
 Evaluator of an `Augmented` network or linear field, viewed as layers ``z = W a + b`` between elementwise maps. For layer
 l, `after[l]` is its input, which an elementwise map computes from an argument; `derivatives[l]` and `curvatures[l]` are the first and
-second derivative of that map, and `extra[l]` is the contribution of the trace and the Jacobian term to the cotangent of the map's argument.
+second derivatives of that map, and `extra[l]` is the contribution of the trace and the Jacobian term to the cotangent of the map's argument.
 """
 struct LayeredFlow{T,F<:Augmented,M<:AbstractMatrix{T},D,L} <: Evaluator{T}
     field::F

@@ -1,5 +1,5 @@
-# Three ways to compute the trace (and the Jacobian term) of a network: from products with vectors, and in closed form for no hidden layer
-# and for one. `write_trace!` writes the corresponding rows of the right-hand side; `trace_pullback!` fills `extra` and adds to the
+# Three ways to compute the trace (and the Jacobian term) of a network: from products with vectors, and in closed form for networks with no
+# hidden layer or with one. `write_trace!` writes the corresponding rows of the right-hand side; `trace_pullback!` fills `extra` and adds to the
 # parameters' gradient.
 
 "Return a suitable trace method: a closed form for one or two matrix layers without noise or Jacobian term, otherwise `VectorTrace`."
