@@ -8,7 +8,8 @@ module PyNeuralODE
 using ComponentArrays: ComponentVector, getaxes, getdata
 using LinearAlgebra
 
-export Equations, Linear, MLP, SEIR, dimension, evaluator, field_from, parameters, pullback!, shapes, slope, slope!
+export ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Initialization, Linear, MLP, SEIR
+export dimension, evaluator, field_from, parameters, pullback!, shapes, slope, slope!
 
 include("errors.jl")
 include("activations.jl")
@@ -22,6 +23,7 @@ include("timed.jl")
 include("convolutions.jl")
 include("solving.jl")
 include("equations.jl")
+include("lux.jl")
 include("discrete.jl")
 include("adjoints.jl")
 include("batches.jl")

@@ -1,7 +1,7 @@
 # Convolutional networks on images, with the same parameters as Python's fields of the same names.
 
 """
-    Convolutions(maps; activation="tanh", output_scale=1)
+    Convolutions(maps; activation="tanh", output_scale=1, initialization=Initialization())
 
 A network of convolutions with activations between them; the bias of a layer is an image. Its parameters are `weight_1` (kernel, kernel, in, out),
 `bias_1` (out * height * width,), `weight_2`, ...
@@ -12,10 +12,11 @@ struct Convolutions{A} <: VectorField
     input_map::Val{:identity}
     input_scale::Float64
     output_scale::Float64
+    initialization::Initialization
 end
 
-Convolutions(maps; activation="tanh", output_scale=1.0) =
-    Convolutions(maps, lookup("activation", activation, ACTIVATIONS), Val(:identity), 1.0, Float64(output_scale))
+Convolutions(maps; activation="tanh", output_scale=1.0, initialization=Initialization()) =
+    Convolutions(maps, lookup("activation", activation, ACTIVATIONS), Val(:identity), 1.0, Float64(output_scale), initialization)
 
 dimension(field::Convolutions) = lengths(field.maps[1])[1]
 layer_maps(field::Convolutions) = field.maps
@@ -39,7 +40,8 @@ function slope(field::Convolutions, u, p, t)
 end
 
 """
-    ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1, output_scale=1)
+    ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1, output_scale=1,
+               initialization=Initialization())
 
 A convolutional network with the time as the last input channel of each layer; see pyneuralode's `ConcatConv`. A state is an image stored
 as one column, with its values in the order of Python's (channels, height, width).
@@ -49,14 +51,14 @@ struct ConcatConv{N<:Convolutions} <: Timed
     time_scale::Float64
 end
 
-function ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1.0, output_scale=1.0)
+function ConcatConv(channels, height, width; hidden=[64, 64, 64], kernel=3, activation="softplus", time_scale=1.0, settings...)
     counts = Int[channels; hidden; channels]
     maps = Convolution.(counts[1:end-1], counts[2:end], kernel, height, width)
-    return ConcatConv(Convolutions(maps; activation, output_scale), Float64(time_scale))
+    return ConcatConv(Convolutions(maps; activation, settings...), Float64(time_scale))
 end
 
 FIELDS["ConcatConv"] = d -> ConcatConv(d["channels"], d["height"], d["width"]; hidden=d["hidden"], kernel=d["kernel"],
-                                       activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
+                                       activation=d["activation"], timed_settings(d)...)
 
 function shapes(field::ConcatConv)
     pairs = Pair{Symbol,Dims}[]

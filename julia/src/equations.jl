@@ -64,11 +64,11 @@ struct FormulaStep
 end
 
 """
-    Equations(components, parameters, steps, outputs)
+    Equations(components, parameters, steps, outputs; initial=zeros(length(parameters)))
 
 A vector field given by formulas. `steps` are strings such as "* a x" or "exp #3" (an operation and its operands: a name, a
 number, or the value of an earlier step), and `outputs` are the operands that give the components' time derivatives, both as
-`pyneuralode.Equations` writes them; `t` is the time. The parameters are scalars.
+`pyneuralode.Equations` writes them; `t` is the time. The parameters are scalars with the given initial values.
 """
 struct Equations <: VectorField
     components::Vector{String}
@@ -76,10 +76,11 @@ struct Equations <: VectorField
     steps::Vector{FormulaStep}
     constants::Vector{Float64}
     outputs::Vector{Int32}
+    initial::Vector{Float64}
 end
 
 # Registers: the state, the parameters, the time, the value of each step, the constants.
-function Equations(components, parameters, steps, outputs)
+function Equations(components, parameters, steps, outputs; initial=zeros(length(parameters)))
     names = String[components..., parameters..., "t"]
     registers = Dict{String,Int32}(name => place for (place, name) in enumerate(names))
     first_constant = length(names) + length(steps)
@@ -101,11 +102,11 @@ function Equations(components, parameters, steps, outputs)
         registers["#$place"] = length(names) + place
     end
     length(outputs) == length(components) || throw(UserError("outputs has $(length(outputs)) entries: give $(length(components)), one for each component."))
-    return Equations(String[components...], String[parameters...], code, constants, Int32[register(string(word)) for word in outputs])
+    return Equations(String[components...], String[parameters...], code, constants, Int32[register(string(word)) for word in outputs],
+                     Float64[initial...])
 end
 
-FIELDS["Equations"] = description -> Equations(first.(description["equations"]), first.(description["parameters"]),
-                                               description["steps"], description["outputs"])
+FIELDS["Equations"] = d -> Equations(first.(d["equations"]), first.(d["parameters"]), d["steps"], d["outputs"]; initial=last.(d["parameters"]))
 
 dimension(field::Equations) = length(field.components)
 shapes(field::Equations) = Pair{Symbol,Dims}[Symbol(name) => () for name in field.parameters]

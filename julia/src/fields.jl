@@ -4,20 +4,40 @@
 # weights of shape (out, in). A state is a vector (dim,) or a matrix (dim, samples): the last axis of Python's row-major arrays is the
 # first axis here.
 
+using Lux: AbstractLuxLayer
+
 """
     VectorField
 
-Base type of the vector fields ``dy/dt = f(y, p, t)``. A subtype defines
+Base type of the vector fields ``dy/dt = f(y, p, t)``. Each is a Lux layer, too (see lux.jl). A subtype defines
 
 1. `dimension(field)`, the number of state components;
 2. `shapes(field)`, pairs of parameter name and shape, in the order of Python's field;
 3. `slope(field, u, p, t)`, the right-hand side, which mutates nothing, so that any automatic differentiation tool can trace it;
 4. `evaluator(field, u)`, whose `slope!` and `pullback!` work in place (see `Evaluator`).
 """
-abstract type VectorField end
+abstract type VectorField <: AbstractLuxLayer end
 
 """
-    MLP(sizes; activation="tanh", input_map="identity", input_scale=1, output_scale=1)
+    Initialization(kind="glorot_uniform"; scale=1, bias=0)
+
+The distribution of a network's initial parameters, with the meaning of `init`, `init_scale` and `init_bias` in Python: weights from
+U(-a, a) with a = sqrt(6 / (in + out)) ("glorot_uniform") or sqrt(1 / in) ("lecun_uniform"), or from N(0, 1) ("normal"), multiplied by
+`scale`; biases from U(-bias, bias). "torch" draws weights and biases from U(-a, a) with a = sqrt(1 / in).
+"""
+struct Initialization
+    kind::String
+    scale::Float64
+    bias::Float64
+end
+
+const INITIALIZATIONS = Dict(kind => kind for kind in ("glorot_uniform", "lecun_uniform", "normal", "torch"))
+
+Initialization(kind="glorot_uniform"; scale=1.0, bias=0.0) = Initialization(lookup("init", kind, INITIALIZATIONS), Float64(scale), Float64(bias))
+Initialization(d::AbstractDict) = Initialization(get(d, "init", "glorot_uniform"); scale=get(d, "init_scale", 1.0), bias=get(d, "init_bias", 0.0))
+
+"""
+    MLP(sizes; activation="tanh", input_map="identity", input_scale=1, output_scale=1, initialization=Initialization())
 
 A fully connected network applied to the state, ``f(y) = output_scale * net(map(y) / input_scale)``; the last layer is linear.
 Its parameters are `weight_1` (out, in), `bias_1` (out,), `weight_2`, ...
@@ -28,31 +48,41 @@ struct MLP{A,M} <: VectorField
     input_map::M
     input_scale::Float64
     output_scale::Float64
+    initialization::Initialization
 end
 
-function MLP(sizes; activation="tanh", input_map="identity", input_scale=1.0, output_scale=1.0)
+function MLP(sizes; activation="tanh", input_map="identity", input_scale=1.0, output_scale=1.0, initialization=Initialization())
     return MLP(collect(Int, sizes), lookup("activation", activation, ACTIVATIONS), lookup("input_map", input_map, INPUT_MAPS),
-               Float64(input_scale), Float64(output_scale))
+               Float64(input_scale), Float64(output_scale), initialization)
 end
 
 """
     Linear(dim; input_map="identity")
+    Linear(A; input_map="identity")
 
-The linear field ``dy/dt = A map(y)`` with the parameter `A` (dim, dim).
+The linear field ``dy/dt = A map(y)`` with the parameter `A` (dim, dim), which is initially the given matrix, or else zero.
 """
 struct Linear{M} <: VectorField
     dim::Int
     input_map::M
+    matrix::Matrix{Float64}
 end
 
-Linear(dim; input_map="identity") = Linear(Int(dim), lookup("input_map", input_map, INPUT_MAPS))
+Linear(dim::Integer; input_map="identity") = Linear(zeros(dim, dim); input_map)
+Linear(A::AbstractMatrix; input_map="identity") =
+    Linear(size(A, 1), lookup("input_map", input_map, INPUT_MAPS), Matrix{Float64}(A))
 
 """
-    SEIR()
+    SEIR(; gamma=0.17, R0=5.7, sigma=0.17)
 
-The SEIR epidemic model for the fractions (s, e, i, r) of the population, with parameters `gamma`, `R0`, `sigma` (`gamma` and `sigma` in 1/day).
+The SEIR epidemic model for the fractions (s, e, i, r) of the population, with parameters `gamma`, `R0`, `sigma` (`gamma` and `sigma` in
+1/day) and their initial values.
 """
-struct SEIR <: VectorField end
+Base.@kwdef struct SEIR <: VectorField
+    gamma::Float64 = 0.17
+    R0::Float64 = 5.7
+    sigma::Float64 = 0.17
+end
 
 dimension(field::MLP) = field.sizes[1]
 dimension(field::Linear) = field.dim
@@ -133,9 +163,9 @@ end
 "Functions that create a field from its description, by kind."
 const FIELDS = Dict{String,Function}(
     "MLP" => d -> MLP(d["sizes"]; activation=d["activation"], input_map=d["input_map"],
-                      input_scale=d["input_scale"], output_scale=d["output_scale"]),
-    "Linear" => d -> Linear(length(d["matrix"]); input_map=d["input_map"]),
-    "SEIR" => d -> SEIR(),
+                      input_scale=d["input_scale"], output_scale=d["output_scale"], initialization=Initialization(d)),
+    "Linear" => d -> Linear(Float64[row[k] for row in d["matrix"], k in eachindex(d["matrix"])]; input_map=d["input_map"]),
+    "SEIR" => d -> SEIR(; (Symbol(name) => d[name] for name in ("gamma", "R0", "sigma") if haskey(d, name))...),
 )
 
 slope(field::Linear, u, p, t) = p.A * activate.(field.input_map, u)

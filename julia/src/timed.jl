@@ -19,7 +19,7 @@ dimension(field::Timed) = dimension(field.network)
 slope(field::Timed, u, p, t) = slope(field.network, u, weights_at(field, p, t), t)
 
 """
-    HyperMLP(dim=2, width=64, hidden=16; time_scale=1, output_scale=1)
+    HyperMLP(dim=2, width=64, hidden=16; time_scale=1, output_scale=1, initialization=Initialization())
 
 A network with one hidden layer whose weights are the output of a second network, with the time as its input; see pyneuralode's `HyperMLP`.
 """
@@ -29,15 +29,15 @@ struct HyperMLP{N<:MLP,H<:MLP} <: Timed
     time_scale::Float64
 end
 
-function HyperMLP(dim=2, width=64, hidden=16; time_scale=1.0, output_scale=1.0)
-    return HyperMLP(MLP([dim, width, dim]; output_scale=output_scale / width), MLP([1, hidden, hidden, (3dim + 1) * width]),
-                    Float64(time_scale))
+function HyperMLP(dim=2, width=64, hidden=16; time_scale=1.0, output_scale=1.0, initialization=Initialization())
+    return HyperMLP(MLP([dim, width, dim]; output_scale=output_scale / width, initialization),
+                    MLP([1, hidden, hidden, (3dim + 1) * width]), Float64(time_scale))
 end
 
 shapes(field::HyperMLP) = shapes(field.hyper)
 
 """
-    ConcatMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
+    ConcatMLP(sizes; activation="tanh", time_scale=1, output_scale=1, initialization=Initialization())
 
 A network with the time appended to the input of every layer; see pyneuralode's `ConcatMLP`.
 """
@@ -46,8 +46,7 @@ struct ConcatMLP{N<:MLP} <: Timed
     time_scale::Float64
 end
 
-ConcatMLP(sizes; activation="tanh", time_scale=1.0, output_scale=1.0) =
-    ConcatMLP(MLP(sizes; activation, output_scale), Float64(time_scale))
+ConcatMLP(sizes; time_scale=1.0, settings...) = ConcatMLP(MLP(sizes; settings...), Float64(time_scale))
 
 function shapes(field::ConcatMLP)
     return map(shapes(field.network)) do (name, shape)
@@ -56,7 +55,7 @@ function shapes(field::ConcatMLP)
 end
 
 """
-    GatedMLP(sizes; activation="tanh", time_scale=1, output_scale=1)
+    GatedMLP(sizes; activation="tanh", time_scale=1, output_scale=1, initialization=Initialization())
 
 A network whose layers' inputs are gated and shifted by networks with the time as their input; see pyneuralode's `GatedMLP`.
 """
@@ -66,8 +65,8 @@ struct GatedMLP{N<:MLP,G<:MLP} <: Timed
     time_scale::Float64
 end
 
-function GatedMLP(sizes; activation="tanh", time_scale=1.0, output_scale=1.0)
-    network = MLP(sizes; activation, output_scale)
+function GatedMLP(sizes; time_scale=1.0, settings...)
+    network = MLP(sizes; settings...)
     return GatedMLP(network, [MLP([1, n, n]) for n in network.sizes[1:end-1]], Float64(time_scale))
 end
 
@@ -84,9 +83,10 @@ function shapes(field::GatedMLP)
     return pairs
 end
 
-FIELDS["HyperMLP"] = d -> HyperMLP(d["dim"], d["width"], d["hidden"]; time_scale=d["time_scale"], output_scale=d["output_scale"])
-FIELDS["ConcatMLP"] = d -> ConcatMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
-FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], time_scale=d["time_scale"], output_scale=d["output_scale"])
+timed_settings(d) = (time_scale=d["time_scale"], output_scale=d["output_scale"], initialization=Initialization(d))
+FIELDS["HyperMLP"] = d -> HyperMLP(d["dim"], d["width"], d["hidden"]; timed_settings(d)...)
+FIELDS["ConcatMLP"] = d -> ConcatMLP(d["sizes"]; activation=d["activation"], timed_settings(d)...)
+FIELDS["GatedMLP"] = d -> GatedMLP(d["sizes"]; activation=d["activation"], timed_settings(d)...)
 
 # The time in units of `time_scale`, as the networks expect it.
 scaled_time(field::Timed, t) = t / oftype(t, field.time_scale)

@@ -65,7 +65,8 @@ random(field, seed=1) = (p = parameters(field); p .= randn(Xoshiro(seed), length
         field, p, u = field_from(description), random(NETWORK), [0.1, 0.2, 0.3]
         @test slope(field, u, p, 0.0) == slope(NETWORK, u, p, 0.0)
         @test first.(shapes(field)) == [:weight_1, :bias_1, :weight_2, :bias_2, :weight_3, :bias_3]
-        @test field_from(Dict("kind" => "Linear", "matrix" => [[1, 2], [3, 4]], "input_map" => "cube")) == Linear(2; input_map="cube")
+        linear = field_from(Dict("kind" => "Linear", "matrix" => [[1, 2], [3, 4]], "input_map" => "cube"))
+        @test (linear.dim, linear.matrix, linear.input_map) == (2, [1 2; 3 4], Linear(2; input_map="cube").input_map)
         @test field_from(Dict("kind" => "SEIR")) == SEIR()
         @test_throws UserError field_from(Dict("kind" => "Fortran"))
         @test_throws "tahn" MLP([1, 1]; activation="tahn")

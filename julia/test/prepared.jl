@@ -59,7 +59,7 @@ network(activation="tanh") = Dict{String,Any}("kind" => "MLP", "sizes" => Any[3,
                                               "input_scale" => 1.0, "output_scale" => 1.0)
 const DESCRIPTIONS = [
     network() => MLP([3, 5, 3]),
-    Dict{String,Any}("kind" => "Linear", "matrix" => Any[Any[], Any[], Any[]], "input_map" => "identity") => Linear(3),
+    Dict{String,Any}("kind" => "Linear", "matrix" => Any[zeros(3), zeros(3), zeros(3)], "input_map" => "identity") => Linear(3),
     Dict{String,Any}("kind" => "SEIR") => SEIR(),
 ]
 const TIMES = [0.0, 0.3, 1.0]

@@ -4,6 +4,7 @@ using Test
 @testset "PyNeuralODE" begin
     include("aqua.jl")
     include("fields.jl")
+    include("lux.jl")
     include("solvers.jl")
     include("stiff.jl")
     include("discrete.jl")
