@@ -19,7 +19,6 @@ from .errors import ArgumentError, first_line, kind_of
 from .fields import VectorField
 from .gradients import ForwardMode, GradientMethod, find_gradient, gradients_of
 from .problem import Problem
-from .tableaus import Tableau
 
 FEW = 200  # forward mode is run for at most this many parameters and state components
 
@@ -160,7 +159,7 @@ def _tight(model: nn.Module, problem: Problem) -> nn.Module:
     """Return the model for reference solves: with tight tolerances if its steps are adaptive, else unchanged."""
     tight = copy.copy(model)
     if problem.adaptive:
-        explicit = isinstance(problem.solver, Tableau) or problem.solver.kind == "explicit"
+        explicit = problem.solver.kind == "explicit"
         tight.solver = "Vern7" if explicit else "Rodas5P"
         tight.control = replace(model.control, rtol=1e-12, atol=1e-12, max_step=np.inf, min_step=0.0)
     return tight

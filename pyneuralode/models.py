@@ -235,8 +235,7 @@ class NeuralODE(nn.Module):
         if isinstance(self.field, nn.Module):
             return dict(self.field.named_parameters())
         # Equivalent to self.weights.items(), but ten times faster.
-        weights = self._modules["weights"]
-        return {name: value for name, value in weights._parameters.items() if value is not None}
+        return {name: value for name, value in self.weights._parameters.items() if value is not None}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return copies of the parameters of the field as NumPy arrays by name, in the documented order."""

@@ -126,7 +126,7 @@ def choose(problem: Problem, engine: str) -> Backend:
     reasons = {name: _BACKENDS[name]().unsupported(problem) for name in names}
     able = [name for name in names if reasons[name] is None]
     if not able:
-        raise _refusal(problem, reasons)
+        raise _refusal(problem, {name: reason for name, reason in reasons.items() if reason is not None})
     if len(able) > 1 and (why := _BACKENDS[first]().yields(problem)) is not None:
         able, reasons[first] = able[1:], why
     if able[0] != first:

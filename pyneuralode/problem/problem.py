@@ -170,8 +170,7 @@ class Problem:
     @property
     def adaptive(self) -> bool:
         """Whether the solver chooses its steps from an error estimate."""
-        adaptive = self.solver.adaptive if isinstance(self.solver, Solver) else self.solver.error is not None
-        return adaptive and self.control.step_size is None
+        return self.solver.adaptive and self.control.step_size is None
 
     def _check_independent(self) -> None:
         layout = self.signature.layout

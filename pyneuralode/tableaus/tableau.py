@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -67,6 +68,10 @@ class Tableau:
     2
     """
 
+    # As in a `Solver` of the catalog.
+    kind: ClassVar[str] = "explicit"
+    engines: ClassVar[tuple[str, ...]] = ("torch",)
+
     name: str
     order: int
     A: np.ndarray = field(repr=False)
@@ -88,6 +93,11 @@ class Tableau:
             self._set_hermite_interpolant()
         else:
             self._set_own_interpolant()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether steps can be chosen from an error estimate."""
+        return self.error is not None
 
     @property
     def stages(self) -> int:

@@ -10,6 +10,7 @@ from ...fields import MLP, SEIR, Linear
 from ...gradients import OF_STEPS, ForwardMode, GradientMethod
 from ...problem import Problem
 from ...solvers import Solver
+from ...tableaus import Tableau
 
 DISCRETE = "discrete"
 """The Julia package's own compiled explicit steps, with their exact discrete adjoint."""
@@ -63,7 +64,7 @@ def require_path(problem: Problem, device: str = "cpu") -> str:
     return path
 
 
-def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None, str]:
+def find_flow_path(solver: Solver | Tableau, gradient: GradientMethod) -> tuple[str | None, str]:
     """Return the path of a continuous flow and "", or None and the reason why no path supports it."""
     if isinstance(gradient, ForwardMode):
         return None, "gradient is 'ForwardMode', which flows in Julia do not support: write gradient='Backprop'."
@@ -79,7 +80,7 @@ def find_flow_path(solver: Solver, gradient: GradientMethod) -> tuple[str | None
     )
 
 
-def has_compiled_steps(solver: Solver) -> bool:
+def has_compiled_steps(solver: Solver | Tableau) -> bool:
     """Return whether the Julia package has compiled steps for a solver.
 
     It has compiled steps for those explicit solvers that the torch engine also supports.
@@ -103,11 +104,11 @@ def _find_device_path(problem: Problem) -> tuple[str | None, str]:
     return BATCHED_SENSITIVITY, ""
 
 
-def _is_implicit(solver: Solver) -> bool:
+def _is_implicit(solver: Solver | Tableau) -> bool:
     return solver.kind not in ("explicit", "stabilized")
 
 
-def _implicit_reason(solver: Solver) -> str:
+def _implicit_reason(solver: Solver | Tableau) -> str:
     return (
         f"solver is {solver.name!r}, which needs the Jacobian of a whole batch: use an explicit solver, such as Tsit5."
     )

@@ -13,7 +13,6 @@ from ...errors import ArgumentError
 from ...gradients import Backprop
 from ...problem import EventTrace, Problem, Solution, Statistics, Values
 from ...problem.values import Layout, flatten, read_parameters, times_inside
-from ...solvers import Solver
 from ...tableaus import Tableau
 from ..backend import Backend
 from . import numpy_functions
@@ -54,7 +53,7 @@ def lacking(problem: Problem) -> str | None:
     if problem.form is not None:
         return f"{type(problem.form).__name__} equations are not supported by the torch engine."
     solver, method = problem.solver, type(problem.gradient)
-    if isinstance(solver, Solver) and "torch" not in solver.engines:
+    if "torch" not in solver.engines:
         like = "Tsit5" if solver.kind == "explicit" else "Kvaerno5"
         return f"solver is {solver.name!r}, which the torch engine does not support: use another, such as {like!r}."
     if method not in METHODS:

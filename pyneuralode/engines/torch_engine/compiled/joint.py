@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ....errors import SolverError
+from ....fields import VectorField
 from ....gradients import Backprop
 from ....problem import Problem, Solution, Statistics, Values
 from ....problem.values import as_tensor, check_finite
@@ -37,6 +38,7 @@ class CompiledPrepared(JointPrepared):
 
     def __init__(self, problem: Problem, parameter_dtype: torch.dtype):
         super().__init__(problem)
+        assert isinstance(problem.field, VectorField)  # as there are no kernels of other fields
         self.shapes, self.parameter_dtype = problem.field.shapes(), parameter_dtype
         self.times = KnownTimes(self.tableau, problem.control)
         self.dtype = _NUMPY[problem.signature.dtype]

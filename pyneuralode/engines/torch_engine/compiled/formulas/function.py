@@ -112,7 +112,8 @@ class Systems:
         for some, report in zip(self.parts, reports):
             if report[:, 0].any():
                 failed = int(report[:, 0].argmax())
-                raise Failure(march_error(*report[failed], self.solver.control), some.start + failed)
+                status, t, size = report[failed]
+                raise Failure(march_error(status, t, size, self.solver.control), some.start + failed)
         return states[0] if len(states) == 1 else np.concatenate(states)
 
     def adjoint_sweep(self, cotangents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from types import ModuleType
 
 import numpy as np
@@ -32,11 +33,11 @@ def kernels() -> tuple[ModuleType, ...] | None:
 class NetworkSolver:
     """Data shared by all solves of one field with one method: the plan, and the limits and tolerances as arrays."""
 
-    def __init__(self, problem: Problem, tableau: Tableau):
+    def __init__(self, problem: Problem, tableau: Tableau, shapes: Mapping[str, tuple[int, ...]]):
         control, gradient, signature = problem.control, problem.gradient, problem.signature
         self.control = control
         self.forward, self.backward = kernels()
-        self.count = sum(map(math.prod, problem.field.shapes().values()))
+        self.count = sum(map(math.prod, shapes.values()))
         self.size = sum(shape.numel() for shape in signature.layout.shapes)
         self.dtype = np.dtype("f4" if signature.dtype == torch.float32 else "f8")
         self.plan = solve_plan(problem.field, tableau, self.dtype, self.size // problem.field.dim)
@@ -53,17 +54,17 @@ class Call:
     def __init__(self, solver: NetworkSolver, times: Times):
         self.solver, self.times = solver, times
 
-    def march(self, y0: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
+    def march(self, state: np.ndarray, theta: np.ndarray, keep: bool) -> np.ndarray:
         """Return the states (T, n) and set `counts`; if `keep`, also store the data that `adjoint_sweep` needs."""
         solver, times = self.solver, self.times
-        for name, found, wanted in (("y0", y0.size, solver.size), ("parameters", theta.size, solver.count)):
+        for name, found, wanted in (("y0", state.size, solver.size), ("parameters", theta.size, solver.count)):
             if found != wanted:  # compiled code would read out of bounds
                 raise ArgumentError(
                     f"{name} has {found} elements, but had {wanted} when the solve was prepared: prepare it again."
                 )
         self.theta = theta
         status, t, size, self.counts, self.taped, ys, self.record, self.buffers = run(
-            solver.forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, y0,
+            solver.forward.march, solver.plan, solver.controls[times.adaptive], solver.tolerances, theta, state,
             (times.ts, times.stops), solver.every if keep else 0, solver.room if keep else 0, _buffers(solver.dtype),
         )  # fmt: skip
         if not (self.taped and keep):

@@ -49,7 +49,7 @@ class NetworkPrepared(CompiledPrepared):
 
     def __init__(self, problem: Problem):
         super().__init__(problem, problem.signature.dtype)
-        self.solver = NetworkSolver(problem, self.tableau)
+        self.solver = NetworkSolver(problem, self.tableau, self.shapes)
 
     def call(self, times: Times) -> Call:
         return Call(self.solver, times)
