@@ -36,7 +36,9 @@ class NetworkSolver:
     def __init__(self, problem: Problem, tableau: Tableau, shapes: Mapping[str, tuple[int, ...]]):
         control, gradient, signature = problem.control, problem.gradient, problem.signature
         self.control = control
-        self.forward, self.backward = kernels()
+        modules = kernels()
+        assert modules is not None  # a path without kernels is not chosen
+        self.forward, self.backward = modules
         self.count = sum(map(math.prod, shapes.values()))
         self.size = sum(shape.numel() for shape in signature.layout.shapes)
         self.dtype = np.dtype("f4" if signature.dtype == torch.float32 else "f8")
