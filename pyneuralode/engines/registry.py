@@ -122,16 +122,23 @@ def choose(problem: Problem, engine: str) -> Backend:
     what to change for each engine.
     """
     first = choose_engine(engine)
-    names = dict.fromkeys((first, "torch")) if str(engine).lower() == "auto" else (first,)
-    reasons = {name: _BACKENDS[name]().unsupported(problem) for name in names}
-    able = [name for name in names if reasons[name] is None]
-    if not able:
-        raise _refusal(problem, {name: reason for name, reason in reasons.items() if reason is not None})
-    if len(able) > 1 and (why := _BACKENDS[first]().yields(problem)) is not None:
-        able, reasons[first] = able[1:], why
-    if able[0] != first:
-        _announce(f"engine: {able[0]} instead of {first}: {reasons[first]}")
-    return _BACKENDS[able[0]]()
+    automatic = str(engine).lower() == "auto"
+    reasons: dict[str, str] = {}
+    able = None
+    for name in dict.fromkeys((first, "torch") if automatic else (first,)):
+        backend = _BACKENDS[name]()
+        reason = backend.unsupported(problem)
+        if reason is None:
+            able = able or backend
+            reason = backend.yields(problem) if automatic else None
+            if reason is None:
+                if name != first:
+                    _announce(f"engine: {name} instead of {first}: {reasons[first]}")
+                return backend
+        reasons[name] = reason
+    if able is None:
+        raise _refusal(problem, reasons)
+    return able
 
 
 def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:

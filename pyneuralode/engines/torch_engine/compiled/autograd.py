@@ -36,6 +36,8 @@ class CompiledSolve(torch.autograd.Function):
         ctx.call = call
         ctx.save_for_backward(*parameters)  # so that autograd detects in-place changes before the backward pass
         theta = _flatten_dense_tensors(parameters).numpy() if parameters else np.empty(0)
+        if len(parameters) == 1:
+            theta = theta.copy()  # one parameter is flattened without a copy
         return torch.from_numpy(call.march(state.contiguous().numpy(), theta, keep=True))
 
     @staticmethod
