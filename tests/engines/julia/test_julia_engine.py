@@ -130,7 +130,7 @@ def test_backwards_in_time_and_dense_output():
     np.testing.assert_allclose(theirs.ys, ours.ys, rtol=0, atol=1e-8)
     np.testing.assert_allclose(theirs([0.3, 1.1]), ours([0.3, 1.1]), rtol=0, atol=1e-7)
     np.testing.assert_allclose(theirs(0.3), ours(0.3), rtol=0, atol=1e-7)
-    with pytest.raises(pn.ArgumentError, match="outside the span"):
+    with pytest.raises(pn.ArgumentError, match="outside the solved time span"):
         theirs(2.5)
 
 
