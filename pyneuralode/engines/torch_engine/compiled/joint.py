@@ -15,7 +15,7 @@ from ....errors import SolverError
 from ....fields import VectorField
 from ....gradients import Backprop
 from ....problem import Problem, Solution, Statistics, Values
-from ....problem.values import as_tensor, check_finite
+from ....problem.values import as_tensor, check_finite, flatten
 from ..gradient_methods import attach_outputs, attach_start
 from ..joint import JointPrepared
 from ..march import not_finite_error
@@ -55,7 +55,7 @@ class CompiledPrepared(JointPrepared):
         if "ts" in followed:
             return super().run(parameters, y0, ts)
         if not self.any_state:
-            self.problem.check_tolerances(as_tensor("y0", y0).reshape(-1))
+            self.problem.check_tolerances(flatten(y0)[0])
         call = self.call(self.times.read(ts))
         try:
             if followed:
