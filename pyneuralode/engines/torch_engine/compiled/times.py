@@ -41,10 +41,13 @@ class KnownTimes:
         found = self._known.get(key) if plain else None
         if found is not None:
             return found
-        times = check_times(ts).detach().tolist()
-        grid = fixed_grid(self.tableau, times, self.control)
-        stops = stop_times(times, self.control) if grid is None else grid
-        found = Times(np.array(times), np.array(stops, dtype=float), grid is None)
+        found = self.plan(check_times(ts).detach().tolist())
         if plain:
             self._known = dict(list(self._known.items())[1 - MOST :]) | {key: found}
         return found
+
+    def plan(self, times: list[float]) -> Times:
+        """Return as `Times` times that are already checked, without caching them."""
+        grid = fixed_grid(self.tableau, times, self.control)
+        stops = stop_times(times, self.control) if grid is None else grid
+        return Times(np.array(times), np.array(stops, dtype=float), grid is None)

@@ -42,7 +42,8 @@ class FormulasOfEachPrepared(IndependentPrepared):
         if self.problem.signature.times == "shared":
             times = [self.times.read(batch.times[0])] * self.samples
         else:
-            times = [self.times.read(row[:count]) for row, count in zip(batch.times, batch.counts)]
+            rows = batch.times.detach().double().tolist()  # one conversion, since one for each sample is slow
+            times = [self.times.plan(row[:count]) for row, count in zip(rows, batch.counts)]
         control = replace(self.problem.control, **dict(self.tolerances()))
         theta = self.solver.theta(batch.parameters, self.samples)
         differentiated = wants_gradient(batch.y0, theta)
