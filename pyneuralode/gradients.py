@@ -7,10 +7,12 @@ Every method computes derivatives with respect to parameters, initial state and 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from .arguments import Checked, checked, whole_number
 from .errors import ArgumentError, unknown_name
+from .julia_source import is_call, read_source
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,25 @@ class ForwardMode(GradientMethod):
     """
 
 
+@dataclass(frozen=True)
+class JuliaAdjoint(GradientMethod):
+    """An adjoint of SciMLSensitivity, given by Julia source such as ``GaussAdjoint(autojacvec=ReverseDiffVJP(true))``.
+
+    ``gradient="GaussAdjoint(autojacvec=ReverseDiffVJP(true))"`` is equivalent. The vector-Jacobian products are those
+    that the source selects, instead of this package's own.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> pn.gradients.find_gradient("GaussKronrodAdjoint(autojacvec=ZygoteVJP())")
+    JuliaAdjoint(source='GaussKronrodAdjoint(autojacvec=ZygoteVJP())')
+    """
+
+    engines: ClassVar[tuple[str, ...]] = ("julia",)
+
+    source: str = checked(read_source)
+
+
 # Methods that differentiate the steps of the solver. The Julia engine supports them for explicit solvers and
 # described fields.
 OF_STEPS = (Backprop, Checkpointed)
@@ -181,9 +202,14 @@ _DEFAULTS = {name.lower(): kind() for name, kind in GRADIENTS.items()}
 
 
 def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
-    """Return the gradient method with the given name, ignoring case; an instance of a method is returned as it is."""
-    if type(gradient) in _KINDS:
+    """Return the gradient method with the given name, ignoring case; an instance of a method is returned as it is.
+
+    A name that is a call in Julia gives a `JuliaAdjoint`.
+    """
+    if type(gradient) in (*_KINDS, JuliaAdjoint):
         return gradient
+    if is_call(gradient):
+        return _adjoint_from_source(gradient)
     try:
         return _DEFAULTS[gradient.lower()]
     except (KeyError, AttributeError):
@@ -196,6 +222,11 @@ def find_gradient(gradient: str | GradientMethod) -> GradientMethod:
                     f"gradient is a custom class {gradient}, which no engine supports: use the built-in method, gradient={gradient!r}."
                 ) from None
         raise unknown_name("gradient", gradient, GRADIENTS) from None
+
+
+@lru_cache(maxsize=64)  # the same object each time, by which prepared problems are found again
+def _adjoint_from_source(source: str) -> JuliaAdjoint:
+    return JuliaAdjoint(source)
 
 
 def gradients_of(engine: str) -> list[str]:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .errors import ArgumentError, ModelFileError, kind_of
+from .julia_source import find_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +35,9 @@ KINDS = {
 }
 
 
-def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
+def load(
+    path: str | Path, *, base: Distribution | None = None, julia: Mapping[str, str | Path] | None = None
+) -> nn.Module:
     """Load a model that was saved by its method `save` or by a command such as `pyneuralode train`.
 
     Parameters
@@ -43,6 +46,9 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
         A safetensors file.
     base : torch.distributions.Distribution, optional
         The base density of a `ContinuousFlow` that was saved with a custom base density: files contain only its name.
+    julia : mapping of str to str or Path, optional
+        The Julia source of a field, solver or gradient method, by its name: files contain only the source's SHA-256,
+        and other source is refused.
 
     Returns
     -------
@@ -54,7 +60,7 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
     ModelFileError
         If the file is missing, damaged, of a newer version, or not a model of pyneuralode.
     ArgumentError
-        If `base` is required but missing, or given for a model that has no base.
+        If `base` or `julia` is required but missing, or given for a model that has none.
 
     Examples
     --------
@@ -82,12 +88,30 @@ def load(path: str | Path, *, base: Distribution | None = None) -> nn.Module:
         raise ArgumentError(
             f"base is missing, but the flow in {path} was saved with a custom base, a {own}: use load(path, base=...)."
         )
+    _restore_sources(description, julia, path)
     try:
         return read(description, arrays, **({"base": base} if takes_base else {}))
     except (ArgumentError, ModelFileError) as error:
         raise ModelFileError(f"{path} cannot be loaded: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path} has a damaged description ({error}): save the model again.") from None
+
+
+def _restore_sources(description: dict[str, Any], julia: Mapping[str, str | Path] | None, path: str | Path) -> None:
+    """Put the Julia source that the caller gives into a description: that of the field, solver and gradient method."""
+    coded = [key for key in ("field", "solver", "gradient") if "sha256" in _mapping(description.get(key))]
+    if julia is not None and not coded:
+        raise ArgumentError(f"julia is given, but the model in {path} contains no Julia source: leave julia out.")
+    for key in coded:
+        saved = description[key]
+        source = find_source(saved, julia or {}, path)
+        description[key] = source if key == "solver" else {**saved, "source": source}
+        if key != "solver":
+            del description[key]["sha256"]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def read_model_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from .arguments import real_number, real_tensor, whole_number
 from .engines.backend import Prepared
 from .engines.registry import PreparedProblems, Settings, choose_engine
+from .engines.selection import Julia, path_of
 from .engines.torch_engine.dynamics import with_hints
 from .engines.torch_engine.generic import slope
 from .errors import ArgumentError, kind_of, unknown_name
 from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
-from .gradients import GradientMethod, find_gradient
+from .gradients import GradientMethod, JuliaAdjoint, find_gradient
+from .julia_source import without_source
 from .model_files import write_model_file
 from .problem import BATCHES, Event, Solution, make_control, read_events
 from .problem.problem import check_field
@@ -39,7 +41,7 @@ def solve(
     parameters: Mapping[str, Any] | None = None,
     solver: str | Tableau = "Tsit5",
     gradient: str | GradientMethod = "Backprop",
-    engine: str = "auto",
+    engine: str | Julia = "auto",
     dense: bool = False,
     compiled: bool = True,
     batch: str = "joint",
@@ -76,8 +78,9 @@ def solve(
         between them were wrong by up to 5,000 times the tolerance in tests (60 times with SciPy's DOP853).
     gradient : str or GradientMethod
         The name of a method in `pyneuralode.gradients`, or an instance of one.
-    engine : {"auto", "torch", "julia"}
-        "auto" uses Julia if it is installed, ready and supports the problem, and torch otherwise.
+    engine : {"auto", "torch", "julia"} or Julia
+        "auto" uses Julia if it is installed, ready and supports the problem, and torch otherwise. `pyneuralode.Julia`
+        also selects one of the Julia engine's code paths.
     dense : bool
         Keep the data needed to evaluate the solution at any time. The solve then uses the generic path and `Backprop`,
         and solvers for stiff problems shorten their steps where their interpolants require it.
@@ -139,6 +142,7 @@ def solve(
         compiled,
         batch,
         read_events(events),
+        path=path_of(engine),
     )
     # Only prepared problems of described fields are kept for the next call: any other field may refer to objects of any
     # size, which would stay in memory.
@@ -199,7 +203,7 @@ class NeuralODE(nn.Module):
         *,
         solver: str | Tableau = "Tsit5",
         gradient: str | GradientMethod = "Backprop",
-        engine: str = "auto",
+        engine: str | Julia = "auto",
         compiled: bool = True,
         batch: str = "joint",
         seed: int = 0,
@@ -281,7 +285,17 @@ class NeuralODE(nn.Module):
         """Return the settings of the model's solves: everything except the values and the engine."""
         solver = self.solver if isinstance(self.solver, Tableau) else find_solver(self.solver)
         watched = () if events == () else read_events(events)
-        return Settings(self.field, solver, self.gradient, self.control, dense, self.compiled, self.batch, watched)
+        return Settings(
+            self.field,
+            solver,
+            self.gradient,
+            self.control,
+            dense,
+            self.compiled,
+            self.batch,
+            watched,
+            path=path_of(self.engine),
+        )
 
     def solve(
         self,
@@ -363,8 +377,10 @@ class NeuralODE(nn.Module):
         }
         description = {
             "field": self.field.describe(),
-            "solver": self.solver,
-            "gradient": {"kind": type(self.gradient).__name__, **vars(self.gradient)},
+            "solver": without_source(*_named(self.solver))
+            if find_solver(self.solver).kind == "source"
+            else self.solver,
+            "gradient": _describe_gradient(self.gradient),
             "control": control,
             "batch": self.batch,
             **self._further_description(),
@@ -378,12 +394,14 @@ class NeuralODE(nn.Module):
     def from_saved(cls, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray], **settings: Any) -> NeuralODE:
         """Return the model with the description and arrays of a file written by `save`; see `pyneuralode.load`."""
         gradient = dict(description["gradient"])
+        method = find_gradient(gradient.pop("source", gradient["kind"]))
+        own = {name: value for name, value in gradient.items() if name not in ("kind", "name")}
         if arrays:
             settings["dtype"] = torch.as_tensor(next(iter(arrays.values()))).dtype
         model = cls(
             from_description(description["field"]),
             solver=description["solver"],
-            gradient=type(find_gradient(gradient.pop("kind")))(**gradient),
+            gradient=replace(method, **own),
             batch=description["batch"],
             **description["control"],
             **{name: description[name] for name in cls.SAVED},
@@ -391,6 +409,18 @@ class NeuralODE(nn.Module):
         )
         model.set_arrays(arrays)
         return model
+
+
+def _describe_gradient(gradient: GradientMethod) -> dict[str, Any]:
+    """Return a gradient method as JSON values; of Julia source, only its name and hash."""
+    if isinstance(gradient, JuliaAdjoint):
+        return {"kind": "JuliaAdjoint", **without_source(*_named(gradient.source))}
+    return {"kind": type(gradient).__name__, **vars(gradient)}
+
+
+def _named(source: str) -> tuple[str, str]:
+    """Return the name of the function that a call in Julia calls, and the call."""
+    return source.partition("(")[0].strip(), source
 
 
 class AugmentedNeuralODE(NeuralODE):

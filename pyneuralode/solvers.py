@@ -28,8 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .errors import unknown_name
+from .julia_source import is_call
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Solver:
     """A solver: its `order` of convergence, its `kind`, whether it is `adaptive`, and the engines that support it.
 
     Kinds: "explicit"; "stabilized" (explicit, for mildly stiff problems); "rosenbrock", "sdirk" and "bdf" (for stiff
-    problems); "switching" (between an explicit solver and one for stiff problems).
+    problems); "switching" (between an explicit solver and one for stiff problems); "source" (`name` is Julia source).
     """
 
     name: str
@@ -107,11 +109,18 @@ _LOWERED = {name.lower(): name for name in (*SOLVERS, *SDE_SOLVERS, *RESIDUAL_SO
 
 
 def find_solver(name: str, catalog: Mapping[str, Solver] = SOLVERS) -> Solver:
-    """Return the solver with the given name, ignoring case."""
+    """Return the solver with the given name, ignoring case, or a solver given by Julia source: "QNDF(autodiff=false)"."""
     try:
         return catalog[_LOWERED[name.lower()]]
     except (KeyError, AttributeError):
+        if catalog is SOLVERS and is_call(name):
+            return _solver_from_source(name)
         raise unknown_name("solver", name, catalog) from None
+
+
+@lru_cache(maxsize=64)  # the same object each time, by which prepared problems are found again
+def _solver_from_source(source: str) -> Solver:
+    return Solver(source, float("nan"), "source", True, _JULIA, "any solver in Julia")
 
 
 def solvers_of(engine: str) -> list[str]:

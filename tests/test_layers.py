@@ -14,6 +14,7 @@ RANKS = {
     "arguments": 0,
     "errors": 0,
     "files": 0,
+    "julia_source": 0,
     "model_files": 1,
     "progress": 0,
     "fields": 1,

@@ -3,7 +3,7 @@ module PyNeuralODESciMLSensitivityExt
 
 using PrecompileTools: @compile_workload
 using PyNeuralODE: PyNeuralODE, EQUATIONS, HANDLES, NETWORK, solve_and_differentiate, weights_of
-using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiff, ReverseDiffVJP, ZygoteVJP,
+using SciMLSensitivity: BacksolveAdjoint, GaussAdjoint, InterpolatingAdjoint, QuadratureAdjoint, ReverseDiff, ReverseDiffVJP, Zygote, ZygoteVJP,
     adjoint_sensitivities
 
 # SciMLSensitivity uses the hand-written products of the ODEFunction; the choice here applies only to an ODEFunction without them.
@@ -18,6 +18,8 @@ PyNeuralODE.sensitivity_method(::Val{:BacksolveAdjoint}, vjp) = BacksolveAdjoint
 
 PyNeuralODE.sensitivity_gradients(solution, algorithm, method, times, cotangent!; settings...) =
     adjoint_sensitivities(solution, algorithm; sensealg=method, t=times, dgdu_discrete=cotangent!, settings...)
+
+PyNeuralODE.zygote_pullback(f, u, p, λ) = Zygote.pullback(f, u, p)[2](λ)
 
 # Julia (1.10 to 1.12) crashes when it loads a package image in which ReverseDiff's type of tracked numbers precedes the type of the arrays
 # that contain them (github.com/JuliaLang/julia/issues/62047). Therefore a function of these arrays is precompiled first.

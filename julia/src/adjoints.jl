@@ -35,6 +35,8 @@ end
 
 function adjoint_method(gradient, product)
     gradient == "ForwardMode" && return nothing
+    is_source(gradient) && return adjoint_from_source(gradient)
+    lookup("gradient", gradient, ADJOINTS)
     load_sensitivity(gradient)
     return Base.invokelatest(sensitivity_method, ADJOINTS[gradient], product)
 end
@@ -49,6 +51,9 @@ A differentiable solve by SciML. `gradient` is one of
 - "ForwardMode": dual numbers passed through the solver in chunks; their partial derivatives are included in the error estimate of a step.
   Unlike SciMLSensitivity's ForwardSensitivity, this method also returns the derivative with respect to the initial state, and it needs no
   Jacobian of the joint system, which for an implicit solver would have as many rows as there are sensitivities.
+
+`gradient` can also be Julia source of one of SciMLSensitivity's adjoints, such as "GaussAdjoint(autojacvec=ReverseDiffVJP(true))", which
+then also selects the products.
 
 `vjp` selects the vector-Jacobian product of the field: "hand" (the hand-written `pullback!`), or "zygote" or "reversediff" (automatic
 differentiation of `traceable(field)`).
@@ -71,8 +76,10 @@ end
 function AdjointSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint", control=Control(),
                       rtol=nothing, atol=nothing, vjp="hand") where {T<:AbstractFloat}
     check_times(ts)
-    lookup("gradient", gradient, ADJOINTS)
     method = adjoint_method(gradient, lookup("vjp", vjp, PRODUCTS))
+    if is_source(gradient)      # the source also selects the products
+        gradient, vjp = string(nameof(typeof(method))), "zygote"
+    end
     f = vjp == "hand" ? hand_function(field, u0, gradient) : ODEFunction{false,FullSpecialize}(traceable(field))
     backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size,
                        control.min_step, control.max_step, control.max_steps)
@@ -111,7 +118,7 @@ function integrate!(s::AdjointSolve{T}, p, u0) where {T}
     s.p = collect(T, getdata(p))
     copyto!(s.start, u0)
     problem = ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p)
-    dense = s.gradient in ("InterpolatingAdjoint", "GaussAdjoint", "QuadratureAdjoint")
+    dense = !(s.gradient in ("BacksolveAdjoint", "ForwardMode"))
     s.solution = integrate(problem, s.solver, s.ts, s.control; save_options(s.solver, s.ts, s.control, dense)...)
     return write_states!(s.ys, s.solution, s.ts)
 end

@@ -30,7 +30,8 @@ function call(name::AbstractString, request::AbstractDict, progress=nothing)
     for handle in get(request, "free", ())
         free_handle!(handle)
     end
-    return CALLS[name](request, progress)
+    evaluate_sources(request)
+    return Base.invokelatest(CALLS[name], request, progress)
 end
 
 "Return the reply that describes an error, from which Python raises an exception."
@@ -40,9 +41,9 @@ function error_reply(error)
     elseif error isa SolveFailure
         Dict{String,Any}("kind" => "solver", "message" => error.message, "t" => error.t, "step" => error.step)
     else
-        # The type parameters of SciML's errors fill pages; the first lines say what happened.
-        lines = split(sprint(showerror, error), '\n')
-        Dict{String,Any}("kind" => "julia", "message" => first(join(first(lines, 3), " "), 600))
+        where, message = failing_line(catch_backtrace()), one_line(sprint(showerror, error))
+        where === nothing ? Dict{String,Any}("kind" => "julia", "message" => message) :
+            Dict{String,Any}("kind" => "argument", "message" => "$where throws an error: $message.")
     end
     return Dict{String,Any}("error" => reply)
 end
@@ -100,6 +101,8 @@ call_failure(_, _) = LAST_FAILURE[]
 call_fit(request, progress) = fit_plan(request; progress)
 
 const CALLS = Dict{String,Function}(
+    "examine" => call_examine,
+    "slope" => call_slope,
     "prepare" => call_prepare,
     "failure" => call_failure,
     "solve" => call_solve,

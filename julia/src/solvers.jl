@@ -54,8 +54,20 @@ const SOLVERS = Dict(solver.name => solver for solver in (
 
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
 
-"Return the catalog's entry for the name of a solver, ignoring case."
-find_solver(name) = get(() -> lookup("solver", name, SOLVERS), LOWERED_SOLVERS, lowercase(string(name)::String))
+"""
+    find_solver(name)
+
+Return the catalog's entry for the name of a solver, ignoring case, or the `Solver` for Julia source of an algorithm, such as "QNDF(autodiff=false)".
+"""
+function find_solver(name)
+    key = string(name)::String
+    found = get(LOWERED_SOLVERS, lowercase(key), nothing)
+    found === nothing || return found
+    return is_source(key) ? solver_from_source(key) : lookup("solver", key, SOLVERS)
+end
+
+"Return whether the name of a solver or gradient method is Julia source: a call."
+is_source(name) = occursin('(', name)
 
 "Return whether a solver needs the Jacobian of the field."
 implicit(solver::Solver) = !(solver.kind in (:explicit, :stabilized))

@@ -16,4 +16,5 @@ using Test
     include("flows.jl")
     include("devices.jl")
     include("prepared.jl")
+    include("user_code.jl")
 end

@@ -175,6 +175,7 @@ class Settings(NamedTuple):
     events: tuple[Event, ...] = ()
     integrals: PathIntegrals | None = None
     form: Noise | MassMatrix | Residual | None = None
+    path: str = "auto"
 
     def problem(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Problem:
         """Return the problem with these settings, for values with the same shapes and dtypes as those given."""

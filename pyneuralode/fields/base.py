@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -86,6 +86,9 @@ class VectorField(Checked):
 
         @property
         def dim(self) -> int: ...
+
+    # The engines that can solve fields of this class.
+    engines: ClassVar[tuple[str, ...]] = ("torch", "julia")
 
     def __init_subclass__(cls, abstract: bool = False, **arguments: Any):
         super().__init_subclass__(**arguments)

@@ -95,6 +95,8 @@ class Problem:
         The additional integrals of a continuous flow.
     form : Noise, MassMatrix, Residual or None
         The form of the equations, if they are not ``dy/dt = f(t, y)``.
+    path : {"auto", "sciml", "fast"}
+        The Julia engine's code path; see `pyneuralode.Julia`.
 
     Raises
     ------
@@ -113,6 +115,7 @@ class Problem:
     events: tuple[Event, ...] = ()
     integrals: PathIntegrals | None = None
     form: Noise | MassMatrix | Residual | None = None
+    path: str = "auto"
 
     def __post_init__(self):
         if self.batch not in BATCHES:

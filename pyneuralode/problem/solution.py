@@ -86,7 +86,8 @@ class Solution:
     message : str
         Why the solve ended: "reached the last time" or "event 0 at t = 1.43".
     solver, engine : str
-        The solver and the engine used. The engine is "torch (compiled)" or "julia (compiled)" if compiled code ran.
+        The solver and the engine used. The engine is "torch (compiled)" if compiled code ran; "julia (fast)" and
+        "julia (sciml)" are the paths that `pyneuralode.Julia` describes.
     events : EventTrace or None
         The events that occurred; None if the solve had no `events`.
     integrals : Integrals or None

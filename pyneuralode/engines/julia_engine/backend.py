@@ -11,7 +11,7 @@ from .solve import DescribedFields
 _FLOWS, _PYTHON, _DESCRIBED = JuliaFlows(), PythonFields(), DescribedFields()
 
 
-class Julia(Backend):
+class JuliaBackend(Backend):
     """SciML's solvers and adjoints, called in this process or in a worker."""
 
     name = "julia"
@@ -32,4 +32,4 @@ def _paths(problem: Problem) -> Backend:
     return _PYTHON if problem.form is not None or PythonFields.is_for(problem.field) else _DESCRIBED
 
 
-JULIA = Julia()
+JULIA = JuliaBackend()

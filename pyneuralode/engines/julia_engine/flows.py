@@ -37,7 +37,7 @@ class JuliaFlows(Backend):
         if not isinstance(field, FIELDS):
             names = ", ".join(kind.__name__ for kind in FIELDS)
             return f"the field is {kind_of(field)}, which flows in Julia do not support: use one of {names}."
-        if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient)[1]:
+        if sentence := lacking(problem) or find_flow_path(problem.solver, problem.gradient, problem.path)[1]:
             return sentence
         for name in ("rtol", "atol"):
             if np.ndim(getattr(problem.control, name)) > 0:
@@ -66,7 +66,7 @@ class FlowPrepared(Prepared):
     def __init__(self, problem: Problem):
         super().__init__(problem)
         self.names = list(problem.field.shapes())
-        path, _ = find_flow_path(problem.solver, problem.gradient)
+        path, _ = find_flow_path(problem.solver, problem.gradient, problem.path)
         wanted = {"kinetic": problem.integrals.kinetic, "jacobian": problem.integrals.jacobian}
         self.request = solve_request(problem, path) | wanted
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...errors import ArgumentError, kind_of
 from ...fields import MLP, SEIR, Linear
-from ...gradients import OF_STEPS, ForwardMode, GradientMethod
+from ...gradients import OF_STEPS, ForwardMode, GradientMethod, JuliaAdjoint
 from ...problem import Problem
 from ...solvers import Solver
 from ...tableaus import Tableau
@@ -37,23 +37,46 @@ def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
     device : str
         The type of the state's device, such as "cpu".
     """
-    solver, gradient = problem.solver, problem.gradient
+    solver, gradient, wanted = problem.solver, problem.gradient, problem.path
     if device != "cpu":
+        if wanted == "fast":
+            return None, "path is 'fast', which Julia supports only on the CPU: write path='sciml'."
         return _find_device_path(problem)
+    if wanted == "fast" and (reason := _why_not_fast(problem)) is not None:
+        return None, reason
     if problem.dense:  # without gradients, which dense solves do not support
         return NO_GRADIENT, ""
     of_steps = isinstance(gradient, OF_STEPS)
     # Also used without a gradient, so that the trajectory does not depend on whether a gradient is requested.
-    if of_steps and problem.compiled and has_compiled_steps(solver):
+    if of_steps and problem.compiled and has_compiled_steps(solver) and wanted != "sciml":
         return DISCRETE, ""
     if not problem.differentiated:
         return NO_GRADIENT, ""
+    if of_steps and wanted == "sciml":
+        return None, (
+            f"path is 'sciml', but gradient is {type(gradient).__name__!r}, which SciML does not have: write "
+            "gradient='InterpolatingAdjoint'."
+        )
     if of_steps:
         return None, (
             f"gradient is {type(gradient).__name__!r}, which Julia supports only for explicit solvers that both "
             "engines have, in compiled code (compiled=True): write gradient='InterpolatingAdjoint'."
         )
     return SENSITIVITY, ""
+
+
+def _why_not_fast(problem: Problem) -> str | None:
+    """Return why the package's own steps do not support a problem on the CPU."""
+    solver, gradient = problem.solver, type(problem.gradient).__name__
+    if not has_compiled_steps(solver):
+        return (
+            f"path is 'fast', which does not support solver={solver.name!r}: use an explicit solver, such as 'Tsit5'."
+        )
+    if not isinstance(problem.gradient, OF_STEPS):
+        return f"path is 'fast', which does not support gradient={gradient!r}: write gradient='Backprop'."
+    if problem.dense or not problem.compiled:
+        return f"path is 'fast', which does not support {'dense=True' if problem.dense else 'compiled=False'}: leave it out."
+    return None
 
 
 def require_path(problem: Problem, device: str = "cpu") -> str:
@@ -64,13 +87,25 @@ def require_path(problem: Problem, device: str = "cpu") -> str:
     return path
 
 
-def find_flow_path(solver: Solver | Tableau, gradient: GradientMethod) -> tuple[str | None, str]:
+def find_flow_path(solver: Solver | Tableau, gradient: GradientMethod, wanted: str = "auto") -> tuple[str | None, str]:
     """Return the path of a continuous flow and "", or None and the reason why no path supports it."""
     if isinstance(gradient, ForwardMode):
         return None, "gradient is 'ForwardMode', which flows in Julia do not support: write gradient='Backprop'."
+    if isinstance(gradient, JuliaAdjoint):
+        return (
+            None,
+            "gradient is Julia source, which flows in Julia do not support: write gradient='GaussAdjoint', for example.",
+        )
     if _is_implicit(solver):
         return None, _implicit_reason(solver)
-    if not isinstance(gradient, OF_STEPS):
+    of_steps = isinstance(gradient, OF_STEPS)
+    if wanted == ("sciml" if of_steps else "fast"):
+        other = "InterpolatingAdjoint" if of_steps else "Backprop"
+        return (
+            None,
+            f"path is {wanted!r}, which does not support gradient={type(gradient).__name__!r}: write gradient={other!r}.",
+        )
+    if not of_steps:
         return BATCHED_SENSITIVITY, ""
     if has_compiled_steps(solver):
         return DISCRETE, ""
@@ -96,7 +131,7 @@ def _find_device_path(problem: Problem) -> tuple[str | None, str]:
         return None, _implicit_reason(solver)
     if not problem.differentiated:
         return NO_GRADIENT, ""
-    if isinstance(gradient, (*OF_STEPS, ForwardMode)):
+    if isinstance(gradient, (*OF_STEPS, ForwardMode, JuliaAdjoint)):
         return None, (
             f"gradient is {type(gradient).__name__!r}, which Julia supports only on the CPU: on a GPU write "
             "gradient='InterpolatingAdjoint'."

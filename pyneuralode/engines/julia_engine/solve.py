@@ -16,12 +16,13 @@ from ...problem.values import Layout, times_inside
 from ..backend import Backend, Prepared
 from ..torch_engine.dynamics import build
 from ..torch_engine.gradient_methods import attach_outputs, attach_start
+from .code_fields import JuliaCode, JuliaFunction, LuxModel
 from .lacking import lacking, lacking_events
 from .paths import find_path
 from .transfer import CopyTransfer, choose_transfer, solve_with
 
 # The field types that Julia has code for. Subclasses are not included: their descriptions have different names.
-FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv)
+FIELDS = (MLP, Linear, SEIR, Equations, HyperMLP, ConcatMLP, GatedMLP, ConcatConv, JuliaFunction, LuxModel)
 
 
 class DescribedFields(Backend):
@@ -42,7 +43,7 @@ class DescribedFields(Backend):
         if type(field) not in FIELDS:
             names = ", ".join(kind.__name__ for kind in FIELDS)
             return f"the field is {kind_of(field)}, which Julia does not support (it supports {names})."
-        if (sentence := lacking_events(problem)) is not None:
+        if (sentence := lacking_events(problem) or _lacking_for_code(problem)) is not None:
             return sentence
         if signature.tangents:
             return (
@@ -62,6 +63,18 @@ class DescribedFields(Backend):
         if problem.signature.device.type == "cuda":
             return "y0 is on a GPU, where Julia supports fewer solvers and gradient methods"
         return None
+
+
+def _lacking_for_code(problem: Problem) -> str | None:
+    """Return what is not supported for a field that is written in Julia."""
+    field = problem.field
+    if not isinstance(field, JuliaCode):
+        return None
+    if "ts" in problem.signature.differentiated:
+        return f"ts requires gradients, which a {type(field).__name__} does not support: write ts.detach()."
+    if not problem.compiled and problem.differentiated and isinstance(field, JuliaFunction):
+        return "compiled is False, but a JuliaFunction is differentiated by dual numbers only: leave compiled out."
+    return None
 
 
 class DescribedPrepared(Prepared):
@@ -90,7 +103,7 @@ class DescribedPrepared(Prepared):
             *transfer.counts,
             message="reached the last time",
             solver=problem.solver.name,
-            engine="julia (compiled)" if transfer.compiled else "julia",
+            engine="julia (fast)" if transfer.compiled else "julia (sciml)",
             dense=_dense(transfer, times, layout) if problem.dense else None,
         )
 

@@ -21,10 +21,12 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
+from ...gradients import GradientMethod, JuliaAdjoint
 from ...problem import Control, Problem
 from ...problem.values import Layout
 from ..torch_engine.once_differentiable import once_differentiable
 from . import session
+from .code_fields import JuliaCode
 from .in_process import InProcessJulia
 from .paths import DISCRETE, require_path
 from .session import Handle
@@ -188,18 +190,25 @@ def _flat_states(ys: np.ndarray) -> Tensor:
 
 def solve_request(problem: Problem, path: str) -> dict[str, Any]:
     """Return the entries common to all requests for solves; tolerances for each component have the state's shape in Julia."""
-    control = plain_control(problem.control)
+    control, field = plain_control(problem.control), problem.field
     for name in ("rtol", "atol"):
         value = control[name]
         control[name] = float(value) if np.ndim(value) == 0 else to_julia(value, problem.signature.layout)
     return {
-        "field": problem.field.describe(),
+        "field": field.request() if isinstance(field, JuliaCode) else field.describe(),
         "solver": problem.solver.name,
-        "gradient": {"kind": type(problem.gradient).__name__, **vars(problem.gradient)},
+        "gradient": gradient_request(problem.gradient),
         "path": path,
         "vjp": "hand" if problem.compiled else "zygote",
         "control": control,
     }
+
+
+def gradient_request(gradient: GradientMethod) -> dict[str, Any]:
+    """Return a gradient method as Julia receives it: its kind, by name or as source, and its settings."""
+    if isinstance(gradient, JuliaAdjoint):
+        return {"kind": gradient.source}
+    return {"kind": type(gradient).__name__, **vars(gradient)}
 
 
 def plain_control(control: Control) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ArgumentError
+from ...errors import ArgumentError, kind_of
+from ...fields import VectorField
 from ...gradients import Backprop
 from ...problem import EventTrace, Problem, Solution, Statistics, Values
 from ...problem.values import Layout, flatten, read_parameters, times_inside
@@ -52,7 +53,9 @@ def lacking(problem: Problem) -> str | None:
     """Return why the torch engine does not support a problem's equations, solver or gradient method; None if it does."""
     if problem.form is not None:
         return f"{type(problem.form).__name__} equations are not supported by the torch engine."
-    solver, method = problem.solver, type(problem.gradient)
+    field, solver, method = problem.field, problem.solver, type(problem.gradient)
+    if isinstance(field, VectorField) and "torch" not in field.engines:
+        return f"the field is {kind_of(field)}, which the torch engine does not support."
     if "torch" not in solver.engines:
         like = "Tsit5" if solver.kind == "explicit" else "Kvaerno5"
         return f"solver is {solver.name!r}, which the torch engine does not support: use another, such as {like!r}."

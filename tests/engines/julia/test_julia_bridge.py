@@ -64,8 +64,8 @@ def test_an_unknown_process_is_answered():
 
 def test_auto_takes_julia_for_what_it_can_do_and_torch_for_the_rest(julia, monkeypatch):
     monkeypatch.setenv("PYNEURALODE_ENGINE", "auto")
-    assert pn.solve(NET, np.ones(2), TIMES).engine == "julia (compiled)"
-    assert pn.solve(NET, np.ones(2), TIMES, solver="Rodas5P").engine == "julia"
+    assert pn.solve(NET, np.ones(2), TIMES).engine == "julia (fast)"
+    assert pn.solve(NET, np.ones(2), TIMES, solver="Rodas5P").engine == "julia (sciml)"
     assert pn.solve(NET, np.ones(2), TIMES, solver="RK38").engine.startswith("torch")
     assert pn.solve(lambda t, y: -y, np.ones(2), TIMES).engine == "torch"
     monkeypatch.setenv("PYNEURALODE_ENGINE", "torch")
@@ -327,7 +327,7 @@ def test_ctrl_c_returns_the_best_so_far(julia, process):
     run = python(INTERRUPTED.format(process=process))
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
-    assert first.startswith("True False True interrupted in stage 1 of 1, iteration") and second == "julia (compiled)"
+    assert first.startswith("True False True interrupted in stage 1 of 1, iteration") and second == "julia (fast)"
 
 
 def test_the_worker_process_gives_the_same_numbers_without_julia_here(julia):

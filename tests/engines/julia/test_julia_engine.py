@@ -99,7 +99,7 @@ def test_both_engines_take_the_same_steps_on_the_compiled_path():
     ours, theirs = solutions
     assert (theirs.nfev, theirs.accepted, theirs.rejected) == (ours.nfev, ours.accepted, ours.rejected)
     np.testing.assert_allclose(theirs.ys, ours.ys, rtol=1e-13, atol=1e-14)
-    assert theirs.engine == "julia (compiled)"
+    assert theirs.engine == "julia (fast)"
 
 
 def test_single_precision_stays_single():
