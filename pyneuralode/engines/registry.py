@@ -26,6 +26,7 @@ from ..tableaus import Tableau
 from .backend import Backend, Prepared
 from .julia_engine import session
 from .julia_engine.probe import probe
+from .selection import Julia
 
 log = logging.getLogger("pyneuralode")
 
@@ -63,7 +64,7 @@ def engines() -> tuple[str, ...]:
     return ("auto", *_BACKENDS)
 
 
-def choose_engine(engine: str) -> str:
+def choose_engine(engine: str | Julia) -> str:
     """Return the name of the engine that `engine` selects on this machine, before a problem is known.
 
     "auto" selects the engine named by the environment variable `PYNEURALODE_ENGINE`, else Julia if it is installed and
@@ -107,7 +108,7 @@ def _announce(sentence: str) -> None:
         log.info(sentence)
 
 
-def _circumstances(engine: str) -> tuple:
+def _circumstances(engine: str | Julia) -> tuple:
     """Return everything that `choose` depends on besides the problem; cheap to compute."""
     if engine != "auto":
         return engine, session.runs()
@@ -115,7 +116,7 @@ def _circumstances(engine: str) -> tuple:
     return engine, session.runs(), get("PYNEURALODE_ENGINE"), get("PYNEURALODE_JULIA"), get("PATH")
 
 
-def choose(problem: Problem, engine: str) -> Backend:
+def choose(problem: Problem, engine: str | Julia) -> Backend:
     """Return the backend that solves a problem: the one named by `engine` or, with "auto", the first that supports it.
 
     Raises ArgumentError if the problem is not supported; the message names an engine that supports it, or else states
@@ -157,7 +158,7 @@ def _refusal(problem: Problem, sentences: dict[str, str]) -> ArgumentError:
     return ArgumentError(f"no engine supports this problem as it is ({told}).")
 
 
-def prepare(problem: Problem, engine: str = "auto") -> Prepared:
+def prepare(problem: Problem, engine: str | Julia = "auto") -> Prepared:
     """Prepare a problem for solving, on the named engine or, with "auto", on the first that supports it."""
     return choose(problem, engine).prepare(problem)
 
@@ -193,7 +194,9 @@ class PreparedProblems:
     def __init__(self):
         self._kept: dict[Any, tuple[Prepared, Settings]] = {}
 
-    def find(self, settings: Settings, engine: str, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Prepared:
+    def find(
+        self, settings: Settings, engine: str | Julia, parameters: Mapping[str, Any], y0: Any, ts: Any
+    ) -> Prepared:
         """Return the prepared problem for these settings and this kind of values, from the cache if possible."""
         # The settings are kept too, so that their ids cannot be reused by other objects.
         key = (tuple(map(id, settings)), _circumstances(engine), value_key(parameters, y0, ts))
