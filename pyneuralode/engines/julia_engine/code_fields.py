@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,10 +27,13 @@ class JuliaCode(VectorField, abstract=True):
 
     source: str = checked(read_source)
 
-    if TYPE_CHECKING:
+    name: str = field(default="", kw_only=True)
 
-        @property
-        def name(self) -> str: ...
+    def __post_init__(self):
+        super().__post_init__()
+        if not isinstance(self.name, str):
+            raise ArgumentError(f"name is {kind_of(self.name)}: give a string.")
+        assign(self, name=self.name or type(self).__name__)
 
     def describe(self) -> dict:
         """Return a description without the source, which is represented by its SHA-256."""
@@ -38,7 +42,7 @@ class JuliaCode(VectorField, abstract=True):
 
     def request(self) -> dict[str, Any]:
         """Return the description that is sent to Julia, which includes the source."""
-        return {**self.describe(), "source": self.source, "shapes": [[k, list(v)] for k, v in self.shapes().items()]}
+        return {**self.describe(), "source": self.source}
 
     def slope(self, t: Tensor, y: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
         """Return dy/dt, computed by Julia; autograd does not follow it."""
@@ -86,14 +90,16 @@ class JuliaFunction(JuliaCode):
     array([-0.41614684, -1.81859485])
     """
 
-    dim: int = checked(whole_number, 1)
+    dim: int = checked(whole_number, 1)  # pyright: ignore[reportIncompatibleMethodOverride]
     parameters: tuple[tuple[str, Any], ...] = ()
-    name: str = "JuliaFunction"
 
     def __post_init__(self):
         super().__post_init__()
         assign(self, parameters=_read_parameters(self.parameters))
         session.call("examine", {"field": self.request(), "parameters": self.initial()})
+
+    def request(self) -> dict[str, Any]:
+        return super().request() | {"shapes": [[name, list(shape)] for name, shape in self.shapes().items()]}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: np.shape(value) for name, value in self.parameters}
@@ -135,23 +141,26 @@ class LuxModel(JuliaCode):
     {'layer_2_weight': (50, 2), 'layer_2_bias': (50,), 'layer_3_weight': (2, 50), 'layer_3_bias': (2,)}
     """
 
-    dim: int | None = None
-    name: str = "LuxModel"
+    dim: int | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self):
         super().__post_init__()
         if self.dim is not None:
             assign(self, dim=whole_number("dim", self.dim))
-        assign(self, _shapes={})
-        reply = self._examine(0)
-        assign(self, dim=reply["dim"], _shapes={name: reply["parameters"][name].shape for name in reply["order"]})
+        assign(self, dim=self._layout[0])
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return dict(self._shapes)
+        return dict(self._layout[1])
 
     def initial(self, seed: int = 0) -> Parameters:
         drawn = self._examine(seed)["parameters"]
-        return {name: np.array(drawn[name], order="C") for name in self._shapes}
+        return {name: np.array(drawn[name], order="C") for name in self.shapes()}
+
+    @cached_property
+    def _layout(self) -> tuple[int, dict[str, tuple[int, ...]]]:
+        """The dimension, and the shapes of the parameters by name."""
+        reply = self._examine(0)
+        return reply["dim"], {name: reply["parameters"][name].shape for name in reply["order"]}
 
     def _examine(self, seed: int) -> dict[str, Any]:
         return session.call("examine", {"field": self.request(), "seed": seed})

@@ -190,18 +190,23 @@ def _flat_states(ys: np.ndarray) -> Tensor:
 
 def solve_request(problem: Problem, path: str) -> dict[str, Any]:
     """Return the entries common to all requests for solves; tolerances for each component have the state's shape in Julia."""
-    control, field = plain_control(problem.control), problem.field
+    control = plain_control(problem.control)
     for name in ("rtol", "atol"):
         value = control[name]
         control[name] = float(value) if np.ndim(value) == 0 else to_julia(value, problem.signature.layout)
     return {
-        "field": field.request() if isinstance(field, JuliaCode) else field.describe(),
+        "field": field_request(problem.field),
         "solver": problem.solver.name,
         "gradient": gradient_request(problem.gradient),
         "path": path,
         "vjp": "hand" if problem.compiled else "zygote",
         "control": control,
     }
+
+
+def field_request(field: Any) -> dict[str, Any]:
+    """Return the description of a `VectorField` for Julia, with its source if it is written in Julia."""
+    return field.request() if isinstance(field, JuliaCode) else field.describe()
 
 
 def gradient_request(gradient: GradientMethod) -> dict[str, Any]:
