@@ -14,13 +14,13 @@ _MODULES = {
     "problem": "Control Event Solution",
     "tableaus": "Tableau",
     "gradients": "Backprop Checkpointed BacksolveAdjoint InterpolatingAdjoint GaussAdjoint QuadratureAdjoint ForwardMode",
-    "engines.julia_engine.code_fields": "JuliaFunction LuxModel",
-    "engines.selection": "Julia",
     "engines.julia_engine.session": "start_julia",
     "dropin": "odeint odeint_adjoint odeint_dense odeint_event",
     "fitting": "fit FitResult GrowingSpan Stage Adam AdamW RMSprop SGD LBFGS",
     "flows": "ContinuousFlow PlanarFlow FlowFit",
     "images": "ODEBlock CoupledODE",
+    "engines.julia_engine.code_fields": "JuliaFunction LuxModel",
+    "engines.selection": "Julia",
     "errors": "PyNeuralODEError ArgumentError SolverError ModelFileError EngineError DataError",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
