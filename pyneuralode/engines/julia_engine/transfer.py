@@ -133,7 +133,7 @@ def place_of(y0: Tensor) -> tuple[str, int]:
 def _prepared(julia: InProcessJulia, problem: Problem, ts: np.ndarray, y0: Tensor) -> _Prepared:
     shape, (device, index) = problem.signature.layout.shapes[0], place_of(y0)
     control = tuple(v.tobytes() if isinstance(v, np.ndarray) else v for v in vars(problem.control).values())
-    key = (problem.field, problem.solver.name, problem.gradient, problem.compiled, control, ts.tobytes(), shape, y0.dtype,
+    key = (problem.field, problem.solver.name, problem.gradient, problem.compiled, problem.path, control, ts.tobytes(), shape, y0.dtype,
            device, index, problem.differentiated)  # fmt: skip
     found = julia.prepared.get(key)
     if found is None:

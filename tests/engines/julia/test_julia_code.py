@@ -24,7 +24,7 @@ def spring(**settings) -> pn.JuliaFunction:
 
 def gradients(field, arrays, y0, **settings) -> tuple[np.ndarray, torch.Tensor]:
     """Return the states, and the gradient of a loss over them as one vector, in the order of the field's parameters."""
-    model = pn.NeuralODE(field, **(TIGHT | settings))
+    model = pn.NeuralODE(field, **({"engine": "julia"} | TIGHT | settings))
     model.set_arrays(arrays)
     y0 = torch.tensor(y0, dtype=torch.float64, requires_grad=True)
     ys = model(y0, TIMES)
@@ -69,7 +69,7 @@ def test_a_julia_function_is_solved_and_differentiated_like_the_same_equations()
 def test_a_julia_function_is_fitted():
     ts = np.linspace(0, 2, 21)
     data = np.stack([np.cos(2 * ts), -2 * np.sin(2 * ts)], axis=1)
-    model = pn.NeuralODE(pn.JuliaFunction(SPRING, 2, {"stiffness": 3.0}), rtol=1e-8, atol=1e-8)
+    model = pn.NeuralODE(pn.JuliaFunction(SPRING, 2, {"stiffness": 3.0}), engine="julia", rtol=1e-8, atol=1e-8)
     result = pn.fit(model, ts, data, y0=data[0], plan=[pn.Stage(pn.LBFGS(), 30)])
     assert result.loss < 1e-8 and float(model.arrays()["stiffness"]) == pytest.approx(4.0, abs=1e-4)
 
@@ -84,7 +84,7 @@ def test_initial_parameters_are_drawn_with_the_seed_and_parameters_may_be_arrays
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first["layer_2_weight"], other["layer_2_weight"])
     rates = pn.JuliaFunction("(du, u, p, t) -> (du .= p.rates * u)", 2, {"rates": [[-1.0, 2.0], [0.0, -3.0]]})
-    ys = pn.solve(rates, [0.0, 1.0], [0.0, 1.0], **TIGHT).ys
+    ys = pn.solve(rates, [0.0, 1.0], [0.0, 1.0], engine="julia", **TIGHT).ys
     np.testing.assert_allclose(ys[-1], [np.exp(-1) - np.exp(-3), np.exp(-3)], atol=1e-7)
 
 
@@ -99,11 +99,12 @@ def test_slopes_are_computed_by_julia():
 def test_a_saved_model_contains_no_source_and_asks_for_it(tmp_path):
     path = tmp_path / "model.safetensors"
     solver, gradient = "KenCarp47()", "GaussAdjoint(autojacvec = ZygoteVJP())"
-    model = pn.NeuralODE(pn.LuxModel(CHAIN, name="net"), solver=solver, gradient=gradient, seed=2)
+    model = pn.NeuralODE(pn.LuxModel(CHAIN, name="net"), solver=solver, gradient=gradient, seed=2, engine="julia")
     model.save(path)
     assert not any(part in path.read_bytes() for part in (b"Chain", b"KenCarp47()", b"Zygote"))
     sources = {"net": CHAIN, "KenCarp47": solver, "GaussAdjoint": gradient}
     loaded = pn.load(path, julia=sources)
+    loaded.engine = "julia"
     assert loaded.field == model.field and loaded.solver == solver and loaded.gradient == JuliaAdjoint(gradient)
     np.testing.assert_array_equal(loaded.solve([1.0, 0.2], TIMES).ys, model.solve([1.0, 0.2], TIMES).ys)
     for julia, words in (
@@ -172,7 +173,7 @@ def test_wrong_arguments_are_refused_without_julia(make, words):
 def test_an_error_inside_a_solve_names_the_line():
     late = pn.JuliaFunction('(du, u, p, t) -> begin\n t > 0.3 && error("too late")\n du .= u\nend', 2, name="late")
     with pytest.raises(pn.ArgumentError, match=r"line 2 of late .* throws an error: too late"):
-        pn.solve(late, [1.0, 1.0], [0.0, 1.0])
+        pn.solve(late, [1.0, 1.0], [0.0, 1.0], engine="julia")
 
 
 @needs_julia
@@ -182,7 +183,7 @@ def test_only_julia_solves_julia_source():
     ):
         pn.solve(spring(), [1.0, 0.0], TIMES, engine="torch")
     with pytest.raises(pn.ArgumentError, match="ts requires gradients"):
-        pn.solve(spring(), [1.0, 0.0], torch.tensor(TIMES, requires_grad=True))
+        pn.solve(spring(), [1.0, 0.0], torch.tensor(TIMES, requires_grad=True), engine="julia")
     with pytest.raises(pn.ArgumentError, match="leave compiled out"):
         gradients(spring(), {"stiffness": 4.0}, [1.0, 0.0], compiled=False, gradient="GaussAdjoint")
 
@@ -196,7 +197,7 @@ def test_any_solver_and_adjoint_of_sciml_is_reached_by_its_source():
         {"gradient": "GaussAdjoint(autojacvec = ReverseDiffVJP(true))"},
         {"gradient": pn.gradients.JuliaAdjoint("GaussKronrodAdjoint(autojacvec = ZygoteVJP())"), "solver": "Vern9()"},
     ):
-        states, gradient = gradients(NET, weights, y0, engine="julia", **settings)
+        states, gradient = gradients(NET, weights, y0, **settings)
         np.testing.assert_allclose(states, expected, atol=1e-4)
         torch.testing.assert_close(gradient, truth, rtol=1e-3, atol=1e-3)
     for settings, words in (
@@ -206,7 +207,7 @@ def test_any_solver_and_adjoint_of_sciml_is_reached_by_its_source():
         ({"solver": "QNDF()", "gradient": "Backprop"}, "write gradient='InterpolatingAdjoint'"),
     ):
         with pytest.raises(pn.ArgumentError, match=words):
-            gradients(NET, weights, y0, engine="julia", **({"gradient": "GaussAdjoint"} | settings))
+            gradients(NET, weights, y0, **({"gradient": "GaussAdjoint"} | settings))
 
 
 def test_source_of_a_solver_is_told_from_names_of_the_catalog():
