@@ -72,12 +72,14 @@ def solve(
         Parameters by name. For a described field: its parameters (default: initial values, drawn with `seed`). For a
         callable: the tensors it depends on. A module uses its own parameters by default.
     solver : str or Tableau
-        A name in `pyneuralode.solvers.SOLVERS`, or your own explicit Runge-Kutta method. The module
+        A name in `pyneuralode.solvers.SOLVERS`, your own explicit Runge-Kutta method, or Julia source of another solver
+        of SciML, such as "QNDF(autodiff=false)". The module
         `pyneuralode.solvers` describes the attributes of a field that stiff solvers use (`jacobian`, `samplewise`,
         `matrix_free`). Do not use "DP8" for stiff problems: states at the ends of its steps are accurate, but states
         between them were wrong by up to 5,000 times the tolerance in tests (60 times with SciPy's DOP853).
     gradient : str or GradientMethod
-        The name of a method in `pyneuralode.gradients`, or an instance of one.
+        The name of a method in `pyneuralode.gradients`, an instance of one, or Julia source of an adjoint of
+        SciMLSensitivity, such as "GaussAdjoint(autojacvec=ReverseDiffVJP(true))".
     engine : {"auto", "torch", "julia"} or Julia
         "auto" uses Julia if it is installed, ready and supports the problem, and torch otherwise. `pyneuralode.Julia`
         also selects one of the Julia engine's code paths.

@@ -1,6 +1,7 @@
 """The catalog of solvers: the name, order and kind of each solver, and the engines that support it.
 
-The names are SciML's; case is ignored.
+The names are SciML's; case is ignored. On the Julia engine, a name can also be Julia source of any other solver of
+ordinary differential equations, such as "QNDF(autodiff=false)".
 
 Solvers for stiff problems need the Jacobian of the field. The torch engine computes it by autograd: one matrix per
 sample for a described field, one matrix of the whole state for a module or callable. For a function of NumPy arrays it

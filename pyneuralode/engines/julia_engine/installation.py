@@ -283,9 +283,13 @@ def _suits(version: str) -> bool:
 
 
 def _for_child() -> dict[str, str]:
-    """Return the environment for a child process, without this process's juliacall settings."""
+    """Return the environment for a child process, without this process's juliacall settings.
+
+    PYTHONUNBUFFERED, which containers often set, makes Julia's precompilation of PythonCall's extensions fail: Python
+    then writes the lines that PythonCall reads one by one.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_JULIACALL_")}
-    return environment | {"JULIA_CONDAPKG_BACKEND": "Null"}
+    return environment | {"JULIA_CONDAPKG_BACKEND": "Null", "PYTHONUNBUFFERED": ""}
 
 
 def _cause(output: str) -> str:

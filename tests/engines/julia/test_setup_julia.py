@@ -211,6 +211,11 @@ def test_the_project_that_our_variable_names_is_set_up(julia, tmp_path, monkeypa
     assert probe().found and probe().project == tmp_path / "named"
 
 
+def test_children_buffer_python_s_output(monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    assert installation._for_child()["PYTHONUNBUFFERED"] == ""
+
+
 def test_it_asks_first(julia, tmp_path):
     result = run(input="n\n")
     assert result.exit_code == 1 and "Continue?" in result.output
