@@ -6,6 +6,9 @@ using Random: Xoshiro
 "Values of evaluated sources, by name and source, so that a source is evaluated and compiled once."
 const EVALUATED = Dict{Tuple{String,String},Any}()
 
+"The modules in which sources were evaluated. Nothing else keeps them, and Julia would free the types of their functions with them."
+const SPACES = Module[]
+
 "The name under which errors report a line of a source."
 source_file(name) = "$name (Julia source)"
 
@@ -37,6 +40,7 @@ function evaluate_source(name::AbstractString, source::AbstractString)
         object = match(r"^\s*([A-Za-z_][\w.]*):([\w!]+)\s*$", source)
         object === nothing || return object_of_package(name, object[1], object[2])
         space = Module(Symbol(name))
+        push!(SPACES, space)
         for package in keys(OFFERED)
             offer!(space, package)
         end
@@ -91,7 +95,8 @@ end
 "Return an error message as one line: SciML's and the parser's messages fill pages, and the first lines say what happened."
 function one_line(message)
     lines = filter(!isempty, strip.(first(split(message, '\n'), 6)))
-    return rstrip(first(join(lines, " "), 500), '.')
+    # Names of the modules in which sources are evaluated mean nothing to users.
+    return String(rstrip(replace(first(join(lines, " "), 500), r" (in|not defined in) `Main\.[^`]*`" => s" not defined"), '.'))
 end
 
 function object_of_package(name, package, object)
@@ -178,15 +183,17 @@ end
 
 try_field(::LuxModel, request) = nothing
 
+"The bits of a NaN that no computation returns."
+const UNSET = 0x7ff8dead00000000
+
 # A function that leaves a component of du unset would return whatever the memory contains.
 function try_field(field::JuliaFunction, request)
     p = Unpack(field)(flatten(field, request["parameters"]))
     u = ones(field.dim)
     field.inplace || return checked_slope(field, try_function(field, () -> field.f(u, p, 0.0)))
-    unset = reinterpret(Float64, 0x7ff4dead00000000)
-    du = fill(unset, field.dim)
+    du = fill(reinterpret(Float64, UNSET), field.dim)
     try_function(field, () -> field.f(du, u, p, 0.0))
-    k = findfirst(x -> reinterpret(UInt64, x) & 0xffffffff00000000 == 0x7ffcdead00000000 || reinterpret(UInt64, x) == reinterpret(UInt64, unset), du)
+    k = findfirst(==(UNSET), reinterpret(UInt64, du))
     k === nothing || throw(UserError("$(field.name) does not set du[$k]: set every component of du."))
     return nothing
 end

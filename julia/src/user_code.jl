@@ -23,7 +23,7 @@ function JuliaFunction(f, dim::Integer, parameters::NamedTuple=(;); name="JuliaF
     return JuliaFunction(f, inplace, Int(dim), parameters, String(name))
 end
 
-is_callable(f, count) = hasmethod(f, NTuple{count,Any})
+is_callable(f, count) = any(method -> method.nargs == count + 1 || method.isva, methods(f))
 describe_value(x) = x isa Function ? "a function of other arguments" : "a value of type $(nameof(typeof(x)))"
 
 dimension(field::JuliaFunction) = field.dim
@@ -45,9 +45,9 @@ end
 slope(field::JuliaFunction, u::AbstractMatrix, p, t) = reduce(hcat, [slope(field, u[:, k], p, t) for k in axes(u, 2)])
 
 function checked_slope(field, du)
-    du isa AbstractArray && size(du, 1) == dimension(field) && return du
-    found = du isa AbstractArray ? "an array of size $(size(du))" : describe_value(du)
-    throw(UserError("$(field.name) returns $found for a state of size ($(dimension(field)),): return an array of the state's size."))
+    du isa AbstractArray{<:Real} && size(du, 1) == dimension(field) && return du
+    found = du isa AbstractArray ? "an array of size $(size(du)) with elements of type $(nameof(eltype(du)))" : describe_value(du)
+    throw(UserError("$(field.name) returns $found for a state of size ($(dimension(field)),): return real numbers in an array of the state's size."))
 end
 
 "Evaluator of a `JuliaFunction`: products with its Jacobian by dual numbers, one sample at a time."
@@ -86,7 +86,18 @@ function slope!(du::AbstractVecOrMat{T}, e::DualEvaluator{T}, u::AbstractVecOrMa
     return du
 end
 
-function pullback!(ubar, pbar, e::DualEvaluator{T}, λ, u, p, t) where {T}
+function pullback!(ubar, pbar, e::DualEvaluator, λ, u, p, t)
+    try
+        dual_products!(ubar, pbar, e, λ, u, p, t)
+    catch error
+        error isa MethodError && occursin("Dual{", sprint(showerror, error)) || rethrow()
+        throw(UserError("$(e.field.name) does not accept the dual numbers by which it is differentiated: leave types out of its arguments, " *
+                        "and create arrays with the element type of u and p, as similar(u) does."))
+    end
+    return nothing
+end
+
+function dual_products!(ubar, pbar, e::DualEvaluator{T}, λ, u, p, t) where {T}
     copyto!(e.p, getdata(p))
     e.t[] = t
     pbar === nothing || fill!(getdata(pbar), 0)
@@ -132,7 +143,12 @@ function LuxModel(model, dim=nothing; name="LuxModel")
     named = named_arrays(given)
     allunique(first.(named)) || throw(UserError("two parameters of $name have the same name: name the layers, as in Chain(first=Dense(...), second=Dense(...))."))
     field = LuxModel(model, Lux.testmode(state), Int(dim), Pair{Symbol,Dims}[key => size(value) for (key, value) in named], getaxes(ComponentVector(given)), String(name))
-    checked_slope(field, slope(field, zeros(Float32, field.dim), ComponentVector(given), 0f0))
+    du = try
+        slope(field, zeros(Float32, field.dim), ComponentVector(given), 0f0)
+    catch error
+        throw(UserError("$name fails for a state of size ($dim,): $(one_line(sprint(showerror, error)))."))
+    end
+    checked_slope(field, du)
     return field
 end
 

@@ -8,7 +8,7 @@ using Lux: Lux
 using PyNeuralODE
 using PyNeuralODE: Augmented, Control, Flow, FlowSolve, GenericFlow, counts, draw!, inverse, log_density, loss_gradient!, penalties,
     sample, solve!, transform
-using Random: Xoshiro
+using Random: Random, Xoshiro
 using Test
 
 relative(a, b) = maximum(abs, a .- b) / maximum(abs, b)
@@ -225,8 +225,21 @@ end
     ffjord = DiffEqFlux.FFJORD(net, (0.0, 1.0), (2,), solver; reltol=1e-9, abstol=1e-9)
     state = merge(Lux.initialstates(Xoshiro(0), ffjord), (; regularize=false, monte_carlo=false))
     theirs, = first(ffjord(x, ComponentVector(weights), state))
-    ours = log_density(Flow(field; times=(1.0, 0.0), control=close_control), p, x)
-    @test ours ≈ vec(theirs) atol = 1e-7
+    flow = Flow(field; times=(1.0, 0.0), control=close_control)
+    @test log_density(flow, p, x) ≈ vec(theirs) atol = 1e-7
+
+    # The defects because of which this package has its own flows; `@test_broken` tells when one is mended.
+    # 1. With regularize=true, the two penalties are the last two samples of all integrals.
+    fixed = DiffEqFlux.FFJORD(net, (0.0, 1.0), (2,), solver; adaptive=false, dt=0.1)
+    (_, kinetic, _), _ = fixed(x, ComponentVector(weights), merge(state, (; regularize=true)))
+    @test_broken size(kinetic) == (1, 9) && isapprox(vec(kinetic), penalties(flow, p, x).kinetic; rtol=1e-3)
+    # 2. Hutchinson's noise is drawn again at every evaluation, and not once for each solve.
+    Random.seed!(1)
+    fixed(x, ComponentVector(weights), merge(state, (; monte_carlo=true)))
+    following = randn()
+    Random.seed!(1)
+    randn(2, 9)
+    @test_broken following == randn()
 end
 
 @testset "flows: mistakes" begin

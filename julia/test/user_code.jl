@@ -113,7 +113,8 @@ end
     @test examine(SPRING) == "no error"
     @test lux("Chain(Dense(2 => 3), Dense(3 => 2)") == "the Julia source of mine does not parse at line 1, column 35: Expected `)`."
     @test occursin("throws an error at line 2: UndefVarError: `Dnse` not defined", lux("a = 1\nChain(Dnse(2 => 2))"))
-    @test occursin("returns an array of size (3,) for a state of size (2,)", lux("Dense(2 => 3)"))
+    @test occursin("returns an array of size (3,) with elements of type Float32 for a state of size (2,)", lux("Dense(2 => 3)"))
+    @test occursin("mine fails for a state of size (2,): DimensionMismatch", lux("Chain(Dense(2 => 3), Dense(2 => 2))"))
     @test occursin("is a value of type Int64: give a Lux model", lux("3"))
     @test occursin("dim is missing", lux("Scale(3)"))
     @test occursin("Nowhere, which the Julia environment does not contain: run `pkg> add Nowhere`", lux("Nowhere:model"))
@@ -121,6 +122,8 @@ end
     @test occursin("at line 2 of mine (Julia source): UndefVarError: `q`", examine("(du, u, p, t) -> begin\n du .= q .* u\nend"))
     @test occursin("mine does not set du[2]", examine("(du, u, p, t) -> (du[1] = u[2])"))
     @test occursin("returns an array of size (4,)", examine("(u, p, t) -> [u; u]"))
+    @test occursin("with elements of type Complex", examine("(u, p, t) -> complex(u)"))
+    @test occursin("UndefVarError: `Nope` not defined.", message(() -> find_solver("Nope()")))
     @test occursin("give a function (du, u, p, t) or (u, p, t)", examine("f(a, b) = a"))
     @test occursin("run `pkg> add Sundials`", message(() -> find_solver("CVODE_BDF()")))
     @test occursin("is a value of type Chain, not a solver", message(() -> find_solver("Chain(Dense(2 => 2))")))
@@ -136,7 +139,27 @@ end
     catch error
         PyNeuralODE.error_reply(error)["error"]
     end
+    @test reply["message"] isa String
     @test reply["kind"] == "argument" && occursin("line 2 of mine (Julia source) throws an error: too late", reply["message"])
+end
+
+@testset "functions that do not accept dual numbers" begin
+    typed(du::Vector{Float64}, u, p, t) = du .= p.k .* u
+    field, u, p = JuliaFunction(typed, 2, (k=1.0,)), [1.0, 2.0], [0.5]
+    e = evaluator(field, u)
+    @test slope!(similar(u), e, u, p, 0.0) == [0.5, 1.0]
+    @test occursin("does not accept the dual numbers", message(() -> pullback!(similar(u), similar(p), e, u, u, p, 0.0)))
+end
+
+@testset "source survives garbage collections" begin
+    sources = ["(du, u, p, t) -> (du .= $k .* u)" for k in 1:10]
+    solve(k) = call("solve", merge(solving(; path="discrete", gradient="Backprop"), Dict("field" => request(sources[k])["field"])))["ys"][1, end]
+    first_time = solve.(1:10)
+    for _ in 1:3
+        GC.gc()
+        @test solve.(1:10) == first_time
+    end
+    @test isapprox(first_time, exp.(1:10); rtol=1e-6)
 end
 
 @testset "slopes" begin
