@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import kind_of
 from ...fields import MLP, SEIR, ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Linear, VectorField
+from ...gradients import JuliaAdjoint
 from ...problem import Problem, Solution
 from ...problem.values import Layout, times_inside
 from ..backend import Backend, Prepared
@@ -72,6 +73,11 @@ def _lacking_for_code(problem: Problem) -> str | None:
         return None
     if "ts" in problem.signature.differentiated:
         return f"ts requires gradients, which a {type(field).__name__} does not support: write ts.detach()."
+    if isinstance(field, JuliaFunction) and isinstance(problem.gradient, JuliaAdjoint):
+        return (
+            "gradient is Julia source, but a JuliaFunction is differentiated by dual numbers only: write "
+            "gradient='GaussAdjoint', for example."
+        )
     if not problem.compiled and problem.differentiated and isinstance(field, JuliaFunction):
         return "compiled is False, but a JuliaFunction is differentiated by dual numbers only: leave compiled out."
     return None

@@ -194,6 +194,10 @@ def test_only_julia_solves_julia_source():
         pn.solve(spring(), [1.0, 0.0], TIMES, engine="torch")
     with pytest.raises(pn.ArgumentError, match="ts requires gradients"):
         pn.solve(spring(), torch.tensor([1.0, 0.0]), torch.tensor(TIMES, requires_grad=True), engine="julia")
+    with pytest.raises(
+        pn.ArgumentError, match="gradient is Julia source, but a JuliaFunction.*gradient='GaussAdjoint'"
+    ):
+        gradients(spring(), {"stiffness": 4.0}, [1.0, 0.0], gradient="GaussAdjoint(autojacvec=ZygoteVJP())")
     with pytest.raises(pn.ArgumentError, match="leave compiled out"):
         gradients(spring(), {"stiffness": 4.0}, [1.0, 0.0], compiled=False, gradient="GaussAdjoint")
 
