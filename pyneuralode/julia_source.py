@@ -34,6 +34,11 @@ def without_source(name: str, source: str) -> dict[str, str]:
     return {"name": name, "sha256": hashlib.sha256(source.encode()).hexdigest()}
 
 
+def call_without_source(source: str) -> dict[str, str]:
+    """Return what a model file contains in place of a call in Julia, under the name of the function that is called."""
+    return without_source(source.partition("(")[0].strip(), source)
+
+
 def find_source(saved: Mapping[str, str], sources: Mapping[str, Any], path: Any) -> str:
     """Return the source that `sources` gives for an entry of the model file `path` written by `without_source`.
 
@@ -45,7 +50,7 @@ def find_source(saved: Mapping[str, str], sources: Mapping[str, Any], path: Any)
             f"julia is missing {name!r}, whose Julia source is not in {path}: use load(path, julia={{{name!r}: source}})."
         )
     source = read_source(f"julia[{name!r}]", sources[name])
-    if without_source(name, source) != {"name": name, "sha256": saved["sha256"]}:
+    if without_source(name, source)["sha256"] != saved["sha256"]:
         raise ArgumentError(
             f"julia[{name!r}] is not the source with which the model in {path} was saved: give that source, unchanged."
         )

@@ -105,9 +105,8 @@ def _restore_sources(description: dict[str, Any], julia: Mapping[str, str | Path
     for key in coded:
         saved = description[key]
         source = find_source(saved, julia or {}, path)
+        del saved["sha256"]
         description[key] = source if key == "solver" else {**saved, "source": source}
-        if key != "solver":
-            del description[key]["sha256"]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

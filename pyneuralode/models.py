@@ -22,7 +22,7 @@ from .errors import ArgumentError, kind_of, unknown_name
 from .fields import VectorField, from_description
 from .gradient_check import GradientCheck, check_gradient
 from .gradients import GradientMethod, JuliaAdjoint, find_gradient
-from .julia_source import without_source
+from .julia_source import call_without_source
 from .model_files import write_model_file
 from .problem import BATCHES, Event, Solution, make_control, read_events
 from .problem.problem import check_field
@@ -379,9 +379,7 @@ class NeuralODE(nn.Module):
         }
         description = {
             "field": self.field.describe(),
-            "solver": without_source(*_named(self.solver))
-            if find_solver(self.solver).kind == "source"
-            else self.solver,
+            "solver": _describe_solver(self.solver),
             "gradient": _describe_gradient(self.gradient),
             "control": control,
             "batch": self.batch,
@@ -416,13 +414,13 @@ class NeuralODE(nn.Module):
 def _describe_gradient(gradient: GradientMethod) -> dict[str, Any]:
     """Return a gradient method as JSON values; of Julia source, only its name and hash."""
     if isinstance(gradient, JuliaAdjoint):
-        return {"kind": "JuliaAdjoint", **without_source(*_named(gradient.source))}
+        return {"kind": "JuliaAdjoint", **call_without_source(gradient.source)}
     return {"kind": type(gradient).__name__, **vars(gradient)}
 
 
-def _named(source: str) -> tuple[str, str]:
-    """Return the name of the function that a call in Julia calls, and the call."""
-    return source.partition("(")[0].strip(), source
+def _describe_solver(name: str) -> str | dict[str, str]:
+    """Return a solver's name; of Julia source, only its name and hash."""
+    return call_without_source(name) if find_solver(name).kind == "source" else name
 
 
 class AugmentedNeuralODE(NeuralODE):

@@ -26,7 +26,6 @@ class JuliaCode(VectorField, abstract=True):
     engines: ClassVar[tuple[str, ...]] = ("julia",)
 
     source: str = checked(read_source)
-
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self):
