@@ -33,13 +33,14 @@ def setup_julia(
     """Install and compile what the Julia engine needs, and solve a test problem with it."""
     from ..engines.julia_engine.executables import setting
     from ..engines.julia_engine.install_record import default_project
-    from ..engines.julia_engine.installation import LOG, Installation, download_julia, find_julia
+    from ..engines.julia_engine.installation import LOG, Installation, allowed_versions, find_julia, only_setup
+    from ..engines.julia_engine.julia_download import download_julia
     from ..progress import RichProgress
 
     folder = (project or setting("PYNEURALODE_JULIA_PROJECT") or default_project()).absolute()
     julia = find_julia()
     name = (
-        "a new copy of Julia (a download of about 1 GB)"
+        "a new copy of Julia (a download of about 250 MB)"
         if julia is None
         else f"Julia {julia.version} ({julia.executable})"
     )
@@ -48,12 +49,12 @@ def setup_julia(
     if not yes and not typer.confirm("Continue?", default=True):
         raise typer.Exit(1)
 
-    installation = Installation(julia or download_julia(), folder)
-    with RichProgress() as progress:
+    with only_setup(), RichProgress() as progress:
+        installation = Installation(julia or download_julia(allowed_versions(), progress), folder)
         installation.resolve(progress, with_diffeqpy)
         installation.precompile(progress)
         image = installation.build_image(progress) if sysimage else None
         installation.verify(progress, image)
-    installation.write_records(image)  # last, so that the probe never finds an incomplete installation
+        installation.write_records(image)  # last, so that the probe never finds an incomplete installation
     typer.echo(f"The Julia engine is ready. Julia's output is in {folder / LOG}.")
     typer.echo("Next: `pyneuralode doctor --time`.")

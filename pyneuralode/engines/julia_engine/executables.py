@@ -15,6 +15,10 @@ from ...errors import EngineError
 
 OLDEST = (1, 10)
 BELOW = (2, 0)
+# The environment of every Julia that starts Python or runs inside it. PythonCall must not install a Python of its own,
+# and with PYTHONUNBUFFERED set, as in many containers, it cannot read the answers of the Python that it starts while
+# packages are compiled.
+SETTINGS = {"JULIA_CONDAPKG_BACKEND": "Null", "PYTHONUNBUFFERED": ""}
 _LAUNCHER_FOLDERS = {"juliaup", ".juliaup", "WindowsApps"}
 _TIMEOUT = 120.0  # seconds; guards against a wrapper script that never exits
 _PLACES = r"print(Base.active_project()); foreach(depot -> print('\n', depot), DEPOT_PATH)"

@@ -18,6 +18,7 @@ from typing import Any
 
 from ...errors import EngineError, first_line
 from .decode import read_reply
+from .executables import SETTINGS
 from .probe import JuliaProbe, probe
 
 log = logging.getLogger("pyneuralode")
@@ -118,7 +119,7 @@ def start_runtime(found: JuliaProbe) -> None:
         "PYTHON_JULIACALL_PROJECT": str(found.project),
         "PYTHON_JULIACALL_STARTUP_FILE": "no",
         "PYTHON_JULIACALL_AUTOLOAD_IPYTHON_EXTENSION": "no",
-        "JULIA_CONDAPKG_BACKEND": "Null",  # PythonCall must not install its own Python
+        **SETTINGS,
     }
     optional = {"PYTHON_JULIACALL_SYSIMAGE": found.sysimage, "JULIA_DEPOT_PATH": found.depot}
     settings |= {name: str(value) for name, value in optional.items() if value is not None}
@@ -142,7 +143,8 @@ def load_package() -> Callable:
 
     try:
         # Small networks gain nothing from more threads, and concurrent processes are slowed down by them.
-        Main.seval("import PyNeuralODE; PyNeuralODE.LinearAlgebra.BLAS.set_num_threads(1)")
+        with environment(SETTINGS):  # packages that are not compiled yet are compiled now
+            Main.seval("import PyNeuralODE; PyNeuralODE.LinearAlgebra.BLAS.set_num_threads(1)")
         return Main.seval("PyNeuralODE.python_entry()")
     except Exception as error:
         raise EngineError(

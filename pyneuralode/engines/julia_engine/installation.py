@@ -1,18 +1,22 @@
 """Setup of Julia: the steps of `pyneuralode setup-julia`, the only code of the Julia engine that may use the network.
 
-Every step except the downloads has been tested, offline, with a Julia and packages that were already installed. Not
-tested yet: the downloads of Julia, registries and packages, PackageCompiler's system image, and diffeqpy's Julia
-packages.
+Tested: the download of Julia, from a local server; the choice, installation and compilation of packages, offline, with a
+Julia and packages that were already there. Not tested yet: the downloads that Julia's package manager makes,
+PackageCompiler's system image, and diffeqpy's Julia packages.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
+import queue
+import signal
 import subprocess
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +25,10 @@ from typing import Any
 from ...errors import EngineError
 from ...progress import Progress
 from . import sources
-from .executables import Julia, JuliaMissing, examine
+from .executables import SETTINGS, Julia, JuliaMissing, examine
+from .failure_causes import find_cause
 from .install_record import Record, data_folder, default_project, make_folder, write_record
+from .julia_download import downloaded_julia, parse_version
 from .probe import clear_cache, named_julia
 
 LOG = "setup.log"
@@ -63,29 +69,9 @@ if not error < 1e-5:
     raise SystemExit(f"the solution of dy/dt = -y has an error of {error:g} at t = 1")
 """
 
-# Patterns in the output of a failed step, and the cause to report to the user.
-_CAUSES = (
-    (
-        r"no space left on device|ENOSPC|not enough (disk )?space",
-        "the disk is full: free some space (the setup needs 6 GB)",
-    ),
-    (
-        (
-            r"could(n't| not) (resolve|connect)|connection (refused|reset|timed out)|timed out|name resolution"
-            r"|urlopen error|failed to (download|clone|fetch)|RequestError|network is unreachable"
-        ),
-        "the network cannot be reached: connect to it, or set the environment variable https_proxy to your proxy",
-    ),
-    (
-        r"permission denied|EACCES|read-only file system",
-        "a folder is not writable: choose another folder with --project",
-    ),
-    (r"unsatisfiable requirements", "the versions of the Julia packages are incompatible: choose a new --project"),
-    (
-        r"expected package .* to be registered|no registries have been installed",
-        "a package is missing from Julia's registry: run `julia -e 'using Pkg; Pkg.Registry.update()'` with network access",
-    ),
-)
+# Seconds without a line of output after which a step is ended. The packages are compiled in silence, ours longest.
+_SILENCE = 30 * 60.0
+_COMPILING_SILENCE = 4 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -104,29 +90,41 @@ class Installation:
     project: Path
 
     def resolve(self, progress: Progress, with_diffeqpy: bool = False) -> None:
-        """Resolve the versions of all packages and download those that are missing."""
+        """Resolve the versions of all packages and download those that are missing.
+
+        If this fails, the project is left as it was.
+        """
         wanted = requirements("pyneuralode") | requirements("juliacall")
         if with_diffeqpy:
             wanted |= requirements("diffeqpy")
         make_folder(self.project)
         (self.project / LOG).unlink(missing_ok=True)
-        self._step(progress, "Choosing Julia packages", _RESOLVE, *_arguments(wanted))
-        openssl = _openssl()[0]
-        if "[[deps.OpenSSL_jll]]" in self._manifest() and "OpenSSL_jll" not in wanted:
-            wanted["OpenSSL_jll"] = ("458c3c95-2e84-50aa-8efc-19380b2a3a95", openssl)
-            self._step(progress, "Matching Python's OpenSSL", _RESOLVE, *_arguments(wanted))
+        with _restored_on_failure(self.project / "Project.toml", self.project / "Manifest.toml"):
+            self._step(progress, "Choosing Julia packages", _RESOLVE, *_arguments(wanted))
+            openssl = _openssl()[0]
+            if "[[deps.OpenSSL_jll]]" in self._manifest() and "OpenSSL_jll" not in wanted:
+                wanted["OpenSSL_jll"] = ("458c3c95-2e84-50aa-8efc-19380b2a3a95", openssl)
+                self._step(progress, "Matching Python's OpenSSL", _RESOLVE, *_arguments(wanted))
 
     def precompile(self, progress: Progress) -> None:
         """Precompile the packages for this machine; this is the longest step."""
         total = max(1, self._manifest().count("[[deps."))
-        self._step(progress, "Compiling Julia packages", _PRECOMPILE, total=total)
+        self._step(progress, "Compiling Julia packages", _PRECOMPILE, total=total, silence=_COMPILING_SILENCE)
 
     def build_image(self, progress: Progress) -> Path:
         """Build a system image of PyNeuralODE with PackageCompiler, in a separate environment, and return its path."""
         suffix = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-        image = self.project / f"pyneuralode{suffix}"
-        builder = self.project / "image-builder"
-        self._step(progress, "Building the system image", _BUILD_IMAGE, str(self.project), str(image), project=builder)
+        image, unfinished = (self.project / f"{stem}{suffix}" for stem in ("pyneuralode", "unfinished"))
+        self._step(
+            progress,
+            "Building the system image",
+            _BUILD_IMAGE,
+            str(self.project),
+            str(unfinished),
+            project=self.project / "image-builder",
+            silence=_COMPILING_SILENCE,
+        )
+        unfinished.replace(image)
         return image
 
     def verify(self, progress: Progress, image: Path | None = None) -> None:
@@ -164,10 +162,11 @@ class Installation:
         *arguments: str,
         total: int = 1,
         project: Path | None = None,
+        silence: float | None = None,
     ) -> None:
         julia = [str(self.julia.executable), "--startup-file=no", f"--project={project or self.project}"]
         environment = _for_child() | {"JULIA_PKG_PRECOMPILE_AUTO": "0"}
-        self._run(progress, description, [*julia, "-e", code, *arguments], environment, total)
+        self._run(progress, description, [*julia, "-e", code, *arguments], environment, total, silence)
 
     def _run(
         self,
@@ -176,13 +175,39 @@ class Installation:
         command: list[str],
         environment: dict[str, str],
         total: int = 1,
+        silence: float | None = None,
     ) -> None:
-        """Run a command, show its output and the compiled packages as progress, and write all output to the log."""
+        """Run a command, show its output and the compiled packages as progress, and write all output to the log.
+
+        A command that writes nothing for `silence` seconds, 30 minutes by default, is ended.
+        """
+        silence = _SILENCE if silence is None else silence
         task, left = progress.task(description, total=total), total
         last: deque[str] = deque(maxlen=200)
-        with (
-            (self.project / LOG).open("a", encoding="utf-8") as log,
-            subprocess.Popen(
+        process = self._start(command, environment)
+        with (self.project / LOG).open("a", encoding="utf-8") as log:
+            try:
+                for line in _lines(process, silence):
+                    log.write(line)
+                    last.append(line)
+                    compiled = int("✓" in line and left > 1)
+                    left -= compiled
+                    task.advance(compiled, note=" ".join(line.split())[:40])
+                process.wait()
+            except TimeoutError:
+                raise self._failure(
+                    f"{description!r} wrote nothing for {silence / 60:g} minutes and was ended: check the network, "
+                    "then run `pyneuralode setup-julia` again"
+                ) from None
+            finally:
+                process.kill()  # after Ctrl-C too; nothing happens if it has ended
+        if process.returncode:
+            raise self._failure(_ending(process.returncode) or find_cause("".join(last)))
+        task.advance(left, note="done")
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+        try:
+            return subprocess.Popen(
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -190,51 +215,59 @@ class Installation:
                 stderr=subprocess.STDOUT,
                 encoding="utf-8",
                 errors="replace",
-            ) as process,
-        ):
-            for line in process.stdout:
-                log.write(line)
-                last.append(line)
-                compiled = int("✓" in line and left > 1)
-                left -= compiled
-                task.advance(compiled, note=" ".join(line.split())[:40])
-        if process.returncode:
-            raise EngineError(f"setting up Julia failed: {_cause(''.join(last))} (see {self.project / LOG}).")
-        task.advance(left, note="done")
+            )
+        except OSError as error:
+            raise self._failure(
+                f"{command[0]} cannot be started ({error.strerror}): set PYNEURALODE_JULIA to another Julia, or remove "
+                "this one"
+            ) from error
+
+    def _failure(self, cause: str) -> EngineError:
+        return EngineError(f"setting up Julia failed: {cause} (see {self.project / LOG}).")
+
+
+@contextmanager
+def only_setup() -> Iterator[None]:
+    """Keep other set-ups of the same user from running at the same time; raise EngineError if one is running."""
+    from filelock import FileLock, Timeout
+
+    make_folder(data_folder())
+    lock = data_folder() / "setup.lock"
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise EngineError(
+            f"another `pyneuralode setup-julia` is running (it holds {lock}): wait until it has ended, then run the "
+            "command again."
+        ) from error
 
 
 def find_julia() -> Julia | None:
-    """Return the Julia set by PYNEURALODE_JULIA, or else a suitable one on PATH; None if there is none.
+    """Return the Julia set by PYNEURALODE_JULIA, or else a suitable one on PATH, or else one that was downloaded before.
 
-    Raises EngineError if PYNEURALODE_JULIA names an unsuitable Julia.
+    Returns None if there is none. Raises EngineError if PYNEURALODE_JULIA names an unsuitable Julia.
     """
-    named = named_julia()
-    if named is None:
-        return None
-    try:
-        julia = examine(*named)
-    except JuliaMissing:
-        if named[1] == "PATH":
-            return None
-        raise
-    return julia if named[1] != "PATH" or _suits(julia.version) else None
+    named, allowed = named_julia(), allowed_versions()
+    if named is not None:
+        try:
+            julia = examine(*named)
+        except JuliaMissing:
+            if named[1] != "PATH":
+                raise
+        else:
+            if named[1] != "PATH" or parse_version(julia.version) in allowed:
+                return julia
+    return downloaded_julia(allowed)
 
 
-def download_julia() -> Julia:
-    """Download a Julia through juliapkg (or through juliaup, if that is installed), for this and later setups.
+def allowed_versions():
+    """Return the Julia versions that pyneuralode, juliacall and Python's OpenSSL allow, in juliapkg's notation."""
+    from juliapkg.compat import Compat
 
-    This has not been tested so far, because the machines used in development have no network access.
-    """
-    from juliapkg.find_julia import find_julia as find_or_install
-
-    prefix = data_folder() / "julia"
-    try:
-        executable, _ = find_or_install(_compat(), prefix=str(prefix), install=True)
-    except Exception as error:  # juliapkg raises bare exceptions
-        raise EngineError(
-            f"Julia could not be installed: {_cause(str(error))}, or install it yourself and put it on PATH."
-        ) from error
-    return examine(Path(executable), "download")
+    ours, theirs = (Compat.parse(_juliapkg(name)["julia"]) for name in ("pyneuralode", "juliacall"))
+    openssl = _openssl()[1]
+    return ours & theirs if openssl is None else ours & theirs & Compat.parse(openssl)
 
 
 def requirements(distribution: str) -> dict[str, tuple[str, str]]:
@@ -260,15 +293,6 @@ def _arguments(wanted: dict[str, tuple[str, str]]) -> list[str]:
     return [str(sources.folder()), *("|".join((name, *rest)) for name, rest in wanted.items())]
 
 
-def _compat():
-    """Return the Julia versions that pyneuralode, juliacall and Python's OpenSSL allow, in juliapkg's notation."""
-    from juliapkg.compat import Compat
-
-    ours, theirs = (Compat.parse(_juliapkg(name)["julia"]) for name in ("pyneuralode", "juliacall"))
-    openssl = _openssl()[1]
-    return ours & theirs if openssl is None else ours & theirs & Compat.parse(openssl)
-
-
 def _openssl() -> tuple[str, str | None]:
     """Return the version ranges of OpenSSL_jll and of Julia that can share a process with Python's OpenSSL."""
     from juliapkg.deps import openssl_compat
@@ -276,26 +300,48 @@ def _openssl() -> tuple[str, str | None]:
     return openssl_compat()
 
 
-def _suits(version: str) -> bool:
-    from juliapkg.compat import Version
-
-    return Version.parse(version if version.count(".") > 1 else f"{version}.99") in _compat()
-
-
 def _for_child() -> dict[str, str]:
-    """Return the environment for a child process, without this process's juliacall settings.
-
-    PYTHONUNBUFFERED, which containers often set, makes Julia's precompilation of PythonCall's extensions fail: Python
-    then writes the lines that PythonCall reads one by one.
-    """
+    """Return the environment for a child process, without this process's juliacall settings."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_JULIACALL_")}
-    return environment | {"JULIA_CONDAPKG_BACKEND": "Null", "PYTHONUNBUFFERED": ""}
+    return environment | SETTINGS
 
 
-def _cause(output: str) -> str:
-    for pattern, sentence in _CAUSES:
-        if re.search(pattern, output, re.IGNORECASE):
-            return sentence
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
-    return (errors or lines or ["there was no output"])[-1].rstrip(".")
+def _lines(process: subprocess.Popen[str], silence: float) -> Iterator[str]:
+    """Yield the lines that a process writes; raise TimeoutError if it writes none for `silence` seconds."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def read() -> None:
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while (line := lines.get(timeout=silence)) is not None:
+            yield line
+    except queue.Empty:
+        raise TimeoutError from None
+
+
+def _ending(returncode: int) -> str:
+    """Return the cause of the failure if a signal ended the process, as when memory runs out; empty otherwise."""
+    if returncode >= 0:
+        return ""
+    name = signal.Signals(-returncode).name
+    remedy = "free some memory" if name == "SIGKILL" else "remove this Julia, or set PYNEURALODE_JULIA to another one"
+    return f"the process was ended by {name}: {remedy}, then run `pyneuralode setup-julia` again"
+
+
+@contextmanager
+def _restored_on_failure(*files: Path) -> Iterator[None]:
+    """Give the files back their content, or remove those that did not exist, if the body fails or is interrupted."""
+    before = {file: file.read_bytes() if file.exists() else None for file in files}
+    try:
+        yield
+    except BaseException:
+        for file, content in before.items():
+            if content is not None:
+                file.write_bytes(content)
+            else:
+                file.unlink(missing_ok=True)
+        raise

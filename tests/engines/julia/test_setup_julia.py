@@ -143,7 +143,8 @@ def test_a_system_image_is_built_apart_and_remembered(julia, tmp_path):
     image = install.build_image(SilentProgress())
     call = calls(tmp_path)[-1]
     assert call[1] == f"--project={tmp_path / 'project' / 'image-builder'}"
-    assert call[-2:] == [str(tmp_path / "project"), str(image)]
+    assert call[-2:] == [str(tmp_path / "project"), str(tmp_path / "project" / f"unfinished{image.suffix}")]
+    assert image.is_file() and not Path(call[-1]).exists()
     install.write_records(image)
     found = probe()
     assert found.found and found.how == "setup-julia" and found.sysimage == image
@@ -154,6 +155,8 @@ def test_a_system_image_is_built_apart_and_remembered(julia, tmp_path):
     [
         ("ERROR: failed to clone from ..., error: could not resolve host: github.com", "the network cannot be reached"),
         ("RequestError: Connection timed out after 30000 ms", "the network cannot be reached"),
+        ("curl: Received HTTP code 407 from proxy after CONNECT", "the proxy asks for a user name and a password"),
+        ("SSL peer certificate or SSH remote key was not OK", "the network's certificate is not trusted"),
         ("ERROR: IOError: write: no space left on device (ENOSPC)", "the disk is full"),
         ("ERROR: mkdir: permission denied (EACCES)", "choose another folder with --project"),
         (
@@ -229,37 +232,41 @@ def test_what_does_not_solve_a_problem_is_not_left_to_be_found(julia, tmp_path):
     assert not (install_record.default_project() / install_record.FILE).exists()
 
 
-def test_without_a_suitable_julia_one_is_downloaded(julia, tmp_path, monkeypatch):
-    import juliapkg.find_julia
-
-    asked = []
-
-    def download(compat, prefix, install):
-        asked.append((str(compat), prefix, install))
-        return str(julia), None
-
-    monkeypatch.setattr(juliapkg.find_julia, "find_julia", download)
-    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))  # excludes Julia 1.11.2
-    assert installation.find_julia() is None
-    assert installation.download_julia().executable == julia
-    assert asked == [("~1.10.3", str(install_record.data_folder() / "julia"), True)]
-
-    monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.5", None))
-    assert installation.find_julia().executable == julia
+def test_a_step_that_falls_silent_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(installation, "_SILENCE", 0.6)
+    julia = stand_in(tmp_path / "bin" / "julia", "echo Cloning; exec sleep 600")
+    with pytest.raises(EngineError, match=r"'Choosing Julia packages' wrote nothing for 0.01 minutes and was ended"):
+        at(julia, tmp_path / "project").resolve(SilentProgress())
+    assert "Cloning" in (tmp_path / "project" / "setup.log").read_text()
 
 
-def test_a_download_without_a_network_is_one_sentence(tmp_path, monkeypatch):
-    import juliapkg.find_julia
+def test_a_broken_julia_is_named(tmp_path):
+    julia = tmp_path / "bin" / "julia"
+    julia.parent.mkdir()
+    julia.write_bytes(b"\x7fELF, but not really")
+    julia.chmod(0o755)
+    with pytest.raises(EngineError, match=r"julia cannot be started \(.*\): set PYNEURALODE_JULIA to another Julia"):
+        at(julia, tmp_path / "project").resolve(SilentProgress())
+    stand_in(julia, "kill -SEGV $$")
+    with pytest.raises(EngineError, match=r"ended by SIGSEGV: .*set PYNEURALODE_JULIA"):
+        at(julia, tmp_path / "project").resolve(SilentProgress())
+    stand_in(julia, "kill -KILL $$")
+    with pytest.raises(EngineError, match="ended by SIGKILL: free some memory"):
+        at(julia, tmp_path / "project").resolve(SilentProgress())
 
-    def download(compat, prefix, install):
-        raise OSError("<urlopen error [Errno -3] Temporary failure in name resolution>")
 
-    monkeypatch.setattr(juliapkg.find_julia, "find_julia", download)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    result = run("--yes")
-    assert result.exit_code == 2
-    (sentence,) = result.stderr.strip().splitlines()
-    assert sentence.startswith("Julia could not be installed: the network cannot be reached")
+def test_a_project_whose_resolution_fails_is_left_as_it_was(tmp_path):
+    julia = stand_in(
+        tmp_path / "bin" / "julia",
+        """project=${2#--project=}; echo new > "$project/Project.toml"; echo new > "$project/Manifest.toml"
+        echo "ERROR: could not resolve host"; exit 1""",
+    )
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "Project.toml").write_text("[deps]\n")
+    with pytest.raises(EngineError, match="the network cannot be reached"):
+        at(julia, project).resolve(SilentProgress())
+    assert (project / "Project.toml").read_text() == "[deps]\n" and not (project / "Manifest.toml").exists()
 
 
 @pytest.mark.slow
