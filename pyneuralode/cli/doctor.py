@@ -73,6 +73,10 @@ def _describe_torch() -> bool:
 
 
 def _describe_julia(julia) -> None:
+    from ssl import OPENSSL_VERSION
+
+    from ..engines.julia_engine.installation import openssl_ceiling
+
     if julia.executable is not None:
         _line("Julia", f"{julia.version or 'of unknown version'} ({julia.executable}), through {julia.how}")
     if julia.project is not None:
@@ -80,6 +84,12 @@ def _describe_julia(julia) -> None:
         _line("  PythonCall", julia.pythoncall or "not installed")
         _line("  PyNeuralODE", str(julia.package) if julia.package else "not installed from a local folder")
         _line("  sysimage", str(julia.sysimage) if julia.sysimage else "none")
+    ceiling = openssl_ceiling()
+    if ceiling is not None:
+        _line(
+            "  newest",
+            f"{ceiling}: newer versions of Julia need a newer OpenSSL than that of Python, {OPENSSL_VERSION}",
+        )
     if not julia.found:
         _line("Julia", f"not ready: {julia.reason}")
     elif julia.warning:

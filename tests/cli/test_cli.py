@@ -186,6 +186,14 @@ def test_doctor_names_what_is_here(monkeypatch, tmp_path):
     assert ("juliacall" in sys.modules) == running
 
 
+def test_doctor_says_which_julia_python_s_openssl_allows(monkeypatch):
+    deps = pytest.importorskip("juliapkg.deps")
+    monkeypatch.setattr(deps, "openssl_compat", lambda: ("3 - 3.0", "1 - 1.11"))
+    assert "newest     1.11: newer versions of Julia need a newer OpenSSL" in run("doctor").stdout
+    monkeypatch.setattr(deps, "openssl_compat", lambda: ("3 - 3.5", None))
+    assert "OpenSSL" not in run("doctor").stdout
+
+
 def test_doctor_says_when_torch_cannot_be_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     result = run("doctor")

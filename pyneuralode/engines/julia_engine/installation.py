@@ -293,6 +293,17 @@ def _arguments(wanted: dict[str, tuple[str, str]]) -> list[str]:
     return [str(sources.folder()), *("|".join((name, *rest)) for name, rest in wanted.items())]
 
 
+def openssl_ceiling() -> str | None:
+    """Return the newest series of Julia, such as "1.11", that can share a process with Python's OpenSSL.
+
+    Returns None if there is no such limit, or if juliapkg, which knows it, is not installed.
+    """
+    if find_spec("juliapkg") is None:
+        return None
+    allowed = _openssl()[1]
+    return None if allowed is None else allowed.rpartition("-")[2].strip()
+
+
 def _openssl() -> tuple[str, str | None]:
     """Return the version ranges of OpenSSL_jll and of Julia that can share a process with Python's OpenSSL."""
     from juliapkg.deps import openssl_compat
