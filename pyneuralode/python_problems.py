@@ -1,13 +1,14 @@
-"""Stochastic and differential-algebraic equations defined by a user's Python functions.
+"""Stochastic, differential-algebraic and delay equations.
 
-Julia solves them through diffeqpy, on NumPy arrays, in this process; gradients are not available. Every evaluation
-calls from Julia into Python. `pyneuralode setup-julia --with-diffeqpy` installs the required packages.
+Julia solves them through diffeqpy, on NumPy arrays, in this process; gradients are not available. A described field (a
+`VectorField`) runs as compiled Julia code. A Python function is called back at every evaluation, which takes about 1.2
+us more than the function itself. `pyneuralode setup-julia --with-diffeqpy` installs the required packages.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,18 @@ from .errors import ArgumentError, kind_of
 from .fields import VectorField
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
-from .problem.problem import MassMatrix, Noise, Residual
+from .problem.problem import Delays, MassMatrix, Noise, Residual, check_field
 from .solvers import MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver, find_solver
 
 
 def solve_sde(
-    f: Callable,
-    g: Callable,
+    f: VectorField | Callable,
+    g: VectorField | Callable,
     y0: Any,
     ts: Any,
     *,
+    parameters: Mapping[str, Any] | None = None,
+    noise_parameters: Mapping[str, Any] | None = None,
     solver: str = "SOSRI",
     seed: int = 0,
     rtol: Any = 1e-2,
@@ -37,17 +40,17 @@ def solve_sde(
 ) -> Solution:
     """Compute one path of the stochastic equation ``dy = f(t, y) dt + g(t, y) dW`` (Ito, diagonal noise).
 
-    This has not yet been run with Julia's StochasticDiffEq: the calls into Julia were tested with a stand-in for it.
-
     Parameters
     ----------
-    f, g : callable
-        Drift and diffusion coefficient, as functions of t (float) and y (array) that return an array like y. Each
-        component has its own Wiener process.
+    f, g : VectorField or callable
+        Drift and diffusion coefficient: described fields, or functions of t (float) and y (array) that return an array
+        like y. Each component has its own Wiener process.
     y0 : array
         Initial state, of any shape.
     ts : array (T,)
         Increasing times at which the state is returned; the solve starts at ``ts[0]``.
+    parameters, noise_parameters : mapping, optional
+        The parameters of f and of g by name, if they are described fields (default: their initial values).
     solver : {"SOSRI", "SOSRA", "SRIW1", "SRA1", "EM"}
         SOSRI and SRIW1 (Roessler 2010; Rackauckas and Nie 2020) support any diagonal noise, SOSRA and SRA1 only
         noise that does not depend on y; all have strong order 1.5 and adaptive steps. EM, the Euler-Maruyama
@@ -70,19 +73,33 @@ def solve_sde(
         As in `pyneuralode.solve`.
     EngineError
         If Julia or its packages are missing; the message says what to do.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> growth = pn.Equations({"x": "r*x"}, parameters={"r": 1.01})
+    >>> noise = pn.Equations({"x": "s*x"}, parameters={"s": 0.87})
+    >>> path = pn.solve_sde(growth, noise, [0.5], [0.0, 0.5, 1.0], seed=1)  # doctest: +SKIP
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
-    if not callable(g):
-        raise ArgumentError(f"g is {kind_of(g)}: give a function of (t, y).")
-    form = Noise(g, whole_number("seed", seed, 0))
-    return _solve(f, form, y0, ts, find_solver(solver, SDE_SOLVERS), settings, dense=False)
+    if not (callable(g) or isinstance(g, VectorField)):
+        raise ArgumentError(f"g is {kind_of(g)}: give a VectorField, or a function of (t, y).")
+    if isinstance(g, VectorField):
+        noise_parameters = _checked_parameters("g", g, noise_parameters, y0)
+    elif noise_parameters is not None:
+        raise ArgumentError(
+            f"noise_parameters are given, but g is {kind_of(g)}: give a VectorField, or leave them out."
+        )
+    form = Noise(g, whole_number("seed", seed, 0), noise_parameters)
+    return _solve(f, form, y0, ts, find_solver(solver, SDE_SOLVERS), settings, parameters=parameters)
 
 
 def solve_dae(
-    f: Callable,
+    f: VectorField | Callable,
     y0: Any,
     ts: Any,
     *,
+    parameters: Mapping[str, Any] | None = None,
     mass_matrix: Any = None,
     dy0: Any = None,
     differential: Any = None,
@@ -94,13 +111,15 @@ def solve_dae(
 
     Parameters
     ----------
-    f : callable
-        With `mass_matrix`: the right-hand side, a function of t (float) and y (array). With `dy0`: the residual,
-        a function of t, y and dy/dt. It returns an array like y.
+    f : VectorField or callable
+        With `mass_matrix`: the right-hand side, a described field or a function of t (float) and y (array). With `dy0`:
+        the residual, a function of t, y and dy/dt. A function returns an array like y.
     y0 : array
         Initial state; of shape (n,) with `mass_matrix`.
     ts : array (T,)
         The times at which the state is returned; the solve starts at ``ts[0]``.
+    parameters : mapping, optional
+        The parameters of f by name, if it is a described field (default: its initial values).
     mass_matrix : array (n, n)
         The matrix M. A row of zeros makes its equation algebraic. If y0 does not satisfy the algebraic equations,
         Julia first corrects the components whose derivatives do not occur in the equations; ``ys[0]`` is the
@@ -111,8 +130,8 @@ def solve_dae(
         For a residual: True for the components whose derivatives occur in it. If given, Julia corrects y0 and
         dy0 as needed; otherwise their residual must be 0.
     solver : str, optional
-        With `mass_matrix`: "Rodas5P" (the default), "Rosenbrock23" or "FBDF". For a residual: "IDA" (the
-        default) from Sundials, which has not been tested yet, or "DFBDF", which does not need Sundials.
+        With `mass_matrix`: "Rodas5P" (the default), "Rosenbrock23" or "FBDF". For a residual: "DFBDF" (the default),
+        or "IDA" from Sundials, which has not been tested yet.
     dense : bool
         Keep the data needed to evaluate the solution at any time.
     **control
@@ -143,13 +162,124 @@ def solve_dae(
         if shape != (n, n):
             raise ArgumentError(f"mass_matrix has shape {shape}, but y0 has {n} components: use shape {(n, n)}.")
         form = MassMatrix(real_array("mass_matrix", mass_matrix).astype(float))
-        return _solve(f, form, y0, ts, find_solver(solver or "Rodas5P", MASS_MATRIX_SOLVERS), settings, dense)
-    form = Residual(dy0, differential)
-    return _solve(f, form, y0, ts, find_solver(solver or "IDA", RESIDUAL_SOLVERS), settings, dense)
+        method = find_solver(solver or "Rodas5P", MASS_MATRIX_SOLVERS)
+        return _solve(f, form, y0, ts, method, settings, dense, parameters)
+    if isinstance(f, VectorField):
+        raise ArgumentError(
+            f"f is {kind_of(f)} with dy0: give a function of (t, y, dy), or a mass_matrix instead of dy0."
+        )
+    return _solve(
+        f, Residual(dy0, differential), y0, ts, find_solver(solver or "DFBDF", RESIDUAL_SOLVERS), settings, dense
+    )
 
 
-def _solve(f: Callable, form: Any, y0: Any, ts: Any, solver: Solver, control: Control, dense: bool) -> Solution:
-    if isinstance(f, (VectorField, nn.Module)):
-        raise ArgumentError(f"f is {kind_of(f)}: give a Python function of NumPy arrays.")
-    settings = Settings(f, solver, find_gradient("Backprop"), control, dense, form=form)
-    return PreparedProblems().find(settings, "julia", {}, y0, ts).run({}, y0, ts)
+def solve_dde(
+    f: Callable | str,
+    y0: Any,
+    ts: Any,
+    *,
+    lags: float | Sequence[float],
+    history: Callable | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    solver: str = "Tsit5",
+    dense: bool = False,
+    **control: Any,
+) -> Solution:
+    """Solve the delay equation ``dy/dt = f(t, y(t), y(t - lags[0]), ...)`` by the method of steps.
+
+    Parameters
+    ----------
+    f : callable or str
+        A function of t (float), y and the state at each of the delayed times, ``f(t, y, y1, ...)``, that returns an
+        array like y; or, much faster, Julia source of a function ``(du, u, h, p, t) -> ...`` that sets du, in which
+        ``h(p, t - lag)`` is the state at an earlier time.
+    y0 : array
+        Initial state, of any shape; flat for Julia source.
+    ts : array (T,)
+        Increasing times at which the state is returned; the solve starts at ``ts[0]``.
+    lags : float or sequence of float
+        The constant delays (time units), all positive. Steps end at the jumps in derivatives that they cause.
+    history : callable, optional
+        The state before the first time, ``history(t)``; y0 at all earlier times if not given.
+    parameters : mapping, optional
+        For Julia source: the numbers and arrays ``p`` by name, as in ``p.rate``.
+    solver : str
+        The name or the Julia source of a solver of ordinary equations; "Rosenbrock23" or "Rodas5P" if the equation is
+        stiff.
+    dense : bool
+        Keep the data needed to evaluate the solution at any time.
+    **control
+        The controls of `pyneuralode.solve`.
+
+    Returns
+    -------
+    Solution
+        ``ys`` (T, *y0.shape).
+
+    Raises
+    ------
+    ArgumentError, SolverError
+        As in `pyneuralode.solve`.
+    EngineError
+        If Julia or its packages are missing; the message says what to do.
+
+    Examples
+    --------
+    >>> import pyneuralode as pn
+    >>> solution = pn.solve_dde(lambda t, y, y1: -y1, [1.0], [0.0, 1.0, 2.0], lags=1.0)  # doctest: +SKIP
+    >>> solution.ys[:, 0]  # doctest: +SKIP
+    array([ 1. ,  0. , -0.5])
+    """
+    values = real_array("lags", lags).astype(float).reshape(-1)
+    if values.size == 0 or not (np.isfinite(values) & (values > 0)).all():
+        raise ArgumentError(f"lags is {lags!r}: give positive numbers.")
+    if isinstance(f, VectorField):
+        raise ArgumentError(
+            f"f is {kind_of(f)}, which has no delays: give a function of (t, y, y1, ...), or Julia source."
+        )
+    if parameters is not None and not isinstance(f, str):
+        raise ArgumentError("parameters are given for a Python function: let the function contain them.")
+    start = np.array(y0)
+    if history is None:
+        history = lambda t: start  # noqa: E731
+    check_field(history, "t", name="history")
+    form = Delays(tuple(values.tolist()), history)
+    return _solve(f, form, y0, ts, find_solver(solver), make_control(control), dense, parameters)
+
+
+def _solve(
+    f: Any,
+    form: Any,
+    y0: Any,
+    ts: Any,
+    solver: Solver,
+    control: Control,
+    dense: bool = False,
+    parameters: Mapping[str, Any] | None = None,
+) -> Solution:
+    if isinstance(f, nn.Module):
+        raise ArgumentError(f"f is {kind_of(f)}: give a VectorField, or a Python function of NumPy arrays.")
+    if isinstance(f, VectorField):
+        parameters = f.initial() if parameters is None else parameters
+    elif parameters is not None and not isinstance(f, str):
+        raise ArgumentError(f"parameters are given, but f is {kind_of(f)}: give a VectorField, or leave them out.")
+    field: Any = f  # Julia source, too, with delays
+    values = parameters or {}
+    settings = Settings(field, solver, find_gradient("Backprop"), control, dense, form=form)
+    return PreparedProblems().find(settings, "julia", values, y0, ts).run(values, y0, ts)
+
+
+def _checked_parameters(
+    name: str, field: VectorField, parameters: Mapping[str, Any] | None, y0: Any
+) -> Mapping[str, Any]:
+    """Return the parameters of a field for the noise; raise unless names, shapes and the state's dimension are right."""
+    given = (
+        field.initial() if parameters is None else {key: real_array(key, value) for key, value in parameters.items()}
+    )
+    shapes = field.shapes()
+    if {key: np.shape(value) for key, value in given.items()} != {key: tuple(shape) for key, shape in shapes.items()}:
+        listed = ", ".join(f"{key} {tuple(shape)}" for key, shape in shapes.items()) or "none"
+        raise ArgumentError(f"noise_parameters do not have the names and shapes of {name}'s parameters: give {listed}.")
+    if np.shape(y0)[-1:] != (field.dim,):
+        raise ArgumentError(f"{name} has dimension {field.dim}, but y0 has shape {np.shape(y0)}: give both the same.")
+    return given

@@ -10,8 +10,9 @@ function __init__()
     return nothing
 end
 
-PyNeuralODE.wrap(::Type{CuArray}, ::Type{T}, address::Integer, dims) where {T} =
+function PyNeuralODE.wrap(::Type{CuArray}, ::Type{T}, address::Integer, dims) where {T}
     unsafe_wrap(CuArray, CuPtr{T}(UInt(address)), Tuple(Int.(dims)))
+end
 
 # Synchronizes the whole device, not only Julia's stream, because torch uses its own streams.
 PyNeuralODE.synchronize(::Type{CuArray}) = CUDA.device_synchronize()

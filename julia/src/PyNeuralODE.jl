@@ -5,11 +5,12 @@ A state is a vector `(dim,)` or a matrix `(dim, samples)`: the last axis of Pyth
 """
 module PyNeuralODE
 
+import CommonSolve: solve, solve!
 using ComponentArrays: ComponentVector, getaxes, getdata
-using LinearAlgebra
+using LinearAlgebra: I, LinearAlgebra, SingularException, dot, mul!, norm
 
 export ConcatConv, ConcatMLP, Equations, GatedMLP, HyperMLP, Initialization, Linear, MLP, SEIR
-export dimension, evaluator, field_from, parameters, pullback!, shapes, slope, slope!
+export dimension, evaluator, field_from, parameters, pullback!, shapes, slope, slope!, solve, solve!
 
 include("errors.jl")
 include("activations.jl")
@@ -40,6 +41,8 @@ include("fitting/optimizers.jl")
 include("fitting/lbfgs.jl")
 include("fitting/plan.jl")
 include("bridge.jl")
+include("ensembles.jl")
+include("shooting.jl")
 include("flow_calls.jl")
 include("workload.jl")
 include("flow_workload.jl")

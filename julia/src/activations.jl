@@ -29,5 +29,6 @@ derivative(::Val{:sin}, x, y) = cos(x)
 derivative(::Val{:square}, x, y) = x + x
 derivative(::Val{:cube}, x, y) = 3 * x * x
 
-const ACTIVATIONS = Dict(string(n) => Val(n) for n in (:identity, :tanh, :relu, :swish, :softplus, :elu, :gelu, :sigmoid, :sin))
+const ACTIVATIONS = Dict(string(n) => Val(n)
+for n in (:identity, :tanh, :relu, :swish, :softplus, :elu, :gelu, :sigmoid, :sin))
 const INPUT_MAPS = Dict(string(n) => Val(n) for n in (:identity, :square, :cube))

@@ -8,7 +8,8 @@ A `DifferentiableSolve` that uses an explicit solver of SciML and a continuous a
 "GaussAdjoint", "QuadratureAdjoint", "BacksolveAdjoint"; `rtol` and `atol` as for `AdjointSolve`) with hand-written vector-Jacobian
 products. State, parameters and their cotangents are arrays of the same type as u0.
 """
-mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractVector{T}} <: DifferentiableSolve
+mutable struct BatchSolve{T, U <: AbstractArray{T}, Y <: AbstractArray{T}, P <: AbstractVector{T}} <:
+               DifferentiableSolve
     const start::U
     const ts::Vector{T}
     const solver::Solver
@@ -22,16 +23,18 @@ mutable struct BatchSolve{T,U<:AbstractArray{T},Y<:AbstractArray{T},P<:AbstractV
     solution::Any
 end
 
-function BatchSolve(field::VectorField, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", gradient="InterpolatingAdjoint",
-                    control=Control(), rtol=nothing, atol=nothing) where {T<:AbstractFloat}
+function BatchSolve(
+        field::VectorField, u0::AbstractVecOrMat{T}, ts; solver = "Tsit5", gradient = "InterpolatingAdjoint",
+        control = Control(), rtol = nothing, atol = nothing) where {T <: AbstractFloat}
     check_times(ts)
     lookup("gradient", gradient, BATCH_ADJOINTS)
     method = adjoint_method(gradient, PRODUCTS["hand"])
-    backward = Control(; rtol=something(rtol, minimum(control.rtol)), atol=something(atol, minimum(control.atol)), control.step_size, control.min_step, control.max_step,
-                       control.max_steps)
-    p = similar(u0, sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0))
+    backward = Control(; rtol = something(rtol, minimum(control.rtol)), atol = something(atol, minimum(control.atol)),
+        control.step_size, control.min_step, control.max_step,
+        control.max_steps)
+    p = similar(u0, sum(prod(shape; init = 1) for (_, shape) in shapes(field); init = 0))
     return BatchSolve(copy(u0), collect(T, ts), require_explicit(solver), control, backward, String(gradient), method,
-                      batch_function(BatchSlope(evaluator(field, u0), size(u0)), u0, similar(p), gradient), similar(u0, size(u0)..., length(ts)), p, nothing)
+        batch_function(BatchSlope(evaluator(field, u0), size(u0)), u0, similar(p), gradient), similar(u0, size(u0)..., length(ts)), p, nothing)
 end
 
 const BATCH_ADJOINTS = filter(pair -> first(pair) != "ForwardMode", ADJOINTS)
@@ -69,7 +72,7 @@ function batch_function(slope, u0, pbar, gradient)
         copyto!(out, pbar)
         return nothing
     end
-    return ODEFunction{true,FullSpecialize}(slope; vjp=vjp!, vjp_p=vjp_p!)
+    return ODEFunction{true, FullSpecialize}(slope; vjp = vjp!, vjp_p = vjp_p!)
 end
 
 solve!(s::BatchSolve, p, u0) = Base.invokelatest(integrate!, s, p, u0)::typeof(s.ys)
@@ -77,7 +80,8 @@ solve!(s::BatchSolve, p, u0) = Base.invokelatest(integrate!, s, p, u0)::typeof(s
 function integrate!(s::BatchSolve, p, u0)
     copyto!(s.p, getdata(p))
     copyto!(s.start, u0)
-    saving = s.gradient == "BacksolveAdjoint" ? (saveat=s.ts, save_everystep=false, dense=false) : (dense=true, save_everystep=true)
+    saving = s.gradient == "BacksolveAdjoint" ? (saveat = s.ts, save_everystep = false, dense = false) :
+             (dense = true, save_everystep = true)
     s.solution = integrate(ODEProblem(s.f, s.start, (s.ts[1], s.ts[end]), s.p), s.solver, s.ts, s.control; saving...)
     return write_states!(s.ys, s.solution, s.ts)
 end
@@ -93,9 +97,10 @@ function backwards!(pbar, u0bar, s::BatchSolve, ysbar)
         pending = i - 1
     end
     steps = step_options(s.solver, reverse(s.ts), s.backward)
-    steps.adaptive && (steps = merge(steps, (internalnorm=largest_norm(length(s.start), length(s.p), reached),)))
-    stored = s.gradient == "BacksolveAdjoint" ? (checkpoints=s.ts,) : (;)
-    u0grad, pgrad = sensitivity_gradients(s.solution, s.solver.make(nothing), s.method, s.ts, cotangent!; stored..., steps...)
+    steps.adaptive && (steps = merge(steps, (internalnorm = largest_norm(length(s.start), length(s.p), reached),)))
+    stored = s.gradient == "BacksolveAdjoint" ? (checkpoints = s.ts,) : (;)
+    u0grad, pgrad = sensitivity_gradients(
+        s.solution, s.solver.make(nothing), s.method, s.ts, cotangent!; stored..., steps...)
     pending == 0 || throw(SolveFailure(
         "the backward solve with gradient=$(repr(s.gradient)) stopped at t = $(format_number(Float64(reached[]), 6)): increase max_steps, or loosen " *
         "rtol and atol.", Float64(reached[]), NaN))
@@ -110,14 +115,18 @@ end
 
 Return the states at `ts`, of shape (size(u0)..., T), on the device of u0 and p. No data are kept for a gradient.
 """
-solve_batch(field::VectorField, p, u0::AbstractVecOrMat, ts; settings...) = first(batch_states(field, p, u0, ts; settings...))
+function solve_batch(field::VectorField, p, u0::AbstractVecOrMat, ts; settings...)
+    first(batch_states(field, p, u0, ts; settings...))
+end
 
 "Like `solve_batch`, but also return the solver's counts."
-function batch_states(field, p, u0::AbstractVecOrMat{T}, ts; solver="Tsit5", control=Control()) where {T<:AbstractFloat}
+function batch_states(
+        field, p, u0::AbstractVecOrMat{T}, ts; solver = "Tsit5", control = Control()) where {T <: AbstractFloat}
     check_times(ts)
     times = collect(T, ts)
-    f! = ODEFunction{true,FullSpecialize}(BatchSlope(evaluator(field, u0), size(u0)))
-    solution = integrate(ODEProblem(f!, u0, (times[1], times[end]), getdata(p)), require_explicit(solver), times, control;
-                         saveat=times, save_everystep=false, dense=false)
+    f! = ODEFunction{true, FullSpecialize}(BatchSlope(evaluator(field, u0), size(u0)))
+    solution = integrate(
+        ODEProblem(f!, u0, (times[1], times[end]), getdata(p)), require_explicit(solver), times, control;
+        saveat = times, save_everystep = false, dense = false)
     return states(solution, times, u0), solver_counts(solution)
 end

@@ -10,19 +10,20 @@ Settings of the time stepping, with the same meaning as in pyneuralode/problem/c
 - `first_step`, `min_step`, `max_step`: sizes of the first (`nothing`: estimated), smallest and largest adaptive steps.
 - `max_steps`: maximum number of steps, accepted and rejected, in one solve.
 """
-struct Control{R,A}
+struct Control{R, A}
     rtol::R
     atol::A
     norm::String
-    step_size::Union{Nothing,Float64}
-    first_step::Union{Nothing,Float64}
+    step_size::Union{Nothing, Float64}
+    first_step::Union{Nothing, Float64}
     min_step::Float64
     max_step::Float64
     max_steps::Int
 end
 
-function Control(; rtol=1e-6, atol=1e-6, norm="joint", step_size=nothing, first_step=nothing, min_step=0.0, max_step=Inf,
-                 max_steps=100_000)
+function Control(; rtol = 1e-6, atol = 1e-6, norm = "joint", step_size = nothing,
+        first_step = nothing, min_step = 0.0, max_step = Inf,
+        max_steps = 100_000)
     for (name, value) in (("rtol", rtol), ("atol", atol))
         all(x -> isfinite(x) && x >= 0, value) ||
             throw(UserError("$name is $value: give finite, nonnegative numbers, such as 1e-6."))
@@ -39,5 +40,5 @@ function Control(; rtol=1e-6, atol=1e-6, norm="joint", step_size=nothing, first_
         throw(UserError("min_step is $min_step, but max_step is $max_step: give a min_step <= max_step."))
     max_steps >= 1 || throw(UserError("max_steps is $max_steps: give an integer >= 1."))
     return Control(rtol, atol, String(norm), step_size === nothing ? nothing : Float64(step_size),
-                   first_step === nothing ? nothing : Float64(first_step), Float64(min_step), Float64(max_step), Int(max_steps))
+        first_step === nothing ? nothing : Float64(first_step), Float64(min_step), Float64(max_step), Int(max_steps))
 end

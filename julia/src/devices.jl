@@ -1,7 +1,7 @@
 # The devices on which arrays are stored. The code here works for any array type; the extension for CUDA adds CuArray to `PLACES`.
 
 "Array types by device name; \"cuda\" is included once CUDA.jl has been loaded and has found a GPU."
-const PLACES = Dict{String,Any}("cpu" => Array)
+const PLACES = Dict{String, Any}("cpu" => Array)
 
 """
     place(name)
@@ -42,7 +42,9 @@ to_host(x::AbstractArray) = to_device(Array, x)
 Return the memory at `address` (an integer, from another library in this process) as an array of `place`, without a copy. The memory
 belongs to that library: the array must not be used after the library may have freed it.
 """
-wrap(::Type{Array}, ::Type{T}, address::Integer, dims) where {T} = unsafe_wrap(Array, Ptr{T}(UInt(address)), Tuple(dims))
+function wrap(::Type{Array}, ::Type{T}, address::Integer, dims) where {T}
+    unsafe_wrap(Array, Ptr{T}(UInt(address)), Tuple(dims))
+end
 
 "Wait until the device has finished all work of this package and of other libraries; on the CPU, do nothing."
 synchronize(place) = nothing

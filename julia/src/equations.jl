@@ -36,7 +36,7 @@ const OPERATIONS = (
     ("tan", :(within(tan, x, isfinite(x))), :(1 + z * z), 0),
     ("tanh", :(tanh(x)), :(1 - z * z), 0),
     ("max", :(max(x, y)), :(share(x > y, x == y)), :(share(y > x, x == y))),
-    ("min", :(min(x, y)), :(share(x < y, x == y)), :(share(y < x, x == y))),
+    ("min", :(min(x, y)), :(share(x < y, x == y)), :(share(y < x, x == y)))
 )
 const OPERATION_NUMBERS = Dict(name => number for (number, (name, _...)) in enumerate(OPERATIONS))
 const TWO_OPERANDS = ("+", "-", "*", "/", "**", "max", "min")
@@ -50,10 +50,11 @@ power(x, y) = x >= 0 ? x^y : isinteger(y) ? cospi(y) * (-x)^y : oftype(x^one(y),
 # One branch per operation; the compiler turns these branches into a jump table.
 function branches(rows)
     none = :(throw(ArgumentError("unknown index of an operation.")))
-    return foldr(((number, result), rest) -> :(operation == $number ? $result : $rest), enumerate(rows); init=none)
+    return foldr(((number, result), rest) -> :(operation == $number ? $result : $rest), enumerate(rows); init = none)
 end
 @eval @inline computed(operation, x, y) = $(branches([value for (_, value, _, _) in OPERATIONS]))
-@eval @inline partials(operation, x, y, z) = $(branches([:((oftype(z, $dx), oftype(z, $dy))) for (_, _, dx, dy) in OPERATIONS]))
+@eval @inline partials(operation, x, y, z) = $(branches([:((oftype(z, $dx), oftype(z, $dy)))
+                                                         for (_, _, dx, dy) in OPERATIONS]))
 
 "One step of the formulas: the index of its operation, and the registers of its operands. For a unary operation, `y` equals `x`."
 struct FormulaStep
@@ -80,40 +81,46 @@ struct Equations <: VectorField
 end
 
 # Registers: the state, the parameters, the time, the value of each step, the constants.
-function Equations(components, parameters, steps, outputs; initial=zeros(length(parameters)))
-    names = String[components..., parameters..., "t"]
-    registers = Dict{String,Int32}(name => place for (place, name) in enumerate(names))
-    first_constant = length(names) + length(steps)
+function Equations(components, parameters, steps, outputs; initial = zeros(length(parameters)))
+    symbols = String[components..., parameters..., "t"]
+    registers = Dict{String, Int32}(name => place for (place, name) in enumerate(symbols))
+    first_constant = length(symbols) + length(steps)
     constants, code = Float64[], FormulaStep[]
     function register(word)
         return get!(registers, word) do
             number = tryparse(Float64, word)
-            number === nothing && throw(UserError("the equations contain $(repr(word)), which is not defined: use a component, a parameter, t, a number or an earlier step."))
+            number === nothing &&
+                throw(UserError("the equations contain $(repr(word)), which is not defined: use a component, a parameter, t, a number or an earlier step."))
             push!(constants, number)
             return first_constant + length(constants)
         end
     end
-    for (place, step) in enumerate(steps)
-        name, words... = string.(split(step))
+    for (place, instruction) in enumerate(steps)
+        name, words... = string.(split(instruction))
         name == "**" && words[end] == "2.0" && ((name, words) = ("square", words[1:1]))
         operation, binary = lookup("the operation", name, OPERATION_NUMBERS), name in TWO_OPERANDS
-        length(words) == 1 + binary || throw(UserError("the step $(repr(step)) has $(length(words)) operands, but this operation needs $(1 + binary)."))
+        length(words) == 1 + binary || throw(UserError(
+            "the step $(repr(instruction)) has $(length(words)) operands, but this operation needs $(1 + binary)."))
         push!(code, FormulaStep(operation, binary, register(words[1]), register(words[end])))
-        registers["#$place"] = length(names) + place
+        registers["#$place"] = length(symbols) + place
     end
-    length(outputs) == length(components) || throw(UserError("outputs has $(length(outputs)) entries: give $(length(components)), one for each component."))
-    return Equations(String[components...], String[parameters...], code, constants, Int32[register(string(word)) for word in outputs],
-                     Float64[initial...])
+    length(outputs) == length(components) ||
+        throw(UserError("outputs has $(length(outputs)) entries: give $(length(components)), one for each component."))
+    return Equations(String[components...], String[parameters...], code,
+        constants, Int32[register(string(word)) for word in outputs],
+        Float64[initial...])
 end
 
-FIELDS["Equations"] = d -> Equations(first.(d["equations"]), first.(d["parameters"]), d["steps"], d["outputs"]; initial=last.(d["parameters"]))
+FIELDS["Equations"] = d -> Equations(
+    first.(d["equations"]), first.(d["parameters"]), d["steps"], d["outputs"]; initial = last.(d["parameters"]))
 
 dimension(field::Equations) = length(field.components)
-shapes(field::Equations) = Pair{Symbol,Dims}[Symbol(name) => () for name in field.parameters]
+shapes(field::Equations) = Pair{Symbol, Dims}[Symbol(name) => () for name in field.parameters]
 
 function autonomous(field::Equations)
-    time = offsets(field)[2] + 1
-    return time ∉ field.outputs && !any(step -> time == step.x || time == step.y, field.steps)
+    time_register = offsets(field)[2] + 1
+    return time_register ∉ field.outputs &&
+           !any(instruction -> time_register == instruction.x || time_register == instruction.y, field.steps)
 end
 
 "Return the numbers of registers that precede the parameters, the time, the steps and the constants."
@@ -127,7 +134,7 @@ end
 function registers_of(::Type{T}, field::Equations) where {T}
     constants = offsets(field)[4]
     registers = zeros(T, constants + length(field.constants))
-    registers[constants+1:end] .= field.constants
+    registers[(constants + 1):end] .= field.constants
     return registers
 end
 
@@ -135,9 +142,9 @@ end
 function set_shared!(registers, field::Equations, p, t)
     d, q, _, _ = offsets(field)
     for j in eachindex(field.parameters)
-        registers[d+j] = p[j]
+        registers[d + j] = p[j]
     end
-    registers[q+1] = t
+    registers[q + 1] = t
     return registers
 end
 
@@ -146,15 +153,15 @@ function forward!(registers, field::Equations, u, k)
     for i in 1:dimension(field)
         registers[i] = u[i, k]
     end
-    last = offsets(field)[3]
-    @inbounds for step in field.steps
-        registers[last+=1] = computed(step.operation, registers[step.x], registers[step.y])
+    target = offsets(field)[3]
+    @inbounds for instruction in field.steps
+        registers[target += 1] = computed(instruction.operation, registers[instruction.x], registers[instruction.y])
     end
     return registers
 end
 
 # If automatic differentiation traces single numbers, their type can differ from step to step.
-register_type(::Type{T}) where {T<:Union{AbstractFloat,ForwardDiff.Dual}} = T
+register_type(::Type{T}) where {T <: Union{AbstractFloat, ForwardDiff.Dual}} = T
 register_type(::Type) = Real
 
 flat_values(p) = getdata(p)
@@ -163,7 +170,7 @@ flat_values(p::NamedTuple) = [values(p)...]
 function slope(field::Equations, u::AbstractVecOrMat, p, t)
     flat = flat_values(p)
     numbers = isempty(field.parameters) ? eltype(u) : promote_type(eltype(u), eltype(flat))
-    T = register_type(t isa Union{AbstractFloat,Integer} ? numbers : promote_type(numbers, typeof(t)))
+    T = register_type(t isa Union{AbstractFloat, Integer} ? numbers : promote_type(numbers, typeof(t)))
     registers = set_shared!(registers_of(T, field), field, flat, t)
     columns = [[forward!(registers, field, u, k)[i] for i in field.outputs] for k in axes(u, 2)]
     return u isa AbstractVector ? columns[1] : reduce(hcat, columns)
@@ -194,7 +201,8 @@ function evaluator(field::Equations, ::AbstractVecOrMat{T}) where {T}
     return EquationsEvaluator{T}(field, registers, zero(registers))
 end
 
-function slope!(du::AbstractVecOrMat{T}, e::EquationsEvaluator{T}, u::AbstractVecOrMat{T}, p::AbstractVector{T}, t::Union{AbstractFloat,Integer}) where {T}
+function slope!(du::AbstractVecOrMat{T}, e::EquationsEvaluator{T}, u::AbstractVecOrMat{T},
+        p::AbstractVector{T}, t::Union{AbstractFloat, Integer}) where {T}
     set_shared!(e.registers, e.field, getdata(p), t)
     for k in axes(u, 2)
         forward!(e.registers, e.field, u, k)
@@ -217,10 +225,10 @@ function pullback!(ubar, pbar, e::EquationsEvaluator, λ, u, p, t)
             bars[output] += λ[i, k]
         end
         @inbounds for place in length(field.steps):-1:1
-            step, bar = field.steps[place], bars[before+place]
-            dx, dy = partials(step.operation, registers[step.x], registers[step.y], registers[before+place])
-            bars[step.x] += bar * dx
-            step.binary && (bars[step.y] += bar * dy)
+            instruction, bar = field.steps[place], bars[before + place]
+            dx, dy = partials(instruction.operation, registers[instruction.x], registers[instruction.y], registers[before + place])
+            bars[instruction.x] += bar * dx
+            instruction.binary && (bars[instruction.y] += bar * dy)
         end
         if ubar !== nothing
             for i in 1:d
@@ -230,7 +238,7 @@ function pullback!(ubar, pbar, e::EquationsEvaluator, λ, u, p, t)
         if pbar !== nothing
             out = getdata(pbar)
             for j in eachindex(field.parameters)
-                out[j] += bars[d+j]
+                out[j] += bars[d + j]
             end
         end
     end
@@ -238,7 +246,6 @@ function pullback!(ubar, pbar, e::EquationsEvaluator, λ, u, p, t)
 end
 
 # The parameters remain a plain vector for SciML's solvers: with names, every model would have a separate type.
-function Dynamics(field::Equations, u0::AbstractVecOrMat{T}) where {T<:AbstractFloat}
+function Dynamics(field::Equations, u0::AbstractVecOrMat{T}) where {T <: AbstractFloat}
     return Dynamics(evaluator(field, u0), identity, similar(u0), similar(u0), zeros(T, length(field.parameters)))
 end
-

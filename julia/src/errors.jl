@@ -9,7 +9,7 @@ struct UserError <: Exception
     message::String
 end
 
-Base.showerror(io::IO, error::UserError) = print(io, error.message)
+Base.showerror(io::IO, err::UserError) = print(io, err.message)
 
 """
     SolveFailure(message, t, step)
@@ -22,13 +22,13 @@ struct SolveFailure <: Exception
     step::Float64
 end
 
-Base.showerror(io::IO, error::SolveFailure) = print(io, error.message)
+Base.showerror(io::IO, err::SolveFailure) = print(io, err.message)
 
 "Return `catalog[name]`; throw a `UserError` that lists the known names if `name` is not one of them."
 function lookup(argument, name, catalog)
     # Looked up as a String: code that compares values of unknown type is recompiled whenever another package defines a comparison.
     key = string(name)::String
     haskey(catalog, key) && return catalog[key]
-    names = join(sort!(string.(collect(keys(catalog)))), ", ")
-    throw(UserError("$argument is $(repr(key)), which is unknown: use one of $names."))
+    known = join(sort!(string.(collect(keys(catalog)))), ", ")
+    throw(UserError("$argument is $(repr(key)), which is unknown: use one of $known."))
 end

@@ -15,7 +15,7 @@ slope!(du, e::Evaluator, u, p, t) = copyto!(du, slope(e.field, u, p, t))
 "Return the evaluator of a field for states like `u`."
 function evaluator end
 
-struct PlainEvaluator{T,F<:VectorField,M<:AbstractVecOrMat{T}} <: Evaluator{T}
+struct PlainEvaluator{T, F <: VectorField, M <: AbstractVecOrMat{T}} <: Evaluator{T}
     field::F
     buffer::M
 end
@@ -24,7 +24,7 @@ end
 Evaluator of a network: layers of linear `maps` and biases with activations between them. The field must have `input_map`, `input_scale`,
 `activation` and `output_scale`; its parameters are a weight and a bias for each layer.
 """
-struct NetworkEvaluator{T,F<:VectorField,U<:AbstractVecOrMat{T},L} <: Evaluator{T}
+struct NetworkEvaluator{T, F <: VectorField, U <: AbstractVecOrMat{T}, L} <: Evaluator{T}
     field::F
     maps::Vector{L}
     before::Vector{U}     # before[k]: argument of layer k's activation
@@ -34,7 +34,7 @@ struct NetworkEvaluator{T,F<:VectorField,U<:AbstractVecOrMat{T},L} <: Evaluator{
     biases::Vector{UnitRange{Int}}
 end
 
-layer_maps(field::MLP) = MatrixMap.(field.sizes[1:end-1], field.sizes[2:end])
+layer_maps(field::MLP) = MatrixMap.(field.sizes[1:(end - 1)], field.sizes[2:end])
 evaluator(field::MLP, u::AbstractVecOrMat) = NetworkEvaluator(field, u)
 
 function NetworkEvaluator(field::VectorField, u::AbstractVecOrMat)
@@ -42,17 +42,18 @@ function NetworkEvaluator(field::VectorField, u::AbstractVecOrMat)
     maps = layer_maps(field)
     weights, biases = layer_ranges(maps, true)
     out = last.(lengths.(maps))
-    return NetworkEvaluator(field, maps, zeros_like.(out), zeros_like.(first.(lengths.(maps))), zeros_like.(out), weights, biases)
+    return NetworkEvaluator(
+        field, maps, zeros_like.(out), zeros_like.(first.(lengths.(maps))), zeros_like.(out), weights, biases)
 end
 
 "Return the ranges of the layers' weights and of their biases in a flat vector; if `biased`, each layer's biases follow its weights."
 function layer_ranges(maps, biased)
-    weights, biases, last = UnitRange{Int}[], UnitRange{Int}[], 0
-    for map in maps
-        count, out = prod(weight_shape(map)), lengths(map)[2]
-        push!(weights, last+1:last+count)
-        push!(biases, last+count+1:last+count+biased*out)
-        last += count + biased * out
+    weights, biases, offset = UnitRange{Int}[], UnitRange{Int}[], 0
+    for layer_map in maps
+        weight_count, out = prod(weight_shape(layer_map)), lengths(layer_map)[2]
+        push!(weights, (offset + 1):(offset + weight_count))
+        push!(biases, (offset + weight_count + 1):(offset + weight_count + biased * out))
+        offset += weight_count + biased * out
     end
     return weights, biases
 end
@@ -65,13 +66,13 @@ weight(e::NetworkEvaluator, p, k) = view(p, e.weights[k])
 function forward!(e::NetworkEvaluator{T}, u, p) where {T}
     field, flat = e.field, getdata(p)
     e.after[1] .= activate.(field.input_map, u) .* T(inv(field.input_scale))
-    last = length(e.before)
-    for k in 1:last
+    layer_count = length(e.before)
+    for k in 1:layer_count
         e.before[k] .= view(flat, e.biases[k])
         apply!(e.before[k], e.maps[k], weight(e, flat, k), e.after[k], true)
-        k < last && (e.after[k+1] .= activate.(field.activation, e.before[k]))
+        k < layer_count && (e.after[k + 1] .= activate.(field.activation, e.before[k]))
     end
-    return e.before[last]
+    return e.before[layer_count]
 end
 
 function slope!(du::AbstractArray{T}, e::NetworkEvaluator{T}, u::AbstractArray{T}, p::AbstractVector{T}, t) where {T}
@@ -82,9 +83,9 @@ end
 function pullback!(ubar, pbar, e::NetworkEvaluator{T}, λ, u, p, t) where {T}
     forward!(e, u, p)
     field, flat = e.field, getdata(p)
-    last = length(e.before)
-    e.bars[last] .= λ .* T(field.output_scale)
-    for k in last:-1:1
+    layer_count = length(e.before)
+    e.bars[layer_count] .= λ .* T(field.output_scale)
+    for k in layer_count:-1:1
         if pbar !== nothing
             grad = getdata(pbar)
             gather!(weight(e, grad, k), e.maps[k], e.bars[k], e.after[k], false)
@@ -92,8 +93,8 @@ function pullback!(ubar, pbar, e::NetworkEvaluator{T}, λ, u, p, t) where {T}
         end
         if k > 1
             # The cotangent of the layer below includes the derivative of its activation.
-            apply_back!(e.bars[k-1], e.maps[k], weight(e, flat, k), e.bars[k])
-            e.bars[k-1] .*= derivative.(field.activation, e.before[k-1], e.after[k])
+            apply_back!(e.bars[k - 1], e.maps[k], weight(e, flat, k), e.bars[k])
+            e.bars[k - 1] .*= derivative.(field.activation, e.before[k - 1], e.after[k])
         elseif ubar !== nothing
             apply_back!(ubar, e.maps[1], weight(e, flat, 1), e.bars[1])
             ubar .*= derivative.(field.input_map, u, u) .* T(inv(field.input_scale))
@@ -105,12 +106,13 @@ end
 sum_columns!(out, x::AbstractVector) = copyto!(out, x)
 sum_columns!(out, x::AbstractMatrix) = sum!(reshape(out, :, 1), x)
 
-function slope!(du::AbstractVecOrMat{T}, e::PlainEvaluator{T,<:Linear}, u::AbstractVecOrMat{T}, p::AbstractVector{T}, t) where {T}
+function slope!(du::AbstractVecOrMat{T}, e::PlainEvaluator{T, <:Linear},
+        u::AbstractVecOrMat{T}, p::AbstractVector{T}, t) where {T}
     e.buffer .= activate.(e.field.input_map, u)
     return mul!(du, weight_matrix(e, p), e.buffer)
 end
 
-function pullback!(ubar, pbar, e::PlainEvaluator{T,<:Linear}, λ, u, p, t) where {T}
+function pullback!(ubar, pbar, e::PlainEvaluator{T, <:Linear}, λ, u, p, t) where {T}
     if pbar !== nothing
         e.buffer .= activate.(e.field.input_map, u)
         mul!(weight_matrix(e, pbar), λ, transpose(e.buffer))
@@ -122,9 +124,9 @@ function pullback!(ubar, pbar, e::PlainEvaluator{T,<:Linear}, λ, u, p, t) where
     return nothing
 end
 
-weight_matrix(e::PlainEvaluator{T,<:Linear}, p) where {T} = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
+weight_matrix(e::PlainEvaluator{T, <:Linear}, p) where {T} = reshape(view(getdata(p), :), e.field.dim, e.field.dim)
 
-function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR,<:Array}, u, p, t) where {T}
+function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T, SEIR, <:Array}, u, p, t) where {T}
     gamma, R0, sigma = getdata(p)
     for k in axes(u, 2)
         s, e, i = u[1, k], u[2, k], u[3, k]
@@ -134,7 +136,7 @@ function slope!(du::AbstractVecOrMat, ::PlainEvaluator{T,SEIR,<:Array}, u, p, t)
     return du
 end
 
-function pullback!(ubar, pbar, ::PlainEvaluator{T,SEIR,<:Array}, λ, u, p, t) where {T}
+function pullback!(ubar, pbar, ::PlainEvaluator{T, SEIR, <:Array}, λ, u, p, t) where {T}
     gamma, R0, sigma = getdata(p)
     bars = zero(T), zero(T), zero(T)
     for k in axes(u, 2)
@@ -156,7 +158,7 @@ row(x, k) = view(x, k:k, :)
 rates(p) = ntuple(k -> view(getdata(p), k:k), 3)
 compartment_rows(x) = (y = reshape(x, 4, :); ntuple(k -> row(y, k), 4))
 
-function slope!(du::AbstractVecOrMat, e::PlainEvaluator{T,SEIR}, u, p, t) where {T}
+function slope!(du::AbstractVecOrMat, e::PlainEvaluator{T, SEIR}, u, p, t) where {T}
     (gamma, R0, sigma), (s, exposed, i, _) = rates(p), compartment_rows(u)
     infected, onset, recovered = ntuple(k -> row(e.buffer, k), 3)
     infected .= gamma .* R0 .* s .* i
@@ -170,7 +172,7 @@ function slope!(du::AbstractVecOrMat, e::PlainEvaluator{T,SEIR}, u, p, t) where 
     return du
 end
 
-function pullback!(ubar, pbar, e::PlainEvaluator{T,SEIR}, λ, u, p, t) where {T}
+function pullback!(ubar, pbar, e::PlainEvaluator{T, SEIR}, λ, u, p, t) where {T}
     (gamma, R0, sigma), (s, exposed, i, _), (λs, λe, λi, λr) = rates(p), compartment_rows(u), compartment_rows(λ)
     if pbar !== nothing
         row(e.buffer, 1) .= (λe .- λs) .* R0 .* s .* i .+ (λr .- λi) .* i

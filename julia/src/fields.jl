@@ -33,8 +33,12 @@ end
 
 const INITIALIZATIONS = Dict(kind => kind for kind in ("glorot_uniform", "lecun_uniform", "normal", "torch"))
 
-Initialization(kind="glorot_uniform"; scale=1.0, bias=0.0) = Initialization(lookup("init", kind, INITIALIZATIONS), Float64(scale), Float64(bias))
-Initialization(d::AbstractDict) = Initialization(get(d, "init", "glorot_uniform"); scale=get(d, "init_scale", 1.0), bias=get(d, "init_bias", 0.0))
+function Initialization(kind = "glorot_uniform"; scale = 1.0, bias = 0.0)
+    Initialization(lookup("init", kind, INITIALIZATIONS), Float64(scale), Float64(bias))
+end
+function Initialization(d::AbstractDict)
+    Initialization(get(d, "init", "glorot_uniform"); scale = get(d, "init_scale", 1.0), bias = get(d, "init_bias", 0.0))
+end
 
 """
     MLP(sizes; activation="tanh", input_map="identity", input_scale=1, output_scale=1, initialization=Initialization())
@@ -42,7 +46,7 @@ Initialization(d::AbstractDict) = Initialization(get(d, "init", "glorot_uniform"
 A fully connected network applied to the state, ``f(y) = output_scale * net(map(y) / input_scale)``; the last layer is linear.
 Its parameters are `weight_1` (out, in), `bias_1` (out,), `weight_2`, ...
 """
-struct MLP{A,M} <: VectorField
+struct MLP{A, M} <: VectorField
     sizes::Vector{Int}
     activation::A
     input_map::M
@@ -51,9 +55,11 @@ struct MLP{A,M} <: VectorField
     initialization::Initialization
 end
 
-function MLP(sizes; activation="tanh", input_map="identity", input_scale=1.0, output_scale=1.0, initialization=Initialization())
-    return MLP(collect(Int, sizes), lookup("activation", activation, ACTIVATIONS), lookup("input_map", input_map, INPUT_MAPS),
-               Float64(input_scale), Float64(output_scale), initialization)
+function MLP(sizes; activation = "tanh", input_map = "identity", input_scale = 1.0,
+        output_scale = 1.0, initialization = Initialization())
+    return MLP(
+        collect(Int, sizes), lookup("activation", activation, ACTIVATIONS), lookup("input_map", input_map, INPUT_MAPS),
+        Float64(input_scale), Float64(output_scale), initialization)
 end
 
 """
@@ -68,9 +74,10 @@ struct Linear{M} <: VectorField
     matrix::Matrix{Float64}
 end
 
-Linear(dim::Integer; input_map="identity") = Linear(zeros(dim, dim); input_map)
-Linear(A::AbstractMatrix; input_map="identity") =
+Linear(dim::Integer; input_map = "identity") = Linear(zeros(dim, dim); input_map)
+function Linear(A::AbstractMatrix; input_map = "identity")
     Linear(size(A, 1), lookup("input_map", input_map, INPUT_MAPS), Matrix{Float64}(A))
+end
 
 """
     SEIR(; gamma=0.17, R0=5.7, sigma=0.17)
@@ -88,27 +95,29 @@ dimension(field::MLP) = field.sizes[1]
 dimension(field::Linear) = field.dim
 dimension(::SEIR) = 4
 
-shapes(field::Linear) = Pair{Symbol,Dims}[:A => (field.dim, field.dim)]
-shapes(::SEIR) = Pair{Symbol,Dims}[:gamma => (), :R0 => (), :sigma => ()]
+shapes(field::Linear) = Pair{Symbol, Dims}[:A => (field.dim, field.dim)]
+shapes(::SEIR) = Pair{Symbol, Dims}[:gamma => (), :R0 => (), :sigma => ()]
 function shapes(field::MLP)
-    pairs = Pair{Symbol,Dims}[]
-    for k in 1:length(field.sizes)-1
-        push!(pairs, Symbol(:weight_, k) => (field.sizes[k+1], field.sizes[k]), Symbol(:bias_, k) => (field.sizes[k+1],))
+    named_shapes = Pair{Symbol, Dims}[]
+    for k in 1:(length(field.sizes) - 1)
+        push!(named_shapes, Symbol(:weight_, k) => (field.sizes[k + 1], field.sizes[k]), Symbol(:bias_, k) =>
+            (field.sizes[k + 1],))
     end
-    return pairs
+    return named_shapes
 end
 
 "Return the total number of values in the field's parameters."
-parameter_count(field::VectorField) = sum(prod(shape; init=1) for (_, shape) in shapes(field); init=0)
+parameter_count(field::VectorField) = sum(prod(shape; init = 1) for (_, shape) in shapes(field); init = 0)
 
 """
     parameters(field, T=Float64)
 
 Return a ComponentVector of zeros with the names and shapes of the field's parameters. Parameters of shape () become scalars.
 """
-function parameters(field::VectorField, ::Type{T}=Float64) where {T<:AbstractFloat}
-    pairs = shapes(field)
-    return ComponentVector(NamedTuple{Tuple(first.(pairs))}(Tuple(isempty(s) ? zero(T) : zeros(T, s) for (_, s) in pairs)))
+function parameters(field::VectorField, ::Type{T} = Float64) where {T <: AbstractFloat}
+    named_shapes = shapes(field)
+    return ComponentVector(NamedTuple{Tuple(first.(named_shapes))}(Tuple(isempty(s) ? zero(T) : zeros(T, s)
+    for (_, s) in named_shapes)))
 end
 
 """
@@ -116,8 +125,9 @@ end
 
 Return the ComponentVector of the field's parameters, filled from a dictionary of arrays by name (strings).
 """
-parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat} =
+function parameters(field::VectorField, arrays::AbstractDict, ::Type{T} = Float64) where {T <: AbstractFloat}
     ComponentVector(flatten(field, arrays, T), getaxes(parameters(field, T)))
+end
 
 """
     flatten(field, arrays, T=Float64)
@@ -125,13 +135,14 @@ parameters(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T
 Return the values of `parameters(field, arrays, T)` as a plain vector, in the documented order. The type of a ComponentVector contains all
 sizes, so code for it is recompiled for every network; the functions that Python calls therefore use plain vectors.
 """
-function flatten(field::VectorField, arrays::AbstractDict, ::Type{T}=Float64) where {T<:AbstractFloat}
+function flatten(field::VectorField, arrays::AbstractDict, ::Type{T} = Float64) where {T <: AbstractFloat}
     flat = T[]
-    pairs = shapes(field)
+    named_shapes = shapes(field)
     sizehint!(flat, parameter_count(field))
-    for (name, shape) in pairs
+    for (name, shape) in named_shapes
         array = get(arrays, string(name), nothing)
-        array === nothing && throw(UserError("parameters has no \"$name\": give $(join(string.(first.(pairs)), ", "))."))
+        array === nothing &&
+            throw(UserError("parameters has no \"$name\": give $(join(string.(first.(named_shapes)), ", "))."))
         size(array) == shape || throw(UserError("$name has shape $(size(array)): use shape $shape."))
         append!(flat, array isa Number ? (array,) : vec(array))
     end
@@ -140,11 +151,11 @@ end
 
 "Return the arrays in a flat vector as a dictionary by name (string); the inverse of `flatten`."
 function unflatten(field::VectorField, flat::AbstractVector)
-    arrays, last = Dict{String,Any}(), 0
+    arrays, offset = Dict{String, Any}(), 0
     for (name, shape) in shapes(field)
-        range = last+1:last+prod(shape; init=1)
-        arrays[string(name)] = isempty(shape) ? flat[last+1] : reshape(flat[range], shape)
-        last = range[end]
+        indices = (offset + 1):(offset + prod(shape; init = 1))
+        arrays[string(name)] = isempty(shape) ? flat[offset + 1] : reshape(flat[indices], shape)
+        offset = indices[end]
     end
     return arrays
 end
@@ -161,21 +172,23 @@ function field_from(description::AbstractDict)
 end
 
 "Functions that create a field from its description, by kind."
-const FIELDS = Dict{String,Function}(
-    "MLP" => d -> MLP(d["sizes"]; activation=d["activation"], input_map=d["input_map"],
-                      input_scale=d["input_scale"], output_scale=d["output_scale"], initialization=Initialization(d)),
-    "Linear" => d -> Linear(Float64[row[k] for row in d["matrix"], k in eachindex(d["matrix"])]; input_map=d["input_map"]),
-    "SEIR" => d -> SEIR(; (Symbol(name) => d[name] for name in ("gamma", "R0", "sigma") if haskey(d, name))...),
+const FIELDS = Dict{String, Function}(
+    "MLP" =>
+        d -> MLP(d["sizes"]; activation = d["activation"], input_map = d["input_map"],
+            input_scale = d["input_scale"], output_scale = d["output_scale"], initialization = Initialization(d)),
+    "Linear" =>
+        d -> Linear(Float64[row[k] for row in d["matrix"], k in eachindex(d["matrix"])]; input_map = d["input_map"]),
+    "SEIR" => d -> SEIR(; (Symbol(name) => d[name] for name in ("gamma", "R0", "sigma") if haskey(d, name))...)
 )
 
 slope(field::Linear, u, p, t) = p.A * activate.(field.input_map, u)
 
 function slope(field::MLP, u, p, t)
     x = activate.(field.input_map, u) ./ eltype(u)(field.input_scale)
-    last = length(field.sizes) - 1
-    for k in 1:last
+    layer_count = length(field.sizes) - 1
+    for k in 1:layer_count
         x = getproperty(p, Symbol(:weight_, k)) * x .+ getproperty(p, Symbol(:bias_, k))
-        k < last && (x = activate.(field.activation, x))
+        k < layer_count && (x = activate.(field.activation, x))
     end
     return x .* eltype(u)(field.output_scale)
 end

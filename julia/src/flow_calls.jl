@@ -8,7 +8,7 @@ struct PreparedFlow
 end
 
 "Idle solves by key, kept for reuse: a training loop requests the same solve at every update."
-const IDLE_FLOWS = Dict{String,Vector{PreparedFlow}}()
+const IDLE_FLOWS = Dict{String, Vector{PreparedFlow}}()
 const MAX_IDLE_FLOWS = 16
 
 function acquire_flow!(request)
@@ -17,9 +17,11 @@ function acquire_flow!(request)
     length(IDLE_FLOWS) > MAX_IDLE_FLOWS && empty!(IDLE_FLOWS)
     field, gradient, (start, stop) = field_from(request["field"]), request["gradient"], request["times"]
     # The two times are exchanged because a density is computed from the flow's second time to its first.
-    flow = Flow(field; times=(stop, start), trace=request["noise"] === nothing ? "exact" : "hutchinson", solver=request["solver"],
-                gradient=gradient["kind"], control=control_from(request["control"]))
-    solve = FlowSolve(flow, request["x"]; path=request["path"], kinetic=request["kinetic"], jacobian=request["jacobian"], gradient_settings(gradient)...)
+    flow = Flow(field; times = (stop, start),
+        trace = request["noise"] === nothing ? "exact" : "hutchinson", solver = request["solver"],
+        gradient = gradient["kind"], control = control_from(request["control"]))
+    solve = FlowSolve(flow, request["x"]; path = request["path"], kinetic = request["kinetic"],
+        jacobian = request["jacobian"], gradient_settings(gradient)...)
     return PreparedFlow(request["key"], solve, zeros(eltype(request["x"]), parameter_count(field)))
 end
 
@@ -44,7 +46,7 @@ function call_flow_terms(request, _)
     request["noise"] === nothing || copyto!(s.field.noise, request["noise"])
     stop = copy(solve_joint!(s, flatten(s.flow.field, request["parameters"], eltype(x)), x))
     handle = request["differentiable"] ? store_handle!(work) : (release!(work); nothing)
-    return Dict{String,Any}("end" => stop, "nfev" => counts(s.joint)[1], "handle" => handle)
+    return Dict{String, Any}("end" => stop, "nfev" => counts(s.joint)[1], "handle" => handle)
 end
 
 """
@@ -57,7 +59,7 @@ function call_flow_pullback(request, _)
     work = HANDLES[request["handle"]]
     xbar = similar(request["bar"], dimension(work.solve.flow.field), size(request["bar"], 2))
     pullback_joint!(work.pbar, xbar, work.solve, request["bar"])
-    return Dict{String,Any}("x" => xbar, "parameters" => unflatten(work.solve.flow.field, work.pbar))
+    return Dict{String, Any}("x" => xbar, "parameters" => unflatten(work.solve.flow.field, work.pbar))
 end
 
 CALLS["flow_terms"] = call_flow_terms

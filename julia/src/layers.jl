@@ -27,55 +27,58 @@ struct Convolution
     width::Int
 end
 
-weight_shape(map::MatrixMap) = (map.out, map.in)
-weight_shape(map::Convolution) = (map.kernel, map.kernel, map.in, map.out)
+weight_shape(layer_map::MatrixMap) = (layer_map.out, layer_map.in)
+weight_shape(layer_map::Convolution) = (layer_map.kernel, layer_map.kernel, layer_map.in, layer_map.out)
 "Return the numbers of values in a sample before the map and after it."
-lengths(map::MatrixMap) = (map.in, map.out)
-lengths(map::Convolution) = (map.in, map.out) .* (map.height * map.width)
+lengths(layer_map::MatrixMap) = (layer_map.in, layer_map.out)
+lengths(layer_map::Convolution) = (layer_map.in, layer_map.out) .* (layer_map.height * layer_map.width)
 
-weights(map, flat) = reshape(flat, weight_shape(map))
+weights(layer_map, flat) = reshape(flat, weight_shape(layer_map))
 
 """
-    apply!(y, map, w, x, add)
+    apply!(y, layer_map, w, x, add)
 
-Write y = W x, or y += W x if `add`. `apply_back!(x, map, w, y)` writes x = Wᵗ y; `gather!(w, map, y, x, add)` writes y xᵗ, the
+Write y = W x, or y += W x if `add`. `apply_back!(x, layer_map, w, y)` writes x = Wᵗ y; `gather!(w, layer_map, y, x, add)` writes y xᵗ, the
 derivative of yᵗ W x with respect to W, to w, or adds it to w if `add`.
 """
-apply!(y, map::MatrixMap, w, x, add) = mul!(y, weights(map, w), x, true, add)
-apply_back!(x, map::MatrixMap, w, y) = mul!(x, transpose(weights(map, w)), y)
-gather!(w, map::MatrixMap, y, x, add) =
-    add ? mul!(weights(map, w), y, transpose(x), true, true) : mul!(weights(map, w), y, transpose(x))
+apply!(y, layer_map::MatrixMap, w, x, add) = mul!(y, weights(layer_map, w), x, true, add)
+apply_back!(x, layer_map::MatrixMap, w, y) = mul!(x, transpose(weights(layer_map, w)), y)
+function gather!(w, layer_map::MatrixMap, y, x, add)
+    add ? mul!(weights(layer_map, w), y, transpose(x), true, true) : mul!(weights(layer_map, w), y, transpose(x))
+end
 
-images(map::Convolution, x, channels) = reshape(x, map.width, map.height, channels, :)
-convolution_dims(map::Convolution, x, w) = DenseConvDims(x, w; padding=map.kernel ÷ 2, flipkernel=true)
+images(layer_map::Convolution, x, channels) = reshape(x, layer_map.width, layer_map.height, channels, :)
+convolution_dims(layer_map::Convolution, x, w) = DenseConvDims(x, w; padding = layer_map.kernel ÷ 2, flipkernel = true)
 
-function apply!(y::AbstractArray{T}, map::Convolution, w, x, add) where {T}
-    from, kernels = images(map, x, map.in), weights(map, w)
-    NNlib.conv!(images(map, y, map.out), from, kernels, convolution_dims(map, from, kernels); alpha=one(T), beta=T(add))
+function apply!(y::AbstractArray{T}, layer_map::Convolution, w, x, add) where {T}
+    from, kernels = images(layer_map, x, layer_map.in), weights(layer_map, w)
+    NNlib.conv!(images(layer_map, y, layer_map.out), from, kernels,
+        convolution_dims(layer_map, from, kernels); alpha = one(T), beta = T(add))
     return y
 end
 
-function apply_back!(x::AbstractArray, map::Convolution, w, y)
-    to, kernels = images(map, x, map.in), weights(map, w)
-    NNlib.∇conv_data!(to, images(map, y, map.out), kernels, convolution_dims(map, to, kernels))
+function apply_back!(x::AbstractArray, layer_map::Convolution, w, y)
+    to, kernels = images(layer_map, x, layer_map.in), weights(layer_map, w)
+    NNlib.∇conv_data!(to, images(layer_map, y, layer_map.out), kernels, convolution_dims(layer_map, to, kernels))
     return x
 end
 
-function gather!(w::AbstractArray{T}, map::Convolution, y, x, add) where {T}
-    from, kernels = images(map, x, map.in), weights(map, w)
-    NNlib.∇conv_filter!(kernels, from, images(map, y, map.out), convolution_dims(map, from, kernels); alpha=one(T), beta=T(add))
+function gather!(w::AbstractArray{T}, layer_map::Convolution, y, x, add) where {T}
+    from, kernels = images(layer_map, x, layer_map.in), weights(layer_map, w)
+    NNlib.∇conv_filter!(kernels, from, images(layer_map, y, layer_map.out), convolution_dims(layer_map, from, kernels);
+        alpha = one(T), beta = T(add))
     return w
 end
 
 "Return the convolution of x with kernels (kernel, kernel, in, out), without mutation."
-function convolve(map::Convolution, w, x)
-    from = images(map, x, map.in)
-    return reshape(NNlib.conv(from, w, convolution_dims(map, from, w)), lengths(map)[2], size(x)[2:end]...)
+function convolve(layer_map::Convolution, w, x)
+    from = images(layer_map, x, layer_map.in)
+    return reshape(NNlib.conv(from, w, convolution_dims(layer_map, from, w)), lengths(layer_map)[2], size(x)[2:end]...)
 end
 
 "Like `apply_back!`, but return the result without mutation."
-function convolve_back(map::Convolution, w, y)
-    to = similar(y, map.width, map.height, map.in, length(y) ÷ lengths(map)[2])
-    bars = NNlib.∇conv_data(images(map, y, map.out), w, convolution_dims(map, to, w))
-    return reshape(bars, lengths(map)[1], size(y)[2:end]...)
+function convolve_back(layer_map::Convolution, w, y)
+    to = similar(y, layer_map.width, layer_map.height, layer_map.in, length(y) ÷ lengths(layer_map)[2])
+    bars = NNlib.∇conv_data(images(layer_map, y, layer_map.out), w, convolution_dims(layer_map, to, w))
+    return reshape(bars, lengths(layer_map)[1], size(y)[2:end]...)
 end

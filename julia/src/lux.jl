@@ -14,9 +14,12 @@ using Random: AbstractRNG
 Return ``du/dt`` at the state `u`, (dim,) or (dim, samples), and the unchanged state `st` of the layer. A field that depends on time needs
 the time `t`, too.
 """
-(field::VectorField)(x, ps, st::NamedTuple) = slope(field, state_and_time(field, x)[1], ps, state_and_time(field, x)[2]), st
+function (field::VectorField)(x, ps, st::NamedTuple)
+    u, t = state_and_time(field, x)
+    return slope(field, u, ps, t), st
+end
 
-state_and_time(::VectorField, (u, t)::Tuple{AbstractVecOrMat,Number}) = u, t
+state_and_time(::VectorField, (u, t)::Tuple{AbstractVecOrMat, Number}) = u, t
 function state_and_time(field::VectorField, u::AbstractVecOrMat)
     autonomous(field) && return u, zero(eltype(u))
     throw(UserError("$(nameof(typeof(field))) depends on time: call it with the pair (u, t)."))
@@ -31,10 +34,14 @@ Lux.initialstates(::AbstractRNG, ::VectorField) = (;)
 Return the initial parameters of a field by name, in Float32, as is usual in Lux: random numbers for a network (see `Initialization`), the
 values in the description for other fields.
 """
-Lux.initialparameters(::AbstractRNG, field::Linear) = (A=Float32.(field.matrix),)
-Lux.initialparameters(::AbstractRNG, field::SEIR) = (gamma=Float32(field.gamma), R0=Float32(field.R0), sigma=Float32(field.sigma))
-Lux.initialparameters(::AbstractRNG, field::Equations) = NamedTuple{Tuple(first.(shapes(field)))}(Tuple(Float32.(field.initial)))
-Lux.initialparameters(rng::AbstractRNG, field::Union{MLP,Convolutions}) = draw(rng, field, field.initialization)
+Lux.initialparameters(::AbstractRNG, field::Linear) = (A = Float32.(field.matrix),)
+function Lux.initialparameters(::AbstractRNG, field::SEIR)
+    (gamma = Float32(field.gamma), R0 = Float32(field.R0), sigma = Float32(field.sigma))
+end
+function Lux.initialparameters(::AbstractRNG, field::Equations)
+    NamedTuple{Tuple(first.(shapes(field)))}(Tuple(Float32.(field.initial)))
+end
+Lux.initialparameters(rng::AbstractRNG, field::Union{MLP, Convolutions}) = draw(rng, field, field.initialization)
 Lux.initialparameters(rng::AbstractRNG, field::Timed) = draw(rng, field, field.network.initialization)
 
 "Draw the parameters of a network: weights (out, in) or (out, in, kernel, kernel), each followed by its bias (out,)."
@@ -43,7 +50,7 @@ function draw(rng, field::VectorField, initialization::Initialization)
     uniform(bound, shape) = Float32.(bound .* (2 .* rand(rng, shape...) .- 1))
     arrays = map(shapes(field)) do (_, shape)
         length(shape) == 1 && return uniform(bias, shape)
-        pixels = prod(shape[3:end]; init=1)
+        pixels = prod(shape[3:end]; init = 1)
         out, in = shape[1] * pixels, shape[2] * pixels
         kind == "torch" && (bias = scale * sqrt(1 / in))
         kind == "normal" && return Float32.(scale .* randn(rng, shape...))
@@ -53,7 +60,9 @@ function draw(rng, field::VectorField, initialization::Initialization)
 end
 
 "Return the parameters of a layer as one vector, in the order of `shapes`."
-flat_parameters(field::VectorField, ps) = reduce(vcat, (vec_of(getproperty(ps, name)) for (name, _) in shapes(field)); init=Union{}[])
+function flat_parameters(field::VectorField, ps)
+    reduce(vcat, (vec_of(getproperty(ps, name)) for (name, _) in shapes(field)); init = Union{}[])
+end
 vec_of(x::Number) = [x]
 vec_of(x::AbstractArray) = vec(x)
 
@@ -71,10 +80,13 @@ function ChainRulesCore.rrule(field::VectorField, x, ps, st::NamedTuple)
         pullback!(ubar, pbar, e, convert(AbstractArray{T}, unthunk(λ)), u, p, T(t))
         ubar = ProjectTo(given)(ubar)
         tbar = @thunk(dot(unthunk(λ), ForwardDiff.derivative(t -> slope(field, u, unpack(p), t), T(t))))
-        return NoTangent(), x isa Tuple ? Tangent{typeof(x)}(ubar, tbar) : ubar, like_parameters(ps, unpack(pbar)), NoTangent()
+        return NoTangent(), x isa Tuple ? Tangent{typeof(x)}(ubar, tbar) : ubar, like_parameters(ps, unpack(pbar)),
+        NoTangent()
     end
     return (du, st), layer_pullback
 end
 
 like_parameters(ps::NamedTuple, bars) = Tangent{typeof(ps)}(; bars...)
-like_parameters(ps::ComponentVector, bars) = ComponentVector(reduce(vcat, map(vec_of, values(bars)); init=eltype(ps)[]), getaxes(ps))
+function like_parameters(ps::ComponentVector, bars)
+    ComponentVector(reduce(vcat, map(vec_of, values(bars)); init = eltype(ps)[]), getaxes(ps))
+end

@@ -11,43 +11,45 @@ Return the Lux model of a network: a chain of the input map, the dense layers an
 its parameters; the model has no state.
 """
 function network(field::MLP)
-    last = length(field.sizes) - 1
-    layers = map(1:last) do k
-        Dense(field.sizes[k] => field.sizes[k+1], k < last ? Base.Fix1(activate, field.activation) : identity)
+    layer_count = length(field.sizes) - 1
+    layers = map(1:layer_count) do k
+        Dense(field.sizes[k] => field.sizes[k + 1], k < layer_count ? Base.Fix1(activate, field.activation) : identity)
     end
     # Functions of one number, which ReverseDiff broadcasts as a whole.
     enter(x) = activate(field.input_map, x) / oftype(x, field.input_scale)
     leave(y) = y * oftype(y, field.output_scale)
-    return Chain(; enter=WrappedFunction(u -> enter.(u)), (Symbol(:dense_, k) => layers[k] for k in 1:last)...,
-                 leave=WrappedFunction(y -> leave.(y)))
+    return Chain(;
+        enter = WrappedFunction(u -> enter.(u)), (Symbol(:dense_, k) => layers[k] for k in 1:layer_count)...,
+        leave = WrappedFunction(y -> leave.(y)))
 end
 
 "Return the parameters of the Lux model `network(field)`, taken from the field's arrays by name."
 function lux_parameters(field::MLP, arrays)
-    layer(k) = (weight=getproperty(arrays, Symbol(:weight_, k)), bias=getproperty(arrays, Symbol(:bias_, k)))
-    last = length(field.sizes) - 1
-    dense = NamedTuple{ntuple(k -> Symbol(:dense_, k), last)}(ntuple(layer, last))
-    return merge((enter=(;),), dense, (leave=(;),))
+    layer(k) = (weight = getproperty(arrays, Symbol(:weight_, k)), bias = getproperty(arrays, Symbol(:bias_, k)))
+    layer_count = length(field.sizes) - 1
+    dense = NamedTuple{ntuple(k -> Symbol(:dense_, k), layer_count)}(ntuple(layer, layer_count))
+    return merge((enter = (;),), dense, (leave = (;),))
 end
 
 "Named slices of a flat vector. Calling it returns the slices as arrays; these are not views, so that dual and traced numbers work."
-struct Unpack{names,R,S}
+struct Unpack{labels, R, S}
     ranges::R
     shapes::S
 end
 
 function Unpack(field::VectorField)
-    names, sizes = first.(shapes(field)), last.(shapes(field))
-    ends = cumsum(prod.(sizes; init=1))
-    ranges = Tuple(stop-prod(size)+1:stop for (stop, size) in zip(ends, sizes))
-    return Unpack{Tuple(names),typeof(ranges),typeof(Tuple(sizes))}(ranges, Tuple(sizes))
+    labels, sizes = first.(shapes(field)), last.(shapes(field))
+    ends = cumsum(prod.(sizes; init = 1))
+    ranges = Tuple((stop - prod(shape) + 1):stop for (stop, shape) in zip(ends, sizes))
+    return Unpack{Tuple(labels), typeof(ranges), typeof(Tuple(sizes))}(ranges, Tuple(sizes))
 end
 
-piece(flat, range, ::Tuple{}) = flat[first(range)]
-piece(flat, range, ::Dims{1}) = flat[range]
-piece(flat, range, shape::Dims) = reshape(flat[range], shape)
-(unpack::Unpack{names})(flat) where {names} =
-    NamedTuple{names}(map((range, shape) -> piece(flat, range, shape), unpack.ranges, unpack.shapes))
+piece(flat, indices, ::Tuple{}) = flat[first(indices)]
+piece(flat, indices, ::Dims{1}) = flat[indices]
+piece(flat, indices, shape::Dims) = reshape(flat[indices], shape)
+function (unpack::Unpack{labels})(flat) where {labels}
+    NamedTuple{labels}(map((indices, shape) -> piece(flat, indices, shape), unpack.ranges, unpack.shapes))
+end
 
 """
     traceable(field)

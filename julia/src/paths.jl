@@ -13,17 +13,20 @@ Return the `DifferentiableSolve` for states like `u0` on the code path named `pa
 
 `gradient` is `nothing` if no derivative is needed.
 """
-function make_solve(path, field::VectorField, u0, ts; gradient="Backprop", options...)
+function make_solve(path, field::VectorField, u0, ts; gradient = "Backprop", options...)
     make = lookup("path", path, PATHS)
-    (gradient === nothing) == (path == "no_gradient") || path == "discrete" || throw(UserError(
-        "path is $(repr(path)) and gradient is $(repr(gradient)): \"no_gradient\" gives no derivative, and only \"no_gradient\" and \"discrete\" " *
-        "accept gradient=nothing."))
+    (gradient === nothing) == (path == "no_gradient") || path == "discrete" ||
+        throw(UserError(
+            "path is $(repr(path)) and gradient is $(repr(gradient)): \"no_gradient\" gives no derivative, and only \"no_gradient\" and \"discrete\" " *
+            "accept gradient=nothing."))
     return make(field, u0, ts; gradient, options...)
 end
 
-const PATHS = Dict{String,Function}(
-    "discrete" => (field, u0, ts; vjp="hand", options...) -> DiscreteSolve(field, u0, ts; options...),
+const PATHS = Dict{String, Function}(
+    "discrete" => (field, u0, ts; vjp = "hand", options...) -> DiscreteSolve(field, u0, ts; options...),
     "sensitivity" => (field, u0, ts; options...) -> AdjointSolve(field, u0, ts; options...),
-    "batched_sensitivity" => (field, u0, ts; vjp="hand", options...) -> BatchSolve(field, u0, ts; options...),
-    "no_gradient" => (field, u0, ts; gradient, vjp="hand", solver="Tsit5", control=Control(), _...) -> PlainSolve(field, u0, ts; solver, control),
+    "batched_sensitivity" => (field, u0, ts; vjp = "hand", options...) -> BatchSolve(field, u0, ts; options...),
+    "no_gradient" =>
+        (field, u0, ts; gradient, vjp = "hand", solver = "Tsit5", control = Control(), _...) -> PlainSolve(
+            field, u0, ts; solver, control)
 )

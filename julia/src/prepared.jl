@@ -6,21 +6,22 @@
 
 A solve by SciML without a derivative: it supports `solve!` and `counts` like any `DifferentiableSolve`, but not `pullback!`.
 """
-mutable struct PlainSolve{T,U<:AbstractArray{T}} <: DifferentiableSolve
+mutable struct PlainSolve{T, U <: AbstractArray{T}} <: DifferentiableSolve
     const field::VectorField
     const ts::Vector{T}
     const solver::String
     const control::Control
-    counts::NTuple{3,Int}
+    counts::NTuple{3, Int}
 end
 
-PlainSolve(field, u0::AbstractArray{T}, ts; solver="Tsit5", control=Control()) where {T} =
-    PlainSolve{T,typeof(u0)}(field, collect(T, ts), String(solver), control, (0, 0, 0))
+function PlainSolve(field, u0::AbstractArray{T}, ts; solver = "Tsit5", control = Control()) where {T}
+    PlainSolve{T, typeof(u0)}(field, collect(T, ts), String(solver), control, (0, 0, 0))
+end
 
 counts(s::PlainSolve) = s.counts
 
-function solve!(s::PlainSolve{T,<:Array}, p, u0) where {T}
-    result = solve_field(s.field, p, u0, s.ts; s.solver, s.control)
+function solve!(s::PlainSolve{T, <:Array}, p, u0) where {T}
+    result = solve(s.field, p, u0, s.ts; s.solver, s.control)
     s.counts = (result.nfev, result.accepted, result.rejected)
     return result.ys
 end
@@ -62,7 +63,7 @@ end
 A solve of a prepared problem with its flat parameters `p` and their cotangents `pbar`; `arrays` and `array_bars` contain one
 array for each parameter and share the memory of `p` and `pbar`.
 """
-struct PreparedSolve{S<:DifferentiableSolve,P<:AbstractVector}
+struct PreparedSolve{S <: DifferentiableSolve, P <: AbstractVector}
     prepared::Prepared
     solve::S
     p::P
@@ -73,22 +74,23 @@ end
 
 function PreparedSolve(prepared::Prepared)
     p, pbar = (similar(prepared.place{prepared.T}, parameter_count(prepared.field)) for _ in 1:2)
-    return PreparedSolve(prepared, prepared.make(), p, pbar, parameter_arrays(prepared.field, p), parameter_arrays(prepared.field, pbar))
+    return PreparedSolve(
+        prepared, prepared.make(), p, pbar, parameter_arrays(prepared.field, p), parameter_arrays(prepared.field, pbar))
 end
 
 "Return one array for each parameter, all sharing the memory of the flat parameter vector `flat`."
 function parameter_arrays(field, flat)
-    last, found = 0, Any[]
+    offset, found = 0, Any[]
     for (_, shape) in shapes(field)
-        push!(found, parameter_array(flat, last + 1, shape))
-        last += prod(shape; init=1)
+        push!(found, parameter_array(flat, offset + 1, shape))
+        offset += prod(shape; init = 1)
     end
     return found
 end
 
 # An Array rather than a view, since Arrays are copied in blocks. `flat` must outlive it.
-parameter_array(flat::Vector, first, shape) = unsafe_wrap(Array, pointer(flat, first), shape)
-parameter_array(flat, first, shape) = reshape(view(flat, first:first+prod(shape; init=1)-1), shape)
+parameter_array(flat::Vector, start, shape) = unsafe_wrap(Array, pointer(flat, start), shape)
+parameter_array(flat, start, shape) = reshape(view(flat, start:(start + prod(shape; init = 1) - 1)), shape)
 
 # Python's arrays are row-major: their last axis is the first axis here.
 reverse_axes!(to, from) = ndims(to) < 2 ? copyto!(to, from) : permutedims!(to, from, ndims(to):-1:1)
@@ -110,7 +112,7 @@ record_bytes(::DifferentiableSolve) = 0
 record_bytes(s::DiscreteSolve) = sizeof(s.field.values)
 
 drop_solution!(::DifferentiableSolve) = nothing
-drop_solution!(s::Union{AdjointSolve,BatchSolve}) = (s.solution = nothing)
+drop_solution!(s::Union{AdjointSolve, BatchSolve}) = (s.solution = nothing)
 
 """
     prepare(request)
@@ -120,7 +122,8 @@ state's "shape", "dtype" and "device" ("cpu" or "cuda"; "index" is the number of
 """
 function prepare(request)
     T = get(NUMBER_TYPES, request["dtype"], nothing)
-    T === nothing && throw(UserError("y0 has dtype $(request["dtype"]), which the Julia engine does not support: use float32 or float64."))
+    T === nothing &&
+        throw(UserError("y0 has dtype $(request["dtype"]), which the Julia engine does not support: use float32 or float64."))
     at = place(request["device"])
     # The methods for a device or an adjoint may have been loaded during this call, so they are called with `invokelatest`.
     return Base.invokelatest(prepare, request, T, at)
@@ -128,10 +131,12 @@ end
 
 function prepare(request, ::Type{T}, at) where {T}
     field, ts, shape = field_from(request["field"]), Vector{Float64}(request["ts"]), Tuple(Int.(request["shape"]))
-    control = control_from(Dict(name => value isa AbstractArray ? to_device(at, Array{T}(value)) : value for (name, value) in request["control"]))
+    control = control_from(Dict(name => value isa AbstractArray ? to_device(at, Array{T}(value)) : value
+    for (name, value) in request["control"]))
     at === Array || check_device(request, field)
     example() = fill!(similar(at{T}, shape), 0)
-    prepared = Prepared(field, at, get(request, "index", 0), T, shape, length(ts), request["differentiable"], () -> solve_from(request, field, example(), ts, control), [])
+    prepared = Prepared(field, at, get(request, "index", 0), T, shape, length(ts), request["differentiable"],
+        () -> solve_from(request, field, example(), ts, control), [])
     # A problem that is not supported raises its error here, not at the first solve.
     push!(prepared.idle, on_device(() -> PreparedSolve(prepared), at, prepared.device))
     return prepared
@@ -139,7 +144,7 @@ end
 
 "Throw a `UserError` for a request that is supported only on the CPU."
 function check_device(request, field)
-    field isa Union{MLP,Linear,SEIR} || throw(UserError(
+    field isa Union{MLP, Linear, SEIR} || throw(UserError(
         "the field is $(nameof(typeof(field))), which Julia computes on the CPU only: use y0.cpu(), or engine='torch'."))
     request["path"] in ("batched_sensitivity", "no_gradient") || throw(UserError(
         "path is $(repr(request["path"])), which Julia supports on the CPU only: use \"batched_sensitivity\" or \"no_gradient\"."))
@@ -169,8 +174,8 @@ function solve_at(words)
         end
         ys = solve!(s.solve, s.p, memory(2, prepared.shape))
         copyto!(memory(3, (prepared.shape..., prepared.times)), ys)
-        for (k, count) in enumerate(counts(s.solve))
-            unsafe_store!(words, count, 3 + k)
+        for (k, n) in enumerate(counts(s.solve))
+            unsafe_store!(words, n, 3 + k)
         end
         prepared.differentiable && return store_handle!(s)
         release!(s)
@@ -198,14 +203,14 @@ function pullback_at(words)
 end
 
 "The reply that describes the failure for which an entry point last returned -1."
-const LAST_FAILURE = Ref{Dict{String,Any}}()
+const LAST_FAILURE = Ref{Dict{String, Any}}()
 
 "Return f(argument), or -1 if it throws; the failure is then stored in `LAST_FAILURE`."
 function guarded(f, argument)
     try
         return f(argument)::Int
-    catch error
-        LAST_FAILURE[] = error_reply(error)
+    catch err
+        LAST_FAILURE[] = error_reply(err)
         return -1
     end
 end
@@ -220,7 +225,9 @@ free_entry(handle::Int) = (free_handle!(handle); 0)
 Return the addresses of the C functions that Python calls: `solve_at` and `pullback_at`, which take the address of the words, and
 `free_handle!`, which takes a handle. They return -1 if they fail; the call "failure" then returns the reason.
 """
-entry_points() = (Int(@cfunction(solve_entry, Int, (Ptr{Int},))), Int(@cfunction(pullback_entry, Int, (Ptr{Int},))),
-           Int(@cfunction(free_entry, Int, (Int,))))
+function entry_points()
+    (Int(@cfunction(solve_entry, Int, (Ptr{Int},))), Int(@cfunction(pullback_entry, Int, (Ptr{Int},))),
+        Int(@cfunction(free_entry, Int, (Int,))))
+end
 
 precompile(entry_points, ())

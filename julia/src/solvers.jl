@@ -30,7 +30,8 @@ end
 # The SDIRK methods' smoothed error estimate is switched off: OrdinaryDiffEq divides it by the matrix J - I/(step gamma), not by
 # I - step gamma J, so that it shrinks with the step. Measured on van der Pol's equation (parameter 1e-6) at rtol 1e-8:
 # errors of 1e-2 (KenCarp4, TRBDF2) and 1e-3 (Kvaerno5) with smoothing; 4e-8 (KenCarp4), 2e-7 (TRBDF2) and 2e-6 (Kvaerno5) without.
-const SOLVERS = Dict(solver.name => solver for solver in (
+const SOLVERS = Dict(solver.name => solver
+for solver in (
     Solver("Euler", 1, :explicit, false, _ -> Euler()),
     Solver("Midpoint", 2, :explicit, false, _ -> Midpoint()),
     Solver("Heun", 2, :explicit, false, _ -> Heun()),
@@ -44,12 +45,12 @@ const SOLVERS = Dict(solver.name => solver for solver in (
     Solver("ROCK4", 4, :stabilized, true, _ -> ROCK4()),
     Solver("Rosenbrock23", 2, :rosenbrock, true, autodiff -> Rosenbrock23(; autodiff)),
     Solver("Rodas5P", 5, :rosenbrock, true, autodiff -> Rodas5P(; autodiff)),
-    Solver("TRBDF2", 2, :sdirk, true, autodiff -> TRBDF2(; autodiff, smooth_est=false)),
-    Solver("KenCarp4", 4, :sdirk, true, autodiff -> KenCarp4(; autodiff, smooth_est=false)),
-    Solver("Kvaerno5", 5, :sdirk, true, autodiff -> Kvaerno5(; autodiff, smooth_est=false)),
+    Solver("TRBDF2", 2, :sdirk, true, autodiff -> TRBDF2(; autodiff, smooth_est = false)),
+    Solver("KenCarp4", 4, :sdirk, true, autodiff -> KenCarp4(; autodiff, smooth_est = false)),
+    Solver("Kvaerno5", 5, :sdirk, true, autodiff -> Kvaerno5(; autodiff, smooth_est = false)),
     Solver("FBDF", 5, :bdf, true, autodiff -> FBDF(; autodiff)),
     Solver("AutoTsit5(Rosenbrock23)", 5, :switching, true, autodiff -> AutoTsit5(Rosenbrock23(; autodiff))),
-    Solver("AutoVern7(Rodas5P)", 7, :switching, true, autodiff -> AutoVern7(Rodas5P(; autodiff))),
+    Solver("AutoVern7(Rodas5P)", 7, :switching, true, autodiff -> AutoVern7(Rodas5P(; autodiff)))
 ))
 
 const LOWERED_SOLVERS = Dict(lowercase(name) => solver for (name, solver) in SOLVERS)
@@ -80,9 +81,9 @@ grid from the first time, with a shorter last step; without it, a method that do
 """
 function fixed_grid(solver::Solver, ts::AbstractVector{T}, control::Control) where {T}
     control.step_size === nothing && return solver.adaptive ? nothing : ts
-    count = ceil(Int, abs(ts[end] - ts[1]) / control.step_size * (1 - 1e-12))
-    count <= control.max_steps ||
-        throw(UserError("step_size is $(control.step_size): the time span needs $count steps of this size, more than max_steps = $(control.max_steps): " *
+    steps = ceil(Int, abs(ts[end] - ts[1]) / control.step_size * (1 - 1e-12))
+    steps <= control.max_steps ||
+        throw(UserError("step_size is $(control.step_size): the time span needs $steps steps of this size, more than max_steps = $(control.max_steps): " *
                         "increase step_size or max_steps."))
-    return T[[ts[1] + i * copysign(control.step_size, ts[end] - ts[1]) for i in 0:count-1]; ts[end]]
+    return T[[ts[1] + i * copysign(control.step_size, ts[end] - ts[1]) for i in 0:(steps - 1)]; ts[end]]
 end

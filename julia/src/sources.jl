@@ -1,10 +1,10 @@
 # Evaluation of the Julia source that users give for fields, solvers and gradient methods.
 
-using OrdinaryDiffEqCore: OrdinaryDiffEqAlgorithm, alg_order, isimplicit
+using OrdinaryDiffEqCore: OrdinaryDiffEqAlgorithm, isimplicit
 using Random: Xoshiro
 
 "Values of evaluated sources, by name and source, so that a source is evaluated and compiled once."
-const EVALUATED = Dict{Tuple{String,String},Any}()
+const EVALUATED = Dict{Tuple{String, String}, Any}()
 
 "The modules in which sources were evaluated. Nothing else keeps them, and Julia would free the types of their functions with them."
 const SPACES = Module[]
@@ -13,18 +13,22 @@ const SPACES = Module[]
 source_file(name) = "$name (Julia source)"
 
 "Packages whose exports a source can use without an import."
-const OFFERED = Dict{String,Module}("Lux" => Lux, "NNlib" => NNlib, "LinearAlgebra" => LinearAlgebra, "Random" => parentmodule(Xoshiro),
-                                    "ADTypes" => parentmodule(AutoForwardDiff))
+const OFFERED = Dict{String, Module}(
+    "Lux" => Lux, "NNlib" => NNlib, "LinearAlgebra" => LinearAlgebra, "Random" => parentmodule(Xoshiro),
+    "ADTypes" => parentmodule(AutoForwardDiff))
 
 "Packages of solvers and adjoints that are loaded if a source uses a name that they export and the Julia environment contains them."
-const PROVIDERS = ["OrdinaryDiffEqTsit5", "OrdinaryDiffEqVerner", "OrdinaryDiffEqBDF", "OrdinaryDiffEqRosenbrock", "OrdinaryDiffEqSDIRK",
-    "OrdinaryDiffEqFIRK", "OrdinaryDiffEqLowOrderRK", "OrdinaryDiffEqHighOrderRK", "OrdinaryDiffEqStabilizedRK", "OrdinaryDiffEqStabilizedIRK",
+const PROVIDERS = ["OrdinaryDiffEqTsit5", "OrdinaryDiffEqVerner", "OrdinaryDiffEqBDF",
+    "OrdinaryDiffEqRosenbrock", "OrdinaryDiffEqSDIRK",
+    "OrdinaryDiffEqFIRK", "OrdinaryDiffEqLowOrderRK", "OrdinaryDiffEqHighOrderRK",
+    "OrdinaryDiffEqStabilizedRK", "OrdinaryDiffEqStabilizedIRK",
     "OrdinaryDiffEqExtrapolation", "OrdinaryDiffEqExponentialRK", "OrdinaryDiffEqAdamsBashforthMoulton", "OrdinaryDiffEqSSPRK",
     "OrdinaryDiffEqLowStorageRK", "OrdinaryDiffEqSymplecticRK", "OrdinaryDiffEqDefault", "SciMLSensitivity", "OrdinaryDiffEq",
     "StochasticDiffEq", "DelayDiffEq", "Sundials", "LSODA", "ODEInterfaceDiffEq", "DifferentialEquations"]
 
 "Packages of solvers that are named in an error, if the environment does not contain them, by the names that users know."
-const HOMES = Dict("CVODE_BDF" => "Sundials", "CVODE_Adams" => "Sundials", "IDA" => "Sundials", "lsoda" => "LSODA", "radau" => "ODEInterfaceDiffEq",
+const HOMES = Dict("CVODE_BDF" => "Sundials", "CVODE_Adams" => "Sundials",
+    "IDA" => "Sundials", "lsoda" => "LSODA", "radau" => "ODEInterfaceDiffEq",
     "RadauIIA3" => "OrdinaryDiffEqFIRK", "RadauIIA5" => "OrdinaryDiffEqFIRK", "RadauIIA9" => "OrdinaryDiffEqFIRK", "AdaptiveRadau" => "OrdinaryDiffEqFIRK",
     "VCABM" => "OrdinaryDiffEqAdamsBashforthMoulton", "VCAB3" => "OrdinaryDiffEqAdamsBashforthMoulton", "ROCK2" => "OrdinaryDiffEqStabilizedRK",
     "SSPRK43" => "OrdinaryDiffEqSSPRK", "ImplicitEulerExtrapolation" => "OrdinaryDiffEqExtrapolation")
@@ -62,7 +66,9 @@ function offer!(space, package)
     return nothing
 end
 
-undefined_name(error) = error isa LoadError ? undefined_name(error.error) : error isa UndefVarError ? error.var : nothing
+function undefined_name(error)
+    error isa LoadError ? undefined_name(error.error) : error isa UndefVarError ? error.var : nothing
+end
 
 "Offer the first package that exports a name, after loading it if the environment contains it; return whether there is one."
 function provide!(space, name::Symbol)
@@ -87,7 +93,8 @@ function source_failure(name, error)
         return "the Julia source of $name does not parse$at: $(one_line(expected === nothing ? message : expected[1]))."
     end
     home = cause isa UndefVarError ? get(HOMES, string(cause.var), nothing) : nothing
-    home === nothing || return "$(cause.var) is part of the package $home, which the Julia environment does not contain: run `pkg> add $home` there."
+    home === nothing ||
+        return "$(cause.var) is part of the package $home, which the Julia environment does not contain: run `pkg> add $home` there."
     at = error isa LoadError ? " at line $(error.line)" : ""
     return "the Julia source of $name throws an error$at: $(one_line(message))."
 end
@@ -96,7 +103,9 @@ end
 function one_line(message)
     lines = filter(!isempty, strip.(first(split(message, '\n'), 6)))
     # Names of the modules in which sources are evaluated mean nothing to users.
-    return String(rstrip(replace(first(join(lines, " "), 500), r" (in|not defined in) `Main\.[^`]*`" => s" not defined"), '.'))
+    return String(rstrip(
+        replace(first(join(lines, " "), 500), r" (in|not defined in) `Main\.[^`]*`" =>
+            s" not defined"), '.'))
 end
 
 function object_of_package(name, package, object)
@@ -104,13 +113,15 @@ function object_of_package(name, package, object)
         Base.require(Main, Symbol(first(split(package, '.'))))
     catch error
         absent = Base.find_package(String(first(split(package, '.')))) === nothing
-        throw(UserError(absent ? "the Julia source of $name names the package $package, which the Julia environment does not contain: run `pkg> add $package` there." :
+        throw(UserError(absent ?
+                        "the Julia source of $name names the package $package, which the Julia environment does not contain: run `pkg> add $package` there." :
                         "the package $package, named by the Julia source of $name, does not load: $(one_line(sprint(showerror, error)))."))
     end
     for inner in split(package, '.')[2:end]
         space = getproperty(space, Symbol(inner))
     end
-    isdefined(space, Symbol(object)) || throw(UserError("$package has no $object: use a name that this module defines."))
+    isdefined(space, Symbol(object)) ||
+        throw(UserError("$package has no $object: use a name that this module defines."))
     return getproperty(space, Symbol(object))
 end
 
@@ -141,18 +152,20 @@ function solver_from_source(source)
     algorithm isa SciMLBase.AbstractODEAlgorithm || throw(UserError(
         "solver is $(repr(source)), which is $(describe_value(algorithm)), not a solver of ordinary differential equations: give one, such as \"QNDF()\"."))
     ours = algorithm isa OrdinaryDiffEqAlgorithm
-    explicit, order = ours && !isimplicit(algorithm), ours ? alg_order(algorithm) : 1
+    explicit, order = ours && !isimplicit(algorithm), ours ? SciMLBase.alg_order(algorithm) : 1
     return Solver(source, order, explicit ? :explicit : :implicit, SciMLBase.isadaptive(algorithm), _ -> algorithm)
 end
 
 "Names of the adjoints that work on a solution which is already there."
-const ADJOINT_TYPES = ("InterpolatingAdjoint", "GaussAdjoint", "GaussKronrodAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")
+const ADJOINT_TYPES = (
+    "InterpolatingAdjoint", "GaussAdjoint", "GaussKronrodAdjoint", "QuadratureAdjoint", "BacksolveAdjoint")
 
 function adjoint_from_source(source)
-    load_sensitivity(source)
+    load_extension("SciMLSensitivity", "gradient is $(repr(source)), which needs")
     for (product, package) in ("EnzymeVJP" => "Enzyme", "MooncakeVJP" => "Mooncake", "TrackerVJP" => "Tracker")
-        occursin(product, source) && Base.identify_package(package) === nothing && throw(UserError(
-            "gradient uses $product, which needs the package $package, and the Julia environment does not contain it: run `pkg> add $package` there."))
+        occursin(product, source) && Base.identify_package(package) === nothing &&
+            throw(UserError(
+                "gradient uses $product, which needs the package $package, and the Julia environment does not contain it: run `pkg> add $package` there."))
     end
     method = evaluate_source("the gradient method", source)
     string(nameof(typeof(method))) in ADJOINT_TYPES || throw(UserError(
@@ -160,10 +173,10 @@ function adjoint_from_source(source)
     return method
 end
 
-FIELDS["LuxModel"] = d -> LuxModel(evaluate_source(d["name"], d["source"]), d["dim"]; name=d["name"])
+FIELDS["LuxModel"] = d -> LuxModel(evaluate_source(d["name"], d["source"]), d["dim"]; name = d["name"])
 FIELDS["JuliaFunction"] = function (d)
     initial = NamedTuple(Symbol(name) => fill_shape(shape) for (name, shape) in d["shapes"])
-    return JuliaFunction(evaluate_source(d["name"], d["source"]), d["dim"], initial; name=d["name"])
+    return JuliaFunction(evaluate_source(d["name"], d["source"]), d["dim"], initial; name = d["name"])
 end
 
 fill_shape(shape) = isempty(shape) ? 0.0 : zeros(Tuple(Int.(shape)))
@@ -175,10 +188,11 @@ parameters, drawn with "seed".
 function call_examine(request, _)
     field = field_from(request["field"])
     try_field(field, request)
-    field isa LuxModel || return Dict{String,Any}("dim" => dimension(field))
+    field isa LuxModel || return Dict{String, Any}("dim" => dimension(field))
     arrays = named_arrays(Lux.initialparameters(Xoshiro(request["seed"]), field.model))
-    return Dict{String,Any}("dim" => dimension(field), "parameters" => Dict{String,Any}(string(name) => Float64.(array) for (name, array) in arrays),
-                            "order" => string.(first.(arrays)))
+    return Dict{String, Any}("dim" => dimension(field),
+        "parameters" => Dict{String, Any}(string(name) => Float64.(array) for (name, array) in arrays),
+        "order" => string.(first.(arrays)))
 end
 
 try_field(::LuxModel, request) = nothing
@@ -212,5 +226,6 @@ end
 function call_slope(request, _)
     field, u = field_from(request["field"]), Array(request["u"])
     e = evaluator(field, u)
-    return Dict{String,Any}("du" => slope!(similar(u), e, u, flatten(field, request["parameters"], eltype(u)), eltype(u)(request["t"])))
+    return Dict{String, Any}("du" =>
+        slope!(similar(u), e, u, flatten(field, request["parameters"], eltype(u)), eltype(u)(request["t"])))
 end

@@ -5,7 +5,7 @@ using ComponentArrays: ComponentVector, getdata
 using JLArrays: JLArray, JLArrays
 using PyNeuralODE
 using PyNeuralODE: BatchSolve, Control, Flow, FlowSolve, UserError, counts, loss_gradient!, on_device, place, sample,
-    solve!, solve_batch, to_device, to_host, wrap
+                   solve!, solve_batch, to_device, to_host, wrap
 using Random: Xoshiro
 using Test
 
@@ -13,7 +13,9 @@ JLArrays.allowscalar(false)
 
 # JLArrays 0.3.1 cannot sum into a view, as CUDA.jl can (fixed in GPUArrays.jl, pull request 754).
 if pkgversion(JLArrays) <= v"0.3.1"
-    JLArrays.typed_data(x::SubArray{<:Any,<:Any,<:JLArray}) = view(JLArrays.typed_data(parent(x)), parentindices(x)...)
+    function JLArrays.typed_data(x::SubArray{<:Any, <:Any, <:JLArray})
+        view(JLArrays.typed_data(parent(x)), parentindices(x)...)
+    end
     JLArrays.typed_data(x::Base.ReshapedArray) = reshape(JLArrays.typed_data(parent(x)), size(x))
 end
 
@@ -26,7 +28,7 @@ function example(field, samples)
     return p, rand(Xoshiro(2), dimension(field), samples)
 end
 
-@testset "devices: $(nameof(typeof(field)))" for field in (MLP([3, 6, 3]; input_map="cube"), Linear(3; input_map="cube"), SEIR())
+@testset "devices: $(nameof(typeof(field)))" for field in (MLP([3, 6, 3]; input_map = "cube"), Linear(3; input_map = "cube"), SEIR())
     p, u = example(field, 5)
     λ = randn(Xoshiro(3), size(u))
     far_p, far_u = moved(p), moved(u)
@@ -41,7 +43,7 @@ end
     @test to_host(far_ubar) ≈ ubar
     @test to_host(far_pbar) ≈ pbar
 
-    ts, control = [0.0, 0.4, 1.0], Control(rtol=1e-8, atol=1e-8)
+    ts, control = [0.0, 0.4, 1.0], Control(rtol = 1e-8, atol = 1e-8)
     @test to_host(solve_batch(field, far_p, far_u, ts; control)) ≈ solve_batch(field, p, u, ts; control) rtol = 1e-7
 
     ysbar = randn(Xoshiro(4), size(u)..., 3)
@@ -63,18 +65,18 @@ end
 @testset "devices: flows" for (trace, penalized) in (("exact", false), ("hutchinson", true))
     field = MLP([2, 6, 2])
     p, x = example(field, 5)
-    flow = Flow(field; trace, gradient="InterpolatingAdjoint", control=Control(rtol=1e-7, atol=1e-7))
+    flow = Flow(field; trace, gradient = "InterpolatingAdjoint", control = Control(rtol = 1e-7, atol = 1e-7))
     run(p, x) = begin
         grad = similar(getdata(p))
-        s = FlowSolve(flow, x; path="batched_sensitivity", kinetic=penalized, jacobian=penalized)
-        loss_gradient!(grad, s, p, x; kinetic=0.1penalized, jacobian=0.1penalized, seed=2).loss, grad
+        s = FlowSolve(flow, x; path = "batched_sensitivity", kinetic = penalized, jacobian = penalized)
+        loss_gradient!(grad, s, p, x; kinetic = 0.1penalized, jacobian = 0.1penalized, seed = 2).loss, grad
     end
     loss, grad = run(p, x)
     far_loss, far_grad = run(moved(p), moved(x))
     @test far_loss ≈ loss rtol = 1e-6
     @test far_grad isa JLArray
     @test to_host(far_grad) ≈ grad rtol = 1e-6
-    @test to_host(sample(flow, moved(p), 4; seed=1)) ≈ sample(flow, p, 4; seed=1) rtol = 1e-6
+    @test to_host(sample(flow, moved(p), 4; seed = 1)) ≈ sample(flow, p, 4; seed = 1) rtol = 1e-6
 end
 
 @testset "devices: array types, and memory of other libraries" begin
@@ -98,17 +100,18 @@ module CUDA
 struct CuPtr{T}
     address::UInt
 end
-struct CuArray{T,N}
-    data::Array{T,N}
+struct CuArray{T, N}
+    data::Array{T, N}
 end
-CuArray(x::Array{T,N}) where {T,N} = CuArray{T,N}(x)
+CuArray(x::Array{T, N}) where {T, N} = CuArray{T, N}(x)
 const waits = Ref(0)
 functional() = true
 device_synchronize() = (waits[] += 1; nothing)
 const chosen = Int[]
 device!(f, index) = (push!(chosen, index); f())
-Base.unsafe_wrap(::Type{CuArray}, pointer::CuPtr{T}, dims::NTuple{N,Int}) where {T,N} =
+function Base.unsafe_wrap(::Type{CuArray}, pointer::CuPtr{T}, dims::NTuple{N, Int}) where {T, N}
     CuArray(unsafe_wrap(Array, Ptr{T}(pointer.address), dims))
+end
 end
 
 @testset "devices: the CUDA extension on a stand-in" begin

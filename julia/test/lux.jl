@@ -15,14 +15,18 @@ using SciMLSensitivity: GaussAdjoint, InterpolatingAdjoint, ZygoteVJP
 using Test
 using Zygote: Zygote
 
-const TIMED = (HyperMLP(2, 8, 4), ConcatMLP([3, 5, 3]), GatedMLP([3, 4, 3]; time_scale=2.0), ConcatConv(1, 3, 2; hidden=[2], activation="tanh"),
-               Equations(["x", "y"], ["a", "b"], ["* a x", "sin t", "* b #2"], ["#1", "#3"]; initial=[0.5, -1.5]))
-const FIELDS = (MLP([3, 5, 4, 3]; activation="swish", input_map="cube", input_scale=2, output_scale=0.5), Linear([0.1 0.9; -0.8 0.2]), SEIR(), TIMED...)
+const TIMED = (HyperMLP(2, 8, 4), ConcatMLP([3, 5, 3]), GatedMLP([3, 4, 3]; time_scale = 2.0),
+    ConcatConv(1, 3, 2; hidden = [2], activation = "tanh"),
+    Equations(["x", "y"], ["a", "b"], ["* a x", "sin t", "* b #2"], ["#1", "#3"]; initial = [0.5, -1.5]))
+const FIELDS = (MLP([3, 5, 4, 3]; activation = "swish", input_map = "cube", input_scale = 2, output_scale = 0.5),
+    Linear([0.1 0.9; -0.8 0.2]), SEIR(), TIMED...)
 
 # Parameters away from points where a derivative is zero.
 moved(ps, rng) = map(x -> x isa Number ? x + 0.1 * rand(rng) : x .+ 0.1 .* randn(rng, size(x)), ps)
 
-@testset "lux: $(nameof(typeof(field))), $(isempty(samples) ? "one sample" : "samples")" for field in FIELDS, samples in ((), (4,))
+@testset "lux: $(nameof(typeof(field))), $(isempty(samples) ? "one sample" : "samples")" for field in FIELDS,
+    samples in ((), (4,))
+
     rng = Xoshiro(1)
     start, st = Lux.setup(rng, field)
     @test Lux.parameterlength(field) == sum(length, start) && st == (;)
@@ -53,20 +57,22 @@ end
 end
 
 @testset "lux: initial parameters" begin
-    @test Lux.initialparameters(Xoshiro(0), FIELDS[2]) == (A=Float32[0.1 0.9; -0.8 0.2],)
-    @test Lux.initialparameters(Xoshiro(0), SEIR(R0=2.5)).R0 == 2.5f0
-    @test Lux.initialparameters(Xoshiro(0), last(TIMED)) == (a=0.5f0, b=-1.5f0)
+    @test Lux.initialparameters(Xoshiro(0), FIELDS[2]) == (A = Float32[0.1 0.9; -0.8 0.2],)
+    @test Lux.initialparameters(Xoshiro(0), SEIR(R0 = 2.5)).R0 == 2.5f0
+    @test Lux.initialparameters(Xoshiro(0), last(TIMED)) == (a = 0.5f0, b = -1.5f0)
     for (kind, bound, bias) in (("glorot_uniform", 3 * sqrt(6 / 500), 0.2), ("lecun_uniform", 3 * sqrt(1 / 300), 0.2),
-                                ("torch", 3 * sqrt(1 / 300), 3 * sqrt(1 / 300)))
-        ps = Lux.initialparameters(Xoshiro(3), MLP([300, 200, 300]; initialization=Initialization(kind; scale=3, bias=0.2)))
+        ("torch", 3 * sqrt(1 / 300), 3 * sqrt(1 / 300)))
+        ps = Lux.initialparameters(Xoshiro(3), MLP([300, 200, 300]; initialization = Initialization(kind; scale = 3, bias = 0.2)))
         @test 0.99bound < maximum(abs, ps.weight_1) <= bound && abs(sum(ps.weight_1)) < 0.02bound * length(ps.weight_1)
         @test 0.9bias < maximum(abs, ps.bias_1) <= bias * (1 + 1e-6)
     end
-    ps = Lux.initialparameters(Xoshiro(3), ConcatMLP([300, 200, 300]; initialization=Initialization("normal"; scale=3)))
-    @test size(ps.weight_1) == (200, 301) && isapprox(sum(abs2, ps.weight_1), 9length(ps.weight_1); rtol=0.04) && all(iszero, ps.bias_1)
-    description = Dict("kind" => "MLP", "sizes" => [2, 3, 2], "activation" => "tanh", "input_map" => "identity", "input_scale" => 1.0,
-                       "output_scale" => 1.0, "init" => "normal", "init_scale" => 0.1, "init_bias" => 0.3)
-    @test field_from(description).initialization == Initialization("normal"; scale=0.1, bias=0.3)
+    ps = Lux.initialparameters(Xoshiro(3), ConcatMLP([300, 200, 300]; initialization = Initialization("normal"; scale = 3)))
+    @test size(ps.weight_1) == (200, 301) && isapprox(sum(abs2, ps.weight_1), 9length(ps.weight_1); rtol = 0.04) &&
+          all(iszero, ps.bias_1)
+    description = Dict(
+        "kind" => "MLP", "sizes" => [2, 3, 2], "activation" => "tanh", "input_map" => "identity", "input_scale" => 1.0,
+        "output_scale" => 1.0, "init" => "normal", "init_scale" => 0.1, "init_bias" => 0.3)
+    @test field_from(description).initialization == Initialization("normal"; scale = 0.1, bias = 0.3)
     @test_throws UserError Initialization("uniform")
 end
 
@@ -79,22 +85,26 @@ end
     flat = ComponentVector(ps)
     @test collect(ComponentVector(Zygote.gradient(loss, ps)[1])) ≈ ForwardDiff.gradient(loss, flat)
 
-    field, options = MLP([2, 6, 2]), (; saveat=[0.0, 0.5, 1.0], abstol=1e-10, reltol=1e-10)
+    field, options = MLP([2, 6, 2]), (; saveat = [0.0, 0.5, 1.0], abstol = 1e-10, reltol = 1e-10)
     ps, st = Lux.setup(rng, field)
     flat = ComponentVector(Lux.f64(ps))
-    gradients = map((InterpolatingAdjoint(autojacvec=ZygoteVJP()), GaussAdjoint(autojacvec=ZygoteVJP()))) do sensealg
+    gradients = map((
+        InterpolatingAdjoint(autojacvec = ZygoteVJP()), GaussAdjoint(autojacvec = ZygoteVJP()))) do sensealg
         layer = NeuralODE(field, (0.0, 1.0), Tsit5(); sensealg, options...)
         Zygote.gradient(p -> sum(abs2, Array(first(layer(u, p, st)))), flat)[1]
     end
     # The same field, solved and differentiated by this package.
-    s = PyNeuralODE.make_solve("discrete", field, u, [0.0, 0.5, 1.0]; control=PyNeuralODE.Control(rtol=1e-10, atol=1e-10))
+    s = PyNeuralODE.make_solve(
+        "discrete", field, u, [0.0, 0.5, 1.0]; control = PyNeuralODE.Control(rtol = 1e-10, atol = 1e-10))
     ys = PyNeuralODE.solve!(s, collect(flat), u)
     pbar, ubar = similar(collect(flat)), similar(u)
     pullback!(pbar, ubar, s, 2 .* ys)
     for gradient in gradients
         @test collect(gradient) ≈ pbar rtol = 1e-7
     end
-    augmented = AugmentedNDELayer(NeuralODE(MLP([3, 6, 3]), (0.0f0, 1.0f0), Tsit5(); save_everystep=false, save_start=false), 1)
+    augmented = AugmentedNDELayer(
+        NeuralODE(
+            MLP([3, 6, 3]), (0.0f0, 1.0f0), Tsit5(); save_everystep = false, save_start = false), 1)
     ps, st = Lux.setup(rng, augmented)
     @test size(Array(first(augmented(Float32.(u), ComponentVector(ps), st)))) == (3, 1)
 end

@@ -17,4 +17,6 @@ using Test
     include("devices.jl")
     include("prepared.jl")
     include("user_code.jl")
+    include("ensembles.jl")
+    include("shooting.jl")
 end

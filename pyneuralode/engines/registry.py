@@ -20,7 +20,7 @@ from ..errors import ArgumentError, EngineError, unknown_name
 from ..fields import VectorField
 from ..gradients import GradientMethod
 from ..problem import Control, Event, PathIntegrals, Problem, Signature, value_key
-from ..problem.problem import MassMatrix, Noise, Residual
+from ..problem.problem import Delays, MassMatrix, Noise, Residual
 from ..solvers import Solver
 from ..tableaus import Tableau
 from .backend import Backend, Prepared
@@ -175,7 +175,7 @@ class Settings(NamedTuple):
     batch: str = "joint"
     events: tuple[Event, ...] = ()
     integrals: PathIntegrals | None = None
-    form: Noise | MassMatrix | Residual | None = None
+    form: Noise | MassMatrix | Residual | Delays | None = None
     path: str = "auto"
 
     def problem(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Problem:

@@ -4,6 +4,7 @@ from .curricula import GrowingSpan, Stage
 from .fit import fit
 from .optimizers import LBFGS, SGD, Adam, AdamW, RMSprop
 from .result import FitResult, StageResult
+from .shooting import collocate_data, multiple_shoot
 from .specs import TotalVariation
 
 __all__ = [
@@ -17,5 +18,7 @@ __all__ = [
     "Stage",
     "StageResult",
     "TotalVariation",
+    "collocate_data",
     "fit",
+    "multiple_shoot",
 ]

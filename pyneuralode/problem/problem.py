@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, kind_of, unknown_name
 from ..fields import VectorField
-from ..gradients import OF_STEPS, GradientMethod, find_gradient
+from ..gradients import GradientMethod, find_gradient
 from ..solvers import Solver
 from ..tableaus import Tableau
 from .control import Control
@@ -43,10 +43,14 @@ class PathIntegrals:
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component; `seed` is the random seed."""
+    """Noise ``size(t, y) dW`` in the sense of Ito, independent for each component.
 
-    size: Callable
+    `seed` is the random seed; `parameters` belong to `size`, if it is a `VectorField`.
+    """
+
+    size: VectorField | Callable
     seed: int
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,14 @@ class Residual:
 
     dy0: Any
     differential: Any = None
+
+
+@dataclass(frozen=True)
+class Delays:
+    """``dy/dt = f(t, y(t), y(t - lags[0]), ...)``, with ``y(t) = history(t)`` before the first time."""
+
+    lags: tuple[float, ...]
+    history: Callable
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class Problem:
     Attributes
     ----------
     field : VectorField, torch.nn.Module or callable
-        The right-hand side f(t, y).
+        The right-hand side f(t, y); with delays also Julia source.
     signature : Signature
         The shapes, dtypes and devices of the values: parameters, initial state and times.
     solver : Solver or Tableau
@@ -93,7 +105,7 @@ class Problem:
         As in `pyneuralode.solve`.
     integrals : PathIntegrals or None
         The additional integrals of a continuous flow.
-    form : Noise, MassMatrix, Residual or None
+    form : Noise, MassMatrix, Residual, Delays or None
         The form of the equations, if they are not ``dy/dt = f(t, y)``.
     path : {"auto", "sciml", "fast"}
         The Julia engine's code path; see `pyneuralode.Julia`.
@@ -114,7 +126,7 @@ class Problem:
     batch: str = "joint"
     events: tuple[Event, ...] = ()
     integrals: PathIntegrals | None = None
-    form: Noise | MassMatrix | Residual | None = None
+    form: Noise | MassMatrix | Residual | Delays | None = None
     path: str = "auto"
 
     def __post_init__(self):
@@ -128,7 +140,8 @@ class Problem:
         for name in ("dense", "compiled"):
             if not isinstance(value := getattr(self, name), (bool, np.bool_)):
                 raise ArgumentError(f"{name} is {value!r}: give True or False.")
-        check_field(self.field, 3 if isinstance(self.form, Residual) else 2)
+        if not (isinstance(self.form, Delays) and isinstance(self.field, str)):  # a string is Julia source
+            check_field(self.field, *_arguments_of(self.form))
         if self.batch == "independent":
             self._check_independent()
         elif self.signature.times != "shared":
@@ -186,10 +199,6 @@ class Problem:
             raise ArgumentError(
                 "dense is True, but batch='independent' has no dense output: list the times in ts; they may differ between samples."
             )
-        if not isinstance(self.gradient, OF_STEPS):
-            raise ArgumentError(
-                f"gradient is {type(self.gradient).__name__!r} with batch='independent': use 'Backprop' or 'Checkpointed'."
-            )
 
     def _check_shapes(self, field: VectorField) -> None:
         """Raise unless state and parameters have the shapes that a described field (a `VectorField`) requires."""
@@ -216,30 +225,40 @@ class Problem:
             raise ArgumentError(f"{name} has shape {given[name]}: use shape {expected}{more}.")
 
 
-def check_field(field: Any, arguments: int = 2) -> None:
-    """Raise unless the field is a `VectorField` or can be called with time and state (for a residual, also dy/dt)."""
+def _arguments_of(form: Any) -> tuple[str, ...]:
+    """Return the names of the arguments of a field that is a function, for equations of this form."""
+    if isinstance(form, Residual):
+        return "t", "y", "dy"
+    delayed = len(form.lags) if isinstance(form, Delays) else 0
+    return "t", "y", *(f"y{k + 1}" for k in range(delayed))
+
+
+def check_field(field: Any, *names: str, name: str = "the field") -> None:
+    """Raise unless the field is a `VectorField` or can be called with these arguments, by default ``(t, y)``."""
     if isinstance(field, VectorField):
         return
     if not callable(field):
         raise ArgumentError(
-            f"the field is {kind_of(field)}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a "
+            f"{name} is {kind_of(field)}: give a VectorField such as MLP((2, 50, 2)), a torch.nn.Module or a "
             "callable f(t, y)."
         )
+    names = names or ("t", "y")
     try:
         signature = inspect.signature(field.forward if isinstance(field, nn.Module) else field)
     except (TypeError, ValueError):  # compiled code without a signature
         return
     try:
-        signature.bind(*[None] * arguments)
+        signature.bind(*names)
     except TypeError:
-        name = type(field).__name__ if isinstance(field, nn.Module) else "the field"
-        if arguments == 3:
-            remedy = "it must accept (t, y, dy); wrap it, as in lambda t, y, dy: dy - f(t, y)"
-        else:
-            remedy = (
-                "it must accept (t, y); wrap it, as in lambda t, y: net(y), or in a module with forward(self, t, y)"
-            )
-        raise ArgumentError(f"{name} has the signature {signature}: {remedy}.") from None
+        name = type(field).__name__ if isinstance(field, nn.Module) else name
+        wanted = ", ".join(names)
+        example = {
+            2: "as in lambda t, y: net(y), or in a module with forward(self, t, y)",
+            3: f"as in lambda {wanted}: {names[-1]} - f(t, y)",
+        }.get(len(names), f"as in lambda {wanted}: ...")
+        raise ArgumentError(
+            f"{name} has the signature {signature}: it must accept ({wanted}); wrap it, {example}."
+        ) from None
 
 
 def flat_control(control: Control, layout: Any) -> Control:

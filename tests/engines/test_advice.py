@@ -30,6 +30,7 @@ EXTRAS = {
     "tstops": {"control": make_control({"tstops": (0.5,)})},
     "dense": {"dense": True},
     "independent": {"batch": "independent"},
+    "independent with events": {"batch": "independent", "events": (EVENT,)},
 }
 
 
@@ -82,8 +83,6 @@ def test_equations_with_one_engine_are_not_sent_to_another():
     with pytest.raises(pn.ArgumentError, match=r"write y0.numpy\(\)") as refused:
         pn.solve_sde(lambda t, y: -y, lambda t, y: y, torch.ones(2), [0.0, 1.0])
     assert "engine=" not in str(refused.value)
-    with pytest.raises(pn.ArgumentError, match="f is an MLP: give a Python function"):
-        pn.solve_sde(FIELDS["network"], lambda t, y: y, np.ones(2), [0.0, 1.0])
     with pytest.raises(pn.ArgumentError, match=r"mass_matrix has shape \(3, 3\), but y0 has 2 components"):
         pn.solve_dae(lambda t, y: -y, torch.ones(2), [0.0, 1.0], mass_matrix=np.eye(3))
     with pytest.raises(pn.ArgumentError, match="as in lambda t, y, dy: "):

@@ -85,12 +85,21 @@ def test_auto_refuses_only_what_neither_engine_can_do(ready, solver, wants_gradi
         (lambda t, y: -y, {}),
         (torch.nn.Bilinear(1, 2, 2), {}),
         (FIELD, {"events": pn.Event(lambda t, y: y[0])}),
-        (FIELD, {"batch": "independent", "y0": start()[None]}),
+        (FIELD, {"batch": "independent", "y0": start()[None], "events": pn.Event(lambda t, y: y[:, 0])}),
         (FIELD, {"dense": True}),
         (FIELD, {"y0": start().bfloat16()}),
         (FIELD, {"solver": "RK38"}),
     ],
-    ids=["own field", "callable", "module", "events", "independent", "dense with gradient", "bfloat16", "solver"],
+    ids=[
+        "own field",
+        "callable",
+        "module",
+        "events",
+        "independent events",
+        "dense with gradient",
+        "bfloat16",
+        "solver",
+    ],
 )
 def test_auto_takes_torch_for_what_only_it_has(ready, field, change):
     arguments = {"y0": start(), "ts": TIMES} | change
@@ -105,6 +114,8 @@ def test_auto_takes_torch_for_what_only_it_has(ready, field, change):
         {"y0": np.ones(2), "parameters": {"A": start().expand(2, 2)}, "solver": "Rodas5P"},
         {"solver": "FBDF", "gradient": "InterpolatingAdjoint"},
         {"y0": start(False), "ts": torch.tensor([0.0, 1.0]), "solver": "Rodas5P"},
+        {"batch": "independent", "y0": start()[None]},
+        {"batch": "independent", "y0": start()[None], "gradient": "GaussAdjoint"},
     ],
 )
 def test_auto_takes_julia_where_it_has_all_that_is_asked_for(ready, change):
@@ -141,7 +152,7 @@ def test_asked_for_by_name_julia_says_what_it_lacks(monkeypatch):
         (Decay(), {}, "the field is a Decay"),
         (FIELD, {"solver": "Rodas5P"}, "gradient is 'Backprop'.* write gradient='InterpolatingAdjoint'"),
         (FIELD, {"events": pn.Event(lambda t, y: y[0])}, "events are given"),
-        (FIELD, {"batch": "independent", "y0": start()[None]}, "batch is 'independent'"),
+        (lambda t, y: -y, {"batch": "independent", "y0": np.ones((1, 2))}, "batch is 'independent'"),
     ):
         with pytest.raises(pn.ArgumentError, match=sentence):
             pn.solve(field, **({"y0": start(), "ts": TIMES, "engine": "julia"} | change))

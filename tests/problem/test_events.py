@@ -555,8 +555,8 @@ def test_the_julia_engine_says_that_it_has_none(monkeypatch):
     field = pn.Equations({"x": "v", "v": "-x"})
     with pytest.raises(pn.ArgumentError, match="events are given, which the Julia engine does not support yet"):
         pn.solve(field, START, [0.0, 9.0], events=event, engine="julia")
-    with pytest.raises(pn.ArgumentError, match="batch is 'independent', which the Julia engine"):
-        pn.solve(field, START[None], [0.0, 9.0], batch="independent", engine="julia")
+    with pytest.raises(pn.ArgumentError, match="events are given, which the Julia engine does not support yet"):
+        pn.solve(field, START[None], [0.0, 9.0], events=event, batch="independent", engine="julia")
     assert pn.solve(field, START, [0.0, 9.0], events=event, compiled=False).engine.startswith("torch")
 
 

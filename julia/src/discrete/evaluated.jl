@@ -1,7 +1,7 @@
 # Discrete adjoints of any field with an evaluator: a record consists of the state and the time, at which the vector-Jacobian product
 # evaluates the field again.
 
-mutable struct Evaluated{T,E<:Evaluator{T}} <: TapedField{T}
+mutable struct Evaluated{T, E <: Evaluator{T}} <: TapedField{T}
     const evaluator::E
     const p::Vector{T}
     const state::Matrix{T}          # (dim, samples), like the next three fields
@@ -15,11 +15,11 @@ mutable struct Evaluated{T,E<:Evaluator{T}} <: TapedField{T}
 end
 
 function taped_field(field::VectorField, ::Type{T}, samples) where {T}
-    states, count = ntuple(_ -> zeros(T, dimension(field), samples), 4), parameter_count(field)
+    states, n = ntuple(_ -> zeros(T, dimension(field), samples), 4), parameter_count(field)
     e = evaluator(field, states[1])
     # For these fields, looking up the method at run time costs less than an evaluation, so one compiled solve serves all of them.
-    kind = field isa Union{Timed,Augmented} ? Evaluator{T} : typeof(e)
-    return Evaluated{T,kind}(e, zeros(T, count), states..., zeros(T, count), zeros(count), T[], false)
+    kind = field isa Union{Timed, Augmented} ? Evaluator{T} : typeof(e)
+    return Evaluated{T, kind}(e, zeros(T, n), states..., zeros(T, n), zeros(n), T[], false)
 end
 
 record_length(f::Evaluated) = length(f.state) + 1

@@ -33,7 +33,7 @@ struct Scheme{T}
     lead::Int
     nodes::Vector{Float64}          # times of the stages, as fractions of the step
     ahead::Matrix{Float64}          # the tableau's `rows` and `ends`, side by side
-    back::NTuple{2,Matrix{Float64}} # see `weights_back`; for steps without and with the interpolant's stages
+    back::NTuple{2, Matrix{Float64}} # see `weights_back`; for steps without and with the interpolant's stages
     weights::Vector{T}              # `ahead` times the step's size
     weights_back::Vector{T}         # `back` times the step's size
     interpolant_weights::Vector{T}             # weights of the stages in a state inside the step
@@ -46,33 +46,35 @@ struct Scheme{T}
 end
 
 function Scheme(tableau::Tableau, n, part, lead, ::Type{T}) where {T}
-    columns(count) = aligned(T, lead * count)
+    columns(n_columns) = aligned(T, lead * n_columns)
     total = size(tableau.rows, 2)
     ahead = hcat(tableau.rows, vcat(tableau.ends, zeros(total - tableau.stages, size(tableau.ends, 2))))
     back = weights_back(tableau, tableau.stages), weights_back(tableau, total)
-    return Scheme{T}(tableau, n, part, lead, nodes_of(tableau), ahead, back, zeros(T, length(ahead)), zeros(T, length(back[1])), zeros(T, total), columns(total),
-                     columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
+    return Scheme{T}(tableau, n, part, lead, nodes_of(tableau), ahead, back, zeros(T, length(ahead)),
+        zeros(T, length(back[1])), zeros(T, total), columns(total),
+        columns(total), columns(total + 1), columns(1), columns(1), ones(T, total + 1))
 end
 
 "Return the times of the stages as fractions of the step: the sums of the stages' weights, rounded to exactly 1 at the end of the step."
 function nodes_of(tableau)
-    nodes = vec(sum(tableau.rows; dims=1))
+    nodes = vec(sum(tableau.rows; dims = 1))
     return ifelse.(abs.(nodes .- 1) .< 1e-12, 1.0, nodes)
 end
 
 """
-    weights_back(tableau, count)
+    weights_back(tableau, stage_count)
 
-Return a matrix whose column i contains the weights of stage i in the final state of a step of `count` stages, then in the arguments of
-the later stages, from the last one down to i + 1. The argument of a stage at the end of the step is the final state, so its weights are
-part of the first entry.
+Return a matrix whose column i contains the weights of stage i in the final state of a step of `stage_count` stages, then in the
+arguments of the later stages, from the last one down to i + 1. The argument of a stage at the end of the step is the final state, so its
+weights are part of the first entry.
 """
-function weights_back(tableau, count)
+function weights_back(tableau, stage_count)
     total = size(tableau.rows, 2)
     table = zeros(total + 1, total)
     table[1, 1:tableau.stages] = tableau.ends[:, 1]
-    for i in 1:count, j in i+1:count
-        table[count-j+2, i] = j == tableau.end_stage ? 0.0 : tableau.rows[i, j]
+    for i in 1:stage_count, j in (i + 1):stage_count
+
+        table[stage_count - j + 2, i] = j == tableau.end_stage ? 0.0 : tableau.rows[i, j]
     end
     return table
 end
@@ -90,13 +92,14 @@ function scale!(weights::Vector{T}, table, h) where {T}
     return nothing
 end
 
-"Write init + sum over i <= count of weights[i] columns[i] to `out`; the last column, which is the most recent, is added last."
-function combine!(scheme::Scheme{T}, out, init, weights, columns, count) where {T}
+"Write init + sum over i <= n of weights[i] columns[i] to `out`; the last column, which is the most recent, is added last."
+function combine!(scheme::Scheme{T}, out, init, weights, columns, n) where {T}
     lead, a = scheme.lead, pointer(columns)
-    newest, epilogue = at(a, (count - 1) * lead), AddScaled(unsafe_load(weights, count))
+    newest, epilogue = at(a, (n - 1) * lead), AddScaled(unsafe_load(weights, n))
     lead == lanes(T) &&
-        return @inline tile!(epilogue, out, 0, newest, 0, init, 0, a, lanes(T), weights, 1, 0, count - 1, Val(1), Val(1), Val(4))
-    return product!(epilogue, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, count - 1, lead ÷ lanes(T), 1)
+        return @inline tile!(
+            epilogue, out, 0, newest, 0, init, 0, a, lanes(T), weights, 1, 0, n - 1, Val(1), Val(1), Val(4))
+    return product!(epilogue, out, 0, newest, 0, init, 0, a, lead, weights, 1, 0, n - 1, lead ÷ lanes(T), 1)
 end
 
 # Rounding must not move a stage beyond the end of the step, where the field may be undefined.
@@ -118,7 +121,7 @@ end
 "Evaluate the additional stages that only the interpolant needs; `row` is the row of the second stage's record."
 function extend!(field, scheme, t, t_end, y, stop, row)
     tableau = scheme.tableau
-    for i in tableau.stages+1:all_stages(scheme)
+    for i in (tableau.stages + 1):all_stages(scheme)
         point = i == tableau.end_stage ? stop : pointer(scheme.point)
         i == tableau.end_stage || combine!(scheme, point, y, stage_weights(scheme, i), scheme.k, i - 1)
         evaluate!(field, stage(scheme, i), point, stage_time(scheme, i, t, t_end), row + i - 2)
@@ -151,48 +154,48 @@ end
 function estimate(scheme, column, y, stop, rtol, atol)
     point = pointer(scheme.point)
     combine!(scheme, point, pointer(scheme.zeros), end_weights(scheme, column), scheme.k, scheme.tableau.stages)
-    size = 0.0
-    for first in 1:scheme.part:scheme.n
+    largest_sum = 0.0
+    for start in 1:scheme.part:scheme.n
         total = 0.0
-        @inbounds @simd for i in first:first+scheme.part-1
+        @inbounds @simd for i in start:(start + scheme.part - 1)
             largest = max(abs(unsafe_load(y, i)), abs(unsafe_load(stop, i)))
             total += abs2(Float64(unsafe_load(point, i) / (largest * rtol[i] + atol[i])))
         end
-        size = max(size, total)
+        largest_sum = max(largest_sum, total)
     end
-    return sqrt(size / scheme.part)
+    return sqrt(largest_sum / scheme.part)
 end
 
 "Return the root mean square of x divided by the tolerance at y; if each sample has its own norm, return the largest."
 function scaled_size(scheme, x, y, rtol, atol)
-    size = 0.0
-    for first in 1:scheme.part:scheme.n
+    largest_sum = 0.0
+    for start in 1:scheme.part:scheme.n
         total = 0.0
-        @inbounds for i in first:first+scheme.part-1
+        @inbounds for i in start:(start + scheme.part - 1)
             total += abs2(Float64(unsafe_load(x, i)) / (Float64(abs(unsafe_load(y, i))) * rtol[i] + atol[i]))
         end
-        size = max(size, total)
+        largest_sum = max(largest_sum, total)
     end
-    return sqrt(size / scheme.part)
+    return sqrt(largest_sum / scheme.part)
 end
 
 """
-    step_vjp!(field, scheme, h, count, start, row)
+    step_vjp!(field, scheme, h, stage_count, start, row)
 
-Propagate the cotangent of the state at the end of a step back to its start. The step has `count` stages; `row` is the row of the second
-stage's record. On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` contain the
-contributions of outputs inside the step to the cotangents of the initial state and of the stages. On return only the first stage's
+Propagate the cotangent of the state at the end of a step back to its start. The step has `stage_count` stages; `row` is the row of the
+second stage's record. On entry the first column of `argument_bars` is the cotangent of the final state, and `start` and `bars` contain
+the contributions of outputs inside the step to the cotangents of the initial state and of the stages. On return only the first stage's
 contribution is missing from `start`; the cotangent of that stage is the first column of `bars`.
 """
-function step_vjp!(field, scheme, h, count, start, row)
+function step_vjp!(field, scheme, h, stage_count, start, row)
     tableau, lead, total = scheme.tableau, scheme.lead, all_stages(scheme)
     argument_bar(column) = pointer(scheme.argument_bars, (column - 1) * lead + 1)
-    scale!(scheme.weights_back, scheme.back[count == tableau.stages ? 1 : 2], h)
-    for i in count:-1:1
+    scale!(scheme.weights_back, scheme.back[stage_count == tableau.stages ? 1 : 2], h)
+    for i in stage_count:-1:1
         weights = pointer(scheme.weights_back, (i - 1) * (total + 1) + 1)
-        combine!(scheme, bar(scheme, i), bar(scheme, i), weights, scheme.argument_bars, count - i + 1)
+        combine!(scheme, bar(scheme, i), bar(scheme, i), weights, scheme.argument_bars, stage_count - i + 1)
         i == 1 && break
-        own = argument_bar(count - i + 2)
+        own = argument_bar(stage_count - i + 2)
         if i == tableau.end_stage
             vjp!(field, argument_bar(1), argument_bar(1), bar(scheme, i), row + i - 2)
             copy_vectors!(own, pointer(scheme.zeros), lead)
@@ -200,6 +203,6 @@ function step_vjp!(field, scheme, h, count, start, row)
             vjp!(field, own, pointer(scheme.zeros), bar(scheme, i), row + i - 2)
         end
     end
-    combine!(scheme, start, start, pointer(scheme.ones), scheme.argument_bars, count)
+    combine!(scheme, start, start, pointer(scheme.ones), scheme.argument_bars, stage_count)
     return nothing
 end

@@ -39,7 +39,7 @@ struct Layer
     bias_scale::Float64   # factor of the biases, including the field's scales
 end
 
-mutable struct Network{T,A,M} <: TapedField{T}
+mutable struct Network{T, A, M} <: TapedField{T}
     const activation::A
     const input_map::M
     const layers::Vector{Layer}
@@ -63,27 +63,32 @@ end
 
 const COLUMNS_AT_ONCE = 64
 
-taped_field(field::MLP, ::Type{T}, samples) where {T} =
-    Network{T}(field.sizes, field.activation, field.input_map, inv(field.input_scale), field.output_scale, true, samples)
-taped_field(field::Linear, ::Type{T}, samples) where {T} =
+function taped_field(field::MLP, ::Type{T}, samples) where {T}
+    Network{T}(
+        field.sizes, field.activation, field.input_map, inv(field.input_scale), field.output_scale, true, samples)
+end
+function taped_field(field::Linear, ::Type{T}, samples) where {T}
     Network{T}([field.dim, field.dim], Val(:identity), field.input_map, 1.0, 1.0, false, samples)
+end
 
-function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, biased, samples) where {T,A,M}
+function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, biased, samples) where {T, A, M}
     layers = Layer[]
     record = bar = used = packed = 0
     for (l, width) in enumerate(sizes)
         long = padded(width, T)
-        below, below_long = l == 1 ? (0, 0) : (sizes[l-1], layers[l-1].padded)
-        last = l == length(sizes)
-        bias_scale = last ? scale_out : 1.0
-        dots = prefer_dots(width, below, T) && (last || samples < COLUMNS)   # with many samples, a product loads its matrix only once
+        below, below_long = l == 1 ? (0, 0) : (sizes[l - 1], layers[l - 1].padded)
+        is_last = l == length(sizes)
+        bias_scale = is_last ? scale_out : 1.0
+        dots = prefer_dots(width, below, T) && (is_last || samples < COLUMNS)   # with many samples, a product loads its matrix only once
         back_dots = l == 2 && prefer_dots(below, width, T)
         ahead = packed + long
         back = ahead + below * long
-        push!(layers, Layer(width, long, record, bar, used, biased ? used + width * below : -1, packed, ahead, back, dots, back_dots,
-                            !last && !dots && samples < COLUMNS && prefer_dots_for_rest(width, below, T),
-                            l > 2 && samples < COLUMNS && prefer_dots_for_rest(below, width, T),
-                            (l == 2 ? scale_in : 1.0) * bias_scale, bias_scale))
+        push!(layers,
+            Layer(width, long, record, bar, used, biased ? used + width * below : -1,
+                packed, ahead, back, dots, back_dots,
+                !is_last && !dots && samples < COLUMNS && prefer_dots_for_rest(width, below, T),
+                l > 2 && samples < COLUMNS && prefer_dots_for_rest(below, width, T),
+                (l == 2 ? scale_in : 1.0) * bias_scale, bias_scale))
         record += long
         if l > 1
             bar += long
@@ -96,9 +101,10 @@ function Network{T}(sizes, activation::A, input_map::M, scale_in, scale_out, bia
     widest = maximum(layer.padded for layer in layers)
     unit = aligned(T, 1)
     unit[1] = 1
-    return Network{T,A,M}(activation, input_map, layers, samples, record, bar, block, aligned(T, packed), aligned(T, widest),
-                          unit, aligned(T, widest * samples), aligned(T, bar * block * samples), aligned(T, packed),
-                          aligned(T, 0), aligned(T, 0), 0, 0, 0, false)
+    return Network{T, A, M}(
+        activation, input_map, layers, samples, record, bar, block, aligned(T, packed), aligned(T, widest),
+        unit, aligned(T, widest * samples), aligned(T, bar * block * samples), aligned(T, packed),
+        aligned(T, 0), aligned(T, 0), 0, 0, 0, false)
 end
 
 record_length(net::Network) = net.samples * net.record
@@ -109,99 +115,104 @@ across(below::Layer, layer::Layer) = layer.padded * below.width <= below.padded 
 function load!(net::Network{T}, p::AbstractVector) where {T}
     packed = net.packed
     for l in 2:length(net.layers)
-        below, layer = net.layers[l-1], net.layers[l]
+        below, layer = net.layers[l - 1], net.layers[l]
         scale, bias_scale = T(layer.scale), T(layer.bias_scale)
         if !layer.by_dots || layer.back_by_dots || layer.back_split
-            @inbounds for i in 0:below.width-1
+            @inbounds for i in 0:(below.width - 1)
                 @simd ivdep for j in 1:layer.width
-                    packed[layer.ahead+i*layer.padded+j] = scale * T(p[layer.weight+i*layer.width+j])
+                    packed[layer.ahead + i * layer.padded + j] = scale * T(p[layer.weight + i * layer.width + j])
                 end
             end
         end
         if layer.by_dots || layer.split || !layer.back_by_dots
-            @inbounds for j in 0:layer.width-1
-                @simd ivdep for i in 0:below.width-1
-                    packed[layer.back+j*below.padded+i+1] = scale * T(p[layer.weight+i*layer.width+j+1])
+            @inbounds for j in 0:(layer.width - 1)
+                @simd ivdep for i in 0:(below.width - 1)
+                    packed[layer.back + j * below.padded + i + 1] = scale * T(p[layer.weight + i * layer.width + j + 1])
                 end
             end
         end
         layer.bias < 0 && continue
         @inbounds @simd ivdep for j in 1:layer.width
-            packed[layer.biases+j] = bias_scale * T(p[layer.bias+j])
+            packed[layer.biases + j] = bias_scale * T(p[layer.bias + j])
         end
     end
     return nothing
 end
 
 function reserve!(net::Network, rows)
-    size, old = rows * record_length(net), length(net.values)
-    size <= old && return nothing
+    needed, old = rows * record_length(net), length(net.values)
+    needed <= old && return nothing
     for tape in (net.values, net.slopes)
-        resize!(tape, max(size, 2old))
-        tape[old+1:end] .= 0   # the padding between the layers must be finite
+        resize!(tape, max(needed, 2old))
+        tape[(old + 1):end] .= 0   # the padding between the layers must be finite
     end
     return nothing
 end
 
 function evaluate!(net::Network{T}, k::Ptr{T}, y::Ptr{T}, _, row) where {T}
     at_row = row * record_length(net)
-    values, slopes = pointer(net.values, at_row + 1), pointer(net.slopes, at_row + 1)
-    enter!(net, values, slopes, y)
-    last = length(net.layers)
-    @inbounds for l in 2:last-1
+    activations, slopes = pointer(net.values, at_row + 1), pointer(net.slopes, at_row + 1)
+    enter!(net, activations, slopes, y)
+    layer_count = length(net.layers)
+    @inbounds for l in 2:(layer_count - 1)
         layer = net.layers[l]
-        layer!(net, Activate(net.activation), at(values, layer.record), net.record, at(slopes, layer.record), net.record,
-               at(values, net.layers[l-1].record), net.layers[l-1], layer)
+        layer!(net, Activate(net.activation), at(activations, layer.record),
+            net.record, at(slopes, layer.record), net.record,
+            at(activations, net.layers[l - 1].record), net.layers[l - 1], layer)
     end
-    @inbounds leave!(net, k, values, net.layers[last-1], net.layers[last])
+    @inbounds leave!(net, k, activations, net.layers[layer_count - 1], net.layers[layer_count])
     return nothing
 end
 
 "Compute the outputs of a layer from its inputs, for all samples; see `product!`."
 @inline function layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
-    biases, ahead, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
+    biases, ahead, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.ahead + 1),
+    pointer(net.packed, layer.back + 1)
     layer.by_dots && return dotted_layer!(net, epilogue, c, ldc, e, lde, inputs, below, layer)
     if layer.split
-        for s in 0:net.samples-1
+        for s in 0:(net.samples - 1)
             split_product!(epilogue, at(c, s * ldc), at(e, s * lde), biases, ahead, layer.padded, back, below.padded,
-                           at(inputs, s * net.record), below.width, layer.width)
+                at(inputs, s * net.record), below.width, layer.width)
         end
         return nothing
     end
     vectors = layer.padded ÷ lanes(T)
     net.samples == 1 && return column!(epilogue, c, e, biases, ahead, layer.padded, inputs, 1, below.width, vectors)
-    return product!(epilogue, c, ldc, e, lde, biases, 0, ahead, layer.padded, inputs, 1, net.record, below.width, vectors, net.samples)
+    return product!(epilogue, c, ldc, e, lde, biases, 0, ahead, layer.padded,
+        inputs, 1, net.record, below.width, vectors, net.samples)
 end
 
 # A separate function, so that its use of registers does not slow down the other branches.
 @noinline function dotted_layer!(net::Network{T}, epilogue, c, ldc, e, lde, inputs, below, layer) where {T}
     biases, back = pointer(net.packed, layer.biases + 1), pointer(net.packed, layer.back + 1)
-    for s in 0:net.samples-1
-        dots!(epilogue, at(c, s * ldc), at(e, s * lde), biases, back, below.padded, at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
+    for s in 0:(net.samples - 1)
+        dots!(epilogue, at(c, s * ldc), at(e, s * lde), biases, back, below.padded,
+            at(inputs, s * net.record), below.padded ÷ lanes(T), layer.width)
     end
     return nothing
 end
 
-@inline function enter!(net::Network{T}, values, slopes, y) where {T}
+@inline function enter!(net::Network{T}, activations, slopes, y) where {T}
     dim = net.layers[1].width
-    for s in 0:net.samples-1, i in 0:dim-1
+    for s in 0:(net.samples - 1), i in 0:(dim - 1)
+
         x, o = unsafe_load(at(y, s * dim + i)), s * net.record + i
         value = activate(net.input_map, x)
-        unsafe_store!(at(values, o), value)
+        unsafe_store!(at(activations, o), value)
         unsafe_store!(at(slopes, o), derivative(net.input_map, x, value))
     end
     return nothing
 end
 
 "Compute the last layer, whose output is the time derivative."
-function leave!(net::Network{T}, k, values, below, layer) where {T}
-    inputs = at(values, below.record)
+function leave!(net::Network{T}, k, activations, below, layer) where {T}
+    inputs = at(activations, below.record)
     # With dot products, numbers written past the end of a sample are overwritten by the next sample.
     direct = layer.by_dots || net.samples == 1
     out = direct ? k : pointer(net.scratch)
     layer!(net, Store(), out, direct ? layer.width : layer.padded, out, 0, inputs, below, layer)
     direct && return nothing
-    for s in 0:net.samples-1
+    for s in 0:(net.samples - 1)
         unsafe_copyto!(at(k, s * layer.width), at(out, s * layer.padded), layer.width)
     end
     return nothing
@@ -224,11 +235,12 @@ function vjp!(net::Network{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) whe
     samples, top = net.samples, net.layers[end]
     bars = pointer(net.bars, (row - net.low) * samples * net.bar_record + 1)
     slopes = pointer(net.slopes, row * record_length(net) + 1)
-    for s in 0:samples-1, i in 1:top.width
+    for s in 0:(samples - 1), i in 1:top.width
+
         unsafe_store!(at(bars, s * net.bar_record + top.bar), unsafe_load(kbar, s * top.width + i), i)
     end
     @inbounds for l in length(net.layers):-1:3
-        vjp_layer!(net, bars, slopes, net.layers[l-1], net.layers[l])
+        vjp_layer!(net, bars, slopes, net.layers[l - 1], net.layers[l])
     end
     @inbounds vjp_input!(net, out, init, bars, slopes, net.layers[1], net.layers[2])
     return nothing
@@ -236,35 +248,42 @@ end
 
 "Compute the cotangents of the layer `below` from those of `layer`, the layer after it."
 @inline function vjp_layer!(net::Network{T}, bars, slopes, below, layer) where {T}
-    zeros, ahead, back = pointer(net.nothings), pointer(net.packed, layer.ahead + 1), pointer(net.packed, layer.back + 1)
+    zero_vector, ahead, back = pointer(net.nothings), pointer(net.packed, layer.ahead + 1),
+    pointer(net.packed, layer.back + 1)
     to, from, by = at(bars, below.bar), at(bars, layer.bar), at(slopes, below.record)
     if layer.back_split
-        for s in 0:net.samples-1
+        for s in 0:(net.samples - 1)
             o = s * net.bar_record
-            split_product!(Scale(), at(to, o), at(by, s * net.record), zeros, back, below.padded, ahead, layer.padded, at(from, o), layer.width, below.width)
+            split_product!(
+                Scale(), at(to, o), at(by, s * net.record), zero_vector, back, below.padded, ahead, layer.padded,
+                at(from, o), layer.width, below.width)
         end
         return nothing
     end
     vectors = below.padded ÷ lanes(T)
-    net.samples == 1 && return column!(Scale(), to, by, zeros, back, below.padded, from, 1, layer.width, vectors)
-    return product!(Scale(), to, net.bar_record, by, net.record, zeros, 0, back, below.padded, from, 1, net.bar_record, layer.width, vectors, net.samples)
+    net.samples == 1 && return column!(Scale(), to, by, zero_vector, back, below.padded, from, 1, layer.width, vectors)
+    return product!(
+        Scale(), to, net.bar_record, by, net.record, zero_vector, 0, back, below.padded, from, 1, net.bar_record,
+        layer.width, vectors, net.samples)
 end
 
 function vjp_input!(net::Network{T}, out, init, bars, slopes, below, layer) where {T}
-    zeros, samples = pointer(net.nothings), net.samples
+    zero_vector, samples = pointer(net.nothings), net.samples
     if layer.back_by_dots
         columns = pointer(net.packed, layer.ahead + 1)
-        for s in 0:samples-1
+        for s in 0:(samples - 1)
             place = at(out, s * below.width)
-            dots!(ScaleAndAdd((init - out) % Int), place, at(slopes, s * net.record), zeros, columns, layer.padded,
-                  at(bars, s * net.bar_record + layer.bar), layer.padded ÷ lanes(T), below.width)
+            dots!(
+                ScaleAndAdd((init - out) % Int), place, at(slopes, s * net.record), zero_vector, columns, layer.padded,
+                at(bars, s * net.bar_record + layer.bar), layer.padded ÷ lanes(T), below.width)
         end
         return nothing
     end
     scratch = pointer(net.scratch)
-    product!(Store(), scratch, below.padded, scratch, 0, zeros, 0, pointer(net.packed, layer.back + 1), below.padded, at(bars, layer.bar), 1,
-             net.bar_record, layer.width, below.padded ÷ lanes(T), samples)
-    for s in 0:samples-1
+    product!(
+        Store(), scratch, below.padded, scratch, 0, zero_vector, 0, pointer(net.packed, layer.back + 1), below.padded,
+        at(bars, layer.bar), 1, net.bar_record, layer.width, below.padded ÷ lanes(T), samples)
+    for s in 0:(samples - 1)
         o, from, by = s * below.width, at(scratch, s * below.padded), at(slopes, s * net.record)
         @simd ivdep for i in 1:below.width
             unsafe_store!(out, muladd(unsafe_load(from, i), unsafe_load(by, i), unsafe_load(init, o + i)), o + i)
@@ -276,22 +295,25 @@ end
 "Add the block's contribution to the gradient: for each layer, one product of cotangents and inputs."
 function flush!(net::Network{T}) where {T}
     columns = (net.high - net.first) * net.samples
-    (net.gathers && columns > 0) || (net.low = net.first = net.high; return nothing)
+    (net.gathers && columns > 0) || (net.low =  net.first = net.high ; return nothing)
     bars = pointer(net.bars, (net.first - net.low) * net.samples * net.bar_record + 1)
-    values = pointer(net.values, net.first * record_length(net) + 1)
+    activations = pointer(net.values, net.first * record_length(net) + 1)
     for l in 2:length(net.layers)
-        below, layer = net.layers[l-1], net.layers[l]
-        a, b = at(bars, layer.bar), at(values, below.record)
+        below, layer = net.layers[l - 1], net.layers[l]
+        a, b = at(bars, layer.bar), at(activations, below.record)
         if across(below, layer)
             sums = pointer(net.gradient, layer.ahead + 1)
-            product!(Store(), sums, layer.padded, sums, 0, sums, layer.padded, a, net.bar_record, b, net.record, 1, columns, layer.padded ÷ lanes(T), below.width)
+            product!(Store(), sums, layer.padded, sums, 0, sums, layer.padded, a, net.bar_record,
+                b, net.record, 1, columns, layer.padded ÷ lanes(T), below.width)
         else
             sums = pointer(net.gradient, layer.back + 1)
-            product!(Store(), sums, below.padded, sums, 0, sums, below.padded, b, net.record, a, net.bar_record, 1, columns, below.padded ÷ lanes(T), layer.width)
+            product!(Store(), sums, below.padded, sums, 0, sums, below.padded, b, net.record,
+                a, net.bar_record, 1, columns, below.padded ÷ lanes(T), layer.width)
         end
         layer.bias < 0 && continue
         sums = pointer(net.gradient, layer.biases + 1)
-        product!(Store(), sums, 0, sums, 0, sums, 0, a, net.bar_record, pointer(net.unit), 0, 0, columns, layer.padded ÷ lanes(T), 1)
+        product!(Store(), sums, 0, sums, 0, sums, 0, a, net.bar_record,
+            pointer(net.unit), 0, 0, columns, layer.padded ÷ lanes(T), 1)
     end
     net.low = net.first = net.high
     return nothing
@@ -301,12 +323,13 @@ function gradient!(pbar, net::Network)
     flush!(net)
     for (below, layer) in zip(net.layers, Iterators.drop(net.layers, 1))
         inner, outer, start = across(below, layer) ? (1, layer.padded, layer.ahead) : (below.padded, 1, layer.back)
-        @inbounds for i in 0:below.width-1, j in 0:layer.width-1
-            pbar[layer.weight+i*layer.width+j+1] = layer.scale * net.gradient[start+i*outer+j*inner+1]
+        @inbounds for i in 0:(below.width - 1), j in 0:(layer.width - 1)
+
+            pbar[layer.weight + i * layer.width + j + 1] = layer.scale * net.gradient[start + i * outer + j * inner + 1]
         end
         layer.bias < 0 && continue
         @inbounds for j in 1:layer.width
-            pbar[layer.bias+j] = layer.bias_scale * net.gradient[layer.biases+j]
+            pbar[layer.bias + j] = layer.bias_scale * net.gradient[layer.biases + j]
         end
     end
     return nothing
@@ -315,12 +338,14 @@ end
 "The SEIR model as a `TapedField`; a record is the state."
 mutable struct Compartments{T} <: TapedField{T}
     const samples::Int
-    rates::NTuple{3,T}          # gamma, R0, sigma
-    bars::NTuple{3,Float64}     # cotangents of the rates
+    rates::NTuple{3, T}          # gamma, R0, sigma
+    bars::NTuple{3, Float64}     # cotangents of the rates
     values::Vector{T}
 end
 
-taped_field(::SEIR, ::Type{T}, samples) where {T} = Compartments{T}(samples, (zero(T), zero(T), zero(T)), (0.0, 0.0, 0.0), T[])
+function taped_field(::SEIR, ::Type{T}, samples) where {T}
+    Compartments{T}(samples, (zero(T), zero(T), zero(T)), (0.0, 0.0, 0.0), T[])
+end
 
 record_length(f::Compartments) = 4f.samples
 load!(f::Compartments{T}, p::AbstractVector) where {T} = (f.rates = (T(p[1]), T(p[2]), T(p[3])); nothing)
@@ -336,7 +361,7 @@ end
 function evaluate!(f::Compartments, k::Ptr, y::Ptr, _, row)
     gamma, R0, sigma = f.rates
     unsafe_copyto!(pointer(f.values, row * record_length(f) + 1), y, 4f.samples)
-    for o in 0:4:4f.samples-1
+    for o in 0:4:(4f.samples - 1)
         s, e, i = unsafe_load(y, o + 1), unsafe_load(y, o + 2), unsafe_load(y, o + 3)
         infected, onset, recovered = gamma * R0 * s * i, sigma * e, gamma * i
         unsafe_store!(k, -infected, o + 1)
@@ -350,9 +375,9 @@ end
 function vjp!(f::Compartments{T}, out::Ptr{T}, init::Ptr{T}, kbar::Ptr{T}, row) where {T}
     gamma, R0, sigma = f.rates
     add!(x, i) = unsafe_store!(out, unsafe_load(init, i) + x, i)
-    for o in 0:4:4f.samples-1
-        values = pointer(f.values, row * record_length(f) + o + 1)
-        s, e, i = unsafe_load(values, 1), unsafe_load(values, 2), unsafe_load(values, 3)
+    for o in 0:4:(4f.samples - 1)
+        state = pointer(f.values, row * record_length(f) + o + 1)
+        s, e, i = unsafe_load(state, 1), unsafe_load(state, 2), unsafe_load(state, 3)
         bars = unsafe_load(kbar, o + 1), unsafe_load(kbar, o + 2), unsafe_load(kbar, o + 3), unsafe_load(kbar, o + 4)
         infected, onset, recovered = bars[2] - bars[1], bars[3] - bars[2], bars[4] - bars[3]
         f.bars = f.bars .+ (infected * R0 * s * i + recovered * i, infected * gamma * s * i, onset * e)

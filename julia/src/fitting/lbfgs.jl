@@ -8,29 +8,31 @@ using OptimizationOptimJL: Optim
 
 The objective of a stage for L-BFGS: scaled to start at 1, cached at the last point, and infinite if the problem cannot be solved.
 """
-mutable struct CachedObjective{S,X,T}
+mutable struct CachedObjective{S, X, T}
     const stage::S
     const x::X
     const gradient::X
-    at::Tuple{T,T}        # loss and objective at x
+    at::Tuple{T, T}        # loss and objective at x
     known::Bool           # whether `at` and `gradient` are valid for x
     scale::T
 end
 
-CachedObjective(stage, x::Vector{T}) where {T} = CachedObjective(stage, similar(x), similar(x), (T(NaN), T(NaN)), false, T(NaN))
+function CachedObjective(stage, x::Vector{T}) where {T}
+    CachedObjective(stage, similar(x), similar(x), (T(NaN), T(NaN)), false, T(NaN))
+end
 
 "Evaluate the objective at `x` unless it is cached; return whether the problem could be solved there."
 function evaluate_at!(search::CachedObjective, x)
     search.known && search.x == x && return true
-    first = isnan(search.scale)
+    is_first = isnan(search.scale)
     search.known = false
     try
         search.at = evaluate!(search.gradient, search.stage, x)
-    catch error
+    catch err
         # A line search backs off from points for which the problem cannot be solved, but the first point must be solvable.
-        first || !(error isa Union{SolveFailure,NotFinite}) ? rethrow() : return false
+        is_first || !(err isa Union{SolveFailure, NotFinite}) ? rethrow() : return false
     end
-    first && (search.scale = search.at[2] > 0 ? inv(search.at[2]) : one(search.scale))
+    is_first && (search.scale = search.at[2] > 0 ? inv(search.at[2]) : one(search.scale))
     search.gradient .*= search.scale
     copyto!(search.x, x)
     return search.known = true
@@ -64,7 +66,7 @@ The line search of a `CachedObjective`. Trial points are rounded in the same way
 value and gradient are used. If a Wolfe search reaches parameters for which the problem cannot be solved, a backtracking search replaces it
 and stays away from them: a Wolfe search would approach the boundary of the solvable region, from which no direction makes progress.
 """
-struct FallbackLineSearch{L,S<:CachedObjective}
+struct FallbackLineSearch{L, S <: CachedObjective}
     linesearch::L
     search::S
 end
@@ -77,8 +79,8 @@ function (along::FallbackLineSearch)(d, x, s, alpha, x_new, phi, dphi)
     alpha = oftype(phi, alpha)
     try
         return along.linesearch(a -> first(both(a)), a -> last(both(a)), both, alpha, phi, dphi)
-    catch error
-        error isa UnsolvablePoint || rethrow()
+    catch err
+        err isa UnsolvablePoint || rethrow()
         return Optim.LineSearches.BackTracking()(a -> at(a) ? value() : oftype(phi, Inf), alpha, phi, dphi)
     end
 end
@@ -91,11 +93,13 @@ const RESTART_INTERVAL = 500
 function run_lbfgs!(stage, x)
     settings, search = stage.settings, CachedObjective(stage, x)
     # Moré and Thuente's search: fewer evaluations than Hager and Zhang's, fewer failures than backtracking alone.
-    method = Optim.LBFGS(; m=Int(settings["history"]), linesearch=FallbackLineSearch(Optim.LineSearches.MoreThuente(), search),
-                         alphaguess=InitialStep(() -> eltype(x)(current_rate(stage))))
+    method = Optim.LBFGS(;
+        m = Int(settings["history"]), linesearch = FallbackLineSearch(Optim.LineSearches.MoreThuente(), search),
+        alphaguess = InitialStep(() -> eltype(x)(current_rate(stage))))
     # An empty prototype of the Hessian: otherwise a Hessian of all parameters would be allocated, which L-BFGS does not use.
-    f = Optimization.OptimizationFunction((x, _) -> scaled_value!(nothing, search, x); grad=(g, x, _) -> scaled_value!(g, search, x),
-                                          fg=(g, x, _) -> scaled_value!(g, search, x), hess_prototype=zeros(eltype(x), 0, 0))
+    f = Optimization.OptimizationFunction(
+        (x, _) -> scaled_value!(nothing, search, x); grad = (g, x, _) -> scaled_value!(g, search, x),
+        fg = (g, x, _) -> scaled_value!(g, search, x), hess_prototype = zeros(eltype(x), 0, 0))
     while !is_finished(stage)
         before, done = stage.history.best_objective, length(stage.history.losses)
         start = Ref(search.at)
@@ -108,7 +112,7 @@ function run_lbfgs!(stage, x)
         end
         problem = Optimization.OptimizationProblem(f, copy(stage.run.best))
         maxiters = min(RESTART_INTERVAL, stage.iterations - done)
-        Optimization.solve(problem, method; callback, maxiters, g_abstol=0.0, extended_trace=false)
+        Optimization.solve(problem, method; callback, maxiters, g_abstol = 0.0, extended_trace = false)
         # If L-BFGS stopped by itself, at a minimum or after a failed line search, its stored curvature pairs may be the cause: restart
         # it from the best point, until a restart makes no progress.
         length(stage.history.losses) == done && finish_iteration!(stage, start[]...)

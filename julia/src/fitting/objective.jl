@@ -5,7 +5,9 @@ struct NotFinite <: Exception
     value::Float64
 end
 
-Base.showerror(io::IO, error::NotFinite) = print(io, "the loss is ", isnan(error.value) ? "nan" : error.value > 0 ? "inf" : "-inf")
+function Base.showerror(io::IO, err::NotFinite)
+    print(io, "the loss is ", isnan(err.value) ? "nan" : err.value > 0 ? "inf" : "-inf")
+end
 
 """
     Objective
@@ -24,8 +26,8 @@ struct Objective{T}
     shape::Dims              # of the initial state
     t0::Float64
     ts::Vector{Float64}
-    data::Array{T,3}
-    weights::Array{T,3}
+    data::Array{T, 3}
+    weights::Array{T, 3}
     mean::Bool
     make::Any                # make(u0, ts) -> a DifferentiableSolve
 end
@@ -33,7 +35,7 @@ end
 "The objective over the first rows of the data, with its workspace: one solve, reused by every evaluation of a stage."
 struct Span{T}
     objective::Objective{T}
-    solve::Union{Nothing,DifferentiableSolve}   # `nothing` if only the initial state is needed
+    solve::Union{Nothing, DifferentiableSolve}   # `nothing` if only the initial state is needed
     skip::Int                # number of solve times before the first row
     v::Vector{T}             # all parameters
     vbar::Vector{T}
@@ -42,24 +44,25 @@ struct Span{T}
     u0::Array{T}
     u0bar::Array{T}
     ysbar::Array{T}
-    z::Array{T,3}
-    zbar::Array{T,3}
-    data::Array{T,3}
-    weights::Array{T,3}
+    z::Array{T, 3}
+    zbar::Array{T, 3}
+    data::Array{T, 3}
+    weights::Array{T, 3}
     norm::T
 end
 
 function Span(objective::Objective{T}, rows) where {T}
     (; variables, start, shape, t0, ts) = objective
-    skip = Int(t0 < ts[1])
-    times = [t0; ts[2-skip:rows]]
+    skipped = Int(t0 < ts[1])
+    times = [t0; ts[(2 - skipped):rows]]
     v = copy(variables.start)
     u0 = initial!(zeros(T, shape), start, v)
     solve = length(times) == 1 ? nothing : objective.make(u0, times)
     data, weights = objective.data[:, :, 1:rows], objective.weights[:, :, 1:rows]
     p = zeros(T, parameter_count(objective.field))
-    span = Span{T}(objective, solve, skip, v, zero(v), p, zero(p), u0, zero(u0), zeros(T, shape..., length(times)), zero(data),
-                   zero(data), data, weights, objective.mean ? sum(weights) : one(T))
+    span = Span{T}(
+        objective, solve, skipped, v, zero(v), p, zero(p), u0, zero(u0), zeros(T, shape..., length(times)), zero(data),
+        zero(data), data, weights, objective.mean ? sum(weights) : one(T))
     check_depends(span, rows)
     return span
 end
@@ -106,7 +109,7 @@ end
 "Return the states (dim, samples, times) at the times of the data."
 function seen_times(ys, span::Span)
     dim, samples = size(span.u0, 1), size(span.z, 2)
-    return view(reshape(ys, dim, samples, :), :, :, 1+span.skip:size(span.z, 3)+span.skip)
+    return view(reshape(ys, dim, samples, :), :, :, (1 + span.skip):(size(span.z, 3) + span.skip))
 end
 
 function squares!(zbar, z, span::Span{T}) where {T}

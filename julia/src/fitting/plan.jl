@@ -12,7 +12,7 @@ mutable struct History{T}
     const objectives::Vector{T}
     best_loss::T
     best_objective::T
-    parameters::Dict{String,Any}
+    parameters::Dict{String, Any}
     evaluations::Int
     seconds::Float64
 end
@@ -31,9 +31,9 @@ end
 "A running stage."
 mutable struct Stage{T}
     const run::Run{T}
-    const settings::Dict{String,Any}   # of the optimizer
+    const settings::Dict{String, Any}   # of the optimizer
     const iterations::Int
-    const goal::Union{Nothing,Float64}
+    const goal::Union{Nothing, Float64}
     const span::Span{T}
     const history::History{T}
     last_time::Float64
@@ -41,39 +41,40 @@ end
 
 "Return loss and objective at the free vector `x`, write the clipped gradient to `gradient`, and update the best parameters."
 function evaluate!(gradient, stage::Stage, x)
-    (; run, history, settings) = stage
+    (; history, settings) = stage
+    fit = stage.run
     loss, total = value_and_gradient!(gradient, stage.span, x)
     history.evaluations += 1
     if total < history.best_objective
         history.best_loss, history.best_objective = loss, total
-        run.best = copy(x)
+        fit.best = copy(x)
     end
-    time() - run.reported > run.report_every && report(stage)
+    time() - fit.reported > fit.report_every && report(stage)
     clip!(gradient, settings["clip"])
     return loss, total
 end
 
 "Report progress to the caller, with the index of the last finished iteration (-1 before the first is finished)."
 function report(stage::Stage)
-    (; run, history) = stage
-    run.reported = time()
-    run.progress === nothing && return
+    fit, history = stage.run, stage.history
+    fit.reported = time()
+    fit.progress === nothing && return
     done = length(history.losses)
-    last = done == 0 ? oftype(history.best_loss, NaN) : history.losses[end]
-    run.progress(length(run.histories) - 1, done - 1, history.best_loss, last) === false && throw(Interrupted())
+    last_loss = done == 0 ? oftype(history.best_loss, NaN) : history.losses[end]
+    fit.progress(length(fit.histories) - 1, done - 1, history.best_loss, last_loss) === false && throw(Interrupted())
 end
 
 current_rate(stage::Stage) = rate(stage.settings, length(stage.history.losses), stage.iterations)
 
 function finish_iteration!(stage::Stage, loss, total)
-    (; run, history) = stage
+    fit, history = stage.run, stage.history
     push!(history.losses, loss)
     push!(history.objectives, total)
     now = time()
     history.seconds += now - stage.last_time
     stage.last_time = now
     done = length(history.losses)
-    (done % run.every == 0 || now - run.reported > run.report_every || is_finished(stage)) && report(stage)
+    (done % fit.every == 0 || now - fit.reported > fit.report_every || is_finished(stage)) && report(stage)
 end
 
 function is_finished(stage::Stage)
@@ -87,8 +88,8 @@ function converged(settings, objectives)
     settings["kind"] == "LBFGS" || return false
     patience, tolerance = settings["patience"], settings["tolerance"]
     length(objectives) > patience || return false
-    recent = view(objectives, lastindex(objectives)-patience:lastindex(objectives))
-    return all(recent[k] - recent[k+1] <= tolerance * abs(recent[k]) for k in 1:patience)
+    recent = view(objectives, (lastindex(objectives) - patience):lastindex(objectives))
+    return all(recent[k] - recent[k + 1] <= tolerance * abs(recent[k]) for k in 1:patience)
 end
 
 function run_stage!(stage::Stage)
@@ -126,44 +127,45 @@ from Python:
 Return the best parameters, their loss, the history of every stage, and the reason why the fit ended. The same is returned if the fit was
 interrupted (`progress` returned false or threw `Interrupted`, or Ctrl-C was pressed) or a loss could not be computed.
 """
-function fit_plan(request::AbstractDict; progress=nothing)
+function fit_plan(request::AbstractDict; progress = nothing)
     objective = objective_from(request)
     T = eltype(objective.variables.start)
-    run = Run{T}(objective, start_vector(objective.variables), History{T}[], progress, Int(get(request, "every", 1)),
-                 Float64(get(request, "report_every", 0.2)), time(), false)
-    message = run_stages!(run, request["stages"])
-    last = something(findlast(h -> h.evaluations > 0, run.histories), lastindex(run.histories))
-    best = run.histories[last]
-    return Dict{String,Any}(
+    fit = Run{T}(objective, start_vector(objective.variables), History{T}[], progress, Int(get(request, "every", 1)),
+        Float64(get(request, "report_every", 0.2)), time(), false)
+    message = run_stages!(fit, request["stages"])
+    final_stage = something(findlast(h -> h.evaluations > 0, fit.histories), lastindex(fit.histories))
+    best = fit.histories[final_stage]
+    return Dict{String, Any}(
         "loss" => best.best_loss, "parameters" => best.parameters, "finished" => message === nothing,
-        "stages" => [Dict{String,Any}(string(name) => getfield(h, name) for name in fieldnames(History)) for h in run.histories],
-        "interrupted" => run.interrupted,
-        "message" => something(message, "the whole plan ran"),
+        "stages" => [Dict{String, Any}(string(name) => getfield(h, name) for name in fieldnames(History))
+         for h in fit.histories],
+        "interrupted" => fit.interrupted,
+        "message" => something(message, "the whole plan ran")
     )
 end
 
 "Run all stages; return the reason for stopping early, or `nothing`."
-function run_stages!(run::Run{T}, stages) where {T}
+function run_stages!(fit::Run{T}, stages) where {T}
     for (k, spec) in enumerate(stages)
-        history = History(T[], T[], T(Inf), T(Inf), arrays(run.objective.variables, run.best), 0, 0.0)
-        push!(run.histories, history)
+        history = History(T[], T[], T(Inf), T(Inf), arrays(fit.objective.variables, fit.best), 0, 0.0)
+        push!(fit.histories, history)
         place = "stage $k of $(length(stages)), iteration "
         message = nothing
         try
             goal = get(spec, "goal", nothing)
-            run_stage!(Stage(run, Dict{String,Any}(spec["optimizer"]), Int(spec["iterations"]),
-                             goal === nothing ? nothing : Float64(goal), Span(run.objective, Int(spec["rows"])), history, time()))
-        catch error
-            if error isa Union{InterruptException,Interrupted}
-                run.interrupted = true
+            run_stage!(Stage(fit, Dict{String, Any}(spec["optimizer"]), Int(spec["iterations"]),
+                goal === nothing ? nothing : Float64(goal), Span(fit.objective, Int(spec["rows"])), history, time()))
+        catch err
+            if err isa Union{InterruptException, Interrupted}
+                fit.interrupted = true
                 message = "interrupted in $place$(length(history.losses))"
-            elseif error isa Union{SolveFailure,NotFinite}
-                message = "stopped in $place$(length(history.losses)): $(sprint(showerror, error))"
+            elseif err isa Union{SolveFailure, NotFinite}
+                message = "stopped in $place$(length(history.losses)): $(sprint(showerror, err))"
             else
                 rethrow()
             end
         end
-        history.parameters = arrays(run.objective.variables, run.best)
+        history.parameters = arrays(fit.objective.variables, fit.best)
         message === nothing || return "$message; the parameters are the best so far"
     end
     return nothing
@@ -186,25 +188,27 @@ function objective_from(request)
     penalty = penalty === nothing ? NoPenalty() : build_piece("penalty", PENALTIES, penalty, variables, dim)
     data, weights = Array{T}(request["data"]), Array{T}(request["weights"])
     seen = (width(observable), shape[2:end]..., length(ts))
-    size(data) == seen || throw(UserError("the prediction has shape $(reverse(seen)), but data has shape $(reverse(size(data))): give data of shape " *
-                                          "(T, ..., k) for states of shape (T, ..., d)."))
-    size(weights) == seen || throw(UserError("weights has shape $(reverse(size(weights))): use the shape of data, $(reverse(seen))."))
+    size(data) == seen ||
+        throw(UserError("the prediction has shape $(reverse(seen)), but data has shape $(reverse(size(data))): give data of shape " *
+                        "(T, ..., k) for states of shape (T, ..., d)."))
+    size(weights) == seen ||
+        throw(UserError("weights has shape $(reverse(size(weights))): use the shape of data, $(reverse(seen))."))
     data[iszero.(weights)] .= 0   # a missing value may be NaN
     cube = (width(observable), prod(shape[2:end]), length(ts))
     make(u0, times) = solve_from(request, field, u0, times)
     t0 = get(request, "t0", nothing)
     return Objective{T}(field, variables, start, observable, penalty, shape, t0 === nothing ? ts[1] : Float64(t0), ts,
-                        reshape(data, cube), reshape(weights, cube), get(request, "reduction", "sum") == "mean", make)
+        reshape(data, cube), reshape(weights, cube), get(request, "reduction", "sum") == "mean", make)
 end
 
 function variables_from(request, field, ::Type{T}) where {T}
-    extra = get(request, "extra", Dict{String,Float64}())
+    extra = get(request, "extra", Dict{String, Float64}())
     given = request["parameters"]
     own = string.(first.(shapes(field)))
     flatten(field, given, T)   # throws an error unless names and shapes are those of the field
-    pairs = Pair{String,Any}[name => given[name] for name in own]
-    append!(pairs, (name => extra[name] for name in sort!(collect(String, keys(extra)))))
-    return Variables(pairs, get(request, "bounds", Dict{String,Any}()), get(request, "fixed", String[]), T)
+    entries = Pair{String, Any}[name => given[name] for name in own]
+    append!(entries, (name => extra[name] for name in sort!(collect(String, keys(extra)))))
+    return Variables(entries, get(request, "bounds", Dict{String, Any}()), get(request, "fixed", String[]), T)
 end
 
 function observable_from(request, variables, dim)

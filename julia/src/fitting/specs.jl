@@ -7,7 +7,7 @@ abstract type Start end        # initial!(u0, start, v), initial_pullback!(vbar,
 abstract type Observable end   # predict!(z, observable, ys, v), predict_pullback!(ysbar, vbar, observable, zbar, ys, v)
 abstract type Penalty end      # penalty!(ysbar, vbar, penalty, ys, v) -> value
 
-reads(::Union{Start,Observable,Penalty}) = ()
+reads(::Union{Start, Observable, Penalty}) = ()
 
 "An initial state with given values, which are not fitted."
 struct Fixed{U} <: Start
@@ -44,8 +44,8 @@ penalty!(ysbar, vbar, ::NoPenalty, ys, v) = zero(eltype(ys))
 """
     TotalVariation(weight, component, smooth)
 
-The penalty on the total variation of one component over the times of the data: ``weight * sum(sqrt(step^2 + smooth))``. A positive `smooth`
-makes it differentiable where a step is 0.
+The penalty on the total variation of one component over the times of the data: ``weight * sum(sqrt(increment^2 + smooth))``. A positive
+`smooth` makes it differentiable where an increment is 0.
 """
 struct TotalVariation{T} <: Penalty
     weight::T
@@ -55,22 +55,24 @@ end
 
 function penalty!(ysbar, vbar, penalty::TotalVariation, ys, v)
     j, total = penalty.component, zero(eltype(ys))
-    for t in 1:size(ys, 3)-1, k in axes(ys, 2)
-        step = ys[j, k, t+1] - ys[j, k, t]
-        root = sqrt(step * step + penalty.smooth)
+    for t in 1:(size(ys, 3) - 1), k in axes(ys, 2)
+
+        increment = ys[j, k, t + 1] - ys[j, k, t]
+        root = sqrt(increment * increment + penalty.smooth)
         total += root
-        slope = penalty.weight * step / root
-        ysbar[j, k, t+1] += slope
+        slope = penalty.weight * increment / root
+        ysbar[j, k, t + 1] += slope
         ysbar[j, k, t] -= slope
     end
     return penalty.weight * total
 end
 
 # Constructors by the name that Python uses; their arguments are the spec, the variables and the dimension of the state.
-const STARTS = Dict{String,Function}()
-const OBSERVABLES = Dict{String,Function}()
-const PENALTIES = Dict{String,Function}(
-    "TotalVariation" => (d, variables, dim) -> begin
+const STARTS = Dict{String, Function}()
+const OBSERVABLES = Dict{String, Function}()
+const PENALTIES = Dict{String, Function}(
+    "TotalVariation" =>
+    (d, variables, dim) -> begin
         T = eltype(variables.start)
         TotalVariation{T}(d["weight"], component_place("component", d["component"], dim), d["smooth"])
     end,

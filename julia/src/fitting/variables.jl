@@ -17,11 +17,11 @@ bounded_derivative(x, low, ::Nothing) = exp(x)
 bounded_derivative(x, ::Nothing, high) = -exp(x)
 bounded_derivative(x, low, high) = (s = logistic(x); (high - low) * s * (1 - s))
 
-struct Variable{L,H}
+struct Variable{L, H}
     name::String
     shape::Dims
     all::UnitRange{Int}                   # indices in the vector of all parameters
-    free::Union{Nothing,UnitRange{Int}}   # indices in the vector of free parameters; `nothing` if fixed
+    free::Union{Nothing, UnitRange{Int}}   # indices in the vector of free parameters; `nothing` if fixed
     low::L
     high::H
 end
@@ -40,31 +40,35 @@ struct Variables{T}
 end
 
 function Variables(arrays, bounds::AbstractDict, fixed, ::Type{T}) where {T}
-    names = first.(arrays)
+    known = first.(arrays)
     for (label, given) in (("bounds", keys(bounds)), ("fixed", fixed)), name in given
-        name in names || throw(UserError("$label names \"$name\", which is not a parameter: use one of $(join(names, ", "))."))
+
+        name in known ||
+            throw(UserError("$label names \"$name\", which is not a parameter: use one of $(join(known, ", "))."))
     end
     list, start, free = Variable[], T[], 0
     for (name, array) in arrays
         low, high = map(end_ -> end_ === nothing ? nothing : T(end_), get(bounds, name, (nothing, nothing)))
-        count = length(array)
+        n = length(array)
         moves = !(name in fixed)
-        push!(list, Variable(String(name), Dims(size(array)), length(start)+1:length(start)+count,
-                             moves ? (free+1:free+count) : nothing, low, high))
+        push!(list,
+            Variable(String(name), Dims(size(array)), (length(start) + 1):(length(start) + n),
+                moves ? ((free + 1):(free + n)) : nothing, low, high))
         append!(start, array isa Number ? (array,) : vec(array))
-        free += moves * count
+        free += moves * n
         moves && check_inside(name, view(start, list[end].all), low, high)
     end
     free > 0 || throw(UserError("fixed names every parameter: leave at least one free."))
     return Variables{T}(list, start)
 end
 
-function check_inside(name, values, low, high)
+function check_inside(name, initial, low, high)
     if low !== nothing && high !== nothing && !(low < high)
         throw(UserError("bounds of $name are ($low, $high): give a lower bound below the upper bound."))
     end
-    inside = all(v -> (low === nothing || v > low) && (high === nothing || v < high), values)
-    inside || throw(UserError("$name starts at $(collect(values)), not inside its bounds ($low, $high): choose an initial value inside the bounds."))
+    inside = all(v -> (low === nothing || v > low) && (high === nothing || v < high), initial)
+    inside || throw(UserError(
+        "$name starts at $(collect(initial)), not inside its bounds ($low, $high): choose an initial value inside the bounds."))
 end
 
 "Return the index of the single number `name` in the vector of all parameters."
@@ -86,13 +90,13 @@ function start_vector(variables::Variables{T}) where {T}
     return free
 end
 
-"Write the vector of all parameters that the free vector `x` represents into `all`."
-function values!(all, variables::Variables, x)
+"Write the vector of all parameters that the free vector `x` represents into `full`."
+function values!(full, variables::Variables, x)
     for v in variables.list
-        v.free === nothing ? copyto!(view(all, v.all), view(variables.start, v.all)) :
-        broadcast!(bounded, view(all, v.all), view(x, v.free), v.low, v.high)
+        v.free === nothing ? copyto!(view(full, v.all), view(variables.start, v.all)) :
+        broadcast!(bounded, view(full, v.all), view(x, v.free), v.low, v.high)
     end
-    return all
+    return full
 end
 
 "Write the gradient with respect to `x` into `bar`, computed from `allbar`, the gradient with respect to all parameters."
@@ -106,6 +110,6 @@ end
 
 "Return all parameters that the free vector `x` represents, by name and within their bounds; a number is an array of shape ()."
 function arrays(variables::Variables, x)
-    all = values!(similar(variables.start), variables, x)
-    return Dict{String,Any}(v.name => reshape(all[v.all], v.shape) for v in variables.list)
+    full = values!(similar(variables.start), variables, x)
+    return Dict{String, Any}(v.name => reshape(full[v.all], v.shape) for v in variables.list)
 end

@@ -3,7 +3,7 @@
 
 struct FlowTag end
 
-struct GenericFlow{T,F<:Augmented,E<:Evaluator,D<:Evaluator} <: Evaluator{T}
+struct GenericFlow{T, F <: Augmented, E <: Evaluator, D <: Evaluator} <: Evaluator{T}
     field::F
     inner::E
     dual::D                       # evaluator of the same field for dual states
@@ -11,19 +11,20 @@ struct GenericFlow{T,F<:Augmented,E<:Evaluator,D<:Evaluator} <: Evaluator{T}
     f::Matrix{T}
     product::Matrix{T}
     pbar::Vector{T}
-    dual_y::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
-    dual_product::Matrix{ForwardDiff.Dual{FlowTag,T,1}}
-    dual_pbar::Vector{ForwardDiff.Dual{FlowTag,T,1}}
+    dual_y::Matrix{ForwardDiff.Dual{FlowTag, T, 1}}
+    dual_product::Matrix{ForwardDiff.Dual{FlowTag, T, 1}}
+    dual_pbar::Vector{ForwardDiff.Dual{FlowTag, T, 1}}
 end
 
 evaluator(field::Augmented, u::AbstractMatrix) = GenericFlow(field, u)
 
 function GenericFlow(field::Augmented, u::AbstractMatrix{T}) where {T}
-    d, samples, n = dimension(field.inner), size(u, 2), sum(prod(s; init=1) for (_, s) in shapes(field); init=0)
-    dual = ForwardDiff.Dual{FlowTag,T,1}
+    d, samples, n = dimension(field.inner), size(u, 2), sum(prod(s; init = 1) for (_, s) in shapes(field); init = 0)
+    dual = ForwardDiff.Dual{FlowTag, T, 1}
     zero_states(S) = zeros(S, d, samples)
-    return GenericFlow(field, evaluator(field.inner, zero_states(T)), evaluator(field.inner, zero_states(dual)), zero_states(T), zero_states(T), zero_states(T),
-                       zeros(T, n), zero_states(dual), zero_states(dual), zeros(dual, n))
+    return GenericFlow(field, evaluator(field.inner, zero_states(T)), evaluator(field.inner, zero_states(dual)),
+        zero_states(T), zero_states(T), zero_states(T),
+        zeros(T, n), zero_states(dual), zero_states(dual), zeros(dual, n))
 end
 
 expand(e, y) = e .+ zero(y)
@@ -40,8 +41,8 @@ function slope!(du::AbstractMatrix{T}, e::GenericFlow{T}, u::AbstractMatrix{T}, 
     field.jacobian && (norm .= 0)
     for vector in directions(field, T)
         pullback!(e.product, nothing, e.inner, expand(vector, e.y), e.y, flat, t)
-        trace .+= sum(e.product .* vector; dims=1)
-        field.jacobian && (norm .+= sum(abs2, e.product; dims=1))
+        trace .+= sum(e.product .* vector; dims = 1)
+        field.jacobian && (norm .+= sum(abs2, e.product; dims = 1))
     end
     return du
 end

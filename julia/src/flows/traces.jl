@@ -11,7 +11,7 @@ function trace_method(field::Augmented, maps, u)
 end
 
 "The trace from products with one vector per sample (noise) or with all unit vectors; the last axis of the arrays is the index of the vector."
-struct VectorTrace{A<:AbstractArray}
+struct VectorTrace{A <: AbstractArray}
     vectors::A             # (d, samples or 1, vectors)
     products::Vector{A}    # Q[l]: transposed derivative of layers l, l+1, ... times the vectors
     through::Vector{A}     # R[l]: the same at the output of layer l
@@ -25,12 +25,14 @@ function VectorTrace(field::Augmented, maps, u)
     vectors = if field.noise === nothing
         copyto!(similar(u, d, 1, d), Matrix{eltype(u)}(I, d, d))
     else
-        size(field.noise) == (d, samples) || throw(UserError("noise has shape $(size(field.noise)): use shape $((d, samples))."))
+        size(field.noise) == (d, samples) ||
+            throw(UserError("noise has shape $(size(field.noise)): use shape $((d, samples))."))
         reshape(field.noise, d, samples, 1)
     end
     zeros_like(n) = fill!(similar(u, n, samples, size(vectors, 3)), 0)
     inputs, outputs = first.(lengths.(maps)), last.(lengths.(maps))
-    return VectorTrace(vectors, zeros_like.(inputs), zeros_like.(outputs), zeros_like.(inputs), zeros_like.(inputs), zeros_like(d))
+    return VectorTrace(
+        vectors, zeros_like.(inputs), zeros_like.(outputs), zeros_like.(inputs), zeros_like.(inputs), zeros_like(d))
 end
 
 as_matrix(x) = reshape(x, size(x, 1), :)
@@ -38,10 +40,10 @@ as_matrix(x) = reshape(x, size(x, 1), :)
 sum_vectors!(out, x) = sum!(reshape(out, 1, :, 1), x)
 
 function transposed_products!(method::VectorTrace, e::LayeredFlow{T}, flat) where {T}
-    last = length(e.before)
-    method.through[last] .= method.vectors .* T(scales(e.field.inner)[2])
-    for l in last:-1:1
-        l < last && (method.through[l] .= e.derivatives[l+1] .* method.products[l+1])
+    layer_count = length(e.before)
+    method.through[layer_count] .= method.vectors .* T(scales(e.field.inner)[2])
+    for l in layer_count:-1:1
+        l < layer_count && (method.through[l] .= e.derivatives[l + 1] .* method.products[l + 1])
         apply_back!(as_matrix(method.products[l]), e.maps[l], weight(e, flat, l), as_matrix(method.through[l]))
     end
     return nothing
@@ -49,7 +51,8 @@ end
 
 function write_trace!(du, method::VectorTrace, e::LayeredFlow, flat)
     transposed_products!(method, e, flat)
-    sum_vectors!(row(du, trace_row(e.field)), method.scratch .= e.derivatives[1] .* method.products[1] .* method.vectors)
+    sum_vectors!(row(du, trace_row(e.field)), method.scratch .= e.derivatives[1] .* method.products[1] .*
+                                                                method.vectors)
     e.field.jacobian &&
         sum_vectors!(row(du, jacobian_row(e.field)), method.scratch .= abs2.(e.derivatives[1] .* method.products[1]))
     return nothing
@@ -59,10 +62,12 @@ function trace_pullback!(grad, method::VectorTrace, e::LayeredFlow, λ, flat)
     transposed_products!(method, e, flat)
     # The terms are λᵗ v·ε + λʲ v·v with v = Jᵀε: their gradient is that of εᵀ J b with b = λᵗ ε + 2 λʲ v held fixed.
     method.tangents[1] .= row(λ, trace_row(e.field)) .* method.vectors
-    e.field.jacobian && (method.tangents[1] .+= 2 .* row(λ, jacobian_row(e.field)) .* e.derivatives[1] .* method.products[1])
+    e.field.jacobian &&
+        (method.tangents[1] .+= 2 .* row(λ, jacobian_row(e.field)) .* e.derivatives[1] .* method.products[1])
     for l in eachindex(e.before)
         method.inputs[l] .= e.derivatives[l] .* method.tangents[l]
-        l < length(e.before) && apply!(as_matrix(method.tangents[l+1]), e.maps[l], weight(e, flat, l), as_matrix(method.inputs[l]), false)
+        l < length(e.before) &&
+            apply!(as_matrix(method.tangents[l + 1]), e.maps[l], weight(e, flat, l), as_matrix(method.inputs[l]), false)
         grad === nothing ||
             gather!(weight(e, grad, l), e.maps[l], as_matrix(method.through[l]), as_matrix(method.inputs[l]), true)
         method.tangents[l] .*= method.products[l]
@@ -75,7 +80,7 @@ end
 "The trace for a field without a hidden layer: the trace of ``W diag(gain)``."
 struct LinearTrace end
 
-diagonal(e::LayeredFlow, flat) = view(flat, e.weights[1][1]:size(e.after[1], 1)+1:e.weights[1][end])
+diagonal(e::LayeredFlow, flat) = view(flat, e.weights[1][1]:(size(e.after[1], 1) + 1):e.weights[1][end])
 
 function write_trace!(du, ::LinearTrace, e::LayeredFlow{T}, flat) where {T}
     e.start .= T(scales(e.field.inner)[2]) .* diagonal(e, flat) .* e.derivatives[1]
@@ -98,7 +103,9 @@ struct OneHiddenTrace{M}
     traces_bar::M    # cotangents of `traces`
 end
 
-OneHiddenTrace(u, d, width) = OneHiddenTrace(similar(u, d, width), similar(u, d, width), similar(u, d, size(u, 2)), similar(u, d, size(u, 2)))
+function OneHiddenTrace(u, d, width)
+    OneHiddenTrace(similar(u, d, width), similar(u, d, width), similar(u, d, size(u, 2)), similar(u, d, size(u, 2)))
+end
 
 function update_coupling!(method::OneHiddenTrace, e::LayeredFlow{T}, flat) where {T}
     method.C .= matrix(e, flat, 2) .* transpose(matrix(e, flat, 1)) .* T(scales(e.field.inner)[2])

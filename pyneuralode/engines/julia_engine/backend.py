@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from ...problem import Problem
 from ..backend import Backend, Prepared
+from .ensembles import Ensembles
 from .flows import JuliaFlows
+from .forms import Forms
 from .python_fields import PythonFields
 from .solve import DescribedFields
 
-_FLOWS, _PYTHON, _DESCRIBED = JuliaFlows(), PythonFields(), DescribedFields()
+_FLOWS, _FORMS, _PYTHON, _DESCRIBED, _ENSEMBLES = JuliaFlows(), Forms(), PythonFields(), DescribedFields(), Ensembles()
 
 
 class JuliaBackend(Backend):
@@ -29,7 +31,11 @@ class JuliaBackend(Backend):
 def _paths(problem: Problem) -> Backend:
     if problem.integrals is not None:
         return _FLOWS
-    return _PYTHON if problem.form is not None or PythonFields.is_for(problem.field) else _DESCRIBED
+    if problem.form is not None:
+        return _FORMS
+    if PythonFields.is_for(problem.field):
+        return _PYTHON
+    return _DESCRIBED if problem.batch == "joint" else _ENSEMBLES
 
 
 JULIA = JuliaBackend()

@@ -1,4 +1,4 @@
-"""Loading of diffeqpy's modules of Julia functions, if all of their Julia packages are installed.
+"""Loading, through diffeqpy, of the Julia packages for each kind of equation, if they are installed.
 
 When imported, diffeqpy installs missing Julia packages, and Julia itself if it is not on PATH. This module checks the
 packages first, so that nothing uses the network without the user's consent.
@@ -7,7 +7,6 @@ packages first, so that nothing uses the network without the user's consent.
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import shutil
 import sys
@@ -22,18 +21,12 @@ from .in_process import environment
 from .installation import Installation
 from .probe import probe
 
+# By kind of equation: the packages that diffeqpy loads. The first one has the solvers.
 PACKAGES = {
     "ode": ("OrdinaryDiffEq", "OrdinaryDiffEqDefault"),
-    "de": (
-        "DifferentialEquations",
-        "OrdinaryDiffEq",
-        "OrdinaryDiffEqDefault",
-        "StochasticDiffEq",
-        "DelayDiffEq",
-        "Sundials",
-        "DiffEqCallbacks",
-        "ModelingToolkit",
-    ),
+    "sde": ("StochasticDiffEq",),
+    "dde": ("DelayDiffEq", "OrdinaryDiffEq"),
+    "ida": ("Sundials",),
 }
 SETUP = "run `pyneuralode setup-julia --with-diffeqpy`"
 
@@ -51,41 +44,43 @@ _UNCHANGED = """
 """
 
 
-def diffeqpy(name: str, Main: Any) -> Any:
-    """Return diffeqpy's module "ode" or "de"; `Main` is Julia's module Main, from `with_julia`.
+def diffeqpy(kind: str, Main: Any) -> Any:
+    """Return the Julia package that solves a kind of equation; `Main` is Julia's module Main, from `with_julia`.
 
     Raises EngineError if Julia packages are missing, unless the user agrees, at a prompt in the terminal, to install
     them now.
     """
-    if name in _modules:
-        return _modules[name]
-    missing = _missing(name, Main)
+    if kind in _modules:
+        return _modules[kind]
+    missing = _missing(kind, Main)
     if missing and _wants_installation(tuple(missing)):
         _install(Main)
-        missing = _missing(name, Main)
+        missing = _missing(kind, Main)
     if missing:
         raise EngineError(f"the Julia packages {', '.join(missing)}, which diffeqpy needs, are missing: {SETUP}.")
-    return _modules.setdefault(name, _import(name, Main))
+    return _modules.setdefault(kind, _import(kind, Main))
 
 
-def _missing(name: str, Main: Any) -> list[str]:
-    return [str(package) for package in Main.seval(_MISSING)(PACKAGES[name])]
+def _missing(kind: str, Main: Any) -> list[str]:
+    return [str(package) for package in Main.seval(_MISSING)(PACKAGES[kind])]
 
 
-def _import(name: str, Main: Any) -> Any:
+def _import(kind: str, Main: Any) -> Any:
     from juliacall import JuliaError
 
     try:
         # Load the packages first, so that diffeqpy finds them loaded: if its own import failed, it would install them
         # again.
-        Main.seval("import " + ", ".join(PACKAGES[name]))
+        Main.seval("import " + ", ".join(PACKAGES[kind]))
     except JuliaError as error:
         raise EngineError(f"the Julia packages of diffeqpy cannot be loaded ({first_line(error)}): {SETUP}.") from error
     with _julia_on_path(str(Main.seval("Sys.BINDIR"))):
         try:
-            return importlib.import_module(f"diffeqpy.{name}")
+            from diffeqpy import load_julia_packages
         except ModuleNotFoundError as error:
             raise EngineError("diffeqpy is not installed: run `python -m pip install diffeqpy`.") from error
+        loaded = load_julia_packages(*PACKAGES[kind])
+    return loaded if len(PACKAGES[kind]) == 1 else loaded[0]
 
 
 def _julia_on_path(folder: str) -> AbstractContextManager[None]:

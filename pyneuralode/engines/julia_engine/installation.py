@@ -322,7 +322,7 @@ def _lines(process: subprocess.Popen[str], silence: float) -> Iterator[str]:
     lines: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
-        for line in process.stdout:
+        for line in process.stdout or ():
             lines.put(line)
         lines.put(None)
 

@@ -158,7 +158,10 @@ def _unpack(archive: Path, version: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(partial, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+            if hasattr(tarfile, "data_filter"):  # Python 3.10.12 and newer
+                tar.extractall(partial, filter="data")
+            else:
+                tar.extractall(partial)
         (root,) = partial.iterdir()
         root.rename(final)
     finally:

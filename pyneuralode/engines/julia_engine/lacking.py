@@ -1,4 +1,4 @@
-"""Checks that apply to every path of the Julia engine: solvers, gradient methods and controls."""
+"""Checks that apply to every path of the Julia engine: solvers, gradient methods, events and controls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ...solvers import Solver
 
 
 def lacking(problem: Problem) -> str | None:
-    """Return why the Julia engine does not support a problem's solver, gradient method or controls; None if it does."""
+    """Return why the Julia engine does not support a problem's solver, gradient method, events or controls; None if it does."""
     solver, gradient = problem.solver, problem.gradient
     if not isinstance(solver, Solver):
         return f"solver is the custom tableau {solver.name!r}, which the Julia engine does not support: give the name of a solver, such as 'Tsit5'."
@@ -16,15 +16,8 @@ def lacking(problem: Problem) -> str | None:
     if "julia" not in gradient.engines:
         name = type(gradient).__name__
         return f"gradient is {name!r}, which the Julia engine does not support: use another, such as 'InterpolatingAdjoint'."
+    if problem.events:
+        return "events are given, which the Julia engine does not support yet: leave them out."
     if problem.control.tstops:
         return "tstops are given, which the Julia engine does not support yet: leave them out."
     return None
-
-
-def lacking_events(problem: Problem) -> str | None:
-    """Return a message if the problem has events or solves each sample independently; None otherwise."""
-    if not problem.events and problem.batch == "joint":
-        return None
-    if problem.events:
-        return "events are given, which the Julia engine does not support yet: leave them out."
-    return f"batch is {problem.batch!r}, which the Julia engine does not support yet: leave it out."

@@ -63,7 +63,7 @@ class Callback:
     which it may keep.
     """
 
-    def __init__(self, function: Callable, start: Start, inputs: int, name: str = "the field"):
+    def __init__(self, function: Any, start: Start, inputs: int, name: str = "the field"):
         self.calls = 0
         self.inputs = tuple(np.empty_like(start.y0) for _ in range(inputs))
         self.output = np.empty_like(start.y0)

@@ -92,6 +92,60 @@ end
 
 jacobian(f::Residual) = (J, dy, y, p, γ, t) -> jacobian!(J, f, dy, y, p, γ, t)
 
+"""
+    Delayed(call, y, past, dy, lags)
+
+Python's `dy = f(t, y, y1, ...)`, where the arrays in `past` receive the states at t - lag for each of the `lags`.
+"""
+struct Delayed{F,A,P,L}
+    call::F
+    y::A
+    past::P
+    dy::A
+    lags::L
+end
+
+Delayed(call, y, past, dy, lags) = (arrays = Tuple(A for A in past); Delayed{typeof(call),typeof(y),typeof(arrays),typeof(lags)}(call, y, arrays, dy, lags))
+
+function (f::Delayed)(dy, y, h, p, t)
+    copyto!(f.y, y)
+    for (state, lag) in zip(f.past, f.lags)
+        copyto!(state, h(p, t - lag))
+    end
+    f.call(t)
+    copyto!(dy, f.dy)
+    return nothing
+end
+
+"Python's `y = history(t)`, in the forms in which SciML calls it."
+struct History{F,A}
+    call::F
+    y::A
+end
+
+function (h::History)(p, t; idxs=nothing)
+    h.call(t)
+    return idxs === nothing ? copy(h.y) : h.y[idxs]
+end
+(h::History)(out, p, t; idxs=nothing) = copyto!(out, h(p, t; idxs))
+
+"Return the function of the source of a delay equation, and its parameters by name."
+function delay_source(source, names, values)
+    f = PyNeuralODE.evaluate_source("f", string(source))
+    f isa Function || throw(PyNeuralODE.UserError("f is $(PyNeuralODE.describe_value(f)): give the source of a function (du, u, h, p, t) -> ..."))
+    p = NamedTuple{Tuple(Symbol(string(name)) for name in names)}(Tuple(number(value) for value in values))
+    return f, p
+end
+
+number(value::AbstractArray) = ndims(value) == 0 ? value[] : collect(value)
+number(value) = value
+
+"Return SciML's algorithm for the name or the source of a solver; Python functions take no dual numbers."
+algorithm(solver) = PyNeuralODE.find_solver(string(solver)).make(PyNeuralODE.AutoFiniteDiff())
+
+jacobian(f::PyNeuralODE.FlatField) = (J, y, p, t) -> PyNeuralODE.jacobian!(J, f, y, p, t)
+time_slope(f::PyNeuralODE.FlatField) = (dT, y, p, t) -> PyNeuralODE.time_slope!(dT, f, y, p, t)
+
 integrate(problem, solver, ts, control; saving...) =
     PyNeuralODE.integrate(problem, PyNeuralODE.find_solver(solver), ts, control; saving...)
 

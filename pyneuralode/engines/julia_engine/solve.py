@@ -18,7 +18,7 @@ from ..backend import Backend, Prepared
 from ..torch_engine.dynamics import build
 from ..torch_engine.gradient_methods import attach_outputs, attach_start
 from .code_fields import JuliaCode, JuliaFunction, LuxModel
-from .lacking import lacking, lacking_events
+from .lacking import lacking
 from .paths import find_path
 from .transfer import CopyTransfer, choose_transfer, solve_with
 
@@ -32,30 +32,7 @@ class DescribedFields(Backend):
     name = "julia"
 
     def unsupported(self, problem: Problem) -> str | None:
-        field, signature = problem.field, problem.signature
-        if (sentence := lacking(problem)) is not None:
-            return sentence
-        if not isinstance(field, VectorField):
-            kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
-            return (
-                f"the field is a {kind}, which Julia would have to call back at every step: use a "
-                "VectorField such as MLP or Equations."
-            )
-        if type(field) not in FIELDS:
-            names = ", ".join(kind.__name__ for kind in FIELDS)
-            return f"the field is {kind_of(field)}, which Julia does not support (it supports {names})."
-        if (sentence := lacking_events(problem) or _lacking_for_code(problem)) is not None:
-            return sentence
-        if signature.tangents:
-            return (
-                "a tangent of forward-mode differentiation does not pass through the Julia engine: differentiate with "
-                "backward()."
-            )
-        if signature.dtype not in (torch.float32, torch.float64):
-            return f"y0 is {signature.dtype}, but Julia solves only in float32 or float64: write y0.float()."
-        if problem.dense and problem.differentiated:
-            return "dense is True, but Julia computes no gradients of dense solves: leave dense out."
-        return find_path(problem, signature.device.type)[1] or None
+        return lacking_for_described(problem)
 
     def prepare(self, problem: Problem) -> DescribedPrepared:
         return DescribedPrepared(problem)
@@ -64,6 +41,34 @@ class DescribedFields(Backend):
         if problem.signature.device.type == "cuda":
             return "y0 is on a GPU, where Julia supports fewer solvers and gradient methods"
         return None
+
+
+def lacking_for_described(problem: Problem) -> str | None:
+    """Return why the Julia engine does not support a problem that should have a described field; None if it does."""
+    field, signature = problem.field, problem.signature
+    if (sentence := lacking(problem)) is not None:
+        return sentence
+    if not isinstance(field, VectorField):
+        kind = "torch.nn.Module" if isinstance(field, nn.Module) else "Python callable"
+        return (
+            f"the field is a {kind}, which Julia would have to call back at every step: use a "
+            "VectorField such as MLP or Equations."
+        )
+    if type(field) not in FIELDS:
+        names = ", ".join(kind.__name__ for kind in FIELDS)
+        return f"the field is {kind_of(field)}, which Julia does not support (it supports {names})."
+    if (sentence := _lacking_for_code(problem)) is not None:
+        return sentence
+    if signature.tangents:
+        return (
+            "a tangent of forward-mode differentiation does not pass through the Julia engine: differentiate with "
+            "backward()."
+        )
+    if signature.dtype not in (torch.float32, torch.float64):
+        return f"y0 is {signature.dtype}, but Julia solves only in float32 or float64: write y0.float()."
+    if problem.dense and problem.differentiated:
+        return "dense is True, but Julia computes no gradients of dense solves: leave dense out."
+    return find_path(problem, signature.device.type)[1] or None
 
 
 def _lacking_for_code(problem: Problem) -> str | None:

@@ -1,4 +1,4 @@
-"""Code shared by all paths for ``batch="independent"``, where each sample has its own steps, times and end."""
+"""Code shared by all paths, of both engines, for ``batch="independent"``, where each sample has its own steps, times and end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from ...problem.values import as_tensor, check_times, flatten, read_parameters
 from ..backend import Prepared
 from .batched.control import name_sample
 from .march import not_finite_error
-from .stiff import find_tableau
 from .tangents import refuse_tangents
 
 # For error messages: where tangents would be lost, and the remedy.
@@ -44,7 +43,7 @@ class Batch:
 class IndependentPrepared(Prepared):
     """A prepared problem of B samples: it reads values and returns solutions in the same way on every path.
 
-    `shape` is the shape of one sample's state; `tableau` contains the solver's coefficients.
+    `shape` is the shape of one sample's state.
     """
 
     engine = "torch"
@@ -54,7 +53,6 @@ class IndependentPrepared(Prepared):
         self.layout = problem.signature.layout
         self.samples, *shape = self.layout.shapes[0]
         self.shape = torch.Size(shape)
-        self.tableau = find_tableau(problem.solver)
 
     def run(self, parameters: Mapping[str, Any], y0: Any, ts: Any) -> Solution:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.layout.numpy):
@@ -111,7 +109,7 @@ class IndependentPrepared(Prepared):
             states = states.swapaxes(0, 1)
         if form != "list" and not isinstance(ts, Tensor):
             ts = np.asarray(ts, dtype=float)
-        solver, engine = self.tableau.name, self.engine
+        solver, engine = self.problem.solver.name, self.engine
         return Solution(ts, states, message=messages, solver=solver, engine=engine, events=met, **counted)
 
 

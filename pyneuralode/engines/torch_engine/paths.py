@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...gradients import OF_STEPS
 from ...problem import Problem
 from ..backend import Backend, Paths, Prepared
 from .batched.path import SideBySide
@@ -27,10 +28,17 @@ class Torch(Backend):
     name = "torch"
 
     def unsupported(self, problem: Problem) -> str | None:
-        return lacking(problem) or _paths(problem).unsupported(problem)
+        return lacking(problem) or _lacking_for_batch(problem) or _paths(problem).unsupported(problem)
 
     def prepare(self, problem: Problem) -> Prepared:
         return _paths(problem).prepare(problem)
+
+
+def _lacking_for_batch(problem: Problem) -> str | None:
+    if problem.batch == "joint" or isinstance(problem.gradient, OF_STEPS):
+        return None
+    name = type(problem.gradient).__name__
+    return f"gradient is {name!r}, which the torch engine does not support with batch='independent': use 'Backprop' or 'Checkpointed'."
 
 
 def _paths(problem: Problem) -> Paths:

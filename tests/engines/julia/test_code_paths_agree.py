@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
+from pyneuralode.engines.julia_engine import session
 
 pytestmark = pytest.mark.usefixtures("julia")
 
@@ -59,3 +60,20 @@ def test_loss_and_gradient_are_the_same_on_both_paths(problem, seed):
     (fast_loss, fast), (sciml_loss, sciml) = found["fast"], found["sciml"]
     assert fast_loss == pytest.approx(sciml_loss, rel=100 * TOLERANCE)
     torch.testing.assert_close(fast, sciml, rtol=0, atol=1000 * TOLERANCE * max(1.0, float(sciml.abs().max())))
+
+
+@pytest.mark.parametrize("optimizer", [pn.Adam(0.05), pn.LBFGS()], ids=["Adam", "LBFGS"])
+def test_a_fit_over_growing_spans_takes_the_same_steps_on_both_paths(optimizer, monkeypatch):
+    calls = []
+    monkeypatch.setattr(session, "call", lambda name, *rest, call=session.call: calls.append(name) or call(name, *rest))
+    ts = np.linspace(0, 2, 21)
+    data = np.stack([np.cos(2 * ts), -2 * np.sin(2 * ts)], axis=1)
+    histories = []
+    for path, gradient in (("fast", "Backprop"), ("sciml", "InterpolatingAdjoint")):
+        field = pn.MLP((2, 8, 2), init="normal", init_scale=0.3)
+        settings = {"engine": pn.Julia(path=path), "gradient": gradient, "rtol": 1e-9, "atol": 1e-9}
+        result = pn.fit(pn.NeuralODE(field, **settings), ts, data, plan=pn.GrowingSpan([1.0, 2.0], optimizer, 8))
+        histories.append(np.concatenate([stage.losses for stage in result.stages]))
+    assert calls.count("fit") == 2 and set(calls) == {"fit"}  # each fit ran whole in Julia
+    assert len(histories[0]) == len(histories[1]) > 10
+    np.testing.assert_allclose(*histories, rtol=1e-4)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import pyneuralode as pn
-from pyneuralode.engines.julia_engine import diffeqpy_modules, sde_dae, session
+from pyneuralode.engines.julia_engine import diffeqpy_modules, session
 from pyneuralode.solvers import solvers_of
 
 QUICK = ["Tsit5", "Vern7", "Rodas5P", "FBDF", "AutoTsit5(Rosenbrock23)"]
@@ -284,7 +284,7 @@ def test_robertson_as_a_residual(main):
     ({"mass_matrix": np.eye(2), "differential": [True, True]}, "leave differential out"),
     ({"mass_matrix": np.eye(2), "solver": "Tsit5"}, "solver is 'Tsit5', which is unknown"),
     ({"dy0": [0.0], "solver": "DFBDF"}, r"dy0 has shape \(1,\) and y0 has shape \(2,\)"),
-    ({"dy0": [0.0, 0.0], "step_size": 0.1}, "step_size is 0.1, but IDA chooses its steps itself"),
+    ({"dy0": [0.0, 0.0], "step_size": 0.1}, "step_size is 0.1, but DFBDF chooses its steps itself"),
 ])  # fmt: skip
 def test_mistakes_in_a_dae(settings, sentence, monkeypatch):
     monkeypatch.setattr(session, "runs", lambda: True)
@@ -293,66 +293,94 @@ def test_mistakes_in_a_dae(settings, sentence, monkeypatch):
         pn.solve_dae(field, [1.0, 0.0], [0.0, 1.0], **settings)
 
 
-# Stochastic equations: Julia's StochasticDiffEq is a large package, so a mock receives the calls instead.
+@pytest.mark.parametrize("solver", ["Rodas5P", "FBDF"])
+def test_a_described_field_with_a_mass_matrix(main, solver):
+    field = pn.Equations(
+        {"a": "k2*b*c - k1*a", "b": "k1*a - k2*b*c - k3*b**2", "c": "a + b + c - 1"},
+        parameters={"k1": 0.04, "k2": 1e4, "k3": 3e7},
+    )
+    settings = {"mass_matrix": np.diag([1, 1, 0]), "solver": solver, "rtol": 1e-8, "atol": 1e-14}
+    solution = pn.solve_dae(field, [1.0, 0.0, 0.0], [0.0, 1e11], **settings)
+    assert np.abs(solution.ys[-1] / ROBERTSON_END - 1).max() < 1e-5
+    stopped = pn.solve_dae(field, [1.0, 0.0, 0.0], [0.0, 1.0], parameters={"k1": 0.0, "k2": 1e4, "k3": 3e7}, **settings)
+    assert stopped.ys[-1] == pytest.approx([1, 0, 0])
 
-STAND_IN = """
-module StandIn
-using Main.PyNeuralODE.SciMLBase: SciMLBase, SDEProblem, ReturnCode
-struct EM end
-struct SOSRI end
-const SEEN = Dict{Symbol,Any}()
-function solve(problem, method; saveat, dt=0.01, settings...)
-    merge!(empty!(SEEN), Dict{Symbol,Any}(settings..., :dt => dt))
-    SEEN[:types] = string((typeof(problem.u0), typeof(settings[:seed])))
-    u, t = copy(problem.u0), problem.tspan[1]
-    du, dw, us = similar(u), similar(u), [copy(u)]
-    for stop in saveat[2:end]
-        for _ in 1:round(Int, (stop - t) / dt)
-            problem.f(du, u, problem.p, t)
-            problem.g(dw, u, problem.p, t)
-            u .+= dt .* du .+ sqrt(dt) .* dw  # every increment of the noise is sqrt(dt)
-            t += dt
-        end
-        push!(us, copy(u))
-    end
-    code = method isa EM ? ReturnCode.Success : ReturnCode.MaxIters
-    stats = SciMLBase.DEStats(0)
-    stats.naccept = 20
-    return SciMLBase.build_solution(problem, method, collect(saveat), us; W=nothing, stats, retcode=code)
-end
-end
-"""
+
+# Stochastic equations.
+
+GROWTH = pn.Equations({"x": "r*x", "y": "-y"}, parameters={"r": 0.5})
+SPREAD = pn.Equations({"x": "s*x", "y": "s"}, parameters={"s": 0.3})
+
+
+def growth(t, y):
+    return np.array([0.5 * y[0], -y[1]])
+
+
+def spread(t, y):
+    return np.array([0.3 * y[0], 0.3])
 
 
 @pytest.fixture(scope="module")
-def stand_in_module(main):
-    return main.seval("code -> include_string(Main, code)")(STAND_IN)
+def stochastic(main):
+    """Skip the tests that use it if StochasticDiffEq is missing."""
+    return needs("sde")
 
 
-@pytest.fixture
-def stand_in(stand_in_module, monkeypatch):
-    monkeypatch.setattr(sde_dae, "diffeqpy", lambda name, main: stand_in_module)
-    return stand_in_module
+def needs(kind):
+    try:
+        return session.with_julia(lambda main: diffeqpy_modules.diffeqpy(kind, main))
+    except pn.EngineError as error:
+        pytest.skip(str(error))
 
 
-def test_sde_reaches_julia_and_comes_back(stand_in):
-    start, ts = np.array([[1.0, 2.0]]), [0.0, 0.1, 0.2]
-    solution = pn.solve_sde(lambda t, y: -y + t, lambda t, y: 0.1 * y, start, ts, solver="em", step_size=0.01, seed=4)
-    y, truth = start.copy(), [start.copy()]
-    for i in range(20):
-        y = y + 0.01 * (-y + 0.01 * i) + 0.1 * 0.1 * y
-        truth += [y] * (i in (9, 19))
-    assert solution.ys == pytest.approx(np.array(truth), abs=1e-12)
-    assert (solution.solver, solution.nfev, solution.accepted) == ("EM", 20, 20)
-    seen = stand_in.SEEN
-    symbol = stand_in.seval("Symbol")
-    assert seen[symbol("types")] == "(Vector{Float64}, UInt64)"
-    assert int(seen[symbol("seed")]) == 5 and seen[symbol("adaptive")] is False and seen[symbol("reltol")] == 0.01
+@pytest.mark.parametrize("solver", ["SOSRI", "SRIW1", "EM"])
+def test_a_described_field_and_a_function_give_the_same_path(stochastic, solver):
+    step = {"step_size": 0.01} if solver == "EM" else {}
+    ts = [0.0, 0.3, 1.0]
+    paths = [
+        pn.solve_sde(f, g, [1.0, 2.0], ts, solver=solver, seed=3, **step)
+        for f, g in ((GROWTH, SPREAD), (growth, spread), (GROWTH, spread))
+    ]
+    for path in paths:
+        assert path.ys.shape == (3, 2) and path.nfev > 0 and path.solver == solver
+        assert path.ys == pytest.approx(paths[0].ys, rel=1e-9)
+    other = pn.solve_sde(GROWTH, SPREAD, [1.0, 2.0], ts, solver=solver, seed=4, **step)
+    assert np.abs(other.ys[-1] - paths[0].ys[-1]).max() > 1e-3
 
 
-def test_sde_failures_are_ours(stand_in):
-    with pytest.raises(pn.SolverError, match="SOSRI stopped after t = 0.1 with MaxIters"):
-        pn.solve_sde(lambda t, y: -y, lambda t, y: y, [1.0], [0.0, 0.1])
+@pytest.mark.parametrize("solver", ["SOSRI", "SOSRA", "SRIW1", "SRA1", "EM"])
+def test_without_noise_the_ordinary_solution_remains(stochastic, solver):
+    step = {"step_size": 1e-4} if solver == "EM" else {"rtol": 1e-6, "atol": 1e-6}
+    solution = pn.solve_sde(
+        GROWTH,
+        SPREAD,
+        [1.0, 2.0],
+        [0.0, 1.0],
+        noise_parameters={"s": 0.0},
+        parameters={"r": 0.7},
+        solver=solver,
+        **step,
+    )
+    assert solution.ys[-1] == pytest.approx([np.exp(0.7), 2 * np.exp(-1)], rel=1e-3)
+
+
+def test_mean_and_variance_of_many_paths(stochastic):
+    settings = {"rtol": 1e-3, "atol": 1e-3}
+    ends = np.array(
+        [pn.solve_sde(GROWTH, SPREAD, [1.0, 0.0], [0.0, 1.0], seed=k, **settings).ys[-1] for k in range(400)]
+    )
+    # Geometric Brownian motion (logarithm: normal), and the Ornstein-Uhlenbeck process.
+    logs, variance = np.log(ends[:, 0]), 0.3**2 * (1 - np.exp(-2)) / 2
+    assert abs(logs.mean() - (0.5 - 0.3**2 / 2)) < 4 * 0.3 / 20 and logs.std() == pytest.approx(0.3, rel=0.15)
+    assert abs(ends[:, 1].mean()) < 4 * variance**0.5 / 20 and ends[:, 1].var() == pytest.approx(variance, rel=0.3)
+
+
+def test_shapes_and_failures_of_stochastic_equations(stochastic):
+    start = np.ones((3, 2), dtype=np.float32)
+    solution = pn.solve_sde(GROWTH, SPREAD, start, [0.0, 0.5])
+    assert solution.ys.shape == (2, 3, 2) and solution.ys.dtype == np.float32
+    with pytest.raises(pn.SolverError, match="SOSRI stopped after t = .* with MaxIters"):
+        pn.solve_sde(GROWTH, SPREAD, [1.0, 1.0], [0.0, 1.0], max_steps=3)
     with pytest.raises(ZeroDivisionError):
         pn.solve_sde(lambda t, y: -y, lambda t, y: 1 // 0, [1.0], [0.0, 0.1])
     with pytest.raises(pn.ArgumentError, match="g returned a float"):
@@ -364,11 +392,78 @@ def test_sde_failures_are_ours(stand_in):
     ({"solver": "EM"}, "step_size is None, but EM does not choose its own steps"),
     ({"seed": -1}, "seed is -1: give an integer >= 0"),
     ({"rtol": -1}, "rtol is -1"),
+    ({"noise_parameters": {"s": 1.0}}, "noise_parameters are given, but g is a function"),
+    ({"parameters": {"s": 1.0}}, "parameters are given, but f is a function"),
+    ({"g": SPREAD, "noise_parameters": {"z": 1.0}}, r"do not have the names and shapes of g's parameters: give s \(\)"),
+    ({"g": pn.MLP((3, 4, 3))}, r"g has dimension 3, but y0 has shape \(2,\)"),
+    ({"g": 1.0}, "g is a float: give a VectorField, or a function"),
+    ({"f": torch.nn.Linear(2, 2)}, "f is a Linear: give a VectorField, or a Python function"),
 ])  # fmt: skip
 def test_mistakes_in_an_sde(settings, sentence, monkeypatch):
     monkeypatch.setattr(session, "runs", lambda: True)
+    arguments = {"f": turn, "g": turn} | settings
     with pytest.raises(pn.ArgumentError, match=sentence):
-        pn.solve_sde(turn, turn, [1.0, 0.0], [0.0, 1.0], **settings)
+        pn.solve_sde(arguments.pop("f"), arguments.pop("g"), [1.0, 0.0], [0.0, 1.0], **arguments)
+
+
+# Delay equations. With y(t) = 1 before 0, y' = -y(t - 1) has the solution 1 - t until 1, then 1 - t + (t - 1)**2 / 2 until 2.
+
+TIMES = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
+FALLING = np.where(TIMES > 1, 1 - TIMES + (TIMES - 1) ** 2 / 2, 1 - TIMES)[:, None]
+SOURCE = "(du, u, h, p, t) -> (du[1] = -p.rate * h(p, t - 1)[1])"
+
+
+@pytest.fixture(scope="module")
+def delayed(main):
+    """Skip the tests that use it if DelayDiffEq is missing."""
+    return needs("dde")
+
+
+@pytest.mark.parametrize("solver", ["Tsit5", "Vern7", "Rosenbrock23"])
+@pytest.mark.parametrize("f", [lambda t, y, past: -past, SOURCE], ids=["function", "source"])
+def test_a_delay_equation(delayed, f, solver):
+    named = {"parameters": {"rate": 1.0}} if isinstance(f, str) else {}
+    solution = pn.solve_dde(f, [1.0], TIMES, lags=1.0, solver=solver, rtol=1e-7, atol=1e-7, **named)
+    assert solution.ys == pytest.approx(FALLING, abs=1e-5)
+    assert (solution.solver, solution.engine) == (solver, "julia (diffeqpy)") and solution.nfev > 0
+
+
+def test_history_shapes_and_dense_output_of_a_delay_equation(delayed):
+    def f(t, y, y1, y2):
+        return y1 - y2
+
+    # With y = t before 0: y1 - y2 = 1 until 0.5, so that y = t there too.
+    solution = pn.solve_dde(
+        f, np.zeros((2, 1)), [0.0, 0.25, 0.5], lags=[1.0, 2.0], history=lambda t: np.full((2, 1), t), dense=True
+    )
+    assert solution.ys[:, 0, 0] == pytest.approx([0.0, 0.25, 0.5], abs=1e-6) and solution.ys.shape == (3, 2, 1)
+    assert solution(0.1)[1, 0] == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"lags": 0.0}, "lags is 0.0: give positive numbers"),
+    ({"lags": []}, r"lags is \[\]: give positive numbers"),
+    ({"f": lambda t, y: y}, r"it must accept \(t, y, y1\); wrap it, as in lambda t, y, y1: "),
+    ({"f": pn.MLP((1, 2, 1))}, "f is an MLP, which has no delays"),
+    ({"history": lambda: 1.0}, r"history has the signature \(\): it must accept \(t\)"),
+    ({"parameters": {"a": 1.0}}, "parameters are given for a Python function"),
+    ({"solver": "Tist5"}, "did you mean 'Tsit5'"),
+])  # fmt: skip
+def test_mistakes_in_a_delay_equation(change, sentence, monkeypatch):
+    monkeypatch.setattr(session, "runs", lambda: True)
+    arguments = {"f": lambda t, y, past: -past, "y0": [1.0], "ts": TIMES, "lags": 1.0} | change
+    with pytest.raises(pn.ArgumentError, match=sentence):
+        pn.solve_dde(arguments.pop("f"), arguments.pop("y0"), arguments.pop("ts"), **arguments)
+
+
+def test_a_wrong_source_of_a_delay_equation(delayed):
+    for source, sentence in (
+        ("(du, u, h, p, t) -> nope(u)", "nope"),
+        ("1 + 1", "f is 2, .*give the source of a function"),
+        ("(du, u, h, p, t) -> (", "does not parse"),
+    ):
+        with pytest.raises(pn.ArgumentError, match=sentence):
+            pn.solve_dde(source, [1.0], TIMES, lags=1.0)
 
 
 # The network is never used without request, and the Julia engine works without diffeqpy.
@@ -376,8 +471,8 @@ def test_mistakes_in_an_sde(settings, sentence, monkeypatch):
 
 @pytest.fixture
 def lacking(main, monkeypatch):
-    """diffeqpy's module "de" with a missing Julia package."""
-    monkeypatch.setitem(diffeqpy_modules.PACKAGES, "de", ("OrdinaryDiffEq", "NoSuchPackage"))
+    """Stochastic equations with a missing Julia package."""
+    monkeypatch.setitem(diffeqpy_modules.PACKAGES, "sde", ("OrdinaryDiffEq", "NoSuchPackage"))
     monkeypatch.setattr(diffeqpy_modules, "_modules", {})
     diffeqpy_modules._wants_installation.cache_clear()
     installed = []
@@ -395,7 +490,7 @@ def test_missing_packages_are_named(lacking, monkeypatch):
     for _ in range(2):
         with pytest.raises(pn.EngineError, match=SENTENCE):
             pn.solve_sde(turn, turn, [1.0, 0.0], [0.0, 1.0])
-    assert not lacking and "diffeqpy.de" not in sys.modules
+    assert not lacking
 
 
 @pytest.mark.parametrize("answer", ["n", "y"])

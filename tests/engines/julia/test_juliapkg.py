@@ -98,13 +98,14 @@ def test_juliapkg_json_is_current():
     )
 
 
-def test_what_our_extension_waits_for_is_asked_for_in_the_versions_that_it_allows():
-    asked = json.loads(sources.REQUIREMENTS.read_text())["packages"]["SciMLSensitivity"]
+@pytest.mark.parametrize("package", ["SciMLSensitivity", "DiffEqFlux"])
+def test_what_our_extensions_wait_for_is_asked_for_in_the_versions_that_they_allow(package):
+    asked = json.loads(sources.REQUIREMENTS.read_text())["packages"][package]
     project = (sources.folder() / "Project.toml").read_text()
     weak = re.search(r"^\[weakdeps\]\n(.*?)^\[", project, re.MULTILINE | re.DOTALL)[1]
-    assert f'SciMLSensitivity = "{asked["uuid"]}"' in weak
-    assert f'SciMLSensitivity = "{asked["version"]}"' in project.split("[compat]")[1]
-    assert "SciMLSensitivity" not in sources.dependencies(sources.folder())
+    assert f'{package} = "{asked["uuid"]}"' in weak
+    assert f'{package} = "{asked["version"]}"' in project.split("[compat]")[1]
+    assert package not in sources.dependencies(sources.folder())
 
 
 def entries(text):

@@ -52,6 +52,7 @@ class SideBySidePrepared(IndependentPrepared):
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
+        self.tableau = find_tableau(problem.solver)
         self.method = batched_method(self.tableau, problem.signature.dtype, problem.signature.device)
 
     def solve_batch(self, batch: Batch) -> Solution:

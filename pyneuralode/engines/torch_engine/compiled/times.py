@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ....problem import Control
 from ....problem.values import check_times
-from ....tableaus import Tableau
 from ..march import fixed_grid, stop_times
 
 # The number of different time arrays that a prepared problem caches, such as the time spans of a fit.
@@ -29,7 +28,7 @@ class Times:
 class KnownTimes:
     """A cache of the checked times of solves with the same method and `Control`."""
 
-    def __init__(self, tableau: Tableau, control: Control):
+    def __init__(self, tableau: Any, control: Control):
         self.tableau, self.control = tableau, control
         self._known: dict[bytes, Times] = {}
 

@@ -10,6 +10,7 @@ from .....problem import Problem, Solution
 from ...batched.control import name_sample
 from ...events import message
 from ...independent import Batch, IndependentPrepared, check_states
+from ...stiff import find_tableau
 from ..available import wants_gradient
 from ..times import KnownTimes
 from .function import Failure, FormulaSolve, FormulaSolver, Systems, by_system
@@ -36,7 +37,7 @@ class FormulasOfEachPrepared(IndependentPrepared):
     def __init__(self, problem: Problem):
         super().__init__(problem)
         self.solver = FormulaSolver(problem)
-        self.times = KnownTimes(self.tableau, problem.control)
+        self.times = KnownTimes(find_tableau(problem.solver), problem.control)
 
     def solve_batch(self, batch: Batch) -> Solution:
         if self.problem.signature.times == "shared":
