@@ -21,7 +21,7 @@ from .fields import VectorField
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
 from .problem.problem import Delays, MassMatrix, Noise, Residual, check_field
-from .solvers import MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver, find_solver
+from .solvers import DDE_SOLVERS, MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver, find_solver
 
 
 def solve_sde(
@@ -204,8 +204,7 @@ def solve_dde(
     parameters : mapping, optional
         For Julia source: the numbers and arrays ``p`` by name, as in ``p.rate``.
     solver : str
-        The name or the Julia source of a solver of ordinary equations; "Rosenbrock23" or "Rodas5P" if the equation is
-        stiff.
+        A name in `pyneuralode.solvers.DDE_SOLVERS`: "Tsit5", for example, or "FBDF" or "Rodas5P" if the equation is stiff.
     dense : bool
         Keep the data needed to evaluate the solution at any time.
     **control
@@ -244,7 +243,7 @@ def solve_dde(
         history = lambda t: start  # noqa: E731
     check_field(history, "t", name="history")
     form = Delays(tuple(values.tolist()), history)
-    return _solve(f, form, y0, ts, find_solver(solver), make_control(control), dense, parameters)
+    return _solve(f, form, y0, ts, find_solver(solver, DDE_SOLVERS), make_control(control), dense, parameters)
 
 
 def _solve(

@@ -103,6 +103,12 @@ RESIDUAL_SOLVERS = _catalog(
     Solver("IDA", 5, "bdf", True, _JULIA, "Sundials' variable-order BDF"),
     Solver("DFBDF", 5, "bdf", True, _JULIA, "variable-order BDF with fixed leading coefficients"),
 )
+# Solvers of the catalog whose interpolants are accurate enough for the past of a delay equation: on two equations with known
+# solutions, their errors were at most 10 tolerances. Rosenbrock23's were a million tolerances, those of the SDIRK methods 10,000.
+DDE_SOLVERS = {
+    name: SOLVERS[name]
+    for name in ("BS3", "DP5", "Tsit5", "Vern7", "DP8", "Vern9", "Rodas5P", "FBDF", "AutoVern7(Rodas5P)")
+}
 # Solvers of the catalog that support a mass matrix with rows of zeros.
 MASS_MATRIX_SOLVERS = {name: SOLVERS[name] for name in ("Rodas5P", "Rosenbrock23", "FBDF")}
 

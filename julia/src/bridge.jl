@@ -34,14 +34,14 @@ function call(name::AbstractString, request::AbstractDict, progress = nothing)
     return Base.invokelatest(CALLS[name], request, progress)
 end
 
-"Return the reply that describes an error, from which Python raises an exception."
-function error_reply(error)
+"Return the reply that describes an error, from which Python raises an exception; `trace` is where it was thrown."
+function error_reply(error, trace = catch_backtrace())
     reply = if error isa UserError
         Dict{String, Any}("kind" => "argument", "message" => error.message)
     elseif error isa SolveFailure
         Dict{String, Any}("kind" => "solver", "message" => error.message, "t" => error.t, "step" => error.step)
     else
-        where, message = failing_line(catch_backtrace()), one_line(sprint(showerror, error))
+        where, message = failing_line(trace), one_line(sprint(showerror, error))
         where === nothing ? Dict{String, Any}("kind" => "julia", "message" => message) :
         Dict{String, Any}("kind" => "argument", "message" => "$where throws an error: $message.")
     end

@@ -127,6 +127,7 @@ end
 
 "Return the line of a user's source at which the current exception was thrown, as text for a message, or `nothing`."
 function failing_line(trace)
+    isempty(trace) && return nothing
     for frame in stacktrace(trace)
         file = string(frame.file)
         endswith(file, source_file("")) && return "line $(frame.line) of $(basename(file))"

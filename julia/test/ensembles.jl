@@ -74,8 +74,8 @@ end
 end
 
 @testset "ensemble: a failure names the sample" begin
-    square = Dict{String, Any}("kind" => "Equations", "components" => ["x"], "parameters" => String[], "steps" => ["* x x"],
-        "outputs" => ["#1"])
+    square = Dict{String, Any}("kind" => "Equations", "equations" => [("x", "x**2")], "parameters" => [],
+        "steps" => ["* x x"], "outputs" => ["#1"])
     for (path, gradient) in (("discrete", "Backprop"), ("no_gradient", "Backprop"))
         asked = request(path, gradient; field = square, parameters = Dict{String, Any}(), starts = [0.1 2.0],
             times = [[0.0, 1.0], [0.0, 1.0]])

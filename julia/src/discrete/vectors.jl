@@ -42,10 +42,10 @@ Return a vector with the sum of the lanes of each given vector, in order, follow
 
 Two vectors are merged by adding half of their lanes to the other half: each merge doubles the number of different sums in a vector.
 """
-@generated function lane_sums(vectors::Vec{N, T}...) where {N, T}
-    n = length(vectors)
+@generated function lane_sums(vector::Vec{N, T}, vectors::Vec{N, T}...) where {N, T}
+    n = 1 + length(vectors)
     shuffle(a, b, mask) = :(shufflevector($a, $b, Val($(Tuple(mask)))))
-    terms = Any[:(vectors[$i]) for i in 1:n]
+    terms = Any[:vector; [:(vectors[$i]) for i in 1:(n - 1)]]
     append!(terms, fill(:(zero(Vec{N, T})), nextpow(2, n) - n))
     code, group = Expr[], 1
     function keep(term)

@@ -104,9 +104,10 @@ def julia_failures(Main: Any) -> Iterator[None]:
     try:
         yield
     except JuliaError as error:
-        failure = error.exception
+        failure = error
     if failure is not None:  # raised outside the handler, so that Julia's long stack trace is not shown
-        read_reply(Main.PyNeuralODE.error_reply(failure))
+        trace = failure.backtrace
+        read_reply(Main.PyNeuralODE.error_reply(failure.exception, [] if trace is None else trace))
 
 
 def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Main: Any) -> Solution:

@@ -56,7 +56,7 @@ class PythonPrepared(Prepared):
         def integrate(Main: Any) -> Solution:
             small = Main.collect(start.small(problem.control))
             slope = python_functions(Main).Slope(field, *field.inputs, field.output, small)
-            return solve_slope(problem, slope, start, lambda solution: field.calls, Main)
+            return solve_slope(problem, slope, start, lambda: field.calls, Main)
 
         return with_julia(integrate)
 
@@ -82,11 +82,11 @@ def refuse_values(problem: Problem) -> str | None:
 
 
 def solve_slope(
-    problem: Problem, slope: Any, start: Start, calls: Callable[[Any], int], Main: Any, **options: Any
+    problem: Problem, slope: Any, start: Start, calls: Callable[[], int], Main: Any, **options: Any
 ) -> Solution:
     """Solve ``dy/dt = f(t, y)`` or, with the option `mass_matrix`, ``M dy/dt = f(t, y)``.
 
-    `slope` is f as an object of the Julia package, and `calls` returns the number of its evaluations in a solution.
+    `slope` is f as an object in Julia, and `calls` returns the number of its evaluations.
     """
     name, ode, functions, array = problem.solver.name, diffeqpy("ode", Main), python_functions(Main), Main.collect
     at_times = {"saveat": array(start.ts), "save_everystep": False, "dense": False}
@@ -96,7 +96,7 @@ def solve_slope(
         initial_value_problem = ode.ODEProblem(equations, array(start.y0), start.span)
         controls = _controls(problem.control, Main)
         solution = functions.integrate(initial_value_problem, name, array(start.ts), controls, **saving)
-    return finish(solution, start, calls(solution), name, problem.dense, Main)
+    return finish(solution, start, calls(), name, problem.dense, Main)
 
 
 def _controls(control: Control, Main: Any) -> Any:

@@ -129,12 +129,16 @@ function (h::History)(p, t; idxs=nothing)
 end
 (h::History)(out, p, t; idxs=nothing) = copyto!(out, h(p, t; idxs))
 
-"Return the function of the source of a delay equation, and its parameters by name."
+"""
+    delay_source(source, names, values)
+
+Return the function of the source of a delay equation, and its parameters by name.
+"""
 function delay_source(source, names, values)
     f = PyNeuralODE.evaluate_source("f", string(source))
     f isa Function || throw(PyNeuralODE.UserError("f is $(PyNeuralODE.describe_value(f)): give the source of a function (du, u, h, p, t) -> ..."))
-    p = NamedTuple{Tuple(Symbol(string(name)) for name in names)}(Tuple(number(value) for value in values))
-    return f, p
+    isempty(names) && return f, PyNeuralODE.SciMLBase.NullParameters()  # SciMLBase recurses forever on an empty NamedTuple
+    return f, NamedTuple{Tuple(Symbol(string(name)) for name in names)}(Tuple(number(value) for value in values))
 end
 
 number(value::AbstractArray) = ndims(value) == 0 ? value[] : collect(value)
@@ -143,8 +147,22 @@ number(value) = value
 "Return SciML's algorithm for the name or the source of a solver; Python functions take no dual numbers."
 algorithm(solver) = PyNeuralODE.find_solver(string(solver)).make(PyNeuralODE.AutoFiniteDiff())
 
-jacobian(f::PyNeuralODE.FlatField) = (J, y, p, t) -> PyNeuralODE.jacobian!(J, f, y, p, t)
-time_slope(f::PyNeuralODE.FlatField) = (dT, y, p, t) -> PyNeuralODE.time_slope!(dT, f, y, p, t)
+"A described field as a function of flat states; `calls` counts its evaluations, as not every solver of SciML counts them."
+struct Described{F}
+    field::F
+    calls::Base.RefValue{Int}
+end
+
+Described(field) = Described(field, Ref(0))
+
+function (f::Described)(dy, y, p, t)
+    f.calls[] += 1
+    f.field(dy, y, p, t)
+    return nothing
+end
+
+jacobian(f::Described) = (J, y, p, t) -> PyNeuralODE.jacobian!(J, f.field, y, p, t)
+time_slope(f::Described) = (dT, y, p, t) -> PyNeuralODE.time_slope!(dT, f.field, y, p, t)
 
 integrate(problem, solver, ts, control; saving...) =
     PyNeuralODE.integrate(problem, PyNeuralODE.find_solver(solver), ts, control; saving...)

@@ -46,7 +46,7 @@ def test_one_ordinary_equation(ode):
     tight = ode.solve(problem, ode.Vern9(), saveat=0.1, abstol=1e-10, reltol=1e-10)
     assert np.array(tight.t) == pytest.approx(np.linspace(0, 1, 11))
     assert np.array(tight.u) == pytest.approx(0.5 * np.exp(-np.linspace(0, 1, 11)), rel=1e-9)
-    assert tight(0.55) == pytest.approx(0.5 * np.exp(-0.55), rel=1e-3)
+    assert tight(0.55) == pytest.approx(0.5 * np.exp(-0.55), rel=2e-3)  # linear between the saved states
 
 
 def test_lorenz_s_equations_as_list_in_place_and_in_julia(ode, main):

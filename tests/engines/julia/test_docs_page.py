@@ -11,7 +11,8 @@ import pyneuralode as pn
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "julia.md"
 
 
-def test_the_code_on_the_page_runs(julia):
+def test_the_code_on_the_page_runs(julia, monkeypatch):
+    monkeypatch.setenv("PYNEURALODE_ENGINE", "auto")
     if not PAGE.is_file():
         pytest.skip("needs a checkout")
     ts = np.linspace(0, 3, 61)
