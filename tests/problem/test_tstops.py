@@ -207,6 +207,6 @@ def test_what_are_no_times_is_refused(wrong):
 def test_julia_gets_the_controls_that_it_has_and_no_tstops():
     source = (Path(pn.__file__).parents[1] / "julia" / "src" / "control.jl").read_text()
     signature = re.search(r"^function Control\(; (.*?)\)$", source, re.MULTILINE | re.DOTALL)[1]
-    assert set(plain_control(pn.Control())) == set(re.findall(r"(\w+)=", signature))
+    assert set(plain_control(pn.Control())) == set(re.findall(r"(\w+) =", signature))
     asked = pn.NeuralODE(LINEAR, tstops=[1.0]).settings().problem(LINEAR.initial(), np.ones(2), [0.0, 2.0])
     assert JULIA.unsupported(asked) == "tstops are given, which the Julia engine does not support yet: leave them out."
