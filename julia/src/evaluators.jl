@@ -10,6 +10,11 @@ Arguments whose number type differs from the evaluator's (dual numbers, for exam
 """
 abstract type Evaluator{T} end
 
+"""
+    slope!(du, e::Evaluator, u, p, t)
+
+Write the right-hand side at the state u and the time t to du, like u, and return du; p contains the parameters as one vector.
+"""
 slope!(du, e::Evaluator, u, p, t) = copyto!(du, slope(e.field, u, p, t))
 
 "Return the evaluator of a field for states like `u`."

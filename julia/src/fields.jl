@@ -91,6 +91,20 @@ Base.@kwdef struct SEIR <: VectorField
     sigma::Float64 = 0.17
 end
 
+"Return the number of components of a field's state."
+function dimension end
+
+"Return pairs of the names and the shapes of a field's parameters, in their order."
+function shapes end
+
+"""
+    slope(field, u, p, t)
+
+Return the right-hand side ``du/dt`` at the state u, (dim,) or (dim, samples), and the time t, for parameters by name, such as a
+ComponentVector or a NamedTuple. Nothing is mutated, so any tool for automatic differentiation can trace it.
+"""
+function slope end
+
 dimension(field::MLP) = field.sizes[1]
 dimension(field::Linear) = field.dim
 dimension(::SEIR) = 4

@@ -255,3 +255,6 @@ A solve and its derivative: `solve!(s, p, u0)` returns the states at the times, 
 forward solve.
 """
 abstract type DifferentiableSolve end
+
+"Return the numbers of evaluations of the field, accepted steps and rejected steps of the last `solve!`."
+function counts end

@@ -10,6 +10,10 @@ using ExplicitImports: check_all_explicit_imports_via_owners, check_all_qualifie
 # from the registry, and this package starts no tasks.
 Aqua.test_all(PyNeuralODE; persistent_tasks = false)
 
+VERSION >= v"1.11" && @testset "every exported name has a docstring" begin
+    @test isempty(Base.Docs.undocumented_names(PyNeuralODE))
+end
+
 @testset "explicit imports" begin
     @test check_no_implicit_imports(PyNeuralODE) === nothing
     @test check_no_stale_explicit_imports(PyNeuralODE) === nothing

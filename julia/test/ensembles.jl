@@ -10,11 +10,14 @@ const VALUES = collect(range(-0.5, 0.5; length = 22))
 const STARTS = [1.0 0.3 -1.0; 0.5 -1.0 0.2]
 const TIMES = [[0.0, 0.5, 1.0], [0.0, 2.0], [1.0, 0.5, 0.25, 0.0]]
 
-function request(path, gradient; field = Dict{String, Any}("kind" => "MLP", "sizes" => [2, 4, 2], "activation" => "tanh",
+function request(path,
+        gradient;
+        field = Dict{String, Any}("kind" => "MLP", "sizes" => [2, 4, 2], "activation" => "tanh",
             "input_map" => "identity", "input_scale" => 1.0, "output_scale" => 1.0),
         parameters = unflatten(FIELD, VALUES), starts = STARTS, times = TIMES, own = [], control = Dict{String, Any}())
     tolerances = Dict{String, Any}("rtol" => 1e-10, "atol" => 1e-10)
-    return Dict{String, Any}("field" => field, "solver" => "Tsit5", "gradient" => Dict{String, Any}("kind" => gradient),
+    return Dict{String, Any}(
+        "field" => field, "solver" => "Tsit5", "gradient" => Dict{String, Any}("kind" => gradient),
         "path" => path, "vjp" => "hand", "control" => merge(tolerances, control), "ts" => times, "u0" => starts,
         "parameters" => parameters, "own" => own, "differentiable" => path != "no_gradient")
 end
