@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,6 +200,8 @@ class Installation:
                     f"{description!r} wrote nothing for {silence / 60:g} minutes and was ended: check the network, "
                     "then run `pyneuralode setup-julia` again"
                 ) from None
+            except OSError as error:  # the log cannot be written
+                raise self._failure(find_cause(str(error))) from error
             finally:
                 process.kill()  # after Ctrl-C too; nothing happens if it has ended
         if process.returncode:
@@ -345,14 +348,26 @@ def _ending(returncode: int) -> str:
 
 @contextmanager
 def _restored_on_failure(*files: Path) -> Iterator[None]:
-    """Give the files back their content, or remove those that did not exist, if the body fails or is interrupted."""
-    before = {file: file.read_bytes() if file.exists() else None for file in files}
+    """Put back the files as they were, or remove those that did not exist, if the body fails or is interrupted.
+
+    Copies are made first and moved back, so that nothing is lost on a full disk.
+    """
+    copies = {file: file.with_name(f"{file.name}.before") for file in files}
+    for file, copy in copies.items():
+        copy.unlink(missing_ok=True)
+        try:
+            if file.exists():
+                shutil.copy2(file, copy)
+        except OSError as error:
+            raise EngineError(f"setting up Julia failed: {find_cause(str(error))}.") from error
     try:
         yield
     except BaseException:
-        for file, content in before.items():
-            if content is not None:
-                file.write_bytes(content)
+        for file, copy in copies.items():
+            if copy.exists():
+                copy.replace(file)
             else:
                 file.unlink(missing_ok=True)
         raise
+    for copy in copies.values():
+        copy.unlink(missing_ok=True)

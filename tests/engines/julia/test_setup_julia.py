@@ -267,7 +267,17 @@ def test_a_project_whose_resolution_fails_is_left_as_it_was(tmp_path):
     (project / "Project.toml").write_text("[deps]\n")
     with pytest.raises(EngineError, match="the network cannot be reached"):
         at(julia, project).resolve(SilentProgress())
-    assert (project / "Project.toml").read_text() == "[deps]\n" and not (project / "Manifest.toml").exists()
+    assert (project / "Project.toml").read_text() == "[deps]\n"
+    assert {path.name for path in project.iterdir()} == {"Project.toml", "setup.log"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_disk_that_is_full_for_the_log_is_named(julia, tmp_path, monkeypatch):
+    monkeypatch.setattr(installation, "LOG", "/dev/full")
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    stand_in(julia, "yes | head -c 1000000")
+    with pytest.raises(EngineError, match="the disk is full: free some space"):
+        at(julia, tmp_path / "project").resolve(SilentProgress())
 
 
 @pytest.mark.slow
