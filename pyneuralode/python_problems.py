@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from .arguments import real_array, whole_number
 from .engines.registry import PreparedProblems, Settings
@@ -21,6 +21,7 @@ from .fields import VectorField
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
 from .problem.problem import Delays, MassMatrix, Noise, Residual, check_field
+from .problem.values import check_times
 from .solvers import DDE_SOLVERS, MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver, find_solver
 
 
@@ -82,6 +83,7 @@ def solve_sde(
     >>> path = pn.solve_sde(growth, noise, [0.5], [0.0, 0.5, 1.0], seed=1)  # doctest: +SKIP
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
+    _check_increasing(ts)
     if not (callable(g) or isinstance(g, VectorField)):
         raise ArgumentError(f"g is {kind_of(g)}: give a VectorField, or a function of (t, y).")
     if isinstance(g, VectorField):
@@ -90,7 +92,9 @@ def solve_sde(
         raise ArgumentError(
             f"noise_parameters are given, but g is {kind_of(g)}: give a VectorField, or leave them out."
         )
-    form = Noise(g, whole_number("seed", seed, 0), noise_parameters)
+    if (number := whole_number("seed", seed, 0)) >= 2**63:
+        raise ArgumentError(f"seed is {number}: give an integer below 2**63.")
+    form = Noise(g, number, noise_parameters)
     return _solve(f, form, y0, ts, find_solver(solver, SDE_SOLVERS), settings, parameters=parameters)
 
 
@@ -158,12 +162,18 @@ def solve_dae(
             raise ArgumentError(
                 "differential is given with mass_matrix, whose rows already determine it: leave differential out."
             )
-        n, shape = math.prod(np.shape(y0)), np.shape(mass_matrix)
-        if shape != (n, n):
-            raise ArgumentError(f"mass_matrix has shape {shape}, but y0 has {n} components: use shape {(n, n)}.")
-        form = MassMatrix(real_array("mass_matrix", mass_matrix).astype(float))
+        matrix = real_array("mass_matrix", mass_matrix).astype(float)
+        n = math.prod(_shape(y0))
+        if matrix.shape != (n, n):
+            raise ArgumentError(f"mass_matrix has shape {matrix.shape}, but y0 has {n} components: use shape {(n, n)}.")
+        if not np.isfinite(matrix).all():
+            raise ArgumentError("mass_matrix contains values that are not finite: give finite numbers.")
+        form = MassMatrix(matrix)
         method = find_solver(solver or "Rodas5P", MASS_MATRIX_SOLVERS)
         return _solve(f, form, y0, ts, method, settings, dense, parameters)
+    _check_increasing(ts)
+    if not np.isfinite(real_array("dy0", dy0)).all():
+        raise ArgumentError("dy0 contains values that are not finite: give finite numbers.")
     if isinstance(f, VectorField):
         raise ArgumentError(
             f"f is {kind_of(f)} with dy0: give a function of (t, y, dy), or a mass_matrix instead of dy0."
@@ -238,9 +248,14 @@ def solve_dde(
         )
     if parameters is not None and not isinstance(f, str):
         raise ArgumentError("parameters are given for a Python function: let the function contain them.")
-    start = np.array(y0)
+    if isinstance(f, str) and (odd := [name for name in parameters or () if not str(name).isidentifier()]):
+        raise ArgumentError(f"parameters has the name {odd[0]!r}, which is not an identifier: use one, such as 'rate'.")
+    _check_increasing(ts)
     if history is None:
+        start = y0 if isinstance(y0, Tensor) else np.array(real_array("y0", y0))
         history = lambda t: start  # noqa: E731
+    if not callable(history):
+        raise ArgumentError(f"history is {kind_of(history)}: give a function of t.")
     check_field(history, "t", name="history")
     form = Delays(tuple(values.tolist()), history)
     return _solve(f, form, y0, ts, find_solver(solver, DDE_SOLVERS), make_control(control), dense, parameters)
@@ -259,7 +274,10 @@ def _solve(
     if isinstance(f, nn.Module):
         raise ArgumentError(f"f is {kind_of(f)}: give a VectorField, or a Python function of NumPy arrays.")
     if isinstance(f, VectorField):
-        parameters = f.initial() if parameters is None else parameters
+        given = f.initial() if parameters is None else parameters
+        parameters = (
+            {name: real_array(name, value) for name, value in given.items()} if hasattr(given, "items") else given
+        )
     elif parameters is not None and not isinstance(f, str):
         raise ArgumentError(f"parameters are given, but f is {kind_of(f)}: give a VectorField, or leave them out.")
     field: Any = f  # Julia source, too, with delays
@@ -271,14 +289,27 @@ def _solve(
 def _checked_parameters(
     name: str, field: VectorField, parameters: Mapping[str, Any] | None, y0: Any
 ) -> Mapping[str, Any]:
-    """Return the parameters of a field for the noise; raise unless names, shapes and the state's dimension are right."""
-    given = (
-        field.initial() if parameters is None else {key: real_array(key, value) for key, value in parameters.items()}
-    )
-    shapes = field.shapes()
-    if {key: np.shape(value) for key, value in given.items()} != {key: tuple(shape) for key, shape in shapes.items()}:
-        listed = ", ".join(f"{key} {tuple(shape)}" for key, shape in shapes.items()) or "none"
+    """Return the parameters of a field for the noise; raise unless names, shapes, values and the state's dimension are right."""
+    if parameters is not None and not hasattr(parameters, "items"):
+        raise ArgumentError(f"noise_parameters is {kind_of(parameters)}: give a mapping of name to value.")
+    given = field.initial() if parameters is None else parameters
+    arrays = {key: real_array(key, value) for key, value in given.items()}
+    shapes = {key: tuple(shape) for key, shape in field.shapes().items()}
+    if {key: value.shape for key, value in arrays.items()} != shapes:
+        listed = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) or "none"
         raise ArgumentError(f"noise_parameters do not have the names and shapes of {name}'s parameters: give {listed}.")
-    if np.shape(y0)[-1:] != (field.dim,):
-        raise ArgumentError(f"{name} has dimension {field.dim}, but y0 has shape {np.shape(y0)}: give both the same.")
-    return given
+    if not all(np.isfinite(value).all() for value in arrays.values()):
+        raise ArgumentError("noise_parameters contain values that are not finite: give finite numbers.")
+    if _shape(y0)[-1:] != (field.dim,):
+        raise ArgumentError(f"{name} has dimension {field.dim}, but y0 has shape {_shape(y0)}: give both the same.")
+    return arrays
+
+
+def _shape(y0: Any) -> tuple[int, ...]:
+    return tuple(y0.shape) if isinstance(y0, Tensor) else real_array("y0", y0).shape
+
+
+def _check_increasing(ts: Any) -> None:
+    times = check_times(ts).detach()
+    if times[-1] < times[0]:
+        raise ArgumentError(f"ts decreases from {float(times[0]):g} to {float(times[-1]):g}: give increasing times.")

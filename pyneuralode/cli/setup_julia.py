@@ -32,12 +32,14 @@ def setup_julia(
 ) -> None:
     """Install and compile what the Julia engine needs, and solve a test problem with it."""
     from ..engines.julia_engine.executables import setting
-    from ..engines.julia_engine.install_record import default_project
+    from ..engines.julia_engine.install_record import default_project, make_folder
     from ..engines.julia_engine.installation import LOG, Installation, allowed_versions, find_julia, only_setup
     from ..engines.julia_engine.julia_download import download_julia
     from ..progress import RichProgress
 
     folder = (project or setting("PYNEURALODE_JULIA_PROJECT") or default_project()).absolute()
+    if folder.exists():
+        make_folder(folder)  # raises if it is a file, before anything is downloaded
     julia = find_julia()
     name = (
         "a new copy of Julia (a download of about 250 MB)"

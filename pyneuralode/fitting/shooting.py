@@ -85,8 +85,8 @@ def collocate_data(
         raise unknown_name("kernel", kernel, KERNELS)
     times, data = check_times(ts).numpy(), real_array("ys", ys)
     _check_data(times, data)
-    if times[-1] < times[0] or data.ndim != 2:
-        raise ArgumentError(f"ys has shape {data.shape}: give ys (T, dim) at increasing times ts (T,).")
+    if data.ndim != 2:
+        raise ArgumentError(f"ys has shape {data.shape}: give ys (T, dim).")
     width = None if bandwidth is None else positive_number("bandwidth", bandwidth)
     reply = _call("collocate", {"data": data.astype(float).T, "ts": times, "kernel": kernel, "bandwidth": width})
     return np.array(reply["slopes"].T, order="C"), np.array(reply["states"].T, order="C")
@@ -105,9 +105,10 @@ def multiple_shoot(
     Parameters
     ----------
     model : NeuralODE
-        A model of a described field (`VectorField`), with a solver and controls that the Julia engine supports.
+        A model of a described field (`VectorField`), with a solver that the Julia engine supports, adaptive steps, and
+        numbers as tolerances.
     ts : array (T,)
-        Times, increasing or decreasing.
+        Increasing times.
     ys : array or tensor (T, dim) or (T, samples, dim)
         Measured states; their dtype is that of the computation.
     group_size : int
@@ -143,7 +144,23 @@ def multiple_shoot(
         raise ArgumentError(f"{found}: give a NeuralODE with a VectorField, such as MLP((2, 50, 2)).")
     if not isinstance(solver := model.settings().solver, Solver) or "julia" not in solver.engines:
         raise ArgumentError(f"solver is {model.solver!r}, which Julia does not support: use another, such as 'Tsit5'.")
-    times, data = check_times(ts).detach().numpy(), real_tensor("ys", ys).detach()
+    control = model.control
+    if (
+        str(model.engine).lower() == "torch"
+        or model.batch != "joint"
+        or control.tstops
+        or control.step_size is not None
+    ):
+        raise ArgumentError(
+            "multiple_shoot runs in Julia, with adaptive steps and batch='joint': leave engine='torch', step_size, tstops "
+            "and batch='independent' out of the model."
+        )
+    if np.ndim(control.rtol) or np.ndim(control.atol):
+        raise ArgumentError("rtol or atol is an array, which multiple_shoot does not support: give numbers.")
+    times, data = check_times(ts), real_tensor("ys", ys)
+    if times.requires_grad or data.requires_grad:
+        raise ArgumentError("ts or ys requires gradients, which multiple_shoot does not compute: write .detach().")
+    times = times.numpy()
     _check_data(times, data)
     if data.ndim not in (2, 3) or data.shape[-1] != field.dim:
         raise ArgumentError(
@@ -198,6 +215,10 @@ class _Shooting(torch.autograd.Function):
 def _check_data(times: np.ndarray, data: Any) -> None:
     if len(data) != len(times):
         raise ArgumentError(f"ys has {len(data)} rows, but ts has {len(times)} times: give one row for each time.")
+    if times[-1] < times[0]:
+        raise ArgumentError(f"ts decreases from {times[0]:g} to {times[-1]:g}: give increasing times.")
+    if data.size == 0 if isinstance(data, np.ndarray) else data.numel() == 0:
+        raise ArgumentError(f"ys has shape {tuple(data.shape)}: give at least one value for each time.")
     check_finite("ys", torch.as_tensor(data))
 
 

@@ -11,8 +11,7 @@ YS = np.stack([np.cos(TS), -np.sin(TS)], axis=1)
 
 
 def spring(**settings):
-    field = pn.Equations({"x": "v", "v": "-k*x"}, parameters={"k": 1.3})
-    return pn.NeuralODE(field, rtol=1e-9, atol=1e-9, **settings)
+    return pn.NeuralODE(pn.Equations({"x": "v", "v": "-k*x"}, parameters={"k": 1.3}), rtol=1e-9, atol=1e-9, **settings)
 
 
 def by_hand(model, ts, ys, size, weight):
@@ -87,6 +86,13 @@ def test_smoothed_data_give_slopes_and_states(julia):
     ({"ys": YS[:-1]}, "ys has 30 rows, but ts has 31 times"),
     ({"ys": np.ones((31, 3))}, "the field has dimension 2"),
     ({"ys": YS * np.nan}, "ys"),
+    ({"ts": TS[::-1]}, "ts decreases from 3 to 0: give increasing times"),
+    ({"ys": np.ones((31, 0, 2))}, "give at least one value for each time"),
+    ({"ys": torch.ones(31, 2, requires_grad=True)}, "ts or ys requires gradients"),
+    ({"model": spring(step_size=0.1)}, "adaptive steps and batch='joint': leave .*step_size"),
+    ({"model": spring(engine="torch")}, "leave engine='torch'"),
+    ({"model": spring(batch="independent")}, "batch='independent' out of the model"),
+    ({"model": pn.NeuralODE(pn.MLP((2, 4, 2)), atol=np.ones(2))}, "rtol or atol is an array"),
     ({"group_size": 1}, "group_size is 1: give an integer >= 2"),
     ({"group_size": 99}, "group_size is 99, but ts has only 31 times"),
     ({"continuity_term": -1.0}, "continuity_term is -1.0: give a nonnegative number"),
@@ -99,7 +105,7 @@ def test_mistakes_in_multiple_shooting(change, sentence):
 
 @pytest.mark.parametrize(("change", "sentence"), [
     ({"kernel": "Gauss"}, "kernel is 'Gauss', which is unknown: did you mean 'GaussianKernel'"),
-    ({"ts": TS[::-1]}, "at increasing times"),
+    ({"ts": TS[::-1]}, "ts decreases from 3 to 0: give increasing times"),
     ({"ys": YS[:, 0]}, "ys has shape"),
     ({"bandwidth": 0}, "bandwidth is 0.0: give a positive number"),
 ])  # fmt: skip

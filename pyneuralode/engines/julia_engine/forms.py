@@ -212,8 +212,8 @@ def _require_success(solution: Any, solver: str, control: Control, Main: Any) ->
     if not Main.PyNeuralODE.SciMLBase.successful_retcode(solution):
         t = float(solution.t[-1])
         raise SolverError(
-            f"{solver} stopped after t = {t:g} with {solution.retcode}: loosen rtol and atol, increase "
-            f"max_steps = {control.max_steps}, or look for a singularity there.",
+            f"{solver} stopped with {solution.retcode}, after the saved time t = {t:g}: loosen rtol and atol, increase "
+            f"max_steps = {control.max_steps}, or look for a singularity.",
             t,
         )
 

@@ -80,7 +80,7 @@ def download_julia(compat, progress: Progress) -> Julia:
         archive = _newest(_read_versions(server), compat, server)
         path = _fetch(archive, progress)
         folder = _unpack(path, archive.version)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: the server's address is not one
         raise EngineError(f"Julia could not be downloaded from {server}: {_cause(error)}; {_AGAIN}.") from error
     path.unlink()
     return examine(folder / "bin" / _executable(), "download")

@@ -114,7 +114,8 @@ def finish(solution: Any, start: Start, calls: int, solver: str, dense: bool, Ma
     """Convert SciML's solution to a `Solution`."""
     functions = python_functions(Main)
     states = functions.interpolated(solution, Main.collect(start.ts)) if dense else functions.saved(solution)
-    ys = np.array(np.asarray(states).T, order="C").reshape(-1, *start.shape)
+    # DelayDiffEq computes in double precision, whatever the state is.
+    ys = np.array(np.asarray(states).T, order="C", dtype=start.y0.dtype).reshape(-1, *start.shape)
     bad = ~np.isfinite(ys.reshape(len(ys), -1)).all(1)
     if bad.any():
         first = float(start.ts[bad.argmax()])

@@ -289,6 +289,9 @@ def test_a_residual_between_its_first_and_last_time(main):
 @pytest.mark.parametrize(("settings", "sentence"), [
     ({}, "neither mass_matrix nor dy0 is given"),
     ({"mass_matrix": np.eye(2), "dy0": [0.0, 0.0]}, "mass_matrix and dy0 are both given"),
+    ({"mass_matrix": np.full((2, 2), np.nan)}, "mass_matrix contains values that are not finite"),
+    ({"mass_matrix": [[1.0], [1.0, 2.0]]}, "mass_matrix is a list, not an array"),
+    ({"dy0": [np.nan, 1.0]}, "dy0 contains values that are not finite"),
     ({"mass_matrix": np.eye(3)}, r"mass_matrix has shape \(3, 3\), but y0 has 2 components: use shape \(2, 2\)"),
     ({"mass_matrix": np.eye(2), "differential": [True, True]}, "leave differential out"),
     ({"mass_matrix": np.eye(2), "solver": "Tsit5"}, "solver is 'Tsit5', which is unknown"),
@@ -397,7 +400,7 @@ def test_shapes_and_failures_of_stochastic_equations(stochastic):
     start = np.ones((3, 2), dtype=np.float32)
     solution = pn.solve_sde(GROWTH, SPREAD, start, [0.0, 0.5])
     assert solution.ys.shape == (2, 3, 2) and solution.ys.dtype == np.float32
-    with pytest.raises(pn.SolverError, match="SOSRI stopped after t = .* with MaxIters"):
+    with pytest.raises(pn.SolverError, match="SOSRI stopped with MaxIters, after the saved time t = 0"):
         pn.solve_sde(GROWTH, SPREAD, [1.0, 1.0], [0.0, 1.0], max_steps=3)
     with pytest.raises(ZeroDivisionError):
         pn.solve_sde(lambda t, y: -y, lambda t, y: 1 // 0, [1.0], [0.0, 0.1])
@@ -415,13 +418,19 @@ def test_shapes_and_failures_of_stochastic_equations(stochastic):
     ({"g": SPREAD, "noise_parameters": {"z": 1.0}}, r"do not have the names and shapes of g's parameters: give s \(\)"),
     ({"g": pn.MLP((3, 4, 3))}, r"g has dimension 3, but y0 has shape \(2,\)"),
     ({"g": 1.0}, "g is a float: give a VectorField, or a function"),
+    ({"seed": 2**70}, "seed is .*: give an integer below 2"),
+    ({"g": SPREAD, "noise_parameters": [1.0]}, "noise_parameters is a list: give a mapping"),
+    ({"g": SPREAD, "noise_parameters": {"s": np.nan}}, "noise_parameters contain values that are not finite"),
+    ({"ts": [1.0, 0.0]}, "ts decreases from 1 to 0: give increasing times"),
+    ({"g": SPREAD, "y0": [[0.5], [1.0, 2.0]]}, "y0 is a list, not an array"),
     ({"f": torch.nn.Linear(2, 2)}, "f is a Linear: give a VectorField, or a Python function"),
 ])  # fmt: skip
 def test_mistakes_in_an_sde(settings, sentence, monkeypatch):
     monkeypatch.setattr(session, "runs", lambda: True)
     arguments = {"f": turn, "g": turn} | settings
     with pytest.raises(pn.ArgumentError, match=sentence):
-        pn.solve_sde(arguments.pop("f"), arguments.pop("g"), [1.0, 0.0], [0.0, 1.0], **arguments)
+        start, ts = arguments.pop("y0", [1.0, 0.0]), arguments.pop("ts", [0.0, 1.0])
+        pn.solve_sde(arguments.pop("f"), arguments.pop("g"), start, ts, **arguments)
 
 
 # Delay equations. With y(t) = 1 before 0, y' = -y(t - 1) has the solution 1 - t until 1, then 1 - t + (t - 1)**2 / 2 until 2.
@@ -483,6 +492,10 @@ def test_history_shapes_and_dense_output_of_a_delay_equation(delayed):
     ({"f": pn.MLP((1, 2, 1))}, "f is an MLP, which has no delays"),
     ({"history": lambda: 1.0}, r"history has the signature \(\): it must accept \(t\)"),
     ({"parameters": {"a": 1.0}}, "parameters are given for a Python function"),
+    ({"ts": [1.0, 0.0]}, "ts decreases from 1 to 0: give increasing times"),
+    ({"history": np.array([1.0])}, "history is an ndarray: give a function of t"),
+    ({"f": SOURCE, "parameters": {3: 1.0}}, "parameters has the name 3, which is not an identifier"),
+    ({"y0": [[1.0], [1.0, 2.0]]}, "y0 is a list, not an array"),
     ({"solver": "Tist5"}, "did you mean 'Tsit5'"),
     ({"solver": "Rosenbrock23"}, "solver is 'Rosenbrock23', which is unknown"),
 ])  # fmt: skip
@@ -491,6 +504,15 @@ def test_mistakes_in_a_delay_equation(change, sentence, monkeypatch):
     arguments = {"f": lambda t, y, past: -past, "y0": [1.0], "ts": TIMES, "lags": 1.0} | change
     with pytest.raises(pn.ArgumentError, match=sentence):
         pn.solve_dde(arguments.pop("f"), arguments.pop("y0"), arguments.pop("ts"), **arguments)
+
+
+def test_a_delay_equation_takes_integers_and_keeps_single_precision(delayed):
+    solution = pn.solve_dde(lambda t, y, past: -past, [1], [0, 1, 2], lags=1)
+    assert solution.ys[:, 0] == pytest.approx([1, 0, -0.5], abs=1e-6)
+    assert (
+        pn.solve_dde(lambda t, y, past: -past, np.float32([1.0]), [0, 1], lags=1, rtol=1e-4, atol=1e-4).ys.dtype
+        == np.float32
+    )
 
 
 def test_a_wrong_source_of_a_delay_equation(delayed):

@@ -279,6 +279,15 @@ def test_a_download_without_a_network_is_one_sentence(server, monkeypatch):
     assert sentence.startswith("Julia could not be downloaded from http://127.0.0.1:9: the network cannot be reached")
 
 
+def test_a_wrong_mirror_and_a_wrong_folder(server, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    result = run("--project", str(tmp_path / "file"))
+    assert result.exit_code == 2 and "cannot be created" in result.stderr and not server.asked
+    monkeypatch.setenv("JULIAUP_SERVER", "nonsense")
+    result = run()
+    assert result.exit_code == 2 and "Julia could not be downloaded from nonsense: " in result.stderr
+
+
 def test_a_julia_that_python_s_openssl_excludes_is_not_chosen(server, monkeypatch):
     monkeypatch.setattr(installation, "_openssl", lambda: ("3 - 3.0", "1 - 1.10"))
     assert download_julia(installation.allowed_versions(), SilentProgress()).version == "1.10.4"
