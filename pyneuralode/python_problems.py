@@ -21,7 +21,7 @@ from .fields import VectorField
 from .gradients import find_gradient
 from .problem import Control, Solution, make_control
 from .problem.problem import Delays, MassMatrix, Noise, Residual, check_field
-from .problem.values import check_times
+from .problem.values import check_increasing
 from .solvers import DDE_SOLVERS, MASS_MATRIX_SOLVERS, RESIDUAL_SOLVERS, SDE_SOLVERS, Solver, find_solver
 
 
@@ -83,7 +83,7 @@ def solve_sde(
     >>> path = pn.solve_sde(growth, noise, [0.5], [0.0, 0.5, 1.0], seed=1)  # doctest: +SKIP
     """
     settings = make_control({"rtol": rtol, "atol": atol, **control})
-    _check_increasing(ts)
+    check_increasing(ts)
     if not (callable(g) or isinstance(g, VectorField)):
         raise ArgumentError(f"g is {kind_of(g)}: give a VectorField, or a function of (t, y).")
     if isinstance(g, VectorField):
@@ -171,7 +171,7 @@ def solve_dae(
         form = MassMatrix(matrix)
         method = find_solver(solver or "Rodas5P", MASS_MATRIX_SOLVERS)
         return _solve(f, form, y0, ts, method, settings, dense, parameters)
-    _check_increasing(ts)
+    check_increasing(ts)
     if not np.isfinite(real_array("dy0", dy0)).all():
         raise ArgumentError("dy0 contains values that are not finite: give finite numbers.")
     if isinstance(f, VectorField):
@@ -250,7 +250,7 @@ def solve_dde(
         raise ArgumentError("parameters are given for a Python function: let the function contain them.")
     if isinstance(f, str) and (odd := [name for name in parameters or () if not str(name).isidentifier()]):
         raise ArgumentError(f"parameters has the name {odd[0]!r}, which is not an identifier: use one, such as 'rate'.")
-    _check_increasing(ts)
+    check_increasing(ts)
     if history is None:
         start = y0 if isinstance(y0, Tensor) else np.array(real_array("y0", y0))
         history = lambda t: start  # noqa: E731
@@ -307,9 +307,3 @@ def _checked_parameters(
 
 def _shape(y0: Any) -> tuple[int, ...]:
     return tuple(y0.shape) if isinstance(y0, Tensor) else real_array("y0", y0).shape
-
-
-def _check_increasing(ts: Any) -> None:
-    times = check_times(ts).detach()
-    if times[-1] < times[0]:
-        raise ArgumentError(f"ts decreases from {float(times[0]):g} to {float(times[-1]):g}: give increasing times.")

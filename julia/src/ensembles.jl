@@ -103,30 +103,18 @@ end
 function call_ensemble_pullback(request, _)
     (e, own), bars = HANDLES[request["handle"]], request["ysbar"]
     u0bar = similar(bars, size(first(e.starts))..., length(e.members))
-    gradients = nothing
-    for (k, member) in enumerate(e.members)
+    pbars = map(enumerate(e.members)) do (k, member)
         pbar, startbar = zero(e.parameters[k]), similar(e.starts[k])
         bar = selectdim(bars, ndims(bars), k)
         of_sample(() -> pullback!(pbar, startbar, member, Array(selectdim(bar, ndims(bar), 1:length(member.ts)))), k)
         copyto!(selectdim(u0bar, ndims(u0bar), k), startbar)
-        gradients = add_gradient!(gradients, unflatten(e.field, pbar), own, k, length(e.members))
+        return pbar
+    end
+    gradients = unflatten(e.field, sum(pbars))
+    for name in own     # these have a first axis for the samples, and no sum
+        gradients[name] = stack(unflatten(e.field, pbar)[name] for pbar in pbars; dims = 1)
     end
     return Dict{String, Any}("u0" => u0bar, "parameters" => gradients)
-end
-
-"Add the gradient of sample k of n to the sum; parameters of a sample's own have a first axis for the samples."
-function add_gradient!(total, gradient, own, k, n)
-    total = something(total,
-        Dict{String, Any}(
-            name => name in own ? zeros(eltype(value), n, size(value)...) : zero(value) for (name, value) in gradient))
-    for (name, value) in gradient
-        if name in own
-            selectdim(total[name], 1, k) .= value
-        else
-            total[name] = total[name] .+ value
-        end
-    end
-    return total
 end
 
 CALLS["ensemble"] = call_ensemble

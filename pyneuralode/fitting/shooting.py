@@ -14,26 +14,21 @@ from ..engines.torch_engine.once_differentiable import once_differentiable
 from ..errors import ArgumentError, kind_of, unknown_name
 from ..fields import VectorField
 from ..models import NeuralODE
-from ..problem.values import check_finite, check_times
+from ..problem.values import check_finite, check_increasing
 from ..solvers import Solver
 
-KERNELS = tuple(
-    f"{name}Kernel"
-    for name in (
-        [
-            "Triangular",
-            "Epanechnikov",
-            "Uniform",
-            "Quartic",
-            "Triweight",
-            "Tricube",
-            "Cosine",
-            "Gaussian",
-            "Logistic",
-            "Sigmoid",
-            "Silverman",
-        ]
-    )
+KERNELS = (
+    "TriangularKernel",
+    "EpanechnikovKernel",
+    "UniformKernel",
+    "QuarticKernel",
+    "TriweightKernel",
+    "TricubeKernel",
+    "CosineKernel",
+    "GaussianKernel",
+    "LogisticKernel",
+    "SigmoidKernel",
+    "SilvermanKernel",
 )
 
 
@@ -83,7 +78,7 @@ def collocate_data(
     """
     if kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
-    times, data = check_times(ts).numpy(), real_array("ys", ys)
+    times, data = check_increasing(ts).numpy(), real_array("ys", ys)
     _check_data(times, data)
     if data.ndim != 2:
         raise ArgumentError(f"ys has shape {data.shape}: give ys (T, dim).")
@@ -157,7 +152,7 @@ def multiple_shoot(
         )
     if np.ndim(control.rtol) or np.ndim(control.atol):
         raise ArgumentError("rtol or atol is an array, which multiple_shoot does not support: give numbers.")
-    times, data = check_times(ts), real_tensor("ys", ys)
+    times, data = check_increasing(ts), real_tensor("ys", ys)
     if times.requires_grad or data.requires_grad:
         raise ArgumentError("ts or ys requires gradients, which multiple_shoot does not compute: write .detach().")
     times = times.numpy()
@@ -185,12 +180,10 @@ class _Shooting(torch.autograd.Function):
     def forward(ctx, model, times, data, size, weight, groups, *parameters):
         from ..engines.julia_engine.transfer import field_request, plain_control
 
-        dtype = data.numpy().dtype
+        named = dict(zip(model.tensors(), parameters))
         request = {
             "field": field_request(model.field),
-            "parameters": {
-                name: value.detach().numpy().astype(dtype) for name, value in zip(model.tensors(), parameters)
-            },
+            "parameters": {name: value.detach().to(data.dtype).numpy() for name, value in named.items()},
             "data": data.numpy().T,
             "ts": times,
             "group_size": size,
@@ -202,7 +195,7 @@ class _Shooting(torch.autograd.Function):
         groups.extend(np.array(group.T, order="C") for group in reply["predictions"])
         ctx.gradients = [
             torch.as_tensor(np.array(reply["parameters"][name]), dtype=value.dtype).reshape(value.shape)
-            for name, value in zip(model.tensors(), parameters)
+            for name, value in named.items()
         ]
         return data.new_tensor(reply["loss"])
 
@@ -215,9 +208,7 @@ class _Shooting(torch.autograd.Function):
 def _check_data(times: np.ndarray, data: Any) -> None:
     if len(data) != len(times):
         raise ArgumentError(f"ys has {len(data)} rows, but ts has {len(times)} times: give one row for each time.")
-    if times[-1] < times[0]:
-        raise ArgumentError(f"ts decreases from {times[0]:g} to {times[-1]:g}: give increasing times.")
-    if data.size == 0 if isinstance(data, np.ndarray) else data.numel() == 0:
+    if 0 in data.shape:
         raise ArgumentError(f"ys has shape {tuple(data.shape)}: give at least one value for each time.")
     check_finite("ys", torch.as_tensor(data))
 

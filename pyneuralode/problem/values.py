@@ -47,6 +47,14 @@ def check_times(ts: Any) -> Tensor:
     return _checked_times(as_tensor("ts", ts))
 
 
+def check_increasing(ts: Any) -> Tensor:
+    """Return the times as `check_times` does; raise unless they increase."""
+    times = check_times(ts)
+    if times[-1] < times[0]:
+        raise ArgumentError(f"ts decreases from {float(times[0]):g} to {float(times[-1]):g}: give increasing times.")
+    return times
+
+
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # the tensor is reused by later solves, which autograd may record
 def _known_times(times: bytes) -> Tensor:

@@ -15,7 +15,7 @@ from ...problem import Problem, Solution
 from ..backend import Backend, Prepared
 from ..torch_engine.independent import Batch, IndependentPrepared
 from . import session
-from .paths import DISCRETE, require_path
+from .paths import engine_name, require_path
 from .session import Handle
 from .solve import lacking_for_described
 from .transfer import solve_request, solve_with
@@ -42,29 +42,30 @@ class Ensembles(Backend):
 class EnsemblePrepared(IndependentPrepared):
     """A prepared problem of B samples; Julia receives all values in each call."""
 
-    engine = "julia"
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        self.path = require_path(problem)
+        self.engine = engine_name(self.path)
 
     def solve_batch(self, batch: Batch) -> Solution:
-        transfer = _EnsembleTransfer(self.problem, batch, self.shape)
+        transfer = _EnsembleTransfer(self.problem, self.path, batch, self.shape)
         states = solve_with(transfer, batch.y0, tuple(batch.parameters.values()), self.problem.differentiated)
         messages = ["reached the last time"] * self.samples
         counted = dict(zip(("nfev", "accepted", "rejected"), transfer.counts))
-        self.engine = "julia (fast)" if transfer.path == DISCRETE else "julia (sciml)"
         return self.solution(batch, states, batch.counts, counted, messages, None)
 
 
 class _EnsembleTransfer:
     """The transfer for one solve of a batch; see transfer.py for the methods."""
 
-    def __init__(self, problem: Problem, batch: Batch, shape: torch.Size):
-        self._problem, self._batch = problem, batch
+    def __init__(self, problem: Problem, path: str, batch: Batch, shape: torch.Size):
+        self._problem, self._path, self._batch = problem, path, batch
         # A sample's state is a vector in Julia, or a matrix with one column for each of the vectors that it consists of.
         self._shape = shape if len(shape) == 1 else (shape[:-1].numel(), shape[-1])
-        self.path = require_path(problem)
 
     def solve(self, y0: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         problem, batch = self._problem, self._batch
-        request = solve_request(problem, self.path)
+        request = solve_request(problem, self._path)
         for name in ("rtol", "atol"):
             if np.ndim(getattr(problem.control, name)):
                 request["control"][name] = self._to_julia(getattr(problem.control, name))

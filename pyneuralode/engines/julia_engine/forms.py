@@ -61,7 +61,7 @@ class FormPrepared(Prepared):
 @functools.singledispatch
 def _solve(form: Any, problem: Problem, parameters: Mapping[str, Any], start: Start) -> Solution:
     """Solve a problem of this form."""
-    raise NotImplementedError(type(form).__name__)
+    raise TypeError(f"no equations have the form {type(form).__name__}")
 
 
 class _Side:
@@ -149,9 +149,7 @@ def _(form: Residual, problem: Problem, parameters: Mapping[str, Any], start: St
         # Unlike IDA, DFBDF differentiates the equations to find consistent initial values, and no Jacobian can be given
         # for this; DFBDF uses finite differences, because dual numbers cannot be passed to Python.
         method = package.IDA() if solver == "IDA" else package.DFBDF(autodiff=Main.PyNeuralODE.AutoFiniteDiff())
-        settings = _settings(control, start, Main)
-        if dense:
-            del settings["saveat"], settings["save_everystep"]
+        settings = _settings(control, start, Main, dense)
         with julia_failures(Main):
             flags = {name: array(value) for name, value in marked.items()}
             implicit = SciMLBase.DAEProblem(equations, array(dy0), array(start.y0), start.span, **flags)
@@ -178,14 +176,15 @@ def _(form: Delays, problem: Problem, parameters: Mapping[str, Any], start: Star
             if function is None:
                 slope, p = functions.delay_source(field, list(parameters), list(parameters.values()))
             else:
-                slope = functions.Delayed(function, function.inputs[0], function.inputs[1:], function.output, lags)
+                slope = functions.Delayed(
+                    function, function.inputs[0], Main.tuple(*function.inputs[1:]), function.output, lags
+                )
                 p = None
             equations = SciMLBase.DDEProblem(slope, array(start.y0), past, start.span, p, constant_lags=lags)
             method = package.MethodOfSteps(functions.algorithm(solver))
             # States that DelayDiffEq saves at requested times were wrong by up to 1.4 with DP5, DP8, FBDF and Rodas5P; its
             # solution as a function of time was right.
-            settings = _settings(control, start, Main)
-            del settings["saveat"], settings["save_everystep"]
+            settings = _settings(control, start, Main, dense=True)
             solution = SciMLBase.solve(equations, method, **settings)
         _require_success(solution, solver, control, Main)
         calls = int(solution.stats.nf) if function is None else function.calls
@@ -195,12 +194,14 @@ def _(form: Delays, problem: Problem, parameters: Mapping[str, Any], start: Star
     return with_julia(integrate)
 
 
-def _settings(control: Control, start: Start, Main: Any) -> dict[str, Any]:
-    """Return the controls and the times as SciML's keywords."""
+def _settings(control: Control, start: Start, Main: Any, dense: bool = False) -> dict[str, Any]:
+    """Return the controls as SciML's keywords, with the times at which states are saved unless the output is dense."""
     times = Main.collect(start.ts)
     tolerances = {"reltol": control.rtol, "abstol": control.atol}
     settings = {name: Main.collect(value) if np.ndim(value) else float(value) for name, value in tolerances.items()}
-    settings |= {"saveat": times, "save_everystep": False, "maxiters": int(control.max_steps), "verbose": False}
+    settings |= {"maxiters": int(control.max_steps), "verbose": False}
+    if not dense:
+        settings |= {"saveat": times, "save_everystep": False}
     if control.step_size is not None:
         return settings | {"adaptive": False, "dt": float(control.step_size), "tstops": times}
     largest = control.max_step if np.isfinite(control.max_step) else None

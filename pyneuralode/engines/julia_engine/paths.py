@@ -27,6 +27,11 @@ NO_GRADIENT = "no_gradient"
 _DEVICE_FIELDS = (MLP, Linear, SEIR)
 
 
+def engine_name(path: str) -> str:
+    """Return the name of a path in `Solution.engine`."""
+    return "julia (fast)" if path == DISCRETE else "julia (sciml)"
+
+
 def find_path(problem: Problem, device: str) -> tuple[str | None, str]:
     """Return the path of a solve and "", or None and the reason why no path supports it.
 

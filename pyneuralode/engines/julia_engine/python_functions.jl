@@ -95,7 +95,7 @@ jacobian(f::Residual) = (J, dy, y, p, γ, t) -> jacobian!(J, f, dy, y, p, γ, t)
 """
     Delayed(call, y, past, dy, lags)
 
-Python's `dy = f(t, y, y1, ...)`, where the arrays in `past` receive the states at t - lag for each of the `lags`.
+Python's `dy = f(t, y, y1, ...)`, where the arrays in the tuple `past` receive the states at t - lag for each of the `lags`.
 """
 struct Delayed{F,A,P,L}
     call::F
@@ -104,8 +104,6 @@ struct Delayed{F,A,P,L}
     dy::A
     lags::L
 end
-
-Delayed(call, y, past, dy, lags) = (arrays = Tuple(A for A in past); Delayed{typeof(call),typeof(y),typeof(arrays),typeof(lags)}(call, y, arrays, dy, lags))
 
 function (f::Delayed)(dy, y, h, p, t)
     copyto!(f.y, y)

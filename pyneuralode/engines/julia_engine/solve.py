@@ -114,7 +114,7 @@ class DescribedPrepared(Prepared):
             *transfer.counts,
             message="reached the last time",
             solver=problem.solver.name,
-            engine="julia (fast)" if transfer.compiled else "julia (sciml)",
+            engine=transfer.engine,
             dense=_dense(transfer, times, layout) if problem.dense else None,
         )
 

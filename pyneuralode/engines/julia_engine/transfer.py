@@ -5,7 +5,7 @@ cotangents in place, on the CPU or on a GPU, and writes states and gradients int
 transfer classes have the same methods:
 
 - ``solve(y0, parameters)`` returns the states (T, n) for the flat initial state (n,) and the parameters in the documented
-  order, and sets `counts` (evaluations, accepted and rejected steps) and `compiled`;
+  order, and sets `counts` (evaluations, accepted and rejected steps) and `engine`, as in `Solution`;
 - ``pullback(cotangent)`` then returns the gradients, for a cotangent (T, n), with respect to the initial state and each
   parameter.
 """
@@ -28,7 +28,7 @@ from ..torch_engine.once_differentiable import once_differentiable
 from . import session
 from .code_fields import JuliaCode
 from .in_process import InProcessJulia
-from .paths import DISCRETE, require_path
+from .paths import engine_name, require_path
 from .session import Handle
 
 _MAX_PREPARED = 64
@@ -89,7 +89,7 @@ class AddressTransfer:
             return prepared, number, tuple(prepared.words[3:6])
 
         prepared, number, self.counts = self._julia.run(run)
-        self.compiled, self._prepared, self._like = prepared.compiled, prepared, (y0, *parameters)
+        self.engine, self._prepared, self._like = prepared.engine, prepared, (y0, *parameters)
         self._handle = Handle(number) if self._problem.differentiated else None
         return states
 
@@ -107,7 +107,7 @@ class _Prepared:
     def __init__(self, julia: InProcessJulia, request: dict[str, Any], parameters: int):
         self._julia = julia
         self.handle = Handle(julia.call("prepare", request)["handle"])
-        self.compiled = request["path"] == DISCRETE
+        self.engine = engine_name(request["path"])
         self.words = (ctypes.c_int64 * (6 + parameters))()
         self._address = ctypes.addressof(self.words)
 
@@ -168,7 +168,7 @@ class CopyTransfer:
         }
         reply = session.call("solve", request)
         self.counts = reply["nfev"], reply["accepted"], reply["rejected"]
-        self.compiled = path == DISCRETE
+        self.engine = engine_name(path)
         self._handle = None if reply["handle"] is None else Handle(reply["handle"])
         return _flat_states(reply["ys"])
 

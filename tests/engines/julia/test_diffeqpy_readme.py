@@ -8,25 +8,11 @@ import numpy as np
 import pytest
 
 import pyneuralode as pn
-from pyneuralode.engines.julia_engine import diffeqpy_modules, session
-
-
-def module(kind):
-    """The Julia module for a kind of equation, from diffeqpy; skips if packages are missing."""
-    try:
-        return session.with_julia(lambda main: diffeqpy_modules.diffeqpy(kind, main))
-    except pn.EngineError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
-def ode(julia):
-    return module("ode")
-
-
-@pytest.fixture
-def main(julia):
-    return session.with_julia(lambda main: main)
+def ode(package):
+    return package("ode")
 
 
 def lorenz(u, p, t):
@@ -72,8 +58,8 @@ def test_lorenz_s_equations_as_list_in_place_and_in_julia(ode, main):
         assert end == pytest.approx(truth, rel=1e-6)
 
 
-def test_one_stochastic_equation(julia):
-    sde = module("sde")
+def test_one_stochastic_equation(package):
+    sde = package("sde")
     problem = sde.SDEProblem(lambda u, p, t: 1.01 * u, lambda u, p, t: 0.87 * u, 0.5, (0.0, 1.0))
     solution = sde.solve(problem, sde.SOSRI(), reltol=1e-3, abstol=1e-3, seed=1)
     # The exact solution for the path of the noise that was drawn.
@@ -81,8 +67,8 @@ def test_one_stochastic_equation(julia):
     assert solution.u[-1] == pytest.approx(0.5 * np.exp(1.01 - 0.87**2 / 2 + 0.87 * noise), rel=0.02)
 
 
-def test_systems_with_diagonal_and_with_shared_noise(julia):
-    sde = module("sde")
+def test_systems_with_diagonal_and_with_shared_noise(package):
+    sde = package("sde")
 
     def diagonal(du, u, p, t):
         du[0], du[1], du[2] = (0.3 * x for x in u)
@@ -112,8 +98,8 @@ def test_a_differential_algebraic_equation(ode, main):
     assert np.array(solution.u[-1]) == pytest.approx([0.0178659, 7.27475e-8, 0.982134], rel=1e-3)
 
 
-def test_a_delay_equation(main, julia):
-    dde = module("dde")
+def test_a_delay_equation(main, package):
+    dde = package("dde")
     f = main.seval("""
         (du, u, h, p, t) -> begin
             du[1] = 1.1 / (1 + sqrt(10) * (h(p, t - 20)[1])^(5 / 4)) - 10 * u[1] / (1 + 40 * u[2])
@@ -125,7 +111,7 @@ def test_a_delay_equation(main, julia):
         f, main.seval("collect")(np.array(start)), h, (0.0, 100.0), constant_lags=[20.0]
     )
     solution = main.PyNeuralODE.SciMLBase.solve(
-        problem, dde.MethodOfSteps(module("ode").Tsit5()), saveat=0.1, reltol=1e-8, abstol=1e-8
+        problem, dde.MethodOfSteps(package("ode").Tsit5()), saveat=0.1, reltol=1e-8, abstol=1e-8
     )
 
     # The same through pyneuralode, as a function in Python.
